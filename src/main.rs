@@ -1,0 +1,2 @@
+//! cofferdam.
+fn main() {}
