@@ -1,0 +1,85 @@
+//! Every limit of the proxy, each a named constant with its unit and its reason.
+//!
+//! A number that bounds what a hostile agent or upstream can make this process do stands here and nowhere
+//! else; `docs/limits.md` has a row for each (a test compares the two). What must never be here: a limit that
+//! can be switched off at run time.
+
+use std::time::Duration;
+
+/// Bytes of one HTTP/1 request head, request line and blank line included. Real clients stay below 16 KiB;
+/// long bearer tokens and cookies want some room.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Header fields in one request head or trailer section.
+pub const MAX_HEADERS: usize = 100;
+/// Bytes of one request target (path and query, or authority).
+pub const MAX_TARGET_BYTES: usize = 16 * 1024;
+/// Bytes of a method token; the longest registered one (`UPDATEREDIRECTREF`) has 17.
+pub const MAX_METHOD_BYTES: usize = 32;
+/// Bytes of a chunk-size line; 16 hexadecimal digits and its line end is all that a length can need.
+pub const MAX_CHUNK_LINE_BYTES: usize = 18;
+/// Bytes of a trailer section.
+pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
+/// Bytes of one upstream response head; larger answers are refused as a broken upstream.
+pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
+/// Header fields in one upstream response head.
+pub const MAX_RESPONSE_HEADERS: usize = 200;
+/// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
+pub const IO_BUFFER_BYTES: usize = 64 * 1024;
+/// Connections (downstream sockets) of one sandbox at a time; two or more descriptors each.
+pub const MAX_CONNECTIONS: usize = 2048;
+/// Streams in flight on one HTTP/2 connection from the agent.
+pub const MAX_H2_STREAMS: u32 = 128;
+/// HTTP/2 streams that the peer reset before we took them: past this the connection ends (rapid reset).
+pub const MAX_H2_RESET_STREAMS: usize = 32;
+/// Flow-control window of one HTTP/2 stream, bytes: memory that one slow reader can pin.
+pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
+/// Flow-control window of one HTTP/2 connection, bytes.
+pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Idle upstream connections that one agent connection may keep.
+pub const MAX_IDLE_UPSTREAM: usize = 16;
+/// Addresses of one name that are tried before giving up.
+pub const MAX_DIAL_ADDRESSES: usize = 8;
+/// Bytes of a TLS ClientHello that are looked at (post-quantum key shares make it about 2 KiB).
+pub const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024 + 5;
+/// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
+pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
+
+/// From the first byte of a request head to its end, in all: a slow head is an attack, not a slow network.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+/// From accept (or the end of a response) to the first byte of the next head.
+pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(120);
+/// Between two reads of a request body.
+pub const BODY_IDLE: Duration = Duration::from_secs(120);
+/// A write that makes no progress: the peer doesn't read.
+pub const WRITE_STALL: Duration = Duration::from_secs(300);
+/// From the answer to CONNECT (or accept) to a whole ClientHello or first byte, where we have to look at it.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
+/// A TLS handshake, either side.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
+/// Resolution of a name, all of its queries.
+pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(10);
+/// One TCP connect; a name with several addresses gets this for each.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// All addresses of a name together.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(25);
+/// From the request sent to the response head: models may think for minutes before the first byte.
+pub const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(600);
+/// Between two frames of a response body: an SSE stream may be quiet for long.
+pub const RESPONSE_IDLE: Duration = Duration::from_secs(900);
+/// Without a byte in either direction on a relayed tunnel or WebSocket.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+/// Total life of one agent connection, tunnels included: bounds what a forgotten one can hold.
+pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
+/// How old an identification may be before a request on a kept connection asks again who holds the socket.
+/// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
+pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
+/// How long judged addresses stay good between the answer to CONNECT and the dial.
+pub const ADDRESSES_FRESH: Duration = Duration::from_secs(30);
+/// How long an idle upstream connection is trusted to be still open.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
+/// After an error answer: how long the rest of the request is read and thrown away.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// First and longest pause after a failed accept (out of descriptors): never a spin.
+pub const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
+/// See [`ACCEPT_BACKOFF_MIN`].
+pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);

@@ -1,0 +1,458 @@
+//! One HTTP/1 request head, judged byte by byte.
+//!
+//! Holds the whole grammar that is accepted; the HTTP library parses the same bytes again afterwards and is
+//! never asked whether they are well-formed. Must never repair anything: what is odd is refused (RFC 9112
+//! allows recipients to be lenient; two lenient parsers in a row are how requests are smuggled).
+
+use super::{Violation, framing::Framing};
+use crate::limits::{MAX_HEADERS, MAX_METHOD_BYTES, MAX_TARGET_BYTES};
+
+/// What the connection has to know of a judged head; the rest is read again by the HTTP library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// How the body that follows is delimited.
+    pub framing: Framing,
+    /// CONNECT or an upgrade: what follows is no HTTP until the answer says otherwise.
+    pub tunnel: bool,
+}
+
+/// Finds the end of the head in `bytes`: the offset just past its blank line. `from` is how far a former call
+/// has looked. A bare LF ends a line here too, so that [`judge`] sees and refuses it at once.
+pub fn find_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let start = from.saturating_sub(3);
+    let mut line_start = false;
+    for (at, byte) in bytes.iter().enumerate().skip(start) {
+        match byte {
+            b'\n' if line_start => return Some(at + 1),
+            b'\n' => line_start = true,
+            b'\r' => {}
+            _ => line_start = false,
+        }
+    }
+    None
+}
+
+/// Judges one whole head (`bytes` ends with its blank line).
+pub fn judge(bytes: &[u8]) -> Result<Head, Violation> {
+    let mut lines = Lines { rest: bytes };
+    let request_line = lines.next_line()?;
+    let request = request_line_of(request_line)?;
+    let mut seen = Seen::default();
+    loop {
+        let line = lines.next_line()?;
+        if line.is_empty() {
+            break;
+        }
+        seen.count += 1;
+        if seen.count > MAX_HEADERS {
+            return Err(Violation::TooLarge);
+        }
+        let (name, value) = field(line)?;
+        seen.note(name, value)?;
+    }
+    if !lines.rest.is_empty() {
+        return Err(Violation::LineEnd);
+    }
+    seen.conclude(&request)
+}
+
+/// Splits and judges one field line: a token, a colon at once, a value without control bytes. The value comes
+/// back without the optional white space around it.
+pub fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+    let colon = line.iter().position(|byte| *byte == b':').ok_or(Violation::HeaderLine)?;
+    let (name, value) = line.split_at(colon);
+    let value = value.get(1..).unwrap_or_default();
+    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        return Err(Violation::HeaderLine);
+    }
+    if value.iter().any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f) {
+        return Err(Violation::HeaderValue);
+    }
+    Ok((name, trim(value)))
+}
+
+/// The `tchar` of RFC 9110 section 5.6.2.
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Lines<'a> {
+    /// The next line without its CR LF. A CR or LF anywhere else is a violation.
+    fn next_line(&mut self) -> Result<&'a [u8], Violation> {
+        let end = self.rest.iter().position(|byte| *byte == b'\n').ok_or(Violation::LineEnd)?;
+        let (line, rest) = self.rest.split_at(end);
+        self.rest = rest.get(1..).unwrap_or_default();
+        match line {
+            [line @ .., b'\r'] if !line.contains(&b'\r') => Ok(line),
+            _ => Err(Violation::LineEnd),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+struct RequestLine<'a> {
+    connect: bool,
+    /// The authority, where the target has one.
+    authority: Option<&'a [u8]>,
+    version: Version,
+}
+
+fn request_line_of(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Violation::RequestLine);
+    };
+    if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.iter().all(|byte| is_token(*byte)) {
+        return Err(Violation::RequestLine);
+    }
+    let version = match version {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
+        _ => return Err(Violation::Version),
+    };
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(Violation::TooLarge);
+    }
+    // A fragment is never sent (RFC 9112 section 3.2), and parsers differ on what to do with one.
+    if target.is_empty() || target.iter().any(|byte| !byte.is_ascii_graphic() || *byte == b'#') {
+        return Err(Violation::Target);
+    }
+    let connect = method == b"CONNECT";
+    let authority = target_authority(connect, target)?;
+    // The HTTP library must be able to read the target too: find out here, where we own the answer.
+    if http::Uri::try_from(target).is_err() {
+        return Err(Violation::Target);
+    }
+    Ok(RequestLine { connect, authority, version })
+}
+
+fn target_authority(connect: bool, target: &[u8]) -> Result<Option<&[u8]>, Violation> {
+    if connect {
+        let ok = is_authority(target) && target.contains(&b':');
+        return if ok { Ok(Some(target)) } else { Err(Violation::Connect) };
+    }
+    if target.starts_with(b"/") {
+        return Ok(None);
+    }
+    let scheme_end = target.windows(3).position(|window| window == b"://").ok_or(Violation::Target)?;
+    let (scheme, rest) = target.split_at(scheme_end);
+    if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
+        return Err(Violation::Target);
+    }
+    let rest = rest.get(3..).unwrap_or_default();
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let authority = rest.get(..end).unwrap_or_default();
+    if is_authority(authority) { Ok(Some(authority)) } else { Err(Violation::Target) }
+}
+
+/// Host, or host and port: no user part, no path, nothing that needs decoding.
+fn is_authority(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte))
+}
+
+#[derive(Default)]
+struct Seen<'a> {
+    count: usize,
+    host: Option<&'a [u8]>,
+    length: Option<u64>,
+    chunked: bool,
+    upgrade: bool,
+    connection_upgrade: bool,
+}
+
+impl<'a> Seen<'a> {
+    fn note(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), Violation> {
+        if name.eq_ignore_ascii_case(b"host") {
+            if self.host.is_some() || !is_authority(value) {
+                return Err(Violation::Host);
+            }
+            self.host = Some(value);
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            if self.length.is_some() {
+                return Err(Violation::ContentLength);
+            }
+            self.length = Some(decimal(value).ok_or(Violation::ContentLength)?);
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Violation::TransferEncoding);
+            }
+            self.chunked = true;
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            if list_has(value, b"h2c") {
+                return Err(Violation::H2c);
+            }
+            self.upgrade = true;
+        } else if name.eq_ignore_ascii_case(b"http2-settings") {
+            return Err(Violation::H2c);
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            self.connection_upgrade |= list_has(value, b"upgrade");
+        } else if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(Violation::Expect);
+        }
+        Ok(())
+    }
+
+    fn conclude(self, request: &RequestLine<'_>) -> Result<Head, Violation> {
+        if self.chunked && self.length.is_some() {
+            return Err(Violation::BothLengths);
+        }
+        if self.chunked && request.version == Version::Http10 {
+            return Err(Violation::TransferEncoding);
+        }
+        match (self.host, request.authority) {
+            (None, _) if request.version == Version::Http11 => return Err(Violation::Host),
+            (Some(host), Some(authority)) if !agree(host, authority, request.connect) => {
+                return Err(Violation::Disagreement);
+            }
+            _ => {}
+        }
+        let framing = match (self.length, self.chunked) {
+            (_, true) => Framing::chunked(),
+            (Some(length), false) => Framing::length(length),
+            (None, false) => Framing::length(0),
+        };
+        if request.connect && (self.chunked || self.length.is_some_and(|length| length > 0)) {
+            return Err(Violation::Connect);
+        }
+        let upgrade = self.upgrade && self.connection_upgrade && request.version == Version::Http11;
+        // A body before a tunnel has no reader that both sides agree on.
+        if upgrade && !framing.is_empty() {
+            return Err(Violation::BothLengths);
+        }
+        Ok(Head { framing, tunnel: request.connect || upgrade })
+    }
+}
+
+/// Host and target authority name the same place. Clients of CONNECT often leave the port out of `Host`.
+fn agree(host: &[u8], authority: &[u8], connect: bool) -> bool {
+    if host.eq_ignore_ascii_case(authority) {
+        return true;
+    }
+    let (host_name, host_port) = split_port(host);
+    let (name, port) = split_port(authority);
+    if !host_name.eq_ignore_ascii_case(name) {
+        return false;
+    }
+    match (host_port, port) {
+        (None, _) if connect => true,
+        (None, Some(port)) | (Some(port), None) => port == b"80",
+        (a, b) => a == b,
+    }
+}
+
+fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let after_bracket = authority.iter().rposition(|byte| *byte == b']').map_or(0, |at| at + 1);
+    match authority.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if colon >= after_bracket => {
+            (authority.get(..colon).unwrap_or_default(), authority.get(colon + 1..))
+        }
+        _ => (authority, None),
+    }
+}
+
+/// A plain number: digits only, no sign, no leading zero, no list, small enough for 63 bits.
+fn decimal(value: &[u8]) -> Option<u64> {
+    let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.iter().all(u8::is_ascii_digit);
+    if !plain || value.len() > 18 {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn list_has(value: &[u8], wanted: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|item| trim(item).eq_ignore_ascii_case(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn verdict(text: &str) -> Result<Head, Violation> {
+        judge(text.as_bytes())
+    }
+
+    #[test]
+    fn ordinary_heads_pass() {
+        let plain =
+            verdict("GET http://a.test/x?y=1 HTTP/1.1\r\nHost: a.test\r\nAccept: */*\r\n\r\n").unwrap();
+        assert!(plain.framing.is_empty() && !plain.tunnel);
+        assert!(verdict("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n").unwrap().tunnel);
+        assert!(verdict("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap().tunnel);
+        assert!(verdict("CONNECT a.test:443 HTTP/1.0\r\n\r\n").unwrap().tunnel);
+        assert!(verdict("CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\r\n").is_ok());
+        assert!(
+            verdict(
+                "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\r\n"
+            )
+            .unwrap()
+            .tunnel
+        );
+        assert_eq!(
+            verdict("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n").unwrap().framing,
+            Framing::length(12)
+        );
+        assert_eq!(
+            verdict("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().framing,
+            Framing::chunked()
+        );
+    }
+
+    #[test]
+    fn every_known_smuggling_form_is_refused() {
+        let head = |lines: &str| verdict(&format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n"));
+        for (lines, violation) in [
+            ("Content-Length: 1\r\nContent-Length: 1", Violation::ContentLength),
+            ("Content-Length: 1, 1", Violation::ContentLength),
+            ("Content-Length: +1", Violation::ContentLength),
+            ("Content-Length: -1", Violation::ContentLength),
+            ("Content-Length: 0x1", Violation::ContentLength),
+            ("Content-Length: 01", Violation::ContentLength),
+            ("Content-Length: 1 1", Violation::ContentLength),
+            ("Content-Length:", Violation::ContentLength),
+            ("Content-Length: 99999999999999999999", Violation::ContentLength),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked", Violation::BothLengths),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", Violation::TransferEncoding),
+            ("Transfer-Encoding: gzip, chunked", Violation::TransferEncoding),
+            ("Transfer-Encoding: chunked, identity", Violation::TransferEncoding),
+            ("Transfer-Encoding: identity", Violation::TransferEncoding),
+            ("Transfer-Encoding: xchunked", Violation::TransferEncoding),
+            ("Transfer-Encoding: \"chunked\"", Violation::TransferEncoding),
+            ("Transfer-Encoding : chunked", Violation::HeaderLine),
+            (" Transfer-Encoding: chunked", Violation::HeaderLine),
+            ("X: y\r\n folded", Violation::HeaderLine),
+            ("X: y\r\n\tfolded: z", Violation::HeaderLine),
+            ("X: y\nTransfer-Encoding: chunked", Violation::LineEnd),
+            ("X: y\rZ: a", Violation::LineEnd),
+            ("X: a\0b", Violation::HeaderValue),
+            ("X: a\x0bb", Violation::HeaderValue),
+            ("X: a\x7fb", Violation::HeaderValue),
+            ("X", Violation::HeaderLine),
+            (": y", Violation::HeaderLine),
+            ("X(y): z", Violation::HeaderLine),
+            ("Host: a", Violation::Host),
+            ("Upgrade: h2c", Violation::H2c),
+            ("HTTP2-Settings: AAMAAABkAAQAAP__", Violation::H2c),
+            ("Expect: 200-maybe", Violation::Expect),
+        ] {
+            assert_eq!(head(lines), Err(violation), "{lines:?}");
+        }
+        assert!(head("X: y").is_ok(), "the frame itself is good");
+    }
+
+    #[test]
+    fn request_lines_are_exact() {
+        let line = |line: &str| verdict(&format!("{line}\r\nHost: a.test\r\n\r\n"));
+        for (text, violation) in [
+            ("GET  / HTTP/1.1", Violation::RequestLine),
+            ("GET / HTTP/1.1 ", Violation::RequestLine),
+            (" GET / HTTP/1.1", Violation::RequestLine),
+            ("GET\t/ HTTP/1.1", Violation::RequestLine),
+            ("G ET / HTTP/1.1", Violation::RequestLine),
+            ("G\u{e9}T / HTTP/1.1", Violation::RequestLine),
+            ("GET /", Violation::RequestLine),
+            ("GET / HTTP/1.2", Violation::Version),
+            ("GET / HTTP/0.9", Violation::Version),
+            ("GET / http/1.1", Violation::Version),
+            ("PRI * HTTP/2.0", Violation::Version),
+            ("GET /\u{e9} HTTP/1.1", Violation::Target),
+            ("GET /a#b HTTP/1.1", Violation::Target),
+            ("GET a.test HTTP/1.1", Violation::Target),
+            ("OPTIONS * HTTP/1.1", Violation::Target),
+            ("GET ftp://a.test/ HTTP/1.1", Violation::Target),
+            ("GET http:///x HTTP/1.1", Violation::Target),
+            ("GET http://u@a.test/ HTTP/1.1", Violation::Target),
+            ("GET http://b.test/ HTTP/1.1", Violation::Disagreement),
+            ("GET http://a.test:8080/ HTTP/1.1", Violation::Disagreement),
+            ("CONNECT b.test:443 HTTP/1.1", Violation::Disagreement),
+            ("CONNECT a.test HTTP/1.1", Violation::Connect),
+            ("CONNECT http://a.test:443/ HTTP/1.1", Violation::Connect),
+            ("CONNECT u:p@a.test:443 HTTP/1.1", Violation::Connect),
+        ] {
+            assert_eq!(line(text), Err(violation), "{text:?}");
+        }
+        assert!(line("GET / HTTP/1.1").is_ok());
+        assert!(line("GET http://a.test:80/ HTTP/1.1").is_ok());
+        assert_eq!(verdict("GET / HTTP/1.1\r\n\r\n"), Err(Violation::Host));
+        assert_eq!(verdict("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"), Err(Violation::Host));
+        assert_eq!(verdict("GET / HTTP/1.1\r\nHost:\r\n\r\n"), Err(Violation::Host));
+        assert_eq!(
+            verdict("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Err(Violation::TransferEncoding)
+        );
+        assert_eq!(
+            verdict("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 4\r\n\r\n"),
+            Err(Violation::Connect)
+        );
+    }
+
+    #[test]
+    fn too_many_headers_are_too_large() {
+        let many = "X: y\r\n".repeat(MAX_HEADERS);
+        assert_eq!(verdict(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")), Err(Violation::TooLarge));
+    }
+
+    #[test]
+    fn the_end_is_found_however_the_bytes_arrive() {
+        let bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        for cut in 0..bytes.len() {
+            let first = find_end(&bytes[..cut], 0);
+            if cut >= 27 {
+                assert_eq!(first, Some(27), "{cut}");
+            } else {
+                assert_eq!(first, None, "{cut}");
+                assert_eq!(find_end(bytes, cut), Some(27), "{cut}");
+            }
+        }
+        assert_eq!(find_end(b"\r\n\r\n", 0), Some(4));
+        assert_eq!(find_end(b"GET / HTTP/1.1\n\n", 0), Some(16));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Some(end) = find_end(&bytes, 0) {
+                let _ = judge(&bytes[..end]);
+            }
+            let _ = judge(&bytes);
+        }
+
+        /// What we let pass, the library reads as exactly one request with the same framing.
+        #[test]
+        fn the_library_agrees(
+            method in "[A-Z]{1,8}", path in "/[!-\"$-~]{0,20}",
+            fields in proptest::collection::vec(("[a-zA-Z0-9!-]{1,12}", "[ -~\t]{0,20}"), 0..6),
+        ) {
+            let mut text = format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n");
+            for (name, value) in &fields {
+                text.push_str(&format!("{name}: {value}\r\n"));
+            }
+            text.push_str("\r\n");
+            if judge(text.as_bytes()).is_ok() {
+                let mut headers = [httparse::EMPTY_HEADER; 64];
+                let mut request = httparse::Request::new(&mut headers);
+                prop_assert_eq!(request.parse(text.as_bytes()).unwrap(), httparse::Status::Complete(text.len()));
+                prop_assert_eq!(request.headers.len(), fields.len() + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! The adapter between a byte stream and hyper's HTTP/1 server.
+//!
+//! `StrictIo` reads from the stream into its own bounded buffer, judges each head whole before a byte of it is
+//! passed on, follows the body's framing, and so always knows where the next head begins. On a violation it
+//! presents end-of-file (hyper finishes what is in flight) and keeps the reason for the connection's task, which
+//! writes the answer itself. After CONNECT or an upgrade it passes nothing more: what follows belongs to whoever
+//! takes the stream back. It must never pass a byte that was not judged, nor let a peer wait for ever.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::framing::Framing;
+use super::{Violation, head};
+use crate::limits::{
+    BODY_IDLE, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
+};
+
+/// The violation that ended a connection, readable by its requests too: a body that broke off for it is the
+/// agent's fault, not the upstream's.
+pub type Fault = Arc<OnceLock<Violation>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct StrictIo<T> {
+    stream: T,
+    state: State,
+    /// Bytes read and not yet passed on.
+    buffer: BytesMut,
+    /// How many bytes at the front of `buffer` are judged and may be passed on.
+    judged: usize,
+    /// How far the search for the end of the head has come.
+    searched: usize,
+    eof: bool,
+    fault: Fault,
+    /// A violation that no request will answer for, since its head never became one.
+    unanswered: Option<Violation>,
+    read_timer: Timer,
+    write_timer: Timer,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waiting for the first byte of a head.
+    Idle,
+    /// Some bytes of a head are there.
+    Head,
+    /// A body is passing.
+    Body(Framing),
+    /// What follows is no HTTP, or not yet known to be: nothing passes.
+    Held,
+    /// A violation, a time-out or the peer's end: nothing passes any more.
+    Ended,
+}
+
+/// A deadline that costs nothing while it is only pushed out: the timer is re-armed when it fires too early.
+#[derive(Debug, Default)]
+struct Timer {
+    deadline: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn set(&mut self, after: Duration) {
+        self.deadline = Some(Instant::now() + after);
+    }
+
+    fn arm(&mut self, after: Duration) {
+        if self.deadline.is_none() {
+            self.set(after);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.deadline = None;
+    }
+
+    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// What is left when HTTP is done on the stream.
+#[derive(Debug)]
+pub struct Remains<T> {
+    /// The stream.
+    pub stream: T,
+    /// Bytes that were read from it and not passed on.
+    pub surplus: BytesMut,
+}
+
+impl<T> StrictIo<T> {
+    /// Wraps `stream`; `surplus` is what was already read from it.
+    pub fn new(stream: T, surplus: BytesMut) -> Self {
+        let mut read_timer = Timer::default();
+        read_timer.set(KEEP_ALIVE_IDLE);
+        Self {
+            stream,
+            state: State::Idle,
+            buffer: surplus,
+            judged: 0,
+            searched: 0,
+            eof: false,
+            fault: Fault::default(),
+            unanswered: None,
+            read_timer,
+            write_timer: Timer::default(),
+        }
+    }
+
+    /// Where the reason for an early end will stand.
+    pub fn fault(&self) -> Fault {
+        Arc::clone(&self.fault)
+    }
+
+    /// Whether a violation was found while a head was read, so that no request will answer for it.
+    pub fn unanswered(&self) -> Option<Violation> {
+        self.unanswered
+    }
+
+    /// Takes the stream back.
+    pub fn into_remains(self) -> Remains<T> {
+        Remains { stream: self.stream, surplus: self.buffer }
+    }
+
+    /// Ends reading for a violation. Heads judged before it still pass; nothing behind them does.
+    fn end(&mut self, violation: Violation) {
+        if matches!(self.state, State::Idle | State::Head) {
+            self.unanswered = Some(violation);
+        }
+        let _first_one_stays = self.fault.set(violation);
+        self.state = State::Ended;
+        self.buffer.truncate(self.judged);
+        self.read_timer.clear();
+    }
+
+    /// Judges what is buffered, as far as it goes. Nothing is judged twice.
+    fn judge_buffered(&mut self) -> io::Result<()> {
+        loop {
+            let fresh = self.buffer.get(self.judged..).unwrap_or_default();
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            match &mut self.state {
+                State::Idle => {
+                    self.state = State::Head;
+                    self.searched = 0;
+                    self.read_timer.set(HEAD_DEADLINE);
+                }
+                State::Head => match head::find_end(fresh, self.searched) {
+                    None if fresh.len() >= MAX_HEAD_BYTES => {
+                        self.end(Violation::TooLarge);
+                        return Ok(());
+                    }
+                    None => {
+                        self.searched = fresh.len();
+                        return Ok(());
+                    }
+                    Some(end) if end > MAX_HEAD_BYTES => {
+                        self.end(Violation::TooLarge);
+                        return Ok(());
+                    }
+                    Some(end) => match head::judge(fresh.get(..end).unwrap_or_default()) {
+                        Ok(head) => {
+                            self.judged += end;
+                            self.enter(head);
+                        }
+                        Err(violation) => {
+                            self.end(violation);
+                            return Ok(());
+                        }
+                    },
+                },
+                State::Body(framing) => match framing.advance(fresh) {
+                    Ok(taken) => {
+                        self.judged += taken;
+                        if framing.is_empty() {
+                            self.idle();
+                        }
+                    }
+                    Err(violation) => {
+                        self.end(violation);
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, violation));
+                    }
+                },
+                State::Held | State::Ended => return Ok(()),
+            }
+        }
+    }
+
+    fn enter(&mut self, head: head::Head) {
+        if head.tunnel {
+            self.state = State::Held;
+            self.read_timer.clear();
+        } else if head.framing.is_empty() {
+            self.idle();
+        } else {
+            self.state = State::Body(head.framing);
+            self.read_timer.set(BODY_IDLE);
+        }
+    }
+
+    fn idle(&mut self) {
+        self.state = State::Idle;
+        // The clock for the next head starts when someone asks for it: a long answer is no idleness.
+        self.read_timer.clear();
+    }
+
+    fn pass(&mut self, out: &mut ReadBuf<'_>) -> bool {
+        let passing = self.judged.min(out.remaining());
+        if passing == 0 {
+            return false;
+        }
+        out.put_slice(self.buffer.get(..passing).unwrap_or_default());
+        self.buffer.advance(passing);
+        self.judged -= passing;
+        true
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if this.pass(out) {
+                return Poll::Ready(Ok(()));
+            }
+            match this.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Held => return Poll::Pending,
+                State::Body(_) => {
+                    this.judge_buffered()?;
+                    // A body without surplus in the way goes straight into the caller's buffer.
+                    if this.buffer.is_empty() {
+                        return this.poll_body(cx, out);
+                    }
+                    continue;
+                }
+                State::Idle | State::Head => this.judge_buffered()?,
+            }
+            if this.judged > 0 || matches!(this.state, State::Ended | State::Held | State::Body(_)) {
+                continue;
+            }
+            this.read_timer.arm(KEEP_ALIVE_IDLE);
+            if this.read_timer.poll_elapsed(cx).is_ready() {
+                match this.state {
+                    State::Head => this.end(Violation::Slow),
+                    _ => this.state = State::Ended,
+                }
+                continue;
+            }
+            if this.eof || ready!(this.poll_fill(cx))? == 0 {
+                this.eof = true;
+                this.state = State::Ended;
+            }
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> StrictIo<T> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut chunk = [0_u8; 8 * 1024];
+        let mut read = ReadBuf::new(&mut chunk);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.buffer.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, out) else {
+            self.read_timer.arm(BODY_IDLE);
+            if self.read_timer.poll_elapsed(cx).is_ready() {
+                self.end(Violation::Slow);
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            return Poll::Pending;
+        };
+        read?;
+        let fresh = out.filled().get(before..).unwrap_or_default();
+        let State::Body(framing) = &mut self.state else { return Poll::Ready(Ok(())) };
+        if fresh.is_empty() {
+            self.eof = true;
+            self.state = State::Ended;
+            return Poll::Ready(Ok(()));
+        }
+        self.read_timer.clear();
+        match framing.advance(fresh) {
+            Ok(taken) => {
+                let surplus = fresh.get(taken..).unwrap_or_default();
+                self.buffer.extend_from_slice(surplus);
+                out.set_filled(before + taken);
+                if framing.is_empty() {
+                    self.idle();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Err(violation) => {
+                out.set_filled(before);
+                self.end(violation);
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)))
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> StrictIo<T> {
+    fn watch<R>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if poll.is_ready() {
+            self.write_timer.clear();
+            return poll;
+        }
+        self.write_timer.arm(WRITE_STALL);
+        match self.write_timer.poll_elapsed(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.watch(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(cx, poll)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+// Reading is done in pieces no larger than this, whatever the caller offers.
+const _: () = assert!(IO_BUFFER_BYTES >= MAX_HEAD_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    async fn read_all(input: &[u8], piece: usize) -> (Vec<u8>, Option<Violation>, BytesMut) {
+        let (mut agent, proxy) = duplex(1024 * 1024);
+        let mut strict = StrictIo::new(proxy, BytesMut::new());
+        let (read, ()) = tokio::join!(
+            async {
+                let mut out = Vec::new();
+                let mut chunk = [0; 100];
+                loop {
+                    match tokio::time::timeout(Duration::from_secs(600), strict.read(&mut chunk)).await {
+                        Ok(Ok(n)) if n > 0 => out.extend_from_slice(&chunk[..n]),
+                        _ => break out,
+                    }
+                }
+            },
+            async {
+                for piece in input.chunks(piece) {
+                    agent.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                if !input.ends_with(b"STALL") {
+                    agent.shutdown().await.unwrap();
+                }
+            }
+        );
+        let violation = strict.fault.get().copied();
+        (read, violation, strict.into_remains().surplus)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_pass_byte_for_byte_in_any_pieces() {
+        let input = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: a\r\n\r\n\
+            POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n";
+        for piece in 1..input.len() {
+            let (out, violation, surplus) = read_all(input, piece).await;
+            assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(input), "in pieces of {piece}");
+            assert_eq!((violation, surplus.len()), (None, 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_violation_stops_at_the_head_before_it() {
+        let good = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let bad = b"GET / HTTP/1.1\nHost: a\r\n\r\nGET /after HTTP/1.1\r\nHost: a\r\n\r\n";
+        let input = [&good[..], bad].concat();
+        for piece in [1, 7, 30, input.len()] {
+            let (out, violation, _) = read_all(&input, piece).await;
+            assert_eq!((out.as_slice(), violation), (&good[..], Some(Violation::LineEnd)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_connect_nothing_passes_and_nothing_is_lost() {
+        let head = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
+        let input = [&head[..], b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        let (out, violation, surplus) = read_all(&input, input.len()).await;
+        assert_eq!((out.as_slice(), violation), (&head[..], None));
+        assert_eq!(&surplus[..], b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_and_a_long_one_end() {
+        let (_, violation, _) = read_all(b"GET / HTTP/1.1\r\nSTALL", 1).await;
+        assert_eq!(violation, Some(Violation::Slow));
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(MAX_HEAD_BYTES));
+        let (out, violation, _) = read_all(long.as_bytes(), 4096).await;
+        assert_eq!((out.len(), violation), (0, Some(Violation::TooLarge)));
+        let (out, violation, _) = read_all(b"STALL", 8).await;
+        assert_eq!((out.len(), violation), (0, Some(Violation::Slow)), "a byte starts the clock");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_chunk_is_an_error_not_an_end() {
+        let (mut agent, proxy) = duplex(4096);
+        let mut strict = StrictIo::new(proxy, BytesMut::new());
+        agent
+            .write_all(
+                b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\n\r\n",
+            )
+            .await
+            .unwrap();
+        let mut out = Vec::new();
+        assert!(strict.read_to_end(&mut out).await.is_err());
+        assert_eq!(strict.fault.get(), Some(&Violation::Chunk));
+    }
+}
