@@ -1,1 +1,42 @@
-//! cofferdam gateway.
+//! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
+//!
+//! The road of a request, a file each: [`shape`] → [`body`] → [`routes`] → [`ledger`] → `headers` → `lane` (over
+//! [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] how its keys are
+//! found. Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
+//!
+//! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
+
+pub mod actor;
+pub mod base_url;
+pub mod body;
+pub mod config;
+pub mod credential;
+pub mod glob;
+mod headers;
+mod health;
+mod lane;
+pub mod ledger;
+pub mod refusal;
+mod relay;
+pub mod routes;
+pub mod screen;
+mod serve;
+pub mod shape;
+mod upstream;
+pub mod upstream_error;
+pub mod usage;
+
+pub use credential::{Credentials, Reference};
+pub use headers::MAX_VALUE as MAX_HEADER_VALUE;
+pub use health::{Reading as Health, State as HealthState};
+pub use lane::{IDLE_LIFE, MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, MAX_IDLE};
+pub use ledger::Ledger;
+pub use relay::Cut;
+pub use serve::{Deps, Gateway, MAX_IN_FLIGHT, ProviderStatus};
+pub use upstream::{Dial, Dialed, Io, Protocol, Upstream};
+pub use upstream_error::Scrub;
+
+/// An error of a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// A streamed body; the same concrete type as the proxy's.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;

@@ -1,0 +1,107 @@
+//! The gateway's actor: publishes routes, sweeps connections, answers for its health. The only file that names ractor.
+//!
+//! Its state is all in [`Gateway`], which lives above it: a restarted actor goes on with the table in force, the kept
+//! connections and the streams under way. No request waits for it.
+
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+use crate::{
+    Gateway, ProviderStatus,
+    config::{Faults, Inference},
+};
+
+/// How often kept connections are looked through.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(15);
+
+/// What the gateway's actor can be told.
+#[derive(Debug)]
+pub enum Msg {
+    /// Put a new section in force. Down: the caller waits with its deadline; the table in force stays.
+    Publish {
+        /// The section, boxed to keep the message small.
+        inference: Box<Inference>,
+        /// All faults, if any.
+        reply: RpcReplyPort<Result<(), Faults>>,
+    },
+    /// Every provider with its health. Down: the caller waits with its deadline.
+    Status {
+        /// The answer.
+        reply: RpcReplyPort<Vec<ProviderStatus>>,
+    },
+    /// Close kept connections that are too old. Down: dropped; the next one comes soon.
+    Sweep,
+    /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
+    InjectPanic,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct GatewayActor;
+
+/// Ends the timer with the actor.
+pub struct Timer(tokio::task::JoinHandle<()>);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The actor's state: nothing that a restart could lose.
+pub struct State {
+    gateway: Gateway,
+    _timer: Timer,
+}
+
+impl Actor for GatewayActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Gateway;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, gateway: Gateway) -> Result<State, ActorProcessingErr> {
+        let timer = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(SWEEP_EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                if myself.cast(Msg::Sweep).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(State { gateway, _timer: Timer(timer) })
+    }
+
+    #[expect(clippy::panic, reason = "fault injection, enabled by the operator alone")]
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Publish { inference, reply } => {
+                let published = state.gateway.publish(&inference);
+                match &published {
+                    Ok(()) => tracing::info!(routes = inference.routes.len(), "inference routes published"),
+                    Err(faults) => {
+                        tracing::warn!(%faults, "inference routes not published; those in force stay")
+                    }
+                }
+                // A caller that gave up is no fault of ours.
+                let _ = reply.send(published);
+            }
+            Msg::Status { reply } => {
+                let _ = reply.send(state.gateway.status());
+            }
+            Msg::Sweep => {
+                let kept = state.gateway.sweep().await;
+                tracing::trace!(kept, "provider connections swept");
+            }
+            Msg::InjectPanic => panic!("fault injected into the gateway"),
+        }
+        Ok(())
+    }
+}

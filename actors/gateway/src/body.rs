@@ -1,0 +1,268 @@
+//! The request's body: read within bounds, checked, and its model name changed without touching another byte.
+//!
+//! The body is never re-serialised: numbers keep their spelling, keys their order, and what the provider reads
+//! is what was judged. A body in which `model` appears twice is refused, since readers disagree on which one counts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body::Body as HttpBody;
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::MAX_MODEL_NAME;
+
+/// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
+pub const MAX_BODY: usize = 32 * 1024 * 1024;
+/// All request bodies held at one time, in bytes: many agents with large bodies may not exhaust the supervisor.
+pub const MAX_BODIES_TOTAL: usize = 192 * 1024 * 1024;
+/// How long the agent may take over its body, first byte to last.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
+
+const UNIT: usize = 4096;
+
+/// The memory that all request bodies share.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_BODIES_TOTAL / UNIT)))
+    }
+}
+
+/// Why a body could not be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadBody {
+    /// Longer than [`MAX_BODY`].
+    #[error("the body is longer than {MAX_BODY} bytes")]
+    TooLarge,
+    /// [`MAX_BODIES_TOTAL`] is in use.
+    #[error("too many large requests at one time; try again")]
+    NoRoom,
+    /// Slower than [`BODY_DEADLINE`].
+    #[error("the body was not complete within {} s", BODY_DEADLINE.as_secs())]
+    Slow,
+    /// The agent's connection broke.
+    #[error("the body ended early")]
+    Broken,
+    /// Not a JSON object.
+    #[error("the body is not a JSON object in UTF-8 ({0})")]
+    NotJson(String),
+    /// No usable `model`.
+    #[error("`model` must be a string of 1 to {MAX_MODEL_NAME} bytes")]
+    Model,
+}
+
+/// A body with the place of its model name.
+#[derive(Debug)]
+pub struct Asked {
+    bytes: Bytes,
+    /// Where the JSON string of `model` stands, quotes included.
+    span: std::ops::Range<usize>,
+    model: String,
+    /// Whether the answer was asked for as a stream.
+    pub stream: bool,
+    _room: Vec<OwnedSemaphorePermit>,
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    model: &'a RawValue,
+    #[serde(default)]
+    stream: Option<bool>,
+}
+
+impl Asked {
+    /// Reads and checks a body.
+    ///
+    /// # Errors
+    /// Every way in which it can be unfit; no part of the body is in the error.
+    pub async fn read<B>(body: B, room: &Room) -> Result<Self, BadBody>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let until = Instant::now() + BODY_DEADLINE;
+        let (bytes, held) =
+            tokio::time::timeout_at(until.into(), collect(body, room)).await.map_err(|_| BadBody::Slow)??;
+        Self::parse(bytes, held)
+    }
+
+    fn parse(bytes: Bytes, held: Vec<OwnedSemaphorePermit>) -> Result<Self, BadBody> {
+        // serde_json skips unknown strings without looking at their encoding: the whole is checked first.
+        let text = std::str::from_utf8(&bytes).map_err(|_| BadBody::NotJson("not UTF-8".into()))?;
+        if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+            return Err(BadBody::NotJson("no object".into()));
+        }
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|e| BadBody::NotJson(describe(&e)))?;
+        let raw = fields.model.get();
+        let model: String = serde_json::from_str(raw).map_err(|_| BadBody::Model)?;
+        if model.is_empty() || model.len() > MAX_MODEL_NAME || model.chars().any(char::is_control) {
+            return Err(BadBody::Model);
+        }
+        // `raw` is a slice of `text`, so the difference of the addresses is its place.
+        let start = (raw.as_ptr() as usize).checked_sub(text.as_ptr() as usize).ok_or(BadBody::Model)?;
+        let span = start..start + raw.len();
+        if text.get(span.clone()) != Some(raw) {
+            return Err(BadBody::Model);
+        }
+        let stream = fields.stream.unwrap_or(false);
+        Ok(Self { bytes, span, model, stream, _room: held })
+    }
+
+    /// The name that the agent used.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The body with `name` in the place of the model's; every other byte as it came.
+    pub fn with_model(&self, name: &str) -> Bytes {
+        if name == self.model {
+            return self.bytes.clone();
+        }
+        let quoted = serde_json::Value::from(name).to_string();
+        let (Some(before), Some(after)) =
+            (self.bytes.get(..self.span.start), self.bytes.get(self.span.end..))
+        else {
+            return Bytes::new();
+        };
+        let mut out = BytesMut::with_capacity(before.len() + quoted.len() + after.len());
+        out.put_slice(before);
+        out.put_slice(quoted.as_bytes());
+        out.put_slice(after);
+        out.freeze()
+    }
+}
+
+/// The place of a syntax fault, without a word of the body.
+fn describe(fault: &serde_json::Error) -> String {
+    match fault.classify() {
+        serde_json::error::Category::Data => "`model` is missing or double, or `stream` is no boolean".into(),
+        _ => format!("line {} column {}", fault.line(), fault.column()),
+    }
+}
+
+async fn collect<B>(mut body: B, room: &Room) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), BadBody>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(BadBody::TooLarge);
+    }
+    let mut held = Vec::new();
+    let mut out = BytesMut::new();
+    let mut paid = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BadBody::Broken)?;
+        let Ok(data) = frame.into_data() else { continue };
+        let len = out.len() + data.len();
+        if len > MAX_BODY {
+            return Err(BadBody::TooLarge);
+        }
+        if len > paid {
+            // Paid for before it is kept, in steps that double, so that few permits are held.
+            let want = len.max(paid * 2).min(MAX_BODY).max(UNIT) - paid;
+            let units = u32::try_from(want.div_ceil(UNIT)).map_err(|_| BadBody::TooLarge)?;
+            held.push(room.0.clone().try_acquire_many_owned(units).map_err(|_| BadBody::NoRoom)?);
+            paid += units as usize * UNIT;
+        }
+        out.put(data);
+    }
+    Ok((out.freeze(), held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Asked, BadBody> {
+        Asked::parse(Bytes::copy_from_slice(text.as_bytes()), Vec::new())
+    }
+
+    #[test]
+    fn only_the_name_changes() {
+        let text = "{ \"temperature\": 1.0e0, \"messages\" : [{\"model\":\"inner\"}],\n\t\"model\" :\"gpt\\u002d4\" , \"n\":1 }";
+        let asked = parse(text).unwrap();
+        assert_eq!(asked.model(), "gpt-4");
+        assert!(!asked.stream);
+        let sent = asked.with_model("meta/\"x");
+        assert_eq!(
+            sent,
+            "{ \"temperature\": 1.0e0, \"messages\" : [{\"model\":\"inner\"}],\n\t\"model\" :\"meta/\\\"x\" , \"n\":1 }"
+        );
+        assert_eq!(asked.with_model("gpt-4"), text);
+    }
+
+    #[test]
+    fn unfit_bodies() {
+        for text in [
+            "",
+            "[]",
+            "[\"gpt\"]",
+            "\"gpt\"",
+            "{}",
+            "{\"model\":",
+            "{\"model\":\"a\"} x",
+            "{\"model\":\"a\",\"model\":\"b\"}",
+            "{\"model\":\"a\",\"mod\\u0065l\":\"b\"}",
+            "{\"model\":\"a\",\"stream\":\"yes\"}",
+            "{\"model\":\"a\",\"x\":\"\\ud8\"}",
+        ] {
+            assert!(matches!(parse(text), Err(BadBody::NotJson(_))), "{text}");
+        }
+        for text in ["{\"model\":7}", "{\"model\":\"\"}", "{\"model\":null}", "{\"model\":\"a\\nb\"}"] {
+            assert_eq!(parse(text).map(|_| ()), Err(BadBody::Model), "{text}");
+        }
+        let bytes = Bytes::from_static(b"{\"model\":\"a\",\"x\":\"\xff\"}");
+        assert!(matches!(Asked::parse(bytes, Vec::new()), Err(BadBody::NotJson(_))));
+        let deep = format!("{{\"model\":\"a\",\"x\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
+        let _ = parse(&deep);
+    }
+
+    #[tokio::test]
+    async fn an_oversized_body_is_refused() {
+        let room = Room::default();
+        let body = Full::new(Bytes::from(vec![b' '; MAX_BODY + 1]));
+        assert_eq!(Asked::read(body, &room).await.map(|_| ()), Err(BadBody::TooLarge));
+        assert_eq!(room.0.available_permits(), MAX_BODIES_TOTAL / UNIT);
+    }
+
+    #[tokio::test]
+    async fn the_room_is_bounded_and_given_back() {
+        let room = Room(Arc::new(Semaphore::new(2)));
+        let text =
+            |n: usize| Full::new(Bytes::from(format!("{{\"model\":\"a\",\"x\":\"{}\"}}", "y".repeat(n))));
+        let first = Asked::read(text(UNIT), &room).await.unwrap();
+        assert_eq!(Asked::read(text(1), &room).await.map(|_| ()), Err(BadBody::NoRoom));
+        drop(first);
+        assert!(Asked::read(text(1), &room).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_given_up() {
+        let (_sender, body) = http_body_util::channel::Channel::<Bytes, std::io::Error>::new(1);
+        assert_eq!(Asked::read(body, &Room::default()).await.map(|_| ()), Err(BadBody::Slow));
+    }
+
+    proptest! {
+        #[test]
+        fn the_rest_is_untouched(before in "[a-z]{0,12}", value in "[ -~]{0,20}", name in "[!-~]{1,20}", new in "[!-~]{1,20}") {
+            let value = serde_json::Value::from(value).to_string();
+            let quoted = serde_json::Value::from(name.clone()).to_string();
+            prop_assume!(before != "model" && before != "stream");
+            let text = format!("{{\"{before}\":{value},\"model\":{quoted}, \"z\":{value}}}");
+            let asked = parse(&text).unwrap();
+            prop_assert_eq!(asked.model(), name);
+            let wanted = format!("{{\"{before}\":{value},\"model\":{}, \"z\":{value}}}", serde_json::Value::from(new.clone()));
+            prop_assert_eq!(asked.with_model(&new), wanted);
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The `inference:` section of cofferdam.yaml as data, and its check.
+//!
+//! Reading is serde's work; judging is [`Inference::check`], which reports *every* fault at once.
+//! A literal key never leaves this file: it is dropped while it is read, so that neither an error text
+//! nor a `Debug` print can show it. Nothing here opens a file, a socket or an environment variable.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny};
+use smol_str::SmolStr;
+
+use crate::{base_url::BaseUrl, credential::Reference, glob::Glob};
+
+/// Most providers in one file: each may hold a few idle connections.
+pub const MAX_PROVIDERS: usize = 32;
+/// Most routes in one file: they are tried in order, so the list is kept short.
+pub const MAX_ROUTES: usize = 256;
+/// Most targets of one route.
+pub const MAX_TARGETS: usize = 8;
+/// Longest model name or alias, in bytes. Published names stay under 100.
+pub const MAX_MODEL_NAME: usize = 256;
+/// Longest time-out that may be configured: a day. A longer one is a slip of the pen.
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// `inference:` as written.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inference {
+    /// Providers by name.
+    #[serde(default)]
+    pub providers: BTreeMap<SmolStr, Provider>,
+    /// Routes, tried in the order of the file.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Known, refused by [`Inference::check`]: budgets come with a later release, and a limit that is
+    /// written down but not kept would be worse than none.
+    #[serde(default, skip_serializing)]
+    pub budgets: Option<Present>,
+}
+
+/// One upstream that answers model requests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Which protocol it speaks.
+    pub kind: Kind,
+    /// Where; see [`BaseUrl`].
+    pub base_url: String,
+    /// Reference to its key; absent for a server that asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
+    /// How far the operator trusts it with what the agent says.
+    #[serde(default)]
+    pub trust: Trust,
+    /// What it costs.
+    #[serde(default)]
+    pub cost: Cost,
+}
+
+/// The protocol of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Chat completions, completions, responses, embeddings; `Authorization: Bearer`.
+    Openai,
+    /// Messages, count_tokens; `x-api-key`.
+    Anthropic,
+}
+
+impl Kind {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Openai => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+}
+
+/// The operator's own judgement of a provider. It changes no verdict; `status` shows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trust {
+    /// May see everything.
+    High,
+    /// Nothing was said.
+    #[default]
+    Standard,
+    /// Should see nothing private.
+    Low,
+    /// The operator's own machine.
+    SelfHosted,
+}
+
+/// What a provider costs. Assumed to cost money unless the file says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cost {
+    /// Paid by the token.
+    #[default]
+    PerToken,
+    /// Costs nothing more by the request.
+    None,
+}
+
+/// Which targets serve which model names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// The name that the agent may use: literal, or with `*` for any run of characters.
+    pub model: String,
+    /// In order of preference; a later one is used when an earlier one can't be connected to.
+    pub to: Vec<Target>,
+    /// Time-outs of this route.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A provider and the name that the model has there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// A key of `providers`.
+    pub provider: SmolStr,
+    /// The model name that is written into the request. Absent: the agent's own name is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// Time-outs, each from 1 ms to [`MAX_TIMEOUT`]. Written as `10s`, `5m`, `1h 30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Name, TCP and TLS together.
+    #[serde(with = "span")]
+    pub connect: Duration,
+    /// From the request's last byte to the answer's head.
+    #[serde(with = "span")]
+    pub first_byte: Duration,
+    /// Between two pieces of the answer's body.
+    #[serde(with = "span")]
+    pub idle: Duration,
+    /// The whole exchange.
+    #[serde(with = "span")]
+    pub total: Duration,
+}
+
+impl Timeouts {
+    /// Ten seconds reach any host that is alive.
+    pub const CONNECT: Duration = Duration::from_secs(10);
+    /// An unstreamed answer comes only when it is whole, and a reasoning model on one's own hardware takes minutes.
+    pub const FIRST_BYTE: Duration = Duration::from_secs(300);
+    /// Providers send a ping every 15–30 s while a stream thinks.
+    pub const IDLE: Duration = Duration::from_secs(120);
+    /// Longer than the longest turn that clients themselves wait for (ten minutes), with room.
+    pub const TOTAL: Duration = Duration::from_secs(30 * 60);
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Self::CONNECT, first_byte: Self::FIRST_BYTE, idle: Self::IDLE, total: Self::TOTAL }
+    }
+}
+
+/// What stands at `credential:`. A literal key is known to have been there, and nothing more.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// `env:`, `file:` or `systemd:`.
+    Reference(Reference),
+    /// Something else, perhaps the key itself: dropped while it was read.
+    Refused(&'static str),
+}
+
+impl Credential {
+    /// The reference, unless it was refused.
+    pub fn reference(&self) -> Option<&Reference> {
+        match self {
+            Self::Reference(reference) => Some(reference),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference(reference) => write!(f, "{reference}"),
+            Self::Refused(_) => f.write_str("[REDACTED]"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Credential {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        // A serde error would be printed with the source line, and so with the key: judged later instead.
+        let text = zeroize::Zeroizing::new(String::deserialize(from)?);
+        Ok(match Reference::parse(&text) {
+            Ok(reference) => Self::Reference(reference),
+            Err(reason) => Self::Refused(reason),
+        })
+    }
+}
+
+impl Serialize for Credential {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Reference(reference) => to.collect_str(reference),
+            Self::Refused(_) => to.serialize_str("[REDACTED]"),
+        }
+    }
+}
+
+/// A field of which only the presence counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Present;
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(from).map(|_| Self)
+    }
+}
+
+/// One fault in the section, with the place and the mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("inference.{at}: {what}")]
+pub struct Fault {
+    /// Path below `inference`, such as `routes[0].to[1].provider`.
+    pub at: String,
+    /// What is wrong and how to mend it.
+    pub what: String,
+}
+
+/// All faults of one section.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, fault) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Inference {
+    /// Every reference that a provider names, for the CLI to resolve before the start.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.providers.values().filter_map(|p| p.credential.as_ref()?.reference())
+    }
+
+    /// Judges the section without touching the machine.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn check(&self) -> Result<(), Faults> {
+        let mut faults = Vec::new();
+        let mut fault = |at: String, what: String| faults.push(Fault { at, what });
+        if self.budgets.is_some() {
+            fault(
+                "budgets".into(),
+                "budgets come with a later release; remove the field: a limit that isn't kept is never ignored in silence"
+                    .into(),
+            );
+        }
+        if self.providers.len() > MAX_PROVIDERS {
+            fault("providers".into(), format!("more than {MAX_PROVIDERS} providers"));
+        }
+        if self.routes.len() > MAX_ROUTES {
+            fault("routes".into(), format!("more than {MAX_ROUTES} routes"));
+        }
+        for (name, provider) in &self.providers {
+            check_provider(name, provider, &mut fault);
+        }
+        let mut seen = BTreeMap::new();
+        for (n, route) in self.routes.iter().enumerate() {
+            if let Some(first) = seen.insert(route.model.as_str(), n) {
+                fault(
+                    format!("routes[{n}].model"),
+                    format!("\"{}\" is already routes[{first}]", route.model),
+                );
+            }
+            self.check_route(n, route, &mut fault);
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+
+    fn check_route(&self, n: usize, route: &Route, fault: &mut impl FnMut(String, String)) {
+        if let Err(reason) = Glob::parse(&route.model) {
+            fault(format!("routes[{n}].model"), reason.into());
+        }
+        if route.to.is_empty() {
+            fault(format!("routes[{n}].to"), "no target: name at least one provider".into());
+        }
+        if route.to.len() > MAX_TARGETS {
+            fault(format!("routes[{n}].to"), format!("more than {MAX_TARGETS} targets"));
+        }
+        for (m, target) in route.to.iter().enumerate() {
+            if !self.providers.contains_key(&target.provider) {
+                let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
+                fault(
+                    format!("routes[{n}].to[{m}].provider"),
+                    format!("no provider is called \"{}\"; there are: {}", target.provider, known.join(", ")),
+                );
+            }
+            if let Some(model) = &target.model
+                && let Err(reason) = plain_name(model)
+            {
+                fault(format!("routes[{n}].to[{m}].model"), reason.into());
+            }
+        }
+        let t = &route.timeouts;
+        for (field, value) in
+            [("connect", t.connect), ("first_byte", t.first_byte), ("idle", t.idle), ("total", t.total)]
+        {
+            if value < Duration::from_millis(1) || value > MAX_TIMEOUT {
+                fault(format!("routes[{n}].timeouts.{field}"), "must lie between 1ms and 24h".into());
+            }
+        }
+    }
+}
+
+fn check_provider(name: &str, provider: &Provider, fault: &mut impl FnMut(String, String)) {
+    // The name becomes a metrics label, so it is held to a small alphabet.
+    let tame = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 64 || !name.chars().all(tame) {
+        fault(
+            "providers".into(),
+            format!("provider name {name:?}: letters, digits, `-`, `_` and `.`, at most 64"),
+        );
+    }
+    if let Err(reason) = BaseUrl::parse(&provider.base_url) {
+        fault(format!("providers.{name}.base_url"), reason.to_string());
+    }
+    if let Some(Credential::Refused(reason)) = &provider.credential {
+        fault(format!("providers.{name}.credential"), (*reason).into());
+    }
+}
+
+/// A model name that can stand in JSON, in a log line and in a label as it is.
+pub(crate) fn plain_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.len() > MAX_MODEL_NAME {
+        return Err("a model name has 1 to 256 bytes");
+    }
+    if !name.chars().all(|c| c.is_ascii_graphic()) {
+        return Err("a model name holds printable ASCII without spaces");
+    }
+    Ok(())
+}
+
+mod span {
+    //! Durations as people write them.
+    use super::{Deserialize, Deserializer, Duration, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        humantime::parse_duration(&text).map_err(|_| {
+            serde::de::Error::custom("not a duration: write a number and a unit, such as 500ms, 10s, 5m")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Inference {
+        serde_json::from_str(text).expect("reads")
+    }
+
+    #[test]
+    fn the_example_of_the_design_checks() {
+        let it = read(
+            r#"{"providers":{
+                "nvidia":{"kind":"openai","base_url":"https://integrate.api.nvidia.com/v1","credential":"env:NVIDIA_API_KEY","trust":"high","cost":"per-token"},
+                "local":{"kind":"openai","base_url":"http://127.0.0.1:8000/v1","trust":"self-hosted","cost":"none"}},
+              "routes":[{"model":"*","to":[{"provider":"local","model":"llama-3.1-8b"},{"provider":"nvidia","model":"meta/llama-3.3-70b-instruct"}],
+                         "timeouts":{"connect":"2s"}}]}"#,
+        );
+        assert_eq!(it.check(), Ok(()));
+        assert_eq!(it.routes[0].timeouts.connect, Duration::from_secs(2));
+        assert_eq!(it.routes[0].timeouts.idle, Timeouts::IDLE);
+        assert_eq!(it.references().count(), 1);
+        let again: Inference = serde_json::from_str(&serde_json::to_string(&it).unwrap()).unwrap();
+        assert_eq!(again.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_literal_key_is_refused_and_never_shown() {
+        let key = "sk-live-0123456789abcdef";
+        let it = read(&format!(
+            r#"{{"providers":{{"p":{{"kind":"openai","base_url":"https://x.example/v1","credential":"{key}"}}}}}}"#
+        ));
+        let faults = it.check().unwrap_err();
+        assert!(faults.to_string().contains("inference.providers.p.credential"), "{faults}");
+        assert!(!faults.to_string().contains("0123"), "{faults}");
+        assert!(!format!("{it:?}").contains("0123"));
+        assert!(!serde_json::to_string(&it).unwrap().contains("0123"));
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let it = read(
+            r#"{"providers":{"p":{"kind":"anthropic","base_url":"ftp://x"}},
+                "routes":[{"model":"a","to":[]},{"model":"a","to":[{"provider":"q","model":"two words"}],"timeouts":{"idle":"0s"}}],
+                "budgets":[{"per":"day","tokens":5}]}"#,
+        );
+        let Faults(faults) = it.check().unwrap_err();
+        let at: Vec<_> = faults.iter().map(|f| f.at.as_str()).collect();
+        assert_eq!(
+            at,
+            [
+                "budgets",
+                "providers.p.base_url",
+                "routes[0].to",
+                "routes[1].model",
+                "routes[1].to[0].provider",
+                "routes[1].to[0].model",
+                "routes[1].timeouts.idle"
+            ]
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_errors() {
+        assert!(serde_json::from_str::<Inference>(r#"{"provider":{}}"#).is_err());
+        assert!(
+            serde_json::from_str::<Inference>(r#"{"routes":[{"model":"*","to":[],"retry":1}]}"#).is_err()
+        );
+    }
+}

@@ -1,0 +1,109 @@
+//! Names of models in routes: literal, or with `*` for any run of characters.
+//!
+//! A model name has no segments (`meta/llama-3.3` is one name), so there is one wildcard, and matching
+//! is linear in both lengths: a name from the agent can't make it slow.
+
+use std::fmt;
+
+use crate::config::plain_name;
+
+/// A parsed pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob {
+    text: Box<str>,
+}
+
+impl Glob {
+    /// Parses a pattern of printable ASCII.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        plain_name(text)?;
+        if text.contains(['?', '[', ']', '{', '}', '\\']) {
+            return Err("`*` is the only wildcard in a model name");
+        }
+        Ok(Self { text: text.into() })
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it stands for one name only.
+    pub fn is_literal(&self) -> bool {
+        !self.text.contains('*')
+    }
+
+    /// Whether `name` fits.
+    pub fn matches(&self, name: &str) -> bool {
+        let mut parts = self.text.split('*');
+        let Some(first) = parts.next() else { return false };
+        let Some(mut rest) = name.strip_prefix(first) else { return false };
+        let mut last = None;
+        for part in parts {
+            // The part before the one in hand is taken as early as possible: what is left for the others is longest.
+            if let Some(before) = last.replace(part) {
+                match rest.find(before) {
+                    Some(at) => rest = rest.get(at + before.len()..).unwrap_or_default(),
+                    None => return false,
+                }
+            }
+        }
+        match last {
+            None => rest.is_empty(),
+            Some(tail) => rest.ends_with(tail),
+        }
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The obvious matcher, exponential and right.
+    fn slow(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern.split_first(), name.split_first()) {
+            (None, None) => true,
+            (None, Some(_)) => false,
+            (Some((b'*', rest)), _) => {
+                slow(rest, name) || name.split_first().is_some_and(|(_, tail)| slow(pattern, tail))
+            }
+            (Some((p, rest)), Some((n, tail))) => p == n && slow(rest, tail),
+            (Some(_), None) => false,
+        }
+    }
+
+    #[test]
+    fn table() {
+        for (pattern, name, fits) in [
+            ("*", "meta/llama", true),
+            ("gpt-*", "gpt-4o", true),
+            ("gpt-*", "xgpt-4o", false),
+            ("*-mini", "gpt-mini-2", false),
+            ("a*a", "a", false),
+            ("a*b*c", "aXbYc", true),
+            ("claude", "claude", true),
+            ("claude", "claude-3", false),
+        ] {
+            assert_eq!(Glob::parse(pattern).unwrap().matches(name), fits, "{pattern} {name}");
+        }
+        assert!(Glob::parse("gpt-?").is_err());
+        assert!(Glob::parse("").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_obvious_matcher(pattern in "[ab*]{1,8}", name in "[ab]{0,10}") {
+            prop_assert_eq!(Glob::parse(&pattern).unwrap().matches(&name), slow(pattern.as_bytes(), name.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The answer's body on its way to the agent: chunk by chunk, nothing gathered, within the route's time-outs.
+//!
+//! Each chunk is looked at by the token counter and searched for the key. It holds the exchange's place among the
+//! permits, and tells the ledger how it ended, however it ends.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame};
+use smol_str::SmolStr;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep, sleep_until},
+};
+
+use crate::{
+    BoxError,
+    config::Timeouts,
+    ledger::{Ledger, Outcome},
+    screen::Sieve,
+    usage::Tap,
+};
+
+/// Why an answer ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// The provider fell silent.
+    #[error("the provider sent nothing for {0:?}")]
+    Idle(std::time::Duration),
+    /// The route's total time-out.
+    #[error("the answer took longer than {0:?}")]
+    Total(std::time::Duration),
+    /// The provider's connection broke.
+    #[error("the provider broke off")]
+    Upstream,
+}
+
+/// What the ledger is told at the end.
+pub(crate) struct Story {
+    pub ledger: Arc<dyn Ledger>,
+    pub request_id: String,
+    pub provider: SmolStr,
+    pub route: SmolStr,
+    pub code: u16,
+    pub began: Instant,
+}
+
+/// See the module.
+pub(crate) struct Relay<B> {
+    inner: B,
+    sieve: Sieve,
+    tap: Tap,
+    story: Story,
+    timeouts: Timeouts,
+    idle: Pin<Box<Sleep>>,
+    total: Pin<Box<Sleep>>,
+    bytes: u64,
+    ended: bool,
+    complete: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<B> Relay<B> {
+    pub fn new(
+        inner: B,
+        sieve: Sieve,
+        tap: Tap,
+        timeouts: Timeouts,
+        story: Story,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let idle = Box::pin(sleep(timeouts.idle));
+        let total = Box::pin(sleep_until((story.began + timeouts.total).into()));
+        Self {
+            inner,
+            sieve,
+            tap,
+            story,
+            timeouts,
+            idle,
+            total,
+            bytes: 0,
+            ended: false,
+            complete: false,
+            _permit: permit,
+        }
+    }
+
+    fn cut(&mut self, why: Cut) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.ended = true;
+        tracing::info!(request_id = %self.story.request_id, provider = %self.story.provider, %why, "inference answer cut");
+        Poll::Ready(Some(Err(Box::new(why))))
+    }
+}
+
+impl<B> HttpBody for Relay<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        if this.total.as_mut().poll(cx).is_ready() {
+            let after = this.timeouts.total;
+            return this.cut(Cut::Total(after));
+        }
+        loop {
+            match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Pending => {
+                    if this.idle.as_mut().poll(cx).is_ready() {
+                        let after = this.timeouts.idle;
+                        return this.cut(Cut::Idle(after));
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(frame))) => {
+                    this.idle.as_mut().reset(tokio::time::Instant::now() + this.timeouts.idle);
+                    // Trailers are dropped: none of these protocols has any.
+                    let Ok(data) = frame.into_data() else { continue };
+                    this.bytes = this.bytes.saturating_add(data.len() as u64);
+                    this.tap.see(&data);
+                    let data = this.sieve.push(data);
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                }
+                Poll::Ready(Some(Err(fault))) => {
+                    tracing::debug!(%fault, "a provider broke off");
+                    return this.cut(Cut::Upstream);
+                }
+                Poll::Ready(None) => {
+                    this.ended = true;
+                    this.complete = true;
+                    let rest = this.sieve.finish();
+                    return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+impl<B> Drop for Relay<B> {
+    fn drop(&mut self) {
+        let story = &self.story;
+        story.ledger.finished(&Outcome {
+            request_id: &story.request_id,
+            provider: &story.provider,
+            route: &story.route,
+            code: story.code,
+            tokens: self.tap.tokens(),
+            bytes: self.bytes,
+            took: story.began.elapsed(),
+            complete: self.complete,
+        });
+    }
+}

@@ -1,0 +1,209 @@
+//! The compiled, immutable table from model names to providers.
+//!
+//! A request loads one snapshot and decides from it alone. A new table takes over the lanes (connections, health) of
+//! the providers that stayed the same, so a publication costs nobody a connection.
+
+use std::{fmt, sync::Arc};
+
+use redactor::Secret;
+use smol_str::SmolStr;
+
+use crate::{
+    base_url::BaseUrl,
+    config::{Cost, Fault, Faults, Inference, Kind, Timeouts, Trust},
+    credential::Credentials,
+    glob::Glob,
+    lane::Lane,
+    screen::Screen,
+};
+
+/// A provider, ready for use.
+pub struct Provider {
+    /// Its name in the file; a metrics label.
+    pub name: SmolStr,
+    /// Its protocol.
+    pub kind: Kind,
+    /// Where it answers.
+    pub base: BaseUrl,
+    /// As the operator judged it.
+    pub trust: Trust,
+    /// What it costs.
+    pub cost: Cost,
+    /// The reference behind `key`, for `status`.
+    pub reference: Option<String>,
+    pub(crate) key: Option<Secret>,
+    pub(crate) screen: Screen,
+    pub(crate) lane: Arc<Lane>,
+}
+
+/// A route, ready for use.
+pub struct Route {
+    /// The alias; a metrics label.
+    pub alias: Glob,
+    /// In order of preference, never empty.
+    pub targets: Vec<Target>,
+    /// Its time-outs.
+    pub timeouts: Timeouts,
+}
+
+/// Where a route leads.
+pub struct Target {
+    /// Who answers.
+    pub provider: Arc<Provider>,
+    /// The name to write into the request; `None` keeps the agent's.
+    pub model: Option<SmolStr>,
+}
+
+/// One generation of the table.
+#[derive(Default)]
+pub struct Routes {
+    providers: Vec<Arc<Provider>>,
+    routes: Vec<Arc<Route>>,
+}
+
+impl Routes {
+    /// Compiles a section.
+    ///
+    /// # Errors
+    /// All faults of [`Inference::check`], and every credential that was not resolved.
+    pub fn compile(
+        inference: &Inference,
+        credentials: &Credentials,
+        previous: &Self,
+    ) -> Result<Self, Faults> {
+        inference.check()?;
+        let mut faults = Vec::new();
+        let mut providers = Vec::with_capacity(inference.providers.len());
+        for (name, said) in &inference.providers {
+            let reference = said.credential.as_ref().and_then(|c| c.reference());
+            let key = reference.and_then(|r| credentials.key(r).cloned());
+            if let (Some(reference), None) = (reference, &key) {
+                faults.push(Fault {
+                    at: format!("providers.{name}.credential"),
+                    what: format!("{reference} was not resolved when the sandbox started: start it anew"),
+                });
+            }
+            let base = BaseUrl::parse(&said.base_url).map_err(|e| {
+                Faults(vec![Fault { at: format!("providers.{name}.base_url"), what: e.to_string() }])
+            })?;
+            providers.push(Arc::new(Provider {
+                lane: previous.lane(name, &base).unwrap_or_default(),
+                name: name.clone(),
+                kind: said.kind,
+                base,
+                trust: said.trust,
+                cost: said.cost,
+                reference: reference.map(ToString::to_string),
+                screen: Screen::new(key.as_ref()),
+                key,
+            }));
+        }
+        let mut routes = Vec::with_capacity(inference.routes.len());
+        for (n, said) in inference.routes.iter().enumerate() {
+            let alias = Glob::parse(&said.model)
+                .map_err(|e| Faults(vec![Fault { at: format!("routes[{n}].model"), what: e.into() }]))?;
+            let targets = said.to.iter().filter_map(|target| {
+                let provider = providers.iter().find(|p| p.name == target.provider)?.clone();
+                Some(Target { provider, model: target.model.as_deref().map(SmolStr::new) })
+            });
+            routes.push(Arc::new(Route { alias, targets: targets.collect(), timeouts: said.timeouts }));
+        }
+        if faults.is_empty() { Ok(Self { providers, routes }) } else { Err(Faults(faults)) }
+    }
+
+    /// The first route, in the order of the file, that a literal alias or else a pattern makes fit.
+    pub fn find(&self, model: &str) -> Option<Arc<Route>> {
+        let literal = self.routes.iter().find(|r| r.alias.is_literal() && r.alias.as_str() == model);
+        literal.or_else(|| self.routes.iter().find(|r| r.alias.matches(model))).cloned()
+    }
+
+    /// Names that an agent may send back and be served: literal aliases, and of a pattern the models behind it
+    /// whose own name the pattern fits. Sorted, each once.
+    pub fn listed(&self) -> Vec<SmolStr> {
+        let mut names: Vec<SmolStr> = Vec::new();
+        for route in &self.routes {
+            if route.alias.is_literal() {
+                names.push(route.alias.as_str().into());
+            } else {
+                names.extend(
+                    route.targets.iter().filter_map(|t| t.model.clone()).filter(|m| route.alias.matches(m)),
+                );
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// All providers, by name.
+    pub fn providers(&self) -> &[Arc<Provider>] {
+        &self.providers
+    }
+
+    /// Whether anything can be asked at all.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    fn lane(&self, name: &str, base: &BaseUrl) -> Option<Arc<Lane>> {
+        self.providers.iter().find(|p| p.name == name && p.base == *base).map(|p| p.lane.clone())
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let aliases: Vec<_> = self.routes.iter().map(|r| r.alias.as_str()).collect();
+        f.debug_struct("Routes").field("aliases", &aliases).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(text: &str) -> Routes {
+        let it: Inference = serde_json::from_str(text).unwrap();
+        Routes::compile(&it, &Credentials::default(), &Routes::default()).unwrap()
+    }
+
+    const TWO: &str = r#"{"providers":{"a":{"kind":"openai","base_url":"http://127.0.0.1:1/v1"},
+                                       "b":{"kind":"openai","base_url":"http://127.0.0.1:2/v1"}},
+        "routes":[{"model":"gpt-*","to":[{"provider":"a","model":"gpt-big"}]},
+                  {"model":"gpt-mini","to":[{"provider":"b","model":"tiny"}]},
+                  {"model":"*","to":[{"provider":"b","model":"llama"},{"provider":"a"}]}]}"#;
+
+    #[test]
+    fn a_literal_alias_wins_and_then_the_order() {
+        let it = table(TWO);
+        assert_eq!(it.find("gpt-mini").unwrap().alias.as_str(), "gpt-mini");
+        assert_eq!(it.find("gpt-4").unwrap().alias.as_str(), "gpt-*");
+        assert_eq!(it.find("meta/x").unwrap().alias.as_str(), "*");
+        assert!(Routes::default().find("x").is_none());
+    }
+
+    #[test]
+    fn what_is_listed_is_served() {
+        let it = table(TWO);
+        assert_eq!(it.listed(), ["gpt-big", "gpt-mini", "llama"]);
+        assert!(it.listed().iter().all(|name| it.find(name).is_some()));
+    }
+
+    #[test]
+    fn lanes_survive_a_publication_unless_the_place_changes() {
+        let one = table(TWO);
+        let it: Inference = serde_json::from_str(&TWO.replace(":2/v1", ":3/v1")).unwrap();
+        let two = Routes::compile(&it, &Credentials::default(), &one).unwrap();
+        assert!(Arc::ptr_eq(&one.providers[0].lane, &two.providers[0].lane));
+        assert!(!Arc::ptr_eq(&one.providers[1].lane, &two.providers[1].lane));
+    }
+
+    #[test]
+    fn an_unresolved_credential_is_a_fault() {
+        let it: Inference = serde_json::from_str(
+            r#"{"providers":{"a":{"kind":"openai","base_url":"https://x.example","credential":"env:K"}}}"#,
+        )
+        .unwrap();
+        let fault = Routes::compile(&it, &Credentials::default(), &Routes::default()).unwrap_err();
+        assert!(fault.to_string().contains("env:K"), "{fault}");
+    }
+}

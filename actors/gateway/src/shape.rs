@@ -1,0 +1,153 @@
+//! The closed table of what may be asked of `inference.local`.
+//!
+//! Anything else gets a 404 of ours; nothing of an unknown shape is ever sent to a provider.
+
+use http::{HeaderMap, Method, header};
+
+use crate::config::Kind;
+
+/// One thing that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `GET /v1/models`: answered from the routes.
+    Models,
+    /// `POST /v1/chat/completions`.
+    ChatCompletions,
+    /// `POST /v1/completions`.
+    Completions,
+    /// `POST /v1/responses`.
+    Responses,
+    /// `POST /v1/embeddings`.
+    Embeddings,
+    /// `POST /v1/messages`.
+    Messages,
+    /// `POST /v1/messages/count_tokens`.
+    CountTokens,
+}
+
+/// Why a request has no endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misshapen {
+    /// No such path. Agents probe for servers they know (`/api/tags`, `/props`); a 404 is what they expect.
+    UnknownPath,
+    /// The path is known, the method isn't the one it takes.
+    Method(&'static str),
+    /// A query that the endpoint doesn't have.
+    Query,
+    /// The body is not declared to be JSON.
+    ContentType,
+    /// The body is compressed, so it couldn't be judged.
+    ContentEncoding,
+}
+
+const TABLE: [(&str, Endpoint); 7] = [
+    ("/v1/models", Endpoint::Models),
+    ("/v1/chat/completions", Endpoint::ChatCompletions),
+    ("/v1/completions", Endpoint::Completions),
+    ("/v1/responses", Endpoint::Responses),
+    ("/v1/embeddings", Endpoint::Embeddings),
+    ("/v1/messages", Endpoint::Messages),
+    ("/v1/messages/count_tokens", Endpoint::CountTokens),
+];
+
+impl Endpoint {
+    /// Finds the endpoint of a request and checks what can be checked before its body is read.
+    ///
+    /// # Errors
+    /// What doesn't fit.
+    pub fn judge(
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Self, Misshapen> {
+        let endpoint = TABLE
+            .iter()
+            .find(|(known, _)| *known == path)
+            .map(|(_, it)| *it)
+            .ok_or(Misshapen::UnknownPath)?;
+        if endpoint == Self::Models {
+            // Its query only pages through a list, and the list here is short: it is ignored.
+            return if method == Method::GET { Ok(endpoint) } else { Err(Misshapen::Method("GET")) };
+        }
+        if method != Method::POST {
+            return Err(Misshapen::Method("POST"));
+        }
+        if endpoint.upstream_query(query).is_none() {
+            return Err(Misshapen::Query);
+        }
+        if !is_json(headers) {
+            return Err(Misshapen::ContentType);
+        }
+        if headers.get_all(header::CONTENT_ENCODING).iter().any(|v| v.as_bytes() != b"identity") {
+            return Err(Misshapen::ContentEncoding);
+        }
+        Ok(endpoint)
+    }
+
+    /// The query to send upstream for the one that came: `Some("")` for none, `None` if it isn't known.
+    pub fn upstream_query(self, query: Option<&str>) -> Option<&'static str> {
+        match (self, query) {
+            (_, None | Some("")) => Some(""),
+            (Self::Messages | Self::CountTokens, Some("beta=true")) => Some("?beta=true"),
+            _ => None,
+        }
+    }
+
+    /// The path that the agent asked for.
+    pub fn path(self) -> &'static str {
+        TABLE.iter().find(|(_, it)| *it == self).map_or("", |(path, _)| path)
+    }
+
+    /// Which kind of provider can answer it; `None` when the gateway answers itself.
+    pub fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Models => None,
+            Self::Messages | Self::CountTokens => Some(Kind::Anthropic),
+            _ => Some(Kind::Openai),
+        }
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(one), None) = (values.next(), values.next()) else { return false };
+    let Ok(text) = one.to_str() else { return false };
+    let kind = text.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(method: &str, path: &str, query: Option<&str>, kind: &str) -> Result<Endpoint, Misshapen> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        Endpoint::judge(&method.parse().unwrap(), path, query, &headers)
+    }
+
+    #[test]
+    fn table() {
+        let json = "application/json; charset=utf-8";
+        assert_eq!(judge("POST", "/v1/chat/completions", None, json), Ok(Endpoint::ChatCompletions));
+        assert_eq!(judge("POST", "/v1/messages", Some("beta=true"), json), Ok(Endpoint::Messages));
+        assert_eq!(judge("GET", "/v1/models", Some("limit=100"), "x/y"), Ok(Endpoint::Models));
+        for path in [
+            "/api/v1/models",
+            "/api/tags",
+            "/props",
+            "/v1/props",
+            "/version",
+            "/v1/chat/completions/",
+            "/v1/files",
+        ] {
+            assert_eq!(judge("GET", path, None, json), Err(Misshapen::UnknownPath));
+        }
+        assert_eq!(judge("GET", "/v1/messages", None, json), Err(Misshapen::Method("POST")));
+        assert_eq!(judge("POST", "/v1/messages", Some("beta=true&x=1"), json), Err(Misshapen::Query));
+        assert_eq!(judge("POST", "/v1/responses", Some("beta=true"), json), Err(Misshapen::Query));
+        assert_eq!(judge("POST", "/v1/responses", None, "text/plain"), Err(Misshapen::ContentType));
+        assert_eq!(judge("post", "/v1/responses", None, json), Err(Misshapen::Method("POST")));
+    }
+}

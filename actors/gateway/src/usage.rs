@@ -1,0 +1,336 @@
+//! Counts tokens from the `usage` of an answer that passes by, without keeping the answer or changing a byte.
+//!
+//! One scanner for a JSON body and for the `data:` lines of an event stream. It understands just enough JSON to find
+//! `usage` at the top, or one level down in `message` (Anthropic) and `response` (Responses API); it holds a few
+//! KiB at most, whatever the answer's size. Nothing of an answer is trusted: a wrong count is the worst it can do.
+
+use serde::Deserialize;
+
+/// Longest `usage` object that is read, in bytes. They have a few hundred.
+pub const MAX_USAGE: usize = 4096;
+
+/// Tokens of one exchange, as the provider reported them. `None`: not reported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Prompt tokens. OpenAI's count includes cached ones, Anthropic's doesn't.
+    pub input: Option<u64>,
+    /// Completion tokens.
+    pub output: Option<u64>,
+    /// Prompt tokens read from a cache.
+    pub cache_read: Option<u64>,
+    /// Prompt tokens written to a cache.
+    pub cache_write: Option<u64>,
+}
+
+impl Tokens {
+    /// Reported counts by kind, the closed set of label values.
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("input", self.input),
+            ("output", self.output),
+            ("cache_read", self.cache_read),
+            ("cache_write", self.cache_write),
+        ]
+        .into_iter()
+        .filter_map(|(kind, n)| Some((kind, n?)))
+    }
+
+    /// Streams report running totals: the largest of each counts.
+    fn merge(&mut self, other: Self) {
+        let most = |a: &mut Option<u64>, b: Option<u64>| *a = (*a).max(b);
+        most(&mut self.input, other.input);
+        most(&mut self.output, other.output);
+        most(&mut self.cache_read, other.cache_read);
+        most(&mut self.cache_write, other.cache_write);
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Usage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+    prompt_tokens_details: Option<Details>,
+    input_tokens_details: Option<Details>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Details {
+    cached_tokens: Option<u64>,
+}
+
+impl From<Usage> for Tokens {
+    fn from(u: Usage) -> Self {
+        let cached = u.prompt_tokens_details.or(u.input_tokens_details).and_then(|d| d.cached_tokens);
+        Self {
+            input: u.prompt_tokens.or(u.input_tokens),
+            output: u.completion_tokens.or(u.output_tokens),
+            cache_read: u.cache_read_input_tokens.or(cached),
+            cache_write: u.cache_creation_input_tokens,
+        }
+    }
+}
+
+/// Looks at an answer as it passes.
+#[derive(Debug)]
+pub struct Tap {
+    framing: Framing,
+    json: Json,
+    tokens: Tokens,
+}
+
+#[derive(Debug)]
+enum Framing {
+    /// The body is one JSON text.
+    Whole,
+    /// The body is an event stream.
+    Events(Line),
+    /// The body is neither: nothing is looked at.
+    Opaque,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Line {
+    /// So many bytes of `data:` have matched.
+    Name(usize),
+    Data,
+    Other,
+}
+
+impl Tap {
+    /// For a body of this content type.
+    pub fn new(content_type: &str) -> Self {
+        let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let framing = match kind.as_str() {
+            "application/json" => Framing::Whole,
+            "text/event-stream" => Framing::Events(Line::Name(0)),
+            _ => Framing::Opaque,
+        };
+        Self { framing, json: Json::default(), tokens: Tokens::default() }
+    }
+
+    /// Looks at the next bytes.
+    pub fn see(&mut self, bytes: &[u8]) {
+        match &mut self.framing {
+            Framing::Opaque => {}
+            Framing::Whole => {
+                for b in bytes {
+                    self.json.take(*b, &mut self.tokens);
+                }
+            }
+            Framing::Events(line) => {
+                for b in bytes {
+                    *line = match (*line, *b) {
+                        // The empty line ends an event, and with it its JSON.
+                        (Line::Name(0), b'\n' | b'\r') => {
+                            self.json = Json::default();
+                            Line::Name(0)
+                        }
+                        (_, b'\n' | b'\r') => Line::Name(0),
+                        (Line::Name(n), b) => match DATA.get(n) {
+                            Some(want) if *want == b && n + 1 == DATA.len() => Line::Data,
+                            Some(want) if *want == b => Line::Name(n + 1),
+                            _ => Line::Other,
+                        },
+                        (Line::Data, b) => {
+                            self.json.take(b, &mut self.tokens);
+                            Line::Data
+                        }
+                        (Line::Other, _) => Line::Other,
+                    };
+                }
+            }
+        }
+    }
+
+    /// What was reported so far.
+    pub fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+}
+
+const DATA: &[u8] = b"data:";
+/// Longer than any key that is looked for.
+const MAX_KEY: usize = 9;
+
+#[derive(Debug, Default)]
+struct Json {
+    depth: u32,
+    text: Text,
+    /// The next string is a key of the object at `depth`.
+    key_next: bool,
+    key: Vec<u8>,
+    /// Inside `message` or `response` at the top.
+    below: bool,
+    /// A `usage` object being copied, and the depth at which it began.
+    copy: Option<(u32, Vec<u8>)>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+enum Text {
+    #[default]
+    Outside,
+    Value,
+    Key,
+    Escape {
+        key: bool,
+    },
+}
+
+impl Json {
+    fn take(&mut self, b: u8, tokens: &mut Tokens) {
+        if let Some((_, copy)) = &mut self.copy {
+            copy.push(b);
+            if copy.len() > MAX_USAGE {
+                self.copy = None;
+            }
+        }
+        match self.text {
+            Text::Escape { key } => self.text = if key { Text::Key } else { Text::Value },
+            Text::Value | Text::Key if b == b'\\' => self.text = Text::Escape { key: self.text == Text::Key },
+            Text::Value | Text::Key if b == b'"' => self.text = Text::Outside,
+            Text::Value => {}
+            Text::Key => {
+                if self.key.len() < MAX_KEY {
+                    self.key.push(b);
+                }
+            }
+            Text::Outside => self.structure(b, tokens),
+        }
+    }
+
+    /// Whether keys at the present depth matter.
+    fn looked_at(&self) -> bool {
+        self.depth == 1 || (self.depth == 2 && self.below)
+    }
+
+    fn structure(&mut self, b: u8, tokens: &mut Tokens) {
+        match b {
+            b'"' if self.key_next && self.looked_at() => {
+                self.key.clear();
+                self.text = Text::Key;
+            }
+            b'"' => self.text = Text::Value,
+            b':' => self.key_next = false,
+            b',' => self.key_next = self.looked_at(),
+            b'{' => {
+                let usage = self.looked_at() && self.key == b"usage";
+                let below = self.depth == 1 && (self.key == b"message" || self.key == b"response");
+                self.depth = self.depth.saturating_add(1);
+                if usage && self.copy.is_none() {
+                    self.copy = Some((self.depth, vec![b'{']));
+                } else if below {
+                    self.below = true;
+                }
+                self.key.clear();
+                self.key_next = self.looked_at();
+            }
+            b'[' => {
+                self.depth = self.depth.saturating_add(1);
+                self.key_next = false;
+            }
+            b'}' | b']' => {
+                if let Some((_, copy)) = self.copy.take_if(|(began, _)| *began == self.depth) {
+                    tokens.merge(serde_json::from_slice::<Usage>(&copy).unwrap_or_default().into());
+                }
+                self.depth = self.depth.saturating_sub(1);
+                self.below &= self.depth >= 2;
+                self.key_next = false;
+                self.key.clear();
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn count(kind: &str, text: &str) -> Tokens {
+        let mut tap = Tap::new(kind);
+        tap.see(text.as_bytes());
+        // However it is cut, the count is the same.
+        for size in [1, 2, 3, 7] {
+            let mut cut = Tap::new(kind);
+            for chunk in text.as_bytes().chunks(size) {
+                cut.see(chunk);
+            }
+            assert_eq!(cut.tokens(), tap.tokens());
+        }
+        tap.tokens()
+    }
+
+    const SSE: &str = "text/event-stream; charset=utf-8";
+
+    #[test]
+    fn chat_completion() {
+        let text = r#"{"id":"x","choices":[{"message":{"content":"{\"usage\":{\"prompt_tokens\":99}}","usage":{"prompt_tokens":98}}}],
+            "usage":{"prompt_tokens":12,"completion_tokens":7,"total_tokens":19,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+        let it = count("application/json", text);
+        assert_eq!(it, Tokens { input: Some(12), output: Some(7), cache_read: Some(4), cache_write: None });
+    }
+
+    #[test]
+    fn chat_completion_stream() {
+        let text = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n\
+                    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
+        assert_eq!(count(SSE, text), Tokens { input: Some(3), output: Some(2), ..Tokens::default() });
+    }
+
+    #[test]
+    fn responses_stream() {
+        let text = "event: response.completed\r\ndata: {\"type\":\"response.completed\",\"response\":{\"output\":[{\"usage\":{\"input_tokens\":1}}],\
+                    \"usage\":{\"input_tokens\":30,\"input_tokens_details\":{\"cached_tokens\":5},\"output_tokens\":9}}}\r\n\r\n";
+        let it = count(SSE, text);
+        assert_eq!(it, Tokens { input: Some(30), output: Some(9), cache_read: Some(5), cache_write: None });
+    }
+
+    #[test]
+    fn anthropic_stream_reports_running_totals() {
+        let text = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"content\":[],\"usage\":{\"input_tokens\":25,\"cache_read_input_tokens\":6,\"output_tokens\":1}}}\n\n\
+                    event: ping\ndata: {\"type\": \"ping\"}\n\n\
+                    event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":15}}\n\n";
+        let it = count(SSE, text);
+        assert_eq!(it, Tokens { input: Some(25), output: Some(15), cache_read: Some(6), cache_write: None });
+    }
+
+    #[test]
+    fn odd_usage_counts_nothing() {
+        for text in [
+            "{\"usage\":null}",
+            "{\"usage\":[1]}",
+            "{\"usage\":{\"prompt_tokens\":-1}}",
+            "{\"usage\":{\"prompt_tokens\":1e400}}",
+            "[{\"usage\":{\"prompt_tokens\":5}}]",
+            "{\"x\":{\"usage\":{\"prompt_tokens\":5}}}",
+            "{\"x\":\"usage\",\"y\":{\"prompt_tokens\":5}}",
+        ] {
+            assert_eq!(count("application/json", text), Tokens::default(), "{text}");
+        }
+        let huge = format!("{{\"usage\":{{\"x\":\"{}\",\"prompt_tokens\":5}}}}", "y".repeat(MAX_USAGE));
+        assert_eq!(count("application/json", &huge), Tokens::default());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..400), events in any::<bool>()) {
+            let mut tap = Tap::new(if events { SSE } else { "application/json" });
+            tap.see(&bytes);
+            let _ = tap.tokens();
+        }
+
+        #[test]
+        fn strings_never_confuse_it(noise in "\\PC{0,40}") {
+            let noise = serde_json::Value::from(noise);
+            let text = format!("{{\"a\":{noise},\"b\":[{noise},{{\"c\":{noise}}}],\"usage\":{{\"n\":{noise},\"input_tokens\":4}}}}");
+            prop_assert_eq!(count("application/json", &text).input, Some(4));
+        }
+    }
+}
