@@ -1,1 +1,20 @@
-//! cofferdam redactor.
+//! Redaction: nothing that cofferdam shows, writes or forwards carries a secret.
+//!
+//! One engine (`engine`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
+//! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
+//! output, `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
+
+pub mod ascii;
+mod engine;
+mod formats;
+mod known;
+mod secret;
+mod shape;
+mod shared;
+mod tokens;
+
+pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
+pub use known::SECRET_MIN;
+pub use secret::{Redacted, Secret};
+pub use shared::SharedRedactor;
+pub use tokens::{End, kinds};

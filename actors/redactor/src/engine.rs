@@ -1,0 +1,476 @@
+//! The engine: one pure function from a window of bytes to what may be shown of it. It keeps no state between
+//! calls and looks behind the window by one byte at most, so that for any split of any text the output is that of
+//! the whole text. It must never show a byte that a later byte could still make part of a secret.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::known::{Found, Known, Tail};
+use crate::secret::{Redacted, Secret};
+use crate::tokens::{self, Candidate, End, TAIL_MIN};
+
+/// The most that can ever be held back, in bytes: the longest format or known piece plus one overlap.
+/// Whoever keeps the window must be able to keep this much.
+pub const HOLD_MAX: usize = 24 * 1024;
+/// Overlapping secrets are masked as one up to this length; the next one starts a new mark.
+const GROUP_MAX: usize = 16 * 1024;
+/// Longest kind shown in a mark.
+const KIND_MAX: usize = 64;
+
+/// Why a redactor could not be made.
+#[derive(Debug, Error)]
+pub enum RedactorError {
+    /// The secrets, in all their forms, are more than the search is made for.
+    #[error(
+        "the secrets take {bytes} bytes in all their forms, the limit is {limit}: give fewer or smaller ones"
+    )]
+    TooManySecrets {
+        /// What they take.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The search could not be built.
+    #[error("building the search for known secrets: {0}")]
+    Build(String),
+}
+
+/// What the bytes before the window mean for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Context {
+    /// The byte just before the window. `None`, the default, is the beginning of a text; after a crash, when it
+    /// is not known, `None` masks rather too much than too little.
+    pub before: Option<u8>,
+    /// How many bytes of the window were shown already (released after a silence) and must not be shown again.
+    pub shown: usize,
+}
+
+/// One masked place: its kind and how many bytes of the window it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// The name of the secret or of the token format.
+    pub kind: Arc<str>,
+    /// Bytes masked.
+    pub bytes: usize,
+}
+
+/// What a window turned into.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// What may be shown.
+    pub out: Vec<u8>,
+    /// How many bytes of the window are decided. The next window starts after them.
+    pub consumed: usize,
+    /// How many bytes at the window's end wait for what follows.
+    pub held: usize,
+    /// What was masked.
+    pub hits: Vec<Hit>,
+}
+
+/// Finds and masks secrets. Immutable; cheap to share by `Arc`.
+pub struct Redactor {
+    secrets: Vec<(Arc<str>, Secret)>,
+    known: Known,
+}
+
+impl fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redactor({} known secrets)", self.secrets.len())
+    }
+}
+
+impl Redactor {
+    /// A redactor for these secrets, each with the kind shown in its mark, and for all published formats.
+    /// Secrets shorter than [`crate::SECRET_MIN`] bytes are not searched for; see [`Self::ignored`].
+    ///
+    /// # Errors
+    /// When the secrets are more than the search is made for.
+    pub fn new<N: AsRef<str>>(secrets: impl IntoIterator<Item = (N, Secret)>) -> Result<Self, RedactorError> {
+        let secrets: Vec<_> =
+            secrets.into_iter().map(|(name, secret)| (Arc::from(kind_of(name.as_ref())), secret)).collect();
+        let known = Known::new(&secrets)?;
+        Ok(Self { secrets, known })
+    }
+
+    /// The same with one more secret.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with(&self, name: &str, secret: Secret) -> Result<Self, RedactorError> {
+        let added = self.secrets.iter().cloned().chain([(Arc::from(kind_of(name)), secret)]);
+        Self::new(added)
+    }
+
+    /// The kinds of those secrets that are too short to be searched for.
+    pub fn ignored(&self) -> impl Iterator<Item = &str> {
+        self.secrets
+            .iter()
+            .filter(|(_, secret)| secret.expose().trim_ascii().len() < crate::known::SECRET_MIN)
+            .map(|(kind, _)| &**kind)
+    }
+
+    /// The kinds of all known secrets.
+    pub fn known_kinds(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().map(|(kind, _)| &**kind)
+    }
+
+    /// A whole text, made safe to show.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> Redacted<String> {
+        let scan = self.scan(text.as_bytes(), End::Complete);
+        // Marks are ASCII and masked places begin and end at ASCII bytes or at a secret's own bounds, so this
+        // copies nothing unless a secret cut a character in two.
+        let shown = String::from_utf8(scan.out)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        Redacted::new(shown)
+    }
+
+    /// Whole bytes, made safe to show.
+    #[must_use]
+    pub fn redact_bytes(&self, bytes: &[u8]) -> Redacted<Vec<u8>> {
+        Redacted::new(self.scan(bytes, End::Complete).out)
+    }
+
+    /// What may be shown of a window that starts a text.
+    #[must_use]
+    pub fn scan(&self, window: &[u8], end: End) -> Scan {
+        self.scan_after(Context::default(), window, end)
+    }
+
+    /// What may be shown of a window that follows `context`.
+    #[must_use]
+    pub fn scan_after(&self, context: Context, window: &[u8], end: End) -> Scan {
+        Pass::new(self, context, window, end).run()
+    }
+}
+
+/// The name as it may stand in a mark: letters, digits, `-`, `_`, `.`.
+fn kind_of(name: &str) -> String {
+    let kept = |character: char| {
+        if character.is_ascii_alphanumeric() || "-_.".contains(character) { character } else { '_' }
+    };
+    let kind: String = name.chars().take(KIND_MAX).map(kept).collect();
+    if kind.is_empty() { "secret".to_owned() } else { kind }
+}
+
+/// A masked range of one group.
+struct Mask {
+    range: Range<usize>,
+    kind: Arc<str>,
+}
+
+/// Secrets that overlap, masked together: `at..end` is decided as one.
+struct Group {
+    end: usize,
+    masks: Vec<Mask>,
+}
+
+/// One pass over one window.
+struct Pass<'a> {
+    redactor: &'a Redactor,
+    context: Context,
+    window: &'a [u8],
+    end: End,
+    /// Beginnings of known secrets at the window's end.
+    tails: Vec<Tail>,
+    /// Next finds, kept while they lie ahead.
+    known: Option<Found>,
+    token: Option<Candidate>,
+    scan: Scan,
+}
+
+impl<'a> Pass<'a> {
+    fn new(redactor: &'a Redactor, context: Context, window: &'a [u8], end: End) -> Self {
+        let mut tails = redactor.known.tails(window);
+        if end != End::More {
+            // No more bytes: a beginning that is long enough to tell something is masked as if it were whole.
+            tails.retain(|tail| window.len() - tail.at >= TAIL_MIN);
+        }
+        let out = Vec::with_capacity(window.len());
+        let scan = Scan { out, ..Scan::default() };
+        Self { redactor, context, window, end, tails, known: None, token: None, scan }
+    }
+
+    fn run(mut self) -> Scan {
+        let mut at = 0;
+        self.known = self.next_known(0);
+        self.token = tokens::find(self.window, 0, self.context.before, self.end);
+        let decided = loop {
+            let start = self.next_start(at);
+            let hold = self.next_hold(at);
+            match (start, hold) {
+                (None, None) => break self.window.len(),
+                (None, Some(hold)) => break hold,
+                (Some(start), Some(hold)) if hold <= start => break hold,
+                (Some(start), _) => {
+                    let Some(group) = self.group(start) else { break start };
+                    self.show(at..start);
+                    self.mask(start, &group);
+                    at = group.end;
+                    self.skip_to(at);
+                }
+            }
+        };
+        self.show(at.min(decided)..decided);
+        self.scan.consumed = decided;
+        self.scan.held = self.window.len() - decided;
+        self.scan
+    }
+
+    /// Where the next decided secret starts.
+    fn next_start(&self, from: usize) -> Option<usize> {
+        let token = match self.token {
+            Some(Candidate::Token { at, .. }) => Some(at),
+            _ => None,
+        };
+        let starts = [self.known.map(|found| found.start), token];
+        starts.into_iter().flatten().filter(|start| *start >= from).min()
+    }
+
+    /// Where the next undecided place starts. There is none once the text has ended.
+    fn next_hold(&self, from: usize) -> Option<usize> {
+        if self.end != End::More {
+            return None;
+        }
+        let undecided = match self.token {
+            Some(Candidate::Undecided { at }) => Some(at),
+            _ => None,
+        };
+        let known = self.tails.iter().map(|tail| tail.at).find(|at| *at >= from);
+        let prefix = tokens::tail(self.window, from, self.context.before);
+        [undecided, known, prefix].into_iter().flatten().min()
+    }
+
+    /// The next known secret, a masked tail included.
+    fn next_known(&self, from: usize) -> Option<Found> {
+        let whole = self.redactor.known.find(self.window, from);
+        if self.end == End::More {
+            return whole;
+        }
+        let tail = self.tails.iter().find(|tail| tail.at >= from);
+        match (whole, tail) {
+            (Some(whole), Some(tail)) if whole.start <= tail.at => Some(whole),
+            (whole, None) => whole,
+            (_, Some(tail)) => Some(Found::cut(tail.at, self.window.len())),
+        }
+    }
+
+    fn kind_of(&self, found: Found) -> Arc<str> {
+        if let Some(kind) = self.redactor.known.kind(found) {
+            return kind;
+        }
+        let tail = self.tails.iter().find(|tail| tail.at == found.start);
+        tail.map_or_else(|| Arc::from("secret"), |tail| Arc::clone(&tail.kind))
+    }
+
+    /// All that overlaps from `start` on; `None` if some of it is undecided.
+    fn group(&self, start: usize) -> Option<Group> {
+        let mut group = Group { end: start, masks: Vec::new() };
+        let mut from = start;
+        let token = match self.token {
+            Some(Candidate::Token { at, start: masked, end, kind }) if at == start => {
+                Some((masked..end, kind))
+            }
+            _ => None,
+        };
+        if let Some((range, _)) = &token {
+            group.end = range.end;
+        }
+        let mut next = self.known.filter(|found| found.start >= start);
+        while let Some(found) = next {
+            let overlaps = found.start < group.end || found.start == start;
+            if !overlaps || found.start - start >= GROUP_MAX {
+                break;
+            }
+            group.end = group.end.max(found.end);
+            group.masks.push(Mask { range: found.start..found.end, kind: self.kind_of(found) });
+            from = from.max(found.start) + 1;
+            next = self.next_known(from);
+        }
+        // Last, so that where both start at one place the name of the known secret is shown.
+        group.masks.extend(token.map(|(range, kind)| Mask { range, kind: Arc::from(kind) }));
+        let limit = group.end.min(start + GROUP_MAX);
+        let open = self.end == End::More && self.tails.iter().any(|tail| (start..limit).contains(&tail.at));
+        if open { None } else { Some(group) }
+    }
+
+    /// Drops finds that lie inside what is done.
+    fn skip_to(&mut self, at: usize) {
+        if self.known.is_some_and(|found| found.start < at) {
+            self.known = self.next_known(at);
+        }
+        if self.token.is_some_and(|token| token.at() < at) {
+            self.token = tokens::find(self.window, at, self.context.before, self.end);
+        }
+    }
+
+    /// Shows a range, less what was shown before.
+    fn show(&mut self, range: Range<usize>) {
+        let start = range.start.max(self.context.shown);
+        self.scan.out.extend_from_slice(self.window.get(start..range.end).unwrap_or_default());
+    }
+
+    /// Shows a group: its masked ranges as marks, what lies between them as it is.
+    fn mask(&mut self, start: usize, group: &Group) {
+        let mut masks: Vec<&Mask> = group.masks.iter().collect();
+        masks.sort_by_key(|mask| mask.range.start);
+        let mut at = start;
+        let mut index = 0;
+        while let Some(first) = masks.get(index) {
+            let mut range = first.range.clone();
+            index += 1;
+            while let Some(next) = masks.get(index).filter(|next| next.range.start < range.end) {
+                range.end = range.end.max(next.range.end);
+                index += 1;
+            }
+            self.show(at..range.start);
+            if range.end > self.context.shown {
+                self.scan.out.extend_from_slice(b"[REDACTED:");
+                self.scan.out.extend_from_slice(first.kind.as_bytes());
+                self.scan.out.push(b']');
+            }
+            self.scan.hits.push(Hit { kind: Arc::clone(&first.kind), bytes: range.len() });
+            at = range.end;
+        }
+        self.show(at..group.end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redactor() -> Redactor {
+        Redactor::new([("API_KEY", Secret::from("s3cret-value-0123")), ("PIN", Secret::from("48151"))])
+            .unwrap()
+    }
+
+    fn redact(text: &str) -> String {
+        redactor().redact(text).into_inner()
+    }
+
+    #[test]
+    fn known_secrets_are_masked_by_name() {
+        assert_eq!(redact("key=s3cret-value-0123;"), "key=[REDACTED:API_KEY];");
+        assert_eq!(redact("48151"), "[REDACTED:PIN]");
+        assert_eq!(redact("s3cret-value-0123s3cret-value-0123"), "[REDACTED:API_KEY][REDACTED:API_KEY]");
+    }
+
+    #[test]
+    fn published_formats_are_masked() {
+        for (text, kind) in [
+            ("AKIAIOSFODNN7EXAMPLE", "aws-access-key-id"),
+            ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "github-token"),
+            ("gho_abcdefghijklmnopqrstuvwxyz0123456789", "github-token"),
+            ("github_pat_11ABCDEFG0123456789_abcdefghijklmnop", "github-token"),
+            ("glpat-abcdefghij0123456789", "gitlab-token"),
+            ("sk-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKL", "openai-key"),
+            ("sk-proj-abc_DEF-0123456789abcdef", "openai-key"),
+            ("sk-ant-api03-abc_DEF-0123456789abcdef", "anthropic-key"),
+            ("nvapi-abcdefghijklmnop-0123456789_XYZ", "nvidia-key"),
+            ("hf_abcdefghijklmnopqrstuvwxyzABCDEFGH", "huggingface-token"),
+            ("xoxb-123456789012-abcdefGHIJKL", "slack-token"),
+            ("sk_live_abcdefghijklmnopqrstuvwx", "stripe-key"),
+            ("AIzaSyA-abcdefghijklmnopqrstuvwxyz01234", "google-api-key"),
+            ("npm_abcdefghijklmnopqrstuvwxyz0123456789", "npm-token"),
+            ("pypi-AgEIcHlwaS5vcmcCJGFiY2RlZg", "pypi-token"),
+            ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N", "jwt"),
+            ("-----BEGIN RSA PRIVATE KEY-----\nMIIabc+/=\n-----END RSA PRIVATE KEY-----", "private-key"),
+        ] {
+            assert_eq!(redact(text), format!("[REDACTED:{kind}]"), "{text}");
+            assert_eq!(redact(&format!("a {text}, b")), format!("a [REDACTED:{kind}], b"), "{text}");
+            assert_eq!(redact(&format!("\"{text}\"\n")), format!("\"[REDACTED:{kind}]\"\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_and_hosts_stay_where_only_a_value_is_secret() {
+        assert_eq!(
+            redact("postgres://app:p4ss:w0rd@db.example/x"),
+            "postgres://app:[REDACTED:url-password]@db.example/x"
+        );
+        assert_eq!(redact("redis://:hunter2@h"), "redis://:[REDACTED:url-password]@h");
+        assert_eq!(
+            redact("Authorization: Basic dXNlcjpwYXNz\r\nA: b"),
+            "Authorization: Basic [REDACTED:authorization]\r\nA: b"
+        );
+        assert_eq!(redact("authorization: Bearer abcd"), "authorization: Bearer [REDACTED:authorization]");
+        assert_eq!(redact(r#"{"x-api-key": "0123456789abcdef"}"#), r#"{"x-api-key": "[REDACTED:api-key]"}"#);
+        assert_eq!(
+            redact("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+            "aws_secret_access_key = [REDACTED:aws-secret-access-key]"
+        );
+    }
+
+    #[test]
+    fn ordinary_text_comes_through_byte_for_byte() {
+        for text in [
+            "",
+            "pip install sk-learn task-scheduler risk-assessment-of-long-names-in-kebab-case",
+            "http://localhost:8080/path?x=1 https://example.com:443 ssh://git@host",
+            "Bearer authentication-scheme is described in RFC 6750",
+            "Authorization: required by the server",
+            "eyJ is how base64 of JSON begins; hf_transfer; npm_config_cache; xai-org/grok",
+            "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+            "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "AKIA is four letters; AKIAIOSFODNN7EXAMPLEX is too long",
+        ] {
+            assert_eq!(redact(text), text);
+        }
+        let binary: Vec<u8> = (0..=255).cycle().take(4096).collect();
+        assert_eq!(*redactor().redact_bytes(&binary), binary);
+    }
+
+    #[test]
+    fn overlapping_secrets_leave_nothing_between_them() {
+        let redactor =
+            Redactor::new([("A", Secret::from("abcdefgh")), ("B", Secret::from("efghijkl"))]).unwrap();
+        assert_eq!(*redactor.redact("xabcdefghijklx"), "x[REDACTED:A]x");
+        // A known secret with bytes that its published format would not hold.
+        let redactor = Redactor::new([("K", Secret::from("sk-abcdefghijklmnopqrstuvwxyz$tail"))]).unwrap();
+        assert_eq!(*redactor.redact("Bearer sk-abcdefghijklmnopqrstuvwxyz$tail."), "Bearer [REDACTED:K].");
+    }
+
+    #[test]
+    fn only_a_tail_that_could_begin_a_secret_is_held() {
+        let redactor = redactor();
+        for (window, held) in [
+            ("hello", 0),
+            ("hello s3cret-val", 10),
+            ("hello s3cret-val!", 0),
+            ("token gh", 2),
+            ("token ghp_", 4),
+            ("token ghp_!", 0),
+            ("risk", 0),
+            ("a sk", 2),
+            ("-----BEGIN PUBLIC", 0),
+            ("-----BEGIN PRIV", 15),
+        ] {
+            let scan = redactor.scan(window.as_bytes(), End::More);
+            assert_eq!(scan.held, held, "{window}");
+            assert_eq!(scan.out, &window.as_bytes()[..window.len() - held]);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_first_masks_what_it_cut() {
+        let scan = |text: &str, end| String::from_utf8(redactor().scan(text.as_bytes(), end).out).unwrap();
+        assert_eq!(scan("x s3cret-va", End::Eof), "x [REDACTED:API_KEY]");
+        assert_eq!(scan("x s3cret", End::Eof), "x s3cret");
+        assert_eq!(scan("x ghp_abcdef", End::Eof), "x [REDACTED:github-token]");
+        assert_eq!(scan("x ghp_abcdef", End::Complete), "x ghp_abcdef");
+        assert_eq!(scan("x ghp_abc", End::Eof), "x ghp_abc");
+    }
+
+    #[test]
+    fn what_was_shown_is_not_shown_again_and_the_rest_of_a_secret_is_masked() {
+        let context = Context { before: Some(b' '), shown: 5 };
+        let scan = redactor().scan_after(context, b"s3cret-value-0123!", End::More);
+        assert_eq!(scan.out, b"[REDACTED:API_KEY]!");
+        let scan = redactor().scan_after(context, b"s3crets are fine", End::More);
+        assert_eq!(scan.out, b"ts are fine");
+    }
+}

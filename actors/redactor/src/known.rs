@@ -1,0 +1,328 @@
+//! Tier 1: the secrets in use, in every form in which a program is likely to print one. An exact search: no false
+//! positives, no format needed. The needles live in wiped memory; the automaton built from them does not, so it
+//! must never outlive its use nor be printed.
+
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use zeroize::Zeroizing;
+
+use crate::engine::RedactorError;
+use crate::secret::Secret;
+
+/// Shorter secrets are not searched for: four bytes of a text match by chance all too often.
+pub const SECRET_MIN: usize = 5;
+/// Encoded forms are searched for only when they leave this many characters that depend on the secret alone.
+const ENCODED_MIN: usize = 8;
+/// Longer secrets are searched for piece by piece, so that the held-back tail stays bounded.
+const PIECE_MAX: usize = 4096;
+/// All needles together, in bytes. Far above hundreds of credentials; keeps a key ring from eating the memory.
+const NEEDLES_MAX: usize = 8 * 1024 * 1024;
+/// Up to this size the automaton is a DFA (fast, some 50 bytes of table a needle byte), above it an NFA.
+const DFA_MAX: usize = 32 * 1024;
+
+/// RFC 3986 unreserved characters stay; all else is encoded.
+const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// What ECMAScript's `encodeURIComponent` leaves alone.
+const COMPONENT: &AsciiSet = &STRICT.remove(b'!').remove(b'*').remove(b'\'').remove(b'(').remove(b')');
+/// What most clients leave alone within a path.
+const PATH: &AsciiSet = &STRICT
+    .remove(b'/')
+    .remove(b':')
+    .remove(b'@')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=');
+
+/// A place where a known secret stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// None: the beginning of one, cut off by the end of the text.
+    needle: Option<usize>,
+}
+
+impl Found {
+    /// The beginning of a secret, up to the end of the text.
+    pub(crate) fn cut(start: usize, end: usize) -> Self {
+        Self { start, end, needle: None }
+    }
+}
+
+/// The search for all known secrets at once.
+pub(crate) struct Known {
+    /// Sorted, so that "is this tail the beginning of one" is a binary search.
+    needles: Vec<(Zeroizing<Vec<u8>>, Arc<str>)>,
+    automaton: Option<AhoCorasick>,
+    first: [bool; 256],
+    longest: usize,
+}
+
+impl Known {
+    pub(crate) fn new(secrets: &[(Arc<str>, Secret)]) -> Result<Self, RedactorError> {
+        let mut needles: Vec<(Zeroizing<Vec<u8>>, Arc<str>)> = Vec::new();
+        for (kind, secret) in secrets {
+            needles.extend(forms_of(secret.expose()).into_iter().map(|form| (form, Arc::clone(kind))));
+        }
+        // Stable, so that of two secrets with one form the first named gives its name.
+        needles.sort_by(|(one, _), (other, _)| one.as_slice().cmp(other.as_slice()));
+        needles.dedup_by(|(one, _), (other, _)| one.as_slice() == other.as_slice());
+        let size: usize = needles.iter().map(|(needle, _)| needle.len()).sum();
+        if size > NEEDLES_MAX {
+            return Err(RedactorError::TooManySecrets { bytes: size, limit: NEEDLES_MAX });
+        }
+        let kind = if size <= DFA_MAX { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
+        let automaton = if needles.is_empty() {
+            None
+        } else {
+            let built = AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostLongest)
+                .kind(Some(kind))
+                .build(needles.iter().map(|(needle, _)| needle.as_slice()));
+            Some(built.map_err(|error| RedactorError::Build(error.to_string()))?)
+        };
+        let mut first = [false; 256];
+        for (needle, _) in &needles {
+            if let Some(slot) = needle.first().and_then(|byte| first.get_mut(usize::from(*byte))) {
+                *slot = true;
+            }
+        }
+        let longest = needles.iter().map(|(needle, _)| needle.len()).max().unwrap_or(0);
+        Ok(Self { needles, automaton, first, longest })
+    }
+
+    /// The first known secret that starts at or after `from`; the longest of those that start there.
+    pub(crate) fn find(&self, window: &[u8], from: usize) -> Option<Found> {
+        let automaton = self.automaton.as_ref()?;
+        if from >= window.len() {
+            return None;
+        }
+        let found = automaton.find(Input::new(window).range(from..))?;
+        Some(Found { start: found.start(), end: found.end(), needle: Some(found.pattern().as_usize()) })
+    }
+
+    /// The name of the secret found whole.
+    pub(crate) fn kind(&self, found: Found) -> Option<Arc<str>> {
+        self.needles.get(found.needle?).map(|(_, kind)| Arc::clone(kind))
+    }
+
+    /// Every place near the end of the window from which the rest is the beginning, and only the beginning, of a
+    /// known secret; ascending, with the secret it would be.
+    pub(crate) fn tails(&self, window: &[u8]) -> Vec<Tail> {
+        let from = window.len().saturating_sub(self.longest.saturating_sub(1));
+        let mut tails = Vec::new();
+        for (at, byte) in window.iter().enumerate().skip(from) {
+            if !self.first.get(usize::from(*byte)).copied().unwrap_or(false) {
+                continue;
+            }
+            let tail = window.get(at..).unwrap_or_default();
+            // Needles that begin with the tail sort directly after it; the tail itself, whole, is not "more to come".
+            let index = self.needles.partition_point(|(needle, _)| needle.as_slice() <= tail);
+            if let Some((_, kind)) = self.needles.get(index).filter(|(needle, _)| needle.starts_with(tail)) {
+                tails.push(Tail { at, kind: Arc::clone(kind) });
+            }
+        }
+        tails
+    }
+}
+
+/// A tail that is the beginning of a known secret.
+#[derive(Debug, Clone)]
+pub(crate) struct Tail {
+    pub(crate) at: usize,
+    pub(crate) kind: Arc<str>,
+}
+
+/// Every form of one secret, pieces of long ones included.
+fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let mut forms = Vec::new();
+    // A trailing newline belongs to the file it came from, not to the secret.
+    let trimmed = secret.trim_ascii();
+    if trimmed.len() < SECRET_MIN {
+        return forms;
+    }
+    let mut push = |form: Vec<u8>, min: usize| {
+        let form = Zeroizing::new(form);
+        if form.len() >= min {
+            pieces(&form, &mut forms);
+        }
+    };
+    push(trimmed.to_vec(), SECRET_MIN);
+    for form in json_forms(trimmed) {
+        push(form, SECRET_MIN);
+    }
+    for form in percent_forms(trimmed) {
+        push(form, SECRET_MIN);
+    }
+    if trimmed.contains(&b'\n') {
+        // As a terminal prints it.
+        push(trimmed.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]), SECRET_MIN);
+    }
+    for shift in 0..3 {
+        for form in base64_forms(trimmed, shift) {
+            push(form, ENCODED_MIN);
+        }
+    }
+    if trimmed.len() >= ENCODED_MIN {
+        push(hex(trimmed, b"0123456789abcdef"), ENCODED_MIN);
+        push(hex(trimmed, b"0123456789ABCDEF"), ENCODED_MIN);
+    }
+    forms
+}
+
+fn pieces(form: &[u8], into: &mut Vec<Zeroizing<Vec<u8>>>) {
+    let mut rest = form;
+    while rest.len() > PIECE_MAX {
+        // No last piece too short to be searched for.
+        let cut = if rest.len() < PIECE_MAX + SECRET_MIN { rest.len() - SECRET_MIN } else { PIECE_MAX };
+        let (piece, left) = rest.split_at(cut);
+        into.push(Zeroizing::new(piece.to_vec()));
+        rest = left;
+    }
+    into.push(Zeroizing::new(rest.to_vec()));
+}
+
+/// The inside of a JSON string: as most writers escape it, with `\/`, and in pure ASCII.
+fn json_forms(secret: &[u8]) -> Vec<Vec<u8>> {
+    let Ok(text) = std::str::from_utf8(secret) else { return Vec::new() };
+    let Ok(quoted) = serde_json::to_string(text) else { return Vec::new() };
+    let plain = quoted.get(1..quoted.len() - 1).unwrap_or_default().to_owned();
+    let slashed = plain.replace('/', "\\/");
+    let ascii = crate::ascii::escape_json(&plain).into_owned();
+    vec![plain.into_bytes(), slashed.into_bytes(), ascii.into_bytes()]
+}
+
+fn percent_forms(secret: &[u8]) -> Vec<Vec<u8>> {
+    let mut forms = Vec::new();
+    for set in [STRICT, COMPONENT, PATH, NON_ALPHANUMERIC] {
+        let upper = percent_encode(secret, set).to_string();
+        let spaced = upper.replace("%20", "+");
+        for form in [upper, spaced] {
+            forms.push(lower_hex(form.as_bytes()));
+            forms.push(form.into_bytes());
+        }
+    }
+    forms
+}
+
+/// `%2F` as `%2f`, nothing else changed.
+fn lower_hex(encoded: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(encoded.len());
+    let mut digits = 0;
+    for byte in encoded {
+        if digits > 0 {
+            digits -= 1;
+            out.push(byte.to_ascii_lowercase());
+        } else {
+            digits = if *byte == b'%' { 2 } else { 0 };
+            out.push(*byte);
+        }
+    }
+    out
+}
+
+/// The characters of a base64 text that depend on the secret alone, when `shift` bytes of something else stand
+/// before it in its group of three: the first characters and the last are shared with the neighbours, so left out.
+fn base64_forms(secret: &[u8], shift: usize) -> [Vec<u8>; 2] {
+    let mut padded = Zeroizing::new(vec![0u8; shift]);
+    padded.extend_from_slice(secret);
+    let skip = (shift * 8).div_ceil(6);
+    let keep = padded.len() * 8 / 6;
+    [STANDARD_NO_PAD.encode(padded.as_slice()), URL_SAFE_NO_PAD.encode(padded.as_slice())].map(|encoded| {
+        let encoded = Zeroizing::new(encoded.into_bytes());
+        encoded.get(skip..keep).unwrap_or_default().to_vec()
+    })
+}
+
+fn hex(secret: &[u8], digits: &[u8; 16]) -> Vec<u8> {
+    secret
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|nibble| digits.get(usize::from(nibble)).copied())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    fn known(secret: &[u8]) -> Known {
+        Known::new(&[(Arc::from("k"), Secret::new(secret))]).unwrap()
+    }
+
+    #[test]
+    fn every_form_is_found() {
+        let secret = b"p+ss/w\"rd\\ \xc3\xa9-0123456789".as_slice();
+        let known = known(secret);
+        let text = std::str::from_utf8(secret).unwrap();
+        let mut shown: Vec<Vec<u8>> = vec![
+            secret.to_vec(),
+            serde_json::to_vec(text).unwrap(),
+            serde_json::to_string(text).unwrap().replace('/', "\\/").into_bytes(),
+            serde_json::to_string(text).unwrap().replace('é', "\\u00e9").into_bytes(),
+            percent_encode(secret, NON_ALPHANUMERIC).to_string().into_bytes(),
+            percent_encode(secret, STRICT)
+                .to_string()
+                .replace("%2F", "%2f")
+                .replace("%2B", "%2b")
+                .replace("%5C", "%5c")
+                .replace("%C3%A9", "%c3%a9")
+                .into_bytes(),
+            percent_encode(secret, COMPONENT).to_string().replace("%20", "+").into_bytes(),
+            hex(secret, b"0123456789abcdef"),
+        ];
+        for before in ["", "a", "ab", "user:", "x:"] {
+            for after in ["", "!", "!!"] {
+                let whole = [before.as_bytes(), secret, after.as_bytes()].concat();
+                shown.push(STANDARD.encode(&whole).into_bytes());
+                shown.push(URL_SAFE.encode(&whole).into_bytes());
+            }
+        }
+        for form in shown {
+            let text = [b"x=".as_slice(), &form, b" ."].concat();
+            assert!(known.find(&text, 0).is_some(), "{}", String::from_utf8_lossy(&form));
+        }
+    }
+
+    #[test]
+    fn a_base64_hit_covers_all_characters_that_tell_the_secret() {
+        let secret = b"0123456789abcdef";
+        let known = known(secret);
+        let text = STANDARD.encode([b"ab".as_slice(), secret, b"z"].concat());
+        let found = known.find(text.as_bytes(), 0).unwrap();
+        // What is left shares its bits with a neighbour: at most one character on either side.
+        assert!(found.start <= 3 && text.len() - found.end <= 4, "{found:?} of {text}");
+    }
+
+    #[test]
+    fn short_secrets_are_left_alone_and_long_ones_are_cut_into_pieces() {
+        assert!(known(b"abcd").needles.is_empty());
+        let long = vec![b'x'; PIECE_MAX * 2 + 1];
+        let known = known(&long);
+        assert!(known.longest <= PIECE_MAX);
+        assert!(known.needles.iter().all(|(needle, _)| needle.len() >= SECRET_MIN));
+    }
+
+    #[test]
+    fn tails_are_beginnings_only() {
+        let known = known(b"secret-value-1");
+        let at = |text: &[u8]| known.tails(text).iter().map(|tail| tail.at).collect::<Vec<_>>();
+        assert_eq!(at(b"say secret-val"), [4]);
+        assert_eq!(at(b"say secret-value-1"), Vec::<usize>::new());
+        assert_eq!(at(b"say nothing"), Vec::<usize>::new());
+        assert_eq!(at(b"s"), [0]);
+    }
+}
