@@ -1,1 +1,29 @@
-//! cofferdam agent.
+//! The cage around an agent, and the agent process as an actor.
+//!
+//! ```text
+//! plan        what the cage is to be: data, checked before anything is forked
+//! launch      the heart's side: clone init, write its id maps, exec the supervisor
+//! init        pid 1 of the sandbox: builds the cage, forks agents, reaps, makes sockets inside
+//! isolation   one file a control: mounts, proc, devices, user, capabilities, Landlock, seccomp, limits, terminal
+//! probe       the proof: what must fail fails, what must work works, tried in the agent's place
+//! doctor      what this machine can enforce, each tried for real
+//! protocol    what the three processes say to each other
+//! wire        how: one versioned message a packet, with descriptors
+//! client      init as the supervisor sees it: async calls and events
+//! actor       one actor an agent process; the only file that knows of actors
+//! ```
+//! This is the one crate with `unsafe` code, kept in `sys` and, where a fork is involved, in `launch` and
+//! `init`. Heart and init are single-threaded: that is what makes allocating after a fork sound.
+
+pub mod client;
+mod inherit;
+mod init;
+pub mod isolation;
+pub mod launch;
+pub mod plan;
+pub mod protocol;
+mod sys;
+pub mod wire;
+
+pub use client::{ClientError, InitClient};
+pub use inherit::inherit;

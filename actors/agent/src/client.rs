@@ -1,0 +1,333 @@
+//! Init as the supervisor sees it: async calls, and events for whoever listens.
+//!
+//! One task owns the channel and the table of open questions; callers hold a cloneable [`InitClient`] and never a
+//! lock. The channel outlives supervisors: replies to questions that this client never asked are dropped (their
+//! descriptors closed). When the channel ends every open question ends with [`ClientError::Closed`].
+
+use crate::plan;
+use crate::protocol::{
+    Answer, CageReport, Event, FromInit, Holder, Identity, MAX_SPAWN_SPEC, ProcessId, ProcessRecord, Refusal,
+    Request, RequestId, SpawnSpec, Stdio, ToInit,
+};
+use crate::sys;
+use crate::wire::{AsyncWire, Packet, WireError};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// Questions waiting to be sent; more than this many callers wait their turn.
+const QUEUE: usize = 256;
+/// Events a slow listener may lag behind before it must ask for the list instead.
+const EVENTS: usize = 256;
+
+/// Why a call to init failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Init said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The channel is gone; so is the sandbox.
+    #[error("the sandbox's init is gone")]
+    Closed,
+    /// Init answered something else than was asked (a fault in cofferdam).
+    #[error("init gave the wrong kind of answer")]
+    Unexpected,
+    /// A system call failed on this side.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The question could not be encoded.
+    #[error("{0}")]
+    Wire(#[from] WireError),
+}
+
+struct Question {
+    request: Request,
+    fds: Vec<OwnedFd>,
+    answer: oneshot::Sender<Result<(Answer, Vec<OwnedFd>), ClientError>>,
+}
+
+/// A cloneable handle to init.
+#[derive(Clone, Debug)]
+pub struct InitClient {
+    questions: mpsc::Sender<Question>,
+    events: broadcast::Sender<Event>,
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Question").field("request", &self.request).finish_non_exhaustive()
+    }
+}
+
+/// A started process.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its row in init's table.
+    pub record: ProcessRecord,
+    /// The terminal's master, for [`Stdio::Pty`].
+    pub pty: Option<OwnedFd>,
+}
+
+impl InitClient {
+    /// Takes the supervisor's end of the channel to init. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn new(channel: OwnedFd) -> Result<Self, ClientError> {
+        let wire = AsyncWire::new(channel)?;
+        let (questions, inbox) = mpsc::channel(QUEUE);
+        let (events, _) = broadcast::channel(EVENTS);
+        tokio::spawn(serve(wire, inbox, events.clone()));
+        Ok(Self { questions, events })
+    }
+
+    /// Events from now on. A listener that lags gets an error from its receiver and must [`InitClient::list`].
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// How the cage came out; waits until it is built and proven.
+    ///
+    /// # Errors
+    /// [`Refusal::Cage`] when it could not be.
+    pub async fn report(&self) -> Result<CageReport, ClientError> {
+        match self.ask(Request::Report, vec![]).await? {
+            (Answer::Report(report), _) => Ok(report),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Starts a process on the given standard streams (0, 1, 2).
+    ///
+    /// # Errors
+    /// [`Refusal::Exec`] with the kernel's reason; [`Refusal::AlreadyRunning`].
+    pub async fn spawn(
+        &self,
+        agent: &str,
+        spec: &SpawnSpec,
+        streams: [OwnedFd; 3],
+    ) -> Result<Spawned, ClientError> {
+        let [stdin, stdout, stderr] = streams;
+        self.spawn_with(agent, spec, Stdio::Given, vec![stdin, stdout, stderr]).await
+    }
+
+    /// Starts a process on a terminal of the sandbox's own.
+    ///
+    /// # Errors
+    /// As [`InitClient::spawn`].
+    pub async fn spawn_pty(
+        &self,
+        agent: &str,
+        spec: &SpawnSpec,
+        rows: u16,
+        columns: u16,
+    ) -> Result<Spawned, ClientError> {
+        self.spawn_with(agent, spec, Stdio::Pty { rows, columns }, vec![]).await
+    }
+
+    async fn spawn_with(
+        &self,
+        agent: &str,
+        spec: &SpawnSpec,
+        stdio: Stdio,
+        streams: Vec<OwnedFd>,
+    ) -> Result<Spawned, ClientError> {
+        let bytes = postcard::to_allocvec(spec).map_err(WireError::from)?;
+        if bytes.len() as u64 > MAX_SPAWN_SPEC {
+            return Err(Refusal::TooMany("bytes of arguments and environment".into()).into());
+        }
+        let mut fds = vec![sys::memfd::sealed(c"cofferdam-spawn", &bytes)?];
+        fds.extend(streams);
+        match self.ask(Request::Spawn { agent: agent.to_owned(), stdio }, fds).await? {
+            (Answer::Spawned(record), fds) => Ok(Spawned { record, pty: fds.into_iter().next() }),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Sends a signal to a process, or to its whole group.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownProcess`].
+    pub async fn signal(&self, process: ProcessId, signo: i32, group: bool) -> Result<(), ClientError> {
+        self.done(Request::Signal { process, signo, group }, vec![]).await
+    }
+
+    /// All processes of the table.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list(&self) -> Result<Vec<ProcessRecord>, ClientError> {
+        match self.ask(Request::List, vec![]).await? {
+            (Answer::Processes(list), _) => Ok(list),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Drops an exited process from the table.
+    ///
+    /// # Errors
+    /// [`Refusal::StillRunning`], [`Refusal::UnknownProcess`].
+    pub async fn forget(&self, process: ProcessId) -> Result<(), ClientError> {
+        self.done(Request::Forget { process }, vec![]).await
+    }
+
+    /// Another descriptor of a process's terminal.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pty_master(&self, process: ProcessId) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::PtyMaster { process }).await
+    }
+
+    /// A TCP listener inside; the same address gives the same listener.
+    ///
+    /// # Errors
+    /// [`Refusal::System`], e.g. when an agent has the port.
+    pub async fn listen_tcp(&self, address: SocketAddr) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::ListenTcp { address }).await
+    }
+
+    /// A bound UDP socket inside; the same address gives the same socket.
+    ///
+    /// # Errors
+    /// As [`InitClient::listen_tcp`].
+    pub async fn bind_udp(&self, address: SocketAddr) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::BindUdp { address }).await
+    }
+
+    /// A socket that connects to the loopback inside; non-blocking, and perhaps still connecting.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn connect_tcp(&self, address: SocketAddr) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::ConnectTcp { address }).await
+    }
+
+    /// A `NETLINK_SOCK_DIAG` socket of the sandbox's network namespace.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn diag(&self) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::Diag).await
+    }
+
+    /// Every process that holds the socket with this inode, and their executables, opened: the descriptor of an
+    /// identity is `executables[identity.exe]`.
+    ///
+    /// # Errors
+    /// [`Refusal::Unreadable`], [`Refusal::TooMany`]: the caller must deny. An empty list is an answer: deny too.
+    pub async fn holders(
+        &self,
+        inode: u64,
+        mappings: bool,
+    ) -> Result<(Vec<Holder>, Vec<OwnedFd>), ClientError> {
+        match self.ask(Request::Holders { inode, mappings }, vec![]).await? {
+            (Answer::Holders(holders), executables) => {
+                let opened = |identity: &Identity| usize::from(identity.exe) < executables.len();
+                if holders.iter().all(|h| opened(&h.process) && h.ancestors.iter().all(opened)) {
+                    Ok((holders, executables))
+                } else {
+                    Err(ClientError::Unexpected)
+                }
+            }
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// Writes a file of [`plan::RUN_DIR`] in place. Readers may see it half-written: do it before agents run.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for a name that isn't plain.
+    pub async fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), ClientError> {
+        let file = sys::memfd::sealed(c"cofferdam-file", bytes)?;
+        self.done(Request::PutFile { name: name.to_owned() }, vec![file]).await
+    }
+
+    /// The bundle that programs inside find as the system's certificate store and at
+    /// `/run/cofferdam/ca-bundle.pem`.
+    ///
+    /// # Errors
+    /// As [`InitClient::put_file`].
+    pub async fn put_ca_bundle(&self, pem: &[u8]) -> Result<(), ClientError> {
+        self.put_file(plan::CA_BUNDLE, pem).await
+    }
+
+    /// Kills whatever isn't in the session of a process of the table.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn kill_strays(&self) -> Result<(), ClientError> {
+        self.done(Request::KillStrays, vec![]).await
+    }
+
+    async fn done(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(), ClientError> {
+        match self.ask(request, fds).await? {
+            (Answer::Done, _) => Ok(()),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    async fn descriptor(&self, request: Request) -> Result<OwnedFd, ClientError> {
+        match self.ask(request, vec![]).await? {
+            (Answer::Descriptor, fds) => fds.into_iter().next().ok_or(ClientError::Unexpected),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    async fn ask(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
+        let (answer, reply) = oneshot::channel();
+        self.questions.send(Question { request, fds, answer }).await.map_err(|_| ClientError::Closed)?;
+        reply.await.map_err(|_| ClientError::Closed)?
+    }
+}
+
+type Open = HashMap<RequestId, oneshot::Sender<Result<(Answer, Vec<OwnedFd>), ClientError>>>;
+
+/// Owns the channel until it ends or every client is gone.
+async fn serve(wire: AsyncWire, mut inbox: mpsc::Receiver<Question>, events: broadcast::Sender<Event>) {
+    let mut open = Open::new();
+    let mut next = first_id();
+    loop {
+        tokio::select! {
+            question = inbox.recv() => {
+                let Some(Question { request, fds, answer }) = question else { return };
+                let id = RequestId(next);
+                next = next.wrapping_add(1);
+                let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                match wire.send(&ToInit { id, request }, &borrowed).await {
+                    Ok(()) => {
+                        // Callers that went away leave their entry; they are swept as the table grows.
+                        if open.len() >= QUEUE {
+                            open.retain(|_, waiting| !waiting.is_closed());
+                        }
+                        open.insert(id, answer);
+                    }
+                    Err(WireError::Closed) => return,
+                    Err(error) => drop(answer.send(Err(error.into()))),
+                }
+            }
+            packet = wire.recv::<FromInit>() => match packet {
+                Ok(Packet { body: FromInit::Reply { to, result }, fds }) => {
+                    if let Some(waiting) = open.remove(&to) {
+                        drop(waiting.send(result.map(|answer| (answer, fds)).map_err(ClientError::from)));
+                    }
+                }
+                // Nobody listening is no fault: the table is the truth.
+                Ok(Packet { body: FromInit::Event(event), .. }) => drop(events.send(event)),
+                Err(WireError::Closed | WireError::Io(_)) => return,
+                // Init is ours: a packet that can't be read is a fault of this program. Go on: the question it
+                // answered stays open until its caller's deadline, and nothing is let through meanwhile.
+                Err(error) => tracing::error!(%error, "a packet from init could not be read"),
+            },
+        }
+    }
+}
+
+/// Where the ids of this client start: far from those of a predecessor on the same channel.
+fn first_id() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's own randomness is enough: the other side is ours, only overlap must be improbable.
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,30 @@
+//! The walls, one file each. What is in `root` and its neighbours happens once, in init; the rest happens in every
+//! child between fork and exec, in the order of [`confine`](crate::init).
+//!
+//! Nothing here decides policy: a file takes its part of the plan and makes the kernel hold it, or returns the error.
+
+pub mod capabilities;
+
+use std::path::Path;
+
+/// What the cage has of its own at these places, whatever the host has there: never bound from the host.
+const PROVIDED: &[&str] = &[
+    crate::plan::WORKSPACE,
+    crate::plan::RUN_DIR,
+    "/tmp",
+    "/var/tmp",
+    "/var/log",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/etc",
+];
+
+/// Whether a path of the policy is, or lies in, something that the cage makes itself.
+///
+/// `/etc` is: ours is reduced, and single files of the host's are added to it by name.
+#[must_use]
+pub fn is_provided(path: &Path) -> bool {
+    PROVIDED.iter().any(|own| path == Path::new(own))
+        || ["/proc", "/sys", "/dev", crate::plan::RUN_DIR].iter().any(|own| path.starts_with(own))
+}

@@ -1,0 +1,312 @@
+//! The cage as data: everything that init needs to know, decided before anything is forked.
+//!
+//! A plan holds no secret, no closure and no descriptor (descriptors travel beside it); it is written once by the
+//! command line, checked by [`CagePlan::check`], and never changes while a sandbox lives.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+
+/// The agent's user and group id inside the sandbox, always.
+pub const AGENT_ID: u32 = 1000;
+/// Where the workspace is inside; home and first working directory.
+pub const WORKSPACE: &str = "/sandbox";
+/// Where our own read-only files are inside.
+pub const RUN_DIR: &str = "/run/cofferdam";
+/// Name, in [`RUN_DIR`], of the bundle that is also shown as the system's certificate store.
+pub const CA_BUNDLE: &str = "ca-bundle.pem";
+/// The address that `inference.local` has inside.
+pub const INFERENCE_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 77);
+
+/// A user and a group, as numbers of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Id {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// Who is who, by the host's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// Started by an ordinary user: one id, `1000` inside is the operator outside; uid 0 isn't mapped.
+    Rootless {
+        /// The operator's effective ids.
+        operator: Id,
+    },
+    /// Started as root: `0` inside is `gateway`, `1000` inside is `sandbox`; real root isn't mapped.
+    Rooted {
+        /// Runs the supervisor and owns the user namespace.
+        gateway: Id,
+        /// Runs the agent. Never 0, never the gateway.
+        sandbox: Id,
+    },
+}
+
+/// What happens when the kernel lacks a control.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Enforcement {
+    /// It is an error at start.
+    #[default]
+    Strict,
+    /// It is reported as missing, and the sandbox starts.
+    BestEffort,
+}
+
+/// One path of the policy's static part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRule {
+    /// Absolute.
+    pub path: PathBuf,
+    /// A missing one is skipped only when this says so.
+    pub optional: bool,
+}
+
+/// The files that the agent may see; nothing else exists for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paths {
+    /// Readable and executable.
+    pub read_only: Vec<PathRule>,
+    /// Writable too.
+    pub read_write: Vec<PathRule>,
+}
+
+/// Bounds on what the agents may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory of all agents together (cgroup v2 `memory.max`); `None` = not limited here.
+    pub memory: Option<u64>,
+    /// Processes and threads of all agents together (cgroup v2 `pids.max`); `None` = not limited here.
+    pub pids: Option<u64>,
+    /// Processors, in thousandths (2000 = two of them; cgroup v2 `cpu.max`); `None` = not limited here.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of the private `/tmp`.
+    pub tmp_bytes: u64,
+    /// `RLIMIT_NPROC`: counts a user over the whole host, hence generous.
+    pub nproc: u64,
+    /// `RLIMIT_NOFILE`: lowered to the hard limit where that is below.
+    pub nofile: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            pids: None,
+            cpu_millis: None,
+            // Package managers unpack here; more than this belongs into the workspace.
+            tmp_bytes: 2 << 30,
+            // Enough for a browser and a build; a fork bomb stops here.
+            nproc: 512,
+            // Node and Chromium want this many; 256 breaks them.
+            nofile: 65_536,
+        }
+    }
+}
+
+/// A file that init puts into [`RUN_DIR`] before anything runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// A plain file name.
+    pub name: String,
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+/// A control that a test may switch off, to see that the proof notices.
+///
+/// It only ever makes a sandbox fail to start: the proof runs all the same, and under `strict` refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each variant is the control's own name")]
+pub enum Control {
+    Landlock,
+    Seccomp,
+    Capabilities,
+    NoNewPrivileges,
+    ReadOnlyMounts,
+    MaskedProc,
+    Rlimits,
+    User,
+    Network,
+    Cgroup,
+    ControllingTerminal,
+}
+
+impl Control {
+    /// Lower-case name for metrics, status and messages: a closed set.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no_new_privs",
+            Self::ReadOnlyMounts => "read_only_mounts",
+            Self::MaskedProc => "masked_proc",
+            Self::Rlimits => "rlimits",
+            Self::User => "user",
+            Self::Network => "network",
+            Self::Cgroup => "cgroup",
+            Self::ControllingTerminal => "controlling_terminal",
+        }
+    }
+}
+
+impl std::fmt::Display for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Landlock's TCP rules. Without them the network namespace alone is the wall: it has nothing but the loopback, and
+/// agents do run servers of their own on ports that nobody can list beforehand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpPorts {
+    /// Ports the agent may bind (0 = an ephemeral one).
+    pub bind: Vec<u16>,
+    /// Ports the agent may connect to.
+    pub connect: Vec<u16>,
+}
+
+/// Everything that init needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CagePlan {
+    /// The sandbox's name: its host name inside.
+    pub name: String,
+    /// Who is who.
+    pub ids: Ids,
+    /// The host directory shown as [`WORKSPACE`]; it must exist.
+    pub workspace: PathBuf,
+    /// The policy's static part (the workspace itself included where the policy includes it).
+    pub paths: Paths,
+    /// Landlock TCP rules, if any.
+    pub tcp: Option<TcpPorts>,
+    /// Strict or best effort.
+    pub enforcement: Enforcement,
+    /// Bounds.
+    pub limits: Limits,
+    /// TCP listeners wanted inside from the start. Further ones can be asked for at any time.
+    pub listeners: Vec<SocketAddr>,
+    /// Files for [`RUN_DIR`].
+    pub files: Vec<RunFile>,
+    /// Controls broken on purpose (tests).
+    pub sabotage: Vec<Control>,
+}
+
+/// A plan that cannot be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum PlanError {
+    /// See the text.
+    #[error("sandbox name `{0}` isn't a host name: 1 to 63 letters, digits and inner hyphens")]
+    Name(String),
+    /// See the text.
+    #[error("{0}: a path of the plan must be absolute, without `.` or `..`")]
+    Path(PathBuf),
+    /// See the text.
+    #[error("{0} can't be shown to an agent: name the directory or file that it needs instead")]
+    Forbidden(PathBuf),
+    /// See the text.
+    #[error("the agent's user on the host must not be {0}: choose an unprivileged user of its own")]
+    User(String),
+    /// See the text.
+    #[error("`{0}` isn't a plain file name")]
+    FileName(String),
+}
+
+/// Whole trees that no policy may show: they hold other processes, devices or everything.
+const NEVER_SHOWN: &[&str] = &["/", "/proc", "/sys", "/dev", "/run", "/boot"];
+/// Files that no policy may show.
+const NEVER_SHOWN_BELOW: &[&str] =
+    &["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"];
+
+impl CagePlan {
+    /// A plan with the defaults: no paths, no listeners, strict.
+    #[must_use]
+    pub fn new(name: impl Into<String>, ids: Ids, workspace: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            ids,
+            workspace: workspace.into(),
+            paths: Paths::default(),
+            tcp: None,
+            enforcement: Enforcement::default(),
+            limits: Limits::default(),
+            listeners: Vec::new(),
+            files: Vec::new(),
+            sabotage: Vec::new(),
+        }
+    }
+
+    /// Whether a control is to be left out (tests only).
+    #[must_use]
+    pub fn sabotaged(&self, control: Control) -> bool {
+        self.sabotage.contains(&control)
+    }
+
+    /// Checks what can be checked without touching the system.
+    ///
+    /// # Errors
+    /// The first fault found, see [`PlanError`].
+    pub fn check(&self) -> Result<(), PlanError> {
+        if !is_host_label(&self.name) {
+            return Err(PlanError::Name(self.name.clone()));
+        }
+        match self.ids {
+            Ids::Rootless { operator } if operator.uid == 0 => return Err(PlanError::User("0".into())),
+            Ids::Rooted { gateway, sandbox } => {
+                if sandbox.uid == 0 || sandbox.gid == 0 || gateway.uid == 0 || gateway.gid == 0 {
+                    return Err(PlanError::User("0".into()));
+                }
+                if sandbox.uid == gateway.uid || sandbox.gid == gateway.gid {
+                    return Err(PlanError::User("the gateway's".into()));
+                }
+            }
+            Ids::Rootless { .. } => {}
+        }
+        require_plain(&self.workspace)?;
+        for (rule, writable) in self
+            .paths
+            .read_only
+            .iter()
+            .map(|r| (r, false))
+            .chain(self.paths.read_write.iter().map(|r| (r, true)))
+        {
+            require_plain(&rule.path)?;
+            let provided = crate::isolation::is_provided(&rule.path);
+            if (!provided && NEVER_SHOWN.iter().any(|never| rule.path == Path::new(never)))
+                || NEVER_SHOWN_BELOW.iter().any(|never| rule.path.starts_with(never))
+                || (writable && rule.path == Path::new("/"))
+            {
+                return Err(PlanError::Forbidden(rule.path.clone()));
+            }
+        }
+        for file in &self.files {
+            require_file_name(&file.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses anything but one plain path component.
+pub(crate) fn require_file_name(name: &str) -> Result<(), PlanError> {
+    let plain = !name.is_empty()
+        && name.len() <= 64
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if plain { Ok(()) } else { Err(PlanError::FileName(name.to_owned())) }
+}
+
+fn require_plain(path: &Path) -> Result<(), PlanError> {
+    let plain = path.is_absolute()
+        && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && !path.as_os_str().as_encoded_bytes().contains(&0);
+    if plain { Ok(()) } else { Err(PlanError::Path(path.to_owned())) }
+}
+
+fn is_host_label(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}

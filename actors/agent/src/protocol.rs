@@ -1,0 +1,480 @@
+//! What cofferdam's three processes say to each other, and nothing else.
+//!
+//! ```text
+//! supervisor ──ToInit──▶ init      requests with an id; one FromInit::Reply each
+//! supervisor ◀─FromInit─ init      replies, and events (an agent process ended)
+//! heart ──ToSupervisor──▶ supervisor    descriptors kept for it, signals to pass on
+//! heart ◀──ToHeart── supervisor         descriptors to keep, readiness, the end
+//! ```
+//! The channel to init outlives supervisors: a new one ignores replies to ids it never used, and asks
+//! [`Request::List`] for what runs. Every type here is bounded by [`crate::wire::MAX_BODY`]; what can be larger
+//! (argv, environment, a bundle) comes as a sealed memory file among the packet's descriptors.
+
+use crate::plan::{Control, PlanError};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// Tells replies apart. Chosen by the asker; a new supervisor starts at a random place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// An agent process, as init numbers them: never used twice in the life of a sandbox, unlike a pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId(pub u64);
+
+impl std::fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A packet to init.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToInit {
+    /// Comes back in the reply.
+    pub id: RequestId,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What init can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// How the cage came out. → [`Answer::Report`], or [`Refusal::Cage`] when it could not be built.
+    Report,
+    /// Starts an agent process. Descriptor 0: sealed memory file of a [`SpawnSpec`]; then, for [`Stdio::Given`], the
+    /// child's 0, 1 and 2. → [`Answer::Spawned`], with the pty's master for [`Stdio::Pty`].
+    Spawn {
+        /// Whose; one running process a name.
+        agent: String,
+        /// Its standard streams.
+        stdio: Stdio,
+    },
+    /// Sends a signal. → [`Answer::Done`] (also when it has just exited).
+    Signal {
+        /// Which.
+        process: ProcessId,
+        /// The signal's number.
+        signo: i32,
+        /// To its whole process group, not it alone.
+        group: bool,
+    },
+    /// Every process of the table. → [`Answer::Processes`].
+    List,
+    /// Drops an exited process from the table. → [`Answer::Done`].
+    Forget {
+        /// Which.
+        process: ProcessId,
+    },
+    /// Another descriptor of a process's pty master. → [`Answer::Descriptor`].
+    PtyMaster {
+        /// Which.
+        process: ProcessId,
+    },
+    /// A TCP listener inside the sandbox; the same address again gives the same listener. → [`Answer::Descriptor`].
+    ListenTcp {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A bound UDP socket inside the sandbox (for DNS); the same address again gives the same socket.
+    /// → [`Answer::Descriptor`].
+    BindUdp {
+        /// Where.
+        address: SocketAddr,
+    },
+    /// A `NETLINK_SOCK_DIAG` socket of the sandbox's network namespace. → [`Answer::Descriptor`].
+    Diag,
+    /// Connects to a TCP port of the loopback inside (forwards, health checks). → [`Answer::Descriptor`], of a
+    /// non-blocking socket that may still be connecting.
+    ConnectTcp {
+        /// Where; must be a loopback address.
+        address: SocketAddr,
+    },
+    /// Every process that holds a socket. → [`Answer::Holders`], whose executables are the reply's descriptors.
+    Holders {
+        /// The socket's inode.
+        inode: u64,
+        /// Look through their memory maps too (costs tens of microseconds more).
+        mappings: bool,
+    },
+    /// Writes a file of the run directory in place. Descriptor 0: a sealed memory file. → [`Answer::Done`].
+    PutFile {
+        /// A plain name.
+        name: String,
+    },
+    /// Kills every process that isn't a table entry's own session (what an ended agent left behind). → [`Answer::Done`].
+    KillStrays,
+}
+
+/// The standard streams of a new process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// Three descriptors come with the request.
+    Given,
+    /// A terminal made inside the sandbox; its master comes with the answer.
+    Pty {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+}
+
+/// What to run; too large for a packet at times, hence in a memory file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnSpec {
+    /// The program and its arguments; the program is looked up in `PATH` unless it holds a slash.
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value`, the whole environment.
+    pub env: Vec<Vec<u8>>,
+    /// Working directory inside.
+    pub cwd: Vec<u8>,
+}
+
+/// Bytes of an encoded [`SpawnSpec`]: what Linux itself takes for arguments and environment by default.
+pub const MAX_SPAWN_SPEC: u64 = 2 << 20;
+/// Bytes of a [`Request::PutFile`].
+pub const MAX_PUT_FILE: u64 = 8 << 20;
+/// Processes in the table, running or exited and not yet forgotten.
+pub const MAX_PROCESSES: usize = 128;
+/// Bytes of an agent's name.
+pub const MAX_AGENT_NAME: usize = 64;
+
+/// A packet from init.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromInit {
+    /// The answer to a request.
+    Reply {
+        /// The request's id.
+        to: RequestId,
+        /// What came of it.
+        result: Result<Answer, Refusal>,
+    },
+    /// Something happened.
+    Event(Event),
+}
+
+/// A fulfilled request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// See [`Request::Report`].
+    Report(CageReport),
+    /// A process runs.
+    Spawned(ProcessRecord),
+    /// See [`Request::List`].
+    Processes(Vec<ProcessRecord>),
+    /// The reply's descriptor 0 is what was asked for.
+    Descriptor,
+    /// See [`Request::Holders`].
+    Holders(Vec<Holder>),
+}
+
+/// Why init did not do it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The cage could not be built, so nothing ever runs in it.
+    #[error("{0}")]
+    Cage(CageFailure),
+    /// The program could not be executed.
+    #[error("can't run the program: {stage}: {}", errno_text(*errno))]
+    Exec {
+        /// Which step, in the agent's own words: `exec`, `chdir`, `landlock`, …
+        stage: String,
+        /// The kernel's reason.
+        errno: i32,
+    },
+    /// This agent already runs.
+    #[error("agent already runs as process {0}")]
+    AlreadyRunning(ProcessId),
+    /// No such process in the table.
+    #[error("no process {0}")]
+    UnknownProcess(ProcessId),
+    /// It still runs.
+    #[error("process {0} still runs")]
+    StillRunning(ProcessId),
+    /// The table, or a bound of a look-up, is full.
+    #[error("too many {0}")]
+    TooMany(String),
+    /// A process that had to be looked at could not be.
+    #[error("process {pid} can't be identified: {why}")]
+    Unreadable {
+        /// Its pid inside.
+        pid: i32,
+        /// What failed.
+        why: String,
+    },
+    /// The request makes no sense (a fault of the asker).
+    #[error("bad request: {0}")]
+    Invalid(String),
+    /// A system call failed.
+    #[error("{what}: {}", errno_text(*errno))]
+    System {
+        /// What was tried.
+        what: String,
+        /// The kernel's reason.
+        errno: i32,
+    },
+}
+
+impl Refusal {
+    /// The exit code a shell would give: 127 not found, 126 not executable, 125 anything else.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Exec { stage, errno } if stage == "exec" => match *errno {
+                libc::ENOENT | libc::ENOTDIR => 127,
+                libc::EACCES | libc::ENOEXEC | libc::EPERM | libc::EISDIR => 126,
+                _ => 125,
+            },
+            _ => 125,
+        }
+    }
+}
+
+/// A cage that could not be built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub enum CageFailure {
+    /// A step failed.
+    #[error("{step}: {}{}", errno_text(*errno), mend.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
+    Step {
+        /// Which, and of what.
+        step: String,
+        /// The kernel's reason.
+        errno: i32,
+        /// What the operator can do.
+        mend: Option<String>,
+    },
+    /// A path of the policy isn't there.
+    #[error("{0} doesn't exist here; mark it optional in the policy, or take it out")]
+    MissingPath(String),
+    /// A control is missing under `strict`.
+    #[error(
+        "{control} can't be enforced: {why}; run `cofferdam doctor`, or choose `--enforcement best-effort`"
+    )]
+    Missing {
+        /// Which.
+        control: Control,
+        /// Why.
+        why: String,
+    },
+    /// The proof found a hole.
+    #[error("the cage doesn't hold: {}", .0.join("; "))]
+    Unproven(Vec<String>),
+    /// The plan is wrong in itself.
+    #[error("{0}")]
+    Plan(PlanError),
+}
+
+/// How the cage came out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CageReport {
+    /// Controls that are not enforced, with the reason (only under best effort).
+    pub missing: Vec<Missing>,
+    /// Landlock's ABI version in use, 0 when absent.
+    pub landlock_abi: u32,
+    /// What the probe tried.
+    pub proof: Vec<Check>,
+    /// Microseconds from init's first instruction to a built cage.
+    pub build_micros: u64,
+    /// Microseconds of the proof.
+    pub proof_micros: u64,
+}
+
+/// A control that isn't enforced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Missing {
+    /// Which.
+    pub control: Control,
+    /// Why.
+    pub why: String,
+}
+
+/// One thing that the probe tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// A short name, such as `mount` or `write /usr`.
+    pub name: String,
+    /// The control it stands for.
+    pub control: Control,
+    /// Whether it had to fail.
+    pub must_fail: bool,
+    /// 0 when it worked, else errno.
+    pub errno: i32,
+    /// Whether that is right.
+    pub right: bool,
+}
+
+/// A row of init's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// Which.
+    pub process: ProcessId,
+    /// Whose.
+    pub agent: String,
+    /// Its pid inside the sandbox.
+    pub pid: i32,
+    /// Clock ticks after boot at which it started (proc_pid_stat(5), field 22).
+    pub start_time: u64,
+    /// Whether it has a terminal.
+    pub pty: bool,
+    /// Running, or how it ended.
+    pub state: ProcessState,
+}
+
+/// Running, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessState {
+    /// It runs.
+    Running,
+    /// It ended, and waits to be forgotten.
+    Exited(ExitStatus),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// With this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl ExitStatus {
+    /// The code a shell gives: 128+n for signal n.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signo) => 128_i32.saturating_add(signo),
+        }
+    }
+
+    /// Code 0.
+    #[must_use]
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signo) => write!(f, "signal {signo}"),
+        }
+    }
+}
+
+/// Something that happened inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A process ended. Sent to the supervisor of the moment; a later one sees it in [`Request::List`].
+    Exited {
+        /// Which.
+        process: ProcessId,
+        /// Whose.
+        agent: String,
+        /// How.
+        status: ExitStatus,
+    },
+}
+
+/// A process that holds a socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The process itself.
+    pub process: Identity,
+    /// An executable mapping other than the program itself is deleted, a memory file or on a writable mount
+    /// (something was preloaded or injected). False when not asked for.
+    pub foreign_code: bool,
+    /// Parent first, up to but without init.
+    pub ancestors: Vec<Identity>,
+}
+
+/// Who a process is, as init saw it twice the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its pid inside.
+    pub pid: i32,
+    /// Clock ticks after boot (with the pid: never the same twice).
+    pub start_time: u64,
+    /// `/proc/PID/exe` as a link, as seen inside. Untrusted when `deleted` or `memory`.
+    pub exe_path: String,
+    /// Which of the reply's descriptors is the opened executable.
+    pub exe: u8,
+    /// The file has no name any more.
+    pub deleted: bool,
+    /// It is a memory file.
+    pub memory: bool,
+}
+
+/// Holders in one answer.
+pub const MAX_HOLDERS: usize = 16;
+/// Ancestors looked at; a longer chain is refused.
+pub const MAX_ANCESTORS: usize = 24;
+
+/// The name of a descriptor that the heart keeps across supervisors. The supervisor chooses them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slot(pub String);
+
+impl Slot {
+    /// From any text of at most 200 bytes (longer ones are cut by the heart's refusal, not here).
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+}
+
+/// Slots the heart keeps at most.
+pub const MAX_SLOTS: usize = 512;
+
+/// A packet from the heart to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// A kept descriptor (descriptor 0), sent at the start of every supervisor.
+    Handover {
+        /// Its name.
+        slot: Slot,
+    },
+    /// All kept descriptors have been sent.
+    HandoverEnd {
+        /// How often a supervisor died before this one.
+        supervisor_restarts: u32,
+        /// How the last one died.
+        last_death: Option<ExitStatus>,
+    },
+    /// The heart got this signal (SIGINT, SIGTERM, SIGHUP …).
+    Signal(i32),
+    /// The operator's terminal changed its size (SIGWINCH).
+    Winch,
+}
+
+/// A packet from the supervisor to the heart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHeart {
+    /// Keep this descriptor (descriptor 0) under this name; an older one of the name is closed.
+    Keep {
+        /// Its name.
+        slot: Slot,
+    },
+    /// Close the one of this name.
+    Release {
+        /// Its name.
+        slot: Slot,
+    },
+    /// The tree is up.
+    Ready,
+    /// End the sandbox: init is killed, the heart exits.
+    Finish {
+        /// The exit code of the whole.
+        exit_code: i32,
+        /// A last line for the operator.
+        message: Option<String>,
+    },
+}
+
+/// `strerror` without its locale.
+fn errno_text(errno: i32) -> String {
+    nix::errno::Errno::from_raw(errno).desc().to_owned()
+}

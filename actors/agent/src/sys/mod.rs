@@ -1,0 +1,23 @@
+//! The system calls that have no safe interface elsewhere, each wrapped once, small, and tested through its caller.
+//!
+//! Nothing here decides anything: it turns integers into `io::Result` and raw descriptors into owned ones.
+
+#![expect(unsafe_code, reason = "the kernel's calls; the only files of the project that hold unsafe blocks")]
+
+pub(crate) mod fd;
+pub(crate) mod memfd;
+pub(crate) mod mount;
+pub(crate) mod process;
+pub(crate) mod socket;
+
+use std::io;
+
+/// The usual convention of a raw system call: -1 and errno.
+pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The same for libc functions that return an `int`.
+pub(crate) fn check_int(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,149 @@
+//! Processes: clone, credentials, prctl, exec. Only ever called by single-threaded processes or fresh children.
+
+use super::{check, check_int};
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Which side of a clone this is.
+pub(crate) enum Cloned {
+    Child,
+    Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// clone(2) without a new stack, i.e. fork(2) with namespaces, and a pidfd for the parent.
+///
+/// # Errors
+/// The kernel's; or when this process has threads, whose locks the child would inherit without their owners.
+pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
+    let threads = thread_count()?;
+    if threads != 1 {
+        return Err(io::Error::other(format!(
+            "a process with {threads} threads must not fork (a fault in cofferdam)"
+        )));
+    }
+    let mut pidfd: libc::c_int = -1;
+    let flags = (namespaces | libc::CLONE_PIDFD | libc::SIGCHLD) as libc::c_ulong;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: single-threaded, so every lock is free in the copy; a null stack means copy-on-write of ours; the kernel writes the pidfd to the third argument, the same
+    // place on x86_64 and aarch64 (the order of the last two differs, and both are null).
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none) })?;
+    if pid == 0 {
+        return Ok(Cloned::Child);
+    }
+    // SAFETY: the kernel has just made it for us.
+    Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// How many threads this process has. `nlink` of the task directory is 2 + threads, without listing it.
+pub(crate) fn thread_count() -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
+}
+
+/// prctl(2) with integer arguments.
+pub(crate) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_int> {
+    // SAFETY: only options with integer arguments are used in this crate.
+    check_int(unsafe {
+        libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
+    })
+}
+
+/// The signal this process gets when its parent dies. Cleared by the kernel at every change of credentials.
+pub(crate) fn die_with_parent(signo: libc::c_int) -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signo as libc::c_ulong).map(drop)
+}
+
+/// Sets real, effective and saved ids (`None` = leave). Raw calls: libc's would touch every thread, we have one.
+pub(crate) fn set_uids(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> io::Result<()> {
+    let [r, e, s] = [real, effective, saved].map(|id| id.unwrap_or(u32::MAX));
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, r, e, s) }).map(drop)
+}
+
+/// See [`set_uids`].
+pub(crate) fn set_gids(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> io::Result<()> {
+    let [r, e, s] = [real, effective, saved].map(|id| id.unwrap_or(u32::MAX));
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, r, e, s) }).map(drop)
+}
+
+/// Gives up every supplementary group.
+pub(crate) fn clear_groups() -> io::Result<()> {
+    // SAFETY: a count of 0 reads no memory.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) }).map(drop)
+}
+
+/// How many supplementary groups there are.
+pub(crate) fn group_count() -> io::Result<usize> {
+    // SAFETY: size 0 asks for the count only.
+    let count = check_int(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// execveat(2) of an open file; returns only on failure.
+pub(crate) fn exec_fd(file: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Error {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both lists are null-terminated arrays of C strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// execve(2); returns only on failure.
+pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: as in `exec_fd`.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends this process at once, without running anything of libc's or Rust's.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns.
+    unsafe { libc::_exit(code) }
+}
+
+/// Every signal to its default, none blocked: what a freshly executed program expects.
+pub(crate) fn reset_signals() -> io::Result<()> {
+    for signo in 1..=64 {
+        if signo == libc::SIGKILL || signo == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: SIG_DFL runs no code of ours. The two signals that libc keeps for itself give an error, rightly ignored.
+        unsafe { libc::signal(signo, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialised by sigemptyset before it is read.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        check_int(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())).map(drop)
+    }
+}
+
+/// Blocks these signals and gives a descriptor that becomes readable when one is pending.
+pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before it is read; signalfd makes a descriptor that is ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signo in signals {
+            libc::sigaddset(&raw mut set, *signo);
+        }
+        check_int(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+        let fd = check_int(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}

@@ -1,0 +1,131 @@
+//! Packets with descriptors over unix sockets: sendmsg(2), recvmsg(2), unix(7).
+
+use super::check_int;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// What recvmsg gave.
+pub(crate) struct Received {
+    pub(crate) length: usize,
+    pub(crate) truncated: bool,
+    pub(crate) descriptors_cut: bool,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+pub(crate) fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: socketpair fills the two integers.
+    check_int(unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, ends.as_mut_ptr())
+    })?;
+    // SAFETY: both were just made for us.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) })
+}
+
+/// A socket of this process's network namespace, close-on-exec.
+pub(crate) fn open(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = check_int(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
+    // SAFETY: just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// `u64` words hold the control buffer, so that it is aligned as `cmsghdr` wants.
+fn control_words(fds: usize) -> usize {
+    // SAFETY: pure arithmetic on the length.
+    let bytes = unsafe { libc::CMSG_SPACE((fds * size_of::<RawFd>()) as u32) } as usize;
+    bytes.div_ceil(size_of::<u64>())
+}
+
+/// Sends one packet; never raises SIGPIPE, never waits.
+pub(crate) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut part = libc::iovec { iov_base: packet.as_ptr().cast_mut().cast(), iov_len: packet.len() };
+    let mut control = vec![0_u64; control_words(fds.len())];
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    if !fds.is_empty() {
+        let bytes = fds.len() * size_of::<RawFd>();
+        header.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: arithmetic only.
+        header.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as _;
+        // SAFETY: the control buffer is zeroed, aligned and exactly CMSG_SPACE(bytes) long or longer, so the first
+        // header and its data lie inside it.
+        unsafe {
+            let first = libc::CMSG_FIRSTHDR(&raw const header);
+            (*first).cmsg_level = libc::SOL_SOCKET;
+            (*first).cmsg_type = libc::SCM_RIGHTS;
+            (*first).cmsg_len = libc::CMSG_LEN(bytes as u32) as _;
+            let data = libc::CMSG_DATA(first).cast::<RawFd>();
+            for (index, fd) in fds.iter().enumerate() {
+                data.add(index).write_unaligned(fd.as_raw_fd());
+            }
+        }
+    }
+    loop {
+        // SAFETY: the header points at live buffers of the stated lengths.
+        let sent = unsafe {
+            libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+        };
+        if sent >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Receives one packet with at most `FDS` descriptors; every descriptor that arrived is owned, even when the packet
+/// is then refused, so that none leaks.
+pub(crate) fn receive<const FDS: usize>(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = vec![0_u64; control_words(FDS)];
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = (control.len() * size_of::<u64>()) as _;
+    let length = loop {
+        // SAFETY: the header points at live, writable buffers of the stated lengths.
+        let got = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT)
+        };
+        match usize::try_from(got) {
+            Ok(length) => break length,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    };
+    let mut fds = Vec::new();
+    // SAFETY: the kernel wrote well-formed control messages of msg_controllen bytes into our buffer; CMSG_* walk
+    // within it; each SCM_RIGHTS integer is a descriptor installed for this process and owned by nobody yet.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(&raw const header);
+        while !message.is_null() {
+            if (*message).cmsg_level == libc::SOL_SOCKET && (*message).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = ((*message).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let data = libc::CMSG_DATA(message).cast::<RawFd>();
+                for index in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                }
+            }
+            message = libc::CMSG_NXTHDR(&raw const header, message);
+        }
+    }
+    Ok(Received {
+        length,
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+        // The aligned buffer may have room for one descriptor more than asked: that is over the limit too.
+        descriptors_cut: header.msg_flags & libc::MSG_CTRUNC != 0 || fds.len() > FDS,
+        fds,
+    })
+}
