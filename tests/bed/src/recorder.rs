@@ -1,0 +1,103 @@
+//! What arrived at the world's servers, kept for tests to look at. Bounded, so that a long demo doesn't grow.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Requests kept; the oldest are dropped.
+const KEEP: usize = 10_000;
+/// Bytes of a body kept.
+pub const BODY_MAX: usize = 1 << 20;
+
+/// One request as a server saw it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its number, counted from 1 over the world's life.
+    pub number: u64,
+    /// `Host` or `:authority`, without the port.
+    pub host: String,
+    /// The method.
+    pub method: String,
+    /// The path and query, byte for byte.
+    pub target: String,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// The headers, in order; values as text, lossily.
+    pub headers: Vec<(String, String)>,
+    /// The body, where the site read it whole; its first [`BODY_MAX`] bytes.
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    /// A header's first value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    next: u64,
+    requests: VecDeque<Seen>,
+    questions: VecDeque<String>,
+}
+
+/// A shared list of what arrived. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Recorder(Arc<Mutex<Kept>>);
+
+impl Recorder {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // A panic while the lock is held leaves a list that is whole all the same.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a request and returns its number.
+    pub(crate) fn request(&self, mut seen: Seen) -> u64 {
+        let mut kept = self.kept();
+        kept.next += 1;
+        seen.number = kept.next;
+        if kept.requests.len() == KEEP {
+            kept.requests.pop_front();
+        }
+        kept.requests.push_back(seen);
+        kept.next
+    }
+
+    /// Adds the body of a request kept before.
+    pub(crate) fn body(&self, number: u64, body: &[u8]) {
+        if let Some(seen) = self.kept().requests.iter_mut().rev().find(|seen| seen.number == number) {
+            seen.body = body.iter().copied().take(BODY_MAX).collect();
+        }
+    }
+
+    /// Keeps a name that DNS was asked for.
+    pub(crate) fn question(&self, name: &str) {
+        let mut kept = self.kept();
+        if kept.questions.len() == KEEP {
+            kept.questions.pop_front();
+        }
+        kept.questions.push_back(name.to_ascii_lowercase());
+    }
+
+    /// Every request kept, oldest first.
+    pub fn all(&self) -> Vec<Seen> {
+        self.kept().requests.iter().cloned().collect()
+    }
+
+    /// The requests that reached one host.
+    pub fn for_host(&self, host: &str) -> Vec<Seen> {
+        self.kept().requests.iter().filter(|seen| seen.host == host).cloned().collect()
+    }
+
+    /// The requests whose target holds `marker`: tests that run side by side tell theirs apart by it.
+    pub fn with_marker(&self, marker: &str) -> Vec<Seen> {
+        self.kept().requests.iter().filter(|seen| seen.target.contains(marker)).cloned().collect()
+    }
+
+    /// Whether DNS was asked for a name.
+    pub fn was_asked_for(&self, name: &str) -> bool {
+        self.kept().questions.iter().any(|asked| asked == name)
+    }
+}

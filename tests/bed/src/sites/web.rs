@@ -1,0 +1,149 @@
+//! The ordinary web server behind `api`, `files`, `h1`, `h2`, `six`, `evil` and the rest.
+//!
+//! ```text
+//! /echo                 the request as JSON        /bytes/N         N bytes of the pattern
+//! /upload               counts and checks a body   /sse?n=&every=   server-sent ticks, every in ms
+//! /ws                   WebSocket echo             /ws/ticks?every= WebSocket that ticks by itself
+//! /slow?ms=             answers late               /drip?n=&every=  a body byte by byte
+//! /reset                breaks off half-way        /redirect?to=    302
+//! /status/CODE          that status                /hang            never answers
+//! anything else         200 and "hello from HOST"
+//! ```
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use http_body_util::channel::{Channel, Sender};
+use hyper::body::{Frame, Incoming};
+use serde_json::json;
+
+use super::{Visit, number, parameter, pattern, websocket};
+use crate::server::{Body, json, respond};
+
+/// Frames in flight between a generator and its connection.
+const IN_FLIGHT: usize = 8;
+
+/// Answers one request.
+pub async fn answer(request: Request<Incoming>, visit: &Visit<'_>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let query = request.uri().query().map(str::to_owned);
+    let query = query.as_deref();
+    let milliseconds = |name, default| Duration::from_millis(number(query, name, default));
+    match path.as_str() {
+        "/echo" => echo(request, visit).await,
+        "/upload" => upload(request.into_body()).await,
+        "/sse" => ticks(number(query, "n", 10), milliseconds("every", 100), "text/event-stream", sse_event),
+        "/drip" => ticks(number(query, "n", 10), milliseconds("every", 100), "text/plain", |_| "x".into()),
+        "/ws" => websocket::upgrade(request, None),
+        "/ws/ticks" => websocket::upgrade(request, Some(milliseconds("every", 20))),
+        "/slow" => {
+            tokio::time::sleep(milliseconds("ms", 1000)).await;
+            respond(200, "text/plain", "late\n")
+        }
+        "/hang" => std::future::pending().await,
+        "/reset" => reset(),
+        "/redirect" => redirect(parameter(query, "to").unwrap_or("/")),
+        _ => match path.rsplit_once('/') {
+            Some(("/bytes", length)) => bytes(length.parse().unwrap_or(0)),
+            Some(("/status", code)) => {
+                respond(code.parse().unwrap_or(400), "text/plain", format!("{code}\n"))
+            }
+            _ => respond(200, "text/plain", format!("hello from {}\n", visit.host)),
+        },
+    }
+}
+
+async fn echo(request: Request<Incoming>, visit: &Visit<'_>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let Some(body) = visit.read(body).await else { return respond(400, "text/plain", "broken body\n") };
+    let headers: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect();
+    let shown = json!({
+        "host": visit.host,
+        "method": head.method.as_str(),
+        "target": head.uri.path_and_query().map(ToString::to_string),
+        "version": format!("{:?}", head.version),
+        "headers": headers,
+        "length": body.len(),
+        "body": String::from_utf8_lossy(&body),
+    });
+    json(200, &shown)
+}
+
+async fn upload(mut body: Incoming) -> Response<Body> {
+    let mut check = pattern::Check::default();
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => check.take(&data),
+            Ok(Err(_trailers)) => {}
+            Err(e) => return respond(400, "text/plain", format!("{e}\n")),
+        }
+    }
+    json(200, &json!({ "length": check.length, "whole": check.wrong_at.is_none() }))
+}
+
+/// A streaming body fed by a task, which ends when the client is gone.
+pub(crate) fn stream<F, Fut>(kind: &'static str, length: Option<u64>, feed: F) -> Response<Body>
+where
+    F: FnOnce(Sender<Bytes, io::Error>) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let (sender, body) = Channel::new(IN_FLIGHT);
+    tokio::spawn(feed(sender));
+    let mut response = Response::new(body.boxed());
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
+fn bytes(length: u64) -> Response<Body> {
+    stream("application/octet-stream", Some(length), move |mut sender| async move {
+        let mut offset = 0;
+        while offset < length {
+            let piece = pattern::piece(offset, length);
+            offset += piece.len() as u64;
+            if sender.send_data(piece).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn sse_event(n: u64) -> String {
+    format!("id: {n}\ndata: tick {n}\n\n")
+}
+
+fn ticks(n: u64, every: Duration, kind: &'static str, text: fn(u64) -> String) -> Response<Body> {
+    stream(kind, None, move |mut sender| async move {
+        for tick in 1..=n {
+            if sender.send_data(text(tick).into()).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(every).await;
+        }
+    })
+}
+
+fn reset() -> Response<Body> {
+    stream("application/octet-stream", Some(1 << 20), |mut sender| async move {
+        let _ = sender.send_data(pattern::piece(0, 1000)).await;
+        sender.abort(io::ErrorKind::ConnectionReset.into());
+    })
+}
+
+fn redirect(to: &str) -> Response<Body> {
+    let mut response = respond(302, "text/plain", "elsewhere\n");
+    *response.status_mut() = StatusCode::FOUND;
+    if let Ok(to) = header::HeaderValue::from_str(to) {
+        response.headers_mut().insert(header::LOCATION, to);
+    }
+    response
+}
