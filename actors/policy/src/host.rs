@@ -90,7 +90,7 @@ impl DomainName {
 }
 
 /// One label of a name by the rules above.
-fn check_label(label: &str) -> Result<(), HostError> {
+pub(crate) fn check_label(label: &str) -> Result<(), HostError> {
     if label.is_empty() || label.len() > MAX_LABEL_BYTES {
         // An empty label in a text with odd bytes is still best told as an empty label.
         return Err(HostError::Label);

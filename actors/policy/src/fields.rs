@@ -1,0 +1,371 @@
+//! The schema as data: every object, every field, its type and what it means.
+//!
+//! One table serves the reader (known and unknown fields), `policy schema` and the reference in `docs/policy.md`,
+//! so that none of them can drift from another.
+
+/// What a field holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// Text.
+    Text,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in this range.
+    Integer(u32, u32),
+    /// Several of one kind.
+    List(&'static Kind),
+    /// Names of the file's choosing, each with a value of one kind.
+    Map(&'static Kind),
+    /// A nested object.
+    Object(&'static Object),
+    /// One of several kinds.
+    Either(&'static [Kind]),
+}
+
+/// Whether a field of the schema is there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Support {
+    /// It does what it says.
+    Now,
+    /// It is part of the schema, its feature isn't here yet: an error, never ignored.
+    Later(&'static str),
+    /// It is part of OpenShell's schema and will not come: an error.
+    Never(&'static str),
+}
+
+/// One field.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) required: bool,
+    pub(crate) support: Support,
+    pub(crate) doc: &'static str,
+}
+
+/// One object.
+#[derive(Debug)]
+pub(crate) struct Object {
+    /// What it is called in messages and the reference.
+    pub(crate) name: &'static str,
+    pub(crate) fields: &'static [Field],
+}
+
+impl Object {
+    pub(crate) fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|f| f.name == name)
+    }
+}
+
+const fn field(name: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field { name, kind, required: false, support: Support::Now, doc }
+}
+
+const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field { name, kind, required: true, support: Support::Now, doc }
+}
+
+const fn later(name: &'static str, kind: Kind, feature: &'static str) -> Field {
+    Field { name, kind, required: false, support: Support::Later(feature), doc: feature }
+}
+
+const fn never(name: &'static str, kind: Kind, why: &'static str) -> Field {
+    Field { name, kind, required: false, support: Support::Never(why), doc: why }
+}
+
+const ANY_MAP: Kind = Kind::Map(&Kind::Text);
+
+/// The whole file.
+pub(crate) static POLICY: Object = Object {
+    name: "policy",
+    fields: &[
+        required("version", Kind::Integer(1, 1), "Version of the schema: `1`."),
+        field("filesystem_policy", Kind::Object(&FILESYSTEM), "Which files may be read and written. Static."),
+        field("landlock", Kind::Object(&LANDLOCK), "How a kernel that lacks something is met. Static."),
+        field("process", Kind::Object(&PROCESS), "Who the agent runs as. Static."),
+        field(
+            "network_policies",
+            Kind::Map(&Kind::Object(&ENTRY)),
+            "Which programs may reach which endpoints; the key names the entry. Absent or empty: no network. Dynamic.",
+        ),
+        never("network_middlewares", ANY_MAP, "cofferdam runs no middleware in the path of requests"),
+    ],
+};
+
+/// A preset file.
+pub(crate) static PRESET_FILE: Object = Object {
+    name: "preset file",
+    fields: &[
+        required("preset", Kind::Object(&PRESET), "What the preset is."),
+        required(
+            "network_policies",
+            Kind::Map(&Kind::Object(&ENTRY)),
+            "The entries that it adds to a policy.",
+        ),
+        field("version", Kind::Integer(1, 1), "Version of the schema: `1`."),
+    ],
+};
+
+/// The head of a preset file.
+pub(crate) static PRESET: Object = Object {
+    name: "preset",
+    fields: &[
+        required("name", Kind::Text, "What `--preset` calls it."),
+        required("description", Kind::Text, "What it allows, in one line."),
+    ],
+};
+
+/// `filesystem_policy`.
+pub(crate) static FILESYSTEM: Object = Object {
+    name: "filesystem_policy",
+    fields: &[
+        field(
+            "include_workdir",
+            Kind::Bool,
+            "Whether the working directory `/sandbox` is read-write without being listed. Default `false`.",
+        ),
+        field("read_only", Kind::List(&PATH), "What may be read and executed."),
+        field("read_write", Kind::List(&PATH), "What may be read, executed and written. Never `/`."),
+    ],
+};
+
+const PATH: Kind = Kind::Either(&[Kind::Text, Kind::Object(&PATH_RULE)]);
+
+/// A path that may be missing.
+pub(crate) static PATH_RULE: Object = Object {
+    name: "path",
+    fields: &[
+        required("path", Kind::Text, "An absolute path without `.` and `..`."),
+        field(
+            "optional",
+            Kind::Bool,
+            "Whether the path may be missing; a missing path that isn't optional stops the start. Default `false`.",
+        ),
+    ],
+};
+
+/// `landlock`.
+pub(crate) static LANDLOCK: Object = Object {
+    name: "landlock",
+    fields: &[field(
+        "compatibility",
+        Kind::OneOf(&["hard_requirement", "best_effort"]),
+        "`hard_requirement` (our default; OpenShell's is the other) refuses to start without Landlock or with a listed \
+         path missing; `best_effort` goes on with what there is, and takes every path as optional.",
+    )],
+};
+
+/// `process`.
+pub(crate) static PROCESS: Object = Object {
+    name: "process",
+    fields: &[
+        field("run_as_user", Kind::Text, "`sandbox` or `1000`: the one user there is inside."),
+        field("run_as_group", Kind::Text, "`sandbox` or `1000`: the one group there is inside."),
+    ],
+};
+
+/// One entry of `network_policies`.
+pub(crate) static ENTRY: Object = Object {
+    name: "network policy entry",
+    fields: &[
+        field("name", Kind::Text, "The name in logs, metrics and denials. Default: the key."),
+        required("endpoints", Kind::List(&Kind::Object(&ENDPOINT)), "Where the programs may go."),
+        field(
+            "binaries",
+            Kind::List(&Kind::Object(&BINARY)),
+            "Which programs may go there. Absent: any program (warned about). An empty list: none.",
+        ),
+    ],
+};
+
+/// One endpoint.
+pub(crate) static ENDPOINT: Object = Object {
+    name: "endpoint",
+    fields: &[
+        field(
+            "host",
+            Kind::Text,
+            "A name or an IP address. In the first label only: `*.x` one label, `**.x` one or more, `a-*.x`; no bare \
+             `*`, no `*.com`. Absent: any name whose every address lies in `allowed_ips` (L4 only).",
+        ),
+        field("port", Kind::Integer(1, 65535), "The TCP port. This or `ports` is needed."),
+        field("ports", Kind::List(&Kind::Integer(1, 65535)), "Several TCP ports."),
+        field(
+            "path",
+            Kind::Text,
+            "Which paths this endpoint serves, as a pattern; for several endpoints on one host and port. Default: all.",
+        ),
+        field(
+            "protocol",
+            Kind::OneOf(&["rest", "websocket", "graphql", "mcp", "json-rpc", "tcp"]),
+            "`rest` reads HTTP and judges each request; `websocket` judges the handshake and relays the messages; absent or \
+             `tcp` relays bytes (L4). `graphql`, `mcp` and `json-rpc` are not here yet and are refused.",
+        ),
+        field(
+            "tls",
+            Kind::OneOf(&["skip", "terminate", "passthrough"]),
+            "`skip` relays TLS unread (L4 only). `terminate` and `passthrough` are accepted, do nothing and are warned about.",
+        ),
+        field(
+            "enforcement",
+            Kind::OneOf(&["enforce", "audit"]),
+            "`enforce` (our default; OpenShell's is the other) refuses what the rules don't allow; `audit` records it and lets it \
+             through.",
+        ),
+        field(
+            "access",
+            Kind::OneOf(&["read-only", "read-write", "full"]),
+            "Instead of `rules`: `read-only` is GET HEAD OPTIONS, `read-write` adds POST PUT PATCH, `full` is any method.",
+        ),
+        field(
+            "rules",
+            Kind::List(&Kind::Object(&ALLOW)),
+            "What is allowed; a request needs one rule that covers it.",
+        ),
+        field(
+            "deny_rules",
+            Kind::List(&Kind::Object(&RULE)),
+            "What is refused even so; needs `protocol`, and `rules` or `access`.",
+        ),
+        field(
+            "allowed_ips",
+            Kind::List(&Kind::Text),
+            "Addresses or CIDR ranges in which every address of the host must lie; they may be private, never loopback, \
+             link-local or unspecified.",
+        ),
+        field(
+            "allow_encoded_slash",
+            Kind::Bool,
+            "Whether `%2F` may stand in a path (npm's scoped packages). Default `false`: refused.",
+        ),
+        later("websocket_credential_rewrite", Kind::Bool, "credentials in WebSocket messages"),
+        later("request_body_credential_rewrite", Kind::Bool, "credentials in request bodies"),
+        later("allow_uninspected_credentials", Kind::Bool, "credentials on endpoints that are not inspected"),
+        later("persisted_queries", Kind::Text, "GraphQL rules"),
+        later("graphql_persisted_queries", ANY_MAP, "GraphQL rules"),
+        later("graphql_max_body_bytes", Kind::Integer(1, u32::MAX), "GraphQL rules"),
+        later("mcp", ANY_MAP, "MCP rules"),
+        later("json_rpc", ANY_MAP, "JSON-RPC rules"),
+        never("credential_signing", Kind::Text, "cofferdam signs no requests"),
+        never("signing_service", Kind::Text, "cofferdam signs no requests"),
+        never("signing_region", Kind::Text, "cofferdam signs no requests"),
+    ],
+};
+
+/// One of `rules`.
+pub(crate) static ALLOW: Object = Object {
+    name: "rule",
+    fields: &[required("allow", Kind::Object(&RULE), "The requests that the rule lets through.")],
+};
+
+/// What stands under `allow`, and in `deny_rules`.
+pub(crate) static RULE: Object = Object {
+    name: "request rule",
+    fields: &[
+        required(
+            "method",
+            Kind::Text,
+            "The method, in its own case; `GET` covers `HEAD`; `*` is any. On `websocket` endpoints `GET` is the handshake \
+             and `WEBSOCKET_TEXT` the client's messages.",
+        ),
+        required("path", Kind::Text, "A pattern over the canonical path."),
+        field(
+            "query",
+            Kind::Map(&QUERY),
+            "Parameters by decoded name, each with a pattern for the decoded value or `{ any: [patterns] }`. To allow, every \
+             value must match; to deny, one is enough.",
+        ),
+        later("operation_type", Kind::Text, "GraphQL rules"),
+        later("operation_name", Kind::Text, "GraphQL rules"),
+        later("fields", Kind::List(&Kind::Text), "GraphQL rules"),
+        later("tool", Kind::Text, "MCP rules"),
+        later("params", ANY_MAP, "MCP rules"),
+        later("command", Kind::Text, "SQL rules"),
+    ],
+};
+
+const QUERY: Kind = Kind::Either(&[Kind::Text, Kind::Object(&MATCHER)]);
+
+/// A query matcher with alternatives.
+pub(crate) static MATCHER: Object = Object {
+    name: "query matcher",
+    fields: &[required("any", Kind::List(&Kind::Text), "Patterns, one of which the value must match.")],
+};
+
+/// One of `binaries`.
+pub(crate) static BINARY: Object = Object {
+    name: "binary",
+    fields: &[
+        required(
+            "path",
+            Kind::Text,
+            "The program's path inside the sandbox after symbolic links, exact or as a pattern.",
+        ),
+        field("sha256", Kind::Text, "The SHA-256 that the file must have, in 64 hex digits."),
+        field(
+            "ancestors",
+            Kind::Bool,
+            "Whether programs that it started, directly or not, are covered too. Default `true`, as OpenShell has it.",
+        ),
+    ],
+};
+
+/// Every object, in the order of the reference.
+pub(crate) static OBJECTS: [&Object; 13] = [
+    &POLICY,
+    &FILESYSTEM,
+    &PATH_RULE,
+    &LANDLOCK,
+    &PROCESS,
+    &ENTRY,
+    &ENDPOINT,
+    &ALLOW,
+    &RULE,
+    &MATCHER,
+    &BINARY,
+    &PRESET_FILE,
+    &PRESET,
+];
+
+/// The known name that is nearest to `written`, if one is near enough to have been meant.
+pub(crate) fn nearest(written: &str, known: &[&'static str]) -> Option<&'static str> {
+    let near = |name: &&&'static str| distance(written, name) <= 1 + name.len().min(written.len()) / 4;
+    known.iter().filter(near).min_by_key(|name| distance(written, name)).copied()
+}
+
+/// Levenshtein distance, ignoring case and taking `-` for `_`.
+fn distance(a: &str, b: &str) -> usize {
+    let fold = |s: &str| s.bytes().map(|b| if b == b'-' { b'_' } else { b.to_ascii_lowercase() }).collect();
+    let (a, b): (Vec<u8>, Vec<u8>) = (fold(a), fold(b));
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (y, above) in b.iter().zip(row.iter().skip(1)) {
+            let cost = (diagonal + usize::from(x != y)).min(left + 1).min(above + 1);
+            diagonal = *above;
+            left = cost;
+            next.push(cost);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("read-only", "read_only"), 0);
+        assert_eq!(nearest("endpoint", &["endpoints", "binaries"]), Some("endpoints"));
+        assert_eq!(nearest("hosst", &["host", "port"]), Some("host"));
+        assert_eq!(nearest("zzz", &["host", "port"]), None);
+    }
+}

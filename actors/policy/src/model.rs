@@ -1,0 +1,220 @@
+//! The policy as checked values: what [`crate::parse`] gives and [`crate::Compiled`] is made from.
+//!
+//! Every type here is valid by construction; none of them decides. Sections are as in the file: filesystem, landlock
+//! and process are static (they bind a process for its life), the network is dynamic.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::{Glob, Host, Protocol};
+
+mod host_pattern;
+mod rule;
+
+pub use host_pattern::{HostPattern, HostPatternError};
+pub use rule::{Access, Method, PathPattern, PathPatternError, QueryMatcher, Rule};
+
+/// A whole policy, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub(crate) filesystem: Filesystem,
+    pub(crate) landlock: Landlock,
+    pub(crate) process: Process,
+    pub(crate) network: Vec<Entry>,
+}
+
+impl Policy {
+    /// Which files may be read and written.
+    #[must_use]
+    pub fn filesystem(&self) -> &Filesystem {
+        &self.filesystem
+    }
+
+    /// How a kernel without Landlock is met.
+    #[must_use]
+    pub fn landlock(&self) -> Landlock {
+        self.landlock
+    }
+
+    /// Who the agent runs as.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The network entries, in the order of the file.
+    #[must_use]
+    pub fn network(&self) -> &[Entry] {
+        &self.network
+    }
+
+    /// Names of the static sections in which `self` and `other` differ; these take effect only on a restart of the agents.
+    #[must_use]
+    pub fn static_changes(&self, other: &Self) -> Vec<&'static str> {
+        let mut out = Vec::new();
+        if self.filesystem != other.filesystem {
+            out.push("filesystem_policy");
+        }
+        if self.landlock != other.landlock {
+            out.push("landlock");
+        }
+        if self.process != other.process {
+            out.push("process");
+        }
+        out
+    }
+}
+
+/// The filesystem section.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filesystem {
+    /// Whether the working directory (`/sandbox`) is read-write without being listed.
+    pub include_workdir: bool,
+    /// What may be read and executed.
+    pub read_only: Vec<PathRule>,
+    /// What may be read, executed and written.
+    pub read_write: Vec<PathRule>,
+}
+
+/// One path of the filesystem section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRule {
+    /// Absolute, without `.` or `..`.
+    pub path: PathBuf,
+    /// Whether it may be missing. If not, a missing path stops the start.
+    pub optional: bool,
+}
+
+/// How a kernel whose Landlock lacks something is met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Landlock {
+    /// Refuse to start (our default; OpenShell's is the other).
+    #[default]
+    HardRequirement,
+    /// Go on with what there is; every listed path may be missing.
+    BestEffort,
+}
+
+impl Landlock {
+    /// The name in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HardRequirement => "hard_requirement",
+            Self::BestEffort => "best_effort",
+        }
+    }
+}
+
+/// The process section: names inside the sandbox, where there is only the user `sandbox` (1000).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Process {
+    /// As written; `sandbox` or `1000`.
+    pub run_as_user: Option<String>,
+    /// As written; `sandbox` or `1000`.
+    pub run_as_group: Option<String>,
+}
+
+/// One entry of `network_policies`: these programs may reach these endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The key in the map.
+    pub key: Arc<str>,
+    /// The name in logs, metrics and denials; the key if the file has none.
+    pub name: Arc<str>,
+    /// Where the programs may go.
+    pub endpoints: Vec<Endpoint>,
+    /// Which programs; `None` (not in the file) is any program.
+    pub binaries: Option<Vec<Binary>>,
+}
+
+/// One endpoint of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Which hosts; `None` is any name whose every address lies in `allowed_ips`.
+    pub host: Option<HostPattern>,
+    /// Which TCP ports; never empty, sorted, without duplicates.
+    pub ports: Vec<u16>,
+    /// Which paths this endpoint serves; `None` is all.
+    pub path: Option<PathPattern>,
+    /// What requests are read as; `None` is bytes (L4).
+    pub protocol: Option<Protocol>,
+    /// `tls: skip`.
+    pub tls_skip: bool,
+    /// Whether refused requests are sent all the same, and only recorded.
+    pub audit: bool,
+    /// `access`, if the file has it instead of rules.
+    pub access: Option<Access>,
+    /// `rules`.
+    pub rules: Vec<Rule>,
+    /// `deny_rules`.
+    pub deny_rules: Vec<Rule>,
+    /// Ranges in which the host's addresses must lie.
+    pub allowed_ips: Vec<IpNet>,
+    /// Whether `%2F` may stand in a path.
+    pub allow_encoded_slash: bool,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+impl Endpoint {
+    /// Host and ports in a few words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let host = match &self.host {
+            Some(host) => host.to_string(),
+            None => String::from("(any host in allowed_ips)"),
+        };
+        let ports: Vec<String> = self.ports.iter().map(u16::to_string).collect();
+        let path = match &self.path {
+            Some(path) => format!(" path {path}"),
+            None => String::new(),
+        };
+        format!("{host}:{}{path}", ports.join(","))
+    }
+}
+
+/// A program that may use an entry's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binary {
+    /// The path inside the sandbox, after symbolic links: exact, or with wildcards.
+    pub path: Glob,
+    /// The content it must have.
+    pub sha256: Option<[u8; 32]>,
+    /// Whether programs that it started, directly or not, may use the endpoints too.
+    pub ancestors: bool,
+}
+
+/// Where something stands in a file. Two origins always compare equal: a thing is what it is wherever it stands.
+#[derive(Debug, Clone, Eq)]
+pub struct Origin {
+    /// The file's name.
+    pub file: Arc<str>,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The bytes of the text.
+    pub span: Range<usize>,
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// Whether a host is one that the gateway or the proxy answers itself.
+pub(crate) fn is_inference_local(host: &Host) -> bool {
+    host.name().is_some_and(|n| n.as_str() == "inference.local")
+}

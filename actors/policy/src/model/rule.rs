@@ -1,0 +1,280 @@
+//! One rule about requests: methods, path, query. And the presets that stand for several.
+
+use std::fmt;
+
+use crate::path::{hex_digit, push_escape, stands_raw};
+use crate::{CanonicalPath, Glob, GlobError, Query};
+
+/// The `access` presets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// GET, HEAD, OPTIONS.
+    ReadOnly,
+    /// The above, and POST, PUT, PATCH.
+    ReadWrite,
+    /// Any method.
+    Full,
+}
+
+impl Access {
+    /// The name in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+            Self::Full => "full",
+        }
+    }
+
+    /// Whether it covers a method.
+    #[must_use]
+    pub fn covers(self, method: &str) -> bool {
+        match self {
+            Self::ReadOnly => matches!(method, "GET" | "HEAD" | "OPTIONS"),
+            Self::ReadWrite => matches!(method, "GET" | "HEAD" | "OPTIONS" | "POST" | "PUT" | "PATCH"),
+            Self::Full => true,
+        }
+    }
+}
+
+/// Which methods a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Method {
+    /// `*`.
+    Any,
+    /// This one, in this case; `GET` stands for `HEAD` too.
+    Named(Box<str>),
+}
+
+impl Method {
+    /// Whether the rule is about `method`.
+    #[must_use]
+    pub fn covers(&self, method: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(own) => &**own == method || (&**own == "GET" && method == "HEAD"),
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "*",
+            Self::Named(name) => name,
+        })
+    }
+}
+
+/// Why a text can't be a path pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathPatternError {
+    /// Broken as a pattern.
+    #[error(transparent)]
+    Glob(#[from] GlobError),
+    /// A path begins with `/`.
+    #[error("a path pattern begins with `/` (or is `**`)")]
+    NotAbsolute,
+    /// `{a,b}`.
+    #[error("`{{…}}` is not part of the pattern language: write one rule for each alternative")]
+    Braces,
+    /// Something that no canonical path holds, so that the rule would never match.
+    #[error("no canonical path holds {0}, so this would never match")]
+    Never(&'static str),
+}
+
+/// A pattern over canonical paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    written: Box<str>,
+    glob: Glob,
+}
+
+impl PathPattern {
+    /// Reads a pattern. Its literal parts are brought to canonical form as a request's path is.
+    ///
+    /// # Errors
+    /// A [`PathPatternError`] for patterns that are broken or could never match.
+    pub fn parse(text: &str) -> Result<Self, PathPatternError> {
+        if text.is_empty() {
+            return Err(GlobError::Empty.into());
+        }
+        if !text.starts_with('/') && text != "**" {
+            return Err(PathPatternError::NotAbsolute);
+        }
+        if text.contains(['{', '}']) {
+            return Err(PathPatternError::Braces);
+        }
+        for (found, what) in [("//", "`//`"), (";", "`;`"), ("#", "`#`"), ("\\", "a backslash")] {
+            if text.contains(found) {
+                return Err(PathPatternError::Never(what));
+            }
+        }
+        if text.split('/').any(|segment| segment == "." || segment == "..") {
+            return Err(PathPatternError::Never("dot segments"));
+        }
+        Ok(Self { written: text.into(), glob: Glob::path(&canonical_literal(text))? })
+    }
+
+    /// As written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.written
+    }
+
+    /// Whether it matches a canonical path.
+    #[must_use]
+    pub fn matches(&self, path: &CanonicalPath) -> bool {
+        self.glob.matches(path.as_str())
+    }
+
+    /// Whether it matches every path.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        matches!(&*self.written, "/**" | "**")
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.written)
+    }
+}
+
+/// The canonical spelling of a pattern's literal parts; wildcards and sets stand as they are.
+fn canonical_literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut bytes = text.bytes().peekable();
+    let mut in_set = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' => in_set = true,
+            b']' => in_set = false,
+            b'%' if !in_set => {
+                let mut ahead = bytes.clone();
+                let digits = ahead.next().and_then(hex_digit).zip(ahead.next().and_then(hex_digit));
+                if let Some((high, low)) = digits {
+                    bytes = ahead;
+                    let value = high << 4 | low;
+                    if value == b'*' {
+                        // Canonical paths hold a raw `*`; a set of one is how the pattern says so.
+                        out.push_str("[*]");
+                    } else if stands_raw(value) {
+                        out.push(char::from(value));
+                    } else {
+                        push_escape(&mut out, value);
+                    }
+                } else {
+                    push_escape(&mut out, b'%');
+                }
+                continue;
+            }
+            _ => {}
+        }
+        if in_set || stands_raw(byte) || matches!(byte, b'/' | b'?' | b'[' | b']') {
+            // Inside a set only ASCII can match, for canonical paths have nothing else.
+            out.push(char::from(byte));
+        } else {
+            push_escape(&mut out, byte);
+        }
+    }
+    out
+}
+
+/// One parameter of a rule's `query`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryMatcher {
+    /// The decoded name.
+    pub name: Box<str>,
+    /// The decoded value must match one of these.
+    pub any: Vec<Glob>,
+}
+
+impl QueryMatcher {
+    fn value(&self, value: &str) -> bool {
+        self.any.iter().any(|glob| glob.matches(value))
+    }
+}
+
+/// One rule of `rules` or `deny_rules`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Which methods.
+    pub method: Method,
+    /// Which paths.
+    pub path: PathPattern,
+    /// Which query; empty is any.
+    pub query: Vec<QueryMatcher>,
+}
+
+impl Rule {
+    /// Whether the rule, as an allow rule, covers a request: every value of every named parameter must match.
+    #[must_use]
+    pub fn allows(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
+        self.method.covers(method)
+            && self.path.matches(path)
+            && self.query.iter().all(|m| query.every(&m.name, |v| m.value(v)))
+    }
+
+    /// Whether the rule, as a deny rule, hits a request: one value of each named parameter that matches is enough.
+    #[must_use]
+    pub fn denies(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
+        self.method.covers(method)
+            && self.path.matches(path)
+            && self.query.iter().all(|m| query.any(&m.name, |v| m.value(v)))
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path)?;
+        for (index, matcher) in self.query.iter().enumerate() {
+            let values: Vec<&str> = matcher.any.iter().map(Glob::as_str).collect();
+            write!(f, "{}{}={}", if index == 0 { "?" } else { "&" }, matcher.name, values.join("|"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PathOptions;
+
+    fn matches(pattern: &str, path: &str) -> bool {
+        let path = CanonicalPath::parse(path, PathOptions { allow_encoded_slash: true }).unwrap();
+        PathPattern::parse(pattern).unwrap().matches(&path)
+    }
+
+    #[test]
+    fn literals_are_canonicalised_like_paths() {
+        assert!(matches("/a b/*", "/a%20b/c"));
+        assert!(matches("/caf%c3%a9", "/caf%C3%A9") && matches("/café", "/caf%C3%A9"));
+        assert!(matches("/%40scope%2fname", "/@scope%2Fname"));
+        assert!(matches("/~u/[a-z]?", "/%7eu/b1"));
+        assert!(matches("/100%/x", "/100%25/x"));
+        assert!(!matches("/a%2ab", "/axb") && matches("/a%2ab", "/a*b"));
+    }
+
+    #[test]
+    fn patterns_that_never_match_are_refused() {
+        assert_eq!(PathPattern::parse("*"), Err(PathPatternError::NotAbsolute));
+        assert_eq!(PathPattern::parse("repos/**"), Err(PathPatternError::NotAbsolute));
+        assert_eq!(PathPattern::parse("/{a,b}"), Err(PathPatternError::Braces));
+        for text in ["/a//b", "/a;x", "/a/../b", "/./a", "/a#b", "/a\\b"] {
+            assert!(matches!(PathPattern::parse(text), Err(PathPatternError::Never(_))), "{text}");
+        }
+        assert_eq!(PathPattern::parse("/[a"), Err(PathPatternError::Glob(GlobError::Set)));
+    }
+
+    #[test]
+    fn a_get_rule_covers_head_and_methods_keep_their_case() {
+        let get = Method::Named("GET".into());
+        assert!(get.covers("GET") && get.covers("HEAD") && !get.covers("get") && !get.covers("POST"));
+        assert!(!Method::Named("HEAD".into()).covers("GET"));
+        assert!(Access::ReadOnly.covers("OPTIONS") && !Access::ReadOnly.covers("POST"));
+        assert!(Access::ReadWrite.covers("PATCH") && !Access::ReadWrite.covers("DELETE"));
+        assert!(Access::Full.covers("DELETE"));
+    }
+}

@@ -1,0 +1,336 @@
+//! One endpoint: host, ports, protocol, and what of it can't stand together.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Fields, Reader};
+use crate::fields::{self, Kind};
+use crate::model::{Access, Endpoint, HostPattern, PathPattern, is_inference_local};
+use crate::yaml::{Node, Value};
+use crate::{Host, Protocol};
+
+/// Ports on which HTTP is what one expects.
+const HTTP_PORTS: [u16; 4] = [80, 443, 8080, 8443];
+
+/// Hosts of inference providers: traffic to them belongs through `inference.local`, which holds the keys.
+const PROVIDER_HOSTS: [&str; 16] = [
+    "api.openai.com",
+    "api.anthropic.com",
+    "integrate.api.nvidia.com",
+    "inference-api.nvidia.com",
+    "generativelanguage.googleapis.com",
+    "openrouter.ai",
+    "api.mistral.ai",
+    "api.groq.com",
+    "api.together.xyz",
+    "api.deepseek.com",
+    "api.x.ai",
+    "api.cohere.com",
+    "api.fireworks.ai",
+    "api.cerebras.ai",
+    "router.huggingface.co",
+    "api.perplexity.ai",
+];
+
+impl Reader<'_> {
+    pub(super) fn endpoint(&mut self, node: &Node) -> Option<Endpoint> {
+        let fields = self.object(node, &fields::ENDPOINT)?;
+        let host = fields.get("host").map(|n| self.host(n));
+        let ports = self.ports(&fields);
+        let path = fields.get("path").map(|n| self.endpoint_path(n));
+        let protocol = self.protocol(fields.get("protocol"));
+        let tls_skip = self.tls(fields.get("tls"));
+        let audit = self.word(fields.get("enforcement"), &fields::ENDPOINT, "enforcement") == Some("audit");
+        let access = self.access(fields.get("access"));
+        let rules = self.allow_rules(fields.get("rules"), protocol.flatten());
+        let deny_rules = self.deny_rules(fields.get("deny_rules"), protocol.flatten());
+        let allowed_ips = self.each(fields.get("allowed_ips"), Self::range);
+        let allow_encoded_slash = self.boolean(fields.get("allow_encoded_slash")).unwrap_or(false);
+
+        // What can't be read leaves the endpoint out; its errors are said already.
+        let endpoint = Endpoint {
+            host: host.map_or(Some(None), |h| h.map(Some))?,
+            ports: ports?,
+            path: path.map_or(Some(None), |p| p.map(Some))?,
+            protocol: protocol?,
+            tls_skip,
+            audit,
+            access,
+            rules,
+            deny_rules,
+            allowed_ips,
+            allow_encoded_slash,
+            origin: self.origin(node.span.clone()),
+        };
+        self.check_endpoint(node, &fields, &endpoint);
+        Some(endpoint)
+    }
+
+    fn host(&mut self, node: &Node) -> Option<HostPattern> {
+        let text = match node.value {
+            // `host: 1.5` is a number to YAML, and no host to anyone.
+            Value::Float | Value::Integer(_) => self.source_of(node).to_owned(),
+            _ => self.text(node)?,
+        };
+        let pattern = match HostPattern::parse(&text) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                let help = if text.contains("://") || text.contains('/') {
+                    "write the host alone, without scheme, port or path"
+                } else if text.contains(':') {
+                    "write the port under `port`"
+                } else {
+                    "in the first label: `*.x` is one label, `**.x` one or more, `a-*.x` a part of one"
+                };
+                self.error(node, format!("`{text}` can't be a host: {error}")).help = Some(help.into());
+                return None;
+            }
+        };
+        if let HostPattern::Exact(host) = &pattern {
+            self.warn_of_host(node, host);
+        }
+        Some(pattern)
+    }
+
+    fn warn_of_host(&mut self, node: &Node, host: &Host) {
+        if is_inference_local(host) {
+            self.warning(
+                node,
+                "`inference.local` is judged by the inference section; this endpoint changes nothing",
+            );
+            return;
+        }
+        let name = match host {
+            Host::Name(name) => name.as_str(),
+            Host::Addr(addr) if addr.is_loopback() || addr.is_unspecified() => "localhost",
+            Host::Addr(_) => return,
+        };
+        if PROVIDER_HOSTS.contains(&name) {
+            self.warning(
+                node,
+                format!("`{name}` is an inference provider: the agent needs its own key for it"),
+            )
+            .help =
+                Some("route it through `inference.local`, where the key stays outside the sandbox".into());
+        } else if name == "localhost" || name == "host.openshell.internal" || name == "host.docker.internal" {
+            self.warning(node, format!("`{host}` is never reached from the sandbox")).help =
+                Some("this machine's own ports are reached as `host.cofferdam.internal`".into());
+        }
+    }
+
+    fn ports(&mut self, fields: &Fields<'_>) -> Option<Vec<u16>> {
+        let (one, several) = (fields.get("port"), fields.get("ports"));
+        let mut ports = match (one, several) {
+            (None, None) => {
+                let message = "`port` (or `ports`) is missing in this endpoint";
+                self.say(crate::Diagnostic::error(fields.span.clone(), message));
+                return None;
+            }
+            (Some(_), Some(node)) => {
+                self.error(node, "`port` and `ports` are both there").help = Some("keep one of them".into());
+                return None;
+            }
+            (Some(node), None) => vec![self.port(node)?],
+            (None, Some(node)) => {
+                let ports = self.each(Some(node), Self::port);
+                if matches!(&node.value, Value::List(items) if items.is_empty()) {
+                    self.error(node, "`ports` is empty");
+                }
+                ports
+            }
+        };
+        ports.sort_unstable();
+        ports.dedup();
+        (!ports.is_empty()).then_some(ports)
+    }
+
+    fn port(&mut self, node: &Node) -> Option<u16> {
+        let Some(Kind::Integer(low, high)) = fields::ENDPOINT.field("port").map(|f| f.kind) else {
+            return None;
+        };
+        let number = match &node.value {
+            Value::Integer(number) => *number,
+            // Quoted ports are common enough to be understood.
+            Value::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok()?,
+            _ => {
+                self.mistyped(node, "a port number");
+                return None;
+            }
+        };
+        let port = u16::try_from(number).ok().filter(|port| (low..=high).contains(&u32::from(*port)));
+        if port.is_none() {
+            self.error(node, format!("a port is a number from {low} to {high}"));
+        }
+        port
+    }
+
+    fn endpoint_path(&mut self, node: &Node) -> Option<PathPattern> {
+        let text = self.text(node)?;
+        match PathPattern::parse(&text) {
+            Ok(path) => Some(path),
+            Err(error) => {
+                self.error(node, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// The outer option is whether it could be read.
+    fn protocol(&mut self, node: Option<&Node>) -> Option<Option<Protocol>> {
+        let Some(node) = node else { return Some(None) };
+        match self.word(Some(node), &fields::ENDPOINT, "protocol")? {
+            "rest" => Some(Some(Protocol::Rest)),
+            "websocket" => Some(Some(Protocol::Websocket)),
+            "tcp" => Some(None),
+            other => {
+                self.error(node, format!("`protocol: {other}` isn't supported yet")).help =
+                    Some("until it is, `protocol: rest` can judge its requests by method and path".into());
+                None
+            }
+        }
+    }
+
+    fn tls(&mut self, node: Option<&Node>) -> bool {
+        let Some(node) = node else { return false };
+        match self.word(Some(node), &fields::ENDPOINT, "tls") {
+            Some("skip") => {
+                self.warning(node, "`tls: skip` relays what can't be read");
+                true
+            }
+            Some(other) => {
+                self.warning(node, format!("`tls: {other}` does nothing: TLS is recognised by itself"))
+                    .help = Some("take it out".into());
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn access(&mut self, node: Option<&Node>) -> Option<Access> {
+        let node = node?;
+        let access = match self.word(Some(node), &fields::ENDPOINT, "access")? {
+            "read-only" => Access::ReadOnly,
+            "read-write" => Access::ReadWrite,
+            _ => Access::Full,
+        };
+        if access == Access::Full {
+            self.warning(node, "`access: full` allows every method on every path");
+        }
+        Some(access)
+    }
+
+    fn range(&mut self, node: &Node) -> Option<IpNet> {
+        let text = self.text(node)?;
+        let net = match text.parse::<IpNet>() {
+            Ok(net) => net,
+            Err(_) => match text.parse::<IpAddr>() {
+                Ok(addr) => IpNet::from(addr),
+                Err(_) => {
+                    self.error(node, format!("`{text}` is neither an address nor a CIDR range"));
+                    return None;
+                }
+            },
+        };
+        if NEVER_ALLOWED.iter().any(|range| overlap(range, &net)) {
+            self.error(node, format!("`{text}` overlaps loopback, link-local or unspecified addresses"))
+                .help = Some(
+                "no policy lifts these; this machine's own ports are reached as `host.cofferdam.internal`"
+                    .into(),
+            );
+            return None;
+        }
+        Some(net.trunc())
+    }
+
+    /// What the fields of one endpoint must agree on.
+    fn check_endpoint(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
+        let at = |name: &str| fields.get(name).unwrap_or(node);
+        if endpoint.host.is_none() {
+            if endpoint.allowed_ips.is_empty() {
+                self.error(node, "an endpoint without `host` needs `allowed_ips`");
+            }
+            if endpoint.protocol.is_some() {
+                self.error(at("protocol"), "an endpoint without `host` can't be inspected").help =
+                    Some("name the host, or leave `protocol` out".into());
+            }
+        }
+        if endpoint.access.is_some() && fields.get("rules").is_some() {
+            self.error(at("access"), "`access` and `rules` exclude each other").help =
+                Some("keep one of them".into());
+        }
+        match endpoint.protocol {
+            Some(protocol) => self.check_inspected(node, fields, endpoint, protocol),
+            None => self.check_relayed(node, fields, endpoint),
+        }
+    }
+
+    fn check_inspected(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint, protocol: Protocol) {
+        if endpoint.tls_skip {
+            self.error(
+                fields.get("tls").unwrap_or(node),
+                "`tls: skip` leaves nothing for `protocol` to read",
+            )
+            .help = Some("take one of them out".into());
+        }
+        if fields.get("access").is_none() && fields.get("rules").is_none() {
+            let message = format!("`protocol: {}` needs `rules` or `access`", protocol.as_str());
+            self.error(fields.get("protocol").unwrap_or(node), message).help =
+                Some("without either, every request would be refused".into());
+        }
+        if protocol == Protocol::Websocket {
+            self.check_messages(node, fields, endpoint);
+        }
+    }
+
+    fn check_relayed(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
+        if let Some(deny) = fields.get("deny_rules") {
+            self.error(deny, "`deny_rules` need `protocol`: without it nothing is read").help =
+                Some("add `protocol: rest`".into());
+        }
+        if let Some(path) = fields.get("path") {
+            self.error(path, "`path` needs `protocol`: without it no path is seen").help =
+                Some("add `protocol: rest`".into());
+        }
+        for name in ["rules", "access"] {
+            if let Some(node) = fields.get(name) {
+                self.warning(
+                    node,
+                    format!("`{name}` without `protocol` judges nothing: bytes are relayed"),
+                )
+                .help = Some("add `protocol: rest`".into());
+            }
+        }
+        if endpoint.audit {
+            let node = fields.get("enforcement").unwrap_or(node);
+            self.warning(node, "`enforcement: audit` without `protocol` changes nothing");
+        }
+        let http = endpoint.ports.iter().any(|port| HTTP_PORTS.contains(port));
+        let said = endpoint.tls_skip || fields.get("rules").is_some() || fields.get("access").is_some();
+        if http && !said {
+            self.warning(
+                node,
+                "this looks like an HTTP API, but has no `protocol`: nothing of it is inspected",
+            )
+            .help = Some("add `protocol: rest` and `access: read-only` or rules".into());
+        }
+    }
+}
+
+/// What `allowed_ips` can't open: RFC 1122 loopback and unspecified, RFC 3927 and 4291 link-local.
+const NEVER_ALLOWED: [([u8; 16], u8, bool); 6] = [
+    ([127, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8, true),
+    ([169, 254, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 16, true),
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8, true),
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], 128, false),
+    ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 128, false),
+    ([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 10, false),
+];
+
+/// Whether a range shares an address with one of the above.
+fn overlap(never: &([u8; 16], u8, bool), net: &IpNet) -> bool {
+    let (bytes, prefix, v4) = never;
+    let [a, b, c, d, ..] = *bytes;
+    let addr = if *v4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(*bytes) };
+    IpNet::new(addr, *prefix).is_ok_and(|never| never.contains(net) || net.contains(&never))
+}

@@ -1,0 +1,278 @@
+//! Every error of a file comes out at its place, all at once; nothing is ignored.
+
+use super::*;
+use crate::Severity;
+
+fn errors(text: &str) -> Vec<String> {
+    said(text, Severity::Error)
+}
+
+fn said(text: &str, severity: Severity) -> Vec<String> {
+    let all = match parse("p.yaml", text) {
+        Ok(parsed) => parsed.warnings,
+        Err(all) => all,
+    };
+    all.items()
+        .iter()
+        .filter(|item| item.severity == severity)
+        .map(|item| {
+            let place =
+                all.position(item).map_or_else(String::new, |(line, column)| format!("{line}:{column} "));
+            let help = item.help.as_ref().map_or_else(String::new, |h| format!(" | {h}"));
+            format!("{place}{}{help}", item.message)
+        })
+        .collect()
+}
+
+/// An endpoint of a policy that is otherwise in order.
+fn endpoint(fields: &str) -> String {
+    format!(
+        "version: 1\nnetwork_policies:\n  x:\n    endpoints:\n      - {{ {fields} }}\n    binaries: [ {{ path: /usr/bin/curl }} ]\n"
+    )
+}
+
+#[test]
+fn many_errors_of_every_kind_come_out_together() {
+    let text = "\
+version: 2
+filesystem_policy:
+  include_workdir: yes
+  read_only: [usr, /etc/../root, /lib]
+  read_write: [/, 7]
+landlock: { compatibility: best-effort }
+proces: { run_as_user: root }
+network_policies:
+  a:
+    endpoints:
+      - hosst: api.example.com
+        port: 99999
+        protocol: rest
+      - { host: '*.com', port: 443, protocol: graphql }
+      - { host: x.example.com, port: 443, protocol: rest, access: read-only, rules: [ { allow: { method: get, path: repos } } ] }
+    binaries: [ { path: curl }, { path: /usr/bin/x, sha256: abc } ]
+  a: { endpoints: [] }
+network_middlewares: {}
+";
+    let errors = errors(text);
+    let wanted = [
+        "1:10 the version must be 1",
+        "3:20 `yes` is text in YAML 1.2 | write `true` or `false`",
+        "4:15 the path must be absolute",
+        "4:20 the path must have no `.` or `..` in it",
+        "5:16 `/` can't be writable",
+        "5:19 text is needed here, not a number | put it in quotes: \"7\"",
+        "6:28 `best-effort` is not a value of `compatibility` | did you mean `best_effort`?",
+        "7:1 unknown field `proces` in this policy | did you mean `process`?",
+        "11:9 unknown field `hosst` in this endpoint | did you mean `host`?",
+        "12:15 a port is a number from 1 to 65535",
+        "14:17 `*.com` can't be a host",
+        "14:47 `protocol: graphql` isn't supported yet",
+        "15:69 `access` and `rules` exclude each other",
+        "15:107 methods are case-sensitive: `get` never matches | write `GET`",
+        "15:118 a path pattern begins with `/`",
+        "16:23 the path of a binary must be absolute",
+        "16:58 a SHA-256 is 64 hex digits",
+        "17:3 there are two entries `a`",
+        "18:1 `network_middlewares` isn't supported",
+    ];
+    for start in wanted {
+        assert!(errors.iter().any(|e| e.starts_with(start)), "missing: {start}\nin {errors:#?}");
+    }
+    assert_eq!(errors.len(), wanted.len(), "{errors:#?}");
+}
+
+#[test]
+fn errors_come_in_the_order_of_the_file() {
+    let errors = errors("network_policies: { x: { bogus: 1 } }\nfoo: 1\nversion: 3\n");
+    let lines: Vec<usize> = errors.iter().filter_map(|e| e.split(':').next()?.parse().ok()).collect();
+    assert!(lines.is_sorted(), "{errors:#?}");
+}
+
+#[test]
+fn text_that_is_not_a_policy_is_refused() {
+    assert_eq!(errors(""), ["1:1 a map (policy) is needed here, not nothing"]);
+    assert!(errors("[]")[0].contains("a map (policy) is needed here, not a list"));
+    assert!(errors("{}")[0].contains("`version` is missing"));
+    assert!(errors("a: [")[0].contains("not valid YAML"));
+    assert!(errors("version: 1\n<<: {a: 1}\n")[0].contains("merge keys aren't supported"));
+}
+
+#[test]
+fn fields_whose_feature_is_not_here_are_errors_unless_they_are_off() {
+    for field in [
+        "websocket_credential_rewrite: true",
+        "request_body_credential_rewrite: true",
+        "persisted_queries: deny",
+        "graphql_max_body_bytes: 1",
+        "mcp: { max_body_bytes: 1 }",
+        "json_rpc: {}",
+    ] {
+        let errors = errors(&endpoint(&format!(
+            "host: a.example.com, port: 443, protocol: rest, access: read-only, {field}"
+        )));
+        assert!(errors.len() == 1 && errors[0].contains("isn't supported yet"), "{field}: {errors:?}");
+    }
+    for field in ["credential_signing: sigv4", "signing_service: s3"] {
+        let errors = errors(&endpoint(&format!("host: a.example.com, port: 443, {field}")));
+        assert!(errors.len() == 1 && errors[0].contains("isn't supported:"), "{field}: {errors:?}");
+    }
+    let off = "host: a.example.com, port: 443, protocol: rest, access: read-only, websocket_credential_rewrite: false";
+    assert_eq!(errors(&endpoint(off)), Vec::<String>::new());
+    for protocol in ["graphql", "mcp", "json-rpc"] {
+        let errors = errors(&endpoint(&format!("host: a.example.com, port: 443, protocol: {protocol}")));
+        assert!(errors[0].contains("isn't supported yet"), "{errors:?}");
+    }
+}
+
+#[test]
+fn endpoints_that_contradict_themselves() {
+    for (fields, wanted) in [
+        ("port: 443", "without `host` needs `allowed_ips`"),
+        ("port: 443, allowed_ips: [10.0.0.0/8], protocol: rest, access: full", "can't be inspected"),
+        ("host: a.example.com", "`port` (or `ports`) is missing"),
+        ("host: a.example.com, port: 1, ports: [2]", "both there"),
+        ("host: a.example.com, ports: []", "`ports` is empty"),
+        ("host: a.example.com, port: 0", "from 1 to 65535"),
+        ("host: a.example.com, port: 443, protocol: rest", "needs `rules` or `access`"),
+        ("host: a.example.com, port: 443, protocol: rest, rules: []", "`rules` is empty"),
+        (
+            "host: a.example.com, port: 443, protocol: rest, access: full, deny_rules: []",
+            "`deny_rules` is empty",
+        ),
+        ("host: a.example.com, port: 443, protocol: rest, access: full, tls: skip", "leaves nothing"),
+        ("host: a.example.com, port: 443, deny_rules: [ { method: GET, path: /x } ]", "need `protocol`"),
+        ("host: a.example.com, port: 443, path: /x", "needs `protocol`"),
+        ("host: a.example.com, port: 443, allowed_ips: [127.0.0.1]", "overlaps loopback"),
+        ("host: a.example.com, port: 443, allowed_ips: [0.0.0.0/0]", "overlaps loopback"),
+        ("host: a.example.com, port: 443, allowed_ips: [169.254.169.254]", "overlaps loopback"),
+        ("host: a.example.com, port: 443, allowed_ips: ['::/0']", "overlaps loopback"),
+        ("host: a.example.com, port: 443, allowed_ips: [x]", "neither an address nor"),
+        ("host: 'https://a.example.com', port: 443", "without scheme"),
+        ("host: 'a.example.com:8443', port: 443", "write the port under `port`"),
+        (
+            "host: a.example.com, port: 443, protocol: websocket, access: read-only",
+            "hold back WebSocket messages",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: websocket, rules: [ { allow: { method: GET, path: /x } } ]",
+            "hold back WebSocket messages",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: websocket, access: full, deny_rules: [ { method: WEBSOCKET_TEXT, path: /x } ]",
+            "isn't supported yet",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: websocket, rules: [ { allow: { method: POST, path: /x } } ]",
+            "has no method `POST`",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: rest, rules: [ { allow: { method: WEBSOCKET_TEXT, path: /x } } ]",
+            "is for `protocol: websocket`",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: rest, rules: [ { allow: { method: GET, path: '/{a,b}' } } ]",
+            "not part of the pattern language",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: rest, rules: [ { method: GET, path: /x } ]",
+            "`allow` is missing",
+        ),
+    ] {
+        let errors = errors(&endpoint(fields));
+        assert!(errors.iter().any(|e| e.contains(wanted)), "{fields}: {errors:?}");
+    }
+}
+
+#[test]
+fn risky_rules_are_warned_about() {
+    for (fields, wanted) in [
+        (
+            "host: a.example.com, port: 443, protocol: rest, access: full",
+            "`access: full` allows every method",
+        ),
+        ("host: a.example.com, port: 443", "looks like an HTTP API"),
+        ("host: a.example.com, port: 443, tls: skip", "`tls: skip` relays"),
+        ("host: a.example.com, port: 443, access: read-only", "`access` without `protocol` judges nothing"),
+        ("host: api.openai.com, port: 443, protocol: rest, access: read-only", "is an inference provider"),
+        ("host: a.example.com, port: 443, protocol: rest, access: read-only, tls: terminate", "does nothing"),
+        ("host: localhost, port: 8000, protocol: rest, access: read-only", "never reached"),
+        ("host: inference.local, port: 443, protocol: rest, access: full", "changes nothing"),
+        (
+            "host: a.example.com, port: 443, protocol: rest, access: full, deny_rules: [ { method: '*', path: '/repos/*/x' } ]",
+            "write `**`",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: rest, rules: [ { allow: { method: GET, path: '/x?a=b' } } ]",
+            "never part of the path",
+        ),
+    ] {
+        assert_eq!(errors(&endpoint(fields)), Vec::<String>::new(), "{fields}");
+        let warnings = said(&endpoint(fields), Severity::Warning);
+        assert!(warnings.iter().any(|e| e.contains(wanted)), "{fields}: {warnings:?}");
+    }
+    let warn = |binaries: &str| {
+        let text =
+            endpoint("host: a.example.com, port: 5000").replace("[ { path: /usr/bin/curl } ]", binaries);
+        said(&text, Severity::Warning)
+    };
+    assert!(warn("[ { path: '/**' } ]")[0].contains("is every program"));
+    assert!(warn("[ { path: '/usr/bin/python3*' } ]")[0].contains("runs any script"));
+    assert!(warn("[]")[0].contains("no program may use it"));
+    assert_eq!(warn("[ { path: /usr/bin/curl } ]"), Vec::<String>::new());
+    let text =
+        "version: 1\nnetwork_policies: { x: { endpoints: [ { host: a.example.com, port: 5000 } ] } }\n";
+    assert!(said(text, Severity::Warning)[0].contains("any program may use it"));
+}
+
+#[test]
+fn contradicting_entries_are_one_error_that_names_both() {
+    let two = |a: &str, b: &str, program: &str| {
+        format!(
+            "version: 1\nnetwork_policies:\n  one:\n    endpoints: [ {{ {a} }} ]\n    binaries: [ {{ path: /usr/bin/curl }} ]\n  \
+             two:\n    endpoints: [ {{ {b} }} ]\n    binaries: [ {{ path: {program} }} ]\n"
+        )
+    };
+    let rest = "host: a.example.com, port: 443, protocol: rest, access: read-only";
+    let audit = "host: a.example.com, port: 443, protocol: rest, access: read-only, enforcement: audit";
+    let l4 = "host: '*.example.com', ports: [80, 443]";
+    let skip = "host: a.example.com, port: 443, tls: skip";
+    for (a, b, field) in [(rest, audit, "`enforcement`"), (rest, l4, "`protocol`"), (l4, skip, "`tls`")] {
+        let errors = errors(&two(a, b, "'/usr/bin/*'"));
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].contains("`one`") && errors[0].contains("`two`") && errors[0].contains(field),
+            "{errors:?}"
+        );
+    }
+    // Different programs, ports, hosts or paths: no contradiction.
+    assert_eq!(errors(&two(rest, audit, "/usr/bin/git")), Vec::<String>::new());
+    assert_eq!(errors(&two(rest, "host: a.example.com, port: 444", "/usr/bin/curl")), Vec::<String>::new());
+    assert_eq!(errors(&two(rest, "host: b.example.com, port: 443", "/usr/bin/curl")), Vec::<String>::new());
+    let on_path = format!("{audit}, path: '/b/**'");
+    assert_eq!(errors(&two(rest, &on_path, "/usr/bin/curl")), Vec::<String>::new());
+    assert_eq!(errors(&two(rest, rest, "/usr/bin/curl")), Vec::<String>::new());
+}
+
+#[test]
+fn the_static_sections_are_read() {
+    let text = "\
+version: 1
+filesystem_policy:
+  include_workdir: true
+  read_only: [/usr/, { path: /app, optional: true }]
+  read_write: [/tmp//x]
+process: { run_as_user: sandbox, run_as_group: 1000 }
+";
+    let policy = parse("p", text).unwrap().policy;
+    let fs = policy.filesystem();
+    assert!(fs.include_workdir);
+    assert_eq!(fs.read_only[0].path.to_str(), Some("/usr"));
+    assert!(!fs.read_only[0].optional && fs.read_only[1].optional);
+    assert_eq!(fs.read_write[0].path.to_str(), Some("/tmp/x"));
+    assert_eq!(policy.landlock(), crate::Landlock::HardRequirement);
+    assert_eq!(policy.process().run_as_group.as_deref(), Some("1000"));
+    let best = parse("p", &format!("{text}landlock: {{ compatibility: best_effort }}\n")).unwrap().policy;
+    assert!(best.filesystem().read_only[0].optional);
+    assert_eq!(policy.static_changes(&best), ["filesystem_policy", "landlock"]);
+    assert!(errors("version: 1\nprocess: { run_as_user: 0 }\n")[0].contains("never runs as 0"));
+}

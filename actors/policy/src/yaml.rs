@@ -1,0 +1,249 @@
+//! YAML text to a tree in which every node knows where it stands.
+//!
+//! The only module that names the YAML library. It refuses what a policy never needs (several documents, merge keys,
+//! deep or huge trees, YAML 1.1 booleans) and judges no field: that is the reader's work, so that all of a file's
+//! errors come out together.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::Spanned;
+use serde_yaml::options::{DuplicateKeyPolicy, MergeKeyPolicy};
+
+/// Longest policy text, in bytes: a thousand entries need a fifth of it.
+pub(crate) const MAX_POLICY_BYTES: usize = 1024 * 1024;
+/// Most nodes of the tree (scalars, lists and maps), aliases expanded.
+const MAX_NODES: usize = 200_000;
+/// Deepest nesting; the schema needs nine levels.
+const MAX_DEPTH: usize = 24;
+/// Most aliases: enough to share a list of binaries among entries, too few for a bomb.
+const MAX_ALIASES: usize = 1000;
+
+/// A value and the bytes of the source it was read from.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) span: Range<usize>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    /// A float, kept as nothing: no field takes one.
+    Float,
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+}
+
+impl Value {
+    /// What it is, in a reader's words.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Bool(_) => "a boolean",
+            Self::Integer(_) => "a number",
+            Self::Float => "a fractional number",
+            Self::Text(_) => "text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        }
+    }
+}
+
+/// The text is not YAML, or more of it than a policy may be.
+#[derive(Debug)]
+pub(crate) struct YamlError {
+    pub(crate) message: String,
+    pub(crate) span: Option<Range<usize>>,
+}
+
+/// Reads one document.
+pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
+    if text.len() > MAX_POLICY_BYTES {
+        let message = format!("the policy is longer than {MAX_POLICY_BYTES} bytes");
+        return Err(YamlError { message, span: None });
+    }
+    let options = serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_nodes: MAX_NODES,
+            max_events: 2 * MAX_NODES,
+            max_depth: MAX_DEPTH,
+            max_aliases: MAX_ALIASES,
+            max_documents: 1,
+        },
+        // Passed on, so that the reader refuses every duplicate, not only the first.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::AsOrdinary,
+        strict_booleans: true,
+        with_snippet: false,
+    };
+    let node: Node = serde_yaml::from_str_with_options(text, options).map_err(|e| error(&e, text))?;
+    Ok(node)
+}
+
+fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
+    let full = error.without_snippet().to_string();
+    // The position is told by the caret; the library's own words for it come off again.
+    let message = match full.find(" at line ") {
+        Some(at) => full.get(..at).unwrap_or(&full).to_owned(),
+        None => full,
+    };
+    let span = error.location().and_then(|at| {
+        let start = byte_of(text, at.line(), at.column())?;
+        Some(start..(start + 1).min(text.len()))
+    });
+    YamlError { message: format!("this is not valid YAML: {message}"), span }
+}
+
+/// The byte at which a line and column (both from 1, in characters) stand. Scanner errors know no byte offset.
+fn byte_of(text: &str, line: u64, column: u64) -> Option<usize> {
+    let mut rest = text;
+    for _ in 1..line {
+        let end = rest.find('\n')?;
+        rest = rest.get(end + 1..)?;
+    }
+    let skip = usize::try_from(column.saturating_sub(1)).ok()?;
+    let in_line: usize = rest.chars().take(skip).take_while(|c| *c != '\n').map(char::len_utf8).sum();
+    Some(text.len() - rest.len() + in_line)
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Value>::deserialize(d)?;
+        let at = spanned.referenced.span();
+        let start = at.byte_offset().and_then(|x| usize::try_from(x).ok()).unwrap_or(0);
+        let len = at.byte_len().and_then(|x| usize::try_from(x).ok()).unwrap_or(0);
+        Ok(Self { value: spanned.value, span: start..start + len })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::Integer(v.into()))
+    }
+
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::Integer(v.into()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(Value::Float)
+    }
+
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::Text(v.to_owned()))
+    }
+
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(Value::Text(v))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Value::Map(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(text: &str) -> String {
+        fn go(node: &Node, text: &str) -> String {
+            match &node.value {
+                Value::List(items) => {
+                    format!("[{}]", items.iter().map(|i| go(i, text)).collect::<Vec<_>>().join(" "))
+                }
+                Value::Map(pairs) => {
+                    let pairs: Vec<_> =
+                        pairs.iter().map(|(k, v)| format!("{}:{}", go(k, text), go(v, text))).collect();
+                    format!("{{{}}}", pairs.join(" "))
+                }
+                other => format!("{}={:?}", other.kind(), &text[node.span.clone()]),
+            }
+        }
+        match parse(text) {
+            Ok(node) => go(&node, text),
+            Err(e) => format!("{} {:?}", e.message, e.span),
+        }
+    }
+
+    #[test]
+    fn every_node_knows_its_place() {
+        assert_eq!(
+            shape("a: [1, x]\n\"b\": {c: true, d: no, e: 1.5}\n"),
+            "{text=\"a\":[a number=\"1\" text=\"x\"] text=\"\\\"b\\\"\":{text=\"c\":a boolean=\"true\" \
+             text=\"d\":text=\"no\" text=\"e\":a fractional number=\"1.5\"}}"
+        );
+    }
+
+    #[test]
+    fn duplicates_and_merge_keys_are_passed_on_for_the_reader_to_refuse() {
+        assert_eq!(shape("a: 1\na: 2\n"), "{text=\"a\":a number=\"1\" text=\"a\":a number=\"2\"}");
+        assert_eq!(shape("<<: {a: 1}\n"), "{text=\"<<\":{text=\"a\":a number=\"1\"}}");
+    }
+
+    #[test]
+    fn bombs_and_depth_are_refused() {
+        let deep = "[".repeat(5000);
+        assert!(parse(&deep).is_err());
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for i in 1..10 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(",");
+            bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
+        }
+        let started = std::time::Instant::now();
+        assert!(parse(&bomb).is_err());
+        assert!(started.elapsed().as_secs() < 5);
+        assert!(parse("a: 1\n---\nb: 2\n").is_err());
+        assert!(parse(&" ".repeat(MAX_POLICY_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn a_syntax_error_has_a_place() {
+        let error = parse("a: 1\n  b: [\n").unwrap_err();
+        assert!(error.span.is_some(), "{error:?}");
+        assert!(!error.message.contains("line "), "{}", error.message);
+    }
+}
