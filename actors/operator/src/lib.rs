@@ -1,1 +1,26 @@
-//! cofferdam operator.
+//! The control socket: HTTP/1.1 and JSON for the operator, on both of its ends.
+//!
+//! The server: [`serve()`](serve::prepare) accepts, checks the peer, bounds; `service` finds and asks; [`Control`] is what
+//! can be asked and done, implemented elsewhere. The client: [`client::Client`]. What goes over the wire: [`types`],
+//! [`fault`], [`frame`], described by `openapi.json`. Only [`actor`] knows of actors.
+//!
+//! Never here: a TCP listener, a decision about an agent's request, a secret.
+
+pub mod actor;
+mod answer;
+pub mod client;
+pub mod control;
+mod exec;
+pub mod fault;
+pub mod frame;
+pub mod limits;
+pub mod routes;
+pub mod serve;
+mod service;
+pub mod types;
+
+pub use client::Client;
+pub use control::{Answer, Control, ExecControl, ExecEnds, ExecOutput, ExecSession, Peer};
+pub use fault::{Code, Fault};
+pub use serve::{Owner, Serving, Unservable, prepare};
+pub use service::OPENAPI;

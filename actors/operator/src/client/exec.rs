@@ -1,0 +1,166 @@
+//! The client's side of an exec session: local stdio on one hand, frames on the other.
+
+use bytes::Bytes;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
+    sync::mpsc,
+};
+
+use super::{ClientError, Result};
+use crate::{
+    control::{ExecControl, ExecOutput},
+    frame::{Down, Frame, Reader, Up, write},
+    limits::STDIN_WINDOW,
+    types::Exit,
+};
+
+const PIECE: usize = 16 * 1024;
+
+/// The three local streams. `stdin: None` when the request asked for none.
+pub struct Stdio<I, O, E> {
+    /// Read until its end.
+    pub stdin: Option<I>,
+    /// Gets the process's standard output.
+    pub stdout: O,
+    /// Gets its standard error.
+    pub stderr: E,
+}
+
+/// A process that was started and waits to be connected.
+#[derive(Debug)]
+pub struct ExecClient {
+    io: TokioIo<Upgraded>,
+}
+
+impl ExecClient {
+    pub(super) fn new(io: Upgraded) -> Self {
+        Self { io: TokioIo::new(io) }
+    }
+
+    /// Connects the process until it ends. `controls` carries resizes and signals; its end is no end of the session.
+    ///
+    /// Dropping the future leaves the session, and the process is hung up. With `tokio::io::stdin()` the runtime waits
+    /// for a blocked read at its end: leave by `shutdown_background` or `process::exit`.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`] when the connection broke, [`ClientError::Fault`] when the sandbox lost the process,
+    /// [`ClientError::Local`] when the local output can't be written (a closed pipe).
+    pub async fn drive<I, O, E>(
+        self,
+        stdio: Stdio<I, O, E>,
+        controls: mpsc::Receiver<ExecControl>,
+    ) -> Result<Exit>
+    where
+        I: AsyncRead + Unpin,
+        O: AsyncWrite + Unpin,
+        E: AsyncWrite + Unpin,
+    {
+        let (from, to) = split(self.io);
+        let (credit, credits) = mpsc::unbounded_channel();
+        tokio::select! {
+            exit = receive(from, stdio.stdout, stdio.stderr, credit) => exit,
+            lost = send(to, stdio.stdin, controls, credits) => Err(lost),
+        }
+    }
+}
+
+async fn receive<R, O, E>(
+    from: R,
+    mut stdout: O,
+    mut stderr: E,
+    credit: mpsc::UnboundedSender<u32>,
+) -> Result<Exit>
+where
+    R: AsyncRead + Unpin,
+    O: AsyncWrite + Unpin,
+    E: AsyncWrite + Unpin,
+{
+    let mut frames = Reader::<_, Down>::new(from);
+    loop {
+        let frame = frames.next().await.map_err(|e| ClientError::Lost(e.to_string()))?;
+        match frame.ok_or_else(|| ClientError::Lost("the session ended without an exit code".into()))? {
+            Down::Output(ExecOutput::Stdout(bytes)) => put(&mut stdout, &bytes).await?,
+            Down::Output(ExecOutput::Stderr(bytes)) => put(&mut stderr, &bytes).await?,
+            Down::Output(ExecOutput::Exit(exit)) => return Ok(exit),
+            Down::Output(ExecOutput::Failed(fault)) => return Err(fault.into()),
+            Down::Taken(bytes) => drop(credit.send(bytes)),
+        }
+    }
+}
+
+/// Flushed at once: a prompt without a newline must show.
+async fn put(to: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> Result<()> {
+    to.write_all(bytes).await.map_err(ClientError::Local)?;
+    to.flush().await.map_err(ClientError::Local)
+}
+
+/// Never ends but by losing the connection: the process's end is heard by `receive`.
+async fn send<W, I>(
+    mut to: W,
+    mut stdin: Option<I>,
+    mut controls: mpsc::Receiver<ExecControl>,
+    mut credits: mpsc::UnboundedReceiver<u32>,
+) -> ClientError
+where
+    W: AsyncWrite + Unpin,
+    I: AsyncRead + Unpin,
+{
+    let mut window = STDIN_WINDOW;
+    let mut controlled = true;
+    let mut buffer = vec![0; PIECE];
+    if stdin.is_none()
+        && let Err(lost) = put_frame(&mut to, Up::End).await
+    {
+        return lost;
+    }
+    loop {
+        let room = window.min(PIECE);
+        let frame = tokio::select! {
+            read = read_some(&mut stdin, &mut buffer, room) => match read {
+                // An unreadable input is an ended one.
+                Ok(0) | Err(_) => {
+                    stdin = None;
+                    Up::End
+                }
+                Ok(n) => {
+                    window = window.saturating_sub(n);
+                    Up::Stdin(Bytes::copy_from_slice(buffer.get(..n).unwrap_or_default()))
+                }
+            },
+            message = controls.recv(), if controlled => match message {
+                Some(message) => Up::Control(message),
+                None => {
+                    controlled = false;
+                    continue;
+                }
+            },
+            Some(bytes) = credits.recv() => {
+                window = window.saturating_add(bytes as usize).min(STDIN_WINDOW);
+                continue;
+            }
+        };
+        if let Err(lost) = put_frame(&mut to, frame).await {
+            return lost;
+        }
+    }
+}
+
+/// Waits for ever while there is no input or no room for it.
+async fn read_some<I: AsyncRead + Unpin>(
+    stdin: &mut Option<I>,
+    buffer: &mut [u8],
+    room: usize,
+) -> std::io::Result<usize> {
+    match (stdin, buffer.get_mut(..room)) {
+        (Some(stdin), Some(buffer)) if !buffer.is_empty() => stdin.read(buffer).await,
+        _ => std::future::pending().await,
+    }
+}
+
+async fn put_frame(to: &mut (impl AsyncWrite + Unpin), frame: impl Frame) -> Result<()> {
+    let lost = |e: std::io::Error| ClientError::Lost(e.to_string());
+    to.write_all(&write(frame)).await.map_err(lost)?;
+    to.flush().await.map_err(lost)
+}

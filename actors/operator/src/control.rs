@@ -1,0 +1,107 @@
+//! What the control API can do, as one trait: the server knows nothing else of the sandbox.
+
+use bytes::Bytes;
+use futures_util::{future::BoxFuture, stream::BoxStream};
+use tokio::sync::mpsc;
+
+use crate::{
+    fault::Fault,
+    limits::EXEC_QUEUE,
+    types::{
+        Accepted, Event, ExecRequest, Exit, LogQuery, PolicyChange, PolicyView, Status, Stop, TreeNode,
+        Window,
+    },
+};
+
+/// An answer that takes a moment. The server bounds it by [`crate::limits::CALL_DEADLINE`].
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Fault>>;
+
+/// Who is at the other end of a connection, as the kernel says; for the record of what was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The effective user id at the time of `connect`.
+    pub uid: u32,
+    /// The process id, for the record only: it proves nothing.
+    pub pid: Option<i32>,
+}
+
+/// What can be asked and done. Implemented by whoever has all the parts in hand.
+pub trait Control: Send + Sync + 'static {
+    /// The whole state on one page.
+    fn status(&self) -> Answer<'_, Status>;
+    /// The live tree.
+    fn tree(&self) -> Answer<'_, TreeNode>;
+    /// Metrics in Prometheus' text format.
+    fn metrics(&self) -> Answer<'_, String>;
+    /// Events from now on. Bounded: a reader that lags loses events and sees the gap in `seq`.
+    fn events(&self) -> BoxStream<'static, Event>;
+    /// Redacted output of the agents, bytes as they were written.
+    fn logs(&self, query: LogQuery) -> Answer<'_, BoxStream<'static, Bytes>>;
+    /// The policy in force.
+    fn policy(&self) -> Answer<'_, PolicyView>;
+    /// Puts a policy in force, whole or not at all.
+    fn set_policy(&self, by: Peer, text: String, restart_agents: bool) -> Answer<'_, PolicyChange>;
+    /// Stops an actor in order and starts it anew. The name is a path such as `agents/hermes`.
+    fn restart(&self, by: Peer, actor: String) -> Answer<'_, Accepted>;
+    /// Makes an actor panic; refused unless fault injection is on.
+    fn crash(&self, by: Peer, actor: String) -> Answer<'_, Accepted>;
+    /// Ends the sandbox in order. Answers when that has begun.
+    fn stop(&self, by: Peer, stop: Stop) -> Answer<'_, Accepted>;
+    /// Starts another process under the same controls. Answers when it runs.
+    fn exec(&self, by: Peer, request: ExecRequest) -> Answer<'_, ExecSession>;
+}
+
+/// A process started by [`Control::exec`], as its bounded queues.
+#[derive(Debug)]
+pub struct ExecSession {
+    /// Bytes for its standard input or terminal. Dropped: no more of them.
+    pub stdin: mpsc::Sender<Bytes>,
+    /// What else it is told. Dropped: the client has left, and the process is to be hung up.
+    pub control: mpsc::Sender<ExecControl>,
+    /// From the process; [`ExecOutput::Exit`] or [`ExecOutput::Failed`] comes last.
+    pub output: mpsc::Receiver<ExecOutput>,
+}
+
+/// The implementer's ends of an [`ExecSession`].
+#[derive(Debug)]
+pub struct ExecEnds {
+    /// `None`: close its standard input.
+    pub stdin: mpsc::Receiver<Bytes>,
+    /// `None`: hang the process up.
+    pub control: mpsc::Receiver<ExecControl>,
+    /// To the client.
+    pub output: mpsc::Sender<ExecOutput>,
+}
+
+impl ExecSession {
+    /// A session and its other ends, with queues of [`EXEC_QUEUE`].
+    pub fn pair() -> (Self, ExecEnds) {
+        let (stdin, stdin_end) = mpsc::channel(EXEC_QUEUE);
+        let (control, control_end) = mpsc::channel(EXEC_QUEUE);
+        let (output_end, output) = mpsc::channel(EXEC_QUEUE);
+        let ends = ExecEnds { stdin: stdin_end, control: control_end, output: output_end };
+        (Self { stdin, control, output }, ends)
+    }
+}
+
+/// What a process is told beside its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecControl {
+    /// The terminal's size changed.
+    Resize(Window),
+    /// A signal for its process group, 1 to 64.
+    Signal(i32),
+}
+
+/// What comes back from a process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExecOutput {
+    /// Its standard output, redacted; with a terminal everything is here.
+    Stdout(Bytes),
+    /// Its standard error, redacted.
+    Stderr(Bytes),
+    /// It ended. The last.
+    Exit(Exit),
+    /// cofferdam lost it. The last.
+    Failed(Fault),
+}

@@ -1,0 +1,34 @@
+//! Every limit of the control socket, each with its reason.
+
+use std::time::Duration;
+
+/// Connections at one time; a 65th gets a 503. A terminal UI uses three.
+pub const MAX_CONNECTIONS: usize = 64;
+/// Headers of a request. Our own client sends five.
+pub const MAX_HEADERS: usize = 32;
+/// Bytes of a request's head (hyper's smallest is 8 KiB).
+pub const MAX_HEAD: usize = 16 * 1024;
+/// How long a head may take, and how long a kept connection may be silent.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes of a JSON body. An `exec` with a long command line fits (ARG_MAX of one argument is 128 KiB).
+pub const MAX_JSON: usize = 256 * 1024;
+/// Bytes of a policy. The largest known has 60 KiB.
+pub const MAX_POLICY: usize = 1024 * 1024;
+/// How long a body may take.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the answer to a call may take; `policy set --restart-agents` waits for agents to stop.
+pub const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// Silence on an event stream after which a comment is sent, so that a dead reader is noticed.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Payload of one exec frame, in bytes: a pipe's worth.
+pub const MAX_FRAME: usize = 64 * 1024;
+/// Bytes of standard input that the client may send ahead of what the process took.
+pub const STDIN_WINDOW: usize = 256 * 1024;
+/// Frames queued each way of an exec session before the sender waits.
+pub const EXEC_QUEUE: usize = 16;
+/// Arguments of an exec.
+pub const MAX_ARGUMENTS: usize = 4096;
+/// Bytes of an answer that the client reads whole.
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// How long the client waits for a connection and for the head of an answer: a little more than the server's own deadline.
+pub const CLIENT_DEADLINE: Duration = Duration::from_secs(65);

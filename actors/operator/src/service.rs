@@ -1,0 +1,265 @@
+//! One request on the control socket: found in the table, read within bounds, asked of [`Control`] within a deadline.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    answer::{self, Body},
+    control::{Answer, Control, ExecSession, Peer},
+    fault::{Code, Fault},
+    frame::PROTOCOL,
+    limits::{BODY_DEADLINE, CALL_DEADLINE, MAX_ARGUMENTS, MAX_JSON, MAX_POLICY},
+    routes::{Found, Operation, Routes},
+    types::{ExecRequest, LogQuery, Stop},
+};
+
+/// The description of the API.
+pub const OPENAPI: &str = include_str!("../openapi.json");
+
+/// Answers requests. Shared by all connections.
+pub(crate) struct Service {
+    pub control: Arc<dyn Control>,
+    pub routes: Routes,
+}
+
+/// What is left to do on a connection after its last answer: an exec session.
+pub(crate) struct Pending {
+    pub upgrade: OnUpgrade,
+    pub session: ExecSession,
+}
+
+impl Service {
+    /// Answers one request; an exec session that it begins is put into `pending`.
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        pending: &mut Option<Pending>,
+    ) -> Response<Body> {
+        match self.answer(request, peer, pending).await {
+            Ok(response) => response,
+            Err(fault) => answer::fault(&fault),
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        peer: Peer,
+        pending: &mut Option<Pending>,
+    ) -> Result<Response<Body>, Fault> {
+        let Found { operation, name } = self.routes.find(request.method(), request.uri().path())?;
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let control = &*self.control;
+        let name = name.unwrap_or_default();
+        match operation {
+            Operation::SetPolicy => {
+                query.only(&["restart_agents"])?;
+                let restart_agents = query.flag("restart_agents")?;
+                let text = read(request.into_body(), MAX_POLICY).await?;
+                let text = String::from_utf8(text.into())
+                    .map_err(|_| Fault::new(Code::BadRequest, "the policy is not UTF-8"))?;
+                ok(&within(control.set_policy(peer, text, restart_agents)).await?)
+            }
+            Operation::Exec => {
+                query.only(&[])?;
+                wants_upgrade(request.headers())?;
+                let upgrade = hyper::upgrade::on(&mut request);
+                let asked: ExecRequest = read_json(request.into_body()).await?;
+                check_exec(&asked)?;
+                let session = within(control.exec(peer, asked)).await?;
+                *pending = Some(Pending { upgrade, session });
+                Ok(switching())
+            }
+            Operation::Stop => {
+                query.only(&[])?;
+                let body = read(request.into_body(), MAX_JSON).await?;
+                let stop = if body.is_empty() { Stop::default() } else { parse_json(&body)? };
+                accepted(&within(control.stop(peer, stop)).await?)
+            }
+            Operation::Restart => {
+                query.only(&[])?;
+                accepted(&within(control.restart(peer, name)).await?)
+            }
+            Operation::Crash => {
+                query.only(&[])?;
+                accepted(&within(control.crash(peer, name)).await?)
+            }
+            Operation::Logs => {
+                let stream = within(control.logs(query.logs()?)).await?;
+                Ok(answer::bytes(answer::LOGS, stream))
+            }
+            Operation::Status
+            | Operation::Tree
+            | Operation::Events
+            | Operation::Policy
+            | Operation::Metrics
+            | Operation::Openapi => {
+                query.only(&[])?;
+                self.read_only(operation).await
+            }
+        }
+    }
+
+    async fn read_only(&self, operation: Operation) -> Result<Response<Body>, Fault> {
+        let control = &*self.control;
+        match operation {
+            Operation::Status => ok(&within(control.status()).await?),
+            Operation::Tree => ok(&within(control.tree()).await?),
+            Operation::Policy => ok(&within(control.policy()).await?),
+            Operation::Events => Ok(answer::events(control.events())),
+            Operation::Metrics => {
+                let text = within(control.metrics()).await?;
+                Ok(answer::whole(StatusCode::OK, answer::METRICS, text))
+            }
+            _ => Ok(answer::whole(StatusCode::OK, "application/json", OPENAPI)),
+        }
+    }
+}
+
+fn ok(value: &impl serde::Serialize) -> Result<Response<Body>, Fault> {
+    Ok(answer::json(StatusCode::OK, value))
+}
+
+fn accepted(value: &impl serde::Serialize) -> Result<Response<Body>, Fault> {
+    Ok(answer::json(StatusCode::ACCEPTED, value))
+}
+
+async fn within<T>(call: Answer<'_, T>) -> Result<T, Fault> {
+    tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(late(CALL_DEADLINE)))
+}
+
+fn late(after: Duration) -> Fault {
+    Fault::new(Code::Timeout, format!("no answer within {} s", after.as_secs()))
+        .hint("a part may be restarting; `cofferdam tree NAME` shows which")
+}
+
+async fn read(body: Incoming, most: usize) -> Result<Bytes, Fault> {
+    let whole = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, most).collect()).await;
+    match whole {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => {
+            Err(Fault::new(Code::TooLarge, format!("the body is longer than {most} bytes")))
+        }
+        Ok(Err(_)) => Err(Fault::new(Code::BadRequest, "the body ended early")),
+        Err(_) => Err(Fault::new(
+            Code::Timeout,
+            format!("the body did not come within {} s", BODY_DEADLINE.as_secs()),
+        )),
+    }
+}
+
+async fn read_json<T: DeserializeOwned>(body: Incoming) -> Result<T, Fault> {
+    parse_json(&read(body, MAX_JSON).await?)
+}
+
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|e| {
+        Fault::new(Code::BadRequest, format!("the body does not fit: {e}")).hint("GET /v1/openapi.json")
+    })
+}
+
+fn check_exec(asked: &ExecRequest) -> Result<(), Fault> {
+    let bad = |detail: &str| Err(Fault::new(Code::BadRequest, detail));
+    if asked.command.first().is_none_or(String::is_empty) {
+        return bad("`command` must hold a program");
+    }
+    if asked.command.len() > MAX_ARGUMENTS || asked.env.len() > MAX_ARGUMENTS {
+        return bad("too many arguments or variables");
+    }
+    let words =
+        asked.command.iter().chain(asked.env.keys()).chain(asked.env.values()).chain(asked.cwd.iter());
+    if words.into_iter().any(|w| w.contains('\0')) {
+        return bad("a NUL byte can't be passed to a program");
+    }
+    if asked.env.keys().any(|k| k.is_empty() || k.contains('=')) {
+        return bad("a variable's name must not be empty or hold `=`");
+    }
+    if asked.cwd.as_ref().is_some_and(|cwd| !cwd.starts_with('/')) {
+        return bad("`cwd` must be an absolute path inside the sandbox");
+    }
+    Ok(())
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> Result<(), Fault> {
+    let has = |name, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token))))
+    };
+    if has(header::CONNECTION, "upgrade") && has(header::UPGRADE, PROTOCOL) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        Code::UpgradeRequired,
+        format!("this path wants `connection: upgrade` and `upgrade: {PROTOCOL}`"),
+    ))
+}
+
+fn switching() -> Response<Body> {
+    let mut response =
+        answer::whole(StatusCode::SWITCHING_PROTOCOLS, "application/octet-stream", Bytes::new());
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_TYPE);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
+}
+
+/// A query: few, short, each name once.
+struct Query<'a>(Vec<(&'a str, Cow<'a, str>)>);
+
+impl<'a> Query<'a> {
+    fn parse(text: &'a str) -> Result<Self, Fault> {
+        let bad = |detail: &str| Fault::new(Code::BadRequest, detail);
+        let mut pairs: Vec<(&str, Cow<'_, str>)> = Vec::new();
+        for pair in text.split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
+            let value = percent_decode_str(value).decode_utf8().map_err(|_| bad("the query is not UTF-8"))?;
+            if pairs.len() >= 8 || pairs.iter().any(|(n, _)| *n == name) {
+                return Err(bad("a name stands twice in the query, or there are too many"));
+            }
+            pairs.push((name, value));
+        }
+        Ok(Self(pairs))
+    }
+
+    fn only(&self, known: &[&str]) -> Result<(), Fault> {
+        match self.0.iter().find(|(name, _)| !known.contains(name)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let name: String = name.chars().take(32).collect();
+                Err(Fault::new(Code::BadRequest, format!("unknown name {name:?} in the query")))
+            }
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| &**v)
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, Fault> {
+        match self.value(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(_) => Err(Fault::new(Code::BadRequest, format!("`{name}` takes true or false"))),
+        }
+    }
+
+    fn logs(&self) -> Result<LogQuery, Fault> {
+        self.only(&["agent", "follow", "tail"])?;
+        let tail = self.value("tail").map(str::parse).transpose();
+        Ok(LogQuery {
+            agent: self.value("agent").map(str::to_owned),
+            follow: self.flag("follow")?,
+            tail: tail.map_err(|_| Fault::new(Code::BadRequest, "`tail` takes a number of lines"))?,
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! What goes over the control socket, as types. openapi.json describes the same; a test holds the two together.
+//!
+//! These are the wire's own: an inner type may change without an operator's script noticing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The sandbox's name.
+    pub name: String,
+    /// cofferdam's version.
+    pub version: String,
+    /// What it is doing.
+    pub state: SandboxState,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// Milliseconds since the sandbox started; a restart of the supervisor doesn't reset it.
+    pub uptime_ms: u64,
+    /// Process id of the heart, as the host sees it.
+    pub heart_pid: Option<u32>,
+    /// Process id of the supervisor.
+    pub supervisor_pid: u32,
+    /// How often the supervisor was started anew.
+    pub supervisor_restarts: u64,
+    /// Whether it was started as root.
+    pub rooted: bool,
+    /// `strict` or `best-effort`.
+    pub enforcement: String,
+    /// Whether `crash` is allowed.
+    pub fault_injection: bool,
+    /// The controls of the cage and what the proof at the start found.
+    pub controls: Vec<ControlStatus>,
+    /// The policy in force.
+    pub policy: PolicyStatus,
+    /// The agent processes.
+    pub agents: Vec<AgentStatus>,
+    /// The model providers.
+    pub providers: Vec<ProviderStatus>,
+}
+
+/// What a sandbox is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxState {
+    /// Not all parts are up yet.
+    Starting,
+    /// All parts are up.
+    Running,
+    /// A part is down or restarting; the rest goes on.
+    Degraded,
+    /// It is going down.
+    Stopping,
+}
+
+/// One control of the cage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlStatus {
+    /// Its name, such as `landlock`.
+    pub name: String,
+    /// Whether it holds.
+    pub enforced: bool,
+    /// What the proof saw, or why it is missing.
+    pub detail: Option<String>,
+}
+
+/// The policy in force, without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// The number of the generation.
+    pub generation: u64,
+    /// SHA-256 of its text, in hex.
+    pub sha256: String,
+    /// RFC 3339, UTC.
+    pub loaded_at: String,
+}
+
+/// One agent process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its name.
+    pub name: String,
+    /// As in the tree: `running`, `backoff`, `exited` …
+    pub state: String,
+    /// Process id inside the sandbox.
+    pub pid: Option<u32>,
+    /// Restarts since the sandbox started.
+    pub restarts: u64,
+    /// Milliseconds that the present process has run.
+    pub uptime_ms: Option<u64>,
+    /// How the last process ended.
+    pub last_exit: Option<Exit>,
+}
+
+/// One model provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderStatus {
+    /// Its name.
+    pub name: String,
+    /// Its protocol.
+    pub kind: String,
+    /// Host and port.
+    pub endpoint: String,
+    /// Trust tier.
+    pub trust: String,
+    /// What it costs.
+    pub cost: String,
+    /// Reference of its key; never the key.
+    pub credential: Option<String>,
+    /// `unused`, `answering` or `failing`.
+    pub state: String,
+}
+
+/// `GET /v1/tree`: one node of the live tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeNode {
+    /// Its name below its parent.
+    pub name: String,
+    /// `supervisor` or `actor`.
+    pub kind: String,
+    /// `up`, `starting`, `backoff`, `stopped`, `given-up` …
+    pub state: String,
+    /// Milliseconds since it was last started.
+    pub uptime_ms: Option<u64>,
+    /// Restarts since the supervisor process started.
+    pub restarts: u64,
+    /// Why it last failed.
+    pub last_failure: Option<String>,
+    /// In start order.
+    pub children: Vec<TreeNode>,
+}
+
+/// One event of `GET /v1/events`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up by one; a gap means that this reader was too slow and lost some.
+    pub seq: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Such as `decision`, `actor`, `policy`, `agent`.
+    pub kind: String,
+    /// Depends on the kind; redacted.
+    pub data: Value,
+}
+
+/// `GET /v1/policy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyView {
+    /// The number of the generation.
+    pub generation: u64,
+    /// SHA-256 of its text, in hex.
+    pub sha256: String,
+    /// RFC 3339, UTC.
+    pub loaded_at: String,
+    /// The policy in force, as YAML.
+    pub text: String,
+}
+
+/// `PUT /v1/policy`, done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyChange {
+    /// The number of the new generation.
+    pub generation: u64,
+    /// What is risky in it.
+    pub warnings: Vec<String>,
+    /// Agents that were restarted for a changed static section.
+    pub restarted: Vec<String>,
+}
+
+/// Query of `GET /v1/logs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Only this agent's.
+    pub agent: Option<String>,
+    /// Go on as more is written.
+    pub follow: bool,
+    /// Only so many of the last lines.
+    pub tail: Option<u32>,
+}
+
+/// Body of `POST /v1/stop`; an empty body means the defaults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stop {
+    /// Milliseconds that the agents get to end by themselves after SIGTERM.
+    pub grace_ms: Option<u64>,
+}
+
+/// Something was set going.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// What was asked for: `stop`, `restart` or `crash`.
+    pub action: String,
+    /// What it was asked for.
+    pub target: String,
+}
+
+/// Body of `POST /v1/exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments; not empty.
+    pub command: Vec<String>,
+    /// Added to the sandbox's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; `/sandbox` if absent.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// A terminal of this size instead of pipes.
+    #[serde(default)]
+    pub tty: Option<Window>,
+    /// Whether standard input is connected; else it is empty.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+/// Size of a terminal in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub cols: u16,
+}
+
+/// How a process ended: one of the two is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+impl Exit {
+    /// As a shell says it: the code, or 128 and the signal.
+    pub fn shell_code(self) -> i32 {
+        match (self.code, self.signal) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => 125,
+        }
+    }
+}
