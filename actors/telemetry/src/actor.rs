@@ -1,0 +1,109 @@
+//! The telemetry actor: owns the audit writer and the metrics endpoint, and fails when one of them ends, so that its
+//! supervisor restarts both. All that matters lives above it: the log's queue and file, the recorder, the listener.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use thiserror::Error;
+use tokio::task::JoinSet;
+
+use crate::audit::AuditLog;
+use crate::metrics::{Recorder, server};
+
+/// The actor. Stateless itself.
+#[derive(Debug, Default)]
+pub struct TelemetryActor;
+
+/// What it is told. While it is down, messages are dropped: none carries anything that matters.
+#[derive(Debug)]
+pub enum Msg {
+    /// One of its tasks ended, which none ever should. Sent by the tasks; dropped when the actor is down anyway.
+    TaskEnded(&'static str),
+    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
+    InjectPanic,
+}
+
+/// What it works on; all of it outlives it.
+#[derive(Debug, Clone)]
+pub struct TelemetryArguments {
+    /// The audit log.
+    pub audit: AuditLog,
+    /// The recorder.
+    pub recorder: Recorder,
+    /// The metrics listener, if there is one; each incarnation uses a clone.
+    pub listener: Option<Arc<std::net::TcpListener>>,
+}
+
+/// How it fails.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("the task \"{0}\" ended")]
+    TaskEnded(&'static str),
+    #[error("the metrics listener: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+/// Tells the actor that a task ended, however it did.
+struct Alarm {
+    actor: ActorRef<Msg>,
+    task: &'static str,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // Fails only when the actor is gone, and with it the reason to tell it.
+        let _ = self.actor.cast(Msg::TaskEnded(self.task));
+    }
+}
+
+impl Actor for TelemetryActor {
+    type Msg = Msg;
+    /// Dropped with the actor, whichever way it ends, and the tasks with it.
+    type State = JoinSet<()>;
+    type Arguments = TelemetryArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        arguments: TelemetryArguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let mut tasks = JoinSet::new();
+        let alarm = |task| Alarm { actor: myself.clone(), task };
+        let TelemetryArguments { audit, recorder, listener } = arguments;
+        if let Some(listener) = listener {
+            let listener = listener.try_clone().map_err(Failure::from)?;
+            listener.set_nonblocking(true).map_err(Failure::from)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::from)?;
+            let sink = audit.sink();
+            let check: server::Check = Arc::new(move || sink.check().map_err(|error| error.to_string()));
+            let (recorder, alarm) = (recorder.clone(), alarm("metrics endpoint"));
+            tasks.spawn(async move {
+                let _alarm = alarm;
+                server::serve(listener, recorder, check).await;
+            });
+        }
+        let alarms = (alarm("metrics upkeep"), alarm("audit writer"));
+        tasks.spawn(async move {
+            let _alarm = alarms.0;
+            server::upkeep(recorder).await;
+        });
+        tasks.spawn(async move {
+            let _alarm = alarms.1;
+            audit.write().await;
+        });
+        Ok(tasks)
+    }
+
+    #[expect(clippy::panic, reason = "fault injection is there to panic")]
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        message: Msg,
+        _: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::TaskEnded(task) => Err(Failure::TaskEnded(task).into()),
+            Msg::InjectPanic => panic!("injected fault"),
+        }
+    }
+}

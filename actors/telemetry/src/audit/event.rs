@@ -1,0 +1,336 @@
+//! What is recorded. Plain data: every text field may hold hostile bytes and is redacted, bounded and escaped on
+//! its way into the log, never before.
+
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A decision about a connection or request, or its outcome.
+    Egress(Box<Egress>),
+    /// A model request through the gateway.
+    Inference(Box<Inference>),
+    /// A policy was loaded or refused.
+    Policy {
+        /// The generation in force afterwards.
+        generation: u64,
+        /// What came of it.
+        result: PolicyResult,
+        /// SHA-256 of the policy text, in hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sha256: Option<String>,
+        /// Why it was refused, or what changed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// One of cofferdam's own parts failed or came back.
+    Actor {
+        /// Its path in the tree.
+        name: String,
+        /// What happened.
+        change: ActorChange,
+        /// How it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
+        /// Restarts so far.
+        restarts: u64,
+    },
+    /// An agent process.
+    Agent {
+        /// The agent's name.
+        name: String,
+        /// What happened.
+        change: AgentChange,
+        /// Process id inside the sandbox.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+        /// Exit code, 128 + n for signal n.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
+        /// More, such as the command.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// A control that the kernel does not enforce here, under `enforcement: best-effort`.
+    ControlMissing {
+        /// The control.
+        control: String,
+        /// What it would need.
+        detail: String,
+    },
+    /// An operator did something.
+    Operator {
+        /// The command, such as `stop` or `policy set`.
+        action: String,
+        /// Who: the peer's user id on the control socket.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// With what.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// A binary is not what it was at first use.
+    Identity {
+        /// Its path.
+        path: String,
+        /// What happened.
+        change: IdentityChange,
+        /// SHA-256 before, in hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was: Option<String>,
+        /// SHA-256 now, in hex.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        is: Option<String>,
+    },
+    /// The sandbox itself.
+    Sandbox {
+        /// What happened.
+        change: SandboxChange,
+        /// The sandbox's name.
+        name: String,
+        /// cofferdam's version.
+        version: String,
+        /// More: mode, profile, reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+    },
+    /// The log about itself: what was repaired, pruned or found wrong.
+    Log(Note),
+}
+
+/// A decision or outcome on the road out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Egress {
+    /// Whether this is the decision or how it ended.
+    pub phase: Phase,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The layer that decided: `l4`, `l7`, `identity`, `ssrf`, `inference`, `budget`.
+    pub layer: String,
+    /// The canonical host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The HTTP method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The canonical path, without its query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The caller's executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
+    /// Its SHA-256, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The policy entry that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// The rule in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The policy generation that decided.
+    pub generation: u64,
+    /// The id that the caller saw, too.
+    pub request_id: String,
+    /// Why, for a denial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The HTTP status sent to the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes from the sandbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_up: Option<u64>,
+    /// Bytes into the sandbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_down: Option<u64>,
+    /// From decision to end, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+}
+
+/// A model request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inference {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The provider, as named in the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The model asked for.
+    pub model: String,
+    /// The model sent upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_model: Option<String>,
+    /// The caller's executable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
+    /// Its SHA-256, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The id that the caller saw, too.
+    pub request_id: String,
+    /// The status sent to the caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u16>,
+    /// Tokens of the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Tokens of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// Whether it was streamed.
+    pub streamed: bool,
+    /// In milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// Why, for a refusal or failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Decision or outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Recorded before anything is dialled.
+    #[default]
+    Decided,
+    /// Recorded when the connection or request ended.
+    Finished,
+}
+
+/// A verdict. The default is the safe one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Let through.
+    Allowed,
+    /// Refused.
+    #[default]
+    Denied,
+    /// Let through although a rule refuses it, because the endpoint says `enforcement: audit`.
+    Audited,
+}
+
+impl Verdict {
+    /// The name in the log and in metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Audited => "audited",
+        }
+    }
+}
+
+/// What came of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicyResult {
+    /// In force.
+    Loaded,
+    /// Refused; the last good one stays in force.
+    Rejected,
+    /// The same as before.
+    Unchanged,
+}
+
+impl PolicyResult {
+    /// The name in the log and in metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::Rejected => "rejected",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// What happened to a part of cofferdam.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorChange {
+    /// It failed.
+    Failed,
+    /// It is back.
+    Restarted,
+    /// It failed more often than its intensity allows.
+    GaveUp,
+    /// The supervisor process was started anew.
+    SupervisorRestarted,
+}
+
+/// What happened to an agent process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentChange {
+    /// It runs.
+    Started,
+    /// It ended by itself.
+    Exited,
+    /// It was stopped.
+    Stopped,
+    /// It is started again.
+    Restarting,
+    /// A new supervisor found it running.
+    Adopted,
+    /// It could not be started.
+    Failed,
+}
+
+/// What happened to a binary's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityChange {
+    /// First use: this hash counts from now on.
+    Pinned,
+    /// The hash differs from the one at first use: denied.
+    Changed,
+    /// An operator accepted the new hash.
+    Accepted,
+}
+
+/// What happened to the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxChange {
+    /// It runs.
+    Started,
+    /// It ended.
+    Stopped,
+}
+
+/// The log about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "note", rename_all = "snake_case")]
+pub enum Note {
+    /// A crash left an unfinished line at the end; it was cut off, and this is what it was.
+    Truncated {
+        /// Its bytes.
+        bytes: u64,
+        /// Their SHA-256, in hex.
+        sha256: String,
+    },
+    /// The end of the log is not what its head file says was written: records are missing or were changed.
+    Damaged {
+        /// What the head file says.
+        expected_seq: u64,
+        /// The last good record found.
+        found_seq: u64,
+    },
+    /// Old files were deleted to stay within the limit.
+    Pruned {
+        /// The last record that is gone.
+        through_seq: u64,
+        /// Its hash, in hex: the next record still names it.
+        hash: String,
+    },
+}

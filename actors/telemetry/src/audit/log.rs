@@ -1,0 +1,223 @@
+//! The log above the actor: its queue, its health, and the writer's turn. Whoever runs the writer (one incarnation
+//! of the telemetry actor after the other) takes the turn by a lock that no panic poisons, and finds there all that
+//! the one before left: records taken from the queue but not yet written, a write still under way.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redactor::SharedRedactor;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::file::{AuditError, AuditFile, Rotation, Written};
+use super::record::Draft;
+use super::sink::Sink;
+use crate::events::Feed;
+
+/// Records that may wait for the disk. At some 500 bytes each this is a few MiB.
+pub const QUEUE_LENGTH: usize = 8192;
+/// Records committed by one `fdatasync`.
+const BATCH_MAX: usize = 1024;
+/// How long after a failed write the next is tried: doubling between these.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How the log is kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Records that may wait; beyond it recording fails.
+    pub queue: usize,
+    /// When a new file is begun, and how many are kept.
+    pub rotation: Rotation,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { queue: QUEUE_LENGTH, rotation: Rotation::default() }
+    }
+}
+
+/// Whether the disk takes records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Good,
+    /// It refuses them, for this reason; it is tried again until it does.
+    Failing(String),
+}
+
+/// What sinks and the writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) queue: mpsc::Sender<Draft>,
+    pub(crate) health: watch::Sender<Health>,
+    /// Records ever queued.
+    pub(crate) queued: AtomicU64,
+    /// Records ever written.
+    committed: watch::Sender<u64>,
+}
+
+/// The audit log. Lives above every actor; clones share it.
+#[derive(Debug, Clone)]
+pub struct AuditLog {
+    shared: Arc<Shared>,
+    turn: Arc<Mutex<Turn>>,
+    feed: Feed,
+    redactor: SharedRedactor,
+    directory: Arc<Path>,
+    rotation: Rotation,
+}
+
+/// What the writer works on.
+#[derive(Debug)]
+struct Turn {
+    queue: mpsc::Receiver<Draft>,
+    /// Taken from the queue, not yet known to be on disk.
+    batch: Arc<Vec<Draft>>,
+    /// At rest between writes; gone while one is under way.
+    file: Option<AuditFile>,
+    under_way: Option<JoinHandle<(Option<AuditFile>, Result<Written, AuditError>)>>,
+}
+
+impl AuditLog {
+    /// Opens the log in the sandbox's state directory, repairs (on record) what a crash left, and continues its
+    /// chain. Blocking; done once at start.
+    ///
+    /// # Errors
+    /// When the log can't be opened, locked, read or written.
+    pub fn open(directory: &Path, redactor: SharedRedactor, options: Options) -> Result<Self, AuditError> {
+        let file = AuditFile::open(directory, options.rotation, &redactor.load())?;
+        let (queue, receiver) = mpsc::channel(options.queue.max(1));
+        let shared = Shared {
+            queue,
+            health: watch::Sender::new(Health::Good),
+            queued: AtomicU64::new(0),
+            committed: watch::Sender::new(0),
+        };
+        let turn = Turn { queue: receiver, batch: Arc::default(), file: Some(file), under_way: None };
+        Ok(Self {
+            shared: Arc::new(shared),
+            turn: Arc::new(Mutex::new(turn)),
+            feed: Feed::new(),
+            redactor,
+            directory: directory.into(),
+            rotation: options.rotation,
+        })
+    }
+
+    /// What callers record through.
+    #[must_use]
+    pub fn sink(&self) -> Sink {
+        Sink(Arc::clone(&self.shared))
+    }
+
+    /// The live feed of written records.
+    #[must_use]
+    pub fn feed(&self) -> Feed {
+        self.feed.clone()
+    }
+
+    /// Whether the disk takes records; changes can be awaited.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
+    }
+
+    /// Where the log is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Waits until everything queued so far is durable. `false` when the deadline passed first.
+    pub async fn flush(&self, deadline: Duration) -> bool {
+        let wanted = self.shared.queued.load(Ordering::SeqCst);
+        let mut committed = self.shared.committed.subscribe();
+        let done = committed.wait_for(|count| *count >= wanted);
+        matches!(tokio::time::timeout(deadline, done).await, Ok(Ok(_)))
+    }
+
+    /// The writer. Runs until aborted; a second one waits for its turn. Nothing is lost by an abort at any point.
+    pub async fn write(&self) {
+        let mut turn = self.turn.lock().await;
+        let mut retry = RETRY_MIN;
+        loop {
+            if turn.under_way.is_none() {
+                if turn.batch.is_empty() && !self.take(&mut turn).await {
+                    return;
+                }
+                self.begin(&mut turn);
+            }
+            match self.finish(&mut turn).await {
+                Ok(()) => retry = RETRY_MIN,
+                Err(error) => {
+                    tracing::error!(%error, "the audit log cannot be written; egress is refused until it can");
+                    self.shared.health.send_replace(Health::Failing(error.to_string()));
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Takes what waits in the queue. `false` when nobody can queue any more.
+    async fn take(&self, turn: &mut Turn) -> bool {
+        let mut batch = Vec::new();
+        // Cancel safe: either it waits and has taken nothing, or it returns at once with what it took.
+        if turn.queue.recv_many(&mut batch, BATCH_MAX).await == 0 {
+            return false;
+        }
+        turn.batch = Arc::new(batch);
+        true
+    }
+
+    /// Hands the batch to a blocking thread.
+    fn begin(&self, turn: &mut Turn) {
+        let file = turn.file.take();
+        let batch = Arc::clone(&turn.batch);
+        let redactor = self.redactor.clone();
+        let directory: PathBuf = self.directory.to_path_buf();
+        let rotation = self.rotation;
+        turn.under_way = Some(tokio::task::spawn_blocking(move || {
+            // Without a file the last write ended in a panic or the file was lost: read back how far it got.
+            let mut file = match file {
+                Some(file) => file,
+                None => match AuditFile::open(&directory, rotation, &redactor.load()) {
+                    Ok(file) => file,
+                    Err(error) => return (None, Err(error)),
+                },
+            };
+            let written = file.append(&batch, &redactor.load());
+            (file.usable(), written)
+        }));
+    }
+
+    /// Waits for the write under way and settles its batch.
+    async fn finish(&self, turn: &mut Turn) -> Result<(), AuditError> {
+        let Some(under_way) = turn.under_way.as_mut() else { return Ok(()) };
+        // Awaited in place: an abort here leaves the handle for the next turn.
+        let ended = under_way.await;
+        turn.under_way = None;
+        let (file, written) = match ended {
+            Ok(ended) => ended,
+            Err(panicked) => return Err(AuditError::Panicked(panicked.to_string())),
+        };
+        turn.file = file;
+        let written = written?;
+        let count = u64::try_from(turn.batch.len()).unwrap_or(u64::MAX);
+        turn.batch = Arc::default();
+        self.shared.committed.send_modify(|committed| *committed += count);
+        self.shared.health.send_if_modified(|health| {
+            let failing = *health != Health::Good;
+            *health = Health::Good;
+            failing
+        });
+        crate::metrics::audit_records(count);
+        for record in written.records {
+            self.feed.publish(record);
+        }
+        Ok(())
+    }
+}

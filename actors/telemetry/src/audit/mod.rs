@@ -1,0 +1,22 @@
+//! The audit log: `STATE/NAME/audit.jsonl`, one record a line, each holding the hash of the one before.
+//!
+//! `event` says what is recorded, `record` how a line is made and checked, `sink` is what the rest of cofferdam
+//! holds, `log` the queue and its writer's turn-taking, `file` the file itself, `verify` the proof.
+//! A record is redacted before it is written; one that cannot be written makes its caller refuse (fail closed).
+
+mod event;
+mod file;
+mod log;
+mod record;
+mod sink;
+mod verify;
+
+pub use event::{
+    ActorChange, AgentChange, Egress, Event, IdentityChange, Inference, Note, Phase, PolicyResult,
+    SandboxChange, Verdict,
+};
+pub use file::{AuditError, HEAD_NAME, LOG_NAME, Rotation, files};
+pub use log::{AuditLog, Health, Options};
+pub use record::{Record, RecordId};
+pub use sink::{AuditUnavailable, Sink};
+pub use verify::{Finding, Report, Trouble, verify};

@@ -1,0 +1,229 @@
+//! The proof: reads every file of a log in order and reports each record that was changed, is missing, stands out
+//! of order or was cut off, by file and line. Only reads; safe beside a running writer.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::event::{Event, Note};
+use super::file::{AuditError, HEAD_NAME, LINE_MAX, files, read_head};
+use super::record::{BadLine, GENESIS, Record, parse};
+
+/// What is wrong at one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "trouble", rename_all = "snake_case")]
+pub enum Trouble {
+    /// The line is no record.
+    Malformed,
+    /// The record was changed after it was written: its bytes don't have its hash.
+    Changed,
+    /// The record before this one is not the one that stood here when this one was written.
+    Replaced,
+    /// Records are missing before this one.
+    Missing {
+        /// The first that is missing.
+        from: u64,
+        /// The last that is missing.
+        to: u64,
+    },
+    /// This record belongs further up.
+    OutOfOrder {
+        /// The number that belongs here.
+        expected: u64,
+        /// The number that is here.
+        found: u64,
+    },
+    /// Records are missing at the end: the head file knows of later ones.
+    CutOff {
+        /// The last record that was written.
+        written: u64,
+        /// The last one that is here.
+        found: u64,
+    },
+    /// The last record is not the one that the head file names.
+    NotTheHead,
+    /// The head file is missing or unreadable, so a cut tail would not show.
+    NoHead,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// In this file.
+    pub file: PathBuf,
+    /// On this line, from 1; 0 for the file as a whole.
+    pub line: u64,
+    /// What.
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+/// The outcome of a verification.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Records read.
+    pub records: u64,
+    /// Files read, in order.
+    pub files: Vec<PathBuf>,
+    /// The number of the first record.
+    pub first_seq: u64,
+    /// The number of the last record.
+    pub last_seq: u64,
+    /// The hash of the last record, in hex: noted elsewhere, it proves the log up to here.
+    pub last_hash: String,
+    /// Bytes of a line not finished (yet): being written, or left by a crash and to be noted at the next start.
+    pub unfinished: u64,
+    /// What the log says about itself: repairs and pruning, by record number.
+    pub notes: Vec<(u64, Note)>,
+    /// What is wrong. Empty: the log is whole.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn intact(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// Verifies the log in `path`: the sandbox's state directory, or its `audit.jsonl`.
+///
+/// # Errors
+/// When the files can't be read.
+pub fn verify(path: &Path) -> Result<Report, AuditError> {
+    let directory = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    // Read before the records: the writer notes it after them, so that it never leads.
+    let head = read_head(&directory.join(HEAD_NAME))?;
+    let mut walk = Walk::default();
+    for file in files(directory)? {
+        walk.file(&file)?;
+    }
+    let mut report = walk.finish();
+    let finding = |line, trouble| Finding { file: directory.join(HEAD_NAME), line, trouble };
+    match head {
+        None => report.findings.push(finding(0, Trouble::NoHead)),
+        Some(head) if head.seq > report.last_seq => {
+            report.findings.push(finding(1, Trouble::CutOff { written: head.seq, found: report.last_seq }));
+        }
+        Some(head) if head.seq == report.last_seq && head.seq > 0 && head.hash != report.last_hash => {
+            report.findings.push(finding(1, Trouble::NotTheHead));
+        }
+        Some(_) => {}
+    }
+    Ok(report)
+}
+
+/// The walk along the chain.
+#[derive(Default)]
+struct Walk {
+    report: Report,
+    /// Number and hash of the record before; the hash is unknown after a bad line.
+    before: Option<(u64, Option<String>)>,
+    /// Where the log starts, if not at its genesis.
+    start: Option<(PathBuf, u64, String)>,
+}
+
+impl Walk {
+    fn file(&mut self, path: &Path) -> Result<(), AuditError> {
+        let failed = |source| AuditError::Io { what: "reading", path: path.to_owned(), source };
+        self.report.files.push(path.to_owned());
+        let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+        let mut number = 0;
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = (&mut reader).take(LINE_MAX as u64).read_until(b'\n', &mut line).map_err(failed)?;
+            if read == 0 {
+                return Ok(());
+            }
+            number += 1;
+            if line.pop_if(|byte| *byte == b'\n').is_some() {
+                self.line(path, number, &line);
+            } else if read == LINE_MAX {
+                self.bad(path, number, Trouble::Malformed);
+                skip_line(&mut reader).map_err(failed)?;
+            } else {
+                self.report.unfinished = read as u64;
+            }
+        }
+    }
+
+    fn line(&mut self, path: &Path, number: u64, line: &[u8]) {
+        match parse(line) {
+            Ok(record) => self.record(path, number, &record),
+            Err(BadLine::Malformed) => self.bad(path, number, Trouble::Malformed),
+            Err(BadLine::Changed) => self.bad(path, number, Trouble::Changed),
+        }
+    }
+
+    fn find(&mut self, path: &Path, line: u64, trouble: Trouble) {
+        self.report.findings.push(Finding { file: path.to_owned(), line, trouble });
+    }
+
+    /// A line that can't be trusted stands in the place of one record.
+    fn bad(&mut self, path: &Path, number: u64, trouble: Trouble) {
+        self.find(path, number, trouble);
+        let seq = self.before.as_ref().map_or(1, |(seq, _)| seq + 1);
+        self.before = Some((seq, None));
+    }
+
+    fn record(&mut self, path: &Path, number: u64, record: &Record) {
+        self.report.records += 1;
+        if let Ok(Event::Log(note)) = record.typed() {
+            self.report.notes.push((record.seq, note));
+        }
+        match self.before.clone() {
+            None => {
+                self.report.first_seq = record.seq;
+                if record.seq != 1 || record.prev != GENESIS {
+                    self.start = Some((path.to_owned(), record.seq, record.prev.clone()));
+                }
+            }
+            Some((seq, _)) if record.seq <= seq => {
+                self.find(path, number, Trouble::OutOfOrder { expected: seq + 1, found: record.seq });
+                // The chain is followed from the record that is where it belongs.
+                return;
+            }
+            Some((seq, _)) if record.seq > seq + 1 => {
+                self.find(path, number, Trouble::Missing { from: seq + 1, to: record.seq - 1 });
+            }
+            Some((_, Some(hash))) if hash != record.prev => self.find(path, number, Trouble::Replaced),
+            Some(_) => {}
+        }
+        self.before = Some((record.seq, Some(record.hash.clone())));
+    }
+
+    fn finish(mut self) -> Report {
+        if let Some((path, seq, prev)) = self.start.take() {
+            let pruned = self.report.notes.iter().any(|(_, note)| {
+                matches!(note, Note::Pruned { through_seq, hash } if through_seq + 1 == seq && *hash == prev)
+            });
+            if !pruned {
+                self.find(&path, 1, Trouble::Missing { from: 1, to: seq.saturating_sub(1) });
+            }
+        }
+        if let Some((seq, hash)) = self.before {
+            self.report.last_seq = seq;
+            self.report.last_hash = hash.unwrap_or_default();
+        }
+        self.report
+    }
+}
+
+fn skip_line(reader: &mut impl BufRead) -> std::io::Result<()> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let newline = buffer.iter().position(|byte| *byte == b'\n');
+        let used = newline.map_or(buffer.len(), |at| at + 1);
+        reader.consume(used);
+        if newline.is_some() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The metrics: every name, its help text and its labels in one table (`names`), a typed function for each, and the
+//! recorder, which lives above every actor and is installed once a process. No label value may come from an agent:
+//! names come from the configuration, the policy or closed sets.
+
+mod names;
+mod recorder;
+pub mod server;
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+pub use names::{Kind, Metric, TABLE};
+pub use recorder::{MetricsError, Recorder};
+
+use crate::audit::{PolicyResult, Verdict};
+
+/// A direction seen from the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of the sandbox.
+    Up,
+    /// Into the sandbox.
+    Down,
+}
+
+impl Direction {
+    /// The label value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// A kind of token of a model request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Of the prompt.
+    Input,
+    /// Of the answer.
+    Output,
+}
+
+impl TokenKind {
+    /// The label value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+}
+
+/// What runs: a constant 1 whose labels tell version and mode.
+pub fn build_info(version: &'static str, mode: &'static str) {
+    gauge!(names::BUILD_INFO, "version" => version, "mode" => mode).set(1.0);
+}
+
+/// Whether an actor runs. `actor` is its path in the tree.
+pub fn actor_up(actor: &str, up: bool) {
+    gauge!(names::ACTOR_UP, "actor" => actor.to_owned()).set(f64::from(u8::from(up)));
+    // So that the series is there, at 0, before the first restart.
+    counter!(names::ACTOR_RESTARTS, "actor" => actor.to_owned()).increment(0);
+}
+
+/// An actor was restarted.
+pub fn actor_restarted(actor: &str) {
+    counter!(names::ACTOR_RESTARTS, "actor" => actor.to_owned()).increment(1);
+}
+
+/// Whether an agent process runs. `agent` is its name in the configuration.
+pub fn agent_up(agent: &str, up: bool) {
+    gauge!(names::AGENT_UP, "agent" => agent.to_owned()).set(f64::from(u8::from(up)));
+    counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(0);
+}
+
+/// An agent process was restarted.
+pub fn agent_restarted(agent: &str) {
+    counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(1);
+}
+
+/// How often the heart has restarted the supervisor process: told once, at start, since counters begin anew with
+/// the process while the heart keeps the number.
+pub fn supervisor_restarts(total: u64) {
+    counter!(names::SUPERVISOR_RESTARTS).absolute(total);
+}
+
+/// The policy generation in force.
+pub fn policy_generation(number: u64) {
+    // Exact up to 2^53 generations.
+    #[expect(clippy::cast_precision_loss, reason = "generations count single reloads")]
+    gauge!(names::POLICY_GENERATION).set(number as f64);
+}
+
+/// A policy was loaded, refused or found unchanged.
+pub fn policy_reload(result: PolicyResult) {
+    counter!(names::POLICY_RELOADS, "result" => result.as_str()).increment(1);
+}
+
+/// A decision. `layer` is a `policy::Layer`'s name; `policy` the entry's name, empty where none matched.
+pub fn decision(layer: &'static str, verdict: Verdict, policy: &str) {
+    let verdict = verdict.as_str();
+    counter!(names::DECISIONS, "layer" => layer, "verdict" => verdict, "policy" => policy.to_owned())
+        .increment(1);
+}
+
+/// How long a decision took, from the parsed request to the verdict.
+pub fn decision_seconds(took: Duration) {
+    histogram!(names::DECISION_SECONDS).record(took.as_secs_f64());
+}
+
+/// Counts a proxy connection for as long as it lives.
+#[derive(Debug)]
+#[must_use = "the connection counts only while this lives"]
+pub struct ConnectionGuard(());
+
+/// A connection was accepted.
+pub fn proxy_connection() -> ConnectionGuard {
+    gauge!(names::PROXY_CONNECTIONS).increment(1.0);
+    ConnectionGuard(())
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        gauge!(names::PROXY_CONNECTIONS).decrement(1.0);
+    }
+}
+
+/// Bytes relayed.
+pub fn proxy_bytes(direction: Direction, bytes: u64) {
+    counter!(names::PROXY_BYTES, "direction" => direction.as_str()).increment(bytes);
+}
+
+/// A model request ended with this status. `provider` and `model` are names from the configuration.
+pub fn inference_request(provider: &str, model: &str, code: u16) {
+    // What no HTTP status is, is counted as one value, so that an upstream cannot make up labels.
+    let code = if (100..600).contains(&code) { code.to_string() } else { "other".to_owned() };
+    counter!(
+        names::INFERENCE_REQUESTS,
+        "provider" => provider.to_owned(),
+        "model" => model.to_owned(),
+        "code" => code
+    )
+    .increment(1);
+}
+
+/// Tokens used.
+pub fn inference_tokens(provider: &str, model: &str, kind: TokenKind, tokens: u64) {
+    counter!(
+        names::INFERENCE_TOKENS,
+        "provider" => provider.to_owned(),
+        "model" => model.to_owned(),
+        "kind" => kind.as_str()
+    )
+    .increment(tokens);
+}
+
+/// From the request's arrival to the first byte of the answer.
+pub fn inference_first_byte(took: Duration) {
+    histogram!(names::INFERENCE_FIRST_BYTE).record(took.as_secs_f64());
+}
+
+/// Secrets masked. `kind` is a token format's or a configured secret's name.
+pub fn redactions(kind: &str, count: u64) {
+    counter!(names::REDACTIONS, "kind" => kind.to_owned()).increment(count);
+}
+
+/// Whether a control is missing here, under `enforcement: best-effort`.
+pub fn control_missing(control: &'static str, missing: bool) {
+    gauge!(names::CONTROL_MISSING, "control" => control).set(f64::from(u8::from(missing)));
+}
+
+pub(crate) fn audit_records(count: u64) {
+    counter!(names::AUDIT_RECORDS).increment(count);
+}
+
+pub(crate) fn audit_refused() {
+    counter!(names::AUDIT_REFUSED).increment(1);
+}

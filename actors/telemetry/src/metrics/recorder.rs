@@ -1,0 +1,180 @@
+//! The recorder: where all metrics are kept. One a process, made before the actors and living longer than any.
+
+use std::sync::OnceLock;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use thiserror::Error;
+
+use super::names::{self, Kind, TABLE};
+
+/// Decisions take microseconds, a first hash of a large binary tenths of a second.
+const DECISION_BUCKETS: [f64; 12] =
+    [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.05, 0.25, 1.0];
+/// Models answer within tenths of seconds to minutes.
+const FIRST_BYTE_BUCKETS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+
+/// Why the recorder could not be set up.
+#[derive(Debug, Error)]
+pub enum MetricsError {
+    /// Something else in this process installed a recorder.
+    #[error("another metrics recorder is installed in this process")]
+    Installed,
+    /// The buckets are not acceptable.
+    #[error("setting up the metrics recorder: {0}")]
+    Build(String),
+}
+
+/// A handle on the recorder. Clones share it.
+#[derive(Clone)]
+pub struct Recorder(PrometheusHandle);
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recorder")
+    }
+}
+
+static INSTALLED: OnceLock<Recorder> = OnceLock::new();
+
+impl Recorder {
+    /// Installs the process's recorder, or returns the one installed before.
+    ///
+    /// # Errors
+    /// When a recorder that is not ours is installed.
+    pub fn install() -> Result<Self, MetricsError> {
+        if let Some(installed) = INSTALLED.get() {
+            return Ok(installed.clone());
+        }
+        let recorder = build()?;
+        let handle = Self(recorder.handle());
+        match metrics::set_global_recorder(recorder) {
+            Ok(()) => {
+                describe();
+                Ok(INSTALLED.get_or_init(|| handle).clone())
+            }
+            // Another thread of ours may have been faster.
+            Err(_) => INSTALLED.get().cloned().ok_or(MetricsError::Installed),
+        }
+    }
+
+    /// All metrics in the Prometheus text format 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Moves histogram samples into their buckets; without it they pile up until somebody scrapes.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+fn build() -> Result<PrometheusRecorder, MetricsError> {
+    let failed = |error: metrics_exporter_prometheus::BuildError| MetricsError::Build(error.to_string());
+    Ok(PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(names::DECISION_SECONDS.to_owned()), &DECISION_BUCKETS)
+        .map_err(failed)?
+        .set_buckets_for_metric(Matcher::Full(names::INFERENCE_FIRST_BYTE.to_owned()), &FIRST_BYTE_BUCKETS)
+        .map_err(failed)?
+        .build_recorder())
+}
+
+/// Describes every metric, and begins those without labels at 0, so that rates have a start.
+fn describe() {
+    for metric in TABLE {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.help),
+            Kind::Gauge => describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => describe_histogram!(metric.name, metric.help),
+        }
+        if !metric.labels.is_empty() {
+            continue;
+        }
+        match metric.kind {
+            Kind::Counter => counter!(metric.name).increment(0),
+            Kind::Gauge => gauge!(metric.name).increment(0.0),
+            Kind::Histogram => drop(histogram!(metric.name)),
+        }
+    }
+    for direction in ["up", "down"] {
+        counter!(names::PROXY_BYTES, "direction" => direction).increment(0);
+    }
+    for result in ["loaded", "rejected", "unchanged"] {
+        counter!(names::POLICY_RELOADS, "result" => result).increment(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::*;
+    use super::{build, describe};
+    use std::time::Duration;
+
+    /// A page with every metric on it.
+    fn page() -> String {
+        let recorder = build().unwrap();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            build_info("0.1.0", "rootless");
+            actor_up("proxy", true);
+            actor_restarted("proxy");
+            agent_up("main", true);
+            agent_restarted("main");
+            supervisor_restarts(2);
+            policy_generation(3);
+            policy_reload(PolicyResult::Loaded);
+            decision("l7", Verdict::Denied, "github");
+            decision_seconds(Duration::from_micros(40));
+            drop(proxy_connection());
+            proxy_bytes(Direction::Up, 10);
+            inference_request("local", "llama", 200);
+            inference_request("local", "llama", 999);
+            inference_tokens("local", "llama", TokenKind::Output, 5);
+            inference_first_byte(Duration::from_millis(300));
+            redactions("jwt", 2);
+            control_missing("landlock", true);
+            audit_records(1);
+            audit_refused();
+        });
+        handle.run_upkeep();
+        handle.render()
+    }
+
+    #[test]
+    fn the_page_holds_every_metric_with_its_help_and_type() {
+        let page = page();
+        for metric in TABLE {
+            let name = metric.name;
+            assert!(page.contains(&format!("# HELP {name} {}", metric.help)), "{name}");
+            assert!(page.contains(&format!("# TYPE {name} {}", metric.kind.as_str())), "{name}");
+            for label in metric.labels {
+                let found =
+                    page.lines().any(|line| line.starts_with(name) && line.contains(&format!("{label}=\"")));
+                assert!(found, "{name}{{{label}}}");
+            }
+        }
+        assert!(page.contains("cofferdam_supervisor_restarts_total 2"));
+        assert!(page.contains("cofferdam_proxy_decision_seconds_bucket{le=\"0.00005\"} 1"));
+        assert!(page.contains("code=\"other\""));
+    }
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for metric in TABLE {
+            assert!(metric.name.starts_with("cofferdam_"));
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(metric.kind == Kind::Histogram, metric.name.ends_with("_seconds"), "{}", metric.name);
+            assert!(metric.help.ends_with('.'));
+        }
+    }
+
+    /// For `promtool check metrics`, by hand and in the checks that have it.
+    #[test]
+    fn the_page_can_be_written_out() {
+        if let Some(path) = std::env::var_os("COFFERDAM_METRICS_PAGE") {
+            std::fs::write(path, page()).unwrap();
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The metrics endpoint: `GET /metrics` and `GET /healthz` over HTTP/1.1 on a listener that lives above the actor.
+//! Serves nothing else, keeps few connections, and gives a slow client a deadline.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::recorder::Recorder;
+
+/// Connections served at once; more wait in the listen queue. A scraper needs one.
+const CONNECTIONS_MAX: usize = 32;
+/// Time for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a whole connection. A scraper that keeps its connection opens a new one.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Header fields taken.
+const HEADERS_MAX: usize = 64;
+/// How often histogram samples are moved into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// After a failed accept (out of descriptors), so that it doesn't spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The Prometheus text format.
+const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Says whether all is well: `Err` is the reason that `/healthz` answers 503 with.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Serves until aborted. Connections end with it.
+pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (recorder, check) = (recorder.clone(), Arc::clone(&check));
+                connections.spawn(async move {
+                    let _permit = permit;
+                    connection(stream, recorder, check).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting on the metrics listener");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Keeps histograms small whether or not somebody scrapes. Runs until aborted.
+pub async fn upkeep(recorder: Recorder) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        recorder.upkeep();
+    }
+}
+
+async fn connection(stream: TcpStream, recorder: Recorder, check: Check) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(request.method(), request.uri().path(), &recorder, &check);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // Errors are the client's: a reset, a timeout, a malformed request (answered by the library).
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
+}
+
+fn respond(method: &Method, path: &str, recorder: &Recorder, check: &Check) -> Response<Full<Bytes>> {
+    let (status, kind, body) = match path {
+        "/metrics" | "/healthz" if method != Method::GET && method != Method::HEAD => {
+            (StatusCode::METHOD_NOT_ALLOWED, TEXT_TYPE, "only GET\n".to_owned())
+        }
+        "/metrics" => (StatusCode::OK, METRICS_TYPE, recorder.render()),
+        "/healthz" => match check() {
+            Ok(()) => (StatusCode::OK, TEXT_TYPE, "ok\n".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT_TYPE, format!("{why}\n")),
+        },
+        _ => (StatusCode::NOT_FOUND, TEXT_TYPE, "only /metrics and /healthz\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
