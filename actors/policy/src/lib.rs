@@ -4,8 +4,10 @@
 //! opens a connection and never reads a process: it is asked, and answers.
 
 mod check;
+mod compiled;
 mod decision;
 mod diagnostics;
+mod explain;
 mod fields;
 mod glob;
 mod host;
@@ -15,11 +17,13 @@ mod query;
 mod read;
 mod yaml;
 
+pub use compiled::Compiled;
 pub use decision::{
     AddressRule, Allowed, Caller, Denial, Destination, Executable, Grant, Layer, Protocol, RequestFacts,
     Treatment,
 };
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
+pub use explain::{Asked, Difference, Explanation, Nearest, Question, QuestionError, Verdict};
 pub use glob::{Glob, GlobError, MAX_GLOB_BYTES};
 pub use host::{DomainName, Host, HostError, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use model::{

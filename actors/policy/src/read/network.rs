@@ -50,10 +50,7 @@ impl Reader<'_> {
 
     fn entry(&mut self, key_node: &Node, key: &str, node: &Node) -> Option<Entry> {
         let fields = self.object(node, &fields::ENTRY)?;
-        let name = match fields.get("name") {
-            Some(node) => self.text(node)?,
-            None => key.to_owned(),
-        };
+        let name = fields.get("name").and_then(|node| self.text(node)).unwrap_or_else(|| key.to_owned());
         if name.is_empty() || key.is_empty() {
             self.error(key_node, "an entry must have a name");
         }
@@ -91,11 +88,14 @@ impl Reader<'_> {
     fn binary(&mut self, node: &Node, uninspected: bool) -> Option<Binary> {
         let fields = self.object(node, &fields::BINARY)?;
         let ancestors = self.boolean(fields.get("ancestors")).unwrap_or(true);
-        let sha256 = match fields.get("sha256") {
-            Some(node) => Some(self.sha256(node)?),
-            None => None,
-        };
-        let path_node = fields.get("path")?;
+        let sha256 = fields.get("sha256").map(|node| self.sha256(node));
+        let path = fields.get("path").and_then(|node| self.binary_path(node, uninspected));
+        // A pin that can't be read was said to be an error; it must not become no pin.
+        let sha256 = sha256.map_or(Some(None), |pin| pin.map(Some))?;
+        Some(Binary { path: path?, sha256, ancestors })
+    }
+
+    fn binary_path(&mut self, path_node: &Node, uninspected: bool) -> Option<Glob> {
         let text = self.text(path_node)?;
         if !text.starts_with('/') && text != "**" {
             self.error(path_node, "the path of a binary must be absolute").help =
@@ -123,7 +123,7 @@ impl Reader<'_> {
             )
             .help = Some("give the endpoints `protocol: rest` and rules".into());
         }
-        Some(Binary { path, sha256, ancestors })
+        Some(path)
     }
 
     fn sha256(&mut self, node: &Node) -> Option<[u8; 32]> {

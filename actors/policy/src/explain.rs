@@ -1,0 +1,404 @@
+//! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and what differs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use crate::compiled::Difference;
+use crate::compiled::{Compiled, Near};
+use crate::{
+    Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern, PathError, Query,
+    QueryError, RequestFacts, Treatment,
+};
+
+/// What is asked: may this program do this?
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Where to.
+    pub destination: Destination,
+    /// Who.
+    pub caller: Caller,
+    /// What is sent there; `None` asks about the connection alone.
+    pub request: Option<Asked>,
+}
+
+/// The request of a question, as written; it is canonicalised when the endpoint's path options are known.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The method.
+    pub method: String,
+    /// The path, raw.
+    pub path: String,
+    /// What stands behind the `?`, raw.
+    pub query: Option<String>,
+    /// Whether it is a WebSocket handshake (`ws:` and `wss:`).
+    pub websocket: bool,
+}
+
+/// Why a question can't be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuestionError {
+    /// Neither a URL nor `host:port`.
+    #[error("`{0}` is neither a URL (http, https, ws, wss) nor HOST:PORT")]
+    Url(String),
+    /// The host is not one.
+    #[error("the host can't be read: {0}")]
+    Host(#[from] HostError),
+    /// The path has no canonical form.
+    #[error("the path is refused before any rule: {0}")]
+    Path(#[from] PathError),
+    /// The query has no canonical form.
+    #[error("the query is refused before any rule: {0}")]
+    Query(#[from] QueryError),
+}
+
+impl Question {
+    /// Asks for a program by its path, a method (`None`: the connection alone) and a URL or `HOST:PORT`.
+    ///
+    /// The program's SHA-256 is taken as zero: entries that pin one say so.
+    ///
+    /// # Errors
+    /// A [`QuestionError`] that says what can't be read.
+    pub fn parse(binary: &str, method: Option<&str>, url: &str) -> Result<Self, QuestionError> {
+        let odd = || QuestionError::Url(url.to_owned());
+        let (scheme, rest) = match url.split_once("://") {
+            Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+            None => (String::new(), url),
+        };
+        let default_port = match scheme.as_str() {
+            "https" | "wss" => Some(443),
+            "http" | "ws" => Some(80),
+            "" => None,
+            _ => return Err(odd()),
+        };
+        let rest = rest.split('#').next().unwrap_or_default();
+        let at = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at_checked(at).ok_or_else(odd)?;
+        let (host, port) = split_port(authority);
+        let port = match port {
+            Some(text) => text.parse().map_err(|_| odd())?,
+            None => default_port.ok_or_else(odd)?,
+        };
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (target, None),
+        };
+        let websocket = matches!(scheme.as_str(), "ws" | "wss");
+        let request = (method.is_some() || websocket).then(|| Asked {
+            method: method.unwrap_or("GET").to_owned(),
+            path: path.to_owned(),
+            query,
+            websocket,
+        });
+        let executable = Executable { path: binary.into(), sha256: [0; 32] };
+        Ok(Self {
+            destination: Destination { host: Host::parse(host)?, port },
+            caller: Caller { executable, ancestors: Arc::default() },
+            request,
+        })
+    }
+}
+
+/// `host:port`, `[v6]:port`, or a host alone.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// The program.
+    pub binary: Arc<str>,
+    /// What was asked, canonical.
+    pub request: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How the connection is treated, if it is granted.
+    pub treatment: Option<Treatment>,
+    /// The entry that decided.
+    pub policy: Option<Arc<str>>,
+    /// The rule that decided.
+    pub rule: Option<Arc<str>>,
+    /// Why it is (or with `enforcement: audit` would be) refused.
+    pub denial: Option<Denial>,
+    /// The endpoint and rule that come nearest to allowing it.
+    pub nearest: Option<Nearest>,
+}
+
+/// What a question comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It may.
+    Allow,
+    /// It may, and what it would have been refused for is recorded.
+    Audit,
+    /// It may not.
+    Deny,
+}
+
+/// An endpoint and rule that come near to allowing something.
+#[derive(Debug, Clone, Serialize)]
+pub struct Nearest {
+    /// The entry.
+    pub policy: Arc<str>,
+    /// The endpoint.
+    pub endpoint: Arc<str>,
+    /// The rule, if it came to rules.
+    pub rule: Option<Arc<str>>,
+    /// Where the endpoint stands: `file:line:column`.
+    pub location: String,
+    /// What would have to be otherwise.
+    pub differs: Vec<Difference>,
+}
+
+impl Compiled {
+    /// Answers a question.
+    ///
+    /// # Errors
+    /// The path or query has no canonical form, so that no rule is ever asked.
+    pub fn explain(&self, question: &Question) -> Result<Explanation, QuestionError> {
+        let Question { destination, caller, request } = question;
+        let mut out = Explanation {
+            binary: caller.executable.path.clone(),
+            request: destination.to_string(),
+            verdict: Verdict::Allow,
+            treatment: None,
+            policy: None,
+            rule: None,
+            denial: None,
+            nearest: None,
+        };
+        let grant = match self.connect(destination, caller) {
+            Ok(grant) => grant,
+            Err(denial) => {
+                out.verdict = Verdict::Deny;
+                out.policy.clone_from(&denial.policy);
+                out.denial = Some(denial);
+                out.nearest = self.nearest_connection(destination, caller);
+                return Ok(out);
+            }
+        };
+        out.treatment = Some(grant.treatment);
+        out.policy = Some(grant.policy);
+        out.rule = Some(grant.rule);
+        if let Some(asked) = request {
+            let path = CanonicalPath::parse(&asked.path, grant.path_options)?;
+            let query = Query::parse(asked.query.as_deref())?;
+            out.request = format!("{} {destination}{path}{query}", asked.method);
+            let facts = RequestFacts {
+                method: &asked.method,
+                path: &path,
+                query: &query,
+                websocket: asked.websocket,
+            };
+            self.explain_request(&mut out, destination, caller, &facts);
+        }
+        Ok(out)
+    }
+
+    fn explain_request(
+        &self,
+        out: &mut Explanation,
+        to: &Destination,
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+    ) {
+        match self.request(to, caller, facts) {
+            Ok(allowed) => {
+                out.verdict = if allowed.audit_only.is_some() { Verdict::Audit } else { Verdict::Allow };
+                out.policy = Some(allowed.policy);
+                out.rule = Some(allowed.rule);
+                out.denial = allowed.audit_only.map(|denial| *denial);
+            }
+            Err(denial) => {
+                out.verdict = Verdict::Deny;
+                out.policy.clone_from(&denial.policy);
+                out.rule = None;
+                out.denial = Some(denial);
+            }
+        }
+        if out.denial.is_some() {
+            let places = self.granting(&to.host, to.port, caller).filter(|p| p.protocol().is_some());
+            out.nearest = nearest(places.map(|place| Self::near_request(place, facts)));
+        }
+    }
+
+    /// The nearest endpoint to a connection, over all of them.
+    fn nearest_connection(&self, to: &Destination, caller: &Caller) -> Option<Nearest> {
+        let near = self.places().iter().filter_map(|place| {
+            let mut near = Self::near_connection(place, to, caller);
+            if !place.names(&to.host) {
+                let pattern = place.host.as_ref()?;
+                if !related(pattern, &to.host) {
+                    return None;
+                }
+                near.differs.insert(0, Difference::Host(pattern.to_string()));
+            }
+            Some(near)
+        });
+        nearest(near.filter(|near| !near.differs.is_empty()))
+    }
+}
+
+fn nearest<'p>(near: impl Iterator<Item = Near<'p>>) -> Option<Nearest> {
+    let near = near.min_by_key(Near::weight)?;
+    Some(Nearest {
+        policy: near.place.policy.clone(),
+        endpoint: near.place.rule.clone(),
+        rule: near.clause.clone(),
+        location: near.place.origin.to_string(),
+        differs: near.differs,
+    })
+}
+
+/// Whether a pattern and a host lie in one domain (their last two labels), so that the one may have been meant.
+fn related(pattern: &HostPattern, host: &Host) -> bool {
+    let end = |text: &str| {
+        let mut labels = text.rsplit('.');
+        labels.next().zip(labels.next()).map(|(a, b)| (a.to_owned(), b.to_owned()))
+    };
+    match host {
+        Host::Name(name) => end(&pattern.to_string()).is_some_and(|e| Some(e) == end(name.as_str())),
+        Host::Addr(_) => false,
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Allow => "ALLOWED",
+            Verdict::Audit => "ALLOWED (audit: it would be refused)",
+            Verdict::Deny => "DENIED",
+        };
+        writeln!(f, "{verdict}  {}  by {}", self.request, self.binary)?;
+        if let (Some(policy), Some(rule)) = (&self.policy, &self.rule) {
+            writeln!(f, "  rule:    {policy}: {rule}")?;
+        }
+        match self.treatment {
+            Some(Treatment::Relay { tls_skip: true }) => {
+                writeln!(f, "  bytes:   relayed unread (tls: skip)")?
+            }
+            Some(Treatment::Relay { tls_skip: false }) => writeln!(f, "  bytes:   relayed unread (L4)")?,
+            Some(Treatment::Inspect { protocol }) => {
+                writeln!(f, "  bytes:   inspected as {}", protocol.as_str())?
+            }
+            None => {}
+        }
+        if let Some(denial) = &self.denial {
+            writeln!(f, "  why:     {} ({})", denial.detail, denial.layer)?;
+        }
+        if let Some(nearest) = &self.nearest {
+            write!(f, "  nearest: {}: {}", nearest.policy, nearest.endpoint)?;
+            if let Some(rule) = &nearest.rule {
+                write!(f, ": {rule}")?;
+            }
+            writeln!(f, "  ({})", nearest.location)?;
+            for difference in &nearest.differs {
+                writeln!(f, "           - {difference}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "\
+version: 1
+network_policies:
+  github:
+    endpoints:
+      - host: api.github.com
+        port: 443
+        protocol: rest
+        rules:
+          - allow: { method: GET, path: '/repos/**', query: { state: open } }
+          - allow: { method: POST, path: '/repos/*/issues' }
+        deny_rules: [ { method: '*', path: '/repos/secret/**' } ]
+    binaries: [ { path: /usr/bin/gh } ]
+";
+
+    fn explain(binary: &str, method: Option<&str>, url: &str) -> Explanation {
+        let compiled = Compiled::new(&crate::parse("p.yaml", POLICY).unwrap().policy).unwrap();
+        compiled.explain(&Question::parse(binary, method, url).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_allowed_request_names_its_rule() {
+        let text = explain("/usr/bin/gh", Some("POST"), "https://api.github.com/repos/x/issues").to_string();
+        assert!(
+            text.starts_with("ALLOWED  POST api.github.com:443/repos/x/issues  by /usr/bin/gh"),
+            "{text}"
+        );
+        assert!(text.contains("rule:    github: allow POST /repos/*/issues"), "{text}");
+        assert!(text.contains("inspected as rest"), "{text}");
+    }
+
+    #[test]
+    fn a_denied_one_names_the_nearest_rule_and_what_differs() {
+        for (binary, method, url, wanted) in [
+            (
+                "/usr/bin/curl",
+                "GET",
+                "https://api.github.com/",
+                vec![Difference::Binary(vec!["/usr/bin/gh".into()])],
+            ),
+            ("/usr/bin/gh", "GET", "https://api.github.com:8443/", vec![Difference::Port(vec![443])]),
+            (
+                "/usr/bin/gh",
+                "GET",
+                "https://uploads.github.com/",
+                vec![Difference::Host("api.github.com".into())],
+            ),
+            (
+                "/usr/bin/gh",
+                "GET",
+                "https://api.github.com/repos/x?state=closed",
+                vec![Difference::Query("state=open".into())],
+            ),
+            (
+                "/usr/bin/gh",
+                "DELETE",
+                "https://api.github.com/repos/x/issues",
+                vec![Difference::Method("POST".into())],
+            ),
+            (
+                "/usr/bin/gh",
+                "POST",
+                "https://api.github.com/user/repos",
+                vec![Difference::Path("/repos/*/issues".into())],
+            ),
+            (
+                "/usr/bin/gh",
+                "GET",
+                "https://api.github.com/repos/secret/x?state=open",
+                vec![Difference::Denied("deny * /repos/secret/**".into())],
+            ),
+            ("/usr/bin/gh", "GET", "wss://api.github.com/repos/x?state=open", vec![Difference::NoWebsocket]),
+        ] {
+            let explanation = explain(binary, Some(method), url);
+            assert_eq!(explanation.verdict, Verdict::Deny, "{explanation}");
+            let nearest = explanation.nearest.as_ref().unwrap();
+            assert_eq!(nearest.differs, wanted, "{explanation}");
+            assert_eq!(nearest.location, "p.yaml:5:9");
+            assert!(serde_json::to_string(&explanation).unwrap().contains("\"deny\""));
+        }
+        assert!(explain("/usr/bin/gh", None, "example.org:22").nearest.is_none());
+    }
+
+    #[test]
+    fn odd_questions_are_refused() {
+        for url in ["ftp://x.example/", "api.github.com", "https://api.github.com:x/"] {
+            assert!(matches!(Question::parse("/x", None, url), Err(QuestionError::Url(_))), "{url}");
+        }
+        assert!(matches!(Question::parse("/x", None, "https://127.1/"), Err(QuestionError::Host(_))));
+        assert!(Question::parse("/x", None, "[2606:2800::1]:443").is_ok());
+    }
+}
