@@ -1,8 +1,52 @@
 //! The proxy: the only way out of the sandbox.
+//!
+//! One road, a file a step, each step a type that only the step before can make:
+//!
+//! ```text
+//! listen ─ Accepted ─ strict head ─ intent ─ caller ─ verdict ─ address ─ upstream ─ message/relay ─ outcome
+//!          (socket,    (bytes that   (one     (judged  (rule,    (judged   (TLS,      (bodies,        (audit,
+//!           tuple)      are HTTP)     name)    who)     which     where)    ALPN)      tunnels)        metrics)
+//!                                                       policy)
+//! ```
+//! [`road`](mod@road) walks it for each request; CONNECT ([`tunnel`](mod@tunnel)), absolute form, requests inside a
+//! tunnel and `inference.local` differ only in how their intent is made. Nothing is dialled before it is allowed and
+//! on record; whatever fails, fails closed.
 
+pub mod actor;
+pub mod address;
+pub mod answer;
 pub mod body;
+pub mod caller;
 pub mod guard;
 pub mod identity;
+pub mod intent;
 pub mod limits;
+pub mod listen;
+pub mod outcome;
+pub mod relay;
 pub mod strict;
 pub mod tls;
+pub mod tracker;
+pub mod upstream;
+pub mod verdict;
+
+mod conn;
+mod forward;
+mod hop;
+mod journal;
+mod local;
+mod message;
+mod pool;
+mod road;
+mod serve;
+mod timer;
+mod tunnel;
+mod websocket;
+
+pub use body::Body;
+pub use caller::{Identify, Identities};
+pub use conn::{Deps, LocalService};
+pub use identity::{Holder, Processes};
+pub use listen::{Kind, Listener};
+pub use tracker::Tracker;
+pub use upstream::Upstream;

@@ -25,6 +25,8 @@ pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
 pub const MAX_RESPONSE_HEADERS: usize = 200;
 /// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
 pub const IO_BUFFER_BYTES: usize = 64 * 1024;
+/// Copy buffer of one direction of a relayed tunnel, bytes.
+pub const RELAY_BUFFER_BYTES: usize = 32 * 1024;
 /// Connections (downstream sockets) of one sandbox at a time; two or more descriptors each.
 pub const MAX_CONNECTIONS: usize = 2048;
 /// Streams in flight on one HTTP/2 connection from the agent.
@@ -37,10 +39,6 @@ pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
-/// Addresses of one name that are tried before giving up.
-pub const MAX_DIAL_ADDRESSES: usize = 8;
-/// Bytes of a TLS ClientHello that are looked at (post-quantum key shares make it about 2 KiB).
-pub const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024 + 5;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
@@ -56,10 +54,6 @@ pub const WRITE_STALL: Duration = Duration::from_secs(300);
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
 /// A TLS handshake, either side.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
-/// Resolution of a name, all of its queries.
-pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(10);
-/// One TCP connect; a name with several addresses gets this for each.
-pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// All addresses of a name together.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(25);
 /// From the request sent to the response head: models may think for minutes before the first byte.

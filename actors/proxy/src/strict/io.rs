@@ -6,22 +6,20 @@
 //! writes the answer itself. After CONNECT or an upgrade it passes nothing more: what follows belongs to whoever
 //! takes the stream back. It must never pass a byte that was not judged, nor let a peer wait for ever.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
 
 use super::framing::Framing;
 use super::{Violation, head};
 use crate::limits::{
     BODY_IDLE, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
 };
+use crate::timer::Timer;
 
 /// The violation that ended a connection, readable by its requests too: a body that broke off for it is the
 /// agent's fault, not the upstream's.
@@ -58,44 +56,6 @@ enum State {
     Held,
     /// A violation, a time-out or the peer's end: nothing passes any more.
     Ended,
-}
-
-/// A deadline that costs nothing while it is only pushed out: the timer is re-armed when it fires too early.
-#[derive(Debug, Default)]
-struct Timer {
-    deadline: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Timer {
-    fn set(&mut self, after: Duration) {
-        self.deadline = Some(Instant::now() + after);
-    }
-
-    fn arm(&mut self, after: Duration) {
-        if self.deadline.is_none() {
-            self.set(after);
-        }
-    }
-
-    fn clear(&mut self) {
-        self.deadline = None;
-    }
-
-    fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.deadline else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-    }
 }
 
 /// What is left when HTTP is done on the stream.
@@ -364,8 +324,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
         self.watch(cx, poll)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Only flushed: the connection's task may have a last answer to write, or a tunnel to begin.
+        self.poll_flush(cx)
     }
 }
 
@@ -374,6 +335,8 @@ const _: () = assert!(IO_BUFFER_BYTES >= MAX_HEAD_BYTES);
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;

@@ -1,0 +1,156 @@
+//! Step four of the road: who asks.
+//!
+//! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of the
+//! connection. A kept connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is good
+//! for [`IDENTITY_FRESH`] only and asked for again after it; a new connection always asks. Must never fall back
+//! on an older answer when the new one is a refusal.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use futures_util::future::BoxFuture;
+use policy::{Caller, Denial};
+use tokio::time::Instant;
+
+use crate::identity::{Changed, Identifier, Unidentified};
+use crate::limits::IDENTITY_FRESH;
+
+/// Who can say which program holds a connection. [`Identities`] does; tests bring their own.
+pub trait Identify: Send + Sync + 'static {
+    /// The caller that holds the agent's end: `client` is its address, `local` is ours.
+    fn identify(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>>;
+}
+
+/// The real one: the identifier, and where a changed binary is told.
+pub struct Identities {
+    identifier: Identifier,
+    changed: Box<dyn Fn(&Changed) + Send + Sync>,
+}
+
+impl Identities {
+    /// `changed` is told of each binary that is not what it was at first use (audit record, event). Must not block.
+    pub fn new(identifier: Identifier, changed: impl Fn(&Changed) + Send + Sync + 'static) -> Self {
+        Self { identifier, changed: Box::new(changed) }
+    }
+}
+
+impl Identify for Identities {
+    fn identify(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>> {
+        Box::pin(async move {
+            match self.identifier.judge(client, local).await {
+                Ok(judged) => Ok(judged.caller().clone()),
+                Err(why) => {
+                    if let Unidentified::Changed(change) = &why {
+                        (self.changed)(change);
+                    }
+                    Err(why.into())
+                }
+            }
+        })
+    }
+}
+
+/// A caller whose identity was established for the request at hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged(Arc<Caller>);
+
+impl Judged {
+    /// The caller, to keep.
+    pub fn shared(&self) -> Arc<Caller> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl std::ops::Deref for Judged {
+    type Target = Caller;
+    fn deref(&self) -> &Caller {
+        &self.0
+    }
+}
+
+/// One connection of the agent, as far as identity goes: its tuple and the last answer.
+pub struct Claim {
+    identify: Arc<dyn Identify>,
+    client: SocketAddr,
+    local: SocketAddr,
+    last: ArcSwapOption<(Judged, Instant)>,
+}
+
+impl Claim {
+    /// A connection of which nothing is known yet.
+    pub fn new(identify: Arc<dyn Identify>, client: SocketAddr, local: SocketAddr) -> Self {
+        Self { identify, client, local, last: ArcSwapOption::empty() }
+    }
+
+    /// The agent's end.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// The caller now.
+    ///
+    /// # Errors
+    /// The identifier's denial; the last good answer is forgotten with it.
+    pub async fn judged(&self) -> Result<Judged, Denial> {
+        if let Some(last) = self.last.load_full()
+            && last.1.elapsed() < IDENTITY_FRESH
+        {
+            return Ok(last.0.clone());
+        }
+        match self.identify.identify(self.client, self.local).await {
+            Ok(caller) => {
+                let judged = Judged(Arc::new(caller));
+                self.last.store(Some(Arc::new((judged.clone(), Instant::now()))));
+                Ok(judged)
+            }
+            Err(denial) => {
+                self.last.store(None);
+                Err(denial)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use policy::{Executable, Layer};
+
+    use super::*;
+
+    /// Good once, then refused.
+    struct Once(AtomicUsize);
+
+    impl Identify for Once {
+        fn identify(&self, _: SocketAddr, _: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>> {
+            let first = self.0.fetch_add(1, Ordering::Relaxed) == 0;
+            Box::pin(async move {
+                match first {
+                    true => Ok(Caller {
+                        executable: Executable { path: "/a".into(), sha256: [0; 32] },
+                        ancestors: Arc::from([]),
+                    }),
+                    false => Err(Denial {
+                        layer: Layer::Identity,
+                        detail: "several holders".to_owned(),
+                        policy: None,
+                        hint: None,
+                    }),
+                }
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_answer_is_asked_for_again_and_never_fallen_back_on() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let claim = Claim::new(Arc::new(Once(AtomicUsize::new(0))), address, address);
+        assert!(claim.judged().await.is_ok());
+        assert!(claim.judged().await.is_ok(), "a burst asks once");
+        tokio::time::advance(IDENTITY_FRESH).await;
+        assert!(claim.judged().await.is_err());
+        assert!(claim.judged().await.is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! What the requests of one connection share, and what the proxy as a whole brings to them.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::upgrade::OnUpgrade;
+use policy::Caller;
+use uuid::Uuid;
+
+use crate::address;
+use crate::answer::Known;
+use crate::body::Body;
+use crate::caller::{Claim, Identify};
+use crate::guard::{Connected, Resolver};
+use crate::intent::Scope;
+use crate::outcome::Journal;
+use crate::pool::Pool;
+use crate::strict::Violation;
+use crate::strict::io::Fault;
+use crate::tls::Authority;
+use crate::tracker::{Live, Tracker};
+use crate::upstream::{Driver, Upstream};
+use crate::verdict::Granted;
+
+/// Answers what is asked of `inference.local`. Such a request is never dialled out.
+pub trait LocalService: Send + Sync + 'static {
+    /// Answers one request: its path is canonical, its hop-by-hop fields are gone, its caller is judged.
+    fn serve(
+        &self,
+        request: Request<Body>,
+        caller: Arc<Caller>,
+        request_id: Uuid,
+    ) -> BoxFuture<'_, Response<Body>>;
+}
+
+/// Everything that the proxy needs and doesn't own. All of it outlives the proxy actor.
+pub struct Deps {
+    /// The policy in force.
+    pub policy: policy::Store,
+    /// Who holds a connection.
+    pub identify: Arc<dyn Identify>,
+    /// The SSRF guard.
+    pub resolver: Resolver,
+    /// The sandbox's certificate authority.
+    pub authority: Arc<Authority>,
+    /// TLS towards upstreams.
+    pub upstream: Upstream,
+    /// Audit log and metrics.
+    pub journal: Arc<dyn Journal>,
+    /// What is alive.
+    pub tracker: Tracker,
+    /// The gateway.
+    pub local: Arc<dyn LocalService>,
+}
+
+/// What a connection becomes when HTTP is done on it.
+pub(crate) enum Next {
+    /// Bytes go to what was dialled.
+    Relay { upstream: Connected, granted: Granted, known: Known },
+    /// Requests are read inside it.
+    Inspect { granted: Granted, addresses: Option<address::Judged> },
+    /// WebSocket messages pass.
+    WebSocket { upgrade: OnUpgrade, driver: Arc<Driver>, live: Live, known: Known },
+}
+
+/// One HTTP connection of the agent (a socket, or a tunnel inside one).
+pub(crate) struct Conn {
+    pub(crate) deps: Arc<Deps>,
+    pub(crate) scope: Scope,
+    pub(crate) claim: Arc<Claim>,
+    pub(crate) pool: Pool,
+    /// Addresses that CONNECT already resolved; for the first dial.
+    pub(crate) addresses: Mutex<Option<address::Judged>>,
+    next: Mutex<Option<Next>>,
+    fault: OnceLock<Fault>,
+    refused: AtomicBool,
+    in_flight: AtomicUsize,
+}
+
+impl Conn {
+    pub(crate) fn new(deps: Arc<Deps>, scope: Scope, claim: Arc<Claim>) -> Self {
+        Self {
+            deps,
+            scope,
+            claim,
+            pool: Pool::default(),
+            addresses: Mutex::default(),
+            next: Mutex::default(),
+            fault: OnceLock::new(),
+            refused: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn with_addresses(self, addresses: Option<address::Judged>) -> Self {
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+        self
+    }
+
+    /// The addresses that CONNECT resolved, once, and if they are still fresh.
+    pub(crate) fn take_addresses(&self) -> Option<address::Judged> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.take().filter(address::Judged::is_fresh)
+    }
+
+    pub(crate) fn set_next(&self, next: Next) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+    }
+
+    pub(crate) fn take_next(&self) -> Option<Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Where violations of this connection's framing will stand.
+    pub(crate) fn watch(&self, fault: Fault) {
+        let _set_once_per_connection = self.fault.set(fault);
+    }
+
+    /// The violation that broke this connection off, if one did.
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        self.fault.get().and_then(|fault| fault.get().copied())
+    }
+
+    /// Notes that the answer was ours and the rest of the request may never be read.
+    pub(crate) fn note_refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts one exchange as long as the guard lives.
+    pub(crate) fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+}
+
+/// See [`Conn::enter`].
+pub(crate) struct InFlight(Arc<Conn>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,292 @@
+//! Sends a permitted request to its destination and brings the answer back.
+//!
+//! What is sent is what was judged: target and `Host` are made from the canonical forms, hop-by-hop fields stay
+//! behind, the body is framed anew. Nothing is sent before the decision is on record, nothing is sent twice, and no
+//! redirect is followed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use policy::{Denial, Destination, Layer};
+
+use crate::answer::{Known, Refusal};
+use crate::body::{Body, empty};
+use crate::conn::Conn;
+use crate::limits::FIRST_BYTE_DEADLINE;
+use crate::message::{Download, Ledger, Source, Upload};
+use crate::pool::Key;
+use crate::tracker::Live;
+use crate::upstream::{Sender, Unsent, Wire};
+use crate::verdict::Permitted;
+use crate::{address, hop, outcome, websocket};
+
+/// A permitted request with all its parts.
+pub(crate) struct Asked<'a> {
+    pub(crate) permitted: Permitted,
+    pub(crate) parts: Parts,
+    pub(crate) body: Incoming,
+    pub(crate) known: &'a Known,
+    pub(crate) started: Instant,
+}
+
+/// See the module.
+pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
+    let Asked { permitted, mut parts, body, known, started } = asked;
+    let exchange = &permitted.exchange;
+    let wire = match (exchange.tls, exchange.websocket) {
+        (false, _) => Wire::Plain,
+        (true, false) => Wire::Tls,
+        (true, true) => Wire::TlsHttp1,
+    };
+    let key = Key { destination: permitted.granted.destination.clone(), wire };
+    let mut sender = connection(conn, &key, &permitted, known, started).await?;
+    let live =
+        conn.deps.tracker.track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.addr())).await;
+    if live.is_revoked() {
+        return Err(revoked());
+    }
+    let ledger = Ledger::open(conn, known, started);
+    let handshake = exchange.websocket.then(|| websocket::Handshake::of(&parts.headers)).transpose()?;
+    clean(&mut parts.headers);
+    if let Some(handshake) = &handshake {
+        handshake.put_back(&mut parts.headers);
+    }
+    let request = outgoing(&parts, &permitted, &sender, body, &ledger)?;
+    let response = match send(conn, &mut sender, request, &live, &ledger).await {
+        Ok(response) => response,
+        Err(Failed::Refused(refusal)) => {
+            ledger.fault(refusal.detail());
+            return Err(refusal);
+        }
+        // The pooled connection was gone before a byte of the request left: this is still the first sending.
+        Err(Failed::Unsent(request)) => {
+            sender = dial(conn, &key, &permitted).await?;
+            let request = reshape(*request, &permitted.granted.destination, exchange.tls, &sender)?;
+            match send(conn, &mut sender, request, &live, &ledger).await {
+                Ok(response) => response,
+                Err(Failed::Refused(refusal)) => return Err(refusal),
+                Err(Failed::Unsent(_)) => {
+                    return Err(Refusal::Unreachable("the destination closes every connection".to_owned()));
+                }
+            }
+        }
+    };
+    ledger.answered(response.status());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return match handshake {
+            Some(handshake) => handshake.conclude(conn, response, live, &sender, known),
+            // A tunnel that nobody asked for: both sides are closed.
+            None => Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned())),
+        };
+    }
+    let closes = handshake.is_some();
+    Ok(incoming(response, key, sender, live, ledger, closes))
+}
+
+/// An open connection: a pooled one, or a new one to an address judged now. Either way the decision is on record
+/// before this returns.
+async fn connection(
+    conn: &Arc<Conn>,
+    key: &Key,
+    permitted: &Permitted,
+    known: &Known,
+    started: Instant,
+) -> Result<Sender, Refusal> {
+    let journal = &*conn.deps.journal;
+    if let Some(sender) = conn.pool.take(key).await {
+        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+        return Ok(sender);
+    }
+    let _opening = conn.pool.opening(key).await;
+    if let Some(sender) = conn.pool.take(key).await {
+        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+        return Ok(sender);
+    }
+    let addresses = match conn.take_addresses() {
+        Some(fresh) => fresh,
+        None => address::Judged::of(&conn.deps.resolver, &permitted.granted).await?,
+    };
+    outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+    let connected = addresses.dial().await?;
+    let sender = conn.deps.upstream.open(connected, &key.destination.host, key.wire).await?;
+    conn.pool.opened(key, &sender);
+    Ok(sender)
+}
+
+async fn dial(conn: &Arc<Conn>, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
+    let connected = address::Judged::of(&conn.deps.resolver, &permitted.granted).await?.dial().await?;
+    let sender = conn.deps.upstream.open(connected, &key.destination.host, key.wire).await?;
+    conn.pool.opened(key, &sender);
+    Ok(sender)
+}
+
+enum Failed {
+    /// Not a byte was sent.
+    Unsent(Box<Request<Body>>),
+    Refused(Refusal),
+}
+
+async fn send(
+    conn: &Conn,
+    sender: &mut Sender,
+    request: Request<Body>,
+    live: &Live,
+    ledger: &Ledger,
+) -> Result<Response<Incoming>, Failed> {
+    let sending = sender.send(request);
+    let fallen = live.revoked();
+    tokio::pin!(sending, fallen);
+    let mut sent = ledger.up();
+    loop {
+        tokio::select! {
+            result = &mut sending => return result.map_err(|unsent| failed(conn, unsent)),
+            () = &mut fallen => return Err(Failed::Refused(revoked())),
+            () = tokio::time::sleep(FIRST_BYTE_DEADLINE) => {
+                // An upload that still moves is no silence.
+                let now = ledger.up();
+                if now == sent {
+                    let why = "the destination did not answer in time".to_owned();
+                    return Err(Failed::Refused(Refusal::Timeout(why)));
+                }
+                sent = now;
+            }
+        }
+    }
+}
+
+fn failed(conn: &Conn, unsent: Unsent) -> Failed {
+    if let Some(violation) = conn.violation() {
+        return Failed::Refused(Refusal::Malformed(violation));
+    }
+    match unsent.request {
+        Some(request) => Failed::Unsent(request),
+        None => {
+            tracing::debug!(error = %unsent.error, "upstream gave no answer");
+            let why = "the destination broke off or did not answer in HTTP".to_owned();
+            Failed::Refused(Refusal::Unreachable(why))
+        }
+    }
+}
+
+fn revoked() -> Refusal {
+    Refusal::Denied(Denial {
+        layer: Layer::L4,
+        detail: "the policy changed and no longer allows this".to_owned(),
+        policy: None,
+        hint: None,
+    })
+}
+
+/// Takes off what stays on the agent's side.
+pub(crate) fn clean(headers: &mut HeaderMap) {
+    hop::strip(headers);
+    // We answer `Expect` ourselves, when the body is first asked for.
+    headers.remove(header::EXPECT);
+    join_cookies(headers);
+}
+
+/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn outgoing(
+    parts: &Parts,
+    permitted: &Permitted,
+    sender: &Sender,
+    body: Incoming,
+    ledger: &Arc<Ledger>,
+) -> Result<Request<Body>, Refusal> {
+    let exchange = &permitted.exchange;
+    let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
+    let body = match body.is_end_stream() {
+        true => empty(),
+        false => Upload::new(body, Arc::clone(ledger)).boxed_unsync(),
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = exchange.method.clone();
+    *request.headers_mut() = parts.headers.clone();
+    let target = match exchange.query.as_str() {
+        Some(query) => format!("{}?{query}", exchange.path.as_str()),
+        None => exchange.path.as_str().to_owned(),
+    };
+    *request.uri_mut() = uri(target)?;
+    // The library takes a GET of unknown length for one without a body unless it is told.
+    if unsized_body && matches!(exchange.method, Method::GET | Method::HEAD) {
+        request.extensions_mut().insert(Chunked);
+    }
+    reshape(request, &permitted.granted.destination, exchange.tls, sender)
+}
+
+/// The request has a body whose length nobody stated.
+#[derive(Debug, Clone, Copy)]
+struct Chunked;
+
+/// Gives a request the form that its connection's protocol wants.
+fn reshape(
+    mut request: Request<Body>,
+    destination: &Destination,
+    tls: bool,
+    sender: &Sender,
+) -> Result<Request<Body>, Refusal> {
+    let authority = authority(destination, tls);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    request.headers_mut().remove(header::HOST);
+    if sender.is_http2() {
+        let scheme = if tls { "https" } else { "http" };
+        *request.uri_mut() = uri(format!("{scheme}://{authority}{target}"))?;
+        *request.version_mut() = Version::HTTP_2;
+    } else {
+        *request.uri_mut() = uri(target)?;
+        *request.version_mut() = Version::HTTP_11;
+        let host = HeaderValue::from_str(&authority)
+            .map_err(|_| Refusal::BadRequest("the host fits no header".to_owned()))?;
+        request.headers_mut().insert(header::HOST, host);
+        if request.extensions().get::<Chunked>().is_some() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    Ok(request)
+}
+
+/// Host and port as clients write them: the scheme's own port is left out.
+pub(crate) fn authority(destination: &Destination, tls: bool) -> String {
+    match (destination.port, tls) {
+        (443, true) | (80, false) => destination.host.to_string(),
+        _ => destination.to_string(),
+    }
+}
+
+fn uri(text: String) -> Result<Uri, Refusal> {
+    Uri::try_from(text).map_err(|_| Refusal::BadRequest("the target fits no request".to_owned()))
+}
+
+fn incoming(
+    response: Response<Incoming>,
+    key: Key,
+    sender: Sender,
+    live: Live,
+    ledger: Arc<Ledger>,
+    closes: bool,
+) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    hop::strip(&mut parts.headers);
+    if closes {
+        // The agent's side stopped reading requests when it saw the upgrade.
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
+    Response::from_parts(parts, Download::new(body, ledger, Some(source)).boxed_unsync())
+}

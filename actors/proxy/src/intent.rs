@@ -1,0 +1,312 @@
+//! Step three of the road: what a well-formed head asks for, in canonical form.
+//!
+//! An [`Intent`] is made here and nowhere else, from a request and the [`Scope`] it arrived in. All the names that
+//! a request carries (CONNECT target, absolute form, `Host`, `:authority`, the tunnel it travels in) must agree
+//! after canonicalisation; the intent has just one. Nothing is looked up and nothing is judged here.
+
+use http::{Method, Version, header, request::Parts};
+use policy::{CanonicalPath, Destination, DomainName, Host, PathOptions, Query};
+
+use crate::answer::Refusal;
+use crate::hop;
+
+/// The name that leads to the gateway, on any listener, and never out.
+pub const INFERENCE_HOST: &str = "inference.local";
+
+/// Where on the way in a request was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The explicit proxy's listener: CONNECT and absolute form.
+    Explicit,
+    /// Inside a tunnel, or on a listener for one destination: every request goes there.
+    Fixed {
+        /// The one destination.
+        destination: Destination,
+        /// Whether the requests came by TLS that ended here.
+        tls: bool,
+    },
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    destination: Destination,
+    ask: Ask,
+}
+
+/// The two things that can be asked of a proxy.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// A tunnel.
+    Tunnel,
+    /// An answer to one request.
+    Exchange(Exchange),
+}
+
+/// One request, canonical.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// The method token as sent.
+    pub method: Method,
+    /// What is judged and what is sent. Made with `%2F` let through; who judges must look at
+    /// [`CanonicalPath::has_encoded_slash`].
+    pub path: CanonicalPath,
+    /// What is judged and what is sent.
+    pub query: Query,
+    /// A WebSocket handshake (RFC 6455).
+    pub websocket: bool,
+    /// Whether it goes on over TLS.
+    pub tls: bool,
+}
+
+impl Intent {
+    /// Reads the intent of `parts`.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] for every form whose names disagree, or that has no meaning in `scope`.
+    pub fn of(scope: &Scope, parts: &Parts) -> Result<Self, Refusal> {
+        one_host_header(parts)?;
+        match scope {
+            Scope::Explicit if parts.method == Method::CONNECT => {
+                let destination = authority(parts.uri.authority().map(|a| a.as_str()), None)?;
+                Ok(Self { destination, ask: Ask::Tunnel })
+            }
+            Scope::Explicit => {
+                match parts.uri.scheme_str() {
+                    Some("http") => {}
+                    Some(_) => {
+                        return bad("https goes through CONNECT, not through an absolute-form request");
+                    }
+                    None => {
+                        return bad("this is a proxy: send CONNECT HOST:PORT, or an absolute http:// target");
+                    }
+                }
+                let destination = authority(parts.uri.authority().map(|a| a.as_str()), Some(80))?;
+                Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
+            }
+            Scope::Fixed { .. } if parts.method == Method::CONNECT => {
+                bad("CONNECT inside a tunnel goes nowhere")
+            }
+            Scope::Fixed { destination, tls } => {
+                agrees(parts, destination, *tls)?;
+                Ok(Self { destination: destination.clone(), ask: Ask::Exchange(exchange(parts, *tls)?) })
+            }
+        }
+    }
+
+    /// Where it is to go.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// What is asked for.
+    pub fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
+    /// Whether the gateway answers it: such a request is never dialled out.
+    pub fn is_inference(&self) -> bool {
+        is_inference(&self.destination)
+    }
+}
+
+/// Whether `destination` is the gateway's.
+pub fn is_inference(destination: &Destination) -> bool {
+    destination.host.name().is_some_and(|name| name.as_str() == INFERENCE_HOST)
+}
+
+/// The gateway's destination at `port`.
+pub fn inference(port: u16) -> Option<Destination> {
+    Some(Destination { host: Host::Name(DomainName::parse(INFERENCE_HOST).ok()?), port })
+}
+
+fn bad<T>(why: &str) -> Result<T, Refusal> {
+    Err(Refusal::BadRequest(why.to_owned()))
+}
+
+fn authority(text: Option<&str>, default_port: Option<u16>) -> Result<Destination, Refusal> {
+    let Some(text) = text.filter(|text| !text.contains('@')) else {
+        return bad("the target has no plain HOST:PORT");
+    };
+    let (host, port) = split(text)?;
+    let Some(port) = port.or(default_port).filter(|port| *port != 0) else {
+        return bad("the target has no port");
+    };
+    Ok(Destination { host, port })
+}
+
+fn split(text: &str) -> Result<(Host, Option<u16>), Refusal> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    // An unbracketed IPv6 address has more than one reading with a port behind it.
+    if host.contains(':') && !host.starts_with('[') {
+        return bad("an IPv6 address in an authority stands in brackets");
+    }
+    let port = match port {
+        Some(port) => match port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse::<u16>()) {
+            Some(Ok(number)) if !port.starts_with('0') => Some(number),
+            _ => return bad("the port is not a number from 1 to 65535"),
+        },
+        None => None,
+    };
+    match Host::parse(host) {
+        Ok(host) => Ok((host, port)),
+        Err(error) => Err(Refusal::BadRequest(format!("the host has no canonical form: {error}"))),
+    }
+}
+
+/// HTTP/1 heads are judged before they get here; HTTP/2 has its own way to bring two names or a stray field.
+fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
+    if parts.headers.get_all(header::HOST).iter().count() > 1 {
+        return bad("Host stands twice");
+    }
+    if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return bad("Content-Length stands twice");
+    }
+    if parts.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let forbidden = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+    if forbidden.iter().any(|name| parts.headers.contains_key(name)) {
+        return bad("HTTP/2 has no connection fields (RFC 9113 section 8.2.2)");
+    }
+    match parts.headers.get(header::TE) {
+        Some(te) if te != "trailers" => bad("HTTP/2 knows `te: trailers` only"),
+        _ => Ok(()),
+    }
+}
+
+/// The names in the request are those of the tunnel. A missing port means the tunnel's: it can't go elsewhere.
+fn agrees(parts: &Parts, destination: &Destination, tls: bool) -> Result<(), Refusal> {
+    let host_header = match parts.headers.get(header::HOST) {
+        Some(value) => match value.to_str() {
+            Ok(text) => Some(text),
+            Err(_) => return bad("Host is not text"),
+        },
+        None => None,
+    };
+    let target = parts.uri.authority().map(|authority| authority.as_str());
+    if host_header.is_none() && target.is_none() && parts.version != Version::HTTP_10 {
+        return bad("the request names no host");
+    }
+    for name in [host_header, target].into_iter().flatten() {
+        let (host, port) = split(name)?;
+        if host != destination.host || port.is_some_and(|port| port != destination.port) {
+            return bad("the request names another host than the connection it came by");
+        }
+    }
+    match parts.uri.scheme_str() {
+        Some(scheme) if (scheme == "https") != tls => bad("the scheme is not that of the connection"),
+        _ => Ok(()),
+    }
+}
+
+fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
+    let raw = parts.uri.path();
+    if parts.method == Method::OPTIONS && raw == "*" {
+        return bad("`OPTIONS *` asks about the proxy itself, which answers nothing");
+    }
+    let path = CanonicalPath::parse(raw, PathOptions { allow_encoded_slash: true })
+        .map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    let query = Query::parse(parts.uri.query()).map_err(|error| Refusal::BadRequest(error.to_string()))?;
+    Ok(Exchange { method: parts.method.clone(), path, query, websocket: websocket(parts)?, tls })
+}
+
+/// A WebSocket handshake must be a whole one; any other upgrade is an ordinary request whose fields are stripped.
+fn websocket(parts: &Parts) -> Result<bool, Refusal> {
+    let upgrade = hop::names(&parts.headers, header::UPGRADE, "websocket");
+    if !upgrade || parts.version != Version::HTTP_11 {
+        return Ok(false);
+    }
+    let whole = parts.method == Method::GET
+        && hop::names(&parts.headers, header::CONNECTION, "upgrade")
+        && parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13")
+        && parts.headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count() == 1;
+    match whole {
+        true => Ok(true),
+        false => bad("the WebSocket handshake is not that of RFC 6455"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn fixed() -> Scope {
+        Scope::Fixed {
+            destination: Destination { host: Host::parse("a.test").unwrap(), port: 443 },
+            tls: true,
+        }
+    }
+
+    #[test]
+    fn one_destination_from_each_form() {
+        let connect = Intent::of(&Scope::Explicit, &parts("CONNECT", "A.Test:443", &[])).unwrap();
+        assert_eq!(connect.destination().to_string(), "a.test:443");
+        let plain = Intent::of(&Scope::Explicit, &parts("GET", "http://a.test/a//b/../c?x", &[])).unwrap();
+        assert_eq!(plain.destination().to_string(), "a.test:80");
+        let Ask::Exchange(exchange) = plain.ask() else { panic!() };
+        assert_eq!(exchange.path.as_str(), "/a/c");
+        let inside = Intent::of(&fixed(), &parts("GET", "/x", &[("host", "a.test")])).unwrap();
+        assert_eq!(inside.destination().to_string(), "a.test:443");
+        assert!(Intent::of(&fixed(), &parts("GET", "/x", &[("host", "a.test:443")])).is_ok());
+        assert!(Intent::of(&fixed(), &parts("GET", "https://a.test/x", &[("host", "a.test")])).is_ok());
+    }
+
+    #[test]
+    fn names_that_disagree_are_refused() {
+        let explicit = Scope::Explicit;
+        for (scope, method, uri, headers) in [
+            (&explicit, "GET", "/x", &[("host", "a.test")][..]),
+            (&explicit, "GET", "https://a.test/", &[]),
+            (&explicit, "CONNECT", "a.test:0", &[]),
+            (&explicit, "CONNECT", "a.test:00443", &[]),
+            (&explicit, "CONNECT", "0x7f000001:443", &[]),
+            (&explicit, "CONNECT", "2130706433:443", &[]),
+            (&explicit, "CONNECT", "[::ffff:127.0.0.1]:443", &[]),
+            (&explicit, "GET", "http://a.test./", &[]),
+            (&fixed(), "CONNECT", "a.test:443", &[("host", "a.test:443")]),
+            (&fixed(), "GET", "/x", &[]),
+            (&fixed(), "GET", "/x", &[("host", "b.test")]),
+            (&fixed(), "GET", "/x", &[("host", "a.test:8443")]),
+            (&fixed(), "GET", "/x", &[("host", "a.test"), ("host", "a.test")]),
+            (&fixed(), "GET", "https://b.test/x", &[("host", "a.test")]),
+            (&fixed(), "GET", "http://a.test/x", &[("host", "a.test")]),
+            (&fixed(), "GET", "/x/%00", &[("host", "a.test")]),
+            (&fixed(), "GET", "/../x", &[("host", "a.test")]),
+            (
+                &fixed(),
+                "GET",
+                "/x",
+                &[("host", "a.test"), ("upgrade", "websocket"), ("connection", "upgrade")],
+            ),
+        ] {
+            assert!(Intent::of(scope, &parts(method, uri, headers)).is_err(), "{method} {uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_whole_handshake_is_a_websocket() {
+        let headers = [
+            ("host", "a.test"),
+            ("upgrade", "websocket"),
+            ("connection", "keep-alive, Upgrade"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let intent = Intent::of(&fixed(), &parts("GET", "/ws", &headers)).unwrap();
+        assert!(matches!(intent.ask(), Ask::Exchange(exchange) if exchange.websocket));
+    }
+}

@@ -1,0 +1,66 @@
+//! The audit log as the proxy's [`Journal`].
+
+use policy::Denial;
+use telemetry::audit::{Egress, Event, Phase, Sink, Verdict as Recorded};
+
+use crate::answer::{Known, Refusal};
+use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
+
+impl Journal for Sink {
+    fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull> {
+        let mut egress = of(decision.known);
+        egress.generation = decision.generation.unwrap_or_default();
+        match decision.verdict {
+            Verdict::Allow { layer, policy, rule, audit_only } => {
+                egress.verdict = if audit_only.is_some() { Recorded::Audited } else { Recorded::Allowed };
+                egress.layer = layer.as_str().to_owned();
+                egress.policy = policy.map(str::to_owned);
+                egress.rule = rule.map(str::to_owned);
+                egress.detail = audit_only.map(Denial::to_string);
+            }
+            Verdict::Deny(refusal) => {
+                egress.verdict = Recorded::Denied;
+                egress.detail = Some(refusal.detail());
+                egress.status = Some(refusal.status().as_u16());
+                egress.layer = match refusal {
+                    Refusal::Denied(denial) => {
+                        egress.policy = denial.policy.as_deref().map(str::to_owned);
+                        denial.layer.as_str().to_owned()
+                    }
+                    other => other.code().to_owned(),
+                };
+            }
+        }
+        self.record(Event::Egress(Box::new(egress))).map(drop).map_err(|_| JournalFull)
+    }
+
+    fn finished(&self, finished: &Finished) {
+        let mut egress = of(&finished.known);
+        egress.phase = Phase::Finished;
+        egress.verdict = Recorded::Allowed;
+        egress.bytes_up = Some(finished.up);
+        egress.bytes_down = Some(finished.down);
+        egress.duration_ms = Some(u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX));
+        egress.status = finished.status;
+        egress.detail = finished.fault.clone();
+        if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
+            // Its decision is on record; a log that is full refuses new ones.
+            tracing::warn!(%error, "the end of a request is not on record");
+        }
+    }
+}
+
+fn of(known: &Known) -> Egress {
+    let destination = known.destination.as_ref();
+    let executable = known.caller.as_ref().map(|caller| &caller.executable);
+    Egress {
+        host: destination.map(|destination| destination.host.to_string()).unwrap_or_default(),
+        port: destination.map(|destination| destination.port).unwrap_or_default(),
+        method: known.method.clone(),
+        path: known.path.clone(),
+        binary: executable.map(|executable| executable.path.to_string()),
+        sha256: executable.map(|executable| hex::encode(executable.sha256)),
+        request_id: known.request_id.to_string(),
+        ..Egress::default()
+    }
+}

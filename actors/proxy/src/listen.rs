@@ -1,0 +1,141 @@
+//! The first two steps of the road: accepting, and knowing what was accepted.
+//!
+//! Accept tasks belong to the proxy actor and die with it; the connections they hand over do not. Must never spin on
+//! a failing accept, and never hold more connections than the sandbox may have.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::answer::{Known, Refusal};
+use crate::caller::Claim;
+use crate::conn::{Conn, Deps};
+use crate::intent::{Scope, inference};
+use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL, MAX_CONNECTIONS};
+use crate::tracker::Place;
+use crate::verdict::Granted;
+use crate::{outcome, serve, tunnel};
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The explicit proxy: CONNECT and absolute form.
+    Explicit,
+    /// `inference.local` itself.
+    Inference {
+        /// Whether TLS is expected.
+        tls: bool,
+    },
+}
+
+/// A listening socket that lives above the proxy actor.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// What it is for.
+    pub kind: Kind,
+    /// The socket.
+    pub socket: Arc<std::net::TcpListener>,
+}
+
+impl Listener {
+    /// A socket of this process's own, sharing the queue: what waits in it is not lost when one of them closes.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn open(&self) -> io::Result<TcpListener> {
+        let socket = self.socket.try_clone()?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket)
+    }
+}
+
+/// A connection of the agent, with the tuple that says whose it is.
+pub(crate) struct Accepted {
+    stream: TcpStream,
+    client: SocketAddr,
+    local: SocketAddr,
+    kind: Kind,
+    _place: Place,
+}
+
+/// Accepts for ever. Each connection goes on as a task of its own that outlives this one.
+pub async fn accept(deps: Arc<Deps>, listener: TcpListener, kind: Kind) {
+    let mut backoff = ACCEPT_BACKOFF_MIN;
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                backoff = ACCEPT_BACKOFF_MIN;
+                hand_over(&deps, stream, client, kind);
+            }
+            Err(error) => {
+                // Out of descriptors or memory: the queue keeps who waits.
+                tracing::warn!(%error, "accept failed");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+fn hand_over(deps: &Arc<Deps>, stream: TcpStream, client: SocketAddr, kind: Kind) {
+    let Some(place) = deps.tracker.admit() else {
+        return full(deps, &stream, client);
+    };
+    let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
+    let accepted = Accepted { stream, client, local, kind, _place: place };
+    let deps = Arc::clone(deps);
+    tokio::spawn(async move {
+        let _counted = telemetry::metrics::proxy_connection();
+        let _at_most = timeout(CONNECTION_TOTAL, connection(deps, accepted)).await;
+    });
+}
+
+/// One connection too many: told so if its socket takes it at once, and closed.
+fn full(deps: &Deps, stream: &TcpStream, client: SocketAddr) {
+    let known = Known::nothing(client);
+    let why = format!("this sandbox has {MAX_CONNECTIONS} connections open, which is its limit");
+    let refusal = outcome::refused(&*deps.journal, &known, Refusal::Unavailable(why), Duration::ZERO);
+    let _best_effort = stream.try_write(&refusal.raw(&known));
+}
+
+async fn connection(deps: Arc<Deps>, accepted: Accepted) {
+    let Accepted { stream, client, local, kind, _place } = accepted;
+    let claim = Arc::new(Claim::new(Arc::clone(&deps.identify), client, local));
+    match kind {
+        Kind::Explicit => {
+            let conn = Arc::new(Conn::new(deps, Scope::Explicit, claim));
+            if let Some((next, remains)) = serve::http1(&conn, stream, BytesMut::new()).await {
+                tunnel::run(&conn, next, remains).await;
+            }
+        }
+        Kind::Inference { tls } => inference_connection(deps, claim, stream, tls).await,
+    }
+}
+
+/// A connection made straight to the gateway's address: as if by CONNECT to it.
+async fn inference_connection(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStream, tls: bool) {
+    let Some(destination) = inference(if tls { 443 } else { 80 }) else { return };
+    let started = Instant::now();
+    let mut known = Known::nothing(claim.client());
+    known.destination = Some(destination.clone());
+    match claim.judged().await {
+        Ok(caller) => {
+            let generation = deps.policy.load().number;
+            let granted = Granted::to_inference(destination, &caller, generation);
+            tunnel::inspected(&deps, &claim, stream, BytesMut::new(), granted, None).await;
+        }
+        Err(denial) => {
+            let refusal =
+                outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), started.elapsed());
+            let mut stream = stream;
+            if !tls {
+                serve::last_words(&mut stream, &refusal, &known).await;
+            }
+        }
+    }
+}

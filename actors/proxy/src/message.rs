@@ -1,0 +1,229 @@
+//! The bodies of an exchange on their way through: counted, bounded in time, ended when the decision falls.
+//!
+//! Nothing is copied and nothing is buffered: a frame passes when the other side asks for it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use telemetry::metrics::{self, Direction};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::answer::Known;
+use crate::body::BoxError;
+use crate::conn::{Conn, InFlight};
+use crate::limits::RESPONSE_IDLE;
+use crate::outcome::Finished;
+use crate::pool::Key;
+use crate::timer::Timer;
+use crate::tracker::Live;
+use crate::upstream::{Driver, Sender};
+
+/// The count of one exchange, written when its last part is gone.
+pub(crate) struct Ledger {
+    conn: Arc<Conn>,
+    known: Known,
+    started: Instant,
+    up: AtomicU64,
+    down: AtomicU64,
+    status: AtomicU64,
+    fault: std::sync::OnceLock<String>,
+}
+
+impl Ledger {
+    pub(crate) fn open(conn: &Arc<Conn>, known: &Known, started: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            conn: Arc::clone(conn),
+            known: known.clone(),
+            started,
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            status: AtomicU64::new(0),
+            fault: std::sync::OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn answered(&self, status: http::StatusCode) {
+        self.status.store(u64::from(status.as_u16()), Ordering::Relaxed);
+    }
+
+    pub(crate) fn fault(&self, fault: impl ToString) {
+        let _first_one_stays = self.fault.set(fault.to_string());
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let status = u16::try_from(*self.status.get_mut()).ok().filter(|status| *status != 0);
+        self.conn.deps.journal.finished(&Finished {
+            known: self.known.clone(),
+            up: *self.up.get_mut(),
+            down: *self.down.get_mut(),
+            took: self.started.elapsed(),
+            status,
+            fault: self.fault.take(),
+        });
+    }
+}
+
+/// A request body on its way up.
+pub(crate) struct Upload {
+    inner: Incoming,
+    ledger: Arc<Ledger>,
+}
+
+impl Upload {
+    pub(crate) fn new(inner: Incoming, ledger: Arc<Ledger>) -> Self {
+        Self { inner, ledger }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let passed = data.len() as u64;
+            self.ledger.up.fetch_add(passed, Ordering::Relaxed);
+            metrics::proxy_bytes(Direction::Up, passed);
+        }
+        frame.map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What a response body keeps alive, and gives back when it was read to its end.
+pub(crate) struct Source {
+    /// The decision that it rests on.
+    pub(crate) live: Live,
+    /// The connection that it is read from.
+    pub(crate) _driver: Arc<Driver>,
+    /// The connection's sender, to be used again.
+    pub(crate) sender: Option<(Key, Sender)>,
+}
+
+/// A response body on its way down.
+pub(crate) struct Download<B> {
+    inner: B,
+    ledger: Arc<Ledger>,
+    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    quiet: Timer,
+    source: Option<Source>,
+    /// The exchange counts as in flight until its body is gone.
+    _in_flight: InFlight,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> Download<B> {
+    /// `source` is none for an answer that was made here.
+    pub(crate) fn new(inner: B, ledger: Arc<Ledger>, source: Option<Source>) -> Self {
+        let revoked = source.as_ref().map(|source| Box::pin(source.live.revoked()));
+        let in_flight = ledger.conn.enter();
+        let mut download =
+            Self { inner, ledger, revoked, quiet: Timer::default(), source, _in_flight: in_flight };
+        if download.inner.is_end_stream() {
+            download.finish();
+        }
+        download
+    }
+
+    /// The answer was read to its end: its connection may serve another request.
+    fn finish(&mut self) {
+        if let Some(source) = self.source.take()
+            && let Some((key, sender)) = source.sender
+        {
+            self.ledger.conn.pool.give_back(key, sender);
+        }
+        self.revoked = None;
+    }
+
+    fn broken(&mut self, why: &'static str) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.ledger.fault(why);
+        self.source = None;
+        self.revoked = None;
+        Poll::Ready(Some(Err(why.into())))
+    }
+}
+
+impl<B> HttpBody for Download<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Some(revoked) = &mut this.revoked
+            && revoked.as_mut().poll(cx).is_ready()
+        {
+            return this.broken("the policy no longer allows this request");
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.quiet.clear();
+                if let Some(data) = frame.data_ref() {
+                    let passed = data.len() as u64;
+                    this.ledger.down.fetch_add(passed, Ordering::Relaxed);
+                    metrics::proxy_bytes(Direction::Down, passed);
+                }
+                if this.inner.is_end_stream() {
+                    this.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = error.into();
+                this.ledger.fault(&error);
+                this.source = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending => {
+                this.quiet.arm(RESPONSE_IDLE);
+                match this.quiet.poll_elapsed(cx) {
+                    Poll::Ready(()) => this.broken("the destination fell silent"),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,154 @@
+//! The last step of the road: what is on record.
+//!
+//! Every decision is recorded before anything is dialled or sent; when the record can't be written the request is
+//! refused ([`Refusal::Unavailable`]), so that no byte leaves unrecorded. [`Journal`] is where the audit log is plugged
+//! in; the metrics are counted here. Must never be handed a query string, a header or a body.
+
+use std::time::Duration;
+
+use policy::{Denial, Layer};
+
+use telemetry::audit::Verdict as Counted;
+use telemetry::metrics;
+
+use crate::answer::{Known, Refusal};
+use crate::verdict::{Granted, Permitted};
+
+/// Something decided about a connection or request.
+#[derive(Debug, Clone)]
+pub struct Decision<'a> {
+    /// What was known: id, destination, method, path, binary.
+    pub known: &'a Known,
+    /// What was decided.
+    pub verdict: Verdict<'a>,
+    /// The policy generation that decided, if it came to that.
+    pub generation: Option<u64>,
+    /// From the parsed head to the verdict.
+    pub took: Duration,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy)]
+pub enum Verdict<'a> {
+    /// It goes on.
+    Allow {
+        /// The layer that had the last word: L4, L7, or inference.
+        layer: Layer,
+        /// The entry that allowed it.
+        policy: Option<&'a str>,
+        /// The rule of that entry, in words.
+        rule: Option<&'a str>,
+        /// `enforcement: audit`: it goes on although this would have refused it.
+        audit_only: Option<&'a Denial>,
+    },
+    /// It is refused.
+    Deny(&'a Refusal),
+}
+
+/// A tunnel or exchange that is over.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// What was known of it.
+    pub known: Known,
+    /// Bytes from the agent.
+    pub up: u64,
+    /// Bytes to the agent.
+    pub down: u64,
+    /// Its whole life.
+    pub took: Duration,
+    /// Status of the answer; none for a tunnel.
+    pub status: Option<u16>,
+    /// Why it ended, where that was no ordinary end.
+    pub fault: Option<String>,
+}
+
+/// The record can't be written now: nothing may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the audit log takes no records")]
+pub struct JournalFull;
+
+/// Where decisions are recorded. Never blocks.
+pub trait Journal: Send + Sync + 'static {
+    /// A decision, before it takes effect.
+    ///
+    /// # Errors
+    /// [`JournalFull`]: the caller refuses what it was about to do.
+    fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull>;
+
+    /// The end of something allowed. Nothing depends on it, so it can't fail.
+    fn finished(&self, finished: &Finished);
+}
+
+/// Records that a tunnel is allowed.
+///
+/// # Errors
+/// [`Refusal::Unavailable`] if it can't be recorded.
+pub fn tunnel_allowed(
+    journal: &dyn Journal,
+    known: &Known,
+    granted: &Granted,
+    took: Duration,
+) -> Result<(), Refusal> {
+    let layer = if granted.grant.is_some() { Layer::L4 } else { Layer::Inference };
+    let verdict = Verdict::Allow {
+        layer,
+        policy: granted.policy(),
+        rule: granted.grant.as_ref().map(|grant| &*grant.rule),
+        audit_only: None,
+    };
+    record(journal, &Decision { known, verdict, generation: Some(granted.generation), took })
+}
+
+/// Records that a request is allowed.
+///
+/// # Errors
+/// [`Refusal::Unavailable`] if it can't be recorded.
+pub fn request_allowed(
+    journal: &dyn Journal,
+    known: &Known,
+    permitted: &Permitted,
+    took: Duration,
+) -> Result<(), Refusal> {
+    let layer = match (&permitted.granted.grant, &permitted.allowed) {
+        (None, _) => Layer::Inference,
+        (_, Some(_)) => Layer::L7,
+        (_, None) => Layer::L4,
+    };
+    let rule = match &permitted.allowed {
+        Some(allowed) => Some(&*allowed.rule),
+        None => permitted.granted.grant.as_ref().map(|grant| &*grant.rule),
+    };
+    let audit_only = permitted.allowed.as_ref().and_then(|allowed| allowed.audit_only.as_deref());
+    let verdict = Verdict::Allow { layer, policy: permitted.policy(), rule, audit_only };
+    record(journal, &Decision { known, verdict, generation: Some(permitted.granted.generation), took })
+}
+
+/// Records a refusal; the answer is another one if even that can't be recorded.
+pub fn refused(journal: &dyn Journal, known: &Known, refusal: Refusal, took: Duration) -> Refusal {
+    let decision = Decision { known, verdict: Verdict::Deny(&refusal), generation: None, took };
+    match record(journal, &decision) {
+        Ok(()) => refusal,
+        Err(unavailable) => unavailable,
+    }
+}
+
+fn record(journal: &dyn Journal, decision: &Decision<'_>) -> Result<(), Refusal> {
+    measure(decision);
+    journal.decided(decision).map_err(|full| Refusal::Unavailable(format!("{full}; nothing was sent")))
+}
+
+/// Labels come from the policy and closed sets only.
+fn measure(decision: &Decision<'_>) {
+    let (layer, verdict, policy) = match decision.verdict {
+        Verdict::Allow { layer, policy, audit_only: None, .. } => (layer.as_str(), Counted::Allowed, policy),
+        Verdict::Allow { layer, policy, audit_only: Some(_), .. } => {
+            (layer.as_str(), Counted::Audited, policy)
+        }
+        Verdict::Deny(Refusal::Denied(denial)) => {
+            (denial.layer.as_str(), Counted::Denied, denial.policy.as_deref())
+        }
+        Verdict::Deny(refusal) => (refusal.code(), Counted::Denied, None),
+    };
+    metrics::decision(layer, verdict, policy.unwrap_or_default());
+    metrics::decision_seconds(decision.took);
+}

@@ -1,0 +1,120 @@
+//! The upstream connections of one connection of the agent.
+//!
+//! Owned by it and gone with it, so that no request ever rides a connection that another identity opened; when the
+//! agent's connection changes hands (another caller is judged on it), what is pooled is dropped first.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use policy::Destination;
+use tokio::time::{Instant, timeout};
+
+use crate::caller::Judged;
+use crate::limits::{MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
+use crate::upstream::{Sender, Wire};
+
+/// What makes two requests fit one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) destination: Destination,
+    pub(crate) wire: Wire,
+}
+
+/// A connection whose answer was just read to its end is ready within microseconds; one that isn't by then is busy
+/// with a request body that its upstream didn't want.
+const READY_WITHIN: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    /// Held while a first connection is opened, so that a burst of HTTP/2 streams waits for it and shares it.
+    opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    owner: Option<Judged>,
+    idle: Vec<(Key, Sender, Instant)>,
+    shared: HashMap<Key, Sender>,
+    http1_only: HashSet<Key>,
+}
+
+impl Pool {
+    /// The map is left whole by every critical section, so a poisoned lock still guards a good map.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops everything unless it was opened for `caller`.
+    pub(crate) fn claim(&self, caller: &Judged) {
+        let mut state = self.lock();
+        if state.owner.as_ref().is_some_and(|owner| owner != caller) {
+            *state = State::default();
+        }
+        state.owner.get_or_insert_with(|| caller.clone());
+    }
+
+    /// A connection that is open and takes a request now.
+    pub(crate) async fn take(&self, key: &Key) -> Option<Sender> {
+        if let Some(shared) = self.shared(key) {
+            return Some(shared);
+        }
+        while let Some(mut idle) = self.idle(key) {
+            if matches!(timeout(READY_WITHIN, idle.ready()).await, Ok(Ok(()))) {
+                return Some(idle);
+            }
+        }
+        None
+    }
+
+    /// The right to open the first connection for `key`; none if it is known that connections aren't shared.
+    pub(crate) async fn opening(&self, key: &Key) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if key.wire != Wire::Tls || self.lock().http1_only.contains(key) {
+            return None;
+        }
+        Some(self.opening.lock().await)
+    }
+
+    /// Notes a connection just opened, and shares it if it can be.
+    pub(crate) fn opened(&self, key: &Key, sender: &Sender) {
+        let mut state = self.lock();
+        match sender.another() {
+            Some(another) => {
+                state.shared.insert(key.clone(), another);
+            }
+            None => {
+                state.http1_only.insert(key.clone());
+            }
+        }
+    }
+
+    /// Gives a connection back after its answer was read to the end.
+    pub(crate) fn give_back(&self, key: Key, sender: Sender) {
+        if sender.is_http2() || sender.is_closed() {
+            return;
+        }
+        let mut state = self.lock();
+        if state.idle.len() >= MAX_IDLE_UPSTREAM {
+            state.idle.remove(0);
+        }
+        state.idle.push((key, sender, Instant::now()));
+    }
+
+    fn shared(&self, key: &Key) -> Option<Sender> {
+        let mut state = self.lock();
+        let sender = state.shared.get(key)?;
+        if sender.is_closed() {
+            state.shared.remove(key);
+            return None;
+        }
+        sender.another()
+    }
+
+    fn idle(&self, key: &Key) -> Option<Sender> {
+        let mut state = self.lock();
+        state.idle.retain(|(_, sender, since)| !sender.is_closed() && since.elapsed() < UPSTREAM_IDLE);
+        let at = state.idle.iter().rposition(|(idle, ..)| idle == key)?;
+        Some(state.idle.remove(at).1)
+    }
+}

@@ -1,0 +1,126 @@
+//! Bytes between two streams, until both are done, one stalls, or the decision falls.
+//!
+//! Holds no HTTP and no policy. Each direction ends on its own (half-close), so that a client may finish sending and
+//! still read its answer.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::limits::RELAY_BUFFER_BYTES;
+
+/// How a relay ended and what it moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relayed {
+    /// Bytes from the agent.
+    pub up: u64,
+    /// Bytes to the agent.
+    pub down: u64,
+    /// Why it ended.
+    pub end: End,
+}
+
+/// Why a relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Both sides were done, or one broke off.
+    Done,
+    /// Nothing moved for too long.
+    Idle,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Relays between the agent's stream and the upstream's. `stop` ends it at once.
+pub async fn relay<A, B>(agent: A, upstream: B, idle: Duration, stop: impl Future<Output = ()>) -> Relayed
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (agent_read, agent_write) = tokio::io::split(agent);
+    let (upstream_read, upstream_write) = tokio::io::split(upstream);
+    let both = async {
+        // A direction that breaks takes the other with it; one that merely ends doesn't.
+        tokio::try_join!(copy(agent_read, upstream_write, &up), copy(upstream_read, agent_write, &down))
+    };
+    let end = tokio::select! {
+        _ = both => End::Done,
+        () = quiet(&up, &down, idle) => End::Idle,
+        () = stop => End::Stopped,
+    };
+    Relayed { up: up.load(Ordering::Relaxed), down: down.load(Ordering::Relaxed), end }
+}
+
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    moved: &AtomicU64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; RELAY_BUFFER_BYTES];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            // The peer may be gone already: the direction is done either way.
+            let _gone = to.shutdown().await;
+            return Ok(());
+        }
+        to.write_all(buffer.get(..read).unwrap_or_default()).await?;
+        // TLS keeps what it was given until it is flushed; a socket's flush costs nothing.
+        to.flush().await?;
+        moved.fetch_add(read as u64, Ordering::Relaxed);
+    }
+}
+
+/// Resolves when nothing moved for `idle` (looked at a few times within it, so the data path pays nothing).
+async fn quiet(up: &AtomicU64, down: &AtomicU64, idle: Duration) {
+    const LOOKS: u32 = 8;
+    let (mut last, mut still) = (0, 0);
+    while still < LOOKS {
+        tokio::time::sleep(idle / LOOKS).await;
+        let now = up.load(Ordering::Relaxed).wrapping_add(down.load(Ordering::Relaxed));
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_directions_and_half_close() {
+        let (mut agent, ours) = duplex(64);
+        let (mut upstream, theirs) = duplex(64);
+        let (relayed, ()) =
+            tokio::join!(relay(ours, theirs, Duration::from_secs(10), std::future::pending()), async {
+                agent.write_all(b"question").await.unwrap();
+                agent.shutdown().await.unwrap();
+                let mut got = Vec::new();
+                upstream.read_to_end(&mut got).await.unwrap();
+                assert_eq!(got, b"question");
+                upstream.write_all(&[7; 1000]).await.unwrap();
+                upstream.shutdown().await.unwrap();
+                let mut got = Vec::new();
+                agent.read_to_end(&mut got).await.unwrap();
+                assert_eq!(got.len(), 1000);
+            });
+        assert_eq!(relayed, Relayed { up: 8, down: 1000, end: End::Done });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_and_told() {
+        let (_agent, ours) = duplex(64);
+        let (_upstream, theirs) = duplex(64);
+        let relayed = relay(ours, theirs, Duration::from_secs(60), std::future::pending()).await;
+        assert_eq!(relayed.end, End::Idle);
+        let (_agent, ours) = duplex(64);
+        let (_upstream, theirs) = duplex(64);
+        let stop = tokio::time::sleep(Duration::from_secs(1));
+        assert_eq!(relay(ours, theirs, Duration::from_secs(60), stop).await.end, End::Stopped);
+    }
+}

@@ -1,0 +1,71 @@
+//! The road, walked once for each request: the one authorise for all of them.
+//!
+//! CONNECT, absolute form, requests inside a tunnel and requests for the gateway differ only in how their
+//! [`Intent`] is made. Read top to bottom; each line's type can only be made by the line before it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::answer::{Known, Refusal};
+use crate::body::Body;
+use crate::conn::Conn;
+use crate::intent::{Ask, Intent};
+use crate::verdict::{Granted, Permitted};
+use crate::{forward, local, outcome, tunnel};
+
+/// Answers one request, whatever it is.
+pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
+    let _in_flight = conn.enter();
+    let started = Instant::now();
+    let version = request.version();
+    let mut known = Known::nothing(conn.claim.client());
+    match walk(&conn, request, &mut known, started).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, started.elapsed());
+            conn.note_refused();
+            let mut response = refusal.response(&known);
+            if version != Version::HTTP_2 {
+                // Nothing that was sent behind a refused request is ever looked at.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
+    }
+}
+
+async fn walk(
+    conn: &Arc<Conn>,
+    request: Request<Incoming>,
+    known: &mut Known,
+    started: Instant,
+) -> Result<Response<Body>, Refusal> {
+    let (parts, body) = request.into_parts();
+    known.method = Some(parts.method.as_str().to_owned());
+    let intent = Intent::of(&conn.scope, &parts)?;
+    known.destination = Some(intent.destination().clone());
+    if let Ask::Exchange(exchange) = intent.ask() {
+        known.path = Some(exchange.path.as_str().to_owned());
+    }
+    let caller = conn.claim.judged().await?;
+    known.caller = Some(caller.shared());
+    let generation = conn.deps.policy.load();
+    let granted = Granted::judge(&generation, &intent, &caller)?;
+    match intent.ask() {
+        Ask::Tunnel => tunnel::open(conn, granted, known, started).await,
+        Ask::Exchange(exchange) => {
+            let permitted = Permitted::judge(&generation, granted, exchange)?;
+            conn.pool.claim(&caller);
+            let asked = forward::Asked { permitted, parts, body, known, started };
+            if intent.is_inference() {
+                local::serve(conn, asked).await
+            } else {
+                forward::forward(conn, asked).await
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use crate::answer::{Known, Refusal};
+use crate::conn::{Conn, Next};
+use crate::limits::{
+    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER, MAX_H2_RESET_STREAMS,
+    MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES,
+};
+use crate::outcome;
+use crate::road;
+use crate::strict::Violation;
+use crate::strict::io::{Remains, StrictIo};
+
+/// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it comes back.
+pub(crate) async fn http1<T>(conn: &Arc<Conn>, stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    let strict = StrictIo::new(stream, surplus);
+    conn.watch(strict.fault());
+    let service = service_fn(|request| {
+        let conn = Arc::clone(conn);
+        async move { Ok::<_, Infallible>(road::answer(conn, request).await) }
+    });
+    let mut connection = http1::Builder::new()
+        .half_close(true)
+        .auto_date_header(false)
+        // The strict reader counts and times heads; the library's own limits only have to be no tighter.
+        .max_headers(MAX_HEADERS + 1)
+        .max_buf_size(MAX_HEAD_BYTES + IO_BUFFER_BYTES)
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(strict), service);
+    if let Err(error) = (&mut connection).await {
+        tracing::debug!(%error, "connection of the agent ended");
+    }
+    let parts = connection.into_parts();
+    let strict = parts.io.into_inner();
+    let unanswered = strict.unanswered();
+    let mut remains = strict.into_remains();
+    if let Some(next) = conn.take_next() {
+        // The strict reader passed nothing behind the request that led here, so the library holds nothing.
+        debug_assert!(parts.read_buf.is_empty());
+        return Some((next, remains));
+    }
+    if let Some(violation) = unanswered {
+        malformed(conn, &mut remains.stream, violation).await;
+    } else if conn.was_refused() {
+        linger(&mut remains.stream).await;
+    } else {
+        let _gone = timeout(LINGER, remains.stream.shutdown()).await;
+    }
+    None
+}
+
+/// Answers a head that never became a request.
+async fn malformed<T>(conn: &Conn, stream: &mut T, violation: Violation)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let known = Known::nothing(conn.claim.client());
+    let refusal =
+        outcome::refused(&*conn.deps.journal, &known, Refusal::Malformed(violation), Duration::ZERO);
+    last_words(stream, &refusal, &known).await;
+}
+
+/// Writes a refusal on a connection that no HTTP library serves (any more), and closes it.
+pub(crate) async fn last_words<T>(stream: &mut T, refusal: &Refusal, known: &Known)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&refusal.raw(known))).await {
+        linger(stream).await;
+    }
+}
+
+/// Closes, but lets the peer read what was written: with unread bytes in the queue the kernel would reset instead.
+async fn linger<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) {
+    let drain = async {
+        if stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut thrown = [0; 4096];
+        let mut left = MAX_LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut thrown).await {
+                Ok(read) if read > 0 => left = left.saturating_sub(read),
+                _ => return,
+            }
+        }
+    };
+    let _at_most = timeout(LINGER, drain).await;
+}
+
+/// Serves HTTP/2 until the connection is done or idle for too long.
+pub(crate) async fn http2<T>(conn: &Arc<Conn>, stream: T)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = {
+        let conn = Arc::clone(conn);
+        service_fn(move |request| {
+            let conn = Arc::clone(&conn);
+            async move { Ok::<_, Infallible>(road::answer(conn, request).await) }
+        })
+    };
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
+        // Finds peers that are gone, and peers that stopped reading.
+        .keep_alive_interval(KEEP_ALIVE_IDLE)
+        .keep_alive_timeout(KEEP_ALIVE_IDLE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let mut busy = Instant::now();
+    loop {
+        tokio::select! {
+            result = &mut connection => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "connection of the agent ended");
+                }
+                return;
+            }
+            () = tokio::time::sleep(KEEP_ALIVE_IDLE / 4) => {
+                if conn.in_flight() > 0 {
+                    busy = Instant::now();
+                } else if busy.elapsed() >= KEEP_ALIVE_IDLE {
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}

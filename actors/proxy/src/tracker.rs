@@ -1,0 +1,191 @@
+//! What is alive: every connection and every decision that something still rests on.
+//!
+//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit, and each live
+//! tunnel or exchange is registered with what its decision was made from. When a new policy generation is published,
+//! each is judged again, and only those that the new policy refuses are ended. Must never end anything whose decision
+//! still stands, nor keep anything whose decision doesn't.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use policy::{Host, RequestFacts, Treatment};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::guard::{HOST_NAME, JudgedAddr, Resolver};
+use crate::intent::Exchange;
+use crate::verdict::Granted;
+
+/// Cheap to clone; all clones are the same tracker.
+#[derive(Clone)]
+pub struct Tracker(Arc<Inner>);
+
+struct Inner {
+    policy: policy::Store,
+    resolver: Resolver,
+    places: Arc<Semaphore>,
+    capacity: usize,
+    live: Mutex<HashMap<u64, Arc<Entry>>>,
+    next: AtomicU64,
+    revoked: AtomicU64,
+}
+
+struct Entry {
+    granted: Granted,
+    exchange: Option<Exchange>,
+    addr: Option<JudgedAddr>,
+    revoked: CancellationToken,
+}
+
+/// One place among the sandbox's connections; given back when dropped.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// A registered decision; forgotten when dropped.
+pub struct Live {
+    inner: Arc<Inner>,
+    id: u64,
+    revoked: CancellationToken,
+}
+
+impl Tracker {
+    /// A tracker for at most `capacity` connections. Starts the task that follows the policy's generations: must be
+    /// called inside a tokio runtime, by whoever outlives the proxy actor.
+    pub fn new(policy: policy::Store, resolver: Resolver, capacity: usize) -> Self {
+        let mut generations = policy.subscribe();
+        let inner = Arc::new(Inner {
+            policy,
+            resolver,
+            places: Arc::new(Semaphore::new(capacity)),
+            capacity,
+            live: Mutex::default(),
+            next: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+        });
+        let weak = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            while generations.changed().await.is_ok() {
+                let Some(inner) = Weak::upgrade(&weak) else { return };
+                inner.judge_all_again().await;
+            }
+        });
+        Self(inner)
+    }
+
+    /// A place for one more connection, if there is one.
+    pub fn admit(&self) -> Option<Place> {
+        Arc::clone(&self.0.places).try_acquire_owned().ok().map(Place)
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.0.capacity.saturating_sub(self.0.places.available_permits())
+    }
+
+    /// Tunnels and exchanges that rest on a decision now.
+    pub fn live(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// How many were ended by a new policy since the start.
+    pub fn revoked_total(&self) -> u64 {
+        self.0.revoked.load(Ordering::Relaxed)
+    }
+
+    /// Registers a decision. If the policy changed since it was made, it is judged again at once.
+    pub async fn track(
+        &self,
+        granted: Granted,
+        exchange: Option<Exchange>,
+        addr: Option<JudgedAddr>,
+    ) -> Live {
+        let entry = Arc::new(Entry { granted, exchange, addr, revoked: CancellationToken::new() });
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.lock().insert(id, Arc::clone(&entry));
+        let live = Live { inner: Arc::clone(&self.0), id, revoked: entry.revoked.clone() };
+        // Registered first, compared after: a generation published in between is seen by one of the two.
+        if self.0.policy.load().number != entry.granted.generation {
+            self.0.judge_again(&entry).await;
+        }
+        live
+    }
+}
+
+impl Inner {
+    /// The map is left whole by every critical section, so a poisoned lock still guards a good map.
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn judge_all_again(&self) {
+        let entries: Vec<_> = self.lock().values().cloned().collect();
+        for entry in entries {
+            self.judge_again(&entry).await;
+        }
+    }
+
+    async fn judge_again(&self, entry: &Entry) {
+        if !entry.revoked.is_cancelled() && !self.still_stands(entry).await {
+            self.revoked.fetch_add(1, Ordering::Relaxed);
+            entry.revoked.cancel();
+        }
+    }
+
+    async fn still_stands(&self, entry: &Entry) -> bool {
+        let Some(before) = &entry.granted.grant else { return true };
+        // A matcher that panics on one entry must not keep the others from being judged: it counts as a refusal.
+        let judged = catch_unwind(AssertUnwindSafe(|| {
+            let generation = self.policy.load();
+            let (destination, caller) = (&entry.granted.destination, &*entry.granted.caller);
+            let grant = generation.compiled.connect(destination, caller).ok()?;
+            let Some(exchange) = &entry.exchange else { return Some(grant) };
+            let facts = RequestFacts {
+                method: exchange.method.as_str(),
+                path: &exchange.path,
+                query: &exchange.query,
+                websocket: exchange.websocket,
+            };
+            generation.compiled.request(destination, caller, &facts).ok()?;
+            Some(grant)
+        }));
+        let Ok(Some(now)) = judged else { return false };
+        // Bytes that nobody reads can't go on where requests are now to be judged.
+        if entry.exchange.is_none() && relays(before.treatment) && !relays(now.treatment) {
+            return false;
+        }
+        now.addresses == before.addresses || self.address_stands(entry, &now.addresses).await
+    }
+
+    async fn address_stands(&self, entry: &Entry, rule: &policy::AddressRule) -> bool {
+        let Some(addr) = entry.addr else { return true };
+        if entry.granted.destination.host.name().is_some_and(|name| name.as_str() == HOST_NAME) {
+            return rule.exact_host;
+        }
+        let (ip, port) = (addr.addr().ip(), addr.addr().port());
+        self.resolver.resolve(&Host::Addr(ip), port, rule).await.is_ok()
+    }
+}
+
+fn relays(treatment: Treatment) -> bool {
+    matches!(treatment, Treatment::Relay { .. })
+}
+
+impl Live {
+    /// Whether the decision fell.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.is_cancelled()
+    }
+
+    /// Resolves when the decision falls.
+    pub fn revoked(&self) -> WaitForCancellationFutureOwned {
+        self.revoked.clone().cancelled_owned()
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.inner.lock().remove(&self.id);
+    }
+}

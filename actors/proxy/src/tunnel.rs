@@ -1,0 +1,370 @@
+//! CONNECT, and what a connection becomes after it.
+//!
+//! ```text
+//! open: granted ─ addresses judged ─ recorded ─┬─ Relay:   dialled ── 200 ── first bytes judged ── bytes relayed
+//!                                              └─ Inspect:            200 ── TLS ends here ── each request judged
+//! ```
+//! A tunnel's first bytes are always looked at: a ClientHello must name the host that CONNECT named, plain HTTP has
+//! no business at 443, and what is not HTTP is never spliced through where requests are to be judged.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use http::Response;
+use policy::{Denial, Destination, Layer, Treatment};
+use telemetry::metrics::{self, Direction};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::answer::{Known, Refusal};
+use crate::body::{Body, empty};
+use crate::caller::Claim;
+use crate::conn::{Conn, Deps, Next};
+use crate::guard::Connected;
+use crate::intent::Scope;
+use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, RELAY_BUFFER_BYTES, TLS_HANDSHAKE, TUNNEL_IDLE};
+use crate::outcome::Finished;
+use crate::relay::{End, Relayed, relay};
+use crate::strict::io::Remains;
+use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
+use crate::verdict::Granted;
+use crate::{address, outcome, serve};
+
+/// Ports where a client that does not begin with TLS is at the wrong door.
+const TLS_PORT: u16 = 443;
+
+/// Answers a granted CONNECT. A destination whose bytes are relayed is dialled first, so that a failure is an answer.
+pub(crate) async fn open(
+    conn: &Arc<Conn>,
+    granted: Granted,
+    known: &Known,
+    started: Instant,
+) -> Result<Response<Body>, Refusal> {
+    let journal = &*conn.deps.journal;
+    let next = match granted.grant.as_ref().map(|grant| grant.treatment) {
+        None => {
+            outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
+            Next::Inspect { granted, addresses: None }
+        }
+        Some(treatment) => {
+            let addresses = address::Judged::of(&conn.deps.resolver, &granted).await?;
+            outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
+            match treatment {
+                Treatment::Relay { .. } => {
+                    let upstream = addresses.dial().await?;
+                    Next::Relay { upstream, granted, known: known.clone() }
+                }
+                Treatment::Inspect { .. } => Next::Inspect { granted, addresses: Some(addresses) },
+            }
+        }
+    };
+    conn.set_next(next);
+    Ok(Response::new(empty()))
+}
+
+/// Goes on with a connection after its 200 or 101.
+pub(crate) async fn run(conn: &Arc<Conn>, next: Next, remains: Remains<TcpStream>) {
+    let Remains { stream, surplus } = remains;
+    match next {
+        Next::Relay { upstream, granted, known } => {
+            relayed(conn, stream, surplus, upstream, granted, known).await;
+        }
+        Next::Inspect { granted, addresses } => {
+            inspected(&conn.deps, &conn.claim, stream, surplus, granted, addresses).await;
+        }
+        websocket @ Next::WebSocket { .. } => messages(conn, websocket, Remains { stream, surplus }).await,
+    }
+}
+
+/// Passes WebSocket messages until a side is done or the decision falls.
+async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, remains: Remains<T>) {
+    let Next::WebSocket { upgrade, driver: _driver, live, known } = next else { return };
+    let started = Instant::now();
+    let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
+    let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);
+    let upstream = hyper_util::rt::TokioIo::new(upstream);
+    let relayed = relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await;
+    finished(conn, known, relayed, started);
+}
+
+fn finished(conn: &Conn, known: Known, relayed: Relayed, started: Instant) {
+    let journal = &conn.deps.journal;
+    metrics::proxy_bytes(Direction::Up, relayed.up);
+    metrics::proxy_bytes(Direction::Down, relayed.down);
+    let fault = match relayed.end {
+        End::Done => None,
+        End::Idle => Some("nothing moved for too long".to_owned()),
+        End::Stopped => Some("the policy no longer allows it".to_owned()),
+    };
+    journal.finished(&Finished {
+        known,
+        up: relayed.up,
+        down: relayed.down,
+        took: started.elapsed(),
+        status: None,
+        fault,
+    });
+}
+
+/// A tunnel whose bytes are relayed once its first ones were judged.
+async fn relayed(
+    conn: &Arc<Conn>,
+    stream: TcpStream,
+    surplus: BytesMut,
+    upstream: Connected,
+    granted: Granted,
+    known: Known,
+) {
+    let started = Instant::now();
+    let destination = granted.destination.clone();
+    let live = conn.deps.tracker.track(granted, None, Some(upstream.addr)).await;
+    let begun = tokio::select! {
+        begun = begin(stream, surplus, upstream.stream, &destination) => begun,
+        () = live.revoked() => return,
+        () = tokio::time::sleep(TUNNEL_IDLE) => return,
+    };
+    match begun {
+        Ok(Begun { agent, upstream, up, down }) => {
+            let mut relayed = relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await;
+            relayed.up += up;
+            relayed.down += down;
+            finished(conn, known, relayed, started);
+        }
+        Err(Some(denial)) => refused(&conn.deps, &conn.claim, destination, denial),
+        Err(None) => finished(conn, known, Relayed { up: 0, down: 0, end: End::Done }, started),
+    }
+}
+
+struct Begun {
+    agent: TcpStream,
+    upstream: TcpStream,
+    up: u64,
+    down: u64,
+}
+
+/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. `Err(None)`
+/// means that a side went away before there was anything to judge.
+async fn begin(
+    mut agent: TcpStream,
+    mut seen: BytesMut,
+    mut upstream: TcpStream,
+    destination: &Destination,
+) -> Result<Begun, Option<Denial>> {
+    let mut down = 0;
+    let mut buffer = vec![0; RELAY_BUFFER_BYTES];
+    loop {
+        match first_bytes(&seen) {
+            First::More => {}
+            first => {
+                judge_first(&first, destination, true).map_err(Some)?;
+                break;
+            }
+        }
+        tokio::select! {
+            read = agent.read_buf(&mut seen) => if read.map_err(|_| None)? == 0 {
+                return Err(None);
+            },
+            read = upstream.read(&mut buffer) => {
+                let read = read.map_err(|_| None)?;
+                if read == 0 {
+                    return Err(None);
+                }
+                agent.write_all(buffer.get(..read).unwrap_or_default()).await.map_err(|_| None)?;
+                down += read as u64;
+            }
+        }
+    }
+    upstream.write_all(&seen).await.map_err(|_| None)?;
+    Ok(Begun { agent, upstream, up: seen.len() as u64, down })
+}
+
+/// A tunnel whose requests are read and judged one by one.
+pub(crate) async fn inspected(
+    deps: &Arc<Deps>,
+    claim: &Arc<Claim>,
+    stream: TcpStream,
+    surplus: BytesMut,
+    granted: Granted,
+    addresses: Option<address::Judged>,
+) {
+    let destination = granted.destination.clone();
+    let live = deps.tracker.track(granted, None, None).await;
+    tokio::select! {
+        () = speak(deps, claim, stream, surplus, destination, addresses) => {}
+        () = live.revoked() => {}
+    }
+}
+
+async fn speak(
+    deps: &Arc<Deps>,
+    claim: &Arc<Claim>,
+    mut stream: TcpStream,
+    mut seen: BytesMut,
+    destination: Destination,
+    addresses: Option<address::Judged>,
+) {
+    let Some(first) = look(&mut stream, &mut seen).await else { return };
+    if let Err(denial) = judge_first(&first, &destination, false) {
+        return refused(deps, claim, destination, denial);
+    }
+    let tls = matches!(first, First::Tls(_));
+    let scope = Scope::Fixed { destination: destination.clone(), tls };
+    let conn = Arc::new(Conn::new(Arc::clone(deps), scope, Arc::clone(claim)).with_addresses(addresses));
+    if !tls {
+        return http1(&conn, stream, seen).await;
+    }
+    let config = match deps.authority.server_config_for(&destination.host, Alpn::H2OrHttp1) {
+        Ok(config) => config,
+        Err(error) => return tracing::error!(%error, %destination, "no certificate for an inspected tunnel"),
+    };
+    let accepting = TlsAcceptor::from(config).accept(Prefixed::new(seen.freeze(), stream));
+    let stream = match timeout(TLS_HANDSHAKE, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, %destination, "the agent's TLS handshake failed"),
+        Err(_) => return,
+    };
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => serve::http2(&conn, stream).await,
+        _ => http1(&conn, stream, BytesMut::new()).await,
+    }
+}
+
+async fn http1<T>(conn: &Arc<Conn>, stream: T, surplus: BytesMut)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin,
+{
+    // CONNECT has no meaning in here, so the only thing to become is a WebSocket.
+    if let Some((next, remains)) = serve::http1(conn, stream, surplus).await {
+        messages(conn, next, remains).await;
+    }
+}
+
+/// Waits for first bytes that tell what this is.
+async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<First> {
+    let mut patience = KEEP_ALIVE_IDLE;
+    loop {
+        match first_bytes(seen) {
+            First::More => {}
+            first => return Some(first),
+        }
+        if !seen.is_empty() {
+            patience = HELLO_DEADLINE;
+        }
+        match timeout(patience, stream.read_buf(seen)).await {
+            Ok(Ok(read)) if read > 0 => {}
+            _ => return None,
+        }
+    }
+}
+
+/// What the first bytes of a tunnel are.
+#[derive(Debug, PartialEq, Eq)]
+enum First {
+    /// Too few to tell.
+    More,
+    /// A whole ClientHello.
+    Tls(Hello),
+    /// TLS that can't be judged.
+    BadTls(BadHello),
+    /// A request line, or the HTTP/2 preface.
+    Http,
+    /// Anything else.
+    Opaque,
+}
+
+fn first_bytes(seen: &[u8]) -> First {
+    const BEGINNINGS: [&[u8]; 10] = [
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"PATCH ",
+        b"TRACE ",
+        b"CONNECT ",
+        b"PRI ",
+    ];
+    match parse_hello(seen) {
+        Parsed::NeedMore => First::More,
+        Parsed::Hello(hello) => First::Tls(hello),
+        Parsed::Bad(bad) => First::BadTls(bad),
+        Parsed::NotTls if BEGINNINGS.iter().any(|beginning| seen.starts_with(beginning)) => First::Http,
+        Parsed::NotTls if BEGINNINGS.iter().any(|beginning| beginning.starts_with(seen)) => First::More,
+        Parsed::NotTls => First::Opaque,
+    }
+}
+
+/// Judges a tunnel's first bytes against the name that CONNECT gave.
+fn judge_first(first: &First, destination: &Destination, relayed: bool) -> Result<(), Denial> {
+    let detail = match first {
+        First::Tls(hello) => match hello.check(&destination.host, relayed) {
+            Ok(()) => return Ok(()),
+            Err(mismatch) => mismatch.to_string(),
+        },
+        First::BadTls(bad) => bad.to_string(),
+        First::Http if destination.port == TLS_PORT => format!("plain HTTP in a tunnel to {destination}"),
+        First::Opaque if destination.port == TLS_PORT && !relayed => return Err(not_http()),
+        // Where requests are judged the strict reader is next: what is no HTTP ends there.
+        First::Http | First::Opaque | First::More => return Ok(()),
+    };
+    Err(Denial { layer: Layer::L4, detail, policy: None, hint: None })
+}
+
+fn not_http() -> Denial {
+    Denial {
+        layer: Layer::L7,
+        detail: "this endpoint's requests are judged, and these bytes are no HTTP".to_owned(),
+        policy: None,
+        hint: Some("an entry without `protocol`, or with `tls: skip`, relays any bytes".to_owned()),
+    }
+}
+
+/// Records why a tunnel is closed. There is nobody to answer: what the agent speaks is not HTTP.
+fn refused(deps: &Deps, claim: &Claim, destination: Destination, denial: Denial) {
+    let mut known = Known::nothing(claim.client());
+    known.destination = Some(destination);
+    let _nothing_was_to_happen_anyway =
+        outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), std::time::Duration::ZERO);
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::{DomainName, Host};
+
+    use super::*;
+
+    fn at(port: u16) -> Destination {
+        Destination { host: Host::parse("a.test").unwrap(), port }
+    }
+
+    #[test]
+    fn plain_http_and_other_names_have_no_business_at_443() {
+        for (bytes, port, relayed, fine) in [
+            (&b"GET / HTTP/1.1"[..], 443, true, false),
+            (b"GET / HTTP/1.1", 443, false, false),
+            (b"PRI * HTTP/2.0", 443, true, false),
+            (b"GET / HTTP/1.1", 8080, true, true),
+            (b"GET / HTTP/1.1", 8080, false, true),
+            (b"SSH-2.0-x", 443, true, true),
+            (b"SSH-2.0-x", 443, false, false),
+            (b"\x16\x04\x01", 443, true, false),
+        ] {
+            let first = first_bytes(bytes);
+            assert_eq!(judge_first(&first, &at(port), relayed).is_ok(), fine, "{first:?} {port} {relayed}");
+        }
+        assert_eq!(first_bytes(b""), First::More);
+        assert_eq!(first_bytes(b"GE"), First::More);
+        assert_eq!(first_bytes(b"\x16"), First::More);
+        let hello = |name: &str| {
+            let server_name = Some(DomainName::parse(name).unwrap());
+            First::Tls(Hello { server_name, alpn: Vec::new(), encrypted: false })
+        };
+        assert!(judge_first(&hello("a.test"), &at(443), false).is_ok());
+        assert!(judge_first(&hello("b.test"), &at(443), false).is_err());
+        assert!(judge_first(&hello("b.test"), &at(8443), true).is_err());
+    }
+}

@@ -1,0 +1,220 @@
+//! Step eight of the road: a connection that speaks HTTP to what was dialled.
+//!
+//! TLS towards the upstream is verified against the host that was judged; HTTP/1.1 or HTTP/2 is what ALPN says.
+//! Must never dial: connections come from the guard.
+
+use std::io;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use policy::Host;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::answer::Refusal;
+use crate::body::Body;
+use crate::guard::{Connected, JudgedAddr};
+use crate::limits::{
+    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, MAX_RESPONSE_HEADERS, TLS_HANDSHAKE,
+};
+use crate::tls::http1_only;
+
+/// TLS towards upstreams: one verifier, two offers.
+#[derive(Clone)]
+pub struct Upstream {
+    any: TlsConnector,
+    http1: TlsConnector,
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wire {
+    /// HTTP/1.1 in the clear.
+    Plain,
+    /// HTTP/2 or HTTP/1.1 inside TLS, as agreed.
+    Tls,
+    /// HTTP/1.1 inside TLS: what a WebSocket needs.
+    TlsHttp1,
+}
+
+impl Upstream {
+    /// `config` holds the roots and offers HTTP/2 and HTTP/1.1: see [`crate::tls::upstream_config`].
+    pub fn new(config: &Arc<ClientConfig>) -> Self {
+        Self { any: TlsConnector::from(Arc::clone(config)), http1: TlsConnector::from(http1_only(config)) }
+    }
+
+    /// A TLS handshake with `host`, verified; offers HTTP/2 unless `http1_only`.
+    ///
+    /// # Errors
+    /// That the handshake failed or took longer than [`TLS_HANDSHAKE`].
+    pub async fn tls(
+        &self,
+        stream: TcpStream,
+        host: &Host,
+        http1_only: bool,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let name = match host {
+            Host::Name(name) => ServerName::try_from(name.as_str().to_owned()).map_err(io::Error::other)?,
+            Host::Addr(addr) => ServerName::from(*addr),
+        };
+        let connector = if http1_only { &self.http1 } else { &self.any };
+        match tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, stream)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Makes a connection ready for requests.
+    pub(crate) async fn open(
+        &self,
+        connected: Connected,
+        host: &Host,
+        wire: Wire,
+    ) -> Result<Sender, Refusal> {
+        let Connected { stream, addr } = connected;
+        if wire == Wire::Plain {
+            return Sender::http1(stream, addr).await;
+        }
+        let stream =
+            self.tls(stream, host, wire == Wire::TlsHttp1).await.map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => {
+                    Refusal::Timeout(format!("{host}: the TLS handshake took too long"))
+                }
+                _ => Refusal::Unreachable(format!("{host}: the TLS handshake failed: {error}")),
+            })?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Sender::http2(stream, addr).await,
+            _ => Sender::http1(stream, addr).await,
+        }
+    }
+}
+
+/// The task that moves a connection's bytes; ends with the last of its users.
+#[derive(Debug)]
+pub(crate) struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A connection that takes requests.
+pub(crate) struct Sender {
+    speaks: Speaks,
+    driver: Arc<Driver>,
+    addr: JudgedAddr,
+}
+
+enum Speaks {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+
+/// A request that was not answered.
+pub(crate) struct Unsent {
+    /// What went wrong.
+    pub(crate) error: hyper::Error,
+    /// The request, if not a byte of it was sent.
+    pub(crate) request: Option<Box<Request<Body>>>,
+}
+
+impl Sender {
+    async fn http1<T>(stream: T, addr: JudgedAddr) -> Result<Self, Refusal>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
+            .max_headers(MAX_RESPONSE_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Refusal::Unreachable(error.to_string()))?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Self { speaks: Speaks::Http1(sender), driver: Arc::new(Driver(driver)), addr })
+    }
+
+    async fn http2<T>(stream: T, addr: JudgedAddr) -> Result<Self, Refusal>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_header_list_size(MAX_RESPONSE_HEAD_BYTES as u32)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Refusal::Unreachable(error.to_string()))?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream connection ended");
+            }
+        });
+        Ok(Self { speaks: Speaks::Http2(sender), driver: Arc::new(Driver(driver)), addr })
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.speaks, Speaks::Http2(_))
+    }
+
+    pub(crate) fn addr(&self) -> JudgedAddr {
+        self.addr
+    }
+
+    /// Keeps the connection's task alive while an answer is still being read.
+    pub(crate) fn driver(&self) -> Arc<Driver> {
+        Arc::clone(&self.driver)
+    }
+
+    /// Another handle on the same HTTP/2 connection.
+    pub(crate) fn another(&self) -> Option<Self> {
+        match &self.speaks {
+            Speaks::Http2(sender) => Some(Self {
+                speaks: Speaks::Http2(sender.clone()),
+                driver: Arc::clone(&self.driver),
+                addr: self.addr,
+            }),
+            Speaks::Http1(_) => None,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        match &self.speaks {
+            Speaks::Http1(sender) => sender.is_closed(),
+            Speaks::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    /// Resolves when a request can be taken; an error when the connection is done.
+    pub(crate) async fn ready(&mut self) -> Result<(), hyper::Error> {
+        match &mut self.speaks {
+            Speaks::Http1(sender) => sender.ready().await,
+            Speaks::Http2(sender) => sender.ready().await,
+        }
+    }
+
+    /// Sends one request and waits for the head of its answer. Nothing is ever sent twice.
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
+        let result = match &mut self.speaks {
+            Speaks::Http1(sender) => sender.try_send_request(request).await,
+            Speaks::Http2(sender) => sender.try_send_request(request).await,
+        };
+        result.map_err(|mut error| Unsent {
+            request: error.take_message().map(Box::new),
+            error: error.into_error(),
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Step five of the road: the policy's word, from one generation.
+//!
+//! [`Granted`] (this caller may reach this destination) and [`Permitted`] (and send this request) are made here and
+//! nowhere else. Both keep what the decision was made from, so that it can be made again when the policy changes.
+
+use std::sync::Arc;
+
+use policy::{Allowed, Caller, Denial, Destination, Generation, Grant, Layer, RequestFacts, Treatment};
+
+use crate::answer::Refusal;
+use crate::caller::Judged;
+use crate::intent::{Exchange, Intent, is_inference};
+
+/// The ports at which `inference.local` is there.
+const INFERENCE_PORTS: [u16; 2] = [80, 443];
+
+/// A destination that this caller may reach.
+#[derive(Debug, Clone)]
+pub struct Granted {
+    /// Where.
+    pub destination: Destination,
+    /// Who.
+    pub caller: Arc<Caller>,
+    /// By which entry, and how its bytes are treated; none for the gateway, which is no network destination.
+    pub grant: Option<Grant>,
+    /// Number of the generation that decided.
+    pub generation: u64,
+}
+
+/// A request that may be sent.
+#[derive(Debug, Clone)]
+pub struct Permitted {
+    /// The destination's half of the decision.
+    pub granted: Granted,
+    /// The request, canonical: what is sent.
+    pub exchange: Exchange,
+    /// The rule, where requests are judged.
+    pub allowed: Option<Allowed>,
+}
+
+impl Granted {
+    /// Asks the policy whether `caller` may reach the intent's destination.
+    ///
+    /// # Errors
+    /// The policy's denial.
+    pub fn judge(generation: &Generation, intent: &Intent, caller: &Judged) -> Result<Self, Denial> {
+        let destination = intent.destination().clone();
+        let grant = match is_inference(&destination) {
+            true => inference(&destination)?,
+            false => Some(generation.compiled.connect(&destination, caller)?),
+        };
+        Ok(Self { destination, caller: caller.shared(), grant, generation: generation.number })
+    }
+
+    /// The gateway, on its own listener: no policy entry is needed to speak to it.
+    pub(crate) fn to_inference(destination: Destination, caller: &Judged, generation: u64) -> Self {
+        Self { destination, caller: caller.shared(), grant: None, generation }
+    }
+
+    /// The policy entry's name, for records.
+    pub fn policy(&self) -> Option<&str> {
+        self.grant.as_ref().map(|grant| &*grant.policy)
+    }
+}
+
+fn inference(destination: &Destination) -> Result<Option<Grant>, Denial> {
+    match INFERENCE_PORTS.contains(&destination.port) {
+        true => Ok(None),
+        false => Err(Denial {
+            layer: Layer::L4,
+            detail: format!("nothing listens at {destination}"),
+            policy: None,
+            hint: Some("the gateway is at https://inference.local".to_owned()),
+        }),
+    }
+}
+
+impl Permitted {
+    /// Asks the policy whether the request may be sent to what was granted.
+    ///
+    /// # Errors
+    /// The policy's denial, or a bad request where the entry doesn't take the path's form.
+    pub fn judge(generation: &Generation, granted: Granted, exchange: &Exchange) -> Result<Self, Refusal> {
+        let Some(grant) = &granted.grant else {
+            return Ok(Self { granted, exchange: exchange.clone(), allowed: None });
+        };
+        if exchange.path.has_encoded_slash() && !grant.path_options.allow_encoded_slash {
+            return Err(Refusal::BadRequest(
+                "the path has an encoded slash (%2F), which this endpoint doesn't allow".to_owned(),
+            ));
+        }
+        // Where no endpoint inspects, the policy lets every request through: the destination was all there is to say.
+        let allowed = generation.compiled.request(
+            &granted.destination,
+            &granted.caller,
+            &RequestFacts {
+                method: exchange.method.as_str(),
+                path: &exchange.path,
+                query: &exchange.query,
+                websocket: exchange.websocket,
+            },
+        )?;
+        let inspected = matches!(grant.treatment, Treatment::Inspect { .. });
+        let allowed = inspected.then_some(allowed);
+        Ok(Self { granted, exchange: exchange.clone(), allowed })
+    }
+
+    /// The policy entry's name, for records.
+    pub fn policy(&self) -> Option<&str> {
+        self.allowed.as_ref().map(|allowed| &*allowed.policy).or_else(|| self.granted.policy())
+    }
+}

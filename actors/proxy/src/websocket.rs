@@ -1,0 +1,88 @@
+//! WebSocket handshakes (RFC 6455): the one upgrade that passes, and only after a rule allowed it.
+//!
+//! The upstream's 101 is verified (protocol, `Sec-WebSocket-Accept`) before either side becomes a byte stream; any
+//! other answer is an ordinary response. Messages are not read.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper::body::Incoming;
+use sha1::{Digest, Sha1};
+
+use crate::answer::{Known, Refusal};
+use crate::body::{Body, empty};
+use crate::conn::{Conn, Next};
+use crate::hop;
+use crate::tracker::Live;
+use crate::upstream::Sender;
+
+/// RFC 6455 section 1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A handshake that was sent and waits for its answer.
+pub(crate) struct Handshake {
+    accept: String,
+}
+
+impl Handshake {
+    /// Reads the key of a request that is known to be a whole handshake.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        match headers.get(header::SEC_WEBSOCKET_KEY) {
+            Some(key) => Ok(Self { accept: accept(key.as_bytes()) }),
+            None => Err(Refusal::BadRequest("the WebSocket handshake has no key".to_owned())),
+        }
+    }
+
+    /// The two fields that hop-by-hop cleaning took off, as the standard wants them.
+    pub(crate) fn put_back(&self, headers: &mut HeaderMap) {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+
+    /// Verifies the upstream's 101, leaves the tunnel for the connection's task, and answers the agent.
+    pub(crate) fn conclude(
+        self,
+        conn: &Arc<Conn>,
+        response: Response<Incoming>,
+        live: Live,
+        sender: &Sender,
+        known: &Known,
+    ) -> Result<Response<Body>, Refusal> {
+        let headers = response.headers();
+        let verified = hop::names(headers, header::UPGRADE, "websocket")
+            && hop::names(headers, header::CONNECTION, "upgrade")
+            && headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter().count() == 1
+            && headers
+                .get(header::SEC_WEBSOCKET_ACCEPT)
+                .is_some_and(|value| value.as_bytes() == self.accept.as_bytes());
+        if !verified {
+            return Err(Refusal::Unreachable(
+                "the destination's WebSocket handshake is not valid".to_owned(),
+            ));
+        }
+        let mut headers = headers.clone();
+        hop::strip(&mut headers);
+        self.put_back(&mut headers);
+        let upgrade = hyper::upgrade::on(response);
+        let (driver, known) = (sender.driver(), known.clone());
+        conn.set_next(Next::WebSocket { upgrade, driver, live, known });
+        let mut answer = Response::new(empty());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = headers;
+        Ok(answer)
+    }
+}
+
+fn accept(key: &[u8]) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(GUID).finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_example_of_the_standard() {
+        assert_eq!(super::accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+}
