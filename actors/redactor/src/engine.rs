@@ -48,6 +48,15 @@ pub struct Context {
     pub shown: usize,
 }
 
+impl Context {
+    /// The context of what follows the first `consumed` bytes of this window.
+    #[must_use]
+    pub fn after(self, window: &[u8], consumed: usize) -> Self {
+        let before = consumed.checked_sub(1).map_or(self.before, |last| window.get(last).copied());
+        Self { before, shown: self.shown.saturating_sub(consumed) }
+    }
+}
+
 /// One masked place: its kind and how many bytes of the window it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hit {
@@ -144,6 +153,23 @@ impl Redactor {
     #[must_use]
     pub fn scan_after(&self, context: Context, window: &[u8], end: End) -> Scan {
         Pass::new(self, context, window, end).run()
+    }
+
+    /// What may be shown of a held tail after a silence: a tail too short to tell anything is released, though it
+    /// stays undecided: it is shown (`Scan::held` bytes of the window are, from now on) and not consumed, so that
+    /// the rest of a secret that goes on after the silence is masked all the same. `None`: it waits.
+    #[must_use]
+    pub fn release(&self, context: Context, tail: &[u8]) -> Option<Scan> {
+        if tail.len() >= TAIL_MIN || tail.len() <= context.shown {
+            return None;
+        }
+        let whole = self.scan_after(context, tail, End::Complete);
+        if !whole.hits.is_empty() {
+            // A short secret that is also the beginning of a longer one.
+            return Some(whole);
+        }
+        let out = tail.get(context.shown..).unwrap_or_default().to_vec();
+        Some(Scan { out, consumed: 0, held: tail.len(), hits: Vec::new() })
     }
 }
 

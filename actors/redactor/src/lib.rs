@@ -4,17 +4,21 @@
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
 //! output, `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
+pub mod actor;
 pub mod ascii;
 mod engine;
 mod formats;
 mod known;
+pub mod pump;
 mod secret;
 mod shape;
 mod shared;
+pub mod stream;
 mod tokens;
 
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
 pub use known::SECRET_MIN;
+pub use pump::{AgentLog, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use secret::{Redacted, Secret};
 pub use shared::SharedRedactor;
 pub use tokens::{End, kinds};

@@ -70,6 +70,9 @@ pub struct AuditLog {
     rotation: Rotation,
 }
 
+/// What a write gives back: the file, if it can be used again, and what came of it.
+type Ended = (Option<AuditFile>, Result<Written, AuditError>);
+
 /// What the writer works on.
 #[derive(Debug)]
 struct Turn {
@@ -78,7 +81,7 @@ struct Turn {
     batch: Arc<Vec<Draft>>,
     /// At rest between writes; gone while one is under way.
     file: Option<AuditFile>,
-    under_way: Option<JoinHandle<(Option<AuditFile>, Result<Written, AuditError>)>>,
+    under_way: Option<JoinHandle<Ended>>,
 }
 
 impl AuditLog {

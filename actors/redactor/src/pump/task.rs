@@ -1,0 +1,276 @@
+//! The pump: looks at the journal, redacts, hands the result to the sinks, and only then consumes. Everything that a
+//! successor needs is in the `Turn`, changed only between awaits, so that an abort or a panic at any point neither
+//! loses a byte nor writes one twice.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::SharedObserver;
+use super::foreground::Foreground;
+use super::journal::{Journal, Source, WINDOW_MAX};
+use super::log::decode;
+use super::streams::{Stream, StreamEnd, Streams};
+use crate::engine::{Context, Hit, Redactor, Scan};
+use crate::shared::SharedRedactor;
+use crate::stream::SILENCE;
+use crate::tokens::{End, TAIL_MIN};
+
+/// While a tail is held the pipe is looked at this often even if the kernel says nothing: before 5.14 it told of
+/// the first bytes in a pipe only.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// After this many panics on the same bytes they are masked unread: one bad stream must not stop the others.
+const PANICS_MAX: u32 = 3;
+/// What stands for them.
+const UNREADABLE: &[u8] = b"[REDACTED:unreadable]";
+
+/// What a pump works on; stays when the pump goes.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// Until the first pump, which needs the runtime to open them.
+    given: Option<(Source, Option<OwnedFd>)>,
+    journal: Option<Journal>,
+    foreground: Option<Foreground>,
+    context: Context,
+    pending: Option<Pending>,
+    /// A character that the log has only the first bytes of.
+    carry: Vec<u8>,
+    window: Vec<u8>,
+    resumed: bool,
+}
+
+/// A chunk on its way to the sinks.
+#[derive(Debug)]
+struct Pending {
+    out: Vec<u8>,
+    written: usize,
+    log: LogStep,
+    /// What the chunk stands for in the journal.
+    consume: usize,
+    next: Context,
+    last: bool,
+    repeated: bool,
+}
+
+#[derive(Debug)]
+enum LogStep {
+    Todo,
+    UnderWay(JoinHandle<u64>),
+    Done,
+}
+
+impl Turn {
+    pub(crate) fn new(source: Source, foreground: Option<OwnedFd>, resumed: bool) -> Self {
+        Self {
+            given: Some((source, foreground)),
+            journal: None,
+            foreground: None,
+            context: Context::default(),
+            pending: None,
+            carry: Vec::new(),
+            window: Vec::new(),
+            resumed,
+        }
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        if let Some((source, foreground)) = self.given.take() {
+            self.foreground = foreground.map(Foreground::open);
+            self.journal = Some(Journal::open(source)?);
+        }
+        Ok(())
+    }
+}
+
+/// What to do next.
+enum Next {
+    /// A chunk is pending.
+    Deliver,
+    /// Wait for more; release the tail after a silence if it is short.
+    Wait { short: bool, held: bool },
+    /// All is out.
+    Ended,
+}
+
+/// Pumps one stream until it ends. Abort it at any time: the next one goes on where it stopped.
+pub async fn run(streams: &Streams, stream: &Stream, redactor: &SharedRedactor, observer: &SharedObserver) {
+    let mut turn = stream.turn.lock().await;
+    if stream.ended() {
+        return;
+    }
+    let end = match pump(&mut turn, stream, redactor, observer).await {
+        Ok(()) => StreamEnd::Drained,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => StreamEnd::SinkClosed,
+        Err(error) => {
+            let (agent, kind) = (&stream.agent, stream.kind.as_str());
+            tracing::error!(%agent, stream = kind, %error, "output can no longer be shown");
+            StreamEnd::Failed(error.to_string())
+        }
+    };
+    // Closes our ends before anybody is told.
+    turn.given = None;
+    turn.journal = None;
+    turn.foreground = None;
+    streams.end(stream, end);
+}
+
+async fn pump(
+    turn: &mut Turn,
+    stream: &Stream,
+    redactor: &SharedRedactor,
+    observer: &SharedObserver,
+) -> io::Result<()> {
+    turn.open()?;
+    loop {
+        deliver(turn, stream, observer).await?;
+        // A stream that always has more must not keep others from this thread.
+        tokio::task::consume_budget().await;
+        let redactor = Arc::clone(&redactor.load());
+        match look(turn, stream, &redactor, observer)? {
+            Next::Deliver => {}
+            Next::Ended => return Ok(()),
+            Next::Wait { short, held } => {
+                let Some(journal) = &turn.journal else { return Ok(()) };
+                let patience = if short { SILENCE } else { LOOK_AGAIN };
+                if !held {
+                    journal.changed().await?;
+                } else if let Ok(changed) = tokio::time::timeout(patience, journal.changed()).await {
+                    changed?;
+                } else if short {
+                    release(turn, &redactor, observer);
+                }
+            }
+        }
+    }
+}
+
+/// Looks at the journal and makes a chunk of what is decided.
+fn look(
+    turn: &mut Turn,
+    stream: &Stream,
+    redactor: &Redactor,
+    observer: &SharedObserver,
+) -> io::Result<Next> {
+    let Some(journal) = turn.journal.as_mut() else { return Ok(Next::Ended) };
+    let look = journal.look(&mut turn.window)?;
+    let window = &turn.window;
+    if stream.panics.load(Ordering::Relaxed) >= PANICS_MAX && !window.is_empty() {
+        let scan = Scan { out: UNREADABLE.to_vec(), consumed: window.len(), held: 0, hits: Vec::new() };
+        accept(turn, scan, look.ended, observer);
+        return Ok(Next::Deliver);
+    }
+    let mut end = if look.ended { End::Eof } else { End::More };
+    let mut scan = redactor.scan_after(turn.context, window, end);
+    if scan.consumed == 0 && scan.held > 0 && look.full {
+        // No room for the byte that would decide it.
+        end = End::Eof;
+        scan = redactor.scan_after(turn.context, window, end);
+    }
+    if scan.consumed > 0 {
+        accept(turn, scan, look.ended, observer);
+        return Ok(Next::Deliver);
+    }
+    if look.ended {
+        return Ok(finish(turn));
+    }
+    // An empty journal at a restart: nothing can repeat from here on.
+    turn.resumed &= !window.is_empty();
+    let short = scan.held > 0 && scan.held < TAIL_MIN && turn.context.shown < scan.held;
+    Ok(Next::Wait { short, held: scan.held > 0 })
+}
+
+/// The journal is empty and closed: what is left of the log's last character goes out, then it is over.
+fn finish(turn: &mut Turn) -> Next {
+    if turn.carry.is_empty() {
+        return Next::Ended;
+    }
+    let next = turn.context;
+    turn.pending = Some(Pending {
+        out: Vec::new(),
+        written: 0,
+        log: LogStep::Todo,
+        consume: 0,
+        next,
+        last: true,
+        repeated: false,
+    });
+    Next::Deliver
+}
+
+fn release(turn: &mut Turn, redactor: &Redactor, observer: &SharedObserver) {
+    let Some(scan) = redactor.release(turn.context, &turn.window) else { return };
+    let released = scan.consumed == 0;
+    let held = scan.held;
+    accept(turn, scan, false, observer);
+    if let Some(pending) = turn.pending.as_mut().filter(|_| released) {
+        pending.next.shown = held;
+    }
+}
+
+/// Makes a scan the pending chunk.
+fn accept(turn: &mut Turn, scan: Scan, last: bool, observer: &SharedObserver) {
+    count(&scan.hits, observer);
+    let next = turn.context.after(&turn.window, scan.consumed);
+    // A window cut at its limit may be followed by more, even after a hang-up.
+    let last = last && turn.window.len() < WINDOW_MAX;
+    let repeated = std::mem::take(&mut turn.resumed);
+    if repeated {
+        tracing::warn!(bytes = scan.consumed, "output from here on may have been shown before");
+    }
+    turn.pending = Some(Pending {
+        out: scan.out,
+        written: 0,
+        log: LogStep::Todo,
+        consume: scan.consumed,
+        next,
+        last,
+        repeated,
+    });
+}
+
+fn count(hits: &[Hit], observer: &SharedObserver) {
+    for hit in hits {
+        observer.on_hits(&hit.kind, 1);
+    }
+}
+
+/// Gets the pending chunk out, then consumes what it stands for.
+async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) -> io::Result<()> {
+    let Some(pending) = turn.pending.as_mut() else { return Ok(()) };
+    if let Some(log) = &stream.log {
+        if matches!(pending.log, LogStep::Todo) {
+            let text = decode(&mut turn.carry, &pending.out, pending.last);
+            let (log, agent, kind, repeated) =
+                (Arc::clone(log), Arc::clone(&stream.agent), stream.kind, pending.repeated);
+            pending.log = LogStep::UnderWay(tokio::task::spawn_blocking(move || {
+                log.append(&agent, kind, &text, repeated)
+            }));
+        }
+        if let LogStep::UnderWay(writing) = &mut pending.log {
+            // Awaited in place: after an abort the next pump waits for the same write.
+            let lost = writing.await;
+            pending.log = LogStep::Done;
+            if let Ok(lost @ 1..) = lost {
+                observer.on_log_lost(&stream.agent, lost);
+            }
+        }
+    }
+    if let Some(foreground) = &mut turn.foreground {
+        while let Some(rest) = pending.out.get(pending.written..).filter(|rest| !rest.is_empty()) {
+            let written = foreground.write(rest).await?;
+            pending.written += written;
+        }
+    }
+    // From here to the end there is no await: it happens as one.
+    if let Some(journal) = turn.journal.as_mut() {
+        journal.consume(pending.consume)?;
+    }
+    turn.context = pending.next;
+    turn.pending = None;
+    stream.panics.store(0, Ordering::Relaxed);
+    Ok(())
+}
