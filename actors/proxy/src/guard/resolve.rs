@@ -291,6 +291,6 @@ mod tests {
         let r = resolver(&[("up.example", &["127.0.0.1"]), ("meta.example", &["169.254.169.254"])]);
         let r = r.permitting_loopback_for_tests();
         assert_eq!(resolve(&r, "up.example", false).await.unwrap(), ["127.0.0.1:443"]);
-        assert!(detail(resolve(&r, "meta.example", false).await).contains("link-local"));
+        assert!(detail(resolve(&r, "meta.example", false).await).contains("metadata"));
     }
 }

@@ -1,1 +1,25 @@
-//! Placeholder; see the module's owner.
+//! Who holds the other end of a connection: the executables behind a socket, by content.
+//!
+//! ```text
+//! (client, local) ── Diag ──> socket inode ── Processes ──> every holder ── Digests ──> hashes ── Pins ──> JudgedCaller
+//!    the tuple      sock_diag                  /proc/PID/exe, opened          SHA-256        first use
+//!                                             └────────── looked at again afterwards ──────────┘
+//! ```
+//! The identity of a process is the content and path of its executable and of its ancestors': never a command line,
+//! a name or a process id (those the agent writes as it likes). Whatever can't be told for certain is denied:
+//! no holder, several that differ, one that changes while it is looked at, a file that is deleted, replaced or
+//! lives in memory alone. This module decides nothing about destinations.
+
+mod diag;
+mod digest;
+mod identify;
+mod pins;
+mod processes;
+mod refusal;
+
+pub use diag::{DIAG_DEADLINE, Diag, DiagError};
+pub use digest::{Digests, HashError, MAX_EXECUTABLE_BYTES, Sha256Hash};
+pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, MAX_HOLDERS, ROUNDS};
+pub use pins::{AcceptError, Accepted, Changed, MAX_PINS, Pins};
+pub use processes::{ExecutableFile, Holder, HoldersError, Processes};
+pub use refusal::Unidentified;

@@ -1,1 +1,49 @@
-//! Placeholder; see the module's owner.
+//! TLS on both sides: the sandbox's own authority and its leaves towards the agent, verified connections towards
+//! upstream, and a look at a ClientHello before anything answers it.
+//!
+//! The provider is always named (`ring`), never looked up in the process: a second provider somewhere in the
+//! dependency tree would otherwise make rustls panic. Nothing here decides who may talk to whom.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+
+mod authority;
+mod hello;
+mod leaf;
+mod prefixed;
+mod upstream;
+
+pub use authority::{Authority, AuthorityError, CA_LIFETIME};
+pub use hello::{
+    BadHello, Greeting, Hello, HelloError, MAX_HELLO_BYTES, Mismatch, Parsed, parse_hello, read_hello,
+};
+pub use leaf::{LEAF_LIFETIME, LEAF_RENEWAL, MAX_LEAVES};
+pub use prefixed::Prefixed;
+pub use upstream::{
+    SESSIONS, UpstreamError, http1_only, system_roots, upstream_config, upstream_config_with_roots,
+};
+
+/// The application protocols that a side may choose from (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// HTTP/2 preferred, HTTP/1.1 otherwise.
+    H2OrHttp1,
+    /// HTTP/1.1 alone.
+    Http1,
+}
+
+impl Alpn {
+    /// As rustls wants them, in order of preference.
+    fn protocols(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::H2OrHttp1 => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Self::Http1 => vec![b"http/1.1".to_vec()],
+        }
+    }
+}
+
+/// The one provider of this crate.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

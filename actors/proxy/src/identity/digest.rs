@@ -1,0 +1,239 @@
+//! SHA-256 of executables, through their open descriptors, remembered as long as the file is the same.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use moka::sync::Cache;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+/// A SHA-256 hash.
+pub type Sha256Hash = [u8; 32];
+
+/// Largest executable that is hashed: the biggest agents' single-file programs have some 250 MB, and reading a
+/// gigabyte takes about the second that a caller may be kept waiting.
+pub const MAX_EXECUTABLE_BYTES: u64 = 1 << 30;
+/// Files remembered.
+const CACHED_FILES: u64 = 4096;
+/// Files hashed at once: more would only starve the rest of the process of its cores.
+const CONCURRENT: usize = 2;
+/// Bytes read at a time.
+const CHUNK: usize = 256 * 1024;
+/// A hash is not remembered if the file changed this shortly before: within one tick of the kernel's coarse clock
+/// (10 ms at 100 Hz) a second change can leave all times as they are.
+const RACY: Duration = Duration::from_millis(100);
+
+/// Tells one content of one file from any other, as far as the kernel can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Stamp {
+    pub(super) dev: u64,
+    pub(super) ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> Result<Self, HashError> {
+        let m = file.metadata().map_err(HashError::io)?;
+        if !m.is_file() {
+            return Err(HashError::NotAFile);
+        }
+        if m.nlink() == 0 {
+            return Err(HashError::Unlinked);
+        }
+        if m.size() > MAX_EXECUTABLE_BYTES {
+            return Err(HashError::TooLarge);
+        }
+        Ok(Self {
+            dev: m.dev(),
+            ino: m.ino(),
+            size: m.size(),
+            mtime: (m.mtime(), m.mtime_nsec()),
+            ctime: (m.ctime(), m.ctime_nsec()),
+        })
+    }
+
+    /// Whether the file rested long enough before `now` for its times to tell its next change.
+    fn settled(&self, now: SystemTime) -> bool {
+        let Ok(now) = now.duration_since(UNIX_EPOCH) else { return false };
+        let (Ok(secs), Ok(nanos)) = (u64::try_from(self.ctime.0), u32::try_from(self.ctime.1)) else {
+            return false;
+        };
+        now.checked_sub(Duration::new(secs, nanos)).is_some_and(|age| age > RACY)
+    }
+}
+
+/// Why a file has no hash.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HashError {
+    /// Not a regular file.
+    #[error("it is not a regular file")]
+    NotAFile,
+    /// No directory names the file: it was deleted, or is a memfd.
+    #[error("no directory names it")]
+    Unlinked,
+    /// Over [`MAX_EXECUTABLE_BYTES`].
+    #[error("it is larger than {} MiB", MAX_EXECUTABLE_BYTES >> 20)]
+    TooLarge,
+    /// It was written to meanwhile.
+    #[error("it changed while it was read")]
+    Changing,
+    /// It could not be read.
+    #[error("{0}")]
+    Io(String),
+    /// The runtime is shutting down.
+    #[error("cofferdam is stopping")]
+    Stopping,
+}
+
+impl HashError {
+    #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
+    fn io(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+/// Hashes files and remembers the hashes. Clones share the memory.
+#[derive(Debug, Clone)]
+pub struct Digests {
+    cache: Cache<Stamp, Sha256Hash>,
+    permits: Arc<Semaphore>,
+}
+
+impl Default for Digests {
+    fn default() -> Self {
+        Self { cache: Cache::new(CACHED_FILES), permits: Arc::new(Semaphore::new(CONCURRENT)) }
+    }
+}
+
+impl Digests {
+    /// Nothing remembered yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The hash of an open file, and the stamp of what was hashed.
+    pub(super) async fn of(&self, file: OwnedFd) -> Result<(Stamp, Sha256Hash), HashError> {
+        let file = File::from(file);
+        let stamp = Stamp::of(&file)?;
+        if let Some(hash) = self.cache.get(&stamp) {
+            return Ok((stamp, hash));
+        }
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| HashError::Stopping)?;
+        // Whoever waited for a permit may find that somebody hashed the same file meanwhile.
+        if let Some(hash) = self.cache.get(&stamp) {
+            return Ok((stamp, hash));
+        }
+        let cache = self.cache.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            // The permit goes with the work: a caller that gave up doesn't make room for more of it.
+            let _permit = permit;
+            let begun = SystemTime::now();
+            let hash = read_through(&file, stamp.size)?;
+            if Stamp::of(&file)? != stamp {
+                return Err(HashError::Changing);
+            }
+            if stamp.settled(begun) {
+                cache.insert(stamp, hash);
+            }
+            Ok((stamp, hash))
+        });
+        work.await.map_err(|_| HashError::Stopping)?
+    }
+
+    /// The stamp alone.
+    pub(super) fn stamp(file: OwnedFd) -> Result<Stamp, HashError> {
+        Stamp::of(&File::from(file))
+    }
+}
+
+/// Reads the whole file, from its beginning whatever the descriptor's offset is (others may share it).
+fn read_through(file: &File, size: u64) -> Result<Sha256Hash, HashError> {
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    let mut offset = 0u64;
+    loop {
+        let n = match file.read_at(&mut chunk, offset) {
+            Ok(n) => n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(HashError::io(error)),
+        };
+        if n == 0 {
+            break;
+        }
+        hasher.update(chunk.get(..n).unwrap_or_default());
+        offset = offset.saturating_add(n as u64);
+        if offset > size {
+            return Err(HashError::Changing);
+        }
+    }
+    if offset == size { Ok(hasher.finalize().into()) } else { Err(HashError::Changing) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    fn open(path: &std::path::Path) -> OwnedFd {
+        File::open(path).unwrap().into()
+    }
+
+    /// A file whose times lie a second back, so that its hash is remembered.
+    fn old_file(dir: &std::path::Path, content: &[u8]) -> std::path::PathBuf {
+        let path = dir.join("file");
+        std::fs::write(&path, content).unwrap();
+        std::thread::sleep(RACY + Duration::from_millis(20));
+        path
+    }
+
+    #[tokio::test]
+    async fn hashes_the_whole_file_whatever_the_offset() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = old_file(dir.path(), &vec![7; CHUNK * 2 + 5]);
+        let mut file = File::open(&path).unwrap();
+        file.read_exact(&mut [0; 10]).unwrap();
+        let digests = Digests::new();
+        let (_, hash) = digests.of(file.into()).await.unwrap();
+        assert_eq!(hash, <[u8; 32]>::from(Sha256::digest(vec![7; CHUNK * 2 + 5])));
+        digests.cache.run_pending_tasks();
+        assert_eq!(digests.cache.entry_count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_seen_and_a_fresh_file_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = old_file(dir.path(), b"good");
+        let digests = Digests::new();
+        let (_, good) = digests.of(open(&path)).await.unwrap();
+        std::fs::write(&path, b"evil").unwrap();
+        let (_, evil) = digests.of(open(&path)).await.unwrap();
+        assert_ne!(good, evil);
+        std::fs::write(&path, b"more").unwrap();
+        let (_, more) = digests.of(open(&path)).await.unwrap();
+        assert_ne!(evil, more);
+        digests.cache.run_pending_tasks();
+        assert_eq!(digests.cache.entry_count(), 1, "only the settled content is remembered");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_lasting_file_has_no_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let digests = Digests::new();
+        assert_eq!(digests.of(open(dir.path())).await, Err(HashError::NotAFile));
+        let mut gone = tempfile::tempfile_in(dir.path()).unwrap();
+        gone.write_all(b"x").unwrap();
+        assert_eq!(digests.of(gone.into()).await, Err(HashError::Unlinked));
+        let memfd = nix::sys::memfd::memfd_create(c"evil", nix::sys::memfd::MFdFlags::empty()).unwrap();
+        assert_eq!(digests.of(memfd).await, Err(HashError::Unlinked));
+        let huge = File::create(dir.path().join("huge")).unwrap();
+        huge.set_len(MAX_EXECUTABLE_BYTES + 1).unwrap();
+        assert_eq!(digests.of(huge.into()).await, Err(HashError::TooLarge));
+    }
+}

@@ -1,0 +1,321 @@
+//! The judgement: from a connection to the one identity that holds it, or a denial.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::{Caller, Denial, Executable};
+use tokio::time::timeout;
+
+use super::diag::Diag;
+use super::digest::{Digests, HashError, Sha256Hash, Stamp};
+use super::pins::{PinError, Pins};
+use super::processes::{ExecutableFile, Holder, Processes};
+use super::refusal::Unidentified;
+
+/// How long one identification may take: a gigabyte to hash, with one of the same size before it.
+pub const IDENTIFY_DEADLINE: Duration = Duration::from_secs(10);
+/// Most processes that may hold one socket: a pre-forking server has some dozens.
+pub const MAX_HOLDERS: usize = 64;
+/// How often the holders are looked at anew if they change meanwhile (a program that forks at that moment).
+pub const ROUNDS: usize = 3;
+
+/// What to make of a process with code mapped that its executable's hash says nothing of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForeignCode {
+    /// Deny it.
+    #[default]
+    Deny,
+    /// Let it pass and say so in [`JudgedCaller::foreign_code`]; whoever asks must then judge it by the policy.
+    Report,
+}
+
+/// A caller whose identity was judged. Only [`Identifier`] makes one.
+#[derive(Debug, Clone)]
+pub struct JudgedCaller {
+    caller: Caller,
+    inode: u64,
+    holders: Arc<[(i32, u64)]>,
+    foreign_code: bool,
+}
+
+impl JudgedCaller {
+    /// The identity, for the policy.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The inode of the client's socket.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// The processes that hold it: pid inside the sandbox and start time in clock ticks since boot, sorted.
+    #[must_use]
+    pub fn holders(&self) -> &[(i32, u64)] {
+        &self.holders
+    }
+
+    /// Whether a holder has executable code mapped from a writable, deleted or anonymous file. Always false unless
+    /// the identifier was told to [`ForeignCode::Report`].
+    #[must_use]
+    pub fn foreign_code(&self) -> bool {
+        self.foreign_code
+    }
+}
+
+/// Identifies callers. Clones share the caches.
+#[derive(Clone)]
+pub struct Identifier {
+    processes: Arc<dyn Processes>,
+    diag: Diag,
+    pins: Pins,
+    digests: Digests,
+    foreign_code: ForeignCode,
+}
+
+impl std::fmt::Debug for Identifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identifier").field("foreign_code", &self.foreign_code).finish_non_exhaustive()
+    }
+}
+
+impl Identifier {
+    /// An identifier that remembers nothing yet.
+    #[must_use]
+    pub fn new(processes: Arc<dyn Processes>, diag: Diag) -> Self {
+        Self {
+            processes,
+            diag,
+            pins: Pins::new(),
+            digests: Digests::new(),
+            foreign_code: ForeignCode::default(),
+        }
+    }
+
+    /// With what was first used until now: give every identifier of a sandbox the same pins, and keep them above the
+    /// actor, so that a restart is no amnesty.
+    #[must_use]
+    pub fn with_pins(mut self, pins: Pins) -> Self {
+        self.pins = pins;
+        self
+    }
+
+    /// With hashes already computed. Nothing is lost without them but time.
+    #[must_use]
+    pub fn with_digests(mut self, digests: Digests) -> Self {
+        self.digests = digests;
+        self
+    }
+
+    /// With another answer to foreign code than to deny it.
+    #[must_use]
+    pub fn with_foreign_code(mut self, foreign_code: ForeignCode) -> Self {
+        self.foreign_code = foreign_code;
+        self
+    }
+
+    /// What was first used, to list and accept changes.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Identifies who holds the client's end of an accepted connection: `client` is the peer's address, `local` the
+    /// accepted socket's own. Ask anew for every request on a kept-alive connection: the socket may have changed
+    /// hands.
+    ///
+    /// # Errors
+    /// A denial of the identity layer, in words.
+    pub async fn identify(&self, client: SocketAddr, local: SocketAddr) -> Result<JudgedCaller, Denial> {
+        self.judge(client, local).await.map_err(Denial::from)
+    }
+
+    /// As [`Self::identify`], with the reason as a value: [`Unidentified::Changed`] deserves an event of its own.
+    ///
+    /// # Errors
+    /// Why the caller is not identified.
+    pub async fn judge(&self, client: SocketAddr, local: SocketAddr) -> Result<JudgedCaller, Unidentified> {
+        timeout(IDENTIFY_DEADLINE, self.settle(client, local)).await.unwrap_or(Err(Unidentified::TimedOut))
+    }
+
+    /// Looks, hashes, looks again; anew if the two looks differ.
+    async fn settle(&self, client: SocketAddr, local: SocketAddr) -> Result<JudgedCaller, Unidentified> {
+        for _ in 0..ROUNDS {
+            let inode = self.diag.inode(client, local).await?.ok_or(Unidentified::NoSocket)?;
+            let first = self.look(inode).await?;
+            let measured = self.measure(first).await?;
+            // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only what
+            // looks the same afterwards was what we measured.
+            let second = self.look(inode).await?;
+            if shapes(second)? == measured.iter().map(|m| m.shape.clone()).collect::<Vec<_>>() {
+                return self.conclude(inode, &measured);
+            }
+        }
+        Err(Unidentified::Unsettled)
+    }
+
+    /// The holders of a socket, oldest first, none of them beyond trust at first sight.
+    async fn look(&self, inode: u64) -> Result<Vec<Holder>, Unidentified> {
+        let mut holders = self.processes.holders(inode).await?;
+        if holders.is_empty() {
+            return Err(Unidentified::NoHolder);
+        }
+        if holders.len() > MAX_HOLDERS {
+            return Err(Unidentified::TooManyHolders);
+        }
+        for holder in &holders {
+            presentable(&holder.exe)?;
+            holder.ancestors.iter().try_for_each(presentable)?;
+            if holder.truncated {
+                return Err(Unidentified::Truncated { path: holder.exe.path.clone() });
+            }
+            if holder.foreign_code && self.foreign_code == ForeignCode::Deny {
+                return Err(Unidentified::ForeignCode { path: holder.exe.path.clone() });
+            }
+        }
+        holders.sort_by_key(|h| (h.start_time, h.pid));
+        Ok(holders)
+    }
+
+    async fn measure(&self, holders: Vec<Holder>) -> Result<Vec<Measured>, Unidentified> {
+        let mut measured = Vec::with_capacity(holders.len());
+        for holder in holders {
+            let exe = self.hash(holder.exe).await?;
+            let mut ancestors = Vec::with_capacity(holder.ancestors.len());
+            for ancestor in holder.ancestors {
+                ancestors.push(self.hash(ancestor).await?);
+            }
+            let shape = Shape {
+                process: (holder.pid, holder.start_time),
+                foreign_code: holder.foreign_code,
+                files: std::iter::once(&exe).chain(&ancestors).map(|m| (m.path.clone(), m.stamp)).collect(),
+            };
+            measured.push(Measured { shape, exe, ancestors });
+        }
+        Ok(measured)
+    }
+
+    async fn hash(&self, exe: ExecutableFile) -> Result<Hashed, Unidentified> {
+        let ExecutableFile { path, file, .. } = exe;
+        match self.digests.of(file).await {
+            Ok((stamp, sha256)) => Ok(Hashed { path, stamp, sha256 }),
+            Err(why) => Err(unhashed(path, why)),
+        }
+    }
+
+    /// One identity for all, the one that was there at first use.
+    fn conclude(&self, inode: u64, measured: &[Measured]) -> Result<JudgedCaller, Unidentified> {
+        let (first, others) = measured.split_first().ok_or(Unidentified::NoHolder)?;
+        if let Some(other) = others.iter().find(|other| other.identity() != first.identity()) {
+            return Err(Unidentified::DifferentHolders {
+                first: first.exe.path.clone(),
+                other: other.exe.path.clone(),
+            });
+        }
+        let executable = self.pin(&first.exe)?;
+        let ancestors = first.ancestors.iter().map(|a| self.pin(a)).collect::<Result<Arc<[_]>, _>>()?;
+        let mut holders: Vec<_> = measured.iter().map(|m| m.shape.process).collect();
+        holders.sort_unstable();
+        Ok(JudgedCaller {
+            caller: Caller { executable, ancestors },
+            inode,
+            holders: holders.into(),
+            foreign_code: measured.iter().any(|m| m.shape.foreign_code),
+        })
+    }
+
+    fn pin(&self, file: &Hashed) -> Result<Executable, Unidentified> {
+        match self.pins.check(&file.path, &file.sha256) {
+            Ok(path) => Ok(Executable { path, sha256: file.sha256 }),
+            Err(PinError::Changed(changed)) => Err(Unidentified::Changed(Box::new(changed))),
+            Err(PinError::Full) => Err(Unidentified::PinsFull),
+        }
+    }
+}
+
+/// A file with its content's hash.
+struct Hashed {
+    path: String,
+    stamp: Stamp,
+    sha256: Sha256Hash,
+}
+
+/// A holder, hashed.
+struct Measured {
+    shape: Shape,
+    exe: Hashed,
+    ancestors: Vec<Hashed>,
+}
+
+impl Measured {
+    /// What must be the same in all holders: the program, and the programs it descends from.
+    ///
+    /// The latter as a set that holds the program itself, since of a program that forks the parent's ancestors lack
+    /// it and the child's begin with it; no rule can tell the two apart, as every rule that holds for an ancestor
+    /// holds for the program itself.
+    fn identity(&self) -> (&Sha256Hash, &str, Vec<(&str, &Sha256Hash)>) {
+        let mut line: Vec<_> =
+            std::iter::once(&self.exe).chain(&self.ancestors).map(|f| (f.path.as_str(), &f.sha256)).collect();
+        line.sort_unstable();
+        line.dedup();
+        (&self.exe.sha256, &self.exe.path, line)
+    }
+}
+
+/// What two looks at one holder must agree in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shape {
+    process: (i32, u64),
+    foreign_code: bool,
+    files: Vec<(String, Stamp)>,
+}
+
+fn shapes(holders: Vec<Holder>) -> Result<Vec<Shape>, Unidentified> {
+    let stamp = |exe: ExecutableFile| {
+        let ExecutableFile { path, file, .. } = exe;
+        match Digests::stamp(file) {
+            Ok(stamp) => Ok((path, stamp)),
+            Err(why) => Err(unhashed(path, why)),
+        }
+    };
+    holders
+        .into_iter()
+        .map(|h| {
+            let files = std::iter::once(h.exe).chain(h.ancestors).map(stamp).collect::<Result<_, _>>()?;
+            Ok(Shape { process: (h.pid, h.start_time), foreign_code: h.foreign_code, files })
+        })
+        .collect()
+}
+
+/// What the link itself tells. `(deleted)` at the end is the kernel's mark, and a file that really has such a name is
+/// no loss.
+fn presentable(exe: &ExecutableFile) -> Result<(), Unidentified> {
+    let path = exe.path.as_str();
+    if exe.deleted || !path.starts_with('/') || path.starts_with("/memfd:") || path.ends_with(" (deleted)") {
+        return Err(Unidentified::Deleted { path: exe.path.clone() });
+    }
+    Ok(())
+}
+
+fn unhashed(path: String, why: HashError) -> Unidentified {
+    match why {
+        HashError::Unlinked => Unidentified::Deleted { path },
+        why => Unidentified::Hash { path, why },
+    }
+}
+
+/// A descriptor of a file, for whoever implements [`Processes`] over paths they trust (tests, mostly).
+impl ExecutableFile {
+    /// An executable whose path leads to the file.
+    #[must_use]
+    pub fn present(path: impl Into<String>, file: impl Into<OwnedFd>) -> Self {
+        Self { path: path.into(), file: file.into(), deleted: false }
+    }
+}
+
+#[cfg(test)]
+mod tests;

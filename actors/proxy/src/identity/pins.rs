@@ -1,0 +1,245 @@
+//! What each executable contained when it was first used ("trust on first use").
+//!
+//! The pins outlive the proxy's actor: make one [`Pins`] above it and give clones away. Nothing is evicted to make
+//! room, since that would let an agent wash out the pin of a program that it then replaces.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::digest::Sha256Hash;
+
+/// Most paths remembered. Beyond it new paths are refused; the programs of a whole distribution fit.
+pub const MAX_PINS: usize = 16_384;
+
+/// The pins. Clones share them. Reading takes no lock; writing (once a program) copies the table.
+#[derive(Debug, Clone, Default)]
+pub struct Pins(Arc<ArcSwap<HashMap<Arc<str>, Pin>>>);
+
+#[derive(Debug, Clone)]
+struct Pin {
+    path: Arc<str>,
+    sha256: Sha256Hash,
+    /// The other content last seen at the path, which [`Pins::accept`] would take.
+    pending: Option<Sha256Hash>,
+}
+
+/// An executable whose content is not what it was when first used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Its path inside the sandbox.
+    pub path: Arc<str>,
+    /// What it was.
+    pub first: Sha256Hash,
+    /// What it is.
+    pub now: Sha256Hash,
+}
+
+/// A change that the operator accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its path inside the sandbox.
+    pub path: Arc<str>,
+    /// What was trusted until now.
+    pub was: Sha256Hash,
+    /// What is trusted from now on.
+    pub is: Sha256Hash,
+}
+
+/// Why nothing was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptError {
+    /// The path was never used.
+    #[error("no program at `{0}` has asked for the network yet")]
+    Unknown(String),
+    /// The path's content is the one trusted.
+    #[error("`{0}` has not changed since it was first used")]
+    Unchanged(String),
+    /// The content changed again after the operator looked.
+    #[error("`{path}` has changed again: it is now sha256 {}", hex::encode(.now))]
+    ChangedAgain {
+        /// The path.
+        path: String,
+        /// What was last seen there.
+        now: Sha256Hash,
+    },
+}
+
+/// What [`Pins::check`] found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PinError {
+    Changed(Changed),
+    Full,
+}
+
+impl Pins {
+    /// No pins yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Compares with the first use, or makes this the first use. Returns the path, shared.
+    pub(super) fn check(&self, path: &str, sha256: &Sha256Hash) -> Result<Arc<str>, PinError> {
+        match self.compare(path, sha256) {
+            Some(Ok(path)) => return Ok(path),
+            Some(Err(changed)) => {
+                self.remember_pending(path, *sha256);
+                return Err(PinError::Changed(changed));
+            }
+            None => {}
+        }
+        let shared: Arc<str> = Arc::from(path);
+        self.0.rcu(|pins| {
+            if pins.contains_key(path) || pins.len() >= MAX_PINS {
+                return pins.clone();
+            }
+            let mut pins = HashMap::clone(pins);
+            pins.insert(shared.clone(), Pin { path: shared.clone(), sha256: *sha256, pending: None });
+            Arc::new(pins)
+        });
+        // Another task may have been first, with other content.
+        match self.compare(path, sha256) {
+            Some(verdict) => verdict.map_err(PinError::Changed),
+            None => Err(PinError::Full),
+        }
+    }
+
+    fn compare(&self, path: &str, sha256: &Sha256Hash) -> Option<Result<Arc<str>, Changed>> {
+        let pins = self.0.load();
+        let pin = pins.get(path)?;
+        Some(if pin.sha256 == *sha256 {
+            Ok(pin.path.clone())
+        } else {
+            Err(Changed { path: pin.path.clone(), first: pin.sha256, now: *sha256 })
+        })
+    }
+
+    fn remember_pending(&self, path: &str, now: Sha256Hash) {
+        if self.0.load().get(path).is_some_and(|pin| pin.pending == Some(now)) {
+            return;
+        }
+        self.0.rcu(|pins| {
+            let mut pins = HashMap::clone(pins);
+            if let Some(pin) = pins.get_mut(path) {
+                pin.pending = Some(now);
+            }
+            pins
+        });
+    }
+
+    /// Trusts from now on what was last seen at the path. With `expected` only if that is what was seen, so that the
+    /// operator accepts what they looked at and not what came after.
+    ///
+    /// # Errors
+    /// [`AcceptError`], if there is nothing to accept or it is something else.
+    pub fn accept(&self, path: &str, expected: Option<Sha256Hash>) -> Result<Accepted, AcceptError> {
+        let mut outcome = Err(AcceptError::Unknown(path.to_owned()));
+        self.0.rcu(|pins| {
+            let Some(pin) = pins.get(path) else {
+                outcome = Err(AcceptError::Unknown(path.to_owned()));
+                return pins.clone();
+            };
+            let is = match pin.pending {
+                None => {
+                    outcome = Err(AcceptError::Unchanged(path.to_owned()));
+                    return pins.clone();
+                }
+                Some(now) if expected.is_some_and(|e| e != now) => {
+                    outcome = Err(AcceptError::ChangedAgain { path: path.to_owned(), now });
+                    return pins.clone();
+                }
+                Some(now) => now,
+            };
+            outcome = Ok(Accepted { path: pin.path.clone(), was: pin.sha256, is });
+            let accepted = Pin { path: pin.path.clone(), sha256: is, pending: None };
+            let mut pins = HashMap::clone(pins);
+            pins.insert(accepted.path.clone(), accepted);
+            Arc::new(pins)
+        });
+        outcome
+    }
+
+    /// Every change that waits for the operator.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Changed> {
+        let pins = self.0.load();
+        let mut pending: Vec<_> = pins
+            .values()
+            .filter_map(|pin| {
+                pin.pending.map(|now| Changed { path: pin.path.clone(), first: pin.sha256, now })
+            })
+            .collect();
+        pending.sort_by(|a, b| a.path.cmp(&b.path));
+        pending
+    }
+
+    /// How many paths are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.load().len()
+    }
+
+    /// Whether no path is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_refused_until_the_operator_accepts_it() {
+        let (a, b, c) = ([1; 32], [2; 32], [3; 32]);
+        let pins = Pins::new();
+        assert_eq!(pins.check("/bin/x", &a).as_deref(), Ok("/bin/x"));
+        assert_eq!(pins.check("/bin/x", &a).as_deref(), Ok("/bin/x"));
+        assert_eq!(pins.accept("/bin/x", None), Err(AcceptError::Unchanged("/bin/x".into())));
+        let change = Changed { path: "/bin/x".into(), first: a, now: b };
+        assert_eq!(pins.check("/bin/x", &b), Err(PinError::Changed(change.clone())));
+        assert_eq!(pins.pending(), [change]);
+        // The old content is still good: it is what was trusted.
+        assert!(pins.check("/bin/x", &a).is_ok());
+
+        let other = pins.accept("/bin/x", Some(c));
+        assert_eq!(other, Err(AcceptError::ChangedAgain { path: "/bin/x".into(), now: b }));
+        assert_eq!(pins.accept("/bin/x", Some(b)).unwrap().was, a);
+        assert!(pins.check("/bin/x", &b).is_ok());
+        assert!(pins.check("/bin/x", &a).is_err(), "the old content is a change now");
+        assert_eq!(pins.accept("/bin/y", None), Err(AcceptError::Unknown("/bin/y".into())));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_nothing_is_evicted() {
+        let full: HashMap<Arc<str>, Pin> = (0..MAX_PINS)
+            .map(|n| {
+                let path: Arc<str> = Arc::from(format!("/tmp/{n}"));
+                (path.clone(), Pin { path, sha256: [0; 32], pending: None })
+            })
+            .collect();
+        let pins = Pins(Arc::new(ArcSwap::from_pointee(full)));
+        assert_eq!(pins.check("/bin/new", &[0; 32]), Err(PinError::Full));
+        assert_eq!(pins.len(), MAX_PINS);
+        assert!(pins.check("/tmp/7", &[0; 32]).is_ok());
+        assert!(pins.check("/tmp/7", &[1; 32]).is_err());
+    }
+
+    #[test]
+    fn concurrent_first_uses_agree_on_one() {
+        let pins = Pins::new();
+        let good: usize = std::thread::scope(|scope| {
+            let tries: Vec<_> = (0..8u8)
+                .map(|n| {
+                    let pins = pins.clone();
+                    scope.spawn(move || usize::from(pins.check("/bin/x", &[n; 32]).is_ok()))
+                })
+                .collect();
+            tries.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        assert_eq!(good, 1);
+    }
+}

@@ -1,0 +1,106 @@
+//! Why a caller is not identified, and the denial that this becomes.
+
+use policy::{Denial, Layer};
+
+use super::diag::DiagError;
+use super::digest::HashError;
+use super::identify::{IDENTIFY_DEADLINE, MAX_HOLDERS, ROUNDS};
+use super::pins::{Changed, MAX_PINS};
+use super::processes::HoldersError;
+
+/// Why the process behind a connection is not identified.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unidentified {
+    /// The kernel could not be asked for the socket.
+    #[error("the connection's socket can't be looked up: {0}")]
+    Diag(#[from] DiagError),
+    /// The processes could not be told.
+    #[error("{0}")]
+    Holders(#[from] HoldersError),
+    /// The kernel knows no such socket in the sandbox: closed already.
+    #[error("the connection's socket is gone")]
+    NoSocket,
+    /// No process holds the socket: its holder exited, or passed it on within a message not yet received.
+    #[error("no process holds the connection's socket")]
+    NoHolder,
+    /// More than [`MAX_HOLDERS`].
+    #[error("more than {MAX_HOLDERS} processes hold the connection's socket")]
+    TooManyHolders,
+    /// Two programs share the socket.
+    #[error("`{first}` and `{other}` share the connection's socket, or were started by different programs")]
+    DifferentHolders {
+        /// Path of the oldest holder's executable.
+        first: String,
+        /// Path of the one that differs.
+        other: String,
+    },
+    /// The executable has no trustworthy path.
+    #[error("the executable `{path}` was deleted or replaced while it runs, or never was a file")]
+    Deleted {
+        /// What the link read.
+        path: String,
+    },
+    /// Code of unknown origin runs in the process.
+    #[error("`{path}` has executable code mapped from a writable, deleted or anonymous file")]
+    ForeignCode {
+        /// Path of the executable.
+        path: String,
+    },
+    /// The ancestors can't be told to the end.
+    #[error("the ancestors of `{path}` can't be told to the end")]
+    Truncated {
+        /// Path of the executable.
+        path: String,
+    },
+    /// The file could not be hashed.
+    #[error("`{path}` can't be hashed: {why}")]
+    Hash {
+        /// Path of the executable.
+        path: String,
+        /// Why not.
+        why: HashError,
+    },
+    /// The content differs from that of the first use. Worth an event of its own: an upgrade, or an attack.
+    #[error(
+        "`{}` is not the file it was when first used (was sha256 {}, is {})",
+        .0.path, hex::encode(.0.first), hex::encode(.0.now)
+    )]
+    Changed(Box<Changed>),
+    /// [`MAX_PINS`] executables are remembered already.
+    #[error("more than {MAX_PINS} different executables have asked for the network")]
+    PinsFull,
+    /// The holders changed each time they were looked at.
+    #[error(
+        "the processes that hold the connection's socket changed {ROUNDS} times while they were looked at"
+    )]
+    Unsettled,
+    /// [`IDENTIFY_DEADLINE`] passed.
+    #[error("the caller was not identified within {} s", IDENTIFY_DEADLINE.as_secs())]
+    TimedOut,
+}
+
+impl Unidentified {
+    /// What the operator or the agent can do.
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Changed(_) => Some("if the program was upgraded on purpose: `cofferdam identity accept`"),
+            Self::Deleted { .. } => Some("restart the program, so that it runs the file that is at its path"),
+            Self::DifferentHolders { .. } => {
+                Some("a connection may not be shared between programs; open one in the program that uses it")
+            }
+            Self::Diag(_) | Self::Holders(_) | Self::Unsettled | Self::TimedOut => Some("try again"),
+            _ => None,
+        }
+    }
+}
+
+impl From<Unidentified> for Denial {
+    fn from(why: Unidentified) -> Self {
+        Self {
+            layer: Layer::Identity,
+            hint: why.hint().map(str::to_owned),
+            detail: why.to_string(),
+            policy: None,
+        }
+    }
+}
