@@ -1,0 +1,164 @@
+//! A policy back to YAML: what `policy show` prints, and what travels where a composed policy must.
+//!
+//! Reading the text again gives an equal policy (a test holds that for every built-in one). Comments and order of fields
+//! are not kept.
+
+use std::fmt::Write;
+
+use crate::Protocol;
+use crate::model::{Endpoint, Entry, PathRule, Policy, Rule};
+
+impl Policy {
+    /// The policy as a version-1 file.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        let mut out = String::from("version: 1\n\nfilesystem_policy:\n");
+        line(&mut out, 2, format_args!("include_workdir: {}", self.filesystem.include_workdir));
+        paths(&mut out, "read_only", &self.filesystem.read_only);
+        paths(&mut out, "read_write", &self.filesystem.read_write);
+        let _ = write!(out, "\nlandlock:\n  compatibility: {}\n", self.landlock.as_str());
+        if self.process.run_as_user.is_some() || self.process.run_as_group.is_some() {
+            out.push_str("\nprocess:\n");
+            for (name, value) in
+                [("run_as_user", &self.process.run_as_user), ("run_as_group", &self.process.run_as_group)]
+            {
+                if let Some(value) = value {
+                    line(&mut out, 2, format_args!("{name}: {}", quoted(value)));
+                }
+            }
+        }
+        out.push_str(if self.network.is_empty() {
+            "\nnetwork_policies: {}\n"
+        } else {
+            "\nnetwork_policies:\n"
+        });
+        for entry in &self.network {
+            write_entry(&mut out, entry);
+        }
+        out
+    }
+}
+
+fn line(out: &mut String, indent: usize, text: impl std::fmt::Display) {
+    let _ = writeln!(out, "{:indent$}{text}", "");
+}
+
+/// Text as YAML: JSON's quoting is valid YAML.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn paths(out: &mut String, name: &str, rules: &[PathRule]) {
+    line(out, 2, format_args!("{name}:{}", if rules.is_empty() { " []" } else { "" }));
+    for rule in rules {
+        let path = quoted(&rule.path.to_string_lossy());
+        if rule.optional {
+            line(out, 4, format_args!("- {{ path: {path}, optional: true }}"));
+        } else {
+            line(out, 4, format_args!("- {path}"));
+        }
+    }
+}
+
+fn write_entry(out: &mut String, entry: &Entry) {
+    line(out, 2, format_args!("{}:", quoted(&entry.key)));
+    line(out, 4, format_args!("name: {}", quoted(&entry.name)));
+    line(out, 4, format_args!("endpoints:{}", if entry.endpoints.is_empty() { " []" } else { "" }));
+    for endpoint in &entry.endpoints {
+        write_endpoint(out, endpoint);
+    }
+    if let Some(binaries) = &entry.binaries {
+        line(out, 4, format_args!("binaries:{}", if binaries.is_empty() { " []" } else { "" }));
+        for binary in binaries {
+            let mut text = format!("- {{ path: {}", quoted(binary.path.as_str()));
+            if let Some(sha256) = binary.sha256 {
+                let _ = write!(text, ", sha256: \"{}\"", hex::encode(sha256));
+            }
+            if !binary.ancestors {
+                text.push_str(", ancestors: false");
+            }
+            line(out, 6, format_args!("{text} }}"));
+        }
+    }
+}
+
+fn write_endpoint(out: &mut String, endpoint: &Endpoint) {
+    let ports: Vec<String> = endpoint.ports.iter().map(u16::to_string).collect();
+    line(out, 6, format_args!("- ports: [{}]", ports.join(", ")));
+    if let Some(host) = &endpoint.host {
+        line(out, 8, format_args!("host: {}", quoted(&host.to_string())));
+    }
+    if let Some(path) = &endpoint.path {
+        line(out, 8, format_args!("path: {}", quoted(path.as_str())));
+    }
+    if let Some(protocol) = endpoint.protocol {
+        line(out, 8, format_args!("protocol: {}", Protocol::as_str(protocol)));
+    }
+    for (yes, text) in [
+        (endpoint.tls_skip, "tls: skip"),
+        (endpoint.audit, "enforcement: audit"),
+        (endpoint.allow_encoded_slash, "allow_encoded_slash: true"),
+    ] {
+        if yes {
+            line(out, 8, text);
+        }
+    }
+    if !endpoint.allowed_ips.is_empty() {
+        let nets: Vec<String> = endpoint.allowed_ips.iter().map(|net| quoted(&net.to_string())).collect();
+        line(out, 8, format_args!("allowed_ips: [{}]", nets.join(", ")));
+    }
+    if let Some(access) = endpoint.access {
+        line(out, 8, format_args!("access: {}", access.as_str()));
+    }
+    write_rules(out, "rules", &endpoint.rules, true);
+    write_rules(out, "deny_rules", &endpoint.deny_rules, false);
+}
+
+fn write_rules(out: &mut String, name: &str, rules: &[Rule], wrapped: bool) {
+    if rules.is_empty() {
+        return;
+    }
+    line(out, 8, format_args!("{name}:"));
+    for rule in rules {
+        let mut text =
+            format!("{{ method: {}, path: {}", quoted(&rule.method.to_string()), quoted(rule.path.as_str()));
+        if !rule.query.is_empty() {
+            let matchers: Vec<String> = rule
+                .query
+                .iter()
+                .map(|m| {
+                    let any: Vec<String> = m.any.iter().map(|glob| quoted(glob.as_str())).collect();
+                    format!("{}: {{ any: [{}] }}", quoted(&m.name), any.join(", "))
+                })
+                .collect();
+            let _ = write!(text, ", query: {{ {} }}", matchers.join(", "));
+        }
+        text.push_str(" }");
+        line(out, 10, if wrapped { format!("- allow: {text}") } else { format!("- {text}") });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{builtin, compose, parse};
+
+    #[test]
+    fn what_is_written_reads_back_as_the_same_policy() {
+        let presets: Vec<_> = builtin::presets().iter().map(|p| p.preset().unwrap()).collect();
+        for profile in builtin::profiles() {
+            let policy = profile.policy().unwrap().policy;
+            let all = if profile.name == "locked-down" { compose(policy, &presets).unwrap() } else { policy };
+            let text = all.to_yaml();
+            let again = parse("again", &text).unwrap_or_else(|e| panic!("{e}\n{text}")).policy;
+            assert_eq!(again, all, "{text}");
+        }
+    }
+
+    #[test]
+    fn odd_text_survives() {
+        let text = "version: 1\nnetwork_policies:\n  \"a: b #c\":\n    endpoints:\n      - { host: '*.a.example.com', ports: [80, 443], protocol: rest, enforcement: audit, allowed_ips: [10.0.0.0/8, '2001:db8::/32'], rules: [ { allow: { method: '*', path: '/a \"b\"/é', query: { 'x y': '1' } } } ] }\n      - { port: 22, allowed_ips: [10.1.1.1] }\n";
+        let policy = parse("p", text).unwrap().policy;
+        let yaml = policy.to_yaml();
+        assert_eq!(parse("again", &yaml).unwrap().policy, policy, "{yaml}");
+    }
+}
