@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// How many times as long as its last wait a child must stay up for its streak to be over.
+pub const STEADY: u32 = 10;
+
 /// Waits between restarts: `min`, twice that, four times … up to `max`.
 ///
-/// A child that stayed up for at least `max` starts over from `min`.
+/// A child that stayed up [`STEADY`] times as long as its last wait starts over from `min`: falling once
+/// an hour is not a streak, and how long is long enough grows with the trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
     /// The wait before the first restart. Zero is allowed and means at once.

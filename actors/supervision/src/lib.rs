@@ -22,7 +22,7 @@ mod supervisor;
 mod tree;
 
 pub use address::{Address, CallError, Undelivered};
-pub use backoff::{Backoff, Chance};
+pub use backoff::{Backoff, Chance, STEADY};
 pub use failure::{ControlError, Failure, MESSAGE_LIMIT, Outcome, StartError};
 pub use intensity::{Beyond, Intensity};
 pub use ready::Ready;

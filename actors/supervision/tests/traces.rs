@@ -70,9 +70,10 @@ impl Model {
     /// A step is skipped, here and there, if there is nobody to harm, or if it would hang for ever
     /// (a child that stops itself and hangs in `post_stop`).
     fn skips(&self, step: &Step) -> bool {
-        self.table.iter().find(|row| row.0 == NAMES[step.victim]).is_none_or(|&(_, _, stop, up)| {
-            !up || (step.fault == Fault::StopSelf && stop == Stop::Hang)
-        })
+        self.table
+            .iter()
+            .find(|row| row.0 == NAMES[step.victim])
+            .is_none_or(|&(_, _, stop, up)| !up || (step.fault == Fault::StopSelf && stop == Stop::Hang))
     }
 
     fn step(&mut self, step: &Step) {

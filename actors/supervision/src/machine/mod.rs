@@ -19,6 +19,8 @@
 
 mod settle;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use tokio::time::Instant;
 
 use self::slot::{Hold, Waiter, Wish};
 pub(crate) use self::slot::{Key, Phase, Policy, Slot};
+use crate::backoff::STEADY;
 use crate::failure::Exit;
 use crate::intensity::Window;
 use crate::keeper::Gone;
@@ -321,8 +324,10 @@ impl Machine {
         if self.window.as_mut().is_some_and(|window| !window.admit(now)) {
             return self.end(End::Escalated { child, failure });
         }
-        slot.streak = if up_for >= slot.policy.backoff.max { 1 } else { slot.streak.saturating_add(1) };
+        let steady = slot.been_up && up_for >= slot.waited.saturating_mul(STEADY);
+        slot.streak = if steady { 1 } else { slot.streak.saturating_add(1) };
         let (attempt, wait) = (slot.streak, slot.policy.backoff.wait(slot.streak, chance));
+        slot.waited = wait;
         self.cycle(i);
         if let Some(slot) = self.slots.get_mut(i) {
             slot.hold = if wait.is_zero() { Hold::None } else { Hold::Due(wait) };

@@ -88,6 +88,8 @@ pub(crate) struct Slot {
     pub(super) window: Window,
     /// Failures in a row.
     pub(super) streak: u32,
+    /// The last wait.
+    pub(super) waited: Duration,
     pub(super) restarts: u64,
     pub(super) since: Option<Instant>,
     pub(super) last_failure: Option<Failure>,
@@ -109,6 +111,7 @@ impl Slot {
             incarnation: 0,
             window: Window::new(policy.intensity),
             streak: 0,
+            waited: Duration::ZERO,
             restarts: 0,
             since: None,
             last_failure: None,
