@@ -1,8 +1,14 @@
 //! The policy: what an agent may reach and touch, as the operator wrote it, checked and compiled.
 //!
-//! The crate holds the vocabulary of decisions ([`Host`], [`CanonicalPath`], [`Caller`], [`Denial`] …). It never
+//! A file becomes a [`Policy`] ([`parse`], every error at once), with presets one policy ([`compose`]), and that a
+//! [`Compiled`] matcher, which answers [`Compiled::connect`] and [`Compiled::request`] without lock or allocation and
+//! [`Compiled::explain`]s itself. A [`Store`] holds the [`Generation`] in force; a [`Loader`] replaces it; the
+//! [`actor`] calls the loader when the file changes.
+//!
+//! The crate also holds the vocabulary of decisions ([`Host`], [`CanonicalPath`], [`Caller`], [`Denial`] …). It never
 //! opens a connection and never reads a process: it is asked, and answers.
 
+pub mod actor;
 mod builtin;
 mod check;
 mod compiled;
@@ -20,7 +26,9 @@ mod model;
 mod path;
 mod query;
 mod read;
+mod reload;
 mod schema;
+pub mod watch;
 mod yaml;
 
 pub use builtin::{Builtin, DEFAULT_PROFILE, preset, presets, profile, profiles};
@@ -43,4 +51,5 @@ pub use model::{
 pub use path::{CanonicalPath, MAX_PATH_BYTES, PathError, PathOptions};
 pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};
 pub use read::{Parsed, Preset, parse, parse_preset};
+pub use reload::{Loader, Observer, Published, Refused, Reloaded, StaticChanges};
 pub use schema::schema;

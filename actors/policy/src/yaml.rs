@@ -20,6 +20,9 @@ const MAX_DEPTH: usize = 24;
 /// Most aliases: enough to share a list of binaries among entries, too few for a bomb.
 const MAX_ALIASES: usize = 1000;
 
+/// Most parser events that aliases may repeat: the shared lists of a large policy, at a hundredth of a second's work.
+const MAX_REPEATED: usize = 20_000;
+
 /// A value and the bytes of the source it was read from.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
@@ -75,6 +78,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
             max_aliases: MAX_ALIASES,
             max_documents: 1,
         },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_REPEATED },
         // Passed on, so that the reader refuses every duplicate, not only the first.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::AsOrdinary,

@@ -1,0 +1,117 @@
+//! How long a decision takes on a policy of a thousand entries, and what it allocates; canonicalisation; compiling.
+//!
+//! `cargo bench -p cofferdam-policy`. The allocation columns must be empty for `connect_allowed` and `request_allowed`.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark of inputs that are known to be good")]
+
+use std::fmt::Write;
+
+use cofferdam_policy::{
+    Caller, CanonicalPath, Compiled, Destination, Executable, Host, PathOptions, Query, RequestFacts, parse,
+};
+use divan::{AllocProfiler, Bencher, black_box};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+const ENTRIES: usize = 1000;
+
+/// A thousand entries: exact hosts, label and deep wildcards, rules with and without queries.
+fn text() -> String {
+    let mut out = String::from("version: 1\nnetwork_policies:\n");
+    for i in 0..ENTRIES {
+        let host = match i % 10 {
+            8 => format!("*.w{i}.example.com"),
+            9 => format!("**.d{i}.example.com"),
+            _ => format!("h{i}.example.com"),
+        };
+        write!(
+            out,
+            "  e{i}:\n    endpoints:\n      - host: '{host}'\n        port: 443\n        protocol: rest\n        rules:\n          \
+             - allow: {{ method: GET, path: '/repos/**' }}\n          - allow: {{ method: POST, path: '/repos/*/*/issues', query: {{ state: 'open*' }} }}\n        \
+             deny_rules: [ {{ method: '*', path: '/repos/*/*/rulesets' }} ]\n    binaries:\n      - {{ path: /usr/bin/gh }}\n      - {{ path: '/sandbox/**/bin/python3*' }}\n"
+        )
+        .unwrap();
+    }
+    out
+}
+
+fn compiled() -> Compiled {
+    Compiled::new(&parse("bench", &text()).unwrap().policy).unwrap()
+}
+
+fn caller(path: &str) -> Caller {
+    let program = |p: &str| Executable { path: p.into(), sha256: [0; 32] };
+    Caller {
+        executable: program(path),
+        ancestors: [program("/usr/bin/bash"), program("/usr/bin/node")].into(),
+    }
+}
+
+fn to(host: &str) -> Destination {
+    Destination { host: Host::parse(host).unwrap(), port: 443 }
+}
+
+#[divan::bench(args = ["h500.example.com", "x.w508.example.com", "a.b.c.d509.example.com"])]
+fn connect_allowed(bencher: Bencher<'_, '_>, host: &str) {
+    let (compiled, to, caller) = (compiled(), to(host), caller("/sandbox/venv/bin/python3.11"));
+    assert!(compiled.connect(&to, &caller).is_ok());
+    bencher.bench_local(|| compiled.connect(black_box(&to), black_box(&caller)).is_ok());
+}
+
+#[divan::bench(args = ["h500.example.com", "nowhere.example.org"])]
+fn connect_denied(bencher: Bencher<'_, '_>, host: &str) {
+    let (compiled, to, caller) = (compiled(), to(host), caller("/usr/bin/curl"));
+    assert!(compiled.connect(&to, &caller).is_err());
+    bencher.bench_local(|| compiled.connect(black_box(&to), black_box(&caller)).is_err());
+}
+
+#[divan::bench]
+fn request_allowed(bencher: Bencher<'_, '_>) {
+    request(bencher, "POST", true);
+}
+
+#[divan::bench]
+fn request_denied(bencher: Bencher<'_, '_>) {
+    request(bencher, "DELETE", false);
+}
+
+fn request(bencher: Bencher<'_, '_>, method: &str, allowed: bool) {
+    let (compiled, to, caller) = (compiled(), to("h500.example.com"), caller("/usr/bin/gh"));
+    let path = CanonicalPath::parse("/repos/owner/name/issues", PathOptions::default()).unwrap();
+    let query = Query::parse(Some("state=open&page=2")).unwrap();
+    let facts = RequestFacts { method, path: &path, query: &query, websocket: false };
+    assert_eq!(compiled.request(&to, &caller, &facts).is_ok(), allowed);
+    bencher.bench_local(|| compiled.request(black_box(&to), black_box(&caller), black_box(&facts)).is_ok());
+}
+
+#[divan::bench(args = ["/repos/owner/name/issues", "/a/./b//c/%7euser/..;x=1/%E2%82%AC/d%20e"])]
+fn canonical_path(path: &str) -> CanonicalPath {
+    CanonicalPath::parse(black_box(path), PathOptions::default()).unwrap()
+}
+
+#[divan::bench]
+fn canonical_query() -> Query {
+    Query::parse(Some(black_box("state=open&labels=bug%2Cui&per_page=100&q=a+b"))).unwrap()
+}
+
+#[divan::bench]
+fn host_name() -> Host {
+    Host::parse(black_box("registry.npmjs.org")).unwrap()
+}
+
+#[divan::bench(sample_count = 10)]
+fn parse_thousand_entries(bencher: Bencher<'_, '_>) {
+    let text = text();
+    bencher.bench_local(|| parse("bench", black_box(&text)).unwrap().policy);
+}
+
+#[divan::bench(sample_count = 10)]
+fn compile_thousand_entries(bencher: Bencher<'_, '_>) {
+    let policy = parse("bench", &text()).unwrap().policy;
+    bencher.bench_local(|| Compiled::new(black_box(&policy)).unwrap());
+}

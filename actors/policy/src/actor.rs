@@ -1,0 +1,156 @@
+//! The reloader actor: watches the policy's file and takes new policies, one after the other.
+//!
+//! It holds nothing that a restart would lose: the store and what was last seen of the file are in the [`Loader`] that it is
+//! given. While it is down everything goes on with the last good generation.
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::task::JoinHandle;
+
+use crate::reload::{Loader, Published, Refused, Reloaded, StaticChanges};
+use crate::watch::watch;
+
+/// What the reloader is told.
+#[derive(Debug)]
+pub enum Msg {
+    /// Put this text in force. While the actor is down it waits, within the caller's deadline.
+    Set {
+        /// The policy.
+        text: String,
+        /// What to do when a static section changed.
+        statics: StaticChanges,
+        /// Told what came of it.
+        reply: RpcReplyPort<Result<Published, Refused>>,
+    },
+    /// Read the file again. While the actor is down it is dropped: a starting actor reads the file anyway.
+    Reload,
+    /// Panic (fault injection). While the actor is down it is dropped.
+    InjectPanic,
+}
+
+/// The reloader.
+#[derive(Debug, Default)]
+pub struct PolicyActor;
+
+/// The reloader's state.
+pub struct State {
+    loader: Loader,
+    watcher: Option<Watcher>,
+}
+
+/// The watching task; it ends with the actor, however that ends.
+struct Watcher(JoinHandle<()>);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Actor for PolicyActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Loader;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, loader: Loader) -> Result<State, ActorProcessingErr> {
+        let watcher = loader.path().map(|path| {
+            let myself = myself.clone();
+            Watcher(tokio::spawn(watch(path.to_owned(), move || myself.cast(Msg::Reload).is_ok())))
+        });
+        // What changed while no actor watched.
+        let _ = myself.cast(Msg::Reload);
+        Ok(State { loader, watcher })
+    }
+
+    async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
+        let loader = state.loader.clone();
+        match msg {
+            Msg::Set { text, statics, reply } => {
+                let result = aside(move || loader.set(&text, statics)).await;
+                let _ = reply.send(result);
+            }
+            Msg::Reload => match aside(move || loader.reload()).await {
+                Ok(Reloaded::Unchanged) => {}
+                Ok(Reloaded::Published(published)) => {
+                    tracing::info!(generation = published.generation, "the policy was reloaded");
+                }
+                Err(refused) => tracing::warn!("{refused}"),
+            },
+            #[expect(clippy::panic, reason = "fault injection: proves that a panic here costs nothing")]
+            Msg::InjectPanic => panic!("injected"),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _: ActorRef<Msg>, state: &mut State) -> Result<(), ActorProcessingErr> {
+        state.watcher = None;
+        Ok(())
+    }
+}
+
+/// Reads and compiles off the runtime's threads, on which connections wait; a panic there is the actor's own.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Cancelled: the runtime is going down, and nobody waits for this any more.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::generation::{Candidate, Store};
+
+    const TEXT: &str = "version: 1\n";
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    fn loader(path: Option<std::path::PathBuf>) -> Loader {
+        let store = Store::new(Candidate::new("p", TEXT, &[]).unwrap());
+        Loader::new(store, path, Vec::new(), TEXT, Arc::new(|_| ()))
+    }
+
+    async fn set(actor: &ActorRef<Msg>, text: &str) -> Result<Published, Refused> {
+        let text = text.to_owned();
+        let call =
+            actor.call(|reply| Msg::Set { text, statics: StaticChanges::Refuse, reply }, Some(DEADLINE));
+        call.await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn set_publishes_or_says_why_not() {
+        let loader = loader(None);
+        let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
+        assert_eq!(set(&actor, "version: 1 # two\n").await.unwrap().generation, 2);
+        assert_eq!(set(&actor, "version: 7\n").await.unwrap_err().as_str(), "rejected");
+        assert_eq!(loader.store().load().number, 2);
+        actor.stop(None);
+        handle.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_change_made_while_the_actor_was_dead_is_found_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, TEXT).unwrap();
+        let loader = loader(Some(path.clone()));
+        let mut told = loader.store().subscribe();
+        let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
+        actor.cast(Msg::InjectPanic).unwrap();
+        handle.await.unwrap();
+        std::fs::write(&path, "version: 1 # changed\n").unwrap();
+        let (actor, handle) = Actor::spawn(None, PolicyActor, loader.clone()).await.unwrap();
+        tokio::time::timeout(DEADLINE, told.changed()).await.unwrap().unwrap();
+        assert_eq!(*told.borrow_and_update(), 2);
+        std::fs::write(&path, "version: 1 # and again\n").unwrap();
+        tokio::time::timeout(DEADLINE, told.changed()).await.unwrap().unwrap();
+        assert_eq!(loader.store().load().number, 3);
+        actor.stop(None);
+        handle.await.unwrap();
+    }
+}

@@ -1,0 +1,238 @@
+//! Reloading: from a changed file, or a text handed in, to a published generation; or to a reason why not.
+//!
+//! A bad file changes nothing: the store keeps the last good generation. What was last seen of the file lives here, above
+//! the actor, so that a restarted actor neither publishes the same text again nor misses a change made meanwhile.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use sha2::{Digest, Sha256};
+
+use crate::diagnostics::Diagnostics;
+use crate::generation::{Candidate, Store};
+use crate::read::Preset;
+use crate::yaml::MAX_POLICY_BYTES;
+
+/// What came of a reload. Told to the observer, for logs, metrics and the event stream.
+#[derive(Debug, Clone)]
+pub enum Reloaded {
+    /// The file is as it was.
+    Unchanged,
+    /// A new generation is in force.
+    Published(Published),
+}
+
+/// A generation that was put in force.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Its number.
+    pub generation: u64,
+    /// What is risky in it.
+    pub warnings: Diagnostics,
+    /// Static sections that changed; they bind the agents from their next start on.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Why a policy was not put in force. The one before it still is.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refused {
+    /// The file can't be read.
+    #[error("the policy file {path} can't be read: {reason}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The text has errors.
+    #[error("the policy is refused, and the one in force stays:\n{0}")]
+    Rejected(Diagnostics),
+    /// A static section differs, and nobody said that the agents are to be restarted.
+    #[error("{} changed, which binds running agents: restart them too (--restart-agents); the policy in force stays", .sections.join(", "))]
+    NeedsRestart {
+        /// Which sections.
+        sections: Vec<&'static str>,
+    },
+}
+
+impl Refused {
+    /// One word, for a metric label.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "unreadable",
+            Self::Rejected(_) => "rejected",
+            Self::NeedsRestart { .. } => "needs_restart",
+        }
+    }
+}
+
+/// What to do when a static section differs from the one in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaticChanges {
+    /// Refuse the whole policy: nothing takes effect half-way.
+    Refuse,
+    /// Take it; the caller restarts the agents.
+    Accept,
+}
+
+/// Called with what came of every reload but `Unchanged`. Must not block.
+pub type Observer = Arc<dyn Fn(&Result<Published, Refused>) + Send + Sync>;
+
+/// Reloads a store from one source. Clones share what was last seen.
+#[derive(Clone)]
+pub struct Loader {
+    store: Store,
+    path: Option<PathBuf>,
+    presets: Arc<[Preset]>,
+    /// SHA-256 of the file as last read, good or bad; of an unreadable one, of nothing.
+    seen: Arc<ArcSwapOption<[u8; 32]>>,
+    observer: Observer,
+}
+
+impl Loader {
+    /// A loader for `store`. `path` is the file to watch (`None`: a built-in profile, changed only by hand), `presets` are
+    /// added to every text, `read` is the text that the store's first generation was made from.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        path: Option<PathBuf>,
+        presets: Vec<Preset>,
+        read: &str,
+        observer: Observer,
+    ) -> Self {
+        let seen = Arc::new(ArcSwapOption::from_pointee(Some(digest(read.as_bytes()))));
+        Self { store, path, presets: presets.into(), seen, observer }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The file that is watched.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Why the file is not in force; told once for each state of the file.
+    pub fn reload(&self) -> Result<Reloaded, Refused> {
+        let Some(path) = &self.path else { return Ok(Reloaded::Unchanged) };
+        let text = read(path);
+        let seen = digest(text.as_deref().map_or(b"", |t| t.as_bytes()));
+        if self.seen.load().as_deref() == Some(&seen) {
+            return Ok(Reloaded::Unchanged);
+        }
+        let result =
+            text.and_then(|text| self.publish(&path.to_string_lossy(), &text, StaticChanges::Refuse));
+        // Marked as seen only now: a panic on the way makes the restarted actor try again.
+        self.seen.store(Some(Arc::new(seen)));
+        (self.observer)(&result);
+        result.map(Reloaded::Published)
+    }
+
+    /// Puts a text in force by hand. The watched file stays as it is, and is read again when it next changes.
+    ///
+    /// # Errors
+    /// Why the text is not in force.
+    pub fn set(&self, text: &str, statics: StaticChanges) -> Result<Published, Refused> {
+        let result = self.publish("policy set", text, statics);
+        (self.observer)(&result);
+        result
+    }
+
+    fn publish(&self, name: &str, text: &str, statics: StaticChanges) -> Result<Published, Refused> {
+        let candidate = Candidate::new(name, text, &self.presets).map_err(Refused::Rejected)?;
+        let sections = self.store.load().policy.static_changes(candidate.policy());
+        if statics == StaticChanges::Refuse && !sections.is_empty() {
+            return Err(Refused::NeedsRestart { sections });
+        }
+        let warnings = candidate.warnings().clone();
+        let generation = self.store.publish(candidate);
+        Ok(Published { generation, warnings, needs_restart: sections })
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Reads a policy file, never more of it than a policy may be.
+fn read(path: &Path) -> Result<String, Refused> {
+    use std::io::Read;
+    let unreadable = |reason: String| Refused::Unreadable { path: path.to_owned(), reason };
+    let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_POLICY_BYTES).unwrap_or(u64::MAX) + 1;
+    file.take(limit).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
+    if bytes.len() > MAX_POLICY_BYTES {
+        return Err(unreadable(format!("it is longer than {MAX_POLICY_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const GOOD: &str = "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: 22 } ], binaries: [ { path: /usr/bin/ssh } ] } }\n";
+
+    fn loader(path: &Path, text: &str) -> (Loader, Arc<Mutex<Vec<String>>>) {
+        std::fs::write(path, text).unwrap();
+        let store = Store::new(Candidate::new("p", text, &[]).unwrap());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let observer: Observer = Arc::new(move |result| {
+            let word = result.as_ref().map_or_else(|e| e.as_str().to_owned(), |p| p.generation.to_string());
+            tell.lock().unwrap().push(word);
+        });
+        (Loader::new(store, Some(path.to_owned()), Vec::new(), text, observer), told)
+    }
+
+    #[test]
+    fn a_bad_file_changes_nothing_and_says_why_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        let (loader, told) = loader(&path, "version: 1\n");
+        assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)));
+        for (text, word) in [("version: 2\n", "rejected"), ("{", "rejected")] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(loader.reload().unwrap_err().as_str(), word);
+            assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)), "said once");
+            assert_eq!(loader.store().load().number, 1);
+        }
+        std::fs::write(&path, b"\xff").unwrap();
+        assert_eq!(loader.reload().unwrap_err().as_str(), "unreadable");
+        std::fs::write(&path, vec![b'#'; MAX_POLICY_BYTES + 1]).unwrap();
+        let _ = loader.reload();
+        std::fs::remove_file(&path).unwrap();
+        let _ = loader.reload();
+        assert_eq!(loader.store().load().number, 1);
+        std::fs::write(&path, GOOD).unwrap();
+        assert!(matches!(loader.reload(), Ok(Reloaded::Published(p)) if p.generation == 2));
+        assert_eq!(told.lock().unwrap().last().map(String::as_str), Some("2"));
+    }
+
+    #[test]
+    fn a_changed_static_section_is_refused_unless_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        let (loader, _) = loader(&path, "version: 1\n");
+        let changed = format!("{GOOD}filesystem_policy: {{ read_only: [/usr] }}\n");
+        std::fs::write(&path, &changed).unwrap();
+        let refused = loader.reload().unwrap_err();
+        assert!(refused.to_string().contains("filesystem_policy changed"), "{refused}");
+        assert_eq!(loader.store().load().number, 1, "nothing of it takes effect, the network part neither");
+        assert!(loader.set(&changed, StaticChanges::Refuse).is_err());
+        let published = loader.set(&changed, StaticChanges::Accept).unwrap();
+        assert_eq!((published.generation, published.needs_restart), (2, vec!["filesystem_policy"]));
+    }
+}

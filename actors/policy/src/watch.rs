@@ -1,0 +1,134 @@
+//! Watching one file: tells that it may have changed, soon after it did.
+//!
+//! The *directory* is watched, for editors replace files and Kubernetes swaps a symbolic link beside them. A burst of events
+//! is told once. Where no watch can be had (or a filesystem tells nothing) the steady poll is enough: who is told reads the
+//! file and compares its hash.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Quiet time after an event before it is told: editors write in several steps.
+pub const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Longest that a steady stream of events can put off telling.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is told without any event.
+pub const POLL: Duration = Duration::from_secs(5);
+
+/// Watches until `tell` says `false`. `tell` is called once at the start of every quiet spell and at each poll.
+pub async fn watch(path: PathBuf, mut tell: impl FnMut() -> bool) {
+    // One place: an event that finds it full will be told with the one that is in it.
+    let (sender, mut events) = mpsc::channel::<()>(1);
+    let _watcher = watcher(&path, sender);
+    loop {
+        let poll = Instant::now() + POLL;
+        if let Ok(Some(())) = timeout_at(poll, events.recv()).await {
+            settle(&mut events).await;
+        } else {
+            // No event (or no watcher to send one): wait for what is left of the interval.
+            sleep_until(poll).await;
+        }
+        if !tell() {
+            return;
+        }
+    }
+}
+
+/// Waits until events have stopped for [`DEBOUNCE`], at most [`PATIENCE`].
+async fn settle(events: &mut mpsc::Receiver<()>) {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let quiet = (Instant::now() + DEBOUNCE).min(patience);
+        match timeout_at(quiet, events.recv()).await {
+            Ok(Some(())) if Instant::now() < patience => {}
+            _ => return,
+        }
+    }
+}
+
+/// A watcher of the file's directory; `None` where the system gives none, with the reason in the log.
+fn watcher(path: &Path, sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading the file ourselves makes access events; telling of those would never end.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            let _ = sender.try_send(());
+        }
+    });
+    let result = made.and_then(|mut watcher| {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    match result {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(directory = %directory.display(), %error, "can't watch the policy's directory; it is polled");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    fn counting(path: PathBuf) -> (Arc<AtomicU32>, tokio::task::JoinHandle<()>) {
+        let count = Arc::new(AtomicU32::new(0));
+        let own = count.clone();
+        let task = tokio::spawn(watch(path, move || {
+            own.fetch_add(1, Ordering::SeqCst);
+            true
+        }));
+        (count, task)
+    }
+
+    async fn until(count: &AtomicU32, wanted: u32) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while count.load(Ordering::SeqCst) < wanted {
+            assert!(Instant::now() < deadline, "told {} times", count.load(Ordering::SeqCst));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_write_a_rename_and_a_swapped_link_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, "1").unwrap();
+        let (count, task) = counting(path.clone());
+        // The watch has begun when a first event comes through.
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while count.load(Ordering::SeqCst) == 0 {
+            assert!(Instant::now() < deadline);
+            std::fs::write(&path, "2").unwrap();
+            tokio::task::yield_now().await;
+        }
+        let seen = count.load(Ordering::SeqCst);
+        let other = dir.path().join("other");
+        std::fs::write(&other, "3").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        until(&count, seen + 1).await;
+        let seen = count.load(Ordering::SeqCst);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        until(&count, seen + 1).await;
+        task.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_watch_it_is_polled() {
+        let (count, task) = counting(PathBuf::from("/nonexistent/directory/policy.yaml"));
+        tokio::time::sleep(POLL * 3 + Duration::from_millis(1)).await;
+        assert_eq!(count.load(Ordering::SeqCst), 3);
+        task.abort();
+    }
+}
