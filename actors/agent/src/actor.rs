@@ -1,0 +1,333 @@
+//! One actor an agent process. The only file of this crate that names ractor.
+//!
+//! ```text
+//! pre_start: ask init's table ─┬─ it runs already ──▶ adopt it
+//!                              ├─ it has ended ─────▶ as if its end had just come
+//!                              └─ nothing ──────────▶ open its streams, spawn it
+//! its end  : told ─┬─ to be restarted ─▶ the actor fails, and its supervisor starts it after the backoff
+//!                  └─ not ─────────────▶ the actor stops
+//! ```
+//! The process belongs to init, not to this actor: a panic here leaves it running, to be adopted by the next
+//! incarnation, and so does every ordered stop of the actor. Only [`Msg::Stop`] ends a process.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::task::JoinHandle;
+
+use crate::client::{ClientError, InitClient, Spawned};
+use crate::protocol::{Event, ExitStatus, ProcessId, ProcessRecord, ProcessState, Refusal, SpawnSpec};
+
+/// What the actor is told. While it is down, casts are dropped and calls wait with their deadline.
+#[derive(Debug)]
+pub enum Msg {
+    /// The process ended. Sent by the actor's own watcher; a missed one is found in init's table at the next start.
+    Exited(ProcessId, ExitStatus),
+    /// Pass a signal to the process's group. Dropped while the actor is down: whoever sent it sees no effect, and may
+    /// send it again.
+    Signal(i32),
+    /// End the process: SIGTERM, and after the grace SIGKILL. The actor stays, idle, until it is stopped or restarted.
+    /// Waits with the caller's deadline while the actor is down.
+    Stop {
+        /// Between SIGTERM and SIGKILL.
+        grace: Duration,
+        /// How it ended; `None` when there was nothing to end.
+        reply: RpcReplyPort<Option<ExitStatus>>,
+    },
+    /// The grace of a [`Msg::Stop`] is over. Sent by the actor to itself.
+    GraceOver(ProcessId),
+    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
+    InjectPanic,
+}
+
+/// Which ends are followed by a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartOn {
+    /// None.
+    Never,
+    /// Any but exit code 0.
+    Failure,
+    /// Every one.
+    Always,
+}
+
+impl RestartOn {
+    fn wants(self, success: bool) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Failure => !success,
+            Self::Always => true,
+        }
+    }
+}
+
+/// Where a new process's standard streams come from.
+pub trait Streams: Send + Sync {
+    /// Makes them for one start.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    fn open(&self) -> BoxFuture<'_, io::Result<Opened>>;
+    /// The terminal that was made for a start that asked for one; the process runs already.
+    fn terminal(&self, master: OwnedFd) -> BoxFuture<'_, io::Result<()>>;
+}
+
+/// Streams for one start.
+#[derive(Debug)]
+pub enum Opened {
+    /// Descriptors for 0, 1 and 2.
+    Given([OwnedFd; 3]),
+    /// A terminal of this size, made inside.
+    Terminal {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+}
+
+/// What becomes of the process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// It runs.
+    Started {
+        /// Its pid inside.
+        pid: i32,
+    },
+    /// It ran already when this incarnation came.
+    Adopted {
+        /// Its pid inside.
+        pid: i32,
+    },
+    /// It ended.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// Whether it was stopped on purpose.
+        stopped: bool,
+        /// Whether a start follows, as far as the supervisor's limit allows.
+        restarts: bool,
+    },
+    /// It could not be started.
+    Refused {
+        /// Why.
+        why: String,
+        /// 127, 126 or 125.
+        code: i32,
+        /// Whether it is tried again.
+        restarts: bool,
+    },
+}
+
+/// What the actor is started with, each time the same.
+#[derive(Clone)]
+pub struct Arguments {
+    /// The agent's name.
+    pub name: Arc<str>,
+    /// Init.
+    pub init: InitClient,
+    /// What to run.
+    pub spec: Arc<SpawnSpec>,
+    /// Where its streams come from.
+    pub streams: Arc<dyn Streams>,
+    /// Which ends are followed by a start.
+    pub restart_on: RestartOn,
+    /// Hears what becomes of the process. Must not block.
+    pub told: Arc<dyn Fn(&Told) + Send + Sync>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct AgentActor;
+
+/// One incarnation.
+pub struct State {
+    given: Arguments,
+    process: Option<ProcessId>,
+    stopping: Option<RpcReplyPort<Option<ExitStatus>>>,
+    _watcher: EndsWithMe,
+}
+
+struct EndsWithMe(JoinHandle<()>);
+
+impl Drop for EndsWithMe {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Actor for AgentActor {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<State, ActorProcessingErr> {
+        // Before the table is read, so that no end falls between the two.
+        let events = given.init.events();
+        let watcher =
+            EndsWithMe(tokio::spawn(watch(given.init.clone(), events, given.name.clone(), myself.clone())));
+        let known = given.init.list().await?.into_iter().find(|record| *record.agent == *given.name);
+        let process = match known {
+            Some(ProcessRecord { process, pid, state: ProcessState::Running, .. }) => {
+                (given.told)(&Told::Adopted { pid });
+                Some(process)
+            }
+            Some(ProcessRecord { process, state: ProcessState::Exited(status), .. }) => {
+                let _ = myself.cast(Msg::Exited(process, status));
+                Some(process)
+            }
+            None => match spawn(&given).await {
+                Ok(record) => {
+                    (given.told)(&Told::Started { pid: record.pid });
+                    Some(record.process)
+                }
+                Err(error) => refused(&given, &myself, &error)?,
+            },
+        };
+        Ok(State { given, process, stopping: None, _watcher: watcher })
+    }
+
+    #[expect(clippy::panic, reason = "fault injection is there to panic")]
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Exited(process, status) if state.process == Some(process) => {
+                state.exited(&myself, process, status).await
+            }
+            // Of an incarnation before this one.
+            Msg::Exited(..) => Ok(()),
+            Msg::Signal(signo) => {
+                if let Some(process) = state.process {
+                    state.signal(process, signo).await;
+                }
+                Ok(())
+            }
+            Msg::Stop { grace, reply } => {
+                state.stop(&myself, grace, reply).await;
+                Ok(())
+            }
+            Msg::GraceOver(process) => {
+                if state.process == Some(process) {
+                    state.signal(process, libc::SIGKILL).await;
+                }
+                Ok(())
+            }
+            Msg::InjectPanic => panic!("fault injected into an agent's actor"),
+        }
+    }
+}
+
+impl State {
+    async fn exited(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        process: ProcessId,
+        status: ExitStatus,
+    ) -> Result<(), ActorProcessingErr> {
+        self.process = None;
+        // The table's row has done its work; a row that stays is only found again at the next start.
+        let _ = self.given.init.forget(process).await;
+        let stopped = self.stopping.take();
+        let restarts = stopped.is_none() && self.given.restart_on.wants(status.success());
+        (self.given.told)(&Told::Exited { status, stopped: stopped.is_some(), restarts });
+        if let Some(reply) = stopped {
+            // A caller that gave up is no fault of ours.
+            let _ = reply.send(Some(status));
+            return Ok(());
+        }
+        if restarts {
+            return Err(format!("the process ended: {status}").into());
+        }
+        myself.stop(None);
+        Ok(())
+    }
+
+    async fn stop(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        grace: Duration,
+        reply: RpcReplyPort<Option<ExitStatus>>,
+    ) {
+        let Some(process) = self.process else {
+            let _ = reply.send(None);
+            return;
+        };
+        self.signal(process, libc::SIGTERM).await;
+        if let Some(earlier) = self.stopping.replace(reply) {
+            let _ = earlier.send(None);
+        }
+        myself.send_after(grace, move || Msg::GraceOver(process));
+    }
+
+    /// A process that has just ended takes no signal, and needs none.
+    async fn signal(&self, process: ProcessId, signo: i32) {
+        if let Err(error) = self.given.init.signal(process, signo, true).await {
+            tracing::debug!(agent = %self.given.name, %error, "a signal was not delivered");
+        }
+    }
+}
+
+async fn spawn(given: &Arguments) -> Result<ProcessRecord, ClientError> {
+    match given.streams.open().await? {
+        Opened::Given(streams) => Ok(given.init.spawn(&given.name, &given.spec, streams).await?.record),
+        Opened::Terminal { rows, columns } => {
+            let Spawned { record, pty } =
+                given.init.spawn_pty(&given.name, &given.spec, rows, columns).await?;
+            if let Some(master) = pty {
+                given.streams.terminal(master).await?;
+            }
+            Ok(record)
+        }
+    }
+}
+
+/// A start that failed: tried again after the backoff where restarts are wanted, else the end of this actor.
+fn refused(
+    given: &Arguments,
+    myself: &ActorRef<Msg>,
+    error: &ClientError,
+) -> Result<Option<ProcessId>, ActorProcessingErr> {
+    let code = match error {
+        ClientError::Refused(refusal) => Refusal::exit_code(refusal),
+        _ => 125,
+    };
+    let restarts = given.restart_on.wants(false);
+    (given.told)(&Told::Refused { why: error.to_string(), code, restarts });
+    if restarts {
+        return Err(error.to_string().into());
+    }
+    myself.stop(None);
+    Ok(None)
+}
+
+/// Tells the actor of its process's end. Missed events are made up for from init's table.
+async fn watch(init: InitClient, mut events: Receiver<Event>, name: Arc<str>, actor: ActorRef<Msg>) {
+    loop {
+        let ended = match events.recv().await {
+            Ok(Event::Exited { process, agent, status }) => (*agent == *name).then_some((process, status)),
+            Err(RecvError::Lagged(_)) => ended_in_table(&init, &name).await,
+            Err(RecvError::Closed) => return,
+        };
+        if let Some((process, status)) = ended {
+            // Fails only when the actor is gone, and with it the reason to tell it.
+            let _ = actor.cast(Msg::Exited(process, status));
+        }
+    }
+}
+
+async fn ended_in_table(init: &InitClient, name: &str) -> Option<(ProcessId, ExitStatus)> {
+    let records = init.list().await.ok()?;
+    records.into_iter().find(|record| record.agent == name).and_then(|record| match record.state {
+        ProcessState::Exited(status) => Some((record.process, status)),
+        ProcessState::Running => None,
+    })
+}
