@@ -360,7 +360,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
         fn agrees_with_the_slow_matcher(pattern in "(/|a|b|\\*|\\*\\*/|\\*\\*|\\?|\\[ab\\]|\\[!a\\]){1,8}", text in "[/ab]{0,10}") {
             if let Ok(glob) = Glob::path(&pattern) {
