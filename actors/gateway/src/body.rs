@@ -167,7 +167,7 @@ where
         }
         if len > paid {
             // Paid for before it is kept, in steps that double, so that few permits are held.
-            let want = len.max(paid * 2).min(MAX_BODY).max(UNIT) - paid;
+            let want = len.max(paid * 2).clamp(UNIT, MAX_BODY) - paid;
             let units = u32::try_from(want.div_ceil(UNIT)).map_err(|_| BadBody::TooLarge)?;
             held.push(room.0.clone().try_acquire_many_owned(units).map_err(|_| BadBody::NoRoom)?);
             paid += units as usize * UNIT;

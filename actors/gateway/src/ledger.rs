@@ -1,38 +1,40 @@
 //! What the gateway has to tell, and to whom: one trait, so that the mechanism knows no telemetry.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use http::Method;
 use policy::Caller;
+use smol_str::SmolStr;
 
 use crate::{refusal::Refusal, usage::Tokens};
 
-/// Label values of one exchange. The provider's name and the route's alias come from the operator's file; nothing
-/// that the agent wrote is among them.
-#[derive(Debug, Clone, Copy)]
-pub struct Exchange<'a> {
+/// One request, as far as it got. The provider's name and the route's alias come from the operator's file and may be
+/// labels; what the agent wrote (`path`, `asked`) may not.
+#[derive(Debug, Clone)]
+pub struct Exchange {
     /// The id of the request.
-    pub request_id: &'a str,
+    pub request_id: Arc<str>,
     /// Who asked.
-    pub caller: &'a Caller,
+    pub caller: Caller,
     /// Method.
-    pub method: &'a str,
-    /// Path.
-    pub path: &'a str,
-    /// The provider's name, once one is chosen.
-    pub provider: Option<&'a str>,
+    pub method: Method,
+    /// Path, without its query.
+    pub path: SmolStr,
+    /// The model that was asked for, once the body is read.
+    pub asked: Option<SmolStr>,
+    /// Whether a stream was asked for.
+    pub streamed: bool,
     /// The route's alias, once one is found.
-    pub route: Option<&'a str>,
+    pub route: Option<SmolStr>,
+    /// The provider's name, once one is chosen.
+    pub provider: Option<SmolStr>,
+    /// The model's name there.
+    pub upstream_model: Option<SmolStr>,
 }
 
-/// The end of an exchange that reached a provider.
+/// The end of an exchange that a provider answered.
 #[derive(Debug, Clone, Copy)]
-pub struct Outcome<'a> {
-    /// The id of the request.
-    pub request_id: &'a str,
-    /// The provider's name.
-    pub provider: &'a str,
-    /// The route's alias.
-    pub route: &'a str,
+pub struct Outcome {
     /// The provider's status.
     pub code: u16,
     /// As reported by the provider.
@@ -56,11 +58,11 @@ pub trait Ledger: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it can't be recorded; then it isn't sent.
-    fn admit(&self, exchange: &Exchange<'_>) -> Result<(), Unrecorded>;
-    /// A request was refused here.
-    fn refused(&self, exchange: &Exchange<'_>, refusal: &Refusal);
+    fn admit(&self, exchange: &Exchange) -> Result<(), Unrecorded>;
+    /// A request was refused here, or got no answer.
+    fn refused(&self, exchange: &Exchange, refusal: &Refusal);
     /// The head of a provider's answer came.
-    fn first_byte(&self, exchange: &Exchange<'_>, after: Duration);
+    fn first_byte(&self, exchange: &Exchange, after: Duration);
     /// An exchange with a provider ended.
-    fn finished(&self, outcome: &Outcome<'_>);
+    fn finished(&self, exchange: &Exchange, outcome: &Outcome);
 }

@@ -16,6 +16,7 @@ mod headers;
 mod health;
 mod lane;
 pub mod ledger;
+pub mod record;
 pub mod refusal;
 mod relay;
 pub mod routes;

@@ -12,7 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
-use smol_str::SmolStr;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Sleep, sleep, sleep_until},
@@ -21,7 +20,7 @@ use tokio::{
 use crate::{
     BoxError,
     config::Timeouts,
-    ledger::{Ledger, Outcome},
+    ledger::{Exchange, Ledger, Outcome},
     screen::Sieve,
     usage::Tap,
 };
@@ -43,9 +42,7 @@ pub enum Cut {
 /// What the ledger is told at the end.
 pub(crate) struct Story {
     pub ledger: Arc<dyn Ledger>,
-    pub request_id: String,
-    pub provider: SmolStr,
-    pub route: SmolStr,
+    pub exchange: Exchange,
     pub code: u16,
     pub began: Instant,
 }
@@ -93,7 +90,8 @@ impl<B> Relay<B> {
 
     fn cut(&mut self, why: Cut) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.ended = true;
-        tracing::info!(request_id = %self.story.request_id, provider = %self.story.provider, %why, "inference answer cut");
+        let Exchange { request_id, provider, .. } = &self.story.exchange;
+        tracing::info!(%request_id, ?provider, %why, "inference answer cut");
         Poll::Ready(Some(Err(Box::new(why))))
     }
 }
@@ -160,15 +158,13 @@ where
 impl<B> Drop for Relay<B> {
     fn drop(&mut self) {
         let story = &self.story;
-        story.ledger.finished(&Outcome {
-            request_id: &story.request_id,
-            provider: &story.provider,
-            route: &story.route,
+        let outcome = Outcome {
             code: story.code,
             tokens: self.tap.tokens(),
             bytes: self.bytes,
             took: story.began.elapsed(),
             complete: self.complete,
-        });
+        };
+        story.ledger.finished(&story.exchange, &outcome);
     }
 }

@@ -141,7 +141,9 @@ fn forms_of(key: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     }
     let mut percent = Vec::new();
     let mut percent_lower = Vec::new();
+    // A slash may be escaped in JSON, and by some writers is.
     let mut json = Vec::new();
+    let mut json_slash = Vec::new();
     for b in key {
         if b.is_ascii_alphanumeric() || b"-._~".contains(b) {
             percent.push(*b);
@@ -150,14 +152,19 @@ fn forms_of(key: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
             percent.extend_from_slice(format!("%{b:02X}").as_bytes());
             percent_lower.extend_from_slice(format!("%{b:02x}").as_bytes());
         }
-        if matches!(b, b'"' | b'\\' | b'/') {
+        if matches!(b, b'"' | b'\\') {
             json.push(b'\\');
         }
+        if matches!(b, b'"' | b'\\' | b'/') {
+            json_slash.push(b'\\');
+        }
         json.push(*b);
+        json_slash.push(*b);
     }
     add(percent);
     add(percent_lower);
     add(json);
+    add(json_slash);
     forms
 }
 

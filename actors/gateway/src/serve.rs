@@ -24,7 +24,7 @@ use crate::{
     health::Reading,
     lane::{Outgoing, Unsent},
     ledger::{Exchange, Ledger},
-    refusal::{About, REQUEST_ID, Refusal, json as json_answer},
+    refusal::{About, REQUEST_ID, Refusal, clip, json as json_answer},
     relay::{Relay, Story},
     routes::{Provider, Route, Routes, Target},
     shape::Endpoint,
@@ -139,7 +139,18 @@ impl Gateway {
     /// Answers one request. Never fails: every fault is an answer.
     pub async fn serve(&self, request: Request<Body>, caller: Caller, request_id: &str) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let binary = caller.executable.path.clone();
+        let exchange = Exchange {
+            request_id: request_id.into(),
+            method: parts.method.clone(),
+            path: clip(parts.uri.path()).into(),
+            asked: None,
+            streamed: false,
+            route: None,
+            provider: None,
+            upstream_model: None,
+            caller,
+        };
+        let binary = exchange.caller.executable.path.clone();
         let about = About {
             host: parts.uri.host().unwrap_or("inference.local"),
             port: parts.uri.port_u16().unwrap_or(if parts.uri.scheme_str() == Some("http") {
@@ -153,21 +164,13 @@ impl Gateway {
             route: None,
             request_id,
         };
-        let exchange = Exchange {
-            request_id,
-            caller: &caller,
-            method: about.method,
-            path: about.path,
-            provider: None,
-            route: None,
-        };
         let query = parts.uri.query();
         let mut stage = Stage { about, exchange };
         match self.answer(&parts.headers, &parts.method, query, body, &mut stage).await {
             Ok(response) => response,
             Err(refusal) => {
                 self.inner.deps.ledger.refused(&stage.exchange, &refusal);
-                refusal.respond(&stage.about)
+                refusal.respond(&About { route: stage.exchange.route.as_deref(), ..stage.about })
             }
         }
     }
@@ -189,6 +192,7 @@ impl Gateway {
         let asked = Asked::read(body, &self.inner.room).await?;
         let route =
             routes.find(asked.model()).ok_or_else(|| Refusal::no_route(asked.model(), &routes.listed()))?;
+        stage.exchange.route = Some(route.alias.as_str().into());
         let targets: Vec<&Target> = route.targets.iter().filter(|t| t.provider.kind == kind).collect();
         if targets.is_empty() {
             return Err(Refusal::denied(format!(
@@ -207,7 +211,7 @@ impl Gateway {
 /// What is known of the request so far, for the refusal and the record.
 struct Stage<'a> {
     about: About<'a>,
-    exchange: Exchange<'a>,
+    exchange: Exchange,
 }
 
 /// A request with its route.
@@ -228,19 +232,16 @@ impl Call<'_> {
         &self,
         targets: &[&Target],
         permit: OwnedSemaphorePermit,
-        stage: &Stage<'_>,
+        stage: &mut Stage<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let deps = &self.gateway.inner.deps;
         let mut last = Refusal::unreachable("no provider could be tried");
         for target in targets {
             let provider = &*target.provider;
-            let exchange = Exchange {
-                provider: Some(&provider.name),
-                route: Some(self.route.alias.as_str()),
-                ..stage.exchange
-            };
+            stage.exchange.provider = Some(provider.name.clone());
+            stage.exchange.upstream_model = target.model.clone().or_else(|| stage.exchange.asked.clone());
             deps.ledger
-                .admit(&exchange)
+                .admit(&stage.exchange)
                 .map_err(|_| Refusal::unavailable("the audit log can't take a record, so nothing is sent"))?;
             let outgoing = self.outgoing(target)?;
             let upstream = Upstream::of(&provider.base);
@@ -251,7 +252,7 @@ impl Call<'_> {
                 .unwrap_or(Err(Unsent::FirstByteTimeout(self.route.timeouts.total)));
             match sent {
                 Ok(response) => {
-                    deps.ledger.first_byte(&exchange, self.began.elapsed());
+                    deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
                     return self.relay(response, provider, permit, stage).await;
                 }
                 Err(fault) => {
@@ -322,9 +323,7 @@ impl Call<'_> {
         let tap = Tap::new(kind);
         let story = Story {
             ledger: self.gateway.inner.deps.ledger.clone(),
-            request_id: stage.about.request_id.to_owned(),
-            provider: provider.name.clone(),
-            route: self.route.alias.as_str().into(),
+            exchange: stage.exchange.clone(),
             code: status.as_u16(),
             began: self.began,
         };

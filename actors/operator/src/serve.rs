@@ -14,7 +14,7 @@ use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
     task::JoinSet,
@@ -138,7 +138,11 @@ async fn dismiss(mut stream: UnixStream, (status, body): (&str, &str)) {
     );
     let _ = tokio::time::timeout(Duration::from_secs(1), async {
         stream.write_all(words.as_bytes()).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // Closed with something unread, the socket would be reset, and the words lost.
+        let mut ignored = [0; 1024];
+        while stream.read(&mut ignored).await? > 0 {}
+        io::Result::Ok(())
     })
     .await;
 }

@@ -1,0 +1,119 @@
+//! The [`Ledger`] that writes to the audit log and the metrics.
+//!
+//! Labels are the provider's name and the route's alias, both from the operator's file. A request that can't be audited
+//! is not sent.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use telemetry::{
+    audit::{Event, Inference, Sink, Verdict},
+    metrics::{self, TokenKind},
+};
+
+use crate::{
+    ledger::{Exchange, Ledger, Outcome, Unrecorded},
+    refusal::Refusal,
+};
+
+/// The label of what has no name in the operator's file.
+const NONE: &str = "none";
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    sink: Sink,
+}
+
+impl Telemetry {
+    /// Over the audit log's sink.
+    pub fn new(sink: Sink) -> Self {
+        Self { sink }
+    }
+
+    fn write(&self, event: Inference) -> Result<(), Unrecorded> {
+        match self.sink.record(Event::Inference(Box::new(event))) {
+            Ok(_) => Ok(()),
+            Err(fault) => {
+                tracing::warn!(%fault, "an inference record was not taken");
+                Err(Unrecorded)
+            }
+        }
+    }
+}
+
+fn event(exchange: &Exchange, verdict: Verdict) -> Inference {
+    let owned = |word: &Option<smol_str::SmolStr>| word.as_ref().map(ToString::to_string);
+    Inference {
+        verdict,
+        provider: owned(&exchange.provider),
+        model: owned(&exchange.asked).unwrap_or_default(),
+        upstream_model: owned(&exchange.upstream_model),
+        binary: Some(exchange.caller.executable.path.to_string()),
+        sha256: Some(hex(&exchange.caller.executable.sha256)),
+        request_id: exchange.request_id.to_string(),
+        streamed: exchange.streamed,
+        ..Inference::default()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn label(word: &Option<smol_str::SmolStr>) -> &str {
+    word.as_deref().unwrap_or(NONE)
+}
+
+fn ms(took: Duration) -> Option<u64> {
+    u64::try_from(took.as_millis()).ok()
+}
+
+impl Ledger for Telemetry {
+    fn admit(&self, exchange: &Exchange) -> Result<(), Unrecorded> {
+        self.write(event(exchange, Verdict::Allowed))?;
+        metrics::decision("inference", Verdict::Allowed, label(&exchange.route));
+        Ok(())
+    }
+
+    fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
+        let code = refusal.status.as_u16();
+        metrics::inference_request(label(&exchange.provider), label(&exchange.route), code);
+        // A provider that gave no answer was allowed to be asked; everything else was refused here.
+        let asked = matches!(refusal.status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
+        let verdict = if asked { Verdict::Allowed } else { Verdict::Denied };
+        if refusal.status == StatusCode::FORBIDDEN {
+            metrics::decision("inference", verdict, label(&exchange.route));
+        }
+        // Refused already: an unrecorded refusal lets nothing through.
+        let _ = self.write(Inference {
+            code: Some(code),
+            detail: Some(refusal.detail.clone()),
+            ..event(exchange, verdict)
+        });
+    }
+
+    fn first_byte(&self, _: &Exchange, after: Duration) {
+        metrics::inference_first_byte(after);
+    }
+
+    fn finished(&self, exchange: &Exchange, outcome: &Outcome) {
+        let (provider, route) = (label(&exchange.provider), label(&exchange.route));
+        metrics::inference_request(provider, route, outcome.code);
+        let tokens = outcome.tokens;
+        for (kind, count) in [(TokenKind::Input, tokens.input), (TokenKind::Output, tokens.output)] {
+            if let Some(count) = count {
+                metrics::inference_tokens(provider, route, kind, count);
+            }
+        }
+        // The answer is out; only its record is lost, and the sink counts that.
+        let _ = self.write(Inference {
+            code: Some(outcome.code),
+            input_tokens: tokens.input,
+            output_tokens: tokens.output,
+            duration_ms: ms(outcome.took),
+            detail: (!outcome.complete).then(|| "the answer was cut off".to_owned()),
+            ..event(exchange, Verdict::Allowed)
+        });
+    }
+}

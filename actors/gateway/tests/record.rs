@@ -1,0 +1,115 @@
+//! The real audit log and the actor: what is on record, what never is, and what a crash costs.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod mock;
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use gateway::{
+    Credentials, Deps, Gateway, Protocol,
+    actor::{GatewayActor, Msg},
+    record::Telemetry,
+};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use mock::{KEY, Plain, Provider, both, caller, post};
+use ractor::Actor;
+use redactor::{Redactor, Secret, SharedRedactor};
+use telemetry::audit::{AuditLog, Options};
+
+#[tokio::test]
+async fn a_request_is_on_record_and_the_key_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let redactor = SharedRedactor::new(Redactor::new([("provider", Secret::from(KEY))]).unwrap());
+    let log = AuditLog::open(dir.path(), redactor.clone(), Options::default()).unwrap();
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.run().await }
+    });
+    let provider = Provider::start().await;
+    let gateway = Gateway::new(Deps {
+        dial: Arc::new(Plain { protocol: Protocol::Http1, dialed: Arc::new(Mutex::default()) }),
+        ledger: Arc::new(Telemetry::new(log.sink())),
+        scrub: Arc::new(move |text: &str| redactor.load().redact(text).into_inner()),
+        credentials: Credentials::new([("env:KEY".to_owned(), Secret::from(KEY))]),
+    });
+    gateway.publish(&serde_json::from_str(&both(provider.port)).unwrap()).unwrap();
+    provider
+        .whole(
+            200,
+            &[("content-type", "application/json")],
+            r#"{"usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
+        )
+        .await;
+    let answer = gateway.serve(post("/v1/chat/completions", r#"{"model":"small"}"#), caller(), "id-1").await;
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 51);
+    provider.whole(403, &[("content-type", "application/json")], &format!(r#"{{"error":"{KEY}"}}"#)).await;
+    let answer = gateway.serve(post("/v1/chat/completions", r#"{"model":"small"}"#), caller(), "id-2").await;
+    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(!text.windows(8).any(|w| KEY.as_bytes().starts_with(w)));
+    // A model's name may be anything, also somebody's secret.
+    let asked = format!(r#"{{"model":"{KEY}"}}"#);
+    let answer = gateway.serve(post("/v1/chat/completions", asked), caller(), "id-3").await;
+    assert_eq!(answer.status(), 403);
+    let path = dir.path().join("audit.jsonl");
+    let mut text = String::new();
+    for _ in 0..400 {
+        text = std::fs::read_to_string(&path).unwrap_or_default();
+        if text.matches("\"inference\"").count() >= 5 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for wanted in [
+        "id-1",
+        "id-2",
+        "id-3",
+        "\"input_tokens\":3",
+        "\"output_tokens\":4",
+        "meta/llama-3.3-70b",
+        "/usr/bin/python3",
+    ] {
+        assert!(text.contains(wanted), "{wanted} not in {text}");
+    }
+    assert!(!text.contains("0123456789abcdef"), "{text}");
+    writer.abort();
+}
+
+#[tokio::test]
+async fn a_crash_of_the_actor_cuts_no_stream_and_stops_no_request() {
+    let provider = Provider::start().await;
+    let house = mock::house(Protocol::Http1, r#"{"providers":{},"routes":[]}"#);
+    let (actor, ended) = Actor::spawn(None, GatewayActor, house.gateway.clone()).await.unwrap();
+    let inference = Box::new(serde_json::from_str(&both(provider.port)).unwrap());
+    let published = ractor::call_t!(actor, |reply| Msg::Publish { inference, reply }, 1000).unwrap();
+    assert_eq!(published, Ok(()));
+    let mut sender = provider.stream(200, &[("content-type", "text/event-stream")]);
+    let mut stream = house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true}"#)).await;
+    actor.cast(Msg::InjectPanic).unwrap();
+    let _ = ended.await;
+    // Down: the stream goes on, new requests are answered, from the table that was published.
+    sender.send(Frame::data(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
+    assert_eq!(stream.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
+    provider.whole(200, &[("content-type", "application/json")], "{}").await;
+    assert_eq!(house.whole(post("/v1/chat/completions", r#"{"model":"small"}"#)).await.0, 200);
+    // Up again: it knows all that it knew.
+    let (actor, ended) = Actor::spawn(None, GatewayActor, house.gateway.clone()).await.unwrap();
+    let status = ractor::call_t!(actor, |reply| Msg::Status { reply }, 1000).unwrap();
+    assert_eq!(status.len(), 2);
+    let bad =
+        Box::new(serde_json::from_str(r#"{"routes":[{"model":"x","to":[{"provider":"none"}]}]}"#).unwrap());
+    let refused = ractor::call_t!(actor, |reply| Msg::Publish { inference: bad, reply }, 1000).unwrap();
+    assert!(refused.is_err());
+    assert_eq!(house.gateway.routes().listed(), ["claude-real", "small"]);
+    actor.stop(None);
+    let _ = ended.await;
+}

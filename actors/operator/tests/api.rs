@@ -1,0 +1,245 @@
+//! The control API from both ends: every answer, every refusal, every bound.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod house;
+
+use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
+
+use futures_util::StreamExt as _;
+use house::{event, house, status, tree, unserved};
+use operator::{
+    Client, Code, Fault, Owner,
+    client::ClientError,
+    limits::{MAX_CONNECTIONS, MAX_POLICY},
+    prepare,
+    types::{LogQuery, Stop},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
+
+fn fault<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Fault {
+    match answer {
+        Err(ClientError::Fault(fault)) => *fault,
+        other => panic!("no fault: {other:?}"),
+    }
+}
+
+/// Sends bytes as they are; gives what comes back until the server closes or falls silent.
+async fn raw(path: &std::path::Path, text: &[u8]) -> String {
+    let mut stream = UnixStream::connect(path).await.unwrap();
+    stream.write_all(text).await.unwrap();
+    let mut out = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_millis(500), stream.read_to_end(&mut out)).await;
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[tokio::test]
+async fn everything_can_be_asked() {
+    let house = house();
+    let client = &house.client;
+    assert_eq!(client.status().await.unwrap(), status());
+    assert_eq!(client.tree().await.unwrap(), tree());
+    assert!(client.metrics().await.unwrap().starts_with("# TYPE cofferdam_actor_up gauge"));
+    assert_eq!(client.policy().await.unwrap().text, "version: 1\n");
+    assert_eq!(client.set_policy("version: 1".into(), true).await.unwrap().generation, 4);
+    assert_eq!(client.restart("agents/hermes").await.unwrap().target, "agents/hermes");
+    assert_eq!(client.stop(Stop { grace_ms: Some(10) }).await.unwrap().action, "stop");
+    let uid = nix::unistd::geteuid();
+    assert_eq!(house.did(), [format!("set 10 true by {uid}"), "Stop { grace_ms: Some(10) }".into()]);
+}
+
+#[tokio::test]
+async fn faults_come_through_whole() {
+    let house = house();
+    let bad = fault(house.client.set_policy("bad".into(), false).await);
+    assert_eq!(bad.code, Code::InvalidPolicy);
+    assert_eq!(bad.diagnostics, Some(serde_json::json!([{"line": 1}])));
+    assert_eq!(fault(house.client.restart("nobody").await).code, Code::NotFound);
+    let off = fault(house.client.crash("policy").await);
+    assert_eq!(
+        (off.code, off.hint.as_deref()),
+        (Code::Forbidden, Some("start it with --allow-fault-injection"))
+    );
+    let long = "x".repeat(MAX_POLICY + 1);
+    assert_eq!(fault(house.client.set_policy(long, false).await).code, Code::TooLarge);
+    // A control that panics costs its own connection only.
+    assert!(matches!(house.client.crash("panic").await, Err(ClientError::Lost(_))));
+    assert!(house.client.status().await.is_ok());
+}
+
+#[tokio::test]
+async fn nobody_there_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = Client::new(dir.path().join("control.sock")).status().await.unwrap_err();
+    assert!(gone.to_string().contains("no sandbox answers at"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_long_path_is_reached_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d".repeat(120));
+    std::fs::create_dir(&deep).unwrap();
+    // Bound by a short name, as the sandbox itself would have to.
+    let short = dir.path().join("s");
+    std::os::unix::fs::symlink(&deep, &short).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(short.join("control.sock")).unwrap();
+    let it = unserved();
+    tokio::spawn(prepare(listener, it.control.clone(), Owner::this_process()).unwrap().run());
+    assert!(Client::new(deep.join("control.sock")).status().await.is_ok());
+}
+
+#[tokio::test]
+async fn logs_come_as_they_were_written() {
+    let house = house();
+    let query = LogQuery { agent: Some("her/mes".into()), follow: true, tail: Some(5) };
+    let pieces: Vec<_> = house.client.logs(&query).await.unwrap().map(|p| p.unwrap()).collect().await;
+    assert_eq!(pieces.concat(), b"one\n\0two\xff\n");
+    assert_eq!(house.did(), [format!("{query:?}")]);
+    let query = LogQuery { agent: Some("nobody".into()), ..LogQuery::default() };
+    assert_eq!(fault(house.client.logs(&query).await.map(|_| ())).code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn events_stream_as_they_happen() {
+    let house = house();
+    let mut events = house.client.events().await.unwrap();
+    while house.events.receiver_count() == 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for seq in 0..3 {
+        house.events.send(event(seq)).unwrap();
+        let got = tokio::time::timeout(Duration::from_secs(2), events.next()).await.expect("in time");
+        assert_eq!(got.unwrap().unwrap(), event(seq));
+    }
+    drop(events);
+    // The server notices that the reader left.
+    for _ in 0..200 {
+        let _ = house.events.send(event(9));
+        if house.events.receiver_count() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the reader is still there");
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused() {
+    let house = house();
+    let ask =
+        |line: &str, rest: &str| format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{rest}\r\n");
+    for (request, wanted) in [
+        (ask("GET /v1/nothing", ""), "404"),
+        (ask("POST /v1/status", ""), "405"),
+        (ask("GET /v1/status?x=1", ""), "400"),
+        (ask("GET /v1/logs?tail=many", ""), "400"),
+        (ask("GET /v1/logs?tail=1&tail=2", ""), "400"),
+        (ask("PUT /v1/policy?restart_agents=maybe", ""), "400"),
+        (ask("POST /v1/actors/..%2F..%2F%00/restart", ""), "404"),
+        (ask("POST /v1/exec", ""), "426"),
+        (ask("POST /v1/stop", "content-length: 7\r\n") + "{\"a\":1}", "400"),
+        ("nonsense\r\n\r\n".to_owned(), "400"),
+        (ask("GET /v1/status", &format!("a: {}\r\n", "b".repeat(20_000))), "431"),
+        (ask("GET /v1/status", &"a: b\r\n".repeat(40)), "431"),
+    ] {
+        let answer = raw(&house.path, request.as_bytes()).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {wanted}")),
+            "{} → {answer}",
+            request.lines().next().unwrap()
+        );
+    }
+    let exec = |body: &str| {
+        let head =
+            "POST /v1/exec HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: cofferdam-exec/1\r\n";
+        format!("{head}content-length: {}\r\n\r\n{body}", body.len())
+    };
+    for body in [
+        "{}",
+        r#"{"command":[]}"#,
+        r#"{"command":[""]}"#,
+        r#"{"command":["a\u0000b"]}"#,
+        r#"{"command":["a"],"env":{"A=B":"c"}}"#,
+        r#"{"command":["a"],"cwd":"relative"}"#,
+        r#"{"command":["a"],"shell":true}"#,
+    ] {
+        let answer = raw(&house.path, exec(body).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{body} → {answer}");
+    }
+    assert!(house.did().is_empty());
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_the_one_too_many_is_told() {
+    let house = house();
+    let mut open = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        open.push(UnixStream::connect(&house.path).await.unwrap());
+    }
+    let busy = fault(house.client.status().await);
+    assert_eq!(busy.code, Code::Unavailable);
+    open.clear();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(house.client.status().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_closed() {
+    let house = house();
+    tokio::time::pause();
+    let mut stream = UnixStream::connect(&house.path).await.unwrap();
+    stream.write_all(b"GET /v1/st").await.unwrap();
+    let mut out = Vec::new();
+    stream.read_to_end(&mut out).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_is_given_up() {
+    let house = house();
+    // Only time is waited for from here on, so it flies.
+    tokio::time::pause();
+    assert_eq!(fault(house.client.crash("proxy").await).code, Code::Timeout);
+}
+
+/// Runs as another user, in a process of its own, below.
+#[test]
+fn stranger() {
+    let Ok(path) = std::env::var("COFFERDAM_TEST_STRANGER") else { return };
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    let _ = stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("\"forbidden\""), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tried: only root can become another user");
+        return;
+    }
+    let house = house();
+    for (path, mode) in [(house.path.parent().unwrap(), 0o755), (&*house.path, 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // Copied, since the target folder may be closed to others.
+    let copy = house.path.with_file_name("stranger");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(["--exact", "stranger"]).env("COFFERDAM_TEST_STRANGER", &house.path).uid(65534).gid(65534);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
