@@ -1,6 +1,6 @@
 //! Redaction: nothing that cofferdam shows, writes or forwards carries a secret.
 //!
-//! One engine (`engine`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
+//! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
 //! output, `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
@@ -9,6 +9,7 @@ pub mod ascii;
 mod engine;
 mod formats;
 mod known;
+mod pass;
 pub mod pump;
 mod secret;
 mod shape;

@@ -219,7 +219,10 @@ fn accept(turn: &mut Turn, scan: Scan, last: bool, observer: &SharedObserver) {
     let last = last && turn.window.len() < WINDOW_MAX;
     let repeated = std::mem::take(&mut turn.resumed);
     if repeated {
-        tracing::warn!(bytes = scan.consumed, "output from here on may have been shown before");
+        tracing::warn!(
+            bytes = scan.consumed,
+            "the supervisor was restarted; this much of the output may repeat"
+        );
     }
     turn.pending = Some(Pending {
         out: scan.out,

@@ -1,0 +1,54 @@
+//! Throughput of the engine on ordinary text, and on text with a secret in every two hundredth line.
+#![allow(missing_docs, reason = "benches have no documentation")]
+#![allow(clippy::unwrap_used, reason = "a bench may stop")]
+
+use cofferdam_redactor::{End, Redactor, Secret};
+use divan::Bencher;
+use divan::counter::BytesCount;
+
+/// As a pump sees it.
+const WINDOW: usize = 64 * 1024;
+
+fn main() {
+    divan::main();
+}
+
+fn redactor(secrets: usize) -> Redactor {
+    let secret =
+        |number| (format!("KEY_{number}"), Secret::new(format!("s3cr3t/{number:04}+abcdefghijklmnopqrstuv")));
+    Redactor::new((0..secrets).map(secret)).unwrap()
+}
+
+fn text(every: usize) -> Vec<u8> {
+    let mut text = String::new();
+    for line in 0.. {
+        if text.len() >= WINDOW {
+            break;
+        }
+        let token = if line % every == every - 1 { "ghp_abcdefghijklmnopqrstuvwxyz0123456789" } else { "-" };
+        text += &format!(
+            "2026-11-22T19:00:{:02} INFO step {line}: fetched https://example.com/items/{line} {token}\n",
+            line % 60
+        );
+    }
+    text.into_bytes()
+}
+
+#[divan::bench(args = [0, 5, 50])]
+fn ordinary_text(bencher: Bencher<'_, '_>, secrets: usize) {
+    let (redactor, text) = (redactor(secrets), text(usize::MAX));
+    bencher.counter(BytesCount::of_slice(&text)).bench(|| redactor.scan(&text, End::More));
+}
+
+#[divan::bench(args = [0, 5, 50])]
+fn a_token_in_every_200th_line(bencher: Bencher<'_, '_>, secrets: usize) {
+    let (redactor, text) = (redactor(secrets), text(200));
+    bencher.counter(BytesCount::of_slice(&text)).bench(|| redactor.scan(&text, End::More));
+}
+
+#[divan::bench]
+fn one_log_line(bencher: Bencher<'_, '_>) {
+    let redactor = redactor(5);
+    let line = "2026-11-22T19:00:00 INFO step 7: fetched https://example.com/items/7 in 12 ms";
+    bencher.counter(BytesCount::of_str(line)).bench(|| redactor.redact(line));
+}

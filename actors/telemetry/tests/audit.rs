@@ -1,0 +1,287 @@
+//! The audit log over its life: crashes, full queues, failing disks, rotation, and every kind of tampering.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop")]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use cofferdam_telemetry::audit::{
+    AuditError, AuditLog, AuditUnavailable, Egress, Event, HEAD_NAME, Health, LOG_NAME, Note, Options,
+    Rotation, Trouble, files, verify,
+};
+use redactor::{Redactor, Secret, SharedRedactor};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn redactor() -> SharedRedactor {
+    SharedRedactor::new(Redactor::new([("KEY", Secret::from("s3cret-value-0123"))]).unwrap())
+}
+
+fn open(directory: &Path, options: Options) -> AuditLog {
+    AuditLog::open(directory, redactor(), options).unwrap()
+}
+
+fn event(number: usize) -> Event {
+    let host = format!("host-{number}.example");
+    Event::Egress(Box::new(Egress { layer: "l4".into(), host, port: 443, ..Egress::default() }))
+}
+
+/// Writes so many records and closes the log.
+async fn written(directory: &Path, count: usize, options: Options) {
+    let log = open(directory, options);
+    let sink = log.sink();
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    for number in 0..count {
+        while sink.record(event(number)).is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert!(log.flush(PATIENCE).await);
+    writer.abort();
+    let _ = writer.await;
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn put(path: &Path, lines: &[String]) {
+    fs::write(path, lines.join("\n") + "\n").unwrap();
+}
+
+fn troubles(directory: &Path) -> Vec<(u64, Trouble)> {
+    verify(directory).unwrap().findings.into_iter().map(|finding| (finding.line, finding.trouble)).collect()
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_redacted_private_and_verifies() {
+    use std::os::unix::fs::PermissionsExt;
+    let state = tempfile::tempdir().unwrap();
+    let log = open(state.path(), Options::default());
+    let mut feed = log.feed().subscribe();
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    let detail = Some("--header 'x: s3cret-value-0123'\n\u{1b}[2J".to_owned());
+    let id = log.sink().record(Event::Operator { action: "exec".into(), uid: Some(7), detail }).unwrap();
+    assert!(log.flush(PATIENCE).await);
+    let record = feed.recv().await.unwrap();
+    assert_eq!((record.id, record.seq), (id, 1));
+    assert_eq!(record.event["detail"], "--header 'x: [REDACTED:KEY]'\n\u{1b}[2J");
+    let path = state.path().join(LOG_NAME);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("s3cret") && !text.contains('\u{1b}'));
+    for name in [LOG_NAME, HEAD_NAME] {
+        assert_eq!(fs::metadata(state.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let report = verify(&path).unwrap();
+    assert!(report.intact() && report.records == 1 && report.last_hash == record.hash);
+    writer.abort();
+}
+
+#[tokio::test]
+async fn the_chain_goes_on_across_restarts_and_files() {
+    let state = tempfile::tempdir().unwrap();
+    let options = Options { rotation: Rotation { bytes: 4000, keep: 100 }, ..Options::default() };
+    for _ in 0..5 {
+        written(state.path(), 40, options.clone()).await;
+    }
+    let report = verify(state.path()).unwrap();
+    assert_eq!(report.findings, []);
+    assert_eq!((report.records, report.first_seq, report.last_seq), (200, 1, 200));
+    assert!(report.files.len() > 3, "{:?}", report.files);
+    assert!(report.notes.is_empty());
+}
+
+#[tokio::test]
+async fn pruned_files_are_on_record_and_a_deleted_one_shows() {
+    let state = tempfile::tempdir().unwrap();
+    let options = Options { rotation: Rotation { bytes: 2000, keep: 2 }, ..Options::default() };
+    for _ in 0..12 {
+        written(state.path(), 10, options.clone()).await;
+    }
+    let report = verify(state.path()).unwrap();
+    assert_eq!(report.findings, []);
+    assert!(report.first_seq > 1 && report.files.len() == 3);
+    assert!(report.notes.iter().any(|(_, note)| matches!(note, Note::Pruned { .. })));
+    fs::remove_file(&files(state.path()).unwrap()[0]).unwrap();
+    assert!(matches!(troubles(state.path())[..], [(1, Trouble::Missing { from: 1, .. })]));
+}
+
+#[tokio::test]
+async fn every_tampering_is_found_at_its_line() {
+    let state = tempfile::tempdir().unwrap();
+    written(state.path(), 10, Options::default()).await;
+    let path = state.path().join(LOG_NAME);
+    let whole = lines(&path);
+    let tamper = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut changed = whole.clone();
+        change(&mut changed);
+        put(&path, &changed);
+        let found = troubles(state.path());
+        put(&path, &whole);
+        found
+    };
+    assert_eq!(troubles(state.path()), []);
+    assert_eq!(tamper(&|l| l[3] = l[3].replace("host-3", "host-9")), [(4, Trouble::Changed)]);
+    assert_eq!(tamper(&|l| l[3] = "{}".into()), [(4, Trouble::Malformed)]);
+    assert_eq!(tamper(&|l| drop(l.remove(4))), [(5, Trouble::Missing { from: 5, to: 5 })]);
+    assert_eq!(tamper(&|l| drop(l.remove(0))), [(1, Trouble::Missing { from: 1, to: 1 })]);
+    assert_eq!(
+        tamper(&|l| l.swap(2, 3)),
+        [(3, Trouble::Missing { from: 3, to: 3 }), (4, Trouble::OutOfOrder { expected: 5, found: 3 })]
+    );
+    assert_eq!(tamper(&|l| l.insert(5, l[2].clone())), [(6, Trouble::OutOfOrder { expected: 6, found: 3 })]);
+    assert_eq!(tamper(&|l| l.truncate(8)), [(1, Trouble::CutOff { written: 10, found: 8 })]);
+    // A forger who computes the changed record's hash anew is betrayed by the next one.
+    let forged = |line: &str, host: &str| {
+        use sha2::{Digest, Sha256};
+        let changed = line.replace(host, "host-x");
+        let signed = &changed[..changed.len() - 75];
+        format!("{signed},\"hash\":\"{}\"}}", hex::encode(Sha256::digest(signed)))
+    };
+    assert_eq!(tamper(&|l| l[3] = forged(&l[3], "host-3")), [(5, Trouble::Replaced)]);
+    assert_eq!(tamper(&|l| l[9] = forged(&l[9], "host-9")), [(1, Trouble::NotTheHead)]);
+    fs::remove_file(state.path().join(HEAD_NAME)).unwrap();
+    assert_eq!(troubles(state.path()), [(0, Trouble::NoHead)]);
+}
+
+#[tokio::test]
+async fn a_torn_line_is_repaired_on_record() {
+    let state = tempfile::tempdir().unwrap();
+    written(state.path(), 3, Options::default()).await;
+    let path = state.path().join(LOG_NAME);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend_from_slice(b"{\"event\":{\"kind\":\"eg");
+    fs::write(&path, bytes).unwrap();
+    let before = verify(state.path()).unwrap();
+    assert!(before.intact() && before.unfinished == 20);
+    written(state.path(), 2, Options::default()).await;
+    let report = verify(state.path()).unwrap();
+    assert_eq!((report.findings.len(), report.records), (0, 6));
+    assert!(matches!(report.notes[..], [(4, Note::Truncated { bytes: 20, .. })]));
+}
+
+#[tokio::test]
+async fn a_tail_cut_while_nobody_watched_stays_visible() {
+    let state = tempfile::tempdir().unwrap();
+    written(state.path(), 6, Options::default()).await;
+    let path = state.path().join(LOG_NAME);
+    put(&path, &lines(&path)[..4]);
+    written(state.path(), 2, Options::default()).await;
+    let report = verify(state.path()).unwrap();
+    assert!(matches!(report.notes[..], [(7, Note::Damaged { expected_seq: 6, found_seq: 4 })]));
+    assert_eq!(report.findings.len(), 1);
+    assert_eq!(report.findings[0].trouble, Trouble::Missing { from: 5, to: 6 });
+}
+
+#[tokio::test]
+async fn a_full_queue_fails_closed_and_loses_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let log = open(state.path(), Options { queue: 8, ..Options::default() });
+    let sink = log.sink();
+    // The writer is down, as while its actor restarts.
+    let taken = (0..20).filter(|number| sink.record(event(*number)).is_ok()).count();
+    assert_eq!(taken, 8);
+    assert_eq!(sink.record(event(0)), Err(AuditUnavailable::Full));
+    assert_eq!(sink.check(), Err(AuditUnavailable::Full));
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    assert!(log.flush(PATIENCE).await);
+    assert!(sink.record(event(9)).is_ok());
+    assert!(log.flush(PATIENCE).await);
+    assert_eq!(verify(state.path()).unwrap().records, 9);
+    writer.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aborted_over_and_over_the_writer_loses_and_repeats_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let log = open(state.path(), Options::default());
+    let sink = log.sink();
+    let mut recorded = 0;
+    for round in 0..60 {
+        let writer = tokio::spawn({
+            let log = log.clone();
+            async move { log.write().await }
+        });
+        for number in 0..50 {
+            recorded += u64::from(sink.record(event(number)).is_ok());
+        }
+        tokio::time::sleep(Duration::from_micros(round * 60)).await;
+        writer.abort();
+    }
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    assert!(log.flush(PATIENCE).await);
+    writer.abort();
+    let report = verify(state.path()).unwrap();
+    assert_eq!((report.findings.len(), report.records), (0, recorded));
+}
+
+#[tokio::test]
+async fn one_log_has_one_writer() {
+    let state = tempfile::tempdir().unwrap();
+    let _log = open(state.path(), Options::default());
+    let second = AuditLog::open(state.path(), redactor(), Options::default());
+    assert!(matches!(second, Err(AuditError::InUse(_))));
+}
+
+#[tokio::test]
+async fn a_link_in_the_logs_place_is_refused() {
+    let state = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", state.path().join(LOG_NAME)).unwrap();
+    assert!(AuditLog::open(state.path(), redactor(), Options::default()).is_err());
+}
+
+/// A limit on file sizes is the full disk that any user can have; it holds for a whole process, so a process of its
+/// own runs the test below.
+#[test]
+fn a_disk_that_refuses_fails_closed_until_it_takes_records_again() {
+    let script = r#"trap "" XFSZ; ulimit -S -f 16; exec "$0" --exact on_a_small_disk --ignored --nocapture"#;
+    let test = std::env::current_exe().unwrap();
+    let output = std::process::Command::new("sh").arg("-c").arg(script).arg(test).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && shown.contains("1 passed"), "{shown}");
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, under its limit"]
+async fn on_a_small_disk() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let state = tempfile::tempdir().unwrap();
+    let log = open(state.path(), Options::default());
+    let sink = log.sink();
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    let mut taken = 0;
+    let refused = loop {
+        match sink.record(event(taken)) {
+            Ok(_) => taken += 1,
+            Err(refused) => break refused,
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+        assert!(taken < 5000, "the disk takes everything");
+    };
+    assert!(matches!(refused, AuditUnavailable::Disk(_)), "{refused}");
+    assert!(verify(state.path()).unwrap().intact());
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
+    assert!(log.flush(PATIENCE).await);
+    assert_eq!(*log.health().borrow(), Health::Good);
+    assert!(sink.record(event(0)).is_ok());
+    assert!(log.flush(PATIENCE).await);
+    let report = verify(state.path()).unwrap();
+    assert_eq!((report.findings.len(), report.records), (0, taken as u64 + 1));
+    writer.abort();
+}
