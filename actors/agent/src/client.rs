@@ -254,12 +254,12 @@ impl InitClient {
         self.put_file(plan::CA_BUNDLE, pem).await
     }
 
-    /// Kills whatever isn't in the session of a process of the table.
+    /// Kills what an ended agent left behind, see [`Request::KillStrays`].
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn kill_strays(&self) -> Result<(), ClientError> {
-        self.done(Request::KillStrays, vec![]).await
+    pub async fn kill_strays(&self, agent: &str) -> Result<(), ClientError> {
+        self.done(Request::KillStrays { agent: agent.to_owned() }, vec![]).await
     }
 
     async fn done(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(), ClientError> {

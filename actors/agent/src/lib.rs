@@ -15,12 +15,15 @@
 //! This is the one crate with `unsafe` code, kept in `sys` and, where a fork is involved, in `launch` and
 //! `init`. Heart and init are single-threaded: that is what makes allocating after a fork sound.
 
+pub mod actor;
 pub mod client;
+pub mod environment;
 mod inherit;
 mod init;
 pub mod isolation;
 pub mod launch;
 pub mod plan;
+pub mod probe;
 pub mod protocol;
 mod sys;
 pub mod wire;

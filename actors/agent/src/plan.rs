@@ -190,6 +190,9 @@ pub struct CagePlan {
     pub listeners: Vec<SocketAddr>,
     /// Files for [`RUN_DIR`].
     pub files: Vec<RunFile>,
+    /// A bounding set that isn't empty refuses the start even under best effort
+    /// ([`REQUIRE_CAP_DROP`](crate::isolation::capabilities::REQUIRE_CAP_DROP)).
+    pub require_cap_drop: bool,
     /// Controls broken on purpose (tests).
     pub sabotage: Vec<Control>,
 }
@@ -234,6 +237,7 @@ impl CagePlan {
             limits: Limits::default(),
             listeners: Vec::new(),
             files: Vec::new(),
+            require_cap_drop: false,
             sabotage: Vec::new(),
         }
     }

@@ -102,8 +102,12 @@ pub enum Request {
         /// A plain name.
         name: String,
     },
-    /// Kills every process that isn't a table entry's own session (what an ended agent left behind). → [`Answer::Done`].
-    KillStrays,
+    /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and
+    /// whose environment began with this agent's [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`].
+    KillStrays {
+        /// Whose.
+        agent: String,
+    },
 }
 
 /// The standard streams of a new process.
@@ -237,11 +241,11 @@ impl Refusal {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 pub enum CageFailure {
     /// A step failed.
-    #[error("{step}: {}{}", errno_text(*errno), mend.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
+    #[error("{step}{}{}", because(*errno), mend.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
     Step {
         /// Which, and of what.
         step: String,
-        /// The kernel's reason.
+        /// The kernel's reason; 0 when the step's own text says it.
         errno: i32,
         /// What the operator can do.
         mend: Option<String>,
@@ -472,6 +476,11 @@ pub enum ToHeart {
         /// A last line for the operator.
         message: Option<String>,
     },
+}
+
+/// The kernel's reason as the end of a sentence.
+fn because(errno: i32) -> String {
+    if errno == 0 { String::new() } else { format!(": {}", errno_text(errno)) }
 }
 
 /// `strerror` without its locale.

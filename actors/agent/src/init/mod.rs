@@ -1,8 +1,210 @@
-//! Pid 1 of the sandbox.
-use crate::plan::CagePlan;
-use std::os::fd::OwnedFd;
+//! Pid 1 of the sandbox: the forked heart, single-threaded, never executing another program itself.
+//!
+//! ```text
+//! begin ─▶ tied to the heart's life, ids set ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end, or SIGKILL
+//!              │ fails: exit                      └── fails ──┴──▶ serve refusals until the heart ends it
+//! ```
+//! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from one
+//! channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
 
-/// The first instruction.
-pub(crate) fn begin(_plan: &CagePlan, _channel: OwnedFd, _sync: OwnedFd, _workspace: Option<OwnedFd>) -> ! {
-    crate::sys::process::exit_now(125)
+mod confine;
+mod holders;
+mod process;
+mod serve;
+mod spawn;
+mod table;
+
+pub(crate) use confine::Confinement;
+pub(crate) use spawn::enter_session;
+
+use crate::isolation::landlock::{self, LandlockError, Rules};
+use crate::isolation::network;
+use crate::isolation::root::{Collection, Failed};
+use crate::isolation::seccomp::Filter;
+use crate::plan::{CagePlan, Control, Enforcement, Ids};
+use crate::protocol::{CageFailure, CageReport, Missing};
+use crate::sys;
+use crate::wire::Wire;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// The first instruction, called by [`crate::launch::clone_init`] in the child; `sync` is its end of the handshake.
+pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, workspace: Option<OwnedFd>) -> ! {
+    let life = std::panic::AssertUnwindSafe(|| live(plan, channel, sync, workspace));
+    // A panic must not unwind into the heart's frames below us.
+    let code = match std::panic::catch_unwind(life) {
+        Ok(Ok(())) => 0,
+        Ok(Err(())) | Err(_) => 125,
+    };
+    sys::process::exit_now(code)
+}
+
+fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, workspace: Option<OwnedFd>) -> Result<(), ()> {
+    let started = Instant::now();
+    if let Err(error) = tie_to_heart(plan, &channel, &sync, workspace.as_ref()) {
+        let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
+        return Err(());
+    }
+    sys::socket::send(sync.as_fd(), b"r", &[]).map_err(drop)?;
+    drop(sync);
+    let wire = Wire::new(channel).map_err(drop)?;
+    match build(plan, workspace, started) {
+        Ok(cage) => serve::serve(&wire, cage),
+        Err(failure) => serve::refuse(&wire, &failure),
+    }
+}
+
+/// Everything until the heart may let go: nothing of it may outlive the heart, or keep what was the heart's.
+fn tie_to_heart(
+    plan: &CagePlan,
+    channel: &OwnedFd,
+    sync: &OwnedFd,
+    workspace: Option<&OwnedFd>,
+) -> io::Result<()> {
+    sys::process::die_with_parent(libc::SIGKILL)?;
+    let mut go = [0_u8; 1];
+    if sys::fd::read(sync.as_fd(), &mut go)? != 1 {
+        return Err(io::Error::other("the heart is gone"));
+    }
+    sys::process::reset_signals()?;
+    // A peer that went away is an error value here, never a signal.
+    sys::process::ignore_broken_pipes();
+    if let Ids::Rooted { .. } = plan.ids {
+        sys::process::clear_groups()?;
+        sys::process::set_gids(Some(0), Some(0), Some(0))?;
+        sys::process::set_uids(Some(0), Some(0), Some(0))?;
+    }
+    // Again: the change of ids has cleared it. The heart is alive still, or the answer below fails.
+    sys::process::die_with_parent(libc::SIGKILL)?;
+    sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    let mut keep = vec![channel.as_raw_fd(), sync.as_raw_fd()];
+    keep.extend(workspace.map(AsRawFd::as_raw_fd));
+    sys::fd::close_from(3, &keep)?;
+    // Standard error stays, for the last words of a panic; children get streams of their own.
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    sys::fd::place_at(null.as_fd(), 0)?;
+    sys::fd::place_at(null.as_fd(), 1)?;
+    sys::process::set_name(c"cofferdam: init")?;
+    Ok(())
+}
+
+/// A built cage.
+pub(crate) struct Cage {
+    pub(crate) confinement: Confinement,
+    pub(crate) report: CageReport,
+    /// The run directory, writable.
+    pub(crate) run: OwnedFd,
+    /// Listeners and UDP sockets made so far.
+    pub(crate) listeners: BTreeMap<SocketAddr, OwnedFd>,
+    pub(crate) datagrams: BTreeMap<SocketAddr, OwnedFd>,
+    /// Where the agent can write, for judging executable mappings.
+    pub(crate) writable: Vec<PathBuf>,
+}
+
+fn build(plan: &CagePlan, workspace: Option<OwnedFd>, started: Instant) -> Result<Cage, CageFailure> {
+    plan.check().map_err(CageFailure::Plan)?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    let step = |name: &'static str| {
+        move |error: io::Error| failed(Failed { step: name.to_owned(), source: error, mend: None })
+    };
+    nix::unistd::sethostname(&plan.name).map_err(|e| step("setting the host name")(e.into()))?;
+    let mut missing = Missed { strict: plan.enforcement == Enforcement::Strict, list: Vec::new() };
+    if !plan.sabotaged(Control::Network) {
+        network::loopback_up().map_err(step("switching the loopback on"))?;
+    }
+    let mut listeners = BTreeMap::new();
+    for address in &plan.listeners {
+        let socket = network::listen_tcp(*address).map_err(|error| {
+            failed(Failed { step: format!("listening on {address} inside"), source: error, mend: None })
+        })?;
+        listeners.insert(*address, socket);
+    }
+    let built = Collection::collect(plan, workspace).and_then(|all| all.build(plan)).map_err(failed)?;
+    let rules = make_rules(plan, &mut missing)?;
+    let filter = if plan.sabotaged(Control::Seccomp) {
+        None
+    } else {
+        match Filter::compile() {
+            Ok(filter) => Some(filter),
+            Err(error) => missing.note(Control::Seccomp, error.to_string()).map(|()| None)?,
+        }
+    };
+    let landlock_abi = if rules.is_some() { landlock::abi_version() } else { 0 };
+    let mut cage = Cage {
+        confinement: Confinement::new(plan, rules, filter),
+        report: CageReport { landlock_abi, ..CageReport::default() },
+        run: built.run,
+        listeners,
+        datagrams: BTreeMap::new(),
+        writable: writable_places(plan),
+    };
+    cage.report.build_micros = micros(started);
+    prove(plan, &mut cage, &mut missing)?;
+    cage.report.missing = missing.list;
+    Ok(cage)
+}
+
+/// Runs the probe under the cage's confinement and judges its answers.
+fn prove(plan: &CagePlan, cage: &mut Cage, missing: &mut Missed) -> Result<(), CageFailure> {
+    let started = Instant::now();
+    let checks = crate::probe::run(plan, &cage.confinement)
+        .map_err(|error| failed(Failed { step: "running the probe".into(), source: error, mend: None }))?;
+    let wrong: Vec<_> = checks.iter().filter(|check| !check.right).collect();
+    if !wrong.is_empty() && missing.strict {
+        return Err(CageFailure::Unproven(wrong.iter().map(|check| crate::probe::sentence(check)).collect()));
+    }
+    for check in wrong {
+        missing.note(check.control, crate::probe::sentence(check))?;
+    }
+    cage.report.proof = checks;
+    cage.report.proof_micros = micros(started);
+    Ok(())
+}
+
+fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, CageFailure> {
+    if plan.sabotaged(Control::Landlock) {
+        return Ok(None);
+    }
+    match Rules::make(plan) {
+        Ok(rules) => Ok(Some(rules)),
+        Err(LandlockError::Missing(path)) => Err(CageFailure::MissingPath(path.display().to_string())),
+        Err(error) => missing.note(Control::Landlock, error.to_string()).map(|()| None),
+    }
+}
+
+/// Controls that this kernel lacks: an error under strict, a list under best effort.
+struct Missed {
+    strict: bool,
+    list: Vec<Missing>,
+}
+
+impl Missed {
+    fn note(&mut self, control: Control, why: String) -> Result<(), CageFailure> {
+        if self.strict {
+            return Err(CageFailure::Missing { control, why });
+        }
+        self.list.push(Missing { control, why });
+        Ok(())
+    }
+}
+
+fn writable_places(plan: &CagePlan) -> Vec<PathBuf> {
+    let fixed = [crate::plan::WORKSPACE, "/tmp", "/var/tmp", "/dev"].map(PathBuf::from);
+    fixed.into_iter().chain(plan.paths.read_write.iter().map(|rule| rule.path.clone())).collect()
+}
+
+fn failed(fault: Failed) -> CageFailure {
+    let mend = fault.mend.map(str::to_owned);
+    match fault.source.raw_os_error() {
+        Some(errno) => CageFailure::Step { step: fault.step, errno, mend },
+        None => CageFailure::Step { step: format!("{}: {}", fault.step, fault.source), errno: 0, mend },
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }

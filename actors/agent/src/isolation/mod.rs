@@ -4,6 +4,16 @@
 //! Nothing here decides policy: a file takes its part of the plan and makes the kernel hold it, or returns the error.
 
 pub mod capabilities;
+pub mod devices;
+pub mod etc;
+pub mod landlock;
+pub mod limits;
+pub mod masks;
+pub mod network;
+pub(crate) mod root;
+pub mod seccomp;
+pub mod terminal;
+pub mod user;
 
 use std::path::Path;
 
@@ -18,6 +28,7 @@ const PROVIDED: &[&str] = &[
     "/sys",
     "/dev",
     "/etc",
+    "/var/run",
 ];
 
 /// Whether a path of the policy is, or lies in, something that the cage makes itself.

@@ -9,6 +9,7 @@ pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod process;
 pub(crate) mod socket;
+pub(crate) mod terminal;
 
 use std::io;
 

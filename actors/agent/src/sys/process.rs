@@ -147,3 +147,78 @@ pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
+
+/// The kernel's Landlock ABI version, 0 without Landlock.
+pub(crate) fn landlock_abi() -> u32 {
+    const VERSION: u32 = 1;
+    // SAFETY: this flag wants a null pointer and size 0, and only returns a number.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0, VERSION)
+    };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// Whether two tasks share one descriptor table (kcmp(2)); false when the kernel can't tell.
+pub(crate) fn same_descriptors(one: i32, other: i32) -> bool {
+    const KCMP_FILES: libc::c_int = 2;
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) == 0 }
+}
+
+/// Signals a process, or the group it leads.
+pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
+    if pid <= 1 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: integers only; pid is above 1, so neither "everyone" nor our own group.
+    check_int(unsafe { libc::kill(if group { -pid } else { pid }, signo) }).map(drop)
+}
+
+/// Makes a write to a closed pipe an error instead of a signal.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// The name shown by ps; at most 15 bytes.
+pub(crate) fn set_name(name: &CStr) -> io::Result<()> {
+    // SAFETY: the option reads a C string of at most 16 bytes.
+    check_int(unsafe {
+        libc::prctl(
+            libc::PR_SET_NAME,
+            name.as_ptr(),
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+            0 as libc::c_ulong,
+        )
+    })
+    .map(drop)
+}
+
+/// A system call by number with integer arguments, for the probe, which must try what no wrapper offers.
+/// Only for calls that take no pointer, or fail before they look at a null one.
+pub(crate) fn attempt(number: libc::c_long, arguments: [libc::c_long; 5]) -> io::Result<libc::c_long> {
+    let [a, b, c, d, e] = arguments;
+    // SAFETY: by the doc, no pointer but null ones is passed; the kernel checks those itself.
+    check(unsafe { libc::syscall(number, a, b, c, d, e) })
+}
+
+/// Maps and unmaps one writable, executable page, as compilers at run time do.
+pub(crate) fn map_executable() -> io::Result<()> {
+    let access = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    // SAFETY: a fresh anonymous page at a place of the kernel's choice, unmapped at once.
+    unsafe {
+        let page =
+            libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        check_int(libc::munmap(page, 4096)).map(drop)
+    }
+}
+
+/// Restricts this process by a Landlock ruleset (landlock_restrict_self(2)).
+pub(crate) fn landlock_restrict(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
+}

@@ -1,0 +1,73 @@
+//! Processes of the sandbox as `/proc` shows them to init (proc_pid_stat(5)).
+
+use std::io;
+
+/// The fields of `/proc/PID/stat` that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) state: u8,
+    pub(crate) parent: i32,
+    /// Clock ticks after boot.
+    pub(crate) start_time: u64,
+}
+
+impl Stat {
+    pub(crate) fn read(pid: i32) -> io::Result<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{pid}/stat"))?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable stat"))
+    }
+
+    /// The command's name may hold anything, so fields are counted from the last parenthesis.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let after = text.iter().rposition(|byte| *byte == b')')?;
+        let fields: Vec<&str> =
+            std::str::from_utf8(text.get(after + 1..)?).ok()?.split_ascii_whitespace().collect();
+        Some(Self {
+            state: *fields.first()?.as_bytes().first()?,
+            parent: fields.get(1)?.parse().ok()?,
+            start_time: fields.get(19)?.parse().ok()?,
+        })
+    }
+
+    pub(crate) fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// Every process of the pid namespace, at most `limit`; `None` when there are more.
+pub(crate) fn pids(limit: usize) -> io::Result<Option<Vec<i32>>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Ok(entry) = entry else { continue };
+        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            if pids.len() >= limit {
+                return Ok(None);
+            }
+            pids.push(pid);
+        }
+    }
+    Ok(Some(pids))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_moves_no_field() {
+        let fields = "S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        for name in ["sh", ") R 99 9 (", "a b\nc", "))))"] {
+            let stat = Stat::parse(format!("12 ({name}) {fields}").as_bytes()).unwrap();
+            assert_eq!(stat, Stat { state: b'S', parent: 7, start_time: 4242 });
+        }
+        assert!(Stat::parse(b"12 (sh").is_none());
+        assert!(Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn our_own_is_readable() {
+        let own = Stat::read(std::process::id() as i32).unwrap();
+        assert_eq!(own.parent, std::os::unix::process::parent_id() as i32);
+        assert!(!own.is_zombie());
+    }
+}

@@ -1,0 +1,156 @@
+//! The table of agent processes: running, or ended and not yet forgotten. It outlives supervisors: it is what a new
+//! one adopts.
+
+use crate::protocol::{Event, ExitStatus, MAX_PROCESSES, ProcessId, ProcessRecord, ProcessState, Refusal};
+use std::os::fd::OwnedFd;
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) record: ProcessRecord,
+    /// Kept here so that a supervisor's death doesn't hang the terminal up.
+    pub(crate) master: Option<OwnedFd>,
+    announced: bool,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    entries: Vec<Entry>,
+    next: u64,
+}
+
+impl Table {
+    /// Checks that another process of this agent may start.
+    pub(crate) fn admit(&self, agent: &str) -> Result<(), Refusal> {
+        let running = self.entries.iter().find(|e| e.record.agent == agent && e.is_running());
+        if let Some(entry) = running {
+            return Err(Refusal::AlreadyRunning(entry.record.process));
+        }
+        if self.entries.len() >= MAX_PROCESSES {
+            return Err(Refusal::TooMany("processes in the sandbox's table".into()));
+        }
+        Ok(())
+    }
+
+    /// Adds a started process.
+    pub(crate) fn add(
+        &mut self,
+        agent: &str,
+        pid: i32,
+        start_time: u64,
+        master: Option<OwnedFd>,
+    ) -> ProcessRecord {
+        self.next += 1;
+        let record = ProcessRecord {
+            process: ProcessId(self.next),
+            agent: agent.to_owned(),
+            pid,
+            start_time,
+            pty: master.is_some(),
+            state: ProcessState::Running,
+        };
+        self.entries.push(Entry { record: record.clone(), master, announced: false });
+        record
+    }
+
+    pub(crate) fn find(&self, process: ProcessId) -> Result<&Entry, Refusal> {
+        self.entries.iter().find(|e| e.record.process == process).ok_or(Refusal::UnknownProcess(process))
+    }
+
+    /// Notes a death. False for a pid that isn't in the table (an orphan that init inherited).
+    pub(crate) fn ended(&mut self, pid: i32, status: ExitStatus) -> bool {
+        match self.entries.iter_mut().find(|e| e.record.pid == pid && e.is_running()) {
+            Some(entry) => {
+                entry.record.state = ProcessState::Exited(status);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Drops an ended process.
+    pub(crate) fn forget(&mut self, process: ProcessId) -> Result<(), Refusal> {
+        if self.find(process)?.is_running() {
+            return Err(Refusal::StillRunning(process));
+        }
+        self.entries.retain(|e| e.record.process != process);
+        Ok(())
+    }
+
+    pub(crate) fn records(&self) -> Vec<ProcessRecord> {
+        self.entries.iter().map(|e| e.record.clone()).collect()
+    }
+
+    /// The pids of what runs.
+    pub(crate) fn running(&self) -> Vec<i32> {
+        self.entries.iter().filter(|e| e.is_running()).map(|e| e.record.pid).collect()
+    }
+
+    /// The next death that nobody was told of, and a way to note that it was told.
+    pub(crate) fn unannounced(&mut self) -> Option<(Event, &mut bool)> {
+        self.entries.iter_mut().find_map(|entry| match entry.record.state {
+            ProcessState::Exited(status) if !entry.announced => {
+                let event = Event::Exited {
+                    process: entry.record.process,
+                    agent: entry.record.agent.clone(),
+                    status,
+                };
+                Some((event, &mut entry.announced))
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Entry {
+    pub(crate) fn is_running(&self) -> bool {
+        self.record.state == ProcessState::Running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_running_process_an_agent_and_numbers_never_come_back() {
+        let mut table = Table::default();
+        let first = table.add("a", 10, 1, None);
+        assert_eq!(table.admit("a"), Err(Refusal::AlreadyRunning(first.process)));
+        assert_eq!(table.admit("b"), Ok(()));
+        assert_eq!(table.forget(first.process), Err(Refusal::StillRunning(first.process)));
+        assert!(table.ended(10, ExitStatus::Code(0)));
+        assert!(!table.ended(10, ExitStatus::Code(0)), "a pid that came back is another process");
+        assert_eq!(table.admit("a"), Ok(()));
+        table.forget(first.process).unwrap();
+        assert_eq!(table.forget(first.process), Err(Refusal::UnknownProcess(first.process)));
+        assert_ne!(table.add("a", 10, 2, None).process, first.process);
+    }
+
+    #[test]
+    fn a_death_is_announced_once_and_kept_until_forgotten() {
+        let mut table = Table::default();
+        let record = table.add("a", 10, 1, None);
+        assert!(table.unannounced().is_none());
+        table.ended(10, ExitStatus::Signal(9));
+        let (event, told) = table.unannounced().unwrap();
+        assert_eq!(
+            event,
+            Event::Exited { process: record.process, agent: "a".into(), status: ExitStatus::Signal(9) }
+        );
+        *told = true;
+        assert!(table.unannounced().is_none());
+        assert_eq!(table.records().len(), 1);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut table = Table::default();
+        for n in 0..MAX_PROCESSES {
+            table.admit(&n.to_string()).unwrap();
+            table.add(&n.to_string(), n as i32 + 2, 0, None);
+        }
+        assert!(matches!(table.admit("one more"), Err(Refusal::TooMany(_))));
+    }
+}

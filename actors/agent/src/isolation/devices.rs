@@ -1,0 +1,72 @@
+//! `/dev`: six harmless devices, pseudo-terminals and shared memory of the sandbox's own, nothing else.
+
+use super::root::{Failed, at, attach, make_dir, make_file};
+use crate::sys;
+use crate::sys::mount::Attributes;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Bound from the host (a user namespace can't make devices).
+pub const DEVICES: &[&str] =
+    &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+/// `/dev/tty` is only a door to the process's own terminal; a host without it has no terminals.
+const OPTIONAL: &[&str] = &["/dev/tty"];
+/// Programs expect these.
+const LINKS: &[(&str, &str)] = &[
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("pts/ptmx", "/dev/ptmx"),
+];
+
+#[derive(Debug)]
+pub(super) struct Collected {
+    devices: Vec<(&'static str, OwnedFd)>,
+    terminals: OwnedFd,
+    shared_memory: OwnedFd,
+}
+
+impl Collected {
+    pub(super) fn collect() -> Result<Self, Failed> {
+        let safe = Attributes::NO_SUID.and(Attributes::NO_EXEC);
+        let mut devices = Vec::new();
+        for path in DEVICES {
+            match sys::mount::clone_tree(Path::new(path)) {
+                Ok(mount) => {
+                    sys::mount::set_attributes(mount.as_fd(), safe, false).map_err(at(*path))?;
+                    devices.push((*path, mount));
+                }
+                Err(_) if OPTIONAL.contains(path) => {}
+                Err(error) => return Err(at(format!("binding {path}"))(error)),
+            }
+        }
+        let terminals =
+            sys::mount::new_filesystem(c"devpts", &[(c"mode", c"0620"), (c"ptmxmode", c"0666")], safe)
+                .map_err(at("mounting a devpts of its own"))?;
+        let shared_memory = sys::mount::new_filesystem(
+            c"tmpfs",
+            // What container engines give is 64 MiB, which Chromium outgrows.
+            &[(c"mode", c"1777"), (c"size", c"512m"), (c"nr_inodes", c"64k")],
+            safe.and(Attributes::NO_DEV),
+        )
+        .map_err(at("mounting /dev/shm"))?;
+        Ok(Self { devices, terminals, shared_memory })
+    }
+
+    pub(super) fn build(&self, root: BorrowedFd<'_>) -> Result<(), Failed> {
+        make_dir(Path::new("/dev"), 0o755)?;
+        for (path, mount) in &self.devices {
+            make_file(Path::new(path), &[])?;
+            attach(root, mount.as_fd(), path)?;
+        }
+        for (path, mount) in [("/dev/pts", &self.terminals), ("/dev/shm", &self.shared_memory)] {
+            make_dir(Path::new(path), 0o755)?;
+            attach(root, mount.as_fd(), path)?;
+        }
+        for (target, link) in LINKS {
+            std::os::unix::fs::symlink(target, link).map_err(at(*link))?;
+        }
+        Ok(())
+    }
+}

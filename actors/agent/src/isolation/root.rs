@@ -1,0 +1,306 @@
+//! The agent's root: an empty, read-only tmpfs with what the policy names bound into it, and nothing else of the host.
+//!
+//! Two phases, so that no step of the second can still see the host: [`Collection::collect`] opens everything that is
+//! to be shown as detached mounts, already read-only, nosuid and nodev; then the root changes and the old one is gone;
+//! then [`Collection::build`] attaches what was collected. Nothing is resolved by path on the host after that.
+
+use super::{devices, etc, masks};
+use crate::plan::{CagePlan, Control, PathRule, RUN_DIR, WORKSPACE};
+use crate::sys;
+use crate::sys::mount::Attributes;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Follow `/usr` wherever that is shown: the loader and the shell are found through them.
+pub(crate) const WITH_USR: &[&str] = &["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// What of `/sys` runtimes read to count processors and memory.
+const SYS_SHOWN: &[&str] =
+    &["/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"];
+/// Where the new root may be attached for the moment before it becomes the root: any directory does.
+const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
+
+const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
+const SAFE_READ_ONLY: Attributes = SAFE.and(Attributes::READ_ONLY);
+
+/// A step that failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) step: String,
+    pub(crate) source: io::Error,
+    pub(crate) mend: Option<&'static str>,
+}
+
+/// Names the step of an error.
+pub(crate) fn at(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failed {
+    let step = step.into();
+    move |source| Failed { step, source, mend: None }
+}
+
+/// Something of the host to be shown at the same place.
+#[derive(Debug)]
+struct Shown {
+    path: PathBuf,
+    mount: OwnedFd,
+    directory: bool,
+}
+
+/// Everything that will be in the new root, opened but not attached.
+#[derive(Debug)]
+pub(crate) struct Collection {
+    root: OwnedFd,
+    /// By path, so that parents come before what lies in them.
+    shown: Vec<Shown>,
+    links: Vec<(PathBuf, PathBuf)>,
+    etc: etc::Collected,
+    devices: devices::Collected,
+    workspace: OwnedFd,
+    proc: OwnedFd,
+    temporary: OwnedFd,
+    run: OwnedFd,
+    cgroup: Option<OwnedFd>,
+}
+
+/// What init keeps of the built root.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// The run directory by a mount of its own on which it is writable; no path leads there.
+    pub(crate) run: OwnedFd,
+}
+
+impl Collection {
+    /// Opens everything. The mount namespace must be ours.
+    pub(crate) fn collect(plan: &CagePlan, workspace: Option<OwnedFd>) -> Result<Self, Failed> {
+        sys::mount::make_all_private().map_err(at("making mounts private"))?;
+        let read_only = if plan.sabotaged(Control::ReadOnlyMounts) { SAFE } else { SAFE_READ_ONLY };
+        let (shown, links) = collect_paths(plan, read_only)?;
+        let workspace = match workspace {
+            Some(mount) => mount,
+            None => sys::mount::clone_tree(&plan.workspace)
+                .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?,
+        };
+        sys::mount::set_attributes(workspace.as_fd(), SAFE, true).map_err(at("workspace"))?;
+        let size = std::ffi::CString::new(plan.limits.tmp_bytes.to_string()).unwrap_or_default();
+        Ok(Self {
+            root: tmpfs(c"0755", c"16m", SAFE.and(Attributes::NO_EXEC))?,
+            shown,
+            links,
+            etc: etc::Collected::collect(plan, read_only),
+            devices: devices::Collected::collect()?,
+            workspace,
+            proc: fresh_proc()?,
+            temporary: tmpfs(c"1777", &size, SAFE)?,
+            run: tmpfs(c"0755", c"32m", SAFE.and(Attributes::NO_EXEC))?,
+            cgroup: sys::mount::new_filesystem(c"cgroup2", &[], read_only.and(Attributes::NO_EXEC)).ok(),
+        })
+    }
+
+    /// Changes the root and attaches everything. After this nothing of the host is reachable by any path.
+    pub(crate) fn build(self, plan: &CagePlan) -> Result<Built, Failed> {
+        let host = open_root().map_err(at("opening /"))?;
+        let spot = ATTACH_POINTS.iter().find(|path| Path::new(path).is_dir()).copied().unwrap_or("/");
+        sys::mount::attach(self.root.as_fd(), host.as_fd(), Path::new(spot))
+            .map_err(at("attaching the new root"))?;
+        sys::mount::enter_root(self.root.as_fd()).map_err(at("pivot_root"))?;
+        drop(host);
+        let root = self.root.as_fd();
+
+        for (path, target) in &self.links {
+            make_parent(path)?;
+            std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {}", path.display())))?;
+        }
+        for shown in &self.shown {
+            place(root, shown)?;
+        }
+        make_dir(Path::new(WORKSPACE), 0o755)?;
+        attach(root, self.workspace.as_fd(), WORKSPACE)?;
+        for (path, mode) in
+            [("/tmp", 0o1777), ("/var/log", 0o755), ("/run", 0o755), ("/proc", 0o555), ("/sys", 0o555)]
+        {
+            make_dir(Path::new(path), mode)?;
+        }
+        std::os::unix::fs::symlink("/tmp", "/var/tmp").map_err(at("linking /var/tmp"))?;
+        std::os::unix::fs::symlink("/run", "/var/run").map_err(at("linking /var/run"))?;
+        attach(root, self.temporary.as_fd(), "/tmp")?;
+        attach(root, self.proc.as_fd(), "/proc")?;
+        if let Some(cgroup) = &self.cgroup {
+            make_dir(Path::new("/sys/fs/cgroup"), 0o555)?;
+            // A kernel that made the filesystem may still refuse its place: an empty directory does as well.
+            let _ = sys::mount::attach(cgroup.as_fd(), root, Path::new("sys/fs/cgroup"));
+        }
+        self.devices.build(root)?;
+        let run = self.build_run(plan, root)?;
+        self.etc.build(plan, root)?;
+        if !plan.sabotaged(Control::MaskedProc) {
+            masks::apply(root)?;
+        }
+        if !plan.sabotaged(Control::ReadOnlyMounts) {
+            sys::mount::set_attributes(root, Attributes::READ_ONLY, false).map_err(at("sealing the root"))?;
+        }
+        Ok(Built { run })
+    }
+
+    /// The run directory: one filesystem, a read-only mount for the agents and a writable one for init alone.
+    fn build_run(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
+        let writable = sys::mount::clone_tree_at(self.run.as_fd()).map_err(at("run directory"))?;
+        let dir = writable.as_fd();
+        write_run_file(dir, crate::plan::CA_BUNDLE, self.etc.host_bundle())
+            .map_err(at("certificate bundle"))?;
+        for file in &plan.files {
+            write_run_file(dir, &file.name, &file.bytes).map_err(at(format!("run file {}", file.name)))?;
+        }
+        sys::mount::set_attributes(self.run.as_fd(), Attributes::READ_ONLY, false)
+            .map_err(at("run directory"))?;
+        make_dir(Path::new(RUN_DIR), 0o755)?;
+        attach(root, self.run.as_fd(), RUN_DIR)?;
+        Ok(writable)
+    }
+}
+
+/// Writes a file of the run directory in place: the same inode stays bound elsewhere.
+pub(crate) fn write_run_file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    use nix::fcntl::{OFlag, openat};
+    use nix::sys::stat::Mode;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = std::fs::File::from(openat(dir, name, flags, Mode::from_bits_truncate(0o644))?);
+    sys::fd::write_all(file.as_fd(), bytes)?;
+    file.set_len(bytes.len() as u64)
+}
+
+/// What of the policy's paths comes from the host: real places to bind, and links that lead to them.
+fn collect_paths(
+    plan: &CagePlan,
+    read_only: Attributes,
+) -> Result<(Vec<Shown>, Vec<(PathBuf, PathBuf)>), Failed> {
+    let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
+    let mut links = BTreeMap::new();
+    for (path, writable) in policy_paths(plan) {
+        if super::is_provided(&path) || path.starts_with("/etc") {
+            continue;
+        }
+        // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
+        let Ok(real) = std::fs::canonicalize(&path) else { continue };
+        if real != path {
+            links.insert(path, real.clone());
+        }
+        if !super::is_provided(&real) && real != Path::new("/") {
+            let entry = wanted.entry(real).or_insert(false);
+            *entry |= writable;
+        }
+    }
+    for path in SYS_SHOWN.iter().map(PathBuf::from).filter(|path| path.is_dir()) {
+        wanted.insert(path, false);
+    }
+    let mut shown: Vec<(Shown, bool)> = Vec::new();
+    for (path, writable) in wanted {
+        let covered = shown
+            .iter()
+            .rev()
+            .find(|(above, _)| path.starts_with(&above.path))
+            .is_some_and(|(_, w)| *w == writable);
+        if covered {
+            continue;
+        }
+        let directory = path.is_dir();
+        let name = format!("binding {}", path.display());
+        let mount = sys::mount::clone_tree(&path).map_err(at(&name))?;
+        let attributes = if writable { SAFE } else { read_only };
+        sys::mount::set_attributes(mount.as_fd(), attributes, true).map_err(at(name))?;
+        shown.push((Shown { path, mount, directory }, writable));
+    }
+    let shown: Vec<Shown> = shown.into_iter().map(|(shown, _)| shown).collect();
+    // A link below something that is bound as a whole is already there.
+    let links = links
+        .into_iter()
+        .filter(|(path, _)| !shown.iter().any(|shown| path.starts_with(&shown.path)))
+        .collect();
+    Ok((shown, links))
+}
+
+/// The plan's paths with whether they are writable, and what goes with `/usr`.
+pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
+    let rule = |writable: bool| move |rule: &PathRule| (rule.path.clone(), writable);
+    let mut paths: Vec<(PathBuf, bool)> = plan.paths.read_only.iter().map(rule(false)).collect();
+    paths.extend(plan.paths.read_write.iter().map(rule(true)));
+    if paths.iter().any(|(path, _)| path.starts_with("/usr")) {
+        paths.extend(WITH_USR.iter().map(|path| (PathBuf::from(path), false)));
+    }
+    paths
+}
+
+fn tmpfs(mode: &std::ffi::CStr, size: &std::ffi::CStr, attributes: Attributes) -> Result<OwnedFd, Failed> {
+    // The inode bound keeps a flood of empty files from filling the kernel's memory.
+    sys::mount::new_filesystem(
+        c"tmpfs",
+        &[(c"mode", mode), (c"size", size), (c"nr_inodes", c"1m")],
+        attributes,
+    )
+    .map_err(at("making a tmpfs"))
+}
+
+fn fresh_proc() -> Result<OwnedFd, Failed> {
+    let attributes = SAFE_READ_ONLY.and(Attributes::NO_EXEC);
+    sys::mount::new_filesystem(c"proc", &[], attributes).map_err(|source| Failed {
+        step: "mounting a fresh /proc".into(),
+        mend: (source.raw_os_error() == Some(libc::EPERM)).then_some(
+            "the /proc outside is masked, as container engines do; start the container with an unmasked /proc \
+             (Docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)",
+        ),
+        source,
+    })
+}
+
+fn open_root() -> io::Result<OwnedFd> {
+    Ok(std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open("/")?
+        .into())
+}
+
+fn place(root: BorrowedFd<'_>, shown: &Shown) -> Result<(), Failed> {
+    // Inside a read-only bind nothing can be made, and nothing needs to: it is there already.
+    if !shown.path.exists() {
+        if shown.directory {
+            make_dir(&shown.path, 0o755)?;
+        } else {
+            make_parent(&shown.path)?;
+            make_file(&shown.path, &[])?;
+        }
+    }
+    attach(root, shown.mount.as_fd(), &shown.path)
+}
+
+pub(super) fn attach(
+    root: BorrowedFd<'_>,
+    mount: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+) -> Result<(), Failed> {
+    let path = path.as_ref();
+    let below = path.strip_prefix("/").unwrap_or(path);
+    sys::mount::attach(mount, root, below).map_err(at(format!("attaching {}", path.display())))
+}
+
+pub(super) fn make_dir(path: &Path, mode: u32) -> Result<(), Failed> {
+    let step = || at(format!("making {}", path.display()));
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(step())?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(step())
+}
+
+pub(super) fn make_parent(path: &Path) -> Result<(), Failed> {
+    match path.parent() {
+        Some(parent) if !parent.exists() => make_dir(parent, 0o755),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn make_file(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
+    let write = || -> io::Result<()> {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+        file.write_all(bytes)
+    };
+    write().map_err(at(format!("making {}", path.display())))
+}

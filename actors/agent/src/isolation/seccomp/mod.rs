@@ -1,0 +1,202 @@
+//! seccomp: an allow-list of system calls, compiled once in init and loaded by every child just before exec.
+//!
+//! The list is data, in [`table`]; this file turns it into BPF with `seccompiler`. In front of its program stand a few
+//! instructions of our own, which it cannot express: other architectures and x32 end the process (a second table of
+//! numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give ENOSYS, as an older kernel would. All other calls that
+//! aren't listed give EPERM: killing would end Node, which tries io_uring at start.
+
+pub mod table;
+
+use crate::sys;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
+};
+use std::collections::BTreeMap;
+use std::io;
+use table::{Condition, Test};
+
+/// A compiled filter.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    program: BpfProgram,
+}
+
+/// The list cannot be compiled: a fault in the list, found by its test.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// Of the compiler.
+    #[error("seccomp filter: {0}")]
+    Backend(#[from] seccompiler::BackendError),
+    /// This processor has no list.
+    #[error("no seccomp list for this architecture: only x86_64 and aarch64 have one")]
+    Architecture,
+    /// The kernel refused it.
+    #[error("loading the seccomp filter: {0}")]
+    Load(#[from] seccompiler::Error),
+}
+
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 62 | 0xC000_0000;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 183 | 0xC000_0000;
+/// linux/unistd.h: bit 30 marks the x32 table, which shares x86_64's architecture value.
+const X32_BIT: u32 = 0x4000_0000;
+
+impl Filter {
+    /// Compiles the list for this processor.
+    ///
+    /// # Errors
+    /// See [`FilterError`].
+    pub fn compile() -> Result<Self, FilterError> {
+        let architecture =
+            TargetArch::try_from(std::env::consts::ARCH).map_err(|_| FilterError::Architecture)?;
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        for call in table::calls() {
+            let alternatives: Vec<SeccompRule> =
+                call.only_if.iter().map(|all| rule(all)).collect::<Result<_, seccompiler::BackendError>>()?;
+            rules.entry(call.number).or_default().extend(alternatives);
+        }
+        let filter = SeccompFilter::new(
+            rules,
+            SeccompAction::Errno(libc::EPERM as u32),
+            SeccompAction::Allow,
+            architecture,
+        )?;
+        let mut program = prologue();
+        program.extend(BpfProgram::try_from(filter)?);
+        Ok(Self { program })
+    }
+
+    /// Loads it into this thread, for good.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn load(&self) -> Result<(), FilterError> {
+        Ok(seccompiler::apply_filter(&self.program)?)
+    }
+
+    /// How many BPF instructions it has (the kernel takes 4096).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.program.len()
+    }
+
+    /// Never.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.program.is_empty()
+    }
+}
+
+fn rule(conditions: &[Condition]) -> Result<SeccompRule, seccompiler::BackendError> {
+    let conditions = conditions
+        .iter()
+        .map(|condition| {
+            let (operator, value) = match condition.test {
+                Test::Is(value) => (SeccompCmpOp::Eq, value),
+                Test::IsNot(value) => (SeccompCmpOp::Ne, value),
+                Test::Masked { mask, is } => (SeccompCmpOp::MaskedEq(u64::from(mask)), is),
+            };
+            // All judged arguments are C ints: the kernel looks at their lower half only, and so must we.
+            SeccompCondition::new(condition.argument, SeccompCmpArgLen::Dword, operator, u64::from(value))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    SeccompRule::new(conditions)
+}
+
+/// Loads `seccomp_data` words and jumps; offsets as in linux/seccomp.h.
+fn prologue() -> BpfProgram {
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const NUMBER_AT: u32 = 0;
+    const ARCHITECTURE_AT: u32 = 4;
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let kill = u32::from(SeccompAction::KillProcess);
+    let unknown = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
+    let mut program = vec![
+        step(LOAD_WORD, 0, 0, ARCHITECTURE_AT),
+        step(IF_EQUAL, 1, 0, AUDIT_ARCH),
+        step(RETURN, 0, 0, kill),
+        step(LOAD_WORD, 0, 0, NUMBER_AT),
+        step(IF_GREATER_OR_EQUAL, 0, 1, X32_BIT),
+        step(RETURN, 0, 0, kill),
+        step(IF_GREATER, 0, 1, table::NEWEST),
+        step(RETURN, 0, 0, unknown),
+    ];
+    for number in table::UNKNOWN {
+        program.extend([step(IF_EQUAL, 0, 1, *number), step(RETURN, 0, 0, unknown)]);
+    }
+    program
+}
+
+/// Whether this process is under a filter (proc_pid_status(5)).
+///
+/// # Errors
+/// The system call's.
+pub fn is_loaded() -> io::Result<bool> {
+    Ok(sys::process::prctl(libc::PR_GET_SECCOMP, 0)? == 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_compiles_and_fits_the_kernels_limit() {
+        let filter = Filter::compile().unwrap();
+        assert!(filter.len() < 4096, "{} instructions", filter.len());
+    }
+
+    #[test]
+    fn no_call_is_listed_twice_and_each_group_says_why() {
+        let mut seen = std::collections::BTreeSet::new();
+        for group in table::GROUPS {
+            assert!(!group.reason.is_empty());
+            for call in group.calls {
+                assert!(seen.insert(call.number), "{} is listed twice", call.name);
+            }
+        }
+    }
+
+    #[test]
+    fn what_breaks_cages_is_not_on_the_list() {
+        let listed: Vec<i64> = table::calls().map(|call| call.number).collect();
+        for (name, number) in [
+            ("ptrace", libc::SYS_ptrace),
+            ("mount", libc::SYS_mount),
+            ("umount2", libc::SYS_umount2),
+            ("pivot_root", libc::SYS_pivot_root),
+            ("chroot", libc::SYS_chroot),
+            ("unshare", libc::SYS_unshare),
+            ("setns", libc::SYS_setns),
+            ("open_tree", libc::SYS_open_tree),
+            ("move_mount", libc::SYS_move_mount),
+            ("fsopen", libc::SYS_fsopen),
+            ("mount_setattr", libc::SYS_mount_setattr),
+            ("bpf", libc::SYS_bpf),
+            ("perf_event_open", libc::SYS_perf_event_open),
+            ("io_uring_setup", libc::SYS_io_uring_setup),
+            ("io_uring_enter", libc::SYS_io_uring_enter),
+            ("userfaultfd", libc::SYS_userfaultfd),
+            ("keyctl", libc::SYS_keyctl),
+            ("add_key", libc::SYS_add_key),
+            ("init_module", libc::SYS_init_module),
+            ("kexec_load", libc::SYS_kexec_load),
+            ("process_vm_readv", libc::SYS_process_vm_readv),
+            ("process_vm_writev", libc::SYS_process_vm_writev),
+            ("pidfd_getfd", libc::SYS_pidfd_getfd),
+            ("open_by_handle_at", libc::SYS_open_by_handle_at),
+            ("openat2", libc::SYS_openat2),
+            ("clone3", libc::SYS_clone3),
+            ("kcmp", libc::SYS_kcmp),
+            ("sethostname", libc::SYS_sethostname),
+            ("reboot", libc::SYS_reboot),
+        ] {
+            assert!(!listed.contains(&number), "{name}");
+        }
+    }
+}

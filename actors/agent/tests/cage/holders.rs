@@ -1,0 +1,73 @@
+//! Who holds a socket: one, several, none, hidden.
+
+use crate::bed::{Cage, Mode};
+use agent::protocol::{Answer, Holder, Refusal, Request};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+pub const CASES: &[crate::Case] = &[
+    ("a_holder_is_found_with_its_ancestors", a_holder_is_found_with_its_ancestors),
+    ("a_shared_socket_has_two_holders", a_shared_socket_has_two_holders),
+    ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
+];
+
+fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
+    match cage.ask_with(Request::Holders { inode, mappings: true }, &[])? {
+        (Answer::Holders(list), fds) => Ok((list, fds)),
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
+/// Starts a program that connects, and gives the inode of its socket as it prints it.
+fn connected(cage: &Cage, script: &str) -> u64 {
+    use std::io::BufRead;
+    let address = "127.0.0.1:3128".parse().expect("address");
+    let (_, fds) = cage.ask_with(Request::ListenTcp { address }, &[]).expect("listen");
+    let _listener = TcpListener::from(fds.into_iter().next().expect("listener"));
+    let (read, write) = nix::unistd::pipe().expect("pipe");
+    let streams = [crate::bed::null(), write, crate::bed::null()];
+    cage.spawn("c", &crate::bed::spec("c", &["bash", "-c", script]), streams).expect("spawn");
+    let mut line = String::new();
+    std::io::BufReader::new(std::fs::File::from(read)).read_line(&mut line).expect("line");
+    line.trim()
+        .trim_start_matches("socket:[")
+        .trim_end_matches(']')
+        .parse()
+        .unwrap_or_else(|_| panic!("{line:?}"))
+}
+
+fn a_holder_is_found_with_its_ancestors(mode: Mode) {
+    let cage = Cage::start(mode);
+    let script =
+        "bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; exec 4>&1; read <&3'; true";
+    let inode = connected(&cage, script);
+    let (list, fds) = holders(&cage, inode).expect("holders");
+    assert_eq!(list.len(), 1, "{list:?}");
+    let holder = &list[0];
+    assert!(holder.process.exe_path.ends_with("/bash"), "{holder:?}");
+    assert!(!holder.process.deleted && !holder.process.memory && !holder.foreign_code);
+    assert_eq!(holder.ancestors.len(), 1, "{holder:?}");
+    assert_eq!(holder.ancestors[0].exe, holder.process.exe, "one file is opened once");
+    assert_eq!(fds.len(), 1);
+    let opened = std::fs::File::from(fds.into_iter().next().expect("exe")).metadata().expect("stat");
+    let bash = std::fs::metadata(&holder.process.exe_path).expect("bash");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((opened.dev(), opened.ino()), (bash.dev(), bash.ino()));
+}
+
+fn a_shared_socket_has_two_holders(mode: Mode) {
+    let cage = Cage::start(mode);
+    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; sleep 1000 & readlink /proc/$$/fd/3; read <&3";
+    let inode = connected(&cage, script);
+    let (list, fds) = holders(&cage, inode).expect("holders");
+    let mut names: Vec<_> =
+        list.iter().map(|h| h.process.exe_path.rsplit('/').next().unwrap_or_default()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["bash", "sleep"]);
+    assert_eq!(fds.len(), 2);
+}
+
+fn nobody_holds_an_unknown_socket(mode: Mode) {
+    let cage = Cage::start(mode);
+    assert_eq!(holders(&cage, 1).expect("an answer").0, []);
+}

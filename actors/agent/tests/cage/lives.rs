@@ -1,0 +1,218 @@
+//! Lives of processes: table, signals, terminals, strays, the ends of init and its parent.
+
+use crate::bed::{Cage, Mode, PATIENCE, null, plan, spec, spec_file, workspace};
+use agent::protocol::{Answer, ExitStatus, ProcessState, Refusal, Request, Stdio};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+pub const CASES: &[crate::Case] = &[
+    ("a_new_supervisor_finds_what_runs", a_new_supervisor_finds_what_runs),
+    ("signals_reach_one_or_the_group", signals_reach_one_or_the_group),
+    ("a_terminal_of_the_sandboxs_own", a_terminal_of_the_sandboxs_own),
+    ("strays_are_killed_and_others_spared", strays_are_killed_and_others_spared),
+    ("sockets_inside", sockets_inside),
+    ("the_bundle_is_the_systems_store", the_bundle_is_the_systems_store),
+    ("init_ends_with_its_channel", init_ends_with_its_channel),
+    ("init_ends_with_its_parent", init_ends_with_its_parent),
+    ("a_workspace_of_another_owner", a_workspace_of_another_owner),
+];
+
+fn records(cage: &Cage) -> Vec<agent::protocol::ProcessRecord> {
+    match cage.ask(Request::List).expect("list") {
+        Answer::Processes(list) => list,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn a_new_supervisor_finds_what_runs(mode: Mode) {
+    let cage = Cage::start(mode);
+    let runs = cage.spawn_silent("a", &["sleep", "1000"]).expect("spawn");
+    let ended = cage.spawn_silent("b", &["true"]).expect("spawn");
+    assert_eq!(cage.wait(ended.process), ExitStatus::Code(0));
+    assert!(
+        matches!(cage.spawn_silent("a", &["true"]), Err(Refusal::AlreadyRunning(p)) if p == runs.process)
+    );
+    let list = records(&cage);
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[0], runs);
+    assert_eq!(list[1].state, ProcessState::Exited(ExitStatus::Code(0)));
+    cage.ask(Request::Forget { process: ended.process }).expect("forget");
+    assert_eq!(records(&cage).len(), 1);
+    assert!(matches!(cage.ask(Request::Forget { process: runs.process }), Err(Refusal::StillRunning(_))));
+}
+
+fn signals_reach_one_or_the_group(mode: Mode) {
+    let cage = Cage::start(mode);
+    let record = cage.spawn_silent("a", &["sh", "-c", "sleep 1000; exit 3"]).expect("spawn");
+    cage.ask(Request::Signal { process: record.process, signo: 15, group: true }).expect("signal");
+    assert_eq!(cage.wait(record.process), ExitStatus::Signal(15));
+    cage.ask(Request::Signal { process: record.process, signo: 9, group: false })
+        .expect("a late signal is no error");
+}
+
+fn a_terminal_of_the_sandboxs_own(mode: Mode) {
+    let cage = Cage::start(mode);
+    let program =
+        spec("t", &["sh", "-c", "tty; stty size; exec 3</dev/tty && echo control; read x; echo got $x"]);
+    let request = Request::Spawn { agent: "t".into(), stdio: Stdio::Pty { rows: 33, columns: 99 } };
+    let (answer, fds) = cage.ask_with(request, &[spec_file(&program)]).expect("spawn");
+    let Answer::Spawned(record) = answer else { panic!("{answer:?}") };
+    assert!(record.pty);
+    let mut master = std::fs::File::from(fds.into_iter().next().expect("a master"));
+    master.write_all(b"hello\n").expect("type");
+    let mut seen = Vec::new();
+    // The end of a terminal is EIO.
+    let _ = master.try_clone().expect("dup").read_to_end(&mut seen);
+    let seen = String::from_utf8_lossy(&seen);
+    for line in ["/dev/pts/0", "33 99", "control", "got hello"] {
+        assert!(seen.contains(line), "{line} in {seen:?}");
+    }
+    assert_eq!(cage.wait(record.process), ExitStatus::Code(0));
+}
+
+fn strays_are_killed_and_others_spared(mode: Mode) {
+    let cage = Cage::start(mode);
+    let other = cage.spawn_silent("other", &["sh", "-c", "sleep 1002; true"]).expect("spawn");
+    let ended = cage.spawn_silent("a", &["sh", "-c", "setsid sleep 1001 & exit 0"]).expect("spawn");
+    cage.wait(ended.process);
+    let count = |what: &str| {
+        cage.sh(&format!(
+            "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep {what}' || true"
+        ))
+    };
+    assert_eq!(count("100[1]"), "1");
+    cage.ask(Request::KillStrays { agent: "a".into() }).expect("strays");
+    assert_eq!(count("100[1]"), "0");
+    assert_eq!(count("100[2]"), "1");
+    assert_eq!(records(&cage).iter().filter(|r| r.process == other.process).count(), 1);
+}
+
+fn descriptor(cage: &Cage, request: Request) -> Result<OwnedFd, Refusal> {
+    let (answer, fds) = cage.ask_with(request, &[])?;
+    assert_eq!(answer, Answer::Descriptor);
+    Ok(fds.into_iter().next().expect("a descriptor"))
+}
+
+fn sockets_inside(mode: Mode) {
+    let dir = workspace(mode);
+    let mut plan = plan(mode, dir.path());
+    plan.listeners =
+        vec!["127.0.0.1:3128".parse().expect("address"), "127.0.0.77:443".parse().expect("address")];
+    let cage = Cage::with(&plan);
+    for address in ["127.0.0.1:3128", "127.0.0.77:443", "[::1]:3128", "127.0.0.1:80"] {
+        let address = address.parse().expect("address");
+        let one =
+            std::net::TcpListener::from(descriptor(&cage, Request::ListenTcp { address }).expect("listener"));
+        let again =
+            std::net::TcpListener::from(descriptor(&cage, Request::ListenTcp { address }).expect("again"));
+        assert_eq!(one.local_addr().expect("address"), again.local_addr().expect("address"));
+    }
+    descriptor(&cage, Request::BindUdp { address: "127.0.0.53:53".parse().expect("address") }).expect("udp");
+    descriptor(&cage, Request::Diag).expect("diag");
+    let outside = Request::ConnectTcp { address: "192.0.2.1:80".parse().expect("address") };
+    assert!(descriptor(&cage, outside).is_err());
+    // An agent's connection comes out here, in another network namespace.
+    let listener =
+        descriptor(&cage, Request::ListenTcp { address: "127.0.0.1:3128".parse().expect("address") });
+    let listener = std::net::TcpListener::from(listener.expect("listener"));
+    listener.set_nonblocking(false).expect("blocking");
+    let record = cage
+        .spawn_silent(
+            "c",
+            &["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/3128; echo hello >&3; read x <&3; [ $x = bye ]"],
+        )
+        .expect("spawn");
+    let (mut stream, _) = listener.accept().expect("accept");
+    let mut line = [0; 6];
+    stream.read_exact(&mut line).expect("read");
+    stream.write_all(b"bye\n").expect("write");
+    assert_eq!(cage.wait(record.process), ExitStatus::Code(0));
+}
+
+fn the_bundle_is_the_systems_store(mode: Mode) {
+    let cage = Cage::start(mode);
+    let before = cage.sh("cat /run/cofferdam/ca-bundle.pem | wc -c");
+    let file = spec_file_of(b"-----NEW BUNDLE-----\n");
+    cage.ask_with(Request::PutFile { name: "ca-bundle.pem".into() }, &[file]).expect("put");
+    for path in ["/run/cofferdam/ca-bundle.pem", "/etc/ssl/certs/ca-certificates.crt", "$SSL_CERT_FILE"] {
+        assert_eq!(cage.sh(&format!("cat {path}")), "-----NEW BUNDLE-----", "{path} (was {before} bytes)");
+    }
+    cage.sh_fails("echo x >> /run/cofferdam/ca-bundle.pem");
+    for name in ["", "..", "a/b", ".hidden"] {
+        let file = spec_file_of(b"x");
+        assert!(matches!(
+            cage.ask_with(Request::PutFile { name: name.into() }, &[file]),
+            Err(Refusal::Invalid(_))
+        ));
+    }
+    let unsealed = null();
+    assert!(cage.ask_with(Request::PutFile { name: "x".into() }, &[unsealed]).is_err());
+}
+
+fn spec_file_of(bytes: &[u8]) -> OwnedFd {
+    let flags = nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = std::fs::File::from(nix::sys::memfd::memfd_create(c"x", flags).expect("memfd"));
+    file.write_all(bytes).expect("write");
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).expect("seal");
+    file.into()
+}
+
+fn ended(fd: impl AsFd) -> bool {
+    let mut list = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLIN)];
+    let timeout = nix::poll::PollTimeout::try_from(PATIENCE).expect("timeout");
+    nix::poll::poll(&mut list, timeout).expect("poll") == 1
+}
+
+fn init_ends_with_its_channel(mode: Mode) {
+    let dir = workspace(mode);
+    let (ours, theirs) = agent::wire::pair().expect("pair");
+    let child = agent::launch::clone_init(&plan(mode, dir.path()), theirs).expect("clone");
+    drop(ours);
+    assert!(ended(&child.pidfd));
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None).expect("reap");
+}
+
+fn init_ends_with_its_parent(mode: Mode) {
+    let dir = workspace(mode);
+    let plan = plan(mode, dir.path());
+    let (mut read, write) = std::io::pipe().expect("pipe");
+    let (ours, theirs) = agent::wire::pair().expect("pair");
+    // SAFETY: this harness is single-threaded.
+    #[expect(unsafe_code, reason = "a parent that dies is what is tested")]
+    match unsafe { nix::unistd::fork() }.expect("fork") {
+        nix::unistd::ForkResult::Child => {
+            let child = agent::launch::clone_init(&plan, theirs).expect("clone");
+            let mut write = write;
+            write.write_all(&child.pid.to_le_bytes()).expect("tell");
+            // The channel stays open in the test: only the parent's death ends init.
+            std::process::exit(0)
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            drop((write, theirs));
+            let mut pid = [0; 4];
+            read.read_exact(&mut pid).expect("pid");
+            nix::sys::wait::waitpid(child, None).expect("reap");
+            assert!(ended(&ours), "init closes its end when it dies");
+        }
+    }
+}
+
+fn a_workspace_of_another_owner(mode: Mode) {
+    if mode == Mode::Rootless {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("tempdir");
+    std::os::unix::fs::chown(dir.path(), Some(4321), Some(4322)).expect("chown");
+    let cage = Cage::with(&plan(mode, dir.path()));
+    cage.sh("echo mine > /sandbox/file; stat -c %u:%g /sandbox /sandbox/file | grep -v 1000:1000 && exit 1 || true");
+    let meta = std::fs::metadata(dir.path().join("file")).expect("written");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!((meta.uid(), meta.gid()), (4321, 4322));
+    // Root's own directory is refused, with a mend.
+    let root = tempfile::tempdir().expect("tempdir");
+    let (_ours, theirs) = agent::wire::pair().expect("pair");
+    let error = agent::launch::clone_init(&plan(mode, root.path()), theirs).expect_err("refused");
+    assert!(error.to_string().contains("chown"), "{error}");
+}
