@@ -33,7 +33,7 @@ async fn a_request_is_on_record_and_the_key_is_not() {
     let log = AuditLog::open(dir.path(), redactor.clone(), Options::default()).unwrap();
     let writer = tokio::spawn({
         let log = log.clone();
-        async move { log.run().await }
+        async move { log.write().await }
     });
     let provider = Provider::start().await;
     let gateway = Gateway::new(Deps {
@@ -60,15 +60,9 @@ async fn a_request_is_on_record_and_the_key_is_not() {
     let asked = format!(r#"{{"model":"{KEY}"}}"#);
     let answer = gateway.serve(post("/v1/chat/completions", asked), caller(), "id-3").await;
     assert_eq!(answer.status(), 403);
-    let path = dir.path().join("audit.jsonl");
-    let mut text = String::new();
-    for _ in 0..400 {
-        text = std::fs::read_to_string(&path).unwrap_or_default();
-        if text.matches("\"inference\"").count() >= 5 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    assert!(log.flush(std::time::Duration::from_secs(5)).await);
+    let text = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+    assert_eq!(text.matches("\"kind\":\"inference\"").count(), 5, "{text}");
     for wanted in [
         "id-1",
         "id-2",

@@ -25,10 +25,11 @@ pub enum Msg {
     InjectPanic,
 }
 
-/// What a start needs. Made anew for each start from what lives above.
+/// What a start needs; the same for each.
+#[derive(Clone)]
 pub struct Arguments {
-    /// A clone of the control socket's listener.
-    pub listener: UnixListener,
+    /// The control socket; lives above the actor, which serves a clone of it.
+    pub listener: Arc<UnixListener>,
     /// What can be asked and done.
     pub control: Arc<dyn Control>,
     /// Who may connect, beside root.
@@ -58,7 +59,7 @@ impl Actor for OperatorActor {
         myself: ActorRef<Msg>,
         given: Arguments,
     ) -> Result<Serving, ActorProcessingErr> {
-        let serving = prepare(given.listener, given.control, given.owner)?;
+        let serving = prepare(given.listener.try_clone()?, given.control, given.owner)?;
         // The loop in a task of its own tells us if it panics; the watch over it ends with it.
         let inner = tokio::spawn(serving.run());
         let guard = AbortOnDrop(inner);
