@@ -76,8 +76,12 @@ impl AgentLog {
     /// The log `DIRECTORY/AGENT.log`; the directory is made, closed to others.
     ///
     /// # Errors
-    /// When the directory or the file can't be made.
+    /// When the directory or the file can't be made, or the name would lead out of the directory.
     pub fn open(directory: &Path, agent: &str, limits: LogLimits) -> io::Result<Self> {
+        if !is_file_name(agent) {
+            let message = format!("\"{agent}\" cannot name a log: use letters, digits, '-', '_' and '.'");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(format!("{agent}.log"));
         let open = Some(open_file(&path)?);
@@ -166,6 +170,22 @@ impl AgentLog {
     }
 }
 
+/// All files of an agent's log that exist, the oldest first: what `cofferdam logs` reads.
+#[must_use]
+pub fn log_files(directory: &Path, agent: &str) -> Vec<PathBuf> {
+    let current = directory.join(format!("{agent}.log"));
+    let old = |number: u32| directory.join(format!("{agent}.log.{number}"));
+    let mut files: Vec<PathBuf> = (1..).map(old).take_while(|path| path.exists()).collect();
+    files.reverse();
+    files.extend(current.exists().then_some(current));
+    files
+}
+
+fn is_file_name(agent: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !agent.is_empty() && !agent.starts_with('.') && agent.bytes().all(plain)
+}
+
 fn open_file(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new()
         .append(true)
@@ -248,6 +268,12 @@ mod tests {
             log.append("a", StreamKind::Stderr, "some text\n", false);
         }
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 3);
+        let names: Vec<_> = log_files(directory.path(), "a")
+            .iter()
+            .map(|path| path.file_name().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["a.log.2", "a.log.1", "a.log"]);
+        assert!(AgentLog::open(directory.path(), "../a", LogLimits::default()).is_err());
     }
 
     #[test]
