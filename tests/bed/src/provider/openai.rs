@@ -71,7 +71,7 @@ pub fn chat(provider: &Provider, request: &Value, key: &str) -> Response<Body> {
     let usage = usage(request, &turn);
     if request["stream"] == true {
         let with_usage = request["stream_options"]["include_usage"] == true;
-        return events(chat_events(model, &turn, with_usage.then_some(usage)), pause);
+        return events(chat_events(model, &turn, spoken, with_usage.then_some(usage)), pause);
     }
     let (message, finish) = match &turn {
         Turn::Text(text) => (json!({ "role": "assistant", "content": text, "refusal": null }), "stop"),
@@ -106,7 +106,7 @@ fn usage(request: &Value, turn: &Turn) -> Value {
     json!({ "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion })
 }
 
-fn chat_events(model: &str, turn: &Turn, usage: Option<Value>) -> Vec<String> {
+fn chat_events(model: &str, turn: &Turn, spoken: usize, usage: Option<Value>) -> Vec<String> {
     let chunk = |choices: Value, usage: Value| {
         let value = json!({ "id": "chatcmpl-bed", "object": "chat.completion.chunk", "created": CREATED, "model": model,
             "choices": choices, "usage": usage });
@@ -123,7 +123,7 @@ fn chat_events(model: &str, turn: &Turn, usage: Option<Value>) -> Vec<String> {
         }
         Turn::Tool { arguments, .. } => {
             // The call's head first with empty arguments, then the arguments, as the real service does.
-            let mut head = tool_call(turn, out.len());
+            let mut head = tool_call(turn, spoken);
             head["index"] = json!(0);
             head["function"]["arguments"] = json!("");
             out.push(delta(json!({ "tool_calls": [head] }), Value::Null));

@@ -1,0 +1,140 @@
+//! Who may speak is decided by content: a program that is replaced, deleted or borrowed loses its right at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use bed::Stage;
+
+use common::{COFFERDAM, audit, ensure_audited, policy_file, program, record_has};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "identity",
+        Path::new(COFFERDAM),
+        bed::cases![
+            a_replaced_binary_is_denied,
+            a_deleted_binary_is_denied,
+            a_memory_file_is_denied,
+            a_pinned_hash_is_kept,
+            a_borrowed_socket_is_denied,
+            a_preloaded_library_is_denied,
+        ],
+    )
+}
+
+/// Runs a script where `get PROGRAM` prints yes or no, and `/sandbox/client` (a copy of curl) alone is allowed.
+fn script(stage: &Stage, name: &str, binary: &str, script: &str) -> Result<String> {
+    let curl = program("curl")?;
+    let entries = format!(
+        "  api:\n    name: api\n    endpoints: [ {{ host: api.bed.test, port: 443, protocol: rest, access: full }} ]\n    \
+         binaries: [ {binary} ]\n"
+    );
+    let file = policy_file(stage, &entries)?;
+    let mark = stage.marker();
+    let whole = format!(
+        "cp {curl} /sandbox/client\nget() {{ \"$@\" -sSf --max-time 20 -o /dev/null https://api.bed.test/echo?m={mark} \
+         2>/dev/null && echo yes || echo no; }}\n{script}\n"
+    );
+    // Rooted, the agent is another user than the workspace's owner: its own workspace is the sandbox's.
+    let done = stage.run(&["--name", name, "--policy", &file], &["sh", "-c", &whole])?.expect_code(0)?;
+    Ok(done.out())
+}
+
+const CLIENT: &str = "{ path: /sandbox/client }";
+
+fn a_replaced_binary_is_denied(stage: &Stage) -> Result<()> {
+    let replace = "get /sandbox/client\ncp /sandbox/client /sandbox/new; printf x >> /sandbox/new; \
+                   mv /sandbox/new /sandbox/client\nget /sandbox/client";
+    let said = script(stage, "replaced", CLIENT, replace)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    ensure_audited(stage, "replaced", &[("verdict", "denied"), ("layer", "identity")])?;
+    ensure!(
+        audit(stage, "replaced")?.iter().any(|r| record_has(r, &[("path", "/sandbox/client")])),
+        "the change itself is not on record"
+    );
+    // Rewritten in place, the same.
+    let rewrite = "get /sandbox/client\nprintf x >> /sandbox/client\nget /sandbox/client";
+    let said = script(stage, "rewritten", CLIENT, rewrite)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    Ok(())
+}
+
+fn a_deleted_binary_is_denied(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    // The process runs on while its file is gone: curl waits at stdin for its configuration.
+    let delete = format!(
+        "get /sandbox/client\n{python} - <<'END'\nimport subprocess, os\nc = subprocess.Popen(['/sandbox/client', '-sSf', \
+         '--max-time', '20', '-o', '/dev/null', '-K', '-'], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n\
+         os.unlink('/sandbox/client')\nc.communicate(b'url = \"https://api.bed.test/echo\"\\n')\n\
+         print('no' if c.returncode else 'yes', flush=True)\nEND"
+    );
+    let said = script(stage, "deleted", CLIENT, &delete)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    ensure_audited(stage, "deleted", &[("verdict", "denied"), ("layer", "identity")])
+}
+
+fn a_memory_file_is_denied(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let memory = format!(
+        "get /sandbox/client\n{python} - <<'END'\nimport os, subprocess\nfd = os.memfd_create('client', 0)\n\
+         os.write(fd, open('/sandbox/client', 'rb').read())\n\
+         r = subprocess.run(['/proc/self/fd/%d' % fd, '-sSf', '--max-time', '20', '-o', '/dev/null', \
+         'https://api.bed.test/echo'], pass_fds=[fd], stderr=subprocess.DEVNULL)\nprint('no' if r.returncode else 'yes')\nEND"
+    );
+    // Any path at all would be allowed: only having none is wrong.
+    let said = script(stage, "memory", "{ path: \"/**\" }", &memory)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    Ok(())
+}
+
+fn a_pinned_hash_is_kept(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let mut sum = stage.command("sha256sum");
+    sum.arg(&curl);
+    let hash =
+        bed::stage::finish(sum, bed::stage::PATIENCE)?.out().split(' ').next().unwrap_or_default().to_owned();
+    let right = format!("{{ path: {curl}, sha256: \"{hash}\" }}");
+    ensure!(script(stage, "pinned", &right, &format!("get {curl}"))? == "yes\n");
+    let wrong = format!("{{ path: {curl}, sha256: \"{}\" }}", "0".repeat(64));
+    ensure!(script(stage, "mispinned", &wrong, &format!("get {curl}"))? == "no\n");
+    Ok(())
+}
+
+fn a_borrowed_socket_is_denied(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    // An allowed program connects while another program holds the same socket: both hands must be allowed.
+    let borrow = format!(
+        "cp {python} /sandbox/friend\nget_socket() {{ \"$1\" - \"$2\" <<'END'\nimport socket, subprocess, sys\n\
+         s = socket.create_connection(('127.0.0.1', 3128), 10)\ns.settimeout(20)\nholder = None\n\
+         if sys.argv[1] != 'none':\n    holder = subprocess.Popen([sys.argv[1], '60'], pass_fds=[s.fileno()])\n\
+         \x20   import time, os\n    while os.readlink('/proc/%d/exe' % holder.pid) == os.readlink('/proc/self/exe'): time.sleep(0.01)\n\
+         s.sendall(b'CONNECT api.bed.test:443 HTTP/1.1\\r\\nHost: api.bed.test:443\\r\\n\\r\\n')\n\
+         print('yes' if b' 200 ' in s.recv(100) else 'no', flush=True)\nif holder: holder.kill()\nEND\n}}\n\
+         get_socket /sandbox/friend none\nget_socket /sandbox/friend /bin/sleep"
+    );
+    let said = script(stage, "borrowed", "{ path: /sandbox/friend, ancestors: false }", &borrow)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    ensure_audited(stage, "borrowed", &[("verdict", "denied"), ("layer", "identity")])
+}
+
+fn a_preloaded_library_is_denied(stage: &Stage) -> Result<()> {
+    // A library that the agent wrote, mapped executable into an allowed program (any library will do).
+    let Some(library) =
+        ["/usr/lib/x86_64-linux-gnu/libm.so.6", "/usr/lib/aarch64-linux-gnu/libm.so.6", "/lib64/libm.so.6"]
+            .iter()
+            .find(|p| Path::new(p).exists())
+    else {
+        bed::skip!("no libm where this test looks")
+    };
+    let curl = program("curl")?;
+    let preload =
+        format!("get {curl}\ncp {library} /sandbox/evil.so\nget env LD_PRELOAD=/sandbox/evil.so {curl}");
+    let said = script(stage, "preloaded", &format!("{{ path: {curl} }}"), &preload)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! `inference.local`: the real SDKs get real answers from a local provider, and the key is nowhere inside.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::stage::{Finished, PATIENCE, finish};
+use bed::{Stage, provider};
+use serde_json::Value;
+
+use common::{COFFERDAM, START, audit, files_below, policy_file, program, python_with_packages, workspace};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "inference",
+        Path::new(COFFERDAM),
+        bed::cases![
+            openai_sdk,
+            anthropic_sdk,
+            plain_http_and_curl,
+            what_no_route_names_is_refused,
+            errors_never_carry_the_key,
+            the_key_is_nowhere_inside,
+            literal_keys_are_refused,
+            a_stream_outlives_a_crash,
+        ],
+    )
+}
+
+/// Aliases that lead to the world's provider, as OpenAI and as Anthropic, over loopback and over TLS.
+fn config(stage: &Stage) -> Result<String> {
+    let text = format!(
+        "inference:\n  providers:\n    \
+         near: {{ kind: openai, base_url: \"{near}\", credential: env:BED_KEY, trust: self-hosted, cost: none }}\n    \
+         far: {{ kind: openai, base_url: \"{far}\", credential: env:BED_KEY }}\n    \
+         claude: {{ kind: anthropic, base_url: \"{claude}\", credential: env:BED_KEY }}\n  routes:\n    \
+         - {{ model: near, to: [ {{ provider: near, model: bed-echo }} ] }}\n    \
+         - {{ model: far, to: [ {{ provider: far, model: bed-echo }} ] }}\n    \
+         - {{ model: claude, to: [ {{ provider: claude, model: bed-echo }} ] }}\n    \
+         - {{ model: slow, to: [ {{ provider: near, model: bed-ticks-60 }} ] }}\n    \
+         - {{ model: leaky, to: [ {{ provider: far, model: bed-leaky }} ] }}\n    \
+         - {{ model: \"bed-*\", to: [ {{ provider: near }} ] }}\n",
+        near = provider::BASE_URL,
+        far = provider::REMOTE_BASE_URL,
+        claude = provider::REMOTE_BASE_URL.trim_end_matches("/v1"),
+    );
+    Ok(stage.write("cofferdam.yaml", text)?.display().to_string())
+}
+
+fn command(stage: &Stage, name: &str, command: &[&str]) -> Result<Command> {
+    let (config, policy) = (config(stage)?, policy_file(stage, "")?);
+    let workspace = workspace(stage);
+    let options = [
+        "run",
+        "--quiet",
+        "--name",
+        name,
+        "--config",
+        &config,
+        "--policy",
+        &policy,
+        "--workspace",
+        &workspace,
+    ];
+    let mut run = stage.cofferdam([&options[..], &["--allow-fault-injection", "--"], command].concat());
+    run.env("BED_KEY", provider::KEY);
+    Ok(run)
+}
+
+fn ask(stage: &Stage, name: &str, run: &[&str]) -> Result<Finished> {
+    finish(command(stage, name, run)?, PATIENCE)
+}
+
+fn openai_sdk(stage: &Stage) -> Result<()> {
+    let python = python_with_packages()?;
+    let script = r#"
+import openai
+client = openai.OpenAI(max_retries=0, timeout=30)
+messages = [dict(role="user", content="hello there")]
+for model in ("near", "far"):
+    answer = client.chat.completions.create(model=model, messages=messages)
+    assert answer.choices[0].message.content == "You said: hello there", answer
+    assert answer.usage.total_tokens > 0
+    text = "".join(c.choices[0].delta.content or "" for c in client.chat.completions.create(model=model, messages=messages, stream=True) if c.choices)
+    assert text == "You said: hello there", text
+    assert client.responses.create(model=model, input="hi").output_text == "You said: hi"
+    kinds = [e.type for e in client.responses.create(model=model, input="hi", stream=True)]
+    assert kinds[0] == "response.created" and kinds[-1] == "response.completed", kinds
+    assert len(client.embeddings.create(model=model, input="hi").data[0].embedding) == 2
+    assert client.completions.create(model=model, prompt="hi").choices[0].text
+names = [m.id for m in client.models.list()]
+assert "near" in names and "claude" in names, names
+print("fine")
+"#;
+    let done = ask(stage, "openai", &[&python, "-c", script])?.expect_code(0)?;
+    ensure!(done.out() == "fine\n", "{}", done.out());
+    let arrived = stage.world().recorder().all();
+    let with_key = format!("Bearer {}", provider::KEY);
+    let ours = arrived
+        .iter()
+        .filter(|s| s.target == "/v1/chat/completions" && s.header("authorization") == Some(&with_key));
+    ensure!(ours.clone().count() >= 4, "the key was not added");
+    ensure!(
+        ours.clone().all(|s| String::from_utf8_lossy(&s.body).contains("bed-")),
+        "the model's name was not written"
+    );
+    Ok(())
+}
+
+fn anthropic_sdk(stage: &Stage) -> Result<()> {
+    let python = python_with_packages()?;
+    let script = r#"
+import anthropic
+client = anthropic.Anthropic(max_retries=0, timeout=30)
+ask = dict(model="claude", max_tokens=50, messages=[dict(role="user", content="hello there")])
+answer = client.messages.create(**ask)
+assert answer.content[0].text == "You said: hello there", answer
+with client.messages.stream(**ask) as stream:
+    text = "".join(stream.text_stream)
+assert text == "You said: hello there", text
+assert client.messages.count_tokens(model="claude", messages=ask["messages"]).input_tokens == 2
+print("fine")
+"#;
+    let done = ask(stage, "anthropic", &[&python, "-c", script])?.expect_code(0)?;
+    ensure!(done.out() == "fine\n", "{}", done.out());
+    let keyed =
+        |s: &bed::Seen| s.target.starts_with("/v1/messages") && s.header("x-api-key") == Some(provider::KEY);
+    ensure!(stage.world().recorder().all().iter().any(keyed), "the key was not added");
+    Ok(())
+}
+
+const BODY: &str = r#"{"model":"near","messages":[{"role":"user","content":"by hand"}]}"#;
+
+fn plain_http_and_curl(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    for scheme in ["https", "http"] {
+        let url = format!("{scheme}://inference.local/v1/chat/completions");
+        let run =
+            [&curl, "-sSf", "--max-time", "20", "-H", "content-type: application/json", "-d", BODY, &url];
+        let done = ask(stage, &format!("by-{scheme}"), &run.map(|s| s as &str))?.expect_code(0)?;
+        ensure!(done.out().contains("You said: by hand"), "{}", done.out());
+    }
+    Ok(())
+}
+
+fn what_no_route_names_is_refused(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let marker = stage.marker();
+    let body = BODY.replace("near", "no-such-model").replace("by hand", &marker);
+    let script = format!(
+        "for path in /v1/chat/completions /v1/files /admin /v1/fine_tuning/jobs; do {curl} -s --max-time 20 -o /dev/null \
+         -w '%{{http_code}} ' -H 'content-type: application/json' -d '{body}' https://inference.local$path; done; \
+         {curl} -s --max-time 20 -o /dev/null -w '%{{http_code}}' -H 'content-type: application/json' -d '{{' \
+         https://inference.local/v1/chat/completions"
+    );
+    let done = ask(stage, "no-route", &["sh", "-c", &script])?;
+    let codes: Vec<&str> =
+        done.stdout.split(|b| *b == b' ').map(|c| std::str::from_utf8(c).unwrap()).collect();
+    ensure!(codes.len() == 5 && codes.iter().all(|c| c.starts_with('4')), "{codes:?} {}", done.err());
+    let arrived = stage.world().recorder().all();
+    ensure!(
+        !arrived.iter().any(|s| String::from_utf8_lossy(&s.body).contains(&marker)),
+        "it reached the provider"
+    );
+    Ok(())
+}
+
+fn errors_never_carry_the_key(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let body = BODY.replace("near", "leaky");
+    let url = "https://inference.local/v1/chat/completions";
+    let run = [
+        &curl,
+        "-s",
+        "--max-time",
+        "20",
+        "-w",
+        "\n%{http_code}",
+        "-H",
+        "content-type: application/json",
+        "-d",
+        &body,
+        url,
+    ];
+    let done = ask(stage, "leaky", &run.map(|s| s as &str))?;
+    ensure!(done.out().ends_with("\n400"), "{}", done.out());
+    ensure!(!done.out().contains(provider::KEY), "the key came in: {}", done.out());
+    ensure!(done.out().contains("try another"), "the rest of the error is lost: {}", done.out());
+    Ok(())
+}
+
+fn the_key_is_nowhere_inside(stage: &Stage) -> Result<()> {
+    let (python, curl) = (program("python3")?, program("curl")?);
+    stage.script("search.py", include_str!("inside/search_for_key.py"))?;
+    let control = format!("control{}", stage.marker());
+    stage.write("workspace/control.txt", &control)?;
+    let (first, second) = provider::KEY.split_at(provider::KEY.len() / 2);
+    let reversed = |s: &str| s.chars().rev().collect::<String>();
+    // A child with the control word in its environment lives meanwhile; a request has been made before.
+    let script = format!(
+        "{curl} -sSf --max-time 20 -H 'content-type: application/json' -d '{BODY}' https://inference.local/v1/chat/completions \
+         >/dev/null; CONTROL={control} sleep 60 & {python} /sandbox/search.py {} {} {control}; kill $!; env",
+        reversed(second),
+        reversed(first),
+    );
+    let done = ask(stage, "search", &["sh", "-c", &script])?.expect_code(0)?;
+    let report: Value = serde_json::from_str(done.out().lines().next().unwrap_or_default())
+        .with_context(|| format!("{} {}", done.out(), done.err()))?;
+    ensure!(report["found"] == serde_json::json!([]), "{report}");
+    let controls = report["controls"].to_string();
+    ensure!(controls.contains("file") && controls.contains("environ"), "the search is blind: {report}");
+    ensure!(!done.out().contains(provider::KEY) && !done.err().contains(provider::KEY));
+    // Outside, in what was written down: audit, logs, everything in the state directory.
+    ensure!(!audit(stage, "search")?.is_empty());
+    for path in files_below(&stage.state()) {
+        let bytes = std::fs::read(&path)?;
+        let holds = bytes.windows(provider::KEY.len()).any(|w| w == provider::KEY.as_bytes());
+        ensure!(!holds, "the key is in {}", path.display());
+    }
+    Ok(())
+}
+
+fn literal_keys_are_refused(stage: &Stage) -> Result<()> {
+    let text = format!(
+        "inference:\n  providers:\n    a: {{ kind: openai, base_url: \"{}\", credential: {} }}\n  routes:\n    - {{ model: \"*\", \
+         to: [ {{ provider: a }} ] }}\n",
+        provider::BASE_URL,
+        provider::KEY
+    );
+    let file = stage.write("literal.yaml", text)?.display().to_string();
+    let done = stage.run(&["--config", &file], &["true"])?.expect_code(125)?;
+    ensure!(!done.err().contains(provider::KEY), "the refusal shows the key");
+    let text = "inference:\n  providers:\n    a: { kind: openai, base_url: \"http://127.0.0.1:8000/v1\", credential: env:NOT_SET_HERE }\n";
+    let file = stage.write("absent.yaml", text)?.display().to_string();
+    let done = stage.run(&["--config", &file], &["true"])?.expect_code(125)?;
+    ensure!(done.err().contains("NOT_SET_HERE"), "{}", done.err());
+    Ok(())
+}
+
+fn a_stream_outlives_a_crash(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let body = r#"{"model":"slow","stream":true,"messages":[{"role":"user","content":"go"}]}"#;
+    let url = "https://inference.local/v1/chat/completions";
+    let run = [&curl, "-sSfN", "--max-time", "60", "-H", "content-type: application/json", "-d", body, url];
+    let mut running = stage.start(command(stage, "stream", &run.map(|s| s as &str))?)?;
+    running.wait_for("tick 3", START)?;
+    for actor in ["gateway", "proxy"] {
+        stage.call(&["crash", "stream", actor])?.expect_code(0)?;
+    }
+    let done = running.finish(Duration::from_secs(60))?.expect_code(0)?;
+    let text = done.out();
+    let missing = (1..=60).filter(|n| !text.contains(&format!("tick {n}"))).count();
+    ensure!(missing == 0 && text.ends_with("data: [DONE]\n\n"), "{missing} ticks are missing");
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! What operators see: metrics, audit, status, tree, ps, logs; redacted, and provable.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::stage::{Mode, PATIENCE, finish, poll};
+use bed::{Stage, provider};
+
+use common::{COFFERDAM, FRIENDLY, Sandbox, find, policy_file, program, workspace};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "observe",
+        Path::new(COFFERDAM),
+        bed::cases![
+            every_metric_is_served_and_promtool_agrees,
+            a_real_prometheus_scrapes_it,
+            audit_verifies_and_tampering_shows,
+            listings_are_json_and_text,
+            output_is_redacted_and_logged,
+            redact_is_a_filter.only(Mode::Rootless),
+            every_help_has_an_example.only(Mode::Rootless),
+        ],
+    )
+}
+
+/// The names of the design's section 11 that have a meaning by now.
+const METRICS: &[&str] = &[
+    "cofferdam_build_info",
+    "cofferdam_actor_up{",
+    "cofferdam_actor_restarts_total{",
+    "cofferdam_agent_up{",
+    "cofferdam_agent_restarts_total{",
+    "cofferdam_supervisor_restarts_total",
+    "cofferdam_policy_generation",
+    "cofferdam_policy_reloads_total{",
+    "cofferdam_decisions_total{",
+    "cofferdam_proxy_connections",
+    "cofferdam_proxy_bytes_total{",
+    "cofferdam_proxy_decision_seconds_bucket{",
+    "cofferdam_inference_requests_total{",
+    "cofferdam_inference_tokens_total{",
+    "cofferdam_inference_first_byte_seconds_bucket{",
+    "cofferdam_redactions_total{",
+    "cofferdam_audit_records_total",
+];
+
+/// A port that nobody uses just now.
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn scrape(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    ensure!(page.starts_with("HTTP/1.1 200"), "{}", page.lines().next().unwrap_or_default());
+    Ok(page.split_once("\r\n\r\n").context("no body")?.1.to_owned())
+}
+
+/// A sandbox in which everything has happened once: requests, refusals, a model request, a redaction, a restart.
+fn busy<'a>(stage: &'a Stage<'a>, port: u16) -> Result<Sandbox<'a>> {
+    let curl = program("curl")?;
+    let config = format!(
+        "inference:\n  providers:\n    local: {{ kind: openai, base_url: \"{}\", credential: env:BED_KEY }}\n  routes:\n    \
+         - {{ model: near, to: [ {{ provider: local, model: bed-echo }} ] }}\n",
+        provider::BASE_URL
+    );
+    let config = stage.write("cofferdam.yaml", config)?.display().to_string();
+    let policy = policy_file(stage, FRIENDLY)?;
+    let body = r#"{"model":"near","messages":[{"role":"user","content":"one two three"}]}"#;
+    let script = format!(
+        "{curl} -sSf -o /dev/null https://api.bed.test/; {curl} -s -o /dev/null https://evil.bed.test/; {curl} -sSf -o /dev/null \
+         -H 'content-type: application/json' -d '{body}' https://inference.local/v1/chat/completions; echo \
+         ghp_$(head -c 27 /dev/zero | tr '\\0' a)123456789; echo ready; exec sleep 1000"
+    );
+    let metrics = format!("127.0.0.1:{port}");
+    let name = stage.name();
+    let mut run =
+        stage.cofferdam(["run", "--quiet", "--name", &name, "--config", &config, "--policy", &policy]);
+    run.args(["--metrics", &metrics, "--allow-fault-injection", "--", "sh", "-c", &script]);
+    run.env("BED_KEY", provider::KEY);
+    let mut running = stage.start(run)?;
+    running.wait_for("ready", common::START)?;
+    let sandbox = Sandbox::adopt(stage, name, running);
+    sandbox.crash("gateway")?;
+    Ok(sandbox)
+}
+
+fn every_metric_is_served_and_promtool_agrees(stage: &Stage) -> Result<()> {
+    let port = free_port()?;
+    let sandbox = busy(stage, port)?;
+    let page = scrape(port)?;
+    for name in METRICS {
+        ensure!(page.lines().any(|line| line.starts_with(name)), "no {name} in\n{page}");
+    }
+    for sample in [
+        "cofferdam_actor_up{actor=\"proxy\"} 1",
+        "cofferdam_actor_restarts_total{actor=\"gateway\"} 1",
+        "cofferdam_supervisor_restarts_total 0",
+    ] {
+        ensure!(page.lines().any(|line| line == sample), "no {sample} in\n{page}");
+    }
+    ensure!(!page.contains("evil.bed.test"), "an agent's word became a label");
+    if let Ok(promtool) = program("promtool") {
+        let mut check = stage.command(promtool);
+        check.args(["check", "metrics"]).stdin(Stdio::piped());
+        let mut child = check.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().unwrap().write_all(page.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "promtool: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    drop(sandbox);
+    Ok(())
+}
+
+fn a_real_prometheus_scrapes_it(stage: &Stage) -> Result<()> {
+    let prometheus = program("prometheus")?;
+    let (port, web) = (free_port()?, free_port()?);
+    let _sandbox = busy(stage, port)?;
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
+    let config = std::fs::read_to_string(deploy.join("prometheus.yml"))?;
+    let config = config.replace("127.0.0.1:9464", &format!("127.0.0.1:{port}")).replace("15s", "1s");
+    let config = stage.write("prometheus.yml", config)?;
+    stage.write("cofferdam.rules.yml", std::fs::read(deploy.join("cofferdam.rules.yml"))?)?;
+    let mut run = stage.command(prometheus);
+    run.arg("--config.file").arg(&config).arg("--storage.tsdb.path").arg(stage.dir().join("home/tsdb"));
+    run.arg(format!("--web.listen-address=127.0.0.1:{web}"));
+    let _running = stage.start(run)?;
+    let ask = |query: &str| -> Option<serde_json::Value> {
+        let mut stream = TcpStream::connect(("127.0.0.1", web)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET /api/v1/query?query={query} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let answer: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+        Some(answer["data"]["result"][0]["value"][1].clone())
+    };
+    poll("a scrape", Duration::from_secs(40), || ask("up%7Bjob%3D%22cofferdam%22%7D").filter(|v| v == "1"))?;
+    poll("a sample", Duration::from_secs(10), || {
+        ask("cofferdam_actor_up%7Bactor%3D%22proxy%22%7D").filter(|v| v == "1")
+    })?;
+    Ok(())
+}
+
+fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let policy = policy_file(stage, FRIENDLY)?;
+    let script = format!("for i in 1 2 3 4 5; do {curl} -sSf -o /dev/null https://api.bed.test/$i; done");
+    stage.run(&["--name", "kept", "--policy", &policy], &["sh", "-c", &script])?.expect_code(0)?;
+    stage.call(&["audit", "verify", "kept"])?.expect_code(0)?;
+    let report = stage.json(&["audit", "verify", "kept", "--json"])?;
+    ensure!(report.to_string().contains("records"), "{report}");
+    let shown = stage.call(&["audit", "show", "kept"])?.expect_code(0)?.out();
+    ensure!(shown.contains("api.bed.test"), "{shown}");
+
+    let path = stage.state().join("kept/audit.jsonl");
+    let good = std::fs::read_to_string(&path)?;
+    let lines: Vec<&str> = good.lines().collect();
+    ensure!(lines.len() > 6, "{} records", lines.len());
+    let join = |lines: &[&str]| lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+    let mut swapped = lines.clone();
+    swapped.swap(3, 4);
+    let changed = good.replacen("api.bed.test", "api.bad.test", 1);
+    let missing = join(&[&lines[..3], &lines[4..]].concat());
+    let cut = join(&lines[..lines.len() - 1]);
+    for (what, text) in
+        [("changed", changed), ("reordered", join(&swapped)), ("missing", missing), ("cut off", cut)]
+    {
+        std::fs::write(&path, &text)?;
+        let done = stage.call(&["audit", "verify", "kept"])?;
+        ensure!(done.code() == 125, "a {what} record is not found: {}", done.out());
+    }
+    std::fs::write(&path, &good)?;
+    stage.call(&["audit", "verify", "kept"])?.expect_code(0)?;
+    Ok(())
+}
+
+fn listings_are_json_and_text(stage: &Stage) -> Result<()> {
+    let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let name = &sandbox.name;
+    let listed = stage.json(&["ps", "--json"])?;
+    ensure!(listed.as_array().is_some_and(|l| l.iter().any(|s| s["name"] == name.as_str())), "{listed}");
+    let tree = sandbox.tree()?;
+    for part in ["telemetry", "redactor", "policy", "operator", "gateway", "proxy", "agents"] {
+        ensure!(find(&tree, part).is_some_and(|node| node["state"] == "up"), "{part} is not up: {tree}");
+    }
+    let status = sandbox.status()?;
+    ensure!(status["state"] == "running" && status["rooted"] == (stage.mode() == Mode::Rooted), "{status}");
+    ensure!(status["policy"]["generation"] == 1, "{status}");
+    for args in [&["ps"][..], &["status", name], &["tree", name], &["policy", "show", name]] {
+        let done = stage.call(args)?.expect_code(0)?;
+        ensure!(
+            !done.stdout.is_empty() && !done.stdout.contains(&0x1b),
+            "{args:?} prints colours into a pipe"
+        );
+    }
+    for args in [
+        &["status", "nobody"][..],
+        &["tree", "nobody"],
+        &["logs", "nobody"],
+        &["stop", "nobody"],
+        &["exec", "nobody", "--", "true"],
+    ] {
+        let done = stage.call(args)?.expect_code(125)?;
+        ensure!(done.err().contains("nobody") && done.err().lines().count() == 1, "{args:?}: {}", done.err());
+    }
+    Ok(())
+}
+
+fn output_is_redacted_and_logged(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let config = format!(
+        "inference:\n  providers:\n    local: {{ kind: openai, base_url: \"{}\", credential: env:BED_KEY }}\n  routes:\n    \
+         - {{ model: near, to: [ {{ provider: local, model: bed-echo }} ] }}\n",
+        provider::BASE_URL
+    );
+    let config = stage.write("cofferdam.yaml", config)?.display().to_string();
+    // Written a byte at a time, the key is caught all the same; the script gets it in two halves.
+    let (a, b) = provider::KEY.split_at(11);
+    let script = format!(
+        "import sys,time,base64\nk='{a}'+'{b}'\nfor c in 'key '+k+' end\\n':\n  sys.stdout.write(c); sys.stdout.flush()\n\
+         print(base64.b64encode(k.encode()).decode())\nsys.stderr.write(k+'\\n')\nprint('plain text stays')\n"
+    );
+    stage.script("leak.py", &script)?;
+    let workspace = workspace(stage);
+    let mut run = stage.cofferdam([
+        "run",
+        "--quiet",
+        "--name",
+        "leaks",
+        "--config",
+        &config,
+        "--workspace",
+        &workspace,
+    ]);
+    run.args(["--", &python, "-u", "/sandbox/leak.py"]).env("BED_KEY", provider::KEY);
+    let done = finish(run, PATIENCE)?.expect_code(0)?;
+    let (out, err) = (done.out(), done.err());
+    for text in [&out, &err] {
+        ensure!(!text.contains(provider::KEY), "the key came out: {text}");
+        ensure!(text.contains("[REDACTED:"), "nothing marks the place: {text}");
+    }
+    ensure!(out.contains("plain text stays") && out.contains(" end\n"), "{out}");
+    ensure!(out.matches("[REDACTED:").count() == 2, "the base64 form passed: {out}");
+    for file in common::files_below(&stage.state()) {
+        let bytes = std::fs::read(&file)?;
+        let holds = bytes.windows(provider::KEY.len()).any(|w| w == provider::KEY.as_bytes());
+        ensure!(!holds, "the key is in {}", file.display());
+    }
+    let sandbox = Sandbox::start(
+        stage,
+        &[],
+        &["sh", "-c", "echo a line; echo another >&2; echo ready; exec sleep 1000"],
+        "ready",
+    )?;
+    let logged = poll("the log", Duration::from_secs(5), || {
+        let text = stage.call(&["logs", &sandbox.name]).ok()?.out();
+        (text.contains("a line") && text.contains("another")).then_some(text)
+    })?;
+    ensure!(!logged.is_empty());
+    Ok(())
+}
+
+fn redact_is_a_filter(stage: &Stage) -> Result<()> {
+    let mut run = stage.cofferdam(["redact"]);
+    run.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = run.spawn()?;
+    let token = format!("ghp_{}", "a1B2c3".repeat(6));
+    let input = [b"\x00\xff binary stays \n".as_slice(), b"token ", token.as_bytes(), b" end\n"].concat();
+    child.stdin.take().unwrap().write_all(&input)?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success());
+    ensure!(output.stdout.starts_with(b"\x00\xff binary stays \ntoken [REDACTED:"), "{:?}", output.stdout);
+    ensure!(output.stdout.ends_with(b" end\n"));
+    Ok(())
+}
+
+fn every_help_has_an_example(stage: &Stage) -> Result<()> {
+    for command in [
+        "run", "up", "exec", "ps", "status", "tree", "logs", "stop", "restart", "crash", "redact", "doctor",
+        "demo",
+    ] {
+        let done = stage.call(&[command, "--help"])?.expect_code(0)?;
+        ensure!(done.out().contains(&format!("cofferdam {command}")), "{command}: {}", done.out());
+        ensure!(done.out().contains("Example"), "{command} has no example");
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! `cofferdam policy …`: files of the peers' schema load unchanged, bad ones say everything at once, reloads are atomic.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bed::Stage;
+use bed::stage::{Mode, poll};
+
+use common::{COFFERDAM, FRIENDLY, Sandbox, policy, program};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "policy_cli",
+        Path::new(COFFERDAM),
+        bed::cases![
+            peers_files_load_unchanged.only(Mode::Rootless),
+            every_error_at_once_with_its_place.only(Mode::Rootless),
+            explain_names_the_rule_and_the_nearest.only(Mode::Rootless),
+            schema_and_presets_print.only(Mode::Rootless),
+            diff_tells_what_changes.only(Mode::Rootless),
+            set_takes_effect_at_once_and_a_bad_one_changes_nothing,
+            a_changed_file_is_reloaded,
+            a_static_change_needs_a_restart,
+        ],
+    )
+}
+
+/// Files in version 1 of the schema, as its users write them.
+const PEERS: &[(&str, &str)] = &[
+    ("overlapping.yaml", include_str!("peers/overlapping.yaml")),
+    ("wildcards.yaml", include_str!("peers/wildcards.yaml")),
+    ("deny-rules.yaml", include_str!("peers/deny-rules.yaml")),
+    ("l4-and-ips.yaml", include_str!("peers/l4-and-ips.yaml")),
+];
+
+fn peers_files_load_unchanged(stage: &Stage) -> Result<()> {
+    for (name, text) in PEERS {
+        let file = stage.write(name, text)?.display().to_string();
+        stage.call(&["policy", "check", &file])?.expect_code(0)?;
+    }
+    let explain = |file: &str, binary: &str, method: &str, url: &str| -> Result<bool> {
+        let file = stage.dir().join(file).display().to_string();
+        let args = ["policy", "explain", "--json", "--policy", &file, "--binary", binary, method, url];
+        let done = stage.call(&args)?;
+        let text = done.out();
+        ensure!(text.contains("\"allow") || text.contains("\"den"), "{args:?}: {text} {}", done.err());
+        Ok(text.contains("\"allowed\"") && !text.contains("\"denied\""))
+    };
+    for (file, binary, method, url, allowed) in [
+        ("overlapping.yaml", "/usr/bin/gh", "GET", "https://api.github.com/repos/a/b/issues", true),
+        ("overlapping.yaml", "/usr/bin/gh", "POST", "https://api.github.com/repos/a/b/issues", true),
+        ("overlapping.yaml", "/usr/bin/curl", "POST", "https://api.github.com/repos/a/b/issues", false),
+        ("overlapping.yaml", "/usr/bin/curl", "GET", "https://api.github.com/repos/a/b/issues", true),
+        ("wildcards.yaml", "/usr/bin/curl", "GET", "https://a.example.com/x", true),
+        ("wildcards.yaml", "/usr/bin/curl", "GET", "https://a.b.example.com/x", false),
+        ("wildcards.yaml", "/usr/bin/curl", "GET", "https://a.b.example.org/x", true),
+        ("wildcards.yaml", "/usr/bin/curl", "GET", "https://example.com/x", false),
+        ("deny-rules.yaml", "/usr/bin/curl", "GET", "https://api.github.com/repos/a/b", true),
+        ("deny-rules.yaml", "/usr/bin/curl", "PUT", "https://api.github.com/repos/a/b/rulesets/1", false),
+        ("deny-rules.yaml", "/usr/bin/curl", "GET", "https://api.github.com/repos/a/b/rulesets", false),
+    ] {
+        ensure!(
+            explain(file, binary, method, url)? == allowed,
+            "{file}: {binary} {method} {url} should be {allowed}"
+        );
+    }
+    Ok(())
+}
+
+fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
+    let text = "version: 1\nnetwork_policies:\n  a:\n    name: a\n    endpoints:\n      - { host: \"*.com\", port: 443 }\n      \
+                - { host: api.github.com, port: 70000 }\n      - { hots: api.github.com, port: 443 }\n      \
+                - { host: api.github.com, port: 443, protocol: rest, access: full, rules: [] }\n    binaries: [ { path: relative } ]\n";
+    let file = stage.write("bad.yaml", text)?.display().to_string();
+    let done = stage.call(&["policy", "check", &file])?;
+    ensure!(done.code() == 125, "{}", done.code());
+    let said = done.out() + &done.err();
+    for (line, word) in [(6, "*.com"), (7, "70000"), (8, "host"), (9, "access"), (10, "relative")] {
+        ensure!(
+            said.contains(&format!(":{line}:")) && said.contains(word),
+            "nothing about line {line} ({word}):\n{said}"
+        );
+    }
+    let json = stage.call(&["policy", "check", "--json", &file])?;
+    serde_json::from_slice::<serde_json::Value>(&json.stdout)?;
+    let warned = stage.write("risky.yaml", policy(FRIENDLY))?.display().to_string();
+    let done = stage.call(&["policy", "check", &warned])?.expect_code(0)?;
+    ensure!((done.out() + &done.err()).contains("warning"), "/** and access: full bring no warning");
+    Ok(())
+}
+
+fn explain_names_the_rule_and_the_nearest(stage: &Stage) -> Result<()> {
+    let ask = |method: &str, url: &str| {
+        stage.call(&["policy", "explain", "--preset", "github", "--binary", "/usr/bin/gh", method, url])
+    };
+    let yes = ask("GET", "https://api.github.com/user")?;
+    ensure!(yes.out().contains("allowed") && yes.out().contains("github"), "{}", yes.out());
+    let no = ask("POST", "https://api.github.com/user/repos")?;
+    ensure!(no.out().contains("denied") && no.out().contains("POST"), "{}", no.out());
+    Ok(())
+}
+
+fn schema_and_presets_print(stage: &Stage) -> Result<()> {
+    let schema = stage.json(&["policy", "schema"])?;
+    ensure!(schema.to_string().contains("network_policies"));
+    let listed = stage.call(&["policy", "presets"])?.expect_code(0)?.out();
+    for name in [
+        "github",
+        "pypi",
+        "npm",
+        "huggingface",
+        "local-inference",
+        "locked-down",
+        "development",
+        "integration-testing",
+    ] {
+        ensure!(listed.contains(name), "{name} is not listed:\n{listed}");
+        stage.call(&["policy", "presets", name])?.expect_code(0)?;
+    }
+    Ok(())
+}
+
+fn diff_tells_what_changes(stage: &Stage) -> Result<()> {
+    let (a, b) = (stage.write("a.yaml", policy(""))?, stage.write("b.yaml", policy(FRIENDLY))?);
+    let (a, b) = (a.display().to_string(), b.display().to_string());
+    let done = stage.call(&["policy", "diff", &a, &b])?;
+    ensure!(done.out().contains("api.bed.test"), "{} {}", done.out(), done.err());
+    Ok(())
+}
+
+/// Whether a request gets through, asked in a running sandbox.
+fn reaches(stage: &Stage, name: &str, curl: &str) -> Result<bool> {
+    let url = format!("https://api.bed.test/echo?m={}", stage.marker());
+    Ok(stage.call(&["exec", name, "--", curl, "-sSf", "--max-time", "20", "-o", "/dev/null", &url])?.code()
+        == 0)
+}
+
+fn set_takes_effect_at_once_and_a_bad_one_changes_nothing(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let closed = stage.write("closed.yaml", policy(""))?.display().to_string();
+    let open = stage.write("open.yaml", policy(FRIENDLY))?.display().to_string();
+    let bad = stage
+        .write("bad.yaml", "version: 1\nnetwork_policies: { a: { nonsense: 1 } }\n")?
+        .display()
+        .to_string();
+    let sandbox =
+        Sandbox::start(stage, &["--policy", &closed], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let name = &sandbox.name;
+    ensure!(!reaches(stage, name, &curl)?);
+    stage.call(&["policy", "set", name, &open])?.expect_code(0)?;
+    ensure!(reaches(stage, name, &curl)?);
+    let refused = stage.call(&["policy", "set", name, &bad])?.expect_code(125)?;
+    ensure!(refused.err().contains("nonsense"), "{}", refused.err());
+    ensure!(reaches(stage, name, &curl)?, "a bad policy changed something");
+    let shown = stage.call(&["policy", "show", name])?.expect_code(0)?.out();
+    ensure!(shown.contains("api.bed.test"), "{shown}");
+    stage.call(&["policy", "set", name, &closed])?.expect_code(0)?;
+    ensure!(!reaches(stage, name, &curl)?);
+    Ok(())
+}
+
+fn a_changed_file_is_reloaded(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let file = stage.write("live.yaml", policy(""))?;
+    let path = file.display().to_string();
+    let sandbox =
+        Sandbox::start(stage, &["--policy", &path], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    ensure!(!reaches(stage, &sandbox.name, &curl)?);
+    // As editors save: another file, renamed over it.
+    let new = stage.write("live.yaml.new", policy(FRIENDLY))?;
+    std::fs::rename(new, &file)?;
+    let generation = || sandbox.status().ok()?["policy"]["generation"].as_u64();
+    poll("the new generation", Duration::from_secs(15), || generation().filter(|g| *g >= 2))?;
+    ensure!(reaches(stage, &sandbox.name, &curl)?);
+    // A bad file is told, and the last good one stays.
+    stage.write("live.yaml", "version: 1\nnonsense: 1\n")?;
+    common::ensure_audited(stage, &sandbox.name, &[("kind", "policy"), ("result", "rejected")])?;
+    ensure!(reaches(stage, &sandbox.name, &curl)?);
+    Ok(())
+}
+
+fn a_static_change_needs_a_restart(stage: &Stage) -> Result<()> {
+    let first = stage.write("first.yaml", policy(""))?.display().to_string();
+    let text = policy("").replace("    - /etc ", "    - { path: /srv, optional: true }\n    - /etc ");
+    let second = stage.write("second.yaml", text)?.display().to_string();
+    let sandbox =
+        Sandbox::start(stage, &["--policy", &first], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let refused = stage.call(&["policy", "set", &sandbox.name, &second])?.expect_code(125)?;
+    ensure!(refused.err().contains("--restart-agents"), "{}", refused.err());
+    Ok(())
+}

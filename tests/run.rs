@@ -1,0 +1,209 @@
+//! `cofferdam run` as a shell sees it: exit codes, streams, signals, environment, refusals.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bed::Stage;
+use bed::stage::PATIENCE;
+use nix::sys::signal::Signal;
+
+use common::{COFFERDAM, START, policy_file, workspace};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "run",
+        Path::new(COFFERDAM),
+        bed::cases![
+            exit_codes,
+            refusals_are_one_line_with_a_mend,
+            stdout_is_the_agents_alone,
+            big_binary_output_comes_whole,
+            stdin_reaches_the_agent,
+            environment_is_scrubbed_and_set,
+            ctrl_c_reaches_the_agent,
+            a_second_ctrl_c_ends_it,
+            sigterm_ends_in_order,
+            a_name_is_taken_once,
+            a_policy_in_the_peers_form_runs_unchanged,
+        ],
+    )
+}
+
+fn exit_codes(stage: &Stage) -> Result<()> {
+    let commands: &[(&[&str], i32)] = &[
+        (&["true"], 0),
+        (&["sh", "-c", "exit 7"], 7),
+        (&["sh", "-c", "exit 255"], 255),
+        (&["/etc/passwd"], 126),
+        (&["/usr"], 126),
+        (&["no-such-program"], 127),
+        (&["/no/such/program"], 127),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+    ];
+    for (command, code) in commands {
+        let done = stage.run(&[], command)?;
+        ensure!(done.code() == *code, "{command:?}: {} instead of {code}\n{}", done.code(), done.err());
+        ensure!(done.stdout.is_empty(), "{command:?} put {:?} on stdout", done.out());
+        if matches!(code, 126 | 127) {
+            ensure!(done.err().starts_with("cofferdam: "), "{command:?} says {:?}", done.err());
+        }
+    }
+    Ok(())
+}
+
+fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
+    let bad = stage.write("bad.yaml", "version: 1\nnetwork_policies: { a: { endponts: [] } }\n")?;
+    let bad = bad.display().to_string();
+    let cases: &[&[&str]] = &[
+        &["--workspace", "/no/such/dir"],
+        &["--profile", "no-such-profile"],
+        &["--preset", "no-such-preset"],
+        &["--policy", "/no/such/policy.yaml"],
+        &["--config", "/no/such/cofferdam.yaml"],
+        &["--name", "Not A Name"],
+        &["--metrics", "nonsense"],
+        &["--forward", "nonsense"],
+        &["--policy", &bad],
+    ];
+    for options in cases {
+        let done = stage.run(options, &["true"])?;
+        ensure!(done.code() == 125, "{options:?}: {}\n{}", done.code(), done.err());
+        ensure!(done.stdout.is_empty() && !done.err().is_empty(), "{options:?}");
+        ensure!(
+            done.err().lines().all(|line| line.starts_with("cofferdam: ")),
+            "{options:?}: {}",
+            done.err()
+        );
+    }
+    let said = stage.run(&["--policy", &bad], &["true"])?.err();
+    ensure!(said.contains(":2:") && said.contains("endpoints"), "no line, or no nearest name: {said}");
+    Ok(())
+}
+
+fn stdout_is_the_agents_alone(stage: &Stage) -> Result<()> {
+    let done = stage.call(&["run", "--", "printf", "a\\0b\\377\\n\\0"])?.expect_code(0)?;
+    ensure!(done.stdout == b"a\0b\xff\n\0", "{:?}", done.stdout);
+    ensure!(done.err().lines().all(|line| line.starts_with("cofferdam: ")), "{}", done.err());
+    let done = stage.run(&[], &["sh", "-c", "echo out; echo err >&2"])?.expect_code(0)?;
+    ensure!(done.stdout == b"out\n" && done.stderr == b"err\n", "{done:?}");
+    Ok(())
+}
+
+fn big_binary_output_comes_whole(stage: &Stage) -> Result<()> {
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    stage.write("workspace/big", &bytes)?;
+    let done = stage.run(&["--workspace", &workspace(stage)], &["cat", "/sandbox/big"])?.expect_code(0)?;
+    ensure!(done.stdout == bytes, "{} bytes came of {}, or other ones", done.stdout.len(), bytes.len());
+    Ok(())
+}
+
+fn stdin_reaches_the_agent(stage: &Stage) -> Result<()> {
+    let mut command = stage.cofferdam(["run", "--quiet", "--", "sh", "-c", "wc -c; echo done"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn()?;
+    child.stdin.take().unwrap().write_all(&vec![b'x'; 200_000])?;
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(text.contains("200000") && text.contains("done"), "{text:?}");
+    Ok(())
+}
+
+fn environment_is_scrubbed_and_set(stage: &Stage) -> Result<()> {
+    let mut command = stage.cofferdam(["run", "--quiet", "--env", "GIVEN=1", "--env", "PASSED", "--", "env"]);
+    command.env("OPERATOR_SECRET", "hunter2").env("PASSED", "through").env("LD_PRELOAD", "");
+    let shown = bed::stage::finish(command, PATIENCE)?.expect_code(0)?.out();
+    for line in [
+        "HOME=/sandbox",
+        "HTTP_PROXY=http://127.0.0.1:3128",
+        "https_proxy=http://127.0.0.1:3128",
+        "ALL_PROXY=http://127.0.0.1:3128",
+        "NO_PROXY=localhost,127.0.0.1,::1",
+        "NODE_USE_ENV_PROXY=1",
+        "SSL_CERT_FILE=/run/cofferdam/ca-bundle.pem",
+        "PIP_CERT=/run/cofferdam/ca-bundle.pem",
+        "NPM_CONFIG_CAFILE=/run/cofferdam/ca-bundle.pem",
+        "OPENAI_BASE_URL=https://inference.local/v1",
+        "ANTHROPIC_BASE_URL=https://inference.local",
+        "AWS_EC2_METADATA_DISABLED=true",
+        "GIVEN=1",
+        "PASSED=through",
+    ] {
+        ensure!(shown.lines().any(|l| l == line), "no {line} in\n{shown}");
+    }
+    ensure!(shown.contains("\nPATH=/usr/local/") || shown.starts_with("PATH=/usr/local/"), "{shown}");
+    for absent in ["hunter2", "LD_PRELOAD", "COFFERDAM_STATE", "bed"] {
+        ensure!(!shown.lines().any(|l| l.contains(absent)), "{absent} passed:\n{shown}");
+    }
+    let place = stage.run(&[], &["sh", "-c", "pwd; id -u; hostname"])?.expect_code(0)?.out();
+    ensure!(place.starts_with("/sandbox\n1000\n"), "{place}");
+    Ok(())
+}
+
+fn ctrl_c_reaches_the_agent(stage: &Stage) -> Result<()> {
+    let script = "trap 'echo got it; exit 42' INT; echo ready; while :; do sleep 0.05; done";
+    let mut running = stage.start_run(&stage.name(), &[], &["sh", "-c", script])?;
+    running.wait_for("ready", START)?;
+    running.signal(Signal::SIGINT)?;
+    let done = running.finish(PATIENCE)?.expect_code(42)?;
+    ensure!(done.out() == "ready\ngot it\n", "{:?}", done.out());
+    Ok(())
+}
+
+fn a_second_ctrl_c_ends_it(stage: &Stage) -> Result<()> {
+    let script = "trap 'echo no' INT TERM; echo ready; while :; do sleep 0.05; done";
+    let mut running = stage.start_run(&stage.name(), &[], &["sh", "-c", script])?;
+    running.wait_for("ready", START)?;
+    running.signal(Signal::SIGINT)?;
+    running.wait_for("no", START)?;
+    running.signal(Signal::SIGINT)?;
+    let done = running.finish(Duration::from_secs(20))?;
+    ensure!(done.code() > 128 || done.code() == 125, "{}", done.code());
+    Ok(())
+}
+
+fn sigterm_ends_in_order(stage: &Stage) -> Result<()> {
+    let mut running = stage.start_run(&stage.name(), &[], &["sh", "-c", "echo ready; exec sleep 1000"])?;
+    running.wait_for("ready", START)?;
+    running.signal(Signal::SIGTERM)?;
+    running.finish(PATIENCE)?.expect_code(143)?;
+    let script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut running = stage.start_run(&stage.name(), &[], &["sh", "-c", script])?;
+    running.wait_for("ready", START)?;
+    running.signal(Signal::SIGTERM)?;
+    let done = running.finish(PATIENCE)?.expect_code(3)?;
+    ensure!(done.out().ends_with("bye\n"), "{:?}", done.out());
+    Ok(())
+}
+
+fn a_name_is_taken_once(stage: &Stage) -> Result<()> {
+    let mut running = stage.start_run("twin", &[], &["sh", "-c", "echo ready; exec sleep 1000"])?;
+    running.wait_for("ready", START)?;
+    let done = stage.run(&["--name", "twin"], &["true"])?.expect_code(125)?;
+    ensure!(done.err().contains("twin") && done.err().contains(&running.pid().to_string()), "{}", done.err());
+    running.signal(Signal::SIGTERM)?;
+    running.finish(PATIENCE)?;
+    stage.run(&["--name", "twin"], &["true"])?.expect_code(0)?;
+    Ok(())
+}
+
+fn a_policy_in_the_peers_form_runs_unchanged(stage: &Stage) -> Result<()> {
+    // The static part as files of that schema write it: /proc and /dev entries are named there.
+    let text = "version: 1\nfilesystem_policy:\n  include_workdir: true\n  read_only: [/usr, /lib, /bin, /etc, /proc, \
+                /dev/urandom, /var/log]\n  read_write: [/sandbox, /tmp, /dev/null]\nlandlock: { compatibility: best_effort }\n\
+                process: { run_as_user: sandbox, run_as_group: sandbox }\n";
+    let file = stage.write("peer.yaml", text)?.display().to_string();
+    stage
+        .run(&["--policy", &file], &["sh", "-c", "head -c 4 /dev/urandom >/dev/null && cat /proc/self/stat"])?
+        .expect_code(0)?;
+    let ours = policy_file(stage, "")?;
+    stage.run(&["--policy", &ours], &["true"])?.expect_code(0)?;
+    Ok(())
+}

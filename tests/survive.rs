@@ -1,0 +1,280 @@
+//! What dies comes back, and the rest goes on: each row of the design's table, fifty kills a row.
+//!
+//! While a part is killed again and again, an agent counts aloud, opens new connections all the time and holds a
+//! stream open. Its numbers must come complete and in order; no connection may be refused; no stream lost.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{Finished, PATIENCE, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use common::{COFFERDAM, FRIENDLY, Sandbox, policy_file, program, record_has, workspace};
+
+/// Kills a row.
+const KILLS: usize = 50;
+/// How soon a part must be back, at the 99th percentile.
+const ACTOR_BACK: Duration = Duration::from_millis(50);
+/// And the supervisor process.
+const SUPERVISOR_BACK: Duration = Duration::from_secs(1);
+/// An unoptimised build on a machine that does other things besides gets this many times as long.
+const SLACK: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
+/// A row's most time.
+const ROW: Duration = Duration::from_secs(240);
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "survive",
+        Path::new(COFFERDAM),
+        bed::cases![
+            proxy.alone().within(ROW),
+            gateway.alone().within(ROW),
+            policy.alone().within(ROW),
+            redactor.alone().within(ROW),
+            operator.alone().within(ROW),
+            telemetry.alone().within(ROW),
+            an_agent_process.alone().within(ROW),
+            supervisor.alone().within(ROW),
+            init_or_heart.alone().within(ROW),
+            crash_needs_permission,
+        ],
+    )
+}
+
+/// What the agent said at its end.
+struct Report {
+    end: Value,
+    repeated: usize,
+}
+
+fn start<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
+    let python = program("python3")?;
+    stage.script("workload.py", include_str!("inside/workload.py"))?;
+    let file = policy_file(stage, FRIENDLY)?;
+    let options = ["--policy", &file, "--workspace", &workspace(stage), "--allow-fault-injection"];
+    Sandbox::start(stage, &options, &[&python, "-u", "/sandbox/workload.py"], "\n20\n")
+}
+
+/// Ends the agent and judges its numbers: all of them, in order; repeats are counted.
+fn report(sandbox: &mut Sandbox) -> Result<Report> {
+    let running = sandbox.running.take().unwrap();
+    running.signal(Signal::SIGTERM)?;
+    let done: Finished = running.finish(PATIENCE)?.expect_code(0)?;
+    let text = done.out();
+    let (mut last, mut repeated, mut end) = (0u64, 0, Value::Null);
+    for line in text.lines() {
+        if let Some(json) = line.strip_prefix("END ") {
+            end = serde_json::from_str(json)?;
+            continue;
+        }
+        let n: u64 = line.parse().with_context(|| format!("after {last}: {line:?}"))?;
+        ensure!(n <= last + 1, "after {last} came {n}: {} numbers lost", n - last - 1);
+        repeated += usize::from(n <= last);
+        last = last.max(n);
+    }
+    ensure!(end["counted"] == last, "it counted to {}, we heard {last}", end["counted"]);
+    ensure!(
+        end["requests"].as_u64() > Some(50) && end["ticks"].as_u64() > Some(50),
+        "the workload is dead: {end}"
+    );
+    Ok(Report { end, repeated })
+}
+
+/// Percentiles of a row, printed.
+fn told(what: &str, mut times: Vec<Duration>, limit: Duration) -> Result<()> {
+    times.sort();
+    let at = |p: f64| times[((times.len() - 1) as f64 * p).ceil() as usize];
+    let (p50, p99, worst) = (at(0.5), at(0.99), at(1.0));
+    bed::harness::say(&format!(
+        "    {what}: {} kills, back after p50 {p50:.1?}, p99 {p99:.1?}, worst {worst:.1?}",
+        times.len()
+    ));
+    ensure!(p99 <= limit, "{what} is back after {p99:?} (p99): {limit:?} is the promise");
+    Ok(())
+}
+
+/// Failure to readiness, as the audit log has it: (failed, back) pairs of an actor.
+fn recoveries(stage: &Stage, name: &str, actor: &str) -> Result<Vec<Duration>> {
+    let shown = stage.call(&["audit", "show", name, "--json"])?.expect_code(0)?.out();
+    let mut failed: Option<jiff::Timestamp> = None;
+    let mut times = Vec::new();
+    for line in shown.lines() {
+        let record: Value = serde_json::from_str(line)?;
+        let ours = record_has(&record, &[("kind", "actor"), ("name", actor)]);
+        let at: jiff::Timestamp = record["t"].as_str().context("a record without time")?.parse()?;
+        if ours && record_has(&record, &[("change", "failed")]) {
+            failed = Some(at);
+        } else if ours
+            && record_has(&record, &[("change", "restarted")])
+            && let Some(failed) = failed.take()
+        {
+            times.push(Duration::try_from(at.duration_since(failed)).unwrap_or_default());
+        }
+    }
+    Ok(times)
+}
+
+/// One row: an actor of the tree.
+fn row(stage: &Stage, actor: &str) -> Result<()> {
+    let mut sandbox = start(stage)?;
+    let supervisor = sandbox.status()?["supervisor_pid"].clone();
+    for n in 0..KILLS {
+        sandbox.crash(actor).with_context(|| format!("kill {n}"))?;
+    }
+    let after = sandbox.status()?;
+    let name = sandbox.name.clone();
+    let Report { end, repeated } = report(&mut sandbox)?;
+    let times = recoveries(stage, &name, actor)?;
+    if after["supervisor_pid"] == supervisor {
+        ensure!(times.len() >= KILLS, "only {} of {KILLS} recoveries are on record", times.len());
+        ensure!(repeated == 0 || actor == "redactor", "{repeated} numbers came twice");
+        ensure!(end["streams_lost"] == 0, "streams were lost: {end}");
+        ensure!(end["cut"] == 0, "requests were cut: {end}");
+    } else {
+        anyhow::bail!("killing {actor} {KILLS} times took the supervisor with it");
+    }
+    ensure!(end["refused"] == 0, "connections were refused: {end}");
+    ensure!(repeated == 0, "{repeated} numbers came twice on standard output");
+    told(actor, times, ACTOR_BACK * SLACK)
+}
+
+fn proxy(stage: &Stage) -> Result<()> {
+    row(stage, "proxy")
+}
+
+fn gateway(stage: &Stage) -> Result<()> {
+    row(stage, "gateway")
+}
+
+fn policy(stage: &Stage) -> Result<()> {
+    row(stage, "policy")
+}
+
+fn redactor(stage: &Stage) -> Result<()> {
+    row(stage, "redactor")
+}
+
+fn operator(stage: &Stage) -> Result<()> {
+    row(stage, "operator")
+}
+
+fn telemetry(stage: &Stage) -> Result<()> {
+    row(stage, "telemetry")
+}
+
+fn an_agent_process(stage: &Stage) -> Result<()> {
+    let marker = stage.marker();
+    let text = format!(
+        "name: {}\nagents:\n  steady: {{ command: [sh, -c, \"while :; do sleep 0.05; done # steady-{marker}\"] }}\n  \
+         frail:\n    command: [sleep, \"98{}\"]\n    restart: {{ policy: always, backoff: {{ min: 10ms, max: 20ms }}, at_most: \
+         1000, within: 1m }}\nmetrics: {{ listen: \"off\" }}\n",
+        stage.name(),
+        std::process::id(),
+    );
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+    let sleeper = format!("98{}", std::process::id());
+    let find = || {
+        stage.processes_with(&sleeper).into_iter().find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "sleep")
+        })
+    };
+    let mut pid = poll("the frail agent", PATIENCE, find)?;
+    let steady = poll("the steady agent", PATIENCE, || {
+        stage.processes_with(&format!("steady-{marker}")).first().copied()
+    })?;
+    let mut times = Vec::new();
+    for n in 0..KILLS {
+        let begun = Instant::now();
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        pid = poll("the frail agent's return", PATIENCE, || find().filter(|p| *p != pid))
+            .with_context(|| format!("kill {n}"))?;
+        times.push(begun.elapsed());
+    }
+    ensure!(
+        stage.processes_with(&format!("steady-{marker}")).contains(&steady),
+        "the other agent was touched"
+    );
+    let status = stage.json(&["status", &stage.name(), "--json"])?;
+    let frail = status["agents"].as_array().unwrap().iter().find(|a| a["name"] == "frail").unwrap();
+    ensure!(frail["restarts"].as_u64() >= Some(KILLS as u64 - 1), "{frail}");
+    running.signal(Signal::SIGTERM)?;
+    running.finish(PATIENCE)?;
+    told("an agent process", times, Duration::from_secs(1))
+}
+
+fn supervisor(stage: &Stage) -> Result<()> {
+    let mut sandbox = start(stage)?;
+    let pid = |status: &Value| status["supervisor_pid"].as_i64().map(|p| p as i32);
+    let mut times = Vec::new();
+    for n in 0..KILLS {
+        let before = pid(&sandbox.status()?).context("no supervisor pid")?;
+        let begun = Instant::now();
+        kill(Pid::from_raw(before), Signal::SIGKILL)?;
+        // Up is when the control socket answers with a new process whose proxy is up.
+        poll("the supervisor's return", Duration::from_secs(15), || {
+            let status = sandbox.status().ok()?;
+            let tree = sandbox.tree().ok()?;
+            (pid(&status)? != before && common::find(&tree, "proxy")?["state"] == "up").then_some(())
+        })
+        .with_context(|| format!("kill {n}"))?;
+        times.push(begun.elapsed());
+    }
+    let restarts = sandbox.status()?["supervisor_restarts"].as_u64();
+    let Report { end, repeated } = report(&mut sandbox)?;
+    ensure!(restarts >= Some(KILLS as u64), "{restarts:?} restarts on record");
+    ensure!(end["refused"] == 0, "connections were refused: {end}");
+    bed::harness::say(&format!(
+        "    supervisor: {repeated} numbers repeated, {} tunnels and {} requests cut, {} requests answered",
+        end["streams_lost"], end["cut"], end["requests"]
+    ));
+    told("supervisor (SIGKILL)", times, SUPERVISOR_BACK * SLACK)
+}
+
+fn init_or_heart(stage: &Stage) -> Result<()> {
+    let mut times = Vec::new();
+    for n in 0..10 {
+        let marker = format!("{}n{n}", stage.marker());
+        let script = format!("echo ready; while :; do sleep 0.05; done # {marker}");
+        let mut running = stage.start_run(&format!("end{n}"), &[], &["sh", "-c", &script])?;
+        running.wait_for("ready", common::START)?;
+        let init = stage
+            .cofferdam_processes()
+            .into_iter()
+            .find(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| {
+                    // Its own pid namespace shows it as 1.
+                    s.lines().any(|l| l.starts_with("NSpid:") && l.split_whitespace().last() == Some("1"))
+                })
+            })
+            .context("no init to be found")?;
+        let victim = if n % 2 == 0 { init } else { running.pid() };
+        let begun = Instant::now();
+        kill(Pid::from_raw(victim), Signal::SIGKILL)?;
+        let code = running.finish(PATIENCE)?.code();
+        ensure!(code != 0, "the end of a sandbox is no success");
+        poll("the end of every process", Duration::from_secs(10), || {
+            (stage.processes_with(&marker).is_empty() && stage.cofferdam_processes().is_empty()).then_some(())
+        })?;
+        times.push(begun.elapsed());
+    }
+    told("init and heart in turn, all gone", times, Duration::from_secs(5))
+}
+
+fn crash_needs_permission(stage: &Stage) -> Result<()> {
+    let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let done = stage.call(&["crash", &sandbox.name, "proxy"])?.expect_code(125)?;
+    ensure!(done.err().contains("--allow-fault-injection"), "{}", done.err());
+    let before = sandbox.restarts("proxy")?;
+    stage.call(&["restart", &sandbox.name, "proxy"])?.expect_code(0)?;
+    sandbox.wait_restarted("proxy", before)
+}
