@@ -42,6 +42,14 @@ pub const DIRECTORIES: &[&str] = &[
     "/proc/sys/fs/binfmt_misc",
 ];
 
+/// Whether everything of the lists that exists here is covered: what lies on a mount of its own isn't proc's any more.
+pub(crate) fn are_applied() -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let proc = std::fs::metadata("/proc")?.dev();
+    let covered = |path: &&&str| std::fs::metadata(path).map_or(true, |meta| meta.dev() != proc);
+    Ok(FILES.iter().chain(DIRECTORIES).filter(|path| !covered(path)).count() == 0)
+}
+
 /// Covers them. The root must still be writable.
 pub(super) fn apply(root: BorrowedFd<'_>) -> Result<(), Failed> {
     let (file, directory) = (Path::new("/dev/.empty"), Path::new("/dev/.empty.d"));

@@ -168,6 +168,12 @@ impl Cage {
     pub fn try_run(&self, argv: &[&str]) -> Result<Output, Refusal> {
         let (out_read, out_write) = nix::unistd::pipe().expect("pipe");
         let (err_read, err_write) = nix::unistd::pipe().expect("pipe");
+        if nix::unistd::geteuid().is_root() {
+            // The supervisor makes these pipes, as the gateway; init gives them to the agent.
+            for pipe in [&out_write, &err_write] {
+                nix::unistd::fchown(pipe, Some(GATEWAY.uid.into()), Some(GATEWAY.gid.into())).expect("chown");
+            }
+        }
         let record = self.spawn("run", &spec("run", argv), [null(), out_write, err_write])?;
         let mut stdout = Vec::new();
         let mut stderr = Vec::new();

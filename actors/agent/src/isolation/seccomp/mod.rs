@@ -2,10 +2,11 @@
 //!
 //! The list is data, in [`table`]; this file turns it into BPF with `seccompiler`. In front of its program stand a few
 //! instructions of our own, which it cannot express: other architectures and x32 end the process (a second table of
-//! numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give ENOSYS, as an older kernel would. All other calls that
-//! aren't listed give EPERM: killing would end Node, which tries io_uring at start.
+//! numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give ENOSYS, as an older kernel would; and calls without a
+//! condition are found by [`tree`] search. All other calls that aren't listed give EPERM: killing would end Node, which tries io_uring at start.
 
 pub mod table;
+mod tree;
 
 use crate::sys;
 use seccompiler::{
@@ -52,7 +53,7 @@ impl Filter {
         let architecture =
             TargetArch::try_from(std::env::consts::ARCH).map_err(|_| FilterError::Architecture)?;
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        for call in table::calls() {
+        for call in table::calls().filter(|call| !call.only_if.is_empty()) {
             let alternatives: Vec<SeccompRule> =
                 call.only_if.iter().map(|all| rule(all)).collect::<Result<_, seccompiler::BackendError>>()?;
             rules.entry(call.number).or_default().extend(alternatives);
@@ -64,6 +65,8 @@ impl Filter {
             architecture,
         )?;
         let mut program = prologue();
+        let unconditional = table::calls().filter(|call| call.only_if.is_empty());
+        program.extend(tree::allow(unconditional.filter_map(|call| u32::try_from(call.number).ok())));
         program.extend(BpfProgram::try_from(filter)?);
         Ok(Self { program })
     }
