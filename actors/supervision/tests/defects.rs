@@ -122,7 +122,8 @@ struct Held(Arc<AtomicBool>);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        std::thread::sleep(Duration::from_millis(1));
+        // Lets others run on this very thread's turn, or the overlap would hide behind its queue.
+        tokio::task::block_in_place(|| std::thread::sleep(Duration::from_millis(1)));
         self.0.store(false, Ordering::SeqCst);
     }
 }
@@ -303,16 +304,36 @@ async fn a_listener_that_lives_above_its_actor_refuses_nobody() {
     tree.stop(secs(5)).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_delivered_to_a_child_that_was_asked_to_stop() {
+    let world = World::default();
+    let tree = world.start(Strategy::OneForOne, &["a"]).await;
+    let address = world.address("a");
+    // Busy: it will not see the stop, and its mailbox would take anything.
+    world.send("a", Msg::Hang);
+    pass(1).await;
+    let (_, undelivered) = tokio::join!(tree.stop(secs(10)), async {
+        pass(10).await;
+        address.cast(Msg::Nothing)
+    });
+    assert!(undelivered.is_err());
+}
+
 // ---- a supervisor's own death ----
 
 #[tokio::test(start_paused = true)]
 async fn a_killed_link_leaves_nobody_running_and_escalates() {
     let world = World::default();
     let tree = world.start(Strategy::OneForOne, &["a", "b", "c"]).await;
-    world.trace();
+    let mut reports = tree.reports();
+    let asked = Instant::now();
     world.send("b", Msg::KillParent);
     let outcome = timeout(secs(60), tree.outcome()).await.unwrap();
     assert_eq!(outcome, Outcome::Escalated { child: "its link".into(), failure: Failure::Killed });
+    assert!(asked.elapsed() < millis(100), "it waited for events that cannot come");
+    while let Ok(report) = reports.try_recv() {
+        assert!(!matches!(report.event, Event::Stuck | Event::Forced), "{report:?}");
+    }
     world.assert_nothing_left();
     assert_eq!(tree.tree().await, Err(ControlError::Ended));
 }
@@ -676,11 +697,48 @@ async fn the_deadline_of_the_whole_stop_kills_what_is_left() {
     world.assert_nothing_left();
 }
 
+/// Takes for ever to drop its state.
+struct Clinging;
+
+struct Clung(Arc<std::sync::Barrier>);
+
+impl Drop for Clung {
+    fn drop(&mut self) {
+        tokio::task::block_in_place(|| self.0.wait());
+    }
+}
+
+impl Actor for Clinging {
+    type Msg = ();
+    type State = Clung;
+    type Arguments = Arc<std::sync::Barrier>;
+    async fn pre_start(&self, _: ActorRef<()>, gate: Self::Arguments) -> Result<Clung, ActorProcessingErr> {
+        Ok(Clung(gate))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_state_that_will_not_drop_is_left_behind_and_told_of() {
+    let (address, gate) = (Address::new("clinging"), Arc::new(std::sync::Barrier::new(2)));
+    let make = {
+        let gate = gate.clone();
+        move || (Clinging, gate.clone())
+    };
+    let child = ChildSpec::actor("clinging", address, make);
+    let tree =
+        Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne).child(child)).await.unwrap();
+    let mut reports = tree.reports();
+    let outcome = timeout(secs(30), tree.stop(secs(20))).await.expect("the tree waits for ever");
+    let told = reports.recv().await.unwrap().event;
+    gate.wait();
+    assert_eq!((outcome, told), (Outcome::Stopped, Event::Stuck));
+}
+
 /// Blocks its thread, which no kill can end.
 struct Blocker;
 
 impl Actor for Blocker {
-    type Msg = Arc<std::sync::Barrier>;
+    type Msg = (tokio::sync::oneshot::Sender<()>, Arc<std::sync::Barrier>);
     type State = ();
     type Arguments = ();
     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
@@ -689,9 +747,10 @@ impl Actor for Blocker {
     async fn handle(
         &self,
         _: ActorRef<Self::Msg>,
-        gate: Self::Msg,
+        (entered, gate): Self::Msg,
         (): &mut (),
     ) -> Result<(), ActorProcessingErr> {
+        let _ = entered.send(());
         gate.wait();
         Ok(())
     }
@@ -704,9 +763,11 @@ async fn a_child_that_blocks_its_thread_is_left_behind_and_told_of() {
     let tree =
         Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne).child(child)).await.unwrap();
     let mut reports = tree.reports();
-    address.cast(gate.clone()).unwrap();
+    let (entered, inside) = tokio::sync::oneshot::channel();
+    address.cast((entered, gate.clone())).unwrap();
+    inside.await.unwrap();
     let outcome = timeout(secs(30), tree.stop(secs(20))).await.expect("the tree waits for ever");
-    assert_eq!(outcome, Outcome::Stopped);
-    assert_eq!(reports.recv().await.unwrap().event, Event::Stuck);
+    let told = reports.recv().await.unwrap().event;
     gate.wait();
+    assert_eq!((outcome, told), (Outcome::Stopped, Event::Stuck));
 }
