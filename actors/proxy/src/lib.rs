@@ -43,6 +43,9 @@ mod timer;
 mod tunnel;
 mod websocket;
 
+#[cfg(test)]
+mod tests;
+
 pub use body::Body;
 pub use caller::{Identify, Identities};
 pub use conn::{Deps, LocalService};

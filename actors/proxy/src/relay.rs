@@ -103,13 +103,13 @@ mod tests {
                 let mut got = Vec::new();
                 upstream.read_to_end(&mut got).await.unwrap();
                 assert_eq!(got, b"question");
-                upstream.write_all(&[7; 1000]).await.unwrap();
+                upstream.write_all(&[7; 100]).await.unwrap();
                 upstream.shutdown().await.unwrap();
                 let mut got = Vec::new();
                 agent.read_to_end(&mut got).await.unwrap();
-                assert_eq!(got.len(), 1000);
+                assert_eq!(got.len(), 100);
             });
-        assert_eq!(relayed, Relayed { up: 8, down: 1000, end: End::Done });
+        assert_eq!(relayed, Relayed { up: 8, down: 100, end: End::Done });
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,266 @@
+//! Ordinary requests, plain and inside intercepted TLS, over HTTP/1.1 and HTTP/2 on both sides.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::bed::{AGENT, Bed, exchange, json, read_to_close, rest};
+use crate::body::{Body, empty, full};
+use crate::tls::Alpn;
+
+/// Says what it was asked; `/ok/trailers` answers as gRPC does.
+async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let collected = body.collect().await.unwrap();
+    let told = collected.trailers().and_then(|trailers| trailers.get("x-sum")).cloned();
+    let length = collected.to_bytes().len();
+    if parts.uri.path() == "/ok/trailers" {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        let frames = [
+            Ok::<_, crate::body::BoxError>(Frame::data(Bytes::from_static(b"message"))),
+            Ok(Frame::trailers(trailers)),
+        ];
+        let stream = StreamBody::new(futures_util::stream::iter(frames));
+        return Ok(Response::new(stream.boxed_unsync()));
+    }
+    if parts.uri.path() == "/ok/nothing" {
+        return Ok(Response::builder().status(StatusCode::NO_CONTENT).body(empty()).unwrap());
+    }
+    let authority = parts
+        .uri
+        .authority()
+        .map(ToString::to_string)
+        .or_else(|| parts.headers.get(header::HOST).map(|host| host.to_str().unwrap().to_owned()));
+    Ok(Response::new(full(format!(
+        "{:?} {} {} {} {length} te={:?} cookie={:?} sum={told:?}",
+        parts.version,
+        parts.method,
+        authority.unwrap_or_default(),
+        parts.uri.path_and_query().unwrap(),
+        parts.headers.get(header::TE),
+        parts.headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(),
+    ))))
+}
+
+/// An upstream over TLS; counts its connections.
+async fn tls_upstream(bed: &Bed, host: &str, listener: TcpListener, alpn: Alpn) -> Arc<AtomicUsize> {
+    let acceptor = TlsAcceptor::from(bed.upstream_tls(host, alpn));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let _ended = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service_fn(answer))
+                    .await;
+            });
+        }
+    });
+    connections
+}
+
+async fn bed_with_tls(alpn: Alpn) -> (Bed, String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bed = Bed::new(&rest("up.test", port)).await;
+    let connections = tls_upstream(&bed, "up.test", listener, alpn).await;
+    (bed, format!("up.test:{port}"), connections)
+}
+
+fn request(method: &str, target: &str, host: &str, body: Body) -> Request<Body> {
+    Request::builder().method(method).uri(target).header("host", host).body(body).unwrap()
+}
+
+#[tokio::test]
+async fn intercepted_http1_to_both_kinds_of_upstream() {
+    for (alpn, version) in [(Alpn::Http1, "HTTP/1.1"), (Alpn::H2OrHttp1, "HTTP/2.0")] {
+        let (bed, target, _) = bed_with_tls(alpn).await;
+        let stream = bed.tls(&target, &[b"http/1.1"]).await;
+        let asked = request("POST", "/ok//a/./b?q=1", &target, full("hello"));
+        let (parts, body) = exchange(stream, asked).await;
+        assert_eq!(parts.status, 200);
+        let told = String::from_utf8(body.to_vec()).unwrap();
+        assert!(told.starts_with(&format!("{version} POST {target} /ok/a/b?q=1 5 ")), "{told}");
+        // The same road refuses in the same stream.
+        let stream = bed.tls(&target, &[b"http/1.1"]).await;
+        let (parts, body) = exchange(stream, request("DELETE", "/ok/a", &target, empty())).await;
+        assert_eq!(parts.status, 403);
+        let refusal: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&refusal["layer"], &refusal["method"]), (&"l7".into(), &"DELETE".into()));
+        assert_eq!(parts.headers["x-cofferdam-request-id"], refusal["request_id"].as_str().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn intercepted_http2_with_trailers_and_many_streams() {
+    let (bed, target, connections) = bed_with_tls(Alpn::H2OrHttp1).await;
+    let stream = bed.tls(&target, &[b"h2"]).await;
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let ask = |method: &str, path: &str| {
+        Request::builder()
+            .method(method)
+            .uri(format!("https://{target}{path}"))
+            .header("te", "trailers")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .body(empty())
+            .unwrap()
+    };
+    let many = (0..50).map(|n| {
+        let (mut sender, asked) = (sender.clone(), ask("GET", &format!("/ok/{n}")));
+        async move {
+            let response = sender.send_request(asked).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let told = String::from_utf8(body.to_vec()).unwrap();
+            assert!(
+                told.contains(&format!("/ok/{n} 0 te=Some(\"trailers\") cookie=[\"a=1; b=2\"]")),
+                "{told}"
+            );
+        }
+    });
+    futures_util::future::join_all(many).await;
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "HTTP/2 is shared");
+    let mut sender = sender;
+    let response = sender.send_request(ask("GET", "/ok/trailers")).await.unwrap();
+    let collected = response.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
+    // A refused stream leaves the others alone.
+    assert_eq!(sender.send_request(ask("GET", "/secret")).await.unwrap().status(), 403);
+    assert_eq!(sender.send_request(ask("GET", "/ok/nothing")).await.unwrap().status(), 204);
+    let other = Request::builder().uri("https://other.test/ok/x").body(empty()).unwrap();
+    assert_eq!(sender.send_request(other).await.unwrap().status(), 400);
+}
+
+#[tokio::test]
+async fn http2_in_front_of_http1() {
+    let (bed, target, connections) = bed_with_tls(Alpn::Http1).await;
+    let stream = bed.tls(&target, &[b"h2"]).await;
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..3 {
+        let many = (0..5).map(|_| {
+            let mut sender = sender.clone();
+            let asked = Request::post(format!("https://{target}/ok/x")).body(full("12345")).unwrap();
+            async move {
+                let response = sender.send_request(asked).await.unwrap();
+                assert_eq!(response.status(), 200);
+                let body = response.into_body().collect().await.unwrap().to_bytes();
+                assert!(body.starts_with(b"HTTP/1.1 POST"), "{body:?}");
+            }
+        });
+        futures_util::future::join_all(many).await;
+    }
+    let opened = connections.load(Ordering::Relaxed);
+    assert!(opened <= 5, "{opened} connections: idle ones are used again");
+}
+
+#[tokio::test]
+async fn kept_alive_connections_are_used_again() {
+    let (bed, target, connections) = bed_with_tls(Alpn::Http1).await;
+    let stream = bed.tls(&target, &[b"http/1.1"]).await;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for path in ["/ok/1", "/ok/2", "/ok/nothing", "/ok/3"] {
+        let response = sender.send_request(request("GET", path, &target, empty())).await.unwrap();
+        assert!(response.status().is_success());
+        response.into_body().collect().await.unwrap();
+        sender.ready().await.unwrap();
+    }
+    let head = sender.send_request(request("HEAD", "/ok/1", &target, empty())).await.unwrap();
+    assert_eq!(head.status(), 200);
+    assert!(head.headers().contains_key("content-length"));
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_with_another_name_is_not_trusted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bed = Bed::new(&rest("up.test", port)).await;
+    let _connections = tls_upstream(&bed, "impostor.test", listener, Alpn::Http1).await;
+    let target = format!("up.test:{port}");
+    let stream = bed.tls(&target, &[b"http/1.1"]).await;
+    let (parts, body) = exchange(stream, request("GET", "/ok/x", &target, empty())).await;
+    assert_eq!(parts.status, 502, "{body:?}");
+}
+
+#[tokio::test]
+async fn http10_and_expect_and_bodies_on_get() {
+    let up = super::bed::Raw::ok().await;
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let port = up.port;
+    let answer = bed.talk(format!("GET http://up.test:{port}/ok/old HTTP/1.0\r\n\r\n")).await;
+    assert!(answer.contains(" 200 OK") && answer.ends_with("ok"), "{answer}");
+    let mut stream = bed.open().await;
+    let head = format!(
+        "POST http://up.test:{port}/ok/e HTTP/1.1\r\nHost: up.test:{port}\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 5\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let go_on = super::bed::read_head(&mut stream).await;
+    assert!(go_on.starts_with("HTTP/1.1 100 "), "{go_on}");
+    stream.write_all(b"hello").await.unwrap();
+    assert!(read_to_close(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    assert!(!up.seen().to_lowercase().contains("expect"));
+    // A denied one is not told to go on.
+    let denied = format!(
+        "POST http://up.test:{port}/no HTTP/1.1\r\nHost: up.test:{port}\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    );
+    assert!(bed.talk(denied).await.starts_with("HTTP/1.1 403 "));
+    let chunked = format!(
+        "GET http://up.test:{port}/ok/g HTTP/1.1\r\nHost: up.test:{port}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    );
+    assert!(bed.talk(chunked).await.starts_with("HTTP/1.1 200 "));
+    assert!(up.seen().contains("3\r\nabc\r\n0\r\n\r\n"), "{}", up.seen());
+}
+
+#[tokio::test]
+async fn the_gateway_answers_by_every_road() {
+    let bed = Bed::new("- { host: up.test, port: 1 }").await;
+    let answer =
+        bed.talk("GET http://inference.local/v1/models?x=1 HTTP/1.1\r\nHost: inference.local\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.ends_with(&format!("local GET /v1/models?x=1 {AGENT} 0")), "{answer}");
+    let stream = bed.tls("inference.local:443", &[b"http/1.1"]).await;
+    let (_, body) = exchange(stream, request("POST", "/v1/x", "inference.local", full("abc"))).await;
+    assert_eq!(body, format!("local POST /v1/x {AGENT} 3"));
+    let mut stream = tokio::net::TcpStream::connect(bed.inference).await.unwrap();
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: inference.local\r\nConnection: close\r\n\r\n").await.unwrap();
+    let answer = read_to_close(&mut stream).await;
+    assert!(answer.ends_with(&format!("local GET /a {AGENT} 0")), "{answer}");
+    let stream = tokio::net::TcpStream::connect(bed.inference_tls).await.unwrap();
+    let stream = bed.handshake(stream, "inference.local", &[b"h2"]).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let asked = Request::get("https://inference.local/h2").body(empty()).unwrap();
+    let body = sender.send_request(asked).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, format!("local GET /h2 {AGENT} 0"));
+    // Another name on its listeners is nobody's.
+    let mut stream = tokio::net::TcpStream::connect(bed.inference).await.unwrap();
+    stream.write_all(b"GET /a HTTP/1.1\r\nHost: up.test\r\n\r\n").await.unwrap();
+    assert_eq!(json(&read_to_close(&mut stream).await)["error"], "bad_request");
+    let stream = tokio::net::TcpStream::connect(bed.inference_tls).await.unwrap();
+    assert!(bed.handshake(stream, "other.test", &[b"h2"]).await.is_err());
+    // Nobody without a name gets there.
+    bed.who.unknown.store(true, Ordering::Relaxed);
+    let answer = bed.talk("GET http://inference.local/ HTTP/1.1\r\nHost: inference.local\r\n\r\n").await;
+    assert_eq!(json(&answer)["layer"], "identity");
+}

@@ -1,0 +1,129 @@
+//! What is alive when the policy changes, and when the accept tasks die.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::bed::{Bed, echo, l4, read_head, read_to_close, rest};
+
+async fn still_echoes(stream: &mut TcpStream) -> bool {
+    let mut got = [0; 4];
+    stream.write_all(b"ping").await.is_ok()
+        && matches!(tokio::time::timeout(super::bed::PATIENCE, stream.read_exact(&mut got)).await, Ok(Ok(_)))
+}
+
+/// An upstream that begins an event stream and goes on when told.
+async fn events() -> (u16, tokio::sync::broadcast::Sender<&'static str>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, _) = tokio::sync::broadcast::channel::<&'static str>(16);
+    let teller = tell.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut told = teller.subscribe();
+            tokio::spawn(async move {
+                read_head(&mut stream).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: first\n\n";
+                stream.write_all(head).await.unwrap();
+                while let Ok(event) = told.recv().await {
+                    if stream.write_all(event.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (port, tell)
+}
+
+async fn read_until<T: tokio::io::AsyncRead + Unpin>(stream: &mut T, wanted: &str) {
+    let mut got = Vec::new();
+    while !String::from_utf8_lossy(&got).contains(wanted) {
+        let byte = tokio::time::timeout(super::bed::PATIENCE, stream.read_u8()).await;
+        got.push(byte.expect("comes in time").expect("the stream goes on"));
+    }
+}
+
+#[tokio::test]
+async fn a_reload_ends_only_what_it_refuses() {
+    let (one, two) = (echo().await, echo().await);
+    let (sse, tell) = events().await;
+    let all = [l4("one.test", one), l4("two.test", two), rest("sse.test", sse)].join("\n");
+    let bed = Bed::new(&all).await;
+    let (_, mut kept) = bed.connect(&format!("one.test:{one}")).await;
+    let (_, mut cut) = bed.connect(&format!("two.test:{two}")).await;
+    assert!(still_echoes(&mut kept).await && still_echoes(&mut cut).await);
+    let mut stream = bed.open().await;
+    let get = format!("GET http://sse.test:{sse}/ok/s HTTP/1.1\r\nHost: sse.test:{sse}\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    read_until(&mut stream, "data: first").await;
+    let mut second = bed.open().await;
+    second.write_all(get.replace("/ok/s", "/ok/t").as_bytes()).await.unwrap();
+    read_until(&mut second, "data: first").await;
+
+    // Nothing changes for anyone.
+    bed.reload(&all);
+    tell.send("data: second\n\n").unwrap();
+    read_until(&mut stream, "data: second").await;
+    read_until(&mut second, "data: second").await;
+    assert!(still_echoes(&mut kept).await && still_echoes(&mut cut).await);
+    assert_eq!(bed.deps.tracker.revoked_total(), 0);
+
+    // One host goes, and one path of another.
+    let narrower = format!(
+        "{}\n- {{ host: sse.test, port: {sse}, protocol: rest, rules: [ {{ allow: {{ method: GET, path: \"/ok/s\" }} }} ] }}",
+        l4("one.test", one)
+    );
+    bed.reload(&narrower);
+    read_to_close(&mut cut).await;
+    read_to_close(&mut second).await;
+    tell.send("data: third\n\n").unwrap();
+    read_until(&mut stream, "data: third").await;
+    assert!(still_echoes(&mut kept).await);
+    assert_eq!(bed.deps.tracker.revoked_total(), 2);
+    let (head, _) = bed.connect(&format!("two.test:{two}")).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+}
+
+#[tokio::test]
+async fn a_relayed_tunnel_ends_when_its_requests_are_to_be_judged() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("one.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("one.test:{port}")).await;
+    assert!(still_echoes(&mut stream).await);
+    bed.reload(&rest("one.test", port));
+    read_to_close(&mut stream).await;
+}
+
+#[tokio::test]
+async fn an_intercepted_tunnel_ends_with_its_host() {
+    let port = echo().await;
+    let bed = Bed::new(&rest("one.test", port)).await;
+    let mut stream = bed.tls(&format!("one.test:{port}"), &[b"http/1.1"]).await;
+    bed.reload(&l4("two.test", port));
+    read_to_close(&mut stream).await;
+    assert_eq!(bed.deps.tracker.revoked_total(), 1);
+}
+
+#[tokio::test]
+async fn connections_outlive_the_accept_tasks() {
+    let port = echo().await;
+    let (sse, tell) = events().await;
+    let mut bed = Bed::new(&[l4("one.test", port), rest("sse.test", sse)].join("\n")).await;
+    let (_, mut tunnel) = bed.connect(&format!("one.test:{port}")).await;
+    let mut stream = bed.open().await;
+    let get = format!("GET http://sse.test:{sse}/ok/s HTTP/1.1\r\nHost: sse.test:{sse}\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    read_until(&mut stream, "data: first").await;
+    assert!(still_echoes(&mut tunnel).await);
+    bed.stop_accepting();
+    tokio::task::yield_now().await;
+    assert!(still_echoes(&mut tunnel).await);
+    tell.send("data: second\n\n").unwrap();
+    read_until(&mut stream, "data: second").await;
+    assert_eq!(bed.deps.tracker.connections(), 2);
+    drop((tunnel, stream));
+    while bed.deps.tracker.connections() > 0 || bed.deps.tracker.live() > 0 {
+        tell.send("data: more\n\n").ok();
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

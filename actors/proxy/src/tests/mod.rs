@@ -1,0 +1,9 @@
+//! The engine as a whole, over real sockets on the loopback: a proxy, upstreams that record what reaches them, and
+//! clients that are hostile, ordinary or slow. Every refusal stands beside a living positive control.
+
+mod attacks;
+mod bed;
+mod bodies;
+mod exchanges;
+mod live;
+mod tunnels;

@@ -1,0 +1,204 @@
+//! CONNECT: relayed tunnels, names that disagree inside them, WebSockets.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::bed::{Bed, Raw, echo, l4, read_head, read_to_close, rest, ws};
+use crate::tls::Alpn;
+
+#[tokio::test]
+async fn relayed_bytes_and_half_close() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (head, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    stream.write_all(b"\x00\x01 any bytes").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_to_close(&mut stream).await, "\x00\x01 any bytes");
+    while !bed.journal.lines().iter().any(|line| line.starts_with("end None up 12 down 12")) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_sent_with_connect_are_not_lost() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let mut stream = bed.open().await;
+    let bytes = format!("CONNECT raw.test:{port} HTTP/1.1\r\nHost: raw.test:{port}\r\n\r\nearly");
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    let mut got = [0; 5];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"early");
+}
+
+#[tokio::test]
+async fn a_server_may_speak_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"SSH-2.0-server\r\n").await.unwrap();
+        let mut got = [0; 4];
+        stream.read_exact(&mut got).await.unwrap();
+        stream.write_all(&got).await.unwrap();
+    });
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    let mut banner = [0; 16];
+    stream.read_exact(&mut banner).await.unwrap();
+    assert_eq!(&banner, b"SSH-2.0-server\r\n");
+    stream.write_all(b"SSH!").await.unwrap();
+    assert_eq!(read_to_close(&mut stream).await, "SSH!");
+}
+
+#[tokio::test]
+async fn another_name_in_the_client_hello_is_refused() {
+    let up = Raw::ok().await;
+    let bed = Bed::new(&[l4("raw.test", up.port), rest("up.test", up.port)].join("\n")).await;
+    for host in ["raw.test", "up.test"] {
+        let (head, stream) = bed.connect(&format!("{host}:{}", up.port)).await;
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(bed.handshake(stream, "front.test", &[b"http/1.1"]).await.is_err(), "{host}");
+    }
+    assert_eq!(up.seen(), "");
+    assert_eq!(bed.journal.lines().iter().filter(|line| line.starts_with("deny l4 -")).count(), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_never_spliced_through_an_inspected_tunnel() {
+    let up = Raw::ok().await;
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let target = format!("up.test:{}", up.port);
+    for bytes in
+        ["SSH-2.0-client\r\n\r\n", "\u{1}\u{2}\u{3}\r\n\r\n", "GET /ok/x HTTP/1.1\r\nHost: b.test\r\n\r\n"]
+    {
+        let (_, mut stream) = bed.connect(&target).await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        assert!(read_to_close(&mut stream).await.starts_with("HTTP/1.1 400 "), "{bytes:?}");
+    }
+    assert_eq!(up.seen(), "");
+    // Plain HTTP inside it, where the port is not that of TLS, is judged like any other.
+    let (_, mut stream) = bed.connect(&target).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    stream.write_all(get("/ok/x").as_bytes()).await.unwrap();
+    assert!(read_to_close(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    let (_, mut stream) = bed.connect(&target).await;
+    stream.write_all(get("/no").as_bytes()).await.unwrap();
+    assert!(read_to_close(&mut stream).await.starts_with("HTTP/1.1 403 "));
+    let (_, mut stream) = bed.connect(&target).await;
+    let connect = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    stream.write_all(connect.as_bytes()).await.unwrap();
+    assert!(read_to_close(&mut stream).await.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
+async fn relayed_tls_is_end_to_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bed = Bed::new(&format!("- {{ host: raw.test, port: {port}, tls: skip }}")).await;
+    let acceptor = tokio_rustls::TlsAcceptor::from(bed.upstream_tls("raw.test", Alpn::Http1));
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        stream.write_all(b"secret").await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let (_, stream) = bed.connect(&format!("raw.test:{port}")).await;
+    let roots = vec![bed.world.certificate().clone()];
+    let config = crate::tls::upstream_config_with_roots(roots).unwrap();
+    let name = rustls_pki_types::ServerName::try_from("raw.test").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+    assert_eq!(read_to_close(&mut stream).await, "secret");
+}
+
+const ACCEPT: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+
+/// A WebSocket server as far as the handshake goes, then an echo. Answers with `accept`.
+async fn websocket(listener: TcpListener, accept: &'static str, tls: Option<tokio_rustls::TlsAcceptor>) {
+    async fn serve<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut stream: T, accept: &str) {
+        let head = read_head(&mut stream).await;
+        assert!(head.to_lowercase().contains("upgrade: websocket"), "{head}");
+        let answer = format!("{ACCEPT}{accept}\r\n\r\nhello");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let (mut read, mut write) = tokio::io::split(stream);
+        let _ended = tokio::io::copy(&mut read, &mut write).await;
+    }
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                match tls {
+                    Some(tls) => serve(tls.accept(stream).await.unwrap(), accept).await,
+                    None => serve(stream, accept).await,
+                }
+            });
+        }
+    });
+}
+
+fn handshake(target: &str, host: &str) -> String {
+    format!(
+        "GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn websockets_pass_where_a_rule_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bed = Bed::new(&ws("ws.test", port)).await;
+    websocket(listener, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", None).await;
+    let host = format!("ws.test:{port}");
+    let mut stream = bed.open().await;
+    stream.write_all(handshake(&format!("http://{host}/ok/ws"), &host).as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut got = [0; 5];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"hello", "what came with the 101 is not lost");
+    stream.write_all(b"frame").await.unwrap();
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"frame");
+    let answer = bed.talk(handshake(&format!("http://{host}/no"), &host)).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+}
+
+#[tokio::test]
+async fn websockets_inside_tls_and_a_forged_accept() {
+    for (accept, good) in [("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", true), ("AAAAAAAAAAAAAAAAAAAAAAAAAAA=", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let bed = Bed::new(&ws("ws.test", port)).await;
+        let tls = tokio_rustls::TlsAcceptor::from(bed.upstream_tls("ws.test", Alpn::H2OrHttp1));
+        websocket(listener, accept, Some(tls)).await;
+        let host = format!("ws.test:{port}");
+        let mut stream = bed.tls(&host, &[b"http/1.1"]).await;
+        stream.write_all(handshake("/ok/ws", &host).as_bytes()).await.unwrap();
+        let head = read_head(&mut stream).await;
+        if !good {
+            assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+            continue;
+        }
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let mut got = [0; 10];
+        stream.write_all(b"world").await.unwrap();
+        stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"helloworld");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_handshake_is_an_ordinary_answer_and_closes() {
+    let up = Raw::new(b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno").await;
+    let bed = Bed::new(&ws("up.test", up.port)).await;
+    let host = format!("up.test:{}", up.port);
+    let smuggled = format!("GET http://{host}/ok/smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let bytes = format!("{}{smuggled}", handshake(&format!("http://{host}/ok/ws"), &host));
+    let answer = bed.talk(bytes).await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with("no"), "{answer}");
+    assert!(!up.seen().contains("smuggled"));
+}
