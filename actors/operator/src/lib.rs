@@ -17,6 +17,7 @@ pub mod limits;
 pub mod routes;
 pub mod serve;
 mod service;
+mod tree;
 pub mod types;
 
 pub use client::Client;

@@ -121,7 +121,7 @@ pub struct TreeNode {
     pub name: String,
     /// `supervisor` or `actor`.
     pub kind: String,
-    /// `up`, `starting`, `backoff`, `stopped`, `given-up` …
+    /// `waiting`, `starting`, `up`, `stopping`, `backoff`, `finished`, `gave-up` or `stopped`
     pub state: String,
     /// Milliseconds since it was last started.
     pub uptime_ms: Option<u64>,

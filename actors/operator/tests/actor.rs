@@ -11,7 +11,10 @@
 
 mod house;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt as _;
 use house::{House, unserved};
@@ -23,7 +26,7 @@ use ractor::{Actor, ActorRef};
 
 async fn start(house: &House) -> (ActorRef<Msg>, tokio::task::JoinHandle<()>) {
     let arguments = Arguments {
-        listener: house.listener.try_clone().unwrap(),
+        listener: Arc::new(house.listener.try_clone().unwrap()),
         control: house.control.clone(),
         owner: Owner::this_process(),
     };
