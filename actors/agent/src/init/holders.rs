@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Processes looked at for one question.
 const MAX_PIDS: usize = 4096;
@@ -22,8 +23,8 @@ const MAX_PIDS: usize = 4096;
 const MAX_DESCRIPTORS: usize = 200_000;
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
-/// How often the whole look is redone when processes change under it.
-const ATTEMPTS: usize = 3;
+/// For how long the whole look is redone when processes change under it: programs start and end in less.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What is under way for one question.
 struct Search<'a> {
@@ -61,11 +62,12 @@ pub(crate) fn holders(
     mappings: bool,
     writable: &[PathBuf],
 ) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
-    for _ in 0..ATTEMPTS {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
         let mut search = Search { writable, mappings, looked_at: 0, executables: Executables::default() };
         match search.run(inode) {
             Ok(holders) => return Ok((holders, search.executables.fds)),
-            Err(Fault::Changed) => {}
+            Err(Fault::Changed) => std::thread::yield_now(),
             Err(Fault::Refused(refusal)) => return Err(refusal),
         }
     }
@@ -124,7 +126,7 @@ impl Search<'_> {
     fn table_has(&mut self, task: &Path, link: &str) -> Result<bool, Fault> {
         let entries = match std::fs::read_dir(task.join("fd")) {
             Ok(entries) => entries,
-            Err(error) if is_gone(&error) => return Ok(false),
+            Err(error) if is_gone(&error) || is_ending(task) => return Ok(false),
             Err(error) => return Err(unreadable(0, &error).into()),
         };
         for entry in entries {
@@ -136,6 +138,7 @@ impl Search<'_> {
                 Ok(target) => target,
                 // Closed between listing and reading; a process that closes it isn't its holder any more.
                 Err(error) if is_gone(&error) => continue,
+                Err(_) if is_ending(task) => return Ok(false),
                 Err(error) => return Err(unreadable(0, &error).into()),
             };
             if target.as_os_str() == OsStr::new(link) {
@@ -169,9 +172,9 @@ impl Search<'_> {
     /// Who a process is, looked at twice, and its parent.
     fn identity(&mut self, pid: i32) -> Result<(Identity, i32), Fault> {
         let before = Stat::read(pid).map_err(|_| Fault::Changed)?;
-        if before.is_zombie() {
-            // It has no executable any more: an ancestor that ended without being reaped can't be identified.
-            return Err(Refusal::Unreadable { pid, why: "it has ended".into() }.into());
+        if before.is_ending() {
+            // A holder on its way out is none in a moment; an ancestor's children get another parent.
+            return Err(Fault::Changed);
         }
         let link = format!("/proc/{pid}/exe");
         let read =
@@ -255,6 +258,11 @@ impl Executables {
         };
         Ok(u8::try_from(index).unwrap_or(u8::MAX))
     }
+}
+
+/// Gone, or on its way out: nothing of its program runs any more.
+fn is_ending(task: &Path) -> bool {
+    Stat::read_below(task).map_or(true, |stat| stat.is_ending())
 }
 
 fn is_gone(error: &io::Error) -> bool {

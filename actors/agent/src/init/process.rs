@@ -1,19 +1,27 @@
 //! Processes of the sandbox as `/proc` shows them to init (proc_pid_stat(5)).
 
 use std::io;
+use std::path::Path;
 
 /// The fields of `/proc/PID/stat` that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
-    pub(crate) state: u8,
+    state: u8,
     pub(crate) parent: i32,
+    /// The kernel's `PF_` flags.
+    flags: u64,
     /// Clock ticks after boot.
     pub(crate) start_time: u64,
 }
 
 impl Stat {
     pub(crate) fn read(pid: i32) -> io::Result<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat"))?)
+        Self::read_below(Path::new(&format!("/proc/{pid}")))
+    }
+
+    /// Of a process or of one task of it, by its directory.
+    pub(crate) fn read_below(directory: &Path) -> io::Result<Self> {
+        Self::parse(&std::fs::read(directory.join("stat"))?)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable stat"))
     }
 
@@ -25,12 +33,17 @@ impl Stat {
         Some(Self {
             state: *fields.first()?.as_bytes().first()?,
             parent: fields.get(1)?.parse().ok()?,
+            flags: fields.get(6)?.parse().ok()?,
             start_time: fields.get(19)?.parse().ok()?,
         })
     }
 
-    pub(crate) fn is_zombie(&self) -> bool {
-        matches!(self.state, b'Z' | b'X')
+    /// It runs no instruction of its program any more: on its way out, or a zombie. The kernel lets nobody look
+    /// into such a process, whatever their rights.
+    pub(crate) fn is_ending(&self) -> bool {
+        /// linux/sched.h
+        const PF_EXITING: u64 = 0x4;
+        matches!(self.state, b'Z' | b'X') || self.flags & PF_EXITING != 0
     }
 }
 
@@ -58,7 +71,7 @@ mod tests {
         let fields = "S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
         for name in ["sh", ") R 99 9 (", "a b\nc", "))))"] {
             let stat = Stat::parse(format!("12 ({name}) {fields}").as_bytes()).unwrap();
-            assert_eq!(stat, Stat { state: b'S', parent: 7, start_time: 4242 });
+            assert_eq!(stat, Stat { state: b'S', parent: 7, flags: 4_194_560, start_time: 4242 });
         }
         assert!(Stat::parse(b"12 (sh").is_none());
         assert!(Stat::parse(b"").is_none());
@@ -68,6 +81,6 @@ mod tests {
     fn our_own_is_readable() {
         let own = Stat::read(std::process::id() as i32).unwrap();
         assert_eq!(own.parent, std::os::unix::process::parent_id() as i32);
-        assert!(!own.is_zombie());
+        assert!(!own.is_ending());
     }
 }
