@@ -168,7 +168,8 @@ fn python_urllib(stage: &Stage) -> Result<()> {
 }
 
 fn node_fetch(stage: &Stage) -> Result<()> {
-    let node = program("node")?;
+    let own = common::tools().join("agent/node_modules/node/bin/node");
+    let node = if own.exists() { own.display().to_string() } else { program("node")? };
     let mut probe = stage.command(&node);
     probe.args(["-p", "process.versions.node"]);
     let version = finish(probe, PATIENCE)?.out();

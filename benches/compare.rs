@@ -1,0 +1,235 @@
+//! What cofferdam costs, as ratios taken in one run: `cargo bench --bench compare`.
+//!
+//! - starting `/bin/true` in a sandbox against starting it bare, and under bubblewrap where that is installed;
+//! - requests per second and the 99th percentile through the proxy against direct, for a relayed CONNECT tunnel
+//!   (`tls: skip`), an inspected one, and plain HTTP.
+//!
+//! Ratios hold across machines where figures don't. The same client program makes the requests on both sides: this
+//! one, copied into the sandbox.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bed::World;
+use bed::harness::say;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+
+/// First argument of the client role.
+const CLIENT: &str = "__client";
+/// Starts per contender, in turn, so that a slow moment strikes all alike.
+const STARTS: usize = 30;
+/// Connections side by side.
+const CONNECTIONS: usize = 8;
+/// Requests on each.
+const REQUESTS: usize = 500;
+/// Where the proxy listens inside.
+const PROXY: &str = "127.0.0.1:3128";
+
+const POLICY: &str = r#"
+network_policies:
+  bench:
+    name: bench
+    endpoints:
+      - { host: h1.bed.test, port: 443, tls: skip }
+      - { host: h1.bed.test, port: 8443, protocol: rest, access: full }
+      - { host: api.bed.test, port: 8080, protocol: rest, access: full }
+    binaries: [ { path: /sandbox/client } ]
+"#;
+
+fn main() -> Result<ExitCode> {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).map(String::as_str) == Some(CLIENT) {
+        return client(&args[2], args.get(3).map(String::as_str) == Some("direct"));
+    }
+    let dir = std::env::temp_dir().join(format!("cofferdam-compare-{}", std::process::id()));
+    let world = World::enter(&dir)?;
+    let bench = Bench { world, cofferdam: Path::new(env!("CARGO_BIN_EXE_cofferdam")) };
+    let result = bench.starts().and_then(|()| bench.requests());
+    let _ = std::fs::remove_dir_all(&dir);
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+struct Bench {
+    world: World,
+    cofferdam: &'static Path,
+}
+
+impl Bench {
+    fn cofferdam(&self) -> Command {
+        let mut command = Command::new(self.cofferdam);
+        command.env("COFFERDAM_STATE", self.world.dir().join("state")).env("SSL_CERT_FILE", self.world.ca_file());
+        command
+    }
+
+    fn starts(&self) -> Result<()> {
+        let bwrap = ["/usr/bin/bwrap", "/usr/local/bin/bwrap"].into_iter().find(|p| Path::new(p).exists());
+        let contenders = ["bare exec", "bubblewrap", "cofferdam"];
+        let command = |who: &str| match who {
+            "bare exec" => Some(Command::new("/bin/true")),
+            "bubblewrap" => bwrap.map(|bwrap| {
+                let mut command = Command::new(bwrap);
+                command.args(["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]);
+                command
+            }),
+            _ => {
+                let mut command = self.cofferdam();
+                command.args(["run", "--quiet", "--", "/bin/true"]);
+                Some(command)
+            }
+        };
+        let mut times = vec![Vec::new(); contenders.len()];
+        for _ in 0..STARTS {
+            for (who, times) in contenders.iter().zip(&mut times) {
+                let Some(mut command) = command(who) else { continue };
+                let begun = Instant::now();
+                let status = command.stdin(Stdio::null()).status()?;
+                ensure!(status.success(), "{who}: {status}");
+                times.push(begun.elapsed());
+            }
+        }
+        say("start and end of /bin/true (median)");
+        let median = |times: &mut Vec<Duration>| {
+            times.sort();
+            times.get(times.len() / 2).copied()
+        };
+        let bare = median(&mut times[0]).context("no start measured")?;
+        for (who, times) in contenders.iter().zip(&mut times) {
+            match median(times) {
+                Some(t) => say(&format!("  {who:<12} {t:>10.2?}  {:>7.1} × bare exec", t.div_duration_f64(bare))),
+                None => say(&format!("  {who:<12} SKIPPED: not installed")),
+            }
+        }
+        Ok(())
+    }
+
+    fn requests(&self) -> Result<()> {
+        let dir = self.world.dir();
+        let workspace = dir.join("work");
+        std::fs::create_dir(&workspace)?;
+        std::fs::copy(std::env::current_exe()?, workspace.join("client"))?;
+        let profile = include_str!("../policies/profiles/locked-down.yaml");
+        std::fs::write(dir.join("policy.yaml"), profile.replace("network_policies: {}", POLICY.trim()))?;
+        say(&format!("\n{REQUESTS} requests on each of {CONNECTIONS} connections, kept alive"));
+        for (kind, what) in [("relayed", "CONNECT, relayed"), ("inspected", "CONNECT, inspected"), ("plain", "plain HTTP")] {
+            let mut direct = Command::new(std::env::current_exe()?);
+            direct.args([CLIENT, kind, "direct"]).env("SSL_CERT_FILE", self.world.ca_file());
+            let direct = Figures::of(direct)?;
+            let mut through = self.cofferdam();
+            through.args(["run", "--quiet", "--policy"]).arg(dir.join("policy.yaml"));
+            through.arg("--workspace").arg(&workspace).args(["--", "/sandbox/client", CLIENT, kind]);
+            let through = Figures::of(through)?;
+            say(&format!(
+                "  {what:<20} {:>8.0} of {:>8.0} requests/s ({:.2} ×)   p99 {:>7.2} of {:>7.2} ms ({:.1} ×)",
+                through.rate,
+                direct.rate,
+                through.rate / direct.rate,
+                through.p99_ms,
+                direct.p99_ms,
+                through.p99_ms / direct.p99_ms,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a client says at its end.
+struct Figures {
+    rate: f64,
+    p99_ms: f64,
+}
+
+impl Figures {
+    fn of(mut command: Command) -> Result<Self> {
+        let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "a client failed: {text}");
+        let mut words = text.split_whitespace().map(str::parse::<f64>);
+        let mut next = || words.next().context("too few figures")?.context("no figure");
+        Ok(Self { rate: next()?, p99_ms: next()? })
+    }
+}
+
+/// Makes the requests, one connection a thread, and prints the rate and the 99th percentile in milliseconds.
+fn client(kind: &str, direct: bool) -> Result<ExitCode> {
+    let tls = Arc::new(tls_config()?);
+    let begun = Instant::now();
+    let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(|| worker(kind, direct, &tls))).collect();
+        workers.into_iter().map(|w| w.join().expect("a worker panicked")).collect::<Result<Vec<_>>>()
+    })?
+    .concat();
+    let took = begun.elapsed();
+    times.sort();
+    let p99 = times[times.len() * 99 / 100];
+    say(&format!("{} {}", times.len() as f64 / took.as_secs_f64(), p99.as_secs_f64() * 1000.0));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tls_config() -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let bundle = std::env::var("SSL_CERT_FILE")?;
+    roots.add_parsable_certificates(CertificateDer::pem_file_iter(&bundle)?.filter_map(Result::ok));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn worker(kind: &str, direct: bool, tls: &Arc<rustls::ClientConfig>) -> Result<Vec<Duration>> {
+    let (host, port) = match kind {
+        "relayed" => ("h1.bed.test", 443),
+        "inspected" => ("h1.bed.test", 8443),
+        _ => ("api.bed.test", 8080),
+    };
+    let mut stream = if direct { TcpStream::connect((host, port))? } else { TcpStream::connect(PROXY)? };
+    stream.set_nodelay(true)?;
+    let authority = format!("{host}:{port}");
+    if kind == "plain" {
+        let target = if direct { "/".to_owned() } else { format!("http://{authority}/") };
+        return exchange(&mut stream, &target, &authority);
+    }
+    if !direct {
+        write!(stream, "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")?;
+        let head = head(&mut stream)?;
+        ensure!(head.contains(" 200"), "{head}");
+    }
+    let name = ServerName::try_from(host)?;
+    let mut stream = rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::clone(tls), name)?, stream);
+    exchange(&mut stream, "/", &authority)
+}
+
+fn exchange(stream: &mut (impl Read + Write), target: &str, authority: &str) -> Result<Vec<Duration>> {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
+    let mut times = Vec::with_capacity(REQUESTS);
+    for _ in 0..REQUESTS {
+        let begun = Instant::now();
+        stream.write_all(request.as_bytes())?;
+        stream.flush()?;
+        let head = head(stream)?;
+        ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
+        let length = head
+            .lines()
+            .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse::<usize>().ok())
+            .context("no length")?;
+        stream.read_exact(&mut vec![0; length])?;
+        times.push(begun.elapsed());
+    }
+    Ok(times)
+}
+
+/// A response's head, byte by byte so that nothing of the body is taken.
+fn head(stream: &mut impl Read) -> Result<String> {
+    let mut head = Vec::new();
+    let mut byte = [0u8];
+    while !head.ends_with(b"\r\n\r\n") {
+        ensure!(stream.read(&mut byte)? == 1, "ended early: {}", String::from_utf8_lossy(&head));
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8(head)?)
+}
