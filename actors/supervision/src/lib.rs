@@ -1,4 +1,106 @@
-//! Supervision trees for ractor actors, with the semantics of OTP's `supervisor`.
+//! Supervision trees for [ractor](ractor) actors, with the semantics of OTP's `supervisor` and what OTP
+//! leaves to its users: backoff with jitter, readiness, stable addresses, and a tree that can be read.
+//!
+//! ```
+//! use std::time::Duration;
+//! use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+//! use supervision::{Address, ChildSpec, Strategy, Supervisor, SupervisorSpec};
+//!
+//! struct Echo;
+//!
+//! impl Actor for Echo {
+//!     type Msg = (String, RpcReplyPort<String>);
+//!     type State = ();
+//!     type Arguments = ();
+//!     async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+//!         Ok(())
+//!     }
+//!     async fn handle(&self, _: ActorRef<Self::Msg>, (text, reply): Self::Msg, _: &mut ()) -> Result<(), ActorProcessingErr> {
+//!         let _ = reply.send(text); // a caller that went away is no reason to fail
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let echo = Address::new("echo");
+//! let spec = SupervisorSpec::new("root", Strategy::OneForOne)
+//!     .child(ChildSpec::actor("echo", echo.clone(), || (Echo, ())));
+//! let tree = Supervisor::start(spec).await?;
+//! let answer = echo.call(|reply| ("hello".to_owned(), reply), Duration::from_secs(1)).await?;
+//! assert_eq!(answer, "hello");
+//! tree.stop(Duration::from_secs(1)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Design
+//!
+//! ```text
+//!  Supervisor (handle) ── orders, commands ──▶ shell: one task a supervisor
+//!        ▲                                     │  never waits for a child; precedence:
+//!        │ board: read by anybody, any time    │  orders > news > commands
+//!        └─────────────────────────────────────┤
+//!                                              ├── machine: decides; no clock, no tasks, no actors
+//!                                              ├── link: a ractor actor, parent of all children's actors,
+//!                                              │        that only passes ractor's events on
+//!                                              └── keepers: one task a child; starts it, waits, stops it,
+//!                                                           buries it, then says "gone"
+//! ```
+//!
+//! - **Deciding is apart from doing.** What a supervisor decides is a state machine whose inputs are
+//!   facts and whose outputs are effects. So it can be tested against every input in every order, and
+//!   a stop is obeyed in whatever state it finds the tree: it overtakes a restart that is due, a start
+//!   that hangs, a backoff.
+//! - **Gone means gone.** A keeper says that a child is gone when ractor told its end, the old state was
+//!   dropped (ractor puts it into the event), and the actor's task has been joined; each bounded by
+//!   [`KILL_DEADLINE`]. Only then may the next incarnation's `pre_start` run. What does not end within the
+//!   bound, because it blocks its thread, is left behind and reported as [`Event::Stuck`].
+//! - **Nobody outside holds an `ActorRef`.** They hold an [`Address`].
+//! - **A supervisor that ends leaves nobody running**: it stops its children in reverse order first,
+//!   also when it gives up, when its link is killed, and when its own code panics.
+//!
+//! ## A child's life
+//!
+//! ```text
+//!              turn comes                  ready
+//!   Waiting ───────────────▶ Starting ───────────────▶ Up
+//!    ▲ ▲                        │                      │ │
+//!    │ │ hold over              │ gone                 │ │ a stop is due: the supervisor stops, the
+//!    │ │                        ▼                      │ │ strategy wants it, or somebody does
+//!    │ └────── Backoff ◀── within the limit? ◀── gone ─┘ ▼
+//!    │                          │ no                  Stopping (stop; at its deadline, kill)
+//!    │                          ▼                        │ gone
+//!    └───────────────── GaveUp, or escalate              ▼
+//!      by hand          Finished (transient, normal)  Waiting, or out of the table
+//! ```
+//!
+//! ## Rules
+//!
+//! - *Start*: children start in order, each ready before the next is started. The first start is not
+//!   retried: if a child does not come up, those that did are stopped in reverse and
+//!   [`Supervisor::start`] fails.
+//! - *End*: a panic, an `Err`, a kill are failures; a stop is not. [`Restart`] says what follows. A
+//!   permanent child that stops by itself has failed. A temporary child leaves the table.
+//! - *Restart*: those that [`Strategy`] ties to the failed child are stopped in reverse, then the wait of
+//!   its [`Backoff`] runs, then all are started in order. Temporary ones are stopped and not started
+//!   again; transient ones that had finished are (both as in OTP). A failed start is a failure like any
+//!   other. With `one_for_one` a child's restart, even one that hangs, holds nobody else up.
+//! - *Limit*: beyond its [`Intensity`] a child escalates or gives up ([`Beyond`]). An escalation stops the
+//!   supervisor, and is one failure of one child to the supervisor above; at the root it is the
+//!   [`Outcome`]. A restart by hand counts against nothing.
+//! - *Stop*: last child first, each gone before the next is asked ([`StopOrder`]); stop, at its deadline
+//!   kill, then join.
+//!
+//! ## What actors must do themselves
+//!
+//! - Never `?` a cast or a reply in a handler: a peer's restart would become yours.
+//! - Keep what must outlive the actor (listeners, counters, stores) above it, captured by `make`.
+//! - Await. A handler or a drop that blocks its thread cannot be killed. And an actor that stops *itself*
+//!   and then hangs in its own `post_stop` looks alive to everybody until somebody stops or restarts it.
+//! - Bound the senders: ractor's mailboxes are unbounded. [`Bound`] gives out tickets to put into messages.
+//! - Keep messages small (box what is large): one big variant slows every message.
+//! - Give their own ractor children a place in the tree instead: ractor kills those without waiting.
 
 #[cfg(not(panic = "unwind"))]
 compile_error!(
@@ -7,6 +109,7 @@ compile_error!(
 
 mod address;
 mod backoff;
+mod bound;
 mod command;
 mod failure;
 mod intensity;
@@ -23,6 +126,7 @@ mod tree;
 
 pub use address::{Address, CallError, Undelivered};
 pub use backoff::{Backoff, Chance, STEADY};
+pub use bound::{Bound, Ticket};
 pub use failure::{ControlError, Failure, MESSAGE_LIMIT, Outcome, StartError};
 pub use intensity::{Beyond, Intensity};
 pub use ready::Ready;

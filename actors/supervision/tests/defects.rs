@@ -1,6 +1,14 @@
 //! One test for each trap that ractor 0.16.5 sets and for each defect that was found in other
 //! supervision layers built on it. Each fails on the naive way of doing it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so and stops"
+)]
+
 mod common;
 
 use std::sync::Arc;
@@ -67,7 +75,7 @@ async fn a_pre_start_that_panics_before_its_future_exists_is_a_failed_start() {
 
 #[test]
 fn panics_unwind() {
-    assert!(cfg!(panic = "unwind"), "the crate does not compile otherwise");
+    const { assert!(cfg!(panic = "unwind"), "the crate does not compile otherwise") };
 }
 
 // ---- old state and new start ----
@@ -244,6 +252,45 @@ async fn names_are_nobodys_but_their_supervisors() {
     assert_eq!(other.trace(), "start a, start b, drop a, start a");
     first.stop(secs(1)).await;
     second.stop(secs(1)).await;
+}
+
+/// Does nothing, slowly.
+struct Sluggish;
+
+impl Actor for Sluggish {
+    type Msg = supervision::Ticket;
+    type State = ();
+    type Arguments = ();
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+    async fn handle(
+        &self,
+        me: ActorRef<Self::Msg>,
+        _ticket: Self::Msg,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        tokio::time::sleep(secs(1)).await;
+        me.kill();
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_is_bounded_by_its_senders_and_a_death_empties_it() {
+    let (address, bound) = (Address::new("slow"), supervision::Bound::new(3));
+    let child = ChildSpec::actor("slow", address.clone(), || (Sluggish, ())).backoff(steady(10));
+    let tree =
+        Supervisor::start(SupervisorSpec::new("root", Strategy::OneForOne).child(child)).await.unwrap();
+    let mut sent = 0;
+    while let Some(ticket) = bound.ticket() {
+        address.cast(ticket).unwrap();
+        sent += 1;
+    }
+    assert_eq!((sent, bound.depth()), (3, 3));
+    pass(1100).await;
+    assert_eq!(bound.depth(), 0, "those that were lost with the actor came back too");
+    tree.stop(secs(1)).await;
 }
 
 /// Accepts on a listener that it was lent.

@@ -1,5 +1,13 @@
 //! Supervisors as children, commands by path, and the tree as data.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so and stops"
+)]
+
 mod common;
 
 use common::*;
@@ -196,4 +204,26 @@ async fn everything_that_happens_is_told_as_data() {
         ]
     );
     tree.stop(secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_even_a_task_is_left() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let (world, before) = (World::default(), tasks());
+    let tree = Supervisor::start(nested(&world, Strategy::OneForOne, Strategy::OneForOne)).await.unwrap();
+    world.send("b", Msg::Panic);
+    world.starts("c", &[Start::Hang, Start::Err, Start::PanicInMake]);
+    world.send("c", Msg::Kill);
+    pass(5_000).await;
+    // One is in backoff, and one hangs, when the stop comes.
+    world.starts("d", &[Start::Hang]);
+    world.send("a", Msg::Panic);
+    world.send("d", Msg::Panic);
+    pass(15).await;
+    assert!(tasks() > before);
+    tree.stop(secs(10)).await;
+    drop(tree);
+    pass(1).await;
+    assert_eq!(tasks(), before);
+    world.assert_nothing_left();
 }

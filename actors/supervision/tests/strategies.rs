@@ -1,5 +1,13 @@
 //! What each strategy does to whom, by whole traces on paused time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so and stops"
+)]
+
 mod common;
 
 use common::*;

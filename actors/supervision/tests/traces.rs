@@ -1,9 +1,15 @@
 //! Whole traces against a model that knows nothing of the implementation: every fault × strategy ×
 //! restart type × way to start and to stop, singly (all of them) and in sequences (generated).
 
-mod common;
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so and stops"
+)]
 
-use std::sync::Once;
+mod common;
 
 use common::*;
 use proptest::prelude::*;
@@ -157,8 +163,8 @@ async fn run(case: &Case) -> (String, String) {
     let spec = (0..3).fold(SupervisorSpec::new("root", case.ties), |spec, i| {
         spec.child(world.child(NAMES[i]).restart(case.restarts[i]).intensity(at_most(1000)))
     });
-    for i in 0..3 {
-        world.stops(NAMES[i], case.stops[i]);
+    for (name, stop) in NAMES.into_iter().zip(case.stops) {
+        world.stops(name, stop);
     }
     let tree = supervision::Supervisor::start(spec).await.unwrap();
     let mut model = Model::new(case);
@@ -185,20 +191,6 @@ async fn run(case: &Case) -> (String, String) {
     model.stop();
     world.assert_nothing_left();
     (world.trace(), model.seen.join(", "))
-}
-
-/// Thousands of wanted panics are not to be printed; others are.
-fn hush() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            let text = info.payload_as_str().unwrap_or_default();
-            if !(text.contains("panics") || text.contains("told to")) {
-                usual(info);
-            }
-        }));
-    });
 }
 
 fn check(case: &Case) {
