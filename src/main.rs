@@ -1,2 +1,43 @@
-//! cofferdam.
-fn main() {}
+//! cofferdam: one binary that runs an always-on AI agent behind four layers of deny-by-default controls.
+//!
+//! The same file is executed in three roles, told apart before anything else happens:
+//! the command that a person types, the heart that it becomes, and the supervisor that the heart starts.
+//! (The fourth process, init, is a fork of the heart: see `agent::init`.)
+
+mod cli;
+mod compose;
+mod config;
+mod demo;
+mod heart;
+mod logs;
+mod plan;
+mod sealed;
+mod state;
+
+use std::ffi::CStr;
+use std::process::ExitCode;
+
+/// First argument of the heart.
+pub const HEART_ROLE: &CStr = c"__heart";
+/// First argument of the supervisor.
+pub const SUPERVISOR_ROLE: &CStr = c"__supervisor";
+/// First argument of the demo's agent, inside its sandbox.
+pub const DEMO_AGENT_ROLE: &CStr = c"__demo-agent";
+
+#[cfg(not(panic = "unwind"))]
+compile_error!("a panic must reach the supervisor as one actor's failure: build with panic = \"unwind\"");
+
+fn main() -> ExitCode {
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    let is = |role: &CStr| first.as_encoded_bytes() == role.to_bytes();
+    let code = if is(HEART_ROLE) {
+        heart::main()
+    } else if is(SUPERVISOR_ROLE) {
+        compose::main()
+    } else if is(DEMO_AGENT_ROLE) {
+        demo::agent_main()
+    } else {
+        cli::main()
+    };
+    ExitCode::from(code)
+}

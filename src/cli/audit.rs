@@ -1,0 +1,100 @@
+//! `cofferdam audit`: verify and show the audit log, of a running sandbox or an ended one.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use telemetry::audit::{Record, Report, Trouble, files, verify};
+
+use crate::cli::args::AuditCommand;
+use crate::cli::out::{Failure, Outcome, REFUSED, print, print_json, table};
+use crate::state::{Name, Root};
+
+/// Runs `audit verify` or `audit show`.
+pub fn audit(root: &Root, command: &AuditCommand) -> Outcome {
+    match command {
+        AuditCommand::Verify { name, json } => check(&directory(root, name)?, *json),
+        AuditCommand::Show { name, json } => show(&directory(root, name)?, *json),
+    }
+}
+
+/// A sandbox's name, or a path to a log or the directory that holds it.
+fn directory(root: &Root, name: &str) -> Result<PathBuf, Failure> {
+    let path = Path::new(name);
+    if name.contains('/') || path.extension().is_some() {
+        let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        return Ok(dir.to_owned());
+    }
+    let dir = root.instance(&Name::parse(name)?);
+    if dir.join(telemetry::audit::LOG_NAME).exists() {
+        return Ok(dir);
+    }
+    Err(Failure::refused(format!("no audit log in {}: is '{name}' the sandbox's name?", dir.display())))
+}
+
+fn check(dir: &Path, json: bool) -> Outcome {
+    let report = verify(dir).map_err(|e| Failure::refused(e.to_string()))?;
+    if json {
+        print_json(&report)?;
+    } else if report.intact() {
+        print(&format!(
+            "{} records, {} to {}, unbroken; the last hash is {}\n",
+            report.records, report.first_seq, report.last_seq, report.last_hash
+        ))?;
+    } else {
+        print(&findings(&report))?;
+    }
+    if report.intact() { Ok(0) } else { Ok(REFUSED) }
+}
+
+fn findings(report: &Report) -> String {
+    let rows: Vec<Vec<String>> = report
+        .findings
+        .iter()
+        .map(|f| vec![format!("{}:{}", f.file.display(), f.line), words(&f.trouble)])
+        .collect();
+    table(&rows)
+}
+
+fn words(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Malformed => "not a record".into(),
+        Trouble::Changed => "changed after it was written".into(),
+        Trouble::Replaced => "the record before it is not the one it was written after".into(),
+        Trouble::Missing { from, to } => format!("records {from} to {to} are missing"),
+        Trouble::OutOfOrder { expected, found } => format!("record {found} stands where {expected} belongs"),
+        Trouble::CutOff { written, found } => format!("cut off: {written} records were written, {found} are here"),
+        Trouble::NotTheHead => "the last record is not the one that was written last".into(),
+        Trouble::NoHead => "the head file is missing, so a cut end could not be seen".into(),
+    }
+}
+
+fn show(dir: &Path, json: bool) -> Outcome {
+    for file in files(dir).map_err(|e| Failure::refused(e.to_string()))? {
+        let reader = BufReader::new(File::open(&file)?);
+        for line in reader.lines() {
+            let line = line?;
+            let text = if json { line } else { human(&line) };
+            print(&format!("{text}\n"))?;
+        }
+    }
+    Ok(0)
+}
+
+/// One record on one line: when, what, and the fields that say something.
+fn human(line: &str) -> String {
+    let Ok(record) = serde_json::from_str::<Record>(line) else { return format!("(not a record) {line:?}") };
+    let mut text = format!("{:>6}  {}  ", record.seq, record.t.strftime("%Y-%m-%d %H:%M:%S%.3f"));
+    let Value::Object(fields) = &record.event else { return text };
+    text.push_str(fields.get("kind").and_then(Value::as_str).unwrap_or("?"));
+    for (key, value) in fields.iter().filter(|(key, _)| *key != "kind") {
+        match value {
+            Value::Null => {}
+            Value::String(value) if value.is_empty() => {}
+            // JSON's own escapes keep an agent's control bytes off the terminal.
+            other => text.push_str(&format!("  {key}={other}")),
+        }
+    }
+    text
+}

@@ -1,0 +1,55 @@
+//! `--env`: variables set (`K=V`) or passed by name (`K`) into the sandbox.
+
+use crate::cli::out::Failure;
+
+/// Reads `--env` values into pairs.
+pub fn pairs(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    given.iter().map(|text| pair(text)).collect()
+}
+
+/// The whole environment of an agent: what every sandbox has, and the given variables. A given one that can't be had
+/// (locked, preloading) is an error: it would be missed later, in silence.
+pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Failure> {
+    let built = agent::environment::build(agent, given);
+    match built.dropped.first() {
+        None => Ok(built.variables),
+        Some(name) => Err(Failure::refused(format!(
+            "{name} can't be set inside: cofferdam sets it itself, or it would load code into every program"
+        ))),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), Failure> {
+    let (key, value) = match text.split_once('=') {
+        Some((key, value)) => (key, value.to_owned()),
+        None => {
+            let value = std::env::var(text).map_err(|_| {
+                Failure::refused(format!("--env {text}: you have no such variable; set one with --env {text}=VALUE"))
+            })?;
+            (text, value)
+        }
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if key.is_empty() || !key.chars().all(plain) || key.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(Failure::refused(format!("--env {text}: '{key}' is no variable's name")));
+    }
+    if value.contains('\0') {
+        return Err(Failure::refused(format!("--env {key}: the value holds a NUL byte")));
+    }
+    Ok((key.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_set_or_passed_by_name() {
+        assert_eq!(pair("A=b=c").unwrap(), ("A".into(), "b=c".into()));
+        assert_eq!(pair("A=").unwrap(), ("A".into(), String::new()));
+        assert_eq!(pair("PATH").unwrap().0, "PATH");
+        for bad in ["=x", "1A=x", "A B=x", "NOT_SET_ANYWHERE_1", "A=\0"] {
+            assert!(pair(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Which host users a sandbox runs as.
+//!
+//! An ordinary user: itself. Root: the users `gateway` and `sandbox` where the host has them, else two numbers of the
+//! range that systemd keeps for dynamic users (61184–65519), chosen once per name and written down.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use agent::plan::{Id, Ids};
+use nix::unistd::{Gid, Uid, User, getegid, geteuid};
+
+use crate::cli::out::Failure;
+use crate::state::Claim;
+
+/// The first dynamic id (systemd: `DynamicUser=`).
+const FIRST: u32 = 61184;
+/// The last one.
+const LAST: u32 = 65519;
+
+/// Chooses the ids of a claimed sandbox.
+pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
+    if !geteuid().is_root() {
+        return Ok(Ids::Rootless { operator: Id { uid: geteuid().as_raw(), gid: getegid().as_raw() } });
+    }
+    if !maps(LAST) {
+        return Err(Failure::refused(
+            "this root is a user namespace's with few ids, so the agent can't get one of its own: \
+             start cofferdam as an ordinary user instead, or map a range of ids (at least up to 65519)",
+        ));
+    }
+    let (gateway, sandbox) = match (named("gateway")?, named("sandbox")?) {
+        (Some(gateway), Some(sandbox)) => (gateway, sandbox),
+        _ => dynamic(claim)?,
+    };
+    Ok(Ids::Rooted { gateway, sandbox })
+}
+
+/// Gives the state directory, but not the workspace, to the gateway.
+pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
+    let Ids::Rooted { gateway, .. } = ids else { return Ok(()) };
+    let told = |e: std::io::Error| Failure::refused(format!("{}: {e}", claim.dir.display()));
+    give(&claim.dir, gateway).map_err(told)?;
+    for entry in fs::read_dir(&claim.dir).map_err(told)? {
+        let entry = entry.map_err(told)?;
+        if entry.file_name() == "workspace" || entry.file_name() == "ids" {
+            continue;
+        }
+        give(&entry.path(), gateway).map_err(told)?;
+        if entry.file_type().map_err(told)?.is_dir() {
+            for file in fs::read_dir(entry.path()).map_err(told)? {
+                give(&file.map_err(told)?.path(), gateway).map_err(told)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Changes the owner of a path of ours, never through a link.
+pub fn give(path: &Path, to: Id) -> std::io::Result<()> {
+    std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
+}
+
+fn named(name: &str) -> Result<Option<Id>, Failure> {
+    let user = User::from_name(name).map_err(|e| Failure::refused(format!("looking up user {name}: {e}")))?;
+    Ok(user.filter(|u| !u.uid.is_root()).map(|u| Id { uid: u.uid.as_raw(), gid: u.gid.as_raw() }))
+}
+
+fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
+    let path = claim.dir.join("ids");
+    let pair = match fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+        Some(first) if (FIRST..LAST).contains(&first) => first,
+        _ => {
+            let first = free_pair(claim)?;
+            fs::write(&path, format!("{first}\n"))
+                .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
+            first
+        }
+    };
+    let id = |n: u32| Id { uid: n, gid: n };
+    Ok((id(pair), id(pair + 1)))
+}
+
+/// The first pair, from a place that depends on the sandbox, that no user of the host and no neighbour has.
+fn free_pair(claim: &Claim) -> Result<u32, Failure> {
+    let neighbours: Vec<u32> = claim
+        .dir
+        .parent()
+        .and_then(|root| fs::read_dir(root).ok())
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("ids")).ok()?.trim().parse().ok())
+        .collect();
+    let pairs = (LAST - FIRST).div_ceil(2);
+    let mut hasher = DefaultHasher::new();
+    claim.dir.hash(&mut hasher);
+    let start = u32::try_from(hasher.finish() % u64::from(pairs)).unwrap_or_default();
+    (0..pairs)
+        .map(|n| FIRST + 2 * ((start + n) % pairs))
+        .find(|first| !neighbours.contains(first) && unused(*first) && unused(first + 1))
+        .ok_or_else(|| Failure::refused("every dynamic user id is taken: create users `gateway` and `sandbox`"))
+}
+
+fn unused(id: u32) -> bool {
+    matches!(User::from_uid(Uid::from_raw(id)), Ok(None))
+        && matches!(nix::unistd::Group::from_gid(Gid::from_raw(id)), Ok(None))
+}
+
+/// Whether this user namespace maps the id: what "real root" means here (user_namespaces(7)).
+fn maps(id: u32) -> bool {
+    let Ok(map) = fs::read_to_string("/proc/self/uid_map") else { return false };
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().filter_map(|n| n.parse::<u64>().ok());
+        let (Some(first), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next()) else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(id))
+    })
+}

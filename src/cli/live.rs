@@ -1,0 +1,197 @@
+//! Commands about running sandboxes: `ps`, `status`, `tree`, `stop`, `restart`, `crash`.
+
+use operator::client::{Client, ClientError};
+use operator::types::{SandboxState, Status, Stop, TreeNode};
+
+use crate::cli::args::{ActorArgs, JsonArgs, NamedJson, StopArgs};
+use crate::cli::out::{Failure, Outcome, Paint, print, print_json, table};
+use crate::cli::wait_for;
+use crate::state::{Name, Root};
+
+/// The client of a running sandbox.
+pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
+    let name = Name::parse(name)?;
+    root.require_running(&name)?;
+    Ok(Client::new(root.socket(&name)))
+}
+
+/// What a failed call means for a person.
+pub fn told(error: ClientError) -> Failure {
+    match error {
+        ClientError::Local(error) => Failure::from(error),
+        other => Failure::refused(other.to_string()),
+    }
+}
+
+/// `cofferdam ps`.
+pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
+    let running = root.names().into_iter().filter(|name| root.is_running(name));
+    let statuses: Vec<Status> = wait_for(async {
+        let mut statuses = Vec::new();
+        for name in running {
+            // One that has ended meanwhile, or belongs to another user, is left out.
+            if let Ok(status) = Client::new(root.socket(&name)).status().await {
+                statuses.push(status);
+            }
+        }
+        Ok(statuses)
+    })?;
+    if args.json {
+        print_json(&statuses)?;
+        return Ok(0);
+    }
+    let mut rows = vec![["NAME", "STATE", "AGENTS", "UPTIME", "POLICY", "PID"].map(String::from).to_vec()];
+    rows.extend(statuses.iter().map(|s| {
+        let agents: Vec<&str> = s.agents.iter().map(|a| a.name.as_str()).collect();
+        vec![
+            s.name.clone(),
+            state(s.state).to_owned(),
+            agents.join(","),
+            age(s.uptime_ms),
+            format!("generation {}", s.policy.generation),
+            s.heart_pid.map_or("?".into(), |pid| pid.to_string()),
+        ]
+    }));
+    print(&table(&rows))?;
+    Ok(0)
+}
+
+/// `cofferdam status`.
+pub fn status(root: &Root, args: &NamedJson) -> Outcome {
+    let client = client(root, &args.name)?;
+    let status = wait_for(async { client.status().await.map_err(told) })?;
+    if args.json {
+        print_json(&status)?;
+    } else {
+        print(&status_text(&status, Paint::stdout()))?;
+    }
+    Ok(0)
+}
+
+fn status_text(s: &Status, paint: Paint) -> String {
+    let shown_state = match s.state {
+        SandboxState::Running => paint.good(state(s.state)),
+        _ => paint.warn(state(s.state)),
+    };
+    let mut rows = vec![
+        vec!["sandbox".into(), s.name.clone()],
+        vec!["state".into(), shown_state],
+        vec!["up".into(), age(s.uptime_ms)],
+        vec!["started as".into(), if s.rooted { "root" } else { "ordinary user" }.into()],
+        vec!["enforcement".into(), s.enforcement.clone()],
+        vec!["policy".into(), format!("generation {}, sha256 {}", s.policy.generation, s.policy.sha256)],
+        vec!["supervisor".into(), format!("pid {}, {} restarts", s.supervisor_pid, s.supervisor_restarts)],
+    ];
+    for agent in &s.agents {
+        let pid = agent.pid.map_or(String::new(), |pid| format!(", pid {pid} inside"));
+        rows.push(vec![format!("agent {}", agent.name), format!("{}{pid}, {} restarts", agent.state, agent.restarts)]);
+    }
+    for provider in &s.providers {
+        rows.push(vec![
+            format!("provider {}", provider.name),
+            format!("{} at {}, trust {}, cost {}: {}", provider.kind, provider.endpoint, provider.trust, provider.cost, provider.state),
+        ]);
+    }
+    for control in &s.controls {
+        let word = if control.enforced { paint.good("enforced") } else { paint.bad("MISSING") };
+        let detail = control.detail.as_deref().map_or(String::new(), |d| format!("  {d}"));
+        rows.push(vec![format!("control {}", control.name), format!("{word}{detail}")]);
+    }
+    table(&rows)
+}
+
+/// `cofferdam tree`.
+pub fn tree(root: &Root, args: &NamedJson) -> Outcome {
+    let client = client(root, &args.name)?;
+    let tree = wait_for(async { client.tree().await.map_err(told) })?;
+    if args.json {
+        print_json(&tree)?;
+    } else {
+        let mut rows = vec![["ACTOR", "STATE", "UP", "RESTARTS", "LAST FAILURE"].map(String::from).to_vec()];
+        branch(&tree, "", "", &mut rows, Paint::stdout());
+        print(&table(&rows))?;
+    }
+    Ok(0)
+}
+
+fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>, paint: Paint) {
+    let name = format!("{lead}{}", node.name);
+    let state = match node.state.as_str() {
+        "up" => paint.good("up"),
+        other => paint.warn(other),
+    };
+    rows.push(vec![
+        name,
+        state,
+        node.uptime_ms.map_or("-".into(), age),
+        node.restarts.to_string(),
+        node.last_failure.clone().unwrap_or_default(),
+    ]);
+    for (n, child) in node.children.iter().enumerate() {
+        let last = n + 1 == node.children.len();
+        let (lead, further) = if last { ("└── ", "    ") } else { ("├── ", "│   ") };
+        branch(child, &format!("{below}{lead}"), &format!("{below}{further}"), rows, paint);
+    }
+}
+
+/// `cofferdam stop`.
+pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
+    let client = client(root, &args.name)?;
+    let grace = u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX);
+    wait_for(async { client.stop(Stop { grace_ms: Some(grace) }).await.map_err(told) })?;
+    let name = Name::parse(&args.name)?;
+    let until = std::time::Instant::now() + args.grace + crate::plan::STOP_GRACE;
+    while root.is_running(&name) {
+        if std::time::Instant::now() > until {
+            return Err(Failure::refused(format!("'{name}' was told to stop, but is still there: see `cofferdam ps`")));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(0)
+}
+
+/// `cofferdam restart`.
+pub fn restart(root: &Root, args: &ActorArgs) -> Outcome {
+    let client = client(root, &args.name)?;
+    wait_for(async { client.restart(&args.actor).await.map_err(told) }).map(|_| 0)
+}
+
+/// `cofferdam crash`.
+pub fn crash(root: &Root, args: &ActorArgs) -> Outcome {
+    let client = client(root, &args.name)?;
+    wait_for(async { client.crash(&args.actor).await.map_err(told) }).map(|_| 0)
+}
+
+fn state(state: SandboxState) -> &'static str {
+    match state {
+        SandboxState::Starting => "starting",
+        SandboxState::Running => "running",
+        SandboxState::Degraded => "degraded",
+        SandboxState::Stopping => "stopping",
+    }
+}
+
+/// Milliseconds as people say them: the two largest units.
+fn age(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{s}s"),
+        60..3600 => format!("{}m {}s", s / 60, s % 60),
+        3600..86400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d {}h", s / 86400, s % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units_at_most() {
+        let of = [(999, "999ms"), (59_999, "59s"), (61_000, "1m 1s"), (3_660_000, "1h 1m"), (90_000_000, "1d 1h")];
+        for (ms, text) in of {
+            assert_eq!(age(ms), text);
+        }
+    }
+}

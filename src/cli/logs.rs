@@ -1,0 +1,43 @@
+//! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended one.
+
+use std::time::Duration;
+
+use redactor::pump::LogLine;
+
+use crate::cli::args::LogsArgs;
+use crate::cli::out::{Failure, Outcome, print};
+use crate::logs::Logs;
+use crate::state::{Name, Root};
+
+/// How often a followed log is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Prints what there is, and with `-f` what comes until the sandbox ends.
+pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
+    let name = Name::parse(&args.name)?;
+    let dir = root.instance(&name).join("logs");
+    if !dir.is_dir() {
+        return Err(Failure::refused(format!("no logs in {}: is '{name}' the sandbox's name?", dir.display())));
+    }
+    let mut logs = Logs::new(dir, args.agent.clone());
+    loop {
+        // Asked before reading, so that what a sandbox wrote last is still read.
+        let running = root.is_running(&name);
+        logs.read_on()?.iter().try_for_each(|line| show(line, args))?;
+        if !args.follow || !running {
+            return Ok(0);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn show(line: &LogLine, args: &LogsArgs) -> Result<(), Failure> {
+    if args.json {
+        let mut text = serde_json::to_string(line).map_err(|e| Failure::refused(e.to_string()))?;
+        text.push('\n');
+        print(&text)?;
+    } else {
+        print(&line.text)?;
+    }
+    Ok(())
+}

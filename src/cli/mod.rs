@@ -1,0 +1,77 @@
+//! The command line: parse, dispatch, turn the outcome into an exit code. One file a command.
+
+pub mod args;
+mod audit;
+mod environment;
+mod exec;
+mod ids;
+mod live;
+mod logs;
+pub mod out;
+pub mod policies;
+mod policy;
+mod redact;
+mod run;
+mod start;
+mod up;
+mod workspace;
+
+use std::io;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use out::{Failure, Outcome, REFUSED, say};
+
+use crate::state::Root;
+
+/// Runs the command that was typed, and gives the exit code.
+pub fn main() -> u8 {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            // `--help` and `--version` arrive here too, and are no failure.
+            return if error.use_stderr() { REFUSED } else { 0 };
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(Failure { code, message }) => {
+            if !message.is_empty() {
+                say(&message);
+            }
+            code
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let root = Root::locate(cli.state.as_deref())?;
+    match cli.command {
+        Command::Run(args) => run::run(&root, args),
+        Command::Up(args) => up::up(&root, &args),
+        Command::Exec(args) => exec::exec(&root, args),
+        Command::Ps(args) => live::ps(&root, &args),
+        Command::Status(args) => live::status(&root, &args),
+        Command::Tree(args) => live::tree(&root, &args),
+        Command::Logs(args) => logs::logs(&root, &args),
+        Command::Stop(args) => live::stop(&root, &args),
+        Command::Restart(args) => live::restart(&root, &args),
+        Command::Crash(args) => live::crash(&root, &args),
+        Command::Policy(command) => policy::policy(&root, command),
+        Command::Redact(args) => redact::redact(&args),
+        Command::Audit(command) => audit::audit(&root, &command),
+        Command::Doctor(_) => Err(Failure::refused("doctor: soon")),
+        Command::Demo(args) => crate::demo::demo(&args),
+    }
+}
+
+/// Runs a piece of asynchronous work to its end, on this thread. For commands that talk to a running sandbox.
+fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e: io::Error| Failure::refused(e.to_string()))?;
+    runtime.block_on(work)
+}

@@ -1,0 +1,185 @@
+//! Writing for people: standard output for results, standard error (`cofferdam: …`) for messages.
+//!
+//! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset.
+
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Color, Style};
+
+/// Why a command failed, and the code to exit with.
+///
+/// Exit codes are part of the contract: 125 refused or failed, 126 not executable, 127 not found.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process's exit code.
+    pub code: u8,
+    /// What happened and how to mend it: one line, or a rendered diagnostic.
+    pub message: String,
+}
+
+/// cofferdam itself refused or failed.
+pub const REFUSED: u8 = 125;
+
+impl Failure {
+    /// cofferdam refused or failed: exit code 125.
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self { code: REFUSED, message: message.into() }
+    }
+
+    /// Already told on another way (a listing that found faults): only the code is left.
+    pub fn silent(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        // A reader that has seen enough (`| head`) is not a failure worth a line.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::silent(0);
+        }
+        Self::refused(error.to_string())
+    }
+}
+
+/// What every command returns: the exit code to end with.
+pub type Outcome = Result<u8, Failure>;
+
+/// Prints a message for people on standard error.
+pub fn say(message: &str) {
+    let mut err = io::stderr().lock();
+    for line in message.lines() {
+        // Nothing can be done about a closed standard error.
+        let _ = writeln!(err, "cofferdam: {line}");
+    }
+}
+
+/// Prints text on standard output.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Prints a value as indented JSON on standard output.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Failure::refused(e.to_string()))?;
+    text.push('\n');
+    print(&text).map_err(Failure::from)
+}
+
+/// Colours for one stream: real ones on a terminal, none elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// For standard output.
+    pub fn stdout() -> Self {
+        Self { on: io::stdout().is_terminal() && wanted() }
+    }
+
+    /// For standard error.
+    pub fn stderr() -> Self {
+        Self { on: io::stderr().is_terminal() && wanted() }
+    }
+
+    /// Whether colours are shown.
+    pub fn on(self) -> bool {
+        self.on
+    }
+
+    fn with(self, style: Style, text: &str) -> String {
+        if self.on { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+
+    fn colour(self, colour: AnsiColor, text: &str) -> String {
+        self.with(Style::new().fg_color(Some(Color::Ansi(colour))), text)
+    }
+
+    /// What was allowed, what is well.
+    pub fn good(self, text: &str) -> String {
+        self.colour(AnsiColor::Green, text)
+    }
+
+    /// What was refused, what failed.
+    pub fn bad(self, text: &str) -> String {
+        self.colour(AnsiColor::Red, text)
+    }
+
+    /// What to look at.
+    pub fn warn(self, text: &str) -> String {
+        self.colour(AnsiColor::Yellow, text)
+    }
+
+    /// Headings.
+    pub fn bold(self, text: &str) -> String {
+        self.with(Style::new().bold(), text)
+    }
+
+    /// Asides.
+    pub fn dim(self, text: &str) -> String {
+        self.with(Style::new().dimmed(), text)
+    }
+}
+
+fn wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Rows of cells as a table: columns padded to their widest cell, two spaces between.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| seen(s)).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width + 2 - seen(cell)));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// The columns a cell takes on the screen: its characters, colour sequences (`ESC [ … m`) not counted.
+fn seen(cell: &str) -> usize {
+    let mut columns = 0;
+    let mut in_escape = false;
+    for c in cell.chars() {
+        match (in_escape, c) {
+            (false, '\x1b') => in_escape = true,
+            (false, _) => columns += 1,
+            (true, 'm') => in_escape = false,
+            (true, _) => {}
+        }
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_pads_its_columns_and_leaves_no_trailing_space() {
+        let rows = vec![vec!["NAME".into(), "STATE".into()], vec!["a-long-name".into(), "up".into()]];
+        assert_eq!(table(&rows), "NAME         STATE\na-long-name  up\n");
+    }
+
+    #[test]
+    fn colours_take_no_columns() {
+        let rows = vec![vec!["\x1b[32mup\x1b[0m".into(), "x".into()], vec!["down".into(), "x".into()]];
+        assert_eq!(table(&rows), "\x1b[32mup\x1b[0m    x\ndown  x\n");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).code, 0);
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::NotFound)).code, 125);
+    }
+}

@@ -1,0 +1,97 @@
+//! Which policy a command means: a built-in profile or a file, with presets on top; read and checked.
+
+use std::path::Path;
+
+use agent::plan::{PathRule, Paths, WORKSPACE};
+use policy::{Candidate, Diagnostics, Policy};
+
+use crate::cli::out::{Failure, Paint};
+use crate::plan::PolicySource;
+
+/// A policy file larger than this is refused before it is parsed.
+const FILE_MAX: u64 = 4 << 20;
+
+/// What was typed or written about the policy.
+pub struct Choice<'a> {
+    /// A built-in profile.
+    pub profile: Option<&'a str>,
+    /// A file; goes before the profile.
+    pub file: Option<&'a Path>,
+    /// Built-in presets.
+    pub presets: Vec<String>,
+}
+
+/// Finds the text that a choice means.
+pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
+    for preset in &choice.presets {
+        require_preset(preset)?;
+    }
+    let (name, text, watch) = match (choice.file, choice.profile) {
+        (Some(path), _) => {
+            (path.display().to_string(), read(path)?, Some(std::path::absolute(path)?))
+        }
+        (None, profile) => {
+            let wanted = profile.unwrap_or(policy::DEFAULT_PROFILE);
+            (format!("profile {wanted}"), built_in_profile(wanted)?.to_owned(), None)
+        }
+    };
+    Ok(PolicySource { name, text, watch, presets: choice.presets.clone() })
+}
+
+/// Reads a policy file, of a size that a policy can have.
+pub fn read(path: &Path) -> Result<String, Failure> {
+    let told = |e: std::io::Error| Failure::refused(format!("{}: {e}", path.display()));
+    let size = std::fs::metadata(path).map_err(told)?.len();
+    if size > FILE_MAX {
+        return Err(Failure::refused(format!("{}: {size} bytes is more than a policy can be", path.display())));
+    }
+    std::fs::read_to_string(path).map_err(told)
+}
+
+/// Reads, composes and compiles; every error is told at its place, warnings unless `quiet`.
+pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
+    let candidate = load(source).map_err(|diagnostics| Failure::refused(render(&diagnostics)))?;
+    if !quiet && !candidate.warnings().is_empty() {
+        crate::cli::out::say(&render(candidate.warnings()));
+    }
+    Ok(candidate)
+}
+
+/// As [`check`], with the diagnostics as they are.
+pub fn load(source: &PolicySource) -> Result<Candidate, Diagnostics> {
+    // Their names were checked when the source was chosen.
+    let presets: Result<Vec<_>, _> =
+        source.presets.iter().filter_map(|name| policy::preset(name)).map(policy::Builtin::preset).collect();
+    Candidate::new(&source.name, &source.text, &presets?)
+}
+
+fn built_in_profile(name: &str) -> Result<&'static str, Failure> {
+    let found = policy::profile(name).map(|builtin| builtin.text);
+    found.ok_or_else(|| unknown("profile", name, policy::profiles()))
+}
+
+fn require_preset(name: &str) -> Result<(), Failure> {
+    let found = policy::preset(name).map(drop);
+    found.ok_or_else(|| unknown("preset", name, policy::presets()))
+}
+
+fn unknown(what: &str, name: &str, known: &[policy::Builtin]) -> Failure {
+    let known: Vec<&str> = known.iter().map(|builtin| builtin.name).collect();
+    Failure::refused(format!("no {what} is called '{name}': there are {}", known.join(", ")))
+}
+
+/// Diagnostics for people: as rustc shows them, in colours on a terminal.
+pub fn render(diagnostics: &Diagnostics) -> String {
+    diagnostics.render(Paint::stderr().on())
+}
+
+/// The policy's paths for the cage.
+pub fn paths(policy: &Policy) -> Paths {
+    let filesystem = policy.filesystem();
+    let rule = |rule: &policy::PathRule| PathRule { path: rule.path.clone(), optional: rule.optional };
+    let mut read_write: Vec<PathRule> = filesystem.read_write.iter().map(rule).collect();
+    if filesystem.include_workdir && !read_write.iter().any(|rule| rule.path == Path::new(WORKSPACE)) {
+        read_write.push(PathRule { path: WORKSPACE.into(), optional: false });
+    }
+    Paths { read_only: filesystem.read_only.iter().map(rule).collect(), read_write }
+}

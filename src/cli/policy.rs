@@ -1,0 +1,188 @@
+//! `cofferdam policy`: check, explain, diff, schema and presets without a sandbox; show and set with one.
+
+use std::path::{Path, PathBuf};
+
+use policy::{Builtin, Compiled, Diagnostics, Executable, Question, Verdict};
+use serde_json::json;
+
+use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand};
+use crate::cli::live::{client, told};
+use crate::cli::out::{Failure, Outcome, Paint, REFUSED, print, print_json, say, table};
+use crate::cli::policies::{self, Choice};
+use crate::cli::wait_for;
+use crate::plan::PolicySource;
+use crate::state::Root;
+
+/// Runs a `policy` command.
+pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
+    match command {
+        PolicyCommand::Check { files, json } => check(&files, json),
+        PolicyCommand::Explain(args) => explain(args),
+        PolicyCommand::Diff { a, b, json } => diff(&a, &b, json),
+        PolicyCommand::Show(args) => show(root, &args),
+        PolicyCommand::Set { name, file, restart_agents, json } => set(root, &name, &file, restart_agents, json),
+        PolicyCommand::Schema => print_json(&policy::schema()).map(|()| 0),
+        PolicyCommand::Presets { name, json } => built_ins(name.as_deref(), json),
+    }
+}
+
+fn from_file(path: &Path) -> Result<PolicySource, Failure> {
+    policies::source(&Choice { profile: None, file: Some(path), presets: Vec::new() })
+}
+
+fn check(files: &[PathBuf], json: bool) -> Outcome {
+    let mut failed = false;
+    let mut reports = Vec::new();
+    for path in files {
+        let text = policies::read(path)?;
+        let name = path.display().to_string();
+        let (errors, warnings) = judge(&name, &text);
+        failed |= errors.is_some();
+        if json {
+            reports.push(json!({ "file": name, "valid": errors.is_none(), "errors": errors, "warnings": warnings }));
+            continue;
+        }
+        for diagnostics in [&errors, &warnings].into_iter().flatten().filter(|d| !d.is_empty()) {
+            print(&format!("{}\n", diagnostics.render(Paint::stdout().on())))?;
+        }
+        if errors.is_none() {
+            print(&format!("{name}: {}\n", Paint::stdout().good("valid")))?;
+        }
+    }
+    if json {
+        print_json(&reports)?;
+    }
+    Ok(if failed { REFUSED } else { 0 })
+}
+
+/// Reads a policy, or a preset where the file is one.
+fn judge(name: &str, text: &str) -> (Option<Diagnostics>, Option<Diagnostics>) {
+    // Only a preset has this key, and a policy may not have it.
+    if text.lines().any(|line| line.starts_with("preset:")) {
+        return match policy::parse_preset(name, text) {
+            Ok((_, warnings)) => (None, Some(warnings)),
+            Err(errors) => (Some(errors), None),
+        };
+    }
+    let source =
+        PolicySource { name: name.to_owned(), text: text.to_owned(), watch: None, presets: Vec::new() };
+    match policies::load(&source) {
+        Ok(candidate) => (None, Some(candidate.warnings().clone())),
+        Err(errors) => (Some(errors), None),
+    }
+}
+
+fn explain(args: ExplainArgs) -> Outcome {
+    let source = policies::source(&Choice {
+        profile: args.profile.as_deref(),
+        file: args.policy.as_deref(),
+        presets: args.preset,
+    })?;
+    let candidate = policies::check(&source, true)?;
+    let compiled = Compiled::new(candidate.policy()).map_err(|d| Failure::refused(policies::render(&d)))?;
+    let (method, target) = match args.request.as_slice() {
+        [target] => (None, target),
+        [method, target] if method == "CONNECT" => (None, target),
+        [method, target, ..] => (Some(method.as_str()), target),
+        [] => return Err(Failure::refused("nothing to explain: give METHOD URL")),
+    };
+    let mut question =
+        Question::parse(&args.binary, method, target).map_err(|e| Failure::refused(e.to_string()))?;
+    if let Some(hash) = &args.sha256 {
+        let wrong = || Failure::refused(format!("--sha256 {hash}: not 64 hexadecimal digits"));
+        question.caller.executable.sha256 =
+            hex::decode(hash).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(wrong)?;
+    }
+    question.caller.ancestors =
+        args.ancestor.iter().map(|path| Executable { path: path.as_str().into(), sha256: [0; 32] }).collect();
+    let explanation = compiled.explain(&question).map_err(|e| Failure::refused(e.to_string()))?;
+    if args.json {
+        print_json(&explanation)?;
+    } else {
+        print(&format!("{explanation}\n"))?;
+    }
+    Ok(if explanation.verdict == Verdict::Deny { 1 } else { 0 })
+}
+
+fn diff(a: &Path, b: &Path, json: bool) -> Outcome {
+    let before = policies::check(&from_file(a)?, true)?;
+    let after = policies::check(&from_file(b)?, true)?;
+    let changes = policy::diff(before.policy(), after.policy());
+    if json {
+        print_json(&changes)?;
+    } else if changes.is_empty() {
+        print("nothing changes\n")?;
+    } else {
+        for change in &changes {
+            print(&format!("{change}\n"))?;
+        }
+    }
+    Ok(0)
+}
+
+fn show(root: &Root, args: &NamedJson) -> Outcome {
+    let client = client(root, &args.name)?;
+    let view = wait_for(async { client.policy().await.map_err(told) })?;
+    if args.json {
+        print_json(&view)?;
+    } else {
+        print(&view.text)?;
+    }
+    Ok(0)
+}
+
+fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -> Outcome {
+    let source = from_file(file)?;
+    // Every error at its place, here, where the file is; the sandbox checks again with its presets.
+    policies::check(&source, true)?;
+    let client = client(root, name)?;
+    let change = wait_for(async { client.set_policy(source.text, restart_agents).await.map_err(told) })?;
+    if json {
+        print_json(&change)?;
+    } else {
+        change.warnings.iter().for_each(|warning| say(warning));
+        print(&format!("generation {} is in force\n", change.generation))?;
+    }
+    Ok(0)
+}
+
+fn built_ins(name: Option<&str>, json: bool) -> Outcome {
+    let all: Vec<(&str, &Builtin)> = policy::profiles()
+        .iter()
+        .map(|builtin| ("profile", builtin))
+        .chain(policy::presets().iter().map(|builtin| ("preset", builtin)))
+        .collect();
+    if let Some(name) = name {
+        let Some((_, found)) = all.iter().find(|(_, builtin)| builtin.name == name) else {
+            return Err(Failure::refused(format!(
+                "no profile or preset is called '{name}': see `cofferdam policy presets`"
+            )));
+        };
+        print(found.text)?;
+        return Ok(0);
+    }
+    let rows: Vec<(&str, &str, String)> =
+        all.iter().map(|(kind, builtin)| (*kind, builtin.name, purpose(builtin))).collect();
+    if json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(kind, name, description)| json!({ "kind": kind, "name": name, "description": description }))
+            .collect();
+        print_json(&rows)?;
+        return Ok(0);
+    }
+    let head = ["KIND", "NAME", "WHAT FOR"].map(String::from).to_vec();
+    let rows = rows.into_iter().map(|(kind, name, text)| vec![kind.into(), name.into(), text]);
+    print(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))?;
+    Ok(0)
+}
+
+/// A preset's own description; of a profile, the sentence that its file begins with.
+fn purpose(builtin: &Builtin) -> String {
+    if let Ok(preset) = builtin.preset() {
+        return preset.description.to_string();
+    }
+    let comment = builtin.text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
+    let text = comment.collect::<Vec<_>>().join(" ");
+    text.split_once(". ").map_or(text.clone(), |(first, _)| first.to_owned())
+}

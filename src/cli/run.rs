@@ -1,0 +1,94 @@
+//! `cofferdam run`: one agent in a sandbox, in the foreground.
+
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
+use crate::cli::out::{Failure, Outcome};
+use crate::cli::start::{NameChoice, Wanted, start};
+use crate::cli::{environment, policies};
+use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
+use crate::plan::{AgentPlan, Mode};
+use crate::state::{Name, Root};
+
+/// Starts the sandbox; returns only a failure.
+pub fn run(root: &Root, args: RunArgs) -> Outcome {
+    Err(start(root, wanted(args)?))
+}
+
+fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
+    let config = args.config.as_deref().map(Config::read).transpose()?;
+    let program = args.command.first().cloned().unwrap_or_default();
+    if program.is_empty() {
+        return Err(Failure { code: 127, message: "the command is empty: name a program".into() });
+    }
+    let agent_name = Name::from_command(&program);
+    let tty = args.tty || (io::stdin().is_terminal() && io::stdout().is_terminal());
+    let agent = AgentPlan {
+        name: agent_name.to_string(),
+        command: args.command,
+        env: environment::build(agent_name.as_str(), &variables(&args.env, tty)?)?,
+        restart: restart(args.restart),
+    };
+    let config_name = config.as_ref().and_then(|c| c.name.as_deref()).map(Name::parse).transpose()?;
+    let name = match args.name.as_deref().map(Name::parse).transpose()?.or(config_name) {
+        Some(name) => NameChoice::Exactly(name),
+        None => NameChoice::Numbered(agent_name),
+    };
+    let forwards = args
+        .forward
+        .iter()
+        .map(|text| text.parse::<Forward>().map_err(|e| Failure::refused(format!("--forward: {e}"))))
+        .collect::<Result<Vec<_>, _>>()?;
+    let metrics = match &args.metrics {
+        Some(text) => metrics_address(text).map_err(|e| Failure::refused(format!("--metrics: {e}")))?,
+        None => None,
+    };
+    let wanted = Wanted {
+        name,
+        policy: policies::source(&policies::Choice {
+            profile: args.profile.as_deref().or(config.as_ref().and_then(|c| c.profile.as_deref())),
+            file: args.policy.as_deref().or(config.as_ref().and_then(|c| c.policy.as_deref())),
+            presets: [config.as_ref().map_or(&[][..], |c| &c.presets), &args.preset].concat(),
+        })?,
+        workspace: args.workspace.or(config.as_ref().and_then(|c| c.workspace.clone())),
+        agents: vec![agent],
+        forwards: [config.as_ref().map_or(Vec::new(), |c| c.forwards.clone()), forwards].concat(),
+        inference: config.as_ref().and_then(|c| c.inference.clone()),
+        metrics,
+        enforcement: enforcement(args.enforcement, config.as_ref()),
+        limits: config.as_ref().map(|c| c.limits.clone()).unwrap_or_default(),
+        upstream_ca: config.and_then(|c| c.upstream_ca),
+        mode: Mode::Foreground { tty },
+        fault_injection: args.allow_fault_injection,
+        quiet: args.quiet,
+        log_format: args.log_format,
+    };
+    Ok(wanted)
+}
+
+/// `--enforcement` over the file's word over `strict`.
+pub fn enforcement(typed: Option<EnforcementArg>, config: Option<&Config>) -> Enforcement {
+    match typed {
+        Some(EnforcementArg::Strict) => Enforcement::Strict,
+        Some(EnforcementArg::BestEffort) => Enforcement::BestEffort,
+        None => config.and_then(|c| c.enforcement).unwrap_or(Enforcement::Strict),
+    }
+}
+
+/// `--env`, and for a terminal the kind of the operator's, so that editors and pagers draw right.
+fn variables(given: &[String], tty: bool) -> Result<Vec<(String, String)>, Failure> {
+    let kind = std::env::var("TERM").ok().filter(|_| tty).map(|term| ("TERM".to_owned(), term));
+    Ok(kind.into_iter().chain(environment::pairs(given)?).collect())
+}
+
+fn restart(when: RestartWhen) -> Restart {
+    let policy = match when {
+        RestartWhen::Never => RestartPolicy::Never,
+        RestartWhen::OnFailure => RestartPolicy::OnFailure,
+        RestartWhen::Always => RestartPolicy::Always,
+    };
+    // Someone watches: be quick at first.
+    Restart { policy, backoff: Backoff { min: Duration::from_millis(200), ..Backoff::default() }, ..Restart::default() }
+}
+

@@ -1,0 +1,211 @@
+//! From what was typed or written in a file to a running heart: everything that can be refused is refused here.
+//!
+//! ```text
+//! Wanted → policy checked → name claimed → ids chosen → workspace found → credentials resolved
+//!        → sockets bound → plan sealed → this process becomes the heart
+//! ```
+//! Nothing is started before all of it holds; what was made on the way (a claim, a socket) goes with the process.
+
+use std::ffi::CString;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use agent::plan::{CagePlan, Ids, Limits};
+
+use crate::cli::args::LogFormat;
+use crate::cli::out::{Failure, say};
+use crate::cli::{ids, policies, workspace};
+use crate::config::{self, Forward};
+use crate::plan::{AgentPlan, Mode, Plan, PolicySource, Secrets, explicit_listeners, inference_listeners, slot};
+use crate::sealed;
+use crate::state::{Claim, Name, Root};
+
+/// Everything that describes a sandbox, whether typed or read from a file.
+pub struct Wanted {
+    /// Its name.
+    pub name: NameChoice,
+    /// Its policy.
+    pub policy: PolicySource,
+    /// The directory shown at /sandbox; none: its own, under the state directory.
+    pub workspace: Option<PathBuf>,
+    /// The agents.
+    pub agents: Vec<AgentPlan>,
+    /// Ports that lead inside.
+    pub forwards: Vec<Forward>,
+    /// Providers and routes.
+    pub inference: Option<gateway::config::Inference>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Strict or best effort.
+    pub enforcement: config::Enforcement,
+    /// Bounds on the agents.
+    pub limits: config::Limits,
+    /// More roots for upstream servers, a PEM file.
+    pub upstream_ca: Option<PathBuf>,
+    /// What the standard streams are for.
+    pub mode: Mode,
+    /// Whether `crash` is allowed.
+    pub fault_injection: bool,
+    /// Say nothing but errors.
+    pub quiet: bool,
+    /// Form of our own messages.
+    pub log_format: LogFormat,
+}
+
+/// How a sandbox gets its name.
+pub enum NameChoice {
+    /// This one, or an error.
+    Exactly(Name),
+    /// This one, or the first of `-2`, `-3`… that is free.
+    Numbered(Name),
+}
+
+/// Starts the sandbox: this process becomes its heart. Returns only what went wrong.
+pub fn start(root: &Root, wanted: Wanted) -> Failure {
+    match prepare(root, wanted) {
+        Ok(prepared) => prepared.become_heart(),
+        Err(failure) => failure,
+    }
+}
+
+/// A plan and the descriptors that go with it.
+struct Prepared {
+    plan: OwnedFd,
+    kept: Vec<OwnedFd>,
+}
+
+fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
+    let policy = policies::check(&wanted.policy, wanted.quiet)?;
+    let secrets = secrets(wanted.inference.as_ref())?;
+    let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
+    let claim = match &wanted.name {
+        NameChoice::Exactly(name) => root.claim(name)?,
+        NameChoice::Numbered(base) => root.claim_numbered(base)?,
+    };
+    let ids = ids::choose(&claim)?;
+    let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids)?;
+    ids::own(&claim, ids)?;
+
+    let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
+    cage.paths = policies::paths(policy.policy());
+    cage.enforcement = match wanted.enforcement {
+        config::Enforcement::Strict => agent::plan::Enforcement::Strict,
+        config::Enforcement::BestEffort => agent::plan::Enforcement::BestEffort,
+    };
+    cage.limits = limits(&wanted.limits);
+    cage.listeners = [explicit_listeners(), inference_listeners()].concat();
+    cage.check().map_err(|e| Failure::refused(e.to_string()))?;
+
+    let mut slots = Handed::default();
+    slots.add(slot::SECRETS, sealed::seal_json("cofferdam-secrets", &secrets)?);
+    slots.add(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);
+    slots.add(slot::CONTROL, control(&claim, ids)?);
+    if let Some(address) = wanted.metrics {
+        slots.add(slot::METRICS, listen(address, "metrics", "name another with --metrics ADDR, or `off`")?);
+    }
+    for (n, forward) in wanted.forwards.iter().enumerate() {
+        let fd = listen(forward.listen, "forward", "choose another port")?;
+        slots.add(&format!("{}{n}", slot::FORWARD), fd);
+    }
+    let plan = Plan {
+        name: claim.name.to_string(),
+        state: claim.dir.clone(),
+        mode: wanted.mode,
+        cage,
+        policy: wanted.policy,
+        agents: wanted.agents,
+        inference: wanted.inference,
+        forwards: wanted.forwards,
+        upstream_ca,
+        system_roots: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
+        notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
+        fault_injection: wanted.fault_injection,
+        quiet: wanted.quiet,
+        log_format: wanted.log_format,
+        slots: Vec::new(),
+    };
+    slots.add(slot::LOCK, claim.lock.into());
+    let plan = Plan { slots: slots.names, ..plan };
+    Ok(Prepared { plan: sealed::seal_json("cofferdam-plan", &plan)?, kept: slots.fds })
+}
+
+/// Descriptors for the heart, with their names.
+#[derive(Default)]
+struct Handed {
+    names: Vec<String>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Handed {
+    fn add(&mut self, name: &str, fd: OwnedFd) {
+        self.names.push(name.to_owned());
+        self.fds.push(fd);
+    }
+}
+
+impl Prepared {
+    fn become_heart(self) -> Failure {
+        let attempt = || -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
+            let executable = agent::launch::own_executable()?;
+            let argv: [CString; 2] = [c"cofferdam: heart".to_owned(), crate::HEART_ROLE.to_owned()];
+            let keep: Vec<_> = std::iter::once(&self.plan).chain(&self.kept).map(AsFd::as_fd).collect();
+            Err(agent::launch::reexec(executable.as_fd(), &argv, &keep).into())
+        };
+        match attempt() {
+            Ok(never) => match never {},
+            Err(error) => Failure::refused(format!("can't start the sandbox: {error}")),
+        }
+    }
+}
+
+fn secrets(inference: Option<&gateway::config::Inference>) -> Result<Secrets, Failure> {
+    let mut secrets = Secrets::default();
+    let Some(inference) = inference else { return Ok(secrets) };
+    inference.check().map_err(|faults| Failure::refused(faults.to_string()))?;
+    for reference in inference.references() {
+        let key = reference.resolve().map_err(|e| Failure::refused(e.to_string()))?;
+        secrets.add(reference.to_string(), &key);
+    }
+    Ok(secrets)
+}
+
+fn read_pem(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::refused(format!("upstream_ca {}: {e}", path.display())))?;
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        return Ok(text);
+    }
+    Err(Failure::refused(format!("upstream_ca {}: holds no certificate in PEM form", path.display())))
+}
+
+fn limits(wanted: &config::Limits) -> Limits {
+    /// The most processors a limit can name; far above any machine's.
+    const CPU_MAX: f64 = 4096.0;
+    Limits {
+        memory: wanted.memory.map(|bytes| bytes.as_u64()),
+        pids: wanted.pids.map(u64::from),
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=4096 before")]
+        cpu_millis: wanted.cpu.map(|cpus| (cpus.clamp(0.0, CPU_MAX) * 1000.0) as u32),
+        ..Limits::default()
+    }
+}
+
+fn control(claim: &Claim, ids: Ids) -> Result<OwnedFd, Failure> {
+    let told = |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", claim.dir.display()));
+    let listener = claim.listen().map_err(told)?;
+    if let Ids::Rooted { gateway, .. } = ids {
+        std::os::unix::fs::chown(crate::state::socket_path(&claim.handle), Some(gateway.uid), Some(gateway.gid))
+            .map_err(told)?;
+    }
+    Ok(listener.into())
+}
+
+fn listen(address: SocketAddr, what: &str, mend: &str) -> Result<OwnedFd, Failure> {
+    let listener = TcpListener::bind(address)
+        .map_err(|e| Failure::refused(format!("can't listen on {address} for {what}: {e}; {mend}")))?;
+    if !address.ip().is_loopback() {
+        say(&format!("{what} on {address} is open to the network"));
+    }
+    Ok(listener.into())
+}

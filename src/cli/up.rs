@@ -1,0 +1,70 @@
+//! `cofferdam up`: a long-running sandbox from a file.
+
+use std::net::SocketAddr;
+
+use crate::cli::args::{UpArgs, metrics_address};
+use crate::cli::out::{Failure, Outcome};
+use crate::cli::run::enforcement;
+use crate::cli::start::{NameChoice, Wanted, start};
+use crate::cli::{environment, policies};
+use crate::config::Config;
+use crate::plan::{AgentPlan, Mode};
+use crate::state::{Name, Root};
+
+/// Where a service's metrics are served when nobody says otherwise.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+/// Starts the sandbox; returns only a failure.
+pub fn up(root: &Root, args: &UpArgs) -> Outcome {
+    Err(start(root, wanted(args)?))
+}
+
+fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
+    let config = Config::read(&args.file)?;
+    let file = args.file.display();
+    let Some(name) = config.name.as_deref() else {
+        return Err(Failure::refused(format!("{file}: `name` is missing: give the sandbox one, such as name: assistant")));
+    };
+    if config.agents.is_empty() {
+        return Err(Failure::refused(format!("{file}: `agents` is empty: name at least one, with its command")));
+    }
+    let agents = config
+        .agents
+        .iter()
+        .map(|(name, agent)| {
+            let env: Vec<(String, String)> =
+                agent.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+            Ok(AgentPlan {
+                name: name.clone(),
+                command: agent.command.iter().map(Into::into).collect(),
+                env: environment::build(name, &env)?,
+                restart: agent.restart.clone(),
+            })
+        })
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let listen = args.metrics.as_deref().or(config.metrics.as_ref().map(|m| m.listen.as_str()));
+    let metrics = match listen {
+        Some(text) => metrics_address(text).map_err(|e| Failure::refused(format!("metrics: {e}")))?,
+        None => Some(METRICS),
+    };
+    Ok(Wanted {
+        name: NameChoice::Exactly(Name::parse(name)?),
+        policy: policies::source(&policies::Choice {
+            profile: config.profile.as_deref(),
+            file: config.policy.as_deref(),
+            presets: config.presets.clone(),
+        })?,
+        enforcement: enforcement(args.enforcement, Some(&config)),
+        workspace: config.workspace,
+        agents,
+        forwards: config.forwards,
+        inference: config.inference,
+        metrics,
+        limits: config.limits,
+        upstream_ca: config.upstream_ca,
+        mode: Mode::Service,
+        fault_injection: args.allow_fault_injection,
+        quiet: args.quiet,
+        log_format: args.log_format,
+    })
+}

@@ -1,0 +1,63 @@
+//! Which directory the agent finds at /sandbox.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use agent::plan::Ids;
+
+use crate::cli::ids::give;
+use crate::cli::out::Failure;
+use crate::state::Claim;
+
+/// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.
+const NEVER: &[&str] = &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
+
+/// Finds the named directory, or makes the sandbox's own.
+pub fn locate(named: Option<&Path>, claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
+    match named {
+        Some(path) => check(path, claim),
+        None => own(claim, ids),
+    }
+}
+
+fn check(path: &Path, claim: &Claim) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let real = fs::canonicalize(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Failure::refused(format!("workspace {shown} doesn't exist: mkdir -p {shown}")),
+        _ => Failure::refused(format!("workspace {shown}: {e}")),
+    })?;
+    if !real.is_dir() {
+        return Err(Failure::refused(format!("workspace {shown} is not a directory")));
+    }
+    if NEVER.iter().any(|never| real == Path::new(never)) {
+        return Err(Failure::refused(format!("{shown} can't be a workspace: name a directory of the agent's own")));
+    }
+    if std::env::var_os("HOME").is_some_and(|home| real == Path::new(&home)) {
+        return Err(Failure::refused(format!(
+            "{shown} is your home, with your keys in it: name a directory inside it as the workspace"
+        )));
+    }
+    let state = fs::canonicalize(&claim.dir)?;
+    if state.starts_with(&real) {
+        return Err(Failure::refused(format!(
+            "workspace {shown} holds cofferdam's own state ({}): the agent could change its audit log",
+            state.display()
+        )));
+    }
+    Ok(real)
+}
+
+fn own(claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
+    let path = claim.dir.join("workspace");
+    let told = |e: io::Error| Failure::refused(format!("workspace {}: {e}", path.display()));
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
+        _ => {}
+    }
+    if let Ids::Rooted { sandbox, .. } = ids {
+        give(&path, sandbox).map_err(told)?;
+    }
+    fs::canonicalize(&path).map_err(told)
+}

@@ -1,0 +1,367 @@
+//! The agents of a sandbox: their actors' specs, the streams of each start, and what becomes of them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::InitClient;
+use agent::actor::{AgentActor, Arguments, Msg, Opened, RestartOn, Streams as AgentStreams, Told};
+use agent::protocol::SpawnSpec;
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use redactor::pump::{AgentLog, LogLimits, Source};
+use redactor::{StreamKind, StreamSpec, Streams};
+use supervision::{Address, Backoff, Beyond, ChildSpec, Intensity, Restart};
+use telemetry::audit::{AgentChange, Event, Sink};
+use telemetry::metrics;
+use tokio::sync::{mpsc, watch};
+
+use super::handover::{Handover, HeartLine};
+use super::records::record;
+use super::stdin::Stdin;
+use super::terminal::Terminal;
+use crate::config::RestartPolicy;
+use crate::plan::{AgentPlan, Mode, Plan, slot};
+
+/// How long an agent's actor may take to start: init forks in milliseconds.
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// A terminal without a size.
+const USUAL_SIZE: (u16, u16) = (24, 80);
+
+/// One agent as the rest of the supervisor sees it.
+#[derive(Clone)]
+pub struct Agent {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its actor.
+    pub address: Address<Msg>,
+    /// How it is.
+    pub condition: watch::Receiver<Condition>,
+    /// Its terminal, where it has one and runs.
+    pub terminal: Arc<ArcSwap<Option<Terminal>>>,
+}
+
+/// How an agent is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Condition {
+    /// Its pid inside, while it runs.
+    pub pid: Option<i32>,
+    /// When the process was started or found, for its uptime.
+    pub since: Option<std::time::Instant>,
+    /// Starts after the first.
+    pub restarts: u64,
+    /// The last exit code, 128+n for signal n.
+    pub last_code: Option<i32>,
+    /// Why it could not be started.
+    pub refused: Option<String>,
+    /// It ended, and no start follows.
+    pub over: bool,
+}
+
+/// What agents need of the supervisor.
+pub struct Surroundings<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Init.
+    pub init: &'a InitClient,
+    /// The heart.
+    pub heart: &'a HeartLine,
+    /// The output streams.
+    pub streams: &'a Streams,
+    /// The audit log.
+    pub sink: Sink,
+    /// Where standard input is led, for an agent in the foreground.
+    pub stdin: Option<Stdin>,
+}
+
+impl Surroundings<'_> {
+    /// An agent and its child spec. Output that a supervisor before this one left in its pipes is taken up first.
+    pub fn agent(&self, plan: &AgentPlan, handover: &mut Handover) -> io::Result<(Agent, ChildSpec)> {
+        let name: Arc<str> = plan.name.as_str().into();
+        let address = Address::new(format!("agents/{name}"));
+        let (told, condition) = watch::channel(Condition::default());
+        let terminal = Arc::new(ArcSwap::from_pointee(None));
+        let output = Arc::new(Output {
+            name: Arc::clone(&name),
+            mode: self.plan.mode,
+            heart: self.heart.clone(),
+            streams: self.streams.clone(),
+            log: Arc::new(AgentLog::open(Path::new("logs"), &name, LogLimits::default())?),
+            stdin: self.stdin.clone(),
+            terminal: Arc::clone(&terminal),
+        });
+        output.resume(handover)?;
+        let spec = Arc::new(SpawnSpec {
+            argv: plan.command.iter().map(|word| word.as_encoded_bytes().to_vec()).collect(),
+            env: plan.env.clone(),
+            cwd: agent::plan::WORKSPACE.into(),
+        });
+        let restart = &plan.restart;
+        let arguments = Arguments {
+            name: Arc::clone(&name),
+            init: self.init.clone(),
+            spec,
+            streams: output,
+            restart_on: match restart.policy {
+                RestartPolicy::Never => RestartOn::Never,
+                RestartPolicy::OnFailure => RestartOn::Failure,
+                RestartPolicy::Always => RestartOn::Always,
+            },
+            told: tell(Arc::clone(&name), self.sink.clone(), told),
+        };
+        let child = ChildSpec::actor(plan.name.as_str(), address.clone(), move || (AgentActor, arguments.clone()))
+            // The actor itself judges which ends are failures; a panic of the actor always is one.
+            .restart(Restart::Transient)
+            .backoff(Backoff { min: restart.backoff.min, max: restart.backoff.max, jitter: 0.1 })
+            .intensity(Intensity { restarts: restart.at_most, within: restart.within })
+            .beyond(Beyond::GiveUp)
+            .start_deadline(START_DEADLINE);
+        Ok((Agent { name, address, condition, terminal }, child))
+    }
+}
+
+/// Turns what becomes of a process into its condition, the audit log and the metrics.
+fn tell(
+    name: Arc<str>,
+    sink: Sink,
+    condition: watch::Sender<Condition>,
+) -> Arc<dyn Fn(&Told) + Send + Sync> {
+    Arc::new(move |told| {
+        let event = |change, pid, code, detail| Event::Agent { name: name.to_string(), change, pid, code, detail };
+        let (change, pid, code, detail) = match told {
+            Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
+            Told::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),
+            Told::Exited { status, stopped, .. } => {
+                let change = if *stopped { AgentChange::Stopped } else { AgentChange::Exited };
+                (change, None, Some(status.code()), None)
+            }
+            Told::Refused { why, code, .. } => (AgentChange::Failed, None, Some(*code), Some(why.clone())),
+        };
+        metrics::agent_up(&name, pid.is_some());
+        record(&sink, event(change, pid, code, detail));
+        condition.send_modify(|now| now.take(told, &name));
+    })
+}
+
+impl Condition {
+    fn take(&mut self, told: &Told, name: &str) {
+        match told {
+            Told::Started { pid } | Told::Adopted { pid } => {
+                if matches!(told, Told::Started { .. }) && self.last_code.is_some() {
+                    self.restarts += 1;
+                    metrics::agent_restarted(name);
+                }
+                self.pid = Some(*pid);
+                self.since = Some(std::time::Instant::now());
+                self.refused = None;
+                self.over = false;
+            }
+            Told::Exited { status, restarts, .. } => {
+                (self.pid, self.since) = (None, None);
+                self.last_code = Some(status.code());
+                self.over = !restarts;
+            }
+            Told::Refused { why, code, restarts } => {
+                (self.pid, self.since) = (None, None);
+                self.last_code = Some(*code);
+                self.refused = Some(why.clone());
+                self.over = !restarts;
+            }
+        }
+    }
+}
+
+/// Where an agent's output goes: into pipes that the heart keeps too, so that none of it is lost with this process.
+struct Output {
+    name: Arc<str>,
+    mode: Mode,
+    heart: HeartLine,
+    streams: Streams,
+    log: Arc<AgentLog>,
+    stdin: Option<Stdin>,
+    terminal: Arc<ArcSwap<Option<Terminal>>>,
+}
+
+impl Output {
+    fn slot(&self, part: &str) -> String {
+        format!("{}{}:{part}", slot::OUTPUT, self.name)
+    }
+
+    fn foreground(&self, stream: StreamKind) -> io::Result<Option<OwnedFd>> {
+        if self.mode == Mode::Service {
+            return Ok(None);
+        }
+        match stream {
+            StreamKind::Stdout => io::stdout().as_fd().try_clone_to_owned(),
+            StreamKind::Stderr => io::stderr().as_fd().try_clone_to_owned(),
+        }
+        .map(Some)
+    }
+
+    fn pump(&self, stream: StreamKind, source: Source, resumed: bool) -> io::Result<()> {
+        let spec = StreamSpec {
+            agent: Arc::clone(&self.name),
+            stream,
+            source,
+            foreground: self.foreground(stream)?,
+            log: Some(Arc::clone(&self.log)),
+            resumed,
+        };
+        let mut handle = self.streams.add(spec);
+        let (heart, part) = (self.heart.clone(), self.slot(stream.as_str()));
+        let parts = [part.clone(), format!("{part}:feed"), format!("{part}:master")];
+        tokio::spawn(async move {
+            // An ended stream is not handed to a successor. Where its reader went away, the agent now gets SIGPIPE.
+            handle.drained().await;
+            for part in parts {
+                let _ = heart.release(&part).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Takes up the pipes that the heart kept from a supervisor before this one.
+    fn resume(&self, handover: &mut Handover) -> io::Result<()> {
+        for stream in [StreamKind::Stdout, StreamKind::Stderr] {
+            let part = self.slot(stream.as_str());
+            let (pipe, feed, master) = (
+                handover.take(&part),
+                handover.take(&format!("{part}:feed")),
+                handover.take(&format!("{part}:master")),
+            );
+            let source = match (pipe, feed, master) {
+                (Some(journal), Some(feed), Some(master)) => {
+                    self.show_terminal(&master)?;
+                    Source::Pty { master, journal, feed }
+                }
+                (Some(pipe), ..) => Source::Pipe(pipe),
+                _ => continue,
+            };
+            self.pump(stream, source, true)?;
+        }
+        Ok(())
+    }
+
+    fn show_terminal(&self, master: &OwnedFd) -> io::Result<()> {
+        let terminal = Terminal::new(master.try_clone()?)?;
+        if let Some(stdin) = &self.stdin {
+            stdin.lead_to_terminal(terminal.clone());
+        }
+        self.terminal.store(Arc::new(Some(terminal)));
+        Ok(())
+    }
+
+    async fn pipe(&self, stream: StreamKind) -> io::Result<OwnedFd> {
+        let (read, write) = io::pipe()?;
+        let read = OwnedFd::from(read);
+        // Kept before anything is written to it.
+        self.heart.keep(&self.slot(stream.as_str()), read.as_fd()).await.map_err(io::Error::other)?;
+        self.pump(stream, Source::Pipe(read), false)?;
+        Ok(write.into())
+    }
+}
+
+impl AgentStreams for Output {
+    fn open(&self) -> BoxFuture<'_, io::Result<Opened>> {
+        Box::pin(async move {
+            if self.mode == (Mode::Foreground { tty: true }) {
+                let size = operator::client::window_of(io::stdin());
+                let (rows, columns) = size.map_or(USUAL_SIZE, |size| (size.rows, size.cols));
+                return Ok(Opened::Terminal { rows, columns });
+            }
+            let stdin = match &self.stdin {
+                Some(stdin) => stdin.lead_to_pipe(&self.heart).await?,
+                None => std::fs::File::open("/dev/null")?.into(),
+            };
+            let streams = [stdin, self.pipe(StreamKind::Stdout).await?, self.pipe(StreamKind::Stderr).await?];
+            Ok(Opened::Given(streams))
+        })
+    }
+
+    fn terminal(&self, master: OwnedFd) -> BoxFuture<'_, io::Result<()>> {
+        Box::pin(async move {
+            let (journal, feed) = io::pipe()?;
+            let (journal, feed) = (OwnedFd::from(journal), OwnedFd::from(feed));
+            let part = self.slot(StreamKind::Stdout.as_str());
+            for (name, fd) in
+                [(part.clone(), &journal), (format!("{part}:feed"), &feed), (format!("{part}:master"), &master)]
+            {
+                self.heart.keep(&name, fd.as_fd()).await.map_err(io::Error::other)?;
+            }
+            self.show_terminal(&master)?;
+            self.pump(StreamKind::Stdout, Source::Pty { master, journal, feed }, false)
+        })
+    }
+}
+
+/// The agents of the sandbox.
+#[derive(Clone, Default)]
+pub struct Agents(Arc<Vec<Agent>>);
+
+impl Agents {
+    /// All of them.
+    pub fn new(agents: Vec<Agent>) -> Self {
+        Self(Arc::new(agents))
+    }
+
+    /// Each.
+    pub fn iter(&self) -> impl Iterator<Item = &Agent> {
+        self.0.iter()
+    }
+
+    /// By name.
+    pub fn find(&self, name: &str) -> Option<&Agent> {
+        self.0.iter().find(|agent| &*agent.name == name)
+    }
+
+    /// Passes a signal to each.
+    pub fn signal(&self, signo: i32) {
+        for agent in self.iter() {
+            // One whose actor is down is told by the next Ctrl-C.
+            let _ = agent.address.cast(Msg::Signal(signo));
+        }
+    }
+
+    /// Ends every process: SIGTERM, and SIGKILL after the grace.
+    pub async fn stop(&self, grace: Duration) {
+        let deadline = grace + Duration::from_secs(2);
+        let stops = self.iter().map(|agent| async move {
+            // An actor that has ended has no process left.
+            if !agent.condition.borrow().over {
+                let _ = agent.address.call(|reply| Msg::Stop { grace, reply }, deadline).await;
+            }
+        });
+        futures_util::future::join_all(stops).await;
+    }
+
+    /// Tells each terminal the operator's size.
+    pub fn resize(&self) {
+        let Some(size) = operator::client::window_of(io::stdin()) else { return };
+        for agent in self.iter() {
+            if let Some(terminal) = &**agent.terminal.load() {
+                terminal.resize(size.rows, size.cols);
+            }
+        }
+    }
+
+    /// Waits until no agent runs or will run, and gives the last one's condition.
+    pub async fn all_over(&self) -> Condition {
+        let (send, mut receive) = mpsc::channel(1);
+        for agent in self.iter() {
+            let (mut condition, send) = (agent.condition.clone(), send.clone());
+            tokio::spawn(async move {
+                // The sender lives as long as the agent's actor spec.
+                let over = condition.wait_for(|now| now.over).await.map(|now| now.clone()).unwrap_or_default();
+                let _ = send.send(over).await;
+            });
+        }
+        drop(send);
+        let mut last = Condition::default();
+        while let Some(over) = receive.recv().await {
+            last = over;
+        }
+        last
+    }
+}

@@ -1,0 +1,388 @@
+//! What the control API can do, done: the one place where every part is in hand.
+//!
+//! Each method asks or tells the part whose matter it is; whatever changes something is put on record with who did it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agent::protocol::CageReport;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use operator::types::{
+    Accepted, AgentStatus, ControlStatus, Event, ExecRequest, LogQuery, PolicyChange, PolicyStatus, PolicyView,
+    ProviderStatus, SandboxState, Status, Stop, TreeNode,
+};
+use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
+use policy::StaticChanges;
+use supervision::{State, Supervisor};
+use telemetry::audit;
+use tokio::sync::{OnceCell, mpsc};
+
+use super::agents::{Agent, Agents};
+use super::exec::Exec;
+use super::records::record;
+use super::stores::Stores;
+use super::tree::Addresses;
+use crate::logs::Logs;
+use crate::plan::{Plan, STOP_GRACE};
+
+/// How long a part may take to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often followed logs are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Everything in hand.
+pub struct Desk {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// What outlives the actors.
+    pub stores: Arc<Stores>,
+    /// The actors.
+    pub addresses: Addresses,
+    /// The agents.
+    pub agents: Agents,
+    /// How the cage came out.
+    pub cage: CageReport,
+    /// Exec sessions.
+    pub exec: Exec,
+    /// The tree, once it is up.
+    pub tree: OnceCell<Supervisor>,
+    /// Told when an operator wants the sandbox to end, with the grace.
+    pub ending: mpsc::Sender<Duration>,
+    /// Set when it ends.
+    pub stopping: AtomicBool,
+    /// When this supervisor process started.
+    pub started: Instant,
+    /// When the sandbox started.
+    pub started_at: jiff::Timestamp,
+    /// Supervisor processes before this one.
+    pub restarts: u32,
+}
+
+impl Desk {
+    fn tree(&self) -> Result<&Supervisor, Fault> {
+        self.tree.get().ok_or_else(|| Fault::new(Code::Unavailable, "the actor tree is not up yet"))
+    }
+
+    async fn snapshot(&self) -> Result<supervision::TreeNode, Fault> {
+        self.tree()?.tree().await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))
+    }
+
+    fn done(&self, by: Peer, action: &str, target: String) -> Accepted {
+        let event = audit::Event::Operator {
+            action: action.to_owned(),
+            uid: Some(by.uid),
+            detail: Some(target.clone()).filter(|t| !t.is_empty()),
+        };
+        record(&self.stores.audit.sink(), event);
+        Accepted { action: action.to_owned(), target }
+    }
+
+    fn no_actor(actor: &str) -> Fault {
+        Fault::new(Code::NotFound, format!("no actor is called '{actor}': see `cofferdam tree`"))
+    }
+
+    async fn overview(&self) -> Status {
+        let tree = self.snapshot().await.ok();
+        let down = tree.as_ref().map(|t| t.children.iter().any(|c| c.state != State::Up));
+        let state = match (self.stopping.load(Ordering::Relaxed), down) {
+            (true, _) => SandboxState::Stopping,
+            (false, None) => SandboxState::Starting,
+            (false, Some(true)) => SandboxState::Degraded,
+            (false, Some(false)) => SandboxState::Running,
+        };
+        let generation = self.stores.policy.load();
+        let uptime = jiff::Timestamp::now().duration_since(self.started_at).as_millis();
+        let rooted = matches!(self.plan.cage.ids, agent::plan::Ids::Rooted { .. });
+        Status {
+            name: self.plan.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state,
+            started_at: self.started_at.to_string(),
+            uptime_ms: u64::try_from(uptime).unwrap_or(0),
+            heart_pid: Some(std::os::unix::process::parent_id()),
+            supervisor_pid: std::process::id(),
+            supervisor_restarts: self.restarts.into(),
+            rooted,
+            enforcement: match self.plan.cage.enforcement {
+                agent::plan::Enforcement::Strict => "strict",
+                agent::plan::Enforcement::BestEffort => "best-effort",
+            }
+            .into(),
+            fault_injection: self.plan.fault_injection,
+            controls: controls(&self.cage),
+            policy: PolicyStatus {
+                generation: generation.number,
+                sha256: hex::encode(generation.sha256),
+                loaded_at: generation.loaded_at.to_string(),
+            },
+            agents: self.agents.iter().map(agent_status).collect(),
+            providers: self.stores.gateway.status().into_iter().map(provider_status).collect(),
+        }
+    }
+
+    async fn change_policy(&self, by: Peer, text: String, restart_agents: bool) -> Result<PolicyChange, Fault> {
+        if restart_agents {
+            // The cage is built once, by init: agents started again in it would have the old paths.
+            return Err(Fault::new(
+                Code::Conflict,
+                "a changed static section takes effect when the sandbox is started again",
+            )
+            .hint("stop it, and start it with the new policy"));
+        }
+        let set = self.addresses.policy.call(
+            |reply| policy::actor::Msg::Set { text, statics: StaticChanges::Refuse, reply },
+            DEADLINE,
+        );
+        let published = set
+            .await
+            .map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?
+            .map_err(|refused| match refused {
+                policy::Refused::Rejected(errors) => Fault {
+                    diagnostics: serde_json::to_value(&errors).ok(),
+                    ..Fault::new(Code::InvalidPolicy, errors.to_string())
+                },
+                other => Fault::new(Code::Conflict, other.to_string()),
+            })?;
+        self.done(by, "policy set", format!("generation {}", published.generation));
+        Ok(PolicyChange {
+            generation: published.generation,
+            warnings: published.warnings.items().iter().map(|item| item.message.clone()).collect(),
+            restarted: Vec::new(),
+        })
+    }
+
+    async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
+        if self.snapshot().await?.find(&actor).is_none() {
+            return Err(Self::no_actor(&actor));
+        }
+        if let Some(agent) = actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
+            // Its actor would leave the process running, to be adopted.
+            let stop = agent.address.call(
+                |reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply },
+                STOP_GRACE + DEADLINE,
+            );
+            let _ = stop.await;
+        }
+        let restarted = self.tree()?.restart_child(&actor).await;
+        restarted.map_err(|e| Fault::new(Code::Conflict, e.to_string()))?;
+        Ok(self.done(by, "restart", actor))
+    }
+
+    async fn crash_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
+        if !self.plan.fault_injection {
+            return Err(Fault::new(Code::Forbidden, "this sandbox was started without fault injection")
+                .hint("start it with --allow-fault-injection"));
+        }
+        if self.snapshot().await?.find(&actor).is_none() {
+            return Err(Self::no_actor(&actor));
+        }
+        // On record before the actor is gone: it may be the one that writes the record.
+        let accepted = self.done(by, "crash", actor.clone());
+        let sent = match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
+            Some(agent) => agent.address.cast(agent::actor::Msg::InjectPanic).is_ok(),
+            None => self.addresses.inject_panic(&actor),
+        };
+        if sent {
+            return Ok(accepted);
+        }
+        Err(Fault::new(Code::Unavailable, format!("'{actor}' is down already, or is no actor that can be crashed")))
+    }
+
+    async fn begin_stop(&self, by: Peer, stop: Stop) -> Result<Accepted, Fault> {
+        let grace = stop.grace_ms.map_or(STOP_GRACE, Duration::from_millis);
+        let accepted = self.done(by, "stop", String::new());
+        // Full: it stops already.
+        let _ = self.ending.try_send(grace);
+        Ok(accepted)
+    }
+}
+
+impl Control for Desk {
+    fn status(&self) -> Answer<'_, Status> {
+        Box::pin(async { Ok(self.overview().await) })
+    }
+
+    fn tree(&self) -> Answer<'_, TreeNode> {
+        Box::pin(async { Ok(node(self.snapshot().await?)) })
+    }
+
+    fn metrics(&self) -> Answer<'_, String> {
+        Box::pin(async { Ok(self.stores.recorder.render()) })
+    }
+
+    fn events(&self) -> BoxStream<'static, Event> {
+        let feed = self.stores.audit.feed().subscribe();
+        stream::unfold(feed, |mut feed| async {
+            loop {
+                match feed.recv().await {
+                    Ok(record) => return Some((event(&record), feed)),
+                    // The reader sees the gap in `seq`.
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        })
+        .boxed()
+    }
+
+    fn logs(&self, query: LogQuery) -> Answer<'_, BoxStream<'static, Bytes>> {
+        Box::pin(async move {
+            if let Some(agent) = &query.agent && self.agents.find(agent).is_none() {
+                return Err(Fault::new(Code::NotFound, format!("no agent is called '{agent}'")));
+            }
+            Ok(log_stream(query))
+        })
+    }
+
+    fn policy(&self) -> Answer<'_, PolicyView> {
+        let generation = self.stores.policy.load();
+        let view = PolicyView {
+            generation: generation.number,
+            sha256: hex::encode(generation.sha256),
+            loaded_at: generation.loaded_at.to_string(),
+            text: generation.text.to_string(),
+        };
+        Box::pin(async { Ok(view) })
+    }
+
+    fn set_policy(&self, by: Peer, text: String, restart_agents: bool) -> Answer<'_, PolicyChange> {
+        Box::pin(self.change_policy(by, text, restart_agents))
+    }
+
+    fn restart(&self, by: Peer, actor: String) -> Answer<'_, Accepted> {
+        Box::pin(self.restart_actor(by, actor))
+    }
+
+    fn crash(&self, by: Peer, actor: String) -> Answer<'_, Accepted> {
+        Box::pin(self.crash_actor(by, actor))
+    }
+
+    fn stop(&self, by: Peer, stop: Stop) -> Answer<'_, Accepted> {
+        Box::pin(self.begin_stop(by, stop))
+    }
+
+    fn exec(&self, by: Peer, request: ExecRequest) -> Answer<'_, ExecSession> {
+        Box::pin(async move {
+            self.done(by, "exec", request.command.join(" "));
+            self.exec.start(request).await
+        })
+    }
+}
+
+/// The logs' text as it was written down; read off the runtime's threads.
+fn log_stream(query: LogQuery) -> BoxStream<'static, Bytes> {
+    let logs = Logs::new(PathBuf::from("logs"), query.agent);
+    let tail = query.tail.map(|lines| lines as usize);
+    stream::unfold(Some((logs, tail)), move |state| async move {
+        let (mut logs, tail) = state?;
+        loop {
+            let read = tokio::task::spawn_blocking(move || (logs.read_on(), logs)).await;
+            let (lines, back) = read.ok()?;
+            logs = back;
+            let lines = lines.ok()?;
+            let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+            let text: String = lines.iter().skip(skip).map(|line| line.text.as_str()).collect();
+            if !query.follow {
+                return Some((text.into(), None));
+            }
+            if !text.is_empty() {
+                return Some((text.into(), Some((logs, None))));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    })
+    .boxed()
+}
+
+fn event(record: &audit::Record) -> Event {
+    let kind = record.event.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+    Event { seq: record.seq, at: record.t.to_string(), kind: kind.to_owned(), data: record.event.clone() }
+}
+
+fn node(of: supervision::TreeNode) -> TreeNode {
+    let supervision::TreeNode { name, kind, state, uptime_ms, restarts, last_failure, children } = of;
+    TreeNode {
+        name,
+        kind: match kind {
+            supervision::NodeKind::Actor(_) => "actor",
+            supervision::NodeKind::Supervisor(_) => "supervisor",
+        }
+        .into(),
+        state: state_name(state).into(),
+        uptime_ms,
+        restarts,
+        last_failure: last_failure.map(|failure| failure.to_string()),
+        children: children.into_iter().map(node).collect(),
+    }
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting",
+        State::Starting => "starting",
+        State::Up => "up",
+        State::Stopping => "stopping",
+        State::Backoff => "backoff",
+        State::Finished => "finished",
+        State::GaveUp => "given-up",
+        State::Stopped => "stopped",
+    }
+}
+
+fn agent_status(agent: &Agent) -> AgentStatus {
+    let now = agent.condition.borrow().clone();
+    let state = match (now.pid, now.over) {
+        (Some(_), _) => "running",
+        (None, true) => "exited",
+        (None, false) => "backoff",
+    };
+    AgentStatus {
+        name: agent.name.to_string(),
+        state: state.into(),
+        pid: now.pid.and_then(|pid| u32::try_from(pid).ok()),
+        restarts: now.restarts,
+        uptime_ms: now.since.and_then(|since| u64::try_from(since.elapsed().as_millis()).ok()),
+        last_exit: now.last_code.map(|code| operator::types::Exit { code: Some(code), signal: None }),
+    }
+}
+
+fn provider_status(provider: gateway::ProviderStatus) -> ProviderStatus {
+    let word = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let shown = |value: serde_json::Result<serde_json::Value>| value.map(word).unwrap_or_default();
+    ProviderStatus {
+        name: provider.name.to_string(),
+        kind: shown(serde_json::to_value(provider.kind)),
+        endpoint: provider.endpoint,
+        trust: shown(serde_json::to_value(provider.trust)),
+        cost: shown(serde_json::to_value(provider.cost)),
+        credential: provider.credential,
+        state: shown(serde_json::to_value(provider.health.state)),
+    }
+}
+
+/// One row a control, from what the proof tried and what init said is missing.
+fn controls(cage: &CageReport) -> Vec<ControlStatus> {
+    let mut rows: Vec<ControlStatus> = Vec::new();
+    for check in &cage.proof {
+        let name = check.control.as_str();
+        match rows.iter_mut().find(|row| row.name == name) {
+            Some(row) => row.enforced &= check.right,
+            None => rows.push(ControlStatus { name: name.into(), enforced: check.right, detail: None }),
+        }
+    }
+    for row in &mut rows {
+        let tried = cage.proof.iter().filter(|check| check.control.as_str() == row.name).count();
+        row.detail = Some(format!("proven at start by {tried} attempts"));
+    }
+    for missing in &cage.missing {
+        let name = missing.control.as_str();
+        rows.retain(|row| row.name != name);
+        rows.push(ControlStatus { name: name.into(), enforced: false, detail: Some(missing.why.clone()) });
+    }
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    rows
+}

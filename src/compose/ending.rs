@@ -1,0 +1,124 @@
+//! How a supervisor's work ends, and what is done before it does.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use agent::protocol::ToSupervisor;
+use nix::libc;
+use supervision::Outcome;
+use telemetry::audit::SandboxChange;
+use tokio::sync::mpsc;
+
+use super::control::Desk;
+use super::handover::{Handover, HeartLine};
+use super::records;
+use crate::cli::out::REFUSED;
+use crate::plan::{Mode, STOP_GRACE};
+use crate::sealed;
+
+/// Where the heart keeps when the sandbox started.
+const STARTED_SLOT: &str = "started";
+/// What output, records and actors each get to finish.
+const LAST_WORK: Duration = Duration::from_secs(3);
+
+/// How it ends.
+pub enum End {
+    /// The sandbox is over.
+    Over {
+        /// Its exit code.
+        code: u8,
+        /// What the operator should know.
+        message: Option<String>,
+    },
+    /// A part failed beyond its limit: this process ends, the sandbox goes on.
+    Escalated(String),
+    /// The heart is gone, and with it the sandbox.
+    HeartGone,
+}
+
+/// Waits for the end, passing on what the heart hears meanwhile.
+pub async fn wait_for_end(desk: &Arc<Desk>, heart: &HeartLine, mut told_to_end: mpsc::Receiver<Duration>) -> End {
+    let escalated = async {
+        match desk.tree.get() {
+            Some(tree) => match tree.outcome().await {
+                Outcome::Escalated { child, failure } => format!("{child} failed beyond its limit: {failure}"),
+                Outcome::Stopped => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    };
+    let over = async {
+        let last = desk.agents.all_over().await;
+        if desk.plan.mode == Mode::Service && !desk.stopping.load(Ordering::Relaxed) {
+            // A service stays, to be looked at and restarted.
+            std::future::pending::<()>().await;
+        }
+        last
+    };
+    tokio::pin!(escalated, over);
+    loop {
+        tokio::select! {
+            why = &mut escalated => return End::Escalated(why),
+            last = &mut over => {
+                let code = last.last_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(REFUSED);
+                return End::Over { code, message: last.refused };
+            }
+            Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
+            heard = heart.hear() => match heard {
+                Ok(ToSupervisor::Signal(libc::SIGTERM)) => stop_agents(desk, STOP_GRACE),
+                Ok(ToSupervisor::Signal(signo)) => desk.agents.signal(signo),
+                Ok(ToSupervisor::Winch) => desk.agents.resize(),
+                Ok(_) => {}
+                Err(_) => return End::HeartGone,
+            },
+        }
+        if desk.stopping.load(Ordering::Relaxed) && desk.plan.mode == Mode::Service {
+            // For a service the end of the agents is the end once it was told to stop.
+            desk.agents.all_over().await;
+            return End::Over { code: 0, message: None };
+        }
+    }
+}
+
+/// Ends the agents in the background; their end is then seen where it always is.
+fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
+    if desk.stopping.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let desk = Arc::clone(desk);
+    tokio::spawn(async move { desk.agents.stop(grace).await });
+}
+
+/// The last work of a sandbox that is over: every byte of output out, every record written, every actor stopped.
+pub async fn close(desk: &Desk, message: Option<&str>) {
+    desk.stopping.store(true, Ordering::Relaxed);
+    for agent in desk.agents.iter() {
+        desk.stores.streams.agent_drained(&agent.name, LAST_WORK).await;
+    }
+    let sink = desk.stores.audit.sink();
+    records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.map(str::to_owned));
+    desk.stores.audit.flush(LAST_WORK).await;
+    if let Some(tree) = desk.tree.get() {
+        tree.stop(LAST_WORK).await;
+    }
+}
+
+/// When the heart died without a word, nobody else removes what must not outlive the sandbox.
+pub fn clean_up() {
+    // The working directory is the state directory.
+    let _ = std::fs::remove_file("control.sock");
+}
+
+/// When the sandbox started: now, or what the heart keeps from the first supervisor.
+pub async fn started_at(handover: &mut Handover, heart: &HeartLine) -> jiff::Timestamp {
+    if let Some(kept) = handover.take(STARTED_SLOT).and_then(|fd| sealed::read_json(fd).ok()) {
+        return kept;
+    }
+    let now = jiff::Timestamp::now();
+    if let Ok(fd) = sealed::seal_json("cofferdam-started", &now) {
+        let _ = heart.keep(STARTED_SLOT, fd.as_fd()).await;
+    }
+    now
+}

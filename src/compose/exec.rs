@@ -1,0 +1,244 @@
+//! `exec`: another process in the sandbox, under exactly the same controls, its streams led to a control connection.
+//!
+//! Init forks it as it forks an agent; its output passes a redactor of its own. When the client leaves, the process is
+//! hung up: nothing is left running that nobody watches.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use agent::client::Spawned;
+use agent::protocol::{Event, ExitStatus, ProcessId, ProcessState, SpawnSpec};
+use agent::{ClientError, InitClient};
+use bytes::Bytes;
+use nix::libc;
+use operator::types::{ExecRequest, Exit, Window};
+use operator::{Code, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault};
+use redactor::{End, SharedRedactor};
+use redactor::stream::{SILENCE, Streaming};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::timeout;
+
+use super::terminal::Terminal;
+
+/// Read at once from a process's output.
+const CHUNK: usize = 16 * 1024;
+/// What a process whose client left gets between SIGHUP and SIGKILL.
+const HANG_UP_GRACE: Duration = Duration::from_secs(2);
+/// What is read of the output after the process ended: a child of its own may hold the pipe open for ever.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+
+/// Starts exec sessions.
+#[derive(Clone)]
+pub struct Exec {
+    /// Init.
+    pub init: InitClient,
+    /// The redactor in force.
+    pub redactor: SharedRedactor,
+}
+
+/// A started process and our ends of its streams.
+struct Started {
+    process: ProcessId,
+    events: broadcast::Receiver<Event>,
+    streams: Streams,
+}
+
+enum Streams {
+    Pipes { stdin: Option<pipe::Sender>, stdout: pipe::Receiver, stderr: pipe::Receiver },
+    Terminal(Terminal),
+}
+
+impl Exec {
+    /// Starts a process; answers when it runs.
+    pub async fn start(&self, request: ExecRequest) -> Result<ExecSession, Fault> {
+        let started = self.spawn(&request).await?;
+        let (session, ends) = ExecSession::pair();
+        tokio::spawn(self.clone().accompany(started, ends));
+        Ok(session)
+    }
+
+    async fn spawn(&self, request: &ExecRequest) -> Result<Started, Fault> {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let name = format!("exec-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let spec = spec(&name, request)?;
+        // Before the start, so that the end of a short process is not missed.
+        let events = self.init.events();
+        let broken = |e: io::Error| Fault::new(Code::Internal, format!("pipes: {e}"));
+        let (spawned, streams) = match request.tty {
+            Some(Window { rows, cols }) => {
+                let spawned = self.init.spawn_pty(&name, &spec, rows, cols).await.map_err(refused)?;
+                let Spawned { record, pty } = spawned;
+                let master = pty.ok_or_else(|| Fault::new(Code::Internal, "init gave no terminal"))?;
+                (record, Streams::Terminal(Terminal::new(master).map_err(broken)?))
+            }
+            None => {
+                let (theirs, streams) = pipes(request.stdin).map_err(broken)?;
+                (self.init.spawn(&name, &spec, theirs).await.map_err(refused)?.record, streams)
+            }
+        };
+        Ok(Started { process: spawned.process, events, streams })
+    }
+
+    async fn accompany(self, started: Started, ends: ExecEnds) {
+        let ExecEnds { stdin, control, output } = ends;
+        let Started { process, events, streams } = started;
+        let mut copying = tokio::task::JoinSet::new();
+        let window = match streams {
+            Streams::Pipes { stdin: pipe, stdout, stderr } => {
+                copying.spawn(copy_out(stdout, self.redactor.clone(), output.clone(), ExecOutput::Stdout));
+                copying.spawn(copy_out(stderr, self.redactor.clone(), output.clone(), ExecOutput::Stderr));
+                tokio::spawn(copy_in(stdin, pipe));
+                None
+            }
+            Streams::Terminal(terminal) => {
+                copying.spawn(copy_out(terminal.clone(), self.redactor.clone(), output.clone(), ExecOutput::Stdout));
+                tokio::spawn(copy_in(stdin, Some(terminal.clone())));
+                Some(terminal)
+            }
+        };
+        let ended = tokio::select! {
+            status = self.ended(process, events) => status,
+            () = self.obey(process, control, window) => {
+                // The client left.
+                self.hang_up(process).await;
+                None
+            }
+        };
+        let _ = timeout(LAST_OUTPUT, async { while copying.join_next().await.is_some() {} }).await;
+        let _ = self.init.forget(process).await;
+        let last = match ended {
+            Some(ExitStatus::Code(code)) => ExecOutput::Exit(Exit { code: Some(code), signal: None }),
+            Some(ExitStatus::Signal(signal)) => ExecOutput::Exit(Exit { code: None, signal: Some(signal) }),
+            None => ExecOutput::Failed(Fault::new(Code::Internal, "the process was lost")),
+        };
+        let _ = output.send(last).await;
+    }
+
+    /// Waits for the process's end. None: init is gone.
+    async fn ended(&self, process: ProcessId, mut events: broadcast::Receiver<Event>) -> Option<ExitStatus> {
+        loop {
+            match events.recv().await {
+                Ok(Event::Exited { process: which, status, .. }) if which == process => return Some(status),
+                Ok(_) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+                // Missed some: the table is the truth.
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let records = self.init.list().await.ok()?;
+                    let record = records.into_iter().find(|r| r.process == process)?;
+                    if let ProcessState::Exited(status) = record.state {
+                        return Some(status);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what the client says, until it leaves.
+    async fn obey(&self, process: ProcessId, mut control: mpsc::Receiver<ExecControl>, window: Option<Terminal>) {
+        while let Some(message) = control.recv().await {
+            match message {
+                ExecControl::Signal(signo) => drop(self.init.signal(process, signo, true).await),
+                ExecControl::Resize(size) => {
+                    if let Some(terminal) = &window {
+                        terminal.resize(size.rows, size.cols);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hang_up(&self, process: ProcessId) {
+        let _ = self.init.signal(process, libc::SIGHUP, true).await;
+        if timeout(HANG_UP_GRACE, self.ended(process, self.init.events())).await.is_err() {
+            let _ = self.init.signal(process, libc::SIGKILL, true).await;
+        }
+    }
+}
+
+fn spec(name: &str, request: &ExecRequest) -> Result<SpawnSpec, Fault> {
+    if request.command.first().is_none_or(String::is_empty) {
+        return Err(Fault::new(Code::BadRequest, "the command is empty"));
+    }
+    let mut extras: Vec<(String, String)> = request.env.clone().into_iter().collect();
+    if request.tty.is_some() {
+        extras.insert(0, ("TERM".into(), "xterm-256color".into()));
+    }
+    let environment = agent::environment::build(name, &extras);
+    if let Some(dropped) = environment.dropped.first() {
+        return Err(Fault::new(Code::BadRequest, format!("{dropped} can't be set inside")));
+    }
+    Ok(SpawnSpec {
+        argv: request.command.iter().map(|word| word.clone().into_bytes()).collect(),
+        env: environment.variables,
+        cwd: request.cwd.clone().unwrap_or_else(|| agent::plan::WORKSPACE.into()).into_bytes(),
+    })
+}
+
+/// The process's three descriptors, and our ends of them.
+fn pipes(with_stdin: bool) -> io::Result<([OwnedFd; 3], Streams)> {
+    let (out_read, out_write) = io::pipe()?;
+    let (err_read, err_write) = io::pipe()?;
+    let (in_read, in_write) = io::pipe()?;
+    // Without standard input the write end closes here, and the process reads an end.
+    let stdin = with_stdin.then(|| sender(in_write.into())).transpose()?;
+    let streams = Streams::Pipes { stdin, stdout: receiver(out_read.into())?, stderr: receiver(err_read.into())? };
+    Ok(([in_read.into(), out_write.into(), err_write.into()], streams))
+}
+
+fn sender(fd: OwnedFd) -> io::Result<pipe::Sender> {
+    pipe::Sender::from_owned_fd(fd)
+}
+
+fn receiver(fd: OwnedFd) -> io::Result<pipe::Receiver> {
+    pipe::Receiver::from_owned_fd(fd)
+}
+
+async fn copy_in(mut from: mpsc::Receiver<Bytes>, to: Option<impl AsyncWriteExt + Unpin>) {
+    let Some(mut to) = to else { return };
+    while let Some(bytes) = from.recv().await {
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn copy_out(
+    mut from: impl AsyncReadExt + Unpin,
+    redactor: SharedRedactor,
+    to: mpsc::Sender<ExecOutput>,
+    as_output: fn(Bytes) -> ExecOutput,
+) {
+    let mut streaming = Streaming::new(redactor);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let wait = if streaming.held() > 0 { SILENCE } else { Duration::MAX };
+        let (shown, ended) = match timeout(wait, from.read(&mut buffer)).await {
+            Err(_) => (streaming.silence(), false),
+            // A terminal whose processes are gone reads as an error: it is the end.
+            Ok(Ok(0) | Err(_)) => (streaming.finish(End::Eof), true),
+            Ok(Ok(read)) => (streaming.push(buffer.get(..read).unwrap_or_default()), false),
+        };
+        if !shown.is_empty() && to.send(as_output(shown.into())).await.is_err() {
+            return;
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+fn refused(error: ClientError) -> Fault {
+    let code = match &error {
+        ClientError::Refused(refusal) => match refusal.exit_code() {
+            127 => Code::CommandNotFound,
+            126 => Code::NotExecutable,
+            _ => Code::Internal,
+        },
+        _ => Code::Unavailable,
+    };
+    Fault::new(code, error.to_string())
+}

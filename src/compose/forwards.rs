@@ -1,0 +1,131 @@
+//! Forwards: ports of the host that lead to ports of the sandbox's loopback, as the operator asked for them.
+//!
+//! The actor owns the accept loops; a connection's copying is a task of its own that outlives it. Nothing here judges:
+//! who may reach the host's port is the operator's decision, and nothing goes the other way.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::InitClient;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Connections through all forwards at one time.
+const MAX_CONNECTIONS: usize = 512;
+/// The wait after a failed accept (out of descriptors).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// What the actor is told.
+#[derive(Debug)]
+pub enum Msg {
+    /// An accept loop ended, which it never does by itself. Down: dropped, the restart is under way.
+    Ended,
+    /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
+    InjectPanic,
+}
+
+/// One forward.
+#[derive(Clone)]
+pub struct Forwarded {
+    /// The host's listener; lives above the actor.
+    pub listener: Arc<std::net::TcpListener>,
+    /// The port inside.
+    pub to: u16,
+}
+
+/// What the actor is started with.
+#[derive(Clone)]
+pub struct Arguments {
+    /// All forwards.
+    pub forwards: Vec<Forwarded>,
+    /// Init, which makes the sockets inside.
+    pub init: InitClient,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct ForwardsActor;
+
+impl Actor for ForwardsActor {
+    type Msg = Msg;
+    /// Dropped with the actor, and the loops with it.
+    type State = JoinSet<()>;
+    type Arguments = Arguments;
+
+    async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<JoinSet<()>, ActorProcessingErr> {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut loops = JoinSet::new();
+        for forward in given.forwards {
+            let listener = forward.listener.try_clone()?;
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            let (init, places, alarm) = (given.init.clone(), Arc::clone(&places), Alarm(myself.clone()));
+            loops.spawn(async move {
+                let _alarm = alarm;
+                accept(listener, forward.to, init, places).await;
+            });
+        }
+        Ok(loops)
+    }
+
+    #[expect(clippy::panic, reason = "fault injection is there to panic")]
+    async fn handle(&self, _: ActorRef<Msg>, message: Msg, _: &mut JoinSet<()>) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Ended => Err("an accept loop ended".into()),
+            Msg::InjectPanic => panic!("fault injected into forwards"),
+        }
+    }
+}
+
+struct Alarm(ActorRef<Msg>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // Fails only when the actor is gone, and with it the reason to tell it.
+        let _ = self.0.cast(Msg::Ended);
+    }
+}
+
+async fn accept(listener: TcpListener, to: u16, init: InitClient, places: Arc<Semaphore>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // One connection too many is closed at once.
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let init = init.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    if let Err(error) = carry(stream, to, &init).await {
+                        tracing::debug!(%error, to, "a forwarded connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, to, "accepting for a forward failed");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+async fn carry(
+    mut outside: TcpStream,
+    to: u16,
+    init: &InitClient,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let socket: OwnedFd = init.connect_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
+    let mut inside = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+    // It may be connecting still; a refused one shows here.
+    inside.writable().await?;
+    if let Some(error) = inside.take_error()? {
+        return Err(error.into());
+    }
+    outside.set_nodelay(true)?;
+    inside.set_nodelay(true)?;
+    tokio::io::copy_bidirectional(&mut outside, &mut inside).await?;
+    Ok(())
+}

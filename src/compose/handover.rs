@@ -1,0 +1,92 @@
+//! The supervisor's line to the heart: what it was handed, what it asks to be kept, what it hears.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
+use agent::wire::{AsyncWire, Packet, WireError};
+
+/// What the heart handed to this supervisor.
+#[derive(Debug)]
+pub struct Handover {
+    slots: BTreeMap<String, OwnedFd>,
+    /// How many supervisors there were before this one.
+    pub restarts: u32,
+    /// How the last one died.
+    pub last_death: Option<ExitStatus>,
+}
+
+impl Handover {
+    /// Takes a descriptor out by its slot's name.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        self.slots.remove(name)
+    }
+
+    /// Takes out every descriptor whose slot begins so; the rest of the name comes with it.
+    pub fn take_all(&mut self, prefix: &str) -> Vec<(String, OwnedFd)> {
+        let names: Vec<String> = self.slots.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        names
+            .into_iter()
+            .filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), self.slots.remove(&name)?)))
+            .collect()
+    }
+
+    /// Looks at a descriptor.
+    pub fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        self.slots.get(name).map(AsFd::as_fd)
+    }
+}
+
+/// The line to the heart. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HeartLine(Arc<AsyncWire>);
+
+impl HeartLine {
+    /// Takes our end, and everything that the heart hands over.
+    pub async fn open(fd: OwnedFd) -> Result<(Self, Handover), WireError> {
+        let wire = AsyncWire::new(fd)?;
+        let mut slots = BTreeMap::new();
+        loop {
+            let Packet { body, fds } = wire.recv::<ToSupervisor>().await?;
+            match body {
+                ToSupervisor::Handover { slot } => {
+                    if let Some(fd) = fds.into_iter().next() {
+                        slots.insert(slot.0, fd);
+                    }
+                }
+                ToSupervisor::HandoverEnd { supervisor_restarts, last_death } => {
+                    let handover = Handover { slots, restarts: supervisor_restarts, last_death };
+                    return Ok((Self(Arc::new(wire)), handover));
+                }
+                // Sent only after the end of the handover.
+                ToSupervisor::Signal(_) | ToSupervisor::Winch => {}
+            }
+        }
+    }
+
+    /// Asks the heart to keep a descriptor for our successor.
+    pub async fn keep(&self, slot: &str, fd: BorrowedFd<'_>) -> Result<(), WireError> {
+        self.0.send(&ToHeart::Keep { slot: Slot::new(slot) }, &[fd]).await
+    }
+
+    /// Asks the heart to let one go.
+    pub async fn release(&self, slot: &str) -> Result<(), WireError> {
+        self.0.send(&ToHeart::Release { slot: Slot::new(slot) }, &[]).await
+    }
+
+    /// Says that the tree is up.
+    pub async fn ready(&self) -> Result<(), WireError> {
+        self.0.send(&ToHeart::Ready, &[]).await
+    }
+
+    /// Ends the sandbox.
+    pub async fn finish(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
+        self.0.send(&ToHeart::Finish { exit_code: exit_code.into(), message }, &[]).await
+    }
+
+    /// The next thing that the heart has to say; an error when it is gone.
+    pub async fn hear(&self) -> Result<ToSupervisor, WireError> {
+        Ok(self.0.recv::<ToSupervisor>().await?.body)
+    }
+}

@@ -1,0 +1,45 @@
+//! The supervisor's own messages: to standard error, redacted, prefixed, in text or JSON.
+
+use std::io::{self, Write};
+
+use redactor::SharedRedactor;
+use redactor::stream::LogWriter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::cli::args::LogFormat;
+use crate::plan::Plan;
+
+/// Puts it in place, once a process.
+pub fn install(plan: &Plan, redactor: &SharedRedactor) {
+    let level = if plan.quiet { LevelFilter::ERROR } else { LevelFilter::WARN };
+    let format = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+    // Failing means that one is in place already, which does as well.
+    let _ = match plan.log_format {
+        LogFormat::Text => {
+            let writer = Stderr { redactor: redactor.clone(), prefix: "cofferdam: " };
+            tracing::subscriber::set_global_default(format.without_time().with_target(false).with_writer(writer).finish())
+        }
+        LogFormat::Json => {
+            let writer = Stderr { redactor: redactor.clone(), prefix: "" };
+            tracing::subscriber::set_global_default(format.json().with_writer(writer).finish())
+        }
+    };
+}
+
+/// Standard error behind the redactor.
+struct Stderr {
+    redactor: SharedRedactor,
+    prefix: &'static str,
+}
+
+impl<'a> MakeWriter<'a> for Stderr {
+    type Writer = LogWriter<io::Stderr>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        let mut writer = LogWriter::new(self.redactor.clone(), io::stderr());
+        // Held back until the message is whole.
+        let _ = writer.write_all(self.prefix.as_bytes());
+        writer
+    }
+}

@@ -1,0 +1,257 @@
+//! The supervisor process: takes what the heart kept, makes what outlives the actors, builds the tree, and waits for
+//! the end.
+//!
+//! ```text
+//! handover → stores → the cage is built and proven → sockets, bundle → the tree, agents last → Ready
+//!          → wait: the agents are over │ told to stop │ the tree escalates │ the heart is gone
+//!          → agents stopped, output out, records written → Finish
+//! ```
+//! Its working directory is the sandbox's state directory. It has no privilege, and it parses everything hostile.
+
+mod adapters;
+mod agents;
+mod control;
+mod ending;
+mod exec;
+mod forwards;
+mod handover;
+mod log;
+mod records;
+mod stdin;
+mod stores;
+mod terminal;
+mod tree;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use agent::InitClient;
+use agent::protocol::CageReport;
+use supervision::Supervisor;
+use telemetry::audit::SandboxChange;
+use tokio::sync::{OnceCell, broadcast, mpsc};
+
+use crate::cli::out::{REFUSED, say};
+use crate::plan::{Mode, Plan, explicit_listeners, inference_listeners, slot};
+use crate::sealed;
+use agents::{Agents, Surroundings};
+use control::Desk;
+use ending::{End, wait_for_end};
+use handover::{Handover, HeartLine};
+use stores::{Refused, Stores};
+
+/// Threads of the runtime: the data path is light, and a sandbox must not take a whole machine.
+const THREADS_MAX: usize = 4;
+
+/// Runs the supervisor; descriptor 3 is the line to the heart.
+pub fn main() -> u8 {
+    let _ = nix::sys::prctl::set_name(c"cofferdam: sup");
+    // Nobody of the same user may look into this process's memory (ptrace(2), PTRACE_MODE).
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let result = runtime.map_err(Refused::from).and_then(|runtime| {
+        let result = runtime.block_on(supervise());
+        // A thread that blocks in reading standard input must not hold up the end.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            say(&format!("the supervisor failed: {error}"));
+            REFUSED
+        }
+    }
+}
+
+async fn supervise() -> Result<(), Refused> {
+    let (heart, mut handover) = HeartLine::open(agent::inherit(3)?).await?;
+    let plan: Arc<Plan> =
+        Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
+    let built = build(&heart, &mut handover, Arc::clone(&plan)).await;
+    let (desk, end) = match built {
+        Ok(desk) => {
+            if heart.ready().await.is_err() {
+                return Ok(());
+            }
+            let end = wait_for_end(&desk.0, &heart, desk.1).await;
+            (desk.0, end)
+        }
+        Err(error) => {
+            heart.finish(REFUSED, Some(error.to_string())).await?;
+            return wait_for_heart(&heart).await;
+        }
+    };
+    match end {
+        // The heart starts another supervisor; the agents go on.
+        End::Escalated(why) => Err(why.into()),
+        End::HeartGone => {
+            ending::clean_up();
+            Ok(())
+        }
+        End::Over { code, message } => {
+            ending::close(&desk, message.as_deref()).await;
+            heart.finish(code, message).await?;
+            wait_for_heart(&heart).await
+        }
+    }
+}
+
+/// The heart closes its line when it has read the last message.
+async fn wait_for_heart(heart: &HeartLine) -> Result<(), Refused> {
+    while heart.hear().await.is_ok() {}
+    Ok(())
+}
+
+async fn build(
+    heart: &HeartLine,
+    handover: &mut Handover,
+    plan: Arc<Plan>,
+) -> Result<(Arc<Desk>, mpsc::Receiver<Duration>), Refused> {
+    let started = Instant::now();
+    let channel = handover.take(slot::INIT).ok_or("the heart handed over no channel to init")?;
+    let init = InitClient::new(channel)?;
+    let stores = Arc::new(Stores::open(&plan, handover, heart, &init).await?);
+    log::install(&plan, &stores.redactor);
+    let cage = init.report().await?;
+    note_start(&plan, &stores, handover, &cage);
+    keep_policy(&stores, heart);
+    init.put_ca_bundle(stores::bundle(&plan, &stores.authority)?.as_bytes()).await?;
+
+    let stdin = match plan.mode {
+        Mode::Foreground { .. } => Some(stdin::Stdin::new(handover, heart.clone())),
+        Mode::Service => None,
+    };
+    let around = Surroundings {
+        plan: &plan,
+        init: &init,
+        heart,
+        streams: &stores.streams,
+        sink: stores.audit.sink(),
+        stdin,
+    };
+    let (mut agents, mut specs) = (Vec::new(), Vec::new());
+    for planned in &plan.agents {
+        let (agent, spec) = around.agent(planned, handover)?;
+        agents.push(agent);
+        specs.push(spec);
+    }
+    let sockets = sockets(&plan, handover, &init).await?;
+    let (ending, told_to_end) = mpsc::channel(1);
+    let desk = Arc::new(Desk {
+        plan: Arc::clone(&plan),
+        stores: Arc::clone(&stores),
+        addresses: tree::Addresses::new(),
+        agents: Agents::new(agents),
+        cage,
+        exec: exec::Exec { init: init.clone(), redactor: stores.redactor.clone() },
+        tree: OnceCell::new(),
+        ending,
+        stopping: AtomicBool::new(false),
+        started,
+        started_at: ending::started_at(handover, heart).await,
+        restarts: handover.restarts,
+    });
+    let loader = policy::Loader::new(
+        stores.policy.clone(),
+        plan.policy.watch.clone(),
+        stores.presets.clone(),
+        &plan.policy.text,
+        records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
+    );
+    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init, specs);
+    // Before the tree starts, so that the first starts are heard too.
+    let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
+    tokio::spawn(records::reports(heard, stores.audit.sink()));
+    let tree = Supervisor::start(spec.report_to(reports)).await?;
+    let _ = desk.tree.set(tree);
+    Ok((desk, told_to_end))
+}
+
+fn note_start(plan: &Plan, stores: &Stores, handover: &Handover, cage: &CageReport) {
+    use telemetry::metrics;
+    let rooted = matches!(plan.cage.ids, agent::plan::Ids::Rooted { .. });
+    metrics::build_info(env!("CARGO_PKG_VERSION"), if rooted { "rooted" } else { "rootless" });
+    metrics::supervisor_restarts(handover.restarts.into());
+    metrics::policy_generation(stores.policy.load().number);
+    let sink = stores.audit.sink();
+    for missing in &cage.missing {
+        metrics::control_missing(missing.control.as_str(), true);
+        records::record(
+            &sink,
+            telemetry::audit::Event::ControlMissing {
+                control: missing.control.to_string(),
+                detail: missing.why.clone(),
+            },
+        );
+        say(&format!("{} is not enforced: {}", missing.control, missing.why));
+    }
+    if handover.restarts == 0 {
+        records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
+    } else {
+        records::record(
+            &sink,
+            telemetry::audit::Event::Actor {
+                name: "supervisor".into(),
+                change: telemetry::audit::ActorChange::SupervisorRestarted,
+                failure: handover.last_death.map(|status| status.to_string()),
+                restarts: handover.restarts.into(),
+            },
+        );
+    }
+}
+
+/// Has the heart keep each policy that is put in force, so that a successor begins with it.
+fn keep_policy(stores: &Arc<Stores>, heart: &HeartLine) {
+    let (stores, heart) = (Arc::clone(stores), heart.clone());
+    let mut generations = stores.policy.subscribe();
+    tokio::spawn(async move {
+        while generations.changed().await.is_ok() {
+            let now = stores.policy.load();
+            let kept = stores::KeptPolicy { number: now.number, text: now.text.to_string() };
+            if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
+                let _ = heart.keep(slot::POLICY, fd.as_fd()).await;
+            }
+        }
+    });
+}
+
+async fn sockets(plan: &Plan, handover: &mut Handover, init: &InitClient) -> Result<tree::Sockets, Refused> {
+    let mut proxy = Vec::new();
+    for address in explicit_listeners() {
+        proxy.push((proxy::Kind::Explicit, address));
+    }
+    for address in inference_listeners() {
+        proxy.push((proxy::Kind::Inference { tls: address.port() == 443 }, address));
+    }
+    let mut listeners = Vec::new();
+    for (kind, address) in proxy {
+        // Init keeps them: a new supervisor gets the very same sockets, with whoever waits in their queues.
+        match init.listen_tcp(address).await {
+            Ok(fd) => {
+                listeners.push(proxy::Listener { kind, socket: Arc::new(stores::tcp_listener(fd)?) });
+            }
+            // A kernel without IPv6.
+            Err(error) if address.is_ipv6() => tracing::warn!(%error, "the proxy does not listen on {address}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let control = handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?;
+    let metrics = handover.take(slot::METRICS).map(stores::tcp_listener).transpose()?;
+    let mut forwards = Vec::new();
+    for (n, forward) in plan.forwards.iter().enumerate() {
+        if let Some(fd) = handover.take(&format!("{}{n}", slot::FORWARD)) {
+            let listener = Arc::new(stores::tcp_listener(fd)?);
+            forwards.push(forwards::Forwarded { listener, to: forward.to });
+        }
+    }
+    Ok(tree::Sockets {
+        control: Arc::new(control.into()),
+        metrics: metrics.map(Arc::new),
+        proxy: listeners,
+        forwards,
+    })
+}

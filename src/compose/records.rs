@@ -1,0 +1,122 @@
+//! What happens to cofferdam itself, put on record: supervision reports, identity changes, the sandbox's begin and end.
+//!
+//! Every function here turns one crate's report into an audit event and a metric, and decides nothing.
+
+use proxy::identity::Changed;
+use supervision::{Event as Happened, Report};
+use telemetry::audit::{ActorChange, Event, IdentityChange, SandboxChange, Sink};
+use telemetry::metrics;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+/// Records a binary that is not what it was at first use.
+pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
+    move |changed| {
+        record(
+            &sink,
+            Event::Identity {
+                path: changed.path.to_string(),
+                change: IdentityChange::Changed,
+                was: Some(hex::encode(changed.first)),
+                is: Some(hex::encode(changed.now)),
+            },
+        );
+    }
+}
+
+/// Records what the supervision tree reports, until the tree is gone.
+pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink) {
+    loop {
+        match reports.recv().await {
+            Ok(report) => one(&report, &sink),
+            Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "supervision reports were missed"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn one(report: &Report, sink: &Sink) {
+    let actor = report.path.as_str();
+    // An agent's coming and going is recorded where its exit code is known.
+    if actor.starts_with("agents/") {
+        return;
+    }
+    let event = |change, failure: Option<String>, restarts| Event::Actor {
+        name: actor.to_owned(),
+        change,
+        failure,
+        restarts,
+    };
+    match &report.event {
+        Happened::Started { restarts, .. } => {
+            metrics::actor_up(actor, true);
+            if *restarts > 0 {
+                metrics::actor_restarted(actor);
+                record(sink, event(ActorChange::Restarted, None, *restarts));
+            }
+        }
+        Happened::Failed { failure, .. } => {
+            metrics::actor_up(actor, false);
+            record(sink, event(ActorChange::Failed, Some(failure.to_string()), 0));
+        }
+        Happened::GaveUp { failure } => {
+            metrics::actor_up(actor, false);
+            record(sink, event(ActorChange::GaveUp, Some(failure.to_string()), 0));
+        }
+        Happened::Stopped { .. } | Happened::Removed => metrics::actor_up(actor, false),
+        _ => {}
+    }
+}
+
+/// Records that the sandbox began or ended.
+pub fn sandbox(sink: &Sink, change: SandboxChange, name: &str, detail: Option<String>) {
+    record(
+        sink,
+        Event::Sandbox { change, name: name.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), detail },
+    );
+}
+
+/// Records something that has happened already, so nothing can be refused for it: a full log is said aloud.
+pub fn record(sink: &Sink, event: Event) {
+    if let Err(error) = sink.record(event) {
+        tracing::warn!(%error, "an event is not on record");
+    }
+}
+
+/// What the redactor masks and loses, as metrics and a warning.
+pub struct Redactions;
+
+impl redactor::pump::Observer for Redactions {
+    fn on_hits(&self, kind: &str, count: u64) {
+        metrics::redactions(kind, count);
+    }
+
+    fn on_log_lost(&self, agent: &str, bytes: u64) {
+        tracing::warn!(agent, bytes, "the agent's log could not be written");
+    }
+}
+
+/// Turns what came of a policy reload into an audit event and metrics.
+pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
+    use telemetry::audit::PolicyResult;
+    std::sync::Arc::new(move |result| {
+        let (outcome, detail) = match result {
+            Ok(published) => {
+                metrics::policy_generation(published.generation);
+                (PolicyResult::Loaded, None)
+            }
+            Err(refused) => (PolicyResult::Rejected, Some(refused.to_string())),
+        };
+        metrics::policy_reload(outcome);
+        let now = store.load();
+        record(
+            &sink,
+            Event::Policy {
+                generation: now.number,
+                result: outcome,
+                sha256: Some(hex::encode(now.sha256)),
+                detail,
+            },
+        );
+    })
+}

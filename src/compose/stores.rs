@@ -1,0 +1,179 @@
+//! What outlives every actor: made once for each supervisor process, given to each incarnation of each actor.
+//!
+//! Order of making is order of need: policy and redactor first, since everything written is redacted; then the audit
+//! log; then what talks to the world. Nothing here restarts; what can fail at run time is an actor's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use agent::InitClient;
+use gateway::Gateway;
+use policy::{Candidate, Preset};
+use proxy::guard::{OwnAddresses, Resolver, SystemLookup};
+use proxy::tls::Authority;
+use redactor::{Redactor, SharedRedactor, Streams};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use telemetry::audit::AuditLog;
+use telemetry::metrics::Recorder;
+
+use super::adapters::{Dialer, InitProcesses, Inference};
+use super::handover::{Handover, HeartLine};
+use crate::plan::{Plan, Secrets, slot};
+use crate::sealed;
+
+/// Everything that outlives the actors.
+pub struct Stores {
+    /// The policy in force.
+    pub policy: policy::Store,
+    /// The presets that every policy text of this sandbox is composed with.
+    pub presets: Vec<Preset>,
+    /// The redactor in force.
+    pub redactor: SharedRedactor,
+    /// The agents' output streams.
+    pub streams: Streams,
+    /// The audit log.
+    pub audit: AuditLog,
+    /// The metrics.
+    pub recorder: Recorder,
+    /// The gateway.
+    pub gateway: Gateway,
+    /// What the proxy needs.
+    pub proxy: Arc<proxy::Deps>,
+    /// The sandbox's certificate authority.
+    pub authority: Arc<Authority>,
+}
+
+/// Why the stores could not be made: one line, with the mend where there is one.
+pub type Refused = Box<dyn std::error::Error + Send + Sync>;
+
+impl Stores {
+    /// Makes them all.
+    pub async fn open(
+        plan: &Plan,
+        handover: &mut Handover,
+        heart: &HeartLine,
+        init: &InitClient,
+    ) -> Result<Self, Refused> {
+        let presets = presets(&plan.policy.presets)?;
+        let policy = policy_store(plan, handover, &presets)?;
+        let secrets: Secrets = match handover.take(slot::SECRETS) {
+            Some(fd) => sealed::read_json(fd)?,
+            None => Secrets::default(),
+        };
+        let keys: Vec<(String, redactor::Secret)> = secrets.pairs().collect();
+        let redactor = SharedRedactor::new(Redactor::new(keys.iter().cloned())?);
+        let recorder = Recorder::install()?;
+        let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
+        let authority = Arc::new(authority(handover, heart).await?);
+
+        let lookup = Arc::new(SystemLookup::new()?);
+        let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
+        let upstream = proxy::Upstream::new(&proxy::tls::upstream_config(extra_roots(plan)?)?);
+        let gateway = gateway(plan, keys, &redactor, &audit, Dialer::new(lookup, upstream.clone()))?;
+        let identifier = proxy::identity::Identifier::new(
+            Arc::new(InitProcesses(init.clone())),
+            proxy::identity::Diag::new(init.diag().await?)?,
+        );
+        let proxy = Arc::new(proxy::Deps {
+            policy: policy.clone(),
+            identify: Arc::new(proxy::Identities::new(identifier, super::records::binary_changed(audit.sink()))),
+            resolver: resolver.clone(),
+            authority: Arc::clone(&authority),
+            upstream,
+            journal: Arc::new(audit.sink()),
+            tracker: proxy::Tracker::new(policy.clone(), resolver, proxy::limits::MAX_CONNECTIONS),
+            local: Arc::new(Inference(gateway.clone())),
+        });
+        Ok(Self { policy, presets, redactor, streams: Streams::new(), audit, recorder, gateway, proxy, authority })
+    }
+}
+
+fn presets(names: &[String]) -> Result<Vec<Preset>, Refused> {
+    names
+        .iter()
+        .map(|name| {
+            let builtin = policy::preset(name).ok_or_else(|| format!("no preset is called '{name}'"))?;
+            builtin.preset().map_err(|errors| errors.to_string().into())
+        })
+        .collect()
+}
+
+/// A policy that was set while a supervisor ran, so that its successor begins with it.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct KeptPolicy {
+    /// Its generation's number.
+    pub number: u64,
+    /// Its text, before presets.
+    pub text: String,
+}
+
+fn policy_store(plan: &Plan, handover: &mut Handover, presets: &[Preset]) -> Result<policy::Store, Refused> {
+    let kept: Option<KeptPolicy> = handover.take(slot::POLICY).map(sealed::read_json).transpose()?;
+    let (number, text) = match &kept {
+        Some(kept) => (kept.number, kept.text.as_str()),
+        None => (1, plan.policy.text.as_str()),
+    };
+    let candidate = Candidate::new(&plan.policy.name, text, presets).map_err(|errors| errors.to_string())?;
+    Ok(policy::Store::starting_at(candidate, number))
+}
+
+/// The authority that the heart keeps, or a new one for it to keep.
+async fn authority(handover: &mut Handover, heart: &HeartLine) -> Result<Authority, Refused> {
+    if let Some(fd) = handover.take(slot::AUTHORITY) {
+        return Ok(Authority::from_sealed_bytes(&sealed::read(fd.as_fd())?)?);
+    }
+    let authority = Authority::generate()?;
+    let fd = sealed::seal("cofferdam-authority", &authority.to_sealed_bytes())?;
+    heart.keep(slot::AUTHORITY, fd.as_fd()).await?;
+    Ok(authority)
+}
+
+fn extra_roots(plan: &Plan) -> Result<Vec<CertificateDer<'static>>, Refused> {
+    let Some(pem) = &plan.upstream_ca else { return Ok(Vec::new()) };
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    roots.map_err(|e| format!("upstream_ca: {e}").into())
+}
+
+fn gateway(
+    plan: &Plan,
+    keys: Vec<(String, redactor::Secret)>,
+    redactor: &SharedRedactor,
+    audit: &AuditLog,
+    dialer: Dialer,
+) -> Result<Gateway, Refused> {
+    let scrubber = redactor.clone();
+    let gateway = Gateway::new(gateway::Deps {
+        dial: Arc::new(dialer),
+        ledger: Arc::new(gateway::record::Telemetry::new(audit.sink())),
+        scrub: Arc::new(move |text| scrubber.redact(text).into_inner()),
+        credentials: gateway::Credentials::new(keys),
+    });
+    if let Some(inference) = &plan.inference {
+        gateway.publish(inference).map_err(|faults| faults.to_string())?;
+    }
+    Ok(gateway)
+}
+
+/// Where distributions keep the system's roots in one file.
+const SYSTEM_BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The bundle that programs inside trust: the system's roots and the sandbox's authority.
+pub fn bundle(plan: &Plan, authority: &Authority) -> io::Result<String> {
+    let named = plan.system_roots.iter().map(std::path::PathBuf::as_path);
+    let system = named.chain(SYSTEM_BUNDLES.iter().map(Path::new)).find_map(|path| std::fs::read_to_string(path).ok());
+    Ok(authority.bundle(&system.unwrap_or_default()))
+}
+
+/// A descriptor of ours as a listener for the runtime.
+pub fn tcp_listener(fd: OwnedFd) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::from(fd);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

@@ -1,0 +1,137 @@
+//! The actor tree as data: every child's spec in start order, and the addresses by which it is reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use operator::control::Control;
+use supervision::{Address, Backoff, ChildSpec, Intensity, Strategy, SupervisorSpec};
+
+use super::stores::Stores;
+
+/// The first restart follows at once: the contract wants every part back within 50 ms.
+const BACKOFF: Backoff = Backoff { min: Duration::from_millis(1), max: Duration::from_secs(1), jitter: 0.2 };
+/// Beyond this a part can't be helped by restarting it, and the supervisor process is started anew.
+const INTENSITY: Intensity = Intensity { restarts: 100, within: Duration::from_secs(60) };
+
+/// Where each actor is reached, whichever incarnation it is.
+#[derive(Clone)]
+pub struct Addresses {
+    /// Telemetry.
+    pub telemetry: Address<telemetry::actor::Msg>,
+    /// The redactor.
+    pub redactor: Address<redactor::actor::Msg>,
+    /// The policy reloader.
+    pub policy: Address<policy::actor::Msg>,
+    /// The operator.
+    pub operator: Address<operator::actor::Msg>,
+    /// The gateway.
+    pub gateway: Address<gateway::actor::Msg>,
+    /// The proxy.
+    pub proxy: Address<proxy::actor::Msg>,
+    /// Forwards, where there are any.
+    pub forwards: Address<super::forwards::Msg>,
+}
+
+impl Addresses {
+    /// Nobody is there yet.
+    pub fn new() -> Self {
+        Self {
+            telemetry: Address::new("telemetry"),
+            redactor: Address::new("redactor"),
+            policy: Address::new("policy"),
+            operator: Address::new("operator"),
+            gateway: Address::new("gateway"),
+            proxy: Address::new("proxy"),
+            forwards: Address::new("forwards"),
+        }
+    }
+
+    /// Makes an actor panic. False: no such actor, or it is down already.
+    pub fn inject_panic(&self, actor: &str) -> bool {
+        match actor {
+            "telemetry" => self.telemetry.cast(telemetry::actor::Msg::InjectPanic).is_ok(),
+            "redactor" => self.redactor.cast(redactor::actor::Msg::InjectPanic).is_ok(),
+            "policy" => self.policy.cast(policy::actor::Msg::InjectPanic).is_ok(),
+            "operator" => self.operator.cast(operator::actor::Msg::InjectPanic).is_ok(),
+            "gateway" => self.gateway.cast(gateway::actor::Msg::InjectPanic).is_ok(),
+            "proxy" => self.proxy.cast(proxy::actor::Msg::InjectPanic).is_ok(),
+            "forwards" => self.forwards.cast(super::forwards::Msg::InjectPanic).is_ok(),
+            _ => false,
+        }
+    }
+}
+
+/// Sockets that the actors listen on; all live above them.
+pub struct Sockets {
+    /// The control socket.
+    pub control: Arc<std::os::unix::net::UnixListener>,
+    /// The metrics listener.
+    pub metrics: Option<Arc<std::net::TcpListener>>,
+    /// The proxy's listeners inside the sandbox.
+    pub proxy: Vec<proxy::Listener>,
+    /// Forwards of the host's ports.
+    pub forwards: Vec<super::forwards::Forwarded>,
+}
+
+/// The whole tree. `agents` come last, when every part that they need is there.
+pub fn spec(
+    stores: &Stores,
+    sockets: Sockets,
+    addresses: &Addresses,
+    loader: policy::Loader,
+    control: Arc<dyn Control>,
+    init: &agent::InitClient,
+    agents: Vec<ChildSpec>,
+) -> SupervisorSpec {
+    let Sockets { control: control_socket, metrics, proxy: listeners, forwards } = sockets;
+
+    let telemetry = telemetry::actor::TelemetryArguments {
+        audit: stores.audit.clone(),
+        recorder: stores.recorder.clone(),
+        listener: metrics,
+    };
+    let redactor = redactor::actor::RedactorArguments {
+        streams: stores.streams.clone(),
+        redactor: stores.redactor.clone(),
+        observer: Arc::new(super::records::Redactions),
+    };
+    let proxy = proxy::actor::Arguments { deps: Arc::clone(&stores.proxy), listeners };
+    let gateway = stores.gateway.clone();
+    let operator = operator::actor::Arguments {
+        listener: control_socket,
+        control,
+        owner: operator::Owner::this_process(),
+    };
+
+    let mut tree = SupervisorSpec::new("sandbox", Strategy::OneForOne)
+        .child(part(ChildSpec::actor("telemetry", addresses.telemetry.clone(), move || {
+            (telemetry::actor::TelemetryActor, telemetry.clone())
+        })))
+        .child(part(ChildSpec::actor("redactor", addresses.redactor.clone(), move || {
+            (redactor::actor::RedactorActor, redactor.clone())
+        })))
+        .child(part(ChildSpec::actor("policy", addresses.policy.clone(), move || {
+            (policy::actor::PolicyActor, loader.clone())
+        })))
+        .child(part(ChildSpec::actor("operator", addresses.operator.clone(), move || {
+            (operator::actor::OperatorActor, operator.clone())
+        })))
+        .child(part(ChildSpec::actor("gateway", addresses.gateway.clone(), move || {
+            (gateway::actor::GatewayActor, gateway.clone())
+        })))
+        .child(part(ChildSpec::actor("proxy", addresses.proxy.clone(), move || {
+            (proxy::actor::ProxyActor, proxy.clone())
+        })));
+    if !forwards.is_empty() {
+        let given = super::forwards::Arguments { forwards, init: init.clone() };
+        tree = tree.child(part(ChildSpec::actor("forwards", addresses.forwards.clone(), move || {
+            (super::forwards::ForwardsActor, given.clone())
+        })));
+    }
+    let agents = agents.into_iter().fold(SupervisorSpec::new("agents", Strategy::OneForOne), SupervisorSpec::child);
+    tree.child(ChildSpec::supervisor(agents))
+}
+
+fn part(spec: ChildSpec) -> ChildSpec {
+    spec.backoff(BACKOFF).intensity(INTENSITY)
+}

@@ -1,0 +1,290 @@
+//! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
+//!
+//! Holds the model and its reading, no behaviour. Unknown fields are errors; features that are not there yet
+//! (`approvals`, `health`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::out::Failure;
+
+/// A configuration file larger than this is refused before it is parsed.
+const FILE_MAX: u64 = 1 << 20;
+/// More nodes than any real configuration has; bounds what aliases can expand to.
+const NODES_MAX: usize = 20_000;
+
+/// A whole `cofferdam.yaml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The sandbox's name; `run --config` may leave it out.
+    pub name: Option<String>,
+    /// Built-in profile; or `policy`.
+    pub profile: Option<String>,
+    /// Policy file, relative to this file.
+    pub policy: Option<PathBuf>,
+    /// Built-in presets to add.
+    #[serde(default)]
+    pub presets: Vec<String>,
+    /// Directory shown at /sandbox, relative to this file.
+    pub workspace: Option<PathBuf>,
+    /// The agents, by name.
+    #[serde(default)]
+    pub agents: BTreeMap<String, Agent>,
+    /// Ports of this machine that lead into the sandbox.
+    #[serde(default)]
+    pub forwards: Vec<Forward>,
+    /// Providers and routes of `inference.local`.
+    pub inference: Option<gateway::config::Inference>,
+    /// Limits on what the agents may use together.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The metrics listener.
+    pub metrics: Option<Metrics>,
+    /// More certificate authorities for upstream servers, a PEM file relative to this file.
+    pub upstream_ca: Option<PathBuf>,
+    /// `strict` or `best-effort`.
+    pub enforcement: Option<Enforcement>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: Restart,
+    /// Variables set inside.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// When an agent is started again, and how often at most.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// `never`, `on-failure` or `always`.
+    pub policy: RestartPolicy,
+    /// The wait before it, doubling from `min` to `max`.
+    pub backoff: Backoff,
+    /// At most this many restarts…
+    pub at_most: u32,
+    /// …in this time; beyond it the agent stays down and the others go on.
+    #[serde(with = "duration")]
+    pub within: Duration,
+}
+
+impl Default for Restart {
+    /// An agent in a file is meant to be there always: ten restarts in ten minutes, then it is left down.
+    fn default() -> Self {
+        Self {
+            policy: RestartPolicy::Always,
+            backoff: Backoff::default(),
+            at_most: 10,
+            within: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Whether an exit is followed by a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    Never,
+    /// After any exit but 0.
+    OnFailure,
+    /// After every exit.
+    Always,
+}
+
+/// The wait before a restart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backoff {
+    /// The first wait.
+    #[serde(with = "duration")]
+    pub min: Duration,
+    /// The longest wait.
+    #[serde(with = "duration")]
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    /// Soon enough that a person doesn't notice one failure, rare enough that a broken agent doesn't burn the machine.
+    fn default() -> Self {
+        Self { min: Duration::from_secs(1), max: Duration::from_secs(60) }
+    }
+}
+
+/// A port of this machine that leads into the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Where to listen on this machine.
+    pub listen: SocketAddr,
+    /// The port on the sandbox's loopback.
+    pub to: u16,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    /// `[IP:]PORT[:SANDBOX_PORT]`; an IPv6 address in brackets; without an address, 127.0.0.1.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is not [IP:]PORT[:SANDBOX_PORT], such as 8080 or 127.0.0.1:8080:80");
+        let port = |text: &str| text.parse::<u16>().ok().filter(|p| *p != 0).ok_or_else(wrong);
+        let (ip, ports) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (ip, ports) = rest.split_once("]:").ok_or_else(wrong)?;
+                (IpAddr::V6(ip.parse().map_err(|_| wrong())?), ports)
+            }
+            None => match text.split_once(':') {
+                Some((first, rest)) if first.contains('.') => {
+                    (IpAddr::V4(first.parse().map_err(|_| wrong())?), rest)
+                }
+                _ => (IpAddr::V4(Ipv4Addr::LOCALHOST), text),
+            },
+        };
+        let (outer, inner) = match ports.split_once(':') {
+            Some((outer, inner)) => (port(outer)?, port(inner)?),
+            None => (port(ports)?, port(ports)?),
+        };
+        Ok(Self { listen: SocketAddr::new(ip, outer), to: inner })
+    }
+}
+
+/// What the agents may use together. Without a value: no cgroup limit (rlimits hold always).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of memory, such as `4GiB`.
+    #[serde(default)]
+    pub memory: Option<bytesize::ByteSize>,
+    /// Processes and threads.
+    #[serde(default)]
+    pub pids: Option<u32>,
+    /// Processors, such as `2` or `0.5`.
+    #[serde(default)]
+    pub cpu: Option<f64>,
+}
+
+/// The metrics listener.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// An address, or `off`.
+    pub listen: String,
+}
+
+/// What happens where the kernel can't enforce a control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforcement {
+    /// An error at start.
+    Strict,
+    /// Go on, and say what is missing.
+    BestEffort,
+}
+
+impl Config {
+    /// Reads and checks a file. Paths in it are taken relative to its directory.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let refuse = |e: &dyn std::fmt::Display| Failure::refused(format!("{}: {e}", path.display()));
+        let size = std::fs::metadata(path).map_err(|e| refuse(&e))?.len();
+        if size > FILE_MAX {
+            return Err(refuse(&format!("{size} bytes is more than a configuration can be ({FILE_MAX})")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
+        let mut config = Self::parse(&text).map_err(|e| refuse(&e))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        for relative in [&mut config.policy, &mut config.workspace, &mut config.upstream_ca].into_iter().flatten() {
+            *relative = base.join(&relative);
+        }
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let budget = serde_yaml::budget!(max_nodes: NODES_MAX, max_depth: 32, max_aliases: 64);
+        let options = serde_yaml::options!(strict_booleans: true, budget: budget);
+        // The text may hold a secret by mistake: errors quote no line of it.
+        let config: Self = serde_yaml::from_str_with_options(text, options)
+            .map_err(|e| e.without_snippet().to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.profile.is_some() && self.policy.is_some() {
+            return Err("`profile` and `policy` together: name one of them".into());
+        }
+        for (name, agent) in &self.agents {
+            crate::state::Name::parse(name).map_err(|e| format!("agents: {}", e.message))?;
+            if agent.command.first().is_none_or(String::is_empty) {
+                return Err(format!("agents.{name}: `command` is empty: give the program and its arguments"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Durations as people write them: `250ms`, `10s`, `1m`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*value))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("'{text}' is no duration: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwards_are_read_as_documented() {
+        let of = |text: &str| text.parse::<Forward>().map(|f| (f.listen.to_string(), f.to));
+        assert_eq!(of("8080"), Ok(("127.0.0.1:8080".into(), 8080)));
+        assert_eq!(of("8080:80"), Ok(("127.0.0.1:8080".into(), 80)));
+        assert_eq!(of("0.0.0.0:8080:80"), Ok(("0.0.0.0:8080".into(), 80)));
+        assert_eq!(of("[::1]:8080:80"), Ok(("[::1]:8080".into(), 80)));
+        for bad in ["", "0", "70000", "a:1", "1:2:3", "[::1]", "1.2.3.4"] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_read() {
+        let config = Config::parse(
+            "name: assistant\nprofile: locked-down\npresets: [pypi]\nworkspace: ./assistant\nagents:\n  hermes:\n    \
+             command: [hermes, gateway, run]\n    restart: { policy: always, backoff: { min: 1s, max: 1m }, at_most: 10, within: 10m }\n    \
+             env: { TZ: UTC }\nforwards: [ { listen: \"127.0.0.1:8642\", to: 8642 } ]\nlimits: { memory: 4GiB, pids: 512, cpu: 2 }\n\
+             metrics: { listen: \"127.0.0.1:9464\" }\n",
+        )
+        .unwrap();
+        assert_eq!(config.agents["hermes"].restart, Restart { backoff: Backoff::default(), ..Restart::default() });
+        assert_eq!(config.limits.memory, Some(bytesize::ByteSize::gib(4)));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_refused_not_ignored() {
+        for field in ["approvals: { unlisted: ask }", "budget: {}", "agents: { a: { command: [] } }"] {
+            assert!(Config::parse(field).is_err(), "{field}");
+        }
+        assert!(Config::parse("profile: a\npolicy: b").unwrap_err().contains("name one"));
+    }
+}

@@ -1,0 +1,78 @@
+//! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the right code.
+
+use std::os::fd::AsFd;
+
+use agent::launch::Child;
+use agent::protocol::ExitStatus;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+
+use super::slots::Slots;
+use crate::cli::out::{REFUSED, say};
+use crate::plan::slot;
+
+/// What a supervisor gets to write its last audit records and go, in milliseconds.
+const SUPERVISOR_PATIENCE: u16 = 3000;
+
+/// The code and the last message of a sandbox.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// The exit code.
+    pub code: u8,
+    /// What the operator should know.
+    pub message: Option<String>,
+}
+
+impl Ending {
+    /// cofferdam itself failed.
+    pub fn failed(message: &str) -> Self {
+        Self { code: REFUSED, message: Some(message.into()) }
+    }
+
+    /// It was told to stop: 128 + SIGTERM.
+    pub fn stopped(message: &str) -> Self {
+        Self { code: 143, message: Some(message.into()) }
+    }
+
+    /// Says the last message and gives the code.
+    pub fn tell(self) -> u8 {
+        if let Some(message) = &self.message {
+            say(message);
+        }
+        self.code
+    }
+}
+
+/// Ends init, and with it (pid_namespaces(7)) every process of the sandbox.
+pub fn end_init(init: &Child) {
+    let _ = kill(Pid::from_raw(init.pid), Signal::SIGKILL);
+    reap(init);
+}
+
+/// Waits for the supervisor, which ends by itself once the heart's channel closes, but not for ever.
+pub fn end_supervisor(supervisor: &Child) {
+    let mut fds = [PollFd::new(supervisor.pidfd.as_fd(), PollFlags::POLLIN)];
+    let ended = poll(&mut fds, PollTimeout::from(SUPERVISOR_PATIENCE)).is_ok_and(|n| n > 0);
+    if !ended {
+        let _ = kill(Pid::from_raw(supervisor.pid), Signal::SIGKILL);
+    }
+    reap(supervisor);
+}
+
+/// Collects an ended child.
+pub fn reap(child: &Child) -> Option<ExitStatus> {
+    match waitpid(Pid::from_raw(child.pid), Some(WaitPidFlag::__WALL)).ok()? {
+        WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code)),
+        WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::Signal(signal as i32)),
+        _ => None,
+    }
+}
+
+/// Removes what must not outlive the sandbox: its control socket.
+pub fn clean_state(slots: &Slots) {
+    if let Some(state) = slots.find(slot::STATE) {
+        let _ = unlinkat(state, "control.sock", UnlinkatFlags::NoRemoveDir);
+    }
+}

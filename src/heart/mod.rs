@@ -1,0 +1,337 @@
+//! The heart: the process that a shell or systemd sees. It starts init and the supervisor, keeps their descriptors,
+//! and starts the supervisor again when it dies.
+//!
+//! ```text
+//! read the plan → start init → ┬─ start a supervisor, hand it every slot ─┐
+//!                              │        wait: its packets, its death,     │
+//!                              │        init's death, signals             │
+//!                              └──────── it died: wait, again ◀───────────┘
+//!                                        Finish, or init died: end
+//! ```
+//!
+//! Single-threaded, and it must stay so: it forks. It parses nothing but packets from the supervisor (bounded, typed),
+//! reads no file of the agent's, and decides nothing about policy. It must never hold a secret: those pass through it
+//! as a descriptor only.
+
+mod ending;
+mod notify;
+mod pace;
+mod slots;
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agent::launch::{self, Child, LaunchError, SupervisorSpec};
+use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
+use agent::wire::{self, Packet, Wire, WireError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use operator::client::RawTerminal;
+
+use crate::cli::out::{REFUSED, say};
+use crate::plan::{Mode, Plan, STOP_GRACE, slot};
+use ending::Ending;
+use pace::{Next, Pace};
+use slots::Slots;
+
+/// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
+const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
+/// What an ordered stop may take beyond the agents' grace before the heart ends the sandbox itself.
+const STOP_SLACK: Duration = Duration::from_secs(5);
+/// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
+const SEND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs the heart. `arguments` are those after the role's name; descriptor 3 is the plan, 4 and on its slots.
+pub fn main() -> u8 {
+    let _ = nix::sys::prctl::set_name(c"cofferdam: hrt");
+    match Heart::begin() {
+        Ok(heart) => heart.live(),
+        Err(message) => {
+            say(&message);
+            REFUSED
+        }
+    }
+}
+
+struct Heart {
+    plan: Plan,
+    executable: OwnedFd,
+    slots: Slots,
+    init: Child,
+    signals: SignalFd,
+    pace: Pace,
+    restarts: u32,
+    last_death: Option<ExitStatus>,
+    interrupted: Option<Instant>,
+    stop_by: Option<Instant>,
+    terminal: Option<RawTerminal>,
+}
+
+/// A supervisor that runs.
+struct Running {
+    child: Child,
+    wire: Wire,
+}
+
+/// What a supervisor's life came to.
+enum Life {
+    /// It died; another may follow.
+    Died,
+    /// The sandbox ends.
+    End(Ending),
+}
+
+impl Heart {
+    fn begin() -> Result<Self, String> {
+        let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
+        let plan_fd = inherited(3)?;
+        let plan: Plan = crate::sealed::read_json(&plan_fd).map_err(|e| format!("unreadable plan: {e}"))?;
+        let mut slots = Slots::new();
+        for (name, number) in plan.slots.iter().zip(4..) {
+            slots.keep(Slot::new(name.as_str()), inherited(number)?);
+        }
+        slots.keep(Slot::new(slot::PLAN), plan_fd);
+        if let Some(state) = slots.find(slot::STATE) {
+            // The supervisor inherits it as its working directory: it need not be able to walk there.
+            nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
+        }
+        let signals = block_signals().map_err(|e| format!("can't wait for signals: {e}"))?;
+        let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
+        let init = launch::clone_init(&plan.cage, inits_end).map_err(|e| e.to_string())?;
+        slots.keep(Slot::new(slot::INIT), supervisors_end);
+        let terminal = match plan.mode {
+            // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.
+            Mode::Foreground { tty: true } => RawTerminal::enter(io::stdin()).ok(),
+            _ => None,
+        };
+        Ok(Self {
+            plan,
+            executable,
+            slots,
+            init,
+            signals,
+            pace: Pace::new(),
+            restarts: 0,
+            last_death: None,
+            interrupted: None,
+            stop_by: None,
+            terminal,
+        })
+    }
+
+    fn live(mut self) -> u8 {
+        loop {
+            match self.start_supervisor() {
+                Ok(running) => {
+                    if let Life::End(ending) = self.accompany(&running) {
+                        return self.end(ending, Some(running));
+                    }
+                }
+                Err(error) => say(&format!("the supervisor could not be started: {error}")),
+            }
+            match self.pace.died(Instant::now()) {
+                Next::After(wait) => std::thread::sleep(wait),
+                Next::GiveUp => {
+                    let ending = Ending::failed("the supervisor never becomes ready; the sandbox ends");
+                    return self.end(ending, None);
+                }
+            }
+            self.restarts += 1;
+        }
+    }
+
+    fn start_supervisor(&mut self) -> Result<Running, LaunchError> {
+        let broken = |e: WireError| LaunchError::System { what: "the supervisor's channel", source: io::Error::other(e) };
+        let (ours, theirs) = wire::pair().map_err(broken)?;
+        let wire = Wire::new(ours).map_err(broken)?;
+        let argv = [c"cofferdam: supervisor".to_owned(), crate::SUPERVISOR_ROLE.to_owned()];
+        let env: [CString; 0] = [];
+        let child = launch::exec_supervisor(&SupervisorSpec {
+            executable: self.executable.as_fd(),
+            argv: &argv,
+            env: &env,
+            keep: &[theirs.as_fd()],
+            ids: self.plan.cage.ids,
+        })?;
+        drop(theirs);
+        let running = Running { child, wire };
+        for (name, fd) in self.slots.iter() {
+            running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
+        }
+        running.tell(&ToSupervisor::HandoverEnd {
+            supervisor_restarts: self.restarts,
+            last_death: self.last_death,
+        });
+        if self.stop_by.is_some() {
+            // The one before was told to stop and died over it.
+            running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
+        }
+        Ok(running)
+    }
+
+    /// Waits with a supervisor until it dies or the sandbox ends.
+    fn accompany(&mut self, running: &Running) -> Life {
+        loop {
+            let [signalled, packets, supervisor_died, init_died] = match self.wait(running) {
+                Ok(ready) => ready,
+                Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
+            };
+            if packets && let Some(ending) = self.hear(running) {
+                return Life::End(ending);
+            }
+            if init_died {
+                return Life::End(self.init_ended());
+            }
+            if supervisor_died {
+                return self.supervisor_ended(running);
+            }
+            if signalled && let Some(ending) = self.signalled(running) {
+                return Life::End(ending);
+            }
+            if self.stop_by.is_some_and(|by| Instant::now() >= by) {
+                return Life::End(Ending::stopped("the stop took too long: ended by force"));
+            }
+        }
+    }
+
+    fn wait(&self, running: &Running) -> nix::Result<[bool; 4]> {
+        let mut fds = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(running.wire.as_fd(), PollFlags::POLLIN),
+            PollFd::new(running.child.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.init.pidfd.as_fd(), PollFlags::POLLIN),
+        ];
+        let timeout = match self.stop_by {
+            Some(by) => PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+                .unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        // A hang-up counts as readable: it is read as the end it is.
+        Ok(fds.map(|fd| fd.any().unwrap_or(false)))
+    }
+
+    /// Reads what the supervisor has sent so far.
+    fn hear(&mut self, running: &Running) -> Option<Ending> {
+        loop {
+            match running.wire.try_recv::<ToHeart>() {
+                Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
+                    if let Some(fd) = fds.into_iter().next() && !self.slots.keep(slot, fd) {
+                        say("more descriptors to keep than the heart takes: one was dropped");
+                    }
+                }
+                Ok(Packet { body: ToHeart::Release { slot }, .. }) => self.slots.release(&slot),
+                Ok(Packet { body: ToHeart::Ready, .. }) => {
+                    self.pace.ready(Instant::now());
+                    notify::ready(self.plan.notify_socket.as_deref());
+                }
+                Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {
+                    return Some(Ending { code: u8::try_from(exit_code).unwrap_or(REFUSED), message });
+                }
+                // Empty, or closed: its death is seen by its pidfd.
+                Err(WireError::NotReady | WireError::Closed) => return None,
+                Err(error) => {
+                    say(&format!("an unreadable packet from the supervisor: {error}"));
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn supervisor_ended(&mut self, running: &Running) -> Life {
+        // It may have said Finish just before it ended.
+        if let Some(ending) = self.hear(running) {
+            return Life::End(ending);
+        }
+        let status = ending::reap(&running.child);
+        self.last_death = status;
+        if !self.plan.quiet {
+            let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
+            say(&format!("the supervisor ended {how}; starting another, the agents go on"));
+        }
+        Life::Died
+    }
+
+    fn init_ended(&mut self) -> Ending {
+        let status = ending::reap(&self.init);
+        let how = status.map_or(String::new(), |s| format!(" by {s}"));
+        Ending { code: 137, message: Some(format!("the sandbox's init ended{how}, and every process of the sandbox with it")) }
+    }
+
+    /// Passes signals on; ends the sandbox on the second interrupt.
+    fn signalled(&mut self, running: &Running) -> Option<Ending> {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
+            match signal {
+                Signal::SIGWINCH => running.tell(&ToSupervisor::Winch),
+                Signal::SIGTERM => {
+                    self.stop_by = Some(Instant::now() + STOP_GRACE + STOP_SLACK);
+                    running.tell(&ToSupervisor::Signal(signal as i32));
+                }
+                Signal::SIGINT => {
+                    let now = Instant::now();
+                    if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {
+                        return Some(Ending { code: 130, message: Some("interrupted twice: ended by force".into()) });
+                    }
+                    self.interrupted = Some(now);
+                    running.tell(&ToSupervisor::Signal(signal as i32));
+                }
+                other => running.tell(&ToSupervisor::Signal(other as i32)),
+            }
+        }
+        None
+    }
+
+    /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.
+    fn end(mut self, ending: Ending, supervisor: Option<Running>) -> u8 {
+        drop(self.terminal.take());
+        ending::end_init(&self.init);
+        if let Some(Running { child, wire }) = supervisor {
+            // The closed channel tells it that nothing is left to supervise.
+            drop(wire);
+            ending::end_supervisor(&child);
+        }
+        ending::clean_state(&self.slots);
+        ending.tell()
+    }
+}
+
+impl Running {
+    fn tell(&self, message: &ToSupervisor) {
+        self.tell_with(message, &[]);
+    }
+
+    fn tell_with(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
+        // A supervisor that is dying takes no messages; its successor gets everything anew.
+        let _ = self.wire.send(message, fds, Some(SEND_PATIENCE));
+    }
+}
+
+/// Takes a descriptor that the command left open for us.
+fn inherited(number: i32) -> Result<OwnedFd, String> {
+    agent::inherit(number).map_err(|e| format!("descriptor {number} was not handed over: {e}"))
+}
+
+fn block_signals() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+        Signal::SIGCHLD,
+    ] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}

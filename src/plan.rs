@@ -1,0 +1,160 @@
+//! The plan: everything that was decided before the first process of a sandbox was made.
+//!
+//! The command writes it once, checked, into a sealed memory file; heart and supervisor read it, also after a restart,
+//! and nobody changes it. It holds no secret: those are in a sealed file of their own that only the supervisor opens.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::cli::args::LogFormat;
+use crate::config::{Forward, Restart};
+
+/// Names of the descriptors that the heart keeps from the start. Others come at run time from the supervisor.
+pub mod slot {
+    /// The sealed plan.
+    pub const PLAN: &str = "plan";
+    /// The sealed [`super::Secrets`].
+    pub const SECRETS: &str = "secrets";
+    /// The sandbox's state directory, opened.
+    pub const STATE: &str = "state";
+    /// The lock on the sandbox's name.
+    pub const LOCK: &str = "lock";
+    /// The listening control socket.
+    pub const CONTROL: &str = "control";
+    /// The listening metrics socket, where one is wanted.
+    pub const METRICS: &str = "metrics";
+    /// The supervisor's end of the channel to init.
+    pub const INIT: &str = "init";
+    /// The sealed certificate authority, once made.
+    pub const AUTHORITY: &str = "authority";
+    /// The sealed text of the policy in force, once it is another than the plan's.
+    pub const POLICY: &str = "policy";
+    /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.
+    pub const FORWARD: &str = "forward:";
+    /// Listeners inside the sandbox: `listen:ADDRESS`.
+    pub const LISTEN: &str = "listen:";
+    /// The read ends of agents' output: `out:AGENT:STREAM`.
+    pub const OUTPUT: &str = "out:";
+}
+
+/// A whole plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The sandbox's name.
+    pub name: String,
+    /// The state directory's path, for messages only: it is reached by descriptor.
+    pub state: PathBuf,
+    /// What the heart's standard streams are for.
+    pub mode: Mode,
+    /// The cage.
+    pub cage: agent::plan::CagePlan,
+    /// The policy to begin with.
+    pub policy: PolicySource,
+    /// The agents to start with.
+    pub agents: Vec<AgentPlan>,
+    /// Providers and routes of `inference.local`.
+    pub inference: Option<gateway::config::Inference>,
+    /// Ports of this machine that lead inside.
+    pub forwards: Vec<Forward>,
+    /// More roots for upstream servers, PEM.
+    pub upstream_ca: Option<String>,
+    /// The operator's `SSL_CERT_FILE`, if set.
+    pub system_roots: Option<PathBuf>,
+    /// Where systemd wants to hear that we are ready (sd_notify(3)), if it does.
+    pub notify_socket: Option<String>,
+    /// Whether `crash` is allowed.
+    pub fault_injection: bool,
+    /// Say nothing but errors.
+    pub quiet: bool,
+    /// Form of our own messages.
+    pub log_format: LogFormat,
+    /// What the slots 4, 5, … that the command leaves to the heart are called (3 is the plan itself).
+    pub slots: Vec<String>,
+}
+
+/// What the heart's standard streams are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// `run`: they are the one agent's.
+    Foreground {
+        /// The agent has a terminal of its own, and the operator's is in raw mode meanwhile.
+        tty: bool,
+    },
+    /// `up`: messages only.
+    Service,
+}
+
+/// Where the policy comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PolicySource {
+    /// What messages call it: a path, or `profile locked-down`.
+    pub name: String,
+    /// Its text, presets not included.
+    pub text: String,
+    /// The file to watch, if it is one.
+    pub watch: Option<PathBuf>,
+    /// Built-in presets to add, at every load.
+    pub presets: Vec<String>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AgentPlan {
+    /// Its name: `agents/NAME` in the tree.
+    pub name: String,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// Its whole environment, `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+    /// When it is started again.
+    pub restart: Restart,
+}
+
+/// Credentials, by reference as the configuration writes them (`env:NAME`, `file:PATH`), on their way from the command
+/// to the supervisor. Wiped on drop; shows its references only.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Secrets(BTreeMap<String, Vec<u8>>);
+
+impl Secrets {
+    /// Adds the key behind a reference.
+    pub fn add(&mut self, reference: String, key: &redactor::Secret) {
+        self.0.insert(reference, key.expose().to_vec());
+    }
+
+    /// Every reference and its key.
+    pub fn pairs(&self) -> impl Iterator<Item = (String, redactor::Secret)> {
+        self.0.iter().map(|(reference, key)| (reference.clone(), redactor::Secret::new(key.as_slice())))
+    }
+}
+
+impl Drop for Secrets {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(Zeroize::zeroize);
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// How long an ordered stop waits between SIGTERM and SIGKILL when nobody says otherwise.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Where the proxy listens inside.
+pub fn explicit_listeners() -> [SocketAddr; 2] {
+    [SocketAddr::from(([127, 0, 0, 1], 3128)), SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 3128))]
+}
+
+/// Where `inference.local` answers for programs that know no proxy.
+pub fn inference_listeners() -> [SocketAddr; 2] {
+    let ip = agent::plan::INFERENCE_ADDRESS;
+    [SocketAddr::from((ip, 443)), SocketAddr::from((ip, 80))]
+}

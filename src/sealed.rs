@@ -1,0 +1,64 @@
+//! Sealed memory files: how the command hands what it decided to processes that must not read it from disk.
+//!
+//! A sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)) can't be changed by anyone any more, so several processes
+//! may hold it, a restarted supervisor reads exactly what the first one did, and a secret never touches a filesystem.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+/// The largest sealed file that is read back: a plan or a set of secrets is far smaller.
+const READ_MAX: u64 = 16 << 20;
+
+/// Writes bytes into a new sealed memory file. `name` shows in `/proc/PID/fd` only.
+pub fn seal(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+/// Writes a value as JSON into a new sealed memory file; the intermediate text is wiped.
+pub fn seal_json(name: &str, value: &impl Serialize) -> io::Result<OwnedFd> {
+    let text = Zeroizing::new(serde_json::to_vec(value)?);
+    seal(name, &text)
+}
+
+/// Reads a sealed file whole. By offset, since all holders share the file's position.
+pub fn read(fd: BorrowedFd<'_>) -> io::Result<Zeroizing<Vec<u8>>> {
+    let file = File::from(fd.try_clone_to_owned()?);
+    let size = file.metadata()?.len();
+    if size > READ_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a sealed file larger than any that we write"));
+    }
+    let mut bytes = Zeroizing::new(vec![0; usize::try_from(size).unwrap_or_default()]);
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Reads a value that [`seal_json`] wrote.
+pub fn read_json<T: DeserializeOwned>(fd: impl AsFd) -> io::Result<T> {
+    Ok(serde_json::from_slice(&read(fd.as_fd())?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sealed_is_read_again_and_again_and_never_changed() {
+        let fd = seal_json("test", &vec![1, 2, 3]).unwrap();
+        for _ in 0..2 {
+            assert_eq!(read_json::<Vec<i32>>(&fd).unwrap(), [1, 2, 3]);
+        }
+        assert!(File::from(fd).write_all(b"x").is_err());
+    }
+}

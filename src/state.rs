@@ -1,0 +1,280 @@
+//! The state directory: one folder a sandbox, claimed by a lock, holding its socket, logs, audit and workspace.
+//!
+//! ```text
+//! STATE/NAME/lock           held (flock) by every living part of the sandbox but init; holds the heart's pid
+//! STATE/NAME/control.sock   the operator's API; 0600
+//! STATE/NAME/audit.jsonl    the audit chain
+//! STATE/NAME/logs/          the agents' output, redacted
+//! STATE/NAME/workspace/     /sandbox, where none other is named
+//! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
+//! ```
+//!
+//! Nothing here follows a link that an agent could have made: the agent sees only `workspace/`, and what is done
+//! there is done by descriptor in the `agent` crate.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use crate::cli::out::Failure;
+
+/// The longest name of a sandbox: it is a hostname label too (RFC 1123: 63).
+const NAME_MAX: usize = 63;
+/// How many numbered names are tried for a sandbox that was given none.
+const NUMBERED_NAMES: u32 = 1000;
+
+/// A sandbox's name: lower-case letters, digits and `-`, beginning and ending with a letter or digit, at most 63 long.
+///
+/// It is a directory's name, a hostname and a label of metrics, so nothing else is taken.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name(String);
+
+impl Name {
+    /// Takes a name as typed.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        if text.len() <= NAME_MAX
+            && text.chars().all(inner)
+            && edge(text.chars().next())
+            && edge(text.chars().last())
+        {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Failure::refused(format!(
+            "'{text}' can't name a sandbox: use 1 to {NAME_MAX} lower-case letters, digits and '-', such as my-agent"
+        )))
+    }
+
+    /// A name made from a command: its file name, with what can't stand in a name left out.
+    pub fn from_command(command: &std::ffi::OsStr) -> Self {
+        let file = Path::new(command).file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let kept: String = file.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).take(32).collect();
+        Self(if kept.is_empty() { "agent".into() } else { kept })
+    }
+
+    fn numbered(&self, n: u32) -> Self {
+        if n <= 1 { self.clone() } else { Self(format!("{}-{n}", self.0)) }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The directory of all sandboxes.
+#[derive(Debug, Clone)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// `--state` or `$COFFERDAM_STATE` (clap reads both), else as root `/var/lib/cofferdam`, else
+    /// `$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`.
+    pub fn locate(given: Option<&Path>) -> Result<Self, Failure> {
+        if let Some(dir) = given {
+            return std::path::absolute(dir).map(Self).map_err(Failure::from);
+        }
+        if nix::unistd::geteuid().is_root() {
+            return Ok(Self("/var/lib/cofferdam".into()));
+        }
+        let from = |key: &str| std::env::var_os(key).map(PathBuf::from).filter(|p| p.is_absolute());
+        from("XDG_STATE_HOME")
+            .or_else(|| from("HOME").map(|home| home.join(".local/state")))
+            .map(|base| Self(base.join("cofferdam")))
+            .ok_or_else(|| Failure::refused("no state directory: set HOME, or name one with --state DIR"))
+    }
+
+    /// Where the sandbox of this name has its files.
+    pub fn instance(&self, name: &Name) -> PathBuf {
+        self.0.join(name.as_str())
+    }
+
+    /// Every sandbox that has a directory here, sorted by name.
+    pub fn names(&self) -> Vec<Name> {
+        let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
+        let mut names: Vec<Name> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().join("lock").exists())
+            .filter_map(|entry| Name::parse(entry.file_name().to_str()?).ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Claims the name, or says who holds it.
+    pub fn claim(&self, name: &Name) -> Result<Claim, Failure> {
+        self.try_claim(name)?.map_err(|holder| {
+            Failure::refused(format!(
+                "a sandbox named '{name}' is running{holder}: stop it with `cofferdam stop {name}`, or choose another --name"
+            ))
+        })
+    }
+
+    /// Claims the first free name of `base`, `base-2`, `base-3`…
+    pub fn claim_numbered(&self, base: &Name) -> Result<Claim, Failure> {
+        for n in 1..=NUMBERED_NAMES {
+            if let Ok(claim) = self.try_claim(&base.numbered(n))? {
+                return Ok(claim);
+            }
+        }
+        Err(Failure::refused(format!("{NUMBERED_NAMES} sandboxes named '{base}-…' are running: give this one a --name")))
+    }
+
+    fn try_claim(&self, name: &Name) -> Result<Result<Claim, String>, Failure> {
+        let told = |path: &Path, e: &io::Error| {
+            Failure::refused(format!(
+                "can't use the state directory {}: {e}; name another with --state DIR",
+                path.display()
+            ))
+        };
+        DirBuilder::new().recursive(true).mode(0o755).create(&self.0).map_err(|e| told(&self.0, &e))?;
+        let dir = self.instance(name);
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(&dir, &e)),
+            _ => {}
+        }
+        let path = dir.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| told(&path, &e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = lock.read_to_string(&mut pid);
+                let holder = pid.trim().parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
+                return Ok(Err(holder));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(|e| told(&path, &e))?;
+        let handle = File::open(&dir).map_err(|e| told(&dir, &e))?;
+        Ok(Ok(Claim { name: name.clone(), dir, handle, lock }))
+    }
+
+    /// Where the control socket of this name is, whether anybody listens or not.
+    pub fn socket(&self, name: &Name) -> PathBuf {
+        self.instance(name).join("control.sock")
+    }
+
+    /// Whether a sandbox of this name runs: its control socket takes a connection (the heart keeps it open, also while
+    /// the supervisor restarts).
+    pub fn is_running(&self, name: &Name) -> bool {
+        self.knock(name).is_ok()
+    }
+
+    /// As [`Root::is_running`], with the reason why not.
+    pub fn require_running(&self, name: &Name) -> Result<(), Failure> {
+        self.knock(name).map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied => Failure::refused(format!(
+                "the sandbox '{name}' belongs to another user: you may not enter {}",
+                self.instance(name).display()
+            )),
+            _ => Failure::refused(format!(
+                "no sandbox named '{name}' is running: `cofferdam ps` lists those that are"
+            )),
+        })
+    }
+
+    fn knock(&self, name: &Name) -> io::Result<()> {
+        let handle = File::open(self.instance(name))?;
+        UnixStream::connect(socket_path(&handle)).map(drop)
+    }
+}
+
+/// A claimed directory: as long as its lock (or a copy of it) is open, no other sandbox takes the name.
+#[derive(Debug)]
+pub struct Claim {
+    /// The sandbox's name.
+    pub name: Name,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// The directory, opened: the supervisor works in it by descriptor, since in rooted mode it may not be able to walk to it.
+    pub handle: File,
+    /// The lock.
+    pub lock: File,
+}
+
+impl Claim {
+    /// Makes the control socket anew (an old one is a dead sandbox's: the lock is ours) and listens on it.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        let path = socket_path(&self.handle);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+}
+
+/// The socket's path by descriptor: never longer than `sun_path` (108 bytes, unix(7)), however deep the directory lies.
+pub fn socket_path(dir: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_hostname_labels() {
+        for good in ["a", "my-agent", "0x"] {
+            assert!(Name::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a/b", "..", "a b", "a\n", &"a".repeat(64)] {
+            assert!(Name::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_commands_name_is_made_fit() {
+        assert_eq!(Name::from_command("/usr/bin/python3.11".as_ref()).as_str(), "python311");
+        assert_eq!(Name::from_command("./--".as_ref()).as_str(), "agent");
+    }
+
+    #[test]
+    fn a_name_is_claimed_once_and_free_again_when_its_lock_closes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::locate(Some(dir.path())).unwrap();
+        let name = Name::parse("one").unwrap();
+        let first = root.claim(&name).unwrap();
+        let refused = root.claim(&name).unwrap_err();
+        assert!(refused.message.contains(&std::process::id().to_string()), "{}", refused.message);
+        let second = root.claim_numbered(&name).unwrap();
+        assert_eq!(second.name.as_str(), "one-2");
+        drop(first);
+        assert!(root.claim(&name).is_ok());
+    }
+
+    #[test]
+    fn the_socket_works_however_deep_the_directory_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(200));
+        let root = Root::locate(Some(&deep)).unwrap();
+        let name = Name::parse("deep").unwrap();
+        let claim = root.claim(&name).unwrap();
+        let _listener = claim.listen().unwrap();
+        assert!(root.is_running(&name));
+        assert!(!root.is_running(&Name::parse("other").unwrap()));
+    }
+}
