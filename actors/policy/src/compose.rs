@@ -56,7 +56,7 @@ mod tests {
     fn presets_add_entries_once() {
         let pypi = builtin::preset("pypi").unwrap().preset().unwrap();
         let base = policy("version: 1\n");
-        let once = compose(base.clone(), &[pypi.clone()]).unwrap();
+        let once = compose(base.clone(), std::slice::from_ref(&pypi)).unwrap();
         let twice = compose(base, &[pypi.clone(), pypi.clone()]).unwrap();
         assert_eq!(once, twice);
         assert_eq!(once.network().len(), 1);
@@ -68,7 +68,7 @@ mod tests {
     fn another_entry_of_the_same_key_and_contradictions_are_errors_that_name_both() {
         let pypi = builtin::preset("pypi").unwrap().preset().unwrap();
         let text = "version: 1\nnetwork_policies: { pypi: { endpoints: [ { host: pypi.org, port: 443 } ], binaries: [ { path: /usr/bin/curl } ] } }\n";
-        let errors = compose(policy(text), &[pypi.clone()]).unwrap_err().to_string();
+        let errors = compose(policy(text), std::slice::from_ref(&pypi)).unwrap_err().to_string();
         assert!(errors.contains("base.yaml:2:") && errors.contains("the preset `pypi`"), "{errors}");
         let text = "version: 1\nnetwork_policies: { mine: { endpoints: [ { host: pypi.org, port: 443 } ], binaries: [ { path: /usr/bin/python3.11 } ] } }\n";
         let errors = compose(policy(text), &[pypi]).unwrap_err().to_string();

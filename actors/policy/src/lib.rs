@@ -26,6 +26,7 @@ mod model;
 mod path;
 mod query;
 mod read;
+mod reference;
 mod reload;
 mod schema;
 pub mod watch;
@@ -51,5 +52,6 @@ pub use model::{
 pub use path::{CanonicalPath, MAX_PATH_BYTES, PathError, PathOptions};
 pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};
 pub use read::{Parsed, Preset, parse, parse_preset};
+pub use reference::reference;
 pub use reload::{Loader, Observer, Published, Refused, Reloaded, StaticChanges};
 pub use schema::schema;

@@ -1,7 +1,7 @@
 //! The compiled matcher against a slow, obvious one that reads the policy's model in plain loops, on generated policies and
 //! requests.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use cofferdam_policy as policy;
 use cofferdam_policy::{
