@@ -1,4 +1,4 @@
-//! Supervision trees for [ractor](ractor) actors, with the semantics of OTP's `supervisor` and what OTP
+//! Supervision trees for [ractor] actors, with the semantics of OTP's `supervisor` and what OTP
 //! leaves to its users: backoff with jitter, readiness, stable addresses, and a tree that can be read.
 //!
 //! ```
