@@ -97,3 +97,55 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::tests::bed::{Bed, PATIENCE, echo, l4, read_head};
+
+    async fn pings(stream: &mut TcpStream) {
+        let mut got = [0; 4];
+        stream.write_all(b"ping").await.unwrap();
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut got)).await.unwrap().unwrap();
+    }
+
+    async fn connects(address: std::net::SocketAddr, port: u16) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("CONNECT raw.test:{port} HTTP/1.1\r\nHost: raw.test:{port}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        stream
+    }
+
+    #[tokio::test]
+    async fn tunnels_outlive_the_actor_and_new_connections_wait_for_the_next() {
+        let port = echo().await;
+        let bed = Bed::new(&l4("raw.test", port)).await;
+        let socket = Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = socket.local_addr().unwrap();
+        let listeners = vec![Listener { kind: Kind::Explicit, socket }];
+        let arguments = Arguments { deps: Arc::clone(&bed.deps), listeners };
+        let mut tunnels = Vec::new();
+        for _ in 0..20 {
+            let (actor, task) = Actor::spawn(None, ProxyActor, arguments.clone()).await.unwrap();
+            tunnels.push(connects(address, port).await);
+            actor.cast(Msg::InjectPanic).unwrap();
+            tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
+            // Down: who comes now waits in the queue and is served by the next one.
+            let waiting = tokio::spawn(connects(address, port));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            for tunnel in &mut tunnels {
+                pings(tunnel).await;
+            }
+            let (actor, task) = Actor::spawn(None, ProxyActor, arguments.clone()).await.unwrap();
+            tunnels.push(waiting.await.unwrap());
+            actor.stop(None);
+            task.await.unwrap();
+        }
+    }
+}

@@ -169,12 +169,22 @@ pub struct Known {
     pub path: Option<String>,
     /// Who asks, once that is established.
     pub caller: Option<Arc<Caller>>,
+    /// Number of the policy generation that judges it, once it came to that.
+    pub generation: Option<u64>,
 }
 
 impl Known {
     /// A request of which nothing is known but whose socket it came by.
     pub fn nothing(client: SocketAddr) -> Self {
-        Self { request_id: Uuid::now_v7(), client, destination: None, method: None, path: None, caller: None }
+        Self {
+            request_id: Uuid::now_v7(),
+            client,
+            destination: None,
+            method: None,
+            path: None,
+            caller: None,
+            generation: None,
+        }
     }
 }
 

@@ -9,9 +9,11 @@ use policy::{CanonicalPath, Destination, DomainName, Host, PathOptions, Query};
 
 use crate::answer::Refusal;
 use crate::hop;
+use crate::limits::MAX_HEADERS;
+use crate::strict::Violation;
 
 /// The name that leads to the gateway, on any listener, and never out.
-pub const INFERENCE_HOST: &str = "inference.local";
+pub const INFERENCE_HOST: &str = crate::guard::INFERENCE_NAME;
 
 /// Where on the way in a request was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +161,9 @@ fn split(text: &str) -> Result<(Host, Option<u16>), Refusal> {
 
 /// HTTP/1 heads are judged before they get here; HTTP/2 has its own way to bring two names or a stray field.
 fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
+    if parts.headers.len() > MAX_HEADERS {
+        return Err(Violation::TooLarge.into());
+    }
     if parts.headers.get_all(header::HOST).iter().count() > 1 {
         return bad("Host stands twice");
     }

@@ -9,7 +9,6 @@ use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
 impl Journal for Sink {
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull> {
         let mut egress = of(decision.known);
-        egress.generation = decision.generation.unwrap_or_default();
         match decision.verdict {
             Verdict::Allow { layer, policy, rule, audit_only } => {
                 egress.verdict = if audit_only.is_some() { Recorded::Audited } else { Recorded::Allowed };
@@ -60,6 +59,7 @@ fn of(known: &Known) -> Egress {
         path: known.path.clone(),
         binary: executable.map(|executable| executable.path.to_string()),
         sha256: executable.map(|executable| hex::encode(executable.sha256)),
+        generation: known.generation.unwrap_or_default(),
         request_id: known.request_id.to_string(),
         ..Egress::default()
     }

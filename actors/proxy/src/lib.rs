@@ -27,6 +27,7 @@ pub mod relay;
 pub mod strict;
 pub mod tls;
 pub mod tracker;
+pub mod trusted;
 pub mod upstream;
 pub mod verdict;
 

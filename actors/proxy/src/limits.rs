@@ -54,6 +54,8 @@ pub const WRITE_STALL: Duration = Duration::from_secs(300);
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
 /// A TLS handshake, either side.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
+/// One TCP connect to a provider that the operator named.
+pub const TRUSTED_CONNECT: Duration = Duration::from_secs(10);
 /// All addresses of a name together.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(25);
 /// From the request sent to the response head: models may think for minutes before the first byte.
@@ -77,3 +79,87 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// See [`ACCEPT_BACKOFF_MIN`].
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{guard, identity, tls};
+
+    /// Names and values, as the documentation has them.
+    macro_rules! rows {
+        ($($path:path),* $(,)?) => {
+            [$((stringify!($path).replace(' ', ""), format!("{:?}", $path))),*]
+        };
+    }
+
+    #[test]
+    fn the_documentation_has_a_row_for_each() {
+        let rows = rows![
+            MAX_HEAD_BYTES,
+            MAX_HEADERS,
+            MAX_TARGET_BYTES,
+            MAX_METHOD_BYTES,
+            MAX_CHUNK_LINE_BYTES,
+            MAX_TRAILER_BYTES,
+            MAX_RESPONSE_HEAD_BYTES,
+            MAX_RESPONSE_HEADERS,
+            IO_BUFFER_BYTES,
+            RELAY_BUFFER_BYTES,
+            MAX_CONNECTIONS,
+            MAX_H2_STREAMS,
+            MAX_H2_RESET_STREAMS,
+            H2_STREAM_WINDOW,
+            H2_CONNECTION_WINDOW,
+            MAX_IDLE_UPSTREAM,
+            MAX_LINGER_BYTES,
+            HEAD_DEADLINE,
+            KEEP_ALIVE_IDLE,
+            BODY_IDLE,
+            WRITE_STALL,
+            HELLO_DEADLINE,
+            TLS_HANDSHAKE,
+            TRUSTED_CONNECT,
+            DIAL_DEADLINE,
+            FIRST_BYTE_DEADLINE,
+            RESPONSE_IDLE,
+            TUNNEL_IDLE,
+            CONNECTION_TOTAL,
+            IDENTITY_FRESH,
+            ADDRESSES_FRESH,
+            UPSTREAM_IDLE,
+            LINGER,
+            ACCEPT_BACKOFF_MIN,
+            ACCEPT_BACKOFF_MAX,
+            identity::IDENTIFY_DEADLINE,
+            identity::DIAG_DEADLINE,
+            identity::MAX_HOLDERS,
+            identity::ROUNDS,
+            identity::MAX_PINS,
+            identity::MAX_EXECUTABLE_BYTES,
+            guard::RESOLVE_DEADLINE,
+            guard::MAX_ANSWERS,
+            guard::MAX_ATTEMPTS,
+            guard::STAGGER,
+            guard::OWN_ADDRESSES_MAX_AGE,
+            tls::MAX_HELLO_BYTES,
+            tls::MAX_LEAVES,
+            tls::LEAF_LIFETIME,
+            tls::LEAF_RENEWAL,
+            tls::CA_LIFETIME,
+            tls::SESSIONS,
+        ];
+        let page = include_str!("../../../docs/limits.md");
+        for (name, value) in &rows {
+            let row = format!("| `{name}` | {value} |");
+            assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
+        }
+        assert_eq!(
+            page.matches("\n| `").count(),
+            rows.len(),
+            "docs/limits.md has rows of limits that are gone"
+        );
+        let constants = include_str!("limits.rs").matches("\npub const ").count();
+        let ours = rows.iter().filter(|(name, _)| !name.contains("::")).count();
+        assert_eq!(constants, ours, "a limit is not in the list above");
+    }
+}

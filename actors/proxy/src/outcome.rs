@@ -17,12 +17,10 @@ use crate::verdict::{Granted, Permitted};
 /// Something decided about a connection or request.
 #[derive(Debug, Clone)]
 pub struct Decision<'a> {
-    /// What was known: id, destination, method, path, binary.
+    /// What was known: id, destination, method, path, caller, generation.
     pub known: &'a Known,
     /// What was decided.
     pub verdict: Verdict<'a>,
-    /// The policy generation that decided, if it came to that.
-    pub generation: Option<u64>,
     /// From the parsed head to the verdict.
     pub took: Duration,
 }
@@ -96,7 +94,7 @@ pub fn tunnel_allowed(
         rule: granted.grant.as_ref().map(|grant| &*grant.rule),
         audit_only: None,
     };
-    record(journal, &Decision { known, verdict, generation: Some(granted.generation), took })
+    record(journal, &Decision { known, verdict, took })
 }
 
 /// Records that a request is allowed.
@@ -120,12 +118,12 @@ pub fn request_allowed(
     };
     let audit_only = permitted.allowed.as_ref().and_then(|allowed| allowed.audit_only.as_deref());
     let verdict = Verdict::Allow { layer, policy: permitted.policy(), rule, audit_only };
-    record(journal, &Decision { known, verdict, generation: Some(permitted.granted.generation), took })
+    record(journal, &Decision { known, verdict, took })
 }
 
 /// Records a refusal; the answer is another one if even that can't be recorded.
 pub fn refused(journal: &dyn Journal, known: &Known, refusal: Refusal, took: Duration) -> Refusal {
-    let decision = Decision { known, verdict: Verdict::Deny(&refusal), generation: None, took };
+    let decision = Decision { known, verdict: Verdict::Deny(&refusal), took };
     match record(journal, &decision) {
         Ok(()) => refusal,
         Err(unavailable) => unavailable,

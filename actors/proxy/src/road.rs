@@ -54,6 +54,7 @@ async fn walk(
     let caller = conn.claim.judged().await?;
     known.caller = Some(caller.shared());
     let generation = conn.deps.policy.load();
+    known.generation = Some(generation.number);
     let granted = Granted::judge(&generation, &intent, &caller)?;
     match intent.ask() {
         Ask::Tunnel => tunnel::open(conn, granted, known, started).await,

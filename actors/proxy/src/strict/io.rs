@@ -36,7 +36,6 @@ pub struct StrictIo<T> {
     judged: usize,
     /// How far the search for the end of the head has come.
     searched: usize,
-    eof: bool,
     fault: Fault,
     /// A violation that no request will answer for, since its head never became one.
     unanswered: Option<Violation>,
@@ -70,18 +69,15 @@ pub struct Remains<T> {
 impl<T> StrictIo<T> {
     /// Wraps `stream`; `surplus` is what was already read from it.
     pub fn new(stream: T, surplus: BytesMut) -> Self {
-        let mut read_timer = Timer::default();
-        read_timer.set(KEEP_ALIVE_IDLE);
         Self {
             stream,
             state: State::Idle,
             buffer: surplus,
             judged: 0,
             searched: 0,
-            eof: false,
             fault: Fault::default(),
             unanswered: None,
-            read_timer,
+            read_timer: Timer::default(),
             write_timer: Timer::default(),
         }
     }
@@ -174,7 +170,8 @@ impl<T> StrictIo<T> {
             self.idle();
         } else {
             self.state = State::Body(head.framing);
-            self.read_timer.set(BODY_IDLE);
+            // Who is asked for the body may take their time; the clock runs while we wait for the agent.
+            self.read_timer.clear();
         }
     }
 
@@ -223,17 +220,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for StrictIo<T> {
             if this.judged > 0 || matches!(this.state, State::Ended | State::Held | State::Body(_)) {
                 continue;
             }
-            this.read_timer.arm(KEEP_ALIVE_IDLE);
-            if this.read_timer.poll_elapsed(cx).is_ready() {
-                match this.state {
-                    State::Head => this.end(Violation::Slow),
-                    _ => this.state = State::Ended,
+            match this.poll_fill(cx) {
+                Poll::Ready(read) => {
+                    if read? == 0 {
+                        this.state = State::Ended;
+                    }
                 }
-                continue;
-            }
-            if this.eof || ready!(this.poll_fill(cx))? == 0 {
-                this.eof = true;
-                this.state = State::Ended;
+                // Looked at when there is nothing to read, so that bytes which waited for us are never late.
+                Poll::Pending => {
+                    this.read_timer.arm(KEEP_ALIVE_IDLE);
+                    ready!(this.read_timer.poll_elapsed(cx));
+                    match this.state {
+                        State::Head => this.end(Violation::Slow),
+                        _ => this.state = State::Ended,
+                    }
+                }
             }
         }
     }
@@ -262,7 +263,6 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
         let fresh = out.filled().get(before..).unwrap_or_default();
         let State::Body(framing) = &mut self.state else { return Poll::Ready(Ok(())) };
         if fresh.is_empty() {
-            self.eof = true;
             self.state = State::Ended;
             return Poll::Ready(Ok(()));
         }

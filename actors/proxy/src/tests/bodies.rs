@@ -9,7 +9,6 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
@@ -18,7 +17,7 @@ use crate::body::{Body, BoxError, full};
 use crate::tls::Alpn;
 
 const CHUNK: usize = 64 * 1024;
-const CHUNKS: usize = 512;
+const CHUNKS: usize = 128;
 
 fn chunk(n: usize) -> Bytes {
     Bytes::from(vec![(n % 251) as u8; CHUNK])
@@ -29,26 +28,17 @@ fn large() -> Body {
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
-fn digest() -> String {
-    let mut sum = Sha256::new();
-    (0..CHUNKS).for_each(|n| sum.update(chunk(n)));
-    hex::encode(sum.finalize())
-}
-
-async fn sum(mut body: Incoming) -> String {
-    let mut sum = Sha256::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.unwrap().into_data() {
-            sum.update(data);
-        }
-    }
-    hex::encode(sum.finalize())
+fn whole() -> Bytes {
+    (0..CHUNKS).flat_map(chunk).collect()
 }
 
 async fn serve(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let body = match request.uri().path() {
         "/ok/down" => large(),
-        _ => full(sum(request.into_body()).await),
+        _ => {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            full(if body == whole() { "whole" } else { "broken" })
+        }
     };
     Ok(Response::new(body))
 }
@@ -92,12 +82,9 @@ async fn large_bodies_come_through_whole() {
                 sender.send_request(request).await.unwrap()
             };
             assert_eq!(response.status(), 200);
-            if path == "/ok/down" {
-                assert_eq!(sum(response.into_body()).await, digest(), "{path} {down:?}");
-            } else {
-                let told = response.into_body().collect().await.unwrap().to_bytes();
-                assert_eq!(told, digest(), "{path} {down:?}");
-            }
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let wanted = if path == "/ok/down" { whole() } else { Bytes::from_static(b"whole") };
+            assert!(body == wanted, "{path} {down:?}: {} bytes", body.len());
         }
     }
 }

@@ -2,7 +2,7 @@
 //! clients that are hostile, ordinary or slow. Every refusal stands beside a living positive control.
 
 mod attacks;
-mod bed;
+pub(crate) mod bed;
 mod bodies;
 mod exchanges;
 mod live;

@@ -34,6 +34,20 @@ async fn bytes_sent_with_connect_are_not_lost() {
 }
 
 #[tokio::test]
+async fn connect_over_http10_as_python_sends_it() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let mut stream = bed.open().await;
+    stream.write_all(format!("CONNECT raw.test:{port} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(head.contains(" 200 ") && !head.to_lowercase().contains("content-length"), "{head}");
+    stream.write_all(b"ping").await.unwrap();
+    let mut got = [0; 4];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"ping");
+}
+
+#[tokio::test]
 async fn a_server_may_speak_first() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
