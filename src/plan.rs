@@ -37,8 +37,6 @@ pub mod slot {
     pub const POLICY: &str = "policy";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.
     pub const FORWARD: &str = "forward:";
-    /// Listeners inside the sandbox: `listen:ADDRESS`.
-    pub const LISTEN: &str = "listen:";
     /// The read ends of agents' output: `out:AGENT:STREAM`.
     pub const OUTPUT: &str = "out:";
 }

@@ -166,10 +166,19 @@ impl Condition {
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_code = Some(*code);
-                self.refused = Some(why.clone());
+                self.refused = Some(mend(why, *code));
                 self.over = !restarts;
             }
         }
+    }
+}
+
+/// The one line for the operator: what could not be started, and what to do about it.
+fn mend(why: &str, code: i32) -> String {
+    match code {
+        127 => format!("{why}: no such program inside the sandbox (its PATH is {})", agent::environment::PATH),
+        126 => format!("{why}: it is no program that may be executed; is it a file with mode +x?"),
+        _ => why.to_owned(),
     }
 }
 

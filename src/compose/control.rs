@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent::protocol::CageReport;
 use bytes::Bytes;
@@ -54,8 +54,6 @@ pub struct Desk {
     pub ending: mpsc::Sender<Duration>,
     /// Set when it ends.
     pub stopping: AtomicBool,
-    /// When this supervisor process started.
-    pub started: Instant,
     /// When the sandbox started.
     pub started_at: jiff::Timestamp,
     /// Supervisor processes before this one.
@@ -207,7 +205,7 @@ impl Control for Desk {
     }
 
     fn tree(&self) -> Answer<'_, TreeNode> {
-        Box::pin(async { Ok(node(self.snapshot().await?)) })
+        Box::pin(async { Ok(self.snapshot().await?.into()) })
     }
 
     fn metrics(&self) -> Answer<'_, String> {
@@ -301,36 +299,6 @@ fn log_stream(query: LogQuery) -> BoxStream<'static, Bytes> {
 fn event(record: &audit::Record) -> Event {
     let kind = record.event.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown");
     Event { seq: record.seq, at: record.t.to_string(), kind: kind.to_owned(), data: record.event.clone() }
-}
-
-fn node(of: supervision::TreeNode) -> TreeNode {
-    let supervision::TreeNode { name, kind, state, uptime_ms, restarts, last_failure, children } = of;
-    TreeNode {
-        name,
-        kind: match kind {
-            supervision::NodeKind::Actor(_) => "actor",
-            supervision::NodeKind::Supervisor(_) => "supervisor",
-        }
-        .into(),
-        state: state_name(state).into(),
-        uptime_ms,
-        restarts,
-        last_failure: last_failure.map(|failure| failure.to_string()),
-        children: children.into_iter().map(node).collect(),
-    }
-}
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Waiting => "waiting",
-        State::Starting => "starting",
-        State::Up => "up",
-        State::Stopping => "stopping",
-        State::Backoff => "backoff",
-        State::Finished => "finished",
-        State::GaveUp => "given-up",
-        State::Stopped => "stopped",
-    }
 }
 
 fn agent_status(agent: &Agent) -> AgentStatus {

@@ -23,15 +23,6 @@ impl Handover {
         self.slots.remove(name)
     }
 
-    /// Takes out every descriptor whose slot begins so; the rest of the name comes with it.
-    pub fn take_all(&mut self, prefix: &str) -> Vec<(String, OwnedFd)> {
-        let names: Vec<String> = self.slots.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
-        names
-            .into_iter()
-            .filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), self.slots.remove(&name)?)))
-            .collect()
-    }
-
     /// Looks at a descriptor.
     pub fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.slots.get(name).map(AsFd::as_fd)

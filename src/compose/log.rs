@@ -27,6 +27,15 @@ pub fn install(plan: &Plan, redactor: &SharedRedactor) {
     };
 }
 
+/// An actor's panic is its supervisor's matter, and is told in the tree and the audit log: one line here, no backtrace.
+pub fn panics_are_told() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let why = panic.payload_as_str().unwrap_or("no message");
+        tracing::warn!(place, "a part panicked: {why}");
+    }));
+}
+
 /// Standard error behind the redactor.
 struct Stderr {
     redactor: SharedRedactor,

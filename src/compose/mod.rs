@@ -25,7 +25,7 @@ mod tree;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent::InitClient;
 use agent::protocol::CageReport;
@@ -111,11 +111,11 @@ async fn build(
     handover: &mut Handover,
     plan: Arc<Plan>,
 ) -> Result<(Arc<Desk>, mpsc::Receiver<Duration>), Refused> {
-    let started = Instant::now();
     let channel = handover.take(slot::INIT).ok_or("the heart handed over no channel to init")?;
     let init = InitClient::new(channel)?;
     let stores = Arc::new(Stores::open(&plan, handover, heart, &init).await?);
     log::install(&plan, &stores.redactor);
+    log::panics_are_told();
     let cage = init.report().await?;
     note_start(&plan, &stores, handover, &cage);
     keep_policy(&stores, heart);
@@ -151,7 +151,6 @@ async fn build(
         tree: OnceCell::new(),
         ending,
         stopping: AtomicBool::new(false),
-        started,
         started_at: ending::started_at(handover, heart).await,
         restarts: handover.restarts,
     });

@@ -25,7 +25,6 @@ const CHUNK: usize = 64 * 1024;
 pub struct Stdin {
     led: Arc<ArcSwapOption<Led>>,
     start: SyncSender<()>,
-    heart: HeartLine,
 }
 
 enum Led {
@@ -38,7 +37,7 @@ impl Stdin {
     pub fn new(handover: &mut Handover, heart: HeartLine) -> Self {
         let (start, started) = sync_channel(1);
         let led = Arc::new(ArcSwapOption::empty());
-        let stdin = Self { led: Arc::clone(&led), start, heart: heart.clone() };
+        let stdin = Self { led: Arc::clone(&led), start };
         let runtime = tokio::runtime::Handle::current();
         std::thread::spawn(move || {
             // An error means that nobody will ever lead it anywhere.

@@ -235,6 +235,9 @@ fn head(reader: &mut impl BufRead) -> io::Result<(String, Option<u64>)> {
 fn reason(status: &str, body: &str) -> String {
     let detail = serde_json::from_str::<serde_json::Value>(body)
         .ok()
-        .and_then(|v| Some(format!("{} ({})", v.get("detail")?.as_str()?, v.get("layer")?.as_str()?)));
+        .and_then(|v| {
+            let by = v.get("layer").filter(|l| !l.is_null()).or(v.get("error"))?;
+            Some(format!("{} ({})", v.get("detail")?.as_str()?, by.as_str()?))
+        });
     detail.unwrap_or_else(|| status.to_owned())
 }

@@ -76,16 +76,17 @@ pub fn every_part(
         lost += usize::from(!back);
         show.killed(actor, count.last, count.longest, back.then_some("back"))?;
     }
+    show.layer("the tree by now")?;
+    show.text(&stage.tree()?)?;
+
+    show.layer("and the whole supervisor process")?;
     count.begin();
     let pid = stage.supervisor()?;
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     let back = stage.wait(|stage| Ok(stage.supervisor()? != pid && stage.is_up("proxy")?));
     count.more(BREATH)?;
     lost += usize::from(!back);
-    show.killed("the supervisor process (SIGKILL)", count.last, count.longest, back.then_some("back"))?;
-
-    show.layer("the tree afterwards")?;
-    show.text(&stage.tree()?)?;
+    show.killed("-9 the supervisor", count.last, count.longest, back.then_some("back"))?;
     sandbox.finish()?;
     Ok((count.missing, lost))
 }

@@ -148,7 +148,7 @@ impl Heart {
         let (ours, theirs) = wire::pair().map_err(broken)?;
         let wire = Wire::new(ours).map_err(broken)?;
         let argv = [c"cofferdam: supervisor".to_owned(), crate::SUPERVISOR_ROLE.to_owned()];
-        let env: [CString; 0] = [];
+        let env = self.environment();
         let child = launch::exec_supervisor(&SupervisorSpec {
             executable: self.executable.as_fd(),
             argv: &argv,
@@ -170,6 +170,12 @@ impl Heart {
             running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
         }
         Ok(running)
+    }
+
+    /// The supervisor's whole environment: where the operator's roots for upstream servers are, if they named them.
+    fn environment(&self) -> Vec<CString> {
+        let roots = self.plan.system_roots.iter();
+        roots.filter_map(|path| CString::new(format!("SSL_CERT_FILE={}", path.display())).ok()).collect()
     }
 
     /// Waits with a supervisor until it dies or the sandbox ends.
