@@ -47,6 +47,7 @@ fn compiled() -> Compiled {
 fn caller(path: &str) -> Caller {
     let program = |p: &str| Executable { path: p.into(), sha256: [0; 32] };
     Caller {
+        foreign_code: false,
         executable: program(path),
         ancestors: [program("/usr/bin/bash"), program("/usr/bin/node")].into(),
     }

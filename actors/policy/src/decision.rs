@@ -41,6 +41,9 @@ pub struct Caller {
     pub executable: Executable,
     /// Its parent, grandparent and so on, nearest first.
     pub ancestors: Arc<[Executable]>,
+    /// Whether code of unknown origin is mapped in it: from a writable mount, a deleted file or a memory file. The
+    /// executable's hash says nothing of such code (`LD_PRELOAD` and its like).
+    pub foreign_code: bool,
 }
 
 /// What the rules of an inspected endpoint judge.

@@ -254,7 +254,7 @@ impl Serialize for Diagnostics {
 }
 
 /// Line and column, both from 1, of a byte of the source.
-pub(crate) fn position(source: &str, at: usize) -> (usize, usize) {
+fn position(source: &str, at: usize) -> (usize, usize) {
     let at = at.min(source.len());
     let before = source.as_bytes().get(..at).unwrap_or_default();
     let line = before.iter().filter(|b| **b == b'\n').count() + 1;

@@ -218,6 +218,9 @@ fn program(binary: &Binary) -> String {
     if !binary.ancestors {
         out.push_str(" (itself only)");
     }
+    if binary.allow_foreign_code {
+        out.push_str(" (foreign code allowed)");
+    }
     out
 }
 

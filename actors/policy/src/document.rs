@@ -77,6 +77,9 @@ fn write_entry(out: &mut String, entry: &Entry) {
             if !binary.ancestors {
                 text.push_str(", ancestors: false");
             }
+            if binary.allow_foreign_code {
+                text.push_str(", allow_foreign_code: true");
+            }
             line(out, 6, format_args!("{text} }}"));
         }
     }

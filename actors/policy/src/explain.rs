@@ -94,7 +94,7 @@ impl Question {
         let executable = Executable { path: binary.into(), sha256: [0; 32] };
         Ok(Self {
             destination: Destination { host: Host::parse(host)?, port },
-            caller: Caller { executable, ancestors: Arc::default() },
+            caller: Caller { executable, ancestors: Arc::default(), foreign_code: false },
             request,
         })
     }

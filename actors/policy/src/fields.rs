@@ -309,6 +309,12 @@ pub(crate) static BINARY: Object = Object {
             Kind::Bool,
             "Whether programs that it started, directly or not, are covered too. Default `true`, as OpenShell has it.",
         ),
+        field(
+            "allow_foreign_code",
+            Kind::Bool,
+            "Whether it may have code mapped that lies on a writable mount, is deleted or a memory file, such as native \
+             Python packages in /sandbox. Default `false`: such code has the program's identity, but not its hash.",
+        ),
     ],
 };
 

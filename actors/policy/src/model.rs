@@ -187,6 +187,8 @@ pub struct Binary {
     pub sha256: Option<[u8; 32]>,
     /// Whether programs that it started, directly or not, may use the endpoints too.
     pub ancestors: bool,
+    /// Whether it may have code mapped that its hash says nothing of: a Python with packages of the agent's own.
+    pub allow_foreign_code: bool,
 }
 
 /// Where something stands in a file. Two origins always compare equal: a thing is what it is wherever it stands.

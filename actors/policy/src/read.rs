@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::check;
-use crate::diagnostics::{Diagnostic, Diagnostics, position};
+use crate::diagnostics::{Diagnostic, Diagnostics};
 use crate::fields::{self, Kind, Object, Support};
 use crate::model::{Entry, Origin, Policy};
 use crate::yaml::{self, Node, Value};
@@ -86,12 +86,16 @@ impl<'n> Fields<'n> {
 struct Reader<'a> {
     name: Arc<str>,
     source: &'a str,
+    /// The byte at which each line begins.
+    lines: Vec<usize>,
     out: Diagnostics,
 }
 
 impl<'a> Reader<'a> {
     fn new(name: &str, source: &'a str) -> Self {
-        Self { name: name.into(), source, out: Diagnostics::new(name, source) }
+        let ends = source.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let lines = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
+        Self { name: name.into(), source, lines, out: Diagnostics::new(name, source) }
     }
 
     fn finish<T>(self, value: Option<T>) -> Result<(T, Diagnostics), Diagnostics> {
@@ -343,7 +347,10 @@ impl<'a> Reader<'a> {
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
-        let (line, column) = position(self.source, span.start);
+        // Every endpoint has an origin: counting lines from the top each time would make long files slow.
+        let line = self.lines.partition_point(|start| *start <= span.start);
+        let start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
+        let column = self.source.get(start..span.start).map_or(1, |text| text.chars().count() + 1);
         Origin { file: self.name.clone(), line, column, span }
     }
 }

@@ -271,7 +271,7 @@ fn caller() -> impl Strategy<Value = Caller> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_global_rejects: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, max_global_rejects: 100_000, ..ProptestConfig::default() })]
     #[test]
     fn compiled_and_slow_agree(
         text in policy_text(),

@@ -141,9 +141,17 @@ impl Programs {
         match self {
             Self::Any => true,
             Self::Listed(list) => list.iter().any(|binary| {
-                is(binary, &caller.executable)
-                    || (binary.ancestors && caller.ancestors.iter().any(|ancestor| is(binary, ancestor)))
+                let own_code = !caller.foreign_code || binary.allow_foreign_code;
+                own_code && names(binary, caller)
             }),
+        }
+    }
+
+    /// Whether a caller would be covered but for the code of unknown origin in it.
+    pub(crate) fn cover_but_for_foreign_code(&self, caller: &Caller) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Listed(list) => caller.foreign_code && list.iter().any(|binary| names(binary, caller)),
         }
     }
 
@@ -156,6 +164,12 @@ impl Programs {
             }),
         }
     }
+}
+
+/// Whether an entry names a caller, by its own program or by one that started it.
+fn names(binary: &Binary, caller: &Caller) -> bool {
+    is(binary, &caller.executable)
+        || (binary.ancestors && caller.ancestors.iter().any(|ancestor| is(binary, ancestor)))
 }
 
 /// Whether a program is one that the policy names.

@@ -88,11 +88,12 @@ impl Reader<'_> {
     fn binary(&mut self, node: &Node, uninspected: bool) -> Option<Binary> {
         let fields = self.object(node, &fields::BINARY)?;
         let ancestors = self.boolean(fields.get("ancestors")).unwrap_or(true);
+        let allow_foreign_code = self.boolean(fields.get("allow_foreign_code")).unwrap_or(false);
         let sha256 = fields.get("sha256").map(|node| self.sha256(node));
         let path = fields.get("path").and_then(|node| self.binary_path(node, uninspected));
         // A pin that can't be read was said to be an error; it must not become no pin.
         let sha256 = sha256.map_or(Some(None), |pin| pin.map(Some))?;
-        Some(Binary { path: path?, sha256, ancestors })
+        Some(Binary { path: path?, sha256, ancestors, allow_foreign_code })
     }
 
     fn binary_path(&mut self, path_node: &Node, uninspected: bool) -> Option<Glob> {

@@ -276,3 +276,18 @@ process: { run_as_user: sandbox, run_as_group: 1000 }
     assert_eq!(policy.static_changes(&best), ["filesystem_policy", "landlock"]);
     assert!(errors("version: 1\nprocess: { run_as_user: 0 }\n")[0].contains("never runs as 0"));
 }
+
+#[test]
+fn a_long_file_is_read_in_little_time_and_origins_are_right() {
+    let mut text = String::from("version: 1\nnetwork_policies:\n");
+    for i in 0..1000 {
+        text.push_str(&format!(
+            "  é{i}:\n    endpoints: [ {{ host: h{i}.example.com, port: 22 }} ]\n    binaries: [ {{ path: /usr/bin/ssh }} ]\n"
+        ));
+    }
+    let started = std::time::Instant::now();
+    let policy = parse("p", &text).unwrap().policy;
+    assert!(started.elapsed().as_secs() < 5, "took {:?}", started.elapsed());
+    let origin = &policy.network()[999].endpoints[0].origin;
+    assert_eq!((origin.line, origin.column), (2 + 999 * 3 + 2, 18));
+}
