@@ -171,7 +171,11 @@ impl Actor for AgentActor {
         let events = given.init.events();
         let watcher =
             EndsWithMe(tokio::spawn(watch(given.init.clone(), events, given.name.clone(), myself.clone())));
-        let known = given.init.list().await?.into_iter().find(|record| *record.agent == *given.name);
+        let mut rows: Vec<ProcessRecord> =
+            given.init.list().await?.into_iter().filter(|record| *record.agent == *given.name).collect();
+        // What runs counts; an ended one beside it is of a start before, and was seen to.
+        rows.sort_by_key(|record| record.state != ProcessState::Running);
+        let known = rows.into_iter().next();
         let process = match known {
             Some(ProcessRecord { process, pid, state: ProcessState::Running, .. }) => {
                 (given.told)(&Told::Adopted { pid });
@@ -236,6 +240,8 @@ impl State {
         self.process = None;
         // The table's row has done its work; a row that stays is only found again at the next start.
         let _ = self.given.init.forget(process).await;
+        // Nor may a daemon that it left behind hold its ports when it starts again.
+        let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
         let restarts = stopped.is_none() && self.given.restart_on.wants(status.success());
         (self.given.told)(&Told::Exited { status, stopped: stopped.is_some(), restarts });

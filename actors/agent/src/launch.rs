@@ -15,9 +15,12 @@
 //!   waits  ◀───────────────────────── 'r'   builds the cage
 //! ```
 
+pub mod cgroup;
 mod workspace;
 
-use crate::plan::{CagePlan, Ids, PlanError};
+use cgroup::{Cgroup, CgroupError};
+
+use crate::plan::{CagePlan, Enforcement, Ids, PlanError};
 use crate::sys;
 use crate::sys::process::Cloned;
 use std::ffi::CString;
@@ -31,6 +34,8 @@ pub struct Child {
     pub pid: i32,
     /// A descriptor that becomes readable when it ends (pidfd_open(2)), close-on-exec.
     pub pidfd: OwnedFd,
+    /// Init's: the limits of the sandbox. Drop it, with the rest, only after waiting for the process.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// Why a process could not be started.
@@ -70,6 +75,9 @@ pub enum LaunchError {
         /// What to do.
         mend: String,
     },
+    /// Limits were asked for that can't be had.
+    #[error("limits can't be enforced: {0}")]
+    Cgroup(#[from] CgroupError),
     /// The child ended before its first step was done.
     #[error("the new process ended at once, at: {0}")]
     Died(String),
@@ -107,6 +115,11 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     plan.check()?;
     require_single_thread()?;
     let workspace = workspace::detached(plan)?;
+    let (cgroup, missing) = match Cgroup::make(&plan.name, &plan.limits) {
+        Ok(cgroup) => (cgroup, None),
+        Err(error) if plan.enforcement == Enforcement::BestEffort => (None, Some(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
     let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
     // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them.
     sys::process::prctl(libc::PR_SET_DUMPABLE, 1).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
@@ -118,12 +131,16 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     match cloned.map_err(LaunchError::Namespaces)? {
         Cloned::Child => {
             drop(ours);
-            crate::init::begin(plan, channel, theirs, workspace)
+            crate::init::begin(plan, channel, theirs, workspace, missing)
         }
         Cloned::Parent { pid, pidfd } => {
             drop((channel, theirs, workspace));
-            let child = Child { pid, pidfd };
-            let done = write_id_maps(pid, plan.ids).and_then(|()| handshake(ours.as_fd()));
+            let child = Child { pid, pidfd, cgroup };
+            let limited = child.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.admit(pid));
+            let done = limited
+                .map_err(LaunchError::from)
+                .and_then(|()| write_id_maps(pid, plan.ids))
+                .and_then(|()| handshake(ours.as_fd()));
             let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, 0);
             match done {
                 Ok(()) => Ok(child),
@@ -225,6 +242,9 @@ pub struct SupervisorSpec<'a> {
     pub ids: Ids,
 }
 
+/// The number of the first kept descriptor, after the standard streams.
+const FIRST_KEPT: RawFd = 3;
+
 /// Our own binary, opened once early: later it may have been replaced on disk, or not be reachable.
 ///
 /// # Errors
@@ -244,13 +264,18 @@ pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> 
     match sys::process::clone(0).map_err(system("fork"))? {
         Cloned::Child => {
             drop(read);
-            let (step, error) = become_supervisor(spec, parent, write.as_fd());
-            let _ = sys::fd::write_all(write.as_fd(), format!("{step}: {error}").as_bytes());
+            // Above the numbers that are about to be given away.
+            if let Ok(report) =
+                sys::fd::duplicate_above(write.as_fd(), FIRST_KEPT + spec.keep.len() as RawFd + 1)
+            {
+                let (step, error) = become_supervisor(spec, parent, report.as_fd());
+                let _ = sys::fd::write_all(report.as_fd(), format!("{step}: {error}").as_bytes());
+            }
             sys::process::exit_now(125)
         }
         Cloned::Parent { pid, pidfd } => {
             drop(write);
-            let child = Child { pid, pidfd };
+            let child = Child { pid, pidfd, cgroup: None };
             let mut text = [0_u8; 256];
             // The end of file comes from the successful exec, which closes the write end.
             match sys::fd::read(read.as_fd(), &mut text) {
@@ -289,8 +314,7 @@ fn try_become_supervisor(
     // Its own session: a Ctrl-C at the terminal is the heart's to judge.
     nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
     sys::process::reset_signals().map_err(at("signals"))?;
-    let first_free = 3 + spec.keep.len() as RawFd;
-    let report = sys::fd::duplicate_above(report, first_free + 1).map_err(at("descriptors"))?;
+    let first_free = FIRST_KEPT + spec.keep.len() as RawFd;
     let executable = sys::fd::duplicate_above(spec.executable, first_free + 1).map_err(at("descriptors"))?;
     place_from_three(spec.keep, &[report.as_raw_fd(), executable.as_raw_fd()]).map_err(at("descriptors"))?;
     sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at("no_new_privs"))?;
@@ -313,11 +337,11 @@ fn try_become_supervisor(
 
 /// Puts `keep[i]` at `3 + i`, open across exec, and closes everything else but `spare`. For processes about to exec.
 fn place_from_three(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Result<()> {
-    let first_free = 3 + keep.len() as RawFd;
+    let first_free = FIRST_KEPT + keep.len() as RawFd;
     // First out of the way, so that no placing overwrites one that is yet to be placed.
     let lifted: Vec<OwnedFd> =
         keep.iter().map(|fd| sys::fd::duplicate_above(*fd, first_free + 1)).collect::<io::Result<_>>()?;
-    for (number, fd) in (3..).zip(&lifted) {
+    for (number, fd) in (FIRST_KEPT..).zip(&lifted) {
         sys::fd::place_at(fd.as_fd(), number)?;
     }
     sys::fd::close_from(first_free, spare)?;
@@ -332,7 +356,7 @@ pub fn reexec(executable: BorrowedFd<'_>, argv: &[CString], keep: &[BorrowedFd<'
     if let Err(error) = require_single_thread() {
         return error;
     }
-    let first_free = 3 + keep.len() as RawFd;
+    let first_free = FIRST_KEPT + keep.len() as RawFd;
     let lifted = match sys::fd::duplicate_above(executable, first_free + 1) {
         Ok(fd) => fd,
         Err(error) => return system("descriptors")(error),

@@ -9,6 +9,7 @@
 //! doctor      what this machine can enforce, each tried for real
 //! protocol    what the three processes say to each other
 //! wire        how: one versioned message a packet, with descriptors
+//! credential_files   files in which agents keep keys, kept at mode 0600
 //! client      init as the supervisor sees it: async calls and events
 //! actor       one actor an agent process; the only file that knows of actors
 //! ```
@@ -17,6 +18,8 @@
 
 pub mod actor;
 pub mod client;
+pub mod credential_files;
+pub mod doctor;
 pub mod environment;
 mod inherit;
 mod init;

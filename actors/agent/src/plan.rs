@@ -314,3 +314,70 @@ fn is_host_label(name: &str) -> bool {
         && !name.starts_with('-')
         && !name.ends_with('-')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ROOTED: Ids =
+        Ids::Rooted { gateway: Id { uid: 61184, gid: 61184 }, sandbox: Id { uid: 61185, gid: 61185 } };
+
+    fn with_path(path: &str, writable: bool) -> Result<(), PlanError> {
+        let mut plan = CagePlan::new("box", ROOTED, "/work");
+        let rules = if writable { &mut plan.paths.read_write } else { &mut plan.paths.read_only };
+        rules.push(PathRule { path: path.into(), optional: false });
+        plan.check()
+    }
+
+    #[test]
+    fn names_are_host_names() {
+        for name in ["a", "assistant", "a-1", "A9"] {
+            assert_eq!(CagePlan::new(name, ROOTED, "/work").check(), Ok(()), "{name}");
+        }
+        for name in ["", "-a", "a-", "a.b", "a b", "a/b", "ä", &"a".repeat(64)] {
+            assert!(
+                matches!(CagePlan::new(name, ROOTED, "/work").check(), Err(PlanError::Name(_))),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_is_root_and_the_agent_is_not_the_gateway() {
+        let id = |uid| Id { uid, gid: uid };
+        for ids in [
+            Ids::Rootless { operator: id(0) },
+            Ids::Rooted { gateway: id(0), sandbox: id(5) },
+            Ids::Rooted { gateway: id(5), sandbox: id(0) },
+            Ids::Rooted { gateway: id(5), sandbox: id(5) },
+            Ids::Rooted { gateway: Id { uid: 5, gid: 7 }, sandbox: Id { uid: 6, gid: 7 } },
+        ] {
+            assert!(matches!(CagePlan::new("box", ids, "/work").check(), Err(PlanError::User(_))), "{ids:?}");
+        }
+    }
+
+    #[test]
+    fn what_holds_everything_or_secrets_is_never_shown() {
+        for path in ["/", "/run", "/boot", "/etc/shadow", "/etc/ssh/ssh_host_rsa_key", "/etc/sudoers.d"] {
+            assert!(matches!(with_path(path, false), Err(PlanError::Forbidden(_))), "{path}");
+        }
+        for path in ["/usr", "/etc", "/proc", "/dev/null", "/sandbox", "/tmp", "/opt/tools", "/home/me/data"]
+        {
+            assert_eq!(with_path(path, false), Ok(()), "{path}");
+        }
+        for path in ["usr", "/usr/../etc", "./x", ""] {
+            assert!(matches!(with_path(path, true), Err(PlanError::Path(_))), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_file_is_one_plain_component(name in ".{0,70}") {
+            if require_file_name(&name).is_ok() {
+                let plain = Path::new(&name).components().count() == 1 && !name.starts_with('.') && name.is_ascii();
+                prop_assert!(plain);
+            }
+        }
+    }
+}

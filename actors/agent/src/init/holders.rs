@@ -11,7 +11,7 @@ use crate::sys;
 use crate::wire::MAX_FDS;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Processes looked at for one question.
 const MAX_PIDS: usize = 4096;
-/// Descriptors looked at for one question.
-const MAX_DESCRIPTORS: usize = 200_000;
+/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and a denial.
+const MAX_DESCRIPTORS: usize = 65_536;
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
 /// For how long the whole look is redone when processes change under it: programs start and end in less.

@@ -33,8 +33,15 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 /// The first instruction, called by [`crate::launch::clone_init`] in the child; `sync` is its end of the handshake.
-pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, workspace: Option<OwnedFd>) -> ! {
-    let life = std::panic::AssertUnwindSafe(|| live(plan, channel, sync, workspace));
+/// `no_cgroup` says why limits that were asked for aren't there (best effort).
+pub(crate) fn begin(
+    plan: &CagePlan,
+    channel: OwnedFd,
+    sync: OwnedFd,
+    workspace: Option<OwnedFd>,
+    no_cgroup: Option<String>,
+) -> ! {
+    let life = std::panic::AssertUnwindSafe(|| live(plan, channel, sync, workspace, no_cgroup));
     // A panic must not unwind into the heart's frames below us.
     let code = match std::panic::catch_unwind(life) {
         Ok(Ok(())) => 0,
@@ -43,7 +50,13 @@ pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, workspace:
     sys::process::exit_now(code)
 }
 
-fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, workspace: Option<OwnedFd>) -> Result<(), ()> {
+fn live(
+    plan: &CagePlan,
+    channel: OwnedFd,
+    sync: OwnedFd,
+    workspace: Option<OwnedFd>,
+    no_cgroup: Option<String>,
+) -> Result<(), ()> {
     let started = Instant::now();
     if let Err(error) = tie_to_heart(plan, &channel, &sync, workspace.as_ref()) {
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
@@ -52,7 +65,7 @@ fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, workspace: Option<Owne
     sys::socket::send(sync.as_fd(), b"r", &[]).map_err(drop)?;
     drop(sync);
     let wire = Wire::new(channel).map_err(drop)?;
-    match build(plan, workspace, started) {
+    match build(plan, workspace, no_cgroup, started) {
         Ok(cage) => serve::serve(&wire, cage),
         Err(failure) => serve::refuse(&wire, &failure),
     }
@@ -105,7 +118,12 @@ pub(crate) struct Cage {
     pub(crate) writable: Vec<PathBuf>,
 }
 
-fn build(plan: &CagePlan, workspace: Option<OwnedFd>, started: Instant) -> Result<Cage, CageFailure> {
+fn build(
+    plan: &CagePlan,
+    workspace: Option<OwnedFd>,
+    no_cgroup: Option<String>,
+    started: Instant,
+) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let step = |name: &'static str| {
@@ -113,15 +131,26 @@ fn build(plan: &CagePlan, workspace: Option<OwnedFd>, started: Instant) -> Resul
     };
     nix::unistd::sethostname(&plan.name).map_err(|e| step("setting the host name")(e.into()))?;
     let mut missing = Missed { strict: plan.enforcement == Enforcement::Strict, list: Vec::new() };
+    if let Some(why) = no_cgroup {
+        missing.note(Control::Cgroup, why)?;
+    }
     if !plan.sabotaged(Control::Network) {
         network::loopback_up().map_err(step("switching the loopback on"))?;
     }
     let mut listeners = BTreeMap::new();
     for address in &plan.listeners {
-        let socket = network::listen_tcp(*address).map_err(|error| {
-            failed(Failed { step: format!("listening on {address} inside"), source: error, mend: None })
-        })?;
-        listeners.insert(*address, socket);
+        match network::listen_tcp(*address) {
+            Ok(socket) => drop(listeners.insert(*address, socket)),
+            // A kernel without IPv6 has no such address for the agent either.
+            Err(error) if address.is_ipv6() && is_without_ipv6(&error) => {}
+            Err(source) => {
+                return Err(failed(Failed {
+                    step: format!("listening on {address} inside"),
+                    source,
+                    mend: None,
+                }));
+            }
+        }
     }
     let built = Collection::collect(plan, workspace).and_then(|all| all.build(plan)).map_err(failed)?;
     let rules = make_rules(plan, &mut missing)?;
@@ -142,6 +171,8 @@ fn build(plan: &CagePlan, workspace: Option<OwnedFd>, started: Instant) -> Resul
         datagrams: BTreeMap::new(),
         writable: writable_places(plan),
     };
+    // Nothing runs yet; what can't be secured now is seen again on the beat.
+    let _ = crate::credential_files::secure(crate::plan::WORKSPACE.as_ref());
     cage.report.build_micros = micros(started);
     prove(plan, &mut cage, &mut missing)?;
     cage.report.missing = missing.list;
@@ -203,6 +234,10 @@ fn failed(fault: Failed) -> CageFailure {
         Some(errno) => CageFailure::Step { step: fault.step, errno, mend },
         None => CageFailure::Step { step: format!("{}: {}", fault.step, fault.source), errno: 0, mend },
     }
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 fn micros(since: Instant) -> u64 {

@@ -18,6 +18,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+/// How long a credential file may stand open: a look costs a few dozen system calls.
+const BEAT_MILLISECONDS: i32 = 1000;
 /// Replies that may wait to be sent.
 const MAX_WAITING: usize = 64;
 /// Requests served before children are reaped again.
@@ -53,7 +55,10 @@ pub(super) fn serve(wire: &Wire, cage: Cage) -> Result<(), ()> {
             libc::pollfd { fd: wire.as_fd().as_raw_fd(), events, revents: 0 },
             libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
         ];
-        match sys::fd::poll_all(&mut list, -1) {
+        // While nothing runs nothing appears.
+        let beat = if this.table.running().is_empty() { -1 } else { BEAT_MILLISECONDS };
+        match sys::fd::poll_all(&mut list, beat) {
+            Ok(0) => drop(crate::credential_files::secure(crate::plan::WORKSPACE.as_ref())),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return Err(()),

@@ -51,11 +51,8 @@ pub(crate) fn spawn(confinement: &Confinement, stdio: Stdio, fds: Vec<OwnedFd>) 
     let streams = match stdio {
         Stdio::Given => match (fds.next(), fds.next(), fds.next()) {
             (Some(stdin), Some(stdout), Some(stderr)) => {
-                for pipe in [&stdout, &stderr] {
-                    // So that /dev/stdout can be opened again by the agent's user; only pipes of ours let us.
-                    let id = Some(AGENT_ID);
-                    let _ = nix::unistd::fchown(pipe, id.map(Into::into), id.map(Into::into));
-                }
+                give_to_agent(&stdout);
+                give_to_agent(&stderr);
                 Streams::Given([stdin, stdout, stderr])
             }
             _ => return Err(Refusal::Invalid("a spawn without its three streams".into())),
@@ -83,6 +80,17 @@ pub(crate) fn spawn(confinement: &Confinement, stdio: Stdio, fds: Vec<OwnedFd>) 
             let start_time = super::process::Stat::read(pid).map(|stat| stat.start_time).unwrap_or(0);
             Ok(Started { pid, start_time, master })
         }
+    }
+}
+
+/// Makes a pipe the agent's, so that it can open `/dev/stdout` again; anything else is left as it is. Only pipes that
+/// the gateway made let us.
+fn give_to_agent(stream: &OwnedFd) {
+    let pipe =
+        nix::sys::stat::fstat(stream).is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    if pipe {
+        let id = Some(AGENT_ID);
+        let _ = nix::unistd::fchown(stream, id.map(Into::into), id.map(Into::into));
     }
 }
 

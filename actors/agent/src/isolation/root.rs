@@ -47,13 +47,16 @@ struct Shown {
     directory: bool,
 }
 
+/// Links to make: where, and to what.
+type Links = Vec<(PathBuf, PathBuf)>;
+
 /// Everything that will be in the new root, opened but not attached.
 #[derive(Debug)]
 pub(crate) struct Collection {
     root: OwnedFd,
     /// By path, so that parents come before what lies in them.
     shown: Vec<Shown>,
-    links: Vec<(PathBuf, PathBuf)>,
+    links: Links,
     etc: etc::Collected,
     devices: devices::Collected,
     workspace: OwnedFd,
@@ -170,10 +173,7 @@ pub(crate) fn write_run_file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> i
 }
 
 /// What of the policy's paths comes from the host: real places to bind, and links that lead to them.
-fn collect_paths(
-    plan: &CagePlan,
-    read_only: Attributes,
-) -> Result<(Vec<Shown>, Vec<(PathBuf, PathBuf)>), Failed> {
+fn collect_paths(plan: &CagePlan, read_only: Attributes) -> Result<(Vec<Shown>, Links), Failed> {
     let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
     let mut links = BTreeMap::new();
     for (path, writable) in policy_paths(plan) {

@@ -176,15 +176,15 @@ fn with_address<R>(address: SocketAddr, call: impl FnOnce(*const libc::sockaddr,
 }
 
 pub(crate) fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
-    // SAFETY: the pointer and length describe one live address.
     with_address(address, |raw, length| {
+        // SAFETY: the pointer and length describe one live address.
         check_int(unsafe { libc::bind(socket.as_raw_fd(), raw, length) }).map(drop)
     })
 }
 
 pub(crate) fn connect(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
-    // SAFETY: the pointer and length describe one live address.
     with_address(address, |raw, length| {
+        // SAFETY: the pointer and length describe one live address.
         check_int(unsafe { libc::connect(socket.as_raw_fd(), raw, length) }).map(drop)
     })
 }

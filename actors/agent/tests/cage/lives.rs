@@ -15,6 +15,9 @@ pub const CASES: &[crate::Case] = &[
     ("init_ends_with_its_channel", init_ends_with_its_channel),
     ("init_ends_with_its_parent", init_ends_with_its_parent),
     ("a_workspace_of_another_owner", a_workspace_of_another_owner),
+    ("credential_files_are_closed_at_start_and_later", credential_files_are_closed_at_start_and_later),
+    ("limits_are_had_or_refused", limits_are_had_or_refused),
+    ("the_doctor_finds_what_a_start_finds", the_doctor_finds_what_a_start_finds),
 ];
 
 fn records(cage: &Cage) -> Vec<agent::protocol::ProcessRecord> {
@@ -203,16 +206,80 @@ fn a_workspace_of_another_owner(mode: Mode) {
     if mode == Mode::Rootless {
         return;
     }
-    let dir = tempfile::tempdir().expect("tempdir");
-    std::os::unix::fs::chown(dir.path(), Some(4321), Some(4322)).expect("chown");
+    for (uid, gid) in [(4321, 4322), (0, 0)] {
+        let dir = tempfile::tempdir().expect("tempdir");
+        std::os::unix::fs::chown(dir.path(), Some(uid), Some(gid)).expect("chown");
+        let cage = Cage::with(&plan(mode, dir.path()));
+        assert_eq!(cage.sh("echo mine > file; stat -c %u:%g . file"), "1000:1000\n1000:1000");
+        // Outside, what it made is its owner's, and can't be more than an ordinary file of theirs.
+        cage.sh_fails("chmod u+s file");
+        cage.sh_fails("chown 0 file");
+        let meta = std::fs::metadata(dir.path().join("file")).expect("written");
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((meta.uid(), meta.gid()), (uid, gid));
+    }
+}
+
+fn credential_files_are_closed_at_start_and_later(mode: Mode) {
+    let dir = workspace(mode);
+    let early = dir.path().join(".netrc");
+    std::fs::write(&early, "secret").expect("write");
+    let give = |path: &std::path::Path| {
+        if mode == Mode::Rooted {
+            let (uid, gid) = (crate::bed::SANDBOX.uid, crate::bed::SANDBOX.gid);
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown");
+        }
+    };
+    give(&early);
     let cage = Cage::with(&plan(mode, dir.path()));
-    cage.sh("echo mine > /sandbox/file; stat -c %u:%g /sandbox /sandbox/file | grep -v 1000:1000 && exit 1 || true");
-    let meta = std::fs::metadata(dir.path().join("file")).expect("written");
-    use std::os::unix::fs::MetadataExt;
-    assert_eq!((meta.uid(), meta.gid()), (4321, 4322));
-    // Root's own directory is refused, with a mend.
-    let root = tempfile::tempdir().expect("tempdir");
+    cage.report().expect("report");
+    let closed = |path: &std::path::Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o777 == 0o600)
+    };
+    assert!(closed(&early));
+    // The agent writes one later, wide open, and looks until it is closed.
+    let wait = "umask 0; mkdir -p .codex; echo key > .codex/auth.json; \
+                until [ $(stat -c %a .codex/auth.json) = 600 ]; do sleep 0.05; done";
+    cage.sh(wait);
+    assert!(closed(&dir.path().join(".codex/auth.json")));
+}
+
+fn limits_are_had_or_refused(mode: Mode) {
+    let dir = workspace(mode);
+    let mut plan = plan(mode, dir.path());
+    plan.limits.pids = Some(20);
+    let delegated =
+        agent::launch::cgroup::available().is_ok_and(|offered| offered.iter().any(|c| c == "pids"));
     let (_ours, theirs) = agent::wire::pair().expect("pair");
-    let error = agent::launch::clone_init(&plan(mode, root.path()), theirs).expect_err("refused");
-    assert!(error.to_string().contains("chown"), "{error}");
+    match agent::launch::clone_init(&plan, theirs) {
+        Err(agent::launch::LaunchError::Cgroup(error)) => {
+            eprintln!("SKIPPED: limits themselves, no controller here: {error}");
+        }
+        Ok(child) => {
+            assert!(delegated);
+            let pid = nix::unistd::Pid::from_raw(child.pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill");
+            nix::sys::wait::waitpid(pid, None).expect("reap");
+            return;
+        }
+        Err(other) => panic!("{other}"),
+    }
+    plan.enforcement = agent::plan::Enforcement::BestEffort;
+    let report = Cage::with(&plan).report().expect("it starts");
+    let missing: Vec<_> = report.missing.iter().map(|m| m.control).collect();
+    assert_eq!(missing, [agent::plan::Control::Cgroup]);
+}
+
+fn the_doctor_finds_what_a_start_finds(mode: Mode) {
+    let examination = agent::doctor::examine(mode.ids());
+    assert!(examination.is_healthy(), "{examination:#?}");
+    assert_eq!(examination.rooted, mode == Mode::Rooted);
+    for control in
+        ["namespaces", "landlock", "seccomp", "capabilities", "network", "identity", "cgroup_limits"]
+    {
+        assert!(examination.findings.iter().any(|finding| finding.control == control), "{control}");
+    }
+    let left = std::env::temp_dir().join(format!("cofferdam-doctor-{}", std::process::id()));
+    assert!(!left.exists());
 }

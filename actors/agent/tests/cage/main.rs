@@ -4,14 +4,23 @@
 //! of an ordinary user; run as an ordinary user, once. A case that needs what the machine lacks says `SKIPPED`.
 //! Arguments: an optional part of a case's name.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test says what failed by panicking, and what it skipped aloud"
+)]
+
 extern crate cofferdam_agent as agent;
 
 mod attacks;
 mod bed;
 mod bench;
 mod holders;
+mod launch;
 mod lives;
 mod programs;
+mod supervisors;
 
 use bed::Mode;
 use std::os::unix::process::CommandExt;
@@ -21,6 +30,9 @@ use std::process::Command;
 type Case = (&'static str, fn(Mode));
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some(launch::PART) {
+        launch::play();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wanted = arguments.first().cloned().unwrap_or_default();
     let root = nix::unistd::geteuid().is_root();
@@ -44,8 +56,16 @@ fn main() {
 }
 
 fn run_all(mode: Mode, wanted: &str) -> bool {
-    let cases: Vec<Case> =
-        [attacks::CASES, programs::CASES, lives::CASES, holders::CASES, bench::CASES].concat();
+    let cases: Vec<Case> = [
+        attacks::CASES,
+        programs::CASES,
+        lives::CASES,
+        holders::CASES,
+        supervisors::CASES,
+        launch::CASES,
+        bench::CASES,
+    ]
+    .concat();
     let mut failed = Vec::new();
     for (name, case) in cases.into_iter().filter(|(name, _)| name.contains(wanted)) {
         match std::panic::catch_unwind(|| case(mode)) {

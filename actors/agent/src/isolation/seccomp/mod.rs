@@ -2,9 +2,11 @@
 //!
 //! The list is data, in [`table`]; this file turns it into BPF with `seccompiler`. In front of its program stand a few
 //! instructions of our own, which it cannot express: other architectures and x32 end the process (a second table of
-//! numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give ENOSYS, as an older kernel would; and calls without a
-//! condition are found by [`tree`] search. All other calls that aren't listed give EPERM: killing would end Node, which tries io_uring at start.
+//! numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give ENOSYS, as an older kernel
+//! would; and calls without a condition are found by a search tree. All other calls that aren't listed give EPERM:
+//! killing would end Node, which tries io_uring at start.
 
+mod number;
 pub mod table;
 mod tree;
 

@@ -1,0 +1,309 @@
+//! What this machine can enforce, each control tried for real in a throwaway sandbox, with a mend for every gap.
+//!
+//! The examination is a start like any other, under best effort, with an empty directory as its workspace: what the
+//! doctor says is what a start would find. It changes nothing and leaves nothing behind. Like every start it wants a
+//! single-threaded caller.
+
+use crate::isolation::landlock;
+use crate::launch::{self, LaunchError, cgroup};
+use crate::plan::{CagePlan, Control, Enforcement, Ids, PathRule};
+use crate::protocol::{Answer, CageFailure, CageReport, FromInit, Refusal, Request, RequestId, ToInit};
+use crate::sys;
+use crate::wire::{self, Wire};
+use serde::{Deserialize, Serialize};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A sandbox that takes longer to start hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a control fares here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Tried, and it holds.
+    Enforced,
+    /// It doesn't hold: `strict` refuses to start.
+    Missing,
+    /// Not there, and only needed when asked for.
+    Optional,
+    /// Could not be tried, since something before it failed.
+    Untried,
+}
+
+/// One row of the doctor's table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The control's name.
+    pub control: String,
+    /// How it fares.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about a gap.
+    pub mend: Option<String>,
+}
+
+impl Finding {
+    fn new(control: &str, verdict: Verdict, detail: impl Into<String>) -> Self {
+        Self { control: control.to_owned(), verdict, detail: detail.into(), mend: None }
+    }
+
+    fn mend(mut self, mend: &str) -> Self {
+        self.mend = Some(mend.to_owned());
+        self
+    }
+}
+
+/// The whole examination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Whether sandboxes would run rooted.
+    pub rooted: bool,
+    /// One row a control.
+    pub findings: Vec<Finding>,
+}
+
+impl Examination {
+    /// Whether a strict start would succeed.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        !self.findings.iter().any(|finding| matches!(finding.verdict, Verdict::Missing | Verdict::Untried))
+    }
+}
+
+/// Examines this machine with the ids that a start would use.
+#[must_use]
+pub fn examine(ids: Ids) -> Examination {
+    let mut findings = Vec::new();
+    let outcome = try_cage(ids, &mut findings);
+    match outcome {
+        Ok(report) => findings.extend(from_report(&report)),
+        Err(finding) => {
+            findings.push(finding);
+            findings.extend(CONTROLS.iter().map(|(control, _)| {
+                Finding::new(control.as_str(), Verdict::Untried, "the sandbox could not be built")
+            }));
+        }
+    }
+    findings.push(landlock_version());
+    findings.push(cgroups());
+    findings.push(subordinate_ids(ids));
+    Examination {
+        kernel: nix::sys::utsname::uname()
+            .map(|name| name.release().to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        rooted: matches!(ids, Ids::Rooted { .. }),
+        findings,
+    }
+}
+
+/// The controls whose checks the probe makes, with what to do when one doesn't hold.
+const CONTROLS: &[(Control, &str)] = &[
+    (Control::User, "run as an ordinary user, or as root with the ids of two unprivileged users"),
+    (
+        Control::Capabilities,
+        "a kernel of 4.14 or newer; inside a container, don't add capabilities by ambient sets",
+    ),
+    (Control::NoNewPrivileges, "a kernel of 3.5 or newer"),
+    (Control::ReadOnlyMounts, "a kernel of 5.12 or newer (mount_setattr)"),
+    (Control::MaskedProc, "start the outer container with an unmasked /proc"),
+    (Control::Landlock, "a kernel of 5.13 or newer with `landlock` in its lsm= list (6.12 for all of it)"),
+    (Control::Seccomp, "a kernel built with CONFIG_SECCOMP_FILTER"),
+    (Control::Rlimits, "raise the hard limits of the calling shell (ulimit -H)"),
+    (Control::Network, "a kernel built with CONFIG_NET_NS; check user.max_net_namespaces"),
+    (Control::ControllingTerminal, "report this: a terminal leaked into the sandbox"),
+];
+
+fn from_report(report: &CageReport) -> Vec<Finding> {
+    let mut findings = vec![Finding::new(
+        "namespaces",
+        Verdict::Enforced,
+        format!("user, mount, pid, net, ipc, uts, cgroup; built in {} µs", report.build_micros),
+    )];
+    for (control, mend) in CONTROLS {
+        let missing = report.missing.iter().find(|missing| missing.control == *control);
+        let tried = report.proof.iter().filter(|check| check.control == *control).count();
+        findings.push(match missing {
+            Some(missing) => Finding::new(control.as_str(), Verdict::Missing, missing.why.clone()).mend(mend),
+            None => Finding::new(
+                control.as_str(),
+                Verdict::Enforced,
+                format!("{tried} attempts answered rightly"),
+            ),
+        });
+    }
+    findings
+}
+
+/// A directory that goes with its owner.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn scratch(ids: Ids) -> std::io::Result<Scratch> {
+    let path = std::env::temp_dir().join(format!("cofferdam-doctor-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+    let made = Scratch(path);
+    if let Ids::Rooted { sandbox, .. } = ids {
+        std::os::unix::fs::chown(&made.0, Some(sandbox.uid), Some(sandbox.gid))?;
+    }
+    Ok(made)
+}
+
+/// Starts a sandbox, asks it everything, and ends it.
+fn try_cage(ids: Ids, findings: &mut Vec<Finding>) -> Result<CageReport, Finding> {
+    let failed = |detail: String| Finding::new("sandbox", Verdict::Missing, detail);
+    let workspace = scratch(ids).map_err(|error| failed(format!("a directory to try in: {error}")))?;
+    let (ours, theirs) = wire::pair().map_err(|error| failed(error.to_string()))?;
+    let child =
+        launch::clone_init(&plan(ids, &workspace.0), theirs).map_err(|error| launch_finding(&error))?;
+    let ended = EndsInit(child.pid);
+    let wire = Wire::new(ours).map_err(|error| failed(error.to_string()))?;
+    let report = match ask(&wire, 1, Request::Report) {
+        Ok(Answer::Report(report)) => report,
+        Ok(_) => return Err(failed("init gave the wrong kind of answer".into())),
+        Err(why) => return Err(why),
+    };
+    findings.push(match ask(&wire, 2, Request::Diag) {
+        Ok(_) => {
+            Finding::new("identity", Verdict::Enforced, "sockets of the sandbox can be looked up (sock_diag)")
+        }
+        Err(finding) => Finding { control: "identity".into(), ..finding }
+            .mend("a kernel built with CONFIG_INET_DIAG (modprobe inet_diag)"),
+    });
+    drop(ended);
+    Ok(report)
+}
+
+/// Kills and reaps init when dropped.
+struct EndsInit(i32);
+
+impl Drop for EndsInit {
+    fn drop(&mut self) {
+        let _ = sys::process::kill(self.0, false, libc::SIGKILL);
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.0), None);
+    }
+}
+
+fn plan(ids: Ids, workspace: &Path) -> CagePlan {
+    let rule = |path: &str| PathRule { path: path.into(), optional: true };
+    let mut plan = CagePlan::new("doctor", ids, workspace);
+    plan.enforcement = Enforcement::BestEffort;
+    plan.paths.read_only = ["/usr", "/etc"].map(rule).to_vec();
+    plan.paths.read_write = ["/sandbox", "/tmp"].map(rule).to_vec();
+    plan
+}
+
+fn ask(wire: &Wire, id: u64, request: Request) -> Result<Answer, Finding> {
+    let failed = |detail: String| Finding::new("sandbox", Verdict::Missing, detail);
+    wire.send(&ToInit { id: RequestId(id), request }, &[], Some(PATIENCE))
+        .map_err(|e| failed(e.to_string()))?;
+    loop {
+        let packet = wire.recv::<FromInit>(Some(PATIENCE)).map_err(|e| failed(e.to_string()))?;
+        match packet.body {
+            FromInit::Reply { to: RequestId(to), result } if to == id => {
+                return result.map_err(|refusal| match refusal {
+                    Refusal::Cage(CageFailure::Step { ref mend, .. }) => {
+                        Finding { mend: mend.clone(), ..failed(refusal.to_string()) }
+                    }
+                    other => failed(other.to_string()),
+                });
+            }
+            FromInit::Reply { .. } | FromInit::Event(_) => {}
+        }
+    }
+}
+
+fn launch_finding(error: &LaunchError) -> Finding {
+    let finding = Finding::new("namespaces", Verdict::Missing, error.to_string());
+    match error {
+        LaunchError::Namespaces(_) => finding.mend(&user_namespace_mend()),
+        LaunchError::IdMap { mend, .. } => finding.mend(mend),
+        _ => finding,
+    }
+}
+
+/// The switches by which distributions forbid user namespaces, as they stand here.
+fn user_namespace_mend() -> String {
+    let switches = [
+        ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", "0", "15000"),
+        ("kernel.unprivileged_userns_clone", "/proc/sys/kernel/unprivileged_userns_clone", "0", "1"),
+        (
+            "kernel.apparmor_restrict_unprivileged_userns",
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "0",
+        ),
+    ];
+    let set: Vec<String> = switches
+        .iter()
+        .filter(|(_, path, bad, _)| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == *bad))
+        .map(|(name, _, _, good)| format!("sysctl -w {name}={good}"))
+        .collect();
+    if set.is_empty() {
+        "inside a container: allow user namespaces (seccomp profile); else start as root".to_owned()
+    } else {
+        format!("{}, or start as root", set.join("; "))
+    }
+}
+
+fn landlock_version() -> Finding {
+    let version = landlock::abi_version();
+    let detail = match version {
+        0 => "none".to_owned(),
+        1..6 => format!("ABI {version}: no signal scope, so agents of one sandbox can signal each other"),
+        _ => format!("ABI {version}"),
+    };
+    let verdict = if version == 0 { Verdict::Missing } else { Verdict::Enforced };
+    let finding = Finding::new("landlock_abi", verdict, detail);
+    if version < 6 { finding.mend("a kernel of 6.12 or newer has all that is used") } else { finding }
+}
+
+fn cgroups() -> Finding {
+    const WANTED: [&str; 3] = ["memory", "pids", "cpu"];
+    let absent = |detail: String| {
+        Finding::new("cgroup_limits", Verdict::Optional, detail).mend(
+            "needed only for `limits:`; start under `systemd-run --user --scope -p Delegate=yes`, or in a unit with \
+             `Delegate=yes`",
+        )
+    };
+    match cgroup::available() {
+        Ok(offered) if WANTED.iter().all(|wanted| offered.iter().any(|offer| offer == wanted)) => {
+            Finding::new("cgroup_limits", Verdict::Enforced, "memory, pids and cpu can be handed down")
+        }
+        Ok(offered) if offered.is_empty() => absent("no controller is delegated to this cgroup".into()),
+        Ok(offered) => absent(format!("only {}", offered.join(", "))),
+        Err(error) => absent(error.to_string()),
+    }
+}
+
+fn subordinate_ids(ids: Ids) -> Finding {
+    const NAME: &str = "subordinate_ids";
+    if matches!(ids, Ids::Rooted { .. }) {
+        return Finding::new(
+            NAME,
+            Verdict::Enforced,
+            "not needed: gateway and sandbox are users of their own",
+        );
+    }
+    let helper =
+        crate::environment::PATH.split(':').map(|dir| Path::new(dir).join("newuidmap")).find(|p| p.exists());
+    match helper {
+        Some(path) => {
+            Finding::new(NAME, Verdict::Optional, format!("{} is here, and not used yet", path.display()))
+        }
+        None => Finding::new(
+            NAME,
+            Verdict::Optional,
+            "no newuidmap: the sandbox runs on one id, behind the other walls",
+        ),
+    }
+}
