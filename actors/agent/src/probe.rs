@@ -164,32 +164,32 @@ fn identity(probe: &mut Probe, plan: &CagePlan) {
     });
 }
 
+/// Of the host, and not there unless the policy shows something below.
+const ABSENT: &[&str] = &[
+    "/etc/shadow",
+    "/root",
+    "/home",
+    "/boot",
+    "/proc/1/root",
+    "/proc/1/environ",
+    "/proc/1/mem",
+    "/dev/mem",
+    "/dev/kmsg",
+];
+
 fn files(probe: &mut Probe, plan: &CagePlan, confinement: &Confinement) {
     use Control::{Landlock, MaskedProc, ReadOnlyMounts, Seccomp};
     let open = |path: &str| std::fs::File::open(path);
     let write = |path: &str| std::fs::OpenOptions::new().write(true).open(path);
-    for path in [
-        "/etc/shadow",
-        "/root",
-        "/home",
-        "/proc/1/root",
-        "/proc/1/environ",
-        "/proc/1/mem",
-        "/dev/mem",
-        "/dev/kmsg",
-    ] {
+    let shown: Vec<_> =
+        plan.paths.read_only.iter().chain(&plan.paths.read_write).map(|rule| &rule.path).collect();
+    for path in ABSENT.iter().filter(|absent| !shown.iter().any(|path| path.starts_with(absent))) {
         probe.try_it(&format!("open {path}"), ReadOnlyMounts, Expect::Fails, || open(path));
     }
     probe.try_it("open the workspace's host path", ReadOnlyMounts, Expect::Fails, || {
-        let path = &plan.workspace;
         // Where the policy shows that very place, there is nothing to tell.
-        let shown = plan
-            .paths
-            .read_only
-            .iter()
-            .chain(&plan.paths.read_write)
-            .any(|rule| path.starts_with(&rule.path));
-        if shown { Err(io::ErrorKind::NotFound.into()) } else { std::fs::File::open(path) }
+        let visible = shown.iter().any(|path| plan.workspace.starts_with(path));
+        if visible { Err(io::ErrorKind::NotFound.into()) } else { std::fs::File::open(&plan.workspace) }
     });
     for path in ["/etc/passwd", "/etc/hosts", RUN_DIR, "/proc/self/mem", "/proc/sys/kernel/hostname"] {
         probe.try_it(&format!("write {path}"), ReadOnlyMounts, Expect::Fails, || write(path));

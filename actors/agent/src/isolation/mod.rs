@@ -1,5 +1,5 @@
 //! The walls, one file each. What is in `root` and its neighbours happens once, in init; the rest happens in every
-//! child between fork and exec, in the order of [`confine`](crate::init).
+//! child between fork and exec, in the order of `init::confine`.
 //!
 //! Nothing here decides policy: a file takes its part of the plan and makes the kernel hold it, or returns the error.
 

@@ -163,6 +163,7 @@ m,s=os.openpty()
 print('tiocsti', call(16,s,high|0x5412,0))
 print('tiocgwinsz', call(16,s,0x5413,ctypes.addressof(ctypes.create_string_buffer(8))))
 print('clone newuser', call(56,0x10000000|17,0,0,0,0))
+print('thread with its own descriptors', call(56,0x10000|0x800|0x100,0,0,0,0))
 print('socket packet', call(41,high|17,3,0))
 print('socket unix', call(41,high|1,1,0))
 print('clone3', call(435,0,0))
@@ -177,6 +178,7 @@ print('close_range unshare', call(436,1000,1001,2))
             "tiocsti EPERM",
             "tiocgwinsz ok",
             "clone newuser EPERM",
+            "thread with its own descriptors EPERM",
             "socket packet EPERM",
             "socket unix ok",
             "clone3 ENOSYS",
