@@ -90,10 +90,16 @@ fn attacks_fail_and_work_goes_on(stage: &Stage) -> Result<()> {
 }
 
 fn the_policys_paths_are_the_only_ones(stage: &Stage) -> Result<()> {
-    let shown = stage.dir().join("shown");
-    let hidden = stage.dir().join("hidden");
+    // Not below /tmp or /var/tmp, which are the sandbox's own.
+    let above = if nix::unistd::geteuid().is_root() { Some("/opt".into()) } else { std::env::var_os("HOME") };
+    let Some(above) = above.filter(|dir| !Path::new(dir).starts_with("/tmp")) else {
+        bed::skip!("no directory outside /tmp to show")
+    };
+    let base = Path::new(&above).join(stage.marker());
+    let (shown, hidden) = (base.join("shown"), base.join("hidden"));
+    let _cleanup = Cleanup(&base);
     for dir in [&shown, &hidden] {
-        std::fs::create_dir(dir)?;
+        std::fs::create_dir_all(dir)?;
         std::fs::write(dir.join("file"), "text")?;
     }
     let text = common::policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", shown.display()));
@@ -107,6 +113,15 @@ fn the_policys_paths_are_the_only_ones(stage: &Stage) -> Result<()> {
     ensure!(done.out() == "text", "{:?}", done.out());
     ensure!(std::fs::read_to_string(shown.join("file"))? == "text");
     Ok(())
+}
+
+/// Removes a directory when the case ends.
+struct Cleanup<'a>(&'a Path);
+
+impl Drop for Cleanup<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.0);
+    }
 }
 
 fn a_missing_path_stops_the_start(stage: &Stage) -> Result<()> {

@@ -48,9 +48,12 @@ fn peers_files_load_unchanged(stage: &Stage) -> Result<()> {
         let file = stage.dir().join(file).display().to_string();
         let args = ["policy", "explain", "--json", "--policy", &file, "--binary", binary, method, url];
         let done = stage.call(&args)?;
-        let text = done.out();
-        ensure!(text.contains("\"allow") || text.contains("\"den"), "{args:?}: {text} {}", done.err());
-        Ok(text.contains("\"allowed\"") && !text.contains("\"denied\""))
+        let said: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+        match said["verdict"].as_str() {
+            Some("allow") => Ok(true),
+            Some("deny") => Ok(false),
+            _ => anyhow::bail!("{args:?}: {said}"),
+        }
     };
     for (file, binary, method, url, allowed) in [
         ("overlapping.yaml", "/usr/bin/gh", "GET", "https://api.github.com/repos/a/b/issues", true),
@@ -100,9 +103,9 @@ fn explain_names_the_rule_and_the_nearest(stage: &Stage) -> Result<()> {
         stage.call(&["policy", "explain", "--preset", "github", "--binary", "/usr/bin/gh", method, url])
     };
     let yes = ask("GET", "https://api.github.com/user")?;
-    ensure!(yes.out().contains("allowed") && yes.out().contains("github"), "{}", yes.out());
+    ensure!(yes.out().contains("ALLOWED") && yes.out().contains("github"), "{}", yes.out());
     let no = ask("POST", "https://api.github.com/user/repos")?;
-    ensure!(no.out().contains("denied") && no.out().contains("POST"), "{}", no.out());
+    ensure!(no.out().contains("DENIED") && no.out().contains("POST"), "{}", no.out());
     Ok(())
 }
 
