@@ -20,7 +20,7 @@ pub(super) use libc::{
     SYS_getgid as getgid, SYS_getgroups as getgroups, SYS_getitimer as getitimer,
     SYS_getpeername as getpeername, SYS_getpgid as getpgid, SYS_getpid as getpid, SYS_getppid as getppid,
     SYS_getpriority as getpriority, SYS_getrandom as getrandom, SYS_getresgid as getresgid,
-    SYS_getresuid as getresuid, SYS_getrlimit as getrlimit, SYS_getrusage as getrusage, SYS_getsid as getsid,
+    SYS_getresuid as getresuid, SYS_getrusage as getrusage, SYS_getsid as getsid,
     SYS_getsockname as getsockname, SYS_getsockopt as getsockopt, SYS_gettid as gettid,
     SYS_gettimeofday as gettimeofday, SYS_getuid as getuid, SYS_getxattr as getxattr,
     SYS_inotify_add_watch as inotify_add_watch, SYS_inotify_init1 as inotify_init1,
@@ -44,8 +44,8 @@ pub(super) use libc::{
     SYS_pwrite64 as pwrite64, SYS_pwritev as pwritev, SYS_pwritev2 as pwritev2, SYS_read as read,
     SYS_readahead as readahead, SYS_readlinkat as readlinkat, SYS_readv as readv, SYS_recvfrom as recvfrom,
     SYS_recvmmsg as recvmmsg, SYS_recvmsg as recvmsg, SYS_removexattr as removexattr,
-    SYS_renameat as renameat, SYS_renameat2 as renameat2, SYS_restart_syscall as restart_syscall,
-    SYS_rseq as rseq, SYS_rt_sigaction as rt_sigaction, SYS_rt_sigpending as rt_sigpending,
+    SYS_renameat2 as renameat2, SYS_restart_syscall as restart_syscall, SYS_rseq as rseq,
+    SYS_rt_sigaction as rt_sigaction, SYS_rt_sigpending as rt_sigpending,
     SYS_rt_sigprocmask as rt_sigprocmask, SYS_rt_sigqueueinfo as rt_sigqueueinfo,
     SYS_rt_sigreturn as rt_sigreturn, SYS_rt_sigsuspend as rt_sigsuspend,
     SYS_rt_sigtimedwait as rt_sigtimedwait, SYS_rt_tgsigqueueinfo as rt_tgsigqueueinfo,
@@ -60,14 +60,13 @@ pub(super) use libc::{
     SYS_set_robust_list as set_robust_list, SYS_set_tid_address as set_tid_address, SYS_setfsgid as setfsgid,
     SYS_setfsuid as setfsuid, SYS_setgid as setgid, SYS_setgroups as setgroups, SYS_setitimer as setitimer,
     SYS_setpgid as setpgid, SYS_setpriority as setpriority, SYS_setregid as setregid,
-    SYS_setresgid as setresgid, SYS_setresuid as setresuid, SYS_setreuid as setreuid,
-    SYS_setrlimit as setrlimit, SYS_setsid as setsid, SYS_setsockopt as setsockopt, SYS_setuid as setuid,
-    SYS_setxattr as setxattr, SYS_shmat as shmat, SYS_shmctl as shmctl, SYS_shmdt as shmdt,
-    SYS_shmget as shmget, SYS_shutdown as shutdown, SYS_sigaltstack as sigaltstack,
-    SYS_signalfd4 as signalfd4, SYS_socket as socket, SYS_socketpair as socketpair, SYS_splice as splice,
-    SYS_statfs as statfs, SYS_statx as statx, SYS_symlinkat as symlinkat, SYS_sync as sync,
-    SYS_sync_file_range as sync_file_range, SYS_syncfs as syncfs, SYS_sysinfo as sysinfo, SYS_tee as tee,
-    SYS_tgkill as tgkill, SYS_timer_create as timer_create, SYS_timer_delete as timer_delete,
+    SYS_setresgid as setresgid, SYS_setresuid as setresuid, SYS_setreuid as setreuid, SYS_setsid as setsid,
+    SYS_setsockopt as setsockopt, SYS_setuid as setuid, SYS_setxattr as setxattr, SYS_shmat as shmat,
+    SYS_shmctl as shmctl, SYS_shmdt as shmdt, SYS_shmget as shmget, SYS_shutdown as shutdown,
+    SYS_sigaltstack as sigaltstack, SYS_signalfd4 as signalfd4, SYS_socket as socket,
+    SYS_socketpair as socketpair, SYS_splice as splice, SYS_statfs as statfs, SYS_statx as statx,
+    SYS_symlinkat as symlinkat, SYS_sync as sync, SYS_syncfs as syncfs, SYS_sysinfo as sysinfo,
+    SYS_tee as tee, SYS_tgkill as tgkill, SYS_timer_create as timer_create, SYS_timer_delete as timer_delete,
     SYS_timer_getoverrun as timer_getoverrun, SYS_timer_gettime as timer_gettime,
     SYS_timer_settime as timer_settime, SYS_timerfd_create as timerfd_create,
     SYS_timerfd_gettime as timerfd_gettime, SYS_timerfd_settime as timerfd_settime, SYS_times as times,
@@ -80,10 +79,23 @@ pub(super) use libc::{
     SYS_access as access, SYS_alarm as alarm, SYS_arch_prctl as arch_prctl, SYS_chmod as chmod,
     SYS_chown as chown, SYS_creat as creat, SYS_dup2 as dup2, SYS_epoll_create as epoll_create,
     SYS_epoll_wait as epoll_wait, SYS_eventfd as eventfd, SYS_fork as fork, SYS_futimesat as futimesat,
-    SYS_getdents as getdents, SYS_getpgrp as getpgrp, SYS_inotify_init as inotify_init, SYS_lchown as lchown,
-    SYS_link as link, SYS_lstat as lstat, SYS_mkdir as mkdir, SYS_mknod as mknod, SYS_open as open,
-    SYS_pause as pause, SYS_pipe as pipe, SYS_poll as poll, SYS_readlink as readlink, SYS_rename as rename,
-    SYS_rmdir as rmdir, SYS_select as select, SYS_signalfd as signalfd, SYS_stat as stat,
-    SYS_symlink as symlink, SYS_time as time, SYS_unlink as unlink, SYS_utime as utime, SYS_utimes as utimes,
-    SYS_vfork as vfork,
+    SYS_getdents as getdents, SYS_getpgrp as getpgrp, SYS_getrlimit as getrlimit,
+    SYS_inotify_init as inotify_init, SYS_lchown as lchown, SYS_link as link, SYS_lstat as lstat,
+    SYS_mkdir as mkdir, SYS_mknod as mknod, SYS_open as open, SYS_pause as pause, SYS_pipe as pipe,
+    SYS_poll as poll, SYS_readlink as readlink, SYS_rename as rename, SYS_renameat as renameat,
+    SYS_rmdir as rmdir, SYS_select as select, SYS_setrlimit as setrlimit, SYS_signalfd as signalfd,
+    SYS_stat as stat, SYS_symlink as symlink, SYS_sync_file_range as sync_file_range, SYS_time as time,
+    SYS_unlink as unlink, SYS_utime as utime, SYS_utimes as utimes, SYS_vfork as vfork,
 };
+
+/// Those that `libc` doesn't name for this processor (include/uapi/asm-generic/unistd.h).
+#[cfg(target_arch = "aarch64")]
+mod generic {
+    #![expect(non_upper_case_globals, reason = "named as the calls are")]
+    pub(in super::super) const renameat: libc::c_long = 38;
+    pub(in super::super) const sync_file_range: libc::c_long = 84;
+    pub(in super::super) const getrlimit: libc::c_long = 163;
+    pub(in super::super) const setrlimit: libc::c_long = 164;
+}
+#[cfg(target_arch = "aarch64")]
+pub(super) use generic::{getrlimit, renameat, setrlimit, sync_file_range};
