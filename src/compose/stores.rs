@@ -75,7 +75,9 @@ impl Stores {
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
             proxy::identity::Diag::new(init.diag().await?)?,
-        );
+        )
+        // Which programs may have code of unknown origin in them is the policy's to say (`allow_foreign_code`).
+        .with_foreign_code(proxy::identity::ForeignCode::Report);
         let proxy = Arc::new(proxy::Deps {
             policy: policy.clone(),
             identify: Arc::new(proxy::Identities::new(identifier, super::records::binary_changed(audit.sink()))),

@@ -52,12 +52,11 @@ impl Actor for PolicyActor {
     type Arguments = Loader;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, loader: Loader) -> Result<State, ActorProcessingErr> {
+        // It tells once when it has begun: what changed while no actor watched is read then.
         let watcher = loader.path().map(|path| {
             let myself = myself.clone();
             Watcher(tokio::spawn(watch(path.to_owned(), move || myself.cast(Msg::Reload).is_ok())))
         });
-        // What changed while no actor watched.
-        let _ = myself.cast(Msg::Reload);
         Ok(State { loader, watcher })
     }
 

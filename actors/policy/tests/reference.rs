@@ -61,6 +61,9 @@ fn entry_covers(entry: &Entry, caller: &Caller) -> bool {
             path_matches(binary.path.as_str(), &program.path)
                 && (binary.sha256.is_none() || binary.sha256 == Some(program.sha256))
         };
+        if caller.foreign_code && !binary.allow_foreign_code {
+            continue;
+        }
         if is(&caller.executable) || (binary.ancestors && caller.ancestors.iter().any(is)) {
             return true;
         }
@@ -234,10 +237,11 @@ fn binaries() -> impl Strategy<Value = String> {
         select(&["/usr/bin/a", "/usr/bin/b", "/usr/bin/*", "/usr/**", "/sandbox/**/bin/a", "/**"][..]),
         any::<bool>(),
         prop::bool::weighted(0.2),
+        any::<bool>(),
     )
-        .prop_map(move |(path, ancestors, pinned)| {
+        .prop_map(move |(path, ancestors, pinned, foreign)| {
             let pin = if pinned { format!(", sha256: '{pin}'") } else { String::new() };
-            format!("{{ path: '{path}', ancestors: {ancestors}{pin} }}")
+            format!("{{ path: '{path}', ancestors: {ancestors}, allow_foreign_code: {foreign}{pin} }}")
         });
     prop_oneof![
         1 => Just(String::new()),
@@ -266,8 +270,9 @@ fn program() -> impl Strategy<Value = Executable> {
 }
 
 fn caller() -> impl Strategy<Value = Caller> {
-    (program(), prop::collection::vec(program(), 0..3))
-        .prop_map(|(executable, ancestors)| Caller { executable, ancestors: ancestors.into() })
+    (program(), prop::collection::vec(program(), 0..3), prop::bool::weighted(0.3)).prop_map(
+        |(executable, ancestors, foreign_code)| Caller { executable, ancestors: ancestors.into(), foreign_code },
+    )
 }
 
 proptest! {

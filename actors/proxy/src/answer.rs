@@ -201,6 +201,7 @@ mod tests {
         known.method = Some("POST".to_owned());
         known.path = Some("/x".to_owned());
         known.caller = Some(Arc::new(Caller {
+            foreign_code: false,
             executable: Executable { path: "/usr/bin/curl".into(), sha256: [0; 32] },
             ancestors: Arc::from([]),
         }));

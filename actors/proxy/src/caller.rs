@@ -131,6 +131,7 @@ mod tests {
                     true => Ok(Caller {
                         executable: Executable { path: "/a".into(), sha256: [0; 32] },
                         ancestors: Arc::from([]),
+                        foreign_code: false,
                     }),
                     false => Err(Denial {
                         layer: Layer::Identity,

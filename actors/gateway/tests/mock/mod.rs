@@ -229,6 +229,7 @@ pub fn both(port: u16) -> String {
 
 pub fn caller() -> Caller {
     Caller {
+        foreign_code: false,
         executable: Executable { path: "/usr/bin/python3".into(), sha256: [7; 32] },
         ancestors: Arc::from([]),
     }

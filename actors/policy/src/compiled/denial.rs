@@ -24,6 +24,8 @@ pub enum Difference {
     Binary(Vec<String>),
     /// The program's path is named, with another SHA-256.
     Content(String),
+    /// The program is named, and has code mapped that its hash says nothing of.
+    ForeignCode(String),
     /// The endpoint serves other paths.
     ServedPath(String),
     /// `%2F` isn't allowed in paths.
@@ -49,6 +51,7 @@ impl Difference {
             Self::Host(_) => 100,
             Self::Binary(_) => 40,
             Self::Content(_) => 30,
+            Self::ForeignCode(_) => 20,
             Self::Port(_) => 25,
             Self::Path(_) | Self::ServedPath(_) => 10,
             Self::OnlyWebsocket | Self::NoWebsocket => 8,
@@ -68,6 +71,9 @@ impl fmt::Display for Difference {
             Self::Binary(programs) if programs.is_empty() => f.write_str("it names no program"),
             Self::Binary(programs) => write!(f, "it is for {}", list(programs.iter())),
             Self::Content(path) => write!(f, "it wants another SHA-256 of {path}"),
+            Self::ForeignCode(path) => {
+                write!(f, "it has no allow_foreign_code, and {path} has code of unknown origin mapped")
+            }
             Self::ServedPath(path) => write!(f, "it serves {path}"),
             Self::EncodedSlash => f.write_str("it has no allow_encoded_slash"),
             Self::OnlyWebsocket => f.write_str("it is for WebSocket handshakes (protocol: websocket)"),
@@ -128,6 +134,10 @@ impl Compiled {
             Some(Difference::Content(_)) => {
                 (Layer::Identity, format!("{program} is not the program that the policy pins by SHA-256"))
             }
+            Some(Difference::ForeignCode(_)) => (
+                Layer::Identity,
+                format!("{program} has code mapped from a writable or deleted file, which its hash says nothing of"),
+            ),
             Some(Difference::Binary(_)) => (Layer::L4, format!("{program} may not connect to {to}")),
             _ => (Layer::L4, format!("no policy entry allows {to}")),
         };
@@ -142,6 +152,8 @@ impl Compiled {
         {
             differs.push(if place.programs.cover_but_for_content(caller) {
                 Difference::Content(caller.executable.path.to_string())
+            } else if place.programs.cover_but_for_foreign_code(caller) {
+                Difference::ForeignCode(caller.executable.path.to_string())
             } else {
                 Difference::Binary(list.iter().map(|b| b.path.as_str().to_owned()).collect())
             });

@@ -88,6 +88,20 @@ fn ancestors_count_unless_they_dont() {
 }
 
 #[test]
+fn code_of_unknown_origin_is_denied_unless_the_entry_allows_it() {
+    let c = compiled(
+        "  a: { endpoints: [ { host: a.example.com, port: 22 } ], binaries: [ { path: /usr/bin/curl } ] }\n  \
+         b: { endpoints: [ { host: b.example.com, port: 22 } ], binaries: [ { path: /usr/bin/curl, allow_foreign_code: true } ] }\n",
+    );
+    let injected = Caller { foreign_code: true, ..caller(CURL) };
+    let denial = c.connect(&to("a.example.com:22"), &injected).unwrap_err();
+    assert_eq!(denial.layer, Layer::Identity);
+    assert!(denial.hint.unwrap().contains("allow_foreign_code"));
+    assert!(c.connect(&to("a.example.com:22"), &caller(CURL)).is_ok());
+    assert!(c.connect(&to("b.example.com:22"), &injected).is_ok());
+}
+
+#[test]
 fn a_pinned_program_with_other_content_is_an_identity_denial() {
     let sha = hex::encode([7; 32]);
     let other = hex::encode([8; 32]);

@@ -220,11 +220,12 @@ impl Identifier {
         let ancestors = first.ancestors.iter().map(|a| self.pin(a)).collect::<Result<Arc<[_]>, _>>()?;
         let mut holders: Vec<_> = measured.iter().map(|m| m.shape.process).collect();
         holders.sort_unstable();
+        let foreign_code = measured.iter().any(|m| m.shape.foreign_code);
         Ok(JudgedCaller {
-            caller: Caller { executable, ancestors },
+            caller: Caller { executable, ancestors, foreign_code },
             inode,
             holders: holders.into(),
-            foreign_code: measured.iter().any(|m| m.shape.foreign_code),
+            foreign_code,
         })
     }
 

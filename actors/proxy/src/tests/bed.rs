@@ -248,6 +248,7 @@ impl Identify for Who {
             }
             let path = *self.path.lock().unwrap();
             Ok(Caller {
+                foreign_code: false,
                 executable: Executable { path: path.into(), sha256: [7; 32] },
                 ancestors: Arc::from([]),
             })
