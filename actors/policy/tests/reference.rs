@@ -271,7 +271,11 @@ fn program() -> impl Strategy<Value = Executable> {
 
 fn caller() -> impl Strategy<Value = Caller> {
     (program(), prop::collection::vec(program(), 0..3), prop::bool::weighted(0.3)).prop_map(
-        |(executable, ancestors, foreign_code)| Caller { executable, ancestors: ancestors.into(), foreign_code },
+        |(executable, ancestors, foreign_code)| Caller {
+            executable,
+            ancestors: ancestors.into(),
+            foreign_code,
+        },
     )
 }
 

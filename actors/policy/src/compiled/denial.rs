@@ -136,7 +136,9 @@ impl Compiled {
             }
             Some(Difference::ForeignCode(_)) => (
                 Layer::Identity,
-                format!("{program} has code mapped from a writable or deleted file, which its hash says nothing of"),
+                format!(
+                    "{program} has code mapped from a writable or deleted file, which its hash says nothing of"
+                ),
             ),
             Some(Difference::Binary(_)) => (Layer::L4, format!("{program} may not connect to {to}")),
             _ => (Layer::L4, format!("no policy entry allows {to}")),
