@@ -2,6 +2,7 @@
 
 pub mod args;
 mod audit;
+mod doctor;
 mod environment;
 mod exec;
 mod ids;
@@ -62,7 +63,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Policy(command) => policy::policy(&root, command),
         Command::Redact(args) => redact::redact(&args),
         Command::Audit(command) => audit::audit(&root, &command),
-        Command::Doctor(_) => Err(Failure::refused("doctor: soon")),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => crate::demo::demo(&args),
     }
 }

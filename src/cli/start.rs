@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use agent::isolation::capabilities::REQUIRE_CAP_DROP;
 use agent::plan::{CagePlan, Ids, Limits};
 
 use crate::cli::args::LogFormat;
@@ -94,6 +95,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         config::Enforcement::BestEffort => agent::plan::Enforcement::BestEffort,
     };
     cage.limits = limits(&wanted.limits);
+    cage.require_cap_drop = std::env::var_os(REQUIRE_CAP_DROP).is_some_and(|value| value == "1");
     cage.listeners = [explicit_listeners(), inference_listeners()].concat();
     cage.check().map_err(|e| Failure::refused(e.to_string()))?;
 

@@ -1,0 +1,45 @@
+//! `cofferdam doctor`: what this machine can enforce, each control proven by trying it.
+
+use agent::doctor::{Verdict, examine};
+
+use crate::cli::args::JsonArgs;
+use crate::cli::ids;
+use crate::cli::out::{Outcome, Paint, print, print_json, table};
+
+/// Prints the table; exit code 1 where `strict` could not start.
+pub fn doctor(args: &JsonArgs) -> Outcome {
+    let examination = examine(ids::trial()?);
+    let code = u8::from(!examination.is_healthy());
+    if args.json {
+        print_json(&examination)?;
+        return Ok(code);
+    }
+    let paint = Paint::stdout();
+    let way = if examination.rooted { "as root" } else { "as an ordinary user" };
+    print(&format!("kernel {}, {way}\n\n", examination.kernel))?;
+    let rows: Vec<Vec<String>> = examination
+        .findings
+        .iter()
+        .map(|finding| {
+            let verdict = match finding.verdict {
+                Verdict::Enforced => paint.good("enforced"),
+                Verdict::Missing => paint.bad("MISSING"),
+                Verdict::Optional => paint.dim("not there"),
+                Verdict::Untried => paint.warn("untried"),
+            };
+            vec![finding.control.clone(), verdict, finding.detail.clone()]
+        })
+        .collect();
+    print(&table(&rows))?;
+    for finding in &examination.findings {
+        if let Some(mend) = &finding.mend {
+            print(&format!("\n{}: {mend}\n", paint.bold(&finding.control)))?;
+        }
+    }
+    let last = match code {
+        0 => paint.good("\neverything that `enforcement: strict` needs is here\n"),
+        _ => paint.bad("\n`enforcement: strict` can't start here; what is missing stands above\n"),
+    };
+    print(&last)?;
+    Ok(code)
+}
