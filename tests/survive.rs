@@ -64,8 +64,9 @@ fn start<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
     Sandbox::start(stage, &options, &[&python, "-u", "/sandbox/workload.py"], "\n20\n")
 }
 
-/// Ends the agent and judges its numbers: all of them, in order; repeats are counted.
-fn report(sandbox: &mut Sandbox) -> Result<Report> {
+/// Ends the agent and judges its numbers: all of them, in order; repeats are counted. At least `alive` requests and ticks
+/// must have come through, or the row proves nothing.
+fn report(sandbox: &mut Sandbox, alive: u64) -> Result<Report> {
     let running = sandbox.running.take().unwrap();
     running.signal(Signal::SIGTERM)?;
     let done: Finished = running.finish(PATIENCE)?.expect_code(0)?;
@@ -82,10 +83,8 @@ fn report(sandbox: &mut Sandbox) -> Result<Report> {
         last = last.max(n);
     }
     ensure!(end["counted"] == last, "it counted to {}, we heard {last}", end["counted"]);
-    ensure!(
-        end["requests"].as_u64() > Some(50) && end["ticks"].as_u64() > Some(50),
-        "the workload is dead: {end}"
-    );
+    let lived = |what: &str| end[what].as_u64() >= Some(alive);
+    ensure!(lived("requests") && lived("ticks"), "the workload is dead: {end}");
     Ok(Report { end, repeated })
 }
 
@@ -132,11 +131,10 @@ fn row(stage: &Stage, actor: &str) -> Result<()> {
     }
     let after = sandbox.status()?;
     let name = sandbox.name.clone();
-    let Report { end, repeated } = report(&mut sandbox)?;
+    let Report { end, repeated } = report(&mut sandbox, 50)?;
     let times = recoveries(stage, &name, actor)?;
     if after["supervisor_pid"] == supervisor {
         ensure!(times.len() >= KILLS, "only {} of {KILLS} recoveries are on record", times.len());
-        ensure!(repeated == 0 || actor == "redactor", "{repeated} numbers came twice");
         ensure!(end["streams_lost"] == 0, "streams were lost: {end}");
         ensure!(end["cut"] == 0, "requests were cut: {end}");
     } else {
@@ -144,6 +142,12 @@ fn row(stage: &Stage, actor: &str) -> Result<()> {
     }
     ensure!(end["refused"] == 0, "connections were refused: {end}");
     ensure!(repeated == 0, "{repeated} numbers came twice on standard output");
+    bed::harness::say(&format!(
+        "    {actor}: {} requests answered meanwhile, the slowest in {:.0} ms; {} ticks of one stream",
+        end["requests"],
+        end["worst_ms"].as_f64().unwrap_or_default(),
+        end["ticks"]
+    ));
     told(actor, times, ACTOR_BACK * SLACK)
 }
 
@@ -230,7 +234,7 @@ fn supervisor(stage: &Stage) -> Result<()> {
         times.push(begun.elapsed());
     }
     let restarts = sandbox.status()?["supervisor_restarts"].as_u64();
-    let Report { end, repeated } = report(&mut sandbox)?;
+    let Report { end, repeated } = report(&mut sandbox, 10)?;
     ensure!(restarts >= Some(KILLS as u64), "{restarts:?} restarts on record");
     ensure!(end["refused"] == 0, "connections were refused: {end}");
     bed::harness::say(&format!(
