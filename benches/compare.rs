@@ -64,7 +64,9 @@ struct Bench {
 impl Bench {
     fn cofferdam(&self) -> Command {
         let mut command = Command::new(self.cofferdam);
-        command.env("COFFERDAM_STATE", self.world.dir().join("state")).env("SSL_CERT_FILE", self.world.ca_file());
+        command
+            .env("COFFERDAM_STATE", self.world.dir().join("state"))
+            .env("SSL_CERT_FILE", self.world.ca_file());
         command
     }
 
@@ -75,7 +77,17 @@ impl Bench {
             "bare exec" => Some(Command::new("/bin/true")),
             "bubblewrap" => bwrap.map(|bwrap| {
                 let mut command = Command::new(bwrap);
-                command.args(["--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]);
+                command.args([
+                    "--unshare-all",
+                    "--ro-bind",
+                    "/",
+                    "/",
+                    "--proc",
+                    "/proc",
+                    "--dev",
+                    "/dev",
+                    "/bin/true",
+                ]);
                 command
             }),
             _ => {
@@ -102,7 +114,9 @@ impl Bench {
         let bare = median(&mut times[0]).context("no start measured")?;
         for (who, times) in contenders.iter().zip(&mut times) {
             match median(times) {
-                Some(t) => say(&format!("  {who:<12} {t:>10.2?}  {:>7.1} × bare exec", t.div_duration_f64(bare))),
+                Some(t) => {
+                    say(&format!("  {who:<12} {t:>10.2?}  {:>7.1} × bare exec", t.div_duration_f64(bare)))
+                }
                 None => say(&format!("  {who:<12} SKIPPED: not installed")),
             }
         }
@@ -117,7 +131,9 @@ impl Bench {
         let profile = include_str!("../policies/profiles/locked-down.yaml");
         std::fs::write(dir.join("policy.yaml"), profile.replace("network_policies: {}", POLICY.trim()))?;
         say(&format!("\n{REQUESTS} requests on each of {CONNECTIONS} connections, kept alive"));
-        for (kind, what) in [("relayed", "CONNECT, relayed"), ("inspected", "CONNECT, inspected"), ("plain", "plain HTTP")] {
+        for (kind, what) in
+            [("relayed", "CONNECT, relayed"), ("inspected", "CONNECT, inspected"), ("plain", "plain HTTP")]
+        {
             let mut direct = Command::new(std::env::current_exe()?);
             direct.args([CLIENT, kind, "direct"]).env("SSL_CERT_FILE", self.world.ca_file());
             let direct = Figures::of(direct)?;
@@ -177,7 +193,8 @@ fn tls_config() -> Result<rustls::ClientConfig> {
     let bundle = std::env::var("SSL_CERT_FILE")?;
     roots.add_parsable_certificates(CertificateDer::pem_file_iter(&bundle)?.filter_map(Result::ok));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -215,7 +232,9 @@ fn exchange(stream: &mut (impl Read + Write), target: &str, authority: &str) -> 
         ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
         let length = head
             .lines()
-            .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse::<usize>().ok())
+            .find_map(|l| {
+                l.to_ascii_lowercase().strip_prefix("content-length: ")?.trim().parse::<usize>().ok()
+            })
             .context("no length")?;
         stream.read_exact(&mut vec![0; length])?;
         times.push(begun.elapsed());
