@@ -205,7 +205,9 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
         let mut config = Self::parse(&text).map_err(|e| refuse(&e))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        for relative in [&mut config.policy, &mut config.workspace, &mut config.upstream_ca].into_iter().flatten() {
+        for relative in
+            [&mut config.policy, &mut config.workspace, &mut config.upstream_ca].into_iter().flatten()
+        {
             *relative = base.join(&relative);
         }
         Ok(config)
@@ -215,8 +217,8 @@ impl Config {
         let budget = serde_yaml::budget!(max_nodes: NODES_MAX, max_depth: 32, max_aliases: 64);
         let options = serde_yaml::options!(strict_booleans: true, budget: budget);
         // The text may hold a secret by mistake: errors quote no line of it.
-        let config: Self = serde_yaml::from_str_with_options(text, options)
-            .map_err(|e| e.without_snippet().to_string())?;
+        let config: Self =
+            serde_yaml::from_str_with_options(text, options).map_err(|e| e.without_snippet().to_string())?;
         config.check()?;
         Ok(config)
     }
@@ -247,7 +249,8 @@ mod duration {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(|e| D::Error::custom(format!("'{text}' is no duration: {e}")))
+        humantime::parse_duration(&text)
+            .map_err(|e| D::Error::custom(format!("'{text}' is no duration: {e}")))
     }
 }
 
@@ -276,7 +279,10 @@ mod tests {
              metrics: { listen: \"127.0.0.1:9464\" }\n",
         )
         .unwrap();
-        assert_eq!(config.agents["hermes"].restart, Restart { backoff: Backoff::default(), ..Restart::default() });
+        assert_eq!(
+            config.agents["hermes"].restart,
+            Restart { backoff: Backoff::default(), ..Restart::default() }
+        );
         assert_eq!(config.limits.memory, Some(bytesize::ByteSize::gib(4)));
     }
 

@@ -21,7 +21,8 @@ pub fn seal(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(fd);
     file.write_all(bytes)?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
 }
@@ -37,7 +38,10 @@ pub fn read(fd: BorrowedFd<'_>) -> io::Result<Zeroizing<Vec<u8>>> {
     let file = File::from(fd.try_clone_to_owned()?);
     let size = file.metadata()?.len();
     if size > READ_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a sealed file larger than any that we write"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a sealed file larger than any that we write",
+        ));
     }
     let mut bytes = Zeroizing::new(vec![0; usize::try_from(size).unwrap_or_default()]);
     file.read_exact_at(&mut bytes, 0)?;

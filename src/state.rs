@@ -53,7 +53,8 @@ impl Name {
     /// A name made from a command: its file name, with what can't stand in a name left out.
     pub fn from_command(command: &std::ffi::OsStr) -> Self {
         let file = Path::new(command).file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let kept: String = file.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).take(32).collect();
+        let kept: String =
+            file.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).take(32).collect();
         Self(if kept.is_empty() { "agent".into() } else { kept })
     }
 
@@ -127,7 +128,9 @@ impl Root {
                 return Ok(claim);
             }
         }
-        Err(Failure::refused(format!("{NUMBERED_NAMES} sandboxes named '{base}-…' are running: give this one a --name")))
+        Err(Failure::refused(format!(
+            "{NUMBERED_NAMES} sandboxes named '{base}-…' are running: give this one a --name"
+        )))
     }
 
     fn try_claim(&self, name: &Name) -> Result<Result<Claim, String>, Failure> {
@@ -157,7 +160,8 @@ impl Root {
             Err(fs::TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 let _ = lock.read_to_string(&mut pid);
-                let holder = pid.trim().parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
+                let holder =
+                    pid.trim().parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
                 return Ok(Err(holder));
             }
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),

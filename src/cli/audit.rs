@@ -64,7 +64,9 @@ fn words(trouble: &Trouble) -> String {
         Trouble::Replaced => "the record before it is not the one it was written after".into(),
         Trouble::Missing { from, to } => format!("records {from} to {to} are missing"),
         Trouble::OutOfOrder { expected, found } => format!("record {found} stands where {expected} belongs"),
-        Trouble::CutOff { written, found } => format!("cut off: {written} records were written, {found} are here"),
+        Trouble::CutOff { written, found } => {
+            format!("cut off: {written} records were written, {found} are here")
+        }
         Trouble::NotTheHead => "the last record is not the one that was written last".into(),
         Trouble::NoHead => "the head file is missing, so a cut end could not be seen".into(),
     }

@@ -24,7 +24,9 @@ fn pair(text: &str) -> Result<(String, String), Failure> {
         Some((key, value)) => (key, value.to_owned()),
         None => {
             let value = std::env::var(text).map_err(|_| {
-                Failure::refused(format!("--env {text}: you have no such variable; set one with --env {text}=VALUE"))
+                Failure::refused(format!(
+                    "--env {text}: you have no such variable; set one with --env {text}=VALUE"
+                ))
             })?;
             (text, value)
         }

@@ -42,8 +42,11 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         let session = client.exec(&request).await.map_err(|error| refused_start(&error))?;
         let (controls, queue) = mpsc::channel(CONTROLS);
         let passing = tokio::spawn(pass_signals(controls, request.tty.is_some()));
-        let stdio =
-            Stdio { stdin: request.stdin.then(tokio::io::stdin), stdout: tokio::io::stdout(), stderr: tokio::io::stderr() };
+        let stdio = Stdio {
+            stdin: request.stdin.then(tokio::io::stdin),
+            stdout: tokio::io::stdout(),
+            stderr: tokio::io::stderr(),
+        };
         let exit = session.drive(stdio, queue).await.map_err(told);
         passing.abort();
         exit

@@ -108,7 +108,9 @@ fn free_pair(claim: &Claim) -> Result<u32, Failure> {
     (0..pairs)
         .map(|n| FIRST + 2 * ((start + n) % pairs))
         .find(|first| !neighbours.contains(first) && unused(*first) && unused(first + 1))
-        .ok_or_else(|| Failure::refused("every dynamic user id is taken: create users `gateway` and `sandbox`"))
+        .ok_or_else(|| {
+            Failure::refused("every dynamic user id is taken: create users `gateway` and `sandbox`")
+        })
 }
 
 fn unused(id: u32) -> bool {

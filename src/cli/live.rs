@@ -84,12 +84,18 @@ fn status_text(s: &Status, paint: Paint) -> String {
     ];
     for agent in &s.agents {
         let pid = agent.pid.map_or(String::new(), |pid| format!(", pid {pid} inside"));
-        rows.push(vec![format!("agent {}", agent.name), format!("{}{pid}, {} restarts", agent.state, agent.restarts)]);
+        rows.push(vec![
+            format!("agent {}", agent.name),
+            format!("{}{pid}, {} restarts", agent.state, agent.restarts),
+        ]);
     }
     for provider in &s.providers {
         rows.push(vec![
             format!("provider {}", provider.name),
-            format!("{} at {}, trust {}, cost {}: {}", provider.kind, provider.endpoint, provider.trust, provider.cost, provider.state),
+            format!(
+                "{} at {}, trust {}, cost {}: {}",
+                provider.kind, provider.endpoint, provider.trust, provider.cost, provider.state
+            ),
         ]);
     }
     for control in &s.controls {
@@ -143,7 +149,9 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
     let until = std::time::Instant::now() + args.grace + crate::plan::STOP_GRACE;
     while root.is_running(&name) {
         if std::time::Instant::now() > until {
-            return Err(Failure::refused(format!("'{name}' was told to stop, but is still there: see `cofferdam ps`")));
+            return Err(Failure::refused(format!(
+                "'{name}' was told to stop, but is still there: see `cofferdam ps`"
+            )));
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
@@ -189,7 +197,8 @@ mod tests {
 
     #[test]
     fn ages_have_two_units_at_most() {
-        let of = [(999, "999ms"), (59_999, "59s"), (61_000, "1m 1s"), (3_660_000, "1h 1m"), (90_000_000, "1d 1h")];
+        let of =
+            [(999, "999ms"), (59_999, "59s"), (61_000, "1m 1s"), (3_660_000, "1h 1m"), (90_000_000, "1d 1h")];
         for (ms, text) in of {
             assert_eq!(age(ms), text);
         }

@@ -17,7 +17,10 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     let name = Name::parse(&args.name)?;
     let dir = root.instance(&name).join("logs");
     if !dir.is_dir() {
-        return Err(Failure::refused(format!("no logs in {}: is '{name}' the sandbox's name?", dir.display())));
+        return Err(Failure::refused(format!(
+            "no logs in {}: is '{name}' the sandbox's name?",
+            dir.display()
+        )));
     }
     let mut logs = Logs::new(dir, args.agent.clone());
     loop {

@@ -27,9 +27,7 @@ pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
         require_preset(preset)?;
     }
     let (name, text, watch) = match (choice.file, choice.profile) {
-        (Some(path), _) => {
-            (path.display().to_string(), read(path)?, Some(std::path::absolute(path)?))
-        }
+        (Some(path), _) => (path.display().to_string(), read(path)?, Some(std::path::absolute(path)?)),
         (None, profile) => {
             let wanted = profile.unwrap_or(policy::DEFAULT_PROFILE);
             (format!("profile {wanted}"), built_in_profile(wanted)?.to_owned(), None)
@@ -43,7 +41,10 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     let told = |e: std::io::Error| Failure::refused(format!("{}: {e}", path.display()));
     let size = std::fs::metadata(path).map_err(told)?.len();
     if size > FILE_MAX {
-        return Err(Failure::refused(format!("{}: {size} bytes is more than a policy can be", path.display())));
+        return Err(Failure::refused(format!(
+            "{}: {size} bytes is more than a policy can be",
+            path.display()
+        )));
     }
     std::fs::read_to_string(path).map_err(told)
 }

@@ -20,7 +20,9 @@ pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
         PolicyCommand::Explain(args) => explain(args),
         PolicyCommand::Diff { a, b, json } => diff(&a, &b, json),
         PolicyCommand::Show(args) => show(root, &args),
-        PolicyCommand::Set { name, file, restart_agents, json } => set(root, &name, &file, restart_agents, json),
+        PolicyCommand::Set { name, file, restart_agents, json } => {
+            set(root, &name, &file, restart_agents, json)
+        }
         PolicyCommand::Schema => print_json(&policy::schema()).map(|()| 0),
         PolicyCommand::Presets { name, json } => built_ins(name.as_deref(), json),
     }
@@ -39,7 +41,9 @@ fn check(files: &[PathBuf], json: bool) -> Outcome {
         let (errors, warnings) = judge(&name, &text);
         failed |= errors.is_some();
         if json {
-            reports.push(json!({ "file": name, "valid": errors.is_none(), "errors": errors, "warnings": warnings }));
+            reports.push(
+                json!({ "file": name, "valid": errors.is_none(), "errors": errors, "warnings": warnings }),
+            );
             continue;
         }
         for diagnostics in [&errors, &warnings].into_iter().flatten().filter(|d| !d.is_empty()) {
@@ -166,7 +170,9 @@ fn built_ins(name: Option<&str>, json: bool) -> Outcome {
     if json {
         let rows: Vec<_> = rows
             .iter()
-            .map(|(kind, name, description)| json!({ "kind": kind, "name": name, "description": description }))
+            .map(
+                |(kind, name, description)| json!({ "kind": kind, "name": name, "description": description }),
+            )
             .collect();
         print_json(&rows)?;
         return Ok(0);

@@ -10,7 +10,8 @@ use crate::cli::out::{Failure, Outcome};
 
 /// Copies to the end.
 pub fn redact(args: &RedactArgs) -> Outcome {
-    let redactor = Redactor::new(std::iter::empty::<(&str, redactor::Secret)>()).map_err(|e| Failure::refused(e.to_string()))?;
+    let redactor = Redactor::new(std::iter::empty::<(&str, redactor::Secret)>())
+        .map_err(|e| Failure::refused(e.to_string()))?;
     let redactor = SharedRedactor::new(redactor);
     let output = io::stdout();
     match &args.file {

@@ -89,6 +89,9 @@ fn restart(when: RestartWhen) -> Restart {
         RestartWhen::Always => RestartPolicy::Always,
     };
     // Someone watches: be quick at first.
-    Restart { policy, backoff: Backoff { min: Duration::from_millis(200), ..Backoff::default() }, ..Restart::default() }
+    Restart {
+        policy,
+        backoff: Backoff { min: Duration::from_millis(200), ..Backoff::default() },
+        ..Restart::default()
+    }
 }
-

@@ -18,7 +18,9 @@ use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, say};
 use crate::cli::{ids, policies, workspace};
 use crate::config::{self, Forward};
-use crate::plan::{AgentPlan, Mode, Plan, PolicySource, Secrets, explicit_listeners, inference_listeners, slot};
+use crate::plan::{
+    AgentPlan, Mode, Plan, PolicySource, Secrets, explicit_listeners, inference_listeners, slot,
+};
 use crate::sealed;
 use crate::state::{Claim, Name, Root};
 
@@ -187,18 +189,27 @@ fn limits(wanted: &config::Limits) -> Limits {
     Limits {
         memory: wanted.memory.map(|bytes| bytes.as_u64()),
         pids: wanted.pids.map(u64::from),
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=4096 before")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to 0..=4096 before"
+        )]
         cpu_millis: wanted.cpu.map(|cpus| (cpus.clamp(0.0, CPU_MAX) * 1000.0) as u32),
         ..Limits::default()
     }
 }
 
 fn control(claim: &Claim, ids: Ids) -> Result<OwnedFd, Failure> {
-    let told = |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", claim.dir.display()));
+    let told =
+        |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", claim.dir.display()));
     let listener = claim.listen().map_err(told)?;
     if let Ids::Rooted { gateway, .. } = ids {
-        std::os::unix::fs::chown(crate::state::socket_path(&claim.handle), Some(gateway.uid), Some(gateway.gid))
-            .map_err(told)?;
+        std::os::unix::fs::chown(
+            crate::state::socket_path(&claim.handle),
+            Some(gateway.uid),
+            Some(gateway.gid),
+        )
+        .map_err(told)?;
     }
     Ok(listener.into())
 }

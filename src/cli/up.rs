@@ -23,10 +23,14 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
     let config = Config::read(&args.file)?;
     let file = args.file.display();
     let Some(name) = config.name.as_deref() else {
-        return Err(Failure::refused(format!("{file}: `name` is missing: give the sandbox one, such as name: assistant")));
+        return Err(Failure::refused(format!(
+            "{file}: `name` is missing: give the sandbox one, such as name: assistant"
+        )));
     };
     if config.agents.is_empty() {
-        return Err(Failure::refused(format!("{file}: `agents` is empty: name at least one, with its command")));
+        return Err(Failure::refused(format!(
+            "{file}: `agents` is empty: name at least one, with its command"
+        )));
     }
     let agents = config
         .agents

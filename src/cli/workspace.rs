@@ -12,7 +12,8 @@ use crate::cli::out::Failure;
 use crate::state::Claim;
 
 /// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.
-const NEVER: &[&str] = &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
+const NEVER: &[&str] =
+    &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
 
 /// Finds the named directory, or makes the sandbox's own.
 pub fn locate(named: Option<&Path>, claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
@@ -25,14 +26,18 @@ pub fn locate(named: Option<&Path>, claim: &Claim, ids: Ids) -> Result<PathBuf, 
 fn check(path: &Path, claim: &Claim) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = fs::canonicalize(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Failure::refused(format!("workspace {shown} doesn't exist: mkdir -p {shown}")),
+        io::ErrorKind::NotFound => {
+            Failure::refused(format!("workspace {shown} doesn't exist: mkdir -p {shown}"))
+        }
         _ => Failure::refused(format!("workspace {shown}: {e}")),
     })?;
     if !real.is_dir() {
         return Err(Failure::refused(format!("workspace {shown} is not a directory")));
     }
     if NEVER.iter().any(|never| real == Path::new(never)) {
-        return Err(Failure::refused(format!("{shown} can't be a workspace: name a directory of the agent's own")));
+        return Err(Failure::refused(format!(
+            "{shown} can't be a workspace: name a directory of the agent's own"
+        )));
     }
     if std::env::var_os("HOME").is_some_and(|home| real == Path::new(&home)) {
         return Err(Failure::refused(format!(

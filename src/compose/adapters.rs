@@ -33,7 +33,12 @@ impl Processes for InitProcesses {
                     file,
                     deleted: identity.deleted || identity.memory,
                 })
-                .ok_or_else(|| HoldersError::Unreadable(format!("process {}: its executable was not handed over", identity.pid)))
+                .ok_or_else(|| {
+                    HoldersError::Unreadable(format!(
+                        "process {}: its executable was not handed over",
+                        identity.pid
+                    ))
+                })
             };
             holders
                 .iter()

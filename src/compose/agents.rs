@@ -111,25 +111,23 @@ impl Surroundings<'_> {
             },
             told: tell(Arc::clone(&name), self.sink.clone(), told),
         };
-        let child = ChildSpec::actor(plan.name.as_str(), address.clone(), move || (AgentActor, arguments.clone()))
-            // The actor itself judges which ends are failures; a panic of the actor always is one.
-            .restart(Restart::Transient)
-            .backoff(Backoff { min: restart.backoff.min, max: restart.backoff.max, jitter: 0.1 })
-            .intensity(Intensity { restarts: restart.at_most, within: restart.within })
-            .beyond(Beyond::GiveUp)
-            .start_deadline(START_DEADLINE);
+        let child =
+            ChildSpec::actor(plan.name.as_str(), address.clone(), move || (AgentActor, arguments.clone()))
+                // The actor itself judges which ends are failures; a panic of the actor always is one.
+                .restart(Restart::Transient)
+                .backoff(Backoff { min: restart.backoff.min, max: restart.backoff.max, jitter: 0.1 })
+                .intensity(Intensity { restarts: restart.at_most, within: restart.within })
+                .beyond(Beyond::GiveUp)
+                .start_deadline(START_DEADLINE);
         Ok((Agent { name, address, condition, terminal }, child))
     }
 }
 
 /// Turns what becomes of a process into its condition, the audit log and the metrics.
-fn tell(
-    name: Arc<str>,
-    sink: Sink,
-    condition: watch::Sender<Condition>,
-) -> Arc<dyn Fn(&Told) + Send + Sync> {
+fn tell(name: Arc<str>, sink: Sink, condition: watch::Sender<Condition>) -> Arc<dyn Fn(&Told) + Send + Sync> {
     Arc::new(move |told| {
-        let event = |change, pid, code, detail| Event::Agent { name: name.to_string(), change, pid, code, detail };
+        let event =
+            |change, pid, code, detail| Event::Agent { name: name.to_string(), change, pid, code, detail };
         let (change, pid, code, detail) = match told {
             Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
             Told::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),
@@ -176,7 +174,9 @@ impl Condition {
 /// The one line for the operator: what could not be started, and what to do about it.
 fn mend(why: &str, code: i32) -> String {
     match code {
-        127 => format!("{why}: no such program inside the sandbox (its PATH is {})", agent::environment::PATH),
+        127 => {
+            format!("{why}: no such program inside the sandbox (its PATH is {})", agent::environment::PATH)
+        }
         126 => format!("{why}: it is no program that may be executed; is it a file with mode +x?"),
         _ => why.to_owned(),
     }
@@ -294,9 +294,11 @@ impl AgentStreams for Output {
             let (journal, feed) = io::pipe()?;
             let (journal, feed) = (OwnedFd::from(journal), OwnedFd::from(feed));
             let part = self.slot(StreamKind::Stdout.as_str());
-            for (name, fd) in
-                [(part.clone(), &journal), (format!("{part}:feed"), &feed), (format!("{part}:master"), &master)]
-            {
+            for (name, fd) in [
+                (part.clone(), &journal),
+                (format!("{part}:feed"), &feed),
+                (format!("{part}:master"), &master),
+            ] {
                 self.heart.keep(&name, fd.as_fd()).await.map_err(io::Error::other)?;
             }
             self.show_terminal(&master)?;
@@ -362,7 +364,8 @@ impl Agents {
             let (mut condition, send) = (agent.condition.clone(), send.clone());
             tokio::spawn(async move {
                 // The sender lives as long as the agent's actor spec.
-                let over = condition.wait_for(|now| now.over).await.map(|now| now.clone()).unwrap_or_default();
+                let over =
+                    condition.wait_for(|now| now.over).await.map(|now| now.clone()).unwrap_or_default();
                 let _ = send.send(over).await;
             });
         }

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{
-    Accepted, AgentStatus, ControlStatus, Event, ExecRequest, LogQuery, PolicyChange, PolicyStatus, PolicyView,
-    ProviderStatus, SandboxState, Status, Stop, TreeNode,
+    Accepted, AgentStatus, ControlStatus, Event, ExecRequest, LogQuery, PolicyChange, PolicyStatus,
+    PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use policy::StaticChanges;
@@ -122,7 +122,12 @@ impl Desk {
         }
     }
 
-    async fn change_policy(&self, by: Peer, text: String, restart_agents: bool) -> Result<PolicyChange, Fault> {
+    async fn change_policy(
+        &self,
+        by: Peer,
+        text: String,
+        restart_agents: bool,
+    ) -> Result<PolicyChange, Fault> {
         if restart_agents {
             // The cage is built once, by init: agents started again in it would have the old paths.
             return Err(Fault::new(
@@ -131,19 +136,19 @@ impl Desk {
             )
             .hint("stop it, and start it with the new policy"));
         }
-        let set = self.addresses.policy.call(
-            |reply| policy::actor::Msg::Set { text, statics: StaticChanges::Refuse, reply },
-            DEADLINE,
-        );
-        let published = set
-            .await
-            .map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?
-            .map_err(|refused| match refused {
-                policy::Refused::Rejected(errors) => Fault {
-                    diagnostics: serde_json::to_value(&errors).ok(),
-                    ..Fault::new(Code::InvalidPolicy, errors.to_string())
-                },
-                other => Fault::new(Code::Conflict, other.to_string()),
+        let set = self
+            .addresses
+            .policy
+            .call(|reply| policy::actor::Msg::Set { text, statics: StaticChanges::Refuse, reply }, DEADLINE);
+        let published =
+            set.await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?.map_err(|refused| {
+                match refused {
+                    policy::Refused::Rejected(errors) => Fault {
+                        diagnostics: serde_json::to_value(&errors).ok(),
+                        ..Fault::new(Code::InvalidPolicy, errors.to_string())
+                    },
+                    other => Fault::new(Code::Conflict, other.to_string()),
+                }
             })?;
         self.done(by, "policy set", format!("generation {}", published.generation));
         Ok(PolicyChange {
@@ -159,10 +164,9 @@ impl Desk {
         }
         if let Some(agent) = actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
             // Its actor would leave the process running, to be adopted.
-            let stop = agent.address.call(
-                |reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply },
-                STOP_GRACE + DEADLINE,
-            );
+            let stop = agent
+                .address
+                .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
             let _ = stop.await;
         }
         let restarted = self.tree()?.restart_child(&actor).await;
@@ -187,7 +191,10 @@ impl Desk {
         if sent {
             return Ok(accepted);
         }
-        Err(Fault::new(Code::Unavailable, format!("'{actor}' is down already, or is no actor that can be crashed")))
+        Err(Fault::new(
+            Code::Unavailable,
+            format!("'{actor}' is down already, or is no actor that can be crashed"),
+        ))
     }
 
     async fn begin_stop(&self, by: Peer, stop: Stop) -> Result<Accepted, Fault> {
@@ -229,7 +236,9 @@ impl Control for Desk {
 
     fn logs(&self, query: LogQuery) -> Answer<'_, BoxStream<'static, Bytes>> {
         Box::pin(async move {
-            if let Some(agent) = &query.agent && self.agents.find(agent).is_none() {
+            if let Some(agent) = &query.agent
+                && self.agents.find(agent).is_none()
+            {
                 return Err(Fault::new(Code::NotFound, format!("no agent is called '{agent}'")));
             }
             Ok(log_stream(query))

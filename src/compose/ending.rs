@@ -39,11 +39,17 @@ pub enum End {
 }
 
 /// Waits for the end, passing on what the heart hears meanwhile.
-pub async fn wait_for_end(desk: &Arc<Desk>, heart: &HeartLine, mut told_to_end: mpsc::Receiver<Duration>) -> End {
+pub async fn wait_for_end(
+    desk: &Arc<Desk>,
+    heart: &HeartLine,
+    mut told_to_end: mpsc::Receiver<Duration>,
+) -> End {
     let escalated = async {
         match desk.tree.get() {
             Some(tree) => match tree.outcome().await {
-                Outcome::Escalated { child, failure } => format!("{child} failed beyond its limit: {failure}"),
+                Outcome::Escalated { child, failure } => {
+                    format!("{child} failed beyond its limit: {failure}")
+                }
                 Outcome::Stopped => std::future::pending().await,
             },
             None => std::future::pending().await,

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use nix::libc;
 use operator::types::{ExecRequest, Exit, Window};
 use operator::{Code, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault};
-use redactor::{End, SharedRedactor};
 use redactor::stream::{SILENCE, Streaming};
+use redactor::{End, SharedRedactor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, mpsc};
@@ -95,7 +95,12 @@ impl Exec {
                 None
             }
             Streams::Terminal(terminal) => {
-                copying.spawn(copy_out(terminal.clone(), self.redactor.clone(), output.clone(), ExecOutput::Stdout));
+                copying.spawn(copy_out(
+                    terminal.clone(),
+                    self.redactor.clone(),
+                    output.clone(),
+                    ExecOutput::Stdout,
+                ));
                 tokio::spawn(copy_in(stdin, Some(terminal.clone())));
                 Some(terminal)
             }
@@ -138,7 +143,12 @@ impl Exec {
     }
 
     /// Does what the client says, until it leaves.
-    async fn obey(&self, process: ProcessId, mut control: mpsc::Receiver<ExecControl>, window: Option<Terminal>) {
+    async fn obey(
+        &self,
+        process: ProcessId,
+        mut control: mpsc::Receiver<ExecControl>,
+        window: Option<Terminal>,
+    ) {
         while let Some(message) = control.recv().await {
             match message {
                 ExecControl::Signal(signo) => drop(self.init.signal(process, signo, true).await),
@@ -185,7 +195,8 @@ fn pipes(with_stdin: bool) -> io::Result<([OwnedFd; 3], Streams)> {
     let (in_read, in_write) = io::pipe()?;
     // Without standard input the write end closes here, and the process reads an end.
     let stdin = with_stdin.then(|| sender(in_write.into())).transpose()?;
-    let streams = Streams::Pipes { stdin, stdout: receiver(out_read.into())?, stderr: receiver(err_read.into())? };
+    let streams =
+        Streams::Pipes { stdin, stdout: receiver(out_read.into())?, stderr: receiver(err_read.into())? };
     Ok(([in_read.into(), out_write.into(), err_write.into()], streams))
 }
 

@@ -56,7 +56,11 @@ impl Actor for ForwardsActor {
     type State = JoinSet<()>;
     type Arguments = Arguments;
 
-    async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<JoinSet<()>, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        given: Arguments,
+    ) -> Result<JoinSet<()>, ActorProcessingErr> {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut loops = JoinSet::new();
         for forward in given.forwards {
@@ -73,7 +77,12 @@ impl Actor for ForwardsActor {
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]
-    async fn handle(&self, _: ActorRef<Msg>, message: Msg, _: &mut JoinSet<()>) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        message: Msg,
+        _: &mut JoinSet<()>,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Ended => Err("an accept loop ended".into()),
             Msg::InjectPanic => panic!("fault injected into forwards"),

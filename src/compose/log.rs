@@ -18,7 +18,9 @@ pub fn install(plan: &Plan, redactor: &SharedRedactor) {
     let _ = match plan.log_format {
         LogFormat::Text => {
             let writer = Stderr { redactor: redactor.clone(), prefix: "cofferdam: " };
-            tracing::subscriber::set_global_default(format.without_time().with_target(false).with_writer(writer).finish())
+            tracing::subscriber::set_global_default(
+                format.without_time().with_target(false).with_writer(writer).finish(),
+            )
         }
         LogFormat::Json => {
             let writer = Stderr { redactor: redactor.clone(), prefix: "" };
@@ -31,7 +33,10 @@ pub fn install(plan: &Plan, redactor: &SharedRedactor) {
 pub fn panics_are_told() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let why = panic.payload_as_str().unwrap_or("no message");
+        let payload = panic.payload();
+        let text =
+            payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+        let why = text.unwrap_or("no message");
         tracing::warn!(place, "a part panicked: {why}");
     }));
 }

@@ -177,6 +177,9 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover, cage: &CageRepo
     metrics::supervisor_restarts(handover.restarts.into());
     metrics::policy_generation(stores.policy.load().number);
     let sink = stores.audit.sink();
+    for check in &cage.proof {
+        metrics::control_missing(check.control.as_str(), false);
+    }
     for missing in &cage.missing {
         metrics::control_missing(missing.control.as_str(), true);
         records::record(
@@ -234,7 +237,9 @@ async fn sockets(plan: &Plan, handover: &mut Handover, init: &InitClient) -> Res
                 listeners.push(proxy::Listener { kind, socket: Arc::new(stores::tcp_listener(fd)?) });
             }
             // A kernel without IPv6.
-            Err(error) if address.is_ipv6() => tracing::warn!(%error, "the proxy does not listen on {address}"),
+            Err(error) if address.is_ipv6() => {
+                tracing::warn!(%error, "the proxy does not listen on {address}")
+            }
             Err(error) => return Err(error.into()),
         }
     }

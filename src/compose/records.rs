@@ -72,7 +72,12 @@ fn one(report: &Report, sink: &Sink) {
 pub fn sandbox(sink: &Sink, change: SandboxChange, name: &str, detail: Option<String>) {
     record(
         sink,
-        Event::Sandbox { change, name: name.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned(), detail },
+        Event::Sandbox {
+            change,
+            name: name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            detail,
+        },
     );
 }
 

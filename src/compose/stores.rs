@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use telemetry::audit::AuditLog;
 use telemetry::metrics::Recorder;
 
-use super::adapters::{Dialer, InitProcesses, Inference};
+use super::adapters::{Dialer, Inference, InitProcesses};
 use super::handover::{Handover, HeartLine};
 use crate::plan::{Plan, Secrets, slot};
 use crate::sealed;
@@ -80,7 +80,10 @@ impl Stores {
         .with_foreign_code(proxy::identity::ForeignCode::Report);
         let proxy = Arc::new(proxy::Deps {
             policy: policy.clone(),
-            identify: Arc::new(proxy::Identities::new(identifier, super::records::binary_changed(audit.sink()))),
+            identify: Arc::new(proxy::Identities::new(
+                identifier,
+                super::records::binary_changed(audit.sink()),
+            )),
             resolver: resolver.clone(),
             authority: Arc::clone(&authority),
             upstream,
@@ -88,7 +91,17 @@ impl Stores {
             tracker: proxy::Tracker::new(policy.clone(), resolver, proxy::limits::MAX_CONNECTIONS),
             local: Arc::new(Inference(gateway.clone())),
         });
-        Ok(Self { policy, presets, redactor, streams: Streams::new(), audit, recorder, gateway, proxy, authority })
+        Ok(Self {
+            policy,
+            presets,
+            redactor,
+            streams: Streams::new(),
+            audit,
+            recorder,
+            gateway,
+            proxy,
+            authority,
+        })
     }
 }
 
@@ -169,7 +182,8 @@ const SYSTEM_BUNDLES: &[&str] = &[
 /// The bundle that programs inside trust: the system's roots and the sandbox's authority.
 pub fn bundle(plan: &Plan, authority: &Authority) -> io::Result<String> {
     let named = plan.system_roots.iter().map(std::path::PathBuf::as_path);
-    let system = named.chain(SYSTEM_BUNDLES.iter().map(Path::new)).find_map(|path| std::fs::read_to_string(path).ok());
+    let system =
+        named.chain(SYSTEM_BUNDLES.iter().map(Path::new)).find_map(|path| std::fs::read_to_string(path).ok());
     Ok(authority.bundle(&system.unwrap_or_default()))
 }
 

@@ -16,7 +16,10 @@ pub struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
 impl Terminal {
     /// Takes a master; it becomes non-blocking.
-    #[expect(deprecated, reason = "its replacement is `unsafe`; an owned descriptor stays open as long as it is registered")]
+    #[expect(
+        deprecated,
+        reason = "its replacement is `unsafe`; an owned descriptor stays open as long as it is registered"
+    )]
     pub fn new(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
         Ok(Self(Arc::new(AsyncFd::new(master)?)))
@@ -30,7 +33,11 @@ impl Terminal {
 }
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let unfilled = buffer.initialize_unfilled();

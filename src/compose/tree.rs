@@ -128,7 +128,8 @@ pub fn spec(
             (super::forwards::ForwardsActor, given.clone())
         })));
     }
-    let agents = agents.into_iter().fold(SupervisorSpec::new("agents", Strategy::OneForOne), SupervisorSpec::child);
+    let agents =
+        agents.into_iter().fold(SupervisorSpec::new("agents", Strategy::OneForOne), SupervisorSpec::child);
     tree.child(ChildSpec::supervisor(agents))
 }
 

@@ -64,24 +64,44 @@ pub fn main() -> io::Result<()> {
 fn network() -> io::Result<()> {
     let web = "network";
     tried(web, "GET https://api.bed.test/items", true, fetch("api.bed.test", "GET", "/items", None))?;
-    tried(web, "DELETE https://api.bed.test/items/1", false, fetch("api.bed.test", "DELETE", "/items/1", None))?;
-    tried(web, "GET https://api.bed.test/admin%2f..;/x", false, fetch("api.bed.test", "GET", "/admin%2f..;/x", None))?;
+    tried(
+        web,
+        "DELETE https://api.bed.test/items/1",
+        false,
+        fetch("api.bed.test", "DELETE", "/items/1", None),
+    )?;
+    tried(
+        web,
+        "GET https://api.bed.test/admin%2f..;/x",
+        false,
+        fetch("api.bed.test", "GET", "/admin%2f..;/x", None),
+    )?;
     tried(web, "GET https://evil.bed.test/", false, fetch("evil.bed.test", "GET", "/", None))?;
-    tried(web, "CONNECT 169.254.169.254:80, the cloud's key server", false, tunnel("169.254.169.254:80").map(drop_stream))?;
+    tried(
+        web,
+        "CONNECT 169.254.169.254:80, the cloud's key server",
+        false,
+        tunnel("169.254.169.254:80").map(drop_stream),
+    )?;
     tried(web, "connect past the proxy", false, direct("93.184.215.14:443"))
 }
 
 fn filesystem() -> io::Result<()> {
     let fs = "filesystem";
-    let write = |path: &str| std::fs::write(path, b"x").map(|()| "written".to_owned()).map_err(|e| e.to_string());
-    let read = |path: &str| {
-        std::fs::read(path).map(|b| format!("{} bytes", b.len())).map_err(|e| e.to_string())
-    };
+    let write =
+        |path: &str| std::fs::write(path, b"x").map(|()| "written".to_owned()).map_err(|e| e.to_string());
+    let read =
+        |path: &str| std::fs::read(path).map(|b| format!("{} bytes", b.len())).map_err(|e| e.to_string());
     tried(fs, "write /sandbox/notes", true, write("/sandbox/notes"))?;
     tried(fs, "read /etc/passwd", true, read("/etc/passwd"))?;
     tried(fs, "read /etc/shadow", false, read("/etc/shadow"))?;
     tried(fs, "write /usr/bin/sh", false, write("/usr/bin/sh"))?;
-    tried(fs, "list /root", false, std::fs::read_dir("/root").map(|_| "listed".into()).map_err(|e| e.to_string()))?;
+    tried(
+        fs,
+        "list /root",
+        false,
+        std::fs::read_dir("/root").map(|_| "listed".into()).map_err(|e| e.to_string()),
+    )?;
     tried(fs, "write /proc/sys/kernel/core_pattern", false, write("/proc/sys/kernel/core_pattern"))
 }
 
@@ -96,7 +116,12 @@ fn process() -> io::Result<()> {
     tried(layer, "become root", false, said(setuid(Uid::from_raw(0))))?;
     tried(layer, "make a namespace of its own", false, said(unshare(CloneFlags::CLONE_NEWUSER)))?;
     let nothing: Option<&str> = None;
-    tried(layer, "mount a filesystem", false, said(mount(nothing, "/tmp", Some("tmpfs"), MsFlags::empty(), nothing)))?;
+    tried(
+        layer,
+        "mount a filesystem",
+        false,
+        said(mount(nothing, "/tmp", Some("tmpfs"), MsFlags::empty(), nothing)),
+    )?;
     tried(layer, "kill the sandbox's init", false, killed_init(kill(Pid::from_raw(1), Signal::SIGKILL)))?;
     tried(layer, "trace a process", false, said(nix::sys::ptrace::attach(Pid::from_raw(1))))
 }
@@ -158,8 +183,11 @@ fn direct(address: &str) -> Result<String, String> {
 /// Opens a tunnel through the proxy that the environment names.
 fn tunnel(target: &str) -> Result<TcpStream, String> {
     let proxy = std::env::var("HTTPS_PROXY").map_err(|e| e.to_string())?;
-    let address: SocketAddr =
-        proxy.trim_start_matches("http://").trim_end_matches('/').parse().map_err(|e| format!("{proxy}: {e}"))?;
+    let address: SocketAddr = proxy
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .parse()
+        .map_err(|e| format!("{proxy}: {e}"))?;
     let attempt = || -> io::Result<(TcpStream, String, String)> {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -233,11 +261,9 @@ fn head(reader: &mut impl BufRead) -> io::Result<(String, Option<u64>)> {
 
 /// A refusal in a person's words: the body's `detail` where it has one, else the status line.
 fn reason(status: &str, body: &str) -> String {
-    let detail = serde_json::from_str::<serde_json::Value>(body)
-        .ok()
-        .and_then(|v| {
-            let by = v.get("layer").filter(|l| !l.is_null()).or(v.get("error"))?;
-            Some(format!("{} ({})", v.get("detail")?.as_str()?, by.as_str()?))
-        });
+    let detail = serde_json::from_str::<serde_json::Value>(body).ok().and_then(|v| {
+        let by = v.get("layer").filter(|l| !l.is_null()).or(v.get("error"))?;
+        Some(format!("{} ({})", v.get("detail")?.as_str()?, by.as_str()?))
+    });
     detail.unwrap_or_else(|| status.to_owned())
 }

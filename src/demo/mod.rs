@@ -59,7 +59,11 @@ fn tour(show: &Show, stage: &mut Stage) -> anyhow::Result<bool> {
 }
 
 /// The agent at every wall; gives how many verdicts were not as they should be.
-fn walls(show: &Show, stage: &Stage, lines: &mut impl Iterator<Item = io::Result<String>>) -> anyhow::Result<usize> {
+fn walls(
+    show: &Show,
+    stage: &Stage,
+    lines: &mut impl Iterator<Item = io::Result<String>>,
+) -> anyhow::Result<usize> {
     let mut surprises = 0;
     let mut layer = String::new();
     for line in lines {

@@ -28,7 +28,9 @@ impl Show {
     /// Before anything.
     pub fn opening(self) -> io::Result<()> {
         self.line(&self.paint.bold("cofferdam: an agent behind four layers that deny by default"))?;
-        self.aside("its web servers and model provider live in a private network on this machine; nothing leaves it")
+        self.aside(
+            "its web servers and model provider live in a private network on this machine; nothing leaves it",
+        )
     }
 
     /// A layer's heading.
@@ -55,12 +57,19 @@ impl Show {
     }
 
     /// A part was killed and came back.
-    pub fn killed(self, part: &str, counted: u64, longest: std::time::Duration, after: Option<&str>) -> io::Result<()> {
+    pub fn killed(
+        self,
+        part: &str,
+        counted: u64,
+        longest: std::time::Duration,
+        after: Option<&str>,
+    ) -> io::Result<()> {
         let padding = " ".repeat(WIDTH.saturating_sub(part.len() + 5));
         let state = after.map_or_else(|| self.paint.bad("not back"), |detail| self.paint.good(detail));
         self.line(&format!(
             "  kill {part}{padding} {state}  {}",
-            self.paint.dim(&format!("the agent counted on to {counted}; longest pause {} ms", longest.as_millis()))
+            self.paint
+                .dim(&format!("the agent counted on to {counted}; longest pause {} ms", longest.as_millis()))
         ))
     }
 
@@ -78,7 +87,10 @@ impl Show {
             if n == 0 { self.paint.good(fine) } else { self.paint.bad(&format!("{n} {bad}")) }
         };
         self.layer("in the end")?;
-        self.line(&format!("  {}", word(surprises, "every verdict as it should be", "verdicts not as they should be")))?;
+        self.line(&format!(
+            "  {}",
+            word(surprises, "every verdict as it should be", "verdicts not as they should be")
+        ))?;
         self.line(&format!("  {}", word(gaps, "not one number missing", "numbers missing")))?;
         self.line(&format!("  {}", word(lost, "every killed part came back", "parts did not come back")))
     }

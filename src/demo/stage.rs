@@ -38,7 +38,8 @@ impl Stage {
         let world = bed::demo_world(&dir)?;
         let stage = Self { dir: world.dir().to_owned(), keep, world };
         fs::create_dir(stage.workspace())?;
-        fs::copy("/proc/self/exe", stage.workspace().join("agent")).context("copying the agent into its workspace")?;
+        fs::copy("/proc/self/exe", stage.workspace().join("agent"))
+            .context("copying the agent into its workspace")?;
         fs::write(stage.dir.join("policy.yaml"), POLICY)?;
         fs::write(stage.dir.join("cofferdam.yaml"), config())?;
         Ok(stage)
@@ -104,7 +105,11 @@ impl Stage {
     fn node(&self, actor: &str) -> anyhow::Result<Value> {
         let tree = self.ask_json(&["tree", NAME, "--json"])?;
         let children = tree["children"].as_array().into_iter().flatten();
-        children.into_iter().find(|child| child["name"] == actor).cloned().with_context(|| format!("no actor {actor}"))
+        children
+            .into_iter()
+            .find(|child| child["name"] == actor)
+            .cloned()
+            .with_context(|| format!("no actor {actor}"))
     }
 
     /// How often an actor was restarted.

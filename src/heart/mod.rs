@@ -144,7 +144,10 @@ impl Heart {
     }
 
     fn start_supervisor(&mut self) -> Result<Running, LaunchError> {
-        let broken = |e: WireError| LaunchError::System { what: "the supervisor's channel", source: io::Error::other(e) };
+        let broken = |e: WireError| LaunchError::System {
+            what: "the supervisor's channel",
+            source: io::Error::other(e),
+        };
         let (ours, theirs) = wire::pair().map_err(broken)?;
         let wire = Wire::new(ours).map_err(broken)?;
         let argv = [c"cofferdam: supervisor".to_owned(), crate::SUPERVISOR_ROLE.to_owned()];
@@ -211,8 +214,10 @@ impl Heart {
             PollFd::new(self.init.pidfd.as_fd(), PollFlags::POLLIN),
         ];
         let timeout = match self.stop_by {
-            Some(by) => PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
-                .unwrap_or(PollTimeout::MAX),
+            Some(by) => {
+                PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+                    .unwrap_or(PollTimeout::MAX)
+            }
             None => PollTimeout::NONE,
         };
         match poll(&mut fds, timeout) {
@@ -228,7 +233,9 @@ impl Heart {
         loop {
             match running.wire.try_recv::<ToHeart>() {
                 Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
-                    if let Some(fd) = fds.into_iter().next() && !self.slots.keep(slot, fd) {
+                    if let Some(fd) = fds.into_iter().next()
+                        && !self.slots.keep(slot, fd)
+                    {
                         say("more descriptors to keep than the heart takes: one was dropped");
                     }
                 }
@@ -267,7 +274,10 @@ impl Heart {
     fn init_ended(&mut self) -> Ending {
         let status = ending::reap(&self.init);
         let how = status.map_or(String::new(), |s| format!(" by {s}"));
-        Ending { code: 137, message: Some(format!("the sandbox's init ended{how}, and every process of the sandbox with it")) }
+        Ending {
+            code: 137,
+            message: Some(format!("the sandbox's init ended{how}, and every process of the sandbox with it")),
+        }
     }
 
     /// Passes signals on; ends the sandbox on the second interrupt.
@@ -283,7 +293,10 @@ impl Heart {
                 Signal::SIGINT => {
                     let now = Instant::now();
                     if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {
-                        return Some(Ending { code: 130, message: Some("interrupted twice: ended by force".into()) });
+                        return Some(Ending {
+                            code: 130,
+                            message: Some("interrupted twice: ended by force".into()),
+                        });
                     }
                     self.interrupted = Some(now);
                     running.tell(&ToSupervisor::Signal(signal as i32));
