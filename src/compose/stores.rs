@@ -12,6 +12,7 @@ use agent::InitClient;
 use gateway::Gateway;
 use policy::{Candidate, Preset};
 use proxy::guard::{OwnAddresses, Resolver, SystemLookup};
+use proxy::identity::{KeptPin, Pins};
 use proxy::tls::Authority;
 use redactor::{Redactor, SharedRedactor, Streams};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -72,10 +73,12 @@ impl Stores {
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
         let upstream = proxy::Upstream::new(&proxy::tls::upstream_config(extra_roots(plan)?)?);
         let gateway = gateway(plan, keys, &redactor, &audit, Dialer::new(lookup, upstream.clone()))?;
+        let pins = pins(handover, heart)?;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
             proxy::identity::Diag::new(init.diag().await?)?,
         )
+        .with_pins(pins)
         // Which programs may have code of unknown origin in them is the policy's to say (`allow_foreign_code`).
         .with_foreign_code(proxy::identity::ForeignCode::Report);
         let proxy = Arc::new(proxy::Deps {
@@ -132,6 +135,23 @@ fn policy_store(plan: &Plan, handover: &mut Handover, presets: &[Preset]) -> Res
     };
     let candidate = Candidate::new(&plan.policy.name, text, presets).map_err(|errors| errors.to_string())?;
     Ok(policy::Store::starting_at(candidate, number))
+}
+
+/// The programs' content at first use, as the heart keeps it: no supervisor's death makes a second use a first one.
+fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
+    let kept: Vec<KeptPin> =
+        handover.take(slot::PINS).map(sealed::read_json).transpose()?.unwrap_or_default();
+    let pins = Pins::restored(kept);
+    let (watched, heart) = (pins.clone(), heart.clone());
+    tokio::spawn(async move {
+        let mut changes = watched.changes();
+        while changes.changed().await.is_ok() {
+            if let Ok(fd) = sealed::seal_json("cofferdam-pins", &watched.kept()) {
+                let _ = heart.keep(slot::PINS, fd.as_fd()).await;
+            }
+        }
+    });
+    Ok(pins)
 }
 
 /// The authority that the heart keeps, or a new one for it to keep.

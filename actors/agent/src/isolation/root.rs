@@ -124,8 +124,12 @@ impl Collection {
         {
             make_dir(Path::new(path), mode)?;
         }
-        std::os::unix::fs::symlink("/tmp", "/var/tmp").map_err(at("linking /var/tmp"))?;
-        std::os::unix::fs::symlink("/run", "/var/run").map_err(at("linking /var/run"))?;
+        for (target, path) in [("/tmp", "/var/tmp"), ("/run", "/var/run")] {
+            // A policy's path below it has made it a directory already.
+            if !Path::new(path).exists() {
+                std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {path}")))?;
+            }
+        }
         attach(root, self.temporary.as_fd(), "/tmp")?;
         attach(root, self.proc.as_fd(), "/proc")?;
         if let Some(cgroup) = &self.cgroup {

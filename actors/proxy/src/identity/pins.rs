@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::digest::Sha256Hash;
 
@@ -14,8 +15,18 @@ use super::digest::Sha256Hash;
 pub const MAX_PINS: usize = 16_384;
 
 /// The pins. Clones share them. Reading takes no lock; writing (once a program) copies the table.
-#[derive(Debug, Clone, Default)]
-pub struct Pins(Arc<ArcSwap<HashMap<Arc<str>, Pin>>>);
+#[derive(Debug, Clone)]
+pub struct Pins(Arc<Table>);
+
+#[derive(Debug)]
+struct Table {
+    pins: ArcSwap<HashMap<Arc<str>, Pin>>,
+    /// Counts what is worth keeping for a supervisor after this one: first uses and accepted changes.
+    changes: watch::Sender<u64>,
+}
+
+/// A pin as it is kept outside this process: the path and the SHA-256 at first use.
+pub type KeptPin = (String, Sha256Hash);
 
 #[derive(Debug, Clone)]
 struct Pin {
@@ -73,11 +84,44 @@ pub(super) enum PinError {
     Full,
 }
 
+impl Default for Pins {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Pins {
     /// No pins yet.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::restored([])
+    }
+
+    /// The pins that were kept by [`Pins::kept`], of a supervisor before this one.
+    #[must_use]
+    pub fn restored(kept: impl IntoIterator<Item = KeptPin>) -> Self {
+        let pins = kept.into_iter().take(MAX_PINS).map(|(path, sha256)| {
+            let path: Arc<str> = path.into();
+            (path.clone(), Pin { path, sha256, pending: None })
+        });
+        let table = Table { pins: ArcSwap::from_pointee(pins.collect()), changes: watch::Sender::new(0) };
+        Self(Arc::new(table))
+    }
+
+    /// Every pin, to be kept for a supervisor after this one: its death must not make anyone's next use a first one.
+    #[must_use]
+    pub fn kept(&self) -> Vec<KeptPin> {
+        self.0.pins.load().values().map(|pin| (pin.path.to_string(), pin.sha256)).collect()
+    }
+
+    /// Changes with every first use and every accepted change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// Compares with the first use, or makes this the first use. Returns the path, shared.
@@ -91,7 +135,7 @@ impl Pins {
             None => {}
         }
         let shared: Arc<str> = Arc::from(path);
-        self.0.rcu(|pins| {
+        self.0.pins.rcu(|pins| {
             if pins.contains_key(path) || pins.len() >= MAX_PINS {
                 return pins.clone();
             }
@@ -99,6 +143,7 @@ impl Pins {
             pins.insert(shared.clone(), Pin { path: shared.clone(), sha256: *sha256, pending: None });
             Arc::new(pins)
         });
+        self.changed();
         // Another task may have been first, with other content.
         match self.compare(path, sha256) {
             Some(verdict) => verdict.map_err(PinError::Changed),
@@ -107,7 +152,7 @@ impl Pins {
     }
 
     fn compare(&self, path: &str, sha256: &Sha256Hash) -> Option<Result<Arc<str>, Changed>> {
-        let pins = self.0.load();
+        let pins = self.0.pins.load();
         let pin = pins.get(path)?;
         Some(if pin.sha256 == *sha256 {
             Ok(pin.path.clone())
@@ -117,10 +162,10 @@ impl Pins {
     }
 
     fn remember_pending(&self, path: &str, now: Sha256Hash) {
-        if self.0.load().get(path).is_some_and(|pin| pin.pending == Some(now)) {
+        if self.0.pins.load().get(path).is_some_and(|pin| pin.pending == Some(now)) {
             return;
         }
-        self.0.rcu(|pins| {
+        self.0.pins.rcu(|pins| {
             let mut pins = HashMap::clone(pins);
             if let Some(pin) = pins.get_mut(path) {
                 pin.pending = Some(now);
@@ -136,7 +181,7 @@ impl Pins {
     /// [`AcceptError`], if there is nothing to accept or it is something else.
     pub fn accept(&self, path: &str, expected: Option<Sha256Hash>) -> Result<Accepted, AcceptError> {
         let mut outcome = Err(AcceptError::Unknown(path.to_owned()));
-        self.0.rcu(|pins| {
+        self.0.pins.rcu(|pins| {
             let Some(pin) = pins.get(path) else {
                 outcome = Err(AcceptError::Unknown(path.to_owned()));
                 return pins.clone();
@@ -158,13 +203,16 @@ impl Pins {
             pins.insert(accepted.path.clone(), accepted);
             Arc::new(pins)
         });
+        if outcome.is_ok() {
+            self.changed();
+        }
         outcome
     }
 
     /// Every change that waits for the operator.
     #[must_use]
     pub fn pending(&self) -> Vec<Changed> {
-        let pins = self.0.load();
+        let pins = self.0.pins.load();
         let mut pending: Vec<_> = pins
             .values()
             .filter_map(|pin| {
@@ -178,13 +226,13 @@ impl Pins {
     /// How many paths are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.load().len()
+        self.0.pins.load().len()
     }
 
     /// Whether no path is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.load().is_empty()
+        self.0.pins.load().is_empty()
     }
 }
 
@@ -214,14 +262,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_is_no_first_use() {
+        let pins = Pins::new();
+        let mut changes = pins.changes();
+        pins.check("/usr/bin/curl", &[1; 32]).unwrap();
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        pins.check("/usr/bin/curl", &[1; 32]).unwrap();
+        assert!(!changes.has_changed().unwrap());
+        let next = Pins::restored(pins.kept());
+        assert!(next.check("/usr/bin/curl", &[2; 32]).is_err());
+        assert!(next.check("/usr/bin/curl", &[1; 32]).is_ok());
+    }
+
+    #[test]
     fn the_table_is_bounded_and_nothing_is_evicted() {
-        let full: HashMap<Arc<str>, Pin> = (0..MAX_PINS)
-            .map(|n| {
-                let path: Arc<str> = Arc::from(format!("/tmp/{n}"));
-                (path.clone(), Pin { path, sha256: [0; 32], pending: None })
-            })
-            .collect();
-        let pins = Pins(Arc::new(ArcSwap::from_pointee(full)));
+        let pins = Pins::restored((0..MAX_PINS).map(|n| (format!("/tmp/{n}"), [0; 32])));
         assert_eq!(pins.check("/bin/new", &[0; 32]), Err(PinError::Full));
         assert_eq!(pins.len(), MAX_PINS);
         assert!(pins.check("/tmp/7", &[0; 32]).is_ok());
