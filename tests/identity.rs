@@ -7,10 +7,12 @@ mod common;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bed::Stage;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use common::{COFFERDAM, audit, ensure_audited, policy_file, program, record_has};
+use common::{COFFERDAM, START, Sandbox, audit, ensure_audited, policy_file, program, record_has};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -23,12 +25,13 @@ fn main() -> ExitCode {
             a_pinned_hash_is_kept,
             a_borrowed_socket_is_denied,
             a_preloaded_library_is_denied,
+            a_supervisors_death_makes_no_use_a_first_one,
         ],
     )
 }
 
-/// Runs a script where `get PROGRAM` prints yes or no, and `/sandbox/client` (a copy of curl) alone is allowed.
-fn script(stage: &Stage, name: &str, binary: &str, script: &str) -> Result<String> {
+/// A policy that allows `binary` alone, and a script that begins by making `/sandbox/client`, a copy of curl, and `get`.
+fn prepare(stage: &Stage, binary: &str, script: &str) -> Result<(String, String)> {
     let curl = program("curl")?;
     let entries = format!(
         "  api:\n    name: api\n    endpoints: [ {{ host: api.bed.test, port: 443, protocol: rest, access: full }} ]\n    \
@@ -40,6 +43,12 @@ fn script(stage: &Stage, name: &str, binary: &str, script: &str) -> Result<Strin
         "cp {curl} /sandbox/client\nget() {{ \"$@\" -sSf --max-time 20 -o /dev/null https://api.bed.test/echo?m={mark} \
          2>/dev/null && echo yes || echo no; }}\n{script}\n"
     );
+    Ok((file, whole))
+}
+
+/// Runs a script where `get PROGRAM` prints yes or no, and `/sandbox/client` (a copy of curl) alone is allowed.
+fn script(stage: &Stage, name: &str, binary: &str, script: &str) -> Result<String> {
+    let (file, whole) = prepare(stage, binary, script)?;
     // Rooted, the agent is another user than the workspace's owner: its own workspace is the sandbox's.
     let done = stage.run(&["--name", name, "--policy", &file], &["sh", "-c", &whole])?.expect_code(0)?;
     Ok(done.out())
@@ -136,5 +145,26 @@ fn a_preloaded_library_is_denied(stage: &Stage) -> Result<()> {
         format!("get {curl}\ncp {library} /sandbox/evil.so\nget env LD_PRELOAD=/sandbox/evil.so {curl}");
     let said = script(stage, "preloaded", &format!("{{ path: {curl} }}"), &preload)?;
     ensure!(said == "yes\nno\n", "{said:?}");
+    // Unless the policy says that this program may hold code of unknown origin.
+    let relaxed = format!("{{ path: {curl}, allow_foreign_code: true }}");
+    let said = script(stage, "relaxed", &relaxed, &preload)?;
+    ensure!(said == "yes\nyes\n", "{said:?}");
+    Ok(())
+}
+
+fn a_supervisors_death_makes_no_use_a_first_one(stage: &Stage) -> Result<()> {
+    let replace = "get /sandbox/client\nuntil [ -e /sandbox/go ]; do sleep 0.05; done\n\
+                   cp /sandbox/client /sandbox/new; printf x >> /sandbox/new; mv /sandbox/new /sandbox/client\n\
+                   get /sandbox/client\necho end; sleep 60";
+    let (file, whole) = prepare(stage, CLIENT, replace)?;
+    let mut sandbox = Sandbox::start(stage, &["--policy", &file], &["sh", "-c", &whole], "yes\n")?;
+    let supervisor = |sandbox: &Sandbox| sandbox.status().ok()?["supervisor_pid"].as_i64();
+    let before = supervisor(&sandbox).context("status names no supervisor")?;
+    kill(Pid::from_raw(i32::try_from(before)?), Signal::SIGKILL)?;
+    bed::stage::poll("another supervisor", START, || supervisor(&sandbox).filter(|pid| *pid != before))?;
+    std::fs::write(stage.state().join(&sandbox.name).join("workspace/go"), "")?;
+    sandbox.heart().wait_for("end\n", START)?;
+    let said = sandbox.heart().out();
+    ensure!(said == "yes\nno\nend\n", "{said:?}");
     Ok(())
 }

@@ -79,8 +79,6 @@ impl Rules {
             ruleset = ruleset.handle_access(make_bitflags!(AccessNet::{BindTcp | ConnectTcp}))?;
         }
         let mut rules = Making { ruleset: ruleset.create()? };
-        // The root holds only what is shown, and programs that walk it expect to see its names.
-        rules.allow(Path::new("/"), false, AccessFs::ReadDir.into())?;
         for path in ALWAYS_READABLE {
             rules.allow(Path::new(path), true, readable())?;
         }
