@@ -24,7 +24,9 @@ fn main() -> ExitCode {
             a_memory_file_is_denied,
             a_pinned_hash_is_kept,
             a_borrowed_socket_is_denied,
+            a_connection_that_changed_hands_is_denied,
             a_preloaded_library_is_denied,
+            code_written_at_run_time_is_denied,
             a_supervisors_death_makes_no_use_a_first_one,
         ],
     )
@@ -129,6 +131,43 @@ fn a_borrowed_socket_is_denied(stage: &Stage) -> Result<()> {
     let said = script(stage, "borrowed", "{ path: /sandbox/friend, ancestors: false }", &borrow)?;
     ensure!(said == "yes\nno\n", "{said:?}");
     ensure_audited(stage, "borrowed", &[("verdict", "denied"), ("layer", "identity")])
+}
+
+fn a_connection_that_changed_hands_is_denied(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    // A program that may not connects and speaks, then leaves the socket with one that may, its own copy in flight where
+    // no process holds it, and takes the answer afterwards.
+    let lend = format!(
+        "cp /bin/sleep /sandbox/client\n{python} - <<'END'\nimport array, os, socket, time\n\
+         s = socket.create_connection(('127.0.0.1', 3128), 10)\ntime.sleep(0.3)\n\
+         s.sendall(b'CONNECT api.bed.test:443 HTTP/1.1\\r\\nHost: api.bed.test:443\\r\\n')\n\
+         a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)\npid = os.fork()\nif pid == 0:\n    \
+         os.set_inheritable(s.fileno(), True)\n    os.execv('/sandbox/client', ['/sandbox/client', '3'])\n\
+         while os.readlink('/proc/%d/exe' % pid) != '/sandbox/client': time.sleep(0.01)\n\
+         socket.send_fds(a, [b'x'], [s.fileno()])\ns.sendall(b'\\r\\n')\ns.close()\ntime.sleep(1)\n\
+         fd = socket.recv_fds(b, 1, 1)[1][0]\nr = socket.socket(fileno=fd)\nr.settimeout(10)\n\
+         print(r.recv(100).split(b' ')[1].decode(), flush=True)\nEND"
+    );
+    let said = script(stage, "lent", "{ path: /sandbox/client, ancestors: false }", &lend)?;
+    ensure!(said == "403\n", "{said:?}");
+    ensure_audited(stage, "lent", &[("verdict", "denied"), ("layer", "identity")])
+}
+
+fn code_written_at_run_time_is_denied(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let jit = format!(
+        "{python} - <<'END'\nimport mmap, urllib.request\n\
+         def ask():\n    try: return 'yes' if urllib.request.urlopen('https://api.bed.test/echo', timeout=20).status == 200 else 'no'\n    \
+         except Exception: return 'no'\nprint(ask(), flush=True)\n\
+         code = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n\
+         print(ask(), flush=True)\nEND"
+    );
+    let real = std::fs::canonicalize(&python)?.display().to_string();
+    let said = script(stage, "runtime", &format!("{{ path: {real} }}"), &jit)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    let said = script(stage, "runtime-ok", &format!("{{ path: {real}, allow_foreign_code: true }}"), &jit)?;
+    ensure!(said == "yes\nyes\n", "{said:?}");
+    Ok(())
 }
 
 fn a_preloaded_library_is_denied(stage: &Stage) -> Result<()> {

@@ -108,12 +108,23 @@ pub struct RunArgs {
     /// Lead a port of this machine into the sandbox (repeatable)
     #[arg(long, value_name = "[IP:]PORT[:SANDBOX_PORT]")]
     pub forward: Vec<String>,
-    /// Refuse to start without every control (strict), or go on and say which are missing
-    #[arg(long, value_enum)]
-    pub enforcement: Option<EnforcementArg>,
     /// Give the command a terminal of its own [default: when stdin and stdout are terminals]
     #[arg(short = 't', long)]
     pub tty: bool,
+    /// What every start takes.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// What `run` and `up` both take.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Refuse to start without every control (strict), or go on and say which are missing
+    #[arg(long, value_enum)]
+    pub enforcement: Option<EnforcementArg>,
     /// Say nothing but errors
     #[arg(long, short = 'q')]
     pub quiet: bool,
@@ -123,9 +134,6 @@ pub struct RunArgs {
     /// Let `cofferdam crash` make actors of this sandbox panic
     #[arg(long)]
     pub allow_fault_injection: bool,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
 }
 
 /// `up`.
@@ -137,18 +145,9 @@ pub struct UpArgs {
     /// Serve Prometheus metrics at ADDR, or `off` [default: 127.0.0.1:9464]
     #[arg(long, value_name = "ADDR|off")]
     pub metrics: Option<String>,
-    /// Refuse to start without every control (strict), or go on and say which are missing
-    #[arg(long, value_enum)]
-    pub enforcement: Option<EnforcementArg>,
-    /// Say nothing but errors
-    #[arg(long, short = 'q')]
-    pub quiet: bool,
-    /// Form of cofferdam's own messages
-    #[arg(long, value_enum, default_value = "text")]
-    pub log_format: LogFormat,
-    /// Let `cofferdam crash` make actors of this sandbox panic
-    #[arg(long)]
-    pub allow_fault_injection: bool,
+    /// What every start takes.
+    #[command(flatten)]
+    pub start: StartArgs,
 }
 
 /// `exec`.

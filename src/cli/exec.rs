@@ -52,9 +52,7 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         exit
     });
     drop(raw);
-    let code = u8::try_from(exit?.shell_code()).unwrap_or(crate::cli::out::REFUSED);
-    // tokio's standard input may still block a thread in read(2): returning from main ends it all the same.
-    Ok(code)
+    Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::cli::out::REFUSED))
 }
 
 /// 127 and 126 where the sandbox says that the program isn't there or can't be run.

@@ -74,5 +74,8 @@ fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .enable_all()
         .build()
         .map_err(|e: io::Error| Failure::refused(e.to_string()))?;
-    runtime.block_on(work)
+    let result = runtime.block_on(work);
+    // A thread that still blocks in reading standard input must not hold up the end.
+    runtime.shutdown_background();
+    result
 }

@@ -56,13 +56,13 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         forwards: [config.as_ref().map_or(Vec::new(), |c| c.forwards.clone()), forwards].concat(),
         inference: config.as_ref().and_then(|c| c.inference.clone()),
         metrics,
-        enforcement: enforcement(args.enforcement, config.as_ref()),
+        enforcement: enforcement(args.start.enforcement, config.as_ref()),
         limits: config.as_ref().map(|c| c.limits.clone()).unwrap_or_default(),
         upstream_ca: config.and_then(|c| c.upstream_ca),
         mode: Mode::Foreground { tty },
-        fault_injection: args.allow_fault_injection,
-        quiet: args.quiet,
-        log_format: args.log_format,
+        fault_injection: args.start.allow_fault_injection,
+        quiet: args.start.quiet,
+        log_format: args.start.log_format,
     };
     Ok(wanted)
 }

@@ -104,7 +104,6 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     let mut slots = Handed::default();
     slots.add(slot::SECRETS, sealed::seal_json("cofferdam-secrets", &secrets)?);
     slots.add(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);
-    slots.add(slot::CONTROL, control(&claim, ids)?);
     if let Some(address) = wanted.metrics {
         slots.add(slot::METRICS, listen(address, "metrics", "name another with --metrics ADDR, or `off`")?);
     }
@@ -112,6 +111,8 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         let fd = listen(forward.listen, "forward", "choose another port")?;
         slots.add(&format!("{}{n}", slot::FORWARD), fd);
     }
+    // The last that can fail: a refused start leaves no socket behind.
+    slots.add(slot::CONTROL, control(&claim, ids)?);
     let plan = Plan {
         name: claim.name.to_string(),
         state: claim.dir.clone(),

@@ -58,7 +58,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
             file: config.policy.as_deref(),
             presets: config.presets.clone(),
         })?,
-        enforcement: enforcement(args.enforcement, Some(&config)),
+        enforcement: enforcement(args.start.enforcement, Some(&config)),
         workspace: config.workspace,
         agents,
         forwards: config.forwards,
@@ -67,8 +67,8 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
         limits: config.limits,
         upstream_ca: config.upstream_ca,
         mode: Mode::Service,
-        fault_injection: args.allow_fault_injection,
-        quiet: args.quiet,
-        log_format: args.log_format,
+        fault_injection: args.start.allow_fault_injection,
+        quiet: args.start.quiet,
+        log_format: args.start.log_format,
     })
 }

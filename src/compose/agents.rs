@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
@@ -13,7 +14,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use redactor::pump::{AgentLog, LogLimits, Source};
 use redactor::{StreamKind, StreamSpec, Streams};
-use supervision::{Address, Backoff, Beyond, ChildSpec, Intensity, Restart};
+use supervision::{Address, Backoff, Beyond, ChildSpec, Intensity, Restart, Supervisor};
 use telemetry::audit::{AgentChange, Event, Sink};
 use telemetry::metrics;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +26,10 @@ use super::terminal::Terminal;
 use crate::config::RestartPolicy;
 use crate::plan::{AgentPlan, Mode, Plan, slot};
 
+/// What follows a terminal's slot for the journal's write end.
+const FEED: &str = ":feed";
+/// What follows a terminal's slot for its master.
+const MASTER: &str = ":master";
 /// How long an agent's actor may take to start: init forks in milliseconds.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// A terminal without a size.
@@ -38,7 +43,7 @@ pub struct Agent {
     /// Its actor.
     pub address: Address<Msg>,
     /// How it is.
-    pub condition: watch::Receiver<Condition>,
+    pub condition: Arc<watch::Sender<Condition>>,
     /// Its terminal, where it has one and runs.
     pub terminal: Arc<ArcSwap<Option<Terminal>>>,
 }
@@ -81,7 +86,7 @@ impl Surroundings<'_> {
     pub fn agent(&self, plan: &AgentPlan, handover: &mut Handover) -> io::Result<(Agent, ChildSpec)> {
         let name: Arc<str> = plan.name.as_str().into();
         let address = Address::new(format!("agents/{name}"));
-        let (told, condition) = watch::channel(Condition::default());
+        let condition = Arc::new(watch::Sender::new(Condition::default()));
         let terminal = Arc::new(ArcSwap::from_pointee(None));
         let output = Arc::new(Output {
             name: Arc::clone(&name),
@@ -109,7 +114,7 @@ impl Surroundings<'_> {
                 RestartPolicy::OnFailure => RestartOn::Failure,
                 RestartPolicy::Always => RestartOn::Always,
             },
-            told: tell(Arc::clone(&name), self.sink.clone(), told),
+            told: tell(plan, self.sink.clone(), Arc::clone(&condition)),
         };
         let child =
             ChildSpec::actor(plan.name.as_str(), address.clone(), move || (AgentActor, arguments.clone()))
@@ -124,10 +129,16 @@ impl Surroundings<'_> {
 }
 
 /// Turns what becomes of a process into its condition, the audit log and the metrics.
-fn tell(name: Arc<str>, sink: Sink, condition: watch::Sender<Condition>) -> Arc<dyn Fn(&Told) + Send + Sync> {
+fn tell(
+    plan: &AgentPlan,
+    sink: Sink,
+    condition: Arc<watch::Sender<Condition>>,
+) -> Arc<dyn Fn(&Told) + Send + Sync> {
+    let name = plan.name.clone();
+    let program = plan.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     Arc::new(move |told| {
         let event =
-            |change, pid, code, detail| Event::Agent { name: name.to_string(), change, pid, code, detail };
+            |change, pid, code, detail| Event::Agent { name: name.clone(), change, pid, code, detail };
         let (change, pid, code, detail) = match told {
             Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
             Told::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),
@@ -139,12 +150,12 @@ fn tell(name: Arc<str>, sink: Sink, condition: watch::Sender<Condition>) -> Arc<
         };
         metrics::agent_up(&name, pid.is_some());
         record(&sink, event(change, pid, code, detail));
-        condition.send_modify(|now| now.take(told, &name));
+        condition.send_modify(|now| now.take(told, &name, &program));
     })
 }
 
 impl Condition {
-    fn take(&mut self, told: &Told, name: &str) {
+    fn take(&mut self, told: &Told, name: &str, program: &str) {
         match told {
             Told::Started { pid } | Told::Adopted { pid } => {
                 if matches!(told, Told::Started { .. }) && self.last_code.is_some() {
@@ -164,7 +175,7 @@ impl Condition {
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_code = Some(*code);
-                self.refused = Some(mend(why, *code));
+                self.refused = Some(mend(program, why, *code));
                 self.over = !restarts;
             }
         }
@@ -172,13 +183,16 @@ impl Condition {
 }
 
 /// The one line for the operator: what could not be started, and what to do about it.
-fn mend(why: &str, code: i32) -> String {
+fn mend(program: &str, why: &str, code: i32) -> String {
     match code {
-        127 => {
-            format!("{why}: no such program inside the sandbox (its PATH is {})", agent::environment::PATH)
+        127 => format!(
+            "{program}: not found inside the sandbox (PATH is {}; a script's interpreter must be there too)",
+            agent::environment::PATH
+        ),
+        126 => {
+            format!("{program}: can't be executed inside the sandbox ({why}); is it a program with mode +x?")
         }
-        126 => format!("{why}: it is no program that may be executed; is it a file with mode +x?"),
-        _ => why.to_owned(),
+        _ => format!("{program}: {why}"),
     }
 }
 
@@ -194,8 +208,12 @@ struct Output {
 }
 
 impl Output {
-    fn slot(&self, part: &str) -> String {
-        format!("{}{}:{part}", slot::OUTPUT, self.name)
+    /// The slot of one stream of one start. Every start has names of its own: the end of an old stream, which a child of
+    /// the old process may hold open for long, must not release what a new one needs.
+    fn slot(&self, stream: StreamKind) -> String {
+        static STARTS: AtomicU64 = AtomicU64::new(0);
+        let start = STARTS.fetch_add(1, Ordering::Relaxed);
+        format!("{}{}:{}:{}-{start}", slot::OUTPUT, self.name, stream.as_str(), std::process::id())
     }
 
     fn foreground(&self, stream: StreamKind) -> io::Result<Option<OwnedFd>> {
@@ -209,7 +227,7 @@ impl Output {
         .map(Some)
     }
 
-    fn pump(&self, stream: StreamKind, source: Source, resumed: bool) -> io::Result<()> {
+    fn pump(&self, slot: String, stream: StreamKind, source: Source, resumed: bool) -> io::Result<()> {
         let spec = StreamSpec {
             agent: Arc::clone(&self.name),
             stream,
@@ -219,13 +237,13 @@ impl Output {
             resumed,
         };
         let mut handle = self.streams.add(spec);
-        let (heart, part) = (self.heart.clone(), self.slot(stream.as_str()));
-        let parts = [part.clone(), format!("{part}:feed"), format!("{part}:master")];
+        let heart = self.heart.clone();
+        let slots = [slot.clone(), format!("{slot}{FEED}"), format!("{slot}{MASTER}")];
         tokio::spawn(async move {
             // An ended stream is not handed to a successor. Where its reader went away, the agent now gets SIGPIPE.
             handle.drained().await;
-            for part in parts {
-                let _ = heart.release(&part).await;
+            for slot in slots {
+                let _ = heart.release(&slot).await;
             }
         });
         Ok(())
@@ -234,21 +252,22 @@ impl Output {
     /// Takes up the pipes that the heart kept from a supervisor before this one.
     fn resume(&self, handover: &mut Handover) -> io::Result<()> {
         for stream in [StreamKind::Stdout, StreamKind::Stderr] {
-            let part = self.slot(stream.as_str());
-            let (pipe, feed, master) = (
-                handover.take(&part),
-                handover.take(&format!("{part}:feed")),
-                handover.take(&format!("{part}:master")),
-            );
-            let source = match (pipe, feed, master) {
-                (Some(journal), Some(feed), Some(master)) => {
-                    self.show_terminal(&master)?;
-                    Source::Pty { master, journal, feed }
-                }
-                (Some(pipe), ..) => Source::Pipe(pipe),
-                _ => continue,
-            };
-            self.pump(stream, source, true)?;
+            let prefix = format!("{}{}:{}:", slot::OUTPUT, self.name, stream.as_str());
+            let mut kept = handover.take_all(&prefix);
+            let starts: Vec<String> = kept.keys().filter(|name| !name.contains(':')).cloned().collect();
+            for start in starts {
+                let Some(journal) = kept.remove(&start) else { continue };
+                let (feed, master) =
+                    (kept.remove(&format!("{start}{FEED}")), kept.remove(&format!("{start}{MASTER}")));
+                let source = match (feed, master) {
+                    (Some(feed), Some(master)) => {
+                        self.show_terminal(&master)?;
+                        Source::Pty { master, journal, feed }
+                    }
+                    _ => Source::Pipe(journal),
+                };
+                self.pump(format!("{prefix}{start}"), stream, source, true)?;
+            }
         }
         Ok(())
     }
@@ -265,9 +284,10 @@ impl Output {
     async fn pipe(&self, stream: StreamKind) -> io::Result<OwnedFd> {
         let (read, write) = io::pipe()?;
         let read = OwnedFd::from(read);
+        let slot = self.slot(stream);
         // Kept before anything is written to it.
-        self.heart.keep(&self.slot(stream.as_str()), read.as_fd()).await.map_err(io::Error::other)?;
-        self.pump(stream, Source::Pipe(read), false)?;
+        self.heart.keep(&slot, read.as_fd()).await.map_err(io::Error::other)?;
+        self.pump(slot, stream, Source::Pipe(read), false)?;
         Ok(write.into())
     }
 }
@@ -293,16 +313,17 @@ impl AgentStreams for Output {
         Box::pin(async move {
             let (journal, feed) = io::pipe()?;
             let (journal, feed) = (OwnedFd::from(journal), OwnedFd::from(feed));
-            let part = self.slot(StreamKind::Stdout.as_str());
-            for (name, fd) in [
-                (part.clone(), &journal),
-                (format!("{part}:feed"), &feed),
-                (format!("{part}:master"), &master),
-            ] {
+            let slot = self.slot(StreamKind::Stdout);
+            let parts = [
+                (slot.clone(), &journal),
+                (format!("{slot}{FEED}"), &feed),
+                (format!("{slot}{MASTER}"), &master),
+            ];
+            for (name, fd) in parts {
                 self.heart.keep(&name, fd.as_fd()).await.map_err(io::Error::other)?;
             }
             self.show_terminal(&master)?;
-            self.pump(StreamKind::Stdout, Source::Pty { master, journal, feed }, false)
+            self.pump(slot, StreamKind::Stdout, Source::Pty { master, journal, feed }, false)
         })
     }
 }
@@ -335,16 +356,22 @@ impl Agents {
         }
     }
 
-    /// Ends every process: SIGTERM, and SIGKILL after the grace.
-    pub async fn stop(&self, grace: Duration) {
+    /// Ends every process: SIGTERM, and SIGKILL after the grace. One that waits for its restart leaves the tree instead.
+    /// Afterwards all count as over: a stop must come to its end, whatever became of an actor.
+    pub async fn stop(&self, grace: Duration, tree: Option<&Supervisor>) {
         let deadline = grace + Duration::from_secs(2);
         let stops = self.iter().map(|agent| async move {
-            // An actor that has ended has no process left.
-            if !agent.condition.borrow().over {
+            let now = agent.condition.borrow().clone();
+            if now.pid.is_some() {
                 let _ = agent.address.call(|reply| Msg::Stop { grace, reply }, deadline).await;
+            } else if let Some(tree) = tree.filter(|_| !now.over) {
+                let _ = tree.remove_child(&format!("agents/{}", agent.name)).await;
             }
         });
         futures_util::future::join_all(stops).await;
+        for agent in self.iter() {
+            agent.condition.send_if_modified(|now| !std::mem::replace(&mut now.over, true));
+        }
     }
 
     /// Tells each terminal the operator's size.
@@ -361,9 +388,9 @@ impl Agents {
     pub async fn all_over(&self) -> Condition {
         let (send, mut receive) = mpsc::channel(1);
         for agent in self.iter() {
-            let (mut condition, send) = (agent.condition.clone(), send.clone());
+            let (mut condition, send) = (agent.condition.subscribe(), send.clone());
             tokio::spawn(async move {
-                // The sender lives as long as the agent's actor spec.
+                // The sender lives as long as the agents.
                 let over =
                     condition.wait_for(|now| now.over).await.map(|now| now.clone()).unwrap_or_default();
                 let _ = send.send(over).await;

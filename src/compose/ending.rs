@@ -94,7 +94,7 @@ fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
         return;
     }
     let desk = Arc::clone(desk);
-    tokio::spawn(async move { desk.agents.stop(grace).await });
+    tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
 
 /// The last work of a sandbox that is over: every byte of output out, every record written, every actor stopped.

@@ -23,6 +23,15 @@ impl Handover {
         self.slots.remove(name)
     }
 
+    /// Takes out every descriptor whose slot begins so; the rest of its name comes with it.
+    pub fn take_all(&mut self, prefix: &str) -> BTreeMap<String, OwnedFd> {
+        let names: Vec<String> = self.slots.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        names
+            .into_iter()
+            .filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), self.slots.remove(&name)?)))
+            .collect()
+    }
+
     /// Looks at a descriptor.
     pub fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.slots.get(name).map(AsFd::as_fd)

@@ -31,6 +31,7 @@ use agent::InitClient;
 use agent::protocol::CageReport;
 use supervision::Supervisor;
 use telemetry::audit::SandboxChange;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc};
 
 use crate::cli::out::{REFUSED, say};
@@ -68,6 +69,9 @@ pub fn main() -> u8 {
 }
 
 async fn supervise() -> Result<(), Refused> {
+    // Sent by the kernel when the heart dies. It is taken here, and the end of the line says the rest: somebody must still
+    // remove what lies in the state directory.
+    let _taken = signal(SignalKind::terminate())?;
     let (heart, mut handover) = HeartLine::open(agent::inherit(3)?).await?;
     let plan: Arc<Plan> =
         Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
@@ -77,6 +81,7 @@ async fn supervise() -> Result<(), Refused> {
             if heart.ready().await.is_err() {
                 return Ok(());
             }
+            announce(&desk.0);
             let end = wait_for_end(&desk.0, &heart, desk.1).await;
             (desk.0, end)
         }
@@ -97,6 +102,19 @@ async fn supervise() -> Result<(), Refused> {
             heart.finish(code, message).await?;
             wait_for_heart(&heart).await
         }
+    }
+}
+
+/// A service says once what it is and where it answers.
+fn announce(desk: &Desk) {
+    let plan = &desk.plan;
+    if plan.mode != Mode::Service || plan.quiet || desk.restarts > 0 {
+        return;
+    }
+    let agents: Vec<&str> = desk.agents.iter().map(|agent| &*agent.name).collect();
+    say(&format!("'{}' is running: {}", plan.name, agents.join(", ")));
+    for forward in &plan.forwards {
+        say(&format!("{} leads to port {} inside", forward.listen, forward.to));
     }
 }
 

@@ -66,7 +66,7 @@ pub const FRIENDLY: &str = r#"  friendly:
       - { host: pypi.bed.test, port: 443, protocol: rest, access: full }
       - { host: npm.bed.test, port: 443, protocol: rest, access: full }
       - { host: h1.bed.test, port: 8443, protocol: websocket, access: full }
-    binaries: [ { path: "/**" } ]"#;
+    binaries: [ { path: "/**", allow_foreign_code: true } ]"#;
 
 /// Writes a policy file and gives its path as text.
 pub fn policy_file(stage: &Stage, entries: &str) -> Result<String> {

@@ -82,7 +82,11 @@ pub(crate) static POLICY: Object = Object {
     name: "policy",
     fields: &[
         required("version", Kind::Integer(1, 1), "Version of the schema: `1`."),
-        field("filesystem_policy", Kind::Object(&FILESYSTEM), "Which files may be read and written. Static."),
+        field(
+            "filesystem_policy",
+            Kind::Object(&FILESYSTEM),
+            "Which files may be read and written. Absent: as in the profile `locked-down`. Static.",
+        ),
         field("landlock", Kind::Object(&LANDLOCK), "How a kernel that lacks something is met. Static."),
         field("process", Kind::Object(&PROCESS), "Who the agent runs as. Static."),
         field(

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
-use policy::{Caller, Denial};
+use policy::{Caller, Denial, Layer};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::identity::{Changed, Identifier, Unidentified};
@@ -74,13 +75,14 @@ pub struct Claim {
     identify: Arc<dyn Identify>,
     client: SocketAddr,
     local: SocketAddr,
+    first: OnceCell<Result<Judged, Denial>>,
     last: ArcSwapOption<(Judged, Instant)>,
 }
 
 impl Claim {
     /// A connection of which nothing is known yet.
     pub fn new(identify: Arc<dyn Identify>, client: SocketAddr, local: SocketAddr) -> Self {
-        Self { identify, client, local, last: ArcSwapOption::empty() }
+        Self { identify, client, local, first: OnceCell::new(), last: ArcSwapOption::empty() }
     }
 
     /// The agent's end.
@@ -88,27 +90,52 @@ impl Claim {
         self.client
     }
 
-    /// The caller now.
+    /// Establishes who made the connection. Called as soon as it is accepted, before a byte of it is read: who holds it
+    /// later must be the same, or a program could speak and then lend its words another's name (exec after connect).
+    pub async fn establish(&self) {
+        self.first().await;
+    }
+
+    async fn first(&self) -> &Result<Judged, Denial> {
+        let ask = async {
+            let judged = self.ask().await?;
+            self.last.store(Some(Arc::new((judged.clone(), Instant::now()))));
+            Ok(judged)
+        };
+        self.first.get_or_init(|| ask).await
+    }
+
+    async fn ask(&self) -> Result<Judged, Denial> {
+        Ok(Judged(Arc::new(self.identify.identify(self.client, self.local).await?)))
+    }
+
+    /// The caller now: the one that made the connection, still.
     ///
     /// # Errors
-    /// The identifier's denial; the last good answer is forgotten with it.
+    /// The identifier's denial, or that the connection has changed hands since it was made. Neither passes again.
     pub async fn judged(&self) -> Result<Judged, Denial> {
+        let first = self.first().await.clone()?;
         if let Some(last) = self.last.load_full()
             && last.1.elapsed() < IDENTITY_FRESH
         {
             return Ok(last.0.clone());
         }
-        match self.identify.identify(self.client, self.local).await {
-            Ok(caller) => {
-                let judged = Judged(Arc::new(caller));
-                self.last.store(Some(Arc::new((judged.clone(), Instant::now()))));
-                Ok(judged)
-            }
-            Err(denial) => {
-                self.last.store(None);
-                Err(denial)
-            }
+        self.last.store(None);
+        let now = self.ask().await?;
+        // Its program, that is: ancestors end, and the policy judges those that are left.
+        if now.executable != first.executable {
+            return Err(Denial {
+                layer: Layer::Identity,
+                detail: format!(
+                    "the connection was made by {} and is held by {} now",
+                    first.executable.path, now.executable.path
+                ),
+                policy: None,
+                hint: Some("a program must make its connections itself".to_owned()),
+            });
         }
+        self.last.store(Some(Arc::new((now.clone(), Instant::now()))));
+        Ok(now)
     }
 }
 

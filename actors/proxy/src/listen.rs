@@ -106,6 +106,7 @@ fn full(deps: &Deps, stream: &TcpStream, client: SocketAddr) {
 async fn connection(deps: Arc<Deps>, accepted: Accepted) {
     let Accepted { stream, client, local, kind, _place } = accepted;
     let claim = Arc::new(Claim::new(Arc::clone(&deps.identify), client, local));
+    claim.establish().await;
     match kind {
         Kind::Explicit => {
             let conn = Arc::new(Conn::new(deps, Scope::Explicit, claim));

@@ -233,8 +233,13 @@ fn is_foreign(line: &[u8], program: &[u8], writable: &[PathBuf]) -> bool {
         }
         rest = after.trim_ascii_start();
     }
-    if !executable || !rest.starts_with(b"/") || rest == program {
+    if !executable || rest == program {
         return false;
+    }
+    if !rest.starts_with(b"/") {
+        // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file away again.
+        // The kernel's own two pages are no such thing.
+        return rest != b"[vdso]" && rest != b"[vsyscall]";
     }
     let path = Path::new(OsStr::from_bytes(rest));
     rest.ends_with(b" (deleted)")

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::Reader;
-use crate::fields;
 use crate::model::{Filesystem, Landlock, PathRule, Process};
 use crate::yaml::{Node, Value};
+use crate::{builtin, fields};
 
 /// Longest path of the filesystem section (PATH_MAX).
 const MAX_PATH_BYTES: usize = 4096;
@@ -24,7 +24,8 @@ impl Reader<'_> {
     }
 
     pub(super) fn filesystem(&mut self, node: Option<&Node>, landlock: Landlock) -> Filesystem {
-        let Some(fields) = node.and_then(|n| self.object(n, &fields::FILESYSTEM)) else {
+        let Some(node) = node else { return default_filesystem() };
+        let Some(fields) = self.object(node, &fields::FILESYSTEM) else {
             return Filesystem::default();
         };
         let include_workdir = self.boolean(fields.get("include_workdir")).unwrap_or(false);
@@ -32,9 +33,7 @@ impl Reader<'_> {
         let read_only = self.each(fields.get("read_only"), |r, n| r.path_rule(n, optional, false));
         let read_write = self.each(fields.get("read_write"), |r, n| r.path_rule(n, optional, true));
         let count = read_only.len() + read_write.len();
-        if count > MAX_PATHS
-            && let Some(node) = node
-        {
+        if count > MAX_PATHS {
             self.error(node, format!("{count} paths are listed; at most {MAX_PATHS} may be"));
         }
         Filesystem { include_workdir, read_only, read_write }
@@ -112,4 +111,11 @@ impl Reader<'_> {
         self.error(node, message).help = Some("write `sandbox`".into());
         None
     }
+}
+
+/// What a policy has that says nothing of files: as the default profile. With nothing at all, no program could run.
+fn default_filesystem() -> Filesystem {
+    let profile = builtin::profile(builtin::DEFAULT_PROFILE).map(builtin::Builtin::policy);
+    // A test reads every built-in file; without it there would be no file at all, and no program.
+    profile.and_then(Result::ok).map(|parsed| parsed.policy.filesystem).unwrap_or_default()
 }

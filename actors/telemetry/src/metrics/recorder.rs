@@ -1,6 +1,6 @@
 //! The recorder: where all metrics are kept. One a process, made before the actors and living longer than any.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -43,6 +43,9 @@ impl Recorder {
     /// # Errors
     /// When a recorder that is not ours is installed.
     pub fn install() -> Result<Self, MetricsError> {
+        // One at a time: between the library's recorder and ours there is a moment in which neither is known.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(installed) = INSTALLED.get() {
             return Ok(installed.clone());
         }
@@ -53,8 +56,7 @@ impl Recorder {
                 describe();
                 Ok(INSTALLED.get_or_init(|| handle).clone())
             }
-            // Another thread of ours may have been faster.
-            Err(_) => INSTALLED.get().cloned().ok_or(MetricsError::Installed),
+            Err(_) => Err(MetricsError::Installed),
         }
     }
 
