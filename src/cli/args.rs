@@ -201,6 +201,9 @@ pub struct LogsArgs {
     /// Print one JSON record a line
     #[arg(long)]
     pub json: bool,
+    /// On a terminal too, print the agents' bytes as they are: they may do to it what they like
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// `stop`.

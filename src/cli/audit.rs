@@ -8,7 +8,7 @@ use serde_json::Value;
 use telemetry::audit::{Record, Report, Trouble, files, verify};
 
 use crate::cli::args::AuditCommand;
-use crate::cli::out::{Failure, Outcome, REFUSED, print, print_json, table};
+use crate::cli::out::{Failure, Outcome, REFUSED, harmless, print, print_json, table};
 use crate::state::{Name, Root};
 
 /// Runs `audit verify` or `audit show`.
@@ -77,7 +77,7 @@ fn show(dir: &Path, json: bool) -> Outcome {
         let reader = BufReader::new(File::open(&file)?);
         for line in reader.lines() {
             let line = line?;
-            let text = if json { line } else { human(&line) };
+            let text = if json { line } else { harmless(&human(&line)) };
             print(&format!("{text}\n"))?;
         }
     }

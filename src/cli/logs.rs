@@ -1,11 +1,12 @@
 //! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended one.
 
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use redactor::pump::LogLine;
 
 use crate::cli::args::LogsArgs;
-use crate::cli::out::{Failure, Outcome, print};
+use crate::cli::out::{Failure, Outcome, harmless, print};
 use crate::logs::Logs;
 use crate::state::{Name, Root};
 
@@ -39,8 +40,10 @@ fn show(line: &LogLine, args: &LogsArgs) -> Result<(), Failure> {
         let mut text = serde_json::to_string(line).map_err(|e| Failure::refused(e.to_string()))?;
         text.push('\n');
         print(&text)?;
-    } else {
+    } else if args.raw || !io::stdout().is_terminal() {
         print(&line.text)?;
+    } else {
+        print(&harmless(&line.text))?;
     }
     Ok(())
 }

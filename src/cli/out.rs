@@ -128,6 +128,24 @@ fn wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Text of an agent's for a person's terminal: everything that could move the cursor, set a title or a clipboard, or
+/// turn the reading direction is shown as an escape instead of done.
+pub fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            // Bidirectional controls (Unicode UAX #9): what is read must be what is there.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(c.escape_unicode());
+            }
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// Rows of cells as a table: columns padded to their widest cell, two spaces between.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -169,6 +187,11 @@ mod tests {
     fn a_table_pads_its_columns_and_leaves_no_trailing_space() {
         let rows = vec![vec!["NAME".into(), "STATE".into()], vec!["a-long-name".into(), "up".into()]];
         assert_eq!(table(&rows), "NAME         STATE\na-long-name  up\n");
+    }
+
+    #[test]
+    fn an_agents_text_does_nothing_to_a_terminal() {
+        assert_eq!(harmless("a\tb\n\x1b]0;t\x07\u{202e}ü\r"), "a\tb\n\\u{1b}]0;t\\u{7}\\u{202e}ü\\r");
     }
 
     #[test]
