@@ -246,7 +246,7 @@ fn supervisor(stage: &Stage) -> Result<()> {
 
 fn init_or_heart(stage: &Stage) -> Result<()> {
     let mut times = Vec::new();
-    for n in 0..10 {
+    for n in 0..KILLS {
         let marker = format!("{}n{n}", stage.marker());
         let script = format!("echo ready; while :; do sleep 0.05; done # {marker}");
         let mut running = stage.start_run(&format!("end{n}"), &[], &["sh", "-c", &script])?;
@@ -269,6 +269,8 @@ fn init_or_heart(stage: &Stage) -> Result<()> {
         poll("the end of every process", Duration::from_secs(10), || {
             (stage.processes_with(&marker).is_empty() && stage.cofferdam_processes().is_empty()).then_some(())
         })?;
+        let socket = stage.state().join(format!("end{n}")).join("control.sock");
+        ensure!(!socket.exists(), "{} is left behind", socket.display());
         times.push(begun.elapsed());
     }
     told("init and heart in turn, all gone", times, Duration::from_secs(5))

@@ -87,6 +87,10 @@ pub fn every_part(
     count.more(BREATH)?;
     lost += usize::from(!back);
     show.killed("-9 the supervisor", count.last, count.longest, back.then_some("back"))?;
+    show.aside(&format!(
+        "supervisors started after the first: {}; the agent is still the process that was started",
+        stage.supervisor_restarts()?
+    ))?;
     sandbox.finish()?;
     Ok((count.missing, lost))
 }

@@ -129,6 +129,11 @@ impl Stage {
         pid.context("status names no supervisor")
     }
 
+    /// How often the supervisor process was started anew.
+    pub fn supervisor_restarts(&self) -> anyhow::Result<u64> {
+        Ok(self.ask_json(&["status", NAME, "--json"])?["supervisor_restarts"].as_u64().unwrap_or(0))
+    }
+
     /// Looks until a condition holds; one that can't be asked for the moment does not hold yet.
     pub fn wait(&self, holds: impl Fn(&Self) -> anyhow::Result<bool>) -> bool {
         let until = Instant::now() + PATIENCE;

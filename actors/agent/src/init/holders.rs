@@ -291,8 +291,11 @@ mod tests {
         assert!(!foreign("r-xp", "/usr/lib/libc.so.6"));
         assert!(!foreign("r-xp", "/sandbox/agent"), "the program itself is judged by its hash");
         assert!(!foreign("r--p", "/sandbox/data.so"));
-        assert!(!foreign("rwxp", ""), "a just-in-time compiler's own memory");
+        assert!(foreign("rwxp", ""), "written at run time, by whomever");
+        assert!(foreign("r-xp", "[heap]"));
+        assert!(!foreign("rw-p", ""));
         assert!(!foreign("r-xp", "[vdso]"));
+        assert!(!foreign("--xp", "[vsyscall]"));
         assert!(foreign("r-xp", "/sandbox/evil.so"));
         assert!(foreign("r-xp", "/tmp/x y.so"));
         assert!(foreign("r-xs", "/memfd:x (deleted)"));
