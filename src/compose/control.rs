@@ -79,8 +79,12 @@ impl Desk {
         Accepted { action: action.to_owned(), target }
     }
 
-    fn no_actor(actor: &str) -> Fault {
-        Fault::new(Code::NotFound, format!("no actor is called '{actor}': see `cofferdam tree`"))
+    fn no_actor(&self, actor: &str) -> Fault {
+        let fault = Fault::new(Code::NotFound, format!("no actor is called '{actor}': see `cofferdam tree`"));
+        match self.agents.find(actor) {
+            Some(agent) => fault.hint(format!("the agent's actor is agents/{}", agent.name)),
+            None => fault,
+        }
     }
 
     async fn overview(&self) -> Status {
@@ -160,7 +164,7 @@ impl Desk {
 
     async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
         if self.snapshot().await?.find(&actor).is_none() {
-            return Err(Self::no_actor(&actor));
+            return Err(self.no_actor(&actor));
         }
         if let Some(agent) = actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
             // Its actor would leave the process running, to be adopted.
@@ -180,7 +184,7 @@ impl Desk {
                 .hint("start it with --allow-fault-injection"));
         }
         if self.snapshot().await?.find(&actor).is_none() {
-            return Err(Self::no_actor(&actor));
+            return Err(self.no_actor(&actor));
         }
         // On record before the actor is gone: it may be the one that writes the record.
         let accepted = self.done(by, "crash", actor.clone());

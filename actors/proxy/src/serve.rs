@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -30,9 +31,14 @@ where
 {
     let strict = StrictIo::new(stream, surplus);
     conn.watch(strict.fault());
+    let answered = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
-        let conn = Arc::clone(conn);
-        async move { Ok::<_, Infallible>(road::answer(conn, request).await) }
+        let (conn, answered) = (Arc::clone(conn), Arc::clone(&answered));
+        async move {
+            let answer = road::answer(conn, request).await;
+            answered.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut connection = http1::Builder::new()
         .half_close(true)
@@ -47,7 +53,9 @@ where
     }
     let parts = connection.into_parts();
     let strict = parts.io.into_inner();
-    let unanswered = strict.unanswered();
+    // A body that broke before its request had an answer took the request with it: nothing of one was written.
+    let abandoned = strict.heads() > answered.load(Ordering::Relaxed);
+    let unanswered = strict.unanswered().or(conn.violation().filter(|_| abandoned));
     let mut remains = strict.into_remains();
     if let Some(next) = conn.take_next() {
         // The strict reader passed nothing behind the request that led here, so the library holds nothing.

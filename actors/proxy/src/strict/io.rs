@@ -39,6 +39,8 @@ pub struct StrictIo<T> {
     fault: Fault,
     /// A violation that no request will answer for, since its head never became one.
     unanswered: Option<Violation>,
+    /// Heads that became requests.
+    heads: u64,
     read_timer: Timer,
     write_timer: Timer,
 }
@@ -77,6 +79,7 @@ impl<T> StrictIo<T> {
             searched: 0,
             fault: Fault::default(),
             unanswered: None,
+            heads: 0,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
         }
@@ -90,6 +93,11 @@ impl<T> StrictIo<T> {
     /// Whether a violation was found while a head was read, so that no request will answer for it.
     pub fn unanswered(&self) -> Option<Violation> {
         self.unanswered
+    }
+
+    /// How many heads became requests.
+    pub fn heads(&self) -> u64 {
+        self.heads
     }
 
     /// Takes the stream back.
@@ -163,6 +171,7 @@ impl<T> StrictIo<T> {
     }
 
     fn enter(&mut self, head: head::Head) {
+        self.heads += 1;
         if head.tunnel {
             self.state = State::Held;
             self.read_timer.clear();
