@@ -182,9 +182,16 @@ fn revoked() -> Refusal {
     })
 }
 
+/// Fields by which some APIs let a request ask for another method than its own. The method was judged: it is the one that
+/// counts.
+const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
 /// Takes off what stays on the agent's side.
 pub(crate) fn clean(headers: &mut HeaderMap) {
     hop::strip(headers);
+    for name in METHOD_OVERRIDES {
+        headers.remove(name);
+    }
     // We answer `Expect` ourselves, when the body is first asked for.
     headers.remove(header::EXPECT);
     join_cookies(headers);

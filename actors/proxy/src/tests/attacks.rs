@@ -151,13 +151,13 @@ async fn bodies_are_framed_anew() {
     let port = up.port;
     let post = format!(
         "POST http://up.test:{port}/ok/p HTTP/1.1\r\nHost: up.test:{port}\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\
-         Proxy-Authorization: Basic eA==\r\nTransfer-Encoding: chunked\r\n\r\n0005\r\nhello\r\n00\r\nX-T: 1\r\n\r\n"
+         X-HTTP-Method-Override: DELETE\r\nx-http-method: DELETE\r\nX-Method-Override: DELETE\r\nProxy-Authorization: Basic eA==\r\nTransfer-Encoding: chunked\r\n\r\n0005\r\nhello\r\n00\r\nX-T: 1\r\n\r\n"
     );
     let answer = bed.talk(post).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let seen = up.seen().to_lowercase();
     assert!(seen.contains("transfer-encoding: chunked") && seen.contains("5\r\nhello\r\n"), "{seen}");
-    for gone in ["0005", "x-hop", "proxy-authorization", "connection"] {
+    for gone in ["0005", "x-hop", "proxy-authorization", "connection", "delete"] {
         assert!(!seen.contains(gone), "{gone}: {seen}");
     }
 }
