@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use redactor::pump::LogLine;
+use redactor::pump::{LogLine, log_files};
 
 /// The logs of one sandbox, and how far they were read.
 #[derive(Debug)]
@@ -31,7 +31,11 @@ impl Logs {
             if let Some(place) = self.places.get_mut(&path) {
                 place.read_on(&path, &mut lines)?;
             } else {
-                older(&path, &mut lines)?;
+                // Seen for the first time: what was rotated away before it comes first.
+                let agent = path.file_stem().unwrap_or_default().to_string_lossy();
+                for old in log_files(&self.dir, &agent).iter().filter(|old| **old != path) {
+                    Place::default().read_on(old, &mut lines)?;
+                }
                 let mut place = Place::default();
                 place.read_on(&path, &mut lines)?;
                 self.places.insert(path, place);
@@ -51,20 +55,6 @@ fn current(dir: &Path, agent: Option<&str>) -> io::Result<Vec<PathBuf>> {
         .collect();
     files.sort();
     Ok(files)
-}
-
-/// The rotated files of one that is being written, oldest first.
-fn older(path: &Path, lines: &mut Vec<LogLine>) -> io::Result<()> {
-    let numbered = |n: u32| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
-    };
-    let count = (1..).take_while(|n| numbered(*n).exists()).count();
-    for n in (1..=u32::try_from(count).unwrap_or(0)).rev() {
-        Place::default().read_on(&numbered(n), lines)?;
-    }
-    Ok(())
 }
 
 /// How far a file was read.
@@ -96,5 +86,32 @@ impl Place {
             line.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(second: i64, agent: &str, text: &str) -> String {
+        let t = jiff::Timestamp::from_second(second).unwrap();
+        format!("{{\"t\":\"{t}\",\"agent\":\"{agent}\",\"stream\":\"stdout\",\"text\":\"{text}\"}}\n")
+    }
+
+    #[test]
+    fn rotated_files_come_first_agents_are_merged_by_time_and_reading_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        put("a.log.2", line(1, "a", "one"));
+        put("a.log.1", line(2, "a", "two"));
+        put("a.log", line(4, "a", "four"));
+        put("b.log", line(3, "b", "three"));
+        let mut logs = Logs::new(dir.path().to_owned(), None);
+        let texts = |lines: Vec<LogLine>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
+        assert_eq!(texts(logs.read_on().unwrap()), ["one", "two", "three", "four"]);
+        put("b.log", line(3, "b", "three") + &line(5, "b", "five") + "{\"t\":\"unfinished");
+        assert_eq!(texts(logs.read_on().unwrap()), ["five"]);
+        let mut only = Logs::new(dir.path().to_owned(), Some("a".into()));
+        assert_eq!(texts(only.read_on().unwrap()), ["one", "two", "four"]);
     }
 }

@@ -2,22 +2,16 @@
 //! another crate's mechanism, and holds no decision of its own.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use agent::protocol::{Identity, Refusal};
 use agent::{ClientError, InitClient};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use policy::{Caller, Host};
-use proxy::guard::Lookup;
 use proxy::identity::{ExecutableFile, Holder, HoldersError, Processes};
-use tokio::net::TcpStream;
+use proxy::trusted::{Opened, Speak, Trusted};
 use uuid::Uuid;
-
-/// How long connecting to a model provider may take; the gateway's own time-outs are shorter or cut it.
-const PROVIDER_CONNECT: Duration = Duration::from_secs(30);
 
 /// The proxy's question who holds a socket, answered by init.
 pub struct InitProcesses(pub InitClient);
@@ -80,54 +74,21 @@ impl proxy::LocalService for Inference {
     }
 }
 
-/// Connections to model providers, by the proxy's name look-up and TLS. The operator named them, so the addresses that
-/// the agent may never reach (loopback, private ones) are allowed here, and nowhere else.
-pub struct Dialer {
-    lookup: Arc<dyn Lookup>,
-    upstream: proxy::Upstream,
-}
+/// Connections to model providers, by the proxy's road for what the operator named.
+pub struct Providers(pub Trusted);
 
-impl Dialer {
-    /// Over the proxy's look-up and TLS configuration.
-    pub fn new(lookup: Arc<dyn Lookup>, upstream: proxy::Upstream) -> Self {
-        Self { lookup, upstream }
-    }
-
-    async fn connect(&self, to: &gateway::Upstream) -> io::Result<gateway::Dialed> {
-        let host = Host::parse(&to.host).map_err(io::Error::other)?;
-        let addresses = match &host {
-            Host::Addr(address) => vec![*address],
-            Host::Name(name) => self.lookup.addresses(name).await.map_err(io::Error::other)?,
-        };
-        let stream = tokio::time::timeout(PROVIDER_CONNECT, any_of(&addresses, to.port)).await??;
-        stream.set_nodelay(true)?;
-        if !to.tls {
-            return Ok(gateway::Dialed { io: Box::new(stream), protocol: gateway::Protocol::Http1 });
-        }
-        let http1_only = !to.alpn.contains(&gateway::Protocol::Http2);
-        let stream = self.upstream.tls(stream, &host, http1_only).await?;
-        let protocol = match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => gateway::Protocol::Http2,
-            _ => gateway::Protocol::Http1,
-        };
-        Ok(gateway::Dialed { io: Box::new(stream), protocol })
-    }
-}
-
-/// The first address that takes a connection.
-async fn any_of(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in addresses {
-        match TcpStream::connect((*address, port)).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-impl gateway::Dial for Dialer {
-    fn dial<'a>(&'a self, upstream: &'a gateway::Upstream) -> BoxFuture<'a, io::Result<gateway::Dialed>> {
-        Box::pin(self.connect(upstream))
+impl gateway::Dial for Providers {
+    fn dial<'a>(&'a self, to: &'a gateway::Upstream) -> BoxFuture<'a, io::Result<gateway::Dialed>> {
+        Box::pin(async move {
+            let host = Host::parse(&to.host).map_err(io::Error::other)?;
+            let speak = match (to.tls, to.alpn.contains(&gateway::Protocol::Http2)) {
+                (false, _) => Speak::Plain,
+                (true, true) => Speak::Tls,
+                (true, false) => Speak::TlsHttp1,
+            };
+            let Opened { io, http2 } = self.0.dial(&host, to.port, speak).await?;
+            let protocol = if http2 { gateway::Protocol::Http2 } else { gateway::Protocol::Http1 };
+            Ok(gateway::Dialed { io: Box::new(io), protocol })
+        })
     }
 }

@@ -14,12 +14,13 @@ use policy::{Candidate, Preset};
 use proxy::guard::{OwnAddresses, Resolver, SystemLookup};
 use proxy::identity::{KeptPin, Pins};
 use proxy::tls::Authority;
+use proxy::trusted::Trusted;
 use redactor::{Redactor, SharedRedactor, Streams};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use telemetry::audit::AuditLog;
 use telemetry::metrics::Recorder;
 
-use super::adapters::{Dialer, Inference, InitProcesses};
+use super::adapters::{Inference, InitProcesses, Providers};
 use super::handover::{Handover, HeartLine};
 use crate::plan::{Plan, Secrets, slot};
 use crate::sealed;
@@ -72,7 +73,8 @@ impl Stores {
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
         let upstream = proxy::Upstream::new(&proxy::tls::upstream_config(extra_roots(plan)?)?);
-        let gateway = gateway(plan, keys, &redactor, &audit, Dialer::new(lookup, upstream.clone()))?;
+        let gateway =
+            gateway(plan, keys, &redactor, &audit, Providers(Trusted::new(lookup, upstream.clone())))?;
         let pins = pins(handover, heart)?;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
@@ -176,11 +178,11 @@ fn gateway(
     keys: Vec<(String, redactor::Secret)>,
     redactor: &SharedRedactor,
     audit: &AuditLog,
-    dialer: Dialer,
+    providers: Providers,
 ) -> Result<Gateway, Refused> {
     let scrubber = redactor.clone();
     let gateway = Gateway::new(gateway::Deps {
-        dial: Arc::new(dialer),
+        dial: Arc::new(providers),
         ledger: Arc::new(gateway::record::Telemetry::new(audit.sink())),
         scrub: Arc::new(move |text| scrubber.redact(text).into_inner()),
         credentials: gateway::Credentials::new(keys),
