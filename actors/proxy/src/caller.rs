@@ -96,13 +96,9 @@ impl Claim {
         self.first().await;
     }
 
+    /// Not fresh for any request: who else holds the socket by then must be seen.
     async fn first(&self) -> &Result<Judged, Denial> {
-        let ask = async {
-            let judged = self.ask().await?;
-            self.last.store(Some(Arc::new((judged.clone(), Instant::now()))));
-            Ok(judged)
-        };
-        self.first.get_or_init(|| ask).await
+        self.first.get_or_init(|| self.ask()).await
     }
 
     async fn ask(&self) -> Result<Judged, Denial> {
@@ -147,14 +143,14 @@ mod tests {
 
     use super::*;
 
-    /// Good once, then refused.
-    struct Once(AtomicUsize);
+    /// Good when the connection is made and at its first request, then refused.
+    struct Twice(AtomicUsize);
 
-    impl Identify for Once {
+    impl Identify for Twice {
         fn identify(&self, _: SocketAddr, _: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>> {
-            let first = self.0.fetch_add(1, Ordering::Relaxed) == 0;
+            let good = self.0.fetch_add(1, Ordering::Relaxed) < 2;
             Box::pin(async move {
-                match first {
+                match good {
                     true => Ok(Caller {
                         executable: Executable { path: "/a".into(), sha256: [0; 32] },
                         ancestors: Arc::from([]),
@@ -174,7 +170,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_old_answer_is_asked_for_again_and_never_fallen_back_on() {
         let address = "127.0.0.1:1".parse().unwrap();
-        let claim = Claim::new(Arc::new(Once(AtomicUsize::new(0))), address, address);
+        let claim = Claim::new(Arc::new(Twice(AtomicUsize::new(0))), address, address);
         assert!(claim.judged().await.is_ok());
         assert!(claim.judged().await.is_ok(), "a burst asks once");
         tokio::time::advance(IDENTITY_FRESH).await;
