@@ -59,9 +59,14 @@ impl ExecClient {
     {
         let (from, to) = split(self.io);
         let (credit, credits) = mpsc::unbounded_channel();
+        let mut receiving = std::pin::pin!(receive(from, stdio.stdout, stdio.stderr, credit));
         tokio::select! {
-            exit = receive(from, stdio.stdout, stdio.stderr, credit) => exit,
-            lost = send(to, stdio.stdin, controls, credits) => Err(lost),
+            exit = &mut receiving => exit,
+            // A process that ends at once closes the session before our first frame is written: its exit code waits.
+            lost = send(to, stdio.stdin, controls, credits) => match receiving.await {
+                Err(ClientError::Lost(_)) => Err(lost),
+                told => told,
+            },
         }
     }
 }

@@ -1,0 +1,138 @@
+//! A person at a terminal: the command under test on a pseudo-terminal of the test's, as its controlling one.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bed::Stage;
+use bed::stage::poll;
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::termios::{Winsize, tcsetwinsize};
+
+/// How long anything may take to show: far more than it needs, for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The terminal and what runs on it. Dropped, that is killed.
+pub struct Console {
+    keyboard: File,
+    /// Kept open, so that what arrives after the end can still be seen.
+    device: OwnedFd,
+    child: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+    read: usize,
+}
+
+impl Console {
+    /// Starts `cofferdam ARGS…` on a terminal of this size.
+    pub fn start(stage: &Stage, size: (u16, u16), args: &[&str]) -> Result<Self> {
+        // `setsid` makes it the controlling terminal, which a test without unsafe code can't.
+        let Some(setsid) = bed::stage::program("setsid") else { bed::skip!("no setsid on this machine") };
+        let pty = openpty(None, None)?;
+        tcsetwinsize(&pty.slave, winsize(size))?;
+        let of_cofferdam = stage.cofferdam(args);
+        let mut command = stage.command(setsid);
+        command.arg("--ctty").arg(of_cofferdam.get_program()).args(of_cofferdam.get_args());
+        for (name, value) in of_cofferdam.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::on(pty, command)
+    }
+
+    fn on(pty: nix::pty::OpenptyResult, mut command: Command) -> Result<Self> {
+        // A terminal belongs to its user, and the mode's user may be another than the test's.
+        let device = &pty.slave;
+        nix::sys::stat::fchmod(device, nix::sys::stat::Mode::from_bits_truncate(0o666))?;
+        command.stdin(device.try_clone()?).stdout(device.try_clone()?).stderr(device.try_clone()?);
+        let child = command.spawn().context("starting on a terminal")?;
+        drop(command);
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (theirs, mut screen) = (Arc::clone(&shown), File::from(pty.master.try_clone()?));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(read @ 1..) = screen.read(&mut chunk) {
+                theirs.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..read]);
+            }
+        });
+        Ok(Self { keyboard: File::from(pty.master), device: pty.slave, child, shown, read: 0 })
+    }
+
+    /// Everything shown so far.
+    pub fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// Waits until a text is shown after what was waited for before.
+    pub fn see(&mut self, text: &str) -> Result<()> {
+        let (shown, from) = (Arc::clone(&self.shown), self.read);
+        let found = poll(&format!("{text:?} on the terminal"), PATIENCE, || {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let rest = shown.get(from..)?;
+            rest.windows(text.len()).position(|window| window == text.as_bytes())
+        });
+        self.read += found.with_context(|| format!("it shows {:?}", self.screen()))? + text.len();
+        Ok(())
+    }
+
+    /// Types bytes: `\x03` is Ctrl-C, `\x1a` Ctrl-Z.
+    pub fn type_in(&mut self, keys: &str) -> Result<()> {
+        Ok(self.keyboard.write_all(keys.as_bytes())?)
+    }
+
+    /// Makes the window another size; the kernel tells whoever is in the foreground.
+    pub fn resize(&self, size: (u16, u16)) -> Result<()> {
+        Ok(tcsetwinsize(&self.keyboard, winsize(size))?)
+    }
+
+    /// The command's process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Whether the command is stopped (proc_pid_stat(5)).
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    }
+
+    /// Kills the command without a chance to put anything in order.
+    pub fn kill(&mut self) -> Result<()> {
+        Ok(kill(self.pid(), Signal::SIGKILL)?)
+    }
+
+    /// Waits for the command's end.
+    pub fn end(&mut self) -> Result<ExitStatus> {
+        let shown = Arc::clone(&self.shown);
+        let child = &mut self.child;
+        poll("the command's end", PATIENCE, || child.try_wait().ok().flatten()).with_context(|| {
+            format!(
+                "it shows {:?}",
+                String::from_utf8_lossy(&shown.lock().unwrap_or_else(PoisonError::into_inner))
+            )
+        })
+    }
+
+    /// What somebody has typed on the terminal that nobody read yet: an injection would be here.
+    pub fn waiting_input(&self) -> Result<u64> {
+        Ok(rustix::io::ioctl_fionread(&self.device)?)
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn winsize((rows, columns): (u16, u16)) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}

@@ -1,0 +1,62 @@
+//! The cage from inside: every attack that must fail, each beside what must work.
+//!
+//! `themes` runs the scripts of `inside/` as the agent, `native` what Python can't do, `neighbours` sets agents and
+//! sandboxes on each other, `later` asks whether what `exec` starts stands under the same controls, `works` runs what
+//! must run, and `walls` asks the rest: paths, limits, what `doctor` proves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod console;
+mod later;
+mod native;
+mod themes;
+mod verdict;
+mod walls;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use later::{
+    a_stopped_client_goes_on, attacks_by_exec, attacks_on_a_terminal, control_c_goes_inside,
+    job_control_works, later_processes_are_the_same, nothing_runs_unwatched, quick_ends_are_told,
+    the_first_agents_terminal, the_window_is_passed_on,
+};
+use native::native;
+use themes::{files, kernel, privileges, processes, sockets, terminals, the_attacks_guard_themselves};
+use walls::{
+    a_missing_path_stops_the_start, doctor_and_status_agree, forks_are_bounded,
+    the_policys_paths_are_the_only_ones,
+};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "cage",
+        Path::new(common::COFFERDAM),
+        bed::cases![
+            the_attacks_guard_themselves,
+            files,
+            kernel,
+            privileges,
+            processes,
+            sockets,
+            terminals,
+            native,
+            attacks_by_exec,
+            later_processes_are_the_same,
+            attacks_on_a_terminal,
+            the_window_is_passed_on,
+            control_c_goes_inside,
+            job_control_works,
+            a_stopped_client_goes_on,
+            nothing_runs_unwatched,
+            quick_ends_are_told,
+            the_first_agents_terminal,
+            the_policys_paths_are_the_only_ones,
+            a_missing_path_stops_the_start,
+            forks_are_bounded,
+            doctor_and_status_agree,
+        ],
+    )
+}

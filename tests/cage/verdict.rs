@@ -1,0 +1,76 @@
+//! What the scripts inside report, line by line, and whether it is as it must be.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+/// One line of a script (`inside/probe.py` says what the fields mean).
+#[derive(Debug, Deserialize)]
+struct Line {
+    kind: Kind,
+    name: String,
+    expect: Vec<String>,
+    got: String,
+    said: String,
+    why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Attack,
+    Control,
+}
+
+/// How much a theme tries: fewer lines mean that a script broke off, and a broken script proves nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct AtLeast {
+    /// Refusals.
+    pub attacks: usize,
+    /// What works beside them.
+    pub controls: usize,
+}
+
+/// Fails on every line that isn't as it must be; says how many there were.
+pub fn judge(theme: &str, lines: &str, at_least: AtLeast) -> Result<String> {
+    let lines: Vec<Line> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("{theme}: no line of ours: {line}")))
+        .collect::<Result<_>>()?;
+    let wrong: Vec<String> = lines.iter().filter(|line| !line.expect.contains(&line.got)).map(told).collect();
+    ensure!(
+        wrong.is_empty(),
+        "{theme}: {} of {} went wrong:\n{}",
+        wrong.len(),
+        lines.len(),
+        wrong.join("\n")
+    );
+    let (attacks, controls): (Vec<&Line>, Vec<&Line>) =
+        lines.iter().partition(|line| line.kind == Kind::Attack);
+    ensure!(
+        attacks.len() >= at_least.attacks && controls.len() >= at_least.controls,
+        "{theme}: only {} attacks and {} controls ran, not {at_least:?}",
+        attacks.len(),
+        controls.len()
+    );
+    let names: BTreeSet<&str> = lines.iter().map(|line| line.name.as_str()).collect();
+    ensure!(names.len() == lines.len(), "{theme}: two lines have one name");
+    ensure!(lines.iter().all(|line| !line.why.is_empty()), "{theme}: a line doesn't say why");
+    Ok(format!("{} attacks refused, {} controls alive", attacks.len(), controls.len()))
+}
+
+fn told(line: &Line) -> String {
+    let must = match line.kind {
+        Kind::Attack => "must be refused by",
+        Kind::Control => "must give",
+    };
+    format!(
+        "  {} {must} {}, gave {}: {} ({})",
+        line.name,
+        line.expect.join(" or "),
+        line.got,
+        line.said,
+        line.why
+    )
+}

@@ -1,0 +1,68 @@
+//! Paths, limits and reports: what a start refuses, and what it says it proved.
+
+use anyhow::{Result, ensure};
+use bed::Stage;
+
+use crate::common::{self, Sandbox, program};
+use crate::themes::Outside;
+
+/// What the policy shows is there, for reading alone; what lies beside it isn't.
+pub fn the_policys_paths_are_the_only_ones(stage: &Stage) -> Result<()> {
+    let outside = Outside::make(stage)?;
+    let (shown, hidden) = (outside.path().join("shown"), outside.path().join("hidden"));
+    for dir in [&shown, &hidden] {
+        std::fs::create_dir_all(dir)?;
+        std::fs::write(dir.join("file"), "text")?;
+    }
+    let text = common::policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", shown.display()));
+    let file = stage.write("paths.yaml", text)?.display().to_string();
+    let script = format!(
+        "cat {0}/file && ! (echo x >> {0}/file) 2>/dev/null && ! cat {1}/file 2>/dev/null && ! touch {0}/new 2>/dev/null",
+        shown.display(),
+        hidden.display()
+    );
+    let done = stage.run(&["--policy", &file], &["sh", "-c", &script])?.expect_code(0)?;
+    ensure!(done.out() == "text", "{:?}", done.out());
+    ensure!(std::fs::read_to_string(shown.join("file"))? == "text");
+    Ok(())
+}
+
+/// A path that isn't there is an error unless it is optional.
+pub fn a_missing_path_stops_the_start(stage: &Stage) -> Result<()> {
+    let missing = common::policy("").replace("    - /etc ", "    - /no/such/path\n    - /etc ");
+    let file = stage.write("missing.yaml", missing)?;
+    let done = stage.run(&["--policy", &file.display().to_string()], &["true"])?.expect_code(125)?;
+    ensure!(done.err().contains("/no/such/path"), "{}", done.err());
+    let optional = common::policy("")
+        .replace("    - /etc ", "    - { path: /no/such/path, optional: true }\n    - /etc ");
+    let file = stage.write("optional.yaml", optional)?;
+    stage.run(&["--policy", &file.display().to_string()], &["true"])?.expect_code(0)?;
+    Ok(())
+}
+
+/// A fork bomb meets its bound, and the sandbox lives.
+pub fn forks_are_bounded(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    // Bounded by the script itself too: it asks for a thousand, and no more.
+    let script = "import os,time,signal\npids=[]\ntry:\n  for i in range(1000):\n    p=os.fork()\n    if p==0:\n      \
+                  time.sleep(60)\n      os._exit(0)\n    pids.append(p)\nexcept OSError as e: print('stopped', len(pids), e.errno)\n\
+                  for p in pids: os.kill(p, signal.SIGKILL)\nfor p in pids: os.waitpid(p,0)\nprint('alive')\n";
+    let done = stage.run(&[], &[&python, "-c", script])?.expect_code(0)?;
+    ensure!(done.out().contains("stopped") && done.out().contains("alive"), "{}", done.out());
+    Ok(())
+}
+
+/// `doctor` names the controls, and `status` says that each is enforced.
+pub fn doctor_and_status_agree(stage: &Stage) -> Result<()> {
+    let doctor = stage.json(&["doctor", "--json"])?;
+    let text = doctor.to_string();
+    for control in ["landlock", "seccomp", "capabilities", "network"] {
+        ensure!(text.contains(control), "doctor is silent about {control}: {text}");
+    }
+    let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let status = sandbox.status()?;
+    let controls = status["controls"].as_array().unwrap();
+    ensure!(!controls.is_empty(), "{status}");
+    ensure!(controls.iter().all(|c| c["enforced"] == true), "{controls:?}");
+    Ok(())
+}
