@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::InitClient;
+use agent::own::Role;
 use agent::protocol::CageReport;
 use supervision::Supervisor;
 use telemetry::audit::SandboxChange;
@@ -49,8 +50,11 @@ const THREADS_MAX: usize = 4;
 /// Runs the supervisor; descriptor 3 is the line to the heart.
 pub fn main() -> u8 {
     let _ = nix::sys::prctl::set_name(c"cofferdam: sup");
-    // Nobody of the same user may look into this process's memory (ptrace(2), PTRACE_MODE).
-    let _ = nix::sys::prctl::set_dumpable(false);
+    // Before the first thread and the first byte from outside.
+    if let Err(error) = agent::own::settle(Role::Supervisor) {
+        say(&error.to_string());
+        return REFUSED;
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let result = runtime.map_err(Refused::from).and_then(|runtime| {
@@ -72,13 +76,16 @@ async fn supervise() -> Result<(), Refused> {
     // Sent by the kernel when the heart dies. It is taken here, and the end of the line says the rest: somebody must still
     // remove what lies in the state directory.
     let _taken = signal(SignalKind::terminate())?;
-    let (heart, mut handover) = HeartLine::open(agent::inherit(3)?).await?;
+    let opened = HeartLine::open(agent::inherit(3)?).await;
+    let (heart, mut handover) = opened.inspect_err(|_| ending::clean_up())?;
     let plan: Arc<Plan> =
         Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
     let built = build(&heart, &mut handover, Arc::clone(&plan)).await;
     let (desk, end) = match built {
         Ok(desk) => {
             if heart.ready().await.is_err() {
+                // It died while we built: nobody else is left to remove what lies there.
+                ending::clean_up();
                 return Ok(());
             }
             announce(&desk.0);
@@ -86,7 +93,10 @@ async fn supervise() -> Result<(), Refused> {
             (desk.0, end)
         }
         Err(error) => {
-            heart.finish(REFUSED, Some(error.to_string())).await?;
+            if heart.finish(REFUSED, Some(error.to_string())).await.is_err() {
+                ending::clean_up();
+                return Err(error);
+            }
             return wait_for_heart(&heart).await;
         }
     };

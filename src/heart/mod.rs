@@ -24,6 +24,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent::launch::{self, Child, LaunchError, SupervisorSpec};
+use agent::own::Role;
+use agent::plan::Ids;
 use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -86,6 +88,8 @@ enum Life {
 
 impl Heart {
     fn begin() -> Result<Self, String> {
+        // Inherited by everything below: a core file would hold what memory holds.
+        agent::own::no_core_files().map_err(|e| format!("can't switch core files off: {e}"))?;
         let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
         let plan_fd = inherited(3)?;
         let plan: Plan = crate::sealed::read_json(&plan_fd).map_err(|e| format!("unreadable plan: {e}"))?;
@@ -102,6 +106,9 @@ impl Heart {
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = launch::clone_init(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
+        // Not before: init is a copy of us and needs more for a while.
+        agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
+            .map_err(|e| e.to_string())?;
         let terminal = match plan.mode {
             // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.
             Mode::Foreground { tty: true } => RawTerminal::enter(io::stdin()).ok(),

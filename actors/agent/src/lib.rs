@@ -6,6 +6,7 @@
 //! init        pid 1 of the sandbox: builds the cage, forks agents, reaps, makes sockets inside
 //! isolation   one file a control: mounts, proc, devices, user, capabilities, Landlock, seccomp, limits, terminal
 //! probe       the proof: what must fail fails, what must work works, tried in the agent's place
+//! own         what heart, init and supervisor take from themselves once they have started
 //! doctor      what this machine can enforce, each tried for real
 //! protocol    what the three processes say to each other
 //! wire        how: one versioned message a packet, with descriptors
@@ -25,6 +26,7 @@ mod inherit;
 mod init;
 pub mod isolation;
 pub mod launch;
+pub mod own;
 pub mod plan;
 pub mod probe;
 pub mod protocol;

@@ -21,6 +21,7 @@ use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::network;
 use crate::isolation::root::{Collection, Failed};
 use crate::isolation::seccomp::Filter;
+use crate::own;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::protocol::{CageFailure, CageReport, Missing};
 use crate::sys;
@@ -176,6 +177,9 @@ fn build(
     cage.report.build_micros = micros(started);
     prove(plan, &mut cage, &mut missing)?;
     cage.report.missing = missing.list;
+    // Last: the proof must have failed where an agent's own controls are missing, whatever it would inherit from us.
+    own::settle(own::Role::Init)
+        .map_err(|fault| failed(Failed { step: fault.step.into(), source: fault.source, mend: None }))?;
     Ok(cage)
 }
 

@@ -222,3 +222,24 @@ pub(crate) fn landlock_restrict(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: integers only.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
 }
+
+/// Maps a writable page and asks for it to become executable, as code brought from outside would; unmapped at once.
+pub(crate) fn gain_execution() -> io::Result<()> {
+    // SAFETY: a fresh anonymous page at a place of the kernel's choice, never jumped to, unmapped at once.
+    unsafe {
+        let page = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let gained = check_int(libc::mprotect(page, 4096, libc::PROT_READ | libc::PROT_EXEC));
+        check_int(libc::munmap(page, 4096))?;
+        gained.map(drop)
+    }
+}

@@ -19,6 +19,7 @@ mod bench;
 mod holders;
 mod launch;
 mod lives;
+mod own;
 mod programs;
 mod supervisors;
 
@@ -32,6 +33,9 @@ type Case = (&'static str, fn(Mode));
 fn main() {
     if std::env::args().nth(1).as_deref() == Some(launch::PART) {
         launch::play();
+    }
+    if std::env::args().nth(1).as_deref() == Some(own::PART) {
+        own::play();
     }
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let wanted = arguments.first().cloned().unwrap_or_default();
@@ -60,6 +64,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         attacks::CASES,
         programs::CASES,
         lives::CASES,
+        own::CASES,
         holders::CASES,
         supervisors::CASES,
         launch::CASES,

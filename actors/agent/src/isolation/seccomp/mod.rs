@@ -52,10 +52,19 @@ impl Filter {
     /// # Errors
     /// See [`FilterError`].
     pub fn compile() -> Result<Self, FilterError> {
+        let calls: Vec<&table::Call> = table::calls().collect();
+        Self::allowing(&calls, &[])
+    }
+
+    /// A list of this kind: these calls are allowed, the deadly ones end the process, all others give EPERM.
+    ///
+    /// # Errors
+    /// See [`FilterError`].
+    pub(crate) fn allowing(calls: &[&table::Call], deadly: &[i64]) -> Result<Self, FilterError> {
         let architecture =
             TargetArch::try_from(std::env::consts::ARCH).map_err(|_| FilterError::Architecture)?;
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        for call in table::calls().filter(|call| !call.only_if.is_empty()) {
+        for call in calls.iter().filter(|call| !call.only_if.is_empty()) {
             let alternatives: Vec<SeccompRule> =
                 call.only_if.iter().map(|all| rule(all)).collect::<Result<_, seccompiler::BackendError>>()?;
             rules.entry(call.number).or_default().extend(alternatives);
@@ -67,10 +76,24 @@ impl Filter {
             architecture,
         )?;
         let mut program = prologue();
-        let unconditional = table::calls().filter(|call| call.only_if.is_empty());
-        program.extend(tree::allow(unconditional.filter_map(|call| u32::try_from(call.number).ok())));
+        program.extend(newer_than_the_list());
+        if !deadly.is_empty() {
+            program.extend(tree::answer(numbers(deadly.iter()), SeccompAction::KillProcess));
+        }
+        let unconditional = calls.iter().filter(|call| call.only_if.is_empty());
+        program.extend(tree::answer(numbers(unconditional.map(|call| &call.number)), SeccompAction::Allow));
         program.extend(BpfProgram::try_from(filter)?);
         Ok(Self { program })
+    }
+
+    /// The other kind: these calls give EPERM, all others are allowed. By number alone, so that the kernel judges an
+    /// allowed call from a bitmap and never runs the program for it.
+    pub(crate) fn refusing(refused: &[i64]) -> Self {
+        let mut program = prologue();
+        program.extend(tree::answer(numbers(refused.iter()), SeccompAction::Errno(libc::EPERM as u32)));
+        let allow = u32::from(SeccompAction::Allow);
+        program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: allow });
+        Self { program }
     }
 
     /// Loads it into this thread, for good.
@@ -110,28 +133,39 @@ fn rule(conditions: &[Condition]) -> Result<SeccompRule, seccompiler::BackendErr
     SeccompRule::new(conditions)
 }
 
-/// Loads `seccomp_data` words and jumps; offsets as in linux/seccomp.h.
+fn numbers<'a>(calls: impl Iterator<Item = &'a i64>) -> impl Iterator<Item = u32> {
+    calls.filter_map(|number| u32::try_from(*number).ok())
+}
+
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+const fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// Ends a process that calls by another table, and leaves the number loaded; offsets as in linux/seccomp.h.
 fn prologue() -> BpfProgram {
-    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-    const IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     const NUMBER_AT: u32 = 0;
     const ARCHITECTURE_AT: u32 = 4;
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let kill = u32::from(SeccompAction::KillProcess);
-    let unknown = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
-    let mut program = vec![
+    vec![
         step(LOAD_WORD, 0, 0, ARCHITECTURE_AT),
         step(IF_EQUAL, 1, 0, AUDIT_ARCH),
         step(RETURN, 0, 0, kill),
         step(LOAD_WORD, 0, 0, NUMBER_AT),
         step(IF_GREATER_OR_EQUAL, 0, 1, X32_BIT),
         step(RETURN, 0, 0, kill),
-        step(IF_GREATER, 0, 1, table::NEWEST),
-        step(RETURN, 0, 0, unknown),
-    ];
+    ]
+}
+
+/// ENOSYS for what an older kernel wouldn't have either.
+fn newer_than_the_list() -> BpfProgram {
+    let unknown = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
+    let mut program = vec![step(IF_GREATER, 0, 1, table::NEWEST), step(RETURN, 0, 0, unknown)];
     for number in table::UNKNOWN {
         program.extend([step(IF_EQUAL, 0, 1, *number), step(RETURN, 0, 0, unknown)]);
     }

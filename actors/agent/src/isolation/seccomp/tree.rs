@@ -1,4 +1,4 @@
-//! The quick way in: a binary search over the calls that are allowed without a condition.
+//! The quick way in: a binary search over the calls that have one answer whatever their arguments.
 //!
 //! `seccompiler` compares call numbers one after the other; with three hundred of them the kernel takes over a
 //! millisecond to load the program at every start of a process, and every `open` walks most of it. Numbers lie in a
@@ -7,11 +7,11 @@
 
 use seccompiler::{BpfProgram, SeccompAction, sock_filter};
 
-/// Numbers from `start` on, up to the next segment, are allowed or not known to be.
+/// Numbers from `start` on, up to the next segment, are the given ones or others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     start: u32,
-    allowed: bool,
+    given: bool,
 }
 
 const IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
@@ -20,9 +20,10 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 /// Stands for "to the end of the tree" until the end is known; no true jump is that long.
 const TO_THE_END: u32 = u32::MAX;
 
-/// A program that expects the call's number in the accumulator, leaves it there, and either allows or falls through.
-pub(super) fn allow(numbers: impl IntoIterator<Item = u32>) -> BpfProgram {
-    let mut program = emit(&segments(numbers));
+/// A program that expects the call's number in the accumulator, leaves it there, and either answers for the given
+/// numbers or falls through.
+pub(super) fn answer(numbers: impl IntoIterator<Item = u32>, action: SeccompAction) -> BpfProgram {
+    let mut program = emit(&segments(numbers), u32::from(action));
     let length = program.len();
     for (index, step) in program.iter_mut().enumerate() {
         if step.code == JUMP && step.k == TO_THE_END {
@@ -36,30 +37,30 @@ fn segments(numbers: impl IntoIterator<Item = u32>) -> Vec<Segment> {
     let mut numbers: Vec<u32> = numbers.into_iter().collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let mut segments = vec![Segment { start: 0, allowed: false }];
+    let mut segments = vec![Segment { start: 0, given: false }];
     for number in numbers {
         match segments.last_mut() {
             // The range goes on: its end, made for the number before, moves on by one.
-            Some(end) if !end.allowed && end.start == number && number > 0 => end.start = number + 1,
+            Some(end) if !end.given && end.start == number && number > 0 => end.start = number + 1,
             _ => {
-                segments.push(Segment { start: number, allowed: true });
-                segments.push(Segment { start: number + 1, allowed: false });
+                segments.push(Segment { start: number, given: true });
+                segments.push(Segment { start: number + 1, given: false });
             }
         }
     }
     segments
 }
 
-fn emit(segments: &[Segment]) -> BpfProgram {
+fn emit(segments: &[Segment], action: u32) -> BpfProgram {
     let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     match segments {
         [] => Vec::new(),
-        [one] if one.allowed => vec![step(RETURN, 0, 0, u32::from(SeccompAction::Allow))],
+        [one] if one.given => vec![step(RETURN, 0, 0, action)],
         [_] => vec![step(JUMP, 0, 0, TO_THE_END)],
         many => {
             let (low, high) = many.split_at(many.len() / 2);
             let boundary = high.first().map_or(0, |segment| segment.start);
-            let (low, high) = (emit(low), emit(high));
+            let (low, high) = (emit(low, action), emit(high, action));
             // Conditional jumps reach 255 steps; beyond that an unconditional one is jumped over.
             let mut program = match u8::try_from(low.len()) {
                 Ok(over) => vec![step(IF_GREATER_OR_EQUAL, over, 0, boundary)],
@@ -81,7 +82,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// Runs the few instructions that a tree has; true = allowed, false = fell off its end.
+    /// Runs the few instructions that a tree has; true = answered, false = fell off its end.
     fn run(program: &BpfProgram, number: u32) -> bool {
         let mut at = 0;
         while let Some(step) = program.get(at) {
@@ -99,8 +100,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn exactly_the_given_numbers_are_allowed(numbers in proptest::collection::btree_set(0_u32..600, 0..300)) {
-            let program = allow(numbers.iter().copied());
+        fn exactly_the_given_numbers_are_answered(numbers in proptest::collection::btree_set(0_u32..600, 0..300)) {
+            let program = answer(numbers.iter().copied(), SeccompAction::Allow);
             for number in (0..700).chain([u32::MAX, u32::MAX - 1]) {
                 prop_assert_eq!(run(&program, number), numbers.contains(&number), "{}", number);
             }
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn scattered_numbers_need_long_jumps_and_still_hold() {
         let numbers: BTreeSet<u32> = (0..2000).map(|n| n * 2).collect();
-        let program = allow(numbers.iter().copied());
+        let program = answer(numbers.iter().copied(), SeccompAction::Allow);
         for number in 0..4100 {
             assert_eq!(run(&program, number), numbers.contains(&number), "{number}");
         }

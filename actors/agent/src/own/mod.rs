@@ -1,0 +1,238 @@
+//! What heart, init and supervisor take from themselves once they have started: each can do its work, and little else.
+//!
+//! ```text
+//! heart        after init was cloned            keeps what starting and ending its children needs
+//! init         after the cage was proven        keeps what forking, looking at and signalling agents needs
+//! supervisor   before its first thread          keeps nothing
+//! ```
+//! In this order: no core file, memory that nobody may look into, capabilities down to the role's, no_new_privs, no
+//! memory that is written and executed, the role's system calls ([`calls`]). Any step that fails is an error, and the
+//! caller must end: there is no half-settled process. What the kernel is too old for is named in `docs/processes.md`.
+//!
+//! A violation of the calls that no honest path makes ends the process by SIGSYS. A supervisor that dies so is
+//! started again by the heart, with the signal on record in the audit log; heart or init dying ends the sandbox.
+
+mod calls;
+
+use crate::isolation::seccomp::{Filter, table};
+use crate::sys;
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::resource::{Resource, setrlimit};
+use std::collections::BTreeMap;
+use std::io;
+
+/// Which of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Parent of the other two.
+    Heart {
+        /// Started as root.
+        rooted: bool,
+    },
+    /// Pid 1 of the sandbox.
+    Init,
+    /// Parses everything hostile.
+    Supervisor,
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("this process could not be shut in ({step}): {source}")]
+pub struct Unsettled {
+    /// Which.
+    pub step: &'static str,
+    /// The kernel's reason.
+    pub source: io::Error,
+}
+
+/// The heart's, started as root: it ends children of other users, becomes `gateway` to start a supervisor, empties that
+/// one's bounding set, and removes a socket from a directory that isn't its own.
+const HEART: &[Capability] = &[
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_KILL,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SETUID,
+];
+
+/// Init's, in the sandbox's user namespace: it gives pipes and terminals to the agent's user (CHOWN), keeps credential
+/// files at 0600 (FOWNER, DAC_OVERRIDE), signals agents (KILL), listens on 80 and 443 inside (NET_BIND_SERVICE), takes
+/// children's privileges away (SETUID, SETGID, SETPCAP), and sees who holds a socket (SYS_PTRACE).
+const INIT: &[Capability] = &[
+    Capability::CAP_CHOWN,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_FOWNER,
+    Capability::CAP_KILL,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_SETGID,
+    Capability::CAP_SETPCAP,
+    Capability::CAP_SETUID,
+    Capability::CAP_SYS_PTRACE,
+];
+
+/// What a role keeps of the capabilities that it has.
+#[must_use]
+pub fn kept(role: Role) -> &'static [Capability] {
+    match role {
+        Role::Init => INIT,
+        Role::Heart { rooted: true } => HEART,
+        Role::Heart { rooted: false } | Role::Supervisor => &[],
+    }
+}
+
+/// Shuts this process in, for good. It must have one thread.
+///
+/// # Errors
+/// The first step that failed; the process must not go on.
+pub fn settle(role: Role) -> Result<(), Unsettled> {
+    let at = |step: &'static str| move |source: io::Error| Unsettled { step, source };
+    no_core_files().map_err(at("core files"))?;
+    sys::process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(at("dumpable"))?;
+    keep_only(kept(role)).map_err(at("capabilities"))?;
+    sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at("no_new_privs"))?;
+    refuse_executable_memory(role).map_err(at("executable memory"))?;
+    let filter = filter(role).map_err(|e| at("system calls")(io::Error::other(e)))?;
+    filter.load().map_err(|e| at("system calls")(io::Error::other(e)))?;
+    if role != Role::Init && executable_memory() != (false, false) {
+        return Err(at("executable memory")(io::Error::other("it can still be had")));
+    }
+    Ok(())
+}
+
+/// Whether this process can map memory that is writable and executable, and whether writable memory can become
+/// executable: each by trying.
+#[must_use]
+pub fn executable_memory() -> (bool, bool) {
+    (sys::process::map_executable().is_ok(), sys::process::gain_execution().is_ok())
+}
+
+/// No core file of this process or of what it starts: it would hold what memory holds.
+///
+/// # Errors
+/// The kernel's.
+pub fn no_core_files() -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
+/// Lowers every set to these, bounding included where that may be lowered, and reads them back.
+fn keep_only(kept: &[Capability]) -> io::Result<()> {
+    let fault = |e: caps::errors::CapsError| io::Error::other(e.to_string());
+    let permitted = caps::read(None, CapSet::Permitted).map_err(fault)?;
+    let now: CapsHashSet = kept.iter().copied().filter(|c| permitted.contains(c)).collect();
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        lower_bounding(kept)?;
+    }
+    caps::clear(None, CapSet::Ambient).map_err(fault)?;
+    caps::clear(None, CapSet::Inheritable).map_err(fault)?;
+    // Effective first: it must not hold what is no longer permitted.
+    caps::set(None, CapSet::Effective, &now).map_err(fault)?;
+    caps::set(None, CapSet::Permitted, &now).map_err(fault)?;
+    for (set, expected) in [(CapSet::Effective, &now), (CapSet::Permitted, &now)] {
+        if caps::read(None, set).map_err(fault)? != *expected {
+            return Err(io::Error::other(format!("the {set:?} set did not take")));
+        }
+    }
+    Ok(())
+}
+
+fn lower_bounding(kept: &[Capability]) -> io::Result<()> {
+    // By number, so that one newer than the `caps` crate goes too; EINVAL is the kernel's "no more".
+    for number in 0..64_u8 {
+        if kept.iter().any(|capability| capability.index() == number) {
+            continue;
+        }
+        match sys::process::prctl(libc::PR_CAPBSET_DROP, number.into()) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// PR_SET_MDWE (Linux 6.3): memory never gains the right to be executed. The heart's holds for the supervisor as well, from
+/// that one's first instruction. Init's must not reach the agents, which compile at run time (Linux 6.6). Older kernels
+/// have the filters of heart and supervisor alone for it, and nothing for init.
+fn refuse_executable_memory(role: Role) -> io::Result<()> {
+    const PR_SET_MDWE: libc::c_int = 65;
+    const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+    const NO_INHERIT: libc::c_ulong = 2;
+    const PR_GET_MDWE: libc::c_int = 66;
+    let wanted = if role == Role::Init { REFUSE_EXEC_GAIN | NO_INHERIT } else { REFUSE_EXEC_GAIN };
+    match sys::process::prctl(PR_GET_MDWE, 0) {
+        // Inherited from the heart: it can be set once, and is never lifted.
+        Ok(set) if set != 0 => return Ok(()),
+        _ => {}
+    }
+    match sys::process::prctl(PR_SET_MDWE, wanted) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn filter(role: Role) -> Result<Filter, crate::isolation::seccomp::FilterError> {
+    match role {
+        Role::Heart { .. } => amended(&calls::HEART),
+        Role::Supervisor => amended(&calls::SUPERVISOR),
+        Role::Init => Ok(Filter::refusing(&calls::INIT.concat())),
+    }
+}
+
+fn amended(difference: &calls::Difference) -> Result<Filter, crate::isolation::seccomp::FilterError> {
+    let mut list: BTreeMap<i64, &table::Call> = table::calls()
+        .filter(|call| !difference.without.iter().any(|names| names.contains(&call.name)))
+        .map(|call| (call.number, call))
+        .collect();
+    list.extend(difference.with.iter().map(|call| (call.number, call)));
+    let deadly = difference.deadly.concat();
+    list.retain(|number, _| !deadly.contains(number));
+    Filter::allowing(&list.into_values().collect::<Vec<_>>(), &deadly)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_off_is_on_the_agents_list() {
+        let names: Vec<&str> = table::calls().map(|call| call.name).collect();
+        // The older names exist on x86_64 only.
+        let foreign = ["fork", "vfork", "mknod"];
+        for difference in [&calls::HEART, &calls::SUPERVISOR] {
+            for name in difference.without.concat() {
+                assert!(names.contains(&name) || foreign.contains(&name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_agents_list_needs_nothing_that_init_refuses() {
+        let refused = calls::INIT.concat();
+        for call in table::calls() {
+            assert!(
+                !refused.contains(&call.number),
+                "agents inherit init's filter, which refuses {}",
+                call.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_heart_may_do_all_that_a_supervisor_may() {
+        // The supervisor is under both filters.
+        let named = |difference: &calls::Difference| -> Vec<&str> { difference.without.concat() };
+        let (heart, supervisor) = (named(&calls::HEART), named(&calls::SUPERVISOR));
+        assert!(heart.iter().all(|name| supervisor.contains(name)));
+        for call in calls::SUPERVISOR.with.iter().filter(|call| call.name != "clone") {
+            assert!(calls::HEART.with.iter().any(|own| own.number == call.number), "{}", call.name);
+        }
+    }
+
+    #[test]
+    fn every_filter_fits_the_kernels_limit() {
+        for role in [Role::Heart { rooted: true }, Role::Init, Role::Supervisor] {
+            let length = filter(role).unwrap().len();
+            assert!(length < 4096, "{role:?}: {length} instructions");
+        }
+    }
+}

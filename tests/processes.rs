@@ -1,0 +1,305 @@
+//! The three processes themselves: what each may still do once it has started, what it holds open, and that nobody
+//! of the same user looks into it. What they would be refused is tried in `actors/agent/tests/cage/own.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{Mode, finish, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use common::{COFFERDAM, Sandbox};
+
+/// The descriptors that each process may hold, as a table.
+const DOCUMENT: &str = include_str!("../docs/processes.md");
+/// Long enough for a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "processes",
+        Path::new(COFFERDAM),
+        bed::cases![
+            each_has_what_it_needs_and_no_more,
+            descriptors_are_those_of_the_table,
+            descriptors_do_not_grow_with_use,
+            a_process_of_the_same_user_looks_into_none.only(Mode::Rootless),
+        ],
+    )
+}
+
+/// The three of one sandbox.
+struct Three {
+    heart: i32,
+    init: i32,
+    supervisor: i32,
+}
+
+impl Three {
+    fn of(stage: &Stage, sandbox: &mut Sandbox) -> Result<Self> {
+        let heart = sandbox.heart().pid();
+        let init = stage
+            .cofferdam_processes()
+            .into_iter()
+            .find(|pid| status(*pid, "NSpid").is_some_and(|ids| ids.split_whitespace().nth(1) == Some("1")))
+            .context("no init to be found")?;
+        Ok(Self { heart, init, supervisor: supervisor(sandbox)? })
+    }
+
+    fn each(&self) -> [(&'static str, i32); 3] {
+        [("heart", self.heart), ("init", self.init), ("supervisor", self.supervisor)]
+    }
+}
+
+fn supervisor(sandbox: &Sandbox) -> Result<i32> {
+    let pid = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
+    Ok(i32::try_from(pid)?)
+}
+
+/// A line of proc_pid_status(5).
+fn status(pid: i32, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// A sandbox with a policy file, so that one is watched, and an agent that stays.
+fn start<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
+    let policy = common::policy_file(stage, "")?;
+    Sandbox::start(stage, &["--policy", &policy], &["sh", "-c", "echo ready; sleep 1000"], "ready")
+}
+
+fn each_has_what_it_needs_and_no_more(stage: &Stage) -> Result<()> {
+    const NONE: &str = "0000000000000000";
+    let mut sandbox = start(stage)?;
+    let three = Three::of(stage, &mut sandbox)?;
+    let rooted = stage.mode() == Mode::Rooted;
+    for (role, pid) in three.each() {
+        let kept = match role {
+            // capabilities(7), as bits: docs/processes.md names them.
+            "heart" if rooted => "00000000000001e2",
+            "init" => "00000000000805eb",
+            _ => NONE,
+        };
+        let is = |key: &str, wanted: &str| {
+            let found = status(pid, key).unwrap_or_default();
+            ensure!(found == wanted, "{role}: {key} is {found}, not {wanted}");
+            Ok(())
+        };
+        is("CapPrm", kept)?;
+        is("CapEff", kept)?;
+        is("CapInh", NONE)?;
+        is("CapAmb", NONE)?;
+        if rooted || role == "init" {
+            is("CapBnd", kept)?;
+        }
+        is("NoNewPrivs", "1")?;
+        is("Seccomp", "2")?;
+        if role != "supervisor" {
+            is("Threads", "1")?;
+        }
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let core = limits.lines().find(|l| l.starts_with("Max core file size")).context("no core limit")?;
+        ensure!(core.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{role}: {core}");
+        // proc(5): what isn't dumpable belongs to root (which the user's namespace may not have).
+        use std::os::unix::fs::MetadataExt;
+        let owner = std::fs::metadata(format!("/proc/{pid}/environ"))?.uid();
+        ensure!(owner == 0 || owner != stage.uid(), "{role}: its files under /proc belong to {owner}");
+    }
+    ensure!(
+        status(three.supervisor, "Uid").unwrap_or_default().split_whitespace().all(|uid| uid != "0"),
+        "the supervisor is never root"
+    );
+    Ok(())
+}
+
+/// What a descriptor is, in the table's words; `None` for the standard streams, which are the operator's.
+fn kind(stage: &Stage, sandbox: &str, link: &str) -> String {
+    let state = stage.state().join(sandbox);
+    if let Some(name) = link.strip_prefix("/memfd:") {
+        return format!("memfd {}", name.trim_end_matches(" (deleted)"));
+    }
+    if let Some(name) = link.strip_prefix("anon_inode:") {
+        return name.trim_matches(['[', ']']).to_owned();
+    }
+    for kind in ["socket", "pipe"] {
+        if link.starts_with(&format!("{kind}:[")) {
+            return kind.into();
+        }
+    }
+    if Path::new(link) == stage.binary() {
+        return "cofferdam's binary".into();
+    }
+    match Path::new(link).strip_prefix(&state) {
+        Ok(inside) if inside.as_os_str().is_empty() => "STATE/NAME".into(),
+        Ok(inside) if inside.starts_with("logs") => "STATE/NAME/logs/*".into(),
+        Ok(inside) => format!("STATE/NAME/{}", inside.display()),
+        Err(_) => link.into(),
+    }
+}
+
+/// How many of each kind a process holds.
+fn open(stage: &Stage, sandbox: &str, pid: i32) -> Result<BTreeMap<String, usize>> {
+    let mut kinds = BTreeMap::new();
+    let listed = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let Ok(listed) = listed else { bed::skip!("only root may see what a process that isn't dumpable holds") };
+    for entry in listed {
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()).is_some_and(|number| number < 3) {
+            continue;
+        }
+        // One that was closed meanwhile is none.
+        let Ok(link) = std::fs::read_link(entry.path()) else { continue };
+        *kinds.entry(kind(stage, sandbox, &link.to_string_lossy())).or_insert(0) += 1;
+    }
+    Ok(kinds)
+}
+
+/// The table's rows: what, and which of the three may hold it.
+fn table() -> BTreeMap<&'static str, [bool; 3]> {
+    DOCUMENT
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> =
+                line.strip_prefix("| `")?.trim_end_matches('|').split('|').map(str::trim).collect();
+            let [what, heart, init, supervisor, ..] = cells.as_slice() else { return None };
+            let held = |cell: &str| {
+                matches!(cell, "one" | "some").then_some(true).or((cell == "—").then_some(false))
+            };
+            Some((what.strip_suffix('`')?, [held(heart)?, held(init)?, held(supervisor)?]))
+        })
+        .collect()
+}
+
+fn descriptors_are_those_of_the_table(stage: &Stage) -> Result<()> {
+    let table = table();
+    ensure!(table.len() > 10, "the control: the table is read: {table:?}");
+    let mut sandbox = start(stage)?;
+    let three = Three::of(stage, &mut sandbox)?;
+    let mut seen = BTreeSet::new();
+    for (column, (role, pid)) in three.each().into_iter().enumerate() {
+        let held = open(stage, &sandbox.name, pid)?;
+        ensure!(held.values().sum::<usize>() > 4, "the control: {role} holds something: {held:?}");
+        for (what, count) in held {
+            let documented = table.get(what.as_str()).is_some_and(|row| row[column]);
+            ensure!(documented, "the {role} holds {count} × `{what}`, which docs/processes.md doesn't list");
+            seen.insert(what);
+        }
+    }
+    // A row that describes nothing is as wrong. These come with options or with use.
+    let at_times = ["memfd cofferdam-pins", "memfd cofferdam-policy"];
+    for what in table.keys().filter(|what| !at_times.contains(what)) {
+        ensure!(seen.contains(*what), "docs/processes.md lists `{what}`, which nobody holds");
+    }
+    Ok(())
+}
+
+fn descriptors_do_not_grow_with_use(stage: &Stage) -> Result<()> {
+    let policy = common::policy_file(stage, "")?;
+    let options = ["--policy", &policy, "--allow-fault-injection"];
+    let mut sandbox = Sandbox::start(stage, &options, &["sh", "-c", "echo ready; sleep 1000"], "ready")?;
+    let name = sandbox.name.clone();
+    let three = Three::of(stage, &mut sandbox)?;
+    let exercise = |times: usize| -> Result<()> {
+        for n in 0..times {
+            stage
+                .call(&["exec", &name, "--", "sh", "-c", "echo out; echo err >&2; sleep 0.2"])?
+                .expect_code(0)?;
+            if n % 4 == 0 {
+                // A destination that no rule names: a whole request, answered with a denial.
+                let refused = "exec 3<>/dev/tcp/127.0.0.1/3128; echo 'CONNECT no.test:443 HTTP/1.1\r\n\r' >&3; head -1 <&3; sleep 0.2";
+                stage.call(&["exec", &name, "--", "bash", "-c", refused])?;
+            }
+        }
+        for actor in ["redactor", "proxy", "operator", "gateway", "telemetry"] {
+            sandbox.crash(actor)?;
+        }
+        Ok(())
+    };
+    // Once for what is made at first use.
+    exercise(4)?;
+    let count = |pid: i32| -> Result<BTreeMap<String, usize>> {
+        let mut all = open(stage, &name, pid)?;
+        // One at most, from the moment that a program was first seen, which isn't ours to choose.
+        all.remove("memfd cofferdam-pins");
+        Ok(all)
+    };
+    let settled = |pid: i32| -> Result<BTreeMap<String, usize>> {
+        // Connections of the last request may still be closing: at rest is when two looks agree.
+        let mut last = count(pid)?;
+        poll("descriptors to settle", PATIENCE, || {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = count(pid).ok()?;
+            let same = now == last;
+            last = now;
+            same.then(|| last.clone())
+        })
+    };
+    let before = [settled(three.heart)?, settled(three.init)?, settled(three.supervisor)?];
+    exercise(16)?;
+    for ((role, pid), before) in three.each().into_iter().zip(&before) {
+        let found = poll("descriptors to come back to what they were", PATIENCE, || {
+            (count(pid).ok()? == *before).then_some(())
+        });
+        found.with_context(|| format!("{role}: {before:?} before, {:?} now", count(pid)))?;
+    }
+    // Another supervisor gets what the first one had; heart and init are none the worse.
+    kill(Pid::from_raw(three.supervisor), Signal::SIGKILL)?;
+    let next =
+        poll("a new supervisor", PATIENCE, || supervisor(&sandbox).ok().filter(|p| *p != three.supervisor))?;
+    exercise(4)?;
+    for (role, pid, before) in [
+        ("heart", three.heart, &before[0]),
+        ("init", three.init, &before[1]),
+        ("supervisor", next, &before[2]),
+    ] {
+        let more = |now: &BTreeMap<String, usize>| -> usize { now.values().sum() };
+        let found = poll("no more descriptors than before", PATIENCE, || {
+            (more(&count(pid).ok()?) <= more(before)).then_some(())
+        });
+        found.with_context(|| format!("{role}: {before:?} before, {:?} now", count(pid)))?;
+    }
+    Ok(())
+}
+
+fn a_process_of_the_same_user_looks_into_none(stage: &Stage) -> Result<()> {
+    if nix::unistd::geteuid().is_root() && stage.uid() == 0 {
+        bed::skip!("needs an ordinary user");
+    }
+    let mut sandbox = start(stage)?;
+    let three = Three::of(stage, &mut sandbox)?;
+    let reads = |pid: i32, what: &str| -> Result<bool> {
+        let mut command = stage.command("sh");
+        let program = match what {
+            "fd" | "map_files" => format!("ls -l /proc/{pid}/{what}/ | grep -q ."),
+            "exe" | "cwd" | "root" => format!("readlink /proc/{pid}/{what} | grep -q ."),
+            "mem" => format!("exec 3<>/proc/{pid}/mem"),
+            _ => format!("head -c 1 /proc/{pid}/{what} | grep -qa ."),
+        };
+        command.args(["-c", &program]);
+        Ok(finish(command, PATIENCE)?.code() == 0)
+    };
+    // The control: an ordinary process of that user, looked at from the same place.
+    let mut other = stage.command("sleep");
+    other.arg("1000").env("VISIBLE", "yes");
+    let other = stage.start(other)?;
+    let secrets = ["environ", "mem", "maps", "fd", "exe", "cwd", "root", "auxv"];
+    for what in secrets {
+        ensure!(reads(other.pid(), what)?, "the control: {what} of an ordinary process");
+    }
+    for (role, pid) in three.each() {
+        ensure!(reads(pid, "stat")?, "the control: {role} is there to be seen");
+        for what in secrets {
+            ensure!(!reads(pid, what)?, "{what} of the {role} can be looked into");
+        }
+    }
+    other.signal(Signal::SIGKILL)?;
+    Ok(())
+}
