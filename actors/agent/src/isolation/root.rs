@@ -151,17 +151,17 @@ impl Collection {
 
     /// The run directory: one filesystem, a read-only mount for the agents and a writable one for init alone.
     fn build_run(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
-        let writable = sys::mount::clone_tree_at(self.run.as_fd()).map_err(at("run directory"))?;
-        let dir = writable.as_fd();
+        let dir = self.run.as_fd();
         write_run_file(dir, crate::plan::CA_BUNDLE, self.etc.host_bundle())
             .map_err(at("certificate bundle"))?;
         for file in &plan.files {
             write_run_file(dir, &file.name, &file.bytes).map_err(at(format!("run file {}", file.name)))?;
         }
-        sys::mount::set_attributes(self.run.as_fd(), Attributes::READ_ONLY, false)
-            .map_err(at("run directory"))?;
         make_dir(Path::new(RUN_DIR), 0o755)?;
-        attach(root, self.run.as_fd(), RUN_DIR)?;
+        attach(root, dir, RUN_DIR)?;
+        // Only now: before Linux 6.15 a mount that isn't attached can't be copied.
+        let writable = sys::mount::clone_tree_at(dir).map_err(at("run directory"))?;
+        sys::mount::set_attributes(dir, Attributes::READ_ONLY, false).map_err(at("run directory"))?;
         Ok(writable)
     }
 }

@@ -71,18 +71,20 @@ pub fn play() -> ! {
 }
 
 fn print_status() {
+    let mut out = std::io::stdout();
     let status = std::fs::read_to_string("/proc/self/status").expect("status");
     for line in status
         .lines()
         .filter(|line| ["Cap", "NoNewPrivs", "Seccomp:"].iter().any(|key| line.starts_with(key)))
     {
-        println!("{}", line.replace('\t', " "));
+        writeln!(out, "{}", line.replace('\t', " ")).expect("write");
     }
     let limits = std::fs::read_to_string("/proc/self/limits").expect("limits");
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
-    println!("core {}", core.split_whitespace().skip(4).take(2).collect::<Vec<_>>().join(" "));
+    let core: Vec<&str> = core.split_whitespace().skip(4).take(2).collect();
+    writeln!(out, "core {}", core.join(" ")).expect("write");
     let dumpable = nix::sys::prctl::get_dumpable().expect("prctl");
-    println!("dumpable {dumpable}");
+    writeln!(out, "dumpable {dumpable}").expect("write");
 }
 
 /// Threads, files, names, sockets: what the supervisor lives on.
