@@ -119,14 +119,18 @@ pub fn attacks_on_a_terminal(stage: &Stage) -> Result<()> {
 /// The size that the operator's window has, and every later one.
 pub fn the_window_is_passed_on(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
-    let script = "trap 'stty size' WINCH; stty size; while :; do sleep 0.05; done";
-    let mut console =
-        Console::start(stage, (31, 97), &["exec", "-it", &sandbox.name, "--", "bash", "-c", script])?;
-    console.see("31 97")?;
-    console.resize((55, 133))?;
-    console.see("55 133")?;
-    console.resize((20, 40))?;
-    console.see("20 40")
+    let python = program("python3")?;
+    // Not by print, which a second signal may not enter again.
+    let script = "import os, signal, time\ndef say(*_): os.write(1, b'size %d %d\\n' % os.get_terminal_size()[::-1])\n\
+                  signal.signal(signal.SIGWINCH, say)\nsay()\nwhile True: time.sleep(1)";
+    let args = ["exec", "-it", &sandbox.name, "--", &python, "-c", script];
+    let mut console = Console::start(stage, (31, 97), &args)?;
+    console.see("size 31 97")?;
+    for (rows, columns) in [(55, 133), (20, 40), (24, 80), (200, 300), (1, 1), (33, 77)] {
+        console.resize((rows, columns))?;
+        console.see(&format!("size {rows} {columns}"))?;
+    }
+    Ok(())
 }
 
 /// Ctrl-C goes to the process in there, whose answer counts; the client neither dies of it nor swallows it.
@@ -170,7 +174,8 @@ pub fn job_control_works(stage: &Stage) -> Result<()> {
     console.see("here> ")?;
     console.type_in("sleep 1001 &\n")?;
     console.see("here> ")?;
-    console.type_in("echo fore''ground; sleep 1002 | cat\n")?;
+    // One program that says so and sleeps: a key that comes while the shell is between two would be the shell's.
+    console.type_in("sh -c \"echo fore''ground; sleep 1002 | cat\"\n")?;
     console.see("foreground")?;
     console.type_in("\x03")?;
     console.see("here> ")?;
@@ -178,7 +183,7 @@ pub fn job_control_works(stage: &Stage) -> Result<()> {
     console.see("Running")?;
     console.see("jobs-end")?;
     console.see("here> ")?;
-    console.type_in("echo fore''ground; sleep 1003\n")?;
+    console.type_in("sh -c \"echo fore''ground; exec sleep 1003\"\n")?;
     console.see("foreground")?;
     console.type_in("\x1a")?;
     console.see("Stopped")?;

@@ -11,9 +11,11 @@ mod common;
 mod console;
 mod later;
 mod native;
+mod neighbours;
 mod themes;
 mod verdict;
 mod walls;
+mod works;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,10 +26,17 @@ use later::{
     the_first_agents_terminal, the_window_is_passed_on,
 };
 use native::native;
+use neighbours::{
+    an_agent_that_eats_its_own_output, no_window_between_fork_and_exec, two_agents, two_sandboxes,
+};
 use themes::{files, kernel, privileges, processes, sockets, terminals, the_attacks_guard_themselves};
 use walls::{
     a_missing_path_stops_the_start, doctor_and_status_agree, forks_are_bounded,
     the_policys_paths_are_the_only_ones,
+};
+use works::{
+    compiled_programs_work, git_works, go_works, java_works, node_works, package_managers_work, python_works,
+    shells_work, tmux_works,
 };
 
 fn main() -> ExitCode {
@@ -57,6 +66,19 @@ fn main() -> ExitCode {
             a_missing_path_stops_the_start,
             forks_are_bounded,
             doctor_and_status_agree,
+            two_agents,
+            two_sandboxes,
+            no_window_between_fork_and_exec,
+            an_agent_that_eats_its_own_output,
+            shells_work,
+            tmux_works,
+            python_works,
+            node_works,
+            git_works,
+            compiled_programs_work,
+            java_works,
+            go_works,
+            package_managers_work,
         ],
     )
 }

@@ -44,6 +44,10 @@ theme!(PROCESSES, "processes", 130, 20);
 theme!(SOCKETS, "sockets", 90, 12);
 theme!(TERMINALS, "terminals", 14, 4);
 
+theme!(BESIDE, "beside", 45, 4);
+theme!(APART, "apart", 20, 2);
+theme!(WINDOW, "window", 1, 1);
+
 /// Those that need nothing prepared outside.
 pub const PLAIN: &[&Theme] = &[&KERNEL, &PRIVILEGES, &PROCESSES, &TERMINALS];
 

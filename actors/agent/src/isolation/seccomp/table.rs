@@ -246,6 +246,8 @@ const SECCOMP: &[&[Condition]] = &[
     &[is(0, 2)],                     // SECCOMP_GET_ACTION_AVAIL
 ];
 
+/// Oneself only: Landlock has no say in prlimit(2), and with another agent's `RLIMIT_CPU` one could end it.
+const ONESELF_0: &[&[Condition]] = &[&[is(0, 0)]];
 /// Anyone but pid 1: rootless, init has the agent's user id, and must not be starved by its own child.
 const NOT_INIT_0: &[&[Condition]] = &[&[is_not(0, 1)]];
 /// `PRIO_PROCESS` and `IOPRIO_WHO_PROCESS`, never a whole user (init is one of them).
@@ -519,7 +521,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         reason: "its own limits and priorities, never init's",
         calls: conditional![
-            prlimit64: NOT_INIT_0, sched_setaffinity: NOT_INIT_0, setpriority: PRIORITY, ioprio_set: IO_PRIORITY,
+            prlimit64: ONESELF_0, sched_setaffinity: NOT_INIT_0, setpriority: PRIORITY, ioprio_set: IO_PRIORITY,
         ],
     },
     Group { reason: "rlimits by the old names", calls: calls![getrlimit, setrlimit] },
