@@ -239,8 +239,9 @@ pub enum PolicyCommand {
         json: bool,
     },
     /// Say how a request would be judged, by which rule, and for a denial what differs
-    #[command(after_help = "Example:\n  cofferdam policy explain --preset github --binary /usr/bin/gh \
-        GET https://api.github.com/user")]
+    #[command(after_help = "Examples:\n  cofferdam policy explain --preset github --binary /usr/bin/gh \
+        GET https://api.github.com/user\n  cofferdam policy explain --policy policy.yaml --binary /usr/bin/node \
+        --mcp-tool search --arg q=x https://mcp.example.com/mcp")]
     Explain(ExplainArgs),
     /// Say what changes between two policies
     #[command(after_help = "Example:\n  cofferdam policy diff old.yaml new.yaml")]
@@ -305,12 +306,39 @@ pub struct ExplainArgs {
     /// A program above it in the process tree (repeatable, nearest first)
     #[arg(long, value_name = "PATH")]
     pub ancestor: Vec<String>,
+    /// What the request says, where an endpoint judges that
+    #[command(flatten)]
+    pub says: Says,
+    /// With --mcp-tool or --rpc-method: an argument, as JSON or else text (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub arg: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// `[METHOD] URL`, or `CONNECT HOST:PORT`
     #[arg(required = true, num_args = 1..=2, value_name = "METHOD URL")]
     pub request: Vec<String>,
+}
+
+/// What a request says in its body, or a message on a WebSocket.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct Says {
+    /// A GraphQL document
+    #[arg(long, value_name = "DOCUMENT")]
+    pub graphql: Option<String>,
+    /// An MCP tool that is called; its arguments with --arg
+    #[arg(long, value_name = "NAME")]
+    pub mcp_tool: Option<String>,
+    /// A JSON-RPC or MCP method that is called; its parameters with --arg
+    #[arg(long, value_name = "METHOD")]
+    pub rpc_method: Option<String>,
+    /// The whole body
+    #[arg(long, value_name = "JSON")]
+    pub body: Option<String>,
+    /// A text message on the WebSocket
+    #[arg(long, value_name = "TEXT")]
+    pub ws_text: Option<String>,
 }
 
 /// `redact`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use policy::{Builtin, Compiled, Diagnostics, Executable, Question};
 use serde_json::json;
 
-use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand};
+use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
 use crate::cli::live::{client, told};
 use crate::cli::out::{Failure, Outcome, Paint, REFUSED, print, print_json, say, table};
 use crate::cli::policies::{self, Choice};
@@ -85,13 +85,17 @@ fn explain(args: ExplainArgs) -> Outcome {
     let candidate = policies::check(&source, true)?;
     let compiled = Compiled::new(candidate.policy()).map_err(|d| Failure::refused(policies::render(&d)))?;
     let (method, target) = match args.request.as_slice() {
-        [target] => (None, target),
+        [target] => (said_by(&args.says), target),
         [method, target] if method == "CONNECT" => (None, target),
         [method, target, ..] => (Some(method.as_str()), target),
         [] => return Err(Failure::refused("nothing to explain: give METHOD URL")),
     };
     let mut question =
         Question::parse(&args.binary, method, target).map_err(|e| Failure::refused(e.to_string()))?;
+    if let Some(asked) = &mut question.request {
+        asked.message.clone_from(&args.says.ws_text);
+        asked.body = body(&args.says, &args.arg)?;
+    }
     if let Some(hash) = &args.sha256 {
         let wrong = || Failure::refused(format!("--sha256 {hash}: not 64 hexadecimal digits"));
         question.caller.executable.sha256 =
@@ -106,6 +110,38 @@ fn explain(args: ExplainArgs) -> Outcome {
         print(&format!("{explanation}\n"))?;
     }
     Ok(0)
+}
+
+/// The method of a request that says something, where none is given.
+fn said_by(says: &Says) -> Option<&'static str> {
+    let in_body = [&says.graphql, &says.mcp_tool, &says.rpc_method, &says.body];
+    match in_body.iter().any(|text| text.is_some()) {
+        true => Some("POST"),
+        false => says.ws_text.as_ref().map(|_| "GET"),
+    }
+}
+
+/// The body that a client would send to say it.
+fn body(says: &Says, args: &[String]) -> Result<Option<String>, Failure> {
+    let mut arguments = serde_json::Map::new();
+    for arg in args {
+        let Some((name, value)) = arg.split_once('=') else {
+            return Err(Failure::refused(format!("--arg {arg}: not NAME=VALUE")));
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        arguments.insert(name.to_owned(), value);
+    }
+    let call = |method: &str, params: serde_json::Value| {
+        json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string()
+    };
+    Ok(match says {
+        Says { graphql: Some(document), .. } => Some(json!({ "query": document }).to_string()),
+        Says { mcp_tool: Some(tool), .. } => {
+            Some(call("tools/call", json!({ "name": tool, "arguments": arguments })))
+        }
+        Says { rpc_method: Some(method), .. } => Some(call(method, arguments.into())),
+        Says { body, .. } => body.clone(),
+    })
 }
 
 fn diff(a: &Path, b: &Path, json: bool) -> Outcome {

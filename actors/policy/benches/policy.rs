@@ -85,7 +85,13 @@ fn request(bencher: Bencher<'_, '_>, method: &str, allowed: bool) {
     let (compiled, to, caller) = (compiled(), to("h500.example.com"), caller("/usr/bin/gh"));
     let path = CanonicalPath::parse("/repos/owner/name/issues", PathOptions::default()).unwrap();
     let query = Query::parse(Some("state=open&page=2")).unwrap();
-    let facts = RequestFacts { method, path: &path, query: &query, websocket: false };
+    let facts = RequestFacts {
+        method,
+        path: &path,
+        query: &query,
+        websocket: false,
+        content: cofferdam_policy::Content::Unread,
+    };
     assert_eq!(compiled.request(&to, &caller, &facts).is_ok(), allowed);
     bencher.bench_local(|| compiled.request(black_box(&to), black_box(&caller), black_box(&facts)).is_ok());
 }

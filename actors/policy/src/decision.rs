@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::content::Content;
 use crate::{CanonicalPath, Host, PathOptions, Query};
 
 /// Where a connection wants to go.
@@ -58,6 +59,8 @@ pub struct RequestFacts<'a> {
     /// Whether this is a WebSocket handshake (RFC 6455): only a rule of a `websocket` endpoint, or a `rest` rule for
     /// `GET` that covers the path, lets it through.
     pub websocket: bool,
+    /// What was read behind the head: of a body where [`Grant::reads_bodies`], or a message on a WebSocket.
+    pub content: Content<'a>,
 }
 
 /// A connection may be made.
@@ -73,6 +76,8 @@ pub struct Grant {
     pub addresses: AddressRule,
     /// How the paths of requests on this connection are to be canonicalised.
     pub path_options: PathOptions,
+    /// Whether some endpoint judges bodies, so that [`crate::Compiled::body_of`] must be asked.
+    pub reads_bodies: bool,
 }
 
 /// What happens to a granted connection's bytes.
@@ -97,8 +102,14 @@ pub enum Treatment {
 pub enum Protocol {
     /// HTTP: method, path, query.
     Rest,
-    /// WebSocket: the handshake is judged as a `GET`; messages are not read.
+    /// WebSocket: the handshake is judged as a `GET`, and every message that the client sends.
     Websocket,
+    /// GraphQL over HTTP: operations and their root fields.
+    Graphql,
+    /// MCP's Streamable HTTP: methods, tools, arguments.
+    Mcp,
+    /// JSON-RPC over HTTP: methods and parameters.
+    JsonRpc,
 }
 
 impl Protocol {
@@ -108,7 +119,16 @@ impl Protocol {
         match self {
             Self::Rest => "rest",
             Self::Websocket => "websocket",
+            Self::Graphql => "graphql",
+            Self::Mcp => "mcp",
+            Self::JsonRpc => "json-rpc",
         }
+    }
+
+    /// Whether a request's body is read and judged.
+    #[must_use]
+    pub fn reads_bodies(self) -> bool {
+        matches!(self, Self::Graphql | Self::Mcp | Self::JsonRpc)
     }
 }
 
@@ -161,7 +181,7 @@ impl fmt::Display for Denial {
 pub enum Layer {
     /// Destination and binary.
     L4,
-    /// Method, path and query.
+    /// Method, path, query, and what is read of bodies and messages.
     L7,
     /// The caller could not be identified, or is not what it was.
     Identity,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::model::{Binary, Endpoint, Entry, PathRule, Policy};
+use crate::model::{Binary, Bodies, Endpoint, Entry, PathRule, Policy};
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -185,6 +185,7 @@ impl Changes {
                 self.add(key, effect, format!("{at}: {name} is turned {word}"));
             }
         }
+        self.bodies(key, &at, (&old.bodies, &new.bodies));
         let words = |list: Vec<String>| list;
         let allowed = |e: &Endpoint| {
             let access = e.access.map(|a| format!("access: {}", a.as_str()));
@@ -198,6 +199,33 @@ impl Changes {
                 |e: &Endpoint| e.allowed_ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             self.add(key, Effect::Other, format!("{at}: allowed_ips [{}] become [{}]", nets(old), nets(new)));
         }
+    }
+
+    fn bodies(&mut self, key: &str, at: &str, (old, new): (&Bodies, &Bodies)) {
+        if old.max_bytes != new.max_bytes {
+            let effect = if new.max_bytes > old.max_bytes { Effect::Wider } else { Effect::Narrower };
+            let text = format!("{at}: bodies of {} bytes become bodies of {}", old.max_bytes, new.max_bytes);
+            self.add(key, effect, text);
+        }
+        for (name, was, is) in [
+            ("tools of any name", !old.strict_tool_names, !new.strict_tool_names),
+            ("every known MCP method", old.known_mcp_methods, new.known_mcp_methods),
+            ("answers to the server", old.client_responses, new.client_responses),
+        ] {
+            if was != is {
+                let (effect, word) = if is {
+                    (Effect::Wider, "may be sent")
+                } else {
+                    (Effect::Narrower, "may no longer be sent")
+                };
+                self.add(key, effect, format!("{at}: {name} {word}"));
+            }
+        }
+        let registered = |bodies: &Bodies| -> Vec<String> {
+            let all = bodies.persisted.iter().flatten();
+            all.map(|(id, operation)| format!("persisted query {id} ({operation})")).collect()
+        };
+        self.words(key, at, (registered(old), registered(new)), (Effect::Narrower, Effect::Wider));
     }
 
     fn words(&mut self, key: &str, at: &str, lists: (Vec<String>, Vec<String>), effects: (Effect, Effect)) {

@@ -3,10 +3,15 @@
 //! Reading the text again gives an equal policy (a test holds that for every built-in one). Comments and order of fields
 //! are not kept.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::Protocol;
-use crate::model::{Endpoint, Entry, PathRule, Policy, Rule};
+use crate::content::{OperationKind, Selected};
+use crate::model::{
+    Bodies, Endpoint, Entry, GraphqlRule, HttpRule, JsonMatcher, PathRule, Policy, RpcMethod, RpcRule, Rule,
+    ValueMatcher,
+};
+use crate::{Glob, Protocol};
 
 impl Policy {
     /// The policy as a version-1 file.
@@ -113,6 +118,7 @@ fn write_endpoint(out: &mut String, endpoint: &Endpoint) {
     if let Some(access) = endpoint.access {
         line(out, 8, format_args!("access: {}", access.as_str()));
     }
+    write_bodies(out, endpoint.protocol, &endpoint.bodies);
     write_rules(out, "rules", &endpoint.rules, true);
     write_rules(out, "deny_rules", &endpoint.deny_rules, false);
 }
@@ -123,21 +129,125 @@ fn write_rules(out: &mut String, name: &str, rules: &[Rule], wrapped: bool) {
     }
     line(out, 8, format_args!("{name}:"));
     for rule in rules {
-        let mut text =
-            format!("{{ method: {}, path: {}", quoted(&rule.method.to_string()), quoted(rule.path.as_str()));
-        if !rule.query.is_empty() {
-            let matchers: Vec<String> = rule
-                .query
+        let fields = match rule {
+            Rule::Http(rule) => http_fields(rule),
+            Rule::Rpc(rule) => rpc_fields(rule),
+            Rule::Graphql(rule) => graphql_fields(rule),
+        };
+        let text = match fields.is_empty() {
+            true => String::from("{}"),
+            false => format!("{{ {} }}", fields.join(", ")),
+        };
+        line(out, 10, if wrapped { format!("- allow: {text}") } else { format!("- {text}") });
+    }
+}
+
+fn any(globs: &[Glob]) -> String {
+    let any: Vec<String> = globs.iter().map(|glob| quoted(glob.as_str())).collect();
+    format!("{{ any: [{}] }}", any.join(", "))
+}
+
+fn values(name: &str, matchers: &[JsonMatcher]) -> Option<String> {
+    if matchers.is_empty() {
+        return None;
+    }
+    let matchers: Vec<String> = matchers
+        .iter()
+        .map(|matcher| {
+            let any: Vec<String> = matcher
+                .any
                 .iter()
-                .map(|m| {
-                    let any: Vec<String> = m.any.iter().map(|glob| quoted(glob.as_str())).collect();
-                    format!("{}: {{ any: [{}] }}", quoted(&m.name), any.join(", "))
+                .map(|value| match value {
+                    ValueMatcher::Text(glob) => quoted(glob.as_str()),
+                    other => other.to_string(),
                 })
                 .collect();
-            let _ = write!(text, ", query: {{ {} }}", matchers.join(", "));
+            format!("{}: {{ any: [{}] }}", quoted(matcher.at.as_str()), any.join(", "))
+        })
+        .collect();
+    Some(format!("{name}: {{ {} }}", matchers.join(", ")))
+}
+
+fn http_fields(rule: &HttpRule) -> Vec<String> {
+    let mut out = vec![
+        format!("method: {}", quoted(&rule.method.to_string())),
+        format!("path: {}", quoted(rule.path.as_str())),
+    ];
+    if !rule.query.is_empty() {
+        let matchers: Vec<String> =
+            rule.query.iter().map(|m| format!("{}: {}", quoted(&m.name), any(&m.any))).collect();
+        out.push(format!("query: {{ {} }}", matchers.join(", ")));
+    }
+    if !rule.text.is_empty() {
+        out.push(format!("text: {}", any(&rule.text)));
+    }
+    out.extend(values("json", &rule.json));
+    out
+}
+
+fn rpc_fields(rule: &RpcRule) -> Vec<String> {
+    let mut out = Vec::new();
+    if let RpcMethod::Named(glob) = &rule.method {
+        out.push(format!("method: {}", quoted(glob.as_str())));
+    }
+    if !rule.tool.is_empty() {
+        out.push(format!("tool: {}", any(&rule.tool)));
+    }
+    out.extend(values("params", &rule.params));
+    out.extend(values("arguments", &rule.arguments));
+    out
+}
+
+fn graphql_fields(rule: &GraphqlRule) -> Vec<String> {
+    let mut out = vec![format!("operation_type: \"{}\"", rule.kind.map_or("*", OperationKind::as_str))];
+    if let Some(name) = &rule.name {
+        out.push(format!("operation_name: {}", quoted(name.as_str())));
+    }
+    if !rule.fields.is_empty() {
+        let fields: Vec<String> = rule.fields.iter().map(|glob| quoted(glob.as_str())).collect();
+        out.push(format!("fields: [{}]", fields.join(", ")));
+    }
+    out
+}
+
+fn write_bodies(out: &mut String, protocol: Option<Protocol>, bodies: &Bodies) {
+    match protocol {
+        Some(Protocol::Mcp) => line(
+            out,
+            8,
+            format_args!(
+                "mcp: {{ max_body_bytes: {}, strict_tool_names: {}, allow_all_known_mcp_methods: {}, \
+                 allow_client_responses: {} }}",
+                bodies.max_bytes, bodies.strict_tool_names, bodies.known_mcp_methods, bodies.client_responses
+            ),
+        ),
+        Some(Protocol::JsonRpc) => {
+            line(out, 8, format_args!("json_rpc: {{ max_body_bytes: {} }}", bodies.max_bytes));
         }
-        text.push_str(" }");
-        line(out, 10, if wrapped { format!("- allow: {text}") } else { format!("- {text}") });
+        Some(Protocol::Graphql) => {
+            line(out, 8, format_args!("graphql_max_body_bytes: {}", bodies.max_bytes));
+            if let Some(registered) = &bodies.persisted {
+                write_persisted(out, registered);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn write_persisted(out: &mut String, registered: &BTreeMap<Box<str>, Selected>) {
+    line(out, 8, "persisted_queries: allow_registered");
+    let none = if registered.is_empty() { " {}" } else { "" };
+    line(out, 8, format_args!("graphql_persisted_queries:{none}"));
+    for (id, operation) in registered {
+        let mut fields = vec![format!("operation_type: {}", operation.kind.as_str())];
+        if let Some(name) = &operation.name {
+            fields.push(format!("operation_name: {}", quoted(name)));
+        }
+        if let Some(roots) = &operation.fields {
+            let roots: Vec<String> = roots.iter().map(|root| quoted(root)).collect();
+            fields.push(format!("fields: [{}]", roots.join(", ")));
+        }
+        line(out, 10, format_args!("{}: {{ {} }}", quoted(id), fields.join(", ")));
     }
 }
 

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
+use crate::content::{Content, Json, Reading, Text};
 use crate::{
     Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern, PathError, Query,
-    QueryError, RequestFacts, Treatment,
+    QueryError, RequestFacts, Treatment, WEBSOCKET_TEXT,
 };
 
 /// What is asked: may this program do this?
@@ -34,6 +35,10 @@ pub struct Asked {
     pub query: Option<String>,
     /// Whether it is a WebSocket handshake (`ws:` and `wss:`).
     pub websocket: bool,
+    /// The body, where an endpoint judges bodies.
+    pub body: Option<String>,
+    /// A text message on the WebSocket, instead of its handshake.
+    pub message: Option<String>,
 }
 
 /// Why a question can't be asked.
@@ -90,6 +95,8 @@ impl Question {
             path: path.to_owned(),
             query,
             websocket,
+            body: None,
+            message: None,
         });
         let executable = Executable { path: binary.into(), sha256: [0; 32] };
         Ok(Self {
@@ -189,14 +196,21 @@ impl Compiled {
         if let Some(asked) = request {
             let path = CanonicalPath::parse(&asked.path, grant.path_options)?;
             let query = Query::parse(asked.query.as_deref())?;
-            out.request = format!("{} {destination}{path}{query}", asked.method);
-            let facts = RequestFacts {
-                method: &asked.method,
-                path: &path,
-                query: &query,
-                websocket: asked.websocket,
+            let said = asked.message.as_deref();
+            let method = if said.is_some() { WEBSOCKET_TEXT } else { &asked.method };
+            out.request = format!("{method} {destination}{path}{query}");
+            let websocket = asked.websocket || said.is_some();
+            let head =
+                RequestFacts { method, path: &path, query: &query, websocket, content: Content::Unread };
+            let body = self.body_of(destination, caller, &head).zip(asked.body.as_deref());
+            let reading = body.map(|((protocol, _), body)| Reading::of(protocol, body.as_bytes()));
+            let json = said.and_then(|text| Json::parse(text.as_bytes()).ok());
+            let content = match (said, &reading) {
+                (Some(text), _) => Content::Text(Text { text, json: json.as_ref() }),
+                (None, Some(reading)) => reading.content(),
+                (None, None) => Content::Unread,
             };
-            self.explain_request(&mut out, destination, caller, &facts);
+            self.explain_request(&mut out, destination, caller, &RequestFacts { content, ..head });
         }
         Ok(out)
     }
@@ -223,8 +237,7 @@ impl Compiled {
             }
         }
         if out.denial.is_some() {
-            let places = self.granting(&to.host, to.port, caller).filter(|p| p.protocol().is_some());
-            out.nearest = nearest(places.map(|place| Self::near_request(place, facts)));
+            out.nearest = self.nearest_part(to, caller, facts).map(shown);
         }
     }
 
@@ -246,14 +259,17 @@ impl Compiled {
 }
 
 fn nearest<'p>(near: impl Iterator<Item = Near<'p>>) -> Option<Nearest> {
-    let near = near.min_by_key(Near::weight)?;
-    Some(Nearest {
+    near.min_by_key(Near::weight).map(shown)
+}
+
+fn shown(near: Near<'_>) -> Nearest {
+    Nearest {
         policy: near.place.policy.clone(),
         endpoint: near.place.rule.clone(),
         rule: near.clause.clone(),
         location: near.place.origin.to_string(),
         differs: near.differs,
-    })
+    }
 }
 
 /// Whether a pattern and a host lie in one domain (their last two labels), so that the one may have been meant.

@@ -204,8 +204,8 @@ pub(crate) static ENDPOINT: Object = Object {
         field(
             "protocol",
             Kind::OneOf(&["rest", "websocket", "graphql", "mcp", "json-rpc", "tcp"]),
-            "`rest` reads HTTP and judges each request; `websocket` judges the handshake and relays the messages; absent or \
-             `tcp` relays bytes (L4). `graphql`, `mcp` and `json-rpc` are not here yet and are refused.",
+            "`rest` judges each request's head; `websocket` the handshake and each message of the client; `graphql`, `mcp` and \
+             `json-rpc` what stands in the body; absent or `tcp` relays bytes (L4). See docs/protocols.md.",
         ),
         field(
             "tls",
@@ -221,7 +221,9 @@ pub(crate) static ENDPOINT: Object = Object {
         field(
             "access",
             Kind::OneOf(&["read-only", "read-write", "full"]),
-            "Instead of `rules`: `read-only` is GET HEAD OPTIONS, `read-write` adds POST PUT PATCH, `full` is any method.",
+            "Instead of `rules`: `read-only` is GET HEAD OPTIONS, `read-write` adds POST PUT PATCH, `full` is any method. On \
+             `websocket`: the handshake; also messages; all. On `graphql`: queries; also mutations; all. Not for `mcp` and \
+             `json-rpc`.",
         ),
         field(
             "rules",
@@ -230,7 +232,7 @@ pub(crate) static ENDPOINT: Object = Object {
         ),
         field(
             "deny_rules",
-            Kind::List(&Kind::Object(&RULE)),
+            Kind::List(&ANY_RULE),
             "What is refused even so; needs `protocol`, and `rules` or `access`.",
         ),
         field(
@@ -247,24 +249,89 @@ pub(crate) static ENDPOINT: Object = Object {
         later("websocket_credential_rewrite", Kind::Bool, "credentials in WebSocket messages"),
         later("request_body_credential_rewrite", Kind::Bool, "credentials in request bodies"),
         later("allow_uninspected_credentials", Kind::Bool, "credentials on endpoints that are not inspected"),
-        later("persisted_queries", Kind::Text, "GraphQL rules"),
-        later("graphql_persisted_queries", ANY_MAP, "GraphQL rules"),
-        later("graphql_max_body_bytes", Kind::Integer(1, u32::MAX), "GraphQL rules"),
-        later("mcp", ANY_MAP, "MCP rules"),
-        later("json_rpc", ANY_MAP, "JSON-RPC rules"),
+        field(
+            "persisted_queries",
+            Kind::OneOf(&["deny", "allow_registered"]),
+            "Whether GraphQL requests may name their document by hash or id alone: never (the default), or where \
+             `graphql_persisted_queries` has it.",
+        ),
+        field(
+            "graphql_persisted_queries",
+            Kind::Map(&Kind::Object(&PERSISTED)),
+            "What is registered, by hash or id.",
+        ),
+        field(
+            "graphql_max_body_bytes",
+            BODY_BYTES,
+            "The longest body of a `graphql` request. Default 65536.",
+        ),
+        field("mcp", Kind::Object(&MCP), "Options of `protocol: mcp`."),
+        field("json_rpc", Kind::Object(&JSON_RPC), "Options of `protocol: json-rpc`."),
         never("credential_signing", Kind::Text, "cofferdam signs no requests"),
         never("signing_service", Kind::Text, "cofferdam signs no requests"),
         never("signing_region", Kind::Text, "cofferdam signs no requests"),
     ],
 };
 
+const BODY_BYTES: Kind = Kind::Integer(1, crate::content::MAX_BODY_BYTES);
+
+/// `mcp`.
+pub(crate) static MCP: Object = Object {
+    name: "mcp",
+    fields: &[
+        field("max_body_bytes", BODY_BYTES, "The longest body. Default 65536."),
+        field(
+            "strict_tool_names",
+            Kind::Bool,
+            "Whether the names of tools that are called must match `^[A-Za-z0-9_.-]{1,128}$`. Default `true`.",
+        ),
+        field(
+            "allow_all_known_mcp_methods",
+            Kind::Bool,
+            "Whether no `rules`, or a rule without `method`, stands for every method that MCP defines. Default `false`.",
+        ),
+        field(
+            "allow_client_responses",
+            Kind::Bool,
+            "Whether the client may answer requests of the server's (elicitation, sampling, roots). Default `true`. Ours.",
+        ),
+    ],
+};
+
+/// `json_rpc`.
+pub(crate) static JSON_RPC: Object = Object {
+    name: "json_rpc",
+    fields: &[field("max_body_bytes", BODY_BYTES, "The longest body. Default 65536.")],
+};
+
+/// One of `graphql_persisted_queries`.
+pub(crate) static PERSISTED: Object = Object {
+    name: "persisted query",
+    fields: &[
+        required(
+            "operation_type",
+            Kind::OneOf(&["query", "mutation", "subscription"]),
+            "What the registered operation does.",
+        ),
+        field("operation_name", Kind::Text, "Its name."),
+        field(
+            "fields",
+            Kind::List(&Kind::Text),
+            "Its root fields. Absent: unknown; then no rule with `fields` allows it, and each one denies it.",
+        ),
+    ],
+};
+
 /// One of `rules`.
 pub(crate) static ALLOW: Object = Object {
     name: "rule",
-    fields: &[required("allow", Kind::Object(&RULE), "The requests that the rule lets through.")],
+    fields: &[required("allow", ANY_RULE, "What the rule lets through; of which form, `protocol` says.")],
 };
 
-/// What stands under `allow`, and in `deny_rules`.
+const ANY_RULE: Kind =
+    Kind::Either(&[Kind::Object(&RULE), Kind::Object(&GRAPHQL_RULE), Kind::Object(&RPC_RULE)]);
+
+/// What stands under `allow`, and in `deny_rules`, of `rest` and `websocket`.
 pub(crate) static RULE: Object = Object {
     name: "request rule",
     fields: &[
@@ -274,20 +341,83 @@ pub(crate) static RULE: Object = Object {
             "The method, in its own case; `GET` covers `HEAD`; `*` is any. On `websocket` endpoints `GET` is the handshake \
              and `WEBSOCKET_TEXT` the client's messages.",
         ),
-        required("path", Kind::Text, "A pattern over the canonical path."),
+        required("path", Kind::Text, "A pattern over the canonical path (of the handshake, for messages)."),
         field(
             "query",
             Kind::Map(&QUERY),
             "Parameters by decoded name, each with a pattern for the decoded value or `{ any: [patterns] }`. To allow, every \
              value must match; to deny, one is enough.",
         ),
-        later("operation_type", Kind::Text, "GraphQL rules"),
-        later("operation_name", Kind::Text, "GraphQL rules"),
-        later("fields", Kind::List(&Kind::Text), "GraphQL rules"),
-        later("tool", Kind::Text, "MCP rules"),
-        later("params", ANY_MAP, "MCP rules"),
+        field(
+            "text",
+            QUERY,
+            "A pattern for the whole message, or `{ any: [patterns] }`; with `method: WEBSOCKET_TEXT` only. Ours.",
+        ),
+        field(
+            "json",
+            Kind::Map(&VALUE),
+            "What must stand in a message that is JSON, by member or JSON pointer; with `method: WEBSOCKET_TEXT` only. Ours.",
+        ),
         later("command", Kind::Text, "SQL rules"),
     ],
+};
+
+/// What stands under `allow`, and in `deny_rules`, of `graphql`.
+pub(crate) static GRAPHQL_RULE: Object = Object {
+    name: "graphql rule",
+    fields: &[
+        required(
+            "operation_type",
+            Kind::OneOf(&["query", "mutation", "subscription", "*"]),
+            "What the operation does.",
+        ),
+        field("operation_name", Kind::Text, "A pattern for its name. Absent: any name, or none."),
+        field(
+            "fields",
+            Kind::List(&Kind::Text),
+            "Patterns for the real names of its root fields. To allow, every root field must match one; to deny, one is enough.",
+        ),
+    ],
+};
+
+/// What stands under `allow`, and in `deny_rules`, of `mcp` and `json-rpc`.
+pub(crate) static RPC_RULE: Object = Object {
+    name: "call rule",
+    fields: &[
+        field(
+            "method",
+            Kind::Text,
+            "A pattern for the method of the call, `*` for any. Needed, but for `mcp.allow_all_known_mcp_methods`.",
+        ),
+        field(
+            "tool",
+            QUERY,
+            "A pattern for the tool, or `{ any: [patterns] }`; with `method: tools/call` of `mcp` only.",
+        ),
+        field(
+            "params",
+            Kind::Map(&VALUE),
+            "What must stand in `params`, by member or JSON pointer (`name` of `mcp` is the same as `tool`). Beyond `name`: ours.",
+        ),
+        field(
+            "arguments",
+            Kind::Map(&VALUE),
+            "What must stand in the tool's arguments, by member or JSON pointer. Those that aren't named may be anything. Ours.",
+        ),
+    ],
+};
+
+const VALUE: Kind =
+    Kind::Either(&[Kind::Text, Kind::Bool, Kind::Integer(0, u32::MAX), Kind::Object(&VALUE_MATCHER)]);
+
+/// A JSON matcher with alternatives.
+pub(crate) static VALUE_MATCHER: Object = Object {
+    name: "value matcher",
+    fields: &[required(
+        "any",
+        Kind::List(&Kind::Either(&[Kind::Text, Kind::Bool, Kind::Integer(0, u32::MAX)])),
+        "Patterns for texts, numbers and booleans, one of which must stand there.",
+    )],
 };
 
 const QUERY: Kind = Kind::Either(&[Kind::Text, Kind::Object(&MATCHER)]);
@@ -323,7 +453,7 @@ pub(crate) static BINARY: Object = Object {
 };
 
 /// Every object, in the order of the reference.
-pub(crate) static OBJECTS: [&Object; 13] = [
+pub(crate) static OBJECTS: [&Object; 19] = [
     &POLICY,
     &FILESYSTEM,
     &PATH_RULE,
@@ -331,9 +461,15 @@ pub(crate) static OBJECTS: [&Object; 13] = [
     &PROCESS,
     &ENTRY,
     &ENDPOINT,
+    &MCP,
+    &JSON_RPC,
+    &PERSISTED,
     &ALLOW,
     &RULE,
+    &GRAPHQL_RULE,
+    &RPC_RULE,
     &MATCHER,
+    &VALUE_MATCHER,
     &BINARY,
     &PRESET_FILE,
     &PRESET,

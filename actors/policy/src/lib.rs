@@ -13,6 +13,7 @@ mod builtin;
 mod check;
 mod compiled;
 mod compose;
+pub mod content;
 mod decision;
 mod diagnostics;
 mod diff;
@@ -35,6 +36,7 @@ mod yaml;
 pub use builtin::{Builtin, DEFAULT_PROFILE, preset, presets, profile, profiles};
 pub use compiled::Compiled;
 pub use compose::compose;
+pub use content::Content;
 pub use decision::{
     AddressRule, Allowed, Caller, Denial, Destination, Executable, Grant, Layer, Protocol, RequestFacts,
     Treatment,
@@ -46,8 +48,9 @@ pub use generation::{Candidate, Generation, Store};
 pub use glob::{Glob, GlobError, MAX_GLOB_BYTES};
 pub use host::{DomainName, Host, HostError, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use model::{
-    Access, Binary, Endpoint, Entry, Filesystem, HostPattern, HostPatternError, Landlock, Method, Origin,
-    PathPattern, PathPatternError, PathRule, Policy, Process, QueryMatcher, Rule,
+    Access, Binary, Bodies, Endpoint, Entry, Filesystem, GraphqlRule, HostPattern, HostPatternError,
+    HttpRule, JsonMatcher, Landlock, Method, Origin, PathPattern, PathPatternError, PathRule, Pointer,
+    Policy, Process, QueryMatcher, RpcMethod, RpcRule, Rule, ValueMatcher, WEBSOCKET_TEXT,
 };
 pub use path::{CanonicalPath, MAX_PATH_BYTES, PathError, PathOptions};
 pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};

@@ -3,6 +3,7 @@
 //! Every type here is valid by construction; none of them decides. Sections are as in the file: filesystem, landlock
 //! and process are static (they bind a process for its life), the network is dynamic.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -10,13 +11,18 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::content::{DEFAULT_BODY_BYTES, Selected};
 use crate::{Glob, Host, Protocol};
 
+mod argument;
+mod body_rule;
 mod host_pattern;
 mod rule;
 
+pub use argument::{JsonMatcher, Pointer, ValueMatcher};
+pub use body_rule::{GraphqlRule, RpcMethod, RpcRule};
 pub use host_pattern::{HostPattern, HostPatternError};
-pub use rule::{Access, Method, PathPattern, PathPatternError, QueryMatcher, Rule};
+pub use rule::{Access, HttpRule, Method, PathPattern, PathPatternError, QueryMatcher, Rule, WEBSOCKET_TEXT};
 
 /// A whole policy, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,8 +163,37 @@ pub struct Endpoint {
     pub allowed_ips: Vec<IpNet>,
     /// Whether `%2F` may stand in a path.
     pub allow_encoded_slash: bool,
+    /// How bodies are judged, where they are.
+    pub bodies: Bodies,
     /// Where it stands.
     pub origin: Origin,
+}
+
+/// How an endpoint judges bodies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bodies {
+    /// The longest body, in bytes.
+    pub max_bytes: u32,
+    /// `mcp.strict_tool_names`: tools are `[A-Za-z0-9_.-]{1,128}`.
+    pub strict_tool_names: bool,
+    /// `mcp.allow_all_known_mcp_methods`.
+    pub known_mcp_methods: bool,
+    /// `mcp.allow_client_responses`: answers to the server's own requests pass.
+    pub client_responses: bool,
+    /// `persisted_queries: allow_registered` with what is registered, by hash or id; none is `deny`.
+    pub persisted: Option<BTreeMap<Box<str>, Selected>>,
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self {
+            max_bytes: DEFAULT_BODY_BYTES,
+            strict_tool_names: true,
+            known_mcp_methods: false,
+            client_responses: true,
+            persisted: None,
+        }
+    }
 }
 
 impl Endpoint {

@@ -104,6 +104,13 @@ impl Query {
         self.text.as_deref()
     }
 
+    /// Whether a parameter is there that some server takes for `name`, whatever its value and the case of its letters.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        let is = |own: &str| crate::content::json::folds_to(own.trim(), name);
+        self.parameters.iter().any(|p| is(&p.name) || p.spaced.as_ref().is_some_and(|(n, _)| is(n)))
+    }
+
     /// Whether parameter `name` is there and *every* reading of every one of its values passes `test`.
     pub(crate) fn every(&self, name: &str, test: impl Fn(&str) -> bool) -> bool {
         let mut found = false;

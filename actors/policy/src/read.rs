@@ -13,6 +13,7 @@ use crate::fields::{self, Kind, Object, Support};
 use crate::model::{Entry, Origin, Policy};
 use crate::yaml::{self, Node, Value};
 
+mod body_rules;
 mod endpoint;
 mod network;
 mod rules;

@@ -17,6 +17,7 @@ use crate::guard::{Connected, Resolver};
 use crate::intent::Scope;
 use crate::outcome::Journal;
 use crate::pool::Pool;
+use crate::protocol::websocket::Judge;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
@@ -61,8 +62,8 @@ pub(crate) enum Next {
     Relay { upstream: Connected, granted: Granted, known: Known },
     /// Requests are read inside it.
     Inspect { granted: Granted, addresses: Option<address::Judged> },
-    /// WebSocket messages pass.
-    WebSocket { upgrade: OnUpgrade, driver: Arc<Driver>, live: Live, known: Known },
+    /// WebSocket messages pass, judged where the handshake was.
+    WebSocket { upgrade: OnUpgrade, driver: Arc<Driver>, live: Live, known: Known, judge: Option<Judge> },
 }
 
 /// One HTTP connection of the agent (a socket, or a tunnel inside one).

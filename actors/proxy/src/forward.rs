@@ -20,6 +20,7 @@ use crate::conn::Conn;
 use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
+use crate::protocol::Forwarded;
 use crate::tracker::Live;
 use crate::upstream::{Sender, Unsent, Wire};
 use crate::verdict::Permitted;
@@ -29,7 +30,7 @@ use crate::{address, hop, outcome, websocket};
 pub(crate) struct Asked<'a> {
     pub(crate) permitted: Permitted,
     pub(crate) parts: Parts,
-    pub(crate) body: Incoming,
+    pub(crate) body: Forwarded,
     pub(crate) known: &'a Known,
     pub(crate) started: Instant,
 }
@@ -55,6 +56,10 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Respon
     clean(&mut parts.headers);
     if let Some(handshake) = &handshake {
         handshake.put_back(&mut parts.headers);
+        if permitted.allowed.is_some() {
+            // With an extension (compression, for one) frames would say what nobody can judge.
+            parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        }
     }
     let request = outgoing(&parts, &permitted, &sender, body, &ledger)?;
     let response = match send(conn, &mut sender, request, &live, &ledger).await {
@@ -79,7 +84,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Respon
     ledger.answered(response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match handshake {
-            Some(handshake) => handshake.conclude(conn, response, live, &sender, known),
+            Some(handshake) => handshake.conclude(conn, response, live, (&sender, &permitted), known),
             // A tunnel that nobody asked for: both sides are closed.
             None => Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned())),
         };
@@ -211,7 +216,7 @@ fn outgoing(
     parts: &Parts,
     permitted: &Permitted,
     sender: &Sender,
-    body: Incoming,
+    body: Forwarded,
     ledger: &Arc<Ledger>,
 ) -> Result<Request<Body>, Refusal> {
     let exchange = &permitted.exchange;

@@ -59,6 +59,27 @@ pub struct Exchange {
     pub websocket: bool,
     /// Whether it goes on over TLS.
     pub tls: bool,
+    /// Its body, where that was read to be judged.
+    pub judged: Option<crate::protocol::Judged>,
+}
+
+impl Exchange {
+    /// Hands over what the policy judges of it.
+    pub(crate) fn facts<T>(&self, judge: impl FnOnce(&policy::RequestFacts<'_>) -> T) -> T {
+        let with = |content: policy::Content<'_>| {
+            judge(&policy::RequestFacts {
+                method: self.method.as_str(),
+                path: &self.path,
+                query: &self.query,
+                websocket: self.websocket,
+                content,
+            })
+        };
+        match &self.judged {
+            Some(judged) => judged.with(with),
+            None => with(policy::Content::Unread),
+        }
+    }
 }
 
 impl Intent {
@@ -216,7 +237,14 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
     let path = CanonicalPath::parse(raw, PathOptions { allow_encoded_slash: true })
         .map_err(|error| Refusal::BadRequest(error.to_string()))?;
     let query = Query::parse(parts.uri.query()).map_err(|error| Refusal::BadRequest(error.to_string()))?;
-    Ok(Exchange { method: parts.method.clone(), path, query, websocket: websocket(parts)?, tls })
+    Ok(Exchange {
+        method: parts.method.clone(),
+        path,
+        query,
+        websocket: websocket(parts)?,
+        tls,
+        judged: None,
+    })
 }
 
 /// A WebSocket handshake must be a whole one; any other upgrade is an ordinary request whose fields are stripped.

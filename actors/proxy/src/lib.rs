@@ -9,7 +9,8 @@
 //!                                                       policy)
 //! ```
 //! [`road`](mod@road) walks it for each request; CONNECT ([`tunnel`](mod@tunnel)), absolute form, requests inside a
-//! tunnel and `inference.local` differ only in how their intent is made. Nothing is dialled before it is allowed and
+//! tunnel and `inference.local` differ only in how their intent is made. Where an endpoint judges bodies or messages,
+//! [`protocol`] reads them on the way. Nothing is dialled before it is allowed and
 //! on record; whatever fails, fails closed.
 
 pub mod actor;
@@ -23,6 +24,7 @@ pub mod intent;
 pub mod limits;
 pub mod listen;
 pub mod outcome;
+pub mod protocol;
 pub mod relay;
 pub mod strict;
 pub mod tls;

@@ -42,6 +42,15 @@ pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
+/// Bytes of all bodies together that are held to be judged, in one sandbox.
+pub const MAX_JUDGED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one WebSocket message of the client's, where messages are judged.
+pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+/// Fragments of one such message.
+pub const MAX_MESSAGE_FRAMES: usize = 1024;
+
+/// A body that is judged, from its first byte to its last: a slow one holds memory.
+pub const JUDGED_BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// From the first byte of a request head to its end, in all: a slow head is an attack, not a slow network.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// From accept (or the end of a response) to the first byte of the next head.
@@ -112,6 +121,10 @@ mod tests {
             H2_CONNECTION_WINDOW,
             MAX_IDLE_UPSTREAM,
             MAX_LINGER_BYTES,
+            MAX_JUDGED_BYTES,
+            MAX_MESSAGE_BYTES,
+            MAX_MESSAGE_FRAMES,
+            JUDGED_BODY_DEADLINE,
             HEAD_DEADLINE,
             KEEP_ALIVE_IDLE,
             BODY_IDLE,

@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use telemetry::metrics::{self, Direction};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -21,6 +20,7 @@ use crate::conn::{Conn, InFlight};
 use crate::limits::RESPONSE_IDLE;
 use crate::outcome::Finished;
 use crate::pool::Key;
+use crate::protocol::Forwarded;
 use crate::timer::Timer;
 use crate::tracker::Live;
 use crate::upstream::{Driver, Sender};
@@ -78,12 +78,12 @@ impl Drop for Ledger {
 
 /// A request body on its way up.
 pub(crate) struct Upload {
-    inner: Incoming,
+    inner: Forwarded,
     ledger: Arc<Ledger>,
 }
 
 impl Upload {
-    pub(crate) fn new(inner: Incoming, ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(inner: Forwarded, ledger: Arc<Ledger>) -> Self {
         Self { inner, ledger }
     }
 }
@@ -104,7 +104,7 @@ impl HttpBody for Upload {
             self.ledger.up.fetch_add(passed, Ordering::Relaxed);
             metrics::proxy_bytes(Direction::Up, passed);
         }
-        frame.map_err(Into::into)
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -75,7 +75,7 @@ async fn copy(
 }
 
 /// Resolves when nothing moved for `idle` (looked at a few times within it, so the data path pays nothing).
-async fn quiet(up: &AtomicU64, down: &AtomicU64, idle: Duration) {
+pub(crate) async fn quiet(up: &AtomicU64, down: &AtomicU64, idle: Duration) {
     const LOOKS: u32 = 8;
     let (mut last, mut still) = (0, 0);
     while still < LOOKS {

@@ -15,7 +15,7 @@ use crate::body::Body;
 use crate::conn::Conn;
 use crate::intent::{Ask, Intent};
 use crate::verdict::{Granted, Permitted};
-use crate::{forward, local, outcome, tunnel};
+use crate::{forward, local, outcome, protocol, tunnel};
 
 /// Answers one request, whatever it is.
 pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
@@ -59,6 +59,8 @@ async fn walk(
     match intent.ask() {
         Ask::Tunnel => tunnel::open(conn, granted, known, started).await,
         Ask::Exchange(exchange) => {
+            let mut exchange = exchange.clone();
+            let body = protocol::read(conn, &generation, &granted, &mut exchange, &parts, body).await?;
             let permitted = Permitted::judge(&generation, granted, exchange)?;
             conn.pool.claim(&caller);
             let asked = forward::Asked { permitted, parts, body, known, started };

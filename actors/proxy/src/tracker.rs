@@ -10,12 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use policy::{Host, RequestFacts, Treatment};
+use policy::{Host, Treatment};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::guard::{HOST_NAME, JudgedAddr, Resolver};
 use crate::intent::Exchange;
+use crate::limits::MAX_JUDGED_BYTES;
 use crate::verdict::Granted;
 
 /// Cheap to clone; all clones are the same tracker.
@@ -26,6 +27,8 @@ struct Inner {
     policy: policy::Store,
     resolver: Resolver,
     places: Arc<Semaphore>,
+    /// Bytes that all judged bodies together may still take.
+    rooms: Arc<Semaphore>,
     capacity: usize,
     live: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
@@ -59,6 +62,7 @@ impl Tracker {
             policy,
             resolver,
             places: Arc::new(Semaphore::new(capacity)),
+            rooms: Arc::new(Semaphore::new(MAX_JUDGED_BYTES)),
             capacity,
             live: Mutex::default(),
             next: AtomicU64::new(0),
@@ -77,6 +81,11 @@ impl Tracker {
     /// A place for one more connection, if there is one.
     pub fn admit(&self) -> Option<Place> {
         Arc::clone(&self.0.places).try_acquire_owned().ok().map(Place)
+    }
+
+    /// Room for one body that is held to be judged; given back when dropped.
+    pub(crate) fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.rooms).try_acquire_many_owned(bytes).ok()
     }
 
     /// Connections open now.
@@ -141,13 +150,7 @@ impl Inner {
             let (destination, caller) = (&entry.granted.destination, &*entry.granted.caller);
             let grant = generation.compiled.connect(destination, caller).ok()?;
             let Some(exchange) = &entry.exchange else { return Some(grant) };
-            let facts = RequestFacts {
-                method: exchange.method.as_str(),
-                path: &exchange.path,
-                query: &exchange.query,
-                websocket: exchange.websocket,
-            };
-            generation.compiled.request(destination, caller, &facts).ok()?;
+            exchange.facts(|facts| generation.compiled.request(destination, caller, facts)).ok()?;
             Some(grant)
         }));
         let Ok(Some(now)) = judged else { return false };

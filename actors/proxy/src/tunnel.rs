@@ -27,6 +27,7 @@ use crate::guard::Connected;
 use crate::intent::Scope;
 use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, RELAY_BUFFER_BYTES, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
+use crate::protocol::websocket;
 use crate::relay::{End, Relayed, relay};
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
@@ -81,21 +82,28 @@ pub(crate) async fn run(conn: &Arc<Conn>, next: Next, remains: Remains<TcpStream
 
 /// Passes WebSocket messages until a side is done or the decision falls.
 async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, remains: Remains<T>) {
-    let Next::WebSocket { upgrade, driver: _driver, live, known } = next else { return };
+    let Next::WebSocket { upgrade, driver: _driver, live, known, judge } = next else { return };
     let started = Instant::now();
     let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
     let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);
     let upstream = hyper_util::rt::TokioIo::new(upstream);
-    let relayed = relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await;
-    finished(conn, known, relayed, started);
+    let (relayed, fault) = match &judge {
+        Some(judge) => websocket::relay(&conn.deps, &known, judge, (agent, upstream), live.revoked()).await,
+        None => (relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await, None),
+    };
+    ended(conn, known, relayed, fault, started);
 }
 
 fn finished(conn: &Conn, known: Known, relayed: Relayed, started: Instant) {
+    ended(conn, known, relayed, None, started);
+}
+
+fn ended(conn: &Conn, known: Known, relayed: Relayed, fault: Option<String>, started: Instant) {
     let journal = &conn.deps.journal;
     metrics::proxy_bytes(Direction::Up, relayed.up);
     metrics::proxy_bytes(Direction::Down, relayed.down);
     let fault = match relayed.end {
-        End::Done => None,
+        End::Done => fault,
         End::Idle => Some("nothing moved for too long".to_owned()),
         End::Stopped => Some("the policy no longer allows it".to_owned()),
     };

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use policy::{Allowed, Caller, Denial, Destination, Generation, Grant, Layer, RequestFacts, Treatment};
+use policy::{Allowed, Caller, Denial, Destination, Generation, Grant, Layer, Treatment};
 
 use crate::answer::Refusal;
 use crate::caller::Judged;
@@ -80,9 +80,9 @@ impl Permitted {
     ///
     /// # Errors
     /// The policy's denial, or a bad request where the entry doesn't take the path's form.
-    pub fn judge(generation: &Generation, granted: Granted, exchange: &Exchange) -> Result<Self, Refusal> {
+    pub fn judge(generation: &Generation, granted: Granted, exchange: Exchange) -> Result<Self, Refusal> {
         let Some(grant) = &granted.grant else {
-            return Ok(Self { granted, exchange: exchange.clone(), allowed: None });
+            return Ok(Self { granted, exchange, allowed: None });
         };
         if exchange.path.has_encoded_slash() && !grant.path_options.allow_encoded_slash {
             return Err(Refusal::BadRequest(
@@ -90,19 +90,16 @@ impl Permitted {
             ));
         }
         // Where no endpoint inspects, the policy lets every request through: the destination was all there is to say.
-        let allowed = generation.compiled.request(
-            &granted.destination,
-            &granted.caller,
-            &RequestFacts {
-                method: exchange.method.as_str(),
-                path: &exchange.path,
-                query: &exchange.query,
-                websocket: exchange.websocket,
-            },
-        )?;
+        let allowed = exchange
+            .facts(|facts| generation.compiled.request(&granted.destination, &granted.caller, facts))?;
         let inspected = matches!(grant.treatment, Treatment::Inspect { .. });
         let allowed = inspected.then_some(allowed);
-        Ok(Self { granted, exchange: exchange.clone(), allowed })
+        Ok(Self { granted, exchange, allowed })
+    }
+
+    /// A message on a WebSocket, which [`crate::protocol::websocket`] judged.
+    pub(crate) fn message(granted: Granted, exchange: Exchange, allowed: Allowed) -> Self {
+        Self { granted, exchange, allowed: Some(allowed) }
     }
 
     /// The policy entry's name, for records.

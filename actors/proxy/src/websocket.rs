@@ -1,7 +1,8 @@
 //! WebSocket handshakes (RFC 6455): the one upgrade that passes, and only after a rule allowed it.
 //!
 //! The upstream's 101 is verified (protocol, `Sec-WebSocket-Accept`) before either side becomes a byte stream; any
-//! other answer is an ordinary response. Messages are not read.
+//! other answer is an ordinary response. Where the handshake was judged by rules, so is each message of the client's:
+//! [`crate::protocol::websocket`].
 
 use std::sync::Arc;
 
@@ -15,8 +16,10 @@ use crate::answer::{Known, Refusal};
 use crate::body::{Body, empty};
 use crate::conn::{Conn, Next};
 use crate::hop;
+use crate::protocol::websocket::Judge;
 use crate::tracker::Live;
 use crate::upstream::Sender;
+use crate::verdict::Permitted;
 
 /// RFC 6455 section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -47,7 +50,7 @@ impl Handshake {
         conn: &Arc<Conn>,
         response: Response<Incoming>,
         live: Live,
-        sender: &Sender,
+        (sender, permitted): (&Sender, &Permitted),
         known: &Known,
     ) -> Result<Response<Body>, Refusal> {
         let headers = response.headers();
@@ -57,6 +60,15 @@ impl Handshake {
             && headers
                 .get(header::SEC_WEBSOCKET_ACCEPT)
                 .is_some_and(|value| value.as_bytes() == self.accept.as_bytes());
+        let judge = permitted
+            .allowed
+            .is_some()
+            .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() });
+        if judge.is_some() && headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(Refusal::Unreachable(
+                "the destination agreed to a WebSocket extension that was not offered".to_owned(),
+            ));
+        }
         if !verified {
             return Err(Refusal::Unreachable(
                 "the destination's WebSocket handshake is not valid".to_owned(),
@@ -67,7 +79,7 @@ impl Handshake {
         self.put_back(&mut headers);
         let upgrade = hyper::upgrade::on(response);
         let (driver, known) = (sender.driver(), known.clone());
-        conn.set_next(Next::WebSocket { upgrade, driver, live, known });
+        conn.set_next(Next::WebSocket { upgrade, driver, live, known, judge });
         let mut answer = Response::new(empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = headers;

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::place::{Clause, Test, methods};
+use super::place::{Clause, Test, known, methods};
 use super::{Compiled, Place, Programs};
+use crate::content::rpc::is_plain_tool;
+use crate::content::{Message, Operation, Part};
+use crate::model::{Bodies, HttpRule, RpcRule, Rule};
 use crate::{Caller, Denial, Destination, Layer, Protocol, RequestFacts};
 
 /// Most programs or ports that a message lists.
@@ -40,6 +43,20 @@ pub enum Difference {
     Path(String),
     /// The rule is for another query.
     Query(String),
+    /// The rule is for other calls of JSON-RPC.
+    Call(String),
+    /// The rule is for other tools.
+    Tool(String),
+    /// The rule is for other arguments or parameters.
+    Arguments(String),
+    /// The rule is for other GraphQL operations.
+    Operation(String),
+    /// The rule is for other root fields.
+    Fields(String),
+    /// The rule is for other messages.
+    Message(String),
+    /// The body or message can't be judged.
+    Unreadable(String),
     /// A deny rule hits it.
     Denied(String),
 }
@@ -58,7 +75,10 @@ impl Difference {
             Self::Method(_) => 6,
             Self::Denied(_) => 5,
             Self::EncodedSlash => 4,
-            Self::Query(_) => 3,
+            Self::Query(_) | Self::Arguments(_) | Self::Fields(_) => 3,
+            Self::Call(_) | Self::Operation(_) => 6,
+            Self::Tool(_) | Self::Message(_) => 5,
+            Self::Unreadable(_) => 7,
         }
     }
 }
@@ -81,6 +101,13 @@ impl fmt::Display for Difference {
             Self::Method(methods) => write!(f, "it allows {methods}"),
             Self::Path(path) => write!(f, "it allows the path {path}"),
             Self::Query(query) => write!(f, "it allows the query {query}"),
+            Self::Call(method) => write!(f, "it allows the calls {method}"),
+            Self::Tool(tool) => write!(f, "it allows the tool {tool}"),
+            Self::Arguments(wanted) => write!(f, "it wants {wanted}"),
+            Self::Operation(wanted) => write!(f, "it allows {wanted}"),
+            Self::Fields(wanted) => write!(f, "it allows the fields {wanted}"),
+            Self::Message(wanted) => write!(f, "it allows messages like {wanted}"),
+            Self::Unreadable(why) => write!(f, "it judges what is sent, and {why}"),
             Self::Denied(rule) => write!(f, "its rule `{rule}` refuses this"),
         }
     }
@@ -172,10 +199,15 @@ impl Compiled {
         clause: &Clause,
         to: &Destination,
         facts: &RequestFacts<'_>,
+        part: Part<'_>,
     ) -> Denial {
+        let what = words(part);
         Denial {
             layer: Layer::L7,
-            detail: format!("{} {}{} is refused by `{}`", facts.method, to.host, facts.path, clause.text),
+            detail: format!(
+                "{what}{} {}{} is refused by `{}`",
+                facts.method, to.host, facts.path, clause.text
+            ),
             policy: Some(place.policy.clone()),
             hint: Some(format!("the rule is at {}", place.origin)),
         }
@@ -187,20 +219,46 @@ impl Compiled {
         to: &Destination,
         caller: &Caller,
         facts: &RequestFacts<'_>,
+        part: Part<'_>,
     ) -> Denial {
-        let granting = self.granting(&to.host, to.port, caller).filter(|place| place.protocol().is_some());
-        let near = granting.map(|place| Self::near_request(place, facts)).min_by_key(Near::weight);
-        let what = if facts.websocket { "the WebSocket handshake " } else { "" };
+        let near = self.nearest_request(to, caller, facts, part);
+        let what = if facts.websocket && matches!(part, Part::Head) {
+            "the WebSocket handshake ".to_owned()
+        } else {
+            words(part)
+        };
+        let place = format!("{} {}{}", facts.method, to.host, facts.path);
+        let detail = match part {
+            Part::Unreadable(why) => format!("{place} can't be judged: {why}"),
+            _ => format!("no rule allows {what}{place}"),
+        };
         Denial {
             layer: Layer::L7,
-            detail: format!("no rule allows {what}{} {}{}", facts.method, to.host, facts.path),
+            detail,
             policy: near.as_ref().map(|near| near.place.policy.clone()),
             hint: near.map(|near| near.words()),
         }
     }
 
+    /// The endpoint and rule that come nearest to letting a part of a request through.
+    pub(crate) fn nearest_request<'p>(
+        &'p self,
+        to: &'p Destination,
+        caller: &'p Caller,
+        facts: &RequestFacts<'_>,
+        part: Part<'_>,
+    ) -> Option<Near<'p>> {
+        let granting = || self.granting(&to.host, to.port, caller).filter(|place| place.protocol().is_some());
+        let bodies = |place: &&Place| place.protocol().is_some_and(Protocol::reads_bodies);
+        let only = granting().any(|place| bodies(&place) && place.serves(facts.path)) && !facts.websocket;
+        granting()
+            .filter(|place| !only || bodies(place))
+            .map(|place| Self::near_request(place, facts, part))
+            .min_by_key(Near::weight)
+    }
+
     /// In what a request differs from those that an endpoint's nearest rule allows.
-    pub(crate) fn near_request<'p>(place: &'p Place, facts: &RequestFacts<'_>) -> Near<'p> {
+    fn near_request<'p>(place: &'p Place, facts: &RequestFacts<'_>, part: Part<'_>) -> Near<'p> {
         let mut own = Vec::new();
         if facts.path.has_encoded_slash() && !place.path_options.allow_encoded_slash {
             own.push(Difference::EncodedSlash);
@@ -210,13 +268,23 @@ impl Compiled {
         }
         match place.protocol() {
             Some(Protocol::Websocket) if !facts.websocket => own.push(Difference::OnlyWebsocket),
-            Some(Protocol::Rest) if facts.websocket => own.push(Difference::NoWebsocket),
+            Some(protocol) if facts.websocket && protocol != Protocol::Websocket => {
+                own.push(Difference::NoWebsocket);
+            }
+            Some(protocol) if protocol.reads_bodies() && matches!(part, Part::Head) => {
+                let wanted = if protocol == Protocol::Mcp { "POST, GET and DELETE" } else { "POST" };
+                own.push(Difference::Method(wanted.to_owned()));
+            }
             _ => {}
         }
-        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts.method, facts.path, facts.query)) {
+        if let Part::Unreadable(why) = part {
+            own.push(Difference::Unreadable(why.to_string()));
+        }
+        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts, part, &place.bodies)) {
             own.push(Difference::Denied(clause.text.to_string()));
         }
-        let rules = place.allow.iter().map(|clause| (clause, rule_differences(clause, facts)));
+        let rules =
+            place.allow.iter().map(|clause| (clause, rule_differences(clause, facts, part, &place.bodies)));
         let weight = |d: &Vec<Difference>| d.iter().map(Difference::weight).sum::<u32>();
         let nearest = rules.min_by_key(|(_, differs)| weight(differs));
         let clause = nearest.as_ref().map(|(clause, _)| clause.text.clone());
@@ -225,30 +293,100 @@ impl Compiled {
     }
 }
 
+/// Most characters of a name of the agent's choosing that a message repeats.
+const MAX_SHOWN: usize = 64;
+
+/// A part in a few words, with a space behind them. Names only: never a value.
+fn words(part: Part<'_>) -> String {
+    let short = |text: &str| -> String {
+        text.chars().take(MAX_SHOWN).map(|c| if c.is_control() { '?' } else { c }).collect()
+    };
+    match part {
+        Part::Head | Part::Unreadable(_) => String::new(),
+        Part::Rpc(Message::Call { method, tool: Some(tool), .. }) => {
+            format!("{} {} by ", short(method), short(tool))
+        }
+        Part::Rpc(Message::Call { method, .. }) => format!("{} by ", short(method)),
+        Part::Rpc(Message::Answer) => "an answer to the server by ".to_owned(),
+        Part::Graphql(Operation::Written(operation)) => format!("{} by ", short(&operation.to_string())),
+        Part::Graphql(Operation::Persisted { id, .. }) => format!("the persisted query {} by ", short(id)),
+        Part::Text(_) => "this message by ".to_owned(),
+        Part::Binary => "a binary message by ".to_owned(),
+    }
+}
+
 /// In what a request differs from those that one rule allows.
-fn rule_differences(clause: &Clause, facts: &RequestFacts<'_>) -> Vec<Difference> {
+fn rule_differences(
+    clause: &Clause,
+    facts: &RequestFacts<'_>,
+    part: Part<'_>,
+    bodies: &Bodies,
+) -> Vec<Difference> {
+    match (&clause.test, part) {
+        (Test::Access(access), Part::Graphql(operation)) => match known(operation, bodies) {
+            Some(operation) if access.covers_operation(operation.kind) => Vec::new(),
+            _ => vec![Difference::Operation(format!("access: {}", access.as_str()))],
+        },
+        (Test::Access(access), _) if !access.covers(facts.method) => {
+            vec![Difference::Method(methods(&clause.test).to_owned())]
+        }
+        (Test::Rule(Rule::Http(rule)), _) => http_differences(clause, rule, facts, part),
+        (Test::Rule(Rule::Rpc(rule)), Part::Rpc(message)) => rpc_differences(rule, message, bodies),
+        (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => match known(operation, bodies) {
+            None => vec![Difference::Operation("registered persisted queries".to_owned())],
+            Some(operation) if !rule.head_matches(operation) => vec![Difference::Operation(rule.to_string())],
+            Some(operation) if !rule.allows(operation) => {
+                let fields: Vec<&str> = rule.fields.iter().map(crate::Glob::as_str).collect();
+                vec![Difference::Fields(fields.join(", "))]
+            }
+            Some(_) => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+fn http_differences(
+    clause: &Clause,
+    rule: &HttpRule,
+    facts: &RequestFacts<'_>,
+    part: Part<'_>,
+) -> Vec<Difference> {
     let mut out = Vec::new();
-    match &clause.test {
-        Test::Access(access) => {
-            if !access.covers(facts.method) {
-                out.push(Difference::Method(methods(&clause.test).to_owned()));
-            }
-        }
-        Test::Rule(rule) => {
-            if !rule.method.covers(facts.method) {
-                out.push(Difference::Method(methods(&clause.test).to_owned()));
-            }
-            if !rule.path.matches(facts.path) {
-                out.push(Difference::Path(rule.path.to_string()));
-            }
-            let bare = crate::Rule { query: Vec::new(), method: crate::Method::Any, path: rule.path.clone() };
-            let whole = crate::Rule { query: rule.query.clone(), ..bare.clone() };
-            let passes = |r: &crate::Rule| r.allows(facts.method, facts.path, facts.query);
-            if passes(&bare) && !passes(&whole) {
-                let text = whole.to_string();
-                out.push(Difference::Query(text.split_once('?').map_or(text.clone(), |(_, q)| q.to_owned())));
-            }
-        }
+    if !rule.method.covers(facts.method) {
+        out.push(Difference::Method(methods(&clause.test).to_owned()));
+    }
+    if !rule.path.matches(facts.path) {
+        out.push(Difference::Path(rule.path.to_string()));
+    } else if !rule.query.iter().all(|matcher| matcher.allows(facts.query)) {
+        let text = HttpRule { text: Vec::new(), json: Vec::new(), ..rule.clone() }.to_string();
+        out.push(Difference::Query(text.split_once('?').map_or(text.clone(), |(_, q)| q.to_owned())));
+    }
+    let says = match part {
+        Part::Text(text) => rule.allows_text(&text),
+        Part::Binary => !rule.reads_messages(),
+        _ => true,
+    };
+    if !says {
+        out.push(Difference::Message(rule.to_string()));
     }
     out
+}
+
+fn rpc_differences(rule: &RpcRule, message: &Message<'_>, bodies: &Bodies) -> Vec<Difference> {
+    let Message::Call { method, tool, .. } = message else { return Vec::new() };
+    if !rule.method.covers(method) {
+        return vec![Difference::Call(rule.to_string())];
+    }
+    if tool.as_ref().is_some_and(|tool| bodies.strict_tool_names && !is_plain_tool(tool)) {
+        return vec![Difference::Tool("[A-Za-z0-9_.-]{1,128} (mcp.strict_tool_names)".to_owned())];
+    }
+    if !rule.tool_matches(message) {
+        let tools: Vec<&str> = rule.tool.iter().map(crate::Glob::as_str).collect();
+        return vec![Difference::Tool(tools.join(", "))];
+    }
+    if rule.allows(message) {
+        return Vec::new();
+    }
+    let wanted: Vec<String> = rule.params.iter().chain(&rule.arguments).map(ToString::to_string).collect();
+    vec![Difference::Arguments(wanted.join(", "))]
 }

@@ -1,8 +1,12 @@
-//! The two decisions: may this program connect there, may this request be sent.
+//! The two decisions: may this program connect there, may this request (and each part of it) be sent.
 
-use super::place::Clause;
-use super::{Compiled, Place};
-use crate::{Allowed, Caller, Denial, Destination, Grant, PathOptions, Protocol, RequestFacts};
+use super::place::{Clause, Test};
+use super::{Compiled, Near, Place};
+use crate::content::{Content, Part, Unreadable};
+use crate::model::Rule;
+use crate::{
+    Allowed, Caller, CanonicalPath, Denial, Destination, Grant, PathOptions, Protocol, RequestFacts,
+};
 
 impl Compiled {
     /// Whether `caller` may connect to `to`, and how the connection is then treated.
@@ -15,8 +19,10 @@ impl Compiled {
     pub fn connect(&self, to: &Destination, caller: &Caller) -> Result<Grant, Denial> {
         let mut chosen: Option<&Place> = None;
         let mut allow_encoded_slash = false;
+        let mut reads_bodies = false;
         for place in self.granting(&to.host, to.port, caller) {
             allow_encoded_slash |= place.path_options.allow_encoded_slash;
+            reads_bodies |= place.protocol().is_some_and(Protocol::reads_bodies);
             let better = match chosen {
                 None => true,
                 Some(old) => old.protocol().is_none() && place.protocol().is_some(),
@@ -32,14 +38,53 @@ impl Compiled {
             treatment: place.treatment,
             addresses: place.addresses.clone(),
             path_options: PathOptions { allow_encoded_slash },
+            reads_bodies,
         })
+    }
+
+    /// What the body of a request is to be read as, and how long it may be: asked where [`Grant::reads_bodies`].
+    ///
+    /// None where no endpoint that serves the path judges bodies, or where they disagree (the request is then refused).
+    #[must_use]
+    pub fn body_of(
+        &self,
+        to: &Destination,
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+    ) -> Option<(Protocol, u32)> {
+        let places = self.granting(&to.host, to.port, caller).filter(|place| place.serves(facts.path));
+        let mut found: Option<(Protocol, u32)> = None;
+        for place in places.filter(|_| !facts.websocket) {
+            let Some(protocol) = place.protocol().filter(|protocol| protocol.reads_bodies()) else {
+                continue;
+            };
+            let max = place.bodies.max_bytes;
+            found = match found {
+                None => Some((protocol, max)),
+                Some((other, least)) if other == protocol => Some((other, least.min(max))),
+                Some(_) => return None,
+            };
+        }
+        found
+    }
+
+    /// Whether some rule asks what a WebSocket's message says as JSON.
+    #[must_use]
+    pub fn reads_json_messages(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> bool {
+        let asks =
+            |clause: &Clause| matches!(&clause.test, Test::Rule(Rule::Http(rule)) if !rule.json.is_empty());
+        self.granting(&to.host, to.port, caller)
+            .filter(|place| place.serves(path))
+            .any(|place| place.allow.iter().chain(&place.deny).any(asks))
     }
 
     /// Whether a request on a granted connection may be sent.
     ///
     /// Every endpoint that grants the connection and serves the path has its say: a deny rule of any of them refuses, an
-    /// allow rule of any of them lets through, else it is refused. With `enforcement: audit` it is let through and
-    /// [`Allowed::audit_only`] says what it would have been refused for. Where no endpoint inspects, everything is let through.
+    /// allow rule of any of them lets through, else it is refused. Where one of them judges bodies, only those that read
+    /// them alike may let through. Of a batch every member is judged, and one that is refused refuses the whole. With
+    /// `enforcement: audit` it is let through and [`Allowed::audit_only`] says what it would have been refused for. Where
+    /// no endpoint inspects, everything is let through.
     ///
     /// # Errors
     /// A [`Denial`] that names the rule that refused it, or the nearest one and what differs.
@@ -49,17 +94,57 @@ impl Compiled {
         caller: &Caller,
         facts: &RequestFacts<'_>,
     ) -> Result<Allowed, Denial> {
+        let one = |part: Part<'_>| self.part(to, caller, facts, part);
+        match facts.content {
+            Content::Unread => one(Part::Head),
+            Content::Rpc(messages) => all(messages.iter().map(Part::Rpc), one),
+            Content::Graphql(operations) => all(operations.iter().map(Part::Graphql), one),
+            Content::Text(text) => one(Part::Text(text)),
+            Content::Binary => one(Part::Binary),
+            Content::Unreadable(why) => one(Part::Unreadable(why)),
+        }
+    }
+
+    /// What comes nearest to letting through the first part that is refused, or would be.
+    pub(crate) fn nearest_part<'p>(
+        &'p self,
+        to: &'p Destination,
+        caller: &'p Caller,
+        facts: &RequestFacts<'_>,
+    ) -> Option<Near<'p>> {
+        let refused = |part: &Part<'_>| match self.part(to, caller, facts, *part) {
+            Ok(allowed) => allowed.audit_only.is_some(),
+            Err(_) => true,
+        };
+        let part = match facts.content {
+            Content::Rpc(messages) => messages.iter().map(Part::Rpc).find(refused),
+            Content::Graphql(operations) => operations.iter().map(Part::Graphql).find(refused),
+            Content::Unread => Some(Part::Head),
+            Content::Text(text) => Some(Part::Text(text)),
+            Content::Binary => Some(Part::Binary),
+            Content::Unreadable(why) => Some(Part::Unreadable(why)),
+        };
+        self.nearest_request(to, caller, facts, part?)
+    }
+
+    fn part(
+        &self,
+        to: &Destination,
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+        part: Part<'_>,
+    ) -> Result<Allowed, Denial> {
         let mut votes = Votes::default();
         for place in self.granting(&to.host, to.port, caller) {
             votes.granted.get_or_insert(place);
             if let Some(protocol) = place.protocol() {
                 votes.inspected = true;
                 if place.serves(facts.path) {
-                    votes.hear(place, protocol, facts);
+                    votes.hear(place, protocol, facts, part);
                 }
             }
         }
-        self.count(&votes, to, caller, facts)
+        self.count(&votes, to, caller, facts, part)
     }
 
     fn count(
@@ -68,23 +153,49 @@ impl Compiled {
         to: &Destination,
         caller: &Caller,
         facts: &RequestFacts<'_>,
+        part: Part<'_>,
     ) -> Result<Allowed, Denial> {
         let Some(granted) = votes.granted else { return Err(self.connection_denial(to, caller)) };
         if !votes.inspected {
             return Ok(allowed(granted, granted.rule.clone(), None));
         }
         if let Some((place, clause)) = votes.refused {
-            return Err(Self::rule_denial(place, clause, to, facts));
+            return Err(Self::rule_denial(place, clause, to, facts, part));
         }
-        let recorded = votes.would_refuse.map(|(place, clause)| Self::rule_denial(place, clause, to, facts));
-        if let Some((place, clause)) = votes.let_through {
+        let recorded =
+            votes.would_refuse.map(|(place, clause)| Self::rule_denial(place, clause, to, facts, part));
+        // Where some endpoint judges bodies, the others don't let through what they didn't read.
+        let slot = if votes.bodies.is_some() { &votes.body } else { &votes.plain };
+        if let Some((place, clause)) = slot.let_through.filter(|_| !votes.disagree) {
             return Ok(allowed(place, clause.text.clone(), recorded));
         }
-        let denial = recorded.unwrap_or_else(|| self.request_denial(to, caller, facts));
-        match votes.silent {
-            Some(place) if votes.all_audit => Ok(allowed(place, place.rule.clone(), Some(denial))),
+        let denial = recorded.unwrap_or_else(|| self.request_denial(to, caller, facts, part));
+        match slot.silent {
+            Some(place) if !slot.enforced && !votes.disagree => {
+                Ok(allowed(place, place.rule.clone(), Some(denial)))
+            }
             _ => Err(denial),
         }
+    }
+}
+
+/// Every member must be let through; what only would be refused is told of the first such.
+fn all<'a>(
+    parts: impl Iterator<Item = Part<'a>>,
+    judge: impl Fn(Part<'_>) -> Result<Allowed, Denial>,
+) -> Result<Allowed, Denial> {
+    let mut first: Option<Allowed> = None;
+    for part in parts {
+        let allowed = judge(part)?;
+        match &mut first {
+            Some(first) if first.audit_only.is_none() && allowed.audit_only.is_some() => *first = allowed,
+            Some(_) => {}
+            None => first = Some(allowed),
+        }
+    }
+    match first {
+        Some(allowed) => Ok(allowed),
+        None => judge(Part::Unreadable(&Unreadable::Batch)),
     }
 }
 
@@ -93,56 +204,75 @@ fn allowed(place: &Place, rule: std::sync::Arc<str>, audit_only: Option<Denial>)
 }
 
 /// What the endpoints of one connection say about one request.
+#[derive(Default)]
 struct Votes<'p> {
     /// The first that grants the connection.
     granted: Option<&'p Place>,
     /// Some endpoint reads requests: then those that relay have no say.
     inspected: bool,
+    /// What some endpoint reads bodies as.
+    bodies: Option<Protocol>,
+    /// Two endpoints read bodies differently.
+    disagree: bool,
     /// A deny rule that is enforced.
     refused: Option<(&'p Place, &'p Clause)>,
     /// A deny rule that is only recorded.
     would_refuse: Option<(&'p Place, &'p Clause)>,
+    /// What the endpoints say that read heads, or messages on a WebSocket.
+    plain: Slot<'p>,
+    /// What those say that read bodies.
+    body: Slot<'p>,
+}
+
+/// What endpoints of one kind say.
+#[derive(Default)]
+struct Slot<'p> {
     /// An allow rule.
     let_through: Option<(&'p Place, &'p Clause)>,
     /// An endpoint for this kind of request that doesn't allow it.
     silent: Option<&'p Place>,
-    /// Every endpoint that doesn't allow it only records.
-    all_audit: bool,
+    /// Some endpoint that doesn't allow it doesn't only record.
+    enforced: bool,
 }
 
-impl Default for Votes<'_> {
-    fn default() -> Self {
-        Self {
-            granted: None,
-            inspected: false,
-            refused: None,
-            would_refuse: None,
-            let_through: None,
-            silent: None,
-            all_audit: true,
+impl<'p> Votes<'p> {
+    fn hear(&mut self, place: &'p Place, protocol: Protocol, facts: &RequestFacts<'_>, part: Part<'_>) {
+        if let Some(clause) = place.deny.iter().find(|c| c.denies(facts, part, &place.bodies)) {
+            let slot = if place.audit { &mut self.would_refuse } else { &mut self.refused };
+            slot.get_or_insert((place, clause));
+        }
+        // A handshake is judged by `websocket` endpoints, every other request by the others; deny rules by all.
+        if (protocol == Protocol::Websocket) != facts.websocket {
+            return;
+        }
+        let slot = if protocol.reads_bodies() {
+            self.disagree |= self.bodies.is_some_and(|other| other != protocol);
+            self.bodies = Some(protocol);
+            &mut self.body
+        } else {
+            &mut self.plain
+        };
+        let allows = |clause: &&Clause| reads(protocol, part) && clause.allows(facts, part, &place.bodies);
+        match place.allow.iter().find(allows) {
+            Some(clause) => {
+                slot.let_through.get_or_insert((place, clause));
+            }
+            None => {
+                slot.silent.get_or_insert(place);
+                slot.enforced |= !place.audit;
+            }
         }
     }
 }
 
-impl<'p> Votes<'p> {
-    fn hear(&mut self, place: &'p Place, protocol: Protocol, facts: &RequestFacts<'_>) {
-        let RequestFacts { method, path, query, .. } = *facts;
-        if let Some(clause) = place.deny.iter().find(|c| c.denies(method, path, query)) {
-            let slot = if place.audit { &mut self.would_refuse } else { &mut self.refused };
-            slot.get_or_insert((place, clause));
-        }
-        // A handshake is judged by `websocket` endpoints, every other request by `rest` ones; deny rules by both.
-        if (protocol == Protocol::Websocket) != facts.websocket {
-            return;
-        }
-        match place.allow.iter().find(|c| c.allows(method, path, query)) {
-            Some(clause) => {
-                self.let_through.get_or_insert((place, clause));
-            }
-            None => {
-                self.silent.get_or_insert(place);
-                self.all_audit &= place.audit;
-            }
-        }
+/// Whether a part is something that an endpoint's protocol has.
+fn reads(protocol: Protocol, part: Part<'_>) -> bool {
+    match part {
+        Part::Head => matches!(protocol, Protocol::Rest | Protocol::Websocket | Protocol::Mcp),
+        Part::Rpc(crate::content::Message::Answer) => protocol == Protocol::Mcp,
+        Part::Rpc(_) => matches!(protocol, Protocol::Mcp | Protocol::JsonRpc),
+        Part::Graphql(_) => protocol == Protocol::Graphql,
+        Part::Text(_) | Part::Binary => protocol == Protocol::Websocket,
+        Part::Unreadable(_) => false,
     }
 }

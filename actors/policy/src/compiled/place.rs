@@ -3,8 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::{Access, Binary, Endpoint, Entry, HostPattern, Method, Origin, PathPattern, Rule};
-use crate::{AddressRule, Caller, CanonicalPath, Executable, Host, PathOptions, Protocol, Query, Treatment};
+use crate::content::rpc::is_plain_tool;
+use crate::content::{Message, Operation, Part, Selected};
+use crate::model::{
+    Access, Binary, Bodies, Endpoint, Entry, HostPattern, HttpRule, Method, Origin, PathPattern, RpcRule,
+    Rule,
+};
+use crate::{
+    AddressRule, Caller, CanonicalPath, Executable, Host, PathOptions, Protocol, RequestFacts, Treatment,
+};
 
 /// An endpoint with the programs that may use it.
 #[derive(Debug)]
@@ -20,6 +27,7 @@ pub(crate) struct Place {
     pub(crate) deny: Box<[Clause]>,
     pub(crate) addresses: AddressRule,
     pub(crate) path_options: PathOptions,
+    pub(crate) bodies: Bodies,
     pub(crate) programs: Arc<Programs>,
     pub(crate) origin: Origin,
 }
@@ -38,17 +46,69 @@ pub(crate) enum Test {
 }
 
 impl Clause {
-    pub(crate) fn allows(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
-        match &self.test {
-            Test::Access(access) => access.covers(method),
-            Test::Rule(rule) => rule.allows(method, path, query),
+    /// Whether it lets one part of a request through, as far as `bodies` says what is behind a hash.
+    pub(crate) fn allows(&self, facts: &RequestFacts<'_>, part: Part<'_>, bodies: &Bodies) -> bool {
+        let (method, path, query) = (facts.method, facts.path, facts.query);
+        match (&self.test, part) {
+            (Test::Access(access), Part::Graphql(operation)) => {
+                known(operation, bodies).is_some_and(|operation| access.covers_operation(operation.kind))
+            }
+            (Test::Access(access), Part::Head | Part::Text(_) | Part::Binary) => access.covers(method),
+            (Test::Rule(Rule::Http(rule)), Part::Head) => {
+                !rule.reads_messages() && rule.allows(method, path, query)
+            }
+            (Test::Rule(Rule::Http(rule)), Part::Text(text)) => {
+                rule.allows(method, path, query) && rule.allows_text(&text)
+            }
+            (Test::Rule(Rule::Http(rule)), Part::Binary) => {
+                !rule.reads_messages() && rule.allows(method, path, query)
+            }
+            // MCP's stream of what the server says, and the end of a session: they hold no message of the client's.
+            (Test::Rule(Rule::Rpc(_)), Part::Head) => matches!(method, "GET" | "DELETE"),
+            (Test::Rule(Rule::Rpc(rule)), Part::Rpc(message)) => {
+                let odd_tool = |name: &str| bodies.strict_tool_names && !is_plain_tool(name);
+                match message {
+                    Message::Call { tool: Some(tool), .. } if odd_tool(tool) => false,
+                    Message::Call { .. } => rule.allows(message),
+                    Message::Answer => bodies.client_responses,
+                }
+            }
+            (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => {
+                known(operation, bodies).is_some_and(|operation| rule.allows(operation))
+            }
+            _ => false,
         }
     }
 
-    pub(crate) fn denies(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
-        match &self.test {
-            Test::Access(_) => false,
-            Test::Rule(rule) => rule.denies(method, path, query),
+    /// Whether it refuses one part of a request.
+    pub(crate) fn denies(&self, facts: &RequestFacts<'_>, part: Part<'_>, bodies: &Bodies) -> bool {
+        match (&self.test, part) {
+            (Test::Rule(Rule::Http(rule)), part) => {
+                rule.denies(facts.method, facts.path, facts.query)
+                    && match part {
+                        Part::Text(text) => rule.denies_text(&text),
+                        // What a binary message says can't be told.
+                        Part::Binary => true,
+                        _ => !rule.reads_messages(),
+                    }
+            }
+            (Test::Rule(Rule::Rpc(rule)), Part::Rpc(message)) => rule.denies(message),
+            (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => {
+                known(operation, bodies).is_none_or(|operation| rule.denies(operation))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What an operation is known to be: written, or registered under its hash or id.
+pub(crate) fn known<'o>(operation: &'o Operation<'_>, bodies: &'o Bodies) -> Option<&'o Selected> {
+    match operation {
+        Operation::Written(selected) => Some(selected),
+        Operation::Persisted { id, name } => {
+            let selected = bodies.persisted.as_ref()?.get(id.as_str())?;
+            let named = name.is_none() || selected.name.is_none() || selected.name.as_deref() == *name;
+            named.then_some(selected)
         }
     }
 }
@@ -67,6 +127,9 @@ impl Place {
             });
         }
         allow.extend(endpoint.rules.iter().map(|rule| clause("allow", rule)));
+        if endpoint.bodies.known_mcp_methods && endpoint.rules.is_empty() {
+            allow.push(clause("allow", &Rule::Rpc(RpcRule::profile())));
+        }
         Self {
             policy: entry.name.clone(),
             rule: endpoint.describe().into(),
@@ -82,6 +145,7 @@ impl Place {
                 exact_host: matches!(endpoint.host, Some(HostPattern::Exact(_))),
             },
             path_options: PathOptions { allow_encoded_slash: endpoint.allow_encoded_slash },
+            bodies: endpoint.bodies.clone(),
             programs,
             origin: endpoint.origin.clone(),
         }
@@ -182,8 +246,7 @@ pub(crate) fn methods(test: &Test) -> &str {
     match test {
         Test::Access(Access::ReadOnly) => "GET, HEAD and OPTIONS",
         Test::Access(Access::ReadWrite) => "GET, HEAD, OPTIONS, POST, PUT and PATCH",
-        Test::Access(Access::Full) => "every method",
-        Test::Rule(Rule { method: Method::Named(name), .. }) => name,
-        Test::Rule(Rule { method: Method::Any, .. }) => "every method",
+        Test::Rule(Rule::Http(HttpRule { method: Method::Named(name), .. })) => name,
+        Test::Rule(_) | Test::Access(Access::Full) => "every method",
     }
 }

@@ -38,8 +38,11 @@ fn ask(compiled: &Compiled, place: &str, chain: &[&str], request: &str) -> Resul
     let query = Query::parse(query).unwrap();
     let websocket = method == "WS";
     let method = if websocket { "GET" } else { method };
-    let allowed =
-        compiled.request(&to, &caller, &RequestFacts { method, path: &path, query: &query, websocket })?;
+    let allowed = compiled.request(
+        &to,
+        &caller,
+        &RequestFacts { method, path: &path, query: &query, websocket, content: crate::Content::Unread },
+    )?;
     Ok(match allowed.audit_only {
         Some(denial) => format!("audit: {}", denial.detail),
         None => format!("{}: {}", allowed.policy, allowed.rule),

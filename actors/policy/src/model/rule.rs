@@ -1,16 +1,22 @@
-//! One rule about requests: methods, path, query. And the presets that stand for several.
+//! One rule about requests: methods, path, query, and a WebSocket's messages. And the presets that stand for several.
 
 use std::fmt;
 
+use super::argument::JsonMatcher;
+use super::body_rule::{GraphqlRule, RpcRule, list};
+use crate::content::{OperationKind, Text};
 use crate::path::{hex_digit, push_escape, stands_raw};
 use crate::{CanonicalPath, Glob, GlobError, Query};
+
+/// The client's messages on a `websocket` endpoint, in the place of a method.
+pub const WEBSOCKET_TEXT: &str = "WEBSOCKET_TEXT";
 
 /// The `access` presets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
     /// GET, HEAD, OPTIONS.
     ReadOnly,
-    /// The above, and POST, PUT, PATCH.
+    /// The above, and POST, PUT, PATCH, and a WebSocket's messages.
     ReadWrite,
     /// Any method.
     Full,
@@ -27,12 +33,24 @@ impl Access {
         }
     }
 
+    /// Whether it covers a kind of GraphQL operation.
+    #[must_use]
+    pub fn covers_operation(self, kind: OperationKind) -> bool {
+        match self {
+            Self::ReadOnly => kind == OperationKind::Query,
+            Self::ReadWrite => kind != OperationKind::Subscription,
+            Self::Full => true,
+        }
+    }
+
     /// Whether it covers a method.
     #[must_use]
     pub fn covers(self, method: &str) -> bool {
         match self {
             Self::ReadOnly => matches!(method, "GET" | "HEAD" | "OPTIONS"),
-            Self::ReadWrite => matches!(method, "GET" | "HEAD" | "OPTIONS" | "POST" | "PUT" | "PATCH"),
+            Self::ReadWrite => {
+                matches!(method, "GET" | "HEAD" | "OPTIONS" | "POST" | "PUT" | "PATCH" | WEBSOCKET_TEXT)
+            }
             Self::Full => true,
         }
     }
@@ -192,29 +210,58 @@ pub struct QueryMatcher {
 }
 
 impl QueryMatcher {
+    /// Whether the parameter is there and every one of its values matches.
+    #[must_use]
+    pub(crate) fn allows(&self, query: &Query) -> bool {
+        query.every(&self.name, |value| self.value(value))
+    }
+
     fn value(&self, value: &str) -> bool {
         self.any.iter().any(|glob| glob.matches(value))
     }
 }
 
-/// One rule of `rules` or `deny_rules`.
+/// One rule of `rules` or `deny_rules`: which kind it is, the endpoint's protocol says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
+pub enum Rule {
+    /// `rest` and `websocket`.
+    Http(HttpRule),
+    /// `mcp` and `json-rpc`.
+    Rpc(RpcRule),
+    /// `graphql`.
+    Graphql(GraphqlRule),
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(rule) => write!(f, "{rule}"),
+            Self::Rpc(rule) => write!(f, "{rule}"),
+            Self::Graphql(rule) => write!(f, "{rule}"),
+        }
+    }
+}
+
+/// A rule of a `rest` or `websocket` endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpRule {
     /// Which methods.
     pub method: Method,
     /// Which paths.
     pub path: PathPattern,
     /// Which query; empty is any.
     pub query: Vec<QueryMatcher>,
+    /// Which messages on a WebSocket, as text; empty is any.
+    pub text: Vec<Glob>,
+    /// What must stand in a message on a WebSocket that is JSON; empty is any message.
+    pub json: Vec<JsonMatcher>,
 }
 
-impl Rule {
+impl HttpRule {
     /// Whether the rule, as an allow rule, covers a request: every value of every named parameter must match.
     #[must_use]
     pub fn allows(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
-        self.method.covers(method)
-            && self.path.matches(path)
-            && self.query.iter().all(|m| query.every(&m.name, |v| m.value(v)))
+        self.method.covers(method) && self.path.matches(path) && self.query.iter().all(|m| m.allows(query))
     }
 
     /// Whether the rule, as a deny rule, hits a request: one value of each named parameter that matches is enough.
@@ -224,14 +271,43 @@ impl Rule {
             && self.path.matches(path)
             && self.query.iter().all(|m| query.any(&m.name, |v| m.value(v)))
     }
+
+    /// Whether the rule asks what a message says.
+    #[must_use]
+    pub fn reads_messages(&self) -> bool {
+        !self.text.is_empty() || !self.json.is_empty()
+    }
+
+    /// Whether the rule, as an allow rule, covers a text message.
+    #[must_use]
+    pub fn allows_text(&self, message: &Text<'_>) -> bool {
+        (self.text.is_empty() || self.text.iter().any(|glob| glob.matches(message.text)))
+            && (self.json.is_empty()
+                || message.json.is_some_and(|value| self.json.iter().all(|matcher| matcher.allows(value))))
+    }
+
+    /// Whether the rule, as a deny rule, hits a text message. One that we can't read as JSON could be anything to others.
+    #[must_use]
+    pub fn denies_text(&self, message: &Text<'_>) -> bool {
+        (self.text.is_empty() || self.text.iter().any(|glob| glob.matches(message.text)))
+            && (self.json.is_empty()
+                || message.json.is_none_or(|value| self.json.iter().all(|matcher| matcher.denies(value))))
+    }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for HttpRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.path)?;
         for (index, matcher) in self.query.iter().enumerate() {
             let values: Vec<&str> = matcher.any.iter().map(Glob::as_str).collect();
             write!(f, "{}{}={}", if index == 0 { "?" } else { "&" }, matcher.name, values.join("|"))?;
+        }
+        if !self.text.is_empty() {
+            let texts: Vec<&str> = self.text.iter().map(Glob::as_str).collect();
+            write!(f, " text {}", texts.join("|"))?;
+        }
+        if !self.json.is_empty() {
+            write!(f, " json {}", list(&self.json))?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::body_rules::Speaks;
 use super::{Fields, Reader};
 use crate::fields::{self, Kind};
 use crate::model::{Access, Endpoint, HostPattern, PathPattern, is_inference_local};
@@ -43,8 +44,10 @@ impl Reader<'_> {
         let tls_skip = self.tls(fields.get("tls"));
         let audit = self.word(fields.get("enforcement"), &fields::ENDPOINT, "enforcement") == Some("audit");
         let access = self.access(fields.get("access"));
-        let rules = self.allow_rules(fields.get("rules"), protocol.flatten());
-        let deny_rules = self.deny_rules(fields.get("deny_rules"), protocol.flatten());
+        let bodies = self.bodies(&fields, protocol.flatten());
+        let speaks = Speaks { protocol: protocol.flatten(), known_mcp_methods: bodies.known_mcp_methods };
+        let rules = self.allow_rules(fields.get("rules"), speaks);
+        let deny_rules = self.deny_rules(fields.get("deny_rules"), speaks);
         let allowed_ips = self.each(fields.get("allowed_ips"), Self::range);
         let allow_encoded_slash = self.boolean(fields.get("allow_encoded_slash")).unwrap_or(false);
 
@@ -61,6 +64,7 @@ impl Reader<'_> {
             deny_rules,
             allowed_ips,
             allow_encoded_slash,
+            bodies,
             origin: self.origin(node.span.clone()),
         };
         self.check_endpoint(node, &fields, &endpoint);
@@ -182,12 +186,10 @@ impl Reader<'_> {
         match self.word(Some(node), &fields::ENDPOINT, "protocol")? {
             "rest" => Some(Some(Protocol::Rest)),
             "websocket" => Some(Some(Protocol::Websocket)),
-            "tcp" => Some(None),
-            other => {
-                self.error(node, format!("`protocol: {other}` isn't supported yet")).help =
-                    Some("until it is, `protocol: rest` can judge its requests by method and path".into());
-                None
-            }
+            "graphql" => Some(Some(Protocol::Graphql)),
+            "mcp" => Some(Some(Protocol::Mcp)),
+            "json-rpc" => Some(Some(Protocol::JsonRpc)),
+            _ => Some(None),
         }
     }
 
@@ -273,13 +275,23 @@ impl Reader<'_> {
             )
             .help = Some("take one of them out".into());
         }
-        if fields.get("access").is_none() && fields.get("rules").is_none() {
+        let profile = endpoint.bodies.known_mcp_methods;
+        if fields.get("access").is_none() && fields.get("rules").is_none() && !profile {
             let message = format!("`protocol: {}` needs `rules` or `access`", protocol.as_str());
             self.error(fields.get("protocol").unwrap_or(node), message).help =
                 Some("without either, every request would be refused".into());
         }
-        if protocol == Protocol::Websocket {
-            self.check_messages(node, fields, endpoint);
+        if matches!(protocol, Protocol::Mcp | Protocol::JsonRpc) {
+            if let Some(node) = fields.get("access") {
+                self.error(
+                    node,
+                    format!("`access` can't say which calls of `{}` are meant", protocol.as_str()),
+                )
+                .help = Some(
+                    "write `rules`; on `mcp`, `mcp.allow_all_known_mcp_methods: true` stands for all".into(),
+                );
+            }
+            self.check_mcp(node, fields, endpoint);
         }
     }
 
@@ -292,8 +304,14 @@ impl Reader<'_> {
             self.error(path, "`path` needs `protocol`: without it no path is seen").help =
                 Some("add `protocol: rest`".into());
         }
+        let tcp = fields.get("protocol").is_some();
         for name in ["rules", "access"] {
-            if let Some(node) = fields.get(name) {
+            if let Some(node) = fields.get(name).filter(|_| tcp) {
+                self.error(
+                    node,
+                    format!("`{name}` has nothing to judge on `protocol: tcp`: bytes are relayed"),
+                );
+            } else if let Some(node) = fields.get(name) {
                 self.warning(
                     node,
                     format!("`{name}` without `protocol` judges nothing: bytes are relayed"),
@@ -306,7 +324,8 @@ impl Reader<'_> {
             self.warning(node, "`enforcement: audit` without `protocol` changes nothing");
         }
         let http = endpoint.ports.iter().any(|port| HTTP_PORTS.contains(port));
-        let said = endpoint.tls_skip || fields.get("rules").is_some() || fields.get("access").is_some();
+        let said =
+            tcp || endpoint.tls_skip || fields.get("rules").is_some() || fields.get("access").is_some();
         if http && !said {
             self.warning(
                 node,

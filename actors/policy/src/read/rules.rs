@@ -1,39 +1,39 @@
 //! `rules` and `deny_rules`.
 
+use super::body_rules::Speaks;
 use super::{Fields, Reader};
 use crate::fields;
-use crate::model::{Access, Endpoint, Method, PathPattern, QueryMatcher, Rule};
+use crate::model::{HttpRule, Method, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT};
 use crate::yaml::{Node, Value};
 use crate::{Glob, Protocol};
 
-/// The client's messages on a `websocket` endpoint, in the place of a method.
-const WEBSOCKET_TEXT: &str = "WEBSOCKET_TEXT";
 /// Longest method accepted; registered ones have at most 17 letters.
 const MAX_METHOD_BYTES: usize = 32;
 
 impl Reader<'_> {
-    pub(super) fn allow_rules(&mut self, node: Option<&Node>, protocol: Option<Protocol>) -> Vec<Rule> {
+    pub(super) fn allow_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Rule> {
         self.empty(node, "rules", "take it out, or write `access`");
         self.each(node, |reader, item| {
             let fields = reader.object(item, &fields::ALLOW)?;
-            reader.rule(fields.get("allow")?, protocol)
+            reader.rule(fields.get("allow")?, speaks, false)
         })
     }
 
-    pub(super) fn deny_rules(&mut self, node: Option<&Node>, protocol: Option<Protocol>) -> Vec<Rule> {
+    pub(super) fn deny_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Rule> {
         self.empty(node, "deny_rules", "take it out");
         self.each(node, |reader, item| {
-            let rule = reader.rule(item, protocol)?;
-            if crosses_elsewhere(rule.path.as_str()) {
-                reader
-                    .warning(item, format!("`{}` denies within one segment for each `*`", rule.path))
-                    .help = Some("OpenShell lets `*` cross `/`; write `**` where that was meant".into());
+            let rule = reader.rule(item, speaks, true)?;
+            if let Rule::Http(HttpRule { path, .. }) = &rule
+                && crosses_elsewhere(path.as_str())
+            {
+                reader.warning(item, format!("`{path}` denies within one segment for each `*`")).help =
+                    Some("OpenShell lets `*` cross `/`; write `**` where that was meant".into());
             }
             Some(rule)
         })
     }
 
-    fn empty(&mut self, node: Option<&Node>, name: &str, help: &str) {
+    pub(super) fn empty(&mut self, node: Option<&Node>, name: &str, help: &str) {
         if let Some(node) = node
             && matches!(&node.value, Value::List(items) if items.is_empty())
         {
@@ -41,12 +41,43 @@ impl Reader<'_> {
         }
     }
 
-    fn rule(&mut self, node: &Node, protocol: Option<Protocol>) -> Option<Rule> {
+    fn rule(&mut self, node: &Node, speaks: Speaks, deny: bool) -> Option<Rule> {
+        match speaks.protocol {
+            Some(Protocol::Graphql) => self.graphql_rule(node).map(Rule::Graphql),
+            Some(Protocol::Mcp | Protocol::JsonRpc) => self.rpc_rule(node, speaks, deny).map(Rule::Rpc),
+            _ => self.http_rule(node, speaks.protocol).map(Rule::Http),
+        }
+    }
+
+    fn http_rule(&mut self, node: &Node, protocol: Option<Protocol>) -> Option<HttpRule> {
+        if protocol == Some(Protocol::Websocket)
+            && let Value::Map(pairs) = &node.value
+            && pairs.iter().any(|(key, _)| matches!(&key.value, Value::Text(key) if key == "operation_type"))
+        {
+            self.error(node, "GraphQL over WebSocket isn't supported yet").help = Some(
+                "GraphQL over HTTP is (`protocol: graphql`); messages can be judged by `text` or `json`"
+                    .into(),
+            );
+            return None;
+        }
         let fields = self.object(node, &fields::RULE)?;
         let method = fields.get("method").map(|n| self.method(n, protocol));
         let path = fields.get("path").map(|n| self.rule_path(n));
         let query = self.query(fields.get("query"));
-        Some(Rule { method: method??, path: path??, query })
+        let text = self.patterns(fields.get("text"));
+        let json = self.json_matchers(fields.get("json"));
+        let (method, path) = (method??, path??);
+        for name in ["text", "json"] {
+            if let Some(node) = fields.get(name)
+                && !matches!(&method, Method::Named(method) if &**method == WEBSOCKET_TEXT)
+            {
+                self.error(
+                    node,
+                    format!("`{name}` is for `method: WEBSOCKET_TEXT` of a `websocket` endpoint"),
+                );
+            }
+        }
+        Some(HttpRule { method, path, query, text: text?, json: json? })
     }
 
     fn method(&mut self, node: &Node, protocol: Option<Protocol>) -> Option<Method> {
@@ -110,18 +141,24 @@ impl Reader<'_> {
                 self.error(key, format!("`{name}` is there twice"));
                 continue;
             }
-            let any = match &value.value {
-                Value::Map(_) => match self.object(value, &fields::MATCHER) {
-                    Some(fields) => self.alternatives(&fields),
-                    None => continue,
-                },
-                _ => self.value_pattern(value).into_iter().collect(),
-            };
-            if !any.is_empty() {
+            if let Some(any) = self.patterns(Some(value)) {
                 out.push(QueryMatcher { name: name.into(), any });
             }
         }
         out
+    }
+
+    /// A pattern, or `{ any: [patterns] }`. None if it is there and can't be read: a matcher must not become none.
+    pub(super) fn patterns(&mut self, node: Option<&Node>) -> Option<Vec<Glob>> {
+        let Some(node) = node else { return Some(Vec::new()) };
+        let any = match &node.value {
+            Value::Map(_) => {
+                let fields = self.object(node, &fields::MATCHER)?;
+                self.alternatives(&fields)
+            }
+            _ => self.value_pattern(node).into_iter().collect(),
+        };
+        (!any.is_empty()).then_some(any)
     }
 
     fn alternatives(&mut self, fields: &Fields<'_>) -> Vec<Glob> {
@@ -130,7 +167,7 @@ impl Reader<'_> {
         self.each(node, Self::value_pattern)
     }
 
-    fn value_pattern(&mut self, node: &Node) -> Option<Glob> {
+    pub(super) fn value_pattern(&mut self, node: &Node) -> Option<Glob> {
         let text = self.loose_text(node)?;
         match Glob::path(&text) {
             Ok(glob) => Some(glob),
@@ -140,40 +177,6 @@ impl Reader<'_> {
             }
         }
     }
-
-    /// A `websocket` endpoint whose rules would hold back messages: those aren't read yet, so it would let through what
-    /// it says it refuses.
-    pub(super) fn check_messages(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
-        const HELP: &str = "until messages are judged, allow `WEBSOCKET_TEXT` wherever `GET` is allowed, or `access: read-write`";
-        if endpoint.access == Some(Access::ReadOnly) {
-            let node = fields.get("access").unwrap_or(node);
-            self.error(
-                node,
-                "`access: read-only` would hold back WebSocket messages, which isn't supported yet",
-            )
-            .help = Some(HELP.into());
-        }
-        let messages = |rule: &&Rule| rule.method.covers(WEBSOCKET_TEXT);
-        let open = endpoint.rules.iter().filter(|rule| rule.method.covers("GET")).all(|handshake| {
-            endpoint.rules.iter().filter(messages).any(|m| m.query.is_empty() && same_or_all(m, handshake))
-        });
-        if !open {
-            let node = fields.get("rules").unwrap_or(node);
-            self.error(node, "these rules would hold back WebSocket messages, which isn't supported yet")
-                .help = Some(HELP.into());
-        }
-        let names_messages = |rule: &Rule| matches!(&rule.method, Method::Named(m) if &**m == WEBSOCKET_TEXT);
-        if endpoint.deny_rules.iter().any(names_messages) {
-            let node = fields.get("deny_rules").unwrap_or(node);
-            self.error(node, "denying `WEBSOCKET_TEXT` isn't supported yet").help =
-                Some("deny the handshake (`GET`) on that path instead".into());
-        }
-    }
-}
-
-/// Whether a rule for messages covers all that a rule for the handshake covers.
-fn same_or_all(messages: &Rule, handshake: &Rule) -> bool {
-    messages.path.is_everything() || messages.path == handshake.path
 }
 
 /// Whether a pattern holds a lone `*`, which elsewhere crosses segments.

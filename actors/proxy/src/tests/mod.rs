@@ -6,4 +6,5 @@ pub(crate) mod bed;
 mod bodies;
 mod exchanges;
 mod live;
+mod protocols;
 mod tunnels;
