@@ -356,7 +356,7 @@ pub(crate) mod tests {
         let pattern = format!("/{}b", "**/a*/".repeat(50));
         let text = "/aaaa".repeat(1600);
         assert!(!matches(&pattern, &text));
-        assert!(started.elapsed().as_secs() < 5, "took {:?}", started.elapsed());
+        assert!(started.elapsed().as_secs() < 60, "took {:?}", started.elapsed());
     }
 
     proptest! {

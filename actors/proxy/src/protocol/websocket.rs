@@ -547,8 +547,8 @@ mod tests {
             }
             assert!(ended, "{bytes:?}");
         }
-        let mut inbox = Inbox::default();
-        inbox.raw = frame(0x01, b"").into_iter().chain(frame(0x00, b"").repeat(MAX_MESSAGE_FRAMES)).collect();
+        let raw = [frame(0x01, b""), frame(0x00, b"").repeat(MAX_MESSAGE_FRAMES)].concat();
+        let mut inbox = Inbox { raw, ..Inbox::default() };
         assert!(inbox.next().is_err());
     }
 
