@@ -242,7 +242,7 @@ pub enum PolicyCommand {
     #[command(after_help = "Examples:\n  cofferdam policy explain --preset github --binary /usr/bin/gh \
         GET https://api.github.com/user\n  cofferdam policy explain --policy policy.yaml --binary /usr/bin/node \
         --mcp-tool search --arg q=x https://mcp.example.com/mcp")]
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Say what changes between two policies
     #[command(after_help = "Example:\n  cofferdam policy diff old.yaml new.yaml")]
     Diff {

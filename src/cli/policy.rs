@@ -17,7 +17,7 @@ use crate::state::Root;
 pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
     match command {
         PolicyCommand::Check { files, json } => check(&files, json),
-        PolicyCommand::Explain(args) => explain(args),
+        PolicyCommand::Explain(args) => explain(*args),
         PolicyCommand::Diff { a, b, json } => diff(&a, &b, json),
         PolicyCommand::Show(args) => show(root, &args),
         PolicyCommand::Set { name, file, restart_agents, json } => {
