@@ -20,7 +20,9 @@ mod workspace;
 
 use cgroup::{Cgroup, CgroupError};
 
-use crate::plan::{CagePlan, Enforcement, Ids, PlanError};
+use crate::init::Outside;
+use crate::isolation::namespaces::Namespaces;
+use crate::plan::{CagePlan, Control, Enforcement, Ids, PlanError};
 use crate::sys;
 use crate::sys::process::Cloned;
 use std::ffi::CString;
@@ -115,7 +117,8 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     plan.check()?;
     require_single_thread()?;
     let workspace = workspace::detached(plan)?;
-    let (cgroup, missing) = match Cgroup::make(&plan.name, &plan.limits) {
+    let namespaces = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
+    let (cgroup, missing) = match make_cgroup(plan) {
         Ok(cgroup) => (cgroup, None),
         Err(error) if plan.enforcement == Enforcement::BestEffort => (None, Some(error.to_string())),
         Err(error) => return Err(error.into()),
@@ -125,13 +128,13 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     sys::process::prctl(libc::PR_SET_DUMPABLE, 1).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
     let cloned = {
         let _as_gateway = AsGateway::enter(plan.ids).map_err(system("becoming the gateway user"))?;
-        sys::process::clone(NAMESPACES)
+        sys::process::clone(wanted_namespaces(plan))
         // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
     };
     match cloned.map_err(LaunchError::Namespaces)? {
         Cloned::Child => {
             drop(ours);
-            crate::init::begin(plan, channel, theirs, workspace, missing)
+            crate::init::begin(plan, channel, theirs, Outside { workspace, no_cgroup: missing, namespaces })
         }
         Cloned::Parent { pid, pidfd } => {
             drop((channel, theirs, workspace));
@@ -150,6 +153,19 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
                 }
             }
         }
+    }
+}
+
+/// All but what a test leaves out.
+fn wanted_namespaces(plan: &CagePlan) -> libc::c_int {
+    if plan.sabotaged(Control::Namespaces) { NAMESPACES & !libc::CLONE_NEWCGROUP } else { NAMESPACES }
+}
+
+fn make_cgroup(plan: &CagePlan) -> Result<Option<Cgroup>, CgroupError> {
+    if plan.sabotaged(Control::Cgroup) {
+        Err(CgroupError::NotUnified)
+    } else {
+        Cgroup::make(&plan.name, &plan.limits)
     }
 }
 

@@ -5,6 +5,7 @@
 //! launch      the heart's side: clone init, write its id maps, exec the supervisor
 //! init        pid 1 of the sandbox: builds the cage, forks agents, reaps, makes sockets inside
 //! isolation   one file a control: mounts, proc, devices, user, capabilities, Landlock, seccomp, limits, terminal
+//! control     the controls by name: what the proof, doctor, status and metrics share
 //! probe       the proof: what must fail fails, what must work works, tried in the agent's place
 //! own         what heart, init and supervisor take from themselves once they have started
 //! doctor      what this machine can enforce, each tried for real
@@ -19,6 +20,7 @@
 
 pub mod actor;
 pub mod client;
+pub mod control;
 pub mod credential_files;
 pub mod doctor;
 pub mod environment;

@@ -3,6 +3,7 @@
 //! A plan holds no secret, no closure and no descriptor (descriptors travel beside it); it is written once by the
 //! command line, checked by [`CagePlan::check`], and never changes while a sandbox lives.
 
+pub use crate::control::Control;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -114,51 +115,6 @@ pub struct RunFile {
     pub bytes: Vec<u8>,
 }
 
-/// A control that a test may switch off, to see that the proof notices.
-///
-/// It only ever makes a sandbox fail to start: the proof runs all the same, and under `strict` refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each variant is the control's own name")]
-pub enum Control {
-    Landlock,
-    Seccomp,
-    Capabilities,
-    NoNewPrivileges,
-    ReadOnlyMounts,
-    MaskedProc,
-    Rlimits,
-    User,
-    Network,
-    Cgroup,
-    ControllingTerminal,
-}
-
-impl Control {
-    /// Lower-case name for metrics, status and messages: a closed set.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Landlock => "landlock",
-            Self::Seccomp => "seccomp",
-            Self::Capabilities => "capabilities",
-            Self::NoNewPrivileges => "no_new_privs",
-            Self::ReadOnlyMounts => "read_only_mounts",
-            Self::MaskedProc => "masked_proc",
-            Self::Rlimits => "rlimits",
-            Self::User => "user",
-            Self::Network => "network",
-            Self::Cgroup => "cgroup",
-            Self::ControllingTerminal => "controlling_terminal",
-        }
-    }
-}
-
-impl std::fmt::Display for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// Landlock's TCP rules. Without them the network namespace alone is the wall: it has nothing but the loopback, and
 /// agents do run servers of their own on ports that nobody can list beforehand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +149,8 @@ pub struct CagePlan {
     /// A bounding set that isn't empty refuses the start even under best effort
     /// ([`REQUIRE_CAP_DROP`](crate::isolation::capabilities::REQUIRE_CAP_DROP)).
     pub require_cap_drop: bool,
-    /// Controls broken on purpose (tests).
+    /// Controls left out on purpose, so that a test sees the proof notice. A release build ignores it: see
+    /// [`CagePlan::sabotaged`].
     pub sabotage: Vec<Control>,
 }
 
@@ -223,6 +180,12 @@ const NEVER_SHOWN: &[&str] = &["/", "/proc", "/sys", "/dev", "/run", "/boot"];
 const NEVER_SHOWN_BELOW: &[&str] =
     &["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"];
 
+/// Whether a real place is one of those that no policy may show.
+pub(crate) fn is_never_shown(real: &Path) -> bool {
+    NEVER_SHOWN.iter().any(|never| real == Path::new(never))
+        || NEVER_SHOWN_BELOW.iter().any(|never| real.starts_with(never))
+}
+
 impl CagePlan {
     /// A plan with the defaults: no paths, no listeners, strict.
     #[must_use]
@@ -242,10 +205,11 @@ impl CagePlan {
         }
     }
 
-    /// Whether a control is to be left out (tests only).
+    /// Whether a control is to be left out. Never in a release build: what a test needs must not be what an attacker
+    /// or a typing error can use.
     #[must_use]
     pub fn sabotaged(&self, control: Control) -> bool {
-        self.sabotage.contains(&control)
+        cfg!(debug_assertions) && self.sabotage.contains(&control)
     }
 
     /// Checks what can be checked without touching the system.
@@ -278,7 +242,7 @@ impl CagePlan {
         {
             require_plain(&rule.path)?;
             let provided = crate::isolation::is_provided(&rule.path);
-            if (!provided && NEVER_SHOWN.iter().any(|never| rule.path == Path::new(never)))
+            if (!provided && is_never_shown(&rule.path))
                 || NEVER_SHOWN_BELOW.iter().any(|never| rule.path.starts_with(never))
                 || (writable && rule.path == Path::new("/"))
             {

@@ -1,8 +1,8 @@
 //! What every child does to itself between fork and exec, in this order and no other.
 //!
-//! Order is the design: limits while they may still be set; the bounding set and securebits while CAP_SETPCAP is
-//! there; the user while CAP_SETUID is; then no capability at all, read back; then no_new_privs, Landlock, and last
-//! seccomp, which forbids most of what came before.
+//! Order is the design: limits while they may still be set; the first capabilities, with which cages are broken, and the
+//! securebits; the user while CAP_SETUID is there, and with it every other capability; then all of that read back; then
+//! no_new_privs, Landlock, and last seccomp, which forbids most of what came before.
 
 use crate::isolation::landlock::Rules;
 use crate::isolation::seccomp::Filter;
@@ -33,11 +33,11 @@ impl Confinement {
             ids: plan.ids,
             limits: plan.limits,
             require_cap_drop: plan.require_cap_drop || plan.enforcement == Enforcement::Strict,
-            sabotage: plan.sabotage.clone(),
+            sabotage: Control::ALL.iter().copied().filter(|control| plan.sabotaged(*control)).collect(),
         }
     }
 
-    fn skips(&self, control: Control) -> bool {
+    pub(crate) fn skips(&self, control: Control) -> bool {
         self.sabotage.contains(&control)
     }
 
@@ -52,31 +52,50 @@ impl Confinement {
         if !self.skips(Control::Rlimits) {
             limits::apply(&self.limits).map_err(at("rlimits"))?;
         }
-        if !self.skips(Control::Capabilities) {
-            capabilities::empty_bounding().map_err(at("bounding set"))?;
-            capabilities::lock_securebits().map_err(at("securebits"))?;
+        self.drop_capabilities_and_user()?;
+        if !self.skips(Control::Dumpable) {
+            // Until exec, which sets it again: nobody traces the child while it is half confined.
+            sys::process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(at("dumpable"))?;
         }
-        if !self.skips(Control::User) {
-            user::become_agent(self.ids).map_err(at("user"))?;
-        }
-        if !self.skips(Control::Capabilities) {
-            capabilities::clear_sets().map_err(at("capabilities"))?;
-            let left = capabilities::remaining().map_err(at("capabilities"))?;
-            if !left.is_empty() && self.require_cap_drop {
-                return Err(("capabilities", io::Error::other(format!("left: {}", left.join(", ")))));
-            }
-            if !self.skips(Control::User) {
-                user::verify(self.ids).map_err(at("user"))?;
-            }
+        if self.skips(Control::NoNewPrivileges) {
+            // The kernel lets nobody without it be confined by the two that follow, and loading a filter would set it.
+            return Ok(());
         }
         sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at("no_new_privs"))?;
-        // Until exec, which sets it again: nobody traces the child while it is half confined.
-        sys::process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(at("dumpable"))?;
         if let Some(rules) = &self.rules {
             rules.restrict().map_err(at("landlock"))?;
         }
         if let Some(filter) = &self.filter {
             filter.load().map_err(|error| ("seccomp", io::Error::other(error)))?;
+        }
+        Ok(())
+    }
+
+    fn drop_capabilities_and_user(&self) -> Result<(), StepError> {
+        let at = |step: &'static str| move |error: io::Error| (step, error);
+        if !self.skips(Control::BoundingSet) {
+            capabilities::drop_at_start().map_err(at("bounding_set"))?;
+        }
+        if self.skips(Control::Securebits) {
+            // Without them the change of user takes CAP_SETPCAP away.
+            capabilities::drop_with_user().map_err(at("bounding_set"))?;
+        } else {
+            capabilities::lock_securebits().map_err(at("securebits"))?;
+        }
+        if !self.skips(Control::User) {
+            user::become_agent(self.ids).map_err(at("user"))?;
+        }
+        if !self.skips(Control::BoundingSet) {
+            capabilities::drop_with_user().map_err(at("bounding_set"))?;
+        }
+        if !self.skips(Control::Capabilities) {
+            capabilities::clear_sets().map_err(at("capabilities"))?;
+        }
+        if self.require_cap_drop {
+            capabilities::verify().map_err(at("capabilities"))?;
+        }
+        if !self.skips(Control::User) && !self.skips(Control::Capabilities) {
+            user::verify(self.ids).map_err(at("user"))?;
         }
         Ok(())
     }

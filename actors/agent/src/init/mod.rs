@@ -18,11 +18,13 @@ pub(crate) use confine::Confinement;
 pub(crate) use spawn::enter_session;
 
 use crate::isolation::landlock::{self, LandlockError, Rules};
-use crate::isolation::network;
+use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
 use crate::isolation::seccomp::Filter;
+use crate::isolation::{network, sabotage};
 use crate::own;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
+use crate::probe::{Fault, Scene};
 use crate::protocol::{CageFailure, CageReport, Missing};
 use crate::sys;
 use crate::wire::Wire;
@@ -33,16 +35,20 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// What the heart gives init beside the plan.
+#[derive(Debug)]
+pub(crate) struct Outside {
+    /// The workspace's mount, when rooted.
+    pub(crate) workspace: Option<OwnedFd>,
+    /// Why limits that were asked for aren't there (best effort).
+    pub(crate) no_cgroup: Option<String>,
+    /// The heart's namespaces, none of which may be the sandbox's.
+    pub(crate) namespaces: Namespaces,
+}
+
 /// The first instruction, called by [`crate::launch::clone_init`] in the child; `sync` is its end of the handshake.
-/// `no_cgroup` says why limits that were asked for aren't there (best effort).
-pub(crate) fn begin(
-    plan: &CagePlan,
-    channel: OwnedFd,
-    sync: OwnedFd,
-    workspace: Option<OwnedFd>,
-    no_cgroup: Option<String>,
-) -> ! {
-    let life = std::panic::AssertUnwindSafe(|| live(plan, channel, sync, workspace, no_cgroup));
+pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> ! {
+    let life = std::panic::AssertUnwindSafe(|| live(plan, channel, sync, outside));
     // A panic must not unwind into the heart's frames below us.
     let code = match std::panic::catch_unwind(life) {
         Ok(Ok(())) => 0,
@@ -51,22 +57,16 @@ pub(crate) fn begin(
     sys::process::exit_now(code)
 }
 
-fn live(
-    plan: &CagePlan,
-    channel: OwnedFd,
-    sync: OwnedFd,
-    workspace: Option<OwnedFd>,
-    no_cgroup: Option<String>,
-) -> Result<(), ()> {
+fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> Result<(), ()> {
     let started = Instant::now();
-    if let Err(error) = tie_to_heart(plan, &channel, &sync, workspace.as_ref()) {
+    if let Err(error) = tie_to_heart(plan, &channel, &sync, outside.workspace.as_ref()) {
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
         return Err(());
     }
     sys::socket::send(sync.as_fd(), b"r", &[]).map_err(drop)?;
     drop(sync);
     let wire = Wire::new(channel).map_err(drop)?;
-    match build(plan, workspace, no_cgroup, started) {
+    match build(plan, outside, started) {
         Ok(cage) => serve::serve(&wire, cage),
         Err(failure) => serve::refuse(&wire, &failure),
     }
@@ -94,7 +94,7 @@ fn tie_to_heart(
     }
     // Again: the change of ids has cleared it. The heart is alive still, or the answer below fails.
     sys::process::die_with_parent(libc::SIGKILL)?;
-    sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    sys::process::prctl(libc::PR_SET_DUMPABLE, plan.sabotaged(Control::Dumpable).into())?;
     let mut keep = vec![channel.as_raw_fd(), sync.as_raw_fd()];
     keep.extend(workspace.map(AsRawFd::as_raw_fd));
     sys::fd::close_from(3, &keep)?;
@@ -119,12 +119,7 @@ pub(crate) struct Cage {
     pub(crate) writable: Vec<PathBuf>,
 }
 
-fn build(
-    plan: &CagePlan,
-    workspace: Option<OwnedFd>,
-    no_cgroup: Option<String>,
-    started: Instant,
-) -> Result<Cage, CageFailure> {
+fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let step = |name: &'static str| {
@@ -132,7 +127,7 @@ fn build(
     };
     nix::unistd::sethostname(&plan.name).map_err(|e| step("setting the host name")(e.into()))?;
     let mut missing = Missed { strict: plan.enforcement == Enforcement::Strict, list: Vec::new() };
-    if let Some(why) = no_cgroup {
+    if let Some(why) = outside.no_cgroup {
         missing.note(Control::Cgroup, why)?;
     }
     if !plan.sabotaged(Control::Network) {
@@ -153,16 +148,10 @@ fn build(
             }
         }
     }
-    let built = Collection::collect(plan, workspace).and_then(|all| all.build(plan)).map_err(failed)?;
+    let built =
+        Collection::collect(plan, outside.workspace).and_then(|all| all.build(plan)).map_err(failed)?;
     let rules = make_rules(plan, &mut missing)?;
-    let filter = if plan.sabotaged(Control::Seccomp) {
-        None
-    } else {
-        match Filter::compile() {
-            Ok(filter) => Some(filter),
-            Err(error) => missing.note(Control::Seccomp, error.to_string()).map(|()| None)?,
-        }
-    };
+    let filter = make_filter(plan, &mut missing)?;
     let landlock_abi = if rules.is_some() { landlock::abi_version() } else { 0 };
     let mut cage = Cage {
         confinement: Confinement::new(plan, rules, filter),
@@ -175,7 +164,7 @@ fn build(
     // Nothing runs yet; what can't be secured now is seen again on the beat.
     let _ = crate::credential_files::secure(crate::plan::WORKSPACE.as_ref());
     cage.report.build_micros = micros(started);
-    prove(plan, &mut cage, &mut missing)?;
+    prove(plan, &mut cage, &built.shown, &built.writable, &outside.namespaces, &mut missing)?;
     cage.report.missing = missing.list;
     // Last: the proof must have failed where an agent's own controls are missing, whatever it would inherit from us.
     own::settle(own::Role::Init)
@@ -184,10 +173,21 @@ fn build(
 }
 
 /// Runs the probe under the cage's confinement and judges its answers.
-fn prove(plan: &CagePlan, cage: &mut Cage, missing: &mut Missed) -> Result<(), CageFailure> {
+fn prove(
+    plan: &CagePlan,
+    cage: &mut Cage,
+    shown: &[PathBuf],
+    writable: &[PathBuf],
+    outside: &Namespaces,
+    missing: &mut Missed,
+) -> Result<(), CageFailure> {
     let started = Instant::now();
-    let checks = crate::probe::run(plan, &cage.confinement)
-        .map_err(|error| failed(Failed { step: "running the probe".into(), source: error, mend: None }))?;
+    let scene = Scene { plan, confinement: &cage.confinement, shown, writable, outside };
+    let checks = crate::probe::run(&scene).map_err(|fault| match fault {
+        // No child could be confined, so none may run, whatever the enforcement.
+        Fault::Unconfined(why) => CageFailure::Unproven(vec![why]),
+        Fault::System(source) => failed(Failed { step: "running the probe".into(), source, mend: None }),
+    })?;
     let wrong: Vec<_> = checks.iter().filter(|check| !check.right).collect();
     if !wrong.is_empty() && missing.strict {
         return Err(CageFailure::Unproven(wrong.iter().map(|check| crate::probe::sentence(check)).collect()));
@@ -201,6 +201,10 @@ fn prove(plan: &CagePlan, cage: &mut Cage, missing: &mut Missed) -> Result<(), C
 }
 
 fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, CageFailure> {
+    // Asked by itself: what the policy names must be there even where there is no Landlock to say so.
+    if let Some(path) = landlock::missing_path(plan) {
+        return Err(CageFailure::MissingPath(path.display().to_string()));
+    }
     if plan.sabotaged(Control::Landlock) {
         return Ok(None);
     }
@@ -211,6 +215,23 @@ fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, Ca
     }
 }
 
+fn make_filter(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Filter>, CageFailure> {
+    if plan.sabotaged(Control::Seccomp) {
+        return Ok(None);
+    }
+    if !sys::process::seccomp_available() {
+        let why = "this kernel has no system call filters (CONFIG_SECCOMP_FILTER)";
+        return missing.note(Control::Seccomp, why.to_owned()).map(|()| None);
+    }
+    match Filter::compile() {
+        Ok(mut filter) => {
+            sabotage::weaken(&mut filter, plan);
+            Ok(Some(filter))
+        }
+        Err(error) => missing.note(Control::Seccomp, error.to_string()).map(|()| None),
+    }
+}
+
 /// Controls that this kernel lacks: an error under strict, a list under best effort.
 struct Missed {
     strict: bool,
@@ -218,11 +239,18 @@ struct Missed {
 }
 
 impl Missed {
+    /// One entry a control: what else is found wrong with it is added to the reason.
     fn note(&mut self, control: Control, why: String) -> Result<(), CageFailure> {
         if self.strict {
             return Err(CageFailure::Missing { control, why });
         }
-        self.list.push(Missing { control, why });
+        match self.list.iter_mut().find(|missing| missing.control == control) {
+            Some(missing) => {
+                missing.why.push_str("; ");
+                missing.why.push_str(&why);
+            }
+            None => self.list.push(Missing { control, why }),
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::confine::{Confinement, StepError};
 use crate::isolation::terminal::{self, Terminal};
-use crate::plan::AGENT_ID;
+use crate::plan::{AGENT_ID, Control};
 use crate::protocol::{MAX_SPAWN_SPEC, Refusal, SpawnSpec, Stdio};
 use crate::sys;
 use crate::sys::process::Cloned;
@@ -126,7 +126,7 @@ fn run(confinement: &Confinement, program: &Program, streams: &Streams, report: 
 /// Own session, streams in place, everything else closed, then the confinement. Shared with the probe.
 fn prepare(confinement: &Confinement, streams: &Streams, report: BorrowedFd<'_>) -> Result<(), StepError> {
     let keep: Vec<i32> = confinement.descriptors().into_iter().chain([report.as_raw_fd()]).collect();
-    enter_session(&keep, |number| streams.of(number))?;
+    enter_session(confinement, &keep, |number| streams.of(number))?;
     if let Streams::Terminal(_) = streams {
         // By number: the original is closed by now.
         terminal::control(std::io::stdin().as_fd()).map_err(|e| ("terminal", e))?;
@@ -136,11 +136,14 @@ fn prepare(confinement: &Confinement, streams: &Streams, report: BorrowedFd<'_>)
 
 /// The part that the probe shares: session, signals, descriptors, umask.
 pub(crate) fn enter_session<'fd>(
+    confinement: &Confinement,
     keep: &[i32],
     stream: impl Fn(usize) -> BorrowedFd<'fd>,
 ) -> Result<(), StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
-    nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
+    if !confinement.skips(Control::Session) {
+        nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
+    }
     sys::process::reset_signals().map_err(at("signals"))?;
     // Lifted first: a given stream may itself sit at 0, 1 or 2.
     let lifted: Vec<OwnedFd> = (0..3)
@@ -150,7 +153,9 @@ pub(crate) fn enter_session<'fd>(
     for (number, fd) in (0..).zip(&lifted) {
         sys::fd::place_at(fd.as_fd(), number).map_err(at("streams"))?;
     }
-    sys::fd::close_from(3, keep).map_err(at("descriptors"))?;
+    if !confinement.skips(Control::Descriptors) {
+        sys::fd::close_from(3, keep).map_err(at("descriptors"))?;
+    }
     // Their numbers are closed already.
     std::mem::forget(lifted);
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));

@@ -1,10 +1,14 @@
 //! Capabilities: none, in no set, for good, and read back to be sure (capabilities(7)).
+//!
+//! Two stages. Before the change of user those go with which cages are broken; with it the rest, the ones that the
+//! change itself needs among them. What is not there isn't dropped, so on a machine that gives little this is cheap.
 
 use crate::sys;
-use caps::{CapSet, Capability};
+use crate::sys::capabilities::Triple;
+use caps::Capability;
 use std::io;
 
-/// Dropped from the bounding set first, by name: the ones with which a cage is broken.
+/// Dropped from the bounding set first: the ones with which a cage is broken.
 pub const DROPPED_AT_START: &[Capability] = &[
     Capability::CAP_SYS_ADMIN,
     Capability::CAP_SYS_PTRACE,
@@ -18,8 +22,20 @@ pub const DROPPED_AT_START: &[Capability] = &[
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// Set to `1` (or implied by strict enforcement), a bounding set that isn't empty refuses the start.
+/// Dropped with the change of user, which needs some of them; every other that the kernel knows goes with them.
+pub const DROPPED_WITH_USER: &[Capability] = &[
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_FOWNER,
+    Capability::CAP_CHOWN,
+    Capability::CAP_KILL,
+];
+
+/// Set to `1` (or implied by strict enforcement), a set that isn't empty refuses the start.
 pub const REQUIRE_CAP_DROP: &str = "COFFERDAM_REQUIRE_CAP_DROP";
+
+/// The kernel keeps capabilities as bits of a 64-bit word.
+const BITS: u32 = 64;
 
 /// linux/securebits.h: each of these, locked. Root gets no capability by being root, a change of user keeps none,
 /// none can be made ambient.
@@ -31,28 +47,137 @@ const SECUREBITS: libc::c_ulong = {
     NOROOT | NO_SETUID_FIXUP | KEEP_CAPS_LOCKED | NO_CAP_AMBIENT_RAISE
 };
 
-fn fault(error: &caps::errors::CapsError) -> io::Error {
-    let last = io::Error::last_os_error();
-    if last.raw_os_error().is_some_and(|code| code != 0) { last } else { io::Error::other(error.to_string()) }
+/// Every set of this process, as the kernel gives it: one bit a capability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// Checked by the kernel.
+    pub effective: u64,
+    /// May become effective.
+    pub permitted: u64,
+    /// Kept over exec by files that say so.
+    pub inheritable: u64,
+    /// Kept over exec by any file.
+    pub ambient: u64,
+    /// The most that exec can give.
+    pub bounding: u64,
+    /// linux/securebits.h.
+    pub securebits: u32,
 }
 
-/// Empties the bounding set: the named ones, then every other that the kernel knows. Needs CAP_SETPCAP.
+impl Sets {
+    /// Asks the kernel: one capget(2), and one prctl(2) for each capability it knows.
+    ///
+    /// # Errors
+    /// When the kernel can't be asked, which is as bad as a capability left.
+    pub fn read() -> io::Result<Self> {
+        let Triple { effective, permitted, inheritable } = sys::capabilities::read()?;
+        let mut sets = Self { effective, permitted, inheritable, ..Self::default() };
+        for number in 0..BITS {
+            match holds(libc::PR_CAPBSET_READ, number, 0)? {
+                // No capability has this number, and none a higher one.
+                None => break,
+                Some(true) => sets.bounding |= 1 << number,
+                Some(false) => {}
+            }
+            if holds(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as u32, number)? == Some(true) {
+                sets.ambient |= 1 << number;
+            }
+        }
+        sets.securebits = sys::process::prctl(libc::PR_GET_SECUREBITS, 0)?.cast_unsigned();
+        Ok(sets)
+    }
+
+    /// What must not be there, by set and name; empty when all is well. The securebits are [another
+    /// question](Self::is_locked).
+    #[must_use]
+    pub fn left(&self) -> Vec<String> {
+        [
+            ("effective", self.effective),
+            ("permitted", self.permitted),
+            ("inheritable", self.inheritable),
+            ("ambient", self.ambient),
+            ("bounding", self.bounding),
+        ]
+        .into_iter()
+        .filter(|(_, bits)| *bits != 0)
+        .map(|(set, bits)| format!("{set}: {}", names(bits)))
+        .collect()
+    }
+
+    /// Whether the four sets of the process itself are empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.effective | self.permitted | self.inheritable | self.ambient == 0
+    }
+
+    /// Whether the securebits are set and locked.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        libc::c_ulong::from(self.securebits) & SECUREBITS == SECUREBITS
+    }
+}
+
+/// `None` where the kernel knows no such capability.
+fn holds(option: libc::c_int, first: u32, second: u32) -> io::Result<Option<bool>> {
+    match sys::process::prctl2(option, first.into(), second.into()) {
+        Ok(answer) => Ok(Some(answer == 1)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// As capabilities(7) spells them; one newer than our table by its number.
+fn names(bits: u64) -> String {
+    (0..BITS)
+        .filter(|number| bits & (1 << number) != 0)
+        .map(|number| {
+            caps::all()
+                .into_iter()
+                .find(|known| u32::from(known.index()) == number)
+                .map_or_else(|| format!("capability {number}"), |known| known.to_string().to_lowercase())
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The first stage, before the change of user. Needs CAP_SETPCAP, as the second does.
+///
+/// # Errors
+/// The kernel's.
+pub fn drop_at_start() -> io::Result<()> {
+    DROPPED_AT_START.iter().try_for_each(|capability| drop_bounding(u32::from(capability.index())).map(drop))
+}
+
+/// The second stage, with the change of user: whatever is left of the bounding set.
+///
+/// # Errors
+/// The kernel's.
+pub fn drop_with_user() -> io::Result<()> {
+    // By number, so that one newer than our table goes too.
+    for number in 0..BITS {
+        if !drop_bounding(number)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Both stages at once: for the supervisor, whose user changes right after.
 ///
 /// # Errors
 /// The kernel's.
 pub fn empty_bounding() -> io::Result<()> {
-    for capability in DROPPED_AT_START {
-        caps::drop(None, CapSet::Bounding, *capability).map_err(|e| fault(&e))?;
+    drop_at_start()?;
+    drop_with_user()
+}
+
+/// Drops one that is there; false when the kernel knows no such capability.
+fn drop_bounding(number: u32) -> io::Result<bool> {
+    match holds(libc::PR_CAPBSET_READ, number, 0)? {
+        None => Ok(false),
+        Some(false) => Ok(true),
+        Some(true) => sys::process::prctl(libc::PR_CAPBSET_DROP, number.into()).map(|_| true),
     }
-    // By number, so that one newer than the `caps` crate goes too; EINVAL is the kernel's "no more".
-    for number in 0..64 {
-        match sys::process::prctl(libc::PR_CAPBSET_DROP, number) {
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Locks the securebits. Needs CAP_SETPCAP, hence before [`clear_sets`].
@@ -68,28 +193,70 @@ pub fn lock_securebits() -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn clear_sets() -> io::Result<()> {
-    caps::clear(None, CapSet::Ambient).map_err(|e| fault(&e))?;
-    caps::clear(None, CapSet::Inheritable).map_err(|e| fault(&e))?;
-    caps::clear(None, CapSet::Effective).map_err(|e| fault(&e))?;
-    caps::clear(None, CapSet::Permitted).map_err(|e| fault(&e))
+    sys::process::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
+    sys::capabilities::clear()
 }
 
-/// What is left, read back from the kernel; empty when all is well.
+/// Refuses, naming what stayed, unless every set is empty and the securebits are locked.
 ///
 /// # Errors
-/// When the kernel can't be asked, which is as bad as a capability left.
-pub fn remaining() -> io::Result<Vec<String>> {
-    let mut left = Vec::new();
-    for (set, name) in [
-        (CapSet::Effective, "effective"),
-        (CapSet::Permitted, "permitted"),
-        (CapSet::Inheritable, "inheritable"),
-        (CapSet::Ambient, "ambient"),
-        (CapSet::Bounding, "bounding"),
-    ] {
-        for capability in caps::read(None, set).map_err(|e| fault(&e))? {
-            left.push(format!("{name} {capability}"));
-        }
+/// The list of what is left, or the kernel's.
+pub fn verify() -> io::Result<()> {
+    let sets = Sets::read()?;
+    let mut left = sets.left();
+    if !sets.is_locked() {
+        left.push(format!("securebits: {:#x} instead of {SECUREBITS:#x}", sets.securebits));
     }
-    Ok(left)
+    if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("left {}", left.join("; ")))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_proc_says() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = |key: &str| {
+            let text = status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+            u64::from_str_radix(text, 16).unwrap()
+        };
+        let sets = Sets::read().unwrap();
+        assert_eq!(sets.effective, line("CapEff:"));
+        assert_eq!(sets.permitted, line("CapPrm:"));
+        assert_eq!(sets.inheritable, line("CapInh:"));
+        assert_eq!(sets.ambient, line("CapAmb:"));
+        assert_eq!(sets.bounding, line("CapBnd:"));
+    }
+
+    #[test]
+    fn every_set_is_named_with_what_is_in_it() {
+        let all = Sets {
+            effective: 1,
+            permitted: 1 << 21,
+            inheritable: 1 << 63,
+            ambient: 2,
+            bounding: 0b11,
+            securebits: 0,
+        };
+        assert_eq!(
+            all.left(),
+            [
+                "effective: cap_chown",
+                "permitted: cap_sys_admin",
+                "inheritable: capability 63",
+                "ambient: cap_dac_override",
+                "bounding: cap_chown cap_dac_override"
+            ]
+        );
+        assert!(!all.is_empty() && !all.is_locked());
+        assert!(Sets::default().left().is_empty());
+        assert!(Sets { securebits: 0xef, ..Sets::default() }.is_locked());
+    }
+
+    #[test]
+    fn the_stages_share_nothing_and_the_first_is_the_dangerous_one() {
+        assert!(DROPPED_AT_START.iter().all(|capability| !DROPPED_WITH_USER.contains(capability)));
+        assert!(DROPPED_AT_START.contains(&Capability::CAP_SYS_ADMIN));
+    }
 }

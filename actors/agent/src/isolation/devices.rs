@@ -1,6 +1,7 @@
 //! `/dev`: six harmless devices, pseudo-terminals and shared memory of the sandbox's own, nothing else.
 
 use super::root::{Failed, at, attach, make_dir, make_file};
+use crate::plan::{CagePlan, Control};
 use crate::sys;
 use crate::sys::mount::Attributes;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +21,31 @@ const LINKS: &[(&str, &str)] = &[
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
+/// Names in `/dev` that are neither devices, links nor mounts of ours.
+const DIRECTORIES: &[&str] = &["/dev/pts", "/dev/shm"];
+
+/// What is in `/dev` and isn't ours.
+///
+/// # Errors
+/// When it can't be listed.
+pub(crate) fn strangers() -> std::io::Result<Vec<String>> {
+    let ours: Vec<&str> = DEVICES
+        .iter()
+        .chain(DIRECTORIES)
+        .chain(super::masks::COVERS)
+        .copied()
+        .chain(LINKS.iter().map(|(_, link)| *link))
+        .collect();
+    let mut strangers = Vec::new();
+    for entry in std::fs::read_dir("/dev")? {
+        let path = entry?.path();
+        if !ours.iter().any(|own| path == Path::new(own)) {
+            strangers.push(path.display().to_string());
+        }
+    }
+    Ok(strangers)
+}
+
 #[derive(Debug)]
 pub(super) struct Collected {
     devices: Vec<(&'static str, OwnedFd)>,
@@ -34,7 +60,9 @@ impl Collected {
         for path in DEVICES {
             match sys::mount::clone_tree(Path::new(path)) {
                 Ok(mount) => {
-                    sys::mount::set_attributes(mount.as_fd(), safe, false).map_err(at(*path))?;
+                    // Read-only is about the node (its mode, its times); what it does for whoever opens it stays.
+                    sys::mount::set_attributes(mount.as_fd(), safe.and(Attributes::READ_ONLY), false)
+                        .map_err(at(*path))?;
                     devices.push((*path, mount));
                 }
                 Err(_) if OPTIONAL.contains(path) => {}
@@ -54,8 +82,11 @@ impl Collected {
         Ok(Self { devices, terminals, shared_memory })
     }
 
-    pub(super) fn build(&self, root: BorrowedFd<'_>) -> Result<(), Failed> {
+    pub(super) fn build(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<(), Failed> {
         make_dir(Path::new("/dev"), 0o755)?;
+        if plan.sabotaged(Control::Devices) {
+            make_file(Path::new("/dev/mem"), &[])?;
+        }
         for (path, mount) in &self.devices {
             make_file(Path::new(path), &[])?;
             attach(root, mount.as_fd(), path)?;

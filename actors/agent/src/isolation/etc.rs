@@ -3,49 +3,51 @@
 //! Nothing that holds a secret (shadow, ssh, private keys) or tells of other users is ever here, and what the policy
 //! names below `/etc` in addition is bound by name.
 
+use super::paths::Modes;
 use super::root::{Failed, at, attach, make_dir, make_file, make_parent};
-use crate::plan::{AGENT_ID, CA_BUNDLE, CagePlan, INFERENCE_ADDRESS, RUN_DIR, WORKSPACE};
+use crate::plan::{AGENT_ID, CA_BUNDLE, CagePlan, Control, INFERENCE_ADDRESS, RUN_DIR, WORKSPACE};
 use crate::sys;
 use crate::sys::mount::Attributes;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Bound from the host where it has them: caches, tables and runtime settings, no secrets.
-pub const BOUND: &[&str] = &[
-    "alternatives",
-    "bash.bashrc",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "crypto-policies",
-    "debian_version",
-    "fonts",
-    "gai.conf",
-    "inputrc",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "locale.conf",
-    "localtime",
-    "lsb-release",
-    "magic",
-    "mime.types",
-    "nodejs",
-    "os-release",
-    "pki/ca-trust",
-    "pki/tls/certs",
-    "pki/tls/openssl.cnf",
-    "profile",
-    "protocols",
-    "rpc",
-    "services",
-    "shells",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
-    "timezone",
+/// Bound from the host where it has them, each with the reason: caches, tables and settings that programs read to run.
+/// What a shell runs at its start (`profile`, `bash.bashrc`) is the operator's, and isn't here.
+pub const BOUND: &[(&str, &str)] = &[
+    ("alternatives", "links from /usr to the version of a program in use (Debian, Fedora)"),
+    ("ca-certificates", "where Arch keeps trusted roots"),
+    ("ca-certificates.conf", "which roots Debian trusts, read by update tools"),
+    ("crypto-policies", "OpenSSL's and GnuTLS's settings on Fedora: they don't start without"),
+    ("debian_version", "how programs tell the distribution"),
+    ("fonts", "fontconfig: browsers and document tools"),
+    ("gai.conf", "getaddrinfo's order of addresses"),
+    ("inputrc", "readline's keys"),
+    ("ld.so.cache", "the loader: without it every start searches directories"),
+    ("ld.so.conf", "the loader, where the cache is older"),
+    ("ld.so.conf.d", "the same"),
+    ("locale.conf", "the system's locale"),
+    ("localtime", "the time zone"),
+    ("lsb-release", "how programs tell the distribution"),
+    ("magic", "file(1)"),
+    ("mime.types", "names of content types: Python, web servers"),
+    ("networks", "getnetent(3)"),
+    ("nodejs", "Debian's Node reads its paths there"),
+    ("os-release", "how programs tell the distribution"),
+    ("pki/ca-trust", "where Fedora keeps trusted roots"),
+    ("pki/tls/certs", "the same"),
+    ("pki/tls/openssl.cnf", "OpenSSL's settings on Fedora"),
+    ("protocols", "getprotobyname(3)"),
+    ("rpc", "getrpcbyname(3)"),
+    ("services", "getservbyname(3)"),
+    ("shells", "which shells there are: tmux, chsh"),
+    ("ssl/certs", "where Debian keeps trusted roots"),
+    ("ssl/openssl.cnf", "OpenSSL's settings"),
+    ("terminfo", "terminals: curses"),
+    ("timezone", "the time zone's name"),
 ];
-/// Bound by the beginning of their names: versions differ.
-const BOUND_PREFIXES: &[&str] = &["java", "python", "perl"];
+/// Bound by the beginning of their names, since versions differ: settings of runtimes that they don't start without.
+pub const BOUND_PREFIXES: &[&str] = &["java", "python", "perl"];
 
 /// Where distributions keep the bundle of trusted roots: each that exists is covered by ours.
 pub const SYSTEM_BUNDLES: &[&str] = &[
@@ -63,36 +65,49 @@ const DEFAULT_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const MAX_BUNDLE: u64 = 8 << 20;
 
 #[derive(Debug)]
+struct Bound {
+    path: PathBuf,
+    directory: bool,
+    writable: bool,
+    mount: OwnedFd,
+}
+
+#[derive(Debug)]
 pub(super) struct Collected {
-    bound: Vec<(PathBuf, bool, OwnedFd)>,
+    bound: Vec<Bound>,
     links: Vec<(PathBuf, PathBuf)>,
     bundle: Vec<u8>,
 }
 
 impl Collected {
     /// Opens what is there. What can't be opened isn't shown: nothing here is a control.
-    pub(super) fn collect(plan: &CagePlan, attributes: Attributes) -> Self {
+    pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Self {
         let mut collected = Self { bound: Vec::new(), links: Vec::new(), bundle: read_host_bundle() };
-        let mut names: Vec<PathBuf> = BOUND.iter().map(|name| Path::new("/etc").join(name)).collect();
+        let mut names: BTreeMap<PathBuf, bool> =
+            BOUND.iter().map(|(name, _)| (Path::new("/etc").join(name), false)).collect();
         if let Ok(entries) = std::fs::read_dir("/etc") {
-            names.extend(entries.flatten().map(|entry| entry.path()).filter(|path| {
+            names.extend(entries.flatten().map(|entry| (entry.path(), false)).filter(|(path, _)| {
                 let name = path.file_name().unwrap_or_default().as_encoded_bytes();
                 BOUND_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
             }));
         }
-        let named = super::root::policy_paths(plan).into_iter().map(|(path, _)| path);
-        names.extend(named.filter(|path| path.starts_with("/etc") && path != Path::new("/etc")));
-        names.sort();
-        names.dedup();
-        for path in names {
-            collected.add(path, attributes);
+        let named = super::paths::policy_paths(plan).into_iter();
+        for (path, writable) in
+            named.filter(|(path, _)| path.starts_with("/etc") && path != Path::new("/etc"))
+        {
+            *names.entry(path).or_insert(false) |= writable;
+        }
+        for (path, writable) in names {
+            collected.add(path, writable, modes);
         }
         collected
     }
 
-    fn add(&mut self, path: PathBuf, attributes: Attributes) {
-        let covered = self.bound.iter().any(|(above, _, _)| path.starts_with(above));
-        if covered || OWN.iter().any(|own| path == Path::new("/etc").join(own)) {
+    fn add(&mut self, path: PathBuf, writable: bool, modes: Modes) {
+        let above = self.bound.iter().rev().find(|above| path.starts_with(&above.path));
+        if above.is_some_and(|above| above.writable == writable)
+            || OWN.iter().any(|own| path == Path::new("/etc").join(own))
+        {
             return;
         }
         // Links stay links: their targets in /usr and /etc are shown anyway.
@@ -102,9 +117,9 @@ impl Collected {
         }
         let Ok(meta) = std::fs::symlink_metadata(&path) else { return };
         let Ok(mount) = sys::mount::clone_tree(&path) else { return };
-        let attributes = attributes.and(Attributes::NO_EXEC);
-        if sys::mount::set_attributes(mount.as_fd(), attributes, true).is_ok() {
-            self.bound.push((path, meta.is_dir(), mount));
+        let attributes = if writable { modes.writable } else { modes.read_only };
+        if sys::mount::set_attributes(mount.as_fd(), attributes.and(Attributes::NO_EXEC), true).is_ok() {
+            self.bound.push(Bound { path, directory: meta.is_dir(), writable, mount });
         }
     }
 
@@ -113,13 +128,16 @@ impl Collected {
         &self.bundle
     }
 
-    /// Makes `/etc`. The run directory must be attached.
-    pub(super) fn build(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<(), Failed> {
+    /// Makes `/etc`, and says what of it is writable. The run directory must be attached.
+    pub(super) fn build(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<Vec<PathBuf>, Failed> {
         make_dir(Path::new("/etc"), 0o755)?;
         for (path, text) in own_files(plan)? {
             make_file(&Path::new("/etc").join(path), text.as_bytes())?;
         }
-        for (path, directory, mount) in &self.bound {
+        if plan.sabotaged(Control::Etc) {
+            make_file(Path::new("/etc/shadow"), &[])?;
+        }
+        for Bound { path, directory, mount, .. } in &self.bound {
             if !path.exists() {
                 if *directory {
                     make_dir(path, 0o755)?;
@@ -135,8 +153,31 @@ impl Collected {
             std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {}", path.display())))?;
         }
         std::os::unix::fs::symlink("/proc/self/mounts", "/etc/mtab").map_err(at("linking /etc/mtab"))?;
-        show_bundle(root)
+        show_bundle(root)?;
+        Ok(self.bound.iter().filter(|bound| bound.writable).map(|bound| bound.path.clone()).collect())
     }
+}
+
+/// What must never be there, whatever the policy names: secrets and other users.
+const NEVER: &[&str] =
+    &["shadow", "gshadow", "sudoers", "sudoers.d", "ssh", "subuid", "subgid", "crypttab", "krb5.keytab"];
+
+/// Whether nothing of that is there, and the users are ours.
+///
+/// # Errors
+/// When it can't be read.
+pub(crate) fn is_reduced(plan: &CagePlan) -> std::io::Result<bool> {
+    let named = |path: &Path| {
+        super::paths::policy_paths(plan)
+            .iter()
+            .any(|(shown, _)| path.starts_with(shown) && shown != Path::new("/etc"))
+    };
+    let absent = NEVER.iter().all(|name| {
+        let path = Path::new("/etc").join(name);
+        named(&path) || std::fs::symlink_metadata(path).is_err()
+    });
+    // The agent, nobody, and pid 1's user where that is mapped.
+    Ok(absent && std::fs::read_to_string("/etc/passwd")?.lines().count() <= 3)
 }
 
 /// Files of `/etc` that are the sandbox's own, never the host's.

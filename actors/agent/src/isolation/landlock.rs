@@ -3,11 +3,10 @@
 //!
 //! The rules are made once in init, inside the finished root, and every child restricts itself by them, each in a
 //! domain of its own. Rights: the newest the kernel knows of those listed here. What an older kernel lacks is covered
-//! elsewhere: `truncate` (ABI 3) and device ioctls (5) by read-only mounts and the six harmless devices, TCP (4) by
-//! the network namespace, scopes (6) between sandbox and host by the pid and network namespaces. So ABI 1 is enough
-//! to start under strict enforcement; none at all isn't.
+//! elsewhere, as [`super::landlock_versions`] says, so ABI 1 is enough to start under strict enforcement; none at all
+//! isn't. What the kernel knows and refuses all the same is an error, never a rule less.
 
-use crate::plan::{CagePlan, RUN_DIR, TcpPorts};
+use crate::plan::{CagePlan, Control, RUN_DIR, TcpPorts};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
@@ -15,8 +14,8 @@ use landlock::{
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// The newest ABI whose rights we ask for.
-const NEWEST: ABI = ABI::V9;
+/// The newest ABI whose rights we ask for: all that the crate knows.
+const NEWEST: ABI = ABI::V10;
 
 /// Readable whatever the policy says: what the cage itself shows there.
 const ALWAYS_READABLE: &[&str] = &["/proc", "/sys", RUN_DIR, "/dev"];
@@ -73,12 +72,17 @@ impl Rules {
         }
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(NEWEST))?
-            .scope(Scope::from_all(NEWEST))?;
-        if plan.tcp.is_some() {
+            .handle_access(AccessFs::from_all(NEWEST))?;
+        if !plan.sabotaged(Control::LandlockScopes) {
+            ruleset = ruleset.scope(Scope::from_all(NEWEST))?;
+        }
+        let tcp = plan.tcp.as_ref().filter(|_| !plan.sabotaged(Control::LandlockTcp));
+        if tcp.is_some() {
             ruleset = ruleset.handle_access(make_bitflags!(AccessNet::{BindTcp | ConnectTcp}))?;
         }
         let mut rules = Making { ruleset: ruleset.create()? };
+        // What is below is what the policy shows: that it is there is no secret, and `ls /` is what every tour begins with.
+        rules.allow(Path::new("/"), false, make_bitflags!(AccessFs::{ReadDir}))?;
         for path in ALWAYS_READABLE {
             rules.allow(Path::new(path), true, readable())?;
         }
@@ -96,11 +100,11 @@ impl Rules {
             rules.allow(&rule.path, rule.optional, read_write())?;
         }
         if plan.paths.read_only.iter().any(|rule| rule.path.starts_with("/usr")) {
-            for path in super::root::WITH_USR {
+            for path in super::paths::WITH_USR {
                 rules.allow(Path::new(path), true, read_only())?;
             }
         }
-        if let Some(tcp) = &plan.tcp {
+        if let Some(tcp) = tcp {
             rules = rules.allow_ports(tcp)?;
         }
         // Best effort made nothing at all where the kernel knows none of the rights.
@@ -121,6 +125,14 @@ impl Rules {
     pub fn descriptor(&self) -> RawFd {
         self.ruleset.as_raw_fd()
     }
+}
+
+/// The first path of the plan that isn't there and isn't optional. Asked inside the finished root, with Landlock or
+/// without.
+#[must_use]
+pub fn missing_path(plan: &CagePlan) -> Option<PathBuf> {
+    let mut rules = plan.paths.read_only.iter().chain(&plan.paths.read_write);
+    rules.find(|rule| !rule.optional && std::fs::metadata(&rule.path).is_err()).map(|rule| rule.path.clone())
 }
 
 /// Rules while they are made.

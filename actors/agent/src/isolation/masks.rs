@@ -4,43 +4,65 @@
 
 use super::root::{Failed, at, attach, make_dir, make_file};
 use crate::sys;
+use crate::sys::mount::Attributes;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// Files covered by an empty one.
 pub const FILES: &[&str] = &[
-    "/proc/kcore",         // the kernel's memory
-    "/proc/kmsg",          // its log
-    "/proc/keys",          // key rings
-    "/proc/key-users",     //
-    "/proc/sysrq-trigger", // reboot, kill, sync
-    "/proc/timer_list",    // addresses, other processes' timers
-    "/proc/sched_debug",   // other processes
-    "/proc/latency_stats", //
-    "/proc/kallsyms",      // addresses
-    "/proc/kpagecount",    // physical memory
-    "/proc/kpageflags",    //
-    "/proc/kpagecgroup",   //
-    "/proc/vmallocinfo",   // addresses
-    "/proc/slabinfo",      // heap shaping
+    "/proc/bootconfig",    // how the host was booted
+    "/proc/buddyinfo",     // heap shaping
+    "/proc/cmdline",       // how the host was booted: its disks, its console
+    "/proc/config.gz",     // what the kernel was built with, for choosing an exploit
+    "/proc/consoles",      // the host's
+    "/proc/crypto",        // loaded modules
+    "/proc/diskstats",     // the host's disks, and their timing
+    "/proc/dma",           // hardware
+    "/proc/interrupts",    // keystroke timing
     "/proc/iomem",         // addresses
     "/proc/ioports",       //
-    "/proc/interrupts",    // keystroke timing
-    "/proc/softirqs",      //
+    "/proc/kallsyms",      // addresses
+    "/proc/kcore",         // the kernel's memory
+    "/proc/key-users",     // key rings
+    "/proc/keys",          //
+    "/proc/kmsg",          // the kernel's log
+    "/proc/kpagecgroup",   // physical memory
+    "/proc/kpagecount",    //
+    "/proc/kpageflags",    //
+    "/proc/latency_stats", // other processes
+    "/proc/locks",         // other processes' files
+    "/proc/mdstat",        // the host's disks
+    "/proc/modules",       // which drivers can be attacked
+    "/proc/pagetypeinfo",  // heap shaping
+    "/proc/partitions",    // the host's disks
+    "/proc/sched_debug",   // other processes
+    "/proc/schedstat",     //
+    "/proc/slabinfo",      // heap shaping
+    "/proc/softirqs",      // timing
+    "/proc/swaps",         // the host's disks
+    "/proc/sysrq-trigger", // reboot, kill, sync
+    "/proc/timer_list",    // addresses, other processes' timers
+    "/proc/vmallocinfo",   // addresses
+    "/proc/zoneinfo",      // heap shaping
 ];
 
 /// Directories covered by an empty one.
 pub const DIRECTORIES: &[&str] = &[
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/bus",
-    "/proc/driver",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/scsi",
-    "/proc/dynamic_debug",
-    "/proc/sys/fs/binfmt_misc",
+    "/proc/acpi",               // hardware, and doors to it
+    "/proc/asound",             //
+    "/proc/bus",                //
+    "/proc/driver",             //
+    "/proc/dynamic_debug",      // switches of the kernel's
+    "/proc/fs",                 // the host's filesystems
+    "/proc/irq",                // hardware
+    "/proc/scsi",               //
+    "/proc/sys/fs/binfmt_misc", // which programs run which files
 ];
+
+/// The empty file and directory that cover them.
+pub(super) const COVERS: &[&str] = &[EMPTY_FILE, EMPTY_DIRECTORY];
+const EMPTY_FILE: &str = "/dev/.empty";
+const EMPTY_DIRECTORY: &str = "/dev/.empty.d";
 
 /// Whether everything of the lists that exists here is covered: what lies on a mount of its own isn't proc's any more.
 pub(crate) fn are_applied() -> std::io::Result<bool> {
@@ -50,15 +72,18 @@ pub(crate) fn are_applied() -> std::io::Result<bool> {
     Ok(FILES.iter().chain(DIRECTORIES).filter(|path| !covered(path)).count() == 0)
 }
 
+const COVER: Attributes =
+    Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
+
 /// Covers them. The root must still be writable.
 pub(super) fn apply(root: BorrowedFd<'_>) -> Result<(), Failed> {
-    let (file, directory) = (Path::new("/dev/.empty"), Path::new("/dev/.empty.d"));
+    let (file, directory) = (Path::new(EMPTY_FILE), Path::new(EMPTY_DIRECTORY));
     make_file(file, &[])?;
     make_dir(directory, 0o555)?;
     for (empty, covered) in [(file, FILES), (directory, DIRECTORIES)] {
         for path in covered.iter().map(Path::new).filter(|path| path.exists()) {
             let cover = sys::mount::clone_tree(empty).map_err(at("making a cover for /proc"))?;
-            sys::mount::set_attributes(cover.as_fd(), sys::mount::Attributes::READ_ONLY, false)
+            sys::mount::set_attributes(cover.as_fd(), COVER, false)
                 .map_err(at("making a cover for /proc"))?;
             attach(root, cover.as_fd(), path)?;
         }

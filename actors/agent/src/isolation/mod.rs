@@ -6,11 +6,16 @@
 pub mod capabilities;
 pub mod devices;
 pub mod etc;
+pub(crate) mod judge;
 pub mod landlock;
+pub mod landlock_versions;
 pub mod limits;
 pub mod masks;
+pub mod namespaces;
 pub mod network;
+pub(crate) mod paths;
 pub(crate) mod root;
+pub(crate) mod sabotage;
 pub mod seccomp;
 pub mod terminal;
 pub mod user;
@@ -31,11 +36,13 @@ const PROVIDED: &[&str] = &[
     "/var/run",
 ];
 
+/// Of these, what lies below is the cage's own too.
+const WHOLE: &[&str] = &["/proc", "/sys", "/dev", crate::plan::RUN_DIR, crate::plan::WORKSPACE];
+
 /// Whether a path of the policy is, or lies in, something that the cage makes itself.
 ///
 /// `/etc` is: ours is reduced, and single files of the host's are added to it by name.
 #[must_use]
 pub fn is_provided(path: &Path) -> bool {
-    PROVIDED.iter().any(|own| path == Path::new(own))
-        || ["/proc", "/sys", "/dev", crate::plan::RUN_DIR].iter().any(|own| path.starts_with(own))
+    PROVIDED.iter().any(|own| path == Path::new(own)) || WHOLE.iter().any(|own| path.starts_with(own))
 }

@@ -4,26 +4,24 @@
 //! to be shown as detached mounts, already read-only, nosuid and nodev; then the root changes and the old one is gone;
 //! then [`Collection::build`] attaches what was collected. Nothing is resolved by path on the host after that.
 
+use super::paths::{self, Links, Modes, Shown};
 use super::{devices, etc, masks};
-use crate::plan::{CagePlan, Control, PathRule, RUN_DIR, WORKSPACE};
+use crate::plan::{CagePlan, Control, RUN_DIR, WORKSPACE};
 use crate::sys;
 use crate::sys::mount::Attributes;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Follow `/usr` wherever that is shown: the loader and the shell are found through them.
-pub(crate) const WITH_USR: &[&str] = &["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
-/// What of `/sys` runtimes read to count processors and memory.
-const SYS_SHOWN: &[&str] =
-    &["/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"];
 /// Where the new root may be attached for the moment before it becomes the root: any directory does.
 const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
 
 const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
 const SAFE_READ_ONLY: Attributes = SAFE.and(Attributes::READ_ONLY);
+/// Everyone may read it, by its mode and by the mounts; no Landlock rule names it. So if it can be read, Landlock isn't
+/// there.
+pub(crate) const LANDLOCK_WITNESS: &str = "/run/landlock-witness";
 
 /// A step that failed.
 #[derive(Debug)]
@@ -38,17 +36,6 @@ pub(crate) fn at(step: impl Into<String>) -> impl FnOnce(io::Error) -> Failed {
     let step = step.into();
     move |source| Failed { step, source, mend: None }
 }
-
-/// Something of the host to be shown at the same place.
-#[derive(Debug)]
-struct Shown {
-    path: PathBuf,
-    mount: OwnedFd,
-    directory: bool,
-}
-
-/// Links to make: where, and to what.
-type Links = Vec<(PathBuf, PathBuf)>;
 
 /// Everything that will be in the new root, opened but not attached.
 #[derive(Debug)]
@@ -71,32 +58,41 @@ pub(crate) struct Collection {
 pub(crate) struct Built {
     /// The run directory by a mount of its own on which it is writable; no path leads there.
     pub(crate) run: OwnedFd,
+    /// Where something of the host is bound.
+    pub(crate) shown: Vec<PathBuf>,
+    /// What of these, of the workspace and of `/etc` is writable.
+    pub(crate) writable: Vec<PathBuf>,
 }
 
 impl Collection {
     /// Opens everything. The mount namespace must be ours.
     pub(crate) fn collect(plan: &CagePlan, workspace: Option<OwnedFd>) -> Result<Self, Failed> {
         sys::mount::make_all_private().map_err(at("making mounts private"))?;
-        let read_only = if plan.sabotaged(Control::ReadOnlyMounts) { SAFE } else { SAFE_READ_ONLY };
-        let (shown, links) = collect_paths(plan, read_only)?;
+        let modes = Modes::of(plan);
+        let (mut shown, links) = paths::collect(plan, modes)?;
+        if plan.sabotaged(Control::Root) {
+            let mount = sys::mount::clone_tree(Path::new("/")).map_err(at("binding /"))?;
+            shown.push(Shown { path: "/mnt".into(), mount, directory: true, writable: false });
+        }
         let workspace = match workspace {
             Some(mount) => mount,
             None => sys::mount::clone_tree(&plan.workspace)
                 .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?,
         };
-        sys::mount::set_attributes(workspace.as_fd(), SAFE, true).map_err(at("workspace"))?;
+        sys::mount::set_attributes(workspace.as_fd(), modes.writable, true).map_err(at("workspace"))?;
         let size = std::ffi::CString::new(plan.limits.tmp_bytes.to_string()).unwrap_or_default();
         Ok(Self {
             root: tmpfs(c"0755", c"16m", SAFE.and(Attributes::NO_EXEC))?,
             shown,
             links,
-            etc: etc::Collected::collect(plan, read_only),
+            etc: etc::Collected::collect(plan, modes),
             devices: devices::Collected::collect()?,
             workspace,
-            proc: fresh_proc()?,
+            proc: fresh_proc(plan)?,
             temporary: tmpfs(c"1777", &size, SAFE)?,
             run: tmpfs(c"0755", c"32m", SAFE.and(Attributes::NO_EXEC))?,
-            cgroup: sys::mount::new_filesystem(c"cgroup2", &[], read_only.and(Attributes::NO_EXEC)).ok(),
+            cgroup: sys::mount::new_filesystem(c"cgroup2", &[], modes.read_only.and(Attributes::NO_EXEC))
+                .ok(),
         })
     }
 
@@ -114,39 +110,45 @@ impl Collection {
             make_parent(path)?;
             std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {}", path.display())))?;
         }
+        make_dir(Path::new("/tmp"), 0o1777)?;
+        if !plan.sabotaged(Control::PrivateTmp) {
+            attach(root, self.temporary.as_fd(), "/tmp")?;
+        }
         for shown in &self.shown {
             place(root, shown)?;
         }
         make_dir(Path::new(WORKSPACE), 0o755)?;
         attach(root, self.workspace.as_fd(), WORKSPACE)?;
-        for (path, mode) in
-            [("/tmp", 0o1777), ("/var/log", 0o755), ("/run", 0o755), ("/proc", 0o555), ("/sys", 0o555)]
-        {
+        let mut writable = paths::mount_workspace(plan, self.workspace.as_fd())?;
+        writable.extend(self.shown.iter().filter(|shown| shown.writable).map(|shown| shown.path.clone()));
+        for (path, mode) in [("/var/log", 0o755), ("/run", 0o755), ("/proc", 0o555), ("/sys", 0o555)] {
             make_dir(Path::new(path), mode)?;
         }
+        make_file(Path::new(LANDLOCK_WITNESS), b"Landlock isn't in force here.\n")?;
         for (target, path) in [("/tmp", "/var/tmp"), ("/run", "/var/run")] {
             // A policy's path below it has made it a directory already.
             if !Path::new(path).exists() {
                 std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {path}")))?;
             }
         }
-        attach(root, self.temporary.as_fd(), "/tmp")?;
         attach(root, self.proc.as_fd(), "/proc")?;
         if let Some(cgroup) = &self.cgroup {
             make_dir(Path::new("/sys/fs/cgroup"), 0o555)?;
             // A kernel that made the filesystem may still refuse its place: an empty directory does as well.
             let _ = sys::mount::attach(cgroup.as_fd(), root, Path::new("sys/fs/cgroup"));
         }
-        self.devices.build(root)?;
+        self.devices.build(plan, root)?;
         let run = self.build_run(plan, root)?;
-        self.etc.build(plan, root)?;
+        writable.extend(self.etc.build(plan, root)?);
         if !plan.sabotaged(Control::MaskedProc) {
             masks::apply(root)?;
         }
         if !plan.sabotaged(Control::ReadOnlyMounts) {
             sys::mount::set_attributes(root, Attributes::READ_ONLY, false).map_err(at("sealing the root"))?;
         }
-        Ok(Built { run })
+        let shown =
+            self.shown.iter().map(|shown| shown.path.clone()).filter(|path| path != Path::new("/mnt"));
+        Ok(Built { run, shown: shown.collect(), writable })
     }
 
     /// The run directory: one filesystem, a read-only mount for the agents and a writable one for init alone.
@@ -176,64 +178,6 @@ pub(crate) fn write_run_file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> i
     file.set_len(bytes.len() as u64)
 }
 
-/// What of the policy's paths comes from the host: real places to bind, and links that lead to them.
-fn collect_paths(plan: &CagePlan, read_only: Attributes) -> Result<(Vec<Shown>, Links), Failed> {
-    let mut wanted: BTreeMap<PathBuf, bool> = BTreeMap::new();
-    let mut links = BTreeMap::new();
-    for (path, writable) in policy_paths(plan) {
-        if super::is_provided(&path) || path.starts_with("/etc") {
-            continue;
-        }
-        // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
-        let Ok(real) = std::fs::canonicalize(&path) else { continue };
-        if real != path {
-            links.insert(path, real.clone());
-        }
-        if !super::is_provided(&real) && real != Path::new("/") {
-            let entry = wanted.entry(real).or_insert(false);
-            *entry |= writable;
-        }
-    }
-    for path in SYS_SHOWN.iter().map(PathBuf::from).filter(|path| path.is_dir()) {
-        wanted.insert(path, false);
-    }
-    let mut shown: Vec<(Shown, bool)> = Vec::new();
-    for (path, writable) in wanted {
-        let covered = shown
-            .iter()
-            .rev()
-            .find(|(above, _)| path.starts_with(&above.path))
-            .is_some_and(|(_, w)| *w == writable);
-        if covered {
-            continue;
-        }
-        let directory = path.is_dir();
-        let name = format!("binding {}", path.display());
-        let mount = sys::mount::clone_tree(&path).map_err(at(&name))?;
-        let attributes = if writable { SAFE } else { read_only };
-        sys::mount::set_attributes(mount.as_fd(), attributes, true).map_err(at(name))?;
-        shown.push((Shown { path, mount, directory }, writable));
-    }
-    let shown: Vec<Shown> = shown.into_iter().map(|(shown, _)| shown).collect();
-    // A link below something that is bound as a whole is already there.
-    let links = links
-        .into_iter()
-        .filter(|(path, _)| !shown.iter().any(|shown| path.starts_with(&shown.path)))
-        .collect();
-    Ok((shown, links))
-}
-
-/// The plan's paths with whether they are writable, and what goes with `/usr`.
-pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
-    let rule = |writable: bool| move |rule: &PathRule| (rule.path.clone(), writable);
-    let mut paths: Vec<(PathBuf, bool)> = plan.paths.read_only.iter().map(rule(false)).collect();
-    paths.extend(plan.paths.read_write.iter().map(rule(true)));
-    if paths.iter().any(|(path, _)| path.starts_with("/usr")) {
-        paths.extend(WITH_USR.iter().map(|path| (PathBuf::from(path), false)));
-    }
-    paths
-}
-
 fn tmpfs(mode: &std::ffi::CStr, size: &std::ffi::CStr, attributes: Attributes) -> Result<OwnedFd, Failed> {
     // The inode bound keeps a flood of empty files from filling the kernel's memory.
     sys::mount::new_filesystem(
@@ -244,16 +188,29 @@ fn tmpfs(mode: &std::ffi::CStr, size: &std::ffi::CStr, attributes: Attributes) -
     .map_err(at("making a tmpfs"))
 }
 
-fn fresh_proc() -> Result<OwnedFd, Failed> {
-    let attributes = SAFE_READ_ONLY.and(Attributes::NO_EXEC);
-    sys::mount::new_filesystem(c"proc", &[], attributes).map_err(|source| Failed {
+fn fresh_proc(plan: &CagePlan) -> Result<OwnedFd, Failed> {
+    let proc = sys::mount::new_filesystem(c"proc", &[], SAFE.and(Attributes::NO_EXEC)).map_err(|source| Failed {
         step: "mounting a fresh /proc".into(),
         mend: (source.raw_os_error() == Some(libc::EPERM)).then_some(
             "the /proc outside is masked, as container engines do; start the container with an unmasked /proc \
              (Docker: --security-opt systempaths=unconfined; Kubernetes: procMount: Unmasked)",
         ),
         source,
-    })
+    })?;
+    if !plan.sabotaged(Control::UserNamespaces) {
+        // What can't be set is found by the proof.
+        let _ = forbid_user_namespaces(proc.as_fd());
+    }
+    sys::mount::set_attributes(proc.as_fd(), SAFE_READ_ONLY, false).map_err(at("/proc"))?;
+    Ok(proc)
+}
+
+/// A second wall behind seccomp's: this user namespace may hold no other (namespaces(7), /proc/sys/user).
+fn forbid_user_namespaces(proc: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{OFlag, openat};
+    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(proc, "sys/user/max_user_namespaces", flags, nix::sys::stat::Mode::empty())?;
+    sys::fd::write_all(file.as_fd(), b"0")
 }
 
 fn open_root() -> io::Result<OwnedFd> {

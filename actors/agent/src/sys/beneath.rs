@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-fn open(directory: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<OwnedFd> {
+fn open(directory: BorrowedFd<'_>, name: &[u8], flags: i32) -> io::Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: an all-zero open_how is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
@@ -27,10 +27,16 @@ fn open(directory: BorrowedFd<'_>, name: &str, flags: i32) -> io::Result<OwnedFd
 
 /// A directory.
 pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    open(directory, name, libc::O_RDONLY | libc::O_DIRECTORY)
+    open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_DIRECTORY)
 }
 
 /// Anything that isn't a link, without ever waiting for it.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    open(directory, name, libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY)
+    open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY)
+}
+
+/// Anything that isn't a link, only to say where it is (`O_PATH`); `path` may have several components.
+pub(crate) fn open_place(directory: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    open(directory, path.as_os_str().as_bytes(), libc::O_PATH)
 }

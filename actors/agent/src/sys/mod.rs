@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "the kernel's calls; the only files of the project that hold unsafe blocks")]
 
 pub(crate) mod beneath;
+pub(crate) mod capabilities;
 pub(crate) mod fd;
 pub(crate) mod memfd;
 pub(crate) mod mount;

@@ -12,6 +12,7 @@ use std::path::Path;
 pub(crate) struct Attributes(pub(crate) u64);
 
 impl Attributes {
+    pub(crate) const NONE: Self = Self(0);
     pub(crate) const READ_ONLY: Self = Self(libc::MOUNT_ATTR_RDONLY);
     pub(crate) const NO_SUID: Self = Self(libc::MOUNT_ATTR_NOSUID);
     pub(crate) const NO_DEV: Self = Self(libc::MOUNT_ATTR_NODEV);
@@ -36,7 +37,7 @@ pub(crate) fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     open_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_RECURSIVE as u32)
 }
 
-/// The same of a descriptor, which must be of a mount in this namespace or a detached one of ours.
+/// The same of a descriptor, which must be of a mount in this namespace (before Linux 6.15 a detached one won't do).
 pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open_tree(fd.as_raw_fd(), c"", (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32)
 }

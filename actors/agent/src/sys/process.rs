@@ -43,10 +43,17 @@ pub(crate) fn thread_count() -> io::Result<u64> {
 
 /// prctl(2) with integer arguments.
 pub(crate) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_int> {
+    prctl2(option, argument, 0)
+}
+
+/// prctl(2) with two integer arguments.
+pub(crate) fn prctl2(
+    option: libc::c_int,
+    first: libc::c_ulong,
+    second: libc::c_ulong,
+) -> io::Result<libc::c_int> {
     // SAFETY: only options with integer arguments are used in this crate.
-    check_int(unsafe {
-        libc::prctl(option, argument, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong)
-    })
+    check_int(unsafe { libc::prctl(option, first, second, 0 as libc::c_ulong, 0 as libc::c_ulong) })
 }
 
 /// The signal this process gets when its parent dies. Cleared by the kernel at every change of credentials.
@@ -156,6 +163,15 @@ pub(crate) fn landlock_abi() -> u32 {
         libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0, VERSION)
     };
     u32::try_from(version).unwrap_or(0)
+}
+
+/// Whether the kernel can kill by a system call filter (seccomp(2), `SECCOMP_GET_ACTION_AVAIL`).
+pub(crate) fn seccomp_available() -> bool {
+    let action: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the operation reads one 32-bit action and changes nothing.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
+    answer == 0
 }
 
 /// Whether two tasks share one descriptor table (kcmp(2)); false when the kernel can't tell.

@@ -1,13 +1,10 @@
 //! Attacks from inside. Each refusal has a living positive control beside it.
 
 use crate::bed::{Cage, Mode, plan, workspace};
-use agent::plan::{Control, Enforcement};
 use agent::protocol::{CageFailure, Refusal};
 
 pub const CASES: &[crate::Case] = &[
     ("the_cage_is_proven", the_cage_is_proven),
-    ("every_broken_control_stops_a_strict_start", every_broken_control_stops_a_strict_start),
-    ("best_effort_names_what_is_missing", best_effort_names_what_is_missing),
     ("the_host_is_not_there", the_host_is_not_there),
     ("only_the_policys_paths_are_writable", only_the_policys_paths_are_writable),
     ("a_missing_path_is_an_error_unless_optional", a_missing_path_is_an_error_unless_optional),
@@ -21,52 +18,10 @@ pub const CASES: &[crate::Case] = &[
 fn the_cage_is_proven(mode: Mode) {
     let report = Cage::start(mode).report().expect("a proven cage");
     assert!(report.missing.is_empty(), "{report:?}");
-    assert!(report.proof.len() > 60, "{}", report.proof.len());
+    assert!(report.proof.len() > 90, "{}", report.proof.len());
     for check in &report.proof {
         assert!(check.right, "{}", agent::probe::sentence(check));
     }
-}
-
-fn every_broken_control_stops_a_strict_start(mode: Mode) {
-    for control in [
-        Control::Landlock,
-        Control::Seccomp,
-        Control::Capabilities,
-        Control::ReadOnlyMounts,
-        Control::MaskedProc,
-        Control::Rlimits,
-        Control::User,
-        Control::Network,
-    ] {
-        // Rootless, init already is the agent's user: there is nothing to leave out.
-        if control == Control::User && mode == Mode::Rootless {
-            continue;
-        }
-        let dir = workspace(mode);
-        let mut plan = plan(mode, dir.path());
-        plan.sabotage = vec![control];
-        let cage = Cage::with(&plan);
-        match cage.report() {
-            Err(Refusal::Cage(CageFailure::Unproven(holes))) => {
-                assert!(holes.iter().any(|hole| hole.starts_with(control.as_str())), "{control}: {holes:?}");
-            }
-            Ok(_) => panic!("{control}: nobody noticed"),
-            Err(other) => panic!("{control}: {other:?}"),
-        }
-        assert!(matches!(cage.try_run(&["/bin/true"]), Err(Refusal::Cage(_))), "{control}: something ran");
-    }
-}
-
-fn best_effort_names_what_is_missing(mode: Mode) {
-    let dir = workspace(mode);
-    let mut plan = plan(mode, dir.path());
-    plan.sabotage = vec![Control::Landlock];
-    plan.enforcement = Enforcement::BestEffort;
-    let cage = Cage::with(&plan);
-    let report = cage.report().expect("it starts");
-    assert!(report.missing.iter().any(|m| m.control == Control::Landlock), "{:?}", report.missing);
-    assert!(report.missing.iter().all(|m| m.control == Control::Landlock), "{:?}", report.missing);
-    assert_eq!(cage.sh("echo alive"), "alive");
 }
 
 fn the_host_is_not_there(mode: Mode) {

@@ -21,6 +21,7 @@ mod launch;
 mod lives;
 mod own;
 mod programs;
+mod proof;
 mod supervisors;
 
 use bed::Mode;
@@ -63,6 +64,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
     let cases: Vec<Case> = [
         attacks::CASES,
         programs::CASES,
+        proof::CASES,
         lives::CASES,
         own::CASES,
         holders::CASES,

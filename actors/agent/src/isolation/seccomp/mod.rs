@@ -40,11 +40,11 @@ pub enum FilterError {
 }
 
 #[cfg(target_arch = "x86_64")]
-const AUDIT_ARCH: u32 = 62 | 0xC000_0000;
+pub(crate) const AUDIT_ARCH: u32 = 62 | 0xC000_0000;
 #[cfg(target_arch = "aarch64")]
-const AUDIT_ARCH: u32 = 183 | 0xC000_0000;
+pub(crate) const AUDIT_ARCH: u32 = 183 | 0xC000_0000;
 /// linux/unistd.h: bit 30 marks the x32 table, which shares x86_64's architecture value.
-const X32_BIT: u32 = 0x4000_0000;
+pub(crate) const X32_BIT: u32 = 0x4000_0000;
 
 impl Filter {
     /// Compiles the list for this processor.
@@ -102,6 +102,16 @@ impl Filter {
     /// The kernel's.
     pub fn load(&self) -> Result<(), FilterError> {
         Ok(seccompiler::apply_filter(&self.program)?)
+    }
+
+    /// The program itself, as it is loaded: the proof judges it, and a test may weaken it.
+    pub(crate) fn program(&self) -> &BpfProgram {
+        &self.program
+    }
+
+    /// See [`Filter::program`].
+    pub(crate) fn program_mut(&mut self) -> &mut BpfProgram {
+        &mut self.program
     }
 
     /// How many BPF instructions it has (the kernel takes 4096).

@@ -1,0 +1,241 @@
+//! The policy's paths on the host: which real places are bound, which links lead to them, and which are refused.
+//!
+//! | the policy names | what happens |
+//! |---|---|
+//! | a directory or a file | it is bound at the same place |
+//! | a link | the place it leads to is bound there, and the link is made; a link that lies where the agent can write is refused, and so is one to what may never be shown |
+//! | a path below another one | its own mode holds: read-only below writable, and writable below read-only |
+//! | one path twice, or as both | once; writable wins |
+//! | a path below `/sandbox` | the workspace's own, never the host's; its own mode holds there too |
+//! | a socket | refused: somebody of the host answers on it |
+//! | a device outside `/dev` | bound, and can't be opened (nodev) |
+//! | a named pipe | bound: whoever holds its other end was named on purpose |
+//! | a path that isn't there | an error, unless the policy marks it optional |
+//!
+//! `.` and `..` never get here (`plan::CagePlan::check`), and a slash at the end means nothing.
+
+use super::root::{Failed, at};
+use crate::plan::{CagePlan, Control, PathRule, WORKSPACE};
+use crate::sys;
+use crate::sys::mount::Attributes;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// Follow `/usr` wherever that is shown: the loader and the shell are found through them.
+pub(crate) const WITH_USR: &[&str] = &["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+/// What of `/sys` runtimes read to count processors and memory.
+const SYS_SHOWN: &[&str] =
+    &["/sys/devices/system/cpu", "/sys/devices/system/node", "/sys/kernel/mm/transparent_hugepage"];
+
+/// Something of the host to be shown at the same place.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) path: PathBuf,
+    pub(super) mount: OwnedFd,
+    pub(super) directory: bool,
+    pub(super) writable: bool,
+}
+
+/// Links to make: where, and to what.
+pub(super) type Links = Vec<(PathBuf, PathBuf)>;
+
+/// The mount attributes of what is shown, by a plan that may leave some out on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Modes {
+    /// On every mount that is the agent's to write.
+    pub(super) writable: Attributes,
+    /// On every other.
+    pub(super) read_only: Attributes,
+}
+
+impl Modes {
+    pub(super) fn of(plan: &CagePlan) -> Self {
+        let safe = if plan.sabotaged(Control::MountFlags) {
+            Attributes::NONE
+        } else {
+            Attributes::NO_SUID.and(Attributes::NO_DEV)
+        };
+        let read_only =
+            if plan.sabotaged(Control::ReadOnlyMounts) { Attributes::NONE } else { Attributes::READ_ONLY };
+        Self { writable: safe, read_only: safe.and(read_only) }
+    }
+
+    fn for_use(self, writable: bool) -> Attributes {
+        if writable { self.writable } else { self.read_only }
+    }
+}
+
+/// The plan's paths with whether they are writable, and what goes with `/usr`.
+pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
+    let rule = |writable: bool| move |rule: &PathRule| (rule.path.clone(), writable);
+    let mut paths: Vec<(PathBuf, bool)> = plan.paths.read_only.iter().map(rule(false)).collect();
+    paths.extend(plan.paths.read_write.iter().map(rule(true)));
+    if paths.iter().any(|(path, _)| path.starts_with("/usr")) {
+        paths.extend(WITH_USR.iter().map(|path| (PathBuf::from(path), false)));
+    }
+    paths
+}
+
+/// What of the policy's paths comes from the host: real places to bind, and links that lead to them.
+pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Result<(Vec<Shown>, Links), Failed> {
+    let (wanted, links) = resolve(plan)?;
+    let mut shown: Vec<Shown> = Vec::new();
+    for (path, writable) in wanted {
+        let above = shown.iter().rev().find(|above| path.starts_with(&above.path));
+        if above.is_some_and(|above| above.writable == writable) {
+            continue;
+        }
+        shown.push(bind(path, writable, modes)?);
+    }
+    for path in SYS_SHOWN.iter().map(PathBuf::from).filter(|path| path.is_dir()) {
+        let modes = Modes { read_only: modes.read_only.and(Attributes::NO_EXEC), ..modes };
+        shown.push(bind(path, false, modes)?);
+    }
+    // A link below something that is bound as a whole is already there.
+    let links = links
+        .into_iter()
+        .filter(|(path, _)| !shown.iter().any(|shown| path.starts_with(&shown.path)))
+        .collect();
+    Ok((shown, links))
+}
+
+fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {
+    let step = || at(format!("binding {}", path.display()));
+    let mount = sys::mount::clone_tree(&path).map_err(step())?;
+    sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true).map_err(step())?;
+    let directory = path.is_dir();
+    Ok(Shown { path, mount, directory, writable })
+}
+
+type Wanted = BTreeMap<PathBuf, bool>;
+
+fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Failed> {
+    let mut wanted = Wanted::new();
+    let mut links = BTreeMap::new();
+    let agents = agents_places(plan);
+    for (path, writable) in policy_paths(plan) {
+        if super::is_provided(&path) || path.starts_with("/etc") {
+            continue;
+        }
+        // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
+        let Ok(real) = std::fs::canonicalize(&path) else { continue };
+        if real != path {
+            if let Some(link) = link_below(&path, &agents) {
+                return Err(refused(
+                    &path,
+                    format!("it leads through {}, which the agent can change", link.display()),
+                ));
+            }
+            links.insert(path.clone(), real.clone());
+        }
+        if super::is_provided(&real) || real == Path::new("/") {
+            continue;
+        }
+        if crate::plan::is_never_shown(&real) {
+            return Err(refused(&path, format!("it leads to {}, which is never shown", real.display())));
+        }
+        if std::fs::metadata(&real).is_ok_and(|meta| meta.file_type().is_socket()) {
+            return Err(refused(&path, "it is a socket, on which somebody of the host answers".to_owned()));
+        }
+        *wanted.entry(real).or_insert(false) |= writable;
+    }
+    Ok((wanted, links))
+}
+
+fn refused(path: &Path, why: String) -> Failed {
+    Failed {
+        step: format!("{} can't be shown", path.display()),
+        source: io::Error::other(why),
+        mend: Some("name the real file or directory that is meant"),
+    }
+}
+
+/// Where an agent of an earlier run could have put a link: the workspace and what is writable, by their real paths.
+fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
+    let writable =
+        plan.paths.read_write.iter().map(|rule| &rule.path).filter(|path| !super::is_provided(path));
+    writable.chain([&plan.workspace]).filter_map(|path| std::fs::canonicalize(path).ok()).collect()
+}
+
+/// The first link on the way along `path` that lies in one of these places.
+fn link_below(path: &Path, places: &[PathBuf]) -> Option<PathBuf> {
+    /// As many as the kernel follows (path_resolution(7)).
+    const MAX_LINKS: usize = 40;
+    let mut way = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        let (link, rest) = first_link(&way)?;
+        let parent = std::fs::canonicalize(link.parent()?).ok()?;
+        if places.iter().any(|place| parent.starts_with(place)) {
+            return Some(link);
+        }
+        let target = std::fs::read_link(&link).ok()?;
+        // Joining an absolute target replaces the parent, as following it does.
+        way = parent.join(target).join(rest);
+    }
+    None
+}
+
+/// The first component that is a link, and what comes after it.
+fn first_link(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let mut ancestors: Vec<&Path> = path.ancestors().collect();
+    ancestors.reverse();
+    let link =
+        ancestors.into_iter().find(|part| std::fs::symlink_metadata(part).is_ok_and(|m| m.is_symlink()))?;
+    Some((link.to_path_buf(), path.strip_prefix(link).ok()?.to_path_buf()))
+}
+
+/// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds
+/// them, and the workspace its own. The workspace must be attached. Says which are writable.
+///
+/// They are the agent's files: nothing is looked up through a link of theirs.
+pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Result<Vec<PathBuf>, Failed> {
+    let modes = Modes::of(plan);
+    let mut rules: BTreeMap<PathBuf, bool> = BTreeMap::new();
+    for (path, writable) in policy_paths(plan).into_iter().filter(|(path, _)| path.starts_with(WORKSPACE)) {
+        *rules.entry(path).or_insert(false) |= writable;
+    }
+    let base = rules.remove(Path::new(WORKSPACE)).unwrap_or(false);
+    let mut placed: Vec<(PathBuf, bool)> = vec![(WORKSPACE.into(), base)];
+    let mut mounts = Vec::new();
+    for (path, writable) in rules {
+        let above = placed.iter().rev().find(|(above, _)| path.starts_with(above));
+        if above.is_some_and(|(_, mode)| *mode == writable) {
+            continue;
+        }
+        // Copied before anything is made read-only, which a copy would keep.
+        let place = match open_in_workspace(workspace, &path) {
+            Ok(place) => place,
+            // Judged later, as every other missing path.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            Err(error) => return Err(in_workspace(&path, error)),
+        };
+        let mount = sys::mount::clone_tree_at(place.as_fd()).map_err(|error| in_workspace(&path, error))?;
+        sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true)
+            .map_err(|error| in_workspace(&path, error))?;
+        mounts.push((path.clone(), mount));
+        placed.push((path, writable));
+    }
+    if !base {
+        sys::mount::set_attributes(workspace, modes.read_only, true).map_err(at("workspace"))?;
+    }
+    for (path, mount) in mounts {
+        // Anew, through what was attached before it.
+        let place = open_in_workspace(workspace, &path).map_err(|error| in_workspace(&path, error))?;
+        sys::mount::attach(mount.as_fd(), place.as_fd(), Path::new(""))
+            .map_err(|error| in_workspace(&path, error))?;
+    }
+    Ok(placed.into_iter().filter(|(_, writable)| *writable).map(|(path, _)| path).collect())
+}
+
+fn open_in_workspace(workspace: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    sys::beneath::open_place(workspace, path.strip_prefix(WORKSPACE).unwrap_or(path))
+}
+
+fn in_workspace(path: &Path, source: io::Error) -> Failed {
+    let mend = (source.raw_os_error() == Some(libc::ELOOP))
+        .then_some("a path in the workspace may lead through no link");
+    Failed { step: format!("binding {}", path.display()), source, mend }
+}
