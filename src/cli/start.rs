@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use agent::isolation::capabilities::REQUIRE_CAP_DROP;
-use agent::plan::{CagePlan, Ids, Limits};
+use agent::plan::{CagePlan, Control, Ids, Limits};
 
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, say};
@@ -98,6 +98,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     };
     cage.limits = limits(&wanted.limits);
     cage.require_cap_drop = std::env::var_os(REQUIRE_CAP_DROP).is_some_and(|value| value == "1");
+    cage.sabotage = left_out()?;
     cage.listeners = [explicit_listeners(), inference_listeners()].concat();
     cage.check().map_err(|e| Failure::refused(e.to_string()))?;
 
@@ -133,6 +134,21 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     slots.add(slot::LOCK, claim.lock.into());
     let plan = Plan { slots: slots.names, ..plan };
     Ok(Prepared { plan: sealed::seal_json("cofferdam-plan", &plan)?, kept: slots.fds })
+}
+
+/// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build never looks:
+/// what can weaken a cage must not be there for anyone to set.
+fn left_out() -> Result<Vec<Control>, Failure> {
+    const SABOTAGE: &str = "COFFERDAM_SABOTAGE";
+    if !cfg!(debug_assertions) {
+        return Ok(Vec::new());
+    }
+    let names = std::env::var(SABOTAGE).unwrap_or_default();
+    names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| name.parse().map_err(|why| Failure::refused(format!("{SABOTAGE}: {why}"))))
+        .collect()
 }
 
 /// Descriptors for the heart, with their names.

@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod console;
+mod controls;
 mod later;
 mod native;
 mod neighbours;
@@ -20,6 +21,10 @@ mod works;
 use std::path::Path;
 use std::process::ExitCode;
 
+use controls::{
+    a_capability_that_stays_refuses_the_start, a_kernel_without_landlock, doctor_names_the_gap_and_the_mend,
+    strict_refuses_and_names_the_control,
+};
 use later::{
     a_stopped_client_goes_on, attacks_by_exec, attacks_on_a_terminal, control_c_goes_inside,
     job_control_works, later_processes_are_the_same, nothing_runs_unwatched, quick_ends_are_told,
@@ -79,6 +84,10 @@ fn main() -> ExitCode {
             java_works,
             go_works,
             package_managers_work,
+            strict_refuses_and_names_the_control,
+            a_capability_that_stays_refuses_the_start,
+            a_kernel_without_landlock,
+            doctor_names_the_gap_and_the_mend,
         ],
     )
 }

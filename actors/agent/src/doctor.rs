@@ -106,13 +106,21 @@ fn mend(control: Control) -> Option<&'static str> {
     use Control as C;
     Some(match control {
         C::Cgroup | C::LandlockTcp => return None,
-        C::Namespaces => "a kernel with all namespaces (CONFIG_USER_NS, PID_NS, NET_NS, IPC_NS, UTS_NS, CGROUPS)",
-        C::UserNamespaces => "a kernel of 4.9 or newer, with a writable /proc/sys/user in new user namespaces",
+        C::Namespaces => {
+            "a kernel with all namespaces (CONFIG_USER_NS, PID_NS, NET_NS, IPC_NS, UTS_NS, CGROUPS)"
+        }
+        C::UserNamespaces => {
+            "a kernel of 4.9 or newer, with a writable /proc/sys/user in new user namespaces"
+        }
         C::Network => "a kernel built with CONFIG_NET_NS; check user.max_net_namespaces",
-        C::Root | C::PrivateTmp | C::Devices | C::Etc => "report this: something of the host leaked into the sandbox",
+        C::Root | C::PrivateTmp | C::Devices | C::Etc => {
+            "report this: something of the host leaked into the sandbox"
+        }
         C::ReadOnlyMounts | C::MountFlags => "a kernel of 5.12 or newer (mount_setattr)",
         C::MaskedProc => "start the outer container with an unmasked /proc",
-        C::Session | C::Descriptors | C::Dumpable => "report this: something of cofferdam's leaked into the sandbox",
+        C::Session | C::Descriptors | C::Dumpable => {
+            "report this: something of cofferdam's leaked into the sandbox"
+        }
         C::Rlimits => "raise the hard limits of the calling shell (ulimit -H)",
         C::User => "run as an ordinary user, or as root with the ids of two unprivileged users",
         C::BoundingSet | C::Securebits | C::Capabilities => {
@@ -149,7 +157,9 @@ fn from_report(report: &CageReport) -> Vec<Finding> {
         findings.push(match missing {
             Some(missing) => finding(Verdict::Missing, missing.why.clone()).mend(mend),
             // What only a newer kernel could be asked: another wall covers it, as docs/cage.md says.
-            None if tried == 0 => finding(Verdict::Optional, "this kernel can't be asked".to_owned()).mend(mend),
+            None if tried == 0 => {
+                finding(Verdict::Optional, "this kernel can't be asked".to_owned()).mend(mend)
+            }
             None => finding(Verdict::Enforced, format!("{} ({tried} tried)", control.meaning())),
         });
     }

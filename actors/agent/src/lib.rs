@@ -23,6 +23,8 @@ pub mod client;
 pub mod control;
 pub mod credential_files;
 pub mod doctor;
+#[cfg(test)]
+mod documentation;
 pub mod environment;
 mod inherit;
 mod init;

@@ -17,6 +17,7 @@ mod table;
 pub(crate) use confine::Confinement;
 pub(crate) use spawn::enter_session;
 
+use crate::credential_files::Keeper;
 use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
@@ -162,7 +163,7 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
         writable: writable_places(plan),
     };
     // Nothing runs yet; what can't be secured now is seen again on the beat.
-    let _ = crate::credential_files::secure(crate::plan::WORKSPACE.as_ref());
+    let _ = Keeper::open(crate::plan::WORKSPACE.as_ref()).map(|mut keeper| keeper.beat());
     cage.report.build_micros = micros(started);
     prove(plan, &mut cage, &built.shown, &built.writable, &outside.namespaces, &mut missing)?;
     cage.report.missing = missing.list;

@@ -106,13 +106,13 @@ impl Collection {
         drop(host);
         let root = self.root.as_fd();
 
-        for (path, target) in &self.links {
-            make_parent(path)?;
-            std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {}", path.display())))?;
-        }
         make_dir(Path::new("/tmp"), 0o1777)?;
         if !plan.sabotaged(Control::PrivateTmp) {
             attach(root, self.temporary.as_fd(), "/tmp")?;
+        }
+        for (path, target) in &self.links {
+            make_parent(path)?;
+            std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {}", path.display())))?;
         }
         for shown in &self.shown {
             place(root, shown)?;

@@ -49,9 +49,7 @@ fn surroundings(probe: &mut Probe, scene: &Scene<'_>, kept: &[i32]) {
         let own = nix::unistd::getpid();
         Ok(nix::unistd::getsid(None)? == own && nix::unistd::getpgrp() == own)
     });
-    probe.try_it("open the controlling terminal", Session, Expect::Fails, || {
-        std::fs::File::open("/dev/tty")
-    });
+    probe.try_it("open the controlling terminal", Session, Expect::Fails, || std::fs::File::open("/dev/tty"));
     probe.holds("only standard streams are open", Descriptors, || {
         // What exec closes, and the directory that is being read.
         let mut strangers = std::fs::read_dir("/proc/self/fd")?

@@ -4,12 +4,14 @@ use super::check;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 fn open(directory: BorrowedFd<'_>, name: &[u8], flags: i32) -> io::Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: an all-zero open_how is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (flags | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u64;
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
     // SAFETY: a C string, and a structure whose true size is given.
     let fd = check(unsafe {
@@ -26,17 +28,17 @@ fn open(directory: BorrowedFd<'_>, name: &[u8], flags: i32) -> io::Result<OwnedF
 }
 
 /// A directory.
-pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_DIRECTORY)
+pub(crate) fn open_directory(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    open(directory, path.as_os_str().as_bytes(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW)
 }
 
 /// Anything that isn't a link, without ever waiting for it.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY)
+    open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
 }
 
 /// Anything that isn't a link, only to say where it is (`O_PATH`); `path` may have several components.
-pub(crate) fn open_place(directory: BorrowedFd<'_>, path: &std::path::Path) -> io::Result<OwnedFd> {
-    use std::os::unix::ffi::OsStrExt;
+pub(crate) fn open_place(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    // Without O_NOFOLLOW, with which O_PATH would open the link itself instead of refusing it.
     open(directory, path.as_os_str().as_bytes(), libc::O_PATH)
 }

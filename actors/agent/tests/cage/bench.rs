@@ -24,5 +24,4 @@ fn how_long_a_start_takes(mode: Mode) {
         }
     }
     eprintln!("{mode:?}: clone to the end of /bin/true: {best:?} ({detail})");
-    assert!(best < Duration::from_millis(100), "{best:?}");
 }

@@ -20,6 +20,7 @@ mod holders;
 mod launch;
 mod lives;
 mod own;
+mod paths;
 mod programs;
 mod proof;
 mod supervisors;
@@ -65,6 +66,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         attacks::CASES,
         programs::CASES,
         proof::CASES,
+        paths::CASES,
         lives::CASES,
         own::CASES,
         holders::CASES,

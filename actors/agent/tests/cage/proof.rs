@@ -47,6 +47,8 @@ fn witness(control: Control, mode: Mode) -> Witness {
         C::User => Checks(&["ids are the agent's"]),
         C::Capabilities => Checks(&["no capability left", "bind a privileged port"]),
         C::NoNewPrivileges => Checks(&["no_new_privs"]),
+        // The change of user alone makes a child undumpable.
+        C::Dumpable if mode == Mode::Rooted => Checks(&["pid 1 is not dumpable"]),
         C::Dumpable => Checks(&["not dumpable until exec", "pid 1 is not dumpable"]),
         C::Landlock => Checks(&["read what no rule names"]),
         C::LandlockTcp if abi < 4 => Nothing("this kernel's Landlock knows no TCP"),
@@ -157,6 +159,7 @@ fn follows(found: Control, left_out: Control) -> bool {
         C::Seccomp => {
             &[C::SocketFamilies, C::TerminalInjection, C::NamespaceCalls, C::SetIdBits, C::ForeignCalls]
         }
+        C::Landlock => &[C::LandlockScopes],
         // Without it nobody can be confined by these.
         C::NoNewPrivileges => &[
             C::Landlock,
