@@ -187,14 +187,15 @@ fn revoked() -> Refusal {
     })
 }
 
-/// Fields by which some APIs let a request ask for another method than its own. The method was judged: it is the one that
-/// counts.
-const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+/// Fields by which some servers let a request ask for another method or path than its own. Those that stand in its first
+/// line were judged: they are the ones that count.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 /// Takes off what stays on the agent's side.
 pub(crate) fn clean(headers: &mut HeaderMap) {
     hop::strip(headers);
-    for name in METHOD_OVERRIDES {
+    for name in OVERRIDES {
         headers.remove(name);
     }
     // We answer `Expect` ourselves, when the body is first asked for.

@@ -14,6 +14,7 @@
 //! server     listeners, TLS, HTTP engine; hands each request to a site
 //! sites/     what each named host answers
 //! provider/  the model provider
+//! raw        a server that records bytes and judges none
 //! recorder   what arrived, for tests to look at
 //! archive    wheels and tarballs made in memory
 //! stage      (tests) one sandbox under test: mode, state directory, command lines, polling
@@ -39,6 +40,7 @@ pub mod harness;
 pub mod names;
 mod netlink;
 pub mod provider;
+pub mod raw;
 pub mod recorder;
 pub mod server;
 mod sites;

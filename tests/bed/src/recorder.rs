@@ -41,6 +41,14 @@ struct Kept {
     next: u64,
     requests: VecDeque<Seen>,
     questions: VecDeque<String>,
+    streams: VecDeque<Stream>,
+}
+
+/// What one connection to the raw servers sent, byte for byte.
+#[derive(Debug)]
+struct Stream {
+    number: u64,
+    bytes: Vec<u8>,
 }
 
 /// A shared list of what arrived. Cloning shares it.
@@ -79,6 +87,32 @@ impl Recorder {
             kept.questions.pop_front();
         }
         kept.questions.push_back(name.to_ascii_lowercase());
+    }
+
+    /// Opens the record of a raw connection and returns its number.
+    pub(crate) fn stream(&self) -> u64 {
+        let mut kept = self.kept();
+        kept.next += 1;
+        if kept.streams.len() == KEEP {
+            kept.streams.pop_front();
+        }
+        let number = kept.next;
+        kept.streams.push_back(Stream { number, bytes: Vec::new() });
+        number
+    }
+
+    /// Adds bytes to a raw connection's record.
+    pub(crate) fn streamed(&self, number: u64, bytes: &[u8]) {
+        if let Some(stream) = self.kept().streams.iter_mut().rev().find(|stream| stream.number == number) {
+            let room = BODY_MAX.saturating_sub(stream.bytes.len());
+            stream.bytes.extend(bytes.iter().take(room));
+        }
+    }
+
+    /// The raw connections whose bytes hold `marker`, byte for byte.
+    pub fn streams_with(&self, marker: &str) -> Vec<Vec<u8>> {
+        let holds = |bytes: &[u8]| bytes.windows(marker.len().max(1)).any(|w| w == marker.as_bytes());
+        self.kept().streams.iter().filter(|s| holds(&s.bytes)).map(|s| s.bytes.clone()).collect()
     }
 
     /// Every request kept, oldest first.

@@ -22,6 +22,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use crate::authority::Authority;
 use crate::names;
 use crate::provider::{self, Provider};
+use crate::raw;
 use crate::recorder::{Recorder, Seen};
 use crate::sites;
 
@@ -50,6 +51,11 @@ enum Door {
     Plain,
     /// The provider's own port, whatever the name used.
     Provider,
+    /// [`raw::PLAIN_PORT`] and [`raw::TLS_PORT`]: bytes are recorded, not judged.
+    Raw {
+        /// Whether TLS ends here first.
+        tls: bool,
+    },
 }
 
 /// Binds every listener, then serves each on a task of its own.
@@ -61,6 +67,8 @@ pub async fn start(shared: Shared) -> Result<()> {
         (80, Door::Plain),
         (8080, Door::Plain),
         (provider::PORT, Door::Provider),
+        (raw::PLAIN_PORT, Door::Raw { tls: false }),
+        (raw::TLS_PORT, Door::Raw { tls: true }),
     ] {
         let listener = listen(port).await?;
         let shared = Arc::clone(&shared);
@@ -92,6 +100,8 @@ async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
             let _ = match door {
                 Door::Tls => serve_tls(stream, shared).await,
                 Door::Plain | Door::Provider => serve(stream, door, shared).await,
+                Door::Raw { tls: false } => raw::serve(stream, &shared.recorder).await,
+                Door::Raw { tls: true } => serve_raw_tls(stream, &shared).await,
             };
         });
     }
@@ -102,6 +112,13 @@ async fn serve_tls(stream: tokio::net::TcpStream, shared: Arc<Shared>) -> Result
     let name = start.client_hello().server_name().map(str::to_owned);
     let stream = start.into_stream(shared.authority.for_host(name.as_deref())).await?;
     serve(stream, Door::Tls, shared).await
+}
+
+/// HTTP/1.1 alone: what comes by HTTP/2 has to be written in its words, where a smuggled line would show.
+async fn serve_raw_tls(stream: tokio::net::TcpStream, shared: &Shared) -> Result<()> {
+    let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    let stream = start.into_stream(shared.authority.for_host(Some(raw::HOST))).await?;
+    raw::serve(stream, &shared.recorder).await
 }
 
 async fn serve<S>(stream: S, door: Door, shared: Arc<Shared>) -> Result<()>
