@@ -76,19 +76,15 @@ impl Actor for TelemetryActor {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::from)?;
             let sink = audit.sink();
             let check: server::Check = Arc::new(move || sink.check().map_err(|error| error.to_string()));
-            let (recorder, alarm) = (recorder.clone(), alarm("metrics endpoint"));
+            let alarm = alarm("metrics endpoint");
             tasks.spawn(async move {
                 let _alarm = alarm;
                 server::serve(listener, recorder, check).await;
             });
         }
-        let alarms = (alarm("metrics upkeep"), alarm("audit writer"));
+        let alarm = alarm("audit writer");
         tasks.spawn(async move {
-            let _alarm = alarms.0;
-            server::upkeep(recorder).await;
-        });
-        tasks.spawn(async move {
-            let _alarm = alarms.1;
+            let _alarm = alarm;
             audit.write().await;
         });
         Ok(tasks)

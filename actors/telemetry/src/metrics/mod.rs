@@ -4,6 +4,7 @@
 
 mod names;
 mod recorder;
+mod registry;
 pub mod server;
 
 use std::time::Duration;

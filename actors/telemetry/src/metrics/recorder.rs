@@ -2,17 +2,11 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics::{counter, gauge, histogram};
 use thiserror::Error;
 
 use super::names::{self, Kind, TABLE};
-
-/// Decisions take microseconds, a first hash of a large binary tenths of a second.
-const DECISION_BUCKETS: [f64; 12] =
-    [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 1e-2, 0.05, 0.25, 1.0];
-/// Models answer within tenths of seconds to minutes.
-const FIRST_BYTE_BUCKETS: [f64; 11] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+use super::registry::Registry;
 
 /// Why the recorder could not be set up.
 #[derive(Debug, Error)]
@@ -20,20 +14,11 @@ pub enum MetricsError {
     /// Something else in this process installed a recorder.
     #[error("another metrics recorder is installed in this process")]
     Installed,
-    /// The buckets are not acceptable.
-    #[error("setting up the metrics recorder: {0}")]
-    Build(String),
 }
 
 /// A handle on the recorder. Clones share it.
-#[derive(Clone)]
-pub struct Recorder(PrometheusHandle);
-
-impl std::fmt::Debug for Recorder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Recorder")
-    }
-}
+#[derive(Debug, Clone)]
+pub struct Recorder(Registry);
 
 static INSTALLED: OnceLock<Recorder> = OnceLock::new();
 
@@ -49,12 +34,11 @@ impl Recorder {
         if let Some(installed) = INSTALLED.get() {
             return Ok(installed.clone());
         }
-        let recorder = build()?;
-        let handle = Self(recorder.handle());
-        match metrics::set_global_recorder(recorder) {
+        let registry = Registry::default();
+        match metrics::set_global_recorder(registry.clone()) {
             Ok(()) => {
-                describe();
-                Ok(INSTALLED.get_or_init(|| handle).clone())
+                begin();
+                Ok(INSTALLED.get_or_init(|| Self(registry)).clone())
             }
             Err(_) => Err(MetricsError::Installed),
         }
@@ -63,36 +47,13 @@ impl Recorder {
     /// All metrics in the Prometheus text format 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
-        self.0.render()
-    }
-
-    /// Moves histogram samples into their buckets; without it they pile up until somebody scrapes.
-    pub fn upkeep(&self) {
-        self.0.run_upkeep();
+        self.0.render(TABLE)
     }
 }
 
-fn build() -> Result<PrometheusRecorder, MetricsError> {
-    let failed = |error: metrics_exporter_prometheus::BuildError| MetricsError::Build(error.to_string());
-    Ok(PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(names::DECISION_SECONDS.to_owned()), &DECISION_BUCKETS)
-        .map_err(failed)?
-        .set_buckets_for_metric(Matcher::Full(names::INFERENCE_FIRST_BYTE.to_owned()), &FIRST_BYTE_BUCKETS)
-        .map_err(failed)?
-        .build_recorder())
-}
-
-/// Describes every metric, and begins those without labels at 0, so that rates have a start.
-fn describe() {
-    for metric in TABLE {
-        match metric.kind {
-            Kind::Counter => describe_counter!(metric.name, metric.help),
-            Kind::Gauge => describe_gauge!(metric.name, metric.help),
-            Kind::Histogram => describe_histogram!(metric.name, metric.help),
-        }
-        if !metric.labels.is_empty() {
-            continue;
-        }
+/// Begins every metric without labels at 0, so that rates have a start.
+fn begin() {
+    for metric in TABLE.iter().filter(|metric| metric.labels.is_empty()) {
         match metric.kind {
             Kind::Counter => counter!(metric.name).increment(0),
             Kind::Gauge => gauge!(metric.name).increment(0.0),
@@ -110,15 +71,14 @@ fn describe() {
 #[cfg(test)]
 mod tests {
     use super::super::*;
-    use super::{build, describe};
+    use super::{Registry, begin};
     use std::time::Duration;
 
     /// A page with every metric on it.
     fn page() -> String {
-        let recorder = build().unwrap();
-        let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
-            describe();
+        let registry = Registry::default();
+        metrics::with_local_recorder(&registry, || {
+            begin();
             build_info("0.1.0", "rootless");
             actor_up("proxy", true);
             actor_restarted("proxy");
@@ -140,8 +100,7 @@ mod tests {
             audit_records(1);
             audit_refused();
         });
-        handle.run_upkeep();
-        handle.render()
+        registry.render(TABLE)
     }
 
     #[test]

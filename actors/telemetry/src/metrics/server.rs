@@ -27,8 +27,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Header fields taken.
 const HEADERS_MAX: usize = 64;
-/// How often histogram samples are moved into their buckets.
-const UPKEEP: Duration = Duration::from_secs(5);
 /// After a failed accept (out of descriptors), so that it doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -59,15 +57,6 @@ pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
             }
         }
         while connections.try_join_next().is_some() {}
-    }
-}
-
-/// Keeps histograms small whether or not somebody scrapes. Runs until aborted.
-pub async fn upkeep(recorder: Recorder) {
-    let mut ticks = tokio::time::interval(UPKEEP);
-    loop {
-        ticks.tick().await;
-        recorder.upkeep();
     }
 }
 
