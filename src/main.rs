@@ -13,6 +13,7 @@ mod logs;
 mod plan;
 mod sealed;
 mod state;
+mod steps;
 
 use std::ffi::CStr;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ pub const DEMO_AGENT_ROLE: &CStr = c"__demo-agent";
 compile_error!("a panic must reach the supervisor as one actor's failure: build with panic = \"unwind\"");
 
 fn main() -> ExitCode {
+    steps::begin();
     let first = std::env::args_os().nth(1).unwrap_or_default();
     let is = |role: &CStr| first.as_encoded_bytes() == role.to_bytes();
     let code = if is(HEART_ROLE) {

@@ -14,6 +14,7 @@ use zeroize::Zeroize;
 
 use crate::cli::args::LogFormat;
 use crate::config::{Forward, Restart};
+use crate::steps::Step;
 
 /// Names of the descriptors that the heart keeps from the start. Others come at run time from the supervisor.
 pub mod slot {
@@ -76,6 +77,8 @@ pub struct Plan {
     pub log_format: LogFormat,
     /// What the slots 4, 5, … that the command leaves to the heart are called (3 is the plan itself).
     pub slots: Vec<String>,
+    /// The steps so far, if their times are wanted.
+    pub steps: Option<Vec<Step>>,
 }
 
 /// What the heart's standard streams are for.

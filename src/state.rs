@@ -14,7 +14,7 @@
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -166,10 +166,7 @@ impl Root {
             }
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
         }
-        lock.set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(|e| told(&path, &e))?;
+        write_holder(&mut lock).map_err(|e| told(&path, &e))?;
         let handle = File::open(&dir).map_err(|e| told(&dir, &e))?;
         Ok(Ok(Claim { name: name.clone(), dir, handle, lock }))
     }
@@ -202,6 +199,16 @@ impl Root {
         let handle = File::open(self.instance(name))?;
         UnixStream::connect(socket_path(&handle)).map(drop)
     }
+}
+
+/// Writes who holds the lock. Cut only where the text before was longer: emptying a file waits for the filesystem.
+fn write_holder(lock: &mut File) -> io::Result<()> {
+    let text = format!("{}\n", std::process::id());
+    lock.write_all(text.as_bytes())?;
+    if lock.metadata()?.len() > text.len() as u64 {
+        lock.set_len(text.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// A claimed directory: as long as its lock (or a copy of it) is open, no other sandbox takes the name.

@@ -111,6 +111,9 @@ pub struct RunArgs {
     /// Give the command a terminal of its own [default: when stdin and stdout are terminals]
     #[arg(short = 't', long)]
     pub tty: bool,
+    /// Say at the end where the time of start and end went
+    #[arg(long)]
+    pub timings: bool,
     /// What every start takes.
     #[command(flatten)]
     pub start: StartArgs,

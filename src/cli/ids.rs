@@ -39,7 +39,8 @@ fn choose_with(dynamic: impl FnOnce() -> Result<(Id, Id), Failure>) -> Result<Id
              start cofferdam as an ordinary user instead, or map a range of ids (at least up to 65519)",
         ));
     }
-    let (gateway, sandbox) = match (named("gateway")?, named("sandbox")?) {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let (gateway, sandbox) = match (named(&users, "gateway"), named(&users, "sandbox")) {
         (Some(gateway), Some(sandbox)) => (gateway, sandbox),
         _ => dynamic()?,
     };
@@ -71,9 +72,15 @@ pub fn give(path: &Path, to: Id) -> std::io::Result<()> {
     std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
 }
 
-fn named(name: &str) -> Result<Option<Id>, Failure> {
-    let user = User::from_name(name).map_err(|e| Failure::refused(format!("looking up user {name}: {e}")))?;
-    Ok(user.filter(|u| !u.uid.is_root()).map(|u| Id { uid: u.uid.as_raw(), gid: u.gid.as_raw() }))
+/// Looked up in the host's own table and nowhere else: service users are made there (useradd, sysusers.d), and whoever
+/// runs a directory must not decide as whom the agent runs.
+fn named(users: &str, name: &str) -> Option<Id> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (found, _password, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let id = Id { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
+        (found == name && id.uid != 0).then_some(id)
+    })
 }
 
 fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
@@ -128,4 +135,17 @@ fn maps(id: u32) -> bool {
         };
         (first..first.saturating_add(count)).contains(&u64::from(id))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_its_whole_name_and_is_never_root() {
+        let users = "root:x:0:0::/root:/bin/sh\ngateway:x:0:0::/:/bin/sh\nsandbox2:x:7:7::/:/bin/sh\nsandbox:x:5:6::/:/bin/sh\nbroken\n";
+        assert_eq!(named(users, "sandbox"), Some(Id { uid: 5, gid: 6 }));
+        assert_eq!(named(users, "gateway"), None);
+        assert_eq!(named(users, "nobody"), None);
+    }
 }

@@ -10,6 +10,7 @@ use crate::cli::{environment, policies};
 use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
 use crate::plan::{AgentPlan, Mode};
 use crate::state::{Name, Root};
+use crate::steps::Steps;
 
 /// Starts the sandbox; returns only a failure.
 pub fn run(root: &Root, args: RunArgs) -> Outcome {
@@ -63,6 +64,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         fault_injection: args.start.allow_fault_injection,
         quiet: args.start.quiet,
         log_format: args.start.log_format,
+        steps: Steps::of_process(args.timings, "command"),
     };
     Ok(wanted)
 }

@@ -23,6 +23,7 @@ use crate::plan::{
 };
 use crate::sealed;
 use crate::state::{Claim, Name, Root};
+use crate::steps::Steps;
 
 /// Everything that describes a sandbox, whether typed or read from a file.
 pub struct Wanted {
@@ -54,6 +55,8 @@ pub struct Wanted {
     pub quiet: bool,
     /// Form of our own messages.
     pub log_format: LogFormat,
+    /// The step clock.
+    pub steps: Steps,
 }
 
 /// How a sandbox gets its name.
@@ -79,7 +82,9 @@ struct Prepared {
 }
 
 fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
+    wanted.steps.done("command: arguments and files read");
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
+    wanted.steps.done("command: policy checked");
     let secrets = secrets(wanted.inference.as_ref())?;
     let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     let claim = match &wanted.name {
@@ -130,9 +135,11 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         quiet: wanted.quiet,
         log_format: wanted.log_format,
         slots: Vec::new(),
+        steps: None,
     };
     slots.add(slot::LOCK, claim.lock.into());
-    let plan = Plan { slots: slots.names, ..plan };
+    wanted.steps.done("command: name, ids, workspace, sockets; becomes the heart");
+    let plan = Plan { slots: slots.names, steps: wanted.steps.told(), ..plan };
     Ok(Prepared { plan: sealed::seal_json("cofferdam-plan", &plan)?, kept: slots.fds })
 }
 

@@ -10,6 +10,7 @@ use crate::cli::{environment, policies};
 use crate::config::Config;
 use crate::plan::{AgentPlan, Mode};
 use crate::state::{Name, Root};
+use crate::steps::Steps;
 
 /// Where a service's metrics are served when nobody says otherwise.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
@@ -70,5 +71,6 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
         fault_injection: args.start.allow_fault_injection,
         quiet: args.start.quiet,
         log_format: args.start.log_format,
+        steps: Steps::default(),
     })
 }

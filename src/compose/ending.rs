@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agent::protocol::ToSupervisor;
+use agent::wire::WireError;
 use nix::libc;
 use supervision::Outcome;
 use telemetry::audit::SandboxChange;
@@ -97,18 +98,28 @@ fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
 
-/// The last work of a sandbox that is over: every byte of output out, every record written, every actor stopped.
-pub async fn close(desk: &Desk, message: Option<&str>) {
+/// The last work of a sandbox that is over: every byte of output out, every record written; then the heart ends what is
+/// left inside while the actors stop here.
+pub async fn close(
+    desk: &Desk,
+    heart: &HeartLine,
+    code: u8,
+    message: Option<String>,
+) -> Result<(), WireError> {
     desk.stopping.store(true, Ordering::Relaxed);
     for agent in desk.agents.iter() {
         desk.stores.streams.agent_drained(&agent.name, LAST_WORK).await;
     }
+    heart.steps.done("supervisor: output out");
     let sink = desk.stores.audit.sink();
-    records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.map(str::to_owned));
+    records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
     desk.stores.audit.flush(LAST_WORK).await;
+    heart.steps.done("supervisor: records on disk");
+    heart.finish(code, message).await?;
     if let Some(tree) = desk.tree.get() {
         tree.stop(LAST_WORK).await;
     }
+    Ok(())
 }
 
 /// When the heart died without a word, nobody else removes what must not outlive the sandbox.

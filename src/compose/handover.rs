@@ -7,6 +7,8 @@ use std::sync::Arc;
 use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
 use agent::wire::{AsyncWire, Packet, WireError};
 
+use crate::steps::Steps;
+
 /// What the heart handed to this supervisor.
 #[derive(Debug)]
 pub struct Handover {
@@ -40,7 +42,11 @@ impl Handover {
 
 /// The line to the heart. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct HeartLine(Arc<AsyncWire>);
+pub struct HeartLine {
+    wire: Arc<AsyncWire>,
+    /// The step clock.
+    pub steps: Steps,
+}
 
 impl HeartLine {
     /// Takes our end, and everything that the heart hands over.
@@ -57,7 +63,7 @@ impl HeartLine {
                 }
                 ToSupervisor::HandoverEnd { supervisor_restarts, last_death } => {
                     let handover = Handover { slots, restarts: supervisor_restarts, last_death };
-                    return Ok((Self(Arc::new(wire)), handover));
+                    return Ok((Self { wire: Arc::new(wire), steps: Steps::default() }, handover));
                 }
                 // Sent only after the end of the handover.
                 ToSupervisor::Signal(_) | ToSupervisor::Winch => {}
@@ -67,26 +73,30 @@ impl HeartLine {
 
     /// Asks the heart to keep a descriptor for our successor.
     pub async fn keep(&self, slot: &str, fd: BorrowedFd<'_>) -> Result<(), WireError> {
-        self.0.send(&ToHeart::Keep { slot: Slot::new(slot) }, &[fd]).await
+        self.wire.send(&ToHeart::Keep { slot: Slot::new(slot) }, &[fd]).await
     }
 
     /// Asks the heart to let one go.
     pub async fn release(&self, slot: &str) -> Result<(), WireError> {
-        self.0.send(&ToHeart::Release { slot: Slot::new(slot) }, &[]).await
+        self.wire.send(&ToHeart::Release { slot: Slot::new(slot) }, &[]).await
     }
 
     /// Says that the tree is up.
     pub async fn ready(&self) -> Result<(), WireError> {
-        self.0.send(&ToHeart::Ready, &[]).await
+        self.wire.send(&ToHeart::Ready, &[]).await
     }
 
     /// Ends the sandbox.
     pub async fn finish(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
-        self.0.send(&ToHeart::Finish { exit_code: exit_code.into(), message }, &[]).await
+        if let Some(steps) = self.steps.told() {
+            let told = steps.into_iter().map(|step| (step.what, step.at)).collect();
+            self.wire.send(&ToHeart::Steps(told), &[]).await?;
+        }
+        self.wire.send(&ToHeart::Finish { exit_code: exit_code.into(), message }, &[]).await
     }
 
     /// The next thing that the heart has to say; an error when it is gone.
     pub async fn hear(&self) -> Result<ToSupervisor, WireError> {
-        Ok(self.0.recv::<ToSupervisor>().await?.body)
+        Ok(self.wire.recv::<ToSupervisor>().await?.body)
     }
 }

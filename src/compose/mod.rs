@@ -22,22 +22,25 @@ mod stores;
 mod terminal;
 mod tree;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::InitClient;
+use agent::client::ClientError;
 use agent::own::Role;
 use agent::protocol::CageReport;
 use supervision::Supervisor;
 use telemetry::audit::SandboxChange;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::cli::out::{REFUSED, say};
 use crate::plan::{Mode, Plan, explicit_listeners, inference_listeners, slot};
 use crate::sealed;
+use crate::steps::Steps;
 use agents::{Agents, Surroundings};
 use control::Desk;
 use ending::{End, wait_for_end};
@@ -77,9 +80,11 @@ async fn supervise() -> Result<(), Refused> {
     // remove what lies in the state directory.
     let _taken = signal(SignalKind::terminate())?;
     let opened = HeartLine::open(agent::inherit(3)?).await;
-    let (heart, mut handover) = opened.inspect_err(|_| ending::clean_up())?;
+    let (mut heart, mut handover) = opened.inspect_err(|_| ending::clean_up())?;
     let plan: Arc<Plan> =
         Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
+    heart.steps = Steps::of_process(plan.steps.is_some(), "supervisor");
+    heart.steps.done("supervisor: handover and plan taken");
     let built = build(&heart, &mut handover, Arc::clone(&plan)).await;
     let (desk, end) = match built {
         Ok(desk) => {
@@ -90,6 +95,7 @@ async fn supervise() -> Result<(), Refused> {
             }
             announce(&desk.0);
             let end = wait_for_end(&desk.0, &heart, desk.1).await;
+            heart.steps.done("supervisor: the agents are over");
             (desk.0, end)
         }
         Err(error) => {
@@ -108,8 +114,7 @@ async fn supervise() -> Result<(), Refused> {
             Ok(())
         }
         End::Over { code, message } => {
-            ending::close(&desk, message.as_deref()).await;
-            heart.finish(code, message).await?;
+            ending::close(&desk, &heart, code, message).await?;
             wait_for_heart(&heart).await
         }
     }
@@ -141,13 +146,24 @@ async fn build(
 ) -> Result<(Arc<Desk>, mpsc::Receiver<Duration>), Refused> {
     let channel = handover.take(slot::INIT).ok_or("the heart handed over no channel to init")?;
     let init = InitClient::new(channel)?;
-    let stores = Arc::new(Stores::open(&plan, handover, heart, &init).await?);
-    log::install(&plan, &stores.redactor);
+    // Init answers when the cage is built and proven; everything that doesn't wait for it is made meanwhile.
+    let asked = Asked::of(&init);
+    let ready = stores::Ready::make(&plan, handover, heart).await?;
+    log::install(&plan, &ready.redactor);
     log::panics_are_told();
-    let cage = init.report().await?;
+    let bundle = stores::bundle(&plan, &ready.authority)?;
+    let put = tokio::spawn({
+        let init = init.clone();
+        async move { init.put_ca_bundle(bundle.as_bytes()).await }
+    });
+    heart.steps.done("supervisor: policy, redactor, audit log, authority ready; waits for init");
+    let Answered { cage, diag, listeners } = asked.answered().await?;
+    put.await??;
+    cage.steps.iter().for_each(|(what, at)| heart.steps.add(what, *at));
+    let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover, &cage);
     keep_policy(&stores, heart);
-    init.put_ca_bundle(stores::bundle(&plan, &stores.authority)?.as_bytes()).await?;
+    heart.steps.done("supervisor: init answered");
 
     let stdin = match plan.mode {
         Mode::Foreground { .. } => Some(stdin::Stdin::new(handover, heart.clone())),
@@ -167,7 +183,7 @@ async fn build(
         agents.push(agent);
         specs.push(spec);
     }
-    let sockets = sockets(&plan, handover, &init).await?;
+    let sockets = sockets(&plan, handover, listeners)?;
     let (ending, told_to_end) = mpsc::channel(1);
     let desk = Arc::new(Desk {
         plan: Arc::clone(&plan),
@@ -195,6 +211,7 @@ async fn build(
     tokio::spawn(records::reports(heard, stores.audit.sink()));
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     let _ = desk.tree.set(tree);
+    heart.steps.done("supervisor: tree up, agents started");
     Ok((desk, told_to_end))
 }
 
@@ -249,28 +266,61 @@ fn keep_policy(stores: &Arc<Stores>, heart: &HeartLine) {
     });
 }
 
-async fn sockets(plan: &Plan, handover: &mut Handover, init: &InitClient) -> Result<tree::Sockets, Refused> {
-    let mut proxy = Vec::new();
-    for address in explicit_listeners() {
-        proxy.push((proxy::Kind::Explicit, address));
-    }
-    for address in inference_listeners() {
-        proxy.push((proxy::Kind::Inference { tls: address.port() == 443 }, address));
-    }
-    let mut listeners = Vec::new();
-    for (kind, address) in proxy {
-        // Init keeps them: a new supervisor gets the very same sockets, with whoever waits in their queues.
-        match init.listen_tcp(address).await {
-            Ok(fd) => {
-                listeners.push(proxy::Listener { kind, socket: Arc::new(stores::tcp_listener(fd)?) });
-            }
-            // A kernel without IPv6.
-            Err(error) if address.is_ipv6() => {
-                tracing::warn!(%error, "the proxy does not listen on {address}")
-            }
-            Err(error) => return Err(error.into()),
+/// What init was asked at once, so that its answers come in one go.
+struct Asked {
+    report: JoinHandle<Result<CageReport, ClientError>>,
+    diag: JoinHandle<Result<OwnedFd, ClientError>>,
+    listeners: JoinHandle<Result<Vec<proxy::Listener>, Refused>>,
+}
+
+struct Answered {
+    cage: CageReport,
+    diag: OwnedFd,
+    listeners: Vec<proxy::Listener>,
+}
+
+impl Asked {
+    fn of(init: &InitClient) -> Self {
+        let (reporting, diagnosing, listening) = (init.clone(), init.clone(), init.clone());
+        Self {
+            report: tokio::spawn(async move { reporting.report().await }),
+            diag: tokio::spawn(async move { diagnosing.diag().await }),
+            listeners: tokio::spawn(async move { listeners(&listening).await }),
         }
     }
+
+    /// A cage that could not be built or proven is the first thing told.
+    async fn answered(self) -> Result<Answered, Refused> {
+        let cage = self.report.await??;
+        Ok(Answered { cage, diag: self.diag.await??, listeners: self.listeners.await?? })
+    }
+}
+
+/// The proxy's listeners inside. Init keeps them: a new supervisor gets the very same sockets, with whoever waits in
+/// their queues.
+async fn listeners(init: &InitClient) -> Result<Vec<proxy::Listener>, Refused> {
+    let explicit = explicit_listeners().map(|address| (proxy::Kind::Explicit, address));
+    let inference =
+        inference_listeners().map(|address| (proxy::Kind::Inference { tls: address.port() == 443 }, address));
+    let asked = explicit.into_iter().chain(inference).map(|(kind, address)| async move {
+        match init.listen_tcp(address).await {
+            Ok(fd) => Ok(Some(proxy::Listener { kind, socket: Arc::new(stores::tcp_listener(fd)?) })),
+            // A kernel without IPv6.
+            Err(error) if address.is_ipv6() => {
+                tracing::warn!(%error, "the proxy does not listen on {address}");
+                Ok(None)
+            }
+            Err(error) => Err(Refused::from(error)),
+        }
+    });
+    Ok(futures_util::future::try_join_all(asked).await?.into_iter().flatten().collect())
+}
+
+fn sockets(
+    plan: &Plan,
+    handover: &mut Handover,
+    listeners: Vec<proxy::Listener>,
+) -> Result<tree::Sockets, Refused> {
     let control = handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?;
     let metrics = handover.take(slot::METRICS).map(stores::tcp_listener).transpose()?;
     let mut forwards = Vec::new();

@@ -43,21 +43,30 @@ pub struct Stores {
     pub gateway: Gateway,
     /// What the proxy needs.
     pub proxy: Arc<proxy::Deps>,
-    /// The sandbox's certificate authority.
-    pub authority: Arc<Authority>,
 }
 
 /// Why the stores could not be made: one line, with the mend where there is one.
 pub type Refused = Box<dyn std::error::Error + Send + Sync>;
 
-impl Stores {
-    /// Makes them all.
-    pub async fn open(
-        plan: &Plan,
-        handover: &mut Handover,
-        heart: &HeartLine,
-        init: &InitClient,
-    ) -> Result<Self, Refused> {
+/// What of the stores needs nothing of init, and is made while init builds the cage.
+pub struct Ready {
+    policy: policy::Store,
+    presets: Vec<Preset>,
+    /// The redactor in force.
+    pub redactor: SharedRedactor,
+    audit: AuditLog,
+    recorder: Recorder,
+    gateway: Gateway,
+    /// The sandbox's certificate authority.
+    pub authority: Arc<Authority>,
+    pins: Pins,
+    resolver: Resolver,
+    upstream: proxy::Upstream,
+}
+
+impl Ready {
+    /// Makes it.
+    pub async fn make(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Self, Refused> {
         let presets = presets(&plan.policy.presets)?;
         let policy = policy_store(plan, handover, &presets)?;
         let secrets: Secrets = match handover.take(slot::SECRETS) {
@@ -69,16 +78,22 @@ impl Stores {
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
         let authority = Arc::new(authority(handover, heart).await?);
-
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
-        let upstream = proxy::Upstream::new(&proxy::tls::upstream_config(extra_roots(plan)?)?);
+        let upstream = upstream(plan)?;
         let gateway =
             gateway(plan, keys, &redactor, &audit, Providers(Trusted::new(lookup, upstream.clone())))?;
         let pins = pins(handover, heart)?;
+        Ok(Self { policy, presets, redactor, audit, recorder, gateway, authority, pins, resolver, upstream })
+    }
+
+    /// The stores, now that init answers. `diag` is its socket for looking at the sandbox's connections.
+    pub fn open(self, init: &InitClient, diag: OwnedFd) -> Result<Stores, Refused> {
+        let Self { policy, presets, redactor, audit, recorder, gateway, authority, pins, resolver, upstream } =
+            self;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
-            proxy::identity::Diag::new(init.diag().await?)?,
+            proxy::identity::Diag::new(diag)?,
         )
         .with_pins(pins)
         // Which programs may have code of unknown origin in them is the policy's to say (`allow_foreign_code`).
@@ -96,18 +111,16 @@ impl Stores {
             tracker: proxy::Tracker::new(policy.clone(), resolver, proxy::limits::MAX_CONNECTIONS),
             local: Arc::new(Inference(gateway.clone())),
         });
-        Ok(Self {
-            policy,
-            presets,
-            redactor,
-            streams: Streams::new(),
-            audit,
-            recorder,
-            gateway,
-            proxy,
-            authority,
-        })
+        Ok(Stores { policy, presets, redactor, streams: Streams::new(), audit, recorder, gateway, proxy })
     }
+}
+
+/// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it is needed.
+fn upstream(plan: &Plan) -> Result<proxy::Upstream, Refused> {
+    let extra = extra_roots(plan)?;
+    proxy::tls::check_extra_roots(&extra)?;
+    proxy::tls::check_named_roots()?;
+    Ok(proxy::Upstream::lazy(move || proxy::tls::upstream_config(extra.clone())))
 }
 
 fn presets(names: &[String]) -> Result<Vec<Preset>, Refused> {

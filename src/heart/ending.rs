@@ -45,10 +45,9 @@ impl Ending {
     }
 }
 
-/// Ends init, and with it (pid_namespaces(7)) every process of the sandbox.
-pub fn end_init(init: &Child) {
+/// Orders init's end, and with it (pid_namespaces(7)) that of every process of the sandbox; [`reap`] waits for it.
+pub fn kill_init(init: &Child) {
     let _ = kill(Pid::from_raw(init.pid), Signal::SIGKILL);
-    reap(init);
 }
 
 /// Waits for the supervisor, which ends by itself once the heart's channel closes, but not for ever.

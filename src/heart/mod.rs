@@ -35,6 +35,7 @@ use operator::client::RawTerminal;
 
 use crate::cli::out::{REFUSED, say};
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
+use crate::steps::Steps;
 use ending::Ending;
 use pace::{Next, Pace};
 use slots::Slots;
@@ -70,6 +71,7 @@ struct Heart {
     interrupted: Option<Instant>,
     stop_by: Option<Instant>,
     terminal: Option<RawTerminal>,
+    steps: Steps,
 }
 
 /// A supervisor that runs.
@@ -93,6 +95,10 @@ impl Heart {
         let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
         let plan_fd = inherited(3)?;
         let plan: Plan = crate::sealed::read_json(&plan_fd).map_err(|e| format!("unreadable plan: {e}"))?;
+        let steps = Steps::of_process(plan.steps.is_some(), "heart");
+        for step in plan.steps.iter().flatten() {
+            steps.add(&step.what, step.at);
+        }
         let mut slots = Slots::new();
         for (name, number) in plan.slots.iter().zip(4..) {
             slots.keep(Slot::new(name.as_str()), inherited(number)?);
@@ -109,6 +115,7 @@ impl Heart {
         // Not before: init is a copy of us and needs more for a while.
         agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
             .map_err(|e| e.to_string())?;
+        steps.done("heart: init made, in namespaces of its own");
         let terminal = match plan.mode {
             // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.
             Mode::Foreground { tty: true } => RawTerminal::enter(io::stdin()).ok(),
@@ -126,6 +133,7 @@ impl Heart {
             interrupted: None,
             stop_by: None,
             terminal,
+            steps,
         })
     }
 
@@ -167,6 +175,7 @@ impl Heart {
             ids: self.plan.cage.ids,
         })?;
         drop(theirs);
+        self.steps.done("heart: supervisor forked and executed");
         let running = Running { child, wire };
         for (name, fd) in self.slots.iter() {
             running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
@@ -251,6 +260,9 @@ impl Heart {
                     self.pace.ready(Instant::now());
                     notify::ready(self.plan.notify_socket.as_deref());
                 }
+                Ok(Packet { body: ToHeart::Steps(told), .. }) => {
+                    told.iter().for_each(|(what, at)| self.steps.add(what, *at));
+                }
                 Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {
                     return Some(Ending { code: u8::try_from(exit_code).unwrap_or(REFUSED), message });
                 }
@@ -317,13 +329,21 @@ impl Heart {
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.
     fn end(mut self, ending: Ending, supervisor: Option<Running>) -> u8 {
         drop(self.terminal.take());
-        ending::end_init(&self.init);
+        self.steps.done("heart: hears of the end");
+        ending::kill_init(&self.init);
         if let Some(Running { child, wire }) = supervisor {
             // The closed channel tells it that nothing is left to supervise.
             drop(wire);
             ending::end_supervisor(&child);
         }
+        self.steps.done("heart: supervisor gone");
+        // Side by side with the supervisor's end: both take a millisecond of the kernel's.
+        ending::reap(&self.init);
+        self.steps.done("heart: init and its namespaces gone");
         ending::clean_state(&self.slots);
+        if let Some(table) = self.steps.table() {
+            say(&table);
+        }
         ending.tell()
     }
 }

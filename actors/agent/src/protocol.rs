@@ -284,6 +284,8 @@ pub struct CageReport {
     pub build_micros: u64,
     /// Microseconds of the proof.
     pub proof_micros: u64,
+    /// What was done on the way, and when (CLOCK_MONOTONIC in nanoseconds).
+    pub steps: Vec<(String, u64)>,
 }
 
 /// A control that isn't enforced.
@@ -469,6 +471,8 @@ pub enum ToHeart {
     },
     /// The tree is up.
     Ready,
+    /// What was done when, for `run --timings`: name and CLOCK_MONOTONIC in nanoseconds.
+    Steps(Vec<(String, u64)>),
     /// End the sandbox: init is killed, the heart exits.
     Finish {
         /// The exit code of the whole.

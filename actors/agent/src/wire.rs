@@ -8,6 +8,7 @@
 
 use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -239,9 +240,16 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) ->
 }
 
 fn recv_packet<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Packet<T>, WireError> {
-    // One byte more than any lawful packet, so that an oversize one shows as truncated, not as a shorter one.
-    let mut buffer = vec![0_u8; MAX_PACKET + 1];
-    let got = sys::socket::receive::<MAX_FDS>(socket, &mut buffer).map_err(io_error)?;
+    thread_local! {
+        // One byte more than any lawful packet, so that an oversize one shows as truncated, not as a shorter one.
+        // Made once a thread: clearing 64 KiB for each of the small packets would cost more than their calls.
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_PACKET + 1]);
+    }
+    BUFFER.with_borrow_mut(|buffer| recv_into(socket, buffer))
+}
+
+fn recv_into<T: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Packet<T>, WireError> {
+    let got = sys::socket::receive::<MAX_FDS>(socket, buffer).map_err(io_error)?;
     if got.descriptors_cut {
         return Err(WireError::Descriptors);
     }

@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -25,13 +26,26 @@ use crate::guard::{Connected, JudgedAddr};
 use crate::limits::{
     H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, MAX_RESPONSE_HEADERS, TLS_HANDSHAKE,
 };
-use crate::tls::http1_only;
+use crate::tls::{UpstreamError, http1_only};
 
-/// TLS towards upstreams: one verifier, two offers.
+/// TLS towards upstreams: one verifier, two offers. Clones share them.
 #[derive(Clone)]
-pub struct Upstream {
+pub struct Upstream(Arc<Shared>);
+
+struct Shared {
+    made: OnceCell<Connectors>,
+    load: Box<dyn Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync>,
+}
+
+struct Connectors {
     any: TlsConnector,
     http1: TlsConnector,
+}
+
+impl Connectors {
+    fn new(config: &Arc<ClientConfig>) -> Self {
+        Self { any: TlsConnector::from(Arc::clone(config)), http1: TlsConnector::from(http1_only(config)) }
+    }
 }
 
 /// What is spoken on a connection.
@@ -48,7 +62,31 @@ pub enum Wire {
 impl Upstream {
     /// `config` holds the roots and offers HTTP/2 and HTTP/1.1: see [`crate::tls::upstream_config`].
     pub fn new(config: &Arc<ClientConfig>) -> Self {
-        Self { any: TlsConnector::from(Arc::clone(config)), http1: TlsConnector::from(http1_only(config)) }
+        let config = Arc::clone(config);
+        let made = OnceCell::new_with(Some(Connectors::new(&config)));
+        Self(Arc::new(Shared { made, load: Box::new(move || Ok(Arc::clone(&config))) }))
+    }
+
+    /// The configuration is made at the first handshake, on a thread that may block: a system's roots take milliseconds
+    /// to read, and many an agent never needs them. One that can't be made fails that handshake, and is tried again at
+    /// the next.
+    pub fn lazy(load: impl Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared { made: OnceCell::new(), load: Box::new(load) }))
+    }
+
+    async fn connectors(&self) -> io::Result<&Connectors> {
+        let load = || async {
+            let shared = Arc::clone(&self.0);
+            let loaded = tokio::task::spawn_blocking(move || (shared.load)()).await;
+            match loaded.map_err(io::Error::other)? {
+                Ok(config) => Ok(Connectors::new(&config)),
+                Err(error) => {
+                    tracing::error!(%error, "no upstream can be verified");
+                    Err(io::Error::other(error))
+                }
+            }
+        };
+        self.0.made.get_or_try_init(load).await
     }
 
     /// A TLS handshake with `host`, verified; offers HTTP/2 unless `http1_only`.
@@ -65,7 +103,8 @@ impl Upstream {
             Host::Name(name) => ServerName::try_from(name.as_str().to_owned()).map_err(io::Error::other)?,
             Host::Addr(addr) => ServerName::from(*addr),
         };
-        let connector = if http1_only { &self.http1 } else { &self.any };
+        let connectors = self.connectors().await?;
+        let connector = if http1_only { &connectors.http1 } else { &connectors.any };
         match tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, stream)).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),

@@ -18,7 +18,8 @@ struct Prefix {
 }
 
 struct Table {
-    automaton: AhoCorasick,
+    /// Quick to make: what nearly every sandbox needs within its first milliseconds.
+    short: AhoCorasick,
     /// By precedence.
     prefixes: Vec<Prefix>,
     /// For the literal that the automaton found: what else may stand at the same place, by precedence.
@@ -56,14 +57,27 @@ pub enum End {
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
+/// Quick to search with: made when there is something long to be searched.
+static LONG: LazyLock<AhoCorasick> = LazyLock::new(|| automaton(AhoCorasickKind::DFA));
+/// From this many bytes on, a window is searched by the table that takes a millisecond and more to make.
+const LONG_MIN: usize = 4 << 10;
+
+fn literals() -> impl Iterator<Item = Prefix> {
+    FORMATS.iter().flat_map(|format| format.prefixes.iter().map(move |literal| Prefix { literal, format }))
+}
+
+#[expect(clippy::expect_used, reason = "built from the constant table alone; the tests build it")]
+fn automaton(kind: AhoCorasickKind) -> AhoCorasick {
+    AhoCorasick::builder()
+        .match_kind(MatchKind::LeftmostLongest)
+        .kind(Some(kind))
+        .build(literals().map(|prefix| prefix.literal))
+        .expect("the constant prefixes make an automaton")
+}
 
 impl Table {
-    #[expect(clippy::expect_used, reason = "built from the constant table alone; the tests build it")]
     fn new() -> Self {
-        let prefixes: Vec<Prefix> = FORMATS
-            .iter()
-            .flat_map(|format| format.prefixes.iter().map(move |literal| Prefix { literal, format }))
-            .collect();
+        let prefixes: Vec<Prefix> = literals().collect();
         let beside = prefixes
             .iter()
             .map(|one| {
@@ -79,21 +93,19 @@ impl Table {
                 *slot = true;
             }
         }
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(prefixes.iter().map(|prefix| prefix.literal))
-            .expect("the constant prefixes make an automaton");
+        let short = automaton(AhoCorasickKind::NoncontiguousNFA);
         let longest = prefixes.iter().map(|prefix| prefix.literal.len()).max().unwrap_or(0);
-        Self { automaton, prefixes, beside, longest, first }
+        Self { short, prefixes, beside, longest, first }
     }
 }
 
 /// The first place at or after `from` where a token stands or may stand. `before` is the byte before the window.
 pub(crate) fn find(window: &[u8], from: usize, before: Option<u8>, end: End) -> Option<Candidate> {
     let mut from = from;
+    // Both give the same answers.
+    let automaton = if window.len() < LONG_MIN { &TABLE.short } else { &*LONG };
     while from < window.len() {
-        let found = TABLE.automaton.find(Input::new(window).range(from..))?;
+        let found = automaton.find(Input::new(window).range(from..))?;
         let at = found.start();
         if let Some(candidate) = judge(window, at, found.pattern().as_usize(), before, end) {
             return Some(candidate);

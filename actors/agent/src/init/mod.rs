@@ -122,6 +122,8 @@ pub(crate) struct Cage {
 
 fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
+    let mut steps = vec![("init: tied to the heart".to_owned(), sys::process::monotonic())];
+    let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     let step = |name: &'static str| {
         move |error: io::Error| failed(Failed { step: name.to_owned(), source: error, mend: None })
@@ -149,10 +151,14 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
             }
         }
     }
-    let built =
-        Collection::collect(plan, outside.workspace).and_then(|all| all.build(plan)).map_err(failed)?;
+    done("loopback and listeners");
+    let collected = Collection::collect(plan, outside.workspace).map_err(failed)?;
+    done("mounts collected");
+    let built = collected.build(plan).map_err(failed)?;
+    done("root changed and built");
     let rules = make_rules(plan, &mut missing)?;
     let filter = make_filter(plan, &mut missing)?;
+    done("Landlock rules and seccomp filter made");
     let landlock_abi = if rules.is_some() { landlock::abi_version() } else { 0 };
     let mut cage = Cage {
         confinement: Confinement::new(plan, rules, filter),
@@ -166,6 +172,8 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
     let _ = Keeper::open(crate::plan::WORKSPACE.as_ref()).map(|mut keeper| keeper.beat());
     cage.report.build_micros = micros(started);
     prove(plan, &mut cage, &built.shown, &built.writable, &outside.namespaces, &mut missing)?;
+    steps.push(("init: cage proven".to_owned(), sys::process::monotonic()));
+    cage.report.steps = steps;
     cage.report.missing = missing.list;
     // Last: the proof must have failed where an agent's own controls are missing, whatever it would inherit from us.
     own::settle(own::Role::Init)

@@ -5,6 +5,12 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+/// CLOCK_MONOTONIC in nanoseconds: one clock for all processes of a sandbox.
+pub(crate) fn monotonic() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| u64::try_from(now.tv_sec() * 1_000_000_000 + now.tv_nsec()).unwrap_or(0))
+}
+
 /// Which side of a clone this is.
 pub(crate) enum Cloned {
     Child,

@@ -21,7 +21,8 @@ pub use hello::{
 pub use leaf::{LEAF_LIFETIME, LEAF_RENEWAL, MAX_LEAVES};
 pub use prefixed::Prefixed;
 pub use upstream::{
-    SESSIONS, UpstreamError, http1_only, system_roots, upstream_config, upstream_config_with_roots,
+    SESSIONS, UpstreamError, check_extra_roots, check_named_roots, http1_only, system_roots, upstream_config,
+    upstream_config_with_roots,
 };
 
 /// The application protocols that a side may choose from (RFC 7301).

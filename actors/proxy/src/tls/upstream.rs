@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 
 use super::{Alpn, provider};
 
@@ -49,6 +50,30 @@ pub fn system_roots() -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
     let found = rustls_native_certs::load_native_certs();
     let named: Vec<_> = ROOT_VARIABLES.into_iter().filter(|v| std::env::var_os(v).is_some()).collect();
     check_named(found.certs, &named, found.errors.first().map(ToString::to_string))
+}
+
+/// Whether the roots that the operator named by `SSL_CERT_FILE` can be read, by their first certificate: a cheap look at
+/// start, so that a wrong name is told then and not at the first connection.
+///
+/// # Errors
+/// [`UpstreamError::NamedRoots`].
+pub fn check_named_roots() -> Result<(), UpstreamError> {
+    let Some(file) = std::env::var_os(ROOT_VARIABLES[0]) else { return Ok(()) };
+    let first = CertificateDer::pem_file_iter(file).and_then(|mut all| all.next().transpose());
+    let why = match first {
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) => "there is nothing".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(UpstreamError::NamedRoots { variables: ROOT_VARIABLES[0].to_owned(), why })
+}
+
+/// These certificates can be used as roots.
+///
+/// # Errors
+/// [`UpstreamError::ExtraRoot`].
+pub fn check_extra_roots(roots: &[CertificateDer<'static>]) -> Result<(), UpstreamError> {
+    add(&mut RootCertStore::empty(), roots.iter().cloned())
 }
 
 fn check_named(
@@ -93,13 +118,21 @@ pub fn upstream_config_with_roots(
     finish(RootCertStore::empty(), roots)
 }
 
+fn add(
+    roots: &mut RootCertStore,
+    extra: impl Iterator<Item = CertificateDer<'static>>,
+) -> Result<(), UpstreamError> {
+    for (index, root) in extra.enumerate() {
+        roots.add(root).map_err(|why| UpstreamError::ExtraRoot { number: index + 1, why })?;
+    }
+    Ok(())
+}
+
 fn finish(
     mut roots: RootCertStore,
     extra: Vec<CertificateDer<'static>>,
 ) -> Result<Arc<ClientConfig>, UpstreamError> {
-    for (index, root) in extra.into_iter().enumerate() {
-        roots.add(root).map_err(|why| UpstreamError::ExtraRoot { number: index + 1, why })?;
-    }
+    add(&mut roots, extra.into_iter())?;
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

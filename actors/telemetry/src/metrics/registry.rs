@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
 
-use super::names::{self, Kind, Metric};
+use super::names::{self, Metric};
 
 /// Decisions take microseconds, a first hash of a large binary tenths of a second.
 const DECISION_BUCKETS: &[f64] =
@@ -190,6 +190,7 @@ impl metrics::Recorder for Registry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::Kind;
     use super::*;
     use metrics::{counter, gauge, histogram};
 
