@@ -1,6 +1,7 @@
 //! What cofferdam costs, as ratios taken in one run: `cargo bench --bench compare`.
 //!
-//! - starting `/bin/true` in a sandbox against starting it bare, and under bubblewrap where that is installed;
+//! - starting `/bin/true` in a sandbox against starting it bare, and under bubblewrap where that is installed: the time
+//!   until it has exited, the processors' time of all processes, and where the time goes (`run --timings`);
 //! - requests per second and the 99th percentile through the proxy against direct, for a relayed CONNECT tunnel
 //!   (`tls: skip`), an inspected one, and plain HTTP.
 //!
@@ -9,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -24,7 +26,9 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 /// First argument of the client role.
 const CLIENT: &str = "__client";
 /// Starts per contender, in turn, so that a slow moment strikes all alike.
-const STARTS: usize = 30;
+const STARTS: usize = 60;
+/// Starts of which every step is timed.
+const TIMED: usize = 31;
 /// Connections side by side.
 const CONNECTIONS: usize = 8;
 /// Requests on each.
@@ -86,6 +90,8 @@ impl Bench {
                     "/proc",
                     "--dev",
                     "/dev",
+                    "--tmpfs",
+                    "/tmp",
                     "/bin/true",
                 ]);
                 command
@@ -96,30 +102,64 @@ impl Bench {
                 Some(command)
             }
         };
-        let mut times = vec![Vec::new(); contenders.len()];
+        let mut starts = vec![Vec::new(); contenders.len()];
         for _ in 0..STARTS {
-            for (who, times) in contenders.iter().zip(&mut times) {
-                let Some(mut command) = command(who) else { continue };
-                let begun = Instant::now();
-                let status = command.stdin(Stdio::null()).status()?;
-                ensure!(status.success(), "{who}: {status}");
-                times.push(begun.elapsed());
+            for (who, starts) in contenders.iter().zip(&mut starts) {
+                if let Some(command) = command(who) {
+                    starts.push(Start::of(command).with_context(|| (*who).to_owned())?);
+                }
             }
         }
-        say("start and end of /bin/true (median)");
-        let median = |times: &mut Vec<Duration>| {
-            times.sort();
-            times.get(times.len() / 2).copied()
-        };
-        let bare = median(&mut times[0]).context("no start measured")?;
-        for (who, times) in contenders.iter().zip(&mut times) {
-            match median(times) {
-                Some(t) => {
-                    say(&format!("  {who:<12} {t:>10.2?}  {:>7.1} × bare exec", t.div_duration_f64(bare)))
-                }
+        say("start to exit of /bin/true, median; processors' time of all processes, mean");
+        let reference = Median::of(&starts[1]).or(Median::of(&starts[0])).context("no start measured")?;
+        for (who, starts) in contenders.iter().zip(&starts) {
+            match Median::of(starts) {
+                Some(Median { wall, cpu }) => say(&format!(
+                    "  {who:<12} {wall:>9.2?} ({:.2} × bubblewrap)   {cpu:>9.2?} ({:.2} ×)",
+                    wall.div_duration_f64(reference.wall),
+                    cpu.div_duration_f64(reference.cpu),
+                )),
                 None => say(&format!("  {who:<12} SKIPPED: not installed")),
             }
         }
+        self.steps()
+    }
+
+    /// Where a start's time goes: the median of every step.
+    fn steps(&self) -> Result<()> {
+        let mut order: Vec<String> = Vec::new();
+        let mut times: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        for _ in 0..TIMED {
+            let mut command = self.cofferdam();
+            command.args(["run", "--quiet", "--timings", "--", "/bin/true"]).stdin(Stdio::null());
+            let text = String::from_utf8(command.output()?.stderr)?;
+            for line in text.lines().skip(1) {
+                let mut words = line.trim().splitn(2, ' ');
+                let at: f64 = words.next().unwrap_or_default().parse()?;
+                let (own, what) =
+                    words.next().unwrap_or_default().trim().split_once("  ").context("a step")?;
+                if !times.contains_key(what) {
+                    order.push(what.to_owned());
+                }
+                times.entry(what.to_owned()).or_default().push((at, own.parse()?));
+            }
+        }
+        let middle = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let mut rows: Vec<(f64, f64, String)> = order
+            .into_iter()
+            .map(|what| {
+                let (at, own) = times[&what].iter().copied().unzip();
+                (middle(at), middle(own), what)
+            })
+            .collect();
+        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+        say(
+            "\nmilliseconds since the command began, since the process's step before, what was done (medians)",
+        );
+        rows.iter().for_each(|(at, own, what)| say(&format!("  {at:>7.2} {own:>+7.2}  {what}")));
         Ok(())
     }
 
@@ -152,6 +192,48 @@ impl Bench {
             ));
         }
         Ok(())
+    }
+}
+
+/// One start: until its exit, and what all its processes cost.
+#[derive(Clone, Copy)]
+struct Start {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Start {
+    fn of(mut command: Command) -> Result<Self> {
+        let (begun, before) = (Instant::now(), children()?);
+        let status = command.stdin(Stdio::null()).status()?;
+        ensure!(status.success(), "{status}");
+        Ok(Self { wall: begun.elapsed(), cpu: children()? - before })
+    }
+}
+
+/// Processors' time of every child that was waited for, and of theirs (getrusage(2)).
+fn children() -> Result<Duration> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let micros = |time: nix::sys::time::TimeVal| {
+        u64::try_from(time.tv_sec() * 1_000_000 + time.tv_usec()).unwrap_or_default()
+    };
+    Ok(Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time())))
+}
+
+struct Median {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Median {
+    /// The kernel counts processors' time by ticks on some machines: hence the mean of it.
+    fn of(starts: &[Start]) -> Option<Self> {
+        let mut walls: Vec<Duration> = starts.iter().map(|start| start.wall).collect();
+        walls.sort();
+        let cpu =
+            starts.iter().map(|start| start.cpu).sum::<Duration>() / u32::try_from(starts.len()).ok()?.max(1);
+        Some(Self { wall: *walls.get(walls.len() / 2)?, cpu })
     }
 }
 

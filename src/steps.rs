@@ -1,9 +1,10 @@
 //! The step clock: where the time of a start and of an end goes, told by `run --timings`.
 //!
 //! Every process of a sandbox stamps what it has done by one clock (CLOCK_MONOTONIC, which all of them share); the
-//! heart collects the stamps and tells them at the end, each with the time since the one before it. Without
+//! heart collects the stamps and tells them at the end, each with the time since the one before it of the same process. Without
 //! `--timings` a stamp costs a look at a flag.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -72,28 +73,30 @@ impl Steps {
         self.0.as_ref().map(|_| self.take())
     }
 
-    /// All steps as lines for a person: since the first, since the one before, what.
+    /// All steps as lines for a person: when, how long after the step before it of the same process, what.
     pub fn table(&self) -> Option<String> {
-        self.0.as_ref()?;
-        let mut steps = self.take();
+        let mut steps = self.told()?;
         steps.sort_by_key(|step| step.at);
         let first = steps.first()?.at;
+        let mut last: BTreeMap<String, u64> = BTreeMap::new();
         let mut before = first;
-        let mut table =
-            String::from("where the time went, in milliseconds since the command began, and each step's own");
-        for step in steps {
-            #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-            let millis = |nanos: u64| nanos as f64 / 1e6;
-            table.push_str(&format!(
-                "\n  {:>8.2} {:>+8.2}  {}",
-                millis(step.at - first),
-                millis(step.at - before),
-                step.what
-            ));
-            before = step.at;
+        let mut table = String::from(
+            "milliseconds since the command began, since the process's step before, what was done",
+        );
+        for Step { what, at } in steps {
+            let process = what.split(':').next().unwrap_or_default().to_owned();
+            let since = last.insert(process, at).unwrap_or(before);
+            let (at_millis, own) = (millis(at - first), millis(at - since));
+            table.push_str(&format!("\n  {at_millis:>7.2} {own:>+7.2}  {what}"));
+            before = at;
         }
         Some(table)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+fn millis(nanos: u64) -> f64 {
+    nanos as f64 / 1e6
 }
 
 #[cfg(test)]
@@ -103,12 +106,14 @@ mod tests {
     #[test]
     fn steps_are_told_in_the_order_of_time_and_no_more_than_the_bound() {
         let steps = Steps::of_process(true, "a");
-        let begun = steps.take()[0].at;
-        steps.add("late", begun + 2_500_000);
-        steps.add("early", begun + 1_000_000);
+        steps.take();
+        steps.add("a: late", 3_500_000);
+        steps.add("b: between", 3_000_000);
+        steps.add("a: early", 2_000_000);
         let table = steps.table().unwrap();
-        assert!(table.find("early").unwrap() < table.find("late").unwrap(), "{table}");
-        assert!(table.contains("1.50    +1.50  late"), "{table}");
+        let lines: Vec<&str> = table.lines().skip(1).map(str::trim).collect();
+        let expected = ["0.00   +0.00  a: early", "1.00   +1.00  b: between", "1.50   +1.50  a: late"];
+        assert_eq!(lines, expected, "{table}");
         for _ in 0..2 * STEPS_MAX {
             steps.done("again");
         }
