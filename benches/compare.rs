@@ -134,6 +134,7 @@ impl Bench {
             command.args(["run", "--quiet", "--timings", "--", "/bin/true"]).stdin(Stdio::null());
             let text = String::from_utf8(command.output()?.stderr)?;
             for line in text.lines().skip(1) {
+                let line = line.trim_start_matches("cofferdam:");
                 let mut words = line.trim().splitn(2, ' ');
                 let at: f64 = words.next().unwrap_or_default().parse()?;
                 let (own, what) =

@@ -61,7 +61,9 @@ pub fn main() -> u8 {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let result = runtime.map_err(Refused::from).and_then(|runtime| {
-        let result = runtime.block_on(supervise());
+        // On a worker: what it starts is then mostly run by the same thread, where this one would wake another each time.
+        let supervising = runtime.spawn(supervise());
+        let result = runtime.block_on(supervising).unwrap_or_else(|panicked| Err(panicked.into()));
         // A thread that blocks in reading standard input must not hold up the end.
         runtime.shutdown_background();
         result

@@ -257,3 +257,25 @@ impl Sender {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::tls::upstream_config_with_roots;
+
+    #[tokio::test]
+    async fn roots_are_read_once_and_one_that_fails_is_tried_again() {
+        static LOADS: AtomicU32 = AtomicU32::new(0);
+        let upstream = Upstream::lazy(|| match LOADS.fetch_add(1, Ordering::SeqCst) {
+            0 => Err(UpstreamError::NamedRoots { variables: "V".into(), why: "gone".into() }),
+            _ => upstream_config_with_roots(Vec::new()),
+        });
+        let error = upstream.connectors().await.err().unwrap();
+        assert!(error.to_string().contains("gone"), "{error}");
+        let shared = upstream.clone();
+        assert!(upstream.connectors().await.is_ok() && shared.connectors().await.is_ok());
+        assert_eq!(LOADS.load(Ordering::SeqCst), 2);
+    }
+}

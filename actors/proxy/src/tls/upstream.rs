@@ -3,6 +3,7 @@
 //! One configuration per set of roots, shared by all connections, since the session store in it is what makes the
 //! second handshake with a host cost a third of the first.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -58,7 +59,10 @@ pub fn system_roots() -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
 /// # Errors
 /// [`UpstreamError::NamedRoots`].
 pub fn check_named_roots() -> Result<(), UpstreamError> {
-    let Some(file) = std::env::var_os(ROOT_VARIABLES[0]) else { return Ok(()) };
+    std::env::var_os(ROOT_VARIABLES[0]).map_or(Ok(()), |file| check_root_file(file.as_ref()))
+}
+
+fn check_root_file(file: &Path) -> Result<(), UpstreamError> {
     let first = CertificateDer::pem_file_iter(file).and_then(|mut all| all.next().transpose());
     let why = match first {
         Ok(Some(_)) => return Ok(()),
@@ -171,6 +175,20 @@ mod tests {
         assert!(check_named(Vec::new(), &[], None).unwrap().is_empty());
         let some = vec![CertificateDer::from(vec![1])];
         assert_eq!(check_named(some.clone(), &["SSL_CERT_DIR"], Some("one bad".into())).unwrap(), some);
+    }
+
+    #[test]
+    fn a_named_file_is_looked_at_by_its_first_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, bad) = (dir.path().join("good.pem"), dir.path().join("bad.pem"));
+        let authority = crate::tls::Authority::generate().unwrap();
+        std::fs::write(&good, authority.certificate_pem()).unwrap();
+        std::fs::write(&bad, "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n").unwrap();
+        check_root_file(&good).unwrap();
+        for refused in [bad, dir.path().join("missing.pem")] {
+            let error = check_root_file(&refused).unwrap_err();
+            assert!(matches!(error, UpstreamError::NamedRoots { .. }), "{error}");
+        }
     }
 
     #[test]
