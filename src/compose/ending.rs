@@ -98,8 +98,8 @@ fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
 
-/// The last work of a sandbox that is over: every byte of output out, every record written; then the heart ends what is
-/// left inside while the actors stop here.
+/// The last work of a sandbox that is over: every byte of output out, every record written. The heart ends what is left
+/// inside meanwhile.
 pub async fn close(
     desk: &Desk,
     heart: &HeartLine,
@@ -111,13 +111,15 @@ pub async fn close(
         desk.stores.streams.agent_drained(&agent.name, LAST_WORK).await;
     }
     heart.steps.done("supervisor: output out");
+    heart.over(code, message.clone()).await?;
     let sink = desk.stores.audit.sink();
     records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
     desk.stores.audit.flush(LAST_WORK).await;
     heart.steps.done("supervisor: records on disk");
     heart.finish(code, message).await?;
-    if let Some(tree) = desk.tree.get() {
-        tree.stop(LAST_WORK).await;
+    // Nothing is left for the actors to finish; the end of this process is theirs.
+    if let Some(tree) = desk.tree.get().cloned() {
+        tokio::spawn(async move { tree.stop(LAST_WORK).await });
     }
     Ok(())
 }

@@ -86,6 +86,11 @@ impl HeartLine {
         self.wire.send(&ToHeart::Ready, &[]).await
     }
 
+    /// Has init killed: the agents are over. [`Self::finish`] must follow.
+    pub async fn over(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
+        self.wire.send(&ToHeart::Over { exit_code: exit_code.into(), message }, &[]).await
+    }
+
     /// Ends the sandbox.
     pub async fn finish(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
         if let Some(steps) = self.steps.told() {

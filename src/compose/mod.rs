@@ -160,7 +160,6 @@ async fn build(
     });
     heart.steps.done("supervisor: policy, redactor, audit log, authority ready; waits for init");
     let Answered { cage, diag, listeners } = asked.answered().await?;
-    put.await??;
     cage.steps.iter().for_each(|(what, at)| heart.steps.add(what, *at));
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover, &cage);
@@ -211,6 +210,8 @@ async fn build(
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
     tokio::spawn(records::reports(heard, stores.audit.sink()));
+    // No agent before its roots are there.
+    put.await??;
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     let _ = desk.tree.set(tree);
     heart.steps.done("supervisor: tree up, agents started");

@@ -26,6 +26,11 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// As the supervisor says.
+    pub fn with(exit_code: i32, message: Option<String>) -> Self {
+        Self { code: u8::try_from(exit_code).unwrap_or(REFUSED), message }
+    }
+
     /// cofferdam itself failed.
     pub fn failed(message: &str) -> Self {
         Self { code: REFUSED, message: Some(message.into()) }

@@ -71,6 +71,8 @@ struct Heart {
     interrupted: Option<Instant>,
     stop_by: Option<Instant>,
     terminal: Option<RawTerminal>,
+    /// How the sandbox will end, once the agents are over and init was killed.
+    over: Option<Ending>,
     steps: Steps,
 }
 
@@ -133,6 +135,7 @@ impl Heart {
             interrupted: None,
             stop_by: None,
             terminal,
+            over: None,
             steps,
         })
     }
@@ -207,7 +210,7 @@ impl Heart {
             if packets && let Some(ending) = self.hear(running) {
                 return Life::End(ending);
             }
-            if init_died {
+            if init_died && self.over.is_none() {
                 return Life::End(self.init_ended());
             }
             if supervisor_died {
@@ -223,11 +226,13 @@ impl Heart {
     }
 
     fn wait(&self, running: &Running) -> nix::Result<[bool; 4]> {
+        // Nobody waits for the death of an init that was killed on purpose.
+        let init = if self.over.is_none() { PollFlags::POLLIN } else { PollFlags::empty() };
         let mut fds = [
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(running.wire.as_fd(), PollFlags::POLLIN),
             PollFd::new(running.child.pidfd.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.init.pidfd.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.init.pidfd.as_fd(), init),
         ];
         let timeout = match self.stop_by {
             Some(by) => {
@@ -260,11 +265,16 @@ impl Heart {
                     self.pace.ready(Instant::now());
                     notify::ready(self.plan.notify_socket.as_deref());
                 }
+                Ok(Packet { body: ToHeart::Over { exit_code, message }, .. }) => {
+                    self.steps.done("heart: hears that the agents are over; kills init");
+                    ending::kill_init(&self.init);
+                    self.over = Some(Ending::with(exit_code, message));
+                }
                 Ok(Packet { body: ToHeart::Steps(told), .. }) => {
                     told.iter().for_each(|(what, at)| self.steps.add(what, *at));
                 }
                 Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {
-                    return Some(Ending { code: u8::try_from(exit_code).unwrap_or(REFUSED), message });
+                    return Some(Ending::with(exit_code, message));
                 }
                 // Empty, or closed: its death is seen by its pidfd.
                 Err(WireError::NotReady | WireError::Closed) => return None,
@@ -283,6 +293,10 @@ impl Heart {
         }
         let status = ending::reap(&running.child);
         self.last_death = status;
+        if let Some(over) = self.over.take() {
+            say("the supervisor ended before its last records were known to be written");
+            return Life::End(over);
+        }
         if !self.plan.quiet {
             let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
             say(&format!("the supervisor ended {how}; starting another, the agents go on"));

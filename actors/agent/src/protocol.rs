@@ -471,6 +471,14 @@ pub enum ToHeart {
     },
     /// The tree is up.
     Ready,
+    /// Every agent is over and its output is out: init is killed now, while the last records are written. `Finish`
+    /// follows; should the supervisor die before it, this is how the sandbox ends.
+    Over {
+        /// As in `Finish`.
+        exit_code: i32,
+        /// As in `Finish`.
+        message: Option<String>,
+    },
     /// What was done when, for `run --timings`: name and CLOCK_MONOTONIC in nanoseconds.
     Steps(Vec<(String, u64)>),
     /// End the sandbox: init is killed, the heart exits.
