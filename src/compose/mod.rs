@@ -116,7 +116,8 @@ async fn supervise() -> Result<(), Refused> {
             Ok(())
         }
         End::Over { code, message } => {
-            ending::close(&desk, &heart, code, message).await?;
+            let closed = ending::close(&desk, &heart, code, message).await;
+            closed.inspect_err(|_| ending::clean_up())?;
             wait_for_heart(&heart).await
         }
     }
