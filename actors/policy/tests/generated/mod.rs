@@ -398,11 +398,9 @@ impl Dice {
         fields.sort();
         fields.dedup();
         let mut body = json!({ "query": text });
-        if let Some(name) = &name {
-            if self.once_in(2) {
-                body["query"] = json!(format!("{text} query Other {{ drop }}"));
-                body["operationName"] = json!(name);
-            }
+        if let Some(name) = name.as_ref().filter(|_| self.once_in(2)) {
+            body["query"] = json!(format!("{text} query Other {{ drop }}"));
+            body["operationName"] = json!(name);
         }
         (Part::Operation { kind, name, fields: Some(fields), persisted: None }, body)
     }

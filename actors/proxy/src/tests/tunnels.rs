@@ -160,6 +160,9 @@ fn handshake(target: &str, host: &str) -> String {
     )
 }
 
+/// A text message as clients send it: masked (here by zeros), for only that passes.
+const FRAME: &[u8; 11] = b"\x81\x85\0\0\0\0frame";
+
 #[tokio::test]
 async fn websockets_pass_where_a_rule_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -174,9 +177,10 @@ async fn websockets_pass_where_a_rule_says_so() {
     let mut got = [0; 5];
     stream.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"hello", "what came with the 101 is not lost");
-    stream.write_all(b"frame").await.unwrap();
+    let mut got = [0; FRAME.len()];
+    stream.write_all(FRAME).await.unwrap();
     stream.read_exact(&mut got).await.unwrap();
-    assert_eq!(&got, b"frame");
+    assert_eq!(got, *FRAME);
     let answer = bed.talk(handshake(&format!("http://{host}/no"), &host)).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }
@@ -198,10 +202,10 @@ async fn websockets_inside_tls_and_a_forged_accept() {
             continue;
         }
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        let mut got = [0; 10];
-        stream.write_all(b"world").await.unwrap();
+        let mut got = [0; 5 + FRAME.len()];
+        stream.write_all(FRAME).await.unwrap();
         stream.read_exact(&mut got).await.unwrap();
-        assert_eq!(&got, b"helloworld");
+        assert_eq!(got[..], [b"hello", &FRAME[..]].concat());
     }
 }
 
