@@ -4,12 +4,12 @@
 use std::io;
 use std::sync::Arc;
 
-use agent::protocol::{Identity, Refusal};
+use agent::protocol::{Connector, Identity, Refusal};
 use agent::{ClientError, InitClient};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use policy::{Caller, Host};
-use proxy::identity::{ExecutableFile, Holder, HoldersError, Processes};
+use proxy::identity::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 use proxy::trusted::{Opened, Speak, Trusted};
 use uuid::Uuid;
 
@@ -18,37 +18,63 @@ pub struct InitProcesses(pub InitClient);
 
 impl Processes for InitProcesses {
     fn holders(&self, socket_inode: u64) -> BoxFuture<'_, Result<Vec<Holder>, HoldersError>> {
+        Box::pin(async move { Ok(self.ask(socket_inode, false).await?.0) })
+    }
+
+    fn holders_and_maker(
+        &self,
+        socket_inode: u64,
+    ) -> BoxFuture<'_, Result<(Vec<Holder>, Maker), HoldersError>> {
         Box::pin(async move {
-            let (holders, executables) = self.0.holders(socket_inode, true).await.map_err(refused)?;
-            let file = |identity: &Identity| {
-                let file = executables.get(usize::from(identity.exe)).and_then(|fd| fd.try_clone().ok());
-                file.map(|file| ExecutableFile {
-                    path: identity.exe_path.clone(),
-                    file,
-                    deleted: identity.deleted || identity.memory,
-                })
-                .ok_or_else(|| {
-                    HoldersError::Unreadable(format!(
-                        "process {}: its executable was not handed over",
-                        identity.pid
-                    ))
-                })
+            let (holders, connector) = self.ask(socket_inode, true).await?;
+            let maker = match connector {
+                Some(Connector::Holds { .. }) => Maker::Holds,
+                Some(Connector::Another { .. }) => Maker::Another,
+                Some(Connector::Unwatched) => Maker::Unwatched,
+                Some(Connector::Unknown) | None => Maker::Unknown,
             };
-            holders
-                .iter()
-                .map(|holder| {
-                    Ok(Holder {
-                        pid: holder.process.pid,
-                        start_time: holder.process.start_time,
-                        exe: file(&holder.process)?,
-                        foreign_code: holder.foreign_code,
-                        ancestors: holder.ancestors.iter().map(file).collect::<Result<_, _>>()?,
-                        // Init answers with an error rather than with a part of the chain.
-                        truncated: false,
-                    })
-                })
-                .collect()
+            Ok((holders, maker))
         })
+    }
+}
+
+impl InitProcesses {
+    async fn ask(
+        &self,
+        inode: u64,
+        connector: bool,
+    ) -> Result<(Vec<Holder>, Option<Connector>), HoldersError> {
+        let (holders, connector, executables) =
+            self.0.holders(inode, true, connector).await.map_err(refused)?;
+        let file = |identity: &Identity| {
+            let file = executables.get(usize::from(identity.exe)).and_then(|fd| fd.try_clone().ok());
+            file.map(|file| ExecutableFile {
+                path: identity.exe_path.clone(),
+                file,
+                deleted: identity.deleted || identity.memory,
+            })
+            .ok_or_else(|| {
+                HoldersError::Unreadable(format!(
+                    "process {}: its executable was not handed over",
+                    identity.pid
+                ))
+            })
+        };
+        let holders = holders
+            .iter()
+            .map(|holder| {
+                Ok(Holder {
+                    pid: holder.process.pid,
+                    start_time: holder.process.start_time,
+                    exe: file(&holder.process)?,
+                    foreign_code: holder.foreign_code,
+                    ancestors: holder.ancestors.iter().map(file).collect::<Result<_, _>>()?,
+                    // Init answers with an error rather than with a part of the chain.
+                    truncated: false,
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok((holders, connector))
     }
 }
 

@@ -6,8 +6,8 @@
 
 use crate::plan;
 use crate::protocol::{
-    Answer, CageReport, Event, FromInit, Holder, Identity, MAX_SPAWN_SPEC, ProcessId, ProcessRecord, Refusal,
-    Request, RequestId, SpawnSpec, Stdio, ToInit,
+    Answer, CageReport, Connector, Event, FromInit, Holder, Identity, MAX_SPAWN_SPEC, ProcessId,
+    ProcessRecord, Refusal, Request, RequestId, SpawnSpec, Stdio, ToInit,
 };
 use crate::sys;
 use crate::wire::{AsyncWire, Packet, WireError};
@@ -222,12 +222,15 @@ impl InitClient {
         &self,
         inode: u64,
         mappings: bool,
-    ) -> Result<(Vec<Holder>, Vec<OwnedFd>), ClientError> {
-        match self.ask(Request::Holders { inode, mappings }, vec![]).await? {
-            (Answer::Holders(holders), executables) => {
+        connector: bool,
+    ) -> Result<(Vec<Holder>, Option<Connector>, Vec<OwnedFd>), ClientError> {
+        match self.ask(Request::Holders { inode, mappings, connector }, vec![]).await? {
+            (Answer::Holders { holders, connector: made_by }, executables) => {
                 let opened = |identity: &Identity| usize::from(identity.exe) < executables.len();
-                if holders.iter().all(|h| opened(&h.process) && h.ancestors.iter().all(opened)) {
-                    Ok((holders, executables))
+                if made_by.is_some() == connector
+                    && holders.iter().all(|h| opened(&h.process) && h.ancestors.iter().all(opened))
+                {
+                    Ok((holders, made_by, executables))
                 } else {
                     Err(ClientError::Unexpected)
                 }

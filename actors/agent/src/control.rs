@@ -63,6 +63,7 @@ controls! {
     TerminalInjection "terminal_injection" "nothing can be typed into a terminal (TIOCSTI)",
     NamespaceCalls "namespace_calls" "no call that makes or enters a namespace",
     SetIdBits "set_id_bits" "no file can be made set-user-id",
+    ConnectNotify "connect_notify" "who makes a connection is noted as it is made",
 }
 
 impl std::fmt::Display for Control {

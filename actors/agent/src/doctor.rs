@@ -132,6 +132,7 @@ fn mend(control: Control) -> Option<&'static str> {
              lets landlock_create_ruleset pass"
         }
         C::LandlockScopes => "a kernel of 6.12 or newer",
+        C::ConnectNotify => "a kernel of 5.5 or newer, and no other seccomp listener above this process",
         C::Seccomp
         | C::ForeignCalls
         | C::SocketFamilies

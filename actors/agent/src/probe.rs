@@ -13,17 +13,17 @@ mod identity;
 mod mounts;
 mod network;
 
-use crate::init::{Confinement, enter_session};
+use crate::init::{Confinement, Connects, enter_session, receive_listener};
 use crate::isolation::namespaces::Namespaces;
 use crate::plan::{CagePlan, Control};
 use crate::protocol::Check;
 use crate::sys;
 use crate::sys::process::Cloned;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A probe that takes longer hangs, and the cage isn't proven.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -42,7 +42,12 @@ enum Expect {
 /// Collects answers.
 struct Probe {
     checks: Vec<Check>,
+    /// The inode of a socket that it connected, for init to say whether it was told.
+    connected: u64,
 }
+
+/// What a probe sends.
+type Answers = Result<(Vec<Check>, u64), String>;
 
 impl Probe {
     fn try_it<T>(
@@ -117,23 +122,28 @@ impl From<io::Error> for Fault {
 const ABSTRACT_WITNESS: &str = "cofferdam-landlock-witness";
 
 /// Forks the probe, waits for it, and gives its answers. Called by init only.
-pub(crate) fn run(scene: &Scene<'_>) -> Result<Vec<Check>, Fault> {
+pub(crate) fn run(scene: &Scene<'_>, connects: &mut Connects) -> Result<Vec<Check>, Fault> {
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(ABSTRACT_WITNESS)?;
     // Gone with this function: the agent finds nothing there.
     let _witness = UnixListener::bind_addr(&address)?;
     let (read, write) = sys::fd::pipe()?;
+    let (ours, theirs) = sys::socket::seqpacket_pair()?;
     match sys::process::clone(0)? {
         Cloned::Child => {
-            drop(read);
-            let answer = probe(scene, write.as_raw_fd());
+            drop((read, ours));
+            let answer = probe(scene, write.as_raw_fd(), theirs);
             let bytes = postcard::to_allocvec(&answer).unwrap_or_default();
             let _ = sys::fd::write_all(write.as_fd(), &bytes);
             sys::process::exit_now(0)
         }
         Cloned::Parent { pid, .. } => {
-            drop(write);
-            let answer = collect(&read);
+            drop((write, theirs));
+            let answer = collect(&read, &ours, scene.confinement.asks(), connects);
+            let answer = answer.map(|(mut checks, inode)| {
+                checks.push(told_of_connects(connects.process(inode) == Some(pid)));
+                checks
+            });
             let _ = sys::process::kill(pid, false, libc::SIGKILL);
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
             answer
@@ -141,24 +151,62 @@ pub(crate) fn run(scene: &Scene<'_>) -> Result<Vec<Check>, Fault> {
     }
 }
 
-fn collect(pipe: &std::os::fd::OwnedFd) -> Result<Vec<Check>, Fault> {
+/// The one check whose answer init itself has.
+fn told_of_connects(told: bool) -> Check {
+    Check {
+        name: "init is told who connects".to_owned(),
+        control: Control::ConnectNotify,
+        must_fail: false,
+        errno: if told { 0 } else { libc::ENOENT },
+        right: told,
+    }
+}
+
+/// The probe's answers; its connects are served meanwhile.
+fn collect(
+    pipe: &OwnedFd,
+    from_probe: &OwnedFd,
+    asks: bool,
+    connects: &mut Connects,
+) -> Result<(Vec<Check>, u64), Fault> {
     let mut bytes = Vec::new();
     let mut chunk = [0_u8; 4096];
+    let deadline = Instant::now() + DEADLINE;
+    let mut listening = !asks;
     loop {
-        if !sys::fd::wait(pipe.as_fd(), sys::fd::Ready::Readable, Some(DEADLINE))? {
+        let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut list = vec![poll(pipe)];
+        list.extend(connects.polls());
+        if !listening {
+            list.push(poll(from_probe));
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        if sys::fd::poll_all(&mut list, i32::try_from(left).unwrap_or(i32::MAX))? == 0 {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT).into());
+        }
+        let (answer, calls) = list.split_at(1);
+        connects.serve(calls);
+        if !listening && calls.last().is_some_and(|hand| hand.revents != 0) {
+            listening = true;
+            // A probe that could not load its filter says so in its answer.
+            if let Ok(listener) = receive_listener(from_probe.as_fd()) {
+                connects.listen(listener);
+            }
+        }
+        if answer.iter().all(|pipe| pipe.revents == 0) {
+            continue;
         }
         match sys::fd::read(pipe.as_fd(), &mut chunk)? {
             0 => break,
             length => bytes.extend(chunk.get(..length).unwrap_or_default()),
         }
     }
-    postcard::from_bytes::<Result<Vec<Check>, String>>(&bytes)
+    postcard::from_bytes::<Answers>(&bytes)
         .map_err(|_| Fault::System(io::Error::other("the probe died over its work")))?
         .map_err(Fault::Unconfined)
 }
 
-fn probe(scene: &Scene<'_>, report: i32) -> Result<Vec<Check>, String> {
+fn probe(scene: &Scene<'_>, report: i32, to_init: OwnedFd) -> Answers {
     let failed = |(step, error): (&str, io::Error)| format!("{step}: {error}");
     let null = std::fs::OpenOptions::new()
         .read(true)
@@ -166,15 +214,17 @@ fn probe(scene: &Scene<'_>, report: i32) -> Result<Vec<Check>, String> {
         .open("/dev/null")
         .map_err(|error| failed(("opening /dev/null", error)))?;
     let keep: Vec<i32> = scene.confinement.descriptors().into_iter().chain([report]).collect();
-    enter_session(scene.confinement, &keep, |_| null.as_fd()).map_err(failed)?;
+    let until_confined: Vec<i32> = keep.iter().copied().chain([to_init.as_raw_fd()]).collect();
+    enter_session(scene.confinement, &until_confined, |_| null.as_fd()).map_err(failed)?;
     // Its number is closed already.
     std::mem::forget(null);
-    scene.confinement.apply().map_err(failed)?;
-    let mut probe = Probe { checks: Vec::with_capacity(128) };
+    scene.confinement.apply(to_init.as_fd()).map_err(failed)?;
+    drop(to_init);
+    let mut probe = Probe { checks: Vec::with_capacity(128), connected: 0 };
     identity::check(&mut probe, scene, &keep);
     files::check(&mut probe, scene);
     mounts::check(&mut probe, scene);
     calls::check(&mut probe, scene);
     network::check(&mut probe, scene);
-    Ok(probe.checks)
+    Ok((probe.checks, probe.connected))
 }

@@ -96,6 +96,8 @@ pub enum Request {
         inode: u64,
         /// Look through their memory maps too (costs tens of microseconds more).
         mappings: bool,
+        /// Say who made the connection too. For the first look at one, within a minute of its connect(2).
+        connector: bool,
     },
     /// Writes a file of the run directory in place. Descriptor 0: a sealed memory file. → [`Answer::Done`].
     PutFile {
@@ -172,7 +174,12 @@ pub enum Answer {
     /// The reply's descriptor 0 is what was asked for.
     Descriptor,
     /// See [`Request::Holders`].
-    Holders(Vec<Holder>),
+    Holders {
+        /// Every process that holds it.
+        holders: Vec<Holder>,
+        /// Who made the connection, if that was asked.
+        connector: Option<Connector>,
+    },
 }
 
 /// Why init did not do it.
@@ -397,6 +404,25 @@ pub struct Holder {
     pub foreign_code: bool,
     /// Parent first, up to but without init.
     pub ancestors: Vec<Identity>,
+}
+
+/// Who made a connection, as noted at its connect(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connector {
+    /// Nobody notes connects here: the control is missing ([`Control::ConnectNotify`], best effort only).
+    Unwatched,
+    /// No note: it was made in no way that init knows, or by two processes, or over a minute ago.
+    Unknown,
+    /// This process, which isn't among the holders, or has executed a program since.
+    Another {
+        /// Its pid inside.
+        pid: i32,
+    },
+    /// This one of the holders, still in the same execution of its program.
+    Holds {
+        /// Its pid inside.
+        pid: i32,
+    },
 }
 
 /// Who a process is, as init saw it twice the same.

@@ -8,7 +8,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use cofferdam_proxy::identity::{Diag, ExecutableFile, Holder, HoldersError, Identifier, Processes};
+use cofferdam_proxy::identity::{
+    Diag, ExecutableFile, Holder, HoldersError, Identifier, Look, Maker, Processes,
+};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use futures_util::future::BoxFuture;
@@ -35,6 +37,10 @@ impl Processes for Oneself {
                 truncated: false,
             }])
         })
+    }
+
+    fn holders_and_maker(&self, inode: u64) -> BoxFuture<'_, Result<(Vec<Holder>, Maker), HoldersError>> {
+        Box::pin(async move { Ok((self.holders(inode).await?, Maker::Holds)) })
     }
 }
 
@@ -82,7 +88,9 @@ fn identify_cached(bencher: Bencher) {
     let diag = runtime.block_on(async { Diag::new(netlink()) }).expect("netlink");
     let identifier = Identifier::new(Arc::new(Oneself), diag);
     bencher.bench_local(|| {
-        runtime.block_on(identifier.judge(black_box(connection.peer), connection.local)).expect("identified")
+        runtime
+            .block_on(identifier.judge(black_box(connection.peer), connection.local, Look::First))
+            .expect("identified")
     });
 }
 

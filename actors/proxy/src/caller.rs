@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
@@ -14,13 +15,18 @@ use policy::{Caller, Denial, Layer};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::identity::{Changed, Identifier, Unidentified};
+use crate::identity::{Changed, Identifier, Look, Unidentified};
 use crate::limits::IDENTITY_FRESH;
 
 /// Who can say which program holds a connection. [`Identities`] does; tests bring their own.
 pub trait Identify: Send + Sync + 'static {
     /// The caller that holds the agent's end: `client` is its address, `local` is ours.
-    fn identify(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>>;
+    fn identify(
+        &self,
+        client: SocketAddr,
+        local: SocketAddr,
+        look: Look,
+    ) -> BoxFuture<'_, Result<Caller, Denial>>;
 }
 
 /// The real one: the identifier, and where a changed binary is told.
@@ -37,9 +43,14 @@ impl Identities {
 }
 
 impl Identify for Identities {
-    fn identify(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>> {
+    fn identify(
+        &self,
+        client: SocketAddr,
+        local: SocketAddr,
+        look: Look,
+    ) -> BoxFuture<'_, Result<Caller, Denial>> {
         Box::pin(async move {
-            match self.identifier.judge(client, local).await {
+            match self.identifier.judge(client, local, look).await {
                 Ok(judged) => Ok(judged.caller().clone()),
                 Err(why) => {
                     if let Unidentified::Changed(change) = &why {
@@ -76,13 +87,23 @@ pub struct Claim {
     client: SocketAddr,
     local: SocketAddr,
     first: OnceCell<Result<Judged, Denial>>,
+    /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was executed
+    /// anew, and clean.
+    foreign_code: AtomicBool,
     last: ArcSwapOption<(Judged, Instant)>,
 }
 
 impl Claim {
     /// A connection of which nothing is known yet.
     pub fn new(identify: Arc<dyn Identify>, client: SocketAddr, local: SocketAddr) -> Self {
-        Self { identify, client, local, first: OnceCell::new(), last: ArcSwapOption::empty() }
+        Self {
+            identify,
+            client,
+            local,
+            first: OnceCell::new(),
+            foreign_code: AtomicBool::new(false),
+            last: ArcSwapOption::empty(),
+        }
     }
 
     /// The agent's end.
@@ -98,11 +119,13 @@ impl Claim {
 
     /// Not fresh for any request: who else holds the socket by then must be seen.
     async fn first(&self) -> &Result<Judged, Denial> {
-        self.first.get_or_init(|| self.ask()).await
+        self.first.get_or_init(|| self.ask(Look::First)).await
     }
 
-    async fn ask(&self) -> Result<Judged, Denial> {
-        Ok(Judged(Arc::new(self.identify.identify(self.client, self.local).await?)))
+    async fn ask(&self, look: Look) -> Result<Judged, Denial> {
+        let mut caller = self.identify.identify(self.client, self.local, look).await?;
+        caller.foreign_code |= self.foreign_code.fetch_or(caller.foreign_code, Ordering::Relaxed);
+        Ok(Judged(Arc::new(caller)))
     }
 
     /// The caller now: the one that made the connection, still.
@@ -117,7 +140,7 @@ impl Claim {
             return Ok(last.0.clone());
         }
         self.last.store(None);
-        let now = self.ask().await?;
+        let now = self.ask(Look::Again).await?;
         // Its program, that is: ancestors end, and the policy judges those that are left.
         if now.executable != first.executable {
             return Err(Denial {
@@ -137,7 +160,7 @@ impl Claim {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use policy::{Executable, Layer};
 
@@ -147,14 +170,21 @@ mod tests {
     struct Twice(AtomicUsize);
 
     impl Identify for Twice {
-        fn identify(&self, _: SocketAddr, _: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>> {
-            let good = self.0.fetch_add(1, Ordering::Relaxed) < 2;
+        fn identify(
+            &self,
+            _: SocketAddr,
+            _: SocketAddr,
+            look: Look,
+        ) -> BoxFuture<'_, Result<Caller, Denial>> {
+            let before = self.0.fetch_add(1, Ordering::Relaxed);
+            assert_eq!(look == Look::First, before == 0, "who made it is asked once, first");
+            let good = before < 2;
             Box::pin(async move {
                 match good {
                     true => Ok(Caller {
                         executable: Executable { path: "/a".into(), sha256: [0; 32] },
                         ancestors: Arc::from([]),
-                        foreign_code: false,
+                        foreign_code: look == Look::First,
                     }),
                     false => Err(Denial {
                         layer: Layer::Identity,
@@ -171,7 +201,9 @@ mod tests {
     async fn an_old_answer_is_asked_for_again_and_never_fallen_back_on() {
         let address = "127.0.0.1:1".parse().unwrap();
         let claim = Claim::new(Arc::new(Twice(AtomicUsize::new(0))), address, address);
-        assert!(claim.judged().await.is_ok());
+        claim.establish().await;
+        let caller = claim.judged().await.unwrap();
+        assert!(caller.foreign_code, "a program that was executed anew doesn't take its foreign words back");
         assert!(claim.judged().await.is_ok(), "a burst asks once");
         tokio::time::advance(IDENTITY_FRESH).await;
         assert!(claim.judged().await.is_err());

@@ -10,6 +10,7 @@ use crate::isolation::{capabilities, limits, user};
 use crate::plan::{CagePlan, Control, Enforcement, Ids, Limits};
 use crate::sys;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A step that failed, in the child.
 pub(crate) type StepError = (&'static str, io::Error);
@@ -46,8 +47,13 @@ impl Confinement {
         self.rules.as_ref().map(Rules::descriptor)
     }
 
-    /// Confines this process, for good.
-    pub(crate) fn apply(&self) -> Result<(), StepError> {
+    /// Whether children's connects are put before init, see [`super::connects`].
+    pub(crate) fn asks(&self) -> bool {
+        self.filter.as_ref().is_some_and(Filter::asks) && !self.skips(Control::NoNewPrivileges)
+    }
+
+    /// Confines this process, for good, and hands the filter's listener to init over `to_init`.
+    pub(crate) fn apply(&self, to_init: BorrowedFd<'_>) -> Result<(), StepError> {
         let at = |step: &'static str| move |error: io::Error| (step, error);
         if !self.skips(Control::Rlimits) {
             limits::apply(&self.limits).map_err(at("rlimits"))?;
@@ -66,7 +72,10 @@ impl Confinement {
             rules.restrict().map_err(at("landlock"))?;
         }
         if let Some(filter) = &self.filter {
-            filter.load().map_err(|error| ("seccomp", io::Error::other(error)))?;
+            let listener = filter.load().map_err(|error| ("seccomp", io::Error::other(error)))?;
+            if let Some(listener) = listener {
+                sys::socket::send(to_init, b"l", &[listener.as_fd()]).map_err(at("seccomp listener"))?;
+            }
         }
         Ok(())
     }
@@ -99,4 +108,10 @@ impl Confinement {
         }
         Ok(())
     }
+}
+
+/// The listener that a confined child has handed over. It has sent it before it executed or reported anything.
+pub(crate) fn receive_listener(from_child: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let missing = || io::Error::other("no seccomp listener came");
+    sys::socket::receive::<1>(from_child, &mut [0; 1])?.fds.pop().ok_or_else(missing)
 }

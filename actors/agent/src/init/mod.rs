@@ -8,20 +8,23 @@
 //! channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
 
 mod confine;
+mod connects;
 mod holders;
+mod image;
 mod process;
 mod serve;
 mod spawn;
 mod table;
 
-pub(crate) use confine::Confinement;
+pub(crate) use confine::{Confinement, receive_listener};
+pub(crate) use connects::Connects;
 pub(crate) use spawn::enter_session;
 
 use crate::credential_files::Keeper;
 use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
-use crate::isolation::seccomp::Filter;
+use crate::isolation::seccomp::{self, Filter};
 use crate::isolation::{network, sabotage};
 use crate::own;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
@@ -118,6 +121,8 @@ pub(crate) struct Cage {
     pub(crate) datagrams: BTreeMap<SocketAddr, OwnedFd>,
     /// Where the agent can write, for judging executable mappings.
     pub(crate) writable: Vec<PathBuf>,
+    /// Who made which connection.
+    pub(crate) connects: Connects,
 }
 
 fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, CageFailure> {
@@ -167,6 +172,7 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
         listeners,
         datagrams: BTreeMap::new(),
         writable: writable_places(plan),
+        connects: Connects::default(),
     };
     // Nothing runs yet; what can't be secured now is seen again on the beat.
     let _ = Keeper::open(crate::plan::WORKSPACE.as_ref()).map(|mut keeper| keeper.beat());
@@ -192,7 +198,7 @@ fn prove(
 ) -> Result<(), CageFailure> {
     let started = Instant::now();
     let scene = Scene { plan, confinement: &cage.confinement, shown, writable, outside };
-    let checks = crate::probe::run(&scene).map_err(|fault| match fault {
+    let checks = crate::probe::run(&scene, &mut cage.connects).map_err(|fault| match fault {
         // No child could be confined, so none may run, whatever the enforcement.
         Fault::Unconfined(why) => CageFailure::Unproven(vec![why]),
         Fault::System(source) => failed(Failed { step: "running the probe".into(), source, mend: None }),
@@ -224,6 +230,18 @@ fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, Ca
     }
 }
 
+fn can_ask(plan: &CagePlan, missing: &mut Missed) -> Result<bool, CageFailure> {
+    if plan.sabotaged(Control::ConnectNotify) {
+        return Ok(false);
+    }
+    let can = seccomp::can_ask();
+    if !can {
+        let why = "this kernel's seccomp can't ask at connect(2), which Linux 5.5 can";
+        missing.note(Control::ConnectNotify, why.into())?;
+    }
+    Ok(can)
+}
+
 fn make_filter(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Filter>, CageFailure> {
     if plan.sabotaged(Control::Seccomp) {
         return Ok(None);
@@ -232,7 +250,7 @@ fn make_filter(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Filter>, 
         let why = "this kernel has no system call filters (CONFIG_SECCOMP_FILTER)";
         return missing.note(Control::Seccomp, why.to_owned()).map(|()| None);
     }
-    match Filter::compile() {
+    match Filter::compile(can_ask(plan, missing)?) {
         Ok(mut filter) => {
             sabotage::weaken(&mut filter, plan);
             Ok(Some(filter))

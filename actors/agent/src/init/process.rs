@@ -47,6 +47,15 @@ impl Stat {
     }
 }
 
+/// The process that a thread belongs to (proc_pid_status(5)).
+pub(crate) fn process_of(thread: i32) -> io::Result<i32> {
+    let status = std::fs::read(format!("/proc/{thread}/status"))?;
+    // The name, on the first line, is escaped: a line that begins so is the kernel's.
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"));
+    line.and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable status"))
+}
+
 /// Every process of the pid namespace, at most `limit`; `None` when there are more.
 pub(crate) fn pids(limit: usize) -> io::Result<Option<Vec<i32>>> {
     let mut pids = Vec::new();
@@ -75,6 +84,14 @@ mod tests {
         }
         assert!(Stat::parse(b"12 (sh").is_none());
         assert!(Stat::parse(b"").is_none());
+    }
+
+    #[test]
+    fn a_thread_is_its_processs() {
+        let thread = std::thread::spawn(|| nix::unistd::gettid().as_raw()).join().unwrap();
+        let own = nix::unistd::gettid().as_raw();
+        assert_eq!(process_of(own).unwrap(), std::process::id() as i32);
+        assert!(process_of(thread).is_err() || thread != own);
     }
 
     #[test]

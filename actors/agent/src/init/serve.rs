@@ -8,8 +8,10 @@ use super::table::Table;
 use super::{Cage, holders, spawn};
 use crate::credential_files::Keeper;
 use crate::isolation::{network, root};
+use crate::plan::Control;
 use crate::protocol::{
-    Answer, CageFailure, ExitStatus, FromInit, MAX_AGENT_NAME, MAX_PUT_FILE, Refusal, Request, ToInit,
+    Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, MAX_PUT_FILE, Refusal,
+    Request, ToInit,
 };
 use crate::sys;
 use crate::wire::{Packet, Wire, WireError, encode};
@@ -56,10 +58,11 @@ pub(super) fn serve(wire: &Wire, cage: Cage) -> Result<(), ()> {
         if !this.waiting.is_empty() || this.table.unannounced().is_some() {
             events |= libc::POLLOUT;
         }
-        let mut list = [
+        let mut list = vec![
             libc::pollfd { fd: wire.as_fd().as_raw_fd(), events, revents: 0 },
             libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
         ];
+        list.extend(this.cage.connects.polls());
         // While nothing runs nothing appears.
         let beat = if this.table.running().is_empty() { -1 } else { BEAT_MILLISECONDS };
         match sys::fd::poll_all(&mut list, beat) {
@@ -72,17 +75,21 @@ pub(super) fn serve(wire: &Wire, cage: Cage) -> Result<(), ()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return Err(()),
         }
-        if list[1].revents != 0 {
+        let (ours, calls) = list.split_at(2);
+        // First: somebody waits in every one of them.
+        this.cage.connects.serve(calls);
+        let [channel, deaths] = [ours[0].revents, ours[1].revents];
+        if deaths != 0 {
             while sys::fd::read(signals.as_fd(), &mut [0; 1024]).is_ok_and(|n| n > 0) {}
             this.reap();
         }
-        if list[0].revents & libc::POLLIN != 0 && this.take_requests().is_err() {
+        if channel & libc::POLLIN != 0 && this.take_requests().is_err() {
             return Ok(());
         }
         if this.flush().is_err() {
             return Ok(());
         }
-        if list[0].revents & (libc::POLLHUP | libc::POLLERR) != 0 && list[0].revents & libc::POLLIN == 0 {
+        if channel & (libc::POLLHUP | libc::POLLERR) != 0 && channel & libc::POLLIN == 0 {
             return Ok(());
         }
     }
@@ -201,9 +208,10 @@ impl Loop<'_> {
             Request::BindUdp { address } => kept(&mut self.cage.datagrams, address, network::bind_udp),
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
             Request::Diag => descriptor(network::diag()),
-            Request::Holders { inode, mappings } => {
+            Request::Holders { inode, mappings, connector } => {
                 let (holders, fds) = holders::holders(inode, mappings, &self.cage.writable)?;
-                Ok((Answer::Holders(holders), fds))
+                let connector = connector.then(|| self.connector(inode, &holders));
+                Ok((Answer::Holders { holders, connector }, fds))
             }
             Request::PutFile { name } => {
                 crate::plan::require_file_name(&name).map_err(|e| Refusal::Invalid(e.to_string()))?;
@@ -221,6 +229,15 @@ impl Loop<'_> {
         }
     }
 
+    fn connector(&self, inode: u64, holders: &[Holder]) -> Connector {
+        let missing = &self.cage.report.missing;
+        let unproven = missing.iter().any(|missing| missing.control == Control::ConnectNotify);
+        if unproven || !self.cage.confinement.asks() {
+            return Connector::Unwatched;
+        }
+        self.cage.connects.connector(inode, holders)
+    }
+
     fn spawn(&mut self, agent: &str, stdio: crate::protocol::Stdio, fds: Vec<OwnedFd>) -> Reply {
         if agent.is_empty() || agent.len() > MAX_AGENT_NAME {
             return Err(Refusal::Invalid(format!("an agent's name has 1 to {MAX_AGENT_NAME} bytes")));
@@ -228,7 +245,13 @@ impl Loop<'_> {
         // A death not yet reaped must not stand in the way of the restart that it causes.
         self.reap();
         self.table.admit(agent)?;
+        if self.cage.connects.is_full() {
+            return Err(Refusal::TooMany("processes started, or left behind by ended ones".into()));
+        }
         let started = spawn::spawn(&self.cage.confinement, stdio, fds)?;
+        if let Some(listener) = started.listener {
+            self.cage.connects.listen(listener);
+        }
         let master = started.master.as_ref().map(OwnedFd::try_clone).transpose().map_err(system("dup"))?;
         let record = self.table.add(agent, started.pid, started.start_time, master);
         Ok((Answer::Spawned(record), started.master.into_iter().collect()))

@@ -1,6 +1,6 @@
 //! Starting an agent process: fork, streams, confinement, exec, each failure reported with its step.
 
-use super::confine::{Confinement, StepError};
+use super::confine::{Confinement, StepError, receive_listener};
 use crate::isolation::terminal::{self, Terminal};
 use crate::plan::{AGENT_ID, Control};
 use crate::protocol::{MAX_SPAWN_SPEC, Refusal, SpawnSpec, Stdio};
@@ -17,6 +17,8 @@ pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
     pub(crate) master: Option<OwnedFd>,
+    /// Where its connects are asked about.
+    pub(crate) listener: Option<OwnedFd>,
 }
 
 /// A checked [`SpawnSpec`].
@@ -62,23 +64,32 @@ pub(crate) fn spawn(confinement: &Confinement, stdio: Stdio, fds: Vec<OwnedFd>) 
         }
     };
     let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
+    let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
     match sys::process::clone(0).map_err(system("fork"))? {
         Cloned::Child => {
-            drop(read);
-            let (step, error) = run(confinement, &program, &streams, write.as_fd());
+            drop((read, ours));
+            let (step, error) = run(confinement, &program, &streams, write.as_fd(), theirs.as_fd());
             report(write.as_fd(), step, &error);
             sys::process::exit_now(125)
         }
         Cloned::Parent { pid, .. } => {
-            drop(write);
+            drop((write, theirs));
             await_exec(read.as_fd(), pid)?;
+            let listener = match confinement.asks().then(|| receive_listener(ours.as_fd())).transpose() {
+                Ok(listener) => listener,
+                Err(error) => {
+                    // Nobody would ever answer it.
+                    let _ = sys::process::kill(pid, false, libc::SIGKILL);
+                    return Err(system("taking a child's seccomp listener")(error));
+                }
+            };
             let master = match streams {
                 Streams::Terminal(terminal) => Some(terminal.master),
                 Streams::Given(_) => None,
             };
             // Gone already, perhaps: then it is a zombie until we reap it, and its start time still reads.
             let start_time = super::process::Stat::read(pid).map(|stat| stat.start_time).unwrap_or(0);
-            Ok(Started { pid, start_time, master })
+            Ok(Started { pid, start_time, master, listener })
         }
     }
 }
@@ -113,8 +124,14 @@ fn read_program(spec: BorrowedFd<'_>) -> Result<Program, Refusal> {
 }
 
 /// The child's whole life before exec; returns only on failure.
-fn run(confinement: &Confinement, program: &Program, streams: &Streams, report: BorrowedFd<'_>) -> StepError {
-    match prepare(confinement, streams, report) {
+fn run(
+    confinement: &Confinement,
+    program: &Program,
+    streams: &Streams,
+    report: BorrowedFd<'_>,
+    to_init: BorrowedFd<'_>,
+) -> StepError {
+    match prepare(confinement, streams, report, to_init) {
         Err(failed) => failed,
         Ok(()) => match std::env::set_current_dir(&program.cwd) {
             Err(error) => ("chdir", error),
@@ -124,14 +141,20 @@ fn run(confinement: &Confinement, program: &Program, streams: &Streams, report: 
 }
 
 /// Own session, streams in place, everything else closed, then the confinement. Shared with the probe.
-fn prepare(confinement: &Confinement, streams: &Streams, report: BorrowedFd<'_>) -> Result<(), StepError> {
-    let keep: Vec<i32> = confinement.descriptors().into_iter().chain([report.as_raw_fd()]).collect();
+fn prepare(
+    confinement: &Confinement,
+    streams: &Streams,
+    report: BorrowedFd<'_>,
+    to_init: BorrowedFd<'_>,
+) -> Result<(), StepError> {
+    let mut keep = vec![report.as_raw_fd(), to_init.as_raw_fd()];
+    keep.extend(confinement.descriptors());
     enter_session(confinement, &keep, |number| streams.of(number))?;
     if let Streams::Terminal(_) = streams {
         // By number: the original is closed by now.
         terminal::control(std::io::stdin().as_fd()).map_err(|e| ("terminal", e))?;
     }
-    confinement.apply()
+    confinement.apply(to_init)
 }
 
 /// The part that the probe shares: session, signals, descriptors, umask.

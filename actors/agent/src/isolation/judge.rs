@@ -24,6 +24,7 @@ pub(crate) fn answer(program: &[sock_filter], call: Call) -> Option<u32> {
     const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
     const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    const ANY_BIT: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
     const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
     let (mut accumulator, mut at) = (0_u32, 0_usize);
     // Jumps only lead forward, so this ends.
@@ -44,6 +45,7 @@ pub(crate) fn answer(program: &[sock_filter], call: Call) -> Option<u32> {
             JUMP => at = at.checked_add(usize::try_from(step.k).ok()?)?,
             EQUAL => at += taken(accumulator == step.k),
             GREATER => at += taken(accumulator > step.k),
+            ANY_BIT => at += taken(accumulator & step.k != 0),
             AT_LEAST => at += taken(accumulator >= step.k),
             RETURN => return Some(step.k),
             _ => return None,
@@ -57,7 +59,7 @@ mod tests {
     use crate::isolation::seccomp::{AUDIT_ARCH, Filter};
 
     fn ask(number: i64, architecture: u32) -> u32 {
-        let filter = Filter::compile().unwrap();
+        let filter = Filter::compile(true).unwrap();
         answer(filter.program(), Call { number: u32::try_from(number).unwrap(), architecture }).unwrap()
     }
 
@@ -69,6 +71,8 @@ mod tests {
         // Judged by its arguments: AF_UNSPEC is none of the listed families.
         assert_eq!(ask(libc::SYS_socket, AUDIT_ARCH), refused);
         assert_eq!(ask(libc::SYS_clone3, AUDIT_ARCH), libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+        assert_eq!(ask(libc::SYS_connect, AUDIT_ARCH), libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(ask(libc::SYS_sendto, AUDIT_ARCH), libc::SECCOMP_RET_ALLOW);
         assert_eq!(ask(libc::SYS_read, 3), libc::SECCOMP_RET_KILL_PROCESS);
     }
 

@@ -2,6 +2,8 @@
 
 use super::{Expect, Probe, Scene};
 use crate::plan::Control;
+use crate::sys;
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -23,6 +25,13 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     probe.holds("the loopback is the only interface", Network, || {
         Ok(crate::isolation::network::interfaces()?.iter().all(|name| name == "lo" || is_inert(name)))
     });
+    // The other way to connect, of which init would not be told.
+    if scene.confinement.filter.is_some() || scene.plan.sabotaged(Control::Seccomp) {
+        probe.try_it("connect by sending", Control::Seccomp, Expect::FailsWith(libc::EOPNOTSUPP), || {
+            sys::process::attempt(libc::SYS_sendto, [-1, 0, 0, libc::MSG_FASTOPEN as _, 0])
+        });
+    }
+    probe.connected = connect_for_init().unwrap_or(0);
     if scene.plan.tcp.is_some() {
         // What may be connected to is said port by port then.
         return;
@@ -31,6 +40,15 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_secs(1))
     });
+}
+
+/// Connects a socket, for init to say whether it was told; a datagram's, which no rule on TCP ports forbids.
+fn connect_for_init() -> io::Result<u64> {
+    // As an executed program is: without root init can't read other ones.
+    sys::process::prctl(libc::PR_SET_DUMPABLE, 1)?;
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect("127.0.0.1:9")?;
+    Ok(nix::sys::stat::fstat(&socket)?.st_ino)
 }
 
 /// Tunnel devices that some kernels put, down and without address, into every new namespace.

@@ -9,6 +9,7 @@ pub(crate) mod capabilities;
 pub(crate) mod fd;
 pub(crate) mod memfd;
 pub(crate) mod mount;
+pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod terminal;

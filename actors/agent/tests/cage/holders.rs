@@ -12,8 +12,8 @@ pub const CASES: &[crate::Case] = &[
 ];
 
 fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
-    match cage.ask_with(Request::Holders { inode, mappings: true }, &[])? {
-        (Answer::Holders(list), fds) => Ok((list, fds)),
+    match cage.ask_with(Request::Holders { inode, mappings: true, connector: false }, &[])? {
+        (Answer::Holders { holders, .. }, fds) => Ok((holders, fds)),
         (other, _) => panic!("{other:?}"),
     }
 }

@@ -65,6 +65,7 @@ fn witness(control: Control, mode: Mode) -> Witness {
         C::TerminalInjection => Checks(&["TIOCSTI", "TIOCSTI with high bits"]),
         C::NamespaceCalls => Checks(&["unshare a user namespace", "setns"]),
         C::SetIdBits => Checks(&["make a set-user-id file"]),
+        C::ConnectNotify => Checks(&["init is told who connects"]),
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::diag::Diag;
 use super::digest::{Digests, HashError, Sha256Hash, Stamp};
 use super::pins::{PinError, Pins};
-use super::processes::{ExecutableFile, Holder, Processes};
+use super::processes::{ExecutableFile, Holder, Maker, Processes};
 use super::refusal::Unidentified;
 
 /// How long one identification may take: a gigabyte to hash, with one of the same size before it.
@@ -29,6 +29,15 @@ pub enum ForeignCode {
     Deny,
     /// Let it pass and say so in [`JudgedCaller::foreign_code`]; whoever asks must then judge it by the policy.
     Report,
+}
+
+/// Which look at a connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The first, as it is accepted: its holder must be the process that made it.
+    First,
+    /// A later one: whoever asks compares with what the first has found.
+    Again,
 }
 
 /// A caller whose identity was judged. Only [`Identifier`] makes one.
@@ -130,27 +139,44 @@ impl Identifier {
     ///
     /// # Errors
     /// A denial of the identity layer, in words.
-    pub async fn identify(&self, client: SocketAddr, local: SocketAddr) -> Result<JudgedCaller, Denial> {
-        self.judge(client, local).await.map_err(Denial::from)
+    pub async fn identify(
+        &self,
+        client: SocketAddr,
+        local: SocketAddr,
+        look: Look,
+    ) -> Result<JudgedCaller, Denial> {
+        self.judge(client, local, look).await.map_err(Denial::from)
     }
 
     /// As [`Self::identify`], with the reason as a value: [`Unidentified::Changed`] deserves an event of its own.
     ///
     /// # Errors
     /// Why the caller is not identified.
-    pub async fn judge(&self, client: SocketAddr, local: SocketAddr) -> Result<JudgedCaller, Unidentified> {
-        timeout(IDENTIFY_DEADLINE, self.settle(client, local)).await.unwrap_or(Err(Unidentified::TimedOut))
+    pub async fn judge(
+        &self,
+        client: SocketAddr,
+        local: SocketAddr,
+        look: Look,
+    ) -> Result<JudgedCaller, Unidentified> {
+        timeout(IDENTIFY_DEADLINE, self.settle(client, local, look))
+            .await
+            .unwrap_or(Err(Unidentified::TimedOut))
     }
 
     /// Looks, hashes, looks again; anew if the two looks differ.
-    async fn settle(&self, client: SocketAddr, local: SocketAddr) -> Result<JudgedCaller, Unidentified> {
+    async fn settle(
+        &self,
+        client: SocketAddr,
+        local: SocketAddr,
+        look: Look,
+    ) -> Result<JudgedCaller, Unidentified> {
         for _ in 0..ROUNDS {
             let inode = self.diag.inode(client, local).await?.ok_or(Unidentified::NoSocket)?;
-            let first = self.look(inode).await?;
+            let first = self.look(inode, look).await?;
             let measured = self.measure(first).await?;
             // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only what
             // looks the same afterwards was what we measured.
-            let second = self.look(inode).await?;
+            let second = self.look(inode, Look::Again).await?;
             if shapes(second)? == measured.iter().map(|m| m.shape.clone()).collect::<Vec<_>>() {
                 return self.conclude(inode, &measured);
             }
@@ -159,8 +185,11 @@ impl Identifier {
     }
 
     /// The holders of a socket, oldest first, none of them beyond trust at first sight.
-    async fn look(&self, inode: u64) -> Result<Vec<Holder>, Unidentified> {
-        let mut holders = self.processes.holders(inode).await?;
+    async fn look(&self, inode: u64, look: Look) -> Result<Vec<Holder>, Unidentified> {
+        let (mut holders, maker) = match look {
+            Look::First => self.processes.holders_and_maker(inode).await?,
+            Look::Again => (self.processes.holders(inode).await?, Maker::Holds),
+        };
         if holders.is_empty() {
             return Err(Unidentified::NoHolder);
         }
@@ -178,7 +207,13 @@ impl Identifier {
             }
         }
         holders.sort_by_key(|h| (h.start_time, h.pid));
-        Ok(holders)
+        let path = || holders.first().map(|holder| holder.exe.path.clone()).unwrap_or_default();
+        match maker {
+            // Who else holds it must have the same identity, and its maker is judged by its own.
+            Maker::Holds | Maker::Unwatched => Ok(holders),
+            Maker::Another => Err(Unidentified::NotItsMaker { path: path() }),
+            Maker::Unknown => Err(Unidentified::UnknownMaker { path: path() }),
+        }
     }
 
     async fn measure(&self, holders: Vec<Holder>) -> Result<Vec<Measured>, Unidentified> {

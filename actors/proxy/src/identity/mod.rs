@@ -7,8 +7,8 @@
 //! ```
 //! The identity of a process is the content and path of its executable and of its ancestors': never a command line,
 //! a name or a process id (those the agent writes as it likes). Whatever can't be told for certain is denied:
-//! no holder, several that differ, one that changes while it is looked at, a file that is deleted, replaced or
-//! lives in memory alone. This module decides nothing about destinations.
+//! no holder, several that differ, one that did not make the connection itself, one that changes while it is looked
+//! at, a file that is deleted, replaced or lives in memory alone. This module decides nothing about destinations.
 
 mod diag;
 mod digest;
@@ -19,7 +19,7 @@ mod refusal;
 
 pub use diag::{DIAG_DEADLINE, Diag, DiagError};
 pub use digest::{Digests, HashError, MAX_EXECUTABLE_BYTES, Sha256Hash};
-pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, MAX_HOLDERS, ROUNDS};
+pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, Look, MAX_HOLDERS, ROUNDS};
 pub use pins::{AcceptError, Accepted, Changed, KeptPin, MAX_PINS, Pins};
-pub use processes::{ExecutableFile, Holder, HoldersError, Processes};
+pub use processes::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 pub use refusal::Unidentified;

@@ -13,6 +13,26 @@ pub trait Processes: Send + Sync {
     /// Anything that can't be read must be an error or be reported as such in the [`Holder`], never be left out:
     /// a holder that is not told of is a holder that is not judged.
     fn holders(&self, socket_inode: u64) -> BoxFuture<'_, Result<Vec<Holder>, HoldersError>>;
+
+    /// The same, and whether one of them made the connection. For the first look at a connection, soon after it was
+    /// made.
+    fn holders_and_maker(
+        &self,
+        socket_inode: u64,
+    ) -> BoxFuture<'_, Result<(Vec<Holder>, Maker), HoldersError>>;
+}
+
+/// Which process made a connection, as it was noted at its connect(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// One of the holders, which has executed no other program since.
+    Holds,
+    /// None of the holders, or one that has executed a program since.
+    Another,
+    /// Nobody saw it being made.
+    Unknown,
+    /// Nobody notes such things here, which the operator has chosen to accept.
+    Unwatched,
 }
 
 /// A process that holds the socket.

@@ -34,6 +34,18 @@ pub enum Unidentified {
         /// Path of the one that differs.
         other: String,
     },
+    /// The connection was made by another process, or by a program that has executed this one since.
+    #[error("`{path}` did not make the connection that it holds")]
+    NotItsMaker {
+        /// Path of the oldest holder's executable.
+        path: String,
+    },
+    /// No connect(2) of the socket was seen, or two processes have connected it.
+    #[error("nobody saw `{path}` make the connection that it holds")]
+    UnknownMaker {
+        /// Path of the oldest holder's executable.
+        path: String,
+    },
     /// The executable has no trustworthy path.
     #[error("the executable `{path}` was deleted or replaced while it runs, or never was a file")]
     Deleted {
@@ -85,10 +97,17 @@ impl Unidentified {
         match self {
             Self::Changed(_) => Some("if the program was upgraded on purpose: `cofferdam identity accept`"),
             Self::Deleted { .. } => Some("restart the program, so that it runs the file that is at its path"),
+            Self::NotItsMaker { .. } => {
+                Some("a connection may not be lent; open it in the program that uses it")
+            }
             Self::DifferentHolders { .. } => {
                 Some("a connection may not be shared between programs; open one in the program that uses it")
             }
-            Self::Diag(_) | Self::Holders(_) | Self::Unsettled | Self::TimedOut => Some("try again"),
+            Self::UnknownMaker { .. }
+            | Self::Diag(_)
+            | Self::Holders(_)
+            | Self::Unsettled
+            | Self::TimedOut => Some("try again"),
             _ => None,
         }
     }

@@ -239,7 +239,12 @@ impl Default for Who {
 }
 
 impl Identify for Who {
-    fn identify(&self, _: SocketAddr, _: SocketAddr) -> BoxFuture<'_, Result<Caller, Denial>> {
+    fn identify(
+        &self,
+        _: SocketAddr,
+        _: SocketAddr,
+        _: crate::identity::Look,
+    ) -> BoxFuture<'_, Result<Caller, Denial>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             if self.unknown.load(Ordering::Relaxed) {

@@ -7,22 +7,25 @@
 //! killing would end Node, which tries io_uring at start.
 
 mod number;
+mod prologue;
 pub mod table;
 mod tree;
 
 use crate::sys;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
+    TargetArch,
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use table::{Condition, Test};
 
 /// A compiled filter.
 #[derive(Debug, Clone)]
 pub struct Filter {
     program: BpfProgram,
+    asks: bool,
 }
 
 /// The list cannot be compiled: a fault in the list, found by its test.
@@ -37,23 +40,31 @@ pub enum FilterError {
     /// The kernel refused it.
     #[error("loading the seccomp filter: {0}")]
     Load(#[from] seccompiler::Error),
+    /// The kernel refused it with a listener.
+    #[error("loading the seccomp filter that asks at connect: {0}{mend}", mend = mend(.0))]
+    Listen(io::Error),
 }
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) const AUDIT_ARCH: u32 = 62 | 0xC000_0000;
-#[cfg(target_arch = "aarch64")]
-pub(crate) const AUDIT_ARCH: u32 = 183 | 0xC000_0000;
-/// linux/unistd.h: bit 30 marks the x32 table, which shares x86_64's architecture value.
-pub(crate) const X32_BIT: u32 = 0x4000_0000;
+fn mend(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            " (this process is itself below a filter with a listener: start it outside of that)"
+        }
+        _ => "",
+    }
+}
+
+pub(crate) use prologue::{AUDIT_ARCH, X32_BIT};
 
 impl Filter {
-    /// Compiles the list for this processor.
+    /// Compiles the agents' list for this processor. With `asks`, connect(2) waits until the listener's owner has
+    /// answered.
     ///
     /// # Errors
     /// See [`FilterError`].
-    pub fn compile() -> Result<Self, FilterError> {
+    pub fn compile(asks: bool) -> Result<Self, FilterError> {
         let calls: Vec<&table::Call> = table::calls().collect();
-        Self::allowing(&calls, &[])
+        Ok(Self { asks, ..Self::behind(prologue::connecting(asks), &calls, &[])? })
     }
 
     /// A list of this kind: these calls are allowed, the deadly ones end the process, all others give EPERM.
@@ -61,6 +72,11 @@ impl Filter {
     /// # Errors
     /// See [`FilterError`].
     pub(crate) fn allowing(calls: &[&table::Call], deadly: &[i64]) -> Result<Self, FilterError> {
+        Self::behind(BpfProgram::new(), calls, deadly)
+    }
+
+    /// The same, with instructions in front of the list.
+    fn behind(front: BpfProgram, calls: &[&table::Call], deadly: &[i64]) -> Result<Self, FilterError> {
         let architecture =
             TargetArch::try_from(std::env::consts::ARCH).map_err(|_| FilterError::Architecture)?;
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -75,33 +91,49 @@ impl Filter {
             SeccompAction::Allow,
             architecture,
         )?;
-        let mut program = prologue();
-        program.extend(newer_than_the_list());
+        let mut program = prologue::tables();
+        program.extend(prologue::newer_than_the_list());
+        program.extend(front);
         if !deadly.is_empty() {
             program.extend(tree::answer(numbers(deadly.iter()), SeccompAction::KillProcess));
         }
         let unconditional = calls.iter().filter(|call| call.only_if.is_empty());
         program.extend(tree::answer(numbers(unconditional.map(|call| &call.number)), SeccompAction::Allow));
         program.extend(BpfProgram::try_from(filter)?);
-        Ok(Self { program })
+        Ok(Self { program, asks: false })
     }
 
     /// The other kind: these calls give EPERM, all others are allowed. By number alone, so that the kernel judges an
     /// allowed call from a bitmap and never runs the program for it.
     pub(crate) fn refusing(refused: &[i64]) -> Self {
-        let mut program = prologue();
+        let mut program = prologue::tables();
         program.extend(tree::answer(numbers(refused.iter()), SeccompAction::Errno(libc::EPERM as u32)));
         let allow = u32::from(SeccompAction::Allow);
-        program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: allow });
-        Self { program }
+        program.push(prologue::step(prologue::RETURN, 0, 0, allow));
+        Self { program, asks: false }
     }
 
-    /// Loads it into this thread, for good.
+    /// Loads it into this thread, for good, and gives the listener of one that asks.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn load(&self) -> Result<(), FilterError> {
-        Ok(seccompiler::apply_filter(&self.program)?)
+    pub fn load(&self) -> Result<Option<OwnedFd>, FilterError> {
+        if !self.asks {
+            seccompiler::apply_filter(&self.program)?;
+            return Ok(None);
+        }
+        let program: Vec<libc::sock_filter> = self
+            .program
+            .iter()
+            .map(|step| libc::sock_filter { code: step.code, jt: step.jt, jf: step.jf, k: step.k })
+            .collect();
+        sys::notify::load(&program).map(Some).map_err(FilterError::Listen)
+    }
+
+    /// Whether it asks at connect(2).
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.asks
     }
 
     /// The program itself, as it is loaded: the proof judges it, and a test may weaken it.
@@ -147,39 +179,10 @@ fn numbers<'a>(calls: impl Iterator<Item = &'a i64>) -> impl Iterator<Item = u32
     calls.filter_map(|number| u32::try_from(*number).ok())
 }
 
-const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const IF_GREATER_OR_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const IF_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-const fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter { code, jt, jf, k }
-}
-
-/// Ends a process that calls by another table, and leaves the number loaded; offsets as in linux/seccomp.h.
-fn prologue() -> BpfProgram {
-    const NUMBER_AT: u32 = 0;
-    const ARCHITECTURE_AT: u32 = 4;
-    let kill = u32::from(SeccompAction::KillProcess);
-    vec![
-        step(LOAD_WORD, 0, 0, ARCHITECTURE_AT),
-        step(IF_EQUAL, 1, 0, AUDIT_ARCH),
-        step(RETURN, 0, 0, kill),
-        step(LOAD_WORD, 0, 0, NUMBER_AT),
-        step(IF_GREATER_OR_EQUAL, 0, 1, X32_BIT),
-        step(RETURN, 0, 0, kill),
-    ]
-}
-
-/// ENOSYS for what an older kernel wouldn't have either.
-fn newer_than_the_list() -> BpfProgram {
-    let unknown = u32::from(SeccompAction::Errno(libc::ENOSYS as u32));
-    let mut program = vec![step(IF_GREATER, 0, 1, table::NEWEST), step(RETURN, 0, 0, unknown)];
-    for number in table::UNKNOWN {
-        program.extend([step(IF_EQUAL, 0, 1, *number), step(RETURN, 0, 0, unknown)]);
-    }
-    program
+/// Whether this kernel's filters can ask (Linux 5.5).
+#[must_use]
+pub fn can_ask() -> bool {
+    sys::notify::is_supported()
 }
 
 /// Whether this process is under a filter (proc_pid_status(5)).
@@ -196,8 +199,10 @@ mod tests {
 
     #[test]
     fn the_list_compiles_and_fits_the_kernels_limit() {
-        let filter = Filter::compile().unwrap();
-        assert!(filter.len() < 4096, "{} instructions", filter.len());
+        for asks in [false, true] {
+            let filter = Filter::compile(asks).unwrap();
+            assert!(filter.len() < 4096, "{} instructions", filter.len());
+        }
     }
 
     #[test]

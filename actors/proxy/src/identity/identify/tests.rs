@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::identity::diag::diag_for_tests;
-use crate::identity::{AcceptError, HoldersError};
+use crate::identity::{AcceptError, HoldersError, Maker};
 
 /// A process as a script tells it.
 #[derive(Clone)]
@@ -47,6 +47,7 @@ fn told(pid: i32, exe: &Path, ancestors: &[&Path]) -> Told {
 struct Script {
     looks: Mutex<VecDeque<Result<Vec<Told>, HoldersError>>>,
     asked: AtomicU64,
+    maker: Maker,
 }
 
 impl Processes for Script {
@@ -57,6 +58,10 @@ impl Processes for Script {
             let told = if looks.len() > 1 { looks.pop_front().unwrap() } else { looks[0].clone() };
             told.map(|told| told.iter().map(holder).collect())
         })
+    }
+
+    fn holders_and_maker(&self, inode: u64) -> BoxFuture<'_, Result<(Vec<Holder>, Maker), HoldersError>> {
+        Box::pin(async move { Ok((self.holders(inode).await?, self.maker)) })
     }
 }
 
@@ -98,12 +103,14 @@ impl Bench {
     }
 
     async fn ask(&self, identifier: &Identifier) -> Result<JudgedCaller, Unidentified> {
-        identifier.judge(self.server.peer_addr().unwrap(), self.server.local_addr().unwrap()).await
+        identifier
+            .judge(self.server.peer_addr().unwrap(), self.server.local_addr().unwrap(), Look::First)
+            .await
     }
 
     fn identifier(&self, looks: Vec<Vec<Told>>) -> Identifier {
         let looks = Mutex::new(looks.into_iter().map(Ok).collect());
-        let script = Arc::new(Script { looks, asked: AtomicU64::new(0) });
+        let script = Arc::new(Script { looks, asked: AtomicU64::new(0), maker: Maker::Holds });
         Identifier::new(script, diag_for_tests()).with_pins(self.pins.clone())
     }
 
@@ -119,6 +126,7 @@ async fn the_holder_of_the_very_socket_is_identified_by_content() {
     let script = Arc::new(Script {
         looks: Mutex::new(VecDeque::from([Ok(vec![told(7, &curl, &[&sh])])])),
         asked: AtomicU64::new(0),
+        maker: Maker::Holds,
     });
     let identifier = Identifier::new(script.clone(), diag_for_tests());
     let judged = b.ask(&identifier).await.unwrap();
@@ -135,8 +143,10 @@ async fn the_holder_of_the_very_socket_is_identified_by_content() {
 async fn a_denial_is_of_the_identity_layer() {
     let b = Bench::new();
     let identifier = b.identifier(vec![vec![]]);
-    let denial =
-        identifier.identify(b.server.peer_addr().unwrap(), b.server.local_addr().unwrap()).await.unwrap_err();
+    let denial = identifier
+        .identify(b.server.peer_addr().unwrap(), b.server.local_addr().unwrap(), Look::First)
+        .await
+        .unwrap_err();
     assert_eq!(denial.layer, Layer::Identity);
     assert!(denial.detail.contains("no process"), "{denial}");
 }
@@ -147,7 +157,8 @@ async fn no_holder_and_no_socket_are_denied() {
     assert_eq!(b.judge(vec![vec![]]).await.unwrap_err(), Unidentified::NoHolder);
     let curl = b.file("curl", "x");
     let identifier = b.identifier(vec![vec![told(7, &curl, &[])]]);
-    let nobody = identifier.judge("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap()).await;
+    let nobody =
+        identifier.judge("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap(), Look::First).await;
     assert_eq!(nobody.unwrap_err(), Unidentified::NoSocket);
 }
 
@@ -160,8 +171,10 @@ async fn whoever_cannot_be_asked_denies() {
         HoldersError::TooMany,
     ] {
         let looks = Mutex::new(VecDeque::from([Err(why.clone())]));
-        let identifier =
-            Identifier::new(Arc::new(Script { looks, asked: AtomicU64::new(0) }), diag_for_tests());
+        let identifier = Identifier::new(
+            Arc::new(Script { looks, asked: AtomicU64::new(0), maker: Maker::Holds }),
+            diag_for_tests(),
+        );
         assert_eq!(b.ask(&identifier).await.unwrap_err(), Unidentified::Holders(why));
     }
 }
@@ -287,8 +300,31 @@ async fn whoever_never_answers_denies_in_time() {
         fn holders(&self, _: u64) -> BoxFuture<'_, Result<Vec<Holder>, HoldersError>> {
             Box::pin(std::future::pending())
         }
+
+        fn holders_and_maker(&self, _: u64) -> BoxFuture<'_, Result<(Vec<Holder>, Maker), HoldersError>> {
+            Box::pin(std::future::pending())
+        }
     }
     let b = Bench::new();
     let identifier = Identifier::new(Arc::new(Silent), diag_for_tests());
     assert_eq!(b.ask(&identifier).await.unwrap_err(), Unidentified::TimedOut);
+}
+
+#[tokio::test]
+async fn only_the_maker_of_a_connection_may_hold_it_first() {
+    let b = Bench::new();
+    let curl = b.file("curl", "curl's code");
+    let judge = async |maker, look| {
+        let looks = Mutex::new(VecDeque::from([Ok(vec![told(7, &curl, &[])])]));
+        let script = Arc::new(Script { looks, asked: AtomicU64::new(0), maker });
+        let identifier = Identifier::new(script, diag_for_tests()).with_pins(b.pins.clone());
+        identifier.judge(b.server.peer_addr().unwrap(), b.server.local_addr().unwrap(), look).await.map(drop)
+    };
+    let path = curl.to_str().unwrap().to_owned();
+    assert_eq!(judge(Maker::Holds, Look::First).await, Ok(()));
+    assert_eq!(judge(Maker::Unwatched, Look::First).await, Ok(()), "the operator's choice");
+    let another = Err(Unidentified::NotItsMaker { path: path.clone() });
+    assert_eq!(judge(Maker::Another, Look::First).await, another);
+    assert_eq!(judge(Maker::Unknown, Look::First).await, Err(Unidentified::UnknownMaker { path }));
+    assert_eq!(judge(Maker::Another, Look::Again).await, Ok(()), "that is for the first look to say");
 }

@@ -1,0 +1,224 @@
+//! Who connects: at every connect(2) inside, the caller waits while init notes its socket and its program.
+//!
+//! ```text
+//! connect ─▶ seccomp asks ─▶ RECV ─▶ /proc/TID/fd/N → inode; process, image ─▶ still waiting? ─▶ noted ─▶ CONTINUE
+//! ```
+//! A look at who *holds* a connection comes after it was made, when it may have been lent: the process that made it
+//! executed another program, or a child holds it and the maker's own copy is in flight. So whoever is found must also
+//! be the process that is noted here, in the same execution.
+//!
+//! This notes and never decides, so what happens between our look and the kernel's connect can only lose a note, not
+//! make one. Another thread may put another socket at the number meanwhile (dup2): the socket that is then connected
+//! has no note, or an older one of another process, and is refused. The noted thread itself waits, so its program is
+//! the one that connects. A note is good for [`FRESH`]: no inode's number is given again within that time.
+
+use super::image::Image;
+use crate::protocol::{Connector, Holder};
+use crate::sys;
+use crate::sys::notify::Notification;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long after its connect(2) a connection may be asked about first: the proxy accepts in milliseconds, a supervisor
+/// that died is back within a second. Inode numbers come round after four thousand million sockets and pipes, which
+/// takes many times as long.
+const FRESH: Duration = Duration::from_secs(60);
+/// Notes kept; beyond it the oldest goes, and its connection is refused if it was not asked about yet. To push one out
+/// takes this many calls while one is accepted, each with a wait for init.
+const MAX_NOTES: usize = 16_384;
+/// Listeners at once: one for each process that init started, for as long as anything below it lives.
+const MAX_LISTENERS: usize = 512;
+
+/// Notes, and the listeners that they come from.
+#[derive(Default)]
+pub(crate) struct Connects {
+    listeners: Vec<OwnedFd>,
+    notes: HashMap<u64, Note>,
+    /// Oldest first; an entry whose serial number isn't its note's any more is void.
+    order: VecDeque<(u64, u64)>,
+    serial: u64,
+}
+
+/// Who connected a socket last.
+#[derive(Debug, Clone, Copy)]
+struct Note {
+    by: Option<Maker>,
+    at: Instant,
+    serial: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Maker {
+    pid: i32,
+    image: Image,
+}
+
+impl Connects {
+    /// Room for one more?
+    pub(crate) fn is_full(&self) -> bool {
+        self.listeners.len() >= MAX_LISTENERS
+    }
+
+    /// Serves one more listener from now on.
+    pub(crate) fn listen(&mut self, listener: OwnedFd) {
+        sys::notify::prefer_quick_answers(listener.as_fd());
+        self.listeners.push(listener);
+    }
+
+    /// What to wait for.
+    pub(crate) fn polls(&self) -> impl Iterator<Item = libc::pollfd> + '_ {
+        self.listeners.iter().map(|listener| libc::pollfd {
+            fd: listener.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+    }
+
+    /// Serves what poll(2) found at [`Connects::polls`]: one call of each listener, since the kernel promises no more.
+    pub(crate) fn serve(&mut self, polled: &[libc::pollfd]) {
+        for found in polled.iter().filter(|found| found.revents & libc::POLLIN != 0) {
+            let Some(at) = self.listeners.iter().position(|l| l.as_raw_fd() == found.fd) else { continue };
+            self.serve_one(at);
+        }
+        // Nothing lives below the filter any more.
+        let over = |found: &&libc::pollfd| {
+            found.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
+                && found.revents & libc::POLLIN == 0
+        };
+        for found in polled.iter().filter(over) {
+            self.listeners.retain(|listener| listener.as_raw_fd() != found.fd);
+        }
+    }
+
+    fn serve_one(&mut self, at: usize) {
+        let Some(listener) = self.listeners.get(at).map(AsFd::as_fd) else { return };
+        // Killed between poll and here, mostly.
+        let Ok(call) = sys::notify::receive(listener) else { return };
+        let seen = look(call);
+        let waits = sys::notify::is_waiting(listener, call.id);
+        if let (Some((inode, by)), true) = (seen, waits) {
+            self.note(inode, by, Instant::now());
+        }
+        // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to refuse.
+        if let Some(listener) = self.listeners.get(at) {
+            let _ = sys::notify::let_go_on(listener.as_fd(), call.id);
+        }
+    }
+
+    fn note(&mut self, inode: u64, by: Option<Maker>, at: Instant) {
+        self.forget_old(at);
+        // Two processes that connect one socket within its note's life: neither has made it alone.
+        let disputed = self.notes.get(&inode).is_some_and(|old| old.by != by);
+        self.serial += 1;
+        self.notes.insert(inode, Note { by: by.filter(|_| !disputed), at, serial: self.serial });
+        self.order.push_back((inode, self.serial));
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((inode, serial)) = self.order.front().copied() {
+            match self.notes.get(&inode).filter(|note| note.serial == serial) {
+                Some(note) if self.order.len() < MAX_NOTES && now.duration_since(note.at) <= FRESH => return,
+                Some(_) => drop(self.notes.remove(&inode)),
+                None => {}
+            }
+            self.order.pop_front();
+        }
+    }
+
+    /// Who has connected the socket.
+    pub(crate) fn process(&self, inode: u64) -> Option<i32> {
+        self.maker(inode).map(|maker| maker.pid)
+    }
+
+    /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.
+    pub(crate) fn connector(&self, inode: u64, holders: &[Holder]) -> Connector {
+        let Some(maker) = self.maker(inode) else { return Connector::Unknown };
+        let holds = holders.iter().any(|holder| holder.process.pid == maker.pid);
+        if holds && Image::read(maker.pid).is_ok_and(|now| now == maker.image) {
+            Connector::Holds { pid: maker.pid }
+        } else {
+            Connector::Another { pid: maker.pid }
+        }
+    }
+
+    fn maker(&self, inode: u64) -> Option<Maker> {
+        let note = self.notes.get(&inode).filter(|note| note.at.elapsed() <= FRESH)?;
+        note.by
+    }
+}
+
+/// What the caller is about to connect, and who it is; `None` when it is no socket. A caller that can't be read is
+/// noted as nobody, so that no older note of the socket stays.
+fn look(call: Notification) -> Option<(u64, Option<Maker>)> {
+    let link = std::fs::read_link(format!("/proc/{}/fd/{}", call.thread, call.first_argument)).ok()?;
+    let inode = socket_inode(link.as_os_str().as_encoded_bytes())?;
+    Some((inode, maker(call.thread).ok()))
+}
+
+fn socket_inode(link: &[u8]) -> Option<u64> {
+    std::str::from_utf8(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
+}
+
+fn maker(thread: i32) -> io::Result<Maker> {
+    Ok(Maker { pid: super::process::process_of(thread)?, image: Image::read(thread)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn maker(pid: i32) -> Option<Maker> {
+        Some(Maker { pid, image: Image::read(std::process::id() as i32).unwrap() })
+    }
+
+    #[test]
+    fn the_last_connect_counts_unless_another_made_one_too() {
+        let (mut all, now) = (Connects::default(), Instant::now());
+        all.note(7, maker(10), now);
+        all.note(7, maker(10), now);
+        assert_eq!(all.maker(7), maker(10));
+        all.note(7, maker(11), now);
+        assert_eq!(all.maker(7), None);
+        all.note(7, maker(11), now);
+        assert_eq!(all.maker(7), None, "not by asking twice either");
+        all.note(8, maker(10), now);
+        all.note(8, None, now);
+        assert_eq!(all.maker(8), None, "who can't be read is nobody");
+    }
+
+    #[test]
+    fn notes_grow_old() {
+        let mut all = Connects::default();
+        let Some(long_ago) = Instant::now().checked_sub(2 * FRESH) else { return };
+        all.note(7, maker(10), long_ago);
+        assert_eq!(all.maker(7), None);
+        all.note(7, maker(11), Instant::now());
+        assert_eq!(all.maker(7), maker(11), "an inode that came round is another's");
+        assert_eq!((all.notes.len(), all.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn notes_are_bounded_and_the_oldest_goes() {
+        let (mut all, now) = (Connects::default(), Instant::now());
+        let count = MAX_NOTES as u64 + 10;
+        for inode in 0..count {
+            all.note(inode, maker(10), now);
+        }
+        assert_eq!((all.maker(0), all.maker(count - 1)), (None, maker(10)));
+        assert!(all.notes.len() <= MAX_NOTES && all.order.len() <= MAX_NOTES);
+        for _ in 0..count {
+            all.note(1, maker(10), now);
+        }
+        assert!(all.order.len() <= MAX_NOTES, "one socket connected again and again");
+    }
+
+    #[test]
+    fn only_sockets_have_an_inode_here() {
+        assert_eq!(socket_inode(b"socket:[12]"), Some(12));
+        for other in ["pipe:[12]", "socket:[]", "socket:[-1]", "/tmp/socket:[1]", "socket:[1] "] {
+            assert_eq!(socket_inode(other.as_bytes()), None, "{other}");
+        }
+    }
+}
