@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "identity/lent.rs"]
+mod lent;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,6 +13,11 @@ use anyhow::{Context, Result, ensure};
 use bed::Stage;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use lent::{
+    a_connection_lent_in_its_first_instant_is_denied, a_socket_swapped_under_connect_is_denied,
+    connecting_by_sending_is_refused, foreign_code_is_not_washed_off_by_an_exec, hundreds_connect_at_once,
+};
 
 use common::{COFFERDAM, START, Sandbox, audit, ensure_audited, policy_file, program, record_has};
 
@@ -28,6 +35,11 @@ fn main() -> ExitCode {
             a_preloaded_library_is_denied,
             code_written_at_run_time_is_denied,
             a_supervisors_death_makes_no_use_a_first_one,
+            a_connection_lent_in_its_first_instant_is_denied,
+            foreign_code_is_not_washed_off_by_an_exec,
+            a_socket_swapped_under_connect_is_denied,
+            connecting_by_sending_is_refused,
+            hundreds_connect_at_once,
         ],
     )
 }
