@@ -1,7 +1,7 @@
 //! Who holds a socket: one, several, none, hidden.
 
 use crate::bed::{Cage, Mode};
-use agent::protocol::{Answer, Holder, Refusal, Request};
+use agent::protocol::{Answer, Connector, Holder, Refusal, Request};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
@@ -9,6 +9,8 @@ pub const CASES: &[crate::Case] = &[
     ("a_holder_is_found_with_its_ancestors", a_holder_is_found_with_its_ancestors),
     ("a_shared_socket_has_two_holders", a_shared_socket_has_two_holders),
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
+    ("the_maker_of_a_connection_is_known", the_maker_of_a_connection_is_known),
+    ("an_exec_unmakes_the_maker", an_exec_unmakes_the_maker),
 ];
 
 fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
@@ -75,6 +77,34 @@ fn settled(cage: &Cage, inode: u64, expected: &[&str]) -> (Vec<Holder>, Vec<Owne
         }
         assert!(std::time::Instant::now() < deadline, "{names:?}");
     }
+}
+
+fn connector(cage: &Cage, inode: u64) -> Option<Connector> {
+    match cage.ask_with(Request::Holders { inode, mappings: false, connector: true }, &[]) {
+        Ok((Answer::Holders { connector, .. }, _)) => connector,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn the_maker_of_a_connection_is_known(mode: Mode) {
+    let cage = Cage::start(mode);
+    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; sleep 1000 & readlink /proc/$$/fd/3; read <&3";
+    let inode = connected(&cage, script);
+    let (list, _) = settled(&cage, inode, &["bash", "sleep"]);
+    let bash =
+        list.iter().find(|holder| holder.process.exe_path.ends_with("/bash")).expect("bash").process.pid;
+    assert_eq!(connector(&cage, inode), Some(Connector::Holds { pid: bash }), "not who inherited it");
+    assert_eq!(connector(&cage, 1), Some(Connector::Unknown));
+}
+
+fn an_exec_unmakes_the_maker(mode: Mode) {
+    let cage = Cage::start(mode);
+    // The same process, and the same program once more.
+    let script = "exec 3<>/dev/tcp/127.0.0.1/3128; exec bash -c 'readlink /proc/$$/fd/3; read <&3; true'";
+    let inode = connected(&cage, script);
+    let (list, _) = settled(&cage, inode, &["bash"]);
+    let pid = list.first().expect("bash").process.pid;
+    assert_eq!(connector(&cage, inode), Some(Connector::Another { pid }));
 }
 
 fn nobody_holds_an_unknown_socket(mode: Mode) {

@@ -157,9 +157,14 @@ fn follows(found: Control, left_out: Control) -> bool {
     use Control as C;
     let with: &[Control] = match left_out {
         // All of them are its parts.
-        C::Seccomp => {
-            &[C::SocketFamilies, C::TerminalInjection, C::NamespaceCalls, C::SetIdBits, C::ForeignCalls]
-        }
+        C::Seccomp => &[
+            C::SocketFamilies,
+            C::TerminalInjection,
+            C::NamespaceCalls,
+            C::SetIdBits,
+            C::ForeignCalls,
+            C::ConnectNotify,
+        ],
         C::Landlock => &[C::LandlockScopes],
         // Without it nobody can be confined by these.
         C::NoNewPrivileges => &[
@@ -170,6 +175,7 @@ fn follows(found: Control, left_out: Control) -> bool {
             C::TerminalInjection,
             C::NamespaceCalls,
             C::SetIdBits,
+            C::ConnectNotify,
         ],
         // Rooted, the user is given up with them.
         C::Capabilities => &[C::User],
