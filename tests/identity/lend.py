@@ -95,7 +95,7 @@ def became(threaded=False, argv=(CLIENT, '30'), foreign=False):
     pid = os.fork()
     if pid == 0:
         if foreign:
-            code = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            page = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
                              prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         s = tcp()
         if threaded:
