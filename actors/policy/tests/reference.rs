@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::io::Write;
+
 use cofferdam_policy as policy;
 use cofferdam_policy::content::{Json, Reading, Text, Unreadable};
 use cofferdam_policy::{
@@ -406,8 +408,8 @@ fn fast(compiled: &Compiled, to: &Destination, caller: &Caller, facts: &RequestF
 }
 
 /// Policies, and questions to each.
-const POLICIES: usize = 2500;
-const QUESTIONS: usize = 400;
+const POLICIES: usize = 1000;
+const QUESTIONS: usize = 1000;
 
 #[test]
 fn compiled_and_slow_agree_on_a_million_pairs() {
@@ -426,14 +428,24 @@ fn compiled_and_slow_agree_on_a_million_pairs() {
             assert_eq!(again, policy, "written out and read back");
         }
         for _ in 0..QUESTIONS {
-            let question = dice.question();
+            // Most throws meet no endpoint: a few more make it likelier that there is something to judge.
+            let mut question = dice.question();
+            for _ in 0..3 {
+                let to = Destination { host: Host::parse(question.host).unwrap(), port: question.port };
+                if compiled.connect(&to, &question.caller).is_ok() {
+                    break;
+                }
+                question = dice.question();
+            }
             let answer = compare(&policy, &compiled, &mut dice, &question)
                 .unwrap_or_else(|differ| panic!("{differ}\n{text}"));
             *told.entry(format!("{answer:?}")).or_insert(0_usize) += 1;
             pairs += 1;
         }
     }
-    println!("{pairs} pairs of policy and request, no difference: {told:?}");
+    // Past the capture of output: the figure is to be seen in every run.
+    let line = format!("{pairs} pairs of policy and request, no difference: {told:?}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
     assert!(pairs >= 1_000_000);
     assert!(told.len() == 4 && told.values().all(|count| *count > 10_000), "{told:?}");
 }
