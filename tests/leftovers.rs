@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             stop_command,
             orphans_of_the_agent,
             the_state_directory_can_be_used_again,
+            a_long_row_of_starts_and_kills.within(Duration::from_secs(600)),
         ],
     )
 }
@@ -205,5 +206,182 @@ fn the_state_directory_can_be_used_again(stage: &Stage) -> Result<()> {
     let again = stage.run(&["--name", &name], &["sh", "-c", script])?.expect_code(0)?;
     ensure!(again.out() == "written\n", "the workspace is not the same: {:?}", again.out());
     stage.call(&["audit", "verify", &name])?.expect_code(0)?;
+    Ok(())
+}
+
+/// Starts of the long row, a third of them killed; half of them in each mode.
+const STARTS: u32 = 250;
+/// Repeats a row: its number is printed when it begins.
+const SEED: &str = "COFFERDAM_LEFTOVERS_SEED";
+
+/// splitmix64: enough for choosing moments, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+/// How a sandbox of the row is ended before its time.
+#[derive(Debug, Clone, Copy)]
+enum Blow {
+    KillHeart,
+    KillSupervisor,
+    KillInit,
+    Terminate,
+    InterruptTwice,
+}
+
+const BLOWS: [Blow; 5] =
+    [Blow::KillHeart, Blow::KillSupervisor, Blow::KillInit, Blow::Terminate, Blow::InterruptTwice];
+
+/// What a sandbox of this stage could leave behind: everything but what its state directory is meant to keep.
+#[derive(Debug, PartialEq)]
+struct Traces {
+    mounts: usize,
+    groups: BTreeSet<PathBuf>,
+    temporary: BTreeSet<PathBuf>,
+    shared: BTreeSet<PathBuf>,
+    state: BTreeSet<PathBuf>,
+    namespaces: BTreeSet<PathBuf>,
+}
+
+impl Traces {
+    fn now(stage: &Stage, name: &str) -> Self {
+        let Scene { mounts, groups } = Scene::now(name);
+        // Other cases run beside this one: of what is shared only what can be told to be ours counts.
+        let ours = |dir: &str| -> BTreeSet<PathBuf> {
+            let mine = |path: &PathBuf| {
+                use std::os::unix::fs::MetadataExt;
+                let text = path.to_string_lossy();
+                let owner = std::fs::symlink_metadata(path).map(|m| m.uid()).ok();
+                text.contains(name)
+                    || (text.contains("cofferdam")
+                        && owner == Some(stage.uid())
+                        && !text.contains("cofferdam-bed"))
+            };
+            entries(Path::new(dir)).into_iter().filter(mine).collect()
+        };
+        Self {
+            mounts,
+            groups,
+            temporary: ours("/tmp").into_iter().chain(ours("/var/tmp")).collect(),
+            shared: ours("/dev/shm"),
+            state: entries(&stage.state().join(name)),
+            namespaces: network_namespaces(stage),
+        }
+    }
+}
+
+fn entries(dir: &Path) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(dir).map(|all| all.flatten().map(|e| e.path()).collect()).unwrap_or_default()
+}
+
+/// Those of this stage's processes, other than the one that the tests themselves are in.
+fn network_namespaces(stage: &Stage) -> BTreeSet<PathBuf> {
+    let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let own = of("self");
+    stage
+        .cofferdam_processes()
+        .into_iter()
+        .chain(stage.processes_with(&stage.marker()))
+        .filter_map(|pid| of(&pid.to_string()))
+        .filter(|space| Some(space) != own.as_ref())
+        .collect()
+}
+
+/// The process of this stage whose command line, or place, makes it that role.
+fn find(stage: &Stage, blow: Blow, heart: i32) -> Option<i32> {
+    let of = |wanted: fn(&str) -> bool| {
+        stage.cofferdam_processes().into_iter().filter(|pid| *pid != heart).find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| wanted(comm.trim()))
+        })
+    };
+    match blow {
+        Blow::KillSupervisor => of(|comm| comm == "cofferdam: sup"),
+        Blow::KillInit => of(|comm| comm == "cofferdam: init"),
+        _ => Some(heart),
+    }
+}
+
+fn strike(stage: &Stage, running: &Running, blow: Blow) -> Result<()> {
+    let signal = |signal| match find(stage, blow, running.pid()) {
+        // Over already, or not begun: that is a random moment too.
+        Some(pid) => kill(Pid::from_raw(pid), signal)
+            .or_else(|e| if e == nix::errno::Errno::ESRCH { Ok(()) } else { Err(e) }),
+        None => Ok(()),
+    };
+    match blow {
+        Blow::KillHeart | Blow::KillSupervisor | Blow::KillInit => signal(Signal::SIGKILL)?,
+        Blow::Terminate => signal(Signal::SIGTERM)?,
+        Blow::InterruptTwice => {
+            signal(Signal::SIGINT)?;
+            signal(Signal::SIGINT)?;
+        }
+    }
+    Ok(())
+}
+
+/// Five hundred starts in a row (over both modes), a third of them struck at a random moment.
+fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
+    let seed = std::env::var(SEED).ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
+    });
+    bed::harness::say(&format!("    {STARTS} starts, {SEED}={seed}"));
+    let (mut dice, name, marker) = (Dice(seed), stage.name(), stage.marker());
+    // Once, so that the state directory is what it will be.
+    stage.run(&["--name", &name], &["true"])?.expect_code(0)?;
+    let before = Traces::now(stage, &name);
+    // A run from start to end takes about so long here, under whatever load there is now.
+    let begun = Instant::now();
+    stage.run(&["--name", &name], &["true"])?.expect_code(0)?;
+    let usual = begun.elapsed();
+    let (mut struck, mut stale) = (0, 0);
+    for n in 0..STARTS {
+        let told = |what: &str| format!("start {n} of {SEED}={seed}: {what}");
+        if dice.roll(3) != 0 {
+            let done = stage.run(&["--name", &name], &["true"])?;
+            ensure!(done.code() == 0, told(&format!("code {}: {}", done.code(), done.err())));
+        } else {
+            let blow = BLOWS[dice.roll(BLOWS.len() as u64) as usize];
+            let moment = usual.mul_f64(dice.roll(1000) as f64 / 1000.0);
+            let running = stage.start_run(&name, &[], &["sh", "-c", &format!("sleep 0.05 # {marker}")])?;
+            std::thread::sleep(moment);
+            strike(stage, &running, blow).with_context(|| told(&format!("{blow:?}")))?;
+            running.finish(PATIENCE).with_context(|| told(&format!("{blow:?} after {moment:?}: no end")))?;
+            struck += 1;
+            // The heart's own death leaves the others to the kernel, and the socket to the supervisor or the next start.
+            poll("every process to end", PATIENCE, || {
+                (stage.cofferdam_processes().is_empty() && stage.processes_with(&marker).is_empty())
+                    .then_some(())
+            })
+            .with_context(|| told(&format!("{blow:?} after {moment:?}")))?;
+            let socket = stage.state().join(&name).join("control.sock");
+            if socket.exists() {
+                ensure!(
+                    matches!(blow, Blow::KillHeart),
+                    told(&format!("{blow:?} after {moment:?} left the socket"))
+                );
+                ensure!(
+                    std::os::unix::net::UnixStream::connect(&socket).is_err(),
+                    told("somebody still listens")
+                );
+                stale += 1;
+            }
+        }
+    }
+    // The last start of all takes the name over and cleans what a killed heart could not.
+    stage.run(&["--name", &name], &["true"])?.expect_code(0)?;
+    ensure!(struck > STARTS / 5, "the control: only {struck} were struck");
+    poll("everything to be as it was", PATIENCE, || (Traces::now(stage, &name) == before).then_some(()))
+        .with_context(|| format!("{SEED}={seed}: {before:?} before, {:?} now", Traces::now(stage, &name)))?;
+    bed::harness::say(&format!(
+        "    {struck} of {STARTS} were struck; {stale} left a dead socket to the next start"
+    ));
     Ok(())
 }

@@ -117,6 +117,8 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         let fd = listen(forward.listen, "forward", "choose another port")?;
         slots.add(&format!("{}{n}", slot::FORWARD), fd);
     }
+    // From here on there is something to remove: what would end us waits for the heart.
+    crate::heart::hold_signals().map_err(std::io::Error::from)?;
     // The last that can fail: a refused start leaves no socket behind.
     slots.add(slot::CONTROL, control(&claim, ids)?);
     let plan = Plan {

@@ -1,6 +1,6 @@
 //! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the right code.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use agent::launch::Child;
 use agent::protocol::ExitStatus;
@@ -77,6 +77,11 @@ pub fn reap(child: &Child) -> Option<ExitStatus> {
 /// Removes what must not outlive the sandbox: its control socket.
 pub fn clean_state(slots: &Slots) {
     if let Some(state) = slots.find(slot::STATE) {
-        let _ = unlinkat(state, "control.sock", UnlinkatFlags::NoRemoveDir);
+        remove_socket(state);
     }
+}
+
+/// Removes the control socket from this state directory.
+pub fn remove_socket(state: BorrowedFd<'_>) {
+    let _ = unlinkat(state, "control.sock", UnlinkatFlags::NoRemoveDir);
 }

@@ -110,6 +110,15 @@ impl Heart {
             // The supervisor inherits it as its working directory: it need not be able to walk there.
             nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
         }
+        let state = slots.find(slot::STATE).and_then(|fd| fd.try_clone_to_owned().ok());
+        Self::with(plan, slots, executable).inspect_err(|_| {
+            if let Some(state) = state {
+                ending::remove_socket(state.as_fd());
+            }
+        })
+    }
+
+    fn with(plan: Plan, mut slots: Slots, executable: OwnedFd) -> Result<Self, String> {
         let signals = block_signals().map_err(|e| format!("can't wait for signals: {e}"))?;
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = launch::clone_init(&plan.cage, inits_end).map_err(|e| e.to_string())?;
@@ -379,6 +388,12 @@ fn inherited(number: i32) -> Result<OwnedFd, String> {
 }
 
 fn block_signals() -> nix::Result<SignalFd> {
+    SignalFd::with_flags(&hold_signals()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// Keeps the signals that the heart judges waiting for it, across exec too: from the moment that there is something to
+/// remove at the end, none of them may just end the process.
+pub fn hold_signals() -> nix::Result<SigSet> {
     let mut set = SigSet::empty();
     for signal in [
         Signal::SIGINT,
@@ -393,5 +408,5 @@ fn block_signals() -> nix::Result<SignalFd> {
         set.add(signal);
     }
     set.thread_block()?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    Ok(set)
 }

@@ -82,7 +82,7 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Processors, in thousandths (2000 = two of them; cgroup v2 `cpu.max`); `None` = not limited here.
     pub cpu_millis: Option<u32>,
-    /// Bytes of the private `/tmp`.
+    /// Bytes of the private `/tmp` at most, see [`Limits::tmp_size`].
     pub tmp_bytes: u64,
     /// `RLIMIT_NPROC`: counts a user over the whole host, hence generous.
     pub nproc: u64,
@@ -103,6 +103,32 @@ impl Default for Limits {
             // Node and Chromium want this many; 256 breaks them.
             nofile: 65_536,
         }
+    }
+}
+
+impl Limits {
+    /// Inodes of the private `/tmp` at most: a flood of empty files must not fill the kernel's memory.
+    const TMP_INODES: u64 = 1 << 20;
+    /// Bytes of `/dev/shm`: container engines give 64 MiB, which Chromium outgrows.
+    const SHM_BYTES: u64 = 512 << 20;
+
+    /// Bytes of `/tmp`: no more than half of a memory limit. Its pages count as the sandbox's memory and stay when the
+    /// process that wrote them is killed, so a full `/tmp` must be an error of the disk, never the end of the sandbox.
+    #[must_use]
+    pub fn tmp_size(&self) -> u64 {
+        self.memory.map_or(self.tmp_bytes, |memory| self.tmp_bytes.min(memory / 2))
+    }
+
+    /// Inodes of `/tmp`, for the same reason: each is about a kilobyte of the kernel's memory.
+    #[must_use]
+    pub fn tmp_inodes(&self) -> u64 {
+        self.memory.map_or(Self::TMP_INODES, |memory| Self::TMP_INODES.min(memory / 8192)).max(1)
+    }
+
+    /// Bytes of `/dev/shm`, for the same reason.
+    #[must_use]
+    pub fn shm_size(&self) -> u64 {
+        self.memory.map_or(Self::SHM_BYTES, |memory| Self::SHM_BYTES.min(memory / 8))
     }
 }
 
@@ -292,6 +318,16 @@ mod tests {
         let rules = if writable { &mut plan.paths.read_write } else { &mut plan.paths.read_only };
         rules.push(PathRule { path: path.into(), optional: false });
         plan.check()
+    }
+
+    #[test]
+    fn what_lies_in_memory_fits_a_memory_limit() {
+        let limits = |memory| Limits { memory, ..Limits::default() };
+        let sizes = |l: Limits| (l.tmp_size(), l.tmp_inodes(), l.shm_size());
+        assert_eq!(sizes(limits(None)), (2 << 30, 1 << 20, 512 << 20));
+        assert_eq!(sizes(limits(Some(64 << 20))), (32 << 20, 8192, 8 << 20));
+        assert_eq!(sizes(limits(Some(64 << 30))), (2 << 30, 1 << 20, 512 << 20));
+        assert!(sizes(limits(Some(0))).1 > 0, "0 would mean no bound at all");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    pub(super) fn collect() -> Result<Self, Failed> {
+    pub(super) fn collect(limits: &crate::plan::Limits) -> Result<Self, Failed> {
         let safe = Attributes::NO_SUID.and(Attributes::NO_EXEC);
         let mut devices = Vec::new();
         for path in DEVICES {
@@ -74,8 +74,7 @@ impl Collected {
                 .map_err(at("mounting a devpts of its own"))?;
         let shared_memory = sys::mount::new_filesystem(
             c"tmpfs",
-            // What container engines give is 64 MiB, which Chromium outgrows.
-            &[(c"mode", c"1777"), (c"size", c"512m"), (c"nr_inodes", c"64k")],
+            &[(c"mode", c"1777"), (c"size", &super::root::number(limits.shm_size())), (c"nr_inodes", c"64k")],
             safe.and(Attributes::NO_DEV),
         )
         .map_err(at("mounting /dev/shm"))?;

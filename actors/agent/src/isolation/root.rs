@@ -9,6 +9,7 @@ use super::{devices, etc, masks};
 use crate::plan::{CagePlan, Control, RUN_DIR, WORKSPACE};
 use crate::sys;
 use crate::sys::mount::Attributes;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -80,17 +81,18 @@ impl Collection {
                 .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?,
         };
         sys::mount::set_attributes(workspace.as_fd(), modes.writable, true).map_err(at("workspace"))?;
-        let size = std::ffi::CString::new(plan.limits.tmp_bytes.to_string()).unwrap_or_default();
+        let size = number(plan.limits.tmp_size());
+        let inodes = number(plan.limits.tmp_inodes());
         Ok(Self {
-            root: tmpfs(c"0755", c"16m", SAFE.and(Attributes::NO_EXEC))?,
+            root: tmpfs(c"0755", c"16m", OWN_INODES, SAFE.and(Attributes::NO_EXEC))?,
             shown,
             links,
             etc: etc::Collected::collect(plan, modes),
-            devices: devices::Collected::collect()?,
+            devices: devices::Collected::collect(&plan.limits)?,
             workspace,
             proc: fresh_proc(plan)?,
-            temporary: tmpfs(c"1777", &size, SAFE)?,
-            run: tmpfs(c"0755", c"32m", SAFE.and(Attributes::NO_EXEC))?,
+            temporary: tmpfs(c"1777", &size, &inodes, SAFE)?,
+            run: tmpfs(c"0755", c"32m", OWN_INODES, SAFE.and(Attributes::NO_EXEC))?,
             cgroup: sys::mount::new_filesystem(c"cgroup2", &[], modes.read_only.and(Attributes::NO_EXEC))
                 .ok(),
         })
@@ -178,11 +180,19 @@ pub(crate) fn write_run_file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> i
     file.set_len(bytes.len() as u64)
 }
 
-fn tmpfs(mode: &std::ffi::CStr, size: &std::ffi::CStr, attributes: Attributes) -> Result<OwnedFd, Failed> {
-    // The inode bound keeps a flood of empty files from filling the kernel's memory.
+/// Of the filesystems in which only init makes files.
+const OWN_INODES: &CStr = c"64k";
+
+/// A number as a mount option.
+pub(super) fn number(value: u64) -> CString {
+    // No digit is a NUL.
+    CString::new(value.to_string()).unwrap_or_default()
+}
+
+fn tmpfs(mode: &CStr, size: &CStr, inodes: &CStr, attributes: Attributes) -> Result<OwnedFd, Failed> {
     sys::mount::new_filesystem(
         c"tmpfs",
-        &[(c"mode", mode), (c"size", size), (c"nr_inodes", c"1m")],
+        &[(c"mode", mode), (c"size", size), (c"nr_inodes", inodes)],
         attributes,
     )
     .map_err(at("making a tmpfs"))

@@ -59,9 +59,14 @@ fn needed(limits: &Limits) -> Vec<&'static str> {
 /// The controllers that could be handed down to a sandbox here.
 ///
 /// # Errors
-/// [`CgroupError::NotUnified`], or an unreadable hierarchy.
+/// [`CgroupError::NotUnified`], an unreadable hierarchy, or one in which we may make and fill no group.
 pub fn available() -> Result<Vec<String>, CgroupError> {
     let own = own_directory()?;
+    for file in ["", "cgroup.subtree_control", "cgroup.procs"] {
+        let path = own.join(file);
+        nix::unistd::access(&path, nix::unistd::AccessFlags::W_OK)
+            .map_err(|error| CgroupError::Refused { path, source: error.into() })?;
+    }
     Ok(read(&own.join("cgroup.controllers"))?.split_ascii_whitespace().map(str::to_owned).collect())
 }
 

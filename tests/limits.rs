@@ -1,0 +1,172 @@
+//! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host, another
+//! sandbox and cofferdam's own processes go on answering.
+//!
+//! Control groups themselves were seen by hand, in a virtual machine (docs/limits.md): few build machines delegate one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::Mode;
+
+use common::{COFFERDAM, Sandbox, program, workspace};
+
+/// No hog lives longer, whatever its cage does.
+const OUTER_SECONDS: &str = "90";
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "limits",
+        Path::new(COFFERDAM),
+        bed::cases![
+            a_limit_that_cannot_be_had_is_refused_or_told,
+            what_fills_tmp_fills_no_more_than_its_share,
+            a_fork_bomb_stays_inside.alone(),
+            descriptors_and_socket_buffers_are_bounded,
+            a_log_flood_starves_nobody,
+        ],
+    )
+}
+
+/// A sandbox beside the hog's, and what must go on while that one rages.
+struct Witness<'a> {
+    stage: &'a Stage<'a>,
+    sandbox: Sandbox<'a>,
+}
+
+impl<'a> Witness<'a> {
+    fn start(stage: &'a Stage<'a>) -> Result<Self> {
+        let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+        Ok(Self { stage, sandbox })
+    }
+
+    /// The host starts programs; both sandboxes answer; the other one's agents start.
+    fn all_is_well(&self, hog: &Sandbox, neighbour_forks: bool) -> Result<()> {
+        bed::stage::finish(self.stage.command("true"), Duration::from_secs(60))?.expect_code(0)?;
+        ensure!(hog.status()?["name"] == hog.name.as_str(), "the hog's own cofferdam answers");
+        self.sandbox.status()?;
+        if neighbour_forks {
+            self.stage.call(&["exec", &self.sandbox.name, "--", "true"])?.expect_code(0)?;
+        }
+        Ok(())
+    }
+}
+
+/// A hog that says when it has had its fill and then holds on to it.
+fn hog<'a>(stage: &'a Stage<'a>, options: &[&str], script: &[&str]) -> Result<Sandbox<'a>> {
+    let bounded = [&["timeout", "-s", "KILL", OUTER_SECONDS], script].concat();
+    let name = format!("{}-hog", stage.name());
+    let mut running = stage.start_run(&name, options, &bounded)?;
+    running.wait_for("full", common::START)?;
+    Ok(Sandbox::adopt(stage, name, running))
+}
+
+fn a_limit_that_cannot_be_had_is_refused_or_told(stage: &Stage) -> Result<()> {
+    let config = stage.write("limits.yaml", "limits: { memory: 64MiB, pids: 64, cpu: 1 }\n")?;
+    let config = config.display().to_string();
+    let strict = stage.run(&["--config", &config], &["true"])?;
+    if strict.code() == 0 {
+        bed::skip!("a control group is delegated here: nothing is refused");
+    }
+    ensure!(strict.code() == 125 && strict.err().contains("cgroup"), "{}: {}", strict.code(), strict.err());
+    let loose = stage.run(&["--config", &config, "--enforcement", "best-effort"], &["echo", "on"])?;
+    let loose = loose.expect_code(0)?;
+    ensure!(loose.out() == "on\n" && loose.err().contains("cgroup is not enforced"), "{}", loose.err());
+    Ok(())
+}
+
+fn what_fills_tmp_fills_no_more_than_its_share(stage: &Stage) -> Result<()> {
+    let config = stage.write("limits.yaml", "limits: { memory: 64MiB }\nenforcement: best-effort\n")?;
+    let config = config.display().to_string();
+    let script = "head -c 104857600 /dev/zero > /tmp/big 2>/dev/null && echo all of it; stat -c %s /tmp/big; rm /tmp/big
+        i=0; while [ $i -lt 20000 ] && : > /tmp/f$i; do i=$((i+1)); done 2>/dev/null; echo $i
+        head -c 104857600 /dev/zero > /dev/shm/big 2>/dev/null && echo all of it; stat -c %s /dev/shm/big
+        rm -f /tmp/f1 /tmp/f2; echo still > /tmp/here && cat /tmp/here";
+    let options = ["--config", &config, "--enforcement", "best-effort"];
+    let done = stage.run(&options, &["timeout", "-s", "KILL", OUTER_SECONDS, "bash", "-c", script])?;
+    let done = done.expect_code(0)?;
+    let out = done.out();
+    let lines: Vec<&str> = out.lines().collect();
+    let [tmp, files, shared, after] = lines.as_slice() else { anyhow::bail!("{out}") };
+    ensure!(tmp.parse::<u64>()? == 32 << 20, "/tmp took {tmp} bytes of a memory limit of 64 MiB");
+    ensure!((4000..=8192).contains(&files.parse::<u64>()?), "/tmp took {files} files");
+    ensure!(shared.parse::<u64>()? == 8 << 20, "/dev/shm took {shared} bytes");
+    ensure!(*after == "still", "{out}");
+    Ok(())
+}
+
+fn a_fork_bomb_stays_inside(stage: &Stage) -> Result<()> {
+    let witness = Witness::start(stage)?;
+    // At most 1,500 tries, each child ends by itself: nothing grows even where no limit held.
+    let script =
+        "i=0; while [ $i -lt 1500 ]; do sleep 60 & i=$((i+1)); done 2>/dev/null & sleep 3; echo full; wait";
+    let bomb = hog(stage, &[], &["bash", "-c", script])?;
+    let count = stage.processes_with("sleep\u{0}60").len();
+    ensure!(count > 20, "the control: the bomb went off ({count})");
+    ensure!(count <= 512, "{count} processes of one agent");
+    // One user's processes are counted together, so a rootless neighbour shares the bound (SECURITY.md).
+    witness.all_is_well(&bomb, stage.mode() == Mode::Rooted)?;
+    stage.call(&["stop", &bomb.name])?.expect_code(0)?;
+    bed::stage::poll("the bomb's end", Duration::from_secs(30), || {
+        stage.processes_with("sleep\u{0}60").is_empty().then_some(())
+    })?;
+    witness.all_is_well(&witness.sandbox, true)
+}
+
+fn descriptors_and_socket_buffers_are_bounded(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    stage.script(
+        "hog.py",
+        "import os, socket, resource, sys, time\n\
+         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n\
+         assert (soft, hard) <= (65536, 65536), (soft, hard)\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n\
+         kept = []\n\
+         try:\n\
+         \x20   for n in range(400):\n\
+         \x20       a, b = socket.socketpair(); a.setblocking(False); kept += [a, b]\n\
+         \x20       try:\n\
+         \x20           while a.send(b'x' * 4096): pass\n\
+         \x20       except BlockingIOError: pass\n\
+         \x20       r, w = os.pipe(); os.set_blocking(w, False); kept += [r, w]\n\
+         \x20       try:\n\
+         \x20           while os.write(w, b'x' * 4096): pass\n\
+         \x20       except BlockingIOError: pass\n\
+         \x20   while True: kept.append(os.open('/dev/null', os.O_RDONLY))\n\
+         except OSError as e: last = e.errno\n\
+         print('full', len(kept), last, flush=True)\n\
+         time.sleep(60)\n",
+    )?;
+    let witness = Witness::start(stage)?;
+    let mut hog = hog(stage, &["--workspace", &workspace(stage)], &[&python, "-B", "/sandbox/hog.py"])?;
+    let told = hog.heart().out();
+    let words: Vec<&str> = told.split_whitespace().collect();
+    let count: usize = words.get(1).context("no count")?.parse()?;
+    ensure!(count < 65_536 && words.get(2) == Some(&"24"), "ended by EMFILE below the limit: {told}");
+    witness.all_is_well(&hog, true)
+}
+
+fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {
+    const FLOOD: u64 = 4 << 20;
+    /// Eight files of 16 MiB a log, and the last line of each (`LogLimits`).
+    const KEPT: u64 = 8 * (17 << 20);
+    let witness = Witness::start(stage)?;
+    let script = format!(
+        "echo full; yes 'a line of an agent that talks too much' | head -c {FLOOD}; echo over; sleep 60"
+    );
+    let mut flood = hog(stage, &[], &["bash", "-c", &script])?;
+    for _ in 0..5 {
+        witness.all_is_well(&flood, true)?;
+    }
+    flood.heart().wait_for("over", Duration::from_secs(120))?;
+    let logs = stage.state().join(&flood.name).join("logs");
+    let kept: u64 = std::fs::read_dir(&logs)?.filter_map(|e| Some(e.ok()?.metadata().ok()?.len())).sum();
+    ensure!(kept > 1 << 20 && kept <= KEPT, "the log keeps {kept} bytes");
+    witness.all_is_well(&flood, true)
+}
