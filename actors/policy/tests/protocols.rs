@@ -1,7 +1,5 @@
 //! `docs/protocols.md`: every example is a policy, and every question under it has the answer that it says.
 
-#![expect(clippy::unwrap_used, reason = "a test")]
-
 use cofferdam_policy::{Compiled, Question, Verdict, parse};
 
 #[test]
