@@ -111,14 +111,14 @@ impl Heart {
             nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
         }
         let state = slots.find(slot::STATE).and_then(|fd| fd.try_clone_to_owned().ok());
-        Self::with(plan, slots, executable).inspect_err(|_| {
+        Self::with(plan, slots, executable, steps).inspect_err(|_| {
             if let Some(state) = state {
                 ending::remove_socket(state.as_fd());
             }
         })
     }
 
-    fn with(plan: Plan, mut slots: Slots, executable: OwnedFd) -> Result<Self, String> {
+    fn with(plan: Plan, mut slots: Slots, executable: OwnedFd, steps: Steps) -> Result<Self, String> {
         let signals = block_signals().map_err(|e| format!("can't wait for signals: {e}"))?;
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = launch::clone_init(&plan.cage, inits_end).map_err(|e| e.to_string())?;

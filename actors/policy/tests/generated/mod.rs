@@ -49,7 +49,7 @@ impl Dice {
 
     /// One in `n`.
     fn once_in(&mut self, n: usize) -> bool {
-        self.throw() % n == 0
+        self.throw().is_multiple_of(n)
     }
 
     fn of<T: Copy>(&mut self, list: &[T]) -> T {
