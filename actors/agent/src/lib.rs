@@ -9,6 +9,7 @@
 //! probe       the proof: what must fail fails, what must work works, tried in the agent's place
 //! own         what heart, init and supervisor take from themselves once they have started
 //! doctor      what this machine can enforce, each tried for real
+//! image       another root than the host's: OCI images unpacked by a process that can do nothing else
 //! protocol    what the three processes say to each other
 //! wire        how: one versioned message a packet, with descriptors
 //! credential_files   files in which agents keep keys, kept at mode 0600
@@ -26,6 +27,7 @@ pub mod doctor;
 #[cfg(test)]
 mod documentation;
 pub mod environment;
+pub mod image;
 mod inherit;
 mod init;
 pub mod isolation;

@@ -1,0 +1,160 @@
+//! The process that reads an image. What it parses may be hostile, and the command may be root: so it is a child in a
+//! user namespace of its own that maps one unprivileged id, without network, neighbours or capabilities, and by Landlock
+//! can open nothing but the layout that it reads and the directory that it fills. It dies with the command.
+
+use super::bounds::{MAX_FILE, MAX_MEMORY, MAX_REPORT};
+use super::{ImageError, system};
+use crate::isolation::capabilities;
+use crate::plan::{Id, Ids};
+use crate::sys;
+use crate::sys::process::Cloned;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, Scope, make_bitflags,
+};
+use nix::sys::resource::{Resource, setrlimit};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// A file more than the layout, the directory and what is open on the way down a tree.
+const MAX_DESCRIPTORS: u64 = 512;
+
+/// What the child may touch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach<'a> {
+    /// The layout or archive, open.
+    pub(super) source: &'a File,
+    /// The directory to fill, owned by [`user`].
+    pub(super) into: Option<BorrowedFd<'a>>,
+}
+
+/// Whom the child is.
+pub(super) fn user(ids: Ids) -> Id {
+    match ids {
+        Ids::Rootless { operator } => operator,
+        Ids::Rooted { gateway, .. } => gateway,
+    }
+}
+
+/// Runs `job` in the child and gives what it said.
+pub(super) fn run(
+    ids: Ids,
+    reach: Reach<'_>,
+    job: impl FnOnce() -> Result<String, ImageError>,
+) -> Result<String, ImageError> {
+    let (go_read, go_write) = sys::fd::pipe().map_err(system("pipe"))?;
+    let (said_read, said_write) = sys::fd::pipe().map_err(system("pipe"))?;
+    let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
+    match sys::process::clone(namespaces).map_err(system("starting the process that unpacks"))? {
+        Cloned::Child => {
+            drop((go_write, said_read));
+            let life = std::panic::AssertUnwindSafe(|| live(ids, reach, &go_read, &said_write, job));
+            let _ = std::panic::catch_unwind(life);
+            sys::process::exit_now(0)
+        }
+        Cloned::Parent { pid, .. } => {
+            drop((go_read, said_write));
+            let said = map_user(pid, user(ids))
+                .and_then(|()| sys::fd::write_all(go_write.as_fd(), b"g"))
+                .map_err(system("starting the process that unpacks"))
+                .and_then(|()| listen(said_read));
+            drop(go_write);
+            let _ = sys::process::kill(pid, false, libc::SIGKILL);
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+            said
+        }
+    }
+}
+
+fn map_user(pid: i32, user: Id) -> io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), format!("{0} {0} 1", user.gid))?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), format!("{0} {0} 1", user.uid))
+}
+
+fn listen(pipe: OwnedFd) -> Result<String, ImageError> {
+    let mut said = Vec::new();
+    File::from(pipe).take(MAX_REPORT).read_to_end(&mut said).map_err(system("the process that unpacks"))?;
+    match said.split_first() {
+        Some((b'+', text)) => Ok(String::from_utf8_lossy(text).into_owned()),
+        Some((b'-', text)) => Err(ImageError::Unpacking(String::from_utf8_lossy(text).into_owned())),
+        _ => Err(ImageError::Unpacking(
+            "the process that unpacks the image died (out of memory, or killed); nothing of it is kept"
+                .into(),
+        )),
+    }
+}
+
+fn live(
+    ids: Ids,
+    reach: Reach<'_>,
+    go: &OwnedFd,
+    said: &OwnedFd,
+    job: impl FnOnce() -> Result<String, ImageError>,
+) {
+    let done = confine(ids, reach, go, said)
+        .map_err(system("confining the process that unpacks"))
+        .and_then(|()| job());
+    let (sign, text) = match done {
+        Ok(text) => ('+', text),
+        Err(error) => ('-', error.to_string()),
+    };
+    let text: String = text.chars().take(8192).collect();
+    let _ = sys::fd::write_all(said.as_fd(), format!("{sign}{text}").as_bytes());
+}
+
+fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
+    sys::process::die_with_parent(libc::SIGKILL)?;
+    if sys::fd::read(go.as_fd(), &mut [0])? != 1 {
+        return Err(io::Error::other("the command is gone"));
+    }
+    let mut keep = vec![go.as_raw_fd(), said.as_raw_fd(), reach.source.as_raw_fd()];
+    keep.extend(reach.into.map(|fd| fd.as_raw_fd()));
+    sys::fd::close_from(3, &keep)?;
+    if let Ids::Rooted { gateway, .. } = ids {
+        sys::process::set_gids(Some(gateway.gid), Some(gateway.gid), Some(gateway.gid))?;
+        sys::process::set_uids(Some(gateway.uid), Some(gateway.uid), Some(gateway.uid))?;
+    }
+    capabilities::empty_bounding()?;
+    capabilities::clear_sets()?;
+    // The change of user has cleared it; the pipe's other end shows whether the command went meanwhile.
+    sys::process::die_with_parent(libc::SIGKILL)?;
+    sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    sys::process::ignore_broken_pipes();
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    for (resource, most) in [
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS),
+        (Resource::RLIMIT_FSIZE, MAX_FILE),
+        (Resource::RLIMIT_AS, MAX_MEMORY),
+    ] {
+        let (_, hard) = nix::sys::resource::getrlimit(resource)?;
+        let most = most.min(hard);
+        setrlimit(resource, most, most)?;
+    }
+    fence(reach).map_err(io::Error::other)
+}
+
+/// Landlock, as far as this kernel has it; where it has none, a strict sandbox doesn't start either.
+fn fence(reach: Reach<'_>) -> Result<(), landlock::RulesetError> {
+    const NEWEST: ABI = ABI::V6;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    if super::layout::Layout::directory(reach.source).is_some() {
+        let reading = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+        ruleset = ruleset.add_rule(PathBeneath::new(reach.source, reading))?;
+    }
+    if let Some(into) = reach.into {
+        let filling = make_bitflags!(AccessFs::{
+            ReadDir | WriteFile | MakeReg | MakeDir | MakeSym | RemoveFile | RemoveDir | Refer | Truncate
+        });
+        ruleset = ruleset.add_rule(PathBeneath::new(into, filling))?;
+    }
+    ruleset.restrict_self().map(drop)
+}

@@ -1,0 +1,210 @@
+//! One layer's tar archive as judged entries: names are made of plain components, sizes are bounded, long names are
+//! resolved by our own few lines (so that no second parser may see another archive), and what has no place in an image
+//! is refused here. Knows no filesystem.
+
+use super::bounds::{MAX_DEPTH, MAX_EXTENSION, MAX_FILE, MAX_NAME, MAX_PATH};
+use super::{ImageError, refused};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use tar::EntryType;
+
+/// Below the root, of plain components; empty for the root itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place(PathBuf);
+
+impl Place {
+    /// Judges a name of an archive.
+    pub(super) fn new(name: &[u8]) -> Result<Self, ImageError> {
+        let wrong = |why: &str| Err(refused(format!("entry {:?}: {why}", shown(name))));
+        if name.len() > MAX_PATH {
+            return wrong("its name is too long");
+        }
+        if name.starts_with(b"/") {
+            return wrong("its name is absolute");
+        }
+        if name.iter().any(|byte| *byte < 0x20 || *byte == 0x7f) {
+            return wrong("its name holds a control character");
+        }
+        let mut path = PathBuf::new();
+        let mut depth = 0;
+        for part in name.split(|byte| *byte == b'/') {
+            match part {
+                b"" | b"." => continue,
+                b".." => return wrong("its name leads upwards"),
+                part if part.len() > MAX_NAME => return wrong("a part of its name is too long"),
+                part => path.push(OsStr::from_bytes(part)),
+            }
+            depth += 1;
+        }
+        if depth > MAX_DEPTH {
+            return wrong("it lies too deep");
+        }
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory it lies in, and its name there; none for the root.
+    pub(super) fn split(&self) -> Option<(&Path, &OsStr)> {
+        Some((self.0.parent()?, self.0.file_name()?))
+    }
+}
+
+/// What an entry is to make, or to take away.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Directory,
+    File,
+    Link(PathBuf),
+    HardLink(Place),
+    /// A device or named pipe: skipped.
+    Special,
+}
+
+/// A judged entry; its bytes, if it is a file, come from the archive's own entry.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) kind: Kind,
+    /// Nine bits: no set-id, no sticky.
+    pub(super) mode: u32,
+    /// Seconds since 1970.
+    pub(super) modified: i64,
+    pub(super) size: u64,
+}
+
+/// What extended headers said about the entry to come.
+#[derive(Default)]
+pub(super) struct Extended {
+    name: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+impl Extended {
+    /// Takes an extended header; true when this was one.
+    pub(super) fn take<R: Read>(&mut self, raw: &mut tar::Entry<'_, R>) -> Result<bool, ImageError> {
+        match raw.header().entry_type() {
+            EntryType::GNULongName => self.name = Some(text(raw)?),
+            EntryType::GNULongLink => self.target = Some(text(raw)?),
+            EntryType::XHeader => {
+                let bytes = read_extension(raw)?;
+                self.records(&bytes)?;
+            }
+            // For all entries to come: real ones hold a comment (git archive).
+            EntryType::XGlobalHeader => {
+                let mut global = Self::default();
+                global.records(&read_extension(raw)?)?;
+                if global.name.is_some() || global.target.is_some() || global.size.is_some() {
+                    return Err(refused("a global extended header names a file"));
+                }
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// `LENGTH KEY=VALUE\n` (POSIX, pax Extended Header).
+    fn records(&mut self, mut bytes: &[u8]) -> Result<(), ImageError> {
+        let wrong = || refused("a pax extended header is malformed");
+        while !bytes.is_empty() {
+            let space = bytes.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
+            let (digits, _) = bytes.split_at(space);
+            let length: usize = number(digits).and_then(|n| n.try_into().ok()).ok_or_else(wrong)?;
+            let record =
+                bytes.get(space + 1..length).and_then(|r| r.strip_suffix(b"\n")).ok_or_else(wrong)?;
+            let equals = record.iter().position(|b| *b == b'=').ok_or_else(wrong)?;
+            let (key, value) =
+                (record.get(..equals).unwrap_or_default(), record.get(equals + 1..).unwrap_or_default());
+            match key {
+                b"path" => self.name = Some(value.to_vec()),
+                b"linkpath" => self.target = Some(value.to_vec()),
+                b"size" => self.size = Some(number(value).ok_or_else(wrong)?),
+                key if key.starts_with(b"GNU.sparse.") => return Err(refused("it holds a sparse file")),
+                _ => {}
+            }
+            bytes = bytes.get(length..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.name.is_none() && self.target.is_none() && self.size.is_none()
+    }
+}
+
+/// Judges an entry, with what was said about it before.
+pub(super) fn judge<R: Read>(raw: &tar::Entry<'_, R>, extended: Extended) -> Result<Entry, ImageError> {
+    let header = raw.header();
+    let name = extended.name.unwrap_or_else(|| header.path_bytes().into_owned());
+    let place = Place::new(&name)?;
+    let wrong = |why: &str| refused(format!("entry {:?}: {why}", shown(&name)));
+    let size = raw.size();
+    // Two sizes are two archives: which of them was judged depends on who reads.
+    if extended.size.is_some_and(|said| said != size) {
+        return Err(wrong("its extended header gives another size than its header"));
+    }
+    if size > MAX_FILE {
+        return Err(ImageError::TooMuch { what: format!("entry {:?}", shown(&name)), limit: MAX_FILE });
+    }
+    let target = || -> Result<Vec<u8>, ImageError> {
+        let bytes =
+            extended.target.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+        let bytes =
+            bytes.filter(|bytes| !bytes.is_empty()).ok_or_else(|| wrong("it is a link to nothing"))?;
+        if bytes.len() > MAX_PATH || bytes.iter().any(|byte| *byte < 0x20 || *byte == 0x7f) {
+            return Err(wrong("its target is too long, or holds a control character"));
+        }
+        Ok(bytes)
+    };
+    let kind = match header.entry_type() {
+        // Archives older than POSIX have no type for directories.
+        EntryType::Regular if name.ends_with(b"/") => Kind::Directory,
+        EntryType::Regular | EntryType::Continuous => Kind::File,
+        EntryType::Directory => Kind::Directory,
+        EntryType::Symlink => Kind::Link(OsStr::from_bytes(&target()?).into()),
+        EntryType::Link => Kind::HardLink(Place::new(&target()?)?),
+        EntryType::Char | EntryType::Block | EntryType::Fifo => Kind::Special,
+        EntryType::GNUSparse => return Err(wrong("it is a sparse file")),
+        other => return Err(wrong(&format!("its type {:?} is unknown", char::from(other.as_byte())))),
+    };
+    if !matches!(kind, Kind::File) && size > 0 {
+        return Err(wrong("it is no file, and has content"));
+    }
+    let mode = header.mode().map_err(|_| wrong("its mode is malformed"))? & 0o777;
+    let modified = header.mtime().ok().and_then(|seconds| seconds.try_into().ok()).unwrap_or(0);
+    Ok(Entry { place, kind, mode, modified, size })
+}
+
+/// A long name of GNU's: ends at its NUL.
+fn text<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = read_extension(raw)?;
+    if let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+        bytes.truncate(end);
+    }
+    Ok(bytes)
+}
+
+fn read_extension<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, ImageError> {
+    if raw.size() > MAX_EXTENSION {
+        return Err(ImageError::TooMuch { what: "an extended header".into(), limit: MAX_EXTENSION });
+    }
+    let mut bytes = Vec::new();
+    raw.read_to_end(&mut bytes).map_err(|error| refused(format!("an extended header: {error}")))?;
+    Ok(bytes)
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
+}
+
+/// For messages: an archive's bytes must not reach a terminal as they are (`{:?}` escapes the rest).
+pub(super) fn shown(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    text.chars().take(200).collect()
+}

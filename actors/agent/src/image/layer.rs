@@ -1,0 +1,179 @@
+//! One layer applied to a tree (image-spec, layer.md): entries made in order, whiteouts taking away what lower layers
+//! brought and never what this one did.
+
+use super::bounds::MAX_ENTRIES;
+use super::entry::{Entry, Extended, Kind, Place, judge};
+use super::tree::{self, Found, Tree, broken};
+use super::{ImageError, refused};
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Counts over all layers of an image.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) entries: u64,
+    /// Devices and named pipes that were left out.
+    pub(super) skipped: u64,
+}
+
+/// What an entry's name says beyond its place (layer.md, "Whiteouts").
+enum Name {
+    Ordinary,
+    /// Takes away this name beside it.
+    Whiteout(Place),
+    /// Takes away all that lies beside it.
+    Opaque(Place),
+    /// Bookkeeping of AUFS.
+    Ignored,
+}
+
+/// Applies a layer's plain bytes.
+pub(super) fn apply(tree: Tree<'_>, plain: &mut dyn Read, tally: &mut Tally) -> Result<(), ImageError> {
+    let mut archive = tar::Archive::new(plain);
+    let mut made = HashSet::new();
+    let mut extended = Extended::default();
+    let unreadable = |error: io::Error| refused(format!("its archive can't be read: {error}"));
+    for raw in archive.entries().map_err(unreadable)?.raw(true) {
+        let mut raw = raw.map_err(unreadable)?;
+        tally.entries += 1;
+        if tally.entries > MAX_ENTRIES {
+            return Err(ImageError::TooMuch { what: "the number of entries".into(), limit: MAX_ENTRIES });
+        }
+        if extended.take(&mut raw)? {
+            continue;
+        }
+        let entry = judge(&raw, std::mem::take(&mut extended))?;
+        one(tree, &entry, &mut raw, &mut made, tally)?;
+    }
+    if extended.is_empty() { Ok(()) } else { Err(refused("its archive ends with a header of nothing")) }
+}
+
+fn one(
+    tree: Tree<'_>,
+    entry: &Entry,
+    content: &mut impl Read,
+    made: &mut HashSet<PathBuf>,
+    tally: &mut Tally,
+) -> Result<(), ImageError> {
+    match meaning(&entry.place)? {
+        Name::Ignored => Ok(()),
+        Name::Whiteout(victim) => match tree.directory(&parent_of(&victim)?)? {
+            None => Ok(()),
+            Some(dir) => {
+                let name = victim.split().map(|(_, name)| name.to_owned()).unwrap_or_default();
+                tree::remove(dir.as_fd(), &name, victim.path(), made).map(drop).map_err(broken(&victim))
+            }
+        },
+        Name::Opaque(place) => match tree.directory(&place)? {
+            None => Ok(()),
+            Some(dir) => tree::empty(dir.as_fd(), place.path(), made).map(drop).map_err(broken(&place)),
+        },
+        Name::Ordinary if matches!(entry.kind, Kind::Special) => {
+            tally.skipped += 1;
+            Ok(())
+        }
+        Name::Ordinary => {
+            make(tree, entry, content)?;
+            made.insert(entry.place.path().to_owned());
+            Ok(())
+        }
+    }
+}
+
+fn parent_of(place: &Place) -> Result<Place, ImageError> {
+    Place::new(place.path().parent().map(|path| path.as_os_str().as_bytes()).unwrap_or_default())
+}
+
+fn meaning(place: &Place) -> Result<Name, ImageError> {
+    const WHITEOUT: &[u8] = b".wh.";
+    const META: &[u8] = b".wh..wh.";
+    const OPAQUE: &[u8] = b".wh..wh..opq";
+    let Some((parent, name)) = place.split() else { return Ok(Name::Ordinary) };
+    let wrong = |why: &str| {
+        refused(format!("entry {:?}: {why}", super::entry::shown(place.path().as_os_str().as_bytes())))
+    };
+    if parent.iter().any(|part| part.as_bytes().starts_with(META)) {
+        return Ok(Name::Ignored);
+    }
+    if parent.iter().any(|part| part.as_bytes().starts_with(WHITEOUT)) {
+        return Err(wrong("it lies in a whiteout"));
+    }
+    let name = name.as_bytes();
+    if name == OPAQUE {
+        return Ok(Name::Opaque(Place::new(parent.as_os_str().as_bytes())?));
+    }
+    if name.starts_with(META) {
+        return Ok(Name::Ignored);
+    }
+    match name.strip_prefix(WHITEOUT) {
+        None => Ok(Name::Ordinary),
+        Some(b"" | b"." | b"..") => Err(wrong("it is a whiteout of no name")),
+        Some(victim) => {
+            Ok(Name::Whiteout(Place::new(parent.join(OsStr::from_bytes(victim)).as_os_str().as_bytes())?))
+        }
+    }
+}
+
+fn make(tree: Tree<'_>, entry: &Entry, content: &mut impl Read) -> Result<(), ImageError> {
+    let Entry { place, kind, mode, modified, size } = entry;
+    let Some((parent, name)) = tree.make_parent(place)? else {
+        // The root itself: it is there, and its mode is ours.
+        return match kind {
+            Kind::Directory => Ok(()),
+            _ => Err(refused("an entry makes the root something else than a directory")),
+        };
+    };
+    let (dir, name) = (parent.as_fd(), name.as_os_str());
+    if let Kind::HardLink(target) = kind
+        && target == place
+    {
+        return Ok(());
+    }
+    let found = tree::find(dir, name).map_err(broken(place))?;
+    let stays = matches!((kind, found), (_, Found::Nothing) | (Kind::Directory, Found::Directory));
+    if !stays {
+        tree::remove(dir, name, place.path(), &HashSet::new()).map_err(broken(place))?;
+    }
+    match kind {
+        Kind::Directory => tree::make_directory(dir, name, *mode).map_err(broken(place)),
+        Kind::File => {
+            let mut file = tree::make_file(dir, name).map_err(broken(place))?;
+            let written = io::copy(content, &mut file).map_err(broken(place))?;
+            if written != *size {
+                return Err(refused("its archive ends within a file"));
+            }
+            tree::finish_file(&file, *mode, *modified).map_err(broken(place))
+        }
+        Kind::Link(target) => tree::make_link(dir, name, target).map_err(broken(place)),
+        Kind::HardLink(target) => hard_link(tree, target, place, (dir, name)),
+        Kind::Special => Ok(()),
+    }
+}
+
+fn hard_link(
+    tree: Tree<'_>,
+    target: &Place,
+    place: &Place,
+    to: (std::os::fd::BorrowedFd<'_>, &OsStr),
+) -> Result<(), ImageError> {
+    let wrong = || {
+        refused(format!(
+            "entry {:?}: it is a hard link to {:?}, which is no file of this image",
+            super::entry::shown(place.path().as_os_str().as_bytes()),
+            super::entry::shown(target.path().as_os_str().as_bytes())
+        ))
+    };
+    let (parent, name) = match tree.parent(target) {
+        Ok(Some(found)) => found,
+        Ok(None) | Err(ImageError::System { .. }) => return Err(wrong()),
+        Err(error) => return Err(error),
+    };
+    if tree::find(parent.as_fd(), &name).map_err(broken(target))? != Found::File {
+        return Err(wrong());
+    }
+    tree::make_hard_link((parent.as_fd(), &name), to).map_err(broken(place))
+}

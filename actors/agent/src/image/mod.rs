@@ -1,0 +1,97 @@
+//! Another root than the host's: a directory, or an OCI image on this disk, pinned by its digest.
+//!
+//! ```text
+//! reference   what was asked for; an image without a digest can't be said
+//! bounds      how much an image may be and do
+//! oci         index, manifest and config, as data
+//! layout      an OCI image layout, as a directory or in one archive: finds blobs by digest
+//! verify      a reader that counts, hashes and compares
+//! decode      gzip and zstd
+//! entry       one layer's tar archive as judged entries
+//! tree        changes beneath one directory, through no link
+//! layer       entries and whiteouts applied to a tree
+//! unpack      all of it in order: pinned manifest, config, layers
+//! confine     the process that does it: no capability, no network, two descriptors
+//! store       unpacked once, under a lock, renamed into place when whole
+//! ```
+//! Nothing is fetched: cofferdam has no registry client and no registry's credentials. Files' owners, extended
+//! attributes, set-id bits and devices of an image are not kept.
+
+mod bounds;
+mod confine;
+mod decode;
+mod entry;
+mod layer;
+mod layout;
+mod oci;
+mod reference;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unpack;
+mod verify;
+
+pub use reference::{Digest, Reference, Wanted};
+pub use store::Store;
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a root can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// What was typed is neither a directory nor an image on this disk.
+    #[error(
+        "{0} doesn't exist; name a directory, or an OCI image layout or archive on this disk as PATH@sha256:DIGEST \
+         (nothing is pulled: `skopeo copy docker://IMAGE oci-archive:image.tar` or `docker save -o image.tar IMAGE` makes one)"
+    )]
+    Absent(String),
+    /// The digest isn't one.
+    #[error("{0} is no digest: it must be sha256: and 64 lower-case hexadecimal digits")]
+    Digest(String),
+    /// An image without a digest, and what could be pinned.
+    #[error("{0}")]
+    Mutable(String),
+    /// The image, or its way here, is broken or hostile.
+    #[error("image refused: {0}")]
+    Refused(String),
+    /// It is larger than an image may be.
+    #[error("image refused: {what} is more than {limit}")]
+    TooMuch {
+        /// What there is too much of.
+        what: String,
+        /// The most there may be.
+        limit: u64,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// What the unpacking process said, or that it said nothing.
+    #[error("{0}")]
+    Unpacking(String),
+    /// The place for unpacked images.
+    #[error(
+        "can't keep images in {path}: {source}; check its owner and space, or name another state directory with --state DIR"
+    )]
+    Store {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+fn refused(why: impl Into<String>) -> ImageError {
+    ImageError::Refused(why.into())
+}
+
+fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ImageError {
+    let what = what.into();
+    move |error| ImageError::System { what, source: error.into() }
+}

@@ -1,0 +1,132 @@
+//! Unpacked images, each once, shared by all sandboxes of a state directory.
+//!
+//! ```text
+//! STATE/.images/DIGEST            whole and verified; its name is the digest that was pinned
+//! STATE/.images/DIGEST.partial    being unpacked; whoever gets the lock starts anew
+//! STATE/.images/DIGEST.lock       held while unpacking
+//! ```
+//! Only a rename makes an image, after everything has been verified and is on disk, so what a killed command leaves is
+//! never used. Nobody but the command's user may enter `.images`; sandboxes get mounts of what is in it.
+
+use super::confine::{self, Reach};
+use super::layout::{self, Layout};
+use super::unpack;
+use super::{ImageError, Reference};
+use crate::plan::Ids;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dir: PathBuf,
+}
+
+/// An image to be shown.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// Its root.
+    pub path: PathBuf,
+    /// What was left out, where something was.
+    pub left_out: Option<String>,
+}
+
+impl Store {
+    /// The store of a state directory.
+    #[must_use]
+    pub fn below(state: &Path) -> Self {
+        // No sandbox's name begins with a dot.
+        Self { dir: state.join(".images") }
+    }
+
+    /// The image's root: there already, or unpacked now. `begin` is called before it is unpacked. The caller must be
+    /// single-threaded.
+    ///
+    /// # Errors
+    /// See [`ImageError`]. Nothing half-made is left where anybody would use it.
+    pub fn fetch(&self, image: &Reference, ids: Ids, begin: impl FnOnce()) -> Result<Unpacked, ImageError> {
+        let path = self.dir.join(image.digest.hex());
+        if path.is_dir() {
+            return Ok(Unpacked { path, left_out: None });
+        }
+        let source = layout::open(&image.path)?;
+        let told = |source: io::Error| ImageError::Store { path: self.dir.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(told)?;
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).map_err(told)?;
+        let lock = self.lock(image).map_err(told)?;
+        // Somebody else may have been unpacking it.
+        if path.is_dir() {
+            return Ok(Unpacked { path, left_out: None });
+        }
+        begin();
+        let partial = self.dir.join(format!("{}.partial", image.digest.hex()));
+        remove(&partial).map_err(told)?;
+        DirBuilder::new().mode(0o755).create(&partial).map_err(told)?;
+        let done = fill(&partial, source, image, ids)
+            .and_then(|left_out| fs::rename(&partial, &path).map(|()| left_out).map_err(told))
+            .and_then(|left_out| {
+                File::open(&self.dir).and_then(|dir| dir.sync_all()).map(|()| left_out).map_err(told)
+            });
+        if done.is_err() {
+            let _ = remove(&partial);
+        }
+        drop(lock);
+        let left_out = done?;
+        Ok(Unpacked { path, left_out: (!left_out.is_empty()).then_some(left_out) })
+    }
+
+    fn lock(&self, image: &Reference) -> io::Result<File> {
+        let path = self.dir.join(format!("{}.lock", image.digest.hex()));
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    /// Why a name without a digest is refused, with what to say instead.
+    #[must_use]
+    pub fn refuse_mutable(path: &Path, tag: Option<&str>, ids: Ids) -> ImageError {
+        let listed = layout::open(path).and_then(|source| {
+            let shown = path.display().to_string();
+            confine::run(ids, Reach { source: &source, into: None }, || {
+                unpack::candidates(
+                    &Layout::of(source.try_clone().map_err(super::system("the image"))?)?,
+                    &shown,
+                    tag,
+                )
+            })
+        });
+        match listed {
+            Ok(text) => ImageError::Mutable(text),
+            Err(error) => ImageError::Mutable(format!(
+                "{} is no directory to use as a root, and as an image it needs @sha256:DIGEST behind it; {error}",
+                path.display()
+            )),
+        }
+    }
+}
+
+fn fill(partial: &Path, source: File, image: &Reference, ids: Ids) -> Result<String, ImageError> {
+    let told = |source: io::Error| ImageError::Store { path: partial.to_owned(), source };
+    let into = File::open(partial).map_err(told)?;
+    let user = confine::user(ids);
+    std::os::unix::fs::fchown(&into, Some(user.uid), Some(user.gid)).map_err(told)?;
+    let digest = image.digest;
+    let said = confine::run(ids, Reach { source: &source, into: Some(into.as_fd()) }, || {
+        let layout = Layout::of(source.try_clone().map_err(super::system("the image"))?)?;
+        unpack::unpack(&layout, digest, into.as_fd())
+    })?;
+    // A name that a power cut leaves must be of a whole image.
+    nix::unistd::syncfs(&into).map_err(|error| told(error.into()))?;
+    Ok(said)
+}
+
+/// A whole tree, or nothing; never through a link (std's promise).
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

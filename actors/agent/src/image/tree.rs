@@ -1,0 +1,209 @@
+//! Changes beneath one directory. Every parent is opened by openat2(2) beneath that directory and through no link, and
+//! what is then done is done by its last name in that parent, which no call here follows. So an archive's links lead
+//! nowhere while it is unpacked, whatever they say.
+
+use super::entry::Place;
+use super::{ImageError, refused, system};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tree<'fd> {
+    root: BorrowedFd<'fd>,
+}
+
+/// What there is at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Directory,
+    File,
+    Other,
+}
+
+/// Directories must stay ours to change and to take away.
+const DIRECTORY: u32 = 0o700;
+/// What is shown must be readable by whom it is shown to.
+const FILE: u32 = 0o400;
+
+impl<'fd> Tree<'fd> {
+    pub(super) fn new(root: BorrowedFd<'fd>) -> Self {
+        Self { root }
+    }
+
+    /// The directory that a place lies in.
+    pub(super) fn parent(&self, place: &Place) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
+        let Some((parent, name)) = place.split() else { return Ok(None) };
+        match self.open(parent) {
+            Ok(fd) => Ok(Some((fd, name.to_owned()))),
+            Err(error) => Err(through(place, error)),
+        }
+    }
+
+    /// The same, making the directories on the way that aren't there, as archives without entries for them need.
+    pub(super) fn make_parent(&self, place: &Place) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
+        let Some((parent, name)) = place.split() else { return Ok(None) };
+        match self.open(parent) {
+            Ok(fd) => return Ok(Some((fd, name.to_owned()))),
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(through(place, error)),
+        }
+        let mut way = PathBuf::new();
+        for part in parent.components() {
+            let above = self.open(&way).map_err(|error| through(place, error))?;
+            let part = Path::new(part.as_os_str());
+            match mkdirat(&above, part, Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => way.push(part),
+                Err(error) => return Err(broken(place)(error)),
+            }
+        }
+        let fd = self.open(parent).map_err(|error| through(place, error))?;
+        Ok(Some((fd, name.to_owned())))
+    }
+
+    fn open(&self, path: &Path) -> nix::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        beneath(self.root, path)
+    }
+
+    /// A directory, the root itself included.
+    pub(super) fn directory(&self, place: &Place) -> Result<Option<OwnedFd>, ImageError> {
+        match self.open(place.path()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(through(place, error)),
+        }
+    }
+}
+
+fn beneath(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
+    openat2(dir, path, how)
+}
+
+fn through(place: &Place, error: Errno) -> ImageError {
+    match error {
+        Errno::ELOOP | Errno::ENOTDIR => refused(format!(
+            "entry {:?}: the way to it leads through a link or a file",
+            super::entry::shown(place.path().as_os_str().as_bytes())
+        )),
+        error => broken(place)(error),
+    }
+}
+
+pub(super) fn broken<E: Into<io::Error>>(place: &Place) -> impl FnOnce(E) -> ImageError {
+    system(format!("unpacking {:?}", super::entry::shown(place.path().as_os_str().as_bytes())))
+}
+
+fn stat(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<FileStat>> {
+    match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a name in a directory is.
+pub(super) fn find(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Found> {
+    Ok(match stat(dir, name)? {
+        None => Found::Nothing,
+        Some(found) => match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => Found::Directory,
+            SFlag::S_IFREG => Found::File,
+            _ => Found::Other,
+        },
+    })
+}
+
+/// A directory: made, or kept with another mode.
+pub(super) fn make_directory(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> nix::Result<()> {
+    match mkdirat(dir, name, Mode::from_bits_truncate(DIRECTORY)) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let made = beneath(dir, Path::new(name))?;
+    fchmod(made, Mode::from_bits_truncate(mode | DIRECTORY))
+}
+
+/// An empty file that wasn't there.
+pub(super) fn make_file(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<File> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(dir, name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
+}
+
+/// A written file's mode and time: Python's caches go by the time.
+pub(super) fn finish_file(file: &File, mode: u32, modified: i64) -> nix::Result<()> {
+    fchmod(file, Mode::from_bits_truncate(mode | FILE))?;
+    let time = TimeSpec::new(modified, 0);
+    futimens(file, &time, &time)
+}
+
+/// A symbolic link, whatever it says.
+pub(super) fn make_link(dir: BorrowedFd<'_>, name: &OsStr, target: &Path) -> nix::Result<()> {
+    symlinkat(target, dir, name)
+}
+
+/// Another name of a file.
+pub(super) fn make_hard_link(
+    from: (BorrowedFd<'_>, &OsStr),
+    to: (BorrowedFd<'_>, &OsStr),
+) -> nix::Result<()> {
+    // Without AT_SYMLINK_FOLLOW; that it is a file, the caller has seen, and nobody else is here.
+    linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
+}
+
+/// Takes away what is there, all of it, but the paths to keep and the directories that hold one.
+/// True when nothing stayed.
+pub(super) fn remove(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    path: &Path,
+    keep: &HashSet<PathBuf>,
+) -> nix::Result<bool> {
+    match find(dir, name)? {
+        Found::Nothing => Ok(true),
+        Found::Directory => {
+            let below = beneath(dir, Path::new(name))?;
+            if !empty(below.as_fd(), path, keep)? || keep.contains(path) {
+                return Ok(false);
+            }
+            unlinkat(dir, name, UnlinkatFlags::RemoveDir).map(|()| true)
+        }
+        Found::File | Found::Other if keep.contains(path) => Ok(false),
+        Found::File | Found::Other => unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map(|()| true),
+    }
+}
+
+/// The same for all that lies in a directory.
+pub(super) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -> nix::Result<bool> {
+    let mut names = Vec::new();
+    let mut listing = nix::dir::Dir::from_fd(beneath(dir, Path::new("."))?)?;
+    for entry in listing.iter() {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    let mut all = true;
+    for name in names {
+        all &= remove(dir, &name, &path.join(&name), keep)?;
+    }
+    Ok(all)
+}

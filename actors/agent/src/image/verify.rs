@@ -1,0 +1,57 @@
+//! A reader that hashes what passes, stops at a size, and says in the end whether it was what it was named for.
+
+use super::{Digest, ImageError, refused};
+use sha2::{Digest as _, Sha256};
+use std::io::{self, Read};
+
+/// What is expected of the bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Size {
+    /// Exactly so many.
+    Exactly(u64),
+    /// At most so many.
+    AtMost(u64),
+}
+
+/// See the module.
+pub(super) struct Verified<R> {
+    inner: R,
+    hasher: Sha256,
+    expected: Digest,
+    size: Size,
+    seen: u64,
+    what: String,
+}
+
+impl<R: Read> Verified<R> {
+    pub(super) fn new(inner: R, expected: Digest, size: Size, what: String) -> Self {
+        Self { inner, hasher: Sha256::new(), expected, size, seen: 0, what }
+    }
+
+    /// Reads what nobody has read and compares.
+    pub(super) fn finish(mut self) -> Result<u64, ImageError> {
+        io::copy(&mut self, &mut io::sink()).map_err(|error| refused(format!("{}: {error}", self.what)))?;
+        match self.size {
+            Size::Exactly(size) if self.seen != size => {
+                Err(refused(format!("{} has {} bytes, and its descriptor says {size}", self.what, self.seen)))
+            }
+            _ if self.hasher.finalize().as_slice() != self.expected.0.as_slice() => {
+                Err(refused(format!("{} is not what its digest {} says", self.what, self.expected)))
+            }
+            _ => Ok(self.seen),
+        }
+    }
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.hasher.update(buffer.get(..length).unwrap_or_default());
+        self.seen = self.seen.saturating_add(length as u64);
+        let (Size::Exactly(most) | Size::AtMost(most)) = self.size;
+        if self.seen > most {
+            return Err(io::Error::other(format!("{} is larger than {most} bytes", self.what)));
+        }
+        Ok(length)
+    }
+}
