@@ -33,6 +33,8 @@ pub struct Config {
     pub presets: Vec<String>,
     /// Directory shown at /sandbox, relative to this file.
     pub workspace: Option<PathBuf>,
+    /// Another root than this machine's, a directory or a pinned image, relative to this file.
+    pub root: Option<PathBuf>,
     /// The agents, by name.
     #[serde(default)]
     pub agents: BTreeMap<String, Agent>,
@@ -205,8 +207,9 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
         let mut config = Self::parse(&text).map_err(|e| refuse(&e))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        for relative in
-            [&mut config.policy, &mut config.workspace, &mut config.upstream_ca].into_iter().flatten()
+        for relative in [&mut config.policy, &mut config.workspace, &mut config.root, &mut config.upstream_ca]
+            .into_iter()
+            .flatten()
         {
             *relative = base.join(&relative);
         }

@@ -6,6 +6,8 @@
 //! STATE/NAME/audit.jsonl    the audit chain
 //! STATE/NAME/logs/          the agents' output, redacted
 //! STATE/NAME/workspace/     /sandbox, where none other is named
+//! STATE/NAME/root/          what a sandbox has changed in a root that isn't the host's
+//! STATE/.images/            unpacked images, shared
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
@@ -93,6 +95,11 @@ impl Root {
             .or_else(|| from("HOME").map(|home| home.join(".local/state")))
             .map(|base| Self(base.join("cofferdam")))
             .ok_or_else(|| Failure::refused("no state directory: set HOME, or name one with --state DIR"))
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.0
     }
 
     /// Where the sandbox of this name has its files.

@@ -96,6 +96,10 @@ pub struct RunArgs {
     /// Directory mounted at /sandbox [default: the sandbox's own, under the state directory]
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
+    /// Use another root than this machine's: a directory, or an OCI image layout or archive on this disk, pinned
+    /// (nothing is pulled: `skopeo copy docker://… oci-archive:FILE` or `docker save -o FILE …` makes one)
+    #[arg(long, value_name = "DIR|IMAGE@sha256:…")]
+    pub root: Option<PathBuf>,
     /// Set a variable inside (K=V), or pass one of yours by name (K)
     #[arg(long, value_name = "K[=V]")]
     pub env: Vec<String>,

@@ -54,7 +54,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     give(&claim.dir, gateway).map_err(told)?;
     for entry in fs::read_dir(&claim.dir).map_err(told)? {
         let entry = entry.map_err(told)?;
-        if entry.file_name() == "workspace" || entry.file_name() == "ids" {
+        if entry.file_name() == "workspace" || entry.file_name() == "root" || entry.file_name() == "ids" {
             continue;
         }
         give(&entry.path(), gateway).map_err(told)?;

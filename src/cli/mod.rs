@@ -8,6 +8,7 @@ mod exec;
 mod ids;
 mod live;
 mod logs;
+mod other_root;
 pub mod out;
 pub mod policies;
 mod policy;

@@ -16,7 +16,7 @@ use agent::plan::{CagePlan, Control, Ids, Limits};
 
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, say};
-use crate::cli::{ids, policies, workspace};
+use crate::cli::{ids, other_root, policies, workspace};
 use crate::config::{self, Forward};
 use crate::plan::{
     AgentPlan, Mode, Plan, PolicySource, Secrets, explicit_listeners, inference_listeners, slot,
@@ -31,6 +31,8 @@ pub struct Wanted {
     pub name: NameChoice,
     /// Its policy.
     pub policy: PolicySource,
+    /// Another root than the host's: a directory, or a pinned image.
+    pub root: Option<PathBuf>,
     /// The directory shown at /sandbox; none: its own, under the state directory.
     pub workspace: Option<PathBuf>,
     /// The agents.
@@ -93,10 +95,14 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     };
     let ids = ids::choose(&claim)?;
     let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids)?;
+    let mut paths = policies::paths(policy.policy());
+    let shown = other_root::Chosen { state: root.dir(), claim: &claim, ids, quiet: wanted.quiet };
+    let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;
     ids::own(&claim, ids)?;
 
     let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
-    cage.paths = policies::paths(policy.policy());
+    cage.root = other_root;
+    cage.paths = paths;
     cage.enforcement = match wanted.enforcement {
         config::Enforcement::Strict => agent::plan::Enforcement::Strict,
         config::Enforcement::BestEffort => agent::plan::Enforcement::BestEffort,

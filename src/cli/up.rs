@@ -60,6 +60,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
             presets: config.presets.clone(),
         })?,
         enforcement: enforcement(args.start.enforcement, Some(&config)),
+        root: config.root,
         workspace: config.workspace,
         agents,
         forwards: config.forwards,

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod cgroup;
+mod other_root;
 mod workspace;
 
 use cgroup::{Cgroup, CgroupError};
@@ -77,6 +78,18 @@ pub enum LaunchError {
         /// What to do.
         mend: String,
     },
+    /// The root can't be shown.
+    #[error("root {path}: {what}: {source}; {mend}")]
+    Root {
+        /// The directory.
+        path: String,
+        /// What failed.
+        what: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+        /// What to do.
+        mend: String,
+    },
     /// Limits were asked for that can't be had.
     #[error("limits can't be enforced: {0}")]
     Cgroup(#[from] CgroupError),
@@ -95,6 +108,19 @@ pub enum LaunchError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     move |source| LaunchError::System { what, source }
+}
+
+/// What root opened for init, which may not be able to walk there itself.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) workspace: Option<OwnedFd>,
+    pub(crate) root: crate::isolation::other_root::Mounts,
+}
+
+impl Handed {
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        [&self.workspace, &self.root.tree, &self.root.overlay].into_iter().flatten().map(AsRawFd::as_raw_fd)
+    }
 }
 
 /// All namespaces of the sandbox.
@@ -116,7 +142,7 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
 pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
     plan.check()?;
     require_single_thread()?;
-    let workspace = workspace::detached(plan)?;
+    let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
     let namespaces = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
     let (cgroup, missing) = match make_cgroup(plan) {
         Ok(cgroup) => (cgroup, None),
@@ -134,10 +160,10 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     match cloned.map_err(LaunchError::Namespaces)? {
         Cloned::Child => {
             drop(ours);
-            crate::init::begin(plan, channel, theirs, Outside { workspace, no_cgroup: missing, namespaces })
+            crate::init::begin(plan, channel, theirs, Outside { handed, no_cgroup: missing, namespaces })
         }
         Cloned::Parent { pid, pidfd } => {
-            drop((channel, theirs, workspace));
+            drop((channel, theirs, handed));
             let child = Child { pid, pidfd, cgroup };
             let limited = child.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.admit(pid));
             let done = limited

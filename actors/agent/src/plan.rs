@@ -73,6 +73,14 @@ pub struct Paths {
     pub read_write: Vec<PathRule>,
 }
 
+impl Paths {
+    /// What of the root itself is to be writable, as opposed to what the cage has of its own.
+    pub fn writable_in_root(&self) -> impl Iterator<Item = &Path> {
+        let paths = self.read_write.iter().map(|rule| rule.path.as_path());
+        paths.filter(|path| !crate::isolation::is_provided(path) && !path.starts_with(WORKSPACE))
+    }
+}
+
 /// Bounds on what the agents may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -151,6 +159,19 @@ pub struct TcpPorts {
     pub connect: Vec<u16>,
 }
 
+/// Another root than the host's: where the policy's paths are looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherRoot {
+    /// On the host.
+    pub path: PathBuf,
+    /// It is an unpacked image: its files have no owners of their own.
+    pub image: bool,
+    /// The sandbox's own directory for what it changes, with
+    /// [`UPPER`](crate::isolation::other_root::UPPER) and [`WORK`](crate::isolation::other_root::WORK) in it; there
+    /// must be one where the policy makes a path of the root writable.
+    pub overlay: Option<PathBuf>,
+}
+
 /// Everything that init needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CagePlan {
@@ -160,6 +181,8 @@ pub struct CagePlan {
     pub ids: Ids,
     /// The host directory shown as [`WORKSPACE`]; it must exist.
     pub workspace: PathBuf,
+    /// Another root than the host's.
+    pub root: Option<OtherRoot>,
     /// The policy's static part (the workspace itself included where the policy includes it).
     pub paths: Paths,
     /// Landlock TCP rules, if any.
@@ -193,6 +216,9 @@ pub enum PlanError {
     #[error("{0} can't be shown to an agent: name the directory or file that it needs instead")]
     Forbidden(PathBuf),
     /// See the text.
+    #[error("{0} would be written in the root itself (a fault in cofferdam: it made no overlay)")]
+    WriteThrough(PathBuf),
+    /// See the text.
     #[error("the agent's user on the host must not be {0}: choose an unprivileged user of its own")]
     User(String),
     /// See the text.
@@ -220,6 +246,7 @@ impl CagePlan {
             name: name.into(),
             ids,
             workspace: workspace.into(),
+            root: None,
             paths: Paths::default(),
             tcp: None,
             enforcement: Enforcement::default(),
@@ -259,6 +286,13 @@ impl CagePlan {
             Ids::Rootless { .. } => {}
         }
         require_plain(&self.workspace)?;
+        if let Some(root) = &self.root {
+            require_plain(&root.path)?;
+            root.overlay.as_deref().map_or(Ok(()), require_plain)?;
+            if let (None, Some(path)) = (&root.overlay, self.paths.writable_in_root().next()) {
+                return Err(PlanError::WriteThrough(path.to_owned()));
+            }
+        }
         for (rule, writable) in self
             .paths
             .read_only

@@ -112,7 +112,10 @@ impl Layout {
                 let how = OpenHow::new()
                     .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
                     .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-                let file = openat2(dir, name, how).map(File::from).map_err(|_| missing(name))?;
+                let file = openat2(dir, name, how).map(File::from).map_err(|error| match error {
+                    nix::errno::Errno::ENOENT => missing(name),
+                    error => refused(format!("its {name} can't be opened: {error}")),
+                })?;
                 if !file.metadata().is_ok_and(|meta| meta.is_file()) {
                     return Err(refused(format!("its {name} is no file")));
                 }

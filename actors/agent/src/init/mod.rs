@@ -26,6 +26,7 @@ use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
 use crate::isolation::seccomp::{self, Filter};
 use crate::isolation::{network, sabotage};
+use crate::launch::Handed;
 use crate::own;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::probe::{Fault, Scene};
@@ -42,8 +43,8 @@ use std::time::Instant;
 /// What the heart gives init beside the plan.
 #[derive(Debug)]
 pub(crate) struct Outside {
-    /// The workspace's mount, when rooted.
-    pub(crate) workspace: Option<OwnedFd>,
+    /// Mounts that root opened.
+    pub(crate) handed: Handed,
     /// Why limits that were asked for aren't there (best effort).
     pub(crate) no_cgroup: Option<String>,
     /// The heart's namespaces, none of which may be the sandbox's.
@@ -63,7 +64,7 @@ pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: O
 
 fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> Result<(), ()> {
     let started = Instant::now();
-    if let Err(error) = tie_to_heart(plan, &channel, &sync, outside.workspace.as_ref()) {
+    if let Err(error) = tie_to_heart(plan, &channel, &sync, &outside.handed) {
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
         return Err(());
     }
@@ -77,12 +78,7 @@ fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> R
 }
 
 /// Everything until the heart may let go: nothing of it may outlive the heart, or keep what was the heart's.
-fn tie_to_heart(
-    plan: &CagePlan,
-    channel: &OwnedFd,
-    sync: &OwnedFd,
-    workspace: Option<&OwnedFd>,
-) -> io::Result<()> {
+fn tie_to_heart(plan: &CagePlan, channel: &OwnedFd, sync: &OwnedFd, handed: &Handed) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     let mut go = [0_u8; 1];
     if sys::fd::read(sync.as_fd(), &mut go)? != 1 {
@@ -100,7 +96,7 @@ fn tie_to_heart(
     sys::process::die_with_parent(libc::SIGKILL)?;
     sys::process::prctl(libc::PR_SET_DUMPABLE, plan.sabotaged(Control::Dumpable).into())?;
     let mut keep = vec![channel.as_raw_fd(), sync.as_raw_fd()];
-    keep.extend(workspace.map(AsRawFd::as_raw_fd));
+    keep.extend(handed.descriptors());
     sys::fd::close_from(3, &keep)?;
     // Standard error stays, for the last words of a panic; children get streams of their own.
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -157,7 +153,7 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
         }
     }
     done("loopback and listeners");
-    let collected = Collection::collect(plan, outside.workspace).map_err(failed)?;
+    let collected = Collection::collect(plan, outside.handed).map_err(failed)?;
     done("mounts collected");
     let built = collected.build(plan).map_err(failed)?;
     done("root changed and built");

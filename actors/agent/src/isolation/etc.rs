@@ -110,6 +110,10 @@ impl Collected {
         {
             return;
         }
+        // A tree without a bundle: this directory is then ours, so that the bundle can be where programs look.
+        if self.bundle.is_empty() && Path::new(DEFAULT_BUNDLE).parent() == Some(path.as_path()) {
+            return;
+        }
         // Links stay links: their targets in /usr and /etc are shown anyway.
         if let Ok(target) = std::fs::read_link(&path) {
             self.links.push((path, target));

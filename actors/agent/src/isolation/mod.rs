@@ -13,6 +13,7 @@ pub mod limits;
 pub mod masks;
 pub mod namespaces;
 pub mod network;
+pub mod other_root;
 pub(crate) mod paths;
 pub(crate) mod root;
 pub(crate) mod sabotage;

@@ -90,16 +90,19 @@ pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Result<(Vec<Shown>, Link
         }
         shown.push(bind(path, writable, modes)?);
     }
-    for path in SYS_SHOWN.iter().map(PathBuf::from).filter(|path| path.is_dir()) {
-        let modes = Modes { read_only: modes.read_only.and(Attributes::NO_EXEC), ..modes };
-        shown.push(bind(path, false, modes)?);
-    }
     // A link below something that is bound as a whole is already there.
     let links = links
         .into_iter()
         .filter(|(path, _)| !shown.iter().any(|shown| path.starts_with(&shown.path)))
         .collect();
     Ok((shown, links))
+}
+
+/// Of the host's `/sys`, whatever the root.
+pub(super) fn collect_sys(modes: Modes) -> Result<Vec<Shown>, Failed> {
+    let modes = Modes { read_only: modes.read_only.and(Attributes::NO_EXEC), ..modes };
+    let there = SYS_SHOWN.iter().map(PathBuf::from).filter(|path| path.is_dir());
+    there.map(|path| bind(path, false, modes)).collect()
 }
 
 fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {

@@ -5,7 +5,8 @@
 //! then [`Collection::build`] attaches what was collected. Nothing is resolved by path on the host after that.
 
 use super::paths::{self, Links, Modes, Shown};
-use super::{devices, etc, masks};
+use super::{devices, etc, masks, other_root};
+use crate::launch::Handed;
 use crate::plan::{CagePlan, Control, RUN_DIR, WORKSPACE};
 use crate::sys;
 use crate::sys::mount::Attributes;
@@ -67,15 +68,20 @@ pub(crate) struct Built {
 
 impl Collection {
     /// Opens everything. The mount namespace must be ours.
-    pub(crate) fn collect(plan: &CagePlan, workspace: Option<OwnedFd>) -> Result<Self, Failed> {
+    pub(crate) fn collect(plan: &CagePlan, handed: Handed) -> Result<Self, Failed> {
         sys::mount::make_all_private().map_err(at("making mounts private"))?;
         let modes = Modes::of(plan);
-        let (mut shown, links) = paths::collect(plan, modes)?;
+        let look = || Ok((paths::collect(plan, modes)?, etc::Collected::collect(plan, modes)));
+        let ((mut shown, links), etc) = match &plan.root {
+            None => look()?,
+            Some(root) => other_root::within(root, handed.root, look)?,
+        };
+        shown.extend(paths::collect_sys(modes)?);
         if plan.sabotaged(Control::Root) {
             let mount = sys::mount::clone_tree(Path::new("/")).map_err(at("binding /"))?;
             shown.push(Shown { path: "/mnt".into(), mount, directory: true, writable: false });
         }
-        let workspace = match workspace {
+        let workspace = match handed.workspace {
             Some(mount) => mount,
             None => sys::mount::clone_tree(&plan.workspace)
                 .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?,
@@ -87,7 +93,7 @@ impl Collection {
             root: tmpfs(c"0755", c"16m", OWN_INODES, SAFE.and(Attributes::NO_EXEC))?,
             shown,
             links,
-            etc: etc::Collected::collect(plan, modes),
+            etc,
             devices: devices::Collected::collect(&plan.limits)?,
             workspace,
             proc: fresh_proc(plan)?,

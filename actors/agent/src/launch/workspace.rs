@@ -39,7 +39,7 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
 }
 
 /// A user namespace in which the owner's ids on disk are the sandbox user's (mount_setattr(2), ID-mapped mounts).
-fn mapping_namespace(owner: Id, sandbox: Id) -> io::Result<OwnedFd> {
+pub(super) fn mapping_namespace(owner: Id, sandbox: Id) -> io::Result<OwnedFd> {
     let (read, write) = sys::fd::pipe()?;
     match sys::process::clone(libc::CLONE_NEWUSER)? {
         Cloned::Child => {

@@ -7,6 +7,7 @@ use crate::sys;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// Of the host, and not there unless the policy shows something below.
 const ABSENT: &[&str] = &["/root", "/home", "/boot", "/mnt", "/media", "/srv", "/old_root", "/lost+found"];
@@ -15,7 +16,7 @@ const CLOSED: &[&str] = &["/dev/mem", "/dev/kmsg", "/dev/sda", "/dev/vda", "/run
 
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     the_hosts(probe, scene.plan);
-    writes(probe);
+    writes(probe, scene);
     proc(probe);
     second_wall(probe, scene);
     ordinary_work(probe);
@@ -45,14 +46,16 @@ fn the_hosts(probe: &mut Probe, plan: &CagePlan) {
     probe.holds("/etc tells no users or secrets", Etc, || etc::is_reduced(plan));
 }
 
-fn writes(probe: &mut Probe) {
+fn writes(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::ReadOnlyMounts;
     for path in ["/etc/passwd", "/etc/hosts", RUN_DIR, "/proc/self/mem", "/proc/sys/kernel/hostname"] {
         probe.try_it(&format!("write {path}"), ReadOnlyMounts, Expect::Fails, || {
             std::fs::OpenOptions::new().write(true).open(path)
         });
     }
-    for path in ["/usr", "/etc", "/", RUN_DIR] {
+    // What the policy makes writable in a root with an overlay.
+    let writable = |path: &str| scene.writable.iter().any(|place| Path::new(path).starts_with(place));
+    for path in ["/usr", "/etc", "/", RUN_DIR].into_iter().filter(|path| !writable(path)) {
         probe.try_it(&format!("make a file in {path}"), ReadOnlyMounts, Expect::Fails, || {
             File::create_new(format!("{path}/.cofferdam-probe"))
         });

@@ -1,0 +1,109 @@
+//! `--root`: what the policy names is looked up in another tree than the host's.
+//!
+//! For the time of looking, init has that tree as its root (chroot(2)): so every path and every link of it, absolute ones
+//! too, is resolved inside it by the kernel, and what is opened there is opened by the same code as the host's would be.
+//! What is only the host's (devices, /proc, /sys, the workspace) is collected outside of that time.
+//!
+//! Where the policy makes something of the tree writable, an overlay of the sandbox's own lies over it: neither a shared
+//! image nor the operator's directory is ever written to.
+
+use super::root::{Failed, at};
+use crate::plan::OtherRoot;
+use crate::sys;
+use crate::sys::mount::Attributes;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Where the tree is attached while it is looked at: any directory does, since nobody else has this mount namespace.
+const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
+/// In an overlay's directory: what was changed, and overlayfs's own.
+pub const UPPER: &str = "upper";
+/// See [`UPPER`]; empty between mounts.
+pub const WORK: &str = "work";
+
+const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
+
+/// Mounts of the tree and of the overlay's directory, made by root where init may not be able to walk to them.
+#[derive(Debug, Default)]
+pub(crate) struct Mounts {
+    pub(crate) tree: Option<OwnedFd>,
+    pub(crate) overlay: Option<OwnedFd>,
+}
+
+/// Runs `look` with the tree as the root of this process, then takes it away again.
+pub(super) fn within<T>(
+    root: &OtherRoot,
+    mounts: Mounts,
+    look: impl FnOnce() -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    let opened = |given: Option<OwnedFd>, path: &Path| match given {
+        Some(mount) => Ok(mount),
+        None => sys::mount::clone_tree(path).map_err(at(format!("opening {}", path.display()))),
+    };
+    // Both before anything is attached, which could cover them.
+    let tree = opened(mounts.tree, &root.path)?;
+    sys::mount::set_attributes(tree.as_fd(), SAFE, true).map_err(at("the root"))?;
+    let overlay = root.overlay.as_deref().map(|path| opened(mounts.overlay, path)).transpose()?;
+    let host = std::fs::File::open("/").map_err(at("opening /"))?;
+    let spot = ATTACH_POINTS.iter().find(|path| Path::new(path).is_dir()).copied().unwrap_or("/");
+    let place = attach_all(spot, &tree, overlay.as_ref())?;
+    let seen = enter(Path::new(&place)).and_then(|()| look());
+    // Without this the sandbox would go on in the wrong root: no result before it is done.
+    leave(&host, spot).map_err(at("leaving the root that was looked at"))?;
+    seen
+}
+
+/// Attaches the tree, and the overlay over it, and says where what is to be looked at is.
+fn attach_all(spot: &str, tree: &OwnedFd, overlay: Option<&OwnedFd>) -> Result<String, Failed> {
+    let step = || at("attaching the root");
+    let scratch = sys::mount::new_filesystem(c"tmpfs", &[(c"mode", c"0755"), (c"size", c"64k")], SAFE)
+        .map_err(step())?;
+    let host = std::fs::File::open("/").map_err(step())?;
+    let below = Path::new(spot).strip_prefix("/").unwrap_or(Path::new(spot));
+    sys::mount::attach(scratch.as_fd(), host.as_fd(), below).map_err(step())?;
+    for name in ["tree", "changes", "merged"] {
+        std::fs::create_dir(Path::new(spot).join(name)).map_err(step())?;
+    }
+    sys::mount::attach(tree.as_fd(), scratch.as_fd(), Path::new("tree")).map_err(step())?;
+    let Some(overlay) = overlay else { return Ok(format!("{spot}/tree")) };
+    sys::mount::attach(overlay.as_fd(), scratch.as_fd(), Path::new("changes")).map_err(step())?;
+    let merged = merge(spot).map_err(|source| Failed {
+        step: "mounting an overlay, which the policy's writable paths in the root need".into(),
+        source,
+        mend: Some(
+            "Linux 5.11 or newer, and a state directory (--state DIR) on a filesystem that overlayfs can write to, \
+             such as ext4, xfs or btrfs; or take those paths out of read_write",
+        ),
+    })?;
+    sys::mount::attach(merged.as_fd(), scratch.as_fd(), Path::new("merged")).map_err(step())?;
+    Ok(format!("{spot}/merged"))
+}
+
+fn merge(spot: &str) -> io::Result<OwnedFd> {
+    let path = |below: String| CString::new(format!("{spot}/{below}")).map_err(io::Error::other);
+    let (lower, upper, work) =
+        (path("tree".into())?, path(format!("changes/{UPPER}"))?, path(format!("changes/{WORK}"))?);
+    sys::mount::new_filesystem(
+        c"overlay",
+        // overlayfs.rst, "Permission model": in a user namespace its attributes are user.*, not trusted.*.
+        &[(c"lowerdir", &lower), (c"upperdir", &upper), (c"workdir", &work), (c"userxattr", c"")],
+        SAFE,
+    )
+}
+
+fn enter(place: &Path) -> Result<(), Failed> {
+    let go = || -> nix::Result<()> {
+        nix::unistd::chroot(place)?;
+        nix::unistd::chdir("/")
+    };
+    go().map_err(io::Error::from).map_err(at("looking into the root"))
+}
+
+fn leave(host: &std::fs::File, spot: &str) -> io::Result<()> {
+    nix::unistd::fchdir(host)?;
+    nix::unistd::chroot(".")?;
+    nix::mount::umount2(spot, nix::mount::MntFlags::MNT_DETACH)?;
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! `--root`: finds the directory, or has the pinned image unpacked once, and gives the sandbox a place for its changes
+//! where the policy lets it make any.
+
+use std::fs::{self, DirBuilder};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use agent::image::{Store, Wanted};
+use agent::isolation::other_root::{UPPER, WORK};
+use agent::plan::{Ids, OtherRoot, Paths};
+
+use crate::cli::ids::give;
+use crate::cli::out::{Failure, say};
+use crate::state::Claim;
+
+/// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
+const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
+
+/// For whom a root is chosen.
+pub struct Chosen<'a> {
+    /// The directory of all sandboxes.
+    pub state: &'a Path,
+    /// The sandbox.
+    pub claim: &'a Claim,
+    /// Who is who.
+    pub ids: Ids,
+    /// Say nothing but errors.
+    pub quiet: bool,
+}
+
+impl Chosen<'_> {
+    /// The root that was named.
+    pub fn locate(&self, named: &Path, paths: &mut Paths) -> Result<OtherRoot, Failure> {
+        let (path, key, image) = match Wanted::parse(named).map_err(told)? {
+            Wanted::Directory(path) => {
+                let path = directory(&path)?;
+                let mut hasher = DefaultHasher::new();
+                path.hash(&mut hasher);
+                let key = format!("dir-{:016x}", hasher.finish());
+                (path, key, false)
+            }
+            Wanted::Mutable { path, tag } => {
+                return Err(told(Store::refuse_mutable(&path, tag.as_deref(), self.ids)));
+            }
+            Wanted::Image(reference) => {
+                let begin = || {
+                    if !self.quiet {
+                        say(&format!("unpacking {}, once for all sandboxes", reference.path.display()));
+                    }
+                };
+                let unpacked = Store::below(self.state).fetch(&reference, self.ids, begin).map_err(told)?;
+                if let Some(left_out) = unpacked.left_out.filter(|_| !self.quiet) {
+                    say(&left_out);
+                }
+                (fs::canonicalize(unpacked.path)?, reference.digest.hex(), true)
+            }
+        };
+        for rule in &mut paths.read_only {
+            rule.optional |= NOT_IN_EVERY_IMAGE.iter().any(|path| rule.path == Path::new(path));
+        }
+        let writable = paths.writable_in_root().next().is_some();
+        let overlay = writable.then(|| self.overlay(&key)).transpose()?;
+        Ok(OtherRoot { path, image, overlay })
+    }
+
+    /// The sandbox's own directory for what it changes in this very root: over another one its changes mean nothing.
+    fn overlay(&self, key: &str) -> Result<PathBuf, Failure> {
+        let path = self.claim.dir.join("root").join(key);
+        let told = |e: io::Error| Failure::refused(format!("overlay {}: {e}", path.display()));
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(told)?;
+        for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
+            let part = path.join(name);
+            match DirBuilder::new().mode(mode).create(&part) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
+                _ => {}
+            }
+            if let Ids::Rooted { sandbox, .. } = self.ids {
+                give(&part, sandbox).map_err(told)?;
+            }
+        }
+        fs::canonicalize(&path).map_err(told)
+    }
+}
+
+fn told(error: agent::image::ImageError) -> Failure {
+    Failure::refused(format!("--root: {error}"))
+}
+
+fn directory(path: &Path) -> Result<PathBuf, Failure> {
+    let shown = path.display();
+    let real = fs::canonicalize(path).map_err(|e| Failure::refused(format!("--root {shown}: {e}")))?;
+    if real == Path::new("/") {
+        return Err(Failure::refused("--root /: that is the default: leave --root out"));
+    }
+    Ok(real)
+}
