@@ -288,6 +288,9 @@ fn what_is_not_there_is_told(stage: &Stage) -> Result<()> {
 }
 
 fn writable_paths_get_an_overlay_of_the_sandboxs_own(stage: &Stage) -> Result<()> {
+    if !std::fs::read_to_string("/proc/filesystems")?.contains("overlay") {
+        bed::skip!("this kernel has no overlayfs");
+    }
     let image = image(stage, Stored::Gzip, 0)?;
     let root = pinned(&image.archive, &image);
     let text = policy("").replace(
@@ -300,9 +303,6 @@ fn writable_paths_get_an_overlay_of_the_sandboxs_own(stage: &Stage) -> Result<()
     };
     let script = "echo changed > /usr/share/second && mkdir /opt/new && ! touch /usr/bin/new 2>/dev/null && cat /usr/share/second";
     let first = run("one", script)?;
-    if first.err().contains("mounting an overlay") {
-        bed::skip!("{}", first.err());
-    }
     let first = first.expect_code(0)?;
     ensure!(first.out() == "changed\n", "{:?}", first.out());
     // Its own, and kept; nobody else's; and the shared image is as it was.
@@ -314,7 +314,7 @@ fn writable_paths_get_an_overlay_of_the_sandboxs_own(stage: &Stage) -> Result<()
 }
 
 fn a_killed_unpacking_leaves_nothing_that_is_used(stage: &Stage) -> Result<()> {
-    let image = image(stage, Stored::Gzip, 96 << 20)?;
+    let image = image(stage, Stored::Gzip, 16 << 20)?;
     let root = pinned(&image.archive, &image);
     let running = stage.start_run(&stage.name(), &["--root", &root], &["sh", "-c", "exit 7"])?;
     let until = Instant::now() + Duration::from_secs(60);

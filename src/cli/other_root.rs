@@ -76,11 +76,20 @@ impl Chosen<'_> {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
                 _ => {}
             }
-            if let Ids::Rooted { sandbox, .. } = self.ids {
-                give(&part, sandbox).map_err(told)?;
-            }
+            self.own(&part).map_err(told)?;
         }
+        self.own(&path).map_err(told)?;
         fs::canonicalize(&path).map_err(told)
+    }
+}
+
+impl Chosen<'_> {
+    /// Whose the changes are: init may enter only what belongs to a user that it has mapped.
+    fn own(&self, path: &Path) -> io::Result<()> {
+        match self.ids {
+            Ids::Rooted { sandbox, .. } => give(path, sandbox),
+            Ids::Rootless { .. } => Ok(()),
+        }
     }
 }
 
