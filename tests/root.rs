@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             writable_paths_get_an_overlay_of_the_sandboxs_own,
             a_killed_unpacking_leaves_nothing_that_is_used,
             a_file_may_name_the_root,
+            a_hostile_roots_links_lead_nowhere_else,
         ],
     )
 }
@@ -341,5 +342,51 @@ fn a_file_may_name_the_root(stage: &Stage) -> Result<()> {
     let file = stage.write("cofferdam.yaml", "root: ./tree\n")?.display().to_string();
     let done = stage.run(&["--config", &file], &["cat", "/usr/share/in-root"])?.expect_code(0)?;
     ensure!(done.out() == "in the root", "{}", done.out());
+    Ok(())
+}
+
+/// A root of links out of itself, and of links and files where the cage has something of its own.
+fn a_hostile_roots_links_lead_nowhere_else(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::symlink;
+    let tree = tree(stage)?;
+    let secret = stage.write("secret", "of the host")?;
+    let up = format!("{}{}", "../".repeat(24), secret.display().to_string().trim_start_matches('/'));
+    symlink(&secret, tree.join("usr/share/absolute"))?;
+    symlink(&up, tree.join("usr/share/upwards"))?;
+    symlink("/proc/self/root/etc/shadow", tree.join("usr/share/magic"))?;
+    // The control: outside, the first two lead there.
+    ensure!(std::fs::read_to_string(tree.join("usr/share/absolute"))? == "of the host");
+    ensure!(std::fs::read_to_string(tree.join("usr/share/upwards"))? == "of the host");
+    symlink("/usr/share/in-root", tree.join("etc/passwd"))?;
+    symlink("/usr/share/in-root", tree.join("etc/hosts"))?;
+    std::fs::remove_dir_all(tree.join("etc/ssl"))?;
+    symlink("../usr/share", tree.join("etc/ssl"))?;
+    symlink("usr", tree.join("dev"))?;
+    symlink("usr/share", tree.join("tmp"))?;
+    symlink("/usr", tree.join("run"))?;
+    std::fs::write(tree.join("etc/group"), "root:of the root")?;
+    std::fs::write(tree.join("sandbox"), "a file")?;
+    std::fs::write(tree.join("proc"), "a file")?;
+    let root = tree.display().to_string();
+    let script = "for one in absolute upwards magic; do ! cat /usr/share/$one 2>/dev/null || exit 1; done; \
+        echo x > /dev/null && cat /proc/self/status > /dev/null && touch /sandbox/mine /tmp/mine && cat /etc/passwd /etc/hosts";
+    let done = stage.run(&["--root", &root], &["sh", "-c", script])?.expect_code(0)?;
+    ensure!(done.out().contains("sandbox:x:") && done.out().contains("localhost"), "{}", done.out());
+    ensure!(!done.out().contains("in the root"), "{}", done.out());
+    ensure!(!tree.join("usr/share/mine").exists(), "the root was written to");
+    // What the policy names, as a link: it is looked for in the root, and never shown where it would cover ours.
+    let file = stage.write("opt.yaml", policy("").replace("{ path: /opt, optional: true }", "/opt"))?;
+    ensure!(std::fs::read_to_string(&file)?.contains("- /opt\n"), "the policy doesn't name /opt");
+    let run = |script: &str| {
+        stage.run(&["--root", &root, "--policy", &file.display().to_string()], &["sh", "-c", script])
+    };
+    run("exit 7")?.expect_code(7)?;
+    std::fs::remove_dir(tree.join("opt"))?;
+    for target in [&secret.display().to_string(), &up, "/run", "/etc/shadow", "/etc/group"] {
+        symlink(target, tree.join("opt"))?;
+        let refused = run("exit 7")?.expect_code(125)?;
+        ensure!(!refused.err().contains("of the host"), "{target}: {}", refused.err());
+        std::fs::remove_file(tree.join("opt"))?;
+    }
     Ok(())
 }

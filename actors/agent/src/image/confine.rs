@@ -77,12 +77,36 @@ fn listen(pipe: OwnedFd) -> Result<String, ImageError> {
     let mut said = Vec::new();
     File::from(pipe).take(MAX_REPORT).read_to_end(&mut said).map_err(system("the process that unpacks"))?;
     match said.split_first() {
-        Some((b'+', text)) => Ok(String::from_utf8_lossy(text).into_owned()),
-        Some((b'-', text)) => Err(ImageError::Unpacking(String::from_utf8_lossy(text).into_owned())),
+        Some((b'+', text)) => Ok(legible(text)),
+        Some((b'-', text)) => Err(ImageError::Unpacking(legible(text))),
         _ => Err(ImageError::Unpacking(
             "the process that unpacks the image died (out of memory, or killed); nothing of it is kept"
                 .into(),
         )),
+    }
+}
+
+/// What comes from the process that parsed the image is the image's, and goes to a terminal: what would steer one is
+/// spelt out.
+fn legible(text: &[u8]) -> String {
+    let spelt = |char: char| match char {
+        '\n' | '"' | '\'' | '\\' => char.to_string(),
+        char => char.escape_debug().to_string(),
+    };
+    String::from_utf8_lossy(text).chars().map(spelt).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_steers_a_terminal_is_spelt_out() {
+        let plain = "layer 1 of 2 (sha256:ab): entry \"ä\\u{1b}'s\": no\n  second line";
+        assert_eq!(super::legible(plain.as_bytes()), plain);
+        for hostile in ["\u{1b}]0;title\u{7}", "\r", "\u{9b}2J", "a\u{202e}b", "\u{7f}"] {
+            let said = super::legible(hostile.as_bytes());
+            assert!(said.chars().all(|c| c.is_ascii_graphic()), "{said:?}");
+        }
+        assert_eq!(super::legible(b"\xff"), "\u{fffd}");
     }
 }
 

@@ -16,7 +16,7 @@ use crate::plan::Ids;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// See the module.
@@ -48,14 +48,15 @@ impl Store {
     /// # Errors
     /// See [`ImageError`]. Nothing half-made is left where anybody would use it.
     pub fn fetch(&self, image: &Reference, ids: Ids, begin: impl FnOnce()) -> Result<Unpacked, ImageError> {
+        let told = |source: io::Error| ImageError::Store { path: self.dir.clone(), source };
         let path = self.dir.join(image.digest.hex());
-        if path.is_dir() {
+        if self.is_ours().map_err(told)? && path.is_dir() {
             return Ok(Unpacked { path, left_out: None });
         }
         let source = layout::open(&image.path)?;
-        let told = |source: io::Error| ImageError::Store { path: self.dir.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(told)?;
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).map_err(told)?;
+        self.is_ours().map_err(told)?;
         let lock = self.lock(image).map_err(told)?;
         // Somebody else may have been unpacking it.
         if path.is_dir() {
@@ -76,6 +77,16 @@ impl Store {
         drop(lock);
         let left_out = done?;
         Ok(Unpacked { path, left_out: (!left_out.is_empty()).then_some(left_out) })
+    }
+
+    /// Whether there is a store: what is in it is believed by its name alone, so nobody else may have made it.
+    fn is_ours(&self) -> io::Result<bool> {
+        match fs::symlink_metadata(&self.dir) {
+            Ok(meta) if meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() => Ok(true),
+            Ok(_) => Err(io::Error::other("it isn't a directory of yours: remove it")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn lock(&self, image: &Reference) -> io::Result<File> {

@@ -67,6 +67,7 @@ fn attach_all(spot: &str, tree: &OwnedFd, overlay: Option<&OwnedFd>) -> Result<S
         std::fs::create_dir(Path::new(spot).join(name)).map_err(step())?;
     }
     sys::mount::attach(tree.as_fd(), scratch.as_fd(), Path::new("tree")).map_err(step())?;
+    refuse_proc(&format!("{spot}/tree"))?;
     let Some(overlay) = overlay else { return Ok(format!("{spot}/tree")) };
     sys::mount::attach(overlay.as_fd(), scratch.as_fd(), Path::new("changes")).map_err(step())?;
     let merged = merge(spot).map_err(|source| Failed {
@@ -79,6 +80,33 @@ fn attach_all(spot: &str, tree: &OwnedFd, overlay: Option<&OwnedFd>) -> Result<S
     })?;
     sys::mount::attach(merged.as_fd(), scratch.as_fd(), Path::new("merged")).map_err(step())?;
     Ok(format!("{spot}/merged"))
+}
+
+/// A link of a /proc (`/proc/self/fd/4`) leads to what is open, whatever the root: out of the tree, had it one mounted
+/// in it and a link that goes there.
+fn refuse_proc(tree: &str) -> Result<(), Failed> {
+    let mounts = std::fs::read("/proc/self/mountinfo").map_err(at("reading the mounts of the root"))?;
+    match proc_below(&mounts, tree) {
+        None => Ok(()),
+        Some(place) => Err(Failed {
+            step: format!("looking into the root, in which a /proc is mounted at {place}"),
+            source: io::ErrorKind::PermissionDenied.into(),
+            mend: Some("unmount it: a sandbox has a /proc of its own"),
+        }),
+    }
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 ro shared:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)): the fifth is where, the one after
+/// the dash what.
+fn proc_below(mounts: &[u8], tree: &str) -> Option<String> {
+    let below = |line: &[u8]| {
+        let line = String::from_utf8_lossy(line).into_owned();
+        let (place, kind) = line.split_once(" - ")?;
+        let place = place.split(' ').nth(4)?.strip_prefix(tree)?;
+        (kind.split(' ').next() == Some("proc") && (place.is_empty() || place.starts_with('/')))
+            .then(|| place.to_owned())
+    };
+    mounts.split(|byte| *byte == b'\n').find_map(below)
 }
 
 fn merge(spot: &str) -> io::Result<OwnedFd> {
@@ -106,4 +134,30 @@ fn leave(host: &std::fs::File, spot: &str) -> io::Result<()> {
     nix::unistd::chroot(".")?;
     nix::mount::umount2(spot, nix::mount::MntFlags::MNT_DETACH)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::proc_below;
+
+    #[test]
+    fn a_proc_in_the_tree_is_found() {
+        let of =
+            |line: &str| proc_below(format!("22 1 0:5 / / rw - ext4 x rw\n{line}\n").as_bytes(), "/tmp/tree");
+        for found in [
+            "36 35 0:4 / /tmp/tree/proc rw,nosuid - proc proc rw",
+            "36 35 0:4 / /tmp/tree/a\\040b rw shared:2 master:1 - proc none rw",
+            "36 35 0:4 /sys /tmp/tree rw - proc proc rw",
+        ] {
+            assert!(of(found).is_some(), "{found}");
+        }
+        for other in [
+            "36 35 0:4 / /proc rw - proc proc rw",
+            "36 35 0:4 / /tmp/trees/proc rw - proc proc rw",
+            "36 35 0:4 / /tmp/tree/proc rw - tmpfs proc rw",
+            "",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
 }
