@@ -365,6 +365,7 @@ fn a_hostile_roots_links_lead_nowhere_else(stage: &Stage) -> Result<()> {
     symlink("usr/share", tree.join("tmp"))?;
     symlink("/usr", tree.join("run"))?;
     std::fs::write(tree.join("etc/group"), "root:of the root")?;
+    std::fs::create_dir(tree.join("boot"))?;
     std::fs::write(tree.join("sandbox"), "a file")?;
     std::fs::write(tree.join("proc"), "a file")?;
     let root = tree.display().to_string();
@@ -382,7 +383,7 @@ fn a_hostile_roots_links_lead_nowhere_else(stage: &Stage) -> Result<()> {
     };
     run("exit 7")?.expect_code(7)?;
     std::fs::remove_dir(tree.join("opt"))?;
-    for target in [&secret.display().to_string(), &up, "/run", "/etc/shadow", "/etc/group"] {
+    for target in [&secret.display().to_string(), &up, "/boot", "/etc/shadow", "/etc/group"] {
         symlink(target, tree.join("opt"))?;
         let refused = run("exit 7")?.expect_code(125)?;
         ensure!(!refused.err().contains("of the host"), "{target}: {}", refused.err());
