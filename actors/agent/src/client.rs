@@ -189,6 +189,22 @@ impl InitClient {
         self.descriptor(Request::ListenTcp { address }).await
     }
 
+    /// A listener for connections to any address at `port`; the same port gives the same listener.
+    ///
+    /// # Errors
+    /// [`Refusal::System`], [`Refusal::TooMany`].
+    pub async fn capture(&self, port: u16) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::Capture { port }).await
+    }
+
+    /// Lets go of such a listener.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn release(&self, port: u16) -> Result<(), ClientError> {
+        self.done(Request::Release { port }, vec![]).await
+    }
+
     /// A bound UDP socket inside; the same address gives the same socket.
     ///
     /// # Errors

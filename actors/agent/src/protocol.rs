@@ -76,6 +76,17 @@ pub enum Request {
         /// Where.
         address: SocketAddr,
     },
+    /// A listener for connections to any address of the world at this port; the same port again gives the same listener.
+    /// → [`Answer::Descriptor`].
+    Capture {
+        /// Which.
+        port: u16,
+    },
+    /// Closes such a listener: connections to its port are refused again. → [`Answer::Done`].
+    Release {
+        /// Which.
+        port: u16,
+    },
     /// A bound UDP socket inside the sandbox (for DNS); the same address again gives the same socket.
     /// → [`Answer::Descriptor`].
     BindUdp {
@@ -287,6 +298,9 @@ pub struct CageReport {
     pub landlock_abi: u32,
     /// What the probe tried.
     pub proof: Vec<Check>,
+    /// Why connections to the world can't be captured, where they can't: then only programs that know a proxy have a way
+    /// out.
+    pub no_capture: Option<String>,
     /// Microseconds from init's first instruction to a built cage.
     pub build_micros: u64,
     /// Microseconds of the proof.

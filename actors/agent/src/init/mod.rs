@@ -21,6 +21,7 @@ pub(crate) use connects::Connects;
 pub(crate) use spawn::enter_session;
 
 use crate::credential_files::Keeper;
+use crate::isolation::gate::Gate;
 use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
@@ -115,6 +116,9 @@ pub(crate) struct Cage {
     /// Listeners and UDP sockets made so far.
     pub(crate) listeners: BTreeMap<SocketAddr, OwnedFd>,
     pub(crate) datagrams: BTreeMap<SocketAddr, OwnedFd>,
+    /// Where connections to the world arrive, and the listeners there by port.
+    pub(crate) gate: Option<Gate>,
+    pub(crate) captured: BTreeMap<u16, OwnedFd>,
     /// Where the agent can write, for judging executable mappings.
     pub(crate) writable: Vec<PathBuf>,
     /// Who made which connection.
@@ -137,6 +141,14 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
     if !plan.sabotaged(Control::Network) {
         network::loopback_up().map_err(step("switching the loopback on"))?;
     }
+    let (gate, no_capture) = match plan.sabotaged(Control::Network) {
+        true => (None, Some("the namespace is the host's".to_owned())),
+        false => match Gate::make() {
+            Ok(gate) => (Some(gate), None),
+            // No control depends on it: what isn't captured has no way out at all.
+            Err(error) => (None, Some(error.to_string())),
+        },
+    };
     let mut listeners = BTreeMap::new();
     for address in &plan.listeners {
         match network::listen_tcp(*address) {
@@ -163,10 +175,12 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
     let landlock_abi = if rules.is_some() { landlock::abi_version() } else { 0 };
     let mut cage = Cage {
         confinement: Confinement::new(plan, rules, filter),
-        report: CageReport { landlock_abi, ..CageReport::default() },
+        report: CageReport { landlock_abi, no_capture, ..CageReport::default() },
         run: built.run,
         listeners,
         datagrams: BTreeMap::new(),
+        gate,
+        captured: BTreeMap::new(),
         writable: writable_places(plan),
         connects: Connects::default(),
     };

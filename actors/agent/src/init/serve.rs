@@ -31,6 +31,8 @@ const MAX_WAITING: usize = 64;
 const BURST: usize = 16;
 /// Sockets kept for repeated requests.
 const MAX_SOCKETS: usize = 256;
+/// Ports captured at a time: a policy that names more is none that we know.
+const MAX_CAPTURED: usize = 1024;
 /// Processes looked at when strays are killed, and how often.
 const MAX_STRAYS: usize = 4096;
 const STRAY_PASSES: usize = 16;
@@ -205,6 +207,11 @@ impl Loop<'_> {
                 descriptor(master.try_clone())
             }
             Request::ListenTcp { address } => kept(&mut self.cage.listeners, address, network::listen_tcp),
+            Request::Capture { port } => self.capture(port),
+            Request::Release { port } => {
+                self.cage.captured.remove(&port);
+                done
+            }
             Request::BindUdp { address } => kept(&mut self.cage.datagrams, address, network::bind_udp),
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
             Request::Diag => descriptor(network::diag()),
@@ -236,6 +243,22 @@ impl Loop<'_> {
             return Connector::Unwatched;
         }
         self.cage.connects.connector(inode, holders)
+    }
+
+    fn capture(&mut self, port: u16) -> Reply {
+        if let Some(listener) = self.cage.captured.get(&port) {
+            return descriptor(listener.try_clone());
+        }
+        if self.cage.captured.len() >= MAX_CAPTURED {
+            return Err(Refusal::TooMany("captured ports".into()));
+        }
+        let gate = self.cage.gate.as_ref().ok_or_else(|| {
+            Refusal::Invalid(self.cage.report.no_capture.clone().unwrap_or_else(|| "no gate".into()))
+        })?;
+        let listener = gate.listen(port).map_err(system("capturing a port"))?;
+        let copy = listener.try_clone().map_err(system("dup"))?;
+        self.cage.captured.insert(port, listener);
+        descriptor(Ok(copy))
     }
 
     fn spawn(&mut self, agent: &str, stdio: crate::protocol::Stdio, fds: Vec<OwnedFd>) -> Reply {

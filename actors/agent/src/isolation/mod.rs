@@ -6,6 +6,7 @@
 pub mod capabilities;
 pub mod devices;
 pub mod etc;
+pub mod gate;
 pub(crate) mod judge;
 pub mod landlock;
 pub mod landlock_versions;

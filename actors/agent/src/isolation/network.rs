@@ -1,9 +1,9 @@
-//! The sandbox's network: a namespace with the loopback and nothing else. There is no way out of it but the sockets
-//! that init makes here and hands to the supervisor.
+//! The sandbox's network: a namespace with the loopback and a link to the gate ([`super::gate`]), behind which is
+//! nothing. There is no way out of it but the sockets that init makes and hands to the supervisor.
 
 use crate::sys;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Connections that may wait while the proxy restarts (the kernel caps it at net.core.somaxconn).
@@ -45,6 +45,28 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     sys::socket::bind(socket.as_fd(), address)?;
     sys::socket::listen(socket.as_fd(), BACKLOG)?;
     Ok(socket)
+}
+
+/// A listening socket for connections to any address of either family, where that is to be had.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn listen_captured(port: u16) -> io::Result<OwnedFd> {
+    let any = |ip: IpAddr| {
+        let address = SocketAddr::new(ip, port);
+        let socket = sys::socket::open(domain(address), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+        sys::socket::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if ip.is_ipv6() {
+            sys::socket::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+        }
+        sys::socket::bind(socket.as_fd(), address)?;
+        sys::socket::listen(socket.as_fd(), BACKLOG)?;
+        Ok(socket)
+    };
+    any(Ipv6Addr::UNSPECIFIED.into()).or_else(|error: io::Error| match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => any(Ipv4Addr::UNSPECIFIED.into()),
+        _ => Err(error),
+    })
 }
 
 /// A bound UDP socket of this namespace, non-blocking.

@@ -16,6 +16,7 @@ extern crate cofferdam_agent as agent;
 mod attacks;
 mod bed;
 mod bench;
+mod capture;
 mod holders;
 mod launch;
 mod lives;
@@ -73,6 +74,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         supervisors::CASES,
         launch::CASES,
         bench::CASES,
+        capture::CASES,
     ]
     .concat();
     let mut failed = Vec::new();

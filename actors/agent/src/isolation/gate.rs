@@ -1,0 +1,246 @@
+//! The way by which every address of the world is ours: a second network namespace behind the agents' one.
+//!
+//! ```text
+//! agents' namespace                                   the gate's namespace
+//!   lo        theirs alone                              lo
+//!   LINK ─ default routes ───────── veth ─────────────▶ LINK ─ `local 0.0.0.0/0`, `local ::/0`
+//! ```
+//! Whatever address an agent connects to, its packets arrive in the gate's namespace, where every address is local: a
+//! listener on `[::]:PORT` gets the connection, whose `getsockname()` is the address that was asked for. A port on
+//! which nobody listens is refused by the kernel at once; nothing is ever forwarded, since nothing is elsewhere.
+//!
+//! Why a second namespace, when the same routes on the agents' own `lo` would do: a wildcard listener there takes its port from
+//! every server of an agent, and an agent that has a port first gets what other agents meant for the world. Must never
+//! leave this process in the other namespace: what it forks would listen there.
+
+use super::network::listen_captured;
+use crate::sys;
+use nix::sched::{CloneFlags, setns, unshare};
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// The link's name on both sides, and its index (chosen, so that nobody has to ask for it).
+pub const LINK: &str = "gate";
+const LINK_INDEX: u32 = 77;
+const LO_INDEX: u32 = 1;
+/// One address for both ends: with ARP switched off a sender addresses its own, and the other end takes it.
+const MAC: [u8; 6] = [0x02, 0x63, 0x6f, 0x66, 0x66, 0x01];
+/// As on `lo`: segments need not be small where nothing is a wire.
+const MTU: u32 = 65_535;
+/// The ends' addresses: from the shared space of RFC 6598 and a unique local prefix (RFC 4193), which no name is given.
+const AGENTS_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 2);
+const GATE_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 1);
+const PREFIX_V4: u8 = 30;
+const AGENTS_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 2);
+const GATE_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 1);
+const PREFIX_V6: u8 = 64;
+
+/// Both namespaces, opened.
+#[derive(Debug)]
+pub struct Gate {
+    agents: File,
+    beyond: File,
+}
+
+impl Gate {
+    /// Makes the second namespace, the link and the routes. On failure this process is back where it was.
+    ///
+    /// # Errors
+    /// The kernel's: `EOPNOTSUPP` where it has no veth.
+    pub fn make() -> io::Result<Self> {
+        let agents = own_namespace()?;
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let made = own_namespace().and_then(|beyond| {
+            super::network::loopback_up()?;
+            link(&agents)?;
+            link_up()?;
+            let ipv6 = has_ipv6();
+            address(GATE_V4.octets().as_slice(), PREFIX_V4)?;
+            route(Family::V4, &LOCAL_HERE)?;
+            if ipv6 {
+                address(GATE_V6.octets().as_slice(), PREFIX_V6)?;
+                route(Family::V6, &LOCAL_HERE)?;
+            }
+            Ok((beyond, ipv6))
+        });
+        enter(&agents);
+        let (beyond, ipv6) = made?;
+        link_up()?;
+        address(AGENTS_V4.octets().as_slice(), PREFIX_V4)?;
+        route(Family::V4, &THROUGH_LINK)?;
+        if ipv6 {
+            address(AGENTS_V6.octets().as_slice(), PREFIX_V6)?;
+            route(Family::V6, &THROUGH_LINK)?;
+        }
+        Ok(Self { agents, beyond })
+    }
+
+    /// A listener for connections to any address at `port`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen(&self, port: u16) -> io::Result<OwnedFd> {
+        setns(&self.beyond, CloneFlags::CLONE_NEWNET)?;
+        let listener = listen_captured(port);
+        enter(&self.agents);
+        listener
+    }
+}
+
+fn own_namespace() -> io::Result<File> {
+    File::open("/proc/self/ns/net")
+}
+
+/// Back to the agents' namespace, or the end: agents forked in the other one would hold the world's place.
+fn enter(namespace: &File) {
+    if setns(namespace, CloneFlags::CLONE_NEWNET).is_err() {
+        sys::process::exit_now(125);
+    }
+}
+
+fn has_ipv6() -> bool {
+    sys::socket::open(libc::AF_INET6, libc::SOCK_STREAM, 0).is_ok()
+        && std::fs::read("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+            .is_ok_and(|value| value.starts_with(b"0"))
+}
+
+// rtnetlink(7), by bytes: linux/rtnetlink.h, linux/if_link.h, linux/veth.h.
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+const NLMSG_ERROR: u32 = 2;
+/// REQUEST | ACK.
+const ASK: u16 = 0x1 | 0x4;
+/// With EXCL | CREATE.
+const MAKE: u16 = ASK | 0x200 | 0x400;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_F_NODAD: u8 = 0x02;
+const RTA_OIF: u16 = 4;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_STATIC: u8 = 4;
+const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+const SCOPE_HOST: u8 = 254;
+/// struct nlmsghdr.
+const HEADER: usize = 16;
+
+/// The link's two ends, up, the agents' one in their namespace.
+fn link(agents: &File) -> io::Result<()> {
+    let end = |more: &dyn Fn(&mut Vec<u8>)| {
+        // Without ARP or neighbour discovery: the first connection waits for nobody.
+        let mut body = link_header(libc::IFF_NOARP);
+        attribute(&mut body, IFLA_IFNAME, [LINK.as_bytes(), b"\0"].concat().as_slice());
+        attribute(&mut body, IFLA_ADDRESS, &MAC);
+        attribute(&mut body, IFLA_MTU, &MTU.to_ne_bytes());
+        more(&mut body);
+        body
+    };
+    let peer = end(&|body| {
+        attribute(body, IFLA_NET_NS_FD, &agents.as_raw_fd().to_ne_bytes());
+    });
+    let body = end(&|body| {
+        let mut data = Vec::new();
+        attribute(&mut data, VETH_INFO_PEER, &peer);
+        let mut info = Vec::new();
+        attribute(&mut info, IFLA_INFO_KIND, b"veth");
+        attribute(&mut info, IFLA_INFO_DATA, &data);
+        attribute(body, IFLA_LINKINFO, &info);
+    });
+    request(RTM_NEWLINK, MAKE, &body)
+}
+
+/// Brings this side of the link up: only when both are there, or the kernel refuses.
+fn link_up() -> io::Result<()> {
+    request(RTM_NEWLINK, ASK, &link_header(libc::IFF_UP))
+}
+
+/// struct ifinfomsg, with these flags to be set.
+fn link_header(flags: libc::c_int) -> Vec<u8> {
+    let flags = flags as u32;
+    let mut body = vec![0, 0, 0, 0];
+    body.extend([LINK_INDEX, flags, flags].map(u32::to_ne_bytes).concat());
+    body
+}
+
+/// Gives this side of the link an address.
+fn address(octets: &[u8], prefix: u8) -> io::Result<()> {
+    let family = if octets.len() == 4 { libc::AF_INET } else { libc::AF_INET6 };
+    let mut body = vec![family as u8, prefix, IFA_F_NODAD, SCOPE_UNIVERSE];
+    body.extend(LINK_INDEX.to_ne_bytes());
+    attribute(&mut body, IFA_LOCAL, octets);
+    attribute(&mut body, IFA_ADDRESS, octets);
+    request(RTM_NEWADDR, MAKE, &body)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// A default route.
+struct DefaultRoute {
+    kind: u8,
+    scope: u8,
+    device: u32,
+}
+
+/// Every address is this namespace's own. In the main table, so that the link's other end (more specific) still isn't.
+const LOCAL_HERE: DefaultRoute = DefaultRoute { kind: RTN_LOCAL, scope: SCOPE_HOST, device: LO_INDEX };
+/// Everything goes through the link.
+const THROUGH_LINK: DefaultRoute = DefaultRoute { kind: RTN_UNICAST, scope: SCOPE_LINK, device: LINK_INDEX };
+
+fn route(family: Family, default: &DefaultRoute) -> io::Result<()> {
+    // IPv6 knows no scopes of routes.
+    let (family, scope) = match family {
+        Family::V4 => (libc::AF_INET, default.scope),
+        Family::V6 => (libc::AF_INET6, SCOPE_UNIVERSE),
+    };
+    let mut body = vec![family as u8, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, default.kind, 0, 0, 0, 0];
+    attribute(&mut body, RTA_OIF, &default.device.to_ne_bytes());
+    request(RTM_NEWROUTE, MAKE, &body)
+}
+
+/// Appends an attribute, padded to four bytes. None of ours comes near the length that its header can say.
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    body.extend(length.to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX).to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend([1_u32, 0].map(u32::to_ne_bytes).concat());
+    message.extend(body);
+    let socket = sys::socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    sys::fd::write_all(socket.as_fd(), &message)?;
+    let mut reply = [0_u8; 4096];
+    let length = sys::fd::read(socket.as_fd(), &mut reply)?;
+    let word = |at: usize| {
+        let bytes = reply.get(at..at + 4).filter(|_| at + 4 <= length)?;
+        bytes.try_into().ok().map(u32::from_ne_bytes)
+    };
+    match (word(4).map(|kind| kind & 0xffff), word(HEADER)) {
+        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+        (Some(NLMSG_ERROR), Some(code)) => Err(io::Error::from_raw_os_error((code as i32).wrapping_neg())),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

@@ -1,0 +1,319 @@
+//! Which name an address of ours stands for.
+//!
+//! ```text
+//! index = generation × MAX_NAMES + slot      198.18.0.0 + index      fd63:6f66:0:2:: + index
+//! ```
+//! A name gets a slot, and with it one address of each family. When all slots are taken the least used name loses
+//! its own, and whoever comes next gets the slot's next generation: an address comes back only after its slot has
+//! had [`GENERATIONS`] names, which the limit on new names stretches over hours; until then it leads nowhere. Bindings
+//! are written to a memory file before they are told to anyone, so that a supervisor's death changes none.
+//!
+//! Reading (each captured connection) takes no lock. 198.18.0.0/15 is the benchmark range of RFC 2544, which no client
+//! treats as its own network and the guard never dials.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use policy::DomainName;
+
+/// Names that have addresses at a time. A policy names dozens; only wildcards make more.
+pub const MAX_NAMES: usize = 4096;
+/// Addresses in 198.18.0.0/15.
+const ADDRESSES: u32 = 1 << 17;
+/// How many names a slot has had before an address comes back.
+pub const GENERATIONS: u32 = ADDRESSES / MAX_NAMES as u32;
+const V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
+const V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 2, 0, 0, 0, 0);
+/// One record of the file: generation and one, length, name. A power of two, so that none crosses a page: then the
+/// kernel writes it whole or not at all.
+const RECORD: usize = 256;
+const NAME_AT: usize = 3;
+
+/// What an address stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bound {
+    /// This name.
+    Name(DomainName),
+    /// It is ours, and no name's (any more).
+    Nothing,
+    /// It is none of ours: the agent's own word.
+    Foreign,
+}
+
+/// The addresses of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// In 198.18.0.0/15.
+    pub v4: Ipv4Addr,
+    /// In fd63:6f66:0:2::/96.
+    pub v6: Ipv6Addr,
+}
+
+/// All bindings. Lives above the proxy actor.
+#[derive(Debug)]
+pub struct Book {
+    slots: Box<[Slot]>,
+    writer: Mutex<Writer>,
+    file: Option<File>,
+    /// Counts uses: a clock for "least used", not a time.
+    clock: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    binding: ArcSwapOption<Binding>,
+    used: AtomicU64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Binding {
+    generation: u32,
+    name: DomainName,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    slots: HashMap<DomainName, usize>,
+}
+
+impl Book {
+    /// An empty book, kept nowhere.
+    #[must_use]
+    pub fn new() -> Self {
+        let slots = (0..MAX_NAMES).map(|_| Slot::default()).collect();
+        Self { slots, writer: Mutex::default(), file: None, clock: AtomicU64::new(1) }
+    }
+
+    /// A book with what `file` holds, kept there. A record that makes no sense is no binding.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn kept_in(file: File) -> io::Result<Self> {
+        let mut book = Self::new();
+        let mut writer = Writer::default();
+        let size = file.metadata()?.len();
+        let mut record = [0; RECORD];
+        for (number, slot) in book.slots.iter().enumerate() {
+            let at = (number * RECORD) as u64;
+            if at + RECORD as u64 > size {
+                break;
+            }
+            file.read_exact_at(&mut record, at)?;
+            if let Some(binding) = Binding::read(&record)
+                && !writer.slots.contains_key(&binding.name)
+            {
+                writer.slots.insert(binding.name.clone(), number);
+                slot.binding.store(Some(binding.into()));
+            }
+        }
+        book.writer = Mutex::new(writer);
+        book.file = Some(file);
+        Ok(book)
+    }
+
+    /// The addresses of a name that has some.
+    #[must_use]
+    pub fn known(&self, name: &DomainName) -> Option<Addresses> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = *writer.slots.get(name)?;
+        self.touch(slot);
+        self.addresses(slot)
+    }
+
+    /// The addresses of a name, from now on.
+    ///
+    /// # Errors
+    /// When the binding can't be kept: then it isn't made.
+    pub fn bind(&self, name: &DomainName) -> io::Result<Addresses> {
+        if let Some(known) = self.known(name) {
+            return Ok(known);
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.free_slot(&writer);
+        let slot = self.slots.get(number).ok_or(io::ErrorKind::StorageFull)?;
+        let before = slot.binding.load_full();
+        let generation = before.as_ref().map_or(0, |before| (before.generation + 1) % GENERATIONS);
+        let binding = Binding { generation, name: name.clone() };
+        if let Some(file) = &self.file {
+            file.write_all_at(&binding.record(), (number * RECORD) as u64)?;
+        }
+        if let Some(before) = before {
+            writer.slots.remove(&before.name);
+        }
+        writer.slots.insert(name.clone(), number);
+        slot.binding.store(Some(binding.into()));
+        self.touch(number);
+        self.addresses(number).ok_or_else(|| io::ErrorKind::StorageFull.into())
+    }
+
+    /// What an address stands for.
+    #[must_use]
+    pub fn at(&self, address: IpAddr) -> Bound {
+        let Some(index) = index(address) else { return Bound::Foreign };
+        let (number, generation) = (index as usize % MAX_NAMES, index / MAX_NAMES as u32);
+        let binding = self.slots.get(number).and_then(|slot| slot.binding.load_full());
+        match binding.filter(|binding| binding.generation == generation) {
+            Some(binding) => {
+                self.touch(number);
+                Bound::Name(binding.name.clone())
+            }
+            None => Bound::Nothing,
+        }
+    }
+
+    /// One that was never used, or the least used.
+    fn free_slot(&self, writer: &Writer) -> usize {
+        let taken = writer.slots.len();
+        let never = self.slots.get(taken..).and_then(|rest| rest.iter().position(Slot::is_free));
+        let any = || self.slots.iter().position(Slot::is_free);
+        never.map(|n| n + taken).or_else(|| (taken < MAX_NAMES).then(any).flatten()).unwrap_or_else(|| {
+            let used = self.slots.iter().map(|slot| slot.used.load(Ordering::Relaxed)).enumerate();
+            used.min_by_key(|(_, used)| *used).map_or(0, |(number, _)| number)
+        })
+    }
+
+    fn touch(&self, number: usize) {
+        if let Some(slot) = self.slots.get(number) {
+            slot.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    fn addresses(&self, number: usize) -> Option<Addresses> {
+        let binding = self.slots.get(number)?.binding.load_full()?;
+        let index = binding.generation * MAX_NAMES as u32 + u32::try_from(number).ok()?;
+        Some(Addresses {
+            v4: Ipv4Addr::from_bits(V4 + index),
+            v6: Ipv6Addr::from_bits(V6.to_bits() + u128::from(index)),
+        })
+    }
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Slot {
+    fn is_free(&self) -> bool {
+        self.binding.load().is_none()
+    }
+}
+
+/// Whose place in the range an address has, if it is of the range.
+fn index(address: IpAddr) -> Option<u32> {
+    let index = match address.to_canonical() {
+        IpAddr::V4(v4) => v4.to_bits().checked_sub(V4)?,
+        IpAddr::V6(v6) => u32::try_from(v6.to_bits().checked_sub(V6.to_bits())?).ok()?,
+    };
+    (index < ADDRESSES).then_some(index)
+}
+
+impl Binding {
+    fn record(&self) -> [u8; RECORD] {
+        let mut record = [0; RECORD];
+        let name = self.name.as_str().as_bytes();
+        let generation = u16::try_from(self.generation + 1).unwrap_or(u16::MAX).to_be_bytes();
+        let head = [generation[0], generation[1], u8::try_from(name.len()).unwrap_or(0)];
+        for (to, from) in record.iter_mut().zip(head.iter().chain(name)) {
+            *to = *from;
+        }
+        record
+    }
+
+    fn read(record: &[u8; RECORD]) -> Option<Self> {
+        let generation = u32::from(u16::from_be_bytes([record[0], record[1]])).checked_sub(1)?;
+        let name = record.get(NAME_AT..NAME_AT + usize::from(record[2]))?;
+        let name = DomainName::parse(std::str::from_utf8(name).ok()?).ok()?;
+        (generation < GENERATIONS).then_some(Self { generation, name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(n: usize) -> DomainName {
+        DomainName::parse(&format!("n{n}.test")).unwrap()
+    }
+
+    #[test]
+    fn one_name_one_address_of_each_family() {
+        let book = Book::new();
+        let a = book.bind(&name(1)).unwrap();
+        assert_eq!(a.v4.to_string(), "198.18.0.0");
+        assert_eq!(a.v6.to_string(), "fd63:6f66:0:2::");
+        assert_eq!(book.bind(&name(1)).unwrap(), a);
+        let b = book.bind(&name(2)).unwrap();
+        assert_ne!(a, b);
+        for ip in [IpAddr::V4(a.v4), a.v6.into(), IpAddr::V6(a.v4.to_ipv6_mapped())] {
+            assert_eq!(book.at(ip), Bound::Name(name(1)));
+        }
+        assert_eq!(book.at("198.19.255.255".parse().unwrap()), Bound::Nothing);
+        for foreign in ["198.17.255.255", "198.20.0.0", "127.0.0.1", "fd63:6f66:0:2::2:0", "::1"] {
+            assert_eq!(book.at(foreign.parse().unwrap()), Bound::Foreign, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_least_used_goes_and_its_address_leads_nowhere() {
+        let book = Book::new();
+        let first = book.bind(&name(0)).unwrap();
+        let second = book.bind(&name(1)).unwrap();
+        for n in 2..MAX_NAMES {
+            book.bind(&name(n)).unwrap();
+        }
+        // A connection keeps a name.
+        assert_eq!(book.at(first.v4.into()), Bound::Name(name(0)));
+        let next = book.bind(&name(MAX_NAMES)).unwrap();
+        assert_eq!(book.at(first.v4.into()), Bound::Name(name(0)));
+        assert_eq!(book.at(second.v4.into()), Bound::Nothing, "never another name's");
+        assert_eq!(book.at(next.v6.into()), Bound::Name(name(MAX_NAMES)));
+        assert_eq!(book.known(&name(1)), None);
+        assert_ne!(book.bind(&name(1)).unwrap(), second);
+    }
+
+    #[test]
+    fn an_address_comes_back_only_after_its_slot_had_all_generations() {
+        let book = Book::new();
+        let first = book.bind(&name(0)).unwrap();
+        for n in 1..MAX_NAMES * GENERATIONS as usize {
+            assert_ne!(book.bind(&name(n)).unwrap(), first, "{n}");
+        }
+        assert_eq!(book.bind(&name(usize::MAX)).unwrap(), first);
+    }
+
+    #[test]
+    fn a_successor_has_the_same_bindings() {
+        let file = tempfile::tempfile().unwrap();
+        let book = Book::kept_in(file.try_clone().unwrap()).unwrap();
+        let bound: Vec<_> = (0..MAX_NAMES + 10).map(|n| (name(n), book.bind(&name(n)).unwrap())).collect();
+        let next = Book::kept_in(file.try_clone().unwrap()).unwrap();
+        for (name, addresses) in bound.iter().skip(10) {
+            assert_eq!(next.known(name), Some(*addresses));
+            assert_eq!(next.at(addresses.v4.into()), Bound::Name(name.clone()));
+        }
+        assert_eq!(next.known(&name(3)), None);
+        // A name that is bound now gets an address that nobody had.
+        let fresh = next.bind(&name(usize::MAX)).unwrap();
+        assert!(bound.iter().all(|(_, addresses)| *addresses != fresh));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            let book = Book::kept_in(file).unwrap();
+            prop_assert!(book.bind(&name(1)).is_ok());
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Names inside the sandbox: a resolver that asks nobody.
+//!
+//! A name that the policy allows is answered at once with addresses of our own ([`book`]), and only the connection that
+//! follows resolves it outside, by the one road. A name that it doesn't allow does not exist ([`server`]): no resolver
+//! outside ever hears it. What a question is, byte for byte, is [`question`]'s; what is on record of refused ones is
+//! [`refused`]'s. Must never answer with an address that another name had a short while ago.
+
+pub mod book;
+mod question;
+mod refused;
+pub mod server;
+
+pub use book::{Book, Bound, MAX_NAMES};
+pub use question::MAX_QUERY_BYTES;
+pub use refused::{MAX_RECORDS_PER_MINUTE, MAX_REMEMBERED, REPEAT};
+pub use server::{
+    MAX_TCP_CLIENTS, NEW_NAMES_PER_MINUTE, QUERIES_PER_MINUTE, Resolver, Sockets, TCP_IDLE, TTL,
+};
