@@ -36,6 +36,8 @@ pub mod slot {
     pub const AUTHORITY: &str = "authority";
     /// The sealed list of programs and their content at first use.
     pub const PINS: &str = "pins";
+    /// Which name has which address inside; written as names are asked for.
+    pub const NAMES: &str = "names";
     /// The sealed text of the policy in force, once it is another than the plan's.
     pub const POLICY: &str = "policy";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.

@@ -16,6 +16,11 @@ use zeroize::Zeroizing;
 /// The largest sealed file that is read back: a plan or a set of secrets is far smaller.
 const READ_MAX: u64 = 16 << 20;
 
+/// A new empty memory file that stays writable: for what is kept as it changes.
+pub fn open_file(name: &str) -> io::Result<File> {
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?))
+}
+
 /// Writes bytes into a new sealed memory file. `name` shows in `/proc/PID/fd` only.
 pub fn seal(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;

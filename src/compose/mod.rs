@@ -10,6 +10,7 @@
 
 mod adapters;
 mod agents;
+mod capture;
 mod control;
 mod ending;
 mod exec;
@@ -185,7 +186,7 @@ async fn build(
         agents.push(agent);
         specs.push(spec);
     }
-    let sockets = sockets(&plan, handover, listeners)?;
+    let sockets = sockets(&plan, handover, listeners, &init, &stores, &cage).await?;
     let (ending, told_to_end) = mpsc::channel(1);
     let desk = Arc::new(Desk {
         plan: Arc::clone(&plan),
@@ -320,10 +321,13 @@ async fn listeners(init: &InitClient) -> Result<Vec<proxy::Listener>, Refused> {
     Ok(futures_util::future::try_join_all(asked).await?.into_iter().flatten().collect())
 }
 
-fn sockets(
+async fn sockets(
     plan: &Plan,
     handover: &mut Handover,
     listeners: Vec<proxy::Listener>,
+    init: &InitClient,
+    stores: &Stores,
+    cage: &CageReport,
 ) -> Result<tree::Sockets, Refused> {
     let control = handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?;
     let metrics = handover.take(slot::METRICS).map(stores::tcp_listener).transpose()?;
@@ -338,6 +342,8 @@ fn sockets(
         control: Arc::new(control.into()),
         metrics: metrics.map(Arc::new),
         proxy: listeners,
+        captured: capture::follow(init, &stores.policy, cage).await,
+        names: capture::names(init, stores).await?,
         forwards,
     })
 }

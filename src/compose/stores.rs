@@ -62,6 +62,7 @@ pub struct Ready {
     pins: Pins,
     resolver: Resolver,
     upstream: proxy::Upstream,
+    names: Arc<proxy::names::Book>,
 }
 
 impl Ready {
@@ -84,13 +85,37 @@ impl Ready {
         let gateway =
             gateway(plan, keys, &redactor, &audit, Providers(Trusted::new(lookup, upstream.clone())))?;
         let pins = pins(handover, heart)?;
-        Ok(Self { policy, presets, redactor, audit, recorder, gateway, authority, pins, resolver, upstream })
+        let names = Arc::new(super::capture::book(handover, heart).await?);
+        Ok(Self {
+            policy,
+            presets,
+            redactor,
+            audit,
+            recorder,
+            gateway,
+            authority,
+            pins,
+            resolver,
+            upstream,
+            names,
+        })
     }
 
     /// The stores, now that init answers. `diag` is its socket for looking at the sandbox's connections.
     pub fn open(self, init: &InitClient, diag: OwnedFd) -> Result<Stores, Refused> {
-        let Self { policy, presets, redactor, audit, recorder, gateway, authority, pins, resolver, upstream } =
-            self;
+        let Self {
+            policy,
+            presets,
+            redactor,
+            audit,
+            recorder,
+            gateway,
+            authority,
+            pins,
+            resolver,
+            upstream,
+            names,
+        } = self;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
             proxy::identity::Diag::new(diag)?,
@@ -104,6 +129,7 @@ impl Ready {
                 identifier,
                 super::records::binary_changed(audit.sink()),
             )),
+            names,
             resolver: resolver.clone(),
             authority: Arc::clone(&authority),
             upstream,

@@ -6,6 +6,8 @@ use std::time::Duration;
 use operator::control::Control;
 use supervision::{Address, Backoff, ChildSpec, Intensity, Strategy, SupervisorSpec};
 
+use tokio::sync::watch;
+
 use super::stores::Stores;
 
 /// The first restart follows at once: the contract wants every part back within 50 ms.
@@ -69,6 +71,10 @@ pub struct Sockets {
     pub metrics: Option<Arc<std::net::TcpListener>>,
     /// The proxy's listeners inside the sandbox.
     pub proxy: Vec<proxy::Listener>,
+    /// Where connections to the world arrive.
+    pub captured: watch::Receiver<Vec<proxy::Listener>>,
+    /// The name server.
+    pub names: (Arc<proxy::names::Resolver>, proxy::names::Sockets),
     /// Forwards of the host's ports.
     pub forwards: Vec<super::forwards::Forwarded>,
 }
@@ -83,7 +89,7 @@ pub fn spec(
     init: &agent::InitClient,
     agents: Vec<ChildSpec>,
 ) -> SupervisorSpec {
-    let Sockets { control: control_socket, metrics, proxy: listeners, forwards } = sockets;
+    let Sockets { control: control_socket, metrics, proxy: listeners, captured, names, forwards } = sockets;
 
     let telemetry = telemetry::actor::TelemetryArguments {
         audit: stores.audit.clone(),
@@ -95,7 +101,8 @@ pub fn spec(
         redactor: stores.redactor.clone(),
         observer: Arc::new(super::records::Redactions),
     };
-    let proxy = proxy::actor::Arguments { deps: Arc::clone(&stores.proxy), listeners };
+    let proxy =
+        proxy::actor::Arguments { deps: Arc::clone(&stores.proxy), listeners, captured, names: Some(names) };
     let gateway = stores.gateway.clone();
     let operator = operator::actor::Arguments {
         listener: control_socket,

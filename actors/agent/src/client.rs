@@ -197,12 +197,12 @@ impl InitClient {
         self.descriptor(Request::Capture { port }).await
     }
 
-    /// Lets go of such a listener.
+    /// Lets go of all such listeners but those of these ports.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn release(&self, port: u16) -> Result<(), ClientError> {
-        self.done(Request::Release { port }, vec![]).await
+    pub async fn capture_only(&self, ports: &[u16]) -> Result<(), ClientError> {
+        self.done(Request::CaptureOnly { ports: ports.to_vec() }, vec![]).await
     }
 
     /// A bound UDP socket inside; the same address gives the same socket.

@@ -82,10 +82,10 @@ pub enum Request {
         /// Which.
         port: u16,
     },
-    /// Closes such a listener: connections to its port are refused again. → [`Answer::Done`].
-    Release {
-        /// Which.
-        port: u16,
+    /// Closes all such listeners but these: connections to other ports are refused again. → [`Answer::Done`].
+    CaptureOnly {
+        /// Which stay.
+        ports: Vec<u16>,
     },
     /// A bound UDP socket inside the sandbox (for DNS); the same address again gives the same socket.
     /// → [`Answer::Descriptor`].

@@ -1,4 +1,4 @@
-//! The proxy's actor: owns the accept tasks and nothing else. The only file that names ractor.
+//! The proxy's actor: owns the accept tasks, those of the name server, and nothing else. The only file that names ractor.
 //!
 //! Listening sockets, live connections and the policy all live above it: while it is down new connections wait in the
 //! listen queue and open ones go on; a restarted actor accepts from the same queue.
@@ -6,22 +6,26 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use crate::conn::Deps;
-use crate::listen::{Kind, Listener, accept};
+use crate::listen::{Listener, accept};
+use crate::names::server::{self, Resolver, Sockets};
 
 /// What the proxy's actor can be told.
 #[derive(Debug)]
 pub enum Msg {
-    /// An accept task ended, which it never does by itself: the actor fails, to be started anew. Down: dropped, since
-    /// the restart it asks for is under way.
-    AcceptEnded {
-        /// What the listener was for.
-        kind: Kind,
+    /// A task ended, which none does by itself: the actor fails, to be started anew. Down: dropped, since the restart it
+    /// asks for is under way.
+    TaskEnded {
+        /// What it was for.
+        what: String,
         /// How it ended.
         why: String,
     },
+    /// The captured ports are others now. Down: dropped; the next one begins with those of its time.
+    CapturedChanged,
     /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
     InjectPanic,
 }
@@ -37,17 +41,68 @@ pub struct Arguments {
     pub deps: Arc<Deps>,
     /// The listening sockets; live above the actor.
     pub listeners: Vec<Listener>,
+    /// Listeners for connections to the world; they come and go with the policy's ports.
+    pub captured: watch::Receiver<Vec<Listener>>,
+    /// The name server, where there is one.
+    pub names: Option<(Arc<Resolver>, Sockets)>,
 }
 
-/// The accept tasks; they end with the actor.
-pub struct State(Vec<JoinHandle<()>>);
+/// The tasks; they end with the actor.
+pub struct State {
+    deps: Arc<Deps>,
+    captured: watch::Receiver<Vec<Listener>>,
+    capturing: Vec<(Listener, AbortOnDrop)>,
+    _others: Vec<AbortOnDrop>,
+}
 
-impl Drop for State {
-    fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
+impl State {
+    /// Accepts on exactly the captured listeners of now.
+    fn follow(&mut self, myself: &ActorRef<Msg>) -> std::io::Result<()> {
+        let now = self.captured.borrow_and_update().clone();
+        let same = |a: &Listener, b: &Listener| Arc::ptr_eq(&a.socket, &b.socket);
+        self.capturing.retain(|(old, _)| now.iter().any(|new| same(old, new)));
+        for listener in now {
+            if !self.capturing.iter().any(|(old, _)| same(old, &listener)) {
+                let task = accepting(&self.deps, &listener, myself)?;
+                self.capturing.push((listener, task));
+            }
         }
+        Ok(())
     }
+}
+
+/// An accept task whose end is told.
+fn accepting(deps: &Arc<Deps>, listener: &Listener, myself: &ActorRef<Msg>) -> std::io::Result<AbortOnDrop> {
+    let socket = listener.open()?;
+    let kind = listener.kind;
+    let deps = Arc::clone(deps);
+    Ok(watched(format!("{kind:?}"), myself, async move {
+        accept(deps, socket, kind).await;
+        Ok(())
+    }))
+}
+
+/// A task that never ends by itself; if it does, the actor is told.
+fn watched(
+    what: String,
+    myself: &ActorRef<Msg>,
+    task: impl Future<Output = std::io::Result<()>> + Send + 'static,
+) -> AbortOnDrop {
+    let task = tokio::spawn(task);
+    let abort = task.abort_handle();
+    let myself = myself.clone();
+    let watching = tokio::spawn(async move {
+        // Dropping the watcher must end what it watches.
+        let _ends_with_me = AbortOnDrop(abort);
+        let why = match task.await {
+            Ok(Ok(())) => "it returned".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // If the actor is gone already, this is its own doing.
+        let _gone = myself.cast(Msg::TaskEnded { what, why });
+    });
+    AbortOnDrop(watching.abort_handle())
 }
 
 impl Actor for ProxyActor {
@@ -60,37 +115,44 @@ impl Actor for ProxyActor {
         myself: ActorRef<Msg>,
         arguments: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let mut tasks = State(Vec::with_capacity(arguments.listeners.len() * 2));
-        for listener in &arguments.listeners {
-            let socket = listener.open()?;
-            let kind = listener.kind;
-            let accepting = tokio::spawn(accept(Arc::clone(&arguments.deps), socket, kind));
-            let abort = accepting.abort_handle();
-            let myself = myself.clone();
-            tasks.0.push(tokio::spawn(async move {
-                // Dropping the watcher must end what it watches.
-                let _ends_with_me = AbortOnDrop(abort);
-                if let Err(error) = accepting.await {
-                    // If the actor is gone already, this is its own doing.
-                    let _gone = myself.cast(Msg::AcceptEnded { kind, why: error.to_string() });
-                }
-            }));
+        let Arguments { deps, listeners, captured, names } = arguments;
+        let mut others = Vec::with_capacity(listeners.len() + 3);
+        for listener in &listeners {
+            others.push(accepting(&deps, listener, &myself)?);
         }
-        Ok(tasks)
+        if let Some((resolver, Sockets { udp, tcp })) = names {
+            let by_datagram = server::datagrams(Arc::clone(&resolver), udp);
+            others.push(watched("names by UDP".to_owned(), &myself, by_datagram));
+            others.push(watched("names by TCP".to_owned(), &myself, server::streams(resolver, tcp)));
+        }
+        let (mut changes, me) = (captured.clone(), myself.clone());
+        let following = tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let _gone = me.cast(Msg::CapturedChanged);
+            }
+        });
+        others.push(AbortOnDrop(following.abort_handle()));
+        let mut state = State { deps, captured, capturing: Vec::new(), _others: others };
+        state.follow(&myself)?;
+        Ok(state)
     }
 
     #[expect(clippy::panic, reason = "fault injection, enabled by the operator alone")]
-    async fn handle(&self, _: ActorRef<Msg>, message: Msg, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::AcceptEnded { kind, why } => {
-                Err(format!("the accept task for {kind:?} ended: {why}").into())
-            }
+            Msg::TaskEnded { what, why } => Err(format!("the task for {what} ended: {why}").into()),
+            Msg::CapturedChanged => Ok(state.follow(&myself)?),
             Msg::InjectPanic => panic!("fault injected into the proxy"),
         }
     }
 }
 
-struct AbortOnDrop(tokio::task::AbortHandle);
+struct AbortOnDrop(AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -106,6 +168,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::listen::Kind;
     use crate::tests::bed::{Bed, PATIENCE, echo, l4, read_head};
 
     async fn pings(stream: &mut TcpStream) {
@@ -129,7 +192,12 @@ mod tests {
         let socket = Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let address = socket.local_addr().unwrap();
         let listeners = vec![Listener { kind: Kind::Explicit, socket }];
-        let arguments = Arguments { deps: Arc::clone(&bed.deps), listeners };
+        let arguments = Arguments {
+            deps: Arc::clone(&bed.deps),
+            listeners,
+            captured: watch::channel(Vec::new()).1,
+            names: None,
+        };
         let mut tunnels = Vec::new();
         for _ in 0..20 {
             let (actor, task) = Actor::spawn(None, ProxyActor, arguments.clone()).await.unwrap();

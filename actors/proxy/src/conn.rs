@@ -15,6 +15,7 @@ use crate::body::Body;
 use crate::caller::{Claim, Identify};
 use crate::guard::{Connected, Resolver};
 use crate::intent::Scope;
+use crate::names::Book;
 use crate::outcome::Journal;
 use crate::pool::Pool;
 use crate::protocol::websocket::Judge;
@@ -42,6 +43,8 @@ pub struct Deps {
     pub policy: policy::Store,
     /// Who holds a connection.
     pub identify: Arc<dyn Identify>,
+    /// What our addresses stand for.
+    pub names: Arc<Book>,
     /// The SSRF guard.
     pub resolver: Resolver,
     /// The sandbox's certificate authority.

@@ -20,6 +20,11 @@ pub const INFERENCE_HOST: &str = crate::guard::INFERENCE_NAME;
 pub enum Scope {
     /// The explicit proxy's listener: CONNECT and absolute form.
     Explicit,
+    /// A captured connection to an address that says nothing of its name: `Host` does, for each request.
+    Claimed {
+        /// The port that was connected to.
+        port: u16,
+    },
     /// Inside a tunnel, or on a listener for one destination: every request goes there.
     Fixed {
         /// The one destination.
@@ -107,14 +112,24 @@ impl Intent {
                 let destination = authority(parts.uri.authority().map(|a| a.as_str()), Some(80))?;
                 Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
             }
-            Scope::Fixed { .. } if parts.method == Method::CONNECT => {
+            Scope::Claimed { .. } | Scope::Fixed { .. } if parts.method == Method::CONNECT => {
                 bad("CONNECT inside a tunnel goes nowhere")
+            }
+            Scope::Claimed { port } => {
+                let destination = claimed(parts, *port)?;
+                agrees(parts, &destination, false)?;
+                Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
             }
             Scope::Fixed { destination, tls } => {
                 agrees(parts, destination, *tls)?;
                 Ok(Self { destination: destination.clone(), ask: Ask::Exchange(exchange(parts, *tls)?) })
             }
         }
+    }
+
+    /// The intent of a connection that was made to an address: a tunnel to what that stands for.
+    pub(crate) fn captured(destination: Destination) -> Self {
+        Self { destination, ask: Ask::Tunnel }
     }
 
     /// Where it is to go.
@@ -178,6 +193,15 @@ fn split(text: &str) -> Result<(Host, Option<u16>), Refusal> {
         Ok(host) => Ok((host, port)),
         Err(error) => Err(Refusal::BadRequest(format!("the host has no canonical form: {error}"))),
     }
+}
+
+/// The destination that `Host` claims, at the port that was connected to.
+fn claimed(parts: &Parts, port: u16) -> Result<Destination, Refusal> {
+    let Some(Ok(text)) = parts.headers.get(header::HOST).map(|value| value.to_str()) else {
+        return bad("the request names no host");
+    };
+    let (host, _agrees_below) = split(text)?;
+    Ok(Destination { host, port })
 }
 
 /// HTTP/1 heads are judged before they get here; HTTP/2 has its own way to bring two names or a stray field.
@@ -296,6 +320,26 @@ mod tests {
         assert_eq!(inside.destination().to_string(), "a.test:443");
         assert!(Intent::of(&fixed(), &parts("GET", "/x", &[("host", "a.test:443")])).is_ok());
         assert!(Intent::of(&fixed(), &parts("GET", "https://a.test/x", &[("host", "a.test")])).is_ok());
+    }
+
+    #[test]
+    fn a_claimed_host_is_the_destination_at_the_port_connected_to() {
+        let scope = Scope::Claimed { port: 8080 };
+        for host in ["a.test", "A.test:8080"] {
+            let intent = Intent::of(&scope, &parts("GET", "/x", &[("host", host)])).unwrap();
+            assert_eq!(intent.destination().to_string(), "a.test:8080");
+        }
+        for (method, uri, headers) in [
+            ("GET", "/x", &[][..]),
+            ("GET", "/x", &[("host", "a.test:80")]),
+            ("GET", "/x", &[("host", "a.test"), ("host", "b.test")]),
+            ("GET", "http://b.test/x", &[("host", "a.test")]),
+            ("GET", "https://a.test/x", &[("host", "a.test")]),
+            ("GET", "/x", &[("host", "0x7f.1")]),
+            ("CONNECT", "a.test:443", &[("host", "a.test:443")]),
+        ] {
+            assert!(Intent::of(&scope, &parts(method, uri, headers)).is_err(), "{method} {uri} {headers:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use policy::Denial;
 use telemetry::audit::{Egress, Event, Phase, Sink, Verdict as Recorded};
 
+use uuid::Uuid;
+
 use crate::answer::{Known, Refusal};
 use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
 
@@ -31,6 +33,21 @@ impl Journal for Sink {
             }
         }
         self.record(Event::Egress(Box::new(egress))).map(drop).map_err(|_| JournalFull)
+    }
+
+    fn name_refused(&self, name: &str, detail: &str, generation: u64) {
+        let egress = Egress {
+            verdict: Recorded::Denied,
+            layer: "dns".to_owned(),
+            host: name.to_owned(),
+            generation,
+            request_id: Uuid::now_v7().to_string(),
+            detail: Some(detail.to_owned()),
+            ..Egress::default()
+        };
+        if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
+            tracing::warn!(%error, "a refused name is not on record");
+        }
     }
 
     fn finished(&self, finished: &Finished) {

@@ -8,10 +8,10 @@
 //!           tuple)      are HTTP)     name)    who)     which     where)    ALPN)      tunnels)        metrics)
 //!                                                       policy)
 //! ```
-//! [`road`](mod@road) walks it for each request; CONNECT ([`tunnel`](mod@tunnel)), absolute form, requests inside a
-//! tunnel and `inference.local` differ only in how their intent is made. Where an endpoint judges bodies or messages,
-//! [`protocol`] reads them on the way. Nothing is dialled before it is allowed and
-//! on record; whatever fails, fails closed.
+//! [`road`](mod@road) walks it for each request; CONNECT ([`tunnel`](mod@tunnel)), connections to any address
+//! ([`capture`](mod@capture)), absolute form, requests inside a tunnel and `inference.local` differ only in how their
+//! intent is made. Where an endpoint judges bodies or messages, [`protocol`] reads them on the way. Nothing is dialled
+//! before it is allowed and on record; whatever fails, fails closed.
 
 pub mod actor;
 pub mod address;
@@ -23,6 +23,7 @@ pub mod identity;
 pub mod intent;
 pub mod limits;
 pub mod listen;
+pub mod names;
 pub mod outcome;
 pub mod protocol;
 pub mod relay;
@@ -33,6 +34,7 @@ pub mod trusted;
 pub mod upstream;
 pub mod verdict;
 
+mod capture;
 mod conn;
 mod forward;
 mod hop;

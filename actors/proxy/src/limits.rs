@@ -61,6 +61,8 @@ pub const BODY_IDLE: Duration = Duration::from_secs(120);
 pub const WRITE_STALL: Duration = Duration::from_secs(300);
 /// From the answer to CONNECT (or accept) to a whole ClientHello or first byte, where we have to look at it.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
+/// From accept to the first bytes of a captured connection that is refused: they say how to tell the client.
+pub const REFUSED_HELLO: Duration = Duration::from_secs(3);
 /// A TLS handshake, either side.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
 /// One TCP connect to a provider that the operator named.
@@ -92,7 +94,7 @@ pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{guard, identity, tls};
+    use crate::{guard, identity, names, tls};
 
     /// Names and values, as the documentation has them.
     macro_rules! rows {
@@ -130,6 +132,7 @@ mod tests {
             BODY_IDLE,
             WRITE_STALL,
             HELLO_DEADLINE,
+            REFUSED_HELLO,
             TLS_HANDSHAKE,
             TRUSTED_CONNECT,
             DIAL_DEADLINE,
@@ -160,6 +163,16 @@ mod tests {
             tls::LEAF_RENEWAL,
             tls::CA_LIFETIME,
             tls::SESSIONS,
+            names::MAX_NAMES,
+            names::MAX_QUERY_BYTES,
+            names::TTL,
+            names::QUERIES_PER_MINUTE,
+            names::NEW_NAMES_PER_MINUTE,
+            names::MAX_TCP_CLIENTS,
+            names::TCP_IDLE,
+            names::REPEAT,
+            names::MAX_RECORDS_PER_MINUTE,
+            names::MAX_REMEMBERED,
         ];
         let page = include_str!("../../../docs/limits.md");
         for (name, value) in &rows {

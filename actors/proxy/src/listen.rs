@@ -19,13 +19,18 @@ use crate::intent::{Scope, inference};
 use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL, MAX_CONNECTIONS};
 use crate::tracker::Place;
 use crate::verdict::Granted;
-use crate::{outcome, serve, tunnel};
+use crate::{capture, outcome, serve, tunnel};
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The explicit proxy: CONNECT and absolute form.
     Explicit,
+    /// Connections to any address of the world at this port.
+    Captured {
+        /// Which.
+        port: u16,
+    },
     /// `inference.local` itself.
     Inference {
         /// Whether TLS is expected.
@@ -87,6 +92,9 @@ fn hand_over(deps: &Arc<Deps>, stream: TcpStream, client: SocketAddr, kind: Kind
         return full(deps, &stream, client);
     };
     let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
+    // A dual-stack listener says IPv4 addresses in IPv6's words; the agent's socket has them in IPv4's.
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let (client, local) = (plain(client), plain(local));
     let accepted = Accepted { stream, client, local, kind, _place: place };
     let deps = Arc::clone(deps);
     tokio::spawn(async move {
@@ -114,6 +122,7 @@ async fn connection(deps: Arc<Deps>, accepted: Accepted) {
                 tunnel::run(&conn, next, remains).await;
             }
         }
+        Kind::Captured { .. } => capture::serve(deps, claim, stream, local).await,
         Kind::Inference { tls } => inference_connection(deps, claim, stream, tls).await,
     }
 }

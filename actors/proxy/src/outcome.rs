@@ -73,6 +73,9 @@ pub trait Journal: Send + Sync + 'static {
     /// [`JournalFull`]: the caller refuses what it was about to do.
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull>;
 
+    /// A name that was asked for and doesn't exist inside. It was refused already, so this can't fail.
+    fn name_refused(&self, name: &str, detail: &str, generation: u64);
+
     /// The end of something allowed. Nothing depends on it, so it can't fail.
     fn finished(&self, finished: &Finished);
 }

@@ -1,6 +1,6 @@
 //! The road, walked once for each request: the one authorise for all of them.
 //!
-//! CONNECT, absolute form, requests inside a tunnel and requests for the gateway differ only in how their
+//! CONNECT, captured connections, absolute form, requests inside a tunnel and requests for the gateway differ only in how their
 //! [`Intent`] is made. Read top to bottom; each line's type can only be made by the line before it.
 
 use std::sync::Arc;
@@ -9,10 +9,12 @@ use std::time::Instant;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use policy::Generation;
 
 use crate::answer::{Known, Refusal};
 use crate::body::Body;
-use crate::conn::Conn;
+use crate::caller::{Claim, Judged};
+use crate::conn::{Conn, Deps};
 use crate::intent::{Ask, Intent};
 use crate::verdict::{Granted, Permitted};
 use crate::{forward, local, outcome, protocol, tunnel};
@@ -51,11 +53,7 @@ async fn walk(
     if let Ask::Exchange(exchange) = intent.ask() {
         known.path = Some(exchange.path.as_str().to_owned());
     }
-    let caller = conn.claim.judged().await?;
-    known.caller = Some(caller.shared());
-    let generation = conn.deps.policy.load();
-    known.generation = Some(generation.number);
-    let granted = Granted::judge(&generation, &intent, &caller)?;
+    let (caller, generation, granted) = authorise(&conn.deps, &conn.claim, &intent, known).await?;
     match intent.ask() {
         Ask::Tunnel => tunnel::open(conn, granted, known, started).await,
         Ask::Exchange(exchange) => {
@@ -71,4 +69,19 @@ async fn walk(
             }
         }
     }
+}
+
+/// Who asks, and whether they may go where the intent leads.
+pub(crate) async fn authorise(
+    deps: &Deps,
+    claim: &Claim,
+    intent: &Intent,
+    known: &mut Known,
+) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+    let caller = claim.judged().await?;
+    known.caller = Some(caller.shared());
+    let generation = deps.policy.load();
+    known.generation = Some(generation.number);
+    let granted = Granted::judge(&generation, intent, &caller)?;
+    Ok((caller, generation, granted))
 }

@@ -44,14 +44,25 @@ pub(crate) async fn open(
     known: &Known,
     started: Instant,
 ) -> Result<Response<Body>, Refusal> {
-    let journal = &*conn.deps.journal;
-    let next = match granted.grant.as_ref().map(|grant| grant.treatment) {
+    conn.set_next(prepare(&conn.deps, granted, known, started).await?);
+    Ok(Response::new(empty()))
+}
+
+/// What a granted tunnel becomes: resolved and judged, on record, and dialled where bytes are relayed.
+pub(crate) async fn prepare(
+    deps: &Deps,
+    granted: Granted,
+    known: &Known,
+    started: Instant,
+) -> Result<Next, Refusal> {
+    let journal = &*deps.journal;
+    Ok(match granted.grant.as_ref().map(|grant| grant.treatment) {
         None => {
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
         Some(treatment) => {
-            let addresses = address::Judged::of(&conn.deps.resolver, &granted).await?;
+            let addresses = address::Judged::of(&deps.resolver, &granted).await?;
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
@@ -61,9 +72,7 @@ pub(crate) async fn open(
                 Treatment::Inspect { .. } => Next::Inspect { granted, addresses: Some(addresses) },
             }
         }
-    };
-    conn.set_next(next);
-    Ok(Response::new(empty()))
+    })
 }
 
 /// Goes on with a connection after its 200 or 101.
@@ -251,7 +260,7 @@ where
 }
 
 /// Waits for first bytes that tell what this is.
-async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<First> {
+pub(crate) async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<First> {
     let mut patience = KEEP_ALIVE_IDLE;
     loop {
         match first_bytes(seen) {
@@ -270,7 +279,7 @@ async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<First> {
 
 /// What the first bytes of a tunnel are.
 #[derive(Debug, PartialEq, Eq)]
-enum First {
+pub(crate) enum First {
     /// Too few to tell.
     More,
     /// A whole ClientHello.

@@ -208,8 +208,8 @@ impl Loop<'_> {
             }
             Request::ListenTcp { address } => kept(&mut self.cage.listeners, address, network::listen_tcp),
             Request::Capture { port } => self.capture(port),
-            Request::Release { port } => {
-                self.cage.captured.remove(&port);
+            Request::CaptureOnly { ports } => {
+                self.cage.captured.retain(|port, _| ports.contains(port));
                 done
             }
             Request::BindUdp { address } => kept(&mut self.cage.datagrams, address, network::bind_udp),

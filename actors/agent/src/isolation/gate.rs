@@ -70,6 +70,7 @@ impl Gate {
         link_up()?;
         address(AGENTS_V4.octets().as_slice(), PREFIX_V4)?;
         route(Family::V4, &THROUGH_LINK)?;
+        route(Family::V4, &NO_GROUPS)?;
         if ipv6 {
             address(AGENTS_V6.octets().as_slice(), PREFIX_V6)?;
             route(Family::V6, &THROUGH_LINK)?;
@@ -126,11 +127,13 @@ const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_F_NODAD: u8 = 0x02;
+const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
+const RTN_UNREACHABLE: u8 = 7;
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const SCOPE_HOST: u8 = 254;
@@ -191,26 +194,37 @@ enum Family {
     V6,
 }
 
-/// A default route.
-struct DefaultRoute {
+/// A route, to everywhere unless it says where.
+struct Route {
+    to: &'static [u8],
+    prefix: u8,
     kind: u8,
     scope: u8,
     device: u32,
 }
 
 /// Every address is this namespace's own. In the main table, so that the link's other end (more specific) still isn't.
-const LOCAL_HERE: DefaultRoute = DefaultRoute { kind: RTN_LOCAL, scope: SCOPE_HOST, device: LO_INDEX };
+const LOCAL_HERE: Route = Route { to: &[], prefix: 0, kind: RTN_LOCAL, scope: SCOPE_HOST, device: LO_INDEX };
 /// Everything goes through the link.
-const THROUGH_LINK: DefaultRoute = DefaultRoute { kind: RTN_UNICAST, scope: SCOPE_LINK, device: LINK_INDEX };
+const THROUGH_LINK: Route =
+    Route { to: &[], prefix: 0, kind: RTN_UNICAST, scope: SCOPE_LINK, device: LINK_INDEX };
 
-fn route(family: Family, default: &DefaultRoute) -> io::Result<()> {
+/// Groups (RFC 5771) have nobody behind the gate, and the kernel there would say nothing.
+const NO_GROUPS: Route =
+    Route { to: &[224, 0, 0, 0], prefix: 4, kind: RTN_UNREACHABLE, scope: SCOPE_UNIVERSE, device: LO_INDEX };
+
+fn route(family: Family, route: &Route) -> io::Result<()> {
     // IPv6 knows no scopes of routes.
     let (family, scope) = match family {
-        Family::V4 => (libc::AF_INET, default.scope),
+        Family::V4 => (libc::AF_INET, route.scope),
         Family::V6 => (libc::AF_INET6, SCOPE_UNIVERSE),
     };
-    let mut body = vec![family as u8, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, default.kind, 0, 0, 0, 0];
-    attribute(&mut body, RTA_OIF, &default.device.to_ne_bytes());
+    let mut body =
+        vec![family as u8, route.prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, scope, route.kind, 0, 0, 0, 0];
+    if !route.to.is_empty() {
+        attribute(&mut body, RTA_DST, route.to);
+    }
+    attribute(&mut body, RTA_OIF, &route.device.to_ne_bytes());
     request(RTM_NEWROUTE, MAKE, &body)
 }
 

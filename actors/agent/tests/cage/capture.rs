@@ -54,6 +54,9 @@ print('own served')
 s = socket.socket(2, 2); s.settimeout(20); s.connect(('8.8.8.8', 53)); s.send(b'x')
 try: s.recv(1); print('udp answered')
 except OSError as e: print('udp', type(e).__name__)
+g = socket.socket(2, 2)
+try: g.connect(('224.0.0.251', 5353)); g.send(b'x'); print('group reached')
+except OSError as e: print('group', e.errno)
 # FREEBIND: a source address of somebody else's brings nothing back.
 f = socket.socket(); f.setsockopt(socket.SOL_IP, 15, 1); f.bind(('198.18.0.9', 0)); f.settimeout(0.3)
 try: f.connect(('198.18.0.5', 443)); print('spoofed')
@@ -80,10 +83,11 @@ fn every_address_is_captured(mode: Mode) {
         assert!(lines.contains(&format!("{address} 81 ConnectionRefusedError")), "{text}");
     }
     assert!(text.contains("own served") && text.contains("udp ConnectionRefusedError"), "{text}");
+    assert!(!text.contains("group reached"), "{text}");
     assert!(!text.contains("spoofed"), "{text}");
     // A port that is let go is refused again, once its last descriptor is closed.
     drop(captured(&cage, 9000));
-    cage.ask(Request::Release { port: 9000 }).expect("released");
+    cage.ask(Request::CaptureOnly { ports: vec![443] }).expect("released");
     let after = cage.python("import socket\ntry: socket.create_connection(('1.2.3.4', 9000), 20)\nexcept ConnectionRefusedError: print('refused')");
     assert_eq!(after, Some(vec!["refused".to_owned()]));
 }

@@ -102,7 +102,8 @@ mod tests {
         for _ in 0..9 {
             assert_eq!(refused.due("a.test", Instant::now()), None);
         }
-        let recorded = (0..1000).filter(|n| refused.due(&format!("n{n}.test"), Instant::now()).is_some()).count();
+        let recorded =
+            (0..1000).filter(|n| refused.due(&format!("n{n}.test"), Instant::now()).is_some()).count();
         assert_eq!(recorded, MAX_RECORDS_PER_MINUTE - 1);
         tokio::time::advance(REPEAT).await;
         let told = refused.due("a.test", Instant::now()).unwrap();

@@ -275,7 +275,10 @@ mod tests {
         let (bed, resolver) = resolver(&format!("{}\n{}", l4("a.test", 443), l4("\"*.b.test\"", 443))).await;
         let (code, v4) = asked(&resolver, "A.Test", A);
         assert_eq!(code, 0);
-        assert_eq!(bed.deps.names.at(v4.unwrap()), super::super::Bound::Name(DomainName::parse("a.test").unwrap()));
+        assert_eq!(
+            bed.deps.names.at(v4.unwrap()),
+            super::super::Bound::Name(DomainName::parse("a.test").unwrap())
+        );
         assert_eq!(asked(&resolver, "a.test", A), (0, v4), "the same again");
         assert!(asked(&resolver, "a.test", AAAA).1.unwrap().is_ipv6());
         assert!(asked(&resolver, "x.b.test", A).1.is_some());

@@ -36,6 +36,8 @@ pub struct Bed {
     pub deps: Arc<Deps>,
     pub proxy: SocketAddr,
     pub inference: SocketAddr,
+    /// A captured listener: connections to 127.0.0.1 are connections to "some address of the world".
+    pub captured: SocketAddr,
     pub inference_tls: SocketAddr,
     pub journal: Arc<Recorded>,
     pub who: Arc<Who>,
@@ -62,6 +64,7 @@ impl Bed {
             policy: store,
             identify: Arc::clone(&who) as Arc<dyn Identify>,
             resolver,
+            names: Arc::default(),
             authority: Arc::new(Authority::generate().unwrap()),
             upstream: Upstream::new(&config),
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
@@ -77,6 +80,7 @@ impl Bed {
         };
         Self {
             proxy: listen(Kind::Explicit),
+            captured: listen(Kind::Captured { port: 0 }),
             inference: listen(Kind::Inference { tls: false }),
             inference_tls: listen(Kind::Inference { tls: true }),
             journal,
@@ -265,12 +269,17 @@ impl Identify for Who {
 #[derive(Default)]
 pub struct Recorded {
     pub lines: Mutex<Vec<String>>,
+    names: Mutex<Vec<String>>,
     pub full: AtomicBool,
 }
 
 impl Recorded {
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.names.lock().unwrap().clone()
     }
 }
 
@@ -292,6 +301,10 @@ impl Journal for Recorded {
         );
         self.lines.lock().unwrap().push(line);
         Ok(())
+    }
+
+    fn name_refused(&self, name: &str, _: &str, _: u64) {
+        self.names.lock().unwrap().push(name.to_owned());
     }
 
     fn finished(&self, finished: &Finished) {

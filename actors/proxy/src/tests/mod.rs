@@ -4,6 +4,7 @@
 mod attacks;
 pub(crate) mod bed;
 mod bodies;
+mod captured;
 mod exchanges;
 mod live;
 mod protocols;

@@ -108,7 +108,7 @@ pub struct Egress {
     pub phase: Phase,
     /// The verdict.
     pub verdict: Verdict,
-    /// The layer that decided: `l4`, `l7`, `identity`, `ssrf`, `inference`, `budget`.
+    /// The layer that decided: `l4`, `l7`, `identity`, `ssrf`, `inference`, `budget`, `dns`.
     pub layer: String,
     /// The canonical host.
     pub host: String,

@@ -1,0 +1,41 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::bed::{Bed, PATIENCE, l4, read_to_close};
+
+#[tokio::test]
+async fn a_refusal_is_told_in_http_and_in_tls_and_by_a_reset() {
+    let bed = Bed::new(&l4("a.test", 443)).await;
+    let mut plain = TcpStream::connect(bed.captured).await.unwrap();
+    plain.write_all(b"GET /x HTTP/1.1\r\nHost: evil.test\r\n\r\n").await.unwrap();
+    let answer = read_to_close(&mut plain).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("\"host\":\"evil.test\""), "{answer}");
+
+    let stream = TcpStream::connect(bed.captured).await.unwrap();
+    let mut tls = bed.handshake(stream, "evil.test", &[b"h2", b"http/1.1"]).await.unwrap();
+    tls.write_all(b"GET /x HTTP/1.1\r\nHost: evil.test\r\n\r\n").await.unwrap();
+    let answer = read_to_close(&mut tls).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("policy_denied"), "{answer}");
+
+    let mut other = TcpStream::connect(bed.captured).await.unwrap();
+    other.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+    let read = tokio::time::timeout(PATIENCE, other.read(&mut [0; 1])).await.unwrap();
+    assert!(read.is_err() || read.unwrap() == 0);
+    assert_eq!(bed.journal.lines(), ["deny l4 GET /x", "deny l4 - -", "deny l4 - -"]);
+}
+
+#[tokio::test]
+async fn an_address_of_ours_without_a_name_leads_nowhere() {
+    // The whole range allowed by number: even so, none of ours is dialled as an address.
+    let bed = Bed::new(&l4("198.18.0.7", 443)).await;
+    let claim = crate::caller::Claim::new(bed.deps.identify.clone(), bed.captured, bed.captured);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap());
+    let (near, accepted) = tokio::join!(near, listener.accept());
+    let mut near = near.unwrap();
+    near.write_all(b"GET / HTTP/1.1\r\nHost: 198.18.0.7\r\n\r\n").await.unwrap();
+    let asked = "198.18.0.7:443".parse().unwrap();
+    crate::capture::serve(bed.deps.clone(), claim.into(), accepted.unwrap().0, asked).await;
+    let answer = read_to_close(&mut near).await;
+    assert!(answer.contains("no name has the address 198.18.0.7"), "{answer}");
+}

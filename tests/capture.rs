@@ -1,0 +1,345 @@
+//! Programs that know no proxy: every proxy variable is unset, and still what is allowed arrives, what is refused doesn't, and
+//! no resolver outside hears a name that the policy doesn't allow.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{Finished, PATIENCE};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use common::{COFFERDAM, FRIENDLY, Sandbox, ensure_audited, policy, program, workspace};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "capture",
+        Path::new(COFFERDAM),
+        bed::cases![
+            curl,
+            git_clone,
+            python_urllib,
+            node_fetch_and_https,
+            names_exist_by_policy_alone,
+            the_name_server_takes_any_bytes,
+            literal_addresses_and_claimed_names,
+            refusals_are_told_in_the_clients_language,
+            own_servers_on_captured_ports,
+            a_name_keeps_its_address,
+            a_reload_moves_the_ports,
+        ],
+    )
+}
+
+/// No variable of a proxy's is left.
+const UNSET: &str =
+    "for v in $(env | sed -n 's/=.*//p' | grep -i _proxy); do unset $v; done; ! env | grep -i _proxy=; ";
+
+const POLICY: &str = r#"
+  literal:
+    name: literal
+    endpoints:
+      - { host: 93.184.215.22, port: 443, protocol: rest, access: read-only }
+      - { host: six.bed.test, port: 80, protocol: rest, access: read-only }
+    binaries: [ { path: "/**", allow_foreign_code: true } ]
+  nobody:
+    name: nobody
+    endpoints:
+      - { host: llm.bed.test, port: 443, protocol: rest, access: full }
+    binaries: [ { path: /usr/bin/nothing-here } ]"#;
+
+/// A shell script in a sandbox without proxy variables.
+fn bare(stage: &Stage, name: &str, script: &str) -> Result<Finished> {
+    let text = policy(&format!("{FRIENDLY}{POLICY}"));
+    let file = stage.write("policy.yaml", text)?.display().to_string();
+    let script = format!("{UNSET}{script}");
+    stage.run(&["--name", name, "--policy", &file, "--workspace", &workspace(stage)], &["sh", "-c", &script])
+}
+
+/// The script succeeds, its requests arrive, and nothing arrived at or was asked about the hosts that nobody may reach.
+fn arrives(stage: &Stage, name: &str, script: &str) -> Result<String> {
+    let mark = stage.marker();
+    let recorder = stage.world().recorder();
+    let evil = recorder.for_host("evil.bed.test").len();
+    let done = bare(stage, name, &script.replace("MARK", &mark))?;
+    done.expect_code(0)?;
+    ensure!(!recorder.with_marker(&mark).is_empty(), "nothing arrived: {}", done.out());
+    ensure!(recorder.for_host("evil.bed.test").len() == evil, "a refused request arrived");
+    ensure!(!recorder.was_asked_for("evil.bed.test"), "a refused name left the machine");
+    Ok(done.out())
+}
+
+fn curl(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let get = format!("{curl} -sSf --max-time 60");
+    arrives(
+        stage,
+        "curl",
+        &format!(
+            "set -e; {get} https://api.bed.test/echo?m=MARK; {get} http://api.bed.test/echo?m=MARK; \
+             {get} -4 https://files.bed.test/; {get} -6 https://api.bed.test:8443/echo?m=MARK; \
+             {get} http://api.bed.test:8080/echo?m=MARK; {get} https://six.bed.test/; \
+             ! {get} https://evil.bed.test/echo?m=MARK 2>err; grep -q 'resolve host' err"
+        ),
+    )?;
+    ensure_audited(stage, "curl", &[("verdict", "allowed"), ("host", "api.bed.test"), ("layer", "l7")])?;
+    ensure_audited(stage, "curl", &[("verdict", "denied"), ("host", "evil.bed.test"), ("layer", "dns")])
+}
+
+fn git_clone(stage: &Stage) -> Result<()> {
+    let git = program("git")?;
+    bare(
+        stage,
+        "git",
+        &format!("{git} clone -q https://git.bed.test/demo.git copy && grep -q cofferdam copy/README.md"),
+    )?
+    .expect_code(0)
+    .map(drop)
+}
+
+fn python_urllib(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    arrives(
+        stage,
+        "python",
+        &format!(
+            "{python} -c 'import urllib.request as u; print(u.urlopen(\"https://api.bed.test/echo?m=MARK\", timeout=60).status)'"
+        ),
+    )
+    .map(drop)
+}
+
+fn node_fetch_and_https(stage: &Stage) -> Result<()> {
+    let node = program("node")?;
+    let script = "const https=require(\"https\");\
+        (async()=>{const r=await fetch(\"https://api.bed.test/echo?m=MARK\");if(r.status!==200)throw r.status;\
+        await new Promise((ok,no)=>https.get(\"https://h1.bed.test/\",a=>{a.resume();a.on(\"end\",ok)}).on(\"error\",no));\
+        try{await fetch(\"https://evil.bed.test/\");process.exit(3)}catch(e){if(e.cause.code!==\"ENOTFOUND\")throw e}\
+        })().catch(e=>{console.error(e);process.exit(1)})";
+    arrives(stage, "node", &format!("unset NODE_USE_ENV_PROXY; {node} -e '{script}'")).map(drop)
+}
+
+fn names_exist_by_policy_alone(stage: &Stage) -> Result<()> {
+    let getent = program("getent")?;
+    let out = bare(
+        stage,
+        "names",
+        &format!(
+            "{getent} ahostsv4 api.bed.test; {getent} ahostsv6 api.bed.test; {getent} hosts localhost inference.local; \
+             for n in evil.bed.test private.bed.test nobody.invalid x.api.bed.test api.bed.test.evil.test; do \
+             {getent} hosts $n && echo leaked $n; done; for i in 1 2 3 4 5 6 7 8 9; do {getent} hosts evil.bed.test; done; true"
+        ),
+    )?;
+    out.expect_code(0)?;
+    let text = out.out();
+    ensure!(text.contains("198.18.") && text.contains("fd63:6f66:0:2:"), "{text}");
+    ensure!(!text.contains("leaked"), "{text}");
+    for name in ["evil.bed.test", "private.bed.test", "nobody.invalid", "api.bed.test"] {
+        ensure!(!stage.world().recorder().was_asked_for(name), "{name} left the machine by being looked up");
+    }
+    ensure_audited(stage, "names", &[("host", "evil.bed.test"), ("layer", "dns"), ("verdict", "denied")])?;
+    let records = common::audit(stage, "names")?;
+    let evil = records.iter().filter(|r| common::record_has(r, &[("host", "evil.bed.test")])).count();
+    ensure!(evil == 1, "{evil} records of one name: repeats are folded");
+    Ok(())
+}
+
+const GARBAGE: &str = r#"
+import os, random, socket, struct
+random.seed(7)
+u = socket.socket(2, 2); u.connect(('127.0.0.53', 53)); u.settimeout(30)
+def ask(name, kind=1, ident=7):
+    q = struct.pack('>6H', ident, 0x100, 1, 0, 0, 0)
+    for l in name.split('.'): q += bytes([len(l)]) + l.encode()
+    return q + b'\0' + struct.pack('>2H', kind, 1)
+good = ask('api.bed.test')
+for n in range(3000):
+    b = bytearray(good if n % 2 else os.urandom(random.randrange(600)))
+    for _ in range(random.randrange(4)):
+        if b: b[random.randrange(len(b))] = random.randrange(256)
+    try: u.send(bytes(b))
+    except OSError: pass
+u.send(b'\0\1\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1')
+u.send(ask('api.bed.test', 1, 4711))
+while True:
+    a = u.recv(4096)
+    if a[:2] == struct.pack('>H', 4711): break
+assert a[3] & 15 == 0 and a[7] == 1, a
+t = socket.create_connection(('127.0.0.53', 53), 30)
+t.sendall(struct.pack('>H', len(good)) + good)
+n = struct.unpack('>H', t.recv(2))[0]; assert t.recv(n)[7] == 1
+for kind, code in ((65, 0), (16, 0), (255, 5), (252, 5)):
+    u.send(ask('api.bed.test', kind, kind))
+    while True:
+        a = u.recv(4096)
+        if a[:2] == struct.pack('>H', kind): break
+    assert a[3] & 15 == code and a[7] == 0, (kind, a)
+print('answered')
+"#;
+
+fn the_name_server_takes_any_bytes(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    stage.write("workspace/garbage.py", GARBAGE)?;
+    let done = bare(stage, "garbage", &format!("{python} garbage.py"))?;
+    done.expect_code(0)?;
+    ensure!(done.out().contains("answered"), "{}", done.out());
+    Ok(())
+}
+
+/// Who goes to addresses goes where the policy names them, or where SNI and Host claim; never to the address itself.
+fn literal_addresses_and_claimed_names(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let get = format!("{curl} -sS --max-time 60");
+    arrives(
+        stage,
+        "claims",
+        &format!(
+            "set -e; {get} -f --resolve api.bed.test:443:93.184.215.66 https://api.bed.test/echo?m=MARK; \
+             {get} -f --resolve api.bed.test:8080:10.0.0.7 http://api.bed.test:8080/echo?m=MARK; \
+             {get} --resolve evil.bed.test:443:93.184.215.66 https://evil.bed.test/ | grep -q policy_denied; \
+             {get} -H 'Host: evil.bed.test' http://93.184.215.66:8080/ | grep -q policy_denied; \
+             {get} -k https://93.184.215.66/ | grep -q policy_denied; \
+             {get} -k https://169.254.169.254/ | grep -q policy_denied; \
+             {get} -k https://198.19.9.9/ | grep -q 'no name has the address'; \
+             a=$(getent ahostsv4 api.bed.test | sed -n '1s/ .*//p'); \
+             {get} --resolve files.bed.test:443:$a https://files.bed.test/ && exit 9; \
+             {get} -H 'Host: files.bed.test' http://api.bed.test/ | grep -q bad_request; \
+             {get} -f http://93.184.215.66:81/ && exit 10; echo fine"
+        ),
+    )?;
+    for (host, layer) in [("evil.bed.test", "l4"), ("93.184.215.66", "l4"), ("169.254.169.254", "l4")] {
+        ensure_audited(stage, "claims", &[("verdict", "denied"), ("host", host), ("layer", layer)])?;
+    }
+    Ok(())
+}
+
+const REFUSED: &str = r#"
+import socket, ssl
+def answer(tls):
+    s = socket.create_connection(('llm.bed.test', 443), 60)
+    if tls: s = ssl.create_default_context().wrap_socket(s, server_hostname='llm.bed.test')
+    s.sendall(b'GET /secret HTTP/1.1\r\nHost: llm.bed.test\r\n\r\n')
+    data = b''
+    while True:
+        try: more = s.recv(65536)
+        except (ConnectionError, ssl.SSLError): break
+        if not more: break
+        data += more
+    return data
+for tls in (True, False):
+    a = answer(tls); assert a.startswith(b'HTTP/1.1 403') and b'"layer":"l4"' in a, a
+s = socket.create_connection(('llm.bed.test', 443), 60); s.sendall(b'SSH-2.0-x\r\n')
+try: assert s.recv(100) == b'', 'spoken to'
+except ConnectionError: pass
+# Not HTTP on an inspected port, of a host that is allowed.
+s = socket.create_connection(('api.bed.test', 443), 60); s.sendall(b'SSH-2.0-x\r\n' * 3)
+try: assert s.recv(100) == b'', 'spoken to'
+except ConnectionError: pass
+print('told')
+"#;
+
+fn refusals_are_told_in_the_clients_language(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    stage.write("workspace/refused.py", REFUSED)?;
+    let before = stage.world().recorder().for_host("llm.bed.test").len();
+    let done = bare(stage, "refused", &format!("{python} refused.py"))?;
+    done.expect_code(0)?;
+    ensure!(done.out().contains("told"), "{}", done.out());
+    ensure!(stage.world().recorder().for_host("llm.bed.test").len() == before, "a refused request arrived");
+    ensure!(!stage.world().recorder().was_asked_for("llm.bed.test"), "resolved before it was judged");
+    ensure_audited(stage, "refused", &[("verdict", "denied"), ("host", "llm.bed.test"), ("layer", "l4")])?;
+    ensure_audited(stage, "refused", &[("verdict", "denied"), ("host", "api.bed.test")])
+}
+
+const OWN: &str = r#"
+import socket, threading, urllib.request
+for family, address in ((2, '0.0.0.0'), (10, '::')):
+    own = socket.socket(family); own.setsockopt(1, 2, 1)
+    own.bind((address, 8080)); own.listen()
+    def serve(own=own):
+        while True:
+            c, _ = own.accept(); c.recv(9); c.sendall(b'HTTP/1.0 200 OK\r\n\r\nmine'); c.close()
+    threading.Thread(target=serve, daemon=True).start()
+    assert urllib.request.urlopen('http://127.0.0.1:8080/', timeout=60).read() == b'mine'
+    world = urllib.request.urlopen('http://api.bed.test:8080/echo?m=MARK', timeout=60).read()
+    assert world != b'mine', world
+    own.shutdown(2); own.close()
+print('both')
+"#;
+
+/// An agent's server on a port that the policy names too is its own, and gets nothing that was meant for the world.
+fn own_servers_on_captured_ports(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    stage.write("workspace/own.py", OWN.replace("MARK", &stage.marker()))?;
+    let out = arrives(stage, "own", &format!("{python} own.py"))?;
+    ensure!(out.contains("both"), "{out}");
+    Ok(())
+}
+
+/// A name keeps its address over the deaths of proxy and supervisor, and connections made meanwhile are served.
+fn a_name_keeps_its_address(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let text = policy(FRIENDLY);
+    let file = stage.write("policy.yaml", text)?.display().to_string();
+    let space = workspace(stage);
+    let options = ["--policy", &*file, "--workspace", &space, "--allow-fault-injection"];
+    let script = format!(
+        "{UNSET} n=0; ok=0; echo ready; while [ ! -e stop ]; do getent ahosts api.bed.test | sort -u >>addresses; \
+         {curl} -sSf --max-time 60 --retry 0 https://api.bed.test/echo >/dev/null 2>>errors && ok=$((ok+1)); \
+         n=$((n+1)); echo $n >count; done; echo $ok of $n >result; sort -u addresses"
+    );
+    let sandbox = Sandbox::start(stage, &options, &["sh", "-c", &script], "ready")?;
+    let counted = |at_least: u64| {
+        bed::stage::poll("more connections", PATIENCE, || {
+            let text = std::fs::read_to_string(stage.workspace().join("count")).ok()?;
+            (text.trim().parse::<u64>().ok()? >= at_least).then_some(text.trim().parse::<u64>().ok()?)
+        })
+    };
+    let mut seen = counted(2)?;
+    for _ in 0..3 {
+        sandbox.crash("proxy")?;
+        seen = counted(seen + 2)?;
+    }
+    let pid = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    counted(seen + 3)?;
+    stage.write("workspace/stop", "")?;
+    bed::stage::poll("the end", PATIENCE, || stage.workspace().join("result").exists().then_some(()))?;
+    let lines = std::fs::read_to_string(stage.workspace().join("addresses"))?;
+    let mut addresses: Vec<_> = lines.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    ensure!(addresses.len() == 2, "one name, one address of each family: {addresses:?}");
+    let result = std::fs::read_to_string(stage.workspace().join("result"))?;
+    let (ok, all) = result.trim().split_once(" of ").context("a result")?;
+    // At most the one that was open as the supervisor was killed may have failed.
+    ensure!(all.parse::<u64>()? - ok.parse::<u64>()? <= 1, "{result}");
+    Ok(())
+}
+
+/// A port that a new policy names is captured at once; one that it no longer names is refused by the kernel again.
+fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let entry = |port: u16| {
+        policy(&format!(
+            "  moving:\n    name: moving\n    endpoints: [ {{ host: api.bed.test, port: {port}, protocol: rest, access: full }} ]\n"
+        ))
+    };
+    let file = stage.write("policy.yaml", entry(8080))?.display().to_string();
+    let script = "import socket, time\nprint('ready', flush=True)\nlast = None\nwhile True:\n    now = []\n    for port in (80, 8080):\n        try: socket.create_connection(('api.bed.test', port), 30).close(); now.append(port)\n        except OSError: pass\n    if now != last: last = now; print('open', now, flush=True)\n    time.sleep(0.05)\n";
+    let space = workspace(stage);
+    let mut sandbox = Sandbox::start(
+        stage,
+        &["--policy", &file, "--workspace", &space],
+        &[&python, "-c", script],
+        "ready",
+    )?;
+    sandbox.heart().wait_for("open [8080]", PATIENCE)?;
+    stage.write("policy.yaml", entry(80))?;
+    sandbox.heart().wait_for("open [80]", PATIENCE)
+}
