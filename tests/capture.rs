@@ -67,7 +67,7 @@ fn arrives(stage: &Stage, name: &str, script: &str) -> Result<String> {
     let recorder = stage.world().recorder();
     let evil = recorder.for_host("evil.bed.test").len();
     let done = bare(stage, name, &script.replace("MARK", &mark))?;
-    done.expect_code(0)?;
+    let done = done.expect_code(0)?;
     ensure!(!recorder.with_marker(&mark).is_empty(), "nothing arrived: {}", done.out());
     ensure!(recorder.for_host("evil.bed.test").len() == evil, "a refused request arrived");
     ensure!(!recorder.was_asked_for("evil.bed.test"), "a refused name left the machine");
@@ -135,7 +135,7 @@ fn names_exist_by_policy_alone(stage: &Stage) -> Result<()> {
              {getent} hosts $n && echo leaked $n; done; for i in 1 2 3 4 5 6 7 8 9; do {getent} hosts evil.bed.test; done; true"
         ),
     )?;
-    out.expect_code(0)?;
+    let out = out.expect_code(0)?;
     let text = out.out();
     ensure!(text.contains("198.18.") && text.contains("fd63:6f66:0:2:"), "{text}");
     ensure!(!text.contains("leaked"), "{text}");
@@ -186,7 +186,7 @@ fn the_name_server_takes_any_bytes(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     stage.write("workspace/garbage.py", GARBAGE)?;
     let done = bare(stage, "garbage", &format!("{python} garbage.py"))?;
-    done.expect_code(0)?;
+    let done = done.expect_code(0)?;
     ensure!(done.out().contains("answered"), "{}", done.out());
     Ok(())
 }
@@ -248,7 +248,7 @@ fn refusals_are_told_in_the_clients_language(stage: &Stage) -> Result<()> {
     stage.write("workspace/refused.py", REFUSED)?;
     let before = stage.world().recorder().for_host("llm.bed.test").len();
     let done = bare(stage, "refused", &format!("{python} refused.py"))?;
-    done.expect_code(0)?;
+    let done = done.expect_code(0)?;
     ensure!(done.out().contains("told"), "{}", done.out());
     ensure!(stage.world().recorder().for_host("llm.bed.test").len() == before, "a refused request arrived");
     ensure!(!stage.world().recorder().was_asked_for("llm.bed.test"), "resolved before it was judged");

@@ -224,7 +224,9 @@ fn route(family: Family, route: &Route) -> io::Result<()> {
     if !route.to.is_empty() {
         attribute(&mut body, RTA_DST, route.to);
     }
-    attribute(&mut body, RTA_OIF, &route.device.to_ne_bytes());
+    if route.kind != RTN_UNREACHABLE {
+        attribute(&mut body, RTA_OIF, &route.device.to_ne_bytes());
+    }
     request(RTM_NEWROUTE, MAKE, &body)
 }
 
