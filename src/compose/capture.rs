@@ -32,9 +32,7 @@ pub async fn follow(
 ) -> watch::Receiver<Vec<Listener>> {
     let (sender, receiver) = watch::channel(Vec::new());
     if let Some(why) = &cage.no_capture {
-        say(&format!(
-            "programs that use no proxy have no way out: the kernel gives no veth ({why}); `modprobe veth` mends it"
-        ));
+        say(&format!("programs that use no proxy have no way out: {why}"));
         return receiver;
     }
     // Subscribed first: a generation published meanwhile is then seen below.
@@ -56,14 +54,12 @@ async fn capture(init: &InitClient, listeners: &watch::Sender<Vec<Listener>>, po
     };
     let mut wanted = listeners.borrow().clone();
     wanted.retain(|listener| port_of(listener).is_some_and(|port| ports.contains(&port)));
-    for port in ports {
-        if wanted.iter().any(|listener| port_of(listener) == Some(*port)) {
-            continue;
-        }
-        match init.capture(*port).await.map_err(io::Error::other).and_then(tcp_listener) {
-            Ok(socket) => {
-                wanted.push(Listener { kind: Kind::Captured { port: *port }, socket: Arc::new(socket) })
-            }
+    let is_new = |port: &&u16| !wanted.iter().any(|listener| port_of(listener) == Some(**port));
+    // Asked at once, so that the answers come in one go.
+    let asked = ports.iter().filter(is_new).map(|port| async move { (*port, init.capture(*port).await) });
+    for (port, answer) in futures_util::future::join_all(asked).await {
+        match answer.map_err(io::Error::other).and_then(tcp_listener) {
+            Ok(socket) => wanted.push(Listener { kind: Kind::Captured { port }, socket: Arc::new(socket) }),
             Err(error) => tracing::error!(%error, port, "connections to this port are not captured"),
         }
     }

@@ -357,7 +357,13 @@ fn controls(cage: &CageReport) -> Vec<ControlStatus> {
     }
     for row in &mut rows {
         let tried = cage.proof.iter().filter(|check| check.control.as_str() == row.name).count();
-        row.detail = Some(format!("proven at start by {tried} attempts"));
+        let mut detail = format!("proven at start by {tried} attempts");
+        if row.name == agent::plan::Control::Network.as_str()
+            && let Some(why) = &cage.no_capture
+        {
+            detail.push_str(&format!("; no program that ignores the proxy has a way out: {why}"));
+        }
+        row.detail = Some(detail);
     }
     for missing in &cage.missing {
         let name = missing.control.as_str();

@@ -37,7 +37,7 @@ controls! {
     Cgroup "cgroup" "bounds on memory, processes and processors, where they were asked for",
     Namespaces "namespaces" "user, mount, pid, net, ipc, uts and cgroup namespaces of the sandbox's own",
     UserNamespaces "user_namespaces" "no further user namespace can be made inside",
-    Network "network" "nothing but a loopback of its own",
+    Network "network" "a loopback of its own, and a link to a gate that leads nowhere",
     Root "root" "nothing of the host but what the policy names",
     ReadOnlyMounts "read_only_mounts" "what the policy doesn't make writable is mounted read-only",
     MountFlags "mount_flags" "nosuid and nodev everywhere, noexec where nothing is run",

@@ -21,7 +21,7 @@ pub(crate) use connects::Connects;
 pub(crate) use spawn::enter_session;
 
 use crate::credential_files::Keeper;
-use crate::isolation::gate::Gate;
+use crate::isolation::gate::{Gate, NoGate};
 use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
@@ -145,10 +145,14 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
         true => (None, Some("the namespace is the host's".to_owned())),
         false => match Gate::make() {
             Ok(gate) => (Some(gate), None),
+            Err(error @ NoGate::Half(_)) => {
+                return Err(step("making the gate")(io::Error::other(error.to_string())));
+            }
             // No control depends on it: what isn't captured has no way out at all.
             Err(error) => (None, Some(error.to_string())),
         },
     };
+    done("gate made");
     let mut listeners = BTreeMap::new();
     for address in &plan.listeners {
         match network::listen_tcp(*address) {

@@ -252,9 +252,9 @@ impl Loop<'_> {
         if self.cage.captured.len() >= MAX_CAPTURED {
             return Err(Refusal::TooMany("captured ports".into()));
         }
-        let gate = self.cage.gate.as_ref().ok_or_else(|| {
-            Refusal::Invalid(self.cage.report.no_capture.clone().unwrap_or_else(|| "no gate".into()))
-        })?;
+        let why =
+            || Refusal::Invalid(self.cage.report.no_capture.clone().unwrap_or_else(|| "no gate".into()));
+        let gate = self.cage.gate.as_mut().ok_or_else(why)?;
         let listener = gate.listen(port).map_err(system("capturing a port"))?;
         let copy = listener.try_clone().map_err(system("dup"))?;
         self.cage.captured.insert(port, listener);

@@ -12,14 +12,18 @@
 //! Why a second namespace, when the same routes on the agents' own `lo` would do: a wildcard listener there takes its port from
 //! every server of an agent, and an agent that has a port first gets what other agents meant for the world. Must never
 //! leave this process in the other namespace: what it forks would listen there.
+//!
+//! Init may enter no namespace once the cage is proven, but policies go on naming new ports. Sockets of the gate's namespace
+//! therefore come from sockets of it ([`Mint`]), not from being there.
 
-use super::network::listen_captured;
+use super::network::{listen_anywhere, listen_tcp};
 use crate::sys;
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 /// The link's name on both sides, and its index (chosen, so that nobody has to ask for it).
 pub const LINK: &str = "gate";
@@ -36,37 +40,95 @@ const PREFIX_V4: u8 = 30;
 const AGENTS_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 2);
 const GATE_V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 1, 0, 0, 0, 1);
 const PREFIX_V6: u8 = 64;
+/// A connection over a loopback is there at once; init waits for none that isn't.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Both namespaces, opened.
+/// Why there is no gate. Whatever was made of it is gone again, unless it is [`NoGate::Half`].
+#[derive(Debug, thiserror::Error)]
+pub enum NoGate {
+    /// `EOPNOTSUPP` at the link itself.
+    #[error("this kernel has no veth devices; `modprobe veth` on the host mends it")]
+    NoVeth,
+    /// Anything else.
+    #[error("{step}: {source}")]
+    Step {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Half a link is left in the agents' namespace.
+    #[error("taking back half a gate: {0}")]
+    Half(io::Error),
+}
+
+fn at(step: &'static str) -> impl FnOnce(io::Error) -> NoGate {
+    move |source| NoGate::Step { step, source }
+}
+
+/// Where the gate's listeners come from.
 #[derive(Debug)]
 pub struct Gate {
-    agents: File,
-    beyond: File,
+    mint: Mint,
 }
 
 impl Gate {
-    /// Makes the second namespace, the link and the routes. On failure this process is back where it was.
+    /// Makes the second namespace, the link and the routes. On failure this process is back where it was, and so is the
+    /// namespace.
     ///
     /// # Errors
-    /// The kernel's: `EOPNOTSUPP` where it has no veth.
-    pub fn make() -> io::Result<Self> {
-        let agents = own_namespace()?;
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        let made = own_namespace().and_then(|beyond| {
-            super::network::loopback_up()?;
-            link(&agents)?;
-            link_up()?;
-            let ipv6 = has_ipv6();
-            address(GATE_V4.octets().as_slice(), PREFIX_V4)?;
-            route(Family::V4, &LOCAL_HERE)?;
-            if ipv6 {
-                address(GATE_V6.octets().as_slice(), PREFIX_V6)?;
-                route(Family::V6, &LOCAL_HERE)?;
-            }
-            Ok((beyond, ipv6))
-        });
+    /// [`NoGate`]; after [`NoGate::Half`] nothing may run here.
+    pub fn make() -> Result<Self, NoGate> {
+        let agents = own_namespace().map_err(at("opening the network namespace"))?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| at("making the gate's network namespace")(errno.into()))?;
+        let far = far_side(&agents);
         enter(&agents);
-        let (beyond, ipv6) = made?;
+        let made = far.and_then(|(mint, ipv6)| near_side(ipv6).map(|()| Self { mint }));
+        if made.is_err() {
+            unlink().map_err(NoGate::Half)?;
+        }
+        made
+    }
+
+    /// A listener for connections to any address at `port`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen(&mut self, port: u16) -> io::Result<OwnedFd> {
+        if port == self.mint.address.port() {
+            self.mint.make_way()?;
+        }
+        let (socket, is_ipv6) = (self.mint.socket()?, self.mint.address.is_ipv6());
+        listen_anywhere(socket, is_ipv6, port)
+    }
+}
+
+/// All in the gate's namespace, and the link. Whether IPv6 is there, too.
+fn far_side(agents: &File) -> Result<(Mint, bool), NoGate> {
+    super::network::loopback_up().map_err(at("switching the gate's loopback on"))?;
+    link(agents).map_err(|error| match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => NoGate::NoVeth,
+        _ => at("making the gate's link")(error),
+    })?;
+    let ipv6 = has_ipv6();
+    let configured = || {
+        link_up()?;
+        address(GATE_V4.octets().as_slice(), PREFIX_V4)?;
+        route(Family::V4, &LOCAL_HERE)?;
+        if ipv6 {
+            address(GATE_V6.octets().as_slice(), PREFIX_V6)?;
+            route(Family::V6, &LOCAL_HERE)?;
+        }
+        Ok(())
+    };
+    configured().map_err(at("giving the gate its addresses"))?;
+    Ok((Mint::open(ipv6).map_err(at("opening the gate's first socket"))?, ipv6))
+}
+
+/// The agents' end of the link, in their namespace.
+fn near_side(ipv6: bool) -> Result<(), NoGate> {
+    let configured = || {
         link_up()?;
         address(AGENTS_V4.octets().as_slice(), PREFIX_V4)?;
         route(Family::V4, &THROUGH_LINK)?;
@@ -75,18 +137,64 @@ impl Gate {
             address(AGENTS_V6.octets().as_slice(), PREFIX_V6)?;
             route(Family::V6, &THROUGH_LINK)?;
         }
-        Ok(Self { agents, beyond })
+        Ok(())
+    };
+    configured().map_err(at("leading the world to the gate"))
+}
+
+/// Sockets of a namespace that this process isn't in.
+///
+/// One that a listener accepts belongs to the listener's namespace, and a connected socket that is disconnected
+/// (connect(2) with `AF_UNSPEC`) is as good as new: no address, no port, ready for bind(2). Both ends are here and
+/// listen on the gate's own loopback, where no agent's packet gets.
+#[derive(Debug)]
+struct Mint {
+    listener: TcpListener,
+    caller: OwnedFd,
+    address: SocketAddr,
+}
+
+impl Mint {
+    /// In the namespace in which this process is now.
+    fn open(ipv6: bool) -> io::Result<Self> {
+        let domain = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
+        let ip = if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let listener = TcpListener::from(listen_tcp(SocketAddr::new(ip, 0))?);
+        let address = listener.local_addr()?;
+        let caller = sys::socket::open(domain, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+        Ok(Self { listener, caller, address })
     }
 
-    /// A listener for connections to any address at `port`.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn listen(&self, port: u16) -> io::Result<OwnedFd> {
-        setns(&self.beyond, CloneFlags::CLONE_NEWNET)?;
-        let listener = listen_captured(port);
-        enter(&self.agents);
-        listener
+    /// A new socket, unbound and non-blocking.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        match sys::socket::connect(self.caller.as_fd(), self.address) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        let accepted = match sys::fd::wait(self.listener.as_fd(), sys::fd::Ready::Readable, Some(AT_ONCE)) {
+            Ok(true) => self.listener.accept(),
+            Ok(false) => Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => Err(error),
+        };
+        // First and in any case: the next one must find it free.
+        sys::socket::disconnect(self.caller.as_fd())?;
+        let (stream, _) = accepted?;
+        sys::socket::disconnect(stream.as_fd())?;
+        // What became of the connection is no error of the listener that this will be.
+        stream.take_error()?;
+        stream.set_nonblocking(true)?;
+        Ok(stream.into())
+    }
+
+    /// Moves to another port, since its own is wanted.
+    fn make_way(&mut self) -> io::Result<()> {
+        let socket = self.socket()?;
+        sys::socket::bind(socket.as_fd(), SocketAddr::new(self.address.ip(), 0))?;
+        sys::socket::listen(socket.as_fd(), 1)?;
+        let listener = TcpListener::from(socket);
+        self.address = listener.local_addr()?;
+        self.listener = listener;
+        Ok(())
     }
 }
 
@@ -109,6 +217,7 @@ fn has_ipv6() -> bool {
 
 // rtnetlink(7), by bytes: linux/rtnetlink.h, linux/if_link.h, linux/veth.h.
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const NLMSG_ERROR: u32 = 2;
@@ -168,6 +277,14 @@ fn link(agents: &File) -> io::Result<()> {
 /// Brings this side of the link up: only when both are there, or the kernel refuses.
 fn link_up() -> io::Result<()> {
     request(RTM_NEWLINK, ASK, &link_header(libc::IFF_UP))
+}
+
+/// Takes the link away, both ends with what was given to them; nothing where there is none.
+fn unlink() -> io::Result<()> {
+    match request(RTM_DELLINK, ASK, &link_header(0)) {
+        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// struct ifinfomsg, with these flags to be set.

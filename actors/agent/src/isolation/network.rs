@@ -47,26 +47,19 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A listening socket for connections to any address of either family, where that is to be had.
+/// Makes this unbound, non-blocking socket listen for connections to any address, of either family when it is IPv6's.
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn listen_captured(port: u16) -> io::Result<OwnedFd> {
-    let any = |ip: IpAddr| {
-        let address = SocketAddr::new(ip, port);
-        let socket = sys::socket::open(domain(address), libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
-        sys::socket::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-        if ip.is_ipv6() {
-            sys::socket::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
-        }
-        sys::socket::bind(socket.as_fd(), address)?;
-        sys::socket::listen(socket.as_fd(), BACKLOG)?;
-        Ok(socket)
-    };
-    any(Ipv6Addr::UNSPECIFIED.into()).or_else(|error: io::Error| match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => any(Ipv4Addr::UNSPECIFIED.into()),
-        _ => Err(error),
-    })
+pub(super) fn listen_anywhere(socket: OwnedFd, is_ipv6: bool, port: u16) -> io::Result<OwnedFd> {
+    let ip = if is_ipv6 { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    sys::socket::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if is_ipv6 {
+        sys::socket::set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+    }
+    sys::socket::bind(socket.as_fd(), SocketAddr::new(ip, port))?;
+    sys::socket::listen(socket.as_fd(), BACKLOG)?;
+    Ok(socket)
 }
 
 /// A bound UDP socket of this namespace, non-blocking.

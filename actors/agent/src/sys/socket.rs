@@ -189,6 +189,17 @@ pub(crate) fn connect(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result
     })
 }
 
+/// Takes a connected socket out of its connection, with its port and addresses (connect(2), `AF_UNSPEC`).
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an all-zero sockaddr is valid, and its family, zero, is AF_UNSPEC.
+    let nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer and length describe one live address.
+    check_int(unsafe {
+        libc::connect(socket.as_raw_fd(), &raw const nobody, size_of::<libc::sockaddr>() as libc::socklen_t)
+    })
+    .map(drop)
+}
+
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     // SAFETY: integers only.
     check_int(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
