@@ -158,6 +158,8 @@ def ask(name, kind=1, ident=7):
     for l in name.split('.'): q += bytes([len(l)]) + l.encode()
     return q + b'\0' + struct.pack('>2H', kind, 1)
 good = ask('api.bed.test')
+# Some garbage has the number of a question that is asked below, by chance; its answer has not the question.
+def answers(a, q): return a[:2] == q[:2] and a[12:len(q)] == q[12:]
 for n in range(3000):
     b = bytearray(good if n % 2 else os.urandom(random.randrange(600)))
     for _ in range(random.randrange(4)):
@@ -167,12 +169,13 @@ for n in range(3000):
 u.send(b'\0\1\1\0\0\1\0\0\0\0\0\0\xc0\x0c\0\1\0\1')
 # The flood may have filled the socket's queue, which loses datagrams: ask again as resolvers do.
 u.settimeout(1)
+q = ask('api.bed.test', 1, 4711)
 for n in range(30):
     try:
-        u.send(ask('api.bed.test', 1, 4711))
+        u.send(q)
         while True:
             a = u.recv(4096)
-            if a[:2] == struct.pack('>H', 4711): break
+            if answers(a, q): break
         break
     except OSError: pass
 u.settimeout(30)
@@ -181,10 +184,11 @@ t = socket.create_connection(('127.0.0.53', 53), 30)
 t.sendall(struct.pack('>H', len(good)) + good)
 n = struct.unpack('>H', t.recv(2))[0]; assert t.recv(n)[7] == 1
 for kind, code in ((65, 0), (16, 0), (255, 5), (252, 5)):
-    u.send(ask('api.bed.test', kind, kind))
+    q = ask('api.bed.test', kind, kind)
+    u.send(q)
     while True:
         a = u.recv(4096)
-        if a[:2] == struct.pack('>H', kind): break
+        if answers(a, q): break
     assert a[3] & 15 == code and a[7] == 0, (kind, a)
 print('answered')
 "#;

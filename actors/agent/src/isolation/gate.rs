@@ -377,3 +377,23 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_mint_gives_sockets_and_makes_way() {
+        let mut gate = Gate { mint: Mint::open(false).unwrap() };
+        // Its own port too.
+        for port in [0, gate.mint.address.port(), 0] {
+            let listener = TcpListener::from(gate.listen(port).unwrap());
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port()));
+            assert!(port == 0 || port == address.port());
+            let _client = TcpStream::connect(address).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            assert_eq!(listener.accept().unwrap().0.local_addr().unwrap(), address);
+        }
+    }
+}
