@@ -176,8 +176,21 @@ fn drop_stream(_: TcpStream) -> String {
 }
 
 fn direct(address: &str) -> Result<String, String> {
-    let address: SocketAddr = address.parse().map_err(|e| format!("{e}"))?;
-    TcpStream::connect_timeout(&address, PATIENCE).map(drop_stream).map_err(|e| e.to_string())
+    let attempt = || -> io::Result<String> {
+        let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // It arrives at the proxy all the same: who answers says whether there was a way past it.
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: past.bed.test\r\nConnection: close\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.take(4096).read_to_end(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    match attempt() {
+        Ok(answer) if answer.contains("policy_denied") => Err("the proxy answers: policy_denied".into()),
+        Ok(_) => Ok("connected".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Opens a tunnel through the proxy that the environment names.
