@@ -96,20 +96,6 @@ fn legible(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().map(spelt).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn what_steers_a_terminal_is_spelt_out() {
-        let plain = "layer 1 of 2 (sha256:ab): entry \"ä\\u{1b}'s\": no\n  second line";
-        assert_eq!(super::legible(plain.as_bytes()), plain);
-        for hostile in ["\u{1b}]0;title\u{7}", "\r", "\u{9b}2J", "a\u{202e}b", "\u{7f}"] {
-            let said = super::legible(hostile.as_bytes());
-            assert!(said.chars().all(|c| c.is_ascii_graphic()), "{said:?}");
-        }
-        assert_eq!(super::legible(b"\xff"), "\u{fffd}");
-    }
-}
-
 fn live(
     ids: Ids,
     reach: Reach<'_>,
@@ -181,4 +167,18 @@ fn fence(reach: Reach<'_>) -> Result<(), landlock::RulesetError> {
         ruleset = ruleset.add_rule(PathBeneath::new(into, filling))?;
     }
     ruleset.restrict_self().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_steers_a_terminal_is_spelt_out() {
+        let plain = "layer 1 of 2 (sha256:ab): entry \"ä\\u{1b}'s\": no\n  second line";
+        assert_eq!(super::legible(plain.as_bytes()), plain);
+        for hostile in ["\u{1b}]0;title\u{7}", "\r", "\u{9b}2J", "a\u{202e}b", "\u{7f}"] {
+            let said = super::legible(hostile.as_bytes());
+            assert!(said.chars().all(|c| c.is_ascii_graphic()), "{said:?}");
+        }
+        assert_eq!(super::legible(b"\xff"), "\u{fffd}");
+    }
 }
