@@ -179,11 +179,12 @@ mod tests {
             let row = format!("| `{name}` | {value} |");
             assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
         }
-        assert_eq!(
-            page.matches("\n| `").count(),
-            rows.len(),
-            "docs/limits.md has rows of limits that are gone"
-        );
+        // The page is shared: images and what init bounds are the agent crate's.
+        let ours = page.split("\n## ").filter(|section| !section.starts_with("Images"));
+        let told = ours
+            .flat_map(str::lines)
+            .filter(|line| line.starts_with("| `") && !line.starts_with("| `init::"));
+        assert_eq!(told.count(), rows.len(), "docs/limits.md has rows of limits that are gone");
         let constants = include_str!("limits.rs").matches("\npub const ").count();
         let ours = rows.iter().filter(|(name, _)| !name.contains("::")).count();
         assert_eq!(constants, ours, "a limit is not in the list above");
