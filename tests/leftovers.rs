@@ -350,6 +350,9 @@ fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
         } else {
             let blow = BLOWS[dice.roll(BLOWS.len() as u64) as usize];
             let moment = usual.mul_f64(dice.roll(1000) as f64 / 1000.0);
+            let socket = stage.state().join(&name).join("control.sock");
+            // Left by a heart that was killed before; a start that is struck early has not yet taken it over.
+            let inherited = socket.exists();
             let running = stage.start_run(&name, &[], &["sh", "-c", &format!("sleep 0.05 # {marker}")])?;
             std::thread::sleep(moment);
             strike(stage, &running, blow).with_context(|| told(&format!("{blow:?}")))?;
@@ -361,10 +364,9 @@ fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
                     .then_some(())
             })
             .with_context(|| told(&format!("{blow:?} after {moment:?}")))?;
-            let socket = stage.state().join(&name).join("control.sock");
             if socket.exists() {
                 ensure!(
-                    matches!(blow, Blow::KillHeart),
+                    inherited || matches!(blow, Blow::KillHeart),
                     told(&format!("{blow:?} after {moment:?} left the socket"))
                 );
                 ensure!(
