@@ -17,22 +17,39 @@ pub enum Road {
     Tunnel,
     /// TLS inside CONNECT.
     Tls,
+    /// Plain HTTP by a client that knows no proxy.
+    Captured,
+    /// TLS by a client that knows no proxy.
+    CapturedTls,
 }
 
 impl Road {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Plain, Self::Tunnel, Self::Tls];
+    pub const ALL: &[Self] = &[Self::Plain, Self::Tunnel, Self::Tls, Self::Captured, Self::CapturedTls];
 
     fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Tunnel => "tunnel",
             Self::Tls => "tls",
+            Self::Captured => "captured",
+            Self::CapturedTls => "captured tls",
         }
     }
 
+    fn tls(self) -> bool {
+        matches!(self, Self::Tls | Self::CapturedTls)
+    }
+
     fn port(self) -> u16 {
-        if self == Self::Tls { TLS_PORT } else { PLAIN_PORT }
+        if self.tls() { TLS_PORT } else { PLAIN_PORT }
+    }
+
+    fn dial(self) -> (String, u16) {
+        match self {
+            Self::Captured | Self::CapturedTls => (HOST.to_owned(), self.port()),
+            _ => proxy(),
+        }
     }
 }
 
@@ -92,15 +109,15 @@ impl Case {
         let text = fill(text.as_ref(), "{U}", &before);
         let text = fill(&text, "{H}", &authority);
         let mut steps = Vec::new();
-        if road != Road::Plain {
+        if matches!(road, Road::Tunnel | Road::Tls) {
             steps.extend(connect(&authority));
         }
-        if road == Road::Tls {
+        if road.tls() {
             steps.push(Step::Tls(HOST, &["http/1.1"]));
         }
         steps.push(Step::Send(text));
         let answers = usize::from(matches!(expect, Expect::Arrives { .. }));
-        Self { name: format!("{}/{name}", road.name()), dial: proxy(), steps, answers, expect }
+        Self { name: format!("{}/{name}", road.name()), dial: road.dial(), steps, answers, expect }
     }
 
     /// Steps towards the proxy.
