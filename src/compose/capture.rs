@@ -24,30 +24,44 @@ use crate::sealed;
 /// Where the agents' `resolv.conf` says that names are known.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 
-/// Captures the policy's ports, from now on.
+/// Ports that are not captured, and why.
+pub type Uncaptured = Vec<(u16, io::Error)>;
+
+/// Captures the policy's ports, from now on; when it returns, those of now are there. The questions for them are asked
+/// first of all: init captures nothing before the proof, which tries that nothing leads out, and then before it
+/// starts an agent that was asked for later.
 pub async fn follow(
     init: &InitClient,
     policy: &policy::Store,
-    cage: &CageReport,
-) -> watch::Receiver<Vec<Listener>> {
-    let (sender, receiver) = watch::channel(Vec::new());
-    if let Some(why) = &cage.no_capture {
-        say(&format!("programs that use no proxy have no way out: {why}"));
-        return receiver;
-    }
+    sender: watch::Sender<Vec<Listener>>,
+) -> Uncaptured {
     // Subscribed first: a generation published meanwhile is then seen below.
     let mut generations = policy.subscribe();
-    capture(init, &sender, &policy.load().compiled.ports()).await;
+    let uncaptured = capture(init, &sender, &policy.load().compiled.ports()).await;
     let (init, policy) = (init.clone(), policy.clone());
     tokio::spawn(async move {
         while generations.changed().await.is_ok() {
-            capture(&init, &sender, &policy.load().compiled.ports()).await;
+            log(&capture(&init, &sender, &policy.load().compiled.ports()).await);
         }
     });
-    receiver
+    uncaptured
 }
 
-async fn capture(init: &InitClient, listeners: &watch::Sender<Vec<Listener>>, ports: &[u16]) {
+/// Says what is not captured: once, where this kernel can't capture at all.
+pub fn tell(uncaptured: &Uncaptured, cage: &CageReport) {
+    match &cage.no_capture {
+        Some(why) => say(&format!("programs that use no proxy have no way out: {why}")),
+        None => log(uncaptured),
+    }
+}
+
+fn log(uncaptured: &Uncaptured) {
+    for (port, error) in uncaptured {
+        tracing::error!(%error, port, "connections to this port are not captured");
+    }
+}
+
+async fn capture(init: &InitClient, listeners: &watch::Sender<Vec<Listener>>, ports: &[u16]) -> Uncaptured {
     let port_of = |listener: &Listener| match listener.kind {
         Kind::Captured { port } => Some(port),
         _ => None,
@@ -57,31 +71,37 @@ async fn capture(init: &InitClient, listeners: &watch::Sender<Vec<Listener>>, po
     let is_new = |port: &&u16| !wanted.iter().any(|listener| port_of(listener) == Some(**port));
     // Asked at once, so that the answers come in one go.
     let asked = ports.iter().filter(is_new).map(|port| async move { (*port, init.capture(*port).await) });
+    let mut uncaptured = Uncaptured::new();
     for (port, answer) in futures_util::future::join_all(asked).await {
         match answer.map_err(io::Error::other).and_then(tcp_listener) {
             Ok(socket) => wanted.push(Listener { kind: Kind::Captured { port }, socket: Arc::new(socket) }),
-            Err(error) => tracing::error!(%error, port, "connections to this port are not captured"),
+            Err(error) => uncaptured.push((port, error)),
         }
     }
     listeners.send_replace(wanted);
     if let Err(error) = init.capture_only(ports).await {
         tracing::error!(%error, "ports that the policy no longer names may still be open inside");
     }
+    uncaptured
 }
 
-/// The name server's sockets, and what answers on them.
-pub async fn names(init: &InitClient, stores: &Stores) -> Result<(Arc<Resolver>, Sockets), Refused> {
+/// The name server's sockets.
+pub async fn name_sockets(init: &InitClient) -> Result<Sockets, Refused> {
     let address = SocketAddr::from((NAME_SERVER, 53));
-    let udp = std::net::UdpSocket::from(init.bind_udp(address).await?);
+    let (udp, tcp) = tokio::try_join!(init.bind_udp(address), init.listen_tcp(address))?;
+    let udp = std::net::UdpSocket::from(udp);
     udp.set_nonblocking(true)?;
-    let tcp = tcp_listener(init.listen_tcp(address).await?)?;
-    let resolver = Resolver::new(
+    Ok(Sockets { udp: Arc::new(udp), tcp: Arc::new(tcp_listener(tcp)?) })
+}
+
+/// What answers on them.
+pub fn resolver(stores: &Stores) -> Arc<Resolver> {
+    Arc::new(Resolver::new(
         stores.policy.clone(),
         Arc::clone(&stores.proxy.names),
         Arc::new(stores.audit.sink()),
         agent::plan::INFERENCE_ADDRESS,
-    );
-    Ok((Arc::new(resolver), Sockets { udp: Arc::new(udp), tcp: Arc::new(tcp) }))
+    ))
 }
 
 /// The names' addresses, in a file that the heart keeps: a supervisor's death changes none.

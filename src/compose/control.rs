@@ -44,8 +44,8 @@ pub struct Desk {
     pub addresses: Addresses,
     /// The agents.
     pub agents: Agents,
-    /// How the cage came out.
-    pub cage: CageReport,
+    /// How the cage came out, once it is proven.
+    pub cage: OnceCell<CageReport>,
     /// Exec sessions.
     pub exec: Exec,
     /// The tree, once it is up.
@@ -115,7 +115,7 @@ impl Desk {
             }
             .into(),
             fault_injection: self.plan.fault_injection,
-            controls: controls(&self.cage),
+            controls: self.cage.get().map(controls).unwrap_or_default(),
             policy: PolicyStatus {
                 generation: generation.number,
                 sha256: hex::encode(generation.sha256),

@@ -14,6 +14,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::handover::Handover;
+use super::stores::tcp_listener;
+use crate::config::Forward;
+use crate::plan::slot;
+
 /// Connections through all forwards at one time.
 const MAX_CONNECTIONS: usize = 512;
 /// The wait after a failed accept (out of descriptors).
@@ -35,6 +40,15 @@ pub struct Forwarded {
     pub listener: Arc<std::net::TcpListener>,
     /// The port inside.
     pub to: u16,
+}
+
+/// The planned forwards whose listeners the heart keeps.
+pub fn handed_over(planned: &[Forward], handover: &mut Handover) -> std::io::Result<Vec<Forwarded>> {
+    let listeners = planned
+        .iter()
+        .enumerate()
+        .filter_map(|(n, forward)| Some((handover.take(&format!("{}{n}", slot::FORWARD))?, forward.to)));
+    listeners.map(|(fd, to)| Ok(Forwarded { listener: Arc::new(tcp_listener(fd)?), to })).collect()
 }
 
 /// What the actor is started with.

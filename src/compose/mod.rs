@@ -2,7 +2,7 @@
 //! the end.
 //!
 //! ```text
-//! handover → stores → the cage is built and proven → sockets, bundle → the tree, agents last → Ready
+//! handover → stores → sockets of the cage → the tree ─┬─ the cage is proven → the agents → Ready
 //!          → wait: the agents are over │ told to stop │ the tree escalates │ the heart is gone
 //!          → agents stopped, output out, records written → Finish
 //! ```
@@ -10,6 +10,7 @@
 
 mod adapters;
 mod agents;
+mod asked;
 mod capture;
 mod control;
 mod ending;
@@ -23,26 +24,25 @@ mod stores;
 mod terminal;
 mod tree;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::InitClient;
-use agent::client::ClientError;
 use agent::own::Role;
 use agent::protocol::CageReport;
-use supervision::Supervisor;
+use supervision::{ChildSpec, Supervisor};
 use telemetry::audit::SandboxChange;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{OnceCell, broadcast, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
 use crate::cli::out::{REFUSED, say};
-use crate::plan::{Mode, Plan, explicit_listeners, inference_listeners, slot};
+use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
 use crate::steps::Steps;
-use agents::{Agents, Surroundings};
+use agents::{Agent, Agents, Surroundings};
+use asked::Asked;
 use control::Desk;
 use ending::{End, wait_for_end};
 use handover::{Handover, HeartLine};
@@ -116,10 +116,9 @@ async fn supervise() -> Result<(), Refused> {
             ending::clean_up();
             Ok(())
         }
+        // Whatever the heart still has to read lies in its line already.
         End::Over { code, message } => {
-            let closed = ending::close(&desk, &heart, code, message).await;
-            closed.inspect_err(|_| ending::clean_up())?;
-            wait_for_heart(&heart).await
+            Ok(ending::close(&desk, &heart, code, message).await.inspect_err(|_| ending::clean_up())?)
         }
     }
 }
@@ -150,7 +149,7 @@ async fn build(
 ) -> Result<(Arc<Desk>, mpsc::Receiver<Duration>), Refused> {
     let channel = handover.take(slot::INIT).ok_or("the heart handed over no channel to init")?;
     let init = InitClient::new(channel)?;
-    // Init answers when the cage is built and proven; everything that doesn't wait for it is made meanwhile.
+    // Everything that doesn't wait for the proof is made while it runs.
     let asked = Asked::of(&init);
     let ready = stores::Ready::make(&plan, handover, heart).await?;
     log::install(&plan, &ready.redactor);
@@ -160,40 +159,32 @@ async fn build(
         let init = init.clone();
         async move { init.put_ca_bundle(bundle.as_bytes()).await }
     });
-    heart.steps.done("supervisor: policy, redactor, audit log, authority ready; waits for init");
-    let Answered { cage, diag, listeners } = asked.answered().await?;
-    cage.steps.iter().for_each(|(what, at)| heart.steps.add(what, *at));
+    heart.steps.done("supervisor: policy, redactor, audit log, authority ready");
+    let Asked { report, sockets } = asked;
+    let asked::Sockets { diag, listeners, names } = sockets.await??;
     let stores = Arc::new(ready.open(&init, diag)?);
-    note_start(&plan, &stores, handover, &cage);
+    note_start(&plan, &stores, handover);
     keep_policy(&stores, heart);
-    heart.steps.done("supervisor: init answered");
 
-    let stdin = match plan.mode {
-        Mode::Foreground { .. } => Some(stdin::Stdin::new(handover, heart.clone())),
-        Mode::Service => None,
+    let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
+    let (captured, capturing) = watch::channel(Vec::new());
+    let sockets = tree::Sockets {
+        control: Arc::new(
+            handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?.into(),
+        ),
+        metrics: handover.take(slot::METRICS).map(stores::tcp_listener).transpose()?.map(Arc::new),
+        proxy: listeners,
+        captured: capturing,
+        names: (capture::resolver(&stores), names),
+        forwards: forwards::handed_over(&plan.forwards, handover)?,
     };
-    let around = Surroundings {
-        plan: &plan,
-        init: &init,
-        heart,
-        streams: &stores.streams,
-        sink: stores.audit.sink(),
-        stdin,
-    };
-    let (mut agents, mut specs) = (Vec::new(), Vec::new());
-    for planned in &plan.agents {
-        let (agent, spec) = around.agent(planned, handover)?;
-        agents.push(agent);
-        specs.push(spec);
-    }
-    let sockets = sockets(&plan, handover, listeners, &init, &stores, &cage).await?;
     let (ending, told_to_end) = mpsc::channel(1);
     let desk = Arc::new(Desk {
         plan: Arc::clone(&plan),
         stores: Arc::clone(&stores),
         addresses: tree::Addresses::new(),
         agents: Agents::new(agents),
-        cage,
+        cage: OnceCell::new(),
         exec: exec::Exec { init: init.clone(), redactor: stores.redactor.clone() },
         tree: OnceCell::new(),
         ending,
@@ -208,24 +199,79 @@ async fn build(
         &plan.policy.text,
         records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
     );
-    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init, specs);
+    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
     tokio::spawn(records::reports(heard, stores.audit.sink()));
-    // No agent before its roots are there.
-    put.await??;
     let tree = Supervisor::start(spec.report_to(reports)).await?;
+    heart.steps.done("supervisor: tree up; waits for the proof");
+
+    // No agent before its roots are there. Before the proof init starts none: its spawn waits there, behind the ports that
+    // are asked for here first.
+    put.await??;
+    let proven = async {
+        let cage = report.await??;
+        cage.steps.iter().for_each(|(what, at)| heart.steps.add(what, *at));
+        note_controls(&stores, &cage);
+        Ok::<_, Refused>(cage)
+    };
+    let ports = capture::follow(&init, &stores.policy, captured);
+    let started = tree.add_child("", tree::agents(specs));
+    let (cage, uncaptured, started) = tokio::join!(biased; proven, ports, started);
+    // A cage that could not be proven is the first thing told.
+    let cage = cage?;
+    capture::tell(&uncaptured, &cage);
+    let _ = desk.cage.set(cage);
+    started?;
     let _ = desk.tree.set(tree);
-    heart.steps.done("supervisor: tree up, agents started");
+    heart.steps.done("supervisor: agents started");
     Ok((desk, told_to_end))
 }
 
-fn note_start(plan: &Plan, stores: &Stores, handover: &Handover, cage: &CageReport) {
+/// The agents as they will be, and their actors' specs. Output that a predecessor left in pipes is taken up.
+fn agents(
+    plan: &Plan,
+    init: &InitClient,
+    heart: &HeartLine,
+    stores: &Stores,
+    handover: &mut Handover,
+) -> Result<(Vec<Agent>, Vec<ChildSpec>), Refused> {
+    let stdin = match plan.mode {
+        Mode::Foreground { .. } => Some(stdin::Stdin::new(handover, heart.clone())),
+        Mode::Service => None,
+    };
+    let sink = stores.audit.sink();
+    let around = Surroundings { plan, init, heart, streams: &stores.streams, sink, stdin };
+    let both: std::io::Result<Vec<_>> =
+        plan.agents.iter().map(|planned| around.agent(planned, handover)).collect();
+    Ok(both?.into_iter().unzip())
+}
+
+fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     use telemetry::metrics;
     let rooted = matches!(plan.cage.ids, agent::plan::Ids::Rooted { .. });
     metrics::build_info(env!("CARGO_PKG_VERSION"), if rooted { "rooted" } else { "rootless" });
     metrics::supervisor_restarts(handover.restarts.into());
     metrics::policy_generation(stores.policy.load().number);
+    let sink = stores.audit.sink();
+    if handover.restarts == 0 {
+        records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
+    } else {
+        records::record(
+            &sink,
+            telemetry::audit::Event::Actor {
+                name: "supervisor".into(),
+                change: telemetry::audit::ActorChange::SupervisorRestarted,
+                failure: handover.last_death.map(|status| status.to_string()),
+                restarts: handover.restarts.into(),
+            },
+        );
+    }
+}
+
+/// What the proof found, before anything runs under it.
+fn note_controls(stores: &Stores, cage: &CageReport) {
+    use telemetry::metrics;
     let sink = stores.audit.sink();
     for check in &cage.proof {
         metrics::control_missing(check.control.as_str(), false);
@@ -240,19 +286,6 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover, cage: &CageRepo
             },
         );
         say(&format!("{} is not enforced: {}", missing.control, missing.why));
-    }
-    if handover.restarts == 0 {
-        records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
-    } else {
-        records::record(
-            &sink,
-            telemetry::audit::Event::Actor {
-                name: "supervisor".into(),
-                change: telemetry::audit::ActorChange::SupervisorRestarted,
-                failure: handover.last_death.map(|status| status.to_string()),
-                restarts: handover.restarts.into(),
-            },
-        );
     }
 }
 
@@ -269,81 +302,4 @@ fn keep_policy(stores: &Arc<Stores>, heart: &HeartLine) {
             }
         }
     });
-}
-
-/// What init was asked at once, so that its answers come in one go.
-struct Asked {
-    report: JoinHandle<Result<CageReport, ClientError>>,
-    diag: JoinHandle<Result<OwnedFd, ClientError>>,
-    listeners: JoinHandle<Result<Vec<proxy::Listener>, Refused>>,
-}
-
-struct Answered {
-    cage: CageReport,
-    diag: OwnedFd,
-    listeners: Vec<proxy::Listener>,
-}
-
-impl Asked {
-    fn of(init: &InitClient) -> Self {
-        let (reporting, diagnosing, listening) = (init.clone(), init.clone(), init.clone());
-        Self {
-            report: tokio::spawn(async move { reporting.report().await }),
-            diag: tokio::spawn(async move { diagnosing.diag().await }),
-            listeners: tokio::spawn(async move { listeners(&listening).await }),
-        }
-    }
-
-    /// A cage that could not be built or proven is the first thing told.
-    async fn answered(self) -> Result<Answered, Refused> {
-        let cage = self.report.await??;
-        Ok(Answered { cage, diag: self.diag.await??, listeners: self.listeners.await?? })
-    }
-}
-
-/// The proxy's listeners inside. Init keeps them: a new supervisor gets the very same sockets, with whoever waits in
-/// their queues.
-async fn listeners(init: &InitClient) -> Result<Vec<proxy::Listener>, Refused> {
-    let explicit = explicit_listeners().map(|address| (proxy::Kind::Explicit, address));
-    let inference =
-        inference_listeners().map(|address| (proxy::Kind::Inference { tls: address.port() == 443 }, address));
-    let asked = explicit.into_iter().chain(inference).map(|(kind, address)| async move {
-        match init.listen_tcp(address).await {
-            Ok(fd) => Ok(Some(proxy::Listener { kind, socket: Arc::new(stores::tcp_listener(fd)?) })),
-            // A kernel without IPv6.
-            Err(error) if address.is_ipv6() => {
-                tracing::warn!(%error, "the proxy does not listen on {address}");
-                Ok(None)
-            }
-            Err(error) => Err(Refused::from(error)),
-        }
-    });
-    Ok(futures_util::future::try_join_all(asked).await?.into_iter().flatten().collect())
-}
-
-async fn sockets(
-    plan: &Plan,
-    handover: &mut Handover,
-    listeners: Vec<proxy::Listener>,
-    init: &InitClient,
-    stores: &Stores,
-    cage: &CageReport,
-) -> Result<tree::Sockets, Refused> {
-    let control = handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?;
-    let metrics = handover.take(slot::METRICS).map(stores::tcp_listener).transpose()?;
-    let mut forwards = Vec::new();
-    for (n, forward) in plan.forwards.iter().enumerate() {
-        if let Some(fd) = handover.take(&format!("{}{n}", slot::FORWARD)) {
-            let listener = Arc::new(stores::tcp_listener(fd)?);
-            forwards.push(forwards::Forwarded { listener, to: forward.to });
-        }
-    }
-    Ok(tree::Sockets {
-        control: Arc::new(control.into()),
-        metrics: metrics.map(Arc::new),
-        proxy: listeners,
-        captured: capture::follow(init, &stores.policy, cage).await,
-        names: capture::names(init, stores).await?,
-        forwards,
-    })
 }

@@ -79,7 +79,7 @@ pub struct Sockets {
     pub forwards: Vec<super::forwards::Forwarded>,
 }
 
-/// The whole tree. `agents` come last, when every part that they need is there.
+/// The tree without its agents: every part that they need. See [`agents`].
 pub fn spec(
     stores: &Stores,
     sockets: Sockets,
@@ -87,7 +87,6 @@ pub fn spec(
     loader: policy::Loader,
     control: Arc<dyn Control>,
     init: &agent::InitClient,
-    agents: Vec<ChildSpec>,
 ) -> SupervisorSpec {
     let Sockets { control: control_socket, metrics, proxy: listeners, captured, names, forwards } = sockets;
 
@@ -135,9 +134,13 @@ pub fn spec(
             (super::forwards::ForwardsActor, given.clone())
         })));
     }
-    let agents =
-        agents.into_iter().fold(SupervisorSpec::new("agents", Strategy::OneForOne), SupervisorSpec::child);
-    tree.child(ChildSpec::supervisor(agents))
+    tree
+}
+
+/// The tree's last child, added when the cage is proven.
+pub fn agents(specs: Vec<ChildSpec>) -> ChildSpec {
+    let agents = SupervisorSpec::new("agents", Strategy::OneForOne);
+    ChildSpec::supervisor(specs.into_iter().fold(agents, SupervisorSpec::child))
 }
 
 fn part(spec: ChildSpec) -> ChildSpec {

@@ -13,7 +13,7 @@ mod identity;
 mod mounts;
 mod network;
 
-use crate::init::{Confinement, Connects, enter_session, receive_listener};
+use crate::init::{Confinement, Connects, Early, enter_session, receive_listener};
 use crate::isolation::namespaces::Namespaces;
 use crate::plan::{CagePlan, Control};
 use crate::protocol::Check;
@@ -121,12 +121,25 @@ impl From<io::Error> for Fault {
 /// A name that only the probe looks for; nobody who is in a domain of ours reaches it.
 const ABSTRACT_WITNESS: &str = "cofferdam-landlock-witness";
 
-/// Forks the probe, waits for it, and gives its answers. Called by init only.
-pub(crate) fn run(scene: &Scene<'_>, connects: &mut Connects) -> Result<Vec<Check>, Fault> {
+/// A probe at work; killed and reaped when dropped.
+pub(crate) struct Running {
+    pid: i32,
+    /// What it says.
+    answers: OwnedFd,
+    /// Where it hands its filter's listener over.
+    hand: OwnedFd,
+    /// The abstract socket that it must not reach; gone with the probe, so that agents find nothing there.
+    _witness: UnixListener,
+}
+
+/// Forks the probe. Called by init only.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn start(scene: &Scene<'_>) -> io::Result<Running> {
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(ABSTRACT_WITNESS)?;
-    // Gone with this function: the agent finds nothing there.
-    let _witness = UnixListener::bind_addr(&address)?;
+    let witness = UnixListener::bind_addr(&address)?;
     let (read, write) = sys::fd::pipe()?;
     let (ours, theirs) = sys::socket::seqpacket_pair()?;
     match sys::process::clone(0)? {
@@ -137,17 +150,31 @@ pub(crate) fn run(scene: &Scene<'_>, connects: &mut Connects) -> Result<Vec<Chec
             let _ = sys::fd::write_all(write.as_fd(), &bytes);
             sys::process::exit_now(0)
         }
-        Cloned::Parent { pid, .. } => {
-            drop((write, theirs));
-            let answer = collect(&read, &ours, scene.confinement.asks(), connects);
-            let answer = answer.map(|(mut checks, inode)| {
-                checks.push(told_of_connects(connects.process(inode) == Some(pid)));
-                checks
-            });
-            let _ = sys::process::kill(pid, false, libc::SIGKILL);
-            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
-            answer
-        }
+        Cloned::Parent { pid, .. } => Ok(Running { pid, answers: read, hand: ours, _witness: witness }),
+    }
+}
+
+impl Running {
+    /// Waits for its answers; the supervisor is served meanwhile.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub(crate) fn finish(
+        self,
+        asks: bool,
+        connects: &mut Connects,
+        early: Early<'_, '_>,
+    ) -> Result<Vec<Check>, Fault> {
+        let (mut checks, inode) = collect([&self.answers, &self.hand], asks, connects, early)?;
+        checks.push(told_of_connects(connects.process(inode) == Some(self.pid)));
+        Ok(checks)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = sys::process::kill(self.pid, false, libc::SIGKILL);
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None);
     }
 }
 
@@ -162,12 +189,12 @@ fn told_of_connects(told: bool) -> Check {
     }
 }
 
-/// The probe's answers; its connects are served meanwhile.
+/// The probe's answers; its connects and the supervisor are served meanwhile.
 fn collect(
-    pipe: &OwnedFd,
-    from_probe: &OwnedFd,
+    [pipe, from_probe]: [&OwnedFd; 2],
     asks: bool,
     connects: &mut Connects,
+    mut early: Early<'_, '_>,
 ) -> Result<(Vec<Check>, u64), Fault> {
     let mut bytes = Vec::new();
     let mut chunk = [0_u8; 4096];
@@ -175,7 +202,7 @@ fn collect(
     let mut listening = !asks;
     loop {
         let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut list = vec![poll(pipe)];
+        let mut list = vec![poll(pipe), early.poll()];
         list.extend(connects.polls());
         if !listening {
             list.push(poll(from_probe));
@@ -184,8 +211,12 @@ fn collect(
         if sys::fd::poll_all(&mut list, i32::try_from(left).unwrap_or(i32::MAX))? == 0 {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT).into());
         }
-        let (answer, calls) = list.split_at(1);
+        let (ours, calls) = list.split_at(2);
         connects.serve(calls);
+        let [answer, asked] = [ours[0].revents, ours[1].revents];
+        if asked != 0 {
+            early.serve();
+        }
         if !listening && calls.last().is_some_and(|hand| hand.revents != 0) {
             listening = true;
             // A probe that could not load its filter says so in its answer.
@@ -193,7 +224,7 @@ fn collect(
                 connects.listen(listener);
             }
         }
-        if answer.iter().all(|pipe| pipe.revents == 0) {
+        if answer == 0 {
             continue;
         }
         match sys::fd::read(pipe.as_fd(), &mut chunk)? {

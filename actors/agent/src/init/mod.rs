@@ -4,11 +4,15 @@
 //! begin ─▶ tied to the heart's life, ids set ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end, or SIGKILL
 //!              │ fails: exit                      └── fails ──┴──▶ serve refusals until the heart ends it
 //! ```
+//! While the proof runs, sockets and run files are handed out already ([`handouts`]); all else waits for its end.
+//!
 //! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from one
 //! channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
 
+mod channel;
 mod confine;
 mod connects;
+mod handouts;
 mod holders;
 mod image;
 mod process;
@@ -18,6 +22,7 @@ mod table;
 
 pub(crate) use confine::{Confinement, receive_listener};
 pub(crate) use connects::Connects;
+pub(crate) use handouts::Early;
 pub(crate) use spawn::enter_session;
 
 use crate::credential_files::Keeper;
@@ -34,9 +39,10 @@ use crate::probe::{Fault, Scene};
 use crate::protocol::{CageFailure, CageReport, Missing};
 use crate::sys;
 use crate::wire::Wire;
+use channel::Channel;
+use handouts::Handouts;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -72,9 +78,10 @@ fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> R
     sys::socket::send(sync.as_fd(), b"r", &[]).map_err(drop)?;
     drop(sync);
     let wire = Wire::new(channel).map_err(drop)?;
-    match build(plan, outside, started) {
-        Ok(cage) => serve::serve(&wire, cage),
-        Err(failure) => serve::refuse(&wire, &failure),
+    let mut channel = Channel::new(&wire);
+    match build(plan, outside, started, &mut channel) {
+        Ok(cage) => serve::serve(channel, cage),
+        Err(failure) => serve::refuse(channel, &failure),
     }
 }
 
@@ -111,11 +118,7 @@ fn tie_to_heart(plan: &CagePlan, channel: &OwnedFd, sync: &OwnedFd, handed: &Han
 pub(crate) struct Cage {
     pub(crate) confinement: Confinement,
     pub(crate) report: CageReport,
-    /// The run directory, writable.
-    pub(crate) run: OwnedFd,
-    /// Listeners and UDP sockets made so far.
-    pub(crate) listeners: BTreeMap<SocketAddr, OwnedFd>,
-    pub(crate) datagrams: BTreeMap<SocketAddr, OwnedFd>,
+    pub(crate) handouts: Handouts,
     /// Where connections to the world arrive, and the listeners there by port.
     pub(crate) gate: Option<Gate>,
     pub(crate) captured: BTreeMap<u16, OwnedFd>,
@@ -125,7 +128,12 @@ pub(crate) struct Cage {
     pub(crate) connects: Connects,
 }
 
-fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, CageFailure> {
+fn build(
+    plan: &CagePlan,
+    outside: Outside,
+    started: Instant,
+    channel: &mut Channel<'_>,
+) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
     let mut steps = vec![("init: tied to the heart".to_owned(), sys::process::monotonic())];
     let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
@@ -180,9 +188,7 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
     let mut cage = Cage {
         confinement: Confinement::new(plan, rules, filter),
         report: CageReport { landlock_abi, no_capture, ..CageReport::default() },
-        run: built.run,
-        listeners,
-        datagrams: BTreeMap::new(),
+        handouts: Handouts::new(built.run, listeners),
         gate,
         captured: BTreeMap::new(),
         writable: writable_places(plan),
@@ -191,7 +197,15 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
     // Nothing runs yet; what can't be secured now is seen again on the beat.
     let _ = Keeper::open(crate::plan::WORKSPACE.as_ref()).map(|mut keeper| keeper.beat());
     cage.report.build_micros = micros(started);
-    prove(plan, &mut cage, &built.shown, &built.writable, &outside.namespaces, &mut missing)?;
+    let scene = Scene {
+        plan,
+        confinement: &cage.confinement,
+        shown: &built.shown,
+        writable: &built.writable,
+        outside: &outside.namespaces,
+    };
+    let early = Early::new(channel, &mut cage.handouts);
+    prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
     steps.push(("init: cage proven".to_owned(), sys::process::monotonic()));
     cage.report.steps = steps;
     cage.report.missing = missing.list;
@@ -203,16 +217,16 @@ fn build(plan: &CagePlan, outside: Outside, started: Instant) -> Result<Cage, Ca
 
 /// Runs the probe under the cage's confinement and judges its answers.
 fn prove(
-    plan: &CagePlan,
-    cage: &mut Cage,
-    shown: &[PathBuf],
-    writable: &[PathBuf],
-    outside: &Namespaces,
+    scene: &Scene<'_>,
+    connects: &mut Connects,
+    early: Early<'_, '_>,
+    report: &mut CageReport,
     missing: &mut Missed,
 ) -> Result<(), CageFailure> {
     let started = Instant::now();
-    let scene = Scene { plan, confinement: &cage.confinement, shown, writable, outside };
-    let checks = crate::probe::run(&scene, &mut cage.connects).map_err(|fault| match fault {
+    let running = crate::probe::start(scene)
+        .map_err(|source| failed(Failed { step: "starting the probe".into(), source, mend: None }))?;
+    let checks = running.finish(scene.confinement.asks(), connects, early).map_err(|fault| match fault {
         // No child could be confined, so none may run, whatever the enforcement.
         Fault::Unconfined(why) => CageFailure::Unproven(vec![why]),
         Fault::System(source) => failed(Failed { step: "running the probe".into(), source, mend: None }),
@@ -224,8 +238,8 @@ fn prove(
     for check in wrong {
         missing.note(check.control, crate::probe::sentence(check))?;
     }
-    cage.report.proof = checks;
-    cage.report.proof_micros = micros(started);
+    report.proof = checks;
+    report.proof_micros = micros(started);
     Ok(())
 }
 

@@ -1,67 +1,58 @@
-//! Init's loop: requests in, replies and deaths out, children reaped.
+//! Init's loop once the cage is proven: requests in, replies and deaths out, children reaped.
 //!
-//! It never blocks on the supervisor: what can't be sent waits in a bounded queue, and while that is full no further
-//! request is read. Deaths wait in the table, not in the queue, so none is lost however long nobody listens.
+//! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens.
 
+use super::channel::{Channel, Ended, Reply};
+use super::handouts::{descriptor, system};
 use super::process::{Stat, pids};
 use super::table::Table;
 use super::{Cage, holders, spawn};
 use crate::credential_files::Keeper;
-use crate::isolation::{network, root};
+use crate::isolation::network;
 use crate::plan::Control;
 use crate::protocol::{
-    Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, MAX_PUT_FILE, Refusal,
-    Request, ToInit,
+    Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, Refusal, Request, ToInit,
 };
 use crate::sys;
-use crate::wire::{Packet, Wire, WireError, encode};
+use crate::wire::{Packet, WireError};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a credential file of the known ones may stand open: a look costs a few dozen system calls.
 const BEAT: Duration = Duration::from_millis(BEAT_MILLISECONDS as u64);
 const BEAT_MILLISECONDS: i32 = 1000;
-/// Replies that may wait to be sent.
-const MAX_WAITING: usize = 64;
 /// Requests served before children are reaped again.
 const BURST: usize = 16;
-/// Sockets kept for repeated requests.
-const MAX_SOCKETS: usize = 256;
 /// Ports captured at a time: a policy that names more is none that we know.
 const MAX_CAPTURED: usize = 1024;
 /// Processes looked at when strays are killed, and how often.
 const MAX_STRAYS: usize = 4096;
 const STRAY_PASSES: usize = 16;
 
-type Reply = Result<(Answer, Vec<OwnedFd>), Refusal>;
-
 struct Loop<'a> {
-    wire: &'a Wire,
+    channel: Channel<'a>,
     cage: Cage,
     table: Table,
-    waiting: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
 }
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
-pub(super) fn serve(wire: &Wire, cage: Cage) -> Result<(), ()> {
+pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let signals = sys::process::signal_fd(&[libc::SIGCHLD]).map_err(drop)?;
-    let mut this = Loop { wire, cage, table: Table::default(), waiting: VecDeque::new() };
+    let mut this = Loop { channel, cage, table: Table::default() };
+    while let Some(packet) = this.channel.take_aside() {
+        this.take(packet);
+    }
+    if this.flush().is_err() {
+        return Ok(());
+    }
     let mut keeper = Keeper::open(crate::plan::WORKSPACE.as_ref()).ok();
     let mut last_beat = Instant::now();
     loop {
-        let mut events = 0;
-        if this.waiting.len() < MAX_WAITING {
-            events |= libc::POLLIN;
-        }
-        if !this.waiting.is_empty() || this.table.unannounced().is_some() {
-            events |= libc::POLLOUT;
-        }
         let mut list = vec![
-            libc::pollfd { fd: wire.as_fd().as_raw_fd(), events, revents: 0 },
+            this.channel.poll(this.table.unannounced().is_some()),
             libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
         ];
         list.extend(this.cage.connects.polls());
@@ -98,64 +89,52 @@ pub(super) fn serve(wire: &Wire, cage: Cage) -> Result<(), ()> {
 }
 
 /// The cage could not be built: answers every request with why, until the heart ends us.
-pub(super) fn refuse(wire: &Wire, failure: &CageFailure) -> Result<(), ()> {
+pub(super) fn refuse(mut channel: Channel<'_>, failure: &CageFailure) -> Result<(), ()> {
+    while let Some(packet) = channel.take_aside() {
+        channel.reply(packet.body.id, Err(Refusal::Cage(failure.clone())));
+    }
     loop {
-        let packet = match wire.recv::<ToInit>(None) {
-            Ok(packet) => packet,
-            Err(WireError::Closed | WireError::Io(_)) => return Ok(()),
-            Err(_) => continue,
-        };
-        let reply = FromInit::Reply { to: packet.body.id, result: Err(Refusal::Cage(failure.clone())) };
-        if wire.send(&reply, &[], None).is_err() {
+        if channel.flush().is_err() {
             return Ok(());
+        }
+        let mut list = [channel.poll(false)];
+        match sys::fd::poll_all(&mut list, -1) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return Err(()),
+        }
+        match channel.receive() {
+            Ok(Some(packet)) => channel.reply(packet.body.id, Err(Refusal::Cage(failure.clone()))),
+            Ok(None) => {}
+            Err(Ended) => return Ok(()),
         }
     }
 }
 
-/// The channel is gone.
-struct Ended;
-
 impl Loop<'_> {
     fn take_requests(&mut self) -> Result<(), Ended> {
         for _ in 0..BURST {
-            if self.waiting.len() >= MAX_WAITING {
-                break;
-            }
-            let Packet { body: ToInit { id, request }, fds } = match self.wire.try_recv::<ToInit>() {
-                Ok(packet) => packet,
-                Err(WireError::NotReady) => break,
-                Err(WireError::Closed | WireError::Io(_)) => return Err(Ended),
-                // The supervisor is ours: an unreadable packet is a fault there, answered to nobody.
-                Err(_) => continue,
-            };
-            let (result, fds) = match self.answer(request, fds) {
-                Ok((answer, fds)) => (Ok(answer), fds),
-                Err(refusal) => (Err(refusal), Vec::new()),
-            };
-            let bytes = encode(&FromInit::Reply { to: id, result }).or_else(|_| {
-                let refusal = Refusal::TooMany("bytes in an answer".into());
-                encode(&FromInit::Reply { to: id, result: Err(refusal) })
-            });
-            if let Ok(bytes) = bytes {
-                self.waiting.push_back((bytes, fds));
-            }
+            let Some(packet) = self.channel.receive()? else { break };
+            self.take(packet);
         }
         Ok(())
     }
 
+    fn take(&mut self, Packet { body: ToInit { id, request }, fds }: Packet<ToInit>) {
+        let reply = match self.cage.handouts.answer(request, fds) {
+            Ok(reply) => reply,
+            Err((request, fds)) => self.answer(request, fds),
+        };
+        self.channel.reply(id, reply);
+    }
+
     /// Sends what can be sent now: replies first, then deaths.
     fn flush(&mut self) -> Result<(), Ended> {
-        while let Some((bytes, fds)) = self.waiting.front() {
-            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            match self.wire.try_send_encoded(bytes, &borrowed) {
-                Err(WireError::NotReady) => return Ok(()),
-                Err(WireError::Closed) => return Err(Ended),
-                // Anything else is of this one packet (a descriptor limit): its asker waits in vain, others go on.
-                Ok(()) | Err(_) => drop(self.waiting.pop_front()),
-            }
+        if !self.channel.flush()? {
+            return Ok(());
         }
         while let Some((event, told)) = self.table.unannounced() {
-            match self.wire.send(&FromInit::Event(event), &[], Some(std::time::Duration::ZERO)) {
+            match self.channel.wire().send(&FromInit::Event(event), &[], Some(std::time::Duration::ZERO)) {
                 Err(WireError::NotReady) => return Ok(()),
                 Err(WireError::Closed) => return Err(Ended),
                 Ok(()) | Err(_) => *told = true,
@@ -206,28 +185,20 @@ impl Loop<'_> {
                 let master = master.ok_or_else(|| Refusal::Invalid("it has no terminal".into()))?;
                 descriptor(master.try_clone())
             }
-            Request::ListenTcp { address } => kept(&mut self.cage.listeners, address, network::listen_tcp),
             Request::Capture { port } => self.capture(port),
             Request::CaptureOnly { ports } => {
                 self.cage.captured.retain(|port, _| ports.contains(port));
                 done
             }
-            Request::BindUdp { address } => kept(&mut self.cage.datagrams, address, network::bind_udp),
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
-            Request::Diag => descriptor(network::diag()),
             Request::Holders { inode, mappings, connector } => {
                 let (holders, fds) = holders::holders(inode, mappings, &self.cage.writable)?;
                 let connector = connector.then(|| self.connector(inode, &holders));
                 Ok((Answer::Holders { holders, connector }, fds))
             }
-            Request::PutFile { name } => {
-                crate::plan::require_file_name(&name).map_err(|e| Refusal::Invalid(e.to_string()))?;
-                let file = fds.first().ok_or_else(|| Refusal::Invalid("no content".into()))?;
-                let bytes = sys::memfd::read_sealed(file.as_fd(), MAX_PUT_FILE)
-                    .map_err(|e| Refusal::Invalid(e.to_string()))?;
-                root::write_run_file(self.cage.run.as_fd(), &name, &bytes)
-                    .map_err(system("writing a run file"))?;
-                done
+            // Answered before, by `Handouts`.
+            Request::ListenTcp { .. } | Request::BindUdp { .. } | Request::Diag | Request::PutFile { .. } => {
+                Err(Refusal::Invalid("nothing to hand out".into()))
             }
             Request::KillStrays { agent } => {
                 kill_strays(&agent, &self.table.running()).map_err(system("looking for strays"))?;
@@ -279,32 +250,6 @@ impl Loop<'_> {
         let record = self.table.add(agent, started.pid, started.start_time, master);
         Ok((Answer::Spawned(record), started.master.into_iter().collect()))
     }
-}
-
-fn system(what: &'static str) -> impl Fn(io::Error) -> Refusal {
-    move |error| Refusal::System { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
-}
-
-fn descriptor(made: io::Result<OwnedFd>) -> Reply {
-    made.map(|fd| (Answer::Descriptor, vec![fd])).map_err(system("making a descriptor"))
-}
-
-/// A socket by its address: made once, duplicated for everyone who asks.
-fn kept(
-    sockets: &mut BTreeMap<SocketAddr, OwnedFd>,
-    address: SocketAddr,
-    make: fn(SocketAddr) -> io::Result<OwnedFd>,
-) -> Reply {
-    if let Some(socket) = sockets.get(&address) {
-        return descriptor(socket.try_clone());
-    }
-    if sockets.len() >= MAX_SOCKETS {
-        return Err(Refusal::TooMany("sockets".into()));
-    }
-    let socket = make(address).map_err(system("opening a socket inside"))?;
-    let copy = socket.try_clone().map_err(system("dup"))?;
-    sockets.insert(address, socket);
-    descriptor(Ok(copy))
 }
 
 /// Kills processes marked as this agent's that descend from no running process of the table, until none is left.

@@ -76,13 +76,14 @@ struct Bound {
 pub(super) struct Collected {
     bound: Vec<Bound>,
     links: Vec<(PathBuf, PathBuf)>,
-    bundle: Vec<u8>,
+    /// Whether the tree has a bundle of trusted roots, which ours will cover.
+    has_bundle: bool,
 }
 
 impl Collected {
     /// Opens what is there. What can't be opened isn't shown: nothing here is a control.
     pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Self {
-        let mut collected = Self { bound: Vec::new(), links: Vec::new(), bundle: read_host_bundle() };
+        let mut collected = Self { bound: Vec::new(), links: Vec::new(), has_bundle: has_bundle() };
         let mut names: BTreeMap<PathBuf, bool> =
             BOUND.iter().map(|(name, _)| (Path::new("/etc").join(name), false)).collect();
         if let Ok(entries) = std::fs::read_dir("/etc") {
@@ -111,7 +112,7 @@ impl Collected {
             return;
         }
         // A tree without a bundle: this directory is then ours, so that the bundle can be where programs look.
-        if self.bundle.is_empty() && Path::new(DEFAULT_BUNDLE).parent() == Some(path.as_path()) {
+        if !self.has_bundle && Path::new(DEFAULT_BUNDLE).parent() == Some(path.as_path()) {
             return;
         }
         // Links stay links: their targets in /usr and /etc are shown anyway.
@@ -125,11 +126,6 @@ impl Collected {
         if sys::mount::set_attributes(mount.as_fd(), attributes.and(Attributes::NO_EXEC), true).is_ok() {
             self.bound.push(Bound { path, directory: meta.is_dir(), writable, mount });
         }
-    }
-
-    /// The host's trusted roots: what the bundle holds until the supervisor sends its own.
-    pub(super) fn host_bundle(&self) -> &[u8] {
-        &self.bundle
     }
 
     /// Makes `/etc`, and says what of it is writable. The run directory must be attached.
@@ -226,12 +222,10 @@ fn random_id() -> std::io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn read_host_bundle() -> Vec<u8> {
-    SYSTEM_BUNDLES
-        .iter()
-        .filter(|path| std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_BUNDLE))
-        .find_map(|path| std::fs::read(path).ok())
-        .unwrap_or_default()
+fn has_bundle() -> bool {
+    SYSTEM_BUNDLES.iter().any(|path| {
+        std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && (1..=MAX_BUNDLE).contains(&meta.len()))
+    })
 }
 
 /// Covers every system bundle by ours: the same inode, so that what the supervisor writes later shows everywhere.

@@ -162,8 +162,8 @@ impl Collection {
     /// The run directory: one filesystem, a read-only mount for the agents and a writable one for init alone.
     fn build_run(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
         let dir = self.run.as_fd();
-        write_run_file(dir, crate::plan::CA_BUNDLE, self.etc.host_bundle())
-            .map_err(at("certificate bundle"))?;
+        // Empty until the supervisor sends the roots, which it does before it starts an agent.
+        write_run_file(dir, crate::plan::CA_BUNDLE, &[]).map_err(at("certificate bundle"))?;
         for file in &plan.files {
             write_run_file(dir, &file.name, &file.bytes).map_err(at(format!("run file {}", file.name)))?;
         }

@@ -3,7 +3,7 @@
 //! unfinished bytes of its own failed write or of a crash, and the latter goes on record.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,8 @@ const OLD_PREFIX: &str = "audit-";
 const OLD_SUFFIX: &str = ".jsonl";
 /// Longest line ever written: a dozen texts of `TEXT_MAX`, each byte escaped sixfold, with room to spare.
 pub(crate) const LINE_MAX: usize = 512 * 1024;
+/// What of a file's end is looked at first: most records are far shorter.
+const END_MIN: u64 = 16 << 10;
 /// The head file is overwritten in place, so it always has this length.
 const HEAD_LENGTH: usize = 192;
 
@@ -304,21 +306,28 @@ struct FileEnd {
     torn: Option<Note>,
 }
 
+/// Looks at as little of the end as holds a whole record: a log may be large, and every start waits for this.
 fn read_end(file: &mut File, path: &Path) -> Result<FileEnd, AuditError> {
     let size = file.metadata().map_err(io("examining", path))?.len();
-    let from = size.saturating_sub(2 * LINE_MAX as u64);
-    file.seek(SeekFrom::Start(from)).map_err(io("reading", path))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(io("reading", path))?;
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    let (lines, rest) = bytes.split_at(whole);
-    let last = lines
-        .strip_suffix(b"\n")
-        .map(|lines| lines.rsplit(|byte| *byte == b'\n').next().unwrap_or_default())
-        .map(|line| parse(line).map_err(|_| ()));
-    let torn = (!rest.is_empty())
-        .then(|| Note::Truncated { bytes: rest.len() as u64, sha256: hex::encode(Sha256::digest(rest)) });
-    Ok(FileEnd { length: from + whole as u64, last, torn })
+    let mut window = END_MIN;
+    loop {
+        let from = size.saturating_sub(window);
+        file.seek(SeekFrom::Start(from)).map_err(io("reading", path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io("reading", path))?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (lines, rest) = bytes.split_at(whole);
+        let line = lines.strip_suffix(b"\n").map(|lines| (lines, lines.iter().rposition(|b| *b == b'\n')));
+        if from > 0 && window < 2 * LINE_MAX as u64 && line.is_none_or(|(_, begin)| begin.is_none()) {
+            window *= 4;
+            continue;
+        }
+        let last = line.map(|(lines, begin)| lines.get(begin.map_or(0, |at| at + 1)..).unwrap_or_default());
+        let torn = (!rest.is_empty())
+            .then(|| Note::Truncated { bytes: rest.len() as u64, sha256: hex::encode(Sha256::digest(rest)) });
+        let last = last.map(|line| parse(line).map_err(|_| ()));
+        return Ok(FileEnd { length: from + whole as u64, last, torn });
+    }
 }
 
 fn last_of_old(directory: &Path) -> Result<Option<Result<Record, ()>>, AuditError> {
@@ -331,9 +340,10 @@ fn last_of_old(directory: &Path) -> Result<Option<Result<Record, ()>>, AuditErro
 /// The first record of a file, if it has one that can be read.
 pub(crate) fn first_record(path: &Path) -> Result<Option<Record>, AuditError> {
     let file = File::open(path).map_err(io("opening", path))?;
-    let mut start = Vec::new();
-    file.take(LINE_MAX as u64).read_to_end(&mut start).map_err(io("reading", path))?;
-    Ok(start.split(|byte| *byte == b'\n').next().and_then(|line| parse(line).ok()))
+    let mut line = Vec::new();
+    let mut start = BufReader::with_capacity(4 << 10, file.take(LINE_MAX as u64));
+    start.read_until(b'\n', &mut line).map_err(io("reading", path))?;
+    Ok(parse(line.strip_suffix(b"\n").unwrap_or(&line)).ok())
 }
 
 fn first_seq(path: &Path) -> Result<Option<u64>, AuditError> {

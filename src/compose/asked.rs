@@ -1,0 +1,67 @@
+//! What init is asked as soon as it can be: its sockets, which it hands out while the cage is being proven, and how the
+//! proof came out.
+//!
+//! All questions go out at once, so that the answers come in one go. A cage that could not be built refuses them all with
+//! the same words.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use agent::InitClient;
+use agent::client::ClientError;
+use agent::protocol::CageReport;
+use tokio::task::JoinHandle;
+
+use super::capture;
+use super::stores::{Refused, tcp_listener};
+use crate::plan::{explicit_listeners, inference_listeners};
+
+/// The questions.
+pub struct Asked {
+    /// How the cage came out: comes last, when it is proven.
+    pub report: JoinHandle<Result<CageReport, ClientError>>,
+    /// Sockets inside.
+    pub sockets: JoinHandle<Result<Sockets, Refused>>,
+}
+
+/// Init keeps them all: a new supervisor gets the very same, with whoever waits in their queues.
+pub struct Sockets {
+    /// For looking at the sandbox's connections.
+    pub diag: OwnedFd,
+    /// The proxy's listeners.
+    pub listeners: Vec<proxy::Listener>,
+    /// The name server's.
+    pub names: proxy::names::Sockets,
+}
+
+impl Asked {
+    /// Asks.
+    pub fn of(init: &InitClient) -> Self {
+        let (reporting, init) = (init.clone(), init.clone());
+        let sockets = async move {
+            let diag = async { Ok::<_, Refused>(init.diag().await?) };
+            let (diag, listeners, names) =
+                tokio::try_join!(diag, listeners(&init), capture::name_sockets(&init))?;
+            Ok(Sockets { diag, listeners, names })
+        };
+        Self { report: tokio::spawn(async move { reporting.report().await }), sockets: tokio::spawn(sockets) }
+    }
+}
+
+async fn listeners(init: &InitClient) -> Result<Vec<proxy::Listener>, Refused> {
+    let explicit = explicit_listeners().map(|address| (proxy::Kind::Explicit, address));
+    let inference =
+        inference_listeners().map(|address| (proxy::Kind::Inference { tls: address.port() == 443 }, address));
+    let asked = explicit.into_iter().chain(inference).map(|(kind, address)| async move {
+        match init.listen_tcp(address).await {
+            Ok(fd) => Ok(Some(proxy::Listener { kind, socket: Arc::new(tcp_listener(fd)?) })),
+            // A kernel without IPv6.
+            Err(error) if address.is_ipv6() => {
+                tracing::warn!(%error, "the proxy does not listen on {address}");
+                Ok(None)
+            }
+            Err(error) => Err(Refused::from(error)),
+        }
+    });
+    Ok(futures_util::future::try_join_all(asked).await?.into_iter().flatten().collect())
+}
