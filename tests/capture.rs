@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             own_servers_on_captured_ports,
             a_name_keeps_its_address,
             a_reload_moves_the_ports,
+            what_the_kernel_refuses_is_on_record,
         ],
     )
 }
@@ -353,4 +354,40 @@ fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
     sandbox.heart().wait_for("open [8080]", PATIENCE)?;
     stage.write("policy.yaml", entry(80))?;
     sandbox.heart().wait_for("open [80]", PATIENCE)
+}
+
+/// Ports that no entry names are refused by the kernel at once, datagrams too; each is on record, the first time.
+fn what_the_kernel_refuses_is_on_record(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let script = "import socket, errno\n\
+        def refused(family, kind, to):\n\
+        \ts = socket.socket(family, kind); s.settimeout(20)\n\
+        \ttry:\n\
+        \t\ts.connect(to); s.send(b'x'); s.recv(1)\n\
+        \texcept OSError as e: assert e.errno == errno.ECONNREFUSED, (to, e)\n\
+        \telse: raise SystemExit('not refused: %s' % (to,))\n\
+        for i in range(20): refused(socket.AF_INET, socket.SOCK_STREAM, ('93.184.215.14', 22))\n\
+        refused(socket.AF_INET6, socket.SOCK_STREAM, ('2606:2800:220:1::7', 6667))\n\
+        refused(socket.AF_INET, socket.SOCK_DGRAM, ('8.8.8.8', 53))\n\
+        refused(socket.AF_INET6, socket.SOCK_DGRAM, ('2001:4860:4860::8888', 443))\n\
+        print('all refused')\n";
+    stage.write("workspace/refused.py", script)?;
+    let done = bare(stage, "refused", &format!("{python} /sandbox/refused.py; sleep 1"))?.expect_code(0)?;
+    ensure!(done.out().contains("all refused"), "{}", done.out());
+    for (host, port) in
+        [("93.184.215.14", 22), ("2606:2800:220:1::7", 6667), ("8.8.8.8", 53), ("2001:4860:4860::8888", 443)]
+    {
+        let event = |record: &serde_json::Value| record["event"].clone();
+        let records: Vec<_> = common::audit(stage, "refused")?.iter().map(event).collect();
+        let about: Vec<_> = records.iter().filter(|e| e["host"] == host && e["port"] == port).collect();
+        let refusal = |e: &&&serde_json::Value| e["verdict"] == "denied" && e["layer"] == "l4";
+        ensure!(about.iter().filter(refusal).count() == 1, "{host}:{port} is on record so: {about:?}");
+    }
+    // The proof's own attempts are nobody's.
+    let records = common::audit(stage, "refused")?;
+    ensure!(
+        !records.iter().any(|record| record["event"]["host"] == "192.0.2.1"),
+        "the proof's attempts are there"
+    );
+    Ok(())
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use agent::InitClient;
 use agent::protocol::CageReport;
 use proxy::names::{Book, Resolver, Sockets};
-use proxy::{Kind, Listener};
+use proxy::witness::Witness;
+use proxy::{Captured, Kind, Listener};
 use tokio::sync::watch;
 
 use super::handover::{Handover, HeartLine};
@@ -30,14 +31,17 @@ pub type Uncaptured = Vec<(u16, io::Error)>;
 /// Captures the policy's ports, from now on; when it returns, those of now are there. The questions for them are asked
 /// first of all: init captures nothing before the proof, which tries that nothing leads out, and then before it
 /// starts an agent that was asked for later.
-pub async fn follow(
-    init: &InitClient,
-    policy: &policy::Store,
-    sender: watch::Sender<Vec<Listener>>,
-) -> Uncaptured {
+pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Captured>) -> Uncaptured {
+    let policy = &stores.policy;
     // Subscribed first: a generation published meanwhile is then seen below.
     let mut generations = policy.subscribe();
-    let uncaptured = capture(init, &sender, &policy.load().compiled.ports()).await;
+    let ports = policy.load().compiled.ports();
+    let (uncaptured, witness) = tokio::join!(biased; capture(init, &sender, &ports), init.refusals());
+    // Nothing depends on it: what isn't captured is refused, on record or not.
+    if let Ok(socket) = witness {
+        let witness = Witness::new(socket, policy.clone(), Arc::new(stores.audit.sink()));
+        sender.send_modify(|captured| captured.witness = Some(Arc::new(witness)));
+    }
     let (init, policy) = (init.clone(), policy.clone());
     tokio::spawn(async move {
         while generations.changed().await.is_ok() {
@@ -61,12 +65,12 @@ fn log(uncaptured: &Uncaptured) {
     }
 }
 
-async fn capture(init: &InitClient, listeners: &watch::Sender<Vec<Listener>>, ports: &[u16]) -> Uncaptured {
+async fn capture(init: &InitClient, captured: &watch::Sender<Captured>, ports: &[u16]) -> Uncaptured {
     let port_of = |listener: &Listener| match listener.kind {
         Kind::Captured { port } => Some(port),
         _ => None,
     };
-    let mut wanted = listeners.borrow().clone();
+    let mut wanted = captured.borrow().listeners.clone();
     wanted.retain(|listener| port_of(listener).is_some_and(|port| ports.contains(&port)));
     let is_new = |port: &&u16| !wanted.iter().any(|listener| port_of(listener) == Some(**port));
     // Asked at once, so that the answers come in one go.
@@ -78,7 +82,7 @@ async fn capture(init: &InitClient, listeners: &watch::Sender<Vec<Listener>>, po
             Err(error) => uncaptured.push((port, error)),
         }
     }
-    listeners.send_replace(wanted);
+    captured.send_modify(|captured| captured.listeners = wanted);
     if let Err(error) = init.capture_only(ports).await {
         tracing::error!(%error, "ports that the policy no longer names may still be open inside");
     }

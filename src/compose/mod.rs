@@ -167,7 +167,7 @@ async fn build(
     keep_policy(&stores, heart);
 
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
-    let (captured, capturing) = watch::channel(Vec::new());
+    let (captured, capturing) = watch::channel(proxy::Captured::default());
     let sockets = tree::Sockets {
         control: Arc::new(
             handover.take(slot::CONTROL).ok_or("the heart handed over no control socket")?.into(),
@@ -215,7 +215,7 @@ async fn build(
         note_controls(&stores, &cage);
         Ok::<_, Refused>(cage)
     };
-    let ports = capture::follow(&init, &stores.policy, captured);
+    let ports = capture::follow(&init, &stores, captured);
     let started = tree.add_child("", tree::agents(specs));
     let (cage, uncaptured, started) = tokio::join!(biased; proven, ports, started);
     // A cage that could not be proven is the first thing told.

@@ -72,7 +72,7 @@ pub struct Sockets {
     /// The proxy's listeners inside the sandbox.
     pub proxy: Vec<proxy::Listener>,
     /// Where connections to the world arrive.
-    pub captured: watch::Receiver<Vec<proxy::Listener>>,
+    pub captured: watch::Receiver<proxy::Captured>,
     /// The name server.
     pub names: (Arc<proxy::names::Resolver>, proxy::names::Sockets),
     /// Forwards of the host's ports.

@@ -205,6 +205,14 @@ impl InitClient {
         self.done(Request::CaptureOnly { ports: ports.to_vec() }, vec![]).await
     }
 
+    /// The packet socket that gets what is refused at the gate, see [`Request::Refusals`].
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] where there is none.
+    pub async fn refusals(&self) -> Result<OwnedFd, ClientError> {
+        self.descriptor(Request::Refusals).await
+    }
+
     /// A bound UDP socket inside; the same address gives the same socket.
     ///
     /// # Errors

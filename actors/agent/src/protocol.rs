@@ -87,6 +87,9 @@ pub enum Request {
         /// Which stay.
         ports: Vec<u16>,
     },
+    /// A packet socket that gets what the gate's kernel refuses: RSTs to SYNs, and ICMP's "port unreachable", each from its
+    /// network header on. The same socket every time. → [`Answer::Descriptor`].
+    Refusals,
     /// A bound UDP socket inside the sandbox (for DNS); the same address again gives the same socket.
     /// → [`Answer::Descriptor`].
     BindUdp {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::conn::Deps;
-use crate::listen::{Listener, accept};
+use crate::listen::{Captured, Listener, accept};
 use crate::names::server::{self, Resolver, Sockets};
 
 /// What the proxy's actor can be told.
@@ -41,8 +41,8 @@ pub struct Arguments {
     pub deps: Arc<Deps>,
     /// The listening sockets; live above the actor.
     pub listeners: Vec<Listener>,
-    /// Listeners for connections to the world; they come and go with the policy's ports.
-    pub captured: watch::Receiver<Vec<Listener>>,
+    /// What is met of connections to the world.
+    pub captured: watch::Receiver<Captured>,
     /// The name server, where there is one.
     pub names: Option<(Arc<Resolver>, Sockets)>,
 }
@@ -50,15 +50,20 @@ pub struct Arguments {
 /// The tasks; they end with the actor.
 pub struct State {
     deps: Arc<Deps>,
-    captured: watch::Receiver<Vec<Listener>>,
+    captured: watch::Receiver<Captured>,
     capturing: Vec<(Listener, AbortOnDrop)>,
+    witnessing: Option<AbortOnDrop>,
     _others: Vec<AbortOnDrop>,
 }
 
 impl State {
     /// Accepts on exactly the captured listeners of now.
     fn follow(&mut self, myself: &ActorRef<Msg>) -> std::io::Result<()> {
-        let now = self.captured.borrow_and_update().clone();
+        let Captured { listeners: now, witness } = self.captured.borrow_and_update().clone();
+        if let (None, Some(witness)) = (&self.witnessing, witness) {
+            let watching = async move { witness.watch().await };
+            self.witnessing = Some(watched("what is refused".to_owned(), myself, watching));
+        }
         let same = |a: &Listener, b: &Listener| Arc::ptr_eq(&a.socket, &b.socket);
         self.capturing.retain(|(old, _)| now.iter().any(|new| same(old, new)));
         for listener in now {
@@ -132,7 +137,7 @@ impl Actor for ProxyActor {
             }
         });
         others.push(AbortOnDrop(following.abort_handle()));
-        let mut state = State { deps, captured, capturing: Vec::new(), _others: others };
+        let mut state = State { deps, captured, capturing: Vec::new(), witnessing: None, _others: others };
         state.follow(&myself)?;
         Ok(state)
     }
@@ -195,7 +200,7 @@ mod tests {
         let arguments = Arguments {
             deps: Arc::clone(&bed.deps),
             listeners,
-            captured: watch::channel(Vec::new()).1,
+            captured: watch::channel(Captured::default()).1,
             names: None,
         };
         let mut tunnels = Vec::new();

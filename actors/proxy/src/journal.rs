@@ -1,6 +1,8 @@
 //! The audit log as the proxy's [`Journal`].
 
-use policy::Denial;
+use std::net::SocketAddr;
+
+use policy::{Denial, Layer};
 use telemetry::audit::{Egress, Event, Phase, Sink, Verdict as Recorded};
 
 use uuid::Uuid;
@@ -36,18 +38,18 @@ impl Journal for Sink {
     }
 
     fn name_refused(&self, name: &str, detail: &str, generation: u64) {
-        let egress = Egress {
-            verdict: Recorded::Denied,
-            layer: "dns".to_owned(),
-            host: name.to_owned(),
-            generation,
-            request_id: Uuid::now_v7().to_string(),
-            detail: Some(detail.to_owned()),
+        let of = Egress { layer: "dns".to_owned(), host: name.to_owned(), ..Egress::default() };
+        refused(self, of, detail, generation);
+    }
+
+    fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64) {
+        let of = Egress {
+            layer: Layer::L4.as_str().to_owned(),
+            host: destination.ip().to_string(),
+            port: destination.port(),
             ..Egress::default()
         };
-        if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
-            tracing::warn!(%error, "a refused name is not on record");
-        }
+        refused(self, of, detail, generation);
     }
 
     fn finished(&self, finished: &Finished) {
@@ -63,6 +65,20 @@ impl Journal for Sink {
             // Its decision is on record; a log that is full refuses new ones.
             tracing::warn!(%error, "the end of a request is not on record");
         }
+    }
+}
+
+/// Records what was refused before there was a request.
+fn refused(sink: &Sink, of: Egress, detail: &str, generation: u64) {
+    let egress = Egress {
+        verdict: Recorded::Denied,
+        generation,
+        request_id: Uuid::now_v7().to_string(),
+        detail: Some(detail.to_owned()),
+        ..of
+    };
+    if let Err(error) = sink.record(Event::Egress(Box::new(egress))) {
+        tracing::warn!(%error, "a refusal is not on record");
     }
 }
 

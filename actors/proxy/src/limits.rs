@@ -94,7 +94,7 @@ pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{guard, identity, names, tls};
+    use crate::{guard, identity, names, repeats, tls};
 
     /// Names and values, as the documentation has them.
     macro_rules! rows {
@@ -170,9 +170,9 @@ mod tests {
             names::NEW_NAMES_PER_MINUTE,
             names::MAX_TCP_CLIENTS,
             names::TCP_IDLE,
-            names::REPEAT,
-            names::MAX_RECORDS_PER_MINUTE,
-            names::MAX_REMEMBERED,
+            repeats::REPEAT,
+            repeats::MAX_RECORDS_PER_MINUTE,
+            repeats::MAX_REMEMBERED,
         ];
         let page = include_str!("../../../docs/limits.md");
         for (name, value) in &rows {

@@ -19,6 +19,7 @@ use crate::intent::{Scope, inference};
 use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL, MAX_CONNECTIONS};
 use crate::tracker::Place;
 use crate::verdict::Granted;
+use crate::witness::Witness;
 use crate::{capture, outcome, serve, tunnel};
 
 /// What a listener is for.
@@ -45,6 +46,15 @@ pub struct Listener {
     pub kind: Kind,
     /// The socket.
     pub socket: Arc<std::net::TcpListener>,
+}
+
+/// What is met of connections to the world; comes and goes with the policy's ports.
+#[derive(Clone, Default)]
+pub struct Captured {
+    /// A listener for each captured port.
+    pub listeners: Vec<Listener>,
+    /// Records what is refused at the others, where that can be seen.
+    pub witness: Option<Arc<Witness>>,
 }
 
 impl Listener {

@@ -4,6 +4,7 @@
 //! refused ([`Refusal::Unavailable`]), so that no byte leaves unrecorded. [`Journal`] is where the audit log is plugged
 //! in; the metrics are counted here. Must never be handed a query string, a header or a body.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use policy::{Denial, Layer};
@@ -75,6 +76,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// A name that was asked for and doesn't exist inside. It was refused already, so this can't fail.
     fn name_refused(&self, name: &str, detail: &str, generation: u64);
+
+    /// A connection or datagram to a port that nobody captures. The kernel has refused it, so this can't fail.
+    fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64);
 
     /// The end of something allowed. Nothing depends on it, so it can't fail.
     fn finished(&self, finished: &Finished);

@@ -207,6 +207,7 @@ fn build(
     let early = Early::new(channel, &mut cage.handouts);
     prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
     steps.push(("init: cage proven".to_owned(), sys::process::monotonic()));
+    cage.gate.iter().for_each(Gate::forget_refusals);
     cage.report.steps = steps;
     cage.report.missing = missing.list;
     // Last: the proof must have failed where an agent's own controls are missing, whatever it would inherit from us.

@@ -8,6 +8,7 @@ use super::process::{Stat, pids};
 use super::table::Table;
 use super::{Cage, holders, spawn};
 use crate::credential_files::Keeper;
+use crate::isolation::gate::Gate;
 use crate::isolation::network;
 use crate::plan::Control;
 use crate::protocol::{
@@ -189,6 +190,12 @@ impl Loop<'_> {
             Request::CaptureOnly { ports } => {
                 self.cage.captured.retain(|port, _| ports.contains(port));
                 done
+            }
+            Request::Refusals => {
+                let witness = self.cage.gate.as_ref().and_then(Gate::witness);
+                let none =
+                    || Refusal::Invalid("nobody sees what is refused: no gate, or no packet sockets".into());
+                descriptor(witness.ok_or_else(none)?.try_clone())
             }
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
             Request::Holders { inode, mappings, connector } => {

@@ -70,6 +70,8 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> NoGate {
 #[derive(Debug)]
 pub struct Gate {
     mint: Mint,
+    /// Sees what is refused there; none where the kernel has no packet sockets.
+    witness: Option<OwnedFd>,
 }
 
 impl Gate {
@@ -84,7 +86,7 @@ impl Gate {
             .map_err(|errno| at("making the gate's network namespace")(errno.into()))?;
         let far = far_side(&agents);
         enter(&agents);
-        let made = far.and_then(|(mint, ipv6)| near_side(ipv6).map(|()| Self { mint }));
+        let made = far.and_then(|(gate, ipv6)| near_side(ipv6).map(|()| gate));
         if made.is_err() {
             unlink().map_err(NoGate::Half)?;
         }
@@ -102,10 +104,20 @@ impl Gate {
         let (socket, is_ipv6) = (self.mint.socket()?, self.mint.address.is_ipv6());
         listen_anywhere(socket, is_ipv6, port)
     }
+
+    /// The socket that sees refusals, if there is one.
+    pub(crate) fn witness(&self) -> Option<&OwnedFd> {
+        self.witness.as_ref()
+    }
+
+    /// The proof's own attempts are nobody's.
+    pub(crate) fn forget_refusals(&self) {
+        self.witness.iter().for_each(super::witness::forget);
+    }
 }
 
 /// All in the gate's namespace, and the link. Whether IPv6 is there, too.
-fn far_side(agents: &File) -> Result<(Mint, bool), NoGate> {
+fn far_side(agents: &File) -> Result<(Gate, bool), NoGate> {
     super::network::loopback_up().map_err(at("switching the gate's loopback on"))?;
     link(agents).map_err(|error| match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => NoGate::NoVeth,
@@ -123,7 +135,8 @@ fn far_side(agents: &File) -> Result<(Mint, bool), NoGate> {
         Ok(())
     };
     configured().map_err(at("giving the gate its addresses"))?;
-    Ok((Mint::open(ipv6).map_err(at("opening the gate's first socket"))?, ipv6))
+    let mint = Mint::open(ipv6).map_err(at("opening the gate's first socket"))?;
+    Ok((Gate { mint, witness: super::witness::open(LINK_INDEX).ok() }, ipv6))
 }
 
 /// The agents' end of the link, in their namespace.
@@ -385,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_mint_gives_sockets_and_makes_way() {
-        let mut gate = Gate { mint: Mint::open(false).unwrap() };
+        let mut gate = Gate { mint: Mint::open(false).unwrap(), witness: None };
         // Its own port too.
         for port in [0, gate.mint.address.port(), 0] {
             let listener = TcpListener::from(gate.listen(port).unwrap());

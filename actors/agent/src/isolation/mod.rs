@@ -21,6 +21,7 @@ pub(crate) mod sabotage;
 pub mod seccomp;
 pub mod terminal;
 pub mod user;
+mod witness;
 
 use std::path::Path;
 

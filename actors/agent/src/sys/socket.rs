@@ -217,3 +217,38 @@ pub(crate) fn interface_up(socket: BorrowedFd<'_>, name: &std::ffi::CStr) -> io:
     check_int(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) })
         .map(drop)
 }
+
+/// Lets a socket receive only what this program says (socket(7), `SO_ATTACH_FILTER`).
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: points at one program of `len` live instructions, which the kernel only reads.
+    check_int(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Has a packet socket receive from one interface, whatever the protocol (packet(7)).
+pub(crate) fn bind_to_interface(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    // SAFETY: an all-zero sockaddr_ll is valid.
+    let mut raw: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    raw.sll_family = libc::AF_PACKET as u16;
+    raw.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    raw.sll_ifindex = index as libc::c_int;
+    // SAFETY: the pointer and length describe one live address.
+    check_int(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const raw).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}

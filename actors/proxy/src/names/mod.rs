@@ -7,12 +7,10 @@
 
 pub mod book;
 mod question;
-mod refused;
 pub mod server;
 
 pub use book::{Book, Bound, MAX_NAMES};
 pub use question::MAX_QUERY_BYTES;
-pub use refused::{MAX_RECORDS_PER_MINUTE, MAX_REMEMBERED, REPEAT};
 pub use server::{
     MAX_TCP_CLIENTS, NEW_NAMES_PER_MINUTE, QUERIES_PER_MINUTE, Resolver, Sockets, TCP_IDLE, TTL,
 };

@@ -22,10 +22,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::book::Book;
 use super::question::{A, AAAA, Code, MAX_QUERY_BYTES, Packet, Question, read};
-use super::refused::Refused;
 use crate::intent::INFERENCE_HOST;
 use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN};
 use crate::outcome::Journal;
+use crate::repeats::Repeats;
 
 /// How long an answer may be kept, seconds. The binding lasts far longer; a short life lets a reload show soon.
 pub const TTL: u32 = 60;
@@ -53,7 +53,7 @@ pub struct Resolver {
     book: Arc<Book>,
     journal: Arc<dyn Journal>,
     inference: Ipv4Addr,
-    refused: Refused,
+    refused: Repeats,
     queries: Meter,
     new_names: Meter,
 }
@@ -71,7 +71,7 @@ impl Resolver {
             book,
             journal,
             inference,
-            refused: Refused::new(),
+            refused: Repeats::new(),
             queries: Meter::new(QUERIES_PER_MINUTE),
             new_names: Meter::new(NEW_NAMES_PER_MINUTE),
         }
@@ -129,7 +129,11 @@ impl Resolver {
     }
 
     fn refuse(&self, question: &Question<'_>, name: &str) -> Vec<u8> {
-        self.refused.note(&*self.journal, name, self.policy.load().number);
+        metrics::decision("dns", Verdict::Denied, "");
+        if let Some(more) = self.refused.due(name) {
+            let detail = format!("no entry of the policy names this host{more}");
+            self.journal.name_refused(name, &detail, self.policy.load().number);
+        }
         question.fails(Code::NxDomain)
     }
 }

@@ -307,6 +307,10 @@ impl Journal for Recorded {
         self.names.lock().unwrap().push(name.to_owned());
     }
 
+    fn port_refused(&self, destination: &SocketAddr, _: &str, _: u64) {
+        self.lines.lock().unwrap().push(format!("refused {destination}"));
+    }
+
     fn finished(&self, finished: &Finished) {
         let line = format!("end {:?} up {} down {}", finished.status, finished.up, finished.down);
         self.lines.lock().unwrap().push(line);

@@ -1,0 +1,101 @@
+//! Refusals that cost nothing to provoke, folded for the record: names that don't exist inside, and ports of the world that
+//! nobody captures.
+//!
+//! On record is the first of its kind, then one a minute with how often it came meanwhile. An agent can make up others
+//! without end, so the records of one minute are bounded, and the next one says how many went unrecorded.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How soon the same refusal is on record again.
+pub const REPEAT: Duration = Duration::from_secs(60);
+/// Records of one sort in one minute.
+pub const MAX_RECORDS_PER_MINUTE: usize = 120;
+/// Refusals of one sort remembered, so that their repeats are folded.
+pub const MAX_REMEMBERED: usize = 512;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Repeats(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    seen: HashMap<String, Seen>,
+    minute: Instant,
+    recorded: usize,
+    unrecorded: u64,
+}
+
+#[derive(Debug)]
+struct Seen {
+    recorded: Instant,
+    since: u64,
+}
+
+impl Repeats {
+    /// None yet.
+    pub(crate) fn new() -> Self {
+        let state = State { seen: HashMap::new(), minute: Instant::now(), recorded: 0, unrecorded: 0 };
+        Self(Mutex::new(state))
+    }
+
+    /// What the record of this one adds about others, if it is to be recorded: nothing, mostly.
+    pub(crate) fn due(&self, what: &str) -> Option<String> {
+        let now = Instant::now();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        let mut repeats = 0;
+        if let Some(seen) = state.seen.get_mut(what) {
+            if now.duration_since(seen.recorded) < REPEAT {
+                seen.since += 1;
+                return None;
+            }
+            repeats = seen.since;
+        }
+        if now.duration_since(state.minute) >= REPEAT {
+            state.minute = now;
+            state.recorded = 0;
+            state.seen.retain(|_, seen| now.duration_since(seen.recorded) < REPEAT || seen.since > 0);
+        }
+        if state.recorded >= MAX_RECORDS_PER_MINUTE || state.seen.len() >= MAX_REMEMBERED {
+            state.unrecorded += 1;
+            if state.seen.len() >= MAX_REMEMBERED {
+                state.seen.retain(|_, seen| now.duration_since(seen.recorded) < REPEAT);
+            }
+            return None;
+        }
+        state.recorded += 1;
+        state.seen.insert(what.to_owned(), Seen { recorded: now, since: 0 });
+        let mut more = String::new();
+        if repeats > 0 {
+            more.push_str(&format!("; {repeats} times more since the last record"));
+        }
+        if state.unrecorded > 0 {
+            more.push_str(&format!("; {} other refusals like it are not on record", state.unrecorded));
+            state.unrecorded = 0;
+        }
+        Some(more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn repeats_are_folded_and_floods_are_counted() {
+        let refused = Repeats::new();
+        assert_eq!(refused.due("a.test").as_deref(), Some(""));
+        for _ in 0..9 {
+            assert_eq!(refused.due("a.test"), None);
+        }
+        let recorded = (0..1000).filter(|n| refused.due(&format!("n{n}.test")).is_some()).count();
+        assert_eq!(recorded, MAX_RECORDS_PER_MINUTE - 1);
+        tokio::time::advance(REPEAT).await;
+        let told = refused.due("a.test").unwrap();
+        assert!(told.contains("9 times more") && told.contains("881 other refusals"), "{told}");
+    }
+}
