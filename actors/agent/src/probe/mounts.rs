@@ -33,13 +33,15 @@ struct Wanted {
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::{MountFlags, PrivateTmp, ReadOnlyMounts, Root};
     // An unreadable list fails every check below.
-    let mounts = read().unwrap_or_default();
+    let mounts: Vec<(Mount, Option<Wanted>)> =
+        read().unwrap_or_default().into_iter().map(|mount| judged(mount, scene)).collect();
     let wrong = |is_wrong: &dyn Fn(&Mount, Wanted) -> bool| -> io::Result<bool> {
-        let judged = |mount: &Mount| wanted(&mount.at, scene).is_some_and(|wanted| is_wrong(mount, wanted));
+        let judged =
+            |(mount, wanted): &(Mount, Option<Wanted>)| wanted.is_some_and(|wanted| is_wrong(mount, wanted));
         Ok(!mounts.is_empty() && !mounts.iter().any(judged))
     };
     probe.holds("nothing is mounted that wasn't planned", Root, || {
-        Ok(!mounts.is_empty() && mounts.iter().all(|mount| wanted(&mount.at, scene).is_some()))
+        Ok(!mounts.is_empty() && mounts.iter().all(|(_, wanted)| wanted.is_some()))
     });
     probe.holds("what isn't writable is mounted read-only", ReadOnlyMounts, || {
         wrong(&|mount, wanted| wanted.read_only && !mount.has("ro"))
@@ -52,9 +54,14 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     });
     for path in ["/tmp", "/dev/shm"] {
         probe.holds(&format!("{path} is a filesystem of its own"), PrivateTmp, || {
-            Ok(mounts.iter().any(|mount| mount.at == Path::new(path) && mount.kind == "tmpfs"))
+            Ok(mounts.iter().any(|(mount, _)| mount.at == Path::new(path) && mount.kind == "tmpfs"))
         });
     }
+}
+
+fn judged(mount: Mount, scene: &Scene<'_>) -> (Mount, Option<Wanted>) {
+    let wanted = wanted(&mount.at, scene);
+    (mount, wanted)
 }
 
 /// What must hold at a mount point; `None` when nothing was to be mounted there.
