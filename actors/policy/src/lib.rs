@@ -20,6 +20,9 @@ mod diff;
 mod document;
 mod explain;
 mod fields;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod generation;
 mod glob;
 mod host;

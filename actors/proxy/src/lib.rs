@@ -38,6 +38,9 @@ pub mod witness;
 mod capture;
 mod conn;
 mod forward;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hop;
 mod journal;
 mod local;

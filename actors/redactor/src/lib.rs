@@ -8,6 +8,9 @@ pub mod actor;
 pub mod ascii;
 mod engine;
 mod formats;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod known;
 mod pass;
 pub mod pump;

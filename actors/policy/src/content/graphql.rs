@@ -158,7 +158,7 @@ fn persisted<'a>(id: String, name: Option<std::borrow::Cow<'a, str>>) -> Result<
 }
 
 /// The operation that a server would run.
-fn select(query: &str, name: Option<&str>) -> Result<Selected, Unreadable> {
+pub(crate) fn select(query: &str, name: Option<&str>) -> Result<Selected, Unreadable> {
     let document = Document::parse(query)?;
     let fragments = fragments(&document)?;
     let mut names: Vec<Option<&str>> = document.operations.iter().map(|operation| operation.name).collect();

@@ -24,14 +24,23 @@ impl Reader<'_> {
     }
 
     pub(super) fn filesystem(&mut self, node: Option<&Node>, landlock: Landlock) -> Filesystem {
+        let mut filesystem = self.listed(node);
+        if landlock == Landlock::BestEffort {
+            let both = filesystem.read_only.iter_mut().chain(&mut filesystem.read_write);
+            both.for_each(|rule| rule.optional = true);
+        }
+        filesystem
+    }
+
+    /// The paths as they are listed, or those that stand where nothing is.
+    fn listed(&mut self, node: Option<&Node>) -> Filesystem {
         let Some(node) = node else { return default_filesystem() };
         let Some(fields) = self.object(node, &fields::FILESYSTEM) else {
             return Filesystem::default();
         };
         let include_workdir = self.boolean(fields.get("include_workdir")).unwrap_or(false);
-        let optional = landlock == Landlock::BestEffort;
-        let read_only = self.each(fields.get("read_only"), |r, n| r.path_rule(n, optional, false));
-        let read_write = self.each(fields.get("read_write"), |r, n| r.path_rule(n, optional, true));
+        let read_only = self.each(fields.get("read_only"), |r, n| r.path_rule(n, false));
+        let read_write = self.each(fields.get("read_write"), |r, n| r.path_rule(n, true));
         let count = read_only.len() + read_write.len();
         if count > MAX_PATHS {
             self.error(node, format!("{count} paths are listed; at most {MAX_PATHS} may be"));
@@ -39,7 +48,7 @@ impl Reader<'_> {
         Filesystem { include_workdir, read_only, read_write }
     }
 
-    fn path_rule(&mut self, node: &Node, all_optional: bool, writable: bool) -> Option<PathRule> {
+    fn path_rule(&mut self, node: &Node, writable: bool) -> Option<PathRule> {
         let (text, optional) = match &node.value {
             Value::Map(_) => {
                 let fields = self.object(node, &fields::PATH_RULE)?;
@@ -62,7 +71,7 @@ impl Reader<'_> {
                 ),
             );
         }
-        Some(PathRule { path: PathBuf::from(path), optional: optional || all_optional })
+        Some(PathRule { path: PathBuf::from(path), optional })
     }
 
     /// An absolute path, without dot segments, doubled and trailing slashes.

@@ -6,7 +6,7 @@
 //! [`refused`]'s. Must never answer with an address that another name had a short while ago.
 
 pub mod book;
-mod question;
+pub(crate) mod question;
 pub mod server;
 
 pub use book::{Book, Bound, MAX_NAMES};

@@ -57,7 +57,7 @@ struct Header {
 
 /// Why a connection ends.
 #[derive(Debug)]
-enum Stop {
+pub(crate) enum Stop {
     /// A side is gone.
     Gone,
     /// Nothing moved for too long.
@@ -113,13 +113,13 @@ fn header(bytes: &[u8]) -> Result<Option<Header>, Stop> {
 
 /// The client's frames, as far as they aren't judged yet.
 #[derive(Default)]
-struct Inbox {
+pub(crate) struct Inbox {
     /// Frames as they came.
-    raw: Vec<u8>,
+    pub(crate) raw: Vec<u8>,
     /// Where in `raw` the next frame begins that wasn't looked at.
     at: usize,
     /// The message so far, unmasked.
-    message: Vec<u8>,
+    pub(crate) message: Vec<u8>,
     /// The opcode of the message that is under way.
     kind: Option<u8>,
     frames: usize,
@@ -127,7 +127,7 @@ struct Inbox {
 
 /// What may go on.
 #[derive(Debug, PartialEq, Eq)]
-enum Ready {
+pub(crate) enum Ready {
     /// A text message is whole: judge it, then the first bytes of `raw`.
     Text,
     /// The same of a binary one.
@@ -138,7 +138,7 @@ enum Ready {
 
 impl Inbox {
     /// Looks at the next frame; none while it isn't whole.
-    fn next(&mut self) -> Result<Option<Ready>, Stop> {
+    pub(crate) fn next(&mut self) -> Result<Option<Ready>, Stop> {
         loop {
             let unseen = self.raw.get(self.at..).unwrap_or_default();
             let Some(header) = header(unseen)? else { return Ok(None) };
@@ -173,7 +173,7 @@ impl Inbox {
     }
 
     /// The frames of the message that was judged, as they came.
-    fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn take(&mut self) -> Vec<u8> {
         self.message.clear();
         self.kind = None;
         self.frames = 0;

@@ -129,6 +129,8 @@ impl Hello {
 /// [`MAX_HELLO_BYTES`].
 #[must_use]
 pub fn parse_hello(bytes: &[u8]) -> Parsed {
+    // How much of it came at a time must not matter: what stands behind the limit is never looked at.
+    let bytes = bytes.get(..MAX_HELLO_BYTES).unwrap_or(bytes);
     match reassemble(bytes) {
         Ok(Some(message)) => match parse_message(&message) {
             Ok(hello) => Parsed::Hello(hello),

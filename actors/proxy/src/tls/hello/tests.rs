@@ -112,8 +112,10 @@ fn an_endless_hello_is_refused_early() {
     assert_eq!(parse_hello(&[22, 3, 1, 0x40, 0, 1, 1, 0, 0]), Parsed::Bad(BadHello::TooLong));
     // Tiny records that would take for ever.
     let message = message(&[extension(0xabcd, &vec![0; 12_000])]);
-    let drip: Vec<u8> = message.iter().flat_map(|byte| record(&[*byte])).take(MAX_HELLO_BYTES).collect();
-    assert_eq!(parse_hello(&drip), Parsed::Bad(BadHello::TooLong));
+    let drip: Vec<u8> = message.iter().flat_map(|byte| record(&[*byte])).collect();
+    for come in [MAX_HELLO_BYTES, MAX_HELLO_BYTES + 1, drip.len()] {
+        assert_eq!(parse_hello(&drip[..come]), Parsed::Bad(BadHello::TooLong), "{come} bytes at once");
+    }
 }
 
 #[test]

@@ -1,0 +1,18 @@
+//! The corpus on stable: every file of a target's corpus is given to its property, in the tests of the crate that owns it.
+//!
+//! Included by path (`fuzz/` is a workspace of its own, and needs nightly). What a fuzzer once found stays found.
+
+use std::path::{Path, PathBuf};
+
+/// Calls `property` with each file of `fuzz/corpus/TARGET`. The last name that is printed is the one that it fails for.
+pub fn corpus(target: &str, property: impl Fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", corpus.display());
+    for file in files {
+        println!("{}", file.display());
+        property(&std::fs::read(&file).unwrap());
+    }
+}
