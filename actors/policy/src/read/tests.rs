@@ -326,6 +326,8 @@ process: { run_as_user: sandbox, run_as_group: 1000 }
     assert_eq!(policy.process().run_as_group.as_deref(), Some("1000"));
     let best = parse("p", &format!("{text}landlock: {{ compatibility: best_effort }}\n")).unwrap().policy;
     assert!(best.filesystem().read_only[0].optional);
+    let unlisted = parse("p", "version: 1\nlandlock: { compatibility: best_effort }\n").unwrap().policy;
+    assert!(unlisted.filesystem().read_write.iter().all(|rule| rule.optional), "those of the default, too");
     assert_eq!(policy.static_changes(&best), ["filesystem_policy", "landlock"]);
     assert!(errors("version: 1\nprocess: { run_as_user: 0 }\n")[0].contains("never runs as 0"));
 }
