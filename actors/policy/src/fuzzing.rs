@@ -3,7 +3,11 @@
 //! Each property takes raw bytes and panics where it doesn't hold. The fuzz targets (`fuzz/`) call it with new bytes on
 //! nightly, the tests below with every file of the corpus on stable. No ordinary build has this module.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a property that doesn't hold stops the fuzzer by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a property that doesn't hold stops the fuzzer by a panic"
+)]
 
 pub mod graphql;
 pub mod json_rpc;

@@ -4,7 +4,11 @@
 //! The fuzz target (`fuzz/`) calls the property with new bytes on nightly, the test below with every file of the corpus on
 //! stable. No ordinary build has this module.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a property that doesn't hold stops the fuzzer by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a property that doesn't hold stops the fuzzer by a panic"
+)]
 
 use std::sync::LazyLock;
 

@@ -12,6 +12,8 @@ use super::Unreadable;
 pub const MAX_JSON_DEPTH: usize = 64;
 /// Most values and keys of one text: bounds what a long body can make of our memory (some 40 bytes each).
 pub const MAX_JSON_VALUES: usize = 65_536;
+/// The largest number. Near the end of a double's range and beyond it parsers disagree: infinity, an error, the largest.
+const MAX_JSON_NUMBER: f64 = 1e308;
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,8 +232,7 @@ impl<'a> Reader<'a> {
             }
         }
         let text = self.text.get(start..self.at).unwrap_or_default();
-        // Beyond a double's range parsers disagree: infinity, an error, the largest.
-        if text.parse::<f64>().is_ok_and(f64::is_finite) {
+        if text.parse::<f64>().is_ok_and(|number| number.abs() <= MAX_JSON_NUMBER) {
             Ok(Json::Number(text))
         } else {
             Err(Unreadable::Number)
@@ -339,6 +340,8 @@ mod tests {
             ("{\"a\":1,\"a\":2}", Unreadable::Twice),
             ("{\"a\":1,\"b\":0,\"\\u0061\":2}", Unreadable::Twice),
             ("1e999", Unreadable::Number),
+            // To one parser the largest double, to another none.
+            ("-1.7976931348623158e308", Unreadable::Number),
             ("{} {}", Unreadable::Syntax(3)),
             ("{}x", Unreadable::Syntax(2)),
         ] {

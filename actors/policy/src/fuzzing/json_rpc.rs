@@ -43,7 +43,9 @@ pub(crate) fn same(ours: &Json<'_>, theirs: &Value) -> bool {
     match (ours, theirs) {
         (Json::Null, Value::Null) => true,
         (Json::Bool(a), Value::Bool(b)) => a == b,
-        (Json::Number(a), Value::Number(b)) => a.parse().is_ok_and(|a| b.as_f64().is_some_and(|b| close(a, b))),
+        (Json::Number(a), Value::Number(b)) => {
+            a.parse().is_ok_and(|a| b.as_f64().is_some_and(|b| close(a, b)))
+        }
         (Json::Text(a), Value::String(b)) => a == b,
         (Json::List(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (Json::Map(a), Value::Object(b)) => {

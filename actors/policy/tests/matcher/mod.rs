@@ -9,7 +9,8 @@ pub mod slow;
 use cofferdam_policy as policy;
 use cofferdam_policy::content::{Json, Reading, Text, Unreadable};
 use cofferdam_policy::{
-    Caller, CanonicalPath, Compiled, Content, Destination, Host, Policy, Protocol, Query, RequestFacts, Treatment,
+    Caller, CanonicalPath, Compiled, Content, Destination, Host, Policy, Protocol, Query, RequestFacts,
+    Treatment,
 };
 
 use generated::{Dice, Question};

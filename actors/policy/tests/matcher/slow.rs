@@ -2,8 +2,8 @@
 
 use cofferdam_policy as policy;
 use cofferdam_policy::{
-    Caller, CanonicalPath, Destination, Endpoint, Entry, Executable, Host, HostPattern, JsonMatcher, Policy, Protocol,
-    RpcMethod, Rule, ValueMatcher,
+    Caller, CanonicalPath, Destination, Endpoint, Entry, Executable, Host, HostPattern, JsonMatcher, Policy,
+    Protocol, RpcMethod, Rule, ValueMatcher,
 };
 use serde_json::Value;
 

@@ -22,7 +22,8 @@ fn question_holds(packet: &[u8], question: &Question<'_>) {
         let [query] = theirs.queries.as_slice() else { panic!("{} questions", theirs.queries.len()) };
         assert_eq!(u16::from(query.query_type()), question.kind);
         if let Some(text) = question.text() {
-            let name: Vec<String> = query.name().iter().map(String::from_utf8_lossy).map(Into::into).collect();
+            let name: Vec<String> =
+                query.name().iter().map(String::from_utf8_lossy).map(Into::into).collect();
             assert_eq!(name.join(".").to_ascii_lowercase(), text);
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)), "{text}");
         }

@@ -90,7 +90,8 @@ fn plain(framing: &Framing, raw: &[u8]) -> Vec<u8> {
 fn message(head: &[u8], body: Vec<u8>) -> Message {
     let mut lines = head.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let words: Vec<&[u8]> = lines.next().unwrap().split(|b| *b == b' ').collect();
-    let fields: Vec<(&[u8], &[u8])> = lines.take_while(|l| !l.is_empty()).map(|l| field(l).unwrap()).collect();
+    let fields: Vec<(&[u8], &[u8])> =
+        lines.take_while(|l| !l.is_empty()).map(|l| field(l).unwrap()).collect();
 
     let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut theirs = httparse::Request::new(&mut slots);
@@ -157,7 +158,11 @@ fn hyper_reads(bytes: &[u8]) -> Vec<Message> {
 struct Client<'a>(&'a [u8]);
 
 impl AsyncRead for Client<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let (now, later) = self.0.split_at(self.0.len().min(to.remaining()));
         to.put_slice(now);
         self.0 = later;

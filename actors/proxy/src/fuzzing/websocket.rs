@@ -78,7 +78,9 @@ fn tungstenite_agrees(said: &[Said], sent: Vec<u8>) {
             }
             (Ok(Message::Ping(_) | Message::Pong(_)), Some(Said { kind: Kind::Control, .. })) => {}
             // Nothing behind a close is read; one that is odd is as good.
-            (Ok(Message::Close(_)) | Err(_), Some(Said { kind: Kind::Control, .. })) | (Err(_), None) => return,
+            (Ok(Message::Close(_)) | Err(_), Some(Said { kind: Kind::Control, .. })) | (Err(_), None) => {
+                return;
+            }
             (theirs, ours) => panic!("{theirs:?} where we saw {ours:?}"),
         }
     }
