@@ -110,6 +110,10 @@ impl CanonicalPath {
         if trailing || kept.is_empty() {
             text.push('/');
         }
+        // Escapes make it longer.
+        if text.len() > MAX_PATH_BYTES {
+            return Err(PathError::TooLong);
+        }
         Ok(Self {
             text: Arc::from(text),
             encoded_slash: encoded_slash && kept.iter().any(|s| s.contains("%2F")),
@@ -317,6 +321,9 @@ mod tests {
         }
         let long = format!("/{}", "a".repeat(MAX_PATH_BYTES));
         assert_eq!(CanonicalPath::parse(&long, STRICT), Err(PathError::TooLong));
+        let longer_as_sent = format!("/{}", "|".repeat(MAX_PATH_BYTES / 3));
+        assert!(CanonicalPath::parse(&longer_as_sent, STRICT).is_ok());
+        assert_eq!(CanonicalPath::parse(&format!("{longer_as_sent}||"), STRICT), Err(PathError::TooLong));
     }
 
     #[test]

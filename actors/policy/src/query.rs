@@ -95,6 +95,10 @@ impl Query {
                 parameters.push(parameter(name, value));
             }
         }
+        // Escapes make it longer.
+        if text.len() > MAX_QUERY_BYTES {
+            return Err(QueryError::TooLong);
+        }
         Ok(Self { text: Some(text), parameters })
     }
 
@@ -254,6 +258,8 @@ mod tests {
         }
         assert_eq!(Query::parse(Some(&"a&".repeat(MAX_PARAMETERS))), Err(QueryError::TooMany));
         assert_eq!(Query::parse(Some(&"a".repeat(MAX_QUERY_BYTES + 1))), Err(QueryError::TooLong));
+        assert!(Query::parse(Some(&"|".repeat(MAX_QUERY_BYTES / 3))).is_ok());
+        assert_eq!(Query::parse(Some(&"|".repeat(MAX_QUERY_BYTES / 3 + 1))), Err(QueryError::TooLong));
     }
 
     #[test]
