@@ -2,6 +2,8 @@
 //!
 //! Included by path (`fuzz/` is a workspace of its own, and needs nightly). What a fuzzer once found stays found.
 
+#![allow(clippy::print_stdout, reason = "shown where the test fails")]
+
 use std::path::{Path, PathBuf};
 
 /// Calls `property` with each file of `fuzz/corpus/TARGET`. The last name that is printed is the one that it fails for.

@@ -45,7 +45,7 @@ impl Dice {
 
     /// Dice that fall as `bytes` say, a throw a byte.
     pub fn loaded(bytes: &[u8]) -> Self {
-        Self { loaded: bytes.to_vec().into_iter(), ..Self::new(1) }
+        Self { loaded: Vec::from(bytes).into_iter(), ..Self::new(1) }
     }
 
     fn throw(&mut self) -> usize {

@@ -62,7 +62,7 @@ impl<'a> Document<'a> {
                 "it holds control characters, line separators or a byte order mark",
             ));
         }
-        let mut reader = Reader { rest: text, next: Token::End, tokens: 0, depth: 0 };
+        let mut reader = Reader { rest: text, next: Token::End, tokens: 0, depth: 0, constant: false };
         reader.advance()?;
         let mut out = Self::default();
         while reader.next != Token::End {
@@ -77,6 +77,8 @@ struct Reader<'a> {
     next: Token<'a>,
     tokens: usize,
     depth: usize,
+    /// Where variables are declared, and none can be used yet.
+    constant: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -247,6 +249,7 @@ impl<'a> Reader<'a> {
     }
 
     fn variables(&mut self) -> Read<()> {
+        self.constant = true;
         loop {
             self.expect(b'$')?;
             self.name()?;
@@ -257,6 +260,7 @@ impl<'a> Reader<'a> {
             }
             self.directives()?;
             if self.takes(b')')? {
+                self.constant = false;
                 return Ok(());
             }
         }
@@ -298,7 +302,7 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self) -> Read<()> {
         match self.advance()? {
-            Token::Sign(b'$') => self.name().map(drop),
+            Token::Sign(b'$') if !self.constant => self.name().map(drop),
             Token::Number | Token::Text | Token::Name(_) => Ok(()),
             Token::Sign(b'[') => {
                 while !self.takes(b']')? {
