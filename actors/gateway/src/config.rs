@@ -6,10 +6,11 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use redactor::{Credential, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny};
 use smol_str::SmolStr;
 
-use crate::{base_url::BaseUrl, credential::Reference, glob::Glob};
+use crate::{base_url::BaseUrl, glob::Glob};
 
 /// Most providers in one file: each may hold a few idle connections.
 pub const MAX_PROVIDERS: usize = 32;
@@ -159,54 +160,6 @@ impl Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self { connect: Self::CONNECT, first_byte: Self::FIRST_BYTE, idle: Self::IDLE, total: Self::TOTAL }
-    }
-}
-
-/// What stands at `credential:`. A literal key is known to have been there, and nothing more.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// `env:`, `file:` or `systemd:`.
-    Reference(Reference),
-    /// Something else, perhaps the key itself: dropped while it was read.
-    Refused(&'static str),
-}
-
-impl Credential {
-    /// The reference, unless it was refused.
-    pub fn reference(&self) -> Option<&Reference> {
-        match self {
-            Self::Reference(reference) => Some(reference),
-            Self::Refused(_) => None,
-        }
-    }
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reference(reference) => write!(f, "{reference}"),
-            Self::Refused(_) => f.write_str("[REDACTED]"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Credential {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // A serde error would be printed with the source line, and so with the key: judged later instead.
-        let text = zeroize::Zeroizing::new(String::deserialize(from)?);
-        Ok(match Reference::parse(&text) {
-            Ok(reference) => Self::Reference(reference),
-            Err(reason) => Self::Refused(reason),
-        })
-    }
-}
-
-impl Serialize for Credential {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Reference(reference) => to.collect_str(reference),
-            Self::Refused(_) => to.serialize_str("[REDACTED]"),
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
 //! The road of a request, a file each: [`shape`] → [`body`] → [`routes`] → [`ledger`] → `headers` → `lane` (over
-//! [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] how its keys are
-//! found. Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
+//! [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
+//! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
 //! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
 
@@ -20,14 +20,13 @@ pub mod record;
 pub mod refusal;
 mod relay;
 pub mod routes;
-pub mod screen;
 mod serve;
 pub mod shape;
 mod upstream;
 pub mod upstream_error;
 pub mod usage;
 
-pub use credential::{Credentials, Reference};
+pub use credential::Credentials;
 pub use headers::MAX_VALUE as MAX_HEADER_VALUE;
 pub use health::{Reading as Health, State as HealthState};
 pub use lane::{IDLE_LIFE, MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, MAX_IDLE};

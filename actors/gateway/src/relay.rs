@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
+use redactor::Sieve;
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Sleep, sleep, sleep_until},
@@ -21,7 +22,6 @@ use crate::{
     BoxError,
     config::Timeouts,
     ledger::{Exchange, Ledger, Outcome},
-    screen::Sieve,
     usage::Tap,
 };
 

@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use redactor::Secret;
+use redactor::{Mask, Screen, Secret};
 use smol_str::SmolStr;
 
 use crate::{
@@ -14,8 +14,10 @@ use crate::{
     credential::Credentials,
     glob::Glob,
     lane::Lane,
-    screen::Screen,
 };
+
+/// What stands in the place of a key in an answer.
+const MASK: Mask = Mask::Words(b"[REDACTED:provider-key]");
 
 /// A provider, ready for use.
 pub struct Provider {
@@ -86,6 +88,9 @@ impl Routes {
             let base = BaseUrl::parse(&said.base_url).map_err(|e| {
                 Faults(vec![Fault { at: format!("providers.{name}.base_url"), what: e.to_string() }])
             })?;
+            let screen = Screen::new(&key, MASK).map_err(|e| {
+                Faults(vec![Fault { at: format!("providers.{name}.credential"), what: e.to_string() }])
+            })?;
             providers.push(Arc::new(Provider {
                 lane: previous.lane(name, &base).unwrap_or_default(),
                 name: name.clone(),
@@ -94,7 +99,7 @@ impl Routes {
                 trust: said.trust,
                 cost: said.cost,
                 reference: reference.map(ToString::to_string),
-                screen: Screen::new(key.as_ref()),
+                screen,
                 key,
             }));
         }

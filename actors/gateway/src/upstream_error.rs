@@ -82,8 +82,8 @@ fn clean(value: &mut Value, provider: &Provider, scrub: &Scrub) {
 }
 
 fn clean_text(text: &str, provider: &Provider, scrub: &Scrub) -> String {
-    let masked = provider.screen.mask(Bytes::copy_from_slice(text.as_bytes()));
-    let text = scrub(&String::from_utf8_lossy(&masked));
+    let masked = provider.screen.masked(text.as_bytes());
+    let text = scrub(&String::from_utf8_lossy(masked.as_deref().unwrap_or(text.as_bytes())));
     if !text.contains("***") {
         return text;
     }

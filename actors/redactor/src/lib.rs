@@ -2,7 +2,7 @@
 //!
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
-//! output, `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
+//! output, `screen` to what the world answers; `reference` is how a secret is named in files; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
 pub mod ascii;
@@ -14,6 +14,8 @@ pub mod fuzzing;
 mod known;
 mod pass;
 pub mod pump;
+mod reference;
+mod screen;
 mod secret;
 mod shape;
 mod shared;
@@ -23,6 +25,8 @@ mod tokens;
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
 pub use known::SECRET_MIN;
 pub use pump::{AgentLog, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
+pub use reference::{Credential, MAX_KEY, Reference, Unresolved};
+pub use screen::{Mask, SCREEN_MIN, Screen, Sieve};
 pub use secret::{Redacted, Secret};
 pub use shared::SharedRedactor;
 pub use tokens::{End, kinds};
