@@ -43,6 +43,9 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Providers and routes of `inference.local`.
     pub inference: Option<gateway::config::Inference>,
+    /// Keys that the agent names and never has, by name.
+    #[serde(default)]
+    pub credentials: proxy::credentials::Section,
     /// Limits on what the agents may use together.
     #[serde(default)]
     pub limits: Limits,
@@ -230,6 +233,7 @@ impl Config {
         if self.profile.is_some() && self.policy.is_some() {
             return Err("`profile` and `policy` together: name one of them".into());
         }
+        self.credentials.check().map_err(|faults| faults.to_string())?;
         for (name, agent) in &self.agents {
             crate::state::Name::parse(name).map_err(|e| format!("agents: {}", e.message))?;
             if agent.command.first().is_none_or(String::is_empty) {

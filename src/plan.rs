@@ -63,6 +63,8 @@ pub struct Plan {
     pub agents: Vec<AgentPlan>,
     /// Providers and routes of `inference.local`.
     pub inference: Option<gateway::config::Inference>,
+    /// What placeholders stand for, by reference, and where it may go.
+    pub credentials: proxy::credentials::Section,
     /// Ports of this machine that lead inside.
     pub forwards: Vec<Forward>,
     /// More roots for upstream servers, PEM.

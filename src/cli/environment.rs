@@ -1,5 +1,7 @@
 //! `--env`: variables set (`K=V`) or passed by name (`K`) into the sandbox.
 
+use proxy::credentials::Section;
+
 use crate::cli::out::Failure;
 
 /// Reads `--env` values into pairs.
@@ -15,6 +17,20 @@ pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Fa
         None => Ok(built.variables),
         Some(name) => Err(Failure::refused(format!(
             "{name} can't be set inside: cofferdam sets it itself, or it would load code into every program"
+        ))),
+    }
+}
+
+/// Adds the variables that hold placeholders of credentials. One that was given as well is an error: it may be the key itself.
+pub fn with_placeholders(
+    given: Vec<(String, String)>,
+    credentials: &Section,
+) -> Result<Vec<(String, String)>, Failure> {
+    let placeholders: Vec<(String, String)> = credentials.environment().collect();
+    match given.iter().find(|(name, _)| placeholders.iter().any(|(held, _)| held == name)) {
+        None => Ok([given, placeholders].concat()),
+        Some((name, _)) => Err(Failure::refused(format!(
+            "{name} is set twice: it holds the placeholder of a credential; take it out of the variables that you set"
         ))),
     }
 }

@@ -98,6 +98,13 @@ fn status_text(s: &Status, paint: Paint) -> String {
             ),
         ]);
     }
+    for credential in &s.credentials {
+        let held = credential.env.as_ref().map_or(String::new(), |name| format!("as {name} inside, "));
+        rows.push(vec![
+            format!("credential {}", credential.name),
+            format!("{held}may go to {}", credential.uses.join("; ")),
+        ]);
+    }
     for control in &s.controls {
         let word = if control.enforced { paint.good("enforced") } else { paint.bad("MISSING") };
         let detail = control.detail.as_deref().map_or(String::new(), |d| format!("  {d}"));

@@ -24,11 +24,15 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         return Err(Failure { code: 127, message: "the command is empty: name a program".into() });
     }
     let agent_name = Name::from_command(&program);
+    let credentials = config.as_ref().map(|c| c.credentials.clone()).unwrap_or_default();
     let tty = args.tty || (io::stdin().is_terminal() && io::stdout().is_terminal());
     let agent = AgentPlan {
         name: agent_name.to_string(),
         command: args.command,
-        env: environment::build(agent_name.as_str(), &variables(&args.env, tty)?)?,
+        env: environment::build(
+            agent_name.as_str(),
+            &environment::with_placeholders(variables(&args.env, tty)?, &credentials)?,
+        )?,
         restart: restart(args.restart),
     };
     let config_name = config.as_ref().and_then(|c| c.name.as_deref()).map(Name::parse).transpose()?;
@@ -57,6 +61,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         agents: vec![agent],
         forwards: [config.as_ref().map_or(Vec::new(), |c| c.forwards.clone()), forwards].concat(),
         inference: config.as_ref().and_then(|c| c.inference.clone()),
+        credentials,
         metrics,
         enforcement: enforcement(args.start.enforcement, config.as_ref()),
         limits: config.as_ref().map(|c| c.limits.clone()).unwrap_or_default(),

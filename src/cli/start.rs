@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use agent::isolation::capabilities::REQUIRE_CAP_DROP;
 use agent::plan::{CagePlan, Control, Ids, Limits};
+use proxy::credentials::Section;
 
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, say};
@@ -41,6 +42,8 @@ pub struct Wanted {
     pub forwards: Vec<Forward>,
     /// Providers and routes.
     pub inference: Option<gateway::config::Inference>,
+    /// Keys that the agent names and never has.
+    pub credentials: Section,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
     /// Strict or best effort.
@@ -87,7 +90,11 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     wanted.steps.done("command: arguments and files read");
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
     wanted.steps.done("command: policy checked");
-    let secrets = secrets(wanted.inference.as_ref())?;
+    let secrets = secrets(wanted.inference.as_ref(), &wanted.credentials)?;
+    if !wanted.quiet {
+        let warnings = wanted.credentials.warnings(policy.policy());
+        warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
+    }
     let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     let claim = match &wanted.name {
         NameChoice::Exactly(name) => root.claim(name)?,
@@ -135,6 +142,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         policy: wanted.policy,
         agents: wanted.agents,
         inference: wanted.inference,
+        credentials: wanted.credentials,
         forwards: wanted.forwards,
         upstream_ca,
         system_roots: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
@@ -195,8 +203,14 @@ impl Prepared {
     }
 }
 
-fn secrets(inference: Option<&gateway::config::Inference>) -> Result<Secrets, Failure> {
+fn secrets(
+    inference: Option<&gateway::config::Inference>,
+    credentials: &Section,
+) -> Result<Secrets, Failure> {
     let mut secrets = Secrets::default();
+    for (reference, key) in credentials.resolve().map_err(Failure::refused)? {
+        secrets.add(reference, &key);
+    }
     let Some(inference) = inference else { return Ok(secrets) };
     inference.check().map_err(|faults| Failure::refused(faults.to_string()))?;
     for reference in inference.references() {

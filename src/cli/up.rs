@@ -42,7 +42,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
             Ok(AgentPlan {
                 name: name.clone(),
                 command: agent.command.iter().map(Into::into).collect(),
-                env: environment::build(name, &env)?,
+                env: environment::build(name, &environment::with_placeholders(env, &config.credentials)?)?,
                 restart: agent.restart.clone(),
             })
         })
@@ -65,6 +65,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
         agents,
         forwards: config.forwards,
         inference: config.inference,
+        credentials: config.credentials,
         metrics,
         limits: config.limits,
         upstream_ca: config.upstream_ca,

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{
-    Accepted, AgentStatus, ControlStatus, Event, ExecRequest, LogQuery, PolicyChange, PolicyStatus,
-    PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
+    Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest, LogQuery, PolicyChange,
+    PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use policy::StaticChanges;
+use proxy::credentials::Section;
 use supervision::{State, Supervisor};
 use telemetry::audit;
 use tokio::sync::{OnceCell, mpsc};
@@ -123,6 +124,7 @@ impl Desk {
             },
             agents: self.agents.iter().map(agent_status).collect(),
             providers: self.stores.gateway.status().into_iter().map(provider_status).collect(),
+            credentials: credential_status(&self.plan.credentials),
         }
     }
 
@@ -329,6 +331,12 @@ fn agent_status(agent: &Agent) -> AgentStatus {
         uptime_ms: now.since.and_then(|since| u64::try_from(since.elapsed().as_millis()).ok()),
         last_exit: now.last_code.map(|code| operator::types::Exit { code: Some(code), signal: None }),
     }
+}
+
+/// By name, with where each may go: the section was checked before the start.
+fn credential_status(section: &Section) -> Vec<CredentialStatus> {
+    let told = section.told().unwrap_or_default().into_iter();
+    told.map(|(name, env, uses)| CredentialStatus { name, env, uses }).collect()
 }
 
 fn provider_status(provider: gateway::ProviderStatus) -> ProviderStatus {

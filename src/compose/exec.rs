@@ -38,6 +38,8 @@ pub struct Exec {
     pub init: InitClient,
     /// The redactor in force.
     pub redactor: SharedRedactor,
+    /// Variables that hold placeholders of credentials.
+    pub placeholders: Vec<(String, String)>,
 }
 
 /// A started process and our ends of its streams.
@@ -64,7 +66,7 @@ impl Exec {
     async fn spawn(&self, request: &ExecRequest) -> Result<Started, Fault> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let name = format!("exec-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let spec = spec(&name, request)?;
+        let spec = spec(&name, request, &self.placeholders)?;
         // Before the start, so that the end of a short process is not missed.
         let events = self.init.events();
         let broken = |e: io::Error| Fault::new(Code::Internal, format!("pipes: {e}"));
@@ -169,11 +171,15 @@ impl Exec {
     }
 }
 
-fn spec(name: &str, request: &ExecRequest) -> Result<SpawnSpec, Fault> {
+fn spec(name: &str, request: &ExecRequest, placeholders: &[(String, String)]) -> Result<SpawnSpec, Fault> {
     if request.command.first().is_none_or(String::is_empty) {
         return Err(Fault::new(Code::BadRequest, "the command is empty"));
     }
-    let mut extras: Vec<(String, String)> = request.env.clone().into_iter().collect();
+    if let Some((name, _)) = placeholders.iter().find(|(name, _)| request.env.contains_key(name)) {
+        return Err(Fault::new(Code::BadRequest, format!("{name} holds the placeholder of a credential")));
+    }
+    let mut extras: Vec<(String, String)> =
+        request.env.clone().into_iter().chain(placeholders.iter().cloned()).collect();
     if request.tty.is_some() {
         extras.insert(0, ("TERM".into(), "xterm-256color".into()));
     }

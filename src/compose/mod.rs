@@ -185,7 +185,11 @@ async fn build(
         addresses: tree::Addresses::new(),
         agents: Agents::new(agents),
         cage: OnceCell::new(),
-        exec: exec::Exec { init: init.clone(), redactor: stores.redactor.clone() },
+        exec: exec::Exec {
+            init: init.clone(),
+            redactor: stores.redactor.clone(),
+            placeholders: plan.credentials.environment().collect(),
+        },
         tree: OnceCell::new(),
         ending,
         stopping: AtomicBool::new(false),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use agent::InitClient;
 use gateway::Gateway;
 use policy::{Candidate, Preset};
+use proxy::credentials::Credentials;
 use proxy::guard::{OwnAddresses, Resolver, SystemLookup};
 use proxy::identity::{KeptPin, Pins};
 use proxy::tls::Authority;
@@ -63,6 +64,7 @@ pub struct Ready {
     resolver: Resolver,
     upstream: proxy::Upstream,
     names: Arc<proxy::names::Book>,
+    credentials: Arc<Credentials>,
 }
 
 impl Ready {
@@ -76,6 +78,7 @@ impl Ready {
         };
         let keys: Vec<(String, redactor::Secret)> = secrets.pairs().collect();
         let redactor = SharedRedactor::new(Redactor::new(keys.iter().cloned())?);
+        let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
         let authority = Arc::new(authority(handover, heart).await?);
@@ -98,6 +101,7 @@ impl Ready {
             resolver,
             upstream,
             names,
+            credentials,
         })
     }
 
@@ -115,6 +119,7 @@ impl Ready {
             resolver,
             upstream,
             names,
+            credentials,
         } = self;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
@@ -136,6 +141,7 @@ impl Ready {
             journal: Arc::new(audit.sink()),
             tracker: proxy::Tracker::new(policy.clone(), resolver, proxy::limits::MAX_CONNECTIONS),
             local: Arc::new(Inference(gateway.clone())),
+            credentials,
         });
         Ok(Stores { policy, presets, redactor, streams: Streams::new(), audit, recorder, gateway, proxy })
     }
@@ -210,6 +216,14 @@ fn extra_roots(plan: &Plan) -> Result<Vec<CertificateDer<'static>>, Refused> {
     let Some(pem) = &plan.upstream_ca else { return Ok(Vec::new()) };
     let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     roots.map_err(|e| format!("upstream_ca: {e}").into())
+}
+
+fn credentials(plan: &Plan, keys: &[(String, redactor::Secret)]) -> Result<Credentials, Refused> {
+    let key = |wanted: &redactor::Reference| {
+        let wanted = wanted.to_string();
+        keys.iter().find(|(reference, _)| *reference == wanted).map(|(_, key)| key.clone())
+    };
+    Ok(Credentials::new(&plan.credentials, key)?)
 }
 
 fn gateway(

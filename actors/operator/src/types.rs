@@ -40,6 +40,8 @@ pub struct Status {
     pub agents: Vec<AgentStatus>,
     /// The model providers.
     pub providers: Vec<ProviderStatus>,
+    /// The credentials that stand behind placeholders.
+    pub credentials: Vec<CredentialStatus>,
 }
 
 /// What a sandbox is doing.
@@ -112,6 +114,17 @@ pub struct ProviderStatus {
     pub credential: Option<String>,
     /// `unused`, `answering` or `failing`.
     pub state: String,
+}
+
+/// One credential that stands behind a placeholder. Its value is told nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialStatus {
+    /// Its name: the placeholder is `cofferdam:cred:NAME`.
+    pub name: String,
+    /// The variable inside that holds the placeholder.
+    pub env: Option<String>,
+    /// Where it may go: host, ports, path and programs.
+    pub uses: Vec<String>,
 }
 
 /// `GET /v1/tree`: one node of the live tree.

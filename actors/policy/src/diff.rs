@@ -179,6 +179,8 @@ impl Changes {
             ("tls: skip", old.tls_skip, new.tls_skip),
             ("enforcement: audit", old.audit, new.audit),
             ("allow_encoded_slash", old.allow_encoded_slash, new.allow_encoded_slash),
+            ("request_body_credential_rewrite", old.rewrites.bodies, new.rewrites.bodies),
+            ("websocket_credential_rewrite", old.rewrites.messages, new.rewrites.messages),
         ] {
             if was != is {
                 let (effect, word) = if is { (Effect::Wider, "on") } else { (Effect::Narrower, "off") };

@@ -246,8 +246,18 @@ pub(crate) static ENDPOINT: Object = Object {
             Kind::Bool,
             "Whether `%2F` may stand in a path (npm's scoped packages). Default `false`: refused.",
         ),
-        later("websocket_credential_rewrite", Kind::Bool, "credentials in WebSocket messages"),
-        later("request_body_credential_rewrite", Kind::Bool, "credentials in request bodies"),
+        field(
+            "websocket_credential_rewrite",
+            Kind::Bool,
+            "Whether placeholders of credentials in the client's text messages are replaced, on `rest` and `websocket`. Default \
+             `false`: a message that holds one is refused. See docs/credentials.md.",
+        ),
+        field(
+            "request_body_credential_rewrite",
+            Kind::Bool,
+            "Whether placeholders of credentials in JSON, form and text bodies are replaced; not on `websocket`. Default `false`: \
+             a body that holds one is refused. See docs/credentials.md.",
+        ),
         later("allow_uninspected_credentials", Kind::Bool, "credentials on endpoints that are not inspected"),
         field(
             "persisted_queries",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::content::{DEFAULT_BODY_BYTES, Selected};
-use crate::{Glob, Host, Protocol};
+use crate::{Executable, Glob, Host, Protocol};
 
 mod argument;
 mod body_rule;
@@ -165,8 +165,19 @@ pub struct Endpoint {
     pub allow_encoded_slash: bool,
     /// How bodies are judged, where they are.
     pub bodies: Bodies,
+    /// Where placeholders of credentials are replaced, other than in heads.
+    pub rewrites: Rewrites,
     /// Where it stands.
     pub origin: Origin,
+}
+
+/// Where placeholders of credentials are replaced, other than in heads. Elsewhere they are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rewrites {
+    /// `request_body_credential_rewrite`.
+    pub bodies: bool,
+    /// `websocket_credential_rewrite`.
+    pub messages: bool,
 }
 
 /// How an endpoint judges bodies.
@@ -224,6 +235,14 @@ pub struct Binary {
     pub ancestors: bool,
     /// Whether it may have code mapped that its hash says nothing of: a Python with packages of the agent's own.
     pub allow_foreign_code: bool,
+}
+
+impl Binary {
+    /// Whether a program is the one that is meant: by path, and by content where that is pinned.
+    #[must_use]
+    pub fn is(&self, program: &Executable) -> bool {
+        self.path.matches(&program.path) && self.sha256.is_none_or(|wanted| wanted == program.sha256)
+    }
 }
 
 /// Where something stands in a file. Two origins always compare equal: a thing is what it is wherever it stands.

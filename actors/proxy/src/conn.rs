@@ -10,9 +10,10 @@ use policy::Caller;
 use uuid::Uuid;
 
 use crate::address;
-use crate::answer::Known;
+use crate::answer::{Known, Refusal};
 use crate::body::Body;
 use crate::caller::{Claim, Identify};
+use crate::credentials::{Credentials, Guard};
 use crate::guard::{Connected, Resolver};
 use crate::intent::Scope;
 use crate::names::Book;
@@ -57,6 +58,8 @@ pub struct Deps {
     pub tracker: Tracker,
     /// The gateway.
     pub local: Arc<dyn LocalService>,
+    /// What placeholders stand for.
+    pub credentials: Arc<Credentials>,
 }
 
 /// What a connection becomes when HTTP is done on it.
@@ -66,7 +69,14 @@ pub(crate) enum Next {
     /// Requests are read inside it.
     Inspect { granted: Granted, addresses: Option<address::Judged> },
     /// WebSocket messages pass, judged where the handshake was.
-    WebSocket { upgrade: OnUpgrade, driver: Arc<Driver>, live: Live, known: Known, judge: Option<Judge> },
+    WebSocket {
+        upgrade: OnUpgrade,
+        driver: Arc<Driver>,
+        live: Live,
+        known: Known,
+        judge: Option<Judge>,
+        guard: Option<Guard>,
+    },
 }
 
 /// One HTTP connection of the agent (a socket, or a tunnel inside one).
@@ -125,6 +135,14 @@ impl Conn {
     /// The violation that broke this connection off, if one did.
     pub(crate) fn violation(&self) -> Option<Violation> {
         self.fault.get().and_then(|fault| fault.get().copied())
+    }
+
+    /// Why a body of this connection broke: its framing, if that is known, else `why`.
+    pub(crate) fn broken(&self, why: &str) -> Refusal {
+        match self.violation() {
+            Some(violation) => Refusal::Malformed(violation),
+            None => Refusal::BadRequest(why.to_owned()),
+        }
     }
 
     /// Notes that the answer was ours and the rest of the request may never be read.

@@ -17,10 +17,10 @@ use policy::{Denial, Destination, Layer};
 use crate::answer::{Known, Refusal};
 use crate::body::{Body, empty};
 use crate::conn::Conn;
+use crate::credentials::{Guard, Sent};
 use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
-use crate::protocol::Forwarded;
 use crate::tracker::Live;
 use crate::upstream::{Sender, Unsent, Wire};
 use crate::verdict::Permitted;
@@ -30,14 +30,15 @@ use crate::{address, hop, outcome, websocket};
 pub(crate) struct Asked<'a> {
     pub(crate) permitted: Permitted,
     pub(crate) parts: Parts,
-    pub(crate) body: Forwarded,
+    /// What of it is sent in another form than it was judged in, and its body.
+    pub(crate) sent: Sent,
     pub(crate) known: &'a Known,
     pub(crate) started: Instant,
 }
 
 /// See the module.
 pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
-    let Asked { permitted, mut parts, body, known, started } = asked;
+    let Asked { permitted, mut parts, sent, known, started } = asked;
     let exchange = &permitted.exchange;
     let wire = match (exchange.tls, exchange.websocket) {
         (false, _) => Wire::Plain,
@@ -54,17 +55,23 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Respon
     let ledger = Ledger::open(conn, known, started);
     let handshake = exchange.websocket.then(|| websocket::Handshake::of(&parts.headers)).transpose()?;
     clean(&mut parts.headers);
+    let guard = conn.deps.credentials.guard(&key.destination).cloned();
+    if guard.is_some() {
+        Guard::asks_in_clear(&mut parts.headers);
+    }
     if let Some(handshake) = &handshake {
         handshake.put_back(&mut parts.headers);
-        if permitted.allowed.is_some() {
+        if websocket::is_judged(conn, &permitted) {
             // With an extension (compression, for one) frames would say what nobody can judge.
             parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
         }
     }
-    let request = outgoing(&parts, &permitted, &sender, body, &ledger)?;
+    let tripped = sent.body.tripped();
+    let request = outgoing(&parts, &permitted, &sender, sent, &ledger)?;
     let response = match send(conn, &mut sender, request, &live, &ledger).await {
         Ok(response) => response,
         Err(Failed::Refused(refusal)) => {
+            let refusal = tripped.denial().map_or(refusal, |denial| permitted.but(denial.clone()));
             ledger.fault(refusal.detail());
             return Err(refusal);
         }
@@ -82,15 +89,22 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Respon
         }
     };
     ledger.answered(response.status());
+    if guard.is_some() && !Guard::is_clear(response.headers()) {
+        return Err(Refusal::Unreachable(
+            "the destination compressed its answer unasked, so it can't be searched for credentials"
+                .to_owned(),
+        ));
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match handshake {
-            Some(handshake) => handshake.conclude(conn, response, live, (&sender, &permitted), known),
+            Some(handshake) => handshake.conclude(conn, response, live, (&sender, &permitted, guard), known),
             // A tunnel that nobody asked for: both sides are closed.
             None => Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned())),
         };
     }
     let closes = handshake.is_some();
-    Ok(incoming(response, key, sender, live, ledger, closes))
+    let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
+    Ok(incoming(response, source, ledger, guard, closes))
 }
 
 /// An open connection: a pooled one, or a new one to an address judged now. Either way the decision is on record
@@ -217,9 +231,10 @@ fn outgoing(
     parts: &Parts,
     permitted: &Permitted,
     sender: &Sender,
-    body: Forwarded,
+    sent: Sent,
     ledger: &Arc<Ledger>,
 ) -> Result<Request<Body>, Refusal> {
+    let Sent { query, body } = sent;
     let exchange = &permitted.exchange;
     let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
     let body = match body.is_end_stream() {
@@ -229,7 +244,7 @@ fn outgoing(
     let mut request = Request::new(body);
     *request.method_mut() = exchange.method.clone();
     *request.headers_mut() = parts.headers.clone();
-    let target = match exchange.query.as_str() {
+    let target = match query.as_ref().map(|query| query.as_str()).or(exchange.query.as_str()) {
         Some(query) => format!("{}?{query}", exchange.path.as_str()),
         None => exchange.path.as_str().to_owned(),
     };
@@ -286,10 +301,9 @@ fn uri(text: String) -> Result<Uri, Refusal> {
 
 fn incoming(
     response: Response<Incoming>,
-    key: Key,
-    sender: Sender,
-    live: Live,
+    source: Source,
     ledger: Arc<Ledger>,
+    guard: Option<Guard>,
     closes: bool,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
@@ -300,6 +314,12 @@ fn incoming(
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
-    Response::from_parts(parts, Download::new(body, ledger, Some(source)).boxed_unsync())
+    let body = match guard {
+        None => Download::new(body, ledger, Some(source)).boxed_unsync(),
+        Some(guard) => {
+            guard.headers(&mut parts.headers);
+            Download::new(guard.body(body), ledger, Some(source)).boxed_unsync()
+        }
+    };
+    Response::from_parts(parts, body)
 }

@@ -10,7 +10,8 @@
 //! ```
 //! [`road`](mod@road) walks it for each request; CONNECT ([`tunnel`](mod@tunnel)), connections to any address
 //! ([`capture`](mod@capture)), absolute form, requests inside a tunnel and `inference.local` differ only in how their
-//! intent is made. Where an endpoint judges bodies or messages, [`protocol`] reads them on the way. Nothing is dialled
+//! intent is made. Where an endpoint judges bodies or messages, [`protocol`] reads them on the way; behind the verdict
+//! [`credentials`] puts values in the place of placeholders. Nothing is dialled
 //! before it is allowed and on record; whatever fails, fails closed.
 
 pub mod actor;
@@ -18,6 +19,7 @@ pub mod address;
 pub mod answer;
 pub mod body;
 pub mod caller;
+pub mod credentials;
 pub mod guard;
 pub mod identity;
 pub mod intent;

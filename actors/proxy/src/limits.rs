@@ -44,6 +44,12 @@ pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
 /// Bytes of all bodies together that are held to be judged, in one sandbox.
 pub const MAX_JUDGED_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of one body that is rewritten because a credential's placeholder may stand in it. OpenShell's bound.
+pub const MAX_REWRITTEN_BYTES: u32 = 256 * 1024;
+/// Bytes of a body that is looked at for placeholders before anything is dialled; longer ones are watched as they pass.
+pub const MAX_AHEAD_BYTES: u32 = 64 * 1024;
+/// Placeholders that are replaced in one request or message: bounds what a short one can be blown up to.
+pub const MAX_PLACEHOLDERS: usize = 64;
 /// Bytes of one WebSocket message of the client's, where messages are judged.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Fragments of one such message.
@@ -94,7 +100,7 @@ pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{guard, identity, names, repeats, tls};
+    use crate::{credentials, guard, identity, names, repeats, tls};
 
     /// Names and values, as the documentation has them.
     macro_rules! rows {
@@ -124,6 +130,9 @@ mod tests {
             MAX_IDLE_UPSTREAM,
             MAX_LINGER_BYTES,
             MAX_JUDGED_BYTES,
+            MAX_REWRITTEN_BYTES,
+            MAX_AHEAD_BYTES,
+            MAX_PLACEHOLDERS,
             MAX_MESSAGE_BYTES,
             MAX_MESSAGE_FRAMES,
             JUDGED_BODY_DEADLINE,
@@ -173,6 +182,9 @@ mod tests {
             repeats::REPEAT,
             repeats::MAX_RECORDS_PER_MINUTE,
             repeats::MAX_REMEMBERED,
+            credentials::MAX_CREDENTIALS,
+            credentials::MAX_USES,
+            credentials::MAX_NAME_BYTES,
         ];
         let page = include_str!("../../../docs/limits.md");
         for (name, value) in &rows {

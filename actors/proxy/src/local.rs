@@ -15,7 +15,7 @@ use crate::{hop, outcome};
 
 /// See the module.
 pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
-    let Asked { permitted, mut parts, body, known, started } = asked;
+    let Asked { permitted, mut parts, sent, known, started } = asked;
     let exchange = &permitted.exchange;
     if exchange.websocket {
         return Err(Refusal::BadRequest("the gateway speaks no WebSocket".to_owned()));
@@ -34,9 +34,9 @@ pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response
         parts.headers.insert(header::HOST, host);
     }
     parts.extensions.clear();
-    let body = match body.is_end_stream() {
+    let body = match sent.body.is_end_stream() {
         true => empty(),
-        false => Upload::new(body, Arc::clone(&ledger)).boxed_unsync(),
+        false => Upload::new(sent.body, Arc::clone(&ledger)).boxed_unsync(),
     };
     let request = Request::from_parts(parts, body);
     let caller = Arc::clone(&permitted.granted.caller);

@@ -104,6 +104,9 @@ impl HttpBody for Upload {
             self.ledger.up.fetch_add(passed, Ordering::Relaxed);
             metrics::proxy_bytes(Direction::Up, passed);
         }
+        if let Poll::Ready(Some(Err(error))) = &frame {
+            self.ledger.fault(error);
+        }
         frame
     }
 

@@ -17,7 +17,7 @@ use crate::caller::{Claim, Judged};
 use crate::conn::{Conn, Deps};
 use crate::intent::{Ask, Intent};
 use crate::verdict::{Granted, Permitted};
-use crate::{forward, local, outcome, protocol, tunnel};
+use crate::{credentials, forward, local, outcome, protocol, tunnel};
 
 /// Answers one request, whatever it is.
 pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
@@ -46,7 +46,7 @@ async fn walk(
     known: &mut Known,
     started: Instant,
 ) -> Result<Response<Body>, Refusal> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     known.method = Some(parts.method.as_str().to_owned());
     let intent = Intent::of(&conn.scope, &parts)?;
     known.destination = Some(intent.destination().clone());
@@ -61,7 +61,8 @@ async fn walk(
             let body = protocol::read(conn, &generation, &granted, &mut exchange, &parts, body).await?;
             let permitted = Permitted::judge(&generation, granted, exchange)?;
             conn.pool.claim(&caller);
-            let asked = forward::Asked { permitted, parts, body, known, started };
+            let sent = credentials::apply(conn, &generation, &permitted, &mut parts, body).await?;
+            let asked = forward::Asked { permitted, parts, sent, known, started };
             if intent.is_inference() {
                 local::serve(conn, asked).await
             } else {

@@ -91,13 +91,16 @@ pub(crate) async fn run(conn: &Arc<Conn>, next: Next, remains: Remains<TcpStream
 
 /// Passes WebSocket messages until a side is done or the decision falls.
 async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, remains: Remains<T>) {
-    let Next::WebSocket { upgrade, driver: _driver, live, known, judge } = next else { return };
+    let Next::WebSocket { upgrade, driver: _driver, live, known, judge, guard } = next else { return };
     let started = Instant::now();
     let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
     let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);
     let upstream = hyper_util::rt::TokioIo::new(upstream);
     let (relayed, fault) = match &judge {
-        Some(judge) => websocket::relay(&conn.deps, &known, judge, (agent, upstream), live.revoked()).await,
+        Some(judge) => {
+            let talk = websocket::Talk { deps: &conn.deps, known: &known, judge, guard: guard.as_ref() };
+            websocket::relay(&talk, (agent, upstream), live.revoked()).await
+        }
         None => (relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await, None),
     };
     ended(conn, known, relayed, fault, started);

@@ -102,6 +102,11 @@ impl Permitted {
         Self { granted, exchange, allowed: Some(allowed) }
     }
 
+    /// Refuses it after all, naming the entry that let it through.
+    pub(crate) fn but(&self, denial: Denial) -> Refusal {
+        Refusal::Denied(Denial { policy: self.policy().map(Into::into), ..denial })
+    }
+
     /// The policy entry's name, for records.
     pub fn policy(&self) -> Option<&str> {
         self.allowed.as_ref().map(|allowed| &*allowed.policy).or_else(|| self.granted.policy())

@@ -15,6 +15,7 @@ use sha1::{Digest, Sha1};
 use crate::answer::{Known, Refusal};
 use crate::body::{Body, empty};
 use crate::conn::{Conn, Next};
+use crate::credentials::Guard;
 use crate::hop;
 use crate::protocol::websocket::Judge;
 use crate::tracker::Live;
@@ -50,7 +51,7 @@ impl Handshake {
         conn: &Arc<Conn>,
         response: Response<Incoming>,
         live: Live,
-        (sender, permitted): (&Sender, &Permitted),
+        (sender, permitted, guard): (&Sender, &Permitted, Option<Guard>),
         known: &Known,
     ) -> Result<Response<Body>, Refusal> {
         let headers = response.headers();
@@ -60,9 +61,7 @@ impl Handshake {
             && headers
                 .get(header::SEC_WEBSOCKET_ACCEPT)
                 .is_some_and(|value| value.as_bytes() == self.accept.as_bytes());
-        let judge = permitted
-            .allowed
-            .is_some()
+        let judge = is_judged(conn, permitted)
             .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() });
         if judge.is_some() && headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
             return Err(Refusal::Unreachable(
@@ -76,15 +75,23 @@ impl Handshake {
         }
         let mut headers = headers.clone();
         hop::strip(&mut headers);
+        if let Some(guard) = &guard {
+            guard.headers(&mut headers);
+        }
         self.put_back(&mut headers);
         let upgrade = hyper::upgrade::on(response);
         let (driver, known) = (sender.driver(), known.clone());
-        conn.set_next(Next::WebSocket { upgrade, driver, live, known, judge });
+        conn.set_next(Next::WebSocket { upgrade, driver, live, known, judge, guard });
         let mut answer = Response::new(empty());
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *answer.headers_mut() = headers;
         Ok(answer)
     }
+}
+
+/// Whether the client's messages are read: where rules judge them, and where a placeholder might stand in one.
+pub(crate) fn is_judged(conn: &Conn, permitted: &Permitted) -> bool {
+    permitted.allowed.is_some() || !conn.deps.credentials.is_empty()
 }
 
 fn accept(key: &[u8]) -> String {

@@ -82,7 +82,8 @@ impl Screen {
     }
 
     /// How many bytes at the end of `bytes` could be the beginning of a secret.
-    fn doubtful(&self, bytes: &[u8]) -> usize {
+    #[must_use]
+    pub fn doubtful(&self, bytes: &[u8]) -> usize {
         let tails = self.known.as_ref().map(|known| known.tails(bytes)).unwrap_or_default();
         tails.first().map_or(0, |tail| bytes.len() - tail.at)
     }

@@ -18,8 +18,8 @@ use operator::{
     Answer, Client, Code, Control, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault, Owner, Peer,
     prepare,
     types::{
-        Accepted, AgentStatus, ControlStatus, Event, ExecRequest, Exit, LogQuery, PolicyChange, PolicyStatus,
-        PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
+        Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest, Exit, LogQuery,
+        PolicyChange, PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
     },
 };
 use tokio::sync::{broadcast, mpsc};
@@ -75,6 +75,11 @@ pub fn status() -> Status {
             cost: "none".into(),
             credential: None,
             state: "unused".into(),
+        }],
+        credentials: vec![CredentialStatus {
+            name: "github".into(),
+            env: Some("GITHUB_TOKEN".into()),
+            uses: vec!["api.github.com:443 /repos/** by /usr/bin/gh".into()],
         }],
     }
 }

@@ -3,7 +3,7 @@
 use super::place::{Clause, Test};
 use super::{Compiled, Near, Place};
 use crate::content::{Content, Part, Unreadable};
-use crate::model::Rule;
+use crate::model::{Rewrites, Rule};
 use crate::{
     Allowed, Caller, CanonicalPath, Denial, Destination, Grant, PathOptions, Protocol, RequestFacts,
 };
@@ -66,6 +66,17 @@ impl Compiled {
             };
         }
         found
+    }
+
+    /// Where a request's placeholders of credentials are replaced, other than in its head: where some endpoint says so that
+    /// grants the connection and serves the path.
+    #[must_use]
+    pub fn rewrites(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> Rewrites {
+        let serving = self.granting(&to.host, to.port, caller).filter(|place| place.serves(path));
+        serving.fold(Rewrites::default(), |all, place| Rewrites {
+            bodies: all.bodies || place.rewrites.bodies,
+            messages: all.messages || place.rewrites.messages,
+        })
     }
 
     /// Whether some rule asks what a WebSocket's message says as JSON.

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use crate::content::rpc::is_plain_tool;
 use crate::content::{Message, Operation, Part, Selected};
 use crate::model::{
-    Access, Binary, Bodies, Endpoint, Entry, HostPattern, HttpRule, Method, Origin, PathPattern, RpcRule,
-    Rule,
+    Access, Binary, Bodies, Endpoint, Entry, HostPattern, HttpRule, Method, Origin, PathPattern, Rewrites,
+    RpcRule, Rule,
 };
-use crate::{
-    AddressRule, Caller, CanonicalPath, Executable, Host, PathOptions, Protocol, RequestFacts, Treatment,
-};
+use crate::{AddressRule, Caller, CanonicalPath, Host, PathOptions, Protocol, RequestFacts, Treatment};
 
 /// An endpoint with the programs that may use it.
 #[derive(Debug)]
@@ -28,6 +26,7 @@ pub(crate) struct Place {
     pub(crate) addresses: AddressRule,
     pub(crate) path_options: PathOptions,
     pub(crate) bodies: Bodies,
+    pub(crate) rewrites: Rewrites,
     pub(crate) programs: Arc<Programs>,
     pub(crate) origin: Origin,
 }
@@ -146,6 +145,7 @@ impl Place {
             },
             path_options: PathOptions { allow_encoded_slash: endpoint.allow_encoded_slash },
             bodies: endpoint.bodies.clone(),
+            rewrites: endpoint.rewrites,
             programs,
             origin: endpoint.origin.clone(),
         }
@@ -224,7 +224,7 @@ impl Programs {
         match self {
             Self::Any => false,
             Self::Listed(list) => list.iter().any(|b| {
-                b.sha256.is_some() && b.path.matches(&caller.executable.path) && !is(b, &caller.executable)
+                b.sha256.is_some() && b.path.matches(&caller.executable.path) && !b.is(&caller.executable)
             }),
         }
     }
@@ -232,13 +232,8 @@ impl Programs {
 
 /// Whether an entry names a caller, by its own program or by one that started it.
 fn names(binary: &Binary, caller: &Caller) -> bool {
-    is(binary, &caller.executable)
-        || (binary.ancestors && caller.ancestors.iter().any(|ancestor| is(binary, ancestor)))
-}
-
-/// Whether a program is one that the policy names.
-fn is(binary: &Binary, program: &Executable) -> bool {
-    binary.path.matches(&program.path) && binary.sha256.is_none_or(|wanted| wanted == program.sha256)
+    binary.is(&caller.executable)
+        || (binary.ancestors && caller.ancestors.iter().any(|ancestor| binary.is(ancestor)))
 }
 
 /// The methods that a clause names, for messages.

@@ -259,6 +259,26 @@ fn an_encoded_slash_passes_only_where_allowed() {
 }
 
 #[test]
+fn credentials_are_rewritten_where_an_endpoint_of_the_caller_says_so() {
+    let c = compiled(
+        "  a: { endpoints: [ { host: a.example.com, port: 443, path: '/in/**', protocol: rest, access: full, request_body_credential_rewrite: true }, \
+         { host: a.example.com, port: 443, protocol: rest, access: full } ], binaries: [ { path: /usr/bin/curl } ] }\n  \
+         b: { endpoints: [ { host: a.example.com, port: 443, protocol: rest, access: full, websocket_credential_rewrite: true } ], \
+         binaries: [ { path: /usr/bin/gh } ] }\n",
+    );
+    let rewrites = |place: &str, program: &str, path: &str| {
+        let path = CanonicalPath::parse(path, PathOptions::default()).unwrap();
+        let rewrites = c.rewrites(&to(place), &caller(&[program]), &path);
+        (rewrites.bodies, rewrites.messages)
+    };
+    assert_eq!(rewrites("a.example.com:443", "/usr/bin/curl", "/in/x"), (true, false));
+    assert_eq!(rewrites("a.example.com:443", "/usr/bin/curl", "/x"), (false, false));
+    assert_eq!(rewrites("a.example.com:443", "/usr/bin/gh", "/in/x"), (false, true));
+    assert_eq!(rewrites("a.example.com:80", "/usr/bin/curl", "/in/x"), (false, false));
+    assert_eq!(rewrites("b.example.com:443", "/usr/bin/curl", "/in/x"), (false, false));
+}
+
+#[test]
 fn inspected_wins_over_relayed_where_a_caller_has_both_by_its_ancestors() {
     let c = compiled(
         "  relay: { endpoints: [ { host: a.example.com, port: 443 } ], binaries: [ { path: /usr/bin/agent } ] }\n  \

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::body_rules::Speaks;
 use super::{Fields, Reader};
 use crate::fields::{self, Kind};
-use crate::model::{Access, Endpoint, HostPattern, PathPattern, is_inference_local};
+use crate::model::{Access, Endpoint, HostPattern, PathPattern, Rewrites, is_inference_local};
 use crate::yaml::{Node, Value};
 use crate::{Host, Protocol};
 
@@ -49,6 +49,7 @@ impl Reader<'_> {
         let rules = self.allow_rules(fields.get("rules"), speaks);
         let deny_rules = self.deny_rules(fields.get("deny_rules"), speaks);
         let allowed_ips = self.each(fields.get("allowed_ips"), Self::range);
+        let rewrites = self.rewrites(&fields, protocol);
         let allow_encoded_slash = self.boolean(fields.get("allow_encoded_slash")).unwrap_or(false);
 
         // What can't be read leaves the endpoint out; its errors are said already.
@@ -65,6 +66,7 @@ impl Reader<'_> {
             allowed_ips,
             allow_encoded_slash,
             bodies,
+            rewrites,
             origin: self.origin(node.span.clone()),
         };
         self.check_endpoint(node, &fields, &endpoint);
@@ -206,6 +208,32 @@ impl Reader<'_> {
                 false
             }
             None => false,
+        }
+    }
+
+    /// The outer option of `protocol` is whether it could be read.
+    fn rewrites(&mut self, fields: &Fields<'_>, protocol: Option<Option<Protocol>>) -> Rewrites {
+        let mut on = |name: &str, right: fn(Protocol) -> bool, help: &str| {
+            let Some(node) = fields.get(name) else { return false };
+            let on = self.boolean(Some(node)).unwrap_or(false);
+            let fits = protocol.is_none_or(|protocol| protocol.is_some_and(right));
+            if on && !fits {
+                let message = format!("`{name}` has nothing to rewrite on this `protocol`");
+                self.error(node, message).help = Some(help.into());
+            }
+            on
+        };
+        Rewrites {
+            bodies: on(
+                "request_body_credential_rewrite",
+                |protocol| protocol != Protocol::Websocket,
+                "it is for `protocol: rest`, `graphql`, `mcp` and `json-rpc`",
+            ),
+            messages: on(
+                "websocket_credential_rewrite",
+                |protocol| matches!(protocol, Protocol::Rest | Protocol::Websocket),
+                "it is for `protocol: rest` and `websocket`",
+            ),
         }
     }
 

@@ -99,12 +99,8 @@ fn text_that_is_not_a_policy_is_refused() {
 
 #[test]
 fn fields_whose_feature_is_not_here_are_errors_unless_they_are_off() {
-    for field in ["websocket_credential_rewrite: true", "request_body_credential_rewrite: true"] {
-        let errors = errors(&endpoint(&format!(
-            "host: a.example.com, port: 443, protocol: rest, access: read-only, {field}"
-        )));
-        assert!(errors.len() == 1 && errors[0].contains("isn't supported yet"), "{field}: {errors:?}");
-    }
+    let later = "host: a.example.com, port: 443, protocol: rest, access: read-only, allow_uninspected_credentials: true";
+    assert!(errors(&endpoint(later))[0].contains("isn't supported yet"));
     for field in ["credential_signing: sigv4", "signing_service: s3"] {
         let errors = errors(&endpoint(&format!("host: a.example.com, port: 443, {field}")));
         assert!(errors.len() == 1 && errors[0].contains("isn't supported:"), "{field}: {errors:?}");
@@ -118,6 +114,25 @@ fn fields_whose_feature_is_not_here_are_errors_unless_they_are_off() {
             "host: a.example.com, port: 443, protocol: rest, access: read-only, {field}"
         )));
         assert!(errors.len() == 1 && errors[0].contains("is for `protocol:"), "{field}: {errors:?}");
+    }
+}
+
+#[test]
+fn credentials_are_rewritten_where_there_is_something_to_rewrite() {
+    for (fields, fits) in [
+        ("protocol: rest, access: full, request_body_credential_rewrite: true", true),
+        ("protocol: graphql, access: full, request_body_credential_rewrite: true", true),
+        ("protocol: rest, access: full, websocket_credential_rewrite: true", true),
+        ("protocol: websocket, access: full, websocket_credential_rewrite: true", true),
+        ("protocol: websocket, access: full, request_body_credential_rewrite: true", false),
+        ("protocol: graphql, access: full, websocket_credential_rewrite: true", false),
+        ("request_body_credential_rewrite: true", false),
+        ("tls: skip, websocket_credential_rewrite: true", false),
+        ("tls: skip, websocket_credential_rewrite: false", true),
+    ] {
+        let errors = errors(&endpoint(&format!("host: a.example.com, port: 443, {fields}")));
+        let refused = errors.iter().any(|error| error.contains("has nothing to rewrite"));
+        assert!(refused != fits && errors.len() == usize::from(refused), "{fields}: {errors:?}");
     }
 }
 

@@ -4,28 +4,27 @@
 //! them is changed. A body that can't be judged is refused by the policy like any other (and under `enforcement: audit` sent
 //! on as it stands). Requests of other endpoints pass without a look. [`websocket`] judges messages after the handshake.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use policy::content::{Reading, Unreadable};
 use policy::{Content, Generation, Protocol, RequestFacts};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::Refusal;
-use crate::body::BoxError;
 use crate::conn::Conn;
 use crate::intent::Exchange;
 use crate::limits::JUDGED_BODY_DEADLINE;
 use crate::verdict::Granted;
 
+mod forwarded;
 pub(crate) mod websocket;
+
+pub(crate) use forwarded::Forwarded;
 
 /// A body that was read to be judged, and is judged again when the policy changes.
 #[derive(Debug, Clone)]
@@ -45,52 +44,6 @@ impl Judged {
             Some(fault) => judge(Content::Unreadable(fault)),
             None => judge(Reading::of(self.protocol, &self.bytes).content()),
         }
-    }
-}
-
-/// What is sent on: what was read of a body, and what wasn't.
-pub(crate) struct Forwarded {
-    read: Option<Bytes>,
-    rest: Option<Incoming>,
-}
-
-impl Forwarded {
-    /// A body that nobody read.
-    pub(crate) fn untouched(body: Incoming) -> Self {
-        Self { read: None, rest: Some(body) }
-    }
-}
-
-impl HttpBody for Forwarded {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(read) = self.read.take() {
-            return Poll::Ready(Some(Ok(Frame::data(read))));
-        }
-        match &mut self.rest {
-            Some(rest) => Pin::new(rest).poll_frame(cx).map_err(Into::into),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.read.is_none() && self.rest.as_ref().is_none_or(Incoming::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let read = self.read.as_ref().map_or(0, |read| read.len() as u64);
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint);
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower().saturating_add(read));
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(read));
-        }
-        hint
     }
 }
 
@@ -135,10 +88,7 @@ pub(crate) async fn read(
     })?;
     let (bytes, fault, forwarded) = match tokio::time::timeout(JUDGED_BODY_DEADLINE, collect(body, max)).await
     {
-        Ok(collected) => collected.map_err(|broken| match conn.violation() {
-            Some(violation) => Refusal::Malformed(violation),
-            None => Refusal::BadRequest(broken.to_owned()),
-        })?,
+        Ok(collected) => collected.map_err(|broken| conn.broken(broken))?,
         Err(_) => return Err(Refusal::Malformed(crate::strict::Violation::Slow)),
     };
     // What isn't needed is given back at once: an answer may stream for hours.
@@ -151,27 +101,15 @@ pub(crate) async fn read(
 type Collected = (Bytes, Option<Unreadable>, Forwarded);
 
 /// Reads up to `max` bytes. What is longer is read no further, and stands in front of the rest.
-async fn collect(mut body: Incoming, max: u32) -> Result<Collected, &'static str> {
-    let limit = usize::try_from(max).unwrap_or(usize::MAX);
-    let mut held = BytesMut::new();
-    loop {
-        let Some(frame) = body.frame().await else {
-            let bytes = held.freeze();
-            let read = (!bytes.is_empty()).then(|| bytes.clone());
-            return Ok((bytes, None, Forwarded { read, rest: None }));
-        };
-        let fault = match frame.map_err(|_| "the body broke off")?.into_data() {
-            Ok(data) => {
-                held.extend_from_slice(&data);
-                (held.len() > limit).then_some(Unreadable::TooLong(max))
-            }
-            // They could say anything, and nobody judges them.
-            Err(_) => return Err("a judged body has no trailers"),
-        };
-        if fault.is_some() {
-            let bytes = held.freeze();
-            return Ok((Bytes::new(), fault, Forwarded { read: Some(bytes), rest: Some(body) }));
-        }
+async fn collect(body: Incoming, max: u32) -> Result<Collected, &'static str> {
+    let held = Forwarded::untouched(body).gathered(max).await?;
+    if held.has_trailers() {
+        // They could say anything, and nobody judges them.
+        return Err("a judged body has no trailers");
+    }
+    match held.is_whole() {
+        true => Ok((held.read().clone(), None, held)),
+        false => Ok((Bytes::new(), Some(Unreadable::TooLong(max)), held)),
     }
 }
 

@@ -2,20 +2,22 @@
 //!
 //! Frames are read strictly: masked, no reserved bits (no extension was agreed, the handshake's offer is taken off), known
 //! opcodes, control frames whole and short, fragments in order. A message is held until it is whole and judged, up to
-//! [`MAX_MESSAGE_BYTES`]; then its frames go on as they came. What the server says passes unread. A refused message ends
-//! the connection with 1008 on both sides.
+//! [`MAX_MESSAGE_BYTES`]; then its frames go on as they came, or with values in the place of placeholders. What the server
+//! says passes unread, but for the search for credentials ([`answers`]). A refused message ends the connection with 1008 on
+//! both sides.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use policy::content::{Json, Text};
-use policy::{Content, RequestFacts, WEBSOCKET_TEXT};
+use policy::{Content, Denial, RequestFacts, WEBSOCKET_TEXT};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Known, Refusal};
 use crate::conn::Deps;
+use crate::credentials::{self, Guard};
 use crate::intent::Exchange;
 use crate::limits::{MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, TUNNEL_IDLE, WRITE_STALL};
 use crate::outcome;
@@ -37,11 +39,25 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Read at a time, bytes.
 const READ_BYTES: usize = 16 * 1024;
 
+mod answers;
+
+use answers::Answers;
+
 /// What messages are judged by.
 #[derive(Clone)]
 pub(crate) struct Judge {
     pub(crate) granted: Granted,
     pub(crate) exchange: Exchange,
+}
+
+/// What a connection's two directions share.
+#[derive(Clone, Copy)]
+pub(crate) struct Talk<'a> {
+    pub(crate) deps: &'a Deps,
+    pub(crate) known: &'a Known,
+    pub(crate) judge: &'a Judge,
+    /// What keeps credentials out of what the server says.
+    pub(crate) guard: Option<&'a Guard>,
 }
 
 /// A frame's header.
@@ -172,6 +188,28 @@ impl Inbox {
         }
     }
 
+    /// One frame with another content in the place of the message's, under the mask of its first frame.
+    fn frame(&self, content: &[u8]) -> Vec<u8> {
+        let mask = header(&self.raw).ok().flatten().map_or([0; 4], |header| header.mask);
+        let mut out = vec![0x81];
+        match content.len() {
+            length @ 0..126 => out.push(0x80 | u8::try_from(length).unwrap_or_default()),
+            length => match u16::try_from(length) {
+                Ok(length) => {
+                    out.push(0x80 | 126);
+                    out.extend(length.to_be_bytes());
+                }
+                Err(_) => {
+                    out.push(0x80 | 127);
+                    out.extend((length as u64).to_be_bytes());
+                }
+            },
+        }
+        out.extend(mask);
+        out.extend(content.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        out
+    }
+
     /// The frames of the message that was judged, as they came.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.message.clear();
@@ -183,13 +221,14 @@ impl Inbox {
     }
 }
 
-impl Judge {
-    /// Judges one whole message by the policy now in force.
-    fn message(&self, deps: &Deps, known: &Known, inbox: &Inbox, text: bool) -> Result<(), Stop> {
+impl Talk<'_> {
+    /// Judges one whole message by the policy now in force. Gives what is sent in its place, if that is something else.
+    fn message(&self, inbox: &Inbox, text: bool) -> Result<Option<Vec<u8>>, Stop> {
         let started = Instant::now();
+        let Self { deps, known, judge, .. } = *self;
         let generation = deps.policy.load();
-        let (to, caller) = (&self.granted.destination, &*self.granted.caller);
-        let path = &self.exchange.path;
+        let (to, caller) = (&judge.granted.destination, &*judge.granted.caller);
+        let path = &judge.exchange.path;
         let message = match text {
             true => std::str::from_utf8(&inbox.message)
                 .map(Some)
@@ -207,7 +246,7 @@ impl Judge {
         let facts = RequestFacts {
             method: WEBSOCKET_TEXT,
             path,
-            query: &self.exchange.query,
+            query: &judge.exchange.query,
             websocket: true,
             content,
         };
@@ -219,20 +258,23 @@ impl Judge {
             .request(to, caller, &facts)
             .map_err(|denial| refuse(Refusal::Denied(denial)))?;
         // Each message that passes isn't worth a record; one that should not have is.
+        let policy = allowed.policy.clone();
         if allowed.audit_only.is_some() {
-            let permitted = Permitted::message(self.granted.clone(), self.exchange.clone(), allowed);
+            let permitted = Permitted::message(judge.granted.clone(), judge.exchange.clone(), allowed);
             outcome::request_allowed(&*deps.journal, &known, &permitted, started.elapsed())
                 .map_err(Stop::Refused)?;
         }
-        Ok(())
+        let rewrites = || generation.compiled.rewrites(to, caller, path).messages;
+        let request = credentials::Request { to, path, caller, tls: judge.exchange.tls };
+        credentials::in_message(&deps.credentials, request, &inbox.message, message.filter(|_| rewrites()))
+            .map(|filled| filled.map(|filled| inbox.frame(&filled)))
+            .map_err(|denial| refuse(Refusal::Denied(Denial { policy: Some(policy), ..denial })))
     }
 }
 
 /// Passes messages between agent and upstream until a side is done, one is refused, or `stop`.
 pub(crate) async fn relay<A, B>(
-    deps: &Deps,
-    known: &Known,
-    judge: &Judge,
+    talk: &Talk<'_>,
     (agent, upstream): (A, B),
     stop: impl Future<Output = ()>,
 ) -> (Relayed, Option<String>)
@@ -245,8 +287,8 @@ where
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let ending = CancellationToken::new();
     let (stopped, between) = {
-        let mut upward = pin!(upward(deps, known, judge, (agent_in, &mut upstream_out), &up));
-        let mut downward = pin!(downward(upstream_in, &mut agent_out, &down, &ending));
+        let mut upward = pin!(upward(talk, (agent_in, &mut upstream_out), &up));
+        let mut downward = pin!(downward(talk.guard, (upstream_in, &mut agent_out), &down, &ending));
         let stopped = tokio::select! {
             stopped = &mut upward => stopped,
             _ = &mut downward => Stop::Gone,
@@ -281,9 +323,7 @@ where
 
 /// What the agent says, judged.
 async fn upward(
-    deps: &Deps,
-    known: &Known,
-    judge: &Judge,
+    talk: &Talk<'_>,
     (mut from, to): (impl AsyncRead + Unpin, &mut (impl AsyncWrite + Unpin)),
     moved: &AtomicU64,
 ) -> Stop {
@@ -292,99 +332,46 @@ async fn upward(
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return Stop::Gone };
         inbox.raw.extend_from_slice(buffer.get(..read).unwrap_or_default());
-        match pass(deps, known, judge, &mut inbox, to).await {
+        match pass(talk, &mut inbox, to).await {
             Ok(sent) => moved.fetch_add(sent, Ordering::Relaxed),
             Err(stop) => return stop,
         };
     }
 }
 
-/// What the server says, as it comes. Gives whether it ended between two frames.
+/// What the server says, as it comes, but for credentials. Gives whether it ended between two frames.
 async fn downward(
-    mut from: impl AsyncRead + Unpin,
-    to: &mut (impl AsyncWrite + Unpin),
+    guard: Option<&Guard>,
+    (mut from, to): (impl AsyncRead + Unpin, &mut (impl AsyncWrite + Unpin)),
     moved: &AtomicU64,
     ending: &CancellationToken,
 ) -> bool {
-    let mut frames = Boundary::default();
+    let mut answers = Answers::new(guard);
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let read = tokio::select! {
             biased;
-            () = ending.cancelled(), if frames.between() => return true,
+            () = ending.cancelled(), if answers.between() => return true,
             read = from.read(&mut buffer) => read,
         };
         let Ok(read @ 1..) = read else { return false };
-        let mut bytes = buffer.get(..read).unwrap_or_default();
-        let first_end = frames.feed(bytes);
-        let last = ending.is_cancelled() && first_end.is_some();
-        if let Some(end) = first_end.filter(|_| last) {
-            bytes = bytes.get(..end).unwrap_or_default();
-        }
+        let bytes = buffer.get(..read).unwrap_or_default();
+        let Ok(passing) = answers.pass(bytes) else { return false };
+        let last = ending.is_cancelled().then_some(passing.first_end).flatten();
+        let bytes = last.map_or(passing.bytes, |end| passing.bytes.get(..end).unwrap_or_default());
         if write(to, bytes).await.is_err() {
             return false;
         }
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if last {
+        if last.is_some() {
             return true;
         }
     }
 }
 
-/// Where the server's frames end; what they say is none of ours.
-#[derive(Default)]
-struct Boundary {
-    header: Vec<u8>,
-    left: u64,
-}
-
-impl Boundary {
-    fn between(&self) -> bool {
-        self.header.is_empty() && self.left == 0
-    }
-
-    /// Goes on by `bytes`; gives where in them the first frame ends.
-    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
-        let (mut at, mut first) = (0, None);
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if self.left > 0 {
-                let taken = rest.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                self.left -= taken as u64;
-                at += taken;
-            } else {
-                self.header.extend(rest.first());
-                at += 1;
-                let Some(payload) = self.payload() else { continue };
-                self.header.clear();
-                self.left = payload;
-            }
-            if self.between() {
-                first = first.or(Some(at));
-            }
-        }
-        first
-    }
-
-    /// The payload's length, once the header is whole.
-    fn payload(&self) -> Option<u64> {
-        let [_, second, rest @ ..] = self.header.as_slice() else { return None };
-        let (length, rest) = match second & 0x7f {
-            126 => rest
-                .split_first_chunk()
-                .map(|(length, rest)| (u64::from(u16::from_be_bytes(*length)), rest))?,
-            127 => rest.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest))?,
-            length => (u64::from(length), rest),
-        };
-        let mask = if second & 0x80 == 0 { 0 } else { 4 };
-        (rest.len() >= mask).then_some(length)
-    }
-}
-
 /// Judges and sends on what is whole.
 async fn pass(
-    deps: &Deps,
-    known: &Known,
-    judge: &Judge,
+    talk: &Talk<'_>,
     inbox: &mut Inbox,
     upstream: &mut (impl AsyncWrite + Unpin),
 ) -> Result<u64, Stop> {
@@ -393,8 +380,9 @@ async fn pass(
         let frames = match ready {
             Ready::Control(frame) => frame,
             Ready::Text | Ready::Binary => {
-                judge.message(deps, known, inbox, ready == Ready::Text)?;
-                inbox.take()
+                let filled = talk.message(inbox, ready == Ready::Text)?;
+                let frames = inbox.take();
+                filled.unwrap_or(frames)
             }
         };
         write(upstream, &frames).await.map_err(|()| Stop::Gone)?;
@@ -498,20 +486,6 @@ mod tests {
             assert_eq!(out[1].1, [frame(0x01, b"hel"), frame(0x80, b"lo")].concat());
             assert_eq!(out[2].1, frame(0x81, b"x"));
         }
-    }
-
-    #[test]
-    fn the_servers_frames_are_told_apart() {
-        let bytes = [&[0x81, 3, b'a', b'b', b'c'][..], &[0x82, 126, 0, 200], &[7; 200], &[0x88, 0]].concat();
-        for piece in 1..bytes.len() {
-            let mut frames = Boundary::default();
-            let mut ends = 0;
-            for part in bytes.chunks(piece) {
-                ends += usize::from(frames.feed(part).is_some());
-            }
-            assert!(frames.between() && ends >= 1, "{piece}");
-        }
-        assert_eq!(Boundary::default().feed(&bytes), Some(5));
     }
 
     #[test]

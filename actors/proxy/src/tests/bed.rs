@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::answer::Refusal;
 use crate::body::{Body, full};
 use crate::conn::{Deps, LocalService};
+use crate::credentials::Credentials;
 use crate::guard::{Lookup, LookupError, OwnAddresses, Resolver};
 use crate::listen::{Kind, accept};
 use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
@@ -52,6 +53,10 @@ impl Bed {
     }
 
     pub async fn with_capacity(endpoints: &str, capacity: usize) -> Self {
+        Self::with(endpoints, capacity, Credentials::default()).await
+    }
+
+    pub async fn with(endpoints: &str, capacity: usize, credentials: Credentials) -> Self {
         let store = Store::new(candidate(endpoints));
         let world = Arc::new(Authority::generate().unwrap());
         let resolver =
@@ -69,6 +74,7 @@ impl Bed {
             upstream: Upstream::new(&config),
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             local: Arc::new(Local),
+            credentials: Arc::new(credentials),
         });
         let mut accepting = Vec::new();
         let mut listen = |kind| {

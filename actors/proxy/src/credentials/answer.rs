@@ -1,0 +1,147 @@
+//! Answers of places that may be told a credential: searched for it, so that an echo doesn't bring it inside.
+//!
+//! A value in them becomes as many `*`: lengths and framing stay true. For that they must come in clear and in order, so
+//! compression and ranges aren't asked for. Other places' answers never come here.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use redactor::{Mask, RedactorError, Screen, Secret, Sieve};
+
+use crate::body::BoxError;
+
+/// What keeps credentials out of answers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    screen: Screen,
+    /// Names of header fields come in small letters.
+    names: Screen,
+}
+
+impl Guard {
+    pub(super) fn new<'s>(values: impl Iterator<Item = &'s Secret>) -> Result<Self, RedactorError> {
+        let values: Vec<&Secret> = values.collect();
+        let small: Vec<Secret> =
+            values.iter().map(|value| Secret::new(value.expose().to_ascii_lowercase())).collect();
+        Ok(Self { screen: Screen::new(values, Mask::Stars)?, names: Screen::new(&small, Mask::Stars)? })
+    }
+
+    /// Makes a request ask for an answer that can be searched.
+    pub(crate) fn asks_in_clear(headers: &mut HeaderMap) {
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // A value in pieces is a value that nobody finds. A server may always answer with the whole (RFC 9110 section 14.2).
+        headers.remove(header::RANGE);
+        headers.remove(header::IF_RANGE);
+    }
+
+    /// Whether an answer came in clear.
+    pub(crate) fn is_clear(headers: &HeaderMap) -> bool {
+        let clear = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+        headers.get_all(header::CONTENT_ENCODING).iter().all(clear)
+    }
+
+    /// Masks values in header fields (also of trailers). A field with one in its name is taken off.
+    pub(crate) fn headers(&self, headers: &mut HeaderMap) {
+        let named: Vec<HeaderName> =
+            headers.keys().filter(|name| self.names.finds(name.as_str().as_bytes())).cloned().collect();
+        for name in named {
+            headers.remove(name);
+        }
+        for value in headers.values_mut() {
+            if let Some(masked) = self.screen.masked(value.as_bytes()) {
+                *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static(""));
+            }
+        }
+    }
+
+    /// The search itself, for streams that are no HTTP body.
+    pub(crate) fn screen(&self) -> &Screen {
+        &self.screen
+    }
+
+    /// An answer's body, searched.
+    pub(crate) fn body<B>(&self, inner: B) -> Screened<B> {
+        Screened { inner, guard: self.clone(), sieve: self.screen.sieve(), trailers: None }
+    }
+}
+
+/// A body on its way through a [`Guard`].
+pub(crate) struct Screened<B> {
+    inner: B,
+    guard: Guard,
+    sieve: Sieve,
+    /// Trailers that wait until what was held is out.
+    trailers: Option<HeaderMap>,
+}
+
+impl<B> Screened<B> {
+    /// What was held, at the end of the data.
+    fn rest(&mut self) -> Option<Frame<Bytes>> {
+        let rest = self.sieve.finish();
+        (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+}
+
+impl<B> HttpBody for Screened<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        loop {
+            let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+                Poll::Ready(None) => return Poll::Ready(this.rest().map(Ok)),
+                Poll::Ready(Some(Ok(frame))) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    let data = this.sieve.push(data);
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                }
+                Err(other) => {
+                    let Ok(mut trailers) = other.into_trailers() else { continue };
+                    this.guard.headers(&mut trailers);
+                    return Poll::Ready(Some(Ok(match this.rest() {
+                        Some(rest) => {
+                            this.trailers = Some(trailers);
+                            rest
+                        }
+                        None => Frame::trailers(trailers),
+                    })));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream() && self.sieve.held() == 0 && self.trailers.is_none()
+    }
+
+    /// Stars don't change a length.
+    fn size_hint(&self) -> SizeHint {
+        let (inner, held) = (self.inner.size_hint(), self.sieve.held() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(held));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(held));
+        }
+        hint
+    }
+}

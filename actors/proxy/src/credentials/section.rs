@@ -1,0 +1,311 @@
+//! The `credentials:` section of cofferdam.yaml as data, and its check.
+//!
+//! Reading is serde's work; judging is [`Section::check`], which reports *every* fault at once. Hosts, paths and programs are
+//! the policy's own patterns. A literal key never leaves its field: it is dropped while it is read. Nothing here opens a file
+//! or an environment variable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use policy::{Binary, Glob, HostPattern, PathPattern, Policy, Protocol};
+use redactor::{Credential, Reference};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::placeholder::{MAX_NAME_BYTES, is_name};
+use super::{Credentials, Unusable, Use};
+
+/// Most credentials in one file.
+pub const MAX_CREDENTIALS: usize = 64;
+/// Most places that one credential may go to; they are tried in order.
+pub const MAX_USES: usize = 32;
+/// Where a use that names no port leads.
+const DEFAULT_PORT: u16 = 443;
+
+/// The section: credentials by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section(BTreeMap<String, Said>);
+
+/// One credential as the file has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    /// Where its key is.
+    from: Credential,
+    /// The variable inside that holds its placeholder.
+    #[serde(default)]
+    env: Option<String>,
+    /// Where it may go.
+    #[serde(rename = "use")]
+    uses: Vec<SaidUse>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaidUse {
+    host: String,
+    #[serde(default)]
+    ports: Vec<u16>,
+    path: String,
+    binaries: Vec<SaidBinary>,
+    #[serde(default)]
+    plain_http: bool,
+}
+
+/// A path, or a map with more to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct SaidBinary {
+    path: String,
+    sha256: Option<String>,
+    allow_foreign_code: bool,
+}
+
+impl<'de> Deserialize<'de> for SaidBinary {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Whole {
+            path: String,
+            sha256: Option<String>,
+            #[serde(default)]
+            allow_foreign_code: bool,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = SaidBinary;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a program's path, or a map with `path`")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<SaidBinary, E> {
+                Ok(SaidBinary { path: path.to_owned(), sha256: None, allow_foreign_code: false })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SaidBinary, A::Error> {
+                let Whole { path, sha256, allow_foreign_code } =
+                    Whole::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(SaidBinary { path, sha256, allow_foreign_code })
+            }
+        }
+        from.deserialize_any(Either)
+    }
+}
+
+/// One fault in the section, with the place and the mend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("credentials.{at}: {what}")]
+pub struct Fault {
+    /// Path below `credentials`, such as `github.use[0].host`.
+    pub at: String,
+    /// What is wrong and how to mend it.
+    pub what: String,
+}
+
+/// All faults of one section.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// A checked credential: name, reference, uses.
+type Checked<'a> = (&'a str, &'a Reference, Vec<Use>);
+
+impl Section {
+    /// Judges the section without touching the machine.
+    ///
+    /// # Errors
+    /// Every fault found.
+    pub fn check(&self) -> Result<(), Faults> {
+        self.checked().map(drop)
+    }
+
+    /// Every credential, checked.
+    pub(super) fn checked(&self) -> Result<Vec<Checked<'_>>, Faults> {
+        let mut faults = Vec::new();
+        let mut out = Vec::new();
+        let mut say = |at: &str, what: String| faults.push(Fault { at: at.to_owned(), what });
+        if self.0.len() > MAX_CREDENTIALS {
+            say("", format!("more than {MAX_CREDENTIALS} credentials"));
+        }
+        let mut variables: BTreeMap<&str, &str> = BTreeMap::new();
+        for (name, said) in &self.0 {
+            if !is_name(name) {
+                say(
+                    name,
+                    format!("a name has 1 to {MAX_NAME_BYTES} letters, digits, `-` and `_`: rename it"),
+                );
+            }
+            if let Some(variable) = &said.env {
+                if !is_variable(variable) {
+                    say(&format!("{name}.env"), format!("`{variable}` is no variable's name"));
+                }
+                if let Some(other) = variables.insert(variable, name) {
+                    say(
+                        &format!("{name}.env"),
+                        format!(
+                            "{variable} holds the placeholder of `{other}` already: name another variable"
+                        ),
+                    );
+                }
+            }
+            if let Credential::Refused(why) = &said.from {
+                say(&format!("{name}.from"), (*why).to_owned());
+            }
+            let uses = said.uses(name, &mut say);
+            if let Credential::Reference(reference) = &said.from {
+                out.push((name.as_str(), reference, uses));
+            }
+        }
+        if faults.is_empty() { Ok(out) } else { Err(Faults(faults)) }
+    }
+
+    /// Every name with the reference to its key, for the CLI to resolve before the start.
+    pub fn references(&self) -> impl Iterator<Item = (&str, &Reference)> {
+        self.0.iter().filter_map(|(name, said)| Some((name.as_str(), said.from.reference()?)))
+    }
+
+    /// The variables inside that hold a placeholder, with it.
+    pub fn environment(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().filter_map(|(name, said)| Some((said.env.clone()?, super::placeholder(name))))
+    }
+
+    /// Every name with the variable that holds its placeholder and where it may go, in words.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn told(&self) -> Result<Vec<(String, Option<String>, Vec<String>)>, Faults> {
+        let variable = |name: &str| self.0.get(name).and_then(|said| said.env.clone());
+        let checked = self.checked()?.into_iter();
+        Ok(checked
+            .map(|(name, _, uses)| {
+                (name.to_owned(), variable(name), uses.iter().map(ToString::to_string).collect())
+            })
+            .collect())
+    }
+
+    /// What of it can't work under `policy`, as warnings: a placeholder in bytes that are relayed is never seen.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn warnings(&self, policy: &Policy) -> Result<Vec<String>, Faults> {
+        let mut out = Vec::new();
+        for (name, _, uses) in self.checked()? {
+            for place in uses {
+                let inspected = place.leads_to(policy, |protocol| protocol.is_some());
+                let relayed = place.leads_to(policy, |protocol| protocol.is_none());
+                let why = match (inspected, relayed) {
+                    (true, _) => continue,
+                    (false, true) => {
+                        "is reached by a relayed entry only, whose bytes nobody reads: its placeholder would leave as it \
+                         stands; give the entry a `protocol`"
+                    }
+                    (false, false) => "is reached by no entry of the policy",
+                };
+                out.push(format!("credentials.{name}: {} {why}", place.host));
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Said {
+    fn uses(&self, name: &str, say: &mut impl FnMut(&str, String)) -> Vec<Use> {
+        let at = format!("{name}.use");
+        if self.uses.is_empty() {
+            say(&at, "without a place to go it is of no use: name host, path and binaries".into());
+        }
+        if self.uses.len() > MAX_USES {
+            say(&at, format!("more than {MAX_USES} places"));
+        }
+        let numbered = self.uses.iter().enumerate();
+        numbered.filter_map(|(n, said)| said.checked(&format!("{at}[{n}]"), say)).collect()
+    }
+}
+
+impl SaidUse {
+    fn checked(&self, at: &str, say: &mut impl FnMut(&str, String)) -> Option<Use> {
+        let host = HostPattern::parse(&self.host);
+        if let Err(why) = &host {
+            say(&format!("{at}.host"), format!("`{}` can't be a host: {why}", self.host));
+        }
+        let path = PathPattern::parse(&self.path);
+        if let Err(why) = &path {
+            say(&format!("{at}.path"), why.to_string());
+        }
+        if self.ports.contains(&0) {
+            say(&format!("{at}.ports"), "a port is a number from 1 to 65535".into());
+        }
+        if self.binaries.is_empty() {
+            say(&format!("{at}.binaries"), "name the programs that may send it".into());
+        }
+        let mut binaries = Vec::new();
+        for (n, said) in self.binaries.iter().enumerate() {
+            match said.checked() {
+                Ok(binary) => binaries.push(binary),
+                Err(why) => say(&format!("{at}.binaries[{n}]"), why),
+            }
+        }
+        let ports = if self.ports.is_empty() { vec![DEFAULT_PORT] } else { self.ports.clone() };
+        Some(Use { host: host.ok()?, ports, path: path.ok()?, binaries, plain_http: self.plain_http })
+    }
+}
+
+impl SaidBinary {
+    fn checked(&self) -> Result<Binary, String> {
+        if !self.path.starts_with('/') {
+            return Err(format!("`{}` is no absolute path inside the sandbox", self.path));
+        }
+        let path = Glob::path(&self.path).map_err(|why| why.to_string())?;
+        let sha256 = match &self.sha256 {
+            None => None,
+            Some(text) => {
+                let mut bytes = [0; 32];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| "`sha256` is 64 hexadecimal digits")?;
+                Some(bytes)
+            }
+        };
+        // A credential belongs to the program that sends it; who started that says nothing of what it does.
+        Ok(Binary { path, sha256, ancestors: false, allow_foreign_code: self.allow_foreign_code })
+    }
+}
+
+impl Use {
+    /// Whether some endpoint of `policy` that leads there is of a kind.
+    fn leads_to(&self, policy: &Policy, kind: impl Fn(Option<Protocol>) -> bool) -> bool {
+        policy.network().iter().flat_map(|entry| &entry.endpoints).any(|endpoint| {
+            endpoint.host.as_ref().is_some_and(|host| host.overlaps(&self.host))
+                && endpoint.ports.iter().any(|port| self.ports.contains(port))
+                && kind(endpoint.protocol)
+        })
+    }
+}
+
+/// A name that shells take for a variable's.
+fn is_variable(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+impl Section {
+    /// Reads every key. For the CLI, before the start, on the operator's side.
+    ///
+    /// # Errors
+    /// The first that can't be had or can't be used, with the mend.
+    pub fn resolve(&self) -> Result<Vec<(String, redactor::Secret)>, String> {
+        self.references()
+            .map(|(name, reference)| {
+                let key = reference.resolve().map_err(|why| format!("credentials.{name}: {why}"))?;
+                Credentials::fits(name, &key).map_err(|why: Unusable| why.to_string())?;
+                Ok((reference.to_string(), key))
+            })
+            .collect()
+    }
+}

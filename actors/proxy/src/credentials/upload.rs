@@ -1,0 +1,172 @@
+//! What of a permitted request is sent: its head and body with values for their placeholders, or a refusal.
+//!
+//! Nothing is dialled before this. A body is read whole where it is rewritten, and where it is short; a longer one is watched
+//! as it passes, and broken off before the chunk that would complete a placeholder.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Body as _;
+use policy::{Denial, Generation};
+use tokio::sync::OwnedSemaphorePermit;
+use zeroize::Zeroizing;
+
+use super::body::{Kind, name_in, rewrite};
+use super::placeholder::find;
+use super::{Request, Wallet, denied, head, shown};
+use crate::answer::Refusal;
+use crate::conn::Conn;
+use crate::limits::{JUDGED_BODY_DEADLINE, MAX_AHEAD_BYTES, MAX_REWRITTEN_BYTES};
+use crate::protocol::Forwarded;
+use crate::strict::Violation;
+use crate::verdict::Permitted;
+
+/// A request as it is sent.
+pub(crate) struct Sent {
+    /// The query, where it is another than the judged one.
+    pub(crate) query: Option<Zeroizing<String>>,
+    pub(crate) body: Forwarded,
+}
+
+/// Puts values in the place of a permitted request's placeholders.
+///
+/// # Errors
+/// The denial of the request, or why its body could not be read.
+pub(crate) async fn apply(
+    conn: &Conn,
+    generation: &Generation,
+    permitted: &Permitted,
+    parts: &mut Parts,
+    body: Forwarded,
+) -> Result<Sent, Refusal> {
+    // The gateway adds its own keys and takes the caller's off; what a model is told of placeholders asks for none.
+    if permitted.granted.grant.is_none() {
+        return Ok(Sent { query: None, body });
+    }
+    let sent = filled(conn, generation, permitted, parts, body).await;
+    sent.map_err(|refusal| match refusal {
+        Refusal::Denied(denial) => permitted.but(denial),
+        other => other,
+    })
+}
+
+async fn filled(
+    conn: &Conn,
+    generation: &Generation,
+    permitted: &Permitted,
+    parts: &mut Parts,
+    body: Forwarded,
+) -> Result<Sent, Refusal> {
+    let credentials = &*conn.deps.credentials;
+    let request = Request::of(permitted);
+    let mut wallet = Wallet::new(credentials, request);
+    head::path(request.path)?;
+    head::headers(&mut parts.headers, &mut wallet)?;
+    let query = head::query(&permitted.exchange.query, &mut wallet)?;
+    if credentials.is_empty() || body.is_end_stream() {
+        return Ok(Sent { query, body });
+    }
+    let kind = Kind::of(&parts.headers);
+    let rewrites = || generation.compiled.rewrites(request.to, request.caller, request.path).bodies;
+    let body = match kind.filter(|_| rewrites()) {
+        Some(kind) => rewritten(conn, &mut parts.headers, kind, body, &mut wallet).await?,
+        None => unchanged(conn, &parts.headers, kind, body).await?,
+    };
+    Ok(Sent { query, body })
+}
+
+/// A body whose placeholders are replaced.
+async fn rewritten(
+    conn: &Conn,
+    headers: &mut HeaderMap,
+    kind: Kind,
+    mut body: Forwarded,
+    wallet: &mut Wallet<'_>,
+) -> Result<Forwarded, Refusal> {
+    let plain = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(plain) {
+        let detail = "a compressed body can't be rewritten, and this endpoint rewrites bodies".to_owned();
+        return Err(denied(detail, Some("send it without Content-Encoding".to_owned())).into());
+    }
+    if !body.is_whole() {
+        let room = conn.deps.tracker.room(MAX_REWRITTEN_BYTES).ok_or_else(|| {
+            Refusal::Unavailable("too many bodies are being read at the same time".to_owned())
+        })?;
+        body = hold(conn, body, MAX_REWRITTEN_BYTES, room).await?;
+    }
+    if !body.is_whole() {
+        return watched(body);
+    }
+    let Some(filled) = rewrite(kind, body.read(), wallet)? else { return Ok(with_trailers(body)) };
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(filled.len()));
+    }
+    Ok(with_trailers(body.replaced(Bytes::from_owner(filled))))
+}
+
+/// A body that goes on as it is, so that no placeholder may be in it. A short one is looked at before anything is dialled.
+async fn unchanged(
+    conn: &Conn,
+    headers: &HeaderMap,
+    kind: Option<Kind>,
+    mut body: Forwarded,
+) -> Result<Forwarded, Refusal> {
+    let short = stated_length(headers).is_some_and(|length| length <= u64::from(MAX_AHEAD_BYTES));
+    if short
+        && !body.is_whole()
+        && let Some(room) = conn.deps.tracker.room(MAX_AHEAD_BYTES)
+    {
+        body = hold(conn, body, MAX_AHEAD_BYTES, room).await?;
+    }
+    if !body.is_whole() {
+        return watched(body);
+    }
+    match name_in(kind, body.read()) {
+        Some(name) => Err(unrewritten(&name).into()),
+        None => Ok(with_trailers(body)),
+    }
+}
+
+/// What may stand in trailers is looked at as they pass.
+fn with_trailers(body: Forwarded) -> Forwarded {
+    if body.has_trailers() { body.watched() } else { body }
+}
+
+/// A body of which only the beginning is there.
+fn watched(body: Forwarded) -> Result<Forwarded, Refusal> {
+    match find(body.read(), 0) {
+        Some(place) => Err(unrewritten(place.name).into()),
+        None => Ok(body.watched()),
+    }
+}
+
+/// Reads up to `max` bytes of a body.
+async fn hold(
+    conn: &Conn,
+    body: Forwarded,
+    max: u32,
+    mut room: OwnedSemaphorePermit,
+) -> Result<Forwarded, Refusal> {
+    let held = match tokio::time::timeout(JUDGED_BODY_DEADLINE, body.gathered(max)).await {
+        Ok(held) => held.map_err(|broken| conn.broken(broken))?,
+        Err(_) => return Err(Refusal::Malformed(Violation::Slow)),
+    };
+    let unused = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(held.read().len());
+    drop(room.split(unused));
+    Ok(held.in_room(room))
+}
+
+fn stated_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A body holds a placeholder and is not rewritten, whatever the reason.
+pub(crate) fn unrewritten(name: &str) -> Denial {
+    denied(
+        format!("the body holds the placeholder of credential `{}`, and is not rewritten", shown(name)),
+        Some(format!(
+            "JSON, form and text bodies of up to {MAX_REWRITTEN_BYTES} bytes are rewritten where the endpoint says \
+             `request_body_credential_rewrite: true`"
+        )),
+    )
+}

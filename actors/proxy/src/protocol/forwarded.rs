@@ -1,0 +1,165 @@
+//! A request's body on its way up: what was read of it, and what wasn't.
+//!
+//! Where it is watched, it ends in an error before the chunk that would complete a placeholder of a credential.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use policy::Denial;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::body::BoxError;
+use crate::credentials::{Watch, find, unrewritten};
+
+/// What is sent on of a body.
+pub(crate) struct Forwarded {
+    read: Bytes,
+    trailers: Option<HeaderMap>,
+    rest: Option<Incoming>,
+    watch: Option<(Watch, Tripped)>,
+    /// Its share of what all bodies may hold.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a watched body was broken off, if it was.
+#[derive(Clone, Default)]
+pub(crate) struct Tripped(Arc<OnceLock<Denial>>);
+
+impl Tripped {
+    pub(crate) fn denial(&self) -> Option<&Denial> {
+        self.0.get()
+    }
+}
+
+impl Forwarded {
+    /// A body that nobody read.
+    pub(crate) fn untouched(body: Incoming) -> Self {
+        Self { read: Bytes::new(), trailers: None, rest: Some(body), watch: None, _room: None }
+    }
+
+    /// What is there already.
+    pub(crate) fn read(&self) -> &Bytes {
+        &self.read
+    }
+
+    /// Whether all of it is there.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    /// Whether trailers came behind what was read.
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.trailers.is_some()
+    }
+
+    /// Reads on until it is whole, or longer than `max` bytes.
+    ///
+    /// # Errors
+    /// It broke off.
+    pub(crate) async fn gathered(mut self, max: u32) -> Result<Self, &'static str> {
+        let limit = usize::try_from(max).unwrap_or(usize::MAX);
+        let mut held = BytesMut::from(&*self.read);
+        while let Some(rest) = &mut self.rest {
+            let Some(frame) = rest.frame().await else {
+                self.rest = None;
+                break;
+            };
+            match frame.map_err(|_| "the body broke off")?.into_data() {
+                Ok(data) => held.extend_from_slice(&data),
+                Err(other) => self.trailers = other.into_trailers().ok(),
+            }
+            if held.len() > limit {
+                break;
+            }
+        }
+        self.read = held.freeze();
+        Ok(self)
+    }
+
+    /// Gives back its share of what all bodies may hold when it is sent.
+    pub(crate) fn in_room(self, room: OwnedSemaphorePermit) -> Self {
+        Self { _room: Some(room), ..self }
+    }
+
+    /// Another content in the place of what was read.
+    pub(crate) fn replaced(self, read: Bytes) -> Self {
+        Self { read, ..self }
+    }
+
+    /// Watched for placeholders from here on.
+    pub(crate) fn watched(self) -> Self {
+        Self { watch: Some(Default::default()), ..self }
+    }
+
+    /// Where it will stand why it was broken off.
+    pub(crate) fn tripped(&self) -> Tripped {
+        self.watch.as_ref().map(|(_, tripped)| tripped.clone()).unwrap_or_default()
+    }
+
+    /// Lets a frame pass, or not.
+    fn look(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
+        let Some((watch, tripped)) = &mut self.watch else { return Ok(frame) };
+        let found = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => watch.finds(data),
+            (_, Some(trailers)) => trailers
+                .values()
+                .find_map(|value| find(value.as_bytes(), 0).map(|place| place.name.to_owned())),
+            _ => None,
+        };
+        match found {
+            None => Ok(frame),
+            Some(name) => {
+                self.rest = None;
+                let denial = tripped.0.get_or_init(|| unrewritten(&name));
+                Err(denial.detail.clone().into())
+            }
+        }
+    }
+}
+
+impl HttpBody for Forwarded {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = if !self.read.is_empty() {
+            Frame::data(std::mem::take(&mut self.read))
+        } else if let Some(rest) = &mut self.rest {
+            match Pin::new(rest).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other.map_err(Into::into),
+            }
+        } else if let Some(trailers) = self.trailers.take() {
+            Frame::trailers(trailers)
+        } else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(self.look(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty()
+            && self.trailers.is_none()
+            && self.rest.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self.read.len() as u64;
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(read));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(read));
+        }
+        hint
+    }
+}

@@ -1,0 +1,336 @@
+//! What the server of a WebSocket says: passed as it comes, and where a credential might be echoed, searched for it.
+//!
+//! A value becomes as many `*`, so frames stay as they were cut. It is found over fragments, and over control frames between
+//! them: only what may be the beginning of one waits, and never beyond the end of its message.
+
+use std::ops::Range;
+
+use redactor::{SCREEN_MIN, Screen};
+
+use crate::credentials::Guard;
+
+/// One connection's answers.
+pub(super) struct Answers {
+    frames: Boundary,
+    search: Option<Search>,
+}
+
+/// What may go on now.
+pub(super) struct Passing<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Where in them the first frame ends.
+    pub(super) first_end: Option<usize>,
+}
+
+/// The server's frames are masked or have reserved bits, so that nobody can search them.
+#[derive(Debug)]
+pub(super) struct Unsearchable;
+
+impl Answers {
+    pub(super) fn new(guard: Option<&Guard>) -> Self {
+        Self { frames: Boundary::default(), search: guard.map(|guard| Search::new(guard.screen())) }
+    }
+
+    /// Whether all that came went on, up to the end of a frame.
+    pub(super) fn between(&self) -> bool {
+        self.frames.between() && self.search.as_ref().is_none_or(|search| search.raw.is_empty())
+    }
+
+    /// Takes what came.
+    pub(super) fn pass<'a>(&'a mut self, bytes: &'a [u8]) -> Result<Passing<'a>, Unsearchable> {
+        match &mut self.search {
+            Some(search) => search.pass(&mut self.frames, bytes),
+            None => {
+                let mut first_end = None;
+                self.frames.feed(bytes, |piece| {
+                    if let Piece::End { at, .. } = piece {
+                        first_end = first_end.or(Some(at));
+                    }
+                });
+                Ok(Passing { bytes, first_end })
+            }
+        }
+    }
+}
+
+/// Bytes that belong together, and where each stands in what waits.
+#[derive(Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    at: Vec<usize>,
+}
+
+impl Gathered {
+    fn push(&mut self, raw: &[u8], span: Range<usize>) {
+        self.bytes.extend_from_slice(raw.get(span.clone()).unwrap_or_default());
+        self.at.extend(span);
+    }
+
+    /// Covers every value in it, there and here; with `last`, also what could have become one.
+    fn mask(&mut self, screen: &Screen, raw: &mut [u8], last: bool) {
+        if let Some(masked) = screen.masked(&self.bytes) {
+            self.bytes = masked;
+        }
+        let tail = screen.doubtful(&self.bytes);
+        if last && tail >= SCREEN_MIN {
+            let from = self.bytes.len() - tail;
+            self.bytes.iter_mut().skip(from).for_each(|byte| *byte = b'*');
+        }
+        for (at, byte) in self.at.iter().zip(&self.bytes) {
+            if let Some(there) = raw.get_mut(*at) {
+                *there = *byte;
+            }
+        }
+        if last {
+            *self = Self::default();
+        }
+    }
+
+    /// Forgets what went on.
+    fn drop_before(&mut self, release: usize) {
+        let gone = self.at.partition_point(|at| *at < release);
+        self.bytes.drain(..gone);
+        self.at.drain(..gone);
+        self.at.iter_mut().for_each(|at| *at -= release);
+    }
+}
+
+struct Search {
+    screen: Screen,
+    /// What waits.
+    raw: Vec<u8>,
+    /// What went on last.
+    out: Vec<u8>,
+    /// Where in `raw` frames end.
+    ends: Vec<usize>,
+    /// The message so far, as far as it waits.
+    message: Gathered,
+    /// The control frame so far.
+    control: Gathered,
+}
+
+impl Search {
+    fn new(screen: &Screen) -> Self {
+        Self {
+            screen: screen.clone(),
+            raw: Vec::new(),
+            out: Vec::new(),
+            ends: Vec::new(),
+            message: Gathered::default(),
+            control: Gathered::default(),
+        }
+    }
+
+    fn pass(&mut self, frames: &mut Boundary, bytes: &[u8]) -> Result<Passing<'_>, Unsearchable> {
+        let base = self.raw.len();
+        self.raw.extend_from_slice(bytes);
+        let mut readable = true;
+        frames.feed(bytes, |piece| match piece {
+            Piece::Payload { at, head } => {
+                readable &= head.is_clear();
+                let span = at.start + base..at.end + base;
+                if head.is_control() { &mut self.control } else { &mut self.message }.push(&self.raw, span);
+            }
+            Piece::End { at, head } => {
+                readable &= head.is_clear();
+                self.ends.push(at + base);
+                if head.is_control() {
+                    self.control.mask(&self.screen, &mut self.raw, true);
+                } else if head.is_last() {
+                    self.message.mask(&self.screen, &mut self.raw, true);
+                }
+            }
+        });
+        if !readable {
+            return Err(Unsearchable);
+        }
+        self.message.mask(&self.screen, &mut self.raw, false);
+        let doubtful = self.message.bytes.len() - self.screen.doubtful(&self.message.bytes);
+        let waits = [self.message.at.get(doubtful), self.control.at.first()];
+        let release = waits.into_iter().flatten().min().copied().unwrap_or(self.raw.len());
+        self.out = self.raw.drain(..release).collect();
+        self.message.drop_before(release);
+        self.control.drop_before(release);
+        let first_end = self.ends.first().copied().filter(|end| *end <= release);
+        self.ends.retain(|end| *end > release);
+        self.ends.iter_mut().for_each(|end| *end -= release);
+        Ok(Passing { bytes: &self.out, first_end })
+    }
+}
+
+/// The first two bytes of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+struct Head([u8; 2]);
+
+impl Head {
+    fn is_control(self) -> bool {
+        self.0[0] & 0x08 != 0
+    }
+
+    fn is_last(self) -> bool {
+        self.0[0] & 0x80 != 0
+    }
+
+    /// Neither masked nor with reserved bits.
+    fn is_clear(self) -> bool {
+        self.0[0] & 0x70 == 0 && self.0[1] & 0x80 == 0
+    }
+}
+
+/// A part of the server's bytes.
+enum Piece {
+    /// Payload of a frame.
+    Payload { at: Range<usize>, head: Head },
+    /// A frame ends before this byte.
+    End { at: usize, head: Head },
+}
+
+/// Where the server's frames end.
+#[derive(Default)]
+struct Boundary {
+    header: Vec<u8>,
+    head: Head,
+    left: u64,
+}
+
+impl Boundary {
+    fn between(&self) -> bool {
+        self.header.is_empty() && self.left == 0
+    }
+
+    /// Goes on by `bytes`, and tells what they are.
+    fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Piece)) {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if self.left > 0 {
+                let taken = rest.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                each(Piece::Payload { at: at..at + taken, head: self.head });
+                self.left -= taken as u64;
+                at += taken;
+            } else {
+                self.header.extend(rest.first());
+                at += 1;
+                let Some(payload) = self.payload() else { continue };
+                self.head = Head(self.header.first_chunk().copied().unwrap_or_default());
+                self.header.clear();
+                self.left = payload;
+            }
+            if self.between() {
+                each(Piece::End { at, head: self.head });
+            }
+        }
+    }
+
+    /// The payload's length, once the header is whole.
+    fn payload(&self) -> Option<u64> {
+        let [_, second, rest @ ..] = self.header.as_slice() else { return None };
+        let (length, rest) = match second & 0x7f {
+            126 => rest
+                .split_first_chunk()
+                .map(|(length, rest)| (u64::from(u16::from_be_bytes(*length)), rest))?,
+            127 => rest.split_first_chunk().map(|(length, rest)| (u64::from_be_bytes(*length), rest))?,
+            length => (u64::from(length), rest),
+        };
+        let mask = if second & 0x80 == 0 { 0 } else { 4 };
+        (rest.len() >= mask).then_some(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use redactor::{Mask, Secret};
+
+    use super::*;
+
+    const KEY: &str = "key-0123456789abcdef";
+
+    fn searched() -> Answers {
+        let screen = Screen::new([&Secret::from(KEY)], Mask::Stars).unwrap();
+        Answers { frames: Boundary::default(), search: Some(Search::new(&screen)) }
+    }
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![first];
+        match u8::try_from(payload.len()) {
+            Ok(length) if length < 126 => out.push(length),
+            _ => {
+                out.push(126);
+                out.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            }
+        }
+        out.extend(payload);
+        out
+    }
+
+    #[test]
+    fn the_servers_frames_are_told_apart() {
+        let bytes = [&[0x81, 3, b'a', b'b', b'c'][..], &[0x82, 126, 0, 200], &[7; 200], &[0x88, 0]].concat();
+        for piece in 1..bytes.len() {
+            let mut answers = Answers::new(None);
+            let mut ends = 0;
+            for part in bytes.chunks(piece) {
+                ends += usize::from(answers.pass(part).unwrap().first_end.is_some());
+            }
+            assert!(answers.between() && ends >= 1, "{piece}");
+        }
+        assert_eq!(Answers::new(None).pass(&bytes).unwrap().first_end, Some(5));
+        assert_eq!(searched().pass(&bytes).unwrap().first_end, Some(5));
+    }
+
+    #[test]
+    fn a_value_is_found_over_fragments_and_between_them() {
+        let (one, two) = KEY.split_at(7);
+        let bytes = [
+            frame(0x01, format!("it is {one}").as_bytes()),
+            frame(0x89, KEY.as_bytes()),
+            frame(0x80, format!("{two}, k").as_bytes()),
+            frame(0x82, b"ey-0 is no key"),
+            frame(0x81, &KEY.as_bytes()[..12]),
+        ]
+        .concat();
+        let stars = |n: usize| "*".repeat(n);
+        let wanted = [
+            frame(0x01, format!("it is {}", stars(7)).as_bytes()),
+            frame(0x89, stars(KEY.len()).as_bytes()),
+            frame(0x80, format!("{}, k", stars(two.len())).as_bytes()),
+            frame(0x82, b"ey-0 is no key"),
+            frame(0x81, stars(12).as_bytes()),
+        ]
+        .concat();
+        for piece in 1..=bytes.len() {
+            let mut answers = searched();
+            let mut out = Vec::new();
+            for part in bytes.chunks(piece) {
+                out.extend_from_slice(answers.pass(part).unwrap().bytes);
+            }
+            assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&wanted), "{piece}");
+            assert!(answers.between());
+        }
+    }
+
+    #[test]
+    fn frames_that_cant_be_searched_end_it() {
+        for bytes in [&[0xc1, 1, b'x'][..], &[0x81, 0x81, 1, 2, 3, 4, b'x'], &[0xc1, 0]] {
+            assert!(searched().pass(bytes).is_err(), "{bytes:?}");
+            assert!(Answers::new(None).pass(bytes).is_ok());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_holds_no_value_passes_byte_for_byte(
+            payloads in prop::collection::vec("[key0-9-]{0,20}", 1..8), piece in 1_usize..40,
+        ) {
+            // A message that ends in the beginning of a value is the exception.
+            prop_assume!(payloads.iter().all(|payload| !payload.contains("key-0123")));
+            let bytes: Vec<u8> = payloads.iter().flat_map(|payload| frame(0x81, payload.as_bytes())).collect();
+            let mut answers = searched();
+            let mut out = Vec::new();
+            for part in bytes.chunks(piece) {
+                out.extend_from_slice(answers.pass(part).unwrap().bytes);
+            }
+            prop_assert_eq!(out, bytes);
+        }
+    }
+}
