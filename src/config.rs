@@ -294,6 +294,35 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_of_the_credentials_page_are_read() {
+        let page = include_str!("../docs/credentials.md");
+        let block =
+            |opening: &str| page.split_once(opening).and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+        let config = Config::parse(block("```yaml\n")).unwrap();
+        let told = config.credentials.told().unwrap();
+        assert_eq!(told[1].0, "github");
+        assert_eq!(told[1].1.as_deref(), Some("GITHUB_TOKEN"));
+        assert_eq!(told[1].2[0], "api.github.com:443 /repos/** by /usr/bin/gh");
+        let policy = policy::parse("example", block("```yaml policy\n")).unwrap().policy;
+        let warnings = config.credentials.warnings(&policy).unwrap().join("\n");
+        assert!(
+            !warnings.contains("api.github.com") && warnings.contains("uploads.github.com"),
+            "{warnings}"
+        );
+    }
+
+    #[test]
+    fn a_credential_that_is_no_reference_is_not_repeated() {
+        let place = "use: [ { host: a.example, path: /**, binaries: [/x] } ]";
+        let why = Config::parse(&format!("credentials:\n  a: {{ from: ghp_literal, {place} }}")).unwrap_err();
+        assert!(why.contains("credentials.a.from") && !why.contains("ghp_"), "{why}");
+        let why =
+            Config::parse(&format!("credentials:\n  a: {{ from: env:A, unknown: ghp_literal, {place} }}"))
+                .unwrap_err();
+        assert!(why.contains("unknown") && !why.contains("ghp_"), "{why}");
+    }
+
+    #[test]
     fn what_is_not_there_yet_is_refused_not_ignored() {
         for field in ["approvals: { unlisted: ask }", "budget: {}", "agents: { a: { command: [] } }"] {
             assert!(Config::parse(field).is_err(), "{field}");

@@ -5,6 +5,7 @@ mod attacks;
 pub(crate) mod bed;
 mod bodies;
 mod captured;
+mod credentials;
 mod exchanges;
 mod live;
 mod protocols;

@@ -1,0 +1,408 @@
+//! Credentials by placeholder, from inside a real sandbox: the value arrives where it is bound, nowhere else, and is nowhere
+//! inside.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use bed::stage::{Finished, PATIENCE, finish};
+use bed::{Seen, Stage};
+use serde_json::Value;
+
+use common::{
+    COFFERDAM, Sandbox, audit, ensure_audited, files_below, policy_file, program, record_has, workspace,
+};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "credentials",
+        Path::new(COFFERDAM),
+        bed::cases![
+            the_value_arrives_where_it_is_bound,
+            it_arrives_nowhere_else,
+            split_and_oddly_spelled_placeholders_never_leave,
+            messages_are_filled_where_the_endpoint_says_so,
+            the_value_is_nowhere_inside,
+            a_crash_and_another_process_change_nothing,
+            what_cant_work_is_refused_at_the_start,
+        ],
+    )
+}
+
+/// The key, with bytes that a query and JSON spell otherwise.
+const KEY: &str = "ghp+0123456789/abcdefghij\"=KLMNOP";
+const PLACEHOLDER: &str = "cofferdam:cred:github";
+
+const ENTRIES: &str = r#"  api:
+    name: api
+    endpoints:
+      - { host: api.bed.test, ports: [443, 8443], protocol: rest, access: full, request_body_credential_rewrite: true }
+      - { host: api.bed.test, port: 80, protocol: rest, access: full }
+      - { host: files.bed.test, port: 443, protocol: rest, access: full }
+      - { host: h1.bed.test, port: 443, protocol: rest, access: full, request_body_credential_rewrite: true }
+      - { host: h2.bed.test, port: 443, protocol: rest, access: full }
+      - { host: h1.bed.test, port: 8443, protocol: websocket, access: full, websocket_credential_rewrite: true }
+    binaries: [ { path: "/**", allow_foreign_code: true } ]"#;
+
+const CREDENTIALS: &str = r#"credentials:
+  github:
+    from: env:BED_TOKEN
+    env: GITHUB_TOKEN
+    use:
+      - { host: api.bed.test, ports: [443], path: "/echo", binaries: [/usr/bin/curl] }
+      - { host: api.bed.test, ports: [443], path: "/redirect", binaries: [/usr/bin/curl] }
+      - { host: h2.bed.test, path: "/**", binaries: [/usr/bin/curl] }
+      - { host: h1.bed.test, ports: [8443], path: "/ws", binaries: [ { path: "/usr/bin/python3*", allow_foreign_code: true } ] }
+"#;
+
+/// `cofferdam run` with the credential, under the entries above.
+fn command(stage: &Stage, name: &str, command: &[&str]) -> Result<Command> {
+    let config = stage.write("cofferdam.yaml", CREDENTIALS)?.display().to_string();
+    let (policy, workspace) = (policy_file(stage, ENTRIES)?, workspace(stage));
+    let options = ["--config", &config, "--policy", &policy, "--workspace", &workspace];
+    let words =
+        [&["run", "--quiet", "--name", name], &options[..], &["--allow-fault-injection", "--"], command];
+    let mut run = stage.cofferdam(words.concat());
+    run.env("BED_TOKEN", KEY);
+    Ok(run)
+}
+
+fn ask(stage: &Stage, name: &str, script: &str) -> Result<Finished> {
+    let done = finish(command(stage, name, &["sh", "-c", script])?, PATIENCE)?;
+    ensure!(!done.out().contains(KEY) && !done.err().contains(KEY), "the key came in: {}", done.out());
+    Ok(done)
+}
+
+/// `/usr/bin/curl`, which the credential is for.
+fn curl() -> Result<&'static str> {
+    match program("curl")?.as_str() {
+        "/usr/bin/curl" => Ok("/usr/bin/curl --max-time 40"),
+        other => bed::skip!("curl is at {other}, and not at /usr/bin/curl"),
+    }
+}
+
+fn with_marker(stage: &Stage, marker: &str) -> Vec<Seen> {
+    stage.world().recorder().with_marker(marker)
+}
+
+fn percent(text: &str) -> String {
+    text.bytes().fold(String::new(), |out, byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            out + &char::from(byte).to_string()
+        }
+        _ => out + &format!("%{byte:02X}"),
+    })
+}
+
+fn the_value_arrives_where_it_is_bound(stage: &Stage) -> Result<()> {
+    let (curl, mark) = (curl()?, stage.marker());
+    let url = "https://api.bed.test/echo";
+    let steps = [
+        format!("-H \"Authorization: Bearer $GITHUB_TOKEN\" '{url}?n={mark}-1'"),
+        format!(
+            "-H \"Authorization: token $GITHUB_TOKEN\" -H \"X-Api-Key: $GITHUB_TOKEN\" '{url}?n={mark}-2'"
+        ),
+        format!("-u \"me:$GITHUB_TOKEN\" '{url}?n={mark}-3'"),
+        format!("\"{url}?n={mark}-4&key=$GITHUB_TOKEN\""),
+        format!("'{url}?n={mark}-5&key=cofferdam%3Acred%3Agithub'"),
+        format!(
+            "-H 'Content-Type: application/json' -d \"{{\\\"a\\\": [1, \\\"$GITHUB_TOKEN\\\"]}}\" '{url}?n={mark}-6'"
+        ),
+        format!("--data-urlencode \"key=$GITHUB_TOKEN\" -d more=1 '{url}?n={mark}-7'"),
+        format!(
+            "-H 'Content-Type: text/plain' -H 'Transfer-Encoding: chunked' -d \"is $GITHUB_TOKEN.\" '{url}?n={mark}-8'"
+        ),
+        // Captured: a program that knows no proxy.
+        format!("--noproxy '*' -H \"Authorization: Bearer $GITHUB_TOKEN\" '{url}?n={mark}-9'"),
+        format!("--http2 -H \"Authorization: Bearer $GITHUB_TOKEN\" 'https://h2.bed.test/echo?n={mark}-h2'"),
+        // Bodies without a placeholder stay as they are.
+        format!("-H 'Content-Type: application/json' -d '{{\"a\":  1.50}}' '{url}?n={mark}-same'"),
+    ];
+    let script: String =
+        steps.iter().map(|step| format!("{curl} -sSf -o /dev/null {step} || exit 1\n")).collect();
+    ask(stage, "arrives", &format!("test \"$GITHUB_TOKEN\" = {PLACEHOLDER} || exit 9\n{script}"))?
+        .expect_code(0)?;
+    let seen = |n: &str| -> Result<Seen> {
+        let found = with_marker(stage, &format!("n={mark}-{n}"));
+        found.into_iter().next_back().with_context(|| format!("request {n} did not arrive"))
+    };
+    let bearer = format!("Bearer {KEY}");
+    ensure!(seen("1")?.header("authorization") == Some(&bearer));
+    let two = seen("2")?;
+    ensure!(
+        two.header("authorization") == Some(&format!("token {KEY}")) && two.header("x-api-key") == Some(KEY)
+    );
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("me:{KEY}"));
+    ensure!(seen("3")?.header("authorization") == Some(&format!("Basic {basic}")));
+    for n in ["4", "5"] {
+        ensure!(seen(n)?.target.ends_with(&format!("&key={}", percent(KEY))), "{}", seen(n)?.target);
+    }
+    let json = serde_json::to_string(KEY)?;
+    ensure!(seen("6")?.body == format!("{{\"a\": [1, {json}]}}").into_bytes());
+    ensure!(seen("7")?.body == format!("key={}&more=1", percent(KEY)).into_bytes());
+    ensure!(seen("8")?.body == format!("is {KEY}.").into_bytes());
+    ensure!(seen("9")?.header("authorization") == Some(&bearer));
+    ensure!(seen("h2")?.header("authorization") == Some(&bearer) && seen("h2")?.version == "HTTP/2.0");
+    ensure!(seen("same")?.body == b"{\"a\":  1.50}");
+    Ok(())
+}
+
+fn it_arrives_nowhere_else(stage: &Stage) -> Result<()> {
+    let (curl, python, mark) = (curl()?, program("python3")?, stage.marker());
+    let bearer = format!("-H 'Authorization: Bearer {PLACEHOLDER}'");
+    let url = "https://api.bed.test/echo";
+    let basic = base64::engine::general_purpose::STANDARD.encode("me:cofferdam:cred:nobody");
+    let json = "-H 'Content-Type: application/json'";
+    let steps = [
+        ("host", format!("{bearer} 'https://h1.bed.test/echo?{mark}'"), "is not for h1.bed.test:443"),
+        ("port", format!("{bearer} 'https://api.bed.test:8443/echo?{mark}'"), "is not for api.bed.test:8443"),
+        ("plain", format!("{bearer} 'http://api.bed.test/echo?{mark}'"), "is not for api.bed.test:80"),
+        (
+            "captured",
+            format!("--noproxy '*' {bearer} 'http://api.bed.test/echo?{mark}'"),
+            "is not for api.bed.test:80",
+        ),
+        ("path", format!("{bearer} 'https://api.bed.test/upload?{mark}'"), "is not for the path /upload"),
+        ("unknown", format!("-H 'X-Key: cofferdam:cred:nobody' '{url}?{mark}'"), "called `nobody`"),
+        ("longer", format!("-H 'X-Key: {PLACEHOLDER}s' '{url}?{mark}'"), "called `githubs`"),
+        ("basic", format!("-H 'Authorization: Basic {basic}' '{url}?{mark}'"), "called `nobody`"),
+        ("twice", format!("'{url}?{mark}&a=cofferdam%253Acred%253Agithub'"), "escapes"),
+        ("name", format!("'{url}?{mark}&{PLACEHOLDER}=1'"), "the name of a query parameter"),
+        ("in the path", format!("'https://api.bed.test/{PLACEHOLDER}?{mark}'"), "in the path"),
+        ("header", format!("-H '{PLACEHOLDER}: x' '{url}?{mark}'"), "the name of a header"),
+        ("member", format!("{json} -d '{{\"{PLACEHOLDER}\":1}}' '{url}?{mark}'"), "a JSON member"),
+        (
+            "other body",
+            format!("-H 'Content-Type: x/y' -d '{PLACEHOLDER}' '{url}?{mark}'"),
+            "is not rewritten",
+        ),
+        (
+            "no rewriting",
+            format!("{json} -d '[\"{PLACEHOLDER}\"]' 'https://files.bed.test/echo?{mark}'"),
+            "is not rewritten",
+        ),
+        (
+            "bound body",
+            format!("{json} -d '[\"{PLACEHOLDER}\"]' 'https://h1.bed.test/echo?{mark}'"),
+            "is not for h1",
+        ),
+        ("compressed", format!("{json} -H 'Content-Encoding: gzip' -d '[1]' '{url}?{mark}'"), "compressed"),
+    ];
+    let mut script: String =
+        steps.iter().map(|(_, step, _)| format!("{curl} -s -w '\\n%{{http_code}}\\n' {step}\n")).collect();
+    script += &format!(
+        "{python} -c \"\nimport urllib.request, urllib.error\nasked = urllib.request.Request('{url}?{mark}', headers={{'X-Key': \
+         '{PLACEHOLDER}'}})\ntry: print(urllib.request.urlopen(asked).read(), 200, sep='\\n')\nexcept urllib.error.HTTPError as e: \
+         print(e.read().decode(), e.code, sep='\\n')\"\n"
+    );
+    // The living control.
+    script += &format!("{curl} -sSf -o /dev/null {bearer} '{url}?{mark}-control'\n");
+    let done = ask(stage, "elsewhere", &script)?.expect_code(0)?;
+    let out = done.out();
+    let mut lines = out.lines();
+    let wanted =
+        steps.iter().map(|(what, _, why)| (*what, *why)).chain([("program", "is not for /usr/bin/python3")]);
+    for (what, why) in wanted {
+        let (body, code) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        ensure!(code == "403", "{what}: {code} {body}\n{out}\n{}", done.err());
+        let told: Value = serde_json::from_str(body).with_context(|| format!("{what}: {body}"))?;
+        ensure!(told["error"] == "policy_denied" && told["layer"] == "l7", "{what}: {told}");
+        ensure!(told["detail"].as_str().is_some_and(|detail| detail.contains(why)), "{what}: {told}");
+    }
+    let arrived = with_marker(stage, &mark);
+    ensure!(arrived.len() == 1 && arrived[0].target.ends_with("-control"), "{arrived:?}");
+    ensure!(arrived[0].header("authorization") == Some(&format!("Bearer {KEY}")));
+    let denied = audit(stage, "elsewhere")?
+        .iter()
+        .filter(|r| record_has(r, &[("verdict", "denied"), ("layer", "l7")]))
+        .count();
+    ensure!(denied == steps.len() + 1, "{denied} denials on record");
+    Ok(())
+}
+
+fn split_and_oddly_spelled_placeholders_never_leave(stage: &Stage) -> Result<()> {
+    let (python, mark) = (program("python3")?, stage.marker());
+    stage.script("sends.py", include_str!("inside/sends.py"))?;
+    let head = |path: &str, more: &str| {
+        format!(
+            "POST {path}?{mark} HTTP/1.1\\r\\nHost: api.bed.test\\r\\nConnection: close\\r\\n{more}\\r\\n"
+        )
+    };
+    let chunked = head("/upload", "Transfer-Encoding: chunked\\r\\n");
+    let long = "x".repeat(70_000);
+    let requests = [
+        // Over chunks, in every spelling, on a path where nothing is rewritten.
+        format!(
+            "{chunked}5\\r\\nbegin\\r\\n\nc\\r\\ncofferdam:cr\\r\\n\n9\\r\\ned:github\\r\\n0\\r\\n\\r\\n\n"
+        ),
+        format!(
+            "{chunked}c\\r\\ncofferdam%3A\\r\\n\n9\\r\\ncred%3agi\\r\\n\n4\\r\\nthub\\r\\n0\\r\\n\\r\\n\n"
+        ),
+        // Behind more than is looked at ahead, with its length stated.
+        format!(
+            "{}{long}\ncofferdam:cr\ned:github\n",
+            head("/upload", &format!("Content-Length: {}\\r\\n", 70_000 + 21))
+        ),
+        // In a trailer.
+        format!("{chunked}5\\r\\nbegin\\r\\n\n0\\r\\nX-Sum: {PLACEHOLDER}\\r\\n\\r\\n\n"),
+    ];
+    let mut script = String::new();
+    for (index, request) in requests.iter().enumerate() {
+        stage.write(&format!("workspace/{index}.txt"), request)?;
+        script += &format!(
+            "{python} /sandbox/sends.py api.bed.test:443 < /sandbox/{index}.txt | head -c 200; echo\n"
+        );
+    }
+    let fine =
+        format!("{chunked}5\\r\\nbegin\\r\\n\nc\\r\\ncofferdam:cr\\r\\n\n1\\r\\nx\\r\\n0\\r\\n\\r\\n\n");
+    stage.write("workspace/fine.txt", &fine)?;
+    script += &format!("{python} /sandbox/sends.py api.bed.test:443 < /sandbox/fine.txt\n");
+    let done = ask(stage, "split", &script)?.expect_code(0)?;
+    ensure!(done.out().contains("\"length\":18"), "the control did not arrive: {}", done.out());
+    // Whatever came of them, not one was answered as a whole upload.
+    ensure!(done.out().matches("HTTP/1.1 200").count() == 1, "{}", done.out());
+    ensure!(done.out().matches("HTTP/1.1 403").count() == requests.len(), "{}", done.out());
+    ensure_audited(stage, "split", &[("verdict", "denied"), ("layer", "l7"), ("path", "/upload")])
+}
+
+fn messages_are_filled_where_the_endpoint_says_so(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let talk = include_str!("inside/websocket.py").replace("f\"echo {i + 1}\"", "sys.argv[4 + i]");
+    stage.script("talk.py", &talk)?;
+    let say = |name: &str, messages: &str| {
+        ask(stage, name, &format!("{python} -u /sandbox/talk.py h1.bed.test:8443 /ws 2 {messages}"))
+    };
+    let json = serde_json::to_string(KEY)?;
+    let done = say("talks", &format!("'is {PLACEHOLDER}.' '[\"{PLACEHOLDER}\"]'"))?.expect_code(0)?;
+    // The echo is as long as the value: it arrived there, and came back as stars.
+    let wanted = format!("open\nis {}.\n[\"{}\"]\n", "*".repeat(KEY.len()), "*".repeat(json.len() - 2));
+    ensure!(done.out() == wanted, "{}", done.out());
+    let done = say("unknown", "'hello' 'cofferdam:cred:nobody'")?;
+    ensure!(done.out().starts_with("open\nhello\n") && !done.out().contains("nobody\n"), "{}", done.out());
+    ensure_audited(stage, "unknown", &[("verdict", "denied"), ("method", "WEBSOCKET_TEXT"), ("layer", "l7")])
+}
+
+fn the_value_is_nowhere_inside(stage: &Stage) -> Result<()> {
+    let (python, curl, mark) = (program("python3")?, curl()?, stage.marker());
+    stage.script("search.py", include_str!("inside/search_for_key.py"))?;
+    let control = format!("control{mark}");
+    stage.write("workspace/control.txt", &control)?;
+    let (first, second) = KEY.split_at(KEY.len() / 2);
+    let reversed = |text: &str| text.chars().rev().collect::<String>();
+    // Every echo that the world has: headers, body, query, a redirect's aim; kept in files for the search.
+    let bearer = format!("-H \"Authorization: Bearer $GITHUB_TOKEN\" -u \"me:$GITHUB_TOKEN\"");
+    let echo = format!("'https://api.bed.test/echo?{mark}-echo&key={PLACEHOLDER}'");
+    let script = format!(
+        "{curl} -sSf -i -H 'Accept-Encoding: gzip' {bearer} -d \"key=$GITHUB_TOKEN\" {echo} > /sandbox/echo.txt || exit 1\n\
+         {curl} -sSf -i -H \"X-Key: $GITHUB_TOKEN\" -H 'Content-Type: application/json' -d \"[\\\"$GITHUB_TOKEN\\\"]\" {echo} \
+         >> /sandbox/echo.txt || exit 2\n\
+         {curl} -sS -i 'https://api.bed.test/redirect?to=/{mark}/'$GITHUB_TOKEN > /sandbox/redirect.txt || exit 3\n\
+         CONTROL={control} sleep 60 & {python} /sandbox/search.py '{}' '{}' {control}; kill $!; env; cat /sandbox/*.txt",
+        reversed(second),
+        reversed(first),
+    );
+    let done = ask(stage, "search", &script)?.expect_code(0)?;
+    let report: Value = serde_json::from_str(done.out().lines().next().unwrap_or_default())
+        .with_context(|| format!("{} {}", done.out(), done.err()))?;
+    ensure!(report["found"] == serde_json::json!([]), "{report}");
+    let controls = report["controls"].to_string();
+    ensure!(controls.contains("file") && controls.contains("environ"), "the search is blind: {report}");
+    let out = done.out();
+    ensure!(out.contains(&format!("GITHUB_TOKEN={PLACEHOLDER}")), "{out}");
+    ensure!(out.contains("X-Key") || out.contains("x-key"), "the echo is lost: {out}");
+    ensure!(out.to_ascii_lowercase().contains(&format!("location: /{mark}/*****")), "{out}");
+    ensure!(!out.contains("0123456789/abc") && !out.contains(&percent(KEY)), "{out}");
+    let arrived = with_marker(stage, &format!("{mark}-echo"));
+    ensure!(
+        arrived.len() == 2 && arrived.iter().all(|seen| seen.target.contains(&percent(KEY))),
+        "{arrived:?}"
+    );
+    // Outside, in what was written down: audit, logs, everything in the state directory.
+    ensure!(!audit(stage, "search")?.is_empty());
+    for path in files_below(&stage.state()) {
+        let bytes = std::fs::read(&path)?;
+        ensure!(!bytes.windows(KEY.len()).any(|w| w == KEY.as_bytes()), "the key is in {}", path.display());
+    }
+    Ok(())
+}
+
+fn a_crash_and_another_process_change_nothing(stage: &Stage) -> Result<()> {
+    let (curl, mark) = (curl()?, stage.marker());
+    let name = stage.name();
+    let mut running = stage.start(command(stage, &name, &["sh", "-c", "echo up; sleep 120"])?)?;
+    running.wait_for("up", common::START)?;
+    let sandbox = Sandbox::adopt(stage, name.clone(), running);
+    let status = sandbox.status()?;
+    let told = &status["credentials"][0];
+    ensure!(told["name"] == "github" && told["env"] == "GITHUB_TOKEN", "{status}");
+    ensure!(told["uses"][0] == "api.bed.test:443 /echo by /usr/bin/curl", "{status}");
+    let text = stage.call(&["status", &name])?.expect_code(0)?.out();
+    ensure!(text.contains("credential github") && text.contains("api.bed.test:443 /echo"), "{text}");
+    ensure!(!status.to_string().contains(KEY) && !text.contains(KEY));
+    for (n, crash) in [("before", false), ("after", true)] {
+        if crash {
+            sandbox.crash("proxy")?;
+        }
+        let script = format!(
+            "{curl} -sSf -o /dev/null -H \"X-Key: $GITHUB_TOKEN\" 'https://api.bed.test/echo?{mark}-{n}' && echo fine $GITHUB_TOKEN"
+        );
+        let done = stage.call(&["exec", &name, "--", "sh", "-c", &script])?.expect_code(0)?;
+        ensure!(done.out() == format!("fine {PLACEHOLDER}\n"), "{}", done.out());
+        let arrived = with_marker(stage, &format!("{mark}-{n}"));
+        ensure!(arrived.len() == 1 && arrived[0].header("x-key") == Some(KEY), "{arrived:?}");
+    }
+    Ok(())
+}
+
+fn what_cant_work_is_refused_at_the_start(stage: &Stage) -> Result<()> {
+    let place = "use: [ { host: api.bed.test, path: /echo, binaries: [/usr/bin/curl] } ]";
+    let file = stage.write("token", "from-a-file-0123456789\n")?.display().to_string();
+    for (said, options, wanted) in [
+        (format!("from: {KEY:?}, {place}"), &[][..], "credentials.github.from: not a reference"),
+        (format!("from: env:NOT_SET_HERE, {place}"), &[], "NOT_SET_HERE is not set"),
+        (format!("from: \"file:{file}\", {place}"), &[], "chmod 600"),
+        (format!("from: env:BED_SHORT, {place}"), &[], "shorter than 8 bytes"),
+        ("from: env:BED_TOKEN, use: []".to_owned(), &[], "without a place to go"),
+        (format!("from: env:BED_TOKEN, key: x, {place}"), &[], "key"),
+        (
+            format!("from: env:BED_TOKEN, env: GITHUB_TOKEN, {place}"),
+            &["--env", "GITHUB_TOKEN=x"],
+            "set twice",
+        ),
+    ] {
+        let config = stage.write("bad.yaml", format!("credentials:\n  github: {{ {said} }}\n"))?;
+        let config = config.display().to_string();
+        let words = [&["run", "--config", &config], options, &["--", "true"]].concat();
+        let mut run = stage.cofferdam(words);
+        run.env("BED_TOKEN", KEY).env("BED_SHORT", "short");
+        let done = finish(run, PATIENCE)?.expect_code(125)?;
+        ensure!(done.err().contains(wanted), "{said}: {}", done.err());
+        ensure!(!done.err().contains("0123456789"), "the refusal shows the key: {}", done.err());
+    }
+    // What can't be looked into is told.
+    let relayed = "  a: { name: a, endpoints: [ { host: api.bed.test, port: 443, tls: skip } ], binaries: [ { path: /usr/bin/curl } ] }";
+    let (policy, config) = (policy_file(stage, relayed)?, stage.write("cofferdam.yaml", CREDENTIALS)?);
+    let mut run = stage.cofferdam([
+        "run",
+        "--config",
+        &config.display().to_string(),
+        "--policy",
+        &policy,
+        "--",
+        "true",
+    ]);
+    run.env("BED_TOKEN", KEY);
+    let done = finish(run, PATIENCE)?.expect_code(0)?;
+    ensure!(
+        done.err().contains("credentials.github: api.bed.test is reached by a relayed entry only"),
+        "{}",
+        done.err()
+    );
+    ensure!(done.err().contains("h2.bed.test is reached by no entry of the policy"), "{}", done.err());
+    Ok(())
+}
