@@ -149,6 +149,13 @@ fn the_value_arrives_where_it_is_bound(stage: &Stage) -> Result<()> {
     ensure!(seen("9")?.header("authorization") == Some(&bearer));
     ensure!(seen("h2")?.header("authorization") == Some(&bearer) && seen("h2")?.version == "HTTP/2.0");
     ensure!(seen("same")?.body == b"{\"a\":  1.50}");
+    let carried = |record: &&Value| record.to_string().contains("\"credentials\":[\"github\"]");
+    let told = audit(stage, "arrives")?
+        .iter()
+        .filter(carried)
+        .filter(|r| record_has(r, &[("phase", "decided")]))
+        .count();
+    ensure!(told == steps.len() - 1, "{told} records say that they carry it");
     Ok(())
 }
 

@@ -171,6 +171,8 @@ pub struct Known {
     pub caller: Option<Arc<Caller>>,
     /// Number of the policy generation that judges it, once it came to that.
     pub generation: Option<u64>,
+    /// Names of the credentials that it carries.
+    pub credentials: Vec<String>,
 }
 
 impl Known {
@@ -184,6 +186,7 @@ impl Known {
             path: None,
             caller: None,
             generation: None,
+            credentials: Vec::new(),
         }
     }
 }

@@ -234,7 +234,7 @@ fn outgoing(
     sent: Sent,
     ledger: &Arc<Ledger>,
 ) -> Result<Request<Body>, Refusal> {
-    let Sent { query, body } = sent;
+    let Sent { query, body, .. } = sent;
     let exchange = &permitted.exchange;
     let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
     let body = match body.is_end_stream() {

@@ -93,6 +93,7 @@ fn of(known: &Known) -> Egress {
         binary: executable.map(|executable| executable.path.to_string()),
         sha256: executable.map(|executable| hex::encode(executable.sha256)),
         generation: known.generation.unwrap_or_default(),
+        credentials: known.credentials.clone(),
         request_id: known.request_id.to_string(),
         ..Egress::default()
     }

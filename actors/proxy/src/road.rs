@@ -62,6 +62,7 @@ async fn walk(
             let permitted = Permitted::judge(&generation, granted, exchange)?;
             conn.pool.claim(&caller);
             let sent = credentials::apply(conn, &generation, &permitted, &mut parts, body).await?;
+            known.credentials = sent.carried.clone();
             let asked = forward::Asked { permitted, parts, sent, known, started };
             if intent.is_inference() {
                 local::serve(conn, asked).await

@@ -13,6 +13,12 @@ use redactor::{Mask, RedactorError, Screen, Secret, Sieve};
 
 use crate::body::BoxError;
 
+/// How gRPC says that its messages are compressed.
+const GRPC_ENCODING: &str = "grpc-encoding";
+/// What asks for pieces, differences or compressed messages: a value in them is one that nobody finds. A server may always
+/// answer with the whole (RFC 9110 section 14.2).
+const UNSEARCHABLE: [&str; 4] = ["range", "if-range", "a-im", "grpc-accept-encoding"];
+
 /// What keeps credentials out of answers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
@@ -32,15 +38,16 @@ impl Guard {
     /// Makes a request ask for an answer that can be searched.
     pub(crate) fn asks_in_clear(headers: &mut HeaderMap) {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        // A value in pieces is a value that nobody finds. A server may always answer with the whole (RFC 9110 section 14.2).
-        headers.remove(header::RANGE);
-        headers.remove(header::IF_RANGE);
+        for name in UNSEARCHABLE {
+            headers.remove(name);
+        }
     }
 
     /// Whether an answer came in clear.
     pub(crate) fn is_clear(headers: &HeaderMap) -> bool {
         let clear = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-        headers.get_all(header::CONTENT_ENCODING).iter().all(clear)
+        let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+        encodings.chain(headers.get_all(GRPC_ENCODING).iter()).all(clear)
     }
 
     /// Masks values in header fields (also of trailers). A field with one in its name is taken off.

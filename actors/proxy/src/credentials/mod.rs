@@ -16,7 +16,7 @@ mod placeholder;
 mod section;
 mod upload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::{Binary, Caller, CanonicalPath, Denial, Destination, HostPattern, Layer, PathPattern};
@@ -218,11 +218,12 @@ pub(crate) struct Wallet<'a> {
     credentials: &'a Credentials,
     request: Request<'a>,
     filled: usize,
+    carried: BTreeSet<String>,
 }
 
 impl<'a> Wallet<'a> {
     pub(crate) fn new(credentials: &'a Credentials, request: Request<'a>) -> Self {
-        Self { credentials, request, filled: 0 }
+        Self { credentials, request, filled: 0, carried: BTreeSet::new() }
     }
 
     /// The value that a placeholder stands for.
@@ -235,10 +236,16 @@ impl<'a> Wallet<'a> {
         }
         let value = self.credentials.value(place.name, &self.request)?;
         self.filled += 1;
+        self.carried.insert(place.name.to_owned());
         match self.filled > MAX_PLACEHOLDERS {
             true => Err(denied(format!("it holds more than {MAX_PLACEHOLDERS} placeholders"), None)),
             false => Ok(value),
         }
+    }
+
+    /// Names of the credentials that it gave out.
+    pub(crate) fn carried(&self) -> Vec<String> {
+        self.carried.iter().cloned().collect()
     }
 }
 

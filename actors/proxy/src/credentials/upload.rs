@@ -26,6 +26,8 @@ pub(crate) struct Sent {
     /// The query, where it is another than the judged one.
     pub(crate) query: Option<Zeroizing<String>>,
     pub(crate) body: Forwarded,
+    /// Names of the credentials that are in it.
+    pub(crate) carried: Vec<String>,
 }
 
 /// Puts values in the place of a permitted request's placeholders.
@@ -41,7 +43,7 @@ pub(crate) async fn apply(
 ) -> Result<Sent, Refusal> {
     // The gateway adds its own keys and takes the caller's off; what a model is told of placeholders asks for none.
     if permitted.granted.grant.is_none() {
-        return Ok(Sent { query: None, body });
+        return Ok(Sent { query: None, body, carried: Vec::new() });
     }
     let sent = filled(conn, generation, permitted, parts, body).await;
     sent.map_err(|refusal| match refusal {
@@ -64,7 +66,7 @@ async fn filled(
     head::headers(&mut parts.headers, &mut wallet)?;
     let query = head::query(&permitted.exchange.query, &mut wallet)?;
     if credentials.is_empty() || body.is_end_stream() {
-        return Ok(Sent { query, body });
+        return Ok(Sent { query, body, carried: wallet.carried() });
     }
     let kind = Kind::of(&parts.headers);
     let rewrites = || generation.compiled.rewrites(request.to, request.caller, request.path).bodies;
@@ -72,7 +74,7 @@ async fn filled(
         Some(kind) => rewritten(conn, &mut parts.headers, kind, body, &mut wallet).await?,
         None => unchanged(conn, &parts.headers, kind, body).await?,
     };
-    Ok(Sent { query, body })
+    Ok(Sent { query, body, carried: wallet.carried() })
 }
 
 /// A body whose placeholders are replaced.

@@ -132,6 +132,9 @@ pub struct Egress {
     /// The rule in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Names of the credentials that were put in the place of their placeholders.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
     /// The policy generation that decided.
     pub generation: u64,
     /// The id that the caller saw, too.
