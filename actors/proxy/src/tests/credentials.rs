@@ -22,7 +22,7 @@ fn endpoint(port: u16, more: &str) -> String {
     format!("- {{ host: up.test, port: {port}, protocol: rest, access: full{more} }}")
 }
 
-const REWRITES: &str = ", request_body_credential_rewrite: true, websocket_credential_rewrite: true";
+const REWRITES: &str = ", request_body_credential_rewrite: true";
 
 fn request(port: u16, target: &str, headers: &str, body: &str) -> String {
     format!(
@@ -263,12 +263,12 @@ async fn echo(listener: TcpListener, seen: std::sync::Arc<std::sync::Mutex<Vec<u
 
 #[tokio::test]
 async fn messages_are_filled_where_the_endpoint_says_so_and_refused_elsewhere() {
-    for (more, passes) in [(REWRITES, true), ("", false)] {
+    for (more, passes) in [(", websocket_credential_rewrite: true", true), ("", false)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = std::sync::Arc::default();
         tokio::spawn(echo(listener, std::sync::Arc::clone(&seen)));
-        let bed = bed(port, &endpoint(port, more)).await;
+        let bed = bed(port, &endpoint(port, more).replace("protocol: rest", "protocol: websocket")).await;
         let mut stream = bed.open().await;
         let head = format!(
             "GET http://up.test:{port}/ok/ws HTTP/1.1\r\nHost: up.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
