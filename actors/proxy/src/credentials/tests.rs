@@ -1,6 +1,6 @@
 //! The decision, and what is written in the place of a placeholder.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -23,13 +23,14 @@ pub(crate) fn credentials(uses: Value) -> Credentials {
     Credentials::new(&section(uses), |_| Some(Secret::from(KEY))).unwrap()
 }
 
-fn bound() -> Credentials {
+/// Made once: the search for a key in answers takes a while to build.
+static BOUND: LazyLock<Credentials> = LazyLock::new(|| {
     credentials(json!([
         { "host": "api.test", "path": "/repos/**", "binaries": ["/usr/bin/gh"] },
         { "host": "*.up.test", "ports": [443, 8443], "path": "/**", "binaries": [{ "path": "/usr/bin/py*", "allow_foreign_code": true }] },
         { "host": "plain.test", "ports": [80], "path": "/**", "binaries": ["/usr/bin/gh"], "plain_http": true },
     ]))
-}
+});
 
 struct Asked {
     to: Destination,
@@ -61,7 +62,7 @@ impl Asked {
     }
 
     fn why(&self, name: &str) -> Option<String> {
-        bound().value(name, &self.request()).err().map(|denial| denial.detail)
+        BOUND.value(name, &self.request()).err().map(|denial| denial.detail)
     }
 }
 
@@ -94,17 +95,17 @@ fn host_port_path_and_program_must_match_in_one_use() {
     for name in ["", "gitlab", "Github", "github2"] {
         assert!(Asked::good().why(name).unwrap().contains("no credential is called"), "{name}");
     }
-    let denial = bound().value("github", &Asked::new("evil.test", 443, "/", "/x").request()).unwrap_err();
+    let denial = BOUND.value("github", &Asked::new("evil.test", 443, "/", "/x").request()).unwrap_err();
     assert_eq!(denial.layer, Layer::L7);
     assert!(denial.hint.unwrap().contains("api.test:443 /repos/** by /usr/bin/gh"));
-    let shown = format!("{:?} {:?}", bound(), bound().guard(&Asked::good().to));
+    let shown = format!("{:?} {:?}", *BOUND, BOUND.guard(&Asked::good().to));
     assert!(!shown.contains("0123456789"), "{shown}");
 }
 
 /// Runs `work` with a wallet for a request that is bound.
 fn filled<T>(work: impl FnOnce(&mut Wallet<'_>) -> Result<T, Denial>) -> Result<T, String> {
-    let (credentials, asked) = (bound(), Asked::good());
-    let mut wallet = Wallet::new(&credentials, asked.request());
+    let asked = Asked::good();
+    let mut wallet = Wallet::new(&BOUND, asked.request());
     work(&mut wallet).map_err(|denial| denial.detail)
 }
 
