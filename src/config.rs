@@ -300,9 +300,9 @@ mod tests {
             |opening: &str| page.split_once(opening).and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
         let config = Config::parse(block("```yaml\n")).unwrap();
         let told = config.credentials.told().unwrap();
-        assert_eq!(told[1].0, "github");
-        assert_eq!(told[1].1.as_deref(), Some("GITHUB_TOKEN"));
-        assert_eq!(told[1].2[0], "api.github.com:443 /repos/** by /usr/bin/gh");
+        assert_eq!(told[1].name, "github");
+        assert_eq!(told[1].env.as_deref(), Some("GITHUB_TOKEN"));
+        assert_eq!(told[1].uses[0], "api.github.com:443 /repos/** by /usr/bin/gh");
         let policy = policy::parse("example", block("```yaml policy\n")).unwrap().policy;
         let warnings = config.credentials.warnings(&policy).unwrap().join("\n");
         assert!(

@@ -17,7 +17,7 @@ use operator::types::{
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use policy::StaticChanges;
-use proxy::credentials::Section;
+use proxy::credentials::{Section, Told};
 use supervision::{State, Supervisor};
 use telemetry::audit;
 use tokio::sync::{OnceCell, mpsc};
@@ -336,7 +336,7 @@ fn agent_status(agent: &Agent) -> AgentStatus {
 /// By name, with where each may go: the section was checked before the start.
 fn credential_status(section: &Section) -> Vec<CredentialStatus> {
     let told = section.told().unwrap_or_default().into_iter();
-    told.map(|(name, env, uses)| CredentialStatus { name, env, uses }).collect()
+    told.map(|Told { name, env, uses }| CredentialStatus { name, env, uses }).collect()
 }
 
 fn provider_status(provider: gateway::ProviderStatus) -> ProviderStatus {

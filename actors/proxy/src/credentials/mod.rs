@@ -26,7 +26,7 @@ pub(crate) use answer::Guard;
 pub(crate) use body::in_message;
 pub use placeholder::{MAX_NAME_BYTES, PREFIX, is_name, placeholder};
 pub(crate) use placeholder::{Watch, find};
-pub use section::{Fault, Faults, MAX_CREDENTIALS, MAX_USES, Section};
+pub use section::{Fault, Faults, MAX_CREDENTIALS, MAX_USES, Section, Told};
 pub(crate) use upload::{Sent, apply, unrewritten};
 
 use crate::limits::MAX_PLACEHOLDERS;

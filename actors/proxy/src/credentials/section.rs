@@ -93,6 +93,17 @@ impl<'de> Deserialize<'de> for SaidBinary {
     }
 }
 
+/// What may be shown of one credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its name.
+    pub name: String,
+    /// The variable inside that holds its placeholder.
+    pub env: Option<String>,
+    /// Where it may go, in words.
+    pub uses: Vec<String>,
+}
+
 /// One fault in the section, with the place and the mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("credentials.{at}: {what}")]
@@ -176,18 +187,17 @@ impl Section {
         self.0.iter().filter_map(|(name, said)| Some((said.env.clone()?, super::placeholder(name))))
     }
 
-    /// Every name with the variable that holds its placeholder and where it may go, in words.
+    /// What may be shown of it.
     ///
     /// # Errors
     /// As [`Self::check`].
-    pub fn told(&self) -> Result<Vec<(String, Option<String>, Vec<String>)>, Faults> {
-        let variable = |name: &str| self.0.get(name).and_then(|said| said.env.clone());
-        let checked = self.checked()?.into_iter();
-        Ok(checked
-            .map(|(name, _, uses)| {
-                (name.to_owned(), variable(name), uses.iter().map(ToString::to_string).collect())
-            })
-            .collect())
+    pub fn told(&self) -> Result<Vec<Told>, Faults> {
+        let told = |(name, _, uses): Checked<'_>| Told {
+            name: name.to_owned(),
+            env: self.0.get(name).and_then(|said| said.env.clone()),
+            uses: uses.iter().map(ToString::to_string).collect(),
+        };
+        Ok(self.checked()?.into_iter().map(told).collect())
     }
 
     /// What of it can't work under `policy`, as warnings: a placeholder in bytes that are relayed is never seen.
