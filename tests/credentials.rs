@@ -90,6 +90,10 @@ fn with_marker(stage: &Stage, marker: &str) -> Vec<Seen> {
     stage.world().recorder().with_marker(marker)
 }
 
+fn is(seen: &Seen, header: &str, value: &str) -> bool {
+    seen.header(header) == Some(value)
+}
+
 fn percent(text: &str) -> String {
     text.bytes().fold(String::new(), |out, byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
@@ -132,13 +136,11 @@ fn the_value_arrives_where_it_is_bound(stage: &Stage) -> Result<()> {
         found.into_iter().next_back().with_context(|| format!("request {n} did not arrive"))
     };
     let bearer = format!("Bearer {KEY}");
-    ensure!(seen("1")?.header("authorization") == Some(&bearer));
+    ensure!(is(&seen("1")?, "authorization", &bearer));
     let two = seen("2")?;
-    ensure!(
-        two.header("authorization") == Some(&format!("token {KEY}")) && two.header("x-api-key") == Some(KEY)
-    );
+    ensure!(is(&two, "authorization", &format!("token {KEY}")) && is(&two, "x-api-key", KEY));
     let basic = base64::engine::general_purpose::STANDARD.encode(format!("me:{KEY}"));
-    ensure!(seen("3")?.header("authorization") == Some(&format!("Basic {basic}")));
+    ensure!(is(&seen("3")?, "authorization", &format!("Basic {basic}")));
     for n in ["4", "5"] {
         ensure!(seen(n)?.target.ends_with(&format!("&key={}", percent(KEY))), "{}", seen(n)?.target);
     }
@@ -146,8 +148,8 @@ fn the_value_arrives_where_it_is_bound(stage: &Stage) -> Result<()> {
     ensure!(seen("6")?.body == format!("{{\"a\": [1, {json}]}}").into_bytes());
     ensure!(seen("7")?.body == format!("key={}&more=1", percent(KEY)).into_bytes());
     ensure!(seen("8")?.body == format!("is {KEY}.").into_bytes());
-    ensure!(seen("9")?.header("authorization") == Some(&bearer));
-    ensure!(seen("h2")?.header("authorization") == Some(&bearer) && seen("h2")?.version == "HTTP/2.0");
+    ensure!(is(&seen("9")?, "authorization", &bearer));
+    ensure!(is(&seen("h2")?, "authorization", &bearer) && seen("h2")?.version == "HTTP/2.0");
     ensure!(seen("same")?.body == b"{\"a\":  1.50}");
     let carried = |record: &&Value| record.to_string().contains("\"credentials\":[\"github\"]");
     let told = audit(stage, "arrives")?
@@ -223,7 +225,7 @@ fn it_arrives_nowhere_else(stage: &Stage) -> Result<()> {
     }
     let arrived = with_marker(stage, &mark);
     ensure!(arrived.len() == 1 && arrived[0].target.ends_with("-control"), "{arrived:?}");
-    ensure!(arrived[0].header("authorization") == Some(&format!("Bearer {KEY}")));
+    ensure!(is(&arrived[0], "authorization", &format!("Bearer {KEY}")));
     let denied = audit(stage, "elsewhere")?
         .iter()
         .filter(|r| record_has(r, &[("verdict", "denied"), ("layer", "l7")]))
@@ -361,7 +363,7 @@ fn a_crash_and_another_process_change_nothing(stage: &Stage) -> Result<()> {
         let done = stage.call(&["exec", &name, "--", "sh", "-c", &script])?.expect_code(0)?;
         ensure!(done.out() == format!("fine {PLACEHOLDER}\n"), "{}", done.out());
         let arrived = with_marker(stage, &format!("{mark}-{n}"));
-        ensure!(arrived.len() == 1 && arrived[0].header("x-key") == Some(KEY), "{arrived:?}");
+        ensure!(arrived.len() == 1 && is(&arrived[0], "x-key", KEY), "{arrived:?}");
     }
     Ok(())
 }
