@@ -160,12 +160,16 @@ fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         }
     };
     push(trimmed.to_vec(), SECRET_MIN);
+    // Twice, too: JSON that is echoed within JSON, a URL within a URL. Most secrets look the same either way.
     for form in json_forms(trimmed) {
+        json_forms(&form).into_iter().for_each(|nested| push(nested, SECRET_MIN));
         push(form, SECRET_MIN);
     }
     for form in percent_forms(trimmed) {
         push(form, SECRET_MIN);
     }
+    let once = percent_encode(trimmed, STRICT).to_string();
+    push(percent_encode(once.as_bytes(), STRICT).to_string().into_bytes(), SECRET_MIN);
     if trimmed.contains(&b'\n') {
         // As a terminal prints it.
         push(trimmed.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]), SECRET_MIN);
@@ -283,6 +287,10 @@ mod tests {
                 .into_bytes(),
             percent_encode(secret, COMPONENT).to_string().replace("%20", "+").into_bytes(),
             hex(secret, b"0123456789abcdef"),
+            serde_json::to_vec(&serde_json::to_string(text).unwrap()).unwrap(),
+            percent_encode(percent_encode(secret, STRICT).to_string().as_bytes(), STRICT)
+                .to_string()
+                .into_bytes(),
         ];
         for before in ["", "a", "ab", "user:", "x:"] {
             for after in ["", "!", "!!"] {
