@@ -47,6 +47,11 @@ impl Confinement {
         self.rules.as_ref().map(Rules::descriptor)
     }
 
+    /// Whether children stand under the list of system calls.
+    pub(crate) fn filters(&self) -> bool {
+        self.filter.is_some() && !self.skips(Control::NoNewPrivileges)
+    }
+
     /// Whether children's connects are put before init, see [`super::connects`].
     pub(crate) fn asks(&self) -> bool {
         self.filter.as_ref().is_some_and(Filter::asks) && !self.skips(Control::NoNewPrivileges)

@@ -157,7 +157,8 @@ fn look(call: Notification) -> Option<(u64, Option<Maker>)> {
     Some((inode, maker(call.thread).ok()))
 }
 
-fn socket_inode(link: &[u8]) -> Option<u64> {
+/// The inode that a descriptor's link names, if it is a socket's (proc_pid_fd(5)).
+pub(crate) fn socket_inode(link: &[u8]) -> Option<u64> {
     std::str::from_utf8(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
 }
 

@@ -1,17 +1,25 @@
 //! Who holds a socket: every process with a descriptor of it, each with its opened executable and its ancestors.
 //!
 //! This is what identity stands on, so every doubt is a refusal: a process that can't be read, one that changed
-//! between two looks, more of anything than the bounds. Names are never identity; only the opened executable is.
-//! Threads without their process's descriptor table can't exist under the seccomp list; they are looked at all the
-//! same where they do (best effort).
+//! while it was looked at, more of anything than the bounds. Names are never identity; only the opened executable is.
+//! ```text
+//! every process's descriptors ─▶ holders ─▶ each and its ancestors: opened, executable, mappings ─▶ all still so?
+//! ```
+//! The whole of /proc is walked, so a process costs one directory and each of its descriptors one call: everything is
+//! read by descriptor. Threads without their process's descriptor table can't exist under the seccomp list; they are
+//! looked at where that is not in force, and where the first thread has no table (any more).
 
-use super::process::{Stat, pids};
+use super::connects::socket_inode;
+use super::process::{Opened, Stat, pids};
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
 use crate::sys;
+use crate::sys::directory::{self, ENTRIES};
 use crate::wire::MAX_FDS;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,13 +33,42 @@ const MAX_DESCRIPTORS: usize = 65_536;
 const MAX_MAPS: u64 = 4 << 20;
 /// For how long the whole look is redone when processes change under it: programs start and end in less.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
+const LINK: usize = 64;
 
-/// What is under way for one question.
+/// What holders are looked for with.
+#[derive(Clone, Copy)]
+pub(crate) struct Lens<'a> {
+    /// Look through their memory maps too.
+    pub(crate) mappings: bool,
+    /// Where the agent can write: an executable mapping from there is foreign code.
+    pub(crate) writable: &'a [PathBuf],
+    /// Every thread may have a descriptor table of its own.
+    pub(crate) threads: bool,
+}
+
+/// An answer: every holder of one socket, and the opened executables that they refer to.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) holders: Vec<Holder>,
+    pub(crate) executables: Vec<OwnedFd>,
+}
+
+/// What is under way for some questions.
 struct Search<'a> {
-    writable: &'a [PathBuf],
-    mappings: bool,
+    lens: Lens<'a>,
+    inodes: &'a [u64],
     looked_at: usize,
+    entries: Vec<u8>,
     executables: Executables,
+    seen: Vec<Seen>,
+}
+
+/// A process as it was found, to be found the same at the end.
+struct Seen {
+    process: Opened,
+    before: Stat,
+    executable: (u64, u64),
 }
 
 /// The opened executables, one a file.
@@ -54,145 +91,225 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// Every holder of the socket with this inode, and the opened executables they refer to.
-///
-/// `writable` are the places where the agent can write: an executable mapping from there is foreign code.
-pub(crate) fn holders(
-    inode: u64,
-    mappings: bool,
-    writable: &[PathBuf],
-) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
+/// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
+#[derive(Clone, Copy)]
+struct Place {
+    socket: usize,
+    thread: i32,
+    number: i32,
+}
+
+/// Every holder of each socket, by their inodes. One walk answers all: it begins after all were asked.
+pub(crate) fn holders(inodes: &[u64], lens: Lens<'_>) -> Vec<Result<Found, Refusal>> {
     let started = Instant::now();
+    let refuse = |refusal: Refusal| inodes.iter().map(|_| Err(refusal.clone())).collect();
     while started.elapsed() < PATIENCE {
-        let mut search = Search { writable, mappings, looked_at: 0, executables: Executables::default() };
-        match search.run(inode) {
-            Ok(holders) => return Ok((holders, search.executables.fds)),
+        let mut search = Search {
+            lens,
+            inodes,
+            looked_at: 0,
+            entries: vec![0; ENTRIES],
+            executables: Executables::default(),
+            seen: Vec::new(),
+        };
+        match search.run() {
+            // A socket that is asked about twice was found once.
+            Ok(found) => {
+                let first = |inode: &u64| inodes.iter().position(|other| other == inode);
+                let of = |inode: &u64| {
+                    first(inode).and_then(|at| found.get(at)).cloned().unwrap_or(Ok(Vec::new()))
+                };
+                return inodes.iter().map(|inode| search.answer(of(inode)?)).collect();
+            }
             Err(Fault::Changed) => std::thread::yield_now(),
-            Err(Fault::Refused(refusal)) => return Err(refusal),
+            Err(Fault::Refused(refusal)) => return refuse(refusal),
         }
     }
-    Err(Refusal::Unreadable { pid: 0, why: "processes change faster than they can be identified".into() })
+    refuse(Refusal::Unreadable { pid: 0, why: "processes change faster than they can be identified".into() })
 }
 
 fn unreadable(pid: i32, error: &io::Error) -> Refusal {
     Refusal::Unreadable { pid, why: error.to_string() }
 }
 
+/// What an error means of a process that was there a moment ago.
+fn gone_or_unreadable(pid: i32, error: &io::Error) -> Fault {
+    if is_gone(error) { Fault::Changed } else { unreadable(pid, error).into() }
+}
+
 impl Search<'_> {
-    fn run(&mut self, inode: u64) -> Result<Vec<Holder>, Fault> {
-        let link = format!("socket:[{inode}]");
-        let all = pids(MAX_PIDS)
+    /// For each socket its holders, whose executables are numbered by [`Search::executables`].
+    fn run(&mut self) -> Result<Vec<Result<Vec<Holder>, Refusal>>, Fault> {
+        let proc = File::open("/proc").map_err(|error| unreadable(0, &error))?;
+        let all = pids(proc.as_fd(), &mut self.entries, MAX_PIDS)
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
-        let mut holders = Vec::new();
+        let mut found: Vec<Result<Vec<Holder>, Refusal>> =
+            self.inodes.iter().map(|_| Ok(Vec::new())).collect();
         // Init itself holds sockets only to give them away.
         for pid in all.into_iter().filter(|pid| *pid != 1) {
-            if self.holds(pid, &link)? {
-                if holders.len() >= MAX_HOLDERS {
-                    return Err(Refusal::TooMany("processes that hold one socket".into()).into());
-                }
-                holders.push(self.holder(pid)?);
-            }
-        }
-        Ok(holders)
-    }
-
-    /// Whether any thread of a process has the socket.
-    fn holds(&mut self, pid: i32, link: &str) -> Result<bool, Fault> {
-        let tasks = match std::fs::read_dir(format!("/proc/{pid}/task")) {
-            Ok(tasks) => tasks,
-            Err(error) if is_gone(&error) => return Ok(false),
-            Err(error) => return Err(unreadable(pid, &error).into()),
-        };
-        let mut first: Option<i32> = None;
-        for task in tasks.flatten() {
-            let Some(tid) = task.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // The same descriptor table needs no second look.
-            if first.is_some_and(|first| sys::process::same_descriptors(first, tid)) {
+            let places = self.places(&proc, pid)?;
+            if places.is_empty() {
                 continue;
             }
-            match self.table_has(&task.path(), link) {
-                Ok(true) => return Ok(true),
-                Ok(false) => first = first.or(Some(tid)),
-                Err(Fault::Refused(Refusal::Unreadable { why, .. })) => {
-                    return Err(Refusal::Unreadable { pid, why }.into());
+            let holder = self.holder(&proc, pid, &places)?;
+            for place in places {
+                match found.get_mut(place.socket) {
+                    Some(Ok(holders)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),
+                    Some(full) => *full = Err(Refusal::TooMany("processes that hold one socket".into())),
+                    None => {}
                 }
-                Err(fault) => return Err(fault),
             }
         }
-        Ok(false)
+        self.confirm()?;
+        Ok(found)
     }
 
-    fn table_has(&mut self, task: &Path, link: &str) -> Result<bool, Fault> {
-        let entries = match std::fs::read_dir(task.join("fd")) {
-            Ok(entries) => entries,
-            Err(error) if is_gone(&error) || is_ending(task) => return Ok(false),
-            Err(error) => return Err(unreadable(0, &error).into()),
-        };
-        for entry in entries {
-            self.looked_at += 1;
-            if self.looked_at > MAX_DESCRIPTORS {
-                return Err(Refusal::TooMany("descriptors to look through".into()).into());
-            }
-            let target = match entry.and_then(|entry| std::fs::read_link(entry.path())) {
-                Ok(target) => target,
-                // Closed between listing and reading; a process that closes it isn't its holder any more.
-                Err(error) if is_gone(&error) => continue,
-                Err(_) if is_ending(task) => return Ok(false),
-                Err(error) => return Err(unreadable(0, &error).into()),
+    /// The answer by itself, with descriptors of its own.
+    fn answer(&self, mut holders: Vec<Holder>) -> Result<Found, Refusal> {
+        let mut own = Executables::default();
+        for identity in
+            holders.iter_mut().flat_map(|h| std::iter::once(&mut h.process).chain(&mut h.ancestors))
+        {
+            let at = usize::from(identity.exe);
+            let (Some(key), Some(fd)) = (self.executables.keys.get(at), self.executables.fds.get(at)) else {
+                return Err(Refusal::Invalid("an executable that was not opened".into()));
             };
-            if target.as_os_str() == OsStr::new(link) {
-                return Ok(true);
-            }
+            identity.exe = own.add(*key, MAX_FDS, || fd.try_clone()).map_err(|fault| match fault {
+                Fault::Refused(refusal) => refusal,
+                Fault::Changed => Refusal::TooMany("open files".into()),
+            })?;
         }
-        Ok(false)
+        Ok(Found { holders, executables: own.fds })
     }
 
-    fn holder(&mut self, pid: i32) -> Result<Holder, Fault> {
-        let (process, mut parent) = self.identity(pid)?;
-        let foreign_code = self.mappings && self.has_foreign_code(pid, &process)?;
+    /// Where a process has any of the sockets, at most one place each.
+    fn places(&mut self, proc: &File, pid: i32) -> Result<Vec<Place>, Fault> {
+        let mut found = Vec::new();
+        match directory::open(proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
+            Ok(table) => {
+                let before = self.looked_at;
+                self.find(pid, pid, &table, &mut found)?;
+                // An empty table is one that the first thread took down as it ended before the others.
+                if !self.lens.threads && self.looked_at > before {
+                    return Ok(found);
+                }
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(_) if is_ending(pid) => {}
+            Err(error) => return Err(unreadable(pid, &error).into()),
+        }
+        self.places_of_threads(proc, pid, &mut found)?;
+        Ok(found)
+    }
+
+    fn places_of_threads(&mut self, proc: &File, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
+        let tasks = match directory::open(proc.as_fd(), &format!("{pid}/task"), libc::O_DIRECTORY) {
+            Ok(tasks) => tasks,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(unreadable(pid, &error).into()),
+        };
+        let mut threads = Vec::new();
+        directory::numbers(tasks.as_fd(), &mut self.entries, |thread| {
+            threads.push(thread);
+            ControlFlow::Continue(())
+        })
+        .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(unreadable(pid, &error)) })?;
+        let mut first = None;
+        for thread in threads {
+            // The same descriptor table needs no second look.
+            if first.is_some_and(|first| sys::process::same_descriptors(first, thread)) {
+                continue;
+            }
+            let table = match directory::open(tasks.as_fd(), &format!("{thread}/fd"), libc::O_DIRECTORY) {
+                Ok(table) => table,
+                Err(error) if is_gone(&error) || is_ending(thread) => continue,
+                Err(error) => return Err(unreadable(pid, &error).into()),
+            };
+            self.find(pid, thread, &table, found)?;
+            first = first.or(Some(thread));
+        }
+        Ok(())
+    }
+
+    /// Looks through one descriptor table.
+    fn find(&mut self, pid: i32, thread: i32, table: &OwnedFd, found: &mut Vec<Place>) -> Result<(), Fault> {
+        let Self { inodes, looked_at, entries, .. } = self;
+        let (mut fault, mut text) = (None, [0; LINK]);
+        let listed = directory::numbers(table.as_fd(), entries, |number| {
+            *looked_at += 1;
+            if *looked_at > MAX_DESCRIPTORS {
+                fault = Some(Refusal::TooMany("descriptors to look through".into()));
+                return ControlFlow::Break(());
+            }
+            match directory::read_numbered_link(table.as_fd(), number, &mut text) {
+                Ok(target) => {
+                    let socket = socket_inode(target)
+                        .and_then(|inode| inodes.iter().position(|wanted| *wanted == inode));
+                    if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
+                        found.push(Place { socket, thread, number });
+                    }
+                    let all = found.len() == inodes.len();
+                    return if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                }
+                // Closed between listing and reading; a process that closes it isn't its holder any more.
+                Err(error) if is_gone(&error) => return ControlFlow::Continue(()),
+                Err(_) if is_ending(thread) => {}
+                Err(error) => fault = Some(unreadable(pid, &error)),
+            }
+            ControlFlow::Break(())
+        });
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        match listed {
+            Ok(()) => Ok(()),
+            Err(error) if is_gone(&error) || is_ending(thread) => Ok(()),
+            Err(error) => Err(unreadable(pid, &error).into()),
+        }
+    }
+
+    fn holder(&mut self, proc: &File, pid: i32, places: &[Place]) -> Result<Holder, Fault> {
+        let (process, mut parent) = self.identity(proc, pid)?;
+        let foreign_code = self.lens.mappings && self.has_foreign_code(&process)?;
+        let mut text = [0; LINK];
+        for place in places {
+            // Still the one that holds it: an exec in between may have closed it, and then it was another program's.
+            let again = format!("{pid}/task/{}/fd/{}", place.thread, place.number);
+            let target = directory::read_link(proc.as_fd(), &again, &mut text).ok().and_then(socket_inode);
+            if target.is_none() || target != self.inodes.get(place.socket).copied() {
+                return Err(Fault::Changed);
+            }
+        }
         let mut ancestors = Vec::new();
         while parent > 1 {
             if ancestors.len() >= MAX_ANCESTORS {
                 return Err(Refusal::TooMany("ancestors of one process".into()).into());
             }
-            let (ancestor, above) = self.identity(parent)?;
+            let (ancestor, above) = self.identity(proc, parent)?;
             ancestors.push(ancestor);
             parent = above;
-        }
-        // The chain must not have moved while we climbed it.
-        let again = Stat::read(pid).map_err(|_| Fault::Changed)?;
-        let direct = ancestors.first().map_or(1, |ancestor| ancestor.pid);
-        if again.start_time != process.start_time || again.parent.max(1) != direct {
-            return Err(Fault::Changed);
         }
         Ok(Holder { process, foreign_code, ancestors })
     }
 
-    /// Who a process is, looked at twice, and its parent.
-    fn identity(&mut self, pid: i32) -> Result<(Identity, i32), Fault> {
-        let before = Stat::read(pid).map_err(|_| Fault::Changed)?;
+    /// Who a process is, and its parent. What is read here is compared by [`Search::confirm`].
+    fn identity(&mut self, proc: &File, pid: i32) -> Result<(Identity, i32), Fault> {
+        let process = Opened::open(proc.as_fd(), pid).map_err(|_| Fault::Changed)?;
+        let before = process.stat().map_err(|_| Fault::Changed)?;
         if before.is_ending() {
             // A holder on its way out is none in a moment; an ancestor's children get another parent.
             return Err(Fault::Changed);
         }
-        let link = format!("/proc/{pid}/exe");
-        let read =
-            |error: io::Error| if is_gone(&error) { Fault::Changed } else { unreadable(pid, &error).into() };
-        let target = std::fs::read_link(&link).map_err(read)?;
-        let file = std::fs::File::open(&link).map_err(read)?;
+        let read = |error: io::Error| gone_or_unreadable(pid, &error);
+        let target = process.executable_path().map_err(read)?;
+        let file = process.open_executable().map_err(read)?;
         let meta = file.metadata().map_err(read)?;
-        let same_again = std::fs::metadata(&link).map_err(read)?;
-        let after = Stat::read(pid).map_err(|_| Fault::Changed)?;
-        if (same_again.dev(), same_again.ino()) != (meta.dev(), meta.ino())
-            || after.start_time != before.start_time
-        {
-            return Err(Fault::Changed);
-        }
-        let Some(exe_path) = target.to_str().map(str::to_owned) else {
+        let Ok(exe_path) = String::from_utf8(target) else {
             return Err(Refusal::Unreadable { pid, why: "the path of its program isn't UTF-8".into() }.into());
         };
-        let exe = self.executables.add((meta.dev(), meta.ino()), file.into())?;
+        let executable = (meta.dev(), meta.ino());
+        let exe = self.executables.add(executable, usize::from(u8::MAX), || Ok(file.into()))?;
         let identity = Identity {
             pid,
             start_time: before.start_time,
@@ -201,23 +318,39 @@ impl Search<'_> {
             memory: exe_path.starts_with("/memfd:"),
             exe_path,
         };
-        Ok((identity, after.parent))
+        self.seen.push(Seen { process, before, executable });
+        Ok((identity, before.parent))
+    }
+
+    /// Everyone is still who they were, and has the parent that they had: nothing moved while we looked.
+    fn confirm(&self) -> Result<(), Fault> {
+        for seen in &self.seen {
+            let same = || -> io::Result<bool> {
+                let now = seen.process.stat()?;
+                let still = now.start_time == seen.before.start_time && now.parent == seen.before.parent;
+                Ok(still && !now.is_ending() && seen.process.executable()? == seen.executable)
+            };
+            if !same().is_ok_and(|same| same) {
+                return Err(Fault::Changed);
+            }
+        }
+        Ok(())
     }
 
     /// Whether an executable mapping, the program itself aside, comes from where the agent writes, or from nowhere.
-    fn has_foreign_code(&self, pid: i32, process: &Identity) -> Result<bool, Fault> {
+    fn has_foreign_code(&self, process: &Identity) -> Result<bool, Fault> {
         use io::Read;
-        let read =
-            |error: io::Error| if is_gone(&error) { Fault::Changed } else { unreadable(pid, &error).into() };
-        let mut maps = Vec::new();
-        let file = std::fs::File::open(format!("/proc/{pid}/maps")).map_err(read)?;
+        let Some(seen) = self.seen.last() else { return Err(Fault::Changed) };
+        let read = |error: io::Error| gone_or_unreadable(process.pid, &error);
+        let mut maps = Vec::with_capacity(16 * 1024);
+        let file = seen.process.open_maps().map_err(read)?;
         file.take(MAX_MAPS + 1).read_to_end(&mut maps).map_err(read)?;
         if maps.len() as u64 > MAX_MAPS {
             return Err(Refusal::TooMany("memory mappings of one process".into()).into());
         }
         Ok(maps
             .split(|byte| *byte == b'\n')
-            .any(|line| is_foreign(line, process.exe_path.as_bytes(), self.writable)))
+            .any(|line| is_foreign(line, process.exe_path.as_bytes(), self.lens.writable)))
     }
 }
 
@@ -248,16 +381,21 @@ fn is_foreign(line: &[u8], program: &[u8], writable: &[PathBuf]) -> bool {
 }
 
 impl Executables {
-    /// The index of an opened file, which is kept once.
-    fn add(&mut self, key: (u64, u64), fd: OwnedFd) -> Result<u8, Refusal> {
+    /// The index of an opened file, which is kept once; at most `limit` of them.
+    fn add(
+        &mut self,
+        key: (u64, u64),
+        limit: usize,
+        open: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> Result<u8, Fault> {
         let index = match self.keys.iter().position(|known| *known == key) {
             Some(index) => index,
-            None if self.keys.len() >= MAX_FDS => {
-                return Err(Refusal::TooMany("different programs around one socket".into()));
+            None if self.keys.len() >= limit => {
+                return Err(Refusal::TooMany("different programs around one socket".into()).into());
             }
             None => {
+                self.fds.push(open().map_err(|_| Fault::Changed)?);
                 self.keys.push(key);
-                self.fds.push(fd);
                 self.keys.len() - 1
             }
         };
@@ -266,8 +404,8 @@ impl Executables {
 }
 
 /// Gone, or on its way out: nothing of its program runs any more.
-fn is_ending(task: &Path) -> bool {
-    Stat::read_below(task).map_or(true, |stat| stat.is_ending())
+fn is_ending(thread: i32) -> bool {
+    Stat::read(thread).map_or(true, |stat| stat.is_ending())
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -1,7 +1,14 @@
 //! Processes of the sandbox as `/proc` shows them to init (proc_pid_stat(5)).
 
-use std::io;
-use std::path::Path;
+use crate::sys::directory;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Bytes of a `stat` file: fifty numbers and a name.
+const MAX_STAT: usize = 2048;
+/// Bytes of an executable's path.
+const MAX_PATH: usize = 4096;
 
 /// The fields of `/proc/PID/stat` that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,25 +23,27 @@ pub(crate) struct Stat {
 
 impl Stat {
     pub(crate) fn read(pid: i32) -> io::Result<Self> {
-        Self::read_below(Path::new(&format!("/proc/{pid}")))
+        Self::of(std::fs::File::open(format!("/proc/{pid}/stat"))?)
     }
 
-    /// Of a process or of one task of it, by its directory.
-    pub(crate) fn read_below(directory: &Path) -> io::Result<Self> {
-        Self::parse(&std::fs::read(directory.join("stat"))?)
+    fn of(mut file: std::fs::File) -> io::Result<Self> {
+        let mut text = [0; MAX_STAT];
+        // The kernel makes it at the first read, whole.
+        let length = file.read(&mut text)?;
+        Self::parse(text.get(..length).unwrap_or_default())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable stat"))
     }
 
     /// The command's name may hold anything, so fields are counted from the last parenthesis.
     fn parse(text: &[u8]) -> Option<Self> {
         let after = text.iter().rposition(|byte| *byte == b')')?;
-        let fields: Vec<&str> =
-            std::str::from_utf8(text.get(after + 1..)?).ok()?.split_ascii_whitespace().collect();
+        let mut fields = std::str::from_utf8(text.get(after + 1..)?).ok()?.split_ascii_whitespace();
+        // Counted from where the one before stood.
         Some(Self {
-            state: *fields.first()?.as_bytes().first()?,
-            parent: fields.get(1)?.parse().ok()?,
-            flags: fields.get(6)?.parse().ok()?,
-            start_time: fields.get(19)?.parse().ok()?,
+            state: *fields.next()?.as_bytes().first()?,
+            parent: fields.next()?.parse().ok()?,
+            flags: fields.nth(4)?.parse().ok()?,
+            start_time: fields.nth(12)?.parse().ok()?,
         })
     }
 
@@ -56,19 +65,54 @@ pub(crate) fn process_of(thread: i32) -> io::Result<i32> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable status"))
 }
 
-/// Every process of the pid namespace, at most `limit`; `None` when there are more.
-pub(crate) fn pids(limit: usize) -> io::Result<Option<Vec<i32>>> {
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let Ok(entry) = entry else { continue };
-        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            if pids.len() >= limit {
-                return Ok(None);
-            }
-            pids.push(pid);
-        }
+/// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it, whoever got
+/// its number.
+#[derive(Debug)]
+pub(crate) struct Opened(OwnedFd);
+
+impl Opened {
+    pub(crate) fn open(proc: BorrowedFd<'_>, pid: i32) -> io::Result<Self> {
+        directory::open(proc, &pid.to_string(), libc::O_PATH | libc::O_DIRECTORY).map(Self)
     }
-    Ok(Some(pids))
+
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
+        Stat::of(self.read("stat")?)
+    }
+
+    /// Where the program lies, as the link says.
+    pub(crate) fn executable_path(&self) -> io::Result<Vec<u8>> {
+        let mut text = [0; MAX_PATH];
+        directory::read_link(self.0.as_fd(), "exe", &mut text).map(<[u8]>::to_vec)
+    }
+
+    /// The program itself.
+    pub(crate) fn open_executable(&self) -> io::Result<std::fs::File> {
+        self.read("exe")
+    }
+
+    /// Device and inode of the program that runs now.
+    pub(crate) fn executable(&self) -> io::Result<(u64, u64)> {
+        let found = nix::sys::stat::fstatat(&self.0, "exe", nix::fcntl::AtFlags::empty())?;
+        Ok((found.st_dev, found.st_ino))
+    }
+
+    pub(crate) fn open_maps(&self) -> io::Result<std::fs::File> {
+        self.read("maps")
+    }
+
+    fn read(&self, name: &str) -> io::Result<std::fs::File> {
+        directory::open(self.0.as_fd(), name, libc::O_RDONLY).map(Into::into)
+    }
+}
+
+/// Every process of the pid namespace whose `/proc` this is, at most `limit`; `None` when there are more.
+pub(crate) fn pids(proc: BorrowedFd<'_>, entries: &mut [u8], limit: usize) -> io::Result<Option<Vec<i32>>> {
+    let mut pids = Vec::new();
+    directory::numbers(proc, entries, |pid| {
+        pids.push(pid);
+        if pids.len() > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok((pids.len() <= limit).then_some(pids))
 }
 
 #[cfg(test)]

@@ -4,17 +4,20 @@
 
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
+use super::holders::{self, Found, Lens};
 use super::process::{Stat, pids};
 use super::table::Table;
-use super::{Cage, holders, spawn};
+use super::{Cage, spawn};
 use crate::credential_files::Keeper;
 use crate::isolation::gate::Gate;
 use crate::isolation::network;
 use crate::plan::Control;
 use crate::protocol::{
-    Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, Refusal, Request, ToInit,
+    Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, Refusal, Request,
+    RequestId, ToInit,
 };
 use crate::sys;
+use crate::sys::directory::ENTRIES;
 use crate::wire::{Packet, WireError};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::collections::BTreeMap;
@@ -43,9 +46,11 @@ struct Loop<'a> {
 pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let signals = sys::process::signal_fd(&[libc::SIGCHLD]).map_err(drop)?;
     let mut this = Loop { channel, cage, table: Table::default() };
+    let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
-        this.take(packet);
+        this.take(packet, &mut looks);
     }
+    this.look(&looks);
     if this.flush().is_err() {
         return Ok(());
     }
@@ -112,21 +117,55 @@ pub(super) fn refuse(mut channel: Channel<'_>, failure: &CageFailure) -> Result<
     }
 }
 
+/// A [`Request::Holders`].
+struct Look {
+    id: RequestId,
+    inode: u64,
+    mappings: bool,
+    connector: bool,
+}
+
 impl Loop<'_> {
     fn take_requests(&mut self) -> Result<(), Ended> {
+        let mut looks = Vec::new();
         for _ in 0..BURST {
             let Some(packet) = self.channel.receive()? else { break };
-            self.take(packet);
+            self.take(packet, &mut looks);
         }
+        self.look(&looks);
         Ok(())
     }
 
-    fn take(&mut self, Packet { body: ToInit { id, request }, fds }: Packet<ToInit>) {
+    fn take(&mut self, Packet { body: ToInit { id, request }, fds }: Packet<ToInit>, looks: &mut Vec<Look>) {
+        if let Request::Holders { inode, mappings, connector } = request {
+            return looks.push(Look { id, inode, mappings, connector });
+        }
         let reply = match self.cage.handouts.answer(request, fds) {
             Ok(reply) => reply,
             Err((request, fds)) => self.answer(request, fds),
         };
         self.channel.reply(id, reply);
+    }
+
+    /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
+    /// begins after each was asked.
+    fn look(&mut self, looks: &[Look]) {
+        for mappings in [true, false] {
+            let alike: Vec<&Look> = looks.iter().filter(|look| look.mappings == mappings).collect();
+            if alike.is_empty() {
+                continue;
+            }
+            let inodes: Vec<u64> = alike.iter().map(|look| look.inode).collect();
+            let threads = !self.cage.confinement.filters();
+            let lens = Lens { mappings, writable: &self.cage.writable, threads };
+            for (look, found) in alike.into_iter().zip(holders::holders(&inodes, lens)) {
+                let reply = found.map(|Found { holders, executables }| {
+                    let connector = look.connector.then(|| self.connector(look.inode, &holders));
+                    (Answer::Holders { holders, connector }, executables)
+                });
+                self.channel.reply(look.id, reply);
+            }
+        }
     }
 
     /// Sends what can be sent now: replies first, then deaths.
@@ -198,11 +237,8 @@ impl Loop<'_> {
                 descriptor(witness.ok_or_else(none)?.try_clone())
             }
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
-            Request::Holders { inode, mappings, connector } => {
-                let (holders, fds) = holders::holders(inode, mappings, &self.cage.writable)?;
-                let connector = connector.then(|| self.connector(inode, &holders));
-                Ok((Answer::Holders { holders, connector }, fds))
-            }
+            // Such questions are answered together, see `look`.
+            Request::Holders { .. } => Err(Refusal::Invalid("a look among other requests".into())),
             // Answered before, by `Handouts`.
             Request::ListenTcp { .. } | Request::BindUdp { .. } | Request::Diag | Request::PutFile { .. } => {
                 Err(Refusal::Invalid("nothing to hand out".into()))
@@ -263,7 +299,8 @@ impl Loop<'_> {
 fn kill_strays(agent: &str, running: &[i32]) -> io::Result<()> {
     let marker = format!("{}={agent}", crate::environment::AGENT_VARIABLE);
     for _ in 0..STRAY_PASSES {
-        let all = pids(MAX_STRAYS)?.unwrap_or_default();
+        let proc = std::fs::File::open("/proc")?;
+        let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_STRAYS)?.unwrap_or_default();
         let parents: BTreeMap<i32, i32> =
             all.iter().filter_map(|pid| Stat::read(*pid).ok().map(|stat| (*pid, stat.parent))).collect();
         let mut killed = false;

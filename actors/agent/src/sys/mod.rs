@@ -6,6 +6,7 @@
 
 pub(crate) mod beneath;
 pub(crate) mod capabilities;
+pub(crate) mod directory;
 pub(crate) mod fd;
 pub(crate) mod memfd;
 pub(crate) mod mount;
