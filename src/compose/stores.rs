@@ -139,12 +139,19 @@ impl Ready {
             authority: Arc::clone(&authority),
             upstream,
             journal: Arc::new(audit.sink()),
-            tracker: proxy::Tracker::new(policy.clone(), resolver, proxy::limits::MAX_CONNECTIONS),
+            tracker: proxy::Tracker::new(policy.clone(), resolver, connections()?),
             local: Arc::new(Inference(gateway.clone())),
             credentials,
         });
         Ok(Stores { policy, presets, redactor, streams: Streams::new(), audit, recorder, gateway, proxy })
     }
+}
+
+/// How many connections there may be here, by what this process may have open (getrlimit(2)).
+fn connections() -> Result<usize, Refused> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(proxy::limits::connections_within(soft))
 }
 
 /// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it is needed.

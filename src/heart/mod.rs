@@ -94,6 +94,8 @@ impl Heart {
     fn begin() -> Result<Self, String> {
         // Inherited by everything below: a core file would hold what memory holds.
         agent::own::no_core_files().map_err(|e| format!("can't switch core files off: {e}"))?;
+        agent::own::want_descriptors(proxy::limits::descriptors_wanted())
+            .map_err(|e| format!("can't set the limit of descriptors: {e}"))?;
         let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
         let plan_fd = inherited(3)?;
         let plan: Plan = crate::sealed::read_json(&plan_fd).map_err(|e| format!("unreadable plan: {e}"))?;

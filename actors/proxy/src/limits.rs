@@ -25,10 +25,15 @@ pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
 pub const MAX_RESPONSE_HEADERS: usize = 200;
 /// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
 pub const IO_BUFFER_BYTES: usize = 64 * 1024;
-/// Copy buffer of one direction of a relayed tunnel, bytes.
-pub const RELAY_BUFFER_BYTES: usize = 32 * 1024;
-/// Connections (downstream sockets) of one sandbox at a time; two or more descriptors each.
-pub const MAX_CONNECTIONS: usize = 2048;
+/// Bytes of a relayed tunnel that are copied at a time; where more are there at once they go by pipe, uncopied.
+pub const RELAY_BUFFER_BYTES: usize = 16 * 1024;
+/// Empty pipes that a thread keeps for the next tunnel with bytes to move; two descriptors each.
+pub const MAX_IDLE_PIPES: usize = 16;
+/// Connections (downstream sockets) of one sandbox at a time, if there are descriptors enough: two for each, and
+/// [`RESERVED_DESCRIPTORS`].
+pub const MAX_CONNECTIONS: usize = 12_288;
+/// Descriptors that are kept for what is no connection: files, listeners, pipes, further upstreams.
+pub const RESERVED_DESCRIPTORS: usize = 1024;
 /// Streams in flight on one HTTP/2 connection from the agent.
 pub const MAX_H2_STREAMS: u32 = 128;
 /// HTTP/2 streams that the peer reset before we took them: past this the connection ends (rapid reset).
@@ -86,6 +91,9 @@ pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
 /// How old an identification may be before a request on a kept connection asks again who holds the socket.
 /// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
 pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
+/// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
+/// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.
+pub const MAKER_ASKED_WITHIN: Duration = Duration::from_millis(250);
 /// How long judged addresses stay good between the answer to CONNECT and the dial.
 pub const ADDRESSES_FRESH: Duration = Duration::from_secs(30);
 /// How long an idle upstream connection is trusted to be still open.
@@ -96,6 +104,21 @@ pub const LINGER: Duration = Duration::from_secs(2);
 pub const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// See [`ACCEPT_BACKOFF_MIN`].
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Descriptors that this many connections need.
+#[must_use]
+pub fn descriptors_wanted() -> u64 {
+    (2 * MAX_CONNECTIONS + RESERVED_DESCRIPTORS) as u64
+}
+
+/// How many connections there may be where this process may have so many descriptors.
+#[must_use]
+pub fn connections_within(descriptors: u64) -> usize {
+    let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+    // Where there are few, half of them stay for the rest.
+    let reserved = RESERVED_DESCRIPTORS.min(descriptors / 2);
+    (descriptors.saturating_sub(reserved) / 2).clamp(1, MAX_CONNECTIONS)
+}
 
 #[cfg(test)]
 mod tests {
@@ -122,7 +145,9 @@ mod tests {
             MAX_RESPONSE_HEADERS,
             IO_BUFFER_BYTES,
             RELAY_BUFFER_BYTES,
+            MAX_IDLE_PIPES,
             MAX_CONNECTIONS,
+            RESERVED_DESCRIPTORS,
             MAX_H2_STREAMS,
             MAX_H2_RESET_STREAMS,
             H2_STREAM_WINDOW,
@@ -150,6 +175,7 @@ mod tests {
             TUNNEL_IDLE,
             CONNECTION_TOTAL,
             IDENTITY_FRESH,
+            MAKER_ASKED_WITHIN,
             ADDRESSES_FRESH,
             UPSTREAM_IDLE,
             LINGER,
@@ -200,5 +226,13 @@ mod tests {
         let constants = include_str!("limits.rs").matches("\npub const ").count();
         let ours = rows.iter().filter(|(name, _)| !name.contains("::")).count();
         assert_eq!(constants, ours, "a limit is not in the list above");
+    }
+
+    #[test]
+    fn connections_fit_the_descriptors() {
+        assert_eq!(connections_within(descriptors_wanted()), MAX_CONNECTIONS);
+        assert_eq!(connections_within(u64::MAX), MAX_CONNECTIONS);
+        assert_eq!(connections_within(20_000), 9488);
+        assert_eq!((connections_within(1024), connections_within(0)), (256, 1));
     }
 }

@@ -88,6 +88,11 @@ impl Tracker {
         Arc::clone(&self.0.rooms).try_acquire_many_owned(bytes).ok()
     }
 
+    /// How many connections there may be.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity
+    }
+
     /// Connections open now.
     pub fn connections(&self) -> usize {
         self.0.capacity.saturating_sub(self.0.places.available_permits())

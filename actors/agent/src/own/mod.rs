@@ -17,7 +17,7 @@ mod calls;
 use crate::isolation::seccomp::{Filter, table};
 use crate::sys;
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -112,6 +112,19 @@ pub fn executable_memory() -> (bool, bool) {
 /// The kernel's.
 pub fn no_core_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
+/// So many descriptors for this process and what it starts, or as many as the hard limit allows, which root lifts. A limit
+/// that is higher already stays.
+///
+/// # Errors
+/// The kernel's.
+pub fn want_descriptors(wanted: u64) -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= wanted || (hard < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok()) {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard)?)
 }
 
 /// Lowers every set to these, bounding included where that may be lowered, and reads them back.
