@@ -51,6 +51,7 @@ mod pool;
 pub mod repeats;
 mod road;
 mod serve;
+mod splice;
 mod timer;
 mod tunnel;
 mod websocket;

@@ -1,13 +1,18 @@
 //! Bytes between two streams, until both are done, one stalls, or the decision falls.
 //!
-//! Holds no HTTP and no policy. Each direction ends on its own (half-close), so that a client may finish sending and
+//! For streams that aren't sockets, or that are no longer (TLS); [`crate::splice`] has the others. Holds no HTTP and no
+//! policy. Each direction ends on its own (half-close), so that a client may finish sending and
 //! still read its answer.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::limits::RELAY_BUFFER_BYTES;
 
@@ -59,19 +64,26 @@ async fn copy(
     mut to: impl AsyncWrite + Unpin,
     moved: &AtomicU64,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; RELAY_BUFFER_BYTES];
     loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
+        let bytes = poll_fn(|cx| take(&mut from, cx)).await?;
+        if bytes.is_empty() {
             // The peer may be gone already: the direction is done either way.
             let _gone = to.shutdown().await;
             return Ok(());
         }
-        to.write_all(buffer.get(..read).unwrap_or_default()).await?;
+        to.write_all(&bytes).await?;
         // TLS keeps what it was given until it is flushed; a socket's flush costs nothing.
         to.flush().await?;
-        moved.fetch_add(read as u64, Ordering::Relaxed);
+        moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
+}
+
+/// What is there to be read, by way of the stack: who waits holds no buffer.
+fn take(from: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+    let mut chunk = [MaybeUninit::uninit(); RELAY_BUFFER_BYTES];
+    let mut buffer = ReadBuf::uninit(&mut chunk);
+    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().to_vec()))
 }
 
 /// Resolves when nothing moved for `idle` (looked at a few times within it, so the data path pays nothing).
@@ -88,7 +100,7 @@ pub(crate) async fn quiet(up: &AtomicU64, down: &AtomicU64, idle: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, duplex};
 
     use super::*;
 

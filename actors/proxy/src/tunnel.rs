@@ -7,15 +7,18 @@
 //! A tunnel's first bytes are always looked at: a ClientHello must name the host that CONNECT named, plain HTTP has
 //! no business at 443, and what is not HTTP is never spliced through where requests are to be judged.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
 use http::Response;
 use policy::{Denial, Destination, Layer, Treatment};
 use telemetry::metrics::{self, Direction};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -25,10 +28,11 @@ use crate::caller::Claim;
 use crate::conn::{Conn, Deps, Next};
 use crate::guard::Connected;
 use crate::intent::Scope;
-use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, RELAY_BUFFER_BYTES, TLS_HANDSHAKE, TUNNEL_IDLE};
+use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
 use crate::protocol::websocket;
-use crate::relay::{End, Relayed, relay};
+use crate::relay::{End, Relayed, quiet, relay};
+use crate::splice::pump;
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
 use crate::verdict::Granted;
@@ -36,6 +40,8 @@ use crate::{address, outcome, serve};
 
 /// Ports where a client that does not begin with TLS is at the wrong door.
 const TLS_PORT: u16 = 443;
+/// Room for a ClientHello of the usual length.
+const FIRST_READ_BYTES: usize = 2048;
 
 /// Answers a granted CONNECT. A destination whose bytes are relayed is dialled first, so that a failure is an answer.
 pub(crate) async fn open(
@@ -80,12 +86,14 @@ pub(crate) async fn run(conn: &Arc<Conn>, next: Next, remains: Remains<TcpStream
     let Remains { stream, surplus } = remains;
     match next {
         Next::Relay { upstream, granted, known } => {
-            relayed(conn, stream, surplus, upstream, granted, known).await;
+            Box::pin(relayed(conn, stream, surplus, upstream, granted, known)).await;
         }
         Next::Inspect { granted, addresses } => {
-            inspected(&conn.deps, &conn.claim, stream, surplus, granted, addresses).await;
+            Box::pin(inspected(&conn.deps, &conn.claim, stream, surplus, granted, addresses)).await;
         }
-        websocket @ Next::WebSocket { .. } => messages(conn, websocket, Remains { stream, surplus }).await,
+        websocket @ Next::WebSocket { .. } => {
+            Box::pin(messages(conn, websocket, Remains { stream, surplus })).await;
+        }
     }
 }
 
@@ -129,11 +137,11 @@ fn ended(conn: &Conn, known: Known, relayed: Relayed, fault: Option<String>, sta
     });
 }
 
-/// A tunnel whose bytes are relayed once its first ones were judged.
+/// A tunnel whose bytes are relayed once its first ones were judged. What a server says first is passed on meanwhile.
 async fn relayed(
     conn: &Arc<Conn>,
-    stream: TcpStream,
-    surplus: BytesMut,
+    mut agent: TcpStream,
+    mut seen: BytesMut,
     upstream: Connected,
     granted: Granted,
     known: Known,
@@ -141,64 +149,65 @@ async fn relayed(
     let started = Instant::now();
     let destination = granted.destination.clone();
     let live = conn.deps.tracker.track(granted, None, Some(upstream.addr)).await;
-    let begun = tokio::select! {
-        begun = begin(stream, surplus, upstream.stream, &destination) => begun,
-        () = live.revoked() => return,
-        () = tokio::time::sleep(TUNNEL_IDLE) => return,
-    };
-    match begun {
-        Ok(Begun { agent, upstream, up, down }) => {
-            let mut relayed = relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await;
-            relayed.up += up;
-            relayed.down += down;
-            finished(conn, known, relayed, started);
-        }
-        Err(Some(denial)) => refused(&conn.deps, &conn.claim, destination, denial),
-        Err(None) => finished(conn, known, Relayed { up: 0, down: 0, end: End::Done }, started),
-    }
-}
-
-struct Begun {
-    agent: TcpStream,
-    upstream: TcpStream,
-    up: u64,
-    down: u64,
-}
-
-/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. `Err(None)`
-/// means that a side went away before there was anything to judge.
-async fn begin(
-    mut agent: TcpStream,
-    mut seen: BytesMut,
-    mut upstream: TcpStream,
-    destination: &Destination,
-) -> Result<Begun, Option<Denial>> {
-    let mut down = 0;
-    let mut buffer = vec![0; RELAY_BUFFER_BYTES];
-    loop {
-        match first_bytes(&seen) {
-            First::More => {}
-            first => {
-                judge_first(&first, destination, true).map_err(Some)?;
-                break;
-            }
-        }
+    let mut upstream = upstream.stream;
+    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let over = {
+        let (mut agent_reads, agent_writes) = agent.split();
+        let (upstream_reads, mut upstream_writes) = upstream.split();
+        let upwards = async {
+            first(&mut agent_reads, &mut seen, &destination).await?;
+            upstream_writes.write_all(&seen).await.map_err(|_| Over::Gone)?;
+            up.fetch_add(seen.len() as u64, Ordering::Relaxed);
+            drop(std::mem::take(&mut seen));
+            pump(agent_reads, upstream_writes, &up).await.map_err(|_| Over::Gone)
+        };
+        let downwards = async {
+            let ended = pump(upstream_reads, agent_writes, &down).await;
+            // A server that is done before it was asked anything leaves nothing to wait for.
+            let asked = up.load(Ordering::Relaxed) > 0;
+            ended.ok().filter(|()| asked).ok_or(Over::Gone)
+        };
         tokio::select! {
-            read = agent.read_buf(&mut seen) => if read.map_err(|_| None)? == 0 {
-                return Err(None);
-            },
-            read = upstream.read(&mut buffer) => {
-                let read = read.map_err(|_| None)?;
-                if read == 0 {
-                    return Err(None);
-                }
-                agent.write_all(buffer.get(..read).unwrap_or_default()).await.map_err(|_| None)?;
-                down += read as u64;
-            }
+            // A direction that breaks takes the other with it; one that merely ends doesn't.
+            both = async { tokio::try_join!(upwards, downwards) } => both.err().unwrap_or(Over::Gone),
+            () = quiet(&up, &down, TUNNEL_IDLE) => Over::Ended(End::Idle),
+            () = live.revoked() => Over::Ended(End::Stopped),
+        }
+    };
+    let end = match over {
+        Over::Refused(denial) => return refused(&conn.deps, &conn.claim, destination, denial),
+        Over::Gone => End::Done,
+        Over::Ended(end) => end,
+    };
+    finished(conn, known, Relayed { up: up.into_inner(), down: down.into_inner(), end }, started);
+}
+
+/// Why a relayed tunnel is over.
+enum Over {
+    /// A side is gone, or both are done.
+    Gone,
+    /// By us.
+    Ended(End),
+    /// Its first bytes are not what they should be.
+    Refused(Denial),
+}
+
+/// Waits for the agent's first bytes and judges them.
+async fn first(agent: &mut ReadHalf<'_>, seen: &mut BytesMut, destination: &Destination) -> Result<(), Over> {
+    loop {
+        match first_bytes(seen) {
+            First::More => {}
+            first => return judge_first(&first, destination, true).map_err(Over::Refused),
+        }
+        // Who waits holds no buffer.
+        agent.readable().await.map_err(|_| Over::Gone)?;
+        seen.reserve(FIRST_READ_BYTES);
+        match agent.try_read_buf(seen) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return Err(Over::Gone),
         }
     }
-    upstream.write_all(&seen).await.map_err(|_| None)?;
-    Ok(Begun { agent, upstream, up: seen.len() as u64, down })
 }
 
 /// A tunnel whose requests are read and judged one by one.
@@ -273,8 +282,12 @@ pub(crate) async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<
         if !seen.is_empty() {
             patience = HELLO_DEADLINE;
         }
-        match timeout(patience, stream.read_buf(seen)).await {
-            Ok(Ok(read)) if read > 0 => {}
+        // Who waits holds no buffer.
+        let Ok(Ok(())) = timeout(patience, stream.readable()).await else { return None };
+        seen.reserve(FIRST_READ_BYTES);
+        match stream.try_read_buf(seen) {
+            Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             _ => return None,
         }
     }

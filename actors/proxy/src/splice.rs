@@ -1,0 +1,224 @@
+//! Bytes from one socket to another that never enter this process: splice(2) through a pipe.
+//!
+//! Little is copied, by way of the stack; as soon as a read is full the rest goes by pipe. A pipe is taken when bytes
+//! are there and given back when they are gone, so that an idle tunnel holds none. Must never give back a pipe in which
+//! bytes of a connection are left: it is closed, and with it they are gone.
+
+use std::cell::RefCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES};
+
+/// What one splice(2) may move: more than a pipe takes, so the pipe is the bound.
+const AT_ONCE: usize = 1 << 20;
+
+thread_local! {
+    /// Empty pipes that nobody uses.
+    static IDLE: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// A pipe, and how many bytes are in it.
+struct Pipe {
+    ends: Option<Ends>,
+    held: usize,
+}
+
+impl Pipe {
+    fn take() -> io::Result<Self> {
+        let idle = IDLE.try_with(|idle| idle.borrow_mut().pop()).ok().flatten();
+        let ends = match idle {
+            Some(ends) => ends,
+            None => {
+                let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+                Ends { read, write }
+            }
+        };
+        Ok(Self { ends: Some(ends), held: 0 })
+    }
+
+    /// From the socket into the empty pipe; 0 at the socket's end.
+    fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
+        let Some(ends) = &self.ends else { return Ok(0) };
+        let moved = splice(from.as_fd(), None, ends.write.as_fd(), None, AT_ONCE, flags())?;
+        self.held += moved;
+        Ok(moved)
+    }
+
+    /// From the pipe into the socket, until the pipe is empty.
+    async fn drain(&mut self, to: &TcpStream) -> io::Result<()> {
+        while self.held > 0 {
+            let Some(ends) = &self.ends else { return Ok(()) };
+            let held = self.held;
+            let pass = || Ok(splice(ends.read.as_fd(), None, to.as_fd(), None, held, flags())?);
+            let moved = to.async_io(Interest::WRITABLE, pass).await?;
+            if moved == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.held = held.saturating_sub(moved);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if self.held > 0 {
+            return;
+        }
+        let Some(ends) = self.ends.take() else { return };
+        let _closed_if_the_thread_ends = IDLE.try_with(|idle| {
+            let mut idle = idle.borrow_mut();
+            if idle.len() < MAX_IDLE_PIPES {
+                idle.push(ends);
+            }
+        });
+    }
+}
+
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK
+}
+
+/// Passes one direction on until its end, and that too; counts what went.
+pub(crate) async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, moved: &AtomicU64) -> io::Result<()> {
+    loop {
+        let Passed { read, rest } = std::future::poll_fn(|cx| pass(&mut from, &to, cx)).await?;
+        if read == 0 {
+            // The peer may be gone already: the direction is done either way.
+            let _gone = to.shutdown().await;
+            return Ok(());
+        }
+        if !rest.is_empty() {
+            to.write_all(&rest).await?;
+        }
+        moved.fetch_add(read as u64, Ordering::Relaxed);
+        if read >= RELAY_BUFFER_BYTES {
+            pour(from.as_ref(), to.as_ref(), moved).await?;
+        }
+    }
+}
+
+/// What a read gave, and what of it the other side didn't take at once.
+struct Passed {
+    read: usize,
+    rest: Vec<u8>,
+}
+
+/// Copies what is there, as far as it fits the stack.
+fn pass(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<Passed>> {
+    let mut chunk = [MaybeUninit::uninit(); RELAY_BUFFER_BYTES];
+    let mut buffer = ReadBuf::uninit(&mut chunk);
+    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+    let read = buffer.filled();
+    let written = match read.is_empty() {
+        true => 0,
+        false => match to.try_write(read) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Poll::Ready(Err(error)),
+        },
+    };
+    let rest = read.get(written..).unwrap_or_default().to_vec();
+    Poll::Ready(Ok(Passed { read: read.len(), rest }))
+}
+
+/// Pours by pipe until the source is empty for now, or for good, which is then found by the next read.
+async fn pour(from: &TcpStream, to: &TcpStream, moved: &AtomicU64) -> io::Result<()> {
+    // Out of descriptors, or of what a user may have in pipes: the copy goes on.
+    let Ok(mut pipe) = Pipe::take() else { return Ok(()) };
+    loop {
+        match from.try_io(Interest::READABLE, || pipe.fill(from)) {
+            Ok(0) => return Ok(()),
+            Ok(filled) => {
+                pipe.drain(to).await?;
+                moved.fetch_add(filled as u64, Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (one, other) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (one.unwrap(), other.unwrap().0)
+    }
+
+    /// Sends `length` bytes through a pump to a reader that begins late, and gives what arrived.
+    async fn through(length: usize) -> Vec<u8> {
+        let ((mut source, mut from), (mut to, mut sink)) = (pair().await, pair().await);
+        let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+        let sent = bytes.clone();
+        let sending = tokio::spawn(async move {
+            source.write_all(&sent).await.unwrap();
+            source.shutdown().await.unwrap();
+        });
+        let moved = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&moved);
+        let pumping = tokio::spawn(async move {
+            let ((from, _), (_, to)) = (from.split(), to.split());
+            pump(from, to, &counted).await.unwrap();
+        });
+        // Until nothing moves any more: every buffer on the way is full, or all of it is through.
+        let mut before = u64::MAX;
+        while before != moved.load(Ordering::Relaxed) {
+            before = moved.load(Ordering::Relaxed);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let mut got = Vec::new();
+        sink.read_to_end(&mut got).await.unwrap();
+        sending.await.unwrap();
+        pumping.await.unwrap();
+        assert_eq!(moved.load(Ordering::Relaxed), length as u64);
+        assert!(got == bytes, "{length}");
+        got
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_however_much_and_however_slowly_it_is_read() {
+        for length in [0, 1, RELAY_BUFFER_BYTES - 1, RELAY_BUFFER_BYTES, 100_000, 20 << 20] {
+            assert_eq!(through(length).await.len(), length);
+        }
+        assert!(IDLE.with_borrow(|idle| !idle.is_empty()), "pipes are used again");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_with_bytes_in_it_is_never_anothers() {
+        let (mut source, from) = pair().await;
+        source.write_all(b"somebody's").await.unwrap();
+        from.readable().await.unwrap();
+        IDLE.with_borrow_mut(Vec::clear);
+        let mut pipe = Pipe::take().unwrap();
+        assert!(from.try_io(Interest::READABLE, || pipe.fill(&from)).unwrap() > 0);
+        drop(pipe);
+        assert!(IDLE.with_borrow(Vec::is_empty));
+        drop(Pipe::take().unwrap());
+        assert_eq!(IDLE.with_borrow(Vec::len), 1);
+    }
+}
