@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use futures_util::future::BoxFuture;
 use policy::{Denial, Layer};
 use telemetry::audit::{Egress, Event, Phase, Sink, Verdict as Recorded};
 
@@ -11,6 +12,14 @@ use crate::answer::{Known, Refusal};
 use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
 
 impl Journal for Sink {
+    fn has_room(&self) -> bool {
+        Sink::has_room(self)
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Sink::room(self))
+    }
+
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull> {
         let mut egress = of(decision.known);
         match decision.verdict {

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use policy::{Denial, Layer};
 
 use telemetry::audit::Verdict as Counted;
@@ -66,8 +67,19 @@ pub struct Finished {
 #[error("the audit log takes no records")]
 pub struct JournalFull;
 
-/// Where decisions are recorded. Never blocks.
+/// Where decisions are recorded. Recording never blocks.
 pub trait Journal: Send + Sync + 'static {
+    /// Whether records of some more requests would be taken now.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Waits until there is room, but not for long: then what is to be recorded is refused. Requests that come faster
+    /// than the disk takes their records are slowed down by it.
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// A decision, before it takes effect.
     ///
     /// # Errors

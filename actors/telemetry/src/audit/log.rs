@@ -19,7 +19,7 @@ use crate::events::Feed;
 /// Records that may wait for the disk. At some 500 bytes each this is a few MiB.
 pub const QUEUE_LENGTH: usize = 8192;
 /// Records committed by one `fdatasync`.
-const BATCH_MAX: usize = 1024;
+const BATCH_MAX: usize = 4096;
 /// How long after a failed write the next is tried: doubling between these.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
@@ -10,6 +11,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::event::Event;
 use super::log::{Health, Shared};
 use super::record::{Draft, RecordId};
+
+/// Places in the queue that are left to requests which are under way when others begin to wait.
+const HEADROOM: usize = 512;
+/// How long a request waits for the disk before it is refused.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why something could not be recorded. Whoever gets this refuses (fail closed).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -40,6 +46,22 @@ impl Sink {
             crate::metrics::audit_refused();
         }
         recorded
+    }
+
+    /// Whether the records of some more requests would be taken now, or refused at once because the disk fails.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.queue.capacity() >= self.headroom() || *self.0.health.borrow() != Health::Good
+    }
+
+    /// Waits until there is room, at most for [`PATIENCE`].
+    pub async fn room(&self) {
+        let room = self.0.queue.reserve_many(self.headroom());
+        let _after_it_recording_fails = tokio::time::timeout(PATIENCE, room).await;
+    }
+
+    fn headroom(&self) -> usize {
+        HEADROOM.min(self.0.queue.max_capacity() / 4)
     }
 
     fn queue(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
