@@ -1,13 +1,16 @@
 //! Step four of the road: who asks.
 //!
 //! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of the
-//! connection. A kept connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is good
-//! for [`IDENTITY_FRESH`] only and asked for again after it; a new connection always asks. Must never fall back
-//! on an older answer when the new one is a refusal.
+//! connection, and whether that is the process that made it. The first request asks both in one question, after its
+//! head was read; a connection that stays silent is asked about by [`Claim::watch`], so that no lender can outwait the
+//! note of its connect(2). A kept connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is
+//! good for [`IDENTITY_FRESH`] only and asked for again after it. Must never fall back on an older answer when the new
+//! one is a refusal.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
@@ -16,7 +19,10 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::identity::{Changed, Identifier, Look, Unidentified};
-use crate::limits::IDENTITY_FRESH;
+use crate::limits::{IDENTITY_FRESH, MAKER_ASKED_WITHIN};
+
+/// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits the rest.
+const RENEWED_AFTER: Duration = Duration::from_millis(IDENTITY_FRESH.as_millis() as u64 * 3 / 4);
 
 /// Who can say which program holds a connection. [`Identities`] does; tests bring their own.
 pub trait Identify: Send + Sync + 'static {
@@ -27,6 +33,9 @@ pub trait Identify: Send + Sync + 'static {
         local: SocketAddr,
         look: Look,
     ) -> BoxFuture<'_, Result<Caller, Denial>>;
+
+    /// Whether connections are noted as they are made, as far as is known: only then may a first look wait.
+    fn notes_makers(&self) -> bool;
 }
 
 /// The real one: the identifier, and where a changed binary is told.
@@ -61,6 +70,10 @@ impl Identify for Identities {
             }
         })
     }
+
+    fn notes_makers(&self) -> bool {
+        self.identifier.notes_makers()
+    }
 }
 
 /// A caller whose identity was established for the request at hand.
@@ -91,6 +104,10 @@ pub struct Claim {
     /// anew, and clean.
     foreign_code: AtomicBool,
     last: ArcSwapOption<(Judged, Instant)>,
+    /// Whether a renewal is under way beside the requests.
+    renewing: AtomicBool,
+    /// Held while the caller is asked for anew.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Claim {
@@ -103,6 +120,8 @@ impl Claim {
             first: OnceCell::new(),
             foreign_code: AtomicBool::new(false),
             last: ArcSwapOption::empty(),
+            renewing: AtomicBool::new(false),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 
@@ -111,15 +130,27 @@ impl Claim {
         self.client
     }
 
-    /// Establishes who made the connection. Called as soon as it is accepted, before a byte of it is read: who holds it
-    /// later must be the same, or a program could speak and then lend its words another's name (exec after connect).
-    pub async fn establish(&self) {
-        self.first().await;
+    /// Serves the connection, and establishes meanwhile who made it: before a byte of it is read where nobody notes that
+    /// as it happens (a program could speak and then lend its words another's name), else when no request has asked
+    /// within [`MAKER_ASKED_WITHIN`].
+    pub(crate) async fn watch(&self, serving: impl Future<Output = ()>) {
+        if !self.identify.notes_makers() {
+            self.establish().await;
+            return serving.await;
+        }
+        let asked_in_time = async {
+            tokio::time::sleep(MAKER_ASKED_WITHIN).await;
+            self.establish().await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = serving => {}
+            () = asked_in_time => {}
+        }
     }
 
-    /// Not fresh for any request: who else holds the socket by then must be seen.
-    async fn first(&self) -> &Result<Judged, Denial> {
-        self.first.get_or_init(|| self.ask(Look::First)).await
+    async fn establish(&self) {
+        self.first.get_or_init(|| self.ask(Look::First)).await;
     }
 
     async fn ask(&self, look: Look) -> Result<Judged, Denial> {
@@ -132,29 +163,74 @@ impl Claim {
     ///
     /// # Errors
     /// The identifier's denial, or that the connection has changed hands since it was made. Neither passes again.
-    pub async fn judged(&self) -> Result<Judged, Denial> {
-        let first = self.first().await.clone()?;
-        if let Some(last) = self.last.load_full()
-            && last.1.elapsed() < IDENTITY_FRESH
-        {
+    pub async fn judged(self: &Arc<Self>) -> Result<Judged, Denial> {
+        let (mut asked, begun) = (false, Instant::now());
+        let first = self.first.get_or_init(|| {
+            asked = true;
+            self.ask(Look::First)
+        });
+        let first = first.await.clone()?;
+        if asked {
+            // Who held it as this request stood there. What was found before its head is fresh for no request.
+            self.last.store(Some(Arc::new((first.clone(), begun))));
+            return Ok(first);
+        }
+        if let Some(last) = self.last.load_full() {
+            let age = last.1.elapsed();
+            if age >= RENEWED_AFTER && age < IDENTITY_FRESH {
+                self.renew_ahead();
+            }
+            if age < IDENTITY_FRESH {
+                return Ok(last.0.clone());
+            }
+        }
+        self.renew(&first).await
+    }
+
+    /// Asks anew before the last answer is too old for the next request, which then needn't wait. A refusal leaves no
+    /// answer: the next request asks itself.
+    fn renew_ahead(self: &Arc<Self>) {
+        if self.renewing.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let claim = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Some(Ok(first)) = claim.first.get() {
+                let _told_to_the_next_request = claim.renew(first).await;
+            }
+            claim.renewing.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// One look at a time, so that an older answer never comes after a newer one; who waited takes what was begun since.
+    async fn renew(&self, first: &Judged) -> Result<Judged, Denial> {
+        let since = Instant::now();
+        let _turn = self.turn.lock().await;
+        if let Some(last) = self.last.load_full().filter(|last| last.1 >= since) {
             return Ok(last.0.clone());
         }
-        self.last.store(None);
-        let now = self.ask(Look::Again).await?;
+        let begun = Instant::now();
+        let asked = self.ask(Look::Again).await;
         // Its program, that is: ancestors end, and the policy judges those that are left.
-        if now.executable != first.executable {
-            return Err(Denial {
-                layer: Layer::Identity,
-                detail: format!(
-                    "the connection was made by {} and is held by {} now",
-                    first.executable.path, now.executable.path
-                ),
-                policy: None,
-                hint: Some("a program must make its connections itself".to_owned()),
-            });
-        }
-        self.last.store(Some(Arc::new((now.clone(), Instant::now()))));
-        Ok(now)
+        let now = asked.and_then(|now| match now.executable == first.executable {
+            true => Ok(now),
+            false => Err(changed_hands(first, &now)),
+        });
+        // As old as the question: the look was later.
+        self.last.store(now.as_ref().ok().map(|now| Arc::new((now.clone(), begun))));
+        now
+    }
+}
+
+fn changed_hands(first: &Judged, now: &Judged) -> Denial {
+    Denial {
+        layer: Layer::Identity,
+        detail: format!(
+            "the connection was made by {} and is held by {} now",
+            first.executable.path, now.executable.path
+        ),
+        policy: None,
+        hint: Some("a program must make its connections itself".to_owned()),
     }
 }
 
@@ -195,18 +271,86 @@ mod tests {
                 }
             })
         }
+
+        fn notes_makers(&self) -> bool {
+            true
+        }
+    }
+
+    fn claim() -> (Arc<Twice>, Arc<Claim>) {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let twice = Arc::new(Twice(AtomicUsize::new(0)));
+        (twice.clone(), Arc::new(Claim::new(twice, address, address)))
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_old_answer_is_asked_for_again_and_never_fallen_back_on() {
-        let address = "127.0.0.1:1".parse().unwrap();
-        let claim = Claim::new(Arc::new(Twice(AtomicUsize::new(0))), address, address);
-        claim.establish().await;
+        let (twice, claim) = claim();
+        assert!(claim.judged().await.is_ok());
+        assert!(claim.judged().await.is_ok(), "a burst asks once");
+        assert_eq!(twice.0.load(Ordering::Relaxed), 1, "the first request asks both questions in one");
+        tokio::time::advance(IDENTITY_FRESH).await;
         let caller = claim.judged().await.unwrap();
         assert!(caller.foreign_code, "a program that was executed anew doesn't take its foreign words back");
-        assert!(claim.judged().await.is_ok(), "a burst asks once");
         tokio::time::advance(IDENTITY_FRESH).await;
         assert!(claim.judged().await.is_err());
         assert!(claim.judged().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_connection_is_asked_about_beside_its_requests() {
+        let (twice, claim) = claim();
+        assert!(claim.judged().await.is_ok());
+        tokio::time::advance(RENEWED_AFTER).await;
+        assert!(claim.judged().await.unwrap().foreign_code, "by the first answer, which is good still");
+        tokio::task::yield_now().await;
+        assert_eq!(twice.0.load(Ordering::Relaxed), 2, "and asked anew meanwhile");
+        tokio::time::advance(RENEWED_AFTER).await;
+        assert!(claim.judged().await.is_ok(), "by the second answer, no older than it may be");
+        tokio::task::yield_now().await;
+        assert_eq!(twice.0.load(Ordering::Relaxed), 3);
+        assert!(claim.judged().await.is_err(), "a refusal that nobody waited for counts all the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_asked_about_and_its_first_request_once_more() {
+        let (twice, claim) = claim();
+        let served = {
+            let claim = Arc::clone(&claim);
+            tokio::spawn(async move { claim.watch(std::future::pending()).await })
+        };
+        tokio::task::yield_now().await;
+        assert_eq!(twice.0.load(Ordering::Relaxed), 0);
+        tokio::time::sleep(MAKER_ASKED_WITHIN * 2).await;
+        assert_eq!(twice.0.load(Ordering::Relaxed), 1, "nobody can wait until the note is old");
+        assert!(claim.judged().await.is_ok());
+        assert_eq!(
+            twice.0.load(Ordering::Relaxed),
+            2,
+            "what was found before the head is fresh for no request"
+        );
+        served.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nobody_notes_makers_the_first_look_comes_before_everything() {
+        struct Unnoted(Twice);
+        impl Identify for Unnoted {
+            fn identify(
+                &self,
+                client: SocketAddr,
+                local: SocketAddr,
+                look: Look,
+            ) -> BoxFuture<'_, Result<Caller, Denial>> {
+                self.0.identify(client, local, look)
+            }
+            fn notes_makers(&self) -> bool {
+                false
+            }
+        }
+        let address = "127.0.0.1:1".parse().unwrap();
+        let unnoted = Arc::new(Unnoted(Twice(AtomicUsize::new(0))));
+        let claim = Claim::new(unnoted.clone(), address, address);
+        claim.watch(async { assert_eq!(unnoted.0.0.load(Ordering::Relaxed), 1) }).await;
     }
 }

@@ -68,7 +68,7 @@ pub(crate) async fn serve(deps: Arc<Deps>, claim: Arc<Claim>, mut stream: TcpStr
 /// The road, as far as CONNECT walks it.
 async fn open(
     deps: &Deps,
-    claim: &Claim,
+    claim: &Arc<Claim>,
     intent: &Intent,
     known: &mut Known,
     started: Instant,

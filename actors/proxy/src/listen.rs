@@ -16,11 +16,11 @@ use crate::answer::{Known, Refusal};
 use crate::caller::Claim;
 use crate::conn::{Conn, Deps};
 use crate::intent::{Scope, inference};
-use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL, MAX_CONNECTIONS};
+use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL};
 use crate::tracker::Place;
 use crate::verdict::Granted;
 use crate::witness::Witness;
-use crate::{capture, outcome, serve, tunnel};
+use crate::{capture, outcome, tunnel};
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ fn hand_over(deps: &Arc<Deps>, stream: TcpStream, client: SocketAddr, kind: Kind
 /// One connection too many: told so if its socket takes it at once, and closed.
 fn full(deps: &Deps, stream: &TcpStream, client: SocketAddr) {
     let known = Known::nothing(client);
-    let why = format!("this sandbox has {MAX_CONNECTIONS} connections open, which is its limit");
+    let why = format!("this sandbox has {} connections open, which is its limit", deps.tracker.capacity());
     let refusal = outcome::refused(&*deps.journal, &known, Refusal::Unavailable(why), Duration::ZERO);
     let _best_effort = stream.try_write(&refusal.raw(&known));
 }
@@ -124,16 +124,22 @@ fn full(deps: &Deps, stream: &TcpStream, client: SocketAddr) {
 async fn connection(deps: Arc<Deps>, accepted: Accepted) {
     let Accepted { stream, client, local, kind, _place } = accepted;
     let claim = Arc::new(Claim::new(Arc::clone(&deps.identify), client, local));
-    claim.establish().await;
+    claim.watch(serve(deps, &claim, stream, local, kind)).await;
+}
+
+/// Each stage is a future of its own on the heap: what idles for long holds the memory of its own stage alone.
+async fn serve(deps: Arc<Deps>, claim: &Arc<Claim>, stream: TcpStream, local: SocketAddr, kind: Kind) {
+    let claim = Arc::clone(claim);
     match kind {
         Kind::Explicit => {
             let conn = Arc::new(Conn::new(deps, Scope::Explicit, claim));
-            if let Some((next, remains)) = serve::http1(&conn, stream, BytesMut::new()).await {
-                tunnel::run(&conn, next, remains).await;
+            let http = Box::pin(crate::serve::http1(&conn, stream, BytesMut::new())).await;
+            if let Some((next, remains)) = http {
+                Box::pin(tunnel::run(&conn, next, remains)).await;
             }
         }
-        Kind::Captured { .. } => capture::serve(deps, claim, stream, local).await,
-        Kind::Inference { tls } => inference_connection(deps, claim, stream, tls).await,
+        Kind::Captured { .. } => Box::pin(capture::serve(deps, claim, stream, local)).await,
+        Kind::Inference { tls } => Box::pin(inference_connection(deps, claim, stream, tls)).await,
     }
 }
 
@@ -154,7 +160,7 @@ async fn inference_connection(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStr
                 outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), started.elapsed());
             let mut stream = stream;
             if !tls {
-                serve::last_words(&mut stream, &refusal, &known).await;
+                crate::serve::last_words(&mut stream, &refusal, &known).await;
             }
         }
     }

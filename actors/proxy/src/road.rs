@@ -76,10 +76,13 @@ async fn walk(
 /// Who asks, and whether they may go where the intent leads.
 pub(crate) async fn authorise(
     deps: &Deps,
-    claim: &Claim,
+    claim: &Arc<Claim>,
     intent: &Intent,
     known: &mut Known,
 ) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+    if !deps.journal.has_room() {
+        deps.journal.room().await;
+    }
     let caller = claim.judged().await?;
     known.caller = Some(caller.shared());
     let generation = deps.policy.load();

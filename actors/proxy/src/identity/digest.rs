@@ -67,6 +67,15 @@ impl Stamp {
     }
 }
 
+/// The hash of a file, and of which file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Measured {
+    pub(super) stamp: Stamp,
+    pub(super) sha256: Sha256Hash,
+    /// It was known before: nothing was read, so no time has passed.
+    pub(super) known: bool,
+}
+
 /// Why a file has no hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HashError {
@@ -117,17 +126,17 @@ impl Digests {
         Self::default()
     }
 
-    /// The hash of an open file, and the stamp of what was hashed.
-    pub(super) async fn of(&self, file: OwnedFd) -> Result<(Stamp, Sha256Hash), HashError> {
+    /// The hash of an open file.
+    pub(super) async fn of(&self, file: OwnedFd) -> Result<Measured, HashError> {
         let file = File::from(file);
         let stamp = Stamp::of(&file)?;
-        if let Some(hash) = self.cache.get(&stamp) {
-            return Ok((stamp, hash));
+        if let Some(sha256) = self.cache.get(&stamp) {
+            return Ok(Measured { stamp, sha256, known: true });
         }
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| HashError::Stopping)?;
         // Whoever waited for a permit may find that somebody hashed the same file meanwhile.
-        if let Some(hash) = self.cache.get(&stamp) {
-            return Ok((stamp, hash));
+        if let Some(sha256) = self.cache.get(&stamp) {
+            return Ok(Measured { stamp, sha256, known: false });
         }
         let cache = self.cache.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -141,7 +150,7 @@ impl Digests {
             if stamp.settled(begun) {
                 cache.insert(stamp, hash);
             }
-            Ok((stamp, hash))
+            Ok(Measured { stamp, sha256: hash, known: false })
         });
         work.await.map_err(|_| HashError::Stopping)?
     }
@@ -200,7 +209,7 @@ mod tests {
         let mut file = File::open(&path).unwrap();
         file.read_exact(&mut [0; 10]).unwrap();
         let digests = Digests::new();
-        let (_, hash) = digests.of(file.into()).await.unwrap();
+        let hash = digests.of(file.into()).await.unwrap().sha256;
         assert_eq!(hash, <[u8; 32]>::from(Sha256::digest(vec![7; CHUNK * 2 + 5])));
         digests.cache.run_pending_tasks();
         assert_eq!(digests.cache.entry_count(), 1);
@@ -211,12 +220,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = old_file(dir.path(), b"good");
         let digests = Digests::new();
-        let (_, good) = digests.of(open(&path)).await.unwrap();
+        let good = digests.of(open(&path)).await.unwrap().sha256;
         std::fs::write(&path, b"evil").unwrap();
-        let (_, evil) = digests.of(open(&path)).await.unwrap();
+        let evil = digests.of(open(&path)).await.unwrap().sha256;
         assert_ne!(good, evil);
         std::fs::write(&path, b"more").unwrap();
-        let (_, more) = digests.of(open(&path)).await.unwrap();
+        let more = digests.of(open(&path)).await.unwrap().sha256;
         assert_ne!(evil, more);
         digests.cache.run_pending_tasks();
         assert_eq!(digests.cache.entry_count(), 1, "only the settled content is remembered");

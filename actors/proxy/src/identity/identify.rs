@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use policy::{Caller, Denial, Executable};
 use tokio::time::timeout;
 
 use super::diag::Diag;
-use super::digest::{Digests, HashError, Sha256Hash, Stamp};
+use super::digest::{self, Digests, HashError, Sha256Hash, Stamp};
 use super::pins::{PinError, Pins};
 use super::processes::{ExecutableFile, Holder, Maker, Processes};
 use super::refusal::Unidentified;
@@ -84,6 +85,8 @@ pub struct Identifier {
     pins: Pins,
     digests: Digests,
     foreign_code: ForeignCode,
+    /// Whether makers are noted here, as the last first look found.
+    notes_makers: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Identifier {
@@ -102,7 +105,14 @@ impl Identifier {
             pins: Pins::new(),
             digests: Digests::new(),
             foreign_code: ForeignCode::default(),
+            notes_makers: Arc::new(AtomicBool::new(false)),
         }
+    }
+
+    /// Whether connections are noted as they are made; false until a first look has found it so.
+    #[must_use]
+    pub fn notes_makers(&self) -> bool {
+        self.notes_makers.load(Ordering::Relaxed)
     }
 
     /// With what was first used until now: give every identifier of a sandbox the same pins, and keep them above the
@@ -163,7 +173,7 @@ impl Identifier {
             .unwrap_or(Err(Unidentified::TimedOut))
     }
 
-    /// Looks, hashes, looks again; anew if the two looks differ.
+    /// Looks and hashes; where that took time looks again, and anew if the two looks differ.
     async fn settle(
         &self,
         client: SocketAddr,
@@ -174,6 +184,9 @@ impl Identifier {
             let inode = self.diag.inode(client, local).await?.ok_or(Unidentified::NoSocket)?;
             let first = self.look(inode, look).await?;
             let measured = self.measure(first).await?;
+            if measured.iter().all(|m| m.known) {
+                return self.conclude(inode, &measured);
+            }
             // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only what
             // looks the same afterwards was what we measured.
             let second = self.look(inode, Look::Again).await?;
@@ -187,7 +200,11 @@ impl Identifier {
     /// The holders of a socket, oldest first, none of them beyond trust at first sight.
     async fn look(&self, inode: u64, look: Look) -> Result<Vec<Holder>, Unidentified> {
         let (mut holders, maker) = match look {
-            Look::First => self.processes.holders_and_maker(inode).await?,
+            Look::First => {
+                let (holders, maker) = self.processes.holders_and_maker(inode).await?;
+                self.notes_makers.store(maker != Maker::Unwatched, Ordering::Relaxed);
+                (holders, maker)
+            }
             Look::Again => (self.processes.holders(inode).await?, Maker::Holds),
         };
         if holders.is_empty() {
@@ -227,9 +244,13 @@ impl Identifier {
             let shape = Shape {
                 process: (holder.pid, holder.start_time),
                 foreign_code: holder.foreign_code,
-                files: std::iter::once(&exe).chain(&ancestors).map(|m| (m.path.clone(), m.stamp)).collect(),
+                files: std::iter::once(&exe)
+                    .chain(&ancestors)
+                    .map(|m| (m.path.clone(), m.measured.stamp))
+                    .collect(),
             };
-            measured.push(Measured { shape, exe, ancestors });
+            let known = std::iter::once(&exe).chain(&ancestors).all(|file| file.measured.known);
+            measured.push(Measured { shape, exe, ancestors, known });
         }
         Ok(measured)
     }
@@ -237,7 +258,7 @@ impl Identifier {
     async fn hash(&self, exe: ExecutableFile) -> Result<Hashed, Unidentified> {
         let ExecutableFile { path, file, .. } = exe;
         match self.digests.of(file).await {
-            Ok((stamp, sha256)) => Ok(Hashed { path, stamp, sha256 }),
+            Ok(measured) => Ok(Hashed { path, measured }),
             Err(why) => Err(unhashed(path, why)),
         }
     }
@@ -265,8 +286,9 @@ impl Identifier {
     }
 
     fn pin(&self, file: &Hashed) -> Result<Executable, Unidentified> {
-        match self.pins.check(&file.path, &file.sha256) {
-            Ok(path) => Ok(Executable { path, sha256: file.sha256 }),
+        let sha256 = file.measured.sha256;
+        match self.pins.check(&file.path, &sha256) {
+            Ok(path) => Ok(Executable { path, sha256 }),
             Err(PinError::Changed(changed)) => Err(Unidentified::Changed(Box::new(changed))),
             Err(PinError::Full) => Err(Unidentified::PinsFull),
         }
@@ -276,8 +298,7 @@ impl Identifier {
 /// A file with its content's hash.
 struct Hashed {
     path: String,
-    stamp: Stamp,
-    sha256: Sha256Hash,
+    measured: digest::Measured,
 }
 
 /// A holder, hashed.
@@ -285,6 +306,8 @@ struct Measured {
     shape: Shape,
     exe: Hashed,
     ancestors: Vec<Hashed>,
+    /// All hashes were known before.
+    known: bool,
 }
 
 impl Measured {
@@ -294,11 +317,13 @@ impl Measured {
     /// it and the child's begin with it; no rule can tell the two apart, as every rule that holds for an ancestor
     /// holds for the program itself.
     fn identity(&self) -> (&Sha256Hash, &str, Vec<(&str, &Sha256Hash)>) {
-        let mut line: Vec<_> =
-            std::iter::once(&self.exe).chain(&self.ancestors).map(|f| (f.path.as_str(), &f.sha256)).collect();
+        let mut line: Vec<_> = std::iter::once(&self.exe)
+            .chain(&self.ancestors)
+            .map(|f| (f.path.as_str(), &f.measured.sha256))
+            .collect();
         line.sort_unstable();
         line.dedup();
-        (&self.exe.sha256, &self.exe.path, line)
+        (&self.exe.measured.sha256, &self.exe.path, line)
     }
 }
 

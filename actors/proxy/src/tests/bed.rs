@@ -269,6 +269,10 @@ impl Identify for Who {
             })
         })
     }
+
+    fn notes_makers(&self) -> bool {
+        true
+    }
 }
 
 /// What was recorded, in order: `allow l7 GET /path`, `deny l4 …`, `end 200`.
