@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bed::harness::say;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 
-use crate::upstream::{ECHO_PORT, HOST, PLAIN_PORT, STREAM_PORT, TLS_PORT};
+use crate::upstream::{ECHO_PORT, HOLD_PORT, HOST, PLAIN_PORT, STREAM_PORT, TLS_PORT};
 
 /// Connections side by side.
 pub const CONNECTIONS: usize = 8;
@@ -74,7 +74,7 @@ pub fn serve() -> Result<ExitCode> {
         let job = Job { kind, proxy, tls: Arc::clone(&tls) };
         if kind == Kind::Idle {
             for _ in 0..amount {
-                idle.push(job.tunnel(ECHO_PORT)?);
+                idle.push(job.tunnel(HOLD_PORT)?);
             }
             say(&format!("{} 0 0 0", idle.len()));
         } else {
@@ -109,8 +109,9 @@ impl Job {
         let begun = Instant::now();
         let until = begun + length;
         let mut times: Vec<Duration> = std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..CONNECTIONS).map(|_| scope.spawn(|| self.work(until).context(self.kind.name()))).collect();
+            let workers: Vec<_> = (0..CONNECTIONS)
+                .map(|_| scope.spawn(|| self.work(until).context(self.kind.name())))
+                .collect();
             workers.into_iter().map(|w| w.join().expect("a worker panicked")).collect::<Result<Vec<_>>>()
         })?
         .concat();
@@ -130,6 +131,8 @@ impl Job {
                     let mut stream = self.tunnel(ECHO_PORT)?;
                     stream.write_all(b"hello")?;
                     stream.read_exact(&mut [0; 5])?;
+                    // The server ends it: else our ports would wait a minute each, and soon be searched for.
+                    ensure!(stream.read(&mut [0; 1])? == 0, "more than was sent came back");
                     times.push(begun.elapsed());
                 }
             }
@@ -137,7 +140,7 @@ impl Job {
                 while Instant::now() < until {
                     let begun = Instant::now();
                     let mut stream = self.secure()?;
-                    get(&mut stream, "/", TLS_PORT)?;
+                    get(&mut stream, "/", TLS_PORT, "Connection: close\r\n")?;
                     times.push(begun.elapsed());
                 }
             }
@@ -145,7 +148,7 @@ impl Job {
                 let mut stream = self.secure()?;
                 while Instant::now() < until {
                     let begun = Instant::now();
-                    get(&mut stream, "/items/7", TLS_PORT)?;
+                    get(&mut stream, "/items/7", TLS_PORT, "")?;
                     times.push(begun.elapsed());
                 }
             }
@@ -162,7 +165,7 @@ impl Job {
                 };
                 while Instant::now() < until {
                     let begun = Instant::now();
-                    get(&mut stream, &target, PLAIN_PORT)?;
+                    get(&mut stream, &target, PLAIN_PORT, "")?;
                     times.push(begun.elapsed());
                 }
             }
@@ -216,8 +219,8 @@ impl Job {
 }
 
 /// One request and its whole answer.
-fn get<T: Read + Write>(stream: &mut BufReader<T>, target: &str, port: u16) -> Result<()> {
-    let request = format!("GET {target} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n");
+fn get<T: Read + Write>(stream: &mut BufReader<T>, target: &str, port: u16, more: &str) -> Result<()> {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {HOST}:{port}\r\n{more}\r\n");
     stream.get_mut().write_all(request.as_bytes())?;
     stream.get_mut().flush()?;
     let (mut line, mut length, mut first) = (String::new(), None, true);

