@@ -28,10 +28,6 @@ pub const DEMO_AGENT_ROLE: &CStr = c"__demo-agent";
 #[cfg(not(panic = "unwind"))]
 compile_error!("a panic must reach the supervisor as one actor's failure: build with panic = \"unwind\"");
 
-/// A fifth of the data path's time was the system's allocator (docs/performance.md).
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     steps::begin();
     let first = std::env::args_os().nth(1).unwrap_or_default();

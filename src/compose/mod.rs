@@ -59,6 +59,7 @@ pub fn main() -> u8 {
         say(&error.to_string());
         return REFUSED;
     }
+    agent::own::share_heaps();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let result = runtime.map_err(Refused::from).and_then(|runtime| {

@@ -114,6 +114,15 @@ pub fn no_core_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
+/// Lets the allocator share heaps between threads and give back what a burst of connections took. To be called before there
+/// are threads.
+pub fn share_heaps() {
+    /// One for each of the two threads that do most.
+    const HEAPS: i32 = 2;
+    const KEPT: i32 = 1 << 20;
+    sys::process::limit_heaps(HEAPS, KEPT);
+}
+
 /// So many descriptors for this process and what it starts, or as many as the hard limit allows, which root lifts. A limit
 /// that is higher already stays.
 ///

@@ -265,3 +265,13 @@ pub(crate) fn gain_execution() -> io::Result<()> {
         gained.map(drop)
     }
 }
+
+/// At most so many heaps for all threads, and little kept of what was freed (mallopt(3)).
+pub(crate) fn limit_heaps(heaps: libc::c_int, kept_bytes: libc::c_int) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two integers, before there are threads; the call only fails for parameters that it doesn't know.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, heaps);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, kept_bytes);
+    }
+}

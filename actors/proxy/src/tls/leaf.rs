@@ -98,6 +98,7 @@ impl Authority {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = alpn.protocols();
+        config.ignore_client_order = true;
         // Tickets of its own: with shared ones a session with one address could be resumed as one with another, since
         // without SNI nothing in the ticket tells them apart.
         config.ticketer = Ticketer::new()?;
