@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             a_fork_bomb_stays_inside.alone(),
             descriptors_and_socket_buffers_are_bounded,
             a_log_flood_starves_nobody,
+            idle_tunnels_cost_little,
         ],
     )
 }
@@ -169,4 +170,50 @@ fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {
     let kept: u64 = std::fs::read_dir(&logs)?.filter_map(|e| Some(e.ok()?.metadata().ok()?.len())).sum();
     ensure!(kept > 1 << 20 && kept <= KEPT, "the log keeps {kept} bytes");
     witness.all_is_well(&flood, true)
+}
+
+fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
+    /// More than an idle tunnel takes in a debug build, and less than one buffer of any kind.
+    const EACH: u64 = 16 << 10;
+    const TUNNELS: u64 = 400;
+    let python = program("python3")?;
+    stage.script(
+        "idle.py",
+        "import socket, sys, time, os\n\
+         ASK = b'CONNECT api.bed.test:8080 HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'\n\
+         def tunnel():\n\
+         \x20   s = socket.create_connection(('127.0.0.1', 3128), 60)\n\
+         \x20   s.sendall(ASK)\n\
+         \x20   assert s.recv(200).startswith(b'HTTP/1.1 200'), 'refused'\n\
+         \x20   return s\n\
+         kept = [tunnel() for n in range(100)]\n\
+         print('full', flush=True)\n\
+         while not os.path.exists('/sandbox/go'): time.sleep(0.01)\n\
+         kept += [tunnel() for n in range(400)]\n\
+         print('more', flush=True)\n\
+         for s in kept:\n\
+         \x20   s.sendall(b'GET /echo HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n')\n\
+         \x20   assert s.recv(20).startswith(b'HTTP/1.1 200'), 'dead'\n\
+         print('alive', flush=True)\n\
+         time.sleep(60)\n",
+    )?;
+    let entry = "  idle:\n    name: idle\n    endpoints: [ { host: api.bed.test, port: 8080, tls: skip } ]\n    \
+                 binaries: [ { path: \"/**\", allow_foreign_code: true } ]";
+    let policy = common::policy_file(stage, entry)?;
+    let options = ["--workspace", &workspace(stage), "--policy", &policy];
+    let mut sandbox = hog(stage, &options, &[&python, "-B", "/sandbox/idle.py"])?;
+    let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
+    let before = resident(supervisor)?;
+    stage.write("workspace/go", "")?;
+    sandbox.heart().wait_for("more", Duration::from_secs(60))?;
+    let each = resident(supervisor)?.saturating_sub(before) / TUNNELS;
+    ensure!(each < EACH, "an idle tunnel takes {each} bytes");
+    sandbox.heart().wait_for("alive", Duration::from_secs(60))
+}
+
+/// Bytes of a process's memory (proc_pid_status(5)).
+fn resident(pid: i64) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
 }
