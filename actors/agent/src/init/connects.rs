@@ -45,6 +45,8 @@ pub(crate) struct Connects {
 #[derive(Debug, Clone, Copy)]
 struct Note {
     by: Option<Maker>,
+    /// The descriptor that it used.
+    number: Option<i32>,
     at: Instant,
     serial: u64,
 }
@@ -100,6 +102,9 @@ impl Connects {
         let waits = sys::notify::is_waiting(listener, call.id);
         if let (Some((inode, by)), true) = (seen, waits) {
             self.note(inode, by, Instant::now());
+            if let Some(note) = self.notes.get_mut(&inode) {
+                note.number = Some(call.first_argument);
+            }
         }
         // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to refuse.
         if let Some(listener) = self.listeners.get(at) {
@@ -112,7 +117,8 @@ impl Connects {
         // Two processes that connect one socket within its note's life: neither has made it alone.
         let disputed = self.notes.get(&inode).is_some_and(|old| old.by != by);
         self.serial += 1;
-        self.notes.insert(inode, Note { by: by.filter(|_| !disputed), at, serial: self.serial });
+        let by = by.filter(|_| !disputed);
+        self.notes.insert(inode, Note { by, number: None, at, serial: self.serial });
         self.order.push_back((inode, self.serial));
     }
 
@@ -130,6 +136,12 @@ impl Connects {
     /// Who has connected the socket.
     pub(crate) fn process(&self, inode: u64) -> Option<i32> {
         self.maker(inode).map(|maker| maker.pid)
+    }
+
+    /// Where the socket was when it was connected: process and descriptor. Most are there still; whoever asks looks.
+    pub(crate) fn place(&self, inode: u64) -> Option<(i32, i32)> {
+        let note = self.notes.get(&inode)?;
+        Some((note.by?.pid, note.number?))
     }
 
     /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.

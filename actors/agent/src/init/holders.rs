@@ -47,6 +47,15 @@ pub(crate) struct Lens<'a> {
     pub(crate) threads: bool,
 }
 
+/// A socket whose holders are asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) inode: u64,
+    /// A process and a descriptor of it where it may be: looked at first, since a process with thousands of them costs
+    /// milliseconds to look through.
+    pub(crate) likely: Option<(i32, i32)>,
+}
+
 /// An answer: every holder of one socket, and the opened executables that they refer to.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -57,7 +66,7 @@ pub(crate) struct Found {
 /// What is under way for some questions.
 struct Search<'a> {
     lens: Lens<'a>,
-    inodes: &'a [u64],
+    wanted: &'a [Wanted],
     looked_at: usize,
     entries: Vec<u8>,
     executables: Executables,
@@ -99,14 +108,14 @@ struct Place {
     number: i32,
 }
 
-/// Every holder of each socket, by their inodes. One walk answers all: it begins after all were asked.
-pub(crate) fn holders(inodes: &[u64], lens: Lens<'_>) -> Vec<Result<Found, Refusal>> {
+/// Every holder of each socket. One walk answers all: it begins after all were asked.
+pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Refusal>> {
     let started = Instant::now();
-    let refuse = |refusal: Refusal| inodes.iter().map(|_| Err(refusal.clone())).collect();
+    let refuse = |refusal: Refusal| wanted.iter().map(|_| Err(refusal.clone())).collect();
     while started.elapsed() < PATIENCE {
         let mut search = Search {
             lens,
-            inodes,
+            wanted,
             looked_at: 0,
             entries: vec![0; ENTRIES],
             executables: Executables::default(),
@@ -115,11 +124,9 @@ pub(crate) fn holders(inodes: &[u64], lens: Lens<'_>) -> Vec<Result<Found, Refus
         match search.run() {
             // A socket that is asked about twice was found once.
             Ok(found) => {
-                let first = |inode: &u64| inodes.iter().position(|other| other == inode);
-                let of = |inode: &u64| {
-                    first(inode).and_then(|at| found.get(at)).cloned().unwrap_or(Ok(Vec::new()))
-                };
-                return inodes.iter().map(|inode| search.answer(of(inode)?)).collect();
+                let first = |one: &Wanted| wanted.iter().position(|other| other.inode == one.inode);
+                let of = |one: &Wanted| first(one).and_then(|at| found.get(at)).cloned().unwrap_or(Ok(Vec::new()));
+                return wanted.iter().map(|one| search.answer(of(one)?)).collect();
             }
             Err(Fault::Changed) => std::thread::yield_now(),
             Err(Fault::Refused(refusal)) => return refuse(refusal),
@@ -145,7 +152,7 @@ impl Search<'_> {
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
         let mut found: Vec<Result<Vec<Holder>, Refusal>> =
-            self.inodes.iter().map(|_| Ok(Vec::new())).collect();
+            self.wanted.iter().map(|_| Ok(Vec::new())).collect();
         // Init itself holds sockets only to give them away.
         for pid in all.into_iter().filter(|pid| *pid != 1) {
             let places = self.places(&proc, pid)?;
@@ -185,7 +192,10 @@ impl Search<'_> {
 
     /// Where a process has any of the sockets, at most one place each.
     fn places(&mut self, proc: &File, pid: i32) -> Result<Vec<Place>, Fault> {
-        let mut found = Vec::new();
+        let mut found = self.where_connected(proc, pid);
+        if found.len() == self.wanted.len() {
+            return Ok(found);
+        }
         match directory::open(proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
@@ -201,6 +211,27 @@ impl Search<'_> {
         }
         self.places_of_threads(proc, pid, &mut found)?;
         Ok(found)
+    }
+
+    /// The places where the process connected the sockets, as far as they are there still.
+    fn where_connected(&self, proc: &File, pid: i32) -> Vec<Place> {
+        let mut found = Vec::new();
+        for (socket, wanted) in self.wanted.iter().enumerate() {
+            let Some((_, number)) = wanted.likely.filter(|(process, _)| *process == pid) else { continue };
+            let place = Place { socket, thread: pid, number };
+            if self.is_at(proc, pid, place) {
+                found.push(place);
+            }
+        }
+        found
+    }
+
+    /// Whether a process has the socket at this place, now.
+    fn is_at(&self, proc: &File, pid: i32, place: Place) -> bool {
+        let mut text = [0; LINK];
+        let path = format!("{pid}/task/{}/fd/{}", place.thread, place.number);
+        let target = directory::read_link(proc.as_fd(), &path, &mut text).ok().and_then(socket_inode);
+        target.is_some() && target == self.wanted.get(place.socket).map(|wanted| wanted.inode)
     }
 
     fn places_of_threads(&mut self, proc: &File, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
@@ -234,7 +265,7 @@ impl Search<'_> {
 
     /// Looks through one descriptor table.
     fn find(&mut self, pid: i32, thread: i32, table: &OwnedFd, found: &mut Vec<Place>) -> Result<(), Fault> {
-        let Self { inodes, looked_at, entries, .. } = self;
+        let Self { wanted, looked_at, entries, .. } = self;
         let (mut fault, mut text) = (None, [0; LINK]);
         let listed = directory::numbers(table.as_fd(), entries, |number| {
             *looked_at += 1;
@@ -245,11 +276,11 @@ impl Search<'_> {
             match directory::read_numbered_link(table.as_fd(), number, &mut text) {
                 Ok(target) => {
                     let socket = socket_inode(target)
-                        .and_then(|inode| inodes.iter().position(|wanted| *wanted == inode));
+                        .and_then(|inode| wanted.iter().position(|wanted| wanted.inode == inode));
                     if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
                         found.push(Place { socket, thread, number });
                     }
-                    let all = found.len() == inodes.len();
+                    let all = found.len() == wanted.len();
                     return if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
                 }
                 // Closed between listing and reading; a process that closes it isn't its holder any more.
@@ -272,14 +303,9 @@ impl Search<'_> {
     fn holder(&mut self, proc: &File, pid: i32, places: &[Place]) -> Result<Holder, Fault> {
         let (process, mut parent) = self.identity(proc, pid)?;
         let foreign_code = self.lens.mappings && self.has_foreign_code(&process)?;
-        let mut text = [0; LINK];
-        for place in places {
-            // Still the one that holds it: an exec in between may have closed it, and then it was another program's.
-            let again = format!("{pid}/task/{}/fd/{}", place.thread, place.number);
-            let target = directory::read_link(proc.as_fd(), &again, &mut text).ok().and_then(socket_inode);
-            if target.is_none() || target != self.inodes.get(place.socket).copied() {
-                return Err(Fault::Changed);
-            }
+        // Still the one that holds them: an exec in between may have closed one, and then it was another program's.
+        if !places.iter().all(|place| self.is_at(proc, pid, *place)) {
+            return Err(Fault::Changed);
         }
         let mut ancestors = Vec::new();
         while parent > 1 {

@@ -4,7 +4,7 @@
 
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
-use super::holders::{self, Found, Lens};
+use super::holders::{self, Found, Lens, Wanted};
 use super::process::{Stat, pids};
 use super::table::Table;
 use super::{Cage, spawn};
@@ -155,10 +155,11 @@ impl Loop<'_> {
             if alike.is_empty() {
                 continue;
             }
-            let inodes: Vec<u64> = alike.iter().map(|look| look.inode).collect();
+            let likely = |inode| Wanted { inode, likely: self.cage.connects.place(inode) };
+            let wanted: Vec<Wanted> = alike.iter().map(|look| likely(look.inode)).collect();
             let threads = !self.cage.confinement.filters();
             let lens = Lens { mappings, writable: &self.cage.writable, threads };
-            for (look, found) in alike.into_iter().zip(holders::holders(&inodes, lens)) {
+            for (look, found) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
                 let reply = found.map(|Found { holders, executables }| {
                     let connector = look.connector.then(|| self.connector(look.inode, &holders));
                     (Answer::Holders { holders, connector }, executables)
