@@ -90,6 +90,14 @@ fn and(fields: &[(&str, &str)]) -> Vec<(String, String)> {
     all
 }
 
+/// An extended CONNECT (RFC 8441).
+fn by_connect(protocol: &str) -> Vec<(String, String)> {
+    let mut all = with(":method", "CONNECT");
+    all.push((":protocol".into(), protocol.into()));
+    all.push(("sec-websocket-version".into(), "13".into()));
+    all
+}
+
 fn request(fields: &[(String, String)]) -> Vec<u8> {
     let borrowed: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     worded(HEADERS, END_HEADERS | END_STREAM, 1, &block(&borrowed))
@@ -155,6 +163,8 @@ fn fields() -> Vec<Case> {
             "CONNECT",
             vec![(":method".into(), "CONNECT".into()), (":authority".into(), "evil.bed.test:443".into())],
         ),
+        ("a WebSocket by CONNECT that nobody allowed", by_connect("websocket")),
+        ("a CONNECT for another protocol", by_connect("connect-udp")),
         (
             "a WebSocket nobody allowed",
             [and(&[]), vec![(":protocol".to_owned(), "websocket".to_owned())]].concat(),

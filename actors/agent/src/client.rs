@@ -272,13 +272,14 @@ impl InitClient {
         self.done(Request::PutFile { name: name.to_owned() }, vec![file]).await
     }
 
-    /// The bundle that programs inside find as the system's certificate store and at
+    /// The bundle that programs inside find as the system's certificate store, Java's among them, and at
     /// `/run/cofferdam/ca-bundle.pem`.
     ///
     /// # Errors
     /// As [`InitClient::put_file`].
     pub async fn put_ca_bundle(&self, pem: &[u8]) -> Result<(), ClientError> {
-        self.put_file(plan::CA_BUNDLE, pem).await
+        self.put_file(plan::CA_BUNDLE, pem).await?;
+        self.put_file(plan::JAVA_STORE, &crate::java_store::of_pem(pem)).await
     }
 
     /// Kills what an ended agent left behind, see [`Request::KillStrays`].

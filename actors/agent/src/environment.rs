@@ -82,6 +82,9 @@ const BUNDLE: &[&str] = &[
     "NPM_CONFIG_CAFILE",
     "DENO_CERT",
     "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    // gRPC's libraries bring roots of their own, and read no other's.
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
 /// The environment, and the names of what was asked for and not taken.

@@ -31,6 +31,7 @@ pub mod image;
 mod inherit;
 mod init;
 pub mod isolation;
+mod java_store;
 pub mod launch;
 pub mod own;
 pub mod plan;

@@ -16,6 +16,8 @@ pub const WORKSPACE: &str = "/sandbox";
 pub const RUN_DIR: &str = "/run/cofferdam";
 /// Name, in [`RUN_DIR`], of the bundle that is also shown as the system's certificate store.
 pub const CA_BUNDLE: &str = "ca-bundle.pem";
+/// The same roots as Java reads them, see [`crate::java_store`].
+pub const JAVA_STORE: &str = "java-cacerts";
 /// The address that `inference.local` has inside.
 pub const INFERENCE_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 77);
 

@@ -30,7 +30,7 @@ use crate::names::Bound;
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, Hello, Prefixed};
 use crate::tunnel::First;
-use crate::{outcome, road, serve, tunnel};
+use crate::{outcome, road, serve, ssh, tunnel};
 
 /// Serves one captured connection; `asked` is the address that the client connected to.
 pub(crate) async fn serve(deps: Arc<Deps>, claim: Arc<Claim>, mut stream: TcpStream, asked: SocketAddr) {
@@ -115,7 +115,7 @@ async fn refused(
     tell(deps, stream, seen, &host, &refusal, &known).await;
 }
 
-/// Answers in what the client speaks: HTTP, HTTP inside TLS by the sandbox's authority, else a reset.
+/// Answers in what the client speaks: HTTP, HTTP inside TLS by the sandbox's authority, SSH, else a reset.
 async fn tell(
     deps: &Deps,
     mut stream: TcpStream,
@@ -135,8 +135,11 @@ async fn tell(
             let _asked = timeout(REFUSED_HELLO, inside.read(&mut [0; 1])).await;
             serve::last_words(&mut inside, refusal, known).await;
         }
+        Ok(Some(First::Opaque)) if ssh::begins(&seen) => {
+            serve::farewell(&mut stream, &ssh::last_words(refusal, known)).await;
+        }
         _ => {
-            // Whoever speaks neither can't be told anything but that it is over, at once.
+            // Whoever speaks none of them can't be told anything but that it is over, at once.
             let _reset = stream.set_zero_linger();
         }
     }

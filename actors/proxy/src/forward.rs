@@ -21,6 +21,7 @@ use crate::credentials::{Guard, Sent};
 use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
+use crate::road::Answer;
 use crate::tracker::Live;
 use crate::upstream::{Sender, Unsent, Wire};
 use crate::verdict::Permitted;
@@ -37,7 +38,7 @@ pub(crate) struct Asked<'a> {
 }
 
 /// See the module.
-pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer, Refusal> {
     let Asked { permitted, mut parts, sent, known, started } = asked;
     let exchange = &permitted.exchange;
     let wire = match (exchange.tls, exchange.websocket) {
@@ -53,7 +54,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Respon
         return Err(revoked());
     }
     let ledger = Ledger::open(conn, known, started);
-    let handshake = exchange.websocket.then(|| websocket::Handshake::of(&parts.headers)).transpose()?;
+    let handshake = exchange.websocket.then(|| websocket::Handshake::of(&parts)).transpose()?;
     clean(&mut parts.headers);
     let guard = conn.deps.credentials.guard(&key.destination).cloned();
     if guard.is_some() {
@@ -102,9 +103,14 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Respon
             None => Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned())),
         };
     }
-    let closes = handshake.is_some();
+    if handshake.as_ref().is_some_and(|handshake| handshake.misleads(response.status())) {
+        return Err(Refusal::Unreachable(
+            "the destination took the WebSocket handshake for a request".to_owned(),
+        ));
+    }
+    let closes = handshake.is_some_and(|handshake| handshake.closes());
     let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
-    Ok(incoming(response, source, ledger, guard, closes))
+    Ok((incoming(response, source, ledger, guard, closes), None))
 }
 
 /// An open connection: a pooled one, or a new one to an address judged now. Either way the decision is on record

@@ -5,6 +5,7 @@
 //! after canonicalisation; the intent has just one. Nothing is looked up and nothing is judged here.
 
 use http::{Method, Version, header, request::Parts};
+use hyper::ext::Protocol;
 use policy::{CanonicalPath, Destination, DomainName, Host, PathOptions, Query};
 
 use crate::answer::Refusal;
@@ -60,7 +61,7 @@ pub struct Exchange {
     pub path: CanonicalPath,
     /// What is judged and what is sent.
     pub query: Query,
-    /// A WebSocket handshake (RFC 6455).
+    /// A WebSocket handshake: RFC 6455's over HTTP/1, RFC 8441's over HTTP/2. Both are a GET to the policy and to upstream.
     pub websocket: bool,
     /// Whether it goes on over TLS.
     pub tls: bool,
@@ -94,9 +95,11 @@ impl Intent {
     /// [`Refusal::BadRequest`] for every form whose names disagree, or that has no meaning in `scope`.
     pub fn of(scope: &Scope, parts: &Parts) -> Result<Self, Refusal> {
         one_host_header(parts)?;
+        let tunnel = parts.method == Method::CONNECT && !extended(parts)?;
         match scope {
-            Scope::Explicit if parts.method == Method::CONNECT => {
+            Scope::Explicit if tunnel => {
                 let destination = authority(parts.uri.authority().map(|a| a.as_str()), None)?;
+                agrees(parts, &destination, false)?;
                 Ok(Self { destination, ask: Ask::Tunnel })
             }
             Scope::Explicit => {
@@ -110,9 +113,10 @@ impl Intent {
                     }
                 }
                 let destination = authority(parts.uri.authority().map(|a| a.as_str()), Some(80))?;
+                agrees(parts, &destination, false)?;
                 Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
             }
-            Scope::Claimed { .. } | Scope::Fixed { .. } if parts.method == Method::CONNECT => {
+            Scope::Claimed { .. } | Scope::Fixed { .. } if tunnel => {
                 bad("CONNECT inside a tunnel goes nowhere")
             }
             Scope::Claimed { port } => {
@@ -261,25 +265,34 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
     let path = CanonicalPath::parse(raw, PathOptions { allow_encoded_slash: true })
         .map_err(|error| Refusal::BadRequest(error.to_string()))?;
     let query = Query::parse(parts.uri.query()).map_err(|error| Refusal::BadRequest(error.to_string()))?;
-    Ok(Exchange {
-        method: parts.method.clone(),
-        path,
-        query,
-        websocket: websocket(parts)?,
-        tls,
-        judged: None,
-    })
+    let websocket = websocket(parts)?;
+    let method = if websocket { Method::GET } else { parts.method.clone() };
+    Ok(Exchange { method, path, query, websocket, tls, judged: None })
+}
+
+/// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): with a path, so no tunnel. WebSocket is the one
+/// that is spoken.
+fn extended(parts: &Parts) -> Result<bool, Refusal> {
+    match parts.extensions.get::<Protocol>() {
+        None => Ok(false),
+        Some(protocol) if protocol.as_str() == "websocket" && parts.method == Method::CONNECT => Ok(true),
+        Some(_) => bad("the only `:protocol` that is spoken is websocket, in a CONNECT"),
+    }
 }
 
 /// A WebSocket handshake must be a whole one; any other upgrade is an ordinary request whose fields are stripped.
 fn websocket(parts: &Parts) -> Result<bool, Refusal> {
+    let thirteen = parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
+    if extended(parts)? {
+        return if thirteen { Ok(true) } else { bad("the WebSocket handshake is not that of RFC 8441") };
+    }
     let upgrade = hop::names(&parts.headers, header::UPGRADE, "websocket");
     if !upgrade || parts.version != Version::HTTP_11 {
         return Ok(false);
     }
     let whole = parts.method == Method::GET
         && hop::names(&parts.headers, header::CONNECTION, "upgrade")
-        && parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13")
+        && thirteen
         && parts.headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count() == 1;
     match whole {
         true => Ok(true),

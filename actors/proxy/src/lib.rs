@@ -52,6 +52,7 @@ pub mod repeats;
 mod road;
 mod serve;
 mod splice;
+mod ssh;
 mod timer;
 mod tunnel;
 mod websocket;

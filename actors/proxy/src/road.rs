@@ -9,23 +9,29 @@ use std::time::Instant;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use policy::Generation;
 
 use crate::answer::{Known, Refusal};
 use crate::body::Body;
 use crate::caller::{Claim, Judged};
-use crate::conn::{Conn, Deps};
+use crate::conn::{Conn, Deps, Next};
 use crate::intent::{Ask, Intent};
 use crate::verdict::{Granted, Permitted};
 use crate::{credentials, forward, local, outcome, protocol, tunnel};
 
+/// An answer, and what its connection or stream becomes with it.
+pub(crate) type Answer = (Response<Body>, Option<Next>);
+
 /// Answers one request, whatever it is.
-pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> Response<Body> {
     let _in_flight = conn.enter();
     let started = Instant::now();
     let version = request.version();
+    let stream = (version == Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
     let mut known = Known::nothing(conn.claim.client());
-    match walk(&conn, request, &mut known, started).await {
+    let answered = walk(&conn, request, &mut known, started).await;
+    match answered.and_then(|answer| go_on(&conn, answer, stream)) {
         Ok(response) => response,
         Err(refusal) => {
             let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, started.elapsed());
@@ -40,17 +46,38 @@ pub(crate) async fn answer(conn: Arc<Conn>, request: Request<Incoming>) -> Respo
     }
 }
 
+/// With HTTP/1 the whole connection becomes something else, with HTTP/2 the request's own stream (`stream`).
+fn go_on(
+    conn: &Arc<Conn>,
+    (response, next): Answer,
+    stream: Option<OnUpgrade>,
+) -> Result<Response<Body>, Refusal> {
+    match (next, stream) {
+        (None, _) => {}
+        (Some(next), None) => conn.set_next(next),
+        (Some(next), Some(stream)) => {
+            // As much as a connection of its own.
+            let place = conn.deps.tracker.admit().ok_or_else(|| {
+                Refusal::Unavailable("this sandbox has as many connections open as it may".to_owned())
+            })?;
+            tokio::spawn(tunnel::on_stream(Arc::clone(conn), next, stream, place));
+        }
+    }
+    Ok(response)
+}
+
 async fn walk(
     conn: &Arc<Conn>,
     request: Request<Incoming>,
     known: &mut Known,
     started: Instant,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Answer, Refusal> {
     let (mut parts, body) = request.into_parts();
     known.method = Some(parts.method.as_str().to_owned());
     let intent = Intent::of(&conn.scope, &parts)?;
     known.destination = Some(intent.destination().clone());
     if let Ask::Exchange(exchange) = intent.ask() {
+        known.method = Some(exchange.method.as_str().to_owned());
         known.path = Some(exchange.path.as_str().to_owned());
     }
     let (caller, generation, granted) = authorise(&conn.deps, &conn.claim, &intent, known).await?;
@@ -65,7 +92,7 @@ async fn walk(
             known.credentials = sent.carried.clone();
             let asked = forward::Asked { permitted, parts, sent, known, started };
             if intent.is_inference() {
-                local::serve(conn, asked).await
+                Ok((local::serve(conn, asked).await?, None))
             } else {
                 forward::forward(conn, asked).await
             }

@@ -16,13 +16,14 @@ use tokio::time::{Instant, timeout};
 use crate::answer::{Known, Refusal};
 use crate::conn::{Conn, Next};
 use crate::limits::{
-    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER, MAX_H2_RESET_STREAMS,
-    MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES,
+    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER,
+    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES,
 };
 use crate::outcome;
 use crate::road;
 use crate::strict::Violation;
 use crate::strict::io::{Remains, StrictIo};
+use crate::tls::Prefixed;
 
 /// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it comes back.
 pub(crate) async fn http1<T>(conn: &Arc<Conn>, stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
@@ -88,7 +89,16 @@ pub(crate) async fn last_words<T>(stream: &mut T, refusal: &Refusal, known: &Kno
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&refusal.raw(known))).await {
+    farewell(stream, &refusal.raw(known)).await;
+}
+
+/// Writes what a client is to read last, and closes.
+pub(crate) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, words: &[u8]) {
+    let written = async {
+        stream.write_all(words).await?;
+        stream.flush().await
+    };
+    if let Ok(Ok(())) = timeout(LINGER, written).await {
         linger(stream).await;
     }
 }
@@ -111,6 +121,38 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) {
     let _at_most = timeout(LINGER, drain).await;
 }
 
+/// What a client of HTTP/2 without TLS begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves what a client begins with: HTTP/2 if that is its preface, else HTTP/1.1.
+pub(crate) async fn either<T>(conn: &Arc<Conn>, mut stream: T) -> Option<(Next, Remains<T>)>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut seen = BytesMut::new();
+    let mut patience = KEEP_ALIVE_IDLE;
+    loop {
+        match timeout(patience, stream.read_buf(&mut seen)).await {
+            Ok(Ok(1..)) => {}
+            // It ended, before or after it began: the reader of HTTP/1.1 knows what to say.
+            Ok(_) => return http1(conn, stream, seen).await,
+            Err(_) if seen.is_empty() => return None,
+            Err(_) => {
+                malformed(conn, &mut stream, Violation::Slow).await;
+                return None;
+            }
+        }
+        if seen.starts_with(PREFACE) {
+            http2(conn, Prefixed::new(seen.freeze(), stream)).await;
+            return None;
+        }
+        if !PREFACE.starts_with(&seen) {
+            return http1(conn, stream, seen).await;
+        }
+        patience = HEAD_DEADLINE;
+    }
+}
+
 /// Serves HTTP/2 until the connection is done or idle for too long.
 pub(crate) async fn http2<T>(conn: &Arc<Conn>, stream: T)
 where
@@ -126,6 +168,8 @@ where
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .auto_date_header(false)
+        // RFC 8441: a WebSocket is a stream like any other.
+        .enable_connect_protocol()
         .max_concurrent_streams(MAX_H2_STREAMS)
         .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES};
+use crate::relay::{End, Relayed, Side, quiet};
 
 /// What one splice(2) may move: more than a pipe takes, so the pipe is the bound.
 const AT_ONCE: usize = 1 << 20;
@@ -94,8 +96,36 @@ fn flags() -> SpliceFFlags {
     SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK
 }
 
+impl Side for TcpStream {
+    async fn relay_to(
+        mut self,
+        mut upstream: TcpStream,
+        idle: Duration,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Relayed {
+        let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+        let end = {
+            let (agent_reads, agent_writes) = self.split();
+            let (upstream_reads, upstream_writes) = upstream.split();
+            let both = async {
+                // A direction that breaks takes the other with it; one that merely ends doesn't.
+                tokio::try_join!(
+                    pump(agent_reads, upstream_writes, &up),
+                    pump(upstream_reads, agent_writes, &down)
+                )
+            };
+            tokio::select! {
+                _ = both => End::Done,
+                () = quiet(&up, &down, idle) => End::Idle,
+                () = stop => End::Stopped,
+            }
+        };
+        Relayed { up: up.into_inner(), down: down.into_inner(), end }
+    }
+}
+
 /// Passes one direction on until its end, and that too; counts what went.
-pub(crate) async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, moved: &AtomicU64) -> io::Result<()> {
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, moved: &AtomicU64) -> io::Result<()> {
     loop {
         let Passed { read, rest } = std::future::poll_fn(|cx| pass(&mut from, &to, cx)).await?;
         if read == 0 {

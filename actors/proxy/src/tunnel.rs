@@ -7,23 +7,24 @@
 //! A tunnel's first bytes are always looked at: a ClientHello must name the host that CONNECT named, plain HTTP has
 //! no business at 443, and what is not HTTP is never spliced through where requests are to be judged.
 
-use std::io;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use http::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use policy::{Denial, Destination, Layer, Treatment};
 use telemetry::metrics::{self, Direction};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::{Known, Refusal};
-use crate::body::{Body, empty};
+use crate::body::empty;
 use crate::caller::Claim;
 use crate::conn::{Conn, Deps, Next};
 use crate::guard::Connected;
@@ -31,17 +32,16 @@ use crate::intent::Scope;
 use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
 use crate::protocol::websocket;
-use crate::relay::{End, Relayed, quiet, relay};
-use crate::splice::pump;
+use crate::relay::{End, Relayed, Side, relay, take};
+use crate::road::Answer;
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
+use crate::tracker::Place;
 use crate::verdict::Granted;
-use crate::{address, outcome, serve};
+use crate::{address, outcome, serve, ssh};
 
 /// Ports where a client that does not begin with TLS is at the wrong door.
 const TLS_PORT: u16 = 443;
-/// Room for a ClientHello of the usual length.
-const FIRST_READ_BYTES: usize = 2048;
 
 /// Answers a granted CONNECT. A destination whose bytes are relayed is dialled first, so that a failure is an answer.
 pub(crate) async fn open(
@@ -49,9 +49,9 @@ pub(crate) async fn open(
     granted: Granted,
     known: &Known,
     started: Instant,
-) -> Result<Response<Body>, Refusal> {
-    conn.set_next(prepare(&conn.deps, granted, known, started).await?);
-    Ok(Response::new(empty()))
+) -> Result<Answer, Refusal> {
+    let next = prepare(&conn.deps, granted, known, started).await?;
+    Ok((Response::new(empty()), Some(next)))
 }
 
 /// What a granted tunnel becomes: resolved and judged, on record, and dialled where bytes are relayed.
@@ -81,8 +81,22 @@ pub(crate) async fn prepare(
     })
 }
 
+/// Goes on with one stream of HTTP/2 after its 200. Boxed, since a tunnel in a stream may lead to streams again.
+pub(crate) fn on_stream(
+    conn: Arc<Conn>,
+    next: Next,
+    upgrade: OnUpgrade,
+    place: Place,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let (_place, _in_flight) = (place, conn.enter());
+        let Ok(Ok(stream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
+        run(&conn, next, Remains { stream: TokioIo::new(stream), surplus: BytesMut::new() }).await;
+    })
+}
+
 /// Goes on with a connection after its 200 or 101.
-pub(crate) async fn run(conn: &Arc<Conn>, next: Next, remains: Remains<TcpStream>) {
+pub(crate) async fn run<T: Side>(conn: &Arc<Conn>, next: Next, remains: Remains<T>) {
     let Remains { stream, surplus } = remains;
     match next {
         Next::Relay { upstream, granted, known } => {
@@ -103,7 +117,7 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     let started = Instant::now();
     let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
     let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);
-    let upstream = hyper_util::rt::TokioIo::new(upstream);
+    let upstream = TokioIo::new(upstream);
     let (relayed, fault) = match &judge {
         Some(judge) => {
             let talk = websocket::Talk { deps: &conn.deps, known: &known, judge, guard: guard.as_ref() };
@@ -137,11 +151,11 @@ fn ended(conn: &Conn, known: Known, relayed: Relayed, fault: Option<String>, sta
     });
 }
 
-/// A tunnel whose bytes are relayed once its first ones were judged. What a server says first is passed on meanwhile.
-async fn relayed(
+/// A tunnel whose bytes are relayed once its first ones were judged.
+async fn relayed<T: Side>(
     conn: &Arc<Conn>,
-    mut agent: TcpStream,
-    mut seen: BytesMut,
+    stream: T,
+    surplus: BytesMut,
     upstream: Connected,
     granted: Granted,
     known: Known,
@@ -149,76 +163,85 @@ async fn relayed(
     let started = Instant::now();
     let destination = granted.destination.clone();
     let live = conn.deps.tracker.track(granted, None, Some(upstream.addr)).await;
-    let mut upstream = upstream.stream;
-    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let over = {
-        let (mut agent_reads, agent_writes) = agent.split();
-        let (upstream_reads, mut upstream_writes) = upstream.split();
-        let upwards = async {
-            first(&mut agent_reads, &mut seen, &destination).await?;
-            upstream_writes.write_all(&seen).await.map_err(|_| Over::Gone)?;
-            up.fetch_add(seen.len() as u64, Ordering::Relaxed);
-            drop(std::mem::take(&mut seen));
-            pump(agent_reads, upstream_writes, &up).await.map_err(|_| Over::Gone)
-        };
-        let downwards = async {
-            let ended = pump(upstream_reads, agent_writes, &down).await;
-            // A server that is done before it was asked anything leaves nothing to wait for.
-            let asked = up.load(Ordering::Relaxed) > 0;
-            ended.ok().filter(|()| asked).ok_or(Over::Gone)
-        };
-        tokio::select! {
-            // A direction that breaks takes the other with it; one that merely ends doesn't.
-            both = async { tokio::try_join!(upwards, downwards) } => both.err().unwrap_or(Over::Gone),
-            () = quiet(&up, &down, TUNNEL_IDLE) => Over::Ended(End::Idle),
-            () = live.revoked() => Over::Ended(End::Stopped),
+    let begun = tokio::select! {
+        begun = begin(stream, surplus, upstream.stream, &destination) => begun,
+        () = live.revoked() => Err(Over::Ended(End::Stopped)),
+        () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
+    };
+    let relayed = match begun {
+        Ok(Begun { agent, upstream, up, down }) => {
+            let rest = agent.relay_to(upstream, TUNNEL_IDLE, live.revoked()).await;
+            Relayed { up: rest.up + up, down: rest.down + down, end: rest.end }
         }
+        Err(Over::Refused(denial)) => return drop(refused(&conn.deps, &conn.claim, destination, denial)),
+        Err(Over::Ended(end)) => Relayed { up: 0, down: 0, end },
     };
-    let end = match over {
-        Over::Refused(denial) => return refused(&conn.deps, &conn.claim, destination, denial),
-        Over::Gone => End::Done,
-        Over::Ended(end) => end,
-    };
-    finished(conn, known, Relayed { up: up.into_inner(), down: down.into_inner(), end }, started);
+    finished(conn, known, relayed, started);
 }
 
-/// Why a relayed tunnel is over.
+/// Why a relayed tunnel was over before it began.
 enum Over {
-    /// A side is gone, or both are done.
-    Gone,
-    /// By us.
+    /// A side went away, or it was ended by us.
     Ended(End),
     /// Its first bytes are not what they should be.
     Refused(Denial),
 }
 
-/// Waits for the agent's first bytes and judges them.
-async fn first(agent: &mut ReadHalf<'_>, seen: &mut BytesMut, destination: &Destination) -> Result<(), Over> {
+struct Begun<T> {
+    agent: T,
+    upstream: TcpStream,
+    up: u64,
+    down: u64,
+}
+
+/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. Who waits holds no
+/// buffer.
+async fn begin<T: Side>(
+    mut agent: T,
+    mut seen: BytesMut,
+    mut upstream: TcpStream,
+    destination: &Destination,
+) -> Result<Begun<T>, Over> {
+    let gone = |_: std::io::Error| Over::Ended(End::Done);
+    let mut down = 0;
     loop {
-        match first_bytes(seen) {
+        match first_bytes(&seen) {
             First::More => {}
-            first => return judge_first(&first, destination, true).map_err(Over::Refused),
+            first => {
+                judge_first(&first, destination, true).map_err(Over::Refused)?;
+                break;
+            }
         }
-        // Who waits holds no buffer.
-        agent.readable().await.map_err(|_| Over::Gone)?;
-        seen.reserve(FIRST_READ_BYTES);
-        match agent.try_read_buf(seen) {
-            Ok(1..) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            _ => return Err(Over::Gone),
+        tokio::select! {
+            asked = poll_fn(|cx| take(&mut agent, cx)) => match asked {
+                Ok(bytes) if !bytes.is_empty() => seen.extend_from_slice(&bytes),
+                _ => return Err(Over::Ended(End::Done)),
+            },
+            said = poll_fn(|cx| take(&mut upstream, cx)) => match said {
+                Ok(bytes) if !bytes.is_empty() => {
+                    agent.write_all(&bytes).await.map_err(gone)?;
+                    agent.flush().await.map_err(gone)?;
+                    down += bytes.len() as u64;
+                }
+                _ => return Err(Over::Ended(End::Done)),
+            },
         }
     }
+    upstream.write_all(&seen).await.map_err(gone)?;
+    Ok(Begun { agent, upstream, up: seen.len() as u64, down })
 }
 
 /// A tunnel whose requests are read and judged one by one.
-pub(crate) async fn inspected(
+pub(crate) async fn inspected<T>(
     deps: &Arc<Deps>,
     claim: &Arc<Claim>,
-    stream: TcpStream,
+    stream: T,
     surplus: BytesMut,
     granted: Granted,
     addresses: Option<address::Judged>,
-) {
+) where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let destination = granted.destination.clone();
     let live = deps.tracker.track(granted, None, None).await;
     tokio::select! {
@@ -227,17 +250,23 @@ pub(crate) async fn inspected(
     }
 }
 
-async fn speak(
+async fn speak<T>(
     deps: &Arc<Deps>,
     claim: &Arc<Claim>,
-    mut stream: TcpStream,
+    mut stream: T,
     mut seen: BytesMut,
     destination: Destination,
     addresses: Option<address::Judged>,
-) {
+) where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let Some(first) = look(&mut stream, &mut seen).await else { return };
     if let Err(denial) = judge_first(&first, &destination, false) {
-        return refused(deps, claim, destination, denial);
+        let (refusal, known) = refused(deps, claim, destination, denial);
+        if ssh::begins(&seen) {
+            serve::farewell(&mut stream, &ssh::last_words(&refusal, &known)).await;
+        }
+        return;
     }
     let tls = matches!(first, First::Tls(_));
     let scope = Scope::Fixed { destination: destination.clone(), tls };
@@ -272,7 +301,7 @@ where
 }
 
 /// Waits for first bytes that tell what this is.
-pub(crate) async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<First> {
+pub(crate) async fn look(stream: &mut (impl AsyncRead + Unpin), seen: &mut BytesMut) -> Option<First> {
     let mut patience = KEEP_ALIVE_IDLE;
     loop {
         match first_bytes(seen) {
@@ -282,12 +311,8 @@ pub(crate) async fn look(stream: &mut TcpStream, seen: &mut BytesMut) -> Option<
         if !seen.is_empty() {
             patience = HELLO_DEADLINE;
         }
-        // Who waits holds no buffer.
-        let Ok(Ok(())) = timeout(patience, stream.readable()).await else { return None };
-        seen.reserve(FIRST_READ_BYTES);
-        match stream.try_read_buf(seen) {
-            Ok(1..) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        match timeout(patience, poll_fn(|cx| take(stream, cx))).await {
+            Ok(Ok(bytes)) if !bytes.is_empty() => seen.extend_from_slice(&bytes),
             _ => return None,
         }
     }
@@ -356,12 +381,12 @@ fn not_http() -> Denial {
     }
 }
 
-/// Records why a tunnel is closed. There is nobody to answer: what the agent speaks is not HTTP.
-fn refused(deps: &Deps, claim: &Claim, destination: Destination, denial: Denial) {
+/// Records why a tunnel is closed. It can't be told in HTTP, which is not what the agent speaks.
+fn refused(deps: &Deps, claim: &Claim, destination: Destination, denial: Denial) -> (Refusal, Known) {
     let mut known = Known::nothing(claim.client());
     known.destination = Some(destination);
-    let _nothing_was_to_happen_anyway =
-        outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), std::time::Duration::ZERO);
+    let refusal = outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), Duration::ZERO);
+    (refusal, known)
 }
 
 #[cfg(test)]

@@ -1,23 +1,24 @@
-//! WebSocket handshakes (RFC 6455): the one upgrade that passes, and only after a rule allowed it.
+//! WebSocket handshakes (RFC 6455, and RFC 8441 on HTTP/2): the one upgrade that passes, and only after a rule allowed it.
 //!
+//! Upstream is asked over HTTP/1.1 whichever way the agent asked: both are one request to the policy, and one here.
 //! The upstream's 101 is verified (protocol, `Sec-WebSocket-Accept`) before either side becomes a byte stream; any
 //! other answer is an ordinary response. Where the handshake was judged by rules, so is each message of the client's:
 //! [`crate::protocol::websocket`].
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use sha1::{Digest, Sha1};
 
 use crate::answer::{Known, Refusal};
-use crate::body::{Body, empty};
+use crate::body::empty;
 use crate::conn::{Conn, Next};
 use crate::credentials::Guard;
 use crate::hop;
 use crate::protocol::websocket::Judge;
+use crate::road::Answer;
 use crate::tracker::Live;
 use crate::upstream::Sender;
 use crate::verdict::Permitted;
@@ -27,20 +28,40 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A handshake that was sent and waits for its answer.
 pub(crate) struct Handshake {
-    accept: String,
+    key: HeaderValue,
+    /// Whether the agent's stream becomes the WebSocket, and not its whole connection.
+    on_stream: bool,
 }
 
 impl Handshake {
-    /// Reads the key of a request that is known to be a whole handshake.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        match headers.get(header::SEC_WEBSOCKET_KEY) {
-            Some(key) => Ok(Self { accept: accept(key.as_bytes()) }),
-            None => Err(Refusal::BadRequest("the WebSocket handshake has no key".to_owned())),
-        }
+    /// Of a request that is known to be a whole handshake. HTTP/2's has no key: the one for upstream is ours.
+    pub(crate) fn of(parts: &Parts) -> Result<Self, Refusal> {
+        let on_stream = parts.version == Version::HTTP_2;
+        let key = match parts.headers.get(header::SEC_WEBSOCKET_KEY) {
+            _ if on_stream => nonce()?,
+            Some(key) => key.clone(),
+            None => return Err(Refusal::BadRequest("the WebSocket handshake has no key".to_owned())),
+        };
+        Ok(Self { key, on_stream })
     }
 
-    /// The two fields that hop-by-hop cleaning took off, as the standard wants them.
+    /// The fields that hop-by-hop cleaning took off, or that HTTP/2 doesn't have, as the standard wants them.
     pub(crate) fn put_back(&self, headers: &mut HeaderMap) {
+        self.switch(headers);
+        headers.insert(header::SEC_WEBSOCKET_KEY, self.key.clone());
+    }
+
+    /// Whether the agent's connection is done when there is no 101: HTTP/1 stopped reading requests when it saw the upgrade.
+    pub(crate) fn closes(&self) -> bool {
+        !self.on_stream
+    }
+
+    /// Whether an answer that is no 101 would be taken for a yes by the agent: on a stream every 2xx is one.
+    pub(crate) fn misleads(&self, status: StatusCode) -> bool {
+        self.on_stream && status.is_success()
+    }
+
+    fn switch(&self, headers: &mut HeaderMap) {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     }
@@ -48,19 +69,19 @@ impl Handshake {
     /// Verifies the upstream's 101, leaves the tunnel for the connection's task, and answers the agent.
     pub(crate) fn conclude(
         self,
-        conn: &Arc<Conn>,
+        conn: &Conn,
         response: Response<Incoming>,
         live: Live,
         (sender, permitted, guard): (&Sender, &Permitted, Option<Guard>),
         known: &Known,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Answer, Refusal> {
         let headers = response.headers();
         let verified = hop::names(headers, header::UPGRADE, "websocket")
             && hop::names(headers, header::CONNECTION, "upgrade")
             && headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter().count() == 1
             && headers
                 .get(header::SEC_WEBSOCKET_ACCEPT)
-                .is_some_and(|value| value.as_bytes() == self.accept.as_bytes());
+                .is_some_and(|value| value.as_bytes() == accept(self.key.as_bytes()).as_bytes());
         let judge = is_judged(conn, permitted)
             .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() });
         if judge.is_some() && headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
@@ -73,25 +94,36 @@ impl Handshake {
                 "the destination's WebSocket handshake is not valid".to_owned(),
             ));
         }
-        let mut headers = headers.clone();
-        hop::strip(&mut headers);
+        let mut answer = Response::new(empty());
+        *answer.headers_mut() = headers.clone();
+        hop::strip(answer.headers_mut());
         if let Some(guard) = &guard {
-            guard.headers(&mut headers);
+            guard.headers(answer.headers_mut());
         }
-        self.put_back(&mut headers);
+        if self.on_stream {
+            answer.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else {
+            *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            self.switch(answer.headers_mut());
+        }
         let upgrade = hyper::upgrade::on(response);
         let (driver, known) = (sender.driver(), known.clone());
-        conn.set_next(Next::WebSocket { upgrade, driver, live, known, judge, guard });
-        let mut answer = Response::new(empty());
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.headers_mut() = headers;
-        Ok(answer)
+        Ok((answer, Some(Next::WebSocket { upgrade, driver, live, known, judge, guard })))
     }
 }
 
 /// Whether the client's messages are read: where rules judge them, and where a placeholder might stand in one.
 pub(crate) fn is_judged(conn: &Conn, permitted: &Permitted) -> bool {
     permitted.allowed.is_some() || !conn.deps.credentials.is_empty()
+}
+
+/// Sixteen bytes that nobody else chose (RFC 6455 section 4.1).
+fn nonce() -> Result<HeaderValue, Refusal> {
+    let mut bytes = [0; 16];
+    let drawn = crate::tls::provider().secure_random.fill(&mut bytes).ok();
+    drawn
+        .and_then(|()| HeaderValue::from_str(&STANDARD.encode(bytes)).ok())
+        .ok_or_else(|| Refusal::Unavailable("the system has no random bytes".to_owned()))
 }
 
 fn accept(key: &[u8]) -> String {

@@ -1,6 +1,6 @@
-//! Wheels and tarballs made in memory: a ZIP and a gzipped tar whose files are stored, not compressed.
+//! Packages made in memory: a ZIP, a gzipped tar and an ar archive whose files are stored, not compressed.
 //!
-//! Only what pip and npm need; names are short, files are small.
+//! Only what package managers need; names are short, files are small.
 
 /// A ZIP file (PKWARE APPNOTE 4.3) of stored entries.
 pub fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -42,6 +42,19 @@ pub fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
 /// A gzipped tar (ustar).
 pub fn tgz(files: &[(&str, &[u8])]) -> Vec<u8> {
     gzip(&tar(files))
+}
+
+/// An ar archive, as dpkg reads it (deb(5)).
+pub fn ar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut out = b"!<arch>\n".to_vec();
+    for (name, data) in files {
+        out.extend(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, data.len()).bytes());
+        out.extend(*data);
+        if data.len() % 2 == 1 {
+            out.push(b'\n');
+        }
+    }
+    out
 }
 
 fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {

@@ -45,8 +45,15 @@ pub const HOSTS: &[(&str, &[IpAddr])] = &[
     ("git.bed.test", &[v4(93, 184, 215, 20)]),
     ("pypi.bed.test", &[v4(93, 184, 215, 21)]),
     ("npm.bed.test", &[v4(93, 184, 215, 22)]),
+    ("crates.bed.test", &[v4(93, 184, 215, 23)]),
+    ("deb.bed.test", &[v4(93, 184, 215, 24)]),
     // The model provider.
     ("llm.bed.test", &[v4(93, 184, 215, 30)]),
+    // A gRPC service, a chat by WebSocket, and two that speak no HTTP.
+    ("grpc.bed.test", &[v4(93, 184, 215, 31)]),
+    ("chat.bed.test", &[v4(93, 184, 215, 32)]),
+    ("redis.bed.test", &[v4(93, 184, 215, 33)]),
+    ("ssh.bed.test", &[v4(93, 184, 215, 34)]),
     // Names that lead where nothing may go.
     ("loopback.bed.test", &[v4(127, 0, 0, 1)]),
     ("private.bed.test", &[v4(10, 0, 0, 7)]),

@@ -15,6 +15,8 @@ pub const TLS_PORT: u16 = 8490;
 /// Whose certificate the TLS port shows.
 pub const HOST: &str = "h1.bed.test";
 
+/// Stands before the answer to a request whose path has `/hints` in it (RFC 8297).
+const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
 /// Bytes kept for finding a message's end; more than any case sends in one message.
 const WINDOW: usize = 1 << 20;
@@ -33,7 +35,11 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         recorder.streamed(number, bytes);
         waiting.extend_from_slice(bytes);
         while let Some(end) = message_end(&waiting) {
+            let hinted = find(waiting.get(..end).unwrap_or_default(), b"/hints").is_some();
             waiting.drain(..end);
+            if hinted {
+                stream.write_all(HINTS).await?;
+            }
             stream.write_all(ANSWER).await?;
         }
         if waiting.len() > WINDOW {

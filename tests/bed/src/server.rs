@@ -51,6 +51,10 @@ enum Door {
     Plain,
     /// The provider's own port, whatever the name used.
     Provider,
+    /// [`sites::redis::PORT`].
+    Redis,
+    /// [`sites::ssh::PORT`].
+    Ssh,
     /// [`raw::PLAIN_PORT`] and [`raw::TLS_PORT`]: bytes are recorded, not judged.
     Raw {
         /// Whether TLS ends here first.
@@ -67,6 +71,8 @@ pub async fn start(shared: Shared) -> Result<()> {
         (80, Door::Plain),
         (8080, Door::Plain),
         (provider::PORT, Door::Provider),
+        (sites::redis::PORT, Door::Redis),
+        (sites::ssh::PORT, Door::Ssh),
         (raw::PLAIN_PORT, Door::Raw { tls: false }),
         (raw::TLS_PORT, Door::Raw { tls: true }),
     ] {
@@ -100,6 +106,8 @@ async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
             let _ = match door {
                 Door::Tls => serve_tls(stream, shared).await,
                 Door::Plain | Door::Provider => serve(stream, door, shared).await,
+                Door::Redis => sites::redis::serve(stream).await,
+                Door::Ssh => sites::ssh::serve(stream).await,
                 Door::Raw { tls: false } => raw::serve(stream, &shared.recorder).await,
                 Door::Raw { tls: true } => serve_raw_tls(stream, &shared).await,
             };
@@ -129,7 +137,10 @@ where
         let shared = Arc::clone(&shared);
         async move { Ok::<_, std::convert::Infallible>(route(request, door, &shared).await) }
     });
-    auto::Builder::new(TokioExecutor::new())
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // RFC 8441: WebSockets over HTTP/2.
+    builder.http2().enable_connect_protocol();
+    builder
         .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .await
         .map_err(|e| anyhow::anyhow!("serving: {e}"))
@@ -145,6 +156,9 @@ async fn route(request: Request<Incoming>, door: Door, shared: &Shared) -> Respo
         "git.bed.test" => sites::git::answer(request, &visit, &shared.git_dir).await,
         "pypi.bed.test" => sites::packages::pypi(&request),
         "npm.bed.test" => sites::packages::npm(&request),
+        "crates.bed.test" => sites::crates::answer(&request),
+        "deb.bed.test" => sites::deb::answer(&request),
+        "grpc.bed.test" => sites::grpc::answer(request, &visit).await,
         _ => sites::web::answer(request, &visit).await,
     }
 }

@@ -125,7 +125,8 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Re
             // A socket that is asked about twice was found once.
             Ok(found) => {
                 let first = |one: &Wanted| wanted.iter().position(|other| other.inode == one.inode);
-                let of = |one: &Wanted| first(one).and_then(|at| found.get(at)).cloned().unwrap_or(Ok(Vec::new()));
+                let of =
+                    |one: &Wanted| first(one).and_then(|at| found.get(at)).cloned().unwrap_or(Ok(Vec::new()));
                 return wanted.iter().map(|one| search.answer(of(one)?)).collect();
             }
             Err(Fault::Changed) => std::thread::yield_now(),

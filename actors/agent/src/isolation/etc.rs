@@ -5,7 +5,9 @@
 
 use super::paths::Modes;
 use super::root::{Failed, at, attach, make_dir, make_file, make_parent};
-use crate::plan::{AGENT_ID, CA_BUNDLE, CagePlan, Control, INFERENCE_ADDRESS, RUN_DIR, WORKSPACE};
+use crate::plan::{
+    AGENT_ID, CA_BUNDLE, CagePlan, Control, INFERENCE_ADDRESS, JAVA_STORE, RUN_DIR, WORKSPACE,
+};
 use crate::sys;
 use crate::sys::mount::Attributes;
 use std::collections::BTreeMap;
@@ -58,6 +60,12 @@ pub const SYSTEM_BUNDLES: &[&str] = &[
     "/etc/pki/tls/certs/ca-bundle.crt",   // Fedora, RHEL
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // Fedora, RHEL
     "/etc/ca-certificates/extracted/tls-ca-bundle.pem", // Arch
+];
+/// Where Java keeps the roots that it trusts: covered in the same way. Java's own directory links there.
+const JAVA_STORES: &[&str] = &[
+    "/etc/ssl/certs/java/cacerts",              // Debian, Ubuntu, Alpine, Arch
+    "/etc/pki/java/cacerts",                    // Fedora, RHEL
+    "/etc/pki/ca-trust/extracted/java/cacerts", // Fedora, RHEL
 ];
 /// Made when the host has none of them, since GnuTLS and wget read nothing else.
 const DEFAULT_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -230,23 +238,30 @@ fn has_bundle() -> bool {
 
 /// Covers every system bundle by ours: the same inode, so that what the supervisor writes later shows everywhere.
 fn show_bundle(root: BorrowedFd<'_>) -> Result<(), Failed> {
+    cover_each(root, &Path::new(RUN_DIR).join(JAVA_STORE), JAVA_STORES)?;
     let ours = Path::new(RUN_DIR).join(CA_BUNDLE);
-    let mut covered: Vec<PathBuf> = Vec::new();
-    for path in SYSTEM_BUNDLES {
-        // Links among them lead to one file, which needs one cover.
-        let Ok(real) = std::fs::canonicalize(path) else { continue };
-        if real.starts_with("/etc") && !covered.contains(&real) {
-            cover(root, &ours, &real)?;
-            covered.push(real);
-        }
-    }
+    let covered = cover_each(root, &ours, SYSTEM_BUNDLES)?;
     let default = Path::new(DEFAULT_BUNDLE);
-    if covered.is_empty() && !default.exists() {
+    if !covered && !default.exists() {
         make_parent(default)?;
         // Fails only where a read-only directory of the host's is in the way; the variables name the bundle anyway.
         let _ = std::os::unix::fs::symlink(&ours, default);
     }
     Ok(())
+}
+
+/// Whether there was any.
+fn cover_each(root: BorrowedFd<'_>, ours: &Path, places: &[&str]) -> Result<bool, Failed> {
+    let mut covered: Vec<PathBuf> = Vec::new();
+    for path in places {
+        // Links among them lead to one file, which needs one cover.
+        let Ok(real) = std::fs::canonicalize(path) else { continue };
+        if real.starts_with("/etc") && !covered.contains(&real) {
+            cover(root, ours, &real)?;
+            covered.push(real);
+        }
+    }
+    Ok(!covered.is_empty())
 }
 
 fn cover(root: BorrowedFd<'_>, ours: &Path, place: &Path) -> Result<(), Failed> {

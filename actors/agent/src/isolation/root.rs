@@ -163,7 +163,9 @@ impl Collection {
     fn build_run(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
         let dir = self.run.as_fd();
         // Empty until the supervisor sends the roots, which it does before it starts an agent.
-        write_run_file(dir, crate::plan::CA_BUNDLE, &[]).map_err(at("certificate bundle"))?;
+        for name in [crate::plan::CA_BUNDLE, crate::plan::JAVA_STORE] {
+            write_run_file(dir, name, &[]).map_err(at("certificate bundle"))?;
+        }
         for file in &plan.files {
             write_run_file(dir, &file.name, &file.bytes).map_err(at(format!("run file {}", file.name)))?;
         }

@@ -12,7 +12,7 @@ use crate::limits::{MAX_HEADERS, MAX_METHOD_BYTES, MAX_TARGET_BYTES};
 pub struct Head {
     /// How the body that follows is delimited.
     pub framing: Framing,
-    /// CONNECT or an upgrade: what follows is no HTTP until the answer says otherwise.
+    /// CONNECT or an upgrade to WebSocket: what follows is no HTTP until the answer says otherwise.
     pub tunnel: bool,
 }
 
@@ -168,13 +168,37 @@ fn is_authority(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte))
 }
 
+/// What an `Upgrade` field asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Upgrade {
+    #[default]
+    None,
+    /// HTTP/2 in the clear, which Java's client and curl's `--http2` ask for with every first request. It isn't taken: the
+    /// request is an ordinary one, and goes on without these fields (RFC 9110 section 7.8).
+    Http2,
+    WebSocket,
+    Other,
+}
+
+impl Upgrade {
+    fn of(value: &[u8]) -> Self {
+        let item = |item: &[u8]| match item {
+            b"" => Self::None,
+            _ if item.eq_ignore_ascii_case(b"h2c") => Self::Http2,
+            _ if item.eq_ignore_ascii_case(b"websocket") => Self::WebSocket,
+            _ => Self::Other,
+        };
+        value.split(|byte| *byte == b',').map(|part| item(trim(part))).max().unwrap_or_default()
+    }
+}
+
 #[derive(Default)]
 struct Seen<'a> {
     count: usize,
     host: Option<&'a [u8]>,
     length: Option<u64>,
     chunked: bool,
-    upgrade: bool,
+    upgrade: Upgrade,
     connection_upgrade: bool,
 }
 
@@ -196,12 +220,7 @@ impl<'a> Seen<'a> {
             }
             self.chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            if list_has(value, b"h2c") {
-                return Err(Violation::H2c);
-            }
-            self.upgrade = true;
-        } else if name.eq_ignore_ascii_case(b"http2-settings") {
-            return Err(Violation::H2c);
+            self.upgrade = self.upgrade.max(Upgrade::of(value));
         } else if name.eq_ignore_ascii_case(b"connection") {
             self.connection_upgrade |= list_has(value, b"upgrade");
         } else if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") {
@@ -229,15 +248,21 @@ impl<'a> Seen<'a> {
             (Some(length), false) => Framing::length(length),
             (None, false) => Framing::length(0),
         };
-        if request.connect && (self.chunked || self.length.is_some_and(|length| length > 0)) {
+        let body = self.chunked || self.length.is_some_and(|length| length > 0);
+        if request.connect && (body || self.upgrade != Upgrade::None) {
             return Err(Violation::Connect);
         }
-        let upgrade = self.upgrade && self.connection_upgrade && request.version == Version::Http11;
+        let asked = self.connection_upgrade && request.version == Version::Http11;
+        let websocket = match self.upgrade {
+            Upgrade::WebSocket => asked,
+            Upgrade::Other if asked => return Err(Violation::Upgrade),
+            _ => false,
+        };
         // A body before a tunnel has no reader that both sides agree on.
-        if upgrade && !framing.is_empty() {
+        if websocket && !framing.is_empty() {
             return Err(Violation::BothLengths);
         }
-        Ok(Head { framing, tunnel: request.connect || upgrade })
+        Ok(Head { framing, tunnel: request.connect || websocket })
     }
 }
 
@@ -350,13 +375,29 @@ mod tests {
             (": y", Violation::HeaderLine),
             ("X(y): z", Violation::HeaderLine),
             ("Host: a", Violation::Host),
-            ("Upgrade: h2c", Violation::H2c),
-            ("HTTP2-Settings: AAMAAABkAAQAAP__", Violation::H2c),
+            ("Connection: upgrade\r\nUpgrade: spdy/3.1", Violation::Upgrade),
+            ("Upgrade: websocket, tcp\r\nConnection: upgrade", Violation::Upgrade),
             ("Expect: 200-maybe", Violation::Expect),
         ] {
             assert_eq!(head(lines), Err(violation), "{lines:?}");
         }
         assert!(head("X: y").is_ok(), "the frame itself is good");
+    }
+
+    #[test]
+    fn an_upgrade_that_is_not_taken_is_no_tunnel() {
+        let fields =
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__";
+        for rest in ["", "\r\nContent-Length: 3", "\r\nTransfer-Encoding: chunked"] {
+            let head = verdict(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}{rest}\r\n\r\n")).unwrap();
+            assert!(!head.tunnel && head.framing.is_empty() == rest.is_empty());
+        }
+        assert!(
+            !verdict("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: tcp\r\n\r\n").unwrap().tunnel,
+            "not asked for"
+        );
+        let connect = format!("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n{fields}\r\n\r\n");
+        assert_eq!(verdict(&connect), Err(Violation::Connect));
     }
 
     #[test]

@@ -46,9 +46,9 @@ pub enum Violation {
     /// The target names one authority and `Host` another.
     #[error("Host and the request target disagree")]
     Disagreement,
-    /// An upgrade to HTTP/2 without TLS.
-    #[error("an upgrade to h2c is not taken")]
-    H2c,
+    /// An upgrade to something other than WebSocket; one to h2c is not taken, and asks for nothing else.
+    #[error("only an upgrade to WebSocket is taken here")]
+    Upgrade,
     /// CONNECT with a body, or with a target that is no authority.
     #[error("CONNECT takes HOST:PORT and no body")]
     Connect,

@@ -31,7 +31,7 @@ async fn malformed_requests_are_answered_and_never_forwarded() {
         post("Content-Length: 4\n", "abcd"),
         post("X: y\r\n Transfer-Encoding: chunked", "0\r\n\r\n"),
         post(&format!("Host: up.test:{port}"), ""),
-        post("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__", ""),
+        post("Upgrade: TLS/1.0\r\nConnection: Upgrade", ""),
         post("Transfer-Encoding: chunked", "0x3\r\nabc\r\n0\r\n\r\n"),
         post("Transfer-Encoding: chunked", "3;a=b\r\nabc\r\n0\r\n\r\n"),
         post("Transfer-Encoding: chunked", "3\nabc\n0\n\n"),
@@ -45,7 +45,7 @@ async fn malformed_requests_are_answered_and_never_forwarded() {
         get(port, "/ok/%00", ""),
         format!("GET /ok/x HTTP/1.1\r\nHost: up.test:{port}\r\n\r\n"),
         format!("GET https://up.test:{port}/ok/x HTTP/1.1\r\nHost: up.test:{port}\r\n\r\n"),
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+        "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_owned(),
         format!("CONNECT up.test:{port} HTTP/1.1\r\nHost: other.test:{port}\r\n\r\n"),
         format!("CONNECT up.test:{port} HTTP/1.1\r\nHost: up.test:{port}\r\nContent-Length: 4\r\n\r\nabcd"),
     ] {

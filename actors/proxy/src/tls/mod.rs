@@ -47,7 +47,7 @@ impl Alpn {
 
 /// The one provider of this crate. AES-128 comes first: its SHA-256 is in the processor, where the SHA-384 of AES-256 costs a
 /// tenth of a handshake.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     Arc::new(provider)

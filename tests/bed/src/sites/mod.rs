@@ -1,8 +1,13 @@
 //! What each named host answers.
 
+pub mod crates;
+pub mod deb;
 pub mod git;
+pub mod grpc;
 pub mod packages;
 pub mod pattern;
+pub(crate) mod redis;
+pub(crate) mod ssh;
 pub mod web;
 mod websocket;
 

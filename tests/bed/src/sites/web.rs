@@ -4,6 +4,8 @@
 //! /echo                 the request as JSON        /bytes/N         N bytes of the pattern
 //! /upload               counts and checks a body   /sse?n=&every=   server-sent ticks, every in ms
 //! /ws                   WebSocket echo             /ws/ticks?every= WebSocket that ticks by itself
+//! /gateway              WebSocket chat             /file/N          /bytes/N with ETag and ranges
+//! /trailers             the request's trailers as the answer's body, and trailers behind it
 //! /slow?ms=             answers late               /drip?n=&every=  a body byte by byte
 //! /reset                breaks off half-way        /redirect?to=    302
 //! /status/CODE          that status                /hang            never answers
@@ -14,13 +16,14 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
 use hyper::body::{Frame, Incoming};
 use serde_json::json;
 
-use super::{Visit, number, parameter, pattern, websocket};
+use super::websocket::{self, Talk};
+use super::{Visit, number, parameter, pattern};
 use crate::server::{Body, json, respond};
 
 /// Frames in flight between a generator and its connection.
@@ -37,8 +40,10 @@ pub async fn answer(request: Request<Incoming>, visit: &Visit<'_>) -> Response<B
         "/upload" => upload(request.into_body()).await,
         "/sse" => ticks(number(query, "n", 10), milliseconds("every", 100), "text/event-stream", sse_event),
         "/drip" => ticks(number(query, "n", 10), milliseconds("every", 100), "text/plain", |_| "x".into()),
-        "/ws" => websocket::upgrade(request, None),
-        "/ws/ticks" => websocket::upgrade(request, Some(milliseconds("every", 20))),
+        "/ws" => websocket::upgrade(request, Talk::Echo, visit),
+        "/ws/ticks" => websocket::upgrade(request, Talk::Ticks(milliseconds("every", 20)), visit),
+        "/gateway" => websocket::upgrade(request, Talk::Chat, visit),
+        "/trailers" => trailers(request.into_body()).await,
         "/slow" => {
             tokio::time::sleep(milliseconds("ms", 1000)).await;
             respond(200, "text/plain", "late\n")
@@ -48,6 +53,7 @@ pub async fn answer(request: Request<Incoming>, visit: &Visit<'_>) -> Response<B
         "/redirect" => redirect(parameter(query, "to").unwrap_or("/")),
         _ => match path.rsplit_once('/') {
             Some(("/bytes", length)) => bytes(length.parse().unwrap_or(0)),
+            Some(("/file", length)) => file(request.headers(), length.parse().unwrap_or(0)),
             Some(("/status", code)) => {
                 respond(code.parse().unwrap_or(400), "text/plain", format!("{code}\n"))
             }
@@ -115,6 +121,54 @@ fn bytes(length: u64) -> Response<Body> {
             }
         }
     })
+}
+
+/// A file of the pattern: one range of it, none of it if the client has it, or all (RFC 9110 sections 13 and 14).
+fn file(asked: &HeaderMap, length: u64) -> Response<Body> {
+    const TAG: &str = "\"bed\"";
+    let text = |name: header::HeaderName| asked.get(name).and_then(|value| value.to_str().ok());
+    let mut response = if text(header::IF_NONE_MATCH) == Some(TAG) {
+        respond(304, "application/octet-stream", "")
+    } else if let Some((first, last)) = text(header::RANGE).and_then(|range| one_range(range, length)) {
+        let slice: Vec<u8> = pattern::piece(first, last + 1).to_vec();
+        let mut response = respond(206, "application/octet-stream", slice);
+        if let Ok(range) = HeaderValue::from_str(&format!("bytes {first}-{last}/{length}")) {
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
+        }
+        response
+    } else {
+        bytes(length)
+    };
+    response.headers_mut().insert(header::ETAG, HeaderValue::from_static(TAG));
+    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response
+}
+
+/// `bytes=A-B`, at most one piece of the pattern.
+fn one_range(range: &str, length: u64) -> Option<(u64, u64)> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    let first: u64 = first.parse().ok()?;
+    let last = last.parse().unwrap_or(length).min(length.checked_sub(1)?);
+    (first <= last && last - first < 64 * 1024).then_some((first, last))
+}
+
+async fn trailers(body: Incoming) -> Response<Body> {
+    let Ok(collected) = body.collect().await else { return respond(400, "text/plain", "broken body\n") };
+    let told: Vec<String> = collected
+        .trailers()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    let mut response = stream("text/plain", None, |mut sender| async move {
+        let mut behind = HeaderMap::new();
+        behind.insert("x-bed-trailer", HeaderValue::from_static("the end"));
+        if sender.send_data(told.join(" ").into()).await.is_ok() {
+            let _gone = sender.send_trailers(behind).await;
+        }
+    });
+    response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-bed-trailer"));
+    response
 }
 
 fn sse_event(n: u64) -> String {

@@ -1,0 +1,149 @@
+//! One client, twice: with the environment as given, and with every proxy variable unset, when its connections are captured.
+//!
+//! A script does what must work, then what must be refused, and prints what the client told. Beside what it printed, the
+//! world's recorder and the audit log say what arrived and what was decided.
+
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::Finished;
+
+use crate::common::{ensure_audited, policy, tools, workspace};
+
+/// How a client finds its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Road {
+    /// The variables that cofferdam sets.
+    Given,
+    /// None of them: every connection is captured.
+    Unset,
+}
+
+impl Road {
+    const BOTH: [Self; 2] = [Self::Given, Self::Unset];
+    /// Takes every variable of a proxy's out of a shell's environment.
+    const UNSET: &'static str = "for v in $(env | sed -n 's/=.*//p' | grep -i _proxy); do unset $v; done\n\
+        if env | grep -i _proxy=; then exit 99; fi\n";
+
+    fn preamble(self) -> &'static str {
+        match self {
+            Self::Given => "[ \"$HTTPS_PROXY\" = http://127.0.0.1:3128 ] || exit 98\n",
+            Self::Unset => Self::UNSET,
+        }
+    }
+}
+
+impl fmt::Display for Road {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Given => "given",
+            Self::Unset => "unset",
+        })
+    }
+}
+
+/// What every client of this suite may reach: the paths below `/secret/` are nobody's, and of the chat's messages those
+/// that say `forbidden`. `evil.bed.test` is never named.
+const POLICY: &str = r#"  clients:
+    name: clients
+    endpoints:
+      - host: api.bed.test
+        ports: [80, 443, 8080, 8443]
+        protocol: rest
+        access: full
+        deny_rules: [ { method: "*", path: "/secret/**" } ]
+      - { host: h1.bed.test, ports: [443, 8490], protocol: rest, access: full }
+      - { host: h1.bed.test, ports: [8090], protocol: rest, access: full }
+      - { host: h2.bed.test, port: 443, protocol: rest, access: full }
+      - { host: git.bed.test, port: 443, protocol: rest, access: read-write, deny_rules: [ { method: "*", path: "/secret.git/**" } ] }
+      - { host: pypi.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/simple/secretpkg/**" } ] }
+      - { host: npm.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/secretpkg/**" } ] }
+      - { host: crates.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/index/se/cr/**" } ] }
+      - { host: deb.bed.test, ports: [80, 443], protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/secret/**" } ] }
+      - host: grpc.bed.test
+        port: 443
+        protocol: rest
+        rules: [ { allow: { method: POST, path: "/bed.Echo/*" } } ]
+        deny_rules: [ { method: "*", path: "/bed.Echo/Secret" } ]
+      - host: chat.bed.test
+        ports: [80, 443]
+        protocol: websocket
+        rules:
+          - { allow: { method: GET, path: /gateway } }
+          - { allow: { method: WEBSOCKET_TEXT, path: /gateway, json: { op: { any: [1, 2, 3] } } } }
+        deny_rules: [ { method: WEBSOCKET_TEXT, path: /gateway, text: "**forbidden**" } ]
+      - { host: redis.bed.test, port: 6379, protocol: tcp }
+      - { host: ssh.bed.test, port: 22, protocol: tcp }
+    binaries: [ { path: "/**", allow_foreign_code: true } ]
+  nobody:
+    name: nobody
+    endpoints: [ { host: llm.bed.test, ports: [22, 443, 6379] } ]
+    binaries: [ { path: /usr/bin/nothing-here } ]"#;
+
+/// What must come of a script on one road.
+pub struct Job<'a> {
+    /// For a shell; `MARK` is the case's word, `ROAD` the road's name.
+    pub script: &'a str,
+    /// What it prints, in this order.
+    pub prints: &'a [&'a str],
+    /// A host at which something with the word in its target arrives.
+    pub arrives: &'a str,
+}
+
+/// A script in a sandbox of its own.
+pub fn run(stage: &Stage, road: Road, script: &str) -> Result<Finished> {
+    let file = stage.write("policy.yaml", policy(POLICY))?.display().to_string();
+    let script = format!("{}cd /sandbox\n{script}", road.preamble());
+    let script = script.replace("MARK", &stage.marker()).replace("ROAD", &road.to_string());
+    let options = ["--name", &road.to_string(), "--policy", &file, "--workspace", &workspace(stage)];
+    stage.run(&options, &["bash", "-c", &script])
+}
+
+/// Runs a job on both roads. Nothing refused ever arrives, and each refusal is on record.
+pub fn both(stage: &Stage, job: &Job<'_>) -> Result<()> {
+    for road in Road::BOTH {
+        one(stage, road, job).with_context(|| format!("proxy variables {road}"))?;
+    }
+    Ok(())
+}
+
+fn one(stage: &Stage, road: Road, job: &Job<'_>) -> Result<()> {
+    let recorder = stage.world().recorder();
+    let mark = stage.marker();
+    let arrived = |host: &str| recorder.with_marker(&mark).iter().filter(|seen| seen.host == host).count();
+    let (before, evil) = (arrived(job.arrives), recorder.for_host("evil.bed.test").len());
+    let done = run(stage, road, job.script)?;
+    let out = done.out();
+    printed(&out, job.prints)
+        .with_context(|| format!("code {}\n{out}\n--- stderr\n{}", done.code(), done.err()))?;
+    ensure!(done.code() == 0, "code {}\n{out}\n--- stderr\n{}", done.code(), done.err());
+    if !job.arrives.is_empty() {
+        ensure!(arrived(job.arrives) > before, "nothing arrived at {}", job.arrives);
+    }
+    ensure!(recorder.for_host("evil.bed.test").len() == evil, "a refused request arrived");
+    ensure!(!recorder.was_asked_for("evil.bed.test"), "a refused name left the machine");
+    let secret = recorder.all().iter().filter(|seen| seen.target.to_lowercase().contains("secret")).count();
+    ensure!(secret == 0, "a refused path arrived");
+    ensure_audited(stage, &road.to_string(), &[("verdict", "denied")])
+}
+
+/// Each text, in this order.
+fn printed(out: &str, texts: &[&str]) -> Result<()> {
+    let mut rest = out;
+    for text in texts {
+        let at =
+            rest.find(text).with_context(|| format!("{text:?} was not printed, or not in this order"))?;
+        rest = rest.get(at + text.len()..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// A program among those that `.ci/run --tools` installs, by its path below that directory.
+pub fn installed(path: &str) -> Result<String> {
+    let program = tools().join(path);
+    if !program.exists() {
+        bed::skip!("no {}: run `.ci/run --tools`", program.display());
+    }
+    Ok(program.display().to_string())
+}

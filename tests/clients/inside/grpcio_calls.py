@@ -1,0 +1,39 @@
+import time
+
+import grpc
+
+channel = grpc.secure_channel("grpc.bed.test:443", grpc.ssl_channel_credentials())
+
+
+def path(name):
+    return f"/bed.Echo/{name}"
+
+
+answer, call = channel.unary_unary(path("Unary")).with_call(b"hello", timeout=60, metadata=[("x-token", "t")])
+print("unary", answer.decode())
+print("trailer", dict(call.trailing_metadata())["x-bed-trailer"])
+print("count", len(list(channel.unary_stream(path("Count"))(b"12345", timeout=60))))
+
+
+def asked(answers):
+    # Each question waits for the answer before it: both directions are open at the same time.
+    for word in (b"one", b"two", b"three"):
+        yield word
+        while len(answers) == 0 or answers[-1] != word:
+            time.sleep(0.002)
+
+
+answers = []
+for answer in channel.stream_stream(path("Chat"))(asked(answers), timeout=60):
+    answers.append(answer)
+print("chat", b" ".join(answers).decode())
+for name, method in (("fail", "Fail"), ("late", "FailLate"), ("secret", "Secret")):
+    try:
+        print("answered", list(channel.unary_stream(path(method))(b"x", timeout=60)))
+    except grpc.RpcError as error:
+        print(name, error.code().name, error.details())
+try:
+    evil = grpc.secure_channel("evil.bed.test:443", grpc.ssl_channel_credentials())
+    print("answered", evil.unary_unary(path("Unary"))(b"x", timeout=60))
+except grpc.RpcError as error:
+    print("evil", error.code().name, error.details())
