@@ -1,5 +1,5 @@
 //! Programs that know no proxy: every proxy variable is unset, and still what is allowed arrives, what is refused doesn't, and
-//! no resolver outside hears a name that the policy doesn't allow.
+//! no resolver outside hears a name that the policy doesn't allow. The clients themselves are in `tests/clients`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -21,10 +21,6 @@ fn main() -> ExitCode {
         "capture",
         Path::new(COFFERDAM),
         bed::cases![
-            curl,
-            git_clone,
-            python_urllib,
-            node_fetch_and_https,
             names_exist_by_policy_alone,
             the_name_server_takes_any_bytes,
             literal_addresses_and_claimed_names,
@@ -73,56 +69,6 @@ fn arrives(stage: &Stage, name: &str, script: &str) -> Result<String> {
     ensure!(recorder.for_host("evil.bed.test").len() == evil, "a refused request arrived");
     ensure!(!recorder.was_asked_for("evil.bed.test"), "a refused name left the machine");
     Ok(done.out())
-}
-
-fn curl(stage: &Stage) -> Result<()> {
-    let curl = program("curl")?;
-    let get = format!("{curl} -sSf --max-time 60");
-    arrives(
-        stage,
-        "curl",
-        &format!(
-            "set -e; {get} https://api.bed.test/echo?m=MARK; {get} http://api.bed.test/echo?m=MARK; \
-             {get} -4 https://files.bed.test/; {get} -6 https://api.bed.test:8443/echo?m=MARK; \
-             {get} http://api.bed.test:8080/echo?m=MARK; {get} https://six.bed.test/; \
-             ! {get} https://evil.bed.test/echo?m=MARK 2>err; grep -q 'resolve host' err"
-        ),
-    )?;
-    ensure_audited(stage, "curl", &[("verdict", "allowed"), ("host", "api.bed.test"), ("layer", "l7")])?;
-    ensure_audited(stage, "curl", &[("verdict", "denied"), ("host", "evil.bed.test"), ("layer", "dns")])
-}
-
-fn git_clone(stage: &Stage) -> Result<()> {
-    let git = program("git")?;
-    bare(
-        stage,
-        "git",
-        &format!("{git} clone -q https://git.bed.test/demo.git copy && grep -q cofferdam copy/README.md"),
-    )?
-    .expect_code(0)
-    .map(drop)
-}
-
-fn python_urllib(stage: &Stage) -> Result<()> {
-    let python = program("python3")?;
-    arrives(
-        stage,
-        "python",
-        &format!(
-            "{python} -c 'import urllib.request as u; print(u.urlopen(\"https://api.bed.test/echo?m=MARK\", timeout=60).status)'"
-        ),
-    )
-    .map(drop)
-}
-
-fn node_fetch_and_https(stage: &Stage) -> Result<()> {
-    let node = program("node")?;
-    let script = "const https=require(\"https\");\
-        (async()=>{const r=await fetch(\"https://api.bed.test/echo?m=MARK\");if(r.status!==200)throw r.status;\
-        await new Promise((ok,no)=>https.get(\"https://h1.bed.test/\",a=>{a.resume();a.on(\"end\",ok)}).on(\"error\",no));\
-        try{await fetch(\"https://evil.bed.test/\");process.exit(3)}catch(e){if(e.cause.code!==\"ENOTFOUND\")throw e}\
-        })().catch(e=>{console.error(e);process.exit(1)})";
-    arrives(stage, "node", &format!("unset NODE_USE_ENV_PROXY; {node} -e '{script}'")).map(drop)
 }
 
 fn names_exist_by_policy_alone(stage: &Stage) -> Result<()> {

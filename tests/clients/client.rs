@@ -56,9 +56,11 @@ const POLICY: &str = r#"  clients:
       - { host: h1.bed.test, ports: [443, 8490], protocol: rest, access: full }
       - { host: h1.bed.test, ports: [8090], protocol: rest, access: full }
       - { host: h2.bed.test, port: 443, protocol: rest, access: full }
+      - { host: six.bed.test, port: 443, protocol: rest, access: read-only }
+      - { host: files.bed.test, port: 443, protocol: rest, access: read-only }
       - { host: git.bed.test, port: 443, protocol: rest, access: read-write, deny_rules: [ { method: "*", path: "/secret.git/**" } ] }
       - { host: pypi.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/simple/secretpkg/**" } ] }
-      - { host: npm.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/secretpkg/**" } ] }
+      - { host: npm.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/secretpkg**" } ] }
       - { host: crates.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/index/se/cr/**" } ] }
       - { host: deb.bed.test, ports: [80, 443], protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/secret/**" } ] }
       - host: grpc.bed.test
@@ -81,15 +83,40 @@ const POLICY: &str = r#"  clients:
     endpoints: [ { host: llm.bed.test, ports: [22, 443, 6379] } ]
     binaries: [ { path: /usr/bin/nothing-here } ]"#;
 
-/// What must come of a script on one road.
-pub struct Job<'a> {
-    /// For a shell; `MARK` is the case's word, `ROAD` the road's name.
-    pub script: &'a str,
+/// What must come of a script, on either road.
+pub struct Told<'a> {
     /// What it prints, in this order.
     pub prints: &'a [&'a str],
-    /// A host at which something with the word in its target arrives.
+    /// A host at which it arrives, with the word in its target where the client leaves that to us.
     pub arrives: &'a str,
+    /// Where `evil.bed.test` is refused.
+    pub evil: Evil,
 }
+
+/// Where a request to a host that nobody may reach ends: the layer of its audit record, by road.
+#[derive(Debug, Clone, Copy)]
+pub enum Evil {
+    /// The client uses the proxy where variables name it.
+    ByProxy,
+    /// It uses none, ever: there is no such name.
+    ByName,
+    /// It isn't asked for.
+    Untried,
+}
+
+impl Evil {
+    fn layer(self, road: Road) -> Option<&'static str> {
+        match (self, road) {
+            (Self::Untried, _) => None,
+            (Self::ByProxy, Road::Given) => Some("l4"),
+            _ => Some("dns"),
+        }
+    }
+}
+
+/// Hosts whose clients make their URLs themselves.
+const OWN_URLS: &[&str] =
+    &["git.bed.test", "pypi.bed.test", "npm.bed.test", "crates.bed.test", "deb.bed.test", "grpc.bed.test"];
 
 /// A script in a sandbox of its own.
 pub fn run(stage: &Stage, road: Road, script: &str) -> Result<Finished> {
@@ -100,31 +127,40 @@ pub fn run(stage: &Stage, road: Road, script: &str) -> Result<Finished> {
     stage.run(&options, &["bash", "-c", &script])
 }
 
-/// Runs a job on both roads. Nothing refused ever arrives, and each refusal is on record.
-pub fn both(stage: &Stage, job: &Job<'_>) -> Result<()> {
+/// Runs a script for a shell on both roads; in it `MARK` is the case's word and `ROAD` the road's name. Nothing refused ever
+/// arrives, and each refusal is on record.
+pub fn both(stage: &Stage, script: &str, told: &Told<'_>) -> Result<()> {
     for road in Road::BOTH {
-        one(stage, road, job).with_context(|| format!("proxy variables {road}"))?;
+        one(stage, road, script, told).with_context(|| format!("proxy variables {road}"))?;
     }
     Ok(())
 }
 
-fn one(stage: &Stage, road: Road, job: &Job<'_>) -> Result<()> {
+fn one(stage: &Stage, road: Road, script: &str, told: &Told<'_>) -> Result<()> {
     let recorder = stage.world().recorder();
     let mark = stage.marker();
-    let arrived = |host: &str| recorder.with_marker(&mark).iter().filter(|seen| seen.host == host).count();
-    let (before, evil) = (arrived(job.arrives), recorder.for_host("evil.bed.test").len());
-    let done = run(stage, road, job.script)?;
+    let arrived = |host: &str| {
+        let ours = |target: &str| OWN_URLS.contains(&host) || target.contains(&mark);
+        recorder.for_host(host).iter().filter(|seen| ours(&seen.target)).count()
+    };
+    let (before, evil) = (arrived(told.arrives), recorder.for_host("evil.bed.test").len());
+    let done = run(stage, road, script)?;
     let out = done.out();
-    printed(&out, job.prints)
+    printed(&out, told.prints)
         .with_context(|| format!("code {}\n{out}\n--- stderr\n{}", done.code(), done.err()))?;
     ensure!(done.code() == 0, "code {}\n{out}\n--- stderr\n{}", done.code(), done.err());
-    if !job.arrives.is_empty() {
-        ensure!(arrived(job.arrives) > before, "nothing arrived at {}", job.arrives);
+    if !told.arrives.is_empty() {
+        ensure!(arrived(told.arrives) > before, "nothing arrived at {}", told.arrives);
+        ensure_audited(stage, &road.to_string(), &[("verdict", "allowed"), ("host", told.arrives)])?;
     }
     ensure!(recorder.for_host("evil.bed.test").len() == evil, "a refused request arrived");
     ensure!(!recorder.was_asked_for("evil.bed.test"), "a refused name left the machine");
     let secret = recorder.all().iter().filter(|seen| seen.target.to_lowercase().contains("secret")).count();
     ensure!(secret == 0, "a refused path arrived");
+    if let Some(layer) = told.evil.layer(road) {
+        let refused = [("verdict", "denied"), ("host", "evil.bed.test"), ("layer", layer)];
+        ensure_audited(stage, &road.to_string(), &refused)?;
+    }
     ensure_audited(stage, &road.to_string(), &[("verdict", "denied")])
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use bed::Stage;
 
-use crate::client::{Job, both, installed};
+use crate::client::{Evil, Told, both, installed};
 use crate::common::program;
 use crate::tools::DENIED;
 
@@ -15,7 +15,7 @@ fn java(stage: &Stage, file: &str, text: &str) -> Result<()> {
     let java = program("java")?;
     stage.script(file, text)?;
     let script = format!("{java} -Xmx256m -XX:TieredStopAtLevel=1 {file} MARK");
-    both(stage, &Job { script: &script, prints: FETCHED, arrives: "api.bed.test" })
+    both(stage, &script, &Told { prints: FETCHED, arrives: "api.bed.test", evil: Evil::ByName })
 }
 
 /// With every first request in the clear it asks for HTTP/2 by an upgrade, which is not taken.
@@ -34,5 +34,5 @@ pub fn java_urlconnection(stage: &Stage) -> Result<()> {
 pub fn go_net_http(stage: &Stage) -> Result<()> {
     let get = installed("go/get")?;
     let script = format!("{get} MARK");
-    both(stage, &Job { script: &script, prints: FETCHED, arrives: "api.bed.test" })
+    both(stage, &script, &Told { prints: FETCHED, arrives: "api.bed.test", evil: Evil::ByProxy })
 }

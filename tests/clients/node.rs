@@ -2,18 +2,31 @@
 
 use anyhow::{Result, ensure};
 use bed::Stage;
+use bed::stage::{PATIENCE, finish};
 
-use crate::client::{Job, both, installed};
+use crate::client::{Evil, Told, both, installed};
 use crate::common::program;
 use crate::python::{GRPC, chats_are_clean};
 use crate::tools::DENIED;
 
-/// Runs a script of [`include_str!`] by a Node, with the packages of `.ci/run --tools`.
-fn node(stage: &Stage, node: &str, file: &str, text: &str, prints: &[&str], arrives: &str) -> Result<()> {
+/// What runs inside, by name.
+const SCRIPTS: &[(&str, &str)] = &[
+    ("https_get.js", include_str!("inside/https_get.js")),
+    ("fetch_get.mjs", include_str!("inside/fetch_get.mjs")),
+    ("axios_get.mjs", include_str!("inside/axios_get.mjs")),
+    ("undici_get.mjs", include_str!("inside/undici_get.mjs")),
+    ("ws_chat.mjs", include_str!("inside/ws_chat.mjs")),
+    ("http2_chat.mjs", include_str!("inside/http2_chat.mjs")),
+    ("grpc_calls.mjs", include_str!("inside/grpc_calls.mjs")),
+];
+
+/// Runs a script by a Node, with the packages of `.ci/run --tools`.
+fn node(stage: &Stage, node: &str, file: &str, told: &Told<'_>) -> Result<()> {
+    let (_, text) = SCRIPTS.iter().find(|(name, _)| *name == file).expect("it is in the list");
     stage.script(file, text)?;
     let modules = crate::common::tools().join("node/node_modules");
     let script = format!("ln -sfn {} node_modules; {node} {file} MARK ROAD", modules.display());
-    both(stage, &Job { script: &script, prints, arrives })
+    both(stage, &script, told)
 }
 
 /// A Node that knows `NODE_USE_ENV_PROXY`.
@@ -26,46 +39,73 @@ fn packages() -> Result<String> {
     newest()
 }
 
+/// Whether the distribution's Node knows `NODE_USE_ENV_PROXY` (24 does).
+fn of_system(stage: &Stage, node: &str) -> Result<Evil> {
+    let mut probe = stage.command(node);
+    probe.args(["-p", "process.versions.node"]);
+    let version = finish(probe, PATIENCE)?.out();
+    let major: u32 = version.split('.').next().and_then(|v| v.trim().parse().ok()).unwrap_or(0);
+    Ok(if major < 24 { Evil::ByName } else { Evil::ByProxy })
+}
+
 const FETCHED: &[&str] =
     &["allowed 200", "allowed 200", "secret 403", DENIED, "plain secret 403", DENIED, "evil"];
 
 /// `https` and `http` of the system's Node, which use no variable before 24.
 pub fn node_https(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/https_get.js");
-    node(stage, &program("node")?, "https_get.js", text, FETCHED, "api.bed.test")
+    let system = program("node")?;
+    let evil = of_system(stage, &system)?;
+    node(stage, &system, "https_get.js", &Told { prints: FETCHED, arrives: "api.bed.test", evil })
 }
 
 /// The built-in `fetch`, by the system's Node and by one that knows `NODE_USE_ENV_PROXY`.
 pub fn node_fetch(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/fetch_get.mjs");
-    node(stage, &program("node")?, "fetch_get.mjs", text, FETCHED, "api.bed.test")?;
-    node(stage, &newest()?, "fetch_get.mjs", text, FETCHED, "api.bed.test")
+    let system = program("node")?;
+    let evil = of_system(stage, &system)?;
+    node(stage, &system, "fetch_get.mjs", &Told { prints: FETCHED, arrives: "api.bed.test", evil })?;
+    node(
+        stage,
+        &newest()?,
+        "fetch_get.mjs",
+        &Told { prints: FETCHED, arrives: "api.bed.test", evil: Evil::ByProxy },
+    )
 }
 
 /// Its own proxy logic: absolute form for http, and for https what its version makes of the variables.
 pub fn node_axios(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/axios_get.mjs");
-    node(stage, &packages()?, "axios_get.mjs", text, FETCHED, "api.bed.test")
+    node(
+        stage,
+        &packages()?,
+        "axios_get.mjs",
+        &Told { prints: FETCHED, arrives: "api.bed.test", evil: Evil::ByProxy },
+    )
 }
 
 /// Its own agents (`EnvHttpProxyAgent`, which takes CONNECT for http too, and none), HTTP/2, and WebSocket.
 pub fn node_undici(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/undici_get.mjs");
     let prints = [FETCHED, FETCHED, &["http2 200", "websocket said from undici"]].concat();
-    node(stage, &packages()?, "undici_get.mjs", text, &prints, "api.bed.test")
+    node(
+        stage,
+        &packages()?,
+        "undici_get.mjs",
+        &Told { prints: &prints, arrives: "api.bed.test", evil: Evil::ByProxy },
+    )
 }
 
 pub fn node_ws(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/ws_chat.mjs");
     let prints =
         ["hello 40", "ready", "heartbeats 3", "said hi there", "closed 1008", "handshake 403", "evil"];
-    node(stage, &packages()?, "ws_chat.mjs", text, &prints, "chat.bed.test")?;
+    node(
+        stage,
+        &packages()?,
+        "ws_chat.mjs",
+        &Told { prints: &prints, arrives: "chat.bed.test", evil: Evil::ByName },
+    )?;
     chats_are_clean(stage)
 }
 
 /// A WebSocket in a stream of HTTP/2 (RFC 8441), beside others, judged by the same rules.
 pub fn node_websocket_http2(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/http2_chat.mjs");
     let prints = [
         "offered true",
         "hello 40",
@@ -78,7 +118,12 @@ pub fn node_websocket_http2(stage: &Stage) -> Result<()> {
         "protocol 400",
         "host 400",
     ];
-    node(stage, &program("node")?, "http2_chat.mjs", text, &prints, "chat.bed.test")?;
+    node(
+        stage,
+        &program("node")?,
+        "http2_chat.mjs",
+        &Told { prints: &prints, arrives: "chat.bed.test", evil: Evil::Untried },
+    )?;
     let seen = stage.world().recorder().with_marker(&stage.marker());
     let asked: Vec<_> = seen.iter().filter(|s| s.host == "chat.bed.test").collect();
     ensure!(asked.iter().all(|s| s.method == "GET" && s.header("sec-websocket-key").is_some()), "{asked:?}");
@@ -86,6 +131,10 @@ pub fn node_websocket_http2(stage: &Stage) -> Result<()> {
 }
 
 pub fn node_grpc(stage: &Stage) -> Result<()> {
-    let text = include_str!("inside/grpc_calls.mjs");
-    node(stage, &packages()?, "grpc_calls.mjs", text, GRPC, "")
+    node(
+        stage,
+        &packages()?,
+        "grpc_calls.mjs",
+        &Told { prints: GRPC, arrives: "grpc.bed.test", evil: Evil::ByProxy },
+    )
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bed::Stage;
 
-use crate::client::{Job, both, installed};
+use crate::client::{Evil, Told, both, installed};
 use crate::common::program;
 use crate::node::newest;
 
@@ -11,21 +11,22 @@ use crate::node::newest;
 const GREETING: &str = "hello from bedpkg";
 
 /// Runs a script that installs and uses the package, then fails to get one that nobody may have.
-fn manager(stage: &Stage, script: &str, denied: &[&str]) -> Result<()> {
-    both(stage, &Job { script, prints: &[&[GREETING], denied].concat(), arrives: "" })
+fn manager(stage: &Stage, registry: &str, script: &str, denied: &[&str]) -> Result<()> {
+    let prints = [&[GREETING], denied].concat();
+    both(stage, script, &Told { prints: &prints, arrives: registry, evil: Evil::ByProxy })
 }
 
 pub fn pip(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let script = format!(
         "{python} -m pip --version || exit 97
-        install() {{ {python} -m pip --disable-pip-version-check install --no-cache-dir --retries 0 --target /tmp/$1 \
+        install() {{ {python} -m pip -vv --disable-pip-version-check install --no-cache-dir --retries 0 --target /tmp/$1 \
             --index-url https://$2.bed.test/simple $3 2>&1; }}
         install a pypi bedpkg; PYTHONPATH=/tmp/a {python} -c 'import bedpkg; print(bedpkg.GREETING)'
         install b pypi secretpkg || echo code $?
         install c evil bedpkg || echo code $?"
     );
-    manager(stage, &script, &["403", "code 1", "code 1"])
+    manager(stage, "pypi.bed.test", &script, &["403", "code 1", "code 1"])
 }
 
 pub fn uv(stage: &Stage) -> Result<()> {
@@ -37,7 +38,7 @@ pub fn uv(stage: &Stage) -> Result<()> {
         install b pypi secretpkg || echo code $?
         export UV_HTTP_RETRIES=0; install c evil otherpkg || echo code $?"
     );
-    manager(stage, &script, &["403", "code 1", "code "])
+    manager(stage, "pypi.bed.test", &script, &["403", "code 1", "code "])
 }
 
 /// `bedmany` depends on as many packages as make a manager open connections side by side.
@@ -52,7 +53,7 @@ pub fn npm(stage: &Stage) -> Result<()> {
         install b npm secretpkg || echo code $?
         install c evil bedpkg || echo code $?"
     );
-    manager(stage, &script, &["403", "code 1", "code 1"])
+    manager(stage, "npm.bed.test", &script, &["403", "code 1", "code 1"])
 }
 
 pub fn yarn(stage: &Stage) -> Result<()> {
@@ -64,20 +65,20 @@ pub fn yarn(stage: &Stage) -> Result<()> {
         install b npm secretpkg || echo code $?
         install c evil bedpkg || echo code $?"
     );
-    manager(stage, &script, &["code 1", "code 1"])
+    manager(stage, "npm.bed.test", &script, &["code 1", "code 1"])
 }
 
 pub fn pnpm(stage: &Stage) -> Result<()> {
     let (pnpm, node) = (installed("node/node_modules/pnpm/bin/pnpm.mjs")?, newest()?);
     let script = format!(
-        "export XDG_CACHE_HOME=/tmp/c XDG_DATA_HOME=/tmp/d XDG_STATE_HOME=/tmp/s CI=1
-        install() {{ mkdir -p /tmp/$1 && cd /tmp/$1 && {node} {pnpm} add --store-dir /tmp/store --fetch-retries 0 \
+        "export XDG_CACHE_HOME=/tmp/c XDG_DATA_HOME=/tmp/d XDG_STATE_HOME=/tmp/s CI=1 PNPM_CONFIG_FETCH_RETRIES=0
+        install() {{ mkdir -p /tmp/$1 && cd /tmp/$1 && {node} {pnpm} add --store-dir /tmp/store \
             --registry https://$2.bed.test/ $3 2>&1; }}
         install a npm bedmany && install a npm bedpkg && {node} -p '{USE}'
         install b npm secretpkg || echo code $?
         install c evil bedpkg || echo code $?"
     );
-    manager(stage, &script, &["403", "code 1", "code 1"])
+    manager(stage, "npm.bed.test", &script, &["403", "code 1", "code 1"])
 }
 
 pub fn cargo(stage: &Stage) -> Result<()> {
@@ -97,7 +98,7 @@ pub fn cargo(stage: &Stage) -> Result<()> {
         make b crates secretcrate fetch || echo code $?
         make c evil bedcrate fetch || echo code $?"
     );
-    manager(stage, &script, &["403", "policy_denied", "code 101", "code 101"])
+    manager(stage, "crates.bed.test", &script, &["403", "policy_denied", "code 101", "code 101"])
 }
 
 /// Update and download, over TLS and in the clear.
@@ -118,5 +119,5 @@ pub fn apt(stage: &Stage) -> Result<()> {
         get c https://deb.bed.test/secret/ || echo code $?
         get d https://evil.bed.test/ || echo code $?"
     );
-    manager(stage, &script, &[GREETING, "403", "code 100", "code 100"])
+    manager(stage, "deb.bed.test", &script, &[GREETING, "403", "code 100", "code 100"])
 }

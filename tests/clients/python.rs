@@ -3,15 +3,16 @@
 use anyhow::{Result, ensure};
 use bed::Stage;
 
-use crate::client::{Job, both, installed};
+use crate::client::{Evil, Told, both, installed};
 use crate::common::program;
 use crate::tools::DENIED;
 
 /// Runs a script of [`include_str!`] by a Python: it prints `allowed …`, then the refusals as the client sees them.
-fn python(stage: &Stage, python: &str, file: &str, text: &str, prints: &[&str], arrives: &str) -> Result<()> {
+fn python(stage: &Stage, python: &str, (file, text): (&str, &str), told: (&[&str], &str)) -> Result<()> {
+    let (prints, arrives) = told;
     stage.script(file, text)?;
     let script = format!("{python} {file} MARK ROAD");
-    both(stage, &Job { script: &script, prints, arrives })
+    both(stage, &script, &Told { prints, arrives, evil: Evil::ByProxy })
 }
 
 fn packages() -> Result<String> {
@@ -23,17 +24,17 @@ const FETCHED: &[&str] =
 
 pub fn python_urllib(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/urllib_get.py");
-    python(stage, &program("python3")?, "urllib_get.py", text, FETCHED, "api.bed.test")
+    python(stage, &program("python3")?, ("urllib_get.py", text), (FETCHED, "api.bed.test"))
 }
 
 pub fn python_requests(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/requests_get.py");
-    python(stage, &packages()?, "requests_get.py", text, FETCHED, "api.bed.test")
+    python(stage, &packages()?, ("requests_get.py", text), (FETCHED, "api.bed.test"))
 }
 
 pub fn python_httpx(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/httpx_get.py");
-    python(stage, &packages()?, "httpx_get.py", text, FETCHED, "api.bed.test")?;
+    python(stage, &packages()?, ("httpx_get.py", text), (FETCHED, "api.bed.test"))?;
     let versions = |host: &str| {
         let seen = stage.world().recorder().with_marker(&stage.marker());
         seen.iter().filter(|s| s.host == host).map(|s| s.version.clone()).collect::<Vec<_>>()
@@ -46,7 +47,7 @@ pub fn python_httpx(stage: &Stage) -> Result<()> {
 pub fn python_aiohttp(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/aiohttp_get.py");
     let prints = [FETCHED, &["websocket echoed"], FETCHED, &["websocket echoed"]].concat();
-    python(stage, &packages()?, "aiohttp_get.py", text, &prints, "api.bed.test")
+    python(stage, &packages()?, ("aiohttp_get.py", text), (&prints, "api.bed.test"))
 }
 
 /// A chat of the kind that Discord and Slack have; a message that the rules refuse ends it with 1008, and never arrives.
@@ -67,7 +68,7 @@ pub fn python_websockets(stage: &Stage) -> Result<()> {
         DENIED,
         "evil",
     ];
-    python(stage, &packages()?, "websockets_chat.py", text, &prints, "chat.bed.test")?;
+    python(stage, &packages()?, ("websockets_chat.py", text), (&prints, "chat.bed.test"))?;
     chats_are_clean(stage)
 }
 
@@ -83,7 +84,9 @@ pub fn chats_are_clean(stage: &Stage) -> Result<()> {
 /// Unary and streaming calls, trailers, errors; a denial is PERMISSION_DENIED.
 pub fn python_grpcio(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/grpcio_calls.py");
-    python(stage, &packages()?, "grpcio_calls.py", text, GRPC, "")?;
+    let (last, calls) = GRPC.split_last().expect("a list");
+    let prints = [calls, &["nobody True", last]].concat();
+    python(stage, &packages()?, ("grpcio_calls.py", text), (&prints, "grpc.bed.test"))?;
     let seen = stage.world().recorder().for_host("grpc.bed.test");
     ensure!(seen.iter().all(|s| s.version == "HTTP/2.0"), "{seen:?}");
     Ok(())

@@ -3,14 +3,14 @@
 use anyhow::{Result, ensure};
 use bed::Stage;
 
-use crate::client::{Job, both};
+use crate::client::{Evil, Told, both};
 use crate::common::program;
 use crate::node::newest;
 use crate::tools::DENIED;
 
 fn script(stage: &Stage, program: &str, file: &str, text: &str, prints: &[&str]) -> Result<()> {
     stage.script(file, text)?;
-    both(stage, &Job { script: &format!("{program} {file} MARK ROAD"), prints, arrives: "" })
+    both(stage, &format!("{program} {file} MARK ROAD"), &Told { prints, arrives: "", evil: Evil::Untried })
 }
 
 /// HEAD, ranges, 204 and 304 have no body, or a part of one, and the connection goes on behind each.
@@ -34,7 +34,7 @@ pub fn ranges_and_heads(stage: &Stage) -> Result<()> {
     }
     script.push_str(&format!("{curl} -I https://api.bed.test/secret/x"));
     let prints = [&["200:0 206:100 304:0 204:0 200:1000"; 6][..], &["403"]].concat();
-    both(stage, &Job { script: &script, prints: &prints, arrives: "" })
+    both(stage, &script, &Told { prints: &prints, arrives: "", evil: Evil::Untried })
 }
 
 pub fn trailers_both_ways(stage: &Stage) -> Result<()> {
@@ -88,7 +88,9 @@ pub fn connect_over_http2(stage: &Stage) -> Result<()> {
         DENIED,
         "secret inside 403",
         DENIED,
+        "head inside 403",
         "metadata 403",
+        DENIED,
     ];
     script(stage, &newest()?, "connect.mjs", include_str!("inside/connect.mjs"), &prints)
 }

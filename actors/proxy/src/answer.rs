@@ -6,12 +6,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body::Body as _;
 use policy::{Caller, Denial, Destination};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::body::{Body, full};
+use crate::body::{Body, empty, full};
 use crate::strict::Violation;
 
 /// Every answer of ours carries the request's id in this header; the audit log has the same id.
@@ -154,6 +155,22 @@ impl Refusal {
     }
 }
 
+/// Takes the body off an answer that has none (RFC 9110 sections 9.3.2, 15.3.5, 15.4.5): over HTTP/2 the library would send what
+/// it is given. The length that a HEAD asks for stays.
+pub(crate) fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
+    let status = response.status();
+    if method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    if status == StatusCode::NO_CONTENT {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    } else if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        parts.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, empty())
+}
+
 /// What is known of a request so far; grows as the request walks the road.
 #[derive(Debug, Clone)]
 pub struct Known {
@@ -196,6 +213,23 @@ mod tests {
     use policy::{Executable, Host, Layer};
 
     use super::*;
+
+    #[test]
+    fn what_has_no_body_keeps_its_length() {
+        let refusal = Refusal::Unavailable("not now".to_owned());
+        let known = Known::nothing("127.0.0.1:9".parse().unwrap());
+        let length = refusal.body(&known).len();
+        let get = without_body(&Method::GET, refusal.response(&known));
+        assert!(!get.body().is_end_stream());
+        let head = without_body(&Method::HEAD, refusal.response(&known));
+        assert!(head.body().is_end_stream());
+        assert_eq!(head.headers()[header::CONTENT_LENGTH], length.to_string().as_str());
+        let mut nothing = Response::new(full("surplus"));
+        *nothing.status_mut() = StatusCode::NO_CONTENT;
+        nothing.headers_mut().insert(header::CONTENT_LENGTH, 7.into());
+        let nothing = without_body(&Method::GET, nothing);
+        assert!(nothing.body().is_end_stream() && !nothing.headers().contains_key(header::CONTENT_LENGTH));
+    }
 
     #[test]
     fn the_body_has_every_field_of_the_contract() {

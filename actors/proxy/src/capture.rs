@@ -128,9 +128,12 @@ async fn tell(
         Ok(Some(First::Http)) => serve::last_words(&mut stream, refusal, known).await,
         Ok(Some(First::Tls(hello))) => {
             let host = hello.server_name.map_or_else(|| host.clone(), Host::Name);
-            let Ok(config) = deps.authority.server_config_for(&host, Alpn::Http1) else { return };
+            let Ok(config) = deps.authority.server_config_for(&host, Alpn::H2OrHttp1) else { return };
             let accepting = TlsAcceptor::from(config).accept(Prefixed::new(seen.freeze(), stream));
             let Ok(Ok(mut inside)) = timeout(TLS_HANDSHAKE, accepting).await else { return };
+            if inside.get_ref().1.alpn_protocol() == Some(b"h2") {
+                return serve::refuse_http2(inside, refusal, known).await;
+            }
             // Some clients take an answer that comes before their question for a fault.
             let _asked = timeout(REFUSED_HELLO, inside.read(&mut [0; 1])).await;
             serve::last_words(&mut inside, refusal, known).await;

@@ -356,6 +356,35 @@ mod tests {
     }
 
     #[test]
+    fn a_websocket_over_http2_is_a_get_and_no_tunnel() {
+        let extended = |protocol: &'static str, method: &str, uri: &str, headers: &[(&str, &str)]| {
+            let mut parts = parts(method, uri, headers);
+            parts.version = Version::HTTP_2;
+            parts.extensions.insert(Protocol::from_static(protocol));
+            parts
+        };
+        let thirteen = &[("sec-websocket-version", "13")][..];
+        let (inside, to_proxy) = ("https://a.test/ws?x", "http://a.test/ws?x");
+        for (scope, uri) in [(fixed(), inside), (Scope::Explicit, to_proxy)] {
+            let intent = Intent::of(&scope, &extended("websocket", "CONNECT", uri, thirteen)).unwrap();
+            let Ask::Exchange(exchange) = intent.ask() else { panic!("a tunnel") };
+            assert!(exchange.websocket && exchange.method == Method::GET && exchange.path.as_str() == "/ws");
+        }
+        for (protocol, method, uri, headers) in [
+            ("websocket", "CONNECT", inside, &[][..]),
+            ("websocket", "CONNECT", inside, &[("sec-websocket-version", "8")]),
+            ("websocket", "GET", inside, thirteen),
+            ("connect-udp", "CONNECT", inside, thirteen),
+            ("WebSocket", "CONNECT", inside, thirteen),
+            ("websocket", "CONNECT", "https://b.test/ws", thirteen),
+            ("websocket", "CONNECT", "http://a.test/ws", thirteen),
+        ] {
+            let parts = extended(protocol, method, uri, headers);
+            assert!(Intent::of(&fixed(), &parts).is_err(), "{protocol} {method} {uri} {headers:?}");
+        }
+    }
+
+    #[test]
     fn names_that_disagree_are_refused() {
         let explicit = Scope::Explicit;
         for (scope, method, uri, headers) in [

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use policy::Generation;
 
-use crate::answer::{Known, Refusal};
+use crate::answer::{Known, Refusal, without_body};
 use crate::body::Body;
 use crate::caller::{Claim, Judged};
 use crate::conn::{Conn, Deps, Next};
@@ -27,11 +27,11 @@ pub(crate) type Answer = (Response<Body>, Option<Next>);
 pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> Response<Body> {
     let _in_flight = conn.enter();
     let started = Instant::now();
-    let version = request.version();
+    let (version, method) = (request.version(), request.method().clone());
     let stream = (version == Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
     let mut known = Known::nothing(conn.claim.client());
     let answered = walk(&conn, request, &mut known, started).await;
-    match answered.and_then(|answer| go_on(&conn, answer, stream)) {
+    let response = match answered.and_then(|answer| go_on(&conn, answer, stream)) {
         Ok(response) => response,
         Err(refusal) => {
             let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, started.elapsed());
@@ -43,7 +43,9 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
             }
             response
         }
-    }
+    };
+    // HTTP/1's library knows by itself.
+    if version == Version::HTTP_2 { without_body(&method, response) } else { response }
 }
 
 /// With HTTP/1 the whole connection becomes something else, with HTTP/2 the request's own stream (`stream`).

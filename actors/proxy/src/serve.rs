@@ -7,17 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use crate::answer::{Known, Refusal};
+use crate::answer::{Known, Refusal, without_body};
 use crate::conn::{Conn, Next};
 use crate::limits::{
     H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER,
-    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES,
+    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES, REFUSED_HELLO,
 };
 use crate::outcome;
 use crate::road;
@@ -119,6 +121,24 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) {
         }
     };
     let _at_most = timeout(LINGER, drain).await;
+}
+
+/// Answers whatever a client of HTTP/2 asks with one refusal, for as long as it takes to read it.
+pub(crate) async fn refuse_http2<T>(stream: T, refusal: &Refusal, known: &Known)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = without_body(request.method(), refusal.response(known));
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.auto_date_header(false).max_concurrent_streams(MAX_H2_STREAMS);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    if timeout(REFUSED_HELLO, &mut connection).await.is_err() {
+        connection.as_mut().graceful_shutdown();
+        let _at_most = timeout(LINGER, connection).await;
+    }
 }
 
 /// What a client of HTTP/2 without TLS begins with (RFC 9113 section 3.4).

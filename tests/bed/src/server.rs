@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -147,6 +147,20 @@ where
 }
 
 async fn route(request: Request<Incoming>, door: Door, shared: &Shared) -> Response<Body> {
+    let head = request.method() == http::Method::HEAD;
+    let response = site(request, door, shared).await;
+    // Over HTTP/2 the library sends whatever body it is given.
+    if !head && !matches!(response.status().as_u16(), 204 | 304) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|_| head) {
+        parts.headers.entry(http::header::CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    Response::from_parts(parts, whole(""))
+}
+
+async fn site(request: Request<Incoming>, door: Door, shared: &Shared) -> Response<Body> {
     let host = host_of(&request);
     let number = shared.recorder.request(seen(&request, &host, door));
     let visit = sites::Visit { host: &host, number, recorder: &shared.recorder };

@@ -18,18 +18,24 @@ async function read(stream) {
   return text;
 }
 
+async function ask(session, headers) {
+  const stream = session.request(headers);
+  const text = read(stream);
+  const [head] = await once(stream, "response");
+  return [head[":status"], await text];
+}
+
 // HTTP/2 inside a stream of HTTP/2.
 const [first] = await tunnel("api.bed.test:443");
 const inner = http2.connect("https://api.bed.test", { createConnection: () => tls.connect({ socket: first, servername: "api.bed.test", ALPNProtocols: ["h2"] }) });
-const fetched = inner.request({ ":path": `/echo?m=${mark}` });
-const [head] = await once(fetched, "response");
-console.log("first", head[":status"], JSON.parse(await read(fetched)).version);
+const [status, fetched] = await ask(inner, { ":path": `/echo?m=${mark}` });
+console.log("first", status, JSON.parse(fetched).version);
 
 // HTTP/1.1 inside another, while the first is open.
 const [second] = await tunnel("h1.bed.test:443");
 const socket = tls.connect({ socket: second, servername: "h1.bed.test", ALPNProtocols: ["http/1.1"] });
 await once(socket, "secureConnect");
-const answer = await new Promise((done) => https.get({ host: "h1.bed.test", path: `/echo?m=${mark}`, createConnection: () => socket }, done));
+const answer = await new Promise((done) => https.get({ host: "h1.bed.test", path: `/echo?m=${mark}`, headers: { host: "h1.bed.test" }, createConnection: () => socket }, done));
 console.log("second", answer.statusCode, JSON.parse(await read(answer)).version);
 
 const [redis] = await tunnel("redis.bed.test:6379");
@@ -37,13 +43,11 @@ redis.write("*1\r\n$4\r\nPING\r\n");
 console.log("relayed", String((await once(redis, "data"))[0]).trim().slice(1));
 redis.end();
 
-const plain = session.request({ ":method": "GET", ":scheme": "http", ":authority": "api.bed.test", ":path": `/echo?m=${mark}` });
-console.log("plain", (await once(plain, "response"))[0][":status"]);
-await read(plain);
-
-const [evil, refused] = await tunnel("evil.bed.test:443");
-console.log("evil", refused, await read(evil));
-const secret = inner.request({ ":path": "/secret/x" });
-console.log("secret inside", (await once(secret, "response"))[0][":status"], await read(secret));
-console.log("metadata", (await tunnel("169.254.169.254:80"))[1]);
+const plain = await ask(session, { ":scheme": "http", ":authority": "api.bed.test", ":path": `/echo?m=${mark}` });
+console.log("plain", plain[0]);
+const connect = (authority) => ask(session, { ":method": "CONNECT", ":authority": authority });
+console.log("evil", ...(await connect("evil.bed.test:443")));
+console.log("secret inside", ...(await ask(inner, { ":path": "/secret/x" })));
+console.log("head inside", ...(await ask(inner, { ":method": "HEAD", ":path": "/secret/x" })));
+console.log("metadata", ...(await connect("169.254.169.254:80")));
 process.exit(0);

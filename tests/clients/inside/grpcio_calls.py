@@ -1,3 +1,4 @@
+import sys
 import time
 
 import grpc
@@ -32,6 +33,13 @@ for name, method in (("fail", "Fail"), ("late", "FailLate"), ("secret", "Secret"
         print("answered", list(channel.unary_stream(path(method))(b"x", timeout=60)))
     except grpc.RpcError as error:
         print(name, error.code().name, error.details())
+# A host that others may reach: the proxy's 403 to a CONNECT, or an answer in gRPC's own terms.
+told = {"given": grpc.StatusCode.UNAVAILABLE, "unset": grpc.StatusCode.PERMISSION_DENIED}[sys.argv[2]]
+try:
+    nobody = grpc.secure_channel("llm.bed.test:443", grpc.ssl_channel_credentials())
+    print("answered", nobody.unary_unary(path("Unary"))(b"x", timeout=60))
+except grpc.RpcError as error:
+    print("nobody", error.code() == told, error.code(), error.details())
 try:
     evil = grpc.secure_channel("evil.bed.test:443", grpc.ssl_channel_credentials())
     print("answered", evil.unary_unary(path("Unary"))(b"x", timeout=60))

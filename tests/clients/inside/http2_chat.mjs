@@ -11,7 +11,7 @@ const proxy = process.env.HTTPS_PROXY && new URL(process.env.HTTPS_PROXY);
 async function open(host) {
   let socket;
   if (proxy) {
-    const connect = http.request({ host: proxy.hostname, port: proxy.port, method: "CONNECT", path: `${host}:443`, agent: false }).end();
+    const connect = http.request({ host: proxy.hostname, port: proxy.port, method: "CONNECT", path: `${host}:443`, headers: { host: `${host}:443` } }).end();
     [, socket] = await once(connect, "connect");
   }
   const session = http2.connect(`https://${host}`, {
