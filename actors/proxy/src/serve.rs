@@ -144,12 +144,15 @@ where
 /// What a client of HTTP/2 without TLS begins with (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Room for what a client begins with: most heads come in one read.
+const USUAL_HEAD_BYTES: usize = 4096;
+
 /// Serves what a client begins with: HTTP/2 if that is its preface, else HTTP/1.1.
 pub(crate) async fn either<T>(conn: &Arc<Conn>, mut stream: T) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut seen = BytesMut::new();
+    let mut seen = BytesMut::with_capacity(USUAL_HEAD_BYTES);
     let mut patience = KEEP_ALIVE_IDLE;
     loop {
         match timeout(patience, stream.read_buf(&mut seen)).await {

@@ -4,7 +4,7 @@ use tokio::net::TcpStream;
 use super::bed::{Bed, PATIENCE, l4, read_to_close};
 
 #[tokio::test]
-async fn a_refusal_is_told_in_http_and_in_tls_and_by_a_reset() {
+async fn a_refusal_is_told_in_http_in_tls_in_ssh_and_by_a_reset() {
     let bed = Bed::new(&l4("a.test", 443)).await;
     let mut plain = TcpStream::connect(bed.captured).await.unwrap();
     plain.write_all(b"GET /x HTTP/1.1\r\nHost: evil.test\r\n\r\n").await.unwrap();
@@ -12,16 +12,21 @@ async fn a_refusal_is_told_in_http_and_in_tls_and_by_a_reset() {
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("\"host\":\"evil.test\""), "{answer}");
 
     let stream = TcpStream::connect(bed.captured).await.unwrap();
-    let mut tls = bed.handshake(stream, "evil.test", &[b"h2", b"http/1.1"]).await.unwrap();
+    let mut tls = bed.handshake(stream, "evil.test", &[b"http/1.1"]).await.unwrap();
     tls.write_all(b"GET /x HTTP/1.1\r\nHost: evil.test\r\n\r\n").await.unwrap();
     let answer = read_to_close(&mut tls).await;
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("policy_denied"), "{answer}");
 
+    let mut ssh = TcpStream::connect(bed.captured).await.unwrap();
+    ssh.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+    let answer = read_to_close(&mut ssh).await;
+    assert!(answer.starts_with("SSH-2.0-cofferdam\r\n") && answer.contains("policy_denied"), "{answer}");
+
     let mut other = TcpStream::connect(bed.captured).await.unwrap();
-    other.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+    other.write_all(b"EHLO x\r\n").await.unwrap();
     let read = tokio::time::timeout(PATIENCE, other.read(&mut [0; 1])).await.unwrap();
     assert!(read.is_err() || read.unwrap() == 0);
-    assert_eq!(bed.journal.lines(), ["deny l4 GET /x", "deny l4 - -", "deny l4 - -"]);
+    assert_eq!(bed.journal.lines(), ["deny l4 GET /x", "deny l4 - -", "deny l4 - -", "deny l4 - -"]);
 }
 
 #[tokio::test]
