@@ -191,13 +191,17 @@ def answer(tls):
     return data
 for tls in (True, False):
     a = answer(tls); assert a.startswith(b'HTTP/1.1 403') and b'"layer":"l4"' in a, a
-s = socket.create_connection(('llm.bed.test', 443), 60); s.sendall(b'SSH-2.0-x\r\n')
-try: assert s.recv(100) == b'', 'spoken to'
-except ConnectionError: pass
-# Not HTTP on an inspected port, of a host that is allowed.
-s = socket.create_connection(('api.bed.test', 443), 60); s.sendall(b'SSH-2.0-x\r\n' * 3)
-try: assert s.recv(100) == b'', 'spoken to'
-except ConnectionError: pass
+# The second is not HTTP on an inspected port, of a host that is allowed.
+for host in ('llm.bed.test', 'api.bed.test'):
+    s = socket.create_connection((host, 443), 60); s.sendall(b'SSH-2.0-x\r\n')
+    data = b''
+    while b'request' not in data:
+        more = s.recv(4096); assert more, data
+        data += more
+    assert data.startswith(b'SSH-2.0-cofferdam\r\n') and b'policy_denied' in data, data
+    s = socket.create_connection((host, 443), 60); s.sendall(b'EHLO x\r\n' * 3)
+    try: assert s.recv(100) == b'', 'spoken to'
+    except ConnectionError: pass
 print('told')
 "#;
 

@@ -18,7 +18,7 @@ const END_HEADERS: u8 = 4;
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
-    [fields(), bodies(), frames()].concat()
+    [fields(), to_the_proxy(), bodies(), frames()].concat()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -63,11 +63,14 @@ fn speak(name: &str, frames: Vec<u8>, expect: Expect) -> Case {
     let authority = format!("{HOST}:{TLS_PORT}");
     let mut steps = connect(&authority);
     steps.push(Step::Tls(HOST, &["h2"]));
-    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+    let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     steps.push(Step::Send([preface, frames].concat()));
     steps.push(Step::Frames);
     Case::steps(&format!("h2/{name}"), steps, 0, expect)
 }
+
+/// What HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const PSEUDO: &[(&str, &str)] =
     &[(":method", "GET"), (":scheme", "https"), (":authority", "h1.bed.test:8490"), (":path", "/ok/{M}")];
@@ -101,6 +104,44 @@ fn by_connect(protocol: &str) -> Vec<(String, String)> {
 fn request(fields: &[(String, String)]) -> Vec<u8> {
     let borrowed: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     worded(HEADERS, END_HEADERS | END_STREAM, 1, &block(&borrowed))
+}
+
+/// HTTP/2 to the proxy itself (RFC 9113 section 3.4), where a request has the form that a proxy takes.
+fn to_the_proxy() -> Vec<Case> {
+    let speak = |name: &str, fields: &[(&str, &str)], expect: Expect| {
+        let frames = worded(HEADERS, END_HEADERS | END_STREAM, 1, &block(fields));
+        let steps = vec![Step::Send([PREFACE, &frame(SETTINGS, 0, 0, &[]), &frames].concat()), Step::Frames];
+        Case::steps(&format!("h2 to the proxy/{name}"), steps, 0, expect)
+    };
+    const PLAIN: [(&str, &str); 4] =
+        [(":method", "GET"), (":scheme", "http"), (":authority", "h1.bed.test:8090"), (":path", "/ok/{M}")];
+    let with = |name: &str, value: &'static str| PLAIN.map(|(n, v)| (n, if n == name { value } else { v }));
+    let connect = |authority: &'static str| [(":method", "CONNECT"), (":authority", authority)];
+    let silent = |name: &str, fields: &[(&str, &str)]| speak(name, fields, Expect::Silent);
+    vec![
+        speak("control", &PLAIN, arrives(&["GET /ok/{M} HTTP/1.1\r\n"])),
+        silent("another path", &with(":path", "/secret/{M}")),
+        silent("a path that climbs", &with(":path", "/ok/../secret/{M}")),
+        silent("another host", &with(":authority", "evil.bed.test")),
+        silent("another scheme", &with(":scheme", "https")),
+        silent("an odd address", &with(":authority", "0x7f.1:8090")),
+        silent("two hosts", &[&PLAIN[..], &[("host", "evil.bed.test")]].concat()),
+        silent("CONNECT to another host", &connect("evil.bed.test:443")),
+        silent("CONNECT to the metadata service", &connect("169.254.169.254:80")),
+        silent("CONNECT without a port", &connect("h1.bed.test")),
+        silent(
+            "CONNECT with another Host",
+            &[&connect("h1.bed.test:8490")[..], &[("host", "evil.bed.test")]].concat(),
+        ),
+        silent(
+            "a WebSocket nobody allowed",
+            &[
+                &with(":method", "CONNECT")[..],
+                &[(":protocol", "websocket"), ("sec-websocket-version", "13")],
+            ]
+            .concat(),
+        ),
+    ]
 }
 
 fn fields() -> Vec<Case> {

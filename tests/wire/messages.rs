@@ -171,7 +171,11 @@ fn lines() -> Vec<Row> {
         ),
         row("a method that overrides", line("TRACE {U}/ok/{M} HTTP/1.1"), BAD_OR_DENIED),
         row("CONNECT with a path", line("CONNECT {U}/ok/{M} HTTP/1.1"), BAD),
-        row("the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Expect::Silent),
+        row(
+            "the HTTP/2 preface before HTTP/1.1",
+            format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{}", get("/ok/{M}", "")),
+            Expect::Silent,
+        ),
         row("TLS where there is none", b"\x16\x03\x01\x00\x05hello\r\n\r\n".to_vec(), Expect::Silent),
         row("an SSH banner", "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned(), Expect::Silent),
         row("a NUL", b"\0\0\0\0\r\n\r\n".to_vec(), Expect::Silent),
