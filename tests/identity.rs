@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
+#[path = "identity/accept.rs"]
+mod accept;
 mod common;
 #[path = "identity/lent.rs"]
 mod lent;
@@ -14,6 +16,11 @@ use bed::Stage;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use accept::{
+    a_denial_says_how_to_accept, a_forgotten_program_is_used_for_the_first_time_again,
+    an_upgraded_program_is_denied_until_it_is_accepted,
+    what_waits_and_what_was_accepted_outlive_the_supervisor,
+};
 use lent::{
     a_connection_lent_in_its_first_instant_is_denied, a_socket_swapped_under_connect_is_denied,
     connecting_by_sending_is_refused, foreign_code_is_not_washed_off_by_an_exec, hundreds_connect_at_once,
@@ -35,6 +42,10 @@ fn main() -> ExitCode {
             a_preloaded_library_is_denied,
             code_written_at_run_time_is_denied,
             a_supervisors_death_makes_no_use_a_first_one,
+            an_upgraded_program_is_denied_until_it_is_accepted,
+            a_forgotten_program_is_used_for_the_first_time_again,
+            what_waits_and_what_was_accepted_outlive_the_supervisor,
+            a_denial_says_how_to_accept,
             a_connection_lent_in_its_first_instant_is_denied,
             foreign_code_is_not_washed_off_by_an_exec,
             a_socket_swapped_under_connect_is_denied,
@@ -48,7 +59,7 @@ fn main() -> ExitCode {
 fn prepare(stage: &Stage, binary: &str, script: &str) -> Result<(String, String)> {
     let curl = program("curl")?;
     let entries = format!(
-        "  api:\n    name: api\n    endpoints: [ {{ host: api.bed.test, port: 443, protocol: rest, access: full }} ]\n    \
+        "  api:\n    name: api\n    endpoints: [ {{ host: api.bed.test, ports: [80, 443], protocol: rest, access: full }} ]\n    \
          binaries: [ {binary} ]\n"
     );
     let file = policy_file(stage, &entries)?;

@@ -58,6 +58,9 @@ pub enum Command {
     /// Make an actor panic (only in a sandbox started with --allow-fault-injection)
     #[command(after_help = "Example:\n  cofferdam crash assistant proxy")]
     Crash(ActorArgs),
+    /// List what programs contained at first use; accept an upgraded one, forget one
+    #[command(subcommand)]
+    Identity(IdentityCommand),
     /// Check, explain, compare, show and change policies
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -230,6 +233,45 @@ pub struct ActorArgs {
     pub name: String,
     /// The actor, as `cofferdam tree` names it (an agent: agents/NAME)
     pub actor: String,
+}
+
+/// `identity …`.
+#[derive(Debug, Subcommand)]
+pub enum IdentityCommand {
+    /// List the programs that have asked for the network, by what they contained at first use
+    #[command(after_help = "Example:\n  cofferdam identity list assistant")]
+    List {
+        /// The sandbox
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Trust a program's new content, after an upgrade
+    #[command(after_help = "Example:\n  cofferdam identity accept assistant /sandbox/venv/bin/python3")]
+    Accept {
+        /// The sandbox
+        name: String,
+        /// The program, by its path inside
+        path: String,
+        /// Only if this is the content that was seen there [default: the one that `list` shows]
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a program: its next use is a first use
+    #[command(after_help = "Example:\n  cofferdam identity forget assistant /sandbox/venv/bin/python3")]
+    Forget {
+        /// The sandbox
+        name: String,
+        /// The program, by its path inside
+        path: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// `policy …`.

@@ -5,6 +5,7 @@ mod audit;
 mod doctor;
 mod environment;
 mod exec;
+mod identity;
 mod ids;
 mod live;
 mod logs;
@@ -61,6 +62,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Stop(args) => live::stop(&root, &args),
         Command::Restart(args) => live::restart(&root, &args),
         Command::Crash(args) => live::crash(&root, &args),
+        Command::Identity(command) => identity::identity(&root, command),
         Command::Policy(command) => policy::policy(&root, command),
         Command::Redact(args) => redact::redact(&args),
         Command::Audit(command) => audit::audit(&root, &command),

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{
-    Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest, LogQuery, PolicyChange,
-    PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
+    AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest,
+    ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus,
+    SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use policy::StaticChanges;
@@ -24,6 +25,7 @@ use tokio::sync::{OnceCell, mpsc};
 
 use super::agents::{Agent, Agents};
 use super::exec::Exec;
+use super::identities;
 use super::records::record;
 use super::stores::Stores;
 use super::tree::Addresses;
@@ -264,6 +266,26 @@ impl Control for Desk {
 
     fn set_policy(&self, by: Peer, text: String, restart_agents: bool) -> Answer<'_, PolicyChange> {
         Box::pin(self.change_policy(by, text, restart_agents))
+    }
+
+    fn identities(&self) -> Answer<'_, Vec<Identity>> {
+        Box::pin(async { Ok(identities::list(&self.stores.pins)) })
+    }
+
+    fn accept_identity(&self, by: Peer, asked: AcceptIdentity) -> Answer<'_, Identity> {
+        Box::pin(async move {
+            let accepted = identities::accept(&self.stores.pins, &self.stores.audit.sink(), asked)?;
+            self.done(by, "identity accept", accepted.path.clone());
+            Ok(accepted)
+        })
+    }
+
+    fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity> {
+        Box::pin(async move {
+            let forgotten = identities::forget(&self.stores.pins, &self.stores.audit.sink(), &asked)?;
+            self.done(by, "identity forget", forgotten.path.clone());
+            Ok(forgotten)
+        })
     }
 
     fn restart(&self, by: Peer, actor: String) -> Answer<'_, Accepted> {

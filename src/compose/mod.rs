@@ -17,6 +17,7 @@ mod ending;
 mod exec;
 mod forwards;
 mod handover;
+mod identities;
 mod log;
 mod records;
 mod stdin;

@@ -13,7 +13,7 @@ use gateway::Gateway;
 use policy::{Candidate, Preset};
 use proxy::credentials::Credentials;
 use proxy::guard::{OwnAddresses, Resolver, SystemLookup};
-use proxy::identity::{KeptPin, Pins};
+use proxy::identity::{Pinned, Pins};
 use proxy::tls::Authority;
 use proxy::trusted::Trusted;
 use redactor::{Redactor, SharedRedactor, Streams};
@@ -42,6 +42,8 @@ pub struct Stores {
     pub recorder: Recorder,
     /// The gateway.
     pub gateway: Gateway,
+    /// What each program contained at its first use.
+    pub pins: Pins,
     /// What the proxy needs.
     pub proxy: Arc<proxy::Deps>,
 }
@@ -125,7 +127,7 @@ impl Ready {
             Arc::new(InitProcesses(init.clone())),
             proxy::identity::Diag::new(diag)?,
         )
-        .with_pins(pins)
+        .with_pins(pins.clone())
         // Which programs may have code of unknown origin in them is the policy's to say (`allow_foreign_code`).
         .with_foreign_code(proxy::identity::ForeignCode::Report);
         let proxy = Arc::new(proxy::Deps {
@@ -143,7 +145,17 @@ impl Ready {
             local: Arc::new(Inference(gateway.clone())),
             credentials,
         });
-        Ok(Stores { policy, presets, redactor, streams: Streams::new(), audit, recorder, gateway, proxy })
+        Ok(Stores {
+            policy,
+            presets,
+            redactor,
+            streams: Streams::new(),
+            audit,
+            recorder,
+            gateway,
+            pins,
+            proxy,
+        })
     }
 }
 
@@ -193,8 +205,7 @@ fn policy_store(plan: &Plan, handover: &mut Handover, presets: &[Preset]) -> Res
 
 /// The programs' content at first use, as the heart keeps it: no supervisor's death makes a second use a first one.
 fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
-    let kept: Vec<KeptPin> =
-        handover.take(slot::PINS).map(sealed::read_json).transpose()?.unwrap_or_default();
+    let kept: Vec<Pinned> = handover.take(slot::PINS).map(sealed::read_json).transpose()?.unwrap_or_default();
     let pins = Pins::restored(kept);
     let (watched, heart) = (pins.clone(), heart.clone());
     tokio::spawn(async move {

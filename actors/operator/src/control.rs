@@ -8,8 +8,8 @@ use crate::{
     fault::Fault,
     limits::EXEC_QUEUE,
     types::{
-        Accepted, Event, ExecRequest, Exit, LogQuery, PolicyChange, PolicyView, Status, Stop, TreeNode,
-        Window,
+        AcceptIdentity, Accepted, Event, ExecRequest, Exit, ForgetIdentity, Identity, LogQuery, PolicyChange,
+        PolicyView, Status, Stop, TreeNode, Window,
     },
 };
 
@@ -41,6 +41,12 @@ pub trait Control: Send + Sync + 'static {
     fn policy(&self) -> Answer<'_, PolicyView>;
     /// Puts a policy in force, whole or not at all.
     fn set_policy(&self, by: Peer, text: String, restart_agents: bool) -> Answer<'_, PolicyChange>;
+    /// What each program contained at its first use, by path.
+    fn identities(&self) -> Answer<'_, Vec<Identity>>;
+    /// Trusts a program's new content from now on. Answers with what is trusted then.
+    fn accept_identity(&self, by: Peer, asked: AcceptIdentity) -> Answer<'_, Identity>;
+    /// Forgets a program, so that its next use is a first one. Answers with what was trusted.
+    fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity>;
     /// Stops an actor in order and starts it anew. The name is a path such as `agents/hermes`.
     fn restart(&self, by: Peer, actor: String) -> Answer<'_, Accepted>;
     /// Makes an actor panic; refused unless fault injection is on.

@@ -18,6 +18,12 @@ pub enum Operation {
     Policy,
     /// A new policy.
     SetPolicy,
+    /// Programs, by what they contained at first use.
+    Identities,
+    /// Trust a program's new content.
+    AcceptIdentity,
+    /// Forget a program.
+    ForgetIdentity,
     /// Prometheus text.
     Metrics,
     /// Agents' output.
@@ -35,12 +41,15 @@ pub enum Operation {
 }
 
 /// Method, path and operation of every route.
-pub const TABLE: [(Method, &str, Operation); 12] = [
+pub const TABLE: [(Method, &str, Operation); 15] = [
     (Method::GET, "/v1/status", Operation::Status),
     (Method::GET, "/v1/tree", Operation::Tree),
     (Method::GET, "/v1/events", Operation::Events),
     (Method::GET, "/v1/policy", Operation::Policy),
     (Method::PUT, "/v1/policy", Operation::SetPolicy),
+    (Method::GET, "/v1/identities", Operation::Identities),
+    (Method::POST, "/v1/identities/accept", Operation::AcceptIdentity),
+    (Method::POST, "/v1/identities/forget", Operation::ForgetIdentity),
     (Method::GET, "/v1/metrics", Operation::Metrics),
     (Method::GET, "/v1/logs", Operation::Logs),
     (Method::POST, "/v1/exec", Operation::Exec),
@@ -59,6 +68,9 @@ impl Operation {
             Self::Events => "events",
             Self::Policy => "policy",
             Self::SetPolicy => "setPolicy",
+            Self::Identities => "identities",
+            Self::AcceptIdentity => "acceptIdentity",
+            Self::ForgetIdentity => "forgetIdentity",
             Self::Metrics => "metrics",
             Self::Logs => "logs",
             Self::Exec => "exec",

@@ -83,6 +83,14 @@ impl Service {
                 let stop = if body.is_empty() { Stop::default() } else { parse_json(&body)? };
                 accepted(&within(control.stop(peer, stop)).await?)
             }
+            Operation::AcceptIdentity => {
+                query.only(&[])?;
+                ok(&within(control.accept_identity(peer, read_json(request.into_body()).await?)).await?)
+            }
+            Operation::ForgetIdentity => {
+                query.only(&[])?;
+                ok(&within(control.forget_identity(peer, read_json(request.into_body()).await?)).await?)
+            }
             Operation::Restart => {
                 query.only(&[])?;
                 accepted(&within(control.restart(peer, name)).await?)
@@ -99,6 +107,7 @@ impl Service {
             | Operation::Tree
             | Operation::Events
             | Operation::Policy
+            | Operation::Identities
             | Operation::Metrics
             | Operation::Openapi => {
                 query.only(&[])?;
@@ -113,6 +122,7 @@ impl Service {
             Operation::Status => ok(&within(control.status()).await?),
             Operation::Tree => ok(&within(control.tree()).await?),
             Operation::Policy => ok(&within(control.policy()).await?),
+            Operation::Identities => ok(&within(control.identities()).await?),
             Operation::Events => Ok(answer::events(control.events())),
             Operation::Metrics => {
                 let text = within(control.metrics()).await?;

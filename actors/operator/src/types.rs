@@ -183,6 +183,35 @@ pub struct PolicyChange {
     pub restarted: Vec<String>,
 }
 
+/// One of `GET /v1/identities`: what a program contained when it first asked for the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its path inside the sandbox.
+    pub path: String,
+    /// SHA-256 at first use, or as it was last accepted, in hex.
+    pub sha256: String,
+    /// SHA-256 of another content that was seen there since, in hex: denied until it is accepted.
+    pub pending: Option<String>,
+}
+
+/// Body of `POST /v1/identities/accept`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptIdentity {
+    /// The program's path inside the sandbox.
+    pub path: String,
+    /// The content that is accepted, by its SHA-256 in hex: what was looked at, and not what came after.
+    pub sha256: String,
+}
+
+/// Body of `POST /v1/identities/forget`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetIdentity {
+    /// The program's path inside the sandbox.
+    pub path: String,
+}
+
 /// Query of `GET /v1/logs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogQuery {

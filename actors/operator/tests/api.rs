@@ -14,13 +14,13 @@ mod house;
 use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
 
 use futures_util::StreamExt as _;
-use house::{event, house, status, tree, unserved};
+use house::{event, house, identity, status, tree, unserved};
 use operator::{
     Client, Code, Fault, Owner,
     client::ClientError,
     limits::{MAX_CONNECTIONS, MAX_POLICY},
     prepare,
-    types::{LogQuery, Stop},
+    types::{AcceptIdentity, ForgetIdentity, LogQuery, Stop},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -53,9 +53,20 @@ async fn everything_can_be_asked() {
     assert_eq!(client.policy().await.unwrap().text, "version: 1\n");
     assert_eq!(client.set_policy("version: 1".into(), true).await.unwrap().generation, 4);
     assert_eq!(client.restart("agents/hermes").await.unwrap().target, "agents/hermes");
+    assert_eq!(client.identities().await.unwrap(), [identity()]);
+    let asked = AcceptIdentity { path: "/a\nb".into(), sha256: "00".into() };
+    assert_eq!(client.accept_identity(&asked).await.unwrap().pending, None);
+    let asked = ForgetIdentity { path: "/a".into() };
+    assert_eq!(client.forget_identity(&asked).await.unwrap(), identity());
     assert_eq!(client.stop(Stop { grace_ms: Some(10) }).await.unwrap().action, "stop");
     let uid = nix::unistd::geteuid();
-    assert_eq!(house.did(), [format!("set 10 true by {uid}"), "Stop { grace_ms: Some(10) }".into()]);
+    let did = [
+        format!("set 10 true by {uid}"),
+        format!("accept /a\nb 00 by {uid}"),
+        format!("forget /a by {uid}"),
+        "Stop { grace_ms: Some(10) }".into(),
+    ];
+    assert_eq!(house.did(), did);
 }
 
 #[tokio::test]
@@ -175,6 +186,14 @@ async fn requests_that_make_no_sense_are_refused() {
     ] {
         let answer = raw(&house.path, exec(body).as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{body} → {answer}");
+    }
+    for (path, body) in
+        [("accept", "{}"), ("accept", r#"{"path":"/a"}"#), ("forget", r#"{"path":"/a","x":1}"#)]
+    {
+        let head =
+            ask(&format!("POST /v1/identities/{path}"), &format!("content-length: {}\r\n", body.len()));
+        let answer = raw(&house.path, (head + body).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{path} {body} → {answer}");
     }
     assert!(house.did().is_empty());
 }

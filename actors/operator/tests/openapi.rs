@@ -13,11 +13,11 @@ mod house;
 
 use std::collections::BTreeSet;
 
-use house::{event, house, status, tree};
+use house::{event, house, identity, status, tree};
 use operator::{
     Code, Fault, OPENAPI,
     routes::TABLE,
-    types::{Accepted, ExecRequest, PolicyChange, Stop, Window},
+    types::{AcceptIdentity, Accepted, ExecRequest, ForgetIdentity, PolicyChange, Stop, Window},
 };
 use serde_json::{Value, json};
 
@@ -147,6 +147,9 @@ fn types_are_as_described() {
     conforms("Event", &event(1));
     conforms("PolicyChange", &PolicyChange { generation: 1, warnings: vec!["w".into()], restarted: vec![] });
     conforms("Accepted", &Accepted { action: "crash".into(), target: "proxy".into() });
+    conforms("Identity", &identity());
+    conforms("AcceptIdentity", &AcceptIdentity { path: "/a".into(), sha256: house::SHA.into() });
+    conforms("ForgetIdentity", &ForgetIdentity { path: "/a".into() });
     conforms("Stop", &Stop::default());
     let mut exec = ExecRequest { command: vec!["a".into()], ..ExecRequest::default() };
     conforms("ExecRequest", &exec);
@@ -208,7 +211,8 @@ async fn answers_are_as_described() {
             .unwrap();
         let response = sender.send_request(request).await.unwrap();
         let described = &document["paths"][path][method.as_str().to_lowercase()]["responses"];
-        let schema = &described[response.status().as_str()]["content"]["application/json"]["schema"];
+        let described = described.get(response.status().as_str()).unwrap_or(&described["default"]);
+        let schema = &described["content"]["application/json"]["schema"];
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let value: Value = serde_json::from_slice(&body).unwrap();
         check(&document, schema, &value, path).unwrap();

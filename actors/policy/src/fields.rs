@@ -486,8 +486,9 @@ pub(crate) static OBJECTS: [&Object; 19] = [
 ];
 
 /// The known name that is nearest to `written`, if one is near enough to have been meant.
-pub(crate) fn nearest(written: &str, known: &[&'static str]) -> Option<&'static str> {
-    let near = |name: &&&'static str| distance(written, name) <= 1 + name.len().min(written.len()) / 4;
+#[must_use]
+pub fn nearest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
+    let near = |name: &&&'k str| distance(written, name) <= 1 + name.len().min(written.len()) / 4;
     known.iter().filter(near).min_by_key(|name| distance(written, name)).copied()
 }
 

@@ -47,6 +47,7 @@ pub use decision::{
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use diff::{Change, Effect, diff};
 pub use explain::{Asked, Difference, Explanation, Nearest, Question, QuestionError, Verdict};
+pub use fields::nearest;
 pub use generation::{Candidate, Generation, Store};
 pub use glob::{Glob, GlobError, MAX_GLOB_BYTES};
 pub use host::{DomainName, Host, HostError, MAX_LABEL_BYTES, MAX_NAME_BYTES};

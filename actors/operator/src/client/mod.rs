@@ -19,14 +19,17 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
     fault::Fault,
     frame::PROTOCOL,
     limits::{CLIENT_DEADLINE, MAX_ANSWER},
-    types::{Accepted, Event, ExecRequest, LogQuery, PolicyChange, PolicyView, Status, Stop, TreeNode},
+    types::{
+        AcceptIdentity, Accepted, Event, ExecRequest, ForgetIdentity, Identity, LogQuery, PolicyChange,
+        PolicyView, Status, Stop, TreeNode,
+    },
 };
 
 pub use exec::{ExecClient, Stdio};
@@ -118,6 +121,30 @@ impl Client {
         self.json(Method::PUT, &format!("/v1/policy?restart_agents={restart_agents}"), text.into()).await
     }
 
+    /// What each program contained at its first use.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn identities(&self) -> Result<Vec<Identity>> {
+        self.json(Method::GET, "/v1/identities", Bytes::new()).await
+    }
+
+    /// Trusts a program's new content.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a [`Fault`] where that is not what was seen.
+    pub async fn accept_identity(&self, asked: &AcceptIdentity) -> Result<Identity> {
+        self.json(Method::POST, "/v1/identities/accept", body(asked)?).await
+    }
+
+    /// Forgets a program.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a [`Fault`] where nothing is remembered.
+    pub async fn forget_identity(&self, asked: &ForgetIdentity) -> Result<Identity> {
+        self.json(Method::POST, "/v1/identities/forget", body(asked)?).await
+    }
+
     /// Metrics in Prometheus' text format.
     ///
     /// # Errors
@@ -150,8 +177,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn stop(&self, stop: Stop) -> Result<Accepted> {
-        let body = serde_json::to_vec(&stop).map_err(|e| ClientError::Unknown(e.to_string()))?;
-        self.json(Method::POST, "/v1/stop", body.into()).await
+        self.json(Method::POST, "/v1/stop", body(&stop)?).await
     }
 
     /// Agents' output, in pieces as they come; ends by itself unless `follow`.
@@ -184,8 +210,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn exec(&self, asked: &ExecRequest) -> Result<ExecClient> {
-        let body = serde_json::to_vec(asked).map_err(|e| ClientError::Unknown(e.to_string()))?;
-        let mut request = request(Method::POST, "/v1/exec", body.into())?;
+        let mut request = request(Method::POST, "/v1/exec", body(asked)?)?;
         let headers = request.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
@@ -235,6 +260,11 @@ impl Client {
             Err(_) => Err(ClientError::Unknown(format!("an error {status}"))),
         }
     }
+}
+
+fn body(value: &impl Serialize) -> Result<Bytes> {
+    let text = serde_json::to_vec(value).map_err(|e| ClientError::Unknown(e.to_string()))?;
+    Ok(text.into())
 }
 
 async fn collect(response: Response<Incoming>) -> Result<Bytes> {

@@ -18,8 +18,9 @@ use operator::{
     Answer, Client, Code, Control, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault, Owner, Peer,
     prepare,
     types::{
-        Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest, Exit, LogQuery,
-        PolicyChange, PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
+        AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest, Exit,
+        ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus,
+        SandboxState, Status, Stop, TreeNode,
     },
 };
 use tokio::sync::{broadcast, mpsc};
@@ -101,6 +102,10 @@ pub fn tree() -> TreeNode {
     }
 }
 
+pub fn identity() -> Identity {
+    Identity { path: "/usr/bin/curl".into(), sha256: SHA.into(), pending: Some(SHA.into()) }
+}
+
 pub fn event(seq: u64) -> Event {
     Event {
         seq,
@@ -147,6 +152,17 @@ impl Control for Fake {
             return answer(Err(fault.diagnostics(serde_json::json!([{"line": 1}]))));
         }
         answer(Ok(PolicyChange { generation: 4, warnings: vec!["risky".into()], restarted: vec![] }))
+    }
+    fn identities(&self) -> Answer<'_, Vec<Identity>> {
+        answer(Ok(vec![identity()]))
+    }
+    fn accept_identity(&self, by: Peer, asked: AcceptIdentity) -> Answer<'_, Identity> {
+        self.did(format!("accept {} {} by {}", asked.path, asked.sha256, by.uid));
+        answer(Ok(Identity { sha256: asked.sha256, pending: None, ..identity() }))
+    }
+    fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity> {
+        self.did(format!("forget {} by {}", asked.path, by.uid));
+        answer(Ok(identity()))
     }
     fn restart(&self, _: Peer, actor: String) -> Answer<'_, Accepted> {
         if actor == "nobody" {

@@ -20,6 +20,6 @@ mod refusal;
 pub use diag::{DIAG_DEADLINE, Diag, DiagError};
 pub use digest::{Digests, HashError, MAX_EXECUTABLE_BYTES, Sha256Hash};
 pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, Look, MAX_HOLDERS, ROUNDS};
-pub use pins::{AcceptError, Accepted, Changed, KeptPin, MAX_PINS, Pins};
+pub use pins::{AcceptError, Accepted, Changed, MAX_PINS, Pinned, Pins, Unknown};
 pub use processes::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 pub use refusal::Unidentified;

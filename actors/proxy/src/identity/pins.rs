@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::digest::Sha256Hash;
@@ -21,12 +22,20 @@ pub struct Pins(Arc<Table>);
 #[derive(Debug)]
 struct Table {
     pins: ArcSwap<HashMap<Arc<str>, Pin>>,
-    /// Counts what is worth keeping for a supervisor after this one: first uses and accepted changes.
+    /// Counts what is worth keeping for a supervisor after this one.
     changes: watch::Sender<u64>,
 }
 
-/// A pin as it is kept outside this process: the path and the SHA-256 at first use.
-pub type KeptPin = (String, Sha256Hash);
+/// A pin as it is listed, and kept outside this process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The program's path inside the sandbox.
+    pub path: String,
+    /// Its SHA-256 at first use, or as it was last accepted.
+    pub sha256: Sha256Hash,
+    /// Another content that was seen there since, and waits for the operator's word.
+    pub pending: Option<Sha256Hash>,
+}
 
 #[derive(Debug, Clone)]
 struct Pin {
@@ -58,12 +67,17 @@ pub struct Accepted {
     pub is: Sha256Hash,
 }
 
+/// A path of which nothing is remembered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no program at `{0}` has asked for the network yet")]
+pub struct Unknown(pub String);
+
 /// Why nothing was accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AcceptError {
     /// The path was never used.
-    #[error("no program at `{0}` has asked for the network yet")]
-    Unknown(String),
+    #[error(transparent)]
+    Unknown(#[from] Unknown),
     /// The path's content is the one trusted.
     #[error("`{0}` has not changed since it was first used")]
     Unchanged(String),
@@ -84,6 +98,12 @@ pub(super) enum PinError {
     Full,
 }
 
+impl Pin {
+    fn shown(&self) -> Pinned {
+        Pinned { path: self.path.to_string(), sha256: self.sha256, pending: self.pending }
+    }
+}
+
 impl Default for Pins {
     fn default() -> Self {
         Self::new()
@@ -99,22 +119,25 @@ impl Pins {
 
     /// The pins that were kept by [`Pins::kept`], of a supervisor before this one.
     #[must_use]
-    pub fn restored(kept: impl IntoIterator<Item = KeptPin>) -> Self {
-        let pins = kept.into_iter().take(MAX_PINS).map(|(path, sha256)| {
+    pub fn restored(kept: impl IntoIterator<Item = Pinned>) -> Self {
+        let pins = kept.into_iter().take(MAX_PINS).map(|Pinned { path, sha256, pending }| {
             let path: Arc<str> = path.into();
-            (path.clone(), Pin { path, sha256, pending: None })
+            (path.clone(), Pin { path, sha256, pending })
         });
         let table = Table { pins: ArcSwap::from_pointee(pins.collect()), changes: watch::Sender::new(0) };
         Self(Arc::new(table))
     }
 
-    /// Every pin, to be kept for a supervisor after this one: its death must not make anyone's next use a first one.
+    /// Every pin, by path: to be listed, and to be kept for a supervisor after this one, whose beginning must not make
+    /// anyone's next use a first one.
     #[must_use]
-    pub fn kept(&self) -> Vec<KeptPin> {
-        self.0.pins.load().values().map(|pin| (pin.path.to_string(), pin.sha256)).collect()
+    pub fn kept(&self) -> Vec<Pinned> {
+        let mut all: Vec<_> = self.0.pins.load().values().map(Pin::shown).collect();
+        all.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        all
     }
 
-    /// Changes with every first use and every accepted change.
+    /// Changes with every first use, every other content that is seen, and every word of the operator's.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
@@ -172,18 +195,19 @@ impl Pins {
             }
             pins
         });
+        self.changed();
     }
 
-    /// Trusts from now on what was last seen at the path. With `expected` only if that is what was seen, so that the
-    /// operator accepts what they looked at and not what came after.
+    /// Trusts from now on what was last seen at the path, if that is `expected`: the operator accepts what they looked
+    /// at and not what came after.
     ///
     /// # Errors
     /// [`AcceptError`], if there is nothing to accept or it is something else.
-    pub fn accept(&self, path: &str, expected: Option<Sha256Hash>) -> Result<Accepted, AcceptError> {
-        let mut outcome = Err(AcceptError::Unknown(path.to_owned()));
+    pub fn accept(&self, path: &str, expected: Sha256Hash) -> Result<Accepted, AcceptError> {
+        let mut outcome = Err(Unknown(path.to_owned()).into());
         self.0.pins.rcu(|pins| {
             let Some(pin) = pins.get(path) else {
-                outcome = Err(AcceptError::Unknown(path.to_owned()));
+                outcome = Err(Unknown(path.to_owned()).into());
                 return pins.clone();
             };
             let is = match pin.pending {
@@ -191,7 +215,7 @@ impl Pins {
                     outcome = Err(AcceptError::Unchanged(path.to_owned()));
                     return pins.clone();
                 }
-                Some(now) if expected.is_some_and(|e| e != now) => {
+                Some(now) if expected != now => {
                     outcome = Err(AcceptError::ChangedAgain { path: path.to_owned(), now });
                     return pins.clone();
                 }
@@ -209,18 +233,22 @@ impl Pins {
         outcome
     }
 
-    /// Every change that waits for the operator.
-    #[must_use]
-    pub fn pending(&self) -> Vec<Changed> {
-        let pins = self.0.pins.load();
-        let mut pending: Vec<_> = pins
-            .values()
-            .filter_map(|pin| {
-                pin.pending.map(|now| Changed { path: pin.path.clone(), first: pin.sha256, now })
-            })
-            .collect();
-        pending.sort_by(|a, b| a.path.cmp(&b.path));
-        pending
+    /// Forgets a path: its next use is a first use. Gives what was remembered.
+    ///
+    /// # Errors
+    /// [`Unknown`].
+    pub fn forget(&self, path: &str) -> Result<Pinned, Unknown> {
+        let mut forgotten = Err(Unknown(path.to_owned()));
+        self.0.pins.rcu(|pins| {
+            forgotten = pins.get(path).map(Pin::shown).ok_or_else(|| Unknown(path.to_owned()));
+            let mut pins = HashMap::clone(pins);
+            pins.remove(path);
+            pins
+        });
+        if forgotten.is_ok() {
+            self.changed();
+        }
+        forgotten
     }
 
     /// How many paths are remembered.
@@ -246,19 +274,32 @@ mod tests {
         let pins = Pins::new();
         assert_eq!(pins.check("/bin/x", &a).as_deref(), Ok("/bin/x"));
         assert_eq!(pins.check("/bin/x", &a).as_deref(), Ok("/bin/x"));
-        assert_eq!(pins.accept("/bin/x", None), Err(AcceptError::Unchanged("/bin/x".into())));
+        assert_eq!(pins.accept("/bin/x", a), Err(AcceptError::Unchanged("/bin/x".into())));
         let change = Changed { path: "/bin/x".into(), first: a, now: b };
-        assert_eq!(pins.check("/bin/x", &b), Err(PinError::Changed(change.clone())));
-        assert_eq!(pins.pending(), [change]);
+        assert_eq!(pins.check("/bin/x", &b), Err(PinError::Changed(change)));
+        assert_eq!(pins.kept(), [Pinned { path: "/bin/x".into(), sha256: a, pending: Some(b) }]);
         // The old content is still good: it is what was trusted.
         assert!(pins.check("/bin/x", &a).is_ok());
 
-        let other = pins.accept("/bin/x", Some(c));
+        let other = pins.accept("/bin/x", c);
         assert_eq!(other, Err(AcceptError::ChangedAgain { path: "/bin/x".into(), now: b }));
-        assert_eq!(pins.accept("/bin/x", Some(b)).unwrap().was, a);
+        assert_eq!(pins.accept("/bin/x", b).unwrap().was, a);
         assert!(pins.check("/bin/x", &b).is_ok());
         assert!(pins.check("/bin/x", &a).is_err(), "the old content is a change now");
-        assert_eq!(pins.accept("/bin/y", None), Err(AcceptError::Unknown("/bin/y".into())));
+        assert_eq!(pins.accept("/bin/y", a), Err(Unknown("/bin/y".into()).into()));
+    }
+
+    #[test]
+    fn after_forgetting_the_next_use_is_a_first_one() {
+        let pins = Pins::new();
+        assert_eq!(pins.forget("/bin/x"), Err(Unknown("/bin/x".into())));
+        pins.check("/bin/x", &[1; 32]).unwrap();
+        pins.check("/bin/y", &[1; 32]).unwrap();
+        assert!(pins.check("/bin/x", &[2; 32]).is_err());
+        let forgotten = pins.forget("/bin/x").unwrap();
+        assert_eq!(forgotten, Pinned { path: "/bin/x".into(), sha256: [1; 32], pending: Some([2; 32]) });
+        assert!(pins.check("/bin/x", &[2; 32]).is_ok());
+        assert!(pins.check("/bin/y", &[2; 32]).is_err(), "another's pin stays");
     }
 
     #[test]
@@ -270,14 +311,20 @@ mod tests {
         changes.mark_unchanged();
         pins.check("/usr/bin/curl", &[1; 32]).unwrap();
         assert!(!changes.has_changed().unwrap());
+        assert!(pins.check("/usr/bin/curl", &[2; 32]).is_err());
+        assert!(changes.has_changed().unwrap(), "what waits for the operator is kept as well");
         let next = Pins::restored(pins.kept());
-        assert!(next.check("/usr/bin/curl", &[2; 32]).is_err());
         assert!(next.check("/usr/bin/curl", &[1; 32]).is_ok());
+        assert!(next.accept("/usr/bin/curl", [2; 32]).is_ok(), "what was seen waits across a death, too");
     }
 
     #[test]
     fn the_table_is_bounded_and_nothing_is_evicted() {
-        let pins = Pins::restored((0..MAX_PINS).map(|n| (format!("/tmp/{n}"), [0; 32])));
+        let pins = Pins::restored((0..MAX_PINS).map(|n| Pinned {
+            path: format!("/tmp/{n}"),
+            sha256: [0; 32],
+            pending: None,
+        }));
         assert_eq!(pins.check("/bin/new", &[0; 32]), Err(PinError::Full));
         assert_eq!(pins.len(), MAX_PINS);
         assert!(pins.check("/tmp/7", &[0; 32]).is_ok());

@@ -93,33 +93,33 @@ pub enum Unidentified {
 
 impl Unidentified {
     /// What the operator or the agent can do.
-    fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Changed(_) => Some("if the program was upgraded on purpose: `cofferdam identity accept`"),
-            Self::Deleted { .. } => Some("restart the program, so that it runs the file that is at its path"),
-            Self::NotItsMaker { .. } => {
-                Some("a connection may not be lent; open it in the program that uses it")
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Changed(changed) => {
+                return Some(format!(
+                    "if the program was upgraded on purpose, the operator accepts it: `cofferdam identity accept NAME {}`",
+                    changed.path
+                ));
             }
+            Self::PinsFull => "the operator makes room: `cofferdam identity forget NAME PATH`",
+            Self::Deleted { .. } => "restart the program, so that it runs the file that is at its path",
+            Self::NotItsMaker { .. } => "a connection may not be lent; open it in the program that uses it",
             Self::DifferentHolders { .. } => {
-                Some("a connection may not be shared between programs; open one in the program that uses it")
+                "a connection may not be shared between programs; open one in the program that uses it"
             }
             Self::UnknownMaker { .. }
             | Self::Diag(_)
             | Self::Holders(_)
             | Self::Unsettled
-            | Self::TimedOut => Some("try again"),
-            _ => None,
-        }
+            | Self::TimedOut => "try again",
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 
 impl From<Unidentified> for Denial {
     fn from(why: Unidentified) -> Self {
-        Self {
-            layer: Layer::Identity,
-            hint: why.hint().map(str::to_owned),
-            detail: why.to_string(),
-            policy: None,
-        }
+        Self { layer: Layer::Identity, hint: why.hint(), detail: why.to_string(), policy: None }
     }
 }

@@ -299,6 +299,8 @@ pub enum IdentityChange {
     Changed,
     /// An operator accepted the new hash.
     Accepted,
+    /// An operator had the hash forgotten: the next use is a first use.
+    Forgotten,
 }
 
 /// What happened to the sandbox.
