@@ -87,6 +87,8 @@ pub(crate) struct Conn {
     pub(crate) pool: Pool,
     /// Addresses that CONNECT already resolved; for the first dial.
     pub(crate) addresses: Mutex<Option<address::Judged>>,
+    /// The tunnel's decision, where it is one.
+    rests_on: Option<Live>,
     next: Mutex<Option<Next>>,
     fault: OnceLock<Fault>,
     refused: AtomicBool,
@@ -101,6 +103,7 @@ impl Conn {
             claim,
             pool: Pool::default(),
             addresses: Mutex::default(),
+            rests_on: None,
             next: Mutex::default(),
             fault: OnceLock::new(),
             refused: AtomicBool::new(false),
@@ -111,6 +114,19 @@ impl Conn {
     pub(crate) fn with_addresses(self, addresses: Option<address::Judged>) -> Self {
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         self
+    }
+
+    /// A connection that is over when this decision falls, whatever its requests' own decisions are.
+    pub(crate) fn resting_on(self, live: Live) -> Self {
+        Self { rests_on: Some(live), ..self }
+    }
+
+    /// Resolves when the decision falls that the connection as a whole rests on.
+    pub(crate) async fn revoked(&self) {
+        match &self.rests_on {
+            Some(live) => live.revoked().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The addresses that CONNECT resolved, once, and if they are still fresh.

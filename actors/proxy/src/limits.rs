@@ -100,6 +100,9 @@ pub const ADDRESSES_FRESH: Duration = Duration::from_secs(30);
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 /// After an error answer: how long the rest of the request is read and thrown away.
 pub const LINGER: Duration = Duration::from_secs(2);
+/// From a decision's fall to the forced end of the tunnel that rests on it. Nothing passes meanwhile; it is told (GOAWAY, a
+/// close frame, the end of TLS).
+pub const REVOKED_GRACE: Duration = Duration::from_secs(5);
 /// First and longest pause after a failed accept (out of descriptors): never a spin.
 pub const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// See [`ACCEPT_BACKOFF_MIN`].
@@ -179,6 +182,7 @@ mod tests {
             ADDRESSES_FRESH,
             UPSTREAM_IDLE,
             LINGER,
+            REVOKED_GRACE,
             ACCEPT_BACKOFF_MIN,
             ACCEPT_BACKOFF_MAX,
             identity::IDENTIFY_DEADLINE,

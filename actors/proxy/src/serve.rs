@@ -1,7 +1,7 @@
 //! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -51,7 +51,19 @@ where
         .max_buf_size(MAX_HEAD_BYTES + IO_BUFFER_BYTES)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(strict), service);
-    if let Err(error) = (&mut connection).await {
+    let ended = tokio::select! {
+        ended = &mut connection => Some(ended),
+        () = conn.revoked() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            // Idle, it ends now. What is in flight ends by its own decision, which fell as well.
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "connection of the agent ended");
     }
     let parts = connection.into_parts();
@@ -205,6 +217,7 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut busy = Instant::now();
+    let mut leaving = false;
     loop {
         tokio::select! {
             result = &mut connection => {
@@ -212,6 +225,11 @@ where
                     tracing::debug!(%error, "connection of the agent ended");
                 }
                 return;
+            }
+            () = conn.revoked(), if !leaving => {
+                // GOAWAY; the streams in flight end by their own decisions, which fell as well.
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
             }
             () = tokio::time::sleep(KEEP_ALIVE_IDLE / 4) => {
                 if conn.in_flight() > 0 {

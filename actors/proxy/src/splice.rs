@@ -120,6 +120,10 @@ impl Side for TcpStream {
                 () = stop => End::Stopped,
             }
         };
+        if end == End::Stopped {
+            // Nobody may take a stream that was cut off for one that is whole.
+            let _gone = (self.set_zero_linger(), upstream.set_zero_linger());
+        }
         Relayed { up: up.into_inner(), down: down.into_inner(), end }
     }
 }

@@ -20,7 +20,7 @@ use policy::{Denial, Destination, Layer, Treatment};
 use telemetry::metrics::{self, Direction};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::answer::{Known, Refusal};
@@ -29,14 +29,14 @@ use crate::caller::Claim;
 use crate::conn::{Conn, Deps, Next};
 use crate::guard::Connected;
 use crate::intent::Scope;
-use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, TLS_HANDSHAKE, TUNNEL_IDLE};
+use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, REVOKED_GRACE, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
 use crate::protocol::websocket;
-use crate::relay::{End, Relayed, Side, relay, take};
+use crate::relay::{End, Relayed, Side, take};
 use crate::road::Answer;
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
-use crate::tracker::Place;
+use crate::tracker::{Live, Place};
 use crate::verdict::Granted;
 use crate::{address, outcome, serve, ssh};
 
@@ -118,13 +118,13 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
     let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);
     let upstream = TokioIo::new(upstream);
-    let (relayed, fault) = match &judge {
-        Some(judge) => {
-            let talk = websocket::Talk { deps: &conn.deps, known: &known, judge, guard: guard.as_ref() };
-            websocket::relay(&talk, (agent, upstream), live.revoked()).await
-        }
-        None => (relay(agent, upstream, TUNNEL_IDLE, live.revoked()).await, None),
-    };
+    let talk = judge.as_ref().map(|judge| websocket::Talk {
+        deps: &conn.deps,
+        known: &known,
+        judge,
+        guard: guard.as_ref(),
+    });
+    let (relayed, fault) = websocket::relay(talk.as_ref(), (agent, upstream), live.revoked()).await;
     ended(conn, known, relayed, fault, started);
 }
 
@@ -244,10 +244,20 @@ pub(crate) async fn inspected<T>(
 {
     let destination = granted.destination.clone();
     let live = deps.tracker.track(granted, None, None).await;
+    let told = live.revoked();
+    let spoken = Spoken { destination, addresses, live };
     tokio::select! {
-        () = speak(deps, claim, stream, surplus, destination, addresses) => {}
-        () = live.revoked() => {}
+        () = speak(deps, claim, stream, surplus, spoken) => {}
+        // It ends by itself, telling whoever listens; unless that takes too long.
+        () = async { told.await; sleep(REVOKED_GRACE).await } => {}
     }
+}
+
+/// An inspected tunnel before its first bytes.
+struct Spoken {
+    destination: Destination,
+    addresses: Option<address::Judged>,
+    live: Live,
 }
 
 async fn speak<T>(
@@ -255,12 +265,16 @@ async fn speak<T>(
     claim: &Arc<Claim>,
     mut stream: T,
     mut seen: BytesMut,
-    destination: Destination,
-    addresses: Option<address::Judged>,
+    spoken: Spoken,
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Some(first) = look(&mut stream, &mut seen).await else { return };
+    let Spoken { destination, addresses, live } = spoken;
+    let first = tokio::select! {
+        first = look(&mut stream, &mut seen) => first,
+        () = live.revoked() => None,
+    };
+    let Some(first) = first else { return };
     if let Err(denial) = judge_first(&first, &destination, false) {
         let (refusal, known) = refused(deps, claim, destination, denial);
         if ssh::begins(&seen) {
@@ -270,7 +284,8 @@ async fn speak<T>(
     }
     let tls = matches!(first, First::Tls(_));
     let scope = Scope::Fixed { destination: destination.clone(), tls };
-    let conn = Arc::new(Conn::new(Arc::clone(deps), scope, Arc::clone(claim)).with_addresses(addresses));
+    let conn = Conn::new(Arc::clone(deps), scope, Arc::clone(claim));
+    let conn = Arc::new(conn.with_addresses(addresses).resting_on(live));
     if !tls {
         return http1(&conn, stream, seen).await;
     }

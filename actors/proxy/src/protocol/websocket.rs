@@ -3,8 +3,9 @@
 //! Frames are read strictly: masked, no reserved bits (no extension was agreed, the handshake's offer is taken off), known
 //! opcodes, control frames whole and short, fragments in order. A message is held until it is whole and judged, up to
 //! [`MAX_MESSAGE_BYTES`]; then its frames go on as they came, or with values in the place of placeholders. What the server
-//! says passes unread, but for the search for credentials ([`answers`]). A refused message ends the connection with 1008 on
-//! both sides.
+//! says passes unread, but for the search for credentials ([`answers`]). What the client says where only the handshake was to be judged passes
+//! unread as well. A refused message, or a policy that no longer allows the connection, ends it with 1008 on both sides,
+//! between two frames.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +14,14 @@ use std::time::{Duration, Instant};
 use policy::content::{Json, Text};
 use policy::{Content, Denial, RequestFacts, WEBSOCKET_TEXT};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Known, Refusal};
 use crate::conn::Deps;
 use crate::credentials::{self, Guard};
 use crate::intent::Exchange;
-use crate::limits::{MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, TUNNEL_IDLE, WRITE_STALL};
+use crate::limits::{MAX_LINGER_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, TUNNEL_IDLE, WRITE_STALL};
 use crate::outcome;
 use crate::relay::{End, Relayed, quiet};
 use crate::verdict::{Granted, Permitted};
@@ -34,6 +36,8 @@ const POLICY_VIOLATION: u16 = 1008;
 const TOO_BIG: u16 = 1009;
 /// A frame's longest header: two bytes, eight of length, four of mask.
 const MAX_HEADER_BYTES: usize = 14;
+/// What a server is told.
+const TO_UPSTREAM: &[u8] = b"the client's side ends this";
 /// How long a side may take to be told that it is over.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Read at a time, bytes.
@@ -274,7 +278,7 @@ impl Talk<'_> {
 
 /// Passes messages between agent and upstream until a side is done, one is refused, or `stop`.
 pub(crate) async fn relay<A, B>(
-    talk: &Talk<'_>,
+    talk: Option<&Talk<'_>>,
     (agent, upstream): (A, B),
     stop: impl Future<Output = ()>,
 ) -> (Relayed, Option<String>)
@@ -282,26 +286,38 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (agent_in, mut agent_out) = tokio::io::split(agent);
+    let (mut agent_in, mut agent_out) = tokio::io::split(agent);
     let (upstream_in, mut upstream_out) = tokio::io::split(upstream);
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let ending = CancellationToken::new();
-    let (stopped, between) = {
-        let mut upward = pin!(upward(talk, (agent_in, &mut upstream_out), &up));
-        let mut downward = pin!(downward(talk.guard, (upstream_in, &mut agent_out), &down, &ending));
+    let (stopped, to_agent, to_upstream) = {
+        let mut upward = pin!(async {
+            let sides = (&mut agent_in, &mut upstream_out);
+            match talk {
+                Some(talk) => upward(talk, sides, &up, &ending).await,
+                None if unread(None, sides, &up, &ending).await => Stop::Told,
+                None => Stop::Gone,
+            }
+        });
+        let guard = talk.and_then(|talk| talk.guard);
+        let mut downward = pin!(unread(guard, (upstream_in, &mut agent_out), &down, &ending));
         let stopped = tokio::select! {
             stopped = &mut upward => stopped,
             _ = &mut downward => Stop::Gone,
             () = stop => Stop::Told,
             () = quiet(&up, &down, TUNNEL_IDLE) => Stop::Idle,
         };
-        // The agent is told between two frames of the server's, or not at all.
+        // Each side is told between two frames of the other's, or not at all.
         ending.cancel();
-        let between = match stopped {
-            Stop::Gone | Stop::Idle => false,
-            _ => tokio::time::timeout(PATIENCE, downward).await.unwrap_or(false),
+        let downward = async { timeout(PATIENCE, downward).await.unwrap_or(false) };
+        let upward = async { matches!(timeout(PATIENCE, upward).await, Ok(Stop::Told)) };
+        let (to_agent, to_upstream) = match stopped {
+            Stop::Gone | Stop::Idle => (false, false),
+            Stop::Told => tokio::join!(downward, upward),
+            // Between two messages of the agent's.
+            Stop::Broken(..) | Stop::Refused(_) => (downward.await, true),
         };
-        (stopped, between)
+        (stopped, to_agent, to_upstream)
     };
     let (end, code, fault) = match stopped {
         Stop::Gone => (End::Done, None, None),
@@ -313,10 +329,17 @@ where
         Stop::Refused(refusal) => (End::Done, Some(POLICY_VIOLATION), Some(refusal.detail())),
     };
     if let (Some(code), Some(why)) = (code, &fault) {
-        close(between.then_some(&mut agent_out), &mut upstream_out, code, why).await;
+        close(to_agent.then_some(&mut agent_out), to_upstream.then_some(&mut upstream_out), code, why).await;
     }
-    let goodbye = async { (agent_out.shutdown().await, upstream_out.shutdown().await) };
-    let _at_most = tokio::time::timeout(PATIENCE, goodbye).await;
+    let goodbye = async {
+        let _gone = (agent_out.shutdown().await, upstream_out.shutdown().await);
+        if code.is_some() {
+            // With unread bytes in the queue the kernel would reset, and the reason be lost.
+            let mut rest = agent_in.take(MAX_LINGER_BYTES as u64);
+            let _gone = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+        }
+    };
+    let _at_most = timeout(PATIENCE, goodbye).await;
     let fault = if end == End::Stopped { None } else { fault };
     (Relayed { up: up.load(Ordering::Relaxed), down: down.load(Ordering::Relaxed), end }, fault)
 }
@@ -324,13 +347,19 @@ where
 /// What the agent says, judged.
 async fn upward(
     talk: &Talk<'_>,
-    (mut from, to): (impl AsyncRead + Unpin, &mut (impl AsyncWrite + Unpin)),
+    (from, to): (&mut (impl AsyncRead + Unpin), &mut (impl AsyncWrite + Unpin)),
     moved: &AtomicU64,
+    ending: &CancellationToken,
 ) -> Stop {
     let mut inbox = Inbox::default();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return Stop::Gone };
+        let read = tokio::select! {
+            biased;
+            () = ending.cancelled() => return Stop::Told,
+            read = from.read(&mut buffer) => read,
+        };
+        let Ok(read @ 1..) = read else { return Stop::Gone };
         inbox.raw.extend_from_slice(buffer.get(..read).unwrap_or_default());
         match pass(talk, &mut inbox, to).await {
             Ok(sent) => moved.fetch_add(sent, Ordering::Relaxed),
@@ -339,8 +368,8 @@ async fn upward(
     }
 }
 
-/// What the server says, as it comes, but for credentials. Gives whether it ended between two frames.
-async fn downward(
+/// What a side says, as it comes, but for credentials. Gives whether it ended between two frames.
+async fn unread(
     guard: Option<&Guard>,
     (mut from, to): (impl AsyncRead + Unpin, &mut (impl AsyncWrite + Unpin)),
     moved: &AtomicU64,
@@ -400,7 +429,7 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), (
         to.write_all(bytes).await?;
         to.flush().await
     };
-    match tokio::time::timeout(WRITE_STALL, writing).await {
+    match timeout(WRITE_STALL, writing).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(()),
     }
@@ -409,7 +438,7 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), (
 /// Ends both sides with a close frame: unmasked to the agent, masked to the upstream.
 async fn close(
     agent: Option<&mut (impl AsyncWrite + Unpin)>,
-    upstream: &mut (impl AsyncWrite + Unpin),
+    upstream: Option<&mut (impl AsyncWrite + Unpin)>,
     code: u16,
     why: &str,
 ) {
@@ -420,19 +449,21 @@ async fn close(
         end -= 1;
     }
     let reason = why.get(..end).unwrap_or_default().as_bytes();
-    let payload: Vec<u8> = code.to_be_bytes().into_iter().chain(reason.iter().copied()).collect();
-    let length = u8::try_from(payload.len()).unwrap_or(0);
-    let to_agent: Vec<u8> = [0x88, length].into_iter().chain(payload).collect();
-    // The server learns that it is over, and nothing of the policy. A mask of zeros changes nothing and is a mask.
-    let [high, low] = code.to_be_bytes();
-    let to_upstream = [0x88, 0x82, 0, 0, 0, 0, high, low];
+    // A mask of zeros changes nothing and is a mask.
+    let frame = |masked: u8, mask: &[u8], reason: &[u8]| {
+        let length = u8::try_from(reason.len() + 2).unwrap_or(MAX_CONTROL_BYTES as u8);
+        [&[0x88, masked | length][..], mask, &code.to_be_bytes(), reason].concat()
+    };
     let say = async {
         if let Some(agent) = agent {
-            let _gone = write(agent, &to_agent).await;
+            let _gone = write(agent, &frame(0, &[], reason)).await;
         }
-        let _gone = write(upstream, &to_upstream).await;
+        if let Some(upstream) = upstream {
+            // The server learns that it is over, and nothing of the policy.
+            let _gone = write(upstream, &frame(0x80, &[0; 4], TO_UPSTREAM)).await;
+        }
     };
-    let _at_most = tokio::time::timeout(PATIENCE, say).await;
+    let _at_most = timeout(PATIENCE, say).await;
 }
 
 #[cfg(test)]

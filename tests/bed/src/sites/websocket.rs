@@ -1,6 +1,7 @@
 //! WebSocket: an echo, a clock that ticks by itself, and a chat of the kind that Discord and Slack have.
 //!
-//! Over HTTP/1.1 by an upgrade (RFC 6455), over HTTP/2 by an extended CONNECT (RFC 8441).
+//! Over HTTP/1.1 by an upgrade (RFC 6455), over HTTP/2 by an extended CONNECT (RFC 8441). How the client ends an echo or a clock
+//! is noted as the request's body.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 
 use super::Visit;
 use crate::recorder::Recorder;
@@ -42,11 +43,17 @@ pub fn upgrade(mut request: Request<Incoming>, talk: Talk, visit: &Visit<'_>) ->
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-        match talk {
+        let end = match talk {
             Talk::Echo => echo(socket).await,
             Talk::Ticks(every) => tick(socket, every).await,
-            Talk::Chat => chat(socket, &recorder, number).await,
-        }
+            // What was said is its note.
+            Talk::Chat => return chat(socket, &recorder, number).await,
+        };
+        let told = match end {
+            Some(frame) => format!("close {} {}", u16::from(frame.code), frame.reason),
+            None => "gone".to_owned(),
+        };
+        recorder.body(number, told.as_bytes());
     });
     response
 }
@@ -68,22 +75,32 @@ fn handshake(request: &Request<Incoming>) -> Option<Response<Body>> {
 
 type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-async fn echo(mut socket: Socket) {
+async fn echo(mut socket: Socket) -> Option<CloseFrame> {
     while let Some(Ok(message)) = socket.next().await {
-        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-            return;
+        match message {
+            Message::Close(frame) => return frame,
+            Message::Text(_) | Message::Binary(_) => socket.send(message).await.ok()?,
+            _ => {}
         }
     }
+    None
 }
 
-async fn tick(mut socket: Socket, every: Duration) {
+async fn tick(mut socket: Socket, every: Duration) -> Option<CloseFrame> {
+    let mut clock = tokio::time::interval(every);
     let mut n = 0u64;
     loop {
-        n += 1;
-        if socket.send(Message::text(format!("tick {n}"))).await.is_err() {
-            return;
+        tokio::select! {
+            _ = clock.tick() => {
+                n += 1;
+                socket.send(Message::text(format!("tick {n}"))).await.ok()?;
+            }
+            said = socket.next() => match said {
+                Some(Ok(Message::Close(frame))) => return frame,
+                Some(Ok(_)) => {}
+                _ => return None,
+            },
         }
-        tokio::time::sleep(every).await;
     }
 }
 

@@ -248,8 +248,8 @@ async fn a_changed_program_is_denied_until_accepted() {
     };
     assert_eq!(changed.now, <[u8; 32]>::from(Sha256::digest("version 2")));
     let path = curl.to_str().unwrap();
-    assert!(matches!(b.pins.accept(path, Some([0; 32])), Err(AcceptError::ChangedAgain { .. })));
-    b.pins.accept(path, Some(changed.now)).unwrap();
+    assert!(matches!(b.pins.accept(path, [0; 32]), Err(AcceptError::ChangedAgain { .. })));
+    b.pins.accept(path, changed.now).unwrap();
     b.judge(vec![vec![told(8, &curl, &[])]]).await.unwrap();
 }
 
