@@ -12,6 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::out::Failure;
+use upstream::{ClientCert, UpstreamProxy};
+
+pub mod upstream;
 
 /// A configuration file larger than this is refused before it is parsed.
 const FILE_MAX: u64 = 1 << 20;
@@ -53,6 +56,11 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// More certificate authorities for upstream servers, a PEM file relative to this file.
     pub upstream_ca: Option<PathBuf>,
+    /// Certificates for upstream servers that demand one.
+    #[serde(default)]
+    pub client_certs: Vec<ClientCert>,
+    /// The proxy through which everything goes.
+    pub upstream_proxy: Option<UpstreamProxy>,
     /// `strict` or `best-effort`.
     pub enforcement: Option<Enforcement>,
 }
@@ -215,6 +223,9 @@ impl Config {
             .flatten()
         {
             *relative = base.join(&relative);
+        }
+        for cert in &mut config.client_certs {
+            cert.cert = base.join(&cert.cert);
         }
         Ok(config)
     }

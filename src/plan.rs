@@ -9,10 +9,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use policy::Destination;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
 use crate::cli::args::LogFormat;
+use crate::config::upstream::UpstreamProxy;
 use crate::config::{Forward, Restart};
 use crate::steps::Step;
 
@@ -69,6 +71,10 @@ pub struct Plan {
     pub forwards: Vec<Forward>,
     /// More roots for upstream servers, PEM.
     pub upstream_ca: Option<String>,
+    /// Certificates for upstream servers that demand one.
+    pub client_certs: Vec<PlannedCert>,
+    /// The proxy through which everything goes.
+    pub upstream_proxy: Option<UpstreamProxy>,
     /// The operator's `SSL_CERT_FILE`, if set.
     pub system_roots: Option<PathBuf>,
     /// Where systemd wants to hear that we are ready (sd_notify(3)), if it does.
@@ -83,6 +89,17 @@ pub struct Plan {
     pub slots: Vec<String>,
     /// The steps so far, if their times are wanted.
     pub steps: Option<Vec<Step>>,
+}
+
+/// A certificate that one upstream server is shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlannedCert {
+    /// To whom.
+    pub to: Destination,
+    /// PEM, the certificate first.
+    pub chain: String,
+    /// The reference of its key.
+    pub key: String,
 }
 
 /// What the heart's standard streams are for.

@@ -17,6 +17,7 @@ mod redact;
 mod run;
 mod start;
 mod up;
+mod way_out;
 mod workspace;
 
 use std::io;

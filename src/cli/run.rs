@@ -65,6 +65,8 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         metrics,
         enforcement: enforcement(args.start.enforcement, config.as_ref()),
         limits: config.as_ref().map(|c| c.limits.clone()).unwrap_or_default(),
+        client_certs: config.as_ref().map_or(Vec::new(), |c| c.client_certs.clone()),
+        upstream_proxy: config.as_ref().and_then(|c| c.upstream_proxy.clone()),
         upstream_ca: config.and_then(|c| c.upstream_ca),
         mode: Mode::Foreground { tty },
         fault_injection: args.start.allow_fault_injection,

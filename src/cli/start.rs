@@ -17,7 +17,8 @@ use proxy::credentials::Section;
 
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, say};
-use crate::cli::{ids, other_root, policies, workspace};
+use crate::cli::{ids, other_root, policies, way_out, workspace};
+use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
 use crate::plan::{
     AgentPlan, Mode, Plan, PolicySource, Secrets, explicit_listeners, inference_listeners, slot,
@@ -52,6 +53,10 @@ pub struct Wanted {
     pub limits: config::Limits,
     /// More roots for upstream servers, a PEM file.
     pub upstream_ca: Option<PathBuf>,
+    /// Certificates for upstream servers that demand one.
+    pub client_certs: Vec<ClientCert>,
+    /// The proxy through which everything goes.
+    pub upstream_proxy: Option<UpstreamProxy>,
     /// What the standard streams are for.
     pub mode: Mode,
     /// Whether `crash` is allowed.
@@ -90,10 +95,14 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     wanted.steps.done("command: arguments and files read");
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
     wanted.steps.done("command: policy checked");
-    let secrets = secrets(wanted.inference.as_ref(), &wanted.credentials)?;
+    let mut secrets = secrets(wanted.inference.as_ref(), &wanted.credentials)?;
     if !wanted.quiet {
         let warnings = wanted.credentials.warnings(policy.policy());
         warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
+    }
+    let client_certs = way_out::client_certs(&wanted.client_certs, &mut secrets)?;
+    if let Some(proxy) = &wanted.upstream_proxy {
+        way_out::upstream_proxy(proxy, &mut secrets)?;
     }
     let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     let claim = match &wanted.name {
@@ -145,6 +154,8 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         credentials: wanted.credentials,
         forwards: wanted.forwards,
         upstream_ca,
+        client_certs,
+        upstream_proxy: wanted.upstream_proxy,
         system_roots: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
         notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
         fault_injection: wanted.fault_injection,

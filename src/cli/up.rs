@@ -69,6 +69,8 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
         metrics,
         limits: config.limits,
         upstream_ca: config.upstream_ca,
+        client_certs: config.client_certs,
+        upstream_proxy: config.upstream_proxy,
         mode: Mode::Service,
         fault_injection: args.start.allow_fault_injection,
         quiet: args.start.quiet,

@@ -13,8 +13,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{
     AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest,
-    ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus,
-    SandboxState, Status, Stop, TreeNode,
+    ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus, SandboxState,
+    Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use policy::StaticChanges;

@@ -19,6 +19,7 @@ mod forwards;
 mod handover;
 mod identities;
 mod log;
+mod outward;
 mod records;
 mod stdin;
 mod stores;

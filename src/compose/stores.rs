@@ -14,6 +14,7 @@ use policy::{Candidate, Preset};
 use proxy::credentials::Credentials;
 use proxy::guard::{OwnAddresses, Resolver, SystemLookup};
 use proxy::identity::{Pinned, Pins};
+use proxy::route::Routes;
 use proxy::tls::Authority;
 use proxy::trusted::Trusted;
 use redactor::{Redactor, SharedRedactor, Streams};
@@ -23,6 +24,7 @@ use telemetry::metrics::Recorder;
 
 use super::adapters::{Inference, InitProcesses, Providers};
 use super::handover::{Handover, HeartLine};
+use super::outward;
 use crate::plan::{Plan, Secrets, slot};
 use crate::sealed;
 
@@ -64,6 +66,7 @@ pub struct Ready {
     pub authority: Arc<Authority>,
     pins: Pins,
     resolver: Resolver,
+    routes: Routes,
     upstream: proxy::Upstream,
     names: Arc<proxy::names::Book>,
     credentials: Arc<Credentials>,
@@ -79,16 +82,19 @@ impl Ready {
             None => Secrets::default(),
         };
         let keys: Vec<(String, redactor::Secret)> = secrets.pairs().collect();
-        let redactor = SharedRedactor::new(Redactor::new(keys.iter().cloned())?);
+        let known = keys.iter().cloned().chain(outward::password(plan, &keys));
+        let redactor = SharedRedactor::new(Redactor::new(known)?);
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
         let authority = Arc::new(authority(handover, heart).await?);
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
-        let upstream = upstream(plan)?;
-        let gateway =
-            gateway(plan, keys, &redactor, &audit, Providers(Trusted::new(lookup, upstream.clone())))?;
+        let by_reference = outward::Keys::new(&keys);
+        let upstream = outward::upstream(plan, &by_reference)?;
+        let routes = outward::routes(plan, &by_reference, Arc::<SystemLookup>::clone(&lookup))?;
+        let trusted = Trusted::new(lookup, upstream.clone(), routes.clone());
+        let gateway = gateway(plan, keys, &redactor, &audit, Providers(trusted))?;
         let pins = pins(handover, heart)?;
         let names = Arc::new(super::capture::book(handover, heart).await?);
         Ok(Self {
@@ -101,6 +107,7 @@ impl Ready {
             authority,
             pins,
             resolver,
+            routes,
             upstream,
             names,
             credentials,
@@ -119,6 +126,7 @@ impl Ready {
             authority,
             pins,
             resolver,
+            routes,
             upstream,
             names,
             credentials,
@@ -138,6 +146,7 @@ impl Ready {
             )),
             names,
             resolver: resolver.clone(),
+            routes,
             authority: Arc::clone(&authority),
             upstream,
             journal: Arc::new(audit.sink()),
@@ -164,14 +173,6 @@ fn connections() -> Result<usize, Refused> {
     use nix::sys::resource::{Resource, getrlimit};
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(proxy::limits::connections_within(soft))
-}
-
-/// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it is needed.
-fn upstream(plan: &Plan) -> Result<proxy::Upstream, Refused> {
-    let extra = extra_roots(plan)?;
-    proxy::tls::check_extra_roots(&extra)?;
-    proxy::tls::check_named_roots()?;
-    Ok(proxy::Upstream::lazy(move || proxy::tls::upstream_config(extra.clone())))
 }
 
 fn presets(names: &[String]) -> Result<Vec<Preset>, Refused> {
@@ -230,7 +231,8 @@ async fn authority(handover: &mut Handover, heart: &HeartLine) -> Result<Authori
     Ok(authority)
 }
 
-fn extra_roots(plan: &Plan) -> Result<Vec<CertificateDer<'static>>, Refused> {
+/// The authorities that the configuration adds.
+pub fn extra_roots(plan: &Plan) -> Result<Vec<CertificateDer<'static>>, Refused> {
     let Some(pem) = &plan.upstream_ca else { return Ok(Vec::new()) };
     let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     roots.map_err(|e| format!("upstream_ca: {e}").into())

@@ -1,19 +1,24 @@
 //! Step six and seven of the road: from what was granted to a judged address, and a connection to it.
 //!
-//! The guard resolves and judges ([`crate::guard`]); here its errors become answers. Nothing else in the crate turns
-//! a destination into an address.
+//! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies on the way;
+//! here their errors become answers. Nothing else in the crate turns a destination into an address.
 
-use policy::Destination;
+use policy::{Destination, Grant, Host};
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
-use crate::guard::{self, Connected, DialError, JudgedAddr, ResolveError, Resolver};
+use crate::conn::Deps;
+use crate::guard::{self, Connected, DialError, JudgedAddr, Reached, ResolveError};
 use crate::limits::{ADDRESSES_FRESH, DIAL_DEADLINE};
+use crate::route::{self, Route};
 use crate::verdict::Granted;
 
-/// Addresses that were judged a moment ago, with the moment.
+/// Where a granted destination is reached, judged a moment ago, with the moment.
 #[derive(Debug, Clone)]
 pub struct Judged {
+    destination: Destination,
+    route: Route,
+    /// Empty only where an upstream proxy resolves the name.
     addresses: Vec<JudgedAddr>,
     at: Instant,
 }
@@ -23,20 +28,22 @@ impl Judged {
     ///
     /// # Errors
     /// The guard's denial; or that the name has no address, or nobody knows in time.
-    pub async fn of(resolver: &Resolver, granted: &Granted) -> Result<Self, Refusal> {
-        let Destination { host, port } = &granted.destination;
+    pub async fn of(deps: &Deps, granted: &Granted) -> Result<Self, Refusal> {
+        let destination = granted.destination.clone();
         let Some(grant) = &granted.grant else {
             return Err(Refusal::Unavailable("the gateway is not dialled".to_owned()));
         };
-        match resolver.resolve(host, *port, &grant.addresses).await {
-            Ok(addresses) => Ok(Self { addresses, at: Instant::now() }),
-            Err(ResolveError::Denied(mut denial)) => {
-                denial.policy.get_or_insert_with(|| grant.policy.clone());
-                Err(Refusal::Denied(*denial))
-            }
-            Err(error @ ResolveError::Unresolved { .. }) => Err(Refusal::Unreachable(error.to_string())),
-            Err(error @ ResolveError::TimedOut { .. }) => Err(Refusal::Timeout(error.to_string())),
+        let route = deps.routes.to(&destination.host);
+        if let (false, Host::Name(name)) = (route.resolves_here(), &destination.host) {
+            guard::permitted_name(name).map_err(|error| refused(error, grant))?;
+            route::judge_unresolved(name, &grant.addresses)
+                .map_err(|denial| refused(ResolveError::Denied(Box::new(denial)), grant))?;
+            return Ok(Self { destination, route, addresses: Vec::new(), at: Instant::now() });
         }
+        let resolved = deps.resolver.resolve(&destination.host, destination.port, &grant.addresses).await;
+        let addresses = resolved.map_err(|error| refused(error, grant))?;
+        let route = route.given(addresses.iter().map(|judged| judged.addr().ip()));
+        Ok(Self { destination, route, addresses, at: Instant::now() })
     }
 
     /// Whether they may still be dialled without asking again.
@@ -44,14 +51,36 @@ impl Judged {
         self.at.elapsed() < ADDRESSES_FRESH
     }
 
-    /// Connects to the first that answers.
+    /// Connects to the first that answers, or through the proxy that lies on the way.
     ///
     /// # Errors
     /// That none did.
     pub async fn dial(&self) -> Result<Connected, Refusal> {
-        guard::dial(&self.addresses, DIAL_DEADLINE).await.map_err(|error| match error {
-            DialError::TimedOut => Refusal::Timeout(error.to_string()),
-            DialError::Unreachable { .. } | DialError::NoAddress => Refusal::Unreachable(error.to_string()),
-        })
+        match &self.route {
+            Route::Straight => {
+                guard::dial(&self.addresses, DIAL_DEADLINE).await.map_err(|error| match error {
+                    DialError::TimedOut => Refusal::Timeout(error.to_string()),
+                    DialError::Unreachable { .. } | DialError::NoAddress => {
+                        Refusal::Unreachable(error.to_string())
+                    }
+                })
+            }
+            Route::Through(proxy) => {
+                let judged = self.addresses.first().copied();
+                let stream = route::through(proxy, &self.destination, judged).await?;
+                Ok(Connected { stream, reached: judged.map_or(Reached::Name, Reached::Address) })
+            }
+        }
+    }
+}
+
+fn refused(error: ResolveError, grant: &Grant) -> Refusal {
+    match error {
+        ResolveError::Denied(mut denial) => {
+            denial.policy.get_or_insert_with(|| grant.policy.clone());
+            Refusal::Denied(*denial)
+        }
+        ResolveError::Unresolved { .. } => Refusal::Unreachable(error.to_string()),
+        ResolveError::TimedOut { .. } => Refusal::Timeout(error.to_string()),
     }
 }

@@ -20,6 +20,7 @@ use crate::names::Book;
 use crate::outcome::Journal;
 use crate::pool::Pool;
 use crate::protocol::websocket::Judge;
+use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
@@ -48,6 +49,8 @@ pub struct Deps {
     pub names: Arc<Book>,
     /// The SSRF guard.
     pub resolver: Resolver,
+    /// Whether an upstream proxy lies on the way.
+    pub routes: Routes,
     /// The sandbox's certificate authority.
     pub authority: Arc<Authority>,
     /// TLS towards upstreams.

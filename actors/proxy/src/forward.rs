@@ -48,8 +48,11 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     };
     let key = Key { destination: permitted.granted.destination.clone(), wire };
     let mut sender = connection(conn, &key, &permitted, known, started).await?;
-    let live =
-        conn.deps.tracker.track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.addr())).await;
+    let live = conn
+        .deps
+        .tracker
+        .track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.reached()))
+        .await;
     if live.is_revoked() {
         return Err(revoked());
     }
@@ -134,18 +137,18 @@ async fn connection(
     }
     let addresses = match conn.take_addresses() {
         Some(fresh) => fresh,
-        None => address::Judged::of(&conn.deps.resolver, &permitted.granted).await?,
+        None => address::Judged::of(&conn.deps, &permitted.granted).await?,
     };
     outcome::request_allowed(journal, known, permitted, started.elapsed())?;
     let connected = addresses.dial().await?;
-    let sender = conn.deps.upstream.open(connected, &key.destination.host, key.wire).await?;
+    let sender = conn.deps.upstream.open(connected, &key.destination, key.wire).await?;
     conn.pool.opened(key, &sender);
     Ok(sender)
 }
 
 async fn dial(conn: &Arc<Conn>, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
-    let connected = address::Judged::of(&conn.deps.resolver, &permitted.granted).await?.dial().await?;
-    let sender = conn.deps.upstream.open(connected, &key.destination.host, key.wire).await?;
+    let connected = address::Judged::of(&conn.deps, &permitted.granted).await?.dial().await?;
+    let sender = conn.deps.upstream.open(connected, &key.destination, key.wire).await?;
     conn.pool.opened(key, &sender);
     Ok(sender)
 }
@@ -163,13 +166,18 @@ async fn send(
     live: &Live,
     ledger: &Ledger,
 ) -> Result<Response<Incoming>, Failed> {
-    let sending = sender.send(request);
+    let result = sent(sender.send(request), live, ledger).await?;
+    result.map_err(|unsent| failed(conn, sender, unsent))
+}
+
+/// Waits for the answer's head, as long as the decision stands and something moves.
+async fn sent<T>(sending: impl Future<Output = T>, live: &Live, ledger: &Ledger) -> Result<T, Failed> {
     let fallen = live.revoked();
     tokio::pin!(sending, fallen);
     let mut sent = ledger.up();
     loop {
         tokio::select! {
-            result = &mut sending => return result.map_err(|unsent| failed(conn, unsent)),
+            result = &mut sending => return Ok(result),
             () = &mut fallen => return Err(Failed::Refused(revoked())),
             () = tokio::time::sleep(FIRST_BYTE_DEADLINE) => {
                 // An upload that still moves is no silence.
@@ -184,7 +192,7 @@ async fn send(
     }
 }
 
-fn failed(conn: &Conn, unsent: Unsent) -> Failed {
+fn failed(conn: &Conn, sender: &Sender, unsent: Unsent) -> Failed {
     if let Some(violation) = conn.violation() {
         return Failed::Refused(Refusal::Malformed(violation));
     }
@@ -193,7 +201,7 @@ fn failed(conn: &Conn, unsent: Unsent) -> Failed {
         None => {
             tracing::debug!(error = %unsent.error, "upstream gave no answer");
             let why = "the destination broke off or did not answer in HTTP".to_owned();
-            Failed::Refused(Refusal::Unreachable(why))
+            Failed::Refused(Refusal::Unreachable(sender.fault().unwrap_or(why)))
         }
     }
 }

@@ -47,6 +47,8 @@ pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
+/// Bytes of an upstream proxy's answer to CONNECT, head alone.
+pub const MAX_PROXY_HEAD_BYTES: usize = 8 * 1024;
 /// Bytes of all bodies together that are held to be judged, in one sandbox.
 pub const MAX_JUDGED_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one body that is rewritten because a credential's placeholder may stand in it. OpenShell's bound.
@@ -157,6 +159,7 @@ mod tests {
             H2_CONNECTION_WINDOW,
             MAX_IDLE_UPSTREAM,
             MAX_LINGER_BYTES,
+            MAX_PROXY_HEAD_BYTES,
             MAX_JUDGED_BYTES,
             MAX_REWRITTEN_BYTES,
             MAX_AHEAD_BYTES,

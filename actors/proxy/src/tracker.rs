@@ -14,9 +14,10 @@ use policy::{Host, Treatment};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::guard::{HOST_NAME, JudgedAddr, Resolver};
+use crate::guard::{HOST_NAME, Reached, Resolver};
 use crate::intent::Exchange;
 use crate::limits::MAX_JUDGED_BYTES;
+use crate::route::judge_unresolved;
 use crate::verdict::Granted;
 
 /// Cheap to clone; all clones are the same tracker.
@@ -38,7 +39,7 @@ struct Inner {
 struct Entry {
     granted: Granted,
     exchange: Option<Exchange>,
-    addr: Option<JudgedAddr>,
+    reached: Option<Reached>,
     revoked: CancellationToken,
 }
 
@@ -113,9 +114,9 @@ impl Tracker {
         &self,
         granted: Granted,
         exchange: Option<Exchange>,
-        addr: Option<JudgedAddr>,
+        reached: Option<Reached>,
     ) -> Live {
-        let entry = Arc::new(Entry { granted, exchange, addr, revoked: CancellationToken::new() });
+        let entry = Arc::new(Entry { granted, exchange, reached, revoked: CancellationToken::new() });
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.lock().insert(id, Arc::clone(&entry));
         let live = Live { inner: Arc::clone(&self.0), id, revoked: entry.revoked.clone() };
@@ -167,7 +168,14 @@ impl Inner {
     }
 
     async fn address_stands(&self, entry: &Entry, rule: &policy::AddressRule) -> bool {
-        let Some(addr) = entry.addr else { return true };
+        let addr = match entry.reached {
+            None => return true,
+            Some(Reached::Address(addr)) => addr,
+            Some(Reached::Name) => {
+                let name = entry.granted.destination.host.name();
+                return name.is_some_and(|name| judge_unresolved(name, rule).is_ok());
+            }
+        };
         if entry.granted.destination.host.name().is_some_and(|name| name.as_str() == HOST_NAME) {
             return rule.exact_host;
         }

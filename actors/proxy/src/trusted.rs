@@ -1,19 +1,22 @@
 //! Connections to places that the operator named in the configuration: inference providers.
 //!
 //! Same resolver and same TLS as the agent's traffic, but no SSRF guard: a provider on the host's loopback is what
-//! self-hosted means. Must never be reachable with a name that an agent chose.
+//! self-hosted means. The way leads through the upstream proxy, where there is one. Must never be reachable with a name that
+//! an agent chose.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use policy::Host;
+use policy::{Destination, Host};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::guard::{Lookup, MAX_ATTEMPTS, RESOLVE_DEADLINE};
 use crate::limits::TRUSTED_CONNECT;
+use crate::route::{self, Route, Routes};
+use crate::tls;
 use crate::upstream::Upstream;
 
 /// A byte stream.
@@ -25,6 +28,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 pub struct Trusted {
     lookup: Arc<dyn Lookup>,
     upstream: Upstream,
+    routes: Routes,
 }
 
 /// How to speak to what is dialled.
@@ -47,54 +51,84 @@ pub struct Opened {
 }
 
 impl Trusted {
-    /// Dials with this resolver and this TLS.
-    pub fn new(lookup: Arc<dyn Lookup>, upstream: Upstream) -> Self {
-        Self { lookup, upstream }
+    /// Dials with this resolver and this TLS, on these ways.
+    pub fn new(lookup: Arc<dyn Lookup>, upstream: Upstream, routes: Routes) -> Self {
+        Self { lookup, upstream, routes }
     }
 
     /// Connects, TLS handshake included.
     ///
     /// # Errors
-    /// The last address's error; that there is no address; that the handshake failed or anything took too long.
+    /// The last address's error; that there is no address; that an upstream proxy refuses; that the handshake failed or
+    /// anything took too long.
     pub async fn dial(&self, host: &Host, port: u16, speak: Speak) -> io::Result<Opened> {
-        let stream = self.tcp(host, port).await?;
+        let to = Destination { host: host.clone(), port };
+        let stream = match self.route(host).await {
+            Route::Straight => tcp(&*self.lookup, host, port).await?,
+            Route::Through(proxy) => {
+                let tunnel = route::through(&proxy, &to, None).await;
+                tunnel.map_err(|refusal| io::Error::other(refusal.detail()))?
+            }
+        };
         if speak == Speak::Plain {
             return Ok(Opened { io: Box::new(stream), http2: false });
         }
-        let stream = self.upstream.tls(stream, host, speak == Speak::TlsHttp1).await?;
+        let stream =
+            self.upstream.tls(stream, &to, speak == Speak::TlsHttp1).await.map_err(
+                |error| match tls::explain(&error) {
+                    Some(why) => io::Error::other(format!("{host}: {why}")),
+                    None => error,
+                },
+            )?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Ok(Opened { io: Box::new(stream), http2 })
     }
 
-    async fn tcp(&self, host: &Host, port: u16) -> io::Result<TcpStream> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-        for address in self.addresses(host).await?.into_iter().take(MAX_ATTEMPTS) {
-            match timeout(TRUSTED_CONNECT, TcpStream::connect(SocketAddr::new(address, port))).await {
-                Ok(Ok(stream)) => {
-                    stream.set_nodelay(true)?;
-                    return Ok(stream);
+    /// A name that leads to exempt addresses, or to this machine, goes straight as those do.
+    async fn route(&self, host: &Host) -> Route {
+        match self.routes.to(host) {
+            route @ Route::Through(_) if route.resolves_here() => {
+                match addresses(&*self.lookup, host).await {
+                    Ok(all) if !all.is_empty() && all.iter().all(IpAddr::is_loopback) => Route::Straight,
+                    Ok(all) => route.given(all),
+                    // The proxy may know it.
+                    Err(_) => route,
                 }
-                Ok(Err(error)) => last = error,
-                Err(_) => last = io::ErrorKind::TimedOut.into(),
             }
+            route => route,
         }
-        Err(last)
     }
+}
 
-    async fn addresses(&self, host: &Host) -> io::Result<Vec<IpAddr>> {
-        let name = match host {
-            Host::Addr(address) => return Ok(vec![*address]),
-            // RFC 6761 section 6.3: never asked of a resolver.
-            Host::Name(name) if name.labels().next_back() == Some("localhost") => {
-                return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+/// A connection to a host that the operator named.
+pub(crate) async fn tcp(lookup: &dyn Lookup, host: &Host, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+    for address in addresses(lookup, host).await?.into_iter().take(MAX_ATTEMPTS) {
+        match timeout(TRUSTED_CONNECT, TcpStream::connect(SocketAddr::new(address, port))).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
             }
-            Host::Name(name) => name,
-        };
-        match timeout(RESOLVE_DEADLINE, self.lookup.addresses(name)).await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{name}: {error}"))),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
+    }
+    Err(last)
+}
+
+async fn addresses(lookup: &dyn Lookup, host: &Host) -> io::Result<Vec<IpAddr>> {
+    let name = match host {
+        Host::Addr(address) => return Ok(vec![*address]),
+        // RFC 6761 section 6.3: never asked of a resolver.
+        Host::Name(name) if name.labels().next_back() == Some("localhost") => {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        }
+        Host::Name(name) => name,
+    };
+    match timeout(RESOLVE_DEADLINE, lookup.addresses(name)).await {
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(io::Error::new(io::ErrorKind::NotFound, format!("{name}: {error}"))),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -126,7 +160,7 @@ mod tests {
     async fn plain_and_tls_and_the_next_address() {
         let world = Authority::generate().unwrap();
         let config = upstream_config_with_roots(vec![world.certificate().clone()]).unwrap();
-        let trusted = Trusted::new(Arc::new(Loopback), Upstream::new(&config));
+        let trusted = Trusted::new(Arc::new(Loopback), Upstream::new(&config), Routes::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let host = Host::parse("provider.test").unwrap();

@@ -68,7 +68,7 @@ pub(crate) async fn prepare(
             Next::Inspect { granted, addresses: None }
         }
         Some(treatment) => {
-            let addresses = address::Judged::of(&deps.resolver, &granted).await?;
+            let addresses = address::Judged::of(deps, &granted).await?;
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
@@ -162,9 +162,10 @@ async fn relayed<T: Side>(
 ) {
     let started = Instant::now();
     let destination = granted.destination.clone();
-    let live = conn.deps.tracker.track(granted, None, Some(upstream.addr)).await;
+    let Connected { stream: upstream, reached } = upstream;
+    let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
     let begun = tokio::select! {
-        begun = begin(stream, surplus, upstream.stream, &destination) => begun,
+        begun = begin(stream, surplus, upstream, &destination) => begun,
         () = live.revoked() => Err(Over::Ended(End::Stopped)),
         () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
     };

@@ -3,6 +3,7 @@
 //! TLS towards the upstream is verified against the host that was judged; HTTP/1.1 or HTTP/2 is what ALPN says.
 //! Must never dial: connections come from the guard.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use policy::Host;
+use policy::{Destination, Host};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,11 +23,11 @@ use tokio_rustls::client::TlsStream;
 
 use crate::answer::Refusal;
 use crate::body::Body;
-use crate::guard::{Connected, JudgedAddr};
+use crate::guard::{Connected, Reached};
 use crate::limits::{
     H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, MAX_RESPONSE_HEADERS, TLS_HANDSHAKE,
 };
-use crate::tls::{UpstreamError, http1_only};
+use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 
 /// TLS towards upstreams: one verifier, two offers. Clones share them.
 #[derive(Clone)]
@@ -35,16 +36,31 @@ pub struct Upstream(Arc<Shared>);
 struct Shared {
     made: OnceCell<Connectors>,
     load: Box<dyn Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync>,
+    certificates: ClientCertificates,
 }
 
-struct Connectors {
+/// Two offers of one configuration; they share its sessions.
+struct Offers {
     any: TlsConnector,
     http1: TlsConnector,
 }
 
-impl Connectors {
+struct Connectors {
+    /// For whom no certificate of ours is meant.
+    anonymous: Offers,
+    presenting: HashMap<Destination, Offers>,
+}
+
+impl Offers {
     fn new(config: &Arc<ClientConfig>) -> Self {
         Self { any: TlsConnector::from(Arc::clone(config)), http1: TlsConnector::from(http1_only(config)) }
+    }
+}
+
+impl Connectors {
+    fn new(config: &Arc<ClientConfig>, certificates: &ClientCertificates) -> Self {
+        let presenting = certificates.configs(config).map(|(to, config)| (to, Offers::new(&config)));
+        Self { presenting: presenting.collect(), anonymous: Offers::new(config) }
     }
 }
 
@@ -63,15 +79,17 @@ impl Upstream {
     /// `config` holds the roots and offers HTTP/2 and HTTP/1.1: see [`crate::tls::upstream_config`].
     pub fn new(config: &Arc<ClientConfig>) -> Self {
         let config = Arc::clone(config);
-        let made = OnceCell::new_with(Some(Connectors::new(&config)));
-        Self(Arc::new(Shared { made, load: Box::new(move || Ok(Arc::clone(&config))) }))
+        Self::lazy(ClientCertificates::default(), move || Ok(Arc::clone(&config)))
     }
 
     /// The configuration is made at the first handshake, on a thread that may block: a system's roots take milliseconds
     /// to read, and many an agent never needs them. One that can't be made fails that handshake, and is tried again at
-    /// the next.
-    pub fn lazy(load: impl Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared { made: OnceCell::new(), load: Box::new(load) }))
+    /// the next. `certificates` are ours, for those who demand one.
+    pub fn lazy(
+        certificates: ClientCertificates,
+        load: impl Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Shared { made: OnceCell::new(), load: Box::new(load), certificates }))
     }
 
     async fn connectors(&self) -> io::Result<&Connectors> {
@@ -79,7 +97,7 @@ impl Upstream {
             let shared = Arc::clone(&self.0);
             let loaded = tokio::task::spawn_blocking(move || (shared.load)()).await;
             match loaded.map_err(io::Error::other)? {
-                Ok(config) => Ok(Connectors::new(&config)),
+                Ok(config) => Ok(Connectors::new(&config, &self.0.certificates)),
                 Err(error) => {
                     tracing::error!(%error, "no upstream can be verified");
                     Err(io::Error::other(error))
@@ -89,22 +107,23 @@ impl Upstream {
         self.0.made.get_or_try_init(load).await
     }
 
-    /// A TLS handshake with `host`, verified; offers HTTP/2 unless `http1_only`.
+    /// A TLS handshake with `to`, verified; offers HTTP/2 unless `http1_only`.
     ///
     /// # Errors
     /// That the handshake failed or took longer than [`TLS_HANDSHAKE`].
     pub async fn tls(
         &self,
         stream: TcpStream,
-        host: &Host,
+        to: &Destination,
         http1_only: bool,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let name = match host {
+        let name = match &to.host {
             Host::Name(name) => ServerName::try_from(name.as_str().to_owned()).map_err(io::Error::other)?,
             Host::Addr(addr) => ServerName::from(*addr),
         };
         let connectors = self.connectors().await?;
-        let connector = if http1_only { &connectors.http1 } else { &connectors.any };
+        let offers = connectors.presenting.get(to).unwrap_or(&connectors.anonymous);
+        let connector = if http1_only { &offers.http1 } else { &offers.any };
         match tokio::time::timeout(TLS_HANDSHAKE, connector.connect(name, stream)).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -115,23 +134,29 @@ impl Upstream {
     pub(crate) async fn open(
         &self,
         connected: Connected,
-        host: &Host,
+        to: &Destination,
         wire: Wire,
     ) -> Result<Sender, Refusal> {
-        let Connected { stream, addr } = connected;
+        let Connected { stream, reached } = connected;
         if wire == Wire::Plain {
-            return Sender::http1(stream, addr).await;
+            return Sender::http1(stream, reached, Fault::default()).await;
         }
+        let host = &to.host;
         let stream =
-            self.tls(stream, host, wire == Wire::TlsHttp1).await.map_err(|error| match error.kind() {
+            self.tls(stream, to, wire == Wire::TlsHttp1).await.map_err(|error| match error.kind() {
                 io::ErrorKind::TimedOut => {
                     Refusal::Timeout(format!("{host}: the TLS handshake took too long"))
                 }
-                _ => Refusal::Unreachable(format!("{host}: the TLS handshake failed: {error}")),
+                _ => Refusal::Unreachable(match tls::explain(&error) {
+                    Some(why) => format!("{host}: {why}"),
+                    None => format!("{host}: the TLS handshake failed: {error}"),
+                }),
             })?;
-        match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Sender::http2(stream, addr).await,
-            _ => Sender::http1(stream, addr).await,
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let (stream, fault) = Noting::new(stream, host.to_string());
+        match http2 {
+            true => Sender::http2(stream, reached, fault).await,
+            false => Sender::http1(stream, reached, fault).await,
         }
     }
 }
@@ -150,7 +175,8 @@ impl Drop for Driver {
 pub(crate) struct Sender {
     speaks: Speaks,
     driver: Arc<Driver>,
-    addr: JudgedAddr,
+    reached: Reached,
+    fault: Fault,
 }
 
 enum Speaks {
@@ -167,7 +193,7 @@ pub(crate) struct Unsent {
 }
 
 impl Sender {
-    async fn http1<T>(stream: T, addr: JudgedAddr) -> Result<Self, Refusal>
+    async fn http1<T>(stream: T, reached: Reached, fault: Fault) -> Result<Self, Refusal>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -182,10 +208,10 @@ impl Sender {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Self { speaks: Speaks::Http1(sender), driver: Arc::new(Driver(driver)), addr })
+        Ok(Self { speaks: Speaks::Http1(sender), driver: Arc::new(Driver(driver)), reached, fault })
     }
 
-    async fn http2<T>(stream: T, addr: JudgedAddr) -> Result<Self, Refusal>
+    async fn http2<T>(stream: T, reached: Reached, fault: Fault) -> Result<Self, Refusal>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -202,15 +228,20 @@ impl Sender {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Self { speaks: Speaks::Http2(sender), driver: Arc::new(Driver(driver)), addr })
+        Ok(Self { speaks: Speaks::Http2(sender), driver: Arc::new(Driver(driver)), reached, fault })
     }
 
     pub(crate) fn is_http2(&self) -> bool {
         matches!(self.speaks, Speaks::Http2(_))
     }
 
-    pub(crate) fn addr(&self) -> JudgedAddr {
-        self.addr
+    pub(crate) fn reached(&self) -> Reached {
+        self.reached
+    }
+
+    /// What went wrong inside TLS, if that is what ended the connection.
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.fault.words()
     }
 
     /// Keeps the connection's task alive while an answer is still being read.
@@ -224,7 +255,8 @@ impl Sender {
             Speaks::Http2(sender) => Some(Self {
                 speaks: Speaks::Http2(sender.clone()),
                 driver: Arc::clone(&self.driver),
-                addr: self.addr,
+                reached: self.reached,
+                fault: self.fault.clone(),
             }),
             Speaks::Http1(_) => None,
         }
@@ -262,20 +294,79 @@ impl Sender {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    use rustls::HandshakeKind;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
-    use crate::tls::upstream_config_with_roots;
+    use crate::tls::{Alpn, Authority, upstream_config_with_roots};
 
     #[tokio::test]
     async fn roots_are_read_once_and_one_that_fails_is_tried_again() {
         static LOADS: AtomicU32 = AtomicU32::new(0);
-        let upstream = Upstream::lazy(|| match LOADS.fetch_add(1, Ordering::SeqCst) {
-            0 => Err(UpstreamError::NamedRoots { variables: "V".into(), why: "gone".into() }),
-            _ => upstream_config_with_roots(Vec::new()),
-        });
+        let upstream =
+            Upstream::lazy(ClientCertificates::default(), || match LOADS.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(UpstreamError::NamedRoots { variables: "V".into(), why: "gone".into() }),
+                _ => upstream_config_with_roots(Vec::new()),
+            });
         let error = upstream.connectors().await.err().unwrap();
         assert!(error.to_string().contains("gone"), "{error}");
         let shared = upstream.clone();
         assert!(upstream.connectors().await.is_ok() && shared.connectors().await.is_ok());
         assert_eq!(LOADS.load(Ordering::SeqCst), 2);
+    }
+
+    /// Two connections to one server: what the second handshake was.
+    async fn second(
+        upstream: &Upstream,
+        server: Arc<rustls::ServerConfig>,
+        second: (&str, bool),
+    ) -> HandshakeKind {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream =
+                    tokio_rustls::TlsAcceptor::from(Arc::clone(&server)).accept(stream).await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+                let _ = stream.read(&mut [0]).await;
+            }
+        });
+        let mut kind = None;
+        for (host, http1_only) in [("up.test", false), second] {
+            let to = Destination { host: Host::parse(host).unwrap(), port: 443 };
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = upstream.tls(stream, &to, http1_only).await.unwrap();
+            // Reading takes in the ticket that follows the handshake.
+            stream.read_exact(&mut [0]).await.unwrap();
+            kind = stream.get_ref().1.handshake_kind();
+        }
+        kind.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_second_connection_resumes_and_never_with_another_host_or_certificate() {
+        let world = Authority::generate().unwrap();
+        let server =
+            |host: &str| world.server_config_for(&Host::parse(host).unwrap(), Alpn::H2OrHttp1).unwrap();
+        let config = upstream_config_with_roots(vec![world.certificate().clone()]).unwrap();
+        let plain = Upstream::new(&config);
+        assert_eq!(second(&plain, server("up.test"), ("up.test", false)).await, HandshakeKind::Resumed);
+        // A WebSocket's connection is another offer, and the same session.
+        let plain = Upstream::new(&config);
+        assert_eq!(second(&plain, server("up.test"), ("up.test", true)).await, HandshakeKind::Resumed);
+        // The session of one that showed our certificate is not that of one that didn't, though the host is the same.
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain =
+            rcgen::CertificateParams::new(vec!["us".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        let mut ours = ClientCertificates::default();
+        let to = Destination { host: Host::parse("up.test").unwrap(), port: 443 };
+        ours.add(to.clone(), &chain, &redactor::Secret::from(key.serialize_pem())).unwrap();
+        let both = Upstream::lazy(ours, move || Ok(Arc::clone(&config)));
+        assert_eq!(second(&both, server("up.test"), ("up.test", false)).await, HandshakeKind::Resumed);
+        let made = both.connectors().await.unwrap();
+        let (with, without) = (made.presenting[&to].any.config(), made.anonymous.any.config());
+        assert!(with.client_auth_cert_resolver.has_certs() && !without.client_auth_cert_resolver.has_certs());
+        let elsewhere = Destination { port: 8443, ..to };
+        assert!(!made.presenting.contains_key(&elsewhere));
     }
 }

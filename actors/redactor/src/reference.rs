@@ -58,6 +58,20 @@ impl Reference {
     /// # Errors
     /// Names the reference and the mend, never the key.
     pub fn resolve(&self) -> Result<Secret, Unresolved> {
+        let otherwise = "it holds a space, a control or a non-ASCII byte, so it can't be a key";
+        self.read(u8::is_ascii_graphic, otherwise)
+    }
+
+    /// As [`Self::resolve`], for a private key in PEM form, which has lines and spaces.
+    ///
+    /// # Errors
+    /// Names the reference and the mend, never the key.
+    pub fn resolve_pem(&self) -> Result<Secret, Unresolved> {
+        let text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+        self.read(text, "it holds a control or a non-ASCII byte, so it can't be in PEM form")
+    }
+
+    fn read(&self, fits: impl Fn(&u8) -> bool, otherwise: &str) -> Result<Secret, Unresolved> {
         let fault = |why: String| Unresolved { reference: self.to_string(), why };
         let mut key = match self {
             Self::Env(name) => Zeroizing::new(
@@ -82,10 +96,8 @@ impl Reference {
         if key.is_empty() {
             return Err(fault("it is empty".into()));
         }
-        if !key.iter().all(u8::is_ascii_graphic) {
-            return Err(fault(
-                "it holds a space, a control or a non-ASCII byte, so it can't be a key".into(),
-            ));
+        if !key.iter().all(fits) {
+            return Err(fault(otherwise.into()));
         }
         if key.len() > MAX_KEY {
             return Err(fault(format!("it is longer than {MAX_KEY} bytes")));

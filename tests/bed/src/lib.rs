@@ -36,6 +36,7 @@
 
 pub mod archive;
 pub mod authority;
+pub mod corporate;
 pub mod harness;
 pub mod names;
 mod netlink;

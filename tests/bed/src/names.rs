@@ -41,6 +41,15 @@ pub const HOSTS: &[(&str, &[IpAddr])] = &[
     ("evil.bed.test", &[v4(93, 184, 215, 66)]),
     // A certificate from an authority that nobody trusts.
     ("untrusted.bed.test", &[v4(93, 184, 215, 67)]),
+    // Certificates with a fault each: expired, for another name, signed by itself.
+    ("expired.bed.test", &[v4(93, 184, 215, 70)]),
+    ("othername.bed.test", &[v4(93, 184, 215, 71)]),
+    ("selfsigned.bed.test", &[v4(93, 184, 215, 72)]),
+    // Demands a client certificate, and merely asks for one.
+    ("mtls.bed.test", &[v4(93, 184, 215, 73)]),
+    ("asks.bed.test", &[v4(93, 184, 215, 74)]),
+    // The corporate proxy.
+    ("proxy.bed.test", &[PROXY]),
     // Package sources.
     ("git.bed.test", &[v4(93, 184, 215, 20)]),
     ("pypi.bed.test", &[v4(93, 184, 215, 21)]),
@@ -64,6 +73,11 @@ pub const HOSTS: &[(&str, &[IpAddr])] = &[
     // An address where nothing listens on any port that tests use.
     ("closed.bed.test", &[v4(93, 184, 215, 99)]),
 ];
+
+/// Where the corporate proxy lives, and what its connections come from.
+pub const PROXY: IpAddr = v4(93, 184, 215, 40);
+/// What the corporate proxy alone can resolve.
+pub const BEYOND: &[(&str, IpAddr)] = &[("beyond.bed.test", v4(93, 184, 215, 41))];
 
 /// The text of the world's `/etc/hosts`.
 pub fn hosts_file() -> String {

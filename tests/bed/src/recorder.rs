@@ -23,6 +23,10 @@ pub struct Seen {
     pub version: String,
     /// Whether it came over TLS.
     pub tls: bool,
+    /// Whether its connection came from the corporate proxy.
+    pub proxied: bool,
+    /// Whether its client showed a certificate.
+    pub certified: bool,
     /// The headers, in order; values as text, lossily.
     pub headers: Vec<(String, String)>,
     /// The body, where the site read it whole; its first [`BODY_MAX`] bytes.
@@ -42,6 +46,18 @@ struct Kept {
     requests: VecDeque<Seen>,
     questions: VecDeque<String>,
     streams: VecDeque<Stream>,
+    tunnels: VecDeque<Tunnel>,
+}
+
+/// What the corporate proxy was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The target of CONNECT.
+    pub to: String,
+    /// `Proxy-Authorization`.
+    pub authorization: Option<String>,
+    /// The code of the answer.
+    pub code: u16,
 }
 
 /// What one connection to the raw servers sent, byte for byte.
@@ -78,6 +94,20 @@ impl Recorder {
         if let Some(seen) = self.kept().requests.iter_mut().rev().find(|seen| seen.number == number) {
             seen.body = body.iter().copied().take(BODY_MAX).collect();
         }
+    }
+
+    /// Keeps what the corporate proxy was asked for.
+    pub(crate) fn tunnel(&self, tunnel: Tunnel) {
+        let mut kept = self.kept();
+        if kept.tunnels.len() == KEEP {
+            kept.tunnels.pop_front();
+        }
+        kept.tunnels.push_back(tunnel);
+    }
+
+    /// What the corporate proxy was asked for, oldest first.
+    pub fn tunnels(&self) -> Vec<Tunnel> {
+        self.kept().tunnels.iter().cloned().collect()
     }
 
     /// Keeps a name that DNS was asked for.

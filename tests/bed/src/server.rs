@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::LazyConfigAcceptor;
 
 use crate::authority::Authority;
+use crate::corporate;
 use crate::names;
 use crate::provider::{self, Provider};
 use crate::raw;
@@ -62,6 +63,16 @@ enum Door {
     },
 }
 
+/// What is known of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    door: Door,
+    /// It comes from the corporate proxy.
+    proxied: bool,
+    /// Its client showed a certificate.
+    certified: bool,
+}
+
 /// Binds every listener, then serves each on a task of its own.
 pub async fn start(shared: Shared) -> Result<()> {
     let shared = Arc::new(shared);
@@ -79,6 +90,11 @@ pub async fn start(shared: Shared) -> Result<()> {
         let listener = listen(port).await?;
         let shared = Arc::clone(&shared);
         tokio::spawn(async move { accept(listener, door, shared).await });
+    }
+    for kind in corporate::Kind::ALL {
+        let listener = listen(kind.port()).await?;
+        let recorder = shared.recorder.clone();
+        tokio::spawn(corporate::serve(listener, *kind, recorder));
     }
     let dns = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).await.context("binding DNS on 127.0.0.1:53")?;
     let recorder = shared.recorder.clone();
@@ -98,14 +114,15 @@ async fn listen(port: u16) -> Result<TcpListener> {
 async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     loop {
         // A client that is gone before it is accepted is no reason to stop.
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let Ok((stream, from)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
+        let arrival = Arrival { door, proxied: from.ip().to_canonical() == names::PROXY, certified: false };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             // Clients that hang up, refuse the certificate or send nonsense are part of what is tested.
             let _ = match door {
-                Door::Tls => serve_tls(stream, shared).await,
-                Door::Plain | Door::Provider => serve(stream, door, shared).await,
+                Door::Tls => serve_tls(stream, arrival, shared).await,
+                Door::Plain | Door::Provider => serve(stream, arrival, shared).await,
                 Door::Redis => sites::redis::serve(stream).await,
                 Door::Ssh => sites::ssh::serve(stream).await,
                 Door::Raw { tls: false } => raw::serve(stream, &shared.recorder).await,
@@ -115,11 +132,12 @@ async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     }
 }
 
-async fn serve_tls(stream: tokio::net::TcpStream, shared: Arc<Shared>) -> Result<()> {
+async fn serve_tls(stream: tokio::net::TcpStream, arrival: Arrival, shared: Arc<Shared>) -> Result<()> {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
     let name = start.client_hello().server_name().map(str::to_owned);
     let stream = start.into_stream(shared.authority.for_host(name.as_deref())).await?;
-    serve(stream, Door::Tls, shared).await
+    let certified = stream.get_ref().1.peer_certificates().is_some();
+    serve(stream, Arrival { certified, ..arrival }, shared).await
 }
 
 /// HTTP/1.1 alone: what comes by HTTP/2 has to be written in its words, where a smuggled line would show.
@@ -129,13 +147,13 @@ async fn serve_raw_tls(stream: tokio::net::TcpStream, shared: &Shared) -> Result
     raw::serve(stream, &shared.recorder).await
 }
 
-async fn serve<S>(stream: S, door: Door, shared: Arc<Shared>) -> Result<()>
+async fn serve<S>(stream: S, arrival: Arrival, shared: Arc<Shared>) -> Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, std::convert::Infallible>(route(request, door, &shared).await) }
+        async move { Ok::<_, std::convert::Infallible>(route(request, arrival, &shared).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // RFC 8441: WebSockets over HTTP/2.
@@ -146,9 +164,9 @@ where
         .map_err(|e| anyhow::anyhow!("serving: {e}"))
 }
 
-async fn route(request: Request<Incoming>, door: Door, shared: &Shared) -> Response<Body> {
+async fn route(request: Request<Incoming>, arrival: Arrival, shared: &Shared) -> Response<Body> {
     let head = request.method() == http::Method::HEAD;
-    let response = site(request, door, shared).await;
+    let response = site(request, arrival, shared).await;
     // Over HTTP/2 the library sends whatever body it is given.
     if !head && !matches!(response.status().as_u16(), 204 | 304) {
         return response;
@@ -160,12 +178,14 @@ async fn route(request: Request<Incoming>, door: Door, shared: &Shared) -> Respo
     Response::from_parts(parts, whole(""))
 }
 
-async fn site(request: Request<Incoming>, door: Door, shared: &Shared) -> Response<Body> {
+async fn site(request: Request<Incoming>, arrival: Arrival, shared: &Shared) -> Response<Body> {
     let host = host_of(&request);
-    let number = shared.recorder.request(seen(&request, &host, door));
+    let number = shared.recorder.request(seen(&request, &host, arrival));
     let visit = sites::Visit { host: &host, number, recorder: &shared.recorder };
     match host.as_str() {
-        _ if door == Door::Provider => provider::http::answer(request, &visit, &shared.provider).await,
+        _ if arrival.door == Door::Provider => {
+            provider::http::answer(request, &visit, &shared.provider).await
+        }
         "llm.bed.test" => provider::http::answer(request, &visit, &shared.provider).await,
         "git.bed.test" => sites::git::answer(request, &visit, &shared.git_dir).await,
         "pypi.bed.test" => sites::packages::pypi(&request),
@@ -188,7 +208,7 @@ fn host_of(request: &Request<Incoming>) -> String {
     host.to_ascii_lowercase()
 }
 
-fn seen(request: &Request<Incoming>, host: &str, door: Door) -> Seen {
+fn seen(request: &Request<Incoming>, host: &str, arrival: Arrival) -> Seen {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     Seen {
         number: 0,
@@ -196,7 +216,9 @@ fn seen(request: &Request<Incoming>, host: &str, door: Door) -> Seen {
         method: request.method().to_string(),
         target: request.uri().path_and_query().map_or_else(String::new, ToString::to_string),
         version: format!("{:?}", request.version()),
-        tls: door == Door::Tls,
+        tls: arrival.door == Door::Tls,
+        proxied: arrival.proxied,
+        certified: arrival.certified,
         headers: request.headers().iter().map(|(n, v)| (n.to_string(), text(v))).collect(),
         body: Vec::new(),
     }

@@ -57,6 +57,13 @@ impl World {
         fs::write(&ca_file, authority.pem())?;
         fs::set_permissions(&ca_file, fs::Permissions::from_mode(0o644))?;
 
+        for (name, text) in
+            [("client.pem", &authority.client().cert), ("client.key", &authority.client().key)]
+        {
+            fs::write(dir.join(name), text)?;
+            fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o644))?;
+        }
+
         let recorder = Recorder::default();
         let provider = Arc::new(Provider::default());
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -81,6 +88,13 @@ impl World {
     /// The directory of the world's files.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The certificate (PEM) that `mtls.bed.test` and `asks.bed.test` take, and its private key.
+    pub fn client_pair(&self) -> Result<(String, String)> {
+        let read =
+            |name: &str| fs::read_to_string(self.dir.join(name)).with_context(|| format!("reading {name}"));
+        Ok((read("client.pem")?, read("client.key")?))
     }
 
     /// What arrived at the servers.

@@ -19,13 +19,22 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 /// Most addresses tried of one name: enough for any real service, and a bound on what one request can set off.
 pub const MAX_ATTEMPTS: usize = 8;
 
-/// An open connection to a judged address.
+/// An open connection to what was judged.
 #[derive(Debug)]
 pub struct Connected {
     /// The stream, with `TCP_NODELAY` set: a proxy forwards as it reads, and must not wait for more.
     pub stream: TcpStream,
-    /// The address that answered.
-    pub addr: JudgedAddr,
+    /// What it leads to.
+    pub reached: Reached,
+}
+
+/// What of a connection's other end was judged, to be judged again when the policy changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// This address: dialled, or one of those that were judged before an upstream proxy was asked.
+    Address(JudgedAddr),
+    /// The name alone: an upstream proxy resolves it.
+    Name,
 }
 
 /// Why no connection came about.
@@ -74,7 +83,7 @@ async fn race(addrs: &[JudgedAddr]) -> Result<Connected, DialError> {
         let more = waiting.len() > 0;
         tokio::select! {
             Some((addr, result)) = tries.next() => match result {
-                Ok(stream) => return Ok(Connected { stream, addr }),
+                Ok(stream) => return Ok(Connected { stream, reached: Reached::Address(addr) }),
                 Err(source) => last = DialError::Unreachable { addr: addr.addr(), source },
             },
             () = &mut stagger, if more => {}
@@ -128,7 +137,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = judged(listener.local_addr().unwrap());
         let connected = dial(&[addr], Duration::from_secs(5)).await.unwrap();
-        assert_eq!(connected.addr, addr);
+        assert_eq!(connected.reached, Reached::Address(addr));
         assert!(connected.stream.nodelay().unwrap());
         assert_eq!(connected.stream.peer_addr().unwrap(), addr.addr());
     }
@@ -142,7 +151,7 @@ mod tests {
         let live_addr = judged(live.local_addr().unwrap());
         let started = Instant::now();
         let connected = dial(&[dead_addr, live_addr], Duration::from_secs(5)).await.unwrap();
-        assert_eq!(connected.addr, live_addr);
+        assert_eq!(connected.reached, Reached::Address(live_addr));
         assert!(started.elapsed() < STAGGER, "a refusal starts the next try at once");
         let refused = dial(&[dead_addr], Duration::from_secs(5)).await;
         assert!(matches!(refused, Err(DialError::Unreachable { .. })), "{refused:?}");

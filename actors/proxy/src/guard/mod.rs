@@ -16,9 +16,10 @@ mod resolve;
 mod system;
 
 pub use addresses::{OWN_ADDRESSES_MAX_AGE, OwnAddresses};
-pub use dial::{Connected, DialError, MAX_ATTEMPTS, STAGGER, dial};
+pub use dial::{Connected, DialError, MAX_ATTEMPTS, Reached, STAGGER, dial};
 pub use judge::{JudgedAddr, Refusal, judge};
 pub use ranges::{Class, Reason, classify};
+pub(crate) use resolve::permitted_name;
 pub use resolve::{
     HOST_NAME, INFERENCE_NAME, Lookup, LookupError, MAX_ANSWERS, RESOLVE_DEADLINE, ResolveError, Resolver,
 };

@@ -110,9 +110,7 @@ impl Resolver {
         if name.as_str() == HOST_NAME {
             return host_loopback(port, rule);
         }
-        if let Some(why) = never_looked_up(name) {
-            return Err(denied(format!("`{name}` {why}"), None));
-        }
+        permitted_name(name)?;
         let answers = match tokio::time::timeout(RESOLVE_DEADLINE, self.lookup.addresses(name)).await {
             Err(_) => return Err(ResolveError::TimedOut { host: name.to_string() }),
             Ok(Err(why)) => return Err(ResolveError::Unresolved { host: name.to_string(), why }),
@@ -161,6 +159,17 @@ fn host_loopback(port: u16, rule: &AddressRule) -> Result<Vec<JudgedAddr>, Resol
         format!("`{HOST_NAME}` leads to the host's loopback and was allowed by a wildcard"),
         Some(format!("name `{HOST_NAME}` exactly, with its port")),
     ))
+}
+
+/// Whether the name may be asked for at all, whoever resolves it.
+///
+/// # Errors
+/// [`ResolveError::Denied`].
+pub(crate) fn permitted_name(name: &DomainName) -> Result<(), ResolveError> {
+    match never_looked_up(name) {
+        Some(why) => Err(denied(format!("`{name}` {why}"), None)),
+        None => Ok(()),
+    }
 }
 
 /// Names that no resolver is asked for.

@@ -69,6 +69,7 @@ impl Bed {
             policy: store,
             identify: Arc::clone(&who) as Arc<dyn Identify>,
             resolver,
+            routes: crate::route::Routes::default(),
             names: Arc::default(),
             authority: Arc::new(Authority::generate().unwrap()),
             upstream: Upstream::new(&config),
@@ -239,12 +240,19 @@ impl Lookup for Table {
 pub struct Who {
     pub path: Mutex<&'static str>,
     pub unknown: AtomicBool,
+    /// Whether its parent is seen as well: another identity of the same program.
+    pub ancestor: AtomicBool,
     pub asked: AtomicUsize,
 }
 
 impl Default for Who {
     fn default() -> Self {
-        Self { path: Mutex::new(AGENT), unknown: AtomicBool::new(false), asked: AtomicUsize::new(0) }
+        Self {
+            path: Mutex::new(AGENT),
+            unknown: AtomicBool::new(false),
+            ancestor: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -262,10 +270,12 @@ impl Identify for Who {
                 return Err(Denial { layer: Layer::Identity, detail, policy: None, hint: None });
             }
             let path = *self.path.lock().unwrap();
+            let parent = Executable { path: "/usr/bin/parent".into(), sha256: [8; 32] };
+            let ancestors = self.ancestor.load(Ordering::Relaxed).then_some(parent);
             Ok(Caller {
                 foreign_code: false,
                 executable: Executable { path: path.into(), sha256: [7; 32] },
-                ancestors: Arc::from([]),
+                ancestors: ancestors.into_iter().collect(),
             })
         })
     }

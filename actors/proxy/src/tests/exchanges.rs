@@ -264,3 +264,64 @@ async fn the_gateway_answers_by_every_road() {
     let answer = bed.talk("GET http://inference.local/ HTTP/1.1\r\nHost: inference.local\r\n\r\n").await;
     assert_eq!(json(&answer)["layer"], "identity");
 }
+
+/// The ancestors of a kept connection's holder may end, so its identity may become another without its program doing so;
+/// and two connections of two programs may go to one place. Neither shares what the other opened.
+#[tokio::test]
+async fn no_request_rides_a_connection_that_another_identity_opened() {
+    for (alpn, down) in [(Alpn::Http1, b"http/1.1".as_slice()), (Alpn::H2OrHttp1, b"h2")] {
+        let (bed, target, connections) = bed_with_tls(alpn).await;
+        let mut senders = Vec::new();
+        for _ in 0..2 {
+            let stream = bed.tls(&target, &[down]).await;
+            let io = TokioIo::new(stream);
+            senders.push(match down {
+                b"h2" => {
+                    let (sender, connection) =
+                        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+                    tokio::spawn(connection);
+                    Ask::Http2(sender)
+                }
+                _ => {
+                    let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                    tokio::spawn(connection);
+                    Ask::Http1(sender)
+                }
+            });
+        }
+        let opened = |now: usize| assert_eq!(connections.load(Ordering::Relaxed), now, "{down:?}");
+        for sender in &mut senders {
+            sender.ask(&target).await;
+            sender.ask(&target).await;
+        }
+        // Each its own, and each its own again.
+        opened(2);
+        bed.who.ancestor.store(true, Ordering::Relaxed);
+        tokio::time::sleep(crate::limits::IDENTITY_FRESH * 2).await;
+        senders[0].ask(&target).await;
+        senders[0].ask(&target).await;
+        opened(3);
+    }
+}
+
+enum Ask {
+    Http1(hyper::client::conn::http1::SendRequest<Body>),
+    Http2(hyper::client::conn::http2::SendRequest<Body>),
+}
+
+impl Ask {
+    async fn ask(&mut self, target: &str) {
+        let response = match self {
+            Self::Http1(sender) => {
+                sender.ready().await.unwrap();
+                sender.send_request(request("GET", "/ok/x", target, empty())).await.unwrap()
+            }
+            Self::Http2(sender) => {
+                let asked = Request::get(format!("https://{target}/ok/x")).body(empty()).unwrap();
+                sender.send_request(asked).await.unwrap()
+            }
+        };
+        assert_eq!(response.status(), 200);
+        response.into_body().collect().await.unwrap();
+    }
+}

@@ -10,21 +10,27 @@ use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 
 mod authority;
+mod client_cert;
 mod hello;
 mod leaf;
+mod noting;
 mod prefixed;
 mod upstream;
+mod verify;
 
 pub use authority::{Authority, AuthorityError, CA_LIFETIME};
+pub use client_cert::{ClientCertError, ClientCertificates};
 pub use hello::{
     BadHello, Greeting, Hello, HelloError, MAX_HELLO_BYTES, Mismatch, Parsed, parse_hello, read_hello,
 };
 pub use leaf::{LEAF_LIFETIME, LEAF_RENEWAL, MAX_LEAVES};
+pub(crate) use noting::{Fault, Noting};
 pub use prefixed::Prefixed;
 pub use upstream::{
     SESSIONS, UpstreamError, check_extra_roots, check_named_roots, http1_only, system_roots, upstream_config,
     upstream_config_with_roots,
 };
+pub(crate) use verify::explain;
 
 /// The application protocols that a side may choose from (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

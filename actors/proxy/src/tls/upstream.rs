@@ -11,6 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::verify::Verifier;
 use super::{Alpn, provider};
 
 /// Hosts whose last session is kept for resumption.
@@ -37,6 +38,9 @@ pub enum UpstreamError {
         /// rustls' reason.
         why: rustls::Error,
     },
+    /// The roots can't be used.
+    #[error("no certificate can be verified: {0}")]
+    Roots(#[from] rustls::server::VerifierBuilderError),
     /// rustls refused the configuration.
     #[error("a TLS configuration can't be made: {0}")]
     Tls(#[from] rustls::Error),
@@ -137,10 +141,15 @@ fn finish(
     extra: Vec<CertificateDer<'static>>,
 ) -> Result<Arc<ClientConfig>, UpstreamError> {
     add(&mut roots, extra.into_iter())?;
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let mut config = match roots.is_empty() {
+        // Nobody is trusted, which the verifier of roots can't be made to say.
+        true => builder.with_root_certificates(roots).with_no_client_auth(),
+        false => {
+            let verifier = Arc::new(Verifier::new(roots)?);
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+        }
+    };
     config.alpn_protocols = Alpn::H2OrHttp1.protocols();
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(Arc::new(config))

@@ -1,0 +1,422 @@
+//! How a judged destination is reached: straight, or through the operator's own proxy (HTTP CONNECT).
+//!
+//! ```text
+//! destination ─┬─ loopback of the host, or in `no_proxy` ─▶ Straight: the judged address is dialled
+//!              └─ everything else ────────────────────────▶ Through: CONNECT host:port, never around it
+//! ```
+//! The proxy's own address is the operator's word and no guard's matter. A proxy that fails is told by name; nothing is ever
+//! dialled past it. Who resolves names is said by [`Resolve`].
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
+use policy::{AddressRule, Denial, Destination, DomainName, Host, Layer};
+use redactor::Secret;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::answer::Refusal;
+use crate::guard::{HOST_NAME, JudgedAddr, Lookup};
+use crate::limits::{DIAL_DEADLINE, MAX_PROXY_HEAD_BYTES};
+use crate::trusted;
+
+/// Who turns names into addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolve {
+    /// This machine: every address is judged, then the proxy is given the name.
+    #[default]
+    Local,
+    /// This machine: every address is judged, and the proxy is given a judged one. Nothing is resolved twice.
+    Pinned,
+    /// The proxy alone, where this machine has no DNS for names outside: only names and literal addresses are judged.
+    Proxy,
+}
+
+/// The operator's proxy.
+pub struct UpstreamProxy {
+    host: Host,
+    port: u16,
+    /// The whole header value.
+    authorization: Option<Secret>,
+    exempt: Vec<Exempt>,
+    resolve: Resolve,
+    lookup: Arc<dyn Lookup>,
+}
+
+impl fmt::Debug for UpstreamProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamProxy").field("at", &self.to_string()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for UpstreamProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// One entry of `no_proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exempt {
+    /// This name alone.
+    Name(DomainName),
+    /// Every name below this one (`.corp.example`), not itself.
+    Below(DomainName),
+    /// Addresses: a network, or one address.
+    Net(IpNet),
+}
+
+impl Exempt {
+    /// Reads `name`, `.suffix`, `10.0.0.0/8` or an address.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("'{text}' is no host name, no `.suffix`, no address and no network such as 10.0.0.0/8")
+        };
+        if let Some(suffix) = text.strip_prefix('.') {
+            return DomainName::parse(suffix).map(Self::Below).map_err(|_| wrong());
+        }
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self::Net(net.trunc()));
+        }
+        match Host::parse(text) {
+            Ok(Host::Addr(addr)) => Ok(Self::Net(addr.into())),
+            Ok(Host::Name(name)) => Ok(Self::Name(name)),
+            Err(_) => Err(wrong()),
+        }
+    }
+
+    fn covers_name(&self, name: &DomainName) -> bool {
+        match self {
+            Self::Name(exact) => exact == name,
+            Self::Below(suffix) => {
+                name.as_str().strip_suffix(suffix.as_str()).is_some_and(|front| front.ends_with('.'))
+            }
+            Self::Net(_) => false,
+        }
+    }
+
+    fn covers(&self, addr: IpAddr) -> bool {
+        matches!(self, Self::Net(net) if net.contains(&addr))
+    }
+}
+
+impl UpstreamProxy {
+    /// The proxy at `host` and `port`; `credential` is `user:password`.
+    pub fn new(
+        (host, port): (Host, u16),
+        credential: Option<&Secret>,
+        exempt: Vec<Exempt>,
+        resolve: Resolve,
+        lookup: Arc<dyn Lookup>,
+    ) -> Self {
+        let basic = |pair: &Secret| {
+            let mut value = zeroize::Zeroizing::new(String::from("Basic "));
+            STANDARD.encode_string(pair.expose(), &mut value);
+            Secret::new(value.as_bytes())
+        };
+        Self { host, port, authorization: credential.map(basic), exempt, resolve, lookup }
+    }
+
+    /// A tunnel to `to`.
+    async fn tunnel(&self, to: &Destination) -> Result<TcpStream, Failure> {
+        let mut stream = trusted::tcp(&*self.lookup, &self.host, self.port).await.map_err(Failure::Dead)?;
+        let mut head =
+            zeroize::Zeroizing::new(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes());
+        if let Some(authorization) = &self.authorization {
+            head.extend_from_slice(b"Proxy-Authorization: ");
+            head.extend_from_slice(authorization.expose());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        stream.write_all(&head).await.map_err(Failure::Dead)?;
+        match status(&answer(&mut stream).await?) {
+            Some(200..=299) => Ok(stream),
+            Some(407) => Err(Failure::Credential { given: self.authorization.is_some() }),
+            Some(code) => Err(Failure::Refused(code)),
+            None => Err(Failure::NotHttp),
+        }
+    }
+}
+
+/// The head of the proxy's answer. What follows it is the tunnel's, and stays in the socket.
+async fn answer(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
+    const END: &[u8] = b"\r\n\r\n";
+    let mut head = Vec::new();
+    let mut ahead = [0; 1024];
+    while head.len() < MAX_PROXY_HEAD_BYTES {
+        let seen = stream.peek(&mut ahead).await.map_err(Failure::Dead)?;
+        if seen == 0 {
+            return Err(Failure::NotHttp);
+        }
+        let before = head.len();
+        head.extend_from_slice(ahead.get(..seen).unwrap_or_default());
+        // The end may begin in what was taken before.
+        let from = before.saturating_sub(END.len() - 1);
+        let end = head.get(from..).and_then(|new| new.windows(END.len()).position(|w| w == END));
+        let whole = end.map(|at| from + at + END.len());
+        head.truncate(whole.unwrap_or(head.len()));
+        let taken = head.len() - before;
+        let mut rest = ahead.get_mut(..taken).unwrap_or_default();
+        stream.read_exact(&mut rest).await.map_err(Failure::Dead)?;
+        if whole.is_some() {
+            return Ok(head);
+        }
+    }
+    Err(Failure::NotHttp)
+}
+
+/// The code of `HTTP/1.x CODE …`.
+fn status(head: &[u8]) -> Option<u16> {
+    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut answer = httparse::Response::new(&mut fields);
+    matches!(answer.parse(head), Ok(httparse::Status::Complete(_))).then_some(answer.code).flatten()
+}
+
+/// Why there is no tunnel. Holds none of the proxy's words: they may repeat what it was sent.
+#[derive(Debug)]
+enum Failure {
+    Dead(std::io::Error),
+    Credential { given: bool },
+    Refused(u16),
+    NotHttp,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dead(error) => write!(f, "can't be reached: {error}"),
+            Self::Credential { given: true } => f.write_str("does not take its credential (407)"),
+            Self::Credential { given: false } => f.write_str("demands a credential (407), and has none"),
+            Self::Refused(code) => write!(f, "refused the connection ({code})"),
+            Self::NotHttp => f.write_str("gave no answer to CONNECT in HTTP"),
+        }
+    }
+}
+
+/// Every way out of this process. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Routes(Option<Arc<UpstreamProxy>>);
+
+/// How one destination is reached.
+#[derive(Debug, Clone)]
+pub enum Route {
+    /// By its own address.
+    Straight,
+    /// Through the operator's proxy.
+    Through(Arc<UpstreamProxy>),
+}
+
+impl Routes {
+    /// Everything goes through this proxy but what it exempts.
+    pub fn through(proxy: UpstreamProxy) -> Self {
+        Self(Some(Arc::new(proxy)))
+    }
+
+    /// The way to a host of which only the name is known so far; a literal address is known whole.
+    pub(crate) fn to(&self, host: &Host) -> Route {
+        let Some(proxy) = &self.0 else { return Route::Straight };
+        let straight = match host {
+            Host::Addr(addr) => addr.is_loopback() || proxy.exempt.iter().any(|it| it.covers(*addr)),
+            Host::Name(name) => {
+                name.as_str() == HOST_NAME
+                    || name.labels().next_back() == Some("localhost")
+                    || proxy.exempt.iter().any(|it| it.covers_name(name))
+            }
+        };
+        if straight { Route::Straight } else { Route::Through(Arc::clone(proxy)) }
+    }
+}
+
+impl Route {
+    /// Whether this machine turns names into addresses on this way.
+    pub(crate) fn resolves_here(&self) -> bool {
+        !matches!(self, Self::Through(proxy) if proxy.resolve == Resolve::Proxy)
+    }
+
+    /// The way now that all addresses are known: straight if each is exempt.
+    pub(crate) fn given(self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let Self::Through(proxy) = &self else { return self };
+        let mut addresses = addresses.into_iter().peekable();
+        let exempt = |addr: IpAddr| proxy.exempt.iter().any(|it| it.covers(addr));
+        let all = addresses.peek().is_some() && addresses.all(exempt);
+        if all { Self::Straight } else { self }
+    }
+}
+
+/// Opens a tunnel to `to` through the proxy; `judged` is an address of it, where there is one.
+///
+/// # Errors
+/// That the proxy is dead, slow or refuses, by its name.
+pub(crate) async fn through(
+    proxy: &UpstreamProxy,
+    to: &Destination,
+    judged: Option<JudgedAddr>,
+) -> Result<TcpStream, Refusal> {
+    let pinned = judged
+        .filter(|_| proxy.resolve == Resolve::Pinned)
+        .map(|judged| Destination { host: Host::Addr(judged.addr().ip()), port: to.port });
+    match timeout(DIAL_DEADLINE, proxy.tunnel(pinned.as_ref().unwrap_or(to))).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(failure)) => Err(Refusal::Unreachable(format!("{to}: the upstream proxy {proxy} {failure}"))),
+        Err(_) => Err(Refusal::Timeout(format!("{to}: the upstream proxy {proxy} did not answer in time"))),
+    }
+}
+
+/// Names that stand for something within a network, by their last label; those of the root zone are others.
+const INTERNAL: [&str; 9] =
+    ["internal", "local", "lan", "home", "corp", "intranet", "private", "localdomain", "home.arpa"];
+/// Names of services that hand out a machine's keys. No rule allows them.
+const METADATA: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data"];
+
+/// Judges a name whose addresses nobody here will see.
+///
+/// # Errors
+/// A denial of the guard: it is internal by its name and no entry names it exactly, or the entry's addresses can't be
+/// compared.
+pub(crate) fn judge_unresolved(name: &DomainName, rule: &AddressRule) -> Result<(), Denial> {
+    let denied = |detail: String, hint: Option<&str>| {
+        Err(Denial { layer: Layer::Ssrf, detail, policy: None, hint: hint.map(str::to_owned) })
+    };
+    let text = name.as_str();
+    let below = |suffix: &&str| text.strip_suffix(*suffix).is_some_and(|front| front.ends_with('.'));
+    if METADATA.contains(&text) || METADATA.iter().any(|name| below(&name)) {
+        return denied(format!("`{name}` is a metadata service, which no rule can allow"), None);
+    }
+    if !rule.allowed_ips.is_empty() {
+        return denied(
+            format!(
+                "the addresses of `{name}` are not known here (`resolve: proxy`), so `allowed_ips` can't be judged"
+            ),
+            Some("have this machine resolve names (`resolve: local`), or leave `allowed_ips` out"),
+        );
+    }
+    if !rule.exact_host && (!text.contains('.') || INTERNAL.iter().any(below)) {
+        return denied(
+            format!("`{name}` is an internal name, and its addresses are not known here (`resolve: proxy`)"),
+            Some("name the host exactly, without wildcard"),
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exempt(entries: &[&str]) -> Routes {
+        struct Nobody;
+        impl Lookup for Nobody {
+            fn addresses<'a>(
+                &'a self,
+                _: &'a DomainName,
+            ) -> futures_util::future::BoxFuture<'a, Result<Vec<IpAddr>, crate::guard::LookupError>>
+            {
+                Box::pin(async { Err(crate::guard::LookupError::NotFound) })
+            }
+        }
+        let at = (Host::parse("proxy.corp").unwrap(), 3128);
+        let exempt = entries.iter().map(|entry| Exempt::parse(entry).unwrap()).collect();
+        Routes::through(UpstreamProxy::new(at, None, exempt, Resolve::Local, Arc::new(Nobody)))
+    }
+
+    #[test]
+    fn only_what_is_exempt_goes_straight() {
+        let routes = exempt(&["api.corp", ".intra.corp", "10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]);
+        for (host, straight) in [
+            ("api.corp", true),
+            ("x.api.corp", false),
+            ("myapi.corp", false),
+            ("a.intra.corp", true),
+            ("a.b.intra.corp", true),
+            ("intra.corp", false),
+            ("notintra.corp", false),
+            ("10.1.2.3", true),
+            ("11.1.2.3", false),
+            ("192.0.2.7", true),
+            ("192.0.2.8", false),
+            ("[2001:db8::1]", true),
+            ("127.0.0.1", true),
+            ("[::1]", true),
+            ("localhost", true),
+            ("a.localhost", true),
+            (HOST_NAME, true),
+            ("api.github.com", false),
+        ] {
+            let route = routes.to(&Host::parse(host).unwrap());
+            assert_eq!(matches!(route, Route::Straight), straight, "{host}");
+        }
+        let by = |addresses: &[&str]| {
+            let route = routes.to(&Host::parse("up.test").unwrap());
+            matches!(route.given(addresses.iter().map(|a| a.parse().unwrap())), Route::Straight)
+        };
+        assert!(by(&["10.0.0.1", "10.2.0.1"]));
+        assert!(!by(&["10.0.0.1", "11.2.0.1"]) && !by(&["11.0.0.1"]) && !by(&[]));
+        assert!(matches!(Routes::default().to(&Host::parse("a.test").unwrap()), Route::Straight));
+        for wrong in ["*", "*.corp", "a b", "", ".", "10.0.0.0/99", "http://a"] {
+            assert!(Exempt::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_internal_name_that_nobody_resolves_here_needs_the_policys_word() {
+        let rule = |exact_host| AddressRule { allowed_ips: Arc::from([]), exact_host };
+        let judge =
+            |name: &str, rule: &AddressRule| judge_unresolved(&DomainName::parse(name).unwrap(), rule);
+        for (name, wildcard, exact) in [
+            ("api.github.com", true, true),
+            ("git.corp", false, true),
+            ("db.prod.internal", false, true),
+            ("printer", false, true),
+            ("metadata.google.internal", false, false),
+            ("x.metadata.google.internal", false, false),
+        ] {
+            assert_eq!(judge(name, &rule(false)).is_ok(), wildcard, "{name}");
+            assert_eq!(judge(name, &rule(true)).is_ok(), exact, "{name}");
+        }
+        let listed =
+            AddressRule { allowed_ips: Arc::from(["10.0.0.0/8".parse().unwrap()]), exact_host: true };
+        assert!(judge("api.github.com", &listed).is_err());
+    }
+
+    #[test]
+    fn only_a_status_line_counts() {
+        assert_eq!(status(b"HTTP/1.1 200 Connection established\r\n\r\n"), Some(200));
+        assert_eq!(status(b"HTTP/1.0 407 No\r\nA: b\r\n\r\n"), Some(407));
+        for wrong in [&b"SSH-2.0-x\r\n\r\n"[..], b"HTTP/1.1 2000 x\r\n\r\n", b"\r\n\r\n", b"HTTP/1.1 200"] {
+            assert_eq!(status(wrong), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_answer_stays_in_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for cut in [1, 10, 37, 39, 41] {
+            let mut near = TcpStream::connect(address).await.unwrap();
+            let (mut far, _) = listener.accept().await.unwrap();
+            let writing = tokio::spawn(async move {
+                let said = b"HTTP/1.1 200 Connection established\r\n\r\nSSH-2.0-x";
+                far.set_nodelay(true).unwrap();
+                far.write_all(&said[..cut]).await.unwrap();
+                tokio::task::yield_now().await;
+                far.write_all(&said[cut..]).await.unwrap();
+            });
+            let head = answer(&mut near).await.unwrap();
+            assert_eq!(status(&head), Some(200));
+            let mut rest = String::new();
+            near.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, "SSH-2.0-x");
+            writing.await.unwrap();
+        }
+    }
+}
