@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::answer::Refusal;
 use crate::conn::Deps;
-use crate::guard::{self, Connected, DialError, JudgedAddr, Reached, ResolveError};
+use crate::guard::{self, Connected, DialError, JudgedAddr, ResolveError};
 use crate::limits::{ADDRESSES_FRESH, DIAL_DEADLINE};
 use crate::route::{self, Route};
 use crate::verdict::Granted;
@@ -65,11 +65,7 @@ impl Judged {
                     }
                 })
             }
-            Route::Through(proxy) => {
-                let judged = self.addresses.first().copied();
-                let stream = route::through(proxy, &self.destination, judged).await?;
-                Ok(Connected { stream, reached: judged.map_or(Reached::Name, Reached::Address) })
-            }
+            Route::Through(proxy) => route::through(proxy, &self.destination, &self.addresses).await,
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::answer::Refusal;
-use crate::guard::{HOST_NAME, JudgedAddr, Lookup};
+use crate::guard::{Connected, HOST_NAME, JudgedAddr, Lookup, MAX_ATTEMPTS, Reached};
 use crate::limits::{DIAL_DEADLINE, MAX_PROXY_HEAD_BYTES};
 use crate::trusted;
 
@@ -166,8 +166,8 @@ async fn answer(stream: &mut TcpStream) -> Result<Vec<u8>, Failure> {
         let whole = end.map(|at| from + at + END.len());
         head.truncate(whole.unwrap_or(head.len()));
         let taken = head.len() - before;
-        let mut rest = ahead.get_mut(..taken).unwrap_or_default();
-        stream.read_exact(&mut rest).await.map_err(Failure::Dead)?;
+        // What was looked at is there to be read.
+        stream.read_exact(ahead.get_mut(..taken).unwrap_or_default()).await.map_err(Failure::Dead)?;
         if whole.is_some() {
             return Ok(head);
         }
@@ -253,23 +253,44 @@ impl Route {
     }
 }
 
-/// Opens a tunnel to `to` through the proxy; `judged` is an address of it, where there is one.
+/// Opens a tunnel to `to` through the proxy; `judged` are its addresses, where this machine knows them.
 ///
 /// # Errors
 /// That the proxy is dead, slow or refuses, by its name.
 pub(crate) async fn through(
     proxy: &UpstreamProxy,
     to: &Destination,
-    judged: Option<JudgedAddr>,
-) -> Result<TcpStream, Refusal> {
-    let pinned = judged
-        .filter(|_| proxy.resolve == Resolve::Pinned)
-        .map(|judged| Destination { host: Host::Addr(judged.addr().ip()), port: to.port });
-    match timeout(DIAL_DEADLINE, proxy.tunnel(pinned.as_ref().unwrap_or(to))).await {
-        Ok(Ok(stream)) => Ok(stream),
+    judged: &[JudgedAddr],
+) -> Result<Connected, Refusal> {
+    let opening = async {
+        if proxy.resolve == Resolve::Pinned && !judged.is_empty() {
+            return pinned(proxy, judged).await;
+        }
+        let reached = judged.first().map_or(Reached::Name, |judged| Reached::Address(*judged));
+        Ok(Connected { stream: proxy.tunnel(to).await?, reached })
+    };
+    match timeout(DIAL_DEADLINE, opening).await {
+        Ok(Ok(connected)) => Ok(connected),
         Ok(Err(failure)) => Err(Refusal::Unreachable(format!("{to}: the upstream proxy {proxy} {failure}"))),
         Err(_) => Err(Refusal::Timeout(format!("{to}: the upstream proxy {proxy} did not answer in time"))),
     }
+}
+
+/// By one address after the other, IPv4 first: what the proxy's own network has can't be told from here.
+async fn pinned(proxy: &UpstreamProxy, judged: &[JudgedAddr]) -> Result<Connected, Failure> {
+    let (v4, v6): (Vec<&JudgedAddr>, Vec<&JudgedAddr>) =
+        judged.iter().partition(|judged| judged.addr().is_ipv4());
+    let mut last = Failure::NotHttp;
+    for judged in v4.into_iter().chain(v6).take(MAX_ATTEMPTS) {
+        let to = Destination { host: Host::Addr(judged.addr().ip()), port: judged.addr().port() };
+        match proxy.tunnel(&to).await {
+            Ok(stream) => return Ok(Connected { stream, reached: Reached::Address(*judged) }),
+            // Another address changes nothing about these.
+            Err(failure @ (Failure::Dead(_) | Failure::Credential { .. })) => return Err(failure),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
 }
 
 /// Names that stand for something within a network, by their last label; those of the root zone are others.
@@ -289,7 +310,7 @@ pub(crate) fn judge_unresolved(name: &DomainName, rule: &AddressRule) -> Result<
     };
     let text = name.as_str();
     let below = |suffix: &&str| text.strip_suffix(*suffix).is_some_and(|front| front.ends_with('.'));
-    if METADATA.contains(&text) || METADATA.iter().any(|name| below(&name)) {
+    if METADATA.contains(&text) || METADATA.iter().any(below) {
         return denied(format!("`{name}` is a metadata service, which no rule can allow"), None);
     }
     if !rule.allowed_ips.is_empty() {

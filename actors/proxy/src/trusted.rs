@@ -66,8 +66,8 @@ impl Trusted {
         let stream = match self.route(host).await {
             Route::Straight => tcp(&*self.lookup, host, port).await?,
             Route::Through(proxy) => {
-                let tunnel = route::through(&proxy, &to, None).await;
-                tunnel.map_err(|refusal| io::Error::other(refusal.detail()))?
+                let tunnel = route::through(&proxy, &to, &[]).await;
+                tunnel.map_err(|refusal| io::Error::other(refusal.detail()))?.stream
             }
         };
         if speak == Speak::Plain {

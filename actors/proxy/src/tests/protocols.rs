@@ -273,7 +273,10 @@ async fn messages_are_judged_and_a_refused_one_closes_both_sides() {
         // The ping overtakes nothing; the refused message never arrives, only the end does.
         assert!(got.starts_with(&good), "{got:?}");
         let [high, low] = code.to_be_bytes();
-        assert_eq!(got[good.len()..], [0x88, 0x82, 0, 0, 0, 0, high, low], "{got:?}");
+        // The server learns that it is over, and not why.
+        let reason = b"the client's side ends this";
+        let frame = [0x88, 0x80 | (reason.len() as u8 + 2), 0, 0, 0, 0, high, low];
+        assert_eq!(got[good.len()..], [&frame[..], reason].concat(), "{got:?}");
     }
     assert!(
         bed.journal.lines().iter().any(|line| line.starts_with("deny l7 WEBSOCKET_TEXT /ws")),
