@@ -287,7 +287,7 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut agent_in, mut agent_out) = tokio::io::split(agent);
-    let (upstream_in, mut upstream_out) = tokio::io::split(upstream);
+    let (mut upstream_in, mut upstream_out) = tokio::io::split(upstream);
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let ending = CancellationToken::new();
     let (stopped, to_agent, to_upstream) = {
@@ -300,7 +300,7 @@ where
             }
         });
         let guard = talk.and_then(|talk| talk.guard);
-        let mut downward = pin!(unread(guard, (upstream_in, &mut agent_out), &down, &ending));
+        let mut downward = pin!(unread(guard, (&mut upstream_in, &mut agent_out), &down, &ending));
         let stopped = tokio::select! {
             stopped = &mut upward => stopped,
             _ = &mut downward => Stop::Gone,
@@ -334,14 +334,19 @@ where
     let goodbye = async {
         let _gone = (agent_out.shutdown().await, upstream_out.shutdown().await);
         if code.is_some() {
-            // With unread bytes in the queue the kernel would reset, and the reason be lost.
-            let mut rest = agent_in.take(MAX_LINGER_BYTES as u64);
-            let _gone = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
+            // With unread bytes in a queue the kernel would reset, and the reason be lost.
+            let _gone = tokio::join!(drain(&mut agent_in), drain(&mut upstream_in));
         }
     };
     let _at_most = timeout(PATIENCE, goodbye).await;
     let fault = if end == End::Stopped { None } else { fault };
     (Relayed { up: up.load(Ordering::Relaxed), down: down.load(Ordering::Relaxed), end }, fault)
+}
+
+/// Reads what still comes, to the end or to a bound.
+async fn drain(from: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = from.take(MAX_LINGER_BYTES as u64);
+    let _gone = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await;
 }
 
 /// What the agent says, judged.
