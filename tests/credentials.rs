@@ -311,7 +311,7 @@ fn the_value_is_nowhere_inside(stage: &Stage) -> Result<()> {
     let (first, second) = KEY.split_at(KEY.len() / 2);
     let reversed = |text: &str| text.chars().rev().collect::<String>();
     // Every echo that the world has: headers, body, query, a redirect's aim; kept in files for the search.
-    let bearer = format!("-H \"Authorization: Bearer $GITHUB_TOKEN\" -u \"me:$GITHUB_TOKEN\"");
+    let bearer = "-H \"Authorization: Bearer $GITHUB_TOKEN\" -u \"me:$GITHUB_TOKEN\"";
     let echo = format!("'https://api.bed.test/echo?{mark}-echo&key={PLACEHOLDER}'");
     let script = format!(
         "{curl} -sSf -i -H 'Accept-Encoding: gzip' {bearer} -d \"key=$GITHUB_TOKEN\" {echo} > /sandbox/echo.txt || exit 1\n\

@@ -264,6 +264,14 @@ impl PartialEq for Origin {
     }
 }
 
+impl Origin {
+    /// Without the directories of the file: an agent is told where a rule stands, not where the operator keeps it.
+    pub(crate) fn for_agents(&self) -> String {
+        let file = self.file.rsplit('/').next().unwrap_or_default();
+        format!("{file}:{}:{}", self.line, self.column)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.file, self.line, self.column)

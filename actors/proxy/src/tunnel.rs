@@ -261,13 +261,8 @@ struct Spoken {
     live: Live,
 }
 
-async fn speak<T>(
-    deps: &Arc<Deps>,
-    claim: &Arc<Claim>,
-    mut stream: T,
-    mut seen: BytesMut,
-    spoken: Spoken,
-) where
+async fn speak<T>(deps: &Arc<Deps>, claim: &Arc<Claim>, mut stream: T, mut seen: BytesMut, spoken: Spoken)
+where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Spoken { destination, addresses, live } = spoken;

@@ -209,7 +209,7 @@ impl Compiled {
                 facts.method, to.host, facts.path, clause.text
             ),
             policy: Some(place.policy.clone()),
-            hint: Some(format!("the rule is at {}", place.origin)),
+            hint: Some(format!("the rule is at {}", place.origin.for_agents())),
         }
     }
 

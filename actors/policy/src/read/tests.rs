@@ -360,4 +360,6 @@ fn a_long_file_is_read_in_little_time_and_origins_are_right() {
     assert!(started.elapsed().as_secs() < 60, "took {:?}", started.elapsed());
     let origin = &policy.network()[999].endpoints[0].origin;
     assert_eq!((origin.line, origin.column), (2 + 999 * 3 + 2, 18));
+    let told = Origin { file: "/home/me/secret/policy.yaml".into(), ..origin.clone() }.for_agents();
+    assert_eq!(told, format!("policy.yaml:{}:18", origin.line));
 }
