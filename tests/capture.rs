@@ -322,8 +322,20 @@ fn what_the_kernel_refuses_is_on_record(stage: &Stage) -> Result<()> {
         refused(socket.AF_INET6, socket.SOCK_DGRAM, ('2001:4860:4860::8888', 443))\n\
         print('all refused')\n";
     stage.write("workspace/refused.py", script)?;
-    let done = bare(stage, "refused", &format!("{python} /sandbox/refused.py; sleep 1"))?.expect_code(0)?;
-    ensure!(done.out().contains("all refused"), "{}", done.out());
+    stage.write("policy.yaml", policy(&format!("{FRIENDLY}{POLICY}")))?;
+    let config = format!(
+        "name: refused\npolicy: policy.yaml\nworkspace: workspace\nmetrics: {{ listen: \"off\" }}\nagents:\n  refused:\n    \
+         command: [sh, -c, '{python} /sandbox/refused.py > /sandbox/out 2>&1; sleep 600']\n",
+    );
+    let file = stage.write("cofferdam.yaml", config)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+    let out = stage.workspace().join("out");
+    let said = || std::fs::read_to_string(&out).ok().filter(|text| text.contains("all refused"));
+    bed::stage::poll("the refusals", PATIENCE, said)
+        .with_context(|| std::fs::read_to_string(&out).unwrap_or_default())?;
+    common::ensure_audited(stage, "refused", &[("host", "2001:4860:4860::8888"), ("verdict", "denied")])?;
+    running.signal(Signal::SIGTERM)?;
+    running.finish(PATIENCE)?;
     for (host, port) in
         [("93.184.215.14", 22), ("2606:2800:220:1::7", 6667), ("8.8.8.8", 53), ("2001:4860:4860::8888", 443)]
     {

@@ -126,6 +126,8 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     cage.limits = limits(&wanted.limits);
     cage.require_cap_drop = std::env::var_os(REQUIRE_CAP_DROP).is_some_and(|value| value == "1");
     cage.sabotage = left_out()?;
+    // Who starts and ends in seconds doesn't wait for it.
+    cage.witness = wanted.mode == Mode::Service;
     cage.listeners = [explicit_listeners(), inference_listeners()].concat();
     cage.check().map_err(|e| Failure::refused(e.to_string()))?;
 

@@ -195,6 +195,9 @@ pub struct CagePlan {
     pub limits: Limits,
     /// TCP listeners wanted inside from the start. Further ones can be asked for at any time.
     pub listeners: Vec<SocketAddr>,
+    /// Whether what the gate's kernel refuses is seen ([`Request::Refusals`](crate::protocol::Request::Refusals)). The end of the
+    /// sandbox then waits some milliseconds for the kernel, which takes a packet socket away in its own time.
+    pub witness: bool,
     /// Files for [`RUN_DIR`].
     pub files: Vec<RunFile>,
     /// A bounding set that isn't empty refuses the start even under best effort
@@ -254,6 +257,7 @@ impl CagePlan {
             enforcement: Enforcement::default(),
             limits: Limits::default(),
             listeners: Vec::new(),
+            witness: false,
             files: Vec::new(),
             require_cap_drop: false,
             sabotage: Vec::new(),

@@ -98,7 +98,8 @@ fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
     };
     let span = error.location().and_then(|at| {
         let start = byte_of(text, at.line(), at.column())?;
-        Some(start..(start + 1).min(text.len()))
+        let length = text.get(start..)?.chars().next().map_or(0, char::len_utf8);
+        Some(start..start + length)
     });
     YamlError { message: format!("this is not valid YAML: {message}"), span }
 }

@@ -151,7 +151,7 @@ fn build(
     }
     let (gate, no_capture) = match plan.sabotaged(Control::Network) {
         true => (None, Some("the namespace is the host's".to_owned())),
-        false => match Gate::make() {
+        false => match Gate::make(plan.witness) {
             Ok(gate) => (Some(gate), None),
             Err(error @ NoGate::Half(_)) => {
                 return Err(step("making the gate")(io::Error::other(error.to_string())));

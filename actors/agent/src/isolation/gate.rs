@@ -70,21 +70,21 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> NoGate {
 #[derive(Debug)]
 pub struct Gate {
     mint: Mint,
-    /// Sees what is refused there; none where the kernel has no packet sockets.
+    /// Sees what is refused there; none where nobody wants it, or the kernel has no packet sockets.
     witness: Option<OwnedFd>,
 }
 
 impl Gate {
-    /// Makes the second namespace, the link and the routes. On failure this process is back where it was, and so is the
+    /// Makes the second namespace, the link and the routes, with a witness if one is wanted. On failure this process is back where it was, and so is the
     /// namespace.
     ///
     /// # Errors
     /// [`NoGate`]; after [`NoGate::Half`] nothing may run here.
-    pub fn make() -> Result<Self, NoGate> {
+    pub fn make(witness: bool) -> Result<Self, NoGate> {
         let agents = own_namespace().map_err(at("opening the network namespace"))?;
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| at("making the gate's network namespace")(errno.into()))?;
-        let far = far_side(&agents);
+        let far = far_side(&agents, witness);
         enter(&agents);
         let made = far.and_then(|(gate, ipv6)| near_side(ipv6).map(|()| gate));
         if made.is_err() {
@@ -117,7 +117,7 @@ impl Gate {
 }
 
 /// All in the gate's namespace, and the link. Whether IPv6 is there, too.
-fn far_side(agents: &File) -> Result<(Gate, bool), NoGate> {
+fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
     super::network::loopback_up().map_err(at("switching the gate's loopback on"))?;
     link(agents).map_err(|error| match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => NoGate::NoVeth,
@@ -136,7 +136,8 @@ fn far_side(agents: &File) -> Result<(Gate, bool), NoGate> {
     };
     configured().map_err(at("giving the gate its addresses"))?;
     let mint = Mint::open(ipv6).map_err(at("opening the gate's first socket"))?;
-    Ok((Gate { mint, witness: super::witness::open(LINK_INDEX).ok() }, ipv6))
+    let witness = witness.then(|| super::witness::open(LINK_INDEX).ok()).flatten();
+    Ok((Gate { mint, witness }, ipv6))
 }
 
 /// The agents' end of the link, in their namespace.
