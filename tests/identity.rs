@@ -41,6 +41,7 @@ fn main() -> ExitCode {
             a_connection_that_changed_hands_is_denied,
             a_preloaded_library_is_denied,
             code_written_at_run_time_is_denied,
+            code_written_over_a_librarys_is_denied,
             a_supervisors_death_makes_no_use_a_first_one,
             an_upgraded_program_is_denied_until_it_is_accepted,
             a_forgotten_program_is_used_for_the_first_time_again,
@@ -189,6 +190,20 @@ fn code_written_at_run_time_is_denied(stage: &Stage) -> Result<()> {
     let said = script(stage, "runtime", &format!("{{ path: {real} }}"), &jit)?;
     ensure!(said == "yes\nno\n", "{said:?}");
     let said = script(stage, "runtime-ok", &format!("{{ path: {real}, allow_foreign_code: true }}"), &jit)?;
+    ensure!(said == "yes\nyes\n", "{said:?}");
+    Ok(())
+}
+
+/// The map of a process that writes over a library's code names the library still.
+fn code_written_over_a_librarys_is_denied(stage: &Stage) -> Result<()> {
+    let gcc = program("gcc")?;
+    let patch = format!(
+        "cat > patcher.c <<'END'\n{}\nEND\n{gcc} -o patcher patcher.c && /sandbox/patcher",
+        include_str!("inside/patcher.c")
+    );
+    let said = script(stage, "patched", "{ path: /sandbox/patcher }", &patch)?;
+    ensure!(said == "yes\nno\n", "{said:?}");
+    let said = script(stage, "patched-ok", "{ path: /sandbox/patcher, allow_foreign_code: true }", &patch)?;
     ensure!(said == "yes\nyes\n", "{said:?}");
     Ok(())
 }

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             normal_end,
             failure_at_start,
             ctrl_c,
+            ctrl_c_of_a_service,
             sigterm,
             sigkill_of_the_heart,
             sigkill_of_the_supervisor_and_then_the_end,
@@ -138,6 +139,22 @@ fn ctrl_c(stage: &Stage) -> Result<()> {
     let code = ended_by(stage, |running| running.signal(Signal::SIGINT))?;
     ensure!(code == 130, "{code}");
     Ok(())
+}
+
+/// A service is told to stop: its agents aren't started again.
+fn ctrl_c_of_a_service(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let before = Scene::now(&name);
+    let marker = stage.marker();
+    let config = format!(
+        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  steady:\n    command: [sh, -c, 'while :; do sleep 0.1; done # {marker}']\n"
+    );
+    let file = stage.write("cofferdam.yaml", config)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+    poll("the agent", START, || (!stage.processes_with(&marker).is_empty()).then_some(()))?;
+    running.signal(Signal::SIGINT)?;
+    running.finish(PATIENCE)?;
+    nothing_left(stage, &name, &before)
 }
 
 fn sigterm(stage: &Stage) -> Result<()> {

@@ -62,8 +62,14 @@ fn exit_codes(stage: &Stage) -> Result<()> {
 fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     let bad = stage.write("bad.yaml", "version: 1\nnetwork_policies: { a: { endponts: [] } }\n")?;
     let bad = bad.display().to_string();
+    // Another sandbox's directory, with its control socket and audit log.
+    stage.run(&["--name", "neighbour"], &["true"])?.expect_code(0)?;
+    let state = stage.state().display().to_string();
+    let neighbour = stage.state().join("neighbour").display().to_string();
     let cases: &[&[&str]] = &[
         &["--workspace", "/no/such/dir"],
+        &["--workspace", &state],
+        &["--workspace", &neighbour],
         &["--profile", "no-such-profile"],
         &["--preset", "no-such-preset"],
         &["--policy", "/no/such/policy.yaml"],

@@ -45,10 +45,13 @@ fn check(path: &Path, claim: &Claim) -> Result<PathBuf, Failure> {
         )));
     }
     let state = fs::canonicalize(&claim.dir)?;
-    if state.starts_with(&real) {
+    // Below the directory of all sandboxes only its own workspace is the agent's.
+    let all = state.parent().unwrap_or(&state);
+    if all.starts_with(&real) || real.starts_with(all) && real != state.join("workspace") {
         return Err(Failure::refused(format!(
-            "workspace {shown} holds cofferdam's own state ({}): the agent could change its audit log",
-            state.display()
+            "workspace {shown} holds state of cofferdam's, or lies in it ({}): the agent could change an audit log, or speak to \
+             a control socket",
+            all.display()
         )));
     }
     Ok(real)

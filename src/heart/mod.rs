@@ -330,10 +330,7 @@ impl Heart {
             let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
             match signal {
                 Signal::SIGWINCH => running.tell(&ToSupervisor::Winch),
-                Signal::SIGTERM => {
-                    self.stop_by = Some(Instant::now() + STOP_GRACE + STOP_SLACK);
-                    running.tell(&ToSupervisor::Signal(signal as i32));
-                }
+                Signal::SIGTERM => self.stop(running),
                 Signal::SIGINT => {
                     let now = Instant::now();
                     if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {
@@ -343,12 +340,22 @@ impl Heart {
                         });
                     }
                     self.interrupted = Some(now);
-                    running.tell(&ToSupervisor::Signal(signal as i32));
+                    match self.plan.mode {
+                        Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(signal as i32)),
+                        // Nobody types to a service's agents: it is told to stop.
+                        Mode::Service => self.stop(running),
+                    }
                 }
                 other => running.tell(&ToSupervisor::Signal(other as i32)),
             }
         }
         None
+    }
+
+    /// Has the supervisor stop the agents, but not for ever.
+    fn stop(&mut self, running: &Running) {
+        self.stop_by = Some(Instant::now() + STOP_GRACE + STOP_SLACK);
+        running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
     }
 
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.

@@ -9,6 +9,7 @@
 //! read by descriptor. Threads without their process's descriptor table can't exist under the seccomp list; they are
 //! looked at where that is not in force, and where the first thread has no table (any more).
 
+use super::changed_code;
 use super::connects::socket_inode;
 use super::process::{Opened, Stat, pids};
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
@@ -364,7 +365,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Whether an executable mapping, the program itself aside, comes from where the agent writes, or from nowhere.
+    /// Whether an executable mapping, the program itself aside, comes from where the agent writes, or from nowhere; or is of a
+    /// file, and changed.
     fn has_foreign_code(&self, process: &Identity) -> Result<bool, Fault> {
         use io::Read;
         let Some(seen) = self.seen.last() else { return Err(Fault::Changed) };
@@ -375,9 +377,13 @@ impl Search<'_> {
         if maps.len() as u64 > MAX_MAPS {
             return Err(Refusal::TooMany("memory mappings of one process".into()).into());
         }
-        Ok(maps
+        let foreign = maps
             .split(|byte| *byte == b'\n')
-            .any(|line| is_foreign(line, process.exe_path.as_bytes(), self.lens.writable)))
+            .any(|line| is_foreign(line, process.exe_path.as_bytes(), self.lens.writable));
+        if foreign {
+            return Ok(true);
+        }
+        seen.process.open_page_report().and_then(changed_code::is_in).map_err(read)
     }
 }
 

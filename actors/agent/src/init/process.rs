@@ -100,6 +100,11 @@ impl Opened {
         self.read("maps")
     }
 
+    /// The maps with what of their pages is whose (proc_pid_smaps(5)).
+    pub(crate) fn open_page_report(&self) -> io::Result<std::fs::File> {
+        self.read("smaps")
+    }
+
     fn read(&self, name: &str) -> io::Result<std::fs::File> {
         directory::open(self.0.as_fd(), name, libc::O_RDONLY).map(Into::into)
     }

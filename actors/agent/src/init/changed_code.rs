@@ -1,0 +1,91 @@
+//! Code that a file gave and that is the file's no more: a process that writes to a page of a program or library gets a page of
+//! its own, which executes as before.
+//!
+//! proc_pid_maps(5) still names the file for it, so a look at the map alone takes an intruder's code for the library's. What
+//! tells is proc_pid_smaps(5): pages of an executable mapping that are `Anonymous`. Dear, since the kernel walks the pages;
+//! asked for only where the map has shown nothing.
+
+use std::io::{self, BufRead};
+
+/// Bytes of one process's report that are read: some twenty thousand mappings.
+const MAX_REPORT: u64 = 16 << 20;
+
+/// Whether an executable mapping of a file has pages that aren't the file's.
+///
+/// # Errors
+/// The report's, and `InvalidData` where it is longer than is read.
+pub(crate) fn is_in(report: impl io::Read) -> io::Result<bool> {
+    let mut lines = io::BufReader::with_capacity(32 << 10, report.take(MAX_REPORT));
+    let (mut line, mut executable, mut read) = (Vec::new(), false, 0);
+    loop {
+        line.clear();
+        read += lines.read_until(b'\n', &mut line)? as u64;
+        if line.is_empty() {
+            return if read < MAX_REPORT { Ok(false) } else { Err(io::ErrorKind::InvalidData.into()) };
+        }
+        if let Some(value) = line.strip_prefix(b"Anonymous:") {
+            if executable && value.trim_ascii() != b"0 kB" {
+                return Ok(true);
+            }
+        } else if let Some(mapping) = Mapping::read(&line) {
+            executable = mapping.executable && mapping.of_a_file;
+        }
+    }
+}
+
+/// The line that a mapping's report begins with: `from-to perms offset dev inode   path`.
+struct Mapping {
+    executable: bool,
+    of_a_file: bool,
+}
+
+impl Mapping {
+    /// `None` for the other lines, whose first word ends in a colon.
+    fn read(line: &[u8]) -> Option<Self> {
+        let mut words = line.split(|byte| *byte == b' ');
+        let (range, permissions) = (words.next()?, words.next()?);
+        if !range.contains(&b'-') || range.ends_with(b":") {
+            return None;
+        }
+        Some(Self { executable: permissions.get(2) == Some(&b'x'), of_a_file: line.contains(&b'/') })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(anonymous_code: u32, anonymous_data: u32) -> String {
+        let mapping = |permissions: &str, path: &str, anonymous: u32| {
+            format!(
+                "7f00-7f01 {permissions} 00001000 08:01 42                 {path}\nSize: 4 kB\nAnonymous:             {anonymous} \
+                 kB\nVmFlags: rd ex mr\n"
+            )
+        };
+        [
+            mapping("r-xp", "/usr/lib/libc.so.6", anonymous_code),
+            mapping("rw-p", "/usr/lib/libc.so.6", anonymous_data),
+            mapping("rw-p", "[heap]", 128),
+            mapping("r-xp", "[vdso]", 8),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn pages_of_its_own_in_code_of_a_file_tell() {
+        assert!(!is_in(report(0, 8).as_bytes()).unwrap());
+        assert!(is_in(report(4, 8).as_bytes()).unwrap());
+        assert!(!is_in(&b""[..]).unwrap());
+    }
+
+    #[test]
+    fn our_own_code_is_as_its_files_have_it() {
+        assert!(!is_in(std::fs::File::open("/proc/self/smaps").unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_report_without_end_is_an_error() {
+        let endless = io::repeat(b'x');
+        assert!(is_in(endless).is_err());
+    }
+}
