@@ -87,7 +87,8 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
                 Ok(response) => response,
                 Err(Failed::Refused(refusal)) => return Err(refusal),
                 Err(Failed::Unsent(_)) => {
-                    return Err(Refusal::Unreachable("the destination closes every connection".to_owned()));
+                    let why = "the destination closes every connection".to_owned();
+                    return Err(Refusal::Unreachable(sender.fault().unwrap_or(why)));
                 }
             }
         }

@@ -132,10 +132,27 @@ async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     }
 }
 
+/// Reads until the peer is done: with bytes unread the kernel would reset, and take an alert away from who hasn't read it yet.
+async fn linger(mut stream: tokio::net::TcpStream) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let drain = async {
+        stream.shutdown().await?;
+        while stream.read(&mut [0; 4096]).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _at_most = tokio::time::timeout(std::time::Duration::from_secs(2), drain).await;
+}
+
 async fn serve_tls(stream: tokio::net::TcpStream, arrival: Arrival, shared: Arc<Shared>) -> Result<()> {
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
     let name = start.client_hello().server_name().map(str::to_owned);
-    let stream = start.into_stream(shared.authority.for_host(name.as_deref())).await?;
+    let stream = match start.into_stream(shared.authority.for_host(name.as_deref())).into_fallible().await {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            linger(stream).await;
+            return Err(error.into());
+        }
+    };
     let certified = stream.get_ref().1.peer_certificates().is_some();
     serve(stream, Arrival { certified, ..arrival }, shared).await
 }
