@@ -18,7 +18,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -107,16 +107,29 @@ impl Root {
         self.0.join(name.as_str())
     }
 
-    /// Every sandbox that has a directory here, sorted by name.
-    pub fn names(&self) -> Vec<Name> {
-        let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
+    /// Every sandbox that has a directory here, sorted by name: none where there is no state directory yet.
+    ///
+    /// # Errors
+    /// When the state directory can't be read.
+    pub fn names(&self) -> Result<Vec<Name>, Failure> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => {
+                return Err(Failure::refused(format!(
+                    "can't read the state directory {}: {e}",
+                    self.0.display()
+                )));
+            }
+        };
         let mut names: Vec<Name> = entries
             .filter_map(Result::ok)
-            .filter(|entry| entry.path().join("lock").exists())
+            // Where we may not look there may be one: another user's.
+            .filter(|entry| entry.path().join("lock").try_exists().unwrap_or(true))
             .filter_map(|entry| Name::parse(entry.file_name().to_str()?).ok())
             .collect();
         names.sort();
-        names
+        Ok(names)
     }
 
     /// Claims the name, or says who holds it.
@@ -149,10 +162,11 @@ impl Root {
         };
         DirBuilder::new().recursive(true).mode(0o755).create(&self.0).map_err(|e| told(&self.0, &e))?;
         let dir = self.instance(name);
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(&dir, &e)),
-            _ => {}
-        }
+        let made = match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => Made(Some(dir.clone())),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Made(None),
+            Err(e) => return Err(told(&dir, &e)),
+        };
         let path = dir.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -173,9 +187,13 @@ impl Root {
             }
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
         }
+        if !is_still_at(&lock, &path) {
+            // A start that failed has taken it away between our opening and our locking it: whoever comes next would lock another.
+            return self.try_claim(name);
+        }
         write_holder(&mut lock).map_err(|e| told(&path, &e))?;
         let handle = File::open(&dir).map_err(|e| told(&dir, &e))?;
-        Ok(Ok(Claim { name: name.clone(), dir, handle, lock }))
+        Ok(Ok(Claim { name: name.clone(), dir, handle, lock, made }))
     }
 
     /// Where the control socket of this name is, whether anybody listens or not.
@@ -187,6 +205,11 @@ impl Root {
     /// the supervisor restarts).
     pub fn is_running(&self, name: &Name) -> bool {
         self.knock(name).is_ok()
+    }
+
+    /// Whether the sandbox of this name is another user's, so that nobody here can tell more of it.
+    pub fn is_anothers(&self, name: &Name) -> bool {
+        self.knock(name).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     }
 
     /// As [`Root::is_running`], with the reason why not.
@@ -206,6 +229,12 @@ impl Root {
         let handle = File::open(self.instance(name))?;
         UnixStream::connect(socket_path(&handle)).map(drop)
     }
+}
+
+/// Whether a file is the one that its path leads to.
+fn is_still_at(file: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }
 
 /// Writes who holds the lock. Cut only where the text before was longer: emptying a file waits for the filesystem.
@@ -229,9 +258,32 @@ pub struct Claim {
     pub handle: File,
     /// The lock.
     pub lock: File,
+    made: Made,
+}
+
+/// The directory that a claim has made: it goes again if nothing starts in it.
+#[derive(Debug)]
+struct Made(Option<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let Some(dir) = self.0.take() else { return };
+        // The lock goes last, since whoever finds none makes another. What holds anything else stays.
+        let _kept = fs::remove_dir(dir.join("workspace"));
+        for name in ["control.sock", "ids", "lock"] {
+            let _kept = fs::remove_file(dir.join(name));
+        }
+        let _kept = fs::remove_dir(dir);
+    }
 }
 
 impl Claim {
+    /// Lets the lock go on to whoever runs the sandbox; its directory stays from now on.
+    pub fn hand_over(mut self) -> File {
+        self.made.0 = None;
+        self.lock
+    }
+
     /// Makes the control socket anew (an old one is a dead sandbox's: the lock is ours) and listens on it.
     pub fn listen(&self) -> io::Result<UnixListener> {
         let path = socket_path(&self.handle);
@@ -282,6 +334,29 @@ mod tests {
         assert_eq!(second.name.as_str(), "one-2");
         drop(first);
         assert!(root.claim(&name).is_ok());
+    }
+
+    #[test]
+    fn a_start_that_fails_leaves_nothing_that_it_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::locate(Some(dir.path())).unwrap();
+        let name = Name::parse("one").unwrap();
+        let claim = root.claim(&name).unwrap();
+        let _listener = claim.listen().unwrap();
+        fs::create_dir(claim.dir.join("workspace")).unwrap();
+        drop(claim);
+        assert!(!root.instance(&name).exists());
+
+        // What someone has worked in stays, and so does what was there before.
+        let claim = root.claim(&name).unwrap();
+        fs::create_dir(claim.dir.join("workspace")).unwrap();
+        fs::write(claim.dir.join("workspace/work"), "").unwrap();
+        drop(claim);
+        assert!(root.instance(&name).join("workspace/work").exists());
+        drop(root.claim(&name).unwrap().hand_over());
+        assert!(root.instance(&name).join("lock").exists());
+        drop(root.claim(&name).unwrap());
+        assert!(root.instance(&name).join("lock").exists());
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             output_is_redacted_and_logged,
             redact_is_a_filter.only(Mode::Rootless),
             every_help_has_an_example.only(Mode::Rootless),
+            what_ps_may_not_see_is_said.only(Mode::Rootless),
         ],
     )
 }
@@ -286,10 +288,25 @@ fn redact_is_a_filter(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// An empty list must mean that nothing runs, not that nobody may look.
+fn what_ps_may_not_see_is_said(stage: &Stage) -> Result<()> {
+    let closed = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0));
+    std::fs::create_dir_all(stage.state().join("anothers"))?;
+    closed(&stage.state().join("anothers"))?;
+    let listed = stage.call(&["ps", "--json"])?.expect_code(0)?;
+    ensure!(listed.out().trim() == "[]" && listed.err().contains("anothers"), "{}", listed.err());
+    closed(&stage.state())?;
+    let refused = stage.call(&["ps"])?.expect_code(125)?;
+    std::fs::set_permissions(stage.state(), std::fs::Permissions::from_mode(0o755))?;
+    std::fs::remove_dir(stage.state().join("anothers"))?;
+    ensure!(refused.err().contains("can't read"), "{}", refused.err());
+    Ok(())
+}
+
 fn every_help_has_an_example(stage: &Stage) -> Result<()> {
     for command in [
         "run", "up", "exec", "ps", "status", "tree", "logs", "stop", "restart", "crash", "redact", "doctor",
-        "demo",
+        "demo", "policy", "audit", "identity",
     ] {
         let done = stage.call(&[command, "--help"])?.expect_code(0)?;
         ensure!(done.out().contains(&format!("cofferdam {command}")), "{command}: {}", done.out());

@@ -89,6 +89,8 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
             done.err()
         );
     }
+    stage.run(&["--name", "failed", "--workspace", "/no/such/dir"], &["true"])?.expect_code(125)?;
+    ensure!(!stage.state().join("failed").exists(), "a start that failed left its directory");
     let said = stage.run(&["--policy", &bad], &["true"])?.err();
     ensure!(said.contains(":2:") && said.contains("endpoints"), "no line, or no nearest name: {said}");
     Ok(())

@@ -59,16 +59,28 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam crash assistant proxy")]
     Crash(ActorArgs),
     /// List what programs contained at first use; accept an upgraded one, forget one
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam identity list assistant\n  \
+                            cofferdam identity accept assistant /sandbox/venv/bin/python3"
+    )]
     Identity(IdentityCommand),
     /// Check, explain, compare, show and change policies
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam policy check policy.yaml\n  \
+                            cofferdam policy explain --preset github --binary /usr/bin/gh GET https://api.github.com/user"
+    )]
     Policy(PolicyCommand),
     /// Copy standard input (or a file) to standard output, secrets replaced
     #[command(after_help = "Example:\n  echo 'key: ghp_…' | cofferdam redact")]
     Redact(RedactArgs),
     /// Verify and show the audit log
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam audit show assistant | tail\n  \
+                            cofferdam audit verify assistant"
+    )]
     Audit(AuditCommand),
     /// Show what this machine can enforce, each control proven by trying it
     #[command(after_help = "Example:\n  cofferdam doctor\n  cofferdam doctor --json")]

@@ -4,7 +4,7 @@ use operator::client::{Client, ClientError};
 use operator::types::{SandboxState, Status, Stop, TreeNode};
 
 use crate::cli::args::{ActorArgs, JsonArgs, NamedJson, StopArgs};
-use crate::cli::out::{Failure, Outcome, Paint, print, print_json, table};
+use crate::cli::out::{Failure, Outcome, Paint, print, print_json, say, table};
 use crate::cli::wait_for;
 use crate::state::{Name, Root};
 
@@ -25,11 +25,19 @@ pub fn told(error: ClientError) -> Failure {
 
 /// `cofferdam ps`.
 pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
-    let running = root.names().into_iter().filter(|name| root.is_running(name));
+    let (running, others): (Vec<Name>, Vec<Name>) = root
+        .names()?
+        .into_iter()
+        .filter(|name| root.is_running(name) || root.is_anothers(name))
+        .partition(|name| root.is_running(name));
+    if !others.is_empty() {
+        let others: Vec<&str> = others.iter().map(Name::as_str).collect();
+        say(&format!("left out, since they belong to another user: {}", others.join(", ")));
+    }
     let statuses: Vec<Status> = wait_for(async {
         let mut statuses = Vec::new();
         for name in running {
-            // One that has ended meanwhile, or belongs to another user, is left out.
+            // One that has ended meanwhile is left out.
             if let Ok(status) = Client::new(root.socket(&name)).status().await {
                 statuses.push(status);
             }

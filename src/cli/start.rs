@@ -166,7 +166,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         slots: Vec::new(),
         steps: None,
     };
-    slots.add(slot::LOCK, claim.lock.into());
+    slots.add(slot::LOCK, claim.hand_over().into());
     wanted.steps.done("command: name, ids, workspace, sockets; becomes the heart");
     let plan = Plan { slots: slots.names, steps: wanted.steps.told(), ..plan };
     Ok(Prepared { plan: sealed::seal_json("cofferdam-plan", &plan)?, kept: slots.fds })

@@ -183,7 +183,7 @@ impl Condition {
 }
 
 /// The one line for the operator: what could not be started, and what to do about it.
-fn mend(program: &str, why: &str, code: i32) -> String {
+pub(super) fn mend(program: &str, why: &str, code: i32) -> String {
     match code {
         127 => format!(
             "{program}: not found inside the sandbox (PATH is {}; a script's interpreter must be there too)",

@@ -22,6 +22,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 
+use super::agents::mend;
 use super::terminal::Terminal;
 
 /// Read at once from a process's output.
@@ -69,6 +70,8 @@ impl Exec {
         let spec = spec(&name, request, &self.placeholders)?;
         // Before the start, so that the end of a short process is not missed.
         let events = self.init.events();
+        let program = request.command.first().map_or("", String::as_str);
+        let refused = |error| refused(program, &error);
         let broken = |e: io::Error| Fault::new(Code::Internal, format!("pipes: {e}"));
         let (spawned, streams) = match request.tty {
             Some(Window { rows, cols }) => {
@@ -248,14 +251,14 @@ async fn copy_out(
     }
 }
 
-fn refused(error: ClientError) -> Fault {
-    let code = match &error {
-        ClientError::Refused(refusal) => match refusal.exit_code() {
-            127 => Code::CommandNotFound,
-            126 => Code::NotExecutable,
-            _ => Code::Internal,
-        },
-        _ => Code::Unavailable,
+fn refused(program: &str, error: &ClientError) -> Fault {
+    let ClientError::Refused(refusal) = error else {
+        return Fault::new(Code::Unavailable, error.to_string());
     };
-    Fault::new(code, error.to_string())
+    let code = match refusal.exit_code() {
+        127 => Code::CommandNotFound,
+        126 => Code::NotExecutable,
+        _ => Code::Internal,
+    };
+    Fault::new(code, mend(program, &refusal.to_string(), refusal.exit_code()))
 }
