@@ -113,6 +113,21 @@ impl Known {
         Some(Found { start: found.start(), end: found.end(), needle: Some(found.pattern().as_usize()) })
     }
 
+    /// Every known secret, in order.
+    pub(crate) fn all<'t>(&self, text: &'t [u8]) -> impl Iterator<Item = Found> + use<'_, 't> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let found = self.find(text, at)?;
+            at = found.end;
+            Some(found)
+        })
+    }
+
+    /// How long the longest form is.
+    pub(crate) fn longest(&self) -> usize {
+        self.longest
+    }
+
     /// The name of the secret found whole.
     pub(crate) fn kind(&self, found: Found) -> Option<Arc<str>> {
         self.needles.get(found.needle?).map(|(_, kind)| Arc::clone(kind))

@@ -1,20 +1,37 @@
 //! Looks for known secrets in what the world answers, and masks them: an echo must not bring a key inside.
 //!
-//! Known forms only ([`known`](crate::known)): answers are the agent's work and pass byte for byte but for the secret
-//! itself. One that is split over any number of chunks is still found: only a tail that could be the beginning of a form is
+//! Known forms only ([`known`](crate::known)), in the text as it stands and as whoever undoes its escapes reads it
+//! ([`plain`](crate::plain)): answers are the agent's work and pass byte for byte but for the secret itself. One that is split over any number of chunks is still found: only a tail that could be the beginning of a form is
 //! held back, so a stream isn't slowed by it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use crate::engine::RedactorError;
-use crate::known::{Found, Known};
+use crate::known::Known;
+use crate::plain::Plain;
 use crate::secret::Secret;
 
 /// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not looked for.
 pub const SCREEN_MIN: usize = 8;
+
+/// A line is not broken earlier than this: what is shorter and followed by a line's end is no beginning of a secret, so that
+/// a stream of lines isn't held up.
+const WRAPPED_MIN: usize = 16;
+/// How many bytes may stand for one: `\\u005cu0065`, and such.
+const ESCAPED: usize = 12;
+
+/// The end of a text that could be the beginning of a secret.
+#[derive(Debug, Clone, Copy)]
+struct Tail {
+    /// Where it begins.
+    from: usize,
+    /// How much of the secret that is, bytes.
+    known: usize,
+}
 
 /// What stands in the place of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,41 +68,89 @@ impl Screen {
     /// Whether `bytes` holds a secret in any form.
     #[must_use]
     pub fn finds(&self, bytes: &[u8]) -> bool {
-        self.known.as_ref().is_some_and(|known| known.find(bytes, 0).is_some())
+        !self.spans(bytes).is_empty()
     }
 
     /// `bytes` with every secret masked; none if there is nothing to mask.
     #[must_use]
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let known = self.known.as_ref()?;
-        let mut found = known.find(bytes, 0)?;
+        let spans = self.spans(bytes);
+        if spans.is_empty() {
+            return None;
+        }
         let mut out = Vec::with_capacity(bytes.len());
         let mut at = 0;
-        loop {
-            out.extend_from_slice(bytes.get(at..found.start).unwrap_or_default());
-            self.cover(found, &mut out);
-            at = found.end;
-            match known.find(bytes, at) {
-                Some(next) => found = next,
-                None => break,
-            }
+        for span in spans {
+            out.extend_from_slice(bytes.get(at..span.start).unwrap_or_default());
+            self.cover(span.len(), &mut out);
+            at = span.end;
         }
         out.extend_from_slice(bytes.get(at..).unwrap_or_default());
         Some(out)
     }
 
-    fn cover(&self, found: Found, out: &mut Vec<u8>) {
+    /// Where secrets stand, in order, none over another.
+    fn spans(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let Some(known) = self.known.as_ref() else { return Vec::new() };
+        let mut spans: Vec<Range<usize>> = known.all(bytes).map(|found| found.start..found.end).collect();
+        let Some(plain) = Plain::of(bytes) else { return spans };
+        let before = spans.len();
+        spans.extend(known.all(plain.bytes()).map(|found| plain.start(found.start)..plain.end(found.end)));
+        if before > 0 {
+            spans.sort_unstable_by_key(|span| span.start);
+            spans.dedup_by(|next, kept| {
+                let over = next.start < kept.end;
+                if over {
+                    kept.end = kept.end.max(next.end);
+                }
+                over
+            });
+        }
+        spans
+    }
+
+    fn cover(&self, length: usize, out: &mut Vec<u8>) {
         match self.mask {
             Mask::Words(words) => out.extend_from_slice(words),
-            Mask::Stars => out.resize(out.len() + (found.end - found.start), b'*'),
+            Mask::Stars => out.resize(out.len() + length, b'*'),
         }
     }
 
     /// How many bytes at the end of `bytes` could be the beginning of a secret.
     #[must_use]
     pub fn doubtful(&self, bytes: &[u8]) -> usize {
-        let tails = self.known.as_ref().map(|known| known.tails(bytes)).unwrap_or_default();
-        tails.first().map_or(0, |tail| bytes.len() - tail.at)
+        bytes.len() - self.tail(bytes).from
+    }
+
+    /// How many bytes at the end of `bytes` are most of a secret, if nothing follows: none where too little of one is there to
+    /// tell.
+    #[must_use]
+    pub fn cut_off(&self, bytes: &[u8]) -> usize {
+        let tail = self.tail(bytes);
+        if tail.known >= SCREEN_MIN { bytes.len() - tail.from } else { 0 }
+    }
+
+    fn tail(&self, bytes: &[u8]) -> Tail {
+        let nothing = Tail { from: bytes.len(), known: 0 };
+        let Some(known) = self.known.as_ref() else { return nothing };
+        let first = |text: &[u8]| known.tails(text).first().map(|tail| tail.at);
+        let verbatim = first(bytes).map_or(nothing, |at| Tail { from: at, known: bytes.len() - at });
+        // More than the longest form and its longest escapes is never the beginning of one.
+        let near = bytes.len().saturating_sub(known.longest().saturating_mul(ESCAPED));
+        let Some(plain) = bytes.get(near..).and_then(Plain::of) else { return verbatim };
+        let in_one_line = |from: usize| {
+            !bytes.get(from..).unwrap_or_default().iter().any(|byte| matches!(byte, b'\n' | b'\r'))
+        };
+        let escaped = first(plain.bytes()).and_then(|at| {
+            let (from, known) = (near + plain.start(at), plain.bytes().len() - at);
+            (known >= WRAPPED_MIN || in_one_line(from)).then_some(Tail { from, known })
+        });
+        let open = near + plain.open();
+        let open = Tail { from: if in_one_line(open) { open } else { bytes.len() }, known: 0 };
+        [verbatim, escaped.unwrap_or(nothing), open].into_iter().fold(nothing, |one, other| Tail {
+            from: one.from.min(other.from),
+            known: one.known.max(other.known),
+        })
     }
 
     /// A sieve for one stream.
@@ -132,9 +197,9 @@ impl Sieve {
     /// Still masked: an answer that ends in the middle of a secret would give most of it away.
     pub fn finish(&mut self) -> Bytes {
         let mut held = std::mem::take(&mut *self.held);
-        if held.len() >= SCREEN_MIN {
-            let cut = Found::cut(0, held.len());
-            held.clear();
+        let cut = self.screen.cut_off(&held);
+        if cut > 0 {
+            held.truncate(held.len() - cut);
             self.screen.cover(cut, &mut held);
         }
         held.into()
@@ -185,6 +250,60 @@ mod tests {
         assert!(!it.finds(b"sk-test") && it.masked(b"sk-test").is_none());
     }
 
+    /// Each byte in a spelling that the number chooses.
+    fn spelled(key: &str, how: &[u8]) -> String {
+        key.bytes()
+            .zip(how.iter().cycle())
+            .map(|(byte, how)| match how % 7 {
+                0 => format!("%{byte:02x}"),
+                1 => format!("%25{byte:02X}"),
+                2 => format!("\\u{byte:04x}"),
+                3 => format!("\\\\u{byte:04x}"),
+                4 => format!("\\x{byte:02x}"),
+                5 => format!("&#{byte};"),
+                _ => char::from(byte).to_string(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn wrapped_encodings_are_found() {
+        let key = "sk-0123456789abcdefghijklmnopqrstuvwxyz-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let it = screen(key, Mask::Stars);
+        let encoded = general_purpose::STANDARD.encode(format!("user:{key}"));
+        for width in [64, 76] {
+            let lines: Vec<&str> =
+                encoded.as_bytes().chunks(width).map(|l| std::str::from_utf8(l).unwrap()).collect();
+            for end in ["\n", "\r\n", "\\n"] {
+                let wrapped = lines.join(end);
+                let masked = it.masked(wrapped.as_bytes()).unwrap();
+                assert_eq!(masked.len(), wrapped.len());
+                assert!(
+                    masked.iter().filter(|byte| **byte == b'*').count() >= encoded.len() - 12,
+                    "{wrapped}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_ends_like_a_key_begins_is_not_held() {
+        let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve();
+        for line in ["data: s\n\n", "data: 100%\n\n", "data: a&b\n\n", "data: {\"a\":\"\\n\"}\n\n"] {
+            assert_eq!(sieve.push(Bytes::from(line)), line, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_could_not_have_become_a_key_passes() {
+        for end in ["100%", "C:\\", "R&D", "x &#12"] {
+            assert_eq!(
+                through(&screen("sk-0123456789abcdef", Mask::Stars), &[end.as_bytes()]),
+                end.as_bytes()
+            );
+        }
+    }
+
     #[test]
     fn a_placeholder_key_is_not_looked_for() {
         assert_eq!(through(&screen("EMPTY", Mask::Stars), &[b"it is EMPTY"]), b"it is EMPTY");
@@ -223,6 +342,22 @@ mod tests {
             let masked = if stars { vec![b'*'; key.len()] } else { WORDS.to_vec() };
             let wanted = [before.as_bytes(), &masked, after.as_bytes()].concat();
             prop_assert_eq!(through(&screen(key, mask), &chunks), wanted);
+        }
+
+        #[test]
+        fn an_escaped_key_is_caught_however_it_is_split(
+            how in proptest::collection::vec(any::<u8>(), 1..24),
+            cuts in proptest::collection::vec(0_usize..200, 0..6),
+        ) {
+            let key = "sk-0123456789ABCDEF";
+            let spelled = spelled(key, &how);
+            let text = format!("before {spelled} after");
+            let mut cuts: Vec<_> = cuts.into_iter().map(|c| c.min(text.len())).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
+            let wanted = format!("before {} after", "*".repeat(spelled.len()));
+            prop_assert_eq!(String::from_utf8(through(&screen(key, Mask::Stars), &chunks)).unwrap(), wanted);
         }
 
         #[test]

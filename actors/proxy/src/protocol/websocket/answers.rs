@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use redactor::{SCREEN_MIN, Screen};
+use redactor::Screen;
 
 use crate::credentials::Guard;
 
@@ -71,9 +71,8 @@ impl Gathered {
         if let Some(masked) = screen.masked(&self.bytes) {
             self.bytes = masked;
         }
-        let tail = screen.doubtful(&self.bytes);
-        if last && tail >= SCREEN_MIN {
-            let from = self.bytes.len() - tail;
+        if last {
+            let from = self.bytes.len() - screen.cut_off(&self.bytes);
             self.bytes.iter_mut().skip(from).for_each(|byte| *byte = b'*');
         }
         for (at, byte) in self.at.iter().zip(&self.bytes) {
