@@ -6,7 +6,7 @@ use std::io::{self, Cursor, Read, Write};
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocket};
 
 use super::pieces;
-use crate::protocol::websocket::{Inbox, Ready, Stop};
+use crate::protocol::websocket::frames::{Inbox, Ready, Wrong};
 
 /// What goes on: what was judged, and the frames as they are sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,8 +46,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, Option<u16>) 
         loop {
             let (kind, payload, frames) = match inbox.next() {
                 Ok(None) => break,
-                Err(Stop::Broken(code, _)) => return (out, Some(code)),
-                Err(stop) => panic!("{stop:?}"),
+                Err(Wrong(code, _)) => return (out, Some(code)),
                 Ok(Some(Ready::Control(frame))) => (Kind::Control, Vec::new(), frame),
                 // The judge refuses it by this code.
                 Ok(Some(Ready::Text)) if std::str::from_utf8(&inbox.message).is_err() => {

@@ -1,7 +1,6 @@
 //! A WebSocket's messages (RFC 6455): each one of the client's is judged before a byte of it goes on.
 //!
-//! Frames are read strictly: masked, no reserved bits (no extension was agreed, the handshake's offer is taken off), known
-//! opcodes, control frames whole and short, fragments in order. A message is held until it is whole and judged, up to
+//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is taken off. A message is held until it is whole and judged, up to
 //! [`MAX_MESSAGE_BYTES`]; then its frames go on as they came, or with values in the place of placeholders. What the server
 //! says passes unread, but for the search for credentials ([`answers`]). What the client says where only the handshake was to be judged passes
 //! unread as well. A refused message, or a policy that no longer allows the connection, ends it with 1008 on both sides,
@@ -26,14 +25,8 @@ use crate::outcome;
 use crate::relay::{End, Relayed, quiet};
 use crate::verdict::{Granted, Permitted};
 
-/// Longest payload of a control frame (RFC 6455 section 5.5).
-const MAX_CONTROL_BYTES: u64 = 125;
-/// A protocol error (section 7.4.1).
-const PROTOCOL_ERROR: u16 = 1002;
 /// A message that violates a policy.
 const POLICY_VIOLATION: u16 = 1008;
-/// A message that is too big.
-const TOO_BIG: u16 = 1009;
 /// A frame's longest header: two bytes, eight of length, four of mask.
 const MAX_HEADER_BYTES: usize = 14;
 /// What a server is told.
@@ -44,8 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const READ_BYTES: usize = 16 * 1024;
 
 mod answers;
+pub(crate) mod frames;
 
 use answers::Answers;
+use frames::{Inbox, MAX_CONTROL_BYTES, Ready, TOO_BIG, Wrong};
 
 /// What messages are judged by.
 #[derive(Clone)]
@@ -64,17 +59,6 @@ pub(crate) struct Talk<'a> {
     pub(crate) guard: Option<&'a Guard>,
 }
 
-/// A frame's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Header {
-    last: bool,
-    opcode: u8,
-    mask: [u8; 4],
-    payload: u64,
-    /// Bytes of the header itself.
-    length: usize,
-}
-
 /// Why a connection ends.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -90,138 +74,9 @@ pub(crate) enum Stop {
     Refused(Refusal),
 }
 
-/// Reads a frame's header from the front of `bytes`; `None` if more is needed.
-fn header(bytes: &[u8]) -> Result<Option<Header>, Stop> {
-    let wrong = |why| Err(Stop::Broken(PROTOCOL_ERROR, why));
-    let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 {
-        return wrong("a reserved bit is set, and no extension was agreed");
-    }
-    if second & 0x80 == 0 {
-        return wrong("a client's frame is not masked");
-    }
-    let (payload, rest) = match second & 0x7f {
-        126 => {
-            let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-            let length = u64::from(u16::from_be_bytes(*length));
-            if length < 126 {
-                return wrong("a length is not in its shortest form");
-            }
-            (length, rest)
-        }
-        127 => {
-            let Some((length, rest)) = rest.split_first_chunk() else { return Ok(None) };
-            let length = u64::from_be_bytes(*length);
-            if length <= u64::from(u16::MAX) || length >> 63 != 0 {
-                return wrong("a length is not in its shortest form");
-            }
-            (length, rest)
-        }
-        length => (u64::from(length), rest),
-    };
-    let Some((mask, rest)) = rest.split_first_chunk() else { return Ok(None) };
-    let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
-    match opcode {
-        0..=2 => {}
-        8..=10 if !last => return wrong("a control frame is in fragments"),
-        8..=10 if payload > MAX_CONTROL_BYTES => return wrong("a control frame is too long"),
-        8..=10 => {}
-        _ => return wrong("a frame has an unknown opcode"),
-    }
-    Ok(Some(Header { last, opcode, mask: *mask, payload, length: bytes.len() - rest.len() }))
-}
-
-/// The client's frames, as far as they aren't judged yet.
-#[derive(Default)]
-pub(crate) struct Inbox {
-    /// Frames as they came.
-    pub(crate) raw: Vec<u8>,
-    /// Where in `raw` the next frame begins that wasn't looked at.
-    at: usize,
-    /// The message so far, unmasked.
-    pub(crate) message: Vec<u8>,
-    /// The opcode of the message that is under way.
-    kind: Option<u8>,
-    frames: usize,
-}
-
-/// What may go on.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Ready {
-    /// A text message is whole: judge it, then the first bytes of `raw`.
-    Text,
-    /// The same of a binary one.
-    Binary,
-    /// A control frame; between fragments it goes on before them.
-    Control(Vec<u8>),
-}
-
-impl Inbox {
-    /// Looks at the next frame; none while it isn't whole.
-    pub(crate) fn next(&mut self) -> Result<Option<Ready>, Stop> {
-        loop {
-            let unseen = self.raw.get(self.at..).unwrap_or_default();
-            let Some(header) = header(unseen)? else { return Ok(None) };
-            let too_big = Err(Stop::Broken(TOO_BIG, "a message is longer than is judged"));
-            let Ok(payload) = usize::try_from(header.payload) else { return too_big };
-            if self.message.len().saturating_add(payload) > MAX_MESSAGE_BYTES {
-                return too_big;
-            }
-            let end = header.length + payload;
-            let Some(bytes) = unseen.get(header.length..end) else { return Ok(None) };
-            if header.opcode >= 8 {
-                let frame: Vec<u8> = self.raw.drain(self.at..self.at + end).collect();
-                return Ok(Some(Ready::Control(frame)));
-            }
-            let wrong = |why| Err(Stop::Broken(PROTOCOL_ERROR, why));
-            match (self.kind, header.opcode) {
-                (None, 0) => return wrong("a fragment continues nothing"),
-                (Some(_), 1 | 2) => return wrong("a message begins within another"),
-                (None, kind) => self.kind = Some(kind),
-                (Some(_), _) => {}
-            }
-            self.frames += 1;
-            if self.frames > MAX_MESSAGE_FRAMES {
-                return Err(Stop::Broken(TOO_BIG, "a message is in too many fragments"));
-            }
-            self.message.extend(bytes.iter().zip(header.mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-            self.at += end;
-            if header.last {
-                return Ok(Some(if self.kind == Some(1) { Ready::Text } else { Ready::Binary }));
-            }
-        }
-    }
-
-    /// One frame with another content in the place of the message's, under the mask of its first frame.
-    fn frame(&self, content: &[u8]) -> Vec<u8> {
-        let mask = header(&self.raw).ok().flatten().map_or([0; 4], |header| header.mask);
-        let mut out = vec![0x81];
-        match content.len() {
-            length @ 0..126 => out.push(0x80 | u8::try_from(length).unwrap_or_default()),
-            length => match u16::try_from(length) {
-                Ok(length) => {
-                    out.push(0x80 | 126);
-                    out.extend(length.to_be_bytes());
-                }
-                Err(_) => {
-                    out.push(0x80 | 127);
-                    out.extend((length as u64).to_be_bytes());
-                }
-            },
-        }
-        out.extend(mask);
-        out.extend(content.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-        out
-    }
-
-    /// The frames of the message that was judged, as they came.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.message.clear();
-        self.kind = None;
-        self.frames = 0;
-        let rest = self.raw.split_off(self.at);
-        self.at = 0;
-        std::mem::replace(&mut self.raw, rest)
+impl From<Wrong> for Stop {
+    fn from(Wrong(code, why): Wrong) -> Self {
+        Self::Broken(code, why)
     }
 }
 
@@ -469,110 +324,4 @@ async fn close(
         }
     };
     let _at_most = timeout(PATIENCE, say).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let mask = [1, 2, 3, 4];
-        let mut out = vec![first];
-        match payload.len() {
-            length @ 0..126 => out.push(0x80 | length as u8),
-            length @ 126..65536 => {
-                out.push(0x80 | 126);
-                out.extend((length as u16).to_be_bytes());
-            }
-            length => {
-                out.push(0x80 | 127);
-                out.extend((length as u64).to_be_bytes());
-            }
-        }
-        out.extend(mask);
-        out.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
-        out
-    }
-
-    #[test]
-    fn fragments_are_put_together_and_sent_as_they_came() {
-        let bytes =
-            [frame(0x01, b"hel"), frame(0x89, b"ping"), frame(0x80, b"lo"), frame(0x81, b"x")].concat();
-        // In pieces of every size, the same comes out.
-        for piece in 1..bytes.len() {
-            let mut inbox = Inbox::default();
-            let mut out = Vec::new();
-            for part in bytes.chunks(piece) {
-                inbox.raw.extend_from_slice(part);
-                while let Some(ready) = inbox.next().unwrap() {
-                    match ready {
-                        Ready::Control(frame) => out.push(("control".to_owned(), frame)),
-                        Ready::Text => {
-                            out.push((String::from_utf8(inbox.message.clone()).unwrap(), inbox.take()));
-                        }
-                        Ready::Binary => panic!(),
-                    }
-                }
-            }
-            let words: Vec<&str> = out.iter().map(|(word, _)| word.as_str()).collect();
-            assert_eq!(words, ["control", "hello", "x"], "{piece}");
-            assert_eq!(out[0].1, frame(0x89, b"ping"));
-            assert_eq!(out[1].1, [frame(0x01, b"hel"), frame(0x80, b"lo")].concat());
-            assert_eq!(out[2].1, frame(0x81, b"x"));
-        }
-    }
-
-    #[test]
-    fn frames_that_no_client_sends_end_the_connection() {
-        let long = [0x81, 0x80 | 126, 0, 5, 0, 0, 0, 0, 1, 2, 3, 4, 5];
-        let longer = [0x81, 0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0];
-        let huge = [0x81, 0x80 | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-        let cases: Vec<Vec<u8>> = vec![
-            vec![0x81, 0x01, b'x'],
-            frame(0xc1, b"x"),
-            frame(0xa1, b"x"),
-            frame(0x91, b"x"),
-            frame(0x83, b"x"),
-            frame(0x8b, b"x"),
-            frame(0x09, b"x"),
-            frame(0x89, &[0; 126]),
-            frame(0x80, b"x"),
-            [frame(0x01, b"a"), frame(0x81, b"b")].concat(),
-            long.to_vec(),
-            longer.to_vec(),
-            huge.to_vec(),
-            frame(0x81, b"x").repeat(1).into_iter().chain(frame(0x00, b"x")).collect(),
-        ];
-        for bytes in cases {
-            let mut inbox = Inbox { raw: bytes.clone(), ..Inbox::default() };
-            let mut ended = false;
-            for _ in 0..3 {
-                match inbox.next() {
-                    Ok(Some(Ready::Control(_)) | None) => {}
-                    Ok(Some(_)) => drop(inbox.take()),
-                    Err(_) => ended = true,
-                }
-            }
-            assert!(ended, "{bytes:?}");
-        }
-        let raw = [frame(0x01, b""), frame(0x00, b"").repeat(MAX_MESSAGE_FRAMES)].concat();
-        let mut inbox = Inbox { raw, ..Inbox::default() };
-        assert!(inbox.next().is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn no_input_panics(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let mut inbox = Inbox { raw: bytes, ..Inbox::default() };
-            for _ in 0..8 {
-                match inbox.next() {
-                    Ok(Some(Ready::Text | Ready::Binary)) => drop(inbox.take()),
-                    Ok(Some(Ready::Control(_))) => {}
-                    _ => break,
-                }
-            }
-        }
-    }
 }
