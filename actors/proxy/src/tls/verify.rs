@@ -23,8 +23,13 @@ pub(super) struct Verifier(Arc<WebPkiServerVerifier>);
 
 /// Why a certificate was refused whose issuer is itself.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificate is self-signed")]
-struct SelfSigned;
+enum SelfSigned {
+    #[error("the certificate is self-signed")]
+    Unknown,
+    /// Also where it is named: an authority's certificate is no server's.
+    #[error("the certificate is self-signed, and an authority's")]
+    Authority,
+}
 
 impl Verifier {
     pub(super) fn new(roots: RootCertStore) -> Result<Self, VerifierBuilderError> {
@@ -46,8 +51,11 @@ impl ServerCertVerifier for Verifier {
             rustls::Error::InvalidCertificate(
                 CertificateError::UnknownIssuer | CertificateError::Other(_),
             ) if signs_itself(end_entity) => {
-                let why = OtherError(Arc::new(SelfSigned));
-                rustls::Error::InvalidCertificate(CertificateError::Other(why))
+                let why = match error {
+                    rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => SelfSigned::Unknown,
+                    _ => SelfSigned::Authority,
+                };
+                rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
             }
             error => error,
         })
@@ -115,9 +123,16 @@ fn words(error: &rustls::Error) -> String {
                 "its certificate is from an unknown issuer (`upstream_ca` in cofferdam.yaml adds one)"
             }
             Bad::Revoked => "its certificate was revoked",
-            Bad::Other(other) if other.0.is::<SelfSigned>() => {
-                "its certificate is self-signed (`upstream_ca` in cofferdam.yaml can name it)"
-            }
+            Bad::Other(other) => match other.0.downcast_ref() {
+                Some(SelfSigned::Unknown) => {
+                    "its certificate is self-signed (`upstream_ca` in cofferdam.yaml can name it)"
+                }
+                Some(SelfSigned::Authority) => {
+                    "its certificate is self-signed and an authority's (CA:TRUE), which is no server's: make it one with \
+                     CA:FALSE, and name that by `upstream_ca` in cofferdam.yaml"
+                }
+                None => return format!("its certificate is not valid: {other}"),
+            },
             other => return format!("its certificate is not valid: {other}"),
         },
         rustls::Error::AlertReceived(Alert::CertificateRequired) => {
@@ -143,6 +158,32 @@ fn words(error: &rustls::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn verdict(ca: rcgen::IsCa, named: bool) -> Result<ServerCertVerified, String> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["us.test".to_owned()]).unwrap();
+        params.is_ca = ca;
+        params.distinguished_name.push(rcgen::DnType::CommonName, "us.test");
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let other = rcgen::generate_simple_self_signed(vec!["us.test".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(if named { certificate.clone() } else { other.cert.der().clone() }).unwrap();
+        let name = ServerName::try_from("us.test").unwrap();
+        Verifier::new(roots)
+            .unwrap()
+            .verify_server_cert(&certificate, &[], &name, &[], UnixTime::now())
+            .map_err(|error| words(&error))
+    }
+
+    #[test]
+    fn a_servers_own_certificate_is_good_if_it_is_named_and_no_authoritys() {
+        let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        assert!(verdict(rcgen::IsCa::ExplicitNoCa, true).is_ok() && verdict(rcgen::IsCa::NoCa, true).is_ok());
+        assert!(verdict(rcgen::IsCa::NoCa, false).unwrap_err().contains("can name it"));
+        for named in [true, false] {
+            assert!(verdict(authority.clone(), named).unwrap_err().contains("CA:FALSE"));
+        }
+    }
 
     #[test]
     fn a_tls_error_is_found_below_others_and_others_are_none() {
