@@ -181,7 +181,7 @@ mod tests {
         assert!(verdict(rcgen::IsCa::ExplicitNoCa, true).is_ok() && verdict(rcgen::IsCa::NoCa, true).is_ok());
         assert!(verdict(rcgen::IsCa::NoCa, false).unwrap_err().contains("can name it"));
         for named in [true, false] {
-            assert!(verdict(authority.clone(), named).unwrap_err().contains("CA:FALSE"));
+            assert!(verdict(authority, named).unwrap_err().contains("CA:FALSE"));
         }
     }
 
