@@ -290,7 +290,7 @@ fn redact_is_a_filter(stage: &Stage) -> Result<()> {
 
 /// An empty list must mean that nothing runs, not that nobody may look.
 fn what_ps_may_not_see_is_said(stage: &Stage) -> Result<()> {
-    let closed = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0));
+    let closed = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000));
     std::fs::create_dir_all(stage.state().join("anothers"))?;
     closed(&stage.state().join("anothers"))?;
     let listed = stage.call(&["ps", "--json"])?.expect_code(0)?;

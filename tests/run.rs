@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         bed::cases![
             exit_codes,
             refusals_are_one_line_with_a_mend,
+            what_was_refused_is_told_at_the_end,
             stdout_is_the_agents_alone,
             big_binary_output_comes_whole,
             stdin_reaches_the_agent,
@@ -93,6 +94,22 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     ensure!(!stage.state().join("failed").exists(), "a start that failed left its directory");
     let said = stage.run(&["--policy", &bad], &["true"])?.err();
     ensure!(said.contains(":2:") && said.contains("endpoints"), "no line, or no nearest name: {said}");
+    Ok(())
+}
+
+fn what_was_refused_is_told_at_the_end(stage: &Stage) -> Result<()> {
+    let ask = "for n in 1 2 3 4 5 6 7; do curl -s https://host$n.bed.test/; curl -s https://host$n.bed.test/; done; exit 3";
+    let done = stage.call(&["run", "--", "sh", "-c", ask])?.expect_code(3)?;
+    let said = done.err();
+    let lines: Vec<&str> = said.lines().collect();
+    ensure!(lines.iter().all(|line| line.starts_with("cofferdam: ")), "{said}");
+    let refused =
+        lines.iter().filter(|line| line.contains("/curl to host") && line.contains("no policy entry names"));
+    ensure!(refused.count() == 5 && said.contains("refused: 4 more"), "not five, or not the rest: {said}");
+    ensure!(lines.last().is_some_and(|line| line.contains("cofferdam audit show sh")), "no way on: {said}");
+    let quiet = stage.run(&[], &["sh", "-c", ask])?.expect_code(3)?;
+    ensure!(quiet.stderr.is_empty(), "--quiet says {}", quiet.err());
+    ensure!(!stage.call(&["run", "--", "true"])?.err().contains("refused"), "nothing was refused");
     Ok(())
 }
 

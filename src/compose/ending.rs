@@ -116,7 +116,12 @@ pub async fn close(
     records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
     desk.stores.audit.flush(LAST_WORK).await;
     heart.steps.done("supervisor: records on disk");
-    heart.finish(code, message).await?;
+    let told = match desk.plan.mode {
+        Mode::Foreground { .. } if !desk.plan.quiet => desk.stores.refusals.told(&desk.plan.name),
+        _ => None,
+    };
+    let last: Vec<String> = [told, message].into_iter().flatten().collect();
+    heart.finish(code, (!last.is_empty()).then(|| last.join("\n"))).await?;
     // Nothing is left for the actors to finish; the end of this process is theirs.
     if let Some(tree) = desk.tree.get().cloned() {
         tokio::spawn(async move { tree.stop(LAST_WORK).await });

@@ -21,6 +21,7 @@ mod identities;
 mod log;
 mod outward;
 mod records;
+mod refusals;
 mod stdin;
 mod stores;
 mod terminal;

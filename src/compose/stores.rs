@@ -25,6 +25,7 @@ use telemetry::metrics::Recorder;
 use super::adapters::{Inference, InitProcesses, Providers};
 use super::handover::{Handover, HeartLine};
 use super::outward;
+use super::refusals::Refusals;
 use crate::plan::{Plan, Secrets, slot};
 use crate::sealed;
 
@@ -46,6 +47,8 @@ pub struct Stores {
     pub gateway: Gateway,
     /// What each program contained at its first use.
     pub pins: Pins,
+    /// What was refused, in short.
+    pub refusals: Arc<Refusals>,
     /// What the proxy needs.
     pub proxy: Arc<proxy::Deps>,
 }
@@ -138,6 +141,7 @@ impl Ready {
         .with_pins(pins.clone())
         // Which programs may have code of unknown origin in them is the policy's to say (`allow_foreign_code`).
         .with_foreign_code(proxy::identity::ForeignCode::Report);
+        let refusals = Arc::new(Refusals::new(audit.sink(), redactor.clone()));
         let proxy = Arc::new(proxy::Deps {
             policy: policy.clone(),
             identify: Arc::new(proxy::Identities::new(
@@ -149,7 +153,7 @@ impl Ready {
             routes,
             authority: Arc::clone(&authority),
             upstream,
-            journal: Arc::new(audit.sink()),
+            journal: Arc::<Refusals>::clone(&refusals),
             tracker: proxy::Tracker::new(policy.clone(), resolver, connections()?),
             local: Arc::new(Inference(gateway.clone())),
             credentials,
@@ -163,6 +167,7 @@ impl Ready {
             recorder,
             gateway,
             pins,
+            refusals,
             proxy,
         })
     }
