@@ -1,5 +1,7 @@
 //! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and what differs.
 
+mod mend;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -134,6 +136,8 @@ pub struct Explanation {
     pub denial: Option<Denial>,
     /// The endpoint and rule that come nearest to allowing it.
     pub nearest: Option<Nearest>,
+    /// Where nothing comes near: the least entry of `network_policies` that would allow it, as YAML.
+    pub mend: Option<String>,
 }
 
 /// What a question comes to.
@@ -169,6 +173,15 @@ impl Compiled {
     /// # Errors
     /// The path or query has no canonical form, so that no rule is ever asked.
     pub fn explain(&self, question: &Question) -> Result<Explanation, QuestionError> {
+        let mut out = self.verdict_on(question)?;
+        if out.verdict == Verdict::Deny && out.nearest.is_none() {
+            out.mend = mend::entry(question);
+        }
+        Ok(out)
+    }
+
+    /// The answer, but for what would have to change.
+    fn verdict_on(&self, question: &Question) -> Result<Explanation, QuestionError> {
         let Question { destination, caller, request } = question;
         let mut out = Explanation {
             binary: caller.executable.path.clone(),
@@ -179,6 +192,7 @@ impl Compiled {
             rule: None,
             denial: None,
             nearest: None,
+            mend: None,
         };
         let grant = match self.connect(destination, caller) {
             Ok(grant) => grant,
@@ -317,6 +331,10 @@ impl fmt::Display for Explanation {
             for difference in &nearest.differs {
                 writeln!(f, "           - {difference}")?;
             }
+        }
+        if let Some(entry) = &self.mend {
+            writeln!(f, "  mend:    under network_policies this would allow it, and nothing more:")?;
+            entry.lines().try_for_each(|line| writeln!(f, "           {line}"))?;
         }
         Ok(())
     }
