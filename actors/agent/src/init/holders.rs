@@ -9,29 +9,25 @@
 //! read by descriptor. Threads without their process's descriptor table can't exist under the seccomp list; they are
 //! looked at where that is not in force, and where the first thread has no table (any more).
 
-use super::changed_code;
 use super::connects::socket_inode;
+use super::foreign_code;
 use super::process::{Opened, Stat, pids};
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
 use crate::sys;
 use crate::sys::directory::{self, ENTRIES};
 use crate::wire::MAX_FDS;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Processes looked at for one question.
 const MAX_PIDS: usize = 4096;
 /// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and a denial.
 const MAX_DESCRIPTORS: usize = 65_536;
-/// Bytes of one process's memory map read.
-const MAX_MAPS: u64 = 4 << 20;
 /// For how long the whole look is redone when processes change under it: programs start and end in less.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
@@ -365,52 +361,17 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Whether an executable mapping, the program itself aside, comes from where the agent writes, or from nowhere; or is of a
-    /// file, and changed.
     fn has_foreign_code(&self, process: &Identity) -> Result<bool, Fault> {
-        use io::Read;
         let Some(seen) = self.seen.last() else { return Err(Fault::Changed) };
-        let read = |error: io::Error| gone_or_unreadable(process.pid, &error);
-        let mut maps = Vec::with_capacity(16 * 1024);
-        let file = seen.process.open_maps().map_err(read)?;
-        file.take(MAX_MAPS + 1).read_to_end(&mut maps).map_err(read)?;
-        if maps.len() as u64 > MAX_MAPS {
-            return Err(Refusal::TooMany("memory mappings of one process".into()).into());
-        }
-        let foreign = maps
-            .split(|byte| *byte == b'\n')
-            .any(|line| is_foreign(line, process.exe_path.as_bytes(), self.lens.writable));
-        if foreign {
-            return Ok(true);
-        }
-        seen.process.open_page_report().and_then(changed_code::is_in).map_err(read)
+        foreign_code::is_in(&seen.process, process.exe_path.as_bytes(), self.lens.writable).map_err(|fault| {
+            match fault {
+                foreign_code::Fault::TooMany => {
+                    Refusal::TooMany("memory mappings of one process".into()).into()
+                }
+                foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),
+            }
+        })
     }
-}
-
-/// One line of proc_pid_maps(5): `from-to perms offset dev inode   path`.
-fn is_foreign(line: &[u8], program: &[u8], writable: &[PathBuf]) -> bool {
-    let mut rest = line;
-    let mut executable = false;
-    for field in 0..5 {
-        let Some(end) = rest.iter().position(|byte| *byte == b' ') else { return false };
-        let (word, after) = rest.split_at(end);
-        if field == 1 {
-            executable = word.get(2) == Some(&b'x');
-        }
-        rest = after.trim_ascii_start();
-    }
-    if !executable || rest == program {
-        return false;
-    }
-    if !rest.starts_with(b"/") {
-        // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file away again.
-        // The kernel's own two pages are no such thing.
-        return rest != b"[vdso]" && rest != b"[vsyscall]";
-    }
-    let path = Path::new(OsStr::from_bytes(rest));
-    rest.ends_with(b" (deleted)")
-        || rest.starts_with(b"/memfd:")
-        || writable.iter().any(|dir| path.starts_with(dir))
 }
 
 impl Executables {
@@ -443,34 +404,4 @@ fn is_ending(thread: i32) -> bool {
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn foreign_code_is_told_from_the_systems() {
-        let writable = [PathBuf::from("/sandbox"), PathBuf::from("/tmp")];
-        let foreign = |perms: &str, path: &str| {
-            let line = format!(
-                "7f00-7f10 {perms} 00000000 fe:00 12 {}{path}",
-                if path.is_empty() { "" } else { "    " }
-            );
-            is_foreign(line.as_bytes(), b"/sandbox/agent", &writable)
-        };
-        assert!(!foreign("r-xp", "/usr/lib/libc.so.6"));
-        assert!(!foreign("r-xp", "/sandbox/agent"), "the program itself is judged by its hash");
-        assert!(!foreign("r--p", "/sandbox/data.so"));
-        assert!(foreign("rwxp", ""), "written at run time, by whomever");
-        assert!(foreign("r-xp", "[heap]"));
-        assert!(!foreign("rw-p", ""));
-        assert!(!foreign("r-xp", "[vdso]"));
-        assert!(!foreign("--xp", "[vsyscall]"));
-        assert!(foreign("r-xp", "/sandbox/evil.so"));
-        assert!(foreign("r-xp", "/tmp/x y.so"));
-        assert!(foreign("r-xs", "/memfd:x (deleted)"));
-        assert!(foreign("r-xp", "/usr/lib/old.so (deleted)"));
-        assert!(!foreign("r-xp", "/tmpfs/x.so"), "a prefix of a name isn't a parent directory");
-    }
 }

@@ -13,6 +13,7 @@ mod changed_code;
 mod channel;
 mod confine;
 mod connects;
+mod foreign_code;
 mod handouts;
 mod holders;
 mod image;

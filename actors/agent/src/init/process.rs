@@ -100,6 +100,11 @@ impl Opened {
         self.read("maps")
     }
 
+    /// What stands behind each page.
+    pub(crate) fn open_page_map(&self) -> io::Result<std::fs::File> {
+        self.read("pagemap")
+    }
+
     /// The maps with what of their pages is whose (proc_pid_smaps(5)).
     pub(crate) fn open_page_report(&self) -> io::Result<std::fs::File> {
         self.read("smaps")

@@ -11,6 +11,7 @@ pub(crate) mod fd;
 pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod notify;
+pub(crate) mod pagemap;
 pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod terminal;

@@ -1,0 +1,129 @@
+//! Code in a process that neither its program nor the system gave it: mapped from where the agent writes, from nowhere, or
+//! written over a page of a file.
+//!
+//! Looks at what is mapped executable (proc_pid_maps(5)), and only where that shows nothing, at whose its pages are
+//! ([`changed_code`](super::changed_code)). Decides nothing: the policy says which programs may have such code in them.
+
+use super::changed_code;
+use super::process::Opened;
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Bytes of one process's memory map read.
+const MAX_MAPS: u64 = 4 << 20;
+
+/// Why a look came to nothing.
+pub(crate) enum Fault {
+    /// The map is longer than is read.
+    TooMany,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash.
+pub(crate) fn is_in(process: &Opened, program: &[u8], writable: &[PathBuf]) -> Result<bool, Fault> {
+    let mut maps = Vec::with_capacity(16 * 1024);
+    process.open_maps()?.take(MAX_MAPS + 1).read_to_end(&mut maps)?;
+    if maps.len() as u64 > MAX_MAPS {
+        return Err(Fault::TooMany);
+    }
+    let mut code = Vec::new();
+    for line in maps.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let mapping = Mapping::read(line)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable memory map"))?;
+        if !mapping.executable {
+            continue;
+        }
+        if mapping.is_foreign(program, writable) {
+            return Ok(true);
+        }
+        if mapping.is_of_a_file() {
+            code.push(mapping.range);
+        }
+    }
+    Ok(changed_code::is_in(process, &code)?)
+}
+
+/// One line of proc_pid_maps(5): `from-to perms offset dev inode   path`.
+struct Mapping<'m> {
+    range: Range<u64>,
+    executable: bool,
+    path: &'m [u8],
+}
+
+impl<'m> Mapping<'m> {
+    fn read(line: &'m [u8]) -> Option<Self> {
+        let mut words = line.splitn(6, |byte| *byte == b' ');
+        let (range, permissions) = (std::str::from_utf8(words.next()?).ok()?, words.next()?);
+        let (from, to) = range.split_once('-')?;
+        let address = |text| u64::from_str_radix(text, 16).ok();
+        let path = words.nth(3).unwrap_or_default().trim_ascii_start();
+        Some(Self { range: address(from)?..address(to)?, executable: *permissions.get(2)? == b'x', path })
+    }
+
+    fn is_of_a_file(&self) -> bool {
+        self.path.starts_with(b"/")
+    }
+
+    fn is_foreign(&self, program: &[u8], writable: &[PathBuf]) -> bool {
+        if self.path == program {
+            return false;
+        }
+        if !self.is_of_a_file() {
+            // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file away again.
+            // The kernel's own two pages are no such thing.
+            return self.path != b"[vdso]" && self.path != b"[vsyscall]";
+        }
+        let path = Path::new(OsStr::from_bytes(self.path));
+        self.path.ends_with(b" (deleted)")
+            || self.path.starts_with(b"/memfd:")
+            || writable.iter().any(|dir| path.starts_with(dir))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_code_is_told_from_the_systems() {
+        let writable = [PathBuf::from("/sandbox"), PathBuf::from("/tmp")];
+        let foreign = |perms: &str, path: &str| {
+            let line = format!(
+                "7f00-7f10 {perms} 00000000 fe:00 12 {}{path}",
+                if path.is_empty() { "" } else { "    " }
+            );
+            let mapping = Mapping::read(line.as_bytes()).unwrap();
+            assert_eq!(mapping.range, 0x7f00..0x7f10);
+            mapping.executable && mapping.is_foreign(b"/sandbox/agent", &writable)
+        };
+        assert!(!foreign("r-xp", "/usr/lib/libc.so.6"));
+        assert!(!foreign("r-xp", "/sandbox/agent"), "the program itself is judged by its hash");
+        assert!(!foreign("r--p", "/sandbox/data.so"));
+        assert!(foreign("rwxp", ""), "written at run time, by whomever");
+        assert!(foreign("r-xp", "[heap]"));
+        assert!(!foreign("rw-p", ""));
+        assert!(!foreign("r-xp", "[vdso]"));
+        assert!(!foreign("--xp", "[vsyscall]"));
+        assert!(foreign("r-xp", "/sandbox/evil.so"));
+        assert!(foreign("r-xp", "/tmp/x y.so"));
+        assert!(foreign("r-xs", "/memfd:x (deleted)"));
+        assert!(foreign("r-xp", "/usr/lib/old.so (deleted)"));
+        assert!(!foreign("r-xp", "/tmpfs/x.so"), "a prefix of a name isn't a parent directory");
+    }
+
+    #[test]
+    fn a_line_that_is_none_is_no_mapping() {
+        for line in ["", "x", "7f00 r-xp 0 0:0 0", "7f00-7g00 r-xp 0 0:0 0 /x", "7f00-7f10 r"] {
+            assert!(Mapping::read(line.as_bytes()).is_none(), "{line:?}");
+        }
+    }
+}
