@@ -33,6 +33,8 @@ mod init;
 pub mod isolation;
 mod java_store;
 pub mod launch;
+#[doc(hidden)]
+pub mod measured;
 pub mod own;
 pub mod plan;
 pub mod probe;

@@ -15,6 +15,7 @@ use super::process::{Opened, Stat, pids};
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
 use crate::sys;
 use crate::sys::directory::{self, ENTRIES};
+use crate::sys::process::Descriptor;
 use crate::wire::MAX_FDS;
 use std::fs::File;
 use std::io;
@@ -30,6 +31,10 @@ const MAX_PIDS: usize = 4096;
 const MAX_DESCRIPTORS: usize = 65_536;
 /// For how long the whole look is redone when processes change under it: programs start and end in less.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor is.
+const MAX_ANCHORS: usize = 3;
+/// Closed numbers between a table's lowest that are tried before it is listed.
+const GAPS: i32 = 4;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
 const LINK: usize = 64;
 
@@ -64,6 +69,9 @@ pub(crate) struct Found {
 struct Search<'a> {
     lens: Lens<'a>,
     wanted: &'a [Wanted],
+    /// Where each of `wanted` was as the look began: what other descriptors are compared with. None unless there is one for
+    /// each, and few enough.
+    anchors: Vec<Descriptor>,
     looked_at: usize,
     entries: Vec<u8>,
     executables: Executables,
@@ -113,6 +121,7 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Re
         let mut search = Search {
             lens,
             wanted,
+            anchors: Vec::new(),
             looked_at: 0,
             entries: vec![0; ENTRIES],
             executables: Executables::default(),
@@ -133,6 +142,21 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Re
     refuse(Refusal::Unreadable { pid: 0, why: "processes change faster than they can be identified".into() })
 }
 
+/// Notes it if a descriptor is one of the sockets, which are where `anchors` say. Gives whether it is open.
+fn same_as(anchors: &[Descriptor], other: Descriptor, found: &mut Vec<Place>) -> io::Result<bool> {
+    for (socket, anchor) in anchors.iter().enumerate() {
+        match sys::process::same_file(*anchor, other) {
+            Ok(true) if found.iter().all(|place| place.socket != socket) => {
+                found.push(Place { socket, thread: other.task, number: other.number });
+            }
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
 fn unreadable(pid: i32, error: &io::Error) -> Refusal {
     Refusal::Unreadable { pid, why: error.to_string() }
 }
@@ -149,6 +173,7 @@ impl Search<'_> {
         let all = pids(proc.as_fd(), &mut self.entries, MAX_PIDS)
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
+        self.anchors = self.anchors(&proc);
         let mut found: Vec<Result<Vec<Holder>, Refusal>> =
             self.wanted.iter().map(|_| Ok(Vec::new())).collect();
         // Init itself holds sockets only to give them away.
@@ -165,6 +190,10 @@ impl Search<'_> {
                     None => {}
                 }
             }
+        }
+        // What was compared with was the socket all the time.
+        if self.anchors(&proc).len() < self.anchors.len() {
+            return Err(Fault::Changed);
         }
         self.confirm()?;
         Ok(found)
@@ -194,6 +223,9 @@ impl Search<'_> {
         if found.len() == self.wanted.len() {
             return Ok(found);
         }
+        if !self.lens.threads && self.compare(proc, pid, &mut found)? {
+            return Ok(found);
+        }
         match directory::open(proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
@@ -209,6 +241,56 @@ impl Search<'_> {
         }
         self.places_of_threads(proc, pid, &mut found)?;
         Ok(found)
+    }
+
+    /// The places where the sockets were connected, if all of them are there still and are few.
+    fn anchors(&self, proc: &File) -> Vec<Descriptor> {
+        let at = |(socket, wanted): (usize, &Wanted)| {
+            let (pid, number) = wanted.likely?;
+            self.is_at(proc, pid, Place { socket, thread: pid, number })
+                .then_some(Descriptor { task: pid, number })
+        };
+        let anchors: Option<Vec<Descriptor>> = self.wanted.iter().enumerate().map(at).collect();
+        anchors.filter(|anchors| anchors.len() <= MAX_ANCHORS).unwrap_or_default()
+    }
+
+    /// Looks through one process's descriptors by comparing each with the sockets: first the lowest numbers, as many as are
+    /// open (Linux 6.2 tells), then by a list of the rest. False, and nothing is known, where the kernel doesn't tell.
+    fn compare(&mut self, proc: &File, pid: i32, found: &mut Vec<Place>) -> Result<bool, Fault> {
+        if self.anchors.is_empty() {
+            return Ok(false);
+        }
+        let table = format!("{pid}/fd");
+        let size = directory::size(proc.as_fd(), &table).ok().and_then(|size| i32::try_from(size).ok());
+        let Some(open) = size.filter(|open| *open > 0) else { return Ok(false) };
+        let Self { anchors, wanted, entries, .. } = self;
+        let (before, lowest) = (found.len(), open.saturating_add(GAPS));
+        let mut seen = 0;
+        // Breaks where nothing is left to look for, and where the kernel doesn't tell.
+        let mut look = |number| {
+            match same_as(anchors, Descriptor { task: pid, number }, found) {
+                Ok(is_open) => seen += i32::from(is_open),
+                Err(_) => return ControlFlow::Break(()),
+            }
+            let over = found.len() == wanted.len() || seen == open;
+            if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        if (0..lowest).try_for_each(&mut look).is_continue() {
+            let rest = |number| if number < lowest { ControlFlow::Continue(()) } else { look(number) };
+            // What can't be listed is looked at in the other way, which tells why.
+            let _seen = directory::open(proc.as_fd(), &table, libc::O_DIRECTORY)
+                .and_then(|table| directory::numbers(table.as_fd(), entries, rest));
+        }
+        self.looked_at += usize::try_from(seen).unwrap_or(usize::MAX);
+        if self.looked_at > MAX_DESCRIPTORS {
+            return Err(Refusal::TooMany("descriptors to look through".into()).into());
+        }
+        // Fewer than there were: a table that changes, or a socket that is where it was no more.
+        let told = found.len() == self.wanted.len() || seen == open;
+        if !told {
+            found.truncate(before);
+        }
+        Ok(told)
     }
 
     /// The places where the process connected the sockets, as far as they are there still.

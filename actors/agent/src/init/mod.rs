@@ -25,6 +25,7 @@ mod table;
 pub(crate) use confine::{Confinement, receive_listener};
 pub(crate) use connects::Connects;
 pub(crate) use handouts::Early;
+pub(crate) use holders::{Lens, Wanted, holders};
 pub(crate) use spawn::enter_session;
 
 use crate::credential_files::Keeper;

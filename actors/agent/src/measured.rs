@@ -1,0 +1,16 @@
+//! What the benchmarks reach: the look for a socket's holders, outside of init. Nothing else uses this.
+
+use crate::init::{Lens, Wanted, holders};
+
+/// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has; their programs opened
+/// and their memory maps looked through.
+///
+/// # Panics
+/// When that can't be told.
+#[must_use]
+#[allow(clippy::expect_used, reason = "a bench fails by panic")]
+pub fn holders_of(inode: u64, at: (i32, i32)) -> usize {
+    let lens = Lens { mappings: true, writable: &[], threads: false };
+    let found = holders(&[Wanted { inode, likely: Some(at) }], lens).pop();
+    found.and_then(Result::ok).expect("the holders of a socket").holders.len()
+}
