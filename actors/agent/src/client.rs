@@ -278,8 +278,10 @@ impl InitClient {
     /// # Errors
     /// As [`InitClient::put_file`].
     pub async fn put_ca_bundle(&self, pem: &[u8]) -> Result<(), ClientError> {
-        self.put_file(plan::CA_BUNDLE, pem).await?;
-        self.put_file(plan::JAVA_STORE, &crate::java_store::of_pem(pem)).await
+        let store = crate::java_store::of_pem(pem);
+        let (bundle, store) =
+            tokio::join!(self.put_file(plan::CA_BUNDLE, pem), self.put_file(plan::JAVA_STORE, &store));
+        bundle.and(store)
     }
 
     /// Kills what an ended agent left behind, see [`Request::KillStrays`].

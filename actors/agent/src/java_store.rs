@@ -5,6 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use memchr::memmem::Finder;
 use sha1::{Digest, Sha1};
 
 /// What a store begins with, and the version of its format.
@@ -52,11 +53,19 @@ fn text(store: &mut Vec<u8>, text: &str) {
 
 /// The certificates of a bundle (RFC 7468).
 fn certificates(bundle: &[u8]) -> Vec<Vec<u8>> {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
-    let bundle = String::from_utf8_lossy(bundle);
-    let bodies = bundle.split(BEGIN).skip(1).filter_map(|part| Some(part.split_once(END)?.0));
-    bodies.filter_map(|body| STANDARD.decode(body.split_whitespace().collect::<String>()).ok()).collect()
+    let (begin, end) = (Finder::new("-----BEGIN CERTIFICATE-----"), Finder::new("-----END CERTIFICATE-----"));
+    let (mut found, mut text, mut rest) = (Vec::new(), Vec::new(), bundle);
+    while let Some(body) = begin.find(rest).and_then(|at| rest.get(at + begin.needle().len()..)) {
+        rest = body;
+        let Some(body) = end.find(body).and_then(|to| body.get(..to)) else { break };
+        text.clear();
+        for line in body.split(|byte| *byte == b'\n') {
+            text.extend_from_slice(line.trim_ascii());
+        }
+        // One that another begins in has no end of its own, and doesn't decode.
+        found.extend(STANDARD.decode(&text));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -67,6 +76,12 @@ mod tests {
     fn a_store_has_each_certificate_and_a_checksum() {
         let pem = "# a root\n-----BEGIN CERTIFICATE-----\nAQID\nBA==\n-----END CERTIFICATE-----\n\
             -----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nBQ==";
+        let broken = "-----BEGIN CERTIFICATE-----\nAQ==\n".to_owned() + pem;
+        assert_eq!(
+            of_pem(broken.as_bytes()),
+            of_pem(pem.as_bytes()),
+            "one without an end is left out, and no other"
+        );
         let store = of_pem(pem.as_bytes());
         assert_eq!(store[..12], [0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2, 0, 0, 0, 1]);
         assert_eq!(store[store.len() - 28..store.len() - 20], [0, 0, 0, 4, 1, 2, 3, 4]);
