@@ -1,19 +1,28 @@
 //! Code in a process that neither its program nor the system gave it: mapped from where the agent writes, from nowhere, or
 //! written over a page of a file.
 //!
-//! Looks at what is mapped executable (proc_pid_maps(5)), and only where that shows nothing, at whose its pages are
-//! ([`changed_code`](super::changed_code)). Decides nothing: the policy says which programs may have such code in them.
+//! Looks at what is mapped executable, which the kernel is asked for alone where it can be (Linux 6.11), else found in
+//! proc_pid_maps(5); and only where that shows nothing, at whose its pages are ([`changed_code`](super::changed_code)). Decides
+//! nothing: the policy says which programs may have such code in them.
 
 use super::changed_code;
 use super::process::Opened;
+use crate::sys::procmap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
+/// Executable mappings of one process looked at, asked for one by one: some thirty milliseconds of init's time. A program with a thousand
+/// libraries has as many.
+const MAX_EXECUTABLE: usize = 32_768;
+/// Bytes of a mapping's name: the kernel gives no longer one.
+const MAX_NAME: usize = 4096;
 
 /// Why a look came to nothing.
 pub(crate) enum Fault {
@@ -30,26 +39,53 @@ impl From<io::Error> for Fault {
 
 /// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash.
 pub(crate) fn is_in(process: &Opened, program: &[u8], writable: &[PathBuf]) -> Result<bool, Fault> {
-    let mut maps = Vec::with_capacity(16 * 1024);
-    process.open_maps()?.take(MAX_MAPS + 1).read_to_end(&mut maps)?;
-    if maps.len() as u64 > MAX_MAPS {
-        return Err(Fault::TooMany);
-    }
     let mut code = Vec::new();
-    for line in maps.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let mapping = Mapping::read(line)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable memory map"))?;
-        if !mapping.executable {
-            continue;
+    let foreign = executable_mappings(&process.open_maps()?, |mapping| {
+        if mapping.is_of_a_file() {
+            code.push(mapping.range.clone());
         }
-        if mapping.is_foreign(program, writable) {
+        mapping.is_foreign(program, writable)
+    })?;
+    Ok(foreign || changed_code::is_in(process, &code)?)
+}
+
+/// Shows every executable mapping to `is_wanted` until one is: whether one was.
+fn executable_mappings(maps: &File, mut is_wanted: impl FnMut(&Mapping<'_>) -> bool) -> Result<bool, Fault> {
+    match asked(maps, &mut is_wanted) {
+        // A kernel that doesn't know the question.
+        Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => read(maps, &mut is_wanted),
+        answer => answer,
+    }
+}
+
+fn asked(maps: &File, is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool) -> Result<bool, Fault> {
+    let (mut from, mut name) = (0, [0; MAX_NAME]);
+    for _ in 0..MAX_EXECUTABLE {
+        let Some((range, path)) = procmap::next_executable(maps.as_fd(), from, &mut name)? else {
+            return Ok(false);
+        };
+        from = range.end;
+        if is_wanted(&Mapping { range, executable: true, path }) {
             return Ok(true);
         }
-        if mapping.is_of_a_file() {
-            code.push(mapping.range);
+    }
+    Err(Fault::TooMany)
+}
+
+fn read(maps: &File, is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool) -> Result<bool, Fault> {
+    let mut text = Vec::with_capacity(16 * 1024);
+    maps.take(MAX_MAPS + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_MAPS {
+        return Err(Fault::TooMany);
+    }
+    for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let mapping = Mapping::read(line)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable memory map"))?;
+        if mapping.executable && is_wanted(&mapping) {
+            return Ok(true);
         }
     }
-    Ok(changed_code::is_in(process, &code)?)
+    Ok(false)
 }
 
 /// One line of proc_pid_maps(5): `from-to perms offset dev inode   path`.
@@ -118,6 +154,43 @@ mod tests {
         assert!(foreign("r-xs", "/memfd:x (deleted)"));
         assert!(foreign("r-xp", "/usr/lib/old.so (deleted)"));
         assert!(!foreign("r-xp", "/tmpfs/x.so"), "a prefix of a name isn't a parent directory");
+    }
+
+    #[test]
+    fn the_kernel_names_the_mappings_that_it_prints() {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Its libraries are there once it runs.
+        other.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let maps = || File::open(format!("/proc/{}/maps", other.id())).unwrap();
+        let (mut named, mut printed) = (Vec::new(), Vec::new());
+        let of = |mapping: &Mapping<'_>| (mapping.range.clone(), mapping.path.to_vec());
+        let answer = asked(&maps(), &mut |mapping| {
+            named.push(of(mapping));
+            false
+        });
+        let text = read(&maps(), &mut |mapping| {
+            // Not of the process, and in no list of its mappings but the printed one.
+            if mapping.path != b"[vsyscall]" {
+                printed.push(of(mapping));
+            }
+            false
+        });
+        let first = asked(&maps(), &mut |_| true);
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(text.is_ok_and(|wanted| !wanted) && printed.len() > 1);
+        match answer {
+            Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                eprintln!("SKIPPED: this kernel has no PROCMAP_QUERY (Linux 6.11)");
+            }
+            answer => {
+                assert!(answer.is_ok_and(|wanted| !wanted) && first.is_ok_and(|wanted| wanted));
+                assert_eq!(named, printed);
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub(crate) mod mount;
 pub(crate) mod notify;
 pub(crate) mod pagemap;
 pub(crate) mod process;
+pub(crate) mod procmap;
 pub(crate) mod socket;
 pub(crate) mod terminal;
 

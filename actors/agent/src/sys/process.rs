@@ -207,6 +207,12 @@ pub(crate) fn same_file(one: Descriptor, other: Descriptor) -> io::Result<bool> 
     Ok(order == 0)
 }
 
+/// Whether a thread is its process's first, which has the process's number. False where that can't be told.
+pub(crate) fn is_first_thread(thread: i32) -> bool {
+    // SAFETY: integers only. Signal 0 is none: the kernel looks for the thread in the process of its own number, and that is all.
+    unsafe { libc::syscall(libc::SYS_tgkill, thread, thread, 0) == 0 }
+}
+
 /// Signals a process, or the group it leads.
 pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
     if pid <= 1 {
