@@ -1,13 +1,14 @@
 //! From a connection's tuple to the inode of the client's socket: one exact `sock_diag(7)` query.
 //!
-//! The netlink socket was made inside the sandbox's network namespace and asks there, whoever holds it. One task owns
-//! it and asks one question at a time; callers wait on a bounded channel. The exact query costs microseconds, where
-//! reading `/proc/net/tcp` walks the kernel's whole hash table.
+//! The netlink socket was made inside the sandbox's network namespace and asks there, whoever holds it. Callers take
+//! turns at it and ask themselves: the kernel answers within the call that asks, sooner than another task would wake.
+//! The exact query costs microseconds, where reading `/proc/net/tcp` walks the kernel's whole hash table.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{MsgFlags, NetlinkAddr, recvfrom, sendto};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use wire::Reply;
@@ -25,8 +26,6 @@ mod wire;
 /// How long one query may take, waiting included. The kernel answers within the send call; this bounds a socket gone
 /// wrong.
 pub const DIAG_DEADLINE: Duration = Duration::from_secs(1);
-/// Callers that may wait. Beyond it they are told so at once.
-const QUEUE: usize = 1024;
 
 /// Why a socket could not be looked up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,13 +33,10 @@ pub enum DiagError {
     /// The two ends are of different address families: no connection has such a tuple.
     #[error("the two ends are of different address families")]
     MixedFamilies,
-    /// Too many queries wait.
-    #[error("too many look-ups at once")]
-    Busy,
     /// No answer within [`DIAG_DEADLINE`].
     #[error("the kernel did not answer in time")]
     TimedOut,
-    /// The task that owns the socket is gone.
+    /// The runtime that watches the socket is gone.
     #[error("the look-up service stopped")]
     Stopped,
     /// The kernel answered with an error.
@@ -54,12 +50,15 @@ pub enum DiagError {
 /// Looks sockets up in one network namespace. Clones share the netlink socket.
 #[derive(Debug, Clone)]
 pub struct Diag {
-    questions: mpsc::Sender<Question>,
+    turn: Arc<Mutex<Asking>>,
 }
 
-struct Question {
-    tuple: Tuple,
-    answer: oneshot::Sender<Result<Option<u64>, DiagError>>,
+/// The socket, for one caller at a time.
+#[derive(Debug)]
+struct Asking {
+    socket: AsyncFd<OwnedFd>,
+    /// Of the last question.
+    sequence: u32,
 }
 
 /// A TCP connection as the client's socket has it: its own end first. Both ends are of one family.
@@ -83,7 +82,7 @@ impl Tuple {
 }
 
 impl Diag {
-    /// Takes over a `NETLINK_SOCK_DIAG` socket. The task that owns it ends with the last clone. Needs a tokio runtime.
+    /// Takes over a `NETLINK_SOCK_DIAG` socket. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the descriptor can't be made non-blocking or watched.
@@ -92,9 +91,11 @@ impl Diag {
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         #[expect(deprecated, reason = "sound for an OwnedFd, and its successor needs unsafe code")]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        let (questions, inbox) = mpsc::channel(QUEUE);
-        tokio::spawn(serve(socket, inbox));
-        Ok(Self { questions })
+        // The descriptor's duplicate goes to the next supervisor of connections, and a caller may leave in the middle of a
+        // question: late answers may lie in it, so begin where their numbers are unlikely to have been.
+        #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
+        let sequence = RandomState::new().hash_one(0u8) as u32;
+        Ok(Self { turn: Arc::new(Mutex::new(Asking { socket, sequence })) })
     }
 
     /// The inode of the socket whose own end is `client` and whose other end is `local`, if there is one. Never that
@@ -104,35 +105,13 @@ impl Diag {
     /// [`DiagError`], if the kernel could not be asked.
     pub async fn inode(&self, client: SocketAddr, local: SocketAddr) -> Result<Option<u64>, DiagError> {
         let tuple = Tuple::new(client, local)?;
-        let (answer, answered) = oneshot::channel();
-        self.questions.try_send(Question { tuple, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => DiagError::Busy,
-            mpsc::error::TrySendError::Closed(_) => DiagError::Stopped,
-        })?;
-        match timeout(DIAG_DEADLINE, answered).await {
-            Ok(answer) => answer.map_err(|_| DiagError::Stopped)?,
-            Err(_) => Err(DiagError::TimedOut),
-        }
-    }
-}
-
-/// Answers one question after the other.
-async fn serve(socket: AsyncFd<OwnedFd>, mut inbox: mpsc::Receiver<Question>) {
-    // The descriptor outlives this task (its duplicate goes to the next one), so late answers to somebody else's
-    // questions may lie in it: begin where they are unlikely to have been.
-    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
-    let mut sequence = RandomState::new().hash_one(0u8) as u32;
-    while let Some(Question { tuple, answer }) = inbox.recv().await {
-        if answer.is_closed() {
-            continue;
-        }
-        sequence = sequence.wrapping_add(1);
-        let result = match timeout(DIAG_DEADLINE, ask(&socket, tuple, sequence)).await {
-            Ok(result) => result,
-            Err(_) => Err(DiagError::TimedOut),
-        };
-        // A caller that no longer waits is no error.
-        let _ = answer.send(result);
+        timeout(DIAG_DEADLINE, async {
+            let mut asking = self.turn.lock().await;
+            asking.sequence = asking.sequence.wrapping_add(1);
+            ask(&asking.socket, tuple, asking.sequence).await
+        })
+        .await
+        .unwrap_or(Err(DiagError::TimedOut))
     }
 }
 
