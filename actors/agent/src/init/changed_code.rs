@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 /// Bytes of one process's report that are read: some twenty thousand mappings.
 const MAX_REPORT: u64 = 16 << 20;
 
-/// Whether executable mappings of files (`code`: their addresses) have pages that aren't the file's.
+/// Whether executable mappings of files and of the kernel (`code`: their addresses) have pages that aren't theirs.
 ///
 /// # Errors
 /// The page map's or the report's, and `InvalidData` where that is longer than is read.
@@ -51,7 +51,7 @@ fn report(report: impl io::Read) -> io::Result<bool> {
                 return Ok(true);
             }
         } else if let Some(mapping) = Mapping::read(&line) {
-            executable = mapping.executable && mapping.of_a_file;
+            executable = mapping.executable && mapping.of_others;
         }
     }
 }
@@ -59,7 +59,8 @@ fn report(report: impl io::Read) -> io::Result<bool> {
 /// The line that a mapping's report begins with: `from-to perms offset dev inode   path`.
 struct Mapping {
     executable: bool,
-    of_a_file: bool,
+    /// Its pages are a file's, or the kernel's own.
+    of_others: bool,
 }
 
 impl Mapping {
@@ -70,7 +71,8 @@ impl Mapping {
         if !range.contains(&b'-') || range.ends_with(b":") {
             return None;
         }
-        Some(Self { executable: permissions.get(2) == Some(&b'x'), of_a_file: line.contains(&b'/') })
+        let of_others = line.contains(&b'/') || line.trim_ascii_end().ends_with(b"[vdso]");
+        Some(Self { executable: permissions.get(2) == Some(&b'x'), of_others })
     }
 }
 
@@ -89,7 +91,8 @@ mod tests {
             mapping("r-xp", "/usr/lib/libc.so.6", anonymous_code),
             mapping("rw-p", "/usr/lib/libc.so.6", anonymous_data),
             mapping("rw-p", "[heap]", 128),
-            mapping("r-xp", "[vdso]", 8),
+            mapping("r-xp", "[vdso]", 0),
+            mapping("rwxp", "", 8),
         ]
         .concat()
     }

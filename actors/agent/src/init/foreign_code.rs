@@ -41,7 +41,7 @@ impl From<io::Error> for Fault {
 pub(crate) fn is_in(process: &Opened, program: &[u8], writable: &[PathBuf]) -> Result<bool, Fault> {
     let mut code = Vec::new();
     let foreign = executable_mappings(&process.open_maps()?, |mapping| {
-        if mapping.is_of_a_file() {
+        if mapping.has_pages_of_others() {
             code.push(mapping.range.clone());
         }
         mapping.is_foreign(program, writable)
@@ -107,6 +107,11 @@ impl<'m> Mapping<'m> {
 
     fn is_of_a_file(&self) -> bool {
         self.path.starts_with(b"/")
+    }
+
+    /// Whether its pages are a file's or the kernel's: one of the process's own was written to.
+    fn has_pages_of_others(&self) -> bool {
+        self.is_of_a_file() || self.path == b"[vdso]"
     }
 
     fn is_foreign(&self, program: &[u8], writable: &[PathBuf]) -> bool {

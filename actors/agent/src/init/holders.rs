@@ -33,8 +33,6 @@ const MAX_DESCRIPTORS: usize = 65_536;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor is.
 const MAX_ANCHORS: usize = 3;
-/// Closed numbers between a table's lowest that are tried before it is listed.
-const GAPS: i32 = 4;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
 const LINK: usize = 64;
 
@@ -142,19 +140,33 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Re
     refuse(Refusal::Unreadable { pid: 0, why: "processes change faster than they can be identified".into() })
 }
 
-/// Notes it if a descriptor is one of the sockets, which are where `anchors` say. Gives whether it is open.
-fn same_as(anchors: &[Descriptor], other: Descriptor, found: &mut Vec<Place>) -> io::Result<bool> {
+/// Which of the sockets a descriptor is, by comparing it with them where `anchors` say that they are; else by its link.
+fn socket_at(
+    (anchors, wanted): (&[Descriptor], &[Wanted]),
+    table: &OwnedFd,
+    descriptor: Descriptor,
+) -> io::Result<Option<usize>> {
     for (socket, anchor) in anchors.iter().enumerate() {
-        match sys::process::same_file(*anchor, other) {
-            Ok(true) if found.iter().all(|place| place.socket != socket) => {
-                found.push(Place { socket, thread: other.task, number: other.number });
-            }
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(false),
-            Err(error) => return Err(error),
+        match sys::process::same_file(*anchor, descriptor) {
+            Ok(true) => return Ok(Some(socket)),
+            Ok(false) => {}
+            // Of the one or of the other: at the end it is looked whether the sockets were where they were.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(None),
+            Err(_) => return linked(wanted, table, descriptor.number),
         }
     }
-    Ok(true)
+    if anchors.is_empty() { linked(wanted, table, descriptor.number) } else { Ok(None) }
+}
+
+fn linked(wanted: &[Wanted], table: &OwnedFd, number: i32) -> io::Result<Option<usize>> {
+    let mut text = [0; LINK];
+    let target = match directory::read_numbered_link(table.as_fd(), number, &mut text) {
+        Ok(target) => target,
+        // Closed between listing and reading; a process that closes it isn't its holder any more.
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(socket_inode(target).and_then(|inode| wanted.iter().position(|wanted| wanted.inode == inode)))
 }
 
 fn unreadable(pid: i32, error: &io::Error) -> Refusal {
@@ -191,7 +203,8 @@ impl Search<'_> {
                 }
             }
         }
-        // What was compared with was the socket all the time.
+        // What was compared with was the socket: as it began and now. Whoever made the connection could put another there
+        // meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden to speak for him.
         if self.anchors(&proc).len() < self.anchors.len() {
             return Err(Fault::Changed);
         }
@@ -223,9 +236,6 @@ impl Search<'_> {
         if found.len() == self.wanted.len() {
             return Ok(found);
         }
-        if !self.lens.threads && self.compare(proc, pid, &mut found)? {
-            return Ok(found);
-        }
         match directory::open(proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
@@ -252,45 +262,6 @@ impl Search<'_> {
         };
         let anchors: Option<Vec<Descriptor>> = self.wanted.iter().enumerate().map(at).collect();
         anchors.filter(|anchors| anchors.len() <= MAX_ANCHORS).unwrap_or_default()
-    }
-
-    /// Looks through one process's descriptors by comparing each with the sockets: first the lowest numbers, as many as are
-    /// open (Linux 6.2 tells), then by a list of the rest. False, and nothing is known, where the kernel doesn't tell.
-    fn compare(&mut self, proc: &File, pid: i32, found: &mut Vec<Place>) -> Result<bool, Fault> {
-        if self.anchors.is_empty() {
-            return Ok(false);
-        }
-        let table = format!("{pid}/fd");
-        let size = directory::size(proc.as_fd(), &table).ok().and_then(|size| i32::try_from(size).ok());
-        let Some(open) = size.filter(|open| *open > 0) else { return Ok(false) };
-        let Self { anchors, wanted, entries, .. } = self;
-        let (before, lowest) = (found.len(), open.saturating_add(GAPS));
-        let mut seen = 0;
-        // Breaks where nothing is left to look for, and where the kernel doesn't tell.
-        let mut look = |number| {
-            match same_as(anchors, Descriptor { task: pid, number }, found) {
-                Ok(is_open) => seen += i32::from(is_open),
-                Err(_) => return ControlFlow::Break(()),
-            }
-            let over = found.len() == wanted.len() || seen == open;
-            if over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        if (0..lowest).try_for_each(&mut look).is_continue() {
-            let rest = |number| if number < lowest { ControlFlow::Continue(()) } else { look(number) };
-            // What can't be listed is looked at in the other way, which tells why.
-            let _seen = directory::open(proc.as_fd(), &table, libc::O_DIRECTORY)
-                .and_then(|table| directory::numbers(table.as_fd(), entries, rest));
-        }
-        self.looked_at += usize::try_from(seen).unwrap_or(usize::MAX);
-        if self.looked_at > MAX_DESCRIPTORS {
-            return Err(Refusal::TooMany("descriptors to look through".into()).into());
-        }
-        // Fewer than there were: a table that changes, or a socket that is where it was no more.
-        let told = found.len() == self.wanted.len() || seen == open;
-        if !told {
-            found.truncate(before);
-        }
-        Ok(told)
     }
 
     /// The places where the process connected the sockets, as far as they are there still.
@@ -345,26 +316,22 @@ impl Search<'_> {
 
     /// Looks through one descriptor table.
     fn find(&mut self, pid: i32, thread: i32, table: &OwnedFd, found: &mut Vec<Place>) -> Result<(), Fault> {
-        let Self { wanted, looked_at, entries, .. } = self;
-        let (mut fault, mut text) = (None, [0; LINK]);
+        let Self { anchors, wanted, looked_at, entries, .. } = self;
+        let mut fault = None;
         let listed = directory::numbers(table.as_fd(), entries, |number| {
             *looked_at += 1;
             if *looked_at > MAX_DESCRIPTORS {
                 fault = Some(Refusal::TooMany("descriptors to look through".into()));
                 return ControlFlow::Break(());
             }
-            match directory::read_numbered_link(table.as_fd(), number, &mut text) {
-                Ok(target) => {
-                    let socket = socket_inode(target)
-                        .and_then(|inode| wanted.iter().position(|wanted| wanted.inode == inode));
+            match socket_at((anchors, wanted), table, Descriptor { task: thread, number }) {
+                Ok(socket) => {
                     if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
                         found.push(Place { socket, thread, number });
                     }
                     let all = found.len() == wanted.len();
                     return if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
                 }
-                // Closed between listing and reading; a process that closes it isn't its holder any more.
-                Err(error) if is_gone(&error) => return ControlFlow::Continue(()),
                 Err(_) if is_ending(thread) => {}
                 Err(error) => fault = Some(unreadable(pid, &error)),
             }

@@ -27,11 +27,6 @@ pub(crate) fn read_link<'a>(at: BorrowedFd<'_>, path: &str, buffer: &'a mut [u8]
     link(at, &path, buffer)
 }
 
-/// The size that a file or directory states; of `/proc/PID/fd` that is how many descriptors are open (proc_pid_fd(5), Linux 6.2).
-pub(crate) fn size(at: BorrowedFd<'_>, path: &str) -> io::Result<i64> {
-    Ok(nix::sys::stat::fstatat(at, path, nix::fcntl::AtFlags::empty())?.st_size)
-}
-
 /// As [`read_link`], of an entry whose name is a number.
 pub(crate) fn read_numbered_link<'a>(
     at: BorrowedFd<'_>,
