@@ -1,8 +1,9 @@
-/* Asks through the proxy, writes over a page of libc's code (with what was there), and asks again. */
+/* Asks through the proxy, writes over a page of libc's code or of the kernel's own (with what was there), and asks again. */
 #include <arpa/inet.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -19,11 +20,16 @@ static const char *ask(void) {
     return strncmp(answer + 9, "200", 3) ? "no" : "yes";
 }
 
-int main(void) {
-    volatile unsigned char *page = (unsigned char *)((uintptr_t)&getppid & ~(uintptr_t)4095);
+int main(int argc, char **argv) {
+    int vdso = argc > 1 && !strcmp(argv[1], "vdso");
+    uintptr_t code = vdso ? getauxval(AT_SYSINFO_EHDR) : (uintptr_t)&getppid;
+    volatile unsigned char *page = (unsigned char *)(code & ~(uintptr_t)4095);
     printf("%s\n", ask());
     fflush(stdout);
-    if (mprotect((void *)page, 4096, PROT_READ | PROT_WRITE | PROT_EXEC)) return 1;
+    if (mprotect((void *)page, 4096, PROT_READ | PROT_WRITE | PROT_EXEC)) {
+        printf("sealed\n");
+        return 0;
+    }
     *page = *page;
     if (mprotect((void *)page, 4096, PROT_READ | PROT_EXEC)) return 2;
     printf("%s\n", ask());
