@@ -5,6 +5,7 @@
 //! tells is whose the pages are: PAGEMAP_SCAN asks for those alone (Linux 6.7); before, proc_pid_smaps(5) tells of every mapping,
 //! which costs twenty times as much.
 
+use super::mapping::Mapping;
 use super::process::Opened;
 use crate::sys::pagemap;
 use std::io::{self, BufRead};
@@ -50,29 +51,10 @@ fn report(report: impl io::Read) -> io::Result<bool> {
             if executable && value.trim_ascii() != b"0 kB" {
                 return Ok(true);
             }
-        } else if let Some(mapping) = Mapping::read(&line) {
-            executable = mapping.executable && mapping.of_others;
+        } else if let Some(mapping) = Mapping::read(line.strip_suffix(b"\n").unwrap_or(&line)) {
+            // The other lines begin with a word and a colon.
+            executable = mapping.executable && mapping.is_of_others();
         }
-    }
-}
-
-/// The line that a mapping's report begins with: `from-to perms offset dev inode   path`.
-struct Mapping {
-    executable: bool,
-    /// Its pages are a file's, or the kernel's own.
-    of_others: bool,
-}
-
-impl Mapping {
-    /// `None` for the other lines, whose first word ends in a colon.
-    fn read(line: &[u8]) -> Option<Self> {
-        let mut words = line.split(|byte| *byte == b' ');
-        let (range, permissions) = (words.next()?, words.next()?);
-        if !range.contains(&b'-') || range.ends_with(b":") {
-            return None;
-        }
-        let of_others = line.contains(&b'/') || line.trim_ascii_end().ends_with(b"[vdso]");
-        Some(Self { executable: permissions.get(2) == Some(&b'x'), of_others })
     }
 }
 

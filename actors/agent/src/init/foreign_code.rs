@@ -6,12 +6,12 @@
 //! nothing: the policy says which programs may have such code in them.
 
 use super::changed_code;
+use super::mapping::Mapping;
 use super::process::Opened;
 use crate::sys::procmap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -41,10 +41,10 @@ impl From<io::Error> for Fault {
 pub(crate) fn is_in(process: &Opened, program: &[u8], writable: &[PathBuf]) -> Result<bool, Fault> {
     let mut code = Vec::new();
     let foreign = executable_mappings(&process.open_maps()?, |mapping| {
-        if mapping.has_pages_of_others() {
+        if mapping.is_of_others() {
             code.push(mapping.range.clone());
         }
-        mapping.is_foreign(program, writable)
+        is_foreign(mapping, program, writable)
     })?;
     Ok(foreign || changed_code::is_in(process, &code)?)
 }
@@ -88,46 +88,20 @@ fn read(maps: &File, is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool) -> Result
     Ok(false)
 }
 
-/// One line of proc_pid_maps(5): `from-to perms offset dev inode   path`.
-struct Mapping<'m> {
-    range: Range<u64>,
-    executable: bool,
-    path: &'m [u8],
-}
-
-impl<'m> Mapping<'m> {
-    fn read(line: &'m [u8]) -> Option<Self> {
-        let mut words = line.splitn(6, |byte| *byte == b' ');
-        let (range, permissions) = (std::str::from_utf8(words.next()?).ok()?, words.next()?);
-        let (from, to) = range.split_once('-')?;
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        let path = words.nth(3).unwrap_or_default().trim_ascii_start();
-        Some(Self { range: address(from)?..address(to)?, executable: *permissions.get(2)? == b'x', path })
+/// `program` is the path of the process's own.
+fn is_foreign(mapping: &Mapping<'_>, program: &[u8], writable: &[PathBuf]) -> bool {
+    if mapping.path == program {
+        return false;
     }
-
-    fn is_of_a_file(&self) -> bool {
-        self.path.starts_with(b"/")
+    if !mapping.is_of_a_file() {
+        // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file away again.
+        // The kernel's own two pages are no such thing.
+        return !mapping.is_of_others() && mapping.path != b"[vsyscall]";
     }
-
-    /// Whether its pages are a file's or the kernel's: one of the process's own was written to.
-    fn has_pages_of_others(&self) -> bool {
-        self.is_of_a_file() || self.path == b"[vdso]"
-    }
-
-    fn is_foreign(&self, program: &[u8], writable: &[PathBuf]) -> bool {
-        if self.path == program {
-            return false;
-        }
-        if !self.is_of_a_file() {
-            // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file away again.
-            // The kernel's own two pages are no such thing.
-            return self.path != b"[vdso]" && self.path != b"[vsyscall]";
-        }
-        let path = Path::new(OsStr::from_bytes(self.path));
-        self.path.ends_with(b" (deleted)")
-            || self.path.starts_with(b"/memfd:")
-            || writable.iter().any(|dir| path.starts_with(dir))
-    }
+    let path = Path::new(OsStr::from_bytes(mapping.path));
+    mapping.path.ends_with(b" (deleted)")
+        || mapping.path.starts_with(b"/memfd:")
+        || writable.iter().any(|dir| path.starts_with(dir))
 }
 
 #[cfg(test)]
@@ -144,7 +118,7 @@ mod tests {
             );
             let mapping = Mapping::read(line.as_bytes()).unwrap();
             assert_eq!(mapping.range, 0x7f00..0x7f10);
-            mapping.executable && mapping.is_foreign(b"/sandbox/agent", &writable)
+            mapping.executable && is_foreign(&mapping, b"/sandbox/agent", &writable)
         };
         assert!(!foreign("r-xp", "/usr/lib/libc.so.6"));
         assert!(!foreign("r-xp", "/sandbox/agent"), "the program itself is judged by its hash");
@@ -195,13 +169,6 @@ mod tests {
                 assert!(answer.is_ok_and(|wanted| !wanted) && first.is_ok_and(|wanted| wanted));
                 assert_eq!(named, printed);
             }
-        }
-    }
-
-    #[test]
-    fn a_line_that_is_none_is_no_mapping() {
-        for line in ["", "x", "7f00 r-xp 0 0:0 0", "7f00-7g00 r-xp 0 0:0 0 /x", "7f00-7f10 r"] {
-            assert!(Mapping::read(line.as_bytes()).is_none(), "{line:?}");
         }
     }
 }

@@ -17,6 +17,7 @@ mod foreign_code;
 mod handouts;
 mod holders;
 mod image;
+mod mapping;
 mod process;
 mod serve;
 mod spawn;
