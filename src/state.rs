@@ -207,9 +207,13 @@ impl Root {
         self.knock(name).is_ok()
     }
 
-    /// Whether the sandbox of this name is another user's, so that nobody here can tell more of it.
-    pub fn is_anothers(&self, name: &Name) -> bool {
-        self.knock(name).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    /// What can be told of a name, by one knock.
+    pub fn presence(&self, name: &Name) -> Presence {
+        match self.knock(name) {
+            Ok(()) => Presence::Running,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Presence::Anothers,
+            Err(_) => Presence::Stopped,
+        }
     }
 
     /// As [`Root::is_running`], with the reason why not.
@@ -235,6 +239,17 @@ impl Root {
 fn is_still_at(file: &File, path: &Path) -> bool {
     let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
     (opened.dev(), opened.ino()) == (named.dev(), named.ino())
+}
+
+/// What can be told of a sandbox's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Its sandbox runs.
+    Running,
+    /// None runs.
+    Stopped,
+    /// It is another user's, so that nobody here can tell more of it.
+    Anothers,
 }
 
 /// Writes who holds the lock. Cut only where the text before was longer: emptying a file waits for the filesystem.

@@ -6,7 +6,7 @@ use operator::types::{SandboxState, Status, Stop, TreeNode};
 use crate::cli::args::{ActorArgs, JsonArgs, NamedJson, StopArgs};
 use crate::cli::out::{Failure, Outcome, Paint, print, print_json, say, table};
 use crate::cli::wait_for;
-use crate::state::{Name, Root};
+use crate::state::{Name, Presence, Root};
 
 /// The client of a running sandbox.
 pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
@@ -25,11 +25,14 @@ pub fn told(error: ClientError) -> Failure {
 
 /// `cofferdam ps`.
 pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
-    let (running, others): (Vec<Name>, Vec<Name>) = root
-        .names()?
-        .into_iter()
-        .filter(|name| root.is_running(name) || root.is_anothers(name))
-        .partition(|name| root.is_running(name));
+    let (mut running, mut others) = (Vec::new(), Vec::new());
+    for name in root.names()? {
+        match root.presence(&name) {
+            Presence::Running => running.push(name),
+            Presence::Anothers => others.push(name),
+            Presence::Stopped => {}
+        }
+    }
     if !others.is_empty() {
         let others: Vec<&str> = others.iter().map(Name::as_str).collect();
         say(&format!("left out, since they belong to another user: {}", others.join(", ")));
