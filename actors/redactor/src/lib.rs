@@ -2,7 +2,8 @@
 //!
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
-//! output, `screen` (with `plain`, which undoes escapes) to what the world answers; `reference` is how a secret is named in files; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
+//! output, `screen` (with `plain`, which undoes escapes) to what the world answers; `reference` is how a secret is named in
+//! files; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
 pub mod ascii;

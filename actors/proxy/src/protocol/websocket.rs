@@ -1,10 +1,10 @@
 //! A WebSocket's messages (RFC 6455): each one of the client's is judged before a byte of it goes on.
 //!
-//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is taken off. A message is held until it is whole and judged, up to
-//! [`MAX_MESSAGE_BYTES`]; then its frames go on as they came, or with values in the place of placeholders. What the server
-//! says passes unread, but for the search for credentials ([`answers`]). What the client says where only the handshake was to be judged passes
-//! unread as well. A refused message, or a policy that no longer allows the connection, ends it with 1008 on both sides,
-//! between two frames.
+//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is taken off. A message is held
+//! until it is whole and judged, up to [`MAX_MESSAGE_BYTES`]; then its frames go on as they came, or with values in the place of
+//! placeholders. What the server says passes unread, but for the search for credentials ([`answers`]). What the client says where
+//! only the handshake was to be judged passes unread as well. A refused message, or a policy that no longer allows the connection,
+//! ends it with 1008 on both sides, between two frames.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
