@@ -100,6 +100,6 @@ pub const GRPC: &[&str] = &[
     "chat one two three",
     "fail NOT_FOUND no such luck",
     "late DATA_LOSS no such luck",
-    "secret PERMISSION_DENIED",
+    "secret PERMISSION_DENIED policy_denied: ",
     "evil UNAVAILABLE",
 ];

@@ -84,7 +84,8 @@ impl Refusal {
         }
     }
 
-    fn hint(&self) -> String {
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> String {
         match self {
             Self::Denied(denial) => denial.hint.clone().unwrap_or_else(|| {
                 "this sandbox allows only what its policy lists; ask the operator to allow this, \

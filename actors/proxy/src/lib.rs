@@ -44,6 +44,7 @@ mod forward;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod grpc;
 mod hop;
 mod journal;
 mod local;

@@ -18,7 +18,7 @@ use crate::caller::{Claim, Judged};
 use crate::conn::{Conn, Deps, Next};
 use crate::intent::{Ask, Intent};
 use crate::verdict::{Granted, Permitted};
-use crate::{credentials, forward, local, outcome, protocol, tunnel};
+use crate::{credentials, forward, grpc, local, outcome, protocol, tunnel};
 
 /// An answer, and what its connection or stream becomes with it.
 pub(crate) type Answer = (Response<Body>, Option<Next>);
@@ -29,6 +29,7 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
     let started = Instant::now();
     let (version, method) = (request.version(), request.method().clone());
     let stream = (version == Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
+    let in_grpc = stream.is_some() && grpc::asked(request.headers());
     let mut known = Known::nothing(conn.claim.client());
     let answered = walk(&conn, request, &mut known, started).await;
     let response = match answered.and_then(|answer| go_on(&conn, answer, stream)) {
@@ -36,7 +37,8 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
         Err(refusal) => {
             let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, started.elapsed());
             conn.note_refused();
-            let mut response = refusal.response(&known);
+            let mut response =
+                if in_grpc { grpc::response(&refusal, &known) } else { refusal.response(&known) };
             if version != Version::HTTP_2 {
                 // Nothing that was sent behind a refused request is ever looked at.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::answer::{Known, Refusal, without_body};
 use crate::conn::{Conn, Next};
+use crate::grpc;
 use crate::limits::{
     H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER,
     MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES, REFUSED_HELLO,
@@ -141,7 +142,11 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = without_body(request.method(), refusal.response(known));
+        let response = if grpc::asked(request.headers()) {
+            grpc::response(refusal, known)
+        } else {
+            without_body(request.method(), refusal.response(known))
+        };
         async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());

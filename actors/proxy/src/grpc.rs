@@ -1,0 +1,119 @@
+//! Refusals as gRPC's clients read them: a status in the head and no body.
+//!
+//! A gRPC client that gets 403 with a JSON body guesses the status from 403 and never shows the body; one of them calls a body that
+//! ends its stream a broken one, and then nothing says that policy refused. Must hold nothing of an answer that is not in
+//! [`Refusal`] and [`Known`].
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::answer::{Known, REQUEST_ID_HEADER, Refusal};
+use crate::body::{Body, empty};
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What of `grpc-message` is percent-encoded, beside bytes that are not ASCII (gRPC over HTTP/2, "Percent-Byte").
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// gRPC's status codes as far as a proxy has a use for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    DeadlineExceeded = 4,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Internal = 13,
+    Unavailable = 14,
+}
+
+impl Status {
+    /// gRPC's "HTTP to gRPC Status Code Mapping", which a client would apply itself; it has no line for 431 and 504.
+    fn of(refusal: &Refusal) -> Self {
+        match refusal.status() {
+            StatusCode::FORBIDDEN => Self::PermissionDenied,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Self::ResourceExhausted,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => Self::Unavailable,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Self::DeadlineExceeded,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// Whether a request asks in gRPC: `application/grpc`, with or without the name of its encoding. gRPC-Web, which browsers speak over
+/// plain HTTP, is something else.
+pub(crate) fn asked(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        matches!(rest, Some([] | [b'+' | b';', ..]))
+    })
+}
+
+/// The whole answer: "Trailers-Only" in gRPC's terms. What the JSON body says in words is in its message.
+pub(crate) fn response(refusal: &Refusal, known: &Known) -> Response<Body> {
+    let said = format!("{}: {} ({})", refusal.code(), refusal.detail(), refusal.hint());
+    let said = utf8_percent_encode(&said, ENCODED).to_string();
+    let mut response = Response::new(empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(STATUS, HeaderValue::from(Status::of(refusal) as u16));
+    for (name, value) in [(MESSAGE, said), (REQUEST_ID_HEADER, known.request_id.to_string())] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body::Body as _;
+    use percent_encoding::percent_decode_str;
+    use policy::{Denial, Layer};
+
+    use super::*;
+
+    #[test]
+    fn the_status_is_in_the_head_and_nothing_follows() {
+        let detail = "no rule for \"/é%\"\r\nx: y".to_owned();
+        let denial =
+            Denial { layer: Layer::L7, detail: detail.clone(), policy: None, hint: Some("ask".to_owned()) };
+        let known = Known::nothing("127.0.0.1:9".parse().unwrap());
+        let answer = response(&Refusal::Denied(denial), &known);
+        assert_eq!(answer.status(), 200);
+        assert!(answer.body().is_end_stream());
+        assert_eq!(answer.headers()["grpc-status"], "7");
+        let message = answer.headers()["grpc-message"].to_str().unwrap();
+        let message = percent_decode_str(message).decode_utf8().unwrap();
+        assert_eq!(message, format!("policy_denied: {detail} (ask)"));
+        assert_eq!(answer.headers()[REQUEST_ID_HEADER], known.request_id.to_string());
+    }
+
+    #[test]
+    fn each_cause_has_a_status_of_its_own_kind() {
+        let text = String::new;
+        for (refusal, wanted) in [
+            (Refusal::BadRequest(text()), Status::Internal),
+            (Refusal::Unreachable(text()), Status::Unavailable),
+            (Refusal::Unavailable(text()), Status::Unavailable),
+            (Refusal::Timeout(text()), Status::DeadlineExceeded),
+            (crate::strict::Violation::TooLarge.into(), Status::ResourceExhausted),
+        ] {
+            assert_eq!(Status::of(&refusal), wanted, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn grpc_web_and_others_are_not_grpc() {
+        for (kind, wanted) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;v=1", true),
+            ("application/grpc-web+proto", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            assert_eq!(asked(&headers), wanted, "{kind}");
+        }
+    }
+}
