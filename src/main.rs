@@ -1,8 +1,8 @@
 //! cofferdam: one binary that runs an always-on AI agent behind four layers of deny-by-default controls.
 //!
-//! The same file is executed in three roles, told apart before anything else happens:
-//! the command that a person types, the heart that it becomes, and the supervisor that the heart starts.
-//! (The fourth process, init, is a fork of the heart: see `agent::init`.)
+//! The same file is executed in two roles, told apart before anything else happens: the command that a person types, and which
+//! becomes the heart of a sandbox, and the supervisor that the heart starts. (The third process, init, is a fork of the command
+//! before it has read anything: see `agent::launch`.)
 
 mod cli;
 mod compose;
@@ -18,8 +18,6 @@ mod steps;
 use std::ffi::CStr;
 use std::process::ExitCode;
 
-/// First argument of the heart.
-pub const HEART_ROLE: &CStr = c"__heart";
 /// First argument of the supervisor.
 pub const SUPERVISOR_ROLE: &CStr = c"__supervisor";
 /// First argument of the demo's agent, inside its sandbox.
@@ -32,9 +30,7 @@ fn main() -> ExitCode {
     steps::begin();
     let first = std::env::args_os().nth(1).unwrap_or_default();
     let is = |role: &CStr| first.as_encoded_bytes() == role.to_bytes();
-    let code = if is(HEART_ROLE) {
-        heart::main()
-    } else if is(SUPERVISOR_ROLE) {
+    let code = if is(SUPERVISOR_ROLE) {
         compose::main()
     } else if is(DEMO_AGENT_ROLE) {
         demo::agent_main()

@@ -1,7 +1,7 @@
 //! The plan: everything that was decided before the first process of a sandbox was made.
 //!
-//! The command writes it once, checked, into a sealed memory file; heart and supervisor read it, also after a restart,
-//! and nobody changes it. It holds no secret: those are in a sealed file of their own that only the supervisor opens.
+//! The command makes it once, checked; the heart it becomes has it, the supervisor reads it from a sealed memory file, also after a
+//! restart, and nobody changes it. It holds no secret: those are in a sealed file of their own that only the supervisor opens.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,7 +16,6 @@ use zeroize::Zeroize;
 use crate::cli::args::LogFormat;
 use crate::config::upstream::UpstreamProxy;
 use crate::config::{Forward, Restart};
-use crate::steps::Step;
 
 /// Names of the descriptors that the heart keeps from the start. Others come at run time from the supervisor.
 pub mod slot {
@@ -85,10 +84,8 @@ pub struct Plan {
     pub quiet: bool,
     /// Form of our own messages.
     pub log_format: LogFormat,
-    /// What the slots 4, 5, … that the command leaves to the heart are called (3 is the plan itself).
-    pub slots: Vec<String>,
-    /// The steps so far, if their times are wanted.
-    pub steps: Option<Vec<Step>>,
+    /// Whether the times of its steps are wanted.
+    pub timings: bool,
 }
 
 /// A certificate that one upstream server is shown.

@@ -23,19 +23,34 @@ pub fn open_file(name: &str) -> io::Result<File> {
 
 /// Writes bytes into a new sealed memory file. `name` shows in `/proc/PID/fd` only.
 pub fn seal(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut file = File::from(fd);
+    let file = open_sealable(name)?;
+    write_and_seal(&file, bytes)?;
+    Ok(file.into())
+}
+
+/// A new empty memory file for [`seal_json_into`].
+pub fn open_sealable(name: &str) -> io::Result<File> {
+    Ok(File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?))
+}
+
+fn write_and_seal(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     let seals =
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
 }
 
 /// Writes a value as JSON into a new sealed memory file; the intermediate text is wiped.
 pub fn seal_json(name: &str, value: &impl Serialize) -> io::Result<OwnedFd> {
     let text = Zeroizing::new(serde_json::to_vec(value)?);
     seal(name, &text)
+}
+
+/// The same into a file of [`open_sealable`], for whoever shares it with another process.
+pub fn seal_json_into(file: &File, value: &impl Serialize) -> io::Result<()> {
+    let text = Zeroizing::new(serde_json::to_vec(value)?);
+    write_and_seal(file, &text)
 }
 
 /// Reads a sealed file whole. By offset, since all holders share the file's position.

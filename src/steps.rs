@@ -68,14 +68,14 @@ impl Steps {
         std::mem::take(&mut steps.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes them out, for the next process; `None` where they aren't wanted.
-    pub fn told(&self) -> Option<Vec<Step>> {
-        self.0.as_ref().map(|_| self.take())
+    /// Whether any are kept.
+    pub fn are_wanted(&self) -> bool {
+        self.0.is_some()
     }
 
     /// All steps as lines for a person: when, how long after the step before it of the same process, what.
     pub fn table(&self) -> Option<String> {
-        let mut steps = self.told()?;
+        let mut steps = self.take();
         steps.sort_by_key(|step| step.at);
         let first = steps.first()?.at;
         let mut last: BTreeMap<String, u64> = BTreeMap::new();

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             messages_are_filled_where_the_endpoint_says_so,
             the_value_is_nowhere_inside,
             a_crash_and_another_process_change_nothing,
+            heart_and_init_never_held_it,
             what_cant_work_is_refused_at_the_start,
         ],
     )
@@ -373,6 +374,66 @@ fn a_crash_and_another_process_change_nothing(stage: &Stage) -> Result<()> {
         ensure!(arrived.len() == 1 && is(&arrived[0], "x-key", KEY), "{arrived:?}");
     }
     Ok(())
+}
+
+/// Nor anything else of the operator's environment: both live as long as the sandbox does.
+fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bed::skip!("reading another process's memory needs root");
+    }
+    let unrelated = format!("unrelated-{}", stage.marker());
+    let name = stage.name();
+    let mut start = command(stage, &name, &["sh", "-c", "echo up; sleep 120"])?;
+    start.env("BED_UNRELATED", &unrelated);
+    let mut running = stage.start(start)?;
+    running.wait_for("up", common::START)?;
+    let sandbox = Sandbox::adopt(stage, name, running);
+    let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
+    let mut seen = Vec::new();
+    for pid in stage.cofferdam_processes() {
+        let title = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+        let title =
+            String::from_utf8_lossy(title.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+        let holds = |needle: &str| memory_holds(pid, needle.as_bytes());
+        ensure!(holds("cofferdam: heart")?, "the search is blind in {pid} {title}");
+        if i64::from(pid) == supervisor {
+            ensure!(holds(KEY)?, "the search is blind: the supervisor has the key");
+        } else {
+            ensure!(
+                !holds(KEY)? && !holds(&unrelated)?,
+                "{title} holds what was in the operator's environment"
+            );
+            let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+            ensure!(environment.iter().all(|byte| *byte == 0), "{title} has an environment");
+        }
+        seen.push(title);
+    }
+    seen.sort();
+    ensure!(seen == ["cofferdam: heart", "cofferdam: init", "cofferdam: supervisor"], "{seen:?}");
+    Ok(())
+}
+
+/// Whether the bytes are anywhere in what a process has mapped.
+fn memory_holds(pid: i32, needle: &[u8]) -> Result<bool> {
+    use std::os::unix::fs::FileExt;
+    const LARGEST: u64 = 256 << 20;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem"))?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    for line in maps.lines() {
+        let (range, rest) = line.split_once(' ').context("a line of maps")?;
+        let (start, end) = range.split_once('-').context("a range of maps")?;
+        let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+        if !rest.starts_with('r') || end - start > LARGEST {
+            continue;
+        }
+        let mut bytes = vec![0; usize::try_from(end - start)?];
+        // The kernel's own pages can't be read so.
+        let read = memory.read_at(&mut bytes, start).unwrap_or(0);
+        if memchr::memmem::find(&bytes[..read], needle).is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn what_cant_work_is_refused_at_the_start(stage: &Stage) -> Result<()> {

@@ -15,6 +15,7 @@ pub mod policies;
 mod policy;
 mod redact;
 mod run;
+mod secrets;
 mod start;
 mod up;
 mod way_out;

@@ -12,9 +12,9 @@ use crate::plan::{AgentPlan, Mode};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
-/// Starts the sandbox; returns only a failure.
+/// Starts the sandbox, and gives its exit code once it is over.
 pub fn run(root: &Root, args: RunArgs) -> Outcome {
-    Err(start(root, wanted(args)?))
+    start(root, wanted(args)?)
 }
 
 fn wanted(args: RunArgs) -> Result<Wanted, Failure> {

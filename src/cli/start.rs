@@ -1,28 +1,29 @@
 //! From what was typed or written in a file to a running heart: everything that can be refused is refused here.
 //!
 //! ```text
-//! Wanted → policy checked → name claimed → ids chosen → workspace found → credentials resolved
-//!        → sockets bound → plan sealed → this process becomes the heart
+//! Wanted → name claimed → ids chosen ─→ init begun, in namespaces of its own ───────────┐
+//!            policy checked → credentials resolved → workspace found → sockets bound ──┴→ this process becomes the heart
 //! ```
-//! Nothing is started before all of it holds; what was made on the way (a claim, a socket) goes with the process.
+//! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the way (a claim, a
+//! socket, init) goes with the process.
 
-use std::ffi::CString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use agent::isolation::capabilities::REQUIRE_CAP_DROP;
+use agent::launch::{Foundation, NewInit};
 use agent::plan::{CagePlan, Control, Ids, Limits};
+use agent::protocol::Slot;
 use proxy::credentials::Section;
 
 use crate::cli::args::LogFormat;
-use crate::cli::out::{Failure, say};
-use crate::cli::{ids, other_root, policies, way_out, workspace};
+use crate::cli::out::{Failure, Outcome, say};
+use crate::cli::{ids, other_root, policies, secrets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
-use crate::plan::{
-    AgentPlan, Mode, Plan, PolicySource, Secrets, explicit_listeners, inference_listeners, slot,
-};
+use crate::heart::{self, Prepared, Slots};
+use crate::plan::{AgentPlan, Mode, Plan, PolicySource, explicit_listeners, inference_listeners, slot};
 use crate::sealed;
 use crate::state::{Claim, Name, Root};
 use crate::steps::Steps;
@@ -77,39 +78,34 @@ pub enum NameChoice {
     Numbered(Name),
 }
 
-/// Starts the sandbox: this process becomes its heart. Returns only what went wrong.
-pub fn start(root: &Root, wanted: Wanted) -> Failure {
-    match prepare(root, wanted) {
-        Ok(prepared) => prepared.become_heart(),
-        Err(failure) => failure,
-    }
-}
-
-/// A plan and the descriptors that go with it.
-struct Prepared {
-    plan: OwnedFd,
-    kept: Vec<OwnedFd>,
+/// Starts the sandbox: this process becomes its heart, and gives its exit code.
+pub fn start(root: &Root, wanted: Wanted) -> Outcome {
+    let prepared = prepare(root, wanted)?;
+    heart::run(prepared).map_err(|why| Failure::refused(format!("can't start the sandbox: {why}")))
 }
 
 fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     wanted.steps.done("command: arguments and files read");
-    let policy = policies::check(&wanted.policy, wanted.quiet)?;
-    wanted.steps.done("command: policy checked");
-    let mut secrets = secrets(wanted.inference.as_ref(), &wanted.credentials)?;
-    if !wanted.quiet {
-        let warnings = wanted.credentials.warnings(policy.policy());
-        warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
-    }
-    let client_certs = way_out::client_certs(&wanted.client_certs, &mut secrets)?;
-    if let Some(proxy) = &wanted.upstream_proxy {
-        way_out::upstream_proxy(proxy, &mut secrets)?;
-    }
-    let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
+    // Inherited by everything below: a core file would hold what memory holds.
+    agent::own::no_core_files()?;
+    agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;
     let claim = match &wanted.name {
         NameChoice::Exactly(name) => root.claim(name)?,
         NameChoice::Numbered(base) => root.claim_numbered(base)?,
     };
     let ids = ids::choose(&claim)?;
+    // Who starts and ends in seconds doesn't wait for a witness.
+    let foundation = Foundation { ids, witness: wanted.mode == Mode::Service, sabotage: left_out()? };
+    let init = NewInit::begin(foundation.clone()).map_err(|e| Failure::refused(e.to_string()))?;
+    wanted.steps.done("command: name and ids; init begun");
+    let policy = policies::check(&wanted.policy, wanted.quiet)?;
+    wanted.steps.done("command: policy checked");
+    let (secrets, client_certs) = secrets::seal(&wanted)?;
+    if !wanted.quiet {
+        let warnings = wanted.credentials.warnings(policy.policy());
+        warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
+    }
+    let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids)?;
     let mut paths = policies::paths(policy.policy());
     let shown = other_root::Chosen { state: root.dir(), claim: &claim, ids, quiet: wanted.quiet };
@@ -125,26 +121,25 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     };
     cage.limits = limits(&wanted.limits);
     cage.require_cap_drop = std::env::var_os(REQUIRE_CAP_DROP).is_some_and(|value| value == "1");
-    cage.sabotage = left_out()?;
-    // Who starts and ends in seconds doesn't wait for it.
-    cage.witness = wanted.mode == Mode::Service;
+    (cage.witness, cage.sabotage) = (foundation.witness, foundation.sabotage);
     cage.listeners = [explicit_listeners(), inference_listeners()].concat();
     cage.check().map_err(|e| Failure::refused(e.to_string()))?;
 
-    let mut slots = Handed::default();
-    slots.add(slot::SECRETS, sealed::seal_json("cofferdam-secrets", &secrets)?);
-    slots.add(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);
+    let mut slots = Slots::new();
+    let mut keep = |name: &str, fd: OwnedFd| slots.keep(Slot::new(name), fd);
+    keep(slot::SECRETS, secrets);
+    keep(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);
     if let Some(address) = wanted.metrics {
-        slots.add(slot::METRICS, listen(address, "metrics", "name another with --metrics ADDR, or `off`")?);
+        keep(slot::METRICS, listen(address, "metrics", "name another with --metrics ADDR, or `off`")?);
     }
     for (n, forward) in wanted.forwards.iter().enumerate() {
         let fd = listen(forward.listen, "forward", "choose another port")?;
-        slots.add(&format!("{}{n}", slot::FORWARD), fd);
+        keep(&format!("{}{n}", slot::FORWARD), fd);
     }
     // From here on there is something to remove: what would end us waits for the heart.
-    crate::heart::hold_signals().map_err(std::io::Error::from)?;
+    heart::hold_signals().map_err(std::io::Error::from)?;
     // The last that can fail: a refused start leaves no socket behind.
-    slots.add(slot::CONTROL, control(&claim, ids)?);
+    keep(slot::CONTROL, control(&claim, ids)?);
     let plan = Plan {
         name: claim.name.to_string(),
         state: claim.dir.clone(),
@@ -163,13 +158,12 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         fault_injection: wanted.fault_injection,
         quiet: wanted.quiet,
         log_format: wanted.log_format,
-        slots: Vec::new(),
-        steps: None,
+        timings: wanted.steps.are_wanted(),
     };
-    slots.add(slot::LOCK, claim.hand_over().into());
-    wanted.steps.done("command: name, ids, workspace, sockets; becomes the heart");
-    let plan = Plan { slots: slots.names, steps: wanted.steps.told(), ..plan };
-    Ok(Prepared { plan: sealed::seal_json("cofferdam-plan", &plan)?, kept: slots.fds })
+    keep(slot::PLAN, sealed::seal_json("cofferdam-plan", &plan)?);
+    keep(slot::LOCK, claim.hand_over().into());
+    wanted.steps.done("command: workspace, sockets; becomes the heart");
+    Ok(Prepared { plan, slots, init, steps: wanted.steps })
 }
 
 /// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build never looks:
@@ -185,52 +179,6 @@ fn left_out() -> Result<Vec<Control>, Failure> {
         .filter(|name| !name.is_empty())
         .map(|name| name.parse().map_err(|why| Failure::refused(format!("{SABOTAGE}: {why}"))))
         .collect()
-}
-
-/// Descriptors for the heart, with their names.
-#[derive(Default)]
-struct Handed {
-    names: Vec<String>,
-    fds: Vec<OwnedFd>,
-}
-
-impl Handed {
-    fn add(&mut self, name: &str, fd: OwnedFd) {
-        self.names.push(name.to_owned());
-        self.fds.push(fd);
-    }
-}
-
-impl Prepared {
-    fn become_heart(self) -> Failure {
-        let attempt = || -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
-            let executable = agent::launch::own_executable()?;
-            let argv: [CString; 2] = [c"cofferdam: heart".to_owned(), crate::HEART_ROLE.to_owned()];
-            let keep: Vec<_> = std::iter::once(&self.plan).chain(&self.kept).map(AsFd::as_fd).collect();
-            Err(agent::launch::reexec(executable.as_fd(), &argv, &keep).into())
-        };
-        match attempt() {
-            Ok(never) => match never {},
-            Err(error) => Failure::refused(format!("can't start the sandbox: {error}")),
-        }
-    }
-}
-
-fn secrets(
-    inference: Option<&gateway::config::Inference>,
-    credentials: &Section,
-) -> Result<Secrets, Failure> {
-    let mut secrets = Secrets::default();
-    for (reference, key) in credentials.resolve().map_err(Failure::refused)? {
-        secrets.add(reference, &key);
-    }
-    let Some(inference) = inference else { return Ok(secrets) };
-    inference.check().map_err(|faults| Failure::refused(faults.to_string()))?;
-    for reference in inference.references() {
-        let key = reference.resolve().map_err(|e| Failure::refused(e.to_string()))?;
-        secrets.add(reference.to_string(), &key);
-    }
-    Ok(secrets)
 }
 
 fn read_pem(path: &Path) -> Result<String, Failure> {

@@ -15,9 +15,9 @@ use crate::steps::Steps;
 /// Where a service's metrics are served when nobody says otherwise.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-/// Starts the sandbox; returns only a failure.
+/// Starts the sandbox, and gives its exit code once it is over.
 pub fn up(root: &Root, args: &UpArgs) -> Outcome {
-    Err(start(root, wanted(args)?))
+    start(root, wanted(args)?)
 }
 
 fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {

@@ -93,7 +93,8 @@ impl HeartLine {
 
     /// Ends the sandbox.
     pub async fn finish(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
-        if let Some(steps) = self.steps.told() {
+        if self.steps.are_wanted() {
+            let steps = self.steps.take();
             let told = steps.into_iter().map(|step| (step.what, step.at)).collect();
             self.wire.send(&ToHeart::Steps(told), &[]).await?;
         }

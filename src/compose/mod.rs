@@ -90,7 +90,7 @@ async fn supervise() -> Result<(), Refused> {
     let (mut heart, mut handover) = opened.inspect_err(|_| ending::clean_up())?;
     let plan: Arc<Plan> =
         Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
-    heart.steps = Steps::of_process(plan.steps.is_some(), "supervisor");
+    heart.steps = Steps::of_process(plan.timings, "supervisor");
     heart.steps.done("supervisor: handover and plan taken");
     let built = build(&heart, &mut handover, Arc::clone(&plan)).await;
     let (desk, end) = match built {

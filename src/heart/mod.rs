@@ -2,7 +2,7 @@
 //! and starts the supervisor again when it dies.
 //!
 //! ```text
-//! read the plan → start init → ┬─ start a supervisor, hand it every slot ─┐
+//! give init its plan ────────→ ┬─ start a supervisor, hand it every slot ─┐
 //!                              │        wait: its packets, its death,     │
 //!                              │        init's death, signals             │
 //!                              └──────── it died: wait, again ◀───────────┘
@@ -23,7 +23,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent::launch::{self, Child, LaunchError, SupervisorSpec};
+use agent::launch::{self, Child, LaunchError, NewInit, SupervisorSpec};
 use agent::own::Role;
 use agent::plan::Ids;
 use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
@@ -33,12 +33,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use operator::client::RawTerminal;
 
-use crate::cli::out::{REFUSED, say};
+use crate::cli::out::say;
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::steps::Steps;
 use ending::Ending;
 use pace::{Next, Pace};
-use slots::Slots;
+pub use slots::Slots;
 
 /// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
@@ -47,16 +47,25 @@ const STOP_SLACK: Duration = Duration::from_secs(5);
 /// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs the heart. `arguments` are those after the role's name; descriptor 3 is the plan, 4 and on its slots.
-pub fn main() -> u8 {
-    let _ = nix::sys::prctl::set_name(c"cofferdam: hrt");
-    match Heart::begin() {
-        Ok(heart) => heart.live(),
-        Err(message) => {
-            say(&message);
-            REFUSED
-        }
-    }
+/// What the command has prepared.
+pub struct Prepared {
+    /// The plan.
+    pub plan: Plan,
+    /// Descriptors to keep from the start.
+    pub slots: Slots,
+    /// The sandbox's pid 1, without its plan yet.
+    pub init: NewInit,
+    /// The step clock.
+    pub steps: Steps,
+}
+
+/// Turns this process, the command, into the heart, and gives the sandbox's exit code. What the command was started with is gone
+/// from its memory then, and every descriptor that isn't a slot.
+///
+/// # Errors
+/// What kept the sandbox from starting.
+pub fn run(prepared: Prepared) -> Result<u8, String> {
+    Heart::begin(prepared).map(Heart::live)
 }
 
 struct Heart {
@@ -91,44 +100,35 @@ enum Life {
 }
 
 impl Heart {
-    fn begin() -> Result<Self, String> {
-        // Inherited by everything below: a core file would hold what memory holds.
-        agent::own::no_core_files().map_err(|e| format!("can't switch core files off: {e}"))?;
-        agent::own::want_descriptors(proxy::limits::descriptors_wanted())
-            .map_err(|e| format!("can't set the limit of descriptors: {e}"))?;
-        let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
-        let plan_fd = inherited(3)?;
-        let plan: Plan = crate::sealed::read_json(&plan_fd).map_err(|e| format!("unreadable plan: {e}"))?;
-        let steps = Steps::of_process(plan.steps.is_some(), "heart");
-        for step in plan.steps.iter().flatten() {
-            steps.add(&step.what, step.at);
-        }
-        let mut slots = Slots::new();
-        for (name, number) in plan.slots.iter().zip(4..) {
-            slots.keep(Slot::new(name.as_str()), inherited(number)?);
-        }
-        slots.keep(Slot::new(slot::PLAN), plan_fd);
-        if let Some(state) = slots.find(slot::STATE) {
-            // The supervisor inherits it as its working directory: it need not be able to walk there.
-            nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
-        }
-        let state = slots.find(slot::STATE).and_then(|fd| fd.try_clone_to_owned().ok());
-        Self::with(plan, slots, executable, steps).inspect_err(|_| {
+    fn begin(prepared: Prepared) -> Result<Self, String> {
+        // First of all: from here on every descriptor has an owner that is here.
+        let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors());
+        launch::close_all_but(&kept.collect::<Vec<_>>())
+            .map_err(|e| format!("can't close what isn't ours: {e}"))?;
+        let state = prepared.slots.find(slot::STATE).and_then(|fd| fd.try_clone_to_owned().ok());
+        Self::of(prepared).inspect_err(|_| {
             if let Some(state) = state {
                 ending::remove_socket(state.as_fd());
             }
         })
     }
 
-    fn with(plan: Plan, mut slots: Slots, executable: OwnedFd, steps: Steps) -> Result<Self, String> {
+    fn of(Prepared { plan, mut slots, init, steps }: Prepared) -> Result<Self, String> {
+        agent::own::retitle(c"cofferdam: hrt", "cofferdam: heart")
+            .map_err(|e| format!("can't take our environment out of memory: {e}"))?;
+        let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
+        if let Some(state) = slots.find(slot::STATE) {
+            // The supervisor inherits it as its working directory: it need not be able to walk there.
+            nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
+        }
         let signals = block_signals().map_err(|e| format!("can't wait for signals: {e}"))?;
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
-        let init = launch::clone_init(&plan.cage, inits_end).map_err(|e| e.to_string())?;
+        let init = init.furnish(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
-        // Not before: init is a copy of us and needs more for a while.
+        // Not before: what init gets takes more for a while.
         agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
             .map_err(|e| e.to_string())?;
-        steps.done("heart: init made, in namespaces of its own");
+        steps.done("heart: init has its plan");
         let terminal = match plan.mode {
             // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.
             Mode::Foreground { tty: true } => RawTerminal::enter(io::stdin()).ok(),
@@ -391,16 +391,11 @@ impl Running {
     }
 }
 
-/// Takes a descriptor that the command left open for us.
-fn inherited(number: i32) -> Result<OwnedFd, String> {
-    agent::inherit(number).map_err(|e| format!("descriptor {number} was not handed over: {e}"))
-}
-
 fn block_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&hold_signals()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// Keeps the signals that the heart judges waiting for it, across exec too: from the moment that there is something to
+/// Keeps the signals that the heart judges waiting for it: from the moment that there is something to
 /// remove at the end, none of them may just end the process.
 pub fn hold_signals() -> nix::Result<SigSet> {
     let mut set = SigSet::empty();

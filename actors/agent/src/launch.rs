@@ -1,33 +1,27 @@
-//! The heart's side of starting the two other processes, and of replacing itself.
+//! The heart's side of starting the two other processes.
 //!
-//! [`clone_init`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes our own
-//! binary as the supervisor; [`reexec`] replaces the calling process by our own binary with a clean environment.
+//! [`NewInit`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes our own
+//! binary as the supervisor; [`in_child`] has something done by a process that is gone afterwards, with all that it knew.
 //! All three demand a single-threaded caller and say so with an error otherwise. Nothing here waits for longer than
 //! the child needs to take its first steps, and nothing starts a process that could outlive the heart.
-//!
-//! ```text
-//!   heart                                   init
-//!   seteuid(gateway)  (rooted)
-//!   clone ───────────────────────────────▶  PDEATHSIG
-//!   seteuid(root)     (rooted)              waits
-//!   setgroups, gid_map, uid_map
-//!   'g' ─────────────────────────────────▶  setresuid (rooted), PDEATHSIG again
-//!   waits  ◀───────────────────────── 'r'   builds the cage
-//! ```
 
 pub mod cgroup;
+mod new_init;
 mod other_root;
 mod workspace;
 
+pub(crate) use new_init::{
+    FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY, own_namespaces,
+};
+pub use new_init::{Foundation, NewInit, clone_init};
+
 use cgroup::{Cgroup, CgroupError};
 
-use crate::init::Outside;
-use crate::isolation::namespaces::Namespaces;
-use crate::plan::{CagePlan, Control, Enforcement, Ids, PlanError};
+use crate::plan::{Ids, PlanError};
 use crate::sys;
 use crate::sys::process::Cloned;
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A started process; it is the caller's to wait for.
@@ -110,154 +104,6 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     move |source| LaunchError::System { what, source }
 }
 
-/// What root opened for init, which may not be able to walk there itself.
-#[derive(Debug, Default)]
-pub(crate) struct Handed {
-    pub(crate) workspace: Option<OwnedFd>,
-    pub(crate) root: crate::isolation::other_root::Mounts,
-}
-
-impl Handed {
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        [&self.workspace, &self.root.tree, &self.root.overlay].into_iter().flatten().map(AsRawFd::as_raw_fd)
-    }
-}
-
-/// All namespaces of the sandbox.
-const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP;
-
-/// Starts init in new namespaces with its id maps written. `channel` is its end of a [`crate::wire::pair`]; it
-/// reports how the cage came out to the first [`crate::protocol::Request::Report`].
-///
-/// The process dies with the caller, whatever happens.
-///
-/// # Errors
-/// See [`LaunchError`].
-pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
-    plan.check()?;
-    require_single_thread()?;
-    let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
-    let namespaces = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
-    let (cgroup, missing) = match make_cgroup(plan) {
-        Ok(cgroup) => (cgroup, None),
-        Err(error) if plan.enforcement == Enforcement::BestEffort => (None, Some(error.to_string())),
-        Err(error) => return Err(error.into()),
-    };
-    let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
-    // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them.
-    sys::process::prctl(libc::PR_SET_DUMPABLE, 1).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
-    let cloned = {
-        let _as_gateway = AsGateway::enter(plan.ids).map_err(system("becoming the gateway user"))?;
-        sys::process::clone(wanted_namespaces(plan))
-        // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
-    };
-    match cloned.map_err(LaunchError::Namespaces)? {
-        Cloned::Child => {
-            drop(ours);
-            crate::init::begin(plan, channel, theirs, Outside { handed, no_cgroup: missing, namespaces })
-        }
-        Cloned::Parent { pid, pidfd } => {
-            drop((channel, theirs, handed));
-            let child = Child { pid, pidfd, cgroup };
-            let limited = child.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.admit(pid));
-            let done = limited
-                .map_err(LaunchError::from)
-                .and_then(|()| write_id_maps(pid, plan.ids))
-                .and_then(|()| handshake(ours.as_fd()));
-            let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, 0);
-            match done {
-                Ok(()) => Ok(child),
-                Err(error) => {
-                    end(&child);
-                    Err(error)
-                }
-            }
-        }
-    }
-}
-
-/// All but what a test leaves out.
-fn wanted_namespaces(plan: &CagePlan) -> libc::c_int {
-    if plan.sabotaged(Control::Namespaces) { NAMESPACES & !libc::CLONE_NEWCGROUP } else { NAMESPACES }
-}
-
-fn make_cgroup(plan: &CagePlan) -> Result<Option<Cgroup>, CgroupError> {
-    if plan.sabotaged(Control::Cgroup) {
-        Err(CgroupError::NotUnified)
-    } else {
-        Cgroup::make(&plan.name, &plan.limits)
-    }
-}
-
-/// For the time it lives, this root process has the gateway's effective ids, so that what it makes is the gateway's:
-/// the owner of a user namespace may look into its processes without any capability.
-struct AsGateway {
-    restore_in: Option<u32>,
-}
-
-impl AsGateway {
-    fn enter(ids: Ids) -> io::Result<Self> {
-        let Ids::Rooted { gateway, .. } = ids else { return Ok(Self { restore_in: None }) };
-        sys::process::set_gids(None, Some(gateway.gid), None)?;
-        sys::process::set_uids(None, Some(gateway.uid), None)?;
-        Ok(Self { restore_in: Some(std::process::id()) })
-    }
-}
-
-impl Drop for AsGateway {
-    fn drop(&mut self) {
-        // In the clone the pid is another one (1), and its ids are set later, once they are mapped.
-        if self.restore_in == Some(std::process::id()) {
-            let _ = sys::process::set_uids(None, Some(0), None);
-            let _ = sys::process::set_gids(None, Some(0), None);
-        }
-    }
-}
-
-fn write_id_maps(pid: i32, ids: Ids) -> Result<(), LaunchError> {
-    const UNPRIVILEGED: &str = "is /proc mounted, and does a security module forbid user namespaces?";
-    const PRIVILEGED: &str =
-        "root needs CAP_SETUID and CAP_SETGID here, and both ids must exist in its own map";
-    let put = |file: &'static str, text: String, mend: &'static str| {
-        std::fs::write(format!("/proc/{pid}/{file}"), text).map_err(|source| LaunchError::IdMap {
-            file,
-            source,
-            mend,
-        })
-    };
-    let inside = crate::plan::AGENT_ID;
-    match ids {
-        Ids::Rootless { operator } => {
-            // user_namespaces(7): an unprivileged process must first give up setgroups.
-            put("setgroups", "deny".into(), UNPRIVILEGED)?;
-            put("gid_map", format!("{inside} {} 1", operator.gid), UNPRIVILEGED)?;
-            put("uid_map", format!("{inside} {} 1", operator.uid), UNPRIVILEGED)
-        }
-        Ids::Rooted { gateway, sandbox } => {
-            put("gid_map", format!("0 {} 1\n{inside} {} 1\n", gateway.gid, sandbox.gid), PRIVILEGED)?;
-            put("uid_map", format!("0 {} 1\n{inside} {} 1\n", gateway.uid, sandbox.uid), PRIVILEGED)
-        }
-    }
-}
-
-/// Lets the child go on and waits until it is tied to our life.
-fn handshake(socket: BorrowedFd<'_>) -> Result<(), LaunchError> {
-    sys::socket::send(socket, b"g", &[]).map_err(system("releasing init"))?;
-    let mut answer = [0_u8; 256];
-    match sys::fd::read(socket, &mut answer).map_err(system("waiting for init"))? {
-        1 if answer[0] == b'r' => Ok(()),
-        length => Err(LaunchError::Died(
-            String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned(),
-        )),
-    }
-}
-
 fn end(child: &Child) {
     let pid = nix::unistd::Pid::from_raw(child.pid);
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
@@ -267,6 +113,38 @@ fn end(child: &Child) {
 fn require_single_thread() -> Result<(), LaunchError> {
     let count = sys::process::thread_count().map_err(system("reading /proc/self/task"))?;
     if count == 1 { Ok(()) } else { Err(LaunchError::Threads(count)) }
+}
+
+/// Has a child of ours, a copy, do something, and gives what it answers. What the child learnt on the way is gone with it.
+///
+/// # Errors
+/// See [`LaunchError`]; an answer of no byte is [`LaunchError::Died`].
+pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, LaunchError> {
+    require_single_thread()?;
+    let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
+    match sys::process::clone(0).map_err(system("fork"))? {
+        Cloned::Child => {
+            drop(read);
+            if sys::process::die_with_parent(libc::SIGKILL).is_err() {
+                sys::process::exit_now(125);
+            }
+            // A panic must not unwind into our caller's frames, which are copies here.
+            if let Ok(answer) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+                let _ = sys::fd::write_all(write.as_fd(), &answer);
+            }
+            sys::process::exit_now(0)
+        }
+        Cloned::Parent { pid, pidfd } => {
+            drop(write);
+            let mut answer = Vec::new();
+            let heard = std::fs::File::from(read).read_to_end(&mut answer);
+            end(&Child { pid, pidfd, cgroup: None });
+            match heard.map_err(system("waiting for a child"))? {
+                0 => Err(LaunchError::Died("its work".into())),
+                _ => Ok(answer),
+            }
+        }
+    }
 }
 
 /// What to execute as the supervisor.
@@ -293,6 +171,16 @@ const FIRST_KEPT: RawFd = 3;
 /// The system call's.
 pub fn own_executable() -> io::Result<OwnedFd> {
     Ok(std::fs::File::open("/proc/self/exe")?.into())
+}
+
+/// Closes every descriptor of this process but the standard streams and these: what a shell left open is nobody's here. Nothing else
+/// of the process may own one.
+///
+/// # Errors
+/// The system call's.
+pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    sys::fd::close_from(FIRST_KEPT, &kept)
 }
 
 /// Forks, gives up every privilege, and executes the supervisor, which gets SIGTERM when the caller dies.
@@ -390,21 +278,4 @@ fn place_from_three(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Result<()> 
     // Their numbers are closed already.
     std::mem::forget(lifted);
     Ok(())
-}
-
-/// Replaces this process by our own binary with an empty environment; `keep[i]` becomes number `3 + i`, nothing
-/// else above 2 stays open. Returns only on failure.
-pub fn reexec(executable: BorrowedFd<'_>, argv: &[CString], keep: &[BorrowedFd<'_>]) -> LaunchError {
-    if let Err(error) = require_single_thread() {
-        return error;
-    }
-    let first_free = FIRST_KEPT + keep.len() as RawFd;
-    let lifted = match sys::fd::duplicate_above(executable, first_free + 1) {
-        Ok(fd) => fd,
-        Err(error) => return system("descriptors")(error),
-    };
-    if let Err(error) = place_from_three(keep, &[lifted.as_raw_fd()]) {
-        return system("descriptors")(error);
-    }
-    system("exec")(sys::process::exec_fd(lifted.as_fd(), argv, &[]))
 }

@@ -1,8 +1,8 @@
 //! Pid 1 of the sandbox: the forked heart, single-threaded, never executing another program itself.
 //!
 //! ```text
-//! begin ─▶ tied to the heart's life, ids set ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end, or SIGKILL
-//!              │ fails: exit                      └── fails ──┴──▶ serve refusals until the heart ends it
+//! begin ─▶ tied to the heart's life, ids set, namespaces, gate ─▶ plan taken ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end,
+//!              │ fails: exit                                                      └── fails ──┴─▶ serve refusals      or SIGKILL
 //! ```
 //! While the proof runs, sockets and run files are handed out already ([`handouts`]); all else waits for its end.
 //!
@@ -35,8 +35,8 @@ use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
 use crate::isolation::seccomp::{self, Filter};
-use crate::isolation::{network, sabotage};
-use crate::launch::Handed;
+use crate::isolation::{network, other_root, sabotage};
+use crate::launch::{self, Foundation, Furniture, Handed};
 use crate::own;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::probe::{Fault, Scene};
@@ -51,20 +51,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// What the heart gives init beside the plan.
-#[derive(Debug)]
-pub(crate) struct Outside {
-    /// Mounts that root opened.
-    pub(crate) handed: Handed,
-    /// Why limits that were asked for aren't there (best effort).
-    pub(crate) no_cgroup: Option<String>,
-    /// The heart's namespaces, none of which may be the sandbox's.
-    pub(crate) namespaces: Namespaces,
-}
-
-/// The first instruction, called by [`crate::launch::clone_init`] in the child; `sync` is its end of the handshake.
-pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> ! {
-    let life = std::panic::AssertUnwindSafe(|| live(plan, channel, sync, outside));
+/// The first instruction, called by [`crate::launch::NewInit::begin`] in the child; `sync` is its end of the handshake, `outside`
+/// the heart's namespaces, none of which may be the sandbox's.
+pub(crate) fn begin(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> ! {
+    let life = std::panic::AssertUnwindSafe(|| live(foundation, sync, outside));
     // A panic must not unwind into the heart's frames below us.
     let code = match std::panic::catch_unwind(life) {
         Ok(Ok(())) => 0,
@@ -73,49 +63,117 @@ pub(crate) fn begin(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: O
     sys::process::exit_now(code)
 }
 
-fn live(plan: &CagePlan, channel: OwnedFd, sync: OwnedFd, outside: Outside) -> Result<(), ()> {
+fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(), ()> {
     let started = Instant::now();
-    if let Err(error) = tie_to_heart(plan, &channel, &sync, &outside.handed) {
+    if let Err(error) = tie_to_heart(foundation, &sync) {
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
         return Err(());
     }
-    sys::socket::send(sync.as_fd(), b"r", &[]).map_err(drop)?;
-    drop(sync);
+    if let Err(error) = sys::process::unshare(launch::own_namespaces(foundation)) {
+        let errno = error.raw_os_error().unwrap_or_default().to_le_bytes();
+        let _ = sys::socket::send(sync.as_fd(), &[&[launch::NO_NAMESPACES], &errno[..]].concat(), &[]);
+        return Err(());
+    }
+    sys::socket::send(sync.as_fd(), &[launch::READY], &[]).map_err(drop)?;
+    let mut steps = vec![("init: in namespaces of its own".to_owned(), sys::process::monotonic())];
+    let network = Network::make(foundation);
+    steps.push(("init: gate made".to_owned(), sys::process::monotonic()));
+    let (furniture, channel, handed) = take_furniture(sync).map_err(drop)?;
+    steps.push(("init: plan taken".to_owned(), sys::process::monotonic()));
     let wire = Wire::new(channel).map_err(drop)?;
     let mut channel = Channel::new(&wire);
-    match build(plan, outside, started, &mut channel) {
+    let Furniture { plan, no_cgroup, .. } = furniture;
+    let ground = Ground { network, handed, no_cgroup, outside, started, steps };
+    match build(&plan, ground, &mut channel) {
         Ok(cage) => serve::serve(channel, cage),
         Err(failure) => serve::refuse(channel, &failure),
     }
 }
 
 /// Everything until the heart may let go: nothing of it may outlive the heart, or keep what was the heart's.
-fn tie_to_heart(plan: &CagePlan, channel: &OwnedFd, sync: &OwnedFd, handed: &Handed) -> io::Result<()> {
+fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     let mut go = [0_u8; 1];
     if sys::fd::read(sync.as_fd(), &mut go)? != 1 {
         return Err(io::Error::other("the heart is gone"));
     }
+    // Agents can read the command line of process 1, and the environment was the operator's.
+    own::retitle(c"cofferdam: init", "cofferdam: init")?;
     sys::process::reset_signals()?;
     // A peer that went away is an error value here, never a signal.
     sys::process::ignore_broken_pipes();
-    if let Ids::Rooted { .. } = plan.ids {
+    if let Ids::Rooted { .. } = foundation.ids {
         sys::process::clear_groups()?;
         sys::process::set_gids(Some(0), Some(0), Some(0))?;
         sys::process::set_uids(Some(0), Some(0), Some(0))?;
     }
     // Again: the change of ids has cleared it. The heart is alive still, or the answer below fails.
     sys::process::die_with_parent(libc::SIGKILL)?;
-    sys::process::prctl(libc::PR_SET_DUMPABLE, plan.sabotaged(Control::Dumpable).into())?;
-    let mut keep = vec![channel.as_raw_fd(), sync.as_raw_fd()];
-    keep.extend(handed.descriptors());
-    sys::fd::close_from(3, &keep)?;
+    sys::process::prctl(libc::PR_SET_DUMPABLE, foundation.sabotaged(Control::Dumpable).into())?;
+    sys::fd::close_from(3, &[sync.as_raw_fd()])?;
     // Standard error stays, for the last words of a panic; children get streams of their own.
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     sys::fd::place_at(null.as_fd(), 0)?;
     sys::fd::place_at(null.as_fd(), 1)?;
-    sys::process::set_name(c"cofferdam: init")?;
     Ok(())
+}
+
+/// Waits for the plan and what comes with it.
+fn take_furniture(sync: OwnedFd) -> io::Result<(Furniture, OwnedFd, Handed)> {
+    let broken = || io::Error::from(io::ErrorKind::InvalidData);
+    sys::fd::wait(sync.as_fd(), sys::fd::Ready::Readable, None)?;
+    let received = sys::socket::receive::<{ launch::FURNITURE_DESCRIPTORS }>(sync.as_fd(), &mut [0; 1])?;
+    if received.length != 1 || received.descriptors_cut {
+        return Err(broken());
+    }
+    let mut fds = received.fds.into_iter();
+    let sealed = fds.next().ok_or_else(broken)?;
+    let bytes = sys::memfd::read_sealed(sealed.as_fd(), launch::MAX_FURNITURE)?;
+    let furniture: Furniture = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+    let channel = fds.next().ok_or_else(broken)?;
+    let mut next = |there: bool| there.then(|| fds.next().ok_or_else(broken)).transpose();
+    let [workspace, tree, overlay] = furniture.mounts;
+    let handed = Handed {
+        workspace: next(workspace)?,
+        root: other_root::Mounts { tree: next(tree)?, overlay: next(overlay)? },
+    };
+    Ok((furniture, channel, handed))
+}
+
+/// What was made before there was a plan: the loopback is up, and the gate made.
+struct Network {
+    gate: Option<Gate>,
+    no_capture: Option<String>,
+}
+
+impl Network {
+    fn make(foundation: &Foundation) -> Result<Self, CageFailure> {
+        if foundation.sabotaged(Control::Network) {
+            return Ok(Self { gate: None, no_capture: Some("the namespace is the host's".to_owned()) });
+        }
+        network::loopback_up().map_err(at_step("switching the loopback on"))?;
+        match Gate::make(foundation.witness) {
+            Ok(gate) => Ok(Self { gate: Some(gate), no_capture: None }),
+            Err(error @ NoGate::Half(_)) => {
+                Err(at_step("making the gate")(io::Error::other(error.to_string())))
+            }
+            // No control depends on it: what isn't captured has no way out at all.
+            Err(error) => Ok(Self { gate: None, no_capture: Some(error.to_string()) }),
+        }
+    }
+}
+
+/// Everything that a cage is built from beside its plan.
+struct Ground {
+    network: Result<Network, CageFailure>,
+    /// Mounts that root opened.
+    handed: Handed,
+    /// Why limits that were asked for aren't there (best effort).
+    no_cgroup: Option<String>,
+    /// The heart's namespaces.
+    outside: Namespaces,
+    started: Instant,
+    steps: Vec<(String, u64)>,
 }
 
 /// A built cage.
@@ -132,39 +190,17 @@ pub(crate) struct Cage {
     pub(crate) connects: Connects,
 }
 
-fn build(
-    plan: &CagePlan,
-    outside: Outside,
-    started: Instant,
-    channel: &mut Channel<'_>,
-) -> Result<Cage, CageFailure> {
+fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
-    let mut steps = vec![("init: tied to the heart".to_owned(), sys::process::monotonic())];
+    let Ground { network, handed, no_cgroup, outside, started, mut steps } = ground;
+    let Network { gate, no_capture } = network?;
     let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    let step = |name: &'static str| {
-        move |error: io::Error| failed(Failed { step: name.to_owned(), source: error, mend: None })
-    };
-    nix::unistd::sethostname(&plan.name).map_err(|e| step("setting the host name")(e.into()))?;
+    nix::unistd::sethostname(&plan.name).map_err(|e| at_step("setting the host name")(e.into()))?;
     let mut missing = Missed { strict: plan.enforcement == Enforcement::Strict, list: Vec::new() };
-    if let Some(why) = outside.no_cgroup {
+    if let Some(why) = no_cgroup {
         missing.note(Control::Cgroup, why)?;
     }
-    if !plan.sabotaged(Control::Network) {
-        network::loopback_up().map_err(step("switching the loopback on"))?;
-    }
-    let (gate, no_capture) = match plan.sabotaged(Control::Network) {
-        true => (None, Some("the namespace is the host's".to_owned())),
-        false => match Gate::make(plan.witness) {
-            Ok(gate) => (Some(gate), None),
-            Err(error @ NoGate::Half(_)) => {
-                return Err(step("making the gate")(io::Error::other(error.to_string())));
-            }
-            // No control depends on it: what isn't captured has no way out at all.
-            Err(error) => (None, Some(error.to_string())),
-        },
-    };
-    done("gate made");
     let mut listeners = BTreeMap::new();
     for address in &plan.listeners {
         match network::listen_tcp(*address) {
@@ -180,8 +216,7 @@ fn build(
             }
         }
     }
-    done("loopback and listeners");
-    let collected = Collection::collect(plan, outside.handed).map_err(failed)?;
+    let collected = Collection::collect(plan, handed).map_err(failed)?;
     done("mounts collected");
     let built = collected.build(plan).map_err(failed)?;
     done("root changed and built");
@@ -206,7 +241,7 @@ fn build(
         confinement: &cage.confinement,
         shown: &built.shown,
         writable: &built.writable,
-        outside: &outside.namespaces,
+        outside: &outside,
     };
     let early = Early::new(channel, &mut cage.handouts);
     prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
@@ -326,6 +361,10 @@ fn failed(fault: Failed) -> CageFailure {
         Some(errno) => CageFailure::Step { step: fault.step, errno, mend },
         None => CageFailure::Step { step: format!("{}: {}", fault.step, fault.source), errno: 0, mend },
     }
+}
+
+fn at_step(name: &'static str) -> impl FnOnce(io::Error) -> CageFailure {
+    move |error| failed(Failed { step: name.to_owned(), source: error, mend: None })
 }
 
 fn is_without_ipv6(error: &io::Error) -> bool {

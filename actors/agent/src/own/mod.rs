@@ -1,7 +1,7 @@
 //! What heart, init and supervisor take from themselves once they have started: each can do its work, and little else.
 //!
 //! ```text
-//! heart        after init was cloned            keeps what starting and ending its children needs
+//! heart        after init has its plan          keeps what starting and ending its children needs
 //! init         after the cage was proven        keeps what forking, looking at and signalling agents needs
 //! supervisor   before its first thread          keeps nothing
 //! ```
@@ -19,6 +19,7 @@ use crate::sys;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::io;
 
 /// Which of the three.
@@ -97,6 +98,16 @@ pub fn settle(role: Role) -> Result<(), Unsettled> {
         return Err(at("executable memory")(io::Error::other("it can still be had")));
     }
     Ok(())
+}
+
+/// Gives this process a name (at most 15 bytes) and a command line, and takes the rest of what it was started with out of its memory: its arguments, and the
+/// environment, where keys are. Anybody who sees a process sees its command line.
+///
+/// # Errors
+/// The kernel's; the process must not go on.
+pub fn retitle(name: &CStr, title: &str) -> io::Result<()> {
+    sys::process::set_name(name)?;
+    sys::title::overwrite(title)
 }
 
 /// Whether this process can map memory that is writable and executable, and whether writable memory can become

@@ -16,6 +16,7 @@ pub(crate) mod process;
 pub(crate) mod procmap;
 pub(crate) mod socket;
 pub(crate) mod terminal;
+pub(crate) mod title;
 
 use std::io;
 

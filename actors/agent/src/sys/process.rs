@@ -41,6 +41,12 @@ pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
     Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
+/// Moves this process into new namespaces (unshare(2)).
+pub(crate) fn unshare(namespaces: libc::c_int) -> io::Result<()> {
+    // SAFETY: integers only.
+    check_int(unsafe { libc::unshare(namespaces) }).map(drop)
+}
+
 /// How many threads this process has. `nlink` of the task directory is 2 + threads, without listing it.
 pub(crate) fn thread_count() -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;

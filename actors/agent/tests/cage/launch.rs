@@ -1,4 +1,4 @@
-//! Starting the supervisor and replacing the heart, as the heart does: this test's own binary plays the part.
+//! Starting init and the supervisor, and leaving the command behind, as the heart does: this test's own binary plays the part.
 
 use crate::bed::{GATEWAY, Mode};
 use agent::launch::{self, LaunchError, SupervisorSpec};
@@ -9,7 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 pub const CASES: &[crate::Case] = &[
     ("a_supervisor_keeps_its_descriptors_and_no_right", a_supervisor_keeps_its_descriptors_and_no_right),
     ("a_supervisor_ends_with_its_parent", a_supervisor_ends_with_its_parent),
-    ("a_heart_can_replace_itself", a_heart_can_replace_itself),
+    ("a_heart_keeps_nothing_of_what_it_was_started_with", a_heart_keeps_nothing_of_what_it_was_started_with),
+    (
+        "what_a_child_does_is_answered_and_its_death_is_told",
+        what_a_child_does_is_answered_and_its_death_is_told,
+    ),
+    ("an_init_that_gets_no_plan_is_gone", an_init_that_gets_no_plan_is_gone),
+    ("a_plan_on_another_foundation_is_refused", a_plan_on_another_foundation_is_refused),
     ("what_is_no_program_is_named", what_is_no_program_is_named),
     ("threads_are_refused", threads_are_refused),
 ];
@@ -111,23 +117,70 @@ fn a_supervisor_ends_with_its_parent(mode: Mode) {
     }
 }
 
-fn a_heart_can_replace_itself(_: Mode) {
-    let (mut read, write) = std::io::pipe().expect("pipe");
-    // SAFETY: this harness is single-threaded.
-    #[expect(unsafe_code, reason = "a process that replaces itself is what is tested")]
-    match unsafe { nix::unistd::fork() }.expect("fork") {
-        nix::unistd::ForkResult::Child => {
-            let error = launch::reexec(own().as_fd(), &argv(), &[write.as_fd()]);
-            panic!("{error}")
-        }
-        nix::unistd::ForkResult::Parent { child } => {
-            drop(write);
-            let mut seen = String::new();
-            read.read_to_string(&mut seen).expect("read");
-            nix::sys::wait::waitpid(child, None).expect("reap");
-            assert!(seen.contains("open [0, 1, 2, 3] environment 0 "), "{seen}");
-        }
-    }
+fn a_heart_keeps_nothing_of_what_it_was_started_with(_: Mode) {
+    let seen = |path: &str| std::fs::read(path).expect("readable");
+    // Since it changed its user, the harness couldn't read its own.
+    nix::sys::prctl::set_dumpable(true).expect("dumpable");
+    let before = seen("/proc/self/environ");
+    assert!(before.iter().any(|byte| *byte != 0), "nothing to see");
+    let (stray, _other) = std::io::pipe().expect("pipe");
+    let told = launch::in_child(|| {
+        let (kept, _other) = std::io::pipe().expect("pipe");
+        agent::own::retitle(c"a test", "a test's title").expect("retitle");
+        launch::close_all_but(&[kept.as_fd()]).expect("close");
+        assert!(kept.as_fd().try_clone_to_owned().is_ok());
+        // What isn't there any more must not be closed again.
+        std::mem::forget(_other);
+        let environment = seen("/proc/self/environ");
+        assert_eq!(environment.len(), before.len());
+        assert!(environment.iter().all(|byte| *byte == 0));
+        assert_eq!(std::env::vars_os().count(), 0);
+        let line = seen("/proc/self/cmdline");
+        assert_eq!(line.split(|byte| *byte == 0).next(), Some(&b"a test's title"[..]));
+        assert_eq!(seen("/proc/self/comm"), b"a test\n");
+        assert!(stray.as_fd().try_clone_to_owned().is_err(), "a stray descriptor stays");
+        // Its way to answer is gone as well.
+        std::process::exit(7)
+    });
+    assert!(matches!(told, Err(LaunchError::Died(_))), "{told:?}");
+    assert_eq!(seen("/proc/self/environ"), before, "a child's own copy");
+}
+
+fn what_a_child_does_is_answered_and_its_death_is_told(_: Mode) {
+    let mut here = 1;
+    let answer = launch::in_child(|| {
+        here = 2;
+        b"done".to_vec()
+    });
+    assert_eq!(answer.expect("an answer"), b"done");
+    assert_eq!(here, 1, "a copy did it");
+    assert!(matches!(launch::in_child(|| panic!("on purpose")), Err(LaunchError::Died(_))));
+    let large = launch::in_child(|| vec![7; 1 << 20]).expect("an answer");
+    assert_eq!(large.len(), 1 << 20);
+}
+
+fn an_init_that_gets_no_plan_is_gone(mode: Mode) {
+    let foundation = launch::Foundation { ids: mode.ids(), witness: false, sabotage: Vec::new() };
+    let new = launch::NewInit::begin(foundation).expect("begin");
+    assert_eq!(children(), 1);
+    drop(new);
+    assert_eq!(children(), 0);
+}
+
+fn a_plan_on_another_foundation_is_refused(mode: Mode) {
+    let dir = crate::bed::workspace(mode);
+    let foundation = launch::Foundation { ids: mode.ids(), witness: true, sabotage: Vec::new() };
+    let new = launch::NewInit::begin(foundation).expect("begin");
+    let (_ours, theirs) = agent::wire::pair().expect("pair");
+    let refused = new.furnish(&crate::bed::plan(mode, dir.path()), theirs);
+    assert!(refused.is_err_and(|e| e.to_string().contains("foundation")));
+    assert_eq!(children(), 0);
+}
+
+/// How many this process has.
+fn children() -> usize {
+    let list = std::fs::read_to_string("/proc/thread-self/children").expect("children");
+    list.split_whitespace().count()
 }
 
 fn what_is_no_program_is_named(mode: Mode) {

@@ -1,0 +1,265 @@
+//! The heart's side of making the sandbox's pid 1, in two steps with time between them.
+//!
+//! [`NewInit::begin`] needs to know next to nothing: while the caller still reads and checks what the operator wrote, init
+//! already makes its namespaces and the gate. [`NewInit::furnish`] gives it the plan, from which it builds the cage. So init
+//! is a copy of a process that has read nothing yet, least of all a key.
+//!
+//! ```text
+//!   heart                                   init
+//!   seteuid(gateway)  (rooted)
+//!   clone ───────────────────────────────▶  PDEATHSIG
+//!   seteuid(root)     (rooted)              waits
+//!   setgroups, gid_map, uid_map
+//!   'g' ─────────────────────────────────▶  setresuid (rooted), PDEATHSIG again
+//!   reads configuration and policy          unshares everything else, makes the gate
+//!          ◀───────────────────────── 'r'
+//!   plan, channel, mounts ───────────────▶  builds the cage
+//! ```
+
+use super::cgroup::{Cgroup, CgroupError};
+use super::{Child, LaunchError, end, other_root, require_single_thread, system, workspace};
+
+use crate::isolation::namespaces::Namespaces;
+use crate::plan::{CagePlan, Control, Enforcement, Ids};
+use crate::sys;
+use crate::sys::process::Cloned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What must be known of a plan before it is made. The plan then has to say the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foundation {
+    /// Who is who.
+    pub ids: Ids,
+    /// See [`CagePlan::witness`].
+    pub witness: bool,
+    /// See [`CagePlan::sabotage`].
+    pub sabotage: Vec<Control>,
+}
+
+impl Foundation {
+    /// Of a plan that is there already.
+    #[must_use]
+    pub fn of(plan: &CagePlan) -> Self {
+        Self { ids: plan.ids, witness: plan.witness, sabotage: plan.sabotage.clone() }
+    }
+
+    /// See [`CagePlan::sabotaged`].
+    pub(crate) fn sabotaged(&self, control: Control) -> bool {
+        cfg!(debug_assertions) && self.sabotage.contains(&control)
+    }
+}
+
+/// What init gets with its plan.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Furniture {
+    pub(crate) plan: CagePlan,
+    /// Why limits that were asked for aren't there (best effort).
+    pub(crate) no_cgroup: Option<String>,
+    /// Which of the mounts follow, in this order: the workspace, the root, its overlay.
+    pub(crate) mounts: [bool; 3],
+}
+
+/// Bytes of [`Furniture`] at most.
+pub(crate) const MAX_FURNITURE: u64 = 16 << 20;
+/// Descriptors that come with it at most: itself, the channel, the mounts.
+pub(crate) const FURNITURE_DESCRIPTORS: usize = 5;
+/// Init is tied to our life and has its namespaces.
+pub(crate) const READY: u8 = b'r';
+/// It has none; the kernel's number for the reason follows.
+pub(crate) const NO_NAMESPACES: u8 = b'n';
+
+/// What root opened for init, which may not be able to walk there itself.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub(crate) workspace: Option<OwnedFd>,
+    pub(crate) root: crate::isolation::other_root::Mounts,
+}
+
+impl Handed {
+    fn mounts(&self) -> [&Option<OwnedFd>; 3] {
+        [&self.workspace, &self.root.tree, &self.root.overlay]
+    }
+}
+
+/// A sandbox's pid 1 without a sandbox yet. Ended, and everything of it, when dropped.
+#[derive(Debug)]
+pub struct NewInit {
+    child: Option<Child>,
+    sync: OwnedFd,
+    foundation: Foundation,
+}
+
+impl NewInit {
+    /// Starts init in new namespaces with its id maps written. The process dies with the caller, whatever happens.
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; what init itself finds is told by [`NewInit::furnish`].
+    pub fn begin(foundation: Foundation) -> Result<Self, LaunchError> {
+        require_single_thread()?;
+        let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
+        let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
+        // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them.
+        sys::process::prctl(libc::PR_SET_DUMPABLE, 1).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
+        let cloned = {
+            let _as_gateway =
+                AsGateway::enter(foundation.ids).map_err(system("becoming the gateway user"))?;
+            sys::process::clone(libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
+            // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
+        };
+        match cloned.map_err(LaunchError::Namespaces)? {
+            Cloned::Child => {
+                drop(ours);
+                crate::init::begin(&foundation, theirs, outside)
+            }
+            Cloned::Parent { pid, pidfd } => {
+                drop(theirs);
+                let new = Self { child: Some(Child { pid, pidfd, cgroup: None }), sync: ours, foundation };
+                let done = write_id_maps(pid, new.foundation.ids).and_then(|()| {
+                    sys::socket::send(new.sync.as_fd(), b"g", &[]).map_err(system("releasing init"))
+                });
+                let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, 0);
+                done.map(|()| new)
+            }
+        }
+    }
+
+    /// The descriptors by which it is known.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.sync.as_fd()).chain(self.child.iter().map(|child| child.pidfd.as_fd()))
+    }
+
+    /// Gives init its plan. `channel` is its end of a [`crate::wire::pair`]; it reports how the cage came out to the first
+    /// [`crate::protocol::Request::Report`].
+    ///
+    /// # Errors
+    /// See [`LaunchError`]; a plan that differs from the [`Foundation`] is a fault.
+    pub fn furnish(mut self, plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
+        plan.check()?;
+        if Foundation::of(plan) != self.foundation {
+            return Err(system("the plan")(io::Error::other("another foundation (a fault in cofferdam)")));
+        }
+        require_single_thread()?;
+        let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
+        let (cgroup, no_cgroup) = match make_cgroup(plan) {
+            Ok(cgroup) => (cgroup, None),
+            Err(error) if plan.enforcement == Enforcement::BestEffort => (None, Some(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        if let (Some(cgroup), Some(child)) = (&cgroup, &self.child) {
+            cgroup.admit(child.pid)?;
+        }
+        hear(self.sync.as_fd())?;
+        let mounts = handed.mounts().map(Option::is_some);
+        let furniture = Furniture { plan: plan.clone(), no_cgroup, mounts };
+        let bytes = postcard::to_allocvec(&furniture).map_err(|e| system("the plan")(io::Error::other(e)))?;
+        let sealed = sys::memfd::sealed(c"cofferdam-cage", &bytes).map_err(system("memfd_create"))?;
+        let fds: Vec<BorrowedFd<'_>> = [sealed.as_fd(), channel.as_fd()]
+            .into_iter()
+            .chain(handed.mounts().into_iter().flatten().map(AsFd::as_fd))
+            .collect();
+        sys::socket::send(self.sync.as_fd(), b"p", &fds).map_err(system("giving init its plan"))?;
+        match self.child.take() {
+            Some(child) => Ok(Child { cgroup, ..child }),
+            None => Err(system("the new init")(io::ErrorKind::NotFound.into())),
+        }
+    }
+}
+
+impl Drop for NewInit {
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            end(child);
+        }
+    }
+}
+
+/// Both steps at once.
+///
+/// # Errors
+/// See [`NewInit`].
+pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
+    plan.check()?;
+    NewInit::begin(Foundation::of(plan))?.furnish(plan, channel)
+}
+
+/// All namespaces that init makes for itself; its user and pid namespaces it is born in.
+pub(crate) fn own_namespaces(foundation: &Foundation) -> libc::c_int {
+    let most = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    // All but what a test leaves out.
+    if foundation.sabotaged(Control::Namespaces) { most } else { most | libc::CLONE_NEWCGROUP }
+}
+
+/// Waits until init has told how far it got.
+fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
+    let mut answer = [0_u8; 256];
+    let length = sys::fd::read(sync, &mut answer).map_err(system("waiting for init"))?;
+    match answer.get(..length).unwrap_or_default() {
+        [READY] => Ok(()),
+        [NO_NAMESPACES, errno @ ..] if errno.len() == 4 => {
+            let errno = errno.iter().rev().fold(0, |number, byte| (number << 8) | i32::from(*byte));
+            Err(LaunchError::Namespaces(io::Error::from_raw_os_error(errno)))
+        }
+        text => Err(LaunchError::Died(String::from_utf8_lossy(text).into_owned())),
+    }
+}
+
+fn make_cgroup(plan: &CagePlan) -> Result<Option<Cgroup>, CgroupError> {
+    if plan.sabotaged(Control::Cgroup) {
+        Err(CgroupError::NotUnified)
+    } else {
+        Cgroup::make(&plan.name, &plan.limits)
+    }
+}
+
+/// For the time it lives, this root process has the gateway's effective ids, so that what it makes is the gateway's:
+/// the owner of a user namespace may look into its processes without any capability.
+struct AsGateway {
+    restore_in: Option<u32>,
+}
+
+impl AsGateway {
+    fn enter(ids: Ids) -> io::Result<Self> {
+        let Ids::Rooted { gateway, .. } = ids else { return Ok(Self { restore_in: None }) };
+        sys::process::set_gids(None, Some(gateway.gid), None)?;
+        sys::process::set_uids(None, Some(gateway.uid), None)?;
+        Ok(Self { restore_in: Some(std::process::id()) })
+    }
+}
+
+impl Drop for AsGateway {
+    fn drop(&mut self) {
+        // In the clone the pid is another one (1), and its ids are set later, once they are mapped.
+        if self.restore_in == Some(std::process::id()) {
+            let _ = sys::process::set_uids(None, Some(0), None);
+            let _ = sys::process::set_gids(None, Some(0), None);
+        }
+    }
+}
+
+fn write_id_maps(pid: i32, ids: Ids) -> Result<(), LaunchError> {
+    const UNPRIVILEGED: &str = "is /proc mounted, and does a security module forbid user namespaces?";
+    const PRIVILEGED: &str =
+        "root needs CAP_SETUID and CAP_SETGID here, and both ids must exist in its own map";
+    let put = |file: &'static str, text: String, mend: &'static str| {
+        std::fs::write(format!("/proc/{pid}/{file}"), text).map_err(|source| LaunchError::IdMap {
+            file,
+            source,
+            mend,
+        })
+    };
+    let inside = crate::plan::AGENT_ID;
+    match ids {
+        Ids::Rootless { operator } => {
+            // user_namespaces(7): an unprivileged process must first give up setgroups.
+            put("setgroups", "deny".into(), UNPRIVILEGED)?;
+            put("gid_map", format!("{inside} {} 1", operator.gid), UNPRIVILEGED)?;
+            put("uid_map", format!("{inside} {} 1", operator.uid), UNPRIVILEGED)
+        }
+        Ids::Rooted { gateway, sandbox } => {
+            put("gid_map", format!("0 {} 1\n{inside} {} 1\n", gateway.gid, sandbox.gid), PRIVILEGED)?;
+            put("uid_map", format!("0 {} 1\n{inside} {} 1\n", gateway.uid, sandbox.uid), PRIVILEGED)
+        }
+    }
+}

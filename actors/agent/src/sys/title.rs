@@ -1,0 +1,63 @@
+//! The strings that a process was started with: its arguments, and the environment behind them (proc_pid_cmdline(5)).
+
+use std::io;
+use std::ops::Range;
+
+/// Overwrites this process's arguments and environment, every byte, with `title` as its whole command line; from now on it has no
+/// environment. What was copied from either stays the caller's.
+///
+/// The process must have one thread, and must not have kept references into either (`std::env` gives copies).
+///
+/// # Errors
+/// Without a readable `/proc`, or when it tells of no such strings.
+pub(crate) fn overwrite(title: &str) -> io::Result<()> {
+    let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/stat");
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let place = place(&stat).ok_or_else(unknown)?;
+    // SAFETY: one thread, hence nobody reads `environ` meanwhile.
+    if unsafe { libc::clearenv() } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let last = place.end - 1;
+    let bytes = title.bytes().chain(std::iter::repeat(0));
+    for (address, byte) in place.zip(bytes) {
+        let byte = if address == last { 0 } else { byte };
+        // SAFETY: the kernel says that this range holds our own strings: it lies in the writable mapping of the first stack,
+        // above every frame, and by the doc nobody holds a reference into it.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(byte) };
+    }
+    Ok(())
+}
+
+/// From the first argument to the end of the environment, as proc_pid_stat(5) tells: fields 48 to 51. `None` unless they follow
+/// each other.
+fn place(stat: &str) -> Option<Range<usize>> {
+    // The command's name may hold anything; the third field follows its last parenthesis.
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let ends: Vec<usize> = fields.skip(45).take(4).map(str::parse).collect::<Result<_, _>>().ok()?;
+    match ends[..] {
+        [first, arguments_end, environment, last]
+            if first > 0 && first < arguments_end && arguments_end == environment && environment <= last =>
+        {
+            Some(first..last)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strings_are_found_whatever_the_process_is_called() {
+        let fields: Vec<String> =
+            (3..=52).map(|n| if n < 48 { "0".into() } else { (n * 10).to_string() }).collect();
+        let stat = |name: &str| format!("7 ({name}) {}", fields.join(" ")).replace("490 500", "490 490");
+        for name in ["sh", "a) R 1 (b"] {
+            assert_eq!(place(&stat(name)), Some(480..510), "{name}");
+        }
+        assert_eq!(place(&format!("7 (sh) {}", fields.join(" "))), None, "a gap between them");
+        assert_eq!(place("7 (sh) R 1"), None);
+    }
+}

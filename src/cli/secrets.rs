@@ -1,0 +1,75 @@
+//! The operator's credentials on their way from where they lie to the sealed file that only the supervisor reads.
+//!
+//! They are resolved by a child of ours that is gone afterwards: this process becomes the heart, which lives for months and
+//! must never have held one.
+
+use std::os::fd::OwnedFd;
+
+use agent::launch;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::out::Failure;
+use crate::cli::start::Wanted;
+use crate::cli::way_out;
+use crate::plan::{PlannedCert, Secrets};
+use crate::sealed;
+
+/// What the child answers: the public halves of what it found, or an exit code and why.
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Sealed(Vec<PlannedCert>),
+    Refused(u8, String),
+}
+
+/// Resolves every reference that a sandbox needs, and gives the sealed [`Secrets`], and the certificates that go with some of them.
+///
+/// # Errors
+/// The first that can't be resolved or used, by name.
+pub fn seal(wanted: &Wanted) -> Result<(OwnedFd, Vec<PlannedCert>), Failure> {
+    let file = sealed::open_sealable("cofferdam-secrets")?;
+    let work = || match resolve(wanted).and_then(|(secrets, certs)| {
+        sealed::seal_json_into(&file, &secrets)?;
+        Ok(certs)
+    }) {
+        Ok(certs) => Answer::Sealed(certs),
+        Err(Failure { code, message }) => Answer::Refused(code, message),
+    };
+    let answer = if names_none(wanted) {
+        work()
+    } else {
+        let bytes = launch::in_child(|| serde_json::to_vec(&work()).unwrap_or_default());
+        let bytes = bytes.map_err(|e| Failure::refused(format!("resolving credentials: {e}")))?;
+        serde_json::from_slice(&bytes).map_err(|e| Failure::refused(format!("resolving credentials: {e}")))?
+    };
+    match answer {
+        Answer::Sealed(certs) => Ok((file.into(), certs)),
+        Answer::Refused(code, message) => Err(Failure { code, message }),
+    }
+}
+
+/// Whether there is nothing to resolve.
+fn names_none(wanted: &Wanted) -> bool {
+    wanted.inference.is_none()
+        && wanted.credentials.references().next().is_none()
+        && wanted.client_certs.is_empty()
+        && wanted.upstream_proxy.is_none()
+}
+
+fn resolve(wanted: &Wanted) -> Result<(Secrets, Vec<PlannedCert>), Failure> {
+    let mut secrets = Secrets::default();
+    for (reference, key) in wanted.credentials.resolve().map_err(Failure::refused)? {
+        secrets.add(reference, &key);
+    }
+    if let Some(inference) = &wanted.inference {
+        inference.check().map_err(|faults| Failure::refused(faults.to_string()))?;
+        for reference in inference.references() {
+            let key = reference.resolve().map_err(|e| Failure::refused(e.to_string()))?;
+            secrets.add(reference.to_string(), &key);
+        }
+    }
+    let certs = way_out::client_certs(&wanted.client_certs, &mut secrets)?;
+    if let Some(proxy) = &wanted.upstream_proxy {
+        way_out::upstream_proxy(proxy, &mut secrets)?;
+    }
+    Ok((secrets, certs))
+}
