@@ -7,7 +7,6 @@
 use super::channel::{Channel, Ended, Reply};
 use crate::isolation::{network, root};
 use crate::protocol::{Answer, MAX_PUT_FILE, Refusal, Request};
-use crate::sys;
 use crate::wire::Packet;
 use std::collections::BTreeMap;
 use std::io;
@@ -50,9 +49,12 @@ impl Handouts {
     fn put_file(&self, name: &str, fds: &[OwnedFd]) -> Reply {
         crate::plan::require_file_name(name).map_err(|e| Refusal::Invalid(e.to_string()))?;
         let file = fds.first().ok_or_else(|| Refusal::Invalid("no content".into()))?;
-        let bytes = sys::memfd::read_sealed(file.as_fd(), MAX_PUT_FILE)
-            .map_err(|e| Refusal::Invalid(e.to_string()))?;
-        root::write_run_file(self.run.as_fd(), name, &bytes).map_err(system("writing a run file"))?;
+        root::copy_run_file(self.run.as_fd(), name, file.as_fd(), MAX_PUT_FILE).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::InvalidData => Refusal::Invalid(error.to_string()),
+                _ => system("writing a run file")(error),
+            },
+        )?;
         Ok((Answer::Done, Vec::new()))
     }
 }

@@ -5,13 +5,13 @@ use super::{Probe, Scene};
 use crate::isolation::devices::DEVICES;
 use crate::plan::{Control, RUN_DIR, WORKSPACE};
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 /// One line of proc_pid_mountinfo(5).
 #[derive(Debug)]
 struct Mount {
-    at: PathBuf,
+    at: Plain,
     flags: Vec<String>,
     kind: String,
 }
@@ -19,6 +19,53 @@ struct Mount {
 impl Mount {
     fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|own| own == flag)
+    }
+}
+
+/// An absolute path as the kernel writes it: every component behind one slash, and nothing for the root itself. So that some
+/// eighty mounts are compared with some fifty places by their bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plain(Vec<u8>);
+
+impl Plain {
+    fn of(path: &Path) -> Self {
+        let names = path.components().filter_map(|component| match component {
+            Component::Normal(name) => Some(name.as_bytes()),
+            _ => None,
+        });
+        Self(names.flat_map(|name| [b"/", name]).flatten().copied().collect())
+    }
+
+    /// Whether it is the other, or lies in it.
+    fn is_below(&self, above: &[u8]) -> bool {
+        self.0.strip_prefix(above).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+    }
+}
+
+/// Where something of the host is, and what of it may be written.
+struct Places {
+    shown: Vec<Plain>,
+    writable: Vec<Plain>,
+    /// Paths of the policy that are read-only.
+    read_only: Vec<Plain>,
+}
+
+impl Places {
+    fn of(scene: &Scene<'_>) -> Self {
+        let plain = |list: &[PathBuf]| list.iter().map(|path| Plain::of(path)).collect();
+        Self {
+            shown: plain(scene.shown),
+            writable: plain(scene.writable),
+            read_only: scene.plan.paths.read_only.iter().map(|rule| Plain::of(&rule.path)).collect(),
+        }
+    }
+
+    /// Where the nearest path that the policy names is writable, so is what the host has mounted below it.
+    fn is_writable(&self, at: &Plain) -> bool {
+        let nearest =
+            |list: &[Plain]| list.iter().filter(|path| at.is_below(&path.0)).map(|path| path.0.len()).max();
+        let writable = nearest(&self.writable);
+        writable.is_some() && writable >= nearest(&self.shown)
     }
 }
 
@@ -33,8 +80,9 @@ struct Wanted {
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::{MountFlags, PrivateTmp, ReadOnlyMounts, Root};
     // An unreadable list fails every check below.
+    let places = Places::of(scene);
     let mounts: Vec<(Mount, Option<Wanted>)> =
-        read().unwrap_or_default().into_iter().map(|mount| judged(mount, scene)).collect();
+        read().unwrap_or_default().into_iter().map(|mount| judged(mount, &places)).collect();
     let wrong = |is_wrong: &dyn Fn(&Mount, Wanted) -> bool| -> io::Result<bool> {
         let judged =
             |(mount, wanted): &(Mount, Option<Wanted>)| wanted.is_some_and(|wanted| is_wrong(mount, wanted));
@@ -54,50 +102,44 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     });
     for path in ["/tmp", "/dev/shm"] {
         probe.holds(&format!("{path} is a filesystem of its own"), PrivateTmp, || {
-            Ok(mounts.iter().any(|(mount, _)| mount.at == Path::new(path) && mount.kind == "tmpfs"))
+            Ok(mounts.iter().any(|(mount, _)| mount.at.0 == path.as_bytes() && mount.kind == "tmpfs"))
         });
     }
 }
 
-fn judged(mount: Mount, scene: &Scene<'_>) -> (Mount, Option<Wanted>) {
-    let wanted = wanted(&mount.at, scene);
+fn judged(mount: Mount, places: &Places) -> (Mount, Option<Wanted>) {
+    let wanted = wanted(&mount.at, places);
     (mount, wanted)
 }
 
 /// What must hold at a mount point; `None` when nothing was to be mounted there.
-fn wanted(at: &Path, scene: &Scene<'_>) -> Option<Wanted> {
+fn wanted(at: &Plain, places: &Places) -> Option<Wanted> {
     const CLOSED: Wanted = Wanted { read_only: true, no_dev: true, no_exec: true };
-    let below = |above: &str| at.starts_with(above);
-    if DEVICES.iter().any(|device| at == Path::new(device)) {
+    let below = |above: &str| at.is_below(above.as_bytes());
+    if DEVICES.iter().any(|device| at.0 == device.as_bytes()) {
         return Some(Wanted { no_dev: false, ..CLOSED });
     }
-    match at.to_str() {
-        Some("/" | RUN_DIR | "/proc") => return Some(CLOSED),
-        Some("/dev/pts") => return Some(Wanted { read_only: false, no_dev: false, no_exec: true }),
-        Some("/dev/shm") => return Some(Wanted { read_only: false, ..CLOSED }),
-        Some("/tmp") => return Some(Wanted { read_only: false, no_dev: true, no_exec: false }),
+    match std::str::from_utf8(&at.0) {
+        // The first is the root.
+        Ok("" | RUN_DIR | "/proc") => return Some(CLOSED),
+        Ok("/dev/pts") => return Some(Wanted { read_only: false, no_dev: false, no_exec: true }),
+        Ok("/dev/shm") => return Some(Wanted { read_only: false, ..CLOSED }),
+        Ok("/tmp") => return Some(Wanted { read_only: false, no_dev: true, no_exec: false }),
         _ => {}
     }
-    // Where the nearest path that the policy names is writable, so is what the host has mounted below it.
-    let writable = || {
-        let nearest = |list: &[PathBuf]| {
-            list.iter().filter(|path| at.starts_with(path)).map(|path| path.as_os_str().len()).max()
-        };
-        nearest(scene.writable) >= nearest(scene.shown) && nearest(scene.writable).is_some()
-    };
     if below("/etc") {
-        return Some(Wanted { read_only: !writable(), ..CLOSED });
+        return Some(Wanted { read_only: !places.is_writable(at), ..CLOSED });
     }
-    if below("/proc/") || below("/sys") || below("/proc") {
+    if below("/proc") || below("/sys") {
         return Some(CLOSED);
     }
     if below(WORKSPACE) {
         // The policy's own paths in it are judged by their rules, what the host mounted there by the workspace's.
-        let read_only = scene.plan.paths.read_only.iter().any(|rule| rule.path == at) || !writable();
+        let read_only = places.read_only.contains(at) || !places.is_writable(at);
         return Some(Wanted { read_only, no_dev: true, no_exec: false });
     }
-    let shown = scene.shown.iter().any(|path| at.starts_with(path));
-    shown.then(|| Wanted { read_only: !writable(), no_dev: true, no_exec: false })
+    let shown = places.shown.iter().any(|path| at.is_below(&path.0));
+    shown.then(|| Wanted { read_only: !places.is_writable(at), no_dev: true, no_exec: false })
 }
 
 fn read() -> io::Result<Vec<Mount>> {
@@ -108,7 +150,10 @@ fn read() -> io::Result<Vec<Mount>> {
 /// `36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 - ext3 /dev/root rw`: the fifth and sixth, and the one after the dash.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ').skip(4);
-    let at = unescape(fields.next()?);
+    let at = match unescape(fields.next()?) {
+        root if root == b"/" => Plain(Vec::new()),
+        path => Plain(path),
+    };
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let flags = text(fields.next()?).split(',').map(str::to_owned).collect();
     let kind = text(fields.skip_while(|field| *field != b"-").nth(1)?);
@@ -116,7 +161,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
+fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((byte, after)) = rest.split_first() {
@@ -133,7 +178,7 @@ fn unescape(field: &[u8]) -> PathBuf {
             }
         }
     }
-    PathBuf::from(std::ffi::OsString::from_vec(out))
+    out
 }
 
 #[cfg(test)]
@@ -141,11 +186,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_lies_in_a_place_is_told_by_whole_names() {
+        let at = |text: &str| Plain::of(Path::new(text));
+        assert_eq!(at("/usr//lib/").0, b"/usr/lib");
+        for (below, above, wanted) in [
+            ("/usr/lib", "/usr", true),
+            ("/usr", "/usr", true),
+            ("/usr", "/", true),
+            ("/", "/", true),
+            ("/usrlocal", "/usr", false),
+            ("/usr", "/usr/lib", false),
+        ] {
+            assert_eq!(at(below).is_below(&at(above).0), wanted, "{below} in {above}");
+        }
+        let places =
+            Places { shown: vec![at("/a"), at("/a/b/c")], writable: vec![at("/a/b")], read_only: Vec::new() };
+        for (path, wanted) in
+            [("/a", false), ("/a/x", false), ("/a/b/x", true), ("/a/b/c", false), ("/d", false)]
+        {
+            assert_eq!(places.is_writable(&at(path)), wanted, "{path}");
+        }
+    }
+
+    #[test]
     fn a_line_is_read_with_its_escapes() {
         let mount =
             parse(b"36 35 98:0 /mnt1 /a\\040b\\134c ro,nosuid master:1 shared:2 - tmpfs none rw,size=1")
                 .unwrap();
-        assert_eq!(mount.at, Path::new("/a b\\c"));
+        assert_eq!(mount.at.0, b"/a b\\c");
+        assert_eq!(parse(b"36 35 98:0 / / ro - tmpfs none rw").unwrap().at, Plain::of(Path::new("/")));
         assert!(mount.has("ro") && mount.has("nosuid") && !mount.has("rw"));
         assert_eq!(mount.kind, "tmpfs");
         for broken in [&b""[..], b"1 2 3", b"1 2 3 4 /a ro"] {

@@ -26,19 +26,25 @@ pub(crate) fn sealed(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<OwnedFd>
     Ok(file.into())
 }
 
-/// Reads a sealed memory file of at most `limit` bytes. One that could still change under us is refused.
-pub(crate) fn read_sealed(fd: BorrowedFd<'_>, limit: u64) -> io::Result<Vec<u8>> {
+/// How long a sealed memory file of at most `limit` bytes is. One that could still change under us is refused.
+pub(crate) fn sealed_length(fd: BorrowedFd<'_>, limit: u64) -> io::Result<u64> {
     // SAFETY: integers only.
     let seals = check_int(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })?;
     let needed = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
     if seals & needed != needed {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file isn't sealed"));
     }
-    let file = File::from(fd.as_fd().try_clone_to_owned()?);
-    let length = file.metadata()?.len();
+    let length = u64::try_from(nix::sys::stat::fstat(fd)?.st_size).unwrap_or(u64::MAX);
     if length > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file is over its limit"));
     }
+    Ok(length)
+}
+
+/// Reads a sealed memory file, see [`sealed_length`].
+pub(crate) fn read_sealed(fd: BorrowedFd<'_>, limit: u64) -> io::Result<Vec<u8>> {
+    let length = sealed_length(fd, limit)?;
+    let file = File::from(fd.as_fd().try_clone_to_owned()?);
     // By position: the offset is shared with every duplicate in other processes.
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
