@@ -187,6 +187,12 @@ pub struct Limits {
     /// Processors, such as `2` or `0.5`.
     #[serde(default)]
     pub cpu: Option<f64>,
+    /// Bytes a second read from the disk that the workspace is on, such as `50MiB`.
+    #[serde(default)]
+    pub disk_read: Option<bytesize::ByteSize>,
+    /// Bytes a second written to it.
+    #[serde(default)]
+    pub disk_write: Option<bytesize::ByteSize>,
 }
 
 /// The metrics listener.

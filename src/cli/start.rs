@@ -202,6 +202,8 @@ fn limits(wanted: &config::Limits) -> Limits {
             reason = "clamped to 0..=4096 before"
         )]
         cpu_millis: wanted.cpu.map(|cpus| (cpus.clamp(0.0, CPU_MAX) * 1000.0) as u32),
+        disk_read: wanted.disk_read.map(|bytes| bytes.as_u64()),
+        disk_write: wanted.disk_write.map(|bytes| bytes.as_u64()),
         ..Limits::default()
     }
 }

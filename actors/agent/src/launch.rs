@@ -11,7 +11,7 @@ mod other_root;
 mod workspace;
 
 pub(crate) use new_init::{
-    FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY, own_namespaces,
+    AT_ONCE, FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY,
 };
 pub use new_init::{Foundation, NewInit, clone_init};
 

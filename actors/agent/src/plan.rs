@@ -92,6 +92,10 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Processors, in thousandths (2000 = two of them; cgroup v2 `cpu.max`); `None` = not limited here.
     pub cpu_millis: Option<u32>,
+    /// Bytes a second read from the disk that the workspace is on (cgroup v2 `io.max`, `rbps`); `None` = not limited here.
+    pub disk_read: Option<u64>,
+    /// Bytes a second written to it (`wbps`).
+    pub disk_write: Option<u64>,
     /// Bytes of the private `/tmp` at most, see [`Limits::tmp_size`].
     pub tmp_bytes: u64,
     /// `RLIMIT_NPROC`: counts a user over the whole host, hence generous.
@@ -106,6 +110,8 @@ impl Default for Limits {
             memory: None,
             pids: None,
             cpu_millis: None,
+            disk_read: None,
+            disk_write: None,
             // Package managers unpack here; more than this belongs into the workspace.
             tmp_bytes: 2 << 30,
             // Enough for a browser and a build; a fork bomb stops here.

@@ -69,7 +69,7 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
         return Err(());
     }
-    if let Err(error) = sys::process::unshare(launch::own_namespaces(foundation)) {
+    if let Err(error) = sys::process::unshare(launch::AT_ONCE) {
         let errno = error.raw_os_error().unwrap_or_default().to_le_bytes();
         let _ = sys::socket::send(sync.as_fd(), &[&[launch::NO_NAMESPACES], &errno[..]].concat(), &[]);
         return Err(());
@@ -196,6 +196,9 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     let Network { gate, no_capture } = network?;
     let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    if !plan.sabotaged(Control::Namespaces) {
+        sys::process::unshare(libc::CLONE_NEWCGROUP).map_err(at_step("making a cgroup namespace"))?;
+    }
     nix::unistd::sethostname(&plan.name).map_err(|e| at_step("setting the host name")(e.into()))?;
     let mut missing = Missed { strict: plan.enforcement == Enforcement::Strict, list: Vec::new() };
     if let Some(why) = no_cgroup {

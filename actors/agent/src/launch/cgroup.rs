@@ -2,11 +2,12 @@
 //!
 //! Demanded only when limits were asked for. Nothing is left behind: the directory goes when its owner is dropped,
 //! which must be after init was waited for. A cgroup that holds processes can't hand controllers down
-//! (cgroups(7), "no internal processes"), so a heart that is alone in its cgroup first moves into a leaf.
+//! (cgroups(7), "no internal processes"), so a heart that is alone in its cgroup, but for init, first moves into a leaf with it.
 
-use crate::plan::Limits;
+use crate::plan::{CagePlan, Limits};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Period of `cpu.max`, in microseconds: the kernel's own default.
@@ -28,6 +29,16 @@ pub enum CgroupError {
         path: PathBuf,
         /// Which controller.
         controller: &'static str,
+    },
+    /// The workspace's filesystem isn't on a disk that the kernel could slow down.
+    #[error(
+        "{workspace} is on no single disk ({device}): a limit on its traffic needs a filesystem on a block device, such as ext4 or xfs"
+    )]
+    NoDisk {
+        /// The workspace.
+        workspace: PathBuf,
+        /// Its filesystem's device, `MAJOR:MINOR`.
+        device: String,
     },
     /// A file of the hierarchy can't be written.
     #[error("{path}: {source}; is this cgroup delegated to us (systemd: `Delegate=yes`), and to us alone?")]
@@ -53,6 +64,7 @@ fn needed(limits: &Limits) -> Vec<&'static str> {
     controllers.extend(limits.memory.map(|_| "memory"));
     controllers.extend(limits.pids.map(|_| "pids"));
     controllers.extend(limits.cpu_millis.map(|_| "cpu"));
+    controllers.extend(limits.disk_read.or(limits.disk_write).map(|_| "io"));
     controllers
 }
 
@@ -71,8 +83,10 @@ pub fn available() -> Result<Vec<String>, CgroupError> {
 }
 
 impl Cgroup {
-    /// Makes one with these limits; `None` when none was asked for.
-    pub(super) fn make(name: &str, limits: &Limits) -> Result<Option<Self>, CgroupError> {
+    /// Makes one with these limits; `None` when none was asked for. `init` is the one child that this process has; `workspace` lies on
+    /// the disk that is limited.
+    pub(super) fn make(plan: &CagePlan, init: i32) -> Result<Option<Self>, CgroupError> {
+        let CagePlan { name, limits, workspace, .. } = plan;
         let controllers = needed(limits);
         if controllers.is_empty() {
             return Ok(None);
@@ -87,7 +101,7 @@ impl Cgroup {
             leaf: None,
             home: home.clone(),
         };
-        cgroup.hand_down(&controllers)?;
+        cgroup.hand_down(&controllers, init)?;
         make_dir(&cgroup.path)?;
         if let Some(bytes) = limits.memory {
             write(&cgroup.path.join("memory.max"), &bytes.to_string())?;
@@ -102,6 +116,9 @@ impl Cgroup {
             let quota = u64::from(thousandths) * CPU_PERIOD / 1000;
             write(&cgroup.path.join("cpu.max"), &format!("{quota} {CPU_PERIOD}"))?;
         }
+        if let Some(line) = disk_limits(limits, workspace)? {
+            write(&cgroup.path.join("io.max"), &line)?;
+        }
         Ok(Some(cgroup))
     }
 
@@ -110,20 +127,27 @@ impl Cgroup {
         write(&self.path.join("cgroup.procs"), &pid.to_string())
     }
 
-    fn hand_down(&mut self, controllers: &[&str]) -> Result<(), CgroupError> {
+    fn hand_down(&mut self, controllers: &[&str], init: i32) -> Result<(), CgroupError> {
         let file = self.home.join("cgroup.subtree_control");
         let wanted: String = controllers.iter().map(|c| format!("+{c} ")).collect();
         if fs::write(&file, &wanted).is_ok() {
             return Ok(());
         }
-        let own_pid = std::process::id().to_string();
-        if read(&self.home.join("cgroup.procs"))?.split_ascii_whitespace().eq([own_pid.as_str()]) {
-            let leaf = self.home.join(format!("cofferdam-heart-{own_pid}"));
-            make_dir(&leaf)?;
-            self.leaf = Some(leaf.clone());
-            write(&leaf.join("cgroup.procs"), &own_pid)?;
-        }
+        self.make_room(init)?;
         write(&file, &wanted)
+    }
+
+    /// Moves this process and init into a leaf, if they are alone in their cgroup.
+    fn make_room(&mut self, init: i32) -> Result<(), CgroupError> {
+        let ours = [std::process::id().to_string(), init.to_string()];
+        let there = read(&self.home.join("cgroup.procs"))?;
+        if !there.split_ascii_whitespace().all(|pid| ours.iter().any(|own| own == pid)) {
+            return Ok(());
+        }
+        let leaf = self.home.join(format!("cofferdam-heart-{}", std::process::id()));
+        make_dir(&leaf)?;
+        self.leaf = Some(leaf.clone());
+        ours.iter().try_for_each(|pid| write(&leaf.join("cgroup.procs"), pid))
     }
 }
 
@@ -132,15 +156,44 @@ impl Drop for Cgroup {
         // Fails while processes are left in it; there are none after init was waited for.
         let _ = fs::remove_dir(&self.path);
         if let Some(leaf) = &self.leaf {
-            // We are the last one in it; back home first, which works once nothing is handed down.
+            // Nobody but us is in it, and init where a start went wrong; back home first, which works once nothing is handed down.
             let controllers =
                 fs::read_to_string(self.home.join("cgroup.subtree_control")).unwrap_or_default();
             let back: String = controllers.split_ascii_whitespace().map(|c| format!("-{c} ")).collect();
             let _ = fs::write(self.home.join("cgroup.subtree_control"), back);
-            let _ = fs::write(self.home.join("cgroup.procs"), std::process::id().to_string());
+            for pid in
+                fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default().split_ascii_whitespace()
+            {
+                let _ = fs::write(self.home.join("cgroup.procs"), pid);
+            }
             let _ = fs::remove_dir(leaf);
         }
     }
+}
+
+/// The line of `io.max` for the disk that the workspace is on; none where no such limit was asked for.
+fn disk_limits(limits: &Limits, workspace: &Path) -> Result<Option<String>, CgroupError> {
+    if limits.disk_read.or(limits.disk_write).is_none() {
+        return Ok(None);
+    }
+    let device = fs::metadata(workspace)
+        .map_err(|source| CgroupError::Refused { path: workspace.to_owned(), source })?
+        .dev();
+    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let disk = whole_disk(Path::new("/sys/dev/block"), &device)
+        .ok_or_else(|| CgroupError::NoDisk { workspace: workspace.to_owned(), device })?;
+    let bound =
+        |key: &str, bytes: Option<u64>| bytes.map(|bytes| format!(" {key}={bytes}")).unwrap_or_default();
+    Ok(Some(format!("{disk}{}{}", bound("rbps", limits.disk_read), bound("wbps", limits.disk_write))))
+}
+
+/// The disk that a block device is, or is a partition of: the kernel limits whole ones only.
+fn whole_disk(devices: &Path, device: &str) -> Option<String> {
+    let here = fs::canonicalize(devices.join(device)).ok()?;
+    if !here.join("partition").exists() {
+        return Some(device.to_owned());
+    }
+    Some(fs::read_to_string(here.parent()?.join("dev")).ok()?.trim().to_owned())
 }
 
 fn own_directory() -> Result<PathBuf, CgroupError> {
@@ -204,6 +257,61 @@ mod tests {
         assert!(needed(&Limits::default()).is_empty());
         let limits = Limits { memory: Some(1), cpu_millis: Some(500), ..Limits::default() };
         assert_eq!(needed(&limits), ["memory", "cpu"]);
-        assert!(Cgroup::make("x", &Limits::default()).unwrap().is_none());
+        assert_eq!(needed(&Limits { disk_write: Some(1), ..Limits::default() }), ["io"]);
+        let id = crate::plan::Id { uid: 1, gid: 1 };
+        let plan = CagePlan::new("x", crate::plan::Ids::Rootless { operator: id }, "/");
+        assert!(Cgroup::make(&plan, 1).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_partition_is_limited_by_its_disk_and_what_is_on_no_disk_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, devices) = (dir.path().join("vda"), dir.path().join("block"));
+        fs::create_dir_all(disk.join("vda1")).unwrap();
+        fs::create_dir(&devices).unwrap();
+        fs::write(disk.join("dev"), "254:0\n").unwrap();
+        fs::write(disk.join("vda1/dev"), "254:1\n").unwrap();
+        fs::write(disk.join("vda1/partition"), "1\n").unwrap();
+        std::os::unix::fs::symlink(&disk, devices.join("254:0")).unwrap();
+        std::os::unix::fs::symlink(disk.join("vda1"), devices.join("254:1")).unwrap();
+        assert_eq!(whole_disk(&devices, "254:0").unwrap(), "254:0");
+        assert_eq!(whole_disk(&devices, "254:1").unwrap(), "254:0");
+        assert_eq!(whole_disk(&devices, "0:52"), None);
+        let limits = Limits { disk_read: Some(1), ..Limits::default() };
+        assert!(disk_limits(&Limits::default(), Path::new("/proc")).unwrap().is_none());
+        assert!(matches!(disk_limits(&limits, Path::new("/proc")), Err(CgroupError::NoDisk { .. })));
+    }
+
+    /// On a real hierarchy, with whatever controllers: this process and a child in a group of their own make room in it.
+    #[test]
+    fn a_heart_alone_with_init_makes_room_and_leaves_none_behind() {
+        let Ok(top) = own_directory() else { return eprintln!("SKIPPED: no cgroup v2 hierarchy here") };
+        let home = top.join(format!("cofferdam-test-{}", std::process::id()));
+        if let Err(error) = fs::create_dir(&home) {
+            return eprintln!("SKIPPED: {} is not ours: {error}", top.display());
+        }
+        let sleeping = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (mut init, mut other) = (sleeping(), sleeping());
+        let join = |pid: u32| fs::write(home.join("cgroup.procs"), pid.to_string()).unwrap();
+        join(init.id());
+        join(other.id());
+        let mut cgroup = Cgroup { path: home.join("agents"), leaf: None, home: home.clone() };
+        let init_pid = i32::try_from(init.id()).unwrap();
+        cgroup.make_room(init_pid).unwrap();
+        assert_eq!(cgroup.leaf, None, "somebody else is in it");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        join(std::process::id());
+        cgroup.make_room(init_pid).unwrap();
+        assert_eq!(read(&home.join("cgroup.procs")).unwrap(), "");
+        let leaf = cgroup.leaf.clone().unwrap();
+        assert_eq!(read(&leaf.join("cgroup.procs")).unwrap().lines().count(), 2);
+        drop(cgroup);
+        assert!(!leaf.exists());
+        assert_eq!(read(&home.join("cgroup.procs")).unwrap().lines().count(), 2);
+        init.kill().unwrap();
+        init.wait().unwrap();
+        fs::write(top.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        fs::remove_dir(&home).unwrap();
     }
 }

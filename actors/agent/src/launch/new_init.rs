@@ -142,13 +142,16 @@ impl NewInit {
         }
         require_single_thread()?;
         let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
-        let (cgroup, no_cgroup) = match make_cgroup(plan) {
+        let Some(pid) = self.child.as_ref().map(|child| child.pid) else {
+            return Err(system("the new init")(io::ErrorKind::NotFound.into()));
+        };
+        let (cgroup, no_cgroup) = match make_cgroup(plan, pid) {
             Ok(cgroup) => (cgroup, None),
             Err(error) if plan.enforcement == Enforcement::BestEffort => (None, Some(error.to_string())),
             Err(error) => return Err(error.into()),
         };
-        if let (Some(cgroup), Some(child)) = (&cgroup, &self.child) {
-            cgroup.admit(child.pid)?;
+        if let Some(cgroup) = &cgroup {
+            cgroup.admit(pid)?;
         }
         hear(self.sync.as_fd())?;
         let mounts = handed.mounts().map(Option::is_some);
@@ -184,12 +187,10 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     NewInit::begin(Foundation::of(plan))?.furnish(plan, channel)
 }
 
-/// All namespaces that init makes for itself; its user and pid namespaces it is born in.
-pub(crate) fn own_namespaces(foundation: &Foundation) -> libc::c_int {
-    let most = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    // All but what a test leaves out.
-    if foundation.sabotaged(Control::Namespaces) { most } else { most | libc::CLONE_NEWCGROUP }
-}
+/// The namespaces that init makes at once. Its user and pid namespaces it is born in, and the last it makes when it has its plan: a
+/// cgroup namespace shows the group that its maker is in.
+pub(crate) const AT_ONCE: libc::c_int =
+    libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Waits until init has told how far it got.
 fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
@@ -205,12 +206,8 @@ fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
     }
 }
 
-fn make_cgroup(plan: &CagePlan) -> Result<Option<Cgroup>, CgroupError> {
-    if plan.sabotaged(Control::Cgroup) {
-        Err(CgroupError::NotUnified)
-    } else {
-        Cgroup::make(&plan.name, &plan.limits)
-    }
+fn make_cgroup(plan: &CagePlan, init: i32) -> Result<Option<Cgroup>, CgroupError> {
+    if plan.sabotaged(Control::Cgroup) { Err(CgroupError::NotUnified) } else { Cgroup::make(plan, init) }
 }
 
 /// For the time it lives, this root process has the gateway's effective ids, so that what it makes is the gateway's:
