@@ -100,7 +100,10 @@ impl NewInit {
         require_single_thread()?;
         let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
         let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
-        // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them.
+        // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them. Afterwards it is as
+        // it was: whoever unpacks an image next, for instance, has to write its own.
+        let dumpable =
+            sys::process::prctl(libc::PR_GET_DUMPABLE, 0).map_err(system("prctl(PR_GET_DUMPABLE)"))?;
         sys::process::prctl(libc::PR_SET_DUMPABLE, 1).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
         let cloned = {
             let _as_gateway =
@@ -119,7 +122,7 @@ impl NewInit {
                 let done = write_id_maps(pid, new.foundation.ids).and_then(|()| {
                     sys::socket::send(new.sync.as_fd(), b"g", &[]).map_err(system("releasing init"))
                 });
-                let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, 0);
+                let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable == 1));
                 done.map(|()| new)
             }
         }
