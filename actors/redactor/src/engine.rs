@@ -135,6 +135,13 @@ impl Redactor {
         Redacted::new(shown)
     }
 
+    /// A whole text, made safe to show where it stands; one with nothing to hide is not copied.
+    pub fn redact_in_place(&self, text: &mut String) {
+        if !Pass::new(self, Context::default(), text.as_bytes(), End::Complete).finds_nothing() {
+            *text = self.redact(text).into_inner();
+        }
+    }
+
     /// Whole bytes, made safe to show.
     #[must_use]
     pub fn redact_bytes(&self, bytes: &[u8]) -> Redacted<Vec<u8>> {
@@ -191,6 +198,17 @@ mod tests {
 
     fn redact(text: &str) -> String {
         redactor().redact(text).into_inner()
+    }
+
+    #[test]
+    fn in_place_is_the_same() {
+        for text in
+            ["", "plain", "key=s3cret-value-0123;", "ends in s3cret-value-012", "ghp_", "sk-ant-api03-"]
+        {
+            let mut place = text.to_owned();
+            redactor().redact_in_place(&mut place);
+            assert_eq!(place, redact(text));
+        }
     }
 
     #[test]

@@ -44,16 +44,22 @@ impl<'a> Pass<'a> {
             // No more bytes: a beginning that is long enough to tell something is masked as if it were whole.
             tails.retain(|tail| window.len() - tail.at >= TAIL_MIN);
         }
-        let out = Vec::with_capacity(window.len());
-        let scan = Scan { out, ..Scan::default() };
-        Self { redactor, context, window, end, tails, known: None, token: None, scan }
+        let token = tokens::find(window, 0, context.before, end);
+        let mut pass =
+            Self { redactor, context, window, end, tails, known: None, token, scan: Scan::default() };
+        pass.known = pass.next_known(0);
+        pass
+    }
+
+    /// Whether a text that is complete is shown as it is.
+    pub(crate) fn finds_nothing(&self) -> bool {
+        self.known.is_none() && self.token.is_none()
     }
 
     /// The whole window, from left to right.
     pub(crate) fn run(mut self) -> Scan {
         let mut at = 0;
-        self.known = self.next_known(0);
-        self.token = tokens::find(self.window, 0, self.context.before, self.end);
+        self.scan.out.reserve_exact(self.window.len());
         let decided = loop {
             let start = self.next_start(at);
             let hold = self.next_hold(at);

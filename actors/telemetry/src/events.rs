@@ -33,10 +33,12 @@ impl Feed {
         self.0.subscribe()
     }
 
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.receiver_count() > 0
+    }
+
     pub(crate) fn publish(&self, record: Record) {
-        if self.0.receiver_count() > 0 {
-            // Fails only when the last watcher has just left.
-            let _ = self.0.send(Arc::new(record));
-        }
+        // Fails only when nobody watches.
+        let _ = self.0.send(Arc::new(record));
     }
 }

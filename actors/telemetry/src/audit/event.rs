@@ -100,6 +100,35 @@ pub enum Event {
     Log(Note),
 }
 
+impl Event {
+    /// Shows every text of the event to `visit`, which may change it. Every field of every kind is named here: one that is added does
+    /// not compile until it is.
+    pub(crate) fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+        match self {
+            Self::Egress(egress) => egress.each_text(visit),
+            Self::Inference(inference) => inference.each_text(visit),
+            Self::Policy { generation: _, result: _, sha256, detail } => {
+                [sha256, detail].into_iter().flatten().for_each(visit);
+            }
+            Self::Actor { name, change: _, failure, restarts: _ } => {
+                [name].into_iter().chain(failure).for_each(visit);
+            }
+            Self::Agent { name, change: _, pid: _, code: _, detail } => {
+                [name].into_iter().chain(detail).for_each(visit);
+            }
+            Self::ControlMissing { control, detail } => [control, detail].into_iter().for_each(visit),
+            Self::Operator { action, uid: _, detail } => [action].into_iter().chain(detail).for_each(visit),
+            Self::Identity { path, change: _, was, is } => {
+                [path].into_iter().chain(was).chain(is).for_each(visit);
+            }
+            Self::Sandbox { change: _, name, version, detail } => {
+                [name, version].into_iter().chain(detail).for_each(visit);
+            }
+            Self::Log(note) => note.each_text(visit),
+        }
+    }
+}
+
 /// A decision or outcome on the road out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -156,6 +185,34 @@ pub struct Egress {
     pub duration_ms: Option<u64>,
 }
 
+impl Egress {
+    fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+        let Self {
+            phase: _,
+            verdict: _,
+            layer,
+            host,
+            port: _,
+            method,
+            path,
+            binary,
+            sha256,
+            policy,
+            rule,
+            credentials,
+            generation: _,
+            request_id,
+            detail,
+            status: _,
+            bytes_up: _,
+            bytes_down: _,
+            duration_ms: _,
+        } = self;
+        let optional = [method, path, binary, sha256, policy, rule, detail].into_iter().flatten();
+        [layer, host, request_id].into_iter().chain(optional).chain(credentials).for_each(visit);
+    }
+}
+
 /// A model request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -195,6 +252,28 @@ pub struct Inference {
     /// Why, for a refusal or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+impl Inference {
+    fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+        let Self {
+            verdict: _,
+            provider,
+            model,
+            upstream_model,
+            binary,
+            sha256,
+            request_id,
+            code: _,
+            input_tokens: _,
+            output_tokens: _,
+            streamed: _,
+            duration_ms: _,
+            detail,
+        } = self;
+        let optional = [provider, upstream_model, binary, sha256, detail].into_iter().flatten();
+        [model, request_id].into_iter().chain(optional).for_each(visit);
+    }
 }
 
 /// Decision or outcome.
@@ -338,4 +417,55 @@ pub enum Note {
         /// Its hash, in hex: the next record still names it.
         hash: String,
     },
+}
+
+impl Note {
+    fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+        match self {
+            Self::Truncated { bytes: _, sha256 } => visit(sha256),
+            Self::Damaged { expected_seq: _, found_seq: _ } => {}
+            Self::Pruned { through_seq: _, hash } => visit(hash),
+        }
+    }
+}
+
+/// One of each kind that has texts, with `text` in every one of them.
+#[cfg(test)]
+pub(super) fn samples(text: &str) -> Vec<Event> {
+    let (own, some) = (|| text.to_owned(), || Some(text.to_owned()));
+    vec![
+        Event::Egress(Box::new(Egress {
+            layer: own(),
+            host: own(),
+            method: some(),
+            path: some(),
+            binary: some(),
+            sha256: some(),
+            policy: some(),
+            rule: some(),
+            credentials: vec![own(), own()],
+            request_id: own(),
+            detail: some(),
+            ..Egress::default()
+        })),
+        Event::Inference(Box::new(Inference {
+            provider: some(),
+            model: own(),
+            upstream_model: some(),
+            binary: some(),
+            sha256: some(),
+            request_id: own(),
+            detail: some(),
+            ..Inference::default()
+        })),
+        Event::Policy { generation: 1, result: PolicyResult::Loaded, sha256: some(), detail: some() },
+        Event::Actor { name: own(), change: ActorChange::Failed, failure: some(), restarts: 1 },
+        Event::Agent { name: own(), change: AgentChange::Started, pid: None, code: None, detail: some() },
+        Event::ControlMissing { control: own(), detail: own() },
+        Event::Operator { action: own(), uid: None, detail: some() },
+        Event::Identity { path: own(), change: IdentityChange::Pinned, was: some(), is: some() },
+        Event::Sandbox { change: SandboxChange::Started, name: own(), version: own(), detail: some() },
+        Event::Log(Note::Truncated { bytes: 1, sha256: own() }),
+        Event::Log(Note::Pruned { through_seq: 1, hash: own() }),
+    ]
 }

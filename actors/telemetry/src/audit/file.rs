@@ -24,6 +24,8 @@ const OLD_PREFIX: &str = "audit-";
 const OLD_SUFFIX: &str = ".jsonl";
 /// Longest line ever written: a dozen texts of `TEXT_MAX`, each byte escaped sixfold, with room to spare.
 pub(crate) const LINE_MAX: usize = 512 * 1024;
+/// Bytes of most lines at most.
+const USUAL_LINE: usize = 768;
 /// What of a file's end is looked at first: most records are far shorter.
 const END_MIN: u64 = 16 << 10;
 /// The head file is overwritten in place, so it always has this length.
@@ -74,10 +76,15 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AuditEr
     move |source| AuditError::Io { what, path, source }
 }
 
-/// What a write put on disk.
+/// What a write put on disk: whole lines.
 #[derive(Debug)]
-pub(crate) struct Written {
-    pub(crate) records: Vec<Record>,
+pub(crate) struct Written(Vec<u8>);
+
+impl Written {
+    /// The lines, read back: for those who watch.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record> {
+        self.0.split(|byte| *byte == b'\n').filter_map(|line| parse(line).ok())
+    }
 }
 
 /// The head file's content.
@@ -172,19 +179,17 @@ impl AuditFile {
         let written = self.tip.id.and_then(|last| batch.iter().position(|draft| draft.id == last));
         let rest = batch.get(written.map_or(0, |index| index + 1)..).unwrap_or_default();
         let mut tip = self.tip.clone();
-        let mut lines = String::new();
-        let mut records = Vec::new();
+        let mut lines = Vec::with_capacity(USUAL_LINE * (self.notes.len() + rest.len()));
         for draft in self.notes.iter().chain(rest) {
-            let (record, line) = draft.finish(tip.seq + 1, &tip.hash, redactor)?;
-            tip = Tip::of(&record);
-            lines.push_str(&line);
-            records.push(record);
+            let seq = tip.seq + 1;
+            let hash = draft.finish(seq, &tip.hash, redactor, &mut lines)?;
+            tip = Tip { seq, hash, id: Some(draft.id) };
         }
-        self.commit(lines.as_bytes())?;
+        self.commit(&lines)?;
         self.tip = tip;
         self.notes.clear();
         self.write_head()?;
-        Ok(Written { records })
+        Ok(Written(lines))
     }
 
     fn path(&self) -> PathBuf {

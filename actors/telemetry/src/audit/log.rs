@@ -218,8 +218,8 @@ impl AuditLog {
             failing
         });
         crate::metrics::audit_records(count);
-        for record in written.records {
-            self.feed.publish(record);
+        if self.feed.is_watched() {
+            written.records().for_each(|record| self.feed.publish(record));
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ struct Unsigned<'a> {
     seq: u64,
     t: Timestamp,
     id: RecordId,
-    event: &'a Value,
+    event: &'a Event,
     prev: &'a str,
 }
 
@@ -90,52 +90,52 @@ impl Draft {
         Self { id: RecordId::new(), t: Timestamp::now(), event }
     }
 
-    /// The finished record and its line, newline included.
+    /// Appends the finished line, newline included, and gives its hash.
     pub(crate) fn finish(
         &self,
         seq: u64,
         prev: &str,
         redactor: &Redactor,
-    ) -> Result<(Record, String), serde_json::Error> {
-        let mut event = serde_json::to_value(&self.event)?;
-        make_safe(&mut event, redactor);
-        let unsigned = Unsigned { seq, t: self.t, id: self.id, event: &event, prev };
-        let json = serde_json::to_string(&unsigned)?;
-        let mut line = redactor::ascii::escape_json(&json).into_owned();
-        // The closing brace comes after the hash.
-        line.pop();
-        let hash = hex::encode(Sha256::digest(line.as_bytes()));
-        line.push_str(HASH_KEY);
-        line.push_str(&hash);
-        line.push_str(HASH_END);
-        line.push('\n');
-        let record = Record { seq, t: self.t, id: self.id, event, prev: prev.to_owned(), hash };
-        Ok((record, line))
-    }
-}
-
-/// Redacts and bounds every text in the value.
-fn make_safe(value: &mut Value, redactor: &Redactor) {
-    match value {
-        Value::String(text) => {
+        lines: &mut Vec<u8>,
+    ) -> Result<String, serde_json::Error> {
+        let mut event = self.event.clone();
+        event.each_text(&mut |text| {
             // Redacted before it is cut: a cut secret would no longer be recognised.
-            let shown = redactor.redact(text).into_inner();
-            *text = bounded(shown);
+            redactor.redact_in_place(text);
+            bound(text);
+        });
+        let begin = lines.len();
+        serde_json::to_writer(&mut *lines, &Unsigned { seq, t: self.t, id: self.id, event: &event, prev })?;
+        escape(lines, begin);
+        // The closing brace comes after the hash.
+        lines.pop();
+        let hash = hex::encode(Sha256::digest(lines.get(begin..).unwrap_or_default()));
+        for part in [HASH_KEY, &hash, HASH_END, "\n"] {
+            lines.extend_from_slice(part.as_bytes());
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| make_safe(item, redactor)),
-        Value::Object(fields) => fields.values_mut().for_each(|item| make_safe(item, redactor)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Ok(hash)
     }
 }
 
-fn bounded(mut text: String) -> String {
+/// Puts the JSON text from `begin` on into ASCII, see [`redactor::ascii`].
+fn escape(lines: &mut Vec<u8>, begin: usize) {
+    let json = lines.get(begin..).unwrap_or_default();
+    if json.iter().all(|byte| *byte < 0x7f) {
+        return;
+    }
+    // It is UTF-8: the encoder writes nothing else.
+    let ascii = redactor::ascii::escape_json(&String::from_utf8_lossy(json)).into_owned();
+    lines.truncate(begin);
+    lines.extend_from_slice(ascii.as_bytes());
+}
+
+fn bound(text: &mut String) {
     if text.len() > TEXT_MAX {
         let cut = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let gone = text.len() - cut;
         text.truncate(cut);
         text.push_str(&format!("…(+{gone} bytes)"));
     }
-    text
 }
 
 /// Why a line is no record.
@@ -172,21 +172,47 @@ mod tests {
         Draft::new(Event::Operator { action: "exec".into(), uid: Some(1000), detail: Some(detail.into()) })
     }
 
+    fn finish(draft: &Draft, seq: u64, redactor: &Redactor) -> (Record, String) {
+        let mut lines = b"before\n".to_vec();
+        let hash = draft.finish(seq, GENESIS, redactor, &mut lines).unwrap();
+        let line = String::from_utf8(lines[7..].to_vec()).unwrap();
+        let record = parse(line.trim_end().as_bytes()).unwrap();
+        assert_eq!((record.hash.as_str(), record.seq), (hash.as_str(), seq));
+        assert_eq!((record.t, record.id), (draft.t, draft.id));
+        (record, line)
+    }
+
+    #[test]
+    fn every_text_of_every_kind_is_made_safe() {
+        let redactor = Redactor::new([("K", Secret::from("topsecretvalue"))]).unwrap();
+        for event in super::super::event::samples("topsecretvalue") {
+            let before = serde_json::to_string(&event).unwrap();
+            let (record, line) = finish(&Draft::new(event), 1, &redactor);
+            assert!(before.contains("topsecretvalue"), "{before}");
+            assert!(!line.contains("topsecretvalue"), "{line}");
+            assert_eq!(
+                line.matches("[REDACTED:K]").count(),
+                before.matches("topsecretvalue").count(),
+                "{line}"
+            );
+            record.typed().unwrap();
+        }
+    }
+
     #[test]
     fn a_line_reads_back_as_the_record_it_was() {
         let redactor = Redactor::new([("K", Secret::from("topsecretvalue"))]).unwrap();
         let draft = operator("x topsecretvalue \u{9b}31m\n\"é");
-        let (record, line) = draft.finish(7, GENESIS, &redactor).unwrap();
+        let (record, line) = finish(&draft, 7, &redactor);
         assert!(line.is_ascii() && line.ends_with("\"}\n") && !line.contains("topsecret"));
         assert_eq!(line.matches('\n').count(), 1);
-        assert_eq!(parse(line.trim_end().as_bytes()).unwrap(), record);
         assert_eq!(record.event["detail"], "x [REDACTED:K] \u{9b}31m\n\"é");
     }
 
     #[test]
     fn any_changed_byte_is_noticed() {
         let redactor = Redactor::new::<&str>([]).unwrap();
-        let (_, line) = operator("abc").finish(1, GENESIS, &redactor).unwrap();
+        let (_, line) = finish(&operator("abc"), 1, &redactor);
         let line = line.trim_end().as_bytes();
         for index in 0..line.len() {
             let mut changed = line.to_vec();
@@ -200,7 +226,7 @@ mod tests {
         let secret = "s".repeat(40) + "-secret";
         let redactor = Redactor::new([("K", Secret::from(secret.as_str()))]).unwrap();
         let text = "é".repeat(TEXT_MAX / 2 - 5) + &secret + &"z".repeat(5000);
-        let (record, line) = operator(&text).finish(1, GENESIS, &redactor).unwrap();
+        let (record, line) = finish(&operator(&text), 1, &redactor);
         assert!(record.event["detail"].as_str().unwrap().len() < TEXT_MAX + 32);
         assert!(!line.contains("ssss"));
     }
