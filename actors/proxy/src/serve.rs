@@ -20,7 +20,7 @@ use crate::conn::{Conn, Next};
 use crate::grpc;
 use crate::limits::{
     H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER,
-    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_LINGER_BYTES, REFUSED_HELLO,
+    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_LINGER_BYTES, REFUSED_HELLO,
 };
 use crate::outcome;
 use crate::road;
@@ -47,8 +47,8 @@ where
     let mut connection = http1::Builder::new()
         .half_close(true)
         .auto_date_header(false)
-        // The strict reader counts and times heads; the library's own limits only have to be no tighter.
-        .max_headers(MAX_HEADERS + 1)
+        // The strict reader counts and times heads; the library's own limits only have to be no tighter. Its default for the
+        // number of fields is as many as the strict reader lets pass, and takes no memory of the heap.
         .max_buf_size(MAX_HEAD_BYTES + IO_BUFFER_BYTES)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(strict), service);

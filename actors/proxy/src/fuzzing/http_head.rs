@@ -138,7 +138,6 @@ fn hyper_reads(bytes: &[u8]) -> Vec<Message> {
     let connection = http1::Builder::new()
         .half_close(true)
         .auto_date_header(false)
-        .max_headers(MAX_HEADERS + 1)
         .max_buf_size(MAX_HEAD_BYTES + IO_BUFFER_BYTES)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(Client(bytes)), service);

@@ -76,6 +76,15 @@ async fn oversized_heads_are_431() {
         assert_eq!(json(&answer)["error"], "headers_too_large");
     }
     assert_eq!(up.seen(), "");
+    // As many as may be, `get`'s own among them, are no more than the library behind the strict reader takes.
+    let own = get(up.port, "/ok/x", "").matches("\r\n").count() - 2;
+    let most = "X: y\r\n".repeat(crate::limits::MAX_HEADERS - own);
+    let answer = bed.talk(get(up.port, "/ok/x", &most.replacen("X: y", "Connection: close", 1))).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(
+        up.seen().matches("\nX: y\r").count() + up.seen().matches("\nx: y\r").count(),
+        crate::limits::MAX_HEADERS - own - 1
+    );
 }
 
 #[tokio::test]
