@@ -1,8 +1,8 @@
 //! cofferdam: one binary that runs an always-on AI agent behind four layers of deny-by-default controls.
 //!
 //! The same file is executed in two roles, told apart before anything else happens: the command that a person types, and which
-//! becomes the heart of a sandbox, and the supervisor that the heart starts. (The third process, init, is a fork of the command
-//! before it has read anything: see `agent::launch`.)
+//! becomes the heart of a sandbox, and the supervisor that the heart starts. (The third process, init, is an early fork of the
+//! command: see `agent::launch`.)
 
 mod cli;
 mod compose;

@@ -166,6 +166,9 @@ impl std::fmt::Debug for Secrets {
     }
 }
 
+/// Forwards at most: each is a slot of the heart's, which keeps [`agent::protocol::MAX_SLOTS`] in all.
+pub const FORWARDS_MAX: usize = 128;
+
 /// How long an ordered stop waits between SIGTERM and SIGKILL when nobody says otherwise.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 

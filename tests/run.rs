@@ -67,7 +67,10 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     stage.run(&["--name", "neighbour"], &["true"])?.expect_code(0)?;
     let state = stage.state().display().to_string();
     let neighbour = stage.state().join("neighbour").display().to_string();
+    let ports: Vec<String> = (0..129).map(|n| (20_000 + n).to_string()).collect();
+    let too_many: Vec<&str> = ports.iter().flat_map(|port| ["--forward", port]).collect();
     let cases: &[&[&str]] = &[
+        &too_many,
         &["--workspace", "/no/such/dir"],
         &["--workspace", &state],
         &["--workspace", &neighbour],

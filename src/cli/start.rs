@@ -23,7 +23,9 @@ use crate::cli::{ids, other_root, policies, secrets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
 use crate::heart::{self, Prepared, Slots};
-use crate::plan::{AgentPlan, Mode, Plan, PolicySource, explicit_listeners, inference_listeners, slot};
+use crate::plan::{
+    AgentPlan, FORWARDS_MAX, Mode, Plan, PolicySource, explicit_listeners, inference_listeners, slot,
+};
 use crate::sealed;
 use crate::state::{Claim, Name, Root};
 use crate::steps::Steps;
@@ -86,6 +88,12 @@ pub fn start(root: &Root, wanted: Wanted) -> Outcome {
 
 fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     wanted.steps.done("command: arguments and files read");
+    if wanted.forwards.len() > FORWARDS_MAX {
+        return Err(Failure::refused(format!(
+            "{} forwards: at most {FORWARDS_MAX} are possible",
+            wanted.forwards.len()
+        )));
+    }
     // Inherited by everything below: a core file would hold what memory holds.
     agent::own::no_core_files()?;
     agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;
@@ -126,6 +134,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     cage.check().map_err(|e| Failure::refused(e.to_string()))?;
 
     let mut slots = Slots::new();
+    // There is room: the number of forwards is bounded.
     let mut keep = |name: &str, fd: OwnedFd| slots.keep(Slot::new(name), fd);
     keep(slot::SECRETS, secrets);
     keep(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);

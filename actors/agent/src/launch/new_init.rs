@@ -1,8 +1,8 @@
 //! The heart's side of making the sandbox's pid 1, in two steps with time between them.
 //!
-//! [`NewInit::begin`] needs to know next to nothing: while the caller still reads and checks what the operator wrote, init
-//! already makes its namespaces and the gate. [`NewInit::furnish`] gives it the plan, from which it builds the cage. So init
-//! is a copy of a process that has read nothing yet, least of all a key.
+//! [`NewInit::begin`] needs to know next to nothing: while the caller still checks what the operator wrote, init already makes
+//! its namespaces and the gate. [`NewInit::furnish`] gives it the plan, from which it builds the cage. So init is a copy of a
+//! process that has resolved nothing yet, least of all a key, and it overwrites the environment first of all.
 //!
 //! ```text
 //!   heart                                   init
