@@ -21,8 +21,9 @@ pub const MAX_CHUNK_LINE_BYTES: usize = 18;
 pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// Bytes of one upstream response head; larger answers are refused as a broken upstream.
 pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
-/// Header fields in one upstream response head.
-pub const MAX_RESPONSE_HEADERS: usize = 200;
+/// Header fields in one upstream response head. What the HTTP library holds without taking memory for each response; Python's own
+/// client takes no more either.
+pub const MAX_RESPONSE_HEADERS: usize = 100;
 /// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
 pub const IO_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes of a relayed tunnel that are copied at a time; where more are there at once they go by pipe, uncopied.

@@ -24,9 +24,7 @@ use tokio_rustls::client::TlsStream;
 use crate::answer::Refusal;
 use crate::body::Body;
 use crate::guard::{Connected, Reached};
-use crate::limits::{
-    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, MAX_RESPONSE_HEADERS, TLS_HANDSHAKE,
-};
+use crate::limits::{H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 
 /// TLS towards upstreams: one verifier, two offers. Clones share them.
@@ -199,7 +197,6 @@ impl Sender {
     {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
-            .max_headers(MAX_RESPONSE_HEADERS)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;

@@ -88,6 +88,20 @@ async fn oversized_heads_are_431() {
 }
 
 #[tokio::test]
+async fn an_answer_may_have_so_many_fields_and_no_more() {
+    for (fields, wanted) in
+        [(crate::limits::MAX_RESPONSE_HEADERS, 200), (crate::limits::MAX_RESPONSE_HEADERS + 1, 502)]
+    {
+        let more = "x: y\r\n".repeat(fields - 1);
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{more}\r\nok");
+        let up = Raw::new(answer.leak().as_bytes()).await;
+        let bed = Bed::new(&rest("up.test", up.port)).await;
+        let answer = bed.talk(get(up.port, "/ok/x", "Connection: close\r\n")).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{fields}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_pipelined_behind_a_denial_passes() {
     let up = Raw::ok().await;
     let bed = Bed::new(&rest("up.test", up.port)).await;

@@ -164,7 +164,7 @@ impl AuditFile {
         let directory = directory.to_owned();
         let mut log =
             Self { directory, rotation, file, length: found.length, first, tip, head, notes, broken: false };
-        log.append(&[], redactor)?;
+        log.append(&mut [], redactor)?;
         Ok(log)
     }
 
@@ -173,14 +173,14 @@ impl AuditFile {
         (!self.broken).then_some(self)
     }
 
-    /// Writes all of the batch that isn't written yet, durably, or nothing.
-    pub(crate) fn append(&mut self, batch: &[Draft], redactor: &Redactor) -> Result<Written, AuditError> {
+    /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are redacted afterwards.
+    pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<Written, AuditError> {
         self.rotate()?;
         let written = self.tip.id.and_then(|last| batch.iter().position(|draft| draft.id == last));
-        let rest = batch.get(written.map_or(0, |index| index + 1)..).unwrap_or_default();
+        let rest = batch.get_mut(written.map_or(0, |index| index + 1)..).unwrap_or_default();
         let mut tip = self.tip.clone();
         let mut lines = Vec::with_capacity(USUAL_LINE * (self.notes.len() + rest.len()));
-        for draft in self.notes.iter().chain(rest) {
+        for draft in self.notes.iter_mut().chain(rest) {
             let seq = tip.seq + 1;
             let hash = draft.finish(seq, &tip.hash, redactor, &mut lines)?;
             tip = Tip { seq, hash, id: Some(draft.id) };

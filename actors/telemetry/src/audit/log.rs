@@ -77,8 +77,9 @@ type Ended = (Option<AuditFile>, Result<Written, AuditError>);
 #[derive(Debug)]
 struct Turn {
     queue: mpsc::Receiver<Draft>,
-    /// Taken from the queue, not yet known to be on disk.
-    batch: Arc<Vec<Draft>>,
+    /// Taken from the queue, not yet known to be on disk; so many. Locked by whoever writes, alone.
+    batch: Arc<std::sync::Mutex<Vec<Draft>>>,
+    batched: usize,
     /// At rest between writes; gone while one is under way.
     file: Option<AuditFile>,
     under_way: Option<JoinHandle<Ended>>,
@@ -99,7 +100,8 @@ impl AuditLog {
             queued: AtomicU64::new(0),
             committed: watch::Sender::new(0),
         };
-        let turn = Turn { queue: receiver, batch: Arc::default(), file: Some(file), under_way: None };
+        let turn =
+            Turn { queue: receiver, batch: Arc::default(), batched: 0, file: Some(file), under_way: None };
         Ok(Self {
             shared: Arc::new(shared),
             turn: Arc::new(Mutex::new(turn)),
@@ -148,7 +150,7 @@ impl AuditLog {
         let mut retry = RETRY_MIN;
         loop {
             if turn.under_way.is_none() {
-                if turn.batch.is_empty() && !self.take(&mut turn).await {
+                if turn.batched == 0 && !self.take(&mut turn).await {
                     return;
                 }
                 self.begin(&mut turn);
@@ -172,7 +174,8 @@ impl AuditLog {
         if turn.queue.recv_many(&mut batch, BATCH_MAX).await == 0 {
             return false;
         }
-        turn.batch = Arc::new(batch);
+        turn.batched = batch.len();
+        turn.batch = Arc::new(std::sync::Mutex::new(batch));
         true
     }
 
@@ -192,7 +195,9 @@ impl AuditLog {
                     Err(error) => return (None, Err(error)),
                 },
             };
-            let written = file.append(&batch, &redactor.load());
+            // A write that panicked has made safe a part of it, which is as good as none.
+            let mut batch = batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let written = file.append(&mut batch, &redactor.load());
             (file.usable(), written)
         }));
     }
@@ -209,7 +214,7 @@ impl AuditLog {
         };
         turn.file = file;
         let written = written?;
-        let count = u64::try_from(turn.batch.len()).unwrap_or(u64::MAX);
+        let count = u64::try_from(std::mem::take(&mut turn.batched)).unwrap_or(u64::MAX);
         turn.batch = Arc::default();
         self.shared.committed.send_modify(|committed| *committed += count);
         self.shared.health.send_if_modified(|health| {
