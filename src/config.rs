@@ -310,6 +310,38 @@ mod tests {
         assert_eq!(config.limits.memory, Some(bytesize::ByteSize::gib(4)));
     }
 
+    const PAGE: &str = include_str!("../docs/config.md");
+
+    #[test]
+    fn the_pages_example_is_read() {
+        let example = PAGE.split_once("```yaml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+        let config = Config::parse(example).unwrap();
+        assert_eq!(config.limits.disk_write, Some(bytesize::ByteSize::mib(50)));
+        assert_eq!(config.agents["hermes"].restart, Restart::default(), "the page tells the defaults");
+    }
+
+    #[test]
+    fn the_page_has_a_row_for_each_key() {
+        for (section, unknown) in [
+            ("The file", "zz: 1"),
+            ("`agents.NAME`", "agents: { a: { command: [x], zz: 1 } }"),
+            ("`agents.NAME.restart`", "agents: { a: { command: [x], restart: { zz: 1 } } }"),
+            ("`forwards`", "forwards: [ { zz: 1 } ]"),
+            ("`limits`", "limits: { zz: 1 }"),
+            ("`metrics`", "metrics: { zz: 1 }"),
+        ] {
+            let heading = format!("\n## {section}\n");
+            let text =
+                PAGE.split_once(&heading).map(|(_, rest)| rest.split("\n## ").next().unwrap()).unwrap();
+            let rows: Vec<&str> =
+                text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+            // The error names the fields of the type itself.
+            let why = Config::parse(unknown).unwrap_err();
+            let known = why.split_once("expected one of ").unwrap().1.split(" at line").next().unwrap();
+            assert_eq!(rows, known.split(", ").collect::<Vec<_>>(), "{section}");
+        }
+    }
+
     #[test]
     fn the_examples_of_the_credentials_page_are_read() {
         let page = include_str!("../docs/credentials.md");
