@@ -1,7 +1,7 @@
 //! The operator's credentials on their way from where they lie to the sealed file that only the supervisor reads.
 //!
 //! They are resolved by a child of ours that is gone afterwards: this process becomes the heart, which lives for months and
-//! must never have held one.
+//! must keep none: what its environment held is overwritten.
 
 use std::os::fd::OwnedFd;
 

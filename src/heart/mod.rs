@@ -127,7 +127,12 @@ impl Heart {
         slots.keep(Slot::new(slot::INIT), supervisors_end);
         // Not before: what init gets takes more for a while.
         agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| e.to_string())
+            .inspect_err(|_| {
+                // Before its limits are taken away.
+                ending::kill_init(&init);
+                ending::reap(&init);
+            })?;
         steps.done("heart: init has its plan");
         let terminal = match plan.mode {
             // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.

@@ -122,10 +122,15 @@ fn require_single_thread() -> Result<(), LaunchError> {
 pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, LaunchError> {
     require_single_thread()?;
     let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
+    let parent = std::process::id();
     match sys::process::clone(0).map_err(system("fork"))? {
         Cloned::Child => {
             drop(read);
-            if sys::process::die_with_parent(libc::SIGKILL).is_err() {
+            // Nobody looks into it, and it ends with us, who may be gone already.
+            let alone = sys::process::die_with_parent(libc::SIGKILL).is_err()
+                || sys::process::prctl(libc::PR_SET_DUMPABLE, 0).is_err()
+                || std::os::unix::process::parent_id() != parent;
+            if alone {
                 sys::process::exit_now(125);
             }
             // A panic must not unwind into our caller's frames, which are copies here.

@@ -4,7 +4,7 @@
 //! ends its stream a broken one, and then nothing says that policy refused. Must hold nothing of an answer that is not in
 //! [`Refusal`] and [`Known`].
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::answer::{Known, REQUEST_ID_HEADER, Refusal};
@@ -39,13 +39,14 @@ impl Status {
     }
 }
 
-/// Whether a request asks in gRPC: `application/grpc`, with or without the name of its encoding. gRPC-Web, which browsers speak over
-/// plain HTTP, is something else.
-pub(crate) fn asked(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        let rest = value.as_bytes().strip_prefix(b"application/grpc");
-        matches!(rest, Some([] | [b'+' | b';', ..]))
-    })
+/// Whether a request asks in gRPC: a POST of `application/grpc`, with or without the name of its encoding. gRPC-Web, which browsers
+/// speak over plain HTTP, is something else; and a refused CONNECT must never be answered 200, whatever it says of itself.
+pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> bool {
+    method == Method::POST
+        && headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+            let rest = value.as_bytes().strip_prefix(b"application/grpc");
+            matches!(rest, Some([] | [b'+' | b';', ..]))
+        })
 }
 
 /// The whole answer: "Trailers-Only" in gRPC's terms. What the JSON body says in words is in its message.
@@ -55,6 +56,7 @@ pub(crate) fn response(refusal: &Refusal, known: &Known) -> Response<Body> {
     let mut response = Response::new(empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(STATUS, HeaderValue::from(Status::of(refusal) as u16));
     for (name, value) in [(MESSAGE, said), (REQUEST_ID_HEADER, known.request_id.to_string())] {
         if let Ok(value) = HeaderValue::try_from(value) {
@@ -113,7 +115,8 @@ mod tests {
             ("application/json", false),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            assert_eq!(asked(&headers), wanted, "{kind}");
+            assert_eq!(asked(&Method::POST, &headers), wanted, "{kind}");
+            assert!(!asked(&Method::CONNECT, &headers) && !asked(&Method::GET, &headers));
         }
     }
 }

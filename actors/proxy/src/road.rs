@@ -29,7 +29,7 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
     let started = Instant::now();
     let (version, method) = (request.version(), request.method().clone());
     let stream = (version == Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
-    let in_grpc = stream.is_some() && grpc::asked(request.headers());
+    let in_grpc = stream.is_some() && grpc::asked(&method, request.headers());
     let mut known = Known::nothing(conn.claim.client());
     let answered = walk(&conn, request, &mut known, started).await;
     let response = match answered.and_then(|answer| go_on(&conn, answer, stream)) {

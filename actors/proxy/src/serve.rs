@@ -142,7 +142,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = if grpc::asked(request.headers()) {
+        let response = if grpc::asked(request.method(), request.headers()) {
             grpc::response(refusal, known)
         } else {
             without_body(request.method(), refusal.response(known))

@@ -145,16 +145,20 @@ impl NewInit {
         }
         require_single_thread()?;
         let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
-        let Some(pid) = self.child.as_ref().map(|child| child.pid) else {
+        let Some(child) = self.child.as_mut() else {
             return Err(system("the new init")(io::ErrorKind::NotFound.into()));
         };
-        let (cgroup, no_cgroup) = match make_cgroup(plan, pid) {
-            Ok(cgroup) => (cgroup, None),
-            Err(error) if plan.enforcement == Enforcement::BestEffort => (None, Some(error.to_string())),
+        let no_cgroup = match make_cgroup(plan, child.pid) {
+            // The child's at once: whatever fails from here on, it is removed after init is gone.
+            Ok(cgroup) => {
+                child.cgroup = cgroup;
+                None
+            }
+            Err(error) if plan.enforcement == Enforcement::BestEffort => Some(error.to_string()),
             Err(error) => return Err(error.into()),
         };
-        if let Some(cgroup) = &cgroup {
-            cgroup.admit(pid)?;
+        if let Some(cgroup) = &child.cgroup {
+            cgroup.admit(child.pid)?;
         }
         hear(self.sync.as_fd())?;
         let mounts = handed.mounts().map(Option::is_some);
@@ -166,10 +170,7 @@ impl NewInit {
             .chain(handed.mounts().into_iter().flatten().map(AsFd::as_fd))
             .collect();
         sys::socket::send(self.sync.as_fd(), b"p", &fds).map_err(system("giving init its plan"))?;
-        match self.child.take() {
-            Some(child) => Ok(Child { cgroup, ..child }),
-            None => Err(system("the new init")(io::ErrorKind::NotFound.into())),
-        }
+        self.child.take().ok_or_else(|| system("the new init")(io::ErrorKind::NotFound.into()))
     }
 }
 

@@ -125,6 +125,7 @@ fn a_heart_keeps_nothing_of_what_it_was_started_with(_: Mode) {
     assert!(before.iter().any(|byte| *byte != 0), "nothing to see");
     let (stray, _other) = std::io::pipe().expect("pipe");
     let told = launch::in_child(|| {
+        nix::sys::prctl::set_dumpable(true).expect("dumpable");
         let (kept, _other) = std::io::pipe().expect("pipe");
         agent::own::retitle(c"a test", "a test's title").expect("retitle");
         launch::close_all_but(&[kept.as_fd()]).expect("close");
