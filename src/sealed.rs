@@ -43,8 +43,9 @@ fn write_and_seal(mut file: &File, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes a value as JSON into a new sealed memory file; the intermediate text is wiped.
 pub fn seal_json(name: &str, value: &impl Serialize) -> io::Result<OwnedFd> {
-    let text = Zeroizing::new(serde_json::to_vec(value)?);
-    seal(name, &text)
+    let file = open_sealable(name)?;
+    seal_json_into(&file, value)?;
+    Ok(file.into())
 }
 
 /// The same into a file of [`open_sealable`], for whoever shares it with another process.

@@ -237,6 +237,11 @@ pub enum PlanError {
     FileName(String),
 }
 
+/// See [`CagePlan::sabotaged`].
+pub(crate) fn is_left_out(sabotage: &[Control], control: Control) -> bool {
+    cfg!(debug_assertions) && sabotage.contains(&control)
+}
+
 /// Whole trees that no policy may show: they hold other processes, devices or everything.
 const NEVER_SHOWN: &[&str] = &["/", "/proc", "/sys", "/dev", "/run", "/boot"];
 /// Files that no policy may show.
@@ -274,7 +279,7 @@ impl CagePlan {
     /// or a typing error can use.
     #[must_use]
     pub fn sabotaged(&self, control: Control) -> bool {
-        cfg!(debug_assertions) && self.sabotage.contains(&control)
+        is_left_out(&self.sabotage, control)
     }
 
     /// Checks what can be checked without touching the system.

@@ -49,8 +49,13 @@ pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> bool {
         })
 }
 
+/// A refusal in the terms of whoever asked: gRPC's, or the JSON body.
+pub(crate) fn refused(in_grpc: bool, refusal: &Refusal, known: &Known) -> Response<Body> {
+    if in_grpc { response(refusal, known) } else { refusal.response(known) }
+}
+
 /// The whole answer: "Trailers-Only" in gRPC's terms. What the JSON body says in words is in its message.
-pub(crate) fn response(refusal: &Refusal, known: &Known) -> Response<Body> {
+fn response(refusal: &Refusal, known: &Known) -> Response<Body> {
     let said = format!("{}: {} ({})", refusal.code(), refusal.detail(), refusal.hint());
     let said = utf8_percent_encode(&said, ENCODED).to_string();
     let mut response = Response::new(empty());

@@ -37,8 +37,7 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
         Err(refusal) => {
             let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, started.elapsed());
             conn.note_refused();
-            let mut response =
-                if in_grpc { grpc::response(&refusal, &known) } else { refusal.response(&known) };
+            let mut response = grpc::refused(in_grpc, &refusal, &known);
             if version != Version::HTTP_2 {
                 // Nothing that was sent behind a refused request is ever looked at.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

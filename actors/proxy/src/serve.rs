@@ -142,11 +142,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = if grpc::asked(request.method(), request.headers()) {
-            grpc::response(refusal, known)
-        } else {
-            without_body(request.method(), refusal.response(known))
-        };
+        let in_grpc = grpc::asked(request.method(), request.headers());
+        let response = without_body(request.method(), grpc::refused(in_grpc, refusal, known));
         async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());

@@ -47,7 +47,7 @@ impl Foundation {
 
     /// See [`CagePlan::sabotaged`].
     pub(crate) fn sabotaged(&self, control: Control) -> bool {
-        cfg!(debug_assertions) && self.sabotage.contains(&control)
+        crate::plan::is_left_out(&self.sabotage, control)
     }
 }
 
@@ -202,8 +202,8 @@ fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
     let length = sys::fd::read(sync, &mut answer).map_err(system("waiting for init"))?;
     match answer.get(..length).unwrap_or_default() {
         [READY] => Ok(()),
-        [NO_NAMESPACES, errno @ ..] if errno.len() == 4 => {
-            let errno = errno.iter().rev().fold(0, |number, byte| (number << 8) | i32::from(*byte));
+        [NO_NAMESPACES, a, b, c, d] => {
+            let errno = i32::from_le_bytes([*a, *b, *c, *d]);
             Err(LaunchError::Namespaces(io::Error::from_raw_os_error(errno)))
         }
         text => Err(LaunchError::Died(String::from_utf8_lossy(text).into_owned())),
