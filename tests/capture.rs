@@ -225,12 +225,15 @@ for family, address in ((2, '0.0.0.0'), (10, '::')):
     own.bind((address, 8080)); own.listen()
     def serve(own=own):
         while True:
-            c, _ = own.accept(); c.recv(65536); c.sendall(b'HTTP/1.0 200 OK\r\n\r\nmine'); c.close()
-    threading.Thread(target=serve, daemon=True).start()
+            try: c, _ = own.accept()
+            except OSError: return  # Shut down below.
+            c.recv(65536); c.sendall(b'HTTP/1.0 200 OK\r\n\r\nmine'); c.close()
+    # Joined: a thread that still writes at the end can abort the interpreter.
+    server = threading.Thread(target=serve, daemon=True); server.start()
     assert urllib.request.urlopen('http://127.0.0.1:8080/', timeout=60).read() == b'mine'
     world = urllib.request.urlopen('http://api.bed.test:8080/echo?m=MARK', timeout=60).read()
     assert world != b'mine', world
-    own.shutdown(2); own.close()
+    own.shutdown(2); server.join(60); own.close()
 print('both')
 "#;
 
