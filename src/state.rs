@@ -162,9 +162,9 @@ impl Root {
         };
         DirBuilder::new().recursive(true).mode(0o755).create(&self.0).map_err(|e| told(&self.0, &e))?;
         let dir = self.instance(name);
-        let made = match DirBuilder::new().mode(0o700).create(&dir) {
-            Ok(()) => Made(Some(dir.clone())),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Made(None),
+        let directory = match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(told(&dir, &e)),
         };
         let path = dir.join("lock");
@@ -191,9 +191,11 @@ impl Root {
             // A start that failed has taken it away between our opening and our locking it: whoever comes next would lock another.
             return self.try_claim(name);
         }
+        // Nobody else's from here on.
+        let made = Made { dir: dir.clone(), directory, socket: false };
         write_holder(&mut lock).map_err(|e| told(&path, &e))?;
         let handle = File::open(&dir).map_err(|e| told(&dir, &e))?;
-        Ok(Ok(Claim { name: name.clone(), dir, handle, lock, made }))
+        Ok(Ok(Claim { name: name.clone(), dir, handle, made, lock }))
     }
 
     /// Where the control socket of this name is, whether anybody listens or not.
@@ -271,42 +273,61 @@ pub struct Claim {
     pub dir: PathBuf,
     /// The directory, opened: the supervisor works in it by descriptor, since in rooted mode it may not be able to walk to it.
     pub handle: File,
-    /// The lock.
-    pub lock: File,
+    // Before the lock, since fields are dropped in this order: what was made is removed by whoever holds the lock.
     made: Made,
+    lock: File,
 }
 
-/// The directory that a claim has made: it goes again if nothing starts in it.
+/// What a claim has made of its directory. It goes again when this is dropped, unless something has started in it: until then
+/// the lock must be held.
 #[derive(Debug)]
-struct Made(Option<PathBuf>);
+#[must_use = "dropped, it removes what was made"]
+pub struct Made {
+    dir: PathBuf,
+    directory: bool,
+    socket: bool,
+}
+
+impl Made {
+    /// Something has started: what was made stays.
+    pub fn keep(mut self) {
+        (self.directory, self.socket) = (false, false);
+    }
+}
 
 impl Drop for Made {
     fn drop(&mut self) {
-        let Some(dir) = self.0.take() else { return };
-        // The lock goes last, since whoever finds none makes another. What holds anything else stays.
-        let _kept = fs::remove_dir(dir.join("workspace"));
-        for name in ["control.sock", "ids", "lock"] {
-            let _kept = fs::remove_file(dir.join(name));
+        let remove = |name: &str| {
+            let _kept = fs::remove_file(self.dir.join(name));
+        };
+        if self.socket {
+            remove("control.sock");
         }
-        let _kept = fs::remove_dir(dir);
+        if self.directory {
+            // The lock goes last, since whoever finds none makes another. What holds anything else stays.
+            let _kept = fs::remove_dir(self.dir.join("workspace"));
+            remove("ids");
+            remove("lock");
+            let _kept = fs::remove_dir(&self.dir);
+        }
     }
 }
 
 impl Claim {
-    /// Lets the lock go on to whoever runs the sandbox; its directory stays from now on.
-    pub fn hand_over(mut self) -> File {
-        self.made.0 = None;
-        self.lock
+    /// Lets the lock go on to whoever runs the sandbox, with what was made for it.
+    pub fn hand_over(self) -> (File, Made) {
+        (self.lock, self.made)
     }
 
     /// Makes the control socket anew (an old one is a dead sandbox's: the lock is ours) and listens on it.
-    pub fn listen(&self) -> io::Result<UnixListener> {
+    pub fn listen(&mut self) -> io::Result<UnixListener> {
         let path = socket_path(&self.handle);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
+        self.made.socket = true;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     }
@@ -356,7 +377,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::locate(Some(dir.path())).unwrap();
         let name = Name::parse("one").unwrap();
-        let claim = root.claim(&name).unwrap();
+        let mut claim = root.claim(&name).unwrap();
         let _listener = claim.listen().unwrap();
         fs::create_dir(claim.dir.join("workspace")).unwrap();
         drop(claim);
@@ -368,9 +389,19 @@ mod tests {
         fs::write(claim.dir.join("workspace/work"), "").unwrap();
         drop(claim);
         assert!(root.instance(&name).join("workspace/work").exists());
-        drop(root.claim(&name).unwrap().hand_over());
+        // So does one that was handed over and in which something started.
+        fs::remove_dir_all(root.instance(&name)).unwrap();
+        let (lock, made) = root.claim(&name).unwrap().hand_over();
+        made.keep();
+        drop(lock);
         assert!(root.instance(&name).join("lock").exists());
-        drop(root.claim(&name).unwrap());
+        // A socket goes from a directory that was there before, too.
+        let mut claim = root.claim(&name).unwrap();
+        let _listener = claim.listen().unwrap();
+        let (_lock, made) = claim.hand_over();
+        assert!(root.socket(&name).exists());
+        drop(made);
+        assert!(!root.socket(&name).exists());
         assert!(root.instance(&name).join("lock").exists());
     }
 
@@ -380,7 +411,7 @@ mod tests {
         let deep = dir.path().join("d".repeat(200));
         let root = Root::locate(Some(&deep)).unwrap();
         let name = Name::parse("deep").unwrap();
-        let claim = root.claim(&name).unwrap();
+        let mut claim = root.claim(&name).unwrap();
         let _listener = claim.listen().unwrap();
         assert!(root.is_running(&name));
         assert!(!root.is_running(&Name::parse("other").unwrap()));

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         bed::cases![
             normal_end,
             failure_at_start,
+            a_start_without_room_leaves_no_directory,
+            nohup,
             ctrl_c,
             ctrl_c_of_a_service,
             sigterm,
@@ -122,6 +124,48 @@ fn failure_at_start(stage: &Stage) -> Result<()> {
     let bad =
         stage.write("bad.yaml", common::policy("").replace("    - /etc ", "    - /no/such\n    - /etc "))?;
     stage.run(&["--name", &name, "--policy", &bad.display().to_string()], &["true"])?.expect_code(125)?;
+    nothing_left(stage, &name, &before)
+}
+
+/// A start may fail at any of its steps; here at each of those that need a descriptor more, the heart's own among them.
+fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let before = Scene::now(&name);
+    let mut by_the_heart = 0;
+    for room in 4..64 {
+        let script = format!("ulimit -n {room}; exec \"$0\" \"$@\"");
+        let mut command = stage.command("sh");
+        command.args(["-c", &script]).arg(stage.binary()).args(["run", "--quiet", "--name", &name, "--state"]);
+        command.arg(stage.state()).args(["--", "true"]);
+        let done = bed::stage::finish(command, PATIENCE)?;
+        ensure!(done.code() != 0, "{room} descriptors are enough");
+        by_the_heart += usize::from(done.err().contains("can't start the sandbox"));
+        if done.err().contains("never becomes ready") {
+            // So far that a supervisor was tried: a sandbox was there.
+            ensure!(by_the_heart > 0, "the heart never refused");
+            std::fs::remove_dir_all(stage.state().join(&name))?;
+            return nothing_left(stage, &name, &before);
+        }
+        ensure!(!stage.state().join(&name).exists(), "{room} descriptors: {}", done.err());
+    }
+    anyhow::bail!("no limit let it get as far as a supervisor")
+}
+
+/// Who starts a sandbox by nohup(1) closes the terminal next.
+fn nohup(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let before = Scene::now(&name);
+    let mut command = stage.command("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(stage.binary());
+    command.args(["run", "--quiet", "--name", &name, "--state"]).arg(stage.state());
+    let agent = "trap 'echo hung up' HUP; echo ready; while [ ! -e /sandbox/go ]; do sleep 0.05; done; echo done";
+    command.args(["--workspace", &common::workspace(stage), "--", "sh", "-c", agent]);
+    let mut running = stage.start(command)?;
+    running.wait_for("ready", START)?;
+    running.signal(Signal::SIGHUP)?;
+    stage.write("workspace/go", "")?;
+    let done = running.finish(PATIENCE)?.expect_code(0)?;
+    ensure!(done.out() == "ready\ndone\n", "{}", done.out());
     nothing_left(stage, &name, &before)
 }
 

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             what_is_not_there_is_told,
             writable_paths_get_an_overlay_of_the_sandboxs_own,
             a_killed_unpacking_leaves_nothing_that_is_used,
+            an_interrupted_unpacking_leaves_nothing,
             a_file_may_name_the_root,
             a_hostile_roots_links_lead_nowhere_else,
         ],
@@ -334,6 +335,36 @@ fn a_killed_unpacking_leaves_nothing_that_is_used(stage: &Stage) -> Result<()> {
     ensure!(stage.cofferdam_processes().is_empty(), "the unpacking process lives on");
     stage.run(&["--root", &root], &["sh", "-c", "exit 7"])?.expect_code(7)?;
     ensure!(stored(stage).iter().all(|name| !begun(name)), "{:?}", stored(stage));
+    Ok(())
+}
+
+/// Ctrl-C while an image is unpacked, and while somebody else unpacks it: at once, and as if there had been no start.
+fn an_interrupted_unpacking_leaves_nothing(stage: &Stage) -> Result<()> {
+    let image = image(stage, Stored::Gzip, 16 << 20)?;
+    let root = pinned(&image.archive, &image);
+    let partial = |name: &String| name.ends_with(".partial");
+    let interrupted = |starting: &str, ready: &dyn Fn() -> bool| -> Result<()> {
+        let running = stage.start_run(starting, &["--root", &root], &["true"])?;
+        bed::stage::poll("the start", Duration::from_secs(60), || ready().then_some(()))?;
+        running.signal(Signal::SIGINT)?;
+        let done = running.finish(Duration::from_secs(60))?;
+        ensure!(done.code() == 130, "{}: {}", done.code(), done.err());
+        ensure!(!stage.state().join(starting).exists(), "its directory stayed");
+        Ok(())
+    };
+    interrupted("first", &|| stored(stage).iter().any(partial))?;
+    ensure!(stored(stage).is_empty(), "{:?}", stored(stage));
+    let digest = root.rsplit(':').next().context("a digest")?;
+    let lock = stage.state().join(format!(".images/{digest}.lock"));
+    let lock = std::fs::OpenOptions::new().write(true).open(lock)?;
+    lock.lock()?;
+    let waits = || {
+        let holder = stage.state().join("second/lock");
+        std::fs::read_to_string(holder).is_ok_and(|pid| !pid.is_empty())
+    };
+    interrupted("second", &waits)?;
+    drop(lock);
+    stage.run(&["--root", &root], &["sh", "-c", "exit 7"])?.expect_code(7)?;
     Ok(())
 }
 

@@ -82,8 +82,17 @@ pub enum NameChoice {
 
 /// Starts the sandbox: this process becomes its heart, and gives its exit code.
 pub fn start(root: &Root, wanted: Wanted) -> Outcome {
-    let prepared = prepare(root, wanted)?;
-    heart::run(prepared).map_err(|why| Failure::refused(format!("can't start the sandbox: {why}")))
+    // Before there is anything to remove: a signal waits for the heart, or until what was made is gone again.
+    let signals = heart::hold_signals()?;
+    let refused = |why| Failure::refused(format!("can't start the sandbox: {why}"));
+    match prepare(root, wanted).and_then(|prepared| heart::begin(prepared, &signals).map_err(refused)) {
+        Ok(heart) => Ok(heart.live()),
+        Err(failure) => {
+            // Whoever was asked to end meanwhile ends of that, here.
+            signals.release()?;
+            Err(failure)
+        }
+    }
 }
 
 fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
@@ -97,7 +106,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
     // Inherited by everything below: a core file would hold what memory holds.
     agent::own::no_core_files()?;
     agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;
-    let claim = match &wanted.name {
+    let mut claim = match &wanted.name {
         NameChoice::Exactly(name) => root.claim(name)?,
         NameChoice::Numbered(base) => root.claim_numbered(base)?,
     };
@@ -145,10 +154,7 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         let fd = listen(forward.listen, "forward", "choose another port")?;
         keep(&format!("{}{n}", slot::FORWARD), fd);
     }
-    // From here on there is something to remove: what would end us waits for the heart.
-    heart::hold_signals().map_err(std::io::Error::from)?;
-    // The last that can fail: a refused start leaves no socket behind.
-    keep(slot::CONTROL, control(&claim, ids)?);
+    keep(slot::CONTROL, control(&mut claim, ids)?);
     let plan = Plan {
         name: claim.name.to_string(),
         state: claim.dir.clone(),
@@ -170,9 +176,10 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         timings: wanted.steps.are_wanted(),
     };
     keep(slot::PLAN, sealed::seal_json("cofferdam-plan", &plan)?);
-    keep(slot::LOCK, claim.hand_over().into());
+    let (lock, made) = claim.hand_over();
+    keep(slot::LOCK, lock.into());
     wanted.steps.done("command: workspace, sockets; becomes the heart");
-    Ok(Prepared { plan, slots, init, steps: wanted.steps })
+    Ok(Prepared { plan, slots, init, made, steps: wanted.steps })
 }
 
 /// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build never looks:
@@ -217,9 +224,9 @@ fn limits(wanted: &config::Limits) -> Limits {
     }
 }
 
-fn control(claim: &Claim, ids: Ids) -> Result<OwnedFd, Failure> {
-    let told =
-        |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", claim.dir.display()));
+fn control(claim: &mut Claim, ids: Ids) -> Result<OwnedFd, Failure> {
+    let dir = claim.dir.clone();
+    let told = |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", dir.display()));
     let listener = claim.listen().map_err(told)?;
     if let Ids::Rooted { gateway, .. } = ids {
         std::os::unix::fs::chown(

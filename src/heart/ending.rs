@@ -1,11 +1,10 @@
 //! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the right code.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use agent::launch::Child;
 use agent::protocol::ExitStatus;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
@@ -50,17 +49,12 @@ impl Ending {
     }
 }
 
-/// Orders init's end, and with it (pid_namespaces(7)) that of every process of the sandbox; [`reap`] waits for it.
-pub fn kill_init(init: &Child) {
-    let _ = kill(Pid::from_raw(init.pid), Signal::SIGKILL);
-}
-
 /// Waits for the supervisor, which ends by itself once the heart's channel closes, but not for ever.
 pub fn end_supervisor(supervisor: &Child) {
     let mut fds = [PollFd::new(supervisor.pidfd.as_fd(), PollFlags::POLLIN)];
     let ended = poll(&mut fds, PollTimeout::from(SUPERVISOR_PATIENCE)).is_ok_and(|n| n > 0);
     if !ended {
-        let _ = kill(Pid::from_raw(supervisor.pid), Signal::SIGKILL);
+        supervisor.kill();
     }
     reap(supervisor);
 }
@@ -77,11 +71,6 @@ pub fn reap(child: &Child) -> Option<ExitStatus> {
 /// Removes what must not outlive the sandbox: its control socket.
 pub fn clean_state(slots: &Slots) {
     if let Some(state) = slots.find(slot::STATE) {
-        remove_socket(state);
+        let _ = unlinkat(state, "control.sock", UnlinkatFlags::NoRemoveDir);
     }
-}
-
-/// Removes the control socket from this state directory.
-pub fn remove_socket(state: BorrowedFd<'_>) {
-    let _ = unlinkat(state, "control.sock", UnlinkatFlags::NoRemoveDir);
 }

@@ -23,18 +23,19 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent::launch::{self, Child, LaunchError, NewInit, SupervisorSpec};
+use agent::launch::{self, Child, HeldSignals, LaunchError, NewInit, SupervisorSpec};
 use agent::own::Role;
 use agent::plan::Ids;
 use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use operator::client::RawTerminal;
 
 use crate::cli::out::say;
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
+use crate::state::Made;
 use crate::steps::Steps;
 use ending::Ending;
 use pace::{Next, Pace};
@@ -55,20 +56,27 @@ pub struct Prepared {
     pub slots: Slots,
     /// The sandbox's pid 1, without its plan yet.
     pub init: NewInit,
+    /// What was made in the state directory: gone again if the sandbox doesn't start.
+    pub made: Made,
     /// The step clock.
     pub steps: Steps,
 }
 
-/// Turns this process, the command, into the heart, and gives the sandbox's exit code. What the command was started with is gone
-/// from its memory then, and every descriptor that isn't a slot.
+/// Turns this process, the command, into the heart of a sandbox whose init is at work. What the command was started with is gone from
+/// its memory then, and every descriptor that isn't a slot.
 ///
 /// # Errors
-/// What kept the sandbox from starting.
-pub fn run(prepared: Prepared) -> Result<u8, String> {
-    Heart::begin(prepared).map(Heart::live)
+/// What kept the sandbox from starting; nothing is left of it.
+pub fn begin(prepared: Prepared, signals: &HeldSignals) -> Result<Heart, String> {
+    // First of all: from here on every descriptor has an owner that is here.
+    let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors());
+    launch::close_all_but(&kept.collect::<Vec<_>>())
+        .map_err(|e| format!("can't close what isn't ours: {e}"))?;
+    Heart::of(prepared, signals)
 }
 
-struct Heart {
+/// The heart of a sandbox.
+pub struct Heart {
     plan: Plan,
     executable: OwnedFd,
     slots: Slots,
@@ -100,20 +108,9 @@ enum Life {
 }
 
 impl Heart {
-    fn begin(prepared: Prepared) -> Result<Self, String> {
-        // First of all: from here on every descriptor has an owner that is here.
-        let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors());
-        launch::close_all_but(&kept.collect::<Vec<_>>())
-            .map_err(|e| format!("can't close what isn't ours: {e}"))?;
-        let state = prepared.slots.find(slot::STATE).and_then(|fd| fd.try_clone_to_owned().ok());
-        Self::of(prepared).inspect_err(|_| {
-            if let Some(state) = state {
-                ending::remove_socket(state.as_fd());
-            }
-        })
-    }
-
-    fn of(Prepared { plan, mut slots, init, steps }: Prepared) -> Result<Self, String> {
+    fn of(prepared: Prepared, signals: &HeldSignals) -> Result<Self, String> {
+        // Dropped from the last to the first: what was made is removed while the lock, a slot, is held.
+        let Prepared { plan, mut slots, init, made, steps } = prepared;
         agent::own::retitle(c"cofferdam: hrt", "cofferdam: heart")
             .map_err(|e| format!("can't take our environment out of memory: {e}"))?;
         let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
@@ -121,7 +118,7 @@ impl Heart {
             // The supervisor inherits it as its working directory: it need not be able to walk there.
             nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
         }
-        let signals = block_signals().map_err(|e| format!("can't wait for signals: {e}"))?;
+        let signals = signals.descriptor().map_err(|e| format!("can't wait for signals: {e}"))?;
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = init.furnish(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
@@ -130,9 +127,10 @@ impl Heart {
             .map_err(|e| e.to_string())
             .inspect_err(|_| {
                 // Before its limits are taken away.
-                ending::kill_init(&init);
+                init.kill();
                 ending::reap(&init);
             })?;
+        made.keep();
         steps.done("heart: init has its plan");
         let terminal = match plan.mode {
             // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.
@@ -156,7 +154,8 @@ impl Heart {
         })
     }
 
-    fn live(mut self) -> u8 {
+    /// Stays until the sandbox ends, and gives its exit code.
+    pub fn live(mut self) -> u8 {
         loop {
             match self.start_supervisor() {
                 Ok(running) => {
@@ -283,7 +282,7 @@ impl Heart {
                 }
                 Ok(Packet { body: ToHeart::Over { exit_code, message }, .. }) => {
                     self.steps.done("heart: hears that the agents are over; kills init");
-                    ending::kill_init(&self.init);
+                    self.init.kill();
                     self.over = Some(Ending::with(exit_code, message));
                 }
                 Ok(Packet { body: ToHeart::Steps(told), .. }) => {
@@ -367,7 +366,8 @@ impl Heart {
     fn end(mut self, ending: Ending, supervisor: Option<Running>) -> u8 {
         drop(self.terminal.take());
         self.steps.done("heart: hears of the end");
-        ending::kill_init(&self.init);
+        // And with it (pid_namespaces(7)) every process of the sandbox.
+        self.init.kill();
         if let Some(Running { child, wire }) = supervisor {
             // The closed channel tells it that nothing is left to supervise.
             drop(wire);
@@ -396,15 +396,9 @@ impl Running {
     }
 }
 
-fn block_signals() -> nix::Result<SignalFd> {
-    SignalFd::with_flags(&hold_signals()?, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-}
-
-/// Keeps the signals that the heart judges waiting for it: from the moment that there is something to
-/// remove at the end, none of them may just end the process.
-pub fn hold_signals() -> nix::Result<SigSet> {
-    let mut set = SigSet::empty();
-    for signal in [
+/// Keeps the signals that the heart judges waiting for it.
+pub fn hold_signals() -> io::Result<HeldSignals> {
+    HeldSignals::hold(&[
         Signal::SIGINT,
         Signal::SIGTERM,
         Signal::SIGHUP,
@@ -413,9 +407,5 @@ pub fn hold_signals() -> nix::Result<SigSet> {
         Signal::SIGUSR2,
         Signal::SIGWINCH,
         Signal::SIGCHLD,
-    ] {
-        set.add(signal);
-    }
-    set.thread_block()?;
-    Ok(set)
+    ])
 }

@@ -216,7 +216,7 @@ struct EndsInit(i32);
 
 impl Drop for EndsInit {
     fn drop(&mut self) {
-        let _ = sys::process::kill(self.0, false, libc::SIGKILL);
+        let _ = sys::signals::kill(self.0, false, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.0), None);
     }
 }
@@ -253,7 +253,7 @@ fn ask(wire: &Wire, id: u64, request: Request) -> Result<Answer, Finding> {
 fn launch_finding(error: &LaunchError) -> Finding {
     let finding = Finding::new("namespaces", Verdict::Missing, error.to_string());
     match error {
-        LaunchError::Namespaces(_) => finding.mend(&user_namespace_mend()),
+        LaunchError::UserNamespace(_) => finding.mend(&user_namespace_mend()),
         LaunchError::IdMap { mend, .. } => finding.mend(mend),
         _ => finding,
     }

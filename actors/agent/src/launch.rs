@@ -6,6 +6,7 @@
 //! the child needs to take its first steps, and nothing starts a process that could outlive the heart.
 
 pub mod cgroup;
+mod held;
 mod new_init;
 mod other_root;
 mod workspace;
@@ -13,6 +14,7 @@ mod workspace;
 pub(crate) use new_init::{
     AT_ONCE, FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY,
 };
+pub use held::HeldSignals;
 pub use new_init::{Foundation, NewInit, clone_init};
 
 use cgroup::{Cgroup, CgroupError};
@@ -21,7 +23,7 @@ use crate::plan::{Ids, PlanError};
 use crate::sys;
 use crate::sys::process::Cloned;
 use std::ffi::CString;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// A started process; it is the caller's to wait for.
@@ -33,6 +35,14 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// Init's: the limits of the sandbox. Drop it, with the rest, only after waiting for the process.
     pub cgroup: Option<Cgroup>,
+}
+
+impl Child {
+    /// Ends it by SIGKILL; it is still the caller's to wait for. By its descriptor: a number may be another's by now.
+    pub fn kill(&self) {
+        // What fails here has ended already.
+        let _ = sys::signals::send(self.pidfd.as_fd(), libc::SIGKILL);
+    }
 }
 
 /// Why a process could not be started.
@@ -48,6 +58,13 @@ pub enum LaunchError {
     #[error(
         "the kernel refuses a new user namespace: {0}; check user.max_user_namespaces, \
          kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or start as root"
+    )]
+    UserNamespace(io::Error),
+    /// It makes none of the others, within a user namespace of ours.
+    #[error(
+        "the kernel refuses the sandbox's other namespaces: {0}; check user.max_mnt_namespaces, user.max_net_namespaces, \
+         user.max_ipc_namespaces and user.max_uts_namespaces, which must allow one more, and whether a security module \
+         (kernel.apparmor_restrict_unprivileged_userns) forbids them to an ordinary user"
     )]
     Namespaces(io::Error),
     /// The id maps were refused.
@@ -105,9 +122,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
 }
 
 fn end(child: &Child) {
-    let pid = nix::unistd::Pid::from_raw(child.pid);
-    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-    let _ = nix::sys::wait::waitpid(pid, None);
+    child.kill();
+    let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child.pid), None);
 }
 
 fn require_single_thread() -> Result<(), LaunchError> {
@@ -115,7 +131,11 @@ fn require_single_thread() -> Result<(), LaunchError> {
     if count == 1 { Ok(()) } else { Err(LaunchError::Threads(count)) }
 }
 
-/// Has a child of ours, a copy, do something, and gives what it answers. What the child learnt on the way is gone with it.
+/// Bytes of a child's answer at most.
+const MAX_ANSWER: u64 = 16 << 20;
+
+/// Has a child of ours, a copy, do something, and gives what it answers, of at most 16 MiB. What the child learnt on the way is
+/// gone with it. Signals that are held are not kept waiting for it.
 ///
 /// # Errors
 /// See [`LaunchError`]; an answer of no byte is [`LaunchError::Died`].
@@ -141,13 +161,10 @@ pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, LaunchError> 
         }
         Cloned::Parent { pid, pidfd } => {
             drop(write);
-            let mut answer = Vec::new();
-            let heard = std::fs::File::from(read).read_to_end(&mut answer);
+            let heard = sys::signals::hear(read, MAX_ANSWER);
             end(&Child { pid, pidfd, cgroup: None });
-            match heard.map_err(system("waiting for a child"))? {
-                0 => Err(LaunchError::Died("its work".into())),
-                _ => Ok(answer),
-            }
+            let answer = heard.map_err(system("waiting for a child"))?;
+            if answer.is_empty() { Err(LaunchError::Died("its work".into())) } else { Ok(answer) }
         }
     }
 }
@@ -248,7 +265,7 @@ fn try_become_supervisor(
     let at = |step: &'static str| move |error: io::Error| (step, error);
     // Its own session: a Ctrl-C at the terminal is the heart's to judge.
     nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
-    sys::process::reset_signals().map_err(at("signals"))?;
+    sys::signals::reset().map_err(at("signals"))?;
     let first_free = FIRST_KEPT + spec.keep.len() as RawFd;
     let executable = sys::fd::duplicate_above(spec.executable, first_free + 1).map_err(at("descriptors"))?;
     place_from_three(spec.keep, &[report.as_raw_fd(), executable.as_raw_fd()]).map_err(at("descriptors"))?;

@@ -173,7 +173,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = sys::process::kill(self.pid, false, libc::SIGKILL);
+        let _ = sys::signals::kill(self.pid, false, libc::SIGKILL);
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None);
     }
 }

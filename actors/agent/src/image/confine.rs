@@ -14,7 +14,7 @@ use landlock::{
 };
 use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A file more than the layout, the directory and what is open on the way down a tree.
@@ -53,14 +53,14 @@ pub(super) fn run(
             let _ = std::panic::catch_unwind(life);
             sys::process::exit_now(0)
         }
-        Cloned::Parent { pid, .. } => {
+        Cloned::Parent { pid, pidfd } => {
             drop((go_read, said_write));
             let said = map_user(pid, user(ids))
                 .and_then(|()| sys::fd::write_all(go_write.as_fd(), b"g"))
                 .map_err(system("starting the process that unpacks"))
                 .and_then(|()| listen(said_read));
             drop(go_write);
-            let _ = sys::process::kill(pid, false, libc::SIGKILL);
+            let _ = sys::signals::send(pidfd.as_fd(), libc::SIGKILL);
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
             said
         }
@@ -74,8 +74,7 @@ fn map_user(pid: i32, user: Id) -> io::Result<()> {
 }
 
 fn listen(pipe: OwnedFd) -> Result<String, ImageError> {
-    let mut said = Vec::new();
-    File::from(pipe).take(MAX_REPORT).read_to_end(&mut said).map_err(system("the process that unpacks"))?;
+    let said = sys::signals::hear(pipe, MAX_REPORT).map_err(system("the process that unpacks"))?;
     match said.split_first() {
         Some((b'+', text)) => Ok(legible(text)),
         Some((b'-', text)) => Err(ImageError::Unpacking(legible(text))),
@@ -132,7 +131,7 @@ fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Resu
     sys::process::die_with_parent(libc::SIGKILL)?;
     sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
-    sys::process::ignore_broken_pipes();
+    sys::signals::ignore_broken_pipes();
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     for (resource, most) in [
         (Resource::RLIMIT_CORE, 0),

@@ -13,11 +13,16 @@ use super::layout::{self, Layout};
 use super::unpack;
 use super::{ImageError, Reference};
 use crate::plan::Ids;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use crate::sys;
+use nix::poll::PollTimeout;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+/// How long until we look again whether whoever unpacks an image is done.
+const LOOK_AGAIN: u16 = 100;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -89,11 +94,18 @@ impl Store {
         }
     }
 
+    /// Waits while somebody else unpacks the image, unless asked to end.
     fn lock(&self, image: &Reference) -> io::Result<File> {
         let path = self.dir.join(format!("{}.lock", image.digest.hex()));
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        file.lock()?;
-        Ok(file)
+        let requests = sys::signals::Requests::of_blocked()?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => requests.or(None, PollTimeout::from(LOOK_AGAIN))?,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
     }
 
     /// Why a name without a digest is refused, with what to say instead.

@@ -99,9 +99,9 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     }
     // Agents can read the command line of process 1, and the environment was the operator's.
     own::retitle(c"cofferdam: init", "cofferdam: init")?;
-    sys::process::reset_signals()?;
+    sys::signals::reset()?;
     // A peer that went away is an error value here, never a signal.
-    sys::process::ignore_broken_pipes();
+    sys::signals::ignore_broken_pipes();
     if let Ids::Rooted { .. } = foundation.ids {
         sys::process::clear_groups()?;
         sys::process::set_gids(Some(0), Some(0), Some(0))?;

@@ -44,7 +44,7 @@ struct Loop<'a> {
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
 pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
-    let signals = sys::process::signal_fd(&[libc::SIGCHLD]).map_err(drop)?;
+    let signals = sys::signals::fd(&[libc::SIGCHLD]).map_err(drop)?;
     let mut this = Loop { channel, cage, table: Table::default() };
     let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
@@ -209,7 +209,7 @@ impl Loop<'_> {
                 let entry = self.table.find(process)?;
                 // Between its death and our reaping the pid is still its own: nobody else can be hit.
                 if entry.is_running() {
-                    sys::process::kill(entry.record.pid, group, signo).or_else(|error| {
+                    sys::signals::kill(entry.record.pid, group, signo).or_else(|error| {
                         if error.raw_os_error() == Some(libc::ESRCH) {
                             Ok(())
                         } else {
@@ -309,7 +309,7 @@ fn kill_strays(agent: &str, running: &[i32]) -> io::Result<()> {
             if descends(pid, running, &parents) || !is_marked(pid, marker.as_bytes()) {
                 continue;
             }
-            killed |= sys::process::kill(pid, false, libc::SIGKILL).is_ok();
+            killed |= sys::signals::kill(pid, false, libc::SIGKILL).is_ok();
         }
         if !killed {
             break;

@@ -79,7 +79,7 @@ pub(crate) fn spawn(confinement: &Confinement, stdio: Stdio, fds: Vec<OwnedFd>) 
                 Ok(listener) => listener,
                 Err(error) => {
                     // Nobody would ever answer it.
-                    let _ = sys::process::kill(pid, false, libc::SIGKILL);
+                    let _ = sys::signals::kill(pid, false, libc::SIGKILL);
                     return Err(system("taking a child's seccomp listener")(error));
                 }
             };
@@ -167,7 +167,7 @@ pub(crate) fn enter_session<'fd>(
     if !confinement.skips(Control::Session) {
         nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
     }
-    sys::process::reset_signals().map_err(at("signals"))?;
+    sys::signals::reset().map_err(at("signals"))?;
     // Lifted first: a given stream may itself sit at 0, 1 or 2.
     let lifted: Vec<OwnedFd> = (0..3)
         .map(|number| sys::fd::duplicate_above(stream(number), 3))

@@ -111,7 +111,7 @@ impl NewInit {
             sys::process::clone(libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
             // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
         };
-        match cloned.map_err(LaunchError::Namespaces)? {
+        match cloned.map_err(LaunchError::UserNamespace)? {
             Cloned::Child => {
                 drop(ours);
                 crate::init::begin(&foundation, theirs, outside)
@@ -120,7 +120,7 @@ impl NewInit {
                 drop(theirs);
                 let new = Self { child: Some(Child { pid, pidfd, cgroup: None }), sync: ours, foundation };
                 let done = write_id_maps(pid, new.foundation.ids).and_then(|()| {
-                    sys::socket::send(new.sync.as_fd(), b"g", &[]).map_err(system("releasing init"))
+                    sys::socket::send(new.sync.as_fd(), b"g", &[]).map_err(with_init("releasing init"))
                 });
                 let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable == 1));
                 done.map(|()| new)
@@ -169,7 +169,7 @@ impl NewInit {
             .into_iter()
             .chain(handed.mounts().into_iter().flatten().map(AsFd::as_fd))
             .collect();
-        sys::socket::send(self.sync.as_fd(), b"p", &fds).map_err(system("giving init its plan"))?;
+        sys::socket::send(self.sync.as_fd(), b"p", &fds).map_err(with_init("giving init its plan"))?;
         self.child.take().ok_or_else(|| system("the new init")(io::ErrorKind::NotFound.into()))
     }
 }
@@ -196,11 +196,20 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
 pub(crate) const AT_ONCE: libc::c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
+/// What failed in speaking with init: an end that is closed is init's end.
+fn with_init(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
+    move |error| match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LaunchError::Died(what.into()),
+        _ => system(what)(error),
+    }
+}
+
 /// Waits until init has told how far it got.
 fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
     let mut answer = [0_u8; 256];
-    let length = sys::fd::read(sync, &mut answer).map_err(system("waiting for init"))?;
+    let length = sys::fd::read(sync, &mut answer).map_err(with_init("waiting for init"))?;
     match answer.get(..length).unwrap_or_default() {
+        [] => Err(LaunchError::Died("making its namespaces".into())),
         [READY] => Ok(()),
         [NO_NAMESPACES, a, b, c, d] => {
             let errno = i32::from_le_bytes([*a, *b, *c, *d]);

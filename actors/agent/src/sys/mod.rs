@@ -14,6 +14,7 @@ pub(crate) mod notify;
 pub(crate) mod pagemap;
 pub(crate) mod process;
 pub(crate) mod procmap;
+pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod terminal;
 pub(crate) mod title;

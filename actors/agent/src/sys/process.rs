@@ -135,38 +135,6 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Every signal to its default, none blocked: what a freshly executed program expects.
-pub(crate) fn reset_signals() -> io::Result<()> {
-    for signo in 1..=64 {
-        if signo == libc::SIGKILL || signo == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: SIG_DFL runs no code of ours. The two signals that libc keeps for itself give an error, rightly ignored.
-        unsafe { libc::signal(signo, libc::SIG_DFL) };
-    }
-    // SAFETY: the set is initialised by sigemptyset before it is read.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        check_int(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())).map(drop)
-    }
-}
-
-/// Blocks these signals and gives a descriptor that becomes readable when one is pending.
-pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised before it is read; signalfd makes a descriptor that is ours.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for signo in signals {
-            libc::sigaddset(&raw mut set, *signo);
-        }
-        check_int(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
-        let fd = check_int(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
 /// The kernel's Landlock ABI version, 0 without Landlock.
 pub(crate) fn landlock_abi() -> u32 {
     const VERSION: u32 = 1;
@@ -217,21 +185,6 @@ pub(crate) fn same_file(one: Descriptor, other: Descriptor) -> io::Result<bool> 
 pub(crate) fn is_first_thread(thread: i32) -> bool {
     // SAFETY: integers only. Signal 0 is none: the kernel looks for the thread in the process of its own number, and that is all.
     unsafe { libc::syscall(libc::SYS_tgkill, thread, thread, 0) == 0 }
-}
-
-/// Signals a process, or the group it leads.
-pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
-    if pid <= 1 {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL));
-    }
-    // SAFETY: integers only; pid is above 1, so neither "everyone" nor our own group.
-    check_int(unsafe { libc::kill(if group { -pid } else { pid }, signo) }).map(drop)
-}
-
-/// Makes a write to a closed pipe an error instead of a signal.
-pub(crate) fn ignore_broken_pipes() {
-    // SAFETY: SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// The name shown by ps; at most 15 bytes.

@@ -1,0 +1,49 @@
+//! Signals kept waiting: from the moment that there is something to remove at the end, none of them may just end the process.
+
+use crate::sys;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io;
+
+/// Signals that wait for whoever judges them. Dropped, they go on waiting.
+#[derive(Debug)]
+#[must_use = "what is held waits for ever, unless somebody reads or releases it"]
+pub struct HeldSignals {
+    held: SigSet,
+    before: SigSet,
+}
+
+impl HeldSignals {
+    /// Has these signals wait, but for SIGHUP where it is ignored: who starts a program by nohup(1) doesn't want it told of a
+    /// terminal that goes. (SIGINT and SIGQUIT are taken all the same: a script's shell ignores them for everything in its
+    /// background, and whoever sends them to us on purpose means us.)
+    ///
+    /// SIGCHLD gets its default, whatever it was: who ignores it never hears how a child ended.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn hold(signals: &[Signal]) -> io::Result<Self> {
+        sys::signals::to_default(libc::SIGCHLD);
+        let unwanted = |signal| signal == Signal::SIGHUP && sys::signals::is_ignored(libc::SIGHUP);
+        let held: SigSet = signals.iter().copied().filter(|signal| !unwanted(*signal)).collect();
+        let mut before = SigSet::empty();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), Some(&mut before))?;
+        Ok(Self { held, before })
+    }
+
+    /// Where they are read.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn descriptor(&self) -> io::Result<SignalFd> {
+        Ok(SignalFd::with_flags(&self.held, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    }
+
+    /// Lets those that wait do what they do, which ends the process for most.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn release(self) -> io::Result<()> {
+        Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None)?)
+    }
+}

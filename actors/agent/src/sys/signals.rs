@@ -1,0 +1,129 @@
+//! Signals: what is done about them, which of them wait, and sending them. Only ever called by single-threaded processes or
+//! fresh children.
+
+use super::{check, check_int};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// What asks a process to end, and does so by default.
+const ENDING: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Every signal to its default, none blocked: what a freshly executed program expects.
+pub(crate) fn reset() -> io::Result<()> {
+    for signo in 1..=64 {
+        if signo == libc::SIGKILL || signo == libc::SIGSTOP {
+            continue;
+        }
+        to_default(signo);
+    }
+    // SAFETY: the set is initialised by sigemptyset before it is read.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        check_int(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())).map(drop)
+    }
+}
+
+/// One signal to its default.
+pub(crate) fn to_default(signo: libc::c_int) {
+    // SAFETY: SIG_DFL runs no code of ours. The two signals that libc keeps for itself give an error, rightly ignored.
+    unsafe { libc::signal(signo, libc::SIG_DFL) };
+}
+
+/// Whether a signal is ignored, as it may have been by whoever executed us (nohup(1)).
+pub(crate) fn is_ignored(signo: libc::c_int) -> bool {
+    // SAFETY: an all-zero sigaction is one; the call only writes it, and nothing is changed.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signo, std::ptr::null(), &raw mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Makes a write to a closed pipe an error instead of a signal.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Blocks these signals and gives a descriptor that becomes readable when one is pending.
+pub(crate) fn fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before it is read; signalfd makes a descriptor that is ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signo in signals {
+            libc::sigaddset(&raw mut set, *signo);
+        }
+        check_int(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+        let fd = check_int(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Signals a process, or the group it leads.
+pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
+    if pid <= 1 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: integers only; pid is above 1, so neither "everyone" nor our own group.
+    check_int(unsafe { libc::kill(if group { -pid } else { pid }, signo) }).map(drop)
+}
+
+/// Signals the very process of this descriptor (pidfd_send_signal(2)), whoever has its number by now.
+pub(crate) fn send(pidfd: BorrowedFd<'_>, signo: i32) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo asks for what kill(2) would fill in; the rest are integers.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signo, none, 0) }).map(drop)
+}
+
+/// What asks this process to end, waits blocked, and so has no effect until somebody looks.
+pub(crate) struct Requests(SignalFd);
+
+impl Requests {
+    /// Of those that are blocked now; one that isn't ends the process by itself.
+    pub(crate) fn of_blocked() -> io::Result<Self> {
+        let blocked = SigSet::thread_get_mask()?;
+        let set: SigSet = ENDING.into_iter().filter(|signal| blocked.contains(*signal)).collect();
+        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Waits until `other` is readable, or for so many milliseconds.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Interrupted`] when such a signal waits. It goes on waiting.
+    pub(crate) fn or(&self, other: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<()> {
+        let own = PollFd::new(self.0.as_fd(), PollFlags::POLLIN);
+        let mut fds: Vec<PollFd<'_>> =
+            [own].into_iter().chain(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN))).collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) if fds.first().is_some_and(|own| own.any() == Some(true)) => {
+                Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted by a signal"))
+            }
+            // Whoever was stopped and goes on waits again.
+            Err(nix::errno::Errno::EINTR) => self.or(other, timeout),
+            done => Ok(done.map(drop)?),
+        }
+    }
+}
+
+/// All that a child says until it closes its end, `most` bytes of it; but a request to end isn't kept waiting.
+///
+/// # Errors
+/// [`io::ErrorKind::Interrupted`], see [`Requests::or`]; what reading gives.
+pub(crate) fn hear(pipe: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
+    let requests = Requests::of_blocked()?;
+    let (mut said, mut pipe) = (Vec::new(), File::from(pipe).take(most));
+    let mut part = [0_u8; 4096];
+    loop {
+        requests.or(Some(pipe.get_ref().as_fd()), PollTimeout::NONE)?;
+        match pipe.read(&mut part)? {
+            0 => return Ok(said),
+            length => said.extend_from_slice(part.get(..length).unwrap_or_default()),
+        }
+    }
+}
