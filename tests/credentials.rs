@@ -392,6 +392,7 @@ fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
     let mut seen = Vec::new();
     for pid in stage.cofferdam_processes() {
         let title = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+        ensure!(title.iter().filter(|byte| **byte == 0).count() <= 2, "padded: {}", title.len());
         let title =
             String::from_utf8_lossy(title.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
         let holds = |needle: &str| memory_holds(pid, needle.as_bytes());

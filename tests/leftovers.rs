@@ -135,7 +135,10 @@ fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
     for room in 4..64 {
         let script = format!("ulimit -n {room}; exec \"$0\" \"$@\"");
         let mut command = stage.command("sh");
-        command.args(["-c", &script]).arg(stage.binary()).args(["run", "--quiet", "--name", &name, "--state"]);
+        command
+            .args(["-c", &script])
+            .arg(stage.binary())
+            .args(["run", "--quiet", "--name", &name, "--state"]);
         command.arg(stage.state()).args(["--", "true"]);
         let done = bed::stage::finish(command, PATIENCE)?;
         ensure!(done.code() != 0, "{room} descriptors are enough");
@@ -158,7 +161,8 @@ fn nohup(stage: &Stage) -> Result<()> {
     let mut command = stage.command("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(stage.binary());
     command.args(["run", "--quiet", "--name", &name, "--state"]).arg(stage.state());
-    let agent = "trap 'echo hung up' HUP; echo ready; while [ ! -e /sandbox/go ]; do sleep 0.05; done; echo done";
+    let agent =
+        "trap 'echo hung up' HUP; echo ready; while [ ! -e /sandbox/go ]; do sleep 0.05; done; echo done";
     command.args(["--workspace", &common::workspace(stage), "--", "sh", "-c", agent]);
     let mut running = stage.start(command)?;
     running.wait_for("ready", START)?;

@@ -11,10 +11,10 @@ mod new_init;
 mod other_root;
 mod workspace;
 
+pub use held::HeldSignals;
 pub(crate) use new_init::{
     AT_ONCE, FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY,
 };
-pub use held::HeldSignals;
 pub use new_init::{Foundation, NewInit, clone_init};
 
 use cgroup::{Cgroup, CgroupError};

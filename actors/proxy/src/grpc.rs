@@ -16,6 +16,9 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// What of `grpc-message` is percent-encoded, beside bytes that are not ASCII (gRPC over HTTP/2, "Percent-Byte").
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
+/// Characters of a message at most, before they are encoded: clients take 8 KiB of fields by default, and a path may be longer.
+const MESSAGE_MAX: usize = 640;
+
 /// gRPC's status codes as far as a proxy has a use for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
@@ -57,6 +60,7 @@ pub(crate) fn refused(in_grpc: bool, refusal: &Refusal, known: &Known) -> Respon
 /// The whole answer: "Trailers-Only" in gRPC's terms. What the JSON body says in words is in its message.
 fn response(refusal: &Refusal, known: &Known) -> Response<Body> {
     let said = format!("{}: {} ({})", refusal.code(), refusal.detail(), refusal.hint());
+    let said: String = said.chars().take(MESSAGE_MAX).collect();
     let said = utf8_percent_encode(&said, ENCODED).to_string();
     let mut response = Response::new(empty());
     let headers = response.headers_mut();
@@ -93,6 +97,13 @@ mod tests {
         let message = percent_decode_str(message).decode_utf8().unwrap();
         assert_eq!(message, format!("policy_denied: {detail} (ask)"));
         assert_eq!(answer.headers()[REQUEST_ID_HEADER], known.request_id.to_string());
+    }
+
+    #[test]
+    fn a_message_is_bounded_whatever_was_asked_for() {
+        let denial = Denial { layer: Layer::L7, detail: "é".repeat(20_000), policy: None, hint: None };
+        let answer = response(&Refusal::Denied(denial), &Known::nothing("127.0.0.1:9".parse().unwrap()));
+        assert!(answer.headers()["grpc-message"].len() <= MESSAGE_MAX * 3 * 'é'.len_utf8());
     }
 
     #[test]

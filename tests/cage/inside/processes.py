@@ -95,6 +95,7 @@ attack("limit init with high bits", EPERM, "a pid is an int", lambda: call("prli
 attack("pin init to a processor", EPERM, "pid 1 must not be starved by its own child", lambda: call("sched_setaffinity", 1, 8, ctypes.byref(ctypes.c_uint64(1))))
 attack("give init idle disk priority", EPERM, "pid 1 must not be starved by its own child", lambda: call("ioprio_set", 1, 1, 3 << 13))
 attack("make pid 1 one's own group", (EPERM, ESRCH, EACCES), "signals and terminals go by group", lambda: os.setpgid(1, 0))
+attack("see how long the operator's command line was", NOTHING, "init's title is all of it that there is", lambda: nothing(read("/proc/1/cmdline", 65536).removeprefix(b"cofferdam: init\0")))
 control("init lives", "after all of that", lambda: expect(read("/proc/1/comm")))
 
 # The machine's processes --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 //! begin ─▶ tied to the heart's life, ids set, namespaces, gate ─▶ plan taken ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end,
 //!              │ fails: exit                                                      └── fails ──┴─▶ serve refusals      or SIGKILL
 //! ```
+//! What fails in the network and its gate is no exit: it is carried to the building, and told as the cage's fault.
 //! While the proof runs, sockets and run files are handed out already ([`handouts`]); all else waits for its end.
 //!
 //! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from one

@@ -1,10 +1,9 @@
 //! The strings that a process was started with: its arguments, and the environment behind them (proc_pid_cmdline(5)).
 
 use std::io;
-use std::ops::Range;
 
 /// Overwrites this process's arguments and environment, every byte, with `title` as its whole command line; from now on it has no
-/// environment. What was copied from either stays the caller's.
+/// environment. What was copied from either stays the caller's. Not even the arguments' length can be seen afterwards.
 ///
 /// The process must have one thread, and must not have kept references into either (`std::env` gives copies).
 ///
@@ -19,9 +18,15 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     let last = place.end - 1;
-    let bytes = title.bytes().chain(std::iter::repeat(0));
-    for (address, byte) in place.zip(bytes) {
-        let byte = if address == last { 0 } else { byte };
+    // Where the last byte of the arguments isn't zero, /proc shows one string (setproctitle(3bsd)): the title without padding.
+    let mark = place.arguments_end - 1;
+    for (n, address) in (place.first..place.end).enumerate() {
+        let byte = match title.as_bytes().get(n) {
+            _ if address == last => 0,
+            Some(byte) => *byte,
+            None if address == mark && n > title.len() => b'.',
+            None => 0,
+        };
         // SAFETY: the kernel says that this range holds our own strings: it lies in the writable mapping of the first stack,
         // above every frame, and by the doc nobody holds a reference into it.
         unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(byte) };
@@ -29,17 +34,24 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// From the first argument to the end of the environment, as proc_pid_stat(5) tells: fields 48 to 51. `None` unless they follow
-/// each other.
-fn place(stat: &str) -> Option<Range<usize>> {
+/// Where the strings are: the arguments, and right behind them the environment.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    first: usize,
+    arguments_end: usize,
+    end: usize,
+}
+
+/// As proc_pid_stat(5) tells: fields 48 to 51. `None` unless they follow each other.
+fn place(stat: &str) -> Option<Place> {
     // The command's name may hold anything; the third field follows its last parenthesis.
     let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let ends: Vec<usize> = fields.skip(45).take(4).map(str::parse).collect::<Result<_, _>>().ok()?;
     match ends[..] {
-        [first, arguments_end, environment, last]
-            if first > 0 && first < arguments_end && arguments_end == environment && environment <= last =>
+        [first, arguments_end, environment, end]
+            if first > 0 && first < arguments_end && arguments_end == environment && environment <= end =>
         {
-            Some(first..last)
+            Some(Place { first, arguments_end, end })
         }
         _ => None,
     }
@@ -55,7 +67,11 @@ mod tests {
             (3..=52).map(|n| if n < 48 { "0".into() } else { (n * 10).to_string() }).collect();
         let stat = |name: &str| format!("7 ({name}) {}", fields.join(" ")).replace("490 500", "490 490");
         for name in ["sh", "a) R 1 (b"] {
-            assert_eq!(place(&stat(name)), Some(480..510), "{name}");
+            assert_eq!(
+                place(&stat(name)),
+                Some(Place { first: 480, arguments_end: 490, end: 510 }),
+                "{name}"
+            );
         }
         assert_eq!(place(&format!("7 (sh) {}", fields.join(" "))), None, "a gap between them");
         assert_eq!(place("7 (sh) R 1"), None);

@@ -137,7 +137,9 @@ fn a_heart_keeps_nothing_of_what_it_was_started_with(_: Mode) {
         assert!(environment.iter().all(|byte| *byte == 0));
         assert_eq!(std::env::vars_os().count(), 0);
         let line = seen("/proc/self/cmdline");
+        // No longer than what was there, and not padded to it where it is shorter.
         assert_eq!(line.split(|byte| *byte == 0).next(), Some(&b"a test's title"[..]));
+        assert!(line.len() <= b"a test's title\0\0".len(), "{} bytes", line.len());
         assert_eq!(seen("/proc/self/comm"), b"a test\n");
         assert!(stray.as_fd().try_clone_to_owned().is_err(), "a stray descriptor stays");
         // Its way to answer is gone as well.
