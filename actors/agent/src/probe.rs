@@ -1,5 +1,6 @@
-//! The proof: before the agent's first instruction a child runs in its place, under exactly its confinement, tries what
-//! must fail and what must work, and reports each answer.
+//! The proof: before the agent's first instruction the process that becomes it, under its whole confinement already, tries
+//! what must fail and what must work, and reports each answer. (Where an answer is wrong and best effort goes on all the
+//! same, it ends, and the agent is another child: what must fail and doesn't may change who tried it.)
 //!
 //! The checks are a list of names and closures; each stands for one control and says what answer is right. No sleeps,
 //! no files left behind, nothing outside touched: what is tried would be harmless if it worked. It runs in about a
@@ -13,14 +14,12 @@ mod identity;
 mod mounts;
 mod network;
 
-use crate::init::{Confinement, Connects, Early, enter_session, receive_listener};
+use crate::init::{Confinement, Connects, Early, FailedStep, Said, Standby};
 use crate::isolation::namespaces::Namespaces;
 use crate::plan::{CagePlan, Control};
 use crate::protocol::Check;
 use crate::sys;
-use crate::sys::process::Cloned;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -46,8 +45,8 @@ struct Probe {
     connected: u64,
 }
 
-/// What a probe sends.
-type Answers = Result<(Vec<Check>, u64), String>;
+/// What a probe sends: its answers, and [`Probe::connected`].
+type Answers = (Vec<Check>, u64);
 
 impl Probe {
     fn try_it<T>(
@@ -123,12 +122,8 @@ const ABSTRACT_WITNESS: &str = "cofferdam-landlock-witness";
 
 /// A probe at work; killed and reaped when dropped.
 pub(crate) struct Running {
-    pid: i32,
-    /// What it says.
-    answers: OwnedFd,
-    /// Where it hands its filter's listener over.
-    hand: OwnedFd,
-    /// The abstract socket that it must not reach; gone with the probe, so that agents find nothing there.
+    child: Standby,
+    /// The abstract socket that it must not reach; gone with the proof, so that agents find nothing there.
     _witness: UnixListener,
 }
 
@@ -140,41 +135,55 @@ pub(crate) fn start(scene: &Scene<'_>) -> io::Result<Running> {
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(ABSTRACT_WITNESS)?;
     let witness = UnixListener::bind_addr(&address)?;
-    let (read, write) = sys::fd::pipe()?;
-    let (ours, theirs) = sys::socket::seqpacket_pair()?;
-    match sys::process::clone(0)? {
-        Cloned::Child => {
-            drop((read, ours));
-            let answer = probe(scene, write.as_raw_fd(), theirs);
-            let bytes = postcard::to_allocvec(&answer).unwrap_or_default();
-            let _ = sys::fd::write_all(write.as_fd(), &bytes);
-            sys::process::exit_now(0)
-        }
-        Cloned::Parent { pid, .. } => Ok(Running { pid, answers: read, hand: ours, _witness: witness }),
-    }
+    let work = |kept: &[i32]| postcard::to_allocvec(&probe(scene, kept)).unwrap_or_default();
+    Ok(Running { child: Standby::start(scene.confinement, Some(&work))?, _witness: witness })
 }
 
 impl Running {
-    /// Waits for its answers; the supervisor is served meanwhile.
+    /// Waits for its answers; its connects and the supervisor are served meanwhile.
     ///
     /// # Errors
     /// See [`Fault`].
     pub(crate) fn finish(
         self,
-        asks: bool,
         connects: &mut Connects,
-        early: Early<'_, '_>,
-    ) -> Result<Vec<Check>, Fault> {
-        let (mut checks, inode) = collect([&self.answers, &self.hand], asks, connects, early)?;
-        checks.push(told_of_connects(connects.process(inode) == Some(self.pid)));
-        Ok(checks)
+        mut early: Early<'_, '_>,
+    ) -> Result<(Vec<Check>, Standby), Fault> {
+        let deadline = Instant::now() + DEADLINE;
+        let work = loop {
+            let mut list = vec![self.child.poll(), early.poll()];
+            list.extend(connects.polls());
+            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+            if sys::fd::poll_all(&mut list, i32::try_from(left).unwrap_or(i32::MAX))? == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT).into());
+            }
+            let (ours, calls) = list.split_at(2);
+            connects.serve(calls);
+            let [said, asked] = [ours[0].revents, ours[1].revents];
+            if asked != 0 {
+                early.serve();
+            }
+            if said == 0 {
+                continue;
+            }
+            match self.child.hear()? {
+                Said::Listener(listener) => connects.listen(listener),
+                Said::Work(work) => break work,
+                Said::Failed(failed) => return Err(Fault::Unconfined(sentence_of(&failed))),
+                Said::End => return Err(io::Error::other("the probe died over its work").into()),
+            }
+        };
+        let (mut checks, inode) = postcard::from_bytes::<Answers>(&work)
+            .map_err(|_| io::Error::other("the probe's answers can't be read"))?;
+        checks.push(told_of_connects(connects.process(inode) == Some(self.child.pid())));
+        Ok((checks, self.child))
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = sys::signals::kill(self.pid, false, libc::SIGKILL);
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None);
+fn sentence_of(FailedStep { step, errno }: &FailedStep) -> String {
+    match errno {
+        0 => step.clone(),
+        errno => format!("{step}: {}", io::Error::from_raw_os_error(*errno)),
     }
 }
 
@@ -189,73 +198,12 @@ fn told_of_connects(told: bool) -> Check {
     }
 }
 
-/// The probe's answers; its connects and the supervisor are served meanwhile.
-fn collect(
-    [pipe, from_probe]: [&OwnedFd; 2],
-    asks: bool,
-    connects: &mut Connects,
-    mut early: Early<'_, '_>,
-) -> Result<(Vec<Check>, u64), Fault> {
-    let mut bytes = Vec::new();
-    let mut chunk = [0_u8; 4096];
-    let deadline = Instant::now() + DEADLINE;
-    let mut listening = !asks;
-    loop {
-        let poll = |fd: &OwnedFd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut list = vec![poll(pipe), early.poll()];
-        list.extend(connects.polls());
-        if !listening {
-            list.push(poll(from_probe));
-        }
-        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-        if sys::fd::poll_all(&mut list, i32::try_from(left).unwrap_or(i32::MAX))? == 0 {
-            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT).into());
-        }
-        let (ours, calls) = list.split_at(2);
-        connects.serve(calls);
-        let [answer, asked] = [ours[0].revents, ours[1].revents];
-        if asked != 0 {
-            early.serve();
-        }
-        if !listening && calls.last().is_some_and(|hand| hand.revents != 0) {
-            listening = true;
-            // A probe that could not load its filter says so in its answer.
-            if let Ok(listener) = receive_listener(from_probe.as_fd()) {
-                connects.listen(listener);
-            }
-        }
-        if answer == 0 {
-            continue;
-        }
-        match sys::fd::read(pipe.as_fd(), &mut chunk)? {
-            0 => break,
-            length => bytes.extend(chunk.get(..length).unwrap_or_default()),
-        }
-    }
-    postcard::from_bytes::<Answers>(&bytes)
-        .map_err(|_| Fault::System(io::Error::other("the probe died over its work")))?
-        .map_err(Fault::Unconfined)
-}
-
-fn probe(scene: &Scene<'_>, report: i32, to_init: OwnedFd) -> Answers {
-    let failed = |(step, error): (&str, io::Error)| format!("{step}: {error}");
-    let null = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .map_err(|error| failed(("opening /dev/null", error)))?;
-    let keep: Vec<i32> = scene.confinement.descriptors().into_iter().chain([report]).collect();
-    let until_confined: Vec<i32> = keep.iter().copied().chain([to_init.as_raw_fd()]).collect();
-    enter_session(scene.confinement, &until_confined, |_| null.as_fd()).map_err(failed)?;
-    // Its number is closed already.
-    std::mem::forget(null);
-    scene.confinement.apply(to_init.as_fd()).map_err(failed)?;
-    drop(to_init);
+fn probe(scene: &Scene<'_>, kept: &[i32]) -> Answers {
     let mut probe = Probe { checks: Vec::with_capacity(128), connected: 0 };
-    identity::check(&mut probe, scene, &keep);
+    identity::check(&mut probe, scene, kept);
     files::check(&mut probe, scene);
     mounts::check(&mut probe, scene);
     calls::check(&mut probe, scene);
     network::check(&mut probe, scene);
-    Ok((probe.checks, probe.connected))
+    (probe.checks, probe.connected)
 }

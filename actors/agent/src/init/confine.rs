@@ -4,13 +4,14 @@
 //! securebits; the user while CAP_SETUID is there, and with it every other capability; then all of that read back; then
 //! no_new_privs, Landlock, and last seccomp, which forbids most of what came before.
 
+use super::standby;
 use crate::isolation::landlock::Rules;
 use crate::isolation::seccomp::Filter;
 use crate::isolation::{capabilities, limits, user};
 use crate::plan::{CagePlan, Control, Enforcement, Ids, Limits};
 use crate::sys;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// A step that failed, in the child.
 pub(crate) type StepError = (&'static str, io::Error);
@@ -57,8 +58,8 @@ impl Confinement {
         self.filter.as_ref().is_some_and(Filter::asks) && !self.skips(Control::NoNewPrivileges)
     }
 
-    /// Confines this process, for good, and hands the filter's listener to init over `to_init`.
-    pub(crate) fn apply(&self, to_init: BorrowedFd<'_>) -> Result<(), StepError> {
+    /// Confines this process, for good, and hands the filter's listener to init over `line`.
+    pub(crate) fn apply(&self, line: BorrowedFd<'_>) -> Result<(), StepError> {
         let at = |step: &'static str| move |error: io::Error| (step, error);
         if !self.skips(Control::Rlimits) {
             limits::apply(&self.limits).map_err(at("rlimits"))?;
@@ -79,7 +80,7 @@ impl Confinement {
         if let Some(filter) = &self.filter {
             let listener = filter.load().map_err(|error| ("seccomp", io::Error::other(error)))?;
             if let Some(listener) = listener {
-                sys::socket::send(to_init, b"l", &[listener.as_fd()]).map_err(at("seccomp listener"))?;
+                standby::hand_listener(line, listener.as_fd()).map_err(at("seccomp listener"))?;
             }
         }
         Ok(())
@@ -113,10 +114,4 @@ impl Confinement {
         }
         Ok(())
     }
-}
-
-/// The listener that a confined child has handed over. It has sent it before it executed or reported anything.
-pub(crate) fn receive_listener(from_child: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let missing = || io::Error::other("no seccomp listener came");
-    sys::socket::receive::<1>(from_child, &mut [0; 1])?.fds.pop().ok_or_else(missing)
 }

@@ -22,13 +22,14 @@ mod mapping;
 mod process;
 mod serve;
 mod spawn;
+mod standby;
 mod table;
 
-pub(crate) use confine::{Confinement, receive_listener};
+pub(crate) use confine::Confinement;
 pub(crate) use connects::Connects;
 pub(crate) use handouts::Early;
 pub(crate) use holders::{Lens, Wanted, holders};
-pub(crate) use spawn::enter_session;
+pub(crate) use standby::{Failed as FailedStep, Said, Standby};
 
 use crate::credential_files::Keeper;
 use crate::isolation::gate::{Gate, NoGate};
@@ -189,6 +190,8 @@ pub(crate) struct Cage {
     pub(crate) writable: Vec<PathBuf>,
     /// Who made which connection.
     pub(crate) connects: Connects,
+    /// Who has proven it, and becomes the first agent.
+    pub(crate) standby: Option<Standby>,
 }
 
 fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<Cage, CageFailure> {
@@ -236,6 +239,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
         captured: BTreeMap::new(),
         writable: writable_places(plan),
         connects: Connects::default(),
+        standby: None,
     };
     // Nothing runs yet; what can't be secured now is seen again on the beat.
     let _ = Keeper::open(crate::plan::WORKSPACE.as_ref()).map(|mut keeper| keeper.beat());
@@ -248,7 +252,8 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
         outside: &outside,
     };
     let early = Early::new(channel, &mut cage.handouts);
-    prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
+    let standby = prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
+    cage.standby = standby;
     steps.push(("init: cage proven".to_owned(), sys::process::monotonic()));
     cage.gate.iter().for_each(Gate::forget_refusals);
     cage.report.steps = steps;
@@ -259,18 +264,19 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     Ok(cage)
 }
 
-/// Runs the probe under the cage's confinement and judges its answers.
+/// Runs the probe under the cage's confinement and judges its answers. Gives it back to become an agent, if all of them are right: what
+/// must fail and didn't may have changed it.
 fn prove(
     scene: &Scene<'_>,
     connects: &mut Connects,
     early: Early<'_, '_>,
     report: &mut CageReport,
     missing: &mut Missed,
-) -> Result<(), CageFailure> {
+) -> Result<Option<Standby>, CageFailure> {
     let started = Instant::now();
     let running = crate::probe::start(scene)
         .map_err(|source| failed(Failed { step: "starting the probe".into(), source, mend: None }))?;
-    let checks = running.finish(scene.confinement.asks(), connects, early).map_err(|fault| match fault {
+    let (checks, probe) = running.finish(connects, early).map_err(|fault| match fault {
         // No child could be confined, so none may run, whatever the enforcement.
         Fault::Unconfined(why) => CageFailure::Unproven(vec![why]),
         Fault::System(source) => failed(Failed { step: "running the probe".into(), source, mend: None }),
@@ -279,12 +285,13 @@ fn prove(
     if !wrong.is_empty() && missing.strict {
         return Err(CageFailure::Unproven(wrong.iter().map(|check| crate::probe::sentence(check)).collect()));
     }
+    let standby = wrong.is_empty().then_some(probe);
     for check in wrong {
         missing.note(check.control, crate::probe::sentence(check))?;
     }
     report.proof = checks;
     report.proof_micros = micros(started);
-    Ok(())
+    Ok(standby)
 }
 
 fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, CageFailure> {

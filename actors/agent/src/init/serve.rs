@@ -150,6 +150,15 @@ impl Loop<'_> {
     /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
     /// begins after each was asked.
     fn look(&mut self, looks: &[Look]) {
+        if self.cage.standby.is_some() {
+            // The first process takes it: nobody has run yet, so nobody holds anything.
+            for look in looks {
+                let connector = look.connector.then_some(Connector::Unknown);
+                self.channel
+                    .reply(look.id, Ok((Answer::Holders { holders: Vec::new(), connector }, Vec::new())));
+            }
+            return;
+        }
         for mappings in [true, false] {
             let alike: Vec<&Look> = looks.iter().filter(|look| look.mappings == mappings).collect();
             if alike.is_empty() {
@@ -196,6 +205,10 @@ impl Loop<'_> {
                 Err(nix::errno::Errno::EINTR | nix::errno::Errno::EINVAL) => continue,
                 Err(_) => return,
             };
+            match self.cage.standby.take() {
+                Some(standby) if standby.pid() == pid.as_raw() => standby.is_gone(),
+                other => self.cage.standby = other,
+            }
             self.table.ended(pid.as_raw(), status);
         }
     }
@@ -286,7 +299,7 @@ impl Loop<'_> {
         if self.cage.connects.is_full() {
             return Err(Refusal::TooMany("processes started, or left behind by ended ones".into()));
         }
-        let started = spawn::spawn(&self.cage.confinement, stdio, fds)?;
+        let started = spawn::spawn(&self.cage.confinement, &mut self.cage.standby, stdio, fds)?;
         if let Some(listener) = started.listener {
             self.cage.connects.listen(listener);
         }

@@ -100,6 +100,15 @@ pub fn settle(role: Role) -> Result<(), Unsettled> {
     Ok(())
 }
 
+/// What init's settling leaves to every child that it forks afterwards, for one that was forked before: its filter.
+///
+/// # Errors
+/// The kernel's; the process must not go on.
+pub(crate) fn settle_as_inits_child() -> io::Result<()> {
+    let filter = filter(Role::Init).map_err(io::Error::other)?;
+    filter.load().map(drop).map_err(io::Error::other)
+}
+
 /// Gives this process a name (at most 15 bytes) and a command line, and takes the rest of what it was started with out of its memory: its arguments, and the
 /// environment, where keys are. Anybody who sees a process sees its command line.
 ///

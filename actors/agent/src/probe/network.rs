@@ -54,11 +54,13 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
 
 /// Connects a socket, for init to say whether it was told; a datagram's, which no rule on TCP ports forbids.
 fn connect_for_init() -> io::Result<u64> {
+    let before = sys::process::prctl(libc::PR_GET_DUMPABLE, 0)?;
     // As an executed program is: without root init can't read other ones.
     sys::process::prctl(libc::PR_SET_DUMPABLE, 1)?;
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // Whatever comes of it, init was asked before.
     let _ = socket.connect("127.0.0.1:9");
+    sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(before == 1))?;
     Ok(nix::sys::stat::fstat(&socket)?.st_ino)
 }
 

@@ -13,13 +13,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const ENDING: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// Every signal to its default, none blocked: what a freshly executed program expects.
+/// Every signal to its default, none blocked: what a freshly executed program expects. Those too that libc keeps for itself, which
+/// posix_spawn(3) leaves ignored; for a process that makes no thread from now on.
 pub(crate) fn reset() -> io::Result<()> {
-    for signo in 1..=64 {
-        if signo == libc::SIGKILL || signo == libc::SIGSTOP {
-            continue;
-        }
-        to_default(signo);
+    /// The kernel's `struct sigaction` on every architecture, all zero: SIG_DFL, no flags, an empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signo in (1..=64).filter(|signo| ![libc::SIGKILL, libc::SIGSTOP].contains(signo)) {
+        let before = std::ptr::null_mut::<u64>();
+        // SAFETY: SIG_DFL runs no code of ours; the kernel reads no more than four words, with a mask of eight bytes.
+        check(unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signo, DEFAULT.as_ptr(), before, size_of::<u64>())
+        })?;
     }
     // SAFETY: the set is initialised by sigemptyset before it is read.
     unsafe {
@@ -31,7 +35,7 @@ pub(crate) fn reset() -> io::Result<()> {
 
 /// One signal to its default.
 pub(crate) fn to_default(signo: libc::c_int) {
-    // SAFETY: SIG_DFL runs no code of ours. The two signals that libc keeps for itself give an error, rightly ignored.
+    // SAFETY: SIG_DFL runs no code of ours.
     unsafe { libc::signal(signo, libc::SIG_DFL) };
 }
 

@@ -1,0 +1,248 @@
+//! A child under an agent's whole confinement that has yet to be told its program. Every process that init starts begins as one.
+//!
+//! ```text
+//!   init                                   child
+//!   clone ──────────────────────────────▶  session, descriptors, confinement
+//!         ◀──── 'l', its filter's listener
+//!         ◀──── 'w', what its work came to    (only the first has any: it proves the cage)
+//!   'x', program and streams ───────────▶  streams in place, chdir, exec
+//!         ◀──── the end: it has executed
+//!         ◀──── 'e', errno and step: it could not, and is gone
+//! ```
+//! The first stands by from the proof until somebody wants a process, while nothing else runs in the sandbox that could touch
+//! it; each later one is told its program at once. Both end up under the very same controls: `tests/cage/later.rs` compares them.
+
+use super::confine::{Confinement, StepError};
+use super::spawn::Program;
+use crate::isolation::terminal;
+use crate::own;
+use crate::plan::Control;
+use crate::protocol::Refusal;
+use crate::sys;
+use crate::sys::process::Cloned;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Bytes of a message at most; the proof's is some ten thousand long.
+const MAX_MESSAGE: usize = 64 << 10;
+const LISTENER: u8 = b'l';
+const WORK: u8 = b'w';
+const EXECUTE: u8 = b'x';
+const FAILED: u8 = b'e';
+
+/// What a child can do before it is told its program; the numbers are those of the descriptors that it keeps until then.
+pub(crate) type Work<'a> = &'a dyn Fn(&[i32]) -> Vec<u8>;
+
+/// What a child says.
+pub(crate) enum Said {
+    /// Its filter's listener.
+    Listener(OwnedFd),
+    /// What its work came to.
+    Work(Vec<u8>),
+    /// Why it could go no further. It is gone.
+    Failed(Failed),
+    /// It has executed its program, or died.
+    End,
+}
+
+/// A step that failed in the child.
+pub(crate) struct Failed {
+    pub(crate) step: String,
+    /// 0 where it was no system call.
+    pub(crate) errno: i32,
+}
+
+/// Killed and reaped when dropped.
+pub(crate) struct Standby {
+    pid: i32,
+    pidfd: OwnedFd,
+    line: OwnedFd,
+    /// Not reaped yet, and nobody else's to reap.
+    ours: bool,
+}
+
+/// A program and its streams: three, or a terminal in place of all.
+pub(crate) struct Part<'a> {
+    pub(crate) program: BorrowedFd<'a>,
+    pub(crate) streams: Vec<BorrowedFd<'a>>,
+}
+
+impl Standby {
+    /// Forks one. Called by init only.
+    ///
+    /// # Errors
+    /// The kernel's; what fails in the child is [`Said::Failed`].
+    pub(crate) fn start(confinement: &Confinement, work: Option<Work<'_>>) -> io::Result<Self> {
+        let (ours, theirs) = sys::socket::seqpacket_pair()?;
+        match sys::process::clone(0)? {
+            Cloned::Child => {
+                drop(ours);
+                let failed = match live(confinement, theirs.as_fd(), work) {
+                    Err(failed) => failed,
+                    Ok(never) => match never {},
+                };
+                report(theirs.as_fd(), &failed);
+                sys::process::exit_now(125)
+            }
+            Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd, line: ours, ours: true }),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What to poll for [`Standby::hear`].
+    pub(crate) fn poll(&self) -> libc::pollfd {
+        libc::pollfd { fd: self.line.as_raw_fd(), events: libc::POLLIN, revents: 0 }
+    }
+
+    /// Waits for what it says next.
+    ///
+    /// # Errors
+    /// The kernel's; a message that is none of these is `EBADMSG`.
+    pub(crate) fn hear(&self) -> io::Result<Said> {
+        sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, None)?;
+        let mut message = vec![0; MAX_MESSAGE];
+        let received = match sys::socket::receive::<1>(self.line.as_fd(), &mut message) {
+            // It died with something unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Said::End),
+            received => received?,
+        };
+        message.truncate(received.length);
+        let unknown = || io::Error::from_raw_os_error(libc::EBADMSG);
+        let Some((kind, rest)) = message.split_first() else { return Ok(Said::End) };
+        match (*kind, received.fds.into_iter().next(), received.truncated) {
+            (LISTENER, Some(listener), false) => Ok(Said::Listener(listener)),
+            (WORK, None, false) => Ok(Said::Work(rest.to_vec())),
+            (FAILED, None, false) => {
+                let (errno, step) = rest.split_first_chunk::<4>().ok_or_else(unknown)?;
+                let step = String::from_utf8_lossy(step).into_owned();
+                Ok(Said::Failed(Failed { step, errno: i32::from_le_bytes(*errno) }))
+            }
+            _ => Err(unknown()),
+        }
+    }
+
+    /// Has it execute a program, and waits until it has, or failed to. It is the caller's to reap then. Gives the listener of one that
+    /// had not said so before.
+    pub(crate) fn execute(mut self, part: &Part<'_>) -> Result<(i32, Option<OwnedFd>), Refusal> {
+        let fds: Vec<_> = std::iter::once(part.program).chain(part.streams.iter().copied()).collect();
+        let sent = match sys::socket::send(self.line.as_fd(), &[EXECUTE], &fds) {
+            // What it said before it went tells more.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error),
+            sent => Ok(sent.map_err(system("giving a child its program"))?),
+        };
+        let mut listener = None;
+        loop {
+            match self.hear().map_err(system("waiting for a child"))? {
+                Said::Listener(one) => listener = Some(one),
+                Said::Work(_) => {}
+                Said::Failed(Failed { step, errno }) => {
+                    let errno = if errno == 0 { libc::EPERM } else { errno };
+                    return Err(Refusal::Exec { stage: step, errno });
+                }
+                Said::End => break,
+            }
+        }
+        sent.map_err(system("giving a child its program"))?;
+        self.ours = false;
+        Ok((self.pid, listener))
+    }
+
+    /// Somebody else has reaped it.
+    pub(crate) fn is_gone(mut self) {
+        self.ours = false;
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = sys::signals::send(self.pidfd.as_fd(), libc::SIGKILL);
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None);
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> Refusal {
+    move |error| Refusal::System { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// Tells init over `line` of the listener that a confined child's filter has.
+pub(super) fn hand_listener(line: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> io::Result<()> {
+    sys::socket::send(line, &[LISTENER], &[listener])
+}
+
+fn report(line: BorrowedFd<'_>, (step, error): &StepError) {
+    let (errno, step) = match error.raw_os_error() {
+        Some(errno) => (errno, (*step).to_owned()),
+        None => (0, format!("{step}: {error}")),
+    };
+    let message = [&[FAILED], &errno.to_le_bytes()[..], step.as_bytes()].concat();
+    let _ = sys::socket::send(line, &message, &[]);
+}
+
+/// The child's whole life before exec; returns only on failure.
+fn live(
+    confinement: &Confinement,
+    line: BorrowedFd<'_>,
+    work: Option<Work<'_>>,
+) -> Result<Infallible, StepError> {
+    let kept: Vec<i32> = confinement.descriptors().into_iter().chain([line.as_raw_fd()]).collect();
+    enter_session(confinement, &kept)?;
+    confinement.apply(line)?;
+    if let Some(work) = work {
+        let message = [&[WORK], &work(&kept)[..]].concat();
+        sys::socket::send(line, &message, &[]).map_err(|e| ("telling of the work", e))?;
+        // Not before: what the proof tries must fail by the agent's own controls.
+        own::settle_as_inits_child().map_err(|e| ("init's own filter", e))?;
+    }
+    let program = take_part(line)?;
+    std::env::set_current_dir(program.cwd()).map_err(|e| ("chdir", e))?;
+    Err(("exec", program.execute()))
+}
+
+/// A session of its own, no signal blocked or ignored, no stream yet and nothing else open.
+fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepError> {
+    let at = |step: &'static str| move |error: io::Error| (step, error);
+    if !confinement.skips(Control::Session) {
+        nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
+    }
+    sys::signals::reset().map_err(at("signals"))?;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(at("opening /dev/null"))?;
+    for number in 0..3 {
+        sys::fd::place_at(null.as_fd(), number).map_err(at("streams"))?;
+    }
+    drop(null);
+    if !confinement.skips(Control::Descriptors) {
+        sys::fd::close_from(3, keep).map_err(at("descriptors"))?;
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+/// Waits for the program, and puts its streams in place.
+fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
+    let at = |step: &'static str| move |error: io::Error| (step, error);
+    sys::fd::wait(line, sys::fd::Ready::Readable, None).map_err(at("waiting for a program"))?;
+    let received = sys::socket::receive::<4>(line, &mut [0; 1]).map_err(at("waiting for a program"))?;
+    let mut fds = received.fds.into_iter();
+    let Some(program) = fds.next() else { return Err(("init", io::Error::other("it is gone"))) };
+    let program = Program::read(program.as_fd())
+        .map_err(|why| ("the program", io::Error::new(io::ErrorKind::InvalidData, why)))?;
+    let streams: Vec<OwnedFd> = fds.collect();
+    let terminal = streams.len() == 1;
+    for (number, stream) in (0..3).zip(streams.iter().cycle()) {
+        sys::fd::place_at(stream.as_fd(), number).map_err(at("streams"))?;
+    }
+    if terminal {
+        terminal::control(io::stdin().as_fd()).map_err(at("terminal"))?;
+    }
+    Ok(program)
+}
