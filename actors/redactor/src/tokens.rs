@@ -1,5 +1,8 @@
-//! Tier 2: candidates by literal prefix (one automaton over all prefixes), each verified where it stands.
+//! Tier 2: candidates by literal prefix, each verified where it stands.
 //! A failed candidate costs its own bounded verification and nothing else: the search goes on one byte further.
+//!
+//! What is short is searched by the pairs of bytes that a prefix can begin with, a table that the compiler makes; what is long by
+//! one automaton over all prefixes, which takes a millisecond and more to make.
 
 use std::sync::LazyLock;
 
@@ -18,14 +21,11 @@ struct Prefix {
 }
 
 struct Table {
-    /// Quick to make: what nearly every sandbox needs within its first milliseconds.
-    short: AhoCorasick,
     /// By precedence.
     prefixes: Vec<Prefix>,
-    /// For the literal that the automaton found: what else may stand at the same place, by precedence.
-    beside: Vec<Vec<usize>>,
+    /// For each first byte the prefixes that begin with it, by precedence.
+    beginning: [Vec<usize>; 256],
     longest: usize,
-    first: [bool; 256],
 }
 
 /// What stands at a candidate's place.
@@ -57,20 +57,47 @@ pub enum End {
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
-/// Quick to search with: made when there is something long to be searched.
-static LONG: LazyLock<AhoCorasick> = LazyLock::new(|| automaton(AhoCorasickKind::DFA));
-/// From this many bytes on, a window is searched by the table that takes a millisecond and more to make.
+/// Made when there is something long to be searched.
+static LONG: LazyLock<AhoCorasick> = LazyLock::new(automaton);
+/// From this many bytes on, a window is searched by [`LONG`].
 const LONG_MIN: usize = 4 << 10;
+
+/// The two bytes with which a prefix begins: bit `b % 64` of word `a * 4 + b / 64`.
+static PAIRS: [u64; 1024] = pairs();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, where a bad index is an error")]
+const fn pairs() -> [u64; 1024] {
+    let mut pairs = [0; 1024];
+    let mut format = 0;
+    while format < FORMATS.len() {
+        let prefixes = FORMATS[format].prefixes;
+        let mut prefix = 0;
+        while prefix < prefixes.len() {
+            // One of a single byte would be no prefix to search for.
+            let (first, second) = (prefixes[prefix][0] as usize, prefixes[prefix][1] as usize);
+            pairs[first * 4 + second / 64] |= 1 << (second % 64);
+            prefix += 1;
+        }
+        format += 1;
+    }
+    pairs
+}
+
+/// Whether a prefix begins with these two.
+fn can_begin(first: u8, second: u8) -> bool {
+    let word = PAIRS.get(usize::from(first) * 4 + usize::from(second) / 64);
+    word.is_some_and(|word| word >> (second % 64) & 1 == 1)
+}
 
 fn literals() -> impl Iterator<Item = Prefix> {
     FORMATS.iter().flat_map(|format| format.prefixes.iter().map(move |literal| Prefix { literal, format }))
 }
 
 #[expect(clippy::expect_used, reason = "built from the constant table alone; the tests build it")]
-fn automaton(kind: AhoCorasickKind) -> AhoCorasick {
+fn automaton() -> AhoCorasick {
     AhoCorasick::builder()
         .match_kind(MatchKind::LeftmostLongest)
-        .kind(Some(kind))
+        .kind(Some(AhoCorasickKind::DFA))
         .build(literals().map(|prefix| prefix.literal))
         .expect("the constant prefixes make an automaton")
 }
@@ -78,54 +105,73 @@ fn automaton(kind: AhoCorasickKind) -> AhoCorasick {
 impl Table {
     fn new() -> Self {
         let prefixes: Vec<Prefix> = literals().collect();
-        let beside = prefixes
-            .iter()
-            .map(|one| {
-                let shares = |other: &Prefix| {
-                    one.literal.starts_with(other.literal) || other.literal.starts_with(one.literal)
-                };
-                (0..prefixes.len()).filter(|index| prefixes.get(*index).is_some_and(shares)).collect()
-            })
-            .collect();
-        let mut first = [false; 256];
-        for prefix in &prefixes {
-            if let Some(slot) = prefix.literal.first().and_then(|byte| first.get_mut(usize::from(*byte))) {
-                *slot = true;
+        let mut beginning = [const { Vec::new() }; 256];
+        for (index, prefix) in prefixes.iter().enumerate() {
+            if let Some(same) = prefix.literal.first().and_then(|byte| beginning.get_mut(usize::from(*byte)))
+            {
+                same.push(index);
             }
         }
-        let short = automaton(AhoCorasickKind::NoncontiguousNFA);
         let longest = prefixes.iter().map(|prefix| prefix.literal.len()).max().unwrap_or(0);
-        Self { short, prefixes, beside, longest, first }
+        Self { prefixes, beginning, longest }
+    }
+
+    /// The prefixes that begin with this byte, by precedence.
+    fn beginning_with(&self, first: u8) -> impl Iterator<Item = &Prefix> {
+        let indices = self.beginning.get(usize::from(first)).map(Vec::as_slice).unwrap_or_default();
+        indices.iter().filter_map(|index| self.prefixes.get(*index))
     }
 }
 
 /// The first place at or after `from` where a token stands or may stand. `before` is the byte before the window.
 pub(crate) fn find(window: &[u8], from: usize, before: Option<u8>, end: End) -> Option<Candidate> {
-    let mut from = from;
     // Both give the same answers.
-    let automaton = if window.len() < LONG_MIN { &TABLE.short } else { &*LONG };
-    while from < window.len() {
-        let found = automaton.find(Input::new(window).range(from..))?;
-        let at = found.start();
-        if let Some(candidate) = judge(window, at, found.pattern().as_usize(), before, end) {
+    let next = if window.len() < LONG_MIN { next_by_pairs } else { next_by_automaton };
+    let mut from = from;
+    loop {
+        let (at, literal) = next(window, from)?;
+        if let Some(candidate) = judge(window, at, literal, before, end) {
             return Some(candidate);
         }
         from = at + 1;
     }
-    None
+}
+
+/// The first place at or after `from` where a prefix stands, and the longest that does.
+fn next_by_pairs(window: &[u8], from: usize) -> Option<(usize, &'static [u8])> {
+    let pairs = window.get(from..)?.windows(2).zip(from..);
+    pairs.filter(|(pair, _)| matches!(pair, [first, second] if can_begin(*first, *second))).find_map(
+        |(_, at)| {
+            let rest = window.get(at..)?;
+            let standing = TABLE.beginning_with(*rest.first()?).map(|prefix| prefix.literal);
+            let longest = standing.filter(|literal| rest.starts_with(literal)).max_by_key(|l| l.len())?;
+            Some((at, longest))
+        },
+    )
+}
+
+/// The same.
+fn next_by_automaton(window: &[u8], from: usize) -> Option<(usize, &'static [u8])> {
+    let range = from..window.len();
+    let found = if range.is_empty() { None } else { LONG.find(Input::new(window).range(range)) }?;
+    Some((found.start(), TABLE.prefixes.get(found.pattern().as_usize())?.literal))
 }
 
 fn previous(window: &[u8], at: usize, before: Option<u8>) -> Option<u8> {
     at.checked_sub(1).map_or(before, |index| window.get(index).copied())
 }
 
-fn judge(window: &[u8], at: usize, literal: usize, before: Option<u8>, end: End) -> Option<Candidate> {
+/// What stands at a place where `standing` is the longest prefix.
+fn judge(window: &[u8], at: usize, standing: &[u8], before: Option<u8>, end: End) -> Option<Candidate> {
     let previous = previous(window, at, before);
     let rest = window.get(at..)?;
     let last = end != End::More;
     let mut cut = None;
-    for index in TABLE.beside.get(literal)? {
-        let Prefix { literal, format } = TABLE.prefixes.get(*index)?;
+    // What else may stand here: shorter ones, and longer ones of which not all has come.
+    let beside = TABLE
+        .beginning_with(*rest.first()?)
+        .filter(|prefix| prefix.literal.starts_with(standing) || standing.starts_with(prefix.literal));
+    for Prefix { literal, format } in beside {
         if !format.left.allows(previous) {
             continue;
         }
@@ -157,13 +203,13 @@ pub(crate) fn tail(window: &[u8], from: usize, before: Option<u8>) -> Option<usi
     let from = from.max(window.len().saturating_sub(TABLE.longest.saturating_sub(1)));
     (from..window.len()).find(|at| {
         let rest = window.get(*at..).unwrap_or_default();
-        let possible = rest.first().and_then(|byte| TABLE.first.get(usize::from(*byte))).copied();
-        possible == Some(true)
-            && TABLE.prefixes.iter().any(|prefix| {
+        rest.first().is_some_and(|first| {
+            TABLE.beginning_with(*first).any(|prefix| {
                 prefix.literal.len() > rest.len()
                     && prefix.literal.starts_with(rest)
                     && prefix.format.left.allows(previous(window, *at, before))
             })
+        })
     })
 }
 
@@ -174,4 +220,50 @@ pub fn kinds() -> Vec<&'static str> {
     kinds.sort_unstable();
     kinds.dedup();
     kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_prefix_is_found_where_it_stands_by_both() {
+        for Prefix { literal, .. } in literals() {
+            assert!(literal.len() >= 2);
+            for text in [literal.to_vec(), [b"/x ", literal, b" y"].concat()] {
+                let place = text.windows(literal.len()).position(|part| part == literal).unwrap();
+                for next in [next_by_pairs, next_by_automaton] {
+                    let (at, longest) = next(&text, 0).unwrap();
+                    assert!(at <= place && longest.len() >= 2);
+                    assert_eq!(next(&text, place).unwrap().0, place);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_searches_find_the_same(
+            parts in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..12, prop::collection::vec(any::<u8>(), 0..6)), 0..20),
+            from in 0_usize..40,
+        ) {
+            let all: Vec<&[u8]> = literals().map(|prefix| prefix.literal).collect();
+            let mut text = Vec::new();
+            for (which, cut, noise) in &parts {
+                let literal = all[which.index(all.len())];
+                text.extend_from_slice(&literal[..literal.len() - cut % literal.len()]);
+                text.extend_from_slice(noise);
+            }
+            let mut from = from.min(text.len());
+            loop {
+                let (one, other) = (next_by_pairs(&text, from), next_by_automaton(&text, from));
+                prop_assert_eq!(one, other);
+                match one {
+                    Some((at, _)) => from = at + 1,
+                    None => break,
+                }
+            }
+        }
+    }
 }
