@@ -284,7 +284,7 @@ pub fn bundle(plan: &Plan, authority: &Authority) -> io::Result<String> {
     let named = plan.system_roots.iter().map(std::path::PathBuf::as_path);
     let system =
         named.chain(SYSTEM_BUNDLES.iter().map(Path::new)).find_map(|path| std::fs::read_to_string(path).ok());
-    Ok(authority.bundle(&system.unwrap_or_default()))
+    Ok(authority.bundle(system.unwrap_or_default()))
 }
 
 /// A descriptor of ours as a listener for the runtime.

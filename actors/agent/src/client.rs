@@ -268,8 +268,10 @@ impl InitClient {
     /// # Errors
     /// [`Refusal::Invalid`] for a name that isn't plain.
     pub async fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), ClientError> {
-        let file = sys::memfd::sealed(c"cofferdam-file", bytes)?;
-        self.done(Request::PutFile { name: name.to_owned() }, vec![file]).await
+        let file = std::fs::File::from(self.descriptor(Request::RunFile { name: name.to_owned() }).await?);
+        // In memory: the directory is a tmpfs.
+        sys::fd::write_all(file.as_fd(), bytes)?;
+        Ok(file.set_len(bytes.len() as u64)?)
     }
 
     /// The bundle that programs inside find as the system's certificate store, Java's among them, and at
@@ -278,10 +280,8 @@ impl InitClient {
     /// # Errors
     /// As [`InitClient::put_file`].
     pub async fn put_ca_bundle(&self, pem: &[u8]) -> Result<(), ClientError> {
-        let store = crate::java_store::of_pem(pem);
-        let (bundle, store) =
-            tokio::join!(self.put_file(plan::CA_BUNDLE, pem), self.put_file(plan::JAVA_STORE, &store));
-        bundle.and(store)
+        self.put_file(plan::CA_BUNDLE, pem).await?;
+        self.put_file(plan::JAVA_STORE, &crate::java_store::of_pem(pem)).await
     }
 
     /// Kills what an ended agent left behind, see [`Request::KillStrays`].

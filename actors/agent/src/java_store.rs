@@ -20,30 +20,48 @@ const WHITENER: &[u8] = b"Mighty Aphrodite";
 /// A store with the certificates of a PEM bundle. What is no certificate is left out.
 #[must_use]
 pub fn of_pem(bundle: &[u8]) -> Vec<u8> {
-    let certificates = certificates(bundle);
-    let mut store = Vec::with_capacity(bundle.len());
+    // Room for everything, so that it is never moved: entries have a head, and DER is shorter than its PEM by more.
+    let mut store = Vec::with_capacity(bundle.len() + 64);
     for word in MAGIC {
         store.extend(word.to_be_bytes());
     }
-    store.extend(length(&certificates));
-    for (number, der) in certificates.iter().enumerate() {
+    let count_at = hold_length(&mut store);
+    let mut count = 0_u32;
+    for_each_pem(bundle, |base64| {
+        let entry = store.len();
         store.extend(TRUSTED.to_be_bytes());
-        text(&mut store, &format!("cofferdam-{number}"));
+        text(&mut store, &format!("cofferdam-{count}"));
         // When it was added: nobody asks.
         store.extend([0; 8]);
         text(&mut store, "X.509");
-        store.extend(length(der));
-        store.extend(der);
-    }
+        let length_at = hold_length(&mut store);
+        match STANDARD.decode_vec(base64, &mut store) {
+            Ok(()) => {
+                let length = store.len() - length_at - size_of::<u32>();
+                set_length(&mut store, length_at, u32::try_from(length).unwrap_or(u32::MAX));
+                count += 1;
+            }
+            Err(_) => store.truncate(entry),
+        }
+    });
+    set_length(&mut store, count_at, count);
     let password: Vec<u8> = PASSWORD.encode_utf16().flat_map(u16::to_be_bytes).collect();
     let checksum = Sha1::new().chain_update(password).chain_update(WHITENER).chain_update(&store).finalize();
     store.extend(checksum);
     store
 }
 
-/// Four bytes of length: a bundle is far smaller than they can say.
-fn length<T>(items: &[T]) -> [u8; 4] {
-    u32::try_from(items.len()).unwrap_or(u32::MAX).to_be_bytes()
+/// Four bytes for a length that isn't known yet, and where they are.
+fn hold_length(store: &mut Vec<u8>) -> usize {
+    let at = store.len();
+    store.extend([0; size_of::<u32>()]);
+    at
+}
+
+fn set_length(store: &mut [u8], at: usize, length: u32) {
+    if let Some(bytes) = store.get_mut(at..at + size_of::<u32>()) {
+        bytes.copy_from_slice(&length.to_be_bytes());
+    }
 }
 
 fn text(store: &mut Vec<u8>, text: &str) {
@@ -51,21 +69,20 @@ fn text(store: &mut Vec<u8>, text: &str) {
     store.extend(text.as_bytes());
 }
 
-/// The certificates of a bundle (RFC 7468).
-fn certificates(bundle: &[u8]) -> Vec<Vec<u8>> {
+/// The base64 of each certificate of a bundle (RFC 7468), without its line ends.
+fn for_each_pem(bundle: &[u8], mut take: impl FnMut(&[u8])) {
     let (begin, end) = (Finder::new("-----BEGIN CERTIFICATE-----"), Finder::new("-----END CERTIFICATE-----"));
-    let (mut found, mut text, mut rest) = (Vec::new(), Vec::new(), bundle);
+    let (mut base64, mut rest) = (Vec::new(), bundle);
     while let Some(body) = begin.find(rest).and_then(|at| rest.get(at + begin.needle().len()..)) {
         rest = body;
         let Some(body) = end.find(body).and_then(|to| body.get(..to)) else { break };
-        text.clear();
+        base64.clear();
         for line in body.split(|byte| *byte == b'\n') {
-            text.extend_from_slice(line.trim_ascii());
+            base64.extend_from_slice(line.trim_ascii());
         }
         // One that another begins in has no end of its own, and doesn't decode.
-        found.extend(STANDARD.decode(&text));
+        take(&base64);
     }
-    found
 }
 
 #[cfg(test)]

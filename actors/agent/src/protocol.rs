@@ -113,8 +113,8 @@ pub enum Request {
         /// Say who made the connection too. For the first look at one, within a minute of its connect(2).
         connector: bool,
     },
-    /// Writes a file of the run directory in place. Descriptor 0: a sealed memory file. → [`Answer::Done`].
-    PutFile {
+    /// Opens a file of the run directory, made if it isn't there, for writing it in place. → [`Answer::Descriptor`].
+    RunFile {
         /// A plain name.
         name: String,
     },
@@ -153,8 +153,6 @@ pub struct SpawnSpec {
 
 /// Bytes of an encoded [`SpawnSpec`]: what Linux itself takes for arguments and environment by default.
 pub const MAX_SPAWN_SPEC: u64 = 2 << 20;
-/// Bytes of a [`Request::PutFile`].
-pub const MAX_PUT_FILE: u64 = 8 << 20;
 /// Processes in the table, running or exited and not yet forgotten.
 pub const MAX_PROCESSES: usize = 128;
 /// Bytes of an agent's name.

@@ -6,7 +6,7 @@
 
 use super::channel::{Channel, Ended, Reply};
 use crate::isolation::{network, root};
-use crate::protocol::{Answer, MAX_PUT_FILE, Refusal, Request};
+use crate::protocol::{Answer, Refusal, Request};
 use crate::wire::Packet;
 use std::collections::BTreeMap;
 use std::io;
@@ -41,21 +41,15 @@ impl Handouts {
             Request::ListenTcp { address } => kept(&mut self.listeners, address, network::listen_tcp),
             Request::BindUdp { address } => kept(&mut self.datagrams, address, network::bind_udp),
             Request::Diag => descriptor(network::diag()),
-            Request::PutFile { name } => self.put_file(&name, &fds),
+            Request::RunFile { name } => self.run_file(&name),
             other => return Err((other, fds)),
         })
     }
 
-    fn put_file(&self, name: &str, fds: &[OwnedFd]) -> Reply {
+    fn run_file(&self, name: &str) -> Reply {
         crate::plan::require_file_name(name).map_err(|e| Refusal::Invalid(e.to_string()))?;
-        let file = fds.first().ok_or_else(|| Refusal::Invalid("no content".into()))?;
-        root::copy_run_file(self.run.as_fd(), name, file.as_fd(), MAX_PUT_FILE).map_err(
-            |error| match error.kind() {
-                io::ErrorKind::InvalidData => Refusal::Invalid(error.to_string()),
-                _ => system("writing a run file")(error),
-            },
-        )?;
-        Ok((Answer::Done, Vec::new()))
+        let file = root::open_run_file(self.run.as_fd(), name).map_err(system("opening a run file"))?;
+        descriptor(Ok(file.into()))
     }
 }
 

@@ -206,7 +206,7 @@ impl Loop<'_> {
                 Err(_) => return,
             };
             match self.cage.standby.take() {
-                Some(standby) if standby.pid() == pid.as_raw() => standby.is_gone(),
+                Some(standby) if standby.pid() == pid.as_raw() => standby.reaped(),
                 other => self.cage.standby = other,
             }
             self.table.ended(pid.as_raw(), status);
@@ -254,7 +254,7 @@ impl Loop<'_> {
             // Such questions are answered together, see `look`.
             Request::Holders { .. } => Err(Refusal::Invalid("a look among other requests".into())),
             // Answered before, by `Handouts`.
-            Request::ListenTcp { .. } | Request::BindUdp { .. } | Request::Diag | Request::PutFile { .. } => {
+            Request::ListenTcp { .. } | Request::BindUdp { .. } | Request::Diag | Request::RunFile { .. } => {
                 Err(Refusal::Invalid("nothing to hand out".into()))
             }
             Request::KillStrays { agent } => {

@@ -152,7 +152,7 @@ impl Standby {
     }
 
     /// Somebody else has reaped it.
-    pub(crate) fn is_gone(mut self) {
+    pub(crate) fn reaped(mut self) {
         self.ours = false;
     }
 }

@@ -185,20 +185,8 @@ pub(crate) fn write_run_file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> i
     file.set_len(bytes.len() as u64)
 }
 
-/// The same with what is in a sealed memory file of at most `limit` bytes, which doesn't pass through our memory.
-pub(crate) fn copy_run_file(
-    dir: BorrowedFd<'_>,
-    name: &str,
-    sealed: BorrowedFd<'_>,
-    limit: u64,
-) -> io::Result<()> {
-    let length = sys::memfd::sealed_length(sealed, limit)?;
-    let file = open_run_file(dir, name)?;
-    sys::fd::copy(sealed, file.as_fd(), length)?;
-    file.set_len(length)
-}
-
-fn open_run_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<std::fs::File> {
+/// Opens a file of the run directory for writing, at its beginning; it is made if it isn't there.
+pub(crate) fn open_run_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<std::fs::File> {
     use nix::fcntl::{OFlag, openat};
     use nix::sys::stat::Mode;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -18,7 +18,7 @@ use crate::isolation::seccomp::{Filter, table};
 use crate::sys;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
 
@@ -221,10 +221,9 @@ fn filter(role: Role) -> Result<Filter, crate::isolation::seccomp::FilterError> 
 }
 
 fn amended(difference: &calls::Difference) -> Result<Filter, crate::isolation::seccomp::FilterError> {
-    let mut list: BTreeMap<i64, &table::Call> = table::calls()
-        .filter(|call| !difference.without.iter().any(|names| names.contains(&call.name)))
-        .map(|call| (call.number, call))
-        .collect();
+    let without: BTreeSet<&str> = difference.without.concat().into_iter().collect();
+    let mut list: BTreeMap<i64, &table::Call> =
+        table::calls().filter(|call| !without.contains(call.name)).map(|call| (call.number, call)).collect();
     list.extend(difference.with.iter().map(|call| (call.number, call)));
     let deadly = difference.deadly.concat();
     list.retain(|number, _| !deadly.contains(number));

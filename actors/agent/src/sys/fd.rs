@@ -145,32 +145,6 @@ pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> 
     Ok(())
 }
 
-/// Copies this many bytes from the beginning of a file to where another one stands (sendfile(2)).
-///
-/// # Errors
-/// The kernel's, or when the file ends before.
-pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: u64) -> io::Result<()> {
-    let mut offset: libc::off_t = 0;
-    loop {
-        let left = length.saturating_sub(u64::try_from(offset).unwrap_or(0));
-        if left == 0 {
-            return Ok(());
-        }
-        let most = usize::try_from(left).unwrap_or(usize::MAX);
-        // SAFETY: the kernel moves the offset on; the descriptors are open.
-        match unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), &raw mut offset, most) } {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            1.. => {}
-            _ => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
-}
-
 /// A close-on-exec pipe: read end, write end.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];

@@ -153,9 +153,8 @@ impl Authority {
 
     /// What the sandbox trusts: the system's roots and this authority, as one PEM file.
     #[must_use]
-    pub fn bundle(&self, system_roots: &str) -> String {
-        let mut bundle = String::with_capacity(system_roots.len() + self.certificate_pem.len() + 1);
-        bundle.push_str(system_roots);
+    pub fn bundle(&self, system_roots: String) -> String {
+        let mut bundle = system_roots;
         if !bundle.is_empty() && !bundle.ends_with('\n') {
             bundle.push('\n');
         }
@@ -296,10 +295,10 @@ mod tests {
         assert_eq!(&read, made.certificate());
         assert!(made.certificate_pem().lines().all(|line| line.len() <= 64));
         let other = Authority::generate().unwrap();
-        let bundle = made.bundle(other.certificate_pem().trim_end());
+        let bundle = made.bundle(other.certificate_pem().trim_end().to_owned());
         let all: Vec<_> = CertificateDer::pem_slice_iter(bundle.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(all, [other.certificate().clone(), made.certificate().clone()]);
-        assert_eq!(made.bundle(""), made.certificate_pem());
+        assert_eq!(made.bundle(String::new()), made.certificate_pem());
     }
 
     #[test]
