@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use redactor::pump::{AgentLog, LogLimits, Source};
 use redactor::{StreamKind, StreamSpec, Streams};
 use supervision::{Address, Backoff, Beyond, ChildSpec, Intensity, Restart, Supervisor};
-use telemetry::audit::{AgentChange, Event, Sink};
+use telemetry::audit::{AgentChange, Event, Sink, Text};
 use telemetry::metrics;
 use tokio::sync::{mpsc, watch};
 
@@ -137,8 +137,13 @@ fn tell(
     let name = plan.name.clone();
     let program = plan.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     Arc::new(move |told| {
-        let event =
-            |change, pid, code, detail| Event::Agent { name: name.clone(), change, pid, code, detail };
+        let event = |change, pid, code, detail: Option<String>| Event::Agent {
+            name: name.as_str().into(),
+            change,
+            pid,
+            code,
+            detail: detail.map(Text::from),
+        };
         let (change, pid, code, detail) = match told {
             Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
             Told::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),

@@ -74,12 +74,12 @@ impl Desk {
 
     fn done(&self, by: Peer, action: &str, target: String) -> Accepted {
         let event = audit::Event::Operator {
-            action: action.to_owned(),
+            action: action.into(),
             uid: Some(by.uid),
-            detail: Some(target.clone()).filter(|t| !t.is_empty()),
+            detail: Some(audit::Text::new(&target)).filter(|t| !t.is_empty()),
         };
         record(&self.stores.audit.sink(), event);
-        Accepted { action: action.to_owned(), target }
+        Accepted { action: action.into(), target }
     }
 
     fn no_actor(&self, actor: &str) -> Fault {

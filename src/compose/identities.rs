@@ -40,10 +40,10 @@ pub fn forget(pins: &Pins, sink: &Sink, asked: &ForgetIdentity) -> Result<Identi
 
 fn note(sink: &Sink, path: &str, change: IdentityChange, was: Sha256Hash, is: Option<Sha256Hash>) {
     let event = Event::Identity {
-        path: path.to_owned(),
+        path: path.into(),
         change,
-        was: Some(hex::encode(was)),
-        is: is.map(hex::encode),
+        was: Some(hex::encode(was).into()),
+        is: is.map(|is| hex::encode(is).into()),
     };
     record(sink, event);
 }

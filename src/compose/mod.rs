@@ -270,7 +270,7 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
             telemetry::audit::Event::Actor {
                 name: "supervisor".into(),
                 change: telemetry::audit::ActorChange::SupervisorRestarted,
-                failure: handover.last_death.map(|status| status.to_string()),
+                failure: handover.last_death.map(|status| status.to_string().into()),
                 restarts: handover.restarts.into(),
             },
         );
@@ -289,8 +289,8 @@ fn note_controls(stores: &Stores, cage: &CageReport) {
         records::record(
             &sink,
             telemetry::audit::Event::ControlMissing {
-                control: missing.control.to_string(),
-                detail: missing.why.clone(),
+                control: missing.control.to_string().into(),
+                detail: missing.why.as_str().into(),
             },
         );
         say(&format!("{} is not enforced: {}", missing.control, missing.why));

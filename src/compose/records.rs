@@ -4,7 +4,7 @@
 
 use proxy::identity::Changed;
 use supervision::{Event as Happened, Report};
-use telemetry::audit::{ActorChange, Event, IdentityChange, SandboxChange, Sink};
+use telemetry::audit::{ActorChange, Event, IdentityChange, SandboxChange, Sink, Text};
 use telemetry::metrics;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -15,10 +15,10 @@ pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
         record(
             &sink,
             Event::Identity {
-                path: changed.path.to_string(),
+                path: changed.path.to_string().into(),
                 change: IdentityChange::Changed,
-                was: Some(hex::encode(changed.first)),
-                is: Some(hex::encode(changed.now)),
+                was: Some(hex::encode(changed.first).into()),
+                is: Some(hex::encode(changed.now).into()),
             },
         );
     }
@@ -42,9 +42,9 @@ fn one(report: &Report, sink: &Sink) {
         return;
     }
     let event = |change, failure: Option<String>, restarts| Event::Actor {
-        name: actor.to_owned(),
+        name: actor.into(),
         change,
-        failure,
+        failure: failure.map(Text::from),
         restarts,
     };
     match &report.event {
@@ -74,9 +74,9 @@ pub fn sandbox(sink: &Sink, change: SandboxChange, name: &str, detail: Option<St
         sink,
         Event::Sandbox {
             change,
-            name: name.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            detail,
+            name: name.into(),
+            version: Text::new_static(env!("CARGO_PKG_VERSION")),
+            detail: detail.map(Text::from),
         },
     );
 }
@@ -119,8 +119,8 @@ pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
             Event::Policy {
                 generation: now.number,
                 result: outcome,
-                sha256: Some(hex::encode(now.sha256)),
-                detail,
+                sha256: Some(hex::encode(now.sha256).into()),
+                detail: detail.map(Text::from),
             },
         );
     })

@@ -43,15 +43,14 @@ impl Telemetry {
 }
 
 fn event(exchange: &Exchange, verdict: Verdict) -> Inference {
-    let owned = |word: &Option<smol_str::SmolStr>| word.as_ref().map(ToString::to_string);
     Inference {
         verdict,
-        provider: owned(&exchange.provider),
-        model: owned(&exchange.asked).unwrap_or_default(),
-        upstream_model: owned(&exchange.upstream_model),
-        binary: Some(exchange.caller.executable.path.to_string()),
-        sha256: Some(hex(&exchange.caller.executable.sha256)),
-        request_id: exchange.request_id.to_string(),
+        provider: exchange.provider.clone(),
+        model: exchange.asked.clone().unwrap_or_default(),
+        upstream_model: exchange.upstream_model.clone(),
+        binary: Some(exchange.caller.executable.path.clone().into()),
+        sha256: Some(hex(&exchange.caller.executable.sha256).into()),
+        request_id: exchange.request_id.to_string().into(),
         streamed: exchange.streamed,
         ..Inference::default()
     }
@@ -88,7 +87,7 @@ impl Ledger for Telemetry {
         // Refused already: an unrecorded refusal lets nothing through.
         let _ = self.write(Inference {
             code: Some(code),
-            detail: Some(refusal.detail.clone()),
+            detail: Some(refusal.detail.as_str().into()),
             ..event(exchange, verdict)
         });
     }
@@ -112,7 +111,7 @@ impl Ledger for Telemetry {
             input_tokens: tokens.input,
             output_tokens: tokens.output,
             duration_ms: ms(outcome.took),
-            detail: (!outcome.complete).then(|| "the answer was cut off".to_owned()),
+            detail: (!outcome.complete).then(|| "the answer was cut off".into()),
             ..event(exchange, Verdict::Allowed)
         });
     }

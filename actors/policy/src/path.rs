@@ -126,6 +126,12 @@ impl CanonicalPath {
         &self.text
     }
 
+    /// The same text, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.text)
+    }
+
     /// Whether a `%2F` is in it; only endpoints that allow it may then match.
     #[must_use]
     pub fn has_encoded_slash(&self) -> bool {

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body as _;
 use policy::{Caller, Denial, Destination};
 use serde_json::json;
+use smol_str::SmolStr;
 use uuid::Uuid;
 
 use crate::body::{Body, empty, full};
@@ -182,15 +183,15 @@ pub struct Known {
     /// Canonical destination, once the intent is made.
     pub destination: Option<Destination>,
     /// Method as sent.
-    pub method: Option<String>,
+    pub method: Option<SmolStr>,
     /// Canonical path, once there is one. Never the query: it may hold secrets.
-    pub path: Option<String>,
+    pub path: Option<SmolStr>,
     /// Who asks, once that is established.
     pub caller: Option<Arc<Caller>>,
     /// Number of the policy generation that judges it, once it came to that.
     pub generation: Option<u64>,
     /// Names of the credentials that it carries.
-    pub credentials: Vec<String>,
+    pub credentials: Vec<SmolStr>,
 }
 
 impl Known {
@@ -236,8 +237,8 @@ mod tests {
     fn the_body_has_every_field_of_the_contract() {
         let mut known = Known::nothing("127.0.0.1:9".parse().unwrap());
         known.destination = Some(Destination { host: Host::parse("a.test").unwrap(), port: 443 });
-        known.method = Some("POST".to_owned());
-        known.path = Some("/x".to_owned());
+        known.method = Some("POST".into());
+        known.path = Some("/x".into());
         known.caller = Some(Arc::new(Caller {
             foreign_code: false,
             executable: Executable { path: "/usr/bin/curl".into(), sha256: [0; 32] },

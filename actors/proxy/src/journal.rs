@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
-use policy::{Denial, Layer};
-use telemetry::audit::{Egress, Event, Phase, Sink, Verdict as Recorded};
+use policy::Layer;
+use smol_str::ToSmolStr;
+use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded};
 
 use uuid::Uuid;
 
@@ -25,21 +26,21 @@ impl Journal for Sink {
         match decision.verdict {
             Verdict::Allow { layer, policy, rule, audit_only } => {
                 egress.verdict = if audit_only.is_some() { Recorded::Audited } else { Recorded::Allowed };
-                egress.layer = layer.as_str().to_owned();
-                egress.policy = policy.map(str::to_owned);
-                egress.rule = rule.map(str::to_owned);
-                egress.detail = audit_only.map(Denial::to_string);
+                egress.layer = Text::new_static(layer.as_str());
+                egress.policy = policy.map(Text::new);
+                egress.rule = rule.map(Text::new);
+                egress.detail = audit_only.map(|denial| denial.to_string().into());
             }
             Verdict::Deny(refusal) => {
                 egress.verdict = Recorded::Denied;
-                egress.detail = Some(refusal.detail());
+                egress.detail = Some(refusal.detail().into());
                 egress.status = Some(refusal.status().as_u16());
                 egress.layer = match refusal {
                     Refusal::Denied(denial) => {
-                        egress.policy = denial.policy.as_deref().map(str::to_owned);
-                        denial.layer.as_str().to_owned()
+                        egress.policy = denial.policy.as_deref().map(Text::new);
+                        Text::new_static(denial.layer.as_str())
                     }
-                    other => other.code().to_owned(),
+                    other => Text::new_static(other.code()),
                 };
             }
         }
@@ -47,14 +48,14 @@ impl Journal for Sink {
     }
 
     fn name_refused(&self, name: &str, detail: &str, generation: u64) {
-        let of = Egress { layer: "dns".to_owned(), host: name.to_owned(), ..Egress::default() };
+        let of = Egress { layer: Text::new_static("dns"), host: name.into(), ..Egress::default() };
         refused(self, of, detail, generation);
     }
 
     fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64) {
         let of = Egress {
-            layer: Layer::L4.as_str().to_owned(),
-            host: destination.ip().to_string(),
+            layer: Text::new_static(Layer::L4.as_str()),
+            host: destination.ip().to_string().into(),
             port: destination.port(),
             ..Egress::default()
         };
@@ -69,7 +70,7 @@ impl Journal for Sink {
         egress.bytes_down = Some(finished.down);
         egress.duration_ms = Some(u64::try_from(finished.took.as_millis()).unwrap_or(u64::MAX));
         egress.status = finished.status;
-        egress.detail = finished.fault.clone();
+        egress.detail = finished.fault.as_deref().map(Text::new);
         if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
             // Its decision is on record; a log that is full refuses new ones.
             tracing::warn!(%error, "the end of a request is not on record");
@@ -82,8 +83,8 @@ fn refused(sink: &Sink, of: Egress, detail: &str, generation: u64) {
     let egress = Egress {
         verdict: Recorded::Denied,
         generation,
-        request_id: Uuid::now_v7().to_string(),
-        detail: Some(detail.to_owned()),
+        request_id: Uuid::now_v7().to_string().into(),
+        detail: Some(detail.into()),
         ..of
     };
     if let Err(error) = sink.record(Event::Egress(Box::new(egress))) {
@@ -95,15 +96,22 @@ fn of(known: &Known) -> Egress {
     let destination = known.destination.as_ref();
     let executable = known.caller.as_ref().map(|caller| &caller.executable);
     Egress {
-        host: destination.map(|destination| destination.host.to_string()).unwrap_or_default(),
+        host: destination.map(|destination| destination.host.to_smolstr()).unwrap_or_default(),
         port: destination.map(|destination| destination.port).unwrap_or_default(),
         method: known.method.clone(),
         path: known.path.clone(),
-        binary: executable.map(|executable| executable.path.to_string()),
-        sha256: executable.map(|executable| hex::encode(executable.sha256)),
+        binary: executable.map(|executable| executable.path.clone().into()),
+        sha256: executable.map(|executable| in_hex(&executable.sha256)),
         generation: known.generation.unwrap_or_default(),
         credentials: known.credentials.clone(),
-        request_id: known.request_id.to_string(),
+        request_id: Text::new(known.request_id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer())),
         ..Egress::default()
     }
+}
+
+fn in_hex(digest: &[u8; 32]) -> Text {
+    let mut digits = [0; 64];
+    // As long as they are.
+    let _ = hex::encode_to_slice(digest, &mut digits);
+    std::str::from_utf8(&digits).unwrap_or_default().into()
 }

@@ -76,12 +76,12 @@ async fn walk(
     started: Instant,
 ) -> Result<Answer, Refusal> {
     let (mut parts, body) = request.into_parts();
-    known.method = Some(parts.method.as_str().to_owned());
+    known.method = Some(parts.method.as_str().into());
     let intent = Intent::of(&conn.scope, &parts)?;
     known.destination = Some(intent.destination().clone());
     if let Ask::Exchange(exchange) = intent.ask() {
-        known.method = Some(exchange.method.as_str().to_owned());
-        known.path = Some(exchange.path.as_str().to_owned());
+        known.method = Some(exchange.method.as_str().into());
+        known.path = Some(exchange.path.shared().into());
     }
     let (caller, generation, granted) = authorise(&conn.deps, &conn.claim, &intent, known).await?;
     match intent.ask() {

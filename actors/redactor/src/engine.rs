@@ -135,11 +135,11 @@ impl Redactor {
         Redacted::new(shown)
     }
 
-    /// A whole text, made safe to show where it stands; one with nothing to hide is not copied.
-    pub fn redact_in_place(&self, text: &mut String) {
-        if !Pass::new(self, Context::default(), text.as_bytes(), End::Complete).finds_nothing() {
-            *text = self.redact(text).into_inner();
-        }
+    /// What may be shown of a whole text that holds something to hide; `None` for one that is shown as it is.
+    #[must_use]
+    pub fn redact_unless_clean(&self, text: &str) -> Option<Redacted<String>> {
+        let clean = Pass::new(self, Context::default(), text.as_bytes(), End::Complete).finds_nothing();
+        (!clean).then(|| self.redact(text))
     }
 
     /// Whole bytes, made safe to show.
@@ -201,13 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn in_place_is_the_same() {
+    fn a_clean_text_is_told_from_one_that_is_not() {
         for text in
             ["", "plain", "key=s3cret-value-0123;", "ends in s3cret-value-012", "ghp_", "sk-ant-api03-"]
         {
-            let mut place = text.to_owned();
-            redactor().redact_in_place(&mut place);
-            assert_eq!(place, redact(text));
+            let shown = redactor().redact_unless_clean(text).map(Redacted::into_inner);
+            assert_eq!(shown.is_none(), redact(text) == text, "{text}");
+            assert_eq!(shown.unwrap_or_else(|| text.to_owned()), redact(text));
         }
     }
 

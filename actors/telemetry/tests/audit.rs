@@ -22,7 +22,7 @@ fn open(directory: &Path, options: Options) -> AuditLog {
 }
 
 fn event(number: usize) -> Event {
-    let host = format!("host-{number}.example");
+    let host = format!("host-{number}.example").into();
     Event::Egress(Box::new(Egress { layer: "l4".into(), host, port: 443, ..Egress::default() }))
 }
 
@@ -66,7 +66,7 @@ async fn what_is_recorded_is_redacted_private_and_verifies() {
         let log = log.clone();
         async move { log.write().await }
     });
-    let detail = Some("--header 'x: s3cret-value-0123'\n\u{1b}[2J".to_owned());
+    let detail = Some("--header 'x: s3cret-value-0123'\n\u{1b}[2J".into());
     let id = log.sink().record(Event::Operator { action: "exec".into(), uid: Some(7), detail }).unwrap();
     assert!(log.flush(PATIENCE).await);
     let record = feed.recv().await.unwrap();

@@ -16,6 +16,7 @@ mod placeholder;
 mod section;
 mod upload;
 
+use smol_str::SmolStr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -218,7 +219,7 @@ pub(crate) struct Wallet<'a> {
     credentials: &'a Credentials,
     request: Request<'a>,
     filled: usize,
-    carried: BTreeSet<String>,
+    carried: BTreeSet<SmolStr>,
 }
 
 impl<'a> Wallet<'a> {
@@ -236,7 +237,7 @@ impl<'a> Wallet<'a> {
         }
         let value = self.credentials.value(place.name, &self.request)?;
         self.filled += 1;
-        self.carried.insert(place.name.to_owned());
+        self.carried.insert(place.name.into());
         match self.filled > MAX_PLACEHOLDERS {
             true => Err(denied(format!("it holds more than {MAX_PLACEHOLDERS} placeholders"), None)),
             false => Ok(value),
@@ -244,7 +245,7 @@ impl<'a> Wallet<'a> {
     }
 
     /// Names of the credentials that it gave out.
-    pub(crate) fn carried(&self) -> Vec<String> {
+    pub(crate) fn carried(&self) -> Vec<SmolStr> {
         self.carried.iter().cloned().collect()
     }
 }

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as _;
 use policy::{Denial, Generation};
+use smol_str::SmolStr;
 use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
@@ -27,7 +28,7 @@ pub(crate) struct Sent {
     pub(crate) query: Option<Zeroizing<String>>,
     pub(crate) body: Forwarded,
     /// Names of the credentials that are in it.
-    pub(crate) carried: Vec<String>,
+    pub(crate) carried: Vec<SmolStr>,
 }
 
 /// Puts values in the place of a permitted request's placeholders.

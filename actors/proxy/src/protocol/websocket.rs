@@ -6,6 +6,7 @@
 //! only the handshake was to be judged passes unread as well. A refused message, or a policy that no longer allows the connection,
 //! ends it with 1008 on both sides, between two frames.
 
+use smol_str::SmolStr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -109,7 +110,7 @@ impl Talk<'_> {
             websocket: true,
             content,
         };
-        let known = Known { method: Some(WEBSOCKET_TEXT.to_owned()), ..known.clone() };
+        let known = Known { method: Some(SmolStr::new_static(WEBSOCKET_TEXT)), ..known.clone() };
         let refuse =
             |refusal| Stop::Refused(outcome::refused(&*deps.journal, &known, refusal, started.elapsed()));
         let allowed = generation

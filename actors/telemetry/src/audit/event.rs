@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// A text of a record: short ones lie in it, and one that many records have is shared among them.
+pub type Text = smol_str::SmolStr;
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -20,27 +23,27 @@ pub enum Event {
         result: PolicyResult,
         /// SHA-256 of the policy text, in hex.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        sha256: Option<String>,
+        sha256: Option<Text>,
         /// Why it was refused, or what changed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        detail: Option<String>,
+        detail: Option<Text>,
     },
     /// One of cofferdam's own parts failed or came back.
     Actor {
         /// Its path in the tree.
-        name: String,
+        name: Text,
         /// What happened.
         change: ActorChange,
         /// How it failed.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        failure: Option<String>,
+        failure: Option<Text>,
         /// Restarts so far.
         restarts: u64,
     },
     /// An agent process.
     Agent {
         /// The agent's name.
-        name: String,
+        name: Text,
         /// What happened.
         change: AgentChange,
         /// Process id inside the sandbox.
@@ -51,50 +54,50 @@ pub enum Event {
         code: Option<i32>,
         /// More, such as the command.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        detail: Option<String>,
+        detail: Option<Text>,
     },
     /// A control that the kernel does not enforce here, under `enforcement: best-effort`.
     ControlMissing {
         /// The control.
-        control: String,
+        control: Text,
         /// What it would need.
-        detail: String,
+        detail: Text,
     },
     /// An operator did something.
     Operator {
         /// The command, such as `stop` or `policy set`.
-        action: String,
+        action: Text,
         /// Who: the peer's user id on the control socket.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         uid: Option<u32>,
         /// With what.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        detail: Option<String>,
+        detail: Option<Text>,
     },
     /// A binary is not what it was at first use.
     Identity {
         /// Its path.
-        path: String,
+        path: Text,
         /// What happened.
         change: IdentityChange,
         /// SHA-256 before, in hex.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        was: Option<String>,
+        was: Option<Text>,
         /// SHA-256 now, in hex.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        is: Option<String>,
+        is: Option<Text>,
     },
     /// The sandbox itself.
     Sandbox {
         /// What happened.
         change: SandboxChange,
         /// The sandbox's name.
-        name: String,
+        name: Text,
         /// cofferdam's version.
-        version: String,
+        version: Text,
         /// More: mode, profile, reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        detail: Option<String>,
+        detail: Option<Text>,
     },
     /// The log about itself: what was repaired, pruned or found wrong.
     Log(Note),
@@ -103,7 +106,7 @@ pub enum Event {
 impl Event {
     /// Shows every text of the event to `visit`, which may change it. Every field of every kind is named here: one that is added does
     /// not compile until it is.
-    pub(crate) fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+    pub(crate) fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {
         match self {
             Self::Egress(egress) => egress.each_text(visit),
             Self::Inference(inference) => inference.each_text(visit),
@@ -138,39 +141,39 @@ pub struct Egress {
     /// The verdict.
     pub verdict: Verdict,
     /// The layer that decided: `l4`, `l7`, `identity`, `ssrf`, `inference`, `budget`, `dns`.
-    pub layer: String,
+    pub layer: Text,
     /// The canonical host.
-    pub host: String,
+    pub host: Text,
     /// The port.
     pub port: u16,
     /// The HTTP method.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub method: Option<String>,
+    pub method: Option<Text>,
     /// The canonical path, without its query.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
+    pub path: Option<Text>,
     /// The caller's executable.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub binary: Option<String>,
+    pub binary: Option<Text>,
     /// Its SHA-256, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
+    pub sha256: Option<Text>,
     /// The policy entry that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
+    pub policy: Option<Text>,
     /// The rule in it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
+    pub rule: Option<Text>,
     /// Names of the credentials that were put in the place of their placeholders.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub credentials: Vec<String>,
+    pub credentials: Vec<Text>,
     /// The policy generation that decided.
     pub generation: u64,
     /// The id that the caller saw, too.
-    pub request_id: String,
+    pub request_id: Text,
     /// Why, for a denial.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub detail: Option<Text>,
     /// The HTTP status sent to the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
@@ -186,7 +189,7 @@ pub struct Egress {
 }
 
 impl Egress {
-    fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+    fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {
         let Self {
             phase: _,
             verdict: _,
@@ -221,20 +224,20 @@ pub struct Inference {
     pub verdict: Verdict,
     /// The provider, as named in the configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
+    pub provider: Option<Text>,
     /// The model asked for.
-    pub model: String,
+    pub model: Text,
     /// The model sent upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub upstream_model: Option<String>,
+    pub upstream_model: Option<Text>,
     /// The caller's executable.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub binary: Option<String>,
+    pub binary: Option<Text>,
     /// Its SHA-256, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
+    pub sha256: Option<Text>,
     /// The id that the caller saw, too.
-    pub request_id: String,
+    pub request_id: Text,
     /// The status sent to the caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
@@ -251,11 +254,11 @@ pub struct Inference {
     pub duration_ms: Option<u64>,
     /// Why, for a refusal or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
+    pub detail: Option<Text>,
 }
 
 impl Inference {
-    fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+    fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {
         let Self {
             verdict: _,
             provider,
@@ -401,7 +404,7 @@ pub enum Note {
         /// Its bytes.
         bytes: u64,
         /// Their SHA-256, in hex.
-        sha256: String,
+        sha256: Text,
     },
     /// The end of the log is not what its head file says was written: records are missing or were changed.
     Damaged {
@@ -415,12 +418,12 @@ pub enum Note {
         /// The last record that is gone.
         through_seq: u64,
         /// Its hash, in hex: the next record still names it.
-        hash: String,
+        hash: Text,
     },
 }
 
 impl Note {
-    fn each_text(&mut self, visit: &mut dyn FnMut(&mut String)) {
+    fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {
         match self {
             Self::Truncated { bytes: _, sha256 } => visit(sha256),
             Self::Damaged { expected_seq: _, found_seq: _ } => {}
@@ -432,7 +435,7 @@ impl Note {
 /// One of each kind that has texts, with `text` in every one of them.
 #[cfg(test)]
 pub(super) fn samples(text: &str) -> Vec<Event> {
-    let (own, some) = (|| text.to_owned(), || Some(text.to_owned()));
+    let (own, some) = (|| Text::new(text), || Some(Text::new(text)));
     vec![
         Event::Egress(Box::new(Egress {
             layer: own(),

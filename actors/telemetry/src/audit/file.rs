@@ -250,7 +250,7 @@ impl AuditFile {
         for path in old.iter().take(surplus) {
             std::fs::remove_file(path).map_err(io("deleting", path))?;
         }
-        self.notes.push(Draft::new(Event::Log(Note::Pruned { through_seq, hash })));
+        self.notes.push(Draft::new(Event::Log(Note::Pruned { through_seq, hash: hash.into() })));
         Ok(())
     }
 }
@@ -328,8 +328,10 @@ fn read_end(file: &mut File, path: &Path) -> Result<FileEnd, AuditError> {
             continue;
         }
         let last = line.map(|(lines, begin)| lines.get(begin.map_or(0, |at| at + 1)..).unwrap_or_default());
-        let torn = (!rest.is_empty())
-            .then(|| Note::Truncated { bytes: rest.len() as u64, sha256: hex::encode(Sha256::digest(rest)) });
+        let torn = (!rest.is_empty()).then(|| Note::Truncated {
+            bytes: rest.len() as u64,
+            sha256: hex::encode(Sha256::digest(rest)).into(),
+        });
         let last = last.map(|line| parse(line).map_err(|_| ()));
         return Ok(FileEnd { length: from + whole as u64, last, torn });
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::event::Event;
+use super::event::{Event, Text};
 
 /// The `prev` of the very first record.
 pub(crate) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -101,8 +101,12 @@ impl Draft {
     ) -> Result<String, serde_json::Error> {
         self.event.each_text(&mut |text| {
             // Redacted before it is cut: a cut secret would no longer be recognised.
-            redactor.redact_in_place(text);
-            bound(text);
+            if let Some(safe) = redactor.redact_unless_clean(text) {
+                *text = safe.into_inner().into();
+            }
+            if let Some(cut) = bound(text) {
+                *text = cut;
+            }
         });
         let begin = lines.len();
         serde_json::to_writer(
@@ -112,7 +116,7 @@ impl Draft {
         escape(lines, begin);
         // The closing brace comes after the hash.
         lines.pop();
-        let hash = hex::encode(Sha256::digest(lines.get(begin..).unwrap_or_default()));
+        let hash = hex_of(&Sha256::digest(lines.get(begin..).unwrap_or_default()).into());
         for part in [HASH_KEY, &hash, HASH_END, "\n"] {
             lines.extend_from_slice(part.as_bytes());
         }
@@ -122,8 +126,9 @@ impl Draft {
 
 /// Puts the JSON text from `begin` on into ASCII, see [`redactor::ascii`].
 fn escape(lines: &mut Vec<u8>, begin: usize) {
+    const DELETE: u8 = 0x7f;
     let json = lines.get(begin..).unwrap_or_default();
-    if json.iter().all(|byte| *byte < 0x7f) {
+    if json.is_ascii() && !json.contains(&DELETE) {
         return;
     }
     // It is UTF-8: the encoder writes nothing else.
@@ -132,16 +137,24 @@ fn escape(lines: &mut Vec<u8>, begin: usize) {
     lines.extend_from_slice(ascii.as_bytes());
 }
 
-/// Cuts a text so that it says that it was cut, and would not be cut again.
-fn bound(text: &mut String) {
+/// SHA-256 in hex.
+fn hex_of(digest: &[u8; 32]) -> String {
+    let mut digits = [0; HASH_LENGTH];
+    // The buffer is as long as they are.
+    let _ = hex::encode_to_slice(digest, &mut digits);
+    String::from_utf8_lossy(&digits).into_owned()
+}
+
+/// A text that is too long, cut so that it says that it was cut, and would not be cut again.
+fn bound(text: &str) -> Option<Text> {
     /// `…(+N bytes)`, whatever N.
     const MARK_MAX: usize = 32;
-    if text.len() > TEXT_MAX {
-        let cut = (0..=TEXT_MAX - MARK_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        let gone = text.len() - cut;
-        text.truncate(cut);
-        text.push_str(&format!("…(+{gone} bytes)"));
+    if text.len() <= TEXT_MAX {
+        return None;
     }
+    let cut = (0..=TEXT_MAX - MARK_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let gone = text.len() - cut;
+    Some(format!("{}…(+{gone} bytes)", text.get(..cut).unwrap_or_default()).into())
 }
 
 /// Why a line is no record.
