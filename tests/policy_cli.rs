@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             set_takes_effect_at_once_and_a_bad_one_changes_nothing,
             a_changed_file_is_reloaded,
             a_static_change_needs_a_restart,
+            agents_are_started_again_under_a_new_policy,
         ],
     )
 }
@@ -196,5 +197,39 @@ fn a_static_change_needs_a_restart(stage: &Stage) -> Result<()> {
         Sandbox::start(stage, &["--policy", &first], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
     let refused = stage.call(&["policy", "set", &sandbox.name, &second])?.expect_code(125)?;
     ensure!(refused.err().contains("--restart-agents"), "{}", refused.err());
+    // What `run` started can't be started again: its end is the sandbox's.
+    let refused =
+        stage.call(&["policy", "set", &sandbox.name, &first, "--restart-agents"])?.expect_code(125)?;
+    ensure!(refused.err().contains("cofferdam up"), "{}", refused.err());
+    ensure!(sandbox.status()?["policy"]["generation"] == 1, "a refused policy is in force");
+    Ok(())
+}
+
+fn agents_are_started_again_under_a_new_policy(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let first = stage.write("first.yaml", policy(""))?.display().to_string();
+    let config = format!(
+        "name: {name}\npolicy: {first}\nmetrics: {{ listen: \"off\" }}\nagents:\n  one:\n    command: [sleep, '1000']\n  two:\n    command: [sleep, '1001']\n"
+    );
+    let file = stage.write("cofferdam.yaml", config)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+    let sandbox = Sandbox::adopt(stage, name, running);
+    let pids = || -> Option<Vec<i64>> {
+        let status = sandbox.status().ok()?;
+        status["agents"].as_array()?.iter().map(|agent| agent["pid"].as_i64()).collect::<Option<Vec<_>>>()
+    };
+    let before = poll("both agents", common::START, || pids().filter(|pids| pids.len() == 2))?;
+    // The cage stays as it was built, whoever asks.
+    let text = policy("").replace("    - /etc ", "    - { path: /srv, optional: true }\n    - /etc ");
+    let other_cage = stage.write("static.yaml", text)?.display().to_string();
+    let set = |file: &str| stage.call(&["policy", "set", &sandbox.name, file, "--restart-agents", "--json"]);
+    ensure!(set(&other_cage)?.expect_code(125)?.err().contains("can't change a cage"));
+    ensure!(pids() == Some(before.clone()), "a refused policy started agents again");
+
+    let second = stage.write("second.yaml", policy(FRIENDLY))?.display().to_string();
+    let said: serde_json::Value = serde_json::from_slice(&set(&second)?.expect_code(0)?.stdout)?;
+    ensure!(said["generation"] == 2 && said["restarted"] == serde_json::json!(["one", "two"]), "{said}");
+    let after = poll("both agents again", common::START, || pids().filter(|pids| pids.len() == 2))?;
+    ensure!(after.iter().all(|pid| !before.contains(pid)), "{before:?}, {after:?}");
     Ok(())
 }

@@ -325,7 +325,8 @@ pub enum PolicyCommand {
         name: String,
         /// The policy file
         file: PathBuf,
-        /// Restart the agents where a static section (filesystem, landlock, process) changed
+        /// Start the agents again under the new policy (a changed filesystem, landlock or process section takes
+        /// effect at the sandbox's next start only)
         #[arg(long)]
         restart_agents: bool,
         /// Print JSON

@@ -182,6 +182,9 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     } else {
         change.warnings.iter().for_each(|warning| say(warning));
         print(&format!("generation {} is in force\n", change.generation))?;
+        if !change.restarted.is_empty() {
+            print(&format!("started again: {}\n", change.restarted.join(", ")))?;
+        }
     }
     Ok(0)
 }

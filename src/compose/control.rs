@@ -30,7 +30,7 @@ use super::records::record;
 use super::stores::Stores;
 use super::tree::Addresses;
 use crate::logs::Logs;
-use crate::plan::{Plan, STOP_GRACE};
+use crate::plan::{Mode, Plan, STOP_GRACE};
 
 /// How long a part may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -136,13 +136,12 @@ impl Desk {
         text: String,
         restart_agents: bool,
     ) -> Result<PolicyChange, Fault> {
-        if restart_agents {
-            // The cage is built once, by init: agents started again in it would have the old paths.
+        if restart_agents && !matches!(self.plan.mode, Mode::Service) {
             return Err(Fault::new(
                 Code::Conflict,
-                "a changed static section takes effect when the sandbox is started again",
+                "the end of what `cofferdam run` started is the end of its sandbox: it can't be started again",
             )
-            .hint("stop it, and start it with the new policy"));
+            .hint("leave --restart-agents out, or start agents by `cofferdam up`"));
         }
         let set = self
             .addresses
@@ -155,30 +154,52 @@ impl Desk {
                         diagnostics: serde_json::to_value(&errors).ok(),
                         ..Fault::new(Code::InvalidPolicy, errors.to_string())
                     },
+                    // A changed static section too: agents started again in this cage would have the old paths.
                     other => Fault::new(Code::Conflict, other.to_string()),
                 }
             })?;
         self.done(by, "policy set", format!("generation {}", published.generation));
+        let mut restarted = Vec::new();
+        for agent in self.agents.iter().filter(|_| restart_agents) {
+            self.restart_agent(agent).await.map_err(|fault| {
+                let detail = format!(
+                    "generation {} is in force, but {} isn't running anew: {}",
+                    published.generation, agent.name, fault.detail
+                );
+                Fault { detail, ..fault }
+            })?;
+            restarted.push(agent.name.to_string());
+        }
         Ok(PolicyChange {
             generation: published.generation,
             warnings: published.warnings.items().iter().map(|item| item.message.clone()).collect(),
-            restarted: Vec::new(),
+            restarted,
         })
+    }
+
+    /// Ends an agent's process in order, and has it started again.
+    async fn restart_agent(&self, agent: &Agent) -> Result<(), Fault> {
+        // Its actor alone would leave the process running, to be adopted.
+        let stop = agent
+            .address
+            .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
+        let _ = stop.await;
+        self.restart_child(&format!("agents/{}", agent.name)).await
+    }
+
+    async fn restart_child(&self, actor: &str) -> Result<(), Fault> {
+        let restarted = self.tree()?.restart_child(actor).await;
+        restarted.map(drop).map_err(|e| Fault::new(Code::Conflict, e.to_string()))
     }
 
     async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
         if self.snapshot().await?.find(&actor).is_none() {
             return Err(self.no_actor(&actor));
         }
-        if let Some(agent) = actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
-            // Its actor would leave the process running, to be adopted.
-            let stop = agent
-                .address
-                .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
-            let _ = stop.await;
+        match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
+            Some(agent) => self.restart_agent(agent).await?,
+            None => self.restart_child(&actor).await?,
         }
-        let restarted = self.tree()?.restart_child(&actor).await;
-        restarted.map_err(|e| Fault::new(Code::Conflict, e.to_string()))?;
         Ok(self.done(by, "restart", actor))
     }
 

@@ -179,7 +179,7 @@ pub struct PolicyChange {
     pub generation: u64,
     /// What is risky in it.
     pub warnings: Vec<String>,
-    /// Agents that were restarted for a changed static section.
+    /// Agents that were started again, where that was asked for.
     pub restarted: Vec<String>,
 }
 

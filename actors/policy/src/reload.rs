@@ -49,7 +49,11 @@ pub enum Refused {
     #[error("the policy is refused, and the one in force stays:\n{0}")]
     Rejected(Diagnostics),
     /// A static section differs, and nobody said that the agents are to be restarted.
-    #[error("{} changed, which binds running agents: restart them too (--restart-agents); the policy in force stays", .sections.join(", "))]
+    #[error(
+        "{} changed, which binds agents for the sandbox's life: stop it and start it with the new policy \
+         (--restart-agents can't change a cage); the policy in force stays",
+        .sections.join(", ")
+    )]
     NeedsRestart {
         /// Which sections.
         sections: Vec<&'static str>,
