@@ -80,7 +80,7 @@ fn start(stage: &Stage, name: &str) -> Result<Running> {
 
 fn nothing_left(stage: &Stage, name: &str, before: &Scene) -> Result<()> {
     let marker = stage.marker();
-    let gone = poll("every process to end", Duration::from_secs(10), || {
+    let gone = poll("every process to end", PATIENCE, || {
         (stage.cofferdam_processes().is_empty() && stage.processes_with(&marker).is_empty()).then_some(())
     });
     if gone.is_err() {
@@ -95,10 +95,8 @@ fn nothing_left(stage: &Stage, name: &str, before: &Scene) -> Result<()> {
             .collect();
         anyhow::bail!("left behind: {what:?}");
     }
-    poll("mounts and control groups to go", Duration::from_secs(5), || {
-        (Scene::now(name) == *before).then_some(())
-    })
-    .with_context(|| format!("{:?} before, {:?} now", before, Scene::now(name)))?;
+    poll("mounts and control groups to go", PATIENCE, || (Scene::now(name) == *before).then_some(()))
+        .with_context(|| format!("{:?} before, {:?} now", before, Scene::now(name)))?;
     let socket = stage.state().join(name).join("control.sock");
     if socket.exists() {
         // A file may stay after a SIGKILL; it must be dead, and the name free.
@@ -223,7 +221,7 @@ fn sigkill_of_the_supervisor_and_then_the_end(stage: &Stage) -> Result<()> {
         let pid = |status: &serde_json::Value| status["supervisor_pid"].as_i64().map(|p| p as i32);
         let first = pid(&stage.json(&["status", &name, "--json"])?).context("no supervisor pid")?;
         kill(Pid::from_raw(first), Signal::SIGKILL)?;
-        poll("a new supervisor", Duration::from_secs(10), || {
+        poll("a new supervisor", PATIENCE, || {
             pid(&stage.json(&["status", &name, "--json"]).ok()?).filter(|p| *p != first)
         })?;
         running.signal(Signal::SIGTERM)

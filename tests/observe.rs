@@ -141,17 +141,15 @@ fn a_real_prometheus_scrapes_it(stage: &Stage) -> Result<()> {
     let _running = stage.start(run)?;
     let ask = |query: &str| -> Option<serde_json::Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", web)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
         write!(stream, "GET /api/v1/query?query={query} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let answer: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
         Some(answer["data"]["result"][0]["value"][1].clone())
     };
-    poll("a scrape", Duration::from_secs(40), || ask("up%7Bjob%3D%22cofferdam%22%7D").filter(|v| v == "1"))?;
-    poll("a sample", Duration::from_secs(10), || {
-        ask("cofferdam_actor_up%7Bactor%3D%22proxy%22%7D").filter(|v| v == "1")
-    })?;
+    poll("a scrape", PATIENCE, || ask("up%7Bjob%3D%22cofferdam%22%7D").filter(|v| v == "1"))?;
+    poll("a sample", PATIENCE, || ask("cofferdam_actor_up%7Bactor%3D%22proxy%22%7D").filter(|v| v == "1"))?;
     Ok(())
 }
 
@@ -266,7 +264,7 @@ fn output_is_redacted_and_logged(stage: &Stage) -> Result<()> {
         &["sh", "-c", "echo a line; echo another >&2; echo ready; exec sleep 1000"],
         "ready",
     )?;
-    let logged = poll("the log", Duration::from_secs(5), || {
+    let logged = poll("the log", PATIENCE, || {
         let text = stage.call(&["logs", &sandbox.name]).ok()?.out();
         (text.contains("a line") && text.contains("another")).then_some(text)
     })?;

@@ -6,11 +6,10 @@ mod common;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bed::Stage;
-use bed::stage::{Mode, poll};
+use bed::stage::{Mode, PATIENCE, poll};
 
 use common::{COFFERDAM, FRIENDLY, Sandbox, policy, program};
 
@@ -180,7 +179,7 @@ fn a_changed_file_is_reloaded(stage: &Stage) -> Result<()> {
     let new = stage.write("live.yaml.new", policy(FRIENDLY))?;
     std::fs::rename(new, &file)?;
     let generation = || sandbox.status().ok()?["policy"]["generation"].as_u64();
-    poll("the new generation", Duration::from_secs(15), || generation().filter(|g| *g >= 2))?;
+    poll("the new generation", PATIENCE, || generation().filter(|g| *g >= 2))?;
     ensure!(reaches(stage, &sandbox.name, &curl)?);
     // A bad file is told, and the last good one stays.
     stage.write("live.yaml", "version: 1\nnonsense: 1\n")?;

@@ -225,7 +225,7 @@ fn supervisor(stage: &Stage) -> Result<()> {
         let begun = Instant::now();
         kill(Pid::from_raw(before), Signal::SIGKILL)?;
         // Up is when the control socket answers with a new process whose proxy is up.
-        poll("the supervisor's return", Duration::from_secs(15), || {
+        poll("the supervisor's return", PATIENCE, || {
             let status = sandbox.status().ok()?;
             let tree = sandbox.tree().ok()?;
             (pid(&status)? != before && common::find(&tree, "proxy")?["state"] == "up").then_some(())
@@ -266,7 +266,7 @@ fn init_or_heart(stage: &Stage) -> Result<()> {
         kill(Pid::from_raw(victim), Signal::SIGKILL)?;
         let code = running.finish(PATIENCE)?.code();
         ensure!(code != 0, "the end of a sandbox is no success");
-        poll("the end of every process", Duration::from_secs(10), || {
+        poll("the end of every process", PATIENCE, || {
             (stage.processes_with(&marker).is_empty() && stage.cofferdam_processes().is_empty()).then_some(())
         })?;
         let socket = stage.state().join(format!("end{n}")).join("control.sock");

@@ -177,7 +177,7 @@ pub fn record_has(record: &Value, fields: &[(&str, &str)]) -> bool {
 
 /// Fails unless some record has all these fields.
 pub fn ensure_audited(stage: &Stage, name: &str, fields: &[(&str, &str)]) -> Result<()> {
-    let found = poll("an audit record", Duration::from_secs(5), || {
+    let found = poll("an audit record", bed::stage::PATIENCE, || {
         audit(stage, name).ok()?.iter().any(|record| record_has(record, fields)).then_some(())
     });
     if found.is_err() {

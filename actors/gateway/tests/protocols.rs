@@ -82,7 +82,7 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
         for chunk in chunks {
             sender.send(Frame::data(Bytes::from(chunk))).await.unwrap();
             // Each must come before the next one is even sent.
-            let frame = tokio::time::timeout(Duration::from_secs(2), response.body_mut().frame()).await;
+            let frame = tokio::time::timeout(Duration::from_secs(60), response.body_mut().frame()).await;
             assert_eq!(frame.expect("in time").unwrap().unwrap().into_data().unwrap(), chunk);
         }
         drop(sender);

@@ -225,7 +225,7 @@ async fn a_terminal_is_pumped_through_its_journal() {
             writeln!(terminal, "{number} {SECRET}").unwrap();
         }
         // What a closing terminal has not handed over yet is lost by the kernel: give it a moment.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_secs(2));
     });
     for _ in 0..50 {
         let again = streams.clone();

@@ -280,7 +280,7 @@ impl House {
 
     /// Waits until something was done.
     pub async fn until_did(&self, what: &str) {
-        for _ in 0..500 {
+        for _ in 0..12_000 {
             if self.did().iter().any(|d| d == what) {
                 return;
             }
