@@ -274,13 +274,15 @@ fn a_name_keeps_its_address(stage: &Stage) -> Result<()> {
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
     counted(seen + 3)?;
     stage.write("workspace/stop", "")?;
-    bed::stage::poll("the end", PATIENCE, || stage.workspace().join("result").exists().then_some(()))?;
+    // There for a moment before its line is.
+    let result = bed::stage::poll("the end", PATIENCE, || {
+        std::fs::read_to_string(stage.workspace().join("result")).ok().filter(|text| text.ends_with('\n'))
+    })?;
     let lines = std::fs::read_to_string(stage.workspace().join("addresses"))?;
     let mut addresses: Vec<_> = lines.lines().filter_map(|line| line.split_whitespace().next()).collect();
     addresses.sort_unstable();
     addresses.dedup();
     ensure!(addresses.len() == 2, "one name, one address of each family: {addresses:?}");
-    let result = std::fs::read_to_string(stage.workspace().join("result"))?;
     let (ok, all) = result.trim().split_once(" of ").context("a result")?;
     // At most the one that was open as the supervisor was killed may have failed.
     ensure!(all.parse::<u64>()? - ok.parse::<u64>()? <= 1, "{result}");
