@@ -304,8 +304,10 @@ impl Drop for Made {
             remove("control.sock");
         }
         if self.directory {
-            // The lock goes last, since whoever finds none makes another. What holds anything else stays.
+            // The lock goes last, since whoever finds none makes another. A workspace that holds anything stays; of `root`, which
+            // holds changes to another root, nothing has run in it yet.
             let _kept = fs::remove_dir(self.dir.join("workspace"));
+            let _kept = fs::remove_dir_all(self.dir.join("root"));
             remove("ids");
             remove("lock");
             let _kept = fs::remove_dir(&self.dir);

@@ -29,10 +29,35 @@ fn main() -> ExitCode {
             what_fills_tmp_fills_no_more_than_its_share,
             a_fork_bomb_stays_inside.alone(),
             descriptors_and_socket_buffers_are_bounded,
+            descriptors_in_flight_keep_nobody_out.only(Mode::Rooted),
             a_log_flood_starves_nobody,
             idle_tunnels_cost_little,
         ],
     )
+}
+
+/// As many descriptors in unread sockets as the kernel lets one user have: it counts them by user, and so for the children that init
+/// starts for that user. By root alone, since the count of an ordinary user's is that of the other tests, too.
+fn descriptors_in_flight_keep_nobody_out(stage: &Stage) -> Result<()> {
+    const FLOOD: &str = "import array, socket, time\n\
+        null, kept = open('/dev/null'), []\n\
+        fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [null.fileno()] * 250))]\n\
+        try:\n  while True:\n    kept.append(socket.socketpair())\n    for _ in range(8): kept[-1][0].sendmsg([b'x'], fds)\n\
+        except OSError as e: print('full', e.errno, flush=True)\n\
+        time.sleep(1000)\n";
+    let python = program("python3")?;
+    stage.script("flood.py", FLOOD)?;
+    let options = ["--workspace", &workspace(stage)];
+    let mut sandbox = Sandbox::start(stage, &options, &[&python, "flood.py"], "full")?;
+    let said = sandbox.heart().out();
+    ensure!(
+        said.contains(&format!("full {}", nix::libc::ETOOMANYREFS)),
+        "another bound was met first: {said}"
+    );
+    for _ in 0..3 {
+        stage.call(&["exec", &sandbox.name, "--", "true"])?.expect_code(0)?;
+    }
+    Ok(())
 }
 
 /// A sandbox beside the hog's, and what must go on while that one rages.

@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bed::Stage;
 use bed::stage::{Mode, PATIENCE, poll};
 
@@ -208,16 +208,24 @@ fn agents_are_started_again_under_a_new_policy(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let first = stage.write("first.yaml", policy(""))?.display().to_string();
     let config = format!(
-        "name: {name}\npolicy: {first}\nmetrics: {{ listen: \"off\" }}\nagents:\n  one:\n    command: [sleep, '1000']\n  two:\n    command: [sleep, '1001']\n"
+        "name: {name}\npolicy: {first}\nmetrics: {{ listen: \"off\" }}\nagents:\n  one:\n    command: [sleep, '1000']\n  two:\n    command: [sleep, '1001']\n  \
+         once:\n    command: [sh, -c, 'echo x >> ran']\n    restart: {{ policy: never }}\n"
     );
     let file = stage.write("cofferdam.yaml", config)?.display().to_string();
     let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
     let sandbox = Sandbox::adopt(stage, name, running);
     let pids = || -> Option<Vec<i64>> {
         let status = sandbox.status().ok()?;
-        status["agents"].as_array()?.iter().map(|agent| agent["pid"].as_i64()).collect::<Option<Vec<_>>>()
+        Some(
+            status["agents"].as_array()?.iter().filter_map(|agent| agent["pid"].as_i64()).collect::<Vec<_>>(),
+        )
     };
-    let before = poll("both agents", common::START, || pids().filter(|pids| pids.len() == 2))?;
+    // The third has ended, as it was meant to, and stays so.
+    let ran = || std::fs::read_to_string(stage.state().join(&sandbox.name).join("workspace/ran")).ok();
+    poll("the third to end", common::START, || {
+        ran().filter(|text| text == "x\n").and_then(|_| pids()).filter(|pids| pids.len() == 2)
+    })?;
+    let before = pids().context("both agents")?;
     // The cage stays as it was built, whoever asks.
     let text = policy("").replace("    - /etc ", "    - { path: /srv, optional: true }\n    - /etc ");
     let other_cage = stage.write("static.yaml", text)?.display().to_string();
@@ -230,5 +238,6 @@ fn agents_are_started_again_under_a_new_policy(stage: &Stage) -> Result<()> {
     ensure!(said["generation"] == 2 && said["restarted"] == serde_json::json!(["one", "two"]), "{said}");
     let after = poll("both agents again", common::START, || pids().filter(|pids| pids.len() == 2))?;
     ensure!(after.iter().all(|pid| !before.contains(pid)), "{before:?}, {after:?}");
+    ensure!(ran().as_deref() == Some("x\n"), "one that had ended was started again");
     Ok(())
 }

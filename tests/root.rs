@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             a_killed_unpacking_leaves_nothing_that_is_used,
             an_interrupted_unpacking_leaves_nothing,
             a_file_may_name_the_root,
+            a_failed_start_leaves_no_overlay,
             a_hostile_roots_links_lead_nowhere_else,
         ],
     )
@@ -365,6 +366,21 @@ fn an_interrupted_unpacking_leaves_nothing(stage: &Stage) -> Result<()> {
     interrupted("second", &waits)?;
     drop(lock);
     stage.run(&["--root", &root], &["sh", "-c", "exit 7"])?.expect_code(7)?;
+    Ok(())
+}
+
+/// What was made for a root's changes goes with the rest of a start that fails after it.
+fn a_failed_start_leaves_no_overlay(stage: &Stage) -> Result<()> {
+    let root = tree(stage)?.display().to_string();
+    let text =
+        policy("").replace("    - /sandbox\n", "    - /sandbox\n    - { path: /opt, optional: true }\n");
+    let file = stage.write("writable.yaml", text)?.display().to_string();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let metrics = taken.local_addr()?.to_string();
+    let options = ["--root", &*root, "--policy", &file, "--metrics", &metrics, "--name", "failed"];
+    let said = stage.run(&options, &["true"])?.expect_code(125)?.err();
+    ensure!(said.contains("can't listen on"), "{said}");
+    ensure!(!stage.state().join("failed").exists(), "its directory stayed");
     Ok(())
 }
 

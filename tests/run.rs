@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             big_binary_output_comes_whole,
             stdin_reaches_the_agent,
             environment_is_scrubbed_and_set,
+            the_command_line_does_not_show_inside,
             ctrl_c_reaches_the_agent,
             a_second_ctrl_c_ends_it,
             sigterm_ends_in_order,
@@ -35,6 +36,24 @@ fn main() -> ExitCode {
             a_policy_in_the_peers_form_runs_unchanged,
         ],
     )
+}
+
+/// Neither its words nor its length, with an environment behind it and without one.
+fn the_command_line_does_not_show_inside(stage: &Stage) -> Result<()> {
+    for without_environment in [false, true] {
+        let mut command = stage.command(stage.binary());
+        command.args(["run", "--quiet", "--state"]).arg(stage.state()).args(["--", "cat", "/proc/1/cmdline"]);
+        if without_environment {
+            command.env_clear();
+        }
+        let done = bed::stage::finish(command, PATIENCE)?.expect_code(0)?;
+        ensure!(
+            done.stdout.strip_suffix(b"\0").unwrap_or(&done.stdout) == b"cofferdam: init",
+            "{:?}",
+            done.out()
+        );
+    }
+    Ok(())
 }
 
 fn exit_codes(stage: &Stage) -> Result<()> {

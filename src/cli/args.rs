@@ -325,7 +325,7 @@ pub enum PolicyCommand {
         name: String,
         /// The policy file
         file: PathBuf,
-        /// Start the agents again under the new policy (a changed filesystem, landlock or process section takes
+        /// Start the agents that run again under the new policy (a changed filesystem, landlock or process section takes
         /// effect at the sandbox's next start only)
         #[arg(long)]
         restart_agents: bool,

@@ -82,10 +82,14 @@ pub enum NameChoice {
 
 /// Starts the sandbox: this process becomes its heart, and gives its exit code.
 pub fn start(root: &Root, wanted: Wanted) -> Outcome {
+    // Whose reading may last, before a signal has to wait.
+    let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     // Before there is anything to remove: a signal waits for the heart, or until what was made is gone again.
     let signals = heart::hold_signals()?;
     let refused = |why| Failure::refused(format!("can't start the sandbox: {why}"));
-    match prepare(root, wanted).and_then(|prepared| heart::begin(prepared, &signals).map_err(refused)) {
+    match prepare(root, wanted, upstream_ca)
+        .and_then(|prepared| heart::begin(prepared, &signals).map_err(refused))
+    {
         Ok(heart) => Ok(heart.live()),
         Err(failure) => {
             // Whoever was asked to end meanwhile ends of that, here.
@@ -95,7 +99,7 @@ pub fn start(root: &Root, wanted: Wanted) -> Outcome {
     }
 }
 
-fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
+fn prepare(root: &Root, wanted: Wanted, upstream_ca: Option<String>) -> Result<Prepared, Failure> {
     wanted.steps.done("command: arguments and files read");
     if wanted.forwards.len() > FORWARDS_MAX {
         return Err(Failure::refused(format!(
@@ -122,7 +126,6 @@ fn prepare(root: &Root, wanted: Wanted) -> Result<Prepared, Failure> {
         let warnings = wanted.credentials.warnings(policy.policy());
         warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
     }
-    let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids)?;
     let mut paths = policies::paths(policy.policy());
     let shown = other_root::Chosen { state: root.dir(), claim: &claim, ids, quiet: wanted.quiet };

@@ -10,6 +10,7 @@ use std::time::Duration;
 use agent::protocol::CageReport;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{
     AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest,
@@ -17,7 +18,6 @@ use operator::types::{
     Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
-use policy::StaticChanges;
 use proxy::credentials::{Section, Told};
 use supervision::{State, Supervisor};
 use telemetry::audit;
@@ -56,7 +56,7 @@ pub struct Desk {
     /// Told when an operator wants the sandbox to end, with the grace.
     pub ending: mpsc::Sender<Duration>,
     /// Set when it ends.
-    pub stopping: AtomicBool,
+    pub stopping: Arc<AtomicBool>,
     /// When the sandbox started.
     pub started_at: jiff::Timestamp,
     /// Supervisor processes before this one.
@@ -143,10 +143,7 @@ impl Desk {
             )
             .hint("leave --restart-agents out, or start agents by `cofferdam up`"));
         }
-        let set = self
-            .addresses
-            .policy
-            .call(|reply| policy::actor::Msg::Set { text, statics: StaticChanges::Refuse, reply }, DEADLINE);
+        let set = self.addresses.policy.call(|reply| policy::actor::Msg::Set { text, reply }, DEADLINE);
         let published =
             set.await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?.map_err(|refused| {
                 match refused {
@@ -159,17 +156,11 @@ impl Desk {
                 }
             })?;
         self.done(by, "policy set", format!("generation {}", published.generation));
-        let mut restarted = Vec::new();
-        for agent in self.agents.iter().filter(|_| restart_agents) {
-            self.restart_agent(agent).await.map_err(|fault| {
-                let detail = format!(
-                    "generation {} is in force, but {} isn't running anew: {}",
-                    published.generation, agent.name, fault.detail
-                );
-                Fault { detail, ..fault }
-            })?;
-            restarted.push(agent.name.to_string());
-        }
+        let restarted = if restart_agents { self.restart_agents().await } else { Ok(Vec::new()) };
+        let restarted = restarted.map_err(|fault| {
+            let detail = format!("generation {} is in force, but {}", published.generation, fault.detail);
+            Fault { detail, ..fault }
+        })?;
         Ok(PolicyChange {
             generation: published.generation,
             warnings: published.warnings.items().iter().map(|item| item.message.clone()).collect(),
@@ -177,19 +168,30 @@ impl Desk {
         })
     }
 
-    /// Ends an agent's process in order, and has it started again.
-    async fn restart_agent(&self, agent: &Agent) -> Result<(), Fault> {
-        // Its actor alone would leave the process running, to be adopted.
-        let stop = agent
-            .address
-            .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
-        let _ = stop.await;
-        self.restart_child(&format!("agents/{}", agent.name)).await
-    }
-
-    async fn restart_child(&self, actor: &str) -> Result<(), Fault> {
-        let restarted = self.tree()?.restart_child(actor).await;
-        restarted.map(drop).map_err(|e| Fault::new(Code::Conflict, e.to_string()))
+    /// Ends the agents that run, side by side, and has them started again, also when whoever asked has left meanwhile: none may be
+    /// left between its end and its start. Gives their names.
+    async fn restart_agents(&self) -> Result<Vec<String>, Fault> {
+        let running = self.agents.iter().filter(|agent| agent.condition.borrow().pid.is_some()).cloned();
+        let running: Vec<Agent> = running.collect();
+        let (tree, stopping) = (self.tree()?.clone(), Arc::clone(&self.stopping));
+        let work = tokio::spawn(async move {
+            let each = running.iter().map(|agent| async {
+                (agent.name.to_string(), restart_agent(agent, &tree, &stopping).await)
+            });
+            join_all(each).await
+        });
+        let done = work.await.map_err(|panicked| Fault::new(Code::Internal, panicked.to_string()))?;
+        let (again, failed): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, result)| result.is_ok());
+        if failed.is_empty() {
+            return Ok(again.into_iter().map(|(name, _)| name).collect());
+        }
+        let why = |(name, result): (String, Result<(), Fault>)| {
+            format!(
+                "{name} isn't running anew: {}",
+                result.err().map(|fault| fault.detail).unwrap_or_default()
+            )
+        };
+        Err(Fault::new(Code::Conflict, failed.into_iter().map(why).collect::<Vec<_>>().join("; ")))
     }
 
     async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
@@ -197,8 +199,8 @@ impl Desk {
             return Err(self.no_actor(&actor));
         }
         match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
-            Some(agent) => self.restart_agent(agent).await?,
-            None => self.restart_child(&actor).await?,
+            Some(agent) => restart_agent(agent, self.tree()?, &self.stopping).await?,
+            None => restart_child(self.tree()?, &actor).await?,
         }
         Ok(self.done(by, "restart", actor))
     }
@@ -233,6 +235,24 @@ impl Desk {
         let _ = self.ending.try_send(grace);
         Ok(accepted)
     }
+}
+
+/// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
+async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) -> Result<(), Fault> {
+    // Its actor alone would leave the process running, to be adopted.
+    let stop = agent
+        .address
+        .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
+    let _ = stop.await;
+    if stopping.load(Ordering::Relaxed) {
+        return Err(Fault::new(Code::Conflict, "the sandbox is being stopped"));
+    }
+    restart_child(tree, &format!("agents/{}", agent.name)).await
+}
+
+async fn restart_child(tree: &Supervisor, actor: &str) -> Result<(), Fault> {
+    let restarted = tree.restart_child(actor).await;
+    restarted.map(drop).map_err(|e| Fault::new(Code::Conflict, e.to_string()))
 }
 
 impl Control for Desk {

@@ -29,7 +29,6 @@ mod tree;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::InitClient;
@@ -196,7 +195,7 @@ async fn build(
         },
         tree: OnceCell::new(),
         ending,
-        stopping: AtomicBool::new(false),
+        stopping: Arc::default(),
         started_at: ending::started_at(handover, heart).await,
         restarts: handover.restarts,
     });

@@ -52,12 +52,12 @@ const SEND_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Prepared {
     /// The plan.
     pub plan: Plan,
-    /// Descriptors to keep from the start.
-    pub slots: Slots,
     /// The sandbox's pid 1, without its plan yet.
     pub init: NewInit,
-    /// What was made in the state directory: gone again if the sandbox doesn't start.
+    /// What was made in the state directory: gone again if the sandbox doesn't start, and before the lock, which is a slot.
     pub made: Made,
+    /// Descriptors to keep from the start.
+    pub slots: Slots,
     /// The step clock.
     pub steps: Steps,
 }
@@ -350,6 +350,8 @@ impl Heart {
                         Mode::Service => self.stop(running),
                     }
                 }
+                // Of our own children, each of whom is waited for.
+                Signal::SIGCHLD => {}
                 other => running.tell(&ToSupervisor::Signal(other as i32)),
             }
         }

@@ -166,7 +166,7 @@ impl Running {
             if said == 0 {
                 continue;
             }
-            match self.child.hear()? {
+            match self.child.hear(deadline)? {
                 Said::Listener(listener) => connects.listen(listener),
                 Said::Work(work) => break work,
                 Said::Failed(failed) => return Err(Fault::Unconfined(sentence_of(&failed))),

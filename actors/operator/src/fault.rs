@@ -16,7 +16,7 @@ pub enum Code {
     NotFound,
     /// 405: the path takes another method.
     MethodNotAllowed,
-    /// 409: not now, such as a changed static section without `restart_agents`.
+    /// 409: not now, such as a policy with a changed static section.
     Conflict,
     /// 413: the body is too long.
     TooLarge,

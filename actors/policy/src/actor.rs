@@ -6,7 +6,7 @@
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
-use crate::reload::{Loader, Published, Refused, Reloaded, StaticChanges};
+use crate::reload::{Loader, Published, Refused, Reloaded};
 use crate::watch::watch;
 
 /// What the reloader is told.
@@ -16,8 +16,6 @@ pub enum Msg {
     Set {
         /// The policy.
         text: String,
-        /// What to do when a static section changed.
-        statics: StaticChanges,
         /// Told what came of it.
         reply: RpcReplyPort<Result<Published, Refused>>,
     },
@@ -63,8 +61,8 @@ impl Actor for PolicyActor {
     async fn handle(&self, _: ActorRef<Msg>, msg: Msg, state: &mut State) -> Result<(), ActorProcessingErr> {
         let loader = state.loader.clone();
         match msg {
-            Msg::Set { text, statics, reply } => {
-                let result = aside(move || loader.set(&text, statics)).await;
+            Msg::Set { text, reply } => {
+                let result = aside(move || loader.set(&text)).await;
                 let _ = reply.send(result);
             }
             Msg::Reload => match aside(move || loader.reload()).await {
@@ -116,8 +114,7 @@ mod tests {
 
     async fn set(actor: &ActorRef<Msg>, text: &str) -> Result<Published, Refused> {
         let text = text.to_owned();
-        let call =
-            actor.call(|reply| Msg::Set { text, statics: StaticChanges::Refuse, reply }, Some(DEADLINE));
+        let call = actor.call(|reply| Msg::Set { text, reply }, Some(DEADLINE));
         call.await.unwrap().unwrap()
     }
 

@@ -60,5 +60,5 @@ pub use path::{CanonicalPath, MAX_PATH_BYTES, PathError, PathOptions};
 pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};
 pub use read::{Parsed, Preset, parse, parse_preset};
 pub use reference::reference;
-pub use reload::{Loader, Observer, Published, Refused, Reloaded, StaticChanges};
+pub use reload::{Loader, Observer, Published, Refused, Reloaded};
 pub use schema::schema;

@@ -30,8 +30,6 @@ pub struct Published {
     pub generation: u64,
     /// What is risky in it.
     pub warnings: Diagnostics,
-    /// Static sections that changed; they bind the agents from their next start on.
-    pub needs_restart: Vec<&'static str>,
 }
 
 /// Why a policy was not put in force. The one before it still is.
@@ -48,13 +46,13 @@ pub enum Refused {
     /// The text has errors.
     #[error("the policy is refused, and the one in force stays:\n{0}")]
     Rejected(Diagnostics),
-    /// A static section differs, and nobody said that the agents are to be restarted.
+    /// A static section differs: the cage is built once, at the sandbox's start.
     #[error(
         "{} changed, which binds agents for the sandbox's life: stop it and start it with the new policy \
          (--restart-agents can't change a cage); the policy in force stays",
         .sections.join(", ")
     )]
-    NeedsRestart {
+    StaticChanged {
         /// Which sections.
         sections: Vec<&'static str>,
     },
@@ -67,18 +65,9 @@ impl Refused {
         match self {
             Self::Unreadable { .. } => "unreadable",
             Self::Rejected(_) => "rejected",
-            Self::NeedsRestart { .. } => "needs_restart",
+            Self::StaticChanged { .. } => "needs_restart",
         }
     }
-}
-
-/// What to do when a static section differs from the one in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StaticChanges {
-    /// Refuse the whole policy: nothing takes effect half-way.
-    Refuse,
-    /// Take it; the caller restarts the agents.
-    Accept,
 }
 
 /// Called with what came of every reload but `Unchanged`. Must not block.
@@ -133,8 +122,7 @@ impl Loader {
         if self.seen.load().as_deref() == Some(&seen) {
             return Ok(Reloaded::Unchanged);
         }
-        let result =
-            text.and_then(|text| self.publish(&path.to_string_lossy(), &text, StaticChanges::Refuse));
+        let result = text.and_then(|text| self.publish(&path.to_string_lossy(), &text));
         // Marked as seen only now: a panic on the way makes the restarted actor try again.
         self.seen.store(Some(Arc::new(seen)));
         (self.observer)(&result);
@@ -145,21 +133,21 @@ impl Loader {
     ///
     /// # Errors
     /// Why the text is not in force.
-    pub fn set(&self, text: &str, statics: StaticChanges) -> Result<Published, Refused> {
-        let result = self.publish("policy set", text, statics);
+    pub fn set(&self, text: &str) -> Result<Published, Refused> {
+        let result = self.publish("policy set", text);
         (self.observer)(&result);
         result
     }
 
-    fn publish(&self, name: &str, text: &str, statics: StaticChanges) -> Result<Published, Refused> {
+    fn publish(&self, name: &str, text: &str) -> Result<Published, Refused> {
         let candidate = Candidate::new(name, text, &self.presets).map_err(Refused::Rejected)?;
         let sections = self.store.load().policy.static_changes(candidate.policy());
-        if statics == StaticChanges::Refuse && !sections.is_empty() {
-            return Err(Refused::NeedsRestart { sections });
+        if !sections.is_empty() {
+            return Err(Refused::StaticChanged { sections });
         }
         let warnings = candidate.warnings().clone();
         let generation = self.store.publish(candidate);
-        Ok(Published { generation, warnings, needs_restart: sections })
+        Ok(Published { generation, warnings })
     }
 }
 
@@ -226,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_static_section_is_refused_unless_told() {
+    fn a_changed_static_section_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.yaml");
         let (loader, _) = loader(&path, "version: 1\n");
@@ -235,8 +223,7 @@ mod tests {
         let refused = loader.reload().unwrap_err();
         assert!(refused.to_string().contains("filesystem_policy changed"), "{refused}");
         assert_eq!(loader.store().load().number, 1, "nothing of it takes effect, the network part neither");
-        assert!(loader.set(&changed, StaticChanges::Refuse).is_err());
-        let published = loader.set(&changed, StaticChanges::Accept).unwrap();
-        assert_eq!((published.generation, published.needs_restart), (2, vec!["filesystem_policy"]));
+        assert!(loader.set(&changed).is_err());
+        assert_eq!(loader.set(GOOD).unwrap().generation, 2);
     }
 }

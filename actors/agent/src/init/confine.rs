@@ -1,6 +1,6 @@
 //! What every child does to itself between fork and exec, in this order and no other.
 //!
-//! Order is the design: limits while they may still be set; the first capabilities, with which cages are broken, and the
+//! Order is the design: limits but for that of descriptors, which is last; the first capabilities, with which cages are broken, and the
 //! securebits; the user while CAP_SETUID is there, and with it every other capability; then all of that read back; then
 //! no_new_privs, Landlock, and last seccomp, which forbids most of what came before.
 
@@ -60,10 +60,17 @@ impl Confinement {
 
     /// Confines this process, for good, and hands the filter's listener to init over `line`.
     pub(crate) fn apply(&self, line: BorrowedFd<'_>) -> Result<(), StepError> {
-        let at = |step: &'static str| move |error: io::Error| (step, error);
-        if !self.skips(Control::Rlimits) {
-            limits::apply(&self.limits).map_err(at("rlimits"))?;
+        let limited = |error: io::Error| ("rlimits", error);
+        if self.skips(Control::Rlimits) {
+            return self.apply_all_but_limits(line);
         }
+        limits::apply(&self.limits).map_err(limited)?;
+        self.apply_all_but_limits(line)?;
+        limits::apply_descriptors(&self.limits).map_err(limited)
+    }
+
+    fn apply_all_but_limits(&self, line: BorrowedFd<'_>) -> Result<(), StepError> {
+        let at = |step: &'static str| move |error: io::Error| (step, error);
         self.drop_capabilities_and_user()?;
         if !self.skips(Control::Dumpable) {
             // Until exec, which sets it again: nobody traces the child while it is half confined.

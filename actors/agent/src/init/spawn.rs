@@ -62,8 +62,8 @@ pub(crate) fn spawn(
         }
     };
     let (child, listens) = match standby.take() {
-        Some(ready) => (ready, true),
-        None => (Standby::start(confinement, None).map_err(system("fork"))?, false),
+        Some(ready) if ready.is_there() => (ready, true),
+        _ => (Standby::start(confinement, None).map_err(system("fork"))?, false),
     };
     let (pid, listener) =
         child.execute(&Part { program: program.as_fd(), streams: streams.descriptors() })?;

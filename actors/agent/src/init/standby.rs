@@ -23,7 +23,11 @@ use crate::sys::process::Cloned;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+/// How long a child may take to execute its program once it was told. Longer, and init would serve nobody because of one who may
+/// have been stopped: where Landlock scopes no signals, by an agent.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a message at most; the proof's is some ten thousand long.
 const MAX_MESSAGE: usize = 64 << 10;
 const LISTENER: u8 = b'l';
@@ -93,21 +97,31 @@ impl Standby {
         self.pid
     }
 
+    /// Whether it still waits: it has nothing to say while it does.
+    pub(crate) fn is_there(&self) -> bool {
+        sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, Some(Duration::ZERO))
+            .is_ok_and(|said| !said)
+    }
+
     /// What to poll for [`Standby::hear`].
     pub(crate) fn poll(&self) -> libc::pollfd {
         libc::pollfd { fd: self.line.as_raw_fd(), events: libc::POLLIN, revents: 0 }
     }
 
-    /// Waits for what it says next.
+    /// Waits for what it says next, but not beyond this time.
     ///
     /// # Errors
-    /// The kernel's; a message that is none of these is `EBADMSG`.
-    pub(crate) fn hear(&self) -> io::Result<Said> {
-        sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, None)?;
+    /// The kernel's; a message that is none of these is `EBADMSG`, and silence `ETIMEDOUT`.
+    pub(crate) fn hear(&self, until: Instant) -> io::Result<Said> {
+        let left = until.saturating_duration_since(Instant::now());
+        if !sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, Some(left))? {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
         let mut message = vec![0; MAX_MESSAGE];
-        let received = match sys::socket::receive::<1>(self.line.as_fd(), &mut message) {
-            // It died with something unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Said::End),
+        let mut receive = || sys::socket::receive::<1>(self.line.as_fd(), &mut message);
+        let received = match receive() {
+            // It ended with something unread, which is said once, and first. What it said before is still there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive()?,
             received => received?,
         };
         message.truncate(received.length);
@@ -134,9 +148,10 @@ impl Standby {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error),
             sent => Ok(sent.map_err(system("giving a child its program"))?),
         };
+        let until = Instant::now() + PATIENCE;
         let mut listener = None;
         loop {
-            match self.hear().map_err(system("waiting for a child"))? {
+            match self.hear(until).map_err(system("waiting for a child"))? {
                 Said::Listener(one) => listener = Some(one),
                 Said::Work(_) => {}
                 Said::Failed(Failed { step, errno }) => {
@@ -234,6 +249,9 @@ fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
     let received = sys::socket::receive::<4>(line, &mut [0; 1]).map_err(at("waiting for a program"))?;
     let mut fds = received.fds.into_iter();
     let Some(program) = fds.next() else { return Err(("init", io::Error::other("it is gone"))) };
+    if received.descriptors_cut || !matches!(fds.len(), 1 | 3) {
+        return Err(("streams", io::Error::from_raw_os_error(libc::EMFILE)));
+    }
     let program = Program::read(program.as_fd())
         .map_err(|why| ("the program", io::Error::new(io::ErrorKind::InvalidData, why)))?;
     let streams: Vec<OwnedFd> = fds.collect();

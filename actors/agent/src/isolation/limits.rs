@@ -5,20 +5,32 @@ use crate::plan::Limits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 
-/// Applies them, soft and hard, and reads them back.
+/// So many descriptors fewer than init's children are agents allowed: unix(7) bounds what a user has in flight in sockets by the
+/// limit of whoever sends, and a child sends its filter's listener. It could not, if agents could fill all of that.
+const IN_RESERVE: u64 = 512;
+
+/// Applies those that a child can have from its first step, soft and hard, and reads them back.
 ///
 /// # Errors
 /// The kernel's, or an error that names the limit that did not take.
 pub fn apply(limits: &Limits) -> io::Result<()> {
-    set(Resource::RLIMIT_CORE, 0)?;
-    set(Resource::RLIMIT_NPROC, limits.nproc)?;
-    set(Resource::RLIMIT_NOFILE, limits.nofile)
+    set(Resource::RLIMIT_CORE, 0, 0)?;
+    set(Resource::RLIMIT_NPROC, limits.nproc, 0)
 }
 
-/// Lowers one; a hard limit that is lower already stays.
-fn set(resource: Resource, wanted: u64) -> io::Result<()> {
+/// The number of descriptors: once the child has sent what it has to send.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_descriptors(limits: &Limits) -> io::Result<()> {
+    set(Resource::RLIMIT_NOFILE, limits.nofile, IN_RESERVE)
+}
+
+/// Lowers one; a hard limit that is lower already, less a reserve, stays.
+fn set(resource: Resource, wanted: u64, reserve: u64) -> io::Result<()> {
     let (_, hard) = getrlimit(resource)?;
-    let value = wanted.min(hard);
+    // Where there is less than twice the reserve, it is half of what there is.
+    let value = wanted.min(hard.saturating_sub(reserve).max(hard.div_ceil(2)));
     setrlimit(resource, value, value)?;
     if getrlimit(resource)? == (value, value) {
         Ok(())

@@ -207,7 +207,12 @@ fn with_init(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
 /// Waits until init has told how far it got.
 fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
     let mut answer = [0_u8; 256];
-    let length = sys::fd::read(sync, &mut answer).map_err(with_init("waiting for init"))?;
+    let waiting = || with_init("waiting for init");
+    // Whoever asks this process to end doesn't wait for it.
+    sys::signals::Requests::of_blocked()
+        .and_then(|requests| requests.or(Some(sync), nix::poll::PollTimeout::NONE))
+        .map_err(waiting())?;
+    let length = sys::fd::read(sync, &mut answer).map_err(waiting())?;
     match answer.get(..length).unwrap_or_default() {
         [] => Err(LaunchError::Died("making its namespaces".into())),
         [READY] => Ok(()),

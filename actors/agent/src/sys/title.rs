@@ -22,7 +22,8 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
     let mark = place.arguments_end - 1;
     for (n, address) in (place.first..place.end).enumerate() {
         let byte = match title.as_bytes().get(n) {
-            _ if address == last => 0,
+            _ if address == last && address != mark => 0,
+            Some(_) if address == last => 0,
             Some(byte) => *byte,
             None if address == mark && n > title.len() => b'.',
             None => 0,

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 pub const CASES: &[crate::Case] = &[
     ("a_new_supervisor_finds_what_runs", a_new_supervisor_finds_what_runs),
     ("signals_reach_one_or_the_group", signals_reach_one_or_the_group),
+    ("a_stopped_child_stops_nobody_else", a_stopped_child_stops_nobody_else),
     ("a_terminal_of_the_sandboxs_own", a_terminal_of_the_sandboxs_own),
     ("strays_are_killed_and_others_spared", strays_are_killed_and_others_spared),
     ("sockets_inside", sockets_inside),
@@ -25,6 +26,30 @@ fn records(cage: &Cage) -> Vec<agent::protocol::ProcessRecord> {
         Answer::Processes(list) => list,
         other => panic!("{other:?}"),
     }
+}
+
+/// Where Landlock scopes no signals (before Linux 6.12) an agent may stop a child of init's that is its user already and has not
+/// executed its program yet. Init must go on.
+fn a_stopped_child_stops_nobody_else(mode: Mode) {
+    use agent::plan::{Control, Enforcement};
+    let workspace = workspace(mode);
+    let mut plan = plan(mode, workspace.path());
+    plan.enforcement = Enforcement::BestEffort;
+    plan.sabotage = vec![Control::LandlockScopes];
+    let cage = Cage::with(&plan);
+    // The next numbers of processes, stopped as soon as they are there.
+    let stop = "while :; do kill -STOP $(($$ + 1)) $(($$ + 2)) $(($$ + 3)) $(($$ + 4)) $(($$ + 5)) 2>/dev/null; done";
+    let stopper = cage.spawn_silent("stopper", &["sh", "-c", stop]).expect("spawn");
+    let told = (0..5).find_map(|n| cage.spawn_silent(&format!("victim-{n}"), &["sleep", "1000"]).err());
+    let Some(told) = told else {
+        return eprintln!("SKIPPED: no child was stopped before its exec, in five tries");
+    };
+    assert!(matches!(&told, Refusal::System { errno, .. } if *errno == nix::libc::ETIMEDOUT), "{told:?}");
+    // It serves on, and reaps.
+    cage.ask(Request::Signal { process: stopper.process, signo: 9, group: true }).expect("signal");
+    assert_eq!(cage.wait(stopper.process), ExitStatus::Signal(9));
+    let after = cage.spawn_silent("after", &["true"]).expect("spawn");
+    assert_eq!(cage.wait(after.process), ExitStatus::Code(0));
 }
 
 fn a_new_supervisor_finds_what_runs(mode: Mode) {
