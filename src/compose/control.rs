@@ -156,8 +156,9 @@ impl Desk {
                 }
             })?;
         self.done(by, "policy set", format!("generation {}", published.generation));
-        let restarted = if restart_agents { self.restart_agents().await } else { Ok(Vec::new()) };
-        let restarted = restarted.map_err(|fault| {
+        let running = |agent: &&Agent| restart_agents && agent.condition.borrow().pid.is_some();
+        let running = self.agents.iter().filter(running).cloned().collect();
+        let restarted = self.restart_agents(running).await.map_err(|fault| {
             let detail = format!("generation {} is in force, but {}", published.generation, fault.detail);
             Fault { detail, ..fault }
         })?;
@@ -168,14 +169,15 @@ impl Desk {
         })
     }
 
-    /// Ends the agents that run, side by side, and has them started again, also when whoever asked has left meanwhile: none may be
-    /// left between its end and its start. Gives their names.
-    async fn restart_agents(&self) -> Result<Vec<String>, Fault> {
-        let running = self.agents.iter().filter(|agent| agent.condition.borrow().pid.is_some()).cloned();
-        let running: Vec<Agent> = running.collect();
+    /// Ends agents, side by side, and has them started again, also when whoever asked has left meanwhile: none may be left between its
+    /// end and its start. Gives their names.
+    async fn restart_agents(&self, agents: Vec<Agent>) -> Result<Vec<String>, Fault> {
+        if agents.is_empty() {
+            return Ok(Vec::new());
+        }
         let (tree, stopping) = (self.tree()?.clone(), Arc::clone(&self.stopping));
         let work = tokio::spawn(async move {
-            let each = running.iter().map(|agent| async {
+            let each = agents.iter().map(|agent| async {
                 (agent.name.to_string(), restart_agent(agent, &tree, &stopping).await)
             });
             join_all(each).await
@@ -199,7 +201,7 @@ impl Desk {
             return Err(self.no_actor(&actor));
         }
         match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
-            Some(agent) => restart_agent(agent, self.tree()?, &self.stopping).await?,
+            Some(agent) => drop(self.restart_agents(vec![agent.clone()]).await?),
             None => restart_child(self.tree()?, &actor).await?,
         }
         Ok(self.done(by, "restart", actor))
