@@ -147,10 +147,10 @@ pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, LaunchError> 
         Cloned::Child => {
             drop(read);
             // Nobody looks into it, and it ends with us, who may be gone already.
-            let alone = sys::process::die_with_parent(libc::SIGKILL).is_err()
+            let unfit = sys::process::die_with_parent(libc::SIGKILL).is_err()
                 || sys::process::prctl(libc::PR_SET_DUMPABLE, 0).is_err()
                 || std::os::unix::process::parent_id() != parent;
-            if alone {
+            if unfit {
                 sys::process::exit_now(125);
             }
             // A panic must not unwind into our caller's frames, which are copies here.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use telemetry::{
-    audit::{Event, Inference, Sink, Verdict},
+    audit::{Event, Inference, Sink, Verdict, in_hex},
     metrics::{self, TokenKind},
 };
 
@@ -49,15 +49,11 @@ fn event(exchange: &Exchange, verdict: Verdict) -> Inference {
         model: exchange.asked.clone().unwrap_or_default(),
         upstream_model: exchange.upstream_model.clone(),
         binary: Some(exchange.caller.executable.path.clone().into()),
-        sha256: Some(hex(&exchange.caller.executable.sha256).into()),
+        sha256: Some(in_hex(&exchange.caller.executable.sha256)),
         request_id: exchange.request_id.to_string().into(),
         streamed: exchange.streamed,
         ..Inference::default()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn label(word: &Option<smol_str::SmolStr>) -> &str {

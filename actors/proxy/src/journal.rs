@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use futures_util::future::BoxFuture;
 use policy::Layer;
 use smol_str::ToSmolStr;
-use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded};
+use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded, in_hex};
 
 use uuid::Uuid;
 
@@ -107,11 +107,4 @@ fn of(known: &Known) -> Egress {
         request_id: Text::new(known.request_id.as_hyphenated().encode_lower(&mut Uuid::encode_buffer())),
         ..Egress::default()
     }
-}
-
-fn in_hex(digest: &[u8; 32]) -> Text {
-    let mut digits = [0; 64];
-    // As long as they are.
-    let _ = hex::encode_to_slice(digest, &mut digits);
-    std::str::from_utf8(&digits).unwrap_or_default().into()
 }

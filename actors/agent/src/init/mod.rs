@@ -252,8 +252,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
         outside: &outside,
     };
     let early = Early::new(channel, &mut cage.handouts);
-    let standby = prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
-    cage.standby = standby;
+    cage.standby = prove(&scene, &mut cage.connects, early, &mut cage.report, &mut missing)?;
     steps.push(("init: cage proven".to_owned(), sys::process::monotonic()));
     cage.gate.iter().for_each(Gate::forget_refusals);
     cage.report.steps = steps;

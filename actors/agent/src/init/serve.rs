@@ -205,9 +205,8 @@ impl Loop<'_> {
                 Err(nix::errno::Errno::EINTR | nix::errno::Errno::EINVAL) => continue,
                 Err(_) => return,
             };
-            match self.cage.standby.take() {
-                Some(standby) if standby.pid() == pid.as_raw() => standby.reaped(),
-                other => self.cage.standby = other,
+            if let Some(standby) = self.cage.standby.take_if(|standby| standby.pid() == pid.as_raw()) {
+                standby.reaped();
             }
             self.table.ended(pid.as_raw(), status);
         }

@@ -1,6 +1,7 @@
 //! Starting an agent process: what is to run, with which streams, and the child that runs it ([`super::standby`]).
 
 use super::confine::Confinement;
+use super::handouts::system;
 use super::standby::{Part, Standby};
 use crate::isolation::terminal::{self, Terminal};
 use crate::plan::AGENT_ID;
@@ -93,10 +94,6 @@ fn give_to_agent(stream: &OwnedFd) {
         let id = Some(AGENT_ID);
         let _ = nix::unistd::fchown(stream, id.map(Into::into), id.map(Into::into));
     }
-}
-
-fn system(what: &'static str) -> impl Fn(io::Error) -> Refusal {
-    move |error| Refusal::System { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 /// A checked [`SpawnSpec`].

@@ -13,6 +13,7 @@
 //! it; each later one is told its program at once. Both end up under the very same controls: `tests/cage/later.rs` compares them.
 
 use super::confine::{Confinement, StepError};
+use super::handouts::system;
 use super::spawn::Program;
 use crate::isolation::terminal;
 use crate::own;
@@ -179,10 +180,6 @@ impl Drop for Standby {
             let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.pid), None);
         }
     }
-}
-
-fn system(what: &'static str) -> impl Fn(io::Error) -> Refusal {
-    move |error| Refusal::System { what: what.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 /// Tells init over `line` of the listener that a confined child's filter has.

@@ -25,12 +25,7 @@ pub(crate) fn reset() -> io::Result<()> {
             libc::syscall(libc::SYS_rt_sigaction, signo, DEFAULT.as_ptr(), before, size_of::<u64>())
         })?;
     }
-    // SAFETY: the set is initialised by sigemptyset before it is read.
-    unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        check_int(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())).map(drop)
-    }
+    Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// One signal to its default.

@@ -16,12 +16,12 @@ mod placeholder;
 mod section;
 mod upload;
 
-use smol_str::SmolStr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::{Binary, Caller, CanonicalPath, Denial, Destination, HostPattern, Layer, PathPattern};
 use redactor::{RedactorError, Reference, SCREEN_MIN, Secret};
+use smol_str::SmolStr;
 
 pub(crate) use answer::Guard;
 pub(crate) use body::in_message;

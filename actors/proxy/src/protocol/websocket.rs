@@ -6,13 +6,13 @@
 //! only the handshake was to be judged passes unread as well. A refused message, or a policy that no longer allows the connection,
 //! ends it with 1008 on both sides, between two frames.
 
-use smol_str::SmolStr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use policy::content::{Json, Text};
 use policy::{Content, Denial, RequestFacts, WEBSOCKET_TEXT};
+use smol_str::SmolStr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

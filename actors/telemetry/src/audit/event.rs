@@ -6,6 +6,15 @@ use serde::{Deserialize, Serialize};
 /// A text of a record: short ones lie in it, and one that many records have is shared among them.
 pub type Text = smol_str::SmolStr;
 
+/// A SHA-256 as records show it: in hex, without a text for each digit on the way.
+#[must_use]
+pub fn in_hex(digest: &[u8; 32]) -> Text {
+    let mut digits = [0; 64];
+    // As long as they are.
+    let _ = hex::encode_to_slice(digest, &mut digits);
+    std::str::from_utf8(&digits).unwrap_or_default().into()
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

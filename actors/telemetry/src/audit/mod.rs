@@ -13,7 +13,7 @@ mod verify;
 
 pub use event::{
     ActorChange, AgentChange, Egress, Event, IdentityChange, Inference, Note, Phase, PolicyResult,
-    SandboxChange, Text, Verdict,
+    SandboxChange, Text, Verdict, in_hex,
 };
 pub use file::{AuditError, HEAD_NAME, LOG_NAME, Rotation, files};
 pub use log::{AuditLog, Health, Options};

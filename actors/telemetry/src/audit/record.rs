@@ -10,7 +10,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::event::{Event, Text};
+use super::event::{Event, Text, in_hex};
 
 /// The `prev` of the very first record.
 pub(crate) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -116,7 +116,7 @@ impl Draft {
         escape(lines, begin);
         // The closing brace comes after the hash.
         lines.pop();
-        let hash = hex_of(&Sha256::digest(lines.get(begin..).unwrap_or_default()).into());
+        let hash = in_hex(&Sha256::digest(lines.get(begin..).unwrap_or_default()).into()).to_string();
         for part in [HASH_KEY, &hash, HASH_END, "\n"] {
             lines.extend_from_slice(part.as_bytes());
         }
@@ -135,14 +135,6 @@ fn escape(lines: &mut Vec<u8>, begin: usize) {
     let ascii = redactor::ascii::escape_json(&String::from_utf8_lossy(json)).into_owned();
     lines.truncate(begin);
     lines.extend_from_slice(ascii.as_bytes());
-}
-
-/// SHA-256 in hex.
-fn hex_of(digest: &[u8; 32]) -> String {
-    let mut digits = [0; HASH_LENGTH];
-    // The buffer is as long as they are.
-    let _ = hex::encode_to_slice(digest, &mut digits);
-    String::from_utf8_lossy(&digits).into_owned()
 }
 
 /// A text that is too long, cut so that it says that it was cut, and would not be cut again.
