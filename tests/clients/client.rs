@@ -64,7 +64,7 @@ const POLICY: &str = r#"  clients:
       - { host: crates.bed.test, port: 443, protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/index/se/cr/**" } ] }
       - { host: deb.bed.test, ports: [80, 443], protocol: rest, access: read-only, deny_rules: [ { method: "*", path: "/secret/**" } ] }
       - host: grpc.bed.test
-        port: 443
+        ports: [443, 8080]
         protocol: rest
         rules: [ { allow: { method: POST, path: "/bed.Echo/*" } } ]
         deny_rules: [ { method: "*", path: "/bed.Echo/Secret" } ]
@@ -80,7 +80,7 @@ const POLICY: &str = r#"  clients:
     binaries: [ { path: "/**", allow_foreign_code: true } ]
   nobody:
     name: nobody
-    endpoints: [ { host: llm.bed.test, ports: [22, 443, 6379] } ]
+    endpoints: [ { host: llm.bed.test, ports: [22, 443, 6379, 8080] } ]
     binaries: [ { path: /usr/bin/nothing-here } ]"#;
 
 /// What must come of a script, on either road.

@@ -81,14 +81,16 @@ pub fn chats_are_clean(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Unary and streaming calls, trailers, errors; a denial is PERMISSION_DENIED.
+/// Unary and streaming calls, trailers, errors, inside TLS and in the clear; a denial is PERMISSION_DENIED.
 pub fn python_grpcio(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/grpcio_calls.py");
     let (last, calls) = GRPC.split_last().expect("a list");
-    let prints = [calls, &["nobody True", last]].concat();
+    let once = [calls, &["nobody True", last]].concat();
+    let prints = [&once[..], &once].concat();
     python(stage, &packages()?, ("grpcio_calls.py", text), (&prints, "grpc.bed.test"))?;
     let seen = stage.world().recorder().for_host("grpc.bed.test");
     ensure!(seen.iter().all(|s| s.version == "HTTP/2.0"), "{seen:?}");
+    ensure!(seen.iter().any(|s| s.tls) && seen.iter().any(|s| !s.tls), "{seen:?}");
     Ok(())
 }
 

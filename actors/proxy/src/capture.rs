@@ -77,10 +77,10 @@ async fn open(
     tunnel::prepare(deps, granted, known, started).await
 }
 
-/// Plain HTTP to an address that says nothing: each request's own `Host` is its destination.
+/// HTTP in the clear to an address that says nothing: each request's own `Host` or `:authority` is its destination.
 async fn requests(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStream, seen: BytesMut, port: u16) {
     let conn = Arc::new(Conn::new(deps, Scope::Claimed { port }, claim));
-    if let Some((next, remains)) = serve::http1(&conn, stream, seen).await {
+    if let Some((next, remains)) = serve::either(&conn, stream, seen).await {
         tunnel::run(&conn, next, remains).await;
     }
 }
@@ -125,6 +125,9 @@ async fn tell(
     known: &Known,
 ) {
     match timeout(REFUSED_HELLO, tunnel::look(&mut stream, &mut seen)).await {
+        Ok(Some(First::Http)) if serve::begins_http2(&seen) => {
+            serve::refuse_http2(Prefixed::new(seen.freeze(), stream), refusal, known).await;
+        }
         Ok(Some(First::Http)) => serve::last_words(&mut stream, refusal, known).await,
         Ok(Some(First::Tls(hello))) => {
             let host = hello.server_name.map_or_else(|| host.clone(), Host::Name);

@@ -18,6 +18,7 @@ use crate::answer::{Known, Refusal};
 use crate::body::{Body, empty};
 use crate::conn::Conn;
 use crate::credentials::{Guard, Sent};
+use crate::intent::{Exchange, Scope};
 use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
@@ -41,11 +42,7 @@ pub(crate) struct Asked<'a> {
 pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer, Refusal> {
     let Asked { permitted, mut parts, sent, known, started } = asked;
     let exchange = &permitted.exchange;
-    let wire = match (exchange.tls, exchange.websocket) {
-        (false, _) => Wire::Plain,
-        (true, false) => Wire::Tls,
-        (true, true) => Wire::TlsHttp1,
-    };
+    let wire = wire(&conn.scope, exchange, parts.version);
     let key = Key { destination: permitted.granted.destination.clone(), wire };
     let mut sender = connection(conn, &key, &permitted, known, started).await?;
     let live = conn
@@ -115,6 +112,17 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let closes = handshake.is_some_and(|handshake| handshake.closes());
     let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
     Ok((incoming(response, source, ledger, guard, closes), None))
+}
+
+/// What to speak upstream. In the clear that is what the client spoke, which knows its server; of a request in absolute form it
+/// says only what it speaks with a proxy.
+fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
+    match (exchange.tls, exchange.websocket) {
+        (true, false) => Wire::Tls,
+        (true, true) => Wire::TlsHttp1,
+        (false, false) if version == Version::HTTP_2 && *scope != Scope::Explicit => Wire::PlainHttp2,
+        (false, _) => Wire::Plain,
+    }
 }
 
 /// An open connection: a pooled one, or a new one to an address judged now. Either way the decision is on record

@@ -199,11 +199,14 @@ fn split(text: &str) -> Result<(Host, Option<u16>), Refusal> {
     }
 }
 
-/// The destination that `Host` claims, at the port that was connected to.
+/// The destination that `Host` (HTTP/2's `:authority`) claims, at the port that was connected to.
 fn claimed(parts: &Parts, port: u16) -> Result<Destination, Refusal> {
-    let Some(Ok(text)) = parts.headers.get(header::HOST).map(|value| value.to_str()) else {
-        return bad("the request names no host");
+    let host = || parts.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    let text = match parts.version {
+        Version::HTTP_2 => parts.uri.authority().map(|authority| authority.as_str()).or_else(host),
+        _ => host(),
     };
+    let Some(text) = text else { return bad("the request names no host") };
     let (host, _agrees_below) = split(text)?;
     Ok(Destination { host, port })
 }

@@ -133,7 +133,7 @@ async fn serve(deps: Arc<Deps>, claim: &Arc<Claim>, stream: TcpStream, local: So
     match kind {
         Kind::Explicit => {
             let conn = Arc::new(Conn::new(deps, Scope::Explicit, claim));
-            let http = Box::pin(crate::serve::either(&conn, stream)).await;
+            let http = Box::pin(crate::serve::either(&conn, stream, BytesMut::new())).await;
             if let Some((next, remains)) = http {
                 Box::pin(tunnel::run(&conn, next, remains)).await;
             }

@@ -70,7 +70,8 @@ impl Pool {
 
     /// The right to open the first connection for `key`; none if it is known that connections aren't shared.
     pub(crate) async fn opening(&self, key: &Key) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        if key.wire != Wire::Tls || self.lock().http1_only.contains(key) {
+        let shareable = matches!(key.wire, Wire::Tls | Wire::PlainHttp2);
+        if !shareable || self.lock().http1_only.contains(key) {
             return None;
         }
         Some(self.opening.lock().await)

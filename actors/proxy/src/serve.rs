@@ -1,4 +1,4 @@
-//! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it.
+//! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it or its preface says so.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -161,14 +161,31 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for what a client begins with: most heads come in one read.
 const USUAL_HEAD_BYTES: usize = 4096;
 
-/// Serves what a client begins with: HTTP/2 if that is its preface, else HTTP/1.1.
-pub(crate) async fn either<T>(conn: &Arc<Conn>, mut stream: T) -> Option<(Next, Remains<T>)>
+/// Whether these first bytes of a client can only become HTTP/2's preface: no method of HTTP/1 is called so.
+pub(crate) fn begins_http2(seen: &[u8]) -> bool {
+    const METHOD: &[u8] = b"PRI ";
+    seen.len() >= METHOD.len() && (PREFACE.starts_with(seen) || seen.starts_with(PREFACE))
+}
+
+/// Serves what a client begins with, `seen` included: HTTP/2 if that is its preface, else HTTP/1.1.
+pub(crate) async fn either<T>(
+    conn: &Arc<Conn>,
+    mut stream: T,
+    mut seen: BytesMut,
+) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut seen = BytesMut::with_capacity(USUAL_HEAD_BYTES);
-    let mut patience = KEEP_ALIVE_IDLE;
     loop {
+        if seen.starts_with(PREFACE) {
+            http2(conn, Prefixed::new(seen.freeze(), stream)).await;
+            return None;
+        }
+        if !PREFACE.starts_with(&seen) {
+            return http1(conn, stream, seen).await;
+        }
+        let patience = if seen.is_empty() { KEEP_ALIVE_IDLE } else { HEAD_DEADLINE };
+        seen.reserve(USUAL_HEAD_BYTES);
         match timeout(patience, stream.read_buf(&mut seen)).await {
             Ok(Ok(1..)) => {}
             // It ended, before or after it began: the reader of HTTP/1.1 knows what to say.
@@ -179,14 +196,6 @@ where
                 return None;
             }
         }
-        if seen.starts_with(PREFACE) {
-            http2(conn, Prefixed::new(seen.freeze(), stream)).await;
-            return None;
-        }
-        if !PREFACE.starts_with(&seen) {
-            return http1(conn, stream, seen).await;
-        }
-        patience = HEAD_DEADLINE;
     }
 }
 

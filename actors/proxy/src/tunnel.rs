@@ -283,7 +283,7 @@ where
     let conn = Conn::new(Arc::clone(deps), scope, Arc::clone(claim));
     let conn = Arc::new(conn.with_addresses(addresses).resting_on(live));
     if !tls {
-        return http1(&conn, stream, seen).await;
+        return requests(&conn, stream, seen).await;
     }
     let config = match deps.authority.server_config_for(&destination.host, Alpn::H2OrHttp1) {
         Ok(config) => config,
@@ -297,16 +297,17 @@ where
     };
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => serve::http2(&conn, stream).await,
-        _ => http1(&conn, stream, BytesMut::new()).await,
+        _ => requests(&conn, stream, BytesMut::new()).await,
     }
 }
 
-async fn http1<T>(conn: &Arc<Conn>, stream: T, surplus: BytesMut)
+/// Requests by whichever HTTP the client begins with; only it knows which one its server speaks where there is no ALPN.
+async fn requests<T>(conn: &Arc<Conn>, stream: T, seen: BytesMut)
 where
-    T: AsyncRead + AsyncWrite + Send + Unpin,
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     // CONNECT has no meaning in here, so the only thing to become is a WebSocket.
-    if let Some((next, remains)) = serve::http1(conn, stream, surplus).await {
+    if let Some((next, remains)) = serve::either(conn, stream, seen).await {
         messages(conn, next, remains).await;
     }
 }

@@ -67,6 +67,8 @@ impl Connectors {
 pub enum Wire {
     /// HTTP/1.1 in the clear.
     Plain,
+    /// HTTP/2 in the clear, by prior knowledge (RFC 9113 section 3.3): the client's, who began with it.
+    PlainHttp2,
     /// HTTP/2 or HTTP/1.1 inside TLS, as agreed.
     Tls,
     /// HTTP/1.1 inside TLS: what a WebSocket needs.
@@ -136,8 +138,10 @@ impl Upstream {
         wire: Wire,
     ) -> Result<Sender, Refusal> {
         let Connected { stream, reached } = connected;
-        if wire == Wire::Plain {
-            return Sender::http1(stream, reached, Fault::default()).await;
+        match wire {
+            Wire::Plain => return Sender::http1(stream, reached, Fault::default()).await,
+            Wire::PlainHttp2 => return Sender::http2(stream, reached, Fault::default()).await,
+            Wire::Tls | Wire::TlsHttp1 => {}
         }
         let host = &to.host;
         let stream =

@@ -149,6 +149,104 @@ async fn intercepted_http2_with_trailers_and_many_streams() {
     assert_eq!(sender.send_request(other).await.unwrap().status(), 400);
 }
 
+/// Without TLS a client that begins with HTTP/2 knows that its server speaks it (RFC 9113 section 3.3): so do we then.
+#[tokio::test]
+async fn http2_in_the_clear_is_judged_stream_by_stream() {
+    let (bed, target, connections) = bed_in_the_clear().await;
+    let (head, tunnel) = bed.connect(&target).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let sender = http2(tunnel).await;
+    let many = (0..20).map(|n| ask(&sender, "GET", format!("http://{target}/ok/{n}")));
+    for (n, (status, told)) in futures_util::future::join_all(many).await.into_iter().enumerate() {
+        assert_eq!(status, 200);
+        assert!(told.starts_with(&format!("HTTP/2.0 GET {target} /ok/{n} 0 ")), "{told}");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1, "HTTP/2 is shared");
+    let trailers = Request::get(format!("http://{target}/ok/trailers")).body(empty()).unwrap();
+    let answer = sender.clone().send_request(trailers).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+    for (method, uri, refused) in [
+        ("GET", format!("http://{target}/secret"), 403),
+        ("DELETE", format!("http://{target}/ok/x"), 403),
+        ("GET", format!("http://{target}/ok/../secret"), 403),
+        ("GET", "http://other.test/ok/x".to_owned(), 400),
+        ("GET", format!("https://{target}/ok/x"), 400),
+    ] {
+        let (status, told) = ask(&sender, method, uri.clone()).await;
+        assert_eq!(status, refused, "{method} {uri}: {told}");
+    }
+    let allowed = bed.journal.lines().iter().filter(|line| line.starts_with("allow l7")).count();
+    assert_eq!(allowed, 21, "{:?}", bed.journal.lines());
+
+    // To the proxy itself a client speaks what it likes: that says nothing of the server.
+    let sender = http2(bed.open().await).await;
+    let (_, told) = ask(&sender, "GET", format!("http://{target}/ok/x")).await;
+    assert!(told.starts_with("HTTP/1.1 GET"), "{told}");
+}
+
+/// A captured connection to an address that says nothing: each stream's `:authority` says where it goes.
+#[tokio::test]
+async fn http2_in_the_clear_to_an_address_goes_where_its_authority_says() {
+    let (bed, target, _) = bed_in_the_clear().await;
+    let port = target.rsplit_once(':').unwrap().1;
+    let asked = format!("93.184.215.99:{port}").parse().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let claim = crate::caller::Claim::new(bed.deps.identify.clone(), bed.captured, bed.captured);
+    let accepted = listener.accept().await.unwrap().0;
+    tokio::spawn(crate::capture::serve(bed.deps.clone(), claim.into(), accepted, asked));
+    let sender = http2(near).await;
+    let (status, told) = ask(&sender, "GET", format!("http://{target}/ok/x")).await;
+    assert_eq!(status, 200);
+    assert!(told.starts_with(&format!("HTTP/2.0 GET {target} /ok/x ")), "{told}");
+    assert_eq!(ask(&sender, "GET", format!("http://{target}/secret")).await.0, 403);
+    assert_eq!(ask(&sender, "GET", "http://evil.test/ok/x".to_owned()).await.0, 403);
+    assert_eq!(ask(&sender, "GET", "http://up.test:1/ok/x".to_owned()).await.0, 400, "another port");
+}
+
+async fn http2<T>(stream: T) -> hyper::client::conn::http2::SendRequest<Body>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// The answer to one stream, and what it says.
+async fn ask(
+    sender: &hyper::client::conn::http2::SendRequest<Body>,
+    method: &str,
+    uri: String,
+) -> (u16, String) {
+    let asked = Request::builder().method(method).uri(uri).body(empty()).unwrap();
+    let response = sender.clone().send_request(asked).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// An upstream without TLS; counts its connections.
+async fn bed_in_the_clear() -> (Bed, String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bed = Bed::new(&rest("up.test", port)).await;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let _ended = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service_fn(answer))
+                    .await;
+            });
+        }
+    });
+    (bed, format!("up.test:{port}"), connections)
+}
+
 #[tokio::test]
 async fn http2_in_front_of_http1() {
     let (bed, target, connections) = bed_with_tls(Alpn::Http1).await;
