@@ -121,12 +121,8 @@ pub async fn close(
         _ => None,
     };
     let last: Vec<String> = [told, message].into_iter().flatten().collect();
-    heart.finish(code, (!last.is_empty()).then(|| last.join("\n"))).await?;
-    // Nothing is left for the actors to finish; the end of this process is theirs.
-    if let Some(tree) = desk.tree.get().cloned() {
-        tokio::spawn(async move { tree.stop(LAST_WORK).await });
-    }
-    Ok(())
+    // Nothing is left for the actors to finish; the end of this process, which is the heart's to make, is theirs.
+    heart.finish(code, (!last.is_empty()).then(|| last.join("\n"))).await
 }
 
 /// When the heart died without a word, nobody else removes what must not outlive the sandbox.

@@ -289,6 +289,10 @@ impl Heart {
                     told.iter().for_each(|(what, at)| self.steps.add(what, *at));
                 }
                 Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {
+                    if self.over.is_some() {
+                        // Output is out and records are on disk: winding down would only take time.
+                        running.child.kill();
+                    }
                     return Some(Ending::with(exit_code, message));
                 }
                 // Empty, or closed: its death is seen by its pidfd.

@@ -119,22 +119,18 @@ impl Gate {
 /// All in the gate's namespace, and the link. Whether IPv6 is there, too.
 fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
     super::network::loopback_up().map_err(at("switching the gate's loopback on"))?;
-    link(agents).map_err(|error| match error.raw_os_error() {
+    let kernel = Rtnetlink::open().map_err(at("opening rtnetlink"))?;
+    kernel.ask(&[link(agents)]).map_err(|error| match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => NoGate::NoVeth,
         _ => at("making the gate's link")(error),
     })?;
     let ipv6 = has_ipv6();
-    let configured = || {
-        link_up()?;
-        address(GATE_V4.octets().as_slice(), PREFIX_V4)?;
-        route(Family::V4, &LOCAL_HERE)?;
-        if ipv6 {
-            address(GATE_V6.octets().as_slice(), PREFIX_V6)?;
-            route(Family::V6, &LOCAL_HERE)?;
-        }
-        Ok(())
-    };
-    configured().map_err(at("giving the gate its addresses"))?;
+    let mut wanted =
+        vec![link_up(), address(&GATE_V4.octets(), PREFIX_V4), route(Family::V4, &LOCAL_HERE)];
+    if ipv6 {
+        wanted.extend([address(&GATE_V6.octets(), PREFIX_V6), route(Family::V6, &LOCAL_HERE)]);
+    }
+    kernel.ask(&wanted).map_err(at("giving the gate its addresses"))?;
     let mint = Mint::open(ipv6).map_err(at("opening the gate's first socket"))?;
     let witness = witness.then(|| super::witness::open(LINK_INDEX).ok()).flatten();
     Ok((Gate { mint, witness }, ipv6))
@@ -142,18 +138,16 @@ fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
 
 /// The agents' end of the link, in their namespace.
 fn near_side(ipv6: bool) -> Result<(), NoGate> {
-    let configured = || {
-        link_up()?;
-        address(AGENTS_V4.octets().as_slice(), PREFIX_V4)?;
-        route(Family::V4, &THROUGH_LINK)?;
-        route(Family::V4, &NO_GROUPS)?;
-        if ipv6 {
-            address(AGENTS_V6.octets().as_slice(), PREFIX_V6)?;
-            route(Family::V6, &THROUGH_LINK)?;
-        }
-        Ok(())
-    };
-    configured().map_err(at("leading the world to the gate"))
+    let mut wanted = vec![
+        link_up(),
+        address(&AGENTS_V4.octets(), PREFIX_V4),
+        route(Family::V4, &THROUGH_LINK),
+        route(Family::V4, &NO_GROUPS),
+    ];
+    if ipv6 {
+        wanted.extend([address(&AGENTS_V6.octets(), PREFIX_V6), route(Family::V6, &THROUGH_LINK)]);
+    }
+    Rtnetlink::open().and_then(|kernel| kernel.ask(&wanted)).map_err(at("leading the world to the gate"))
 }
 
 /// Sockets of a namespace that this process isn't in.
@@ -264,7 +258,7 @@ const SCOPE_HOST: u8 = 254;
 const HEADER: usize = 16;
 
 /// The link's two ends, up, the agents' one in their namespace.
-fn link(agents: &File) -> io::Result<()> {
+fn link(agents: &File) -> Request {
     let end = |more: &dyn Fn(&mut Vec<u8>)| {
         // Without ARP or neighbour discovery: the first connection waits for nobody.
         let mut body = link_header(libc::IFF_NOARP);
@@ -289,13 +283,13 @@ fn link(agents: &File) -> io::Result<()> {
 }
 
 /// Brings this side of the link up: only when both are there, or the kernel refuses.
-fn link_up() -> io::Result<()> {
+fn link_up() -> Request {
     request(RTM_NEWLINK, ASK, &link_header(libc::IFF_UP))
 }
 
 /// Takes the link away, both ends with what was given to them; nothing where there is none.
 fn unlink() -> io::Result<()> {
-    match request(RTM_DELLINK, ASK, &link_header(0)) {
+    match Rtnetlink::open()?.ask(&[request(RTM_DELLINK, ASK, &link_header(0))]) {
         Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(error),
         _ => Ok(()),
     }
@@ -310,7 +304,7 @@ fn link_header(flags: libc::c_int) -> Vec<u8> {
 }
 
 /// Gives this side of the link an address.
-fn address(octets: &[u8], prefix: u8) -> io::Result<()> {
+fn address(octets: &[u8], prefix: u8) -> Request {
     let family = if octets.len() == 4 { libc::AF_INET } else { libc::AF_INET6 };
     let mut body = vec![family as u8, prefix, IFA_F_NODAD, SCOPE_UNIVERSE];
     body.extend(LINK_INDEX.to_ne_bytes());
@@ -344,7 +338,7 @@ const THROUGH_LINK: Route =
 const NO_GROUPS: Route =
     Route { to: &[224, 0, 0, 0], prefix: 4, kind: RTN_UNREACHABLE, scope: SCOPE_UNIVERSE, device: LO_INDEX };
 
-fn route(family: Family, route: &Route) -> io::Result<()> {
+fn route(family: Family, route: &Route) -> Request {
     // IPv6 knows no scopes of routes.
     let (family, scope) = match family {
         Family::V4 => (libc::AF_INET, route.scope),
@@ -370,25 +364,52 @@ fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-    let mut message = Vec::with_capacity(HEADER + body.len());
+/// A whole message to the kernel.
+struct Request(Vec<u8>);
+
+fn request(kind: u16, flags: u16, body: &[u8]) -> Request {
+    let mut message = Vec::with_capacity(HEADER + body.len().next_multiple_of(4));
     message.extend(u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
     message.extend([1_u32, 0].map(u32::to_ne_bytes).concat());
     message.extend(body);
-    let socket = sys::socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-    sys::fd::write_all(socket.as_fd(), &message)?;
-    let mut reply = [0_u8; 4096];
-    let length = sys::fd::read(socket.as_fd(), &mut reply)?;
-    let word = |at: usize| {
-        let bytes = reply.get(at..at + 4).filter(|_| at + 4 <= length)?;
-        bytes.try_into().ok().map(u32::from_ne_bytes)
-    };
-    match (word(4).map(|kind| kind & 0xffff), word(HEADER)) {
-        (Some(NLMSG_ERROR), Some(0)) => Ok(()),
-        (Some(NLMSG_ERROR), Some(code)) => Err(io::Error::from_raw_os_error((code as i32).wrapping_neg())),
-        _ => Err(io::ErrorKind::InvalidData.into()),
+    // The next one begins at a multiple of four (netlink(7)).
+    message.resize(message.len().next_multiple_of(4), 0);
+    Request(message)
+}
+
+/// A line to the kernel about the namespace in which it was opened.
+struct Rtnetlink(OwnedFd);
+
+impl Rtnetlink {
+    fn open() -> io::Result<Self> {
+        sys::socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).map(Self)
+    }
+
+    /// Sends them as one, in this order. The kernel tries each, whatever became of those before it; the first failure is told.
+    fn ask(&self, requests: &[Request]) -> io::Result<()> {
+        let together: Vec<&[u8]> = requests.iter().map(|Request(message)| message.as_slice()).collect();
+        sys::fd::write_all(self.0.as_fd(), &together.concat())?;
+        let answers: Vec<io::Result<()>> = requests.iter().map(|_| self.answer()).collect();
+        answers.into_iter().collect()
+    }
+
+    /// What became of the next request.
+    fn answer(&self) -> io::Result<()> {
+        let mut reply = [0_u8; 4096];
+        let length = sys::fd::read(self.0.as_fd(), &mut reply)?;
+        let word = |at: usize| {
+            let bytes = reply.get(at..at + 4).filter(|_| at + 4 <= length)?;
+            bytes.try_into().ok().map(u32::from_ne_bytes)
+        };
+        match (word(4).map(|kind| kind & 0xffff), word(HEADER)) {
+            (Some(NLMSG_ERROR), Some(0)) => Ok(()),
+            (Some(NLMSG_ERROR), Some(code)) => {
+                Err(io::Error::from_raw_os_error((code as i32).wrapping_neg()))
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 }
 
