@@ -1,5 +1,5 @@
 """Files: what isn't there, what can't be written, and every way across the boundary between the two."""
-import mmap, stat
+import fcntl, mmap, stat, struct
 from probe import *
 
 
@@ -85,6 +85,16 @@ control("write /tmp, /var/tmp and /dev/shm", "they are the sandbox's own", lambd
 control("rename, link, truncate and chmod one's own", "the calls themselves are allowed", lambda: (
     own_file("/sandbox/a"), os.rename("/sandbox/a", "/sandbox/b"), os.path.exists("/sandbox/c") or os.link("/sandbox/b", "/sandbox/c"),
     os.truncate("/sandbox/c", 1), os.chmod("/sandbox/b", 0o600), os.utime("/sandbox/b", (1, 1)), os.unlink("/sandbox/c")))
+WAITS = "whoever opens it waits for its holder, up to 45 seconds: the operator's editor, or the start of a program"
+for name, command, argument in [
+    ("lease", 1024, fcntl.F_WRLCK), ("lease for reading", 1024, fcntl.F_RDLCK), ("delegation", 1040, 0),
+    ("lease in a wider number", (1 << 32) + 1024, fcntl.F_WRLCK),
+]:
+    attack("a " + name + " of one's own file", EPERM, WAITS, lambda: call("fcntl", os.open(own_file("/sandbox/leased"), os.O_WRONLY if argument == fcntl.F_WRLCK else os.O_RDONLY), command, argument))
+control("locks, owners, seals and sizes of pipes", "the other commands of fcntl(2) are there", lambda: (
+    fcntl.lockf(os.open("/sandbox/leased", os.O_RDWR), fcntl.LOCK_EX), fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 9), fcntl.fcntl(0, fcntl.F_GETLEASE),
+    fcntl.fcntl(os.pipe()[0], fcntl.F_SETPIPE_SZ, 8192), fcntl.fcntl(os.memfd_create("m", os.MFD_ALLOW_SEALING), fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE),
+    fcntl.fcntl(os.open(own_file("/sandbox/locked"), os.O_RDWR), 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))))
 for directory, why in [
     ("/", "a file at the root would shadow what programs look for"), ("/usr/bin", "every later program would be the agent's"),
     ("/usr/lib", "a library is code in every program"), ("/etc", "resolver, users, loader settings"), ("/bin", "every shell"),

@@ -125,8 +125,7 @@ fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
         _ => at("making the gate's link")(error),
     })?;
     let ipv6 = has_ipv6();
-    let mut wanted =
-        vec![link_up(), address(&GATE_V4.octets(), PREFIX_V4), route(Family::V4, &LOCAL_HERE)];
+    let mut wanted = vec![link_up(), address(&GATE_V4.octets(), PREFIX_V4), route(Family::V4, &LOCAL_HERE)];
     if ipv6 {
         wanted.extend([address(&GATE_V6.octets(), PREFIX_V6), route(Family::V6, &LOCAL_HERE)]);
     }

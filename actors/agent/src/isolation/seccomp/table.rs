@@ -203,6 +203,18 @@ const IOCTL: &[&[Condition]] = &[&[
     is_not(1, 0x5423), // TIOCSETD
 ]];
 
+/// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): who opens a file under a lease waits for its
+/// holder, up to 45 seconds. In the workspace that is an operator's editor, and init's child that is to execute a program of it.
+const FCNTL: &[&[Condition]] = &[
+    &[none_of(1, !15)],   // descriptors, flags, locks, owner and signal
+    &[bits(1, !1, 16)],   // F_GETOWN_EX, F_GETOWNER_UIDS
+    &[bits(1, !3, 36)],   // F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW
+    &[is(1, 1025)],       // F_GETLEASE
+    &[bits(1, !1, 1026)], // F_NOTIFY, F_DUPFD_QUERY
+    &[bits(1, !3, 1028)], // F_CREATED_QUERY, F_DUPFD_CLOEXEC, F_SETPIPE_SZ
+    &[bits(1, !7, 1032)], // F_GETPIPE_SZ, seals, hints of how a file is written
+];
+
 /// What programs tell the kernel about themselves, and what makes them safer.
 const PRCTL: &[&[Condition]] = &[
     &[is(0, libc::PR_SET_PDEATHSIG as u32)],
@@ -294,13 +306,16 @@ pub const GROUPS: &[Group] = &[
             fadvise64,
             readahead,
             flock,
-            fcntl,
             dup,
             dup3,
             close,
             pipe2,
             cachestat,
         ],
+    },
+    Group {
+        reason: "descriptors and locks, without what makes others wait",
+        calls: conditional![fcntl: FCNTL],
     },
     Group {
         reason: "looking at and changing files, within mounts and Landlock",
