@@ -67,6 +67,8 @@ fn exit_codes(stage: &Stage) -> Result<()> {
         (&["/no/such/program"], 127),
         (&["sh", "-c", "kill -KILL $$"], 137),
         (&["sh", "-c", "kill -TERM $$"], 143),
+        // A real-time signal (signal(7)), for which the libraries have no name.
+        (&["sh", "-c", "kill -40 $$"], 168),
     ];
     for (command, code) in commands {
         let done = stage.run(&[], command)?;

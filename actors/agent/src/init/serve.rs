@@ -19,7 +19,6 @@ use crate::protocol::{
 use crate::sys;
 use crate::sys::directory::ENTRIES;
 use crate::wire::{Packet, WireError};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -196,19 +195,15 @@ impl Loop<'_> {
     /// Takes every dead child, ours and those that we inherited.
     fn reap(&mut self) {
         loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, ExitStatus::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, ExitStatus::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) => return,
-                // Real-time signals have no name in `nix`, and other states aren't asked for.
-                Ok(_) => continue,
-                Err(nix::errno::Errno::EINTR | nix::errno::Errno::EINVAL) => continue,
-                Err(_) => return,
+            let (pid, status) = match sys::process::reap_any() {
+                Ok(Some((pid, status))) => (pid, ExitStatus::from(status)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(None) | Err(_) => return,
             };
-            if let Some(standby) = self.cage.standby.take_if(|standby| standby.pid() == pid.as_raw()) {
+            if let Some(standby) = self.cage.standby.take_if(|standby| standby.pid() == pid) {
                 standby.reaped();
             }
-            self.table.ended(pid.as_raw(), status);
+            self.table.ended(pid, status);
         }
     }
 

@@ -4,6 +4,8 @@ use super::{check, check_int};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// CLOCK_MONOTONIC in nanoseconds: one clock for all processes of a sandbox.
 pub(crate) fn monotonic() -> u64 {
@@ -39,6 +41,18 @@ pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
     }
     // SAFETY: the kernel has just made it for us.
     Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// Takes the next child that has ended, whichever it is (waitpid(2)); none while all live. Every signal is told, real-time ones
+/// too, whose deaths `nix` takes from the kernel and then has no name for.
+///
+/// # Errors
+/// The kernel's: `ECHILD` where there is no child, `EINTR`.
+pub(crate) fn reap_any() -> io::Result<Option<(i32, ExitStatus)>> {
+    let mut status: libc::c_int = 0;
+    // SAFETY: the kernel writes the status to a live integer.
+    let pid = check_int(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
+    Ok((pid != 0).then(|| (pid, ExitStatus::from_raw(status))))
 }
 
 /// Moves this process into new namespaces (unshare(2)).
