@@ -1,6 +1,8 @@
 //! What is started later, by `exec` and `exec -t`: under exactly the same controls, with a session and terminal of its
 //! own, its window and signals passed on, and ended when nobody watches it.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -97,6 +99,37 @@ pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
     let absent = stage.call(&["exec", &sandbox.name, "--", "no-such-program"])?.expect_code(127)?.err();
     ensure!(absent.contains("no-such-program: not found") && absent.contains("PATH is"), "{absent}");
     stage.call(&["exec", &sandbox.name, "--", "/etc/passwd"])?.expect_code(126)?;
+    Ok(())
+}
+
+/// Keeps whoever opens a file waiting until its input ends, as a slow network filesystem would.
+const SLOW: &str = "import fcntl, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = open(sys.argv[1])\n\
+    fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)\nprint('held', flush=True)\nsys.stdin.read()";
+
+/// A program that takes long to open holds up nobody: no other start, and no connection.
+pub fn a_slow_start_holds_up_nobody(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let sandbox = idle(stage)?;
+    stage.script("slow", "#!/bin/sh\necho at last\n")?;
+    let mut slow = Command::new(&python)
+        .args(["-c", SLOW])
+        .arg(stage.workspace().join("slow"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut held = String::new();
+    BufReader::new(slow.stdout.take().context("its output")?).read_line(&mut held)?;
+    ensure!(held == "held\n", "{held}");
+    let waits = stage.start(stage.cofferdam(["exec", &sandbox.name, "--", "/sandbox/slow"]))?;
+    let connects = "import socket; socket.create_connection(('127.0.0.1', 3128)).close(); print('connected')";
+    for _ in 0..5 {
+        let done = stage.call(&["exec", &sandbox.name, "--", &python, "-c", connects])?.expect_code(0)?;
+        ensure!(done.out() == "connected\n", "{}", done.out());
+    }
+    drop(slow.stdin.take());
+    slow.wait()?;
+    let done = waits.finish(GONE)?.expect_code(0)?;
+    ensure!(done.out() == "at last\n", "{}{}", done.out(), done.err());
     Ok(())
 }
 

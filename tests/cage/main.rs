@@ -26,9 +26,9 @@ use controls::{
     strict_refuses_and_names_the_control,
 };
 use later::{
-    a_stopped_client_goes_on, attacks_by_exec, attacks_on_a_terminal, control_c_goes_inside,
-    job_control_works, later_processes_are_the_same, nothing_runs_unwatched, quick_ends_are_told,
-    the_first_agents_terminal, the_window_is_passed_on,
+    a_slow_start_holds_up_nobody, a_stopped_client_goes_on, attacks_by_exec, attacks_on_a_terminal,
+    control_c_goes_inside, job_control_works, later_processes_are_the_same, nothing_runs_unwatched,
+    quick_ends_are_told, the_first_agents_terminal, the_window_is_passed_on,
 };
 use native::native;
 use neighbours::{
@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             a_stopped_client_goes_on,
             nothing_runs_unwatched,
             quick_ends_are_told,
+            a_slow_start_holds_up_nobody,
             the_first_agents_terminal,
             the_policys_paths_are_the_only_ones,
             a_missing_path_stops_the_start,

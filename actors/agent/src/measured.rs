@@ -10,7 +10,7 @@ use crate::init::{Lens, Wanted, holders};
 #[must_use]
 #[allow(clippy::expect_used, reason = "a bench fails by panic")]
 pub fn holders_of(inode: u64, at: (i32, i32)) -> usize {
-    let lens = Lens { mappings: true, writable: &[], threads: false };
+    let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[] };
     let found = holders(&[Wanted { inode, likely: Some(at) }], lens).pop();
     found.and_then(Result::ok).expect("the holders of a socket").holders.len()
 }

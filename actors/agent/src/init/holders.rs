@@ -45,6 +45,8 @@ pub(crate) struct Lens<'a> {
     pub(crate) writable: &'a [PathBuf],
     /// Every thread may have a descriptor table of its own.
     pub(crate) threads: bool,
+    /// Processes that have yet to execute their program: our own code, which holds nobody's sockets.
+    pub(crate) starting: &'a [i32],
 }
 
 /// A socket whose holders are asked for.
@@ -189,7 +191,8 @@ impl Search<'_> {
         let mut found: Vec<Result<Vec<Holder>, Refusal>> =
             self.wanted.iter().map(|_| Ok(Vec::new())).collect();
         // Init itself holds sockets only to give them away.
-        for pid in all.into_iter().filter(|pid| *pid != 1) {
+        let starting = self.lens.starting;
+        for pid in all.into_iter().filter(|pid| *pid != 1 && !starting.contains(pid)) {
             let places = self.places(&proc, pid)?;
             if places.is_empty() {
                 continue;

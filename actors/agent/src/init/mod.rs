@@ -23,6 +23,7 @@ mod process;
 mod serve;
 mod spawn;
 mod standby;
+mod starting;
 mod table;
 
 pub(crate) use confine::Confinement;

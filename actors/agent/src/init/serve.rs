@@ -6,6 +6,7 @@ use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
 use super::holders::{self, Found, Lens, Wanted};
 use super::process::{Stat, pids};
+use super::starting::{Awaited, News, Process, Starting};
 use super::table::Table;
 use super::{Cage, spawn};
 use crate::credential_files::Keeper;
@@ -14,7 +15,7 @@ use crate::isolation::network;
 use crate::plan::Control;
 use crate::protocol::{
     Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, Refusal, Request,
-    RequestId, ToInit,
+    RequestId, Stdio, ToInit,
 };
 use crate::sys;
 use crate::sys::directory::ENTRIES;
@@ -39,12 +40,14 @@ struct Loop<'a> {
     channel: Channel<'a>,
     cage: Cage,
     table: Table,
+    /// On their way to their programs, and not in the table yet.
+    starting: Vec<Awaited>,
 }
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
 pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let signals = sys::signals::fd(&[libc::SIGCHLD]).map_err(drop)?;
-    let mut this = Loop { channel, cage, table: Table::default() };
+    let mut this = Loop { channel, cage, table: Table::default(), starting: Vec::new() };
     let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
         this.take(packet, &mut looks);
@@ -60,9 +63,12 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
             this.channel.poll(this.table.unannounced().is_some()),
             libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
         ];
+        list.extend(this.starting.iter().map(Awaited::poll));
+        let ours = list.len();
         list.extend(this.cage.connects.polls());
-        // While nothing runs nothing appears.
-        let beat = if this.table.running().is_empty() { -1 } else { BEAT_MILLISECONDS };
+        // While nothing runs nothing appears, and nobody's time is up.
+        let idle = this.table.running().is_empty() && this.starting.is_empty();
+        let beat = if idle { -1 } else { BEAT_MILLISECONDS };
         match sys::fd::poll_all(&mut list, beat) {
             // By the clock, not by the silence: an agent that keeps us busy doesn't put it off.
             Ok(_) if last_beat.elapsed() >= BEAT => {
@@ -73,9 +79,10 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return Err(()),
         }
-        let (ours, calls) = list.split_at(2);
+        let (ours, calls) = list.split_at(ours);
         // First: somebody waits in every one of them.
         this.cage.connects.serve(calls);
+        this.settle();
         let [channel, deaths] = [ours[0].revents, ours[1].revents];
         if deaths != 0 {
             while sys::fd::read(signals.as_fd(), &mut [0; 1024]).is_ok_and(|n| n > 0) {}
@@ -139,9 +146,15 @@ impl Loop<'_> {
         if let Request::Holders { inode, mappings, connector } = request {
             return looks.push(Look { id, inode, mappings, connector });
         }
+        if let Request::Spawn { agent, stdio } = request {
+            return match self.begin(&agent, stdio, fds) {
+                Ok(starting) => self.starting.push(Awaited::new(id, agent, starting)),
+                Err(refusal) => self.channel.reply(id, Err(refusal)),
+            };
+        }
         let reply = match self.cage.handouts.answer(request, fds) {
             Ok(reply) => reply,
-            Err((request, fds)) => self.answer(request, fds),
+            Err((request, _)) => self.answer(request),
         };
         self.channel.reply(id, reply);
     }
@@ -149,6 +162,11 @@ impl Loop<'_> {
     /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
     /// begins after each was asked.
     fn look(&mut self, looks: &[Look]) {
+        if looks.is_empty() {
+            return;
+        }
+        // Whoever made one of these sockets has executed its program, and is looked at.
+        self.settle();
         if self.cage.standby.is_some() {
             // The first process takes it: nobody has run yet, so nobody holds anything.
             for look in looks {
@@ -166,13 +184,44 @@ impl Loop<'_> {
             let likely = |inode| Wanted { inode, likely: self.cage.connects.place(inode) };
             let wanted: Vec<Wanted> = alike.iter().map(|look| likely(look.inode)).collect();
             let threads = !self.cage.confinement.filters();
-            let lens = Lens { mappings, writable: &self.cage.writable, threads };
+            let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
+            let lens = Lens { mappings, writable: &self.cage.writable, threads, starting: &starting };
             for (look, found) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
                 let reply = found.map(|Found { holders, executables }| {
                     let connector = look.connector.then(|| self.connector(look.inode, &holders));
                     (Answer::Holders { holders, connector }, executables)
                 });
                 self.channel.reply(look.id, reply);
+            }
+        }
+    }
+
+    /// Hears what those on their way have said. Whoever has executed its program is in the table then: nobody else has run any.
+    fn settle(&mut self) {
+        for awaited in std::mem::take(&mut self.starting) {
+            self.hear(awaited);
+        }
+    }
+
+    /// All that one has said, and its asker answered; it is on the list again while it is on its way.
+    fn hear(&mut self, mut awaited: Awaited) {
+        loop {
+            match awaited.hear() {
+                None => return self.starting.push(awaited),
+                Some(News::Listener(listener)) => self.cage.connects.listen(listener),
+                Some(News::Refused(refusal)) => {
+                    self.channel.reply(awaited.id, Err(refusal));
+                    return awaited.give_up();
+                }
+                Some(News::Executed) => {
+                    let (id, agent, Process { pid, start_time, masters }) = awaited.into_process();
+                    let (kept, given) =
+                        masters.map_or((None, None), |[kept, given]| (Some(kept), Some(given)));
+                    let record = self.table.add(&agent, pid, start_time, kept);
+                    return self
+                        .channel
+                        .reply(id, Ok((Answer::Spawned(record), given.into_iter().collect())));
+                }
             }
         }
     }
@@ -200,18 +249,23 @@ impl Loop<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(None) | Err(_) => return,
             };
-            if let Some(standby) = self.cage.standby.take_if(|standby| standby.pid() == pid) {
-                standby.reaped();
+            if let Some(mut standby) = self.cage.standby.take_if(|standby| standby.pid() == pid) {
+                standby.note_reaped();
+            }
+            // It may have executed its program since it was last heard.
+            if let Some(at) = self.starting.iter().position(|awaited| awaited.pid() == pid) {
+                let mut awaited = self.starting.swap_remove(at);
+                awaited.note_reaped();
+                self.hear(awaited);
             }
             self.table.ended(pid, status);
         }
     }
 
-    fn answer(&mut self, request: Request, fds: Vec<OwnedFd>) -> Reply {
+    fn answer(&mut self, request: Request) -> Reply {
         let done = Ok((Answer::Done, Vec::new()));
         match request {
             Request::Report => Ok((Answer::Report(self.cage.report.clone()), Vec::new())),
-            Request::Spawn { agent, stdio } => self.spawn(&agent, stdio, fds),
             Request::Signal { process, signo, group } => {
                 let entry = self.table.find(process)?;
                 // Between its death and our reaping the pid is still its own: nobody else can be hit.
@@ -245,14 +299,18 @@ impl Loop<'_> {
                 descriptor(witness.ok_or_else(none)?.try_clone())
             }
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
-            // Such questions are answered together, see `look`.
-            Request::Holders { .. } => Err(Refusal::Invalid("a look among other requests".into())),
+            // Such questions are answered together, see `look`, and these when the process has begun, see `hear`.
+            Request::Holders { .. } | Request::Spawn { .. } => {
+                Err(Refusal::Invalid("a look or a start among other requests".into()))
+            }
             // Answered before, by `Handouts`.
             Request::ListenTcp { .. } | Request::BindUdp { .. } | Request::Diag | Request::RunFile { .. } => {
                 Err(Refusal::Invalid("nothing to hand out".into()))
             }
             Request::KillStrays { agent } => {
-                kill_strays(&agent, &self.table.running()).map_err(system("looking for strays"))?;
+                let mut running = self.table.running();
+                running.extend(self.starting.iter().map(Awaited::pid));
+                kill_strays(&agent, &running).map_err(system("looking for strays"))?;
                 done
             }
         }
@@ -283,23 +341,25 @@ impl Loop<'_> {
         descriptor(Ok(copy))
     }
 
-    fn spawn(&mut self, agent: &str, stdio: crate::protocol::Stdio, fds: Vec<OwnedFd>) -> Reply {
+    fn begin(&mut self, agent: &str, stdio: Stdio, fds: Vec<OwnedFd>) -> Result<Starting, Refusal> {
         if agent.is_empty() || agent.len() > MAX_AGENT_NAME {
             return Err(Refusal::Invalid(format!("an agent's name has 1 to {MAX_AGENT_NAME} bytes")));
         }
         // A death not yet reaped must not stand in the way of the restart that it causes.
         self.reap();
-        self.table.admit(agent)?;
+        self.settle();
+        // Who asked before is gone, a supervisor that died or an actor that did: nobody asks twice.
+        let (before, others) =
+            std::mem::take(&mut self.starting).into_iter().partition(|awaited| awaited.agent == agent);
+        self.starting = others;
+        for awaited in Vec::<Awaited>::into_iter(before) {
+            awaited.give_up();
+        }
+        self.table.admit(agent, self.starting.len())?;
         if self.cage.connects.is_full() {
             return Err(Refusal::TooMany("processes started, or left behind by ended ones".into()));
         }
-        let started = spawn::spawn(&self.cage.confinement, &mut self.cage.standby, stdio, fds)?;
-        if let Some(listener) = started.listener {
-            self.cage.connects.listen(listener);
-        }
-        let master = started.master.as_ref().map(OwnedFd::try_clone).transpose().map_err(system("dup"))?;
-        let record = self.table.add(agent, started.pid, started.start_time, master);
-        Ok((Answer::Spawned(record), started.master.into_iter().collect()))
+        spawn::begin(&self.cage.confinement, &mut self.cage.standby, stdio, fds)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::confine::Confinement;
 use super::handouts::system;
 use super::standby::{Part, Standby};
+use super::starting::Starting;
 use crate::isolation::terminal::{self, Terminal};
 use crate::plan::AGENT_ID;
 use crate::protocol::{MAX_SPAWN_SPEC, Refusal, SpawnSpec, Stdio};
@@ -12,15 +13,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// A started process.
-pub(crate) struct Started {
-    pub(crate) pid: i32,
-    pub(crate) start_time: u64,
-    pub(crate) master: Option<OwnedFd>,
-    /// Where its connects are asked about, unless init serves it already.
-    pub(crate) listener: Option<OwnedFd>,
-}
 
 /// The child's streams.
 enum Streams {
@@ -37,14 +29,14 @@ impl Streams {
     }
 }
 
-/// Starts a process under the confinement and waits until it has executed its program or failed to. `standby` is the one that stands
-/// by, if any does.
-pub(crate) fn spawn(
+/// Has a child under the confinement execute a program, without waiting until it does. `standby` is the one that stands by, if any
+/// does.
+pub(super) fn begin(
     confinement: &Confinement,
     standby: &mut Option<Standby>,
     stdio: Stdio,
     fds: Vec<OwnedFd>,
-) -> Result<Started, Refusal> {
+) -> Result<Starting, Refusal> {
     let mut fds = fds.into_iter();
     let program = fds.next().ok_or_else(|| Refusal::Invalid("a spawn without its program".into()))?;
     // The child reads it again, for itself; what it can't read is told here, before there is one.
@@ -62,27 +54,23 @@ pub(crate) fn spawn(
             Streams::Terminal(terminal::make(rows, columns).map_err(system("making a terminal"))?)
         }
     };
+    // Of the one that stood by, the listener is served already.
     let (child, listens) = match standby.take() {
         Some(ready) if ready.is_there() => (ready, true),
         _ => (Standby::start(confinement, None).map_err(system("fork"))?, false),
     };
-    let (pid, listener) =
-        child.execute(&Part { program: program.as_fd(), streams: streams.descriptors() })?;
-    if confinement.asks() && !listens && listener.is_none() {
-        // Nobody would ever answer it.
-        let _ = sys::signals::kill(pid, false, libc::SIGKILL);
-        return Err(Refusal::System {
-            what: "taking a child's seccomp listener".into(),
-            errno: libc::EPROTO,
-        });
-    }
-    let master = match streams {
-        Streams::Terminal(terminal) => Some(terminal.master),
+    // Execution doesn't change it.
+    let start_time = super::process::Stat::read(child.pid()).map(|stat| stat.start_time).unwrap_or(0);
+    let part = Part { program: program.as_fd(), streams: streams.descriptors() };
+    let told = child.tell(&part).map_err(system("giving a child its program"))?;
+    let masters = match streams {
+        Streams::Terminal(Terminal { master, .. }) => {
+            let copy = master.try_clone().map_err(system("dup"))?;
+            Some([master, copy])
+        }
         Streams::Given(_) => None,
     };
-    // Gone already, perhaps: then it is a zombie until we reap it, and its start time still reads.
-    let start_time = super::process::Stat::read(pid).map(|stat| stat.start_time).unwrap_or(0);
-    Ok(Started { pid, start_time, master, listener })
+    Ok(Starting { child, told, watched: listens || !confinement.asks(), start_time, masters })
 }
 
 /// Makes a pipe the agent's, so that it can open `/dev/stdout` again; anything else is left as it is. Only pipes that

@@ -13,12 +13,10 @@
 //! it; each later one is told its program at once. Both end up under the very same controls: `tests/cage/later.rs` compares them.
 
 use super::confine::{Confinement, StepError};
-use super::handouts::system;
 use super::spawn::Program;
 use crate::isolation::terminal;
 use crate::own;
 use crate::plan::Control;
-use crate::protocol::Refusal;
 use crate::sys;
 use crate::sys::process::Cloned;
 use std::convert::Infallible;
@@ -26,9 +24,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a child may take to execute its program once it was told. Longer, and init would serve nobody because of one who may
-/// have been stopped: where Landlock scopes no signals, by an agent.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a message at most; the proof's is some ten thousand long.
 const MAX_MESSAGE: usize = 64 << 10;
 const LISTENER: u8 = b'l';
@@ -118,6 +113,19 @@ impl Standby {
         if !sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, Some(left))? {
             return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
         }
+        self.next()
+    }
+
+    /// What it has said next, if it has.
+    ///
+    /// # Errors
+    /// As [`Standby::hear`].
+    pub(crate) fn hear_now(&self) -> io::Result<Option<Said>> {
+        let said = sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, Some(Duration::ZERO))?;
+        said.then(|| self.next()).transpose()
+    }
+
+    fn next(&self) -> io::Result<Said> {
         let mut message = vec![0; MAX_MESSAGE];
         let mut receive = || sys::socket::receive::<1>(self.line.as_fd(), &mut message);
         let received = match receive() {
@@ -140,35 +148,33 @@ impl Standby {
         }
     }
 
-    /// Has it execute a program, and waits until it has, or failed to. It is the caller's to reap then. Gives the listener of one that
-    /// had not said so before.
-    pub(crate) fn execute(mut self, part: &Part<'_>) -> Result<(i32, Option<OwnedFd>), Refusal> {
+    /// Has it execute a program; [`Said::End`] tells that it did. Whether it was told at all: one that is gone has said why.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn tell(&self, part: &Part<'_>) -> io::Result<bool> {
         let fds: Vec<_> = std::iter::once(part.program).chain(part.streams.iter().copied()).collect();
-        let sent = match sys::socket::send(self.line.as_fd(), &[EXECUTE], &fds) {
-            // What it said before it went tells more.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error),
-            sent => Ok(sent.map_err(system("giving a child its program"))?),
-        };
-        let until = Instant::now() + PATIENCE;
-        let mut listener = None;
-        loop {
-            match self.hear(until).map_err(system("waiting for a child"))? {
-                Said::Listener(one) => listener = Some(one),
-                Said::Work(_) => {}
-                Said::Failed(Failed { step, errno }) => {
-                    let errno = if errno == 0 { libc::EPERM } else { errno };
-                    return Err(Refusal::Exec { stage: step, errno });
-                }
-                Said::End => break,
-            }
+        match sys::socket::send(self.line.as_fd(), &[EXECUTE], &fds) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            sent => sent.map(|()| true),
         }
-        sent.map_err(system("giving a child its program"))?;
+    }
+
+    /// It executes its program, and is the caller's to reap.
+    pub(crate) fn into_pid(mut self) -> i32 {
         self.ours = false;
-        Ok((self.pid, listener))
+        self.pid
+    }
+
+    /// Kills it without waiting for its death, which is the caller's to reap.
+    pub(crate) fn give_up(mut self) {
+        if std::mem::take(&mut self.ours) {
+            let _ = sys::signals::send(self.pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 
     /// Somebody else has reaped it.
-    pub(crate) fn reaped(mut self) {
+    pub(crate) fn note_reaped(&mut self) {
         self.ours = false;
     }
 }

@@ -21,13 +21,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Checks that another process of this agent may start.
-    pub(crate) fn admit(&self, agent: &str) -> Result<(), Refusal> {
+    /// Checks that another process of this agent may start, beside so many that are on their way.
+    pub(crate) fn admit(&self, agent: &str, starting: usize) -> Result<(), Refusal> {
         let running = self.entries.iter().find(|e| e.record.agent == agent && e.is_running());
         if let Some(entry) = running {
             return Err(Refusal::AlreadyRunning(entry.record.process));
         }
-        if self.entries.len() >= MAX_PROCESSES {
+        if self.entries.len() + starting >= MAX_PROCESSES {
             return Err(Refusal::TooMany("processes in the sandbox's table".into()));
         }
         Ok(())
@@ -117,12 +117,12 @@ mod tests {
     fn one_running_process_an_agent_and_numbers_never_come_back() {
         let mut table = Table::default();
         let first = table.add("a", 10, 1, None);
-        assert_eq!(table.admit("a"), Err(Refusal::AlreadyRunning(first.process)));
-        assert_eq!(table.admit("b"), Ok(()));
+        assert_eq!(table.admit("a", 0), Err(Refusal::AlreadyRunning(first.process)));
+        assert_eq!(table.admit("b", 0), Ok(()));
         assert_eq!(table.forget(first.process), Err(Refusal::StillRunning(first.process)));
         assert!(table.ended(10, ExitStatus::Code(0)));
         assert!(!table.ended(10, ExitStatus::Code(0)), "a pid that came back is another process");
-        assert_eq!(table.admit("a"), Ok(()));
+        assert_eq!(table.admit("a", 0), Ok(()));
         table.forget(first.process).unwrap();
         assert_eq!(table.forget(first.process), Err(Refusal::UnknownProcess(first.process)));
         assert_ne!(table.add("a", 10, 2, None).process, first.process);
@@ -148,9 +148,9 @@ mod tests {
     fn the_table_is_bounded() {
         let mut table = Table::default();
         for n in 0..MAX_PROCESSES {
-            table.admit(&n.to_string()).unwrap();
+            table.admit(&n.to_string(), 0).unwrap();
             table.add(&n.to_string(), n as i32 + 2, 0, None);
         }
-        assert!(matches!(table.admit("one more"), Err(Refusal::TooMany(_))));
+        assert!(matches!(table.admit("one more", 0), Err(Refusal::TooMany(_))));
     }
 }
