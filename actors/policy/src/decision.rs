@@ -133,7 +133,7 @@ impl Protocol {
 }
 
 /// What the SSRF guard must know of the entry that granted a connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AddressRule {
     /// Ranges that lift the refusal of private addresses; if not empty, every address must lie in one of them.
     pub allowed_ips: Arc<[IpNet]>,

@@ -3,7 +3,7 @@
 //! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies on the way;
 //! here their errors become answers. Nothing else in the crate turns a destination into an address.
 
-use policy::{Destination, Grant, Host};
+use policy::{AddressRule, Destination, Grant, Host};
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
@@ -20,6 +20,8 @@ pub struct Judged {
     route: Route,
     /// Empty only where an upstream proxy resolves the name.
     addresses: Vec<JudgedAddr>,
+    /// What they were judged by.
+    rule: AddressRule,
     at: Instant,
 }
 
@@ -38,17 +40,18 @@ impl Judged {
             guard::permitted_name(name).map_err(|error| refused(error, grant))?;
             route::judge_unresolved(name, &grant.addresses)
                 .map_err(|denial| refused(ResolveError::Denied(Box::new(denial)), grant))?;
-            return Ok(Self { destination, route, addresses: Vec::new(), at: Instant::now() });
+            let rule = grant.addresses.clone();
+            return Ok(Self { destination, route, addresses: Vec::new(), rule, at: Instant::now() });
         }
         let resolved = deps.resolver.resolve(&destination.host, destination.port, &grant.addresses).await;
         let addresses = resolved.map_err(|error| refused(error, grant))?;
         let route = route.given(addresses.iter().map(|judged| judged.addr().ip()));
-        Ok(Self { destination, route, addresses, at: Instant::now() })
+        Ok(Self { destination, route, addresses, rule: grant.addresses.clone(), at: Instant::now() })
     }
 
-    /// Whether they may still be dialled without asking again.
-    pub fn is_fresh(&self) -> bool {
-        self.at.elapsed() < ADDRESSES_FRESH
+    /// Whether they may still be dialled without asking again, by who is granted the destination under `rule`.
+    pub fn are_good_under(&self, rule: &AddressRule) -> bool {
+        self.rule == *rule && self.at.elapsed() < ADDRESSES_FRESH
     }
 
     /// Connects to the first that answers, or through the proxy that lies on the way.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
-use policy::Caller;
+use policy::{AddressRule, Caller};
 use uuid::Uuid;
 
 use crate::address;
@@ -132,10 +132,10 @@ impl Conn {
         }
     }
 
-    /// The addresses that CONNECT resolved, once, and if they are still fresh.
-    pub(crate) fn take_addresses(&self) -> Option<address::Judged> {
+    /// The addresses that CONNECT resolved, once, and if they are still good.
+    pub(crate) fn take_addresses(&self, rule: &AddressRule) -> Option<address::Judged> {
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.take().filter(address::Judged::is_fresh)
+        addresses.take().filter(|judged| judged.are_good_under(rule))
     }
 
     pub(crate) fn set_next(&self, next: Next) {

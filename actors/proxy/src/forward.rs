@@ -43,7 +43,11 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let Asked { permitted, mut parts, sent, known, started } = asked;
     let exchange = &permitted.exchange;
     let wire = wire(&conn.scope, exchange, parts.version);
-    let key = Key { destination: permitted.granted.destination.clone(), wire };
+    let Some(grant) = &permitted.granted.grant else {
+        return Err(Refusal::Unavailable("the gateway is not dialled".to_owned()));
+    };
+    let destination = permitted.granted.destination.clone();
+    let key = Key { destination, wire, addresses: grant.addresses.clone() };
     let mut sender = connection(conn, &key, &permitted, known, started).await?;
     let live = conn
         .deps
@@ -144,7 +148,7 @@ async fn connection(
         outcome::request_allowed(journal, known, permitted, started.elapsed())?;
         return Ok(sender);
     }
-    let addresses = match conn.take_addresses() {
+    let addresses = match conn.take_addresses(&key.addresses) {
         Some(fresh) => fresh,
         None => address::Judged::of(&conn.deps, &permitted.granted).await?,
     };

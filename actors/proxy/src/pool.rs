@@ -1,13 +1,14 @@
 //! The upstream connections of one connection of the agent.
 //!
 //! Owned by it and gone with it, so that no request ever rides a connection that another identity opened; when the
-//! agent's connection changes hands (another caller is judged on it), what is pooled is dropped first.
+//! agent's connection changes hands (another caller is judged on it), what is pooled is dropped first. A new policy may judge
+//! addresses by another rule: what was dialled under the one before is dropped then, too.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policy::Destination;
+use policy::{AddressRule, Destination};
 use tokio::time::{Instant, timeout};
 
 use crate::caller::Judged;
@@ -19,6 +20,15 @@ use crate::upstream::{Sender, Wire};
 pub(crate) struct Key {
     pub(crate) destination: Destination,
     pub(crate) wire: Wire,
+    /// What the address was judged by that is dialled for it.
+    pub(crate) addresses: AddressRule,
+}
+
+impl Key {
+    /// Whether a connection for `other` leads where one for this would, to an address that was judged by another rule.
+    fn is_judged_otherwise(&self, other: &Self) -> bool {
+        self.destination == other.destination && self.addresses != other.addresses
+    }
 }
 
 /// A connection whose answer was just read to its end is ready within microseconds; one that isn't by then is busy
@@ -104,6 +114,7 @@ impl Pool {
 
     fn shared(&self, key: &Key) -> Option<Sender> {
         let mut state = self.lock();
+        state.shared.retain(|other, _| !key.is_judged_otherwise(other));
         let sender = state.shared.get(key)?;
         if sender.is_closed() {
             state.shared.remove(key);
@@ -114,7 +125,9 @@ impl Pool {
 
     fn idle(&self, key: &Key) -> Option<Sender> {
         let mut state = self.lock();
-        state.idle.retain(|(_, sender, since)| !sender.is_closed() && since.elapsed() < UPSTREAM_IDLE);
+        state.idle.retain(|(other, sender, since)| {
+            !sender.is_closed() && since.elapsed() < UPSTREAM_IDLE && !key.is_judged_otherwise(other)
+        });
         let at = state.idle.iter().rposition(|(idle, ..)| idle == key)?;
         Some(state.idle.remove(at).1)
     }

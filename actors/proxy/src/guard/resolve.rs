@@ -136,8 +136,9 @@ impl Resolver {
         let mut judged = Vec::with_capacity(answers.len());
         for answer in answers {
             let verdict = judge(*answer, port, rule, &self.own).or_else(|refusal| {
-                let test =
-                    self.permit_loopback.then(|| JudgedAddr::loopback_for_tests(*answer, port)).flatten();
+                // A list is exhaustive there too.
+                let permitted = self.permit_loopback && rule.allowed_ips.is_empty();
+                let test = permitted.then(|| JudgedAddr::loopback_for_tests(*answer, port)).flatten();
                 test.ok_or(refusal)
             });
             match verdict {

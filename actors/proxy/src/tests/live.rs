@@ -84,6 +84,38 @@ async fn a_reload_ends_only_what_it_refuses() {
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
 }
 
+/// What a kept connection reaches is judged by the policy of each request, not by that under which it was dialled.
+#[tokio::test]
+async fn a_new_rule_for_addresses_holds_on_kept_connections() {
+    let up = super::bed::Raw::ok().await;
+    let target = format!("up.test:{}", up.port);
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let outside = |host| rest(host, up.port).replace("protocol:", "allowed_ips: [ 10.9.0.0/24 ], protocol:");
+    let get = format!("GET /ok/x HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(get.as_bytes()).await.unwrap();
+        let head = read_head(stream).await;
+        if head.starts_with("HTTP/1.1 200") {
+            stream.read_exact(&mut [0; 2]).await.unwrap();
+        }
+        head
+    };
+    let (_, mut used) = bed.connect(&target).await;
+    // CONNECT has resolved its name, and nothing was asked yet.
+    let (_, mut unused) = bed.connect(&target).await;
+    for _ in 0..2 {
+        assert!(ask(&mut used).await.starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(up.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    bed.reload(&outside("up.test"));
+    for stream in [&mut used, &mut unused] {
+        let head = ask(stream).await;
+        assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    }
+    assert_eq!(up.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(up.seen().matches("GET ").count(), 2);
+}
+
 #[tokio::test]
 async fn a_relayed_tunnel_ends_when_its_requests_are_to_be_judged() {
     let port = echo().await;
