@@ -59,7 +59,8 @@ pub enum PathError {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CanonicalPath {
     text: Arc<str>,
-    encoded_slash: bool,
+    /// With `/` in the place of each `%2F`, if there is one.
+    slashes: Option<Arc<str>>,
 }
 
 impl CanonicalPath {
@@ -72,14 +73,13 @@ impl CanonicalPath {
             return Err(PathError::TooLong);
         }
         if raw.is_empty() {
-            return Ok(Self { text: Arc::from("/"), encoded_slash: false });
+            return Ok(Self { text: Arc::from("/"), slashes: None });
         }
         let body = raw.strip_prefix('/').ok_or(PathError::NotAbsolute)?;
         check_raw(raw)?;
 
         let mut kept: Vec<String> = Vec::new();
         let mut trailing = false;
-        let mut encoded_slash = false;
         for piece in body.split('/') {
             // `;params` go before dot segments are looked at: `..;x` is `..` to many servers.
             let piece = piece.split(';').next().unwrap_or_default();
@@ -95,7 +95,6 @@ impl CanonicalPath {
                 segment => {
                     if segment.contains('/') {
                         check_encoded_slash(segment, options)?;
-                        encoded_slash = true;
                     }
                     kept.push(encode(segment));
                 }
@@ -114,10 +113,9 @@ impl CanonicalPath {
         if text.len() > MAX_PATH_BYTES {
             return Err(PathError::TooLong);
         }
-        Ok(Self {
-            text: Arc::from(text),
-            encoded_slash: encoded_slash && kept.iter().any(|s| s.contains("%2F")),
-        })
+        // No other escape is written so: a `%` of a segment is `%25` here.
+        let slashes = text.contains("%2F").then(|| Arc::from(text.replace("%2F", "/")));
+        Ok(Self { text: Arc::from(text), slashes })
     }
 
     /// What is judged and what is sent.
@@ -135,7 +133,13 @@ impl CanonicalPath {
     /// Whether a `%2F` is in it; only endpoints that allow it may then match.
     #[must_use]
     pub fn has_encoded_slash(&self) -> bool {
-        self.encoded_slash
+        self.slashes.is_some()
+    }
+
+    /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no empty one is in it.
+    #[must_use]
+    pub fn with_slashes(&self) -> Option<&str> {
+        self.slashes.as_deref()
     }
 }
 
@@ -337,6 +341,7 @@ mod tests {
         let path = CanonicalPath::parse("/@scope%2fname", SLASH).unwrap();
         assert_eq!(path.as_str(), "/@scope%2Fname");
         assert!(path.has_encoded_slash());
+        assert_eq!(path.with_slashes(), Some(path.as_str().replace("%2F", "/").as_str()));
         for raw in ["/a%2f..%2fb", "/..%2fa", "/a%2f", "/a%2f%2fb", "/a%2f.%2fb"] {
             assert_eq!(CanonicalPath::parse(raw, SLASH), Err(PathError::AboveRoot), "{raw}");
         }

@@ -2,10 +2,12 @@
 //!
 //! Escapes get upper-case hex, what needs no escape loses it, `;` is escaped (so that nobody takes it for a
 //! separator). Values are compared decoded. `+` means a space to some servers and itself to others: both readings are
-//! kept, and a matcher must hold for both to allow, for either to deny.
+//! kept, and a matcher must hold for both to allow, for either to deny. So it is with names, which some servers read in any
+//! case, without spaces around them, or cut at a bracket.
 
 use std::fmt;
 
+use crate::content::json::folded;
 use crate::path::{hex_digit, push_escape};
 
 /// Longest query accepted, in bytes as sent.
@@ -111,7 +113,7 @@ impl Query {
     /// Whether a parameter is there that some server takes for `name`, whatever its value and the case of its letters.
     #[must_use]
     pub fn names(&self, name: &str) -> bool {
-        let is = |own: &str| crate::content::json::folds_to(own.trim(), name);
+        let is = |own: &str| is_taken_for(own, name);
         self.parameters.iter().any(|p| is(&p.name) || p.spaced.as_ref().is_some_and(|(n, _)| is(n)))
     }
 
@@ -135,12 +137,25 @@ impl Query {
     /// Every value that some server would see under `name`, and whether all servers would see one there.
     fn readings<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, bool)> {
         self.parameters.iter().flat_map(move |p| {
-            let plain = (p.name == name).then_some(p.value.as_str());
-            let spaced = p.spaced.as_ref().filter(|(n, _)| n == name).map(|(_, v)| v.as_str());
-            let certain = plain.is_some() && (p.spaced.is_none() || spaced.is_some());
+            let plain = is_taken_for(&p.name, name).then_some(p.value.as_str());
+            let spaced = p.spaced.as_ref().filter(|(n, _)| is_taken_for(n, name)).map(|(_, v)| v.as_str());
+            let certain = p.name == name && p.spaced.as_ref().is_none_or(|(n, _)| n == name);
             plain.into_iter().chain(spaced).map(move |v| (v, certain))
         })
     }
+}
+
+/// Whether some server takes a parameter that is called `own` for `name`: in any case (ASP.NET), without the spaces around it,
+/// as a list or map of that name (`name[]`, PHP and Rack), with `_` for a dot or space (PHP).
+fn is_taken_for(own: &str, name: &str) -> bool {
+    let folded = |text: &str, wanted: &str| {
+        let fold = |c: char| match c {
+            '.' | ' ' => '_',
+            c => folded(c),
+        };
+        text.trim().chars().map(fold).eq(wanted.trim().chars().map(fold))
+    };
+    folded(own, name) || own.split_once('[').is_some_and(|(before, _)| folded(before, name))
 }
 
 impl fmt::Display for Query {
@@ -270,6 +285,31 @@ mod tests {
         assert!(query.every("x", |v| v == "1"));
         assert!(!query.every("missing", |_| true));
         assert!(!query.any("missing", |_| true));
+    }
+
+    #[test]
+    fn a_name_in_another_spelling_denies_and_never_allows() {
+        for other in [
+            "Draft",
+            "DRAFT",
+            "%20draft",
+            "draft%20",
+            "+draft",
+            "draft[]",
+            "draft[a]",
+            "draft%5B%5D",
+            "Draft[0][b]",
+        ] {
+            let query = Query::parse(Some(&format!("draft=true&{other}=false"))).unwrap();
+            assert!(query.any("draft", |v| v == "false"), "{other}");
+            assert!(!query.every("draft", |v| v == "true"), "{other}");
+            let alone = Query::parse(Some(&format!("{other}=true"))).unwrap();
+            assert!(alone.any("draft", |v| v == "true") && !alone.every("draft", |v| v == "true"), "{other}");
+        }
+        let query = Query::parse(Some("my.name=1&drafts=2&xdraft=3&draf[t]=4")).unwrap();
+        assert!(query.any("my_name", |v| v == "1") && !query.any("draft", |_| true));
+        let exact = Query::parse(Some("filter[a]=1")).unwrap();
+        assert!(exact.every("filter[a]", |v| v == "1") && !exact.any("filter[b]", |_| true));
     }
 
     #[test]

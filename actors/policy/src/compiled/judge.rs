@@ -44,7 +44,7 @@ impl Compiled {
 
     /// What the body of a request is to be read as, and how long it may be: asked where [`Grant::reads_bodies`].
     ///
-    /// None where no endpoint that serves the path judges bodies, or where they disagree (the request is then refused).
+    /// None where no endpoint that the path concerns judges bodies, or where they disagree (the request is then refused).
     #[must_use]
     pub fn body_of(
         &self,
@@ -52,7 +52,7 @@ impl Compiled {
         caller: &Caller,
         facts: &RequestFacts<'_>,
     ) -> Option<(Protocol, u32)> {
-        let places = self.granting(&to.host, to.port, caller).filter(|place| place.serves(facts.path));
+        let places = self.granting(&to.host, to.port, caller).filter(|place| place.concerns(facts.path));
         let mut found: Option<(Protocol, u32)> = None;
         for place in places.filter(|_| !facts.websocket) {
             let Some(protocol) = place.protocol().filter(|protocol| protocol.reads_bodies()) else {
@@ -85,14 +85,15 @@ impl Compiled {
         let asks =
             |clause: &Clause| matches!(&clause.test, Test::Rule(Rule::Http(rule)) if !rule.json.is_empty());
         self.granting(&to.host, to.port, caller)
-            .filter(|place| place.serves(path))
+            .filter(|place| place.concerns(path))
             .any(|place| place.allow.iter().chain(&place.deny).any(asks))
     }
 
     /// Whether a request on a granted connection may be sent.
     ///
     /// Every endpoint that grants the connection and serves the path has its say: a deny rule of any of them refuses, an
-    /// allow rule of any of them lets through, else it is refused. Where one of them judges bodies, only those that read
+    /// allow rule of any of them lets through, else it is refused. One that doesn't take an encoded slash still refuses by what
+    /// the path is to servers that read it as one. Where one of them judges bodies, only those that read
     /// them alike may let through. Of a batch every member is judged, and one that is refused refuses the whole. With
     /// `enforcement: audit` it is let through and [`Allowed::audit_only`] says what it would have been refused for. Where
     /// no endpoint inspects, everything is let through.
@@ -150,7 +151,7 @@ impl Compiled {
             votes.granted.get_or_insert(place);
             if let Some(protocol) = place.protocol() {
                 votes.inspected = true;
-                if place.serves(facts.path) {
+                if place.concerns(facts.path) {
                     votes.hear(place, protocol, facts, part);
                 }
             }
@@ -256,13 +257,14 @@ impl<'p> Votes<'p> {
         if (protocol == Protocol::Websocket) != facts.websocket {
             return;
         }
-        let slot = if protocol.reads_bodies() {
+        if protocol.reads_bodies() {
             self.disagree |= self.bodies.is_some_and(|other| other != protocol);
             self.bodies = Some(protocol);
-            &mut self.body
-        } else {
-            &mut self.plain
-        };
+        }
+        if !place.serves(facts.path) {
+            return;
+        }
+        let slot = if protocol.reads_bodies() { &mut self.body } else { &mut self.plain };
         let allows = |clause: &&Clause| reads(protocol, part) && clause.allows(facts, part, &place.bodies);
         match place.allow.iter().find(allows) {
             Some(clause) => {

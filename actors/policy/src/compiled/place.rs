@@ -177,6 +177,11 @@ impl Place {
         (self.path_options.allow_encoded_slash || !path.has_encoded_slash())
             && self.path.as_ref().is_none_or(|own| own.matches(path))
     }
+
+    /// Whether its deny rules are about a path: in one of the readings that servers have of it.
+    pub(crate) fn concerns(&self, path: &CanonicalPath) -> bool {
+        self.path.as_ref().is_none_or(|own| own.may_match(path))
+    }
 }
 
 fn clause(word: &str, rule: &Rule) -> Clause {

@@ -1,6 +1,6 @@
 //! Strict JSON (RFC 8259), read the one way that every parser reads it, or refused.
 //!
-//! Parsers disagree on keys that stand twice, on numbers out of range, on halves of surrogate pairs, on bytes behind the
+//! Parsers disagree on keys that stand twice or hold a NUL, on numbers out of range, on halves of surrogate pairs, on bytes behind the
 //! value: all of these are refused. Nothing is kept that isn't in the text, and strings without escapes are borrowed from it.
 //! Must never be more lenient than a server's parser could be strict.
 
@@ -74,13 +74,17 @@ impl<'a> Json<'a> {
 /// Whether a case-insensitive parser (Go's, for one) takes `key` for `name`. Simple case folding: beyond ASCII there are two
 /// letters that fold into it.
 pub(crate) fn folds_to(key: &str, name: &str) -> bool {
-    let fold = |c: char| match c {
+    // Beyond ASCII our names are compared as they stand.
+    key.chars().map(folded).eq(name.chars().map(folded))
+}
+
+/// See [`folds_to`].
+pub(crate) fn folded(c: char) -> char {
+    match c {
         '\u{17f}' => 's',
         '\u{212a}' => 'k',
         c => c.to_ascii_lowercase(),
-    };
-    // Beyond ASCII our names are compared as they stand.
-    key.chars().map(fold).eq(name.chars().map(fold))
+    }
 }
 
 struct Reader<'a> {
@@ -183,6 +187,10 @@ impl<'a> Reader<'a> {
             }
             self.count()?;
             let key = self.string()?;
+            // To a parser in C a key ends at a NUL; no other control character has anything to do in one either.
+            if key.chars().any(char::is_control) {
+                return Err(Unreadable::Key);
+            }
             if !self.takes(b':') {
                 return self.fault();
             }

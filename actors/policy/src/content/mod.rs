@@ -44,6 +44,9 @@ pub enum Unreadable {
     /// Parsers disagree on which of the two counts.
     #[error("a key stands twice in one object, or in two spellings")]
     Twice,
+    /// Parsers disagree on where such a key ends.
+    #[error("a key holds a control character")]
+    Key,
     /// Parsers disagree on numbers that no double holds.
     #[error("it holds a number that is out of range")]
     Number,

@@ -74,6 +74,19 @@ impl Method {
             Self::Named(own) => &**own == method || (&**own == "GET" && method == "HEAD"),
         }
     }
+
+    /// Whether the rule, as a deny rule, is about `method`: methods keep their case (RFC 9110 section 9.1), but many a server
+    /// reads them in any.
+    #[must_use]
+    pub fn hits(&self, method: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(own) => {
+                let is = |name: &str| name.eq_ignore_ascii_case(method);
+                is(own) || (&**own == "GET" && is("HEAD"))
+            }
+        }
+    }
 }
 
 impl fmt::Display for Method {
@@ -145,6 +158,12 @@ impl PathPattern {
     #[must_use]
     pub fn matches(&self, path: &CanonicalPath) -> bool {
         self.glob.matches(path.as_str())
+    }
+
+    /// Whether it matches one of the readings that servers have of a canonical path.
+    #[must_use]
+    pub fn may_match(&self, path: &CanonicalPath) -> bool {
+        self.matches(path) || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
     }
 
     /// Whether it matches every path.
@@ -264,11 +283,12 @@ impl HttpRule {
         self.method.covers(method) && self.path.matches(path) && self.query.iter().all(|m| m.allows(query))
     }
 
-    /// Whether the rule, as a deny rule, hits a request: one value of each named parameter that matches is enough.
+    /// Whether the rule, as a deny rule, hits a request: one reading of method and path, and one value of each named parameter,
+    /// is enough.
     #[must_use]
     pub fn denies(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
-        self.method.covers(method)
-            && self.path.matches(path)
+        self.method.hits(method)
+            && self.path.may_match(path)
             && self.query.iter().all(|m| query.any(&m.name, |v| m.value(v)))
     }
 
@@ -329,6 +349,9 @@ mod tests {
         assert!(matches("/caf%c3%a9", "/caf%C3%A9") && matches("/café", "/caf%C3%A9"));
         assert!(matches("/%40scope%2fname", "/@scope%2Fname"));
         assert!(matches("/~u/[a-z]?", "/%7eu/b1"));
+        assert!(!matches("/a/b", "/a%2Fb"));
+        let encoded = CanonicalPath::parse("/a%2fb", PathOptions { allow_encoded_slash: true }).unwrap();
+        assert!(PathPattern::parse("/a/*").unwrap().may_match(&encoded));
         assert!(matches("/100%/x", "/100%25/x"));
         assert!(!matches("/a%2ab", "/axb") && matches("/a%2ab", "/a*b"));
     }
@@ -349,6 +372,8 @@ mod tests {
         let get = Method::Named("GET".into());
         assert!(get.covers("GET") && get.covers("HEAD") && !get.covers("get") && !get.covers("POST"));
         assert!(!Method::Named("HEAD".into()).covers("GET"));
+        // To deny, any case will do.
+        assert!(get.hits("get") && get.hits("Head") && !get.hits("POST"));
         assert!(Access::ReadOnly.covers("OPTIONS") && !Access::ReadOnly.covers("POST"));
         assert!(Access::ReadWrite.covers("PATCH") && !Access::ReadWrite.covers("DELETE"));
         assert!(Access::Full.covers("DELETE"));

@@ -16,7 +16,7 @@ const HOSTS: [&str; 7] = [
 ];
 const PROGRAMS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/usr/lib/x/a", "/sandbox/v/bin/a"];
 const PATHS: [&str; 8] = ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/b/x%2Fy", "/ab/b"];
-const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "POST", "DELETE", "OPTIONS"];
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "POST", "DELETE", "OPTIONS", "post", "Head"];
 const CALLS: [&str; 6] = ["tools/call", "tools/call", "tools/list", "initialize", "x/own", "reports"];
 const TOOLS: [&str; 4] = ["read", "read_all", "drop", "odd name"];
 const FIELDS: [&str; 4] = ["viewer", "repo", "repos", "drop"];
@@ -275,7 +275,9 @@ impl Dice {
             port: self.of(&[80, 443]),
             method: self.of(&METHODS),
             path: self.of(&PATHS),
-            query: self.many(0, 2, |dice| (dice.of(&["q", "r"]), dice.of(&["1", "2", "22", "3"]))),
+            query: self.many(0, 2, |dice| {
+                (dice.of(&["q", "r", "q", "r", "Q", "r[]", "q[a]"]), dice.of(&["1", "2", "22", "3"]))
+            }),
             websocket: self.once_in(6),
         }
     }

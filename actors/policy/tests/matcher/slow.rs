@@ -126,14 +126,25 @@ fn method_matches(rule: &str, method: &str) -> bool {
     rule == "*" || rule == method || (rule == "GET" && method == "HEAD")
 }
 
+/// Some servers read a method in any case, `%2F` as a slash, and a parameter's name in other spellings.
 fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: bool) -> bool {
-    let head = method_matches(&rule.method.to_string(), asked.method)
-        && path_matches(rule.path.as_str(), asked.path.as_str())
+    let method = if deny { asked.method.to_uppercase() } else { asked.method.to_owned() };
+    let path = path_matches(rule.path.as_str(), asked.path.as_str())
+        || (deny && path_matches(rule.path.as_str(), &asked.path.as_str().replace("%2F", "/")));
+    let head = method_matches(&rule.method.to_string(), &method)
+        && path
         && rule.query.iter().all(|matcher| {
-            let values: Vec<&str> =
-                asked.query.iter().filter(|(name, _)| *name == &*matcher.name).map(|(_, v)| *v).collect();
+            let own: &str = &matcher.name;
+            let spelled = |name: &str| name.split('[').next().unwrap().trim().to_lowercase();
+            let values: Vec<&str> = asked
+                .query
+                .iter()
+                .filter(|(name, _)| *name == own || spelled(name) == own.to_lowercase())
+                .map(|(_, v)| *v)
+                .collect();
+            let exactly = asked.query.iter().any(|(name, _)| *name == own);
             let hit = |value: &&str| matcher.any.iter().any(|glob| path_matches(glob.as_str(), value));
-            if deny { values.iter().any(hit) } else { !values.is_empty() && values.iter().all(hit) }
+            if deny { values.iter().any(hit) } else { exactly && values.iter().all(hit) }
         });
     let asks = !rule.text.is_empty() || !rule.json.is_empty();
     head && match part {
@@ -349,18 +360,18 @@ fn slow_part(granting: &[&Endpoint], asked: &Asked<'_>, part: &Part) -> Answer {
     if inspected.is_empty() {
         return Answer::Sent;
     }
-    let serving: Vec<&Endpoint> = inspected
-        .into_iter()
-        .filter(|e| e.allow_encoded_slash || !asked.path.as_str().contains("%2F"))
-        .filter(|e| e.path.as_ref().is_none_or(|p| path_matches(p.as_str(), asked.path.as_str())))
-        .collect();
-    if serving.iter().any(|e| !e.audit && denies(e, asked, part)) {
+    let sent = asked.path.as_str();
+    let read = sent.replace("%2F", "/");
+    let scoped = |e: &Endpoint, path: &str| e.path.as_ref().is_none_or(|p| path_matches(p.as_str(), path));
+    let concerned: Vec<&Endpoint> =
+        inspected.into_iter().filter(|e| scoped(e, sent) || scoped(e, &read)).collect();
+    if concerned.iter().any(|e| !e.audit && denies(e, asked, part)) {
         return Answer::Refused;
     }
-    let recorded = serving.iter().any(|e| denies(e, asked, part));
+    let recorded = concerned.iter().any(|e| denies(e, asked, part));
     let reads =
         |e: &Endpoint| matches!(e.protocol, Some(Protocol::Mcp | Protocol::JsonRpc | Protocol::Graphql));
-    let mut judges: Vec<&Endpoint> = serving
+    let mut judges: Vec<&Endpoint> = concerned
         .into_iter()
         .filter(|e| (e.protocol == Some(Protocol::Websocket)) == asked.websocket)
         .collect();
@@ -370,6 +381,7 @@ fn slow_part(granting: &[&Endpoint], asked: &Asked<'_>, part: &Part) -> Answer {
             return Answer::Refused;
         }
     }
+    judges.retain(|e| scoped(e, sent) && (e.allow_encoded_slash || !sent.contains("%2F")));
     if judges.iter().any(|e| allows(e, asked, part)) {
         return if recorded { Answer::Recorded } else { Answer::Sent };
     }
