@@ -4,6 +4,7 @@
 //! is what was judged. A body in which `model` appears twice is refused, since readers disagree on which one counts.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,9 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
-use serde::Deserialize;
+use policy::content::json::folds_to;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -71,12 +74,49 @@ pub struct Asked {
     _room: Vec<OwnedSemaphorePermit>,
 }
 
-#[derive(Deserialize)]
+/// What is read of a body's first level.
 struct Fields<'a> {
-    #[serde(borrow)]
     model: &'a RawValue,
-    #[serde(default)]
     stream: Option<bool>,
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
+        body.deserialize_map(FirstLevel)
+    }
+}
+
+/// Reads each key as strictly as it must be for everybody to find the same `model` and `stream`.
+struct FirstLevel;
+
+impl<'de> Visitor<'de> for FirstLevel {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
+        let (mut model, mut stream) = (None, None);
+        while let Some(key) = members.next_key::<Cow<'de, str>>()? {
+            match &*key {
+                "model" if model.is_none() => model = Some(members.next_value()?),
+                "stream" if stream.is_none() => stream = Some(members.next_value()?),
+                // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers disagree.
+                other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
+                    return Err(A::Error::custom("double"));
+                }
+                _ => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        let model = model.ok_or_else(|| A::Error::missing_field("model"))?;
+        Ok(Fields { model, stream: stream.flatten() })
+    }
+}
+
+/// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control character.
+fn is_taken_for(key: &str, name: &str) -> bool {
+    key.split(char::is_control).next().is_some_and(|key| folds_to(key, name))
 }
 
 impl Asked {
@@ -143,7 +183,10 @@ impl Asked {
 /// The place of a syntax fault, without a word of the body.
 fn describe(fault: &serde_json::Error) -> String {
     match fault.classify() {
-        serde_json::error::Category::Data => "`model` is missing or double, or `stream` is no boolean".into(),
+        serde_json::error::Category::Data => {
+            "`model` is missing, `stream` is no boolean, or one of them stands twice or in another spelling"
+                .into()
+        }
         _ => format!("line {} column {}", fault.line(), fault.column()),
     }
 }
@@ -213,6 +256,11 @@ mod tests {
             "{\"model\":\"a\"} x",
             "{\"model\":\"a\",\"model\":\"b\"}",
             "{\"model\":\"a\",\"mod\\u0065l\":\"b\"}",
+            "{\"model\":\"a\",\"Model\":\"b\"}",
+            "{\"MODEL\":\"b\",\"model\":\"a\"}",
+            "{\"Model\":\"b\"}",
+            "{\"model\":\"a\",\"model\\u0000\":\"b\"}",
+            "{\"model\":\"a\",\"stream\":true,\"\\u017fTREAM\":false}",
             "{\"model\":\"a\",\"stream\":\"yes\"}",
             "{\"model\":\"a\",\"x\":\"\\ud8\"}",
         ] {

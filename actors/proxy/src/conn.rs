@@ -19,6 +19,7 @@ use crate::intent::Scope;
 use crate::names::Book;
 use crate::outcome::Journal;
 use crate::pool::Pool;
+use crate::protocol::Ungathered;
 use crate::protocol::websocket::Judge;
 use crate::route::Routes;
 use crate::strict::Violation;
@@ -77,7 +78,7 @@ pub(crate) enum Next {
         driver: Arc<Driver>,
         live: Live,
         known: Known,
-        judge: Option<Judge>,
+        judge: Option<Box<Judge>>,
         guard: Option<Guard>,
     },
 }
@@ -161,6 +162,14 @@ impl Conn {
         match self.violation() {
             Some(violation) => Refusal::Malformed(violation),
             None => Refusal::BadRequest(why.to_owned()),
+        }
+    }
+
+    /// Why a body was not read as far as it should be.
+    pub(crate) fn ungathered(&self, why: Ungathered) -> Refusal {
+        match why {
+            Ungathered::Broken(why) => self.broken(why),
+            Ungathered::NoRoom(refusal) => refusal,
         }
     }
 

@@ -26,7 +26,7 @@ use crate::road::Answer;
 use crate::tracker::Live;
 use crate::upstream::{Sender, Unsent, Wire};
 use crate::verdict::Permitted;
-use crate::{address, hop, outcome, websocket};
+use crate::{address, hop, misleading, outcome, websocket};
 
 /// A permitted request with all its parts.
 pub(crate) struct Asked<'a> {
@@ -228,17 +228,10 @@ fn revoked() -> Refusal {
     })
 }
 
-/// Fields by which some servers let a request ask for another method or path than its own. Those that stand in its first
-/// line were judged: they are the ones that count.
-const OVERRIDES: [&str; 5] =
-    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
-
 /// Takes off what stays on the agent's side.
 pub(crate) fn clean(headers: &mut HeaderMap) {
     hop::strip(headers);
-    for name in OVERRIDES {
-        headers.remove(name);
-    }
+    misleading::drop_from(headers);
     // We answer `Expect` ourselves, when the body is first asked for.
     headers.remove(header::EXPECT);
     join_cookies(headers);

@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::guard::{HOST_NAME, Reached, Resolver};
 use crate::intent::Exchange;
 use crate::limits::MAX_JUDGED_BYTES;
+use crate::room::Room;
 use crate::route::judge_unresolved;
 use crate::verdict::Granted;
 
@@ -84,9 +85,9 @@ impl Tracker {
         Arc::clone(&self.0.places).try_acquire_owned().ok().map(Place)
     }
 
-    /// Room for one body that is held to be judged; given back when dropped.
-    pub(crate) fn room(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.rooms).try_acquire_many_owned(bytes).ok()
+    /// A body's share of what all may hold.
+    pub(crate) fn room(&self) -> Room {
+        Room::new(Arc::clone(&self.0.rooms))
     }
 
     /// How many connections there may be.

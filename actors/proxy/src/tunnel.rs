@@ -118,7 +118,7 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
     let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);
     let upstream = TokioIo::new(upstream);
-    let talk = judge.as_ref().map(|judge| websocket::Talk {
+    let talk = judge.as_deref().map(|judge| websocket::Talk {
         deps: &conn.deps,
         known: &known,
         judge,

@@ -83,7 +83,8 @@ impl Handshake {
                 .get(header::SEC_WEBSOCKET_ACCEPT)
                 .is_some_and(|value| value.as_bytes() == accept(self.key.as_bytes()).as_bytes());
         let judge = is_judged(conn, permitted)
-            .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() });
+            .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() })
+            .map(Box::new);
         if judge.is_some() && headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
             return Err(Refusal::Unreachable(
                 "the destination agreed to a WebSocket extension that was not offered".to_owned(),

@@ -73,7 +73,8 @@ impl<'a> Json<'a> {
 
 /// Whether a case-insensitive parser (Go's, for one) takes `key` for `name`. Simple case folding: beyond ASCII there are two
 /// letters that fold into it.
-pub(crate) fn folds_to(key: &str, name: &str) -> bool {
+#[must_use]
+pub fn folds_to(key: &str, name: &str) -> bool {
     // Beyond ASCII our names are compared as they stand.
     key.chars().map(folded).eq(name.chars().map(folded))
 }

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::Body as _;
 use policy::{Denial, Generation};
 use smol_str::SmolStr;
-use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::body::{Kind, name_in, rewrite};
@@ -19,6 +18,7 @@ use crate::answer::Refusal;
 use crate::conn::Conn;
 use crate::limits::{JUDGED_BODY_DEADLINE, MAX_AHEAD_BYTES, MAX_REWRITTEN_BYTES};
 use crate::protocol::Forwarded;
+use crate::room::Room;
 use crate::strict::Violation;
 use crate::verdict::Permitted;
 
@@ -92,10 +92,7 @@ async fn rewritten(
         return Err(denied(detail, Some("send it without Content-Encoding".to_owned())).into());
     }
     if !body.is_whole() {
-        let room = conn.deps.tracker.room(MAX_REWRITTEN_BYTES).ok_or_else(|| {
-            Refusal::Unavailable("too many bodies are being read at the same time".to_owned())
-        })?;
-        body = hold(conn, body, MAX_REWRITTEN_BYTES, room).await?;
+        body = hold(conn, body, MAX_REWRITTEN_BYTES, conn.deps.tracker.room()).await?;
     }
     if !body.is_whole() {
         return watched(body);
@@ -114,11 +111,10 @@ async fn unchanged(
     kind: Option<Kind>,
     mut body: Forwarded,
 ) -> Result<Forwarded, Refusal> {
-    let short = stated_length(headers).is_some_and(|length| length <= u64::from(MAX_AHEAD_BYTES));
-    if short
-        && !body.is_whole()
-        && let Some(room) = conn.deps.tracker.room(MAX_AHEAD_BYTES)
-    {
+    let short = stated_length(headers).filter(|length| *length <= MAX_AHEAD_BYTES as usize);
+    let mut room = conn.deps.tracker.room();
+    // Without room it is watched as it passes, which takes none.
+    if short.is_some_and(|length| !body.is_whole() && room.pay_for(length).is_ok()) {
         body = hold(conn, body, MAX_AHEAD_BYTES, room).await?;
     }
     if !body.is_whole() {
@@ -144,22 +140,15 @@ fn watched(body: Forwarded) -> Result<Forwarded, Refusal> {
 }
 
 /// Reads up to `max` bytes of a body.
-async fn hold(
-    conn: &Conn,
-    body: Forwarded,
-    max: u32,
-    mut room: OwnedSemaphorePermit,
-) -> Result<Forwarded, Refusal> {
-    let held = match tokio::time::timeout(JUDGED_BODY_DEADLINE, body.gathered(max)).await {
-        Ok(held) => held.map_err(|broken| conn.broken(broken))?,
+async fn hold(conn: &Conn, body: Forwarded, max: u32, mut room: Room) -> Result<Forwarded, Refusal> {
+    let held = match tokio::time::timeout(JUDGED_BODY_DEADLINE, body.gathered(max, &mut room)).await {
+        Ok(held) => held.map_err(|why| conn.ungathered(why))?,
         Err(_) => return Err(Refusal::Malformed(Violation::Slow)),
     };
-    let unused = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(held.read().len());
-    drop(room.split(unused));
     Ok(held.in_room(room))
 }
 
-fn stated_length(headers: &HeaderMap) -> Option<u64> {
+fn stated_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

@@ -12,10 +12,12 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use policy::Denial;
-use tokio::sync::OwnedSemaphorePermit;
 
+use crate::answer::Refusal;
 use crate::body::BoxError;
 use crate::credentials::{Watch, find, unrewritten};
+use crate::misleading;
+use crate::room::Room;
 
 /// What is sent on of a body.
 pub(crate) struct Forwarded {
@@ -23,8 +25,17 @@ pub(crate) struct Forwarded {
     trailers: Option<HeaderMap>,
     rest: Option<Incoming>,
     watch: Option<(Watch, Tripped)>,
-    /// Its share of what all bodies may hold.
-    _room: Option<OwnedSemaphorePermit>,
+    /// Its share of what all bodies may hold, given back when it is sent.
+    _room: Option<Room>,
+}
+
+/// Why a body was not read as far as it should be.
+#[derive(Debug)]
+pub(crate) enum Ungathered {
+    /// By the client, and how.
+    Broken(&'static str),
+    /// Others hold too much.
+    NoRoom(Refusal),
 }
 
 /// Why a watched body was broken off, if it was.
@@ -58,11 +69,11 @@ impl Forwarded {
         self.trailers.is_some()
     }
 
-    /// Reads on until it is whole, or longer than `max` bytes.
+    /// Reads on until it is whole, or longer than `max` bytes, and pays for each.
     ///
     /// # Errors
-    /// It broke off.
-    pub(crate) async fn gathered(mut self, max: u32) -> Result<Self, &'static str> {
+    /// It broke off, or there is no room for it.
+    pub(crate) async fn gathered(mut self, max: u32, room: &mut Room) -> Result<Self, Ungathered> {
         let limit = usize::try_from(max).unwrap_or(usize::MAX);
         let mut held = BytesMut::from(&*self.read);
         while let Some(rest) = &mut self.rest {
@@ -70,8 +81,11 @@ impl Forwarded {
                 self.rest = None;
                 break;
             };
-            match frame.map_err(|_| "the body broke off")?.into_data() {
-                Ok(data) => held.extend_from_slice(&data),
+            match frame.map_err(|_| Ungathered::Broken("the body broke off"))?.into_data() {
+                Ok(data) => {
+                    room.pay_for(held.len() + data.len()).map_err(Ungathered::NoRoom)?;
+                    held.extend_from_slice(&data);
+                }
                 Err(other) => self.trailers = other.into_trailers().ok(),
             }
             if held.len() > limit {
@@ -82,8 +96,8 @@ impl Forwarded {
         Ok(self)
     }
 
-    /// Gives back its share of what all bodies may hold when it is sent.
-    pub(crate) fn in_room(self, room: OwnedSemaphorePermit) -> Self {
+    /// With its share of what all bodies may hold.
+    pub(crate) fn in_room(self, room: Room) -> Self {
         Self { _room: Some(room), ..self }
     }
 
@@ -104,6 +118,13 @@ impl Forwarded {
 
     /// Lets a frame pass, or not.
     fn look(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
+        let frame = match frame.into_trailers() {
+            Ok(mut trailers) => {
+                misleading::drop_from_trailers(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        };
         let Some((watch, tripped)) = &mut self.watch else { return Ok(frame) };
         let found = match (frame.data_ref(), frame.trailers_ref()) {
             (Some(data), _) => watch.finds(data),

@@ -13,18 +13,18 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use policy::content::{Reading, Unreadable};
 use policy::{Content, Generation, Protocol, RequestFacts};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::Refusal;
 use crate::conn::Conn;
 use crate::intent::Exchange;
 use crate::limits::JUDGED_BODY_DEADLINE;
+use crate::room::Room;
 use crate::verdict::Granted;
 
 mod forwarded;
 pub(crate) mod websocket;
 
-pub(crate) use forwarded::Forwarded;
+pub(crate) use forwarded::{Forwarded, Ungathered};
 
 /// A body that was read to be judged, and is judged again when the policy changes.
 #[derive(Debug, Clone)]
@@ -34,7 +34,7 @@ pub struct Judged {
     /// Why it can't be judged, where the head or the length says so already.
     fault: Option<Unreadable>,
     /// Its share of what all bodies may hold.
-    _room: Arc<Option<OwnedSemaphorePermit>>,
+    _room: Arc<Option<Room>>,
 }
 
 impl Judged {
@@ -83,17 +83,12 @@ pub(crate) async fn read(
             Some(Judged { protocol, bytes: Bytes::new(), fault: Some(fault), _room: Arc::default() });
         return Ok(Forwarded::untouched(body));
     }
-    let mut room = conn.deps.tracker.room(max).ok_or_else(|| {
-        Refusal::Unavailable("too many bodies are being judged at the same time".to_owned())
-    })?;
-    let (bytes, fault, forwarded) = match tokio::time::timeout(JUDGED_BODY_DEADLINE, collect(body, max)).await
-    {
-        Ok(collected) => collected.map_err(|broken| conn.broken(broken))?,
+    let mut room = conn.deps.tracker.room();
+    let collecting = tokio::time::timeout(JUDGED_BODY_DEADLINE, collect(body, max, &mut room));
+    let (bytes, fault, forwarded) = match collecting.await {
+        Ok(collected) => collected.map_err(|why| conn.ungathered(why))?,
         Err(_) => return Err(Refusal::Malformed(crate::strict::Violation::Slow)),
     };
-    // What isn't needed is given back at once: an answer may stream for hours.
-    let unused = usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(bytes.len());
-    drop(room.split(unused));
     exchange.judged = Some(Judged { protocol, bytes, fault, _room: Arc::new(Some(room)) });
     Ok(forwarded)
 }
@@ -101,11 +96,11 @@ pub(crate) async fn read(
 type Collected = (Bytes, Option<Unreadable>, Forwarded);
 
 /// Reads up to `max` bytes. What is longer is read no further, and stands in front of the rest.
-async fn collect(body: Incoming, max: u32) -> Result<Collected, &'static str> {
-    let held = Forwarded::untouched(body).gathered(max).await?;
+async fn collect(body: Incoming, max: u32, room: &mut Room) -> Result<Collected, Ungathered> {
+    let held = Forwarded::untouched(body).gathered(max, room).await?;
     if held.has_trailers() {
         // They could say anything, and nobody judges them.
-        return Err("a judged body has no trailers");
+        return Err(Ungathered::Broken("a judged body has no trailers"));
     }
     match held.is_whole() {
         true => Ok((held.read().clone(), None, held)),

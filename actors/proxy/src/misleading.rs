@@ -1,0 +1,109 @@
+//! Fields by which some servers let a request say something else than what was judged: its method, its path, its host, its framing.
+//!
+//! What stands in the first line was judged, and is what counts; these are taken off. Servers of the CGI kind (WSGI, Rack, PHP) hand
+//! `X_Original_URL` to programs as `X-Original-URL`: a name is looked at with `-` for each `_`. Must never take off a field that a
+//! client needs for what it says: underscores alone are no fault.
+
+use http::{HeaderMap, HeaderName};
+
+/// Another method, path or host, in words that servers and the proxies before them have made up.
+const OVERRIDES: [&str; 18] = [
+    "forwarded",
+    "x-envoy-original-path",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-path",
+    "x-forwarded-prefix",
+    "x-forwarded-uri",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-host",
+    "x-original-method",
+    "x-original-path",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-uri",
+    "x-rewrite-url",
+];
+
+/// What frames, routes or authenticates (RFC 9110 section 6.5.1): only where and as it belongs.
+const NAMED: [&str; 12] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Takes them off a request's head.
+pub(crate) fn drop_from(headers: &mut HeaderMap) {
+    take_off(headers, |name| is_one(&OVERRIDES, name) || (name.contains('_') && is_one(&NAMED, name)));
+}
+
+/// Takes them off what stands behind a body, where nothing frames or routes.
+pub(crate) fn drop_from_trailers(trailers: &mut HeaderMap) {
+    take_off(trailers, |name| is_one(&OVERRIDES, name) || is_one(&NAMED, name));
+}
+
+fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
+    let named: Vec<HeaderName> = headers.keys().filter(|name| misleads(name.as_str())).cloned().collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Whether a name (in lower case, as the library keeps it) is one of these to somebody.
+fn is_one(list: &[&str], name: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    list.iter().any(|own| own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn left(drop: fn(&mut HeaderMap), names: &[&str]) -> Vec<String> {
+        let mut headers: HeaderMap = names
+            .iter()
+            .map(|name| (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("x")))
+            .collect();
+        drop(&mut headers);
+        let mut left: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        left.sort();
+        left
+    }
+
+    #[test]
+    fn every_spelling_goes_and_what_says_nothing_else_stays() {
+        let heads = [
+            "X-HTTP-Method-Override",
+            "X_HTTP_Method_Override",
+            "x-http_method-override",
+            "X_Original_URL",
+            "Forwarded",
+            "Transfer_Encoding",
+            "content_length",
+            "HTTP_HOST",
+            "x_request_id",
+            "authorization",
+            "host",
+            "content-type",
+        ];
+        let stays = ["authorization", "content-type", "host", "http_host", "x_request_id"];
+        assert_eq!(left(drop_from, &heads), stays);
+        let trailers =
+            ["x-checksum", "host", "Authorization", "content_length", "x-original-uri", "grpc-status"];
+        assert_eq!(left(drop_from_trailers, &trailers), ["grpc-status", "x-checksum"]);
+    }
+}
