@@ -1,6 +1,6 @@
 //! HTTP/2 from the agent, HTTP/1.1 to the server: what can be said in frames and must never become lines.
 
-use bed::raw::{HOST, TLS_PORT};
+use bed::raw::{HOST, PLAIN_PORT, TLS_PORT};
 
 use crate::case::{Case, Expect, Step, arrives, arrives_without, connect};
 
@@ -18,7 +18,7 @@ const END_HEADERS: u8 = 4;
 
 /// All of them.
 pub fn cases() -> Vec<Case> {
-    [fields(), to_the_proxy(), bodies(), frames()].concat()
+    [fields(), to_the_proxy(), in_the_clear(), bodies(), frames()].concat()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -141,6 +141,42 @@ fn to_the_proxy() -> Vec<Case> {
             ]
             .concat(),
         ),
+    ]
+}
+
+/// HTTP/2 without TLS in a tunnel, which goes on as HTTP/2: only a body's words are legible there.
+fn in_the_clear() -> Vec<Case> {
+    let authority = format!("{HOST}:{PLAIN_PORT}");
+    let speak = |name: &str, fields: &[(&str, &str)], expect: Expect| {
+        let frames =
+            [worded(HEADERS, END_HEADERS, 1, &block(fields)), worded(DATA, END_STREAM, 1, b"{M}")].concat();
+        let spoken = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frames].concat();
+        let steps = [connect(&authority), vec![Step::Send(spoken), Step::Frames]].concat();
+        Case::steps(&format!("h2 in the clear/{name}"), steps, 0, expect)
+    };
+    const PLAIN: [(&str, &str); 4] =
+        [(":method", "POST"), (":scheme", "http"), (":authority", "h1.bed.test:8090"), (":path", "/ok/x")];
+    let with = |name: &str, value: &'static str| PLAIN.map(|(n, v)| (n, if n == name { value } else { v }));
+    let silent = |name: &str, fields: &[(&str, &str)]| speak(name, fields, Expect::Silent);
+    vec![
+        speak("control", &PLAIN, arrives(&["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "{M}"])),
+        silent("another path", &with(":path", "/secret/x")),
+        silent("a path that climbs", &with(":path", "/ok/../secret/x")),
+        silent("another host", &with(":authority", "evil.bed.test")),
+        silent("another port", &with(":authority", "h1.bed.test:8490")),
+        silent("another scheme", &with(":scheme", "https")),
+        silent("two hosts", &[&PLAIN[..], &[("host", "evil.bed.test")]].concat()),
+        silent("a tunnel inside", &[(":method", "CONNECT"), (":authority", "evil.bed.test:443")]),
+        silent(
+            "a WebSocket nobody allowed",
+            &[
+                &with(":method", "CONNECT")[..],
+                &[(":protocol", "websocket"), ("sec-websocket-version", "13")],
+            ]
+            .concat(),
+        ),
+        silent("a length that isn't its own", &[&PLAIN[..], &[("content-length", "5")]].concat()),
+        silent("an upgrade", &[&PLAIN[..], &[("upgrade", "h2c"), ("connection", "upgrade")]].concat()),
     ]
 }
 

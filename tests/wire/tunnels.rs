@@ -152,7 +152,9 @@ fn contents() -> Vec<Case> {
             ("a broken hello", [hello, &[0xff; 64][..]].concat()),
             ("an alert", b"\x15\x03\x03\x00\x02\x02\x28\r\n\r\n".to_vec()),
             ("an old hello", b"\x80\x2e\x01\x00\x02{M}................................\r\n\r\n".to_vec()),
-            ("the HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec()),
+            ("a broken HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec()),
+            // Behind a whole preface stands a frame that is none.
+            ("no HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{M}............................".to_vec()),
         ] {
             let steps = [connect(&authority), vec![Step::Send(bytes)]].concat();
             all.push(Case::steps(&format!("{name} in a {place} tunnel"), steps, 0, Expect::Silent));
