@@ -102,6 +102,13 @@ impl Root {
         &self.0
     }
 
+    /// The real places of all state that an operator of this user has: this directory, and the usual one where another is named.
+    pub fn every_place(&self) -> Vec<PathBuf> {
+        let usual = Self::locate(None).ok().map(|usual| usual.0);
+        let places = usual.into_iter().chain([self.0.clone()]);
+        places.filter_map(|place| fs::canonicalize(place).ok()).collect()
+    }
+
     /// Where the sandbox of this name has its files.
     pub fn instance(&self, name: &Name) -> PathBuf {
         self.0.join(name.as_str())

@@ -36,6 +36,7 @@ impl Chosen<'_> {
         let (path, key, image) = match Wanted::parse(named).map_err(told)? {
             Wanted::Directory(path) => {
                 let path = directory(&path)?;
+                self.shows_no_state(&path)?;
                 let mut hasher = DefaultHasher::new();
                 path.hash(&mut hasher);
                 let key = format!("dir-{:016x}", hasher.finish());
@@ -84,6 +85,19 @@ impl Chosen<'_> {
 }
 
 impl Chosen<'_> {
+    /// As a workspace, a root must not hold state, or be some.
+    fn shows_no_state(&self, root: &Path) -> Result<(), Failure> {
+        let state = fs::canonicalize(self.state)?;
+        if state.starts_with(root) || root.starts_with(&state) {
+            return Err(Failure::refused(format!(
+                "--root {}: cofferdam keeps its own state in {}: the agent would speak to a control socket",
+                root.display(),
+                state.display()
+            )));
+        }
+        Ok(())
+    }
+
     /// Whose the changes are: init may enter only what belongs to a user that it has mapped.
     fn own(&self, path: &Path) -> io::Result<()> {
         match self.ids {

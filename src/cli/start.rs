@@ -135,6 +135,7 @@ fn prepare(root: &Root, wanted: Wanted, upstream_ca: Option<String>) -> Result<P
     let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
     cage.root = other_root;
     cage.paths = paths;
+    cage.hidden = root.every_place();
     cage.enforcement = match wanted.enforcement {
         config::Enforcement::Strict => agent::plan::Enforcement::Strict,
         config::Enforcement::BestEffort => agent::plan::Enforcement::BestEffort,

@@ -1,6 +1,6 @@
 //! Paths, limits and reports: what a start refuses, and what it says it proved.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bed::Stage;
 
 use crate::common::{self, Sandbox, program};
@@ -37,6 +37,30 @@ pub fn a_missing_path_stops_the_start(stage: &Stage) -> Result<()> {
         .replace("    - /etc ", "    - { path: /no/such/path, optional: true }\n    - /etc ");
     let file = stage.write("optional.yaml", optional)?;
     stage.run(&["--policy", &file.display().to_string()], &["true"])?.expect_code(0)?;
+    Ok(())
+}
+
+/// Whoever speaks to a control socket is the operator, and without root the agent has the operator's id.
+pub fn the_state_is_never_shown(stage: &Stage) -> Result<()> {
+    let state = stage.state();
+    std::fs::create_dir_all(&state)?;
+    let link = stage.write("link", "")?;
+    std::fs::remove_file(&link)?;
+    std::os::unix::fs::symlink(&state, &link)?;
+    let above = state.parent().context("a parent")?.to_path_buf();
+    for (n, shown) in [state.clone(), above, state.join("neighbour"), link].into_iter().enumerate() {
+        if n == 2 {
+            std::fs::create_dir_all(&shown)?;
+        }
+        let entry = format!("    - {}\n    - /etc ", shown.display());
+        let file = stage.write("shown.yaml", common::policy("").replace("    - /etc ", &entry))?;
+        let policy = file.display().to_string();
+        let refused = stage.run(&["--policy", &policy], &["true"])?.expect_code(125)?.err();
+        ensure!(refused.contains("its own state") && refused.contains("name the real"), "{refused}");
+        let root = shown.display().to_string();
+        let refused = stage.run(&["--root", &root], &["true"])?.expect_code(125)?.err();
+        ensure!(refused.contains("its own state"), "{refused}");
+    }
     Ok(())
 }
 

@@ -193,6 +193,9 @@ pub struct CagePlan {
     pub root: Option<OtherRoot>,
     /// The policy's static part (the workspace itself included where the policy includes it).
     pub paths: Paths,
+    /// Real places of the host of which nothing is shown, whatever the policy says: cofferdam's own state, with a socket in it that
+    /// takes a user's word for the operator's.
+    pub hidden: Vec<PathBuf>,
     /// Landlock TCP rules, if any.
     pub tcp: Option<TcpPorts>,
     /// Strict or best effort.
@@ -255,6 +258,13 @@ pub(crate) fn is_never_shown(real: &Path) -> bool {
 }
 
 impl CagePlan {
+    /// The hidden place that would be seen where this real one is shown, with it or in it.
+    #[must_use]
+    pub fn hidden_by(&self, real: &Path) -> Option<&Path> {
+        let seen = |hidden: &&PathBuf| hidden.starts_with(real) || real.starts_with(hidden);
+        self.hidden.iter().find(seen).map(PathBuf::as_path)
+    }
+
     /// A plan with the defaults: no paths, no listeners, strict.
     #[must_use]
     pub fn new(name: impl Into<String>, ids: Ids, workspace: impl Into<PathBuf>) -> Self {
@@ -264,6 +274,7 @@ impl CagePlan {
             workspace: workspace.into(),
             root: None,
             paths: Paths::default(),
+            hidden: Vec::new(),
             tcp: None,
             enforcement: Enforcement::default(),
             limits: Limits::default(),

@@ -7,6 +7,7 @@
 //! | a path below another one | its own mode holds: read-only below writable, and writable below read-only |
 //! | one path twice, or as both | once; writable wins |
 //! | a path below `/sandbox` | the workspace's own, never the host's; its own mode holds there too |
+//! | what holds cofferdam's own state, or lies in it | refused: the agent would speak to a control socket |
 //! | a socket | refused: somebody of the host answers on it |
 //! | a device outside `/dev` | bound, and can't be opened (nodev) |
 //! | a named pipe | bound: whoever holds its other end was named on purpose |
@@ -139,6 +140,9 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
         }
         if crate::plan::is_never_shown(&real) {
             return Err(refused(&path, format!("it leads to {}, which is never shown", real.display())));
+        }
+        if let Some(hidden) = plan.hidden_by(&real) {
+            return Err(refused(&path, format!("cofferdam keeps its own state in {}", hidden.display())));
         }
         if std::fs::metadata(&real).is_ok_and(|meta| meta.file_type().is_socket()) {
             return Err(refused(&path, "it is a socket, on which somebody of the host answers".to_owned()));
