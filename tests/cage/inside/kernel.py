@@ -92,7 +92,7 @@ attack("a negative call number", (SIGSYS, ENOSYS), "bit 30 is set in it, the mar
 
 # Personality and attributes of the process ----------------------------------------------------------------------------------
 control("ask for the personality", "runtimes do", lambda: call("personality", 0xFFFFFFFF))
-control("switch address randomisation off", "some builds do", lambda: in_child(lambda: call("personality", 0x40000)))
+attack("switch address randomisation off", EPERM, "by their layout executions of a program are told apart", lambda: in_child(lambda: call("personality", 0x40000)))
 for flag, name, why in [(0x0400000, "READ_IMPLIES_EXEC", "every mapping becomes executable"), (0x0008, "PER_LINUX32", "another table of calls"), (0x0100000, "MMAP_PAGE_ZERO", "a page at address zero"),
                         (0x0200000, "ADDR_COMPAT_LAYOUT", "a foreseeable layout"), (0x8000000, "ADDR_LIMIT_3GB", "a foreseeable layout"), (0x0005, "PER_SCOSVR3", "old code of the kernel's")]:
     refused("personality", why, flag, title="personality " + name)
@@ -121,3 +121,30 @@ control("shared memory of one's own", "the ipc namespace is the sandbox's", lamb
 if "shm" in ARGS:
     attack("the operator's shared memory by number", EINVAL, "ipc is in a namespace of its own", lambda: call("shmctl", int(ARGS["shm"]), 2, MISSING))
 attack("any System V object", NOTHING, "the host's would be listed here", lambda: nothing([l for kind in ("shm", "sem", "msg") for l in open("/proc/sysvipc/" + kind).read().splitlines()[1:]]))
+
+# What is counted for a user, or for the whole machine -----------------------------------------------------------------------
+COUNTED = "whoever takes all of it takes it from the operator's own programs, and from other sandboxes"
+
+
+def many(action, bound):
+    """Does it until the kernel has had enough, and no more often than this."""
+    kept = [action() for _ in range(bound)]
+    return len(kept)
+
+
+def queue_signal():
+    return call("rt_sigqueueinfo", os.getpid(), 40, ctypes.byref((ctypes.c_int * 32)(40, 0, -1, 0, os.getpid(), os.getuid())))
+
+
+def many_signals():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [40])
+    return many(queue_signal, 5000)
+
+
+attack("take more pseudo-terminals than a sandbox has", "ENOSPC", COUNTED, lambda: in_child(lambda: many(os.openpty, 300)))
+attack("take more of inotify than half", "EMFILE", COUNTED, lambda: in_child(lambda: many(lambda: libc.inotify_init1(0) >= 0 or call(294 if X86 else 26, 0), 2000)))
+attack("take the machine's queues of asynchronous I/O", EPERM, COUNTED, lambda: call("io_setup", 1, ctypes.byref(ctypes.c_ulong())))
+attack("let more signals wait than a sandbox may", "EAGAIN", COUNTED, lambda: in_child(many_signals))
+if ROOTED:
+    # Without root the kernel lets nobody set the bound, since nobody is root in there.
+    attack("take more shared memory than /dev/shm has", "ENOSPC", "it stays when its last user is gone", lambda: in_child(lambda: many(lambda: call("shmget", 0, 64 << 20, 0o600), 64)))

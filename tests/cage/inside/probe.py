@@ -164,7 +164,7 @@ BOTH = dict(
     sched_setattr=(314, 274), mq_open=(240, 180), lookup_dcookie=(212, 18), vmsplice=(278, 75), vhangup=(153, 58),
     kcmp=(312, 272), prlimit64=(302, 261), tgkill=(234, 131), rt_sigqueueinfo=(129, 138), capset=(126, 91),
     capget=(125, 90), setpriority=(141, 140), ioprio_set=(251, 30), sched_setaffinity=(203, 122), fchmodat=(268, 53),
-    mknodat=(259, 33), openat=(257, 56), ioctl=(16, 29), socket=(41, 198), prctl=(157, 167), mmap=(9, 222), fcntl=(72, 25),
+    mknodat=(259, 33), openat=(257, 56), ioctl=(16, 29), socket=(41, 198), prctl=(157, 167), mmap=(9, 222), fcntl=(72, 25), io_setup=(206, 0),
     shmget=(29, 194), shmctl=(31, 195), msgget=(68, 186), semget=(64, 190), setgroups=(116, 159),
 )
 NEW = dict(

@@ -1,11 +1,16 @@
 //! Which execution of a program a process is in: exec keeps the pid and its start time, but nothing of what is here.
 //!
-//! The kernel lays out every execution anew and puts sixteen random bytes on its stack for it (getauxval(3),
-//! `AT_RANDOM`). A process can overwrite its own bytes; it can't know those of an execution to come. Where the kernel
-//! lets nobody read another's memory (Yama at 3), the random layout alone tells executions apart.
+//! The kernel lays out every execution anew, its stack, program, loader and own page each by random numbers of their own, some 80
+//! bits in all, and no agent may switch that off (seccomp's personality(2)). A host may (`kernel.randomize_va_space`): there the
+//! sixteen random bytes on the stack tell executions apart (getauxval(3), `AT_RANDOM`), which a process can overwrite, but not
+//! foresee.
+//!
+//! Must read no memory of a process where it can do without: the kernel waits for its lock, which a process can keep busy for a
+//! second, and with init every connect of every agent would wait. The auxiliary vector needs none.
 
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 
 /// One execution of a program, shared by what it forks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +33,16 @@ impl Image {
         let places = places(vector.get(..length).unwrap_or_default())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable auxiliary vector"))?;
         let [at, ..] = places;
-        Ok(Self { places, random: random(pid, at).ok() })
+        let random = if *RANDOM_LAYOUT { None } else { random(pid, at).ok() };
+        Ok(Self { places, random })
     }
 }
+
+/// Whether this kernel chooses addresses at random (sysctl/kernel.rst, `randomize_va_space`).
+static RANDOM_LAYOUT: LazyLock<bool> = LazyLock::new(|| {
+    std::fs::read("/proc/sys/kernel/randomize_va_space")
+        .is_ok_and(|value| matches!(value.trim_ascii(), b"1" | b"2"))
+});
 
 fn places(vector: &[u8]) -> Option<[u64; PLACES.len()]> {
     let mut places = [0; PLACES.len()];

@@ -103,6 +103,8 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     // Agents can read the command line of process 1, and the environment was the operator's.
     own::retitle(c"cofferdam: init", "cofferdam: init")?;
     sys::signals::reset()?;
+    // Whatever the operator's shell runs under: see `image`.
+    nix::sys::personality::set(nix::sys::personality::Persona::empty())?;
     // A peer that went away is an error value here, never a signal.
     sys::signals::ignore_broken_pipes();
     if let Ids::Rooted { .. } = foundation.ids {

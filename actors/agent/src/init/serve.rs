@@ -30,6 +30,8 @@ const BEAT: Duration = Duration::from_millis(BEAT_MILLISECONDS as u64);
 const BEAT_MILLISECONDS: i32 = 1000;
 /// Requests served before children are reaped again.
 const BURST: usize = 16;
+/// Children reaped before somebody else has a turn.
+const REAPED_AT_ONCE: usize = 256;
 /// Ports captured at a time: a policy that names more is none that we know.
 const MAX_CAPTURED: usize = 1024;
 /// Processes looked at when strays are killed, and how often.
@@ -42,12 +44,15 @@ struct Loop<'a> {
     table: Table,
     /// On their way to their programs, and not in the table yet.
     starting: Vec<Awaited>,
+    /// Children may have died that nothing tells of any more.
+    more_are_dead: bool,
 }
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
 pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let signals = sys::signals::fd(&[libc::SIGCHLD]).map_err(drop)?;
-    let mut this = Loop { channel, cage, table: Table::default(), starting: Vec::new() };
+    let mut this =
+        Loop { channel, cage, table: Table::default(), starting: Vec::new(), more_are_dead: false };
     let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
         this.take(packet, &mut looks);
@@ -68,7 +73,11 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         list.extend(this.cage.connects.polls());
         // While nothing runs nothing appears, and nobody's time is up.
         let idle = this.table.running().is_empty() && this.starting.is_empty();
-        let beat = if idle { -1 } else { BEAT_MILLISECONDS };
+        let beat = match (this.more_are_dead, idle) {
+            (true, _) => 0,
+            (false, true) => -1,
+            (false, false) => BEAT_MILLISECONDS,
+        };
         match sys::fd::poll_all(&mut list, beat) {
             // By the clock, not by the silence: an agent that keeps us busy doesn't put it off.
             Ok(_) if last_beat.elapsed() >= BEAT => {
@@ -84,7 +93,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         this.cage.connects.serve(calls);
         this.settle();
         let [channel, deaths] = [ours[0].revents, ours[1].revents];
-        if deaths != 0 {
+        if deaths != 0 || std::mem::take(&mut this.more_are_dead) {
             while sys::fd::read(signals.as_fd(), &mut [0; 1024]).is_ok_and(|n| n > 0) {}
             this.reap();
         }
@@ -241,9 +250,10 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Takes every dead child, ours and those that we inherited.
+    /// Takes dead children, ours and those that we inherited. More than these wait for the next time: agents make children of ours as
+    /// fast as we take them (clone(2), `CLONE_PARENT`).
     fn reap(&mut self) {
-        loop {
+        for _ in 0..REAPED_AT_ONCE {
             let (pid, status) = match sys::process::reap_any() {
                 Ok(Some((pid, status))) => (pid, ExitStatus::from(status)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -260,6 +270,7 @@ impl Loop<'_> {
             }
             self.table.ended(pid, status);
         }
+        self.more_are_dead = true;
     }
 
     fn answer(&mut self, request: Request) -> Reply {

@@ -4,6 +4,7 @@ use super::root::{Failed, at, attach, make_dir, make_file};
 use crate::plan::{CagePlan, Control};
 use crate::sys;
 use crate::sys::mount::Attributes;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -20,6 +21,9 @@ const LINKS: &[(&str, &str)] = &[
     ("/proc/self/fd/2", "/dev/stderr"),
     ("pts/ptmx", "/dev/ptmx"),
 ];
+
+/// Pseudo-terminals at a time. All filesystems of them share the machine's count (`kernel.pty.max`, 4096 less a reserve).
+const MAX_TERMINALS: &CStr = c"256";
 
 /// Names in `/dev` that are neither devices, links nor mounts of ours.
 const DIRECTORIES: &[&str] = &["/dev/pts", "/dev/shm"];
@@ -69,9 +73,12 @@ impl Collected {
                 Err(error) => return Err(at(format!("binding {path}"))(error)),
             }
         }
-        let terminals =
-            sys::mount::new_filesystem(c"devpts", &[(c"mode", c"0620"), (c"ptmxmode", c"0666")], safe)
-                .map_err(at("mounting a devpts of its own"))?;
+        let terminals = sys::mount::new_filesystem(
+            c"devpts",
+            &[(c"mode", c"0620"), (c"ptmxmode", c"0666"), (c"max", MAX_TERMINALS)],
+            safe,
+        )
+        .map_err(at("mounting a devpts of its own"))?;
         let shared_memory = sys::mount::new_filesystem(
             c"tmpfs",
             &[(c"mode", c"1777"), (c"size", &super::root::number(limits.shm_size())), (c"nr_inodes", c"64k")],

@@ -9,12 +9,16 @@ use std::io;
 /// limit of whoever sends, and a child sends its filter's listener. It could not, if agents could fill all of that.
 const IN_RESERVE: u64 = 512;
 
+/// Signals and timers that wait (sigqueue(3), timer_create(2)): counted for a user, who without root is the operator, too.
+const SIGNALS_PENDING: u64 = 4096;
+
 /// Applies those that a child can have from its first step, soft and hard, and reads them back.
 ///
 /// # Errors
 /// The kernel's, or an error that names the limit that did not take.
 pub fn apply(limits: &Limits) -> io::Result<()> {
     set(Resource::RLIMIT_CORE, 0, 0)?;
+    set(Resource::RLIMIT_SIGPENDING, SIGNALS_PENDING, 0)?;
     set(Resource::RLIMIT_NPROC, limits.nproc, 0)
 }
 
@@ -49,6 +53,7 @@ pub fn are_applied(limits: &Limits) -> io::Result<bool> {
         Ok(soft <= bound && hard <= bound)
     };
     Ok(within(Resource::RLIMIT_CORE, 0)?
+        && within(Resource::RLIMIT_SIGPENDING, SIGNALS_PENDING)?
         && within(Resource::RLIMIT_NPROC, limits.nproc)?
         && within(Resource::RLIMIT_NOFILE, limits.nofile)?)
 }

@@ -106,11 +106,17 @@ pub(super) fn collect_sys(modes: Modes) -> Result<Vec<Shown>, Failed> {
     there.map(|path| bind(path, false, modes)).collect()
 }
 
+/// Of a real path: what it leads to now, through no link, since one that stands there by now was put there since it was judged.
 fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {
     let step = || at(format!("binding {}", path.display()));
-    let mount = sys::mount::clone_tree(&path).map_err(step())?;
+    let open = || -> io::Result<_> {
+        let root = std::fs::File::open("/")?;
+        let place = sys::beneath::open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(&path))?;
+        let directory = std::fs::File::from(place.try_clone()?).metadata()?.is_dir();
+        Ok((sys::mount::clone_tree_at(place.as_fd())?, directory))
+    };
+    let (mount, directory) = open().map_err(step())?;
     sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true).map_err(step())?;
-    let directory = path.is_dir();
     Ok(Shown { path, mount, directory, writable })
 }
 

@@ -222,18 +222,51 @@ fn fresh_proc(plan: &CagePlan) -> Result<OwnedFd, Failed> {
     })?;
     if !plan.sabotaged(Control::UserNamespaces) {
         // What can't be set is found by the proof.
-        let _ = forbid_user_namespaces(proc.as_fd());
+        let _ = set_sysctl(proc.as_fd(), "user/max_user_namespaces", 0);
     }
+    bound_what_is_counted(proc.as_fd(), plan);
     sys::mount::set_attributes(proc.as_fd(), SAFE_READ_ONLY, false).map_err(at("/proc"))?;
     Ok(proc)
 }
 
-/// A second wall behind seccomp's: this user namespace may hold no other (namespaces(7), /proc/sys/user).
-fn forbid_user_namespaces(proc: BorrowedFd<'_>) -> io::Result<()> {
+/// What the kernel counts for a user of the machine, or for a namespace without a bound of its own. Kernels that let nobody set
+/// one of these in a namespace leave it as it is.
+///
+/// Inotify's instances and watches are the operator's too, without root: half of them stay (namespaces(7), /proc/sys/user). Shared
+/// memory of the SysV kind stays when its last user is gone; it and messages get bounds like those of `/dev/shm`.
+fn bound_what_is_counted(proc: BorrowedFd<'_>, plan: &CagePlan) {
+    for (own, machines) in [
+        ("user/max_inotify_instances", "fs/inotify/max_user_instances"),
+        ("user/max_inotify_watches", "fs/inotify/max_user_watches"),
+    ] {
+        if let Some(all) = sysctl(proc, machines) {
+            let _ = set_sysctl(proc, own, all.div_ceil(2));
+        }
+    }
+    let _ = set_sysctl(proc, "kernel/shmall", plan.limits.shm_size() / PAGE);
+    let _ = set_sysctl(proc, "kernel/msgmni", MESSAGE_QUEUES);
+}
+
+/// A page of SysV shared memory's accounts; larger pages only make the bound larger.
+const PAGE: u64 = 4096;
+/// SysV message queues of 16 KiB each.
+const MESSAGE_QUEUES: u64 = 256;
+
+fn sysctl(proc: BorrowedFd<'_>, name: &str) -> Option<u64> {
+    use nix::fcntl::{OFlag, openat};
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(proc, format!("sys/{name}").as_str(), flags, nix::sys::stat::Mode::empty()).ok()?;
+    let mut text = [0; 32];
+    let length = sys::fd::read(file.as_fd(), &mut text).ok()?;
+    std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
+}
+
+/// Sets a number that is this namespace's own.
+fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: u64) -> io::Result<()> {
     use nix::fcntl::{OFlag, openat};
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = openat(proc, "sys/user/max_user_namespaces", flags, nix::sys::stat::Mode::empty())?;
-    sys::fd::write_all(file.as_fd(), b"0")
+    let file = openat(proc, format!("sys/{name}").as_str(), flags, nix::sys::stat::Mode::empty())?;
+    sys::fd::write_all(file.as_fd(), value.to_string().as_bytes())
 }
 
 fn open_root() -> io::Result<OwnedFd> {

@@ -249,8 +249,9 @@ const PRCTL: &[&[Condition]] = &[
     &[is(0, libc::PR_CAP_AMBIENT as u32), is(1, libc::PR_CAP_AMBIENT_IS_SET as u32)],
 ];
 
-/// The ordinary personality, with or without address randomisation (debuggers, some builds), and the question.
-const PERSONALITY: &[&[Condition]] = &[&[is(0, 0)], &[is(0, 0x0004_0000)], &[is(0, u32::MAX)]];
+/// The ordinary personality, and the question. Never without address randomisation: by it executions are told apart
+/// (`init::image`), and debuggers, which ask for it, go on when they don't get it.
+const PERSONALITY: &[&[Condition]] = &[&[is(0, 0)], &[is(0, u32::MAX)]];
 
 /// Programs may shut themselves in further; a listener would let one play kernel to a program that policy trusts.
 const SECCOMP: &[&[Condition]] = &[
@@ -386,11 +387,6 @@ pub const GROUPS: &[Group] = &[
             timerfd_create,
             timerfd_settime,
             timerfd_gettime,
-            io_setup,
-            io_destroy,
-            io_submit,
-            io_cancel,
-            io_getevents,
         ],
     },
     Group {
