@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Nothing here follows a link that an agent could have made: the agent sees only `workspace/`, and what is done
-//! there is done by descriptor in the `agent` crate.
+//! there is done by descriptor in the `agent` crate. Nor one that a gateway in strange hands could have left for the next start: a
+//! rooted sandbox's directory is root's and sticky, so that the gateway makes and removes what is its own there and nothing else.
 
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -22,6 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::cli::ids;
 use crate::cli::out::Failure;
 
 /// The longest name of a sandbox: it is a hostname label too (RFC 1123: 63).
@@ -141,10 +143,16 @@ impl Root {
 
     /// Claims the name, or says who holds it.
     pub fn claim(&self, name: &Name) -> Result<Claim, Failure> {
-        self.try_claim(name)?.map_err(|holder| {
-            Failure::refused(format!(
-                "a sandbox named '{name}' is running{holder}: stop it with `cofferdam stop {name}`, or choose another --name"
-            ))
+        self.try_claim(name)?.map_err(|taken| {
+            Failure::refused(match taken {
+                Taken::Running(holder) => format!(
+                    "a sandbox named '{name}' is running{holder}: stop it with `cofferdam stop {name}`, or choose another --name"
+                ),
+                Taken::Anothers => format!(
+                    "{} is another user's: choose another --name, or another --state DIR",
+                    self.instance(name).display()
+                ),
+            })
         })
     }
 
@@ -156,11 +164,11 @@ impl Root {
             }
         }
         Err(Failure::refused(format!(
-            "{NUMBERED_NAMES} sandboxes named '{base}-…' are running: give this one a --name"
+            "{NUMBERED_NAMES} sandboxes named '{base}-…' are running, or another user's: give this one a --name"
         )))
     }
 
-    fn try_claim(&self, name: &Name) -> Result<Result<Claim, String>, Failure> {
+    fn try_claim(&self, name: &Name) -> Result<Result<Claim, Taken>, Failure> {
         let told = |path: &Path, e: &io::Error| {
             Failure::refused(format!(
                 "can't use the state directory {}: {e}; name another with --state DIR",
@@ -175,14 +183,19 @@ impl Root {
             Err(e) => return Err(told(&dir, &e)),
         };
         let path = dir.join("lock");
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| told(&path, &e))?;
+        // Whoever else made it has a hand in everything that we would put there.
+        let opened = open_own(&dir).and_then(|own| own.map(|dir| Ok((dir, open_lock(&path)?))).transpose());
+        let (handle, mut lock) = match opened {
+            Ok(Some(both)) => both,
+            Ok(None) => return Ok(Err(Taken::Anothers)),
+            Err(e) => {
+                if directory {
+                    // Empty still, or somebody else's by now.
+                    let _kept = fs::remove_dir(&dir);
+                }
+                return Err(told(&path, &e));
+            }
+        };
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -190,7 +203,7 @@ impl Root {
                 let _ = lock.read_to_string(&mut pid);
                 let holder =
                     pid.trim().parse::<u32>().map_or(String::new(), |pid| format!(" (process {pid})"));
-                return Ok(Err(holder));
+                return Ok(Err(Taken::Running(holder)));
             }
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
         }
@@ -201,7 +214,6 @@ impl Root {
         // Nobody else's from here on.
         let made = Made { dir: dir.clone(), directory, socket: false };
         write_holder(&mut lock).map_err(|e| told(&path, &e))?;
-        let handle = File::open(&dir).map_err(|e| told(&dir, &e))?;
         Ok(Ok(Claim { name: name.clone(), dir, handle, made, lock }))
     }
 
@@ -241,6 +253,45 @@ impl Root {
     fn knock(&self, name: &Name) -> io::Result<()> {
         let handle = File::open(self.instance(name))?;
         UnixStream::connect(socket_path(&handle)).map(drop)
+    }
+}
+
+/// Why a name can't be claimed.
+enum Taken {
+    /// Its sandbox runs, held by this process.
+    Running(String),
+    /// Its directory is another user's.
+    Anothers,
+}
+
+/// Opens a sandbox's directory, if it is one and ours: who else made it could have put anything there.
+fn open_own(dir: &Path) -> io::Result<Option<File>> {
+    let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    let handle = match OpenOptions::new().read(true).custom_flags(flags).open(dir) {
+        Ok(handle) => handle,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let (owner, we) = (handle.metadata()?.uid(), nix::unistd::geteuid());
+    // Before, a rooted sandbox's was its gateway's.
+    let ours = owner == we.as_raw() || (we.is_root() && ids::is_a_gateways(owner));
+    Ok(ours.then_some(handle))
+}
+
+/// Opens the lock, or makes it: a plain file with no other name, never what a link leads to.
+fn open_lock(path: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+        .open(path)?;
+    let found = lock.metadata()?;
+    match found.is_file() && found.nlink() <= 1 {
+        true => Ok(lock),
+        false => Err(io::Error::other("not a plain file of its own: remove it")),
     }
 }
 
@@ -378,6 +429,31 @@ mod tests {
         let second = root.claim_numbered(&name).unwrap();
         assert_eq!(second.name.as_str(), "one-2");
         drop(first);
+        assert!(root.claim(&name).is_ok());
+    }
+
+    #[test]
+    fn what_others_left_is_never_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::locate(Some(dir.path())).unwrap();
+        let kept = dir.path().join("kept");
+        fs::write(&kept, "precious").unwrap();
+        let name = Name::parse("one").unwrap();
+        fs::create_dir(root.instance(&name)).unwrap();
+        for plant in [
+            &(|lock: &Path| std::os::unix::fs::symlink(&kept, lock)) as &dyn Fn(&Path) -> io::Result<()>,
+            &|lock| fs::hard_link(&kept, lock),
+            &|lock| nix::unistd::mkfifo(lock, nix::sys::stat::Mode::S_IRWXU).map_err(Into::into),
+        ] {
+            let lock = root.instance(&name).join("lock");
+            plant(&lock).unwrap();
+            assert!(root.claim(&name).is_err());
+            fs::remove_file(lock).unwrap();
+        }
+        let two = Name::parse("two").unwrap();
+        std::os::unix::fs::symlink(root.instance(&name), root.instance(&two)).unwrap();
+        assert!(root.claim(&two).is_err());
+        assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
         assert!(root.claim(&name).is_ok());
     }
 

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bed::Stage;
 use bed::stage::PATIENCE;
+use bed::{Mode, Stage};
 use nix::sys::signal::Signal;
 
 use common::{COFFERDAM, START, policy_file, workspace};
@@ -33,9 +33,46 @@ fn main() -> ExitCode {
             a_second_ctrl_c_ends_it,
             sigterm_ends_in_order,
             a_name_is_taken_once,
+            the_gateway_has_no_hand_in_the_next_start.only(Mode::Rooted),
             a_policy_in_the_peers_form_runs_unchanged,
         ],
     )
+}
+
+/// A gateway in strange hands could leave links for root's next start: what root works with there is root's, and the directory
+/// lets nobody touch what isn't theirs.
+fn the_gateway_has_no_hand_in_the_next_start(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    stage.run(&["--name", "mine"], &["true"])?.expect_code(0)?;
+    let dir = stage.state().join("mine");
+    let of = |name: &str| std::fs::symlink_metadata(dir.join(name));
+    ensure!(of("")?.uid() == 0 && of("")?.permissions().mode() & 0o7777 == 0o1770, "{:?}", of("")?);
+    let gateway = of("audit.jsonl")?.uid();
+    ensure!(gateway != 0 && of("logs")?.uid() == gateway, "the gateway writes what it records");
+    let group = of("")?.gid();
+    let moves = |name: &str| -> Result<bool> {
+        let mut command = std::process::Command::new("mv");
+        std::os::unix::process::CommandExt::uid(&mut command, gateway);
+        std::os::unix::process::CommandExt::gid(&mut command, group);
+        // By the directory that it has: it need not be able to walk there, nor can it in the supervisor.
+        command.current_dir(&dir).args([name, "moved"]);
+        Ok(command.output()?.status.success())
+    };
+    for kept in ["lock", "workspace"] {
+        ensure!(of(kept)?.uid() != gateway, "{kept} is the gateway's");
+        ensure!(!moves(kept)?, "the gateway moved {kept}");
+    }
+    ensure!(moves("audit.head")?, "what is its own it can move");
+    std::fs::rename(dir.join("moved"), dir.join("audit.head"))?;
+    // A link in the workspace's place is not followed, whoever made it.
+    let precious = stage.write("precious", "")?;
+    std::fs::remove_file(&precious)?;
+    std::fs::create_dir(&precious)?;
+    std::fs::remove_dir(dir.join("workspace"))?;
+    std::os::unix::fs::symlink(&precious, dir.join("workspace"))?;
+    let refused = stage.run(&["--name", "mine"], &["true"])?.expect_code(125)?.err();
+    ensure!(refused.contains("is no directory: remove it"), "{refused}");
+    Ok(())
 }
 
 /// Neither its words nor its length, with an environment behind it and without one.

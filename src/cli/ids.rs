@@ -5,6 +5,8 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use agent::plan::{Id, Ids};
@@ -47,24 +49,41 @@ fn choose_with(dynamic: impl FnOnce() -> Result<(Id, Id), Failure>) -> Result<Id
     Ok(Ids::Rooted { gateway, sandbox })
 }
 
-/// Gives the state directory, but not the workspace, to the gateway.
+/// Lets the gateway make, change and remove what is its own in the state directory, and nothing else there: the directory stays
+/// root's, sticky (unlink(2)). What an earlier gateway of the sandbox wrote is given to this one.
 pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     let Ids::Rooted { gateway, .. } = ids else { return Ok(()) };
     let told = |e: std::io::Error| Failure::refused(format!("{}: {e}", claim.dir.display()));
-    give(&claim.dir, gateway).map_err(told)?;
+    std::os::unix::fs::fchown(&claim.handle, Some(0), Some(gateway.gid)).map_err(told)?;
+    claim.handle.set_permissions(fs::Permissions::from_mode(0o1770)).map_err(told)?;
     for entry in fs::read_dir(&claim.dir).map_err(told)? {
         let entry = entry.map_err(told)?;
-        if entry.file_name() == "workspace" || entry.file_name() == "root" || entry.file_name() == "ids" {
-            continue;
+        let name = entry.file_name();
+        let kind = entry.file_type().map_err(told)?;
+        let name = name.to_string_lossy();
+        if kind.is_file() && (name == "audit.head" || name.starts_with("audit") && name.ends_with(".jsonl")) {
+            give_own(&entry.path(), gateway).map_err(told)?;
         }
-        give(&entry.path(), gateway).map_err(told)?;
-        if entry.file_type().map_err(told)?.is_dir() {
+        if kind.is_dir() && name == "logs" {
+            give(&entry.path(), gateway).map_err(told)?;
             for file in fs::read_dir(entry.path()).map_err(told)? {
-                give(&file.map_err(told)?.path(), gateway).map_err(told)?;
+                give_own(&file.map_err(told)?.path(), gateway).map_err(told)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether an id is one that a rooted sandbox's gateway has.
+pub fn is_a_gateways(uid: u32) -> bool {
+    let service = || fs::read_to_string("/etc/passwd").ok().and_then(|users| named(&users, "gateway"));
+    (FIRST..=LAST).contains(&uid) || service().is_some_and(|gateway| gateway.uid == uid)
+}
+
+/// Changes the owner of a plain file that has no other name: a second one may lie anywhere.
+fn give_own(path: &Path, to: Id) -> std::io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_file() && found.nlink() == 1 { give(path, to) } else { Ok(()) }
 }
 
 /// Changes the owner of a path of ours, never through a link.
@@ -89,13 +108,22 @@ fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
         Some(first) if (FIRST..LAST).contains(&first) => first,
         _ => {
             let first = free_pair(claim)?;
-            fs::write(&path, format!("{first}\n"))
+            write_anew(&path, &format!("{first}\n"))
                 .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
             first
         }
     };
     let id = |n: u32| Id { uid: n, gid: n };
     Ok((id(pair), id(pair + 1)))
+}
+
+/// Writes a file of our own, whatever stood there.
+fn write_anew(path: &Path, text: &str) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 /// The first pair, from a place that depends on the sandbox, that no user of the host and no neighbour has.

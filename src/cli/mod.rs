@@ -6,7 +6,7 @@ mod doctor;
 mod environment;
 mod exec;
 mod identity;
-mod ids;
+pub mod ids;
 mod live;
 mod logs;
 mod other_root;

@@ -233,12 +233,7 @@ fn control(claim: &mut Claim, ids: Ids) -> Result<OwnedFd, Failure> {
     let told = |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", dir.display()));
     let listener = claim.listen().map_err(told)?;
     if let Ids::Rooted { gateway, .. } = ids {
-        std::os::unix::fs::chown(
-            crate::state::socket_path(&claim.handle),
-            Some(gateway.uid),
-            Some(gateway.gid),
-        )
-        .map_err(told)?;
+        ids::give(&crate::state::socket_path(&claim.handle), gateway).map_err(told)?;
     }
     Ok(listener.into())
 }

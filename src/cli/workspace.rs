@@ -64,6 +64,10 @@ fn own(claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
         _ => {}
     }
+    // Never what a link leads to: what would be given away, and shown, could be anything.
+    if !fs::symlink_metadata(&path).map_err(told)?.is_dir() {
+        return Err(Failure::refused(format!("workspace {} is no directory: remove it", path.display())));
+    }
     if let Ids::Rooted { sandbox, .. } = ids {
         give(&path, sandbox).map_err(told)?;
     }
