@@ -360,10 +360,7 @@ impl Loop<'_> {
         self.reap();
         self.settle();
         // Who asked before is gone, a supervisor that died or an actor that did: nobody asks twice.
-        let (before, others) =
-            std::mem::take(&mut self.starting).into_iter().partition(|awaited| awaited.agent == agent);
-        self.starting = others;
-        for awaited in Vec::<Awaited>::into_iter(before) {
+        for awaited in self.starting.extract_if(.., |awaited| awaited.agent == agent) {
             awaited.give_up();
         }
         self.table.admit(agent, self.starting.len())?;
