@@ -35,8 +35,33 @@ fn main() -> ExitCode {
             a_name_is_taken_once,
             the_gateway_has_no_hand_in_the_next_start.only(Mode::Rooted),
             a_policy_in_the_peers_form_runs_unchanged,
+            a_policy_that_the_agent_can_change_is_not_followed,
         ],
     )
+}
+
+/// A run goes by what the file said at its start, and says so; a service, which starts again unattended, is refused.
+fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<()> {
+    let mine = stage.write("workspace/policy.yaml", common::policy(""))?.display().to_string();
+    let change = "sed -i 's/^network_policies.*/network_policies: {}\\n# mine/' policy.yaml && grep -c mine policy.yaml; sleep 2";
+    let workspace = workspace(stage);
+    let args =
+        ["run", "--name", "mine", "--policy", &mine, "--workspace", &workspace, "--", "sh", "-c", change];
+    let done = stage.call(&args)?.expect_code(0)?;
+    ensure!(done.out() == "1\n", "the workspace is the agent's: {}{}", done.out(), done.err());
+    ensure!(done.err().contains("lies where the agent can change it"), "{}", done.err());
+    let records = std::fs::read_to_string(stage.state().join("mine/audit.jsonl"))?;
+    ensure!(!records.contains("\"generation\":2"), "it was taken up: {records}");
+    for (place, text) in [
+        ("workspace/cofferdam.yaml", format!("workspace: {workspace}")),
+        ("up.yaml", format!("workspace: {workspace}\npolicy: {mine}")),
+    ] {
+        let text = format!("name: service\n{text}\nagents:\n  a: {{ command: [\"true\"] }}\n");
+        let file = stage.write(place, text)?.display().to_string();
+        let refused = stage.call(&["up", "--file", &file, "--metrics", "off"])?.expect_code(125)?.err();
+        ensure!(refused.contains("where the agent can change it: move it out"), "{refused}");
+    }
+    Ok(())
 }
 
 /// A gateway in strange hands could leave links for root's next start: what root works with there is root's, and the directory

@@ -13,6 +13,7 @@ mod other_root;
 pub mod out;
 pub mod policies;
 mod policy;
+mod reach;
 mod redact;
 mod run;
 mod secrets;

@@ -56,6 +56,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
             file: args.policy.as_deref().or(config.as_ref().and_then(|c| c.policy.as_deref())),
             presets: [config.as_ref().map_or(&[][..], |c| &c.presets), &args.preset].concat(),
         })?,
+        config: args.config.clone(),
         root: args.root.or(config.as_ref().and_then(|c| c.root.clone())),
         workspace: args.workspace.or(config.as_ref().and_then(|c| c.workspace.clone())),
         agents: vec![agent],

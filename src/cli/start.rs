@@ -19,7 +19,7 @@ use proxy::credentials::Section;
 
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, Outcome, say};
-use crate::cli::{ids, other_root, policies, secrets, workspace};
+use crate::cli::{ids, other_root, policies, reach, secrets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
 use crate::heart::{self, Prepared, Slots};
@@ -36,6 +36,8 @@ pub struct Wanted {
     pub name: NameChoice,
     /// Its policy.
     pub policy: PolicySource,
+    /// The configuration file that this is from, if it is.
+    pub config: Option<PathBuf>,
     /// Another root than the host's: a directory, or a pinned image.
     pub root: Option<PathBuf>,
     /// The directory shown at /sandbox; none: its own, under the state directory.
@@ -99,7 +101,7 @@ pub fn start(root: &Root, wanted: Wanted) -> Outcome {
     }
 }
 
-fn prepare(root: &Root, wanted: Wanted, upstream_ca: Option<String>) -> Result<Prepared, Failure> {
+fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Result<Prepared, Failure> {
     wanted.steps.done("command: arguments and files read");
     if wanted.forwards.len() > FORWARDS_MAX {
         return Err(Failure::refused(format!(
@@ -128,6 +130,7 @@ fn prepare(root: &Root, wanted: Wanted, upstream_ca: Option<String>) -> Result<P
     }
     let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids)?;
     let mut paths = policies::paths(policy.policy());
+    reach::keep_out(&mut wanted, &workspace, &paths)?;
     let shown = other_root::Chosen { state: root.dir(), claim: &claim, ids, quiet: wanted.quiet };
     let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;
     ids::own(&claim, ids)?;

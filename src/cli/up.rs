@@ -59,6 +59,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
             file: config.policy.as_deref(),
             presets: config.presets.clone(),
         })?,
+        config: Some(args.file.clone()),
         enforcement: enforcement(args.start.enforcement, Some(&config)),
         root: config.root,
         workspace: config.workspace,
