@@ -227,6 +227,75 @@ async fn aborted_over_and_over_the_writer_loses_and_repeats_nothing() {
     assert_eq!((report.findings.len(), report.records), (0, recorded));
 }
 
+/// Removes files under a running writer, and gives what the log then says. Every record that comes after is in it.
+async fn written_through_a_loss(
+    options: Options,
+    lose: impl Fn(&Path),
+) -> cofferdam_telemetry::audit::Report {
+    let state = tempfile::tempdir().unwrap();
+    let log = open(state.path(), options);
+    let sink = log.sink();
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    let record = async |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            sink.record(event(number)).unwrap();
+            assert!(log.flush(PATIENCE).await);
+        }
+    };
+    record(0..3).await;
+    lose(state.path());
+    record(3..8).await;
+    assert_eq!(*log.health().borrow(), Health::Good);
+    let text: String =
+        files(state.path()).unwrap().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    for number in 3..8 {
+        assert!(text.contains(&format!("host-{number}.example")), "{number} is in no file\n{text}");
+    }
+    writer.abort();
+    verify(state.path()).unwrap()
+}
+
+#[tokio::test]
+async fn a_log_that_is_removed_or_renamed_under_its_writer_goes_on_with_the_gap_on_record() {
+    let small = || Options { rotation: Rotation { bytes: 600, keep: 100 }, ..Options::default() };
+    let renamed = |dir: &Path| fs::rename(dir.join(LOG_NAME), dir.join("audit.jsonl.1")).unwrap();
+    for report in [
+        written_through_a_loss(Options::default(), |dir| fs::remove_file(dir.join(LOG_NAME)).unwrap()).await,
+        written_through_a_loss(Options::default(), renamed).await,
+        // A log rotator that puts an empty file in its place.
+        written_through_a_loss(Options::default(), |dir| {
+            renamed(dir);
+            fs::write(dir.join(LOG_NAME), "").unwrap();
+        })
+        .await,
+        written_through_a_loss(Options::default(), |dir| {
+            fs::remove_file(dir.join(LOG_NAME)).unwrap();
+            fs::remove_file(dir.join(HEAD_NAME)).unwrap();
+        })
+        .await,
+    ] {
+        assert!(
+            matches!(report.notes[..], [(4, Note::Damaged { expected_seq: 3, found_seq: 0 })]),
+            "{report:?}"
+        );
+        assert_eq!(report.last_seq, 9);
+        assert!(matches!(&report.findings[..], [one] if one.trouble == Trouble::Missing { from: 1, to: 3 }));
+    }
+    // Just before it would be rotated.
+    let report = written_through_a_loss(small(), renamed).await;
+    assert!(matches!(report.notes[..], [(_, Note::Damaged { expected_seq: 3, .. })]), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_head_file_that_is_removed_under_its_writer_is_written_anew() {
+    let report =
+        written_through_a_loss(Options::default(), |dir| fs::remove_file(dir.join(HEAD_NAME)).unwrap()).await;
+    assert!(report.intact() && report.notes.is_empty() && report.last_seq == 8, "{report:?}");
+}
+
 #[tokio::test]
 async fn one_log_has_one_writer() {
     let state = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use redactor::Redactor;
@@ -126,13 +126,41 @@ pub(crate) struct AuditFile {
     head: File,
     /// Notes about the log itself, written before the next record.
     notes: Vec<Draft>,
-    /// A failed write could not be taken back: the file must be read again.
+    /// A failed write could not be taken back, or the file lost its name: the log must be read again.
     broken: bool,
 }
 
 impl AuditFile {
     /// Opens, locks, repairs and continues the log in `directory`.
     pub(crate) fn open(
+        directory: &Path,
+        rotation: Rotation,
+        redactor: &Redactor,
+    ) -> Result<Self, AuditError> {
+        Self::open_after(None, directory, rotation, redactor)
+    }
+
+    /// The log to write to: the one at hand, or opened anew where there is none or it can't go on.
+    pub(crate) fn go_on(
+        file: Option<Self>,
+        directory: &Path,
+        rotation: Rotation,
+        redactor: &Redactor,
+    ) -> Result<Self, AuditError> {
+        let Some(mut file) = file else { return Self::open(directory, rotation, redactor) };
+        file.find_loss();
+        if !file.broken {
+            return Ok(file);
+        }
+        // Its lock goes with it.
+        let written = file.head();
+        drop(file);
+        Self::open_after(Some(written), directory, rotation, redactor)
+    }
+
+    /// As [`Self::open`], by who knows what was written last, should the head file be gone.
+    fn open_after(
+        written: Option<Head>,
         directory: &Path,
         rotation: Rotation,
         redactor: &Redactor,
@@ -158,7 +186,7 @@ impl AuditFile {
             None => last_of_old(directory)?,
             last => last,
         };
-        let tip = settle(last, read_head(&head_path)?, &mut notes);
+        let tip = settle(last, read_head(&head_path)?.or(written), &mut notes);
         let first = first_seq(&path)?.unwrap_or(tip.seq + 1);
         let notes = notes.into_iter().map(|note| Draft::new(Event::Log(note))).collect();
         let directory = directory.to_owned();
@@ -168,9 +196,16 @@ impl AuditFile {
         Ok(log)
     }
 
-    /// Itself, unless it must be opened anew.
-    pub(crate) fn usable(self) -> Option<Self> {
-        (!self.broken).then_some(self)
+    /// Notices that a file was removed or renamed: what is written to it would be found by nobody. Two looks a batch are
+    /// nothing beside its `fdatasync`.
+    fn find_loss(&mut self) {
+        for (file, name) in [(&self.file, LOG_NAME), (&self.head, HEAD_NAME)] {
+            let path = self.directory.join(name);
+            if !self.broken && !is_at(file, &path) {
+                tracing::error!(path = %path.display(), "removed or renamed while the audit log was written; it is opened anew");
+                self.broken = true;
+            }
+        }
     }
 
     /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are redacted afterwards.
@@ -210,9 +245,12 @@ impl AuditFile {
         Ok(())
     }
 
+    fn head(&self) -> Head {
+        Head { seq: self.tip.seq, hash: self.tip.hash.clone() }
+    }
+
     fn write_head(&self) -> Result<(), AuditError> {
-        let head = Head { seq: self.tip.seq, hash: self.tip.hash.clone() };
-        let mut text = serde_json::to_string(&head)?;
+        let mut text = serde_json::to_string(&self.head())?;
         while text.len() < HEAD_LENGTH - 1 {
             text.push(' ');
         }
@@ -227,7 +265,11 @@ impl AuditFile {
         }
         let path = self.path();
         let old = self.directory.join(format!("{OLD_PREFIX}{:012}{OLD_SUFFIX}", self.first));
-        std::fs::rename(&path, &old).map_err(io("renaming", &path))?;
+        if let Err(source) = std::fs::rename(&path, &old) {
+            // Gone since it was looked for: only opening anew helps.
+            self.broken |= source.kind() == std::io::ErrorKind::NotFound;
+            return Err(AuditError::Io { what: "renaming", path, source });
+        }
         // From here on the open file is the old one: an error must lead to opening anew.
         self.broken = true;
         self.file = open_private(&path, true)?;
@@ -280,6 +322,12 @@ fn settle(last: Option<Result<Record, ()>>, head: Option<Head>, notes: &mut Vec<
     notes.push(Note::Damaged { expected_seq: head.seq, found_seq });
     // Continues from what was once written, so that the gap stays visible for ever.
     Tip { seq: head.seq, hash: head.hash, id: None }
+}
+
+/// Whether the path leads to the open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }
 
 fn open_private(path: &Path, append: bool) -> Result<File, AuditError> {

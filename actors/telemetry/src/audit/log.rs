@@ -70,7 +70,7 @@ pub struct AuditLog {
     rotation: Rotation,
 }
 
-/// What a write gives back: the file, if it can be used again, and what came of it.
+/// What a write gives back: the file, if it could be opened, and what came of it.
 type Ended = (Option<AuditFile>, Result<Written, AuditError>);
 
 /// What the writer works on.
@@ -187,18 +187,15 @@ impl AuditLog {
         let directory: PathBuf = self.directory.to_path_buf();
         let rotation = self.rotation;
         turn.under_way = Some(tokio::task::spawn_blocking(move || {
-            // Without a file the last write ended in a panic or the file was lost: read back how far it got.
-            let mut file = match file {
-                Some(file) => file,
-                None => match AuditFile::open(&directory, rotation, &redactor.load()) {
-                    Ok(file) => file,
-                    Err(error) => return (None, Err(error)),
-                },
+            // Without a file the last write ended in a panic: it is read back how far it got.
+            let mut file = match AuditFile::go_on(file, &directory, rotation, &redactor.load()) {
+                Ok(file) => file,
+                Err(error) => return (None, Err(error)),
             };
             // A write that panicked has made safe a part of it, which is as good as none.
             let mut batch = batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let written = file.append(&mut batch, &redactor.load());
-            (file.usable(), written)
+            (Some(file), written)
         }));
     }
 
