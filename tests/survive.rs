@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             supervisor.alone().within(ROW),
             init_or_heart.alone().within(ROW),
             crash_needs_permission,
+            an_agent_that_stays_down_is_told,
         ],
     )
 }
@@ -283,4 +284,43 @@ fn crash_needs_permission(stage: &Stage) -> Result<()> {
     let before = sandbox.restarts("proxy")?;
     stage.call(&["restart", &sandbox.name, "proxy"])?.expect_code(0)?;
     sandbox.wait_restarted("proxy", before)
+}
+
+/// In status, list, log and on standard error, each until an operator starts it again.
+fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let config = format!(
+        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  steady: {{ command: [sleep, '1000'] }}\n  frail:\n    command: [sh, -c, \
+         'test -e mended && exec sleep 1000; exit 3']\n    restart: {{ policy: always, backoff: {{ min: 10ms, max: 20ms }}, at_most: 2, \
+         within: 1m }}\n"
+    );
+    let file = stage.write("cofferdam.yaml", config)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+    let mut sandbox = Sandbox::adopt(stage, name.clone(), running);
+    let frail = || {
+        let status = sandbox.status().ok()?;
+        status["agents"].as_array()?.iter().find(|agent| agent["name"] == "frail").cloned()
+    };
+    let state = |wanted: &str| {
+        poll(&format!("the frail agent to be {wanted}"), PATIENCE, || {
+            frail().filter(|agent| agent["state"] == wanted)
+        })
+    };
+    let given_up = state("gave-up")?;
+    ensure!(given_up["last_exit"]["code"] == 3 && given_up["pid"].is_null(), "{given_up}");
+    let listed = stage.call(&["ps"])?.expect_code(0)?.out();
+    ensure!(listed.contains("frail (gave-up)"), "{listed}");
+    common::ensure_audited(
+        stage,
+        &name,
+        &[("kind", "actor"), ("name", "agents/frail"), ("change", "gave_up")],
+    )?;
+    let mend = format!("cofferdam restart {name} agents/frail");
+    // In the workspace, which is the agent's working directory.
+    std::fs::write(stage.state().join(&name).join("workspace/mended"), "")?;
+    stage.call(&["restart", &name, "agents/frail"])?.expect_code(0)?;
+    state("running")?;
+    let said = sandbox.heart().err();
+    ensure!(said.lines().filter(|line| line.contains(&mend)).count() == 1, "{said}");
+    Ok(())
 }

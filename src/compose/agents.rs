@@ -14,7 +14,9 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use redactor::pump::{AgentLog, LogLimits, Source};
 use redactor::{StreamKind, StreamSpec, Streams};
-use supervision::{Address, Backoff, Beyond, ChildSpec, Intensity, Restart, Supervisor};
+use supervision::{
+    Address, Backoff, Beyond, ChildSpec, Event as Happened, Intensity, Report, Restart, Supervisor,
+};
 use telemetry::audit::{AgentChange, Event, Sink, Text};
 use telemetry::metrics;
 use tokio::sync::{mpsc, watch};
@@ -63,6 +65,8 @@ pub struct Condition {
     pub refused: Option<String>,
     /// It ended, and no start follows.
     pub over: bool,
+    /// It failed more often than its restarts allow: only an operator starts it again.
+    pub gave_up: bool,
 }
 
 /// What agents need of the supervisor.
@@ -170,7 +174,7 @@ impl Condition {
                 self.pid = Some(*pid);
                 self.since = Some(std::time::Instant::now());
                 self.refused = None;
-                self.over = false;
+                (self.over, self.gave_up) = (false, false);
             }
             Told::Exited { status, restarts, .. } => {
                 (self.pid, self.since) = (None, None);
@@ -184,6 +188,17 @@ impl Condition {
                 self.over = !restarts;
             }
         }
+    }
+}
+
+/// The one line for the operator of an agent that stays down; `service` is the sandbox that goes on without it.
+fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
+    let told = format!("agent '{agent}' is not started again: its restarts are used up ({failure})");
+    match service {
+        Some(name) => {
+            format!("{told}; `cofferdam restart {name} agents/{agent}` starts it once its fault is mended")
+        }
+        None => told,
     }
 }
 
@@ -334,23 +349,47 @@ impl AgentStreams for Output {
 }
 
 /// The agents of the sandbox.
-#[derive(Clone, Default)]
-pub struct Agents(Arc<Vec<Agent>>);
+#[derive(Clone)]
+pub struct Agents {
+    /// The sandbox's name, if it goes on without them.
+    service: Option<Arc<str>>,
+    all: Arc<Vec<Agent>>,
+}
 
 impl Agents {
     /// All of them.
-    pub fn new(agents: Vec<Agent>) -> Self {
-        Self(Arc::new(agents))
+    pub fn new(plan: &Plan, agents: Vec<Agent>) -> Self {
+        let service = (plan.mode == Mode::Service).then(|| plan.name.as_str().into());
+        Self { service, all: Arc::new(agents) }
+    }
+
+    /// Takes what the tree reports of an agent's actor: that its restarts are used up, which nobody else tells, or that
+    /// it is up again.
+    pub fn hear(&self, report: &Report) {
+        let Some(agent) = report.path.strip_prefix("agents/").and_then(|name| self.find(name)) else {
+            return;
+        };
+        match &report.event {
+            Happened::GaveUp { failure } => {
+                // What still runs, its actor alone being gone, is not over.
+                agent.condition.send_modify(|now| (now.gave_up, now.over) = (true, now.pid.is_none()));
+                tracing::warn!("{}", stays_down(self.service.as_deref(), &agent.name, &failure.to_string()));
+            }
+            Happened::Started { .. } => {
+                agent.condition.send_if_modified(|now| std::mem::take(&mut now.gave_up));
+            }
+            _ => {}
+        }
     }
 
     /// Each.
     pub fn iter(&self) -> impl Iterator<Item = &Agent> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// By name.
     pub fn find(&self, name: &str) -> Option<&Agent> {
-        self.0.iter().find(|agent| &*agent.name == name)
+        self.all.iter().find(|agent| &*agent.name == name)
     }
 
     /// Passes a signal to each.

@@ -241,11 +241,14 @@ impl Desk {
 
 /// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
 async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) -> Result<(), Fault> {
-    // Its actor alone would leave the process running, to be adopted.
-    let stop = agent
-        .address
-        .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
-    let _ = stop.await;
+    // Its actor alone would leave the process running, to be adopted. One that is over has neither to be waited for.
+    let is_over = agent.condition.borrow().over;
+    if !is_over {
+        let stop = agent
+            .address
+            .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
+        let _ = stop.await;
+    }
     if stopping.load(Ordering::Relaxed) {
         return Err(Fault::new(Code::Conflict, "the sandbox is being stopped"));
     }
@@ -385,6 +388,7 @@ fn agent_status(agent: &Agent) -> AgentStatus {
     let now = agent.condition.borrow().clone();
     let state = match (now.pid, now.over) {
         (Some(_), _) => "running",
+        _ if now.gave_up => "gave-up",
         (None, true) => "exited",
         (None, false) => "backoff",
     };

@@ -186,7 +186,7 @@ async fn build(
         plan: Arc::clone(&plan),
         stores: Arc::clone(&stores),
         addresses: tree::Addresses::new(),
-        agents: Agents::new(agents),
+        agents: Agents::new(&plan, agents),
         cage: OnceCell::new(),
         exec: exec::Exec {
             init: init.clone(),
@@ -209,7 +209,7 @@ async fn build(
     let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
-    tokio::spawn(records::reports(heard, stores.audit.sink()));
+    tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     heart.steps.done("supervisor: tree up; waits for the proof");
 

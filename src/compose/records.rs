@@ -9,6 +9,8 @@ use telemetry::metrics;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::agents::Agents;
+
 /// Records a binary that is not what it was at first use.
 pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
     move |changed| {
@@ -24,11 +26,14 @@ pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
     }
 }
 
-/// Records what the supervision tree reports, until the tree is gone.
-pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink) {
+/// Records what the supervision tree reports, until the tree is gone; `agents` are told what concerns them.
+pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink, agents: Agents) {
     loop {
         match reports.recv().await {
-            Ok(report) => one(&report, &sink),
+            Ok(report) => {
+                one(&report, &sink);
+                agents.hear(&report);
+            }
             Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "supervision reports were missed"),
             Err(RecvError::Closed) => return,
         }
@@ -37,8 +42,8 @@ pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink) {
 
 fn one(report: &Report, sink: &Sink) {
     let actor = report.path.as_str();
-    // An agent's coming and going is recorded where its exit code is known.
-    if actor.starts_with("agents/") {
+    // An agent's coming and going is recorded where its exit code is known; that it won't come again is known here alone.
+    if actor.starts_with("agents/") && !matches!(report.event, Happened::GaveUp { .. }) {
         return;
     }
     let event = |change, failure: Option<String>, restarts| Event::Actor {
@@ -60,7 +65,9 @@ fn one(report: &Report, sink: &Sink) {
             record(sink, event(ActorChange::Failed, Some(failure.to_string()), 0));
         }
         Happened::GaveUp { failure } => {
-            metrics::actor_up(actor, false);
+            if !actor.starts_with("agents/") {
+                metrics::actor_up(actor, false);
+            }
             record(sink, event(ActorChange::GaveUp, Some(failure.to_string()), 0));
         }
         Happened::Stopped { .. } | Happened::Removed => metrics::actor_up(actor, false),

@@ -85,7 +85,7 @@ pub struct PolicyStatus {
 pub struct AgentStatus {
     /// Its name.
     pub name: String,
-    /// As in the tree: `running`, `backoff`, `exited` …
+    /// `running`, `backoff` (to be started again), `gave-up` (its restarts are used up) or `exited`.
     pub state: String,
     /// Process id inside the sandbox.
     pub pid: Option<u32>,
