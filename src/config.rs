@@ -19,6 +19,9 @@ pub mod upstream;
 /// A configuration file larger than this is refused before it is parsed.
 const FILE_MAX: u64 = 1 << 20;
 /// More nodes than any real configuration has; bounds what aliases can expand to.
+/// What helps where there is none.
+const MEND: &str =
+    "name the right one (`up -f FILE`, `run --config FILE`), or write it: docs/config.md has an example";
 const NODES_MAX: usize = 20_000;
 
 /// A whole `cofferdam.yaml`.
@@ -216,13 +219,9 @@ pub enum Enforcement {
 impl Config {
     /// Reads and checks a file. Paths in it are taken relative to its directory.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        let refuse = |e: &dyn std::fmt::Display| Failure::refused(format!("{}: {e}", path.display()));
-        let size = std::fs::metadata(path).map_err(|e| refuse(&e))?.len();
-        if size > FILE_MAX {
-            return Err(refuse(&format!("{size} bytes is more than a configuration can be ({FILE_MAX})")));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| refuse(&e))?;
-        let mut config = Self::parse(&text).map_err(|e| refuse(&e))?;
+        let text = crate::cli::given::read(path, FILE_MAX, MEND)?;
+        let mut config =
+            Self::parse(&text).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
         let base = path.parent().unwrap_or(Path::new(""));
         for relative in [&mut config.policy, &mut config.workspace, &mut config.root, &mut config.upstream_ca]
             .into_iter()

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Mode, PATIENCE, poll};
+use bed::stage::{Mode, PATIENCE, finish, poll};
 
-use common::{COFFERDAM, FRIENDLY, Sandbox, policy, program};
+use common::{COFFERDAM, FRIENDLY, Sandbox, policy, policy_file, program};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
             diff_tells_what_changes.only(Mode::Rootless),
             set_takes_effect_at_once_and_a_bad_one_changes_nothing,
             a_changed_file_is_reloaded,
+            a_pipe_in_the_files_place_holds_nothing_up,
+            a_policy_of_the_shells_is_read_once,
             a_static_change_needs_a_restart,
             agents_are_started_again_under_a_new_policy,
         ],
@@ -185,6 +187,44 @@ fn a_changed_file_is_reloaded(stage: &Stage) -> Result<()> {
     stage.write("live.yaml", "version: 1\nnonsense: 1\n")?;
     common::ensure_audited(stage, &sandbox.name, &[("kind", "policy"), ("result", "rejected")])?;
     ensure!(reaches(stage, &sandbox.name, &curl)?);
+    Ok(())
+}
+
+fn a_pipe_in_the_files_place_holds_nothing_up(stage: &Stage) -> Result<()> {
+    let file = stage.write("live.yaml", policy(""))?;
+    let path = file.display().to_string();
+    let sandbox =
+        Sandbox::start(stage, &["--policy", &path], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    std::fs::remove_file(&file)?;
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o644))?;
+    nix::unistd::chown(&file, Some(stage.uid().into()), None)?;
+    let rejected = || {
+        let told = |record: &serde_json::Value| record.to_string().contains("it is a pipe");
+        sandbox.audit().ok()?.iter().any(told).then_some(())
+    };
+    poll("the pipe to be told", PATIENCE, rejected)?;
+    let open = policy_file(stage, FRIENDLY)?;
+    stage.call(&["policy", "set", &sandbox.name, &open])?.expect_code(0)?;
+    // Nor does a command wait for who would write to it.
+    let refused = stage.call(&["policy", "set", &sandbox.name, &path])?.expect_code(125)?;
+    ensure!(refused.err().contains("it is a pipe, not a regular file"), "{}", refused.err());
+    std::fs::remove_file(&file)?;
+    stage.write("live.yaml", policy(""))?;
+    let generation = || sandbox.status().ok()?["policy"]["generation"].as_u64();
+    poll("the file to count again", PATIENCE, || generation().filter(|g| *g >= 3)).map(drop)
+}
+
+/// `<(…)` is a pipe of the command's own: there is nothing to watch, and nothing to warn of.
+fn a_policy_of_the_shells_is_read_once(stage: &Stage) -> Result<()> {
+    let bash = program("bash")?;
+    let path = stage.write("shell.yaml", policy(""))?.display().to_string();
+    let mut command = stage.command(bash);
+    command
+        .env("COFFERDAM_STATE", stage.state())
+        .args(["-c", "exec \"$0\" run --policy <(cat \"$1\") -- sleep 0.5"]);
+    command.arg(stage.binary()).arg(path);
+    let done = finish(command, PATIENCE)?.expect_code(0)?;
+    ensure!(!done.err().contains("policy"), "{}", done.err());
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod audit;
 mod doctor;
 mod environment;
 mod exec;
+pub mod given;
 mod identity;
 pub mod ids;
 mod live;

@@ -1,10 +1,11 @@
 //! Which policy a command means: a built-in profile or a file, with presets on top; read and checked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agent::plan::{PathRule, Paths, WORKSPACE};
 use policy::{Candidate, Diagnostics, Policy};
 
+use crate::cli::given;
 use crate::cli::out::{Failure, Paint};
 use crate::plan::PolicySource;
 
@@ -27,7 +28,7 @@ pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
         require_preset(preset)?;
     }
     let (name, text, watch) = match (choice.file, choice.profile) {
-        (Some(path), _) => (path.display().to_string(), read(path)?, Some(std::path::absolute(path)?)),
+        (Some(path), _) => (path.display().to_string(), read(path)?, watched(path)?),
         (None, profile) => {
             let wanted = profile.unwrap_or(policy::DEFAULT_PROFILE);
             (format!("profile {wanted}"), built_in_profile(wanted)?.to_owned(), None)
@@ -36,17 +37,22 @@ pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
     Ok(PolicySource { name, text, watch, presets: choice.presets.clone() })
 }
 
+/// What is watched for changes: not what only this process can read, and only once.
+fn watched(path: &Path) -> Result<Option<PathBuf>, Failure> {
+    if given::is_descriptor(path) {
+        return Ok(None);
+    }
+    Ok(Some(std::path::absolute(path)?))
+}
+
 /// Reads a policy file, of a size that a policy can have.
 pub fn read(path: &Path) -> Result<String, Failure> {
-    let told = |e: std::io::Error| Failure::refused(format!("{}: {e}", path.display()));
-    let size = std::fs::metadata(path).map_err(told)?.len();
-    if size > FILE_MAX {
-        return Err(Failure::refused(format!(
-            "{}: {size} bytes is more than a policy can be",
-            path.display()
-        )));
-    }
-    std::fs::read_to_string(path).map_err(told)
+    let mend = format!(
+        "name another, or write it: `cofferdam policy presets {} > {}` makes one to begin with",
+        policy::DEFAULT_PROFILE,
+        path.display()
+    );
+    given::read(path, FILE_MAX, &mend)
 }
 
 /// Reads, composes and compiles; every error is told at its place, warnings unless `quiet`.

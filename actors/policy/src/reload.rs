@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::diagnostics::Diagnostics;
 use crate::generation::{Candidate, Store};
 use crate::read::Preset;
+use crate::regular::open_regular;
 use crate::yaml::MAX_POLICY_BYTES;
 
 /// What came of a reload. Told to the observer, for logs, metrics and the event stream.
@@ -159,7 +160,7 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
 fn read(path: &Path) -> Result<String, Refused> {
     use std::io::Read;
     let unreadable = |reason: String| Refused::Unreadable { path: path.to_owned(), reason };
-    let file = std::fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
+    let file = open_regular(path).map_err(|e| unreadable(e.to_string()))?;
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_POLICY_BYTES).unwrap_or(u64::MAX) + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(|e| unreadable(e.to_string()))?;
@@ -205,6 +206,10 @@ mod tests {
         assert_eq!(loader.reload().unwrap_err().as_str(), "unreadable");
         std::fs::write(&path, vec![b'#'; MAX_POLICY_BYTES + 1]).unwrap();
         let _ = loader.reload();
+        std::fs::remove_file(&path).unwrap();
+        // A pipe that nobody writes to.
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)), "unreadable as before, which was said");
         std::fs::remove_file(&path).unwrap();
         let _ = loader.reload();
         assert_eq!(loader.store().load().number, 1);

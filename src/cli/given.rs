@@ -1,0 +1,52 @@
+//! Files that the operator names: read whole, bounded, and never waited for.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::cli::out::Failure;
+
+/// Reads a file of at most `max` bytes; `mend` is what helps where there is none.
+///
+/// # Errors
+/// When it isn't there, is no file or too large.
+pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
+    let told = |why: String| Failure::refused(format!("{}: {why}", path.display()));
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::NotFound => told(format!("there is no such file: {mend}")),
+        _ => told(e.to_string()),
+    };
+    // A descriptor that the shell hands over may be a pipe, whose writer the shell has started.
+    let file = if is_descriptor(path) { File::open(path) } else { policy::open_regular(path) };
+    let mut text = String::new();
+    file.map_err(failed)?.take(max.saturating_add(1)).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > max {
+        return Err(told(format!("more than {max} bytes, which no such file needs")));
+    }
+    Ok(text)
+}
+
+/// Whether a path leads to what this process has open: `<(…)` of a shell, `/dev/stdin`. To every other process the same
+/// path means something else.
+pub fn is_descriptor(path: &Path) -> bool {
+    ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|place| path.starts_with(place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_and_what_is_too_large_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, pipe) = (dir.path().join("file"), dir.path().join("pipe"));
+        std::fs::write(&file, "12345").unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let why = |path: &Path, max| read(path, max, "write it").unwrap_err().message;
+        assert_eq!(read(&file, 5, "").unwrap(), "12345");
+        assert!(why(&file, 4).contains("more than 4 bytes"));
+        assert!(why(&pipe, 4).contains("it is a pipe"));
+        assert!(why(&dir.path().join("none"), 4).ends_with("no such file: write it"));
+        assert!(is_descriptor(Path::new("/dev/fd/63")) && !is_descriptor(&file));
+    }
+}
