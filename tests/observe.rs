@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bed::stage::{Mode, PATIENCE, finish, poll};
 use bed::{Stage, provider};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use common::{COFFERDAM, FRIENDLY, Sandbox, find, policy_file, program, workspace};
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
             a_real_prometheus_scrapes_it,
             audit_verifies_and_tampering_shows,
             listings_are_json_and_text,
+            one_that_hangs_hides_no_other,
             output_is_redacted_and_logged,
             redact_is_a_filter.only(Mode::Rootless),
             every_help_has_an_example.only(Mode::Rootless),
@@ -215,6 +218,27 @@ fn listings_are_json_and_text(stage: &Stage) -> Result<()> {
         let done = stage.call(args)?.expect_code(125)?;
         ensure!(done.err().contains("nobody") && done.err().lines().count() == 1, "{args:?}: {}", done.err());
     }
+    Ok(())
+}
+
+/// A supervisor that is stopped takes connections, and answers none.
+fn one_that_hangs_hides_no_other(stage: &Stage) -> Result<()> {
+    let start = |name: &str| -> Result<Sandbox> {
+        let mut running = stage.start_run(name, &[], &["sh", "-c", "echo ready; exec sleep 1000"])?;
+        running.wait_for("ready", common::START)?;
+        Ok(Sandbox::adopt(stage, name.to_owned(), running))
+    };
+    let (frozen, _lively) = (start("frozen")?, start("lively")?);
+    let supervisor = frozen.status()?["supervisor_pid"].as_i64().context("no pid")?;
+    let supervisor = Pid::from_raw(i32::try_from(supervisor)?);
+    kill(supervisor, Signal::SIGSTOP)?;
+    let (json, text) = (stage.json(&["ps", "--json"]), stage.call(&["ps"]));
+    kill(supervisor, Signal::SIGCONT)?;
+    let (json, text) = (json?, text?.expect_code(0)?.out());
+    let state = |name: &str| json.as_array()?.iter().find(|s| s["name"] == name)?["state"].as_str();
+    ensure!(state("frozen") == Some("not-answering") && state("lively") == Some("running"), "{json}");
+    let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    ensure!(line("frozen").contains("not answering") && line("lively").contains("running"), "{text}");
     Ok(())
 }
 

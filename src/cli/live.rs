@@ -1,12 +1,12 @@
-//! Commands about running sandboxes: `ps`, `status`, `tree`, `stop`, `restart`, `crash`.
+//! Commands about one running sandbox: `status`, `tree`, `stop`, `restart`, `crash`.
 
 use operator::client::{Client, ClientError};
 use operator::types::{SandboxState, Status, Stop, TreeNode};
 
-use crate::cli::args::{ActorArgs, JsonArgs, NamedJson, StopArgs};
-use crate::cli::out::{Failure, Outcome, Paint, print, print_json, say, table};
+use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
+use crate::cli::out::{Failure, Outcome, Paint, print, print_json, table};
 use crate::cli::wait_for;
-use crate::state::{Name, Presence, Root};
+use crate::state::{Name, Root};
 
 /// The client of a running sandbox.
 pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
@@ -21,50 +21,6 @@ pub fn told(error: ClientError) -> Failure {
         ClientError::Local(error) => Failure::from(error),
         other => Failure::refused(other.to_string()),
     }
-}
-
-/// `cofferdam ps`.
-pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
-    let (mut running, mut others) = (Vec::new(), Vec::new());
-    for name in root.names()? {
-        match root.presence(&name) {
-            Presence::Running => running.push(name),
-            Presence::Anothers => others.push(name),
-            Presence::Stopped => {}
-        }
-    }
-    if !others.is_empty() {
-        let others: Vec<&str> = others.iter().map(Name::as_str).collect();
-        say(&format!("left out, since they belong to another user: {}", others.join(", ")));
-    }
-    let statuses: Vec<Status> = wait_for(async {
-        let mut statuses = Vec::new();
-        for name in running {
-            // One that has ended meanwhile is left out.
-            if let Ok(status) = Client::new(root.socket(&name)).status().await {
-                statuses.push(status);
-            }
-        }
-        Ok(statuses)
-    })?;
-    if args.json {
-        print_json(&statuses)?;
-        return Ok(0);
-    }
-    let mut rows = vec![["NAME", "STATE", "AGENTS", "UPTIME", "POLICY", "PID"].map(String::from).to_vec()];
-    rows.extend(statuses.iter().map(|s| {
-        let agents: Vec<&str> = s.agents.iter().map(|a| a.name.as_str()).collect();
-        vec![
-            s.name.clone(),
-            state(s.state).to_owned(),
-            agents.join(","),
-            age(s.uptime_ms),
-            format!("generation {}", s.policy.generation),
-            s.heart_pid.map_or("?".into(), |pid| pid.to_string()),
-        ]
-    }));
-    print(&table(&rows))?;
-    Ok(0)
 }
 
 /// `cofferdam status`.
@@ -188,7 +144,8 @@ pub fn crash(root: &Root, args: &ActorArgs) -> Outcome {
     wait_for(async { client.crash(&args.actor).await.map_err(told) }).map(|_| 0)
 }
 
-fn state(state: SandboxState) -> &'static str {
+/// A sandbox's state in a word.
+pub(super) fn state(state: SandboxState) -> &'static str {
     match state {
         SandboxState::Starting => "starting",
         SandboxState::Running => "running",
@@ -198,7 +155,7 @@ fn state(state: SandboxState) -> &'static str {
 }
 
 /// Milliseconds as people say them: the two largest units.
-fn age(ms: u64) -> String {
+pub(super) fn age(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0 => format!("{ms}ms"),

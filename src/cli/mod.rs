@@ -14,6 +14,7 @@ mod other_root;
 pub mod out;
 pub mod policies;
 mod policy;
+mod ps;
 mod reach;
 mod redact;
 mod run;
@@ -59,7 +60,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Run(args) => run::run(&root, args),
         Command::Up(args) => up::up(&root, &args),
         Command::Exec(args) => exec::exec(&root, args),
-        Command::Ps(args) => live::ps(&root, &args),
+        Command::Ps(args) => ps::ps(&root, &args),
         Command::Status(args) => live::status(&root, &args),
         Command::Tree(args) => live::tree(&root, &args),
         Command::Logs(args) => logs::logs(&root, &args),

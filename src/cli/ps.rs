@@ -1,0 +1,89 @@
+//! `cofferdam ps`: the running sandboxes, asked side by side, so that one that hangs hides no other.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use operator::client::Client;
+use operator::types::{AgentStatus, Status};
+use serde::Serialize;
+
+use crate::cli::args::JsonArgs;
+use crate::cli::live::{age, state};
+use crate::cli::out::{Outcome, print, print_json, say, table};
+use crate::cli::wait_for;
+use crate::state::{Name, Presence, Root};
+
+/// How long a sandbox may take to answer; one that works takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A running sandbox.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed {
+    /// As it told.
+    Answering(Box<Status>),
+    /// It is there, and told nothing in time.
+    Silent { name: String, state: &'static str },
+}
+
+/// `cofferdam ps`.
+pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
+    let (mut running, mut others) = (Vec::new(), Vec::new());
+    for name in root.names()? {
+        match root.presence(&name) {
+            Presence::Running => running.push(name),
+            Presence::Anothers => others.push(name),
+            Presence::Stopped => {}
+        }
+    }
+    if !others.is_empty() {
+        let others: Vec<&str> = others.iter().map(Name::as_str).collect();
+        say(&format!("left out, since they belong to another user: {}", others.join(", ")));
+    }
+    let asked = running.iter().map(|name| ask(root, name));
+    let answers = wait_for(async { Ok(join_all(asked).await) })?;
+    let listed: Vec<Listed> = answers.into_iter().flatten().collect();
+    if args.json {
+        print_json(&listed)?;
+        return Ok(0);
+    }
+    let mut rows = vec![["NAME", "STATE", "AGENTS", "UPTIME", "POLICY", "PID"].map(String::from).to_vec()];
+    rows.extend(listed.iter().map(row));
+    print(&table(&rows))?;
+    Ok(0)
+}
+
+/// One that has ended meanwhile is left out.
+async fn ask(root: &Root, name: &Name) -> Option<Listed> {
+    let answer = tokio::time::timeout(PATIENCE, Client::new(root.socket(name)).status()).await;
+    match answer {
+        Ok(Ok(status)) => Some(Listed::Answering(Box::new(status))),
+        Ok(Err(_)) if !root.is_running(name) => None,
+        _ => Some(Listed::Silent { name: name.to_string(), state: "not-answering" }),
+    }
+}
+
+fn row(listed: &Listed) -> Vec<String> {
+    let none = || "-".to_owned();
+    match listed {
+        Listed::Answering(s) => vec![
+            s.name.clone(),
+            state(s.state).to_owned(),
+            s.agents.iter().map(agent).collect::<Vec<_>>().join(","),
+            age(s.uptime_ms),
+            format!("generation {}", s.policy.generation),
+            s.heart_pid.map_or("?".into(), |pid| pid.to_string()),
+        ],
+        Listed::Silent { name, .. } => {
+            vec![name.clone(), "not answering".into(), none(), none(), none(), none()]
+        }
+    }
+}
+
+/// One that nobody starts again without being told to must not look like those that work.
+fn agent(agent: &AgentStatus) -> String {
+    match agent.state.as_str() {
+        state @ "gave-up" => format!("{} ({state})", agent.name),
+        _ => agent.name.clone(),
+    }
+}
