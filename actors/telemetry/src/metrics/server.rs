@@ -12,19 +12,19 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::recorder::Recorder;
 
 /// Connections served at once; more wait in the listen queue. A scraper needs one.
 const CONNECTIONS_MAX: usize = 32;
-/// Time for a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for a whole connection. A scraper that keeps its connection opens a new one.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for a request to come, from the connection on.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for its answer to be taken. A place is then free for others, however slowly somebody reads.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Header fields taken.
 const HEADERS_MAX: usize = 64;
 /// After a failed accept (out of descriptors), so that it doesn't spin.
@@ -60,18 +60,26 @@ pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
     }
 }
 
+/// One request and its answer. Nobody keeps a connection, and with it a place, for the next one.
 async fn connection(stream: TcpStream, recorder: Recorder, check: Check) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    let asked = Notify::new();
+    let service = service_fn(|request: Request<Incoming>| {
+        asked.notify_one();
         let response = respond(request.method(), request.uri().path(), &recorder, &check);
         async move { Ok::<_, Infallible>(response) }
     });
     let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .keep_alive(false)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    // Errors are the client's: a reset, a timeout, a malformed request (answered by the library).
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
+    tokio::pin!(serving);
+    // Errors are the client's: a reset, a malformed request (answered by the library).
+    tokio::select! {
+        _ = &mut serving => return,
+        () = asked.notified() => {}
+        () = tokio::time::sleep(REQUEST_TIMEOUT) => return,
+    }
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, serving).await;
 }
 
 fn respond(method: &Method, path: &str, recorder: &Recorder, check: &Check) -> Response<Full<Bytes>> {
