@@ -1,4 +1,4 @@
-//! The files of `deploy/` hold: units verify, alerts fire when they should, images are pinned.
+//! The files of `deploy/` hold: units verify and allow what the code needs, alerts fire when they should, images are pinned.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -7,11 +7,11 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bed::Stage;
-use bed::stage::{Mode, PATIENCE, finish};
+use bed::stage::{Mode, PATIENCE, finish, poll};
 
-use common::{COFFERDAM, program};
+use common::{COFFERDAM, Sandbox, program};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -20,6 +20,9 @@ fn main() -> ExitCode {
         bed::cases![
             the_unit_verifies.only(Mode::Rootless),
             the_units_capabilities_are_enough.only(Mode::Rooted),
+            the_units_address_families_are_enough.only(Mode::Rooted),
+            the_unit_delegates_what_limits_need.only(Mode::Rootless),
+            a_workspace_that_the_unit_made_read_only_is_refused.only(Mode::Rooted),
             alerts_are_proven.only(Mode::Rootless),
             alerts_name_only_what_exists.only(Mode::Rootless),
             images_are_pinned_by_digest.only(Mode::Rootless),
@@ -48,11 +51,8 @@ fn the_unit_verifies(stage: &Stage) -> Result<()> {
 /// A rooted sandbox under exactly the bounding set and no_new_privs of the unit.
 fn the_units_capabilities_are_enough(stage: &Stage) -> Result<()> {
     let setpriv = program("setpriv")?;
-    let text = std::fs::read_to_string(deploy("systemd/cofferdam@.service"))?;
-    let line =
-        text.lines().find_map(|l| l.strip_prefix("CapabilityBoundingSet=")).context("no bounding set")?;
-    let set: Vec<String> = line
-        .split_whitespace()
+    let set: Vec<String> = setting("CapabilityBoundingSet")?
+        .iter()
         .map(|cap| format!("+{}", cap.trim_start_matches("CAP_").to_lowercase()))
         .collect();
     let mut command = stage.command(setpriv);
@@ -61,6 +61,104 @@ fn the_units_capabilities_are_enough(stage: &Stage) -> Result<()> {
     command.arg(stage.binary()).args(["run", "--quiet", "--", "id", "-u"]);
     let done = finish(command, PATIENCE)?.expect_code(0)?;
     ensure!(done.out() == "1000\n", "{}", done.out());
+    Ok(())
+}
+
+/// The words of a setting of the unit.
+fn setting(key: &str) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(deploy("systemd/cofferdam@.service"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let words = line.with_context(|| format!("the unit has no {key}="))?.split_whitespace();
+    Ok(words.map(str::to_owned).collect())
+}
+
+/// A service under the same filter as systemd's, and under one that lacks what refusals are seen by, which is told.
+fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
+    const UNSEEN: &str = "is not on record: no packet socket";
+    let unit = setting("RestrictAddressFamilies")?;
+    let without: Vec<String> = unit.iter().filter(|family| *family != "AF_PACKET").cloned().collect();
+    for (name, families, seen) in [("whole", &unit, true), ("blind", &without, false)] {
+        let config = format!(
+            "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents: {{ a: {{ command: [sleep, '1000'] }} }}\n"
+        );
+        let file = stage.write("cofferdam.yaml", config)?.display().to_string();
+        let up = || stage.start(stage.cofferdam(["up", "-f", &file]));
+        let mut sandbox = Sandbox::adopt(stage, name.to_owned(), restricted_to(families, up)??);
+        let status = poll("the service", PATIENCE, || {
+            sandbox.status().ok().filter(|status| !status["agents"][0]["pid"].is_null())
+        })?;
+        let said = sandbox.heart().err();
+        for (place, text) in [("status", status["controls"].to_string()), ("start", said)] {
+            ensure!(text.contains(UNSEEN) != seen, "{name}, {place}: {text}");
+        }
+    }
+    Ok(())
+}
+
+/// Starts something from a thread that may make sockets of these families alone; what it starts inherits that.
+fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send) -> Result<T> {
+    use nix::libc;
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule, TargetArch,
+    };
+    let another = families.iter().map(|family| {
+        let number = match family.as_str() {
+            "AF_UNIX" => libc::AF_UNIX,
+            "AF_INET" => libc::AF_INET,
+            "AF_INET6" => libc::AF_INET6,
+            "AF_NETLINK" => libc::AF_NETLINK,
+            "AF_PACKET" => libc::AF_PACKET,
+            other => bail!("{other} is new: the test must know its number"),
+        };
+        Ok(SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::try_from(number)?)?)
+    });
+    let rule = SeccompRule::new(another.collect::<Result<Vec<_>>>()?)?;
+    let filter = SeccompFilter::new(
+        [(libc::SYS_socket, vec![rule])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(nix::errno::Errno::EAFNOSUPPORT as u32),
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?;
+    let program = BpfProgram::try_from(filter)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Result<T> {
+            seccompiler::apply_filter(&program)?;
+            Ok(start())
+        });
+        thread.join().unwrap_or_else(|_| bail!("the thread panicked"))
+    })
+}
+
+fn the_unit_delegates_what_limits_need(_stage: &Stage) -> Result<()> {
+    let mut delegated = setting("Delegate")?;
+    let mut needed = agent::launch::cgroup::CONTROLLERS.map(str::to_owned);
+    delegated.sort();
+    needed.sort();
+    ensure!(delegated == needed, "{delegated:?} are delegated, {needed:?} needed");
+    Ok(())
+}
+
+/// As under `ProtectSystem=strict`.
+fn a_workspace_that_the_unit_made_read_only_is_refused(stage: &Stage) -> Result<()> {
+    let run = |options: &str| {
+        let script = format!(
+            "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && exec \"$0\" run {options} -- test -d /sandbox"
+        );
+        let mut command = stage.command(program("unshare")?);
+        command.env("COFFERDAM_STATE", stage.state()).args(["--mount", "sh", "-c", &script]);
+        command.arg(stage.binary()).arg(stage.workspace());
+        finish(command, PATIENCE)
+    };
+    let refused = run("--workspace \"$1\"")?.expect_code(125)?.err();
+    let mend = format!("ReadWritePaths={}", stage.workspace().display());
+    ensure!(refused.contains("read-only filesystem") && refused.contains(&mend), "{refused}");
+    // Its own workspace, in the state directory, can be written to.
+    run("")?.expect_code(0)?;
+    let reads = common::policy("").replace("include_workdir: true", "include_workdir: false");
+    let reads = reads.replace("  read_write:\n    - /sandbox\n", "    - /sandbox\n  read_write:\n");
+    let reads = stage.write("reads.yaml", reads)?.display().to_string();
+    run(&format!("--policy {reads} --workspace \"$1\""))?.expect_code(0)?;
     Ok(())
 }
 

@@ -128,8 +128,8 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         let warnings = wanted.credentials.warnings(policy.policy());
         warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
     }
-    let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids)?;
     let mut paths = policies::paths(policy.policy());
+    let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids, &paths)?;
     reach::keep_out(&mut wanted, &workspace, &paths)?;
     let shown = other_root::Chosen { state: root.dir(), claim: &claim, ids, quiet: wanted.quiet };
     let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;

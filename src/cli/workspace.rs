@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use agent::plan::Ids;
+use agent::plan::{Ids, Paths, WORKSPACE};
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::cli::ids::give;
 use crate::cli::out::Failure;
@@ -15,12 +16,28 @@ use crate::state::Claim;
 const NEVER: &[&str] =
     &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
 
-/// Finds the named directory, or makes the sandbox's own.
-pub fn locate(named: Option<&Path>, claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
-    match named {
-        Some(path) => check(path, claim),
-        None => own(claim, ids),
+/// Finds the named directory, or makes the sandbox's own. `paths` are the policy's: whether the agent is to write there.
+pub fn locate(named: Option<&Path>, claim: &Claim, ids: Ids, paths: &Paths) -> Result<PathBuf, Failure> {
+    let Some(named) = named else { return own(claim, ids) };
+    let real = check(named, claim)?;
+    if paths.read_write.iter().any(|rule| rule.path.starts_with(WORKSPACE)) {
+        writable(named, &real)?;
     }
+    Ok(real)
+}
+
+/// Refuses what could be written to by nobody: the agent would be the first to learn it.
+fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
+    let told = |why: &str| Failure::refused(format!("workspace {}: {why}", named.display()));
+    let state = statvfs(real).map_err(|e| told(e.desc()))?;
+    if state.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(told(&format!(
+            "it is on a read-only filesystem: name one that can be written to, or none for one in the state directory; a systemd \
+             unit needs ReadWritePaths={}; or let the policy make {WORKSPACE} read_only",
+            real.display()
+        )));
+    }
+    Ok(())
 }
 
 fn check(path: &Path, claim: &Claim) -> Result<PathBuf, Failure> {

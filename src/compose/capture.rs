@@ -25,6 +25,9 @@ use crate::sealed;
 /// Where the agents' `resolv.conf` says that names are known.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 
+/// What it means that init has no witness.
+pub const UNSEEN: &str = "what the kernel refuses at ports that no entry names is not on record";
+
 /// Ports that are not captured, and why.
 pub type Uncaptured = Vec<(u16, io::Error)>;
 
@@ -51,8 +54,11 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
     uncaptured
 }
 
-/// Says what is not captured: once, where this kernel can't capture at all.
+/// Says what is not captured: once, where this kernel can't capture at all; and that refusals go unseen.
 pub fn tell(uncaptured: &Uncaptured, cage: &CageReport) {
+    if let Some(why) = &cage.no_witness {
+        say(&format!("{UNSEEN}: {why}"));
+    }
     match &cage.no_capture {
         Some(why) => say(&format!("programs that use no proxy have no way out: {why}")),
         None => log(uncaptured),

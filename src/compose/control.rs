@@ -24,6 +24,7 @@ use telemetry::audit;
 use tokio::sync::{OnceCell, mpsc};
 
 use super::agents::{Agent, Agents};
+use super::capture::UNSEEN;
 use super::exec::Exec;
 use super::identities;
 use super::records::record;
@@ -387,8 +388,8 @@ fn event(record: &audit::Record) -> Event {
 fn agent_status(agent: &Agent) -> AgentStatus {
     let now = agent.condition.borrow().clone();
     let state = match (now.pid, now.over) {
-        (Some(_), _) => "running",
         _ if now.gave_up => "gave-up",
+        (Some(_), _) => "running",
         (None, true) => "exited",
         (None, false) => "backoff",
     };
@@ -435,10 +436,14 @@ fn controls(cage: &CageReport) -> Vec<ControlStatus> {
     for row in &mut rows {
         let tried = cage.proof.iter().filter(|check| check.control.as_str() == row.name).count();
         let mut detail = format!("proven at start by {tried} attempts");
-        if row.name == agent::plan::Control::Network.as_str()
-            && let Some(why) = &cage.no_capture
-        {
-            detail.push_str(&format!("; no program that ignores the proxy has a way out: {why}"));
+        if row.name == agent::plan::Control::Network.as_str() {
+            let lacks = [
+                ("no program that ignores the proxy has a way out", &cage.no_capture),
+                (UNSEEN, &cage.no_witness),
+            ];
+            for (what, why) in lacks {
+                why.iter().for_each(|why| detail.push_str(&format!("; {what}: {why}")));
+            }
         }
         row.detail = Some(detail);
     }

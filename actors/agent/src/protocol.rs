@@ -302,6 +302,8 @@ pub struct CageReport {
     /// Why connections to the world can't be captured, where they can't: then only programs that know a proxy have a way
     /// out.
     pub no_capture: Option<String>,
+    /// Why nobody sees what the kernel refuses behind the gate, where that was wanted.
+    pub no_witness: Option<String>,
     /// Microseconds from init's first instruction to a built cage.
     pub build_micros: u64,
     /// Microseconds of the proof.

@@ -201,6 +201,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     plan.check().map_err(CageFailure::Plan)?;
     let Ground { network, handed, no_cgroup, outside, started, mut steps } = ground;
     let Network { gate, no_capture } = network?;
+    let no_witness = gate.as_ref().and_then(Gate::no_witness);
     let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     if !plan.sabotaged(Control::Namespaces) {
@@ -236,7 +237,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     let landlock_abi = if rules.is_some() { landlock::abi_version() } else { 0 };
     let mut cage = Cage {
         confinement: Confinement::new(plan, rules, filter),
-        report: CageReport { landlock_abi, no_capture, ..CageReport::default() },
+        report: CageReport { landlock_abi, no_capture, no_witness, ..CageReport::default() },
         handouts: Handouts::new(built.run, listeners),
         gate,
         captured: BTreeMap::new(),

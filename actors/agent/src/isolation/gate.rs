@@ -70,8 +70,8 @@ fn at(step: &'static str) -> impl FnOnce(io::Error) -> NoGate {
 #[derive(Debug)]
 pub struct Gate {
     mint: Mint,
-    /// Sees what is refused there; none where nobody wants it, or the kernel has no packet sockets.
-    witness: Option<OwnedFd>,
+    /// Sees what is refused there, or why it can't; none where nobody wants it.
+    witness: Option<io::Result<OwnedFd>>,
 }
 
 impl Gate {
@@ -107,12 +107,18 @@ impl Gate {
 
     /// The socket that sees refusals, if there is one.
     pub(crate) fn witness(&self) -> Option<&OwnedFd> {
-        self.witness.as_ref()
+        self.witness.as_ref()?.as_ref().ok()
+    }
+
+    /// Why there is none although one was wanted.
+    pub(crate) fn no_witness(&self) -> Option<String> {
+        let error = self.witness.as_ref()?.as_ref().err()?;
+        Some(format!("no packet socket: {error}; a unit's RestrictAddressFamilies= must name AF_PACKET"))
     }
 
     /// The proof's own attempts are nobody's.
     pub(crate) fn forget_refusals(&self) {
-        self.witness.iter().for_each(super::witness::forget);
+        self.witness().into_iter().for_each(super::witness::forget);
     }
 }
 
@@ -131,7 +137,7 @@ fn far_side(agents: &File, witness: bool) -> Result<(Gate, bool), NoGate> {
     }
     kernel.ask(&wanted).map_err(at("giving the gate its addresses"))?;
     let mint = Mint::open(ipv6).map_err(at("opening the gate's first socket"))?;
-    let witness = witness.then(|| super::witness::open(LINK_INDEX).ok()).flatten();
+    let witness = witness.then(|| super::witness::open(LINK_INDEX));
     Ok((Gate { mint, witness }, ipv6))
 }
 

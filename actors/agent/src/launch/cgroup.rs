@@ -58,6 +58,9 @@ pub struct Cgroup {
     home: PathBuf,
 }
 
+/// The controllers that limits can need: what a unit delegates.
+pub const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
+
 /// The controllers that these limits need.
 fn needed(limits: &Limits) -> Vec<&'static str> {
     let mut controllers = Vec::new();
@@ -233,6 +236,7 @@ fn make_dir(path: &Path) -> Result<(), CgroupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     const UNIFIED: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
@@ -258,6 +262,8 @@ mod tests {
         let limits = Limits { memory: Some(1), cpu_millis: Some(500), ..Limits::default() };
         assert_eq!(needed(&limits), ["memory", "cpu"]);
         assert_eq!(needed(&Limits { disk_write: Some(1), ..Limits::default() }), ["io"]);
+        let all = Limits { pids: Some(1), disk_read: Some(1), ..limits };
+        assert_eq!(BTreeSet::from_iter(needed(&all)), BTreeSet::from(CONTROLLERS));
         let id = crate::plan::Id { uid: 1, gid: 1 };
         let plan = CagePlan::new("x", crate::plan::Ids::Rootless { operator: id }, "/");
         assert!(Cgroup::make(&plan, 1).unwrap().is_none());
