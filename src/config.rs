@@ -12,16 +12,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::out::Failure;
+use crate::state::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
 pub mod upstream;
 
 /// A configuration file larger than this is refused before it is parsed.
 const FILE_MAX: u64 = 1 << 20;
-/// More nodes than any real configuration has; bounds what aliases can expand to.
 /// What helps where there is none.
 const MEND: &str =
     "name the right one (`up -f FILE`, `run --config FILE`), or write it: docs/config.md has an example";
+/// More nodes than any real configuration has; bounds what aliases can expand to.
 const NODES_MAX: usize = 20_000;
 
 /// A whole `cofferdam.yaml`.
@@ -251,7 +252,9 @@ impl Config {
         }
         self.credentials.check().map_err(|faults| faults.to_string())?;
         for (name, agent) in &self.agents {
-            crate::state::Name::parse(name).map_err(|e| format!("agents: {}", e.message))?;
+            if !Name::fits(name) {
+                return Err(format!("agents: '{name}' can't name an agent: {}", Name::RULE));
+            }
             if agent.command.first().is_none_or(String::is_empty) {
                 return Err(format!("agents.{name}: `command` is empty: give the program and its arguments"));
             }

@@ -38,20 +38,25 @@ const NUMBERED_NAMES: u32 = 1000;
 pub struct Name(String);
 
 impl Name {
-    /// Takes a name as typed.
-    pub fn parse(text: &str) -> Result<Self, Failure> {
+    /// What a name must be, for people.
+    pub const RULE: &str = "use 1 to 63 lower-case letters, digits and '-', such as my-agent";
+
+    /// Whether a text is one.
+    pub fn fits(text: &str) -> bool {
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        if text.len() <= NAME_MAX
+        text.len() <= NAME_MAX
             && text.chars().all(inner)
             && edge(text.chars().next())
             && edge(text.chars().last())
-        {
+    }
+
+    /// Takes a name as typed.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        if Self::fits(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Failure::refused(format!(
-            "'{text}' can't name a sandbox: use 1 to {NAME_MAX} lower-case letters, digits and '-', such as my-agent"
-        )))
+        Err(Failure::refused(format!("'{text}' can't name a sandbox: {}", Self::RULE)))
     }
 
     /// A name made from a command: its file name, with what can't stand in a name left out.
@@ -141,15 +146,15 @@ impl Root {
         Ok(names)
     }
 
-    /// Claims the name, or says who holds it.
-    pub fn claim(&self, name: &Name) -> Result<Claim, Failure> {
+    /// Claims the name, or says who holds it, and that another may be chosen by `another`.
+    pub fn claim(&self, name: &Name, another: &str) -> Result<Claim, Failure> {
         self.try_claim(name)?.map_err(|taken| {
             Failure::refused(match taken {
                 Taken::Running(holder) => format!(
-                    "a sandbox named '{name}' is running{holder}: stop it with `cofferdam stop {name}`, or choose another --name"
+                    "a sandbox named '{name}' is running{holder}: stop it with `cofferdam stop {name}`, or choose another {another}"
                 ),
                 Taken::Anothers => format!(
-                    "{} is another user's: choose another --name, or another --state DIR",
+                    "{} is another user's: choose another {another}, or another --state DIR",
                     self.instance(name).display()
                 ),
             })
@@ -423,13 +428,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::locate(Some(dir.path())).unwrap();
         let name = Name::parse("one").unwrap();
-        let first = root.claim(&name).unwrap();
-        let refused = root.claim(&name).unwrap_err();
+        let first = root.claim(&name, "--name").unwrap();
+        let refused = root.claim(&name, "--name").unwrap_err();
         assert!(refused.message.contains(&std::process::id().to_string()), "{}", refused.message);
         let second = root.claim_numbered(&name).unwrap();
         assert_eq!(second.name.as_str(), "one-2");
         drop(first);
-        assert!(root.claim(&name).is_ok());
+        assert!(root.claim(&name, "--name").is_ok());
     }
 
     #[test]
@@ -447,14 +452,14 @@ mod tests {
         ] {
             let lock = root.instance(&name).join("lock");
             plant(&lock).unwrap();
-            assert!(root.claim(&name).is_err());
+            assert!(root.claim(&name, "--name").is_err());
             fs::remove_file(lock).unwrap();
         }
         let two = Name::parse("two").unwrap();
         std::os::unix::fs::symlink(root.instance(&name), root.instance(&two)).unwrap();
-        assert!(root.claim(&two).is_err());
+        assert!(root.claim(&two, "--name").is_err());
         assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
-        assert!(root.claim(&name).is_ok());
+        assert!(root.claim(&name, "--name").is_ok());
     }
 
     #[test]
@@ -462,26 +467,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::locate(Some(dir.path())).unwrap();
         let name = Name::parse("one").unwrap();
-        let mut claim = root.claim(&name).unwrap();
+        let mut claim = root.claim(&name, "--name").unwrap();
         let _listener = claim.listen().unwrap();
         fs::create_dir(claim.dir.join("workspace")).unwrap();
         drop(claim);
         assert!(!root.instance(&name).exists());
 
         // What someone has worked in stays, and so does what was there before.
-        let claim = root.claim(&name).unwrap();
+        let claim = root.claim(&name, "--name").unwrap();
         fs::create_dir(claim.dir.join("workspace")).unwrap();
         fs::write(claim.dir.join("workspace/work"), "").unwrap();
         drop(claim);
         assert!(root.instance(&name).join("workspace/work").exists());
         // So does one that was handed over and in which something started.
         fs::remove_dir_all(root.instance(&name)).unwrap();
-        let (lock, made) = root.claim(&name).unwrap().hand_over();
+        let (lock, made) = root.claim(&name, "--name").unwrap().hand_over();
         made.keep();
         drop(lock);
         assert!(root.instance(&name).join("lock").exists());
         // A socket goes from a directory that was there before, too.
-        let mut claim = root.claim(&name).unwrap();
+        let mut claim = root.claim(&name, "--name").unwrap();
         let _listener = claim.listen().unwrap();
         let (_lock, made) = claim.hand_over();
         assert!(root.socket(&name).exists());
@@ -496,7 +501,7 @@ mod tests {
         let deep = dir.path().join("d".repeat(200));
         let root = Root::locate(Some(&deep)).unwrap();
         let name = Name::parse("deep").unwrap();
-        let mut claim = root.claim(&name).unwrap();
+        let mut claim = root.claim(&name, "--name").unwrap();
         let _listener = claim.listen().unwrap();
         assert!(root.is_running(&name));
         assert!(!root.is_running(&Name::parse("other").unwrap()));

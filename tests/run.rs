@@ -176,6 +176,17 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
             done.err()
         );
     }
+    for (option, file, mend) in [
+        ("--policy", "/no/such/policy.yaml", "`cofferdam policy presets locked-down > /no/such/policy.yaml`"),
+        ("--config", "/no/such/cofferdam.yaml", "`run --config FILE`"),
+    ] {
+        let said = stage.run(&[option, file], &["true"])?.err();
+        ensure!(said.contains("there is no such file: ") && said.contains(mend), "{said}");
+    }
+    let bad_agent = "name: a\nagents: { Not_A_Name: { command: [\"true\"] } }\n";
+    let bad_agent = stage.write("agent.yaml", bad_agent)?.display().to_string();
+    let said = stage.call(&["up", "-f", &bad_agent])?.expect_code(125)?.err();
+    ensure!(said.contains("'Not_A_Name' can't name an agent"), "{said}");
     stage.run(&["--name", "failed", "--workspace", "/no/such/dir"], &["true"])?.expect_code(125)?;
     ensure!(!stage.state().join("failed").exists(), "a start that failed left its directory");
     let said = stage.run(&["--policy", &bad], &["true"])?.err();
@@ -299,6 +310,11 @@ fn a_name_is_taken_once(stage: &Stage) -> Result<()> {
     running.wait_for("ready", START)?;
     let done = stage.run(&["--name", "twin"], &["true"])?.expect_code(125)?;
     ensure!(done.err().contains("twin") && done.err().contains(&running.pid().to_string()), "{}", done.err());
+    ensure!(done.err().contains("choose another --name"), "{}", done.err());
+    let service = "name: twin\nagents: { a: { command: [\"true\"] } }\n";
+    let service = stage.write("twin.yaml", service)?.display().to_string();
+    let said = stage.call(&["up", "-f", &service])?.expect_code(125)?.err();
+    ensure!(said.contains("another `name:` in its file") && !said.contains("--name"), "{said}");
     running.signal(Signal::SIGTERM)?;
     running.finish(PATIENCE)?;
     stage.run(&["--name", "twin"], &["true"])?.expect_code(0)?;

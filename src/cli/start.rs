@@ -113,7 +113,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     agent::own::no_core_files()?;
     agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;
     let mut claim = match &wanted.name {
-        NameChoice::Exactly(name) => root.claim(name)?,
+        NameChoice::Exactly(name) => root.claim(name, another_name(wanted.mode))?,
         NameChoice::Numbered(base) => root.claim_numbered(base)?,
     };
     let ids = ids::choose(&claim)?;
@@ -187,6 +187,14 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     keep(slot::LOCK, lock.into());
     wanted.steps.done("command: workspace, sockets; becomes the heart");
     Ok(Prepared { plan, slots, init, made, steps: wanted.steps })
+}
+
+/// Where an operator says another name.
+fn another_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Service => "`name:` in its file",
+        Mode::Foreground { .. } => "--name",
+    }
 }
 
 /// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build never looks:
