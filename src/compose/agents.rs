@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
-use agent::actor::{AgentActor, Arguments, Msg, Opened, RestartOn, Streams as AgentStreams, Told};
+use agent::actor::{AgentActor, Arguments, Judged, Msg, Opened, RestartOn, Streams as AgentStreams, Told};
 use agent::protocol::SpawnSpec;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -119,6 +119,7 @@ impl Surroundings<'_> {
                 RestartPolicy::Always => RestartOn::Always,
             },
             told: tell(plan, self.sink.clone(), Arc::clone(&condition)),
+            judged: Judged::default(),
         };
         let child =
             ChildSpec::actor(plan.name.as_str(), address.clone(), move || (AgentActor, arguments.clone()))
@@ -149,6 +150,12 @@ fn tell(
             detail: detail.map(Text::from),
         };
         let (change, pid, code, detail) = match told {
+            // On record already.
+            Told::WasOver { .. } => {
+                metrics::agent_up(&name, false);
+                condition.send_modify(|now| now.take(told, &name, &program));
+                return;
+            }
             Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
             Told::Adopted { pid } => (AgentChange::Adopted, Some(*pid), None, None),
             Told::Exited { status, stopped, .. } => {
@@ -176,7 +183,7 @@ impl Condition {
                 self.refused = None;
                 (self.over, self.gave_up) = (false, false);
             }
-            Told::Exited { status, restarts, .. } => {
+            Told::Exited { status, restarts, .. } | Told::WasOver { status, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_code = Some(status.code());
                 self.over = !restarts;
@@ -407,7 +414,7 @@ impl Agents {
         let stops = self.iter().map(|agent| async move {
             let now = agent.condition.borrow().clone();
             if now.pid.is_some() {
-                let _ = agent.address.call(|reply| Msg::Stop { grace, reply }, deadline).await;
+                let _ = agent.address.call(|reply| Msg::Stop { grace, again: false, reply }, deadline).await;
             } else if let Some(tree) = tree.filter(|_| !now.over) {
                 let _ = tree.remove_child(&format!("agents/{}", agent.name)).await;
             }

@@ -245,9 +245,10 @@ async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) 
     // Its actor alone would leave the process running, to be adopted. One that is over has neither to be waited for.
     let is_over = agent.condition.borrow().over;
     if !is_over {
-        let stop = agent
-            .address
-            .call(|reply| agent::actor::Msg::Stop { grace: STOP_GRACE, reply }, STOP_GRACE + DEADLINE);
+        let stop = agent.address.call(
+            |reply| agent::actor::Msg::Stop { grace: STOP_GRACE, again: true, reply },
+            STOP_GRACE + DEADLINE,
+        );
         let _ = stop.await;
     }
     if stopping.load(Ordering::Relaxed) {

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use agent::client::Spawned;
 use agent::protocol::{Event, ExitStatus, ProcessId, ProcessState, SpawnSpec};
 use agent::{ClientError, InitClient};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use nix::libc;
 use operator::types::{ExecRequest, Exit, Window};
 use operator::{Code, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault};
@@ -27,7 +29,7 @@ use super::terminal::Terminal;
 
 /// Read at once from a process's output.
 const CHUNK: usize = 16 * 1024;
-/// What a process whose client left gets between SIGHUP and SIGKILL.
+/// What a process whose client left gets between SIGHUP and SIGKILL, and to die of that.
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 /// What is read of the output after the process ended: a child of its own may hold the pipe open for ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
@@ -64,9 +66,25 @@ impl Exec {
         Ok(session)
     }
 
+    /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has an end. What is an
+    /// agent's stays.
+    pub async fn clear_away(self, agents: Vec<Arc<str>>) {
+        let Ok(records) = self.init.list().await else { return };
+        let left = records.into_iter().filter(|record| {
+            !record.agent.starts_with(&own_prefix()) && agents.iter().all(|name| **name != *record.agent)
+        });
+        join_all(left.map(async |record| {
+            if record.state == ProcessState::Running {
+                self.hang_up(record.process).await;
+            }
+            let _ = self.init.forget(record.process).await;
+        }))
+        .await;
+    }
+
     async fn spawn(&self, request: &ExecRequest) -> Result<Started, Fault> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
-        let name = format!("exec-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}", own_prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
         let spec = spec(&name, request, &self.placeholders)?;
         // Before the start, so that the end of a short process is not missed.
         let events = self.init.events();
@@ -166,12 +184,21 @@ impl Exec {
         }
     }
 
+    /// Ends it. Waits for its end, before which init would not forget it.
     async fn hang_up(&self, process: ProcessId) {
-        let _ = self.init.signal(process, libc::SIGHUP, true).await;
-        if timeout(HANG_UP_GRACE, self.ended(process, self.init.events())).await.is_err() {
-            let _ = self.init.signal(process, libc::SIGKILL, true).await;
+        for signo in [libc::SIGHUP, libc::SIGKILL] {
+            let events = self.init.events();
+            let _ = self.init.signal(process, signo, true).await;
+            if timeout(HANG_UP_GRACE, self.ended(process, events)).await.is_ok() {
+                return;
+            }
         }
     }
+}
+
+/// What the names of this supervisor's sessions begin with in init's table.
+fn own_prefix() -> String {
+    format!("exec-{}-", std::process::id())
 }
 
 fn spec(name: &str, request: &ExecRequest, placeholders: &[(String, String)]) -> Result<SpawnSpec, Fault> {

@@ -230,6 +230,10 @@ async fn build(
     capture::tell(&uncaptured, &cage);
     let _ = desk.cage.set(cage);
     started?;
+    if desk.restarts > 0 {
+        let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
+        tokio::spawn(desk.exec.clone().clear_away(names));
+    }
     let _ = desk.tree.set(tree);
     heart.steps.done("supervisor: agents started");
     Ok((desk, told_to_end))

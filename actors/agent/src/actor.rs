@@ -1,18 +1,23 @@
 //! One actor an agent process. The only file of this crate that names ractor.
 //!
 //! ```text
-//! pre_start: ask init's table ─┬─ it runs already ──▶ adopt it
-//!                              ├─ it has ended ─────▶ as if its end had just come
-//!                              └─ nothing ──────────▶ open its streams, spawn it
+//! pre_start: ask init's table ─┬─ it runs already ────▶ adopt it
+//!                              ├─ it has ended ───────▶ as if its end had just come
+//!                              └─ nothing, or an end ─▶ open its streams, spawn it
+//!                                 that was judged here
 //! its end  : told ─┬─ to be restarted ─▶ the actor fails, and its supervisor starts it after the backoff
 //!                  └─ not ─────────────▶ the actor stops
 //! ```
 //! The process belongs to init, not to this actor: a panic here leaves it running, to be adopted by the next
 //! incarnation, and so does every ordered stop of the actor. Only [`Msg::Stop`] ends a process.
+//!
+//! An ended process keeps its row in init's table until another start of it is wanted. The table outlives supervisors: without
+//! the row a new one would take what is over for what was never started, and run it a second time.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -36,6 +41,8 @@ pub enum Msg {
     Stop {
         /// Between SIGTERM and SIGKILL.
         grace: Duration,
+        /// Whether a start follows. It is wanted then whoever is there to make it: also the next supervisor.
+        again: bool,
         /// How it ended; `None` when there was nothing to end.
         reply: RpcReplyPort<Option<ExitStatus>>,
     },
@@ -113,6 +120,13 @@ pub enum Told {
         /// Whether a start follows, as far as the supervisor's limit allows.
         restarts: bool,
     },
+    /// It had ended, and was told of, before this supervisor came.
+    WasOver {
+        /// How.
+        status: ExitStatus,
+        /// As for [`Told::Exited`].
+        restarts: bool,
+    },
     /// It could not be started.
     Refused {
         /// Why.
@@ -139,6 +153,23 @@ pub struct Arguments {
     pub restart_on: RestartOn,
     /// Hears what becomes of the process. Must not block.
     pub told: Arc<dyn Fn(&Told) + Send + Sync>,
+    /// The last end that was judged.
+    pub judged: Judged,
+}
+
+/// The last end that any incarnation has judged in this supervisor. Found in the table again it is no news: a start is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Judged(Arc<AtomicU64>);
+
+impl Judged {
+    /// Init counts from 1, so that a new one has judged none.
+    fn has(&self, process: ProcessId) -> bool {
+        self.0.load(Ordering::Relaxed) == process.0
+    }
+
+    fn note(&self, process: ProcessId) {
+        self.0.store(process.0, Ordering::Relaxed);
+    }
 }
 
 /// See the module.
@@ -149,8 +180,16 @@ pub struct AgentActor;
 pub struct State {
     given: Arguments,
     process: Option<ProcessId>,
-    stopping: Option<RpcReplyPort<Option<ExitStatus>>>,
+    /// Its end was told of before this supervisor came.
+    noted: bool,
+    stopping: Option<Stopping>,
     _watcher: EndsWithMe,
+}
+
+/// A [`Msg::Stop`] under way.
+struct Stopping {
+    again: bool,
+    reply: RpcReplyPort<Option<ExitStatus>>,
 }
 
 struct EndsWithMe(JoinHandle<()>);
@@ -173,27 +212,37 @@ impl Actor for AgentActor {
             EndsWithMe(tokio::spawn(watch(given.init.clone(), events, given.name.clone(), myself.clone())));
         let mut rows: Vec<ProcessRecord> =
             given.init.list().await?.into_iter().filter(|record| *record.agent == *given.name).collect();
-        // What runs counts; an ended one beside it is of a start before, and was seen to.
-        rows.sort_by_key(|record| record.state != ProcessState::Running);
-        let known = rows.into_iter().next();
+        // What runs counts, or else what ran last; an ended one beside it is of a start before, and was seen to.
+        rows.sort_by_key(|record| (record.state == ProcessState::Running, record.process));
+        let known = rows.pop();
+        let mut noted = false;
         let process = match known {
             Some(ProcessRecord { process, pid, state: ProcessState::Running, .. }) => {
                 (given.told)(&Told::Adopted { pid });
                 Some(process)
             }
-            Some(ProcessRecord { process, state: ProcessState::Exited(status), .. }) => {
+            Some(ProcessRecord { process, state: ProcessState::Exited(status), noted: before, .. })
+                if !given.judged.has(process) =>
+            {
+                noted = before;
                 let _ = myself.cast(Msg::Exited(process, status));
                 Some(process)
             }
-            None => match spawn(&given).await {
-                Ok(record) => {
-                    (given.told)(&Told::Started { pid: record.pid });
-                    Some(record.process)
+            judged => {
+                // Now that a start is wanted the rows have done their work.
+                for record in rows.into_iter().chain(judged) {
+                    let _ = given.init.forget(record.process).await;
                 }
-                Err(error) => refused(&given, &myself, &error)?,
-            },
+                match spawn(&given).await {
+                    Ok(record) => {
+                        (given.told)(&Told::Started { pid: record.pid });
+                        Some(record.process)
+                    }
+                    Err(error) => refused(&given, &myself, &error)?,
+                }
+            }
         };
-        Ok(State { given, process, stopping: None, _watcher: watcher })
+        Ok(State { given, process, noted, stopping: None, _watcher: watcher })
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]
@@ -215,8 +264,8 @@ impl Actor for AgentActor {
                 }
                 Ok(())
             }
-            Msg::Stop { grace, reply } => {
-                state.stop(&myself, grace, reply).await;
+            Msg::Stop { grace, again, reply } => {
+                state.stop(&myself, grace, Stopping { again, reply }).await;
                 Ok(())
             }
             Msg::GraceOver(process) => {
@@ -238,14 +287,21 @@ impl State {
         status: ExitStatus,
     ) -> Result<(), ActorProcessingErr> {
         self.process = None;
-        // The table's row has done its work; a row that stays is only found again at the next start.
-        let _ = self.given.init.forget(process).await;
-        // Nor may a daemon that it left behind hold its ports when it starts again.
+        // A daemon that it left behind may not hold its ports when it starts again.
         let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
         let restarts = stopped.is_none() && self.given.restart_on.wants(status.success());
-        (self.given.told)(&Told::Exited { status, stopped: stopped.is_some(), restarts });
-        if let Some(reply) = stopped {
+        (self.given.told)(&match self.noted {
+            true => Told::WasOver { status, restarts },
+            false => Told::Exited { status, stopped: stopped.is_some(), restarts },
+        });
+        self.given.judged.note(process);
+        // A row that can't be seen to is only found again by a new supervisor, as an end that nobody was told of.
+        let _ = match &stopped {
+            Some(Stopping { again: true, .. }) => self.given.init.forget(process).await,
+            _ => self.given.init.note_end(process).await,
+        };
+        if let Some(Stopping { reply, .. }) = stopped {
             // A caller that gave up is no fault of ours.
             let _ = reply.send(Some(status));
             return Ok(());
@@ -257,19 +313,14 @@ impl State {
         Ok(())
     }
 
-    async fn stop(
-        &mut self,
-        myself: &ActorRef<Msg>,
-        grace: Duration,
-        reply: RpcReplyPort<Option<ExitStatus>>,
-    ) {
+    async fn stop(&mut self, myself: &ActorRef<Msg>, grace: Duration, stopping: Stopping) {
         let Some(process) = self.process else {
-            let _ = reply.send(None);
+            let _ = stopping.reply.send(None);
             return;
         };
         self.signal(process, libc::SIGTERM).await;
-        if let Some(earlier) = self.stopping.replace(reply) {
-            let _ = earlier.send(None);
+        if let Some(earlier) = self.stopping.replace(stopping) {
+            let _ = earlier.reply.send(None);
         }
         myself.send_after(grace, move || Msg::GraceOver(process));
     }
@@ -332,7 +383,9 @@ async fn watch(init: InitClient, mut events: Receiver<Event>, name: Arc<str>, ac
 
 async fn ended_in_table(init: &InitClient, name: &str) -> Option<(ProcessId, ExitStatus)> {
     let records = init.list().await.ok()?;
-    records.into_iter().find(|record| record.agent == name).and_then(|record| match record.state {
+    let ours = records.into_iter().filter(|record| record.agent == name);
+    // Rows of starts before may still be there.
+    ours.max_by_key(|record| record.process).and_then(|record| match record.state {
         ProcessState::Exited(status) => Some((record.process, status)),
         ProcessState::Running => None,
     })

@@ -173,6 +173,14 @@ impl InitClient {
         self.done(Request::Forget { process }, vec![]).await
     }
 
+    /// Notes that the end of an exited process was told of; its row stays.
+    ///
+    /// # Errors
+    /// [`Refusal::StillRunning`], [`Refusal::UnknownProcess`].
+    pub async fn note_end(&self, process: ProcessId) -> Result<(), ClientError> {
+        self.done(Request::NoteEnd { process }, vec![]).await
+    }
+
     /// Another descriptor of a process's terminal.
     ///
     /// # Errors

@@ -66,6 +66,11 @@ pub enum Request {
         /// Which.
         process: ProcessId,
     },
+    /// Notes that the end of an exited process was told of; its row stays, for the next supervisor. → [`Answer::Done`].
+    NoteEnd {
+        /// Which.
+        process: ProcessId,
+    },
     /// Another descriptor of a process's pty master. → [`Answer::Descriptor`].
     PtyMaster {
         /// Which.
@@ -351,6 +356,8 @@ pub struct ProcessRecord {
     pub pty: bool,
     /// Running, or how it ended.
     pub state: ProcessState,
+    /// Whether its end was told of: a supervisor that finds it so tells nobody again.
+    pub noted: bool,
 }
 
 /// Running, or how it ended.
@@ -358,7 +365,7 @@ pub struct ProcessRecord {
 pub enum ProcessState {
     /// It runs.
     Running,
-    /// It ended, and waits to be forgotten.
+    /// It ended, and its row stays until its agent is started again, or nobody needs it.
     Exited(ExitStatus),
 }
 

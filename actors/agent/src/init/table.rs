@@ -49,6 +49,7 @@ impl Table {
             start_time,
             pty: master.is_some(),
             state: ProcessState::Running,
+            noted: false,
         };
         self.entries.push(Entry { record: record.clone(), master, announced: false });
         record
@@ -75,6 +76,18 @@ impl Table {
             return Err(Refusal::StillRunning(process));
         }
         self.entries.retain(|e| e.record.process != process);
+        Ok(())
+    }
+
+    /// Notes that an end was told of. Nobody needs its terminal any more.
+    pub(crate) fn note_end(&mut self, process: ProcessId) -> Result<(), Refusal> {
+        let known = self.entries.iter_mut().find(|e| e.record.process == process);
+        let entry = known.ok_or(Refusal::UnknownProcess(process))?;
+        if entry.is_running() {
+            return Err(Refusal::StillRunning(process));
+        }
+        entry.record.noted = true;
+        entry.master = None;
         Ok(())
     }
 
@@ -142,6 +155,22 @@ mod tests {
         *told = true;
         assert!(table.unannounced().is_none());
         assert_eq!(table.records().len(), 1);
+    }
+
+    #[test]
+    fn a_noted_end_stays_with_its_code_and_lets_its_terminal_go() {
+        let mut table = Table::default();
+        let master = std::fs::File::open("/dev/null").unwrap().into();
+        let record = table.add("a", 10, 1, Some(master));
+        assert_eq!(table.note_end(record.process), Err(Refusal::StillRunning(record.process)));
+        table.ended(10, ExitStatus::Code(3));
+        assert!(!table.records()[0].noted);
+        table.note_end(record.process).unwrap();
+        let found = table.records().remove(0);
+        assert_eq!((found.state, found.noted), (ProcessState::Exited(ExitStatus::Code(3)), true));
+        assert!(table.find(record.process).unwrap().master.is_none());
+        table.forget(record.process).unwrap();
+        assert_eq!(table.note_end(record.process), Err(Refusal::UnknownProcess(record.process)));
     }
 
     #[test]

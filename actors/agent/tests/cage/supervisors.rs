@@ -2,7 +2,7 @@
 
 use crate::bed::{Cage, Mode, null, plan, spec, workspace};
 use agent::InitClient;
-use agent::actor::{AgentActor, Arguments, Msg, Opened, RestartOn, Streams, Told};
+use agent::actor::{AgentActor, Arguments, Judged, Msg, Opened, RestartOn, Streams, Told};
 use agent::protocol::{ExitStatus, ProcessState, Refusal};
 use futures_util::future::BoxFuture;
 use ractor::Actor;
@@ -16,6 +16,8 @@ pub const CASES: &[crate::Case] = &[
     ("a_client_asks_and_hears", a_client_asks_and_hears),
     ("a_second_client_on_the_same_channel", a_second_client_on_the_same_channel),
     ("an_actor_sees_its_process_to_its_end", an_actor_sees_its_process_to_its_end),
+    ("what_is_over_is_not_run_again_by_a_new_supervisor", what_is_over_is_not_run_again_by_a_new_supervisor),
+    ("a_start_that_is_wanted_forgets_the_end_before", a_start_that_is_wanted_forgets_the_end_before),
     ("a_panic_leaves_the_process_to_be_adopted", a_panic_leaves_the_process_to_be_adopted),
     ("a_stop_ends_even_the_deaf", a_stop_ends_even_the_deaf),
     ("a_closed_channel_ends_every_call", a_closed_channel_ends_every_call),
@@ -105,6 +107,7 @@ fn arguments(
         streams: Arc::new(Silent),
         restart_on,
         told: Arc::new(move |told| drop(send.send(told.clone()))),
+        judged: Judged::default(),
     };
     (arguments, receive)
 }
@@ -117,12 +120,70 @@ fn an_actor_sees_its_process_to_its_end(mode: Mode) {
         let end = told.recv().await;
         assert_eq!(end, Some(Told::Exited { status: ExitStatus::Code(3), stopped: false, restarts: false }));
         handle.await.expect("the actor ends in order");
-        assert!(client.list().await.expect("list").is_empty(), "forgotten");
+        let kept = client.list().await.expect("list");
+        assert!(kept.len() == 1 && kept[0].noted, "its row stays: {kept:?}");
+        client.forget(kept[0].process).await.expect("forget");
 
         let (given, mut told) = arguments(&client, &["no-such-program"], RestartOn::Never);
         let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
         assert!(matches!(told.recv().await, Some(Told::Refused { code: 127, restarts: false, .. })));
         handle.await.expect("the actor ends in order");
+    });
+}
+
+/// A new supervisor is one that has judged nothing.
+fn what_is_over_is_not_run_again_by_a_new_supervisor(mode: Mode) {
+    with_client(mode, async |client, _kept| {
+        for (restart_on, script, code) in [
+            (RestartOn::Never, "exit 3", 3),
+            (RestartOn::Failure, "exit 0", 0),
+            (RestartOn::Failure, "exit 3", 3),
+        ] {
+            let status = ExitStatus::Code(code);
+            let restarts = restart_on == RestartOn::Failure && code != 0;
+            let (given, mut told) = arguments(&client, &["sh", "-c", script], restart_on);
+            // Nobody was there when it ended.
+            let spawned = client.spawn("a", &given.spec, streams()).await.expect("spawn");
+            while client.list().await.expect("list")[0].state == ProcessState::Running {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
+            assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: false, restarts }));
+            handle.await.expect("the actor ends");
+            // And the next finds it told of.
+            let (given, mut told) = arguments(&client, &["sh", "-c", script], restart_on);
+            let (_, handle) = Actor::spawn(None, AgentActor, given.clone()).await.expect("start");
+            assert_eq!(told.recv().await, Some(Told::WasOver { status, restarts }));
+            handle.await.expect("the actor ends");
+            let rows = client.list().await.expect("list");
+            assert_eq!((rows.len(), rows[0].process), (1, spawned.record.process), "another start");
+            // A restart, after a failure or by the operator, is another incarnation in the same supervisor.
+            let (_, handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
+            assert!(matches!(told.recv().await, Some(Told::Started { .. })));
+            assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: false, restarts }));
+            handle.await.expect("the actor ends");
+            let rows = client.list().await.expect("list");
+            assert!(rows.len() == 1 && rows[0].process != spawned.record.process, "{rows:?}");
+            client.forget(rows[0].process).await.expect("forget");
+        }
+    });
+}
+
+fn a_start_that_is_wanted_forgets_the_end_before(mode: Mode) {
+    with_client(mode, async |client, _kept| {
+        let (given, mut told) = arguments(&client, &["sleep", "1000"], RestartOn::Never);
+        for again in [true, false] {
+            let (actor, _handle) = Actor::spawn(None, AgentActor, given.clone()).await.expect("start");
+            assert!(matches!(told.recv().await, Some(Told::Started { .. })));
+            let (reply, answer) = ractor::concurrency::oneshot();
+            let stop = Msg::Stop { grace: Duration::from_secs(5), again, reply: reply.into() };
+            actor.cast(stop).expect("cast");
+            let status = answer.await.expect("an answer").expect("a process");
+            assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: true, restarts: false }));
+            // Whoever supervises next starts it, or doesn't.
+            assert_eq!(client.list().await.expect("list").is_empty(), again);
+            actor.stop(None);
+        }
     });
 }
 
@@ -149,7 +210,9 @@ fn a_stop_ends_even_the_deaf(mode: Mode) {
         let (actor, _handle) = Actor::spawn(None, AgentActor, given).await.expect("start");
         assert!(matches!(told.recv().await, Some(Told::Started { .. })));
         let (reply, answer) = ractor::concurrency::oneshot();
-        actor.cast(Msg::Stop { grace: Duration::from_millis(20), reply: reply.into() }).expect("cast");
+        actor
+            .cast(Msg::Stop { grace: Duration::from_millis(20), again: false, reply: reply.into() })
+            .expect("cast");
         let status = answer.await.expect("an answer").expect("a process");
         assert!(matches!(status, ExitStatus::Signal(9 | 15)), "{status}");
         assert_eq!(told.recv().await, Some(Told::Exited { status, stopped: true, restarts: false }));

@@ -1,0 +1,149 @@
+//! What a new supervisor must not undo, and what happens while none comes: agents that are over, policies that were set, a sandbox
+//! whose supervisor can't be made any more, signals to a service.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{PATIENCE, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use common::{COFFERDAM, START, Sandbox, record_has, workspace};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "successors",
+        Path::new(COFFERDAM),
+        bed::cases![
+            what_is_over_stays_over,
+            a_run_that_is_over_ends_with_its_code,
+            nobody_watches_an_exec_any_more,
+        ],
+    )
+}
+
+/// The supervisor, by its name.
+fn supervisor(stage: &Stage) -> Option<i32> {
+    let is = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "cofferdam: sup")
+    };
+    stage.cofferdam_processes().into_iter().find(is)
+}
+
+fn kill_supervisor(stage: &Stage) -> Result<i32> {
+    let pid = poll("a supervisor", PATIENCE, || supervisor(stage))?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    Ok(pid)
+}
+
+/// Kills it, and waits until the next one answers and has its agents.
+fn replace_supervisor(stage: &Stage, name: &str) -> Result<Value> {
+    let first = kill_supervisor(stage)?;
+    poll("a new supervisor", PATIENCE, || {
+        let status = stage.json(&["status", name, "--json"]).ok()?;
+        let agents = status["agents"].as_array()?;
+        let known = agents.iter().all(|agent| agent["pid"].is_u64() || agent["last_exit"].is_object());
+        (status["supervisor_pid"].as_i64()? != i64::from(first) && known).then_some(status)
+    })
+}
+
+/// `up` with these agents (YAML, indented by two), and one that counts its SIGHUPs and stays.
+fn service<'a>(stage: &'a Stage<'a>, agents: &str, more: &str) -> Result<Sandbox<'a>> {
+    let name = stage.name();
+    let text = format!(
+        "name: {name}\nworkspace: {}\nmetrics: {{ listen: \"off\" }}\n{more}agents:\n  steady:\n    command: [sh, -c, \
+         \"trap 'echo hit >> /sandbox/hit' HUP USR1 USR2 QUIT; echo up >> /sandbox/steady; while :; do sleep 0.05; done\"]\n{agents}",
+        workspace(stage)
+    );
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+    poll("the steady agent", START, || stage.workspace().join("steady").exists().then_some(()))?;
+    Ok(Sandbox::adopt(stage, name, running))
+}
+
+fn lines(stage: &Stage, file: &str) -> usize {
+    std::fs::read_to_string(stage.workspace().join(file)).map_or(0, |text| text.lines().count())
+}
+
+fn agent<'v>(status: &'v Value, name: &str) -> &'v Value {
+    status["agents"].as_array().unwrap().iter().find(|agent| agent["name"] == name).unwrap()
+}
+
+fn what_is_over_stays_over(stage: &Stage) -> Result<()> {
+    let once = |name: &str, policy: &str, code: u8| {
+        format!(
+            "  {name}:\n    command: [sh, -c, \"echo x >> /sandbox/{name}; exit {code}\"]\n    restart: {{ policy: {policy} }}\n"
+        )
+    };
+    let agents = [once("never", "never", 3), once("succeeded", "on-failure", 0)].concat();
+    let sandbox = service(stage, &agents, "")?;
+    let over = |status: &Value| {
+        agent(status, "never")["last_exit"]["code"] == 3
+            && agent(status, "succeeded")["last_exit"]["code"] == 0
+            && ["never", "succeeded"].iter().all(|name| agent(status, name)["state"] == "exited")
+    };
+    poll("the ends", PATIENCE, || sandbox.status().ok().filter(over))?;
+    for n in 0..3 {
+        let status = replace_supervisor(stage, &sandbox.name)?;
+        ensure!(over(&status), "after {n} deaths: {}", status["agents"]);
+    }
+    for name in ["never", "succeeded"] {
+        ensure!(lines(stage, name) == 1, "{name} was run {} times", lines(stage, name));
+        let told =
+            |record: &Value| record_has(record, &[("kind", "agent"), ("name", name), ("change", "exited")]);
+        let told = sandbox.audit()?.iter().filter(|record| told(record)).count();
+        ensure!(told == 1, "{name}'s end is {told} times on record");
+    }
+    ensure!(lines(stage, "steady") == 1, "the steady one was started again");
+    // The operator may want it again.
+    stage.call(&["restart", &sandbox.name, "agents/never"])?.expect_code(0)?;
+    poll("another run", PATIENCE, || (lines(stage, "never") == 2).then_some(()))?;
+    stage.call(&["restart", &sandbox.name, "agents/steady"])?.expect_code(0)?;
+    poll("the steady one's next start", PATIENCE, || (lines(stage, "steady") == 2).then_some(()))?;
+    Ok(())
+}
+
+fn a_run_that_is_over_ends_with_its_code(stage: &Stage) -> Result<()> {
+    // More than the operator's pipe takes and less than that and the agent's own.
+    let script = "echo x >> /sandbox/ran; head -c 100000 /dev/zero; exit 7";
+    let mut command =
+        stage.cofferdam(["run", "--quiet", "--workspace", &workspace(stage), "--", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    poll("the run", START, || (lines(stage, "ran") == 1).then_some(()))?;
+    // Its end is known by now, and its output not out.
+    std::thread::sleep(Duration::from_millis(700));
+    kill_supervisor(stage)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let mut read = Vec::new();
+    child.stdout.take().context("a pipe")?.read_to_end(&mut read)?;
+    let status = child.wait()?;
+    ensure!(lines(stage, "ran") == 1, "it was run {} times", lines(stage, "ran"));
+    ensure!(status.code() == Some(7), "{status}");
+    ensure!(read.len() >= 100_000, "only {} bytes came", read.len());
+    Ok(())
+}
+
+fn nobody_watches_an_exec_any_more(stage: &Stage) -> Result<()> {
+    let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let marker = stage.marker();
+    let deaf = format!("trap '' HUP TERM; while :; do sleep 0.05; done # {marker}");
+    let running = stage.start(stage.cofferdam(["exec", &sandbox.name, "--", "sh", "-c", &deaf]))?;
+    let inside = || {
+        let own = running.pid();
+        stage.processes_with(&marker).into_iter().any(|pid| pid != own)
+    };
+    poll("the exec", START, || inside().then_some(()))?;
+    kill_supervisor(stage)?;
+    poll("the end of the exec", PATIENCE, || (!inside()).then_some(()))?;
+    sandbox.status()?;
+    Ok(())
+}
