@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use common::{COFFERDAM, START, Sandbox, record_has, workspace};
+use common::{COFFERDAM, FRIENDLY, START, Sandbox, policy, record_has, workspace};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             what_is_over_stays_over,
             a_run_that_is_over_ends_with_its_code,
             nobody_watches_an_exec_any_more,
+            a_policy_that_was_set_stays_set,
         ],
     )
 }
@@ -145,5 +146,33 @@ fn nobody_watches_an_exec_any_more(stage: &Stage) -> Result<()> {
     kill_supervisor(stage)?;
     poll("the end of the exec", PATIENCE, || (!inside()).then_some(()))?;
     sandbox.status()?;
+    Ok(())
+}
+
+fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
+    let file = stage.write("policy.yaml", policy(""))?.display().to_string();
+    let sandbox =
+        Sandbox::start(stage, &["--policy", &file], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let generation = || sandbox.status().ok()?["policy"]["generation"].as_u64();
+    // An edit that opens, then a narrower one by hand.
+    stage.write("policy.yaml", policy(FRIENDLY))?;
+    poll("the edit", PATIENCE, || (generation()? == 2).then_some(()))?;
+    let narrow = stage.write("narrow.yaml", policy(""))?.display().to_string();
+    stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
+    let before = sandbox.status()?["policy"].clone();
+    ensure!(before["generation"] == 3, "{before}");
+    for _ in 0..2 {
+        replace_supervisor(stage, &sandbox.name)?;
+        // As long as a reloader that begins takes to read the file, and longer.
+        std::thread::sleep(Duration::from_millis(700));
+        let after = sandbox.status()?["policy"].clone();
+        ensure!(
+            after["generation"] == 3 && after["sha256"] == before["sha256"],
+            "{before} became {after} with a supervisor's death"
+        );
+    }
+    // The next edit is one.
+    stage.write("policy.yaml", format!("{}# edited\n", policy(FRIENDLY)))?;
+    poll("another edit", PATIENCE, || (generation()? == 4).then_some(()))?;
     Ok(())
 }

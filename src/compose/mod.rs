@@ -167,7 +167,6 @@ async fn build(
     let asked::Sockets { diag, listeners, names } = sockets.await??;
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover);
-    keep_policy(&stores, heart);
 
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
@@ -203,9 +202,10 @@ async fn build(
         stores.policy.clone(),
         plan.policy.watch.clone(),
         stores.presets.clone(),
-        &plan.policy.text,
+        stores.policy_seen,
         records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
     );
+    keep_policy(&loader, heart);
     let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
@@ -300,14 +300,23 @@ fn note_controls(stores: &Stores, cage: &CageReport) {
     }
 }
 
-/// Has the heart keep each policy that is put in force, so that a successor begins with it.
-fn keep_policy(stores: &Arc<Stores>, heart: &HeartLine) {
-    let (stores, heart) = (Arc::clone(stores), heart.clone());
-    let mut generations = stores.policy.subscribe();
+/// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins with both.
+fn keep_policy(loader: &policy::Loader, heart: &HeartLine) {
+    let (store, heart) = (loader.store().clone(), heart.clone());
+    let (mut generations, mut seen) = (store.subscribe(), loader.seen());
     tokio::spawn(async move {
-        while generations.changed().await.is_ok() {
-            let now = stores.policy.load();
-            let kept = stores::KeptPolicy { number: now.number, text: now.text.to_string() };
+        loop {
+            let changed = tokio::select! {
+                changed = generations.changed() => changed,
+                changed = seen.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+            // Looked at first: a file is put in force, then marked as seen, and one that is read once more changes nothing.
+            let held = *seen.borrow_and_update();
+            let now = store.load();
+            let kept = stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held };
             if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
                 let _ = heart.keep(slot::POLICY, fd.as_fd()).await;
             }

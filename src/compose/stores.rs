@@ -33,6 +33,8 @@ use crate::sealed;
 pub struct Stores {
     /// The policy in force.
     pub policy: policy::Store,
+    /// What the policy's file last held for our predecessor, or at the start.
+    pub policy_seen: policy::Seen,
     /// The presets that every policy text of this sandbox is composed with.
     pub presets: Vec<Preset>,
     /// The redactor in force.
@@ -59,6 +61,7 @@ pub type Refused = Box<dyn std::error::Error + Send + Sync>;
 /// What of the stores needs nothing of init, and is made while init builds the cage.
 pub struct Ready {
     policy: policy::Store,
+    policy_seen: policy::Seen,
     presets: Vec<Preset>,
     /// The redactor in force.
     pub redactor: SharedRedactor,
@@ -79,7 +82,7 @@ impl Ready {
     /// Makes it.
     pub async fn make(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Self, Refused> {
         let presets = presets(&plan.policy.presets)?;
-        let policy = policy_store(plan, handover, &presets)?;
+        let (policy, policy_seen) = policy_store(plan, handover, &presets)?;
         let secrets: Secrets = match handover.take(slot::SECRETS) {
             Some(fd) => sealed::read_json(fd)?,
             None => Secrets::default(),
@@ -102,6 +105,7 @@ impl Ready {
         let names = Arc::new(super::capture::book(handover, heart).await?);
         Ok(Self {
             policy,
+            policy_seen,
             presets,
             redactor,
             audit,
@@ -121,6 +125,7 @@ impl Ready {
     pub fn open(self, init: &InitClient, diag: OwnedFd) -> Result<Stores, Refused> {
         let Self {
             policy,
+            policy_seen,
             presets,
             redactor,
             audit,
@@ -160,6 +165,7 @@ impl Ready {
         });
         Ok(Stores {
             policy,
+            policy_seen,
             presets,
             redactor,
             streams: Streams::new(),
@@ -190,23 +196,29 @@ fn presets(names: &[String]) -> Result<Vec<Preset>, Refused> {
         .collect()
 }
 
-/// A policy that was set while a supervisor ran, so that its successor begins with it.
+/// What became of the policy while a supervisor ran, so that its successor begins with it.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct KeptPolicy {
     /// Its generation's number.
     pub number: u64,
     /// Its text, before presets.
     pub text: String,
+    /// What the file last held, which may be another text: a policy can be set by hand, and a file refused.
+    pub seen: policy::Seen,
 }
 
-fn policy_store(plan: &Plan, handover: &mut Handover, presets: &[Preset]) -> Result<policy::Store, Refused> {
+fn policy_store(
+    plan: &Plan,
+    handover: &mut Handover,
+    presets: &[Preset],
+) -> Result<(policy::Store, policy::Seen), Refused> {
     let kept: Option<KeptPolicy> = handover.take(slot::POLICY).map(sealed::read_json).transpose()?;
-    let (number, text) = match &kept {
-        Some(kept) => (kept.number, kept.text.as_str()),
-        None => (1, plan.policy.text.as_str()),
+    let (number, text, seen) = match &kept {
+        Some(kept) => (kept.number, kept.text.as_str(), kept.seen),
+        None => (1, plan.policy.text.as_str(), policy::Seen::of(&plan.policy.text)),
     };
     let candidate = Candidate::new(&plan.policy.name, text, presets).map_err(|errors| errors.to_string())?;
-    Ok(policy::Store::starting_at(candidate, number))
+    Ok((policy::Store::starting_at(candidate, number), seen))
 }
 
 /// The programs' content at first use, as the heart keeps it: no supervisor's death makes a second use a first one.

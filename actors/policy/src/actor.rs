@@ -103,13 +103,14 @@ mod tests {
 
     use super::*;
     use crate::generation::{Candidate, Store};
+    use crate::reload::Seen;
 
     const TEXT: &str = "version: 1\n";
     const DEADLINE: Duration = Duration::from_secs(5);
 
     fn loader(path: Option<std::path::PathBuf>) -> Loader {
         let store = Store::new(Candidate::new("p", TEXT, &[]).unwrap());
-        Loader::new(store, path, Vec::new(), TEXT, Arc::new(|_| ()))
+        Loader::new(store, path, Vec::new(), Seen::of(TEXT), Arc::new(|_| ()))
     }
 
     async fn set(actor: &ActorRef<Msg>, text: &str) -> Result<Published, Refused> {

@@ -62,5 +62,5 @@ pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};
 pub use read::{Parsed, Preset, parse, parse_preset};
 pub use reference::reference;
 pub use regular::open_regular;
-pub use reload::{Loader, Observer, Published, Refused, Reloaded};
+pub use reload::{Loader, Observer, Published, Refused, Reloaded, Seen};
 pub use schema::schema;

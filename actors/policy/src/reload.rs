@@ -1,13 +1,15 @@
 //! Reloading: from a changed file, or a text handed in, to a published generation; or to a reason why not.
 //!
 //! A bad file changes nothing: the store keeps the last good generation. What was last seen of the file lives here, above
-//! the actor, so that a restarted actor neither publishes the same text again nor misses a change made meanwhile.
+//! the actor, so that a restarted actor neither publishes the same text again nor misses a change made meanwhile. Whoever keeps
+//! it beyond this process keeps the same from the next one, to which an old file would else be a new edit.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::diagnostics::Diagnostics;
 use crate::generation::{Candidate, Store};
@@ -74,29 +76,40 @@ impl Refused {
 /// Called with what came of every reload but `Unchanged`. Must not block.
 pub type Observer = Arc<dyn Fn(&Result<Published, Refused>) + Send + Sync>;
 
+/// What a file held when it was last read, good or bad: its SHA-256; of an unreadable one, of nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen([u8; 32]);
+
+impl Seen {
+    /// Of a file's text.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+}
+
 /// Reloads a store from one source. Clones share what was last seen.
 #[derive(Clone)]
 pub struct Loader {
     store: Store,
     path: Option<PathBuf>,
     presets: Arc<[Preset]>,
-    /// SHA-256 of the file as last read, good or bad; of an unreadable one, of nothing.
-    seen: Arc<ArcSwapOption<[u8; 32]>>,
+    seen: Arc<watch::Sender<Seen>>,
     observer: Observer,
 }
 
 impl Loader {
     /// A loader for `store`. `path` is the file to watch (`None`: a built-in profile, changed only by hand), `presets` are
-    /// added to every text, `read` is the text that the store's first generation was made from.
+    /// added to every text, `seen` is what the file last held for whoever made the store's first generation.
     #[must_use]
     pub fn new(
         store: Store,
         path: Option<PathBuf>,
         presets: Vec<Preset>,
-        read: &str,
+        seen: Seen,
         observer: Observer,
     ) -> Self {
-        let seen = Arc::new(ArcSwapOption::from_pointee(Some(digest(read.as_bytes()))));
+        let seen = Arc::new(watch::Sender::new(seen));
         Self { store, path, presets: presets.into(), seen, observer }
     }
 
@@ -112,6 +125,12 @@ impl Loader {
         self.path.as_deref()
     }
 
+    /// What the file last held, and whenever that changes.
+    #[must_use]
+    pub fn seen(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
     /// Reads the file again. A file that is as it was last seen (good or bad) is left alone. Blocks on the disk.
     ///
     /// # Errors
@@ -119,13 +138,13 @@ impl Loader {
     pub fn reload(&self) -> Result<Reloaded, Refused> {
         let Some(path) = &self.path else { return Ok(Reloaded::Unchanged) };
         let text = read(path);
-        let seen = digest(text.as_deref().map_or(b"", |t| t.as_bytes()));
-        if self.seen.load().as_deref() == Some(&seen) {
+        let seen = Seen::of(text.as_deref().unwrap_or_default());
+        if *self.seen.borrow() == seen {
             return Ok(Reloaded::Unchanged);
         }
         let result = text.and_then(|text| self.publish(&path.to_string_lossy(), &text));
         // Marked as seen only now: a panic on the way makes the restarted actor try again.
-        self.seen.store(Some(Arc::new(seen)));
+        self.seen.send_replace(seen);
         (self.observer)(&result);
         result.map(Reloaded::Published)
     }
@@ -150,10 +169,6 @@ impl Loader {
         let generation = self.store.publish(candidate);
         Ok(Published { generation, warnings })
     }
-}
-
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
 }
 
 /// Reads a policy file, never more of it than a policy may be.
@@ -187,7 +202,7 @@ mod tests {
             let word = result.as_ref().map_or_else(|e| e.as_str().to_owned(), |p| p.generation.to_string());
             tell.lock().unwrap().push(word);
         });
-        (Loader::new(store, Some(path.to_owned()), Vec::new(), text, observer), told)
+        (Loader::new(store, Some(path.to_owned()), Vec::new(), Seen::of(text), observer), told)
     }
 
     #[test]
@@ -216,6 +231,26 @@ mod tests {
         std::fs::write(&path, GOOD).unwrap();
         assert!(matches!(loader.reload(), Ok(Reloaded::Published(p)) if p.generation == 2));
         assert_eq!(told.lock().unwrap().last().map(String::as_str), Some("2"));
+    }
+
+    #[test]
+    fn a_successor_that_knows_what_was_seen_takes_no_old_file_for_a_new_edit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        let (first, _) = loader(&path, "version: 1\n");
+        std::fs::write(&path, GOOD).unwrap();
+        let mut seen = first.seen();
+        first.reload().unwrap();
+        assert!(seen.has_changed().unwrap(), "told to whoever keeps it");
+        let in_force = first.set("version: 1 # by hand\n").unwrap().generation;
+        let store =
+            Store::starting_at(Candidate::new("p", &first.store().load().text, &[]).unwrap(), in_force);
+        let kept = *seen.borrow_and_update();
+        let next = Loader::new(store, Some(path.clone()), Vec::new(), kept, Arc::new(|_| ()));
+        assert!(matches!(next.reload(), Ok(Reloaded::Unchanged)));
+        assert_eq!(next.store().load().number, in_force);
+        std::fs::write(&path, "version: 1 # edited\n").unwrap();
+        assert!(matches!(next.reload(), Ok(Reloaded::Published(_))));
     }
 
     #[test]
