@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             a_run_that_is_over_ends_with_its_code,
             nobody_watches_an_exec_any_more,
             a_policy_that_was_set_stays_set,
+            a_service_keeps_signals_to_itself,
         ],
     )
 }
@@ -174,5 +175,19 @@ fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
     // The next edit is one.
     stage.write("policy.yaml", format!("{}# edited\n", policy(FRIENDLY)))?;
     poll("another edit", PATIENCE, || (generation()? == 4).then_some(()))?;
+    Ok(())
+}
+
+fn a_service_keeps_signals_to_itself(stage: &Stage) -> Result<()> {
+    let file = stage.write("policy.yaml", policy(""))?.display().to_string();
+    let mut sandbox = service(stage, "", &format!("policy: {file}\n"))?;
+    poll("readiness", START, || sandbox.status().ok().filter(|s| s["state"] == "running"))?;
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT] {
+        sandbox.heart().signal(signal)?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(lines(stage, "hit") == 0, "the agent was sent {} of them", lines(stage, "hit"));
+    ensure!(lines(stage, "steady") == 1, "the agent was started again");
+    ensure!(sandbox.status()?["policy"]["generation"] == 1, "the file hasn't changed");
     Ok(())
 }

@@ -75,6 +75,10 @@ pub async fn wait_for_end(
             Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
             heard = heart.hear() => match heard {
                 Ok(ToSupervisor::Signal(libc::SIGTERM)) => stop_agents(desk, STOP_GRACE),
+                Ok(ToSupervisor::Signal(libc::SIGHUP)) if desk.plan.mode == Mode::Service => {
+                    // A reloader that is down reads the file when it starts.
+                    let _ = desk.addresses.policy.cast(policy::actor::Msg::Reload);
+                }
                 Ok(ToSupervisor::Signal(signo)) => desk.agents.signal(signo),
                 Ok(ToSupervisor::Winch) => desk.agents.resize(),
                 Ok(_) => {}

@@ -356,7 +356,14 @@ impl Heart {
                 }
                 // Of our own children, each of whom is waited for.
                 Signal::SIGCHLD => {}
-                other => running.tell(&ToSupervisor::Signal(other as i32)),
+                other => match self.plan.mode {
+                    Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(other as i32)),
+                    // Meant for the service, not for its agents, which most of them would end. It knows this one: read your file.
+                    Mode::Service if other == Signal::SIGHUP => {
+                        running.tell(&ToSupervisor::Signal(other as i32));
+                    }
+                    Mode::Service => {}
+                },
             }
         }
         None
