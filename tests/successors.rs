@@ -8,7 +8,7 @@ mod common;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             nobody_watches_an_exec_any_more,
             a_policy_that_was_set_stays_set,
             a_service_keeps_signals_to_itself,
+            each_further_sigterm_puts_nothing_off,
         ],
     )
 }
@@ -189,5 +190,22 @@ fn a_service_keeps_signals_to_itself(stage: &Stage) -> Result<()> {
     ensure!(lines(stage, "hit") == 0, "the agent was sent {} of them", lines(stage, "hit"));
     ensure!(lines(stage, "steady") == 1, "the agent was started again");
     ensure!(sandbox.status()?["policy"]["generation"] == 1, "the file hasn't changed");
+    Ok(())
+}
+
+fn each_further_sigterm_puts_nothing_off(stage: &Stage) -> Result<()> {
+    let mut sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    // One that lives and stops nobody.
+    let stuck = supervisor(stage).context("no supervisor")?;
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let running = sandbox.running.take().context("it runs")?;
+    let begun = Instant::now();
+    while kill(Pid::from_raw(running.pid()), Signal::SIGTERM).is_ok()
+        && stage.cofferdam_processes().contains(&running.pid())
+    {
+        ensure!(begun.elapsed() < Duration::from_secs(30), "it is still there");
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    running.finish(PATIENCE)?.expect_code(143)?;
     Ok(())
 }

@@ -371,8 +371,13 @@ impl Heart {
 
     /// Has the supervisor stop the agents, but not for ever.
     fn stop(&mut self, running: &Running) {
-        self.stop_by = Some(Instant::now() + STOP_GRACE + STOP_SLACK);
+        self.must_stop();
         running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
+    }
+
+    /// Sets the end of all patience. Being told again puts it off no further.
+    fn must_stop(&mut self) {
+        self.stop_by.get_or_insert_with(|| Instant::now() + STOP_GRACE + STOP_SLACK);
     }
 
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.
