@@ -23,6 +23,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
+
 use crate::cli::ids;
 use crate::cli::out::Failure;
 
@@ -255,9 +258,19 @@ impl Root {
         })
     }
 
+    /// The heart of a running sandbox: who made its control socket listen, as the kernel says (unix(7), SO_PEERCRED).
+    pub fn heart(&self, name: &Name) -> io::Result<Pid> {
+        let credentials = getsockopt(&self.connect(name)?, PeerCredentials)?;
+        Ok(Pid::from_raw(credentials.pid()))
+    }
+
     fn knock(&self, name: &Name) -> io::Result<()> {
+        self.connect(name).map(drop)
+    }
+
+    fn connect(&self, name: &Name) -> io::Result<UnixStream> {
         let handle = File::open(self.instance(name))?;
-        UnixStream::connect(socket_path(&handle)).map(drop)
+        UnixStream::connect(socket_path(&handle))
     }
 }
 

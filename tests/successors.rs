@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{PATIENCE, poll};
+use bed::stage::{PATIENCE, Running, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use common::{COFFERDAM, FRIENDLY, START, Sandbox, policy, record_has, workspace};
+
+/// What the heart says once when it turns patient.
+const PATIENT: &str = "no supervisor becomes ready";
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
             what_is_over_stays_over,
             a_run_that_is_over_ends_with_its_code,
             nobody_watches_an_exec_any_more,
+            one_that_cannot_be_made_ends_nothing,
+            a_stop_while_there_is_none,
             a_policy_that_was_set_stays_set,
             a_service_keeps_signals_to_itself,
             each_further_sigterm_puts_nothing_off,
@@ -148,6 +153,86 @@ fn nobody_watches_an_exec_any_more(stage: &Stage) -> Result<()> {
     kill_supervisor(stage)?;
     poll("the end of the exec", PATIENCE, || (!inside()).then_some(()))?;
     sandbox.status()?;
+    Ok(())
+}
+
+/// A sandbox whose next supervisor fails, for its operator's roots are gone; and where they were.
+fn broken<'a>(stage: &'a Stage<'a>, mode: &str) -> Result<(Sandbox<'a>, std::path::PathBuf)> {
+    let roots = stage.write("roots.pem", std::fs::read(stage.world().ca_file())?)?;
+    let name = stage.name();
+    let script = "echo up >> /sandbox/steady; while :; do date >> /sandbox/ticks; sleep 0.1; done";
+    let mut command = match mode {
+        "up" => {
+            let text = format!(
+                "name: {name}\nworkspace: {}\nmetrics: {{ listen: \"off\" }}\nagents:\n  a: {{ command: [sh, -c, \"{script}\"] }}\n",
+                workspace(stage)
+            );
+            let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+            stage.cofferdam(["up", "-f", &file])
+        }
+        _ => stage.cofferdam([
+            "run",
+            "--name",
+            &name,
+            "--workspace",
+            &workspace(stage),
+            "--",
+            "sh",
+            "-c",
+            script,
+        ]),
+    };
+    command.env("SSL_CERT_FILE", &roots);
+    let running = stage.start(command)?;
+    let mut sandbox = Sandbox::adopt(stage, name, running);
+    poll("the agent", START, || (lines(stage, "ticks") > 1).then_some(()))?;
+    poll("readiness", START, || sandbox.status().ok().filter(|s| s["state"] == "running"))?;
+    std::fs::write(&roots, "nothing of the kind\n")?;
+    kill_supervisor(stage)?;
+    said(sandbox.heart(), PATIENT)?;
+    let ticks = lines(stage, "ticks");
+    poll("the agent to go on", PATIENCE, || (lines(stage, "ticks") > ticks + 2).then_some(()))?;
+    Ok((sandbox, roots))
+}
+
+fn said(running: &Running, text: &str) -> Result<()> {
+    poll(text, PATIENCE, || running.err().contains(text).then_some(())).with_context(|| running.err())
+}
+
+fn one_that_cannot_be_made_ends_nothing(stage: &Stage) -> Result<()> {
+    let (mut sandbox, roots) = broken(stage, "up")?;
+    std::fs::write(&roots, std::fs::read(stage.world().ca_file())?)?;
+    poll("a supervisor again", PATIENCE, || sandbox.status().ok().filter(|s| s["state"] == "running"))?;
+    ensure!(lines(stage, "steady") == 1, "the agent was started again");
+    let err = sandbox.heart().err();
+    ensure!(err.matches(PATIENT).count() == 1, "said more than once: {err}");
+    ensure!(err.contains("the supervisor failed: "), "nobody said why: {err}");
+    Ok(())
+}
+
+fn a_stop_while_there_is_none(stage: &Stage) -> Result<()> {
+    for (mode, how) in [("up", "SIGTERM"), ("run", "SIGINT"), ("up", "stop"), ("up", "mended")] {
+        std::fs::remove_file(stage.workspace().join("ticks")).ok();
+        let (mut sandbox, roots) = broken(stage, mode)?;
+        let running = sandbox.running.take().context("it runs")?;
+        let begun = Instant::now();
+        let mut wanted = 143;
+        match how {
+            "SIGTERM" => running.signal(Signal::SIGTERM)?,
+            "SIGINT" => running.signal(Signal::SIGINT)?,
+            "stop" => drop(stage.call(&["stop", &sandbox.name])?.expect_code(0)?),
+            _ => {
+                std::fs::write(&roots, std::fs::read(stage.world().ca_file())?)?;
+                running.signal(Signal::SIGTERM)?;
+                // In order, by the last supervisor that is tried.
+                wanted = 0;
+            }
+        }
+        let done = running.finish(PATIENCE)?.expect_code(wanted).with_context(|| how)?;
+        ensure!(begun.elapsed() < Duration::from_secs(14), "{how}: {:?}\n{}", begun.elapsed(), done.err());
+        poll("every process to end", PATIENCE, || stage.cofferdam_processes().is_empty().then_some(()))?;
+        ensure!(!stage.state().join(&sandbox.name).join("control.sock").exists(), "{how}: a socket is left");
+    }
     Ok(())
 }
 

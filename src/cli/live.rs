@@ -1,12 +1,19 @@
 //! Commands about one running sandbox: `status`, `tree`, `stop`, `restart`, `crash`.
 
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
 use operator::client::{Client, ClientError};
 use operator::types::{SandboxState, Status, Stop, TreeNode};
+use tokio::time::timeout;
 
 use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
 use crate::cli::out::{Failure, Outcome, Paint, print, print_json, table};
 use crate::cli::wait_for;
 use crate::state::{Name, Root};
+
+/// Whoever supervises answers sooner, also when it has just been started again.
+const SOON: Duration = Duration::from_secs(6);
 
 /// The client of a running sandbox.
 pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
@@ -118,8 +125,13 @@ fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>,
 pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
     let client = client(root, &args.name)?;
     let grace = u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX);
-    wait_for(async { client.stop(Stop { grace_ms: Some(grace) }).await.map_err(told) })?;
     let name = Name::parse(&args.name)?;
+    wait_for(async {
+        match timeout(SOON, client.stop(Stop { grace_ms: Some(grace) })).await {
+            Ok(Err(ClientError::Lost(_) | ClientError::Timeout)) | Err(_) => end_by_its_heart(root, &name),
+            Ok(answer) => answer.map(drop).map_err(told),
+        }
+    })?;
     let until = std::time::Instant::now() + args.grace + crate::plan::STOP_GRACE;
     while root.is_running(&name) {
         if std::time::Instant::now() > until {
@@ -130,6 +142,12 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Ok(0)
+}
+
+/// Nobody supervises it at the moment: its heart ends it all the same.
+fn end_by_its_heart(root: &Root, name: &Name) -> Result<(), Failure> {
+    let told = root.heart(name).and_then(|heart| Ok(kill(heart, Signal::SIGTERM)?));
+    told.map_err(|e| Failure::refused(format!("'{name}' does not answer, and can't be told to stop: {e}")))
 }
 
 /// `cofferdam restart`.

@@ -34,6 +34,7 @@ use std::time::Duration;
 use agent::InitClient;
 use agent::own::Role;
 use agent::protocol::CageReport;
+use agent::wire::WireError;
 use supervision::{ChildSpec, Supervisor};
 use telemetry::audit::SandboxChange;
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,7 +87,12 @@ async fn supervise() -> Result<(), Refused> {
     // remove what lies in the state directory.
     let _taken = signal(SignalKind::terminate())?;
     let opened = HeartLine::open(agent::inherit(3)?).await;
-    let (mut heart, mut handover) = opened.inspect_err(|_| ending::clean_up())?;
+    // Only where the heart is gone: another supervisor needs what lies there.
+    let (mut heart, mut handover) = opened.inspect_err(|error| {
+        if matches!(error, WireError::Closed) {
+            ending::clean_up();
+        }
+    })?;
     let plan: Arc<Plan> =
         Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
     heart.steps = Steps::of_process(plan.timings, "supervisor");
@@ -104,6 +110,8 @@ async fn supervise() -> Result<(), Refused> {
             heart.steps.done("supervisor: the agents are over");
             (desk.0, end)
         }
+        // Agents run: the heart tries again, and what is in the way may be gone by then.
+        Err(error) if handover.restarts > 0 => return Err(error),
         Err(error) => {
             if heart.finish(REFUSED, Some(error.to_string())).await.is_err() {
                 ending::clean_up();

@@ -6,7 +6,7 @@
 //!                              │        wait: its packets, its death,     │
 //!                              │        init's death, signals             │
 //!                              └──────── it died: wait, again ◀───────────┘
-//!                                        Finish, or init died: end
+//!                                        Finish, init died, nobody to stop agents in order: end
 //! ```
 //!
 //! Single-threaded, and it must stay so: it forks. It parses nothing but packets from the supervisor (bounded, typed),
@@ -165,15 +165,62 @@ impl Heart {
                 }
                 Err(error) => say(&format!("the supervisor could not be started: {error}")),
             }
-            match self.pace.died(Instant::now()) {
-                Next::After(wait) => std::thread::sleep(wait),
-                Next::GiveUp => {
-                    let ending = Ending::failed("the supervisor never becomes ready; the sandbox ends");
-                    return self.end(ending, None);
-                }
+            if let Some(ending) = self.alone() {
+                return self.end(ending, None);
             }
             self.restarts += 1;
         }
+    }
+
+    /// Between two supervisors: waits, unless the sandbox ends.
+    fn alone(&mut self) -> Option<Ending> {
+        match self.pace.died(Instant::now()) {
+            Next::After(wait) => {
+                // Signals wait for whoever comes next.
+                std::thread::sleep(wait);
+                None
+            }
+            Next::Patiently { .. } if self.stop_by.is_some() => {
+                Some(Ending::stopped("no supervisor is there to stop the agents in order: ended by force"))
+            }
+            Next::Patiently { first } => {
+                if first {
+                    say(&format!(
+                        "no supervisor becomes ready: it is tried again every {} s; the agents go on, and nothing is let through \
+                         meanwhile",
+                        pace::PATIENT.as_secs()
+                    ));
+                }
+                self.wait_patiently()
+            }
+            Next::GiveUp => Some(Ending::failed("the supervisor never becomes ready; the sandbox ends")),
+        }
+    }
+
+    /// Told to stop, it waits no longer: the next supervisor is started at once, is told so, and is the last one tried.
+    fn wait_patiently(&mut self) -> Option<Ending> {
+        let until = Instant::now() + pace::PATIENT;
+        while self.stop_by.is_none() && Instant::now() < until {
+            let mut fds = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.init.pidfd.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, timeout_at(Some(until))) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Some(Ending::failed(&format!("poll: {error}"))),
+            }
+            let [signalled, init_died] = fds.map(|fd| fd.any().unwrap_or(false));
+            if init_died {
+                return Some(self.init_ended());
+            }
+            while signalled && let Ok(Some(info)) = self.signals.read_signal() {
+                // Whoever interrupts a program that nobody supervises wants it to end. Others would be passed on: to nobody.
+                if [Signal::SIGTERM as u32, Signal::SIGINT as u32].contains(&info.ssi_signo) {
+                    self.must_stop();
+                }
+            }
+        }
+        None
     }
 
     fn start_supervisor(&mut self) -> Result<Running, LaunchError> {
@@ -249,14 +296,7 @@ impl Heart {
             PollFd::new(running.child.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.init.pidfd.as_fd(), init),
         ];
-        let timeout = match self.stop_by {
-            Some(by) => {
-                PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
-                    .unwrap_or(PollTimeout::MAX)
-            }
-            None => PollTimeout::NONE,
-        };
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, timeout_at(self.stop_by)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
@@ -316,7 +356,7 @@ impl Heart {
             say("the supervisor ended before its last records were known to be written");
             return Life::End(over);
         }
-        if !self.plan.quiet {
+        if !self.plan.quiet && !self.pace.is_patient() {
             let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
             say(&format!("the supervisor ended {how}; starting another, the agents go on"));
         }
@@ -412,6 +452,13 @@ impl Running {
         // A supervisor that is dying takes no messages; its successor gets everything anew.
         let _ = self.wire.send(message, fds, Some(SEND_PATIENCE));
     }
+}
+
+/// A millisecond later than asked, never earlier.
+fn timeout_at(by: Option<Instant>) -> PollTimeout {
+    let Some(by) = by else { return PollTimeout::NONE };
+    PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+        .unwrap_or(PollTimeout::MAX)
 }
 
 /// Keeps the signals that the heart judges waiting for it.

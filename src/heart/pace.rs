@@ -1,7 +1,9 @@
 //! How fast a dead supervisor is started again, and when the heart gives up. Pure: time is given, nothing waits here.
 //!
-//! A supervisor that dies after it was ready is restarted at once, then ever slower; ten starts in a row that never
-//! became ready mean that no further start will help, and the sandbox ends with a clear last message.
+//! A supervisor that dies after it was ready is restarted at once, then ever slower. Ten starts in a row that never became
+//! ready mean that a further one won't help soon. Where none ever was ready the sandbox ends with a clear last message: nothing
+//! runs in it. Where one was, agents run, and they are worth more than quiet: it is tried on, slowly, for as long as they are
+//! there, since what is in the way (a full disk, a file that was replaced) may be mended.
 
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,10 @@ const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_millis(400);
 /// A supervisor that was ready for this long starts over with the first wait.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Starts in a row that never became ready before the heart gives up.
+/// Starts in a row that never became ready before the heart gives up, or turns patient.
 const FRUITLESS_MAX: u32 = 10;
+/// The wait once it is patient.
+pub const PATIENT: Duration = Duration::from_secs(5);
 
 /// The pace of one sandbox's supervisor.
 #[derive(Debug)]
@@ -20,6 +24,7 @@ pub struct Pace {
     wait: Duration,
     fruitless: u32,
     ready_since: Option<Instant>,
+    ever_ready: bool,
 }
 
 /// What to do about a death.
@@ -27,20 +32,31 @@ pub struct Pace {
 pub enum Next {
     /// Start another after this long.
     After(Duration),
-    /// It never becomes ready: end the sandbox.
+    /// Start another after [`PATIENT`]: nobody supervises meanwhile.
+    Patiently {
+        /// It went faster until now.
+        first: bool,
+    },
+    /// None was ever ready: end the sandbox.
     GiveUp,
 }
 
 impl Pace {
     /// Before the first start.
     pub fn new() -> Self {
-        Self { wait: FIRST, fruitless: 0, ready_since: None }
+        Self { wait: FIRST, fruitless: 0, ready_since: None, ever_ready: false }
     }
 
     /// The supervisor said that it is ready.
     pub fn ready(&mut self, now: Instant) {
         self.fruitless = 0;
         self.ready_since = Some(now);
+        self.ever_ready = true;
+    }
+
+    /// Whether starts are far between by now: each is as fruitless as the one before.
+    pub fn is_patient(&self) -> bool {
+        self.ever_ready && self.fruitless >= FRUITLESS_MAX
     }
 
     /// The supervisor died.
@@ -48,10 +64,13 @@ impl Pace {
         match self.ready_since.take() {
             Some(since) if now.duration_since(since) >= SETTLED => self.wait = FIRST,
             Some(_) => {}
-            None => self.fruitless += 1,
+            None => self.fruitless = self.fruitless.saturating_add(1),
         }
         if self.fruitless >= FRUITLESS_MAX {
-            return Next::GiveUp;
+            return match self.ever_ready {
+                true => Next::Patiently { first: self.fruitless == FRUITLESS_MAX },
+                false => Next::GiveUp,
+            };
         }
         let wait = self.wait;
         self.wait = (self.wait * 2).min(LONGEST);
@@ -80,15 +99,28 @@ mod tests {
     }
 
     #[test]
-    fn ten_fruitless_starts_in_a_row_end_it_and_one_good_one_forgives() {
+    fn ten_fruitless_starts_in_a_row_end_it_where_none_was_ever_ready() {
         let (mut pace, now) = (Pace::new(), Instant::now());
         for _ in 0..FRUITLESS_MAX - 1 {
-            assert_ne!(pace.died(now), Next::GiveUp);
-        }
-        pace.ready(now);
-        for _ in 0..FRUITLESS_MAX {
-            assert_ne!(pace.died(now), Next::GiveUp);
+            assert!(matches!(pace.died(now), Next::After(_)));
         }
         assert_eq!(pace.died(now), Next::GiveUp);
+    }
+
+    #[test]
+    fn once_one_was_ready_it_never_gives_up_and_says_once_that_it_turns_patient() {
+        let (mut pace, now) = (Pace::new(), Instant::now());
+        for _ in 0..2 {
+            pace.ready(now);
+            for _ in 0..FRUITLESS_MAX {
+                assert!(matches!(pace.died(now), Next::After(_)));
+            }
+            assert!(!pace.is_patient());
+            assert_eq!(pace.died(now), Next::Patiently { first: true });
+            assert!(pace.is_patient());
+            for _ in 0..1000 {
+                assert_eq!(pace.died(now), Next::Patiently { first: false });
+            }
+        }
     }
 }
