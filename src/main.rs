@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod heart;
 mod logs;
+mod name;
 mod plan;
 mod sealed;
 mod state;

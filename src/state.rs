@@ -15,7 +15,6 @@
 //! there is done by descriptor in the `agent` crate. Nor one that a gateway in strange hands could have left for the next start: a
 //! rooted sandbox's directory is root's and sticky, so that the gateway makes and removes what is its own there and nothing else.
 
-use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -28,63 +27,10 @@ use nix::unistd::Pid;
 
 use crate::cli::ids;
 use crate::cli::out::Failure;
+pub use crate::name::Name;
 
-/// The longest name of a sandbox: it is a hostname label too (RFC 1123: 63).
-const NAME_MAX: usize = 63;
 /// How many numbered names are tried for a sandbox that was given none.
 const NUMBERED_NAMES: u32 = 1000;
-
-/// A sandbox's name: lower-case letters, digits and `-`, beginning and ending with a letter or digit, at most 63 long.
-///
-/// It is a directory's name, a hostname and a label of metrics, so nothing else is taken.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name(String);
-
-impl Name {
-    /// What a name must be, for people.
-    pub const RULE: &str = "use 1 to 63 lower-case letters, digits and '-', such as my-agent";
-
-    /// Whether a text is one.
-    pub fn fits(text: &str) -> bool {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        text.len() <= NAME_MAX
-            && text.chars().all(inner)
-            && edge(text.chars().next())
-            && edge(text.chars().last())
-    }
-
-    /// Takes a name as typed.
-    pub fn parse(text: &str) -> Result<Self, Failure> {
-        if Self::fits(text) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Failure::refused(format!("'{text}' can't name a sandbox: {}", Self::RULE)))
-    }
-
-    /// A name made from a command: its file name, with what can't stand in a name left out.
-    pub fn from_command(command: &std::ffi::OsStr) -> Self {
-        let file = Path::new(command).file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let kept: String =
-            file.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).take(32).collect();
-        Self(if kept.is_empty() { "agent".into() } else { kept })
-    }
-
-    fn numbered(&self, n: u32) -> Self {
-        if n <= 1 { self.clone() } else { Self(format!("{}-{n}", self.0)) }
-    }
-
-    /// As text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// The directory of all sandboxes.
 #[derive(Debug, Clone)]
@@ -419,22 +365,6 @@ pub fn socket_path(dir: &File) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_hostname_labels() {
-        for good in ["a", "my-agent", "0x"] {
-            assert!(Name::parse(good).is_ok(), "{good}");
-        }
-        for bad in ["", "-a", "a-", "A", "a/b", "..", "a b", "a\n", &"a".repeat(64)] {
-            assert!(Name::parse(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_commands_name_is_made_fit() {
-        assert_eq!(Name::from_command("/usr/bin/python3.11".as_ref()).as_str(), "python311");
-        assert_eq!(Name::from_command("./--".as_ref()).as_str(), "agent");
-    }
 
     #[test]
     fn a_name_is_claimed_once_and_free_again_when_its_lock_closes() {

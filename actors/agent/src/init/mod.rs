@@ -24,6 +24,7 @@ mod serve;
 mod spawn;
 mod standby;
 mod starting;
+mod strays;
 mod table;
 
 pub(crate) use confine::Confinement;

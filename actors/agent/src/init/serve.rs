@@ -5,10 +5,9 @@
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
 use super::holders::{self, Found, Lens, Wanted};
-use super::process::{Stat, pids};
 use super::starting::{Awaited, News, Process, Starting};
 use super::table::Table;
-use super::{Cage, spawn};
+use super::{Cage, spawn, strays};
 use crate::credential_files::Keeper;
 use crate::isolation::gate::Gate;
 use crate::isolation::network;
@@ -18,9 +17,7 @@ use crate::protocol::{
     RequestId, Stdio, ToInit,
 };
 use crate::sys;
-use crate::sys::directory::ENTRIES;
 use crate::wire::{Packet, WireError};
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -34,9 +31,6 @@ const BURST: usize = 16;
 const REAPED_AT_ONCE: usize = 256;
 /// Ports captured at a time: a policy that names more is none that we know.
 const MAX_CAPTURED: usize = 1024;
-/// Processes looked at when strays are killed, and how often.
-const MAX_STRAYS: usize = 4096;
-const STRAY_PASSES: usize = 16;
 
 struct Loop<'a> {
     channel: Channel<'a>,
@@ -322,7 +316,7 @@ impl Loop<'_> {
             Request::KillStrays { agent } => {
                 let mut running = self.table.running();
                 running.extend(self.starting.iter().map(Awaited::pid));
-                kill_strays(&agent, &running).map_err(system("looking for strays"))?;
+                strays::kill(&agent, &running).map_err(system("looking for strays"))?;
                 done
             }
         }
@@ -370,47 +364,4 @@ impl Loop<'_> {
         }
         spawn::begin(&self.cage.confinement, &mut self.cage.standby, stdio, fds)
     }
-}
-
-/// Kills processes marked as this agent's that descend from no running process of the table, until none is left.
-fn kill_strays(agent: &str, running: &[i32]) -> io::Result<()> {
-    let marker = format!("{}={agent}", crate::environment::AGENT_VARIABLE);
-    for _ in 0..STRAY_PASSES {
-        let proc = std::fs::File::open("/proc")?;
-        let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_STRAYS)?.unwrap_or_default();
-        let parents: BTreeMap<i32, i32> =
-            all.iter().filter_map(|pid| Stat::read(*pid).ok().map(|stat| (*pid, stat.parent))).collect();
-        let mut killed = false;
-        for pid in all.into_iter().filter(|pid| *pid != 1) {
-            if descends(pid, running, &parents) || !is_marked(pid, marker.as_bytes()) {
-                continue;
-            }
-            killed |= sys::signals::kill(pid, false, libc::SIGKILL).is_ok();
-        }
-        if !killed {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn descends(pid: i32, from: &[i32], parents: &BTreeMap<i32, i32>) -> bool {
-    let mut at = pid;
-    // A chain longer than there are processes would be a loop, made of reads at different moments.
-    for _ in 0..=parents.len() {
-        if from.contains(&at) {
-            return true;
-        }
-        match parents.get(&at) {
-            Some(parent) if *parent > 1 => at = *parent,
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// Zombies have no environment: they are nobody's.
-fn is_marked(pid: i32, marker: &[u8]) -> bool {
-    std::fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == marker))
 }
