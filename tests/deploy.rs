@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bed::Stage;
 use bed::stage::{Mode, PATIENCE, finish, poll};
 
-use common::{COFFERDAM, Sandbox, program};
+use common::{COFFERDAM, Sandbox, program, under_filter};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -98,10 +98,7 @@ fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
 /// Starts something from a thread that may make sockets of these families alone; what it starts inherits that.
 fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send) -> Result<T> {
     use nix::libc;
-    use seccompiler::{
-        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule, TargetArch,
-    };
+    use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
     let another = families.iter().map(|family| {
         let number = match family.as_str() {
             "AF_UNIX" => libc::AF_UNIX,
@@ -114,20 +111,7 @@ fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send)
         Ok(SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, u64::try_from(number)?)?)
     });
     let rule = SeccompRule::new(another.collect::<Result<Vec<_>>>()?)?;
-    let filter = SeccompFilter::new(
-        [(libc::SYS_socket, vec![rule])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(nix::errno::Errno::EAFNOSUPPORT as u32),
-        TargetArch::try_from(std::env::consts::ARCH)?,
-    )?;
-    let program = BpfProgram::try_from(filter)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| -> Result<T> {
-            seccompiler::apply_filter(&program)?;
-            Ok(start())
-        });
-        thread.join().unwrap_or_else(|_| bail!("the thread panicked"))
-    })
+    under_filter(libc::SYS_socket, vec![rule], nix::errno::Errno::EAFNOSUPPORT, start)
 }
 
 fn the_unit_delegates_what_limits_need(_stage: &Stage) -> Result<()> {

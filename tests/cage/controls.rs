@@ -11,7 +11,7 @@ use bed::Stage;
 use bed::stage::{Finished, PATIENCE, finish, poll};
 use serde_json::Value;
 
-use crate::common::{START, Sandbox, program};
+use crate::common::{START, Sandbox, program, under_filter};
 
 /// landlock_create_ruleset(2): one number on every processor.
 const LANDLOCK_CREATE_RULESET: i64 = 444;
@@ -152,24 +152,9 @@ fn in_a_namespace(stage: &Stage, options: &[&str], script: &str) -> Result<Optio
     Ok(Some(done))
 }
 
-/// Starts something from a thread whose system calls are filtered as if the kernel were older; what it starts inherits that.
+/// Starts something as if the kernel were older.
 fn on_a_kernel_without_landlock<T: Send>(start: impl FnOnce() -> T + Send) -> Result<T> {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
-    let absent = SeccompAction::Errno(nix::errno::Errno::ENOSYS as u32);
-    let filter = SeccompFilter::new(
-        [(LANDLOCK_CREATE_RULESET, Vec::new())].into(),
-        SeccompAction::Allow,
-        absent,
-        TargetArch::try_from(std::env::consts::ARCH)?,
-    )?;
-    let program = BpfProgram::try_from(filter)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| -> Result<T> {
-            seccompiler::apply_filter(&program)?;
-            Ok(start())
-        });
-        thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread panicked")))
-    })
+    under_filter(LANDLOCK_CREATE_RULESET, Vec::new(), nix::errno::Errno::ENOSYS, start)
 }
 
 fn scrape(port: u16) -> Result<String> {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bed::Stage;
 use bed::stage::{Running, poll};
 use serde_json::Value;
@@ -35,6 +35,31 @@ pub fn program(name: &str) -> Result<String> {
         Some(path) => Ok(path.display().to_string()),
         None => bed::skip!("no {name} on this machine"),
     }
+}
+
+/// Starts something from a thread whose system call of this number fails with `errno` (where one of the rules matches, if
+/// there are any); what it starts inherits that.
+pub fn under_filter<T: Send>(
+    call: i64,
+    rules: Vec<seccompiler::SeccompRule>,
+    errno: nix::errno::Errno,
+    start: impl FnOnce() -> T + Send,
+) -> Result<T> {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    let filter = SeccompFilter::new(
+        [(call, rules)].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?;
+    let program = BpfProgram::try_from(filter)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Result<T> {
+            seccompiler::apply_filter(&program)?;
+            Ok(start())
+        });
+        thread.join().unwrap_or_else(|_| bail!("the thread panicked"))
+    })
 }
 
 /// The default profile: its static part is what every test's policy begins with.
