@@ -53,8 +53,8 @@ fn writable(workspace: &Path, paths: &Paths) -> Vec<PathBuf> {
 /// Whether a file, or anything on the way to it, lies in one of these places: a link there could be led elsewhere.
 fn is_within(file: &Path, places: &[PathBuf]) -> bool {
     let Ok(file) = std::path::absolute(file) else { return true };
-    let real = file.ancestors().filter_map(|part| fs::canonicalize(part).ok());
-    real.into_iter().any(|part| places.iter().any(|place| part.starts_with(place)))
+    let mut real = file.ancestors().filter_map(|part| fs::canonicalize(part).ok());
+    real.any(|part| places.iter().any(|place| part.starts_with(place)))
 }
 
 #[cfg(test)]
