@@ -22,6 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use agent::plan::Hidden;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 
@@ -58,11 +59,11 @@ impl Root {
         &self.0
     }
 
-    /// The real places of all state that an operator of this user has: this directory, and the usual one where another is named.
-    pub fn every_place(&self) -> Vec<PathBuf> {
+    /// The real places of all state that an operator of this user has: this directory, and the usual one where another is named,
+    /// whether that is there yet or not. What is shown of the host stays in view, and the next sandbox may make it.
+    pub fn every_place(&self) -> Hidden {
         let usual = Self::locate(None).ok().map(|usual| usual.0);
-        let places = usual.into_iter().chain([self.0.clone()]);
-        places.filter_map(|place| fs::canonicalize(place).ok()).collect()
+        Hidden::new([self.0.clone()].into_iter().chain(usual).map(|place| real(&place)))
     }
 
     /// Where the sandbox of this name has its files.
@@ -218,6 +219,14 @@ impl Root {
         let handle = File::open(self.instance(name))?;
         UnixStream::connect(socket_path(&handle))
     }
+}
+
+/// Where a path leads, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|part| Some((part, fs::canonicalize(part).ok()?)));
+    let Some((part, real)) = there else { return path.to_owned() };
+    // By parts, since an empty rest would add a slash.
+    path.strip_prefix(part).map_or_else(|_| path.to_owned(), |rest| real.iter().chain(rest).collect())
 }
 
 /// Why a name can't be claimed.
@@ -403,6 +412,19 @@ mod tests {
         assert!(root.claim(&two, "--name").is_err());
         assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
         assert!(root.claim(&name, "--name").is_ok());
+    }
+
+    #[test]
+    fn state_is_hidden_where_it_is_and_where_it_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = fs::canonicalize(dir.path()).unwrap();
+        fs::create_dir(there.join("state")).unwrap();
+        std::os::unix::fs::symlink("state", there.join("link")).unwrap();
+        assert_eq!(real(&there.join("link")), there.join("state"));
+        assert_eq!(real(&there.join("link/cofferdam")), there.join("state/cofferdam"));
+        let hidden = Root(there.join("link/not-yet")).every_place();
+        assert_eq!(hidden.seen_at(&there.join("state")), Some(there.join("state/not-yet").as_path()));
+        assert_eq!(hidden.seen_at(&there.join("other")), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use agent::image::{Store, Wanted};
 use agent::isolation::other_root::{UPPER, WORK};
-use agent::plan::{Ids, OtherRoot, Paths};
+use agent::plan::{Hidden, Ids, OtherRoot, Paths};
 
 use crate::cli::ids::give;
 use crate::cli::out::{Failure, say};
@@ -26,6 +26,8 @@ pub struct Chosen<'a> {
     pub claim: &'a Claim,
     /// Who is who.
     pub ids: Ids,
+    /// What no root may show.
+    pub hidden: &'a Hidden,
     /// Say nothing but errors.
     pub quiet: bool,
 }
@@ -87,15 +89,14 @@ impl Chosen<'_> {
 impl Chosen<'_> {
     /// As a workspace, a root must not hold state, or be some.
     fn shows_no_state(&self, root: &Path) -> Result<(), Failure> {
-        let state = fs::canonicalize(self.state)?;
-        if state.starts_with(root) || root.starts_with(&state) {
-            return Err(Failure::refused(format!(
-                "--root {}: cofferdam keeps its own state in {}: the agent would speak to a control socket",
+        self.hidden.seen_at(root).map_or(Ok(()), |state| {
+            Err(Failure::refused(format!(
+                "--root {}: cofferdam keeps its own state in {}: the agent would speak to a control socket; name a directory \
+                 elsewhere",
                 root.display(),
                 state.display()
-            )));
-        }
-        Ok(())
+            )))
+        })
     }
 
     /// Whose the changes are: init may enter only what belongs to a user that it has mapped.

@@ -129,16 +129,18 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
     }
     let mut paths = policies::paths(policy.policy());
-    let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids, &paths)?;
+    let hidden = root.every_place();
+    let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids, &paths, &hidden)?;
     reach::keep_out(&mut wanted, &workspace, &paths)?;
-    let shown = other_root::Chosen { state: root.dir(), claim: &claim, ids, quiet: wanted.quiet };
+    let shown =
+        other_root::Chosen { state: root.dir(), claim: &claim, ids, hidden: &hidden, quiet: wanted.quiet };
     let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;
     ids::own(&claim, ids)?;
 
     let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
     cage.root = other_root;
     cage.paths = paths;
-    cage.hidden = root.every_place();
+    cage.hidden = hidden;
     cage.enforcement = match wanted.enforcement {
         config::Enforcement::Strict => agent::plan::Enforcement::Strict,
         config::Enforcement::BestEffort => agent::plan::Enforcement::BestEffort,

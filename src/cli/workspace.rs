@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use agent::plan::{Ids, Paths, WORKSPACE};
+use agent::plan::{Hidden, Ids, Paths, WORKSPACE};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::cli::ids::give;
@@ -17,9 +17,20 @@ const NEVER: &[&str] =
     &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
 
 /// Finds the named directory, or makes the sandbox's own. `paths` are the policy's: whether the agent is to write there.
-pub fn locate(named: Option<&Path>, claim: &Claim, ids: Ids, paths: &Paths) -> Result<PathBuf, Failure> {
-    let Some(named) = named else { return own(claim, ids) };
-    let real = check(named, claim)?;
+pub fn locate(
+    named: Option<&Path>,
+    claim: &Claim,
+    ids: Ids,
+    paths: &Paths,
+    hidden: &Hidden,
+) -> Result<PathBuf, Failure> {
+    let Some(named) = named else {
+        let real = own(claim, ids)?;
+        shows_no_state(&real, &real, claim, hidden)?;
+        return Ok(real);
+    };
+    let real = check(named)?;
+    shows_no_state(named, &real, claim, hidden)?;
     if paths.read_write.iter().any(|rule| rule.path.starts_with(WORKSPACE)) {
         writable(named, &real)?;
     }
@@ -40,7 +51,7 @@ fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(path: &Path, claim: &Claim) -> Result<PathBuf, Failure> {
+fn check(path: &Path) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = fs::canonicalize(path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
@@ -61,17 +72,21 @@ fn check(path: &Path, claim: &Claim) -> Result<PathBuf, Failure> {
             "{shown} is your home, with your keys in it: name a directory inside it as the workspace"
         )));
     }
-    let state = fs::canonicalize(&claim.dir)?;
-    // Below the directory of all sandboxes only its own workspace is the agent's.
-    let all = state.parent().unwrap_or(&state);
-    if all.starts_with(&real) || real.starts_with(all) && real != state.join("workspace") {
-        return Err(Failure::refused(format!(
-            "workspace {shown} holds state of cofferdam's, or lies in it ({}): the agent could change an audit log, or speak to \
-             a control socket",
-            all.display()
-        )));
-    }
     Ok(real)
+}
+
+/// Of what lies in cofferdam's state only a sandbox's own workspace is its agent's.
+fn shows_no_state(named: &Path, real: &Path, claim: &Claim, hidden: &Hidden) -> Result<(), Failure> {
+    let own = fs::canonicalize(&claim.dir)?.join("workspace");
+    let seen = if real == own { hidden.seen_in_own(real) } else { hidden.seen_at(real) };
+    seen.map_or(Ok(()), |state| {
+        Err(Failure::refused(format!(
+            "workspace {} holds state of cofferdam's, or lies in it ({}): the agent could change an audit log, or speak to a \
+             control socket; name a directory elsewhere",
+            named.display(),
+            state.display()
+        )))
+    })
 }
 
 fn own(claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {

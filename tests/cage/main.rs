@@ -37,7 +37,7 @@ use neighbours::{
 use themes::{files, kernel, privileges, processes, sockets, terminals, the_attacks_guard_themselves};
 use walls::{
     a_missing_path_stops_the_start, doctor_and_status_agree, forks_are_bounded,
-    the_policys_paths_are_the_only_ones, the_state_is_never_shown,
+    the_policys_paths_are_the_only_ones, the_state_is_never_shown, the_usual_state_is_never_shown,
 };
 use works::{
     compiled_programs_work, git_works, go_works, java_works, node_works, package_managers_work, python_works,
@@ -71,6 +71,7 @@ fn main() -> ExitCode {
             the_policys_paths_are_the_only_ones,
             a_missing_path_stops_the_start,
             the_state_is_never_shown,
+            the_usual_state_is_never_shown,
             forks_are_bounded,
             doctor_and_status_agree,
             two_agents,

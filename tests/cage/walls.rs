@@ -1,7 +1,7 @@
 //! Paths, limits and reports: what a start refuses, and what it says it proved.
 
 use anyhow::{Context, Result, ensure};
-use bed::Stage;
+use bed::{Mode, Stage};
 
 use crate::common::{self, Sandbox, program};
 use crate::themes::Outside;
@@ -61,6 +61,35 @@ pub fn the_state_is_never_shown(stage: &Stage) -> Result<()> {
         let refused = stage.run(&["--root", &root], &["true"])?.expect_code(125)?.err();
         ensure!(refused.contains("its own state"), "{refused}");
     }
+    Ok(())
+}
+
+/// Where another state directory is named, sandboxes of the usual one are the same operator's. Of root's the test makes none: what
+/// isn't there yet counts too.
+pub fn the_usual_state_is_never_shown(stage: &Stage) -> Result<()> {
+    let places = match stage.mode() {
+        Mode::Rooted => vec!["/var/lib".to_owned()],
+        Mode::Rootless => {
+            let above = stage.dir().join("home/.local");
+            let neighbour = above.join("state/cofferdam/neighbour/workspace");
+            std::fs::create_dir_all(&neighbour)?;
+            [above, neighbour].map(|place| place.display().to_string()).into()
+        }
+    };
+    for place in &places {
+        for (option, why) in [("--workspace", "holds state of cofferdam's"), ("--root", "its own state")] {
+            let refused = stage.run(&[option, place], &["true"])?.expect_code(125)?.err();
+            ensure!(refused.contains(why) && refused.contains("name a directory"), "{option}: {refused}");
+        }
+        let entry = format!("    - {place}\n    - /etc ");
+        let file = stage.write("usual.yaml", common::policy("").replace("    - /etc ", &entry))?;
+        let refused = stage.run(&["--policy", &file.display().to_string()], &["true"])?.expect_code(125)?;
+        ensure!(refused.err().contains("its own state"), "{}", refused.err());
+    }
+    // Its own workspace is a sandbox's to show, named or not.
+    stage.run(&["--name", "own"], &["touch", "kept"])?.expect_code(0)?;
+    let own = stage.state().join("own/workspace").display().to_string();
+    stage.run(&["--name", "own", "--workspace", &own], &["test", "-f", "kept"])?.expect_code(0)?;
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub mod doctor;
 #[cfg(test)]
 mod documentation;
 pub mod environment;
+mod hidden;
 pub mod image;
 mod inherit;
 mod init;

@@ -4,6 +4,7 @@
 //! command line, checked by [`CagePlan::check`], and never changes while a sandbox lives.
 
 pub use crate::control::Control;
+pub use crate::hidden::Hidden;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
@@ -193,9 +194,8 @@ pub struct CagePlan {
     pub root: Option<OtherRoot>,
     /// The policy's static part (the workspace itself included where the policy includes it).
     pub paths: Paths,
-    /// Real places of the host of which nothing is shown, whatever the policy says: cofferdam's own state, with a socket in it that
-    /// takes a user's word for the operator's.
-    pub hidden: Vec<PathBuf>,
+    /// What of the host is never shown, whatever the policy says.
+    pub hidden: Hidden,
     /// Landlock TCP rules, if any.
     pub tcp: Option<TcpPorts>,
     /// Strict or best effort.
@@ -258,13 +258,6 @@ pub(crate) fn is_never_shown(real: &Path) -> bool {
 }
 
 impl CagePlan {
-    /// The hidden place that would be seen where this real one is shown, with it or in it.
-    #[must_use]
-    pub fn hidden_by(&self, real: &Path) -> Option<&Path> {
-        let seen = |hidden: &&PathBuf| hidden.starts_with(real) || real.starts_with(hidden);
-        self.hidden.iter().find(seen).map(PathBuf::as_path)
-    }
-
     /// A plan with the defaults: no paths, no listeners, strict.
     #[must_use]
     pub fn new(name: impl Into<String>, ids: Ids, workspace: impl Into<PathBuf>) -> Self {
@@ -274,7 +267,7 @@ impl CagePlan {
             workspace: workspace.into(),
             root: None,
             paths: Paths::default(),
-            hidden: Vec::new(),
+            hidden: Hidden::default(),
             tcp: None,
             enforcement: Enforcement::default(),
             limits: Limits::default(),

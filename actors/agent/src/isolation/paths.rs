@@ -147,7 +147,7 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
         if crate::plan::is_never_shown(&real) {
             return Err(refused(&path, format!("it leads to {}, which is never shown", real.display())));
         }
-        if let Some(hidden) = plan.hidden_by(&real) {
+        if let Some(hidden) = plan.hidden.seen_at(&real) {
             return Err(refused(&path, format!("cofferdam keeps its own state in {}", hidden.display())));
         }
         if std::fs::metadata(&real).is_ok_and(|meta| meta.file_type().is_socket()) {
