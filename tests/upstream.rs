@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             a_hidden_server_name_is_refused,
             a_client_certificate_is_shown_to_its_server_alone,
             a_client_certificate_that_cannot_be_used_is_refused_at_start,
+            a_pipe_in_a_certificates_place_holds_nothing_up,
             everything_goes_through_the_proxy,
             a_proxy_that_fails_is_never_passed_by,
             a_wrong_credential_is_told_and_never_shown,
@@ -192,6 +193,32 @@ fn a_client_certificate_that_cannot_be_used_is_refused_at_start(stage: &Stage) -
         let done = run(stage, &config, &[], "true")?.expect_code(125)?;
         ensure!(done.err().contains(wanted) && !done.err().contains("BEGIN"), "{config}: {}", done.err());
     }
+    Ok(())
+}
+
+/// Opening a pipe waits until somebody writes to it (fifo(7)).
+fn a_pipe_in_a_certificates_place_holds_nothing_up(stage: &Stage) -> Result<()> {
+    let (_, key) = client_pair(stage)?;
+    let pipe = stage.dir().join("pipe.pem");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR)?;
+    // Also for the gateway, which reads what SSL_CERT_FILE names.
+    std::fs::set_permissions(&pipe, std::fs::Permissions::from_mode(0o644))?;
+    for (config, wanted) in [
+        ("upstream_ca: pipe.pem\n".to_owned(), "upstream_ca "),
+        (
+            format!("client_certs: [ {{ host: mtls.bed.test, cert: pipe.pem, key: \"file:{key}\" }} ]\n"),
+            "client_certs: mtls.bed.test:443: ",
+        ),
+    ] {
+        let refused = run(stage, &config, &[], "true")?.expect_code(125)?.err();
+        ensure!(refused.contains(wanted) && refused.contains("it is a pipe"), "{config}: {refused}");
+    }
+    let refused = run(stage, "upstream_ca: none.pem\n", &[], "true")?.expect_code(125)?.err();
+    ensure!(refused.contains("upstream_ca ") && refused.contains("name the right one"), "{refused}");
+    let mut command = stage.cofferdam(["run", "--quiet", "--", "true"]);
+    command.env("SSL_CERT_FILE", &pipe);
+    let refused = finish(command, PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("SSL_CERT_FILE") && refused.contains("it is a pipe"), "{refused}");
     Ok(())
 }
 

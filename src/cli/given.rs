@@ -6,6 +6,9 @@ use std::path::Path;
 
 use crate::cli::out::Failure;
 
+/// A file of certificates has at most so many bytes: twenty times those that systems bring.
+const CERTIFICATES_MAX: u64 = 4 << 20;
+
 /// Reads a file of at most `max` bytes; `mend` is what helps where there is none.
 ///
 /// # Errors
@@ -24,6 +27,15 @@ pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
         return Err(told(format!("more than {max} bytes, which no such file needs")));
     }
     Ok(text)
+}
+
+/// Reads a PEM file of certificates that the configuration names as `what`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_certificates(path: &Path, what: &str) -> Result<String, Failure> {
+    let mend = "name the right one, by its path from the configuration file";
+    read(path, CERTIFICATES_MAX, mend).map_err(|why| Failure::refused(format!("{what} {}", why.message)))
 }
 
 /// Whether a path leads to what this process has open: `<(…)` of a shell, `/dev/stdin`. To every other process the same

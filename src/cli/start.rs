@@ -19,7 +19,7 @@ use proxy::credentials::Section;
 
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, Outcome, say};
-use crate::cli::{ids, other_root, policies, reach, secrets, workspace};
+use crate::cli::{given, ids, other_root, policies, reach, secrets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
 use crate::heart::{self, Prepared, Slots};
@@ -215,8 +215,7 @@ fn left_out() -> Result<Vec<Control>, Failure> {
 }
 
 fn read_pem(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::refused(format!("upstream_ca {}: {e}", path.display())))?;
+    let text = given::read_certificates(path, "upstream_ca")?;
     if text.contains("-----BEGIN CERTIFICATE-----") {
         return Ok(text);
     }

@@ -4,6 +4,7 @@
 
 use proxy::tls::ClientCertificates;
 
+use crate::cli::given;
 use crate::cli::out::Failure;
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::plan::{PlannedCert, Secrets};
@@ -16,9 +17,7 @@ pub fn client_certs(wanted: &[ClientCert], secrets: &mut Secrets) -> Result<Vec<
         .map(|cert| {
             let to = cert.destination().map_err(Failure::refused)?;
             let refused = |why: String| Failure::refused(format!("client_certs: {to}: {why}"));
-            let path = &cert.cert;
-            let chain =
-                std::fs::read_to_string(path).map_err(|e| refused(format!("{}: {e}", path.display())))?;
+            let chain = given::read_certificates(&cert.cert, &format!("client_certs: {to}:"))?;
             let reference = cert.key().map_err(Failure::refused)?;
             let key = reference.resolve_pem().map_err(|e| refused(e.to_string()))?;
             checked.add(to.clone(), &chain, &key).map_err(|e| refused(e.to_string()))?;

@@ -67,10 +67,12 @@ pub fn check_named_roots() -> Result<(), UpstreamError> {
 }
 
 fn check_root_file(file: &Path) -> Result<(), UpstreamError> {
-    let first = CertificateDer::pem_file_iter(file).and_then(|mut all| all.next().transpose());
-    let why = match first {
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) => "there is nothing".to_owned(),
+    let why = match policy::open_regular(file) {
+        Ok(file) => match CertificateDer::pem_reader_iter(file).next() {
+            Some(Ok(_)) => return Ok(()),
+            Some(Err(error)) => error.to_string(),
+            None => "there is nothing".to_owned(),
+        },
         Err(error) => error.to_string(),
     };
     Err(UpstreamError::NamedRoots { variables: ROOT_VARIABLES[0].to_owned(), why })
@@ -194,7 +196,10 @@ mod tests {
         std::fs::write(&good, authority.certificate_pem()).unwrap();
         std::fs::write(&bad, "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n").unwrap();
         check_root_file(&good).unwrap();
-        for refused in [bad, dir.path().join("missing.pem")] {
+        // Nobody is waited for, who might write to it.
+        let pipe = dir.path().join("pipe.pem");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for refused in [bad, pipe, dir.path().join("missing.pem")] {
             let error = check_root_file(&refused).unwrap_err();
             assert!(matches!(error, UpstreamError::NamedRoots { .. }), "{error}");
         }
