@@ -11,6 +11,7 @@ pub(crate) mod judge;
 pub mod landlock;
 pub mod landlock_versions;
 pub mod limits;
+pub mod links;
 pub mod masks;
 pub mod namespaces;
 pub mod network;

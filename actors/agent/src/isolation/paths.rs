@@ -15,6 +15,7 @@
 //!
 //! `.` and `..` never get here (`plan::CagePlan::check`), and a slash at the end means nothing.
 
+use super::links;
 use super::root::{Failed, at};
 use crate::plan::{CagePlan, Control, PathRule, WORKSPACE};
 use crate::sys;
@@ -175,29 +176,11 @@ fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
 
 /// The first link on the way along `path` that lies in one of these places.
 fn link_below(path: &Path, places: &[PathBuf]) -> Option<PathBuf> {
-    /// As many as the kernel follows (path_resolution(7)).
-    const MAX_LINKS: usize = 40;
-    let mut way = path.to_path_buf();
-    for _ in 0..MAX_LINKS {
-        let (link, rest) = first_link(&way)?;
+    links::steps(path).find_map(|way| {
+        let (link, _) = links::first(&way)?;
         let parent = std::fs::canonicalize(link.parent()?).ok()?;
-        if places.iter().any(|place| parent.starts_with(place)) {
-            return Some(link);
-        }
-        let target = std::fs::read_link(&link).ok()?;
-        // Joining an absolute target replaces the parent, as following it does.
-        way = parent.join(target).join(rest);
-    }
-    None
-}
-
-/// The first component that is a link, and what comes after it.
-fn first_link(path: &Path) -> Option<(PathBuf, PathBuf)> {
-    let mut ancestors: Vec<&Path> = path.ancestors().collect();
-    ancestors.reverse();
-    let link =
-        ancestors.into_iter().find(|part| std::fs::symlink_metadata(part).is_ok_and(|m| m.is_symlink()))?;
-    Some((link.to_path_buf(), path.strip_prefix(link).ok()?.to_path_buf()))
+        places.iter().any(|place| parent.starts_with(place)).then_some(link)
+    })
 }
 
 /// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds
