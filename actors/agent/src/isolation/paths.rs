@@ -128,11 +128,20 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
     let mut links = BTreeMap::new();
     let agents = agents_places(plan);
     for (path, writable) in policy_paths(plan) {
-        if super::is_provided(&path) || path.starts_with("/etc") {
+        if super::is_provided(&path) {
             continue;
         }
         // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
         let Ok(real) = std::fs::canonicalize(&path) else { continue };
+        let state = || {
+            let why = |state: &Path| format!("cofferdam keeps its own state in {}", state.display());
+            plan.hidden.seen_at(&real).map_or(Ok(()), |place| Err(refused(&path, why(place))))
+        };
+        if path.starts_with("/etc") {
+            // Bound elsewhere.
+            state()?;
+            continue;
+        }
         if real != path {
             if let Some(link) = link_below(&path, &agents) {
                 return Err(refused(
@@ -148,9 +157,7 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
         if crate::plan::is_never_shown(&real) {
             return Err(refused(&path, format!("it leads to {}, which is never shown", real.display())));
         }
-        if let Some(hidden) = plan.hidden.seen_at(&real) {
-            return Err(refused(&path, format!("cofferdam keeps its own state in {}", hidden.display())));
-        }
+        state()?;
         if std::fs::metadata(&real).is_ok_and(|meta| meta.file_type().is_socket()) {
             return Err(refused(&path, "it is a socket, on which somebody of the host answers".to_owned()));
         }

@@ -1,7 +1,7 @@
 //! Every kind of path that a policy can name, and what comes of it: the table in `isolation/paths.rs`, row by row.
 
 use crate::bed::{Cage, Mode, SANDBOX, plan, rules, workspace};
-use agent::plan::{CagePlan, PathRule};
+use agent::plan::{CagePlan, Hidden, PathRule};
 use agent::protocol::{CageFailure, Refusal};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ pub const CASES: &[crate::Case] = &[
     ("a_workspace_that_is_only_readable_stays_so", a_workspace_that_is_only_readable_stays_so),
     ("links_lead_where_they_lead_and_no_further", links_lead_where_they_lead_and_no_further),
     ("a_link_that_the_agent_could_make_is_refused", a_link_that_the_agent_could_make_is_refused),
+    ("what_is_hidden_is_never_shown", what_is_hidden_is_never_shown),
     ("sockets_pipes_and_devices", sockets_pipes_and_devices),
     ("a_slash_at_the_end_means_nothing", a_slash_at_the_end_means_nothing),
     ("nothing_of_etc_but_what_is_listed", nothing_of_etc_but_what_is_listed),
@@ -195,6 +196,17 @@ fn a_link_that_the_agent_could_make_is_refused(mode: Mode) {
     assert!(told.contains("which the agent can change"), "{told}");
     // The same link where the agent can't write is good.
     assert!(Cage::with(&with(&plan, &[&host.text("other/link")], &[])).report().is_ok());
+}
+
+fn what_is_hidden_is_never_shown(mode: Mode) {
+    let (host, dir) = (Host::new(mode), workspace(mode));
+    let mut plan = plan(mode, dir.path());
+    plan.hidden = Hidden::new([host.path("a/b"), "/etc/ssl/certs/state".into()]);
+    for path in [&host.text("a"), &host.text("a/b/c"), "/etc/ssl/certs"] {
+        let told = refused(&with(&plan, &[path], &[]));
+        assert!(told.contains("cofferdam keeps its own state in"), "{path}: {told}");
+    }
+    assert!(Cage::with(&with(&plan, &[&host.text("other")], &[])).report().is_ok());
 }
 
 fn sockets_pipes_and_devices(mode: Mode) {
