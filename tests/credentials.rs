@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             a_crash_and_another_process_change_nothing,
             heart_and_init_never_held_it,
             what_cant_work_is_refused_at_the_start,
+            a_keys_file_that_agents_can_read_is_refused,
         ],
     )
 }
@@ -482,5 +484,93 @@ fn what_cant_work_is_refused_at_the_start(stage: &Stage) -> Result<()> {
         done.err()
     );
     ensure!(done.err().contains("h2.bed.test is reached by no entry of the policy"), "{}", done.err());
+    Ok(())
+}
+
+/// Wherever the policy, the workspace or another root shows it, and wherever it is named.
+fn a_keys_file_that_agents_can_read_is_refused(stage: &Stage) -> Result<()> {
+    let at = |name: &str| stage.dir().join(name).display().to_string();
+    for dir in ["workspace/sub", "shown", "written", "root", "private"] {
+        std::fs::create_dir_all(stage.dir().join(dir))?;
+    }
+    let (cert, key) = stage.world().client_pair()?;
+    stage.write("private/client.pem", cert)?;
+    for (name, text) in [
+        ("workspace/sub/key", "user:password-0123456789\n"),
+        ("shown/key", "user:password-0123456789\n"),
+        ("written/key", "user:password-0123456789\n"),
+        ("root/key", "user:password-0123456789\n"),
+        ("private/key", "user:password-0123456789\n"),
+        ("workspace/client.key", key.as_str()),
+        ("private/client.key", key.as_str()),
+    ] {
+        std::fs::set_permissions(stage.write(name, text)?, std::fs::Permissions::from_mode(0o600))?;
+    }
+    for (to, link) in [
+        ("workspace/sub/key", "private/in"),
+        ("workspace/sub", "private/way"),
+        ("private", "workspace/out"),
+        ("workspace/out", "private/through"),
+    ] {
+        symlink(stage.dir().join(to), stage.dir().join(link))?;
+    }
+    let policy = common::policy("")
+        .replace("    - /etc ", &format!("    - {}\n    - /etc ", at("shown")))
+        .replace("  read_write:\n", &format!("  read_write:\n    - {}\n", at("written")));
+    let policy = stage.write("policy.yaml", policy)?.display().to_string();
+    let credential = |key: &str| {
+        let place = "use: [ { host: api.bed.test, path: /echo, binaries: [/usr/bin/curl] } ]";
+        format!("credentials: {{ github: {{ from: \"file:{key}\", {place} }} }}\n")
+    };
+    let certificate = |key: &str| {
+        let pem = at("private/client.pem");
+        format!("client_certs: [ {{ host: mtls.bed.test, cert: {pem}, key: \"file:{key}\" }} ]\n")
+    };
+    let proxy = |key: &str| {
+        format!("upstream_proxy: {{ url: \"http://127.0.0.1:9\", credential: \"file:{key}\" }}\n")
+    };
+    let provider = |key: &str| {
+        let to = "kind: openai, base_url: \"http://127.0.0.1:9/v1\"";
+        format!("inference: {{ providers: {{ a: {{ {to}, credential: \"file:{key}\" }} }} }}\n")
+    };
+    let start = |section: &str, service: bool, root: bool| {
+        let root = if root { format!("root: {}\n", at("root")) } else { String::new() };
+        let workspace = workspace(stage);
+        let text = format!(
+            "name: keys\npolicy: {policy}\nworkspace: {workspace}\n{root}agents: {{ a: {{ command: [\"true\"] }} }}\n{section}"
+        );
+        let file = stage.write("keys.yaml", text)?.display().to_string();
+        match service {
+            true => stage.call(&["up", "-f", &file, "--metrics", "off"]),
+            false => stage.call(&["run", "--quiet", "--config", &file, "--", "true"]),
+        }
+    };
+    for (section, key, root) in [
+        (&credential as &dyn Fn(&str) -> String, "workspace/sub/key", false),
+        (&credential, "private/in", false),
+        (&credential, "private/way/key", false),
+        (&credential, "workspace/out/key", false),
+        (&credential, "private/through/key", false),
+        (&credential, "shown/key", false),
+        (&credential, "written/key", false),
+        (&credential, "root/key", true),
+        (&provider, "shown/key", false),
+        (&proxy, "shown/key", false),
+        (&certificate, "workspace/client.key", false),
+    ] {
+        for service in [false, true] {
+            let refused = start(&section(&at(key)), service, root)?.expect_code(125)?.err();
+            let named = refused.contains(&format!("credential file:{} lies in", at(key)));
+            ensure!(named && refused.contains("move it out of"), "{key}: {refused}");
+            ensure!(!refused.contains("0123456789"), "the refusal shows the key: {refused}");
+        }
+    }
+    for (section, key) in [
+        (&credential as &dyn Fn(&str) -> String, "private/key"),
+        (&proxy, "private/key"),
+        (&certificate, "private/client.key"),
+    ] {
+        start(&section(&at(key)), false, false)?.expect_code(0)?;
+    }
     Ok(())
 }

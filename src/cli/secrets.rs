@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use agent::launch;
+use redactor::Reference;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::out::Failure;
@@ -34,7 +35,7 @@ pub fn seal(wanted: &Wanted) -> Result<(OwnedFd, Vec<PlannedCert>), Failure> {
         Ok(certs) => Answer::Sealed(certs),
         Err(Failure { code, message }) => Answer::Refused(code, message),
     };
-    let answer = if names_none(wanted) {
+    let answer = if references(wanted)?.is_empty() {
         work()
     } else {
         let bytes = launch::in_child(|| serde_json::to_vec(&work()).unwrap_or_default());
@@ -47,12 +48,20 @@ pub fn seal(wanted: &Wanted) -> Result<(OwnedFd, Vec<PlannedCert>), Failure> {
     }
 }
 
-/// Whether there is nothing to resolve.
-fn names_none(wanted: &Wanted) -> bool {
-    wanted.inference.is_none()
-        && wanted.credentials.references().next().is_none()
-        && wanted.client_certs.is_empty()
-        && wanted.upstream_proxy.is_none()
+/// Every reference that a sandbox needs.
+///
+/// # Errors
+/// The first that is none.
+pub fn references(wanted: &Wanted) -> Result<Vec<Reference>, Failure> {
+    let mut all: Vec<Reference> = wanted.credentials.references().map(|(_, found)| found.clone()).collect();
+    all.extend(wanted.inference.iter().flat_map(|inference| inference.references().cloned()));
+    for cert in &wanted.client_certs {
+        all.push(cert.key().map_err(Failure::refused)?);
+    }
+    if let Some(proxy) = &wanted.upstream_proxy {
+        all.extend(proxy.credential().map_err(Failure::refused)?);
+    }
+    Ok(all)
 }
 
 fn resolve(wanted: &Wanted) -> Result<(Secrets, Vec<PlannedCert>), Failure> {

@@ -131,7 +131,6 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let mut paths = policies::paths(policy.policy());
     let hidden = root.every_place();
     let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids, &paths, &hidden)?;
-    reach::keep_out(&mut wanted, &workspace, &paths)?;
     let shown =
         other_root::Chosen { state: root.dir(), claim: &claim, ids, hidden: &hidden, quiet: wanted.quiet };
     let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;
@@ -140,6 +139,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
     cage.root = other_root;
     cage.paths = paths;
+    reach::keep_out(&mut wanted, &cage)?;
     cage.hidden = hidden;
     cage.enforcement = match wanted.enforcement {
         config::Enforcement::Strict => agent::plan::Enforcement::Strict,

@@ -53,6 +53,15 @@ impl Reference {
         }
     }
 
+    /// The file that it leads to, where it leads to one.
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Env(_) => None,
+            Self::File(path) => Some(path.clone()),
+            Self::Systemd(name) => Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name)),
+        }
+    }
+
     /// Reads the key. For the CLI, before the start, on the operator's side.
     ///
     /// # Errors
@@ -79,15 +88,14 @@ impl Reference {
                     .map_err(|_| fault(format!("{name} is not set in the environment: export it first")))?
                     .into_bytes(),
             ),
-            Self::File(path) => read_private(path).map_err(fault)?,
-            Self::Systemd(name) => {
-                let dir = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+            Self::File(_) | Self::Systemd(_) => {
+                let path = self.file().ok_or_else(|| {
                     fault(
                         "no CREDENTIALS_DIRECTORY: use LoadCredential= in the unit, and start by systemd"
                             .into(),
                     )
                 })?;
-                read_private(&PathBuf::from(dir).join(name)).map_err(fault)?
+                read_private(&path).map_err(fault)?
             }
         };
         while key.last().is_some_and(u8::is_ascii_whitespace) {

@@ -72,6 +72,23 @@ const DEFAULT_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A bundle is at most this large; anything else isn't one.
 const MAX_BUNDLE: u64 = 8 << 20;
 
+/// What of `/etc` is bound, where it is there, with whether it is writable: what programs need, and what the policy names.
+pub(super) fn names(plan: &CagePlan) -> BTreeMap<PathBuf, bool> {
+    let mut names: BTreeMap<PathBuf, bool> =
+        BOUND.iter().map(|(name, _)| (Path::new("/etc").join(name), false)).collect();
+    if let Ok(entries) = std::fs::read_dir("/etc") {
+        names.extend(entries.flatten().map(|entry| (entry.path(), false)).filter(|(path, _)| {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            BOUND_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+        }));
+    }
+    let named = super::paths::policy_paths(plan).into_iter();
+    for (path, writable) in named.filter(|(path, _)| path.starts_with("/etc") && path != Path::new("/etc")) {
+        *names.entry(path).or_insert(false) |= writable;
+    }
+    names
+}
+
 #[derive(Debug)]
 struct Bound {
     path: PathBuf,
@@ -92,21 +109,7 @@ impl Collected {
     /// Opens what is there. What can't be opened isn't shown: nothing here is a control.
     pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Self {
         let mut collected = Self { bound: Vec::new(), links: Vec::new(), has_bundle: has_bundle() };
-        let mut names: BTreeMap<PathBuf, bool> =
-            BOUND.iter().map(|(name, _)| (Path::new("/etc").join(name), false)).collect();
-        if let Ok(entries) = std::fs::read_dir("/etc") {
-            names.extend(entries.flatten().map(|entry| (entry.path(), false)).filter(|(path, _)| {
-                let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-                BOUND_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
-            }));
-        }
-        let named = super::paths::policy_paths(plan).into_iter();
-        for (path, writable) in
-            named.filter(|(path, _)| path.starts_with("/etc") && path != Path::new("/etc"))
-        {
-            *names.entry(path).or_insert(false) |= writable;
-        }
-        for (path, writable) in names {
+        for (path, writable) in names(plan) {
             collected.add(path, writable, modes);
         }
         collected

@@ -20,6 +20,7 @@ pub(crate) mod paths;
 pub(crate) mod root;
 pub(crate) mod sabotage;
 pub mod seccomp;
+pub mod shown;
 pub mod terminal;
 pub mod user;
 mod witness;

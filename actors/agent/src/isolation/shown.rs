@@ -1,0 +1,96 @@
+//! What of the host the agents of a plan get, for whoever must know it before a cage is built: the command, which refuses to start
+//! where a file that decides about them, or a key, lies in it.
+
+use super::{etc, is_provided, paths};
+use crate::plan::{CagePlan, WORKSPACE};
+use std::path::{Path, PathBuf};
+
+/// A place of the host that the agents get.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its real path.
+    pub path: PathBuf,
+    /// Whether they may write there.
+    pub writable: bool,
+}
+
+/// Every real place of the host in which the agents can read. Of another root that is all of it, since its paths are resolved in
+/// it and not here; what they write over it lies in its overlay.
+pub fn places(plan: &CagePlan) -> Vec<Place> {
+    let of_root = match &plan.root {
+        None => named(plan),
+        Some(root) => {
+            let overlay = root.overlay.clone().map(|path| (path, true));
+            [(root.path.clone(), false)].into_iter().chain(overlay).collect()
+        }
+    };
+    // What lies in the workspace is judged as all of it.
+    let writable = plan.paths.read_write.iter().any(|rule| rule.path.starts_with(WORKSPACE));
+    of_root
+        .into_iter()
+        .chain([(plan.workspace.clone(), writable)])
+        .filter_map(|(path, writable)| Some(Place { path: std::fs::canonicalize(path).ok()?, writable }))
+        .collect()
+}
+
+/// What the policy names of the host, and what goes with it; not what the sandbox has of its own.
+fn named(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
+    let paths = paths::policy_paths(plan).into_iter().filter(|(path, _)| !path.starts_with("/etc"));
+    let is_hosts = |path: &Path| {
+        let real = std::fs::canonicalize(path);
+        !is_provided(path) && real.is_ok_and(|real| !is_provided(&real) && real != Path::new("/"))
+    };
+    let paths = paths.filter(|(path, _)| is_hosts(path));
+    // Links in /etc stay links: they show nothing that isn't shown where they lead.
+    let etc = etc::names(plan).into_iter().filter(|(path, _)| !path.is_symlink());
+    paths.chain(etc).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Id, Ids, OtherRoot, PathRule};
+
+    fn rule(path: impl Into<PathBuf>) -> PathRule {
+        PathRule { path: path.into(), optional: false }
+    }
+
+    #[test]
+    fn what_the_sandbox_has_of_its_own_is_none_of_the_hosts() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(dir.path()).unwrap();
+        for made in ["workspace", "a", "b", "root/a", "root-overlay"] {
+            std::fs::create_dir_all(real.join(made)).unwrap();
+        }
+        std::os::unix::fs::symlink("b", real.join("link")).unwrap();
+        let ids = Ids::Rootless { operator: Id { uid: 1, gid: 1 } };
+        let mut plan = CagePlan::new("box", ids, real.join("workspace"));
+        plan.paths.read_only = ["/etc", "/tmp", "/proc", "/sandbox/x"]
+            .map(rule)
+            .into_iter()
+            .chain([rule(real.join("link"))])
+            .collect();
+        plan.paths.read_write = vec![rule(real.join("a")), rule("/dev/null"), rule("/var/tmp")];
+        let of = |plan: &CagePlan, name: &str| {
+            let found = places(plan).into_iter().find(|place| place.path == real.join(name));
+            found.map(|place| place.writable)
+        };
+        assert_eq!(of(&plan, "a"), Some(true));
+        assert_eq!(of(&plan, "b"), Some(false), "where a link leads");
+        assert_eq!(of(&plan, "workspace"), Some(false), "it is there to be read");
+        for own in ["/etc", "/tmp", "/var/tmp", "/proc", "/dev/null", "/"] {
+            assert!(!places(&plan).iter().any(|place| place.path == Path::new(own)), "{own}");
+        }
+        plan.paths.read_write.push(rule("/sandbox"));
+        assert_eq!(of(&plan, "workspace"), Some(true));
+
+        plan.root = Some(OtherRoot {
+            path: real.join("root"),
+            image: false,
+            overlay: Some(real.join("root-overlay")),
+        });
+        assert_eq!(of(&plan, "a"), None, "it is looked up in the other root");
+        assert_eq!((of(&plan, "root"), of(&plan, "root-overlay")), (Some(false), Some(true)));
+        assert_eq!(of(&plan, "workspace"), Some(true));
+    }
+}
