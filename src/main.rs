@@ -4,6 +4,7 @@
 //! becomes the heart of a sandbox, and the supervisor that the heart starts. (The third process, init, is an early fork of the
 //! command: see `agent::launch`.)
 
+mod builder;
 mod cli;
 mod compose;
 mod config;

@@ -41,6 +41,8 @@ pub mod slot {
     pub const NAMES: &str = "names";
     /// The sealed text of the policy in force, once it is another than the plan's.
     pub const POLICY: &str = "policy";
+    /// The sealed list of agents that were over when another cage was built, and how they ended.
+    pub const ENDED: &str = "ended";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.
     pub const FORWARD: &str = "forward:";
     /// The read ends of agents' output: `out:AGENT:STREAM`.
@@ -60,6 +62,10 @@ pub struct Plan {
     pub cage: agent::plan::CagePlan,
     /// The policy to begin with.
     pub policy: PolicySource,
+    /// What the policy's file held when the sandbox started.
+    pub policy_seen: policy::Seen,
+    /// How many cages of this sandbox were built before this plan's.
+    pub cages_before: u32,
     /// The agents to start with.
     pub agents: Vec<AgentPlan>,
     /// Providers and routes of `inference.local`.

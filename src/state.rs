@@ -167,14 +167,14 @@ impl Root {
             return self.try_claim(name);
         }
         // Nobody else's from here on.
-        let made = Made { dir: dir.clone(), directory, socket: false };
+        let made = Made { dir: dir.clone(), directory, sockets: Vec::new() };
         write_holder(&mut lock).map_err(|e| told(&path, &e))?;
         Ok(Ok(Claim { name: name.clone(), dir, handle, made, lock }))
     }
 
     /// Where the control socket of this name is, whether anybody listens or not.
     pub fn socket(&self, name: &Name) -> PathBuf {
-        self.instance(name).join("control.sock")
+        self.instance(name).join(CONTROL_SOCKET)
     }
 
     /// Whether a sandbox of this name runs: its control socket takes a connection (the heart keeps it open, also while
@@ -217,7 +217,7 @@ impl Root {
 
     fn connect(&self, name: &Name) -> io::Result<UnixStream> {
         let handle = File::open(self.instance(name))?;
-        UnixStream::connect(socket_path(&handle))
+        UnixStream::connect(socket_path(&handle, CONTROL_SOCKET))
     }
 }
 
@@ -274,6 +274,11 @@ fn is_still_at(file: &File, path: &Path) -> bool {
     (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }
 
+/// The control socket of a sandbox, in its directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// Its builder's: see [`crate::builder`].
+pub const BUILD_SOCKET: &str = "build.sock";
+
 /// What can be told of a sandbox's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
@@ -316,13 +321,14 @@ pub struct Claim {
 pub struct Made {
     dir: PathBuf,
     directory: bool,
-    socket: bool,
+    sockets: Vec<&'static str>,
 }
 
 impl Made {
     /// Something has started: what was made stays.
     pub fn keep(mut self) {
-        (self.directory, self.socket) = (false, false);
+        self.directory = false;
+        self.sockets.clear();
     }
 }
 
@@ -331,9 +337,7 @@ impl Drop for Made {
         let remove = |name: &str| {
             let _kept = fs::remove_file(self.dir.join(name));
         };
-        if self.socket {
-            remove("control.sock");
-        }
+        self.sockets.iter().for_each(|socket| remove(socket));
         if self.directory {
             // The lock goes last, since whoever finds none makes another. A workspace that holds anything stays; of `root`, which
             // holds changes to another root, nothing has run in it yet.
@@ -352,23 +356,23 @@ impl Claim {
         (self.lock, self.made)
     }
 
-    /// Makes the control socket anew (an old one is a dead sandbox's: the lock is ours) and listens on it.
-    pub fn listen(&mut self) -> io::Result<UnixListener> {
-        let path = socket_path(&self.handle);
+    /// Makes a socket of this name anew (an old one is a dead sandbox's: the lock is ours) and listens on it, for our own user.
+    pub fn listen(&mut self, name: &'static str) -> io::Result<UnixListener> {
+        let path = socket_path(&self.handle, name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
-        self.made.socket = true;
+        self.made.sockets.push(name);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     }
 }
 
-/// The socket's path by descriptor: never longer than `sun_path` (108 bytes, unix(7)), however deep the directory lies.
-pub fn socket_path(dir: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()))
+/// A socket's path by descriptor: never longer than `sun_path` (108 bytes, unix(7)), however deep the directory lies.
+pub fn socket_path(dir: &File, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -433,7 +437,7 @@ mod tests {
         let root = Root::locate(Some(dir.path())).unwrap();
         let name = Name::parse("one").unwrap();
         let mut claim = root.claim(&name, "--name").unwrap();
-        let _listener = claim.listen().unwrap();
+        let _listener = claim.listen(CONTROL_SOCKET).unwrap();
         fs::create_dir(claim.dir.join("workspace")).unwrap();
         drop(claim);
         assert!(!root.instance(&name).exists());
@@ -452,7 +456,7 @@ mod tests {
         assert!(root.instance(&name).join("lock").exists());
         // A socket goes from a directory that was there before, too.
         let mut claim = root.claim(&name, "--name").unwrap();
-        let _listener = claim.listen().unwrap();
+        let _listener = claim.listen(CONTROL_SOCKET).unwrap();
         let (_lock, made) = claim.hand_over();
         assert!(root.socket(&name).exists());
         drop(made);
@@ -467,7 +471,7 @@ mod tests {
         let root = Root::locate(Some(&deep)).unwrap();
         let name = Name::parse("deep").unwrap();
         let mut claim = root.claim(&name, "--name").unwrap();
-        let _listener = claim.listen().unwrap();
+        let _listener = claim.listen(CONTROL_SOCKET).unwrap();
         assert!(root.is_running(&name));
         assert!(!root.is_running(&Name::parse("other").unwrap()));
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
-use bed::stage::{Finished, PATIENCE, finish};
+use bed::stage::{Finished, PATIENCE, finish, poll};
 use bed::{Seen, Stage};
 use serde_json::Value;
 
@@ -390,6 +390,32 @@ fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
     let mut running = stage.start(start)?;
     running.wait_for("up", common::START)?;
     let sandbox = Sandbox::adopt(stage, name, running);
+    let of_a_run = ["cofferdam: heart", "cofferdam: init", "cofferdam: supervisor"];
+    only_the_supervisor_holds_it(stage, &sandbox, &unrelated, &of_a_run)?;
+    drop(sandbox);
+
+    // A service's builder stays from before the heart was shut in.
+    let name = stage.name();
+    let text = format!(
+        "{CREDENTIALS}name: {name}\npolicy: {}\nmetrics: {{ listen: \"off\" }}\nagents: {{ one: {{ command: [sleep, '120'] }} }}\n",
+        policy_file(stage, ENTRIES)?
+    );
+    let file = stage.write("service.yaml", text)?.display().to_string();
+    let mut start = stage.cofferdam(["up", "--quiet", "-f", &file]);
+    start.env("BED_TOKEN", KEY).env("BED_UNRELATED", &unrelated);
+    let sandbox = Sandbox::adopt(stage, name, stage.start(start)?);
+    poll("the agent", common::START, || sandbox.status().ok().filter(|s| s["agents"][0]["pid"].is_u64()))?;
+    let of_a_service = ["cofferdam: builder", "cofferdam: heart", "cofferdam: init", "cofferdam: supervisor"];
+    only_the_supervisor_holds_it(stage, &sandbox, &unrelated, &of_a_service)
+}
+
+/// Looks through the memory of each process of cofferdam's.
+fn only_the_supervisor_holds_it(
+    stage: &Stage,
+    sandbox: &Sandbox,
+    unrelated: &str,
+    titles: &[&str],
+) -> Result<()> {
     let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
     let mut seen = Vec::new();
     for pid in stage.cofferdam_processes() {
@@ -403,7 +429,7 @@ fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
             ensure!(holds(KEY)?, "the search is blind: the supervisor has the key");
         } else {
             ensure!(
-                !holds(KEY)? && !holds(&unrelated)?,
+                !holds(KEY)? && !holds(unrelated)?,
                 "{title} holds what was in the operator's environment"
             );
             let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
@@ -412,7 +438,7 @@ fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
         seen.push(title);
     }
     seen.sort();
-    ensure!(seen == ["cofferdam: heart", "cofferdam: init", "cofferdam: supervisor"], "{seen:?}");
+    ensure!(seen == titles, "{seen:?}");
     Ok(())
 }
 

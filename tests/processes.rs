@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             descriptors_are_those_of_the_table,
             descriptors_do_not_grow_with_use,
             a_process_of_the_same_user_looks_into_none.only(Mode::Rootless),
+            a_services_builder_holds_next_to_nothing,
         ],
     )
 }
@@ -194,7 +195,7 @@ fn descriptors_are_those_of_the_table(stage: &Stage) -> Result<()> {
         }
     }
     // A row that describes nothing is as wrong. These come with options or with use.
-    let at_times = ["memfd cofferdam-pins", "memfd cofferdam-policy"];
+    let at_times = ["memfd cofferdam-ended", "memfd cofferdam-pins", "memfd cofferdam-policy"];
     for what in table.keys().filter(|what| !at_times.contains(what)) {
         ensure!(seen.contains(*what), "docs/processes.md lists `{what}`, which nobody holds");
     }
@@ -301,5 +302,29 @@ fn a_process_of_the_same_user_looks_into_none(stage: &Stage) -> Result<()> {
         }
     }
     other.signal(Signal::SIGKILL)?;
+    Ok(())
+}
+
+fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let text = format!(
+        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents: {{ one: {{ command: [sleep, '1000'] }} }}\n"
+    );
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+    let sandbox = Sandbox::adopt(stage, name.clone(), running);
+    poll("the agent", PATIENCE, || sandbox.status().ok().filter(|s| s["agents"][0]["pid"].is_u64()))?;
+    let called = |pid: &i32| status(*pid, "Name").is_some_and(|name| name == "cofferdam: bld");
+    let builder = stage.cofferdam_processes().into_iter().find(called).context("no builder")?;
+    ensure!(status(builder, "Threads").as_deref() == Some("1"), "it has threads");
+    let limits = std::fs::read_to_string(format!("/proc/{builder}/limits"))?;
+    ensure!(limits.lines().any(|l| l.starts_with("Max core file size") && l.contains(" 0 ")), "{limits}");
+    // Not dumpable: its files belong to root, and of the user's other processes none looks into it.
+    use std::os::unix::fs::MetadataExt;
+    ensure!(std::fs::metadata(format!("/proc/{builder}/environ"))?.uid() == 0, "it is dumpable");
+    let held = open(stage, &name, builder)?;
+    let allowed =
+        BTreeMap::from([("STATE/NAME".to_owned(), 1), ("signalfd".to_owned(), 1), ("socket".to_owned(), 2)]);
+    ensure!(held == allowed, "{held:?}");
     Ok(())
 }

@@ -319,14 +319,16 @@ pub enum PolicyCommand {
     #[command(after_help = "Example:\n  cofferdam policy show assistant")]
     Show(NamedJson),
     /// Put another policy in force in a running sandbox
-    #[command(after_help = "Example:\n  cofferdam policy set assistant policy.yaml")]
+    #[command(
+        after_help = "Examples:\n  cofferdam policy set assistant policy.yaml\n  cofferdam policy set assistant policy.yaml --restart-agents"
+    )]
     Set {
         /// The sandbox
         name: String,
         /// The policy file
         file: PathBuf,
-        /// Start the agents that run again under the new policy (a changed filesystem, landlock or process section takes
-        /// effect at the sandbox's next start only)
+        /// Start the agents that run again under the new policy; where a filesystem, landlock or process section changed, in another
+        /// cage
         #[arg(long)]
         restart_agents: bool,
         /// Print JSON

@@ -19,6 +19,7 @@ mod reach;
 mod redact;
 mod run;
 mod secrets;
+pub mod site;
 mod start;
 mod up;
 mod way_out;

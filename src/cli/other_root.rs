@@ -13,7 +13,6 @@ use agent::plan::{Hidden, Ids, OtherRoot, Paths};
 
 use crate::cli::ids::give;
 use crate::cli::out::{Failure, say};
-use crate::state::Claim;
 
 /// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
@@ -22,8 +21,8 @@ const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
 pub struct Chosen<'a> {
     /// The directory of all sandboxes.
     pub state: &'a Path,
-    /// The sandbox.
-    pub claim: &'a Claim,
+    /// The sandbox's own.
+    pub dir: &'a Path,
     /// Who is who.
     pub ids: Ids,
     /// What no root may show.
@@ -70,7 +69,7 @@ impl Chosen<'_> {
 
     /// The sandbox's own directory for what it changes in this very root: over another one its changes mean nothing.
     fn overlay(&self, key: &str) -> Result<PathBuf, Failure> {
-        let path = self.claim.dir.join("root").join(key);
+        let path = self.dir.join("root").join(key);
         let told = |e: io::Error| Failure::refused(format!("overlay {}: {e}", path.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(told)?;
         for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {

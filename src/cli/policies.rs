@@ -10,7 +10,7 @@ use crate::cli::out::{Failure, Paint};
 use crate::plan::PolicySource;
 
 /// A policy file larger than this is refused before it is parsed.
-const FILE_MAX: u64 = 4 << 20;
+pub const FILE_MAX: u64 = 4 << 20;
 
 /// What was typed or written about the policy.
 pub struct Choice<'a> {

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use operator::Code;
+use operator::client::{Client, ClientError};
+use operator::types::PolicyChange;
 use policy::{Builtin, Compiled, Diagnostics, Executable, Question};
 use serde_json::json;
 
@@ -11,7 +14,7 @@ use crate::cli::out::{Failure, Outcome, Paint, REFUSED, print, print_json, say, 
 use crate::cli::policies::{self, Choice};
 use crate::cli::wait_for;
 use crate::plan::PolicySource;
-use crate::state::Root;
+use crate::state::{Name, Root};
 
 /// Runs a `policy` command.
 pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
@@ -176,7 +179,16 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     // Every error at its place, here, where the file is; the sandbox checks again with its presets.
     policies::check(&source, true)?;
     let client = client(root, name)?;
-    let change = wait_for(async { client.set_policy(source.text, restart_agents).await.map_err(told) })?;
+    let change = match wait_for(async { Ok(client.set_policy(source.text.clone(), restart_agents).await) })? {
+        Err(ClientError::Fault(fault)) if restart_agents && fault.code == Code::NeedsCage => {
+            if !json {
+                say("a changed static section: another cage is built, and the agents move there");
+            }
+            crate::builder::another_cage(root, &Name::parse(name)?, &source.text)?;
+            moved(&client)?
+        }
+        answer => answer.map_err(told)?,
+    };
     if json {
         print_json(&change)?;
     } else {
@@ -187,6 +199,21 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
         }
     }
     Ok(0)
+}
+
+/// What is in force after a move, and for whom.
+fn moved(client: &Client) -> Result<PolicyChange, Failure> {
+    let status = wait_for(async { client.status().await.map_err(told) })?;
+    Ok(PolicyChange {
+        generation: status.policy.generation,
+        warnings: Vec::new(),
+        restarted: status
+            .agents
+            .into_iter()
+            .filter(|agent| agent.pid.is_some())
+            .map(|agent| agent.name)
+            .collect(),
+    })
 }
 
 fn built_ins(name: Option<&str>, json: bool) -> Outcome {

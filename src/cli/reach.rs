@@ -2,7 +2,7 @@
 //! keys, or they would have them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use agent::isolation::links;
 use agent::isolation::shown::{Place, places};
@@ -10,49 +10,109 @@ use agent::plan::CagePlan;
 
 use crate::cli::out::{Failure, say};
 use crate::cli::secrets;
+use crate::cli::site::lasting;
 use crate::cli::start::Wanted;
 use crate::plan::Mode;
 
 /// Refuses keys that the agents could read, and a service whose files they could change: it starts again unattended. A run goes on
 /// by what was just read, and says so; its policy isn't watched then.
-pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<(), Failure> {
-    let places = places(cage);
-    for reference in secrets::references(wanted)? {
-        let Some(file) = reference.file() else { continue };
-        if let Some(place) = place_of(&file, places.iter())? {
-            return Err(Failure::refused(format!(
-                "credential {reference} lies in {}, or the way to it leads through there, and agents can read that: move it out of \
-                 the workspace, of --root and of what the policy shows",
-                place.display()
-            )));
-        }
+///
+/// # Errors
+/// Which file, and the mend.
+pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> {
+    let apart = Apart::of(wanted)?;
+    if wanted.mode == Mode::Service {
+        apart.keep_out(cage)?;
+        return Ok(apart);
     }
-    let deciding = [
-        ("policy", wanted.policy.watch.clone()),
-        ("configuration", wanted.config.clone()),
-        ("upstream_ca", wanted.upstream_ca.clone()),
-    ];
-    for (what, file) in deciding {
-        let Some(file) = file else { continue };
-        if place_of(&file, places.iter().filter(|place| place.writable))?.is_none() {
+    let places = places(cage);
+    apart.keep_keys_out(&places)?;
+    for (what, file) in &apart.deciding {
+        if !is_changeable(file, &places)? {
             continue;
-        }
-        let where_it_lies = format!("{what} {} lies where the agent can change it", file.display());
-        if wanted.mode == Mode::Service {
-            return Err(Failure::refused(format!(
-                "{where_it_lies}: move it out of the workspace and of what the policy makes writable"
-            )));
         }
         if !wanted.quiet {
             say(&format!(
-                "{where_it_lies}: this run goes by what it says now; move it out before the next one"
+                "{}: this run goes by what it says now; move it out before the next one",
+                lies_within(what, file)
             ));
         }
-        if what == "policy" {
+        if *what == POLICY {
             wanted.policy.watch = None;
         }
     }
-    Ok(())
+    Ok(apart)
+}
+
+const POLICY: &str = "policy";
+
+/// The files of a sandbox, by absolute paths: for every cage that it will have.
+#[derive(Debug)]
+pub struct Apart {
+    /// What decides about the agents, and what each is.
+    deciding: Vec<(&'static str, PathBuf)>,
+    /// What holds keys, by their references.
+    keys: Vec<(String, PathBuf)>,
+}
+
+impl Apart {
+    fn of(wanted: &Wanted) -> Result<Self, Failure> {
+        let named = [
+            (POLICY, &wanted.policy.watch),
+            ("configuration", &wanted.config),
+            ("upstream_ca", &wanted.upstream_ca),
+        ];
+        let deciding = named.into_iter().filter_map(|(what, file)| Some((what, file.as_deref()?)));
+        let references = secrets::references(wanted)?;
+        let keys = references.iter().filter_map(|reference| Some((reference.to_string(), reference.file()?)));
+        Ok(Self {
+            deciding: deciding
+                .map(|(what, file)| Ok((what, lasting(file)?)))
+                .collect::<Result<_, Failure>>()?,
+            keys: keys
+                .map(|(reference, file)| Ok((reference, lasting(&file)?)))
+                .collect::<Result<_, Failure>>()?,
+        })
+    }
+
+    /// Refuses a cage in which agents could read one of the keys, or change what decides about them.
+    ///
+    /// # Errors
+    /// Which file, and the mend.
+    pub fn keep_out(&self, cage: &CagePlan) -> Result<(), Failure> {
+        let places = places(cage);
+        self.keep_keys_out(&places)?;
+        for (what, file) in &self.deciding {
+            if is_changeable(file, &places)? {
+                return Err(Failure::refused(format!(
+                    "{}: move it out of the workspace and of what the policy makes writable",
+                    lies_within(what, file)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_keys_out(&self, places: &[Place]) -> Result<(), Failure> {
+        for (reference, file) in &self.keys {
+            if let Some(place) = place_of(file, places.iter())? {
+                return Err(Failure::refused(format!(
+                    "credential {reference} lies in {}, or the way to it leads through there, and agents can read that: move it out of \
+                     the workspace, of --root and of what the policy shows",
+                    place.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lies_within(what: &str, file: &Path) -> String {
+    format!("{what} {} lies where the agent can change it", file.display())
+}
+
+fn is_changeable(file: &Path, places: &[Place]) -> Result<bool, Failure> {
+    Ok(place_of(file, places.iter().filter(|place| place.writable))?.is_some())
 }
 
 /// The place of these in which a file lies, or anything on the way to it, link by link: a link there could be led elsewhere.

@@ -9,17 +9,21 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use agent::isolation::capabilities::REQUIRE_CAP_DROP;
-use agent::launch::{Foundation, NewInit};
+use agent::launch::{Foundation, NewInit, Parent};
 use agent::plan::{CagePlan, Control, Ids, Limits};
 use agent::protocol::Slot;
 use proxy::credentials::Section;
 
+use crate::builder::Commission;
 use crate::cli::args::LogFormat;
 use crate::cli::out::{Failure, Outcome, say};
-use crate::cli::{given, ids, other_root, policies, reach, secrets, workspace};
+use crate::cli::reach::{self, Apart};
+use crate::cli::site::{Site, lasting};
+use crate::cli::{given, ids, other_root, policies, secrets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
 use crate::heart::{self, Prepared, Slots};
@@ -27,7 +31,7 @@ use crate::plan::{
     AgentPlan, FORWARDS_MAX, Mode, Plan, PolicySource, explicit_listeners, inference_listeners, slot,
 };
 use crate::sealed;
-use crate::state::{Claim, Name, Root};
+use crate::state::{BUILD_SOCKET, CONTROL_SOCKET, Claim, Name, Root, socket_path};
 use crate::steps::Steps;
 
 /// Everything that describes a sandbox, whether typed or read from a file.
@@ -119,7 +123,8 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let ids = ids::choose(&claim)?;
     // Who starts and ends in seconds doesn't wait for a witness.
     let foundation = Foundation { ids, witness: wanted.mode == Mode::Service, sabotage: left_out()? };
-    let init = NewInit::begin(foundation.clone()).map_err(|e| Failure::refused(e.to_string()))?;
+    let init =
+        NewInit::begin(foundation.clone(), Parent::Caller).map_err(|e| Failure::refused(e.to_string()))?;
     wanted.steps.done("command: name and ids; init begun");
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
     wanted.steps.done("command: policy checked");
@@ -132,14 +137,14 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let hidden = root.every_place();
     let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids, &paths, &hidden)?;
     let shown =
-        other_root::Chosen { state: root.dir(), claim: &claim, ids, hidden: &hidden, quiet: wanted.quiet };
+        other_root::Chosen { state: root.dir(), dir: &claim.dir, ids, hidden: &hidden, quiet: wanted.quiet };
     let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;
     ids::own(&claim, ids)?;
 
     let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
     cage.root = other_root;
     cage.paths = paths;
-    reach::keep_out(&mut wanted, &cage)?;
+    let apart = reach::keep_out(&mut wanted, &cage)?;
     cage.hidden = hidden;
     cage.enforcement = match wanted.enforcement {
         config::Enforcement::Strict => agent::plan::Enforcement::Strict,
@@ -164,12 +169,19 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         keep(&format!("{}{n}", slot::FORWARD), fd);
     }
     keep(slot::CONTROL, control(&mut claim, ids)?);
+    let builder = match wanted.mode {
+        Mode::Service => Some(commission(root, &wanted, &mut claim, apart)?),
+        Mode::Foreground { .. } => None,
+    };
+    let policy_seen = policy::Seen::of(&wanted.policy.text);
     let plan = Plan {
         name: claim.name.to_string(),
         state: claim.dir.clone(),
         mode: wanted.mode,
         cage,
         policy: wanted.policy,
+        policy_seen,
+        cages_before: 0,
         agents: wanted.agents,
         inference: wanted.inference,
         credentials: wanted.credentials,
@@ -188,7 +200,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let (lock, made) = claim.hand_over();
     keep(slot::LOCK, lock.into());
     wanted.steps.done("command: workspace, sockets; becomes the heart");
-    Ok(Prepared { plan, slots, init, made, steps: wanted.steps })
+    Ok(Prepared { plan, slots, builder, init, made, steps: wanted.steps })
 }
 
 /// Where an operator says another name.
@@ -241,13 +253,31 @@ fn limits(wanted: &config::Limits) -> Limits {
 }
 
 fn control(claim: &mut Claim, ids: Ids) -> Result<OwnedFd, Failure> {
-    let dir = claim.dir.clone();
-    let told = |e: std::io::Error| Failure::refused(format!("control socket in {}: {e}", dir.display()));
-    let listener = claim.listen().map_err(told)?;
+    let listener = socket(claim, CONTROL_SOCKET)?;
     if let Ids::Rooted { gateway, .. } = ids {
-        ids::give(&crate::state::socket_path(&claim.handle), gateway).map_err(told)?;
+        ids::give(&socket_path(&claim.handle, CONTROL_SOCKET), gateway).map_err(|e| told_of(claim, &e))?;
     }
     Ok(listener.into())
+}
+
+/// What another cage is built from one day. Its socket stays our own user's: root's, when started as root.
+fn commission(root: &Root, wanted: &Wanted, claim: &mut Claim, apart: Apart) -> Result<Commission, Failure> {
+    let site = Site {
+        state: root.dir().to_owned(),
+        dir: claim.dir.clone(),
+        root: wanted.root.as_deref().map(lasting).transpose()?,
+        apart,
+        quiet: wanted.quiet,
+    };
+    Ok(Commission { site, listener: socket(claim, BUILD_SOCKET)? })
+}
+
+fn socket(claim: &mut Claim, name: &'static str) -> Result<UnixListener, Failure> {
+    claim.listen(name).map_err(|e| told_of(claim, &e))
+}
+
+fn told_of(claim: &Claim, error: &std::io::Error) -> Failure {
+    Failure::refused(format!("sockets in {}: {error}", claim.dir.display()))
 }
 
 fn listen(address: SocketAddr, what: &str, mend: &str) -> Result<OwnedFd, Failure> {

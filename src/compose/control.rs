@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agent::protocol::CageReport;
+use agent::protocol::{Beginning, CageReport};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -60,8 +60,10 @@ pub struct Desk {
     pub stopping: Arc<AtomicBool>,
     /// When the sandbox started.
     pub started_at: jiff::Timestamp,
-    /// Supervisor processes before this one.
+    /// Supervisor processes that died before this one.
     pub restarts: u32,
+    /// What this one began with.
+    pub beginning: Beginning,
 }
 
 impl Desk {
@@ -73,7 +75,7 @@ impl Desk {
         self.tree()?.tree().await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))
     }
 
-    fn done(&self, by: Peer, action: &str, target: String) -> Accepted {
+    pub(super) fn done(&self, by: Peer, action: &str, target: String) -> Accepted {
         let event = audit::Event::Operator {
             action: action.into(),
             uid: Some(by.uid),
@@ -152,7 +154,11 @@ impl Desk {
                         diagnostics: serde_json::to_value(&errors).ok(),
                         ..Fault::new(Code::InvalidPolicy, errors.to_string())
                     },
-                    // A changed static section too: agents started again in this cage would have the old paths.
+                    // Agents started again in this cage would have the old paths. Whoever may have another one built asks for it
+                    // elsewhere: this process has no say in it.
+                    changed @ policy::Refused::StaticChanged { .. } => {
+                        Fault::new(Code::NeedsCage, changed.to_string())
+                    }
                     other => Fault::new(Code::Conflict, other.to_string()),
                 }
             })?;

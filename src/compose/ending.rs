@@ -12,12 +12,14 @@ use supervision::Outcome;
 use telemetry::audit::SandboxChange;
 use tokio::sync::mpsc;
 
+use super::another_cage;
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
 use super::records;
 use crate::cli::out::REFUSED;
 use crate::plan::{Mode, STOP_GRACE};
 use crate::sealed;
+use crate::state::CONTROL_SOCKET;
 
 /// Where the heart keeps when the sandbox started.
 const STARTED_SLOT: &str = "started";
@@ -81,6 +83,10 @@ pub async fn wait_for_end(
                 }
                 Ok(ToSupervisor::Signal(signo)) => desk.agents.signal(signo),
                 Ok(ToSupervisor::Winch) => desk.agents.resize(),
+                Ok(ToSupervisor::Turn { uid }) => {
+                    another_cage::note(desk, heart, uid).await;
+                    stop_agents(desk, STOP_GRACE);
+                }
                 Ok(_) => {}
                 Err(_) => return End::HeartGone,
             },
@@ -132,7 +138,7 @@ pub async fn close(
 /// When the heart died without a word, nobody else removes what must not outlive the sandbox.
 pub fn clean_up() {
     // The working directory is the state directory.
-    let _ = std::fs::remove_file("control.sock");
+    let _ = std::fs::remove_file(CONTROL_SOCKET);
 }
 
 /// When the sandbox started: now, or what the heart keeps from the first supervisor.

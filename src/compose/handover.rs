@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, ExitStatus, Slot, ToHeart, ToSupervisor};
 use agent::wire::{AsyncWire, Packet, WireError};
 
 use crate::steps::Steps;
@@ -17,6 +17,8 @@ pub struct Handover {
     pub restarts: u32,
     /// How the last one died.
     pub last_death: Option<ExitStatus>,
+    /// What this one begins with.
+    pub beginning: Beginning,
 }
 
 impl Handover {
@@ -61,12 +63,12 @@ impl HeartLine {
                         slots.insert(slot.0, fd);
                     }
                 }
-                ToSupervisor::HandoverEnd { supervisor_restarts, last_death } => {
-                    let handover = Handover { slots, restarts: supervisor_restarts, last_death };
+                ToSupervisor::HandoverEnd { supervisor_restarts, last_death, beginning } => {
+                    let handover = Handover { slots, restarts: supervisor_restarts, last_death, beginning };
                     return Ok((Self { wire: Arc::new(wire), steps: Steps::default() }, handover));
                 }
                 // Sent only after the end of the handover.
-                ToSupervisor::Signal(_) | ToSupervisor::Winch => {}
+                ToSupervisor::Signal(_) | ToSupervisor::Winch | ToSupervisor::Turn { .. } => {}
             }
         }
     }

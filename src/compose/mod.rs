@@ -10,6 +10,7 @@
 
 mod adapters;
 mod agents;
+mod another_cage;
 mod asked;
 mod capture;
 mod control;
@@ -33,10 +34,10 @@ use std::time::Duration;
 
 use agent::InitClient;
 use agent::own::Role;
-use agent::protocol::CageReport;
+use agent::protocol::{Beginning, CageReport};
 use agent::wire::WireError;
 use supervision::{ChildSpec, Supervisor};
-use telemetry::audit::SandboxChange;
+use telemetry::audit::{PolicyResult, SandboxChange};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
@@ -111,7 +112,7 @@ async fn supervise() -> Result<(), Refused> {
             (desk.0, end)
         }
         // Agents run: the heart tries again, and what is in the way may be gone by then.
-        Err(error) if handover.restarts > 0 => return Err(error),
+        Err(error) if handover.beginning != Beginning::Sandbox => return Err(error),
         Err(error) => {
             if heart.finish(REFUSED, Some(error.to_string())).await.is_err() {
                 ending::clean_up();
@@ -137,11 +138,15 @@ async fn supervise() -> Result<(), Refused> {
 /// A service says once what it is and where it answers.
 fn announce(desk: &Desk) {
     let plan = &desk.plan;
-    if plan.mode != Mode::Service || plan.quiet || desk.restarts > 0 {
+    if plan.mode != Mode::Service || plan.quiet || desk.beginning == Beginning::Succession {
         return;
     }
     let agents: Vec<&str> = desk.agents.iter().map(|agent| &*agent.name).collect();
-    say(&format!("'{}' is running: {}", plan.name, agents.join(", ")));
+    let how = match desk.beginning {
+        Beginning::Cage => "goes on in another cage",
+        _ => "is running",
+    };
+    say(&format!("'{}' {how}: {}", plan.name, agents.join(", ")));
     for forward in &plan.forwards {
         say(&format!("{} leads to port {} inside", forward.listen, forward.to));
     }
@@ -176,6 +181,7 @@ async fn build(
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover);
 
+    another_cage::remember(handover, &init, heart).await?;
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
     let sockets = tree::Sockets {
@@ -205,6 +211,7 @@ async fn build(
         stopping: Arc::default(),
         started_at: ending::started_at(handover, heart).await,
         restarts: handover.restarts,
+        beginning: handover.beginning,
     });
     let loader = policy::Loader::new(
         stores.policy.clone(),
@@ -213,7 +220,7 @@ async fn build(
         stores.policy_seen,
         records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
     );
-    keep_policy(&loader, heart);
+    keep_policy(&loader, heart, plan.cages_before);
     let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
@@ -238,7 +245,7 @@ async fn build(
     capture::tell(&uncaptured, &cage);
     let _ = desk.cage.set(cage);
     started?;
-    if desk.restarts > 0 {
+    if desk.beginning == Beginning::Succession {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
         tokio::spawn(desk.exec.clone().clear_away(names));
     }
@@ -273,8 +280,11 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     metrics::supervisor_restarts(handover.restarts.into());
     metrics::policy_generation(stores.policy.load().number);
     let sink = stores.audit.sink();
-    if handover.restarts == 0 {
+    if handover.beginning != Beginning::Succession {
         records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
+        if handover.beginning == Beginning::Cage {
+            records::policy_in_force(&stores.policy, &sink, PolicyResult::Loaded, None);
+        }
     } else {
         records::record(
             &sink,
@@ -309,7 +319,7 @@ fn note_controls(stores: &Stores, cage: &CageReport) {
 }
 
 /// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins with both.
-fn keep_policy(loader: &policy::Loader, heart: &HeartLine) {
+fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) {
     let (store, heart) = (loader.store().clone(), heart.clone());
     let (mut generations, mut seen) = (store.subscribe(), loader.seen());
     tokio::spawn(async move {
@@ -324,7 +334,8 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine) {
             // Looked at first: a file is put in force, then marked as seen, and one that is read once more changes nothing.
             let held = *seen.borrow_and_update();
             let now = store.load();
-            let kept = stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held };
+            let kept =
+                stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held, cage };
             if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
                 let _ = heart.keep(slot::POLICY, fd.as_fd()).await;
             }

@@ -4,7 +4,7 @@
 
 use proxy::identity::Changed;
 use supervision::{Event as Happened, Report};
-use telemetry::audit::{ActorChange, Event, IdentityChange, SandboxChange, Sink, Text};
+use telemetry::audit::{ActorChange, Event, IdentityChange, PolicyResult, SandboxChange, Sink, Text};
 use telemetry::metrics;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -110,7 +110,6 @@ impl redactor::pump::Observer for Redactions {
 
 /// Turns what came of a policy reload into an audit event and metrics.
 pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
-    use telemetry::audit::PolicyResult;
     std::sync::Arc::new(move |result| {
         let (outcome, detail) = match result {
             Ok(published) => {
@@ -119,16 +118,21 @@ pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
             }
             Err(refused) => (PolicyResult::Rejected, Some(refused.to_string())),
         };
-        metrics::policy_reload(outcome);
-        let now = store.load();
-        record(
-            &sink,
-            Event::Policy {
-                generation: now.number,
-                result: outcome,
-                sha256: Some(hex::encode(now.sha256).into()),
-                detail: detail.map(Text::from),
-            },
-        );
+        policy_in_force(&store, &sink, outcome, detail);
     })
+}
+
+/// Records which policy is in force after a change that came out so.
+pub fn policy_in_force(store: &policy::Store, sink: &Sink, result: PolicyResult, detail: Option<String>) {
+    metrics::policy_reload(result);
+    let now = store.load();
+    record(
+        sink,
+        Event::Policy {
+            generation: now.number,
+            result,
+            sha256: Some(hex::encode(now.sha256).into()),
+            detail: detail.map(Text::from),
+        },
+    );
 }

@@ -205,6 +205,8 @@ pub struct KeptPolicy {
     pub text: String,
     /// What the file last held, which may be another text: a policy can be set by hand, and a file refused.
     pub seen: policy::Seen,
+    /// Of which cage's time it is, by [`Plan::cages_before`]: another one's plan brings another text.
+    pub cage: u32,
 }
 
 fn policy_store(
@@ -213,9 +215,12 @@ fn policy_store(
     presets: &[Preset],
 ) -> Result<(policy::Store, policy::Seen), Refused> {
     let kept: Option<KeptPolicy> = handover.take(slot::POLICY).map(sealed::read_json).transpose()?;
+    let (text, turns) = (plan.policy.text.as_str(), u64::from(plan.cages_before));
     let (number, text, seen) = match &kept {
-        Some(kept) => (kept.number, kept.text.as_str(), kept.seen),
-        None => (1, plan.policy.text.as_str(), policy::Seen::of(&plan.policy.text)),
+        Some(kept) if kept.cage == plan.cages_before => (kept.number, kept.text.as_str(), kept.seen),
+        // Each cage since then began with the next generation.
+        Some(kept) => (kept.number + turns.saturating_sub(kept.cage.into()), text, kept.seen),
+        None => (1 + turns, text, plan.policy_seen),
     };
     let candidate = Candidate::new(&plan.policy.name, text, presets).map_err(|errors| errors.to_string())?;
     Ok((policy::Store::starting_at(candidate, number), seen))

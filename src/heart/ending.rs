@@ -11,6 +11,7 @@ use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use super::slots::Slots;
 use crate::cli::out::{REFUSED, say};
 use crate::plan::slot;
+use crate::state::{BUILD_SOCKET, CONTROL_SOCKET};
 
 /// What a supervisor gets to write its last audit records and go, in milliseconds.
 const SUPERVISOR_PATIENCE: u16 = 3000;
@@ -68,9 +69,14 @@ pub fn reap(child: &Child) -> Option<ExitStatus> {
     }
 }
 
-/// Removes what must not outlive the sandbox: its control socket.
+/// Removes what must not outlive the sandbox: its sockets.
 pub fn clean_state(slots: &Slots) {
+    [CONTROL_SOCKET, BUILD_SOCKET].into_iter().for_each(|socket| remove(slots, socket));
+}
+
+/// Removes one of them.
+pub fn remove(slots: &Slots, socket: &str) {
     if let Some(state) = slots.find(slot::STATE) {
-        let _ = unlinkat(state, "control.sock", UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(state, socket, UnlinkatFlags::NoRemoveDir);
     }
 }

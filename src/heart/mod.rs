@@ -5,7 +5,8 @@
 //! give init its plan ────────→ ┬─ start a supervisor, hand it every slot ─┐
 //!                              │        wait: its packets, its death,     │
 //!                              │        init's death, signals             │
-//!                              └──────── it died: wait, again ◀───────────┘
+//!                              ├──────── it died: wait, again ◀───────────┤
+//!                              └──────── another cage stands ([`turn`]) ◀──┘
 //!                                        Finish, init died, nobody to stop agents in order: end
 //! ```
 //!
@@ -17,6 +18,7 @@ mod ending;
 mod notify;
 mod pace;
 mod slots;
+mod turn;
 
 use std::ffi::CString;
 use std::io;
@@ -26,13 +28,14 @@ use std::time::{Duration, Instant};
 use agent::launch::{self, Child, HeldSignals, LaunchError, NewInit, SupervisorSpec};
 use agent::own::Role;
 use agent::plan::Ids;
-use agent::protocol::{ExitStatus, Slot, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, ExitStatus, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use operator::client::RawTerminal;
 
+use crate::builder::{Builder, Commission};
 use crate::cli::out::say;
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::state::Made;
@@ -40,6 +43,7 @@ use crate::steps::Steps;
 use ending::Ending;
 use pace::{Next, Pace};
 pub use slots::Slots;
+use turn::Turn;
 
 /// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
@@ -58,6 +62,8 @@ pub struct Prepared {
     pub made: Made,
     /// Descriptors to keep from the start.
     pub slots: Slots,
+    /// What a service's builder is made with.
+    pub builder: Option<Commission>,
     /// The step clock.
     pub steps: Steps,
 }
@@ -69,7 +75,8 @@ pub struct Prepared {
 /// What kept the sandbox from starting; nothing is left of it.
 pub fn begin(prepared: Prepared, signals: &HeldSignals) -> Result<Heart, String> {
     // First of all: from here on every descriptor has an owner that is here.
-    let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors());
+    let listener = prepared.builder.iter().map(|commission| commission.listener.as_fd());
+    let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors()).chain(listener);
     launch::close_all_but(&kept.collect::<Vec<_>>())
         .map_err(|e| format!("can't close what isn't ours: {e}"))?;
     Heart::of(prepared, signals)
@@ -90,6 +97,12 @@ pub struct Heart {
     terminal: Option<RawTerminal>,
     /// How the sandbox will end, once the agents are over and init was killed.
     over: Option<Ending>,
+    /// What the next supervisor begins with.
+    beginning: Beginning,
+    /// A service's.
+    builder: Option<Builder>,
+    /// Another cage, on its way.
+    turn: Option<Turn>,
     steps: Steps,
 }
 
@@ -103,6 +116,8 @@ struct Running {
 enum Life {
     /// It died; another may follow.
     Died,
+    /// Another cage is ready, and nothing is left to do in this one.
+    Turn,
     /// The sandbox ends.
     End(Ending),
 }
@@ -110,7 +125,7 @@ enum Life {
 impl Heart {
     fn of(prepared: Prepared, signals: &HeldSignals) -> Result<Self, String> {
         // Dropped from the last to the first: what was made is removed while the lock, a slot, is held.
-        let Prepared { plan, mut slots, init, made, steps } = prepared;
+        let Prepared { plan, mut slots, init, builder, made, steps } = prepared;
         agent::own::retitle(c"cofferdam: hrt", "cofferdam: heart")
             .map_err(|e| format!("can't take our environment out of memory: {e}"))?;
         let executable = launch::own_executable().map_err(|e| format!("can't open our own binary: {e}"))?;
@@ -122,14 +137,22 @@ impl Heart {
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = init.furnish(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
-        // Not before: what init gets takes more for a while.
+        // Before its limits are taken away.
+        let end_init = |_: &String| {
+            init.kill();
+            ending::reap(&init);
+        };
+        let builder = match (builder, slots.find(slot::STATE)) {
+            (Some(commission), Some(state)) => {
+                let begun = Builder::begin(commission, &plan, state, init.cgroup.as_ref());
+                Some(begun.map_err(|e| format!("the builder: {e}")).inspect_err(end_init)?)
+            }
+            _ => None,
+        };
+        // Not before: what init gets takes more for a while, and the builder keeps more for good.
         agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
             .map_err(|e| e.to_string())
-            .inspect_err(|_| {
-                // Before its limits are taken away.
-                init.kill();
-                ending::reap(&init);
-            })?;
+            .inspect_err(end_init)?;
         made.keep();
         steps.done("heart: init has its plan");
         let terminal = match plan.mode {
@@ -150,6 +173,9 @@ impl Heart {
             stop_by: None,
             terminal,
             over: None,
+            beginning: Beginning::Sandbox,
+            builder,
+            turn: None,
             steps,
         })
     }
@@ -158,11 +184,14 @@ impl Heart {
     pub fn live(mut self) -> u8 {
         loop {
             match self.start_supervisor() {
-                Ok(running) => {
-                    if let Life::End(ending) = self.accompany(&running) {
-                        return self.end(ending, Some(running));
+                Ok(running) => match self.accompany(&running) {
+                    Life::End(ending) => return self.end(ending, Some(running)),
+                    Life::Turn => {
+                        self.turn_over(running);
+                        continue;
                     }
-                }
+                    Life::Died => {}
+                },
                 Err(error) => say(&format!("the supervisor could not be started: {error}")),
             }
             if let Some(ending) = self.alone() {
@@ -248,6 +277,7 @@ impl Heart {
         running.tell(&ToSupervisor::HandoverEnd {
             supervisor_restarts: self.restarts,
             last_death: self.last_death,
+            beginning: std::mem::replace(&mut self.beginning, Beginning::Succession),
         });
         if self.stop_by.is_some() {
             // The one before was told to stop and died over it.
@@ -265,15 +295,18 @@ impl Heart {
     /// Waits with a supervisor until it dies or the sandbox ends.
     fn accompany(&mut self, running: &Running) -> Life {
         loop {
-            let [signalled, packets, supervisor_died, init_died] = match self.wait(running) {
+            let [signalled, packets, supervisor_died, init_died, built] = match self.wait(running) {
                 Ok(ready) => ready,
                 Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
             };
-            if packets && let Some(ending) = self.hear(running) {
-                return Life::End(ending);
+            if packets && let Some(life) = self.hear(running) {
+                return life;
             }
             if init_died && self.over.is_none() {
-                return Life::End(self.init_ended());
+                return if self.is_turning() { Life::Turn } else { Life::End(self.init_ended()) };
+            }
+            if built {
+                self.hear_builder(running);
             }
             if supervisor_died {
                 return self.supervisor_ended(running);
@@ -281,22 +314,28 @@ impl Heart {
             if signalled && let Some(ending) = self.signalled(running) {
                 return Life::End(ending);
             }
-            if self.stop_by.is_some_and(|by| Instant::now() >= by) {
+            if turn::is_past(self.stop_by) {
                 return Life::End(Ending::stopped("the stop took too long: ended by force"));
+            }
+            if turn::is_past(self.turn_by()) {
+                return Life::Turn;
             }
         }
     }
 
-    fn wait(&self, running: &Running) -> nix::Result<[bool; 4]> {
+    fn wait(&self, running: &Running) -> nix::Result<[bool; 5]> {
+        let when = |wanted| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
         // Nobody waits for the death of an init that was killed on purpose.
-        let init = if self.over.is_none() { PollFlags::POLLIN } else { PollFlags::empty() };
+        let init = when(self.over.is_none() && !self.has_left_cage());
+        let builder = self.builder.as_ref().map_or(self.signals.as_fd(), |builder| builder.wire.as_fd());
         let mut fds = [
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(running.wire.as_fd(), PollFlags::POLLIN),
             PollFd::new(running.child.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.init.pidfd.as_fd(), init),
+            PollFd::new(builder, when(self.builder.is_some())),
         ];
-        match poll(&mut fds, timeout_at(self.stop_by)) {
+        match poll(&mut fds, timeout_at(turn::earlier(self.stop_by, self.turn_by()))) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
@@ -305,7 +344,7 @@ impl Heart {
     }
 
     /// Reads what the supervisor has sent so far.
-    fn hear(&mut self, running: &Running) -> Option<Ending> {
+    fn hear(&mut self, running: &Running) -> Option<Life> {
         loop {
             match running.wire.try_recv::<ToHeart>() {
                 Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
@@ -319,7 +358,9 @@ impl Heart {
                 Ok(Packet { body: ToHeart::Ready, .. }) => {
                     self.pace.ready(Instant::now());
                     notify::ready(self.plan.notify_socket.as_deref());
+                    self.has_turned();
                 }
+                Ok(Packet { body: ToHeart::Over { .. }, .. }) if self.is_turning() => self.old_cage_is_over(),
                 Ok(Packet { body: ToHeart::Over { exit_code, message }, .. }) => {
                     self.steps.done("heart: hears that the agents are over; kills init");
                     self.init.kill();
@@ -328,12 +369,15 @@ impl Heart {
                 Ok(Packet { body: ToHeart::Steps(told), .. }) => {
                     told.iter().for_each(|(what, at)| self.steps.add(what, *at));
                 }
+                Ok(Packet { body: ToHeart::Finish { .. }, .. }) if self.is_turning() => {
+                    return Some(Life::Turn);
+                }
                 Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {
                     if self.over.is_some() {
                         // Output is out and records are on disk: winding down would only take time.
                         running.child.kill();
                     }
-                    return Some(Ending::with(exit_code, message));
+                    return Some(Life::End(Ending::with(exit_code, message)));
                 }
                 // Empty, or closed: its death is seen by its pidfd.
                 Err(WireError::NotReady | WireError::Closed) => return None,
@@ -347,8 +391,12 @@ impl Heart {
 
     fn supervisor_ended(&mut self, running: &Running) -> Life {
         // It may have said Finish just before it ended.
-        if let Some(ending) = self.hear(running) {
-            return Life::End(ending);
+        if let Some(life) = self.hear(running) {
+            return life;
+        }
+        if self.is_turning() {
+            // What it had left to do, the next one finds undone: output lies in its pipes.
+            return Life::Turn;
         }
         let status = ending::reap(&running.child);
         self.last_death = status;
@@ -417,6 +465,7 @@ impl Heart {
 
     /// Sets the end of all patience. Being told again puts it off no further.
     fn must_stop(&mut self) {
+        self.give_up_turn();
         self.stop_by.get_or_insert_with(|| Instant::now() + STOP_GRACE + STOP_SLACK);
     }
 
@@ -424,6 +473,7 @@ impl Heart {
     fn end(mut self, ending: Ending, supervisor: Option<Running>) -> u8 {
         drop(self.terminal.take());
         self.steps.done("heart: hears of the end");
+        self.end_builder();
         // And with it (pid_namespaces(7)) every process of the sandbox.
         self.init.kill();
         if let Some(Running { child, wire }) = supervisor {

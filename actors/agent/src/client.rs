@@ -6,7 +6,7 @@
 
 use crate::plan;
 use crate::protocol::{
-    Answer, CageReport, Connector, Event, FromInit, Holder, Identity, MAX_SPAWN_SPEC, ProcessId,
+    Answer, CageReport, Connector, Event, ExitStatus, FromInit, Holder, Identity, MAX_SPAWN_SPEC, ProcessId,
     ProcessRecord, Refusal, Request, RequestId, SpawnSpec, Stdio, ToInit,
 };
 use crate::sys;
@@ -179,6 +179,14 @@ impl InitClient {
     /// [`Refusal::StillRunning`], [`Refusal::UnknownProcess`].
     pub async fn note_end(&self, process: ProcessId) -> Result<(), ClientError> {
         self.done(Request::NoteEnd { process }, vec![]).await
+    }
+
+    /// Tells init how an agent ended in the cage before, see [`Request::Remember`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remember(&self, agent: &str, status: ExitStatus) -> Result<(), ClientError> {
+        self.done(Request::Remember { agent: agent.to_owned(), status }, vec![]).await
     }
 
     /// Another descriptor of a process's terminal.

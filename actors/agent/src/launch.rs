@@ -9,13 +9,17 @@ pub mod cgroup;
 mod held;
 mod new_init;
 mod other_root;
+mod proven;
+mod stay;
 mod workspace;
 
 pub use held::HeldSignals;
 pub(crate) use new_init::{
     AT_ONCE, FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY,
 };
-pub use new_init::{Foundation, NewInit, clone_init};
+pub use new_init::{Foundation, NewInit, Parent, clone_init};
+pub use proven::{Unproven, proven};
+pub use stay::stay_behind;
 
 use cgroup::{Cgroup, CgroupError};
 

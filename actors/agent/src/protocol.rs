@@ -1,14 +1,20 @@
-//! What cofferdam's three processes say to each other, and nothing else.
+//! What cofferdam's processes say to each other, and nothing else.
 //!
 //! ```text
 //! supervisor ──ToInit──▶ init      requests with an id; one FromInit::Reply each
 //! supervisor ◀─FromInit─ init      replies, and events (an agent process ended)
 //! heart ──ToSupervisor──▶ supervisor    descriptors kept for it, signals to pass on
 //! heart ◀──ToHeart── supervisor         descriptors to keep, readiness, the end
+//! heart ◀─FromBuilder─ builder          another cage, or what is left of one (`building`)
+//! heart ──ToBuilder──▶ builder          what became of it
 //! ```
 //! The channel to init outlives supervisors: a new one ignores replies to ids it never used, and asks
 //! [`Request::List`] for what runs. Every type here is bounded by [`crate::wire::MAX_BODY`]; what can be larger
 //! (argv, environment, a bundle) comes as a sealed memory file among the packet's descriptors.
+
+mod building;
+
+pub use building::{FromBuilder, ToBuilder};
 
 use crate::plan::{Control, PlanError};
 use serde::{Deserialize, Serialize};
@@ -70,6 +76,14 @@ pub enum Request {
     NoteEnd {
         /// Which.
         process: ProcessId,
+    },
+    /// Adds the end of an agent that ran in the cage before this one: it is over, and told of. Nothing where this init knows the
+    /// agent already. → [`Answer::Done`].
+    Remember {
+        /// Whose.
+        agent: String,
+        /// How it ended.
+        status: ExitStatus,
     },
     /// Another descriptor of a process's pty master. → [`Answer::Descriptor`].
     PtyMaster {
@@ -493,6 +507,17 @@ impl Slot {
 /// Slots the heart keeps at most.
 pub const MAX_SLOTS: usize = 512;
 
+/// With what a supervisor begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Beginning {
+    /// With a new sandbox.
+    Sandbox,
+    /// With another cage of a sandbox, in which nothing runs yet.
+    Cage,
+    /// With what a supervisor that died left running.
+    Succession,
+}
+
 /// A packet from the heart to the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSupervisor {
@@ -507,6 +532,13 @@ pub enum ToSupervisor {
         supervisor_restarts: u32,
         /// How the last one died.
         last_death: Option<ExitStatus>,
+        /// What it begins with.
+        beginning: Beginning,
+    },
+    /// Another cage stands: stop the agents in order and finish. The next supervisor starts them in it.
+    Turn {
+        /// The operator who wants it.
+        uid: u32,
     },
     /// The heart got this signal (SIGINT, SIGTERM, SIGHUP …).
     Signal(i32),

@@ -171,6 +171,12 @@ impl Wire {
     }
 }
 
+impl From<Wire> for OwnedFd {
+    fn from(wire: Wire) -> Self {
+        wire.socket
+    }
+}
+
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()

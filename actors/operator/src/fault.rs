@@ -16,8 +16,10 @@ pub enum Code {
     NotFound,
     /// 405: the path takes another method.
     MethodNotAllowed,
-    /// 409: not now, such as a policy with a changed static section.
+    /// 409: not now.
     Conflict,
+    /// 409: a policy with a changed static section, under which agents run in another cage or not at all.
+    NeedsCage,
     /// 413: the body is too long.
     TooLarge,
     /// 422: the policy has errors; `diagnostics` holds them all.
@@ -44,7 +46,7 @@ impl Code {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict => StatusCode::CONFLICT,
+            Self::Conflict | Self::NeedsCage => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::InvalidPolicy | Self::CommandNotFound | Self::NotExecutable => {
                 StatusCode::UNPROCESSABLE_ENTITY

@@ -49,10 +49,10 @@ pub enum Refused {
     /// The text has errors.
     #[error("the policy is refused, and the one in force stays:\n{0}")]
     Rejected(Diagnostics),
-    /// A static section differs: the cage is built once, at the sandbox's start.
+    /// A static section differs, which binds agents as long as they run.
     #[error(
-        "{} changed, which binds agents for the sandbox's life: stop it and start it with the new policy \
-         (--restart-agents can't change a cage); the policy in force stays",
+        "{} changed, which binds agents as long as they run: `policy set --restart-agents` ends them and starts them under it; \
+         the policy in force stays",
         .sections.join(", ")
     )]
     StaticChanged {

@@ -288,6 +288,12 @@ impl Loop<'_> {
             Request::List => Ok((Answer::Processes(self.table.records()), Vec::new())),
             Request::Forget { process } => self.table.forget(process).map(|()| (Answer::Done, Vec::new())),
             Request::NoteEnd { process } => self.table.note_end(process).map(|()| (Answer::Done, Vec::new())),
+            Request::Remember { agent, status } => {
+                if agent.len() > MAX_AGENT_NAME {
+                    return Err(Refusal::Invalid("the agent's name is too long".into()));
+                }
+                self.table.remember(&agent, status).map(|()| (Answer::Done, Vec::new()))
+            }
             Request::PtyMaster { process } => {
                 let master = self.table.find(process)?.master.as_ref();
                 let master = master.ok_or_else(|| Refusal::Invalid("it has no terminal".into()))?;

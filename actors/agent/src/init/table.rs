@@ -33,6 +33,21 @@ impl Table {
         Ok(())
     }
 
+    /// Adds the end of one that ran in the cage before this one, as long as nothing is known of its agent.
+    pub(crate) fn remember(&mut self, agent: &str, status: ExitStatus) -> Result<(), Refusal> {
+        if self.entries.iter().any(|e| e.record.agent == agent) {
+            return Ok(());
+        }
+        self.admit(agent, 0)?;
+        // No process of this pid namespace ever has this number.
+        let record = self.add(agent, 0, 0, None);
+        if let Some(entry) = self.entries.iter_mut().find(|e| e.record.process == record.process) {
+            entry.record.state = ProcessState::Exited(status);
+            (entry.record.noted, entry.announced) = (true, true);
+        }
+        Ok(())
+    }
+
     /// Adds a started process.
     pub(crate) fn add(
         &mut self,
@@ -171,6 +186,22 @@ mod tests {
         assert!(table.find(record.process).unwrap().master.is_none());
         table.forget(record.process).unwrap();
         assert_eq!(table.note_end(record.process), Err(Refusal::UnknownProcess(record.process)));
+    }
+
+    #[test]
+    fn what_ended_in_another_cage_is_over_and_no_news() {
+        let mut table = Table::default();
+        table.remember("a", ExitStatus::Code(3)).unwrap();
+        let found = table.records().remove(0);
+        assert_eq!((found.state, found.noted), (ProcessState::Exited(ExitStatus::Code(3)), true));
+        assert!(table.unannounced().is_none() && table.running().is_empty());
+        // A supervisor that died over it tells its successor, who says it again.
+        table.remember("a", ExitStatus::Code(3)).unwrap();
+        assert_eq!(table.records().len(), 1);
+        table.forget(found.process).unwrap();
+        table.add("a", 10, 1, None);
+        table.remember("a", ExitStatus::Code(3)).unwrap();
+        assert_eq!(table.running(), [10]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Cgroup {
 pub const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
 
 /// The controllers that these limits need.
-fn needed(limits: &Limits) -> Vec<&'static str> {
+pub(super) fn needed(limits: &Limits) -> Vec<&'static str> {
     let mut controllers = Vec::new();
     controllers.extend(limits.memory.map(|_| "memory"));
     controllers.extend(limits.pids.map(|_| "pids"));

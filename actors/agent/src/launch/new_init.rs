@@ -16,7 +16,7 @@
 //!   plan, channel, mounts ───────────────▶  builds the cage
 //! ```
 
-use super::cgroup::{Cgroup, CgroupError};
+use super::cgroup::{Cgroup, CgroupError, needed};
 use super::{Child, LaunchError, end, other_root, require_single_thread, system, workspace};
 
 use crate::isolation::namespaces::Namespaces;
@@ -83,6 +83,15 @@ impl Handed {
     }
 }
 
+/// Whose child an init is: with whom it dies, and who waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parent {
+    /// The caller.
+    Caller,
+    /// The caller's own parent (clone(2), CLONE_PARENT): the builder makes the heart's.
+    Callers,
+}
+
 /// A sandbox's pid 1 without a sandbox yet. Ended, and everything of it, when dropped.
 #[derive(Debug)]
 pub struct NewInit {
@@ -92,11 +101,11 @@ pub struct NewInit {
 }
 
 impl NewInit {
-    /// Starts init in new namespaces with its id maps written. The process dies with the caller, whatever happens.
+    /// Starts init in new namespaces with its id maps written. The process dies with its parent, whatever happens.
     ///
     /// # Errors
     /// See [`LaunchError`]; what init itself finds is told by [`NewInit::furnish`].
-    pub fn begin(foundation: Foundation) -> Result<Self, LaunchError> {
+    pub fn begin(foundation: Foundation, parent: Parent) -> Result<Self, LaunchError> {
         require_single_thread()?;
         let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
         let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
@@ -108,7 +117,8 @@ impl NewInit {
         let cloned = {
             let _as_gateway =
                 AsGateway::enter(foundation.ids).map_err(system("becoming the gateway user"))?;
-            sys::process::clone(libc::CLONE_NEWUSER | libc::CLONE_NEWPID)
+            let parent = if parent == Parent::Callers { libc::CLONE_PARENT } else { 0 };
+            sys::process::clone(libc::CLONE_NEWUSER | libc::CLONE_NEWPID | parent)
             // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
         };
         match cloned.map_err(LaunchError::UserNamespace)? {
@@ -133,21 +143,50 @@ impl NewInit {
         std::iter::once(self.sync.as_fd()).chain(self.child.iter().map(|child| child.pidfd.as_fd()))
     }
 
+    /// Its pid, as the caller sees it.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| child.pid)
+    }
+
+    /// Its pidfd.
+    #[must_use]
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.child.as_ref().map(|child| child.pidfd.as_fd())
+    }
+
     /// Gives init its plan. `channel` is its end of a [`crate::wire::pair`]; it reports how the cage came out to the first
     /// [`crate::protocol::Request::Report`].
     ///
     /// # Errors
     /// See [`LaunchError`]; a plan that differs from the [`Foundation`] is a fault.
     pub fn furnish(mut self, plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
-        plan.check()?;
-        if Foundation::of(plan) != self.foundation {
-            return Err(system("the plan")(io::Error::other("another foundation (a fault in cofferdam)")));
+        let no_cgroup = self.limit(plan)?;
+        self.give(plan, channel, no_cgroup)
+    }
+
+    /// The same under the limits of another cage's init, as the one that will take its place. `None` where that one has none.
+    ///
+    /// # Errors
+    /// As [`NewInit::furnish`].
+    pub fn furnish_beside(
+        self,
+        plan: &CagePlan,
+        channel: OwnedFd,
+        limits: Option<&Cgroup>,
+    ) -> Result<Child, LaunchError> {
+        if let (Some(cgroup), Some(pid)) = (limits, self.pid()) {
+            cgroup.admit(pid)?;
         }
-        require_single_thread()?;
-        let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
-        let Some(child) = self.child.as_mut() else {
-            return Err(system("the new init")(io::ErrorKind::NotFound.into()));
-        };
+        let missing = limits.is_none() && !needed(&plan.limits).is_empty();
+        let no_cgroup = missing.then(|| "they could not be had when the sandbox started".to_owned());
+        self.give(plan, channel, no_cgroup)
+    }
+
+    /// Puts init under the limits that were asked for, and says why there are none (best effort).
+    fn limit(&mut self, plan: &CagePlan) -> Result<Option<String>, LaunchError> {
+        plan.check()?;
+        let Some(child) = self.child.as_mut() else { return Err(no_init()) };
         let no_cgroup = match make_cgroup(plan, child.pid) {
             // The child's at once: whatever fails from here on, it is removed after init is gone.
             Ok(cgroup) => {
@@ -160,6 +199,21 @@ impl NewInit {
         if let Some(cgroup) = &child.cgroup {
             cgroup.admit(child.pid)?;
         }
+        Ok(no_cgroup)
+    }
+
+    fn give(
+        mut self,
+        plan: &CagePlan,
+        channel: OwnedFd,
+        no_cgroup: Option<String>,
+    ) -> Result<Child, LaunchError> {
+        plan.check()?;
+        if Foundation::of(plan) != self.foundation {
+            return Err(system("the plan")(io::Error::other("another foundation (a fault in cofferdam)")));
+        }
+        require_single_thread()?;
+        let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
         hear(self.sync.as_fd())?;
         let mounts = handed.mounts().map(Option::is_some);
         let furniture = Furniture { plan: plan.clone(), no_cgroup, mounts };
@@ -170,8 +224,12 @@ impl NewInit {
             .chain(handed.mounts().into_iter().flatten().map(AsFd::as_fd))
             .collect();
         sys::socket::send(self.sync.as_fd(), b"p", &fds).map_err(with_init("giving init its plan"))?;
-        self.child.take().ok_or_else(|| system("the new init")(io::ErrorKind::NotFound.into()))
+        self.child.take().ok_or_else(no_init)
     }
+}
+
+fn no_init() -> LaunchError {
+    system("the new init")(io::ErrorKind::NotFound.into())
 }
 
 impl Drop for NewInit {
@@ -188,7 +246,7 @@ impl Drop for NewInit {
 /// See [`NewInit`].
 pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
     plan.check()?;
-    NewInit::begin(Foundation::of(plan))?.furnish(plan, channel)
+    NewInit::begin(Foundation::of(plan), Parent::Caller)?.furnish(plan, channel)
 }
 
 /// The namespaces that init makes at once. Its user and pid namespaces it is born in, and the last it makes when it has its plan: a

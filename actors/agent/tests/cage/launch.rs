@@ -164,7 +164,7 @@ fn what_a_child_does_is_answered_and_its_death_is_told(_: Mode) {
 
 fn an_init_that_gets_no_plan_is_gone(mode: Mode) {
     let foundation = launch::Foundation { ids: mode.ids(), witness: false, sabotage: Vec::new() };
-    let new = launch::NewInit::begin(foundation).expect("begin");
+    let new = launch::NewInit::begin(foundation, launch::Parent::Caller).expect("begin");
     assert_eq!(children(), 1);
     drop(new);
     assert_eq!(children(), 0);
@@ -173,7 +173,7 @@ fn an_init_that_gets_no_plan_is_gone(mode: Mode) {
 fn a_plan_on_another_foundation_is_refused(mode: Mode) {
     let dir = crate::bed::workspace(mode);
     let foundation = launch::Foundation { ids: mode.ids(), witness: true, sabotage: Vec::new() };
-    let new = launch::NewInit::begin(foundation).expect("begin");
+    let new = launch::NewInit::begin(foundation, launch::Parent::Caller).expect("begin");
     let (_ours, theirs) = agent::wire::pair().expect("pair");
     let refused = new.furnish(&crate::bed::plan(mode, dir.path()), theirs);
     assert!(refused.is_err_and(|e| e.to_string().contains("foundation")));

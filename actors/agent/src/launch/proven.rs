@@ -1,0 +1,42 @@
+//! How a cage came out, asked by a process that has no runtime and won't be its supervisor.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::protocol::{Answer, FromInit, Refusal, Request, RequestId, ToInit};
+use crate::wire::{Wire, WireError};
+
+/// A cage is built and proven in milliseconds; an init that takes longer than this is stuck.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a cage can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproven {
+    /// It could not be built, or the proof failed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Its init says nothing.
+    #[error("the new cage's init does not answer: {0}")]
+    Silent(#[from] WireError),
+    /// Init said something else (a fault in cofferdam).
+    #[error("the new cage's init gave the wrong kind of answer")]
+    Unexpected,
+}
+
+/// Waits until the cage behind this channel, a supervisor's end, is built and proven, and gives the channel back. Whoever takes it
+/// next may ask again.
+///
+/// # Errors
+/// See [`Unproven`].
+pub fn proven(channel: OwnedFd) -> Result<OwnedFd, Unproven> {
+    let wire = Wire::new(channel)?;
+    wire.send(&ToInit { id: RequestId(0), request: Request::Report }, &[], Some(PATIENCE))?;
+    match wire.recv::<FromInit>(Some(PATIENCE))?.body {
+        FromInit::Reply { to: RequestId(0), result } => match result? {
+            Answer::Report(_) => Ok(wire.into()),
+            _ => Err(Unproven::Unexpected),
+        },
+        // Nothing runs in it that could end.
+        _ => Err(Unproven::Unexpected),
+    }
+}

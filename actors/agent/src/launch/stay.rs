@@ -1,0 +1,68 @@
+//! A child that stays, as privileged as we are now, for what we won't be able to do once we are shut in.
+
+use super::{Child, LaunchError, close_all_but, require_single_thread, system};
+use crate::own;
+use crate::sys;
+use crate::sys::process::Cloned;
+use crate::wire::{self, Wire, WireError};
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It gets SIGTERM when the caller
+/// dies, blocked if it is now; it keeps the standard error and these descriptors, and nothing else that is open here. It has a session of
+/// its own: a Ctrl-C at the terminal is its parent's to judge.
+///
+/// Values of the caller that `work` borrows are copies in the child, none of which is ever dropped there.
+///
+/// # Errors
+/// See [`LaunchError`].
+pub fn stay_behind(
+    name: &CStr,
+    title: &str,
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce(Wire) -> u8,
+) -> Result<(Child, Wire), LaunchError> {
+    require_single_thread()?;
+    let channel = |e: WireError| system("a channel to a child")(io::Error::other(e));
+    let (ours, theirs) = wire::pair().map_err(channel)?;
+    let ours = Wire::new(ours).map_err(channel)?;
+    let parent = std::process::id();
+    match sys::process::clone(0).map_err(system("fork"))? {
+        Cloned::Child => {
+            // A panic must not unwind into our caller's frames, which are copies here.
+            let life = std::panic::AssertUnwindSafe(|| {
+                shut_off(name, title, parent, keep, &theirs).map_err(drop)?;
+                Wire::new(theirs).map(work).map_err(drop)
+            });
+            let code = match std::panic::catch_unwind(life) {
+                Ok(Ok(code)) => code,
+                Ok(Err(())) | Err(_) => 125,
+            };
+            sys::process::exit_now(code.into())
+        }
+        Cloned::Parent { pid, pidfd } => Ok((Child { pid, pidfd, cgroup: None }, ours)),
+    }
+}
+
+fn shut_off(
+    name: &CStr,
+    title: &str,
+    parent: u32,
+    keep: &[BorrowedFd<'_>],
+    channel: &OwnedFd,
+) -> io::Result<()> {
+    sys::process::die_with_parent(libc::SIGTERM)?;
+    if std::os::unix::process::parent_id() != parent {
+        return Err(io::Error::other("the parent is gone"));
+    }
+    sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    own::no_core_files()?;
+    nix::unistd::setsid()?;
+    own::retitle(name, title)?;
+    let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([channel.as_fd()]).collect();
+    close_all_but(&kept)?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    sys::fd::place_at(null.as_fd(), 0)?;
+    sys::fd::place_at(null.as_fd(), 1)
+}
