@@ -181,7 +181,7 @@ fn what_cannot_be_built_changes_nothing(stage: &Stage) -> Result<()> {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600))?;
     let keys = key.parent().context("a directory")?.to_owned();
     let credentials = format!(
-        "credentials:\n  key:\n    from: file:{}\n    use: [ {{ host: api.bed.test, path: /** }} ]\n",
+        "credentials:\n  key:\n    from: file:{}\n    use: [ {{ host: api.bed.test, path: /**, binaries: [/usr/bin/curl] }} ]\n",
         key.display()
     );
     let service = Service::start(stage, &credentials)?;
@@ -191,12 +191,11 @@ fn what_cannot_be_built_changes_nothing(stage: &Stage) -> Result<()> {
         (bad("missing.yaml", showing(Path::new("/no/such/place")))?, "doesn't exist"),
         (bad("key.yaml", showing(&keys))?, "agents can read that"),
         (bad("state.yaml", showing(&stage.state()))?, "keeps its own state"),
-        // The configuration lies there: the agent would rewrite what it is started from.
+        // The agent would rewrite what it is started from.
         (
             bad(
                 "own.yaml",
-                policy("")
-                    .replace("  read_write:\n", &format!("  read_write:\n    - {}\n", stage.dir().display())),
+                policy("").replace("  read_write:\n", &format!("  read_write:\n    - {}\n", service.narrow)),
             )?,
             "lies where the agent can change it",
         ),
