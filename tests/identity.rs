@@ -7,6 +7,8 @@ mod accept;
 mod common;
 #[path = "identity/lent.rs"]
 mod lent;
+#[path = "identity/slow.rs"]
+mod slow;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ use lent::{
     a_connection_lent_in_its_first_instant_is_denied, a_socket_swapped_under_connect_is_denied,
     connecting_by_sending_is_refused, foreign_code_is_not_washed_off_by_an_exec, hundreds_connect_at_once,
 };
+
+use slow::slow_looks_are_the_agents_own_loss;
 
 use common::{COFFERDAM, START, Sandbox, audit, ensure_audited, policy_file, program, record_has};
 
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
             a_socket_swapped_under_connect_is_denied,
             connecting_by_sending_is_refused,
             hundreds_connect_at_once,
+            slow_looks_are_the_agents_own_loss,
         ],
     )
 }

@@ -12,5 +12,5 @@ use crate::init::{Lens, Wanted, holders};
 pub fn holders_of(inode: u64, at: (i32, i32)) -> usize {
     let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[] };
     let found = holders(&[Wanted { inode, likely: Some(at) }], lens).pop();
-    found.and_then(Result::ok).expect("the holders of a socket").holders.len()
+    found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
 }

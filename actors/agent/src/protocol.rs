@@ -239,6 +239,9 @@ pub enum Refusal {
     /// The table, or a bound of a look-up, is full.
     #[error("too many {0}")]
     TooMany(String),
+    /// Looks at what an agent's programs have mapped took so long that others would wait for the next.
+    #[error("looks at this agent's programs have taken too much time of late")]
+    Indebted,
     /// A process that had to be looked at could not be.
     #[error("process {pid} can't be identified: {why}")]
     Unreadable {

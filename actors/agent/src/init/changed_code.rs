@@ -5,12 +5,14 @@
 //! tells is whose the pages are: PAGEMAP_SCAN asks for those alone (Linux 6.7); before, proc_pid_smaps(5) tells of every mapping,
 //! which costs twenty times as much.
 
+use super::foreign_code::{Fault, in_time};
 use super::mapping::Mapping;
 use super::process::Opened;
 use crate::sys::pagemap;
 use std::io::{self, BufRead};
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 /// Bytes of one process's report that are read: some twenty thousand mappings.
 const MAX_REPORT: u64 = 16 << 20;
@@ -18,18 +20,21 @@ const MAX_REPORT: u64 = 16 << 20;
 /// Whether executable mappings of files and of the kernel (`code`: their addresses) have pages that aren't theirs.
 ///
 /// # Errors
-/// The page map's or the report's, and `InvalidData` where that is longer than is read.
-pub(crate) fn is_in(process: &Opened, code: &[Range<u64>]) -> io::Result<bool> {
-    match scan(process, code) {
+/// The page map's or the report's, and `InvalidData` where that is longer than is read; [`Fault::TooLong`] once it is `until`.
+pub(super) fn is_in(process: &Opened, code: &[Range<u64>], until: Instant) -> Result<bool, Fault> {
+    match scan(process, code, until) {
         // A kernel that doesn't know the question.
-        Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => report(process.open_page_report()?),
+        Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => {
+            Ok(report(process.open_page_report()?)?)
+        }
         answer => answer,
     }
 }
 
-fn scan(process: &Opened, code: &[Range<u64>]) -> io::Result<bool> {
+fn scan(process: &Opened, code: &[Range<u64>], until: Instant) -> Result<bool, Fault> {
     let pages = process.open_page_map()?;
     for range in code {
+        in_time(until)?;
         if pagemap::has_own_page(pages.as_fd(), range)? {
             return Ok(true);
         }

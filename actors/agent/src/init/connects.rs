@@ -31,10 +31,30 @@ const MAX_NOTES: usize = 16_384;
 /// Listeners at once: one for each process that init started, for as long as anything below it lives.
 const MAX_LISTENERS: usize = 512;
 
+/// An agent, or what init started besides: all processes that stand under one listener, from which none ever gets away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Origin(u64);
+
+impl Origin {
+    /// Of nobody who is known: its connect(2) was not seen, or is too long ago.
+    pub(super) const UNKNOWN: Self = Self(0);
+
+    #[cfg(test)]
+    pub(super) const fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+struct Listener {
+    fd: OwnedFd,
+    origin: Origin,
+}
+
 /// Notes, and the listeners that they come from.
 #[derive(Default)]
 pub(crate) struct Connects {
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
+    origins: u64,
     notes: HashMap<u64, Note>,
     /// Oldest first; an entry whose serial number isn't its note's any more is void.
     order: VecDeque<(u64, u64)>,
@@ -45,6 +65,8 @@ pub(crate) struct Connects {
 #[derive(Debug, Clone, Copy)]
 struct Note {
     by: Option<Maker>,
+    /// Whose descendant it is.
+    origin: Origin,
     /// The descriptor that it used.
     number: Option<i32>,
     at: Instant,
@@ -66,13 +88,14 @@ impl Connects {
     /// Serves one more listener from now on.
     pub(crate) fn listen(&mut self, listener: OwnedFd) {
         sys::notify::prefer_quick_answers(listener.as_fd());
-        self.listeners.push(listener);
+        self.origins += 1;
+        self.listeners.push(Listener { fd: listener, origin: Origin(self.origins) });
     }
 
     /// What to wait for.
     pub(crate) fn polls(&self) -> impl Iterator<Item = libc::pollfd> + '_ {
         self.listeners.iter().map(|listener| libc::pollfd {
-            fd: listener.as_raw_fd(),
+            fd: listener.fd.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         })
@@ -81,7 +104,7 @@ impl Connects {
     /// Serves what poll(2) found at [`Connects::polls`]: one call of each listener, since the kernel promises no more.
     pub(crate) fn serve(&mut self, polled: &[libc::pollfd]) {
         for found in polled.iter().filter(|found| found.revents & libc::POLLIN != 0) {
-            let Some(at) = self.listeners.iter().position(|l| l.as_raw_fd() == found.fd) else { continue };
+            let Some(at) = self.listeners.iter().position(|l| l.fd.as_raw_fd() == found.fd) else { continue };
             self.serve_one(at);
         }
         // Nothing lives below the filter any more.
@@ -90,12 +113,14 @@ impl Connects {
                 && found.revents & libc::POLLIN == 0
         };
         for found in polled.iter().filter(over) {
-            self.listeners.retain(|listener| listener.as_raw_fd() != found.fd);
+            self.listeners.retain(|listener| listener.fd.as_raw_fd() != found.fd);
         }
     }
 
     fn serve_one(&mut self, at: usize) {
-        let Some(listener) = self.listeners.get(at).map(AsFd::as_fd) else { return };
+        let Some((listener, origin)) = self.listeners.get(at).map(|l| (l.fd.as_fd(), l.origin)) else {
+            return;
+        };
         // Killed between poll and here, mostly.
         let Ok(call) = sys::notify::receive(listener) else { return };
         let seen = look(call);
@@ -103,33 +128,32 @@ impl Connects {
         if let (Some((inode, by)), true) = (seen, waits) {
             self.note(inode, by, Instant::now());
             if let Some(note) = self.notes.get_mut(&inode) {
-                note.number = Some(call.first_argument);
+                (note.number, note.origin) = (Some(call.first_argument), origin);
             }
         }
         // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to refuse.
         if let Some(listener) = self.listeners.get(at) {
-            let _ = sys::notify::let_go_on(listener.as_fd(), call.id);
+            let _ = sys::notify::let_go_on(listener.fd.as_fd(), call.id);
         }
     }
 
     fn note(&mut self, inode: u64, by: Option<Maker>, at: Instant) {
-        self.forget_old(at);
+        self.make_room();
         // Two processes that connect one socket within its note's life: neither has made it alone.
-        let disputed = self.notes.get(&inode).is_some_and(|old| old.by != by);
+        let is_fresh = |old: &&Note| at.saturating_duration_since(old.at) <= FRESH;
+        let disputed = self.notes.get(&inode).filter(is_fresh).is_some_and(|old| old.by != by);
         self.serial += 1;
         let by = by.filter(|_| !disputed);
-        self.notes.insert(inode, Note { by, number: None, at, serial: self.serial });
+        self.notes.insert(inode, Note { by, origin: Origin::UNKNOWN, number: None, at, serial: self.serial });
         self.order.push_back((inode, self.serial));
     }
 
-    fn forget_old(&mut self, now: Instant) {
-        while let Some((inode, serial)) = self.order.front().copied() {
-            match self.notes.get(&inode).filter(|note| note.serial == serial) {
-                Some(note) if self.order.len() < MAX_NOTES && now.duration_since(note.at) <= FRESH => return,
-                Some(_) => drop(self.notes.remove(&inode)),
-                None => {}
+    fn make_room(&mut self) {
+        while self.order.len() >= MAX_NOTES {
+            let Some((inode, serial)) = self.order.pop_front() else { return };
+            if self.notes.get(&inode).is_some_and(|note| note.serial == serial) {
+                self.notes.remove(&inode);
             }
-            self.order.pop_front();
         }
     }
 
@@ -142,6 +166,11 @@ impl Connects {
     pub(crate) fn place(&self, inode: u64) -> Option<(i32, i32)> {
         let note = self.notes.get(&inode)?;
         Some((note.by?.pid, note.number?))
+    }
+
+    /// Of whom the socket was connected last: known for as long as there is room, not only while the note is fresh.
+    pub(super) fn origin(&self, inode: u64) -> Origin {
+        self.notes.get(&inode).map_or(Origin::UNKNOWN, |note| note.origin)
     }
 
     /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.
@@ -209,7 +238,7 @@ mod tests {
         assert_eq!(all.maker(7), None);
         all.note(7, maker(11), Instant::now());
         assert_eq!(all.maker(7), maker(11), "an inode that came round is another's");
-        assert_eq!((all.notes.len(), all.order.len()), (1, 1));
+        assert_eq!(all.notes.len(), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
@@ -28,6 +29,8 @@ const MAX_NAME: usize = 4096;
 pub(crate) enum Fault {
     /// The map is longer than is read.
     TooMany,
+    /// It is not through by the time that it had.
+    TooLong,
     Io(io::Error),
 }
 
@@ -37,30 +40,51 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash.
-pub(crate) fn is_in(process: &Opened, program: &[u8], writable: &[PathBuf]) -> Result<bool, Fault> {
+/// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash. The kernel is asked no more
+/// once it is `until`.
+pub(crate) fn is_in(
+    process: &Opened,
+    program: &[u8],
+    writable: &[PathBuf],
+    until: Instant,
+) -> Result<bool, Fault> {
     let mut code = Vec::new();
-    let foreign = executable_mappings(&process.open_maps()?, |mapping| {
+    let foreign = executable_mappings(&process.open_maps()?, until, |mapping| {
         if mapping.is_of_others() {
             code.push(mapping.range.clone());
         }
         is_foreign(mapping, program, writable)
     })?;
-    Ok(foreign || changed_code::is_in(process, &code)?)
+    Ok(foreign || changed_code::is_in(process, &code, until)?)
 }
 
 /// Shows every executable mapping to `is_wanted` until one is: whether one was.
-fn executable_mappings(maps: &File, mut is_wanted: impl FnMut(&Mapping<'_>) -> bool) -> Result<bool, Fault> {
-    match asked(maps, &mut is_wanted) {
+fn executable_mappings(
+    maps: &File,
+    until: Instant,
+    mut is_wanted: impl FnMut(&Mapping<'_>) -> bool,
+) -> Result<bool, Fault> {
+    match asked(maps, until, &mut is_wanted) {
         // A kernel that doesn't know the question.
         Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => read(maps, &mut is_wanted),
         answer => answer,
     }
 }
 
-fn asked(maps: &File, is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool) -> Result<bool, Fault> {
+/// # Errors
+/// Time is up.
+pub(super) fn in_time(until: Instant) -> Result<(), Fault> {
+    if Instant::now() < until { Ok(()) } else { Err(Fault::TooLong) }
+}
+
+fn asked(
+    maps: &File,
+    until: Instant,
+    is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool,
+) -> Result<bool, Fault> {
     let (mut from, mut name) = (0, [0; MAX_NAME]);
     for _ in 0..MAX_EXECUTABLE {
+        in_time(until)?;
         let Some((range, path)) = procmap::next_executable(maps.as_fd(), from, &mut name)? else {
             return Ok(false);
         };
@@ -146,7 +170,8 @@ mod tests {
         let maps = || File::open(format!("/proc/{}/maps", other.id())).unwrap();
         let (mut named, mut printed) = (Vec::new(), Vec::new());
         let of = |mapping: &Mapping<'_>| (mapping.range.clone(), mapping.path.to_vec());
-        let answer = asked(&maps(), &mut |mapping| {
+        let until = Instant::now() + std::time::Duration::from_secs(60);
+        let answer = asked(&maps(), until, &mut |mapping| {
             named.push(of(mapping));
             false
         });
@@ -157,10 +182,12 @@ mod tests {
             }
             false
         });
-        let first = asked(&maps(), &mut |_| true);
+        let first = asked(&maps(), until, &mut |_| true);
+        let late = asked(&maps(), Instant::now(), &mut |_| true);
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(text.is_ok_and(|wanted| !wanted) && printed.len() > 1);
+        assert!(matches!(late, Err(Fault::TooLong)));
         match answer {
             Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => {
                 eprintln!("SKIPPED: this kernel has no PROCMAP_QUERY (Linux 6.11)");

@@ -31,6 +31,8 @@ const MAX_PIDS: usize = 4096;
 const MAX_DESCRIPTORS: usize = 65_536;
 /// For how long the whole look is redone when processes change under it: programs start and end in less.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a look at what one process has mapped may take; checked between two questions to the kernel.
+const MAPPINGS_PATIENCE: Duration = Duration::from_millis(50);
 /// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor is.
 const MAX_ANCHORS: usize = 3;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
@@ -58,6 +60,14 @@ pub(crate) struct Wanted {
     pub(crate) likely: Option<(i32, i32)>,
 }
 
+/// What came of a look for one socket.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub(crate) result: Result<Found, Refusal>,
+    /// How long the memory maps of its holders took.
+    pub(crate) took: Duration,
+}
+
 /// An answer: every holder of one socket, and the opened executables that they refer to.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -76,6 +86,8 @@ struct Search<'a> {
     entries: Vec<u8>,
     executables: Executables,
     seen: Vec<Seen>,
+    /// For each of `wanted`, over all rounds.
+    took: &'a mut [Duration],
 }
 
 /// A process as it was found, to be found the same at the end.
@@ -114,7 +126,13 @@ struct Place {
 }
 
 /// Every holder of each socket. One walk answers all: it begins after all were asked.
-pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Refusal>> {
+pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Looked> {
+    let mut took = vec![Duration::ZERO; wanted.len()];
+    let found = found(wanted, lens, &mut took);
+    found.into_iter().zip(took).map(|(result, took)| Looked { result, took }).collect()
+}
+
+fn found(wanted: &[Wanted], lens: Lens<'_>, took: &mut [Duration]) -> Vec<Result<Found, Refusal>> {
     let started = Instant::now();
     let refuse = |refusal: Refusal| wanted.iter().map(|_| Err(refusal.clone())).collect();
     while started.elapsed() < PATIENCE {
@@ -126,6 +144,7 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Result<Found, Re
             entries: vec![0; ENTRIES],
             executables: Executables::default(),
             seen: Vec::new(),
+            took,
         };
         match search.run() {
             // A socket that is asked about twice was found once.
@@ -197,7 +216,17 @@ impl Search<'_> {
             if places.is_empty() {
                 continue;
             }
-            let holder = self.holder(&proc, pid, &places)?;
+            let holder = match self.holder(&proc, pid, &places) {
+                Ok(holder) => holder,
+                // Its sockets', and nobody else's who asks at the same time.
+                Err(Fault::Refused(refusal)) => {
+                    for place in places {
+                        found.get_mut(place.socket).into_iter().for_each(|of| *of = Err(refusal.clone()));
+                    }
+                    continue;
+                }
+                Err(changed) => return Err(changed),
+            };
             for place in places {
                 match found.get_mut(place.socket) {
                     Some(Ok(holders)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),
@@ -352,7 +381,14 @@ impl Search<'_> {
 
     fn holder(&mut self, proc: &File, pid: i32, places: &[Place]) -> Result<Holder, Fault> {
         let (process, mut parent) = self.identity(proc, pid)?;
-        let foreign_code = self.lens.mappings && self.has_foreign_code(&process)?;
+        let begun = Instant::now();
+        let foreign_code =
+            if self.lens.mappings { self.has_foreign_code(&process, begun) } else { Ok(false) };
+        let spent = begun.elapsed();
+        for place in places {
+            self.took.get_mut(place.socket).into_iter().for_each(|took| *took += spent);
+        }
+        let foreign_code = foreign_code?;
         // Still the one that holds them: an exec in between may have closed one, and then it was another program's.
         if !places.iter().all(|place| self.is_at(proc, pid, *place)) {
             return Err(Fault::Changed);
@@ -413,15 +449,15 @@ impl Search<'_> {
         Ok(())
     }
 
-    fn has_foreign_code(&self, process: &Identity) -> Result<bool, Fault> {
+    fn has_foreign_code(&self, process: &Identity, begun: Instant) -> Result<bool, Fault> {
         let Some(seen) = self.seen.last() else { return Err(Fault::Changed) };
-        foreign_code::is_in(&seen.process, process.exe_path.as_bytes(), self.lens.writable).map_err(|fault| {
-            match fault {
-                foreign_code::Fault::TooMany => {
-                    Refusal::TooMany("memory mappings of one process".into()).into()
-                }
-                foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),
-            }
+        let unreadable = |why: &str| Refusal::Unreadable { pid: process.pid, why: why.into() }.into();
+        let until = begun + MAPPINGS_PATIENCE;
+        let program = process.exe_path.as_bytes();
+        foreign_code::is_in(&seen.process, program, self.lens.writable, until).map_err(|fault| match fault {
+            foreign_code::Fault::TooMany => unreadable("it has too many executable mappings"),
+            foreign_code::Fault::TooLong => unreadable("what it has mapped takes too long to look through"),
+            foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),
         })
     }
 }

@@ -10,6 +10,7 @@
 //! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from one
 //! channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
 
+mod allowance;
 mod changed_code;
 mod channel;
 mod confine;

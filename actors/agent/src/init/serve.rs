@@ -2,9 +2,10 @@
 //!
 //! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens.
 
+use super::allowance::Allowances;
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
-use super::holders::{self, Found, Lens, Wanted};
+use super::holders::{self, Found, Lens, Looked, Wanted};
 use super::starting::{Awaited, News, Process, Starting};
 use super::table::Table;
 use super::{Cage, spawn, strays};
@@ -40,13 +41,21 @@ struct Loop<'a> {
     starting: Vec<Awaited>,
     /// Children may have died that nothing tells of any more.
     more_are_dead: bool,
+    /// What looks at each agent's programs have cost.
+    allowances: Allowances,
 }
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
 pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let signals = sys::signals::fd(&[libc::SIGCHLD]).map_err(drop)?;
-    let mut this =
-        Loop { channel, cage, table: Table::default(), starting: Vec::new(), more_are_dead: false };
+    let mut this = Loop {
+        channel,
+        cage,
+        table: Table::default(),
+        starting: Vec::new(),
+        more_are_dead: false,
+        allowances: Allowances::default(),
+    };
     let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
         this.take(packet, &mut looks);
@@ -162,6 +171,11 @@ impl Loop<'_> {
         self.channel.reply(id, reply);
     }
 
+    /// Whether the agent that connected this socket may have its programs looked through.
+    fn may_look(&self, inode: u64) -> bool {
+        self.allowances.has_left(self.cage.connects.origin(inode), Instant::now())
+    }
+
     /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
     /// begins after each was asked.
     fn look(&mut self, looks: &[Look]) {
@@ -179,8 +193,13 @@ impl Loop<'_> {
             }
             return;
         }
+        let (looks, indebted): (Vec<&Look>, Vec<&Look>) =
+            looks.iter().partition(|look| !look.mappings || self.may_look(look.inode));
+        for look in indebted {
+            self.channel.reply(look.id, Err(Refusal::Indebted));
+        }
         for mappings in [true, false] {
-            let alike: Vec<&Look> = looks.iter().filter(|look| look.mappings == mappings).collect();
+            let alike: Vec<&Look> = looks.iter().copied().filter(|look| look.mappings == mappings).collect();
             if alike.is_empty() {
                 continue;
             }
@@ -189,8 +208,9 @@ impl Loop<'_> {
             let threads = !self.cage.confinement.filters();
             let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
             let lens = Lens { mappings, writable: &self.cage.writable, threads, starting: &starting };
-            for (look, found) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
-                let reply = found.map(|Found { holders, executables }| {
+            for (look, Looked { result, took }) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
+                self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
+                let reply = result.map(|Found { holders, executables }| {
                     let connector = look.connector.then(|| self.connector(look.inode, &holders));
                     (Answer::Holders { holders, connector }, executables)
                 });

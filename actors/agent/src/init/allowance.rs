@@ -1,0 +1,88 @@
+//! How much of init's time looks at one agent's programs may take.
+//!
+//! What a program has mapped is asked of the kernel, which answers once it has the lock of that memory: a program that keeps its own
+//! memory busy, or maps ten thousand libraries, makes looks at itself last, and init, which looks for all agents, would keep the others
+//! waiting. So what lasts is written down to the agent whose program it was, and an agent in debt is refused without a look until time
+//! has paid for it. An agent is known by the seccomp listener that its every process is born under, whatever it calls itself.
+
+use super::connects::Origin;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// A look that takes no longer is nobody's debt: one at a program with a thousand libraries takes a millisecond.
+const FREE: Duration = Duration::from_millis(2);
+/// Debts up to here are borne: a machine that is busy elsewhere makes looks slow that nobody meant to be.
+pub(super) const BORNE: Duration = Duration::from_millis(200);
+/// In so many parts of time one part of debt is paid: what an agent can have of init's time for long.
+const SHARE: u32 = 10;
+
+/// Every agent's debt.
+#[derive(Debug, Default)]
+pub(super) struct Allowances(HashMap<Origin, Debt>);
+
+#[derive(Debug, Clone, Copy)]
+struct Debt {
+    owed: Duration,
+    at: Instant,
+}
+
+impl Debt {
+    fn now(&self, now: Instant) -> Duration {
+        self.owed.saturating_sub(now.saturating_duration_since(self.at) / SHARE)
+    }
+}
+
+impl Allowances {
+    /// Whether an agent's programs may be looked at.
+    pub(super) fn has_left(&self, agent: Origin, now: Instant) -> bool {
+        self.0.get(&agent).is_none_or(|debt| debt.now(now) <= BORNE)
+    }
+
+    /// Writes a look down that took so long.
+    pub(super) fn charge(&mut self, agent: Origin, took: Duration, now: Instant) {
+        if took <= FREE {
+            return;
+        }
+        // Paid ones are no use any more: agents come and go for months.
+        self.0.retain(|_, debt| !debt.now(now).is_zero());
+        let owed = self.0.get(&agent).map_or(Duration::ZERO, |debt| debt.now(now));
+        self.0.insert(agent, Debt { owed: owed + (took - FREE), at: now });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Origin = Origin::of(1);
+    const OTHER: Origin = Origin::of(2);
+
+    #[test]
+    fn quick_looks_are_free_and_slow_ones_are_paid_by_time() {
+        let (mut all, start) = (Allowances::default(), Instant::now());
+        for _ in 0..100_000 {
+            all.charge(ONE, FREE, start);
+        }
+        assert!(all.has_left(ONE, start) && all.0.is_empty());
+        all.charge(ONE, BORNE + FREE, start);
+        assert!(all.has_left(ONE, start));
+        all.charge(ONE, FREE * 2, start);
+        assert!(!all.has_left(ONE, start) && all.has_left(OTHER, start), "it is the one's debt");
+        assert!(all.has_left(ONE, start + FREE * SHARE));
+        // Nor does it pile up good.
+        let later = start + BORNE * SHARE * 100;
+        all.charge(ONE, BORNE + FREE * 2, later);
+        assert!(!all.has_left(ONE, later));
+    }
+
+    #[test]
+    fn what_is_paid_is_forgotten() {
+        let (mut all, start) = (Allowances::default(), Instant::now());
+        for agent in 0..1000 {
+            all.charge(Origin::of(agent), FREE * 2, start);
+        }
+        assert_eq!(all.0.len(), 1000);
+        all.charge(Origin::of(1000), FREE * 2, start + FREE * SHARE);
+        assert_eq!(all.0.len(), 1);
+    }
+}
