@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bed::stage::PATIENCE;
+use bed::stage::{PATIENCE, finish};
 use bed::{Mode, Stage};
 use nix::sys::signal::Signal;
 
@@ -61,6 +61,15 @@ fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<(
         let refused = stage.call(&["up", "--file", &file, "--metrics", "off"])?.expect_code(125)?.err();
         ensure!(refused.contains("where the agent can change it: move it out"), "{refused}");
     }
+    // Every supervisor reads these anew, so a run is no exception.
+    let roots = stage.write("workspace/roots.pem", "")?;
+    let mut command = stage.cofferdam(["run", "--workspace", &workspace, "--", "true"]);
+    command.env("SSL_CERT_FILE", roots);
+    let refused = finish(command, PATIENCE)?.expect_code(125)?.err();
+    ensure!(
+        refused.contains("SSL_CERT_FILE") && refused.contains("where the agent can change it"),
+        "{refused}"
+    );
     Ok(())
 }
 

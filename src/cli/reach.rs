@@ -27,6 +27,7 @@ pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> 
     }
     let places = places(cage);
     apart.keep_keys_out(&places)?;
+    apart.keep_roots_out(&places)?;
     for (what, file) in &apart.deciding {
         if !is_changeable(file, &places)? {
             continue;
@@ -53,6 +54,8 @@ pub struct Apart {
     deciding: Vec<(&'static str, PathBuf)>,
     /// What holds keys, by their references.
     keys: Vec<(String, PathBuf)>,
+    /// The operator's roots for upstream servers, read again by each supervisor: nothing that a run has read once and for all.
+    roots: Option<PathBuf>,
 }
 
 impl Apart {
@@ -72,6 +75,7 @@ impl Apart {
             keys: keys
                 .map(|(reference, file)| Ok((reference, lasting(&file)?)))
                 .collect::<Result<_, Failure>>()?,
+            roots: wanted.system_roots.clone(),
         })
     }
 
@@ -82,15 +86,12 @@ impl Apart {
     pub fn keep_out(&self, cage: &CagePlan) -> Result<(), Failure> {
         let places = places(cage);
         self.keep_keys_out(&places)?;
-        for (what, file) in &self.deciding {
-            if is_changeable(file, &places)? {
-                return Err(Failure::refused(format!(
-                    "{}: move it out of the workspace and of what the policy makes writable",
-                    lies_within(what, file)
-                )));
-            }
-        }
-        Ok(())
+        self.keep_roots_out(&places)?;
+        self.deciding.iter().try_for_each(|(what, file)| refuse_changeable(what, file, &places))
+    }
+
+    fn keep_roots_out(&self, places: &[Place]) -> Result<(), Failure> {
+        self.roots.iter().try_for_each(|file| refuse_changeable("SSL_CERT_FILE", file, places))
     }
 
     fn keep_keys_out(&self, places: &[Place]) -> Result<(), Failure> {
@@ -109,6 +110,16 @@ impl Apart {
 
 fn lies_within(what: &str, file: &Path) -> String {
     format!("{what} {} lies where the agent can change it", file.display())
+}
+
+fn refuse_changeable(what: &str, file: &Path, places: &[Place]) -> Result<(), Failure> {
+    match is_changeable(file, places)? {
+        false => Ok(()),
+        true => Err(Failure::refused(format!(
+            "{}: move it out of the workspace and of what the policy makes writable",
+            lies_within(what, file)
+        ))),
+    }
 }
 
 fn is_changeable(file: &Path, places: &[Place]) -> Result<bool, Failure> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
 use crate::cli::out::{Failure, Outcome};
-use crate::cli::start::{NameChoice, Wanted, start};
+use crate::cli::start::{NameChoice, Wanted, start, system_roots};
 use crate::cli::{environment, policies};
 use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
 use crate::plan::{AgentPlan, Mode};
@@ -69,6 +69,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         client_certs: config.as_ref().map_or(Vec::new(), |c| c.client_certs.clone()),
         upstream_proxy: config.as_ref().and_then(|c| c.upstream_proxy.clone()),
         upstream_ca: config.and_then(|c| c.upstream_ca),
+        system_roots: system_roots()?,
         mode: Mode::Foreground { tty },
         fault_injection: args.start.allow_fault_injection,
         quiet: args.start.quiet,

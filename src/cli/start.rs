@@ -62,6 +62,8 @@ pub struct Wanted {
     pub limits: config::Limits,
     /// More roots for upstream servers, a PEM file.
     pub upstream_ca: Option<PathBuf>,
+    /// The operator's `SSL_CERT_FILE`, if set: see [`system_roots`].
+    pub system_roots: Option<PathBuf>,
     /// Certificates for upstream servers that demand one.
     pub client_certs: Vec<ClientCert>,
     /// The proxy through which everything goes.
@@ -76,6 +78,17 @@ pub struct Wanted {
     pub log_format: LogFormat,
     /// The step clock.
     pub steps: Steps,
+}
+
+/// The operator's own roots for upstream servers (`SSL_CERT_FILE`), wherever a process that reads them works.
+///
+/// # Errors
+/// Without a working directory.
+pub fn system_roots() -> Result<Option<PathBuf>, Failure> {
+    std::env::var_os("SSL_CERT_FILE")
+        .filter(|path| !path.is_empty())
+        .map(|path| lasting(path.as_ref()))
+        .transpose()
 }
 
 /// How a sandbox gets its name.
@@ -189,7 +202,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         upstream_ca,
         client_certs,
         upstream_proxy: wanted.upstream_proxy,
-        system_roots: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from),
+        system_roots: wanted.system_roots,
         notify_socket: std::env::var("NOTIFY_SOCKET").ok(),
         fault_injection: wanted.fault_injection,
         quiet: wanted.quiet,

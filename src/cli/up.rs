@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::cli::args::{UpArgs, metrics_address};
 use crate::cli::out::{Failure, Outcome};
 use crate::cli::run::enforcement;
-use crate::cli::start::{NameChoice, Wanted, start};
+use crate::cli::start::{NameChoice, Wanted, start, system_roots};
 use crate::cli::{environment, policies};
 use crate::config::Config;
 use crate::plan::{AgentPlan, Mode};
@@ -72,6 +72,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
         upstream_ca: config.upstream_ca,
         client_certs: config.client_certs,
         upstream_proxy: config.upstream_proxy,
+        system_roots: system_roots()?,
         mode: Mode::Service,
         fault_injection: args.start.allow_fault_injection,
         quiet: args.start.quiet,
