@@ -261,6 +261,14 @@ fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
     // The next edit is one.
     stage.write("policy.yaml", format!("{}# edited\n", policy(FRIENDLY)))?;
     poll("another edit", PATIENCE, || (generation()? == 4).then_some(()))?;
+    // Once it was told that one is in force, no death takes it back.
+    for n in 5..10 {
+        stage.write("narrow.yaml", format!("{}# {n}\n", policy("")))?;
+        stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
+        replace_supervisor(stage, &sandbox.name)?;
+        let after = generation();
+        ensure!(after == Some(n), "generation {n} was in force, now {after:?}");
+    }
     Ok(())
 }
 

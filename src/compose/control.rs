@@ -21,7 +21,8 @@ use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use proxy::credentials::{Section, Told};
 use supervision::{State, Supervisor};
 use telemetry::audit;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::time::timeout;
 
 use super::agents::{Agent, Agents};
 use super::capture::UNSEEN;
@@ -56,6 +57,8 @@ pub struct Desk {
     pub tree: OnceCell<Supervisor>,
     /// Told when an operator wants the sandbox to end, with the grace.
     pub ending: mpsc::Sender<Duration>,
+    /// The last generation of the policy that a successor would begin with.
+    pub policy_kept: watch::Receiver<u64>,
     /// Set when it ends.
     pub stopping: Arc<AtomicBool>,
     /// When the sandbox started.
@@ -162,6 +165,9 @@ impl Desk {
                     other => Fault::new(Code::Conflict, other.to_string()),
                 }
             })?;
+        // Whoever reads that it is in force may rely on it, whatever dies next.
+        let mut kept = self.policy_kept.clone();
+        let _ = timeout(DEADLINE, kept.wait_for(|number| *number >= published.generation)).await;
         self.done(by, "policy set", format!("generation {}", published.generation));
         let running = |agent: &&Agent| restart_agents && agent.condition.borrow().pid.is_some();
         let running = self.agents.iter().filter(running).cloned().collect();

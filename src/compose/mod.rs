@@ -194,6 +194,14 @@ async fn build(
         names: (capture::resolver(&stores), names),
         forwards: forwards::handed_over(&plan.forwards, handover)?,
     };
+    let loader = policy::Loader::new(
+        stores.policy.clone(),
+        plan.policy.watch.clone(),
+        stores.presets.clone(),
+        stores.policy_seen,
+        records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
+    );
+    let policy_kept = keep_policy(&loader, heart, plan.cages_before);
     let (ending, told_to_end) = mpsc::channel(1);
     let desk = Arc::new(Desk {
         plan: Arc::clone(&plan),
@@ -208,19 +216,12 @@ async fn build(
         },
         tree: OnceCell::new(),
         ending,
+        policy_kept,
         stopping: Arc::default(),
         started_at: ending::started_at(handover, heart).await,
         restarts: handover.restarts,
         beginning: handover.beginning,
     });
-    let loader = policy::Loader::new(
-        stores.policy.clone(),
-        plan.policy.watch.clone(),
-        stores.presets.clone(),
-        stores.policy_seen,
-        records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
-    );
-    keep_policy(&loader, heart, plan.cages_before);
     let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
@@ -318,9 +319,11 @@ fn note_controls(stores: &Stores, cage: &CageReport) {
     }
 }
 
-/// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins with both.
-fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) {
+/// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins with both. Gives the number
+/// of the last generation that it has.
+fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::Receiver<u64> {
     let (store, heart) = (loader.store().clone(), heart.clone());
+    let (kept_number, kept_numbers) = watch::channel(store.load().number);
     let (mut generations, mut seen) = (store.subscribe(), loader.seen());
     tokio::spawn(async move {
         loop {
@@ -337,8 +340,11 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) {
             let kept =
                 stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held, cage };
             if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
+                // In the line to the heart it is safe: whoever dies now has said it.
                 let _ = heart.keep(slot::POLICY, fd.as_fd()).await;
             }
+            kept_number.send_replace(now.number);
         }
     });
+    kept_numbers
 }
