@@ -2,6 +2,7 @@
 
 pub mod args;
 mod audit;
+mod cage;
 mod doctor;
 mod environment;
 mod exec;
@@ -20,6 +21,7 @@ mod redact;
 mod run;
 mod secrets;
 pub mod site;
+mod sockets;
 mod start;
 mod up;
 mod way_out;

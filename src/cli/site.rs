@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use agent::plan::{CagePlan, OtherRoot};
 use policy::Policy;
 
+use crate::cli::cage;
 use crate::cli::other_root::Chosen;
 use crate::cli::out::Failure;
-use crate::cli::policies;
 use crate::cli::reach::Apart;
 
 /// See the module.
@@ -35,17 +35,14 @@ impl Site {
     /// What a start under that policy is refused for; a writable root, which two cages can't share.
     pub fn cage(&self, before: &CagePlan, policy: &Policy) -> Result<CagePlan, Failure> {
         let mut cage = before.clone();
-        cage.paths = policies::paths(policy);
-        if let Some(named) = &self.root {
-            let chosen = Chosen {
-                state: &self.state,
-                dir: &self.dir,
-                ids: cage.ids,
-                hidden: &cage.hidden,
-                quiet: self.quiet,
-            };
-            cage.root = Some(chosen.locate(named, &mut cage.paths)?);
-        }
+        let chosen = Chosen {
+            state: &self.state,
+            dir: &self.dir,
+            ids: cage.ids,
+            hidden: &before.hidden,
+            quiet: self.quiet,
+        };
+        cage::shape(&mut cage, policy, self.root.as_deref(), &chosen)?;
         if [&before.root, &cage.root].into_iter().flatten().any(has_overlay) {
             // Both would be there at once for a moment: the kernel leaves undefined what is read then (overlayfs, "upperdir in use").
             return Err(Failure::refused(
@@ -53,7 +50,7 @@ impl Site {
             ));
         }
         self.apart.keep_out(&cage)?;
-        cage.check().map_err(|e| Failure::refused(e.to_string()))?;
+        cage::check(&cage)?;
         Ok(cage)
     }
 }

@@ -7,31 +7,28 @@
 //! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the way (a claim, a
 //! socket, init) goes with the process.
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use agent::isolation::capabilities::REQUIRE_CAP_DROP;
 use agent::launch::{Foundation, NewInit, Parent};
-use agent::plan::{CagePlan, Control, Ids, Limits};
+use agent::plan::{CagePlan, Control};
 use agent::protocol::Slot;
+use policy::Policy;
 use proxy::credentials::Section;
 
 use crate::builder::Commission;
 use crate::cli::args::LogFormat;
+use crate::cli::other_root::Chosen;
 use crate::cli::out::{Failure, Outcome, say};
 use crate::cli::reach::{self, Apart};
 use crate::cli::site::{Site, lasting};
-use crate::cli::{given, ids, other_root, policies, secrets, workspace};
+use crate::cli::{cage, given, ids, policies, secrets, sockets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
-use crate::heart::{self, Prepared, Slots};
-use crate::plan::{
-    AgentPlan, FORWARDS_MAX, Mode, Plan, PolicySource, explicit_listeners, inference_listeners, slot,
-};
+use crate::heart::{self, Prepared};
+use crate::plan::{AgentPlan, FORWARDS_MAX, Mode, Plan, PlannedCert, PolicySource, slot};
 use crate::sealed;
-use crate::state::{BUILD_SOCKET, CONTROL_SOCKET, Claim, Name, Root, socket_path};
+use crate::state::{BUILD_SOCKET, Claim, Name, Root};
 use crate::steps::Steps;
 
 /// Everything that describes a sandbox, whether typed or read from a file.
@@ -142,58 +139,67 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
     wanted.steps.done("command: policy checked");
     let (secrets, client_certs) = secrets::seal(&wanted)?;
-    if !wanted.quiet {
-        let warnings = wanted.credentials.warnings(policy.policy());
-        warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
-    }
-    let mut paths = policies::paths(policy.policy());
-    let hidden = root.every_place();
-    let workspace = workspace::locate(wanted.workspace.as_deref(), &claim, ids, &paths, &hidden)?;
-    let shown =
-        other_root::Chosen { state: root.dir(), dir: &claim.dir, ids, hidden: &hidden, quiet: wanted.quiet };
-    let other_root = wanted.root.as_deref().map(|named| shown.locate(named, &mut paths)).transpose()?;
-    ids::own(&claim, ids)?;
+    warn_of_credentials(&wanted, policy.policy())?;
+    let (cage, apart) = cage(root, &mut wanted, &claim, foundation, policy.policy())?;
 
-    let mut cage = CagePlan::new(claim.name.as_str(), ids, workspace);
-    cage.root = other_root;
-    cage.paths = paths;
-    let apart = reach::keep_out(&mut wanted, &cage)?;
-    cage.hidden = hidden;
-    cage.enforcement = match wanted.enforcement {
-        config::Enforcement::Strict => agent::plan::Enforcement::Strict,
-        config::Enforcement::BestEffort => agent::plan::Enforcement::BestEffort,
-    };
-    cage.limits = limits(&wanted.limits);
-    cage.require_cap_drop = std::env::var_os(REQUIRE_CAP_DROP).is_some_and(|value| value == "1");
-    (cage.witness, cage.sabotage) = (foundation.witness, foundation.sabotage);
-    cage.listeners = [explicit_listeners(), inference_listeners()].concat();
-    cage.check().map_err(|e| Failure::refused(e.to_string()))?;
-
-    let mut slots = Slots::new();
-    // There is room: the number of forwards is bounded.
-    let mut keep = |name: &str, fd: OwnedFd| slots.keep(Slot::new(name), fd);
-    keep(slot::SECRETS, secrets);
-    keep(slot::STATE, claim.handle.as_fd().try_clone_to_owned()?);
-    if let Some(address) = wanted.metrics {
-        keep(slot::METRICS, listen(address, "metrics", "name another with --metrics ADDR, or `off`")?);
-    }
-    for (n, forward) in wanted.forwards.iter().enumerate() {
-        let fd = listen(forward.listen, "forward", "choose another port")?;
-        keep(&format!("{}{n}", slot::FORWARD), fd);
-    }
-    keep(slot::CONTROL, control(&mut claim, ids)?);
+    let mut slots = sockets::bind(&wanted, &mut claim, ids)?;
     let builder = match wanted.mode {
         Mode::Service => Some(commission(root, &wanted, &mut claim, apart)?),
         Mode::Foreground { .. } => None,
     };
-    let policy_seen = policy::Seen::of(&wanted.policy.text);
-    let plan = Plan {
+    let steps = wanted.steps.clone();
+    let plan = plan(wanted, &claim, cage, upstream_ca, client_certs);
+    slots.keep(Slot::new(slot::SECRETS), secrets);
+    slots.keep(Slot::new(slot::PLAN), sealed::seal_json("cofferdam-plan", &plan)?);
+    let (lock, made) = claim.hand_over();
+    slots.keep(Slot::new(slot::LOCK), lock.into());
+    steps.done("command: workspace, sockets; becomes the heart");
+    Ok(Prepared { plan, slots, builder, init, made, steps })
+}
+
+fn warn_of_credentials(wanted: &Wanted, policy: &Policy) -> Result<(), Failure> {
+    if wanted.quiet {
+        return Ok(());
+    }
+    let warnings = wanted.credentials.warnings(policy);
+    warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
+    Ok(())
+}
+
+/// The sandbox's first cage, and what its agents must have no hand in, in any.
+fn cage(
+    root: &Root,
+    wanted: &mut Wanted,
+    claim: &Claim,
+    foundation: Foundation,
+    policy: &Policy,
+) -> Result<(CagePlan, Apart), Failure> {
+    let (ids, hidden) = (foundation.ids, root.every_place());
+    let paths = policies::paths(policy);
+    let workspace = workspace::locate(wanted.workspace.as_deref(), claim, ids, &paths, &hidden)?;
+    let chosen = Chosen { state: root.dir(), dir: &claim.dir, ids, hidden: &hidden, quiet: wanted.quiet };
+    let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
+    cage::shape(&mut cage, policy, wanted.root.as_deref(), &chosen)?;
+    ids::own(claim, ids)?;
+    let apart = reach::keep_out(wanted, &cage)?;
+    cage::check(&cage)?;
+    Ok((cage, apart))
+}
+
+fn plan(
+    wanted: Wanted,
+    claim: &Claim,
+    cage: CagePlan,
+    upstream_ca: Option<String>,
+    client_certs: Vec<PlannedCert>,
+) -> Plan {
+    Plan {
         name: claim.name.to_string(),
         state: claim.dir.clone(),
         mode: wanted.mode,
         cage,
+        policy_seen: policy::Seen::of(&wanted.policy.text),
         policy: wanted.policy,
-        policy_seen,
         cages_before: 0,
         agents: wanted.agents,
         inference: wanted.inference,
@@ -208,12 +214,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         quiet: wanted.quiet,
         log_format: wanted.log_format,
         timings: wanted.steps.are_wanted(),
-    };
-    keep(slot::PLAN, sealed::seal_json("cofferdam-plan", &plan)?);
-    let (lock, made) = claim.hand_over();
-    keep(slot::LOCK, lock.into());
-    wanted.steps.done("command: workspace, sockets; becomes the heart");
-    Ok(Prepared { plan, slots, builder, init, made, steps: wanted.steps })
+    }
 }
 
 /// Where an operator says another name.
@@ -247,32 +248,6 @@ fn read_pem(path: &Path) -> Result<String, Failure> {
     Err(Failure::refused(format!("upstream_ca {}: holds no certificate in PEM form", path.display())))
 }
 
-fn limits(wanted: &config::Limits) -> Limits {
-    /// The most processors a limit can name; far above any machine's.
-    const CPU_MAX: f64 = 4096.0;
-    Limits {
-        memory: wanted.memory.map(|bytes| bytes.as_u64()),
-        pids: wanted.pids.map(u64::from),
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "clamped to 0..=4096 before"
-        )]
-        cpu_millis: wanted.cpu.map(|cpus| (cpus.clamp(0.0, CPU_MAX) * 1000.0) as u32),
-        disk_read: wanted.disk_read.map(|bytes| bytes.as_u64()),
-        disk_write: wanted.disk_write.map(|bytes| bytes.as_u64()),
-        ..Limits::default()
-    }
-}
-
-fn control(claim: &mut Claim, ids: Ids) -> Result<OwnedFd, Failure> {
-    let listener = socket(claim, CONTROL_SOCKET)?;
-    if let Ids::Rooted { gateway, .. } = ids {
-        ids::give(&socket_path(&claim.handle, CONTROL_SOCKET), gateway).map_err(|e| told_of(claim, &e))?;
-    }
-    Ok(listener.into())
-}
-
 /// What another cage is built from one day. Its socket stays our own user's: root's, when started as root.
 fn commission(root: &Root, wanted: &Wanted, claim: &mut Claim, apart: Apart) -> Result<Commission, Failure> {
     let site = Site {
@@ -282,22 +257,5 @@ fn commission(root: &Root, wanted: &Wanted, claim: &mut Claim, apart: Apart) -> 
         apart,
         quiet: wanted.quiet,
     };
-    Ok(Commission { site, listener: socket(claim, BUILD_SOCKET)? })
-}
-
-fn socket(claim: &mut Claim, name: &'static str) -> Result<UnixListener, Failure> {
-    claim.listen(name).map_err(|e| told_of(claim, &e))
-}
-
-fn told_of(claim: &Claim, error: &std::io::Error) -> Failure {
-    Failure::refused(format!("sockets in {}: {error}", claim.dir.display()))
-}
-
-fn listen(address: SocketAddr, what: &str, mend: &str) -> Result<OwnedFd, Failure> {
-    let listener = TcpListener::bind(address)
-        .map_err(|e| Failure::refused(format!("can't listen on {address} for {what}: {e}; {mend}")))?;
-    if !address.ip().is_loopback() {
-        say(&format!("{what} on {address} is open to the network"));
-    }
-    Ok(listener.into())
+    Ok(Commission { site, listener: sockets::unix(claim, BUILD_SOCKET)? })
 }
