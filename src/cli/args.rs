@@ -388,7 +388,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct Says {
-    /// A GraphQL document
+    /// A GraphQL document; with a ws: or wss: URL in a message on the WebSocket
     #[arg(long, value_name = "DOCUMENT")]
     pub graphql: Option<String>,
     /// An MCP tool that is called; its arguments with --arg

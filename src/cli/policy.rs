@@ -96,7 +96,7 @@ fn explain(args: ExplainArgs) -> Outcome {
     let mut question =
         Question::parse(&args.binary, method, target).map_err(|e| Failure::refused(e.to_string()))?;
     if let Some(asked) = &mut question.request {
-        asked.message.clone_from(&args.says.ws_text);
+        asked.message = message(&args.says, asked.websocket);
         asked.body = body(&args.says, &args.arg)?;
     }
     if let Some(hash) = &args.sha256 {
@@ -122,6 +122,14 @@ fn said_by(says: &Says) -> Option<&'static str> {
         true => Some("POST"),
         false => says.ws_text.as_ref().map(|_| "GET"),
     }
+}
+
+/// The message that a client would send on a WebSocket to say it.
+fn message(says: &Says, websocket: bool) -> Option<String> {
+    let asks = |document: &String| {
+        json!({ "id": "1", "type": "subscribe", "payload": { "query": document } }).to_string()
+    };
+    says.ws_text.clone().or_else(|| says.graphql.as_ref().filter(|_| websocket).map(asks))
 }
 
 /// The body that a client would send to say it.

@@ -226,11 +226,11 @@ fn write_bodies(out: &mut String, protocol: Option<Protocol>, bodies: &Bodies) {
         }
         Some(Protocol::Graphql) => {
             line(out, 8, format_args!("graphql_max_body_bytes: {}", bodies.max_bytes));
-            if let Some(registered) = &bodies.persisted {
-                write_persisted(out, registered);
-            }
         }
         _ => {}
+    }
+    if let Some(registered) = &bodies.persisted {
+        write_persisted(out, registered);
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
-use crate::content::{Content, Json, Reading, Text};
+use crate::content::{Content, Reading, SaidText};
 use crate::{
     Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern, PathError, Query,
     QueryError, RequestFacts, Treatment, WEBSOCKET_TEXT,
@@ -218,9 +218,10 @@ impl Compiled {
                 RequestFacts { method, path: &path, query: &query, websocket, content: Content::Unread };
             let body = self.body_of(destination, caller, &head).zip(asked.body.as_deref());
             let reading = body.map(|((protocol, _), body)| Reading::of(protocol, body.as_bytes()));
-            let json = said.and_then(|text| Json::parse(text.as_bytes()).ok());
-            let content = match (said, &reading) {
-                (Some(text), _) => Content::Text(Text { text, json: json.as_ref() }),
+            let asks = self.asks_of_messages(destination, caller, &path);
+            let said = said.map(|text| SaidText::read(text, asks));
+            let content = match (&said, &reading) {
+                (Some(said), _) => said.content(),
                 (None, Some(reading)) => reading.content(),
                 (None, None) => Content::Unread,
             };

@@ -372,14 +372,15 @@ pub(crate) static RULE: Object = Object {
     ],
 };
 
-/// What stands under `allow`, and in `deny_rules`, of `graphql`.
+/// What stands under `allow`, and in `deny_rules`, of `graphql`, and of `websocket` for messages of GraphQL.
 pub(crate) static GRAPHQL_RULE: Object = Object {
     name: "graphql rule",
     fields: &[
         required(
             "operation_type",
             Kind::OneOf(&["query", "mutation", "subscription", "*"]),
-            "What the operation does.",
+            "What the operation does. On a `websocket` endpoint: an operation that a message of the client's asks for (`subscribe` of \
+             graphql-transport-ws, `start` of graphql-ws); the handshake has a rule of its own, with `method: GET`.",
         ),
         field("operation_name", Kind::Text, "A pattern for its name. Absent: any name, or none."),
         field(

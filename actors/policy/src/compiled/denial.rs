@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::place::{Clause, Test, known, methods};
 use super::{Compiled, Place, Programs};
 use crate::content::rpc::is_plain_tool;
-use crate::content::{Message, Operation, Part};
-use crate::model::{Bodies, HttpRule, RpcRule, Rule};
+use crate::content::{Message, Operation, Part, SocketMessage, Text};
+use crate::model::{Bodies, GraphqlRule, HttpRule, RpcRule, Rule};
 use crate::{Caller, Denial, Destination, Layer, Protocol, RequestFacts};
 
 /// Most programs or ports that a message lists.
@@ -229,7 +229,9 @@ impl Compiled {
         };
         let place = format!("{} {}{}", facts.method, to.host, facts.path);
         let detail = match part {
-            Part::Unreadable(why) => format!("{place} can't be judged: {why}"),
+            Part::Unreadable(why) | Part::Text(Text { graphql: Some(Err(why)), .. }) => {
+                format!("{place} can't be judged: {why}")
+            }
             _ => format!("no rule allows {what}{place}"),
         };
         Denial {
@@ -310,6 +312,9 @@ fn words(part: Part<'_>) -> String {
         Part::Rpc(Message::Answer) => "an answer to the server by ".to_owned(),
         Part::Graphql(Operation::Written(operation)) => format!("{} by ", short(&operation.to_string())),
         Part::Graphql(Operation::Persisted { id, .. }) => format!("the persisted query {} by ", short(id)),
+        Part::Text(Text { graphql: Some(Ok(SocketMessage::Operation(operation))), .. }) => {
+            words(Part::Graphql(operation))
+        }
         Part::Text(_) => "this message by ".to_owned(),
         Part::Binary => "a binary message by ".to_owned(),
     }
@@ -332,16 +337,31 @@ fn rule_differences(
         }
         (Test::Rule(Rule::Http(rule)), _) => http_differences(clause, rule, facts, part),
         (Test::Rule(Rule::Rpc(rule)), Part::Rpc(message)) => rpc_differences(rule, message, bodies),
-        (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => match known(operation, bodies) {
-            None => vec![Difference::Operation("registered persisted queries".to_owned())],
-            Some(operation) if !rule.head_matches(operation) => vec![Difference::Operation(rule.to_string())],
-            Some(operation) if !rule.allows(operation) => {
-                let fields: Vec<&str> = rule.fields.iter().map(crate::Glob::as_str).collect();
-                vec![Difference::Fields(fields.join(", "))]
-            }
-            Some(_) => Vec::new(),
-        },
+        (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => {
+            operation_differences(rule, operation, bodies)
+        }
+        (
+            Test::Said(rule),
+            Part::Text(Text { graphql: Some(Ok(SocketMessage::Operation(operation))), .. }),
+        ) => operation_differences(rule, operation, bodies),
+        (Test::Said(_), Part::Text(Text { graphql: Some(Err(why)), .. })) => {
+            vec![Difference::Unreadable(why.to_string())]
+        }
+        (Test::Said(rule), Part::Binary) => vec![Difference::Message(rule.to_string())],
+        (Test::Said(_), Part::Head) => vec![Difference::Method(methods(&clause.test).to_owned())],
         _ => Vec::new(),
+    }
+}
+
+fn operation_differences(rule: &GraphqlRule, operation: &Operation<'_>, bodies: &Bodies) -> Vec<Difference> {
+    match known(operation, bodies) {
+        None => vec![Difference::Operation("registered persisted queries".to_owned())],
+        Some(operation) if !rule.head_matches(operation) => vec![Difference::Operation(rule.to_string())],
+        Some(operation) if !rule.allows(operation) => {
+            let fields: Vec<&str> = rule.fields.iter().map(crate::Glob::as_str).collect();
+            vec![Difference::Fields(fields.join(", "))]
+        }
+        Some(_) => Vec::new(),
     }
 }
 

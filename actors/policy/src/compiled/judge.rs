@@ -2,7 +2,7 @@
 
 use super::place::{Clause, Test};
 use super::{Compiled, Near, Place};
-use crate::content::{Content, Part, Unreadable};
+use crate::content::{Asks, Content, Part, Unreadable};
 use crate::model::{Rewrites, Rule};
 use crate::{
     Allowed, Caller, CanonicalPath, Denial, Destination, Grant, PathOptions, Protocol, RequestFacts,
@@ -79,14 +79,20 @@ impl Compiled {
         })
     }
 
-    /// Whether some rule asks what a WebSocket's message says as JSON.
+    /// What some rule asks of a WebSocket's messages.
     #[must_use]
-    pub fn reads_json_messages(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> bool {
-        let asks =
-            |clause: &Clause| matches!(&clause.test, Test::Rule(Rule::Http(rule)) if !rule.json.is_empty());
-        self.granting(&to.host, to.port, caller)
-            .filter(|place| place.concerns(path))
-            .any(|place| place.allow.iter().chain(&place.deny).any(asks))
+    pub fn asks_of_messages(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> Asks {
+        let mut asks = Asks::default();
+        for place in self.granting(&to.host, to.port, caller).filter(|place| place.concerns(path)) {
+            for clause in place.allow.iter().chain(&place.deny) {
+                match &clause.test {
+                    Test::Rule(Rule::Http(rule)) => asks.json |= !rule.json.is_empty(),
+                    Test::Said(_) => asks.graphql = true,
+                    _ => {}
+                }
+            }
+        }
+        asks
     }
 
     /// Whether a request on a granted connection may be sent.

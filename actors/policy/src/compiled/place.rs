@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::content::rpc::is_plain_tool;
-use crate::content::{Message, Operation, Part, Selected};
+use crate::content::{Message, Operation, Part, Selected, SocketMessage, Text};
 use crate::model::{
-    Access, Binary, Bodies, Endpoint, Entry, HostPattern, HttpRule, Method, Origin, PathPattern, Rewrites,
-    RpcRule, Rule,
+    Access, Binary, Bodies, Endpoint, Entry, GraphqlRule, HostPattern, HttpRule, Method, Origin, PathPattern,
+    Rewrites, RpcRule, Rule, WEBSOCKET_TEXT,
 };
 use crate::{AddressRule, Caller, CanonicalPath, Host, PathOptions, Protocol, RequestFacts, Treatment};
 
@@ -42,6 +42,8 @@ pub(crate) struct Clause {
 pub(crate) enum Test {
     Access(Access),
     Rule(Rule),
+    /// A GraphQL rule of a `websocket` endpoint: about the client's messages.
+    Said(GraphqlRule),
 }
 
 impl Clause {
@@ -75,6 +77,12 @@ impl Clause {
             (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => {
                 known(operation, bodies).is_some_and(|operation| rule.allows(operation))
             }
+            (Test::Said(rule), Part::Text(Text { graphql: Some(Ok(message)), .. })) => match message {
+                SocketMessage::Lifecycle => true,
+                SocketMessage::Operation(operation) => {
+                    known(operation, bodies).is_some_and(|operation| rule.allows(operation))
+                }
+            },
             _ => false,
         }
     }
@@ -95,6 +103,15 @@ impl Clause {
             (Test::Rule(Rule::Graphql(rule)), Part::Graphql(operation)) => {
                 known(operation, bodies).is_none_or(|operation| rule.denies(operation))
             }
+            (Test::Said(rule), Part::Text(text)) => match text.graphql {
+                Some(Ok(SocketMessage::Lifecycle)) => false,
+                Some(Ok(SocketMessage::Operation(operation))) => {
+                    known(operation, bodies).is_none_or(|operation| rule.denies(operation))
+                }
+                // What it asks for can't be told.
+                Some(Err(_)) | None => true,
+            },
+            (Test::Said(_), Part::Binary) => true,
             _ => false,
         }
     }
@@ -125,9 +142,9 @@ impl Place {
                 test: Test::Access(access),
             });
         }
-        allow.extend(endpoint.rules.iter().map(|rule| clause("allow", rule)));
+        allow.extend(endpoint.rules.iter().map(|rule| clause("allow", rule, endpoint.protocol)));
         if endpoint.bodies.known_mcp_methods && endpoint.rules.is_empty() {
-            allow.push(clause("allow", &Rule::Rpc(RpcRule::profile())));
+            allow.push(clause("allow", &Rule::Rpc(RpcRule::profile()), endpoint.protocol));
         }
         Self {
             policy: entry.name.clone(),
@@ -138,7 +155,7 @@ impl Place {
             treatment,
             audit: endpoint.audit,
             allow: allow.into(),
-            deny: endpoint.deny_rules.iter().map(|rule| clause("deny", rule)).collect(),
+            deny: endpoint.deny_rules.iter().map(|rule| clause("deny", rule, endpoint.protocol)).collect(),
             addresses: AddressRule {
                 allowed_ips: endpoint.allowed_ips.as_slice().into(),
                 exact_host: matches!(endpoint.host, Some(HostPattern::Exact(_))),
@@ -184,8 +201,12 @@ impl Place {
     }
 }
 
-fn clause(word: &str, rule: &Rule) -> Clause {
-    Clause { text: format!("{word} {rule}").into(), test: Test::Rule(rule.clone()) }
+fn clause(word: &str, rule: &Rule, protocol: Option<Protocol>) -> Clause {
+    let test = match (protocol, rule) {
+        (Some(Protocol::Websocket), Rule::Graphql(rule)) => Test::Said(rule.clone()),
+        (_, rule) => Test::Rule(rule.clone()),
+    };
+    Clause { text: format!("{word} {rule}").into(), test }
 }
 
 /// The programs of an entry.
@@ -247,6 +268,8 @@ pub(crate) fn methods(test: &Test) -> &str {
         Test::Access(Access::ReadOnly) => "GET, HEAD and OPTIONS",
         Test::Access(Access::ReadWrite) => "GET, HEAD, OPTIONS, POST, PUT and PATCH",
         Test::Rule(Rule::Http(HttpRule { method: Method::Named(name), .. })) => name,
+        // A rule about messages is for no other.
+        Test::Said(_) => WEBSOCKET_TEXT,
         Test::Rule(_) | Test::Access(Access::Full) => "every method",
     }
 }

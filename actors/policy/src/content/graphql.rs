@@ -10,7 +10,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::json::Json;
-use super::{Unreadable, each};
+use super::{Unreadable, each, shape};
 
 pub(crate) mod document;
 
@@ -90,16 +90,13 @@ impl fmt::Display for Selected {
     }
 }
 
-fn shape<T>(why: &'static str) -> Result<T, Unreadable> {
-    Err(Unreadable::Shape(why))
-}
-
 /// Reads a body.
 pub(crate) fn read(body: &[u8]) -> Result<Vec<Operation<'_>>, Unreadable> {
     each(Json::parse(body)?, request)
 }
 
-fn request(value: Json<'_>) -> Result<Operation<'_>, Unreadable> {
+/// Reads one request object.
+pub(super) fn request(value: Json<'_>) -> Result<Operation<'_>, Unreadable> {
     let Json::Map(members) = value else { return shape("it is no GraphQL request object") };
     let (mut query, mut name, mut extensions, mut id) = (None, None, None, None);
     for (key, value) in members {

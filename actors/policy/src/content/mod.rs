@@ -10,10 +10,12 @@ use crate::Protocol;
 pub mod graphql;
 pub mod json;
 pub mod rpc;
+pub mod socket;
 
 pub use graphql::{Operation, OperationKind, Selected};
 pub use json::Json;
 pub use rpc::Message;
+pub use socket::SocketMessage;
 
 /// Most members of a batch, each of which is judged by itself.
 pub const MAX_BATCH: usize = 100;
@@ -89,6 +91,44 @@ pub struct Text<'a> {
     pub text: &'a str,
     /// The message as JSON, if it is that.
     pub json: Option<&'a Json<'a>>,
+    /// The message as GraphQL over WebSocket, or why it is none; absent where no rule asks.
+    pub graphql: Option<Result<&'a SocketMessage<'a>, &'a Unreadable>>,
+}
+
+/// What rules ask of a WebSocket's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asks {
+    /// What one says as JSON.
+    pub json: bool,
+    /// Which GraphQL operation one asks for.
+    pub graphql: bool,
+}
+
+/// A text message on a WebSocket, read as far as rules ask.
+#[derive(Debug)]
+pub struct SaidText<'a> {
+    text: &'a str,
+    json: Option<Json<'a>>,
+    graphql: Option<Result<SocketMessage<'a>, Unreadable>>,
+}
+
+impl<'a> SaidText<'a> {
+    /// Reads it.
+    #[must_use]
+    pub fn read(text: &'a str, asks: Asks) -> Self {
+        Self {
+            text,
+            json: asks.json.then(|| Json::parse(text.as_bytes()).ok()).flatten(),
+            graphql: asks.graphql.then(|| socket::read(text)),
+        }
+    }
+
+    /// To be judged.
+    #[must_use]
+    pub fn content(&self) -> Content<'_> {
+        let graphql = self.graphql.as_ref().map(Result::as_ref);
+        Content::Text(Text { text: self.text, json: self.json.as_ref(), graphql })
+    }
 }
 
 /// A body, read.
@@ -136,6 +176,10 @@ pub(crate) enum Part<'a> {
     Text(Text<'a>),
     Binary,
     Unreadable(&'a Unreadable),
+}
+
+fn shape<T>(why: &'static str) -> Result<T, Unreadable> {
+    Err(Unreadable::Shape(why))
 }
 
 /// Reads one member, or each of a batch.

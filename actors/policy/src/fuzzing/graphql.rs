@@ -1,12 +1,16 @@
 //! Whatever documents ours accepts, apollo-parser accepts too: the same operations and fragments with the same root fields,
-//! and an operation that is chosen asks for the fields that its fragments lead to.
+//! and an operation that is chosen asks for the fields that its fragments lead to. In a message on a WebSocket a document means what
+//! it means in a body.
 
 use std::collections::BTreeSet;
 
 use apollo_parser::cst::{CstNode, Definition as Theirs, Selection, SelectionSet};
 
+use serde_json::json;
+
 use crate::content::graphql::document::{Document, Root};
 use crate::content::graphql::select;
+use crate::content::{Operation, SocketMessage, socket};
 
 /// An operation (`query`, …) or a `fragment`, its name, and what stands at its root; a spread has dots before its name.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +23,7 @@ pub(crate) struct Definition {
 /// The property.
 pub fn holds(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
+    said(text);
     let Some(ours) = ours(text) else { return };
     if ours.is_empty() {
         assert!(select(text, None).is_err());
@@ -32,6 +37,20 @@ pub fn holds(bytes: &[u8]) {
         reach(definition, &theirs, &mut BTreeSet::new(), &mut fields);
         let own: BTreeSet<&str> = selected.fields.iter().flatten().map(|field| &**field).collect();
         assert_eq!((selected.kind.as_str(), own), (definition.head.as_str(), fields));
+    }
+}
+
+/// A document in a message, in both protocols.
+fn said(document: &str) {
+    let alone = (!document.is_empty()).then(|| select(document, None).ok()).flatten();
+    for kind in ["subscribe", "start"] {
+        let message = json!({ "id": "1", "type": kind, "payload": { "query": document } }).to_string();
+        let read = match socket::read(&message) {
+            Ok(SocketMessage::Operation(Operation::Written(read))) => Some(read),
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => None,
+        };
+        assert_eq!(read, alone);
     }
 }
 

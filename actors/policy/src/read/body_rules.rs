@@ -8,6 +8,7 @@ use crate::content::{DEFAULT_BODY_BYTES, Json, MAX_BODY_BYTES, OperationKind, Se
 use crate::fields::{self, Object};
 use crate::model::{
     Bodies, Endpoint, GraphqlRule, JsonMatcher, Pointer, RpcMethod, RpcRule, Rule, ValueMatcher,
+    WEBSOCKET_TEXT,
 };
 use crate::yaml::{Node, Value};
 use crate::{Glob, Protocol};
@@ -146,17 +147,19 @@ impl Reader<'_> {
 
     pub(super) fn bodies(&mut self, fields: &Fields<'_>, protocol: Option<Protocol>) -> Bodies {
         let mut out = Bodies::default();
+        const GRAPHQL: &[Protocol] = &[Protocol::Graphql, Protocol::Websocket];
         for (name, wanted) in [
-            ("mcp", Protocol::Mcp),
-            ("json_rpc", Protocol::JsonRpc),
-            ("graphql_max_body_bytes", Protocol::Graphql),
-            ("persisted_queries", Protocol::Graphql),
-            ("graphql_persisted_queries", Protocol::Graphql),
+            ("mcp", &[Protocol::Mcp][..]),
+            ("json_rpc", &[Protocol::JsonRpc]),
+            ("graphql_max_body_bytes", &[Protocol::Graphql]),
+            ("persisted_queries", GRAPHQL),
+            ("graphql_persisted_queries", GRAPHQL),
         ] {
             if let Some(node) = fields.get(name)
-                && protocol != Some(wanted)
+                && protocol.is_none_or(|protocol| !wanted.contains(&protocol))
             {
-                self.error(node, format!("`{name}` is for `protocol: {}`", wanted.as_str()));
+                let wanted: Vec<&str> = wanted.iter().map(|protocol| protocol.as_str()).collect();
+                self.error(node, format!("`{name}` is for `protocol: {}`", wanted.join("` or `")));
             }
         }
         if let Some(options) = fields.get("mcp").and_then(|node| self.object(node, &fields::MCP)) {
@@ -224,6 +227,29 @@ impl Reader<'_> {
             }
         }
         out
+    }
+
+    /// What rules about a WebSocket's messages must agree on: one that lets them through unread would make the others moot.
+    pub(super) fn check_messages(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
+        let operations = |rule: &Rule| matches!(rule, Rule::Graphql(_));
+        let raw = |rule: &Rule| matches!(rule, Rule::Http(rule) if rule.method.covers(WEBSOCKET_TEXT));
+        if endpoint.rules.iter().any(operations) && endpoint.rules.iter().any(raw) {
+            let message =
+                "`rules` allow messages by `WEBSOCKET_TEXT` beside those that name GraphQL operations";
+            self.error(fields.get("rules").unwrap_or(node), message).help =
+                Some("keep one kind; the handshake is `method: GET`".into());
+        }
+        let shakes_hands = |rule: &Rule| matches!(rule, Rule::Http(rule) if rule.method.covers("GET"));
+        if endpoint.rules.iter().any(operations) && !endpoint.rules.iter().any(shakes_hands) {
+            self.warning(fields.get("rules").unwrap_or(node), "no rule here allows the handshake").help =
+                Some("add one with `method: GET` and the path, unless another entry has it".into());
+        }
+        if fields.get("persisted_queries").is_some()
+            && !endpoint.rules.iter().chain(&endpoint.deny_rules).any(operations)
+        {
+            let message = "`persisted_queries` has nothing to say where no rule names GraphQL operations";
+            self.error(fields.get("persisted_queries").unwrap_or(node), message);
+        }
     }
 
     /// What MCP rules must agree on: a broad rule beside rules for single tools would make them moot.

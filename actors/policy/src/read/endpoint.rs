@@ -309,6 +309,9 @@ impl Reader<'_> {
             self.error(fields.get("protocol").unwrap_or(node), message).help =
                 Some("without either, every request would be refused".into());
         }
+        if protocol == Protocol::Websocket {
+            self.check_messages(node, fields, endpoint);
+        }
         if matches!(protocol, Protocol::Mcp | Protocol::JsonRpc) {
             if let Some(node) = fields.get("access") {
                 self.error(

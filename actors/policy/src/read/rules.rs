@@ -45,21 +45,13 @@ impl Reader<'_> {
         match speaks.protocol {
             Some(Protocol::Graphql) => self.graphql_rule(node).map(Rule::Graphql),
             Some(Protocol::Mcp | Protocol::JsonRpc) => self.rpc_rule(node, speaks, deny).map(Rule::Rpc),
+            // Its messages, where they are GraphQL's.
+            Some(Protocol::Websocket) if names_operations(node) => self.graphql_rule(node).map(Rule::Graphql),
             _ => self.http_rule(node, speaks.protocol).map(Rule::Http),
         }
     }
 
     fn http_rule(&mut self, node: &Node, protocol: Option<Protocol>) -> Option<HttpRule> {
-        if protocol == Some(Protocol::Websocket)
-            && let Value::Map(pairs) = &node.value
-            && pairs.iter().any(|(key, _)| matches!(&key.value, Value::Text(key) if key == "operation_type"))
-        {
-            self.error(node, "GraphQL over WebSocket isn't supported yet").help = Some(
-                "GraphQL over HTTP is (`protocol: graphql`); messages can be judged by `text` or `json`"
-                    .into(),
-            );
-            return None;
-        }
         let fields = self.object(node, &fields::RULE)?;
         let method = fields.get("method").map(|n| self.method(n, protocol));
         let path = fields.get("path").map(|n| self.rule_path(n));
@@ -177,6 +169,13 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a rule is about GraphQL operations.
+fn names_operations(node: &Node) -> bool {
+    let Value::Map(pairs) = &node.value else { return false };
+    let is = |key: &Node| matches!(&key.value, Value::Text(key) if fields::GRAPHQL_RULE.field(key).is_some());
+    pairs.iter().any(|(key, _)| is(key))
 }
 
 /// Whether a pattern holds a lone `*`, which elsewhere crosses segments.

@@ -177,7 +177,21 @@ fn what_rules_about_bodies_and_messages_may_not_say() {
             "protocol: graphql, access: full, graphql_persisted_queries: { a: { operation_type: query } }",
             "allow_registered",
         ),
-        ("protocol: websocket, rules: [ { allow: { operation_type: query } } ]", "GraphQL over WebSocket"),
+        (
+            "protocol: websocket, rules: [ { allow: { operation_type: query, path: /x } } ]",
+            "unknown field `path`",
+        ),
+        ("protocol: websocket, rules: [ { allow: { fields: [a] } } ]", "`operation_type` is missing"),
+        (
+            "protocol: websocket, rules: [ { allow: { method: '*', path: /x } }, { allow: { operation_type: query } } ]",
+            "beside those that name GraphQL operations",
+        ),
+        (
+            "protocol: websocket, access: full, persisted_queries: allow_registered, graphql_persisted_queries: {}",
+            "nothing to say",
+        ),
+        ("protocol: websocket, access: full, graphql_max_body_bytes: 5", "is for `protocol: graphql`"),
+        ("protocol: rest, access: full, persisted_queries: deny", "`protocol: graphql` or `websocket`"),
         (
             "protocol: websocket, rules: [ { allow: { method: GET, path: /x, text: a } } ]",
             "is for `method: WEBSOCKET_TEXT`",

@@ -3,7 +3,7 @@
 use cofferdam_policy::{Caller, Executable, Protocol};
 use serde_json::{Value, json};
 
-use super::slow::Part;
+use super::slow::{Part, Said};
 
 const HOSTS: [&str; 7] = [
     "a.example.com",
@@ -176,7 +176,7 @@ impl Dice {
     fn inspected(&mut self) -> String {
         let mut out = match self.throw() % 10 {
             0..=2 => format!("protocol: rest{}", self.access_or_rules(|dice| dice.http_rule(false))),
-            3 | 4 => format!("protocol: websocket{}", self.access_or_rules(|dice| dice.http_rule(true))),
+            3 | 4 => format!("protocol: websocket{}", self.messages()),
             5 | 6 => self.mcp(),
             7 => format!("protocol: json-rpc{}", self.ruled(1, |dice| dice.rpc_rule(false, false, false))),
             _ => self.graphql(),
@@ -193,6 +193,30 @@ impl Dice {
         out
     }
 
+    /// A WebSocket's messages are judged as they are, or as GraphQL's.
+    fn messages(&mut self) -> String {
+        if self.once_in(2) {
+            return self.access_or_rules(|dice| dice.http_rule(true));
+        }
+        let deny = |dice: &mut Self| if dice.once_in(4) { dice.http_rule(true) } else { dice.graphql_rule() };
+        let mut out = match self.throw() % 3 {
+            0 => format!(", access: {}", self.of(&["read-only", "read-write", "full"])),
+            _ => {
+                let allow = self.many(1, 2, |dice| format!("{{ allow: {} }}", dice.graphql_rule()));
+                let handshake = format!("{{ allow: {{ method: GET, path: '{}' }} }}", self.pattern());
+                format!(", rules: [ {handshake}, {} ]", allow.join(", "))
+            }
+        };
+        let deny = self.many(0, 1, deny);
+        if !deny.is_empty() {
+            out += &format!(", deny_rules: [ {} ]", deny.join(", "));
+        }
+        if out.contains("operation_type") {
+            out += self.registered();
+        }
+        out
+    }
+
     fn mcp(&mut self) -> String {
         let (strict, profile, answers) = (!self.once_in(3), self.once_in(3), !self.once_in(3));
         let single = self.once_in(2);
@@ -204,12 +228,18 @@ impl Dice {
     }
 
     fn graphql(&mut self) -> String {
-        let mut out = String::from("protocol: graphql");
-        if self.once_in(2) {
-            out += ", persisted_queries: allow_registered, graphql_persisted_queries: { \
-                    h1: { operation_type: query, fields: [viewer] }, h2: { operation_type: mutation, operation_name: N } }";
+        let registered = self.registered();
+        format!("protocol: graphql{registered}{}", self.access_or_rules(Self::graphql_rule))
+    }
+
+    fn registered(&mut self) -> &'static str {
+        match self.once_in(2) {
+            true => {
+                ", persisted_queries: allow_registered, graphql_persisted_queries: { \
+                 h1: { operation_type: query, fields: [viewer] }, h2: { operation_type: mutation, operation_name: N } }"
+            }
+            false => "",
         }
-        out + &self.access_or_rules(Self::graphql_rule)
     }
 
     fn endpoint(&mut self) -> String {
@@ -310,16 +340,29 @@ impl Dice {
             return (vec![Part::Unreadable], String::new());
         }
         if websocket {
-            return match self.throw() % 4 {
+            let said = |text: String, graphql: Said| (vec![Part::Text { text: text.clone(), graphql }], text);
+            return match self.throw() % 7 {
                 0 => (vec![Part::Head], String::new()),
                 1 => (vec![Part::Binary], String::new()),
                 2 => {
                     let text = self.of(&["x", "k5k", "5", "{\"k\":", "\"x\""]).to_owned();
-                    (vec![Part::Text(text.clone())], text)
+                    said(text, Said::Nothing)
+                }
+                3 => said(self.object(2).to_string(), Said::Nothing),
+                4 => {
+                    let text = self.of(&[
+                        "{\"type\":\"ping\"}",
+                        "{\"type\":\"connection_init\",\"payload\":{\"k\":5}}",
+                        "{\"id\":\"5\",\"type\":\"complete\"}",
+                        "{\"type\":\"stop\",\"id\":\"k\"}",
+                    ]);
+                    said(text.to_owned(), Said::Lifecycle)
                 }
                 _ => {
-                    let text = self.object(2).to_string();
-                    (vec![Part::Text(text.clone())], text)
+                    let (operation, payload) = self.operation();
+                    let kind = self.of(&["subscribe", "start"]);
+                    let text = json!({ "id": "1", "type": kind, "payload": payload }).to_string();
+                    said(text, Said::Operation(Box::new(operation)))
                 }
             };
         }

@@ -7,7 +7,7 @@ pub mod generated;
 pub mod slow;
 
 use cofferdam_policy as policy;
-use cofferdam_policy::content::{Json, Reading, Text, Unreadable};
+use cofferdam_policy::content::{Reading, SaidText, Unreadable};
 use cofferdam_policy::{
     Caller, CanonicalPath, Compiled, Content, Destination, Host, Policy, Protocol, Query, RequestFacts,
     Treatment,
@@ -82,21 +82,18 @@ pub fn compare(
     };
     let body = compiled.body_of(&to, caller, &head).map(|(protocol, _)| protocol);
     let (parts, written) = dice.content(body, *websocket);
-    let said = matches!(parts[0], Part::Text(_) | Part::Binary);
+    let said = matches!(parts[0], Part::Text { .. } | Part::Binary);
     let method = if said { policy::WEBSOCKET_TEXT } else { method };
     let asked = Asked { method, path: &path, query, websocket: *websocket };
     let expected = slow(&granting, &asked, &parts);
 
-    let json = Json::parse(written.as_bytes()).ok();
     let too_long = Unreadable::TooLong(1);
-    let reading;
+    let (reading, text);
     let content = match &parts[0] {
         Part::Head => Content::Unread,
-        Part::Text(_) => {
-            let text = Text { text: &written, json: json.as_ref() };
-            // What asks for JSON is told; who doesn't ask gets none.
-            let asks = compiled.reads_json_messages(&to, caller, &path);
-            Content::Text(if asks { text } else { Text { json: None, ..text } })
+        Part::Text { .. } => {
+            text = SaidText::read(&written, compiled.asks_of_messages(&to, caller, &path));
+            text.content()
         }
         Part::Binary => Content::Binary,
         Part::Unreadable => Content::Unreadable(&too_long),

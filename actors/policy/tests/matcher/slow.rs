@@ -109,9 +109,19 @@ pub enum Part {
         fields: Option<Vec<String>>,
         persisted: Option<String>,
     },
-    Text(String),
+    Text {
+        text: String,
+        graphql: Said,
+    },
     Binary,
     Unreadable,
+}
+
+/// What a text message is as GraphQL over WebSocket.
+pub enum Said {
+    Nothing,
+    Lifecycle,
+    Operation(Box<Part>),
 }
 
 /// A request's head.
@@ -148,7 +158,7 @@ fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: b
         });
     let asks = !rule.text.is_empty() || !rule.json.is_empty();
     head && match part {
-        Part::Text(text) => {
+        Part::Text { text, .. } => {
             let said = rule.text.is_empty() || rule.text.iter().any(|glob| path_matches(glob.as_str(), text));
             let value: Option<Value> = serde_json::from_str(text).ok();
             let json = rule.json.is_empty()
@@ -298,8 +308,15 @@ fn denies(endpoint: &Endpoint, asked: &Asked<'_>, part: &Part) -> bool {
         Rule::Http(rule) => http_matches(rule, asked, part, true),
         Rule::Rpc(rule) => rpc_matches(rule, part, true),
         Rule::Graphql(rule) => {
-            matches!(part, Part::Operation { .. })
-                && known(endpoint, part).is_none_or(|operation| graphql_matches(rule, &operation, true))
+            let hits = |operation: &Part| {
+                known(endpoint, operation).is_none_or(|operation| graphql_matches(rule, &operation, true))
+            };
+            match (endpoint.protocol == Some(Protocol::Websocket), part) {
+                (false, Part::Operation { .. }) => hits(part),
+                (true, Part::Text { graphql: Said::Operation(operation), .. }) => hits(operation),
+                (true, Part::Text { graphql: Said::Nothing, .. } | Part::Binary) => true,
+                _ => false,
+            }
         }
     })
 }
@@ -307,9 +324,8 @@ fn denies(endpoint: &Endpoint, asked: &Asked<'_>, part: &Part) -> bool {
 fn allows(endpoint: &Endpoint, asked: &Asked<'_>, part: &Part) -> bool {
     let mcp = endpoint.protocol == Some(Protocol::Mcp);
     let fits = match (endpoint.protocol.unwrap(), part) {
-        (Protocol::Rest, Part::Head) | (Protocol::Websocket, Part::Head | Part::Text(_) | Part::Binary) => {
-            true
-        }
+        (Protocol::Rest, Part::Head)
+        | (Protocol::Websocket, Part::Head | Part::Text { .. } | Part::Binary) => true,
         (Protocol::Graphql, Part::Operation { .. }) | (Protocol::JsonRpc, Part::Call { .. }) => true,
         (Protocol::Mcp, Part::Head) => ["GET", "DELETE"].contains(&asked.method),
         (Protocol::Mcp, Part::Call { tool, .. }) => {
@@ -347,7 +363,14 @@ fn allows(endpoint: &Endpoint, asked: &Asked<'_>, part: &Part) -> bool {
             Rule::Http(rule) => http_matches(rule, asked, part, false),
             Rule::Rpc(rule) => rpc_matches(rule, part, false),
             Rule::Graphql(rule) => {
-                known(endpoint, part).is_some_and(|operation| graphql_matches(rule, &operation, false))
+                let of = |part: &Part| {
+                    known(endpoint, part).is_some_and(|operation| graphql_matches(rule, &operation, false))
+                };
+                match part {
+                    Part::Text { graphql: Said::Operation(operation), .. } => of(operation),
+                    Part::Text { graphql: Said::Lifecycle, .. } => true,
+                    part => of(part),
+                }
             }
         })
 }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use policy::content::{Json, Text};
+use policy::content::SaidText;
 use policy::{Content, Denial, RequestFacts, WEBSOCKET_TEXT};
 use smol_str::SmolStr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -95,14 +95,9 @@ impl Talk<'_> {
                 .map_err(|_| Stop::Broken(1007, "a text message is not UTF-8"))?,
             false => None,
         };
-        let json = match message.filter(|_| generation.compiled.reads_json_messages(to, caller, path)) {
-            Some(message) => Json::parse(message.as_bytes()).ok(),
-            None => None,
-        };
-        let content = match message {
-            Some(text) => Content::Text(Text { text, json: json.as_ref() }),
-            None => Content::Binary,
-        };
+        let asks = generation.compiled.asks_of_messages(to, caller, path);
+        let said = message.map(|text| SaidText::read(text, asks));
+        let content = said.as_ref().map_or(Content::Binary, SaidText::content);
         let facts = RequestFacts {
             method: WEBSOCKET_TEXT,
             path,

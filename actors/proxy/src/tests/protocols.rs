@@ -235,21 +235,13 @@ async fn talkative() -> (u16, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
 
 #[tokio::test]
 async fn messages_are_judged_and_a_refused_one_closes_both_sides() {
-    let (port, mut told) = talkative().await;
-    let bed = Bed::new(&format!(
-        "- {{ host: up.test, port: {port}, protocol: websocket, rules: [ {{ allow: {{ method: GET, path: /ws }} }}, \
-         {{ allow: {{ method: WEBSOCKET_TEXT, path: /ws, json: {{ op: {{ any: [1, subscribe] }} }} }} }} ], \
-         deny_rules: [ {{ method: WEBSOCKET_TEXT, path: /ws, text: '**secret**' }} ] }}"
-    ))
-    .await;
-    let handshake = format!(
-        "GET http://up.test:{port}/ws HTTP/1.1\r\nHost: up.test:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-    );
     let good =
         [text(0x81, "{\"op\":1}"), text(0x89, "ping"), text(0x01, "{\"op\":"), text(0x80, "\"subscribe\"}")]
             .concat();
-    for (bad, code) in [
+    let rules = "rules: [ { allow: { method: GET, path: /ws } }, \
+                 { allow: { method: WEBSOCKET_TEXT, path: /ws, json: { op: { any: [1, subscribe] } } } } ], \
+                 deny_rules: [ { method: WEBSOCKET_TEXT, path: /ws, text: '**secret**' } ]";
+    let bad = [
         (text(0x81, "{\"op\":2}"), 1008_u16),
         (text(0x81, "{\"op\":1,\"x\":\"secret\"}"), 1008),
         ([text(0x01, "{\"op\":1,\"x\":\"sec"), text(0x80, "ret\"}")].concat(), 1008),
@@ -257,12 +249,56 @@ async fn messages_are_judged_and_a_refused_one_closes_both_sides() {
         (text(0x82, "{\"op\":1}"), 1008),
         (b"\x81\x01x".to_vec(), 1002),
         (text(0xc1, "x"), 1002),
-    ] {
+    ];
+    good_ones_arrive_and_bad_ones_end_it(rules, &good, bad).await;
+}
+
+#[tokio::test]
+async fn messages_of_graphql_are_judged_by_what_they_ask_for() {
+    let asks =
+        |kind: &str, query: &str| format!(r#"{{"id":"1","type":"{kind}","payload":{{"query":"{query}"}}}}"#);
+    let good = [
+        text(0x81, r#"{"type":"connection_init","payload":{"a":1}}"#),
+        text(0x81, &asks("subscribe", "subscription { added { id } }")),
+        text(0x01, r#"{"id":"2","type":"start","pay"#),
+        text(0x80, r#"load":{"query":"{ me: viewer { id } }"}}"#),
+        text(0x81, r#"{"id":"1","type":"complete"}"#),
+        text(0x81, r#"{"type":"pong"}"#),
+    ]
+    .concat();
+    let rules = "rules: [ { allow: { method: GET, path: /ws } }, { allow: { operation_type: query, fields: [viewer] } }, \
+                 { allow: { operation_type: subscription } } ], deny_rules: [ { operation_type: '*', fields: [drop] } ]";
+    let bad = [
+        (text(0x81, &asks("subscribe", "mutation { viewer }")), 1008_u16),
+        (text(0x81, &asks("subscribe", "{ viewer: secrets }")), 1008),
+        (text(0x81, &asks("start", "subscription { added drop }")), 1008),
+        (text(0x81, &asks("execute", "{ viewer }")), 1008),
+        (text(0x81, r#"{"type":"ping","payload":1,"type":"start"}"#), 1008),
+        (text(0x81, "{ viewer }"), 1008),
+        (text(0x81, "not json"), 1008),
+        (text(0x82, &asks("start", "{ viewer }")), 1008),
+    ];
+    good_ones_arrive_and_bad_ones_end_it(rules, &good, bad).await;
+}
+
+/// On one connection for each bad message, which follows the good ones.
+async fn good_ones_arrive_and_bad_ones_end_it<const N: usize>(
+    rules: &str,
+    good: &[u8],
+    bad: [(Vec<u8>, u16); N],
+) {
+    let (port, mut told) = talkative().await;
+    let bed = Bed::new(&format!("- {{ host: up.test, port: {port}, protocol: websocket, {rules} }}")).await;
+    let handshake = format!(
+        "GET http://up.test:{port}/ws HTTP/1.1\r\nHost: up.test:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    );
+    for (bad, code) in bad {
         let mut stream = bed.open().await;
         stream.write_all(handshake.as_bytes()).await.unwrap();
         let head = read_head(&mut stream).await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        stream.write_all(&good).await.unwrap();
+        stream.write_all(good).await.unwrap();
         stream.write_all(&bad).await.unwrap();
         let mut answer = Vec::new();
         let _end = stream.read_to_end(&mut answer).await;
@@ -271,7 +307,7 @@ async fn messages_are_judged_and_a_refused_one_closes_both_sides() {
         assert_eq!(close[2..4], code.to_be_bytes(), "{}", String::from_utf8_lossy(&close[4..]));
         let got = told.recv().await.unwrap();
         // The ping overtakes nothing; the refused message never arrives, only the end does.
-        assert!(got.starts_with(&good), "{got:?}");
+        assert!(got.starts_with(good), "{got:?}");
         let [high, low] = code.to_be_bytes();
         // The server learns that it is over, and not why.
         let reason = b"the client's side ends this";
