@@ -76,8 +76,9 @@ impl Difference {
             Self::Denied(_) => 5,
             Self::EncodedSlash => 4,
             Self::Query(_) | Self::Arguments(_) | Self::Fields(_) => 3,
-            Self::Call(_) | Self::Operation(_) => 6,
-            Self::Tool(_) | Self::Message(_) => 5,
+            Self::Call(_) => 6,
+            // Nearer than the rule of the handshake.
+            Self::Operation(_) | Self::Tool(_) | Self::Message(_) => 5,
             Self::Unreadable(_) => 7,
         }
     }
