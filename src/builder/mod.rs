@@ -160,7 +160,8 @@ fn turn(work: &Work<'_>, plan: &mut Plan, text: String, uid: u32) -> Result<(), 
     let mut next = plan.clone();
     next.policy.text = text;
     next.cages_before += 1;
-    let candidate = policies::check(&next.policy, true)?;
+    // Without colours: who reads it has another terminal than we.
+    let candidate = policies::load(&next.policy).map_err(|errors| Failure::refused(errors.render(false)))?;
     next.cage = work.site.cage(&plan.cage, candidate.policy())?;
     let lost = |e: WireError| Failure::refused(format!("the heart does not answer: {e}"));
     let built = build(work, &next).inspect_err(|_| {
