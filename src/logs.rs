@@ -57,6 +57,12 @@ fn current(dir: &Path, agent: Option<&str>) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The agents that have written anything, by name.
+pub fn agents(dir: &Path) -> io::Result<Vec<String>> {
+    let files = current(dir, None)?;
+    Ok(files.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
+}
+
 /// How far a file was read.
 #[derive(Debug, Default)]
 struct Place {

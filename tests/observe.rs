@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             audit_verifies_and_tampering_shows,
             listings_are_json_and_text,
             one_that_hangs_hides_no_other,
+            restarting_the_operator_is_answered,
             output_is_redacted_and_logged,
             redact_is_a_filter.only(Mode::Rootless),
             every_help_has_an_example.only(Mode::Rootless),
@@ -334,5 +335,21 @@ fn every_help_has_an_example(stage: &Stage) -> Result<()> {
         ensure!(done.out().contains(&format!("cofferdam {command}")), "{command}: {}", done.out());
         ensure!(done.out().contains("Example"), "{command} has no example");
     }
+    Ok(())
+}
+
+/// Whoever asks for it speaks through the very actor.
+fn restarting_the_operator_is_answered(stage: &Stage) -> Result<()> {
+    let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    for n in 1..4 {
+        let before = sandbox.restarts("operator")?;
+        stage.call(&["restart", &sandbox.name, "operator"])?.expect_code(0)?;
+        poll("the restart", PATIENCE, || {
+            sandbox.restarts("operator").ok().filter(|restarts| *restarts > before)
+        })
+        .with_context(|| format!("restart {n}"))?;
+    }
+    let unknown = stage.call(&["logs", &sandbox.name, "--agent", "nope"])?.expect_code(125)?.err();
+    ensure!(unknown.contains("there are logs of sh"), "{unknown}");
     Ok(())
 }

@@ -36,6 +36,9 @@ fn main() -> ExitCode {
             the_gateway_has_no_hand_in_the_next_start.only(Mode::Rooted),
             a_policy_in_the_peers_form_runs_unchanged,
             a_policy_that_the_agent_can_change_is_not_followed,
+            a_service_without_its_program_is_refused,
+            messages_are_json_where_that_is_asked_for,
+            a_policy_may_leave_etc_out,
         ],
     )
 }
@@ -149,6 +152,50 @@ fn exit_codes(stage: &Stage) -> Result<()> {
             ensure!(done.err().starts_with("cofferdam: "), "{command:?} says {:?}", done.err());
         }
     }
+    // An option that there is none of is no program; what stands behind the program is the program's.
+    let mistyped = stage.call(&["run", "--bogus", "--", "true"])?.expect_code(125)?.err();
+    ensure!(mistyped.starts_with("cofferdam: ") && mistyped.lines().count() == 1, "{mistyped}");
+    ensure!(mistyped.contains("--bogus") && mistyped.contains("cofferdam run --help"), "{mistyped}");
+    let passed_on = stage.run(&[], &["echo", "-n", "--bogus"])?.expect_code(0)?.out();
+    ensure!(passed_on == "--bogus", "{passed_on}");
+    Ok(())
+}
+
+/// One that is mistyped is told by its name, not tried for ever.
+fn a_service_without_its_program_is_refused(stage: &Stage) -> Result<()> {
+    let text = "name: lost\nmetrics: { listen: \"off\" }\nagents:\n  a: { command: [no-such-program] }\n  b: { command: [sleep, '1000'] }\n";
+    let file = stage.write("lost.yaml", text)?.display().to_string();
+    let refused = stage.call(&["up", "-f", &file])?.expect_code(127)?.err();
+    ensure!(refused.contains("agent 'a': no-such-program: not found inside the sandbox"), "{refused}");
+    Ok(())
+}
+
+/// Every message is an object on a line of its own, from whichever process.
+fn messages_are_json_where_that_is_asked_for(stage: &Stage) -> Result<()> {
+    let policy = stage.write(
+        "warned.yaml",
+        common::policy("  a: { endpoints: [ { host: a.example.com, port: 443, tls: skip } ] }\n"),
+    )?;
+    let policy = policy.display().to_string();
+    let args = ["run", "--log-format", "json", "--policy", &policy, "--", "no-such-program"];
+    let said = stage.call(&args)?.expect_code(127)?.err();
+    let ours: Vec<serde_json::Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    for wanted in ["`tls: skip` relays what can't be read", "not found inside the sandbox"] {
+        let has = |line: &serde_json::Value| {
+            line["fields"]["message"].as_str().is_some_and(|text| text.contains(wanted))
+        };
+        ensure!(ours.iter().any(has), "no object says `{wanted}`: {said}");
+    }
+    Ok(())
+}
+
+/// Fewer paths than usual are a policy's right: an agent that can't read /etc is told nothing by it.
+fn a_policy_may_leave_etc_out(stage: &Stage) -> Result<()> {
+    let text = "version: 1\nfilesystem_policy: { read_only: [/usr, /bin, { path: /lib, optional: true }, { path: /lib64, optional: true }], include_workdir: true }\n";
+    let policy = stage.write("bare.yaml", text)?.display().to_string();
+    let said =
+        stage.run(&["--policy", &policy], &["sh", "-c", "cat /etc/passwd; echo ran"])?.expect_code(0)?;
+    ensure!(said.out() == "ran\n", "{}{}", said.out(), said.err());
     Ok(())
 }
 

@@ -137,7 +137,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub start: StartArgs,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
@@ -187,7 +187,7 @@ pub struct ExecArgs {
     /// The sandbox
     pub name: String,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
@@ -379,7 +379,7 @@ pub struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// `[METHOD] URL`, or `CONNECT HOST:PORT`
+    /// `[METHOD] URL` (without a method: GET), or `CONNECT HOST:PORT`
     #[arg(required = true, num_args = 1..=2, value_name = "METHOD URL")]
     pub request: Vec<String>,
 }

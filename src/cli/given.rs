@@ -21,12 +21,16 @@ pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
     };
     // A descriptor that the shell hands over may be a pipe, whose writer the shell has started.
     let file = if is_descriptor(path) { File::open(path) } else { policy::open_regular(path) };
-    let mut text = String::new();
-    file.map_err(failed)?.take(max.saturating_add(1)).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > max {
+    let mut bytes = Vec::new();
+    file.map_err(failed)?.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > max {
         return Err(told(format!("more than {max} bytes, which no such file needs")));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let (before, _) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        told(format!("line {line} is not UTF-8: save the file as UTF-8 text"))
+    })
 }
 
 /// Reads a PEM file of certificates that the configuration names as `what`.
@@ -57,6 +61,8 @@ mod tests {
         let why = |path: &Path, max| read(path, max, "write it").unwrap_err().message;
         assert_eq!(read(&file, 5, "").unwrap(), "12345");
         assert!(why(&file, 4).contains("more than 4 bytes"));
+        std::fs::write(&file, b"a\nb\xff").unwrap();
+        assert!(why(&file, 9).contains("line 2 is not UTF-8"));
         assert!(why(&pipe, 4).contains("it is a pipe"));
         assert!(why(&dir.path().join("none"), 4).ends_with("no such file: write it"));
         assert!(is_descriptor(Path::new("/dev/fd/63")) && !is_descriptor(&file));

@@ -1,6 +1,7 @@
 //! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended one.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::Duration;
 
 use redactor::pump::LogLine;
@@ -23,6 +24,9 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
             dir.display()
         )));
     }
+    if let Some(agent) = &args.agent {
+        require_agent(&dir, agent)?;
+    }
     let mut logs = Logs::new(dir, args.agent.clone());
     loop {
         // Asked before reading, so that what a sandbox wrote last is still read.
@@ -33,6 +37,18 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// An agent that never wrote has no log, and one that is mistyped neither.
+fn require_agent(dir: &Path, agent: &str) -> Result<(), Failure> {
+    let known = crate::logs::agents(dir)?;
+    if known.iter().any(|name| name == agent) {
+        return Ok(());
+    }
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+    Err(Failure::refused(format!(
+        "no agent called '{agent}' has written anything: there are logs of {known}"
+    )))
 }
 
 fn show(line: &LogLine, args: &LogsArgs) -> Result<(), Failure> {

@@ -30,6 +30,7 @@ mod workspace;
 use std::io;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use args::{Cli, Command};
 use out::{Failure, Outcome, REFUSED, say};
@@ -41,6 +42,10 @@ pub fn main() -> u8 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            if is_misuse(&error) {
+                say(&misuse(&error));
+                return REFUSED;
+            }
             let _ = error.print();
             // `--help` and `--version` arrive here too, and are no failure.
             return if error.use_stderr() { REFUSED } else { 0 };
@@ -55,6 +60,27 @@ pub fn main() -> u8 {
             code
         }
     }
+}
+
+/// What was typed makes no sense, and it isn't that nothing was.
+fn is_misuse(error: &clap::Error) -> bool {
+    error.use_stderr() && error.kind() != ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// It in one line, with where to read on.
+fn misuse(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let (what, rest) = text.split_once("\nUsage: ").unwrap_or((&text, ""));
+    let what: Vec<&str> = what.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let what = what.join(" ").replace(" tip: ", "; ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    let what = what.split(" For more information").next().unwrap_or(what);
+    let command: Vec<&str> = rest
+        .split_whitespace()
+        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'))
+        .collect();
+    let command = if command.is_empty() { "cofferdam".to_owned() } else { command.join(" ") };
+    format!("{what}; see `{command} --help`")
 }
 
 fn dispatch(cli: Cli) -> Outcome {

@@ -3,8 +3,11 @@
 //! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Color, Style};
+
+use crate::cli::args::LogFormat;
 
 /// Why a command failed, and the code to exit with.
 ///
@@ -45,9 +48,25 @@ impl From<io::Error> for Failure {
 /// What every command returns: the exit code to end with.
 pub type Outcome = Result<u8, Failure>;
 
-/// Prints a message for people on standard error.
+/// Whether messages are JSON: of this process and of those that are forked from it.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Has messages said in this form from now on.
+pub fn speak(format: LogFormat) {
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+}
+
+/// Prints a message for people on standard error; as an object on one line, of the form that the supervisor's log has, where that was
+/// asked for.
 pub fn say(message: &str) {
     let mut err = io::stderr().lock();
+    if JSON.load(Ordering::Relaxed) {
+        let said = serde_json::json!({
+            "timestamp": jiff::Timestamp::now().to_string(), "level": "INFO", "fields": { "message": message }, "target": "cofferdam",
+        });
+        let _ = writeln!(err, "{said}");
+        return;
+    }
     for line in message.lines() {
         // Nothing can be done about a closed standard error.
         let _ = writeln!(err, "cofferdam: {line}");

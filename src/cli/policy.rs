@@ -88,7 +88,7 @@ fn explain(args: ExplainArgs) -> Outcome {
     let candidate = policies::check(&source, true)?;
     let compiled = Compiled::new(candidate.policy()).map_err(|d| Failure::refused(policies::render(&d)))?;
     let (method, target) = match args.request.as_slice() {
-        [target] => (said_by(&args.says), target),
+        [target] => (said_by(&args.says).or_else(|| is_of_http(target).then_some("GET")), target),
         [method, target] if method == "CONNECT" => (None, target),
         [method, target, ..] => (Some(method.as_str()), target),
         [] => return Err(Failure::refused("nothing to explain: give METHOD URL")),
@@ -106,13 +106,20 @@ fn explain(args: ExplainArgs) -> Outcome {
     }
     question.caller.ancestors =
         args.ancestor.iter().map(|path| Executable { path: path.as_str().into(), sha256: [0; 32] }).collect();
-    let explanation = compiled.explain(&question).map_err(|e| Failure::refused(e.to_string()))?;
+    let explanation = compiled.explain(&question);
     if args.json {
         print_json(&explanation)?;
     } else {
         print(&format!("{explanation}\n"))?;
     }
     Ok(0)
+}
+
+/// Whether a URL is one that a request is sent to; without a method it is a `GET`'s, as for every client.
+fn is_of_http(target: &str) -> bool {
+    target.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    })
 }
 
 /// The method of a request that says something, where none is given.

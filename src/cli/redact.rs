@@ -16,7 +16,14 @@ pub fn redact(args: &RedactArgs) -> Outcome {
     let output = io::stdout();
     match &args.file {
         Some(path) => {
-            let file = File::open(path).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
+            let told = |why: String| {
+                let path = path.display();
+                Failure::refused(format!("{path}: {why}: name a file, or give the text on standard input"))
+            };
+            let file = File::open(path).map_err(|e| told(e.to_string()))?;
+            if file.metadata().is_ok_and(|meta| meta.is_dir()) {
+                return Err(told("it is a directory".into()));
+            }
             stream::copy(redactor, file, output)?;
         }
         None => {

@@ -19,7 +19,7 @@ use proxy::credentials::Section;
 use crate::builder::Commission;
 use crate::cli::args::LogFormat;
 use crate::cli::other_root::Chosen;
-use crate::cli::out::{Failure, Outcome, say};
+use crate::cli::out::{Failure, Outcome, say, speak};
 use crate::cli::reach::{self, Apart};
 use crate::cli::site::{Site, lasting};
 use crate::cli::{cage, given, ids, policies, secrets, sockets, workspace};
@@ -98,6 +98,7 @@ pub enum NameChoice {
 
 /// Starts the sandbox: this process becomes its heart, and gives its exit code.
 pub fn start(root: &Root, wanted: Wanted) -> Outcome {
+    speak(wanted.log_format);
     // Whose reading may last, before a signal has to wait.
     let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     // Before there is anything to remove: a signal waits for the heart, or until what was made is gone again.

@@ -355,6 +355,15 @@ impl AgentStreams for Output {
     }
 }
 
+/// An agent whose program can't be run, at the start of a sandbox: one that is mistyped is told at once, not tried for ever.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct NotStarted {
+    /// 127, 126 or 125.
+    pub code: u8,
+    message: String,
+}
+
 /// The agents of the sandbox.
 #[derive(Clone)]
 pub struct Agents {
@@ -387,6 +396,15 @@ impl Agents {
             }
             _ => {}
         }
+    }
+
+    /// The first that could not be started, if any.
+    pub fn not_started(&self) -> Option<NotStarted> {
+        self.iter().find_map(|agent| {
+            let now = agent.condition.borrow();
+            let message = format!("agent '{}': {}", agent.name, now.refused.as_ref()?);
+            Some(NotStarted { code: now.last_code.and_then(|code| code.try_into().ok())?, message })
+        })
     }
 
     /// Each.

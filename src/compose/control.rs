@@ -36,6 +36,10 @@ use crate::plan::{Mode, Plan, STOP_GRACE};
 
 /// How long a part may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// The actor through which all of this is asked.
+const OPERATOR: &str = "operator";
+/// By when an answer has gone out.
+const ANSWERED: Duration = Duration::from_millis(100);
 /// How often followed logs are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -215,6 +219,16 @@ impl Desk {
         }
         match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
             Some(agent) => drop(self.restart_agents(vec![agent.clone()]).await?),
+            None if actor == OPERATOR => {
+                let tree = self.tree()?.clone();
+                // The answer to this very question would be lost with it.
+                tokio::spawn(async move {
+                    tokio::time::sleep(ANSWERED).await;
+                    if let Err(fault) = restart_child(&tree, OPERATOR).await {
+                        tracing::warn!(%fault, "the operator actor was not restarted");
+                    }
+                });
+            }
             None => restart_child(self.tree()?, &actor).await?,
         }
         Ok(self.done(by, "restart", actor))

@@ -41,7 +41,7 @@ use telemetry::audit::{PolicyResult, SandboxChange};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
-use crate::cli::out::{REFUSED, say};
+use crate::cli::out::{REFUSED, say, speak};
 use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
 use crate::steps::Steps;
@@ -96,6 +96,7 @@ async fn supervise() -> Result<(), Refused> {
     })?;
     let plan: Arc<Plan> =
         Arc::new(sealed::read_json(handover.find(slot::PLAN).ok_or("the heart handed over no plan")?)?);
+    speak(plan.log_format);
     heart.steps = Steps::of_process(plan.timings, "supervisor");
     heart.steps.done("supervisor: handover and plan taken");
     let built = build(&heart, &mut handover, Arc::clone(&plan)).await;
@@ -114,7 +115,8 @@ async fn supervise() -> Result<(), Refused> {
         // Agents run: the heart tries again, and what is in the way may be gone by then.
         Err(error) if handover.beginning != Beginning::Sandbox => return Err(error),
         Err(error) => {
-            if heart.finish(REFUSED, Some(error.to_string())).await.is_err() {
+            let code = error.downcast_ref::<agents::NotStarted>().map_or(REFUSED, |refused| refused.code);
+            if heart.finish(code, Some(error.to_string())).await.is_err() {
                 ending::clean_up();
                 return Err(error);
             }
@@ -245,7 +247,7 @@ async fn build(
     let cage = cage?;
     capture::tell(&uncaptured, &cage);
     let _ = desk.cage.set(cage);
-    started?;
+    started.map_err(|error| desk.agents.not_started().map_or_else(|| error.into(), Refused::from))?;
     if desk.beginning == Beginning::Succession {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
         tokio::spawn(desk.exec.clone().clear_away(names));

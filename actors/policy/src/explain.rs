@@ -11,8 +11,8 @@ pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
 use crate::content::{Content, Reading, SaidText};
 use crate::{
-    Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern, PathError, Query,
-    QueryError, RequestFacts, Treatment, WEBSOCKET_TEXT,
+    Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern, PathOptions, Query,
+    RequestFacts, Treatment, WEBSOCKET_TEXT,
 };
 
 /// What is asked: may this program do this?
@@ -52,12 +52,6 @@ pub enum QuestionError {
     /// The host is not one.
     #[error("the host can't be read: {0}")]
     Host(#[from] HostError),
-    /// The path has no canonical form.
-    #[error("the path is refused before any rule: {0}")]
-    Path(#[from] PathError),
-    /// The query has no canonical form.
-    #[error("the query is refused before any rule: {0}")]
-    Query(#[from] QueryError),
 }
 
 impl Question {
@@ -134,6 +128,9 @@ pub struct Explanation {
     pub rule: Option<Arc<str>>,
     /// Why it is (or with `enforcement: audit` would be) refused.
     pub denial: Option<Denial>,
+    /// Why no rule is asked at all: the request itself is refused, as `bad_request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bad_request: Option<String>,
     /// The endpoint and rule that come nearest to allowing it.
     pub nearest: Option<Nearest>,
     /// Where nothing comes near: the least entry of `network_policies` that would allow it, as YAML.
@@ -169,19 +166,17 @@ pub struct Nearest {
 
 impl Compiled {
     /// Answers a question.
-    ///
-    /// # Errors
-    /// The path or query has no canonical form, so that no rule is ever asked.
-    pub fn explain(&self, question: &Question) -> Result<Explanation, QuestionError> {
-        let mut out = self.verdict_on(question)?;
-        if out.verdict == Verdict::Deny && out.nearest.is_none() {
+    #[must_use]
+    pub fn explain(&self, question: &Question) -> Explanation {
+        let mut out = self.verdict_on(question);
+        if out.verdict == Verdict::Deny && out.nearest.is_none() && out.bad_request.is_none() {
             out.mend = mend::entry(question);
         }
-        Ok(out)
+        out
     }
 
     /// The answer, but for what would have to change.
-    fn verdict_on(&self, question: &Question) -> Result<Explanation, QuestionError> {
+    fn verdict_on(&self, question: &Question) -> Explanation {
         let Question { destination, caller, request } = question;
         let mut out = Explanation {
             binary: caller.executable.path.clone(),
@@ -193,6 +188,7 @@ impl Compiled {
             denial: None,
             nearest: None,
             mend: None,
+            bad_request: None,
         };
         let grant = match self.connect(destination, caller) {
             Ok(grant) => grant,
@@ -201,15 +197,20 @@ impl Compiled {
                 out.policy.clone_from(&denial.policy);
                 out.denial = Some(denial);
                 out.nearest = self.nearest_connection(destination, caller);
-                return Ok(out);
+                return out;
             }
         };
         out.treatment = Some(grant.treatment);
         out.policy = Some(grant.policy);
         out.rule = Some(grant.rule);
         if let Some(asked) = request {
-            let path = CanonicalPath::parse(&asked.path, grant.path_options)?;
-            let query = Query::parse(asked.query.as_deref())?;
+            let (path, query) = match canonical(asked, grant.path_options) {
+                Ok(both) => both,
+                Err(why) => {
+                    (out.verdict, out.rule, out.bad_request) = (Verdict::Deny, None, Some(why));
+                    return out;
+                }
+            };
             let said = asked.message.as_deref();
             let method = if said.is_some() { WEBSOCKET_TEXT } else { &asked.method };
             out.request = format!("{method} {destination}{path}{query}");
@@ -227,7 +228,7 @@ impl Compiled {
             };
             self.explain_request(&mut out, destination, caller, &RequestFacts { content, ..head });
         }
-        Ok(out)
+        out
     }
 
     fn explain_request(
@@ -271,6 +272,15 @@ impl Compiled {
         });
         nearest(near.filter(|near| !near.differs.is_empty()))
     }
+}
+
+/// Path and query in the one form that is judged, or why there is none.
+fn canonical(asked: &Asked, options: PathOptions) -> Result<(CanonicalPath, Query), String> {
+    let path = CanonicalPath::parse(&asked.path, options)
+        .map_err(|why| format!("the path is refused before any rule: {why}"))?;
+    let query = Query::parse(asked.query.as_deref())
+        .map_err(|why| format!("the query is refused before any rule: {why}"))?;
+    Ok((path, query))
 }
 
 fn nearest<'p>(near: impl Iterator<Item = Near<'p>>) -> Option<Nearest> {
@@ -323,6 +333,9 @@ impl fmt::Display for Explanation {
         if let Some(denial) = &self.denial {
             writeln!(f, "  why:     {} ({})", denial.detail, denial.layer)?;
         }
+        if let Some(why) = &self.bad_request {
+            writeln!(f, "  why:     {why} (bad_request)")?;
+        }
         if let Some(nearest) = &self.nearest {
             write!(f, "  nearest: {}: {}", nearest.policy, nearest.endpoint)?;
             if let Some(rule) = &nearest.rule {
@@ -362,7 +375,7 @@ network_policies:
 
     fn explain(binary: &str, method: Option<&str>, url: &str) -> Explanation {
         let compiled = Compiled::new(&crate::parse("p.yaml", POLICY).unwrap().policy).unwrap();
-        compiled.explain(&Question::parse(binary, method, url).unwrap()).unwrap()
+        compiled.explain(&Question::parse(binary, method, url).unwrap())
     }
 
     #[test]

@@ -142,6 +142,11 @@ impl Loader {
         if *self.seen.borrow() == seen {
             return Ok(Reloaded::Unchanged);
         }
+        // Back to what is in force, after something that was refused: nothing changes.
+        if text.as_ref().is_ok_and(|text| **text == *self.store.load().text) {
+            self.seen.send_replace(seen);
+            return Ok(Reloaded::Unchanged);
+        }
         let result = text.and_then(|text| self.publish(&path.to_string_lossy(), &text));
         // Marked as seen only now: a panic on the way makes the restarted actor try again.
         self.seen.send_replace(seen);

@@ -19,7 +19,7 @@ fn load(name: &str, text: &str) -> Policy {
 /// Asks by URL (a `ws` or `wss` URL is a handshake).
 fn verdict(compiled: &Compiled, program: &str, method: &str, url: &str) -> Verdict {
     let question = Question::parse(program, Some(method), url).unwrap();
-    compiled.explain(&question).unwrap().verdict
+    compiled.explain(&question).verdict
 }
 
 #[track_caller]
@@ -93,16 +93,16 @@ fn overlapping_entries_wildcards_and_deny_rules_load_and_decide() {
         ("mtls.internal.example:8883", Allow),
     ] {
         let question = Question::parse(psql, None, place).unwrap();
-        assert_eq!(compiled.explain(&question).unwrap().verdict, wanted, "{place}");
+        assert_eq!(compiled.explain(&question).verdict, wanted, "{place}");
     }
     let mut question =
         Question::parse("/sandbox/v/bin/python3.12", Some("POST"), "https://beta.api.example:8443/@s%2Fx")
             .unwrap();
-    let refused = compiled.explain(&question).unwrap();
+    let refused = compiled.explain(&question);
     assert_eq!(refused.denial.unwrap().layer, Layer::Identity);
     assert!(matches!(refused.nearest.unwrap().differs[0], Difference::Content(_)));
     question.caller.executable = Executable { sha256: [3; 32], ..question.caller.executable };
-    assert_eq!(compiled.explain(&question).unwrap().verdict, Audit);
+    assert_eq!(compiled.explain(&question).verdict, Audit);
 }
 
 #[test]

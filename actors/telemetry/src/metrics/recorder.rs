@@ -104,6 +104,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_page_names_every_metric() {
+        let registry = Registry::default();
+        metrics::with_local_recorder(&registry, begin);
+        let page = registry.render(TABLE);
+        for metric in TABLE {
+            assert!(
+                page.contains(&format!("# TYPE {} {}", metric.name, metric.kind.as_str())),
+                "{}",
+                metric.name
+            );
+        }
+    }
+
+    #[test]
     fn the_page_holds_every_metric_with_its_help_and_type() {
         let page = page();
         for metric in TABLE {

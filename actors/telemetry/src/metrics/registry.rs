@@ -104,9 +104,6 @@ impl Registry {
                 .filter(|(key, _)| key.name() == metric.name)
                 .map(|(key, cell)| (labels(key), cell))
                 .collect();
-            if found.is_empty() {
-                continue;
-            }
             found.sort_by(|a, b| a.0.cmp(&b.0));
             // Writing to a string can't fail.
             let _ = writeln!(page, "# HELP {} {}", metric.name, escaped(metric.help, false));
