@@ -17,6 +17,8 @@ pub const HOST: &str = "h1.bed.test";
 
 /// Stands before the answer to a request whose path has `/hints` in it (RFC 8297).
 const HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
+/// What HTTP/2 begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
 /// Bytes kept for finding a message's end; more than any case sends in one message.
 const WINDOW: usize = 1 << 20;
@@ -50,6 +52,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Where the first message ends, as a lenient reader sees it.
 fn message_end(bytes: &[u8]) -> Option<usize> {
+    if bytes.starts_with(PREFACE) {
+        return stream_end(bytes);
+    }
     let head = find(bytes, b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(bytes.get(..head)?).to_ascii_lowercase();
     if text.contains("chunked") {
@@ -64,6 +69,25 @@ fn message_end(bytes: &[u8]) -> Option<usize> {
         .and_then(|value| value.trim().parse::<usize>().ok())
         .unwrap_or(0);
     (bytes.len() >= head + length).then_some(head + length)
+}
+
+/// Where the first request of HTTP/2 ends: whoever is answered at its preface (in HTTP/1.1, as here) sends the rest or not, as it
+/// happens.
+fn stream_end(bytes: &[u8]) -> Option<usize> {
+    const FRAME_HEAD: usize = 9;
+    const DATA_OR_HEADERS: [u8; 2] = [0, 1];
+    const END_STREAM: u8 = 1;
+    let mut at = PREFACE.len();
+    loop {
+        let [a, b, c, kind, flags] = *bytes.get(at..)?.first_chunk::<5>()?;
+        at += FRAME_HEAD + usize::try_from(u32::from_be_bytes([0, a, b, c])).ok()?;
+        if bytes.len() < at {
+            return None;
+        }
+        if DATA_OR_HEADERS.contains(&kind) && flags & END_STREAM != 0 {
+            return Some(at);
+        }
+    }
 }
 
 fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
@@ -81,5 +105,12 @@ mod tests {
         assert_eq!(message_end(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\na"), None);
         assert_eq!(message_end(b"P\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nX"), Some(44));
         assert_eq!(message_end(b"P\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nX"), Some(38));
+        let settings = [PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
+        assert_eq!(message_end(&settings), None);
+        let headers = [&settings[..], b"\0\0\x01\x01\x04\0\0\0\x01h"].concat();
+        assert_eq!(message_end(&headers), None);
+        let whole = [&headers[..], b"\0\0\x01\x00\x01\0\0\0\x01d"].concat();
+        assert_eq!(message_end(&[&whole[..], b"more"].concat()), Some(whole.len()));
+        assert_eq!(message_end(&whole[..whole.len() - 1]), None);
     }
 }
