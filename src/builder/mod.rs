@@ -12,18 +12,19 @@
 //! It keeps the privileges that cofferdam was started with, holds no credential, and reads nothing but that one text.
 
 mod ask;
+mod line;
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use agent::launch::cgroup::Cgroup;
-use agent::launch::{self, Child, Foundation, NewInit, Parent};
+use agent::launch::{self, Foundation, NewInit, Parent};
 use agent::protocol::{FromBuilder, ToBuilder};
-use agent::wire::{self, Packet, Wire, WireError};
+use agent::wire::{self, Wire, WireError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -38,6 +39,7 @@ use crate::sealed;
 use crate::state::BUILD_SOCKET;
 
 pub use ask::another_cage;
+pub use line::{Builder, Word};
 
 /// An operator's command has its text ready, and reads the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,36 +60,6 @@ pub struct Commission {
     pub site: Site,
     /// Its socket.
     pub listener: UnixListener,
-}
-
-/// The builder, as the heart sees it.
-pub struct Builder {
-    /// The process.
-    pub child: Child,
-    /// The line to it.
-    pub wire: Wire,
-}
-
-impl Builder {
-    /// Forks it from the heart, whose last act before it is shut in this is. `limits` are the sandbox's.
-    ///
-    /// # Errors
-    /// The system call that failed.
-    pub fn begin(
-        commission: Commission,
-        plan: &Plan,
-        state: BorrowedFd<'_>,
-        limits: Option<&Cgroup>,
-    ) -> Result<Self, launch::LaunchError> {
-        let Commission { site, listener } = commission;
-        let keep = [listener.as_fd(), state];
-        let work = |heart: Wire| match live(&Work { site: &site, plan, limits, heart: &heart }, &listener) {
-            Ok(()) => 0,
-            Err(_) => 1,
-        };
-        let (child, wire) = launch::stay_behind(c"cofferdam: bld", "cofferdam: builder", &keep, work)?;
-        Ok(Self { child, wire })
-    }
 }
 
 /// What it works with.
@@ -192,44 +164,4 @@ fn build(work: &Work<'_>, next: &Plan) -> Result<Built, Failure> {
     let channel = launch::proven(channel).map_err(|e| told(&e)).inspect_err(|_| child.kill())?;
     let plan = sealed::seal_json("cofferdam-plan", next).inspect_err(|_| child.kill())?;
     Ok(Built { channel, plan })
-}
-
-/// What a builder says, with the descriptors that belong to it.
-pub enum Word {
-    /// The init of another cage.
-    Begun(Child),
-    /// Its cage stands ready.
-    Built {
-        /// The supervisor's end of the channel to its init.
-        channel: OwnedFd,
-        /// The sealed plan.
-        plan: OwnedFd,
-        /// Who wants it.
-        uid: u32,
-    },
-    /// It came to nothing.
-    Failed,
-}
-
-impl Builder {
-    /// The next thing that it has to say.
-    ///
-    /// # Errors
-    /// [`WireError::NotReady`] where there is none; [`WireError::Closed`] when it is gone.
-    pub fn hear(&self) -> Result<Word, WireError> {
-        let Packet { body, fds } = self.wire.try_recv::<FromBuilder>()?;
-        let mut fds = fds.into_iter();
-        let mut next = || fds.next().ok_or(WireError::Descriptors);
-        Ok(match body {
-            FromBuilder::Begun { pid } => Word::Begun(Child { pid, pidfd: next()?, cgroup: None }),
-            FromBuilder::Built { uid } => Word::Built { channel: next()?, plan: next()?, uid },
-            FromBuilder::Failed => Word::Failed,
-        })
-    }
-
-    /// Tells it what became of what it built.
-    pub fn tell(&self, word: &ToBuilder) {
-        // One that is gone has nobody to tell.
-        let _ = self.wire.send(word, &[], Some(PATIENCE));
-    }
 }
