@@ -41,6 +41,8 @@ pub mod slot {
     pub const NAMES: &str = "names";
     /// The sealed text of the policy in force, once it is another than the plan's.
     pub const POLICY: &str = "policy";
+    /// How far generations have counted, and what the policy's file last held: what of the policy outlives a cage.
+    pub const GENERATION: &str = "generation";
     /// The sealed list of agents that were over when another cage was built, and how they ended.
     pub const ENDED: &str = "ended";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.

@@ -278,7 +278,9 @@ fn one_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     let socket = stage.state().join(&name).join("build.sock");
     let mut builder = UnixStream::connect(&socket)?;
     kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
-    builder.write_all(std::fs::read_to_string(&service.wide)?.as_bytes())?;
+    let text = std::fs::read_to_string(&service.wide)?;
+    builder.write_all(&(text.len() as u64).to_le_bytes())?;
+    builder.write_all(text.as_bytes())?;
     builder.shutdown(std::net::Shutdown::Write)?;
     builder.set_read_timeout(Some(PATIENCE))?;
     let mut answer = String::new();

@@ -41,6 +41,9 @@ pub fn another_cage(root: &Root, name: &Name, policy: &str) -> Result<(), Failur
         ))
     };
     builder.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
+    builder.set_write_timeout(Some(PATIENCE)).map_err(lost)?;
+    // Its length first: half a policy is another one.
+    builder.write_all(&(policy.len() as u64).to_le_bytes()).map_err(lost)?;
     builder.write_all(policy.as_bytes()).map_err(lost)?;
     builder.shutdown(Shutdown::Write).map_err(lost)?;
     let mut answer = Vec::new();

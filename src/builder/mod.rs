@@ -114,8 +114,14 @@ fn serve(work: &Work<'_>, plan: &mut Plan, mut peer: UnixStream) -> io::Result<(
     }
     peer.set_read_timeout(Some(PATIENCE))?;
     peer.set_write_timeout(Some(PATIENCE))?;
+    let mut length = [0; 8];
+    peer.read_exact(&mut length)?;
     let mut text = String::new();
     (&mut peer).take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 != u64::from_le_bytes(length) {
+        // Whoever asked was interrupted in the middle, and half a policy is another one.
+        return Ok(());
+    }
     let answer = match turn(work, plan, text, uid) {
         Ok(()) => Answer::Stands,
         Err(Failure { message, .. }) => Answer::Refused { why: message },

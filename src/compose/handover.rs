@@ -88,6 +88,11 @@ impl HeartLine {
         self.wire.send(&ToHeart::Ready, &[]).await
     }
 
+    /// Says that the sandbox is told to end.
+    pub async fn stopping(&self) -> Result<(), WireError> {
+        self.wire.send(&ToHeart::Stopping, &[]).await
+    }
+
     /// Has init killed: the agents are over. [`Self::finish`] must follow.
     pub async fn over(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Over { exit_code: exit_code.into(), message }, &[]).await

@@ -247,7 +247,14 @@ async fn build(
     let cage = cage?;
     capture::tell(&uncaptured, &cage);
     let _ = desk.cage.set(cage);
-    started.map_err(|error| desk.agents.not_started().map_or_else(|| error.into(), Refused::from))?;
+    if let Err(error) = started {
+        let why = desk.agents.not_started().map_or_else(|| error.into(), Refused::from);
+        if handover.beginning != Beginning::Cage {
+            return Err(why);
+        }
+        // The operator can still stop it, or set a policy that shows its programs again.
+        say(&format!("no agent was started in the new cage: {why}"));
+    }
     if desk.beginning == Beginning::Succession {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
         tokio::spawn(desk.exec.clone().clear_away(names));
@@ -339,8 +346,11 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             // Looked at first: a file is put in force, then marked as seen, and one that is read once more changes nothing.
             let held = *seen.borrow_and_update();
             let now = store.load();
-            let kept =
-                stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held, cage };
+            let counted = stores::Counted { number: now.number, seen: held, cage };
+            if let Ok(fd) = sealed::seal_json("cofferdam-generation", &counted) {
+                let _ = heart.keep(slot::GENERATION, fd.as_fd()).await;
+            }
+            let kept = stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held };
             if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
                 // In the line to the heart it is safe: whoever dies now has said it.
                 let _ = heart.keep(slot::POLICY, fd.as_fd()).await;

@@ -205,7 +205,16 @@ pub struct KeptPolicy {
     pub text: String,
     /// What the file last held, which may be another text: a policy can be set by hand, and a file refused.
     pub seen: policy::Seen,
-    /// Of which cage's time it is, by [`Plan::cages_before`]: another one's plan brings another text.
+}
+
+/// What of it outlives a cage: no word on what is allowed.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Counted {
+    /// The last generation's number.
+    pub number: u64,
+    /// What the file last held.
+    pub seen: policy::Seen,
+    /// Of which cage's time it is, by [`Plan::cages_before`].
     pub cage: u32,
 }
 
@@ -217,10 +226,14 @@ fn policy_store(
     let kept: Option<KeptPolicy> = handover.take(slot::POLICY).map(sealed::read_json).transpose()?;
     let (text, turns) = (plan.policy.text.as_str(), u64::from(plan.cages_before));
     let (number, text, seen) = match &kept {
-        Some(kept) if kept.cage == plan.cages_before => (kept.number, kept.text.as_str(), kept.seen),
-        // Each cage since then began with the next generation.
-        Some(kept) => (kept.number + turns.saturating_sub(kept.cage.into()), text, kept.seen),
-        None => (1 + turns, text, plan.policy_seen),
+        Some(kept) => (kept.number, kept.text.as_str(), kept.seen),
+        None => match handover.take(slot::GENERATION).map(sealed::read_json::<Counted>).transpose()? {
+            // Each cage since then began with the next generation.
+            Some(last) => {
+                (last.number.saturating_add(turns.saturating_sub(last.cage.into())), text, last.seen)
+            }
+            None => (1 + turns, text, plan.policy_seen),
+        },
     };
     let candidate = Candidate::new(&plan.policy.name, text, presets).map_err(|errors| errors.to_string())?;
     Ok((policy::Store::starting_at(candidate, number), seen))

@@ -103,6 +103,8 @@ pub struct Heart {
     builder: Option<Builder>,
     /// Another cage, on its way.
     turn: Option<Turn>,
+    /// The supervisor was told to stop by its operator: no other cage follows.
+    stopping: bool,
     steps: Steps,
 }
 
@@ -176,6 +178,7 @@ impl Heart {
             beginning: Beginning::Sandbox,
             builder,
             turn: None,
+            stopping: false,
             steps,
         })
     }
@@ -355,6 +358,10 @@ impl Heart {
                     }
                 }
                 Ok(Packet { body: ToHeart::Release { slot }, .. }) => self.slots.release(&slot),
+                Ok(Packet { body: ToHeart::Stopping, .. }) => {
+                    self.stopping = true;
+                    self.give_up_turn();
+                }
                 Ok(Packet { body: ToHeart::Ready, .. }) => {
                     self.pace.ready(Instant::now());
                     notify::ready(self.plan.notify_socket.as_deref());

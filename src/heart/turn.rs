@@ -70,7 +70,10 @@ impl Heart {
                 Ok(Word::Failed) => self.end_unused(),
                 Err(WireError::NotReady) => return,
                 Err(error) => {
-                    self.end_unused();
+                    // One that is under way needs no builder any more, and its agents are being stopped already.
+                    if matches!(self.turn, Some(Turn::Begun(_))) {
+                        self.end_unused();
+                    }
                     if let Some(Builder { child, .. }) = self.builder.take() {
                         child.kill();
                         ending::reap(&child);
@@ -85,7 +88,7 @@ impl Heart {
     }
 
     fn built(&mut self, channel: OwnedFd, plan: OwnedFd, uid: u32, running: &Running) {
-        if self.stop_by.is_some() || self.over.is_some() {
+        if self.stopping || self.stop_by.is_some() || self.over.is_some() {
             self.end_unused();
             return self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
@@ -141,6 +144,8 @@ impl Heart {
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
+        // What the old supervisor kept of its policy is no word on the new one's.
+        self.slots.release(&Slot::new(slot::POLICY));
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);
         self.beginning = Beginning::Cage;

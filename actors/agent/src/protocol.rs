@@ -564,6 +564,8 @@ pub enum ToHeart {
     },
     /// The tree is up.
     Ready,
+    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow.
+    Stopping,
     /// Every agent is over and its output is out: init is killed now, while the last records are written. `Finish`
     /// follows; should the supervisor die before it, this is how the sandbox ends.
     Over {
