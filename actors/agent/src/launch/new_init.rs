@@ -121,7 +121,11 @@ impl NewInit {
             sys::process::clone(libc::CLONE_NEWUSER | libc::CLONE_NEWPID | parent)
             // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
         };
-        match cloned.map_err(LaunchError::UserNamespace)? {
+        let restore = || {
+            let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable == 1));
+        };
+        // Also where it fails: the builder lives on.
+        match cloned.inspect_err(|_| restore()).map_err(LaunchError::UserNamespace)? {
             Cloned::Child => {
                 drop(ours);
                 crate::init::begin(&foundation, theirs, outside)
@@ -132,7 +136,7 @@ impl NewInit {
                 let done = write_id_maps(pid, new.foundation.ids).and_then(|()| {
                     sys::socket::send(new.sync.as_fd(), b"g", &[]).map_err(with_init("releasing init"))
                 });
-                let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable == 1));
+                restore();
                 done.map(|()| new)
             }
         }
