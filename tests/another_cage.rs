@@ -35,6 +35,8 @@ fn main() -> ExitCode {
             nobody_else_is_heard,
             an_end_at_any_moment_leaves_nothing,
             a_run_has_no_builder,
+            the_way_leads_forward_without_a_builder,
+            a_stop_ends_a_move_too,
         ],
     )
 }
@@ -376,5 +378,48 @@ fn a_run_has_no_builder(stage: &Stage) -> Result<()> {
     ensure!(process(stage, "cofferdam: bld").is_none(), "a run has a builder");
     let socket: PathBuf = stage.state().join(&sandbox.name).join("build.sock");
     ensure!(!socket.exists(), "a run has a builder's socket");
+    Ok(())
+}
+
+/// A service whose agent holds the whole grace open, and a move of it on its way.
+fn moving<'a>(stage: &'a Stage<'a>) -> Result<(Sandbox<'a>, bed::stage::Running)> {
+    let data = stage.dir().join("data");
+    std::fs::create_dir_all(&data)?;
+    let narrow = stage.write("narrow.yaml", policy(""))?.display().to_string();
+    let wide = stage.write("wide.yaml", showing(&data))?.display().to_string();
+    let name = stage.name();
+    let text = format!(
+        "name: {name}\npolicy: {narrow}\nmetrics: {{ listen: \"off\" }}\nagents:\n  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep \
+         0.1; done\"]\n"
+    );
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+    let sandbox = Sandbox::adopt(stage, name.clone(), running);
+    poll("the agent", START, || sandbox.status().ok().filter(|s| s["agents"][0]["pid"].is_u64()))?;
+    let moving = stage.start(stage.cofferdam(["policy", "set", &name, &wide, "--restart-agents"]))?;
+    poll("the agents to be stopped", PATIENCE, || {
+        sandbox.status().ok().filter(|s| s["state"] == "stopping")
+    })?;
+    Ok((sandbox, moving))
+}
+
+fn the_way_leads_forward_without_a_builder(stage: &Stage) -> Result<()> {
+    let (sandbox, moving) = moving(stage)?;
+    let builder = process(stage, "cofferdam: bld").context("a builder")?;
+    kill(Pid::from_raw(builder), Signal::SIGKILL)?;
+    moving.finish(PATIENCE)?.expect_code(125)?;
+    poll("the other cage", PATIENCE, || {
+        let status = sandbox.status().ok()?;
+        (status["policy"]["generation"] == 2 && status["agents"][0]["pid"].is_u64()).then_some(())
+    })
+}
+
+fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
+    let (mut sandbox, moving) = moving(stage)?;
+    stage.call(&["stop", &sandbox.name, "--grace", "1s"])?.expect_code(0)?;
+    let refused = moving.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("is being stopped"), "{refused}");
+    sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
     Ok(())
 }
