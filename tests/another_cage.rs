@@ -118,9 +118,7 @@ fn showing(path: &Path) -> String {
 }
 
 fn process(stage: &Stage, title: &str) -> Option<i32> {
-    let is =
-        |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == title);
-    stage.cofferdam_processes().into_iter().find(is)
+    stage.cofferdam_processes().into_iter().find(|pid| is_called(*pid, title))
 }
 
 fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {

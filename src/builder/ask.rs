@@ -6,9 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-
-use super::Answer;
+use super::{Answer, operator_at};
 use crate::cli::out::Failure;
 use crate::plan::STOP_GRACE;
 use crate::state::{BUILD_SOCKET, Name, Root, socket_path};
@@ -31,10 +29,7 @@ pub fn another_cage(root: &Root, name: &Name, policy: &str) -> Result<(), Failur
     let directory = File::open(root.instance(name)).map_err(none)?;
     let mut builder = UnixStream::connect(socket_path(&directory, BUILD_SOCKET)).map_err(none)?;
     // Who else made a socket of that name would be told the policy, and be believed.
-    let owner = getsockopt(&builder, PeerCredentials).map_err(|e| none(e.into()))?.uid();
-    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
-        return Err(none(io::ErrorKind::PermissionDenied.into()));
-    }
+    operator_at(&builder).map_err(none)?;
     let lost = |e: io::Error| {
         Failure::refused(format!(
             "whether the agents of '{name}' run in another cage is not known ({e}): see `cofferdam status {name}`"

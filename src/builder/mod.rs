@@ -8,8 +8,8 @@
 //!                                                heart     agents stopped, the old init ended, the next supervisor started in it
 //! ```
 //! It listens in the state directory on a socket that only the operator may connect to ([`BUILD_SOCKET`]). Nothing of the sandbox speaks
-//! to it: the supervisor, which parses what is hostile, can't reach the socket when started as root, and has no say in what is built.
-//! It keeps the privileges that cofferdam was started with, holds no credential, and reads nothing but that one text.
+//! to it: the supervisor, which parses what is hostile, can't reach the socket when started as root, and has no say in what a cage allows.
+//! It keeps the privileges that cofferdam was started with, holds no credential, and is told nothing but that one text.
 
 mod ask;
 mod line;
@@ -106,12 +106,18 @@ fn told_to_end(signals: &SignalFd) -> io::Result<bool> {
     Ok(info.is_some_and(|info| info.ssi_signo == nix::libc::SIGTERM as u32))
 }
 
+/// Whose process is at the other end: root's or our own user's, or nobody's who counts.
+fn operator_at(stream: &UnixStream) -> io::Result<u32> {
+    let uid = getsockopt(stream, PeerCredentials)?.uid();
+    match uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+        true => Ok(uid),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
 /// Reads one wish, and answers it once it has come true or to nothing.
 fn serve(work: &Work<'_>, plan: &mut Plan, mut peer: UnixStream) -> io::Result<()> {
-    let uid = getsockopt(&peer, PeerCredentials)?.uid();
-    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        return Ok(());
-    }
+    let uid = operator_at(&peer)?;
     peer.set_read_timeout(Some(PATIENCE))?;
     peer.set_write_timeout(Some(PATIENCE))?;
     let mut length = [0; 8];

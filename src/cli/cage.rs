@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use agent::isolation::capabilities::REQUIRE_CAP_DROP;
 use agent::launch::Foundation;
-use agent::plan::{CagePlan, Hidden, Limits};
-use policy::Policy;
+use agent::plan::{CagePlan, Hidden, Limits, Paths};
 
 use crate::cli::other_root::Chosen;
 use crate::cli::out::Failure;
-use crate::cli::policies;
 use crate::cli::start::Wanted;
 use crate::config;
 use crate::plan::{explicit_listeners, inference_listeners};
@@ -35,17 +33,17 @@ pub fn of_wanted(
     cage
 }
 
-/// Puts in what a policy says: its paths, in the root that was `named` where one was, with a place for what it lets agents change there.
+/// Puts in what a policy says: its `paths`, in the root that was `named` where one was, with a place for what it lets agents change there.
 ///
 /// # Errors
 /// A root that can't be one.
 pub fn shape(
     cage: &mut CagePlan,
-    policy: &Policy,
+    paths: Paths,
     named: Option<&Path>,
     chosen: &Chosen<'_>,
 ) -> Result<(), Failure> {
-    cage.paths = policies::paths(policy);
+    cage.paths = paths;
     cage.root = named.map(|named| chosen.locate(named, &mut cage.paths)).transpose()?;
     Ok(())
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use agent::plan::{CagePlan, OtherRoot};
 use policy::Policy;
 
-use crate::cli::cage;
 use crate::cli::other_root::Chosen;
 use crate::cli::out::Failure;
 use crate::cli::reach::Apart;
+use crate::cli::{cage, policies};
 
 /// See the module.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Site {
             hidden: &before.hidden,
             quiet: self.quiet,
         };
-        cage::shape(&mut cage, policy, self.root.as_deref(), &chosen)?;
+        cage::shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
         if [&before.root, &cage.root].into_iter().flatten().any(has_overlay) {
             // Both would be there at once for a moment: the kernel leaves undefined what is read then (overlayfs, "upperdir in use").
             return Err(Failure::refused(

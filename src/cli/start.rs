@@ -180,7 +180,7 @@ fn cage(
     let workspace = workspace::locate(wanted.workspace.as_deref(), claim, ids, &paths, &hidden)?;
     let chosen = Chosen { state: root.dir(), dir: &claim.dir, ids, hidden: &hidden, quiet: wanted.quiet };
     let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
-    cage::shape(&mut cage, policy, wanted.root.as_deref(), &chosen)?;
+    cage::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
     ids::own(claim, ids)?;
     let apart = reach::keep_out(wanted, &cage)?;
     cage::check(&cage)?;

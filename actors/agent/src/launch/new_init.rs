@@ -165,6 +165,7 @@ impl NewInit {
     /// # Errors
     /// See [`LaunchError`]; a plan that differs from the [`Foundation`] is a fault.
     pub fn furnish(mut self, plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchError> {
+        plan.check()?;
         let no_cgroup = self.limit(plan)?;
         self.give(plan, channel, no_cgroup)
     }
@@ -179,6 +180,7 @@ impl NewInit {
         channel: OwnedFd,
         limits: Option<&Cgroup>,
     ) -> Result<Child, LaunchError> {
+        plan.check()?;
         if let (Some(cgroup), Some(pid)) = (limits, self.pid()) {
             cgroup.admit(pid)?;
         }
@@ -189,7 +191,6 @@ impl NewInit {
 
     /// Puts init under the limits that were asked for, and says why there are none (best effort).
     fn limit(&mut self, plan: &CagePlan) -> Result<Option<String>, LaunchError> {
-        plan.check()?;
         let Some(child) = self.child.as_mut() else { return Err(no_init()) };
         let no_cgroup = match make_cgroup(plan, child.pid) {
             // The child's at once: whatever fails from here on, it is removed after init is gone.
@@ -212,7 +213,6 @@ impl NewInit {
         channel: OwnedFd,
         no_cgroup: Option<String>,
     ) -> Result<Child, LaunchError> {
-        plan.check()?;
         if Foundation::of(plan) != self.foundation {
             return Err(system("the plan")(io::Error::other("another foundation (a fault in cofferdam)")));
         }
