@@ -8,6 +8,7 @@
 //! STATE/NAME/workspace/     /sandbox, where none other is named
 //! STATE/NAME/root/          what a sandbox has changed in a root that isn't the host's
 //! STATE/.images/            unpacked images, shared
+//! STATE/NAME/places         where its agents could ever write
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
@@ -344,6 +345,7 @@ impl Drop for Made {
             let _kept = fs::remove_dir(self.dir.join("workspace"));
             let _kept = fs::remove_dir_all(self.dir.join("root"));
             remove("ids");
+            remove("places");
             remove("lock");
             let _kept = fs::remove_dir(&self.dir);
         }

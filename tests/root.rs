@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             an_interrupted_unpacking_leaves_nothing,
             a_file_may_name_the_root,
             a_failed_start_leaves_no_overlay,
+            no_overlay_is_made_behind_a_link,
             a_hostile_roots_links_lead_nowhere_else,
         ],
     )
@@ -381,6 +382,26 @@ fn a_failed_start_leaves_no_overlay(stage: &Stage) -> Result<()> {
     let said = stage.run(&options, &["true"])?.expect_code(125)?.err();
     ensure!(said.contains("can't listen on"), "{said}");
     ensure!(!stage.state().join("failed").exists(), "its directory stayed");
+    Ok(())
+}
+
+/// As root the gateway may write in a sandbox's directory: a link that it left there must not have something else change its owner.
+fn no_overlay_is_made_behind_a_link(stage: &Stage) -> Result<()> {
+    let root = tree(stage)?.display().to_string();
+    let text =
+        policy("").replace("    - /sandbox\n", "    - /sandbox\n    - { path: /opt, optional: true }\n");
+    let file = stage.write("writable.yaml", text)?.display().to_string();
+    let run = || stage.run(&["--root", &root, "--policy", &file, "--name", "one"], &["sh", "-c", "exit 7"]);
+    run()?.expect_code(7)?;
+    let (overlays, victim) = (stage.state().join("one/root"), stage.dir().join("victim"));
+    std::fs::remove_dir_all(&overlays)?;
+    std::fs::create_dir(&victim)?;
+    std::os::unix::fs::symlink(&victim, &overlays)?;
+    let said = run()?.expect_code(125)?.err();
+    ensure!(said.contains("overlay"), "{said}");
+    ensure!(std::fs::read_dir(&victim)?.next().is_none(), "something was made there");
+    std::fs::remove_file(&overlays)?;
+    run()?.expect_code(7)?;
     Ok(())
 }
 

@@ -1,52 +1,70 @@
 //! The operator's side: asks a sandbox's builder for another cage.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{Answer, operator_at};
+use super::wish::{Answer, Wish, operator_at, packed};
 use crate::cli::out::Failure;
 use crate::plan::STOP_GRACE;
 use crate::state::{BUILD_SOCKET, Name, Root, socket_path};
 
 /// What building, stopping agents that don't care, and another supervisor's start can take together.
 const PATIENCE: Duration = Duration::from_secs(60 + STOP_GRACE.as_secs());
-/// Bytes of an answer at most.
-const ANSWER_MAX: u64 = 1 << 20;
+/// Bytes of all answers at most.
+const ANSWERS_MAX: u64 = 1 << 20;
 
-/// Has the agents of a service moved into the cage of another policy; comes back once they run in it.
+/// What came of a wish.
+pub enum Came {
+    /// The agents run in another cage; with the policy's warnings.
+    Moved(Vec<String>),
+    /// No other cage is needed.
+    Same,
+    /// Nobody is there to build one.
+    NoBuilder(io::Error),
+}
+
+/// Has the agents of a service moved into the cage of another policy, if it needs another; comes back once they run in it. `building` is
+/// called when it does.
 ///
 /// # Errors
 /// Why they run where they ran, or that nobody knows.
-pub fn another_cage(root: &Root, name: &Name, policy: &str) -> Result<(), Failure> {
-    let none = |e: io::Error| {
-        Failure::refused(format!(
-            "'{name}' has no builder that answers ({e}): stop it, and start it with the new policy"
-        ))
+pub fn another_cage(root: &Root, name: &Name, wish: &Wish, building: impl Fn()) -> Result<Came, Failure> {
+    let mut builder = match builder(root, name) {
+        Ok(builder) => builder,
+        Err(error) => return Ok(Came::NoBuilder(error)),
     };
-    let directory = File::open(root.instance(name)).map_err(none)?;
-    let mut builder = UnixStream::connect(socket_path(&directory, BUILD_SOCKET)).map_err(none)?;
-    // Who else made a socket of that name would be told the policy, and be believed.
-    operator_at(&builder).map_err(none)?;
     let lost = |e: io::Error| {
+        let why = match e.kind() {
+            io::ErrorKind::WouldBlock => format!("no answer within {} s", PATIENCE.as_secs()),
+            _ => e.to_string(),
+        };
         Failure::refused(format!(
-            "whether the agents of '{name}' run in another cage is not known ({e}): see `cofferdam status {name}`"
+            "whether the agents of '{name}' run in another cage is not known ({why}): see `cofferdam status {name}`"
         ))
     };
     builder.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
     builder.set_write_timeout(Some(PATIENCE)).map_err(lost)?;
-    // Its length first: half a policy is another one.
-    builder.write_all(&(policy.len() as u64).to_le_bytes()).map_err(lost)?;
-    builder.write_all(policy.as_bytes()).map_err(lost)?;
+    builder.write_all(&packed(wish)?).map_err(lost)?;
     builder.shutdown(Shutdown::Write).map_err(lost)?;
-    let mut answer = Vec::new();
-    builder.take(ANSWER_MAX).read_to_end(&mut answer).map_err(lost)?;
-    match serde_json::from_slice(&answer).map_err(|_| lost(io::ErrorKind::UnexpectedEof.into()))? {
-        Answer::Stands => Ok(()),
-        Answer::Refused { why } => {
-            Err(Failure::refused(format!("{why}\nthe agents go on under the policy in force")))
+    for line in BufReader::new(builder.take(ANSWERS_MAX)).lines() {
+        let answer = serde_json::from_str(&line.map_err(lost)?);
+        match answer.map_err(|_| lost(io::ErrorKind::InvalidData.into()))? {
+            Answer::Building => building(),
+            Answer::Stands { warnings } => return Ok(Came::Moved(warnings)),
+            Answer::Same => return Ok(Came::Same),
+            Answer::Refused { why } => return Err(Failure::refused(why)),
         }
     }
+    Err(lost(io::ErrorKind::UnexpectedEof.into()))
+}
+
+fn builder(root: &Root, name: &Name) -> io::Result<UnixStream> {
+    let directory = File::open(root.instance(name))?;
+    let builder = UnixStream::connect(socket_path(&directory, BUILD_SOCKET))?;
+    // Who else made a socket of that name would be told the policy, and be believed.
+    operator_at(&builder)?;
+    Ok(builder)
 }

@@ -7,8 +7,10 @@ use agent::launch::{self, Child, LaunchError};
 use agent::protocol::{FromBuilder, ToBuilder};
 use agent::wire::{Packet, Wire, WireError};
 
-use super::{Commission, PATIENCE, Work, live};
-use crate::plan::Plan;
+use super::wish::PATIENCE;
+use super::{Commission, Work, live};
+use crate::heart::Slots;
+use crate::plan::{Plan, slot};
 
 /// The builder, as the heart sees it.
 pub struct Builder {
@@ -19,18 +21,20 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Forks it from the heart, whose last act before it is shut in this is. `limits` are the sandbox's.
+    /// Forks it from the heart, whose last act before it is shut in this is. `slots` has the state directory, which it works in, and the
+    /// lock on the sandbox's name, which it holds as long as it lives. `limits` are the sandbox's.
     ///
     /// # Errors
     /// The system call that failed.
     pub fn begin(
         commission: Commission,
         plan: &Plan,
-        state: BorrowedFd<'_>,
+        slots: &Slots,
         limits: Option<&Cgroup>,
     ) -> Result<Self, LaunchError> {
         let Commission { site, listener } = commission;
-        let keep = [listener.as_fd(), state];
+        let held = [slot::STATE, slot::LOCK].into_iter().filter_map(|name| slots.find(name));
+        let keep: Vec<BorrowedFd<'_>> = held.chain([listener.as_fd()]).collect();
         let work = |heart: Wire| match live(&Work { site: &site, plan, limits, heart: &heart }, &listener) {
             Ok(()) => 0,
             Err(_) => 1,

@@ -5,13 +5,13 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use agent::plan::{Id, Ids};
 use nix::unistd::{Gid, Uid, User, getegid, geteuid};
 
+use crate::cli::kept;
 use crate::cli::out::Failure;
 use crate::state::Claim;
 
@@ -104,26 +104,18 @@ fn named(users: &str, name: &str) -> Option<Id> {
 
 fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
     let path = claim.dir.join("ids");
-    let pair = match fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+    let kept = kept::read(&path).ok().flatten().and_then(|text| String::from_utf8(text).ok());
+    let pair = match kept.and_then(|text| text.trim().parse::<u32>().ok()) {
         Some(first) if (FIRST..LAST).contains(&first) => first,
         _ => {
             let first = free_pair(claim)?;
-            write_anew(&path, &format!("{first}\n"))
+            kept::write(&path, format!("{first}\n").as_bytes())
                 .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
             first
         }
     };
     let id = |n: u32| Id { uid: n, gid: n };
     Ok((id(pair), id(pair + 1)))
-}
-
-/// Writes a file of our own, whatever stood there.
-fn write_anew(path: &Path, text: &str) -> std::io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 /// The first pair, from a place that depends on the sandbox, that no user of the host and no neighbour has.

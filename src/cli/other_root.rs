@@ -1,28 +1,29 @@
 //! `--root`: finds the directory, or has the pinned image unpacked once, and gives the sandbox a place for its changes
 //! where the policy lets it make any.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use agent::image::{Store, Wanted};
-use agent::isolation::other_root::{UPPER, WORK};
 use agent::plan::{Hidden, Ids, OtherRoot, Paths};
 
-use crate::cli::ids::give;
 use crate::cli::out::{Failure, say};
+use crate::cli::overlay::Changes;
 
 /// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
+
+/// What agents are told that would have to share an overlay.
+pub const MOVES_NOT: &str = "agents that write to another root can't move from cage to cage: stop the sandbox, and start it with the new policy";
 
 /// For whom a root is chosen.
 pub struct Chosen<'a> {
     /// The directory of all sandboxes.
     pub state: &'a Path,
-    /// The sandbox's own.
-    pub dir: &'a Path,
+    /// Where what its agents write to a root goes. None where other agents may be at it: two cages can't share an overlay (overlayfs,
+    /// "upperdir in use").
+    pub changes: Option<Changes<'a>>,
     /// Who is who.
     pub ids: Ids,
     /// What no root may show.
@@ -63,29 +64,14 @@ impl Chosen<'_> {
             rule.optional |= NOT_IN_EVERY_IMAGE.iter().any(|path| rule.path == Path::new(path));
         }
         let writable = paths.writable_in_root().next().is_some();
-        let overlay = writable.then(|| self.overlay(&key)).transpose()?;
+        let overlay = match (writable, self.changes) {
+            (false, _) => None,
+            (true, Some(changes)) => Some(changes.over(&key)?),
+            (true, None) => return Err(Failure::refused(MOVES_NOT)),
+        };
         Ok(OtherRoot { path, image, overlay })
     }
 
-    /// The sandbox's own directory for what it changes in this very root: over another one its changes mean nothing.
-    fn overlay(&self, key: &str) -> Result<PathBuf, Failure> {
-        let path = self.dir.join("root").join(key);
-        let told = |e: io::Error| Failure::refused(format!("overlay {}: {e}", path.display()));
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(told)?;
-        for (name, mode) in [(UPPER, 0o755), (WORK, 0o700)] {
-            let part = path.join(name);
-            match DirBuilder::new().mode(mode).create(&part) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
-                _ => {}
-            }
-            self.own(&part).map_err(told)?;
-        }
-        self.own(&path).map_err(told)?;
-        fs::canonicalize(&path).map_err(told)
-    }
-}
-
-impl Chosen<'_> {
     /// As a workspace, a root must not hold state, or be some.
     fn shows_no_state(&self, root: &Path) -> Result<(), Failure> {
         self.hidden.seen_at(root).map_or(Ok(()), |state| {
@@ -96,14 +82,6 @@ impl Chosen<'_> {
                 state.display()
             )))
         })
-    }
-
-    /// Whose the changes are: init may enter only what belongs to a user that it has mapped.
-    fn own(&self, path: &Path) -> io::Result<()> {
-        match self.ids {
-            Ids::Rooted { sandbox, .. } => give(path, sandbox),
-            Ids::Rootless { .. } => Ok(()),
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use operator::types::PolicyChange;
 use policy::{Builtin, Compiled, Diagnostics, Executable, Question};
 use serde_json::json;
 
+use crate::builder::{self, Came, Wish};
 use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
 use crate::cli::live::{client, told};
 use crate::cli::out::{Failure, Outcome, Paint, REFUSED, print, print_json, say, table};
@@ -194,15 +195,10 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     // Every error at its place, here, where the file is; the sandbox checks again with its presets.
     policies::check(&source, true)?;
     let client = client(root, name)?;
-    let change = match wait_for(async { Ok(client.set_policy(source.text.clone(), restart_agents).await) })? {
-        Err(ClientError::Fault(fault)) if restart_agents && fault.code == Code::NeedsCage => {
-            if !json {
-                say("a changed static section: another cage is built, and the agents move there");
-            }
-            crate::builder::another_cage(root, &Name::parse(name)?, &source.text)?;
-            moved(&client)?
-        }
-        answer => answer.map_err(told)?,
+    let change = if restart_agents {
+        move_agents(root, &client, &Name::parse(name)?, source, json)?
+    } else {
+        wait_for(async { client.set_policy(source.text, false).await.map_err(told) })?
     };
     if json {
         print_json(&change)?;
@@ -216,12 +212,42 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     Ok(0)
 }
 
+/// Has the agents start again under a policy: in another cage if it needs one, which the builder says, whatever state the supervisor is in.
+fn move_agents(
+    root: &Root,
+    client: &Client,
+    name: &Name,
+    source: PolicySource,
+    json: bool,
+) -> Result<PolicyChange, Failure> {
+    let wish = Wish { name: source.name, policy: source.text };
+    let building = || {
+        if !json {
+            say("a changed static section: another cage is built, and the agents move there");
+        }
+    };
+    let came = builder::another_cage(root, name, &wish, building)?;
+    if let Came::Moved(warnings) = came {
+        return moved(client, warnings);
+    }
+    match wait_for(async { Ok(client.set_policy(wish.policy, true).await) })? {
+        Err(ClientError::Fault(fault)) if fault.code == Code::NeedsCage => {
+            let why = match came {
+                Came::NoBuilder(error) => format!("'{name}' has no builder that answers ({error})"),
+                _ => fault.to_string(),
+            };
+            Err(Failure::refused(format!("{why}: stop it, and start it with the new policy")))
+        }
+        answer => answer.map_err(told),
+    }
+}
+
 /// What is in force after a move, and for whom.
-fn moved(client: &Client) -> Result<PolicyChange, Failure> {
+fn moved(client: &Client, warnings: Vec<String>) -> Result<PolicyChange, Failure> {
     let status = wait_for(async { client.status().await.map_err(told) })?;
     Ok(PolicyChange {
         generation: status.policy.generation,
-        warnings: Vec::new(),
+        warnings,
         restarted: status
             .agents
             .into_iter()

@@ -5,10 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use agent::plan::{CagePlan, OtherRoot};
+use agent::isolation::shown::written;
+use agent::plan::CagePlan;
 use policy::Policy;
 
-use crate::cli::other_root::Chosen;
+use crate::cli::other_root::{Chosen, MOVES_NOT};
 use crate::cli::out::Failure;
 use crate::cli::reach::Apart;
 use crate::cli::{cage, policies};
@@ -34,29 +35,18 @@ impl Site {
     /// # Errors
     /// What a start under that policy is refused for; a writable root, which two cages can't share.
     pub fn cage(&self, before: &CagePlan, policy: &Policy) -> Result<CagePlan, Failure> {
-        let mut cage = before.clone();
-        let chosen = Chosen {
-            state: &self.state,
-            dir: &self.dir,
-            ids: cage.ids,
-            hidden: &before.hidden,
-            quiet: self.quiet,
-        };
-        cage::shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
-        if [&before.root, &cage.root].into_iter().flatten().any(has_overlay) {
-            // Both would be there at once for a moment: the kernel leaves undefined what is read then (overlayfs, "upperdir in use").
-            return Err(Failure::refused(
-                "agents that write to another root can't move from cage to cage: stop the sandbox, and start it with the new policy",
-            ));
+        if before.root.as_ref().is_some_and(|root| root.overlay.is_some()) {
+            return Err(Failure::refused(MOVES_NOT));
         }
+        let mut cage = before.clone();
+        cage.written_before = written(before);
+        let (ids, hidden) = (cage.ids, &before.hidden);
+        let chosen = Chosen { state: &self.state, changes: None, ids, hidden, quiet: self.quiet };
+        cage::shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
         self.apart.keep_out(&cage)?;
         cage::check(&cage)?;
         Ok(cage)
     }
-}
-
-fn has_overlay(root: &OtherRoot) -> bool {
-    root.overlay.is_some()
 }
 
 /// A path as it stays, wherever the process that has it goes.

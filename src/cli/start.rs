@@ -20,9 +20,10 @@ use crate::builder::Commission;
 use crate::cli::args::LogFormat;
 use crate::cli::other_root::Chosen;
 use crate::cli::out::{Failure, Outcome, say, speak};
+use crate::cli::overlay::Changes;
 use crate::cli::reach::{self, Apart};
 use crate::cli::site::{Site, lasting};
-use crate::cli::{cage, given, ids, policies, secrets, sockets, workspace};
+use crate::cli::{cage, given, ids, places, policies, secrets, sockets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
 use crate::heart::{self, Prepared};
@@ -178,12 +179,15 @@ fn cage(
     let (ids, hidden) = (foundation.ids, root.every_place());
     let paths = policies::paths(policy);
     let workspace = workspace::locate(wanted.workspace.as_deref(), claim, ids, &paths, &hidden)?;
-    let chosen = Chosen { state: root.dir(), dir: &claim.dir, ids, hidden: &hidden, quiet: wanted.quiet };
+    let changes = Some(Changes { dir: &claim.dir, handle: &claim.handle, ids });
+    let chosen = Chosen { state: root.dir(), changes, ids, hidden: &hidden, quiet: wanted.quiet };
     let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
+    cage.written_before = places::before(&claim.dir)?;
     cage::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
     ids::own(claim, ids)?;
     let apart = reach::keep_out(wanted, &cage)?;
     cage::check(&cage)?;
+    places::remember(&claim.dir, &cage)?;
     Ok((cage, apart))
 }
 

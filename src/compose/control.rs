@@ -21,10 +21,11 @@ use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use proxy::credentials::{Section, Told};
 use supervision::{State, Supervisor};
 use telemetry::audit;
-use tokio::sync::{OnceCell, mpsc, watch};
+use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::time::timeout;
 
 use super::agents::{Agent, Agents};
+use super::another_cage::Over;
 use super::capture::UNSEEN;
 use super::exec::Exec;
 use super::identities;
@@ -65,6 +66,8 @@ pub struct Desk {
     pub policy_kept: watch::Receiver<u64>,
     /// Set when it ends.
     pub stopping: Arc<AtomicBool>,
+    /// Who is over, as the heart was told last.
+    pub over: Mutex<Option<Over>>,
     /// When the sandbox started.
     pub started_at: jiff::Timestamp,
     /// Supervisor processes that died before this one.

@@ -145,7 +145,8 @@ fn announce(desk: &Desk) {
     }
     let agents: Vec<&str> = desk.agents.iter().map(|agent| &*agent.name).collect();
     let how = match desk.beginning {
-        Beginning::Cage => "goes on in another cage",
+        Beginning::Cage { .. } => "goes on in another cage",
+        Beginning::SameCage => "goes on in its cage",
         _ => "is running",
     };
     say(&format!("'{}' {how}: {}", plan.name, agents.join(", ")));
@@ -183,7 +184,7 @@ async fn build(
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover);
 
-    another_cage::remember(handover, &init, heart).await?;
+    another_cage::remember(handover, &init).await?;
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
     let sockets = tree::Sockets {
@@ -220,6 +221,7 @@ async fn build(
         ending,
         policy_kept,
         stopping: Arc::default(),
+        over: Default::default(),
         started_at: ending::started_at(handover, heart).await,
         restarts: handover.restarts,
         beginning: handover.beginning,
@@ -249,12 +251,13 @@ async fn build(
     let _ = desk.cage.set(cage);
     if let Err(error) = started {
         let why = desk.agents.not_started().map_or_else(|| error.into(), Refused::from);
-        if handover.beginning != Beginning::Cage {
+        if !handover.beginning.is_in_between() {
             return Err(why);
         }
         // The operator can still stop it, or set a policy that shows its programs again.
-        say(&format!("no agent was started in the new cage: {why}"));
+        say(&format!("no agent was started again: {why}"));
     }
+    another_cage::keep_who_is_over(&desk, heart);
     if desk.beginning == Beginning::Succession {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
         tokio::spawn(desk.exec.clone().clear_away(names));
@@ -292,7 +295,10 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     let sink = stores.audit.sink();
     if handover.beginning != Beginning::Succession {
         records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
-        if handover.beginning == Beginning::Cage {
+        if let Beginning::Cage { wanted_by: Some(uid) } = handover.beginning {
+            another_cage::wanted(&sink, uid);
+        }
+        if handover.beginning.is_in_between() {
             records::policy_in_force(&stores.policy, &sink, PolicyResult::Loaded, None);
         }
     } else {

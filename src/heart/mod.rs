@@ -139,18 +139,17 @@ impl Heart {
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = init.furnish(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
+        slots.own_these();
         // Before its limits are taken away.
         let end_init = |_: &String| {
             init.kill();
             ending::reap(&init);
         };
-        let builder = match (builder, slots.find(slot::STATE)) {
-            (Some(commission), Some(state)) => {
-                let begun = Builder::begin(commission, &plan, state, init.cgroup.as_ref());
-                Some(begun.map_err(|e| format!("the builder: {e}")).inspect_err(end_init)?)
-            }
-            _ => None,
-        };
+        let builder = builder.map(|commission| {
+            let begun = Builder::begin(commission, &plan, &slots, init.cgroup.as_ref());
+            begun.map_err(|e| format!("the builder: {e}")).inspect_err(end_init)
+        });
+        let builder = builder.transpose()?;
         // Not before: what init gets takes more for a while, and the builder keeps more for good.
         agent::own::settle(Role::Heart { rooted: matches!(plan.cage.ids, Ids::Rooted { .. }) })
             .map_err(|e| e.to_string())
@@ -298,7 +297,8 @@ impl Heart {
     /// Waits with a supervisor until it dies or the sandbox ends.
     fn accompany(&mut self, running: &Running) -> Life {
         loop {
-            let [signalled, packets, supervisor_died, init_died, built] = match self.wait(running) {
+            let [signalled, packets, supervisor_died, init_died, built, next_died] = match self.wait(running)
+            {
                 Ok(ready) => ready,
                 Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
             };
@@ -306,10 +306,13 @@ impl Heart {
                 return life;
             }
             if init_died && self.over.is_none() {
-                return if self.is_turning() { Life::Turn } else { Life::End(self.init_ended()) };
+                return if self.has_next_cage() { Life::Turn } else { Life::End(self.init_ended()) };
             }
             if built {
                 self.hear_builder(running);
+            }
+            if next_died {
+                self.next_cage_died();
             }
             if supervisor_died {
                 return self.supervisor_ended(running);
@@ -323,20 +326,25 @@ impl Heart {
             if turn::is_past(self.turn_by()) {
                 return Life::Turn;
             }
+            self.reap_strangers(running);
         }
     }
 
-    fn wait(&self, running: &Running) -> nix::Result<[bool; 5]> {
+    fn wait(&self, running: &Running) -> nix::Result<[bool; 6]> {
         let when = |wanted| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
         // Nobody waits for the death of an init that was killed on purpose.
         let init = when(self.over.is_none() && !self.has_left_cage());
-        let builder = self.builder.as_ref().map_or(self.signals.as_fd(), |builder| builder.wire.as_fd());
+        // What isn't there is nobody's: no event of it is wanted.
+        let nobody = self.signals.as_fd();
+        let builder = self.builder.as_ref().map_or(nobody, |builder| builder.wire.as_fd());
+        let next = self.next_cage();
         let mut fds = [
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(running.wire.as_fd(), PollFlags::POLLIN),
             PollFd::new(running.child.pidfd.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.init.pidfd.as_fd(), init),
             PollFd::new(builder, when(self.builder.is_some())),
+            PollFd::new(next.unwrap_or(nobody), when(next.is_some())),
         ];
         match poll(&mut fds, timeout_at(turn::earlier(self.stop_by, self.turn_by()))) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
@@ -352,12 +360,16 @@ impl Heart {
             match running.wire.try_recv::<ToHeart>() {
                 Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
                     if let Some(fd) = fds.into_iter().next()
-                        && !self.slots.keep(slot, fd)
+                        && !self.slots.keep_for_supervisor(slot, fd)
                     {
-                        say("more descriptors to keep than the heart takes: one was dropped");
+                        say(
+                            "more descriptors to keep than the heart takes, or one of its own: it was dropped",
+                        );
                     }
                 }
-                Ok(Packet { body: ToHeart::Release { slot }, .. }) => self.slots.release(&slot),
+                Ok(Packet { body: ToHeart::Release { slot }, .. }) => {
+                    self.slots.release_for_supervisor(&slot);
+                }
                 Ok(Packet { body: ToHeart::Stopping, .. }) => {
                     self.stopping = true;
                     self.give_up_turn();
@@ -377,6 +389,7 @@ impl Heart {
                     told.iter().for_each(|(what, at)| self.steps.add(what, *at));
                 }
                 Ok(Packet { body: ToHeart::Finish { .. }, .. }) if self.is_turning() => {
+                    self.old_supervisor_has_finished();
                     return Some(Life::Turn);
                 }
                 Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {

@@ -1,42 +1,63 @@
 //! Descriptors kept by name, so that a new supervisor gets what the last one had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agent::protocol::{MAX_SLOTS, Slot};
 
 /// The kept descriptors.
 #[derive(Debug)]
-pub struct Slots(BTreeMap<Slot, OwnedFd>);
+pub struct Slots {
+    kept: BTreeMap<Slot, OwnedFd>,
+    /// The heart's own: no supervisor replaces or releases one.
+    own: BTreeSet<Slot>,
+}
 
 impl Slots {
     /// None yet.
     pub fn new() -> Self {
-        Self(BTreeMap::new())
+        Self { kept: BTreeMap::new(), own: BTreeSet::new() }
     }
 
     /// Keeps a descriptor; one of the same name is closed. False (and the descriptor closed) when all places are taken.
     pub fn keep(&mut self, slot: Slot, fd: OwnedFd) -> bool {
-        if self.0.len() >= MAX_SLOTS && !self.0.contains_key(&slot) {
+        if self.kept.len() >= MAX_SLOTS && !self.kept.contains_key(&slot) {
             return false;
         }
-        self.0.insert(slot, fd);
+        self.kept.insert(slot, fd);
         true
     }
 
     /// Closes the descriptor of this name.
     pub fn release(&mut self, slot: &Slot) {
-        self.0.remove(slot);
+        self.kept.remove(slot);
+    }
+
+    /// What is kept by now is the heart's own.
+    pub fn own_these(&mut self) {
+        self.own = self.kept.keys().cloned().collect();
+    }
+
+    /// As [`Slots::keep`], for a supervisor: false too for what isn't its own.
+    pub fn keep_for_supervisor(&mut self, slot: Slot, fd: OwnedFd) -> bool {
+        !self.own.contains(&slot) && self.keep(slot, fd)
+    }
+
+    /// As [`Slots::release`], for a supervisor, which has no say in what isn't its own.
+    pub fn release_for_supervisor(&mut self, slot: &Slot) {
+        if !self.own.contains(slot) {
+            self.release(slot);
+        }
     }
 
     /// The descriptor of this name.
     pub fn find(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.0.get(&Slot::new(name)).map(AsFd::as_fd)
+        self.kept.get(&Slot::new(name)).map(AsFd::as_fd)
     }
 
     /// All of them, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&Slot, BorrowedFd<'_>)> {
-        self.0.iter().map(|(slot, fd)| (slot, fd.as_fd()))
+        self.kept.iter().map(|(slot, fd)| (slot, fd.as_fd()))
     }
 }
 
@@ -59,5 +80,20 @@ mod tests {
         slots.release(&Slot::new("s1"));
         assert!(slots.keep(Slot::new("one more"), any_fd()));
         assert_eq!(slots.iter().count(), MAX_SLOTS);
+    }
+
+    #[test]
+    fn what_is_the_hearts_is_no_supervisors() {
+        let mut slots = Slots::new();
+        let (own, theirs) = (Slot::new("plan"), Slot::new("policy"));
+        assert!(slots.keep(own.clone(), any_fd()));
+        slots.own_these();
+        assert!(!slots.keep_for_supervisor(own.clone(), any_fd()));
+        slots.release_for_supervisor(&own);
+        assert!(slots.find("plan").is_some());
+        assert!(slots.keep_for_supervisor(theirs.clone(), any_fd()));
+        slots.release_for_supervisor(&theirs);
+        assert!(slots.find("policy").is_none());
+        assert!(slots.keep(own, any_fd()), "the heart itself may");
     }
 }

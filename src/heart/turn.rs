@@ -3,16 +3,19 @@
 //!
 //! ```text
 //! the builder has begun ─▶ built and proven ─▶ the supervisor stops the agents and finishes ─▶ the old init ended ─▶ the next supervisor,
-//!        └─ failed, or the sandbox is to stop: its init is ended, the agents stay where they are                     with the new cage
+//!        └─ failed, or the sandbox is to stop:       └─ the new init dies: the next supervisor starts them            with the new cage
+//!           its init is ended                           again in the old cage, if that is still there
 //! ```
-//! Until the new cage is proven the old one goes on as if nothing were; from then on the way leads forward only.
+//! Until the new cage is proven the old one goes on as if nothing were; from then on the way leads to a next supervisor.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent::launch::Child;
 use agent::protocol::{Beginning, Slot, ToBuilder, ToSupervisor};
 use agent::wire::WireError;
+
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use super::{Heart, Running, STOP_SLACK, ending};
 use crate::builder::{Builder, Word};
@@ -33,18 +36,32 @@ pub enum Turn {
         channel: OwnedFd,
         /// The sealed plan.
         plan: OwnedFd,
+        /// Who wants it.
+        uid: u32,
         /// When the heart goes on by itself.
         by: Instant,
         /// Whether the old init was ended.
         over: bool,
+        /// Whether the old supervisor has told everything that it had to.
+        finished: bool,
+    },
+    /// The supervisor stops the agents for a cage that is gone.
+    Back {
+        /// When the heart goes on by itself.
+        by: Instant,
     },
     /// The next supervisor starts.
     Starting,
 }
 
 impl Heart {
-    /// The agents are stopped for another cage: whatever ends now, that one follows.
+    /// The agents are stopped for another cage: whatever ends now, another supervisor follows.
     pub(super) fn is_turning(&self) -> bool {
+        matches!(self.turn, Some(Turn::Under { .. } | Turn::Back { .. }))
+    }
+
+    /// Whether agents have somewhere to go when the old cage ends.
+    pub(super) fn has_next_cage(&self) -> bool {
         matches!(self.turn, Some(Turn::Under { .. }))
     }
 
@@ -53,10 +70,18 @@ impl Heart {
         matches!(self.turn, Some(Turn::Under { over: true, .. }))
     }
 
+    /// The init of the cage that the agents are to move to.
+    pub(super) fn next_cage(&self) -> Option<BorrowedFd<'_>> {
+        match &self.turn {
+            Some(Turn::Under { init, .. }) => Some(init.pidfd.as_fd()),
+            _ => None,
+        }
+    }
+
     /// When an ordered stop for a turn takes too long.
     pub(super) fn turn_by(&self) -> Option<Instant> {
         match &self.turn {
-            Some(Turn::Under { by, .. }) => Some(*by),
+            Some(Turn::Under { by, .. } | Turn::Back { by }) => Some(*by),
             _ => None,
         }
     }
@@ -97,7 +122,7 @@ impl Heart {
                 .tell_builder(&ToBuilder::Dropped { why: "no init was begun for it (a fault)".into() });
         };
         let by = Instant::now() + STOP_GRACE + STOP_SLACK;
-        self.turn = Some(Turn::Under { init, channel, plan, by, over: false });
+        self.turn = Some(Turn::Under { init, channel, plan, uid, by, over: false, finished: false });
         running.tell(&ToSupervisor::Turn { uid });
     }
 
@@ -109,13 +134,35 @@ impl Heart {
         }
     }
 
+    /// All records of the old cage's time are written.
+    pub(super) fn old_supervisor_has_finished(&mut self) {
+        if let Some(Turn::Under { finished, .. }) = &mut self.turn {
+            *finished = true;
+        }
+    }
+
+    /// The init of the next cage is gone before anybody was in it. While the old one is there, agents go back to it; else the sandbox's
+    /// end is seen when the next supervisor starts.
+    pub(super) fn next_cage_died(&mut self) {
+        if let Some(Turn::Under { by, over: false, .. }) = self.turn {
+            say(
+                "the init of another cage ended before the agents were there: they are started again where they were",
+            );
+            self.end_unused();
+            self.turn = Some(Turn::Back { by });
+            let why = "the other cage's init ended before the agents were there (of memory or process limits?): they were stopped, and are \
+                       started again where they were";
+            self.tell_builder(&ToBuilder::Dropped { why: why.into() });
+        }
+    }
+
     /// The sandbox is to stop: what is not in use yet never will be.
     pub(super) fn give_up_turn(&mut self) {
         if let Some(Turn::Under { over: true, .. }) = self.turn {
             // Its supervisor has no more to do than for a stop, and nothing runs any more.
             self.over = Some(Ending::with(0, None));
         }
-        if self.turn.is_some() {
+        if let Some(Turn::Begun(_) | Turn::Under { .. }) = self.turn {
             self.end_unused();
             self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
@@ -129,16 +176,21 @@ impl Heart {
         }
     }
 
-    /// The old supervisor has finished, is gone, or had its time: the next one starts in the new cage.
+    /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where there is one.
     pub(super) fn turn_over(&mut self, running: Running) {
-        let Some(Turn::Under { init, channel, plan, over, .. }) = self.turn.take() else { return };
-        self.init.kill();
+        let turn = self.turn.take();
         let Running { child, wire } = running;
         drop(wire);
-        if over {
+        if let Some(Turn::Under { over: true, .. }) = &turn {
             // Output is out and records are on disk: winding down would only take time.
             child.kill();
         }
+        let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = turn else {
+            ending::end_supervisor(&child);
+            self.beginning = Beginning::SameCage;
+            return;
+        };
+        self.init.kill();
         ending::end_supervisor(&child);
         ending::reap(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
@@ -146,9 +198,10 @@ impl Heart {
         self.init = Child { cgroup: limits, ..init };
         // What the old supervisor kept of its policy is no word on the new one's.
         self.slots.release(&Slot::new(slot::POLICY));
+        // There is room: both replace what was there.
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);
-        self.beginning = Beginning::Cage;
+        self.beginning = Beginning::Cage { wanted_by: (!finished).then_some(uid) };
         self.turn = Some(Turn::Starting);
     }
 
@@ -178,6 +231,28 @@ impl Heart {
             }
         }
         self.end_unused();
+    }
+}
+
+impl Heart {
+    /// Collects what ended and is nobody's here: an init that the builder made, and that was gone before we were told of it.
+    pub(super) fn reap_strangers(&self, running: &Running) {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+        while let Ok(ended) = waitid(Id::All, flags) {
+            let Some(pid) = ended.pid() else { return };
+            let builder = self.builder.as_ref().map(|builder| &builder.child);
+            let next = match &self.turn {
+                Some(Turn::Begun(init) | Turn::Under { init, .. }) => Some(init),
+                _ => None,
+            };
+            let ours = [Some(&running.child), Some(&self.init), builder, next];
+            if ours.into_iter().flatten().any(|child| child.pid == pid.as_raw()) {
+                // Seen by its pidfd, which leads to what its end means.
+                return;
+            }
+            let _collected =
+                waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
+        }
     }
 }
 

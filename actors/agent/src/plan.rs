@@ -6,6 +6,7 @@
 pub use crate::control::Control;
 pub use crate::hidden::Hidden;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 
@@ -194,6 +195,9 @@ pub struct CagePlan {
     pub root: Option<OtherRoot>,
     /// The policy's static part (the workspace itself included where the policy includes it).
     pub paths: Paths,
+    /// Real places of the host that agents of this sandbox could write in cages before this one: a link that lies there is as much
+    /// theirs as one where they can write now.
+    pub written_before: BTreeSet<PathBuf>,
     /// What of the host is never shown, whatever the policy says.
     pub hidden: Hidden,
     /// Landlock TCP rules, if any.
@@ -267,6 +271,7 @@ impl CagePlan {
             workspace: workspace.into(),
             root: None,
             paths: Paths::default(),
+            written_before: BTreeSet::new(),
             hidden: Hidden::default(),
             tcp: None,
             enforcement: Enforcement::default(),

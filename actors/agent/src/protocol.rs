@@ -516,9 +516,22 @@ pub enum Beginning {
     /// With a new sandbox.
     Sandbox,
     /// With another cage of a sandbox, in which nothing runs yet.
-    Cage,
+    Cage {
+        /// The operator who wanted it, where the supervisor before this one did not live to finish, and may not have put it on record.
+        wanted_by: Option<u32>,
+    },
+    /// With the cage that was to be left for another one, which is gone: what was stopped for that starts again.
+    SameCage,
     /// With what a supervisor that died left running.
     Succession,
+}
+
+impl Beginning {
+    /// Whether agents start in a cage of a sandbox that ran before.
+    #[must_use]
+    pub const fn is_in_between(self) -> bool {
+        matches!(self, Self::Cage { .. } | Self::SameCage)
+    }
 }
 
 /// A packet from the heart to the supervisor.

@@ -3,7 +3,8 @@
 //! Nothing that holds a secret (shadow, ssh, private keys) or tells of other users is ever here, and what the policy
 //! names below `/etc` in addition is bound by name.
 
-use super::paths::Modes;
+use super::links::follow;
+use super::paths::{Modes, clone_real};
 use super::root::{Failed, at, attach, make_dir, make_file, make_parent};
 use crate::plan::{
     AGENT_ID, CA_BUNDLE, CagePlan, Control, INFERENCE_ADDRESS, JAVA_STORE, RUN_DIR, WORKSPACE,
@@ -109,13 +110,14 @@ impl Collected {
     /// Opens what is there. What can't be opened isn't shown: nothing here is a control.
     pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Self {
         let mut collected = Self { bound: Vec::new(), links: Vec::new(), has_bundle: has_bundle() };
+        let agents = super::paths::agents_places(plan);
         for (path, writable) in names(plan) {
-            collected.add(path, writable, modes);
+            collected.add(path, writable, modes, &agents);
         }
         collected
     }
 
-    fn add(&mut self, path: PathBuf, writable: bool, modes: Modes) {
+    fn add(&mut self, path: PathBuf, writable: bool, modes: Modes, agents: &[PathBuf]) {
         let above = self.bound.iter().rev().find(|above| path.starts_with(&above.path));
         if above.is_some_and(|above| above.writable == writable)
             || OWN.iter().any(|own| path == Path::new("/etc").join(own))
@@ -126,16 +128,18 @@ impl Collected {
         if !self.has_bundle && Path::new(DEFAULT_BUNDLE).parent() == Some(path.as_path()) {
             return;
         }
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return };
+        // Theirs aren't followed: the policy's own were refused for it before.
+        let Ok(real) = follow(above, agents).map(|above| above.join(name)) else { return };
         // Links stay links: their targets in /usr and /etc are shown anyway.
-        if let Ok(target) = std::fs::read_link(&path) {
+        if let Ok(target) = std::fs::read_link(&real) {
             self.links.push((path, target));
             return;
         }
-        let Ok(meta) = std::fs::symlink_metadata(&path) else { return };
-        let Ok(mount) = sys::mount::clone_tree(&path) else { return };
+        let Ok((mount, directory)) = clone_real(&real) else { return };
         let attributes = if writable { modes.writable } else { modes.read_only };
         if sys::mount::set_attributes(mount.as_fd(), attributes.and(Attributes::NO_EXEC), true).is_ok() {
-            self.bound.push(Bound { path, directory: meta.is_dir(), writable, mount });
+            self.bound.push(Bound { path, directory, writable, mount });
         }
     }
 

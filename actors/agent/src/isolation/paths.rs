@@ -3,7 +3,7 @@
 //! | the policy names | what happens |
 //! |---|---|
 //! | a directory or a file | it is bound at the same place |
-//! | a link | the place it leads to is bound there, and the link is made; a link that lies where the agent can write is refused, and so is one to what may never be shown |
+//! | a link | the place it leads to is bound there, and the link is made; a link that lies where an agent can write, or could in an earlier cage, is refused, and so is one to what may never be shown |
 //! | a path below another one | its own mode holds: read-only below writable, and writable below read-only |
 //! | one path twice, or as both | once; writable wins |
 //! | a path below `/sandbox` | the workspace's own, never the host's; its own mode holds there too |
@@ -15,7 +15,7 @@
 //!
 //! `.` and `..` never get here (`plan::CagePlan::check`), and a slash at the end means nothing.
 
-use super::links;
+use super::links::{self, Astray};
 use super::root::{Failed, at};
 use crate::plan::{CagePlan, Control, PathRule, WORKSPACE};
 use crate::sys;
@@ -107,18 +107,20 @@ pub(super) fn collect_sys(modes: Modes) -> Result<Vec<Shown>, Failed> {
     there.map(|path| bind(path, false, modes)).collect()
 }
 
-/// Of a real path: what it leads to now, through no link, since one that stands there by now was put there since it was judged.
 fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {
     let step = || at(format!("binding {}", path.display()));
-    let open = || -> io::Result<_> {
-        let root = std::fs::File::open("/")?;
-        let place = sys::beneath::open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(&path))?;
-        let directory = std::fs::File::from(place.try_clone()?).metadata()?.is_dir();
-        Ok((sys::mount::clone_tree_at(place.as_fd())?, directory))
-    };
-    let (mount, directory) = open().map_err(step())?;
+    let (mount, directory) = clone_real(&path).map_err(step())?;
     sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true).map_err(step())?;
     Ok(Shown { path, mount, directory, writable })
+}
+
+/// What a real path leads to now, and whether it is a directory: through no link, since one that stands there by now was put there since
+/// it was judged.
+pub(super) fn clone_real(path: &Path) -> io::Result<(OwnedFd, bool)> {
+    let root = std::fs::File::open("/")?;
+    let place = sys::beneath::open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?;
+    let directory = std::fs::File::from(place.try_clone()?).metadata()?.is_dir();
+    Ok((sys::mount::clone_tree_at(place.as_fd())?, directory))
 }
 
 type Wanted = BTreeMap<PathBuf, bool>;
@@ -131,8 +133,17 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
         if super::is_provided(&path) {
             continue;
         }
-        // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
-        let Ok(real) = std::fs::canonicalize(&path) else { continue };
+        let real = match links::follow(&path, &agents) {
+            Ok(real) => real,
+            Err(Astray::Changeable(link)) => {
+                return Err(refused(
+                    &path,
+                    format!("it leads through {}, which an agent can change, or could", link.display()),
+                ));
+            }
+            // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
+            Err(Astray::Io(_)) => continue,
+        };
         let state = || {
             let why = |state: &Path| format!("cofferdam keeps its own state in {}", state.display());
             plan.hidden.seen_at(&real).map_or(Ok(()), |place| Err(refused(&path, why(place))))
@@ -143,12 +154,6 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
             continue;
         }
         if real != path {
-            if let Some(link) = link_below(&path, &agents) {
-                return Err(refused(
-                    &path,
-                    format!("it leads through {}, which the agent can change", link.display()),
-                ));
-            }
             links.insert(path.clone(), real.clone());
         }
         if super::is_provided(&real) || real == Path::new("/") {
@@ -174,20 +179,13 @@ fn refused(path: &Path, why: String) -> Failed {
     }
 }
 
-/// Where an agent of an earlier run could have put a link: the workspace and what is writable, by their real paths.
-fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
-    let writable =
-        plan.paths.read_write.iter().map(|rule| &rule.path).filter(|path| !super::is_provided(path));
-    writable.chain([&plan.workspace]).filter_map(|path| std::fs::canonicalize(path).ok()).collect()
-}
-
-/// The first link on the way along `path` that lies in one of these places.
-fn link_below(path: &Path, places: &[PathBuf]) -> Option<PathBuf> {
-    links::steps(path).find_map(|way| {
-        let (link, _) = links::first(&way)?;
-        let parent = std::fs::canonicalize(link.parent()?).ok()?;
-        places.iter().any(|place| parent.starts_with(place)).then_some(link)
-    })
+/// Where an agent can put a link, or could in an earlier cage: the workspace and what is writable, by their real paths, as they are to
+/// whoever looks: init does so from within another root, where there is one.
+pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
+    let before = plan.written_before.iter().filter(|_| plan.root.is_none()).cloned();
+    let named = plan.paths.read_write.iter().map(|rule| &rule.path);
+    let now = named.filter(|path| !super::is_provided(path)).chain([&plan.workspace]);
+    before.chain(now.filter_map(|path| std::fs::canonicalize(path).ok())).collect()
 }
 
 /// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds

@@ -3,6 +3,7 @@
 
 use super::{etc, is_provided, paths};
 use crate::plan::{CagePlan, WORKSPACE};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A place of the host that the agents get.
@@ -31,6 +32,18 @@ pub fn places(plan: &CagePlan) -> Vec<Place> {
         .chain([(plan.workspace.clone(), writable)])
         .filter_map(|(path, writable)| Some(Place { path: std::fs::canonicalize(path).ok()?, writable }))
         .collect()
+}
+
+/// Every real place of the host that agents of a plan can write, or could in cages before: what the cages after it must know
+/// ([`CagePlan::written_before`]). In another root they write to an overlay, whose links lead nowhere but there.
+pub fn written(plan: &CagePlan) -> BTreeSet<PathBuf> {
+    match &plan.root {
+        None => paths::agents_places(plan).into_iter().collect(),
+        Some(_) => {
+            let workspace = std::fs::canonicalize(&plan.workspace).ok();
+            plan.written_before.iter().cloned().chain(workspace).collect()
+        }
+    }
 }
 
 /// What the policy names of the host, and what goes with it; not what the sandbox has of its own.

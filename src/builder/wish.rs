@@ -1,0 +1,224 @@
+//! A wish: what an operator's command sends the builder, and what it is answered. Read whole by a deadline, however its parts come, or not
+//! at all; it comes to nothing where whoever had it is gone before it can't be taken back.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use agent::wire::Wire;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::policies::FILE_MAX;
+
+/// An operator's command has its wish ready, and reads what it is told.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// JSON escapes each byte of a policy by six at most, and the rest is short.
+const WISH_MAX: u64 = 6 * FILE_MAX + (64 << 10);
+
+/// A cage for this policy.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// What messages call the policy.
+    pub name: String,
+    /// Its text.
+    pub policy: String,
+}
+
+/// What a command is told, a line each; the last is no [`Answer::Building`].
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Another cage is needed, and begun.
+    Building,
+    /// The agents run in it.
+    Stands {
+        /// What the policy's writer should know.
+        warnings: Vec<String>,
+    },
+    /// The policy says the same about the cage as the one that it was built for: the supervisor can put it in force.
+    Same,
+    /// What became of it instead.
+    Refused {
+        /// Why, and where the agents are.
+        why: String,
+    },
+}
+
+/// What happened first.
+pub enum Happened {
+    /// What was waited for.
+    Came,
+    /// The time was up.
+    TimeIsUp,
+    /// The heart is gone: nothing is left to build for.
+    HeartGone,
+}
+
+/// Waits until something is to be read there, but not longer than the heart lives.
+///
+/// # Errors
+/// poll(2)'s.
+pub fn wait_for(fd: BorrowedFd<'_>, heart: &Wire, by: Option<Instant>) -> io::Result<Happened> {
+    loop {
+        let patience = by.map_or(PollTimeout::NONE, |by| {
+            PollTimeout::try_from(by.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = [heart.as_fd(), fd].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut fds, patience) {
+            Ok(0) => return Ok(Happened::TimeIsUp),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        // It says nothing but answers, for which it is asked elsewhere: what is to be read here is its end.
+        let [heart, _] = fds.map(|fd| fd.any().unwrap_or(false));
+        return Ok(if heart { Happened::HeartGone } else { Happened::Came });
+    }
+}
+
+/// Whose process is at the other end: root's or our own user's, or nobody's who counts.
+///
+/// # Errors
+/// Where it is another's.
+pub fn operator_at(stream: &UnixStream) -> io::Result<u32> {
+    let uid = getsockopt(stream, PeerCredentials)?.uid();
+    match uid == 0 || uid == nix::unistd::geteuid().as_raw() {
+        true => Ok(uid),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// Whoever has a wish.
+pub struct Asker {
+    stream: UnixStream,
+    /// The operator, says the kernel.
+    pub uid: u32,
+}
+
+impl Asker {
+    /// One who may have one.
+    ///
+    /// # Errors
+    /// For everybody else.
+    pub fn admit(stream: UnixStream) -> io::Result<Self> {
+        let uid = operator_at(&stream)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, uid })
+    }
+
+    /// Reads the wish.
+    ///
+    /// # Errors
+    /// One that isn't whole, or is none.
+    pub fn wish(&mut self, heart: &Wire) -> io::Result<Wish> {
+        let by = Instant::now() + PATIENCE;
+        let mut bytes = Vec::new();
+        loop {
+            match wait_for(self.stream.as_fd(), heart, Some(by))? {
+                Happened::Came => {}
+                Happened::TimeIsUp => return Err(io::ErrorKind::TimedOut.into()),
+                Happened::HeartGone => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+            let mut part = [0; 16 << 10];
+            match self.stream.read(&mut part) {
+                Ok(0) => return unpacked(&bytes),
+                Ok(n) => bytes.extend_from_slice(part.get(..n).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+            if bytes.len() as u64 > WISH_MAX {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+        }
+    }
+
+    /// Whether nobody waits for an answer any more: an interrupted command takes its wish along.
+    pub fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        let asked = poll(&mut fds, PollTimeout::ZERO);
+        // No event is asked for: what comes all the same is POLLHUP or POLLERR.
+        asked.is_err() || fds.iter().any(|fd| fd.any().unwrap_or(true))
+    }
+
+    /// Tells what became of it. Who went away meanwhile is told nothing.
+    pub fn tell(&mut self, answer: &Answer) {
+        let mut tell = || -> io::Result<()> {
+            self.stream.set_nonblocking(false)?;
+            self.stream.set_write_timeout(Some(PATIENCE))?;
+            let mut line = serde_json::to_vec(answer)?;
+            line.push(b'\n');
+            self.stream.write_all(&line)
+        };
+        let _lost = tell();
+    }
+}
+
+/// Its length first: half a wish is another one.
+///
+/// # Errors
+/// When it can't be made.
+pub fn packed(wish: &Wish) -> io::Result<Vec<u8>> {
+    let text = serde_json::to_vec(wish)?;
+    Ok([&(text.len() as u64).to_le_bytes(), text.as_slice()].concat())
+}
+
+fn unpacked(bytes: &[u8]) -> io::Result<Wish> {
+    let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let (length, text) = bytes.split_first_chunk().ok_or_else(cut)?;
+    if u64::from_le_bytes(*length) != text.len() as u64 {
+        return Err(cut());
+    }
+    Ok(serde_json::from_slice(text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Shutdown;
+
+    fn pair() -> (UnixStream, Asker, [Wire; 2]) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (heart, builder) = agent::wire::pair().unwrap();
+        (theirs, Asker::admit(ours).unwrap(), [heart, builder].map(|end| Wire::new(end).unwrap()))
+    }
+
+    fn wish() -> Wish {
+        Wish { name: "a.yaml".into(), policy: "version: 1\n".into() }
+    }
+
+    #[test]
+    fn a_wish_is_whole_or_none() {
+        let whole = packed(&wish()).unwrap();
+        for n in 0..=whole.len() {
+            let (mut theirs, mut asker, [_heart, builder]) = pair();
+            theirs.write_all(&whole[..n]).unwrap();
+            theirs.shutdown(Shutdown::Write).unwrap();
+            let heard = asker.wish(&builder);
+            assert_eq!(heard.is_ok(), n == whole.len(), "{n}");
+            assert!(!asker.is_gone(), "it still waits for an answer");
+        }
+        let longer = [whole.as_slice(), b" "].concat();
+        assert!(unpacked(&longer).is_err());
+        let binary = [2_u64.to_le_bytes().as_slice(), b"\xff\xfe"].concat();
+        assert!(unpacked(&binary).is_err());
+    }
+
+    #[test]
+    fn one_that_drips_is_not_waited_for_longer_than_the_heart_lives() {
+        let (mut theirs, mut asker, [heart, builder]) = pair();
+        theirs.write_all(b"x").unwrap();
+        drop(heart);
+        assert_eq!(asker.wish(&builder).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn who_hangs_up_is_seen() {
+        let (theirs, asker, _wires) = pair();
+        assert!(!asker.is_gone());
+        drop(theirs);
+        assert!(asker.is_gone());
+    }
+}

@@ -1,0 +1,76 @@
+//! Small files of our own in a sandbox's state directory, which one start leaves for the next. As root the gateway has a hand in that
+//! directory: what it put there is not ours, and nothing here goes through a link of its.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// No such file needs more.
+const MAX: u64 = 1 << 20;
+
+/// What a file of ours holds; none where there is no such file, or what stands there is another's.
+///
+/// # Errors
+/// When it can't be read, or is too large to be one of ours.
+pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound || is_a_link(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.uid() != nix::unistd::geteuid().as_raw() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(Some(bytes))
+}
+
+fn is_a_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::ELOOP)
+}
+
+/// Puts a file of ours there, whole or not at all, whatever stood there.
+///
+/// # Errors
+/// When it can't be written.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let anew = path.with_extension("new");
+    match fs::remove_file(&anew) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?.write_all(bytes)?;
+    fs::rename(anew, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_of_our_own_is_read_and_nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(read(&at("places")).unwrap(), None);
+        fs::write(at("elsewhere"), "theirs").unwrap();
+        std::os::unix::fs::symlink("elsewhere", at("places")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", at("places.new")).unwrap();
+        assert_eq!(read(&at("places")).unwrap(), None);
+        write(&at("places"), b"ours").unwrap();
+        assert_eq!(read(&at("places")).unwrap().as_deref(), Some(b"ours".as_slice()));
+        assert_eq!(fs::read(at("elsewhere")).unwrap(), b"theirs");
+        write(&at("places"), b"again").unwrap();
+        assert_eq!(read(&at("places")).unwrap().as_deref(), Some(b"again".as_slice()));
+        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read(&at("pipe")).unwrap(), None);
+        fs::write(at("large"), vec![0; MAX as usize + 1]).unwrap();
+        assert!(read(&at("large")).is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! Deaths, hangs and ends in the middle of a move.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{PATIENCE, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::common::{self, Sandbox, policy};
+use crate::service::{Moving, Service, processes};
+
+/// An old supervisor that stops nobody has its time, and no more; whoever wants the move needs no word of it.
+pub fn a_supervisor_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
+    let service = Service::start(stage, "")?;
+    let stuck = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let said = service.moved(&service.wide)?;
+    ensure!(said["generation"] == 2 && said["restarted"] == serde_json::json!(["one"]), "{said}");
+    service.says("wide")?;
+    ensure!(service.ran() == 1, "one that was over was run again");
+    ensure!(service.wishes_on_record()? == 1, "who wanted it is not on record");
+    Ok(())
+}
+
+pub fn a_supervisors_death_in_the_middle_takes_nothing_along(stage: &Stage) -> Result<()> {
+    let Moving { service, command, .. } = Moving::start(stage)?;
+    let old = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(old), Signal::SIGKILL)?;
+    command.finish(PATIENCE)?.expect_code(0)?;
+    service.says("wide")?;
+    let status = service.both().context("status")?;
+    ensure!(status["policy"]["generation"] == 2, "{}", status["policy"]);
+    ensure!(service.ran() == 1, "one that was over was run again");
+    ensure!(service.wishes_on_record()? >= 1, "who wanted it is not on record");
+    Ok(())
+}
+
+/// Memory that runs out, say: agents that were stopped for a cage that is gone are started again where they were.
+pub fn the_next_cages_end_leads_back(stage: &Stage) -> Result<()> {
+    let Moving { service, command, old_init } = Moving::start(stage)?;
+    let inits = processes(stage, "cofferdam: init");
+    let next = inits.into_iter().find(|pid| *pid != old_init).context("the next cage's init")?;
+    kill(Pid::from_raw(next), Signal::SIGKILL)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("started again where they were"), "{refused}");
+    let back = || {
+        let status = service.both()?;
+        let stub = status["agents"].as_array()?.iter().find(|agent| agent["name"] == "stub")?;
+        (status["state"] == "running" && stub["pid"].is_u64()).then_some(status)
+    };
+    let status = poll("the agents in the old cage", PATIENCE, back)?;
+    ensure!(status["policy"]["generation"] == 1, "{}", status["policy"]);
+    service.says("narrow")?;
+    ensure!(processes(stage, "cofferdam: init") == [old_init], "another init is there");
+    ensure!(service.ran() == 1, "one that was over was run again");
+    // And the way is open again.
+    service.moved(&service.wide)?;
+    service.says("wide")
+}
+
+pub fn without_a_builder_it_is_told_what_to_do(stage: &Stage) -> Result<()> {
+    let service = Service::start(stage, "")?;
+    let socket = stage.state().join(&service.sandbox.name).join("build.sock");
+    let builder = service.process("cofferdam: bld").context("a builder")?;
+    kill(Pid::from_raw(builder), Signal::SIGKILL)?;
+    poll("its socket to go", PATIENCE, || (!socket.exists()).then_some(()))?;
+    let refused = service.set(&service.wide)?.expect_code(125)?;
+    ensure!(refused.err().contains("stop it, and start it"), "{}", refused.err());
+    service.says("narrow")?;
+    // A dynamic change needs none.
+    let dynamic = stage.write("dynamic.yaml", policy(common::FRIENDLY))?.display().to_string();
+    ensure!(service.moved(&dynamic)?["generation"] == 2);
+    Ok(())
+}
+
+pub fn the_way_leads_forward_without_a_builder(stage: &Stage) -> Result<()> {
+    let Moving { service, command, .. } = Moving::start(stage)?;
+    let builder = service.process("cofferdam: bld").context("a builder")?;
+    kill(Pid::from_raw(builder), Signal::SIGKILL)?;
+    command.finish(PATIENCE)?.expect_code(125)?;
+    poll("the other cage", PATIENCE, || {
+        service.both().filter(|status| status["policy"]["generation"] == 2).map(drop)
+    })
+}
+
+/// At moments of chance: the sandbox goes on in one cage or the other, and what the builder had begun is gone, to the last entry in the
+/// process table.
+pub fn a_builders_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
+    for n in 0..10_u64 {
+        let mut service = Service::start(stage, "")?;
+        let builder = service.process("cofferdam: bld").context("a builder")?;
+        let moving = service.start_set(&service.wide)?;
+        std::thread::sleep(Duration::from_millis(n * 13));
+        kill(Pid::from_raw(builder), Signal::SIGKILL)?;
+        let moved = moving.finish(PATIENCE)?.code() == 0;
+        let heart = service.sandbox.heart().pid();
+        let one_init =
+            || (processes(stage, "cofferdam: init").len() == 1 && zombies_of(heart) == 0).then_some(());
+        poll("one init, and nobody's end uncollected", PATIENCE, one_init)
+            .with_context(|| format!("at {n}"))?;
+        poll("both agents", PATIENCE, || service.both().filter(|status| status["state"] == "running"))?;
+        if moved {
+            service.says("wide")?;
+        }
+        ensure!(service.ran() == 1, "one that was over was run again");
+        drop(service);
+        std::fs::remove_file(stage.workspace().join("ran"))?;
+    }
+    Ok(())
+}
+
+fn zombies_of(parent: i32) -> usize {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    let is_theirs = |stat: &String| {
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        fields.take(2).eq(["Z", &parent.to_string()])
+    };
+    stats.filter(is_theirs).count()
+}
+
+/// The operator took away too much: the sandbox can still be told so.
+pub fn a_cage_without_the_agents_program_can_be_left(stage: &Stage) -> Result<()> {
+    let tool = stage.dir().join("data/tool");
+    let agent = format!("  tool:\n    command: [{}]\n", tool.display());
+    std::fs::create_dir_all(stage.dir().join("data"))?;
+    std::fs::write(&tool, "#!/bin/sh\nexec sleep 1000\n")?;
+    std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let wide = stage.write("wide-first.yaml", crate::service::showing(&stage.dir().join("data")))?;
+    let name = stage.name();
+    let text =
+        format!("name: {name}\npolicy: {}\nmetrics: {{ listen: \"off\" }}\nagents:\n{agent}", wide.display());
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+    let mut sandbox = Sandbox::adopt(stage, name.clone(), running);
+    let runs = |wanted: bool| {
+        let status = sandbox.status().ok()?;
+        (status["agents"][0]["pid"].is_u64() == wanted).then_some(())
+    };
+    poll("the agent", common::START, || runs(true))?;
+    let narrow = stage.write("narrow.yaml", policy(""))?.display().to_string();
+    let set = |file: &str| stage.call(&["policy", "set", &name, file, "--restart-agents"]);
+    set(&narrow)?.expect_code(0)?;
+    runs(false).context("it runs without its program")?;
+    set(&wide.display().to_string())?.expect_code(0)?;
+    poll("the agent in a cage that has its program", PATIENCE, || runs(true))?;
+    set(&narrow)?.expect_code(0)?;
+    stage.call(&["stop", &name])?.expect_code(0)?;
+    sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+pub fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
+    let Moving { mut service, command, .. } = Moving::start(stage)?;
+    stage.call(&["stop", &service.sandbox.name, "--grace", "1s"])?.expect_code(0)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("is being stopped"), "{refused}");
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+/// Killed or told to stop in the middle of a move, at moments of chance.
+pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
+    /// Moves take about so many milliseconds in a debug build.
+    const LONGEST: u64 = 160;
+    for n in 0..12_u64 {
+        let mut service = Service::start(stage, "")?;
+        let (name, wide) = (service.sandbox.name.clone(), service.wide.clone());
+        let moving = stage.start(stage.cofferdam(["policy", "set", &name, &wide, "--restart-agents"]))?;
+        std::thread::sleep(Duration::from_millis(n * 37 % LONGEST));
+        let signal = if n % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM };
+        service.sandbox.heart().signal(signal)?;
+        let running = service.sandbox.running.take().context("it runs")?;
+        running.finish(PATIENCE).with_context(|| format!("{signal} at {n}"))?;
+        moving.finish(PATIENCE)?;
+        poll("every process to end", PATIENCE, || stage.cofferdam_processes().is_empty().then_some(()))
+            .with_context(|| format!("{signal} at {n}"))?;
+        let left = |file: &str| stage.state().join(&name).join(file).exists();
+        poll("the builder's socket to go", PATIENCE, || (!left("build.sock")).then_some(()))
+            .with_context(|| format!("{signal} at {n}"))?;
+        ensure!(signal == Signal::SIGKILL || !left("control.sock"), "{signal} at {n}: a control socket");
+        let _again = std::fs::remove_file(stage.workspace().join("ran"));
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The service that the cases move.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bed::Stage;
+use bed::stage::{Finished, PATIENCE, Running, poll};
+use serde_json::Value;
+
+use crate::common::{START, Sandbox, policy, record_has, workspace};
+
+/// A service with an agent that tells every 50 ms whether it sees the data, and one that ran once.
+pub struct Service<'a> {
+    pub stage: &'a Stage<'a>,
+    pub sandbox: Sandbox<'a>,
+    /// Shows no data.
+    pub narrow: String,
+    /// Shows it.
+    pub wide: String,
+}
+
+impl<'a> Service<'a> {
+    /// With `more` in its file.
+    pub fn start(stage: &'a Stage<'a>, more: &str) -> Result<Self> {
+        Self::start_with(stage, more, "")
+    }
+
+    /// With `more` in its file, and more agents.
+    pub fn start_with(stage: &'a Stage<'a>, more: &str, agents: &str) -> Result<Self> {
+        let data = stage.dir().join("data");
+        std::fs::create_dir_all(&data)?;
+        std::fs::write(data.join("seen"), "")?;
+        let narrow = stage.write("narrow.yaml", policy(""))?.display().to_string();
+        let wide = stage.write("wide.yaml", showing(&data))?.display().to_string();
+        let name = stage.name();
+        let text = format!(
+            "name: {name}\npolicy: {narrow}\nworkspace: {}\nmetrics: {{ listen: \"off\" }}\n{more}agents:\n  one:\n    command: [sh, -c, \
+             \"n=0; while :; do n=$((n+1)); echo $$-$n $(test -e {}/seen && echo wide || echo narrow); sleep 0.05; done\"]\n  once:\n    \
+             command: [sh, -c, 'echo x >> ran']\n    restart: {{ policy: never }}\n{agents}",
+            workspace(stage),
+            data.display()
+        );
+        let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+        let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+        let service = Self { stage, sandbox: Sandbox::adopt(stage, name, running), narrow, wide };
+        poll("both agents", START, || service.both().filter(|_| service.ran() == 1))?;
+        Ok(service)
+    }
+
+    /// The status, once the one runs and the other is over.
+    pub fn both(&self) -> Option<Value> {
+        let status = self.sandbox.status().ok()?;
+        let agents = status["agents"].as_array()?;
+        let one = agents.iter().find(|agent| agent["name"] == "one")?;
+        let once = agents.iter().find(|agent| agent["name"] == "once")?;
+        (one["pid"].is_u64() && once["last_exit"]["code"] == 0).then_some(status)
+    }
+
+    pub fn ran(&self) -> usize {
+        let text = std::fs::read_to_string(self.stage.workspace().join("ran"));
+        text.map_or(0, |text| text.lines().count())
+    }
+
+    pub fn set(&self, file: &str) -> Result<Finished> {
+        self.stage.call(&["policy", "set", &self.sandbox.name, file, "--restart-agents", "--json"])
+    }
+
+    /// As [`Self::set`], in the background.
+    pub fn start_set(&self, file: &str) -> Result<Running> {
+        let args = ["policy", "set", &self.sandbox.name, file, "--restart-agents"];
+        self.stage.start(self.stage.cofferdam(args))
+    }
+
+    pub fn moved(&self, file: &str) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.set(file)?.expect_code(0)?.stdout)?)
+    }
+
+    /// What the agent has said so far.
+    pub fn said(&self) -> String {
+        let log = self.stage.call(&["logs", &self.sandbox.name, "--agent", "one"]);
+        log.map(|done| done.out()).unwrap_or_default()
+    }
+
+    /// Waits until the last it said is this.
+    pub fn says(&self, word: &str) -> Result<()> {
+        let last = || Some(self.said().lines().next_back()?.ends_with(word)).filter(|is| *is);
+        poll(&format!("the agent to say {word}"), PATIENCE, last).map(drop)
+    }
+
+    /// How often the log has this operator's wish.
+    pub fn wishes_on_record(&self) -> Result<usize> {
+        let wish = [("kind", "operator"), ("action", "policy set")];
+        Ok(self.sandbox.audit()?.iter().filter(|record| record_has(record, &wish)).count())
+    }
+
+    pub fn process(&self, title: &str) -> Option<i32> {
+        process(self.stage, title)
+    }
+}
+
+/// The policy of the others, with a directory besides.
+pub fn showing(path: &Path) -> String {
+    policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", path.display()))
+}
+
+pub fn process(stage: &Stage, title: &str) -> Option<i32> {
+    stage.cofferdam_processes().into_iter().find(|pid| is_called(*pid, title))
+}
+
+pub fn is_called(pid: i32, title: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == title)
+}
+
+/// Processes of cofferdam's that are called so.
+pub fn processes(stage: &Stage, title: &str) -> Vec<i32> {
+    stage.cofferdam_processes().into_iter().filter(|pid| is_called(*pid, title)).collect()
+}
+
+/// A service whose agent holds the whole grace open, and a move of it on its way.
+pub struct Moving<'a> {
+    pub service: Service<'a>,
+    /// `policy set`.
+    pub command: Running,
+    /// The init that is to be left.
+    pub old_init: i32,
+}
+
+impl<'a> Moving<'a> {
+    pub fn start(stage: &'a Stage<'a>) -> Result<Self> {
+        let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+        let service = Service::start_with(stage, "", stub)?;
+        let old_init = service.process("cofferdam: init").context("init")?;
+        let command = service.start_set(&service.wide)?;
+        poll("the agents to be stopped", PATIENCE, || {
+            service.sandbox.status().ok().filter(|s| s["state"] == "stopping")
+        })?;
+        Ok(Self { service, command, old_init })
+    }
+}

@@ -1,0 +1,182 @@
+//! Whoever isn't the operator, and what comes in pieces: who may have agents moved, and what of theirs must not come along.
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{Mode, PATIENCE, poll};
+use nix::sys::signal::Signal;
+
+use crate::common::{self, policy};
+use crate::service::{Service, processes, showing};
+
+/// The socket is the operator's own: neither the gateway nor another user speaks to it, and an agent doesn't see it.
+pub fn nobody_else_is_heard(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let service = Service::start(stage, "")?;
+    let socket = stage.state().join(&service.sandbox.name).join("build.sock");
+    let meta = std::fs::metadata(&socket)?;
+    ensure!(meta.permissions().mode() & 0o777 == 0o600 && meta.uid() == stage.uid(), "{meta:?}");
+    let connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])";
+    let path = socket.display().to_string();
+    let inside = ["exec", &service.sandbox.name, "--", "python3", "-c", connect, &path];
+    let refused = stage.call(&inside)?;
+    ensure!(refused.code() != 0 && refused.err().contains("FileNotFoundError"), "{}", refused.err());
+    if stage.mode() == Mode::Rooted {
+        let supervisor = service.process("cofferdam: sup").context("a supervisor")?;
+        let status = std::fs::read_to_string(format!("/proc/{supervisor}/status"))?;
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next());
+        let uid = uid.context("its uid")?;
+        ensure!(uid != "0", "the control: the supervisor is another user");
+        let mut as_gateway = std::process::Command::new("setpriv");
+        as_gateway.args([
+            "--reuid",
+            uid,
+            "--regid",
+            uid,
+            "--groups",
+            uid,
+            &common::program("python3")?,
+            "-c",
+            connect,
+            &path,
+        ]);
+        let refused = as_gateway.output()?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains("PermissionError"), "as the gateway: {said}");
+        // Nor may it put another in its place.
+        let mut replace = std::process::Command::new("setpriv");
+        replace.args(["--reuid", uid, "--regid", uid, "--groups", uid, "rm", "-f", &path]);
+        ensure!(!replace.output()?.status.success() && socket.exists(), "the gateway removed it");
+    }
+    Ok(())
+}
+
+/// What a command sends.
+fn wish(file: &str) -> Result<Vec<u8>> {
+    let wish = serde_json::json!({ "name": file, "policy": std::fs::read_to_string(file)? }).to_string();
+    Ok([&(wish.len() as u64).to_le_bytes(), wish.as_bytes()].concat())
+}
+
+fn speak(service: &Service, bytes: &[u8]) -> Result<UnixStream> {
+    let socket = service.stage.state().join(&service.sandbox.name).join("build.sock");
+    let mut builder = UnixStream::connect(socket)?;
+    builder.set_read_timeout(Some(PATIENCE))?;
+    builder.write_all(bytes)?;
+    Ok(builder)
+}
+
+pub fn a_wish_is_whole_or_none(stage: &Stage) -> Result<()> {
+    let service = Service::start(stage, "")?;
+    let before = service.both().context("status")?;
+    let whole = wish(&service.wide)?;
+    let longer = [whole.as_slice(), b"\n"].concat();
+    let bytes = [2_u64.to_le_bytes().as_slice(), b"\xff\xfe"].concat();
+    for wish in [&whole[..whole.len() / 2], &whole[..4], &[], &longer, &bytes] {
+        let mut builder = speak(&service, wish)?;
+        builder.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        builder.read_to_string(&mut answer)?;
+        ensure!(answer.contains("not a whole policy"), "{} bytes: {answer}", wish.len());
+    }
+    let now = service.both().context("status")?;
+    ensure!(
+        now["policy"] == before["policy"] && now["agents"][1]["pid"] == before["agents"][1]["pid"],
+        "{now}"
+    );
+    // The control: so much of it is one.
+    let mut builder = speak(&service, &whole)?;
+    builder.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    builder.read_to_string(&mut answer)?;
+    ensure!(answer.contains("Stands"), "{answer}");
+    service.says("wide")
+}
+
+/// A command that was interrupted before it could be told anything has changed nothing.
+pub fn a_wish_goes_with_whoever_had_it(stage: &Stage) -> Result<()> {
+    let service = Service::start(stage, "")?;
+    for _ in 0..3 {
+        drop(speak(&service, &wish(&service.wide)?)?);
+    }
+    // They are served one after the other: this one is told after those.
+    let mut builder = speak(&service, b"")?;
+    builder.shutdown(Shutdown::Write)?;
+    builder.read_to_string(&mut String::new())?;
+    poll("what was begun to be gone", PATIENCE, || {
+        (processes(stage, "cofferdam: init").len() == 1).then_some(())
+    })?;
+    let now = service.both().context("status")?;
+    ensure!(now["policy"]["generation"] == 1 && service.wishes_on_record()? == 0, "{now}");
+    service.says("narrow")
+}
+
+/// One that sends a byte and no more: the sandbox's end takes the builder along, and its name is free again.
+pub fn who_drips_holds_up_no_end(stage: &Stage) -> Result<()> {
+    let mut service = Service::start(stage, "")?;
+    let _held = speak(&service, b"x")?;
+    service.sandbox.heart().signal(Signal::SIGKILL)?;
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    poll("every process to end", PATIENCE, || stage.cofferdam_processes().is_empty().then_some(()))?;
+    let socket = stage.state().join(&service.sandbox.name).join("build.sock");
+    ensure!(!socket.exists(), "its socket is left");
+    Ok(())
+}
+
+/// What an agent linked to where it could write is not shown once it can write there no more: not in the next cage, not in the next run.
+pub fn a_link_from_a_cage_before_is_not_followed(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut service = Service::start(stage, "")?;
+    let name = service.sandbox.name.clone();
+    let (secret, shared) = (stage.dir().join("secret"), stage.dir().join("shared"));
+    for made in [&secret, &shared] {
+        std::fs::create_dir(made)?;
+    }
+    std::fs::write(secret.join("file"), "of the host")?;
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777))?;
+    let below = shared.join("below");
+    let written =
+        |name: &str, text: String| Ok::<_, anyhow::Error>(stage.write(name, text)?.display().to_string());
+    let writable = written("writable.yaml", showing_writable(&shared))?;
+    let narrowed = written("narrowed.yaml", showing(&below))?;
+    service.moved(&writable)?;
+    let link = |target: &Path| {
+        let (target, below) = (target.display().to_string(), below.display().to_string());
+        stage.call(&["exec", &name, "--", "ln", "-sfn", &target, &below])?.expect_code(0)
+    };
+    link(&secret)?;
+    let refuses = |file: &str| -> Result<()> {
+        let refused = service.set(file)?.expect_code(125)?.err();
+        ensure!(refused.contains("leads through") && refused.contains("below"), "{refused}");
+        Ok(())
+    };
+    refuses(&narrowed)?;
+    // Two cages later it is still theirs.
+    service.moved(&service.narrow)?;
+    refuses(&narrowed)?;
+    // And after another start.
+    stage.call(&["stop", &name])?.expect_code(0)?;
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    let text = format!(
+        "name: {name}\npolicy: {narrowed}\nmetrics: {{ listen: \"off\" }}\nagents:\n  one:\n    command: [cat, {}/file]\n",
+        below.display()
+    );
+    let file = stage.write("next.yaml", text)?.display().to_string();
+    let refused = stage.call(&["up", "-f", &file])?.expect_code(125)?.err();
+    ensure!(refused.contains("leads through"), "{refused}");
+    // A directory of that name is what it says.
+    std::fs::remove_file(&below)?;
+    std::fs::create_dir(&below)?;
+    std::fs::write(below.join("file"), "meant")?;
+    let run = ["--name", &name, "--policy", &narrowed];
+    let shown = stage.run(&run, &["cat", &below.join("file").display().to_string()])?.expect_code(0)?;
+    ensure!(shown.out() == "meant", "{}", shown.out());
+    Ok(())
+}
+
+fn showing_writable(path: &Path) -> String {
+    policy("").replace("  read_write:\n", &format!("  read_write:\n    - {}\n", path.display()))
+}
