@@ -79,7 +79,8 @@
 //!
 //! - *Start*: children start in order, each ready before the next is started. The first start is not
 //!   retried: if a child does not come up, those that did are stopped in reverse and
-//!   [`Supervisor::start`] fails.
+//!   [`Supervisor::start`] fails. With `one_for_one` a child that came up and fails meanwhile holds up
+//!   none of the others.
 //! - *End*: a panic, an `Err`, a kill are failures; a stop is not. [`Restart`] says what follows. A
 //!   permanent child that stops by itself has failed. A temporary child leaves the table.
 //! - *Restart*: those that [`Strategy`] ties to the failed child are stopped in reverse, then the wait of

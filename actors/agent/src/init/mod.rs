@@ -95,7 +95,8 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
     }
 }
 
-/// Everything until the heart may let go: nothing of it may outlive the heart, or keep what was the heart's.
+/// Everything until whoever made us may let go: nothing of it may outlive the heart, whose child we are also where the builder made us, or
+/// keep what was theirs.
 fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     let mut go = [0_u8; 1];

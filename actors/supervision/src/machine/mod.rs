@@ -60,7 +60,7 @@ pub(crate) enum Effect {
     Report { key: Option<Key>, event: Event },
     /// Answer a caller.
     Reply { token: Token, answer: Result<(), ControlError> },
-    /// All children are up for the first time.
+    /// All children have been up.
     Started,
     /// Nothing is left running.
     Done(End),

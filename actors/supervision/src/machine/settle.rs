@@ -1,13 +1,15 @@
 //! Bringing a supervisor from where it is one step nearer to where it should be.
 //!
 //! Children are settled lane by lane. A *lane* is a run of children that are stopped and started
-//! together, in order: with `one_for_one` each child is its own lane, otherwise (and during the first
-//! start) all children are one. Within a lane first everything stale goes down, last one first, then
+//! together, in order: with `one_for_one` each child that has been up is its own lane, otherwise all
+//! children are one. Within a lane first everything stale goes down, last one first, then
 //! waits run, then what is down comes up, first one first, each ready before the next is started.
+//! The first start with `one_for_one` goes on past a child that was up and fails meanwhile (as in OTP,
+//! where a supervisor hears of no end before all of its children are started).
 
 use std::ops::Range;
 
-use super::{Effect, End, Hold, Key, Machine, Mode, Phase, Wish};
+use super::{Effect, End, Hold, Key, Machine, Mode, Phase, Slot, Wish};
 use crate::report::Event;
 use crate::spec::StopOrder;
 use crate::{ControlError, Restart, Strategy};
@@ -19,9 +21,20 @@ impl Machine {
             Mode::Done => {}
             Mode::Stopping(_) => self.settle_stop(),
             Mode::Starting => {
-                self.settle_lane(0..self.slots.len());
-                let pending = |phase| matches!(phase, Phase::Waiting | Phase::Starting | Phase::Stopping);
-                if !self.slots.iter().any(|slot| pending(slot.phase)) {
+                let alone = self.strategy == Strategy::OneForOne;
+                let pending = |slot: &Slot| {
+                    !(alone && slot.been_up)
+                        && matches!(slot.phase, Phase::Waiting | Phase::Starting | Phase::Stopping)
+                };
+                if alone {
+                    let up = |i: &usize| self.slots.get(*i).is_some_and(|slot| slot.been_up);
+                    let next = self.slots.iter().position(pending);
+                    let lanes: Vec<usize> = (0..self.slots.len()).filter(up).chain(next).collect();
+                    lanes.into_iter().for_each(|i| self.settle_lane(i..i + 1));
+                } else {
+                    self.settle_lane(0..self.slots.len());
+                }
+                if !self.slots.iter().any(pending) {
                     self.mode = Mode::Running;
                     self.effects.push(Effect::Started);
                     self.settle(None);

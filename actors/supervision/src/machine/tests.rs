@@ -272,3 +272,27 @@ proptest! {
         prop_assert_eq!(world.running.len(), 0);
     }
 }
+
+/// The long wait of a child that fails at once is its own, also while its siblings have not been started yet.
+#[test]
+fn a_first_start_goes_past_a_child_that_was_up_and_failed() {
+    use crate::Strategy::{OneForAll, OneForOne};
+    for (ties, goes_on) in [(OneForOne, true), (OneForAll, false)] {
+        let mut world = World::new(ties, StopOrder::Reverse, [Restart::Permanent; 3], 1);
+        world.happen(&Happens::Ready(0));
+        assert!(world.running.contains_key(&1), "{ties:?}: the second is started once the first is up");
+        world.gone(0, 1, 2);
+        world.carry_out();
+        // The second comes up while the first waits.
+        world.machine.ready(1, 1);
+        world.carry_out();
+        assert_eq!(world.running.contains_key(&2), goes_on, "{ties:?}");
+        assert_eq!(world.holds.len(), usize::from(goes_on), "{ties:?}: the first waits");
+        world.machine.ready(2, 1);
+        world.carry_out();
+        assert_eq!(world.machine.is_running(), goes_on, "{ties:?}");
+        world.settle();
+        assert!(world.machine.is_running());
+        assert!(world.machine.slots.iter().all(|slot| slot.phase == Phase::Up));
+    }
+}
