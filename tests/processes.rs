@@ -328,8 +328,11 @@ fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     ensure!(std::fs::metadata(format!("/proc/{builder}/environ"))?.uid() == 0, "it is dumpable");
     let held = open(stage, &name, builder)?;
-    let allowed =
-        BTreeMap::from([("STATE/NAME".to_owned(), 1), ("signalfd".to_owned(), 1), ("socket".to_owned(), 2)]);
+    let allowed = BTreeMap::from([
+        ("STATE/NAME".to_owned(), 1),
+        ("STATE/NAME/lock".to_owned(), 1),
+        ("socket".to_owned(), 2),
+    ]);
     ensure!(held == allowed, "{held:?}");
     Ok(())
 }
