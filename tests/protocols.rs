@@ -92,33 +92,47 @@ fn bodies_are_judged(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// By a server of HTTP/1.1, and by one of HTTP/2 alone, which is asked on a stream (RFC 8441).
 fn messages_are_judged(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
-    let entries = r#"  live:
+    stage.script("websocket.py", include_str!("inside/websocket.py"))?;
+    for (server, host, port, version) in
+        [("old", "h1.bed.test", 8443, "HTTP/1.1"), ("new", "h2.bed.test", 443, "HTTP/2.0")]
+    {
+        let entries = format!(
+            r#"  live:
     name: live
     endpoints:
-      - host: h1.bed.test
-        port: 8443
+      - host: {host}
+        port: {port}
         protocol: websocket
         rules:
-          - { allow: { method: GET, path: /ws } }
-          - { allow: { method: WEBSOCKET_TEXT, path: /ws, text: "echo *" } }
-        deny_rules: [ { method: WEBSOCKET_TEXT, path: /ws, text: "echo 4*" } ]
-    binaries: [ { path: "/**" } ]"#;
-    let file = policy_file(stage, entries)?;
-    stage.script("websocket.py", include_str!("inside/websocket.py"))?;
-    let run = |name: &str, count: &str| {
-        let options = ["--name", name, "--policy", &file, "--workspace", &workspace(stage)];
-        stage.run(&options, &[&python, "-u", "/sandbox/websocket.py", "h1.bed.test:8443", "/ws", count])
-    };
-    let done = run("ws3", "3")?.expect_code(0)?;
-    ensure!(done.out() == "open\necho 1\necho 2\necho 3\n", "{}", done.out());
-    // The fourth message is refused: its echo never comes, the reason does.
-    let done = run("ws5", "5")?;
-    ensure!(done.code() != 0 || !done.out().contains("echo 5"), "{}", done.out());
-    ensure!(done.out().starts_with("open\necho 1\necho 2\necho 3\n"), "{}", done.out());
-    ensure!(!done.out().contains("\necho 4"), "a refused message came back: {}", done.out());
-    ensure_audited(stage, "ws5", &[("verdict", "denied"), ("method", "WEBSOCKET_TEXT"), ("layer", "l7")])
+          - {{ allow: {{ method: GET, path: /ws }} }}
+          - {{ allow: {{ method: WEBSOCKET_TEXT, path: /ws, text: "echo *" }} }}
+        deny_rules: [ {{ method: WEBSOCKET_TEXT, path: /ws, text: "echo 4*" }} ]
+    binaries: [ {{ path: "/**" }} ]"#
+        );
+        let file = policy_file(stage, &entries)?;
+        let (well, badly) = (format!("{server}-three"), format!("{server}-five"));
+        let run = |name: &str, count: &str| {
+            let options = ["--name", name, "--policy", &file, "--workspace", &workspace(stage)];
+            let to = format!("{host}:{port}");
+            stage.run(&options, &[&python, "-u", "/sandbox/websocket.py", &to, "/ws", count])
+        };
+        let done = run(&well, "3")?.expect_code(0)?;
+        ensure!(done.out() == "open\necho 1\necho 2\necho 3\n", "{host}: {}", done.out());
+        // The fourth message is refused: its echo never comes, the reason does.
+        let done = run(&badly, "5")?;
+        ensure!(done.code() != 0 || !done.out().contains("echo 5"), "{host}: {}", done.out());
+        ensure!(done.out().starts_with("open\necho 1\necho 2\necho 3\n"), "{host}: {}", done.out());
+        ensure!(!done.out().contains("\necho 4"), "{host}: a refused message came back: {}", done.out());
+        let refused = [("verdict", "denied"), ("method", "WEBSOCKET_TEXT"), ("layer", "l7")];
+        ensure_audited(stage, &badly, &refused)?;
+        let seen = stage.world().recorder().for_host(host);
+        let asked = seen.iter().filter(|seen| seen.version == version).count();
+        ensure!(asked >= 2, "{host}: not by {version}: {seen:?}");
+    }
+    Ok(())
 }
 
 fn audit_records_what_enforce_would_refuse(stage: &Stage) -> Result<()> {

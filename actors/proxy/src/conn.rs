@@ -26,7 +26,7 @@ use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
 use crate::tracker::{Live, Tracker};
-use crate::upstream::{Driver, Upstream};
+use crate::upstream::{Sender, Upstream};
 use crate::verdict::Granted;
 
 /// Answers what is asked of `inference.local`. Such a request is never dialled out.
@@ -75,7 +75,8 @@ pub(crate) enum Next {
     /// WebSocket messages pass, judged where the handshake was.
     WebSocket {
         upgrade: OnUpgrade,
-        driver: Arc<Driver>,
+        /// The connection that it lies on, which ends with the last of its users.
+        sender: Sender,
         live: Live,
         known: Known,
         judge: Option<Box<Judge>>,

@@ -24,9 +24,10 @@ use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
 use crate::road::Answer;
 use crate::tracker::Live;
-use crate::upstream::{Sender, Unsent, Wire};
+use crate::upstream::{Purpose, Sender, Unopened, Unsent, Wire};
 use crate::verdict::Permitted;
-use crate::{address, hop, misleading, outcome, websocket};
+use crate::websocket::{self, Handshake};
+use crate::{address, hop, misleading, outcome};
 
 /// A permitted request with all its parts.
 pub(crate) struct Asked<'a> {
@@ -58,21 +59,22 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         return Err(revoked());
     }
     let ledger = Ledger::open(conn, known, started);
-    let handshake = exchange.websocket.then(|| websocket::Handshake::of(&parts)).transpose()?;
+    let handshake = exchange.websocket.then(|| Handshake::of(&parts)).transpose()?;
     clean(&mut parts.headers);
     let guard = conn.deps.credentials.guard(&key.destination).cloned();
     if guard.is_some() {
         Guard::asks_in_clear(&mut parts.headers);
     }
-    if let Some(handshake) = &handshake {
-        handshake.put_back(&mut parts.headers);
-        if websocket::is_judged(conn, &permitted) {
-            // With an extension (compression, for one) frames would say what nobody can judge.
-            parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
-        }
+    if handshake.is_some() && websocket::is_judged(conn, &permitted) {
+        // With an extension (compression, for one) frames would say what nobody can judge.
+        parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     }
     let tripped = sent.body.tripped();
-    let request = outgoing(&parts, &permitted, &sender, sent, &ledger)?;
+    let request = outgoing(&parts, &permitted, sent, &ledger)?;
+    let shape = |request, sender: &Sender| {
+        reshape(request, &permitted.granted.destination, exchange.tls, sender, handshake.as_ref())
+    };
+    let request = shape(request, &sender)?;
     let response = match send(conn, &mut sender, request, &live, &ledger).await {
         Ok(response) => response,
         Err(Failed::Refused(refusal)) => {
@@ -83,7 +85,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         // The pooled connection was gone before a byte of the request left: this is still the first sending.
         Err(Failed::Unsent(request)) => {
             sender = dial(conn, &key, &permitted).await?;
-            let request = reshape(*request, &permitted.granted.destination, exchange.tls, &sender)?;
+            let request = shape(*request, &sender)?;
             match send(conn, &mut sender, request, &live, &ledger).await {
                 Ok(response) => response,
                 Err(Failed::Refused(refusal)) => return Err(refusal),
@@ -101,12 +103,15 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
                 .to_owned(),
         ));
     }
+    let handshake = match handshake {
+        Some(handshake) if Handshake::is_agreed(response.status(), sender.is_http2()) => {
+            return handshake.conclude(conn, response, live, (sender, &permitted, guard), known);
+        }
+        handshake => handshake,
+    };
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return match handshake {
-            Some(handshake) => handshake.conclude(conn, response, live, (&sender, &permitted, guard), known),
-            // A tunnel that nobody asked for: both sides are closed.
-            None => Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned())),
-        };
+        // A tunnel that nobody asked for: both sides are closed.
+        return Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned()));
     }
     if handshake.as_ref().is_some_and(|handshake| handshake.misleads(response.status())) {
         return Err(Refusal::Unreachable(
@@ -124,7 +129,7 @@ fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
     match (exchange.tls, exchange.websocket) {
         (true, false) => Wire::Tls,
         (true, true) => Wire::TlsHttp1,
-        (false, false) if version == Version::HTTP_2 && *scope != Scope::Explicit => Wire::PlainHttp2,
+        (false, _) if version == Version::HTTP_2 && *scope != Scope::Explicit => Wire::PlainHttp2,
         (false, _) => Wire::Plain,
     }
 }
@@ -139,12 +144,12 @@ async fn connection(
     started: Instant,
 ) -> Result<Sender, Refusal> {
     let journal = &*conn.deps.journal;
-    if let Some(sender) = conn.pool.take(key).await {
+    if let Some(sender) = pooled(conn, key, permitted).await {
         outcome::request_allowed(journal, known, permitted, started.elapsed())?;
         return Ok(sender);
     }
     let _opening = conn.pool.opening(key).await;
-    if let Some(sender) = conn.pool.take(key).await {
+    if let Some(sender) = pooled(conn, key, permitted).await {
         outcome::request_allowed(journal, known, permitted, started.elapsed())?;
         return Ok(sender);
     }
@@ -153,15 +158,47 @@ async fn connection(
         None => address::Judged::of(&conn.deps, &permitted.granted).await?,
     };
     outcome::request_allowed(journal, known, permitted, started.elapsed())?;
-    let connected = addresses.dial().await?;
-    let sender = conn.deps.upstream.open(connected, &key.destination, key.wire).await?;
-    conn.pool.opened(key, &sender);
-    Ok(sender)
+    open(conn, key, permitted, &addresses).await
 }
 
-async fn dial(conn: &Arc<Conn>, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
-    let connected = address::Judged::of(&conn.deps, &permitted.granted).await?.dial().await?;
-    let sender = conn.deps.upstream.open(connected, &key.destination, key.wire).await?;
+/// One that is open and takes this request.
+async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender> {
+    let sender = conn.pool.take(key).await?;
+    (!permitted.exchange.websocket || sender.takes_websockets().await).then_some(sender)
+}
+
+async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
+    open(conn, key, permitted, &address::Judged::of(&conn.deps, &permitted.granted).await?).await
+}
+
+/// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the first.
+async fn open(
+    conn: &Conn,
+    key: &Key,
+    permitted: &Permitted,
+    addresses: &address::Judged,
+) -> Result<Sender, Refusal> {
+    let purpose = if permitted.exchange.websocket { Purpose::WebSocket } else { Purpose::Requests };
+    let reach = async |wire| {
+        let sender =
+            conn.deps.upstream.open(addresses.dial().await?, &key.destination, wire, purpose).await?;
+        if purpose == Purpose::WebSocket && !sender.takes_websockets().await {
+            let why = "the destination speaks HTTP/2, and takes no WebSocket on it (RFC 8441)";
+            return Err(Unopened::NotSpoken(Refusal::Unreachable(why.to_owned())));
+        }
+        Ok(sender)
+    };
+    let sender = match reach(key.wire).await {
+        Err(Unopened::NotSpoken(_)) if purpose == Purpose::WebSocket => {
+            let sender = reach(key.wire.otherwise()).await?;
+            if !sender.is_http2() {
+                // Not what its key stands for.
+                return Ok(sender);
+            }
+            sender
+        }
+        first => first?,
+    };
     conn.pool.opened(key, &sender);
     Ok(sender)
 }
@@ -250,7 +287,6 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn outgoing(
     parts: &Parts,
     permitted: &Permitted,
-    sender: &Sender,
     sent: Sent,
     ledger: &Arc<Ledger>,
 ) -> Result<Request<Body>, Refusal> {
@@ -273,7 +309,7 @@ fn outgoing(
     if unsized_body && matches!(exchange.method, Method::GET | Method::HEAD) {
         request.extensions_mut().insert(Chunked);
     }
-    reshape(request, &permitted.granted.destination, exchange.tls, sender)
+    Ok(request)
 }
 
 /// The request has a body whose length nobody stated.
@@ -286,6 +322,7 @@ fn reshape(
     destination: &Destination,
     tls: bool,
     sender: &Sender,
+    handshake: Option<&Handshake>,
 ) -> Result<Request<Body>, Refusal> {
     let authority = authority(destination, tls);
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
@@ -303,6 +340,9 @@ fn reshape(
         if request.extensions().get::<Chunked>().is_some() {
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+    }
+    if let Some(handshake) = handshake {
+        handshake.shape(&mut request, sender.is_http2());
     }
     Ok(request)
 }

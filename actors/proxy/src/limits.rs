@@ -79,6 +79,10 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
 pub const REFUSED_HELLO: Duration = Duration::from_secs(3);
 /// A TLS handshake, either side.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
+/// By when a server of HTTP/2 has said whether it takes WebSockets (RFC 8441 section 3): its first frame, which it sends unasked.
+pub const SETTINGS_WITHIN: Duration = Duration::from_secs(1);
+/// How often it is looked for.
+pub const SETTINGS_LOOK: Duration = Duration::from_millis(2);
 /// One TCP connect to a provider that the operator named.
 pub const TRUSTED_CONNECT: Duration = Duration::from_secs(10);
 /// All addresses of a name together.
@@ -175,6 +179,8 @@ mod tests {
             HELLO_DEADLINE,
             REFUSED_HELLO,
             TLS_HANDSHAKE,
+            SETTINGS_WITHIN,
+            SETTINGS_LOOK,
             TRUSTED_CONNECT,
             DIAL_DEADLINE,
             FIRST_BYTE_DEADLINE,

@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -16,7 +18,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -24,7 +26,10 @@ use tokio_rustls::client::TlsStream;
 use crate::answer::Refusal;
 use crate::body::Body;
 use crate::guard::{Connected, Reached};
-use crate::limits::{H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
+use crate::limits::{
+    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, SETTINGS_LOOK, SETTINGS_WITHIN,
+    TLS_HANDSHAKE,
+};
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 
 /// TLS towards upstreams: one verifier, two offers. Clones share them.
@@ -71,8 +76,50 @@ pub enum Wire {
     PlainHttp2,
     /// HTTP/2 or HTTP/1.1 inside TLS, as agreed.
     Tls,
-    /// HTTP/1.1 inside TLS: what a WebSocket needs.
+    /// HTTP/1.1 inside TLS: what a WebSocket is asked for by first, since nearly every server takes one so.
     TlsHttp1,
+}
+
+impl Wire {
+    /// How a WebSocket is asked for where the first way isn't spoken.
+    pub(crate) const fn otherwise(self) -> Self {
+        match self {
+            Self::TlsHttp1 => Self::Tls,
+            Self::PlainHttp2 | Self::Plain => Self::Plain,
+            Self::Tls => Self::Tls,
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Requests.
+    Requests,
+    /// A WebSocket, of which its server must know.
+    WebSocket,
+}
+
+/// Why there is no connection.
+pub(crate) enum Unopened {
+    /// The server doesn't speak what alone was offered (RFC 7301 section 3.2).
+    NotSpoken(Refusal),
+    /// Anything else.
+    Failed(Refusal),
+}
+
+impl From<Refusal> for Unopened {
+    fn from(refusal: Refusal) -> Self {
+        Self::Failed(refusal)
+    }
+}
+
+impl From<Unopened> for Refusal {
+    fn from(unopened: Unopened) -> Self {
+        match unopened {
+            Unopened::NotSpoken(refusal) | Unopened::Failed(refusal) => refusal,
+        }
+    }
 }
 
 impl Upstream {
@@ -136,30 +183,39 @@ impl Upstream {
         connected: Connected,
         to: &Destination,
         wire: Wire,
-    ) -> Result<Sender, Refusal> {
+        purpose: Purpose,
+    ) -> Result<Sender, Unopened> {
         let Connected { stream, reached } = connected;
         match wire {
-            Wire::Plain => return Sender::http1(stream, reached, Fault::default()).await,
-            Wire::PlainHttp2 => return Sender::http2(stream, reached, Fault::default()).await,
+            Wire::Plain => return Ok(Sender::http1(stream, reached, Fault::default()).await?),
+            Wire::PlainHttp2 => return Ok(Sender::http2(stream, reached, Fault::default(), purpose).await?),
             Wire::Tls | Wire::TlsHttp1 => {}
         }
-        let host = &to.host;
         let stream =
-            self.tls(stream, to, wire == Wire::TlsHttp1).await.map_err(|error| match error.kind() {
-                io::ErrorKind::TimedOut => {
-                    Refusal::Timeout(format!("{host}: the TLS handshake took too long"))
-                }
-                _ => Refusal::Unreachable(match tls::explain(&error) {
-                    Some(why) => format!("{host}: {why}"),
-                    None => format!("{host}: the TLS handshake failed: {error}"),
-                }),
-            })?;
+            self.tls(stream, to, wire == Wire::TlsHttp1).await.map_err(|error| unopened(&to.host, &error))?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let (stream, fault) = Noting::new(stream, host.to_string());
-        match http2 {
-            true => Sender::http2(stream, reached, fault).await,
-            false => Sender::http1(stream, reached, fault).await,
+        let (stream, fault) = Noting::new(stream, to.host.to_string());
+        Ok(match http2 {
+            true => Sender::http2(stream, reached, fault, purpose).await?,
+            false => Sender::http1(stream, reached, fault).await?,
+        })
+    }
+}
+
+fn unopened(host: &Host, error: &io::Error) -> Unopened {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Refusal::Timeout(format!("{host}: the TLS handshake took too long")).into();
+    }
+    let refusal = Refusal::Unreachable(match tls::explain(error) {
+        Some(why) => format!("{host}: {why}"),
+        None => format!("{host}: the TLS handshake failed: {error}"),
+    });
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match alert {
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => {
+            Unopened::NotSpoken(refusal)
         }
+        _ => refusal.into(),
     }
 }
 
@@ -179,6 +235,8 @@ pub(crate) struct Sender {
     driver: Arc<Driver>,
     reached: Reached,
     fault: Fault,
+    /// Whether the server takes WebSockets on HTTP/2, once that is known; ends where it doesn't.
+    websockets: Option<watch::Receiver<bool>>,
 }
 
 enum Speaks {
@@ -192,6 +250,40 @@ pub(crate) struct Unsent {
     pub(crate) error: hyper::Error,
     /// The request, if not a byte of it was sent.
     pub(crate) request: Option<Box<Request<Body>>>,
+}
+
+/// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants to know: the library has the
+/// server's settings some time, and tells nobody when.
+async fn drive<T>(
+    mut connection: http2::Connection<TokioIo<T>, Body, TokioExecutor>,
+    tell: Option<watch::Sender<bool>>,
+) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    if let Some(tell) = tell {
+        let mut looks = tokio::time::interval(SETTINGS_LOOK);
+        let until = tokio::time::Instant::now() + SETTINGS_WITHIN;
+        let ended = std::future::poll_fn(|cx| {
+            if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Some(end));
+            }
+            while let Poll::Ready(now) = looks.poll_tick(cx) {
+                if connection.is_extended_connect_protocol_enabled() {
+                    tell.send_replace(true);
+                    return Poll::Ready(None);
+                }
+                if now >= until {
+                    return Poll::Ready(None);
+                }
+            }
+            Poll::Pending
+        });
+        if let Some(end) = ended.await {
+            return end;
+        }
+    }
+    connection.await
 }
 
 impl Sender {
@@ -209,10 +301,11 @@ impl Sender {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Self { speaks: Speaks::Http1(sender), driver: Arc::new(Driver(driver)), reached, fault })
+        let driver = Arc::new(Driver(driver));
+        Ok(Self { speaks: Speaks::Http1(sender), driver, reached, fault, websockets: None })
     }
 
-    async fn http2<T>(stream: T, reached: Reached, fault: Fault) -> Result<Self, Refusal>
+    async fn http2<T>(stream: T, reached: Reached, fault: Fault, purpose: Purpose) -> Result<Self, Refusal>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -224,12 +317,17 @@ impl Sender {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;
+        let (tell, told) = match purpose {
+            Purpose::WebSocket => Some(watch::channel(false)).unzip(),
+            Purpose::Requests => (None, None),
+        };
         let driver = tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = drive(connection, tell).await {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        Ok(Self { speaks: Speaks::Http2(sender), driver: Arc::new(Driver(driver)), reached, fault })
+        let driver = Arc::new(Driver(driver));
+        Ok(Self { speaks: Speaks::Http2(sender), driver, reached, fault, websockets: told })
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -245,6 +343,16 @@ impl Sender {
         self.fault.words()
     }
 
+    /// Whether it takes a WebSocket: over HTTP/2 where the server says so in its first frame (RFC 8441 section 3).
+    pub(crate) async fn takes_websockets(&self) -> bool {
+        match (&self.speaks, &self.websockets) {
+            (Speaks::Http1(_), _) => true,
+            (Speaks::Http2(_), Some(told)) => told.clone().wait_for(|takes| *takes).await.is_ok(),
+            // Opened for something else, and not looked for.
+            (Speaks::Http2(_), None) => false,
+        }
+    }
+
     /// Keeps the connection's task alive while an answer is still being read.
     pub(crate) fn driver(&self) -> Arc<Driver> {
         Arc::clone(&self.driver)
@@ -258,6 +366,7 @@ impl Sender {
                 driver: Arc::clone(&self.driver),
                 reached: self.reached,
                 fault: self.fault.clone(),
+                websockets: self.websockets.clone(),
             }),
             Speaks::Http1(_) => None,
         }

@@ -1,19 +1,20 @@
 //! WebSocket handshakes (RFC 6455, and RFC 8441 on HTTP/2): the one upgrade that passes, and only after a rule allowed it.
 //!
-//! Upstream is asked over HTTP/1.1 whichever way the agent asked: both are one request to the policy, and one here.
-//! The upstream's 101 is verified (protocol, `Sec-WebSocket-Accept`) before either side becomes a byte stream; any
+//! Whichever way the agent asked, it is one request to the policy. Upstream is asked over HTTP/1.1, which nearly every server takes, and
+//! over HTTP/2 where it speaks nothing else. Its yes (a verified 101, or 200 on a stream) comes before either side becomes a byte stream; any
 //! other answer is an ordinary response. Where the handshake was judged by rules, so is each message of the client's:
 //! [`crate::protocol::websocket`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use sha1::{Digest, Sha1};
 
 use crate::answer::{Known, Refusal};
-use crate::body::empty;
+use crate::body::{Body, empty};
 use crate::conn::{Conn, Next};
 use crate::credentials::Guard;
 use crate::hop;
@@ -45,18 +46,33 @@ impl Handshake {
         Ok(Self { key, on_stream })
     }
 
-    /// The fields that hop-by-hop cleaning took off, or that HTTP/2 doesn't have, as the standard wants them.
-    pub(crate) fn put_back(&self, headers: &mut HeaderMap) {
-        self.switch(headers);
-        headers.insert(header::SEC_WEBSOCKET_KEY, self.key.clone());
+    /// Gives the request the form that a handshake has on the connection that it is sent on. Hop-by-hop fields were taken off.
+    pub(crate) fn shape(&self, request: &mut Request<Body>, http2: bool) {
+        if http2 {
+            // RFC 8441 section 4.
+            *request.method_mut() = Method::CONNECT;
+            request.extensions_mut().insert(Protocol::from_static("websocket"));
+            for name in [header::UPGRADE, header::CONNECTION, header::SEC_WEBSOCKET_KEY] {
+                request.headers_mut().remove(name);
+            }
+        } else {
+            *request.method_mut() = Method::GET;
+            self.switch(request.headers_mut());
+            request.headers_mut().insert(header::SEC_WEBSOCKET_KEY, self.key.clone());
+        }
     }
 
-    /// Whether the agent's connection is done when there is no 101: HTTP/1 stopped reading requests when it saw the upgrade.
+    /// Whether an answer is a yes, on the connection that it came by.
+    pub(crate) fn is_agreed(status: StatusCode, http2: bool) -> bool {
+        status == if http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS }
+    }
+
+    /// Whether the agent's connection is done when there is no yes: HTTP/1 stopped reading requests when it saw the upgrade.
     pub(crate) fn closes(&self) -> bool {
         !self.on_stream
     }
 
-    /// Whether an answer that is no 101 would be taken for a yes by the agent: on a stream every 2xx is one.
+    /// Whether an answer that is no yes would be taken for one by the agent: on a stream every 2xx is one.
     pub(crate) fn misleads(&self, status: StatusCode) -> bool {
         self.on_stream && status.is_success()
     }
@@ -66,22 +82,17 @@ impl Handshake {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     }
 
-    /// Verifies the upstream's 101, leaves the tunnel for the connection's task, and answers the agent.
+    /// Verifies the upstream's yes, leaves the tunnel for the connection's task, and answers the agent.
     pub(crate) fn conclude(
         self,
         conn: &Conn,
         response: Response<Incoming>,
         live: Live,
-        (sender, permitted, guard): (&Sender, &Permitted, Option<Guard>),
+        (sender, permitted, guard): (Sender, &Permitted, Option<Guard>),
         known: &Known,
     ) -> Result<Answer, Refusal> {
         let headers = response.headers();
-        let verified = hop::names(headers, header::UPGRADE, "websocket")
-            && hop::names(headers, header::CONNECTION, "upgrade")
-            && headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter().count() == 1
-            && headers
-                .get(header::SEC_WEBSOCKET_ACCEPT)
-                .is_some_and(|value| value.as_bytes() == accept(self.key.as_bytes()).as_bytes());
+        let verified = sender.is_http2() || self.is_accepted(headers);
         let judge = is_judged(conn, permitted)
             .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() })
             .map(Box::new);
@@ -101,15 +112,26 @@ impl Handshake {
         if let Some(guard) = &guard {
             guard.headers(answer.headers_mut());
         }
-        if self.on_stream {
-            answer.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
-        } else {
+        answer.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        if !self.on_stream {
             *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             self.switch(answer.headers_mut());
+            if let Ok(accept) = HeaderValue::from_str(&accept(self.key.as_bytes())) {
+                answer.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+            }
         }
         let upgrade = hyper::upgrade::on(response);
-        let (driver, known) = (sender.driver(), known.clone());
-        Ok((answer, Some(Next::WebSocket { upgrade, driver, live, known, judge, guard })))
+        Ok((answer, Some(Next::WebSocket { upgrade, sender, live, known: known.clone(), judge, guard })))
+    }
+
+    /// RFC 6455 section 4.1, what the server's answer must have.
+    fn is_accepted(&self, headers: &HeaderMap) -> bool {
+        hop::names(headers, header::UPGRADE, "websocket")
+            && hop::names(headers, header::CONNECTION, "upgrade")
+            && headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter().count() == 1
+            && headers
+                .get(header::SEC_WEBSOCKET_ACCEPT)
+                .is_some_and(|value| value.as_bytes() == accept(self.key.as_bytes()).as_bytes())
     }
 }
 

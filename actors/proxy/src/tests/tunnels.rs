@@ -1,5 +1,14 @@
 //! CONNECT: relayed tunnels, names that disagree inside them, WebSockets.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::{Bytes, Incoming};
+use hyper::ext::Protocol;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -206,6 +215,82 @@ async fn websockets_inside_tls_and_a_forged_accept() {
         stream.write_all(FRAME).await.unwrap();
         stream.read_exact(&mut got).await.unwrap();
         assert_eq!(got[..], [b"hello", &FRAME[..]].concat());
+    }
+}
+
+/// A server that speaks HTTP/2 alone, and WebSocket on it if `takes`: an echo.
+async fn http2_alone(listener: TcpListener, tls: Arc<rustls::ServerConfig>, takes: bool) {
+    let mut only = (*tls).clone();
+    only.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(only));
+    let echo = |mut request: Request<Incoming>| async move {
+        let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+        let is_websocket = request.method() == Method::CONNECT
+            && request
+                .extensions()
+                .get::<Protocol>()
+                .is_some_and(|protocol| protocol.as_str() == "websocket");
+        let is_clean = ["upgrade", "connection", "sec-websocket-key", "host"]
+            .iter()
+            .all(|name| !headers.contains_key(*name));
+        let mut response = Response::new(Empty::<Bytes>::new());
+        if !is_websocket || !is_clean || path != "/ok/ws" {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return Ok::<_, Infallible>(response);
+        }
+        tokio::spawn(async move {
+            let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+            let _ended = tokio::io::copy(&mut read, &mut write).await;
+        });
+        Ok(response)
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                // Whoever offers HTTP/1.1 alone gets an alert.
+                let Ok(stream) = tls.accept(stream).await else { return };
+                let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                if takes {
+                    server.enable_connect_protocol();
+                }
+                let _ended = server.serve_connection(TokioIo::new(stream), service_fn(echo)).await;
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_server_of_http2_alone_is_asked_on_a_stream() {
+    for takes in [true, false] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let bed = Bed::new(&ws("ws.test", port)).await;
+        http2_alone(listener, bed.upstream_tls("ws.test", Alpn::H2OrHttp1), takes).await;
+        let host = format!("ws.test:{port}");
+        for _ in 0..2 {
+            let mut stream = bed.tls(&host, &[b"http/1.1"]).await;
+            stream.write_all(handshake("/ok/ws", &host).as_bytes()).await.unwrap();
+            let head = read_head(&mut stream).await;
+            if !takes {
+                let answer = head + &read_to_close(&mut stream).await;
+                assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("RFC 8441"), "{answer}");
+                continue;
+            }
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            assert!(
+                head.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+                "{head}"
+            );
+            let mut got = [0; FRAME.len()];
+            stream.write_all(FRAME).await.unwrap();
+            stream.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, *FRAME);
+        }
+        let mut refused = bed.tls(&host, &[b"http/1.1"]).await;
+        refused.write_all(handshake("/no", &host).as_bytes()).await.unwrap();
+        assert!(read_head(&mut refused).await.starts_with("HTTP/1.1 403 "));
     }
 }
 
