@@ -51,8 +51,15 @@ pub enum Turn {
         by: Instant,
     },
     /// The next supervisor starts.
-    Starting,
+    Starting {
+        /// What the builder is told once it is ready.
+        word: ToBuilder,
+    },
 }
+
+/// What the operator is told of agents that are back.
+const BACK: &str = "the other cage's init ended before the agents were there (of memory or process limits?): they were started again where \
+                    they were";
 
 impl Heart {
     /// The agents are stopped for another cage: whatever ends now, another supervisor follows.
@@ -70,10 +77,10 @@ impl Heart {
         matches!(self.turn, Some(Turn::Under { over: true, .. }))
     }
 
-    /// The init of the cage that the agents are to move to.
+    /// The init of the cage that the agents are to move to, as long as they can stay where they are.
     pub(super) fn next_cage(&self) -> Option<BorrowedFd<'_>> {
         match &self.turn {
-            Some(Turn::Under { init, .. }) => Some(init.pidfd.as_fd()),
+            Some(Turn::Under { init, over: false, .. }) => Some(init.pidfd.as_fd()),
             _ => None,
         }
     }
@@ -90,7 +97,13 @@ impl Heart {
     pub(super) fn hear_builder(&mut self, running: &Running) {
         while let Some(builder) = &self.builder {
             match builder.hear() {
-                Ok(Word::Begun(init)) => self.turn = Some(Turn::Begun(init)),
+                Ok(Word::Begun(init)) if self.turn.is_none() => self.turn = Some(Turn::Begun(init)),
+                Ok(Word::Begun(init)) => {
+                    say(
+                        "the builder has begun another cage before the last one was settled (a fault): it is not used",
+                    );
+                    end_init(&init);
+                }
                 Ok(Word::Built { channel, plan, uid }) => self.built(channel, plan, uid, running),
                 Ok(Word::Failed) => self.end_unused(),
                 Err(WireError::NotReady) => return,
@@ -141,8 +154,7 @@ impl Heart {
         }
     }
 
-    /// The init of the next cage is gone before anybody was in it. While the old one is there, agents go back to it; else the sandbox's
-    /// end is seen when the next supervisor starts.
+    /// The init of the next cage is gone before anybody was in it: agents go back to the old one.
     pub(super) fn next_cage_died(&mut self) {
         if let Some(Turn::Under { by, over: false, .. }) = self.turn {
             say(
@@ -150,9 +162,6 @@ impl Heart {
             );
             self.end_unused();
             self.turn = Some(Turn::Back { by });
-            let why = "the other cage's init ended before the agents were there (of memory or process limits?): they were stopped, and are \
-                       started again where they were";
-            self.tell_builder(&ToBuilder::Dropped { why: why.into() });
         }
     }
 
@@ -162,7 +171,7 @@ impl Heart {
             // Its supervisor has no more to do than for a stop, and nothing runs any more.
             self.over = Some(Ending::with(0, None));
         }
-        if let Some(Turn::Begun(_) | Turn::Under { .. }) = self.turn {
+        if self.turn.is_some() {
             self.end_unused();
             self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
@@ -171,8 +180,7 @@ impl Heart {
     /// Ends the init of a cage that isn't in use.
     pub(super) fn end_unused(&mut self) {
         if let Some(Turn::Begun(init) | Turn::Under { init, .. }) = self.turn.take() {
-            init.kill();
-            ending::reap(&init);
+            end_init(&init);
         }
     }
 
@@ -188,6 +196,7 @@ impl Heart {
         let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = turn else {
             ending::end_supervisor(&child);
             self.beginning = Beginning::SameCage;
+            self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
             return;
         };
         self.init.kill();
@@ -202,14 +211,14 @@ impl Heart {
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);
         self.beginning = Beginning::Cage { wanted_by: (!finished).then_some(uid) };
-        self.turn = Some(Turn::Starting);
+        self.turn = Some(Turn::Starting { word: ToBuilder::Stands });
     }
 
     /// A supervisor is ready.
     pub(super) fn has_turned(&mut self) {
-        if matches!(self.turn, Some(Turn::Starting)) {
+        if let Some(Turn::Starting { word }) = &self.turn {
+            self.tell_builder(word);
             self.turn = None;
-            self.tell_builder(&ToBuilder::Stands);
         }
     }
 
@@ -254,6 +263,11 @@ impl Heart {
                 waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
         }
     }
+}
+
+fn end_init(init: &Child) {
+    init.kill();
+    ending::reap(init);
 }
 
 /// The earlier of two times.
