@@ -61,6 +61,8 @@ pub struct CanonicalPath {
     text: Arc<str>,
     /// With `/` in the place of each `%2F`, if there is one.
     slashes: Option<Arc<str>>,
+    /// See [`CanonicalPath::leniently`], where that is another text.
+    lenient: Option<Arc<str>>,
 }
 
 impl CanonicalPath {
@@ -73,7 +75,7 @@ impl CanonicalPath {
             return Err(PathError::TooLong);
         }
         if raw.is_empty() {
-            return Ok(Self { text: Arc::from("/"), slashes: None });
+            return Ok(Self { text: Arc::from("/"), slashes: None, lenient: None });
         }
         let body = raw.strip_prefix('/').ok_or(PathError::NotAbsolute)?;
         check_raw(raw)?;
@@ -115,7 +117,8 @@ impl CanonicalPath {
         }
         // No other escape is written so: a `%` of a segment is `%25` here.
         let slashes = text.contains("%2F").then(|| Arc::from(text.replace("%2F", "/")));
-        Ok(Self { text: Arc::from(text), slashes })
+        let lenient = Some(lenient(&text)).filter(|reading| *reading != text).map(Arc::from);
+        Ok(Self { text: Arc::from(text), slashes, lenient })
     }
 
     /// What is judged and what is sent.
@@ -136,6 +139,13 @@ impl CanonicalPath {
         self.slashes.is_some()
     }
 
+    /// What the most lenient server reads: `%2F` as `/`, escapes that were escaped once more, and letters in any case (small ones here).
+    /// A slash at its end is for who compares to take off.
+    #[must_use]
+    pub fn leniently(&self) -> &str {
+        self.lenient.as_deref().unwrap_or(&self.text)
+    }
+
     /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no empty one is in it.
     #[must_use]
     pub fn with_slashes(&self) -> Option<&str> {
@@ -147,6 +157,26 @@ impl fmt::Display for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text.
+pub(crate) fn lenient(canonical: &str) -> String {
+    let mut out = canonical.replace("%2F", "/");
+    let mut from = 0;
+    // `%2572` is `%72` undone once, and `r` undone twice. What would be a separator or a dot then is refused before.
+    while let Some(at) = out.get(from..).and_then(|rest| rest.find("%25")).map(|at| from + at) {
+        let digits = out.as_bytes().get(at + 3..at + 5);
+        let value = digits.and_then(|digits| match digits {
+            [high, low] => Some(hex_digit(*high)? << 4 | hex_digit(*low)?),
+            _ => None,
+        });
+        if let Some(value) = value.filter(|value| stands_raw(*value)) {
+            out.replace_range(at..at + 5, char::from(value).encode_utf8(&mut [0; 4]));
+        }
+        from = at + 1;
+    }
+    out.make_ascii_lowercase();
+    out
 }
 
 fn check_raw(raw: &str) -> Result<(), PathError> {

@@ -4,13 +4,15 @@
 //! here their errors become answers. Nothing else in the crate turns a destination into an address.
 
 use policy::{AddressRule, Destination, Grant, Host};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
 use crate::conn::Deps;
-use crate::guard::{self, Connected, DialError, JudgedAddr, ResolveError};
+use crate::guard::{self, Connected, DialError, JudgedAddr, Reached, ResolveError};
 use crate::limits::{ADDRESSES_FRESH, DIAL_DEADLINE};
 use crate::route::{self, Route};
+use crate::tracker::{Tracker, Way};
 use crate::verdict::Granted;
 
 /// Where a granted destination is reached, judged a moment ago, with the moment.
@@ -23,6 +25,17 @@ pub struct Judged {
     /// What they were judged by.
     rule: AddressRule,
     at: Instant,
+}
+
+/// A connection to an upstream, counted among the sandbox's for as long as `way` lives.
+#[derive(Debug)]
+pub struct Dialled {
+    /// See [`Connected::stream`].
+    pub stream: TcpStream,
+    /// What it leads to.
+    pub reached: Reached,
+    /// Its place among all of them.
+    pub way: Way,
 }
 
 impl Judged {
@@ -57,19 +70,21 @@ impl Judged {
     /// Connects to the first that answers, or through the proxy that lies on the way.
     ///
     /// # Errors
-    /// That none did.
-    pub async fn dial(&self) -> Result<Connected, Refusal> {
-        match &self.route {
+    /// That none did, or that too many connections are open.
+    pub async fn dial(&self, tracker: &Tracker) -> Result<Dialled, Refusal> {
+        let way = tracker.way()?;
+        let Connected { stream, reached } = match &self.route {
             Route::Straight => {
                 guard::dial(&self.addresses, DIAL_DEADLINE).await.map_err(|error| match error {
                     DialError::TimedOut => Refusal::Timeout(error.to_string()),
                     DialError::Unreachable { .. } | DialError::NoAddress => {
                         Refusal::Unreachable(error.to_string())
                     }
-                })
+                })?
             }
-            Route::Through(proxy) => route::through(proxy, &self.destination, &self.addresses).await,
-        }
+            Route::Through(proxy) => route::through(proxy, &self.destination, &self.addresses).await?,
+        };
+        Ok(Dialled { stream, reached, way })
     }
 }
 

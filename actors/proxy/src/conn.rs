@@ -9,12 +9,12 @@ use hyper::upgrade::OnUpgrade;
 use policy::{AddressRule, Caller};
 use uuid::Uuid;
 
-use crate::address;
+use crate::address::{self, Dialled};
 use crate::answer::{Known, Refusal};
 use crate::body::Body;
 use crate::caller::{Claim, Identify};
 use crate::credentials::{Credentials, Guard};
-use crate::guard::{Connected, Resolver};
+use crate::guard::Resolver;
 use crate::intent::Scope;
 use crate::names::Book;
 use crate::outcome::Journal;
@@ -69,7 +69,7 @@ pub struct Deps {
 /// What a connection becomes when HTTP is done on it.
 pub(crate) enum Next {
     /// Bytes go to what was dialled.
-    Relay { upstream: Connected, granted: Granted, known: Known },
+    Relay { upstream: Dialled, granted: Granted, known: Known },
     /// Requests are read inside it.
     Inspect { granted: Granted, addresses: Option<address::Judged> },
     /// WebSocket messages pass, judged where the handshake was.
@@ -77,7 +77,7 @@ pub(crate) enum Next {
         upgrade: OnUpgrade,
         /// The connection that it lies on, which ends with the last of its users.
         sender: Sender,
-        live: Live,
+        live: Arc<Live>,
         known: Known,
         judge: Option<Box<Judge>>,
         guard: Option<Guard>,

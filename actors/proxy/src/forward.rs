@@ -48,13 +48,12 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         return Err(Refusal::Unavailable("the gateway is not dialled".to_owned()));
     };
     let destination = permitted.granted.destination.clone();
-    let key = Key { destination, wire, addresses: grant.addresses.clone() };
+    let caller = Arc::clone(&permitted.granted.caller);
+    let key = Key { caller, destination, wire, addresses: grant.addresses.clone() };
     let mut sender = connection(conn, &key, &permitted, known, started).await?;
-    let live = conn
-        .deps
-        .tracker
-        .track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.reached()))
-        .await;
+    let tracked =
+        conn.deps.tracker.track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.reached()));
+    let live = Arc::new(tracked.await);
     if live.is_revoked() {
         return Err(revoked());
     }
@@ -70,7 +69,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     }
     let tripped = sent.body.tripped();
-    let request = outgoing(&parts, &permitted, sent, &ledger)?;
+    let request = outgoing(&parts, &permitted, sent, (&ledger, &live))?;
     let shape = |request, sender: &Sender| {
         reshape(request, &permitted.granted.destination, exchange.tls, sender, handshake.as_ref())
     };
@@ -85,6 +84,10 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         // The pooled connection was gone before a byte of the request left: this is still the first sending.
         Err(Failed::Unsent(request)) => {
             sender = dial(conn, &key, &permitted).await?;
+            live.leads_to(sender.reached()).await;
+            if live.is_revoked() {
+                return Err(revoked());
+            }
             let request = shape(*request, &sender)?;
             match send(conn, &mut sender, request, &live, &ledger).await {
                 Ok(response) => response,
@@ -180,8 +183,11 @@ async fn open(
 ) -> Result<Sender, Refusal> {
     let purpose = if permitted.exchange.websocket { Purpose::WebSocket } else { Purpose::Requests };
     let reach = async |wire| {
-        let sender =
-            conn.deps.upstream.open(addresses.dial().await?, &key.destination, wire, purpose).await?;
+        let sender = conn
+            .deps
+            .upstream
+            .open(addresses.dial(&conn.deps.tracker).await?, &key.destination, wire, purpose)
+            .await?;
         if purpose == Purpose::WebSocket && !sender.takes_websockets().await {
             let why = "the destination speaks HTTP/2, and takes no WebSocket on it (RFC 8441)";
             return Err(Unopened::NotSpoken(Refusal::Unreachable(why.to_owned())));
@@ -288,14 +294,14 @@ fn outgoing(
     parts: &Parts,
     permitted: &Permitted,
     sent: Sent,
-    ledger: &Arc<Ledger>,
+    (ledger, live): (&Arc<Ledger>, &Arc<Live>),
 ) -> Result<Request<Body>, Refusal> {
     let Sent { query, body, .. } = sent;
     let exchange = &permitted.exchange;
     let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
     let body = match body.is_end_stream() {
         true => empty(),
-        false => Upload::new(body, Arc::clone(ledger)).boxed_unsync(),
+        false => Upload::new(body, Arc::clone(ledger), Some(Arc::clone(live))).boxed_unsync(),
     };
     let mut request = Request::new(body);
     *request.method_mut() = exchange.method.clone();

@@ -6,7 +6,7 @@
 
 use http::{Method, Version, header, request::Parts};
 use hyper::ext::Protocol;
-use policy::{CanonicalPath, Destination, DomainName, Host, PathOptions, Query};
+use policy::{CanonicalPath, Destination, DomainName, Host, PathOptions, Query, WEBSOCKET_TEXT};
 
 use crate::answer::Refusal;
 use crate::hop;
@@ -270,6 +270,10 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
     let query = Query::parse(parts.uri.query()).map_err(|error| Refusal::BadRequest(error.to_string()))?;
     let websocket = websocket(parts)?;
     let method = if websocket { Method::GET } else { parts.method.clone() };
+    if method.as_str() == WEBSOCKET_TEXT {
+        // What rules call a WebSocket's messages; a request of that name would be taken for one.
+        return Err(Refusal::BadRequest(format!("{WEBSOCKET_TEXT} is no method of a request")));
+    }
     Ok(Exchange { method, path, query, websocket, tls, judged: None })
 }
 

@@ -30,7 +30,7 @@ pub const IO_BUFFER_BYTES: usize = 64 * 1024;
 pub const RELAY_BUFFER_BYTES: usize = 16 * 1024;
 /// Empty pipes that a thread keeps for the next tunnel with bytes to move; two descriptors each.
 pub const MAX_IDLE_PIPES: usize = 16;
-/// Connections (downstream sockets) of one sandbox at a time, if there are descriptors enough: two for each, and
+/// Connections of the agents' at a time, and as many to servers, if there are descriptors enough: two for each, and
 /// [`RESERVED_DESCRIPTORS`].
 pub const MAX_CONNECTIONS: usize = 12_288;
 /// Descriptors that are kept for what is no connection: files, listeners, pipes, further upstreams.
@@ -39,10 +39,12 @@ pub const RESERVED_DESCRIPTORS: usize = 1024;
 pub const MAX_H2_STREAMS: u32 = 128;
 /// HTTP/2 streams that the peer reset before we took them: past this the connection ends (rapid reset).
 pub const MAX_H2_RESET_STREAMS: usize = 32;
-/// Flow-control window of one HTTP/2 stream, bytes: memory that one slow reader can pin.
+/// Flow-control window of one HTTP/2 stream of an upstream's, bytes: memory that one slow reader can pin.
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
-/// Flow-control window of one HTTP/2 connection, bytes.
+/// Flow-control window of one HTTP/2 connection of an upstream's, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Both windows of an HTTP/2 connection of the agent's, bytes: the way to it is a loopback's, so that less keeps nobody waiting.
+pub const H2_AGENT_WINDOW: u32 = 256 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
@@ -50,7 +52,7 @@ pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
 /// Bytes of an upstream proxy's answer to CONNECT, head alone.
 pub const MAX_PROXY_HEAD_BYTES: usize = 8 * 1024;
-/// Bytes of all bodies together that are held to be judged, in one sandbox.
+/// Bytes of all bodies and WebSocket messages together that are held to be judged, in one sandbox.
 pub const MAX_JUDGED_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one body that is rewritten because a credential's placeholder may stand in it. OpenShell's bound.
 pub const MAX_REWRITTEN_BYTES: u32 = 256 * 1024;
@@ -62,6 +64,9 @@ pub const MAX_PLACEHOLDERS: usize = 64;
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Fragments of one such message.
 pub const MAX_MESSAGE_FRAMES: usize = 1024;
+
+/// Bytes of a WebSocket server's that wait because a credential may begin in them: more than the longest value with all escapes.
+pub const MAX_WAITING_ANSWER_BYTES: usize = 256 * 1024;
 
 /// A body that is judged, from its first byte to its last: a slow one holds memory.
 pub const JUDGED_BODY_DEADLINE: Duration = Duration::from_secs(60);
@@ -162,6 +167,7 @@ mod tests {
             MAX_H2_RESET_STREAMS,
             H2_STREAM_WINDOW,
             H2_CONNECTION_WINDOW,
+            H2_AGENT_WINDOW,
             MAX_IDLE_UPSTREAM,
             MAX_LINGER_BYTES,
             MAX_PROXY_HEAD_BYTES,
@@ -171,6 +177,7 @@ mod tests {
             MAX_PLACEHOLDERS,
             MAX_MESSAGE_BYTES,
             MAX_MESSAGE_FRAMES,
+            MAX_WAITING_ANSWER_BYTES,
             JUDGED_BODY_DEADLINE,
             HEAD_DEADLINE,
             KEEP_ALIVE_IDLE,

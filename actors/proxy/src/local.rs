@@ -36,7 +36,7 @@ pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response
     parts.extensions.clear();
     let body = match sent.body.is_end_stream() {
         true => empty(),
-        false => Upload::new(sent.body, Arc::clone(&ledger)).boxed_unsync(),
+        false => Upload::new(sent.body, Arc::clone(&ledger), None).boxed_unsync(),
     };
     let request = Request::from_parts(parts, body);
     let caller = Arc::clone(&permitted.granted.caller);

@@ -76,15 +76,22 @@ impl Drop for Ledger {
     }
 }
 
-/// A request body on its way up.
+/// Why a body ends before its end.
+const FALLEN: &str = "the policy no longer allows this request";
+
+/// A request body on its way up. It rests on its decision by itself: its answer may be whole long before it, or not be read.
 pub(crate) struct Upload {
     inner: Forwarded,
     ledger: Arc<Ledger>,
+    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    _live: Option<Arc<Live>>,
 }
 
 impl Upload {
-    pub(crate) fn new(inner: Forwarded, ledger: Arc<Ledger>) -> Self {
-        Self { inner, ledger }
+    /// `live` is none for what is answered here.
+    pub(crate) fn new(inner: Forwarded, ledger: Arc<Ledger>, live: Option<Arc<Live>>) -> Self {
+        let revoked = live.as_ref().map(|live| Box::pin(live.revoked()));
+        Self { inner, ledger, revoked, _live: live }
     }
 }
 
@@ -96,6 +103,12 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(revoked) = &mut self.revoked
+            && revoked.as_mut().poll(cx).is_ready()
+        {
+            self.ledger.fault(FALLEN);
+            return Poll::Ready(Some(Err(FALLEN.into())));
+        }
         let frame = Pin::new(&mut self.inner).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(data) = frame.data_ref()
@@ -122,7 +135,7 @@ impl HttpBody for Upload {
 /// What a response body keeps alive, and gives back when it was read to its end.
 pub(crate) struct Source {
     /// The decision that it rests on.
-    pub(crate) live: Live,
+    pub(crate) live: Arc<Live>,
     /// The connection that it is read from.
     pub(crate) _driver: Arc<Driver>,
     /// The connection's sender, to be used again.
@@ -187,7 +200,7 @@ where
         if let Some(revoked) = &mut this.revoked
             && revoked.as_mut().poll(cx).is_ready()
         {
-            return this.broken("the policy no longer allows this request");
+            return this.broken(FALLEN);
         }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {

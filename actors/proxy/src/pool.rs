@@ -1,14 +1,15 @@
 //! The upstream connections of one connection of the agent.
 //!
-//! Owned by it and gone with it, so that no request ever rides a connection that another identity opened; when the
+//! Owned by it and gone with it, and each by its caller, so that no request ever rides a connection that another identity opened; when the
 //! agent's connection changes hands (another caller is judged on it), what is pooled is dropped first. A new policy may judge
 //! addresses by another rule: what was dialled under the one before is dropped then, too.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use policy::{AddressRule, Destination};
+use policy::{AddressRule, Caller, Destination};
 use tokio::time::{Instant, timeout};
 
 use crate::caller::Judged;
@@ -16,12 +17,22 @@ use crate::limits::{MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
 use crate::upstream::{Sender, Wire};
 
 /// What makes two requests fit one connection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Key {
+    /// Who asks: an answer that is read to its end late goes back to nobody else's connections.
+    pub(crate) caller: Arc<Caller>,
     pub(crate) destination: Destination,
     pub(crate) wire: Wire,
     /// What the address was judged by that is dialled for it.
     pub(crate) addresses: AddressRule,
+}
+
+impl Hash for Key {
+    /// By what differs mostly.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.destination.hash(state);
+        self.wire.hash(state);
+    }
 }
 
 impl Key {

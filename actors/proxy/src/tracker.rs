@@ -14,6 +14,7 @@ use policy::{Host, Treatment};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::answer::Refusal;
 use crate::guard::{HOST_NAME, Reached, Resolver};
 use crate::intent::Exchange;
 use crate::limits::MAX_JUDGED_BYTES;
@@ -29,6 +30,8 @@ struct Inner {
     policy: policy::Store,
     resolver: Resolver,
     places: Arc<Semaphore>,
+    /// Connections to upstreams: as many as there are places, since each of those has descriptors for one.
+    ways: Arc<Semaphore>,
     /// Bytes that all judged bodies together may still take.
     rooms: Arc<Semaphore>,
     capacity: usize,
@@ -40,13 +43,18 @@ struct Inner {
 struct Entry {
     granted: Granted,
     exchange: Option<Exchange>,
-    reached: Option<Reached>,
+    /// Of a request that found its connection closed, what the next one leads to.
+    reached: Mutex<Option<Reached>>,
     revoked: CancellationToken,
 }
 
 /// One place among the sandbox's connections; given back when dropped.
 #[derive(Debug)]
 pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// One connection to an upstream among the sandbox's; given back when dropped.
+#[derive(Debug)]
+pub struct Way(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// A registered decision; forgotten when dropped.
 pub struct Live {
@@ -64,6 +72,7 @@ impl Tracker {
             policy,
             resolver,
             places: Arc::new(Semaphore::new(capacity)),
+            ways: Arc::new(Semaphore::new(capacity)),
             rooms: Arc::new(Semaphore::new(MAX_JUDGED_BYTES)),
             capacity,
             live: Mutex::default(),
@@ -83,6 +92,16 @@ impl Tracker {
     /// A place for one more connection, if there is one.
     pub fn admit(&self) -> Option<Place> {
         Arc::clone(&self.0.places).try_acquire_owned().ok().map(Place)
+    }
+
+    /// Leave to dial an upstream.
+    ///
+    /// # Errors
+    /// There are as many connections to upstreams as there may be.
+    pub(crate) fn way(&self) -> Result<Way, Refusal> {
+        let full =
+            |_| Refusal::Unavailable("too many connections to servers are open at the same time".to_owned());
+        Arc::clone(&self.0.ways).try_acquire_owned().map(Way).map_err(full)
     }
 
     /// A body's share of what all may hold.
@@ -117,7 +136,12 @@ impl Tracker {
         exchange: Option<Exchange>,
         reached: Option<Reached>,
     ) -> Live {
-        let entry = Arc::new(Entry { granted, exchange, reached, revoked: CancellationToken::new() });
+        let entry = Arc::new(Entry {
+            granted,
+            exchange,
+            reached: Mutex::new(reached),
+            revoked: CancellationToken::new(),
+        });
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.lock().insert(id, Arc::clone(&entry));
         let live = Live { inner: Arc::clone(&self.0), id, revoked: entry.revoked.clone() };
@@ -161,15 +185,17 @@ impl Inner {
             Some(grant)
         }));
         let Ok(Some(now)) = judged else { return false };
-        // Bytes that nobody reads can't go on where requests are now to be judged.
-        if entry.exchange.is_none() && relays(before.treatment) && !relays(now.treatment) {
+        // Bytes that nobody reads can't go on where requests, or a WebSocket's messages, are now to be judged.
+        let is_stream = entry.exchange.as_ref().is_none_or(|exchange| exchange.websocket);
+        if is_stream && relays(before.treatment) && !relays(now.treatment) {
             return false;
         }
         now.addresses == before.addresses || self.address_stands(entry, &now.addresses).await
     }
 
     async fn address_stands(&self, entry: &Entry, rule: &policy::AddressRule) -> bool {
-        let addr = match entry.reached {
+        let reached = *entry.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let addr = match reached {
             None => return true,
             Some(Reached::Address(addr)) => addr,
             Some(Reached::Name) => {
@@ -190,6 +216,16 @@ fn relays(treatment: Treatment) -> bool {
 }
 
 impl Live {
+    /// What it rests on leads elsewhere from now on. Judged again if the policy changed meanwhile.
+    pub(crate) async fn leads_to(&self, reached: Reached) {
+        let entry = self.inner.lock().get(&self.id).cloned();
+        let Some(entry) = entry else { return };
+        *entry.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
+        if self.inner.policy.load().number != entry.granted.generation {
+            self.inner.judge_again(&entry).await;
+        }
+    }
+
     /// Whether the decision fell.
     pub fn is_revoked(&self) -> bool {
         self.revoked.is_cancelled()

@@ -23,11 +23,11 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::address::{self, Dialled};
 use crate::answer::{Known, Refusal};
 use crate::body::empty;
 use crate::caller::Claim;
 use crate::conn::{Conn, Deps, Next};
-use crate::guard::Connected;
 use crate::intent::Scope;
 use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, REVOKED_GRACE, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
@@ -38,7 +38,7 @@ use crate::strict::io::Remains;
 use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
 use crate::tracker::{Live, Place};
 use crate::verdict::Granted;
-use crate::{address, outcome, serve, ssh};
+use crate::{outcome, serve, ssh};
 
 /// Ports where a client that does not begin with TLS is at the wrong door.
 const TLS_PORT: u16 = 443;
@@ -72,7 +72,7 @@ pub(crate) async fn prepare(
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
-                    let upstream = addresses.dial().await?;
+                    let upstream = addresses.dial(&deps.tracker).await?;
                     Next::Relay { upstream, granted, known: known.clone() }
                 }
                 Treatment::Inspect { .. } => Next::Inspect { granted, addresses: Some(addresses) },
@@ -156,13 +156,13 @@ async fn relayed<T: Side>(
     conn: &Arc<Conn>,
     stream: T,
     surplus: BytesMut,
-    upstream: Connected,
+    upstream: Dialled,
     granted: Granted,
     known: Known,
 ) {
     let started = Instant::now();
     let destination = granted.destination.clone();
-    let Connected { stream: upstream, reached } = upstream;
+    let Dialled { stream: upstream, reached, way: _way } = upstream;
     let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
     let begun = tokio::select! {
         begun = begin(stream, surplus, upstream, &destination) => begun,

@@ -23,14 +23,16 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::address::Dialled;
 use crate::answer::Refusal;
 use crate::body::Body;
-use crate::guard::{Connected, Reached};
+use crate::guard::Reached;
 use crate::limits::{
     H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, SETTINGS_LOOK, SETTINGS_WITHIN,
     TLS_HANDSHAKE,
 };
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
+use crate::tracker::Way;
 
 /// TLS towards upstreams: one verifier, two offers. Clones share them.
 #[derive(Clone)]
@@ -180,15 +182,16 @@ impl Upstream {
     /// Makes a connection ready for requests.
     pub(crate) async fn open(
         &self,
-        connected: Connected,
+        dialled: Dialled,
         to: &Destination,
         wire: Wire,
         purpose: Purpose,
     ) -> Result<Sender, Unopened> {
-        let Connected { stream, reached } = connected;
+        let Dialled { stream, reached, way } = dialled;
+        let carried = Carried { reached, way, purpose };
         match wire {
-            Wire::Plain => return Ok(Sender::http1(stream, reached, Fault::default()).await?),
-            Wire::PlainHttp2 => return Ok(Sender::http2(stream, reached, Fault::default(), purpose).await?),
+            Wire::Plain => return Ok(Sender::http1(stream, carried, Fault::default()).await?),
+            Wire::PlainHttp2 => return Ok(Sender::http2(stream, carried, Fault::default()).await?),
             Wire::Tls | Wire::TlsHttp1 => {}
         }
         let stream =
@@ -196,8 +199,8 @@ impl Upstream {
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let (stream, fault) = Noting::new(stream, to.host.to_string());
         Ok(match http2 {
-            true => Sender::http2(stream, reached, fault, purpose).await?,
-            false => Sender::http1(stream, reached, fault).await?,
+            true => Sender::http2(stream, carried, fault).await?,
+            false => Sender::http1(stream, carried, fault).await?,
         })
     }
 }
@@ -221,12 +224,22 @@ fn unopened(host: &Host, error: &io::Error) -> Unopened {
 
 /// The task that moves a connection's bytes; ends with the last of its users.
 #[derive(Debug)]
-pub(crate) struct Driver(JoinHandle<()>);
+pub(crate) struct Driver {
+    task: JoinHandle<()>,
+    _way: Way,
+}
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
+}
+
+/// What goes along with a stream that HTTP is spoken on.
+struct Carried {
+    reached: Reached,
+    way: Way,
+    purpose: Purpose,
 }
 
 /// A connection that takes requests.
@@ -287,7 +300,7 @@ where
 }
 
 impl Sender {
-    async fn http1<T>(stream: T, reached: Reached, fault: Fault) -> Result<Self, Refusal>
+    async fn http1<T>(stream: T, carried: Carried, fault: Fault) -> Result<Self, Refusal>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -301,11 +314,12 @@ impl Sender {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        let driver = Arc::new(Driver(driver));
+        let Carried { reached, way, .. } = carried;
+        let driver = Arc::new(Driver { task: driver, _way: way });
         Ok(Self { speaks: Speaks::Http1(sender), driver, reached, fault, websockets: None })
     }
 
-    async fn http2<T>(stream: T, reached: Reached, fault: Fault, purpose: Purpose) -> Result<Self, Refusal>
+    async fn http2<T>(stream: T, carried: Carried, fault: Fault) -> Result<Self, Refusal>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -317,7 +331,7 @@ impl Sender {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;
-        let (tell, told) = match purpose {
+        let (tell, told) = match carried.purpose {
             Purpose::WebSocket => Some(watch::channel(false)).unzip(),
             Purpose::Requests => (None, None),
         };
@@ -326,7 +340,8 @@ impl Sender {
                 tracing::debug!(%error, "upstream connection ended");
             }
         });
-        let driver = Arc::new(Driver(driver));
+        let Carried { reached, way, .. } = carried;
+        let driver = Arc::new(Driver { task: driver, _way: way });
         Ok(Self { speaks: Speaks::Http2(sender), driver, reached, fault, websockets: told })
     }
 

@@ -5,6 +5,8 @@
 //! other answer is an ordinary response. Where the handshake was judged by rules, so is each message of the client's:
 //! [`crate::protocol::websocket`].
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
@@ -87,7 +89,7 @@ impl Handshake {
         self,
         conn: &Conn,
         response: Response<Incoming>,
-        live: Live,
+        live: Arc<Live>,
         (sender, permitted, guard): (Sender, &Permitted, Option<Guard>),
         known: &Known,
     ) -> Result<Answer, Refusal> {

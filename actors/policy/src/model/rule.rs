@@ -5,7 +5,7 @@ use std::fmt;
 use super::argument::JsonMatcher;
 use super::body_rule::{GraphqlRule, RpcRule, list};
 use crate::content::{OperationKind, Text};
-use crate::path::{hex_digit, push_escape, stands_raw};
+use crate::path::{hex_digit, lenient, push_escape, stands_raw};
 use crate::{CanonicalPath, Glob, GlobError, Query};
 
 /// The client's messages on a `websocket` endpoint, in the place of a method.
@@ -120,6 +120,8 @@ pub enum PathPatternError {
 pub struct PathPattern {
     written: Box<str>,
     glob: Glob,
+    /// Over lenient readings, where that is another pattern.
+    lenient: Option<Glob>,
 }
 
 impl PathPattern {
@@ -145,7 +147,14 @@ impl PathPattern {
         if text.split('/').any(|segment| segment == "." || segment == "..") {
             return Err(PathPatternError::Never("dot segments"));
         }
-        Ok(Self { written: text.into(), glob: Glob::path(&canonical_literal(text))? })
+        let canonical = canonical_literal(text);
+        let lenient = lenient(without_end(&canonical));
+        let lenient = Some(lenient).filter(|reading| *reading != canonical);
+        Ok(Self {
+            written: text.into(),
+            glob: Glob::path(&canonical)?,
+            lenient: lenient.as_deref().map(Glob::path).transpose()?,
+        })
     }
 
     /// As written.
@@ -160,10 +169,16 @@ impl PathPattern {
         self.glob.matches(path.as_str())
     }
 
-    /// Whether it matches one of the readings that servers have of a canonical path.
+    /// Whether it matches one of the readings that servers have of a canonical path: `%2F` as `/`, an escape undone twice, letters in
+    /// another case, a slash more or less at the end.
     #[must_use]
     pub fn may_match(&self, path: &CanonicalPath) -> bool {
-        self.matches(path) || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
+        let lenient = self.lenient.as_ref().unwrap_or(&self.glob);
+        let reading = path.leniently();
+        self.matches(path)
+            || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
+            || lenient.matches(reading)
+            || lenient.matches(without_end(reading))
     }
 
     /// Whether it matches every path.
@@ -177,6 +192,11 @@ impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.written)
     }
+}
+
+/// Without a slash at the end, but for the root's.
+fn without_end(path: &str) -> &str {
+    path.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(path)
 }
 
 /// The canonical spelling of a pattern's literal parts; wildcards and sets stand as they are.
@@ -352,6 +372,30 @@ mod tests {
         assert!(!matches("/a/b", "/a%2Fb"));
         let encoded = CanonicalPath::parse("/a%2fb", PathOptions { allow_encoded_slash: true }).unwrap();
         assert!(PathPattern::parse("/a/*").unwrap().may_match(&encoded));
+        let may = |pattern: &str, path: &str| {
+            let path = CanonicalPath::parse(path, PathOptions { allow_encoded_slash: true }).unwrap();
+            PathPattern::parse(pattern).unwrap().may_match(&path)
+        };
+        for path in [
+            "/repos/x/rulesets",
+            "/repos/x/rulesets/",
+            "/repos/x/Rulesets",
+            "/REPOS/x/RULESETS/",
+            "/repos/x/%2572ulesets",
+            "/repos/x/%2552ulesets/",
+            "/repos/x%2Frulesets",
+            "/repos%2Fx%2FRulesets/",
+        ] {
+            for pattern in ["/repos/*/rulesets", "/repos/*/rulesets/", "/Repos/*/rule%73ets"] {
+                assert!(may(pattern, path), "{pattern} {path}");
+            }
+            assert_eq!(matches("/repos/*/rulesets", path), path == "/repos/x/rulesets", "{path}");
+        }
+        for path in ["/repos/x/rulesets/y", "/repos/rulesets", "/repos/x/rulesetz", "/repos/x/%25zzrulesets"]
+        {
+            assert!(!may("/repos/*/rulesets", path), "{path}");
+        }
+        assert!(may("/", "/") && !may("/", "/a") && may("/a/", "/a") && !may("/a/", "/"));
         assert!(matches("/100%/x", "/100%25/x"));
         assert!(!matches("/a%2ab", "/axb") && matches("/a%2ab", "/a*b"));
     }

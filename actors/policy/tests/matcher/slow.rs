@@ -136,11 +136,34 @@ fn method_matches(rule: &str, method: &str) -> bool {
     rule == "*" || rule == method || (rule == "GET" && method == "HEAD")
 }
 
-/// Some servers read a method in any case, `%2F` as a slash, and a parameter's name in other spellings.
+/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, and a slash more or less at the end.
+fn readings(path: &str) -> Vec<String> {
+    let mut all = vec![path.to_owned(), path.replace("%2F", "/")];
+    let twice =
+        (0..=255_u8).filter(|byte| byte.is_ascii_alphanumeric()).fold(all[1].clone(), |text, byte| {
+            text.replace(&format!("%25{byte:02X}"), &char::from(byte).to_string())
+        });
+    all.push(twice.to_lowercase());
+    all
+}
+
+fn may_match(pattern: &str, path: &str) -> bool {
+    let bare = |text: &str| {
+        if text.len() > 1 { text.strip_suffix('/').unwrap_or(text).to_owned() } else { text.to_owned() }
+    };
+    let small = bare(pattern).to_lowercase();
+    readings(path).iter().any(|reading| {
+        path_matches(pattern, reading)
+            || path_matches(&small, &reading.to_lowercase())
+            || path_matches(&small, &bare(reading).to_lowercase())
+    })
+}
+
+/// Some servers read a method in any case, a path in other readings, and a parameter's name in other spellings.
 fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: bool) -> bool {
     let method = if deny { asked.method.to_uppercase() } else { asked.method.to_owned() };
     let path = path_matches(rule.path.as_str(), asked.path.as_str())
-        || (deny && path_matches(rule.path.as_str(), &asked.path.as_str().replace("%2F", "/")));
+        || (deny && may_match(rule.path.as_str(), asked.path.as_str()));
     let head = method_matches(&rule.method.to_string(), &method)
         && path
         && rule.query.iter().all(|matcher| {
@@ -384,10 +407,9 @@ fn slow_part(granting: &[&Endpoint], asked: &Asked<'_>, part: &Part) -> Answer {
         return Answer::Sent;
     }
     let sent = asked.path.as_str();
-    let read = sent.replace("%2F", "/");
     let scoped = |e: &Endpoint, path: &str| e.path.as_ref().is_none_or(|p| path_matches(p.as_str(), path));
-    let concerned: Vec<&Endpoint> =
-        inspected.into_iter().filter(|e| scoped(e, sent) || scoped(e, &read)).collect();
+    let concerns = |e: &Endpoint| e.path.as_ref().is_none_or(|p| may_match(p.as_str(), sent));
+    let concerned: Vec<&Endpoint> = inspected.into_iter().filter(|e| concerns(e)).collect();
     if concerned.iter().any(|e| !e.audit && denies(e, asked, part)) {
         return Answer::Refused;
     }

@@ -81,8 +81,10 @@ const V6: &[Row<u128>] = &[
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, Class::Never("link-local (RFC 4291)")),
     v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10, Class::Never("deprecated site-local (RFC 3879)")),
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, Class::Never("multicast (RFC 4291)")),
-    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128, METADATA), // AWS
-    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, METADATA),  // Google Cloud
+    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32, METADATA), // AWS: ::254, and ::23 of its pods
+    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, METADATA), // Google Cloud
+    v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128, METADATA), // Oracle Cloud
+    v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128, METADATA), // Scaleway
     v6(
         [0x64, 0xff9b, 1, 0, 0, 0, 0, 0],
         48,

@@ -208,6 +208,7 @@ async fn upward(
     ending: &CancellationToken,
 ) -> Stop {
     let mut inbox = Inbox::default();
+    let mut room = None;
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let read = tokio::select! {
@@ -217,6 +218,12 @@ async fn upward(
         };
         let Ok(read @ 1..) = read else { return Stop::Gone };
         inbox.raw.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        // What one read brings is the connection's own; a message that is longer takes its share of what all may hold.
+        if inbox.holds() <= READ_BYTES {
+            room = None;
+        } else if room.get_or_insert_with(|| talk.deps.tracker.room()).pay_for(2 * inbox.holds()).is_err() {
+            return Stop::Broken(TOO_BIG, "too many messages are being read at the same time");
+        }
         match pass(talk, &mut inbox, to).await {
             Ok(sent) => moved.fetch_add(sent, Ordering::Relaxed),
             Err(stop) => return stop,

@@ -1,9 +1,13 @@
 //! What is alive when the policy changes, and when the accept tasks die.
 
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::bed::{Bed, echo, l4, read_head, read_to_close, rest};
+use super::bed::{Bed, Raw, echo, l4, read_head, read_to_close, rest};
 
 async fn still_echoes(stream: &mut TcpStream) -> bool {
     let mut got = [0; 4];
@@ -157,5 +161,106 @@ async fn connections_outlive_the_accept_tasks() {
     while bed.deps.tracker.connections() > 0 || bed.deps.tracker.live() > 0 {
         tell.send("data: more\n\n").ok();
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+/// The upload is no less a part of the exchange: whether its answer is whole already, or not read.
+#[tokio::test]
+async fn an_upload_ends_with_its_decision() {
+    for whole in [true, false] {
+        let up = match whole {
+            true => Raw::ok().await,
+            false => Raw::new(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await,
+        };
+        let bed = Bed::new(&rest("up.test", up.port)).await;
+        // No window for the answer: nobody asks for its body.
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(0)
+            .handshake(TokioIo::new(bed.open().await))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let (mut tell, body) = http_body_util::channel::Channel::<Bytes, std::io::Error>::new(4);
+        let uri = format!("http://up.test:{}/ok/x", up.port);
+        let request = Request::post(uri).body(body.boxed_unsync()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        tell.send_data(Bytes::from_static(b"FIRST")).await.unwrap();
+        while !up.seen().contains("FIRST") {
+            tokio::task::yield_now().await;
+        }
+        bed.reload(&l4("other.test", 1));
+        while bed.deps.tracker.revoked_total() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Until nobody takes it any more, or long after it would have arrived.
+        for _ in 0..20 {
+            if tell.send_data(Bytes::from_static(b"LATER")).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(!up.seen().contains("LATER"), "{}", up.seen());
+    }
+}
+
+#[tokio::test]
+async fn a_relayed_websocket_ends_when_its_messages_are_to_be_judged() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        stream.write_all(agreed).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let _ended = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let bed = Bed::new(&l4("ws.test", port)).await;
+    let mut stream = bed.open().await;
+    let handshake = format!(
+        "GET http://ws.test:{port}/ok/ws HTTP/1.1\r\nHost: ws.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(handshake.as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    bed.reload(&format!(
+        "- {{ host: ws.test, port: {port}, protocol: websocket, rules: [ {{ allow: {{ method: GET, path: '/ok/**' }} }}, \
+         {{ allow: {{ method: WEBSOCKET_TEXT, path: '/ok/**', text: 'good*' }} }} ] }}"
+    ));
+    // 1008, and nothing of what it says now.
+    let mut got = [0; 4];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!((got[0], &got[2..]), (0x88, &1008_u16.to_be_bytes()[..]));
+}
+
+/// Requests on streams of one connection have no more connections to servers than there are.
+#[tokio::test]
+async fn connections_to_servers_are_counted_each() {
+    const CAPACITY: usize = 4;
+    let up = Raw::new(b"").await;
+    let bed = Bed::with_capacity(&rest("up.test", up.port), CAPACITY).await;
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .handshake(TokioIo::new(bed.open().await))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut refused = Vec::new();
+    for n in 0..20 {
+        let mut sender = sender.clone();
+        let uri = format!("http://up.test:{}/ok/{n}", up.port);
+        let request = Request::get(uri).body(crate::body::empty()).unwrap();
+        refused.push(tokio::spawn(async move { sender.send_request(request).await }));
+    }
+    let mut answered = 0;
+    while answered < 20 - CAPACITY {
+        answered = refused.iter().filter(|answer| answer.is_finished()).count();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(up.connections.load(std::sync::atomic::Ordering::Relaxed), CAPACITY);
+    for answer in refused.into_iter().filter(tokio::task::JoinHandle::is_finished) {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 503);
     }
 }

@@ -136,10 +136,27 @@ pub fn parse_hello(bytes: &[u8]) -> Parsed {
             Ok(hello) => Parsed::Hello(hello),
             Err(bad) => Parsed::Bad(bad),
         },
-        Ok(None) if bytes.first().is_some_and(|first| *first != HANDSHAKE_RECORD) => Parsed::NotTls,
+        Ok(None) if bytes.first().is_some_and(|first| *first != HANDSHAKE_RECORD) => not_a_handshake(bytes),
         Ok(None) if bytes.len() >= MAX_HELLO_BYTES => Parsed::Bad(BadHello::TooLong),
         Ok(None) => Parsed::NeedMore,
         Err(bad) => Parsed::Bad(bad),
+    }
+}
+
+/// Of a stream that begins with no handshake record: records that some servers pass over before it, and the hello of SSL 2 that some
+/// take (RFC 5246 appendix E.2), are TLS too, and hide a name behind them.
+fn not_a_handshake(bytes: &[u8]) -> Parsed {
+    match bytes {
+        // change_cipher_spec, alert, application_data, heartbeat.
+        [0x14 | 0x15 | 0x17 | 0x18, 3, ..] => Parsed::Bad(BadHello::Record),
+        [0x80..=0xff, _, CLIENT_HELLO, 3, ..] | [0x80..=0xff, _, CLIENT_HELLO, 0, 2, ..] => {
+            Parsed::Bad(BadHello::Record)
+        }
+        [0x14 | 0x15 | 0x17 | 0x18 | 0x80..=0xff]
+        | [0x80..=0xff, _]
+        | [0x80..=0xff, _, CLIENT_HELLO]
+        | [0x80..=0xff, _, CLIENT_HELLO, 0] => Parsed::NeedMore,
+        _ => Parsed::NotTls,
     }
 }
 

@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use redactor::Screen;
 
+use super::frames::MAX_CONTROL_BYTES;
 use crate::credentials::Guard;
+use crate::limits::MAX_WAITING_ANSWER_BYTES;
 
 /// One connection's answers.
 pub(super) struct Answers {
@@ -22,9 +24,13 @@ pub(super) struct Passing<'a> {
     pub(super) first_end: Option<usize>,
 }
 
-/// The server's frames are masked or have reserved bits, so that nobody can search them.
+/// The server's frames are masked, have reserved bits or are such control frames as there are none, so that nobody can search them; or
+/// more would have to wait than can be the beginning of a value.
 #[derive(Debug)]
 pub(super) struct Unsearchable;
+
+/// Frames that end in what waits, at most: a value in single bytes is one for each.
+const MAX_ENDS: usize = 16 * 1024;
 
 impl Answers {
     pub(super) fn new(guard: Option<&Guard>) -> Self {
@@ -126,12 +132,12 @@ impl Search {
         let mut readable = true;
         frames.feed(bytes, |piece| match piece {
             Piece::Payload { at, head } => {
-                readable &= head.is_clear();
+                readable &= head.is_searchable();
                 let span = at.start + base..at.end + base;
                 if head.is_control() { &mut self.control } else { &mut self.message }.push(&self.raw, span);
             }
             Piece::End { at, head } => {
-                readable &= head.is_clear();
+                readable &= head.is_searchable();
                 self.ends.push(at + base);
                 if head.is_control() {
                     self.control.mask(&self.screen, &mut self.raw, true);
@@ -153,6 +159,9 @@ impl Search {
         let first_end = self.ends.first().copied().filter(|end| *end <= release);
         self.ends.retain(|end| *end > release);
         self.ends.iter_mut().for_each(|end| *end -= release);
+        if self.raw.len() > MAX_WAITING_ANSWER_BYTES || self.ends.len() > MAX_ENDS {
+            return Err(Unsearchable);
+        }
         Ok(Passing { bytes: &self.out, first_end })
     }
 }
@@ -170,9 +179,10 @@ impl Head {
         self.0[0] & 0x80 != 0
     }
 
-    /// Neither masked nor with reserved bits.
-    fn is_clear(self) -> bool {
-        self.0[0] & 0x70 == 0 && self.0[1] & 0x80 == 0
+    /// Neither masked nor with reserved bits; a control frame whole and short (RFC 6455 section 5.5), since what it is waits for its end.
+    fn is_searchable(self) -> bool {
+        let is_clear = self.0[0] & 0x70 == 0 && self.0[1] & 0x80 == 0;
+        is_clear && (!self.is_control() || self.is_last() && u64::from(self.0[1] & 0x7f) <= MAX_CONTROL_BYTES)
     }
 }
 
@@ -310,9 +320,30 @@ mod tests {
 
     #[test]
     fn frames_that_cant_be_searched_end_it() {
-        for bytes in [&[0xc1, 1, b'x'][..], &[0x81, 0x81, 1, 2, 3, 4, b'x'], &[0xc1, 0]] {
+        for bytes in [
+            &[0xc1, 1, b'x'][..],
+            &[0x81, 0x81, 1, 2, 3, 4, b'x'],
+            &[0xc1, 0],
+            &[0x89, 126, 0, 126, b'x'],
+            &[0x89, 127, 0, 0, 0, 0, 0, 0, 0, 1, b'x'],
+            &[0x09, 1, b'x'],
+        ] {
             assert!(searched().pass(bytes).is_err(), "{bytes:?}");
             assert!(Answers::new(None).pass(bytes).is_ok());
+        }
+    }
+
+    /// Behind what could be the beginning of a value: fragments without an end, and pings between them.
+    #[test]
+    fn what_waits_is_bounded() {
+        for more in [vec![0, 0], frame(0x89, &[b'x'; 125])] {
+            let mut answers = searched();
+            answers.pass(&frame(0x01, &KEY.as_bytes()[..12])).unwrap();
+            let many = more.repeat(8192 / more.len());
+            let passed = (0..10_000).take_while(|_| answers.pass(&many).is_ok()).count();
+            let search = answers.search.unwrap();
+            let held = search.raw.len() + search.control.bytes.len() + search.message.bytes.len();
+            assert!(passed < 100 && held <= MAX_WAITING_ANSWER_BYTES + 2 * 8192, "{passed}, {held}");
         }
     }
 

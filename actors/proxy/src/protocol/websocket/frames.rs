@@ -95,6 +95,11 @@ pub(crate) enum Ready {
 }
 
 impl Inbox {
+    /// Bytes that came and wait; the message so far is as many again, at the most.
+    pub(super) fn holds(&self) -> usize {
+        self.raw.len()
+    }
+
     /// Looks at the next frame; none while it isn't whole.
     pub(crate) fn next(&mut self) -> Result<Option<Ready>, Wrong> {
         loop {
@@ -154,7 +159,8 @@ impl Inbox {
 
     /// The frames of the message that was judged, as they came.
     pub(crate) fn take(&mut self) -> Vec<u8> {
-        self.message.clear();
+        // Nor is the memory of a long one kept.
+        self.message = Vec::new();
         self.kind = None;
         self.frames = 0;
         let rest = self.raw.split_off(self.at);
