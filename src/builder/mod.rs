@@ -100,10 +100,12 @@ fn stays(Failure { message, code }: Failure) -> Failure {
 
 /// Builds the cage of a policy, where that needs another one, and has the heart use it.
 fn turn(work: &Work<'_>, plan: &mut Plan, wish: Wish, asker: &mut Asker) -> Result<Answer, Failure> {
-    let Some((next, warnings)) = another(work, plan, wish).map_err(stays)? else { return Ok(Answer::Same) };
+    let Some((mut next, warnings)) = another(work, plan, wish).map_err(stays)? else {
+        return Ok(Answer::Same);
+    };
     asker.tell(&Answer::Building);
     let lost = |e: WireError| Failure::refused(format!("the heart does not answer: {e}"));
-    let built = build(work, &next, asker).map_err(stays).inspect_err(|_| {
+    let built = build(work, &mut next, asker).map_err(stays).inspect_err(|_| {
         // What was begun is the heart's to wait for.
         let _ = work.heart.send(&FromBuilder::Failed, &[], Some(PATIENCE));
     })?;
@@ -139,7 +141,7 @@ fn another(work: &Work<'_>, plan: &Plan, wish: Wish) -> Result<Option<(Plan, Vec
     Ok(Some((next, warnings)))
 }
 
-fn build(work: &Work<'_>, next: &Plan, asker: &Asker) -> Result<Built, Failure> {
+fn build(work: &Work<'_>, next: &mut Plan, asker: &Asker) -> Result<Built, Failure> {
     let told = |e: &dyn std::fmt::Display| Failure::refused(e.to_string());
     let init = NewInit::begin(Foundation::of(&next.cage), Parent::Callers).map_err(|e| told(&e))?;
     if let (Some(pid), Some(pidfd)) = (init.pid(), init.pidfd()) {
@@ -150,7 +152,7 @@ fn build(work: &Work<'_>, next: &Plan, asker: &Asker) -> Result<Built, Failure> 
     let child = init.furnish_beside(&next.cage, inits, work.limits).map_err(|e| told(&e))?;
     let finish = || {
         let channel = launch::proven(channel).map_err(|e| told(&e))?;
-        places::remember(&work.site.dir, &next.cage)?;
+        places::remember(&work.site.dir, &mut next.cage)?;
         let plan = sealed::seal_json("cofferdam-plan", next)?;
         match asker.is_gone() {
             true => Err(Failure::refused("whoever asked for it is gone")),

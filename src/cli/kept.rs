@@ -2,6 +2,7 @@
 //! directory: what it put there is not ours, and nothing here goes through a link of its.
 
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -36,18 +37,16 @@ fn is_a_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::ELOOP)
 }
 
-/// Puts a file of ours there, whole or not at all, whatever stood there.
+/// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns.
 ///
 /// # Errors
 /// When it can't be written.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let anew = path.with_extension("new");
-    match fs::remove_file(&anew) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?.write_all(bytes)?;
-    fs::rename(anew, path)
+    // A name that nobody can have taken beforehand.
+    let anew = path.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&anew, path));
+    written.inspect_err(|_| drop(fs::remove_file(&anew)))
 }
 
 #[cfg(test)]
@@ -61,7 +60,6 @@ mod tests {
         assert_eq!(read(&at("places")).unwrap(), None);
         fs::write(at("elsewhere"), "theirs").unwrap();
         std::os::unix::fs::symlink("elsewhere", at("places")).unwrap();
-        std::os::unix::fs::symlink("elsewhere", at("places.new")).unwrap();
         assert_eq!(read(&at("places")).unwrap(), None);
         write(&at("places"), b"ours").unwrap();
         assert_eq!(read(&at("places")).unwrap().as_deref(), Some(b"ours".as_slice()));

@@ -1,6 +1,7 @@
 //! `--root`: finds the directory, or has the pinned image unpacked once, and gives the sandbox a place for its changes
 //! where the policy lets it make any.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use agent::plan::{Hidden, Ids, OtherRoot, Paths};
 
 use crate::cli::out::{Failure, say};
 use crate::cli::overlay::Changes;
+use crate::cli::places;
 
 /// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
@@ -28,6 +30,8 @@ pub struct Chosen<'a> {
     pub ids: Ids,
     /// What no root may show.
     pub hidden: &'a Hidden,
+    /// Where agents could write before.
+    pub before: &'a BTreeSet<PathBuf>,
     /// Say nothing but errors.
     pub quiet: bool,
 }
@@ -37,7 +41,7 @@ impl Chosen<'_> {
     pub fn locate(&self, named: &Path, paths: &mut Paths) -> Result<OtherRoot, Failure> {
         let (path, key, image) = match Wanted::parse(named).map_err(told)? {
             Wanted::Directory(path) => {
-                let path = directory(&path)?;
+                let path = directory(&path, self.before)?;
                 self.shows_no_state(&path)?;
                 let mut hasher = DefaultHasher::new();
                 path.hash(&mut hasher);
@@ -89,9 +93,9 @@ fn told(error: agent::image::ImageError) -> Failure {
     Failure::refused(format!("--root: {error}"))
 }
 
-fn directory(path: &Path) -> Result<PathBuf, Failure> {
+fn directory(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
     let shown = path.display();
-    let real = fs::canonicalize(path).map_err(|e| Failure::refused(format!("--root {shown}: {e}")))?;
+    let real = places::follow(path, before).map_err(|e| Failure::refused(format!("--root {shown}: {e}")))?;
     if real == Path::new("/") {
         return Err(Failure::refused("--root /: that is the default: leave --root out"));
     }

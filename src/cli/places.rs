@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use agent::isolation::links::{self, Astray};
 use agent::isolation::shown::written;
 use agent::plan::CagePlan;
 
@@ -15,36 +16,49 @@ use crate::cli::out::Failure;
 /// In the state directory of a sandbox: real paths, each with a NUL at its end, which no path has in it.
 const FILE: &str = "places";
 
-/// What the sandboxes before have left.
+/// What the cages before have left.
 ///
 /// # Errors
 /// When that can't be told.
 pub fn before(dir: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
     let path = dir.join(FILE);
-    let bytes = kept::read(&path).map_err(|e| {
+    let told = |why: String| {
         Failure::refused(format!(
-            "{}: {e}: it says where agents of '{}' could have left links; remove it once you have looked there",
+            "{}: {why}: it says where agents of '{}' could have left links; remove it once you have looked there",
             path.display(),
             dir.file_name().unwrap_or_default().display()
         ))
-    })?;
-    let places = bytes.unwrap_or_default();
+    };
+    let bytes = kept::read(&path).map_err(|e| told(e.to_string()))?;
+    let Some(bytes) = bytes else { return Ok(BTreeSet::new()) };
+    let whole = bytes.strip_suffix(&[0]).ok_or_else(|| told("it is not whole".into()))?;
     let places =
-        places.split(|byte| *byte == 0).map(|place| PathBuf::from(OsString::from_vec(place.to_vec())));
-    Ok(places.filter(|place| place.is_absolute()).collect())
+        whole.split(|byte| *byte == 0).map(|place| PathBuf::from(OsString::from_vec(place.to_vec())));
+    Ok(places.collect())
 }
 
-/// Adds those of a cage, before anything runs in it.
+/// Where a path leads, through no link that could be theirs.
+///
+/// # Errors
+/// See [`links::follow`].
+pub fn follow(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Astray> {
+    let theirs: Vec<PathBuf> = before.iter().cloned().collect();
+    links::follow(&std::path::absolute(path)?, &theirs)
+}
+
+/// Adds those of a cage, before anything runs in it: to what it knows, for the cages after it, and to what is kept.
 ///
 /// # Errors
 /// When that can't be kept.
-pub fn remember(dir: &Path, cage: &CagePlan) -> Result<(), Failure> {
-    let places = written(cage);
-    if places == cage.written_before {
-        return Ok(());
+pub fn remember(dir: &Path, cage: &mut CagePlan) -> Result<(), Failure> {
+    let kept = before(dir)?;
+    let places: BTreeSet<PathBuf> = kept.iter().cloned().chain(written(cage)).collect();
+    if places != kept {
+        let path = dir.join(FILE);
+        let bytes: Vec<u8> =
+            places.iter().flat_map(|place| [place.as_os_str().as_bytes(), &[0]].concat()).collect();
+        kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
     }
-    let path = dir.join(FILE);
-    let bytes: Vec<u8> =
-        places.iter().flat_map(|place| [place.as_os_str().as_bytes(), &[0]].concat()).collect();
-    kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
+    cage.written_before = places;
+    Ok(())
 }

@@ -243,8 +243,14 @@ fn move_agents(
 }
 
 /// What is in force after a move, and for whom.
-fn moved(client: &Client, warnings: Vec<String>) -> Result<PolicyChange, Failure> {
+fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Failure> {
     let status = wait_for(async { client.status().await.map_err(told) })?;
+    let waits = status.agents.iter().filter(|agent| agent.pid.is_none() && agent.state == "backoff");
+    warnings.extend(
+        waits.map(|agent| {
+            format!("agent '{}' isn't running: see `cofferdam logs {}`", agent.name, status.name)
+        }),
+    );
     Ok(PolicyChange {
         generation: status.policy.generation,
         warnings,

@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use agent::isolation::shown::written;
 use agent::plan::CagePlan;
 use policy::Policy;
 
@@ -39,9 +38,9 @@ impl Site {
             return Err(Failure::refused(MOVES_NOT));
         }
         let mut cage = before.clone();
-        cage.written_before = written(before);
         let (ids, hidden) = (cage.ids, &before.hidden);
-        let chosen = Chosen { state: &self.state, changes: None, ids, hidden, quiet: self.quiet };
+        let (changes, before) = (None, &before.written_before);
+        let chosen = Chosen { state: &self.state, changes, ids, hidden, before, quiet: self.quiet };
         cage::shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
         self.apart.keep_out(&cage)?;
         cage::check(&cage)?;

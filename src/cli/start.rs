@@ -178,16 +178,18 @@ fn cage(
 ) -> Result<(CagePlan, Apart), Failure> {
     let (ids, hidden) = (foundation.ids, root.every_place());
     let paths = policies::paths(policy);
-    let workspace = workspace::locate(wanted.workspace.as_deref(), claim, ids, &paths, &hidden)?;
+    let before = places::before(&claim.dir)?;
+    let workspace = workspace::locate(wanted.workspace.as_deref(), claim, ids, &paths, (&hidden, &before))?;
     let changes = Some(Changes { dir: &claim.dir, handle: &claim.handle, ids });
-    let chosen = Chosen { state: root.dir(), changes, ids, hidden: &hidden, quiet: wanted.quiet };
+    let (state, quiet) = (root.dir(), wanted.quiet);
+    let chosen = Chosen { state, changes, ids, hidden: &hidden, before: &before, quiet };
     let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
-    cage.written_before = places::before(&claim.dir)?;
+    cage.written_before.clone_from(&before);
     cage::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
     ids::own(claim, ids)?;
     let apart = reach::keep_out(wanted, &cage)?;
     cage::check(&cage)?;
-    places::remember(&claim.dir, &cage)?;
+    places::remember(&claim.dir, &mut cage)?;
     Ok((cage, apart))
 }
 

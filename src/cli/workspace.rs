@@ -1,35 +1,39 @@
 //! Which directory the agent finds at /sandbox.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use agent::isolation::links::Astray;
 use agent::plan::{Hidden, Ids, Paths, WORKSPACE};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::cli::ids::give;
 use crate::cli::out::Failure;
+use crate::cli::places;
 use crate::state::Claim;
 
 /// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.
 const NEVER: &[&str] =
     &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
 
-/// Finds the named directory, or makes the sandbox's own. `paths` are the policy's: whether the agent is to write there.
+/// Finds the named directory, through no link where agents could write `before`, or makes the sandbox's own. `paths` are the policy's:
+/// whether the agent is to write there.
 pub fn locate(
     named: Option<&Path>,
     claim: &Claim,
     ids: Ids,
     paths: &Paths,
-    hidden: &Hidden,
+    (hidden, before): (&Hidden, &BTreeSet<PathBuf>),
 ) -> Result<PathBuf, Failure> {
     let Some(named) = named else {
         let real = own(claim, ids)?;
         shows_no_state(&real, &real, claim, hidden)?;
         return Ok(real);
     };
-    let real = check(named)?;
+    let real = check(named, before)?;
     shows_no_state(named, &real, claim, hidden)?;
     if paths.read_write.iter().any(|rule| rule.path.starts_with(WORKSPACE)) {
         writable(named, &real)?;
@@ -51,13 +55,13 @@ fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(path: &Path) -> Result<PathBuf, Failure> {
+fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
     let shown = path.display();
-    let real = fs::canonicalize(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
+    let real = places::follow(path, before).map_err(|e| match e {
+        Astray::Io(e) if e.kind() == io::ErrorKind::NotFound => {
             Failure::refused(format!("workspace {shown} doesn't exist: mkdir -p {shown}"))
         }
-        _ => Failure::refused(format!("workspace {shown}: {e}")),
+        e => Failure::refused(format!("workspace {shown}: {e}")),
     })?;
     if !real.is_dir() {
         return Err(Failure::refused(format!("workspace {shown} is not a directory")));

@@ -86,9 +86,9 @@ async fn who_is_over(desk: &Desk) -> Option<Over> {
 /// Init's; nobody may be started then.
 pub async fn remember(handover: &mut Handover, init: &InitClient) -> Result<(), Refused> {
     if handover.beginning == Beginning::SameCage {
-        // They ended because they were stopped.
+        // They ended because they were stopped, which was noted; what has ended since is news.
         for row in init.list().await? {
-            if let ProcessState::Exited(_) = row.state {
+            if row.noted && row.state != ProcessState::Running {
                 init.forget(row.process).await?;
             }
         }

@@ -76,7 +76,7 @@ pub async fn wait_for_end(
             }
             Some(grace) = told_to_end.recv() => {
                 // First: a cage that is ready would be moved into otherwise.
-                let _ = heart.stopping().await;
+                let _ = heart.stopping(grace).await;
                 stop_agents(desk, grace);
             }
             heard = heart.hear() => match heard {
@@ -101,7 +101,7 @@ pub async fn wait_for_end(
                 tokio::select! {
                     _ = desk.agents.all_over() => return End::Over { code: 0, message: None },
                     // Also while agents are stopped for another cage.
-                    Some(_) = told_to_end.recv() => drop(heart.stopping().await),
+                    Some(grace) = told_to_end.recv() => drop(heart.stopping(grace).await),
                 }
             }
         }

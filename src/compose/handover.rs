@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::protocol::{Beginning, ExitStatus, Slot, ToHeart, ToSupervisor};
 use agent::wire::{AsyncWire, Packet, WireError};
@@ -89,8 +90,9 @@ impl HeartLine {
     }
 
     /// Says that the sandbox is told to end.
-    pub async fn stopping(&self) -> Result<(), WireError> {
-        self.wire.send(&ToHeart::Stopping, &[]).await
+    pub async fn stopping(&self, grace: Duration) -> Result<(), WireError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.wire.send(&ToHeart::Stopping { grace_ms }, &[]).await
     }
 
     /// Has init killed: the agents are over. [`Self::finish`] must follow.

@@ -36,7 +36,7 @@ use agent::InitClient;
 use agent::own::Role;
 use agent::protocol::{Beginning, CageReport};
 use agent::wire::WireError;
-use supervision::{ChildSpec, Supervisor};
+use supervision::{ChildSpec, FirstStart, Supervisor};
 use telemetry::audit::{PolicyResult, SandboxChange};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
@@ -243,6 +243,12 @@ async fn build(
         Ok::<_, Refused>(cage)
     };
     let ports = capture::follow(&init, &stores, captured);
+    // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others not to run.
+    let first_start = match handover.beginning {
+        Beginning::Sandbox => FirstStart::Fatal,
+        _ => FirstStart::Retried,
+    };
+    let specs = specs.into_iter().map(|spec| spec.first_start(first_start)).collect();
     let started = tree.add_child("", tree::agents(specs));
     let (cage, uncaptured, started) = tokio::join!(biased; proven, ports, started);
     // A cage that could not be proven is the first thing told.
@@ -250,15 +256,16 @@ async fn build(
     capture::tell(&uncaptured, &cage);
     let _ = desk.cage.set(cage);
     if let Err(error) = started {
-        let why = desk.agents.not_started().map_or_else(|| error.into(), Refused::from);
-        if !handover.beginning.is_in_between() {
-            return Err(why);
-        }
-        // The operator can still stop it, or set a policy that shows its programs again.
-        say(&format!("no agent was started again: {why}"));
+        return Err(desk.agents.not_started().map_or_else(|| error.into(), Refused::from));
+    }
+    if handover.beginning != Beginning::Sandbox
+        && let Some(why) = desk.agents.not_started()
+    {
+        // The others run, and the operator can set a policy that shows its program again.
+        say(&why.to_string());
     }
     another_cage::keep_who_is_over(&desk, heart);
-    if desk.beginning == Beginning::Succession {
+    if matches!(desk.beginning, Beginning::Succession | Beginning::SameCage) {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
         tokio::spawn(desk.exec.clone().clear_away(names));
     }

@@ -103,8 +103,6 @@ pub struct Heart {
     builder: Option<Builder>,
     /// Another cage, on its way.
     turn: Option<Turn>,
-    /// The supervisor was told to stop by its operator: no other cage follows.
-    stopping: bool,
     steps: Steps,
 }
 
@@ -177,7 +175,6 @@ impl Heart {
             beginning: Beginning::Sandbox,
             builder,
             turn: None,
-            stopping: false,
             steps,
         })
     }
@@ -247,7 +244,7 @@ impl Heart {
             while signalled && let Ok(Some(info)) = self.signals.read_signal() {
                 // Whoever interrupts a program that nobody supervises wants it to end. Others would be passed on: to nobody.
                 if [Signal::SIGTERM as u32, Signal::SIGINT as u32].contains(&info.ssi_signo) {
-                    self.must_stop();
+                    self.must_stop(STOP_GRACE);
                 }
             }
         }
@@ -279,8 +276,12 @@ impl Heart {
         running.tell(&ToSupervisor::HandoverEnd {
             supervisor_restarts: self.restarts,
             last_death: self.last_death,
-            beginning: std::mem::replace(&mut self.beginning, Beginning::Succession),
+            beginning: self.beginning,
         });
+        if self.beginning == Beginning::Sandbox {
+            // Whatever comes of it, agents may run by the time that another follows.
+            self.beginning = Beginning::Succession;
+        }
         if self.stop_by.is_some() {
             // The one before was told to stop and died over it.
             running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
@@ -306,7 +307,10 @@ impl Heart {
                 return life;
             }
             if init_died && self.over.is_none() {
-                return if self.has_next_cage() { Life::Turn } else { Life::End(self.init_ended()) };
+                if !self.has_next_cage() {
+                    return Life::End(self.init_ended());
+                }
+                self.old_cage_has_died();
             }
             if built {
                 self.hear_builder(running);
@@ -370,11 +374,11 @@ impl Heart {
                 Ok(Packet { body: ToHeart::Release { slot }, .. }) => {
                     self.slots.release_for_supervisor(&slot);
                 }
-                Ok(Packet { body: ToHeart::Stopping, .. }) => {
-                    self.stopping = true;
-                    self.give_up_turn();
+                Ok(Packet { body: ToHeart::Stopping { grace_ms }, .. }) => {
+                    self.must_stop(Duration::from_millis(grace_ms));
                 }
                 Ok(Packet { body: ToHeart::Ready, .. }) => {
+                    self.beginning = Beginning::Succession;
                     self.pace.ready(Instant::now());
                     notify::ready(self.plan.notify_socket.as_deref());
                     self.has_turned();
@@ -479,14 +483,15 @@ impl Heart {
 
     /// Has the supervisor stop the agents, but not for ever.
     fn stop(&mut self, running: &Running) {
-        self.must_stop();
+        self.must_stop(STOP_GRACE);
         running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
     }
 
     /// Sets the end of all patience. Being told again puts it off no further.
-    fn must_stop(&mut self) {
+    fn must_stop(&mut self, grace: Duration) {
         self.give_up_turn();
-        self.stop_by.get_or_insert_with(|| Instant::now() + STOP_GRACE + STOP_SLACK);
+        let by = Instant::now().checked_add(grace.saturating_add(STOP_SLACK));
+        self.stop_by = self.stop_by.or(by);
     }
 
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.

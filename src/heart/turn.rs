@@ -57,6 +57,8 @@ pub enum Turn {
     },
 }
 
+/// What an old supervisor is given whose cage is gone.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// What the operator is told of agents that are back.
 const BACK: &str = "the other cage's init ended before the agents were there (of memory or process limits?): they were started again where \
                     they were";
@@ -126,7 +128,7 @@ impl Heart {
     }
 
     fn built(&mut self, channel: OwnedFd, plan: OwnedFd, uid: u32, running: &Running) {
-        if self.stopping || self.stop_by.is_some() || self.over.is_some() {
+        if self.stop_by.is_some() || self.over.is_some() {
             self.end_unused();
             return self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
@@ -144,6 +146,14 @@ impl Heart {
         if let Some(Turn::Under { over, .. }) = &mut self.turn {
             *over = true;
             self.init.kill();
+        }
+    }
+
+    /// Its init ended by itself, and all agents with it: the supervisor has little time left to say so.
+    pub(super) fn old_cage_has_died(&mut self) {
+        if let Some(Turn::Under { over, by, .. }) = &mut self.turn {
+            *over = true;
+            *by = (*by).min(Instant::now() + LAST_WORDS);
         }
     }
 
@@ -171,8 +181,9 @@ impl Heart {
             // Its supervisor has no more to do than for a stop, and nothing runs any more.
             self.over = Some(Ending::with(0, None));
         }
-        if self.turn.is_some() {
-            self.end_unused();
+        let is_awaited = !matches!(self.turn, None | Some(Turn::Begun(_)));
+        self.end_unused();
+        if is_awaited {
             self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
     }
@@ -186,21 +197,17 @@ impl Heart {
 
     /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where there is one.
     pub(super) fn turn_over(&mut self, running: Running) {
-        let turn = self.turn.take();
-        let Running { child, wire } = running;
-        drop(wire);
-        if let Some(Turn::Under { over: true, .. }) = &turn {
-            // Output is out and records are on disk: winding down would only take time.
-            child.kill();
-        }
-        let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = turn else {
-            ending::end_supervisor(&child);
+        // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take that for our death, and
+        // remove what is there still.
+        running.child.kill();
+        ending::reap(&running.child);
+        drop(running.wire);
+        let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = self.turn.take() else {
             self.beginning = Beginning::SameCage;
             self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
             return;
         };
         self.init.kill();
-        ending::end_supervisor(&child);
         ending::reap(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();

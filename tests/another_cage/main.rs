@@ -22,15 +22,16 @@ use nix::unistd::Pid;
 
 use common::{COFFERDAM, Sandbox, policy, record_has};
 use faults::{
-    a_builders_end_at_any_moment_leaves_nothing, a_cage_without_the_agents_program_can_be_left,
-    a_stop_ends_a_move_too, a_supervisor_that_hangs_is_not_waited_for,
-    a_supervisors_death_in_the_middle_takes_nothing_along, an_end_at_any_moment_leaves_nothing,
-    the_next_cages_end_leads_back, the_way_leads_forward_without_a_builder,
-    without_a_builder_it_is_told_what_to_do,
+    a_builders_end_at_any_moment_leaves_nothing, a_cage_without_an_agents_program_is_the_others_too,
+    a_stop_ends_a_move_too, a_stop_outlives_its_supervisor, a_supervisor_that_hangs_is_not_waited_for,
+    a_supervisors_death_in_the_middle_takes_nothing_along, a_way_back_survives_a_death,
+    an_end_at_any_moment_leaves_nothing, the_next_cages_end_leads_back,
+    the_way_leads_forward_without_a_builder, without_a_builder_it_is_told_what_to_do,
 };
 use service::{Service, is_called, process, showing};
 use walls::{
-    a_link_from_a_cage_before_is_not_followed, a_wish_goes_with_whoever_had_it, a_wish_is_whole_or_none,
+    a_link_from_a_cage_before_is_not_followed, a_place_that_the_operator_moved_stays_known,
+    a_wish_goes_with_whoever_had_it, a_wish_is_whole_or_none, a_workspace_is_not_reopened_through_a_link,
     nobody_else_is_heard, who_drips_holds_up_no_end,
 };
 
@@ -50,7 +51,9 @@ fn main() -> ExitCode {
             without_a_builder_it_is_told_what_to_do,
             the_way_leads_forward_without_a_builder,
             a_builders_end_at_any_moment_leaves_nothing,
-            a_cage_without_the_agents_program_can_be_left,
+            a_cage_without_an_agents_program_is_the_others_too,
+            a_way_back_survives_a_death,
+            a_stop_outlives_its_supervisor,
             a_stop_ends_a_move_too,
             an_end_at_any_moment_leaves_nothing,
             nobody_else_is_heard,
@@ -58,6 +61,8 @@ fn main() -> ExitCode {
             a_wish_goes_with_whoever_had_it,
             who_drips_holds_up_no_end,
             a_link_from_a_cage_before_is_not_followed,
+            a_place_that_the_operator_moved_stays_known,
+            a_workspace_is_not_reopened_through_a_link,
         ],
     )
 }

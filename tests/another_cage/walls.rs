@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Mode, PATIENCE, poll};
+use bed::stage::{Finished, Mode, PATIENCE, poll};
 use nix::sys::signal::Signal;
 
 use crate::common::{self, policy};
@@ -179,4 +179,73 @@ pub fn a_link_from_a_cage_before_is_not_followed(stage: &Stage) -> Result<()> {
 
 fn showing_writable(path: &Path) -> String {
     policy("").replace("  read_write:\n", &format!("  read_write:\n    - {}\n", path.display()))
+}
+
+/// Another static section.
+fn also_opt(policy: String) -> String {
+    policy.replace("    - /etc ", "    - { path: /opt, optional: true }\n    - /etc ")
+}
+
+/// What the operator moves is no longer where it was for the agents of before: their links stay theirs.
+pub fn a_place_that_the_operator_moved_stays_known(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let service = Service::start(stage, "")?;
+    let at = |name: &str| stage.dir().join(name);
+    for made in ["secret", "release-1", "release-2"] {
+        std::fs::create_dir(at(made))?;
+        std::fs::set_permissions(at(made), std::fs::Permissions::from_mode(0o777))?;
+    }
+    std::fs::write(at("secret/file"), "of the host")?;
+    symlink(at("release-1"), at("current"))?;
+    let set = |name: &str, text: String| -> Result<Finished> {
+        service.set(&stage.write(name, text)?.display().to_string())
+    };
+    set("one.yaml", showing_writable(&at("current")))?.expect_code(0)?;
+    let (secret, link) = (at("secret").display().to_string(), at("release-1/cfg").display().to_string());
+    let inside = at("current/cfg").display().to_string();
+    stage.call(&["exec", &service.sandbox.name, "--", "ln", "-s", &secret, &inside])?.expect_code(0)?;
+    std::fs::remove_file(at("current"))?;
+    symlink(at("release-2"), at("current"))?;
+    set("two.yaml", also_opt(showing_writable(&at("current"))))?.expect_code(0)?;
+    set("three.yaml", policy(""))?.expect_code(0)?;
+    let refused = set("four.yaml", showing(Path::new(&link)))?.expect_code(125)?.err();
+    ensure!(refused.contains("leads through"), "{refused}");
+    let kept = std::fs::read_to_string(stage.state().join(&service.sandbox.name).join("places"))?;
+    ensure!(kept.contains("release-1") && kept.contains("release-2"), "{kept}");
+    Ok(())
+}
+
+/// A workspace in a directory that agents may write: one that they put in its place is not followed, in a move or a start.
+pub fn a_workspace_is_not_reopened_through_a_link(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let at = |name: &str| stage.dir().join(name);
+    for made in ["secret", "shared", "shared/ws"] {
+        std::fs::create_dir(at(made))?;
+        std::fs::set_permissions(at(made), std::fs::Permissions::from_mode(0o777))?;
+    }
+    std::fs::write(at("secret/file"), "of the host")?;
+    let first = stage.write("first.yaml", showing_writable(&at("shared")))?.display().to_string();
+    let second = also_opt(showing_writable(&at("shared")));
+    let second = stage.write("second.yaml", second)?.display().to_string();
+    let name = stage.name();
+    let text = format!(
+        "name: {name}\npolicy: {first}\nworkspace: {}\nmetrics: {{ listen: \"off\" }}\nagents:\n  one:\n    command: [sleep, '1000']\n",
+        at("shared/ws").display()
+    );
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+    let mut sandbox = common::Sandbox::adopt(stage, name.clone(), running);
+    let runs = || sandbox.status().ok().filter(|status| status["agents"][0]["pid"].is_u64());
+    let before = poll("the agent", common::START, runs)?;
+    let swap = format!("cd {0} && mv ws old && ln -s {1} ws", at("shared").display(), at("secret").display());
+    stage.call(&["exec", &name, "--", "sh", "-c", &swap])?.expect_code(0)?;
+    let refused = stage.call(&["policy", "set", &name, &second, "--restart-agents"])?.expect_code(125)?.err();
+    ensure!(refused.contains("workspace"), "{refused}");
+    let now = runs().context("status")?;
+    ensure!(now["agents"][0]["pid"] == before["agents"][0]["pid"], "{now}");
+    stage.call(&["stop", &name])?.expect_code(0)?;
+    sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    let refused = stage.call(&["up", "-f", &file])?.expect_code(125)?.err();
+    ensure!(refused.contains("link that an agent can change"), "{refused}");
+    Ok(())
 }

@@ -577,8 +577,12 @@ pub enum ToHeart {
     },
     /// The tree is up.
     Ready,
-    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow.
-    Stopping,
+    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow, and a supervisor that
+    /// follows stops them too.
+    Stopping {
+        /// What they are given, in milliseconds.
+        grace_ms: u64,
+    },
     /// Every agent is over and its output is out: init is killed now, while the last records are written. `Finish`
     /// follows; should the supervisor die before it, this is how the sandbox ends.
     Over {

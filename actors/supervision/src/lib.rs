@@ -78,8 +78,8 @@
 //! ## Rules
 //!
 //! - *Start*: children start in order, each ready before the next is started. The first start is not
-//!   retried: if a child does not come up, those that did are stopped in reverse and
-//!   [`Supervisor::start`] fails. With `one_for_one` a child that came up and fails meanwhile holds up
+//!   retried ([`FirstStart`] may say so): if a child does not come up, those that did are stopped in reverse
+//!   and [`Supervisor::start`] fails. With `one_for_one` a child that came up and fails meanwhile holds up
 //!   none of the others.
 //! - *End*: a panic, an `Err`, a kill are failures; a stop is not. [`Restart`] says what follows. A
 //!   permanent child that stops by itself has failed. A temporary child leaves the table.
@@ -133,8 +133,8 @@ pub use intensity::{Beyond, Intensity};
 pub use ready::Ready;
 pub use report::{Event, REPORTS_KEPT, Report};
 pub use spec::{
-    ChildSpec, KILL_DEADLINE, NAME_LIMIT, Restart, START_DEADLINE, STOP_DEADLINE, StopOrder, Strategy,
-    SupervisorSpec,
+    ChildSpec, FirstStart, KILL_DEADLINE, NAME_LIMIT, Restart, START_DEADLINE, STOP_DEADLINE, StopOrder,
+    Strategy, SupervisorSpec,
 };
 pub use supervisor::Supervisor;
 pub use tree::{NodeKind, State, TreeNode};

@@ -38,6 +38,17 @@ pub enum Restart {
     Temporary,
 }
 
+/// What it means that a child does not come up the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstStart {
+    /// The start of its supervisor fails, or its addition (as in OTP).
+    #[default]
+    Fatal,
+    /// It is a failure like any other, for which nobody else waits with `one_for_one`.
+    Retried,
+}
+
 /// Who else is restarted with a child (as in OTP).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +82,7 @@ pub struct ChildSpec {
     pub(crate) backoff: Backoff,
     pub(crate) intensity: Intensity,
     pub(crate) beyond: Beyond,
+    pub(crate) first_start: FirstStart,
     pub(crate) start_deadline: Duration,
     pub(crate) stop_deadline: Duration,
 }
@@ -124,6 +136,7 @@ impl ChildSpec {
             backoff: Backoff::default(),
             intensity: Intensity::default(),
             beyond: Beyond::default(),
+            first_start: FirstStart::default(),
             start_deadline: START_DEADLINE,
             stop_deadline: STOP_DEADLINE,
         }
@@ -159,6 +172,13 @@ impl ChildSpec {
     #[must_use]
     pub fn beyond(mut self, beyond: Beyond) -> Self {
         self.beyond = beyond;
+        self
+    }
+
+    /// What a failed first start is.
+    #[must_use]
+    pub fn first_start(mut self, first_start: FirstStart) -> Self {
+        self.first_start = first_start;
         self
     }
 

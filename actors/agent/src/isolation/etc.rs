@@ -4,7 +4,7 @@
 //! names below `/etc` in addition is bound by name.
 
 use super::links::follow;
-use super::paths::{Modes, clone_real};
+use super::paths::Modes;
 use super::root::{Failed, at, attach, make_dir, make_file, make_parent};
 use crate::plan::{
     AGENT_ID, CA_BUNDLE, CagePlan, Control, INFERENCE_ADDRESS, JAVA_STORE, RUN_DIR, WORKSPACE,
@@ -136,10 +136,10 @@ impl Collected {
             self.links.push((path, target));
             return;
         }
-        let Ok((mount, directory)) = clone_real(&real) else { return };
+        let Ok((mount, meta)) = sys::beneath::clone_real(&real) else { return };
         let attributes = if writable { modes.writable } else { modes.read_only };
         if sys::mount::set_attributes(mount.as_fd(), attributes.and(Attributes::NO_EXEC), true).is_ok() {
-            self.bound.push(Bound { path, directory, writable, mount });
+            self.bound.push(Bound { path, directory: meta.is_dir(), writable, mount });
         }
     }
 

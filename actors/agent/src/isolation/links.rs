@@ -10,7 +10,7 @@ const MAX_LINKS: usize = 40;
 
 /// Why a path leads nowhere.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Astray {
+pub enum Astray {
     /// By a link that somebody of those could have put there who may write around it.
     #[error("{} is a link that an agent can change, or could", .0.display())]
     Changeable(PathBuf),
@@ -22,7 +22,10 @@ pub(crate) enum Astray {
 /// The real place of an absolute path, followed once and no link of `theirs`: what lies in one of these real places is judged before it
 /// is followed, so that whoever changes it meanwhile wins nothing. What the way is made of beside links may still be changed there, which
 /// whoever opens the answer must be ready for (`sys::beneath`).
-pub(crate) fn follow(path: &Path, theirs: &[PathBuf]) -> Result<PathBuf, Astray> {
+///
+/// # Errors
+/// A link of theirs on the way; what the kernel says of a path that leads nowhere.
+pub fn follow(path: &Path, theirs: &[PathBuf]) -> Result<PathBuf, Astray> {
     let mut real = PathBuf::from("/");
     let mut rest: VecDeque<OsString> = parts(path).collect();
     let mut followed = 0;

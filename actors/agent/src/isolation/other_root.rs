@@ -40,7 +40,10 @@ pub(super) fn within<T>(
 ) -> Result<T, Failed> {
     let opened = |given: Option<OwnedFd>, path: &Path| match given {
         Some(mount) => Ok(mount),
-        None => sys::mount::clone_tree(path).map_err(at(format!("opening {}", path.display()))),
+        None => match sys::beneath::clone_real(path) {
+            Ok((mount, _)) => Ok(mount),
+            Err(error) => Err(at(format!("opening {}", path.display()))(error)),
+        },
     };
     // Both before anything is attached, which could cover them.
     let tree = opened(mounts.tree, &root.path)?;

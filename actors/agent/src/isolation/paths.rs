@@ -109,18 +109,9 @@ pub(super) fn collect_sys(modes: Modes) -> Result<Vec<Shown>, Failed> {
 
 fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {
     let step = || at(format!("binding {}", path.display()));
-    let (mount, directory) = clone_real(&path).map_err(step())?;
+    let (mount, meta) = sys::beneath::clone_real(&path).map_err(step())?;
     sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true).map_err(step())?;
-    Ok(Shown { path, mount, directory, writable })
-}
-
-/// What a real path leads to now, and whether it is a directory: through no link, since one that stands there by now was put there since
-/// it was judged.
-pub(super) fn clone_real(path: &Path) -> io::Result<(OwnedFd, bool)> {
-    let root = std::fs::File::open("/")?;
-    let place = sys::beneath::open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?;
-    let directory = std::fs::File::from(place.try_clone()?).metadata()?.is_dir();
-    Ok((sys::mount::clone_tree_at(place.as_fd())?, directory))
+    Ok(Shown { path, mount, directory: meta.is_dir(), writable })
 }
 
 type Wanted = BTreeMap<PathBuf, bool>;
@@ -138,7 +129,11 @@ fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Fail
             Err(Astray::Changeable(link)) => {
                 return Err(refused(
                     &path,
-                    format!("it leads through {}, which an agent can change, or could", link.display()),
+                    format!(
+                        "it leads through {}, which an agent can change, or could in an earlier cage (`places`, in the sandbox's state \
+                         directory, has where)",
+                        link.display()
+                    ),
                 ));
             }
             // What isn't there is judged later, inside, where a missing path that isn't optional is an error.
@@ -180,12 +175,20 @@ fn refused(path: &Path, why: String) -> Failed {
 }
 
 /// Where an agent can put a link, or could in an earlier cage: the workspace and what is writable, by their real paths, as they are to
-/// whoever looks: init does so from within another root, where there is one.
+/// whoever looks: init does so from within another root, where there is one. A path that leads through a link of theirs leads to no place
+/// of its own, and is refused where it is asked for.
 pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
     let before = plan.written_before.iter().filter(|_| plan.root.is_none()).cloned();
-    let named = plan.paths.read_write.iter().map(|rule| &rule.path);
-    let now = named.filter(|path| !super::is_provided(path)).chain([&plan.workspace]);
-    before.chain(now.filter_map(|path| std::fs::canonicalize(path).ok())).collect()
+    let mut places: Vec<PathBuf> = before.chain([plan.workspace.clone()]).collect();
+    let mut named: Vec<&PathBuf> = plan.paths.read_write.iter().map(|rule| &rule.path).collect();
+    // What lies above others first: links in it are then theirs.
+    named.sort();
+    for path in named.into_iter().filter(|path| !super::is_provided(path)) {
+        if let Ok(real) = links::follow(path, &places) {
+            places.push(real);
+        }
+    }
+    places
 }
 
 /// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds

@@ -83,8 +83,11 @@ impl Collection {
         }
         let workspace = match handed.workspace {
             Some(mount) => mount,
-            None => sys::mount::clone_tree(&plan.workspace)
-                .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?,
+            None => {
+                sys::beneath::clone_real(&plan.workspace)
+                    .map_err(at(format!("opening the workspace {}", plan.workspace.display())))?
+                    .0
+            }
         };
         sys::mount::set_attributes(workspace.as_fd(), modes.writable, true).map_err(at("workspace"))?;
         let size = number(plan.limits.tmp_size());

@@ -18,9 +18,8 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Mounts, LaunchError> {
         let (path, mend) = (root.path.display().to_string(), mend.to_owned());
         move |source| LaunchError::Root { path, what, source, mend }
     };
-    let tree =
-        sys::mount::clone_tree(&root.path).map_err(fault("can't be opened", "does it still exist?"))?;
-    let meta = std::fs::metadata(&root.path).map_err(fault("can't be opened", "does it still exist?"))?;
+    let (tree, meta) =
+        sys::beneath::clone_real(&root.path).map_err(fault("can't be opened", "does it still exist?"))?;
     let owner = Id { uid: meta.uid(), gid: meta.gid() };
     if (root.image || root.overlay.is_some()) && owner.uid != sandbox.uid {
         let mapping =
@@ -37,7 +36,7 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Mounts, LaunchError> {
     let overlay = root
         .overlay
         .as_deref()
-        .map(sys::mount::clone_tree)
+        .map(|path| sys::beneath::clone_real(path).map(|(mount, _)| mount))
         .transpose()
         .map_err(fault("has an overlay that can't be opened", "does the state directory still exist?"))?;
     Ok(Mounts { tree: Some(tree), overlay })

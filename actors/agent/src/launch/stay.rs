@@ -9,9 +9,9 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It gets SIGTERM when the caller
-/// dies, blocked if it is now; it keeps the standard error and these descriptors, and nothing else that is open here. It has a session of
-/// its own: a Ctrl-C at the terminal is its parent's to judge.
+/// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It keeps the standard
+/// error and these descriptors, and nothing else that is open here. It has a session of its own and hears no signal that asks it to end,
+/// which is its parent's to judge: `work` must end when the channel does.
 ///
 /// Values of the caller that `work` borrows are copies in the child, none of which is ever dropped there.
 ///
@@ -27,12 +27,11 @@ pub fn stay_behind(
     let channel = |e: WireError| system("a channel to a child")(io::Error::other(e));
     let (ours, theirs) = wire::pair().map_err(channel)?;
     let ours = Wire::new(ours).map_err(channel)?;
-    let parent = std::process::id();
     match sys::process::clone(0).map_err(system("fork"))? {
         Cloned::Child => {
             // A panic must not unwind into our caller's frames, which are copies here.
             let life = std::panic::AssertUnwindSafe(|| {
-                shut_off(name, title, parent, keep, &theirs).map_err(drop)?;
+                shut_off(name, title, keep, &theirs).map_err(drop)?;
                 Wire::new(theirs).map(work).map_err(drop)
             });
             let code = match std::panic::catch_unwind(life) {
@@ -45,17 +44,8 @@ pub fn stay_behind(
     }
 }
 
-fn shut_off(
-    name: &CStr,
-    title: &str,
-    parent: u32,
-    keep: &[BorrowedFd<'_>],
-    channel: &OwnedFd,
-) -> io::Result<()> {
-    sys::process::die_with_parent(libc::SIGTERM)?;
-    if std::os::unix::process::parent_id() != parent {
-        return Err(io::Error::other("the parent is gone"));
-    }
+fn shut_off(name: &CStr, title: &str, keep: &[BorrowedFd<'_>], channel: &OwnedFd) -> io::Result<()> {
+    sys::signals::be_deaf()?;
     sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
     own::no_core_files()?;
     nix::unistd::setsid()?;

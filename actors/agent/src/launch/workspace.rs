@@ -18,10 +18,9 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
         move |source: io::Error| LaunchError::Workspace { path, what, source, mend }
     };
     let chown = format!("chown -R {}:{} {path}, or choose another workspace", sandbox.uid, sandbox.gid);
-    let tree = sys::mount::clone_tree(&plan.workspace)
-        .map_err(fault("can't be opened", "create it first".into()))?;
-    let meta =
-        std::fs::metadata(&plan.workspace).map_err(fault("can't be opened", "create it first".into()))?;
+    let mend = "create it first; a link that stands in its way was put there since the sandbox started";
+    let (tree, meta) =
+        sys::beneath::clone_real(&plan.workspace).map_err(fault("can't be opened", mend.into()))?;
     if !meta.is_dir() {
         return Err(fault("isn't a directory", "name one".into())(io::ErrorKind::NotADirectory.into()));
     }

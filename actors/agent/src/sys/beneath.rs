@@ -3,7 +3,7 @@
 use super::check;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -35,6 +35,15 @@ pub(crate) fn open_directory(directory: BorrowedFd<'_>, path: &Path) -> io::Resu
 /// Anything that isn't a link, without ever waiting for it.
 pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
+}
+
+/// What a real path leads to now, as a detached, recursive copy of what is mounted there, and what it is: through no link, since one that
+/// stands there by now was put there since the path was resolved.
+pub(crate) fn clone_real(path: &Path) -> io::Result<(OwnedFd, std::fs::Metadata)> {
+    let root = std::fs::File::open("/")?;
+    let place = open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?;
+    let meta = std::fs::File::from(place.try_clone()?).metadata()?;
+    Ok((super::mount::clone_tree_at(place.as_fd())?, meta))
 }
 
 /// Anything that isn't a link, only to say where it is (`O_PATH`); `path` may have several components.

@@ -43,6 +43,15 @@ pub(crate) fn is_ignored(signo: libc::c_int) -> bool {
     }
 }
 
+/// What asks a process to end is nothing to this one, and waits for nobody.
+pub(crate) fn be_deaf() -> io::Result<()> {
+    for signal in ENDING {
+        // SAFETY: SIG_IGN runs no code of ours.
+        unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
+    }
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
 /// Makes a write to a closed pipe an error instead of a signal.
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN runs no code of ours.

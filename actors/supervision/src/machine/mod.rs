@@ -36,7 +36,7 @@ use crate::keeper::Gone;
 use crate::report::Event;
 use crate::spec::StopOrder;
 use crate::tree::millis;
-use crate::{Beyond, Chance, ControlError, Failure, Intensity, Restart, Strategy};
+use crate::{Beyond, Chance, ControlError, Failure, FirstStart, Intensity, Restart, Strategy};
 
 /// Names one caller that waits for an answer.
 pub(crate) type Token = u64;
@@ -206,7 +206,7 @@ impl Machine {
         slot.phase = Phase::Up;
         slot.since = Some(now);
         slot.restarts += u64::from(slot.been_up);
-        slot.been_up = true;
+        (slot.been_up, slot.begun) = (true, true);
         let event = Event::Started { took_ms, restarts: slot.restarts };
         let answered = slot.waiters.extract_if(.., |waiter| waiter.wish != Wish::Removed).collect::<Vec<_>>();
         self.report(Some(key), event);
@@ -295,15 +295,17 @@ impl Machine {
             return self.changed(key);
         };
         let child = slot.name.to_string();
-        let adding = slot.waiters.iter().any(|waiter| waiter.wish == Wish::Added);
+        let retried = slot.policy.first_start == FirstStart::Retried;
+        let adding = !retried && slot.waiters.iter().any(|waiter| waiter.wish == Wish::Added);
         let refused: Vec<_> = slot.waiters.extract_if(.., |waiter| waiter.wish != Wish::Removed).collect();
         for waiter in refused {
             let answer = Err(ControlError::Start { child: child.clone(), failure: failure.clone() });
             self.effects.push(Effect::Reply { token: waiter.token, answer });
         }
-        if first_start && !slot.been_up {
+        if first_start && !retried && !slot.been_up {
             return self.end(End::StartFailed { child, failure });
         }
+        slot.begun = true;
         if adding || slot.policy.restart == Restart::Temporary {
             return self.take_out(i);
         }

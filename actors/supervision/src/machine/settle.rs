@@ -1,7 +1,7 @@
 //! Bringing a supervisor from where it is one step nearer to where it should be.
 //!
 //! Children are settled lane by lane. A *lane* is a run of children that are stopped and started
-//! together, in order: with `one_for_one` each child that has been up is its own lane, otherwise all
+//! together, in order: with `one_for_one` each child whose first start is over is its own lane, otherwise all
 //! children are one. Within a lane first everything stale goes down, last one first, then
 //! waits run, then what is down comes up, first one first, each ready before the next is started.
 //! The first start with `one_for_one` goes on past a child that was up and fails meanwhile (as in OTP,
@@ -23,11 +23,11 @@ impl Machine {
             Mode::Starting => {
                 let alone = self.strategy == Strategy::OneForOne;
                 let pending = |slot: &Slot| {
-                    !(alone && slot.been_up)
+                    !(alone && slot.begun)
                         && matches!(slot.phase, Phase::Waiting | Phase::Starting | Phase::Stopping)
                 };
                 if alone {
-                    let up = |i: &usize| self.slots.get(*i).is_some_and(|slot| slot.been_up);
+                    let up = |i: &usize| self.slots.get(*i).is_some_and(|slot| slot.begun);
                     let next = self.slots.iter().position(pending);
                     let lanes: Vec<usize> = (0..self.slots.len()).filter(up).chain(next).collect();
                     lanes.into_iter().for_each(|i| self.settle_lane(i..i + 1));

@@ -9,7 +9,7 @@ use super::Token;
 use crate::failure::Exit;
 use crate::intensity::Window;
 use crate::tree::{State, Status};
-use crate::{Backoff, Beyond, ChildSpec, Failure, Restart};
+use crate::{Backoff, Beyond, ChildSpec, Failure, FirstStart, Restart};
 
 /// Names a child for as long as it is in the table; never used twice.
 pub(crate) type Key = u64;
@@ -21,12 +21,13 @@ pub(crate) struct Policy {
     pub(crate) backoff: Backoff,
     pub(crate) intensity: crate::Intensity,
     pub(crate) beyond: Beyond,
+    pub(crate) first_start: FirstStart,
 }
 
 impl From<&ChildSpec> for Policy {
     fn from(spec: &ChildSpec) -> Self {
-        let ChildSpec { restart, backoff, intensity, beyond, .. } = *spec;
-        Self { restart, backoff, intensity, beyond }
+        let ChildSpec { restart, backoff, intensity, beyond, first_start, .. } = *spec;
+        Self { restart, backoff, intensity, beyond, first_start }
     }
 }
 
@@ -80,6 +81,8 @@ pub(crate) struct Slot {
     pub(super) removing: bool,
     /// Was ready at least once.
     pub(super) been_up: bool,
+    /// Its first start is behind it, or a failure like any other.
+    pub(super) begun: bool,
     pub(super) hold: Hold,
     /// Counts the waits, so that a late one is known for what it is.
     pub(super) turn: u64,
@@ -106,6 +109,7 @@ impl Slot {
             stale: false,
             removing: false,
             been_up: false,
+            begun: false,
             hold: Hold::None,
             turn: 0,
             incarnation: 0,

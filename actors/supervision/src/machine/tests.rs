@@ -236,6 +236,7 @@ fn policy(restart: Restart, limit: u32) -> Policy {
         backoff: Backoff { min: Duration::from_millis(u64::from(limit % 2)), ..Backoff::default() },
         intensity: Intensity { restarts: limit, within: Duration::from_secs(3) },
         beyond: if limit.is_multiple_of(3) { Beyond::GiveUp } else { Beyond::Escalate },
+        first_start: if limit.is_multiple_of(2) { FirstStart::Fatal } else { FirstStart::Retried },
     }
 }
 
@@ -295,4 +296,30 @@ fn a_first_start_goes_past_a_child_that_was_up_and_failed() {
         assert!(world.machine.is_running());
         assert!(world.machine.slots.iter().all(|slot| slot.phase == Phase::Up));
     }
+}
+
+/// Where a failed first start is a failure like any other, neither the supervisor fails nor a sibling waits.
+#[test]
+fn a_first_start_may_be_tried_again() {
+    let now = Instant::now();
+    let mut machine =
+        Machine::new(crate::Strategy::OneForOne, StopOrder::Reverse, None, Chance::new(|| 0.5), now);
+    for key in 0..2 {
+        let policy = Policy { first_start: FirstStart::Retried, ..policy(Restart::Transient, 7) };
+        machine.declare(key, format!("c{key}").into(), policy);
+    }
+    machine.begin();
+    let started = |machine: &mut Machine| {
+        let effects = machine.effects().into_iter();
+        effects
+            .filter_map(|e| if let Effect::Start { key, .. } = e { Some(key) } else { None })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(started(&mut machine), [0]);
+    machine.gone(0, 1, Gone::failed(Failure::Killed));
+    assert_eq!(started(&mut machine), [1], "the second doesn't wait for the first");
+    machine.ready(1, 1);
+    assert!(machine.is_running());
+    assert_eq!(machine.named("c0").unwrap().phase, Phase::Waiting);
+    assert_eq!(machine.named("c0").unwrap().hold, Hold::Armed(1));
 }
