@@ -375,7 +375,8 @@ impl Heart {
                     self.slots.release_for_supervisor(&slot);
                 }
                 Ok(Packet { body: ToHeart::Stopping { grace_ms }, .. }) => {
-                    self.must_stop(Duration::from_millis(grace_ms));
+                    // Twice the slack: its last work may take as long for each agent.
+                    self.must_stop(Duration::from_millis(grace_ms).saturating_add(STOP_SLACK));
                 }
                 Ok(Packet { body: ToHeart::Ready, .. }) => {
                     self.beginning = Beginning::Succession;

@@ -56,6 +56,12 @@ impl Compiled {
         Ok(Self { tables: Arc::new(tables(policy)) })
     }
 
+    /// Whether some entry names this program by its whole path, without a wildcard.
+    #[must_use]
+    pub fn names_program(&self, path: &str) -> bool {
+        self.tables.places.iter().any(|place| place.programs.name(path))
+    }
+
     /// Every TCP port that some endpoint names, sorted, once each.
     #[must_use]
     pub fn ports(&self) -> Vec<u16> {

@@ -226,6 +226,16 @@ impl Programs {
         }
     }
 
+    /// Whether a program is named by its whole path.
+    pub(crate) fn name(&self, path: &str) -> bool {
+        match self {
+            Self::Any => false,
+            Self::Listed(list) => {
+                list.iter().any(|binary| binary.path.is_literal() && binary.path.matches(path))
+            }
+        }
+    }
+
     /// Whether a caller may use the entry: by its own program, or by one that started it.
     pub(crate) fn cover(&self, caller: &Caller) -> bool {
         match self {

@@ -83,6 +83,8 @@ pub struct Identifier {
     processes: Arc<dyn Processes>,
     diag: Diag,
     pins: Pins,
+    /// Whether the policy names a program: one that has room among the pins.
+    named: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     digests: Digests,
     foreign_code: ForeignCode,
     /// Whether makers are noted here, as the last first look found.
@@ -103,6 +105,7 @@ impl Identifier {
             processes,
             diag,
             pins: Pins::new(),
+            named: Arc::new(|_| false),
             digests: Digests::new(),
             foreign_code: ForeignCode::default(),
             notes_makers: Arc::new(AtomicBool::new(false)),
@@ -120,6 +123,13 @@ impl Identifier {
     #[must_use]
     pub fn with_pins(mut self, pins: Pins) -> Self {
         self.pins = pins;
+        self
+    }
+
+    /// With what tells which programs the policy names by their whole path.
+    #[must_use]
+    pub fn with_named(mut self, named: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.named = Arc::new(named);
         self
     }
 
@@ -287,7 +297,7 @@ impl Identifier {
 
     fn pin(&self, file: &Hashed) -> Result<Executable, Unidentified> {
         let sha256 = file.measured.sha256;
-        match self.pins.check(&file.path, &sha256) {
+        match self.pins.check(&file.path, &sha256, &*self.named) {
             Ok(path) => Ok(Executable { path, sha256 }),
             Err(PinError::Changed(changed)) => Err(Unidentified::Changed(Box::new(changed))),
             Err(PinError::Full) => Err(Unidentified::PinsFull),

@@ -12,8 +12,11 @@ use tokio::sync::watch;
 
 use super::digest::Sha256Hash;
 
-/// Most paths remembered. Beyond it new paths are refused; the programs of a whole distribution fit.
+/// Most paths remembered. Beyond it new paths are refused, but for programs that the policy names by their whole path, so that an agent
+/// can't use up what they need; the programs of a whole distribution fit.
 pub const MAX_PINS: usize = 16_384;
+/// Room beyond it for those. More are refused as the others are.
+const NAMED_PINS: usize = 4096;
 
 /// The pins. Clones share them. Reading takes no lock; writing (once a program) copies the table.
 #[derive(Debug, Clone)]
@@ -120,7 +123,7 @@ impl Pins {
     /// The pins that were kept by [`Pins::kept`], of a supervisor before this one.
     #[must_use]
     pub fn restored(kept: impl IntoIterator<Item = Pinned>) -> Self {
-        let pins = kept.into_iter().take(MAX_PINS).map(|Pinned { path, sha256, pending }| {
+        let pins = kept.into_iter().take(MAX_PINS + NAMED_PINS).map(|Pinned { path, sha256, pending }| {
             let path: Arc<str> = path.into();
             (path.clone(), Pin { path, sha256, pending })
         });
@@ -147,8 +150,14 @@ impl Pins {
         self.0.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    /// Compares with the first use, or makes this the first use. Returns the path, shared.
-    pub(super) fn check(&self, path: &str, sha256: &Sha256Hash) -> Result<Arc<str>, PinError> {
+    /// Compares with the first use, or makes this the first use. Returns the path, shared. `named` is asked where there is no room else:
+    /// whether the policy names the program.
+    pub(super) fn check(
+        &self,
+        path: &str,
+        sha256: &Sha256Hash,
+        named: impl Fn(&str) -> bool,
+    ) -> Result<Arc<str>, PinError> {
         match self.compare(path, sha256) {
             Some(Ok(path)) => return Ok(path),
             Some(Err(changed)) => {
@@ -157,9 +166,11 @@ impl Pins {
             }
             None => {}
         }
+        let is_full = self.0.pins.load().len() >= MAX_PINS;
+        let room = if is_full && named(path) { MAX_PINS + NAMED_PINS } else { MAX_PINS };
         let shared: Arc<str> = Arc::from(path);
         self.0.pins.rcu(|pins| {
-            if pins.contains_key(path) || pins.len() >= MAX_PINS {
+            if pins.contains_key(path) || pins.len() >= room {
                 return pins.clone();
             }
             let mut pins = HashMap::clone(pins);
@@ -272,20 +283,20 @@ mod tests {
     fn a_change_is_refused_until_the_operator_accepts_it() {
         let (a, b, c) = ([1; 32], [2; 32], [3; 32]);
         let pins = Pins::new();
-        assert_eq!(pins.check("/bin/x", &a).as_deref(), Ok("/bin/x"));
-        assert_eq!(pins.check("/bin/x", &a).as_deref(), Ok("/bin/x"));
+        assert_eq!(pins.check("/bin/x", &a, |_| false).as_deref(), Ok("/bin/x"));
+        assert_eq!(pins.check("/bin/x", &a, |_| false).as_deref(), Ok("/bin/x"));
         assert_eq!(pins.accept("/bin/x", a), Err(AcceptError::Unchanged("/bin/x".into())));
         let change = Changed { path: "/bin/x".into(), first: a, now: b };
-        assert_eq!(pins.check("/bin/x", &b), Err(PinError::Changed(change)));
+        assert_eq!(pins.check("/bin/x", &b, |_| false), Err(PinError::Changed(change)));
         assert_eq!(pins.kept(), [Pinned { path: "/bin/x".into(), sha256: a, pending: Some(b) }]);
         // The old content is still good: it is what was trusted.
-        assert!(pins.check("/bin/x", &a).is_ok());
+        assert!(pins.check("/bin/x", &a, |_| false).is_ok());
 
         let other = pins.accept("/bin/x", c);
         assert_eq!(other, Err(AcceptError::ChangedAgain { path: "/bin/x".into(), now: b }));
         assert_eq!(pins.accept("/bin/x", b).unwrap().was, a);
-        assert!(pins.check("/bin/x", &b).is_ok());
-        assert!(pins.check("/bin/x", &a).is_err(), "the old content is a change now");
+        assert!(pins.check("/bin/x", &b, |_| false).is_ok());
+        assert!(pins.check("/bin/x", &a, |_| false).is_err(), "the old content is a change now");
         assert_eq!(pins.accept("/bin/y", a), Err(Unknown("/bin/y".into()).into()));
     }
 
@@ -293,28 +304,28 @@ mod tests {
     fn after_forgetting_the_next_use_is_a_first_one() {
         let pins = Pins::new();
         assert_eq!(pins.forget("/bin/x"), Err(Unknown("/bin/x".into())));
-        pins.check("/bin/x", &[1; 32]).unwrap();
-        pins.check("/bin/y", &[1; 32]).unwrap();
-        assert!(pins.check("/bin/x", &[2; 32]).is_err());
+        pins.check("/bin/x", &[1; 32], |_| false).unwrap();
+        pins.check("/bin/y", &[1; 32], |_| false).unwrap();
+        assert!(pins.check("/bin/x", &[2; 32], |_| false).is_err());
         let forgotten = pins.forget("/bin/x").unwrap();
         assert_eq!(forgotten, Pinned { path: "/bin/x".into(), sha256: [1; 32], pending: Some([2; 32]) });
-        assert!(pins.check("/bin/x", &[2; 32]).is_ok());
-        assert!(pins.check("/bin/y", &[2; 32]).is_err(), "another's pin stays");
+        assert!(pins.check("/bin/x", &[2; 32], |_| false).is_ok());
+        assert!(pins.check("/bin/y", &[2; 32], |_| false).is_err(), "another's pin stays");
     }
 
     #[test]
     fn what_was_kept_is_no_first_use() {
         let pins = Pins::new();
         let mut changes = pins.changes();
-        pins.check("/usr/bin/curl", &[1; 32]).unwrap();
+        pins.check("/usr/bin/curl", &[1; 32], |_| false).unwrap();
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
-        pins.check("/usr/bin/curl", &[1; 32]).unwrap();
+        pins.check("/usr/bin/curl", &[1; 32], |_| false).unwrap();
         assert!(!changes.has_changed().unwrap());
-        assert!(pins.check("/usr/bin/curl", &[2; 32]).is_err());
+        assert!(pins.check("/usr/bin/curl", &[2; 32], |_| false).is_err());
         assert!(changes.has_changed().unwrap(), "what waits for the operator is kept as well");
         let next = Pins::restored(pins.kept());
-        assert!(next.check("/usr/bin/curl", &[1; 32]).is_ok());
+        assert!(next.check("/usr/bin/curl", &[1; 32], |_| false).is_ok());
         assert!(next.accept("/usr/bin/curl", [2; 32]).is_ok(), "what was seen waits across a death, too");
     }
 
@@ -325,10 +336,15 @@ mod tests {
             sha256: [0; 32],
             pending: None,
         }));
-        assert_eq!(pins.check("/bin/new", &[0; 32]), Err(PinError::Full));
+        assert_eq!(pins.check("/bin/new", &[0; 32], |_| false), Err(PinError::Full));
         assert_eq!(pins.len(), MAX_PINS);
-        assert!(pins.check("/tmp/7", &[0; 32]).is_ok());
-        assert!(pins.check("/tmp/7", &[1; 32]).is_err());
+        // What the policy names has room of its own, and no more.
+        for n in 0..NAMED_PINS {
+            assert!(pins.check(&format!("/usr/bin/{n}"), &[0; 32], |path| path.starts_with("/usr/bin/")).is_ok());
+        }
+        assert_eq!(pins.check("/usr/bin/more", &[0; 32], |_| true), Err(PinError::Full));
+        assert!(pins.check("/tmp/7", &[0; 32], |_| false).is_ok());
+        assert!(pins.check("/tmp/7", &[1; 32], |_| false).is_err());
     }
 
     #[test]
@@ -338,7 +354,7 @@ mod tests {
             let tries: Vec<_> = (0..8u8)
                 .map(|n| {
                     let pins = pins.clone();
-                    scope.spawn(move || usize::from(pins.check("/bin/x", &[n; 32]).is_ok()))
+                    scope.spawn(move || usize::from(pins.check("/bin/x", &[n; 32], |_| false).is_ok()))
                 })
                 .collect();
             tries.into_iter().map(|t| t.join().unwrap()).sum()
