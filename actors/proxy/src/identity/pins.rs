@@ -340,7 +340,9 @@ mod tests {
         assert_eq!(pins.len(), MAX_PINS);
         // What the policy names has room of its own, and no more.
         for n in 0..NAMED_PINS {
-            assert!(pins.check(&format!("/usr/bin/{n}"), &[0; 32], |path| path.starts_with("/usr/bin/")).is_ok());
+            assert!(
+                pins.check(&format!("/usr/bin/{n}"), &[0; 32], |path| path.starts_with("/usr/bin/")).is_ok()
+            );
         }
         assert_eq!(pins.check("/usr/bin/more", &[0; 32], |_| true), Err(PinError::Full));
         assert!(pins.check("/tmp/7", &[0; 32], |_| false).is_ok());
