@@ -492,7 +492,7 @@ impl Heart {
     fn must_stop(&mut self, grace: Duration) {
         self.give_up_turn();
         let by = Instant::now().checked_add(grace.saturating_add(STOP_SLACK));
-        self.stop_by = self.stop_by.or(by);
+        self.stop_by = turn::earlier(self.stop_by, by);
     }
 
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.

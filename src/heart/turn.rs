@@ -107,7 +107,11 @@ impl Heart {
                     end_init(&init);
                 }
                 Ok(Word::Built { channel, plan, uid }) => self.built(channel, plan, uid, running),
-                Ok(Word::Failed) => self.end_unused(),
+                Ok(Word::Failed) => {
+                    if matches!(self.turn, Some(Turn::Begun(_))) {
+                        self.end_unused();
+                    }
+                }
                 Err(WireError::NotReady) => return,
                 Err(error) => {
                     // One that is under way needs no builder any more, and its agents are being stopped already.
@@ -132,9 +136,13 @@ impl Heart {
             self.end_unused();
             return self.tell_builder(&ToBuilder::Dropped { why: "the sandbox is being stopped".into() });
         }
-        let Some(Turn::Begun(init)) = self.turn.take() else {
-            return self
-                .tell_builder(&ToBuilder::Dropped { why: "no init was begun for it (a fault)".into() });
+        let init = match self.turn.take() {
+            Some(Turn::Begun(init)) => init,
+            other => {
+                self.turn = other;
+                return self
+                    .tell_builder(&ToBuilder::Dropped { why: "no init was begun for it (a fault)".into() });
+            }
         };
         let by = Instant::now() + STOP_GRACE + STOP_SLACK;
         self.turn = Some(Turn::Under { init, channel, plan, uid, by, over: false, finished: false });

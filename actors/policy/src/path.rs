@@ -161,20 +161,28 @@ impl fmt::Display for CanonicalPath {
 
 /// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text.
 pub(crate) fn lenient(canonical: &str) -> String {
-    let mut out = canonical.replace("%2F", "/");
-    let mut from = 0;
+    let text = canonical.replace("%2F", "/");
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
     // `%2572` is `%72` undone once, and `r` undone twice. What would be a separator or a dot then is refused before.
-    while let Some(at) = out.get(from..).and_then(|rest| rest.find("%25")).map(|at| from + at) {
-        let digits = out.as_bytes().get(at + 3..at + 5);
-        let value = digits.and_then(|digits| match digits {
-            [high, low] => Some(hex_digit(*high)? << 4 | hex_digit(*low)?),
+    while let Some((before, after)) = rest.split_once("%25") {
+        out.push_str(before);
+        let value = match after.as_bytes() {
+            [high, low, ..] => hex_digit(*high).zip(hex_digit(*low)).map(|(high, low)| high << 4 | low),
             _ => None,
-        });
-        if let Some(value) = value.filter(|value| stands_raw(*value)) {
-            out.replace_range(at..at + 5, char::from(value).encode_utf8(&mut [0; 4]));
+        };
+        match value.filter(|value| stands_raw(*value)) {
+            Some(value) => {
+                out.push(char::from(value));
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push_str("%25");
+                rest = after;
+            }
         }
-        from = at + 1;
     }
+    out.push_str(rest);
     out.make_ascii_lowercase();
     out
 }

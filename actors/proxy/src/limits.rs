@@ -43,8 +43,10 @@ pub const MAX_H2_RESET_STREAMS: usize = 32;
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one HTTP/2 connection of an upstream's, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Both windows of an HTTP/2 connection of the agent's, bytes: the way to it is a loopback's, so that less keeps nobody waiting.
-pub const H2_AGENT_WINDOW: u32 = 256 * 1024;
+/// Flow-control window of one HTTP/2 stream of the agent's, bytes: the way to it is a loopback's, so that less keeps nobody waiting.
+pub const H2_AGENT_STREAM_WINDOW: u32 = 64 * 1024;
+/// Flow-control window of one HTTP/2 connection of the agent's, bytes: sixteen streams that nobody reads leave none to the others.
+pub const H2_AGENT_WINDOW: u32 = 1024 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
@@ -167,6 +169,7 @@ mod tests {
             MAX_H2_RESET_STREAMS,
             H2_STREAM_WINDOW,
             H2_CONNECTION_WINDOW,
+            H2_AGENT_STREAM_WINDOW,
             H2_AGENT_WINDOW,
             MAX_IDLE_UPSTREAM,
             MAX_LINGER_BYTES,

@@ -117,6 +117,10 @@ impl Pool {
             return;
         }
         let mut state = self.lock();
+        // What nobody will ask for again.
+        state.idle.retain(|(other, sender, since)| {
+            !sender.is_closed() && since.elapsed() < UPSTREAM_IDLE && other.caller == key.caller
+        });
         if state.idle.len() >= MAX_IDLE_UPSTREAM {
             state.idle.remove(0);
         }

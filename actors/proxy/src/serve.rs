@@ -19,8 +19,8 @@ use crate::answer::{Known, Refusal, without_body};
 use crate::conn::{Conn, Next};
 use crate::grpc;
 use crate::limits::{
-    H2_AGENT_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER, MAX_H2_RESET_STREAMS,
-    MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_LINGER_BYTES, REFUSED_HELLO,
+    H2_AGENT_STREAM_WINDOW, H2_AGENT_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER,
+    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_LINGER_BYTES, REFUSED_HELLO,
 };
 use crate::outcome;
 use crate::road;
@@ -219,7 +219,7 @@ where
         .max_concurrent_streams(MAX_H2_STREAMS)
         .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)
-        .initial_stream_window_size(H2_AGENT_WINDOW)
+        .initial_stream_window_size(H2_AGENT_STREAM_WINDOW)
         .initial_connection_window_size(H2_AGENT_WINDOW)
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         // Finds peers that are gone, and peers that stopped reading.

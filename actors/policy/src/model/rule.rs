@@ -153,7 +153,8 @@ impl PathPattern {
         Ok(Self {
             written: text.into(),
             glob: Glob::path(&canonical)?,
-            lenient: lenient.as_deref().map(Glob::path).transpose()?,
+            // A set that has no small form is read as it is written.
+            lenient: lenient.as_deref().and_then(|reading| Glob::path(reading).ok()),
         })
     }
 
@@ -176,6 +177,7 @@ impl PathPattern {
         let lenient = self.lenient.as_ref().unwrap_or(&self.glob);
         let reading = path.leniently();
         self.matches(path)
+            || self.glob.matches(without_end(path.as_str()))
             || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
             || lenient.matches(reading)
             || lenient.matches(without_end(reading))

@@ -17,8 +17,7 @@ use crate::body::BoxError;
 const GRPC_ENCODING: &str = "grpc-encoding";
 /// What asks for pieces, differences or compressed messages: a value in them is one that nobody finds. A server may always
 /// answer with the whole (RFC 9110 section 14.2).
-const UNSEARCHABLE: [&str; 6] =
-    ["range", "request-range", "x-ms-range", "if-range", "a-im", "grpc-accept-encoding"];
+const UNSEARCHABLE: [&str; 5] = ["range", "request-range", "if-range", "a-im", "grpc-accept-encoding"];
 
 /// What keeps credentials out of answers. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::digest::Sha256Hash;
 
-/// Most paths remembered. Beyond it new paths are refused, but for programs that the policy names by their whole path, so that an agent
-/// can't use up what they need; the programs of a whole distribution fit.
+/// Most paths remembered. Beyond it new paths are refused, but for programs that the policy names by their whole path; what started them
+/// must be remembered, too. The programs of a whole distribution fit.
 pub const MAX_PINS: usize = 16_384;
 /// Room beyond it for those. More are refused as the others are.
 const NAMED_PINS: usize = 4096;

@@ -21,13 +21,18 @@ use crate::answer::{Known, Refusal};
 use crate::conn::Deps;
 use crate::credentials::{self, Guard};
 use crate::intent::Exchange;
-use crate::limits::{MAX_LINGER_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, TUNNEL_IDLE, WRITE_STALL};
+use crate::limits::{
+    JUDGED_BODY_DEADLINE, MAX_LINGER_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, TUNNEL_IDLE, WRITE_STALL,
+};
 use crate::outcome;
 use crate::relay::{End, Relayed, quiet};
+use crate::room::Room;
 use crate::verdict::{Granted, Permitted};
 
 /// A message that violates a policy.
 const POLICY_VIOLATION: u16 = 1008;
+/// No room for a message now (the registry of RFC 6455 section 11.7).
+const TRY_LATER: u16 = 1013;
 /// A frame's longest header: two bytes, eight of length, four of mask.
 const MAX_HEADER_BYTES: usize = 14;
 /// What a server is told.
@@ -208,26 +213,38 @@ async fn upward(
     ending: &CancellationToken,
 ) -> Stop {
     let mut inbox = Inbox::default();
-    let mut room = None;
+    let mut room: Option<(Room, tokio::time::Instant)> = None;
     let mut buffer = vec![0; READ_BYTES];
     loop {
+        let slow = async {
+            match &room {
+                Some((_, by)) => tokio::time::sleep_until(*by).await,
+                None => std::future::pending().await,
+            }
+        };
         let read = tokio::select! {
             biased;
             () = ending.cancelled() => return Stop::Told,
             read = from.read(&mut buffer) => read,
+            () = slow => return Stop::Broken(TRY_LATER, "a long message came too slowly"),
         };
         let Ok(read @ 1..) = read else { return Stop::Gone };
         inbox.raw.extend_from_slice(buffer.get(..read).unwrap_or_default());
-        // What one read brings is the connection's own; a message that is longer takes its share of what all may hold.
-        if inbox.holds() <= READ_BYTES {
-            room = None;
-        } else if room.get_or_insert_with(|| talk.deps.tracker.room()).pay_for(2 * inbox.holds()).is_err() {
-            return Stop::Broken(TOO_BIG, "too many messages are being read at the same time");
+        // What one read brings is the connection's own; a message that is longer takes its share of what all may hold, for as long as a
+        // body may.
+        if inbox.holds() > READ_BYTES {
+            let begin = || (talk.deps.tracker.room(), tokio::time::Instant::now() + JUDGED_BODY_DEADLINE);
+            if room.get_or_insert_with(begin).0.pay_for(2 * inbox.holds()).is_err() {
+                return Stop::Broken(TRY_LATER, "too many messages are being read at the same time");
+            }
         }
         match pass(talk, &mut inbox, to).await {
             Ok(sent) => moved.fetch_add(sent, Ordering::Relaxed),
             Err(stop) => return stop,
         };
+        if inbox.holds() <= READ_BYTES {
+            room = None;
+        }
     }
 }
 

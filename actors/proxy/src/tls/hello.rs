@@ -143,21 +143,25 @@ pub fn parse_hello(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Of a stream that begins with no handshake record: records that some servers pass over before it, and the hello of SSL 2 that some
-/// take (RFC 5246 appendix E.2), are TLS too, and hide a name behind them.
+/// Of a stream that begins with no handshake record: records that some servers pass over before the hello are TLS too, and hide a name
+/// behind them. Whole ones of their kind alone, since other protocols begin with the same bytes.
 fn not_a_handshake(bytes: &[u8]) -> Parsed {
-    match bytes {
-        // change_cipher_spec, alert, application_data, heartbeat.
-        [0x14 | 0x15 | 0x17 | 0x18, 3, ..] => Parsed::Bad(BadHello::Record),
-        [0x80..=0xff, _, CLIENT_HELLO, 3, ..] | [0x80..=0xff, _, CLIENT_HELLO, 0, 2, ..] => {
-            Parsed::Bad(BadHello::Record)
-        }
-        [0x14 | 0x15 | 0x17 | 0x18 | 0x80..=0xff]
-        | [0x80..=0xff, _]
-        | [0x80..=0xff, _, CLIENT_HELLO]
-        | [0x80..=0xff, _, CLIENT_HELLO, 0] => Parsed::NeedMore,
-        _ => Parsed::NotTls,
+    // change_cipher_spec, and an alert of either level; of a heartbeat any request.
+    let (version, ends): (&[u8], &[&[u8]]) = match bytes {
+        [0x14, rest @ ..] => (rest, &[&[0, 1, 1]]),
+        [0x15, rest @ ..] => (rest, &[&[0, 2, 1], &[0, 2, 2]]),
+        [0x18, rest @ ..] => (rest, &[&[0]]),
+        _ => return Parsed::NotTls,
+    };
+    let end = match version {
+        [] | [3] => return Parsed::NeedMore,
+        [3, 0..=4, end @ ..] => end,
+        _ => return Parsed::NotTls,
+    };
+    if ends.iter().any(|whole| end.starts_with(whole)) {
+        return Parsed::Bad(BadHello::Record);
     }
+    if ends.iter().any(|whole| whole.starts_with(end)) { Parsed::NeedMore } else { Parsed::NotTls }
 }
 
 /// The body of the first handshake message out of its records, once it is whole.

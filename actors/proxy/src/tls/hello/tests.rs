@@ -93,19 +93,25 @@ fn what_is_not_tls_is_told_at_the_first_byte() {
     for bytes in [
         &b"GET / HTTP/1.1\r\n"[..],
         b"SSH-2.0-x",
+        b"\x80\x2e\x01\x03",
+        b"\xfe\x01",
+        b"\xff\xfd\x01",
         b"\0",
         b"P",
         b"\x15\x04",
-        b"\x80\x2e\x02",
-        b"\x80\x2e\x01\x01",
+        // The lengths of other protocols' messages, with the numbers that follow them.
+        b"\x14\x03\0\0\x01\0\0\0",
+        b"\x15\x03\0\0\x02\0\0\0",
     ] {
-        assert_eq!(parse_hello(bytes), Parsed::NotTls);
+        assert_eq!(parse_hello(bytes), Parsed::NotTls, "{bytes:?}");
     }
     assert_eq!(parse_hello(b""), Parsed::NeedMore);
-    // What servers of TLS pass over, or take for a hello of old.
-    for bytes in [&b"\x14\x03"[..], b"\x15\x03\x03\0\x02", b"\x80\x2e\x01\x03", b"\x80\x2e\x01\0\x02"] {
+    // What servers of TLS pass over.
+    for bytes in
+        [&b"\x14\x03\x03\0\x01\x01"[..], b"\x15\x03\x01\0\x02\x01\x5a", b"\x18\x03\x03\0\x03\x01\0\0"]
+    {
         assert_eq!(parse_hello(bytes), Parsed::Bad(BadHello::Record), "{bytes:?}");
-        assert!((1..bytes.len().min(2)).all(|n| parse_hello(&bytes[..n]) == Parsed::NeedMore), "{bytes:?}");
+        assert!((1..4).all(|n| parse_hello(&bytes[..n]) == Parsed::NeedMore), "{bytes:?}");
     }
 }
 
