@@ -60,6 +60,12 @@ pub fn end_supervisor(supervisor: &Child) {
     reap(supervisor);
 }
 
+/// Ends a child by force, and collects it.
+pub fn end_child(child: &Child) -> Option<ExitStatus> {
+    child.kill();
+    reap(child)
+}
+
 /// Collects an ended child.
 pub fn reap(child: &Child) -> Option<ExitStatus> {
     match waitpid(Pid::from_raw(child.pid), Some(WaitPidFlag::__WALL)).ok()? {

@@ -140,8 +140,7 @@ impl Heart {
         slots.own_these();
         // Before its limits are taken away.
         let end_init = |_: &String| {
-            init.kill();
-            ending::reap(&init);
+            ending::end_child(&init);
         };
         let builder = builder.map(|commission| {
             let begun = Builder::begin(commission, &plan, &slots, init.cgroup.as_ref());

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use agent::launch::Child;
 use agent::protocol::{Beginning, Slot, ToBuilder, ToSupervisor};
 use agent::wire::WireError;
-
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use super::{Heart, Running, STOP_SLACK, ending};
@@ -104,7 +103,7 @@ impl Heart {
                     say(
                         "the builder has begun another cage before the last one was settled (a fault): it is not used",
                     );
-                    end_init(&init);
+                    ending::end_child(&init);
                 }
                 Ok(Word::Built { channel, plan, uid }) => self.built(channel, plan, uid, running),
                 Ok(Word::Failed) => {
@@ -119,8 +118,7 @@ impl Heart {
                         self.end_unused();
                     }
                     if let Some(Builder { child, .. }) = self.builder.take() {
-                        child.kill();
-                        ending::reap(&child);
+                        ending::end_child(&child);
                         ending::remove(&self.slots, BUILD_SOCKET);
                     }
                     say(&format!(
@@ -199,7 +197,7 @@ impl Heart {
     /// Ends the init of a cage that isn't in use.
     pub(super) fn end_unused(&mut self) {
         if let Some(Turn::Begun(init) | Turn::Under { init, .. }) = self.turn.take() {
-            end_init(&init);
+            ending::end_child(&init);
         }
     }
 
@@ -207,16 +205,14 @@ impl Heart {
     pub(super) fn turn_over(&mut self, running: Running) {
         // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take that for our death, and
         // remove what is there still.
-        running.child.kill();
-        ending::reap(&running.child);
+        ending::end_child(&running.child);
         drop(running.wire);
         let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = self.turn.take() else {
             self.beginning = Beginning::SameCage;
             self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
             return;
         };
-        self.init.kill();
-        ending::reap(&self.init);
+        ending::end_child(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
@@ -246,8 +242,7 @@ impl Heart {
     /// Ends the builder, and what it was building.
     pub(super) fn end_builder(&mut self) {
         let Some(builder) = self.builder.take() else { return };
-        builder.child.kill();
-        ending::reap(&builder.child);
+        ending::end_child(&builder.child);
         // What it said last: an init that nobody knows of would be left.
         while let Ok(word) = builder.hear() {
             if let Word::Begun(init) = word {
@@ -278,11 +273,6 @@ impl Heart {
                 waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::__WALL);
         }
     }
-}
-
-fn end_init(init: &Child) {
-    init.kill();
-    ending::reap(init);
 }
 
 /// The earlier of two times.

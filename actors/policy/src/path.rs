@@ -117,7 +117,7 @@ impl CanonicalPath {
         }
         // No other escape is written so: a `%` of a segment is `%25` here.
         let slashes = text.contains("%2F").then(|| Arc::from(text.replace("%2F", "/")));
-        let lenient = Some(lenient(&text)).filter(|reading| *reading != text).map(Arc::from);
+        let lenient = lenient(&text).map(Arc::from);
         Ok(Self { text: Arc::from(text), slashes, lenient })
     }
 
@@ -141,9 +141,10 @@ impl CanonicalPath {
 
     /// What the most lenient server reads: `%2F` as `/`, escapes that were escaped once more, and letters in any case (small ones here).
     /// A slash at its end is for who compares to take off.
+    /// None where that is the path itself.
     #[must_use]
-    pub fn leniently(&self) -> &str {
-        self.lenient.as_deref().unwrap_or(&self.text)
+    pub fn leniently(&self) -> Option<&str> {
+        self.lenient.as_deref()
     }
 
     /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no empty one is in it.
@@ -159,8 +160,11 @@ impl fmt::Display for CanonicalPath {
     }
 }
 
-/// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text.
-pub(crate) fn lenient(canonical: &str) -> String {
+/// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text. None where it is the same text, as of most.
+pub(crate) fn lenient(canonical: &str) -> Option<String> {
+    if !canonical.contains("%2") && !canonical.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
     let text = canonical.replace("%2F", "/");
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
@@ -184,7 +188,7 @@ pub(crate) fn lenient(canonical: &str) -> String {
     }
     out.push_str(rest);
     out.make_ascii_lowercase();
-    out
+    (out != canonical).then_some(out)
 }
 
 fn check_raw(raw: &str) -> Result<(), PathError> {

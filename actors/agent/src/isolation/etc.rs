@@ -108,11 +108,10 @@ pub(super) struct Collected {
 
 impl Collected {
     /// Opens what is there. What can't be opened isn't shown: nothing here is a control.
-    pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Self {
+    pub(super) fn collect(plan: &CagePlan, modes: Modes, agents: &[PathBuf]) -> Self {
         let mut collected = Self { bound: Vec::new(), links: Vec::new(), has_bundle: has_bundle() };
-        let agents = super::paths::agents_places(plan);
         for (path, writable) in names(plan) {
-            collected.add(path, writable, modes, &agents);
+            collected.add(path, writable, modes, agents);
         }
         collected
     }

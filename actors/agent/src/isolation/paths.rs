@@ -81,9 +81,14 @@ pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
     paths
 }
 
-/// What of the policy's paths comes from the host: real places to bind, and links that lead to them.
-pub(super) fn collect(plan: &CagePlan, modes: Modes) -> Result<(Vec<Shown>, Links), Failed> {
-    let (wanted, links) = resolve(plan)?;
+/// What of the policy's paths comes from the host: real places to bind, and links that lead to them, none of which lies in a place of
+/// `agents`.
+pub(super) fn collect(
+    plan: &CagePlan,
+    modes: Modes,
+    agents: &[PathBuf],
+) -> Result<(Vec<Shown>, Links), Failed> {
+    let (wanted, links) = resolve(plan, agents)?;
     let mut shown: Vec<Shown> = Vec::new();
     for (path, writable) in wanted {
         let above = shown.iter().rev().find(|above| path.starts_with(&above.path));
@@ -116,15 +121,14 @@ fn bind(path: PathBuf, writable: bool, modes: Modes) -> Result<Shown, Failed> {
 
 type Wanted = BTreeMap<PathBuf, bool>;
 
-fn resolve(plan: &CagePlan) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Failed> {
+fn resolve(plan: &CagePlan, agents: &[PathBuf]) -> Result<(Wanted, BTreeMap<PathBuf, PathBuf>), Failed> {
     let mut wanted = Wanted::new();
     let mut links = BTreeMap::new();
-    let agents = agents_places(plan);
     for (path, writable) in policy_paths(plan) {
         if super::is_provided(&path) {
             continue;
         }
-        let real = match links::follow(&path, &agents) {
+        let real = match links::follow(&path, agents) {
             Ok(real) => real,
             Err(Astray::Changeable(link)) => {
                 return Err(refused(

@@ -71,7 +71,11 @@ impl Collection {
     pub(crate) fn collect(plan: &CagePlan, handed: Handed) -> Result<Self, Failed> {
         sys::mount::make_all_private().map_err(at("making mounts private"))?;
         let modes = Modes::of(plan);
-        let look = || Ok((paths::collect(plan, modes)?, etc::Collected::collect(plan, modes)));
+        // From within another root, where there is one.
+        let look = || {
+            let agents = paths::agents_places(plan);
+            Ok((paths::collect(plan, modes, &agents)?, etc::Collected::collect(plan, modes, &agents)))
+        };
         let ((mut shown, links), etc) = match &plan.root {
             None => look()?,
             Some(root) => other_root::within(root, handed.root, look)?,

@@ -41,9 +41,8 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<Own
 /// stands there by now was put there since the path was resolved.
 pub(crate) fn clone_real(path: &Path) -> io::Result<(OwnedFd, std::fs::Metadata)> {
     let root = std::fs::File::open("/")?;
-    let place = open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?;
-    let meta = std::fs::File::from(place.try_clone()?).metadata()?;
-    Ok((super::mount::clone_tree_at(place.as_fd())?, meta))
+    let place = std::fs::File::from(open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?);
+    Ok((super::mount::clone_tree_at(place.as_fd())?, place.metadata()?))
 }
 
 /// Anything that isn't a link, only to say where it is (`O_PATH`); `path` may have several components.

@@ -148,8 +148,8 @@ impl PathPattern {
             return Err(PathPatternError::Never("dot segments"));
         }
         let canonical = canonical_literal(text);
-        let lenient = lenient(without_end(&canonical));
-        let lenient = Some(lenient).filter(|reading| *reading != canonical);
+        let bare = without_end(&canonical);
+        let lenient = lenient(bare).or_else(|| (bare != canonical).then(|| bare.to_owned()));
         Ok(Self {
             written: text.into(),
             glob: Glob::path(&canonical)?,
@@ -174,13 +174,16 @@ impl PathPattern {
     /// another case, a slash more or less at the end.
     #[must_use]
     pub fn may_match(&self, path: &CanonicalPath) -> bool {
-        let lenient = self.lenient.as_ref().unwrap_or(&self.glob);
-        let reading = path.leniently();
-        self.matches(path)
-            || self.glob.matches(without_end(path.as_str()))
+        let with_or_without_end =
+            |glob: &Glob, reading: &str| glob.matches(reading) || glob.matches(without_end(reading));
+        let leniently = || {
+            let glob = self.lenient.as_ref().unwrap_or(&self.glob);
+            with_or_without_end(glob, path.leniently().unwrap_or(path.as_str()))
+        };
+        with_or_without_end(&self.glob, path.as_str())
             || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
-            || lenient.matches(reading)
-            || lenient.matches(without_end(reading))
+            // Where neither has a reading of its own, that was asked already.
+            || ((self.lenient.is_some() || path.leniently().is_some()) && leniently())
     }
 
     /// Whether it matches every path.
