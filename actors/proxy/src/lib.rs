@@ -57,6 +57,7 @@ mod room;
 mod serve;
 mod splice;
 mod ssh;
+mod stall;
 mod timer;
 mod tunnel;
 mod websocket;

@@ -55,6 +55,8 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
+    /// Nothing is pooled any more.
+    closed: bool,
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
     shared: HashMap<Key, Sender>,
@@ -71,9 +73,15 @@ impl Pool {
     pub(crate) fn claim(&self, caller: &Judged) {
         let mut state = self.lock();
         if state.owner.as_ref().is_some_and(|owner| owner != caller) {
-            *state = State::default();
+            *state = State { closed: state.closed, ..State::default() };
         }
         state.owner.get_or_insert_with(|| caller.clone());
+    }
+
+    /// Drops everything for good: the agent's connection is over. What is still being read keeps its own connection, and whatever
+    /// keeps only this pool (a request body that its server doesn't take) ends.
+    pub(crate) fn close(&self) {
+        *self.lock() = State { closed: true, ..State::default() };
     }
 
     /// A connection that is open and takes a request now.
@@ -101,6 +109,9 @@ impl Pool {
     /// Notes a connection just opened, and shares it if it can be.
     pub(crate) fn opened(&self, key: &Key, sender: &Sender) {
         let mut state = self.lock();
+        if state.closed {
+            return;
+        }
         match sender.another() {
             Some(another) => {
                 state.shared.insert(key.clone(), another);
@@ -117,6 +128,9 @@ impl Pool {
             return;
         }
         let mut state = self.lock();
+        if state.closed {
+            return;
+        }
         // What nobody will ask for again.
         state.idle.retain(|(other, sender, since)| {
             !sender.is_closed() && since.elapsed() < UPSTREAM_IDLE && other.caller == key.caller

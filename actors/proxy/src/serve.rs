@@ -24,15 +24,26 @@ use crate::limits::{
 };
 use crate::outcome;
 use crate::road;
+use crate::stall::Watch;
 use crate::strict::Violation;
 use crate::strict::io::{Remains, StrictIo};
 use crate::tls::Prefixed;
+
+/// Empties a connection's pool when it is served no more, however that ends.
+struct Served<'a>(&'a Conn);
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        self.0.pool.close();
+    }
+}
 
 /// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it comes back.
 pub(crate) async fn http1<T>(conn: &Arc<Conn>, stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
 {
+    let _served = Served(conn);
     let strict = StrictIo::new(stream, surplus);
     conn.watch(strict.fault());
     let answered = Arc::new(AtomicU64::new(0));
@@ -204,11 +215,16 @@ pub(crate) async fn http2<T>(conn: &Arc<Conn>, stream: T)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
+    let _served = Served(conn);
+    let answers = Watch::default();
     let service = {
-        let conn = Arc::clone(conn);
+        let (conn, answers) = (Arc::clone(conn), answers.clone());
         service_fn(move |request| {
-            let conn = Arc::clone(&conn);
-            async move { Ok::<_, Infallible>(road::answer(conn, request).await) }
+            let (conn, answers) = (Arc::clone(&conn), answers.clone());
+            async move {
+                let answer = road::answer(conn, request).await;
+                Ok::<_, Infallible>(answer.map(|body| answers.over(body)))
+            }
         })
     };
     let connection = http2::Builder::new(TokioExecutor::new())
@@ -227,6 +243,7 @@ where
         .keep_alive_timeout(KEEP_ALIVE_IDLE)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let mut stalled = pin!(answers.stalled());
     let mut busy = Instant::now();
     let mut leaving = false;
     loop {
@@ -235,6 +252,10 @@ where
                 if let Err(error) = result {
                     tracing::debug!(%error, "connection of the agent ended");
                 }
+                return;
+            }
+            () = &mut stalled => {
+                tracing::debug!("a client takes nothing of an answer: its connection ends");
                 return;
             }
             () = conn.revoked(), if !leaving => {

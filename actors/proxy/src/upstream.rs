@@ -5,11 +5,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use http::{Request, Response};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,7 +19,6 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OnceCell, watch};
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -27,12 +26,16 @@ use crate::address::Dialled;
 use crate::answer::Refusal;
 use crate::body::Body;
 use crate::guard::Reached;
-use crate::limits::{
-    H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, SETTINGS_LOOK, SETTINGS_WITHIN,
-    TLS_HANDSHAKE,
-};
+use crate::limits::{H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
+use crate::stall::Watch;
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 use crate::tracker::Way;
+
+mod driver;
+mod leash;
+
+pub(crate) use driver::Driver;
+use leash::Leashed;
 
 /// TLS towards upstreams: one verifier, two offers. Clones share them.
 #[derive(Clone)]
@@ -222,19 +225,6 @@ fn unopened(host: &Host, error: &io::Error) -> Unopened {
     }
 }
 
-/// The task that moves a connection's bytes; ends with the last of its users.
-#[derive(Debug)]
-pub(crate) struct Driver {
-    task: JoinHandle<()>,
-    _way: Way,
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// What goes along with a stream that HTTP is spoken on.
 struct Carried {
     reached: Reached,
@@ -254,7 +244,7 @@ pub(crate) struct Sender {
 
 enum Speaks {
     Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>, Watch),
 }
 
 /// A request that was not answered.
@@ -263,40 +253,6 @@ pub(crate) struct Unsent {
     pub(crate) error: hyper::Error,
     /// The request, if not a byte of it was sent.
     pub(crate) request: Option<Box<Request<Body>>>,
-}
-
-/// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants to know: the library has the
-/// server's settings some time, and tells nobody when.
-async fn drive<T>(
-    mut connection: http2::Connection<TokioIo<T>, Body, TokioExecutor>,
-    tell: Option<watch::Sender<bool>>,
-) -> hyper::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    if let Some(tell) = tell {
-        let mut looks = tokio::time::interval(SETTINGS_LOOK);
-        let until = tokio::time::Instant::now() + SETTINGS_WITHIN;
-        let ended = std::future::poll_fn(|cx| {
-            if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(Some(end));
-            }
-            while let Poll::Ready(now) = looks.poll_tick(cx) {
-                if connection.is_extended_connect_protocol_enabled() {
-                    tell.send_replace(true);
-                    return Poll::Ready(None);
-                }
-                if now >= until {
-                    return Poll::Ready(None);
-                }
-            }
-            Poll::Pending
-        });
-        if let Some(end) = ended.await {
-            return end;
-        }
-    }
-    connection.await
 }
 
 impl Sender {
@@ -309,13 +265,8 @@ impl Sender {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;
-        let driver = tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
         let Carried { reached, way, .. } = carried;
-        let driver = Arc::new(Driver { task: driver, _way: way });
+        let driver = Arc::new(Driver::http1(connection, way));
         Ok(Self { speaks: Speaks::Http1(sender), driver, reached, fault, websockets: None })
     }
 
@@ -323,6 +274,8 @@ impl Sender {
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let Carried { reached, way, purpose } = carried;
+        let (stream, leash) = Leashed::new(stream, way);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -331,22 +284,18 @@ impl Sender {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;
-        let (tell, told) = match carried.purpose {
+        let (tell, told) = match purpose {
             Purpose::WebSocket => Some(watch::channel(false)).unzip(),
             Purpose::Requests => (None, None),
         };
-        let driver = tokio::spawn(async move {
-            if let Err(error) = drive(connection, tell).await {
-                tracing::debug!(%error, "upstream connection ended");
-            }
-        });
-        let Carried { reached, way, .. } = carried;
-        let driver = Arc::new(Driver { task: driver, _way: way });
-        Ok(Self { speaks: Speaks::Http2(sender), driver, reached, fault, websockets: told })
+        let uploads = Watch::default();
+        let driver = Arc::new(Driver::http2(connection, leash, tell, uploads.clone()));
+        let speaks = Speaks::Http2(sender, uploads);
+        Ok(Self { speaks, driver, reached, fault, websockets: told })
     }
 
     pub(crate) fn is_http2(&self) -> bool {
-        matches!(self.speaks, Speaks::Http2(_))
+        matches!(self.speaks, Speaks::Http2(..))
     }
 
     pub(crate) fn reached(&self) -> Reached {
@@ -362,9 +311,9 @@ impl Sender {
     pub(crate) async fn takes_websockets(&self) -> bool {
         match (&self.speaks, &self.websockets) {
             (Speaks::Http1(_), _) => true,
-            (Speaks::Http2(_), Some(told)) => told.clone().wait_for(|takes| *takes).await.is_ok(),
+            (Speaks::Http2(..), Some(told)) => told.clone().wait_for(|takes| *takes).await.is_ok(),
             // Opened for something else, and not looked for.
-            (Speaks::Http2(_), None) => false,
+            (Speaks::Http2(..), None) => false,
         }
     }
 
@@ -376,8 +325,8 @@ impl Sender {
     /// Another handle on the same HTTP/2 connection.
     pub(crate) fn another(&self) -> Option<Self> {
         match &self.speaks {
-            Speaks::Http2(sender) => Some(Self {
-                speaks: Speaks::Http2(sender.clone()),
+            Speaks::Http2(sender, uploads) => Some(Self {
+                speaks: Speaks::Http2(sender.clone(), uploads.clone()),
                 driver: Arc::clone(&self.driver),
                 reached: self.reached,
                 fault: self.fault.clone(),
@@ -390,7 +339,7 @@ impl Sender {
     pub(crate) fn is_closed(&self) -> bool {
         match &self.speaks {
             Speaks::Http1(sender) => sender.is_closed(),
-            Speaks::Http2(sender) => sender.is_closed(),
+            Speaks::Http2(sender, _) => sender.is_closed(),
         }
     }
 
@@ -398,7 +347,7 @@ impl Sender {
     pub(crate) async fn ready(&mut self) -> Result<(), hyper::Error> {
         match &mut self.speaks {
             Speaks::Http1(sender) => sender.ready().await,
-            Speaks::Http2(sender) => sender.ready().await,
+            Speaks::Http2(sender, _) => sender.ready().await,
         }
     }
 
@@ -406,7 +355,13 @@ impl Sender {
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
         let result = match &mut self.speaks {
             Speaks::Http1(sender) => sender.try_send_request(request).await,
-            Speaks::Http2(sender) => sender.try_send_request(request).await,
+            Speaks::Http2(sender, uploads) => {
+                let watched = request.map(|body| match body.is_end_stream() {
+                    true => body,
+                    false => uploads.over(body).boxed_unsync(),
+                });
+                sender.try_send_request(watched).await
+            }
         };
         result.map_err(|mut error| Unsent {
             request: error.take_message().map(Box::new),

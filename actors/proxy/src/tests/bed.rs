@@ -337,13 +337,19 @@ impl Journal for Recorded {
     }
 }
 
-/// A gateway that says what it was asked.
+/// A gateway that says what it was asked. What it says of [`ENDLESS`] has no end.
 struct Local;
+
+/// See [`Local`].
+pub const ENDLESS: &str = "/endless";
 
 impl LocalService for Local {
     fn serve(&self, request: Request<Body>, caller: Arc<Caller>, _: Uuid) -> BoxFuture<'_, Response<Body>> {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
+            if parts.uri.path() == ENDLESS {
+                return Response::new(endless());
+            }
             let body = body.collect().await.unwrap().to_bytes();
             Response::new(full(format!(
                 "local {} {} {} {}",
@@ -354,6 +360,12 @@ impl LocalService for Local {
             )))
         })
     }
+}
+
+/// A body that never ends, and never makes anybody wait.
+pub fn endless() -> Body {
+    let frames = std::iter::repeat_with(|| Ok(http_body::Frame::data(Bytes::from_static(&[0; 4096]))));
+    http_body_util::StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
 /// An upstream that records every byte and answers each head with the same bytes.

@@ -9,4 +9,5 @@ mod credentials;
 mod exchanges;
 mod live;
 mod protocols;
+mod stalls;
 mod tunnels;

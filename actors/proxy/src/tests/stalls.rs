@@ -1,0 +1,73 @@
+//! Peers of HTTP/2 that grant no room: what waits for them ends, and gives back what it holds.
+//!
+//! Time is the runtime's own, and streams are in memory, so that hours pass at once and nothing else does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use policy::{Destination, Host};
+use tokio::io::duplex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::bed::{Bed, ENDLESS, rest};
+use crate::body::{Body, empty};
+use crate::caller::Claim;
+use crate::conn::Conn;
+use crate::intent::Scope;
+use crate::limits::WRITE_STALL;
+use crate::serve;
+
+/// A client of HTTP/2 at the gateway, and the task that serves it.
+async fn client(bed: &Bed) -> (SendRequest<Body>, JoinHandle<()>) {
+    let destination = Destination { host: Host::parse("inference.local").unwrap(), port: 80 };
+    let (deps, who) = (Arc::clone(&bed.deps), Arc::clone(&bed.deps.identify));
+    let claim = Arc::new(Claim::new(who, bed.proxy, bed.inference));
+    let conn = Arc::new(Conn::new(deps, Scope::Fixed { destination, tls: false }, claim));
+    let (theirs, ours) = duplex(64 * 1024);
+    let served = tokio::spawn(async move { serve::http2(&conn, ours).await });
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(theirs)).await.unwrap();
+    tokio::spawn(connection);
+    (sender, served)
+}
+
+async fn get(sender: &mut SendRequest<Body>, path: &str) -> Response<Incoming> {
+    let request = Request::get(format!("http://inference.local{path}")).body(empty()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    response
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_reads_ends_with_its_connection() {
+    let bed = Bed::new(&rest("up.test", 1)).await;
+    let (mut sender, served) = client(&bed).await;
+    let _unread = get(&mut sender, ENDLESS).await;
+    timeout(WRITE_STALL * 2, served).await.expect("the connection ends").unwrap();
+    // What stood behind the answer is gone as well: it was written down.
+    while !bed.journal.lines().iter().any(|line| line.starts_with("end Some(200)")) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_read_slowly_goes_on() {
+    let bed = Bed::new(&rest("up.test", 1)).await;
+    let (mut sender, served) = client(&bed).await;
+    let mut slow = get(&mut sender, ENDLESS).await.into_body();
+    for _ in 0..8 {
+        tokio::time::sleep(WRITE_STALL / 2).await;
+        // As much as a window: less of it grants no room at all (the library's receivers wait for half of one).
+        let mut read = 0;
+        while read < 4 * 1024 * 1024 {
+            let frame = http_body_util::BodyExt::frame(&mut slow).await.unwrap().unwrap();
+            read += frame.data_ref().map_or(0, |data| data.len());
+        }
+    }
+    assert!(!served.is_finished());
+}

@@ -1,0 +1,192 @@
+//! The task that moves a connection's bytes, and what ends it.
+
+use std::pin::Pin;
+use std::task::Poll;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::leash::Leash;
+use crate::body::Body;
+use crate::limits::{SETTINGS_LOOK, SETTINGS_WITHIN};
+use crate::stall::Watch;
+use crate::tracker::Way;
+
+/// A connection's life; ends with the last of its users.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    task: JoinHandle<()>,
+    _ends: Ends,
+}
+
+/// What of a connection goes with its driver.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for its drop")]
+enum Ends {
+    /// The task holds the stream, or whoever it was upgraded for.
+    Http1(Way),
+    /// Tasks of the library's hold the stream.
+    Http2(Leash),
+}
+
+impl Driver {
+    pub(super) fn http1<T>(connection: http1::Connection<TokioIo<T>, Body>, way: Way) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let task = tokio::spawn(async move { told(connection.with_upgrades().await) });
+        Self { task, _ends: Ends::Http1(way) }
+    }
+
+    /// `tell` is told whether the server takes WebSockets. The connection ends where one of the bodies in `uploads` stalls.
+    pub(super) fn http2<T>(
+        connection: http2::Connection<TokioIo<T>, Body, TokioExecutor>,
+        leash: Leash,
+        tell: Option<watch::Sender<bool>>,
+        uploads: Watch,
+    ) -> Self
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let ender = leash.ender();
+        let task = tokio::spawn(async move {
+            let moving = async {
+                told(drive(connection, tell).await);
+                // The server takes no more requests; those under way go on in the library's tasks.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = moving => {}
+                () = uploads.stalled() => {
+                    tracing::debug!("a server takes nothing of a request body: its connection ends");
+                    ender.end();
+                }
+            }
+        });
+        Self { task, _ends: Ends::Http2(leash) }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn told(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "upstream connection ended");
+    }
+}
+
+/// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants to know: the library has the
+/// server's settings some time, and tells nobody when.
+async fn drive<T>(
+    mut connection: http2::Connection<TokioIo<T>, Body, TokioExecutor>,
+    tell: Option<watch::Sender<bool>>,
+) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    if let Some(tell) = tell {
+        let mut looks = tokio::time::interval(SETTINGS_LOOK);
+        let until = tokio::time::Instant::now() + SETTINGS_WITHIN;
+        let ended = std::future::poll_fn(|cx| {
+            if let Poll::Ready(end) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Some(end));
+            }
+            while let Poll::Ready(now) = looks.poll_tick(cx) {
+                if connection.is_extended_connect_protocol_enabled() {
+                    tell.send_replace(true);
+                    return Poll::Ready(None);
+                }
+                if now >= until {
+                    return Poll::Ready(None);
+                }
+            }
+            Poll::Pending
+        });
+        if let Some(end) = ended.await {
+            return end;
+        }
+    }
+    connection.await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt as _;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use tokio::io::duplex;
+    use tokio::sync::mpsc;
+
+    use super::super::{Carried, Purpose, Sender};
+    use crate::guard::Reached;
+    use crate::limits::WRITE_STALL;
+    use crate::tests::bed::{Bed, endless, rest};
+    use crate::tls::Fault;
+    use crate::tracker::Tracker;
+
+    use super::*;
+    use crate::body::full;
+
+    /// A sandbox with room for one connection, and that one: to a server that answers early, and reads nothing of what it is sent.
+    async fn only_one() -> (Bed, Sender) {
+        let bed = Bed::with_capacity(&rest("up.test", 1), 1).await;
+        let (ours, theirs) = duplex(64 * 1024);
+        let (keep, mut kept) = mpsc::unbounded_channel();
+        let service = service_fn(move |request: Request<Incoming>| {
+            // To drop it would tell the client that no more is wanted.
+            let _ = keep.send(request.into_body());
+            async { Ok::<_, std::convert::Infallible>(Response::new(full("early"))) }
+        });
+        tokio::spawn(async move {
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(theirs), service);
+            let mut bodies = Vec::new();
+            tokio::pin!(serving);
+            loop {
+                tokio::select! {
+                    _ended = &mut serving => return,
+                    Some(body) = kept.recv() => bodies.push(body),
+                }
+            }
+        });
+        let way = bed.deps.tracker.way().unwrap();
+        let carried = Carried { reached: Reached::Name, way, purpose: Purpose::Requests };
+        let mut sender = Sender::http2(ours, carried, Fault::default()).await.unwrap_or_else(|_| panic!());
+        let request = Request::post("http://up.test/ok/x").body(endless()).unwrap();
+        let response = sender.send(request).await.unwrap_or_else(|unsent| panic!("{}", unsent.error));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "early");
+        assert!(bed.deps.tracker.way().is_err(), "the upload goes on");
+        (bed, sender)
+    }
+
+    async fn is_given_back(tracker: &Tracker) {
+        while tracker.way().is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_with_its_last_user_though_an_upload_waits() {
+        let (bed, sender) = only_one().await;
+        drop(sender);
+        let waited = tokio::time::timeout(WRITE_STALL / 2, is_given_back(&bed.deps.tracker)).await;
+        waited.expect("its place is free long before the upload stalls");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_its_server_takes_nothing_of_ends_the_connection() {
+        let (bed, _pooled) = only_one().await;
+        let waited = tokio::time::timeout(WRITE_STALL * 2, is_given_back(&bed.deps.tracker)).await;
+        waited.expect("the connection ends");
+    }
+}

@@ -1,0 +1,123 @@
+//! A stream to a server that ends when its leash is let go, whoever holds it then.
+//!
+//! The library of HTTP/2 gives a connection's stream to tasks of its own, and they keep it as long as a request body waits for
+//! a server that takes nothing. Whoever owns the connection ends it from here. The connection counts among the sandbox's
+//! for as long as the stream is there, not its users.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::tracker::Way;
+
+#[derive(Debug, Default)]
+struct Shared {
+    over: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Shared {
+    fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.reader.wake();
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.over.load(Ordering::Acquire) {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Ends its stream when it is dropped.
+#[derive(Debug)]
+pub(super) struct Leash(Arc<Shared>);
+
+impl Leash {
+    /// Ends the stream when it is told to, and holds nothing.
+    pub(super) fn ender(&self) -> Ender {
+        Ender(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// See [`Leash::ender`].
+pub(super) struct Ender(Arc<Shared>);
+
+impl Ender {
+    pub(super) fn end(&self) {
+        self.0.end();
+    }
+}
+
+/// See the module. One task reads it.
+pub(super) struct Leashed<T> {
+    inner: T,
+    shared: Arc<Shared>,
+    _way: Way,
+}
+
+impl<T> Leashed<T> {
+    pub(super) fn new(inner: T, way: Way) -> (Self, Leash) {
+        let shared = Arc::<Shared>::default();
+        (Self { inner, shared: Arc::clone(&shared), _way: way }, Leash(shared))
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Leashed<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.shared.check()?;
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if read.is_pending() {
+            self.shared.reader.register(cx.waker());
+            // It may have ended before the waker stood there.
+            self.shared.check()?;
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Leashed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.check()?;
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.check()?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.check()?;
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.check()?;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
