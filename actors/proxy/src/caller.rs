@@ -18,8 +18,9 @@ use policy::{Caller, Denial, Layer};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use crate::answer::Refusal;
 use crate::identity::{Changed, Identifier, Look, Unidentified};
-use crate::limits::{IDENTITY_FRESH, MAKER_ASKED_WITHIN};
+use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN};
 
 /// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits the rest.
 const RENEWED_AFTER: Duration = Duration::from_millis(IDENTITY_FRESH.as_millis() as u64 * 3 / 4);
@@ -32,7 +33,7 @@ pub trait Identify: Send + Sync + 'static {
         client: SocketAddr,
         local: SocketAddr,
         look: Look,
-    ) -> BoxFuture<'_, Result<Caller, Denial>>;
+    ) -> BoxFuture<'_, Result<Caller, Unjudged>>;
 
     /// Whether connections are noted as they are made, as far as is known: only then may a first look wait.
     fn notes_makers(&self) -> bool;
@@ -57,7 +58,7 @@ impl Identify for Identities {
         client: SocketAddr,
         local: SocketAddr,
         look: Look,
-    ) -> BoxFuture<'_, Result<Caller, Denial>> {
+    ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
         Box::pin(async move {
             match self.identifier.judge(client, local, look).await {
                 Ok(judged) => Ok(judged.caller().clone()),
@@ -73,6 +74,29 @@ impl Identify for Identities {
 
     fn notes_makers(&self) -> bool {
         self.identifier.notes_makers()
+    }
+}
+
+/// Why there is no caller. Either way, what was asked is refused.
+#[derive(Debug, Clone)]
+pub enum Unjudged {
+    /// Who holds the connection is known, and may not.
+    Another(Denial),
+    /// Nobody knows who does: nobody at all, or who can't be told in time.
+    Untold(Denial),
+}
+
+impl From<Unjudged> for Denial {
+    fn from(unjudged: Unjudged) -> Self {
+        match unjudged {
+            Unjudged::Another(denial) | Unjudged::Untold(denial) => denial,
+        }
+    }
+}
+
+impl From<Unjudged> for Refusal {
+    fn from(unjudged: Unjudged) -> Self {
+        Self::Denied(unjudged.into())
     }
 }
 
@@ -99,7 +123,7 @@ pub struct Claim {
     identify: Arc<dyn Identify>,
     client: SocketAddr,
     local: SocketAddr,
-    first: OnceCell<Result<Judged, Denial>>,
+    first: OnceCell<Result<Judged, Unjudged>>,
     /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was executed
     /// anew, and clean.
     foreign_code: AtomicBool,
@@ -153,7 +177,7 @@ impl Claim {
         self.first.get_or_init(|| self.ask(Look::First)).await;
     }
 
-    async fn ask(&self, look: Look) -> Result<Judged, Denial> {
+    async fn ask(&self, look: Look) -> Result<Judged, Unjudged> {
         let mut caller = self.identify.identify(self.client, self.local, look).await?;
         caller.foreign_code |= self.foreign_code.fetch_or(caller.foreign_code, Ordering::Relaxed);
         Ok(Judged(Arc::new(caller)))
@@ -163,7 +187,7 @@ impl Claim {
     ///
     /// # Errors
     /// The identifier's denial, or that the connection has changed hands since it was made. Neither passes again.
-    pub async fn judged(self: &Arc<Self>) -> Result<Judged, Denial> {
+    pub async fn judged(self: &Arc<Self>) -> Result<Judged, Unjudged> {
         let (mut asked, begun) = (false, Instant::now());
         let first = self.first.get_or_init(|| {
             asked = true;
@@ -187,6 +211,22 @@ impl Claim {
         self.renew(&first).await
     }
 
+    /// Resolves when somebody else is seen to hold the connection while `moves` shows that something passes. For bytes that nobody
+    /// judges one by one: what can't be told ends nothing, since nobody new is known to speak.
+    pub(crate) async fn changes_hands(self: &Arc<Self>, moves: impl Fn() -> u64) -> Denial {
+        let mut before = moves();
+        loop {
+            tokio::time::sleep(HOLDER_LOOK).await;
+            let now = moves();
+            if now != before
+                && let Err(Unjudged::Another(denial)) = self.judged().await
+            {
+                return denial;
+            }
+            before = now;
+        }
+    }
+
     /// Asks anew before the last answer is too old for the next request, which then needn't wait. A refusal leaves no
     /// answer: the next request asks itself.
     fn renew_ahead(self: &Arc<Self>) {
@@ -203,7 +243,7 @@ impl Claim {
     }
 
     /// One look at a time, so that an older answer never comes after a newer one; who waited takes what was begun since.
-    async fn renew(&self, first: &Judged) -> Result<Judged, Denial> {
+    async fn renew(&self, first: &Judged) -> Result<Judged, Unjudged> {
         let since = Instant::now();
         let _turn = self.turn.lock().await;
         if let Some(last) = self.last.load_full().filter(|last| last.1 >= since) {
@@ -214,7 +254,7 @@ impl Claim {
         // Its program, that is: ancestors end, and the policy judges those that are left.
         let now = asked.and_then(|now| match now.executable == first.executable {
             true => Ok(now),
-            false => Err(changed_hands(first, &now)),
+            false => Err(Unjudged::Another(changed_hands(first, &now))),
         });
         // As old as the question: the look was later.
         self.last.store(now.as_ref().ok().map(|now| Arc::new((now.clone(), begun))));
@@ -251,7 +291,7 @@ mod tests {
             _: SocketAddr,
             _: SocketAddr,
             look: Look,
-        ) -> BoxFuture<'_, Result<Caller, Denial>> {
+        ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
             let before = self.0.fetch_add(1, Ordering::Relaxed);
             assert_eq!(look == Look::First, before == 0, "who made it is asked once, first");
             let good = before < 2;
@@ -262,12 +302,12 @@ mod tests {
                         ancestors: Arc::from([]),
                         foreign_code: look == Look::First,
                     }),
-                    false => Err(Denial {
+                    false => Err(Unjudged::Another(Denial {
                         layer: Layer::Identity,
                         detail: "several holders".to_owned(),
                         policy: None,
                         hint: None,
-                    }),
+                    })),
                 }
             })
         }
@@ -341,7 +381,7 @@ mod tests {
                 client: SocketAddr,
                 local: SocketAddr,
                 look: Look,
-            ) -> BoxFuture<'_, Result<Caller, Denial>> {
+            ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
                 self.0.identify(client, local, look)
             }
             fn notes_makers(&self) -> bool {

@@ -105,6 +105,8 @@ pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
 /// How old an identification may be before a request on a kept connection asks again who holds the socket.
 /// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
 pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
+/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass.
+pub const HOLDER_LOOK: Duration = Duration::from_secs(1);
 /// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
 /// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.
 pub const MAKER_ASKED_WITHIN: Duration = Duration::from_millis(250);
@@ -198,6 +200,7 @@ mod tests {
             TUNNEL_IDLE,
             CONNECTION_TOTAL,
             IDENTITY_FRESH,
+            HOLDER_LOOK,
             MAKER_ASKED_WITHIN,
             ADDRESSES_FRESH,
             UPSTREAM_IDLE,

@@ -155,9 +155,8 @@ async fn inference_connection(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStr
             let granted = Granted::to_inference(destination, &caller, generation);
             tunnel::inspected(&deps, &claim, stream, BytesMut::new(), granted, None).await;
         }
-        Err(denial) => {
-            let refusal =
-                outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), started.elapsed());
+        Err(unjudged) => {
+            let refusal = outcome::refused(&*deps.journal, &known, unjudged.into(), started.elapsed());
             let mut stream = stream;
             if !tls {
                 crate::serve::last_words(&mut stream, &refusal, &known).await;

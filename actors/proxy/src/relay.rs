@@ -17,7 +17,27 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::limits::RELAY_BUFFER_BYTES;
+use crate::limits::{RELAY_BUFFER_BYTES, TUNNEL_IDLE};
+
+/// Bytes that passed so far: for those who look on from outside.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// From the agent.
+    pub up: AtomicU64,
+    /// To the agent.
+    pub down: AtomicU64,
+}
+
+impl Meter {
+    /// Both ways together.
+    pub fn moved(&self) -> u64 {
+        self.up.load(Ordering::Relaxed).wrapping_add(self.down.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn ended(&self, end: End) -> Relayed {
+        Relayed { up: self.up.load(Ordering::Relaxed), down: self.down.load(Ordering::Relaxed), end }
+    }
+}
 
 /// How a relay ended and what it moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +58,18 @@ pub enum End {
     /// Nothing moved for too long.
     Idle,
     /// It was told to stop.
-    Stopped,
+    Stopped(Stop),
+}
+
+/// Why it was told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The policy changed, and the decision fell.
+    #[error("the policy no longer allows this")]
+    Fallen,
+    /// Another program holds the agent's end.
+    #[error("another program holds this connection")]
+    Hands,
 }
 
 /// The agent's side of a tunnel, and how its bytes go to a socket and back.
@@ -47,8 +78,8 @@ pub(crate) trait Side: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn relay_to(
         self,
         upstream: TcpStream,
-        idle: Duration,
-        stop: impl Future<Output = ()> + Send,
+        meter: &Meter,
+        stop: impl Future<Output = Stop> + Send,
     ) -> impl Future<Output = Relayed> + Send;
 }
 
@@ -57,32 +88,34 @@ impl Side for TokioIo<Upgraded> {
     async fn relay_to(
         self,
         upstream: TcpStream,
-        idle: Duration,
-        stop: impl Future<Output = ()> + Send,
+        meter: &Meter,
+        stop: impl Future<Output = Stop> + Send,
     ) -> Relayed {
-        relay(self, upstream, idle, stop).await
+        relay(self, upstream, meter, stop).await
     }
 }
 
 /// Relays between the agent's stream and the upstream's. `stop` ends it at once.
-pub async fn relay<A, B>(agent: A, upstream: B, idle: Duration, stop: impl Future<Output = ()>) -> Relayed
+pub async fn relay<A, B>(agent: A, upstream: B, meter: &Meter, stop: impl Future<Output = Stop>) -> Relayed
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
     let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
     let both = async {
         // A direction that breaks takes the other with it; one that merely ends doesn't.
-        tokio::try_join!(copy(agent_read, upstream_write, &up), copy(upstream_read, agent_write, &down))
+        tokio::try_join!(
+            copy(agent_read, upstream_write, &meter.up),
+            copy(upstream_read, agent_write, &meter.down)
+        )
     };
     let end = tokio::select! {
         _ = both => End::Done,
-        () = quiet(&up, &down, idle) => End::Idle,
-        () = stop => End::Stopped,
+        () = quiet(meter, TUNNEL_IDLE) => End::Idle,
+        why = stop => End::Stopped(why),
     };
-    Relayed { up: up.load(Ordering::Relaxed), down: down.load(Ordering::Relaxed), end }
+    meter.ended(end)
 }
 
 async fn copy(
@@ -113,12 +146,12 @@ pub(crate) fn take(from: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) ->
 }
 
 /// Resolves when nothing moved for `idle` (looked at a few times within it, so the data path pays nothing).
-pub(crate) async fn quiet(up: &AtomicU64, down: &AtomicU64, idle: Duration) {
+pub(crate) async fn quiet(meter: &Meter, idle: Duration) {
     const LOOKS: u32 = 8;
     let (mut last, mut still) = (0, 0);
     while still < LOOKS {
         tokio::time::sleep(idle / LOOKS).await;
-        let now = up.load(Ordering::Relaxed).wrapping_add(down.load(Ordering::Relaxed));
+        let now = meter.moved();
         still = if now == last { still + 1 } else { 0 };
         last = now;
     }
@@ -134,19 +167,19 @@ mod tests {
     async fn both_directions_and_half_close() {
         let (mut agent, ours) = duplex(64);
         let (mut upstream, theirs) = duplex(64);
-        let (relayed, ()) =
-            tokio::join!(relay(ours, theirs, Duration::from_secs(10), std::future::pending()), async {
-                agent.write_all(b"question").await.unwrap();
-                agent.shutdown().await.unwrap();
-                let mut got = Vec::new();
-                upstream.read_to_end(&mut got).await.unwrap();
-                assert_eq!(got, b"question");
-                upstream.write_all(&[7; 100]).await.unwrap();
-                upstream.shutdown().await.unwrap();
-                let mut got = Vec::new();
-                agent.read_to_end(&mut got).await.unwrap();
-                assert_eq!(got.len(), 100);
-            });
+        let meter = Meter::default();
+        let (relayed, ()) = tokio::join!(relay(ours, theirs, &meter, std::future::pending()), async {
+            agent.write_all(b"question").await.unwrap();
+            agent.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            upstream.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"question");
+            upstream.write_all(&[7; 100]).await.unwrap();
+            upstream.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            agent.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got.len(), 100);
+        });
         assert_eq!(relayed, Relayed { up: 8, down: 100, end: End::Done });
     }
 
@@ -154,11 +187,15 @@ mod tests {
     async fn quiet_and_told() {
         let (_agent, ours) = duplex(64);
         let (_upstream, theirs) = duplex(64);
-        let relayed = relay(ours, theirs, Duration::from_secs(60), std::future::pending()).await;
+        let relayed = relay(ours, theirs, &Meter::default(), std::future::pending()).await;
         assert_eq!(relayed.end, End::Idle);
         let (_agent, ours) = duplex(64);
         let (_upstream, theirs) = duplex(64);
-        let stop = tokio::time::sleep(Duration::from_secs(1));
-        assert_eq!(relay(ours, theirs, Duration::from_secs(60), stop).await.end, End::Stopped);
+        let stop = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Stop::Hands
+        };
+        let relayed = relay(ours, theirs, &Meter::default(), stop).await;
+        assert_eq!(relayed.end, End::Stopped(Stop::Hands));
     }
 }

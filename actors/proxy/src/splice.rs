@@ -11,15 +11,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES};
-use crate::relay::{End, Relayed, Side, quiet};
+use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES, TUNNEL_IDLE};
+use crate::relay::{End, Meter, Relayed, Side, Stop, quiet};
 
 /// What one splice(2) may move: more than a pipe takes, so the pipe is the bound.
 const AT_ONCE: usize = 1 << 20;
@@ -100,31 +99,30 @@ impl Side for TcpStream {
     async fn relay_to(
         mut self,
         mut upstream: TcpStream,
-        idle: Duration,
-        stop: impl Future<Output = ()> + Send,
+        meter: &Meter,
+        stop: impl Future<Output = Stop> + Send,
     ) -> Relayed {
-        let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
         let end = {
             let (agent_reads, agent_writes) = self.split();
             let (upstream_reads, upstream_writes) = upstream.split();
             let both = async {
                 // A direction that breaks takes the other with it; one that merely ends doesn't.
                 tokio::try_join!(
-                    pump(agent_reads, upstream_writes, &up),
-                    pump(upstream_reads, agent_writes, &down)
+                    pump(agent_reads, upstream_writes, &meter.up),
+                    pump(upstream_reads, agent_writes, &meter.down)
                 )
             };
             tokio::select! {
                 _ = both => End::Done,
-                () = quiet(&up, &down, idle) => End::Idle,
-                () = stop => End::Stopped,
+                () = quiet(meter, TUNNEL_IDLE) => End::Idle,
+                why = stop => End::Stopped(why),
             }
         };
-        if end == End::Stopped {
+        if matches!(end, End::Stopped(_)) {
             // Nobody may take a stream that was cut off for one that is whole.
             let _gone = (self.set_zero_linger(), upstream.set_zero_linger());
         }
-        Relayed { up: up.into_inner(), down: down.into_inner(), end }
+        meter.ended(end)
     }
 }
 

@@ -32,7 +32,7 @@ use crate::intent::Scope;
 use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, REVOKED_GRACE, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
 use crate::protocol::websocket;
-use crate::relay::{End, Relayed, Side, take};
+use crate::relay::{End, Meter, Relayed, Side, Stop, take};
 use crate::road::Answer;
 use crate::strict::io::Remains;
 use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
@@ -120,12 +120,26 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     let upstream = TokioIo::new(upstream);
     let talk = judge.as_deref().map(|judge| websocket::Talk {
         deps: &conn.deps,
+        claim: &conn.claim,
         known: &known,
         judge,
         guard: guard.as_ref(),
     });
-    let (relayed, fault) = websocket::relay(talk.as_ref(), (agent, upstream), live.revoked()).await;
+    let meter = Meter::default();
+    let stop = stop(conn, &known, &live, &meter);
+    let (relayed, fault) = websocket::relay(talk.as_ref(), (agent, upstream), &meter, stop).await;
     ended(conn, known, relayed, fault, started);
+}
+
+/// Resolves when bytes may pass no longer: their decision fell, or another program holds the agent's end, which is put on record.
+async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
+    tokio::select! {
+        () = live.revoked() => Stop::Fallen,
+        denial = conn.claim.changes_hands(|| meter.moved()) => {
+            outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
+            Stop::Hands
+        }
+    }
 }
 
 fn finished(conn: &Conn, known: Known, relayed: Relayed, started: Instant) {
@@ -139,7 +153,7 @@ fn ended(conn: &Conn, known: Known, relayed: Relayed, fault: Option<String>, sta
     let fault = match relayed.end {
         End::Done => fault,
         End::Idle => Some("nothing moved for too long".to_owned()),
-        End::Stopped => Some("the policy no longer allows it".to_owned()),
+        End::Stopped(why) => Some(why.to_string()),
     };
     journal.finished(&Finished {
         known,
@@ -164,14 +178,16 @@ async fn relayed<T: Side>(
     let destination = granted.destination.clone();
     let Dialled { stream: upstream, reached, way: _way } = upstream;
     let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
+    let meter = Meter::default();
     let begun = tokio::select! {
         begun = begin(stream, surplus, upstream, &destination) => begun,
-        () = live.revoked() => Err(Over::Ended(End::Stopped)),
+        () = live.revoked() => Err(Over::Ended(End::Stopped(Stop::Fallen))),
         () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
     };
     let relayed = match begun {
         Ok(Begun { agent, upstream, up, down }) => {
-            let rest = agent.relay_to(upstream, TUNNEL_IDLE, live.revoked()).await;
+            let stop = stop(conn, &known, &live, &meter);
+            let rest = agent.relay_to(upstream, &meter, stop).await;
             Relayed { up: rest.up + up, down: rest.down + down, end: rest.end }
         }
         Err(Over::Refused(denial)) => return drop(refused(&conn.deps, &conn.claim, destination, denial)),

@@ -2,6 +2,8 @@
 
 use policy::{Denial, Layer};
 
+use crate::caller::Unjudged;
+
 use super::diag::DiagError;
 use super::digest::HashError;
 use super::identify::{IDENTIFY_DEADLINE, MAX_HOLDERS, ROUNDS};
@@ -115,6 +117,30 @@ impl Unidentified {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl From<Unidentified> for Unjudged {
+    fn from(why: Unidentified) -> Self {
+        use Unidentified as U;
+        match why {
+            U::DifferentHolders { .. }
+            | U::NotItsMaker { .. }
+            | U::Deleted { .. }
+            | U::ForeignCode { .. }
+            | U::Changed(_) => Self::Another(why.into()),
+            U::Diag(_)
+            | U::Holders(_)
+            | U::NoSocket
+            | U::NoHolder
+            | U::TooManyHolders
+            | U::UnknownMaker { .. }
+            | U::Truncated { .. }
+            | U::Hash { .. }
+            | U::PinsFull
+            | U::Unsettled
+            | U::TimedOut => Self::Untold(why.into()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! ends it with 1008 on both sides, between two frames.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Known, Refusal};
+use crate::caller::Claim;
 use crate::conn::Deps;
 use crate::credentials::{self, Guard};
 use crate::intent::Exchange;
@@ -25,7 +27,7 @@ use crate::limits::{
     JUDGED_BODY_DEADLINE, MAX_LINGER_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES, TUNNEL_IDLE, WRITE_STALL,
 };
 use crate::outcome;
-use crate::relay::{End, Relayed, quiet};
+use crate::relay::{self, End, Meter, Relayed, quiet};
 use crate::room::Room;
 use crate::verdict::{Granted, Permitted};
 
@@ -59,6 +61,8 @@ pub(crate) struct Judge {
 #[derive(Clone, Copy)]
 pub(crate) struct Talk<'a> {
     pub(crate) deps: &'a Deps,
+    /// Who speaks: asked for each message.
+    pub(crate) claim: &'a Arc<Claim>,
     pub(crate) known: &'a Known,
     pub(crate) judge: &'a Judge,
     /// What keeps credentials out of what the server says.
@@ -70,10 +74,12 @@ pub(crate) struct Talk<'a> {
 pub(crate) enum Stop {
     /// A side is gone.
     Gone,
+    /// A direction ended between two frames, as it was told.
+    Ending,
     /// Nothing moved for too long.
     Idle,
-    /// The decision that it rested on fell.
-    Told,
+    /// It may go on no longer.
+    Told(relay::Stop),
     /// The client's frames are wrong.
     Broken(u16, &'static str),
     /// A message is refused.
@@ -87,12 +93,19 @@ impl From<Wrong> for Stop {
 }
 
 impl Talk<'_> {
-    /// Judges one whole message by the policy now in force. Gives what is sent in its place, if that is something else.
-    fn message(&self, inbox: &Inbox, text: bool) -> Result<Option<Vec<u8>>, Stop> {
+    /// Judges one whole message by who holds the connection now, and by the policy now in force. Gives what is sent in its place, if
+    /// that is something else.
+    async fn message(&self, inbox: &Inbox, text: bool) -> Result<Option<Vec<u8>>, Stop> {
         let started = Instant::now();
-        let Self { deps, known, judge, .. } = *self;
+        let Self { deps, judge, .. } = *self;
+        let mut known = Known { method: Some(SmolStr::new_static(WEBSOCKET_TEXT)), ..self.known.clone() };
+        let refuse = |known: &Known, refusal| {
+            Stop::Refused(outcome::refused(&*deps.journal, known, refusal, started.elapsed()))
+        };
+        let caller = self.claim.judged().await.map_err(|unjudged| refuse(&known, unjudged.into()))?;
+        known.caller = Some(caller.shared());
         let generation = deps.policy.load();
-        let (to, caller) = (&judge.granted.destination, &*judge.granted.caller);
+        let (to, caller) = (&judge.granted.destination, &*caller);
         let path = &judge.exchange.path;
         let message = match text {
             true => std::str::from_utf8(&inbox.message)
@@ -110,13 +123,10 @@ impl Talk<'_> {
             websocket: true,
             content,
         };
-        let known = Known { method: Some(SmolStr::new_static(WEBSOCKET_TEXT)), ..known.clone() };
-        let refuse =
-            |refusal| Stop::Refused(outcome::refused(&*deps.journal, &known, refusal, started.elapsed()));
         let allowed = generation
             .compiled
             .request(to, caller, &facts)
-            .map_err(|denial| refuse(Refusal::Denied(denial)))?;
+            .map_err(|denial| refuse(&known, Refusal::Denied(denial)))?;
         // Each message that passes isn't worth a record; one that should not have is.
         let policy = allowed.policy.clone();
         if allowed.audit_only.is_some() {
@@ -128,7 +138,7 @@ impl Talk<'_> {
         let request = credentials::Request { to, path, caller, tls: judge.exchange.tls };
         credentials::in_message(&deps.credentials, request, &inbox.message, message.filter(|_| rewrites()))
             .map(|filled| filled.map(|filled| inbox.frame(&filled)))
-            .map_err(|denial| refuse(Refusal::Denied(Denial { policy: Some(policy), ..denial })))
+            .map_err(|denial| refuse(&known, Refusal::Denied(Denial { policy: Some(policy), ..denial })))
     }
 }
 
@@ -136,7 +146,8 @@ impl Talk<'_> {
 pub(crate) async fn relay<A, B>(
     talk: Option<&Talk<'_>>,
     (agent, upstream): (A, B),
-    stop: impl Future<Output = ()>,
+    meter: &Meter,
+    stop: impl Future<Output = relay::Stop>,
 ) -> (Relayed, Option<String>)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -144,43 +155,41 @@ where
 {
     let (mut agent_in, mut agent_out) = tokio::io::split(agent);
     let (mut upstream_in, mut upstream_out) = tokio::io::split(upstream);
-    let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+    let Meter { up, down } = meter;
     let ending = CancellationToken::new();
     let (stopped, to_agent, to_upstream) = {
         let mut upward = pin!(async {
             let sides = (&mut agent_in, &mut upstream_out);
             match talk {
-                Some(talk) => upward(talk, sides, &up, &ending).await,
-                None if unread(None, sides, &up, &ending).await => Stop::Told,
+                Some(talk) => upward(talk, sides, up, &ending).await,
+                None if unread(None, sides, up, &ending).await => Stop::Ending,
                 None => Stop::Gone,
             }
         });
         let guard = talk.and_then(|talk| talk.guard);
-        let mut downward = pin!(unread(guard, (&mut upstream_in, &mut agent_out), &down, &ending));
+        let mut downward = pin!(unread(guard, (&mut upstream_in, &mut agent_out), down, &ending));
         let stopped = tokio::select! {
             stopped = &mut upward => stopped,
             _ = &mut downward => Stop::Gone,
-            () = stop => Stop::Told,
-            () = quiet(&up, &down, TUNNEL_IDLE) => Stop::Idle,
+            why = stop => Stop::Told(why),
+            () = quiet(meter, TUNNEL_IDLE) => Stop::Idle,
         };
         // Each side is told between two frames of the other's, or not at all.
         ending.cancel();
         let downward = async { timeout(PATIENCE, downward).await.unwrap_or(false) };
-        let upward = async { matches!(timeout(PATIENCE, upward).await, Ok(Stop::Told)) };
+        let upward = async { matches!(timeout(PATIENCE, upward).await, Ok(Stop::Ending)) };
         let (to_agent, to_upstream) = match stopped {
-            Stop::Gone | Stop::Idle => (false, false),
-            Stop::Told => tokio::join!(downward, upward),
+            Stop::Gone | Stop::Idle | Stop::Ending => (false, false),
+            Stop::Told(_) => tokio::join!(downward, upward),
             // Between two messages of the agent's.
             Stop::Broken(..) | Stop::Refused(_) => (downward.await, true),
         };
         (stopped, to_agent, to_upstream)
     };
     let (end, code, fault) = match stopped {
-        Stop::Gone => (End::Done, None, None),
+        Stop::Gone | Stop::Ending => (End::Done, None, None),
         Stop::Idle => (End::Idle, None, None),
-        Stop::Told => {
-            (End::Stopped, Some(POLICY_VIOLATION), Some("the policy no longer allows this".to_owned()))
-        }
+        Stop::Told(why) => (End::Stopped(why), Some(POLICY_VIOLATION), Some(why.to_string())),
         Stop::Broken(code, why) => (End::Done, Some(code), Some(why.to_owned())),
         Stop::Refused(refusal) => (End::Done, Some(POLICY_VIOLATION), Some(refusal.detail())),
     };
@@ -195,8 +204,8 @@ where
         }
     };
     let _at_most = timeout(PATIENCE, goodbye).await;
-    let fault = if end == End::Stopped { None } else { fault };
-    (Relayed { up: up.load(Ordering::Relaxed), down: down.load(Ordering::Relaxed), end }, fault)
+    let fault = if matches!(end, End::Stopped(_)) { None } else { fault };
+    (meter.ended(end), fault)
 }
 
 /// Reads what still comes, to the end or to a bound.
@@ -224,7 +233,7 @@ async fn upward(
         };
         let read = tokio::select! {
             biased;
-            () = ending.cancelled() => return Stop::Told,
+            () = ending.cancelled() => return Stop::Ending,
             read = from.read(&mut buffer) => read,
             () = slow => return Stop::Broken(TRY_LATER, "a long message came too slowly"),
         };
@@ -289,7 +298,7 @@ async fn pass(
         let frames = match ready {
             Ready::Control(frame) => frame,
             Ready::Text | Ready::Binary => {
-                let filled = talk.message(inbox, ready == Ready::Text)?;
+                let filled = talk.message(inbox, ready == Ready::Text).await?;
                 let frames = inbox.take();
                 filled.unwrap_or(frames)
             }

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::answer::Refusal;
 use crate::body::{Body, full};
+use crate::caller::Unjudged;
 use crate::conn::{Deps, LocalService};
 use crate::credentials::Credentials;
 use crate::guard::{Lookup, LookupError, OwnAddresses, Resolver};
@@ -240,6 +241,8 @@ impl Lookup for Table {
 pub struct Who {
     pub path: Mutex<&'static str>,
     pub unknown: AtomicBool,
+    /// Whether nobody holds the connection, as far as can be told.
+    pub untold: AtomicBool,
     /// Whether its parent is seen as well: another identity of the same program.
     pub ancestor: AtomicBool,
     pub asked: AtomicUsize,
@@ -250,6 +253,7 @@ impl Default for Who {
         Self {
             path: Mutex::new(AGENT),
             unknown: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
             ancestor: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
         }
@@ -262,12 +266,18 @@ impl Identify for Who {
         _: SocketAddr,
         _: SocketAddr,
         _: crate::identity::Look,
-    ) -> BoxFuture<'_, Result<Caller, Denial>> {
+    ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
+            if self.untold.load(Ordering::Relaxed) {
+                let detail = "no holder".to_owned();
+                let denial = Denial { layer: Layer::Identity, detail, policy: None, hint: None };
+                return Err(Unjudged::Untold(denial));
+            }
             if self.unknown.load(Ordering::Relaxed) {
                 let detail = "several holders".to_owned();
-                return Err(Denial { layer: Layer::Identity, detail, policy: None, hint: None });
+                let denial = Denial { layer: Layer::Identity, detail, policy: None, hint: None };
+                return Err(Unjudged::Another(denial));
             }
             let path = *self.path.lock().unwrap();
             let parent = Executable { path: "/usr/bin/parent".into(), sha256: [8; 32] };

@@ -7,6 +7,7 @@ mod bodies;
 mod captured;
 mod credentials;
 mod exchanges;
+mod hands;
 mod live;
 mod protocols;
 mod stalls;

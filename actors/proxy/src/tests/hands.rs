@@ -1,0 +1,130 @@
+//! Connections that another program speaks on after their decision: on bytes that nobody judges, and on messages.
+
+use std::sync::atomic::Ordering;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use super::bed::{Bed, echo, l4, read_head, ws};
+use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH};
+
+const OTHER: &str = "/usr/bin/other";
+
+/// Whether a byte comes back.
+async fn echoes(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok()
+}
+
+/// Sends and reads until the connection is closed.
+async fn until_closed(stream: &mut TcpStream) {
+    while echoes(stream).await {
+        sleep(HOLDER_LOOK / 20).await;
+    }
+}
+
+fn denied(bed: &Bed) -> bool {
+    bed.journal.lines().iter().any(|line| line.starts_with("deny identity"))
+}
+
+#[tokio::test]
+async fn a_relayed_tunnel_ends_when_another_program_holds_it() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    assert!(echoes(&mut stream).await);
+    *bed.who.path.lock().unwrap() = OTHER;
+    until_closed(&mut stream).await;
+    assert!(denied(&bed), "{:?}", bed.journal.lines());
+}
+
+#[tokio::test]
+async fn a_relayed_tunnel_goes_on_where_nobody_can_tell() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    bed.who.untold.store(true, Ordering::Relaxed);
+    let asked = bed.who.asked.load(Ordering::Relaxed);
+    while bed.who.asked.load(Ordering::Relaxed) < asked + 2 {
+        assert!(echoes(&mut stream).await, "{:?}", bed.journal.lines());
+        sleep(HOLDER_LOOK / 20).await;
+    }
+    assert!(echoes(&mut stream).await && !denied(&bed));
+    // And of one that is quiet nobody is asked.
+    sleep(HOLDER_LOOK * 2).await;
+    let asked = bed.who.asked.load(Ordering::Relaxed);
+    sleep(HOLDER_LOOK * 2).await;
+    assert_eq!(bed.who.asked.load(Ordering::Relaxed), asked);
+}
+
+/// A WebSocket's server, which gives everything back; and the agent's end of it, after the handshake.
+async fn websocket(endpoint: impl Fn(u16) -> String) -> (Bed, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        stream.write_all(agreed).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let _ended = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let bed = Bed::new(&endpoint(port)).await;
+    let mut stream = bed.open().await;
+    let handshake = format!(
+        "GET http://ws.test:{port}/ok/ws HTTP/1.1\r\nHost: ws.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(handshake.as_bytes()).await.unwrap();
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    (bed, stream)
+}
+
+/// A message as clients send it, masked with zeros.
+const MESSAGE: &[u8; 9] = b"\x81\x83\0\0\0\0say";
+
+/// Sends a message and gives the first bytes of what comes: the echo, or a close frame.
+async fn said(stream: &mut TcpStream) -> [u8; 4] {
+    stream.write_all(MESSAGE).await.unwrap();
+    let mut got = [0; 4];
+    stream.read_exact(&mut got).await.unwrap();
+    got
+}
+
+/// Whether these are the first bytes of a close frame for a violated policy.
+fn is_refusal([opcode, _, high, low]: [u8; 4]) -> bool {
+    opcode == 0x88 && u16::from_be_bytes([high, low]) == 1008
+}
+
+#[tokio::test]
+async fn a_judged_message_is_its_senders() {
+    let (bed, mut stream) = websocket(|port| ws("ws.test", port)).await;
+    assert_eq!(said(&mut stream).await, MESSAGE[..4]);
+    stream.read_exact(&mut [0; 5]).await.unwrap();
+    *bed.who.path.lock().unwrap() = OTHER;
+    // For so long the last look is good.
+    sleep(IDENTITY_FRESH).await;
+    assert!(is_refusal(said(&mut stream).await));
+    assert!(denied(&bed), "{:?}", bed.journal.lines());
+}
+
+#[tokio::test]
+async fn a_judged_message_that_nobody_is_known_to_send_is_refused() {
+    let (bed, mut stream) = websocket(|port| ws("ws.test", port)).await;
+    bed.who.untold.store(true, Ordering::Relaxed);
+    sleep(IDENTITY_FRESH).await;
+    assert!(is_refusal(said(&mut stream).await));
+}
+
+#[tokio::test]
+async fn a_relayed_websocket_ends_when_another_program_holds_it() {
+    let (bed, mut stream) = websocket(|port| l4("ws.test", port)).await;
+    *bed.who.path.lock().unwrap() = OTHER;
+    while !is_refusal(said(&mut stream).await) {
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        sleep(HOLDER_LOOK / 20).await;
+    }
+    assert!(denied(&bed), "{:?}", bed.journal.lines());
+}
