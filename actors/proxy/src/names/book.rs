@@ -4,8 +4,9 @@
 //! index = generation × MAX_NAMES + slot      198.18.0.0 + index      fd63:6f66:0:2:: + index
 //! ```
 //! A name gets a slot, and with it one address of each family. When all slots are taken the least used name loses
-//! its own, and whoever comes next gets the slot's next generation: an address comes back only after its slot has
-//! had [`GENERATIONS`] names, which the limit on new names stretches over hours; until then it leads nowhere. Bindings
+//! its own, of the half that was bound longest ago, and whoever comes next gets the slot's next generation. So an address comes back only
+//! after its slot has had [`GENERATIONS`] names, and all slots together [`RESTS`] for each of them, whatever an agent keeps in use: the
+//! limit on new names stretches that over hours. Until then it leads nowhere. Bindings
 //! are written to a memory file before they are told to anyone, so that a supervisor's death changes none.
 //!
 //! Reading (each captured connection) takes no lock. 198.18.0.0/15 is the benchmark range of RFC 2544, which no client
@@ -28,6 +29,8 @@ pub const MAX_NAMES: usize = 4096;
 const ADDRESSES: u32 = 1 << 17;
 /// How many names a slot has had before an address comes back.
 pub const GENERATIONS: u32 = ADDRESSES / MAX_NAMES as u32;
+/// New names in all before a slot may have its next.
+const RESTS: u64 = MAX_NAMES as u64 / 2;
 const V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 2, 0, 0, 0, 0);
 /// One record of the file: generation and one, length, name. A power of two, so that none crosses a page: then the
@@ -69,6 +72,8 @@ pub struct Book {
 struct Slot {
     binding: ArcSwapOption<Binding>,
     used: AtomicU64,
+    /// How many new names there must have been before its next. Written by the writer.
+    rests_until: AtomicU64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +85,8 @@ struct Binding {
 #[derive(Debug, Default)]
 struct Writer {
     slots: HashMap<DomainName, usize>,
+    /// New names so far.
+    bound: u64,
 }
 
 impl Book {
@@ -147,6 +154,8 @@ impl Book {
             writer.slots.remove(&before.name);
         }
         writer.slots.insert(name.clone(), number);
+        writer.bound += 1;
+        slot.rests_until.store(writer.bound + RESTS, Ordering::Relaxed);
         slot.binding.store(Some(binding.into()));
         self.touch(number);
         self.addresses(number).ok_or_else(|| io::ErrorKind::StorageFull.into())
@@ -167,14 +176,15 @@ impl Book {
         }
     }
 
-    /// One that was never used, or the least used.
+    /// One that was never used, or the least used of those that have rested: half of them have.
     fn free_slot(&self, writer: &Writer) -> usize {
         let taken = writer.slots.len();
         let never = self.slots.get(taken..).and_then(|rest| rest.iter().position(Slot::is_free));
         let any = || self.slots.iter().position(Slot::is_free);
         never.map(|n| n + taken).or_else(|| (taken < MAX_NAMES).then(any).flatten()).unwrap_or_else(|| {
-            let used = self.slots.iter().map(|slot| slot.used.load(Ordering::Relaxed)).enumerate();
-            used.min_by_key(|(_, used)| *used).map_or(0, |(number, _)| number)
+            let rested = |slot: &Slot| slot.rests_until.load(Ordering::Relaxed) <= writer.bound;
+            let slots = self.slots.iter().enumerate().filter(|(_, slot)| rested(slot));
+            slots.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map_or(0, |(number, _)| number)
         })
     }
 
@@ -288,14 +298,26 @@ mod tests {
         for n in 1..MAX_NAMES {
             book.bind(&name(n)).unwrap();
         }
-        // All others in use for ever, so that every new name takes the first one's slot.
-        for slot in &book.slots[1..] {
-            slot.used.store(u64::MAX, Ordering::Relaxed);
-        }
-        for n in 1..GENERATIONS as usize {
-            assert_ne!(book.bind(&name(MAX_NAMES + n)).unwrap(), first, "{n}");
+        // Its slot is the one that nobody uses, so that every new name would take it: it rests between two.
+        let (mut had, mut new) = (1, 0);
+        let mut before = None;
+        while had < 3 {
+            book.slots[0].used.store(0, Ordering::Relaxed);
+            new += 1;
+            let next = book.bind(&name(MAX_NAMES + new)).unwrap();
+            assert_ne!(next, first);
             assert_eq!(book.at(first.v4.into()), Bound::Nothing);
+            if book.slots[0].used.load(Ordering::Relaxed) > 0 {
+                had += 1;
+                assert!(before.is_none_or(|before| new - before > RESTS as usize), "{before:?} {new}");
+                before = Some(new);
+            }
         }
+        // And it has all its generations before the first comes back.
+        let had_all = Binding { generation: GENERATIONS - 1, name: name(0) };
+        book.slots[0].binding.store(Some(had_all.into()));
+        book.slots[0].rests_until.store(0, Ordering::Relaxed);
+        book.slots[0].used.store(0, Ordering::Relaxed);
         assert_eq!(book.bind(&name(usize::MAX)).unwrap(), first);
     }
 
