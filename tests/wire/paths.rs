@@ -17,8 +17,39 @@ pub fn cases() -> Vec<Case> {
         for (number, bytes) in raw.into_iter().enumerate() {
             all.push(Case::message(*road, &format!("path of bytes {number}"), bytes, BAD));
         }
+        for (field, expect) in seconds() {
+            let name = format!("a second path: {field}");
+            let text = get("/ok/{M}", &format!("{field}\r\n"));
+            all.push(Case::message(*road, &name, text, expect));
+        }
     }
     all
+}
+
+/// Fields that name another resource: what the request may not do there itself.
+fn seconds() -> Vec<(&'static str, Expect)> {
+    vec![
+        ("Destination: /secret/x", DENIED),
+        ("Destination: http://{H}/secret/x", DENIED),
+        ("Destination: https://elsewhere.bed.test/ok/x", DENIED),
+        ("Destination: /ok/../secret/x", DENIED),
+        ("Destination: /ok/%2e%2e/secret/x", DENIED),
+        ("Destination: /ok/..%2fsecret/x", DENIED),
+        ("Destination: //{H}/secret/x", DENIED),
+        ("Destination: /ok/x\r\nDestination: /secret/x", DENIED),
+        ("Destination:", DENIED),
+        ("x-amz-copy-source: secret/x", DENIED),
+        ("x_amz_copy_source: secret/x", DENIED),
+        ("x-amz-copy-source: ok%2Fx", DENIED),
+        ("x-amz-copy-source: arn:aws:s3:::secret/x", DENIED),
+        ("X-Goog-Copy-Source: /secret/x", DENIED),
+        ("x-ms-copy-source: https://elsewhere.bed.test/ok/x", DENIED),
+        ("x-ms-rename-source: /secret/x", DENIED),
+        ("x-copy-from: secret/x", DENIED),
+        ("Destination: /ok/x", arrives(&["/ok/x"])),
+        ("x-amz-copy-source: ok/x?versionId=1", arrives(&["ok/x?versionId=1"])),
+        ("x-ms-meta-destination: /secret/x", arrives(&["/secret/x"])),
+    ]
 }
 
 fn targets() -> Vec<(&'static str, Expect)> {

@@ -6,11 +6,15 @@
 
 use http::{Method, Version, header, request::Parts};
 use hyper::ext::Protocol;
-use policy::{CanonicalPath, Destination, DomainName, Host, PathOptions, Query, WEBSOCKET_TEXT};
+use policy::{
+    Allowed, Caller, CanonicalPath, Compiled, Denial, Destination, DomainName, Host, PathOptions, Query,
+    Treatment, WEBSOCKET_TEXT,
+};
 
 use crate::answer::Refusal;
 use crate::hop;
 use crate::limits::MAX_HEADERS;
+use crate::second::{self, Second};
 use crate::strict::Violation;
 
 /// The name that leads to the gateway, on any listener, and never out.
@@ -43,6 +47,10 @@ pub struct Intent {
 }
 
 /// The two things that can be asked of a proxy.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every one is the large one, and a box is an allocation each"
+)]
 #[derive(Debug, Clone)]
 pub enum Ask {
     /// A tunnel.
@@ -67,11 +75,13 @@ pub struct Exchange {
     pub tls: bool,
     /// Its body, where that was read to be judged.
     pub judged: Option<crate::protocol::Judged>,
+    /// What else it names.
+    pub seconds: Box<[Second]>,
 }
 
 impl Exchange {
     /// Hands over what the policy judges of it.
-    pub(crate) fn facts<T>(&self, judge: impl FnOnce(&policy::RequestFacts<'_>) -> T) -> T {
+    fn facts<T>(&self, judge: impl FnOnce(&policy::RequestFacts<'_>) -> T) -> T {
         let with = |content: policy::Content<'_>| {
             judge(&policy::RequestFacts {
                 method: self.method.as_str(),
@@ -85,6 +95,29 @@ impl Exchange {
             Some(judged) => judged.with(with),
             None => with(policy::Content::Unread),
         }
+    }
+
+    /// Asks the policy whether all of it may be done at `to`. Where no endpoint inspects, the policy lets every request through, and what
+    /// else it names isn't asked about: the destination was all there is to say.
+    ///
+    /// # Errors
+    /// The policy's denial.
+    pub(crate) fn judge(
+        &self,
+        compiled: &Compiled,
+        (to, treatment): (&Destination, Treatment),
+        caller: &Caller,
+    ) -> Result<Allowed, Denial> {
+        let mut allowed = self.facts(|facts| compiled.request(to, caller, facts))?;
+        let seconds = match treatment {
+            Treatment::Inspect { .. } => &*self.seconds,
+            Treatment::Relay { .. } => &[],
+        };
+        for second in seconds {
+            let should_have = second.judge(compiled, to, caller)?;
+            allowed.audit_only = allowed.audit_only.or(should_have);
+        }
+        Ok(allowed)
     }
 }
 
@@ -164,6 +197,11 @@ pub fn inference(port: u16) -> Option<Destination> {
 
 fn bad<T>(why: &str) -> Result<T, Refusal> {
     Err(Refusal::BadRequest(why.to_owned()))
+}
+
+/// Host and port of an authority in a URL whose scheme has this port.
+pub(crate) fn authority_of(text: &str, default_port: u16) -> Result<Destination, Refusal> {
+    authority(Some(text), Some(default_port))
 }
 
 fn authority(text: Option<&str>, default_port: Option<u16>) -> Result<Destination, Refusal> {
@@ -274,7 +312,8 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
         // What rules call a WebSocket's messages; a request of that name would be taken for one.
         return Err(Refusal::BadRequest(format!("{WEBSOCKET_TEXT} is no method of a request")));
     }
-    Ok(Exchange { method, path, query, websocket, tls, judged: None })
+    let seconds = second::named_in(&parts.headers, &method);
+    Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds })
 }
 
 /// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): with a path, so no tunnel. WebSocket is the one

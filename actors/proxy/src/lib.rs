@@ -54,6 +54,7 @@ mod pool;
 pub mod repeats;
 mod road;
 mod room;
+mod second;
 mod serve;
 mod splice;
 mod ssh;

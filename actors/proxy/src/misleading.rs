@@ -61,10 +61,15 @@ fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a name (in lower case, as the library keeps it) is one of these to somebody.
+/// Whether a name is one of these to somebody.
 fn is_one(list: &[&str], name: &str) -> bool {
+    list.iter().any(|own| is_spelled(own, name))
+}
+
+/// Whether a name (in lower case, as the library keeps it) is `own` to somebody.
+pub(crate) fn is_spelled(own: &str, name: &str) -> bool {
     let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    list.iter().any(|own| own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed)))
+    own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
 }
 
 #[cfg(test)]

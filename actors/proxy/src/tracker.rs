@@ -181,7 +181,7 @@ impl Inner {
             let (destination, caller) = (&entry.granted.destination, &*entry.granted.caller);
             let grant = generation.compiled.connect(destination, caller).ok()?;
             let Some(exchange) = &entry.exchange else { return Some(grant) };
-            exchange.facts(|facts| generation.compiled.request(destination, caller, facts)).ok()?;
+            exchange.judge(&generation.compiled, (destination, grant.treatment), caller).ok()?;
             Some(grant)
         }));
         let Ok(Some(now)) = judged else { return false };

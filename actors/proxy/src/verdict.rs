@@ -89,9 +89,8 @@ impl Permitted {
                 "the path has an encoded slash (%2F), which this endpoint doesn't allow".to_owned(),
             ));
         }
-        // Where no endpoint inspects, the policy lets every request through: the destination was all there is to say.
-        let allowed = exchange
-            .facts(|facts| generation.compiled.request(&granted.destination, &granted.caller, facts))?;
+        let to = (&granted.destination, grant.treatment);
+        let allowed = exchange.judge(&generation.compiled, to, &granted.caller)?;
         let inspected = matches!(grant.treatment, Treatment::Inspect { .. });
         let allowed = inspected.then_some(allowed);
         Ok(Self { granted, exchange, allowed })
