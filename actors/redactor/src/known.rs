@@ -2,6 +2,7 @@
 //! positives, no format needed. The needles live in wiped memory; the automaton built from them does not, so it
 //! must never outlive its use nor be printed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
@@ -123,6 +124,34 @@ impl Known {
         })
     }
 
+    /// All forms, for [`Known::narrowed`].
+    pub(crate) fn forms(&self) -> Range<usize> {
+        0..self.needles.len()
+    }
+
+    /// Those of `forms` that have `byte` at `depth`, where all of them are the same before it.
+    pub(crate) fn narrowed(&self, forms: &Range<usize>, depth: usize, byte: u8) -> Range<usize> {
+        let among = self.needles.get(forms.clone()).unwrap_or_default();
+        let from = among.partition_point(|(needle, _)| needle.get(depth) < Some(&byte));
+        let to = among.partition_point(|(needle, _)| needle.get(depth) <= Some(&byte));
+        forms.start + from..forms.start + to
+    }
+
+    /// Whether one of `forms`, which are the same up to `depth`, is whole there, and whether another goes on.
+    pub(crate) fn ends(&self, forms: &Range<usize>, depth: usize) -> (bool, bool) {
+        let among = self.needles.get(forms.clone()).unwrap_or_default();
+        let ends = |one: Option<&(Zeroizing<Vec<u8>>, Arc<str>)>| {
+            one.is_some_and(|(needle, _)| needle.len() == depth)
+        };
+        // The shortest is the first of them.
+        (ends(among.first()), among.last().is_some() && !ends(among.last()))
+    }
+
+    /// Whether a form begins with this byte.
+    pub(crate) fn begins_with(&self, byte: u8) -> bool {
+        self.first.get(usize::from(byte)).copied().unwrap_or(false)
+    }
+
     /// How long the longest form is.
     pub(crate) fn longest(&self) -> usize {
         self.longest
@@ -139,7 +168,7 @@ impl Known {
         let from = window.len().saturating_sub(self.longest.saturating_sub(1));
         let mut tails = Vec::new();
         for (at, byte) in window.iter().enumerate().skip(from) {
-            if !self.first.get(usize::from(*byte)).copied().unwrap_or(false) {
+            if !self.begins_with(*byte) {
                 continue;
             }
             let tail = window.get(at..).unwrap_or_default();

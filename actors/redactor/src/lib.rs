@@ -13,14 +13,15 @@ mod formats;
 #[doc(hidden)]
 pub mod fuzzing;
 mod known;
+mod matching;
 mod pass;
-mod plain;
 pub mod pump;
 mod reference;
 mod screen;
 mod secret;
 mod shape;
 mod shared;
+mod spelling;
 pub mod stream;
 mod tokens;
 

@@ -1,8 +1,9 @@
 //! Looks for known secrets in what the world answers, and masks them: an echo must not bring a key inside.
 //!
-//! Known forms only ([`known`](crate::known)), in the text as it stands and as whoever undoes its escapes reads it
-//! ([`plain`](crate::plain)): answers are the agent's work and pass byte for byte but for the secret itself. One that is split over any number of chunks is still found: only a tail that could be the beginning of a form is
-//! held back, so a stream isn't slowed by it.
+//! Known forms only ([`known`](crate::known)), each character as it stands or in any escape ([`matching`](crate::matching)): answers are the
+//! agent's work and pass byte for byte but for the secret itself. One that is split over any number of chunks is still found: only a tail that
+//! could be the beginning of a form is held back, so a stream isn't slowed by it. A line that ends as one begins may pass all the same; it is
+//! remembered, and what makes it one is masked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,26 +13,15 @@ use zeroize::Zeroizing;
 
 use crate::engine::RedactorError;
 use crate::known::Known;
-use crate::plain::Plain;
+use crate::matching::Matching;
 use crate::secret::Secret;
+use crate::spelling::{SPELLED_MAX, is_escaped};
 
 /// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not looked for.
 pub const SCREEN_MIN: usize = 8;
 
-/// A line is not broken earlier than this: what is shorter and followed by a line's end is no beginning of a secret, so that
-/// a stream of lines isn't held up.
-const WRAPPED_MIN: usize = 16;
-/// How many bytes may stand for one: `\\u005cu0065`, and such.
-const ESCAPED: usize = 12;
-
-/// The end of a text that could be the beginning of a secret.
-#[derive(Debug, Clone, Copy)]
-struct Tail {
-    /// Where it begins.
-    from: usize,
-    /// How much of the secret that is, bytes.
-    known: usize,
-}
+/// Less of a secret than this before a line's end passes, so that a stream of lines isn't held up. All of a secret that it shows.
+const WRAPPED_MIN: usize = 4;
 
 /// What stands in the place of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,36 +65,39 @@ impl Screen {
     #[must_use]
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let spans = self.spans(bytes);
-        if spans.is_empty() {
-            return None;
-        }
+        (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
+    }
+
+    /// `bytes` with these covered. What of a secret lies before `from` is left out.
+    fn covered(&self, bytes: &[u8], spans: &[Range<usize>], from: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
         let mut at = 0;
         for span in spans {
             out.extend_from_slice(bytes.get(at..span.start).unwrap_or_default());
-            self.cover(span.len(), &mut out);
+            self.cover(span.end - span.start.max(from).min(span.end), &mut out);
             at = span.end;
         }
         out.extend_from_slice(bytes.get(at..).unwrap_or_default());
-        Some(out)
+        out
     }
 
     /// Where secrets stand, in order, none over another.
     fn spans(&self, bytes: &[u8]) -> Vec<Range<usize>> {
         let Some(known) = self.known.as_ref() else { return Vec::new() };
-        let mut spans: Vec<Range<usize>> = known.all(bytes).map(|found| found.start..found.end).collect();
-        let Some(plain) = Plain::of(bytes) else { return spans };
-        let before = spans.len();
-        spans.extend(known.all(plain.bytes()).map(|found| plain.start(found.start)..plain.end(found.end)));
-        if before > 0 {
-            spans.sort_unstable_by_key(|span| span.start);
-            spans.dedup_by(|next, kept| {
-                let over = next.start < kept.end;
-                if over {
-                    kept.end = kept.end.max(next.end);
+        if !is_escaped(bytes) {
+            return known.all(bytes).map(|found| found.start..found.end).collect();
+        }
+        let mut matching = Matching::new(known, bytes);
+        let mut spans = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            match matching.at(at).whole {
+                Some(end) => {
+                    spans.push(at..end);
+                    at = end;
                 }
-                over
-            });
+                None => at += 1,
+            }
         }
         spans
     }
@@ -116,47 +109,41 @@ impl Screen {
         }
     }
 
-    /// How many bytes at the end of `bytes` could be the beginning of a secret.
+    /// What the end of `bytes` may be the beginning of.
     #[must_use]
-    pub fn doubtful(&self, bytes: &[u8]) -> usize {
-        bytes.len() - self.tail(bytes).from
-    }
-
-    /// How many bytes at the end of `bytes` are most of a secret, if nothing follows: none where too little of one is there to
-    /// tell.
-    #[must_use]
-    pub fn cut_off(&self, bytes: &[u8]) -> usize {
-        let tail = self.tail(bytes);
-        if tail.known >= SCREEN_MIN { bytes.len() - tail.from } else { 0 }
-    }
-
-    fn tail(&self, bytes: &[u8]) -> Tail {
-        let nothing = Tail { from: bytes.len(), known: 0 };
-        let Some(known) = self.known.as_ref() else { return nothing };
-        let first = |text: &[u8]| known.tails(text).first().map(|tail| tail.at);
-        let verbatim = first(bytes).map_or(nothing, |at| Tail { from: at, known: bytes.len() - at });
-        // More than the longest form and its longest escapes is never the beginning of one.
-        let near = bytes.len().saturating_sub(known.longest().saturating_mul(ESCAPED));
-        let Some(plain) = bytes.get(near..).and_then(Plain::of) else { return verbatim };
-        let in_one_line = |from: usize| {
-            !bytes.get(from..).unwrap_or_default().iter().any(|byte| matches!(byte, b'\n' | b'\r'))
+    pub fn tail(&self, bytes: &[u8]) -> Tail {
+        let mut tail = Tail::default();
+        let Some(known) = self.known.as_ref() else { return tail };
+        let mut may_begin = |at: usize, secret: usize, waits: bool| {
+            let length = bytes.len() - at;
+            tail.recalled = tail.recalled.max(length);
+            tail.waits = tail.waits.max(if waits { length } else { 0 });
+            tail.told = tail.told.max(if secret >= SCREEN_MIN { length } else { 0 });
         };
-        let escaped = first(plain.bytes()).and_then(|at| {
-            let (from, known) = (near + plain.start(at), plain.bytes().len() - at);
-            (known >= WRAPPED_MIN || in_one_line(from)).then_some(Tail { from, known })
-        });
-        let open = near + plain.open();
-        let open = Tail { from: if in_one_line(open) { open } else { bytes.len() }, known: 0 };
-        [verbatim, escaped.unwrap_or(nothing), open].into_iter().fold(nothing, |one, other| Tail {
-            from: one.from.min(other.from),
-            known: one.known.max(other.known),
-        })
+        // More than the longest form in its longest spelling is never the beginning of one.
+        let near = bytes.len().saturating_sub(known.longest().saturating_mul(SPELLED_MAX));
+        let text = bytes.get(near..).unwrap_or_default();
+        if !is_escaped(text) {
+            known
+                .tails(text)
+                .iter()
+                .for_each(|begun| may_begin(near + begun.at, text.len() - begun.at, true));
+            return tail;
+        }
+        let last_line = text.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
+        let mut matching = Matching::new(known, text);
+        for at in 0..text.len() {
+            if let Some(secret) = matching.at(at).cut {
+                may_begin(near + at, secret, secret >= WRAPPED_MIN || at >= last_line);
+            }
+        }
+        tail
     }
 
     /// A sieve for one stream.
     #[must_use]
     pub fn sieve(&self) -> Sieve {
-        Sieve { screen: self.clone(), held: Zeroizing::default() }
+        Sieve { screen: self.clone(), kept: Zeroizing::default(), shown: 0 }
     }
 }
 
@@ -166,11 +153,24 @@ impl std::fmt::Debug for Screen {
     }
 }
 
+/// What the end of a text may be the beginning of, as bytes from its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// What must be looked at again with what follows.
+    pub recalled: usize,
+    /// What of that must wait until then: the rest shows too little.
+    pub waits: usize,
+    /// What of it is most of a secret, if nothing follows.
+    pub told: usize,
+}
+
 /// One stream on its way through a [`Screen`].
 #[derive(Debug)]
 pub struct Sieve {
     screen: Screen,
-    held: Zeroizing<Vec<u8>>,
+    /// What is looked at again: first what went on, then what waits.
+    kept: Zeroizing<Vec<u8>>,
+    shown: usize,
 }
 
 impl Sieve {
@@ -179,36 +179,44 @@ impl Sieve {
         if self.screen.known.is_none() {
             return chunk;
         }
-        if !self.held.is_empty() {
-            let mut joined = std::mem::take(&mut *self.held);
+        let mut shown = std::mem::take(&mut self.shown);
+        if !self.kept.is_empty() {
+            let mut joined = std::mem::take(&mut *self.kept);
             joined.extend_from_slice(&chunk);
             chunk = joined.into();
         }
-        if let Some(masked) = self.screen.masked(&chunk) {
-            chunk = masked.into();
+        let spans = self.screen.spans(&chunk);
+        if let Some(first) = spans.first() {
+            // Of a secret whose beginning went on, what comes now is covered.
+            let before = first.start.min(shown);
+            chunk = self.screen.covered(&chunk, &spans, shown).into();
+            shown = before;
         }
-        let passes = chunk.len() - self.screen.doubtful(&chunk);
-        self.held.extend_from_slice(&chunk.split_off(passes));
-        chunk
+        let tail = self.screen.tail(&chunk);
+        let (recalled, passes) = (chunk.len() - tail.recalled, chunk.len() - tail.waits);
+        self.kept.extend_from_slice(chunk.get(recalled..).unwrap_or_default());
+        self.shown = passes - recalled;
+        chunk.slice(shown.min(passes)..passes)
     }
 
     /// The end of the stream: what was held is no secret, since it is not whole.
     ///
     /// Still masked: an answer that ends in the middle of a secret would give most of it away.
     pub fn finish(&mut self) -> Bytes {
-        let mut held = std::mem::take(&mut *self.held);
-        let cut = self.screen.cut_off(&held);
-        if cut > 0 {
-            held.truncate(held.len() - cut);
-            self.screen.cover(cut, &mut held);
+        let mut rest = std::mem::take(&mut *self.kept);
+        let shown = std::mem::take(&mut self.shown);
+        let told = self.screen.tail(&rest).told.min(rest.len() - shown);
+        if told > 0 {
+            rest.truncate(rest.len() - told);
+            self.screen.cover(told, &mut rest);
         }
-        held.into()
+        Bytes::from(rest).slice(shown..)
     }
 
     /// Bytes that wait.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.kept.len() - self.shown
     }
 }
 
@@ -286,6 +294,61 @@ mod tests {
         }
     }
 
+    /// Chunks end where lines do, wherever in the secret that is.
+    #[test]
+    fn wrapped_encodings_are_found_line_by_line() {
+        let key = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+        let it = screen(key, Mask::Stars);
+        for before in 0..80 {
+            let encoded = general_purpose::STANDARD.encode(format!("{}:{key}", "u".repeat(before)));
+            for end in ["\r\n", "\n  ", "=\n"] {
+                let lines: Vec<String> = encoded
+                    .as_bytes()
+                    .chunks(76)
+                    .map(|line| format!("{}{end}", String::from_utf8_lossy(line)))
+                    .collect();
+                let chunks: Vec<&[u8]> = lines.iter().map(String::as_bytes).collect();
+                let out = String::from_utf8(through(&it, &chunks)).unwrap();
+                let whole: String =
+                    out.chars().filter(|c| c.is_ascii_alphanumeric() || "+/*".contains(*c)).collect();
+                let left =
+                    general_purpose::STANDARD_NO_PAD.decode(whole.trim_end_matches('*').replace('*', ""));
+                assert!(whole.matches('*').count() >= 50, "{before}: {out}");
+                assert!(
+                    !left.is_ok_and(|left| String::from_utf8_lossy(&left).contains(key)),
+                    "{before}: {out}"
+                );
+            }
+        }
+        for cut in 1..key.len() {
+            let (one, other) = key.split_at(cut);
+            let out = through(&it, &[format!("x: {one}\n").as_bytes(), other.as_bytes(), b"\n"]);
+            let stars = out.iter().filter(|byte| **byte == b'*').count();
+            assert!(stars >= key.len() - WRAPPED_MIN + 1, "{cut}: {}", String::from_utf8_lossy(&out));
+        }
+    }
+
+    /// What stands before a secret, or in it, and looks like an escape hides nothing.
+    #[test]
+    fn no_escape_takes_a_part_of_the_secret_away() {
+        for (key, text) in [
+            ("4f9cABCDEFGHIJ0123456789==", r#"{"x":"%4f9cABCDEFGHIJ0123456789\u003d\u003d"}"#),
+            ("4f9cABCDEFGHIJ0123456789==", r#"{"x":"%4f9cABCDEFGHIJ0123456789\\u003d\\u003d"}"#),
+            ("nQ9cABCDEFGHIJ0123456789&x", r#"{"x":"\\nQ9cABCDEFGHIJ0123456789\u0026x"}"#),
+            ("4f9cABCDEFGHIJ0123456789xy", "%4f9cABCDEFGHIJ01\n23456789xy"),
+            ("4f9cABCDEFGHIJ0123456789xy", "&#4f9cABCDEFGHIJ01\n23456789xy"),
+            ("a&b%41cdefgh12", r#"{"x":"a\u0026b%41cdefgh12"}"#),
+            ("s3<cret\\nbcdefgh", r#"{"x":"s3\u003ccret\\nbcdefgh"}"#),
+            ("abcdefgh12345678", "\\141bcdefgh\\u{31}2345678"),
+            ("abcdefgh12345678", "abcdefgh12345=\r\n678"),
+            ("abcdefgh12345678", "6162636465666768\n  3132333435363738"),
+        ] {
+            let it = screen(key, Mask::Stars);
+            let out = it.masked(text.as_bytes()).unwrap_or_else(|| panic!("{text}"));
+            assert!(out.iter().filter(|byte| **byte == b'*').count() >= key.len(), "{text}");
+        }
+    }
+
     #[test]
     fn a_line_that_ends_like_a_key_begins_is_not_held() {
         let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve();
@@ -358,6 +421,15 @@ mod tests {
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
             let wanted = format!("before {} after", "*".repeat(spelled.len()));
             prop_assert_eq!(String::from_utf8(through(&screen(key, Mask::Stars), &chunks)).unwrap(), wanted);
+        }
+
+        #[test]
+        fn any_key_is_found_in_any_spelling_behind_anything(
+            key in "[ -~]{8,20}".prop_filter("no placeholder", |key| key.trim().len() >= SCREEN_MIN),
+            how in proptest::collection::vec(any::<u8>(), 1..24), before in "[ -~]{0,4}", after in "[ -~]{0,4}",
+        ) {
+            let text = format!("{before}{}{after}", spelled(key.trim(), &how));
+            prop_assert!(screen(&key, Mask::Stars).finds(text.as_bytes()), "{text}");
         }
 
         #[test]

@@ -59,10 +59,13 @@ impl Answers {
     }
 }
 
-/// Bytes that belong together, and where each stands in what waits.
+/// Bytes that belong together: what of them went on and is looked at again, and what waits.
 #[derive(Default)]
 struct Gathered {
     bytes: Vec<u8>,
+    /// So many of them went on.
+    shown: usize,
+    /// Where each of the others stands in what waits.
     at: Vec<usize>,
 }
 
@@ -78,10 +81,10 @@ impl Gathered {
             self.bytes = masked;
         }
         if last {
-            let from = self.bytes.len() - screen.cut_off(&self.bytes);
+            let from = self.bytes.len() - screen.tail(&self.bytes).told;
             self.bytes.iter_mut().skip(from).for_each(|byte| *byte = b'*');
         }
-        for (at, byte) in self.at.iter().zip(&self.bytes) {
+        for (at, byte) in self.at.iter().zip(self.bytes.iter().skip(self.shown)) {
             if let Some(there) = raw.get_mut(*at) {
                 *there = *byte;
             }
@@ -91,12 +94,21 @@ impl Gathered {
         }
     }
 
-    /// Forgets what went on.
-    fn drop_before(&mut self, release: usize) {
+    /// Where the first byte stands that must wait, of which so many at the end do.
+    fn first_waiting(&self, waits: usize) -> Option<usize> {
+        let from = self.bytes.len().saturating_sub(waits).saturating_sub(self.shown);
+        self.at.get(from).copied()
+    }
+
+    /// Forgets what went on, but for what is to be looked at again: so many at the end.
+    fn drop_before(&mut self, release: usize, recalled: usize) {
         let gone = self.at.partition_point(|at| *at < release);
-        self.bytes.drain(..gone);
         self.at.drain(..gone);
         self.at.iter_mut().for_each(|at| *at -= release);
+        self.shown += gone;
+        let forgotten = self.bytes.len().saturating_sub(recalled).min(self.shown);
+        self.bytes.drain(..forgotten);
+        self.shown -= forgotten;
     }
 }
 
@@ -150,12 +162,12 @@ impl Search {
             return Err(Unsearchable);
         }
         self.message.mask(&self.screen, &mut self.raw, false);
-        let doubtful = self.message.bytes.len() - self.screen.doubtful(&self.message.bytes);
-        let waits = [self.message.at.get(doubtful), self.control.at.first()];
-        let release = waits.into_iter().flatten().min().copied().unwrap_or(self.raw.len());
+        let tail = self.screen.tail(&self.message.bytes);
+        let waits = [self.message.first_waiting(tail.waits), self.control.at.first().copied()];
+        let release = waits.into_iter().flatten().min().unwrap_or(self.raw.len());
         self.out = self.raw.drain(..release).collect();
-        self.message.drop_before(release);
-        self.control.drop_before(release);
+        self.message.drop_before(release, tail.recalled);
+        self.control.drop_before(release, 0);
         let first_end = self.ends.first().copied().filter(|end| *end <= release);
         self.ends.retain(|end| *end > release);
         self.ends.iter_mut().for_each(|end| *end -= release);
@@ -315,6 +327,21 @@ mod tests {
             }
             assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&wanted), "{piece}");
             assert!(answers.between());
+        }
+    }
+
+    /// Of a line that ends as a value begins a little goes on, and what makes it one is covered.
+    #[test]
+    fn a_value_is_found_over_lines_that_went_on() {
+        for cut in 1..KEY.len() {
+            let (one, two) = KEY.split_at(cut);
+            let mut answers = searched();
+            let mut out =
+                answers.pass(&frame(0x01, format!("it is {one}\n").as_bytes())).unwrap().bytes.to_vec();
+            out.extend_from_slice(answers.pass(&frame(0x80, format!("{two} .").as_bytes())).unwrap().bytes);
+            let stars = out.iter().filter(|byte| **byte == b'*').count();
+            assert!(stars >= KEY.len() - 3, "{cut}: {}", String::from_utf8_lossy(&out));
+            assert!(out.ends_with(b" .") && answers.between());
         }
     }
 

@@ -1,0 +1,98 @@
+//! Whether a known secret begins at a place of a text, in any spelling.
+//!
+//! Each character may stand there as itself or as any escape ([`spelling`](crate::spelling)), whatever stands before and behind it: the
+//! secret leads, and the text is read as it would have it. So no word that is put before a secret makes its beginning a part of another
+//! escape, and one that looks like an escape itself is found as it is.
+
+use std::ops::Range;
+
+use crate::known::Known;
+use crate::spelling::{Reading, is_special, readings};
+
+/// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like itself has more than one.
+const TRIES: usize = 16;
+
+/// What begins at one place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// Where the longest secret there ends.
+    pub(crate) whole: Option<usize>,
+    /// How many bytes of a secret there are before the text's end, which may cut one off.
+    pub(crate) cut: Option<usize>,
+}
+
+/// One way to have read a text so far.
+struct Way {
+    at: usize,
+    forms: Range<usize>,
+    depth: usize,
+}
+
+/// A search in one text.
+pub(crate) struct Matching<'s> {
+    known: &'s Known,
+    text: &'s [u8],
+    ways: Vec<Way>,
+}
+
+impl<'s> Matching<'s> {
+    pub(crate) fn new(known: &'s Known, text: &'s [u8]) -> Self {
+        Self { known, text, ways: Vec::new() }
+    }
+
+    /// What begins at `from`.
+    pub(crate) fn at(&mut self, from: usize) -> Begun {
+        let mut begun = Begun::default();
+        let Some(first) = self.text.get(from).copied() else { return begun };
+        if !is_special(first) && !self.known.begins_with(first) {
+            return begun;
+        }
+        self.ways.clear();
+        self.ways.push(Way { at: from, forms: self.known.forms(), depth: 0 });
+        let mut left = self.known.longest().saturating_mul(TRIES);
+        while let Some(way) = self.ways.pop() {
+            match left.checked_sub(1) {
+                Some(fewer) => left = fewer,
+                // Nobody knows: then it is one.
+                None => begun.whole = begun.whole.max(Some(way.at)),
+            }
+            self.follow(&way, &mut begun);
+        }
+        begun
+    }
+
+    fn follow(&mut self, way: &Way, begun: &mut Begun) {
+        let Self { known, text, ways } = self;
+        let rest = text.get(way.at..).unwrap_or_default();
+        if rest.is_empty() {
+            if way.depth > 0 {
+                begun.cut = begun.cut.max(Some(way.depth));
+            }
+            return;
+        }
+        readings(rest, |reading| match reading {
+            Reading::Character(length, character) => {
+                let (at, mut forms, mut depth) = (way.at + length, way.forms.clone(), way.depth);
+                for byte in character.as_bytes() {
+                    forms = known.narrowed(&forms, depth, *byte);
+                    depth += 1;
+                }
+                if forms.is_empty() {
+                    return;
+                }
+                let (whole, goes_on) = known.ends(&forms, depth);
+                if whole {
+                    begun.whole = begun.whole.max(Some(at));
+                }
+                if goes_on {
+                    ways.push(Way { at, forms, depth });
+                }
+            }
+            Reading::Break(length) if way.depth > 0 => {
+                ways.push(Way { at: way.at + length, forms: way.forms.clone(), depth: way.depth });
+            }
+            Reading::Break(_) => {}
+            Reading::Cut => begun.cut = begun.cut.max(Some(way.depth)),
+        });
+    }
+}
