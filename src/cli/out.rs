@@ -155,7 +155,7 @@ pub fn harmless(text: &str) -> String {
         match c {
             '\n' | '\t' => shown.push(c),
             // Bidirectional controls (Unicode UAX #9): what is read must be what is there.
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
                 shown.extend(c.escape_unicode());
             }
             c if c.is_control() => shown.extend(c.escape_default()),
@@ -210,7 +210,10 @@ mod tests {
 
     #[test]
     fn an_agents_text_does_nothing_to_a_terminal() {
-        assert_eq!(harmless("a\tb\n\x1b]0;t\x07\u{202e}ü\r"), "a\tb\n\\u{1b}]0;t\\u{7}\\u{202e}ü\\r");
+        assert_eq!(
+            harmless("a\tb\n\x1b]0;t\x07\u{202e}ü\u{61c}\r"),
+            "a\tb\n\\u{1b}]0;t\\u{7}\\u{202e}ü\\u{61c}\\r"
+        );
     }
 
     #[test]

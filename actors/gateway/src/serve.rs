@@ -190,6 +190,8 @@ impl Gateway {
         let permit = self.inner.in_flight.clone().try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::unavailable("too many model requests at one time"))?;
         let asked = Asked::read(body, &self.inner.room).await?;
+        stage.exchange.asked = Some(clip(asked.model()).into());
+        stage.exchange.streamed = asked.stream;
         let route =
             routes.find(asked.model()).ok_or_else(|| Refusal::no_route(asked.model(), &routes.listed()))?;
         stage.exchange.route = Some(route.alias.as_str().into());
@@ -310,7 +312,9 @@ impl Call<'_> {
         let mut headers = headers::downstream(response.headers());
         let leaking: Vec<_> = headers
             .iter()
-            .filter(|(_, value)| provider.screen.finds(value.as_bytes()))
+            .filter(|(name, value)| {
+                [name.as_str().as_bytes(), value.as_bytes()].iter().any(|text| provider.screen.finds(text))
+            })
             .map(|(name, _)| name.clone())
             .collect();
         for name in leaking {

@@ -67,6 +67,7 @@ async fn a_request_is_on_record_and_the_key_is_not() {
         "id-1",
         "id-2",
         "id-3",
+        "\"model\":\"small\"",
         "\"input_tokens\":3",
         "\"output_tokens\":4",
         "meta/llama-3.3-70b",

@@ -7,6 +7,7 @@ use http::{HeaderMap, header};
 use percent_encoding::percent_decode;
 use policy::Denial;
 use policy::content::Json;
+use smol_str::SmolStr;
 use zeroize::Zeroizing;
 
 use super::head::{Filled, encoded, fill, plain};
@@ -75,13 +76,14 @@ pub(super) fn name_in(kind: Option<Kind>, body: &[u8]) -> Option<String> {
     name
 }
 
-/// A WebSocket message with values for its placeholders, where it may be `rewritten`: JSON where it is that, else text.
+/// A WebSocket message with values for its placeholders, where it may be `rewritten`: JSON where it is that, else text. With the names of
+/// the credentials that it carries then.
 pub(crate) fn in_message(
     credentials: &Credentials,
     request: Request<'_>,
     message: &[u8],
     rewritten: Option<&str>,
-) -> Result<Option<Filled>, Denial> {
+) -> Result<Option<(Filled, Vec<SmolStr>)>, Denial> {
     if credentials.is_empty() {
         return Ok(None);
     }
@@ -96,10 +98,11 @@ pub(crate) fn in_message(
         ));
     };
     let mut wallet = Wallet::new(credentials, request);
-    match Json::parse(text.as_bytes()) {
-        Ok(_) => json(text.as_bytes(), &mut wallet),
-        Err(_) => fill(text.as_bytes(), &mut wallet, plain),
-    }
+    let filled = match Json::parse(text.as_bytes()) {
+        Ok(_) => json(text.as_bytes(), &mut wallet)?,
+        Err(_) => fill(text.as_bytes(), &mut wallet, plain)?,
+    };
+    Ok(filled.map(|filled| (filled, wallet.carried())))
 }
 
 /// A string of a JSON text, with its quotes.

@@ -72,6 +72,12 @@ pub(super) fn path(path: &CanonicalPath) -> Result<(), Denial> {
 pub(super) fn headers(headers: &mut HeaderMap, wallet: &mut Wallet<'_>) -> Result<(), Denial> {
     for (name, value) in headers.iter_mut() {
         in_name(name, value)?;
+        if name == header::SEC_WEBSOCKET_KEY
+            && let Some(place) = find(value.as_bytes(), 0)
+        {
+            // The client is told a hash of it.
+            return Err(misplaced(place.name, "stand in a WebSocket's key"));
+        }
         let filled = match name == header::AUTHORIZATION {
             true => match basic(value.as_bytes(), wallet)? {
                 Some(filled) => Some(filled),

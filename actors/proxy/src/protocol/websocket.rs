@@ -127,18 +127,27 @@ impl Talk<'_> {
             .compiled
             .request(to, caller, &facts)
             .map_err(|denial| refuse(&known, Refusal::Denied(denial)))?;
-        // Each message that passes isn't worth a record; one that should not have is.
         let policy = allowed.policy.clone();
-        if allowed.audit_only.is_some() {
+        let rewrites = || generation.compiled.rewrites(to, caller, path).messages;
+        let request = credentials::Request { to, path, caller, tls: judge.exchange.tls };
+        let filled = credentials::in_message(
+            &deps.credentials,
+            request,
+            &inbox.message,
+            message.filter(|_| rewrites()),
+        )
+        .map_err(|denial| refuse(&known, Refusal::Denied(Denial { policy: Some(policy), ..denial })))?;
+        let frames = filled.map(|(filled, carried)| {
+            known.credentials = carried;
+            inbox.frame(&filled)
+        });
+        // Each message that passes isn't worth a record; one that should not have is, and one that carries a credential.
+        if allowed.audit_only.is_some() || !known.credentials.is_empty() {
             let permitted = Permitted::message(judge.granted.clone(), judge.exchange.clone(), allowed);
             outcome::request_allowed(&*deps.journal, &known, &permitted, started.elapsed())
                 .map_err(Stop::Refused)?;
         }
-        let rewrites = || generation.compiled.rewrites(to, caller, path).messages;
-        let request = credentials::Request { to, path, caller, tls: judge.exchange.tls };
-        credentials::in_message(&deps.credentials, request, &inbox.message, message.filter(|_| rewrites()))
-            .map(|filled| filled.map(|filled| inbox.frame(&filled)))
-            .map_err(|denial| refuse(&known, Refusal::Denied(Denial { policy: Some(policy), ..denial })))
+        Ok(frames)
     }
 }
 

@@ -300,6 +300,8 @@ impl Identify for Who {
 pub struct Recorded {
     pub lines: Mutex<Vec<String>>,
     names: Mutex<Vec<String>>,
+    /// Names of the credentials that went, in order.
+    pub carried: Mutex<Vec<String>>,
     pub full: AtomicBool,
 }
 
@@ -318,6 +320,7 @@ impl Journal for Recorded {
         if self.full.load(Ordering::Relaxed) {
             return Err(JournalFull);
         }
+        self.carried.lock().unwrap().extend(decision.known.credentials.iter().map(ToString::to_string));
         let verdict = match decision.verdict {
             Verdict::Allow { layer, .. } => format!("allow {layer}"),
             Verdict::Deny(Refusal::Denied(denial)) => format!("deny {}", denial.layer),

@@ -270,11 +270,7 @@ async fn messages_are_filled_where_the_endpoint_says_so_and_refused_elsewhere() 
         tokio::spawn(echo(listener, std::sync::Arc::clone(&seen)));
         let bed = bed(port, &endpoint(port, more).replace("protocol: rest", "protocol: websocket")).await;
         let mut stream = bed.open().await;
-        let head = format!(
-            "GET http://up.test:{port}/ok/ws HTTP/1.1\r\nHost: up.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(handshake(port, "dGhlIHNhbXBsZSBub25jZQ==").as_bytes()).await.unwrap();
         assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101"));
         let message = |text: &str| {
             let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
@@ -299,9 +295,48 @@ async fn messages_are_filled_where_the_endpoint_says_so_and_refused_elsewhere() 
         stream.read_exact(&mut got).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&got[2..]), format!("[\"{}\"]", "*".repeat(sent.len() - 4)));
         assert!(seen.lock().unwrap().ends_with(sent.as_bytes()));
+        assert_eq!(*bed.journal.carried.lock().unwrap(), ["github"]);
         stream.write_all(&message("cofferdam:cred:nobody")).await.unwrap();
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
         assert!(rest.starts_with(&[0x88]), "{rest:?}");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_carries_a_credential_is_on_record_or_not_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = std::sync::Arc::default();
+    tokio::spawn(echo(listener, std::sync::Arc::clone(&seen)));
+    let rewrites = endpoint(port, ", websocket_credential_rewrite: true");
+    let bed = bed(port, &rewrites.replace("protocol: rest", "protocol: websocket")).await;
+    let mut stream = bed.open().await;
+    stream.write_all(handshake(port, "dGhlIHNhbXBsZSBub25jZQ==").as_bytes()).await.unwrap();
+    assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101"));
+    bed.journal.full.store(true, Ordering::Relaxed);
+    let mut frame = vec![0x81, 0x80 | u8::try_from(PLACEHOLDER.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend(PLACEHOLDER.as_bytes());
+    stream.write_all(&frame).await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.starts_with(&[0x88]), "{rest:?}");
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+/// Of a WebSocket's key the client is told a hash.
+#[tokio::test]
+async fn a_websockets_key_is_no_place_for_a_credential() {
+    let up = Raw::ok().await;
+    let bed = bed(up.port, &endpoint(up.port, "").replace("protocol: rest", "protocol: websocket")).await;
+    let answer = bed.talk(handshake(up.port, PLACEHOLDER)).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert_eq!(up.seen(), "");
+}
+
+fn handshake(port: u16, key: &str) -> String {
+    format!(
+        "GET http://up.test:{port}/ok/ws HTTP/1.1\r\nHost: up.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    )
 }
