@@ -1,5 +1,5 @@
 //! The proof: reads every file of a log in order and reports each record that was changed, is missing, stands out
-//! of order or was cut off, by file and line. Only reads; reads only.
+//! of order or was cut off, by file and line. Only reads. Of a file that is rotated or pruned in that moment it may tell as missing.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
