@@ -16,12 +16,13 @@ use agent::protocol::{Beginning, Slot, ToBuilder, ToSupervisor};
 use agent::wire::WireError;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
-use super::{Heart, Running, STOP_SLACK, ending};
+use super::{Heart, Running, ending};
 use crate::builder::{Builder, Word};
 use crate::cli::out::say;
 use crate::heart::ending::Ending;
 use crate::plan::{STOP_GRACE, slot};
 use crate::state::BUILD_SOCKET;
+use crate::waits::STOP_SLACK;
 
 /// How far it is.
 pub enum Turn {
