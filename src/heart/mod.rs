@@ -183,10 +183,10 @@ impl Heart {
             match self.start_supervisor() {
                 Ok(running) => match self.accompany(&running) {
                     Life::End(ending) => return self.end(ending, Some(running)),
-                    Life::Turn => {
-                        self.turn_over(running);
-                        continue;
-                    }
+                    Life::Turn => match self.turn_over(running) {
+                        Some(ending) => return self.end(ending, None),
+                        None => continue,
+                    },
                     Life::Died => {}
                 },
                 Err(error) => say(&format!("the supervisor could not be started: {error}")),

@@ -297,6 +297,32 @@ pub fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The agents are over, and their supervisor writes what is left: for three seconds, while somebody holds an agent's output open.
+pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
+    let lend = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('lent'); s.listen(); c, _ = s.accept(); \
+                socket.send_fds(c, [b'x'], [1]); time.sleep(1000)";
+    let lender = format!("  lender:\n    command: [python3, -c, \"{lend}\"]\n");
+    let mut service = Service::start_with(stage, "", &lender)?;
+    let name = service.sandbox.name.clone();
+    poll("the lender", PATIENCE, || stage.workspace().join("lent").exists().then_some(()))?;
+    let hold = "import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('lent'); fds = socket.recv_fds(s, 1, 1)[1]; \
+                print('holds', len(fds), flush=True); time.sleep(1000)";
+    let mut holder = stage.start(stage.cofferdam(["exec", &name, "--", "python3", "-c", hold]))?;
+    holder.wait_for("holds 1", PATIENCE)?;
+    let command = service.start_set(&service.wide)?;
+    poll("the agents' end", PATIENCE, || {
+        let status = service.sandbox.status().ok().filter(|status| status["state"] == "stopping")?;
+        status["agents"].as_array()?.iter().all(|agent| agent["pid"].is_null()).then_some(())
+    })?;
+    stage.call(&["stop", &name, "--grace", "1s"])?.expect_code(0)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("is being stopped"), "{refused}");
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?.expect_code(0)?;
+    holder.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
 /// Killed or told to stop in the middle of a move, at moments of chance.
 pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
     /// Moves take about so many milliseconds in a debug build.

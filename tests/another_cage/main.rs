@@ -23,11 +23,12 @@ use nix::unistd::Pid;
 use common::{COFFERDAM, Sandbox, policy, record_has};
 use faults::{
     a_builders_end_at_any_moment_leaves_nothing, a_cage_without_an_agents_program_is_the_others_too,
-    a_debugger_holds_up_no_move, a_stop_ends_a_move_too, a_stop_is_waited_for_until_its_heart_forces_it,
-    a_stop_outlives_its_supervisor, a_supervisor_that_hangs_is_not_waited_for,
-    a_supervisors_death_in_the_middle_takes_nothing_along, a_way_back_survives_a_death,
-    an_end_at_any_moment_leaves_nothing, an_init_that_hangs_is_not_waited_for, the_next_cages_end_leads_back,
-    the_way_leads_forward_without_a_builder, without_a_builder_it_is_told_what_to_do,
+    a_debugger_holds_up_no_move, a_stop_ends_a_move_too, a_stop_is_heard_among_the_last_records,
+    a_stop_is_waited_for_until_its_heart_forces_it, a_stop_outlives_its_supervisor,
+    a_supervisor_that_hangs_is_not_waited_for, a_supervisors_death_in_the_middle_takes_nothing_along,
+    a_way_back_survives_a_death, an_end_at_any_moment_leaves_nothing, an_init_that_hangs_is_not_waited_for,
+    the_next_cages_end_leads_back, the_way_leads_forward_without_a_builder,
+    without_a_builder_it_is_told_what_to_do,
 };
 use service::{Service, is_called, process, showing};
 use walls::{
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
             an_init_that_hangs_is_not_waited_for,
             a_debugger_holds_up_no_move.only(bed::stage::Mode::Rooted),
             a_stop_ends_a_move_too,
+            a_stop_is_heard_among_the_last_records,
             an_end_at_any_moment_leaves_nothing,
             nobody_else_is_heard,
             a_wish_is_whole_or_none,
