@@ -9,8 +9,8 @@ use bed::stage::{PATIENCE, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{self, Sandbox, policy};
-use crate::service::{Moving, Service, processes};
+use crate::common::{self, Sandbox, policy, processes};
+use crate::service::{Moving, Service};
 
 /// An old supervisor that stops nobody has its time, and no more; whoever wants the move needs no word of it.
 pub fn a_supervisor_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
@@ -160,7 +160,7 @@ pub fn a_cage_without_an_agents_program_is_the_others_too(stage: &Stage) -> Resu
     ensure!(said.err().contains("'aaa' isn't running"), "{}", said.err());
     run([false, true]).context("not the one without its program alone is down")?;
     // Nor is it in the next supervisor's way.
-    let old = crate::service::process(stage, "cofferdam: sup").context("a supervisor")?;
+    let old = common::process(stage, "cofferdam: sup").context("a supervisor")?;
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     poll("the next supervisor", PATIENCE, || {
         run([false, true]).filter(|status| status["supervisor_pid"].as_i64() != Some(old.into()))
