@@ -83,6 +83,11 @@ fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {
 
     let said = service.moved(&service.wide)?;
     ensure!(said["generation"] == 2 && said["restarted"] == serde_json::json!(["one"]), "{said}");
+    let over = said["warnings"].as_array().context("warnings")?;
+    ensure!(
+        over.iter().any(|told| told.as_str().is_some_and(|told| told.contains("'once' is over"))),
+        "{said}"
+    );
     service.says("wide")?;
     ensure!(service.process("cofferdam: init").is_some_and(|now| now != init), "it is the same init");
     ensure!(processes(stage, "cofferdam: init").len() == 1, "both cages are there");
