@@ -16,6 +16,7 @@ mod plan;
 mod sealed;
 mod state;
 mod steps;
+mod waits;
 
 use std::ffi::CStr;
 use std::process::ExitCode;

@@ -358,16 +358,11 @@ fn network_namespaces(stage: &Stage) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// The process of this stage whose command line, or place, makes it that role.
+/// The process of this stage that the blow is for.
 fn find(stage: &Stage, blow: Blow, heart: i32) -> Option<i32> {
-    let of = |wanted: fn(&str) -> bool| {
-        stage.cofferdam_processes().into_iter().filter(|pid| *pid != heart).find(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| wanted(comm.trim()))
-        })
-    };
     match blow {
-        Blow::KillSupervisor => of(|comm| comm == "cofferdam: sup"),
-        Blow::KillInit => of(|comm| comm == "cofferdam: init"),
+        Blow::KillSupervisor => common::process(stage, "cofferdam: sup"),
+        Blow::KillInit => common::process(stage, "cofferdam: init"),
         _ => Some(heart),
     }
 }

@@ -47,11 +47,7 @@ struct Three {
 impl Three {
     fn of(stage: &Stage, sandbox: &mut Sandbox) -> Result<Self> {
         let heart = sandbox.heart().pid();
-        let init = stage
-            .cofferdam_processes()
-            .into_iter()
-            .find(|pid| status(*pid, "NSpid").is_some_and(|ids| ids.split_whitespace().nth(1) == Some("1")))
-            .context("no init to be found")?;
+        let init = common::process(stage, "cofferdam: init").context("no init to be found")?;
         Ok(Self { heart, init, supervisor: supervisor(sandbox)? })
     }
 
@@ -319,8 +315,7 @@ fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
     let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
     let sandbox = Sandbox::adopt(stage, name.clone(), running);
     poll("the agent", PATIENCE, || sandbox.status().ok().filter(|s| s["agents"][0]["pid"].is_u64()))?;
-    let called = |pid: &i32| status(*pid, "Name").is_some_and(|name| name == "cofferdam: bld");
-    let builder = stage.cofferdam_processes().into_iter().find(called).context("no builder")?;
+    let builder = common::process(stage, "cofferdam: bld").context("no builder")?;
     ensure!(status(builder, "Threads").as_deref() == Some("1"), "it has threads");
     let limits = std::fs::read_to_string(format!("/proc/{builder}/limits"))?;
     ensure!(limits.lines().any(|l| l.starts_with("Max core file size") && l.contains(" 0 ")), "{limits}");

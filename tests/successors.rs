@@ -39,12 +39,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// The supervisor, by its name.
 fn supervisor(stage: &Stage) -> Option<i32> {
-    let is = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "cofferdam: sup")
-    };
-    stage.cofferdam_processes().into_iter().find(is)
+    common::process(stage, "cofferdam: sup")
 }
 
 fn kill_supervisor(stage: &Stage) -> Result<i32> {

@@ -4,15 +4,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use super::wish::{Answer, Wish, operator_at, packed};
 use crate::cli::out::Failure;
-use crate::plan::STOP_GRACE;
 use crate::state::{BUILD_SOCKET, Name, Root, socket_path};
+use crate::waits;
 
-/// What building, stopping agents that don't care, and another supervisor's start can take together.
-const PATIENCE: Duration = Duration::from_secs(60 + STOP_GRACE.as_secs());
 /// Bytes of all answers at most.
 const ANSWERS_MAX: u64 = 1 << 20;
 
@@ -36,17 +33,18 @@ pub fn another_cage(root: &Root, name: &Name, wish: &Wish, building: impl Fn()) 
         Ok(builder) => builder,
         Err(error) => return Ok(Came::NoBuilder(error)),
     };
+    let patience = waits::of_a_move();
     let lost = |e: io::Error| {
         let why = match e.kind() {
-            io::ErrorKind::WouldBlock => format!("no answer within {} s", PATIENCE.as_secs()),
+            io::ErrorKind::WouldBlock => format!("no answer within {} s", patience.as_secs()),
             _ => e.to_string(),
         };
         Failure::refused(format!(
             "whether the agents of '{name}' run in another cage is not known ({why}): see `cofferdam status {name}`"
         ))
     };
-    builder.set_read_timeout(Some(PATIENCE)).map_err(lost)?;
-    builder.set_write_timeout(Some(PATIENCE)).map_err(lost)?;
+    builder.set_read_timeout(Some(patience)).map_err(lost)?;
+    builder.set_write_timeout(Some(patience)).map_err(lost)?;
     builder.write_all(&packed(wish)?).map_err(lost)?;
     builder.shutdown(Shutdown::Write).map_err(lost)?;
     for line in BufReader::new(builder.take(ANSWERS_MAX)).lines() {

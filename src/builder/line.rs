@@ -7,10 +7,10 @@ use agent::launch::{self, Child, LaunchError};
 use agent::protocol::{FromBuilder, ToBuilder};
 use agent::wire::{Packet, Wire, WireError};
 
-use super::wish::PATIENCE;
 use super::{Commission, Work, live};
 use crate::heart::Slots;
 use crate::plan::{Plan, slot};
+use crate::waits::WISH_PATIENCE;
 
 /// The builder, as the heart sees it.
 pub struct Builder {
@@ -61,7 +61,7 @@ impl Builder {
     /// Tells it what became of what it built.
     pub fn tell(&self, word: &ToBuilder) {
         // One that is gone has nobody to tell.
-        let _ = self.wire.send(word, &[], Some(PATIENCE));
+        let _ = self.wire.send(word, &[], Some(WISH_PATIENCE));
     }
 }
 

@@ -32,7 +32,8 @@ use crate::cli::site::Site;
 use crate::plan::Plan;
 use crate::sealed;
 use crate::state::BUILD_SOCKET;
-use wish::{Answer, Asker, Happened, PATIENCE, wait_for};
+use crate::waits::WISH_PATIENCE;
+use wish::{Answer, Asker, Happened, wait_for};
 
 pub use ask::{Came, another_cage};
 pub use line::{Builder, Word};
@@ -107,10 +108,10 @@ fn turn(work: &Work<'_>, plan: &mut Plan, wish: Wish, asker: &mut Asker) -> Resu
     let lost = |e: WireError| Failure::refused(format!("the heart does not answer: {e}"));
     let built = build(work, &mut next, asker).map_err(stays).inspect_err(|_| {
         // What was begun is the heart's to wait for.
-        let _ = work.heart.send(&FromBuilder::Failed, &[], Some(PATIENCE));
+        let _ = work.heart.send(&FromBuilder::Failed, &[], Some(WISH_PATIENCE));
     })?;
     let fds = [built.channel.as_fd(), built.plan.as_fd()];
-    work.heart.send(&FromBuilder::Built { uid: asker.uid }, &fds, Some(PATIENCE)).map_err(lost)?;
+    work.heart.send(&FromBuilder::Built { uid: asker.uid }, &fds, Some(WISH_PATIENCE)).map_err(lost)?;
     drop(built);
     match work.heart.recv::<ToBuilder>(None).map_err(lost)?.body {
         ToBuilder::Stands => {
@@ -145,7 +146,7 @@ fn build(work: &Work<'_>, next: &mut Plan, asker: &Asker) -> Result<Built, Failu
     let told = |e: &dyn std::fmt::Display| Failure::refused(e.to_string());
     let init = NewInit::begin(Foundation::of(&next.cage), Parent::Callers).map_err(|e| told(&e))?;
     if let (Some(pid), Some(pidfd)) = (init.pid(), init.pidfd()) {
-        let begun = work.heart.send(&FromBuilder::Begun { pid }, &[pidfd], Some(PATIENCE));
+        let begun = work.heart.send(&FromBuilder::Begun { pid }, &[pidfd], Some(WISH_PATIENCE));
         begun.map_err(|e| told(&e))?;
     }
     let (channel, inits) = wire::pair().map_err(|e| told(&e))?;

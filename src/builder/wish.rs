@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agent::wire::Wire;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,9 +12,8 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::policies::FILE_MAX;
+use crate::waits::WISH_PATIENCE;
 
-/// An operator's command has its wish ready, and reads what it is told.
-pub const PATIENCE: Duration = Duration::from_secs(10);
 /// JSON escapes each byte of a policy by six at most, and the rest is short.
 const WISH_MAX: u64 = 6 * FILE_MAX + (64 << 10);
 
@@ -114,7 +113,7 @@ impl Asker {
     /// # Errors
     /// One that isn't whole, or is none.
     pub fn wish(&mut self, heart: &Wire) -> io::Result<Wish> {
-        let by = Instant::now() + PATIENCE;
+        let by = Instant::now() + WISH_PATIENCE;
         let mut bytes = Vec::new();
         loop {
             match wait_for(self.stream.as_fd(), heart, Some(by))? {
@@ -147,7 +146,7 @@ impl Asker {
     pub fn tell(&mut self, answer: &Answer) {
         let mut tell = || -> io::Result<()> {
             self.stream.set_nonblocking(false)?;
-            self.stream.set_write_timeout(Some(PATIENCE))?;
+            self.stream.set_write_timeout(Some(WISH_PATIENCE))?;
             let mut line = serde_json::to_vec(answer)?;
             line.push(b'\n');
             self.stream.write_all(&line)

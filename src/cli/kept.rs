@@ -1,7 +1,7 @@
 //! Small files of our own in a sandbox's state directory, which one start leaves for the next. As root the gateway has a hand in that
 //! directory: what it put there is not ours, and nothing here goes through a link of its.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -37,7 +37,7 @@ fn is_a_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::ELOOP)
 }
 
-/// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns.
+/// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns, name and all.
 ///
 /// # Errors
 /// When it can't be written.
@@ -46,7 +46,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let anew = path.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&anew, path));
-    written.inspect_err(|_| drop(fs::remove_file(&anew)))
+    written.inspect_err(|_| drop(fs::remove_file(&anew)))?;
+    // fsync(2): a file's own says nothing of the directory's entry.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use tokio::time::timeout;
 use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
 use crate::cli::out::{Failure, Outcome, Paint, print, print_json, table};
 use crate::cli::wait_for;
+use crate::plan::STOP_GRACE;
 use crate::state::{Name, Root};
+use crate::waits;
 
 /// Whoever supervises answers sooner, also when it has just been started again.
 const SOON: Duration = Duration::from_secs(6);
@@ -132,9 +134,10 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
             Ok(answer) => answer.map(drop).map_err(told),
         }
     })?;
-    let until = std::time::Instant::now() + args.grace + crate::plan::STOP_GRACE;
+    // Told by its heart alone, it gives the agents the usual grace.
+    let until = std::time::Instant::now().checked_add(waits::of_a_stop(args.grace.max(STOP_GRACE)));
     while root.is_running(&name) {
-        if std::time::Instant::now() > until {
+        if until.is_some_and(|until| std::time::Instant::now() > until) {
             return Err(Failure::refused(format!(
                 "'{name}' was told to stop, but is still there: see `cofferdam ps`"
             )));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use operator::Code;
 use operator::client::{Client, ClientError};
-use operator::types::PolicyChange;
+use operator::types::{AgentStatus, PolicyChange};
 use policy::{Builtin, Compiled, Diagnostics, Executable, Question};
 use serde_json::json;
 
@@ -245,12 +245,7 @@ fn move_agents(
 /// What is in force after a move, and for whom.
 fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Failure> {
     let status = wait_for(async { client.status().await.map_err(told) })?;
-    let waits = status.agents.iter().filter(|agent| agent.pid.is_none() && agent.state == "backoff");
-    warnings.extend(
-        waits.map(|agent| {
-            format!("agent '{}' isn't running: see `cofferdam logs {}`", agent.name, status.name)
-        }),
-    );
+    warnings.extend(status.agents.iter().filter_map(|agent| not_running(&status.name, agent)));
     Ok(PolicyChange {
         generation: status.policy.generation,
         warnings,
@@ -260,6 +255,22 @@ fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Fai
             .filter(|agent| agent.pid.is_some())
             .map(|agent| agent.name)
             .collect(),
+    })
+}
+
+/// What is to be said of an agent that doesn't run in the new cage.
+fn not_running(sandbox: &str, agent: &AgentStatus) -> Option<String> {
+    if agent.pid.is_some() {
+        return None;
+    }
+    let name = &agent.name;
+    let by_hand = format!("`cofferdam restart {sandbox} agents/{name}` starts it");
+    Some(match agent.state.as_str() {
+        "exited" => format!("agent '{name}' is over, and isn't started in the new cage: {by_hand}"),
+        "gave-up" => format!(
+            "agent '{name}' isn't running, its restarts are used up: once its fault is mended, {by_hand}"
+        ),
+        _ => format!("agent '{name}' isn't running: see `cofferdam logs {sandbox}`"),
     })
 }
 
@@ -304,4 +315,25 @@ fn purpose(builtin: &Builtin) -> String {
     let comment = builtin.text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
     let text = comment.collect::<Vec<_>>().join(" ");
     text.split_once(". ").map_or(text.clone(), |(first, _)| first.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_agent_that_stays_down_is_told_of() {
+        let of = |state: &str, pid| AgentStatus {
+            name: "a".into(),
+            state: state.into(),
+            pid,
+            restarts: 0,
+            uptime_ms: None,
+            last_exit: None,
+        };
+        assert_eq!(not_running("box", &of("running", Some(2))), None);
+        for (state, said) in [("backoff", "logs box"), ("exited", "is over"), ("gave-up", "used up")] {
+            assert!(not_running("box", &of(state, None)).unwrap().contains(said), "{state}");
+        }
+    }
 }

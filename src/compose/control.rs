@@ -28,6 +28,7 @@ use super::agents::{Agent, Agents};
 use super::another_cage::Over;
 use super::capture::UNSEEN;
 use super::exec::Exec;
+use super::handover::HeartLine;
 use super::identities;
 use super::records::record;
 use super::stores::Stores;
@@ -60,7 +61,9 @@ pub struct Desk {
     pub exec: Exec,
     /// The tree, once it is up.
     pub tree: OnceCell<Supervisor>,
-    /// Told when an operator wants the sandbox to end, with the grace.
+    /// The heart.
+    pub heart: HeartLine,
+    /// Told when an operator wants the sandbox to end, with the grace; after the heart was.
     pub ending: mpsc::Sender<Duration>,
     /// The last generation of the policy that a successor would begin with.
     pub policy_kept: watch::Receiver<u64>,
@@ -263,7 +266,11 @@ impl Desk {
     async fn begin_stop(&self, by: Peer, stop: Stop) -> Result<Accepted, Fault> {
         let grace = stop.grace_ms.map_or(STOP_GRACE, Duration::from_millis);
         let accepted = self.done(by, "stop", String::new());
-        // Full: it stops already.
+        // First of all: a cage that is ready would be moved into otherwise. In the line to the heart it outlives this process, which may be
+        // writing its last records.
+        let told = self.heart.stopping(grace).await;
+        told.map_err(|e| Fault::new(Code::Unavailable, format!("the sandbox's heart is gone: {e}")))?;
+        // Full: it stops already. Closed: no agent is left to be stopped.
         let _ = self.ending.try_send(grace);
         Ok(accepted)
     }

@@ -74,11 +74,7 @@ pub async fn wait_for_end(
                 let code = last.last_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(REFUSED);
                 return End::Over { code, message: last.refused };
             }
-            Some(grace) = told_to_end.recv() => {
-                // First: a cage that is ready would be moved into otherwise.
-                let _ = heart.stopping(grace).await;
-                stop_agents(desk, grace);
-            }
+            Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
             heard = heart.hear() => match heard {
                 Ok(ToSupervisor::Signal(libc::SIGTERM)) => stop_agents(desk, STOP_GRACE),
                 Ok(ToSupervisor::Signal(libc::SIGHUP)) if desk.plan.mode == Mode::Service => {
@@ -97,13 +93,8 @@ pub async fn wait_for_end(
         }
         if desk.stopping.load(Ordering::Relaxed) && desk.plan.mode == Mode::Service {
             // For a service the end of the agents is the end once it was told to stop.
-            loop {
-                tokio::select! {
-                    _ = desk.agents.all_over() => return End::Over { code: 0, message: None },
-                    // Also while agents are stopped for another cage.
-                    Some(grace) = told_to_end.recv() => drop(heart.stopping(grace).await),
-                }
-            }
+            desk.agents.all_over().await;
+            return End::Over { code: 0, message: None };
         }
     }
 }

@@ -218,6 +218,7 @@ async fn build(
             placeholders: plan.credentials.environment().collect(),
         },
         tree: OnceCell::new(),
+        heart: heart.clone(),
         ending,
         policy_kept,
         stopping: Arc::default(),

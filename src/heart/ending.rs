@@ -1,6 +1,7 @@
 //! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the right code.
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use agent::launch::Child;
 use agent::protocol::ExitStatus;
@@ -12,9 +13,10 @@ use super::slots::Slots;
 use crate::cli::out::{REFUSED, say};
 use crate::plan::slot;
 use crate::state::{BUILD_SOCKET, CONTROL_SOCKET};
+use crate::waits::GONE_WITHIN;
 
-/// What a supervisor gets to write its last audit records and go, in milliseconds.
-const SUPERVISOR_PATIENCE: u16 = 3000;
+/// What a supervisor gets to write its last audit records and go.
+const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The code and the last message of a sandbox.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,18 +54,24 @@ impl Ending {
 
 /// Waits for the supervisor, which ends by itself once the heart's channel closes, but not for ever.
 pub fn end_supervisor(supervisor: &Child) {
-    let mut fds = [PollFd::new(supervisor.pidfd.as_fd(), PollFlags::POLLIN)];
-    let ended = poll(&mut fds, PollTimeout::from(SUPERVISOR_PATIENCE)).is_ok_and(|n| n > 0);
-    if !ended {
-        supervisor.kill();
+    if has_ended_within(supervisor, SUPERVISOR_PATIENCE) {
+        reap(supervisor);
+    } else {
+        end_child(supervisor);
     }
-    reap(supervisor);
 }
 
-/// Ends a child by force, and collects it.
+/// Ends a child by force, and collects it. One that the kernel can't end yet (an agent of an init's may hang in a dead file system, or in a
+/// debugger's hands) runs no more code: nobody waits for it longer, and [`super::Heart::reap_strangers`] collects it.
 pub fn end_child(child: &Child) -> Option<ExitStatus> {
     child.kill();
-    reap(child)
+    if has_ended_within(child, GONE_WITHIN) { reap(child) } else { None }
+}
+
+fn has_ended_within(child: &Child, patience: Duration) -> bool {
+    let within = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, within).is_ok_and(|n| n > 0)
 }
 
 /// Collects an ended child.

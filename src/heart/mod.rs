@@ -40,6 +40,7 @@ use crate::cli::out::say;
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
+use crate::waits::STOP_SLACK;
 use ending::Ending;
 use pace::{Next, Pace};
 pub use slots::Slots;
@@ -47,8 +48,6 @@ use turn::Turn;
 
 /// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
-/// What an ordered stop may take beyond the agents' grace before the heart ends the sandbox itself.
-const STOP_SLACK: Duration = Duration::from_secs(5);
 /// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -184,10 +183,10 @@ impl Heart {
             match self.start_supervisor() {
                 Ok(running) => match self.accompany(&running) {
                     Life::End(ending) => return self.end(ending, Some(running)),
-                    Life::Turn => {
-                        self.turn_over(running);
-                        continue;
-                    }
+                    Life::Turn => match self.turn_over(running) {
+                        Some(ending) => return self.end(ending, None),
+                        None => continue,
+                    },
                     Life::Died => {}
                 },
                 Err(error) => say(&format!("the supervisor could not be started: {error}")),
@@ -374,8 +373,7 @@ impl Heart {
                     self.slots.release_for_supervisor(&slot);
                 }
                 Ok(Packet { body: ToHeart::Stopping { grace_ms }, .. }) => {
-                    // Twice the slack: its last work may take as long for each agent.
-                    self.must_stop(Duration::from_millis(grace_ms).saturating_add(STOP_SLACK));
+                    self.must_stop(Duration::from_millis(grace_ms));
                 }
                 Ok(Packet { body: ToHeart::Ready, .. }) => {
                     self.beginning = Beginning::Succession;

@@ -5,6 +5,10 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// A reader has room, or is gone.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sends `READY=1`, if anyone wants to hear it. Failing changes nothing here: systemd's own time-out judges.
 pub fn ready(socket: Option<&str>) {
@@ -14,6 +18,8 @@ pub fn ready(socket: Option<&str>) {
         None => SocketAddr::from_pathname(path),
     };
     if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        // Who doesn't read isn't waited for.
+        let _ = socket.set_write_timeout(Some(PATIENCE));
         let _ = socket.send_to_addr(b"READY=1\n", &address);
     }
 }

@@ -16,12 +16,13 @@ use agent::protocol::{Beginning, Slot, ToBuilder, ToSupervisor};
 use agent::wire::WireError;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
-use super::{Heart, Running, STOP_SLACK, ending};
+use super::{Heart, Running, ending};
 use crate::builder::{Builder, Word};
 use crate::cli::out::say;
 use crate::heart::ending::Ending;
 use crate::plan::{STOP_GRACE, slot};
 use crate::state::BUILD_SOCKET;
+use crate::waits::STOP_SLACK;
 
 /// How far it is.
 pub enum Turn {
@@ -48,6 +49,8 @@ pub enum Turn {
     Back {
         /// When the heart goes on by itself.
         by: Instant,
+        /// Whether the old supervisor has told everything that it had to.
+        finished: bool,
     },
     /// The next supervisor starts.
     Starting {
@@ -89,7 +92,7 @@ impl Heart {
     /// When an ordered stop for a turn takes too long.
     pub(super) fn turn_by(&self) -> Option<Instant> {
         match &self.turn {
-            Some(Turn::Under { by, .. } | Turn::Back { by }) => Some(*by),
+            Some(Turn::Under { by, .. } | Turn::Back { by, .. }) => Some(*by),
             _ => None,
         }
     }
@@ -165,26 +168,26 @@ impl Heart {
 
     /// All records of the old cage's time are written.
     pub(super) fn old_supervisor_has_finished(&mut self) {
-        if let Some(Turn::Under { finished, .. }) = &mut self.turn {
+        if let Some(Turn::Under { finished, .. } | Turn::Back { finished, .. }) = &mut self.turn {
             *finished = true;
         }
     }
 
     /// The init of the next cage is gone before anybody was in it: agents go back to the old one.
     pub(super) fn next_cage_died(&mut self) {
-        if let Some(Turn::Under { by, over: false, .. }) = self.turn {
+        if let Some(Turn::Under { by, over: false, finished, .. }) = self.turn {
             say(
                 "the init of another cage ended before the agents were there: they are started again where they were",
             );
             self.end_unused();
-            self.turn = Some(Turn::Back { by });
+            self.turn = Some(Turn::Back { by, finished });
         }
     }
 
     /// The sandbox is to stop: what is not in use yet never will be.
     pub(super) fn give_up_turn(&mut self) {
-        if let Some(Turn::Under { over: true, .. }) = self.turn {
-            // Its supervisor has no more to do than for a stop, and nothing runs any more.
+        if let Some(Turn::Under { over: true, .. } | Turn::Back { finished: true, .. }) = self.turn {
+            // Its supervisor has no more to do than for a stop, and no agent runs any more.
             self.over = Some(Ending::with(0, None));
         }
         let is_awaited = !matches!(self.turn, None | Some(Turn::Begun(_)));
@@ -201,16 +204,23 @@ impl Heart {
         }
     }
 
-    /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where there is one.
-    pub(super) fn turn_over(&mut self, running: Running) {
+    /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where there is one. Unless the sandbox
+    /// ends: it was told to stop, and nothing is left to be stopped.
+    pub(super) fn turn_over(&mut self, running: Running) -> Option<Ending> {
         // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take that for our death, and
         // remove what is there still.
         ending::end_child(&running.child);
+        // Whoever was told that the sandbox stops was told so after this.
+        while self.hear(&running).is_some() {}
         drop(running.wire);
+        if self.stop_by.is_some() {
+            // With it the turn was given up: the next supervisor stops what runs still.
+            return self.over.take();
+        }
         let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = self.turn.take() else {
             self.beginning = Beginning::SameCage;
             self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
-            return;
+            return None;
         };
         ending::end_child(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
@@ -223,6 +233,7 @@ impl Heart {
         self.slots.keep(Slot::new(slot::INIT), channel);
         self.beginning = Beginning::Cage { wanted_by: (!finished).then_some(uid) };
         self.turn = Some(Turn::Starting { word: ToBuilder::Stands });
+        None
     }
 
     /// A supervisor is ready.

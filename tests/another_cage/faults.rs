@@ -1,5 +1,6 @@
 //! Deaths, hangs and ends in the middle of a move.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,8 +9,8 @@ use bed::stage::{PATIENCE, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{self, Sandbox, policy};
-use crate::service::{Moving, Service, processes};
+use crate::common::{self, Sandbox, policy, processes};
+use crate::service::{Moving, Service};
 
 /// An old supervisor that stops nobody has its time, and no more; whoever wants the move needs no word of it.
 pub fn a_supervisor_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
@@ -159,7 +160,7 @@ pub fn a_cage_without_an_agents_program_is_the_others_too(stage: &Stage) -> Resu
     ensure!(said.err().contains("'aaa' isn't running"), "{}", said.err());
     run([false, true]).context("not the one without its program alone is down")?;
     // Nor is it in the next supervisor's way.
-    let old = crate::service::process(stage, "cofferdam: sup").context("a supervisor")?;
+    let old = common::process(stage, "cofferdam: sup").context("a supervisor")?;
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     poll("the next supervisor", PATIENCE, || {
         run([false, true]).filter(|status| status["supervisor_pid"].as_i64() != Some(old.into()))
@@ -197,6 +198,79 @@ pub fn a_way_back_survives_a_death(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// A process that somebody traces, and doesn't collect, keeps its cage's init from ending: the agents move all the same.
+pub fn a_debugger_holds_up_no_move(stage: &Stage) -> Result<()> {
+    let service = Service::start(stage, "")?;
+    let old_init = service.process("cofferdam: init").context("init")?;
+    let agent = children(old_init).into_iter().next().context("an agent")?;
+    // PTRACE_SEIZE.
+    let trace = "import ctypes, sys, time; failed = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None); \
+                 print('failed' if failed else 'traced', flush=True); time.sleep(1000)";
+    let mut debugger = std::process::Command::new(common::program("python3")?);
+    debugger.args(["-c", trace, &agent.to_string()]);
+    let mut debugger = stage.start(debugger)?;
+    debugger.wait_for("traced", PATIENCE)?;
+    service.moved(&service.wide)?;
+    service.says("wide")?;
+    // It has no memory by now, and is in no list of ours.
+    let is_there = || Path::new(&format!("/proc/{old_init}")).exists();
+    ensure!(is_there(), "the control: the old init is held up");
+    debugger.signal(Signal::SIGKILL)?;
+    debugger.finish(PATIENCE)?;
+    poll("the old cage's end", PATIENCE, || (!is_there()).then_some(()))
+}
+
+/// Of a process with one thread.
+fn children(parent: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    list.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// An init that lives and does nothing is ended, and the agents stay where they are; the next wish finds a builder that listens.
+pub fn an_init_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
+    let mut service = Service::start(stage, "")?;
+    let heart = service.sandbox.heart().pid();
+    let before = service.both().context("status")?;
+    let known = children(heart);
+    let command = service.start_set(&service.wide)?;
+    // As early as can be, mostly before it has its namespaces: no poll with its pauses.
+    let until = std::time::Instant::now() + PATIENCE;
+    let next = std::iter::from_fn(|| (std::time::Instant::now() < until).then(|| children(heart)));
+    let next = next.flatten().find(|pid| !known.contains(pid)).context("the next cage's init")?;
+    kill(Pid::from_raw(next), Signal::SIGSTOP)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("hangs") || refused.contains("does not answer"), "{refused}");
+    ensure!(refused.contains("the agents go on under the policy in force"), "{refused}");
+    poll("its end", PATIENCE, || (!children(heart).contains(&next)).then_some(()))?;
+    let now = service.both().context("status")?;
+    ensure!(
+        now["policy"] == before["policy"] && now["agents"][1]["pid"] == before["agents"][1]["pid"],
+        "{now}"
+    );
+    service.moved(&service.wide)?;
+    service.says("wide")
+}
+
+/// One who is told to wait for a stop hears of its end, also where the heart has to force it.
+pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<()> {
+    let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+    let mut service = Service::start_with(stage, "", stub)?;
+    let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
+    poll("the agents to be stopped", PATIENCE, || {
+        service.sandbox.status().ok().filter(|status| status["state"] == "stopping")
+    })?;
+    let stuck = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let ended = service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(
+        ended.expect_code(143)?.err().contains("ended by force"),
+        "the control: nobody stopped the agents"
+    );
+    stop.finish(PATIENCE)?.expect_code(0)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
 /// A stop is not forgotten with the supervisor that was told to: the next one stops what is left.
 pub fn a_stop_outlives_its_supervisor(stage: &Stage) -> Result<()> {
     let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
@@ -219,6 +293,32 @@ pub fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
     let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
     ensure!(refused.contains("is being stopped"), "{refused}");
     service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+/// The agents are over, and their supervisor writes what is left: for three seconds, while somebody holds an agent's output open.
+pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
+    let lend = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('lent'); s.listen(); c, _ = s.accept(); \
+                socket.send_fds(c, [b'x'], [1]); time.sleep(1000)";
+    let lender = format!("  lender:\n    command: [python3, -c, \"{lend}\"]\n");
+    let mut service = Service::start_with(stage, "", &lender)?;
+    let name = service.sandbox.name.clone();
+    poll("the lender", PATIENCE, || stage.workspace().join("lent").exists().then_some(()))?;
+    let hold = "import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('lent'); fds = socket.recv_fds(s, 1, 1)[1]; \
+                print('holds', len(fds), flush=True); time.sleep(1000)";
+    let mut holder = stage.start(stage.cofferdam(["exec", &name, "--", "python3", "-c", hold]))?;
+    holder.wait_for("holds 1", PATIENCE)?;
+    let command = service.start_set(&service.wide)?;
+    poll("the agents' end", PATIENCE, || {
+        let status = service.sandbox.status().ok().filter(|status| status["state"] == "stopping")?;
+        status["agents"].as_array()?.iter().all(|agent| agent["pid"].is_null()).then_some(())
+    })?;
+    stage.call(&["stop", &name, "--grace", "1s"])?.expect_code(0)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("is being stopped"), "{refused}");
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?.expect_code(0)?;
+    holder.finish(PATIENCE)?;
     ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
     Ok(())
 }

@@ -20,15 +20,17 @@ use bed::stage::{PATIENCE, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::{COFFERDAM, Sandbox, policy, record_has};
+use common::{COFFERDAM, Sandbox, policy, process, processes, record_has};
 use faults::{
     a_builders_end_at_any_moment_leaves_nothing, a_cage_without_an_agents_program_is_the_others_too,
-    a_stop_ends_a_move_too, a_stop_outlives_its_supervisor, a_supervisor_that_hangs_is_not_waited_for,
-    a_supervisors_death_in_the_middle_takes_nothing_along, a_way_back_survives_a_death,
-    an_end_at_any_moment_leaves_nothing, the_next_cages_end_leads_back,
-    the_way_leads_forward_without_a_builder, without_a_builder_it_is_told_what_to_do,
+    a_debugger_holds_up_no_move, a_stop_ends_a_move_too, a_stop_is_heard_among_the_last_records,
+    a_stop_is_waited_for_until_its_heart_forces_it, a_stop_outlives_its_supervisor,
+    a_supervisor_that_hangs_is_not_waited_for, a_supervisors_death_in_the_middle_takes_nothing_along,
+    a_way_back_survives_a_death, an_end_at_any_moment_leaves_nothing, an_init_that_hangs_is_not_waited_for,
+    the_next_cages_end_leads_back, the_way_leads_forward_without_a_builder,
+    without_a_builder_it_is_told_what_to_do,
 };
-use service::{Service, is_called, process, showing};
+use service::{Service, showing};
 use walls::{
     a_link_from_a_cage_before_is_not_followed, a_place_that_the_operator_moved_stays_known,
     a_wish_goes_with_whoever_had_it, a_wish_is_whole_or_none, a_workspace_is_not_reopened_through_a_link,
@@ -54,7 +56,11 @@ fn main() -> ExitCode {
             a_cage_without_an_agents_program_is_the_others_too,
             a_way_back_survives_a_death,
             a_stop_outlives_its_supervisor,
+            a_stop_is_waited_for_until_its_heart_forces_it,
+            an_init_that_hangs_is_not_waited_for,
+            a_debugger_holds_up_no_move.only(bed::stage::Mode::Rooted),
             a_stop_ends_a_move_too,
+            a_stop_is_heard_among_the_last_records,
             an_end_at_any_moment_leaves_nothing,
             nobody_else_is_heard,
             a_wish_is_whole_or_none,
@@ -77,12 +83,14 @@ fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {
 
     let said = service.moved(&service.wide)?;
     ensure!(said["generation"] == 2 && said["restarted"] == serde_json::json!(["one"]), "{said}");
+    let over = said["warnings"].as_array().context("warnings")?;
+    ensure!(
+        over.iter().any(|told| told.as_str().is_some_and(|told| told.contains("'once' is over"))),
+        "{said}"
+    );
     service.says("wide")?;
     ensure!(service.process("cofferdam: init").is_some_and(|now| now != init), "it is the same init");
-    ensure!(
-        stage.cofferdam_processes().iter().filter(|pid| is_called(**pid, "cofferdam: init")).count() == 1,
-        "both cages are there"
-    );
+    ensure!(processes(stage, "cofferdam: init").len() == 1, "both cages are there");
     let status = service.both().context("status")?;
     ensure!(status["supervisor_restarts"] == 0 && status["policy"]["generation"] == 2, "{status}");
     // And back: what a policy takes away is gone.
@@ -152,9 +160,9 @@ fn what_cannot_be_built_changes_nothing(stage: &Stage) -> Result<()> {
     }
     service.says("narrow")?;
     // Nothing is left of the attempts, and another one works.
-    let inits =
-        || stage.cofferdam_processes().into_iter().filter(|pid| is_called(*pid, "cofferdam: init")).count();
-    poll("the attempts to be gone", PATIENCE, || (inits() == 1).then_some(()))?;
+    poll("the attempts to be gone", PATIENCE, || {
+        (processes(stage, "cofferdam: init").len() == 1).then_some(())
+    })?;
     service.moved(&service.wide)?;
     service.says("wide")
 }

@@ -94,26 +94,13 @@ impl<'a> Service<'a> {
     }
 
     pub fn process(&self, title: &str) -> Option<i32> {
-        process(self.stage, title)
+        crate::common::process(self.stage, title)
     }
 }
 
 /// The policy of the others, with a directory besides.
 pub fn showing(path: &Path) -> String {
     policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", path.display()))
-}
-
-pub fn process(stage: &Stage, title: &str) -> Option<i32> {
-    stage.cofferdam_processes().into_iter().find(|pid| is_called(*pid, title))
-}
-
-pub fn is_called(pid: i32, title: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == title)
-}
-
-/// Processes of cofferdam's that are called so.
-pub fn processes(stage: &Stage, title: &str) -> Vec<i32> {
-    stage.cofferdam_processes().into_iter().filter(|pid| is_called(*pid, title)).collect()
 }
 
 /// A service whose agent holds the whole grace open, and a move of it on its way.

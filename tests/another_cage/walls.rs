@@ -10,8 +10,8 @@ use bed::Stage;
 use bed::stage::{Finished, Mode, PATIENCE, poll};
 use nix::sys::signal::Signal;
 
-use crate::common::{self, policy};
-use crate::service::{Service, processes, showing};
+use crate::common::{self, policy, processes};
+use crate::service::{Service, showing};
 
 /// The socket is the operator's own: neither the gateway nor another user speaks to it, and an agent doesn't see it.
 pub fn nobody_else_is_heard(stage: &Stage) -> Result<()> {

@@ -103,6 +103,19 @@ pub fn workspace(stage: &Stage) -> String {
     stage.workspace().display().to_string()
 }
 
+/// The first process of cofferdam's that is called so, such as `cofferdam: sup`.
+pub fn process(stage: &Stage, title: &str) -> Option<i32> {
+    processes(stage, title).into_iter().next()
+}
+
+/// Every one.
+pub fn processes(stage: &Stage, title: &str) -> Vec<i32> {
+    let is_called = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == title)
+    };
+    stage.cofferdam_processes().into_iter().filter(is_called).collect()
+}
+
 /// A sandbox running in the background, ended in order when dropped.
 pub struct Sandbox<'a> {
     stage: &'a Stage<'a>,

@@ -3,7 +3,7 @@
 //! [`NewInit`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes our own
 //! binary as the supervisor; [`in_child`] has something done by a process that is gone afterwards, with all that it knew.
 //! All three demand a single-threaded caller and say so with an error otherwise. Nothing here waits for longer than
-//! the child needs to take its first steps, and nothing starts a process that could outlive the heart.
+//! the child needs to take its first steps, and for an init that takes none not for ever ([`INIT_PATIENCE`]), and nothing starts a process that could outlive the heart.
 
 pub mod cgroup;
 mod held;
@@ -29,6 +29,11 @@ use crate::sys::process::Cloned;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// What an init gets to make its namespaces, and again to build its cage and prove it; a supervisor to be executed. Each takes milliseconds; one that takes longer than
+/// this is stuck.
+pub const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A started process; it is the caller's to wait for.
 #[derive(Debug)]
@@ -111,6 +116,12 @@ pub enum LaunchError {
     /// The child ended before its first step was done.
     #[error("the new process ended at once, at: {0}")]
     Died(String),
+    /// It lives, and doesn't take its first step.
+    #[error("the new process hangs: within {} s it was not done with {step}", INIT_PATIENCE.as_secs())]
+    Stuck {
+        /// What it was at.
+        step: &'static str,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
@@ -234,7 +245,12 @@ pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> 
             let child = Child { pid, pidfd, cgroup: None };
             let mut text = [0_u8; 256];
             // The end of file comes from the successful exec, which closes the write end.
-            match sys::fd::read(read.as_fd(), &mut text) {
+            let told = sys::fd::wait(read.as_fd(), sys::fd::Ready::Readable, Some(INIT_PATIENCE));
+            if let Ok(false) = told {
+                end(&child);
+                return Err(LaunchError::Stuck { step: "its exec" });
+            }
+            match told.and_then(|_| sys::fd::read(read.as_fd(), &mut text)) {
                 Ok(0) => Ok(child),
                 Ok(length) => {
                     end(&child);

@@ -102,7 +102,7 @@ impl Store {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) => requests.or(None, PollTimeout::from(LOOK_AGAIN))?,
+                Err(TryLockError::WouldBlock) => drop(requests.or(None, PollTimeout::from(LOOK_AGAIN))?),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }

@@ -17,15 +17,17 @@
 //! ```
 
 use super::cgroup::{Cgroup, CgroupError, needed};
-use super::{Child, LaunchError, end, other_root, require_single_thread, system, workspace};
+use super::{Child, INIT_PATIENCE, LaunchError, end, other_root, require_single_thread, system, workspace};
 
 use crate::isolation::namespaces::Namespaces;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::sys;
 use crate::sys::process::Cloned;
+use nix::poll::PollTimeout;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// What must be known of a plan before it is made. The plan then has to say the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +220,7 @@ impl NewInit {
         }
         require_single_thread()?;
         let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
-        hear(self.sync.as_fd())?;
+        hear(self.sync.as_fd(), INIT_PATIENCE)?;
         let mounts = handed.mounts().map(Option::is_some);
         let furniture = Furniture { plan: plan.clone(), no_cgroup, mounts };
         let bytes = postcard::to_allocvec(&furniture).map_err(|e| system("the plan")(io::Error::other(e)))?;
@@ -266,17 +268,22 @@ fn with_init(what: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
     }
 }
 
-/// Waits until init has told how far it got.
-fn hear(sync: BorrowedFd<'_>) -> Result<(), LaunchError> {
+/// Waits until init has told how far it got, but not for ever.
+fn hear(sync: BorrowedFd<'_>, patience: Duration) -> Result<(), LaunchError> {
+    const STEP: &str = "making its namespaces";
     let mut answer = [0_u8; 256];
     let waiting = || with_init("waiting for init");
+    let within = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     // Whoever asks this process to end doesn't wait for it.
-    sys::signals::Requests::of_blocked()
-        .and_then(|requests| requests.or(Some(sync), nix::poll::PollTimeout::NONE))
+    let spoke = sys::signals::Requests::of_blocked()
+        .and_then(|requests| requests.or(Some(sync), within))
         .map_err(waiting())?;
+    if !spoke {
+        return Err(LaunchError::Stuck { step: STEP });
+    }
     let length = sys::fd::read(sync, &mut answer).map_err(waiting())?;
     match answer.get(..length).unwrap_or_default() {
-        [] => Err(LaunchError::Died("making its namespaces".into())),
+        [] => Err(LaunchError::Died(STEP.into())),
         [READY] => Ok(()),
         [NO_NAMESPACES, a, b, c, d] => {
             let errno = i32::from_le_bytes([*a, *b, *c, *d]);
@@ -338,5 +345,22 @@ fn write_id_maps(pid: i32, ids: Ids) -> Result<(), LaunchError> {
             put("gid_map", format!("0 {} 1\n{inside} {} 1\n", gateway.gid, sandbox.gid), PRIVILEGED)?;
             put("uid_map", format!("0 {} 1\n{inside} {} 1\n", gateway.uid, sandbox.uid), PRIVILEGED)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_init_that_says_nothing_is_not_waited_for() {
+        let (ours, theirs) = sys::socket::seqpacket_pair().unwrap();
+        let heard = hear(ours.as_fd(), Duration::from_millis(1));
+        assert!(matches!(heard, Err(LaunchError::Stuck { .. })), "{heard:?}");
+        // The control: one that is gone, and one that has spoken, are no such.
+        sys::socket::send(theirs.as_fd(), &[READY], &[]).unwrap();
+        hear(ours.as_fd(), INIT_PATIENCE).unwrap();
+        drop(theirs);
+        assert!(matches!(hear(ours.as_fd(), INIT_PATIENCE), Err(LaunchError::Died(_))));
     }
 }

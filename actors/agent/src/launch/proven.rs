@@ -1,13 +1,10 @@
 //! How a cage came out, asked by a process that has no runtime and won't be its supervisor.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
+use super::INIT_PATIENCE;
 use crate::protocol::{Answer, FromInit, Refusal, Request, RequestId, ToInit};
 use crate::wire::{Wire, WireError};
-
-/// A cage is built and proven in milliseconds; an init that takes longer than this is stuck.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a cage can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +27,8 @@ pub enum Unproven {
 /// See [`Unproven`].
 pub fn proven(channel: OwnedFd) -> Result<OwnedFd, Unproven> {
     let wire = Wire::new(channel)?;
-    wire.send(&ToInit { id: RequestId(0), request: Request::Report }, &[], Some(PATIENCE))?;
-    match wire.recv::<FromInit>(Some(PATIENCE))?.body {
+    wire.send(&ToInit { id: RequestId(0), request: Request::Report }, &[], Some(INIT_PATIENCE))?;
+    match wire.recv::<FromInit>(Some(INIT_PATIENCE))?.body {
         FromInit::Reply { to: RequestId(0), result } => match result? {
             Answer::Report(_) => Ok(wire.into()),
             _ => Err(Unproven::Unexpected),

@@ -100,11 +100,11 @@ impl Requests {
         Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
     }
 
-    /// Waits until `other` is readable, or for so many milliseconds.
+    /// Waits until `other` is readable, or for so long. False when nothing came.
     ///
     /// # Errors
     /// [`io::ErrorKind::Interrupted`] when such a signal waits. It goes on waiting.
-    pub(crate) fn or(&self, other: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<()> {
+    pub(crate) fn or(&self, other: Option<BorrowedFd<'_>>, timeout: PollTimeout) -> io::Result<bool> {
         let own = PollFd::new(self.0.as_fd(), PollFlags::POLLIN);
         let mut fds: Vec<PollFd<'_>> =
             [own].into_iter().chain(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN))).collect();
@@ -114,7 +114,7 @@ impl Requests {
             }
             // Whoever was stopped and goes on waits again.
             Err(nix::errno::Errno::EINTR) => self.or(other, timeout),
-            done => Ok(done.map(drop)?),
+            done => Ok(done? > 0),
         }
     }
 }
