@@ -1,8 +1,9 @@
-//! Throughput of the engine on ordinary text, and on text with a secret in every two hundredth line.
+//! Throughput of the engine on ordinary text, on text with a secret in every two hundredth line, and of the search in answers.
 #![allow(missing_docs, reason = "benches have no documentation")]
 #![allow(clippy::unwrap_used, reason = "a bench may stop")]
 
-use cofferdam_redactor::{End, Redactor, Secret};
+use bytes::Bytes;
+use cofferdam_redactor::{End, Mask, Redactor, Screen, Secret};
 use divan::Bencher;
 use divan::counter::BytesCount;
 
@@ -44,6 +45,21 @@ fn ordinary_text(bencher: Bencher<'_, '_>, secrets: usize) {
 fn a_token_in_every_200th_line(bencher: Bencher<'_, '_>, secrets: usize) {
     let (redactor, text) = (redactor(secrets), text(200));
     bencher.counter(BytesCount::of_slice(&text)).bench(|| redactor.scan(&text, End::More));
+}
+
+/// An answer of a server that may be told a credential, in chunks as they come.
+#[divan::bench(args = [1, 16])]
+fn an_answer_in_chunks(bencher: Bencher<'_, '_>, secrets: usize) {
+    let secret = |n| Secret::new(format!("ghp_0123456789abcdefghijklmn{n:08}"));
+    let secrets: Vec<Secret> = (0..secrets).map(secret).collect();
+    let screen = Screen::new(&secrets, Mask::Stars).unwrap();
+    let text = text(usize::MAX);
+    bencher.counter(BytesCount::of_slice(&text)).bench(|| {
+        let mut sieve = screen.sieve();
+        let passed: usize =
+            text.chunks(16 * 1024).map(|chunk| sieve.push(Bytes::copy_from_slice(chunk)).len()).sum();
+        passed + sieve.finish().len()
+    });
 }
 
 #[divan::bench]

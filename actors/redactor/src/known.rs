@@ -68,6 +68,8 @@ pub(crate) struct Known {
     needles: Vec<(Zeroizing<Vec<u8>>, Arc<str>)>,
     automaton: Option<AhoCorasick>,
     first: [bool; 256],
+    /// Which two bytes forms begin with, a bit for each.
+    pairs: Vec<u64>,
     longest: usize,
 }
 
@@ -100,8 +102,17 @@ impl Known {
                 *slot = true;
             }
         }
+        let mut pairs = vec![0; PAIR_WORDS];
+        for (needle, _) in &needles {
+            if let [first, second, ..] = needle.as_slice()
+                && let (word, bit) = pair(*first, *second)
+                && let Some(word) = pairs.get_mut(word)
+            {
+                *word |= bit;
+            }
+        }
         let longest = needles.iter().map(|(needle, _)| needle.len()).max().unwrap_or(0);
-        Ok(Self { needles, automaton, first, longest })
+        Ok(Self { needles, automaton, first, pairs, longest })
     }
 
     /// The first known secret that starts at or after `from`; the longest of those that start there.
@@ -152,6 +163,12 @@ impl Known {
         self.first.get(usize::from(byte)).copied().unwrap_or(false)
     }
 
+    /// Whether a form begins with these two.
+    pub(crate) fn begins_with_both(&self, first: u8, second: u8) -> bool {
+        let (word, bit) = pair(first, second);
+        self.pairs.get(word).is_some_and(|word| word & bit != 0)
+    }
+
     /// How long the longest form is.
     pub(crate) fn longest(&self) -> usize {
         self.longest
@@ -180,6 +197,15 @@ impl Known {
         }
         tails
     }
+}
+
+/// Bits for all pairs of bytes.
+const PAIR_WORDS: usize = (1 << 16) / u64::BITS as usize;
+
+/// Where a pair's bit is.
+fn pair(first: u8, second: u8) -> (usize, u64) {
+    let number = u32::from(first) << 8 | u32::from(second);
+    ((number / u64::BITS) as usize, 1 << (number % u64::BITS))
 }
 
 /// A tail that is the beginning of a known secret.

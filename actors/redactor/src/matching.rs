@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::known::Known;
-use crate::spelling::{Reading, is_special, readings};
+use crate::spelling::{Reading, begins_escape, is_special, readings};
 
 /// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like itself has more than one.
 const TRIES: usize = 16;
@@ -44,7 +44,7 @@ impl<'s> Matching<'s> {
     pub(crate) fn at(&mut self, from: usize) -> Begun {
         let mut begun = Begun::default();
         let Some(first) = self.text.get(from).copied() else { return begun };
-        if !is_special(first) && !self.known.begins_with(first) {
+        if !begins_escape(first) && !self.may_begin(first, self.text.get(from + 1)) {
             return begun;
         }
         self.ways.clear();
@@ -59,6 +59,17 @@ impl<'s> Matching<'s> {
             self.follow(&way, &mut begun);
         }
         begun
+    }
+
+    /// Most places of most texts are no secret's beginning by their first two bytes.
+    fn may_begin(&self, first: u8, second: Option<&u8>) -> bool {
+        if !self.known.begins_with(first) {
+            return false;
+        }
+        match second {
+            Some(second) if !is_special(*second) => self.known.begins_with_both(first, *second),
+            Some(_) | None => true,
+        }
     }
 
     fn follow(&mut self, way: &Way, begun: &mut Begun) {

@@ -15,7 +15,7 @@ use crate::engine::RedactorError;
 use crate::known::Known;
 use crate::matching::Matching;
 use crate::secret::Secret;
-use crate::spelling::{SPELLED_MAX, is_escaped};
+use crate::spelling::{SPELLED, is_escaped};
 
 /// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not looked for.
 pub const SCREEN_MIN: usize = 8;
@@ -121,7 +121,7 @@ impl Screen {
             tail.told = tail.told.max(if secret >= SCREEN_MIN { length } else { 0 });
         };
         // More than the longest form in its longest spelling is never the beginning of one.
-        let near = bytes.len().saturating_sub(known.longest().saturating_mul(SPELLED_MAX));
+        let near = bytes.len().saturating_sub(known.longest().saturating_mul(SPELLED));
         let text = bytes.get(near..).unwrap_or_default();
         if !is_escaped(text) {
             known

@@ -14,8 +14,10 @@ use zeroize::Zeroize as _;
 const ROUNDS: usize = 3;
 /// The longest escape, bytes: `&#x10FFFF;`, or two `\uD83D\uDE00`.
 const ESCAPE_MAX: usize = 12;
-/// How many bytes may stand for one character: a pair of surrogates whose bytes are escaped twice, as `\\u005cu0065` is.
-pub(crate) const SPELLED_MAX: usize = 48;
+/// How many bytes stand for one at most, but for oddities: `\\u005cu0065`, and such.
+pub(crate) const SPELLED: usize = 12;
+/// How far one character is looked for: a pair of surrogates whose bytes are escaped, too.
+const SPELLED_MAX: usize = 4 * SPELLED;
 
 /// One way to read a front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +68,8 @@ pub(crate) fn is_special(byte: u8) -> bool {
     begins_escape(byte) || matches!(byte, b'\n' | b'\r' | b'=')
 }
 
-fn begins_escape(byte: u8) -> bool {
+/// Whether a byte may be the first of an escape.
+pub(crate) fn begins_escape(byte: u8) -> bool {
     matches!(byte, b'%' | b'\\' | b'&')
 }
 
