@@ -226,8 +226,8 @@ impl Heart {
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
-        // What the old supervisor kept of its policy is no word on the new one's.
-        self.slots.release(&Slot::new(slot::POLICY));
+        // What the old supervisor kept of its policy is no word on the new one's, and its init's numbers are no other's.
+        [slot::POLICY, slot::STOPPED].into_iter().for_each(|name| self.slots.release(&Slot::new(name)));
         // There is room: both replace what was there.
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);

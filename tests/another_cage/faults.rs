@@ -271,6 +271,31 @@ pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<(
     Ok(())
 }
 
+/// An agent that ends once, and only when it is told to: it ends while nobody is there to note it, and is started again all the same.
+pub fn who_was_stopped_is_known_on_the_way_back(stage: &Stage) -> Result<()> {
+    let gentle = "  gentle:\n    command: [sh, -c, \"trap 'echo x > told; sleep 4; exit 0' TERM; echo x >> gentle; while :; do sleep 0.1; done\"]\n    \
+                  restart: { policy: never }\n";
+    let service = Service::start_with(stage, "", gentle)?;
+    let started =
+        || std::fs::read_to_string(stage.workspace().join("gentle")).map_or(0, |text| text.lines().count());
+    poll("the gentle one", PATIENCE, || (started() == 1).then_some(()))?;
+    let old_init = service.process("cofferdam: init").context("init")?;
+    let command = service.start_set(&service.wide)?;
+    poll("it to be stopped", PATIENCE, || stage.workspace().join("told").exists().then_some(()))?;
+    let stuck = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let next = processes(stage, "cofferdam: init").into_iter().find(|pid| *pid != old_init);
+    kill(Pid::from_raw(next.context("the next cage's init")?), Signal::SIGKILL)?;
+    command.finish(PATIENCE)?.expect_code(125)?;
+    poll("the gentle one again", PATIENCE, || {
+        let status = service.both()?;
+        let gentle = status["agents"].as_array()?.iter().find(|agent| agent["name"] == "gentle")?;
+        (gentle["pid"].is_u64() && started() == 2).then_some(())
+    })?;
+    ensure!(service.ran() == 1, "one that was over was run again");
+    Ok(())
+}
+
 /// A stop is not forgotten with the supervisor that was told to: the next one stops what is left.
 pub fn a_stop_outlives_its_supervisor(stage: &Stage) -> Result<()> {
     let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
