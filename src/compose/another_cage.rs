@@ -103,7 +103,7 @@ async fn who_is_over(desk: &Desk) -> Option<Over> {
 /// Init's; nobody may be started then.
 pub async fn remember(handover: &mut Handover, init: &InitClient) -> Result<(), Refused> {
     match handover.beginning {
-        Beginning::Cage { .. } => {
+        Beginning::Cage => {
             let over = handover.take(slot::ENDED).map(sealed::read_json::<Over>).transpose()?;
             for (agent, status) in over.unwrap_or_default() {
                 init.remember(&agent, status).await?;
