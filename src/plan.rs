@@ -45,6 +45,8 @@ pub mod slot {
     pub const GENERATION: &str = "generation";
     /// The sealed list of agents that were over when another cage was built, and how they ended.
     pub const ENDED: &str = "ended";
+    /// The sealed list of the processes that were stopped for another cage, by their numbers in the cage that was to be left.
+    pub const STOPPED: &str = "stopped";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.
     pub const FORWARD: &str = "forward:";
     /// The read ends of agents' output: `out:AGENT:STREAM`.

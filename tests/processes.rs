@@ -196,6 +196,7 @@ fn descriptors_are_those_of_the_table(stage: &Stage) -> Result<()> {
         "memfd cofferdam-generation",
         "memfd cofferdam-pins",
         "memfd cofferdam-policy",
+        "memfd cofferdam-stopped",
     ];
     for what in table.keys().filter(|what| !at_times.contains(what)) {
         ensure!(seen.contains(*what), "docs/processes.md lists `{what}`, which nobody holds");

@@ -1,14 +1,16 @@
 //! What goes along from one cage to the next: who has ended stays ended, on both sides of a turn (`heart::turn`), and whoever wanted it is
 //! on record.
 //!
-//! The heart is told who is over as soon as somebody is, so that a supervisor that dies or hangs in a turn has said it before.
+//! The heart is told who is over as soon as somebody is, so that a supervisor that dies or hangs in a turn has said it before; and whom it is
+//! about to stop. Where the way leads back it is those that start again, and nobody else, however many supervisors die on it: each end has its
+//! number in init's table, and none comes twice.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use agent::InitClient;
-use agent::protocol::{Beginning, ExitStatus, ProcessState};
+use agent::protocol::{Beginning, ExitStatus, ProcessId, ProcessRecord, ProcessState};
 use futures_util::future::select_all;
 use telemetry::audit::{Event, Sink};
 
@@ -21,11 +23,25 @@ use crate::sealed;
 
 /// Agents that are over, and how they ended.
 pub type Over = Vec<(String, ExitStatus)>;
+/// Processes that were stopped for another cage.
+type Stopped = Vec<ProcessId>;
 
 /// The old cage's supervisor, before it stops what runs.
 pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
     wanted(&desk.stores.audit.sink(), uid);
     keep(desk, heart).await;
+    keep_who_runs(desk, heart).await;
+}
+
+/// Has the heart keep who is about to be stopped.
+async fn keep_who_runs(desk: &Desk, heart: &HeartLine) {
+    // None where init is gone: there is no way back.
+    let Ok(rows) = desk.exec.init.list().await else { return };
+    let runs = rows.iter().filter(|row| row.state == ProcessState::Running);
+    let running: Stopped = runs.map(|row| row.process).collect();
+    if let Ok(fd) = sealed::seal_json("cofferdam-stopped", &running) {
+        let _ = heart.keep(slot::STOPPED, fd.as_fd()).await;
+    }
 }
 
 /// Records who wants this.
@@ -80,22 +96,63 @@ async fn who_is_over(desk: &Desk) -> Option<Over> {
     )
 }
 
-/// A supervisor, before it starts anyone: tells init who is over, which it may know already.
+/// A supervisor, before it starts anyone: tells a new init who is over, and has an old one forget the ends that count for nothing. Both may
+/// have been done by one before it, that died.
 ///
 /// # Errors
 /// Init's; nobody may be started then.
 pub async fn remember(handover: &mut Handover, init: &InitClient) -> Result<(), Refused> {
-    if handover.beginning == Beginning::SameCage {
-        // They ended because they were stopped, which was noted; what has ended since is news.
-        for row in init.list().await? {
-            if row.noted && row.state != ProcessState::Running {
-                init.forget(row.process).await?;
+    match handover.beginning {
+        Beginning::Cage => {
+            let over = handover.take(slot::ENDED).map(sealed::read_json::<Over>).transpose()?;
+            for (agent, status) in over.unwrap_or_default() {
+                init.remember(&agent, status).await?;
             }
         }
-    }
-    let Some(fd) = handover.take(slot::ENDED) else { return Ok(()) };
-    for (agent, status) in sealed::read_json::<Over>(fd)? {
-        init.remember(&agent, status).await?;
+        Beginning::SameCage => {
+            let stopped = handover.take(slot::STOPPED).map(sealed::read_json::<Stopped>).transpose()?;
+            for process in ends_of(&stopped.unwrap_or_default(), &init.list().await?) {
+                init.forget(process).await?;
+            }
+        }
+        // Its table says everything.
+        Beginning::Sandbox | Beginning::Succession => {}
     }
     Ok(())
+}
+
+/// Those that ended because they were stopped, whether that was noted or not. Whoever was over before, or has ended since, has ended on its
+/// own account.
+fn ends_of(stopped: &[ProcessId], rows: &[ProcessRecord]) -> Vec<ProcessId> {
+    let ended = rows.iter().filter(|row| row.state != ProcessState::Running);
+    ended.map(|row| row.process).filter(|process| stopped.contains(process)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_of_those_that_were_stopped_are_forgotten_and_no_others() {
+        let row = |process, state, noted| ProcessRecord {
+            process: ProcessId(process),
+            agent: process.to_string(),
+            pid: 2,
+            start_time: 0,
+            pty: false,
+            state,
+            noted,
+        };
+        let ended = ProcessState::Exited(ExitStatus::Code(0));
+        let rows = [
+            row(1, ended, true),
+            row(2, ended, true),
+            row(3, ended, false),
+            row(4, ProcessState::Running, false),
+            // Of a supervisor on the way back, which died after it had noted it.
+            row(5, ended, true),
+            row(6, ended, false),
+        ];
+        assert_eq!(ends_of(&[ProcessId(2), ProcessId(3), ProcessId(4)], &rows), [ProcessId(2), ProcessId(3)]);
+    }
 }

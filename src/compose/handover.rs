@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::protocol::{Beginning, ExitStatus, Slot, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{AsyncWire, Packet, WireError};
 
 use crate::steps::Steps;
@@ -16,8 +16,8 @@ pub struct Handover {
     slots: BTreeMap<String, OwnedFd>,
     /// How many supervisors there were before this one.
     pub restarts: u32,
-    /// How the last one died.
-    pub last_death: Option<ExitStatus>,
+    /// What may not be on record yet.
+    pub news: News,
     /// What this one begins with.
     pub beginning: Beginning,
 }
@@ -64,8 +64,8 @@ impl HeartLine {
                         slots.insert(slot.0, fd);
                     }
                 }
-                ToSupervisor::HandoverEnd { supervisor_restarts, last_death, beginning } => {
-                    let handover = Handover { slots, restarts: supervisor_restarts, last_death, beginning };
+                ToSupervisor::HandoverEnd { supervisor_restarts, news, beginning } => {
+                    let handover = Handover { slots, restarts: supervisor_restarts, news, beginning };
                     return Ok((Self { wire: Arc::new(wire), steps: Steps::default() }, handover));
                 }
                 // Sent only after the end of the handover.
@@ -87,6 +87,11 @@ impl HeartLine {
     /// Says that the tree is up.
     pub async fn ready(&self) -> Result<(), WireError> {
         self.wire.send(&ToHeart::Ready, &[]).await
+    }
+
+    /// Says that the news that were handed over are on disk.
+    pub async fn on_record(&self) -> Result<(), WireError> {
+        self.wire.send(&ToHeart::OnRecord, &[]).await
     }
 
     /// Says that the sandbox is told to end.

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use agent::InitClient;
 use agent::own::Role;
-use agent::protocol::{Beginning, CageReport};
+use agent::protocol::{Beginning, CageReport, News};
 use agent::wire::WireError;
 use supervision::{ChildSpec, FirstStart, Supervisor};
 use telemetry::audit::{PolicyResult, SandboxChange};
@@ -54,6 +54,9 @@ use stores::{Refused, Stores};
 
 /// Threads of the runtime: the data path is light, and a sandbox must not take a whole machine.
 const THREADS_MAX: usize = 4;
+
+/// What the first records get to be on disk. One that takes longer is told of, and whoever comes next writes them again.
+const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the supervisor; descriptor 3 is the line to the heart.
 pub fn main() -> u8 {
@@ -145,7 +148,7 @@ fn announce(desk: &Desk) {
     }
     let agents: Vec<&str> = desk.agents.iter().map(|agent| &*agent.name).collect();
     let how = match desk.beginning {
-        Beginning::Cage { .. } => "goes on in another cage",
+        Beginning::Cage => "goes on in another cage",
         Beginning::SameCage => "goes on in its cage",
         _ => "is running",
     };
@@ -183,6 +186,7 @@ async fn build(
     let asked::Sockets { diag, listeners, names } = sockets.await??;
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover);
+    tell_once_on_record(&stores, heart, handover);
 
     another_cage::remember(handover, &init).await?;
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
@@ -301,25 +305,28 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     metrics::supervisor_restarts(handover.restarts.into());
     metrics::policy_generation(stores.policy.load().number);
     let sink = stores.audit.sink();
-    if handover.beginning != Beginning::Succession {
+    let news = &handover.news;
+    if handover.beginning == Beginning::Sandbox || news.moved.is_some() {
         records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
-        if let Beginning::Cage { wanted_by: Some(uid) } = handover.beginning {
-            another_cage::wanted(&sink, uid);
-        }
-        if handover.beginning.is_in_between() {
-            records::policy_in_force(&stores.policy, &sink, PolicyResult::Loaded, None);
-        }
-    } else {
-        records::record(
-            &sink,
-            telemetry::audit::Event::Actor {
-                name: "supervisor".into(),
-                change: telemetry::audit::ActorChange::SupervisorRestarted,
-                failure: handover.last_death.map(|status| status.to_string().into()),
-                restarts: handover.restarts.into(),
-            },
-        );
     }
+    if let Some(moved) = news.moved {
+        moved.wanted_by.into_iter().for_each(|uid| another_cage::wanted(&sink, uid));
+        records::policy_in_force(&stores.policy, &sink, PolicyResult::Loaded, None);
+    }
+    records::deaths(&sink, &news.deaths, handover.restarts);
+}
+
+/// Whoever comes next isn't told once more of what is on disk.
+fn tell_once_on_record(stores: &Arc<Stores>, heart: &HeartLine, handover: &Handover) {
+    if handover.news == News::default() {
+        return;
+    }
+    let (stores, heart) = (Arc::clone(stores), heart.clone());
+    tokio::spawn(async move {
+        if stores.audit.flush(RECORDED_WITHIN).await {
+            let _ = heart.on_record().await;
+        }
+    });
 }
 
 /// What the proof found, before anything runs under it.

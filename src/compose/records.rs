@@ -2,6 +2,7 @@
 //!
 //! Every function here turns one crate's report into an audit event and a metric, and decides nothing.
 
+use agent::protocol::ExitStatus;
 use proxy::identity::Changed;
 use supervision::{Event as Happened, Report};
 use telemetry::audit::{ActorChange, Event, IdentityChange, PolicyResult, SandboxChange, Sink, Text};
@@ -72,6 +73,22 @@ fn one(report: &Report, sink: &Sink) {
         }
         Happened::Stopped { .. } | Happened::Removed => metrics::actor_up(actor, false),
         _ => {}
+    }
+}
+
+/// Records how supervisors died, the last of `restarts` in all.
+pub fn deaths(sink: &Sink, deaths: &[Option<ExitStatus>], restarts: u32) {
+    let before = u64::from(restarts).saturating_sub(deaths.len() as u64);
+    for (number, death) in (before + 1..).zip(deaths) {
+        record(
+            sink,
+            Event::Actor {
+                name: "supervisor".into(),
+                change: ActorChange::SupervisorRestarted,
+                failure: death.map(|status| status.to_string().into()),
+                restarts: number,
+            },
+        );
     }
 }
 

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use agent::launch::{self, Child, HeldSignals, LaunchError, NewInit, SupervisorSpec};
 use agent::own::Role;
 use agent::plan::Ids;
-use agent::protocol::{Beginning, ExitStatus, Slot, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, ExitStatus, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -90,7 +90,8 @@ pub struct Heart {
     signals: SignalFd,
     pace: Pace,
     restarts: u32,
-    last_death: Option<ExitStatus>,
+    /// What supervisors have yet to put on record.
+    news: News,
     interrupted: Option<Instant>,
     stop_by: Option<Instant>,
     terminal: Option<RawTerminal>,
@@ -165,7 +166,7 @@ impl Heart {
             signals,
             pace: Pace::new(),
             restarts: 0,
-            last_death: None,
+            news: News::default(),
             interrupted: None,
             stop_by: None,
             terminal,
@@ -189,13 +190,20 @@ impl Heart {
                     },
                     Life::Died => {}
                 },
-                Err(error) => say(&format!("the supervisor could not be started: {error}")),
+                Err(error) => {
+                    say(&format!("the supervisor could not be started: {error}"));
+                    self.supervisor_died(None);
+                }
             }
             if let Some(ending) = self.alone() {
                 return self.end(ending, None);
             }
-            self.restarts += 1;
         }
+    }
+
+    fn supervisor_died(&mut self, how: Option<ExitStatus>) {
+        self.restarts = self.restarts.saturating_add(1);
+        self.news.died(how);
     }
 
     /// Between two supervisors: waits, unless the sandbox ends.
@@ -273,7 +281,7 @@ impl Heart {
         }
         running.tell(&ToSupervisor::HandoverEnd {
             supervisor_restarts: self.restarts,
-            last_death: self.last_death,
+            news: self.news.clone(),
             beginning: self.beginning,
         });
         if self.beginning == Beginning::Sandbox {
@@ -387,6 +395,7 @@ impl Heart {
                     self.init.kill();
                     self.over = Some(Ending::with(exit_code, message));
                 }
+                Ok(Packet { body: ToHeart::OnRecord, .. }) => self.news = News::default(),
                 Ok(Packet { body: ToHeart::Steps(told), .. }) => {
                     told.iter().for_each(|(what, at)| self.steps.add(what, *at));
                 }
@@ -421,7 +430,6 @@ impl Heart {
             return Life::Turn;
         }
         let status = ending::reap(&running.child);
-        self.last_death = status;
         if let Some(over) = self.over.take() {
             say("the supervisor ended before its last records were known to be written");
             return Life::End(over);
@@ -430,6 +438,7 @@ impl Heart {
             let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
             say(&format!("the supervisor ended {how}; starting another, the agents go on"));
         }
+        self.supervisor_died(status);
         Life::Died
     }
 

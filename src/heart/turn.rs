@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent::launch::Child;
-use agent::protocol::{Beginning, Slot, ToBuilder, ToSupervisor};
+use agent::protocol::{Beginning, Moved, Slot, ToBuilder, ToSupervisor};
 use agent::wire::WireError;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
@@ -47,6 +47,8 @@ pub enum Turn {
     },
     /// The supervisor stops the agents for a cage that is gone.
     Back {
+        /// Who wanted it.
+        uid: u32,
         /// When the heart goes on by itself.
         by: Instant,
         /// Whether the old supervisor has told everything that it had to.
@@ -173,14 +175,18 @@ impl Heart {
         }
     }
 
+    fn old_supervisor_is_through(&self) -> bool {
+        matches!(self.turn, Some(Turn::Under { finished: true, .. } | Turn::Back { finished: true, .. }))
+    }
+
     /// The init of the next cage is gone before anybody was in it: agents go back to the old one.
     pub(super) fn next_cage_died(&mut self) {
-        if let Some(Turn::Under { by, over: false, finished, .. }) = self.turn {
+        if let Some(Turn::Under { uid, by, over: false, finished, .. }) = self.turn {
             say(
                 "the init of another cage ended before the agents were there: they are started again where they were",
             );
             self.end_unused();
-            self.turn = Some(Turn::Back { by, finished });
+            self.turn = Some(Turn::Back { uid, by, finished });
         }
     }
 
@@ -209,31 +215,49 @@ impl Heart {
     pub(super) fn turn_over(&mut self, running: Running) -> Option<Ending> {
         // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take that for our death, and
         // remove what is there still.
-        ending::end_child(&running.child);
+        let how = ending::end_child(&running.child);
+        let mut finished = self.old_supervisor_is_through();
         // Whoever was told that the sandbox stops was told so after this.
-        while self.hear(&running).is_some() {}
+        while self.hear(&running).is_some() {
+            finished |= self.old_supervisor_is_through();
+        }
         drop(running.wire);
+        if !finished {
+            self.supervisor_died(how);
+        }
         if self.stop_by.is_some() {
             // With it the turn was given up: the next supervisor stops what runs still.
             return self.over.take();
         }
-        let Some(Turn::Under { init, channel, plan, uid, finished, .. }) = self.turn.take() else {
-            self.beginning = Beginning::SameCage;
-            self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
-            return None;
-        };
+        let moved = |uid| Some(Moved { wanted_by: (!finished).then_some(uid) });
+        match self.turn.take() {
+            Some(Turn::Under { init, channel, plan, uid, .. }) => {
+                self.news.moved = moved(uid);
+                self.enter(init, channel, plan);
+            }
+            Some(Turn::Back { uid, .. }) => {
+                self.news.moved = moved(uid);
+                self.beginning = Beginning::SameCage;
+                self.turn = Some(Turn::Starting { word: ToBuilder::Dropped { why: BACK.into() } });
+            }
+            other => self.turn = other,
+        }
+        None
+    }
+
+    /// The next supervisor starts in the new cage.
+    fn enter(&mut self, init: Child, channel: OwnedFd, plan: OwnedFd) {
         ending::end_child(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
-        // What the old supervisor kept of its policy is no word on the new one's.
-        self.slots.release(&Slot::new(slot::POLICY));
+        // What the old supervisor kept of its policy is no word on the new one's, and its init's numbers are no other's.
+        [slot::POLICY, slot::STOPPED].into_iter().for_each(|name| self.slots.release(&Slot::new(name)));
         // There is room: both replace what was there.
         self.slots.keep(Slot::new(slot::PLAN), plan);
         self.slots.keep(Slot::new(slot::INIT), channel);
-        self.beginning = Beginning::Cage { wanted_by: (!finished).then_some(uid) };
+        self.beginning = Beginning::Cage;
         self.turn = Some(Turn::Starting { word: ToBuilder::Stands });
-        None
     }
 
     /// A supervisor is ready.

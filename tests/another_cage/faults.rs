@@ -9,7 +9,7 @@ use bed::stage::{PATIENCE, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::common::{self, Sandbox, policy, processes};
+use crate::common::{self, Sandbox, policy, processes, record_has};
 use crate::service::{Moving, Service};
 
 /// An old supervisor that stops nobody has its time, and no more; whoever wants the move needs no word of it.
@@ -268,6 +268,76 @@ pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<(
     );
     stop.finish(PATIENCE)?.expect_code(0)?;
     ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+/// Supervisors that can't be made in the new cage, for their operator's roots are gone for a while.
+pub fn each_death_on_the_way_is_on_record_and_the_move_once(stage: &Stage) -> Result<()> {
+    let trusted = std::fs::read(stage.world().ca_file())?;
+    let roots = stage.write("roots.pem", &trusted)?;
+    let mut service = Service::start_in(stage, "", "", &[("SSL_CERT_FILE", &roots)])?;
+    std::fs::write(&roots, "nothing of the kind\n")?;
+    let command = service.start_set(&service.wide)?;
+    poll("ten deaths", PATIENCE, || {
+        service.sandbox.heart().err().contains("no supervisor becomes ready").then_some(())
+    })?;
+    std::fs::write(&roots, &trusted)?;
+    command.finish(PATIENCE)?.expect_code(0)?;
+    service.says("wide")?;
+    // Another one, which tells of its predecessor's death, and nothing else once more.
+    let second = service.process("cofferdam: sup").context("a supervisor")?;
+    // The log is written batch after batch: with this on record what came before is on disk, and the heart knows.
+    stage.call(&["exec", &service.sandbox.name, "--", "true"])?.expect_code(0)?;
+    common::ensure_audited(stage, &service.sandbox.name, &[("kind", "operator"), ("action", "exec")])?;
+    kill(Pid::from_raw(second), Signal::SIGKILL)?;
+    let status = poll("the next supervisor", PATIENCE, || {
+        service.both().filter(|status| status["supervisor_pid"].as_i64() != Some(second.into()))
+    })?;
+    let deaths = status["supervisor_restarts"].as_u64().context("restarts")?;
+    ensure!(deaths > 10, "{status}");
+    poll("each death on record", PATIENCE, || {
+        let records = service.sandbox.audit().ok()?;
+        let restarts =
+            records.iter().filter(|record| record_has(record, &[("change", "supervisor_restarted")]));
+        let numbers: std::collections::BTreeSet<u64> =
+            restarts.filter_map(|record| record["event"]["restarts"].as_u64()).collect();
+        numbers.into_iter().eq(1..=deaths).then_some(())
+    })?;
+    let records = service.sandbox.audit()?;
+    let told = |fields: &[(&str, &str)]| records.iter().filter(|record| record_has(record, fields)).count();
+    ensure!(told(&[("kind", "operator"), ("action", "policy set")]) == 1, "who wanted it");
+    ensure!(told(&[("kind", "sandbox"), ("change", "started")]) == 2, "a start, and a move");
+    ensure!(told(&[("kind", "policy"), ("result", "loaded")]) == 1, "what is in force");
+    ensure!(
+        service.sandbox.heart().err().matches("goes on in another cage").count() == 1,
+        "told more than once"
+    );
+    ensure!(service.ran() == 1, "one that was over was run again");
+    Ok(())
+}
+
+/// An agent that ends once, and only when it is told to: it ends while nobody is there to note it, and is started again all the same.
+pub fn who_was_stopped_is_known_on_the_way_back(stage: &Stage) -> Result<()> {
+    let gentle = "  gentle:\n    command: [sh, -c, \"trap 'echo x > told; sleep 4; exit 0' TERM; echo x >> gentle; while :; do sleep 0.1; done\"]\n    \
+                  restart: { policy: never }\n";
+    let service = Service::start_with(stage, "", gentle)?;
+    let started =
+        || std::fs::read_to_string(stage.workspace().join("gentle")).map_or(0, |text| text.lines().count());
+    poll("the gentle one", PATIENCE, || (started() == 1).then_some(()))?;
+    let old_init = service.process("cofferdam: init").context("init")?;
+    let command = service.start_set(&service.wide)?;
+    poll("it to be stopped", PATIENCE, || stage.workspace().join("told").exists().then_some(()))?;
+    let stuck = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let next = processes(stage, "cofferdam: init").into_iter().find(|pid| *pid != old_init);
+    kill(Pid::from_raw(next.context("the next cage's init")?), Signal::SIGKILL)?;
+    command.finish(PATIENCE)?.expect_code(125)?;
+    poll("the gentle one again", PATIENCE, || {
+        let status = service.both()?;
+        let gentle = status["agents"].as_array()?.iter().find(|agent| agent["name"] == "gentle")?;
+        (gentle["pid"].is_u64() && started() == 2).then_some(())
+    })?;
+    ensure!(service.ran() == 1, "one that was over was run again");
     Ok(())
 }
 

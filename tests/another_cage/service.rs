@@ -27,6 +27,16 @@ impl<'a> Service<'a> {
 
     /// With `more` in its file, and more agents.
     pub fn start_with(stage: &'a Stage<'a>, more: &str, agents: &str) -> Result<Self> {
+        Self::start_in(stage, more, agents, &[])
+    }
+
+    /// With these variables besides.
+    pub fn start_in(
+        stage: &'a Stage<'a>,
+        more: &str,
+        agents: &str,
+        environment: &[(&str, &Path)],
+    ) -> Result<Self> {
         let data = stage.dir().join("data");
         std::fs::create_dir_all(&data)?;
         std::fs::write(data.join("seen"), "")?;
@@ -41,7 +51,9 @@ impl<'a> Service<'a> {
             data.display()
         );
         let file = stage.write("cofferdam.yaml", text)?.display().to_string();
-        let running = stage.start(stage.cofferdam(["up", "-f", &file]))?;
+        let mut command = stage.cofferdam(["up", "-f", &file]);
+        command.envs(environment.iter().copied());
+        let running = stage.start(command)?;
         let service = Self { stage, sandbox: Sandbox::adopt(stage, name, running), narrow, wide };
         poll("both agents", START, || service.both().filter(|_| service.ran() == 1))?;
         Ok(service)

@@ -516,21 +516,39 @@ pub enum Beginning {
     /// With a new sandbox.
     Sandbox,
     /// With another cage of a sandbox, in which nothing runs yet.
-    Cage {
-        /// The operator who wanted it, where the supervisor before this one did not live to finish, and may not have put it on record.
-        wanted_by: Option<u32>,
-    },
+    Cage,
     /// With the cage that was to be left for another one, which is gone: what was stopped for that starts again.
     SameCage,
     /// With what a supervisor that died left running.
     Succession,
 }
 
-impl Beginning {
-    /// Whether agents start in a cage of a sandbox that ran before.
-    #[must_use]
-    pub const fn is_in_between(self) -> bool {
-        matches!(self, Self::Cage { .. } | Self::SameCage)
+/// What has happened and may not be on record yet: whoever supervises next writes it down, and says so by [`ToHeart::OnRecord`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// How supervisors died, in their order, the last [`DEATHS_MAX`] of them. None for one that could not be started.
+    pub deaths: Vec<Option<ExitStatus>>,
+    /// The agents have moved to another cage, or are back in their own.
+    pub moved: Option<Moved>,
+}
+
+/// Deaths of supervisors that are remembered until they are on record. Each has its number there, so that a gap shows.
+pub const DEATHS_MAX: usize = 64;
+
+/// A move of the agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The operator who wanted it, where the supervisor before did not live to finish, and may not have put it on record.
+    pub wanted_by: Option<u32>,
+}
+
+impl News {
+    /// A supervisor died.
+    pub fn died(&mut self, how: Option<ExitStatus>) {
+        if self.deaths.len() >= DEATHS_MAX {
+            self.deaths.remove(0);
+        }
+        self.deaths.push(how);
     }
 }
 
@@ -546,8 +564,8 @@ pub enum ToSupervisor {
     HandoverEnd {
         /// How often a supervisor died before this one.
         supervisor_restarts: u32,
-        /// How the last one died.
-        last_death: Option<ExitStatus>,
+        /// What of that, and of moves, may not be on record yet.
+        news: News,
         /// What it begins with.
         beginning: Beginning,
     },
@@ -577,6 +595,8 @@ pub enum ToHeart {
     },
     /// The tree is up.
     Ready,
+    /// The [`News`] that it was handed are on disk.
+    OnRecord,
     /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow, and a supervisor that
     /// follows stops them too.
     Stopping {
@@ -610,4 +630,17 @@ fn because(errno: i32) -> String {
 /// `strerror` without its locale.
 fn errno_text(errno: i32) -> String {
     nix::errno::Errno::from_raw(errno).desc().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_deaths_are_remembered() {
+        let mut news = News::default();
+        (0..100).for_each(|code| news.died(Some(ExitStatus::Code(code))));
+        assert_eq!(news.deaths.len(), DEATHS_MAX);
+        assert_eq!(news.deaths.last(), Some(&Some(ExitStatus::Code(99))));
+    }
 }
