@@ -7,6 +7,7 @@
 mod common;
 mod faults;
 mod service;
+mod stops;
 mod walls;
 
 use std::io::Read as _;
@@ -23,15 +24,18 @@ use nix::unistd::Pid;
 use common::{COFFERDAM, Sandbox, policy, process, processes, record_has};
 use faults::{
     a_builders_end_at_any_moment_leaves_nothing, a_cage_without_an_agents_program_is_the_others_too,
-    a_debugger_holds_up_no_move, a_stop_ends_a_move_too, a_stop_is_heard_among_the_last_records,
-    a_stop_is_waited_for_until_its_heart_forces_it, a_stop_outlives_its_supervisor,
-    a_supervisor_that_hangs_is_not_waited_for, a_supervisors_death_in_the_middle_takes_nothing_along,
-    a_way_back_survives_a_death, an_end_at_any_moment_leaves_nothing, an_init_that_hangs_is_not_waited_for,
-    each_death_on_the_way_is_on_record_and_the_move_once, the_next_cages_end_leads_back,
-    the_way_leads_forward_without_a_builder, who_was_stopped_is_known_on_the_way_back,
-    without_a_builder_it_is_told_what_to_do,
+    a_debugger_holds_up_no_move, a_supervisor_that_hangs_is_not_waited_for,
+    a_supervisors_death_in_the_middle_takes_nothing_along, a_way_back_survives_a_death,
+    an_init_that_hangs_is_not_waited_for, each_death_on_the_way_is_on_record_and_the_move_once,
+    the_next_cages_end_leads_back, the_way_leads_forward_without_a_builder,
+    who_was_stopped_is_known_on_the_way_back, without_a_builder_it_is_told_what_to_do,
 };
 use service::{Service, showing};
+use stops::{
+    a_stop_ends_a_move_too, a_stop_is_heard_among_the_last_records,
+    a_stop_is_waited_for_until_its_heart_forces_it, a_stop_outlives_its_supervisor,
+    an_end_at_any_moment_leaves_nothing,
+};
 use walls::{
     a_link_from_a_cage_before_is_not_followed, a_place_that_the_operator_moved_stays_known,
     a_wish_goes_with_whoever_had_it, a_wish_is_whole_or_none, a_workspace_is_not_reopened_through_a_link,

@@ -1,0 +1,60 @@
+//! With what the heart has a supervisor begin, and what that one is to put on record.
+
+use serde::{Deserialize, Serialize};
+
+use super::ExitStatus;
+
+/// With what a supervisor begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Beginning {
+    /// With a new sandbox.
+    Sandbox,
+    /// With another cage of a sandbox, in which nothing runs yet.
+    Cage,
+    /// With the cage that was to be left for another one, which is gone: what was stopped for that starts again.
+    SameCage,
+    /// With what a supervisor that died left running.
+    Succession,
+}
+
+/// What has happened and may not be on record yet: whoever supervises next writes it down, and says so by [`super::ToHeart::OnRecord`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// How supervisors died, in their order, the last [`DEATHS_MAX`] of them. None for one that could not be started.
+    pub deaths: Vec<Option<ExitStatus>>,
+    /// The agents have moved to another cage, or are back in their own.
+    pub moved: Option<Moved>,
+}
+
+/// Deaths of supervisors that are remembered until they are on record. Each has its number there, so that a gap shows.
+pub const DEATHS_MAX: usize = 64;
+
+/// A move of the agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The operator who wanted it, where the supervisor before did not live to finish, and may not have put it on record.
+    pub wanted_by: Option<u32>,
+}
+
+impl News {
+    /// A supervisor died.
+    pub fn died(&mut self, how: Option<ExitStatus>) {
+        if self.deaths.len() >= DEATHS_MAX {
+            self.deaths.remove(0);
+        }
+        self.deaths.push(how);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_deaths_are_remembered() {
+        let mut news = News::default();
+        (0..100).for_each(|code| news.died(Some(ExitStatus::Code(code))));
+        assert_eq!(news.deaths.len(), DEATHS_MAX);
+        assert_eq!(news.deaths.last(), Some(&Some(ExitStatus::Code(99))));
+    }
+}

@@ -1,0 +1,108 @@
+//! Stops and ends in the middle of a move: each is carried out, and leaves nothing.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{PATIENCE, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::service::{Moving, Service};
+
+/// One who is told to wait for a stop hears of its end, also where the heart has to force it.
+pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<()> {
+    let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+    let mut service = Service::start_with(stage, "", stub)?;
+    let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
+    poll("the agents to be stopped", PATIENCE, || {
+        service.sandbox.status().ok().filter(|status| status["state"] == "stopping")
+    })?;
+    let stuck = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
+    let ended = service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(
+        ended.expect_code(143)?.err().contains("ended by force"),
+        "the control: nobody stopped the agents"
+    );
+    stop.finish(PATIENCE)?.expect_code(0)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+/// A stop is not forgotten with the supervisor that was told to: the next one stops what is left.
+pub fn a_stop_outlives_its_supervisor(stage: &Stage) -> Result<()> {
+    let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+    let mut service = Service::start_with(stage, "", stub)?;
+    let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
+    poll("the agents to be stopped", PATIENCE, || {
+        service.sandbox.status().ok().filter(|status| status["state"] == "stopping")
+    })?;
+    let old = service.process("cofferdam: sup").context("a supervisor")?;
+    kill(Pid::from_raw(old), Signal::SIGKILL)?;
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    stop.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+pub fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
+    let Moving { mut service, command, .. } = Moving::start(stage)?;
+    stage.call(&["stop", &service.sandbox.name, "--grace", "1s"])?.expect_code(0)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("is being stopped"), "{refused}");
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+/// The agents are over, and their supervisor writes what is left: for three seconds, while somebody holds an agent's output open.
+pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
+    let lend = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('lent'); s.listen(); c, _ = s.accept(); \
+                socket.send_fds(c, [b'x'], [1]); time.sleep(1000)";
+    let lender = format!("  lender:\n    command: [python3, -c, \"{lend}\"]\n");
+    let mut service = Service::start_with(stage, "", &lender)?;
+    let name = service.sandbox.name.clone();
+    poll("the lender", PATIENCE, || stage.workspace().join("lent").exists().then_some(()))?;
+    let hold = "import socket, time; s = socket.socket(socket.AF_UNIX); s.connect('lent'); fds = socket.recv_fds(s, 1, 1)[1]; \
+                print('holds', len(fds), flush=True); time.sleep(1000)";
+    let mut holder = stage.start(stage.cofferdam(["exec", &name, "--", "python3", "-c", hold]))?;
+    holder.wait_for("holds 1", PATIENCE)?;
+    let command = service.start_set(&service.wide)?;
+    poll("the agents' end", PATIENCE, || {
+        let status = service.sandbox.status().ok().filter(|status| status["state"] == "stopping")?;
+        status["agents"].as_array()?.iter().all(|agent| agent["pid"].is_null()).then_some(())
+    })?;
+    stage.call(&["stop", &name, "--grace", "1s"])?.expect_code(0)?;
+    let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
+    ensure!(refused.contains("is being stopped"), "{refused}");
+    service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?.expect_code(0)?;
+    holder.finish(PATIENCE)?;
+    ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
+    Ok(())
+}
+
+/// Killed or told to stop in the middle of a move, at moments of chance.
+pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
+    /// Moves take about so many milliseconds in a debug build.
+    const LONGEST: u64 = 160;
+    for n in 0..12_u64 {
+        let mut service = Service::start(stage, "")?;
+        let (name, wide) = (service.sandbox.name.clone(), service.wide.clone());
+        let moving = stage.start(stage.cofferdam(["policy", "set", &name, &wide, "--restart-agents"]))?;
+        std::thread::sleep(Duration::from_millis(n * 37 % LONGEST));
+        let signal = if n % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM };
+        service.sandbox.heart().signal(signal)?;
+        let running = service.sandbox.running.take().context("it runs")?;
+        running.finish(PATIENCE).with_context(|| format!("{signal} at {n}"))?;
+        moving.finish(PATIENCE)?;
+        poll("every process to end", PATIENCE, || stage.cofferdam_processes().is_empty().then_some(()))
+            .with_context(|| format!("{signal} at {n}"))?;
+        let left = |file: &str| stage.state().join(&name).join(file).exists();
+        poll("the builder's socket to go", PATIENCE, || (!left("build.sock")).then_some(()))
+            .with_context(|| format!("{signal} at {n}"))?;
+        ensure!(signal == Signal::SIGKILL || !left("control.sock"), "{signal} at {n}: a control socket");
+        let _again = std::fs::remove_file(stage.workspace().join("ran"));
+    }
+    Ok(())
+}
