@@ -115,6 +115,9 @@ pub fn showing(path: &Path) -> String {
     policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", path.display()))
 }
 
+/// An agent that is deaf to its stop.
+pub const DEAF: &str = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+
 /// A service whose agent holds the whole grace open, and a move of it on its way.
 pub struct Moving<'a> {
     pub service: Service<'a>,
@@ -126,8 +129,7 @@ pub struct Moving<'a> {
 
 impl<'a> Moving<'a> {
     pub fn start(stage: &'a Stage<'a>) -> Result<Self> {
-        let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
-        let service = Service::start_with(stage, "", stub)?;
+        let service = Service::start_with(stage, "", DEAF)?;
         let old_init = service.process("cofferdam: init").context("init")?;
         let command = service.start_set(&service.wide)?;
         poll("the agents to be stopped", PATIENCE, || {

@@ -4,20 +4,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{PATIENCE, poll};
+use bed::stage::{PATIENCE, Running, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::service::{Moving, Service};
+use crate::service::{DEAF, Moving, Service};
 
-/// One who is told to wait for a stop hears of its end, also where the heart has to force it.
-pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<()> {
-    let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
-    let mut service = Service::start_with(stage, "", stub)?;
+/// A service with an agent that is deaf to its stop, and the command that waits for it.
+fn stopping<'a>(stage: &'a Stage<'a>) -> Result<(Service<'a>, Running)> {
+    let service = Service::start_with(stage, "", DEAF)?;
     let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
     poll("the agents to be stopped", PATIENCE, || {
         service.sandbox.status().ok().filter(|status| status["state"] == "stopping")
     })?;
+    Ok((service, stop))
+}
+
+/// One who is told to wait for a stop hears of its end, also where the heart has to force it.
+pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<()> {
+    let (mut service, stop) = stopping(stage)?;
     let stuck = service.process("cofferdam: sup").context("a supervisor")?;
     kill(Pid::from_raw(stuck), Signal::SIGSTOP)?;
     let ended = service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
@@ -32,12 +37,7 @@ pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<(
 
 /// A stop is not forgotten with the supervisor that was told to: the next one stops what is left.
 pub fn a_stop_outlives_its_supervisor(stage: &Stage) -> Result<()> {
-    let stub = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
-    let mut service = Service::start_with(stage, "", stub)?;
-    let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
-    poll("the agents to be stopped", PATIENCE, || {
-        service.sandbox.status().ok().filter(|status| status["state"] == "stopping")
-    })?;
+    let (mut service, stop) = stopping(stage)?;
     let old = service.process("cofferdam: sup").context("a supervisor")?;
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;

@@ -3,7 +3,8 @@
 //! [`NewInit`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes our own
 //! binary as the supervisor; [`in_child`] has something done by a process that is gone afterwards, with all that it knew.
 //! All three demand a single-threaded caller and say so with an error otherwise. Nothing here waits for longer than
-//! the child needs to take its first steps, and for an init that takes none not for ever ([`INIT_PATIENCE`]), and nothing starts a process that could outlive the heart.
+//! the child needs to take its first steps, nor for one that takes none beyond [`INIT_PATIENCE`], and nothing starts a
+//! process that could outlive the heart.
 
 pub mod cgroup;
 mod held;
@@ -31,8 +32,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// What an init gets to make its namespaces, and again to build its cage and prove it; a supervisor to be executed. Each takes milliseconds; one that takes longer than
-/// this is stuck.
+/// What an init gets to make its namespaces, and again to build its cage and prove it; a supervisor to be executed. Each
+/// takes milliseconds; one that takes longer than this is stuck.
 pub const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A started process; it is the caller's to wait for.

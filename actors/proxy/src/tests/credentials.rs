@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::bed::{AGENT, Bed, Raw, json, read_head};
+use super::websockets::{self, agreed};
 use crate::credentials::tests::{KEY, credentials};
 use crate::limits::{MAX_AHEAD_BYTES, MAX_REWRITTEN_BYTES};
 
@@ -239,14 +240,11 @@ async fn echoes_are_masked_and_what_cant_be_searched_is_refused() {
     assert!(got.starts_with("HTTP/1.1 502") && !got.contains("not to be read"), "{got}");
 }
 
-const ACCEPT: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: \
-                      s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
 /// A WebSocket server that gives each message back, and keeps what it was sent.
 async fn echo(listener: TcpListener, seen: std::sync::Arc<std::sync::Mutex<Vec<u8>>>) {
     while let Ok((mut stream, _)) = listener.accept().await {
         read_head(&mut stream).await;
-        stream.write_all(ACCEPT.as_bytes()).await.unwrap();
+        stream.write_all(agreed("").as_bytes()).await.unwrap();
         while let Ok(head) = stream.read_u16().await {
             let mut frame = vec![0; 4 + usize::from(head & 0x7f)];
             if stream.read_exact(&mut frame).await.is_err() {
@@ -270,7 +268,7 @@ async fn messages_are_filled_where_the_endpoint_says_so_and_refused_elsewhere() 
         tokio::spawn(echo(listener, std::sync::Arc::clone(&seen)));
         let bed = bed(port, &endpoint(port, more).replace("protocol: rest", "protocol: websocket")).await;
         let mut stream = bed.open().await;
-        stream.write_all(handshake(port, "dGhlIHNhbXBsZSBub25jZQ==").as_bytes()).await.unwrap();
+        stream.write_all(handshake(port).as_bytes()).await.unwrap();
         assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101"));
         let message = |text: &str| {
             let mut frame = vec![0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
@@ -312,7 +310,7 @@ async fn a_message_that_carries_a_credential_is_on_record_or_not_sent() {
     let rewrites = endpoint(port, ", websocket_credential_rewrite: true");
     let bed = bed(port, &rewrites.replace("protocol: rest", "protocol: websocket")).await;
     let mut stream = bed.open().await;
-    stream.write_all(handshake(port, "dGhlIHNhbXBsZSBub25jZQ==").as_bytes()).await.unwrap();
+    stream.write_all(handshake(port).as_bytes()).await.unwrap();
     assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101"));
     bed.journal.full.store(true, Ordering::Relaxed);
     let mut frame = vec![0x81, 0x80 | u8::try_from(PLACEHOLDER.len()).unwrap(), 0, 0, 0, 0];
@@ -329,14 +327,12 @@ async fn a_message_that_carries_a_credential_is_on_record_or_not_sent() {
 async fn a_websockets_key_is_no_place_for_a_credential() {
     let up = Raw::ok().await;
     let bed = bed(up.port, &endpoint(up.port, "").replace("protocol: rest", "protocol: websocket")).await;
-    let answer = bed.talk(handshake(up.port, PLACEHOLDER)).await;
+    let answer = bed.talk(handshake(up.port).replace(websockets::KEY, PLACEHOLDER)).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     assert_eq!(up.seen(), "");
 }
 
-fn handshake(port: u16, key: &str) -> String {
-    format!(
-        "GET http://up.test:{port}/ok/ws HTTP/1.1\r\nHost: up.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-    )
+fn handshake(port: u16) -> String {
+    let host = format!("up.test:{port}");
+    websockets::handshake(&format!("http://{host}/ok/ws"), &host, "")
 }

@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::bed::{Bed, echo, l4, read_head, ws};
+use super::websockets;
 use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH};
 
 const OTHER: &str = "/usr/bin/other";
@@ -59,23 +60,11 @@ async fn a_relayed_tunnel_goes_on_where_nobody_can_tell() {
 
 /// A WebSocket's server, which gives everything back; and the agent's end of it, after the handshake.
 async fn websocket(endpoint: impl Fn(u16) -> String) -> (Bed, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        read_head(&mut stream).await;
-        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        stream.write_all(agreed).await.unwrap();
-        let (mut read, mut write) = stream.split();
-        let _ended = tokio::io::copy(&mut read, &mut write).await;
-    });
+    let port = websockets::echo("").await;
     let bed = Bed::new(&endpoint(port)).await;
     let mut stream = bed.open().await;
-    let handshake = format!(
-        "GET http://ws.test:{port}/ok/ws HTTP/1.1\r\nHost: ws.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
+    let host = format!("ws.test:{port}");
+    let handshake = websockets::handshake(&format!("http://{host}/ok/ws"), &host, "");
     stream.write_all(handshake.as_bytes()).await.unwrap();
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");

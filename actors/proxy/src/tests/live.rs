@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::bed::{Bed, Raw, echo, l4, read_head, read_to_close, rest};
+use super::websockets;
 
 async fn still_echoes(stream: &mut TcpStream) -> bool {
     let mut got = [0; 4];
@@ -206,23 +207,12 @@ async fn an_upload_ends_with_its_decision() {
 
 #[tokio::test]
 async fn a_relayed_websocket_ends_when_its_messages_are_to_be_judged() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        read_head(&mut stream).await;
-        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                       Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        stream.write_all(agreed).await.unwrap();
-        let (mut read, mut write) = stream.split();
-        let _ended = tokio::io::copy(&mut read, &mut write).await;
-    });
+    const DEFLATED: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let port = websockets::echo(DEFLATED).await;
     let bed = Bed::new(&l4("ws.test", port)).await;
     let mut stream = bed.open().await;
-    let handshake = format!(
-        "GET http://ws.test:{port}/ok/ws HTTP/1.1\r\nHost: ws.test:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    );
+    let host = format!("ws.test:{port}");
+    let handshake = websockets::handshake(&format!("http://{host}/ok/ws"), &host, DEFLATED);
     stream.write_all(handshake.as_bytes()).await.unwrap();
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");

@@ -12,3 +12,4 @@ mod live;
 mod protocols;
 mod stalls;
 mod tunnels;
+mod websockets;

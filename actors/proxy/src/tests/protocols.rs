@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::bed::{Bed, Raw, json, read_head, rest};
+use super::websockets::{agreed, handshake};
 
 fn mcp(port: u16, more: &str) -> String {
     format!(
@@ -221,9 +222,7 @@ async fn talkative() -> (u16, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
         while let Ok((mut stream, _)) = listener.accept().await {
             let head = read_head(&mut stream).await;
             assert!(!head.to_ascii_lowercase().contains("sec-websocket-extensions"), "{head}");
-            let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                          Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(agreed("").as_bytes()).await.unwrap();
             stream.write_all(b"\x81\x05hello").await.unwrap();
             let mut got = Vec::new();
             let _end = stream.read_to_end(&mut got).await;
@@ -289,10 +288,9 @@ async fn good_ones_arrive_and_bad_ones_end_it<const N: usize>(
 ) {
     let (port, mut told) = talkative().await;
     let bed = Bed::new(&format!("- {{ host: up.test, port: {port}, protocol: websocket, {rules} }}")).await;
-    let handshake = format!(
-        "GET http://up.test:{port}/ws HTTP/1.1\r\nHost: up.test:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-    );
+    let host = format!("up.test:{port}");
+    let extensions = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let handshake = handshake(&format!("http://{host}/ws"), &host, extensions);
     for (bad, code) in bad {
         let mut stream = bed.open().await;
         stream.write_all(handshake.as_bytes()).await.unwrap();

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::bed::{Bed, Raw, echo, l4, read_head, read_to_close, rest, ws};
+use super::websockets::handshake;
 use crate::tls::Alpn;
 
 #[tokio::test]
@@ -162,13 +163,6 @@ async fn websocket(listener: TcpListener, accept: &'static str, tls: Option<toki
     });
 }
 
-fn handshake(target: &str, host: &str) -> String {
-    format!(
-        "GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-}
-
 /// A text message as clients send it: masked (here by zeros), for only that passes.
 const FRAME: &[u8; 11] = b"\x81\x85\0\0\0\0frame";
 
@@ -180,7 +174,7 @@ async fn websockets_pass_where_a_rule_says_so() {
     websocket(listener, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", None).await;
     let host = format!("ws.test:{port}");
     let mut stream = bed.open().await;
-    stream.write_all(handshake(&format!("http://{host}/ok/ws"), &host).as_bytes()).await.unwrap();
+    stream.write_all(handshake(&format!("http://{host}/ok/ws"), &host, "").as_bytes()).await.unwrap();
     let head = read_head(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     let mut got = [0; 5];
@@ -190,7 +184,7 @@ async fn websockets_pass_where_a_rule_says_so() {
     stream.write_all(FRAME).await.unwrap();
     stream.read_exact(&mut got).await.unwrap();
     assert_eq!(got, *FRAME);
-    let answer = bed.talk(handshake(&format!("http://{host}/no"), &host)).await;
+    let answer = bed.talk(handshake(&format!("http://{host}/no"), &host, "")).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }
 
@@ -204,7 +198,7 @@ async fn websockets_inside_tls_and_a_forged_accept() {
         websocket(listener, accept, Some(tls)).await;
         let host = format!("ws.test:{port}");
         let mut stream = bed.tls(&host, &[b"http/1.1"]).await;
-        stream.write_all(handshake("/ok/ws", &host).as_bytes()).await.unwrap();
+        stream.write_all(handshake("/ok/ws", &host, "").as_bytes()).await.unwrap();
         let head = read_head(&mut stream).await;
         if !good {
             assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
@@ -271,7 +265,7 @@ async fn a_server_of_http2_alone_is_asked_on_a_stream() {
         let host = format!("ws.test:{port}");
         for _ in 0..2 {
             let mut stream = bed.tls(&host, &[b"http/1.1"]).await;
-            stream.write_all(handshake("/ok/ws", &host).as_bytes()).await.unwrap();
+            stream.write_all(handshake("/ok/ws", &host, "").as_bytes()).await.unwrap();
             let head = read_head(&mut stream).await;
             if !takes {
                 let answer = head + &read_to_close(&mut stream).await;
@@ -289,7 +283,7 @@ async fn a_server_of_http2_alone_is_asked_on_a_stream() {
             assert_eq!(got, *FRAME);
         }
         let mut refused = bed.tls(&host, &[b"http/1.1"]).await;
-        refused.write_all(handshake("/no", &host).as_bytes()).await.unwrap();
+        refused.write_all(handshake("/no", &host, "").as_bytes()).await.unwrap();
         assert!(read_head(&mut refused).await.starts_with("HTTP/1.1 403 "));
     }
 }
@@ -300,7 +294,7 @@ async fn a_refused_handshake_is_an_ordinary_answer_and_closes() {
     let bed = Bed::new(&ws("up.test", up.port)).await;
     let host = format!("up.test:{}", up.port);
     let smuggled = format!("GET http://{host}/ok/smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    let bytes = format!("{}{smuggled}", handshake(&format!("http://{host}/ok/ws"), &host));
+    let bytes = format!("{}{smuggled}", handshake(&format!("http://{host}/ok/ws"), &host, ""));
     let answer = bed.talk(bytes).await;
     assert!(answer.starts_with("HTTP/1.1 404 ") && answer.ends_with("no"), "{answer}");
     assert!(!up.seen().contains("smuggled"));
