@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             descriptors_and_socket_buffers_are_bounded,
             descriptors_in_flight_keep_nobody_out.only(Mode::Rooted),
             a_log_flood_starves_nobody,
+            a_full_disk_closes_nobody_elses_way_out,
             idle_tunnels_cost_little,
         ],
     )
@@ -195,6 +196,57 @@ fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {
     let kept: u64 = std::fs::read_dir(&logs)?.filter_map(|e| Some(e.ok()?.metadata().ok()?.len())).sum();
     ensure!(kept > 1 << 20 && kept <= KEPT, "the log keeps {kept} bytes");
     witness.all_is_well(&flood, true)
+}
+
+/// A filesystem of its own over a directory, until it is dropped.
+struct SmallDisk(String);
+
+impl SmallDisk {
+    fn over(stage: &Stage, dir: &Path) -> Result<Self> {
+        let path = dir.display().to_string();
+        let options = format!("size=160m,mode=755,uid={0},gid={0}", stage.uid());
+        let done = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "none", &path])
+            .status()?;
+        ensure!(done.success(), "no filesystem over {path}");
+        Ok(Self(path))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").args(["-l", &self.0]).status();
+    }
+}
+
+/// The states of two sandboxes lie on the disk that the agent of one fills.
+fn a_full_disk_closes_nobody_elses_way_out(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let policy = common::policy_file(stage, common::FRIENDLY)?;
+    let _disk = SmallDisk::over(stage, &stage.state())?;
+    let options = ["--policy", &policy];
+    let victim = Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let ask = || -> Result<String> {
+        let script = format!(
+            "for i in 1 2 3 4 5; do {curl} -sS -o /dev/null -w '%{{http_code}} ' https://api.bed.test/; done"
+        );
+        Ok(stage.call(&["exec", &victim.name, "--", "sh", "-c", &script])?.out())
+    };
+    ensure!(ask()? == "200 200 200 200 200 ");
+    let fill = "head -c 1000000000 /dev/zero > /sandbox/all; echo full; sleep 1000";
+    let mut hog = hog(stage, &options, &["sh", "-c", fill])?;
+    ensure!(hog.heart().err().contains("No space left"), "the control: it is full: {}", hog.heart().err());
+    for _ in 0..20 {
+        let answers = ask()?;
+        ensure!(answers == "200 200 200 200 200 ", "beside a full disk: {answers}");
+    }
+    let narrower = stage.write("narrower.yaml", common::policy("  {}"))?.display().to_string();
+    stage.call(&["policy", "set", &victim.name, &narrower])?.expect_code(0)?;
+    ensure!(ask()? != "200 200 200 200 200 ", "what the operator set is in force");
+    let log = stage.call(&["audit", "show", &victim.name])?.expect_code(0)?.out();
+    ensure!(log.contains("policy set"), "an operator's deed is on record beside a full disk");
+    stage.call(&["audit", "verify", &victim.name])?.expect_code(0)?;
+    Ok(())
 }
 
 fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             every_metric_is_served_and_promtool_agrees,
             a_real_prometheus_scrapes_it,
             audit_verifies_and_tampering_shows,
+            what_starts_something_waits_for_a_log_that_takes_records,
             listings_are_json_and_text,
             one_that_hangs_hides_no_other,
             restarting_the_operator_is_answered,
@@ -187,6 +188,36 @@ fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
     }
     std::fs::write(&path, &good)?;
     stage.call(&["audit", "verify", "kept"])?.expect_code(0)?;
+    Ok(())
+}
+
+/// The log's file is replaced by what can't be written to: nothing is started or trusted without a record, and what an operator
+/// does all the same is on record as soon as there is one again.
+fn what_starts_something_waits_for_a_log_that_takes_records(stage: &Stage) -> Result<()> {
+    let nothing = stage.write("nothing.yaml", common::policy(""))?.display().to_string();
+    let ready = ["sh", "-c", "echo ready; exec sleep 1000"];
+    let sandbox = Sandbox::start(stage, &["--policy", &nothing], &ready, "ready")?;
+    let log = stage.state().join(&sandbox.name).join("audit.jsonl");
+    std::fs::rename(&log, log.with_extension("aside"))?;
+    std::fs::create_dir(&log)?;
+    let exec = || stage.call(&["exec", &sandbox.name, "--", "echo", "started"]);
+    let refused = poll("exec refused", PATIENCE, || exec().ok().filter(|done| done.code() == 125))?;
+    ensure!(
+        refused.out().is_empty() && refused.err().contains("audit log cannot be written"),
+        "{}",
+        refused.err()
+    );
+    ensure!(refused.err().contains("make room"), "no mend: {}", refused.err());
+    let zeros = "0".repeat(64);
+    let accepted = stage.call(&["identity", "accept", &sandbox.name, "/bin/sh", "--sha256", &zeros])?;
+    ensure!(accepted.code() == 125 && accepted.err().contains("audit log"), "{}", accepted.err());
+    let policy = policy_file(stage, FRIENDLY)?;
+    stage.call(&["policy", "set", &sandbox.name, &policy])?.expect_code(0)?;
+    std::fs::remove_dir(&log)?;
+    let again = poll("exec again", PATIENCE, || exec().ok().filter(|done| done.code() == 0))?;
+    ensure!(again.out() == "started\n", "{}", again.out());
+    let shown = stage.call(&["audit", "show", &sandbox.name])?.expect_code(0)?.out();
+    ensure!(shown.contains("policy set"), "what was done meanwhile is on no record: {shown}");
     Ok(())
 }
 

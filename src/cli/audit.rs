@@ -1,11 +1,10 @@
 //! `cofferdam audit`: verify and show the audit log, of a running sandbox or an ended one.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use telemetry::audit::{Record, Report, Trouble, files, verify};
+use telemetry::audit::{Record, Report, Trouble, open_all, verify};
 
 use crate::cli::args::AuditCommand;
 use crate::cli::out::{Failure, Outcome, REFUSED, harmless, print, print_json, table};
@@ -73,9 +72,8 @@ fn words(trouble: &Trouble) -> String {
 }
 
 fn show(dir: &Path, json: bool) -> Outcome {
-    for file in files(dir).map_err(|e| Failure::refused(e.to_string()))? {
-        let reader = BufReader::new(File::open(&file)?);
-        for line in reader.lines() {
+    for (_, file) in open_all(dir).map_err(|e| Failure::refused(e.to_string()))? {
+        for line in BufReader::new(file).lines() {
             let line = line?;
             let text = if json { line } else { harmless(&human(&line)) };
             print(&format!("{text}\n"))?;

@@ -2,16 +2,14 @@
 //!
 //! Each method asks or tells the part whose matter it is; whatever changes something is put on record with who did it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent::protocol::{Beginning, CageReport};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::stream::{self, BoxStream};
+use futures_util::stream::BoxStream;
 use operator::types::{
     AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest,
     ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus, SandboxState,
@@ -28,12 +26,12 @@ use super::agents::{Agent, Agents};
 use super::another_cage::Over;
 use super::capture::UNSEEN;
 use super::exec::Exec;
+use super::feeds;
 use super::handover::HeartLine;
 use super::identities;
 use super::records::record;
 use super::stores::Stores;
 use super::tree::Addresses;
-use crate::logs::Logs;
 use crate::plan::{Mode, Plan, STOP_GRACE};
 
 /// How long a part may take to answer.
@@ -42,8 +40,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const OPERATOR: &str = "operator";
 /// By when an answer has gone out.
 const ANSWERED: Duration = Duration::from_millis(100);
-/// How often followed logs are looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Everything in hand.
 pub struct Desk {
@@ -88,14 +84,17 @@ impl Desk {
         self.tree()?.tree().await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))
     }
 
+    /// Puts on record what was done, however long the log takes no records.
     pub(super) fn done(&self, by: Peer, action: &str, target: String) -> Accepted {
-        let event = audit::Event::Operator {
-            action: action.into(),
-            uid: Some(by.uid),
-            detail: Some(audit::Text::new(&target)).filter(|t| !t.is_empty()),
-        };
-        record(&self.stores.audit.sink(), event);
+        record(&self.stores.audit.sink(), operator_did(by, action, &target));
         Accepted { action: action.into(), target }
+    }
+
+    /// Whether the log takes records: what starts something or trusts someone is refused where it doesn't.
+    async fn log_takes_records(&self) -> Result<(), Fault> {
+        let sink = self.stores.audit.sink();
+        sink.room().await;
+        sink.check().map_err(unrecorded)
     }
 
     fn no_actor(&self, actor: &str) -> Fault {
@@ -276,6 +275,19 @@ impl Desk {
     }
 }
 
+fn operator_did(by: Peer, action: &str, target: &str) -> audit::Event {
+    audit::Event::Operator {
+        action: action.into(),
+        uid: Some(by.uid),
+        detail: Some(audit::Text::new(target)).filter(|t| !t.is_empty()),
+    }
+}
+
+fn unrecorded(error: audit::AuditUnavailable) -> Fault {
+    Fault::new(Code::Unavailable, error.to_string())
+        .hint("make room on the disk that holds the sandbox's state directory")
+}
+
 /// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
 async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) -> Result<(), Fault> {
     // Its actor alone would leave the process running, to be adopted. One that is over has neither to be waited for.
@@ -312,18 +324,7 @@ impl Control for Desk {
     }
 
     fn events(&self) -> BoxStream<'static, Event> {
-        let feed = self.stores.audit.feed().subscribe();
-        stream::unfold(feed, |mut feed| async {
-            loop {
-                match feed.recv().await {
-                    Ok(record) => return Some((event(&record), feed)),
-                    // The reader sees the gap in `seq`.
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return None,
-                }
-            }
-        })
-        .boxed()
+        feeds::events(&self.stores.audit.feed())
     }
 
     fn logs(&self, query: LogQuery) -> Answer<'_, BoxStream<'static, Bytes>> {
@@ -333,7 +334,7 @@ impl Control for Desk {
             {
                 return Err(Fault::new(Code::NotFound, format!("no agent is called '{agent}'")));
             }
-            Ok(log_stream(query))
+            Ok(feeds::logs(query))
         })
     }
 
@@ -358,6 +359,7 @@ impl Control for Desk {
 
     fn accept_identity(&self, by: Peer, asked: AcceptIdentity) -> Answer<'_, Identity> {
         Box::pin(async move {
+            self.log_takes_records().await?;
             let accepted = identities::accept(&self.stores.pins, &self.stores.audit.sink(), asked)?;
             self.done(by, "identity accept", accepted.path.clone());
             Ok(accepted)
@@ -366,6 +368,7 @@ impl Control for Desk {
 
     fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity> {
         Box::pin(async move {
+            self.log_takes_records().await?;
             let forgotten = identities::forget(&self.stores.pins, &self.stores.audit.sink(), &asked)?;
             self.done(by, "identity forget", forgotten.path.clone());
             Ok(forgotten)
@@ -386,40 +389,12 @@ impl Control for Desk {
 
     fn exec(&self, by: Peer, request: ExecRequest) -> Answer<'_, ExecSession> {
         Box::pin(async move {
-            self.done(by, "exec", request.command.join(" "));
+            self.log_takes_records().await?;
+            let event = operator_did(by, "exec", &request.command.join(" "));
+            self.stores.audit.sink().record(event).map_err(unrecorded)?;
             self.exec.start(request).await
         })
     }
-}
-
-/// The logs' text as it was written down; read off the runtime's threads.
-fn log_stream(query: LogQuery) -> BoxStream<'static, Bytes> {
-    let logs = Logs::new(PathBuf::from("logs"), query.agent);
-    let tail = query.tail.map(|lines| lines as usize);
-    stream::unfold(Some((logs, tail)), move |state| async move {
-        let (mut logs, tail) = state?;
-        loop {
-            let read = tokio::task::spawn_blocking(move || (logs.read_on(), logs)).await;
-            let (lines, back) = read.ok()?;
-            logs = back;
-            let lines = lines.ok()?;
-            let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-            let text: String = lines.iter().skip(skip).map(|line| line.text.as_str()).collect();
-            if !query.follow {
-                return Some((text.into(), None));
-            }
-            if !text.is_empty() {
-                return Some((text.into(), Some((logs, None))));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    })
-    .boxed()
-}
-
-fn event(record: &audit::Record) -> Event {
-    let kind = record.event.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown");
-    Event { seq: record.seq, at: record.t.to_string(), kind: kind.to_owned(), data: record.event.clone() }
 }
 
 fn agent_status(agent: &Agent) -> AgentStatus {

@@ -16,6 +16,7 @@ mod capture;
 mod control;
 mod ending;
 mod exec;
+mod feeds;
 mod forwards;
 mod handover;
 mod identities;

@@ -105,9 +105,10 @@ pub fn sandbox(sink: &Sink, change: SandboxChange, name: &str, detail: Option<St
     );
 }
 
-/// Records something that has happened already, so nothing can be refused for it: a full log is said aloud.
+/// Records something that has happened already, so nothing can be refused for it: where the disk refuses records it waits, and where too
+/// many wait that is said aloud.
 pub fn record(sink: &Sink, event: Event) {
-    if let Err(error) = sink.record(event) {
+    if let Err(error) = sink.note(event) {
         tracing::warn!(%error, "an event is not on record");
     }
 }

@@ -1,33 +1,24 @@
-//! The log's files: opening with explicit repair, appending a batch with one `fdatasync`, rotation with the chain
+//! The log as it is written: opening with explicit repair, appending a batch with one `fdatasync`, rotation with the chain
 //! carried across, and the head file that makes a cut tail show. All blocking. Never shortens the log but for the
-//! unfinished bytes of its own failed write or of a crash, and the latter goes on record.
+//! unfinished bytes of its own failed write or of a crash, and the latter goes on record; never removes a file before it is on record.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use redactor::Redactor;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use thiserror::Error;
 
+use super::ahead::{Ahead, Taken};
 use super::event::{Event, Note};
+use super::found::{
+    AuditError, HEAD_NAME, Head, LOG_NAME, NEXT_NAME, first_record, io, is_at, last_of_old, old_files,
+    old_name, open_private, read_end, read_head,
+};
 use super::record::{Draft, GENESIS, Record, RecordId, parse};
 
-/// The file being written.
-pub const LOG_NAME: &str = "audit.jsonl";
-/// The last record written, by number and hash.
-pub const HEAD_NAME: &str = "audit.head";
-/// Finished files are named by their first record: `audit-000000000001.jsonl`.
-const OLD_PREFIX: &str = "audit-";
-const OLD_SUFFIX: &str = ".jsonl";
-/// Longest line ever written: a dozen texts of `TEXT_MAX`, each byte escaped sixfold, with room to spare.
-pub(crate) const LINE_MAX: usize = 512 * 1024;
 /// Bytes of most lines at most.
 const USUAL_LINE: usize = 768;
-/// What of a file's end is looked at first: most records are far shorter.
-const END_MIN: u64 = 16 << 10;
 /// The head file is overwritten in place, so it always has this length.
 const HEAD_LENGTH: usize = 192;
 
@@ -47,35 +38,6 @@ impl Default for Rotation {
     }
 }
 
-/// Why the log can't be kept.
-#[derive(Debug, Error)]
-pub enum AuditError {
-    /// A file operation failed.
-    #[error("{what} {path}: {source}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// How it failed.
-        source: std::io::Error,
-    },
-    /// Another process writes this log.
-    #[error("{0} is being written by another process: stop that sandbox first")]
-    InUse(PathBuf),
-    /// A record could not be put into words.
-    #[error("encoding a record: {0}")]
-    Encode(#[from] serde_json::Error),
-    /// The writing thread panicked.
-    #[error("the writer panicked: {0}")]
-    Panicked(String),
-}
-
-fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AuditError {
-    let path = path.to_owned();
-    move |source| AuditError::Io { what, path, source }
-}
-
 /// What a write put on disk: whole lines.
 #[derive(Debug)]
 pub(crate) struct Written(Vec<u8>);
@@ -85,13 +47,6 @@ impl Written {
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> {
         self.0.split(|byte| *byte == b'\n').filter_map(|line| parse(line).ok())
     }
-}
-
-/// The head file's content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Head {
-    pub(crate) seq: u64,
-    pub(crate) hash: String,
 }
 
 /// The end of the chain.
@@ -120,12 +75,18 @@ pub(crate) struct AuditFile {
     file: File,
     /// Bytes of whole records.
     length: u64,
+    /// The next file is begun when this one has so many bytes.
+    rotate_at: u64,
+    /// Disk that it has taken beyond its end.
+    ahead: Ahead,
     /// The first record of this file.
     first: u64,
     tip: Tip,
     head: File,
     /// Notes about the log itself, written before the next record.
     notes: Vec<Draft>,
+    /// Finished files that go once the notes are written.
+    surplus: Vec<PathBuf>,
     /// A failed write could not be taken back, or the file lost its name: the log must be read again.
     broken: bool,
 }
@@ -187,11 +148,23 @@ impl AuditFile {
             last => last,
         };
         let tip = settle(last, read_head(&head_path)?.or(written), &mut notes);
-        let first = first_seq(&path)?.unwrap_or(tip.seq + 1);
+        let first = first_record(&path)?.map_or(tip.seq + 1, |record| record.seq);
         let notes = notes.into_iter().map(|note| Draft::new(Event::Log(note))).collect();
         let directory = directory.to_owned();
-        let mut log =
-            Self { directory, rotation, file, length: found.length, first, tip, head, notes, broken: false };
+        let mut log = Self {
+            directory,
+            rotation,
+            file,
+            length: found.length,
+            rotate_at: rotation.bytes,
+            ahead: Ahead::default(),
+            first,
+            tip,
+            head,
+            notes,
+            surplus: Vec::new(),
+            broken: false,
+        };
         log.append(&mut [], redactor)?;
         Ok(log)
     }
@@ -211,6 +184,10 @@ impl AuditFile {
     /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are redacted afterwards.
     pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<Written, AuditError> {
         self.rotate()?;
+        // Not for the few records of a short run.
+        if self.length > 0 {
+            let _ = self.ahead.keep(&self.file, self.length);
+        }
         let written = self.tip.id.and_then(|last| batch.iter().position(|draft| draft.id == last));
         let rest = batch.get_mut(written.map_or(0, |index| index + 1)..).unwrap_or_default();
         let mut tip = self.tip.clone();
@@ -224,6 +201,7 @@ impl AuditFile {
         self.tip = tip;
         self.notes.clear();
         self.write_head()?;
+        self.prune();
         Ok(Written(lines))
     }
 
@@ -258,13 +236,22 @@ impl AuditFile {
         self.head.write_all_at(text.as_bytes(), 0).map_err(io("writing", &self.directory.join(HEAD_NAME)))
     }
 
-    /// Begins a new file when this one is long enough.
+    /// Begins a new file when this one is long enough. Where none can be begun, a full disk say, this one goes on.
     fn rotate(&mut self) -> Result<(), AuditError> {
-        if self.length < self.rotation.bytes {
+        if self.length < self.rotate_at {
             return Ok(());
         }
+        let next = self.directory.join(NEXT_NAME);
+        let (file, ahead) = match self.begin_next(&next) {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::warn!(%error, "the audit log can't begin a new file and goes on in this one");
+                self.rotate_at = self.length + self.rotation.bytes / 16;
+                return Ok(());
+            }
+        };
         let path = self.path();
-        let old = self.directory.join(format!("{OLD_PREFIX}{:012}{OLD_SUFFIX}", self.first));
+        let old = self.directory.join(old_name(self.first));
         if let Err(source) = std::fs::rename(&path, &old) {
             // Gone since it was looked for: only opening anew helps.
             self.broken |= source.kind() == std::io::ErrorKind::NotFound;
@@ -272,28 +259,57 @@ impl AuditFile {
         }
         // From here on the open file is the old one: an error must lead to opening anew.
         self.broken = true;
-        self.file = open_private(&path, true)?;
+        std::fs::rename(&next, &path).map_err(io("renaming", &next))?;
+        // What it had taken ahead goes back; that it can't be given back harms nobody.
+        let _ = self.file.set_len(self.length);
+        (self.file, self.ahead) = (file, ahead);
         self.length = 0;
+        self.rotate_at = self.rotation.bytes;
         self.first = self.tip.seq + 1;
         let directory = File::open(&self.directory).map_err(io("opening", &self.directory))?;
         directory.sync_all().map_err(io("syncing", &self.directory))?;
         self.broken = false;
-        self.prune()
+        self.plan_pruning()
     }
 
-    fn prune(&mut self) -> Result<(), AuditError> {
+    /// An empty file under a name that nobody reads, with disk of its own where there is any.
+    fn begin_next(&self, path: &Path) -> Result<(File, Ahead), AuditError> {
+        let file = open_private(path, true)?;
+        // Left by a crash between two names.
+        file.set_len(0).map_err(io("truncating", path))?;
+        let mut ahead = Ahead::default();
+        if ahead.keep(&file, 0) == Taken::Full {
+            // This file's end is what it can have.
+            self.file.set_len(self.length).map_err(io("truncating", &self.path()))?;
+            let _ = ahead.keep(&file, 0);
+        }
+        Ok((file, ahead))
+    }
+
+    /// Notes which files are to go. They go when the notes are on disk: one for each, so that no crash leaves a log that begins late without
+    /// a word.
+    fn plan_pruning(&mut self) -> Result<(), AuditError> {
         let old = old_files(&self.directory)?;
         let surplus = old.len().saturating_sub(self.rotation.keep.max(1));
-        let Some(kept) = old.get(surplus).filter(|_| surplus > 0) else { return Ok(()) };
-        let (through_seq, hash) = match first_record(kept)? {
-            Some(record) => (record.seq.saturating_sub(1), record.prev),
-            None => return Ok(()),
-        };
-        for path in old.iter().take(surplus) {
-            std::fs::remove_file(path).map_err(io("deleting", path))?;
+        for (path, next) in old.iter().zip(old.iter().skip(1)).take(surplus) {
+            let Some(first_kept) = first_record(next)? else { return Ok(()) };
+            let through_seq = first_kept.seq.saturating_sub(1);
+            self.notes
+                .push(Draft::new(Event::Log(Note::Pruned { through_seq, hash: first_kept.prev.into() })));
+            self.surplus.push(path.clone());
         }
-        self.notes.push(Draft::new(Event::Log(Note::Pruned { through_seq, hash: hash.into() })));
         Ok(())
+    }
+
+    /// Removes the files whose notes are on disk, the oldest first. One that can't be removed stays, and is noted again when the next file
+    /// is begun.
+    fn prune(&mut self) {
+        for path in self.surplus.drain(..) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "a finished file of the audit log can't be deleted");
+                return;
+            }
+        }
     }
 }
 
@@ -322,122 +338,4 @@ fn settle(last: Option<Result<Record, ()>>, head: Option<Head>, notes: &mut Vec<
     notes.push(Note::Damaged { expected_seq: head.seq, found_seq });
     // Continues from what was once written, so that the gap stays visible for ever.
     Tip { seq: head.seq, hash: head.hash, id: None }
-}
-
-/// Whether the path leads to the open file.
-fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(opened), Ok(named)) = (file.metadata(), std::fs::symlink_metadata(path)) else { return false };
-    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
-}
-
-fn open_private(path: &Path, append: bool) -> Result<File, AuditError> {
-    let mut options = OpenOptions::new();
-    options.read(true).create(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC);
-    if append {
-        options.append(true)
-    } else {
-        options.write(true).truncate(false)
-    };
-    let file = options.open(path).map_err(io("opening", path))?;
-    let metadata = file.metadata().map_err(io("examining", path))?;
-    if !metadata.is_file() {
-        let source = std::io::Error::other("not a regular file");
-        return Err(AuditError::Io { what: "opening", path: path.to_owned(), source });
-    }
-    if metadata.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))
-            .map_err(io("closing to others", path))?;
-    }
-    Ok(file)
-}
-
-/// What stands at a file's end.
-struct FileEnd {
-    /// Bytes up to the last newline.
-    length: u64,
-    last: Option<Result<Record, ()>>,
-    torn: Option<Note>,
-}
-
-/// Looks at as little of the end as holds a whole record: a log may be large, and every start waits for this.
-fn read_end(file: &mut File, path: &Path) -> Result<FileEnd, AuditError> {
-    let size = file.metadata().map_err(io("examining", path))?.len();
-    let mut window = END_MIN;
-    loop {
-        let from = size.saturating_sub(window);
-        file.seek(SeekFrom::Start(from)).map_err(io("reading", path))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io("reading", path))?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let (lines, rest) = bytes.split_at(whole);
-        let line = lines.strip_suffix(b"\n").map(|lines| (lines, lines.iter().rposition(|b| *b == b'\n')));
-        if from > 0 && window < 2 * LINE_MAX as u64 && line.is_none_or(|(_, begin)| begin.is_none()) {
-            window *= 4;
-            continue;
-        }
-        let last = line.map(|(lines, begin)| lines.get(begin.map_or(0, |at| at + 1)..).unwrap_or_default());
-        let torn = (!rest.is_empty()).then(|| Note::Truncated {
-            bytes: rest.len() as u64,
-            sha256: hex::encode(Sha256::digest(rest)).into(),
-        });
-        let last = last.map(|line| parse(line).map_err(|_| ()));
-        return Ok(FileEnd { length: from + whole as u64, last, torn });
-    }
-}
-
-fn last_of_old(directory: &Path) -> Result<Option<Result<Record, ()>>, AuditError> {
-    let old = old_files(directory)?;
-    let Some(path) = old.last() else { return Ok(None) };
-    let mut file = File::open(path).map_err(io("opening", path))?;
-    Ok(read_end(&mut file, path)?.last)
-}
-
-/// The first record of a file, if it has one that can be read.
-pub(crate) fn first_record(path: &Path) -> Result<Option<Record>, AuditError> {
-    let file = File::open(path).map_err(io("opening", path))?;
-    let mut line = Vec::new();
-    let mut start = BufReader::with_capacity(4 << 10, file.take(LINE_MAX as u64));
-    start.read_until(b'\n', &mut line).map_err(io("reading", path))?;
-    Ok(parse(line.strip_suffix(b"\n").unwrap_or(&line)).ok())
-}
-
-fn first_seq(path: &Path) -> Result<Option<u64>, AuditError> {
-    Ok(first_record(path)?.map(|record| record.seq))
-}
-
-pub(crate) fn read_head(path: &Path) -> Result<Option<Head>, AuditError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(bytes.trim_ascii()).ok()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(AuditError::Io { what: "reading", path: path.to_owned(), source }),
-    }
-}
-
-fn old_files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(io("listing", directory))? {
-        let entry = entry.map_err(io("listing", directory))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let number = name.strip_prefix(OLD_PREFIX).and_then(|rest| rest.strip_suffix(OLD_SUFFIX));
-        if number.is_some_and(|digits| digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// All files of the log in `directory`, in the order of their records.
-///
-/// # Errors
-/// When the directory can't be read.
-pub fn files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
-    let mut files = old_files(directory)?;
-    let current = directory.join(LOG_NAME);
-    if current.exists() {
-        files.push(current);
-    }
-    Ok(files)
 }

@@ -11,7 +11,8 @@ use redactor::SharedRedactor;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::file::{AuditError, AuditFile, Rotation, Written};
+use super::file::{AuditFile, Rotation, Written};
+use super::found::AuditError;
 use super::record::Draft;
 use super::sink::Sink;
 use crate::events::Feed;

@@ -48,6 +48,15 @@ impl Sink {
         recorded
     }
 
+    /// Queues a record of what has happened already, so that nothing can be refused for it: also while the disk refuses records, for when it
+    /// takes them again.
+    ///
+    /// # Errors
+    /// When as many wait as there are places, or the log is closed: then it is on no record.
+    pub fn note(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
+        self.place(event)
+    }
+
     /// Whether the records of some more requests would be taken now, or refused at once because the disk fails.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -68,6 +77,10 @@ impl Sink {
         if let Health::Failing(why) = &*self.0.health.borrow() {
             return Err(AuditUnavailable::Disk(why.clone()));
         }
+        self.place(event)
+    }
+
+    fn place(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
         let draft = Draft::new(event);
         let id = draft.id;
         match self.0.queue.try_send(draft) {

@@ -1,5 +1,5 @@
 //! The proof: reads every file of a log in order and reports each record that was changed, is missing, stands out
-//! of order or was cut off, by file and line. Only reads. Of a file that is rotated or pruned in that moment it may tell as missing.
+//! of order or was cut off, by file and line. Only reads, and is right beside a writer too.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::event::{Event, Note};
-use super::file::{AuditError, HEAD_NAME, LINE_MAX, files, read_head};
+use super::found::{AuditError, HEAD_NAME, LINE_MAX, open_all, read_head};
 use super::record::{BadLine, GENESIS, Record, parse};
 
 /// What is wrong at one place.
@@ -98,8 +98,8 @@ pub fn verify(path: &Path) -> Result<Report, AuditError> {
     // Read before the records: the writer notes it after them, so that it never leads.
     let head = read_head(&directory.join(HEAD_NAME))?;
     let mut walk = Walk::default();
-    for file in files(directory)? {
-        walk.file(&file)?;
+    for (path, file) in open_all(directory)? {
+        walk.file(&path, file)?;
     }
     let mut report = walk.finish();
     let finding = |line, trouble| Finding { file: directory.join(HEAD_NAME), line, trouble };
@@ -127,10 +127,10 @@ struct Walk {
 }
 
 impl Walk {
-    fn file(&mut self, path: &Path) -> Result<(), AuditError> {
+    fn file(&mut self, path: &Path, file: File) -> Result<(), AuditError> {
         let failed = |source| AuditError::Io { what: "reading", path: path.to_owned(), source };
         self.report.files.push(path.to_owned());
-        let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+        let mut reader = BufReader::new(file);
         let mut number = 0;
         let mut line = Vec::new();
         loop {
@@ -146,7 +146,9 @@ impl Walk {
                 self.bad(path, number, Trouble::Malformed);
                 skip_line(&mut reader).map_err(failed)?;
             } else {
+                // The writer may finish it yet: not to be looked at again.
                 self.report.unfinished = read as u64;
+                return Ok(());
             }
         }
     }
