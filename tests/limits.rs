@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             a_log_flood_starves_nobody,
             a_full_disk_closes_nobody_elses_way_out,
             idle_tunnels_cost_little,
+            who_reads_nothing_pins_little,
         ],
     )
 }
@@ -286,6 +287,44 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
     let each = resident(supervisor)?.saturating_sub(before) / TUNNELS;
     ensure!(each < EACH, "an idle tunnel takes {each} bytes");
     sandbox.heart().wait_for("alive", Duration::from_secs(60))
+}
+
+/// Downloads that nobody reads: the first few fill large buffers, each of the crowd behind them next to none.
+fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
+    /// A third of what each takes with the buffers of the first.
+    const EACH: u64 = 320 << 10;
+    const CROWD: u64 = 300;
+    let python = program("python3")?;
+    stage.script(
+        "deaf.py",
+        "import socket, time, os\n\
+         ASK = b'GET http://api.bed.test:8080/bytes/20000000 HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'\n\
+         def deaf():\n\
+         \x20   s = socket.socket()\n\
+         \x20   s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)\n\
+         \x20   s.connect(('127.0.0.1', 3128))\n\
+         \x20   s.sendall(ASK)\n\
+         \x20   assert s.recv(12) == b'HTTP/1.1 200', 'refused'\n\
+         \x20   return s\n\
+         kept = [deaf() for n in range(40)]\n\
+         time.sleep(2)\n\
+         print('full', flush=True)\n\
+         while not os.path.exists('/sandbox/go'): time.sleep(0.01)\n\
+         kept += [deaf() for n in range(300)]\n\
+         time.sleep(2)\n\
+         print('more', flush=True)\n\
+         time.sleep(60)\n",
+    )?;
+    let policy = common::policy_file(stage, common::FRIENDLY)?;
+    let options = ["--workspace", &workspace(stage), "--policy", &policy];
+    let mut sandbox = hog(stage, &options, &[&python, "-B", "/sandbox/deaf.py"])?;
+    let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
+    let before = resident(supervisor)?;
+    stage.write("workspace/go", "")?;
+    sandbox.heart().wait_for("more", Duration::from_secs(60))?;
+    let each = resident(supervisor)?.saturating_sub(before) / CROWD;
+    ensure!(each < EACH, "a download that nobody reads takes {each} bytes");
+    Ok(())
 }
 
 /// Bytes of a process's memory (proc_pid_status(5)).

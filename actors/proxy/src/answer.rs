@@ -67,9 +67,9 @@ impl Refusal {
             Self::Denied(_) => "policy_denied",
             Self::Malformed(Violation::TooLarge) => "headers_too_large",
             Self::Malformed(Violation::Slow) | Self::Timeout(_) => "timeout",
+            Self::Malformed(Violation::Crowded) | Self::Unavailable(_) => "unavailable",
             Self::Malformed(_) | Self::BadRequest(_) => "bad_request",
             Self::Unreachable(_) => "upstream_unreachable",
-            Self::Unavailable(_) => "unavailable",
         }
     }
 
@@ -94,11 +94,13 @@ impl Refusal {
                     .to_owned()
             }),
             Self::Malformed(Violation::TooLarge) => "send fewer or shorter header fields".to_owned(),
+            Self::Malformed(Violation::Crowded) | Self::Unavailable(_) => {
+                "try again in a moment; nothing was sent".to_owned()
+            }
             Self::Malformed(_) | Self::BadRequest(_) => {
                 "the proxy takes strict HTTP only; check the client that made this request".to_owned()
             }
             Self::Unreachable(_) => "the destination is allowed but did not answer properly".to_owned(),
-            Self::Unavailable(_) => "try again in a moment; nothing was sent".to_owned(),
             Self::Timeout(_) => "the destination is allowed but took too long".to_owned(),
         }
     }

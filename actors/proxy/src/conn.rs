@@ -25,7 +25,7 @@ use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
-use crate::tracker::{Live, Tracker};
+use crate::tracker::{Live, Tracker, Turn};
 use crate::upstream::{Sender, Upstream};
 use crate::verdict::Granted;
 
@@ -78,6 +78,8 @@ pub(crate) enum Next {
         /// The connection that it lies on, which ends with the last of its users.
         sender: Sender,
         live: Arc<Live>,
+        /// Its place among the requests in flight: it may buffer as much as one.
+        turn: Turn,
         known: Known,
         judge: Option<Box<Judge>>,
         guard: Option<Guard>,

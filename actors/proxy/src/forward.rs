@@ -23,7 +23,7 @@ use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
 use crate::road::Answer;
-use crate::tracker::Live;
+use crate::tracker::{Live, Turn};
 use crate::upstream::{Purpose, Sender, Unopened, Unsent, Wire};
 use crate::verdict::Permitted;
 use crate::websocket::{self, Handshake};
@@ -37,11 +37,13 @@ pub(crate) struct Asked<'a> {
     pub(crate) sent: Sent,
     pub(crate) known: &'a Known,
     pub(crate) started: Instant,
+    /// Its place among the requests in flight.
+    pub(crate) turn: Turn,
 }
 
 /// See the module.
 pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer, Refusal> {
-    let Asked { permitted, mut parts, sent, known, started } = asked;
+    let Asked { permitted, mut parts, sent, known, started, turn } = asked;
     let exchange = &permitted.exchange;
     let wire = wire(&conn.scope, exchange, parts.version);
     let Some(grant) = &permitted.granted.grant else {
@@ -57,7 +59,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     if live.is_revoked() {
         return Err(revoked());
     }
-    let ledger = Ledger::open(conn, known, started);
+    let ledger = Ledger::open(conn, known, started, turn.clone());
     let handshake = exchange.websocket.then(|| Handshake::of(&parts)).transpose()?;
     clean(&mut parts.headers);
     let guard = conn.deps.credentials.guard(&key.destination).cloned();
@@ -108,7 +110,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     }
     let handshake = match handshake {
         Some(handshake) if Handshake::is_agreed(response.status(), sender.is_http2()) => {
-            return handshake.conclude(conn, response, live, (sender, &permitted, guard), known);
+            return handshake.conclude(conn, response, (live, turn), (sender, &permitted, guard), known);
         }
         handshake => handshake,
     };

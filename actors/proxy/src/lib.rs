@@ -56,6 +56,7 @@ mod road;
 mod room;
 mod second;
 mod serve;
+mod sizes;
 mod splice;
 mod ssh;
 mod stall;

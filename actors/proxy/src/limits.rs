@@ -24,6 +24,18 @@ pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
 /// Header fields in one upstream response head. What the HTTP library holds without taking memory for each response; Python's own
 /// client takes no more either.
 pub const MAX_RESPONSE_HEADERS: usize = 100;
+/// Connections of agents', and as many to servers, that may buffer as much as a fast line can fill; each later one buffers
+/// [`CROWDED_BUFFER_BYTES`]: what a crowd pins is bounded in all.
+pub const SPACIOUS_CONNECTIONS: usize = 32;
+/// What a connection may buffer for each purpose when there are more than [`SPACIOUS_CONNECTIONS`], bytes: reading, writing, a stream's window.
+pub const CROWDED_BUFFER_BYTES: usize = 32 * 1024;
+/// Connections of agents' that HTTP is served on at a time: between two requests, too, each keeps what the largest of its buffers was.
+/// Relayed tunnels, and what has said nothing yet, keep nothing and don't count.
+pub const MAX_HTTP_CONNECTIONS: usize = 2048;
+/// Requests in flight at a time, on all connections of all agents: from a request's head to the end of its answer, or of its WebSocket.
+pub const MAX_EXCHANGES: usize = 1024;
+/// Bytes of an unfinished head beyond which it is paid for from [`MAX_JUDGED_BYTES`], as bodies are.
+pub const FREE_HEAD_BYTES: usize = 8 * 1024;
 /// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
 pub const IO_BUFFER_BYTES: usize = 64 * 1024;
 /// Bytes of a relayed tunnel that are copied at a time; where more are there at once they go by pipe, uncopied.
@@ -47,6 +59,10 @@ pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 pub const H2_AGENT_STREAM_WINDOW: u32 = 64 * 1024;
 /// Flow-control window of one HTTP/2 connection of the agent's, bytes: sixteen streams that nobody reads leave none to the others.
 pub const H2_AGENT_WINDOW: u32 = 1024 * 1024;
+/// Bytes that wait to be sent on one HTTP/2 stream to a server.
+pub const H2_SEND_BYTES: usize = 256 * 1024;
+/// Bytes that wait to be sent on one HTTP/2 stream to an agent: a loopback takes them at once, or nobody reads them.
+pub const H2_AGENT_SEND_BYTES: usize = 128 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
@@ -162,6 +178,11 @@ mod tests {
             MAX_TRAILER_BYTES,
             MAX_RESPONSE_HEAD_BYTES,
             MAX_RESPONSE_HEADERS,
+            SPACIOUS_CONNECTIONS,
+            CROWDED_BUFFER_BYTES,
+            MAX_HTTP_CONNECTIONS,
+            MAX_EXCHANGES,
+            FREE_HEAD_BYTES,
             IO_BUFFER_BYTES,
             RELAY_BUFFER_BYTES,
             MAX_IDLE_PIPES,
@@ -173,6 +194,8 @@ mod tests {
             H2_CONNECTION_WINDOW,
             H2_AGENT_STREAM_WINDOW,
             H2_AGENT_WINDOW,
+            H2_SEND_BYTES,
+            H2_AGENT_SEND_BYTES,
             MAX_IDLE_UPSTREAM,
             MAX_LINGER_BYTES,
             MAX_PROXY_HEAD_BYTES,

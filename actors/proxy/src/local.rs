@@ -15,13 +15,13 @@ use crate::{hop, outcome};
 
 /// See the module.
 pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
-    let Asked { permitted, mut parts, sent, known, started } = asked;
+    let Asked { permitted, mut parts, sent, known, started, turn } = asked;
     let exchange = &permitted.exchange;
     if exchange.websocket {
         return Err(Refusal::BadRequest("the gateway speaks no WebSocket".to_owned()));
     }
     outcome::request_allowed(&*conn.deps.journal, known, &permitted, started.elapsed())?;
-    let ledger = Ledger::open(conn, known, started);
+    let ledger = Ledger::open(conn, known, started, turn);
     clean(&mut parts.headers);
     let target = match exchange.query.as_str() {
         Some(query) => format!("{}?{query}", exchange.path.as_str()),

@@ -17,6 +17,8 @@ use crate::body::Body;
 use crate::caller::{Claim, Judged};
 use crate::conn::{Conn, Deps, Next};
 use crate::intent::{Ask, Intent};
+use crate::limits::FREE_HEAD_BYTES;
+use crate::tracker::Turn;
 use crate::verdict::{Granted, Permitted};
 use crate::{credentials, forward, grpc, local, outcome, protocol, tunnel};
 
@@ -30,9 +32,13 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
     let (version, method) = (request.version(), request.method().clone());
     let stream = (version == Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
     let in_grpc = stream.is_some() && grpc::asked(&method, request.headers());
+    let is_last = version != Version::HTTP_2 && pins_memory(&conn, &request);
     let mut known = Known::nothing(conn.claim.client());
-    let answered = walk(&conn, request, &mut known, started).await;
-    let response = match answered.and_then(|answer| go_on(&conn, answer, stream)) {
+    let answered = match conn.deps.tracker.turn() {
+        Ok(turn) => walk(&conn, request, (&mut known, started), turn).await,
+        Err(full) => Err(full),
+    };
+    let response = match answered.and_then(|answer| go_on(&conn, answer, stream, is_last)) {
         Ok(response) => response,
         Err(refusal) => {
             let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, started.elapsed());
@@ -52,10 +58,14 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
 /// With HTTP/1 the whole connection becomes something else, with HTTP/2 the request's own stream (`stream`).
 fn go_on(
     conn: &Arc<Conn>,
-    (response, next): Answer,
+    (mut response, next): Answer,
     stream: Option<OnUpgrade>,
+    is_last: bool,
 ) -> Result<Response<Body>, Refusal> {
     match (next, stream) {
+        (None, _) if is_last => {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         (None, _) => {}
         (Some(next), None) => conn.set_next(next),
         (Some(next), Some(stream)) => {
@@ -69,11 +79,18 @@ fn go_on(
     Ok(response)
 }
 
+/// Whether an idle connection would keep too much memory: the library's buffer stays as large as the longest head was.
+fn pins_memory<B>(conn: &Conn, request: &Request<B>) -> bool {
+    let fields = || request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    conn.deps.tracker.is_crowded() && target + fields().sum::<usize>() > FREE_HEAD_BYTES
+}
+
 async fn walk(
     conn: &Arc<Conn>,
     request: Request<Incoming>,
-    known: &mut Known,
-    started: Instant,
+    (known, started): (&mut Known, Instant),
+    turn: Turn,
 ) -> Result<Answer, Refusal> {
     let (mut parts, body) = request.into_parts();
     known.method = Some(parts.method.as_str().into());
@@ -93,7 +110,7 @@ async fn walk(
             conn.pool.claim(&caller);
             let sent = credentials::apply(conn, &generation, &permitted, &mut parts, body).await?;
             known.credentials = sent.carried.clone();
-            let asked = forward::Asked { permitted, parts, sent, known, started };
+            let asked = forward::Asked { permitted, parts, sent, known, started, turn };
             if intent.is_inference() {
                 Ok((local::serve(conn, asked).await?, None))
             } else {

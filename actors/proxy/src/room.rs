@@ -36,6 +36,16 @@ impl Room {
         }
         Ok(())
     }
+
+    /// Whether anything was paid for.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Gives back what was paid for.
+    pub(crate) fn give_back(&mut self) {
+        self.held = None;
+    }
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ use crate::answer::{Known, Refusal, without_body};
 use crate::conn::{Conn, Next};
 use crate::grpc;
 use crate::limits::{
-    H2_AGENT_STREAM_WINDOW, H2_AGENT_WINDOW, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, LINGER,
-    MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES, MAX_LINGER_BYTES, REFUSED_HELLO,
+    HEAD_DEADLINE, KEEP_ALIVE_IDLE, LINGER, MAX_H2_RESET_STREAMS, MAX_H2_STREAMS, MAX_HEAD_BYTES,
+    MAX_LINGER_BYTES, REFUSED_HELLO,
 };
 use crate::outcome;
 use crate::road;
@@ -39,12 +39,21 @@ impl Drop for Served<'_> {
 }
 
 /// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it comes back.
-pub(crate) async fn http1<T>(conn: &Arc<Conn>, stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
+pub(crate) async fn http1<T>(conn: &Arc<Conn>, mut stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let _served = Served(conn);
-    let strict = StrictIo::new(stream, surplus);
+    let _seat = match conn.deps.tracker.seat() {
+        Ok(seat) => seat,
+        Err(full) => {
+            let (known, refusal) = turned_away(conn, full);
+            last_words(&mut stream, &refusal, &known).await;
+            return None;
+        }
+    };
+    let sizes = conn.deps.tracker.sizes_of_agents();
+    let strict = StrictIo::new(stream, surplus, conn.deps.tracker.room());
     conn.watch(strict.fault());
     let answered = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
@@ -60,7 +69,7 @@ where
         .auto_date_header(false)
         // The strict reader counts and times heads; the library's own limits only have to be no tighter. Its default for the
         // number of fields is as many as the strict reader lets pass, and takes no memory of the heap.
-        .max_buf_size(MAX_HEAD_BYTES + IO_BUFFER_BYTES)
+        .max_buf_size(sizes.buffer)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(strict), service);
     let ended = tokio::select! {
@@ -104,10 +113,15 @@ async fn malformed<T>(conn: &Conn, stream: &mut T, violation: Violation)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let known = Known::nothing(conn.claim.client());
-    let refusal =
-        outcome::refused(&*conn.deps.journal, &known, Refusal::Malformed(violation), Duration::ZERO);
+    let (known, refusal) = turned_away(conn, Refusal::Malformed(violation));
     last_words(stream, &refusal, &known).await;
+}
+
+/// Puts on record what is refused before there is a request.
+fn turned_away(conn: &Conn, refusal: Refusal) -> (Known, Refusal) {
+    let known = Known::nothing(conn.claim.client());
+    let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, Duration::ZERO);
+    (known, refusal)
 }
 
 /// Writes a refusal on a connection that no HTTP library serves (any more), and closes it.
@@ -216,7 +230,15 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let _served = Served(conn);
+    let _seat = match conn.deps.tracker.seat() {
+        Ok(seat) => seat,
+        Err(full) => {
+            let (known, refusal) = turned_away(conn, full);
+            return refuse_http2(stream, &refusal, &known).await;
+        }
+    };
     let answers = Watch::default();
+    let sizes = conn.deps.tracker.sizes_of_agents();
     let service = {
         let (conn, answers) = (Arc::clone(conn), answers.clone());
         service_fn(move |request| {
@@ -235,8 +257,9 @@ where
         .max_concurrent_streams(MAX_H2_STREAMS)
         .max_pending_accept_reset_streams(MAX_H2_RESET_STREAMS)
         .max_local_error_reset_streams(MAX_H2_RESET_STREAMS)
-        .initial_stream_window_size(H2_AGENT_STREAM_WINDOW)
-        .initial_connection_window_size(H2_AGENT_WINDOW)
+        .initial_stream_window_size(sizes.stream_window)
+        .initial_connection_window_size(sizes.connection_window)
+        .max_send_buf_size(sizes.send)
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         // Finds peers that are gone, and peers that stopped reading.
         .keep_alive_interval(KEEP_ALIVE_IDLE)

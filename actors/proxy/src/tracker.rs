@@ -17,9 +17,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::answer::Refusal;
 use crate::guard::{HOST_NAME, Reached, Resolver};
 use crate::intent::Exchange;
-use crate::limits::MAX_JUDGED_BYTES;
+use crate::limits::{MAX_EXCHANGES, MAX_HTTP_CONNECTIONS, MAX_JUDGED_BYTES, SPACIOUS_CONNECTIONS};
 use crate::room::Room;
 use crate::route::judge_unresolved;
+use crate::sizes::Sizes;
 use crate::verdict::Granted;
 
 /// Cheap to clone; all clones are the same tracker.
@@ -32,6 +33,10 @@ struct Inner {
     places: Arc<Semaphore>,
     /// Connections to upstreams: as many as there are places, since each of those has descriptors for one.
     ways: Arc<Semaphore>,
+    /// Connections that HTTP may yet be served on.
+    seats: Arc<Semaphore>,
+    /// Requests that may yet be in flight.
+    turns: Arc<Semaphore>,
     /// Bytes that all judged bodies together may still take.
     rooms: Arc<Semaphore>,
     capacity: usize,
@@ -54,7 +59,25 @@ pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemapho
 
 /// One connection to an upstream among the sandbox's; given back when dropped.
 #[derive(Debug)]
-pub struct Way(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Way {
+    _permit: OwnedSemaphorePermit,
+    sizes: Sizes,
+}
+
+impl Way {
+    /// What a connection on it may buffer.
+    pub(crate) fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+}
+
+/// One connection among those that HTTP is served on; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// One request among those in flight; given back when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
 
 /// A registered decision; forgotten when dropped.
 pub struct Live {
@@ -73,6 +96,8 @@ impl Tracker {
             resolver,
             places: Arc::new(Semaphore::new(capacity)),
             ways: Arc::new(Semaphore::new(capacity)),
+            seats: Arc::new(Semaphore::new(MAX_HTTP_CONNECTIONS)),
+            turns: Arc::new(Semaphore::new(MAX_EXCHANGES)),
             rooms: Arc::new(Semaphore::new(MAX_JUDGED_BYTES)),
             capacity,
             live: Mutex::default(),
@@ -101,7 +126,35 @@ impl Tracker {
     pub(crate) fn way(&self) -> Result<Way, Refusal> {
         let full =
             |_| Refusal::Unavailable("too many connections to servers are open at the same time".to_owned());
-        Arc::clone(&self.0.ways).try_acquire_owned().map(Way).map_err(full)
+        let permit = Arc::clone(&self.0.ways).try_acquire_owned().map_err(full)?;
+        let taken = self.0.capacity.saturating_sub(self.0.ways.available_permits());
+        Ok(Way { _permit: permit, sizes: Sizes::of_servers(taken) })
+    }
+
+    /// Leave to serve HTTP on one more connection.
+    ///
+    /// # Errors
+    /// There are as many as there may be.
+    pub(crate) fn seat(&self) -> Result<Seat, Refusal> {
+        let full = |_| {
+            Refusal::Unavailable(format!(
+                "HTTP is spoken on {MAX_HTTP_CONNECTIONS} connections, which is this sandbox's limit"
+            ))
+        };
+        Arc::clone(&self.0.seats).try_acquire_owned().map(Seat).map_err(full)
+    }
+
+    /// Leave for one more request.
+    ///
+    /// # Errors
+    /// There are as many in flight as there may be.
+    pub(crate) fn turn(&self) -> Result<Turn, Refusal> {
+        let full = |_| {
+            Refusal::Unavailable(format!(
+                "{MAX_EXCHANGES} requests are in flight, which is this sandbox's limit"
+            ))
+        };
+        Arc::clone(&self.0.turns).try_acquire_owned().map(|turn| Turn(Arc::new(turn))).map_err(full)
     }
 
     /// A body's share of what all may hold.
@@ -117,6 +170,16 @@ impl Tracker {
     /// Connections open now.
     pub fn connections(&self) -> usize {
         self.0.capacity.saturating_sub(self.0.places.available_permits())
+    }
+
+    /// What an agent's connection may buffer now.
+    pub(crate) fn sizes_of_agents(&self) -> Sizes {
+        Sizes::of_agents(self.connections())
+    }
+
+    /// Whether agents have so many connections open that each may hold but little.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.connections() > SPACIOUS_CONNECTIONS
     }
 
     /// Tunnels and exchanges that rest on a decision now.

@@ -113,7 +113,9 @@ pub(crate) async fn run<T: Side>(conn: &Arc<Conn>, next: Next, remains: Remains<
 
 /// Passes WebSocket messages until a side is done or the decision falls.
 async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, remains: Remains<T>) {
-    let Next::WebSocket { upgrade, sender: _sender, live, known, judge, guard } = next else { return };
+    let Next::WebSocket { upgrade, sender: _sender, live, turn: _turn, known, judge, guard } = next else {
+        return;
+    };
     let started = Instant::now();
     let Ok(Ok(upstream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
     let agent = Prefixed::new(remains.surplus.freeze(), remains.stream);

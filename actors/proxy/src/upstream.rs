@@ -26,7 +26,7 @@ use crate::address::Dialled;
 use crate::answer::Refusal;
 use crate::body::Body;
 use crate::guard::Reached;
-use crate::limits::{H2_CONNECTION_WINDOW, H2_STREAM_WINDOW, MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
+use crate::limits::{MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
 use crate::stall::Watch;
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 use crate::tracker::Way;
@@ -261,7 +261,7 @@ impl Sender {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
+            .max_buf_size(carried.way.sizes().buffer)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;
@@ -275,11 +275,13 @@ impl Sender {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Carried { reached, way, purpose } = carried;
+        let sizes = way.sizes();
         let (stream, leash) = Leashed::new(stream, way);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(H2_STREAM_WINDOW)
-            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .initial_stream_window_size(sizes.stream_window)
+            .initial_connection_window_size(sizes.connection_window)
+            .max_send_buf_size(sizes.send)
             .max_header_list_size(MAX_RESPONSE_HEAD_BYTES as u32)
             .handshake(TokioIo::new(stream))
             .await

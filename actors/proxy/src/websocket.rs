@@ -22,7 +22,7 @@ use crate::credentials::Guard;
 use crate::hop;
 use crate::protocol::websocket::Judge;
 use crate::road::Answer;
-use crate::tracker::Live;
+use crate::tracker::{Live, Turn};
 use crate::upstream::Sender;
 use crate::verdict::Permitted;
 
@@ -89,7 +89,7 @@ impl Handshake {
         self,
         conn: &Conn,
         response: Response<Incoming>,
-        live: Arc<Live>,
+        (live, turn): (Arc<Live>, Turn),
         (sender, permitted, guard): (Sender, &Permitted, Option<Guard>),
         known: &Known,
     ) -> Result<Answer, Refusal> {
@@ -123,7 +123,10 @@ impl Handshake {
             }
         }
         let upgrade = hyper::upgrade::on(response);
-        Ok((answer, Some(Next::WebSocket { upgrade, sender, live, known: known.clone(), judge, guard })))
+        Ok((
+            answer,
+            Some(Next::WebSocket { upgrade, sender, live, turn, known: known.clone(), judge, guard }),
+        ))
     }
 
     /// RFC 6455 section 4.1, what the server's answer must have.

@@ -17,8 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::framing::Framing;
 use super::{Violation, head};
 use crate::limits::{
-    BODY_IDLE, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
+    BODY_IDLE, FREE_HEAD_BYTES, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
 };
+use crate::room::Room;
 use crate::timer::Timer;
 
 /// The violation that ended a connection, readable by its requests too: a body that broke off for it is the
@@ -34,6 +35,8 @@ pub struct StrictIo<T> {
     buffer: BytesMut,
     /// How many bytes at the front of `buffer` are judged and may be passed on.
     judged: usize,
+    /// What a long head takes of what all may.
+    room: Room,
     /// How far the search for the end of the head has come.
     searched: usize,
     fault: Fault,
@@ -69,13 +72,14 @@ pub struct Remains<T> {
 }
 
 impl<T> StrictIo<T> {
-    /// Wraps `stream`; `surplus` is what was already read from it.
-    pub fn new(stream: T, surplus: BytesMut) -> Self {
+    /// Wraps `stream`; `surplus` is what was already read from it. Heads longer than [`FREE_HEAD_BYTES`] are paid for from `room`.
+    pub(crate) fn new(stream: T, surplus: BytesMut, room: Room) -> Self {
         Self {
             stream,
             state: State::Idle,
             buffer: surplus,
             judged: 0,
+            room,
             searched: 0,
             fault: Fault::default(),
             unanswered: None,
@@ -198,6 +202,11 @@ impl<T> StrictIo<T> {
         out.put_slice(self.buffer.get(..passing).unwrap_or_default());
         self.buffer.advance(passing);
         self.judged -= passing;
+        if self.buffer.is_empty() && self.room.is_paid() {
+            // A connection that goes on keeps no memory of a long head.
+            self.buffer = BytesMut::new();
+            self.room.give_back();
+        }
         true
     }
 }
@@ -254,8 +263,13 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
         let mut chunk = [0_u8; 8 * 1024];
         let mut read = ReadBuf::new(&mut chunk);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        let (held, fresh) = (self.buffer.len(), read.filled().len());
+        if held + fresh > FREE_HEAD_BYTES && self.room.pay_for(held + fresh).is_err() {
+            self.end(Violation::Crowded);
+            return Poll::Ready(Ok(fresh));
+        }
         self.buffer.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        Poll::Ready(Ok(fresh))
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -350,9 +364,13 @@ mod tests {
 
     use super::*;
 
+    fn room() -> Room {
+        Room::new(Arc::new(tokio::sync::Semaphore::new(1 << 20)))
+    }
+
     async fn read_all(input: &[u8], piece: usize) -> (Vec<u8>, Option<Violation>, BytesMut) {
         let (mut agent, proxy) = duplex(1024 * 1024);
-        let mut strict = StrictIo::new(proxy, BytesMut::new());
+        let mut strict = StrictIo::new(proxy, BytesMut::new(), room());
         let (read, ()) = tokio::join!(
             async {
                 let mut out = Vec::new();
@@ -423,7 +441,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_broken_chunk_is_an_error_not_an_end() {
         let (mut agent, proxy) = duplex(4096);
-        let mut strict = StrictIo::new(proxy, BytesMut::new());
+        let mut strict = StrictIo::new(proxy, BytesMut::new(), room());
         agent
             .write_all(
                 b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n0\r\n\r\n",

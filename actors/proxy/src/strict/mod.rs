@@ -61,6 +61,9 @@ pub enum Violation {
     /// The head is larger than the limits allow.
     #[error("the request head is too large")]
     TooLarge,
+    /// The head is long, and too much of others is being read at the same time.
+    #[error("too many long request heads and bodies are being read at the same time")]
+    Crowded,
     /// The head did not arrive within its deadline.
     #[error("the request head took too long")]
     Slow,
@@ -71,6 +74,7 @@ impl Violation {
     pub fn status(self) -> StatusCode {
         match self {
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
         }

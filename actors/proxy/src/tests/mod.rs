@@ -6,6 +6,7 @@ pub(crate) mod bed;
 mod bodies;
 mod captured;
 mod credentials;
+mod crowd;
 mod exchanges;
 mod hands;
 mod live;

@@ -1,0 +1,144 @@
+//! What all connections together may hold: requests in flight, connections with HTTP on them, long heads, and buffers in a crowd.
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::bed::{Bed, Raw, echo, l4, read_head, rest, ws};
+use super::websockets;
+use crate::limits::{
+    CROWDED_BUFFER_BYTES, FREE_HEAD_BYTES, H2_STREAM_WINDOW, MAX_EXCHANGES, MAX_HTTP_CONNECTIONS,
+    MAX_JUDGED_BYTES, SPACIOUS_CONNECTIONS,
+};
+
+/// Leave for all that may be in flight, but for so many.
+fn all_turns_but(bed: &Bed, left: usize) -> Vec<crate::tracker::Turn> {
+    (left..MAX_EXCHANGES).map(|_| bed.deps.tracker.turn().unwrap()).collect()
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let held = async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(super::bed::PATIENCE, held).await.expect("it never came to that");
+}
+
+/// A server that answers for as long as anybody takes it.
+async fn endless() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                read_head(&mut stream).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+            });
+        }
+    });
+    port
+}
+
+fn get(target: &str) -> String {
+    format!("GET http://{target}/ok/x HTTP/1.1\r\nHost: {target}\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_request_is_in_flight_until_its_answer_was_read() {
+    let up = endless().await;
+    let target = format!("up.test:{up}");
+    let bed = Bed::new(&rest("up.test", up)).await;
+    let _others = all_turns_but(&bed, 1);
+    let mut slow = bed.open().await;
+    slow.write_all(get(&target).as_bytes()).await.unwrap();
+    assert!(read_head(&mut slow).await.starts_with("HTTP/1.1 200"));
+    let refused = bed.talk(get(&target)).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("are in flight"), "{refused}");
+    drop(slow);
+    until(|| bed.deps.tracker.turn().is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_in_flight_as_long_as_it_is_open() {
+    let up = websockets::echo("").await;
+    let bed = Bed::new(&ws("up.test", up)).await;
+    let _others = all_turns_but(&bed, 1);
+    let target = format!("up.test:{up}");
+    let mut socket = bed.open().await;
+    let asks = websockets::handshake(&format!("http://{target}/ok/ws"), &target, "");
+    socket.write_all(asks.as_bytes()).await.unwrap();
+    assert!(read_head(&mut socket).await.starts_with("HTTP/1.1 101"));
+    assert!(bed.deps.tracker.turn().is_err());
+    drop(socket);
+    until(|| bed.deps.tracker.turn().is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_connection_counts_while_http_is_spoken_on_it() {
+    let (up, relayed) = (Raw::ok().await, echo().await);
+    let target = format!("up.test:{}", up.port);
+    let bed = Bed::new(&[rest("up.test", up.port), l4("relay.test", relayed)].join("\n")).await;
+    let mut others: Vec<_> = (1..MAX_HTTP_CONNECTIONS).map(|_| bed.deps.tracker.seat().unwrap()).collect();
+    let (head, _tunnel) = bed.connect(&format!("relay.test:{relayed}")).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    // A relayed tunnel holds none.
+    until(|| {
+        others.extend(bed.deps.tracker.seat());
+        others.len() == MAX_HTTP_CONNECTIONS
+    })
+    .await;
+    let refused = bed.talk(get(&target)).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("HTTP is spoken on"), "{refused}");
+    others.pop();
+    let close = get(&target).replace("Host:", "Connection: close\r\nHost:");
+    assert!(bed.talk(close).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn long_heads_are_paid_for_while_they_come() {
+    let up = Raw::ok().await;
+    let target = format!("up.test:{}", up.port);
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let long = |length| {
+        get(&target).replace("Host:", &format!("Connection: close\r\nX: {}\r\nHost:", "y".repeat(length)))
+    };
+    let mut others = bed.deps.tracker.room();
+    others.pay_for(MAX_JUDGED_BYTES - 2 * FREE_HEAD_BYTES).unwrap();
+    let refused = bed.talk(long(4 * FREE_HEAD_BYTES)).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\"unavailable\""), "{refused}");
+    // An unfinished one holds its share, and a short one needs none.
+    let mut unfinished = bed.open().await;
+    unfinished.write_all(long(FREE_HEAD_BYTES + 4096).trim_end().as_bytes()).await.unwrap();
+    until(|| bed.deps.tracker.room().pay_for(2 * FREE_HEAD_BYTES).is_err()).await;
+    assert!(bed.talk(long(100)).await.starts_with("HTTP/1.1 200"));
+    drop(unfinished);
+    until(|| bed.deps.tracker.room().pay_for(2 * FREE_HEAD_BYTES).is_ok()).await;
+    assert!(bed.talk(long(FREE_HEAD_BYTES + 4096)).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn in_a_crowd_each_holds_little() {
+    let up = Raw::ok().await;
+    let target = format!("up.test:{}", up.port);
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let long = get(&target).replace("Host:", &format!("X: {}\r\nHost:", "y".repeat(2 * FREE_HEAD_BYTES)));
+    let ask = async |text: &str| {
+        let mut stream = bed.open().await;
+        stream.write_all(text.as_bytes()).await.unwrap();
+        read_head(&mut stream).await.to_lowercase()
+    };
+    assert!(!ask(&long).await.contains("connection: close"), "few may keep what a long head took");
+    let mut crowd = Vec::new();
+    while crowd.len() <= SPACIOUS_CONNECTIONS {
+        crowd.push(bed.open().await);
+    }
+    until(|| bed.deps.tracker.connections() > SPACIOUS_CONNECTIONS).await;
+    assert!(ask(&long).await.contains("connection: close"));
+    assert!(!ask(&get(&target)).await.contains("connection: close"), "short ones go on");
+    // To servers likewise.
+    assert_eq!(bed.deps.tracker.way().unwrap().sizes().stream_window, H2_STREAM_WINDOW);
+    let _held: Vec<_> = (0..SPACIOUS_CONNECTIONS).map(|_| bed.deps.tracker.way().unwrap()).collect();
+    assert_eq!(bed.deps.tracker.way().unwrap().sizes().stream_window as usize, CROWDED_BUFFER_BYTES);
+    crowd.clear();
+}
