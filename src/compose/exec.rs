@@ -21,7 +21,7 @@ use redactor::stream::{SILENCE, Streaming};
 use redactor::{End, SharedRedactor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::agents::mend;
@@ -58,12 +58,24 @@ enum Streams {
 }
 
 impl Exec {
-    /// Starts a process; answers when it runs.
+    /// Starts a process; answers when it runs. Where nobody waits for the answer any more (the client left, its time was up, the
+    /// operator actor died), the process is hung up as soon as it runs: so none of this happens in the caller's own future, which
+    /// may end at any time.
     pub async fn start(&self, request: ExecRequest) -> Result<ExecSession, Fault> {
-        let started = self.spawn(&request).await?;
-        let (session, ends) = ExecSession::pair();
-        tokio::spawn(self.clone().accompany(started, ends));
-        Ok(session)
+        let (answer, answered) = oneshot::channel();
+        let exec = self.clone();
+        tokio::spawn(async move {
+            match exec.spawn(&request).await {
+                Ok(started) => {
+                    let (session, ends) = ExecSession::pair();
+                    // Not taken, it is dropped, which says that the client has left.
+                    let _ = answer.send(Ok(session));
+                    exec.accompany(started, ends).await;
+                }
+                Err(fault) => drop(answer.send(Err(fault))),
+            }
+        });
+        answered.await.unwrap_or_else(|_| Err(Fault::new(Code::Internal, "starting the process failed")))
     }
 
     /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has an end. What is an
