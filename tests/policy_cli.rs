@@ -97,6 +97,15 @@ fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
     let warned = stage.write("risky.yaml", policy(FRIENDLY))?.display().to_string();
     let done = stage.call(&["policy", "check", &warned])?.expect_code(0)?;
     ensure!((done.out() + &done.err()).contains("warning"), "/** and access: full bring no warning");
+    // A file that can't be read keeps no other from being checked.
+    let missing = stage.dir().join("missing.yaml").display().to_string();
+    let done = stage.call(&["policy", "check", &missing, &file, &warned])?.expect_code(125)?;
+    ensure!(done.err().contains("no such file") && done.out().contains("70000"), "{}", done.out());
+    ensure!(done.out().contains("risky.yaml: valid"), "{}", done.out());
+    let done = stage.call(&["policy", "check", "--json", &missing, &warned])?.expect_code(125)?;
+    let reports: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+    ensure!(reports[0]["valid"] == false && reports[0]["unreadable"].is_string(), "{reports}");
+    ensure!(reports[1]["valid"] == true, "{reports}");
     Ok(())
 }
 

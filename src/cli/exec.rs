@@ -1,11 +1,14 @@
 //! `cofferdam exec`: another process in a running sandbox, under the same controls.
 
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
+use futures_util::future::select_all;
+use nix::libc::{SIGHUP, SIGTERM, SIGWINCH};
 use operator::client::{RawTerminal, Stdio, window_of};
 use operator::control::ExecControl;
-use operator::types::{ExecRequest, Window};
-use tokio::signal::unix::{SignalKind, signal};
+use operator::types::{ExecRequest, Exit, Window};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::args::ExecArgs;
@@ -18,6 +21,8 @@ use crate::state::Root;
 const USUAL: Window = Window { rows: 24, cols: 80 };
 /// Signals and resizes that may wait for the connection.
 const CONTROLS: usize = 16;
+/// A second SIGTERM within this time ends us.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Runs the process and gives its exit code.
 pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
@@ -37,21 +42,24 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         tty: args.tty.then(|| window_of(io::stdin()).unwrap_or(USUAL)),
         stdin: args.interactive || args.tty,
     };
-    let raw = args.tty.then(|| RawTerminal::enter(io::stdin()).ok()).flatten();
     let exit = wait_for(async {
         let session = client.exec(&request).await.map_err(|error| refused_start(&error))?;
         let (controls, queue) = mpsc::channel(CONTROLS);
-        let passing = tokio::spawn(pass_signals(controls, request.tty.is_some()));
+        let signals = Signals::heard()?;
+        // Not while a sandbox may be silent: until here Ctrl-C is the kernel's, and ends us. And not before signals are ours, of which
+        // any other would end us with the terminal left raw.
+        let _raw = args.tty.then(|| RawTerminal::enter(io::stdin()).ok()).flatten();
         let stdio = Stdio {
             stdin: request.stdin.then(tokio::io::stdin),
             stdout: tokio::io::stdout(),
             stderr: tokio::io::stderr(),
         };
-        let exit = session.drive(stdio, queue).await.map_err(told);
-        passing.abort();
-        exit
+        tokio::select! {
+            exit = session.drive(stdio, queue) => exit.map_err(told),
+            // What was started is hung up, as its terminal was.
+            signo = signals.pass(controls, args.tty) => Ok(Exit { code: None, signal: Some(signo) }),
+        }
     });
-    drop(raw);
     Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::cli::out::REFUSED))
 }
 
@@ -69,24 +77,54 @@ fn refused_start(error: &operator::client::ClientError) -> Failure {
     Failure { code, message: error.to_string() }
 }
 
-/// Signals that reach us go to the process; a terminal's new size too.
-async fn pass_signals(controls: mpsc::Sender<ExecControl>, tty: bool) -> io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut resize = signal(SignalKind::window_change())?;
-    loop {
-        let message = tokio::select! {
-            _ = interrupt.recv() => ExecControl::Signal(nix::libc::SIGINT),
-            _ = terminate.recv() => ExecControl::Signal(nix::libc::SIGTERM),
-            _ = hangup.recv() => ExecControl::Signal(nix::libc::SIGHUP),
-            _ = resize.recv(), if tty => match window_of(io::stdin()) {
-                Some(window) => ExecControl::Resize(window),
-                None => continue,
-            },
-        };
-        if controls.send(message).await.is_err() {
-            return Ok(());
+/// Signals that reach us.
+struct Signals {
+    passed: Vec<(i32, Signal)>,
+    resize: Signal,
+}
+
+impl Signals {
+    /// Those that would end us, from now on.
+    fn heard() -> io::Result<Self> {
+        use nix::libc::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+        let all = [SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
+        let heard = |signo| Ok((signo, signal(SignalKind::from_raw(signo))?));
+        let passed = all.into_iter().map(heard).collect::<io::Result<_>>()?;
+        Ok(Self { passed, resize: signal(SignalKind::window_change())? })
+    }
+
+    /// Has them go to the process, and a terminal's new size too. Ends with the signal that ends us instead: the loss of our terminal,
+    /// behind which nobody is, and a SIGTERM soon after another, since a sandbox may have gone silent.
+    async fn pass(mut self, controls: mpsc::Sender<ExecControl>, tty: bool) -> i32 {
+        let mut told_to_end: Option<Instant> = None;
+        loop {
+            let message = match self.next().await {
+                SIGWINCH => match window_of(io::stdin()).filter(|_| tty) {
+                    Some(window) => ExecControl::Resize(window),
+                    None => continue,
+                },
+                SIGHUP if tty => return SIGHUP,
+                SIGTERM if told_to_end.is_some_and(|before| before.elapsed() < AGAIN) => return SIGTERM,
+                signo => ExecControl::Signal(signo),
+            };
+            if message == ExecControl::Signal(SIGTERM) {
+                told_to_end = Some(Instant::now());
+            }
+            // Full: whoever doesn't take them has to hear of no more.
+            let _ = controls.try_send(message);
+        }
+    }
+
+    async fn next(&mut self) -> i32 {
+        let passed = self.passed.iter_mut().map(|(signo, heard)| {
+            Box::pin(async move {
+                let _ = heard.recv().await;
+                *signo
+            })
+        });
+        tokio::select! {
+            _ = self.resize.recv() => SIGWINCH,
+            (signo, ..) = select_all(passed) => signo,
         }
     }
 }

@@ -5,11 +5,14 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use agent::plan::{Id, Ids};
-use nix::unistd::{Gid, Uid, User, getegid, geteuid};
+use nix::fcntl::AtFlags;
+use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::kept;
 use crate::cli::out::Failure;
@@ -53,7 +56,7 @@ fn choose_with(dynamic: impl FnOnce() -> Result<(Id, Id), Failure>) -> Result<Id
 /// root's, sticky (unlink(2)). What an earlier gateway of the sandbox wrote is given to this one.
 pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     let Ids::Rooted { gateway, .. } = ids else { return Ok(()) };
-    let told = |e: std::io::Error| Failure::refused(format!("{}: {e}", claim.dir.display()));
+    let told = |e: io::Error| Failure::refused(format!("{}: {e}", claim.dir.display()));
     std::os::unix::fs::fchown(&claim.handle, Some(0), Some(gateway.gid)).map_err(told)?;
     claim.handle.set_permissions(fs::Permissions::from_mode(0o1770)).map_err(told)?;
     for entry in fs::read_dir(&claim.dir).map_err(told)? {
@@ -65,10 +68,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
             give_own(&entry.path(), gateway).map_err(told)?;
         }
         if kind.is_dir() && name == "logs" {
-            give(&entry.path(), gateway).map_err(told)?;
-            for file in fs::read_dir(entry.path()).map_err(told)? {
-                give_own(&file.map_err(told)?.path(), gateway).map_err(told)?;
-            }
+            give_logs(&entry.path(), gateway).map_err(told)?;
         }
     }
     Ok(())
@@ -80,14 +80,39 @@ pub fn is_a_gateways(uid: u32) -> bool {
     (FIRST..=LAST).contains(&uid) || service().is_some_and(|gateway| gateway.uid == uid)
 }
 
-/// Changes the owner of a plain file that has no other name: a second one may lie anywhere.
-fn give_own(path: &Path, to: Id) -> std::io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    if found.is_file() && found.nlink() == 1 { give(path, to) } else { Ok(()) }
+/// A directory that is a gateway's already, with the files in it. By descriptor: where all sandboxes' gateways are one user, one that
+/// runs, in strange hands, could put something else in its place meanwhile.
+fn give_logs(path: &Path, to: Id) -> io::Result<()> {
+    let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+    let logs = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    std::os::unix::fs::fchown(&logs, Some(to.uid), Some(to.gid))?;
+    let there = PathBuf::from(format!("/proc/self/fd/{}", logs.as_raw_fd()));
+    for file in fs::read_dir(&there)? {
+        give_own(&there.join(file?.file_name()), to)?;
+    }
+    Ok(())
+}
+
+/// Changes the owner of a plain file that has no other name: a second one may lie anywhere. What was looked at is what is given,
+/// whatever has its name by then.
+fn give_own(path: &Path, to: Id) -> io::Result<()> {
+    // Opened for nothing but that: a pipe doesn't wait, and of a link it is the link itself.
+    let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
+    let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() != 1 {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(to.uid), Gid::from_raw(to.gid));
+    Ok(fchownat(&file, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?)
 }
 
 /// Changes the owner of a path of ours, never through a link.
-pub fn give(path: &Path, to: Id) -> std::io::Result<()> {
+pub fn give(path: &Path, to: Id) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
 }
 
@@ -160,6 +185,38 @@ fn maps(id: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_file_that_is_exchanged_meanwhile_is_not_given_away() {
+        if !geteuid().is_root() {
+            // Nobody else gives anything away.
+            return;
+        }
+        const TRIES: usize = 200_000;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["victim", "own"] {
+            fs::write(at(name), name).unwrap();
+        }
+        fs::hard_link(at("victim"), at("second")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (here, flags) = (nix::fcntl::AT_FDCWD, nix::fcntl::RenameFlags::RENAME_EXCHANGE);
+                while !done.load(Ordering::Relaxed) {
+                    let _ = nix::fcntl::renameat2(here, &at("own"), here, &at("second"), flags);
+                }
+            });
+            for _ in 0..TRIES {
+                give_own(&at("own"), Id { uid: FIRST, gid: FIRST }).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::metadata(at("victim")).unwrap().uid(), 0);
+        let given = ["own", "second"].map(|name| fs::metadata(at(name)).unwrap().uid());
+        assert!(given.contains(&FIRST), "the control: what has one name was given");
+    }
 
     #[test]
     fn a_user_is_found_by_its_whole_name_and_is_never_root() {

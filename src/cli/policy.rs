@@ -40,8 +40,19 @@ fn check(files: &[PathBuf], json: bool) -> Outcome {
     let mut failed = false;
     let mut reports = Vec::new();
     for path in files {
-        let text = policies::read(path)?;
         let name = path.display().to_string();
+        let text = match policies::read(path) {
+            Ok(text) => text,
+            // The others are checked all the same.
+            Err(Failure { message, .. }) => {
+                failed = true;
+                match json {
+                    true => reports.push(json!({ "file": name, "valid": false, "unreadable": message })),
+                    false => say(&message),
+                }
+                continue;
+            }
+        };
         let (errors, warnings) = judge(&name, &text);
         failed |= errors.is_some();
         if json {

@@ -21,8 +21,8 @@ use redactor::stream::{SILENCE, Streaming};
 use redactor::{End, SharedRedactor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::timeout;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 
 use super::agents::mend;
 use super::terminal::Terminal;
@@ -31,8 +31,11 @@ use super::terminal::Terminal;
 const CHUNK: usize = 16 * 1024;
 /// What a process whose client left gets between SIGHUP and SIGKILL, and to die of that.
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
-/// What is read of the output after the process ended: a child of its own may hold the pipe open for ever.
+/// What is waited for more output after the process ended: a child of its own may hold the pipe open for ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
+/// Bytes of output that are led on after the process ended, however long the client takes to read them: what a pipe can hold
+/// (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
+const LAST_BYTES: usize = 1 << 20;
 
 /// Starts exec sessions.
 #[derive(Clone)]
@@ -58,12 +61,24 @@ enum Streams {
 }
 
 impl Exec {
-    /// Starts a process; answers when it runs.
+    /// Starts a process; answers when it runs. Where nobody waits for the answer any more (the client left, its time was up, the
+    /// operator actor died), the process is hung up as soon as it runs: so none of this happens in the caller's own future, which
+    /// may end at any time.
     pub async fn start(&self, request: ExecRequest) -> Result<ExecSession, Fault> {
-        let started = self.spawn(&request).await?;
-        let (session, ends) = ExecSession::pair();
-        tokio::spawn(self.clone().accompany(started, ends));
-        Ok(session)
+        let (answer, answered) = oneshot::channel();
+        let exec = self.clone();
+        tokio::spawn(async move {
+            match exec.spawn(&request).await {
+                Ok(started) => {
+                    let (session, ends) = ExecSession::pair();
+                    // Not taken, it is dropped, which says that the client has left.
+                    let _ = answer.send(Ok(session));
+                    exec.accompany(started, ends).await;
+                }
+                Err(fault) => drop(answer.send(Err(fault))),
+            }
+        });
+        answered.await.unwrap_or_else(|_| Err(Fault::new(Code::Internal, "starting the process failed")))
     }
 
     /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has an end. What is an
@@ -110,10 +125,13 @@ impl Exec {
         let ExecEnds { stdin, control, output } = ends;
         let Started { process, events, streams } = started;
         let mut copying = tokio::task::JoinSet::new();
+        let (over, rest) = watch::channel(false);
+        let rest = || Rest { over: rest.clone(), since: None, patience: LAST_OUTPUT, read: 0 };
         let window = match streams {
             Streams::Pipes { stdin: pipe, stdout, stderr } => {
-                copying.spawn(copy_out(stdout, self.redactor.clone(), output.clone(), ExecOutput::Stdout));
-                copying.spawn(copy_out(stderr, self.redactor.clone(), output.clone(), ExecOutput::Stderr));
+                let (redactor, to) = (|| self.redactor.clone(), || output.clone());
+                copying.spawn(copy_out(stdout, redactor(), to(), ExecOutput::Stdout, rest()));
+                copying.spawn(copy_out(stderr, redactor(), to(), ExecOutput::Stderr, rest()));
                 tokio::spawn(copy_in(stdin, pipe));
                 None
             }
@@ -123,6 +141,7 @@ impl Exec {
                     self.redactor.clone(),
                     output.clone(),
                     ExecOutput::Stdout,
+                    rest(),
                 ));
                 tokio::spawn(copy_in(stdin, Some(terminal.clone())));
                 Some(terminal)
@@ -136,7 +155,9 @@ impl Exec {
                 None
             }
         };
-        let _ = timeout(LAST_OUTPUT, async { while copying.join_next().await.is_some() {} }).await;
+        // Waits for a client that reads slowly, and not for one that is gone: its exit code says that this was all.
+        let _ = over.send(true);
+        while copying.join_next().await.is_some() {}
         let _ = self.init.forget(process).await;
         let last = match ended {
             Some(ExitStatus::Code(code)) => ExecOutput::Exit(Exit { code: Some(code), signal: None }),
@@ -258,12 +279,21 @@ async fn copy_out(
     redactor: SharedRedactor,
     to: mpsc::Sender<ExecOutput>,
     as_output: fn(Bytes) -> ExecOutput,
+    mut rest: Rest,
 ) {
     let mut streaming = Streaming::new(redactor);
     let mut buffer = vec![0; CHUNK];
     loop {
         let wait = if streaming.held() > 0 { SILENCE } else { Duration::MAX };
-        let (shown, ended) = match timeout(wait, from.read(&mut buffer)).await {
+        let asked = rest.look();
+        let read = tokio::select! {
+            // First what is there.
+            biased;
+            read = timeout(wait, from.read(&mut buffer)), if !rest.is_enough() => read,
+            () = rest.waited() => Ok(Ok(0)),
+        };
+        rest.count(asked, read.as_ref().map_or(0, |read| *read.as_ref().unwrap_or(&0)));
+        let (shown, ended) = match read {
             Err(_) => (streaming.silence(), false),
             // A terminal whose processes are gone reads as an error: it is the end.
             Ok(Ok(0) | Err(_)) => (streaming.finish(End::Eof), true),
@@ -274,6 +304,49 @@ async fn copy_out(
         }
         if ended {
             return;
+        }
+    }
+}
+
+/// What is led on of an output after its process ended. What the process wrote is in the pipe by then, and waits there as long as the
+/// client likes; only what others may write still has an end. So time that the client takes isn't counted.
+struct Rest {
+    over: watch::Receiver<bool>,
+    /// When the end was first seen here.
+    since: Option<Instant>,
+    patience: Duration,
+    read: usize,
+}
+
+impl Rest {
+    /// Notes whether it is over, and when it is now.
+    fn look(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.since.is_none() && *self.over.borrow() {
+            self.since = Some(now);
+        }
+        now
+    }
+
+    /// Ends when nothing more is waited for.
+    async fn waited(&mut self) {
+        drop(self.over.wait_for(|over| *over).await);
+        self.look();
+        if !self.is_enough() {
+            tokio::time::sleep(self.patience).await;
+        }
+    }
+
+    /// Whether all that the process can have written was read, and whoever writes on had their time.
+    fn is_enough(&self) -> bool {
+        self.read >= LAST_BYTES && self.since.is_some_and(|since| since.elapsed() >= LAST_OUTPUT)
+    }
+
+    /// Something was waited for, from `asked` on, and so much came.
+    fn count(&mut self, asked: Instant, read: usize) {
+        if let Some(since) = self.since {
+            self.patience = self.patience.saturating_sub(asked.max(since).elapsed());
+            self.read = self.read.saturating_add(read);
         }
     }
 }

@@ -62,7 +62,8 @@ pub fn end_supervisor(supervisor: &Child) {
 }
 
 /// Ends a child by force, and collects it. One that the kernel can't end yet (an agent of an init's may hang in a dead file system, or in a
-/// debugger's hands) runs no more code: nobody waits for it longer, and [`super::Heart::reap_strangers`] collects it.
+/// debugger's hands) runs no more code: nobody waits for it longer, and [`super::Heart::reap_strangers`] collects it, or whoever collects what
+/// the heart leaves.
 pub fn end_child(child: &Child) -> Option<ExitStatus> {
     child.kill();
     if has_ended_within(child, GONE_WITHIN) { reap(child) } else { None }

@@ -515,11 +515,16 @@ impl Heart {
         }
         self.steps.done("heart: supervisor gone");
         // Side by side with the supervisor's end: both take a millisecond of the kernel's.
-        ending::reap(&self.init);
+        let gone = ending::end_child(&self.init).is_some();
         self.steps.done("heart: init and its namespaces gone");
         ending::clean_state(&self.slots);
         if let Some(table) = self.steps.table() {
             say(&table);
+        }
+        if !gone {
+            say(
+                "the kernel has yet to end a process of the sandbox (in a dead file system, or a debugger's hands?): it runs no more code",
+            );
         }
         ending.tell()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{PATIENCE, poll};
+use bed::stage::{PATIENCE, Running, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -202,14 +202,7 @@ pub fn a_way_back_survives_a_death(stage: &Stage) -> Result<()> {
 pub fn a_debugger_holds_up_no_move(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     let old_init = service.process("cofferdam: init").context("init")?;
-    let agent = children(old_init).into_iter().next().context("an agent")?;
-    // PTRACE_SEIZE.
-    let trace = "import ctypes, sys, time; failed = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None); \
-                 print('failed' if failed else 'traced', flush=True); time.sleep(1000)";
-    let mut debugger = std::process::Command::new(common::program("python3")?);
-    debugger.args(["-c", trace, &agent.to_string()]);
-    let mut debugger = stage.start(debugger)?;
-    debugger.wait_for("traced", PATIENCE)?;
+    let debugger = debugger(stage, old_init)?;
     service.moved(&service.wide)?;
     service.says("wide")?;
     // It has no memory by now, and is in no list of ours.
@@ -218,6 +211,19 @@ pub fn a_debugger_holds_up_no_move(stage: &Stage) -> Result<()> {
     debugger.signal(Signal::SIGKILL)?;
     debugger.finish(PATIENCE)?;
     poll("the old cage's end", PATIENCE, || (!is_there()).then_some(()))
+}
+
+/// Somebody who traces an agent of this init's, and collects nothing.
+pub fn debugger(stage: &Stage, init: i32) -> Result<Running> {
+    let agent = children(init).into_iter().next().context("an agent")?;
+    // PTRACE_SEIZE.
+    let trace = "import ctypes, sys, time; failed = ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None); \
+                 print('failed' if failed else 'traced', flush=True); time.sleep(1000)";
+    let mut debugger = std::process::Command::new(common::program("python3")?);
+    debugger.args(["-c", trace, &agent.to_string()]);
+    let mut debugger = stage.start(debugger)?;
+    debugger.wait_for("traced", PATIENCE)?;
+    Ok(debugger)
 }
 
 /// Of a process with one thread.

@@ -32,7 +32,7 @@ use faults::{
 };
 use service::{Service, showing};
 use stops::{
-    a_stop_ends_a_move_too, a_stop_is_heard_among_the_last_records,
+    a_debugger_holds_up_no_stop, a_stop_ends_a_move_too, a_stop_is_heard_among_the_last_records,
     a_stop_is_waited_for_until_its_heart_forces_it, a_stop_outlives_its_supervisor,
     an_end_at_any_moment_leaves_nothing,
 };
@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             a_stop_is_waited_for_until_its_heart_forces_it,
             an_init_that_hangs_is_not_waited_for,
             a_debugger_holds_up_no_move.only(bed::stage::Mode::Rooted),
+            a_debugger_holds_up_no_stop.only(bed::stage::Mode::Rooted),
             a_stop_ends_a_move_too,
             a_stop_is_heard_among_the_last_records,
             an_end_at_any_moment_leaves_nothing,

@@ -1,5 +1,6 @@
 //! Stops and ends in the middle of a move: each is carried out, and leaves nothing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +9,7 @@ use bed::stage::{PATIENCE, Running, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::faults::debugger;
 use crate::service::{DEAF, Moving, Service};
 
 /// A service with an agent that is deaf to its stop, and the command that waits for it.
@@ -33,6 +35,23 @@ pub fn a_stop_is_waited_for_until_its_heart_forces_it(stage: &Stage) -> Result<(
     stop.finish(PATIENCE)?.expect_code(0)?;
     ensure!(stage.cofferdam_processes().is_empty(), "processes are left");
     Ok(())
+}
+
+/// A process that somebody traces, and doesn't collect, keeps init from ending, but no stop.
+pub fn a_debugger_holds_up_no_stop(stage: &Stage) -> Result<()> {
+    let mut service = Service::start(stage, "")?;
+    let init = service.process("cofferdam: init").context("init")?;
+    let debugger = debugger(stage, init)?;
+    stage.call(&["stop", &service.sandbox.name])?.expect_code(0)?;
+    ensure!(Path::new(&format!("/proc/{init}")).exists(), "the control: init is held up");
+    let ended = service.sandbox.running.take().context("it ran")?.finish(PATIENCE)?;
+    ensure!(ended.err().contains("yet to end a process"), "{}", ended.err());
+    let state = stage.state().join(&service.sandbox.name);
+    ensure!(!state.join("control.sock").exists() && !state.join("build.sock").exists(), "sockets are left");
+    debugger.signal(Signal::SIGKILL)?;
+    debugger.finish(PATIENCE)?;
+    let is_there = || Path::new(&format!("/proc/{init}")).exists();
+    poll("init's end", PATIENCE, || (!is_there()).then_some(()))
 }
 
 /// A stop is not forgotten with the supervisor that was told to: the next one stops what is left.

@@ -13,7 +13,7 @@ use bed::stage::poll;
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcsetwinsize};
 
 /// How long anything may take to show: far more than it needs, for a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -118,6 +118,17 @@ impl Console {
                 String::from_utf8_lossy(&shown.lock().unwrap_or_else(PoisonError::into_inner))
             )
         })
+    }
+
+    /// Whether the terminal gives whole lines and turns Ctrl-C into a signal, as it did before.
+    pub fn is_cooked(&self) -> Result<bool> {
+        let modes = rustix::termios::tcgetattr(&self.device)?.local_modes;
+        Ok(modes.contains(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO))
+    }
+
+    /// Whether the command has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_some())
     }
 
     /// What somebody has typed on the terminal that nobody read yet: an injection would be here.

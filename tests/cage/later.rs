@@ -18,10 +18,10 @@ use crate::themes::{PLAIN, TERMINALS};
 /// Prints what the kernel says about a process; tries nothing.
 const POSTURE: &str = include_str!("inside/posture.py");
 /// How long what ends may take to be gone.
-const GONE: Duration = Duration::from_secs(20);
+pub const GONE: Duration = Duration::from_secs(20);
 
 /// An agent that does nothing, in a sandbox with the case's workspace.
-fn idle<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
+pub fn idle<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
     let policy = policy_file(stage, "")?;
     let options = ["--policy", &policy, "--workspace", &workspace(stage)];
     Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")
@@ -103,7 +103,7 @@ pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
 }
 
 /// Keeps whoever opens a file waiting until its input ends, as a slow network filesystem would.
-const SLOW: &str = "import fcntl, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = open(sys.argv[1])\n\
+pub const SLOW: &str = "import fcntl, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = open(sys.argv[1])\n\
     fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)\nprint('held', flush=True)\nsys.stdin.read()";
 
 /// A program that takes long to open holds up nobody: no other start, and no connection.

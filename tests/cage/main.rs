@@ -1,7 +1,7 @@
 //! The cage from inside: every attack that must fail, each beside what must work.
 //!
 //! `themes` runs the scripts of `inside/` as the agent, `native` what Python can't do, `neighbours` sets agents and
-//! sandboxes on each other, `later` asks whether what `exec` starts stands under the same controls, `works` runs what
+//! sandboxes on each other, `later` asks whether what `exec` starts stands under the same controls, `sessions` how such a process and its client end, `works` runs what
 //! must run, and `walls` asks the rest: paths, limits, what `doctor` proves.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
@@ -13,6 +13,7 @@ mod controls;
 mod later;
 mod native;
 mod neighbours;
+mod sessions;
 mod themes;
 mod verdict;
 mod walls;
@@ -33,6 +34,10 @@ use later::{
 use native::native;
 use neighbours::{
     an_agent_that_eats_its_own_output, no_window_between_fork_and_exec, two_agents, two_sandboxes,
+};
+use sessions::{
+    a_client_killed_at_the_start_leaves_nothing, a_silent_sandbox_holds_no_terminal,
+    a_slow_reader_gets_everything, the_terminal_is_itself_again,
 };
 use themes::{files, kernel, privileges, processes, sockets, terminals, the_attacks_guard_themselves};
 use walls::{
@@ -67,6 +72,10 @@ fn main() -> ExitCode {
             nothing_runs_unwatched,
             quick_ends_are_told,
             a_slow_start_holds_up_nobody,
+            a_slow_reader_gets_everything,
+            a_client_killed_at_the_start_leaves_nothing,
+            the_terminal_is_itself_again,
+            a_silent_sandbox_holds_no_terminal,
             the_first_agents_terminal,
             the_policys_paths_are_the_only_ones,
             a_missing_path_stops_the_start,

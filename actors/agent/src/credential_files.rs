@@ -79,7 +79,7 @@ pub const EXCEPT: &[&str] = &[
 pub const PASSED_BY: &[&str] =
     &[".git", "node_modules", "site-packages", "dist-packages", "__pycache__", "target"];
 
-/// Names looked at for one `*` of [`KNOWN`]: an agent with more than this many profiles isn't one.
+/// Directory entries looked at for one `*` of [`KNOWN`]: an agent with more than this many profiles isn't one.
 const MAX_NAMES: usize = 256;
 /// Directory entries looked at in one beat, about a millisecond's work: a flood of files makes the round longer, not
 /// the beat.
@@ -229,10 +229,11 @@ fn names(directory: BorrowedFd<'_>) -> Vec<String> {
     let Ok(mut listing) = nix::dir::Dir::from_fd(copy) else { return Vec::new() };
     listing
         .iter()
+        // Before anything is left out: an agent can make a million names that no filter lets through.
+        .take(MAX_NAMES)
         .flatten()
         .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
         .filter(|name| name != "." && name != "..")
-        .take(MAX_NAMES)
         .collect()
 }
 
@@ -349,6 +350,22 @@ mod tests {
         let beats =
             (0..5).take_while(|_| mode(root, "flood/zz/.env") != 0o600).map(|_| keeper.beat()).count();
         assert!(beats < 5 && mode(root, "flood/zz/.env") == 0o600, "{beats}");
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_not_looked_at_without_end() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        // As many of one kind as of the other.
+        for n in 0..3 * MAX_NAMES {
+            std::fs::write(dir.path().join(n.to_string()), "").unwrap();
+            let no_text = [&[0xff][..], n.to_string().as_bytes()].concat();
+            std::fs::write(dir.path().join(OsStr::from_bytes(&no_text)), "").unwrap();
+        }
+        let listed = names(std::fs::File::open(dir.path()).unwrap().as_fd());
+        assert!(listed.len() < MAX_NAMES, "{} of the first {MAX_NAMES}: some are no text", listed.len());
+        assert!(!listed.is_empty());
     }
 
     #[test]

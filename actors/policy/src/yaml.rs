@@ -83,6 +83,9 @@ pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::AsOrdinary,
         strict_booleans: true,
+        // What stands there is what counts: whoever reads the file sees no base64, and a tag that means nothing was meant to.
+        ignore_binary_tag_for_string: true,
+        reject_unsupported_tags: true,
         with_snippet: false,
     };
     let node: Node = serde_yaml::from_str_with_options(text, options).map_err(|e| error(&e, text))?;
@@ -193,6 +196,21 @@ impl<'de> Visitor<'de> for ValueVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_changes_nothing_unseen() {
+        // base64 of "api.x.org".
+        let node = parse("host: !!binary YXBpLngub3Jn").unwrap();
+        let Value::Map(pairs) = node.value else { panic!("a map") };
+        assert!(matches!(&pairs[0].1.value, Value::Text(text) if text == "YXBpLngub3Jn"), "{pairs:?}");
+        for tag in ["!secret", "!!python/object:os.system", "!<tag:example.org,2000:x>"] {
+            for text in [format!("a: {tag} b"), format!("{tag} a: b"), format!("a: {tag} [b]")] {
+                let refused = parse(&text).unwrap_err();
+                assert!(refused.message.contains("tag"), "{text}: {}", refused.message);
+            }
+        }
+        assert!(parse("a: !!str 1\nb: !!seq [c]\nd: ! e").is_ok(), "those that only say what it is");
+    }
 
     fn shape(text: &str) -> String {
         fn go(node: &Node, text: &str) -> String {

@@ -15,9 +15,21 @@ use std::path::PathBuf;
 /// Counts over all layers of an image.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
+    /// Entries, and directories that no entry made but that lay on the way to one.
     pub(super) entries: u64,
     /// Devices and named pipes that were left out.
     pub(super) skipped: u64,
+}
+
+impl Tally {
+    /// One more.
+    pub(super) fn count(&mut self) -> Result<(), ImageError> {
+        self.entries += 1;
+        match self.entries > MAX_ENTRIES {
+            true => Err(ImageError::TooMuch { what: "the number of entries".into(), limit: MAX_ENTRIES }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What an entry's name says beyond its place (layer.md, "Whiteouts").
@@ -39,10 +51,7 @@ pub(super) fn apply(tree: Tree<'_>, plain: &mut dyn Read, tally: &mut Tally) -> 
     let unreadable = |error: io::Error| refused(format!("its archive can't be read: {error}"));
     for raw in archive.entries().map_err(unreadable)?.raw(true) {
         let mut raw = raw.map_err(unreadable)?;
-        tally.entries += 1;
-        if tally.entries > MAX_ENTRIES {
-            return Err(ImageError::TooMuch { what: "the number of entries".into(), limit: MAX_ENTRIES });
-        }
+        tally.count()?;
         if extended.take(&mut raw)? {
             continue;
         }
@@ -77,7 +86,7 @@ fn one(
             Ok(())
         }
         Name::Ordinary => {
-            make(tree, entry, content)?;
+            make(tree, entry, content, tally)?;
             made.insert(entry.place.path().to_owned());
             Ok(())
         }
@@ -118,9 +127,9 @@ fn meaning(place: &Place) -> Result<Name, ImageError> {
     }
 }
 
-fn make(tree: Tree<'_>, entry: &Entry, content: &mut impl Read) -> Result<(), ImageError> {
+fn make(tree: Tree<'_>, entry: &Entry, content: &mut impl Read, tally: &mut Tally) -> Result<(), ImageError> {
     let Entry { place, kind, mode, modified, size } = entry;
-    let Some((parent, name)) = tree.make_parent(place)? else {
+    let Some((parent, name)) = tree.make_parent(place, || tally.count())? else {
         // The root itself: it is there, and its mode is ours.
         return match kind {
             Kind::Directory => Ok(()),

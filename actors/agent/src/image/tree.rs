@@ -51,8 +51,13 @@ impl<'fd> Tree<'fd> {
         }
     }
 
-    /// The same, making the directories on the way that aren't there, as archives without entries for them need.
-    pub(super) fn make_parent(&self, place: &Place) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
+    /// The same, making the directories on the way that aren't there, as archives without entries for them need. Each is counted
+    /// before it is made: one short name can be the way to a hundred of them.
+    pub(super) fn make_parent(
+        &self,
+        place: &Place,
+        mut count: impl FnMut() -> Result<(), ImageError>,
+    ) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
         let Some((parent, name)) = place.split() else { return Ok(None) };
         match self.open(parent) {
             Ok(fd) => return Ok(Some((fd, name.to_owned()))),
@@ -63,6 +68,9 @@ impl<'fd> Tree<'fd> {
         for part in parent.components() {
             let above = self.open(&way).map_err(|error| through(place, error))?;
             let part = Path::new(part.as_os_str());
+            if matches!(stat(above.as_fd(), part.as_os_str()), Ok(None)) {
+                count()?;
+            }
             match mkdirat(&above, part, Mode::from_bits_truncate(0o755)) {
                 Ok(()) | Err(Errno::EEXIST) => way.push(part),
                 Err(error) => return Err(broken(place)(error)),

@@ -1,5 +1,8 @@
 use super::super::bounds::*;
+use super::super::layer::{self, Tally};
+use super::super::tree::Tree;
 use super::build::*;
+use std::os::fd::AsFd;
 
 #[test]
 fn names_that_lead_away_are_refused() {
@@ -141,6 +144,22 @@ fn names_are_bounded_in_length_and_depth() {
     }
     // A whiteout takes the deepest away again.
     ground.layers(&[vec![file(".wh.a", "")]]).unwrap();
+}
+
+#[test]
+fn directories_that_no_entry_makes_are_counted() {
+    let ground = Ground::new();
+    let root = std::fs::File::open(ground.root()).unwrap();
+    // A hundred and more by one header of 512 bytes: uncounted, two million entries would be 250 million inodes.
+    let layer = tar(&["a", "b"].map(|first| file(&format!("{}f", format!("{first}/").repeat(48)), "")));
+    let from = |entries| {
+        let mut tally = Tally { entries, skipped: 0 };
+        layer::apply(Tree::new(root.as_fd()), &mut layer.as_slice(), &mut tally).map(|()| tally.entries)
+    };
+    let said = from(MAX_ENTRIES - 60).unwrap_err().to_string();
+    assert!(said.contains("entries"), "{said}");
+    assert!(ground.root().join("a").exists() && ground.read(&format!("{}f", "b/".repeat(48))).is_none());
+    assert_eq!(from(0).unwrap(), 2 + 48 - 10, "those that are there aren't made again");
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! How a session of `exec` ends when something is slow or goes wrong: a client that reads slowly, one that is killed while its process
+//! starts, one that is told to end, and what each leaves of the terminal. Never what the process may do: that is `later.rs`.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::poll;
+use nix::sys::signal::{Signal, kill};
+
+use crate::common::{process, program};
+use crate::console::Console;
+use crate::later::{GONE, SLOW, idle};
+
+/// All that a process wrote comes out, however long the client takes to read: also what stood in its pipe when it ended.
+pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let sandbox = idle(stage)?;
+    // What lies between the process and the reader holds some half a MiB: one of these ends with its pipe full and nobody taking of it.
+    let sizes: Vec<usize> = (16..48).step_by(2).map(|n| n << 14).collect();
+    let mut readers = Vec::new();
+    for size in &sizes {
+        let command = ["exec", &sandbox.name, "--", "head", "-c", &size.to_string(), "/dev/zero"];
+        readers.push(stage.cofferdam(command).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+    }
+    std::thread::sleep(PAUSE);
+    for (reader, size) in readers.iter_mut().zip(sizes) {
+        let mut out = Vec::new();
+        reader.stdout.take().context("its output")?.read_to_end(&mut out)?;
+        ensure!(reader.wait()?.success() && out.len() == size, "{} bytes of {size}", out.len());
+    }
+    // What others write on has an end all the same.
+    let done = stage.call(&["exec", &sandbox.name, "--", "sh", "-c", "yes & exit 4"])?.expect_code(4)?;
+    ensure!(done.out().starts_with("y\n"), "nothing of what a child wrote");
+    Ok(())
+}
+
+/// A client that is killed while its process starts leaves nothing running: whoever asked is gone, not what was asked.
+pub fn a_client_killed_at_the_start_leaves_nothing(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let sandbox = idle(stage)?;
+    let mark = stage.marker();
+    stage.script("slow", &format!("#!/bin/sh\necho started > /sandbox/started\nsleep 1000 # {mark}\n"))?;
+    for flags in [&["exec"][..], &["exec", "-i"]] {
+        let _ = std::fs::remove_file(stage.workspace().join("started"));
+        let mut slow = Command::new(&python)
+            .args(["-c", SLOW])
+            .arg(stage.workspace().join("slow"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut held = String::new();
+        BufReader::new(slow.stdout.take().context("its output")?).read_line(&mut held)?;
+        ensure!(held == "held\n", "{held}");
+        let args = [flags, &[&sandbox.name, "--", "/sandbox/slow", &mark]].concat();
+        let mut client = stage.cofferdam(args).stdin(Stdio::piped()).spawn()?;
+        poll("the process to wait for its program", GONE, || {
+            process(stage, "cofferdam: init").and_then(|init| (children(init) >= 2).then_some(()))
+        })?;
+        client.kill()?;
+        client.wait()?;
+        // Seen by the supervisor before the program can be opened.
+        std::thread::sleep(Duration::from_millis(200));
+        drop(slow.stdin.take());
+        slow.wait()?;
+        poll("it to start", GONE, || stage.workspace().join("started").exists().then_some(()))?;
+        poll("it to be hung up", GONE, || stage.processes_with(&mark).is_empty().then_some(()))?;
+    }
+    sandbox.status().map(drop)
+}
+
+/// How many children a process has.
+fn children(pid: i32) -> usize {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    listed.split_whitespace().count()
+}
+
+/// Whatever signal ends a session, its terminal is itself again; the loss of the terminal ends it whatever the process makes of that.
+pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
+    let sandbox = idle(stage)?;
+    let passed = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGALRM];
+    for signal in passed.into_iter().chain([Signal::SIGHUP]) {
+        let script = "echo rea''dy; exec sleep 1000";
+        let args = ["exec", "-it", &sandbox.name, "--", "sh", "-c", script];
+        let mut console = Console::start(stage, (24, 80), &args)?;
+        console.see("ready")?;
+        ensure!(!console.is_cooked()?, "the control: every key goes inside");
+        kill(console.pid(), signal)?;
+        ensure!(console.end()?.code() == Some(128 + signal as i32), "{signal}: {}", console.screen());
+        ensure!(console.is_cooked()?, "{signal} left the terminal raw");
+    }
+    let mark = stage.marker();
+    for signals in [&[Signal::SIGHUP][..], &[Signal::SIGTERM, Signal::SIGTERM]] {
+        let script = format!(
+            "trap '' HUP; trap 'echo no''t-now' TERM; echo rea''dy; while :; do sleep 0.1; done # {mark}"
+        );
+        let args = ["exec", "-it", &sandbox.name, "--", "bash", "-c", &script];
+        let mut console = Console::start(stage, (24, 80), &args)?;
+        console.see("ready")?;
+        for (n, signal) in signals.iter().enumerate() {
+            if n > 0 {
+                console.see("not-now")?;
+            }
+            kill(console.pid(), *signal)?;
+        }
+        console.end()?;
+        ensure!(console.is_cooked()?, "{signals:?} left the terminal raw");
+        poll("what it started to end", GONE, || stage.processes_with(&mark).is_empty().then_some(()))?;
+    }
+    Ok(())
+}
+
+/// While a sandbox is silent, Ctrl-C ends the client that waits for it.
+pub fn a_silent_sandbox_holds_no_terminal(stage: &Stage) -> Result<()> {
+    let sandbox = idle(stage)?;
+    let supervisor = process(stage, "cofferdam: sup").context("a supervisor")?;
+    let supervisor = nix::unistd::Pid::from_raw(supervisor);
+    kill(supervisor, Signal::SIGSTOP)?;
+    let mut console = Console::start(stage, (24, 80), &["exec", "-it", &sandbox.name, "--", "true"])?;
+    let ended = poll("the client to wait, and to end of Ctrl-C", GONE, || {
+        // Until it stands there: what is typed before it has the terminal is nobody's.
+        let _typed = console.type_in("\x03");
+        console.has_ended().then_some(())
+    });
+    kill(supervisor, Signal::SIGCONT)?;
+    ended?;
+    ensure!(console.is_cooked()?, "the terminal was left raw");
+    sandbox.status().map(drop)
+}
