@@ -180,6 +180,10 @@ impl Claim {
     async fn ask(&self, look: Look) -> Result<Judged, Unjudged> {
         let mut caller = self.identify.identify(self.client, self.local, look).await?;
         caller.foreign_code |= self.foreign_code.fetch_or(caller.foreign_code, Ordering::Relaxed);
+        if let Some(Ok(first)) = self.first.get() {
+            // Whoever made it has it on their account, whoever speaks on it.
+            caller.party = first.party;
+        }
         Ok(Judged(Arc::new(caller)))
     }
 
@@ -278,7 +282,7 @@ fn changed_hands(first: &Judged, now: &Judged) -> Denial {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
-    use policy::{Executable, Layer};
+    use policy::{Executable, Layer, Party};
 
     use super::*;
 
@@ -301,6 +305,7 @@ mod tests {
                         executable: Executable { path: "/a".into(), sha256: [0; 32] },
                         ancestors: Arc::from([]),
                         foreign_code: look == Look::First,
+                        party: if look == Look::First { Party(5) } else { Party::UNKNOWN },
                     }),
                     false => Err(Unjudged::Another(Denial {
                         layer: Layer::Identity,
@@ -332,6 +337,7 @@ mod tests {
         tokio::time::advance(IDENTITY_FRESH).await;
         let caller = claim.judged().await.unwrap();
         assert!(caller.foreign_code, "a program that was executed anew doesn't take its foreign words back");
+        assert_eq!(caller.party, Party(5), "and is whose it was");
         tokio::time::advance(IDENTITY_FRESH).await;
         assert!(claim.judged().await.is_err());
         assert!(claim.judged().await.is_err());
