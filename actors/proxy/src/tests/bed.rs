@@ -359,6 +359,12 @@ struct Local;
 
 /// See [`Local`].
 pub const ENDLESS: &str = "/endless";
+/// What it says of this comes in two large frames.
+pub const LARGE: &str = "/large";
+/// And of this in one that is the last.
+pub const LARGE_WHOLE: &str = "/large/whole";
+/// Bytes of such a frame.
+pub const LARGE_BYTES: usize = 256 * 1024;
 
 impl LocalService for Local {
     fn serve(&self, request: Request<Body>, caller: Arc<Caller>, _: Uuid) -> BoxFuture<'_, Response<Body>> {
@@ -366,6 +372,14 @@ impl LocalService for Local {
             let (parts, body) = request.into_parts();
             if parts.uri.path() == ENDLESS {
                 return Response::new(endless());
+            }
+            if parts.uri.path() == LARGE {
+                let frame = || Ok(http_body::Frame::data(Bytes::from(vec![7; LARGE_BYTES])));
+                let frames = futures_util::stream::iter([frame(), frame()]);
+                return Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
+            }
+            if parts.uri.path() == LARGE_WHOLE {
+                return Response::new(full(vec![7; LARGE_BYTES]));
             }
             let body = body.collect().await.unwrap().to_bytes();
             Response::new(full(format!(
