@@ -1,7 +1,7 @@
 //! What all agents of a sandbox share, a share for each: places and bytes that one of them must not take all of.
 //!
-//! Beyond its first piece a party may take more as long as it then holds no more than [`TO_WHAT_IS_LEFT`] times what it leaves to the
-//! others. So one alone has most of everything, the next most of the rest, and parties that all take what they get end up alike. Whoever
+//! Beyond its first piece a party may take more as long as it then holds no more than so many times what it leaves to the
+//! others ([`TO_WHAT_IS_LEFT`], mostly). So one alone has most of everything, the next most of the rest, and parties that all take what they get end up alike. Whoever
 //! holds nothing gets the last piece. Knows no sandbox and waits for nobody: there is room, or there isn't.
 
 use std::collections::HashMap;
@@ -27,6 +27,7 @@ pub struct Shares(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     total: usize,
+    to_what_is_left: usize,
     // Held for a look-up and an addition, as a semaphore's own is.
     taken: Mutex<Taken>,
 }
@@ -53,7 +54,13 @@ impl Shares {
     /// `total` pieces, all of them free.
     #[must_use]
     pub fn new(total: usize) -> Self {
-        Self(Arc::new(Inner { total, taken: Mutex::default() }))
+        Self::leaving(total, TO_WHAT_IS_LEFT)
+    }
+
+    /// The same where a party may hold so many times (at least once) what it leaves: of many pieces a small part is still some for everybody.
+    #[must_use]
+    pub fn leaving(total: usize, to_what_is_left: usize) -> Self {
+        Self(Arc::new(Inner { total, to_what_is_left: to_what_is_left.max(1), taken: Mutex::default() }))
     }
 
     /// Takes so many pieces (none, for a share that grows later).
@@ -84,16 +91,19 @@ impl Shares {
     }
 }
 
-impl Taken {
+impl Inner {
     /// Whether a party may take so many more of what is free.
-    fn may_take(&self, party: Party, pieces: usize, free: usize) -> Result<(), Spent> {
+    fn may_take(&self, taken: &Taken, party: Party, pieces: usize) -> Result<(), Spent> {
+        let free = self.total.saturating_sub(taken.all);
         let left = free.checked_sub(pieces).ok_or(Spent::All)?;
-        let held = self.by.get(&party).copied().unwrap_or_default();
+        let held = taken.by.get(&party).copied().unwrap_or_default();
         let first = held == 0 && pieces <= 1;
-        let within = held.saturating_add(pieces) <= left.saturating_mul(TO_WHAT_IS_LEFT);
+        let within = held.saturating_add(pieces) <= left.saturating_mul(self.to_what_is_left);
         if party == Party::UNKNOWN || first || within { Ok(()) } else { Err(Spent::Share) }
     }
+}
 
+impl Taken {
     fn add(&mut self, party: Party, pieces: usize) {
         if pieces > 0 {
             self.all = self.all.saturating_add(pieces);
@@ -128,8 +138,7 @@ impl Share {
     /// As [`Shares::take`]; what was taken before stays.
     pub fn take(&mut self, pieces: usize) -> Result<(), Spent> {
         let mut taken = self.of.lock();
-        let free = self.of.0.total.saturating_sub(taken.all);
-        taken.may_take(self.party, pieces, free)?;
+        self.of.0.may_take(&taken, self.party, pieces)?;
         taken.add(self.party, pieces);
         self.held = self.held.saturating_add(pieces);
         Ok(())
@@ -148,8 +157,7 @@ impl Share {
     pub fn belongs_to(&mut self, party: Party) -> Result<(), Spent> {
         let mut taken = self.of.lock();
         taken.remove(self.party, self.held);
-        let free = self.of.0.total.saturating_sub(taken.all);
-        let may = taken.may_take(party, self.held, free);
+        let may = self.of.0.may_take(&taken, party, self.held);
         if may.is_ok() {
             self.party = party;
         }
@@ -212,6 +220,15 @@ mod tests {
         held.clear();
         assert_eq!((shares.free(), shares.taken()), (128, 0));
         assert!(shares.lock().by.is_empty(), "who holds nothing is forgotten");
+    }
+
+    #[test]
+    fn where_there_is_much_one_may_have_nearly_all() {
+        let shares = Shares::leaving(9488, 19);
+        let (one, _) = all_for(&shares, ONE);
+        let (other, _) = all_for(&shares, OTHER);
+        assert_eq!((one.len(), other.len(), shares.free()), (9013, 451, 24));
+        assert_eq!(all_for(&Shares::leaving(9, 0), ONE).0.len(), 4, "never less than half");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::outcome::Journal;
 use crate::pool::Pool;
 use crate::protocol::Ungathered;
 use crate::protocol::websocket::Judge;
+use crate::room::Room;
 use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
@@ -172,6 +173,11 @@ impl Conn {
             Ungathered::Broken(why) => self.broken(why),
             Ungathered::NoRoom(refusal) => refusal,
         }
+    }
+
+    /// A part of what all bodies may hold, for one of this connection's.
+    pub(crate) fn room(&self) -> Room {
+        self.deps.tracker.room(self.claim.party())
     }
 
     /// Notes that the answer was ours and the rest of the request may never be read.

@@ -186,7 +186,12 @@ async fn open(
         let sender = conn
             .deps
             .upstream
-            .open(addresses.dial(&conn.deps.tracker).await?, &key.destination, wire, purpose)
+            .open(
+                addresses.dial(&conn.deps.tracker, permitted.granted.caller.party).await?,
+                &key.destination,
+                wire,
+                purpose,
+            )
             .await?;
         if purpose == Purpose::WebSocket && !sender.takes_websockets().await {
             let why = "the destination speaks HTTP/2, and takes no WebSocket on it (RFC 8441)";

@@ -33,6 +33,8 @@ pub const MAX_IDLE_PIPES: usize = 16;
 /// Connections of the agents' at a time, and as many to servers, if there are descriptors enough: two for each, and
 /// [`RESERVED_DESCRIPTORS`].
 pub const MAX_CONNECTIONS: usize = 12_288;
+/// What one agent may hold of the connections, in times what it leaves free ([`policy::Shares`]): what is left of so many is still hundreds.
+pub const CONNECTIONS_TO_WHAT_IS_LEFT: usize = 19;
 /// Descriptors that are kept for what is no connection: files, listeners, pipes, further upstreams.
 pub const RESERVED_DESCRIPTORS: usize = 1024;
 /// Streams in flight on one HTTP/2 connection from the agent.
@@ -166,6 +168,7 @@ mod tests {
             RELAY_BUFFER_BYTES,
             MAX_IDLE_PIPES,
             MAX_CONNECTIONS,
+            CONNECTIONS_TO_WHAT_IS_LEFT,
             RESERVED_DESCRIPTORS,
             MAX_H2_STREAMS,
             MAX_H2_RESET_STREAMS,

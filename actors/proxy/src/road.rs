@@ -60,9 +60,10 @@ fn go_on(
         (Some(next), None) => conn.set_next(next),
         (Some(next), Some(stream)) => {
             // As much as a connection of its own.
-            let place = conn.deps.tracker.admit().ok_or_else(|| {
+            let mut place = conn.deps.tracker.admit().ok_or_else(|| {
                 Refusal::Unavailable("this sandbox has as many connections open as it may".to_owned())
             })?;
+            place.belongs_to(conn.claim.party())?;
             tokio::spawn(tunnel::on_stream(Arc::clone(conn), next, stream, place));
         }
     }

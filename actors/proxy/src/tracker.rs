@@ -1,6 +1,6 @@
 //! What is alive: every connection and every decision that something still rests on.
 //!
-//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit, and each live
+//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit and their agent's share of it, and each live
 //! tunnel or exchange is registered with what its decision was made from. When a new policy generation is published,
 //! each is judged again, and only those that the new policy refuses are ended. Must never end anything whose decision
 //! still stands, nor keep anything whose decision doesn't.
@@ -10,14 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use policy::{Host, Treatment};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use policy::{Host, Party, Share, Shares, Spent, Treatment};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::answer::Refusal;
 use crate::guard::{HOST_NAME, Reached, Resolver};
 use crate::intent::Exchange;
-use crate::limits::MAX_JUDGED_BYTES;
+use crate::limits::{CONNECTIONS_TO_WHAT_IS_LEFT, MAX_JUDGED_BYTES};
 use crate::room::Room;
 use crate::route::judge_unresolved;
 use crate::verdict::Granted;
@@ -29,11 +28,11 @@ pub struct Tracker(Arc<Inner>);
 struct Inner {
     policy: policy::Store,
     resolver: Resolver,
-    places: Arc<Semaphore>,
+    places: Shares,
     /// Connections to upstreams: as many as there are places, since each of those has descriptors for one.
-    ways: Arc<Semaphore>,
-    /// Bytes that all judged bodies together may still take.
-    rooms: Arc<Semaphore>,
+    ways: Shares,
+    /// Bytes of all judged bodies together.
+    rooms: Shares,
     capacity: usize,
     live: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
@@ -50,11 +49,26 @@ struct Entry {
 
 /// One place among the sandbox's connections; given back when dropped.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Place(Share);
+
+impl Place {
+    /// Whose it turned out to be.
+    ///
+    /// # Errors
+    /// The party has as many connections open as one may have. The place stays taken until it is dropped.
+    pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), TooMany> {
+        self.0.belongs_to(party).map_err(|_| TooMany)
+    }
+}
+
+/// An agent has as many connections open as one may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this agent has as many connections open as one may have")]
+pub struct TooMany;
 
 /// One connection to an upstream among the sandbox's; given back when dropped.
 #[derive(Debug)]
-pub struct Way(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Way(#[expect(dead_code, reason = "held for its drop")] Share);
 
 /// A registered decision; forgotten when dropped.
 pub struct Live {
@@ -71,9 +85,9 @@ impl Tracker {
         let inner = Arc::new(Inner {
             policy,
             resolver,
-            places: Arc::new(Semaphore::new(capacity)),
-            ways: Arc::new(Semaphore::new(capacity)),
-            rooms: Arc::new(Semaphore::new(MAX_JUDGED_BYTES)),
+            places: Shares::leaving(capacity, CONNECTIONS_TO_WHAT_IS_LEFT),
+            ways: Shares::leaving(capacity, CONNECTIONS_TO_WHAT_IS_LEFT),
+            rooms: Shares::new(MAX_JUDGED_BYTES),
             capacity,
             live: Mutex::default(),
             next: AtomicU64::new(0),
@@ -89,24 +103,25 @@ impl Tracker {
         Self(inner)
     }
 
-    /// A place for one more connection, if there is one.
+    /// A place for one more connection, of which nobody knows yet whose it is; if there is one.
     pub fn admit(&self) -> Option<Place> {
-        Arc::clone(&self.0.places).try_acquire_owned().ok().map(Place)
+        self.0.places.take(Party::UNKNOWN, 1).ok().map(Place)
     }
 
-    /// Leave to dial an upstream.
+    /// Leave to dial an upstream for `party`.
     ///
     /// # Errors
-    /// There are as many connections to upstreams as there may be.
-    pub(crate) fn way(&self) -> Result<Way, Refusal> {
-        let full =
-            |_| Refusal::Unavailable("too many connections to servers are open at the same time".to_owned());
-        Arc::clone(&self.0.ways).try_acquire_owned().map(Way).map_err(full)
+    /// There are as many connections to upstreams as there may be, or as this party may have.
+    pub(crate) fn way(&self, party: Party) -> Result<Way, Refusal> {
+        self.0.ways.take(party, 1).map(Way).map_err(|spent| {
+            let whose = if spent == Spent::Share { " of this agent" } else { "" };
+            Refusal::Unavailable(format!("too many connections{whose} to servers are open at the same time"))
+        })
     }
 
-    /// A body's share of what all may hold.
-    pub(crate) fn room(&self) -> Room {
-        Room::new(Arc::clone(&self.0.rooms))
+    /// A body's room in what all may hold, of the share of `party`.
+    pub(crate) fn room(&self, party: Party) -> Room {
+        Room::new(&self.0.rooms, party)
     }
 
     /// How many connections there may be.
@@ -116,7 +131,7 @@ impl Tracker {
 
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        self.0.capacity.saturating_sub(self.0.places.available_permits())
+        self.0.places.taken()
     }
 
     /// Tunnels and exchanges that rest on a decision now.

@@ -73,7 +73,7 @@ pub(crate) async fn prepare(
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
-                    let upstream = addresses.dial(&deps.tracker).await?;
+                    let upstream = addresses.dial(&deps.tracker, granted.caller.party).await?;
                     Next::Relay { upstream, granted, known: known.clone() }
                 }
                 Treatment::Inspect { .. } => Next::Inspect { granted, addresses: Some(addresses) },
