@@ -8,7 +8,7 @@ use agent::protocol::{Connector, Identity, Refusal};
 use agent::{ClientError, InitClient};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use policy::{Caller, Host};
+use policy::{Caller, Host, Party};
 use proxy::identity::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 use proxy::trusted::{Opened, Speak, Trusted};
 use uuid::Uuid;
@@ -28,7 +28,7 @@ impl Processes for InitProcesses {
         Box::pin(async move {
             let (holders, connector) = self.ask(socket_inode, true).await?;
             let maker = match connector {
-                Some(Connector::Holds { .. }) => Maker::Holds,
+                Some(Connector::Holds { origin, .. }) => Maker::Holds(Party(origin)),
                 Some(Connector::Another { .. }) => Maker::Another,
                 Some(Connector::Unwatched) => Maker::Unwatched,
                 Some(Connector::Unknown) | None => Maker::Unknown,

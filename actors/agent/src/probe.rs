@@ -167,7 +167,7 @@ impl Running {
                 continue;
             }
             match self.child.hear(deadline)? {
-                Said::Listener(listener) => connects.listen(listener),
+                Said::Listener(listener) => connects.listen(listener, None),
                 Said::Work(work) => break work,
                 Said::Failed(failed) => return Err(Fault::Unconfined(sentence_of(&failed))),
                 Said::End => return Err(io::Error::other("the probe died over its work").into()),

@@ -5,38 +5,34 @@
 
 use std::{
     borrow::Cow,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
-use policy::content::json::folds_to;
+use policy::{Share, Shares, Spent, content::json::folds_to};
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::MAX_MODEL_NAME;
 
 /// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
 pub const MAX_BODY: usize = 32 * 1024 * 1024;
-/// All request bodies held at one time, in bytes: many agents with large bodies may not exhaust the supervisor.
+/// All request bodies held at one time, in bytes, of which one agent has its share ([`policy::Shares`]): many agents with large bodies may not
+/// exhaust the supervisor.
 pub const MAX_BODIES_TOTAL: usize = 192 * 1024 * 1024;
 /// How long the agent may take over its body, first byte to last.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
 
-const UNIT: usize = 4096;
+/// What the shortest body pays for, in bytes.
+const LEAST: usize = 4096;
 
-/// The memory that all request bodies share.
-#[derive(Debug, Clone)]
-pub struct Room(Arc<Semaphore>);
-
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_BODIES_TOTAL / UNIT)))
-    }
+/// The memory that all request bodies share, in bytes.
+#[must_use]
+pub fn room() -> Shares {
+    Shares::new(MAX_BODIES_TOTAL)
 }
 
 /// Why a body could not be taken.
@@ -45,9 +41,9 @@ pub enum BadBody {
     /// Longer than [`MAX_BODY`].
     #[error("the body is longer than {MAX_BODY} bytes")]
     TooLarge,
-    /// [`MAX_BODIES_TOTAL`] is in use.
-    #[error("too many large requests at one time; try again")]
-    NoRoom,
+    /// [`MAX_BODIES_TOTAL`] is in use, or this agent's share of it.
+    #[error("too many large requests{} at one time; try again", if *.0 == Spent::Share { " of this agent" } else { "" })]
+    NoRoom(Spent),
     /// Slower than [`BODY_DEADLINE`].
     #[error("the body was not complete within {} s", BODY_DEADLINE.as_secs())]
     Slow,
@@ -71,7 +67,7 @@ pub struct Asked {
     model: String,
     /// Whether the answer was asked for as a stream.
     pub stream: bool,
-    _room: Vec<OwnedSemaphorePermit>,
+    _room: Share,
 }
 
 /// What is read of a body's first level.
@@ -120,21 +116,22 @@ fn is_taken_for(key: &str, name: &str) -> bool {
 }
 
 impl Asked {
-    /// Reads and checks a body.
+    /// Reads and checks a body, which takes of its party's `share` what it needs.
     ///
     /// # Errors
     /// Every way in which it can be unfit; no part of the body is in the error.
-    pub async fn read<B>(body: B, room: &Room) -> Result<Self, BadBody>
+    pub async fn read<B>(body: B, share: Share) -> Result<Self, BadBody>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let until = Instant::now() + BODY_DEADLINE;
-        let (bytes, held) =
-            tokio::time::timeout_at(until.into(), collect(body, room)).await.map_err(|_| BadBody::Slow)??;
-        Self::parse(bytes, held)
+        let (bytes, share) = tokio::time::timeout_at(until.into(), collect(body, share))
+            .await
+            .map_err(|_| BadBody::Slow)??;
+        Self::parse(bytes, share)
     }
 
-    fn parse(bytes: Bytes, held: Vec<OwnedSemaphorePermit>) -> Result<Self, BadBody> {
+    fn parse(bytes: Bytes, share: Share) -> Result<Self, BadBody> {
         // serde_json skips unknown strings without looking at their encoding: the whole is checked first.
         let text = std::str::from_utf8(&bytes).map_err(|_| BadBody::NotJson("not UTF-8".into()))?;
         if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
@@ -153,7 +150,7 @@ impl Asked {
             return Err(BadBody::Model);
         }
         let stream = fields.stream.unwrap_or(false);
-        Ok(Self { bytes, span, model, stream, _room: held })
+        Ok(Self { bytes, span, model, stream, _room: share })
     }
 
     /// The name that the agent used.
@@ -191,16 +188,14 @@ fn describe(fault: &serde_json::Error) -> String {
     }
 }
 
-async fn collect<B>(mut body: B, room: &Room) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), BadBody>
+async fn collect<B>(mut body: B, mut share: Share) -> Result<(Bytes, Share), BadBody>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(BadBody::TooLarge);
     }
-    let mut held = Vec::new();
     let mut out = BytesMut::new();
-    let mut paid = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| BadBody::Broken)?;
         let Ok(data) = frame.into_data() else { continue };
@@ -208,26 +203,30 @@ where
         if len > MAX_BODY {
             return Err(BadBody::TooLarge);
         }
+        let paid = share.held();
         if len > paid {
-            // Paid for before it is kept, in steps that double, so that few permits are held.
-            let want = len.max(paid * 2).clamp(UNIT, MAX_BODY) - paid;
-            let units = u32::try_from(want.div_ceil(UNIT)).map_err(|_| BadBody::TooLarge)?;
-            held.push(room.0.clone().try_acquire_many_owned(units).map_err(|_| BadBody::NoRoom)?);
-            paid += units as usize * UNIT;
+            // Paid for before it is kept, in steps that double as what keeps it does.
+            let want = len.max(paid * 2).clamp(LEAST, MAX_BODY);
+            share.take(want.saturating_sub(paid)).map_err(BadBody::NoRoom)?;
         }
         out.put(data);
     }
-    Ok((out.freeze(), held))
+    Ok((out.freeze(), share))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use http_body_util::Full;
+    use policy::Party;
     use proptest::prelude::*;
 
+    fn of(room: &Shares) -> Share {
+        room.take(Party(1), 0).unwrap()
+    }
+
     fn parse(text: &str) -> Result<Asked, BadBody> {
-        Asked::parse(Bytes::copy_from_slice(text.as_bytes()), Vec::new())
+        Asked::parse(Bytes::copy_from_slice(text.as_bytes()), of(&room()))
     }
 
     #[test]
@@ -270,34 +269,55 @@ mod tests {
             assert_eq!(parse(text).map(|_| ()), Err(BadBody::Model), "{text}");
         }
         let bytes = Bytes::from_static(b"{\"model\":\"a\",\"x\":\"\xff\"}");
-        assert!(matches!(Asked::parse(bytes, Vec::new()), Err(BadBody::NotJson(_))));
+        assert!(matches!(Asked::parse(bytes, of(&room())), Err(BadBody::NotJson(_))));
         let deep = format!("{{\"model\":\"a\",\"x\":{}{}}}", "[".repeat(200_000), "]".repeat(200_000));
         let _ = parse(&deep);
     }
 
     #[tokio::test]
     async fn an_oversized_body_is_refused() {
-        let room = Room::default();
+        let room = room();
         let body = Full::new(Bytes::from(vec![b' '; MAX_BODY + 1]));
-        assert_eq!(Asked::read(body, &room).await.map(|_| ()), Err(BadBody::TooLarge));
-        assert_eq!(room.0.available_permits(), MAX_BODIES_TOTAL / UNIT);
+        assert_eq!(Asked::read(body, of(&room)).await.map(|_| ()), Err(BadBody::TooLarge));
+        assert_eq!(room.free(), MAX_BODIES_TOTAL);
+    }
+
+    fn long(bytes: usize) -> Full<Bytes> {
+        Full::new(Bytes::from(format!("{{\"model\":\"a\",\"x\":\"{}\"}}", "y".repeat(bytes))))
     }
 
     #[tokio::test]
     async fn the_room_is_bounded_and_given_back() {
-        let room = Room(Arc::new(Semaphore::new(2)));
-        let text =
-            |n: usize| Full::new(Bytes::from(format!("{{\"model\":\"a\",\"x\":\"{}\"}}", "y".repeat(n))));
-        let first = Asked::read(text(UNIT), &room).await.unwrap();
-        assert_eq!(Asked::read(text(1), &room).await.map(|_| ()), Err(BadBody::NoRoom));
+        let room = Shares::new(3 * LEAST);
+        let first = Asked::read(long(LEAST), of(&room)).await.unwrap();
+        let refused = Asked::read(long(LEAST), of(&room)).await.map(|_| ());
+        assert_eq!(refused, Err(BadBody::NoRoom(Spent::Share)));
+        let refused = Asked::read(long(3 * LEAST), room.take(Party(2), 0).unwrap()).await.map(|_| ());
+        assert_eq!(refused, Err(BadBody::NoRoom(Spent::All)));
         drop(first);
-        assert!(Asked::read(text(1), &room).await.is_ok());
+        assert!(Asked::read(long(1), of(&room)).await.is_ok());
+        assert_eq!(room.free(), 3 * LEAST);
+    }
+
+    #[tokio::test]
+    async fn one_agents_long_bodies_leave_room_for_anothers() {
+        let room = room();
+        let mut held = Vec::new();
+        let full = loop {
+            match Asked::read(long(MAX_BODY - 64), of(&room)).await {
+                Ok(asked) => held.push(asked),
+                Err(full) => break full,
+            }
+        };
+        assert_eq!((held.len(), &full), (4, &BadBody::NoRoom(Spent::Share)));
+        assert!(full.to_string().contains("of this agent"), "{full}");
+        assert!(Asked::read(long(MAX_BODY - 64), room.take(Party(2), 0).unwrap()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_given_up() {
         let (_sender, body) = http_body_util::channel::Channel::<Bytes, std::io::Error>::new(1);
-        assert_eq!(Asked::read(body, &Room::default()).await.map(|_| ()), Err(BadBody::Slow));
+        assert_eq!(Asked::read(body, of(&room())).await.map(|_| ()), Err(BadBody::Slow));
     }
 
     proptest! {

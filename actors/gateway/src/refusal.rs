@@ -192,7 +192,7 @@ impl From<Misshapen> for Refusal {
 impl From<BadBody> for Refusal {
     fn from(fault: BadBody) -> Self {
         let status = match fault {
-            BadBody::NoRoom => return Self::unavailable(fault.to_string()),
+            BadBody::NoRoom(_) => return Self::unavailable(fault.to_string()),
             BadBody::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BadBody::Slow => StatusCode::REQUEST_TIMEOUT,
             BadBody::Broken | BadBody::NotJson(_) | BadBody::Model => StatusCode::BAD_REQUEST,

@@ -1,7 +1,7 @@
 //! The answer's body on its way to the agent: chunk by chunk, nothing gathered, within the route's time-outs.
 //!
-//! Each chunk is looked at by the token counter and searched for the key. It holds the exchange's place among the
-//! permits, and tells the ledger how it ended, however it ends.
+//! Each chunk is looked at by the token counter and searched for the key. It holds the exchange's place among
+//! those in flight, and tells the ledger how it ended, however it ends.
 
 use std::{
     pin::Pin,
@@ -12,11 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
+use policy::Share;
 use redactor::Sieve;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Sleep, sleep, sleep_until},
-};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::{
     BoxError,
@@ -59,18 +57,11 @@ pub(crate) struct Relay<B> {
     bytes: u64,
     ended: bool,
     complete: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl<B> Relay<B> {
-    pub fn new(
-        inner: B,
-        sieve: Sieve,
-        tap: Tap,
-        timeouts: Timeouts,
-        story: Story,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    pub fn new(inner: B, sieve: Sieve, tap: Tap, timeouts: Timeouts, story: Story, place: Share) -> Self {
         let idle = Box::pin(sleep(timeouts.idle));
         let total = Box::pin(sleep_until((story.began + timeouts.total).into()));
         Self {
@@ -84,7 +75,7 @@ impl<B> Relay<B> {
             bytes: 0,
             ended: false,
             complete: false,
-            _permit: permit,
+            _place: place,
         }
     }
 

@@ -9,15 +9,14 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use policy::Caller;
+use policy::{Caller, Share, Shares, Spent};
 use serde::Serialize;
 use serde_json::json;
 use smol_str::SmolStr;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Body,
-    body::{Asked, Room},
+    body::{Asked, BadBody, room},
     config::{Cost, Faults, Inference, Kind, Trust},
     credential::Credentials,
     headers,
@@ -33,7 +32,7 @@ use crate::{
     usage::Tap,
 };
 
-/// Model requests in flight at one time, streams included. More are answered 503.
+/// Model requests in flight at one time, streams included, of which one agent has its share ([`policy::Shares`]). More are answered 503.
 pub const MAX_IN_FLIGHT: usize = 128;
 
 /// What the gateway needs of the world.
@@ -58,8 +57,9 @@ pub struct Gateway {
 struct Inner {
     deps: Deps,
     routes: ArcSwap<Routes>,
-    room: Room,
-    in_flight: Arc<Semaphore>,
+    /// Bytes of bodies.
+    room: Shares,
+    in_flight: Shares,
 }
 
 /// One provider as `status` shows it.
@@ -84,12 +84,8 @@ pub struct ProviderStatus {
 impl Gateway {
     /// A gateway without routes: it refuses every model until [`Gateway::publish`].
     pub fn new(deps: Deps) -> Self {
-        let inner = Inner {
-            deps,
-            routes: ArcSwap::default(),
-            room: Room::default(),
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-        };
+        let inner =
+            Inner { deps, routes: ArcSwap::default(), room: room(), in_flight: Shares::new(MAX_IN_FLIGHT) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -124,7 +120,7 @@ impl Gateway {
 
     /// Model requests in flight.
     pub fn in_flight(&self) -> usize {
-        MAX_IN_FLIGHT.saturating_sub(self.inner.in_flight.available_permits())
+        self.inner.in_flight.taken()
     }
 
     /// Closes kept connections that are too old; gives how many are kept still.
@@ -187,9 +183,15 @@ impl Gateway {
         let endpoint = Endpoint::judge(method, stage.about.path, query, headers)?;
         let routes = self.routes();
         let Some(kind) = endpoint.kind() else { return Ok(models(&routes, stage.about.request_id)) };
-        let permit = self.inner.in_flight.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Refusal::unavailable("too many model requests at one time"))?;
-        let asked = Asked::read(body, &self.inner.room).await?;
+        let party = stage.exchange.caller.party;
+        let place = self.inner.in_flight.take(party, 1).map_err(|spent| {
+            Refusal::unavailable(match spent {
+                Spent::All => "too many model requests at one time",
+                Spent::Share => "too many model requests of this agent at one time",
+            })
+        })?;
+        let room = self.inner.room.take(party, 0).map_err(BadBody::NoRoom)?;
+        let asked = Asked::read(body, room).await?;
         stage.exchange.asked = Some(clip(asked.model()).into());
         stage.exchange.streamed = asked.stream;
         let route =
@@ -206,7 +208,7 @@ impl Gateway {
         let query = endpoint.upstream_query(query).unwrap_or_default();
         let call =
             Call { gateway: self, route: &route, kind, endpoint, query, headers, asked: &asked, began };
-        call.first_that_connects(&targets, permit, stage).await
+        call.first_that_connects(&targets, place, stage).await
     }
 }
 
@@ -233,7 +235,7 @@ impl Call<'_> {
     async fn first_that_connects(
         &self,
         targets: &[&Target],
-        permit: OwnedSemaphorePermit,
+        place: Share,
         stage: &mut Stage<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let deps = &self.gateway.inner.deps;
@@ -255,7 +257,7 @@ impl Call<'_> {
             match sent {
                 Ok(response) => {
                     deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
-                    return self.relay(response, provider, permit, stage).await;
+                    return self.relay(response, provider, place, stage).await;
                 }
                 Err(fault) => {
                     tracing::warn!(provider = %provider.name, %fault, request_id = stage.about.request_id, "inference request failed");
@@ -288,7 +290,7 @@ impl Call<'_> {
         &self,
         response: Response<Incoming>,
         provider: &Provider,
-        permit: OwnedSemaphorePermit,
+        place: Share,
         stage: &Stage<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let status = response.status();
@@ -333,11 +335,11 @@ impl Call<'_> {
         };
         let sieve = provider.screen.sieve();
         let body = if status.is_success() {
-            Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, permit).boxed_unsync()
+            Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, place).boxed_unsync()
         } else {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let text = scrubbed(response, provider, &self.gateway.inner.deps.scrub).await;
-            Relay::new(Full::new(text), sieve, tap, self.route.timeouts, story, permit).boxed_unsync()
+            Relay::new(Full::new(text), sieve, tap, self.route.timeouts, story, place).boxed_unsync()
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;

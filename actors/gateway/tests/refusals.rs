@@ -275,3 +275,37 @@ async fn requests_in_flight_are_bounded() {
     provider.whole(200, JSON, "{}").await;
     assert_eq!(house.whole(chat("small")).await.0, 200);
 }
+
+#[tokio::test]
+async fn one_agent_that_reads_nothing_leaves_places_to_the_others() {
+    let provider = Provider::start().await;
+    let house = house(Protocol::Http2, &both(provider.port));
+    let mut open = Vec::new();
+    let refused = loop {
+        let sender = provider.stream(200, &[("content-type", "text/event-stream")]);
+        let answer = house.ask_as(1, chat("small")).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        open.push((answer, sender));
+        assert!(open.len() < MAX_IN_FLIGHT, "one agent has all places");
+    };
+    assert!(open.len() > MAX_IN_FLIGHT / 2, "alone it has most of them: {}", open.len());
+    assert_eq!(refused.status(), 503);
+    let body = refused.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((&body["error"], &body["layer"]), (&"unavailable".into(), &"inference".into()));
+    assert_eq!(body["detail"], "too many model requests of this agent at one time");
+    assert!(body["hint"].as_str().unwrap().contains("try again"), "{body}");
+    // The stream that the refused one would have had is the next one's.
+    for agent in 2..6 {
+        let answer = house.ask_as(agent, chat("small")).await;
+        assert_eq!(answer.status(), 200, "agent {agent}");
+        let sender = provider.stream(200, &[("content-type", "text/event-stream")]);
+        open.push((answer, sender));
+    }
+    open.remove(0);
+    assert_eq!(house.ask_as(1, chat("small")).await.status(), 503, "its share became smaller");
+    open.clear();
+    assert_eq!((house.gateway.in_flight(), house.ask_as(1, chat("small")).await.status().as_u16()), (0, 200));
+}

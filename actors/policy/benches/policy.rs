@@ -89,6 +89,7 @@ fn caller(path: &str) -> Caller {
     let program = |p: &str| Executable { path: p.into(), sha256: [0; 32] };
     Caller {
         foreign_code: false,
+        party: cofferdam_policy::Party::UNKNOWN,
         executable: program(path),
         ancestors: [program("/usr/bin/bash"), program("/usr/bin/node")].into(),
     }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::content::Content;
-use crate::{CanonicalPath, Host, PathOptions, Query};
+use crate::{CanonicalPath, Host, Party, PathOptions, Query};
 
 /// Where a connection wants to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub struct Caller {
     /// Whether code of unknown origin is mapped in it: from a writable mount, a deleted file or a memory file. The
     /// executable's hash says nothing of such code (`LD_PRELOAD` and its like).
     pub foreign_code: bool,
+    /// Whose it is.
+    pub party: Party,
 }
 
 /// What the rules of an inspected endpoint judge.

@@ -97,7 +97,12 @@ impl Question {
         let executable = Executable { path: binary.into(), sha256: [0; 32] };
         Ok(Self {
             destination: Destination { host: Host::parse(host)?, port },
-            caller: Caller { executable, ancestors: Arc::default(), foreign_code: false },
+            caller: Caller {
+                executable,
+                ancestors: Arc::default(),
+                foreign_code: false,
+                party: crate::Party::UNKNOWN,
+            },
             request,
         })
     }

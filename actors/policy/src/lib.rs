@@ -34,6 +34,7 @@ mod reference;
 mod regular;
 mod reload;
 mod schema;
+mod shares;
 pub mod watch;
 mod yaml;
 
@@ -64,3 +65,4 @@ pub use reference::reference;
 pub use regular::open_regular;
 pub use reload::{Loader, Observer, Published, Refused, Reloaded, Seen};
 pub use schema::schema;
+pub use shares::{Party, Share, Shares, Spent, TO_WHAT_IS_LEFT};

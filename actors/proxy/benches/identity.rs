@@ -40,7 +40,7 @@ impl Processes for Oneself {
     }
 
     fn holders_and_maker(&self, inode: u64) -> BoxFuture<'_, Result<(Vec<Holder>, Maker), HoldersError>> {
-        Box::pin(async move { Ok((self.holders(inode).await?, Maker::Holds)) })
+        Box::pin(async move { Ok((self.holders(inode).await?, Maker::Holds(policy::Party::UNKNOWN))) })
     }
 }
 

@@ -3,7 +3,7 @@
 //! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies on the way;
 //! here their errors become answers. Nothing else in the crate turns a destination into an address.
 
-use policy::{AddressRule, Destination, Grant, Host};
+use policy::{AddressRule, Destination, Grant, Host, Party};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -67,12 +67,12 @@ impl Judged {
         self.rule == *rule && self.at.elapsed() < ADDRESSES_FRESH
     }
 
-    /// Connects to the first that answers, or through the proxy that lies on the way.
+    /// Connects to the first that answers, or through the proxy that lies on the way, on the account of `party`.
     ///
     /// # Errors
     /// That none did, or that too many connections are open.
-    pub async fn dial(&self, tracker: &Tracker) -> Result<Dialled, Refusal> {
-        let way = tracker.way()?;
+    pub async fn dial(&self, tracker: &Tracker, party: Party) -> Result<Dialled, Refusal> {
+        let way = tracker.way(party)?;
         let Connected { stream, reached } = match &self.route {
             Route::Straight => {
                 guard::dial(&self.addresses, DIAL_DEADLINE).await.map_err(|error| match error {

@@ -243,6 +243,7 @@ mod tests {
         known.path = Some("/x".into());
         known.caller = Some(Arc::new(Caller {
             foreign_code: false,
+            party: policy::Party::UNKNOWN,
             executable: Executable { path: "/usr/bin/curl".into(), sha256: [0; 32] },
             ancestors: Arc::from([]),
         }));

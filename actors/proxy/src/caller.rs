@@ -8,19 +8,20 @@
 //! one is a refusal.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
-use policy::{Caller, Denial, Layer};
+use policy::{Caller, Denial, Layer, Party};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
 use crate::identity::{Changed, Identifier, Look, Unidentified};
 use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN};
+use crate::tracker::{Place, TooMany};
 
 /// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits the rest.
 const RENEWED_AFTER: Duration = Duration::from_millis(IDENTITY_FRESH.as_millis() as u64 * 3 / 4);
@@ -84,19 +85,22 @@ pub enum Unjudged {
     Another(Denial),
     /// Nobody knows who does: nobody at all, or who can't be told in time.
     Untold(Denial),
+    /// Whose it is has no more room for it.
+    TooMany(TooMany),
 }
 
-impl From<Unjudged> for Denial {
-    fn from(unjudged: Unjudged) -> Self {
-        match unjudged {
-            Unjudged::Another(denial) | Unjudged::Untold(denial) => denial,
-        }
+impl From<TooMany> for Refusal {
+    fn from(why: TooMany) -> Self {
+        Self::Unavailable(why.to_string())
     }
 }
 
 impl From<Unjudged> for Refusal {
     fn from(unjudged: Unjudged) -> Self {
-        Self::Denied(unjudged.into())
+        match unjudged {
+            Unjudged::Another(denial) | Unjudged::Untold(denial) => Self::Denied(denial),
+            Unjudged::TooMany(why) => why.into(),
+        }
     }
 }
 
@@ -118,11 +122,13 @@ impl std::ops::Deref for Judged {
     }
 }
 
-/// One connection of the agent, as far as identity goes: its tuple and the last answer.
+/// One connection of the agent, as far as identity goes: its tuple, its place among all of them and the last answer.
 pub struct Claim {
     identify: Arc<dyn Identify>,
     client: SocketAddr,
     local: SocketAddr,
+    /// Nobody's until the first look; then its maker's.
+    place: Mutex<Option<Place>>,
     first: OnceCell<Result<Judged, Unjudged>>,
     /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was executed
     /// anew, and clean.
@@ -141,12 +147,24 @@ impl Claim {
             identify,
             client,
             local,
+            place: Mutex::default(),
             first: OnceCell::new(),
             foreign_code: AtomicBool::new(false),
             last: ArcSwapOption::empty(),
             renewing: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The same, in this place for as long as it is watched.
+    #[must_use]
+    pub(crate) fn at(self, place: Place) -> Self {
+        Self { place: Mutex::new(Some(place)), ..self }
+    }
+
+    /// Whose it is, once that is known.
+    pub(crate) fn party(&self) -> Party {
+        self.first.get().and_then(|first| first.as_ref().ok()).map_or(Party::UNKNOWN, |first| first.party)
     }
 
     /// The agent's end.
@@ -157,29 +175,53 @@ impl Claim {
     /// Serves the connection, and establishes meanwhile who made it: before a byte of it is read where nobody notes that
     /// as it happens (a program could speak and then lend its words another's name), else when no request has asked
     /// within [`MAKER_ASKED_WITHIN`].
-    pub(crate) async fn watch(&self, serving: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// Its maker has too many: it is served no more, whatever was going on, so that nobody holds more places by saying nothing.
+    pub(crate) async fn watch(&self, serving: impl Future<Output = ()>) -> Result<(), TooMany> {
+        let _seat = Seat(self);
         if !self.identify.notes_makers() {
-            self.establish().await;
-            return serving.await;
+            self.establish().await?;
+            serving.await;
+            return Ok(());
         }
         let asked_in_time = async {
             tokio::time::sleep(MAKER_ASKED_WITHIN).await;
-            self.establish().await;
-            std::future::pending().await
+            match self.establish().await {
+                Ok(()) => std::future::pending().await,
+                Err(too_many) => too_many,
+            }
         };
         tokio::select! {
-            () = serving => {}
-            () = asked_in_time => {}
+            () = serving => Ok(()),
+            too_many = asked_in_time => Err(too_many),
         }
     }
 
-    async fn establish(&self) {
-        self.first.get_or_init(|| self.ask(Look::First)).await;
+    async fn establish(&self) -> Result<(), TooMany> {
+        match self.first.get_or_init(|| self.ask_first()).await {
+            Err(Unjudged::TooMany(too_many)) => Err(*too_many),
+            // Any other refusal is told to each request.
+            _ => Ok(()),
+        }
+    }
+
+    async fn ask_first(&self) -> Result<Judged, Unjudged> {
+        let first = self.ask(Look::First).await?;
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.as_mut().map(|place| place.belongs_to(first.party)) {
+            Some(Err(too_many)) => Err(Unjudged::TooMany(too_many)),
+            None | Some(Ok(())) => Ok(first),
+        }
     }
 
     async fn ask(&self, look: Look) -> Result<Judged, Unjudged> {
         let mut caller = self.identify.identify(self.client, self.local, look).await?;
         caller.foreign_code |= self.foreign_code.fetch_or(caller.foreign_code, Ordering::Relaxed);
+        if let Some(Ok(first)) = self.first.get() {
+            // Whoever made it has it on their account, whoever speaks on it.
+            caller.party = first.party;
+        }
         Ok(Judged(Arc::new(caller)))
     }
 
@@ -191,7 +233,7 @@ impl Claim {
         let (mut asked, begun) = (false, Instant::now());
         let first = self.first.get_or_init(|| {
             asked = true;
-            self.ask(Look::First)
+            self.ask_first()
         });
         let first = first.await.clone()?;
         if asked {
@@ -262,6 +304,15 @@ impl Claim {
     }
 }
 
+/// Gives a connection's place back when it is served no more, whoever still holds its claim.
+struct Seat<'a>(&'a Claim);
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.0.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 fn changed_hands(first: &Judged, now: &Judged) -> Denial {
     Denial {
         layer: Layer::Identity,
@@ -275,122 +326,4 @@ fn changed_hands(first: &Judged, now: &Judged) -> Denial {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use policy::{Executable, Layer};
-
-    use super::*;
-
-    /// Good when the connection is made and at its first request, then refused.
-    struct Twice(AtomicUsize);
-
-    impl Identify for Twice {
-        fn identify(
-            &self,
-            _: SocketAddr,
-            _: SocketAddr,
-            look: Look,
-        ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
-            let before = self.0.fetch_add(1, Ordering::Relaxed);
-            assert_eq!(look == Look::First, before == 0, "who made it is asked once, first");
-            let good = before < 2;
-            Box::pin(async move {
-                match good {
-                    true => Ok(Caller {
-                        executable: Executable { path: "/a".into(), sha256: [0; 32] },
-                        ancestors: Arc::from([]),
-                        foreign_code: look == Look::First,
-                    }),
-                    false => Err(Unjudged::Another(Denial {
-                        layer: Layer::Identity,
-                        detail: "several holders".to_owned(),
-                        policy: None,
-                        hint: None,
-                    })),
-                }
-            })
-        }
-
-        fn notes_makers(&self) -> bool {
-            true
-        }
-    }
-
-    fn claim() -> (Arc<Twice>, Arc<Claim>) {
-        let address = "127.0.0.1:1".parse().unwrap();
-        let twice = Arc::new(Twice(AtomicUsize::new(0)));
-        (twice.clone(), Arc::new(Claim::new(twice, address, address)))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_old_answer_is_asked_for_again_and_never_fallen_back_on() {
-        let (twice, claim) = claim();
-        assert!(claim.judged().await.is_ok());
-        assert!(claim.judged().await.is_ok(), "a burst asks once");
-        assert_eq!(twice.0.load(Ordering::Relaxed), 1, "the first request asks both questions in one");
-        tokio::time::advance(IDENTITY_FRESH).await;
-        let caller = claim.judged().await.unwrap();
-        assert!(caller.foreign_code, "a program that was executed anew doesn't take its foreign words back");
-        tokio::time::advance(IDENTITY_FRESH).await;
-        assert!(claim.judged().await.is_err());
-        assert!(claim.judged().await.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_busy_connection_is_asked_about_beside_its_requests() {
-        let (twice, claim) = claim();
-        assert!(claim.judged().await.is_ok());
-        tokio::time::advance(RENEWED_AFTER).await;
-        assert!(claim.judged().await.unwrap().foreign_code, "by the first answer, which is good still");
-        tokio::task::yield_now().await;
-        assert_eq!(twice.0.load(Ordering::Relaxed), 2, "and asked anew meanwhile");
-        tokio::time::advance(RENEWED_AFTER).await;
-        assert!(claim.judged().await.is_ok(), "by the second answer, no older than it may be");
-        tokio::task::yield_now().await;
-        assert_eq!(twice.0.load(Ordering::Relaxed), 3);
-        assert!(claim.judged().await.is_err(), "a refusal that nobody waited for counts all the same");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_connection_is_asked_about_and_its_first_request_once_more() {
-        let (twice, claim) = claim();
-        let served = {
-            let claim = Arc::clone(&claim);
-            tokio::spawn(async move { claim.watch(std::future::pending()).await })
-        };
-        tokio::task::yield_now().await;
-        assert_eq!(twice.0.load(Ordering::Relaxed), 0);
-        tokio::time::sleep(MAKER_ASKED_WITHIN * 2).await;
-        assert_eq!(twice.0.load(Ordering::Relaxed), 1, "nobody can wait until the note is old");
-        assert!(claim.judged().await.is_ok());
-        assert_eq!(
-            twice.0.load(Ordering::Relaxed),
-            2,
-            "what was found before the head is fresh for no request"
-        );
-        served.abort();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_nobody_notes_makers_the_first_look_comes_before_everything() {
-        struct Unnoted(Twice);
-        impl Identify for Unnoted {
-            fn identify(
-                &self,
-                client: SocketAddr,
-                local: SocketAddr,
-                look: Look,
-            ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
-                self.0.identify(client, local, look)
-            }
-            fn notes_makers(&self) -> bool {
-                false
-            }
-        }
-        let address = "127.0.0.1:1".parse().unwrap();
-        let unnoted = Arc::new(Unnoted(Twice(AtomicUsize::new(0))));
-        let claim = Claim::new(unnoted.clone(), address, address);
-        claim.watch(async { assert_eq!(unnoted.0.0.load(Ordering::Relaxed), 1) }).await;
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
-use policy::{AddressRule, Caller};
+use policy::{AddressRule, Caller, Party};
 use uuid::Uuid;
 
 use crate::address::{self, Dialled};
@@ -21,11 +21,12 @@ use crate::outcome::Journal;
 use crate::pool::Pool;
 use crate::protocol::Ungathered;
 use crate::protocol::websocket::Judge;
+use crate::room::Room;
 use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
-use crate::tracker::{Live, Tracker, Turn};
+use crate::tracker::{InTurn, Live, Seat, Tracker};
 use crate::upstream::{Sender, Upstream};
 use crate::verdict::Granted;
 
@@ -79,7 +80,7 @@ pub(crate) enum Next {
         sender: Sender,
         live: Arc<Live>,
         /// Its place among the requests in flight: it may buffer as much as one.
-        turn: Turn,
+        turn: InTurn,
         known: Known,
         judge: Option<Box<Judge>>,
         guard: Option<Guard>,
@@ -96,6 +97,8 @@ pub(crate) struct Conn {
     pub(crate) addresses: Mutex<Option<address::Judged>>,
     /// The tunnel's decision, where it is one.
     rests_on: Option<Live>,
+    /// Held while HTTP is served on it.
+    seat: Mutex<Option<Seat>>,
     next: Mutex<Option<Next>>,
     fault: OnceLock<Fault>,
     refused: AtomicBool,
@@ -111,6 +114,7 @@ impl Conn {
             pool: Pool::default(),
             addresses: Mutex::default(),
             rests_on: None,
+            seat: Mutex::default(),
             next: Mutex::default(),
             fault: OnceLock::new(),
             refused: AtomicBool::new(false),
@@ -174,6 +178,35 @@ impl Conn {
             Ungathered::Broken(why) => self.broken(why),
             Ungathered::NoRoom(refusal) => refusal,
         }
+    }
+
+    /// Takes a seat for as long as HTTP is served on it.
+    ///
+    /// # Errors
+    /// There is none, or none for the connection's agent.
+    pub(crate) fn sit(&self) -> Result<(), Refusal> {
+        let seat = self.deps.tracker.seat(self.claim.party())?;
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+        Ok(())
+    }
+
+    /// Puts the seat on the account of whose connection it is, once that is known.
+    ///
+    /// # Errors
+    /// That agent has no more of them.
+    pub(crate) fn sits_for(&self, party: Party) -> Result<(), Refusal> {
+        let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
+        seat.as_mut().map_or(Ok(()), |seat| seat.belongs_to(party))
+    }
+
+    /// Gives the seat back.
+    pub(crate) fn stand_up(&self) {
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// A part of what all bodies may hold, for one of this connection's.
+    pub(crate) fn room(&self) -> Room {
+        self.deps.tracker.room(self.claim.party())
     }
 
     /// Notes that the answer was ours and the rest of the request may never be read.

@@ -23,7 +23,7 @@ use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
 use crate::road::Answer;
-use crate::tracker::{Live, Turn};
+use crate::tracker::{InTurn, Live};
 use crate::upstream::{Purpose, Sender, Unopened, Unsent, Wire};
 use crate::verdict::Permitted;
 use crate::websocket::{self, Handshake};
@@ -38,7 +38,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) known: &'a Known,
     pub(crate) started: Instant,
     /// Its place among the requests in flight.
-    pub(crate) turn: Turn,
+    pub(crate) turn: InTurn,
 }
 
 /// See the module.
@@ -188,7 +188,12 @@ async fn open(
         let sender = conn
             .deps
             .upstream
-            .open(addresses.dial(&conn.deps.tracker).await?, &key.destination, wire, purpose)
+            .open(
+                addresses.dial(&conn.deps.tracker, permitted.granted.caller.party).await?,
+                &key.destination,
+                wire,
+                purpose,
+            )
             .await?;
         if purpose == Purpose::WebSocket && !sender.takes_websockets().await {
             let why = "the destination speaks HTTP/2, and takes no WebSocket on it (RFC 8441)";

@@ -34,7 +34,9 @@ pub const CROWDED_BUFFER_BYTES: usize = 32 * 1024;
 pub const MAX_HTTP_CONNECTIONS: usize = 2048;
 /// Requests in flight at a time, on all connections of all agents: from a request's head to the end of its answer, or of its WebSocket.
 pub const MAX_EXCHANGES: usize = 1024;
-/// Bytes of an unfinished head beyond which it is paid for from [`MAX_JUDGED_BYTES`], as bodies are.
+/// Bytes of all unfinished heads together that are longer than [`FREE_HEAD_BYTES`], in one sandbox.
+pub const MAX_HEADS_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of an unfinished head beyond which it is paid for from [`MAX_HEADS_BYTES`].
 pub const FREE_HEAD_BYTES: usize = 8 * 1024;
 /// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
 pub const IO_BUFFER_BYTES: usize = 64 * 1024;
@@ -45,6 +47,8 @@ pub const MAX_IDLE_PIPES: usize = 16;
 /// Connections of the agents' at a time, and as many to servers, if there are descriptors enough: two for each, and
 /// [`RESERVED_DESCRIPTORS`].
 pub const MAX_CONNECTIONS: usize = 12_288;
+/// What one agent may hold of the connections, in times what it leaves free ([`policy::Shares`]): what is left of so many is still hundreds.
+pub const CONNECTIONS_TO_WHAT_IS_LEFT: usize = 19;
 /// Descriptors that are kept for what is no connection: files, listeners, pipes, further upstreams.
 pub const RESERVED_DESCRIPTORS: usize = 1024;
 /// Streams in flight on one HTTP/2 connection from the agent.
@@ -182,11 +186,13 @@ mod tests {
             CROWDED_BUFFER_BYTES,
             MAX_HTTP_CONNECTIONS,
             MAX_EXCHANGES,
+            MAX_HEADS_BYTES,
             FREE_HEAD_BYTES,
             IO_BUFFER_BYTES,
             RELAY_BUFFER_BYTES,
             MAX_IDLE_PIPES,
             MAX_CONNECTIONS,
+            CONNECTIONS_TO_WHAT_IS_LEFT,
             RESERVED_DESCRIPTORS,
             MAX_H2_STREAMS,
             MAX_H2_RESET_STREAMS,
@@ -267,8 +273,8 @@ mod tests {
             let row = format!("| `{name}` | {value} |");
             assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
         }
-        // The page is shared: images and what init bounds are the agent crate's, stops and moves the command's.
-        let others = ["Images", "Stops and moves"];
+        // The page is shared: images and what init bounds are the agent crate's, shares the policy's, stops and moves the command's.
+        let others = ["Images", "Shares", "Stops and moves"];
         let ours =
             page.split("\n## ").filter(|section| !others.iter().any(|other| section.starts_with(other)));
         let told = ours

@@ -75,7 +75,7 @@ pub(crate) struct Accepted {
     client: SocketAddr,
     local: SocketAddr,
     kind: Kind,
-    _place: Place,
+    place: Place,
 }
 
 /// Accepts for ever. Each connection goes on as a task of its own that outlives this one.
@@ -105,7 +105,7 @@ fn hand_over(deps: &Arc<Deps>, stream: TcpStream, client: SocketAddr, kind: Kind
     // A dual-stack listener says IPv4 addresses in IPv6's words; the agent's socket has them in IPv4's.
     let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (client, local) = (plain(client), plain(local));
-    let accepted = Accepted { stream, client, local, kind, _place: place };
+    let accepted = Accepted { stream, client, local, kind, place };
     let deps = Arc::clone(deps);
     tokio::spawn(async move {
         let _counted = telemetry::metrics::proxy_connection();
@@ -122,9 +122,12 @@ fn full(deps: &Deps, stream: &TcpStream, client: SocketAddr) {
 }
 
 async fn connection(deps: Arc<Deps>, accepted: Accepted) {
-    let Accepted { stream, client, local, kind, _place } = accepted;
-    let claim = Arc::new(Claim::new(Arc::clone(&deps.identify), client, local));
-    claim.watch(serve(deps, &claim, stream, local, kind)).await;
+    let Accepted { stream, client, local, kind, place } = accepted;
+    let claim = Arc::new(Claim::new(Arc::clone(&deps.identify), client, local).at(place));
+    let served = claim.watch(serve(Arc::clone(&deps), &claim, stream, local, kind)).await;
+    if let Err(too_many) = served {
+        outcome::refused(&*deps.journal, &Known::nothing(client), too_many.into(), Duration::ZERO);
+    }
 }
 
 /// Each stage is a future of its own on the heap: what idles for long holds the memory of its own stage alone.

@@ -22,7 +22,7 @@ use crate::outcome::Finished;
 use crate::pool::Key;
 use crate::protocol::Forwarded;
 use crate::timer::Timer;
-use crate::tracker::{Live, Turn};
+use crate::tracker::{InTurn, Live};
 use crate::upstream::{Driver, Sender};
 
 /// The count of one exchange, written when its last part is gone.
@@ -34,12 +34,12 @@ pub(crate) struct Ledger {
     down: AtomicU64,
     status: AtomicU64,
     fault: std::sync::OnceLock<String>,
-    _turn: Turn,
+    _turn: InTurn,
 }
 
 impl Ledger {
     /// `turn` is given back with the last part.
-    pub(crate) fn open(conn: &Arc<Conn>, known: &Known, started: Instant, turn: Turn) -> Arc<Self> {
+    pub(crate) fn open(conn: &Arc<Conn>, known: &Known, started: Instant, turn: InTurn) -> Arc<Self> {
         Arc::new(Self {
             conn: Arc::clone(conn),
             known: known.clone(),

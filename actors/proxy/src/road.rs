@@ -70,9 +70,10 @@ fn go_on(
         (Some(next), None) => conn.set_next(next),
         (Some(next), Some(stream)) => {
             // As much as a connection of its own.
-            let place = conn.deps.tracker.admit().ok_or_else(|| {
+            let mut place = conn.deps.tracker.admit().ok_or_else(|| {
                 Refusal::Unavailable("this sandbox has as many connections open as it may".to_owned())
             })?;
+            place.belongs_to(conn.claim.party())?;
             tokio::spawn(tunnel::on_stream(Arc::clone(conn), next, stream, place));
         }
     }
@@ -104,6 +105,8 @@ async fn walk(
     match intent.ask() {
         Ask::Tunnel => tunnel::open(conn, granted, known, started).await,
         Ask::Exchange(exchange) => {
+            conn.sits_for(caller.party)?;
+            let turn = turn.of(caller.party)?;
             let mut exchange = exchange.clone();
             let body = protocol::read(conn, &generation, &granted, &mut exchange, &parts, body).await?;
             let permitted = Permitted::judge(&generation, granted, exchange)?;

@@ -1,51 +1,47 @@
-//! What all bodies together may hold while they are read to be judged or rewritten, and one body's share of it.
+//! What all bodies (or long heads) together may hold while they are read to be judged or rewritten, and one's part of it.
 //!
-//! A share is paid for as its bytes come, never for what a head promises: who promises much and sends nothing keeps nobody out.
+//! A part is paid for as its bytes come, never for what a head promises: who promises much and sends nothing keeps nobody out.
 
-use std::sync::Arc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use policy::{Party, Share, Shares, Spent};
 
 use crate::answer::Refusal;
 
-/// One body's share; given back when dropped.
+/// One body's part; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    all: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
-}
+pub(crate) struct Room(Option<Share>);
 
 impl Room {
-    /// A share of nothing yet.
-    pub(crate) fn new(all: Arc<Semaphore>) -> Self {
-        Self { all, held: None }
+    /// A part of nothing yet.
+    pub(crate) fn new(all: &Shares, party: Party) -> Self {
+        // Nothing can always be had.
+        Self(all.take(party, 0).ok())
     }
 
     /// Pays for a body that has so many bytes now.
     ///
     /// # Errors
-    /// There is no room for them; what was paid for before stays.
+    /// There is no room for them, or not for this party; what was paid for before stays.
     pub(crate) fn pay_for(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let full = || Refusal::Unavailable("too many bodies are being read at the same time".to_owned());
-        let more = u32::try_from(bytes.saturating_sub(held)).map_err(|_| full())?;
-        let more = Arc::clone(&self.all).try_acquire_many_owned(more).map_err(|_| full())?;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
-        }
-        Ok(())
+        let Some(share) = &mut self.0 else { return Err(full(Spent::All)) };
+        share.take(bytes.saturating_sub(share.held())).map_err(full)
     }
 
     /// Whether anything was paid for.
     pub(crate) fn is_paid(&self) -> bool {
-        self.held.is_some()
+        self.0.as_ref().is_some_and(|share| share.held() > 0)
     }
 
     /// Gives back what was paid for.
     pub(crate) fn give_back(&mut self) {
-        self.held = None;
+        if let Some(share) = &mut self.0 {
+            share.give_back();
+        }
     }
+}
+
+fn full(spent: Spent) -> Refusal {
+    let whose = if spent == Spent::Share { " of this agent" } else { "" };
+    Refusal::Unavailable(format!("too many long heads or bodies{whose} are being read at the same time"))
 }
 
 #[cfg(test)]
@@ -54,16 +50,26 @@ mod tests {
 
     #[test]
     fn bytes_are_paid_for_as_they_come_and_given_back() {
-        let all = Arc::new(Semaphore::new(10));
-        let mut first = Room::new(Arc::clone(&all));
-        let mut second = Room::new(Arc::clone(&all));
+        let all = Shares::new(10);
+        let mut first = Room::new(&all, Party::UNKNOWN);
+        let mut second = Room::new(&all, Party::UNKNOWN);
         assert!(first.pay_for(4).is_ok() && first.pay_for(3).is_ok() && first.pay_for(6).is_ok());
         assert!(second.pay_for(5).is_err());
         assert!(second.pay_for(4).is_ok());
-        assert_eq!(all.available_permits(), 0);
+        assert_eq!(all.free(), 0);
         drop(first);
         assert!(second.pay_for(10).is_ok());
         drop(second);
-        assert_eq!(all.available_permits(), 10);
+        assert_eq!(all.free(), 10);
+    }
+
+    #[test]
+    fn one_agents_bodies_leave_room_for_anothers() {
+        let all = Shares::new(90);
+        let mut greedy = Room::new(&all, Party(1));
+        assert!(greedy.pay_for(60).is_ok());
+        let refused = greedy.pay_for(61).unwrap_err();
+        assert!(refused.detail().contains("of this agent"), "{}", refused.detail());
+        assert!(Room::new(&all, Party(2)).pay_for(20).is_ok());
     }
 }

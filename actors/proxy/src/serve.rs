@@ -29,12 +29,13 @@ use crate::strict::Violation;
 use crate::strict::io::{Remains, StrictIo};
 use crate::tls::Prefixed;
 
-/// Empties a connection's pool when it is served no more, however that ends.
+/// Empties a connection's pool and gives back its seat when it is served no more, however that ends.
 struct Served<'a>(&'a Conn);
 
 impl Drop for Served<'_> {
     fn drop(&mut self) {
         self.0.pool.close();
+        self.0.stand_up();
     }
 }
 
@@ -44,16 +45,13 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let _served = Served(conn);
-    let _seat = match conn.deps.tracker.seat() {
-        Ok(seat) => seat,
-        Err(full) => {
-            let (known, refusal) = turned_away(conn, full);
-            last_words(&mut stream, &refusal, &known).await;
-            return None;
-        }
-    };
+    if let Err(full) = conn.sit() {
+        let (known, refusal) = turned_away(conn, full);
+        last_words(&mut stream, &refusal, &known).await;
+        return None;
+    }
     let sizes = conn.deps.tracker.sizes_of_agents();
-    let strict = StrictIo::new(stream, surplus, conn.deps.tracker.room());
+    let strict = StrictIo::new(stream, surplus, conn.deps.tracker.head_room());
     conn.watch(strict.fault());
     let answered = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
@@ -230,13 +228,10 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let _served = Served(conn);
-    let _seat = match conn.deps.tracker.seat() {
-        Ok(seat) => seat,
-        Err(full) => {
-            let (known, refusal) = turned_away(conn, full);
-            return refuse_http2(stream, &refusal, &known).await;
-        }
-    };
+    if let Err(full) = conn.sit() {
+        let (known, refusal) = turned_away(conn, full);
+        return refuse_http2(stream, &refusal, &known).await;
+    }
     let answers = Watch::default();
     let sizes = conn.deps.tracker.sizes_of_agents();
     let service = {

@@ -1,6 +1,6 @@
 //! What is alive: every connection and every decision that something still rests on.
 //!
-//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit, and each live
+//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit and their agent's share of it, and each live
 //! tunnel or exchange is registered with what its decision was made from. When a new policy generation is published,
 //! each is judged again, and only those that the new policy refuses are ended. Must never end anything whose decision
 //! still stands, nor keep anything whose decision doesn't.
@@ -10,14 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use policy::{Host, Treatment};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use policy::{Host, Party, Share, Shares, Spent, Treatment};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::answer::Refusal;
 use crate::guard::{HOST_NAME, Reached, Resolver};
 use crate::intent::Exchange;
-use crate::limits::{MAX_EXCHANGES, MAX_HTTP_CONNECTIONS, MAX_JUDGED_BYTES, SPACIOUS_CONNECTIONS};
+use crate::limits::{
+    CONNECTIONS_TO_WHAT_IS_LEFT, MAX_EXCHANGES, MAX_HEADS_BYTES, MAX_HTTP_CONNECTIONS, MAX_JUDGED_BYTES,
+    SPACIOUS_CONNECTIONS,
+};
 use crate::room::Room;
 use crate::route::judge_unresolved;
 use crate::sizes::Sizes;
@@ -30,15 +32,17 @@ pub struct Tracker(Arc<Inner>);
 struct Inner {
     policy: policy::Store,
     resolver: Resolver,
-    places: Arc<Semaphore>,
+    places: Shares,
     /// Connections to upstreams: as many as there are places, since each of those has descriptors for one.
-    ways: Arc<Semaphore>,
-    /// Connections that HTTP may yet be served on.
-    seats: Arc<Semaphore>,
-    /// Requests that may yet be in flight.
-    turns: Arc<Semaphore>,
-    /// Bytes that all judged bodies together may still take.
-    rooms: Arc<Semaphore>,
+    ways: Shares,
+    /// Connections that HTTP is served on.
+    seats: Shares,
+    /// Requests in flight.
+    turns: Shares,
+    /// Bytes of all long heads that are being read. Apart from the bodies: nobody knows whose a head is before it is whole.
+    heads: Shares,
+    /// Bytes of all judged bodies together.
+    rooms: Shares,
     capacity: usize,
     live: Mutex<HashMap<u64, Arc<Entry>>>,
     next: AtomicU64,
@@ -55,12 +59,27 @@ struct Entry {
 
 /// One place among the sandbox's connections; given back when dropped.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Place(Share);
+
+impl Place {
+    /// Whose it turned out to be.
+    ///
+    /// # Errors
+    /// The party has as many connections open as one may have. The place stays taken until it is dropped.
+    pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), TooMany> {
+        self.0.belongs_to(party).map_err(|_| TooMany)
+    }
+}
+
+/// An agent has as many connections open as one may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this agent has as many connections open as one may have")]
+pub struct TooMany;
 
 /// One connection to an upstream among the sandbox's; given back when dropped.
 #[derive(Debug)]
 pub struct Way {
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
     sizes: Sizes,
 }
 
@@ -73,11 +92,53 @@ impl Way {
 
 /// One connection among those that HTTP is served on; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub(crate) struct Seat {
+    share: Share,
+    party: Party,
+}
 
-/// One request among those in flight; given back when the last clone is dropped.
+impl Seat {
+    /// Whose it turned out to be; that changes no more.
+    ///
+    /// # Errors
+    /// HTTP is spoken on as many connections of the party as one may have. The seat stays taken until it is dropped.
+    pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), Refusal> {
+        if self.party == Party::UNKNOWN && party != Party::UNKNOWN {
+            self.share.belongs_to(party).map_err(no_seat)?;
+            self.party = party;
+        }
+        Ok(())
+    }
+}
+
+fn no_seat(spent: Spent) -> Refusal {
+    let of = if spent == Spent::Share { "this agent" } else { "this sandbox" };
+    Refusal::Unavailable(format!("HTTP is spoken on as many connections of {of} as may be"))
+}
+
+/// One request among those in flight, of whom nobody knows yet whose it is.
+#[derive(Debug)]
+pub(crate) struct Turn(Share);
+
+/// The same, of a party; given back when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub(crate) struct Turn(#[expect(dead_code, reason = "held for its drop")] Arc<OwnedSemaphorePermit>);
+pub(crate) struct InTurn(#[expect(dead_code, reason = "held for its drop")] Arc<Share>);
+
+impl Turn {
+    /// Whose it turned out to be.
+    ///
+    /// # Errors
+    /// As many requests of the party are in flight as one may have.
+    pub(crate) fn of(mut self, party: Party) -> Result<InTurn, Refusal> {
+        self.0.belongs_to(party).map_err(no_turn)?;
+        Ok(InTurn(Arc::new(self.0)))
+    }
+}
+
+fn no_turn(spent: Spent) -> Refusal {
+    let of = if spent == Spent::Share { "this agent" } else { "this sandbox" };
+    Refusal::Unavailable(format!("as many requests of {of} are in flight as may be"))
+}
 
 /// A registered decision; forgotten when dropped.
 pub struct Live {
@@ -94,11 +155,12 @@ impl Tracker {
         let inner = Arc::new(Inner {
             policy,
             resolver,
-            places: Arc::new(Semaphore::new(capacity)),
-            ways: Arc::new(Semaphore::new(capacity)),
-            seats: Arc::new(Semaphore::new(MAX_HTTP_CONNECTIONS)),
-            turns: Arc::new(Semaphore::new(MAX_EXCHANGES)),
-            rooms: Arc::new(Semaphore::new(MAX_JUDGED_BYTES)),
+            places: Shares::leaving(capacity, CONNECTIONS_TO_WHAT_IS_LEFT),
+            ways: Shares::leaving(capacity, CONNECTIONS_TO_WHAT_IS_LEFT),
+            seats: Shares::leaving(MAX_HTTP_CONNECTIONS, CONNECTIONS_TO_WHAT_IS_LEFT),
+            turns: Shares::leaving(MAX_EXCHANGES, CONNECTIONS_TO_WHAT_IS_LEFT),
+            heads: Shares::new(MAX_HEADS_BYTES),
+            rooms: Shares::new(MAX_JUDGED_BYTES),
             capacity,
             live: Mutex::default(),
             next: AtomicU64::new(0),
@@ -114,34 +176,29 @@ impl Tracker {
         Self(inner)
     }
 
-    /// A place for one more connection, if there is one.
+    /// A place for one more connection, of which nobody knows yet whose it is; if there is one.
     pub fn admit(&self) -> Option<Place> {
-        Arc::clone(&self.0.places).try_acquire_owned().ok().map(Place)
+        self.0.places.take(Party::UNKNOWN, 1).ok().map(Place)
     }
 
-    /// Leave to dial an upstream.
+    /// Leave to dial an upstream for `party`.
     ///
     /// # Errors
-    /// There are as many connections to upstreams as there may be.
-    pub(crate) fn way(&self) -> Result<Way, Refusal> {
-        let full =
-            |_| Refusal::Unavailable("too many connections to servers are open at the same time".to_owned());
-        let permit = Arc::clone(&self.0.ways).try_acquire_owned().map_err(full)?;
-        let taken = self.0.capacity.saturating_sub(self.0.ways.available_permits());
-        Ok(Way { _permit: permit, sizes: Sizes::of_servers(taken) })
+    /// There are as many connections to upstreams as there may be, or as this party may have.
+    pub(crate) fn way(&self, party: Party) -> Result<Way, Refusal> {
+        let share = self.0.ways.take(party, 1).map_err(|spent| {
+            let whose = if spent == Spent::Share { " of this agent" } else { "" };
+            Refusal::Unavailable(format!("too many connections{whose} to servers are open at the same time"))
+        })?;
+        Ok(Way { _share: share, sizes: Sizes::of_servers(self.0.ways.taken()) })
     }
 
-    /// Leave to serve HTTP on one more connection.
+    /// Leave to serve HTTP on one more connection, of `party` if that is known.
     ///
     /// # Errors
-    /// There are as many as there may be.
-    pub(crate) fn seat(&self) -> Result<Seat, Refusal> {
-        let full = |_| {
-            Refusal::Unavailable(format!(
-                "HTTP is spoken on {MAX_HTTP_CONNECTIONS} connections, which is this sandbox's limit"
-            ))
-        };
-        Arc::clone(&self.0.seats).try_acquire_owned().map(Seat).map_err(full)
+    /// There are as many as there may be, or as this party may have.
+    pub(crate) fn seat(&self, party: Party) -> Result<Seat, Refusal> {
+        Ok(Seat { share: self.0.seats.take(party, 1).map_err(no_seat)?, party })
     }
 
     /// Leave for one more request.
@@ -149,17 +206,17 @@ impl Tracker {
     /// # Errors
     /// There are as many in flight as there may be.
     pub(crate) fn turn(&self) -> Result<Turn, Refusal> {
-        let full = |_| {
-            Refusal::Unavailable(format!(
-                "{MAX_EXCHANGES} requests are in flight, which is this sandbox's limit"
-            ))
-        };
-        Arc::clone(&self.0.turns).try_acquire_owned().map(|turn| Turn(Arc::new(turn))).map_err(full)
+        self.0.turns.take(Party::UNKNOWN, 1).map(Turn).map_err(no_turn)
     }
 
-    /// A body's share of what all may hold.
-    pub(crate) fn room(&self) -> Room {
-        Room::new(Arc::clone(&self.0.rooms))
+    /// A head's room in what all long ones may hold.
+    pub(crate) fn head_room(&self) -> Room {
+        Room::new(&self.0.heads, Party::UNKNOWN)
+    }
+
+    /// A body's room in what all may hold, of the share of `party`.
+    pub(crate) fn room(&self, party: Party) -> Room {
+        Room::new(&self.0.rooms, party)
     }
 
     /// How many connections there may be.
@@ -169,7 +226,7 @@ impl Tracker {
 
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        self.0.capacity.saturating_sub(self.0.places.available_permits())
+        self.0.places.taken()
     }
 
     /// What an agent's connection may buffer now.

@@ -9,6 +9,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -72,7 +73,7 @@ pub(crate) async fn prepare(
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
-                    let upstream = addresses.dial(&deps.tracker).await?;
+                    let upstream = addresses.dial(&deps.tracker, granted.caller.party).await?;
                     Next::Relay { upstream, granted, known: known.clone() }
                 }
                 Treatment::Inspect { .. } => Next::Inspect { granted, addresses: Some(addresses) },
@@ -182,18 +183,17 @@ async fn relayed<T: Side>(
     let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
     let meter = Meter::default();
     let begun = tokio::select! {
-        begun = begin(stream, surplus, upstream, &destination) => begun,
+        begun = begin(stream, surplus, upstream, &destination, &meter) => begun,
         () = live.revoked() => Err(Over::Ended(End::Stopped(Stop::Fallen))),
         () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
     };
     let relayed = match begun {
-        Ok(Begun { agent, upstream, up, down }) => {
+        Ok(Begun { agent, upstream }) => {
             let stop = stop(conn, &known, &live, &meter);
-            let rest = agent.relay_to(upstream, &meter, stop).await;
-            Relayed { up: rest.up + up, down: rest.down + down, end: rest.end }
+            agent.relay_to(upstream, &meter, stop).await
         }
         Err(Over::Refused(denial)) => return drop(refused(&conn.deps, &conn.claim, destination, denial)),
-        Err(Over::Ended(end)) => Relayed { up: 0, down: 0, end },
+        Err(Over::Ended(end)) => meter.ended(end),
     };
     finished(conn, known, relayed, started);
 }
@@ -209,20 +209,18 @@ enum Over {
 struct Begun<T> {
     agent: T,
     upstream: TcpStream,
-    up: u64,
-    down: u64,
 }
 
-/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. Who waits holds no
-/// buffer.
+/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. Whatever goes on is counted as it
+/// goes, however this ends. Who waits holds no buffer.
 async fn begin<T: Side>(
     mut agent: T,
     mut seen: BytesMut,
     mut upstream: TcpStream,
     destination: &Destination,
+    meter: &Meter,
 ) -> Result<Begun<T>, Over> {
     let gone = |_: std::io::Error| Over::Ended(End::Done);
-    let mut down = 0;
     loop {
         match first_bytes(&seen) {
             First::More => {}
@@ -240,14 +238,15 @@ async fn begin<T: Side>(
                 Ok(bytes) if !bytes.is_empty() => {
                     agent.write_all(&bytes).await.map_err(gone)?;
                     agent.flush().await.map_err(gone)?;
-                    down += bytes.len() as u64;
+                    meter.down.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
                 _ => return Err(Over::Ended(End::Done)),
             },
         }
     }
     upstream.write_all(&seen).await.map_err(gone)?;
-    Ok(Begun { agent, upstream, up: seen.len() as u64, down })
+    meter.up.fetch_add(seen.len() as u64, Ordering::Relaxed);
+    Ok(Begun { agent, upstream })
 }
 
 /// A tunnel whose requests are read and judged one by one.

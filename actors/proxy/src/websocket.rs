@@ -22,7 +22,7 @@ use crate::credentials::Guard;
 use crate::hop;
 use crate::protocol::websocket::Judge;
 use crate::road::Answer;
-use crate::tracker::{Live, Turn};
+use crate::tracker::{InTurn, Live};
 use crate::upstream::Sender;
 use crate::verdict::Permitted;
 
@@ -89,7 +89,7 @@ impl Handshake {
         self,
         conn: &Conn,
         response: Response<Incoming>,
-        (live, turn): (Arc<Live>, Turn),
+        (live, turn): (Arc<Live>, InTurn),
         (sender, permitted, guard): (Sender, &Permitted, Option<Guard>),
         known: &Known,
     ) -> Result<Answer, Refusal> {

@@ -31,7 +31,8 @@ const MAX_NOTES: usize = 16_384;
 /// Listeners at once: one for each process that init started, for as long as anything below it lives.
 const MAX_LISTENERS: usize = 512;
 
-/// An agent, or what init started besides: all processes that stand under one listener, from which none ever gets away.
+/// An agent, or what init started besides: all processes that stand under its listeners, from which none ever gets away. An agent that is
+/// started again is the same one for as long as anything lives that an earlier start has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Origin(u64);
 
@@ -43,11 +44,18 @@ impl Origin {
     pub(super) const fn of(number: u64) -> Self {
         Self(number)
     }
+
+    /// For whoever is told of it: never used twice by one init; 0 of nobody known.
+    pub(super) const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 struct Listener {
     fd: OwnedFd,
     origin: Origin,
+    /// Whose it is; none of the process that proves the cage, until it becomes an agent.
+    agent: Option<String>,
 }
 
 /// Notes, and the listeners that they come from.
@@ -85,11 +93,27 @@ impl Connects {
         self.listeners.len() >= MAX_LISTENERS
     }
 
-    /// Serves one more listener from now on.
-    pub(crate) fn listen(&mut self, listener: OwnedFd) {
+    /// Serves one more listener from now on: an agent's, or that of the process that proves the cage.
+    pub(crate) fn listen(&mut self, listener: OwnedFd, agent: Option<&str>) {
         sys::notify::prefer_quick_answers(listener.as_fd());
+        let origin = self.origin_of(agent);
+        self.listeners.push(Listener { fd: listener, origin, agent: agent.map(str::to_owned) });
+    }
+
+    /// The process that proved the cage is this agent's now.
+    pub(super) fn prover_becomes(&mut self, agent: &str) {
+        if let Some(prover) = self.listeners.iter_mut().find(|listener| listener.agent.is_none()) {
+            prover.agent = Some(agent.to_owned());
+        }
+    }
+
+    fn origin_of(&mut self, agent: Option<&str>) -> Origin {
+        let same = |listener: &&Listener| agent.is_some() && listener.agent.as_deref() == agent;
+        if let Some(same) = self.listeners.iter().find(same) {
+            return same.origin;
+        }
         self.origins += 1;
-        self.listeners.push(Listener { fd: listener, origin: Origin(self.origins) });
+        Origin(self.origins)
     }
 
     /// What to wait for.
@@ -178,7 +202,7 @@ impl Connects {
         let Some(maker) = self.maker(inode) else { return Connector::Unknown };
         let holds = holders.iter().any(|holder| holder.process.pid == maker.pid);
         if holds && Image::read(maker.pid).is_ok_and(|now| now == maker.image) {
-            Connector::Holds { pid: maker.pid }
+            Connector::Holds { pid: maker.pid, origin: self.origin(inode).number() }
         } else {
             Connector::Another { pid: maker.pid }
         }
@@ -254,6 +278,26 @@ mod tests {
             all.note(1, maker(10), now);
         }
         assert!(all.order.len() <= MAX_NOTES, "one socket connected again and again");
+    }
+
+    #[test]
+    fn an_agent_is_the_same_one_however_often_it_is_started() {
+        let mut all = Connects::default();
+        let listener = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        all.listen(listener(), None);
+        all.prover_becomes("first");
+        for agent in ["other", "first", "other"] {
+            all.listen(listener(), Some(agent));
+        }
+        let origins: Vec<u64> = all.listeners.iter().map(|listener| listener.origin.number()).collect();
+        assert_eq!(origins, [1, 2, 1, 2]);
+        // Of its first start nothing lives any more, of a later one something does.
+        all.listeners.remove(0);
+        all.listen(listener(), Some("first"));
+        assert_eq!(all.listeners.last().unwrap().origin, Origin::of(1));
+        all.listeners.clear();
+        all.listen(listener(), Some("first"));
+        assert_eq!(all.listeners[0].origin, Origin::of(3), "no number is used twice");
     }
 
     #[test]

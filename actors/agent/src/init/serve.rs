@@ -231,7 +231,9 @@ impl Loop<'_> {
         loop {
             match awaited.hear() {
                 None => return self.starting.push(awaited),
-                Some(News::Listener(listener)) => self.cage.connects.listen(listener),
+                Some(News::Listener(listener)) => {
+                    self.cage.connects.listen(listener, Some(&awaited.agent));
+                }
                 Some(News::Refused(refusal)) => {
                     self.channel.reply(awaited.id, Err(refusal));
                     return awaited.give_up();
@@ -388,6 +390,10 @@ impl Loop<'_> {
         if self.cage.connects.is_full() {
             return Err(Refusal::TooMany("processes started, or left behind by ended ones".into()));
         }
-        spawn::begin(&self.cage.confinement, &mut self.cage.standby, stdio, fds)
+        let starting = spawn::begin(&self.cage.confinement, &mut self.cage.standby, stdio, fds)?;
+        if starting.watched {
+            self.cage.connects.prover_becomes(agent);
+        }
+        Ok(starting)
     }
 }

@@ -1,7 +1,7 @@
 //! Who holds a socket: one, several, none, hidden.
 
 use crate::bed::{Cage, Mode};
-use agent::protocol::{Answer, Connector, Holder, Refusal, Request};
+use agent::protocol::{Answer, Connector, Holder, ProcessId, Refusal, Request};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
@@ -11,6 +11,7 @@ pub const CASES: &[crate::Case] = &[
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
     ("the_maker_of_a_connection_is_known", the_maker_of_a_connection_is_known),
     ("an_exec_unmakes_the_maker", an_exec_unmakes_the_maker),
+    ("an_agent_is_one_whatever_it_leaves_behind", an_agent_is_one_whatever_it_leaves_behind),
 ];
 
 fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
@@ -22,20 +23,23 @@ fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refus
 
 /// Starts a program that connects, and gives the inode of its socket as it prints it.
 fn connected(cage: &Cage, script: &str) -> u64 {
+    connected_by(cage, "c", script).1
+}
+
+/// The same as the agent of this name, with its process.
+fn connected_by(cage: &Cage, agent: &str, script: &str) -> (ProcessId, u64) {
     use std::io::BufRead;
     let address = "127.0.0.1:3128".parse().expect("address");
     let (_, fds) = cage.ask_with(Request::ListenTcp { address }, &[]).expect("listen");
     let _listener = TcpListener::from(fds.into_iter().next().expect("listener"));
     let (read, write) = nix::unistd::pipe().expect("pipe");
     let streams = [crate::bed::null(), write, crate::bed::null()];
-    cage.spawn("c", &crate::bed::spec("c", &["bash", "-c", script]), streams).expect("spawn");
+    let spec = crate::bed::spec(agent, &["bash", "-c", script]);
+    let process = cage.spawn(agent, &spec, streams).expect("spawn").process;
     let mut line = String::new();
     std::io::BufReader::new(std::fs::File::from(read)).read_line(&mut line).expect("line");
-    line.trim()
-        .trim_start_matches("socket:[")
-        .trim_end_matches(']')
-        .parse()
-        .unwrap_or_else(|_| panic!("{line:?}"))
+    let inode = line.trim().trim_start_matches("socket:[").trim_end_matches(']').parse();
+    (process, inode.unwrap_or_else(|_| panic!("{line:?}")))
 }
 
 fn a_holder_is_found_with_its_ancestors(mode: Mode) {
@@ -93,7 +97,10 @@ fn the_maker_of_a_connection_is_known(mode: Mode) {
     let (list, _) = settled(&cage, inode, &["bash", "sleep"]);
     let bash =
         list.iter().find(|holder| holder.process.exe_path.ends_with("/bash")).expect("bash").process.pid;
-    assert_eq!(connector(&cage, inode), Some(Connector::Holds { pid: bash }), "not who inherited it");
+    let Some(Connector::Holds { pid, origin: 1.. }) = connector(&cage, inode) else {
+        panic!("its maker is known")
+    };
+    assert_eq!(pid, bash, "not who inherited it");
     assert_eq!(connector(&cage, 1), Some(Connector::Unknown));
 }
 
@@ -105,6 +112,23 @@ fn an_exec_unmakes_the_maker(mode: Mode) {
     let (list, _) = settled(&cage, inode, &["bash"]);
     let pid = list.first().expect("bash").process.pid;
     assert_eq!(connector(&cage, inode), Some(Connector::Another { pid }));
+}
+
+/// Its shares of what all agents have are its own, so it must not become several by dying.
+fn an_agent_is_one_whatever_it_leaves_behind(mode: Mode) {
+    let cage = Cage::start(mode);
+    let origin = |inode| match connector(&cage, inode) {
+        Some(Connector::Holds { origin, .. }) => origin,
+        other => panic!("{other:?}"),
+    };
+    const CONNECTS: &str = "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3; true";
+    let leaves = format!("env -i setsid bash -c '{CONNECTS}' & true");
+    let (first, left_behind) = connected_by(&cage, "c", &leaves);
+    cage.wait(first);
+    let (_, started_again) = connected_by(&cage, "c", CONNECTS);
+    let (_, anothers) = connected_by(&cage, "d", CONNECTS);
+    assert_eq!(origin(left_behind), origin(started_again));
+    assert_ne!(origin(left_behind), origin(anothers));
 }
 
 fn nobody_holds_an_unknown_socket(mode: Mode) {

@@ -230,6 +230,7 @@ pub fn both(port: u16) -> String {
 pub fn caller() -> Caller {
     Caller {
         foreign_code: false,
+        party: policy::Party::UNKNOWN,
         executable: Executable { path: "/usr/bin/python3".into(), sha256: [7; 32] },
         ancestors: Arc::from([]),
     }
@@ -256,6 +257,12 @@ pub fn fetch(path: &str) -> Request<Body> {
 impl House {
     pub async fn ask(&self, request: Request<Body>) -> Response<Body> {
         self.gateway.serve(request, caller(), "req-1").await
+    }
+
+    /// The same, by a program of this agent's.
+    pub async fn ask_as(&self, agent: u64, request: Request<Body>) -> Response<Body> {
+        let caller = Caller { party: policy::Party(agent), ..caller() };
+        self.gateway.serve(request, caller, "req-1").await
     }
 
     /// Status, headers, whole body.

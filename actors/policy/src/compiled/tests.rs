@@ -20,7 +20,7 @@ fn program(path: &str) -> Executable {
 fn caller(chain: &[&str]) -> Caller {
     let mut programs = chain.iter().map(|p| program(p));
     let executable = programs.next().unwrap();
-    Caller { executable, ancestors: programs.collect(), foreign_code: false }
+    Caller { executable, ancestors: programs.collect(), foreign_code: false, party: crate::Party::UNKNOWN }
 }
 
 fn to(text: &str) -> Destination {

@@ -301,6 +301,7 @@ impl Dice {
                 executable: self.program(),
                 ancestors: self.many(0, 2, Self::program).into(),
                 foreign_code: self.once_in(4),
+                party: cofferdam_policy::Party::UNKNOWN,
             },
             host: self.of(&HOSTS),
             port: self.of(&[80, 443]),

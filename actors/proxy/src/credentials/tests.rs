@@ -48,6 +48,7 @@ impl Asked {
                 executable: Executable { path: program.into(), sha256: [7; 32] },
                 ancestors: Arc::from([Executable { path: "/usr/bin/gh".into(), sha256: [7; 32] }]),
                 foreign_code: false,
+                party: policy::Party::UNKNOWN,
             },
             tls: port != 80,
         }

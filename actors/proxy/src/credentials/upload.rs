@@ -92,7 +92,7 @@ async fn rewritten(
         return Err(denied(detail, Some("send it without Content-Encoding".to_owned())).into());
     }
     if !body.is_whole() {
-        body = hold(conn, body, MAX_REWRITTEN_BYTES, conn.deps.tracker.room()).await?;
+        body = hold(conn, body, MAX_REWRITTEN_BYTES, conn.room()).await?;
     }
     if !body.is_whole() {
         return watched(body);
@@ -112,7 +112,7 @@ async fn unchanged(
     mut body: Forwarded,
 ) -> Result<Forwarded, Refusal> {
     let short = stated_length(headers).filter(|length| *length <= MAX_AHEAD_BYTES as usize);
-    let mut room = conn.deps.tracker.room();
+    let mut room = conn.room();
     // Without room it is watched as it passes, which takes none.
     if short.is_some_and(|length| !body.is_whole() && room.pay_for(length).is_ok()) {
         body = hold(conn, body, MAX_AHEAD_BYTES, room).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use policy::{Caller, Denial, Executable};
+use policy::{Caller, Denial, Executable, Party};
 use tokio::time::timeout;
 
 use super::diag::Diag;
@@ -51,7 +51,7 @@ pub struct JudgedCaller {
 }
 
 impl JudgedCaller {
-    /// The identity, for the policy.
+    /// The identity, for the policy. Whose it is, only a [`Look::First`] finds.
     #[must_use]
     pub fn caller(&self) -> &Caller {
         &self.caller
@@ -192,30 +192,30 @@ impl Identifier {
     ) -> Result<JudgedCaller, Unidentified> {
         for _ in 0..ROUNDS {
             let inode = self.diag.inode(client, local).await?.ok_or(Unidentified::NoSocket)?;
-            let first = self.look(inode, look).await?;
+            let (first, party) = self.look(inode, look).await?;
             let measured = self.measure(first).await?;
             if measured.iter().all(|m| m.known) {
-                return self.conclude(inode, &measured);
+                return self.conclude(inode, &measured, party);
             }
             // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only what
             // looks the same afterwards was what we measured.
-            let second = self.look(inode, Look::Again).await?;
+            let (second, _) = self.look(inode, Look::Again).await?;
             if shapes(second)? == measured.iter().map(|m| m.shape.clone()).collect::<Vec<_>>() {
-                return self.conclude(inode, &measured);
+                return self.conclude(inode, &measured, party);
             }
         }
         Err(Unidentified::Unsettled)
     }
 
-    /// The holders of a socket, oldest first, none of them beyond trust at first sight.
-    async fn look(&self, inode: u64, look: Look) -> Result<Vec<Holder>, Unidentified> {
+    /// The holders of a socket, oldest first, none of them beyond trust at first sight; and whose its maker is, of the first look.
+    async fn look(&self, inode: u64, look: Look) -> Result<(Vec<Holder>, Party), Unidentified> {
         let (mut holders, maker) = match look {
             Look::First => {
                 let (holders, maker) = self.processes.holders_and_maker(inode).await?;
                 self.notes_makers.store(maker != Maker::Unwatched, Ordering::Relaxed);
                 (holders, maker)
             }
-            Look::Again => (self.processes.holders(inode).await?, Maker::Holds),
+            Look::Again => (self.processes.holders(inode).await?, Maker::Holds(Party::UNKNOWN)),
         };
         if holders.is_empty() {
             return Err(Unidentified::NoHolder);
@@ -237,7 +237,8 @@ impl Identifier {
         let path = || holders.first().map(|holder| holder.exe.path.clone()).unwrap_or_default();
         match maker {
             // Who else holds it must have the same identity, and its maker is judged by its own.
-            Maker::Holds | Maker::Unwatched => Ok(holders),
+            Maker::Holds(party) => Ok((holders, party)),
+            Maker::Unwatched => Ok((holders, Party::UNKNOWN)),
             Maker::Another => Err(Unidentified::NotItsMaker { path: path() }),
             Maker::Unknown => Err(Unidentified::UnknownMaker { path: path() }),
         }
@@ -274,7 +275,12 @@ impl Identifier {
     }
 
     /// One identity for all, the one that was there at first use.
-    fn conclude(&self, inode: u64, measured: &[Measured]) -> Result<JudgedCaller, Unidentified> {
+    fn conclude(
+        &self,
+        inode: u64,
+        measured: &[Measured],
+        party: Party,
+    ) -> Result<JudgedCaller, Unidentified> {
         let (first, others) = measured.split_first().ok_or(Unidentified::NoHolder)?;
         if let Some(other) = others.iter().find(|other| other.identity() != first.identity()) {
             return Err(Unidentified::DifferentHolders {
@@ -288,7 +294,7 @@ impl Identifier {
         holders.sort_unstable();
         let foreign_code = measured.iter().any(|m| m.shape.foreign_code);
         Ok(JudgedCaller {
-            caller: Caller { executable, ancestors, foreign_code },
+            caller: Caller { executable, ancestors, foreign_code, party },
             inode,
             holders: holders.into(),
             foreign_code,

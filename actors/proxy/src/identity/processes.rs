@@ -5,6 +5,7 @@
 use std::os::fd::OwnedFd;
 
 use futures_util::future::BoxFuture;
+use policy::Party;
 
 /// Answers who holds a socket.
 pub trait Processes: Send + Sync {
@@ -25,8 +26,8 @@ pub trait Processes: Send + Sync {
 /// Which process made a connection, as it was noted at its connect(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maker {
-    /// One of the holders, which has executed no other program since.
-    Holds,
+    /// One of the holders, which has executed no other program since, and whose it is.
+    Holds(Party),
     /// None of the holders, or one that has executed a program since.
     Another,
     /// Nobody saw it being made.

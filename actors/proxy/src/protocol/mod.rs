@@ -83,7 +83,7 @@ pub(crate) async fn read(
             Some(Judged { protocol, bytes: Bytes::new(), fault: Some(fault), _room: Arc::default() });
         return Ok(Forwarded::untouched(body));
     }
-    let mut room = conn.deps.tracker.room();
+    let mut room = conn.room();
     let collecting = tokio::time::timeout(JUDGED_BODY_DEADLINE, collect(body, max, &mut room));
     let (bytes, fault, forwarded) = match collecting.await {
         Ok(collected) => collected.map_err(|why| conn.ungathered(why))?,

@@ -251,7 +251,12 @@ async fn upward(
         // What one read brings is the connection's own; a message that is longer takes its share of what all may hold, for as long as a
         // body may.
         if inbox.holds() > READ_BYTES {
-            let begin = || (talk.deps.tracker.room(), tokio::time::Instant::now() + JUDGED_BODY_DEADLINE);
+            let begin = || {
+                (
+                    talk.deps.tracker.room(talk.claim.party()),
+                    tokio::time::Instant::now() + JUDGED_BODY_DEADLINE,
+                )
+            };
             if room.get_or_insert_with(begin).0.pay_for(2 * inbox.holds()).is_err() {
                 return Stop::Broken(TRY_LATER, "too many messages are being read at the same time");
             }

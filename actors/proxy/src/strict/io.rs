@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     fn room() -> Room {
-        Room::new(Arc::new(tokio::sync::Semaphore::new(1 << 20)))
+        Room::new(&policy::Shares::new(1 << 20), policy::Party::UNKNOWN)
     }
 
     async fn read_all(input: &[u8], piece: usize) -> (Vec<u8>, Option<Violation>, BytesMut) {

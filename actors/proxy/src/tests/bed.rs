@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use policy::{Caller, Candidate, Denial, DomainName, Executable, Layer, Store};
+use policy::{Caller, Candidate, Denial, DomainName, Executable, Layer, Party, Store};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -246,6 +246,8 @@ pub struct Who {
     /// Whether its parent is seen as well: another identity of the same program.
     pub ancestor: AtomicBool,
     pub asked: AtomicUsize,
+    /// Whose it is.
+    pub party: AtomicU64,
 }
 
 impl Default for Who {
@@ -256,6 +258,7 @@ impl Default for Who {
             untold: AtomicBool::new(false),
             ancestor: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
+            party: AtomicU64::new(0),
         }
     }
 }
@@ -284,6 +287,7 @@ impl Identify for Who {
             let ancestors = self.ancestor.load(Ordering::Relaxed).then_some(parent);
             Ok(Caller {
                 foreign_code: false,
+                party: Party(self.party.load(Ordering::Relaxed)),
                 executable: Executable { path: path.into(), sha256: [7; 32] },
                 ancestors: ancestors.into_iter().collect(),
             })
@@ -355,6 +359,12 @@ struct Local;
 
 /// See [`Local`].
 pub const ENDLESS: &str = "/endless";
+/// What it says of this comes in two large frames.
+pub const LARGE: &str = "/large";
+/// And of this in one that is the last.
+pub const LARGE_WHOLE: &str = "/large/whole";
+/// Bytes of such a frame.
+pub const LARGE_BYTES: usize = 256 * 1024;
 
 impl LocalService for Local {
     fn serve(&self, request: Request<Body>, caller: Arc<Caller>, _: Uuid) -> BoxFuture<'_, Response<Body>> {
@@ -362,6 +372,14 @@ impl LocalService for Local {
             let (parts, body) = request.into_parts();
             if parts.uri.path() == ENDLESS {
                 return Response::new(endless());
+            }
+            if parts.uri.path() == LARGE {
+                let frame = || Ok(http_body::Frame::data(Bytes::from(vec![7; LARGE_BYTES])));
+                let frames = futures_util::stream::iter([frame(), frame()]);
+                return Response::new(http_body_util::StreamBody::new(frames).boxed_unsync());
+            }
+            if parts.uri.path() == LARGE_WHOLE {
+                return Response::new(full(vec![7; LARGE_BYTES]));
             }
             let body = body.collect().await.unwrap().to_bytes();
             Response::new(full(format!(

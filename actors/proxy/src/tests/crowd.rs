@@ -1,13 +1,14 @@
 //! What all connections together may hold: requests in flight, connections with HTTP on them, long heads, and buffers in a crowd.
 
+use policy::Party;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::bed::{Bed, Raw, echo, l4, read_head, rest, ws};
 use super::websockets;
 use crate::limits::{
-    CROWDED_BUFFER_BYTES, FREE_HEAD_BYTES, H2_STREAM_WINDOW, MAX_EXCHANGES, MAX_HTTP_CONNECTIONS,
-    MAX_JUDGED_BYTES, SPACIOUS_CONNECTIONS,
+    CROWDED_BUFFER_BYTES, FREE_HEAD_BYTES, H2_STREAM_WINDOW, MAX_EXCHANGES, MAX_HEADS_BYTES,
+    MAX_HTTP_CONNECTIONS, SPACIOUS_CONNECTIONS,
 };
 
 /// Leave for all that may be in flight, but for so many.
@@ -79,12 +80,13 @@ async fn a_connection_counts_while_http_is_spoken_on_it() {
     let (up, relayed) = (Raw::ok().await, echo().await);
     let target = format!("up.test:{}", up.port);
     let bed = Bed::new(&[rest("up.test", up.port), l4("relay.test", relayed)].join("\n")).await;
-    let mut others: Vec<_> = (1..MAX_HTTP_CONNECTIONS).map(|_| bed.deps.tracker.seat().unwrap()).collect();
+    let mut others: Vec<_> =
+        (1..MAX_HTTP_CONNECTIONS).map(|_| bed.deps.tracker.seat(Party::UNKNOWN).unwrap()).collect();
     let (head, _tunnel) = bed.connect(&format!("relay.test:{relayed}")).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     // A relayed tunnel holds none.
     until(|| {
-        others.extend(bed.deps.tracker.seat());
+        others.extend(bed.deps.tracker.seat(Party::UNKNOWN));
         others.len() == MAX_HTTP_CONNECTIONS
     })
     .await;
@@ -103,17 +105,17 @@ async fn long_heads_are_paid_for_while_they_come() {
     let long = |length| {
         get(&target).replace("Host:", &format!("Connection: close\r\nX: {}\r\nHost:", "y".repeat(length)))
     };
-    let mut others = bed.deps.tracker.room();
-    others.pay_for(MAX_JUDGED_BYTES - 2 * FREE_HEAD_BYTES).unwrap();
+    let mut others = bed.deps.tracker.head_room();
+    others.pay_for(MAX_HEADS_BYTES - 2 * FREE_HEAD_BYTES).unwrap();
     let refused = bed.talk(long(4 * FREE_HEAD_BYTES)).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\"unavailable\""), "{refused}");
     // An unfinished one holds its share, and a short one needs none.
     let mut unfinished = bed.open().await;
     unfinished.write_all(long(FREE_HEAD_BYTES + 4096).trim_end().as_bytes()).await.unwrap();
-    until(|| bed.deps.tracker.room().pay_for(2 * FREE_HEAD_BYTES).is_err()).await;
+    until(|| bed.deps.tracker.head_room().pay_for(2 * FREE_HEAD_BYTES).is_err()).await;
     assert!(bed.talk(long(100)).await.starts_with("HTTP/1.1 200"));
     drop(unfinished);
-    until(|| bed.deps.tracker.room().pay_for(2 * FREE_HEAD_BYTES).is_ok()).await;
+    until(|| bed.deps.tracker.head_room().pay_for(2 * FREE_HEAD_BYTES).is_ok()).await;
     assert!(bed.talk(long(FREE_HEAD_BYTES + 4096)).await.starts_with("HTTP/1.1 200"));
 }
 
@@ -137,8 +139,48 @@ async fn in_a_crowd_each_holds_little() {
     assert!(ask(&long).await.contains("connection: close"));
     assert!(!ask(&get(&target)).await.contains("connection: close"), "short ones go on");
     // To servers likewise.
-    assert_eq!(bed.deps.tracker.way().unwrap().sizes().stream_window, H2_STREAM_WINDOW);
-    let _held: Vec<_> = (0..SPACIOUS_CONNECTIONS).map(|_| bed.deps.tracker.way().unwrap()).collect();
-    assert_eq!(bed.deps.tracker.way().unwrap().sizes().stream_window as usize, CROWDED_BUFFER_BYTES);
+    assert_eq!(bed.deps.tracker.way(Party::UNKNOWN).unwrap().sizes().stream_window, H2_STREAM_WINDOW);
+    let _held: Vec<_> =
+        (0..SPACIOUS_CONNECTIONS).map(|_| bed.deps.tracker.way(Party::UNKNOWN).unwrap()).collect();
+    assert_eq!(
+        bed.deps.tracker.way(Party::UNKNOWN).unwrap().sizes().stream_window as usize,
+        CROWDED_BUFFER_BYTES
+    );
     crowd.clear();
+}
+
+#[tokio::test]
+async fn one_agent_leaves_others_some_of_each() {
+    let up = endless().await;
+    let target = format!("up.test:{up}");
+    let bed = Bed::new(&rest("up.test", up)).await;
+    let is = |party| bed.who.party.store(party, std::sync::atomic::Ordering::Relaxed);
+    let ask = async || {
+        let mut stream = bed.open().await;
+        stream.write_all(get(&target).as_bytes()).await.unwrap();
+        (read_head(&mut stream).await, stream)
+    };
+    let mut turns = Vec::new();
+    while let Ok(turn) = bed.deps.tracker.turn().and_then(|turn| turn.of(Party(1))) {
+        turns.push(turn);
+    }
+    assert!(turns.len() < MAX_EXCHANGES, "one has all");
+    is(1);
+    let (refused, _stream) = ask().await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    is(2);
+    let (answered, _stream) = ask().await;
+    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+    drop(turns);
+    let mut seats = Vec::new();
+    while let Ok(seat) = bed.deps.tracker.seat(Party(1)) {
+        seats.push(seat);
+    }
+    assert!(seats.len() < MAX_HTTP_CONNECTIONS, "one has all");
+    is(1);
+    let (refused, _stream) = ask().await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    is(2);
+    let (answered, _stream) = ask().await;
+    assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
 }

@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::bed::{Bed, Raw, echo, l4, read_head, read_to_close, rest};
+use super::bed::{Bed, Raw, echo, json, l4, read_head, read_to_close, rest};
 use super::websockets;
 
 async fn still_echoes(stream: &mut TcpStream) -> bool {
@@ -253,4 +253,73 @@ async fn connections_to_servers_are_counted_each() {
     for answer in refused.into_iter().filter(tokio::task::JoinHandle::is_finished) {
         assert_eq!(answer.await.unwrap().unwrap().status(), 503);
     }
+}
+
+/// How many connections one agent may have of twelve, alone.
+const SHARE: usize = 11;
+
+/// Whatever one agent does with its connections, another's are served.
+#[tokio::test]
+async fn one_agent_leaves_connections_to_the_others() {
+    let up = Raw::ok().await;
+    let get = format!("GET http://up.test:{0}/ok/x HTTP/1.1\r\nHost: up.test:{0}\r\n\r\n", up.port);
+    let bed = Bed::with_capacity(&rest("up.test", up.port), 12).await;
+    let is = |party| bed.who.party.store(party, std::sync::atomic::Ordering::Relaxed);
+    // One that speaks on each of its own, and keeps them.
+    is(1);
+    let mut open = Vec::new();
+    let refused = loop {
+        let mut stream = bed.open().await;
+        stream.write_all(get.as_bytes()).await.unwrap();
+        let head = read_head(&mut stream).await;
+        if !head.starts_with("HTTP/1.1 200 ") {
+            break format!("{head}{}", read_to_close(&mut stream).await);
+        }
+        open.push(stream);
+        assert!(open.len() <= SHARE, "one agent has all connections");
+    };
+    assert_eq!(open.len(), SHARE);
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert_eq!(json(&refused)["detail"], "this agent has as many connections open as one may have");
+    is(2);
+    assert!(
+        bed.talk(get.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await.starts_with("HTTP/1.1 200 ")
+    );
+    drop(open);
+    while bed.deps.tracker.connections() > 0 {
+        tokio::task::yield_now().await;
+    }
+    // One that says nothing at all: the house is full until it is known whose they are.
+    is(1);
+    let mut silent = Vec::new();
+    for _ in 0..12 {
+        silent.push(bed.open().await);
+    }
+    while bed.deps.tracker.connections() < 12 {
+        tokio::task::yield_now().await;
+    }
+    let settled = async {
+        while bed.deps.tracker.connections() > SHARE {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), settled)
+        .await
+        .expect("those beyond its share are closed");
+    assert!(bed.journal.lines().iter().any(|line| line == "deny unavailable - -"), "and that is on record");
+    is(2);
+    assert!(
+        bed.talk(get.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await.starts_with("HTTP/1.1 200 ")
+    );
+}
+
+#[tokio::test]
+async fn one_agent_leaves_connections_to_servers_to_the_others() {
+    let bed = Bed::with_capacity(&rest("up.test", 1), 12).await;
+    let tracker = &bed.deps.tracker;
+    let ways: Vec<_> = std::iter::from_fn(|| tracker.way(policy::Party(1)).ok()).collect();
+    assert_eq!(ways.len(), SHARE);
+    let refused = tracker.way(policy::Party(1)).unwrap_err();
+    assert!(refused.detail().contains("of this agent"), "{}", refused.detail());
+    assert!(tracker.way(policy::Party(2)).is_ok());
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::bed::{Bed, Raw, echo, l4, read_head, read_to_close, rest, ws};
+use super::bed::{Bed, PATIENCE, Raw, echo, l4, read_head, read_to_close, rest, ws};
 use super::websockets::handshake;
 use crate::tls::Alpn;
 
@@ -75,6 +75,38 @@ async fn a_server_may_speak_first() {
     assert_eq!(&banner, b"SSH-2.0-server\r\n");
     stream.write_all(b"SSH!").await.unwrap();
     assert_eq!(read_to_close(&mut stream).await, "SSH!");
+}
+
+/// A tunnel may end before its client has said what could be judged: what its server said has gone on all the same.
+#[tokio::test]
+async fn what_a_server_said_first_is_on_record_however_the_tunnel_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"SSH-2.0-server\r\n").await.unwrap();
+            open.push(stream);
+        }
+    });
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    for (before, falls) in [false, true].into_iter().enumerate() {
+        let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+        stream.read_exact(&mut [0; 16]).await.unwrap();
+        if falls {
+            bed.reload(&l4("other.test", port));
+            read_to_close(&mut stream).await;
+        }
+        drop(stream);
+        let told = |line: &String| line.starts_with("end None up 0 down 16");
+        let look = async {
+            while bed.journal.lines().into_iter().filter(told).count() <= before {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        };
+        let lines = || format!("{:?}", bed.journal.lines());
+        tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("falls: {falls}: {}", lines()));
+    }
 }
 
 #[tokio::test]

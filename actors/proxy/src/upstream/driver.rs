@@ -124,6 +124,7 @@ mod tests {
     use http_body_util::BodyExt as _;
     use hyper::body::Incoming;
     use hyper::service::service_fn;
+    use policy::Party;
     use tokio::io::duplex;
     use tokio::sync::mpsc;
 
@@ -159,18 +160,18 @@ mod tests {
                 }
             }
         });
-        let way = bed.deps.tracker.way().unwrap();
+        let way = bed.deps.tracker.way(Party::UNKNOWN).unwrap();
         let carried = Carried { reached: Reached::Name, way, purpose: Purpose::Requests };
         let mut sender = Sender::http2(ours, carried, Fault::default()).await.unwrap_or_else(|_| panic!());
         let request = Request::post("http://up.test/ok/x").body(endless()).unwrap();
         let response = sender.send(request).await.unwrap_or_else(|unsent| panic!("{}", unsent.error));
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "early");
-        assert!(bed.deps.tracker.way().is_err(), "the upload goes on");
+        assert!(bed.deps.tracker.way(Party::UNKNOWN).is_err(), "the upload goes on");
         (bed, sender)
     }
 
     async fn is_given_back(tracker: &Tracker) {
-        while tracker.way().is_err() {
+        while tracker.way(Party::UNKNOWN).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

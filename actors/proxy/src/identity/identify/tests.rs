@@ -9,12 +9,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::BoxFuture;
-use policy::Layer;
+use policy::{Layer, Party};
 use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::identity::diag::diag_for_tests;
 use crate::identity::{AcceptError, HoldersError, Maker};
+
+/// Whose everything here is.
+const OURS: Party = Party(3);
 
 /// A process as a script tells it.
 #[derive(Clone)]
@@ -110,7 +113,7 @@ impl Bench {
 
     fn identifier(&self, looks: Vec<Vec<Told>>) -> Identifier {
         let looks = Mutex::new(looks.into_iter().map(Ok).collect());
-        let script = Arc::new(Script { looks, asked: AtomicU64::new(0), maker: Maker::Holds });
+        let script = Arc::new(Script { looks, asked: AtomicU64::new(0), maker: Maker::Holds(OURS) });
         Identifier::new(script, diag_for_tests()).with_pins(self.pins.clone())
     }
 
@@ -126,7 +129,7 @@ async fn the_holder_of_the_very_socket_is_identified_by_content() {
     let script = Arc::new(Script {
         looks: Mutex::new(VecDeque::from([Ok(vec![told(7, &curl, &[&sh])])])),
         asked: AtomicU64::new(0),
-        maker: Maker::Holds,
+        maker: Maker::Holds(OURS),
     });
     let identifier = Identifier::new(script.clone(), diag_for_tests());
     let judged = b.ask(&identifier).await.unwrap();
@@ -172,7 +175,7 @@ async fn whoever_cannot_be_asked_denies() {
     ] {
         let looks = Mutex::new(VecDeque::from([Err(why.clone())]));
         let identifier = Identifier::new(
-            Arc::new(Script { looks, asked: AtomicU64::new(0), maker: Maker::Holds }),
+            Arc::new(Script { looks, asked: AtomicU64::new(0), maker: Maker::Holds(OURS) }),
             diag_for_tests(),
         );
         assert_eq!(b.ask(&identifier).await.unwrap_err(), Unidentified::Holders(why));
@@ -318,13 +321,20 @@ async fn only_the_maker_of_a_connection_may_hold_it_first() {
         let looks = Mutex::new(VecDeque::from([Ok(vec![told(7, &curl, &[])])]));
         let script = Arc::new(Script { looks, asked: AtomicU64::new(0), maker });
         let identifier = Identifier::new(script, diag_for_tests()).with_pins(b.pins.clone());
-        identifier.judge(b.server.peer_addr().unwrap(), b.server.local_addr().unwrap(), look).await.map(drop)
+        identifier
+            .judge(b.server.peer_addr().unwrap(), b.server.local_addr().unwrap(), look)
+            .await
+            .map(|judged| judged.caller().party)
     };
     let path = curl.to_str().unwrap().to_owned();
-    assert_eq!(judge(Maker::Holds, Look::First).await, Ok(()));
-    assert_eq!(judge(Maker::Unwatched, Look::First).await, Ok(()), "the operator's choice");
+    assert_eq!(judge(Maker::Holds(OURS), Look::First).await, Ok(OURS));
+    assert_eq!(judge(Maker::Unwatched, Look::First).await, Ok(Party::UNKNOWN), "the operator's choice");
     let another = Err(Unidentified::NotItsMaker { path: path.clone() });
     assert_eq!(judge(Maker::Another, Look::First).await, another);
     assert_eq!(judge(Maker::Unknown, Look::First).await, Err(Unidentified::UnknownMaker { path }));
-    assert_eq!(judge(Maker::Another, Look::Again).await, Ok(()), "that is for the first look to say");
+    assert_eq!(
+        judge(Maker::Another, Look::Again).await,
+        Ok(Party::UNKNOWN),
+        "that is for the first look to say"
+    );
 }

@@ -1,0 +1,301 @@
+//! What all agents of a sandbox share, a share for each: places and bytes that one of them must not take all of.
+//!
+//! Beyond its first piece a party may take more as long as it then holds no more than so many times what it leaves to the
+//! others ([`TO_WHAT_IS_LEFT`], mostly). So one alone has most of everything, the next most of the rest, and parties that all take what they get end up alike. Whoever
+//! holds nothing gets the last piece. Knows no sandbox and waits for nobody: there is room, or there isn't.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A party may hold so many times what it leaves free: two thirds of everything, if it is alone.
+pub const TO_WHAT_IS_LEFT: usize = 2;
+
+/// Whom a program belongs to, as far as shares go: an agent, or what an operator started besides, with all that descends from it. A process
+/// can't choose it, and none gets away from its own. No rule of a policy asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Party(pub u64);
+
+impl Party {
+    /// Of whom nobody knows (yet) whose it is. Not one party, so its share is not bounded.
+    pub const UNKNOWN: Self = Self(0);
+}
+
+/// Something that comes in so many pieces. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Shares(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: usize,
+    to_what_is_left: usize,
+    // Held for a look-up and an addition, as a semaphore's own is.
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    /// What each holds that holds anything.
+    by: HashMap<Party, usize>,
+}
+
+/// Why there is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Spent {
+    /// All parties together have it.
+    #[error("all of it is in use")]
+    All,
+    /// This party has its share; what is left is for the others.
+    #[error("one agent may not use more of it")]
+    Share,
+}
+
+impl Shares {
+    /// `total` pieces, all of them free.
+    #[must_use]
+    pub fn new(total: usize) -> Self {
+        Self::leaving(total, TO_WHAT_IS_LEFT)
+    }
+
+    /// The same where a party may hold so many times (at least once) what it leaves: of many pieces a small part is still some for everybody.
+    #[must_use]
+    pub fn leaving(total: usize, to_what_is_left: usize) -> Self {
+        Self(Arc::new(Inner { total, to_what_is_left: to_what_is_left.max(1), taken: Mutex::default() }))
+    }
+
+    /// Takes so many pieces (none, for a share that grows later).
+    ///
+    /// # Errors
+    /// There are not as many left, or not for this party. Nothing is taken then.
+    pub fn take(&self, party: Party, pieces: usize) -> Result<Share, Spent> {
+        let mut share = Share { of: self.clone(), party, held: 0 };
+        share.take(pieces)?;
+        Ok(share)
+    }
+
+    /// Pieces that nobody holds.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.0.total.saturating_sub(self.lock().all)
+    }
+
+    /// Pieces that somebody holds.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.lock().all
+    }
+
+    /// The counts are left whole by every critical section, so a poisoned lock still guards good ones.
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Whether a party may take so many more of what is free.
+    fn may_take(&self, taken: &Taken, party: Party, pieces: usize) -> Result<(), Spent> {
+        let free = self.total.saturating_sub(taken.all);
+        let left = free.checked_sub(pieces).ok_or(Spent::All)?;
+        let held = taken.by.get(&party).copied().unwrap_or_default();
+        let first = held == 0 && pieces <= 1;
+        let within = held.saturating_add(pieces) <= left.saturating_mul(self.to_what_is_left);
+        if party == Party::UNKNOWN || first || within { Ok(()) } else { Err(Spent::Share) }
+    }
+}
+
+impl Taken {
+    fn add(&mut self, party: Party, pieces: usize) {
+        if pieces > 0 {
+            self.all = self.all.saturating_add(pieces);
+            let held = self.by.entry(party).or_default();
+            *held = held.saturating_add(pieces);
+        }
+    }
+
+    fn remove(&mut self, party: Party, pieces: usize) {
+        self.all = self.all.saturating_sub(pieces);
+        if let Some(held) = self.by.get_mut(&party) {
+            *held = held.saturating_sub(pieces);
+            if *held == 0 {
+                self.by.remove(&party);
+            }
+        }
+    }
+}
+
+/// Pieces that a party holds; given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    of: Shares,
+    party: Party,
+    held: usize,
+}
+
+impl Share {
+    /// Takes so many pieces more.
+    ///
+    /// # Errors
+    /// As [`Shares::take`]; what was taken before stays.
+    pub fn take(&mut self, pieces: usize) -> Result<(), Spent> {
+        let mut taken = self.of.lock();
+        self.of.0.may_take(&taken, self.party, pieces)?;
+        taken.add(self.party, pieces);
+        self.held = self.held.saturating_add(pieces);
+        Ok(())
+    }
+
+    /// Gives back what is held; more may be taken afterwards.
+    pub fn give_back(&mut self) {
+        self.of.lock().remove(self.party, self.held);
+        self.held = 0;
+    }
+
+    /// Pieces in it.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Gives the share of somebody unknown to the party that it turned out to be for.
+    ///
+    /// # Errors
+    /// That party has its share already. What is here stays as it was, for whoever has it to give back.
+    pub fn belongs_to(&mut self, party: Party) -> Result<(), Spent> {
+        let mut taken = self.of.lock();
+        taken.remove(self.party, self.held);
+        let may = self.of.0.may_take(&taken, party, self.held);
+        if may.is_ok() {
+            self.party = party;
+        }
+        taken.add(self.party, self.held);
+        may
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.lock().remove(self.party, self.held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ONE: Party = Party(1);
+    const OTHER: Party = Party(2);
+
+    #[test]
+    fn the_documentation_has_a_row() {
+        let row = format!("| `TO_WHAT_IS_LEFT` | {TO_WHAT_IS_LEFT} |");
+        assert!(include_str!("../../../docs/limits.md").contains(&row), "docs/limits.md lacks {row}");
+    }
+
+    /// Takes single pieces until there are no more, and keeps them.
+    fn all_for(shares: &Shares, party: Party) -> (Vec<Share>, Spent) {
+        let mut taken = Vec::new();
+        loop {
+            match shares.take(party, 1) {
+                Ok(share) => taken.push(share),
+                Err(spent) => return (taken, spent),
+            }
+        }
+    }
+
+    #[test]
+    fn one_has_most_and_each_other_most_of_what_is_left() {
+        let shares = Shares::new(128);
+        let mut held = Vec::new();
+        let counts: Vec<usize> = (1..=6)
+            .map(|party| {
+                let (taken, spent) = all_for(&shares, Party(party));
+                let count = taken.len();
+                held.push(taken);
+                assert_eq!(
+                    spent,
+                    if shares.free() == 0 { Spent::All } else { Spent::Share },
+                    "party {party}"
+                );
+                count
+            })
+            .collect();
+        assert_eq!(counts, [85, 28, 10, 3, 1, 1], "the last piece goes to who has none");
+        assert_eq!(shares.take(Party(7), 1).unwrap_err(), Spent::All);
+        held.clear();
+        assert_eq!((shares.free(), shares.taken()), (128, 0));
+        assert!(shares.lock().by.is_empty(), "who holds nothing is forgotten");
+    }
+
+    #[test]
+    fn where_there_is_much_one_may_have_nearly_all() {
+        let shares = Shares::leaving(9488, 19);
+        let (one, _) = all_for(&shares, ONE);
+        let (other, _) = all_for(&shares, OTHER);
+        assert_eq!((one.len(), other.len(), shares.free()), (9013, 451, 24));
+        assert_eq!(all_for(&Shares::leaving(9, 0), ONE).0.len(), 4, "never less than half");
+    }
+
+    #[test]
+    fn who_waits_gets_what_the_greedy_one_gives_back() {
+        let shares = Shares::new(120);
+        let (mut greedy, _) = all_for(&shares, ONE);
+        let (mut others, _) = all_for(&shares, OTHER);
+        for _ in 0..greedy.len() {
+            greedy.pop();
+            greedy.extend(shares.take(ONE, 1));
+            others.extend(shares.take(OTHER, 1));
+        }
+        assert!(greedy.len().abs_diff(others.len()) <= 1, "{} {}", greedy.len(), others.len());
+        assert!(shares.free() >= 24, "and a third finds some");
+    }
+
+    #[test]
+    fn nobody_known_is_no_party_and_becomes_one() {
+        let shares = Shares::new(9);
+        let (mut unknown, spent) = all_for(&shares, Party::UNKNOWN);
+        assert_eq!((unknown.len(), spent), (9, Spent::All));
+        // Its first, and no more while nothing is left for others.
+        assert_eq!(unknown[0].belongs_to(ONE), Ok(()));
+        assert_eq!(unknown[1].belongs_to(ONE), Err(Spent::Share));
+        assert_eq!(unknown[1].belongs_to(OTHER), Ok(()), "it was nobody's still");
+        unknown.truncate(6);
+        assert_eq!(unknown[2].belongs_to(ONE), Ok(()));
+        assert_eq!(shares.free(), 3);
+        drop(unknown);
+        assert_eq!((shares.free(), shares.lock().by.len()), (9, 0));
+    }
+
+    #[test]
+    fn more_than_there_is_is_nobodys() {
+        let shares = Shares::new(10);
+        assert_eq!(shares.take(ONE, 11).unwrap_err(), Spent::All);
+        assert_eq!(shares.take(ONE, usize::MAX).unwrap_err(), Spent::All);
+        assert_eq!(shares.take(ONE, 7).unwrap_err(), Spent::Share);
+        let mut share = shares.take(ONE, 6).unwrap();
+        assert_eq!(share.take(1).unwrap_err(), Spent::Share);
+        assert_eq!((share.held(), shares.free()), (6, 4));
+    }
+
+    proptest! {
+        /// Whatever is taken and given back, the counts agree with what is held, and nobody starves who holds nothing while
+        /// no more than three are greedy.
+        #[test]
+        fn counts_agree(steps in proptest::collection::vec((1u64..4, 0usize..40, any::<bool>()), 0..200)) {
+            let shares = Shares::new(256);
+            let mut held: Vec<Share> = Vec::new();
+            for (party, pieces, back) in steps {
+                if back && !held.is_empty() {
+                    held.swap_remove(pieces % held.len());
+                } else {
+                    held.extend(shares.take(Party(party), pieces));
+                }
+                prop_assert_eq!(held.iter().map(Share::held).sum::<usize>(), shares.taken());
+                prop_assert!(shares.take(Party(9), 2).is_ok());
+            }
+            drop(held);
+            prop_assert_eq!(shares.free(), 256);
+        }
+    }
+}
