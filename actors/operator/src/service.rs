@@ -56,7 +56,8 @@ impl Service {
     ) -> Result<Response<Body>, Fault> {
         let Found { operation, name } = self.routes.find(request.method(), request.uri().path())?;
         let query = Query::parse(request.uri().query().unwrap_or_default())?;
-        let control = &*self.control;
+        // What changes something is carried out to its end, by a task that has its own hold on it.
+        let control = Arc::clone(&self.control);
         let name = name.unwrap_or_default();
         match operation {
             Operation::SetPolicy => {
@@ -65,7 +66,7 @@ impl Service {
                 let text = read(request.into_body(), MAX_POLICY).await?;
                 let text = String::from_utf8(text.into())
                     .map_err(|_| Fault::new(Code::BadRequest, "the policy is not UTF-8"))?;
-                ok(&within(control.set_policy(peer, text, restart_agents)).await?)
+                ok(&carried_out(async move { control.set_policy(peer, text, restart_agents).await }).await?)
             }
             Operation::Exec => {
                 query.only(&[])?;
@@ -81,23 +82,25 @@ impl Service {
                 query.only(&[])?;
                 let body = read(request.into_body(), MAX_JSON).await?;
                 let stop = if body.is_empty() { Stop::default() } else { parse_json(&body)? };
-                accepted(&within(control.stop(peer, stop)).await?)
+                accepted(&carried_out(async move { control.stop(peer, stop).await }).await?)
             }
             Operation::AcceptIdentity => {
                 query.only(&[])?;
-                ok(&within(control.accept_identity(peer, read_json(request.into_body()).await?)).await?)
+                let asked = read_json(request.into_body()).await?;
+                ok(&carried_out(async move { control.accept_identity(peer, asked).await }).await?)
             }
             Operation::ForgetIdentity => {
                 query.only(&[])?;
-                ok(&within(control.forget_identity(peer, read_json(request.into_body()).await?)).await?)
+                let asked = read_json(request.into_body()).await?;
+                ok(&carried_out(async move { control.forget_identity(peer, asked).await }).await?)
             }
             Operation::Restart => {
                 query.only(&[])?;
-                accepted(&within(control.restart(peer, name)).await?)
+                accepted(&carried_out(async move { control.restart(peer, name).await }).await?)
             }
             Operation::Crash => {
                 query.only(&[])?;
-                accepted(&within(control.crash(peer, name)).await?)
+                accepted(&carried_out(async move { control.crash(peer, name).await }).await?)
             }
             Operation::Logs => {
                 let stream = within(control.logs(query.logs()?)).await?;
@@ -143,6 +146,17 @@ fn accepted(value: &impl serde::Serialize) -> Result<Response<Body>, Fault> {
 
 async fn within<T>(call: Answer<'_, T>) -> Result<T, Fault> {
     tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(late(CALL_DEADLINE)))
+}
+
+/// Does what changes something, to its end, whatever becomes of whoever asked: an answer ends when its connection does, and half a
+/// change is one that nobody asked for, or that is on no record.
+async fn carried_out<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    let change = tokio::spawn(change);
+    let panicked =
+        |_| Err(Fault::new(Code::Internal, "a part failed over it; whether it was done is not known"));
+    within(Box::pin(async { change.await.unwrap_or_else(panicked) })).await
 }
 
 fn late(after: Duration) -> Fault {

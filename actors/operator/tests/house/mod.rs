@@ -147,6 +147,14 @@ impl Control for Fake {
     }
     fn set_policy(&self, by: Peer, text: String, restart_agents: bool) -> Answer<'_, PolicyChange> {
         self.did(format!("set {} {restart_agents} by {}", text.len(), by.uid));
+        if text == "slow" {
+            let done = self.done.clone();
+            return Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                done.lock().unwrap().push("the slow one is set".into());
+                Ok(PolicyChange { generation: 4, warnings: vec![], restarted: vec![] })
+            });
+        }
         if text == "bad" {
             let fault = Fault::new(Code::InvalidPolicy, "the policy has 1 error");
             return answer(Err(fault.diagnostics(serde_json::json!([{"line": 1}]))));
