@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             the_key_is_nowhere_inside,
             literal_keys_are_refused,
             a_stream_outlives_a_crash,
+            an_agent_that_asks_without_end_leaves_room_to_others,
         ],
     )
 }
@@ -256,5 +257,27 @@ fn a_stream_outlives_a_crash(stage: &Stage) -> Result<()> {
     let text = done.out();
     let missing = (1..=60).filter(|n| !text.contains(&format!("tick {n}"))).count();
     ensure!(missing == 0 && text.ends_with("data: [DONE]\n\n"), "{missing} ticks are missing");
+    Ok(())
+}
+
+/// More requests than the gateway takes, all from one agent and by programs that left their parents; then one of an operator's.
+fn an_agent_that_asks_without_end_leaves_room_to_others(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let ask = |model: &str| {
+        let body = format!(
+            "{{\"model\":\"{model}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"go\"}}]}}"
+        );
+        let url = "http://inference.local/v1/chat/completions";
+        format!("{curl} -sSfN --max-time 60 -H 'content-type: application/json' -d '{body}' {url}")
+    };
+    let one = format!("{} -o /dev/null -w 'answered %{{http_code}}'", ask("bed-ticks-1200"));
+    let script = "for i in $(seq 150); do (setsid sh -c \"$1\" &); done; sleep 60";
+    let run = ["sh", "-c", script, "sh", &one];
+    let mut running = stage.start(command(stage, "greedy", &run)?)?;
+    running.wait_for("answered 503", START)?;
+    let done = stage.call(&["exec", "greedy", "--", "sh", "-c", &ask("bed-ticks-2")])?.expect_code(0)?;
+    ensure!(done.out().contains("tick 2"), "{}", done.out());
+    stage.call(&["stop", "greedy"])?.expect_code(0)?;
+    running.finish(PATIENCE)?;
     Ok(())
 }
