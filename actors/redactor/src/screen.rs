@@ -328,6 +328,21 @@ mod tests {
         }
     }
 
+    /// Nor does it help to end a chunk within the line's end.
+    #[test]
+    fn a_line_end_in_two_chunks_is_one() {
+        let it = screen("abcdefgh12345678", Mask::Stars);
+        for end in ["=\r\n", "=\n  ", "\r\n  ", "\\r\\n  ", "%0D%0A", "&#10;", "\\u000a"] {
+            for cut in 1..end.len() {
+                let (one, other) = end.split_at(cut);
+                let out = through(&it, &[b"x abcdefgh12345", one.as_bytes(), other.as_bytes(), b"678 y"]);
+                let out = String::from_utf8(out).unwrap();
+                assert_eq!(out.trim_matches('*'), out, "{end:?} {cut}");
+                assert!(out.replace('*', "") == "x  y", "{end:?} {cut}: {out}");
+            }
+        }
+    }
+
     /// What stands before a secret, or in it, and looks like an escape hides nothing.
     #[test]
     fn no_escape_takes_a_part_of_the_secret_away() {
@@ -341,6 +356,12 @@ mod tests {
             ("s3<cret\\nbcdefgh", r#"{"x":"s3\u003ccret\\nbcdefgh"}"#),
             ("abcdefgh12345678", "\\141bcdefgh\\u{31}2345678"),
             ("abcdefgh12345678", "abcdefgh12345=\r\n678"),
+            ("abcdefgh12345678", "abcdefgh12345%0D%0A678"),
+            ("abcdefgh12345678", "abcdefgh12345%250A678"),
+            ("abcdefgh12345678", "abcdefgh12345\\u000a678"),
+            ("abcdefgh12345678", "abcdefgh12345&#xA;678"),
+            ("abcdefgh12345678", r"abcdefgh12345\n    678"),
+            ("abcdefgh12345678", r"abcdefgh12345\\r\\n    678"),
             ("abcdefgh12345678", "6162636465666768\n  3132333435363738"),
         ] {
             let it = screen(key, Mask::Stars);
