@@ -312,7 +312,7 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
         // What rules call a WebSocket's messages; a request of that name would be taken for one.
         return Err(Refusal::BadRequest(format!("{WEBSOCKET_TEXT} is no method of a request")));
     }
-    let seconds = second::named_in(&parts.headers, &method);
+    let seconds = second::named_in(&parts.headers, &method, &path);
     Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds })
 }
 
