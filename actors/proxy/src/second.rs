@@ -103,6 +103,11 @@ pub(crate) fn named_in(headers: &HeaderMap, method: &Method, own: &CanonicalPath
     named.into()
 }
 
+/// Whether a field of this name does.
+pub(crate) fn is_named_by(name: &str) -> bool {
+    FIELDS.iter().any(|(field, ..)| is_spelled(field, name))
+}
+
 impl Place {
     fn read(value: &HeaderValue, form: Form, own: &str) -> Option<Self> {
         let text = value.to_str().ok()?;
@@ -204,7 +209,7 @@ fn store(here: &Destination) -> Option<&str> {
         let is_known = matches!(label, "s3" | "oss" | "obs") || rest == "storage.googleapis.com";
         region || is_known || ["s3-", "s3express-", "oss-"].iter().any(|begins| label.starts_with(begins))
     };
-    starts().filter(is_store).next_back().filter(|start| *start > 0).and_then(|start| name.get(start..))
+    starts().rfind(is_store).filter(|start| *start > 0).and_then(|start| name.get(start..))
 }
 
 impl Second {
