@@ -116,6 +116,9 @@ fn targets() -> Vec<(&'static str, Expect)> {
         ("/ok/%7e{M}", arrives(&["GET /ok/~{M} HTTP/1.1\r\n"])),
         ("/ok/%252e%252e/{M}", BAD),
         ("/ok/;x/{M};y", arrives_without(&["GET /ok/"], &[";"])),
+        ("/ok/{M}?_method=DELETE", DENIED),
+        ("/ok/{M}?%5fMethod[]=+delete", DENIED),
+        ("/ok/{M}?_method=POST&method=list", arrives(&["GET /ok/{M}?_method=POST&method=list"])),
         ("/ok/{M}?a=%2e%2e/&b", arrives(&["GET /ok/{M}?"])),
     ]
 }
