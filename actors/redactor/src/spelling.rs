@@ -115,8 +115,12 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
 /// The readings of a front within which others were undone first.
 fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
     let mut inner = Window::of(text);
-    for _ in 1..ROUNDS {
-        inner = inner.undone();
+    for round in 1..ROUNDS {
+        // Of the last one nothing is looked at but its front.
+        let Some(next) = inner.undone(if round + 1 == ROUNDS { ESCAPE_MAX } else { SPELLED_MAX }) else {
+            return;
+        };
+        inner = next;
         match escape(inner.bytes()) {
             Some(Reading::Character(length, character)) => {
                 let length = inner.source(length);
@@ -173,10 +177,15 @@ impl Window {
         text.len() <= SPELLED_MAX
     }
 
-    fn undone(&self) -> Self {
+    /// With every escape undone, at most so many bytes; none where there is none to undo.
+    fn undone(&self, most: usize) -> Option<Self> {
         let mut out = Self { bytes: [0; SPELLED_MAX], ends: [0; SPELLED_MAX], length: 0 };
         let mut at = 0;
+        let mut plain = 0;
         while let Some((first, rest)) = self.bytes().get(at..).and_then(<[u8]>::split_first) {
+            if out.length >= most {
+                break;
+            }
             let front = self.bytes().get(at..).unwrap_or_default();
             match soft_break(front).map(Reading::Break).or_else(|| escape(front)) {
                 Some(Reading::Character(length, character)) if character.is_line_end() => at += length,
@@ -186,14 +195,15 @@ impl Window {
                 }
                 Some(Reading::Break(length)) => at += length,
                 // What its end cuts off is read no further.
-                Some(Reading::Cut) if rest.len() < ESCAPE_MAX => break,
+                Some(Reading::Cut) if rest.len() < ESCAPE_MAX => return Some(out),
                 Some(Reading::Cut) | None => {
                     at += 1;
+                    plain += 1;
                     out.push(*first, self.source(at));
                 }
             }
         }
-        out
+        (at > plain).then_some(out)
     }
 }
 
@@ -389,9 +399,22 @@ mod tests {
 
     #[test]
     fn an_escape_without_its_end_waits_for_it() {
-        for text in
-            ["%", "%4", "=", "\\", "\\u00", "\\u{6", "\\14", "\\ud83d", "\\ud83d\\ude0", "&", "&#10", "&am"]
-        {
+        for text in [
+            "%",
+            "%4",
+            "%6\\u00",
+            "&#1\\x",
+            "=",
+            "\\",
+            "\\u00",
+            "\\u{6",
+            "\\14",
+            "\\ud83d",
+            "\\ud83d\\ude0",
+            "&",
+            "&#10",
+            "&am",
+        ] {
             assert_eq!(read(text), ["cut"], "{text}");
         }
         assert_eq!(read("%25"), ["3:%", "cut"]);
