@@ -68,6 +68,24 @@ impl Screen {
         (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
     }
 
+    /// As [`Self::masked`], of a text that goes on: but for what [`Self::tail`] has wait, which may be the beginning of a longer one.
+    #[must_use]
+    pub fn masked_so_far(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let spans = self.decided(bytes);
+        (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
+    }
+
+    /// Spans that nothing which follows makes longer.
+    fn decided(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut spans = self.spans(bytes);
+        // Most texts have none, and are looked through once.
+        if !spans.is_empty() {
+            let waits = bytes.len() - self.tail(bytes).waits;
+            spans.retain(|span| span.start < waits);
+        }
+        spans
+    }
+
     /// `bytes` with these covered. What of a secret lies before `from` is left out.
     fn covered(&self, bytes: &[u8], spans: &[Range<usize>], from: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
@@ -185,7 +203,7 @@ impl Sieve {
             joined.extend_from_slice(&chunk);
             chunk = joined.into();
         }
-        let spans = self.screen.spans(&chunk);
+        let spans = self.screen.decided(&chunk);
         if let Some(first) = spans.first() {
             // Of a secret whose beginning went on, what comes now is covered.
             let before = first.start.min(shown);
@@ -204,7 +222,13 @@ impl Sieve {
     /// Still masked: an answer that ends in the middle of a secret would give most of it away.
     pub fn finish(&mut self) -> Bytes {
         let mut rest = std::mem::take(&mut *self.kept);
-        let shown = std::mem::take(&mut self.shown);
+        let mut shown = std::mem::take(&mut self.shown);
+        let spans = self.screen.spans(&rest);
+        if let Some(first) = spans.first() {
+            let before = first.start.min(shown);
+            rest = self.screen.covered(&rest, &spans, shown);
+            shown = before;
+        }
         let told = self.screen.tail(&rest).told.min(rest.len() - shown);
         if told > 0 {
             rest.truncate(rest.len() - told);
@@ -325,6 +349,32 @@ mod tests {
             let out = through(&it, &[format!("x: {one}\n").as_bytes(), other.as_bytes(), b"\n"]);
             let stars = out.iter().filter(|byte| **byte == b'*').count();
             assert!(stars > key.len() - WRAPPED_MIN, "{cut}: {}", String::from_utf8_lossy(&out));
+        }
+    }
+
+    #[test]
+    fn of_two_secrets_that_begin_alike_the_longer_is_found_wherever_chunks_end() {
+        let secrets = ["abcdefgh", "abcdefghijklmnop"].map(Secret::from);
+        for mask in [Mask::Stars, Mask::Words(WORDS)] {
+            let it = Screen::new(&secrets, mask).unwrap();
+            for (text, words) in [
+                ("abcdefghijklmnop", 1),
+                ("abcdefgh", 1),
+                ("abcdefghi%6aklmnop", 1),
+                ("abcdefgh abcdefgh\n", 2),
+            ] {
+                for cut in 0..text.len() {
+                    let (one, other) = text.split_at(cut);
+                    let out =
+                        String::from_utf8(through(&it, &[b"x", one.as_bytes(), other.as_bytes()])).unwrap();
+                    let left = out.replace('*', "").replace("[REDACTED:key]", "");
+                    assert!(left.trim() == "x", "{text} {cut}: {out}");
+                    assert!(
+                        mask == Mask::Stars || out.matches("[RED").count() == words,
+                        "{text} {cut}: {out}"
+                    );
+                }
+            }
         }
     }
 
