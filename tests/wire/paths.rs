@@ -43,6 +43,12 @@ fn seconds() -> Vec<(&'static str, Expect)> {
         ("x-amz-copy-source: ok%2Fx", DENIED),
         ("x-amz-copy-source: arn:aws:s3:::secret/x", DENIED),
         ("X-Goog-Copy-Source: /secret/x", DENIED),
+        ("Destination: /ok/x#/../../secret/x", DENIED),
+        ("Destination: /ok/x;y", DENIED),
+        ("Destination-Account: secret", DENIED),
+        ("x-amz-copy-source: ok/x?secret", DENIED),
+        ("x-amz-copy-source: secret/../ok/x", DENIED),
+        ("x-cos-copy-source: elsewhere.bed.test/ok/x", DENIED),
         ("x-ms-copy-source: https://elsewhere.bed.test/ok/x", DENIED),
         ("x-ms-rename-source: /secret/x", DENIED),
         ("x-copy-from: secret/x", DENIED),
@@ -110,6 +116,9 @@ fn targets() -> Vec<(&'static str, Expect)> {
         ("/ok/%7e{M}", arrives(&["GET /ok/~{M} HTTP/1.1\r\n"])),
         ("/ok/%252e%252e/{M}", BAD),
         ("/ok/;x/{M};y", arrives_without(&["GET /ok/"], &[";"])),
+        ("/ok/{M}?_method=DELETE", DENIED),
+        ("/ok/{M}?%5fMethod[]=+delete", DENIED),
+        ("/ok/{M}?_method=POST&method=list", arrives(&["GET /ok/{M}?_method=POST&method=list"])),
         ("/ok/{M}?a=%2e%2e/&b", arrives(&["GET /ok/{M}?"])),
     ]
 }

@@ -117,6 +117,11 @@ impl Query {
         self.parameters.iter().any(|p| is(&p.name) || p.spaced.as_ref().is_some_and(|(n, _)| is(n)))
     }
 
+    /// Every value that some server sees in a parameter which it takes for `name`.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.readings(name).map(|(value, _)| value)
+    }
+
     /// Whether parameter `name` is there and *every* reading of every one of its values passes `test`.
     pub(crate) fn every(&self, name: &str, test: impl Fn(&str) -> bool) -> bool {
         let mut found = false;

@@ -6,6 +6,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use crate::second;
+
 /// Another method, path or host, in words that servers and the proxies before them have made up.
 const OVERRIDES: [&str; 18] = [
     "forwarded",
@@ -49,9 +51,9 @@ pub(crate) fn drop_from(headers: &mut HeaderMap) {
     take_off(headers, |name| is_one(&OVERRIDES, name) || (name.contains('_') && is_one(&NAMED, name)));
 }
 
-/// Takes them off what stands behind a body, where nothing frames or routes.
+/// Takes them off what stands behind a body, where nothing frames or routes, and nobody has judged what else it may name.
 pub(crate) fn drop_from_trailers(trailers: &mut HeaderMap) {
-    take_off(trailers, |name| is_one(&OVERRIDES, name) || is_one(&NAMED, name));
+    take_off(trailers, |name| is_one(&OVERRIDES, name) || is_one(&NAMED, name) || second::is_named_by(name));
 }
 
 fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
@@ -107,8 +109,16 @@ mod tests {
         ];
         let stays = ["authorization", "content-type", "host", "http_host", "x_request_id"];
         assert_eq!(left(drop_from, &heads), stays);
-        let trailers =
-            ["x-checksum", "host", "Authorization", "content_length", "x-original-uri", "grpc-status"];
+        let trailers = [
+            "destination",
+            "X_Amz_Copy_Source",
+            "x-checksum",
+            "host",
+            "Authorization",
+            "content_length",
+            "x-original-uri",
+            "grpc-status",
+        ];
         assert_eq!(left(drop_from_trailers, &trailers), ["grpc-status", "x-checksum"]);
     }
 }

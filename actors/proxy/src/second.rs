@@ -4,12 +4,14 @@
 //! that must be allowed to do it without a server's help: such a resource is judged as a request of its own, with the method that would read or
 //! write it. What can't be read as one is refused. Must never change what is sent.
 
+use std::borrow::Cow;
 use std::str::FromStr as _;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use policy::{
-    Caller, CanonicalPath, Compiled, Content, Denial, Destination, Layer, PathOptions, Query, RequestFacts,
+    Caller, CanonicalPath, Compiled, Content, Denial, Destination, Host, Layer, PathOptions, Query,
+    RequestFacts,
 };
 
 use crate::intent::authority_of;
@@ -24,18 +26,35 @@ enum Done {
     Read,
 }
 
+/// How a field names it, where it is no URL.
+#[derive(Clone, Copy)]
+enum Form {
+    /// By its path on the same server.
+    Path,
+    /// `container/object`, of the account that the request's own path begins with (Swift: `/v1/ACCOUNT/container/object`).
+    Container,
+    /// `bucket/key`: a path, or another host's where buckets are hosts.
+    Bucket,
+    /// `bucket.host/key`.
+    Hosted,
+    /// By what no policy has a word for.
+    Unnamed,
+}
+
 /// WebDAV's (RFC 4918 section 10.3), and those of object stores.
-const FIELDS: [(&str, Done); 10] = [
-    ("destination", Done::Likewise),
-    ("x-amz-copy-source", Done::Read),
-    ("x-amz-rename-source", Done::Likewise),
-    ("x-copy-from", Done::Read),
-    ("x-cos-copy-source", Done::Read),
-    ("x-goog-copy-source", Done::Read),
-    ("x-ms-copy-source", Done::Read),
-    ("x-ms-rename-source", Done::Likewise),
-    ("x-obs-copy-source", Done::Read),
-    ("x-oss-copy-source", Done::Read),
+const FIELDS: [(&str, Done, Form); 12] = [
+    ("destination", Done::Likewise, Form::Path),
+    ("destination-account", Done::Likewise, Form::Unnamed),
+    ("x-amz-copy-source", Done::Read, Form::Bucket),
+    ("x-amz-rename-source", Done::Likewise, Form::Path),
+    ("x-copy-from", Done::Read, Form::Container),
+    ("x-copy-from-account", Done::Read, Form::Unnamed),
+    ("x-cos-copy-source", Done::Read, Form::Hosted),
+    ("x-goog-copy-source", Done::Read, Form::Bucket),
+    ("x-ms-copy-source", Done::Read, Form::Path),
+    ("x-ms-rename-source", Done::Likewise, Form::Path),
+    ("x-obs-copy-source", Done::Read, Form::Bucket),
+    ("x-oss-copy-source", Done::Read, Form::Bucket),
 ];
 
 /// A second resource of a request.
@@ -49,53 +68,148 @@ pub struct Second {
 
 #[derive(Debug, Clone)]
 struct Place {
-    /// None for the request's own.
-    at: Option<Destination>,
+    at: At,
     path: CanonicalPath,
     query: Query,
 }
 
-/// All that a head names.
-pub(crate) fn named_in(headers: &HeaderMap, method: &Method) -> Box<[Second]> {
+/// The server of a second resource.
+#[derive(Debug, Clone)]
+enum At {
+    /// The request's own.
+    Here,
+    /// This one.
+    There(Destination),
+    /// This one, at the request's own port.
+    Named(Host),
+    /// The request's own where buckets are in paths, else this bucket's, and there this path.
+    Bucket(String, CanonicalPath),
+}
+
+/// All that a head names; `own` is the path of the request itself.
+pub(crate) fn named_in(headers: &HeaderMap, method: &Method, own: &CanonicalPath) -> Box<[Second]> {
     let mut named = Vec::new();
     for (name, value) in headers {
-        let Some((field, done)) = FIELDS.iter().find(|(field, _)| is_spelled(field, name.as_str())) else {
+        let Some((field, done, form)) = FIELDS.iter().find(|(field, ..)| is_spelled(field, name.as_str()))
+        else {
             continue;
         };
         let method = match done {
             Done::Likewise => method.clone(),
             Done::Read => Method::GET,
         };
-        named.push(Second { field, method, place: Place::read(value) });
+        named.push(Second { field, method, place: Place::read(value, *form, own.as_str()) });
     }
     named.into()
 }
 
+/// Whether a field of this name does.
+pub(crate) fn is_named_by(name: &str) -> bool {
+    FIELDS.iter().any(|(field, ..)| is_spelled(field, name))
+}
+
 impl Place {
-    fn read(value: &HeaderValue) -> Option<Self> {
+    fn read(value: &HeaderValue, form: Form, own: &str) -> Option<Self> {
         let text = value.to_str().ok()?;
-        let (at, target) = match text.contains("://") {
-            true => {
-                let uri = Uri::try_from(text).ok()?;
-                let port = match uri.scheme_str()? {
-                    "http" => 80,
-                    "https" => 443,
-                    _ => return None,
-                };
-                let at = authority_of(uri.authority()?.as_str(), port).ok()?;
-                (Some(at), uri.path_and_query()?.clone())
+        if text.contains("://") {
+            let uri = Uri::try_from(text).ok().filter(|_| !text.contains('#'))?;
+            let port = match uri.scheme_str()? {
+                "http" => 80,
+                "https" => 443,
+                _ => return None,
+            };
+            let at = authority_of(uri.authority()?.as_str(), port).ok()?;
+            return Self::of(At::There(at), uri.path_and_query()?);
+        }
+        // A name of another host's, or none of a resource at all. A fragment would be cut off here, and perhaps nowhere else.
+        if text.starts_with("//") || text.starts_with("arn:") || text.is_empty() || text.contains('#') {
+            return None;
+        }
+        let path = text.strip_prefix('/').unwrap_or(text);
+        let target = |path: &str| PathAndQuery::from_str(&format!("/{path}")).ok();
+        match form {
+            Form::Path => match account(own) {
+                // Swift's COPY.
+                Some(account) if account.contains("/AUTH_") => {
+                    Self::of(At::Here, &target(&format!("{account}{path}"))?)
+                }
+                _ => Self::of(At::Here, &target(path)?),
+            },
+            Form::Container => {
+                Self::of(At::Here, &target(&format!("{}{path}", account(own).unwrap_or_default()))?)
             }
-            // A name of another host's, or none of a resource at all.
-            false if text.starts_with("//") || text.starts_with("arn:") || text.is_empty() => return None,
-            false => {
-                let slash = if text.starts_with('/') { "" } else { "/" };
-                (None, PathAndQuery::from_str(&format!("{slash}{text}")).ok()?)
+            Form::Bucket => {
+                let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+                let key = canonical(target(key)?.path())?;
+                Self::of(At::Bucket(bucket.to_owned(), key), &target(path)?).filter(Self::is_one_object)
             }
-        };
-        // A server undoes these, and reads another path than a rule would.
-        let path = CanonicalPath::parse(target.path(), PathOptions { allow_encoded_slash: false }).ok()?;
-        Some(Self { at, path, query: Query::parse(target.query()).ok()? })
+            Form::Hosted => {
+                let (host, key) = path.split_once('/')?;
+                Self::of(At::Named(Host::parse(host).ok()?), &target(key)?).filter(Self::is_one_object)
+            }
+            Form::Unnamed => None,
+        }
     }
+
+    fn of(at: At, target: &PathAndQuery) -> Option<Self> {
+        Some(Self { at, path: canonical(target.path())?, query: Query::parse(target.query()).ok()? })
+    }
+
+    /// Whether a query says which version is meant and no more: stores take any other `?` for a part of the object's name.
+    fn is_one_object(&self) -> bool {
+        self.query.as_str().is_none_or(|query| query.starts_with("versionId=") && !query.contains(['&', '/']))
+    }
+
+    /// Where it is, for a request that goes `here`. None where that has no name.
+    fn found<'a>(&'a self, here: &'a Destination) -> Option<(Cow<'a, Destination>, &'a CanonicalPath)> {
+        let at_port = |host: &Host| Cow::Owned(Destination { host: host.clone(), port: here.port });
+        Some(match &self.at {
+            At::Here => (Cow::Borrowed(here), &self.path),
+            At::There(there) => (Cow::Borrowed(there), &self.path),
+            At::Named(host) => (at_port(host), &self.path),
+            At::Bucket(bucket, key) => match store(here) {
+                None => (Cow::Borrowed(here), &self.path),
+                Some(store) => (at_port(&Host::parse(&format!("{bucket}.{store}")).ok()?), key),
+            },
+        })
+    }
+}
+
+/// A path that every server reads alike: this one is sent as it came. A server undoes encoded slashes, and reads another path than a rule
+/// would; what rules take off or resolve, stores take for a part of the name.
+fn canonical(path: &str) -> Option<CanonicalPath> {
+    let segments = || path.strip_prefix('/').unwrap_or(path).split('/');
+    let is_dots = |segment: &str| matches!(&*segment.replace("%2e", ".").replace("%2E", "."), "." | "..");
+    let empty = segments().rev().skip(1).any(str::is_empty);
+    if empty || path.contains(';') || segments().any(is_dots) {
+        return None;
+    }
+    CanonicalPath::parse(path, PathOptions { allow_encoded_slash: false }).ok()
+}
+
+/// `v1/ACCOUNT/`, where a path is one of Swift's.
+fn account(own: &str) -> Option<&str> {
+    let rest = own.strip_prefix("/v1/").or_else(|| own.strip_prefix("/v1.0/"))?;
+    let end = own.len() - rest.len() + rest.find('/')? + 1;
+    own.get(1..end)
+}
+
+/// The name behind a bucket's own, where a host is a bucket of one of the stores that have hosts for them.
+fn store(here: &Destination) -> Option<&str> {
+    /// Stores that have nothing but their region in front of their own name.
+    const BEHIND_REGIONS: [&str; 2] = [".digitaloceanspaces.com", ".linodeobjects.com"];
+    let name = here.host.name()?.as_str();
+    let starts = || std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
+    let is_store = |start: &usize| {
+        let rest = name.get(*start..).unwrap_or_default();
+        let label = rest.split('.').next().unwrap_or_default();
+        let region = BEHIND_REGIONS
+            .iter()
+            .any(|behind| label.len() + behind.len() == rest.len() && rest.ends_with(behind));
+        let is_known = matches!(label, "s3" | "oss" | "obs") || rest == "storage.googleapis.com";
+        region || is_known || ["s3-", "s3express-", "oss-"].iter().any(|begins| label.starts_with(begins))
+    };
+    starts().rfind(is_store).filter(|start| *start > 0).and_then(|start| name.get(start..))
 }
 
 impl Second {
@@ -106,22 +220,23 @@ impl Second {
         here: &Destination,
         caller: &Caller,
     ) -> Result<Option<Box<Denial>>, Denial> {
-        let Some(place) = &self.place else {
+        let found = self.place.as_ref().and_then(|place| Some((place.found(here)?, &place.query)));
+        let Some(((to, path), query)) = found else {
             return Err(Denial {
                 layer: Layer::L7,
                 detail: format!("the field `{}` names something that can't be judged", self.field),
                 policy: None,
-                hint: Some("a path, or a URL, without encoded slashes".to_owned()),
+                hint: Some("a path, or a URL, in its plainest form and without encoded slashes".to_owned()),
             });
         };
-        let to = place.at.as_ref().unwrap_or(here);
         let facts = RequestFacts {
             method: self.method.as_str(),
-            path: &place.path,
-            query: &place.query,
+            path,
+            query,
             websocket: false,
             content: Content::Unread,
         };
+        let to = &*to;
         let judged = match to == here {
             true => compiled.request(to, caller, &facts),
             false => compiled.connect(to, caller).and_then(|_| compiled.request(to, caller, &facts)),
@@ -140,23 +255,27 @@ impl Second {
 mod tests {
     use super::*;
 
-    fn read(value: &str) -> Option<String> {
-        let place = Place::read(&HeaderValue::from_str(value).unwrap())?;
-        let at = place.at.map(|at| at.to_string()).unwrap_or_default();
+    /// Where a field of a request for `own` leads, as a URL without its scheme.
+    fn found(form: Form, value: &str, own: (&str, &str)) -> Option<String> {
+        let here = Destination { host: Host::parse(own.0).unwrap(), port: 443 };
+        let place = Place::read(&HeaderValue::from_str(value).unwrap(), form, own.1)?;
+        let (to, path) = place.found(&here)?;
+        let at = if *to == here { String::new() } else { to.to_string() };
         Some(format!(
             "{at}{}{}",
-            place.path.as_str(),
+            path.as_str(),
             place.query.as_str().map(|q| format!("?{q}")).unwrap_or_default()
         ))
     }
 
     #[test]
     fn paths_and_urls_are_read_and_nothing_else() {
+        let read = |value: &str| found(Form::Path, value, ("dav.test", "/x"));
         for (value, wanted) in [
             ("/a/b", "/a/b"),
-            ("bucket/key", "/bucket/key"),
-            ("bucket/a%20b?versionId=1", "/bucket/a%20b?versionId=1"),
-            ("/a/../b", "/b"),
+            ("a/b", "/a/b"),
+            ("/a/", "/a/"),
+            ("/a%20b?x=1", "/a%20b?x=1"),
             ("https://A.test/x", "a.test:443/x"),
             ("http://a.test:8080/x?y=1", "a.test:8080/x?y=1"),
         ] {
@@ -178,6 +297,75 @@ mod tests {
         }
     }
 
+    /// It is sent as it came, so what a rule would see another path in than a server might is nothing that can be judged.
+    #[test]
+    fn what_a_rule_would_read_otherwise_than_a_server_is_refused() {
+        for value in [
+            "/a#/../b",
+            "https://a.test/a#b",
+            "/a;b",
+            "/a/../b",
+            "/a/./b",
+            "/a/%2E%2e/b",
+            "/a/.",
+            "/a//b",
+            "/a/b//",
+        ] {
+            for form in [Form::Path, Form::Container, Form::Bucket, Form::Hosted] {
+                assert_eq!(found(form, value, ("a.test", "/x")), None, "{value}");
+            }
+        }
+        for value in ["b/k?x", "b/k?versionId=1&x=2", "b/k?versionId=/../x", "b/k?"] {
+            assert_eq!(found(Form::Bucket, value, ("a.test", "/x")), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_a_host_where_hosts_are_buckets() {
+        for (host, value, wanted) in [
+            ("s3.eu-west-1.amazonaws.com", "other/k", "/other/k"),
+            ("store.test", "/other/k?versionId=1", "/other/k?versionId=1"),
+            ("10.0.0.1", "other/k", "/other/k"),
+            ("mine.s3.eu-west-1.amazonaws.com", "mine/a/k", "/a/k"),
+            ("mine.s3.eu-west-1.amazonaws.com", "other/a/k", "other.s3.eu-west-1.amazonaws.com:443/a/k"),
+            ("s3.mine.s3-us-west-2.amazonaws.com", "other/k", "other.s3-us-west-2.amazonaws.com:443/k"),
+            (
+                "mine.storage.googleapis.com",
+                "other/k?versionId=1",
+                "other.storage.googleapis.com:443/k?versionId=1",
+            ),
+            ("storage.googleapis.com", "other/k", "/other/k"),
+            ("mine.oss-cn-beijing.aliyuncs.com", "/other/k", "other.oss-cn-beijing.aliyuncs.com:443/k"),
+            ("mine.nyc3.digitaloceanspaces.com", "other/k", "other.nyc3.digitaloceanspaces.com:443/k"),
+            ("nyc3.digitaloceanspaces.com", "other/k", "/other/k"),
+        ] {
+            assert_eq!(found(Form::Bucket, value, (host, "/x")).as_deref(), Some(wanted), "{host} {value}");
+        }
+        assert_eq!(found(Form::Bucket, "no host/k", ("mine.s3.amazonaws.com", "/x")), None);
+        assert_eq!(
+            found(Form::Bucket, "a_/k", ("mine.s3.amazonaws.com", "/x")).as_deref(),
+            Some("a_.s3.amazonaws.com:443/k")
+        );
+        let cos = "b-1.cos.ap-x.myqcloud.com/k";
+        let wanted = Some("b-1.cos.ap-x.myqcloud.com:443/k");
+        assert_eq!(found(Form::Hosted, cos, ("a-1.cos.ap-x.myqcloud.com", "/x")).as_deref(), wanted);
+        assert_eq!(found(Form::Hosted, "k", ("a-1.cos.ap-x.myqcloud.com", "/x")), None);
+    }
+
+    #[test]
+    fn a_container_is_in_the_account_of_the_request() {
+        for (form, own, value, wanted) in [
+            (Form::Container, "/v1/AUTH_a/c/o", "/private/o", Some("/v1/AUTH_a/private/o")),
+            (Form::Container, "/v1/a/c/o", "private/o", Some("/v1/a/private/o")),
+            (Form::Container, "/swift", "private/o", Some("/private/o")),
+            (Form::Path, "/v1/AUTH_a/c/o", "private/o", Some("/v1/AUTH_a/private/o")),
+            (Form::Path, "/v1/files/o", "/v1/private/o", Some("/v1/private/o")),
+            (Form::Unnamed, "/v1/AUTH_a/c/o", "AUTH_b", None),
+        ] {
+            assert_eq!(found(form, value, ("swift.test", own)).as_deref(), wanted, "{own} {value}");
+        }
+    }
+
     #[test]
     fn every_field_in_every_spelling_with_its_method() {
         let mut headers = HeaderMap::new();
@@ -188,7 +376,8 @@ mod tests {
             );
         }
         headers.append("destination", HeaderValue::from_static("/y"));
-        let mut named: Vec<_> = named_in(&headers, &Method::PUT)
+        let own = canonical("/x").unwrap();
+        let mut named: Vec<_> = named_in(&headers, &Method::PUT, &own)
             .into_iter()
             .map(|second| (second.field, second.method))
             .collect();

@@ -244,6 +244,9 @@ fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
         // As a terminal prints it.
         push(trimmed.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]), SECRET_MIN);
     }
+    if trimmed.is_ascii() {
+        push(wide(trimmed), SECRET_MIN);
+    }
     for shift in 0..3 {
         for form in base64_forms(trimmed, shift) {
             push(form, ENCODED_MIN);
@@ -320,6 +323,13 @@ fn base64_forms(secret: &[u8], shift: usize) -> [Vec<u8>; 2] {
     })
 }
 
+/// UTF-16, which some servers answer in when they are asked to: what both orders of bytes have in common.
+fn wide(secret: &[u8]) -> Vec<u8> {
+    let mut form: Vec<u8> = secret.iter().flat_map(|byte| [*byte, 0]).collect();
+    form.pop();
+    form
+}
+
 fn hex(secret: &[u8], digits: &[u8; 16]) -> Vec<u8> {
     secret
         .iter()
@@ -383,6 +393,16 @@ mod tests {
         let found = known.find(text.as_bytes(), 0).unwrap();
         // What is left shares its bits with a neighbour: at most one character on either side.
         assert!(found.start <= 3 && text.len() - found.end <= 4, "{found:?} of {text}");
+    }
+
+    #[test]
+    fn both_orders_of_utf16_are_found() {
+        let known = known(b"secret-value-1");
+        for order in [u16::to_le_bytes, u16::to_be_bytes] {
+            let text: Vec<u8> = "it is secret-value-1.".encode_utf16().flat_map(order).collect();
+            let found = known.find(&text, 0).unwrap();
+            assert_eq!(found.end - found.start, 27);
+        }
     }
 
     #[test]

@@ -51,11 +51,13 @@ impl<'s> Matching<'s> {
         self.ways.push(Way { at: from, forms: self.known.forms(), depth: 0 });
         let mut left = self.known.longest().saturating_mul(TRIES);
         while let Some(way) = self.ways.pop() {
-            match left.checked_sub(1) {
-                Some(fewer) => left = fewer,
-                // Nobody knows: then it is one.
-                None => begun.whole = begun.whole.max(Some(way.at)),
-            }
+            let Some(fewer) = left.checked_sub(1) else {
+                // Nobody knows: then it is one, as far as any way had come. The others would be too many to go on with.
+                let furthest = self.ways.iter().map(|other| other.at).max();
+                begun.whole = begun.whole.max(furthest).max(Some(way.at));
+                break;
+            };
+            left = fewer;
             self.follow(&way, &mut begun);
         }
         begun
@@ -105,5 +107,30 @@ impl<'s> Matching<'s> {
             Reading::Break(_) => {}
             Reading::Cut => begun.cut = begun.cut.max(Some(way.depth)),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    /// Which of these `=` are the secret's, and which are broken lines', has more answers than there is time for.
+    #[test]
+    fn a_place_that_reads_in_too_many_ways_is_left_after_so_many() {
+        for key in ["key======end", "key\\\\\\\\\\\\end"] {
+            let known = Known::new(&[(Arc::from("k"), Secret::from(key))]).unwrap();
+            for unit in ["=\n", "\\"] {
+                let text = format!("key{}", unit.repeat(4000));
+                let mut matching = Matching::new(&known, text.as_bytes());
+                let _told = matching.at(0);
+                assert!(matching.ways.len() <= known.longest() * TRIES * 4, "{key} {unit}");
+            }
+        }
+        let known = Known::new(&[(Arc::from("k"), Secret::from("key======end"))]).unwrap();
+        let text = format!("key{}", "=\n".repeat(4000));
+        assert!(Matching::new(&known, text.as_bytes()).at(0).whole.is_some(), "nobody knows");
     }
 }

@@ -68,6 +68,24 @@ impl Screen {
         (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
     }
 
+    /// As [`Self::masked`], of a text that goes on: but for what [`Self::tail`] has wait, which may be the beginning of a longer one.
+    #[must_use]
+    pub fn masked_so_far(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let spans = self.decided(bytes);
+        (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
+    }
+
+    /// Spans that nothing which follows makes longer.
+    fn decided(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut spans = self.spans(bytes);
+        // Most texts have none, and are looked through once.
+        if !spans.is_empty() {
+            let waits = bytes.len() - self.tail(bytes).waits;
+            spans.retain(|span| span.start < waits);
+        }
+        spans
+    }
+
     /// `bytes` with these covered. What of a secret lies before `from` is left out.
     fn covered(&self, bytes: &[u8], spans: &[Range<usize>], from: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
@@ -185,7 +203,7 @@ impl Sieve {
             joined.extend_from_slice(&chunk);
             chunk = joined.into();
         }
-        let spans = self.screen.spans(&chunk);
+        let spans = self.screen.decided(&chunk);
         if let Some(first) = spans.first() {
             // Of a secret whose beginning went on, what comes now is covered.
             let before = first.start.min(shown);
@@ -204,7 +222,13 @@ impl Sieve {
     /// Still masked: an answer that ends in the middle of a secret would give most of it away.
     pub fn finish(&mut self) -> Bytes {
         let mut rest = std::mem::take(&mut *self.kept);
-        let shown = std::mem::take(&mut self.shown);
+        let mut shown = std::mem::take(&mut self.shown);
+        let spans = self.screen.spans(&rest);
+        if let Some(first) = spans.first() {
+            let before = first.start.min(shown);
+            rest = self.screen.covered(&rest, &spans, shown);
+            shown = before;
+        }
         let told = self.screen.tail(&rest).told.min(rest.len() - shown);
         if told > 0 {
             rest.truncate(rest.len() - told);
@@ -328,6 +352,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_two_secrets_that_begin_alike_the_longer_is_found_wherever_chunks_end() {
+        let secrets = ["abcdefgh", "abcdefghijklmnop"].map(Secret::from);
+        for mask in [Mask::Stars, Mask::Words(WORDS)] {
+            let it = Screen::new(&secrets, mask).unwrap();
+            for (text, words) in [
+                ("abcdefghijklmnop", 1),
+                ("abcdefgh", 1),
+                ("abcdefghi%6aklmnop", 1),
+                ("abcdefgh abcdefgh\n", 2),
+            ] {
+                for cut in 0..text.len() {
+                    let (one, other) = text.split_at(cut);
+                    let out =
+                        String::from_utf8(through(&it, &[b"x", one.as_bytes(), other.as_bytes()])).unwrap();
+                    let left = out.replace('*', "").replace("[REDACTED:key]", "");
+                    assert!(left.trim() == "x", "{text} {cut}: {out}");
+                    assert!(
+                        mask == Mask::Stars || out.matches("[RED").count() == words,
+                        "{text} {cut}: {out}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Nor does it help to end a chunk within the line's end.
+    #[test]
+    fn a_line_end_in_two_chunks_is_one() {
+        let it = screen("abcdefgh12345678", Mask::Stars);
+        for end in ["=\r\n", "=\n  ", "\r\n  ", "\\r\\n  ", "%0D%0A", "&#10;", "\\u000a"] {
+            for cut in 1..end.len() {
+                let (one, other) = end.split_at(cut);
+                let out = through(&it, &[b"x abcdefgh12345", one.as_bytes(), other.as_bytes(), b"678 y"]);
+                let out = String::from_utf8(out).unwrap();
+                assert_eq!(out.trim_matches('*'), out, "{end:?} {cut}");
+                assert!(out.replace('*', "") == "x  y", "{end:?} {cut}: {out}");
+            }
+        }
+    }
+
     /// What stands before a secret, or in it, and looks like an escape hides nothing.
     #[test]
     fn no_escape_takes_a_part_of_the_secret_away() {
@@ -341,6 +406,12 @@ mod tests {
             ("s3<cret\\nbcdefgh", r#"{"x":"s3\u003ccret\\nbcdefgh"}"#),
             ("abcdefgh12345678", "\\141bcdefgh\\u{31}2345678"),
             ("abcdefgh12345678", "abcdefgh12345=\r\n678"),
+            ("abcdefgh12345678", "abcdefgh12345%0D%0A678"),
+            ("abcdefgh12345678", "abcdefgh12345%250A678"),
+            ("abcdefgh12345678", "abcdefgh12345\\u000a678"),
+            ("abcdefgh12345678", "abcdefgh12345&#xA;678"),
+            ("abcdefgh12345678", r"abcdefgh12345\n    678"),
+            ("abcdefgh12345678", r"abcdefgh12345\\r\\n    678"),
             ("abcdefgh12345678", "6162636465666768\n  3132333435363738"),
         ] {
             let it = screen(key, Mask::Stars);

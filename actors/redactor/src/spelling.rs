@@ -56,6 +56,11 @@ impl Character {
     fn is_special(&self) -> bool {
         matches!(self.as_bytes(), [byte] if begins_escape(*byte))
     }
+
+    /// Whether it ends a line, however it was spelled.
+    fn is_line_end(&self) -> bool {
+        matches!(self.as_bytes(), [b'\n' | b'\r'])
+    }
 }
 
 /// Whether a text has a byte that has more than one reading.
@@ -80,6 +85,10 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
     if let Some(length) = soft_break(text) {
         return take(Reading::Break(length));
     }
+    if text == b"=" {
+        // A line's end may follow.
+        return take(Reading::Cut);
+    }
     if !begins_escape(first) {
         return;
     }
@@ -87,8 +96,10 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
     if let Some(reading) = outer {
         take(reading);
     }
-    if let (Some(Reading::Break(length)), Some(b'n')) = (outer, text.get(1)) {
-        take(Reading::Character(length, Character::byte(b'\n')));
+    if let Some(Reading::Character(length, character)) = outer
+        && character.is_line_end()
+    {
+        take(Reading::Break(length + blanks(text, length)));
     }
     // Deeper where one escape gives what begins another, or has others within.
     let deeper = match outer {
@@ -104,18 +115,25 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
 /// The readings of a front within which others were undone first.
 fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
     let mut inner = Window::of(text);
-    for _ in 1..ROUNDS {
-        inner = inner.undone();
+    for round in 1..ROUNDS {
+        // Of the last one nothing is looked at but its front.
+        let Some(next) = inner.undone(if round + 1 == ROUNDS { ESCAPE_MAX } else { SPELLED_MAX }) else {
+            return;
+        };
+        inner = next;
         match escape(inner.bytes()) {
             Some(Reading::Character(length, character)) => {
-                take(Reading::Character(inner.source(length), character));
+                let length = inner.source(length);
+                take(Reading::Character(length, character));
+                if character.is_line_end() {
+                    take(Reading::Break(length + blanks(text, length)));
+                }
                 if !character.is_special() {
                     return;
                 }
             }
-            Some(Reading::Break(length)) => return take(Reading::Break(inner.source(length))),
             Some(Reading::Cut) if inner.ends_with(text) => return take(Reading::Cut),
-            Some(Reading::Cut) | None => {}
+            Some(Reading::Cut | Reading::Break(_)) | None => {}
         }
     }
 }
@@ -159,26 +177,33 @@ impl Window {
         text.len() <= SPELLED_MAX
     }
 
-    fn undone(&self) -> Self {
+    /// With every escape undone, at most so many bytes; none where there is none to undo.
+    fn undone(&self, most: usize) -> Option<Self> {
         let mut out = Self { bytes: [0; SPELLED_MAX], ends: [0; SPELLED_MAX], length: 0 };
         let mut at = 0;
+        let mut plain = 0;
         while let Some((first, rest)) = self.bytes().get(at..).and_then(<[u8]>::split_first) {
+            if out.length >= most {
+                break;
+            }
             let front = self.bytes().get(at..).unwrap_or_default();
             match soft_break(front).map(Reading::Break).or_else(|| escape(front)) {
+                Some(Reading::Character(length, character)) if character.is_line_end() => at += length,
                 Some(Reading::Character(length, character)) => {
                     at += length;
                     character.as_bytes().iter().for_each(|byte| out.push(*byte, self.source(at)));
                 }
                 Some(Reading::Break(length)) => at += length,
                 // What its end cuts off is read no further.
-                Some(Reading::Cut) if rest.len() < ESCAPE_MAX => break,
+                Some(Reading::Cut) if rest.len() < ESCAPE_MAX => return Some(out),
                 Some(Reading::Cut) | None => {
                     at += 1;
+                    plain += 1;
                     out.push(*first, self.source(at));
                 }
             }
         }
-        out
+        (at > plain).then_some(out)
     }
 }
 
@@ -195,8 +220,13 @@ fn soft_break(text: &[u8]) -> Option<usize> {
         [b'=', b'\n' | b'\r', ..] => 2,
         _ => return None,
     };
-    let more = text.iter().skip(ends).take_while(|byte| matches!(byte, b'\n' | b'\r' | b' ' | b'\t'));
-    Some(ends + more.count())
+    Some(ends + blanks(text, ends))
+}
+
+/// How many bytes from `from` on are lines' ends and indentation.
+fn blanks(text: &[u8], from: usize) -> usize {
+    let more = text.iter().skip(from).take_while(|byte| matches!(byte, b'\n' | b'\r' | b' ' | b'\t'));
+    more.count()
 }
 
 /// The escape at a text's front, if there is one, or may be.
@@ -204,7 +234,6 @@ fn escape(text: &[u8]) -> Option<Reading> {
     let read = match text {
         [b'%', b'u', rest @ ..] => hexadecimal(rest, 4).map(|code| Some((6, Character::of(code?)?))),
         [b'%', rest @ ..] => hexadecimal(rest, 2).map(|code| Some((3, byte(code?)?))),
-        [b'\\', b'n' | b'r', ..] => return Some(Reading::Break(2)),
         [b'\\', rest @ ..] => backslash(rest),
         [b'&', rest @ ..] => entity(rest),
         _ => Some(None),
@@ -236,6 +265,8 @@ fn hexadecimal(text: &[u8], digits: usize) -> Read<u32> {
 fn backslash(text: &[u8]) -> Read<(usize, Character)> {
     match text {
         [] => None,
+        [b'n', ..] => Some(Some((2, Character::byte(b'\n')))),
+        [b'r', ..] => Some(Some((2, Character::byte(b'\r')))),
         [same @ (b'/' | b'"' | b'\'' | b'\\'), ..] => Some(Some((2, Character::byte(*same)))),
         [b'x', rest @ ..] => hexadecimal(rest, 2).map(|code| Some((4, byte(code?)?))),
         [b'U', rest @ ..] => hexadecimal(rest, 8).map(|code| Some((10, Character::of(code?)?))),
@@ -341,14 +372,19 @@ mod tests {
             ("\n  \ty", &["4:"]),
             ("=\ny", &["2:"]),
             ("=y", &[]),
-            ("\\ny", &["2:", "2:\n"]),
+            ("\\ny", &["2:\n", "2:"]),
+            ("\\n  y", &["2:\n", "4:"]),
+            ("%0D%0Ay", &["3:\r", "3:"]),
+            ("\\u000a y", &["6:\n", "7:"]),
+            ("&#10;y", &["5:\n", "5:"]),
+            ("%250Ay", &["3:%", "5:\n", "5:"]),
             ("%6\n  5y", &["6:e"]),
             ("%2565y", &["3:%", "5:e"]),
             ("\\\\u0065y", &["2:\\", "7:e"]),
             ("\\\\u005cu0065y", &["2:\\", "7:\\", "12:e"]),
             ("%25&#50;5", &["3:%", "9:%", "cut"]),
             ("\\%750065y", &["8:e"]),
-            ("\\\\ny", &["2:\\", "3:"]),
+            ("\\\\ny", &["2:\\", "3:\n", "3:"]),
             ("%zz", &[]),
             ("\\q", &[]),
             ("& ", &[]),
@@ -363,9 +399,22 @@ mod tests {
 
     #[test]
     fn an_escape_without_its_end_waits_for_it() {
-        for text in
-            ["%", "%4", "\\", "\\u00", "\\u{6", "\\14", "\\ud83d", "\\ud83d\\ude0", "&", "&#10", "&am"]
-        {
+        for text in [
+            "%",
+            "%4",
+            "%6\\u00",
+            "&#1\\x",
+            "=",
+            "\\",
+            "\\u00",
+            "\\u{6",
+            "\\14",
+            "\\ud83d",
+            "\\ud83d\\ude0",
+            "&",
+            "&#10",
+            "&am",
+        ] {
             assert_eq!(read(text), ["cut"], "{text}");
         }
         assert_eq!(read("%25"), ["3:%", "cut"]);

@@ -7,17 +7,25 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use redactor::{Mask, RedactorError, Screen, Secret, Sieve};
 
 use crate::body::BoxError;
 
-/// How gRPC says that its messages are compressed.
-const GRPC_ENCODING: &str = "grpc-encoding";
+/// How a whole answer, gRPC and Connect say that bytes are compressed, besides the way they are sent in.
+const ENCODINGS: [&str; 3] = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
 /// What asks for pieces, differences or compressed messages: a value in them is one that nobody finds. A server may always
 /// answer with the whole (RFC 9110 section 14.2).
-const UNSEARCHABLE: [&str; 5] = ["range", "request-range", "if-range", "a-im", "grpc-accept-encoding"];
+const UNSEARCHABLE: [&str; 7] = [
+    "range",
+    "request-range",
+    "x-ms-range",
+    "if-range",
+    "a-im",
+    "grpc-accept-encoding",
+    "connect-accept-encoding",
+];
 
 /// What keeps credentials out of answers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,11 +51,14 @@ impl Guard {
         }
     }
 
-    /// Whether an answer came in clear.
-    pub(crate) fn is_clear(headers: &HeaderMap) -> bool {
-        let clear = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-        let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-        encodings.chain(headers.get_all(GRPC_ENCODING).iter()).all(clear)
+    /// Whether an answer came in clear, and is no piece or difference: what wasn't asked for.
+    pub(crate) fn is_clear(status: StatusCode, headers: &HeaderMap) -> bool {
+        let all = |name: &str, clear: &[u8]| {
+            headers.get_all(name).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(clear))
+        };
+        !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::IM_USED)
+            && ENCODINGS.iter().all(|name| all(name, b"identity"))
+            && all("transfer-encoding", b"chunked")
     }
 
     /// Masks values in header fields (also of trailers). A field with one in its name is taken off.

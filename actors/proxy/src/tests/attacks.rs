@@ -64,6 +64,23 @@ async fn malformed_requests_are_answered_and_never_forwarded() {
 }
 
 #[tokio::test]
+async fn a_query_renames_no_request() {
+    let up = Raw::ok().await;
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    for query in
+        ["_method=DELETE", "a&_METHOD=%64elete", "_HttpMethod=PATCH", "method=delete", "_method=%20%20"]
+    {
+        let answer = bed.talk(get(up.port, &format!("/ok/x?{query}"), "")).await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("its query"), "{query}: {answer}");
+    }
+    assert_eq!(up.seen(), "");
+    for query in ["_method=post", "method=photos.search", "b=_method"] {
+        let answer = bed.talk(get(up.port, &format!("/ok/x?{query}"), "Connection: close\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{query}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn oversized_heads_are_431() {
     let up = Raw::ok().await;
     let bed = Bed::new(&rest("up.test", up.port)).await;

@@ -47,7 +47,8 @@ async fn heads_and_bodies_are_filled_where_they_are_bound() {
     let up = Raw::ok().await;
     let bed = bed(up.port, &endpoint(up.port, REWRITES)).await;
     let headers = format!(
-        "Authorization: Bearer {PLACEHOLDER}\r\nContent-Type: application/json\r\nRange: bytes=0-3\r\n"
+        "Authorization: Bearer {PLACEHOLDER}\r\nContent-Type: application/json\r\nRange: bytes=0-3\r\n\
+         x-ms-range: bytes=0-3\r\nConnect-Accept-Encoding: gzip\r\n"
     );
     let body = format!(r#"{{ "a":"{PLACEHOLDER}" }}"#);
     let answer = bed.talk(request(up.port, "/ok/x?k=cofferdam%3Acred%3Agithub&b", &headers, &body)).await;
@@ -57,6 +58,7 @@ async fn heads_and_bodies_are_filled_where_they_are_bound() {
     assert!(seen.starts_with(&format!("POST /ok/x?k={}&b HTTP/1.1\r\n", key.replace("%2D", "-"))), "{seen}");
     assert!(seen.contains(&format!("authorization: Bearer {KEY}\r\n")), "{seen}");
     assert!(seen.contains("accept-encoding: identity\r\n") && !seen.contains("range"), "{seen}");
+    assert!(!seen.contains("gzip"), "{seen}");
     let sent = format!(r#"{{ "a":{} }}"#, serde_json::to_string(KEY).unwrap());
     assert!(seen.ends_with(&sent) && seen.contains(&format!("content-length: {}\r\n", sent.len())), "{seen}");
     let lines = bed.journal.lines().join("\n");
@@ -234,10 +236,22 @@ async fn echoes_are_masked_and_what_cant_be_searched_is_refused() {
         assert!(got.contains(&format!("location: /to/{}\r\n", "*".repeat(KEY.len()))), "{got}");
         assert!(got.contains("x-plain: kept") && got.ends_with("\"kept\"]"), "{got}");
     }
-    let up = Raw::new(answer("content-encoding: gzip\r\n", "not to be read")).await;
-    let bed2 = bed(up.port, &endpoint(up.port, "")).await;
-    let got = bed2.talk(request(up.port, "/ok/x", "", "")).await;
-    assert!(got.starts_with("HTTP/1.1 502") && !got.contains("not to be read"), "{got}");
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n8\r\nnot to b\r\n6\r\ne read\r\n0\r\n\r\n";
+    for unsearchable in [
+        answer("content-encoding: gzip\r\n", "not to be read"),
+        answer("connect-content-encoding: gzip\r\n", "not to be read"),
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: 14\r\n\r\nnot to be read",
+        chunked.as_bytes(),
+    ] {
+        let up = Raw::new(unsearchable).await;
+        let bed2 = bed(up.port, &endpoint(up.port, "")).await;
+        let got = bed2.talk(request(up.port, "/ok/x", "", "")).await;
+        assert!(
+            got.starts_with("HTTP/1.1 502") && !got.contains("not to b"),
+            "{}: {got}",
+            String::from_utf8_lossy(unsearchable)
+        );
+    }
 }
 
 /// A WebSocket server that gives each message back, and keeps what it was sent.

@@ -77,7 +77,8 @@ impl Gathered {
 
     /// Covers every value in it, there and here; with `last`, also what could have become one.
     fn mask(&mut self, screen: &Screen, raw: &mut [u8], last: bool) {
-        if let Some(masked) = screen.masked(&self.bytes) {
+        let masked = if last { screen.masked(&self.bytes) } else { screen.masked_so_far(&self.bytes) };
+        if let Some(masked) = masked {
             self.bytes = masked;
         }
         if last {
@@ -328,6 +329,18 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&wanted), "{piece}");
             assert!(answers.between());
         }
+    }
+
+    #[test]
+    fn of_two_values_that_begin_alike_the_longer_is_found() {
+        let secrets = [&KEY[..12], KEY].map(Secret::from);
+        let screen = Screen::new(&secrets, Mask::Stars).unwrap();
+        let mut answers = Answers { frames: Boundary::default(), search: Some(Search::new(&screen)) };
+        let mut out = answers.pass(&frame(0x01, &KEY.as_bytes()[..14])).unwrap().bytes.to_vec();
+        out.extend_from_slice(answers.pass(&frame(0x80, &KEY.as_bytes()[14..])).unwrap().bytes);
+        assert_eq!(out.iter().filter(|byte| **byte == b'*').count(), KEY.len());
+        let alone = frame(0x81, &KEY.as_bytes()[..12]);
+        assert!(answers.pass(&alone).unwrap().bytes.ends_with(&[b'*'; 12]));
     }
 
     /// Of a line that ends as a value begins a little goes on, and what makes it one is covered.
