@@ -133,6 +133,10 @@ fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
     let pair = match kept.and_then(|text| text.trim().parse::<u32>().ok()) {
         Some(first) if (FIRST..LAST).contains(&first) => first,
         _ => {
+            // Sandboxes that start at one moment choose one after the other, each knowing what those before it chose.
+            let root = claim.dir.parent().unwrap_or(Path::new("/"));
+            let choosing = fs::File::open(root).and_then(|root| root.lock().map(|()| root));
+            let _choosing = choosing.map_err(|e| Failure::refused(format!("{}: {e}", root.display())))?;
             let first = free_pair(claim)?;
             kept::write(&path, format!("{first}\n").as_bytes())
                 .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;

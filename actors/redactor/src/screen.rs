@@ -161,7 +161,7 @@ impl Screen {
     /// A sieve for one stream.
     #[must_use]
     pub fn sieve(&self) -> Sieve {
-        Sieve { screen: self.clone(), kept: Zeroizing::default(), shown: 0 }
+        Sieve { screen: self.clone(), kept: Zeroizing::default(), shown: 0, unseen: 0 }
     }
 }
 
@@ -189,7 +189,14 @@ pub struct Sieve {
     /// What is looked at again: first what went on, then what waits.
     kept: Zeroizing<Vec<u8>>,
     shown: usize,
+    /// What of it came since the last look.
+    unseen: usize,
 }
+
+/// From so many waiting bytes on, they are looked at again only once a [`SELDOM`]th of them is new: a look for each of many small chunks
+/// would take the square of what waits.
+const MANY_WAIT: usize = 256;
+const SELDOM: usize = 16;
 
 impl Sieve {
     /// Takes a chunk, gives what may pass now. Without a hit and a doubtful tail that is the chunk itself, uncopied.
@@ -197,6 +204,12 @@ impl Sieve {
         if self.screen.known.is_none() {
             return chunk;
         }
+        if self.held() >= MANY_WAIT && self.unseen + chunk.len() < self.held() / SELDOM {
+            self.unseen += chunk.len();
+            self.kept.extend_from_slice(&chunk);
+            return Bytes::new();
+        }
+        self.unseen = 0;
         let mut shown = std::mem::take(&mut self.shown);
         if !self.kept.is_empty() {
             let mut joined = std::mem::take(&mut *self.kept);
@@ -255,6 +268,26 @@ mod tests {
 
     fn screen(key: &str, mask: Mask) -> Screen {
         Screen::new([&Secret::from(key)], mask).unwrap()
+    }
+
+    /// Nothing more is given away, and all of what is no secret arrives.
+    #[test]
+    fn what_waits_long_is_looked_at_seldom_and_arrives() {
+        let key = "k3y-of-many-letters-".repeat(40);
+        let screen = screen(&key, Mask::Stars);
+        for (text, shown) in
+            [(key.clone(), "*".repeat(key.len())), (format!("{}!", &key[..790]), format!("{}!", &key[..790]))]
+        {
+            let mut sieve = screen.sieve();
+            let (mut out, mut looks) = (Vec::new(), 0);
+            for byte in text.bytes() {
+                out.extend_from_slice(&sieve.push(Bytes::copy_from_slice(&[byte])));
+                looks += usize::from(sieve.unseen == 0);
+            }
+            out.extend_from_slice(&sieve.finish());
+            assert_eq!(String::from_utf8_lossy(&out), shown);
+            assert!(looks < MANY_WAIT + 40, "{looks} looks at {} bytes", text.len());
+        }
     }
 
     fn through(screen: &Screen, chunks: &[&[u8]]) -> Vec<u8> {
