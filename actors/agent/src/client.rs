@@ -1,8 +1,11 @@
 //! Init as the supervisor sees it: async calls, and events for whoever listens.
 //!
-//! One task owns the channel and the table of open questions; callers hold a cloneable [`InitClient`] and never a
-//! lock. The channel outlives supervisors: replies to questions that this client never asked are dropped (their
-//! descriptors closed). When the channel ends every open question ends with [`ClientError::Closed`].
+//! Whoever asks sends its question itself and is entered in the table of open questions before; one task takes the answers and gives
+//! each to its asker. Of the table's lock nobody holds more than one look-up. Callers hold a cloneable [`InitClient`]. The channel
+//! outlives supervisors: replies to questions that this client never asked are dropped (their descriptors closed). When the channel
+//! ends every open question ends with [`ClientError::Closed`].
+
+mod open;
 
 use crate::plan;
 use crate::protocol::{
@@ -11,13 +14,13 @@ use crate::protocol::{
 };
 use crate::sys;
 use crate::wire::{AsyncWire, Packet, WireError};
-use std::collections::HashMap;
+use open::{Answered, Open, Taking};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{broadcast, oneshot};
 
-/// Questions waiting to be sent; more than this many callers wait their turn.
-const QUEUE: usize = 256;
 /// Events a slow listener may lag behind before it must ask for the list instead.
 const EVENTS: usize = 256;
 
@@ -41,23 +44,21 @@ pub enum ClientError {
     Wire(#[from] WireError),
 }
 
-struct Question {
-    request: Request,
-    fds: Vec<OwnedFd>,
-    answer: oneshot::Sender<Result<(Answer, Vec<OwnedFd>), ClientError>>,
-}
-
 /// A cloneable handle to init.
 #[derive(Clone, Debug)]
 pub struct InitClient {
-    questions: mpsc::Sender<Question>,
+    line: Arc<Line>,
     events: broadcast::Sender<Event>,
 }
 
-impl std::fmt::Debug for Question {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Question").field("request", &self.request).finish_non_exhaustive()
-    }
+/// What all clones share.
+#[derive(Debug)]
+struct Line {
+    wire: Arc<AsyncWire>,
+    open: Open,
+    next: AtomicU64,
+    /// Its drop, with the last clone, ends the task that takes the answers.
+    _in_use: oneshot::Sender<()>,
 }
 
 /// A started process.
@@ -75,11 +76,12 @@ impl InitClient {
     /// # Errors
     /// The system call's.
     pub fn new(channel: OwnedFd) -> Result<Self, ClientError> {
-        let wire = AsyncWire::new(channel)?;
-        let (questions, inbox) = mpsc::channel(QUEUE);
+        let (wire, open) = (Arc::new(AsyncWire::new(channel)?), Open::new());
+        let (in_use, unused) = oneshot::channel();
         let (events, _) = broadcast::channel(EVENTS);
-        tokio::spawn(serve(wire, inbox, events.clone()));
-        Ok(Self { questions, events })
+        tokio::spawn(serve(Arc::clone(&wire), Taking(open.clone()), unused, events.clone()));
+        let line = Line { wire, open, next: AtomicU64::new(first_id()), _in_use: in_use };
+        Ok(Self { line: Arc::new(line), events })
     }
 
     /// Events from now on. A listener that lags gets an error from its receiver and must [`InitClient::list`].
@@ -322,51 +324,46 @@ impl InitClient {
         }
     }
 
-    async fn ask(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
-        let (answer, reply) = oneshot::channel();
-        self.questions.send(Question { request, fds, answer }).await.map_err(|_| ClientError::Closed)?;
+    async fn ask(&self, request: Request, fds: Vec<OwnedFd>) -> Answered {
+        let Line { wire, open, next, .. } = &*self.line;
+        let id = RequestId(next.fetch_add(1, Ordering::Relaxed));
+        // Before it is sent: the answer may be there before the sending returns.
+        let (_entered, reply) = open.enter(id).ok_or(ClientError::Closed)?;
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        wire.send(&ToInit { id, request }, &borrowed).await.map_err(|error| match error {
+            WireError::Closed => ClientError::Closed,
+            error => error.into(),
+        })?;
+        // Init has copies of its own: no pipe may stay open here for as long as it thinks.
+        drop(fds);
         reply.await.map_err(|_| ClientError::Closed)?
     }
 }
 
-type Open = HashMap<RequestId, oneshot::Sender<Result<(Answer, Vec<OwnedFd>), ClientError>>>;
-
-/// Owns the channel until it ends or every client is gone.
-async fn serve(wire: AsyncWire, mut inbox: mpsc::Receiver<Question>, events: broadcast::Sender<Event>) {
-    let mut open = Open::new();
-    let mut next = first_id();
+/// Gives answers to those who asked, until the channel ends or every client is gone.
+async fn serve(
+    wire: Arc<AsyncWire>,
+    taking: Taking,
+    mut unused: oneshot::Receiver<()>,
+    events: broadcast::Sender<Event>,
+) {
     loop {
-        tokio::select! {
-            question = inbox.recv() => {
-                let Some(Question { request, fds, answer }) = question else { return };
-                let id = RequestId(next);
-                next = next.wrapping_add(1);
-                let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                match wire.send(&ToInit { id, request }, &borrowed).await {
-                    Ok(()) => {
-                        // Callers that went away leave their entry; they are swept as the table grows.
-                        if open.len() >= QUEUE {
-                            open.retain(|_, waiting| !waiting.is_closed());
-                        }
-                        open.insert(id, answer);
-                    }
-                    Err(WireError::Closed) => return,
-                    Err(error) => drop(answer.send(Err(error.into()))),
+        let packet = tokio::select! {
+            packet = wire.recv::<FromInit>() => packet,
+            _ = &mut unused => return,
+        };
+        match packet {
+            Ok(Packet { body: FromInit::Reply { to, result }, fds }) => {
+                if let Some(waiting) = taking.0.take(to) {
+                    drop(waiting.send(result.map(|answer| (answer, fds)).map_err(ClientError::from)));
                 }
             }
-            packet = wire.recv::<FromInit>() => match packet {
-                Ok(Packet { body: FromInit::Reply { to, result }, fds }) => {
-                    if let Some(waiting) = open.remove(&to) {
-                        drop(waiting.send(result.map(|answer| (answer, fds)).map_err(ClientError::from)));
-                    }
-                }
-                // Nobody listening is no fault: the table is the truth.
-                Ok(Packet { body: FromInit::Event(event), .. }) => drop(events.send(event)),
-                Err(WireError::Closed | WireError::Io(_)) => return,
-                // Init is ours: a packet that can't be read is a fault of this program. Go on: the question it
-                // answered stays open until its caller's deadline, and nothing is let through meanwhile.
-                Err(error) => tracing::error!(%error, "a packet from init could not be read"),
-            },
+            // Nobody listening is no fault: the table is the truth.
+            Ok(Packet { body: FromInit::Event(event), .. }) => drop(events.send(event)),
+            Err(WireError::Closed | WireError::Io(_)) => return,
+            // Init is ours: a packet that can't be read is a fault of this program. Go on: the question it
+            // answered stays open until its caller's deadline, and nothing is let through meanwhile.
+            Err(error) => tracing::error!(%error, "a packet from init could not be read"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who connects: at every connect(2) inside, the caller waits while init notes its socket and its program.
 //!
 //! ```text
-//! connect ─▶ seccomp asks ─▶ RECV ─▶ /proc/TID/fd/N → inode; process, image ─▶ still waiting? ─▶ noted ─▶ CONTINUE
+//! connect ─▶ seccomp asks ─▶ RECV ─▶ /proc/TID/fd/N → inode; process, image ─▶ CONTINUE: waited until now? ─▶ noted
 //! ```
 //! A look at who *holds* a connection comes after it was made, when it may have been lent: the process that made it
 //! executed another program, or a child holds it and the maker's own copy is in flight. So whoever is found must also
@@ -12,7 +12,7 @@
 //! has no note, or an older one of another process, and is refused. The noted thread itself waits, so its program is
 //! the one that connects. A note is good for [`FRESH`]: no inode's number is given again within that time.
 
-use super::image::Image;
+use super::image::{Image, Images};
 use crate::protocol::{Connector, Holder};
 use crate::sys;
 use crate::sys::notify::Notification;
@@ -56,6 +56,8 @@ struct Listener {
     origin: Origin,
     /// Whose it is; none of the process that proves the cage, until it becomes an agent.
     agent: Option<String>,
+    /// The process that called last: most likely the one that calls next.
+    last: Option<i32>,
 }
 
 /// Notes, and the listeners that they come from.
@@ -97,7 +99,7 @@ impl Connects {
     pub(crate) fn listen(&mut self, listener: OwnedFd, agent: Option<&str>) {
         sys::notify::prefer_quick_answers(listener.as_fd());
         let origin = self.origin_of(agent);
-        self.listeners.push(Listener { fd: listener, origin, agent: agent.map(str::to_owned) });
+        self.listeners.push(Listener { fd: listener, origin, agent: agent.map(str::to_owned), last: None });
     }
 
     /// The process that proved the cage is this agent's now.
@@ -142,22 +144,23 @@ impl Connects {
     }
 
     fn serve_one(&mut self, at: usize) {
-        let Some((listener, origin)) = self.listeners.get(at).map(|l| (l.fd.as_fd(), l.origin)) else {
-            return;
-        };
+        let Some(Listener { fd, origin, last, .. }) = self.listeners.get_mut(at) else { return };
+        let (listener, origin) = (fd.as_fd(), *origin);
         // Killed between poll and here, mostly.
         let Ok(call) = sys::notify::receive(listener) else { return };
-        let seen = look(call);
-        let waits = sys::notify::is_waiting(listener, call.id);
-        if let (Some((inode, by)), true) = (seen, waits) {
+        let seen = look(call, *last);
+        if let Some((_, Some(maker))) = seen {
+            *last = Some(maker.pid);
+        }
+        // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to refuse. That it could be let
+        // go says that it waited all the while, and that its number was given to nobody else. The note is there before anybody
+        // asks for it: questions are taken when all calls are served.
+        let waited = sys::notify::let_go_on(listener, call.id).is_ok();
+        if let (Some((inode, by)), true) = (seen, waited) {
             self.note(inode, by, Instant::now());
             if let Some(note) = self.notes.get_mut(&inode) {
                 (note.number, note.origin) = (Some(call.first_argument), origin);
             }
-        }
-        // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to refuse.
-        if let Some(listener) = self.listeners.get(at) {
-            let _ = sys::notify::let_go_on(listener.fd.as_fd(), call.id);
         }
     }
 
@@ -198,10 +201,10 @@ impl Connects {
     }
 
     /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.
-    pub(crate) fn connector(&self, inode: u64, holders: &[Holder]) -> Connector {
+    pub(crate) fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
         let Some(maker) = self.maker(inode) else { return Connector::Unknown };
         let holds = holders.iter().any(|holder| holder.process.pid == maker.pid);
-        if holds && Image::read(maker.pid).is_ok_and(|now| now == maker.image) {
+        if holds && now.of(maker.pid) == Some(maker.image) {
             Connector::Holds { pid: maker.pid, origin: self.origin(inode).number() }
         } else {
             Connector::Another { pid: maker.pid }
@@ -215,11 +218,11 @@ impl Connects {
 }
 
 /// What the caller is about to connect, and who it is; `None` when it is no socket. A caller that can't be read is
-/// noted as nobody, so that no older note of the socket stays.
-fn look(call: Notification) -> Option<(u64, Option<Maker>)> {
+/// noted as nobody, so that no older note of the socket stays. `likely` is the process that it may be of.
+fn look(call: Notification, likely: Option<i32>) -> Option<(u64, Option<Maker>)> {
     let link = std::fs::read_link(format!("/proc/{}/fd/{}", call.thread, call.first_argument)).ok()?;
     let inode = socket_inode(link.as_os_str().as_encoded_bytes())?;
-    Some((inode, maker(call.thread).ok()))
+    Some((inode, maker(call.thread, likely).ok()))
 }
 
 /// The inode that a descriptor's link names, if it is a socket's (proc_pid_fd(5)).
@@ -227,8 +230,8 @@ pub(crate) fn socket_inode(link: &[u8]) -> Option<u64> {
     std::str::from_utf8(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
 }
 
-fn maker(thread: i32) -> io::Result<Maker> {
-    Ok(Maker { pid: super::process::process_of(thread)?, image: Image::read(thread)? })
+fn maker(thread: i32, likely: Option<i32>) -> io::Result<Maker> {
+    Ok(Maker { pid: super::process::process_of(thread, likely)?, image: Image::read(thread)? })
 }
 
 #[cfg(test)]

@@ -19,6 +19,22 @@ pub(crate) struct Image {
     random: Option<[u8; 16]>,
 }
 
+/// Executions that are read once each, for questions that were all asked before the first was read.
+#[derive(Debug, Default)]
+pub(crate) struct Images(Vec<(i32, Option<Image>)>);
+
+impl Images {
+    /// Of a process; `None` where it can't be read.
+    pub(crate) fn of(&mut self, pid: i32) -> Option<Image> {
+        if let Some((_, known)) = self.0.iter().find(|(of, _)| *of == pid) {
+            return *known;
+        }
+        let read = Image::read(pid).ok();
+        self.0.push((pid, read));
+        read
+    }
+}
+
 /// The vector's entries that hold addresses, chosen at random by each exec: linux/auxvec.h.
 const PLACES: [u64; 5] = [AT_RANDOM, libc::AT_BASE, libc::AT_ENTRY, libc::AT_EXECFN, libc::AT_SYSINFO_EHDR];
 const AT_RANDOM: u64 = libc::AT_RANDOM;
@@ -85,6 +101,15 @@ mod tests {
         other.kill().unwrap();
         other.wait().unwrap();
         assert_ne!(image.unwrap(), Image::read(own).unwrap());
+    }
+
+    #[test]
+    fn what_was_read_once_stays_and_who_cannot_be_read_is_nobody() {
+        let (own, mut images) = (std::process::id() as i32, Images::default());
+        assert_eq!(images.of(own), Image::read(own).ok());
+        assert_eq!(images.of(own), Image::read(own).ok());
+        assert_eq!(images.of(-1), None);
+        assert_eq!(images.0.len(), 2);
     }
 
     #[test]

@@ -58,10 +58,13 @@ impl Stat {
     }
 }
 
-/// The process that a thread belongs to (proc_pid_status(5), which costs twenty times as much as the first question).
-pub(crate) fn process_of(thread: i32) -> io::Result<i32> {
-    if sys::process::is_first_thread(thread) {
-        return Ok(thread);
+/// The process that a thread belongs to: by a question whether it is its own number's, one whether it is `likely`'s, and only then by
+/// proc_pid_status(5), which costs some fifty times as much as a question.
+pub(crate) fn process_of(thread: i32, likely: Option<i32>) -> io::Result<i32> {
+    let candidates = [Some(thread), likely].into_iter().flatten();
+    if let Some(process) = candidates.into_iter().find(|process| sys::process::is_thread_of(thread, *process))
+    {
+        return Ok(process);
     }
     let status = std::fs::read(format!("/proc/{thread}/status"))?;
     // The name, on the first line, is escaped: a line that begins so is the kernel's.
@@ -157,13 +160,20 @@ mod tests {
         let other = std::thread::spawn(move || {
             let own = nix::unistd::gettid().as_raw();
             assert_ne!(own, process);
-            assert!(!sys::process::is_first_thread(own));
-            process_of(own).unwrap()
+            assert!(!sys::process::is_thread_of(own, own));
+            assert!(sys::process::is_thread_of(own, process));
+            // Whatever was taken for likely, it is the kernel that tells.
+            for likely in [None, Some(process), Some(own), Some(1), Some(0), Some(-1), Some(i32::MAX)] {
+                assert_eq!(process_of(own, likely).unwrap(), process, "{likely:?}");
+            }
         });
-        assert_eq!(other.join().unwrap(), process);
-        assert!(sys::process::is_first_thread(process));
-        assert_eq!(process_of(process).unwrap(), process);
-        assert!(process_of(-1).is_err() && process_of(0).is_err());
+        other.join().unwrap();
+        assert!(sys::process::is_thread_of(process, process));
+        assert_eq!(process_of(process, None).unwrap(), process);
+        assert_eq!(process_of(process, Some(1)).unwrap(), process);
+        for likely in [None, Some(process), Some(-1), Some(0)] {
+            assert!(process_of(-1, likely).is_err() && process_of(0, likely).is_err());
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::allowance::Allowances;
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
 use super::holders::{self, Found, Lens, Looked, Wanted};
+use super::image::Images;
 use super::starting::{Awaited, News, Process, Starting};
 use super::table::Table;
 use super::{Cage, spawn, strays};
@@ -208,10 +209,12 @@ impl Loop<'_> {
             let threads = !self.cage.confinement.filters();
             let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
             let lens = Lens { mappings, writable: &self.cage.writable, threads, starting: &starting };
+            // All of them were looked at by now, so one look at what each maker executes is late enough for all.
+            let mut images = Images::default();
             for (look, Looked { result, took }) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
                 self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
                 let reply = result.map(|Found { holders, executables }| {
-                    let connector = look.connector.then(|| self.connector(look.inode, &holders));
+                    let connector = look.connector.then(|| self.connector(look.inode, &holders, &mut images));
                     (Answer::Holders { holders, connector }, executables)
                 });
                 self.channel.reply(look.id, reply);
@@ -350,13 +353,13 @@ impl Loop<'_> {
         }
     }
 
-    fn connector(&self, inode: u64, holders: &[Holder]) -> Connector {
+    fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
         let missing = &self.cage.report.missing;
         let unproven = missing.iter().any(|missing| missing.control == Control::ConnectNotify);
         if unproven || !self.cage.confinement.asks() {
             return Connector::Unwatched;
         }
-        self.cage.connects.connector(inode, holders)
+        self.cage.connects.connector(inode, holders, now)
     }
 
     fn capture(&mut self, port: u16) -> Reply {

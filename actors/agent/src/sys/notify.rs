@@ -96,13 +96,8 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
     })
 }
 
-/// Whether the caller still waits: then its thread number was not given to anyone else until now.
-pub(crate) fn is_waiting(listener: BorrowedFd<'_>, id: u64) -> bool {
-    // SAFETY: the kernel reads one u64.
-    unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw const id) == 0 }
-}
-
-/// Lets the call go on. An error means that nobody waits for it any more.
+/// Lets the call go on. An error means that nobody waits for it any more; without one its caller has waited until now, and the number of
+/// its thread was given to nobody else.
 pub(crate) fn let_go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     let mut room = Room { bytes: [0; ROOM] };
     room.response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: CONTINUE };

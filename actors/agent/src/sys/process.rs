@@ -195,10 +195,10 @@ pub(crate) fn same_file(one: Descriptor, other: Descriptor) -> io::Result<bool> 
     Ok(order == 0)
 }
 
-/// Whether a thread is its process's first, which has the process's number. False where that can't be told.
-pub(crate) fn is_first_thread(thread: i32) -> bool {
-    // SAFETY: integers only. Signal 0 is none: the kernel looks for the thread in the process of its own number, and that is all.
-    unsafe { libc::syscall(libc::SYS_tgkill, thread, thread, 0) == 0 }
+/// Whether a thread is one of this process (its first has the process's number). False where that can't be told.
+pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
+    // SAFETY: integers only. Signal 0 is none: the kernel looks for the thread in the process of that number, and that is all.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
 }
 
 /// The name shown by ps; at most 15 bytes.
