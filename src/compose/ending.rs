@@ -122,6 +122,7 @@ pub async fn close(
     futures_util::future::join_all(drains).await;
     heart.steps.done("supervisor: output out");
     heart.over(code, message.clone()).await?;
+    desk.stores.audit.ends();
     let sink = desk.stores.audit.sink();
     records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
     desk.stores.audit.flush(LAST_WORK).await;

@@ -32,6 +32,14 @@ pub(super) enum Taken {
 }
 
 impl Ahead {
+    /// Gives back what lies beyond `length`, and takes no more. That it can't harms nobody.
+    pub(super) fn give_back(&mut self, file: &File, length: u64) {
+        if (1..u64::MAX).contains(&self.until) {
+            let _ = file.set_len(length);
+        }
+        self.until = u64::MAX;
+    }
+
     /// Sees to it that disk is taken beyond `length`, the end of `file`.
     pub(super) fn keep(&mut self, file: &File, length: u64) -> Taken {
         if self.until.saturating_sub(length) >= AHEAD / 2 {
@@ -82,5 +90,8 @@ mod tests {
         assert_eq!(ahead.until, AHEAD, "while half is left nothing is asked for");
         let _ = ahead.keep(&file, AHEAD / 2 + 1);
         assert!(taken() > AHEAD + AHEAD / 2 && file.metadata().unwrap().len() == 0);
+        ahead.give_back(&file, 0);
+        assert_eq!((taken(), ahead.keep(&file, 0)), (0, Taken::Enough));
+        assert_eq!(taken(), 0, "nothing is taken again");
     }
 }

@@ -205,6 +205,11 @@ impl AuditFile {
         Ok(Written(lines))
     }
 
+    /// Gives back the disk that was taken for records that won't come any more.
+    pub(crate) fn give_back(&mut self) {
+        self.ahead.give_back(&self.file, self.length);
+    }
+
     fn path(&self) -> PathBuf {
         self.directory.join(LOG_NAME)
     }
@@ -260,8 +265,7 @@ impl AuditFile {
         // From here on the open file is the old one: an error must lead to opening anew.
         self.broken = true;
         std::fs::rename(&next, &path).map_err(io("renaming", &next))?;
-        // What it had taken ahead goes back; that it can't be given back harms nobody.
-        let _ = self.file.set_len(self.length);
+        self.ahead.give_back(&self.file, self.length);
         (self.file, self.ahead) = (file, ahead);
         self.length = 0;
         self.rotate_at = self.rotation.bytes;

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redactor::SharedRedactor;
@@ -54,6 +54,8 @@ pub enum Health {
 pub(crate) struct Shared {
     pub(crate) queue: mpsc::Sender<Draft>,
     pub(crate) health: watch::Sender<Health>,
+    /// Whether the last records are coming.
+    ending: AtomicBool,
     /// Records ever queued.
     pub(crate) queued: AtomicU64,
     /// Records ever written.
@@ -98,6 +100,7 @@ impl AuditLog {
         let shared = Shared {
             queue,
             health: watch::Sender::new(Health::Good),
+            ending: AtomicBool::new(false),
             queued: AtomicU64::new(0),
             committed: watch::Sender::new(0),
         };
@@ -135,6 +138,11 @@ impl AuditLog {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Says that the sandbox ends: with the next records the log gives back the disk that it has taken ahead.
+    pub fn ends(&self) {
+        self.shared.ending.store(true, Ordering::Relaxed);
     }
 
     /// Waits until everything queued so far is durable. `false` when the deadline passed first.
@@ -187,6 +195,7 @@ impl AuditLog {
         let redactor = self.redactor.clone();
         let directory: PathBuf = self.directory.to_path_buf();
         let rotation = self.rotation;
+        let ends = self.shared.ending.load(Ordering::Relaxed);
         turn.under_way = Some(tokio::task::spawn_blocking(move || {
             // Without a file the last write ended in a panic: it is read back how far it got.
             let mut file = match AuditFile::go_on(file, &directory, rotation, &redactor.load()) {
@@ -196,6 +205,9 @@ impl AuditLog {
             // A write that panicked has made safe a part of it, which is as good as none.
             let mut batch = batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let written = file.append(&mut batch, &redactor.load());
+            if ends {
+                file.give_back();
+            }
             (Some(file), written)
         }));
     }
