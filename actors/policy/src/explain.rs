@@ -10,9 +10,10 @@ use serde::Serialize;
 pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
 use crate::content::{Content, Reading, SaidText};
+use crate::renamed::renamed;
 use crate::{
-    Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern, PathOptions, Query,
-    RequestFacts, Treatment, WEBSOCKET_TEXT,
+    Allowed, Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern,
+    PathOptions, Query, RequestFacts, Treatment, WEBSOCKET_TEXT,
 };
 
 /// What is asked: may this program do this?
@@ -174,7 +175,9 @@ impl Compiled {
     #[must_use]
     pub fn explain(&self, question: &Question) -> Explanation {
         let mut out = self.verdict_on(question);
-        if out.verdict == Verdict::Deny && out.nearest.is_none() && out.bad_request.is_none() {
+        // Where the connection is granted an entry is there already.
+        let granted = out.treatment.is_some();
+        if out.verdict == Verdict::Deny && out.nearest.is_none() && out.bad_request.is_none() && !granted {
             out.mend = mend::entry(question);
         }
         out
@@ -243,7 +246,8 @@ impl Compiled {
         caller: &Caller,
         facts: &RequestFacts<'_>,
     ) {
-        match self.request(to, caller, facts) {
+        let treatment = out.treatment.unwrap_or(Treatment::Relay { tls_skip: false });
+        match self.request_as_sent((to, treatment), caller, facts) {
             Ok(allowed) => {
                 out.verdict = if allowed.audit_only.is_some() { Verdict::Audit } else { Verdict::Allow };
                 out.policy = Some(allowed.policy);
@@ -258,7 +262,14 @@ impl Compiled {
             }
         }
         if out.denial.is_some() {
-            out.nearest = self.nearest_part(to, caller, facts).map(shown);
+            // By the first method that is refused, of all that the request has.
+            let named = renamed(treatment, facts);
+            let methods = std::iter::once(facts.method).chain(named.iter().flatten().map(String::as_str));
+            let by = |method| RequestFacts { method, ..*facts };
+            let passes = |allowed: Allowed| allowed.audit_only.is_none();
+            let refused = |facts: &RequestFacts<'_>| !self.request(to, caller, facts).is_ok_and(passes);
+            let refused = methods.map(by).find(refused);
+            out.nearest = refused.and_then(|facts| self.nearest_part(to, caller, &facts).map(shown));
         }
     }
 
@@ -392,6 +403,27 @@ network_policies:
         );
         assert!(text.contains("rule:    github: allow POST /repos/*/issues"), "{text}");
         assert!(text.contains("inspected as rest"), "{text}");
+    }
+
+    #[test]
+    fn a_query_that_names_another_method_is_judged_by_it() {
+        let get = |query| {
+            explain(
+                "/usr/bin/gh",
+                Some("GET"),
+                &format!("https://api.github.com/repos/x/issues?state=open&{query}"),
+            )
+        };
+        let denied = get("_method=DELETE");
+        assert_eq!(denied.verdict, Verdict::Deny);
+        let text = denied.to_string();
+        assert!(text.contains("makes it DELETE to some servers"), "{text}");
+        assert_eq!(denied.nearest.unwrap().differs, [Difference::Method("GET".into())]);
+        assert_eq!(get("_method=post").verdict, Verdict::Allow);
+        assert_eq!(get("method=list").verdict, Verdict::Allow);
+        let none = get("_method=%20");
+        assert_eq!((none.verdict, none.mend), (Verdict::Deny, None));
+        assert!(none.denial.unwrap().hint.unwrap().contains("leave the parameter out"));
     }
 
     #[test]

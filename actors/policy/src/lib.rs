@@ -33,6 +33,7 @@ mod read;
 mod reference;
 mod regular;
 mod reload;
+mod renamed;
 mod schema;
 mod shares;
 pub mod watch;

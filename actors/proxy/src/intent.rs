@@ -7,14 +7,13 @@
 use http::{Method, Version, header, request::Parts};
 use hyper::ext::Protocol;
 use policy::{
-    Allowed, Caller, CanonicalPath, Compiled, Denial, Destination, DomainName, Host, Layer, PathOptions,
-    Query, Treatment, WEBSOCKET_TEXT,
+    Allowed, Caller, CanonicalPath, Compiled, Denial, Destination, DomainName, Host, PathOptions, Query,
+    Treatment, WEBSOCKET_TEXT,
 };
 
 use crate::answer::Refusal;
 use crate::hop;
 use crate::limits::MAX_HEADERS;
-use crate::renamed::{self, Renamed};
 use crate::second::{self, Second};
 use crate::strict::Violation;
 
@@ -78,8 +77,6 @@ pub struct Exchange {
     pub judged: Option<crate::protocol::Judged>,
     /// What else it names.
     pub seconds: Box<[Second]>,
-    /// Which other methods some servers take it for.
-    pub(crate) renamed: Box<[Renamed]>,
 }
 
 impl Exchange {
@@ -111,35 +108,18 @@ impl Exchange {
         (to, treatment): (&Destination, Treatment),
         caller: &Caller,
     ) -> Result<Allowed, Denial> {
-        let mut allowed = self.facts(&self.method, |facts| compiled.request(to, caller, facts))?;
-        let (seconds, renamed) = match treatment {
-            Treatment::Inspect { .. } => (&*self.seconds, &*self.renamed),
-            Treatment::Relay { .. } => (&[][..], &[][..]),
+        let to_judge = (to, treatment);
+        let mut allowed =
+            self.facts(&self.method, |facts| compiled.request_as_sent(to_judge, caller, facts))?;
+        let seconds = match treatment {
+            Treatment::Inspect { .. } => &*self.seconds,
+            Treatment::Relay { .. } => &[][..],
         };
-        for method in renamed {
-            let method = method.as_ref().ok_or_else(unknown_method)?;
-            let also = self.facts(method, |facts| compiled.request(to, caller, facts));
-            let also = also.map_err(|denial| Denial {
-                detail: format!("its query makes it {method} to some servers: {}", denial.detail),
-                ..denial
-            })?;
-            allowed.audit_only = allowed.audit_only.or(also.audit_only);
-        }
         for second in seconds {
             let should_have = second.judge(compiled, to, caller)?;
             allowed.audit_only = allowed.audit_only.or(should_have);
         }
         Ok(allowed)
-    }
-}
-
-/// A query's method that is none.
-fn unknown_method() -> Denial {
-    Denial {
-        layer: Layer::L7,
-        detail: "its query gives it another method for some servers, which can't be judged".to_owned(),
-        policy: None,
-        hint: Some("leave the parameter out, or name a method in it".to_owned()),
     }
 }
 
@@ -335,8 +315,7 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
         return Err(Refusal::BadRequest(format!("{WEBSOCKET_TEXT} is no method of a request")));
     }
     let seconds = second::named_in(&parts.headers, &method, &path);
-    let renamed = if websocket { Box::default() } else { renamed::named_in(&query, &method) };
-    Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds, renamed })
+    Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds })
 }
 
 /// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): with a path, so no tunnel. WebSocket is the one

@@ -29,7 +29,6 @@ pub mod names;
 pub mod outcome;
 pub mod protocol;
 pub mod relay;
-mod renamed;
 pub mod route;
 pub mod strict;
 pub mod tls;

@@ -1,0 +1,129 @@
+//! Query parameters by which some servers take a request for one of another method.
+//!
+//! `GET /posts/1?_method=DELETE` deletes where WordPress answers, and Salesforce, Firebase and others have words of their own. A field that
+//! does so is taken off by the proxy; a query is sent as it was judged, so such a request must be allowed by its other method as
+//! well. Must never change what is sent, nor take a parameter for a method that is none.
+
+use crate::compiled::Compiled;
+use crate::decision::{Allowed, Denial, Layer, RequestFacts};
+use crate::query::Query;
+use crate::{Caller, Destination, Treatment, WEBSOCKET_TEXT};
+
+/// Whatever they hold is a method.
+const ALWAYS: [&str; 5] =
+    ["_method", "_httpmethod", "x-http-method", "x-http-method-override", "x-method-override"];
+/// A word of many meanings, of which one is a method.
+const PERHAPS: &str = "method";
+/// What it holds then.
+const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
+/// Bytes of a method token at most: the longest registered one has 17.
+const MAX_METHOD_BYTES: usize = 32;
+
+/// A method that a query names; none where what it says can't be one.
+pub(crate) type Renamed = Option<String>;
+
+impl Compiled {
+    /// Whether a request on a granted connection may be sent, by whichever method a server takes it for: its own, as [`Self::request`] says,
+    /// and each that its query names. Where the connection is relayed the destination was all there is to say.
+    ///
+    /// # Errors
+    /// The denial of the first that isn't allowed, also under `enforcement: audit` where what the query names is no method.
+    pub fn request_as_sent(
+        &self,
+        (to, treatment): (&Destination, Treatment),
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+    ) -> Result<Allowed, Denial> {
+        let mut allowed = self.request(to, caller, facts)?;
+        for method in renamed(treatment, facts) {
+            let method = method.ok_or_else(unknown_method)?;
+            let also = self.request(to, caller, &RequestFacts { method: &method, ..*facts });
+            let also = also.map_err(|denial| Denial {
+                detail: format!("its query makes it {method} to some servers: {}", denial.detail),
+                ..denial
+            })?;
+            allowed.audit_only = allowed.audit_only.or(also.audit_only);
+        }
+        Ok(allowed)
+    }
+}
+
+/// The other methods of a request that are judged.
+pub(crate) fn renamed(treatment: Treatment, facts: &RequestFacts<'_>) -> Vec<Renamed> {
+    match treatment {
+        Treatment::Inspect { .. } if !facts.websocket => named_in(facts.query, facts.method),
+        _ => Vec::new(),
+    }
+}
+
+/// All the methods that a query names and that aren't the request's own.
+fn named_in(query: &Query, own: &str) -> Vec<Renamed> {
+    let always = ALWAYS.iter().flat_map(|name| query.values(name)).map(read);
+    let perhaps = query.values(PERHAPS).map(read);
+    let perhaps = perhaps.filter(|method| method.as_deref().is_some_and(|method| METHODS.contains(&method)));
+    always.chain(perhaps).filter(|method| method.as_deref() != Some(own)).collect()
+}
+
+/// In capital letters, as every server reads it (RFC 9110 section 9.1 has methods be tokens, section 5.6.2).
+fn read(value: &str) -> Renamed {
+    let value = value.trim().to_ascii_uppercase();
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let fits = (1..=MAX_METHOD_BYTES).contains(&value.len()) && value.bytes().all(token);
+    (fits && value != WEBSOCKET_TEXT).then_some(value)
+}
+
+/// A query's method that is none.
+fn unknown_method() -> Denial {
+    Denial {
+        layer: Layer::L7,
+        detail: "its query gives it another method for some servers, which can't be judged".to_owned(),
+        policy: None,
+        hint: Some("leave the parameter out, or name a method in it".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop")]
+    use super::*;
+
+    fn named(query: &str) -> Vec<Option<String>> {
+        named_in(&Query::parse(Some(query)).unwrap(), "GET")
+    }
+
+    #[test]
+    fn a_method_is_read_in_every_spelling_of_its_parameter() {
+        let delete = || Some("DELETE".to_owned());
+        for query in [
+            "_method=DELETE",
+            "a=b&_method=delete&c",
+            "%5Fmethod=%44elete",
+            "_METHOD=+DELETE",
+            "_method[]=DELETE",
+            "_HttpMethod=DELETE",
+            "x-http-method-override=DELETE",
+            "method=delete",
+        ] {
+            assert!(named(query).contains(&delete()), "{query}");
+        }
+        assert_eq!(named("_method=a%20b"), [None]);
+        assert_eq!(named("_method="), [None]);
+        assert_eq!(named(&format!("_method={WEBSOCKET_TEXT}")), [None]);
+        assert_eq!(named("_method=GET&_method=DELETE"), [delete()]);
+    }
+
+    #[test]
+    fn a_word_that_is_no_method_is_a_word() {
+        for query in [
+            "",
+            "a=_method",
+            "method=photos.search",
+            "method=",
+            "_methods=DELETE",
+            "method=get",
+            "METHOD=GET",
+        ] {
+            assert_eq!(named(query), [], "{query}");
+        }
+    }
+}
