@@ -262,20 +262,27 @@ fn a_stream_outlives_a_crash(stage: &Stage) -> Result<()> {
 
 /// More requests than the gateway takes, all from one agent and by programs that left their parents; then one of an operator's.
 fn an_agent_that_asks_without_end_leaves_room_to_others(stage: &Stage) -> Result<()> {
-    let curl = program("curl")?;
-    let ask = |model: &str| {
-        let body = format!(
-            "{{\"model\":\"{model}\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"go\"}}]}}"
-        );
-        let url = "http://inference.local/v1/chat/completions";
-        format!("{curl} -sSfN --max-time 60 -H 'content-type: application/json' -d '{body}' {url}")
-    };
-    let one = format!("{} -o /dev/null -w 'answered %{{http_code}}'", ask("bed-ticks-1200"));
-    let script = "for i in $(seq 150); do (setsid sh -c \"$1\" &); done; sleep 60";
-    let run = ["sh", "-c", script, "sh", &one];
-    let mut running = stage.start(command(stage, "greedy", &run)?)?;
+    // One process: a crowd of them would make looks at who they are slow, which has a limit of its own.
+    const GREEDY: &str = r#"
+import json, socket, time
+body = json.dumps({"model": "bed-ticks-1200", "stream": True, "messages": [{"role": "user", "content": "go"}]})
+head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: inference.local\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+kept = []
+for n in range(150):
+    one = socket.create_connection(("inference.local", 80), 60)
+    one.sendall((head + body).encode())
+    kept.append(one)
+for one in kept:
+    print("answered", one.recv(12)[-3:].decode(), flush=True)
+time.sleep(60)
+"#;
+    let (curl, python) = (program("curl")?, program("python3")?);
+    let mut running = stage.start(command(stage, "greedy", &[&python, "-c", GREEDY])?)?;
     running.wait_for("answered 503", START)?;
-    let done = stage.call(&["exec", "greedy", "--", "sh", "-c", &ask("bed-ticks-2")])?.expect_code(0)?;
+    let body = r#"{"model":"bed-ticks-2","stream":true,"messages":[{"role":"user","content":"go"}]}"#;
+    let url = "http://inference.local/v1/chat/completions";
+    let ask = [&curl, "-sSfN", "--max-time", "60", "-H", "content-type: application/json", "-d", body, url];
+    let done = stage.call(&[&["exec", "greedy", "--"], &ask[..]].concat())?.expect_code(0)?;
     ensure!(done.out().contains("tick 2"), "{}", done.out());
     stage.call(&["stop", "greedy"])?.expect_code(0)?;
     running.finish(PATIENCE)?;

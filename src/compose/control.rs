@@ -226,9 +226,7 @@ impl Desk {
             Some(agent) => drop(self.restart_agents(vec![agent.clone()]).await?),
             None if actor == OPERATOR => {
                 let tree = self.tree()?.clone();
-                // The answer to this very question would be lost with it.
-                tokio::spawn(async move {
-                    tokio::time::sleep(ANSWERED).await;
+                after_the_answer(async move {
                     if let Err(fault) = restart_child(&tree, OPERATOR).await {
                         tracing::warn!(%fault, "the operator actor was not restarted");
                     }
@@ -251,6 +249,13 @@ impl Desk {
         let accepted = self.done(by, "crash", actor.clone());
         let sent = match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
             Some(agent) => agent.address.cast(agent::actor::Msg::InjectPanic).is_ok(),
+            None if actor == OPERATOR => {
+                let addresses = self.addresses.clone();
+                after_the_answer(async move {
+                    let _where_it_is_up = addresses.inject_panic(OPERATOR);
+                });
+                true
+            }
             None => self.addresses.inject_panic(&actor),
         };
         if sent {
@@ -286,6 +291,14 @@ fn operator_did(by: Peer, action: &str, target: &str) -> audit::Event {
 fn unrecorded(error: audit::AuditUnavailable) -> Fault {
     Fault::new(Code::Unavailable, error.to_string())
         .hint("make room on the disk that holds the sandbox's state directory")
+}
+
+/// Does what takes the operator actor away, and with it an answer that is still on its way.
+fn after_the_answer(work: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(async move {
+        tokio::time::sleep(ANSWERED).await;
+        work.await;
+    });
 }
 
 /// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
