@@ -94,6 +94,10 @@ impl Shares {
 impl Inner {
     /// Whether a party may take so many more of what is free.
     fn may_take(&self, taken: &Taken, party: Party, pieces: usize) -> Result<(), Spent> {
+        if pieces == 0 {
+            // Whoever has more than others now leave is owed nothing, and refused nothing.
+            return Ok(());
+        }
         let free = self.total.saturating_sub(taken.all);
         let left = free.checked_sub(pieces).ok_or(Spent::All)?;
         let held = taken.by.get(&party).copied().unwrap_or_default();
@@ -276,6 +280,22 @@ mod tests {
         let mut share = shares.take(ONE, 6).unwrap();
         assert_eq!(share.take(1).unwrap_err(), Spent::Share);
         assert_eq!((share.held(), shares.free()), (6, 4));
+    }
+
+    #[test]
+    fn nothing_can_be_had_by_whoever_has_too_much_by_now() {
+        let shares = Shares::new(9);
+        let (mut greedy, _) = all_for(&shares, ONE);
+        let _others = all_for(&shares, Party::UNKNOWN);
+        assert_eq!((greedy.len(), shares.free()), (6, 0));
+        assert_eq!(greedy[0].take(0), Ok(()), "it takes no more");
+        let mut later = shares.take(ONE, 0).expect("a share that grows later");
+        assert_eq!(later.take(1), Err(Spent::All));
+        drop(greedy);
+        assert_eq!(later.take(1), Ok(()));
+        let mut unknown = shares.take(Party::UNKNOWN, 0).unwrap();
+        let _all = all_for(&shares, Party::UNKNOWN);
+        assert_eq!(unknown.belongs_to(ONE), Ok(()), "of nothing");
     }
 
     proptest! {

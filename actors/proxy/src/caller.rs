@@ -8,14 +8,14 @@
 //! one is a refusal.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
 use policy::{Caller, Denial, Layer, Party};
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
@@ -130,6 +130,10 @@ pub struct Claim {
     /// Nobody's until the first look; then its maker's.
     place: Mutex<Option<Place>>,
     first: OnceCell<Result<Judged, Unjudged>>,
+    /// Its maker's party, once that is known.
+    party: AtomicU64,
+    /// Tells that it is.
+    told: Notify,
     /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was executed
     /// anew, and clean.
     foreign_code: AtomicBool,
@@ -149,6 +153,8 @@ impl Claim {
             local,
             place: Mutex::default(),
             first: OnceCell::new(),
+            party: AtomicU64::new(Party::UNKNOWN.0),
+            told: Notify::new(),
             foreign_code: AtomicBool::new(false),
             last: ArcSwapOption::empty(),
             renewing: AtomicBool::new(false),
@@ -164,7 +170,17 @@ impl Claim {
 
     /// Whose it is, once that is known.
     pub(crate) fn party(&self) -> Party {
-        self.first.get().and_then(|first| first.as_ref().ok()).map_or(Party::UNKNOWN, |first| first.party)
+        Party(self.party.load(Ordering::Acquire))
+    }
+
+    /// Whose it is, as soon as that is known: asks nobody itself, and waits for ever where nobody is told.
+    pub(crate) async fn known_party(&self) -> Party {
+        // Made before the look, so that what is told in between wakes it.
+        let told = self.told.notified();
+        if self.party() == Party::UNKNOWN {
+            told.await;
+        }
+        self.party()
     }
 
     /// The agent's end.
@@ -211,7 +227,11 @@ impl Claim {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         match place.as_mut().map(|place| place.belongs_to(first.party)) {
             Some(Err(too_many)) => Err(Unjudged::TooMany(too_many)),
-            None | Some(Ok(())) => Ok(first),
+            None | Some(Ok(())) => {
+                self.party.store(first.party.0, Ordering::Release);
+                self.told.notify_waiters();
+                Ok(first)
+            }
         }
     }
 

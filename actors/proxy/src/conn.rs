@@ -21,7 +21,7 @@ use crate::outcome::Journal;
 use crate::pool::Pool;
 use crate::protocol::Ungathered;
 use crate::protocol::websocket::Judge;
-use crate::room::Room;
+use crate::room::{Heads, Room};
 use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
@@ -197,6 +197,17 @@ impl Conn {
     pub(crate) fn sits_for(&self, party: Party) -> Result<(), Refusal> {
         let mut seat = self.seat.lock().unwrap_or_else(PoisonError::into_inner);
         seat.as_mut().map_or(Ok(()), |seat| seat.belongs_to(party))
+    }
+
+    /// Puts the seat, and what its head pays for, on the account of whose connection it is as soon as that is known, whether or not a
+    /// request ever comes: who says nothing would hold what is nobody's. Ends if that agent has no more of either.
+    pub(crate) async fn overdrawn(&self, heads: Option<&Heads>) -> Refusal {
+        let party = self.claim.known_party().await;
+        let had = self.sits_for(party);
+        match had.and_then(|()| heads.map_or(Ok(()), |heads| heads.lock().belongs_to(party))) {
+            Ok(()) => std::future::pending().await,
+            Err(refusal) => refusal,
+        }
     }
 
     /// Gives the seat back.

@@ -2,6 +2,8 @@
 //!
 //! A part is paid for as its bytes come, never for what a head promises: who promises much and sends nothing keeps nobody out.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use policy::{Party, Share, Shares, Spent};
 
 use crate::answer::Refusal;
@@ -26,6 +28,14 @@ impl Room {
         share.take(bytes.saturating_sub(share.held())).map_err(full)
     }
 
+    /// Whose it turned out to be, what was paid for and what will be.
+    ///
+    /// # Errors
+    /// That party has its share already; what was paid for stays as it was.
+    pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), Refusal> {
+        self.0.as_mut().map_or(Ok(()), |share| share.belongs_to(party).map_err(full))
+    }
+
     /// Whether anything was paid for.
     pub(crate) fn is_paid(&self) -> bool {
         self.0.as_ref().is_some_and(|share| share.held() > 0)
@@ -36,6 +46,21 @@ impl Room {
         if let Some(share) = &mut self.0 {
             share.give_back();
         }
+    }
+}
+
+/// The room of a connection's long heads: its reader pays from it, and whoever learns whose the connection is says so.
+#[derive(Debug, Clone)]
+pub(crate) struct Heads(Arc<Mutex<Room>>);
+
+impl Heads {
+    pub(crate) fn new(room: Room) -> Self {
+        Self(Arc::new(Mutex::new(room)))
+    }
+
+    /// The room, for one call. Each leaves it whole, so a poisoned lock still guards a good one.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Room> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::limits::{
 };
 use crate::outcome;
 use crate::road;
+use crate::room::Heads;
 use crate::stall::Watch;
 use crate::strict::Violation;
 use crate::strict::io::{Remains, StrictIo};
@@ -51,7 +52,8 @@ where
         return None;
     }
     let sizes = conn.deps.tracker.sizes_of_agents();
-    let strict = StrictIo::new(stream, surplus, conn.deps.tracker.head_room());
+    let heads = Heads::new(conn.deps.tracker.head_room(conn.claim.party()));
+    let strict = StrictIo::new(stream, surplus, heads.clone());
     conn.watch(strict.fault());
     let answered = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
@@ -70,9 +72,20 @@ where
         .max_buf_size(sizes.buffer)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(strict), service);
-    let ended = tokio::select! {
-        ended = &mut connection => Some(ended),
-        () = conn.revoked() => None,
+    let mut overdrawn = pin!(conn.overdrawn(Some(&heads)));
+    let mut turned_out = None;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut connection => break Some(ended),
+            () = conn.revoked() => break None,
+            refusal = &mut overdrawn, if turned_out.is_none() => {
+                turned_out = Some(refusal);
+                // A request is refused for it by itself, and a tunnel needs neither.
+                if conn.in_flight() == 0 && answered.load(Ordering::Relaxed) == 0 {
+                    break Some(Ok(()));
+                }
+            }
+        }
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -82,10 +95,16 @@ where
             (&mut connection).await
         }
     };
+    let unspoken = turned_out.filter(|_| conn.in_flight() == 0 && answered.load(Ordering::Relaxed) == 0);
     if let Err(error) = ended {
         tracing::debug!(%error, "connection of the agent ended");
     }
     let parts = connection.into_parts();
+    if let Some(refusal) = unspoken {
+        let (known, refusal) = turned_away(conn, refusal);
+        last_words(&mut parts.io.into_inner().into_remains().stream, &refusal, &known).await;
+        return None;
+    }
     let strict = parts.io.into_inner();
     // A body that broke before its request had an answer took the request with it: nothing of one was written.
     let abandoned = strict.heads() > answered.load(Ordering::Relaxed);
@@ -262,6 +281,8 @@ where
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let mut stalled = pin!(answers.stalled());
+    let mut overdrawn = pin!(conn.overdrawn(None));
+    let mut leave_by = None;
     let mut busy = Instant::now();
     let mut leaving = false;
     loop {
@@ -281,6 +302,15 @@ where
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
+            refusal = &mut overdrawn, if leave_by.is_none() => {
+                // Requests are refused for it by themselves, and nothing else on it may keep the seat.
+                if conn.in_flight() == 0 {
+                    turned_away(conn, refusal);
+                }
+                connection.as_mut().graceful_shutdown();
+                leave_by = Some(Instant::now() + LINGER);
+            }
+            () = tokio::time::sleep_until(leave_by.unwrap_or(busy)), if leave_by.is_some() => return,
             () = tokio::time::sleep(KEEP_ALIVE_IDLE / 4) => {
                 if conn.in_flight() > 0 {
                     busy = Instant::now();

@@ -39,7 +39,7 @@ struct Inner {
     seats: Shares,
     /// Requests in flight.
     turns: Shares,
-    /// Bytes of all long heads that are being read. Apart from the bodies: nobody knows whose a head is before it is whole.
+    /// Bytes of all long heads that are being read. Apart from the bodies: a new connection's head is nobody's at first.
     heads: Shares,
     /// Bytes of all judged bodies together.
     rooms: Shares,
@@ -209,9 +209,9 @@ impl Tracker {
         self.0.turns.take(Party::UNKNOWN, 1).map(Turn).map_err(no_turn)
     }
 
-    /// A head's room in what all long ones may hold.
-    pub(crate) fn head_room(&self) -> Room {
-        Room::new(&self.0.heads, Party::UNKNOWN)
+    /// A head's room in what all long ones may hold, of the share of `party`.
+    pub(crate) fn head_room(&self, party: Party) -> Room {
+        Room::new(&self.0.heads, party)
     }
 
     /// A body's room in what all may hold, of the share of `party`.

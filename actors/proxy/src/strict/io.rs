@@ -19,7 +19,7 @@ use super::{Violation, head};
 use crate::limits::{
     BODY_IDLE, FREE_HEAD_BYTES, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
 };
-use crate::room::Room;
+use crate::room::Heads;
 use crate::timer::Timer;
 
 /// The violation that ended a connection, readable by its requests too: a body that broke off for it is the
@@ -36,7 +36,7 @@ pub struct StrictIo<T> {
     /// How many bytes at the front of `buffer` are judged and may be passed on.
     judged: usize,
     /// What a long head takes of what all may.
-    room: Room,
+    room: Heads,
     /// How far the search for the end of the head has come.
     searched: usize,
     fault: Fault,
@@ -73,7 +73,7 @@ pub struct Remains<T> {
 
 impl<T> StrictIo<T> {
     /// Wraps `stream`; `surplus` is what was already read from it. Heads longer than [`FREE_HEAD_BYTES`] are paid for from `room`.
-    pub(crate) fn new(stream: T, surplus: BytesMut, room: Room) -> Self {
+    pub(crate) fn new(stream: T, surplus: BytesMut, room: Heads) -> Self {
         Self {
             stream,
             state: State::Idle,
@@ -202,10 +202,13 @@ impl<T> StrictIo<T> {
         out.put_slice(self.buffer.get(..passing).unwrap_or_default());
         self.buffer.advance(passing);
         self.judged -= passing;
-        if self.buffer.is_empty() && self.room.is_paid() {
-            // A connection that goes on keeps no memory of a long head.
-            self.buffer = BytesMut::new();
-            self.room.give_back();
+        if self.buffer.is_empty() {
+            let mut room = self.room.lock();
+            if room.is_paid() {
+                // A connection that goes on keeps no memory of a long head.
+                self.buffer = BytesMut::new();
+                room.give_back();
+            }
         }
         true
     }
@@ -264,7 +267,7 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
         let mut read = ReadBuf::new(&mut chunk);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
         let (held, fresh) = (self.buffer.len(), read.filled().len());
-        if held + fresh > FREE_HEAD_BYTES && self.room.pay_for(held + fresh).is_err() {
+        if held + fresh > FREE_HEAD_BYTES && self.room.lock().pay_for(held + fresh).is_err() {
             self.end(Violation::Crowded);
             return Poll::Ready(Ok(fresh));
         }
@@ -364,8 +367,8 @@ mod tests {
 
     use super::*;
 
-    fn room() -> Room {
-        Room::new(&policy::Shares::new(1 << 20), policy::Party::UNKNOWN)
+    fn room() -> Heads {
+        Heads::new(crate::room::Room::new(&policy::Shares::new(1 << 20), policy::Party::UNKNOWN))
     }
 
     async fn read_all(input: &[u8], piece: usize) -> (Vec<u8>, Option<Violation>, BytesMut) {

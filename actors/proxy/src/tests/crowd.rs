@@ -105,17 +105,17 @@ async fn long_heads_are_paid_for_while_they_come() {
     let long = |length| {
         get(&target).replace("Host:", &format!("Connection: close\r\nX: {}\r\nHost:", "y".repeat(length)))
     };
-    let mut others = bed.deps.tracker.head_room();
+    let mut others = bed.deps.tracker.head_room(Party::UNKNOWN);
     others.pay_for(MAX_HEADS_BYTES - 2 * FREE_HEAD_BYTES).unwrap();
     let refused = bed.talk(long(4 * FREE_HEAD_BYTES)).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\"unavailable\""), "{refused}");
     // An unfinished one holds its share, and a short one needs none.
     let mut unfinished = bed.open().await;
     unfinished.write_all(long(FREE_HEAD_BYTES + 4096).trim_end().as_bytes()).await.unwrap();
-    until(|| bed.deps.tracker.head_room().pay_for(2 * FREE_HEAD_BYTES).is_err()).await;
+    until(|| bed.deps.tracker.head_room(Party::UNKNOWN).pay_for(2 * FREE_HEAD_BYTES).is_err()).await;
     assert!(bed.talk(long(100)).await.starts_with("HTTP/1.1 200"));
     drop(unfinished);
-    until(|| bed.deps.tracker.head_room().pay_for(2 * FREE_HEAD_BYTES).is_ok()).await;
+    until(|| bed.deps.tracker.head_room(Party::UNKNOWN).pay_for(2 * FREE_HEAD_BYTES).is_ok()).await;
     assert!(bed.talk(long(FREE_HEAD_BYTES + 4096)).await.starts_with("HTTP/1.1 200"));
 }
 
@@ -183,4 +183,49 @@ async fn one_agent_leaves_others_some_of_each() {
     is(2);
     let (answered, _stream) = ask().await;
     assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+}
+
+/// Who begins a request and never ends it is asked about all the same, and what it holds is its agent's from then on.
+#[tokio::test]
+async fn what_is_begun_and_not_ended_is_its_agents_too() {
+    let up = Raw::ok().await;
+    let target = format!("up.test:{}", up.port);
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let is = |party| bed.who.party.store(party, std::sync::atomic::Ordering::Relaxed);
+    let share_of = |party| {
+        let mut seats = Vec::new();
+        while let Ok(seat) = bed.deps.tracker.seat(party) {
+            seats.push(seat);
+        }
+        seats
+    };
+    let seats = share_of(Party(1));
+    is(1);
+    let refused = bed.talk("GET").await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("of this agent"), "{refused}");
+    let mut silent = bed.open().await;
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut told = Vec::new();
+    let closed = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut told);
+    tokio::time::timeout(super::bed::PATIENCE, closed).await.expect("it keeps its seat").unwrap();
+    assert!(told.windows(5).any(|frame| frame == b"\x07\0\0\0\0"), "GOAWAY");
+    drop(seats);
+
+    // Bytes of long heads likewise.
+    is(1);
+    let mut others = bed.deps.tracker.head_room(Party(1));
+    others.pay_for(MAX_HEADS_BYTES / 3 * 2 - FREE_HEAD_BYTES).unwrap();
+    let long = get(&target).replace("Host:", &format!("X: {}\r\nHost:", "y".repeat(2 * FREE_HEAD_BYTES)));
+    let refused = bed.talk(long.trim_end().to_owned()).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("of this agent"), "{refused}");
+    is(2);
+    let mut unfinished = bed.open().await;
+    unfinished.write_all(long.trim_end().as_bytes()).await.unwrap();
+    assert!(read_soon(&mut unfinished).await.is_none(), "another has its own");
+}
+
+/// What comes within a little more than it takes to ask who made a connection.
+async fn read_soon(stream: &mut tokio::net::TcpStream) -> Option<u8> {
+    let read = tokio::io::AsyncReadExt::read_u8(stream);
+    tokio::time::timeout(2 * crate::limits::MAKER_ASKED_WITHIN, read).await.ok()?.ok()
 }

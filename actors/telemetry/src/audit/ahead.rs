@@ -40,6 +40,13 @@ impl Ahead {
         self.until = u64::MAX;
     }
 
+    /// The file was shortened, which gives back all that lay beyond its end.
+    pub(super) fn given_back(&mut self) {
+        if self.until != u64::MAX {
+            self.until = 0;
+        }
+    }
+
     /// Sees to it that disk is taken beyond `length`, the end of `file`.
     pub(super) fn keep(&mut self, file: &File, length: u64) -> Taken {
         if self.until.saturating_sub(length) >= AHEAD / 2 {
@@ -86,6 +93,10 @@ mod tests {
             return;
         }
         assert_eq!((file.metadata().unwrap().len(), taken() >= AHEAD), (0, true));
+        // What a failed write leaves is cut off, and this with it.
+        file.set_len(0).unwrap();
+        ahead.given_back();
+        assert_eq!((ahead.keep(&file, 0), taken() >= AHEAD), (Taken::Enough, true));
         let _ = ahead.keep(&file, AHEAD / 4);
         assert_eq!(ahead.until, AHEAD, "while half is left nothing is asked for");
         let _ = ahead.keep(&file, AHEAD / 2 + 1);

@@ -222,6 +222,7 @@ impl AuditFile {
         if let Err(source) = done {
             // Takes back what this write left, so that the next attempt begins on a line of its own.
             self.broken = self.file.set_len(self.length).is_err();
+            self.ahead.given_back();
             return Err(AuditError::Io { what: "writing", path: self.path(), source });
         }
         self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -277,13 +278,14 @@ impl AuditFile {
     }
 
     /// An empty file under a name that nobody reads, with disk of its own where there is any.
-    fn begin_next(&self, path: &Path) -> Result<(File, Ahead), AuditError> {
+    fn begin_next(&mut self, path: &Path) -> Result<(File, Ahead), AuditError> {
         let file = open_private(path, true)?;
         // Left by a crash between two names.
         file.set_len(0).map_err(io("truncating", path))?;
         let mut ahead = Ahead::default();
         if ahead.keep(&file, 0) == Taken::Full {
             // This file's end is what it can have.
+            self.ahead.given_back();
             self.file.set_len(self.length).map_err(io("truncating", &self.path()))?;
             let _ = ahead.keep(&file, 0);
         }
