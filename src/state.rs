@@ -9,6 +9,7 @@
 //! STATE/NAME/root/          what a sandbox has changed in a root that isn't the host's
 //! STATE/.images/            unpacked images, shared
 //! STATE/NAME/places         where its agents could ever write
+//! STATE/.choosing          locked while a rooted sandbox chooses its host ids
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
@@ -253,7 +254,7 @@ fn open_own(dir: &Path) -> io::Result<Option<File>> {
 }
 
 /// Opens the lock, or makes it: a plain file with no other name, never what a link leads to.
-fn open_lock(path: &Path) -> io::Result<File> {
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let lock = OpenOptions::new()
         .read(true)
         .write(true)

@@ -16,12 +16,14 @@ use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::kept;
 use crate::cli::out::Failure;
-use crate::state::Claim;
+use crate::state::{Claim, open_lock};
 
 /// The first dynamic id (systemd: `DynamicUser=`).
 const FIRST: u32 = 61184;
 /// The last one.
 const LAST: u32 = 65519;
+/// Locked while one is chosen.
+const CHOOSING: &str = ".choosing";
 
 /// Chooses the ids of a claimed sandbox.
 pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
@@ -64,7 +66,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
         let name = entry.file_name();
         let kind = entry.file_type().map_err(told)?;
         let name = name.to_string_lossy();
-        if kind.is_file() && (name == "audit.head" || name.starts_with("audit") && name.ends_with(".jsonl")) {
+        if kind.is_file() && is_of_log(&name) {
             give_own(&entry.path(), gateway).map_err(told)?;
         }
         if kind.is_dir() && name == "logs" {
@@ -72,6 +74,12 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is one of the audit log's, one that a crash left before it had its name among them: where it can't be opened, the
+/// log begins no new file any more.
+fn is_of_log(name: &str) -> bool {
+    matches!(name, "audit.head" | "audit.next") || name.starts_with("audit") && name.ends_with(".jsonl")
 }
 
 /// Whether an id is one that a rooted sandbox's gateway has.
@@ -135,8 +143,8 @@ fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
         _ => {
             // Sandboxes that start at one moment choose one after the other, each knowing what those before it chose.
             let root = claim.dir.parent().unwrap_or(Path::new("/"));
-            let choosing = fs::File::open(root).and_then(|root| root.lock().map(|()| root));
-            let _choosing = choosing.map_err(|e| Failure::refused(format!("{}: {e}", root.display())))?;
+            let _choosing =
+                choosing(root).map_err(|e| Failure::refused(format!("{}: {e}", root.display())))?;
             let first = free_pair(claim)?;
             kept::write(&path, format!("{first}\n").as_bytes())
                 .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
@@ -145,6 +153,18 @@ fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
     };
     let id = |n: u32| Id { uid: n, gid: n };
     Ok((id(pair), id(pair + 1)))
+}
+
+/// Waits until nobody else chooses. On a file that is open to nobody else: whoever may read a file, or a directory, can hold its lock for ever
+/// (flock(2)).
+fn choosing(root: &Path) -> io::Result<fs::File> {
+    let lock = open_lock(&root.join(CHOOSING))?;
+    let found = lock.metadata()?;
+    if found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
+        return Err(io::Error::other(format!("{CHOOSING} is open to others: remove it")));
+    }
+    lock.lock()?;
+    Ok(lock)
 }
 
 /// The first pair, from a place that depends on the sandbox, that no user of the host and no neighbour has.
@@ -220,6 +240,27 @@ mod tests {
         assert_eq!(fs::metadata(at("victim")).unwrap().uid(), 0);
         let given = ["own", "second"].map(|name| fs::metadata(at(name)).unwrap().uid());
         assert!(given.contains(&FIRST), "the control: what has one name was given");
+    }
+
+    #[test]
+    fn who_may_read_the_root_holds_up_no_choice() {
+        let root = tempfile::tempdir().unwrap();
+        let anybodys = fs::File::open(root.path()).unwrap();
+        anybodys.lock().unwrap();
+        let one = choosing(root.path()).unwrap();
+        let other = open_lock(&root.path().join(CHOOSING)).unwrap();
+        assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)), "one at a time");
+        drop(one);
+        other.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(choosing(root.path()).is_err(), "others could hold it");
+    }
+
+    #[test]
+    fn all_files_of_the_log_are_the_gateways() {
+        for name in ["audit.jsonl", "audit-000000000001.jsonl", "audit.head", "audit.next"] {
+            assert!(is_of_log(name), "{name}");
+        }
+        assert!(!is_of_log("ids") && !is_of_log("audit"));
     }
 
     #[test]
