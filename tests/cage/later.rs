@@ -2,7 +2,7 @@
 //! own, its window and signals passed on, and ended when nobody watches it.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -103,23 +103,29 @@ pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
 }
 
 /// Keeps whoever opens a file waiting until its input ends, as a slow network filesystem would.
-pub const SLOW: &str = "import fcntl, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = open(sys.argv[1])\n\
+const SLOW: &str = "import fcntl, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nheld = open(sys.argv[1])\n\
     fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)\nprint('held', flush=True)\nsys.stdin.read()";
 
-/// A program that takes long to open holds up nobody: no other start, and no connection.
-pub fn a_slow_start_holds_up_nobody(stage: &Stage) -> Result<()> {
-    let python = program("python3")?;
-    let sandbox = idle(stage)?;
-    stage.script("slow", "#!/bin/sh\necho at last\n")?;
-    let mut slow = Command::new(&python)
+/// Starts such a one on a file of the workspace; it lets go when its input is dropped.
+pub fn slow_to_open(stage: &Stage, python: &str, name: &str) -> Result<Child> {
+    let mut slow = Command::new(python)
         .args(["-c", SLOW])
-        .arg(stage.workspace().join("slow"))
+        .arg(stage.workspace().join(name))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut held = String::new();
     BufReader::new(slow.stdout.take().context("its output")?).read_line(&mut held)?;
     ensure!(held == "held\n", "{held}");
+    Ok(slow)
+}
+
+/// A program that takes long to open holds up nobody: no other start, and no connection.
+pub fn a_slow_start_holds_up_nobody(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let sandbox = idle(stage)?;
+    stage.script("slow", "#!/bin/sh\necho at last\n")?;
+    let mut slow = slow_to_open(stage, &python, "slow")?;
     let waits = stage.start(stage.cofferdam(["exec", &sandbox.name, "--", "/sandbox/slow"]))?;
     let connects = "import socket; socket.create_connection(('127.0.0.1', 3128)).close(); print('connected')";
     for _ in 0..5 {

@@ -1,8 +1,8 @@
 //! How a session of `exec` ends when something is slow or goes wrong: a client that reads slowly, one that is killed while its process
 //! starts, one that is told to end, and what each leaves of the terminal. Never what the process may do: that is `later.rs`.
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::io::Read;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::common::{process, program};
 use crate::console::Console;
-use crate::later::{GONE, SLOW, idle};
+use crate::later::{GONE, idle, slow_to_open};
 
 /// All that a process wrote comes out, however long the client takes to read: also what stood in its pipe when it ended.
 pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
@@ -47,15 +47,7 @@ pub fn a_client_killed_at_the_start_leaves_nothing(stage: &Stage) -> Result<()> 
         // Init's own count: what was hung up before stays its child until it is collected.
         let count = || process(stage, "cofferdam: init").map(children);
         poll("the agent to be init's only child", GONE, || (count() == Some(1)).then_some(()))?;
-        let mut slow = Command::new(&python)
-            .args(["-c", SLOW])
-            .arg(stage.workspace().join("slow"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut held = String::new();
-        BufReader::new(slow.stdout.take().context("its output")?).read_line(&mut held)?;
-        ensure!(held == "held\n", "{held}");
+        let mut slow = slow_to_open(stage, &python, "slow")?;
         let args = [flags, &[&sandbox.name, "--", "/sandbox/slow", &mark]].concat();
         let mut client = stage.cofferdam(args).stdin(Stdio::piped()).spawn()?;
         poll("the process to wait for its program", GONE, || (count() == Some(2)).then_some(()))?;

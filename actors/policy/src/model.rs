@@ -22,6 +22,7 @@ mod rule;
 pub use argument::{JsonMatcher, Pointer, ValueMatcher};
 pub use body_rule::{GraphqlRule, RpcMethod, RpcRule};
 pub use host_pattern::{HostPattern, HostPatternError};
+pub(crate) use rule::is_method;
 pub use rule::{Access, HttpRule, Method, PathPattern, PathPatternError, QueryMatcher, Rule, WEBSOCKET_TEXT};
 
 /// A whole policy, checked.

@@ -6,6 +6,7 @@
 
 use crate::compiled::Compiled;
 use crate::decision::{Allowed, Denial, Layer, RequestFacts};
+use crate::model::is_method;
 use crate::query::Query;
 use crate::{Caller, Destination, Treatment, WEBSOCKET_TEXT};
 
@@ -16,8 +17,6 @@ const ALWAYS: [&str; 5] =
 const PERHAPS: &str = "method";
 /// What it holds then.
 const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
-/// Bytes of a method token at most: the longest registered one has 17.
-const MAX_METHOD_BYTES: usize = 32;
 
 /// A method that a query names; none where what it says can't be one.
 pub(crate) type Renamed = Option<String>;
@@ -64,12 +63,10 @@ fn named_in(query: &Query, own: &str) -> Vec<Renamed> {
     always.chain(perhaps).filter(|method| method.as_deref() != Some(own)).collect()
 }
 
-/// In capital letters, as every server reads it (RFC 9110 section 9.1 has methods be tokens, section 5.6.2).
+/// In capital letters, as every server reads it.
 fn read(value: &str) -> Renamed {
     let value = value.trim().to_ascii_uppercase();
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let fits = (1..=MAX_METHOD_BYTES).contains(&value.len()) && value.bytes().all(token);
-    (fits && value != WEBSOCKET_TEXT).then_some(value)
+    (is_method(&value) && value != WEBSOCKET_TEXT).then_some(value)
 }
 
 /// A query's method that is none.

@@ -160,11 +160,14 @@ impl Share {
         self.held
     }
 
-    /// Gives the share of somebody unknown to the party that it turned out to be for.
+    /// Gives the share of somebody unknown to the party that it turned out to be for. Whose it is once, it stays: nothing is judged again.
     ///
     /// # Errors
     /// That party has its share already. What is here stays as it was, for whoever has it to give back.
     pub fn belongs_to(&mut self, party: Party) -> Result<(), Spent> {
+        if self.party != Party::UNKNOWN {
+            return Ok(());
+        }
         let mut taken = self.of.lock();
         taken.remove(self.party, self.held);
         let may = self.of.0.may_take(&taken, party, self.held);
@@ -264,6 +267,8 @@ mod tests {
         assert_eq!(unknown[0].belongs_to(ONE), Ok(()));
         assert_eq!(unknown[1].belongs_to(ONE), Err(Spent::Share));
         assert_eq!(unknown[1].belongs_to(OTHER), Ok(()), "it was nobody's still");
+        assert_eq!(unknown[1].belongs_to(ONE), Ok(()), "and is somebody's now");
+        assert_eq!(unknown[1].party, OTHER);
         unknown.truncate(6);
         assert_eq!(unknown[2].belongs_to(ONE), Ok(()));
         assert_eq!(shares.free(), 3);

@@ -195,7 +195,7 @@ impl Claim {
     /// # Errors
     /// Its maker has too many: it is served no more, whatever was going on, so that nobody holds more places by saying nothing.
     pub(crate) async fn watch(&self, serving: impl Future<Output = ()>) -> Result<(), TooMany> {
-        let _seat = Seat(self);
+        let _place = Placed(self);
         if !self.identify.notes_makers() {
             self.establish().await?;
             serving.await;
@@ -325,9 +325,9 @@ impl Claim {
 }
 
 /// Gives a connection's place back when it is served no more, whoever still holds its claim.
-struct Seat<'a>(&'a Claim);
+struct Placed<'a>(&'a Claim);
 
-impl Drop for Seat<'_> {
+impl Drop for Placed<'_> {
     fn drop(&mut self) {
         self.0.place.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

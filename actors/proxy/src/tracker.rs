@@ -92,28 +92,25 @@ impl Way {
 
 /// One connection among those that HTTP is served on; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    share: Share,
-    party: Party,
-}
+pub(crate) struct Seat(Share);
 
 impl Seat {
-    /// Whose it turned out to be; that changes no more.
+    /// Whose it turned out to be.
     ///
     /// # Errors
     /// HTTP is spoken on as many connections of the party as one may have. The seat stays taken until it is dropped.
     pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), Refusal> {
-        if self.party == Party::UNKNOWN && party != Party::UNKNOWN {
-            self.share.belongs_to(party).map_err(no_seat)?;
-            self.party = party;
-        }
-        Ok(())
+        self.0.belongs_to(party).map_err(no_seat)
     }
 }
 
 fn no_seat(spent: Spent) -> Refusal {
-    let of = if spent == Spent::Share { "this agent" } else { "this sandbox" };
-    Refusal::Unavailable(format!("HTTP is spoken on as many connections of {of} as may be"))
+    Refusal::Unavailable(format!("HTTP is spoken on as many connections of {} as may be", whose(spent)))
+}
+
+/// Who has no more of something.
+fn whose(spent: Spent) -> &'static str {
+    if spent == Spent::Share { "this agent" } else { "this sandbox" }
 }
 
 /// One request among those in flight, of whom nobody knows yet whose it is.
@@ -136,8 +133,7 @@ impl Turn {
 }
 
 fn no_turn(spent: Spent) -> Refusal {
-    let of = if spent == Spent::Share { "this agent" } else { "this sandbox" };
-    Refusal::Unavailable(format!("as many requests of {of} are in flight as may be"))
+    Refusal::Unavailable(format!("as many requests of {} are in flight as may be", whose(spent)))
 }
 
 /// A registered decision; forgotten when dropped.
@@ -198,7 +194,7 @@ impl Tracker {
     /// # Errors
     /// There are as many as there may be, or as this party may have.
     pub(crate) fn seat(&self, party: Party) -> Result<Seat, Refusal> {
-        Ok(Seat { share: self.0.seats.take(party, 1).map_err(no_seat)?, party })
+        self.0.seats.take(party, 1).map(Seat).map_err(no_seat)
     }
 
     /// Leave for one more request.

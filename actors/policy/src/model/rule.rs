@@ -56,6 +56,15 @@ impl Access {
     }
 }
 
+/// Bytes of a method at most; registered ones have at most 17 letters.
+const MAX_METHOD_BYTES: usize = 32;
+
+/// Whether a text is a method's token (RFC 9110 sections 5.6.2 and 9.1), of a length that methods have.
+pub(crate) fn is_method(text: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    (1..=MAX_METHOD_BYTES).contains(&text.len()) && text.bytes().all(token)
+}
+
 /// Which methods a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Method {

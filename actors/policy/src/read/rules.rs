@@ -3,12 +3,9 @@
 use super::body_rules::Speaks;
 use super::{Fields, Reader};
 use crate::fields;
-use crate::model::{HttpRule, Method, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT};
+use crate::model::{HttpRule, Method, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT, is_method};
 use crate::yaml::{Node, Value};
 use crate::{Glob, Protocol};
-
-/// Longest method accepted; registered ones have at most 17 letters.
-const MAX_METHOD_BYTES: usize = 32;
 
 impl Reader<'_> {
     pub(super) fn allow_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Rule> {
@@ -77,8 +74,7 @@ impl Reader<'_> {
         if text == "*" {
             return Some(Method::Any);
         }
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b);
-        if text.is_empty() || text.len() > MAX_METHOD_BYTES || !text.bytes().all(token) {
+        if text.contains('*') || !is_method(&text) {
             self.error(node, format!("`{text}` is not an HTTP method")).help =
                 Some("it is a token such as `GET`, or `*` for any".into());
             return None;
