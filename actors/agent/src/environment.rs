@@ -69,6 +69,8 @@ const DEFAULT: &[(&str, &str)] = &[
     ("ANTHROPIC_BASE_URL", "https://inference.local"),
     ("OPENAI_API_KEY", PLACEHOLDER_KEY),
     ("ANTHROPIC_API_KEY", PLACEHOLDER_KEY),
+    // OpenClaw's file library knows no other way than openat2(2), which isn't to be had here, unless it is told to.
+    ("FS_SAFE_NATIVE_MODE", "off"),
 ];
 
 /// Every program's own name for the bundle of trusted roots; no single one serves all.

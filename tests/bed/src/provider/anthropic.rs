@@ -45,7 +45,7 @@ pub fn messages(provider: &Provider, request: &Value, key: &str) -> Response<Bod
     };
     let input = input_tokens(request);
     let message = |content: Value, stop: Value, output: u64| {
-        json!({ "id": "msg_bed", "type": "message", "role": "assistant", "model": model, "content": content,
+        json!({ "id": format!("msg_bed_{spoken}"), "type": "message", "role": "assistant", "model": model, "content": content,
             "stop_reason": stop, "stop_sequence": null,
             "usage": { "input_tokens": input, "output_tokens": output,
                 "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0 } })

@@ -81,7 +81,7 @@ pub fn chat(provider: &Provider, request: &Value, key: &str) -> Response<Body> {
         ),
     };
     let choice = json!({ "index": 0, "message": message, "finish_reason": finish, "logprobs": null });
-    let answer = json!({ "id": "chatcmpl-bed", "object": "chat.completion", "created": CREATED, "model": model,
+    let answer = json!({ "id": format!("chatcmpl-bed-{spoken}"), "object": "chat.completion", "created": CREATED, "model": model,
         "choices": [choice], "usage": usage });
     json(200, &answer)
 }
@@ -108,7 +108,7 @@ fn usage(request: &Value, turn: &Turn) -> Value {
 
 fn chat_events(model: &str, turn: &Turn, spoken: usize, usage: Option<Value>) -> Vec<String> {
     let chunk = |choices: Value, usage: Value| {
-        let value = json!({ "id": "chatcmpl-bed", "object": "chat.completion.chunk", "created": CREATED, "model": model,
+        let value = json!({ "id": format!("chatcmpl-bed-{spoken}"), "object": "chat.completion.chunk", "created": CREATED, "model": model,
             "choices": choices, "usage": usage });
         format!("data: {value}\n\n")
     };
@@ -185,7 +185,7 @@ pub fn responses(provider: &Provider, request: &Value, key: &str) -> Response<Bo
     let Reply::Turn { turn, pause } = reply else { return json(500, &error("api_error", "no turn")) };
     let item = match &turn {
         Turn::Text(text) => {
-            json!({ "id": "msg_bed", "type": "message", "status": "completed", "role": "assistant",
+            json!({ "id": format!("msg_bed_{spoken}"), "type": "message", "status": "completed", "role": "assistant",
             "content": [{ "type": "output_text", "text": text, "annotations": [] }] })
         }
         Turn::Tool { name, arguments } => json!({ "id": format!("fc_bed_{spoken}"), "type": "function_call",
@@ -194,7 +194,7 @@ pub fn responses(provider: &Provider, request: &Value, key: &str) -> Response<Bo
     };
     let (asked, answered) = (tokens(&last), tokens(&said(&turn)));
     let response = |status: &str, output: Value, usage: Value| {
-        json!({ "id": "resp_bed", "object": "response", "created_at": CREATED, "status": status, "model": model,
+        json!({ "id": format!("resp_bed_{spoken}"), "object": "response", "created_at": CREATED, "status": status, "model": model,
             "output": output, "usage": usage, "error": null, "incomplete_details": null, "instructions": null,
             "metadata": {}, "parallel_tool_calls": true, "temperature": 1.0, "tool_choice": "auto", "tools": [],
             "top_p": 1.0 })

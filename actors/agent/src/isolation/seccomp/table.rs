@@ -57,7 +57,8 @@ pub fn calls() -> impl Iterator<Item = &'static Call> {
 }
 
 /// Calls whose arguments lie in memory, where no filter can judge them: `clone3` (flags) and `openat2` (mode). They
-/// give ENOSYS, and every program has the older way. Calls this new have one number on every architecture.
+/// give ENOSYS, as on an older kernel: programs then go the older way (the one that is known not to is told to, see
+/// [`crate::environment`]). Calls this new have one number on every architecture.
 pub const UNKNOWN: &[u32] = &[435, 437];
 /// `file_setattr` of Linux 6.17: what is newer was never looked at, and gives ENOSYS.
 pub const NEWEST: u32 = 469;
