@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
 //! Holds the model and its reading, no behaviour. Unknown fields are errors; features that are not there yet
-//! (`approvals`, `health`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
+//! (`approvals`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,7 +15,10 @@ use crate::cli::out::Failure;
 use crate::state::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
+mod health;
 pub mod upstream;
+
+pub use health::{Health, HealthUrl};
 
 /// A configuration file larger than this is refused before it is parsed.
 const FILE_MAX: u64 = 1 << 20;
@@ -78,6 +81,9 @@ pub struct Agent {
     /// When it is started again.
     #[serde(default)]
     pub restart: Restart,
+    /// Whether it still answers, and what follows when it doesn't.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// Variables set inside.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -258,6 +264,9 @@ impl Config {
             if agent.command.first().is_none_or(String::is_empty) {
                 return Err(format!("agents.{name}: `command` is empty: give the program and its arguments"));
             }
+            if let Some(health) = &agent.health {
+                health.check().map_err(|why| format!("agents.{name}.health: {why}"))?;
+            }
         }
         Ok(())
     }
@@ -328,6 +337,7 @@ mod tests {
             ("The file", "zz: 1"),
             ("`agents.NAME`", "agents: { a: { command: [x], zz: 1 } }"),
             ("`agents.NAME.restart`", "agents: { a: { command: [x], restart: { zz: 1 } } }"),
+            ("`agents.NAME.health`", "agents: { a: { command: [x], health: { zz: 1 } } }"),
             ("`forwards`", "forwards: [ { zz: 1 } ]"),
             ("`limits`", "limits: { zz: 1 }"),
             ("`metrics`", "metrics: { zz: 1 }"),

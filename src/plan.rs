@@ -15,7 +15,7 @@ use zeroize::Zeroize;
 
 use crate::cli::args::LogFormat;
 use crate::config::upstream::UpstreamProxy;
-use crate::config::{Forward, Restart};
+use crate::config::{Forward, Health, Restart};
 
 /// Names of the descriptors that the heart keeps from the start. Others come at run time from the supervisor.
 pub mod slot {
@@ -145,6 +145,8 @@ pub struct AgentPlan {
     pub env: Vec<Vec<u8>>,
     /// When it is started again.
     pub restart: Restart,
+    /// Whether it still answers, and what follows when it doesn't.
+    pub health: Option<Health>,
 }
 
 /// Credentials, by reference as the configuration writes them (`env:NAME`, `file:PATH`), on their way from the command

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             init_or_heart.alone().within(ROW),
             crash_needs_permission,
             an_agent_that_stays_down_is_told,
+            an_agent_that_is_silent_is_started_again,
         ],
     )
 }
@@ -326,5 +327,53 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
     state("running")?;
     let said = sandbox.heart().err();
     ensure!(said.lines().filter(|line| line.contains(&mend)).count() == 1, "{said}");
+    Ok(())
+}
+
+/// A server that answers until the workspace holds `hang`, then never again; asked to end, it says that all is well.
+const DEAF: &str = r#"
+import http.server, os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if os.path.exists("hang"): os.remove("hang")
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        while os.path.exists("hang"): time.sleep(0.1)
+        self.send_response(204); self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", 8642), Answer).serve_forever()
+"#;
+
+/// Its process runs on, and does nothing: that is seen, on record, and its end is a failure though it exits with 0. The others go on.
+fn an_agent_that_is_silent_is_started_again(stage: &Stage) -> Result<()> {
+    let (name, python) = (stage.name(), program("python3")?);
+    stage.script("deaf.py", DEAF)?;
+    let config = serde_json::json!({ "name": name, "metrics": { "listen": "off" }, "workspace": workspace(stage), "agents": {
+        "steady": { "command": ["sleep", "1000"] },
+        "deaf": {
+            "command": [python, "deaf.py"],
+            "restart": { "policy": "on-failure", "backoff": { "min": "10ms", "max": "20ms" } },
+            "health": { "http": "http://127.0.0.1:8642/health", "every": "1s", "timeout": "500ms", "failures": 2 } } } });
+    // JSON is YAML.
+    let file = stage.write("cofferdam.yaml", config.to_string())?.display().to_string();
+    let mut sandbox = Sandbox::adopt(stage, name.clone(), stage.start(stage.cofferdam(["up", "-f", &file]))?);
+    let agent = |name: &str| {
+        let status = sandbox.status().ok()?;
+        status["agents"].as_array()?.iter().find(|agent| agent["name"] == name).cloned()
+    };
+    let deaf = |what: &str, is: &dyn Fn(&Value) -> bool| {
+        poll(what, PATIENCE, || agent("deaf").filter(|now| is(now)))
+    };
+    let first = deaf("the first answer", &|now| now["health"] == "healthy")?;
+    let steady = agent("steady").context("no steady agent")?;
+    ensure!(steady["health"].is_null(), "{steady}");
+    std::fs::write(stage.workspace().join("hang"), "")?;
+    let second = deaf("another start", &|now| now["restarts"] == 1 && now["health"] == "healthy")?;
+    ensure!(first["pid"] != second["pid"] && second["last_exit"]["code"] == 0, "{first}\n{second}");
+    ensure!(agent("steady").is_some_and(|now| now["pid"] == steady["pid"] && now["restarts"] == 0));
+    let silent =
+        [("kind", "agent"), ("name", "deaf"), ("change", "silent"), ("detail", "no answer within 500ms")];
+    common::ensure_audited(stage, &name, &silent)?;
+    let said = sandbox.heart().err();
+    ensure!(said.contains("agent 'deaf' doesn't answer any more"), "{said}");
     Ok(())
 }

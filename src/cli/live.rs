@@ -60,9 +60,10 @@ fn status_text(s: &Status, paint: Paint) -> String {
     ];
     for agent in &s.agents {
         let pid = agent.pid.map_or(String::new(), |pid| format!(", pid {pid} inside"));
+        let health = agent.health.as_ref().map_or(String::new(), |health| format!(", {health}"));
         rows.push(vec![
             format!("agent {}", agent.name),
-            format!("{}{pid}, {} restarts", agent.state, agent.restarts),
+            format!("{}{pid}{health}, {} restarts", agent.state, agent.restarts),
         ]);
     }
     for provider in &s.providers {

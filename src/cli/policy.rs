@@ -340,6 +340,7 @@ mod tests {
             pid,
             restarts: 0,
             uptime_ms: None,
+            health: None,
             last_exit: None,
         };
         assert_eq!(not_running("box", &of("running", Some(2))), None);

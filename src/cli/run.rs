@@ -34,6 +34,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
             &environment::with_placeholders(variables(&args.env, tty)?, &credentials)?,
         )?,
         restart: restart(args.restart),
+        health: None,
     };
     let config_name = config.as_ref().and_then(|c| c.name.as_deref()).map(Name::parse).transpose()?;
     let name = match args.name.as_deref().map(Name::parse).transpose()?.or(config_name) {

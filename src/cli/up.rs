@@ -44,6 +44,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
                 command: agent.command.iter().map(Into::into).collect(),
                 env: environment::build(name, &environment::with_placeholders(env, &config.credentials)?)?,
                 restart: agent.restart.clone(),
+                health: agent.health.clone(),
             })
         })
         .collect::<Result<Vec<_>, Failure>>()?;

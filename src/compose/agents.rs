@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
+
 use agent::actor::{AgentActor, Arguments, Judged, Msg, Opened, RestartOn, Streams as AgentStreams, Told};
+use agent::health::Health;
 use agent::protocol::SpawnSpec;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -48,6 +50,8 @@ pub struct Agent {
     pub condition: Arc<watch::Sender<Condition>>,
     /// Its terminal, where it has one and runs.
     pub terminal: Arc<ArcSwap<Option<Terminal>>>,
+    /// Whether it is asked if it still answers.
+    pub is_watched: bool,
 }
 
 /// How an agent is.
@@ -57,6 +61,8 @@ pub struct Condition {
     pub pid: Option<i32>,
     /// When the process was started or found, for its uptime.
     pub since: Option<std::time::Instant>,
+    /// Whether it answers: told only of one that runs and is asked.
+    pub health: Health,
     /// Starts after the first.
     pub restarts: u64,
     /// The last exit code, 128+n for signal n.
@@ -120,6 +126,7 @@ impl Surroundings<'_> {
             },
             told: tell(plan, self.sink.clone(), Arc::clone(&condition)),
             judged: Judged::default(),
+            watch: plan.health.as_ref().map(|health| super::health::watch(health, self.init)),
         };
         let child =
             ChildSpec::actor(plan.name.as_str(), address.clone(), move || (AgentActor, arguments.clone()))
@@ -129,7 +136,8 @@ impl Surroundings<'_> {
                 .intensity(Intensity { restarts: restart.at_most, within: restart.within })
                 .beyond(Beyond::GiveUp)
                 .start_deadline(START_DEADLINE);
-        Ok((Agent { name, address, condition, terminal }, child))
+        let is_watched = plan.health.is_some();
+        Ok((Agent { name, address, condition, terminal, is_watched }, child))
     }
 }
 
@@ -140,7 +148,17 @@ fn tell(
     condition: Arc<watch::Sender<Condition>>,
 ) -> Arc<dyn Fn(&Told) + Send + Sync> {
     let name = plan.name.clone();
+    let is_watched = plan.health.is_some();
     let program = plan.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let shown = name.clone();
+    let show = move |told: &Told| {
+        condition.send_modify(|now| now.take(told, &shown, &program));
+        let now = condition.borrow();
+        metrics::agent_up(&shown, now.pid.is_some());
+        if is_watched {
+            metrics::agent_healthy(&shown, now.pid.is_some() && now.health == Health::Healthy);
+        }
+    };
     Arc::new(move |told| {
         let event = |change, pid, code, detail: Option<String>| Event::Agent {
             name: name.as_str().into(),
@@ -150,10 +168,9 @@ fn tell(
             detail: detail.map(Text::from),
         };
         let (change, pid, code, detail) = match told {
-            // On record already.
-            Told::WasOver { .. } => {
-                metrics::agent_up(&name, false);
-                condition.send_modify(|now| now.take(told, &name, &program));
+            // On record already, or not for the record.
+            Told::WasOver { .. } | Told::Health { .. } => {
+                show(told);
                 return;
             }
             Told::Started { pid } => (AgentChange::Started, Some(*pid), None, None),
@@ -162,11 +179,14 @@ fn tell(
                 let change = if *stopped { AgentChange::Stopped } else { AgentChange::Exited };
                 (change, None, Some(status.code()), None)
             }
+            Told::Silent { why } => {
+                tracing::warn!("agent '{name}' doesn't answer any more and is ended: {why}");
+                (AgentChange::Silent, None, None, Some(why.clone()))
+            }
             Told::Refused { why, code, .. } => (AgentChange::Failed, None, Some(*code), Some(why.clone())),
         };
-        metrics::agent_up(&name, pid.is_some());
         record(&sink, event(change, pid, code, detail));
-        condition.send_modify(|now| now.take(told, &name, &program));
+        show(told);
     })
 }
 
@@ -179,6 +199,7 @@ impl Condition {
                     metrics::agent_restarted(name);
                 }
                 self.pid = Some(*pid);
+                self.health = Health::Starting;
                 self.since = Some(std::time::Instant::now());
                 self.refused = None;
                 (self.over, self.gave_up) = (false, false);
@@ -188,6 +209,8 @@ impl Condition {
                 self.last_code = Some(status.code());
                 self.over = !restarts;
             }
+            Told::Health { health, .. } => self.health = *health,
+            Told::Silent { .. } => self.health = Health::Failing,
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_code = Some(*code);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use agent::health::Health;
 use agent::protocol::{Beginning, CageReport};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -423,8 +424,17 @@ fn agent_status(agent: &Agent) -> AgentStatus {
         state: state.into(),
         pid: now.pid.and_then(|pid| u32::try_from(pid).ok()),
         restarts: now.restarts,
+        health: (agent.is_watched && now.pid.is_some()).then(|| health_word(now.health).to_owned()),
         uptime_ms: now.since.and_then(|since| u64::try_from(since.elapsed().as_millis()).ok()),
         last_exit: now.last_code.map(|code| operator::types::Exit { code: Some(code), signal: None }),
+    }
+}
+
+fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Starting => "starting",
+        Health::Healthy => "healthy",
+        Health::Failing => "failing",
     }
 }
 

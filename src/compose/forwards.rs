@@ -4,7 +4,6 @@
 //! who may reach the host's port is the operator's decision, and nothing goes the other way.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::handover::Handover;
+use super::health::connect;
 use super::stores::tcp_listener;
 use crate::config::Forward;
 use crate::plan::slot;
@@ -140,13 +140,7 @@ async fn carry(
     to: u16,
     init: &InitClient,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let socket: OwnedFd = init.connect_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
-    let mut inside = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-    // It may be connecting still; a refused one shows here.
-    inside.writable().await?;
-    if let Some(error) = inside.take_error()? {
-        return Err(error.into());
-    }
+    let mut inside = connect(init, SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
     outside.set_nodelay(true)?;
     inside.set_nodelay(true)?;
     tokio::io::copy_bidirectional(&mut outside, &mut inside).await?;

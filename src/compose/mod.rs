@@ -19,6 +19,7 @@ mod exec;
 mod feeds;
 mod forwards;
 mod handover;
+mod health;
 mod identities;
 mod log;
 mod outward;

@@ -7,6 +7,7 @@
 //!                                 that was judged here
 //! its end  : told ─┬─ to be restarted ─▶ the actor fails, and its supervisor starts it after the backoff
 //!                  └─ not ─────────────▶ the actor stops
+//! silence  : ended, and judged as a failure ([`crate::health`])
 //! ```
 //! The process belongs to init, not to this actor: a panic here leaves it running, to be adopted by the next
 //! incarnation, and so does every ordered stop of the actor. Only [`Msg::Stop`] ends a process.
@@ -26,7 +27,11 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::task::JoinHandle;
 
 use crate::client::{ClientError, InitClient, Spawned};
+use crate::health::{self, Health, Verdict, Watch};
 use crate::protocol::{Event, ExitStatus, ProcessId, ProcessRecord, ProcessState, Refusal, SpawnSpec};
+
+/// Between SIGTERM and SIGKILL for a process that doesn't answer any more.
+const SILENT_GRACE: Duration = Duration::from_secs(10);
 
 /// What the actor is told. While it is down, casts are dropped and calls wait with their deadline.
 #[derive(Debug)]
@@ -48,6 +53,9 @@ pub enum Msg {
     },
     /// The grace of a [`Msg::Stop`] is over. Sent by the actor to itself.
     GraceOver(ProcessId),
+    /// What watching the process came to: its health is another, or it is given up, and why. Sent by the actor's own watch, which
+    /// begins anew with the actor.
+    Pulse(ProcessId, Verdict, String),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
     InjectPanic,
 }
@@ -127,6 +135,18 @@ pub enum Told {
         /// As for [`Told::Exited`].
         restarts: bool,
     },
+    /// It answers, or doesn't.
+    Health {
+        /// How it is.
+        health: Health,
+        /// What came instead of an answer; empty when it answers.
+        why: String,
+    },
+    /// It has not answered too often, and is being ended.
+    Silent {
+        /// What came instead of its last answer.
+        why: String,
+    },
     /// It could not be started.
     Refused {
         /// Why.
@@ -155,6 +175,8 @@ pub struct Arguments {
     pub told: Arc<dyn Fn(&Told) + Send + Sync>,
     /// The last end that was judged.
     pub judged: Judged,
+    /// How it is watched, if it is.
+    pub watch: Option<Watch>,
 }
 
 /// The last end that any incarnation has judged in this supervisor. Found in the table again it is no news: a start is wanted.
@@ -183,7 +205,10 @@ pub struct State {
     /// Its end was told of before this supervisor came.
     noted: bool,
     stopping: Option<Stopping>,
+    /// It was given up for its silence: its end is a failure, whatever it says of itself.
+    silent: bool,
     _watcher: EndsWithMe,
+    _pulse: Option<EndsWithMe>,
 }
 
 /// A [`Msg::Stop`] under way.
@@ -242,7 +267,9 @@ impl Actor for AgentActor {
                 }
             }
         };
-        Ok(State { given, process, noted, stopping: None, _watcher: watcher })
+        let watched = given.watch.clone().zip(process);
+        let pulse = watched.map(|(watch, process)| take_pulse(watch, process, myself.clone()));
+        Ok(State { given, process, noted, stopping: None, silent: false, _watcher: watcher, _pulse: pulse })
     }
 
     #[expect(clippy::panic, reason = "fault injection is there to panic")]
@@ -274,6 +301,12 @@ impl Actor for AgentActor {
                 }
                 Ok(())
             }
+            Msg::Pulse(process, verdict, why) => {
+                if state.process == Some(process) && state.stopping.is_none() {
+                    state.pulse(&myself, process, verdict, why).await;
+                }
+                Ok(())
+            }
             Msg::InjectPanic => panic!("fault injected into an agent's actor"),
         }
     }
@@ -290,7 +323,7 @@ impl State {
         // A daemon that it left behind may not hold its ports when it starts again.
         let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
-        let restarts = stopped.is_none() && self.given.restart_on.wants(status.success());
+        let restarts = stopped.is_none() && self.given.restart_on.wants(status.success() && !self.silent);
         (self.given.told)(&match self.noted {
             true => Told::WasOver { status, restarts },
             false => Told::Exited { status, stopped: stopped.is_some(), restarts },
@@ -311,6 +344,19 @@ impl State {
         }
         myself.stop(None);
         Ok(())
+    }
+
+    async fn pulse(&mut self, myself: &ActorRef<Msg>, process: ProcessId, verdict: Verdict, why: String) {
+        match verdict {
+            Verdict::Same => {}
+            Verdict::Now(health) => (self.given.told)(&Told::Health { health, why }),
+            Verdict::GivenUp => {
+                self.silent = true;
+                (self.given.told)(&Told::Silent { why });
+                self.signal(process, libc::SIGTERM).await;
+                myself.send_after(SILENT_GRACE, move || Msg::GraceOver(process));
+            }
+        }
     }
 
     async fn stop(&mut self, myself: &ActorRef<Msg>, grace: Duration, stopping: Stopping) {
@@ -364,6 +410,15 @@ fn refused(
     }
     myself.stop(None);
     Ok(None)
+}
+
+/// Watches the process for as long as this incarnation lives.
+fn take_pulse(watch: Watch, process: ProcessId, actor: ActorRef<Msg>) -> EndsWithMe {
+    let told = move |verdict, why| {
+        // Fails only when the actor is gone, and with it the reason to tell it.
+        let _ = actor.cast(Msg::Pulse(process, verdict, why));
+    };
+    EndsWithMe(tokio::spawn(health::watch(watch, told)))
 }
 
 /// Tells the actor of its process's end. Missed events are made up for from init's table.

@@ -13,6 +13,7 @@
 //! protocol    what the three processes say to each other
 //! wire        how: one versioned message a packet, with descriptors
 //! credential_files   files in which agents keep keys, kept at mode 0600
+//! health      whether an agent still answers, and when it is given up
 //! client      init as the supervisor sees it: async calls and events
 //! actor       one actor an agent process; the only file that knows of actors
 //! ```
@@ -27,6 +28,7 @@ pub mod doctor;
 #[cfg(test)]
 mod documentation;
 pub mod environment;
+pub mod health;
 mod hidden;
 pub mod image;
 mod inherit;

@@ -91,6 +91,8 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// Restarts since the sandbox started.
     pub restarts: u64,
+    /// Where it is asked whether it answers (`health` in the configuration) and runs: `starting` (not yet), `healthy` or `failing`.
+    pub health: Option<String>,
     /// Milliseconds that the present process has run.
     pub uptime_ms: Option<u64>,
     /// How the last process ended.

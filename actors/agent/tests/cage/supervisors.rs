@@ -108,6 +108,7 @@ fn arguments(
         restart_on,
         told: Arc::new(move |told| drop(send.send(told.clone()))),
         judged: Judged::default(),
+        watch: None,
     };
     (arguments, receive)
 }

@@ -66,6 +66,7 @@ pub fn status() -> Status {
             pid: Some(7),
             restarts: 1,
             uptime_ms: Some(1000),
+            health: Some("healthy".into()),
             last_exit: Some(Exit { code: None, signal: Some(9) }),
         }],
         providers: vec![ProviderStatus {

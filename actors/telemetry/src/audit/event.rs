@@ -368,6 +368,8 @@ pub enum ActorChange {
 pub enum AgentChange {
     /// It runs.
     Started,
+    /// It doesn't answer any more, and is ended for that.
+    Silent,
     /// It ended by itself.
     Exited,
     /// It was stopped.

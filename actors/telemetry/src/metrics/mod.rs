@@ -79,6 +79,11 @@ pub fn agent_up(agent: &str, up: bool) {
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(0);
 }
 
+/// Whether an agent that is asked answers.
+pub fn agent_healthy(agent: &str, healthy: bool) {
+    gauge!(names::AGENT_HEALTHY, "agent" => agent.to_owned()).set(f64::from(u8::from(healthy)));
+}
+
 /// An agent process was restarted.
 pub fn agent_restarted(agent: &str) {
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(1);

@@ -40,6 +40,7 @@ pub(super) const BUILD_INFO: &str = "cofferdam_build_info";
 pub(super) const ACTOR_UP: &str = "cofferdam_actor_up";
 pub(super) const ACTOR_RESTARTS: &str = "cofferdam_actor_restarts_total";
 pub(super) const AGENT_UP: &str = "cofferdam_agent_up";
+pub(super) const AGENT_HEALTHY: &str = "cofferdam_agent_healthy";
 pub(super) const AGENT_RESTARTS: &str = "cofferdam_agent_restarts_total";
 pub(super) const SUPERVISOR_RESTARTS: &str = "cofferdam_supervisor_restarts_total";
 pub(super) const POLICY_GENERATION: &str = "cofferdam_policy_generation";
@@ -71,6 +72,12 @@ pub const TABLE: &[Metric] = &[
     metric(ACTOR_UP, Kind::Gauge, &["actor"], "1 while the actor runs, 0 while it is down."),
     metric(ACTOR_RESTARTS, Kind::Counter, &["actor"], "How often the actor was restarted."),
     metric(AGENT_UP, Kind::Gauge, &["agent"], "1 while the agent process runs, 0 while it doesn't."),
+    metric(
+        AGENT_HEALTHY,
+        Kind::Gauge,
+        &["agent"],
+        "1 while the agent answers its health check, 0 while it doesn't; of agents that have one.",
+    ),
     metric(AGENT_RESTARTS, Kind::Counter, &["agent"], "How often the agent process was restarted."),
     metric(SUPERVISOR_RESTARTS, Kind::Counter, &[], "How often the supervisor process was restarted."),
     metric(POLICY_GENERATION, Kind::Gauge, &[], "The number of the policy generation in force."),

@@ -83,6 +83,7 @@ mod tests {
             actor_up("proxy", true);
             actor_restarted("proxy");
             agent_up("main", true);
+            agent_healthy("main", true);
             agent_restarted("main");
             supervisor_restarts(2);
             policy_generation(3);

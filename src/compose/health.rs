@@ -1,0 +1,89 @@
+//! Asking an agent whether it still answers: one request over HTTP/1.1 to its own port, inside.
+//!
+//! What answers is whatever the agent runs, so its answer is hostile: only the status is looked at, of a head that is bounded, in a time that is
+//! bounded. Nobody else's request goes this way, and nothing of it is told but the status.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::InitClient;
+use agent::health::{Probe, Watch};
+use futures_util::future::BoxFuture;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::config::{Health, HealthUrl};
+
+/// Bytes of an answer's head at most.
+const HEAD_MAX: usize = 16 << 10;
+
+/// How the plan has an agent watched.
+pub fn watch(health: &Health, init: &InitClient) -> Watch {
+    let question = Question { url: health.http.clone(), timeout: health.timeout, init: init.clone() };
+    Watch { probe: Arc::new(question), every: health.every, failures: health.failures, start: health.start }
+}
+
+struct Question {
+    url: HealthUrl,
+    timeout: Duration,
+    init: InitClient,
+}
+
+impl Probe for Question {
+    fn ask(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            let status = tokio::time::timeout(self.timeout, self.status()).await;
+            let within = humantime::format_duration(self.timeout);
+            match status.map_err(|_| format!("no answer within {within}"))?? {
+                good if good.is_success() || good.is_redirection() => Ok(()),
+                bad => Err(format!("answered {}", bad.as_u16())),
+            }
+        })
+    }
+}
+
+impl Question {
+    async fn status(&self) -> Result<http::StatusCode, String> {
+        let stream =
+            connect(&self.init, self.url.address).await.map_err(|e| format!("no connection: {e}"))?;
+        let no_answer = |error: hyper::Error| format!("no answer: {error}");
+        let (mut client, connection) = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(HEAD_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(no_answer)?;
+        let request = http::Request::get(&self.url.target)
+            .header(http::header::HOST, self.url.address.to_string())
+            .header(http::header::USER_AGENT, "cofferdam")
+            .body(Empty::<bytes::Bytes>::new())
+            .map_err(|error| error.to_string())?;
+        let mut answer = std::pin::pin!(client.send_request(request));
+        // Both end with this question: what else it would say is not heard.
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            // It may have answered and closed at once.
+            _ = connection => answer.await,
+        };
+        Ok(answer.map_err(no_answer)?.status())
+    }
+}
+
+/// A connection to a port inside.
+///
+/// # Errors
+/// Init's, or that nobody listens there.
+pub async fn connect(
+    init: &InitClient,
+    to: SocketAddr,
+) -> Result<TcpStream, Box<dyn std::error::Error + Send + Sync>> {
+    let socket = init.connect_tcp(to).await?;
+    let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+    // It may be connecting still; a refused one shows here.
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error.into()),
+        None => Ok(stream),
+    }
+}

@@ -1,0 +1,137 @@
+//! `agents.NAME.health`: how an agent is asked whether it still answers.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+
+/// How an agent is asked, and when it is given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// What is asked for, on the sandbox's loopback.
+    pub http: HealthUrl,
+    /// From one question to the next; a second at least.
+    #[serde(default = "every", with = "duration")]
+    pub every: Duration,
+    /// How long an answer may take; a minute at most.
+    #[serde(default = "timeout", with = "duration")]
+    pub timeout: Duration,
+    /// So many silences in a row, and the process is ended.
+    #[serde(default = "failures")]
+    pub failures: u32,
+    /// Until it has answered once, silence counts only after this time.
+    #[serde(default = "start", with = "duration")]
+    pub start: Duration,
+}
+
+const fn every() -> Duration {
+    Duration::from_secs(10)
+}
+const fn timeout() -> Duration {
+    Duration::from_secs(2)
+}
+const fn failures() -> u32 {
+    3
+}
+/// The slowest agent that we know takes eighty seconds.
+const fn start() -> Duration {
+    Duration::from_secs(120)
+}
+
+/// More often would be work that shows.
+const EVERY_MIN: Duration = Duration::from_secs(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+impl Health {
+    /// # Errors
+    /// Says which value can't be had.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.every < EVERY_MIN {
+            return Err("`every` is less than a second".into());
+        }
+        if self.timeout.is_zero() || self.timeout > TIMEOUT_MAX {
+            return Err("`timeout` is none between 1ms and 60s".into());
+        }
+        if self.failures == 0 {
+            return Err("`failures` is 0: after how many silences in a row is it ended?".into());
+        }
+        Ok(())
+    }
+}
+
+/// `http://127.0.0.1:PORT/PATH`: what lies on the sandbox's loopback, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HealthUrl {
+    /// Where to connect, inside.
+    pub address: SocketAddr,
+    /// What is asked for: path and query.
+    pub target: String,
+}
+
+impl TryFrom<String> for HealthUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong =
+            || format!("'{text}' is not on the sandbox's loopback, such as http://127.0.0.1:8642/health");
+        let url: http::Uri = text.parse().map_err(|_| wrong())?;
+        let authority = url.authority().filter(|a| !a.as_str().contains('@')).ok_or_else(wrong)?;
+        let host = authority.host();
+        let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(six) => six.parse().ok(),
+            None if host.eq_ignore_ascii_case("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            None => host.parse().ok(),
+        };
+        let ip = ip.filter(IpAddr::is_loopback).ok_or_else(wrong)?;
+        // `Uri` takes a port that is none for no port.
+        let port = match authority.as_str().strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
+            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
+            None => 80,
+        };
+        if url.scheme_str() != Some("http") {
+            return Err(wrong());
+        }
+        let target = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        Ok(Self { address: SocketAddr::new(ip, port), target })
+    }
+}
+
+impl From<HealthUrl> for String {
+    fn from(HealthUrl { address, target }: HealthUrl) -> Self {
+        format!("http://{address}{target}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_loopback_inside_is_asked() {
+        let of = |text: &str| {
+            HealthUrl::try_from(text.to_owned()).map(|url| (url.address.to_string(), url.target))
+        };
+        assert_eq!(of("http://127.0.0.1:8642/health"), Ok(("127.0.0.1:8642".into(), "/health".into())));
+        assert_eq!(of("http://localhost:1/a?b=c"), Ok(("127.0.0.1:1".into(), "/a?b=c".into())));
+        assert_eq!(of("http://[::1]:80"), Ok(("[::1]:80".into(), "/".into())));
+        for bad in [
+            "",
+            "127.0.0.1:80",
+            "/health",
+            "https://127.0.0.1/",
+            "http://192.0.2.1/",
+            "http://example.com/",
+            "http://user@127.0.0.1/",
+            "http://127.0.0.1:0/",
+            "http://127.0.0.1:99999/",
+        ] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+        let there_and_back = String::from(HealthUrl::try_from("http://[::1]:8/x".to_owned()).unwrap());
+        assert_eq!(there_and_back, "http://[::1]:8/x");
+    }
+}
