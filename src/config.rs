@@ -332,6 +332,14 @@ mod tests {
     }
 
     #[test]
+    fn the_agents_pages_example_is_read() {
+        let page = include_str!("../docs/agents.md");
+        let example = page.split_once("```yaml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0;
+        let config = Config::parse(example).unwrap();
+        assert_eq!(config.agents.len(), 2);
+    }
+
+    #[test]
     fn the_page_has_a_row_for_each_key() {
         for (section, unknown) in [
             ("The file", "zz: 1"),

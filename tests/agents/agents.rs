@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bed::Stage;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{program, tools};
 use crate::walk::{Agent, Shape, lead};
@@ -79,36 +79,41 @@ pub fn opencode(stage: &Stage) -> Result<()> {
 
 /// `hermes-agent` (PyPI).
 pub fn hermes(stage: &Stage) -> Result<()> {
+    let script = format!("{} chat -Q --yolo -q 'do what is asked' </dev/null", hermes_at_home()?);
+    let tool = ("terminal", (|command| json!({ "command": command })) as fn(&str) -> _);
+    lead(stage, &Agent { shape: Shape::Chat, tool, script })
+}
+
+/// Its program, told of its model: the beginning of a shell's line.
+pub fn hermes_at_home() -> Result<String> {
     let hermes = installed("agents/hermes/bin/hermes")?;
-    let config = "model:\n  provider: custom\n  default: helper\n  base_url: https://inference.local/v1\n  api_key: placeholder\n\
-                  allow_lazy_installs: false\n";
-    let script = format!(
-        "mkdir -p $HOME/.hermes; printf '{config}' > $HOME/.hermes/config.yaml; {hermes} chat -Q --yolo -q 'do what is \
-         asked' </dev/null",
-        config = config.replace('\n', "\\n")
-    );
-    lead(
-        stage,
-        &Agent { shape: Shape::Chat, tool: ("terminal", |command| json!({ "command": command })), script },
-    )
+    let config = "model:\\n  provider: custom\\n  default: helper\\n  base_url: https://inference.local/v1\\n  api_key: placeholder\\n\
+                  allow_lazy_installs: false\\n";
+    Ok(format!("mkdir -p $HOME/.hermes; printf '{config}' > $HOME/.hermes/config.yaml; {hermes}"))
 }
 
 /// `openclaw` (npm), which wants a newer Node than distributions have.
 pub fn openclaw(stage: &Stage) -> Result<()> {
+    let openclaw = openclaw_at_home(&Value::Null)?;
+    let script = format!("{openclaw} agent --local --session-id one --message 'do what is asked' </dev/null");
+    let tool = ("exec", (|command| json!({ "command": command })) as fn(&str) -> _);
+    lead(stage, &Agent { shape: Shape::Chat, tool, script })
+}
+
+/// The same, with its `gateway` section.
+pub fn openclaw_at_home(gateway: &Value) -> Result<String> {
     let node = installed("agent/node_modules/.bin/node")?;
     let openclaw = installed("agents/openclaw/node_modules/openclaw/openclaw.mjs")?;
-    let config = json!({
+    let mut config = json!({
         "models": { "providers": { "inside": {
             "baseUrl": "https://inference.local/v1", "apiKey": "placeholder", "api": "openai-completions",
             "models": [ { "id": "helper", "name": "helper", "contextWindow": 128_000, "maxTokens": 8192 } ] } } },
         "agents": { "defaults": { "model": { "primary": "inside/helper" }, "workspace": "/tmp/work" } },
         "tools": { "exec": { "security": "full", "ask": "off" } } });
-    let script = format!(
-        "mkdir -p $HOME/.openclaw; echo '{config}' > $HOME/.openclaw/openclaw.json; {node} {openclaw} agent --local \
-         --session-id one --message 'do what is asked' </dev/null"
-    );
-    lead(
-        stage,
-        &Agent { shape: Shape::Chat, tool: ("exec", |command| json!({ "command": command })), script },
-    )
+    if !gateway.is_null() {
+        config["gateway"] = gateway.clone();
+    }
+    Ok(format!(
+        "mkdir -p $HOME/.openclaw; echo '{config}' > $HOME/.openclaw/openclaw.json; {node} {openclaw}"
+    ))
 }

@@ -1,12 +1,15 @@
 //! The agents that cofferdam is for, unmodified from their registries and headless: each takes turns with tool calls
 //! through `inference.local`, and what its tools must not reach is refused, on record, while it goes on ([`walk`]).
 //!
+//! Two of them also stand by for months, as their users have them: [`always`].
+//!
 //! What an agent needs of its own is in [`agents`], a function each; nothing of cofferdam's is adapted to any of them. An agent
-//! that isn't installed is skipped aloud.
+//! that isn't installed is skipped aloud. docs/agents.md has a row for each; a case compares the two.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod agents;
+mod always;
 #[path = "../common/mod.rs"]
 mod common;
 mod walk;
@@ -14,13 +17,35 @@ mod walk;
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Result, ensure};
+use bed::Stage;
+use bed::stage::Mode;
+
 use agents::*;
+use always::always_on;
 use common::COFFERDAM;
 
-fn main() -> ExitCode {
-    bed::harness::main(
-        "agents",
-        Path::new(COFFERDAM),
-        bed::cases![pi, claude_code, codex, opencode, hermes, openclaw],
-    )
+/// The cases, and their names for comparing with the page.
+macro_rules! agents {
+    ($($name:ident),* $(,)?) => {
+        const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+        fn main() -> ExitCode {
+            bed::harness::main(
+                "agents",
+                Path::new(COFFERDAM),
+                bed::cases![$($name),*, the_page_has_a_row_for_each.only(Mode::Rootless)],
+            )
+        }
+    };
+}
+
+agents![pi, claude_code, codex, opencode, hermes, openclaw, always_on];
+
+fn the_page_has_a_row_for_each(_: &Stage) -> Result<()> {
+    let page = include_str!("../../docs/agents.md");
+    let rows: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    ensure!(rows == NAMES, "docs/agents.md and the cases differ:\n{rows:?}\n{NAMES:?}");
+    Ok(())
 }
