@@ -3,7 +3,7 @@
 //!
 //! Two of them also stand by for months, as their users have them: [`always`].
 //!
-//! What an agent needs of its own is in [`agents`], a function each; nothing of cofferdam's is adapted to any of them. An agent
+//! What an agent needs of its own is in [`agents`], a function each. An agent
 //! that isn't installed is skipped aloud. docs/agents.md has a row for each; a case compares the two.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
