@@ -147,6 +147,8 @@ pub struct AgentPlan {
     pub restart: Restart,
     /// Whether it still answers, and what follows when it doesn't.
     pub health: Option<Health>,
+    /// Where its program is on this machine, for whoever can't find it inside.
+    pub outside: Option<PathBuf>,
 }
 
 /// Credentials, by reference as the configuration writes them (`env:NAME`, `file:PATH`), on their way from the command

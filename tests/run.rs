@@ -37,6 +37,7 @@ fn main() -> ExitCode {
             a_policy_in_the_peers_form_runs_unchanged,
             a_policy_that_the_agent_can_change_is_not_followed,
             a_service_without_its_program_is_refused,
+            a_program_in_a_home_is_told_of,
             messages_are_json_where_that_is_asked_for,
             a_policy_may_leave_etc_out,
         ],
@@ -167,6 +168,19 @@ fn a_service_without_its_program_is_refused(stage: &Stage) -> Result<()> {
     let file = stage.write("lost.yaml", text)?.display().to_string();
     let refused = stage.call(&["up", "-f", &file])?.expect_code(127)?.err();
     ensure!(refused.contains("agent 'a': no-such-program: not found inside the sandbox"), "{refused}");
+    Ok(())
+}
+
+/// Most agents are installed in a home, which no sandbox shows: where, and what shows it.
+fn a_program_in_a_home_is_told_of(stage: &Stage) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let program = stage.write("home/agent-of-mine", "#!/bin/sh\n")?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let mut run = stage.cofferdam(["run", "--", "agent-of-mine"]);
+    run.env("PATH", format!("{}:/usr/bin:/bin", stage.dir().join("home").display()));
+    let said = bed::stage::finish(run, bed::stage::PATIENCE)?.expect_code(127)?.err();
+    let place = format!("on this machine it is {}", program.display());
+    ensure!(said.contains(&place) && said.contains("filesystem_policy: read_only"), "{said}");
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod live;
 mod logs;
 mod other_root;
 pub mod out;
+mod outside;
 mod overlay;
 pub mod places;
 pub mod policies;

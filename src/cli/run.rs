@@ -35,6 +35,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         )?,
         restart: restart(args.restart),
         health: None,
+        outside: None,
     };
     let config_name = config.as_ref().and_then(|c| c.name.as_deref()).map(Name::parse).transpose()?;
     let name = match args.name.as_deref().map(Name::parse).transpose()?.or(config_name) {

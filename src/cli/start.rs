@@ -140,6 +140,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     wanted.steps.done("command: name and ids; init begun");
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
     wanted.steps.done("command: policy checked");
+    super::outside::look(&mut wanted);
     let (secrets, client_certs) = secrets::seal(&wanted)?;
     warn_of_credentials(&wanted, policy.policy())?;
     let (cage, apart) = cage(root, &mut wanted, &claim, foundation, policy.policy())?;

@@ -45,6 +45,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
                 env: environment::build(name, &environment::with_placeholders(env, &config.credentials)?)?,
                 restart: agent.restart.clone(),
                 health: agent.health.clone(),
+                outside: None,
             })
         })
         .collect::<Result<Vec<_>, Failure>>()?;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -141,6 +141,12 @@ impl Surroundings<'_> {
     }
 }
 
+/// What an agent's command begins with.
+struct Program {
+    name: String,
+    outside: Option<PathBuf>,
+}
+
 /// Turns what becomes of a process into its condition, the audit log and the metrics.
 fn tell(
     plan: &AgentPlan,
@@ -149,7 +155,10 @@ fn tell(
 ) -> Arc<dyn Fn(&Told) + Send + Sync> {
     let name = plan.name.clone();
     let is_watched = plan.health.is_some();
-    let program = plan.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+    let program = Program {
+        name: plan.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default(),
+        outside: plan.outside.clone(),
+    };
     let shown = name.clone();
     let show = move |told: &Told| {
         condition.send_modify(|now| now.take(told, &shown, &program));
@@ -191,7 +200,7 @@ fn tell(
 }
 
 impl Condition {
-    fn take(&mut self, told: &Told, name: &str, program: &str) {
+    fn take(&mut self, told: &Told, name: &str, program: &Program) {
         match told {
             Told::Started { pid } | Told::Adopted { pid } => {
                 if matches!(told, Told::Started { .. }) && self.last_code.is_some() {
@@ -214,7 +223,7 @@ impl Condition {
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_code = Some(*code);
-                self.refused = Some(mend(program, why, *code));
+                self.refused = Some(mend(&program.name, program.outside.as_deref(), why, *code));
                 self.over = !restarts;
             }
         }
@@ -233,13 +242,18 @@ fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
 }
 
 /// The one line for the operator: what could not be started, and what to do about it.
-pub(super) fn mend(program: &str, why: &str, code: i32) -> String {
-    match code {
-        127 => format!(
+pub(super) fn mend(program: &str, outside: Option<&Path>, why: &str, code: i32) -> String {
+    match (code, outside) {
+        (127, Some(outside)) => format!(
+            "{program}: not found inside the sandbox; on this machine it is {}: name it by its whole path, and have the policy show that \
+             and, if it is a script, its interpreter (filesystem_policy: read_only)",
+            outside.display()
+        ),
+        (127, None) => format!(
             "{program}: not found inside the sandbox (PATH is {}; a script's interpreter must be there too)",
             agent::environment::PATH
         ),
-        126 => {
+        (126, _) => {
             format!("{program}: can't be executed inside the sandbox ({why}); is it a program with mode +x?")
         }
         _ => format!("{program}: {why}"),

@@ -360,5 +360,5 @@ fn refused(program: &str, error: &ClientError) -> Fault {
         126 => Code::NotExecutable,
         _ => Code::Internal,
     };
-    Fault::new(code, mend(program, &refusal.to_string(), refusal.exit_code()))
+    Fault::new(code, mend(program, None, &refusal.to_string(), refusal.exit_code()))
 }
