@@ -178,7 +178,7 @@ fn tell(
         };
         let (change, pid, code, detail) = match told {
             // On record already, or not for the record.
-            Told::WasOver { .. } | Told::Health { .. } => {
+            Told::WasOver { .. } | Told::Health(_) => {
                 show(told);
                 return;
             }
@@ -218,7 +218,7 @@ impl Condition {
                 self.last_code = Some(status.code());
                 self.over = !restarts;
             }
-            Told::Health { health, .. } => self.health = *health,
+            Told::Health(health) => self.health = *health,
             Told::Silent { .. } => self.health = Health::Failing,
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);

@@ -136,12 +136,7 @@ pub enum Told {
         restarts: bool,
     },
     /// It answers, or doesn't.
-    Health {
-        /// How it is.
-        health: Health,
-        /// What came instead of an answer; empty when it answers.
-        why: String,
-    },
+    Health(Health),
     /// It has not answered too often, and is being ended.
     Silent {
         /// What came instead of its last answer.
@@ -349,7 +344,7 @@ impl State {
     async fn pulse(&mut self, myself: &ActorRef<Msg>, process: ProcessId, verdict: Verdict, why: String) {
         match verdict {
             Verdict::Same => {}
-            Verdict::Now(health) => (self.given.told)(&Told::Health { health, why }),
+            Verdict::Now(health) => (self.given.told)(&Told::Health(health)),
             Verdict::GivenUp => {
                 self.silent = true;
                 (self.given.told)(&Told::Silent { why });
