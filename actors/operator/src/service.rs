@@ -191,7 +191,7 @@ fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
 
 fn check_exec(asked: &ExecRequest) -> Result<(), Fault> {
     let bad = |detail: &str| Err(Fault::new(Code::BadRequest, detail));
-    // One of no name is looked for as any other, and found as little.
+    // A program of no name is one that isn't there.
     if asked.command.is_empty() {
         return bad("`command` must hold a program");
     }
