@@ -15,6 +15,7 @@ mod logs;
 mod other_root;
 pub mod out;
 mod overlay;
+mod pairs;
 pub mod places;
 pub mod policies;
 mod policy;
