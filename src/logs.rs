@@ -1,11 +1,13 @@
 //! Reading the agents' logs: every file of a sandbox, rotated ones too, merged by time, and on from there.
 //!
-//! One reader for the command line and for the control API. It only reads.
+//! One reader for the command line and for the control API. It only reads, and never through a link: as root, what lies there is the work of a
+//! gateway, which may be in strange hands, and which may read less than root.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use redactor::pump::{LogLine, log_files};
@@ -13,27 +15,44 @@ use redactor::pump::{LogLine, log_files};
 /// The logs of one sandbox, and how far they were read.
 #[derive(Debug)]
 pub struct Logs {
-    dir: PathBuf,
+    /// By descriptor: its name may lead elsewhere a moment later.
+    dir: File,
     agent: Option<String>,
     places: BTreeMap<PathBuf, Place>,
 }
 
 impl Logs {
     /// From the beginning; of one agent only, where it is named.
-    pub fn new(dir: PathBuf, agent: Option<String>) -> Self {
-        Self { dir, agent, places: BTreeMap::new() }
+    ///
+    /// # Errors
+    /// When there is no such directory; a link to one is none.
+    pub fn open(dir: &Path, agent: Option<String>) -> io::Result<Self> {
+        let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
+        let dir = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
+        Ok(Self { dir, agent, places: BTreeMap::new() })
+    }
+
+    /// The agents that have written anything, by name.
+    pub fn agents(&self) -> io::Result<Vec<String>> {
+        let files = current(&self.there(), None)?;
+        Ok(files.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
+    }
+
+    fn there(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.dir.as_raw_fd()).into()
     }
 
     /// The lines that came since the last call, in the order of their time.
     pub fn read_on(&mut self) -> io::Result<Vec<LogLine>> {
         let mut lines = Vec::new();
-        for path in current(&self.dir, self.agent.as_deref())? {
+        let there = self.there();
+        for path in current(&there, self.agent.as_deref())? {
             if let Some(place) = self.places.get_mut(&path) {
                 place.read_on(&path, &mut lines)?;
             } else {
                 // Seen for the first time: what was rotated away before it comes first.
                 let agent = path.file_stem().unwrap_or_default().to_string_lossy();
-                for old in log_files(&self.dir, &agent).iter().filter(|old| **old != path) {
+                for old in log_files(&there, &agent).iter().filter(|old| **old != path) {
                     Place::default().read_on(old, &mut lines)?;
                 }
                 let mut place = Place::default();
@@ -57,12 +76,6 @@ fn current(dir: &Path, agent: Option<&str>) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The agents that have written anything, by name.
-pub fn agents(dir: &Path) -> io::Result<Vec<String>> {
-    let files = current(dir, None)?;
-    Ok(files.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
-}
-
 /// How far a file was read.
 #[derive(Debug, Default)]
 struct Place {
@@ -73,12 +86,23 @@ struct Place {
 impl Place {
     /// Reads the whole lines that came since; another file under the same name is read from its beginning.
     fn read_on(&mut self, path: &Path, lines: &mut Vec<LogLine>) -> io::Result<()> {
-        let mut file = match File::open(path) {
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
+                return Err(io::Error::other(format!(
+                    "{} is a link, which nobody follows there",
+                    named(path)
+                )));
+            }
             Err(e) => return Err(e),
         };
-        let inode = file.metadata()?.ino();
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other(format!("{} is not a regular file", named(path))));
+        }
+        let inode = found.ino();
         if inode != self.inode {
             *self = Self { inode, offset: 0 };
         }
@@ -93,6 +117,11 @@ impl Place {
         }
         Ok(())
     }
+}
+
+/// A log's name, which its path by descriptor hides.
+fn named(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -112,12 +141,35 @@ mod tests {
         put("a.log.1", line(2, "a", "two"));
         put("a.log", line(4, "a", "four"));
         put("b.log", line(3, "b", "three"));
-        let mut logs = Logs::new(dir.path().to_owned(), None);
+        let mut logs = Logs::open(dir.path(), None).unwrap();
         let texts = |lines: Vec<LogLine>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
         assert_eq!(texts(logs.read_on().unwrap()), ["one", "two", "three", "four"]);
         put("b.log", line(3, "b", "three") + &line(5, "b", "five") + "{\"t\":\"unfinished");
         assert_eq!(texts(logs.read_on().unwrap()), ["five"]);
-        let mut only = Logs::new(dir.path().to_owned(), Some("a".into()));
+        let mut only = Logs::open(dir.path(), Some("a".into())).unwrap();
         assert_eq!(texts(only.read_on().unwrap()), ["one", "two", "four"]);
+    }
+
+    /// What a gateway in strange hands may leave there shows its reader nothing of the host.
+    #[test]
+    fn nothing_is_read_through_a_link_and_a_pipe_keeps_nobody_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (logs, secret) = (dir.path().join("logs"), dir.path().join("secret.log"));
+        fs::create_dir(&logs).unwrap();
+        fs::write(&secret, line(1, "a", "roots")).unwrap();
+        std::os::unix::fs::symlink(&logs, dir.path().join("link")).unwrap();
+        assert!(Logs::open(&dir.path().join("link"), None).is_err());
+        for name in ["a.log", "a.log.1"] {
+            fs::write(logs.join("a.log"), "").unwrap();
+            let planted = logs.join(name);
+            let _none_there = fs::remove_file(&planted);
+            std::os::unix::fs::symlink(&secret, &planted).unwrap();
+            let told = Logs::open(&logs, None).unwrap().read_on().unwrap_err();
+            assert!(told.to_string().contains(&format!("{name} is a link")), "{told}");
+            fs::remove_file(&planted).unwrap();
+            nix::unistd::mkfifo(&planted, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            assert!(Logs::open(&logs, None).unwrap().read_on().is_err());
+            fs::remove_file(&planted).unwrap();
+        }
     }
 }

@@ -9,7 +9,7 @@
 //! STATE/NAME/root/          what a sandbox has changed in a root that isn't the host's
 //! STATE/.images/            unpacked images, shared
 //! STATE/NAME/places         where its agents could ever write
-//! STATE/.choosing          locked while a rooted sandbox chooses its host ids
+//! STATE/.choosing, .ids     which host ids rooted sandboxes have, on the whole machine: see `cli::pairs`
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!

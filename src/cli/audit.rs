@@ -1,10 +1,11 @@
 //! `cofferdam audit`: verify and show the audit log, of a running sandbox or an ended one.
 
-use std::io::{BufRead, BufReader};
+use std::borrow::Cow;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use telemetry::audit::{Record, Report, Trouble, open_all, verify};
+use telemetry::audit::{Line, Lines, Record, Report, Trouble, open_all, verify};
 
 use crate::cli::args::AuditCommand;
 use crate::cli::out::{Failure, Outcome, REFUSED, harmless, print, print_json, table};
@@ -14,7 +15,10 @@ use crate::state::{Name, Root};
 pub fn audit(root: &Root, command: &AuditCommand) -> Outcome {
     match command {
         AuditCommand::Verify { name, json } => check(&directory(root, name)?, *json),
-        AuditCommand::Show { name, json } => show(&directory(root, name)?, *json),
+        AuditCommand::Show { name, json } => {
+            show(&directory(root, name)?, *json, |line| print(&format!("{line}\n")))?;
+            Ok(0)
+        }
     }
 }
 
@@ -66,20 +70,30 @@ fn words(trouble: &Trouble) -> String {
         Trouble::CutOff { written, found } => {
             format!("cut off: {written} records were written, {found} are here")
         }
+        Trouble::PrunedUnread { through } => {
+            format!("records up to {through} were deleted though the one behind them couldn't be read")
+        }
         Trouble::NotTheHead => "the last record is not the one that was written last".into(),
         Trouble::NoHead => "the head file is missing, so a cut end could not be seen".into(),
     }
 }
 
-fn show(dir: &Path, json: bool) -> Outcome {
+fn show(dir: &Path, json: bool, mut put: impl FnMut(&str) -> io::Result<()>) -> Result<(), Failure> {
     for (_, file) in open_all(dir).map_err(|e| Failure::refused(e.to_string()))? {
-        for line in BufReader::new(file).lines() {
-            let line = line?;
-            let text = if json { line } else { harmless(&human(&line)) };
-            print(&format!("{text}\n"))?;
+        let mut lines = Lines::of(file);
+        while let Some(line) = lines.next()? {
+            let line = match line {
+                Line::Whole(line) => String::from_utf8_lossy(line),
+                Line::TooLong if json => continue,
+                Line::TooLong => Cow::from("a line longer than any record"),
+                // The writer is at it, or a crash left it; `verify` and the next start tell of that.
+                Line::Unfinished(_) => break,
+            };
+            let text = if json { line.into_owned() } else { harmless(&human(&line)) };
+            put(&text)?;
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 /// One record on one line: when, what, and the fields that say something.
@@ -97,4 +111,28 @@ fn human(line: &str) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What its writer has yet to finish is no record, nor is what isn't UTF-8 the end.
+    #[test]
+    fn whole_lines_are_shown_and_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(telemetry::audit::LOG_NAME), b"{}\n\xff\n[]\n{\"seq\":4,\"t\"")
+            .unwrap();
+        for json in [true, false] {
+            let mut shown = Vec::new();
+            show(dir.path(), json, |line| {
+                shown.push(line.to_owned());
+                Ok(())
+            })
+            .unwrap();
+            let wanted = ["{}", "\u{fffd}", "[]"]
+                .map(|line| if json { line.to_owned() } else { format!("(not a record) {line:?}") });
+            assert_eq!(shown, wanted);
+        }
+    }
 }

@@ -16,14 +16,13 @@ use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::kept;
 use crate::cli::out::Failure;
-use crate::state::{Claim, open_lock};
+use crate::cli::pairs::{Holder, Pairs, chosen};
+use crate::state::{Claim, Root};
 
 /// The first dynamic id (systemd: `DynamicUser=`).
 const FIRST: u32 = 61184;
 /// The last one.
 const LAST: u32 = 65519;
-/// Locked while one is chosen.
-const CHOOSING: &str = ".choosing";
 
 /// Chooses the ids of a claimed sandbox.
 pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
@@ -136,46 +135,54 @@ fn named(users: &str, name: &str) -> Option<Id> {
 }
 
 fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
+    let root = claim.dir.parent().unwrap_or(Path::new("/"));
+    dynamic_beside(claim, &[Root::locate(None)?.dir(), root])
+}
+
+/// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose, wherever their state is. A pair that was
+/// chosen is confirmed: the directory may have been there before another sandbox got it, in a place that nobody knew of then.
+fn dynamic_beside(claim: &Claim, places: &[&Path]) -> Result<(Id, Id), Failure> {
+    let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
+    let pairs = Pairs::locked(places).map_err(told)?;
+    let dir = fs::canonicalize(&claim.dir).map_err(told)?;
     let path = claim.dir.join("ids");
-    let kept = kept::read(&path).ok().flatten().and_then(|text| String::from_utf8(text).ok());
-    let pair = match kept.and_then(|text| text.trim().parse::<u32>().ok()) {
-        Some(first) if (FIRST..LAST).contains(&first) => first,
-        _ => {
-            // Sandboxes that start at one moment choose one after the other, each knowing what those before it chose.
-            let root = claim.dir.parent().unwrap_or(Path::new("/"));
-            let _choosing =
-                choosing(root).map_err(|e| Failure::refused(format!("{}: {e}", root.display())))?;
-            let first = free_pair(claim)?;
+    let first = match chosen(&claim.dir).filter(|first| (FIRST..LAST).contains(first)) {
+        Some(first) => match pairs.holder(first, &dir) {
+            None => first,
+            Some(holder) => return Err(Failure::refused(taken(first, &holder, &path))),
+        },
+        None => {
+            let first = free_pair(claim, places, |first| pairs.holder(first, &dir).is_none())?;
             kept::write(&path, format!("{first}\n").as_bytes())
                 .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
             first
         }
     };
+    pairs.record(first, &dir).map_err(told)?;
     let id = |n: u32| Id { uid: n, gid: n };
-    Ok((id(pair), id(pair + 1)))
+    Ok((id(first), id(first + 1)))
 }
 
-/// Waits until nobody else chooses. On a file that is open to nobody else: whoever may read a file, or a directory, can hold its lock for ever
-/// (flock(2)).
-fn choosing(root: &Path) -> io::Result<fs::File> {
-    let lock = open_lock(&root.join(CHOOSING))?;
-    let found = lock.metadata()?;
-    if found.uid() != geteuid().as_raw() || found.mode() & 0o077 != 0 {
-        return Err(io::Error::other(format!("{CHOOSING} is open to others: remove it")));
-    }
-    lock.lock()?;
-    Ok(lock)
+fn taken(first: u32, holder: &Holder, path: &Path) -> String {
+    let whose = match holder {
+        Holder::Sandbox(dir) => format!("the sandbox in {} has them, too", dir.display()),
+        Holder::Processes => "others run as them".to_owned(),
+    };
+    format!(
+        "its agents' user ids are {first} and {}, and {whose}: remove {} to have others chosen (what its agents wrote stays the old ones')",
+        first + 1,
+        path.display()
+    )
 }
 
-/// The first pair, from a place that depends on the sandbox, that no user of the host and no neighbour has.
-fn free_pair(claim: &Claim) -> Result<u32, Failure> {
-    let neighbours: Vec<u32> = claim
-        .dir
-        .parent()
-        .and_then(|root| fs::read_dir(root).ok())
-        .into_iter()
+/// The first pair, from a place that depends on the sandbox, that no user of the host, no neighbour and nobody else has.
+fn free_pair(claim: &Claim, places: &[&Path], is_free: impl Fn(u32) -> bool) -> Result<u32, Failure> {
+    // Also those that were there before anybody kept records.
+    let neighbours: Vec<u32> = places
+        .iter()
+        .filter_map(|place| fs::read_dir(place).ok())
         .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("ids")).ok()?.trim().parse().ok())
+        .filter_map(|entry| chosen(&entry.ok()?.path()))
         .collect();
     let pairs = (LAST - FIRST).div_ceil(2);
     let mut hasher = DefaultHasher::new();
@@ -183,7 +190,7 @@ fn free_pair(claim: &Claim) -> Result<u32, Failure> {
     let start = u32::try_from(hasher.finish() % u64::from(pairs)).unwrap_or_default();
     (0..pairs)
         .map(|n| FIRST + 2 * ((start + n) % pairs))
-        .find(|first| !neighbours.contains(first) && unused(*first) && unused(first + 1))
+        .find(|first| !neighbours.contains(first) && unused(*first) && unused(first + 1) && is_free(*first))
         .ok_or_else(|| {
             Failure::refused("every dynamic user id is taken: create users `gateway` and `sandbox`")
         })
@@ -243,16 +250,26 @@ mod tests {
     }
 
     #[test]
-    fn who_may_read_the_root_holds_up_no_choice() {
-        let root = tempfile::tempdir().unwrap();
-        let anybodys = fs::File::open(root.path()).unwrap();
-        anybodys.lock().unwrap();
-        let one = choosing(root.path()).unwrap();
-        let other = open_lock(&root.path().join(CHOOSING)).unwrap();
-        assert!(matches!(other.try_lock(), Err(fs::TryLockError::WouldBlock)), "one at a time");
-        drop(one);
-        other.set_permissions(fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(choosing(root.path()).is_err(), "others could hold it");
+    fn sandboxes_of_two_state_directories_never_get_the_same_users() {
+        let machine = tempfile::tempdir().unwrap();
+        let claims = ["a", "b"].map(|state| {
+            let root = Root::locate(Some(&machine.path().join(state))).unwrap();
+            root.claim(&crate::name::Name::parse("one").unwrap(), "--name").unwrap()
+        });
+        let places = [machine.path()];
+        let (first, _) = dynamic_beside(&claims[0], &places).unwrap();
+        // The other would choose the same, if it were free.
+        let free = |_: u32| true;
+        let wanted = free_pair(&claims[1], &places, free).unwrap();
+        let of = |claim: &Claim| claim.dir.join("ids");
+        kept::write(&of(&claims[0]), format!("{wanted}\n").as_bytes()).unwrap();
+        assert_eq!(dynamic_beside(&claims[0], &places).unwrap().0.uid, wanted, "{first:?}");
+        assert_ne!(dynamic_beside(&claims[1], &places).unwrap().0.uid, wanted);
+        // Nor one that was chosen when nobody knew of the other.
+        kept::write(&of(&claims[1]), format!("{wanted}\n").as_bytes()).unwrap();
+        let refused = dynamic_beside(&claims[1], &places).unwrap_err().message;
+        assert!(refused.contains("a/one has them") && refused.contains("b/one/ids"), "{refused}");
+        assert_eq!(dynamic_beside(&claims[0], &places).unwrap().0.uid, wanted, "whose they are goes on");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended one.
 
-use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::time::Duration;
 
 use redactor::pump::LogLine;
@@ -18,16 +17,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     let name = Name::parse(&args.name)?;
     let dir = root.instance(&name).join("logs");
-    if !dir.is_dir() {
-        return Err(Failure::refused(format!(
-            "no logs in {}: is '{name}' the sandbox's name?",
-            dir.display()
-        )));
-    }
+    let mut logs = Logs::open(&dir, args.agent.clone()).map_err(|error| {
+        Failure::refused(match error.kind() {
+            ErrorKind::NotFound => {
+                format!("no logs in {}: is '{name}' the sandbox's name?", dir.display())
+            }
+            _ => format!("can't read {}: {error}", dir.display()),
+        })
+    })?;
     if let Some(agent) = &args.agent {
-        require_agent(&dir, agent)?;
+        require_agent(&logs, agent)?;
     }
-    let mut logs = Logs::new(dir, args.agent.clone());
     loop {
         // Asked before reading, so that what a sandbox wrote last is still read.
         let running = root.is_running(&name);
@@ -40,8 +40,8 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
 }
 
 /// An agent that never wrote has no log, and one that is mistyped neither.
-fn require_agent(dir: &Path, agent: &str) -> Result<(), Failure> {
-    let known = crate::logs::agents(dir)?;
+fn require_agent(logs: &Logs, agent: &str) -> Result<(), Failure> {
+    let known = logs.agents()?;
     if known.iter().any(|name| name == agent) {
         return Ok(());
     }

@@ -16,6 +16,7 @@ mod other_root;
 pub mod out;
 mod outside;
 mod overlay;
+mod pairs;
 pub mod places;
 pub mod policies;
 mod policy;

@@ -224,7 +224,7 @@ fn own_prefix() -> String {
 
 fn spec(name: &str, request: &ExecRequest, placeholders: &[(String, String)]) -> Result<SpawnSpec, Fault> {
     if request.command.first().is_none_or(String::is_empty) {
-        return Err(Fault::new(Code::BadRequest, "the command is empty"));
+        return Err(Fault::new(Code::CommandNotFound, "the command is empty: name a program"));
     }
     if let Some((name, _)) = placeholders.iter().find(|(name, _)| request.env.contains_key(name)) {
         return Err(Fault::new(Code::BadRequest, format!("{name} holds the placeholder of a credential")));

@@ -1,12 +1,13 @@
 //! What the control API streams: records as they are written, and the agents' logs. Reads only.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{Event, LogQuery};
+use redactor::pump::LogLine;
 use telemetry::audit;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -31,27 +32,35 @@ pub fn events(feed: &telemetry::events::Feed) -> BoxStream<'static, Event> {
 
 /// The logs' text as it was written down; read off the runtime's threads.
 pub fn logs(query: LogQuery) -> BoxStream<'static, Bytes> {
-    let logs = Logs::new(PathBuf::from("logs"), query.agent);
     let tail = query.tail.map(|lines| lines as usize);
-    stream::unfold(Some((logs, tail)), move |state| async move {
-        let (mut logs, tail) = state?;
-        loop {
-            let read = tokio::task::spawn_blocking(move || (logs.read_on(), logs)).await;
-            let (lines, back) = read.ok()?;
-            logs = back;
-            let lines = lines.ok()?;
-            let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-            let text: String = lines.iter().skip(skip).map(|line| line.text.as_str()).collect();
-            if !query.follow {
-                return Some((text.into(), None));
+    stream::unfold(Some((None, tail)), move |state| {
+        let agent = query.agent.clone();
+        async move {
+            let (mut logs, tail) = state?;
+            loop {
+                let agent = agent.clone();
+                let read = tokio::task::spawn_blocking(move || read_on(logs, agent)).await;
+                // Without a directory nobody has written anything.
+                let (lines, back) = read.ok()?.ok()?;
+                logs = Some(back);
+                let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+                let text: String = lines.iter().skip(skip).map(|line| line.text.as_str()).collect();
+                if !query.follow {
+                    return Some((text.into(), None));
+                }
+                if !text.is_empty() {
+                    return Some((text.into(), Some((logs, None))));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
-            if !text.is_empty() {
-                return Some((text.into(), Some((logs, None))));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
         }
     })
     .boxed()
+}
+
+fn read_on(logs: Option<Logs>, agent: Option<String>) -> std::io::Result<(Vec<LogLine>, Logs)> {
+    let mut logs = logs.map_or_else(|| Logs::open(Path::new("logs"), agent), Ok)?;
+    Ok((logs.read_on()?, logs))
 }
 
 fn event(record: &audit::Record) -> Event {

@@ -126,6 +126,13 @@ impl Console {
         Ok(modes.contains(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO))
     }
 
+    /// Makes the terminal what a shell would make it.
+    pub fn cook(&self) -> Result<()> {
+        let mut modes = rustix::termios::tcgetattr(&self.device)?;
+        modes.local_modes |= LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO;
+        Ok(rustix::termios::tcsetattr(&self.device, rustix::termios::OptionalActions::Now, &modes)?)
+    }
+
     /// Whether the command has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().is_ok_and(|ended| ended.is_some())

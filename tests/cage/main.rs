@@ -37,7 +37,7 @@ use neighbours::{
 };
 use sessions::{
     a_client_killed_at_the_start_leaves_nothing, a_silent_sandbox_holds_no_terminal,
-    a_slow_reader_gets_everything, the_terminal_is_itself_again,
+    a_slow_reader_gets_everything, a_stopped_client_lends_its_terminal, the_terminal_is_itself_again,
 };
 use themes::{files, kernel, privileges, processes, sockets, terminals, the_attacks_guard_themselves};
 use walls::{
@@ -75,6 +75,7 @@ fn main() -> ExitCode {
             a_slow_reader_gets_everything,
             a_client_killed_at_the_start_leaves_nothing,
             the_terminal_is_itself_again,
+            a_stopped_client_lends_its_terminal,
             a_silent_sandbox_holds_no_terminal,
             the_first_agents_terminal,
             the_policys_paths_are_the_only_ones,

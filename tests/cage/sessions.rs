@@ -105,6 +105,37 @@ pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// A client that is stopped from outside leaves its terminal to the shell as it was, and takes it again, in its size of then.
+pub fn a_stopped_client_lends_its_terminal(stage: &Stage) -> Result<()> {
+    let sandbox = idle(stage)?;
+    let script = "trap 'stty size' WINCH; echo rea''dy; while read -r line; do echo \"got-$line\"; done";
+    let mut console =
+        Console::start(stage, (24, 80), &["exec", "-it", &sandbox.name, "--", "bash", "-c", script])?;
+    console.see("ready")?;
+    for (round, size) in [(1, (31, 101)), (2, (32, 102))] {
+        ensure!(!console.is_cooked()?, "the control: every key goes inside");
+        kill(console.pid(), Signal::SIGTSTP)?;
+        poll("the client to be stopped", GONE, || console.is_stopped().then_some(()))?;
+        ensure!(console.is_cooked()?, "{round}: stopped, it left the terminal raw");
+        console.resize(size)?;
+        kill(console.pid(), Signal::SIGCONT)?;
+        poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
+        console.type_in(&format!("line{round}\n"))?;
+        console.see(&format!("{} {}", size.0, size.1))?;
+        console.see(&format!("got-line{round}"))?;
+    }
+    // What nobody can catch: whoever had the terminal meanwhile may have changed it.
+    kill(console.pid(), Signal::SIGSTOP)?;
+    poll("the client to be stopped", GONE, || console.is_stopped().then_some(()))?;
+    console.cook()?;
+    kill(console.pid(), Signal::SIGCONT)?;
+    poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
+    console.type_in("\x04")?;
+    ensure!(console.end()?.success(), "{}", console.screen());
+    ensure!(console.is_cooked()?, "the terminal was left raw");
+    Ok(())
+}
+
 /// While a sandbox is silent, Ctrl-C ends the client that waits for it.
 pub fn a_silent_sandbox_holds_no_terminal(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;

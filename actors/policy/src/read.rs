@@ -250,7 +250,7 @@ impl<'a> Reader<'a> {
             Value::Text(text) => Some(text.clone()),
             Value::Integer(_) | Value::Bool(_) | Value::Float => {
                 let written = self.source_of(node).to_owned();
-                let message = format!("text is needed here, not {}", node.value.kind());
+                let message = format!("text is needed here, not {}", self.kind_of(node));
                 self.error(node, message).help = Some(format!("put it in quotes: \"{written}\""));
                 None
             }
@@ -326,8 +326,19 @@ impl<'a> Reader<'a> {
 
     // Saying what is wrong.
 
+    /// What stands there, in a reader's words. `0443` is eight by eight to some readers of YAML and ten by ten to others, so to ours it is no whole
+    /// number; nor is it a fraction to anyone.
+    fn kind_of(&self, node: &Node) -> &'static str {
+        let written = self.source_of(node).trim_start_matches(['-', '+']);
+        let whole = written.bytes().all(|byte| byte.is_ascii_digit());
+        match node.value {
+            Value::Float if whole && written.starts_with('0') => "a number that begins with 0",
+            _ => node.value.kind(),
+        }
+    }
+
     fn mistyped(&mut self, node: &Node, wanted: &str) {
-        let message = format!("{wanted} is needed here, not {}", node.value.kind());
+        let message = format!("{wanted} is needed here, not {}", self.kind_of(node));
         self.error(node, message);
     }
 

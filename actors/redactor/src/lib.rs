@@ -2,7 +2,7 @@
 //!
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
-//! output, `screen` (with `plain`, which undoes escapes) to what the world answers; `reference` is how a secret is named in
+//! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` for streams) to what the world answers; `reference` is how a secret is named in
 //! files; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
@@ -21,6 +21,7 @@ mod screen;
 mod secret;
 mod shape;
 mod shared;
+mod sieve;
 mod spelling;
 pub mod stream;
 mod tokens;
@@ -29,7 +30,8 @@ pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
 pub use known::SECRET_MIN;
 pub use pump::{AgentLog, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use reference::{Credential, MAX_KEY, Reference, Unresolved};
-pub use screen::{Mask, SCREEN_MIN, Screen, Sieve};
+pub use screen::{Mask, SCREEN_MIN, Screen};
 pub use secret::{Redacted, Secret};
 pub use shared::SharedRedactor;
+pub use sieve::Sieve;
 pub use tokens::{End, kinds};

@@ -4,13 +4,16 @@
 //! secret leads, and the text is read as it would have it. So no word that is put before a secret makes its beginning a part of another
 //! escape, and one that looks like an escape itself is found as it is.
 
-use std::ops::Range;
+use std::collections::HashMap;
 
 use crate::known::Known;
-use crate::spelling::{Reading, begins_escape, is_special, readings};
+use crate::spelling::{Reading, begins_escape, blanks, is_special, readings};
 
 /// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like itself has more than one.
 const TRIES: usize = 16;
+
+/// From so many lines' ends on that are walked in a row, what came of it is kept.
+const MANY_ENDS: usize = 4;
 
 /// What begins at one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,10 +25,17 @@ pub(crate) struct Begun {
 }
 
 /// One way to have read a text so far.
-struct Way {
-    at: usize,
-    forms: Range<usize>,
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Way {
+    /// What comes next.
+    pub(crate) at: usize,
+    /// Forms that it may be, from here to there.
+    from: usize,
+    to: usize,
+    /// How many bytes of them it has.
     depth: usize,
+    /// A line ends before `at`: blanks that follow belong to its end.
+    broken: bool,
 }
 
 /// A search in one text.
@@ -33,34 +43,76 @@ pub(crate) struct Matching<'s> {
     known: &'s Known,
     text: &'s [u8],
     ways: Vec<Way>,
+    /// Those that the text's end has cut off.
+    parked: Vec<Way>,
+    /// What came of ways behind many lines' ends: whatever begins before them comes to the same, and walks them no more.
+    known_ends: HashMap<Way, Begun>,
 }
 
 impl<'s> Matching<'s> {
     pub(crate) fn new(known: &'s Known, text: &'s [u8]) -> Self {
-        Self { known, text, ways: Vec::new() }
+        Self { known, text, ways: Vec::new(), parked: Vec::new(), known_ends: HashMap::new() }
     }
 
     /// What begins at `from`.
     pub(crate) fn at(&mut self, from: usize) -> Begun {
-        let mut begun = Begun::default();
-        let Some(first) = self.text.get(from).copied() else { return begun };
+        count(1);
+        self.parked.clear();
+        let Some(first) = self.text.get(from).copied() else { return Begun::default() };
         if !begins_escape(first) && !self.may_begin(first, self.text.get(from + 1)) {
-            return begun;
+            return Begun::default();
         }
-        self.ways.clear();
-        self.ways.push(Way { at: from, forms: self.known.forms(), depth: 0 });
+        let forms = self.known.forms();
+        self.go_on(vec![Way { at: from, from: forms.start, to: forms.end, depth: 0, broken: false }])
+    }
+
+    /// What comes of ways that an earlier end of the text has cut off.
+    pub(crate) fn go_on(&mut self, ways: Vec<Way>) -> Begun {
+        let mut begun = Begun::default();
+        self.parked.clear();
+        self.ways = ways;
         let mut left = self.known.longest().saturating_mul(TRIES);
+        let (mut ends, mut is_one_way) = (Vec::new(), true);
         while let Some(way) = self.ways.pop() {
-            let Some(fewer) = left.checked_sub(1) else {
+            if way.broken {
+                if let Some(end) = self.known_ends.get(&way) {
+                    count(1);
+                    begun.whole = begun.whole.max(end.whole);
+                    begun.cut = begun.cut.max(end.cut);
+                    continue;
+                }
+                ends.push(way.clone());
+            }
+            // Lines' ends alone are no riddle, however many.
+            let Some(fewer) = left.checked_sub(usize::from(!way.broken || !self.ways.is_empty())) else {
                 // Nobody knows: then it is one, as far as any way had come. The others would be too many to go on with.
                 let furthest = self.ways.iter().map(|other| other.at).max();
                 begun.whole = begun.whole.max(furthest).max(Some(way.at));
+                is_one_way = false;
                 break;
             };
             left = fewer;
-            self.follow(&way, &mut begun);
+            self.follow(way, &mut begun);
+            is_one_way &= self.ways.len() + self.parked.len() <= 1;
+        }
+        // Of more ways than one nobody knows which came to what.
+        if is_one_way && ends.len() >= MANY_ENDS {
+            self.known_ends.extend(ends.into_iter().map(|end| (end, begun)));
         }
         begun
+    }
+
+    /// Forgets what came of ways: those that were parked are gone.
+    pub(crate) fn forget(&mut self) {
+        self.known_ends.clear();
+    }
+
+    /// The ways that the text's end has cut off in the last search.
+    pub(crate) fn take_parked(&mut self) -> Vec<Way> {
+        let mut parked = std::mem::take(&mut self.parked);
+        parked.sort_unstable();
+        parked.dedup();
+        parked
     }
 
     /// Most places of most texts are no secret's beginning by their first two bytes.
@@ -74,18 +126,25 @@ impl<'s> Matching<'s> {
         }
     }
 
-    fn follow(&mut self, way: &Way, begun: &mut Begun) {
-        let Self { known, text, ways } = self;
+    fn follow(&mut self, mut way: Way, begun: &mut Begun) {
+        count(1);
+        let Self { known, text, ways, parked, .. } = self;
+        if way.broken {
+            let blank = blanks(text, way.at);
+            count(blank);
+            way.at += blank;
+        }
         let rest = text.get(way.at..).unwrap_or_default();
         if rest.is_empty() {
             if way.depth > 0 {
                 begun.cut = begun.cut.max(Some(way.depth));
+                parked.push(way);
             }
             return;
         }
         readings(rest, |reading| match reading {
             Reading::Character(length, character) => {
-                let (at, mut forms, mut depth) = (way.at + length, way.forms.clone(), way.depth);
+                let (at, mut forms, mut depth) = (way.at + length, way.from..way.to, way.depth);
                 for byte in character.as_bytes() {
                     forms = known.narrowed(&forms, depth, *byte);
                     depth += 1;
@@ -98,16 +157,32 @@ impl<'s> Matching<'s> {
                     begun.whole = begun.whole.max(Some(at));
                 }
                 if goes_on {
-                    ways.push(Way { at, forms, depth });
+                    ways.push(Way { at, from: forms.start, to: forms.end, depth, broken: false });
                 }
             }
             Reading::Break(length) if way.depth > 0 => {
-                ways.push(Way { at: way.at + length, forms: way.forms.clone(), depth: way.depth });
+                count(length);
+                ways.push(Way { at: way.at + length, broken: true, ..way });
             }
             Reading::Break(_) => {}
-            Reading::Cut => begun.cut = begun.cut.max(Some(way.depth)),
+            Reading::Cut => {
+                begun.cut = begun.cut.max(Some(way.depth));
+                parked.push(way.clone());
+            }
         });
     }
+}
+
+// Steps of all searches of this thread, for tests.
+#[cfg(test)]
+std::thread_local!(pub(crate) static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+
+/// Counts what a search costs.
+fn count(steps: usize) {
+    #[cfg(test)]
+    STEPS.set(STEPS.get() + steps);
+    #[cfg(not(test))]
+    let _ = steps;
 }
 
 #[cfg(test)]

@@ -9,19 +9,19 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use crate::engine::RedactorError;
 use crate::known::Known;
 use crate::matching::Matching;
 use crate::secret::Secret;
+use crate::sieve::Sieve;
 use crate::spelling::{SPELLED, is_escaped};
 
 /// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not looked for.
 pub const SCREEN_MIN: usize = 8;
 
 /// Less of a secret than this before a line's end passes, so that a stream of lines isn't held up. All of a secret that it shows.
-const WRAPPED_MIN: usize = 4;
+pub(crate) const WRAPPED_MIN: usize = 4;
 
 /// What stands in the place of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +65,14 @@ impl Screen {
     #[must_use]
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let spans = self.spans(bytes);
-        (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
+        (!spans.is_empty()).then(|| self.covered(bytes, 0, &spans))
     }
 
     /// As [`Self::masked`], of a text that goes on: but for what [`Self::tail`] has wait, which may be the beginning of a longer one.
     #[must_use]
     pub fn masked_so_far(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let spans = self.decided(bytes);
-        (!spans.is_empty()).then(|| self.covered(bytes, &spans, 0))
+        (!spans.is_empty()).then(|| self.covered(bytes, 0, &spans))
     }
 
     /// Spans that nothing which follows makes longer.
@@ -86,17 +86,30 @@ impl Screen {
         spans
     }
 
-    /// `bytes` with these covered. What of a secret lies before `from` is left out.
-    fn covered(&self, bytes: &[u8], spans: &[Range<usize>], from: usize) -> Vec<u8> {
+    /// `bytes` from `from` on, with these covered.
+    fn covered(&self, bytes: &[u8], from: usize, spans: &[Range<usize>]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
-        let mut at = 0;
+        let mut at = from;
         for span in spans {
             out.extend_from_slice(bytes.get(at..span.start).unwrap_or_default());
-            self.cover(span.end - span.start.max(from).min(span.end), &mut out);
+            self.cover(span.len(), &mut out);
             at = span.end;
         }
         out.extend_from_slice(bytes.get(at..).unwrap_or_default());
         out
+    }
+
+    /// This much of a text, with these covered.
+    pub(crate) fn let_pass(&self, text: &Bytes, range: Range<usize>, covered: &[Range<usize>]) -> Bytes {
+        if covered.is_empty() {
+            return text.slice(range);
+        }
+        self.covered(text.get(..range.end).unwrap_or_default(), range.start, covered).into()
+    }
+
+    /// What is looked for; none if there is nothing.
+    pub(crate) fn known(&self) -> Option<&Arc<Known>> {
+        self.known.as_ref()
     }
 
     /// Where secrets stand, in order, none over another.
@@ -161,7 +174,7 @@ impl Screen {
     /// A sieve for one stream.
     #[must_use]
     pub fn sieve(&self) -> Sieve {
-        Sieve { screen: self.clone(), kept: Zeroizing::default(), shown: 0, unseen: 0 }
+        Sieve::new(self.clone())
     }
 }
 
@@ -182,81 +195,6 @@ pub struct Tail {
     pub told: usize,
 }
 
-/// One stream on its way through a [`Screen`].
-#[derive(Debug)]
-pub struct Sieve {
-    screen: Screen,
-    /// What is looked at again: first what went on, then what waits.
-    kept: Zeroizing<Vec<u8>>,
-    shown: usize,
-    /// What of it came since the last look.
-    unseen: usize,
-}
-
-/// From so many waiting bytes on, they are looked at again only once a [`SELDOM`]th of them is new: a look for each of many small chunks
-/// would take the square of what waits.
-const MANY_WAIT: usize = 256;
-const SELDOM: usize = 16;
-
-impl Sieve {
-    /// Takes a chunk, gives what may pass now. Without a hit and a doubtful tail that is the chunk itself, uncopied.
-    pub fn push(&mut self, mut chunk: Bytes) -> Bytes {
-        if self.screen.known.is_none() {
-            return chunk;
-        }
-        if self.held() >= MANY_WAIT && self.unseen + chunk.len() < self.held() / SELDOM {
-            self.unseen += chunk.len();
-            self.kept.extend_from_slice(&chunk);
-            return Bytes::new();
-        }
-        self.unseen = 0;
-        let mut shown = std::mem::take(&mut self.shown);
-        if !self.kept.is_empty() {
-            let mut joined = std::mem::take(&mut *self.kept);
-            joined.extend_from_slice(&chunk);
-            chunk = joined.into();
-        }
-        let spans = self.screen.decided(&chunk);
-        if let Some(first) = spans.first() {
-            // Of a secret whose beginning went on, what comes now is covered.
-            let before = first.start.min(shown);
-            chunk = self.screen.covered(&chunk, &spans, shown).into();
-            shown = before;
-        }
-        let tail = self.screen.tail(&chunk);
-        let (recalled, passes) = (chunk.len() - tail.recalled, chunk.len() - tail.waits);
-        self.kept.extend_from_slice(chunk.get(recalled..).unwrap_or_default());
-        self.shown = passes - recalled;
-        chunk.slice(shown.min(passes)..passes)
-    }
-
-    /// The end of the stream: what was held is no secret, since it is not whole.
-    ///
-    /// Still masked: an answer that ends in the middle of a secret would give most of it away.
-    pub fn finish(&mut self) -> Bytes {
-        let mut rest = std::mem::take(&mut *self.kept);
-        let mut shown = std::mem::take(&mut self.shown);
-        let spans = self.screen.spans(&rest);
-        if let Some(first) = spans.first() {
-            let before = first.start.min(shown);
-            rest = self.screen.covered(&rest, &spans, shown);
-            shown = before;
-        }
-        let told = self.screen.tail(&rest).told.min(rest.len() - shown);
-        if told > 0 {
-            rest.truncate(rest.len() - told);
-            self.screen.cover(told, &mut rest);
-        }
-        Bytes::from(rest).slice(shown..)
-    }
-
-    /// Bytes that wait.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.kept.len() - self.shown
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use base64::{Engine as _, engine::general_purpose};
@@ -268,26 +206,6 @@ mod tests {
 
     fn screen(key: &str, mask: Mask) -> Screen {
         Screen::new([&Secret::from(key)], mask).unwrap()
-    }
-
-    /// Nothing more is given away, and all of what is no secret arrives.
-    #[test]
-    fn what_waits_long_is_looked_at_seldom_and_arrives() {
-        let key = "k3y-of-many-letters-".repeat(40);
-        let screen = screen(&key, Mask::Stars);
-        for (text, shown) in
-            [(key.clone(), "*".repeat(key.len())), (format!("{}!", &key[..790]), format!("{}!", &key[..790]))]
-        {
-            let mut sieve = screen.sieve();
-            let (mut out, mut looks) = (Vec::new(), 0);
-            for byte in text.bytes() {
-                out.extend_from_slice(&sieve.push(Bytes::copy_from_slice(&[byte])));
-                looks += usize::from(sieve.unseen == 0);
-            }
-            out.extend_from_slice(&sieve.finish());
-            assert_eq!(String::from_utf8_lossy(&out), shown);
-            assert!(looks < MANY_WAIT + 40, "{looks} looks at {} bytes", text.len());
-        }
     }
 
     fn through(screen: &Screen, chunks: &[&[u8]]) -> Vec<u8> {

@@ -187,6 +187,10 @@ impl Window {
                 break;
             }
             let front = self.bytes().get(at..).unwrap_or_default();
+            if front == b"=" {
+                // A line's end may follow.
+                return Some(out);
+            }
             match soft_break(front).map(Reading::Break).or_else(|| escape(front)) {
                 Some(Reading::Character(length, character)) if character.is_line_end() => at += length,
                 Some(Reading::Character(length, character)) => {
@@ -224,7 +228,7 @@ fn soft_break(text: &[u8]) -> Option<usize> {
 }
 
 /// How many bytes from `from` on are lines' ends and indentation.
-fn blanks(text: &[u8], from: usize) -> usize {
+pub(crate) fn blanks(text: &[u8], from: usize) -> usize {
     let more = text.iter().skip(from).take_while(|byte| matches!(byte, b'\n' | b'\r' | b' ' | b'\t'));
     more.count()
 }
@@ -403,6 +407,8 @@ mod tests {
             "%",
             "%4",
             "%6\\u00",
+            "%6=",
+            "%=",
             "&#1\\x",
             "=",
             "\\",

@@ -1,64 +1,20 @@
 //! The audit log over its life: crashes, full queues, failing disks, rotation, and every kind of tampering.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop")]
 
+mod bed;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use cofferdam_telemetry::audit::{
-    AuditError, AuditLog, AuditUnavailable, Egress, Event, HEAD_NAME, Health, LOG_NAME, Note, Options,
-    Rotation, Trouble, open_all, verify,
+use bed::{
+    PATIENCE, event, files, in_a_process_of_its_own, lines, one_file_each_ten, open, put, redactor, troubles,
+    written,
 };
-use redactor::{Redactor, Secret, SharedRedactor};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn redactor() -> SharedRedactor {
-    SharedRedactor::new(Redactor::new([("KEY", Secret::from("s3cret-value-0123"))]).unwrap())
-}
-
-fn open(directory: &Path, options: Options) -> AuditLog {
-    AuditLog::open(directory, redactor(), options).unwrap()
-}
-
-fn event(number: usize) -> Event {
-    let host = format!("host-{number}.example").into();
-    Event::Egress(Box::new(Egress { layer: "l4".into(), host, port: 443, ..Egress::default() }))
-}
-
-/// Writes so many records and closes the log.
-async fn written(directory: &Path, count: usize, options: Options) {
-    let log = open(directory, options);
-    let sink = log.sink();
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
-    for number in 0..count {
-        while sink.record(event(number)).is_err() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-    assert!(log.flush(PATIENCE).await);
-    writer.abort();
-    let _ = writer.await;
-}
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    open_all(directory).unwrap().into_iter().map(|(path, _)| path).collect()
-}
-
-fn lines(path: &Path) -> Vec<String> {
-    fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
-}
-
-fn put(path: &Path, lines: &[String]) {
-    fs::write(path, lines.join("\n") + "\n").unwrap();
-}
-
-fn troubles(directory: &Path) -> Vec<(u64, Trouble)> {
-    verify(directory).unwrap().findings.into_iter().map(|finding| (finding.line, finding.trouble)).collect()
-}
+use cofferdam_telemetry::audit::{
+    AuditError, AuditLog, AuditUnavailable, Event, HEAD_NAME, Health, LOG_NAME, Note, Options, Rotation,
+    Trouble, verify,
+};
 
 #[tokio::test]
 async fn what_is_recorded_is_redacted_private_and_verifies() {
@@ -138,11 +94,6 @@ async fn a_pruning_that_a_crash_cut_short_leaves_a_whole_log() {
     written(state.path(), 20, one_file_each_ten(1)).await;
     let report = verify(state.path()).unwrap();
     assert_eq!((report.findings.len(), report.files.len()), (0, 2));
-}
-
-/// A new file with each batch of ten records.
-fn one_file_each_ten(keep: usize) -> Options {
-    Options { rotation: Rotation { bytes: 2000, keep }, queue: 10 }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -388,16 +339,6 @@ fn a_disk_that_refuses_fails_closed_until_it_takes_records_again() {
         "on_a_small_disk",
         &["sh", "-c", r#"trap "" XFSZ; ulimit -S -f 16; exec "$@""#, "sh"],
     );
-}
-
-/// Runs one of the ignored tests by a program that makes what it needs.
-fn in_a_process_of_its_own(name: &str, by: &[&str]) {
-    let mut command = std::process::Command::new(by[0]);
-    command.args(&by[1..]).arg(std::env::current_exe().unwrap());
-    let output = command.args(["--exact", name, "--ignored", "--nocapture"]).output().unwrap();
-    let shown = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && shown.contains("1 passed"), "{shown}{errors}");
 }
 
 /// An ended sandbox's log takes no more disk than its records.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! STATE/.images/DIGEST            whole and verified; its name is the digest that was pinned
-//! STATE/.images/DIGEST.partial    being unpacked; whoever gets the lock starts anew
+//! STATE/.images/DIGEST.partial    being unpacked; left by a killed command, it goes at the next start that wants any image
 //! STATE/.images/DIGEST.lock       held while unpacking
 //! ```
 //! Only a rename makes an image, after everything has been verified and is on disk, so what a killed command leaves is
@@ -11,7 +11,7 @@
 use super::confine::{self, Reach};
 use super::layout::{self, Layout};
 use super::unpack;
-use super::{ImageError, Reference};
+use super::{Digest, ImageError, Reference};
 use crate::plan::Ids;
 use crate::sys;
 use nix::poll::PollTimeout;
@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 
 /// How long until we look again whether whoever unpacks an image is done.
 const LOOK_AGAIN: u16 = 100;
+
+/// What the name of an image ends with while it is unpacked.
+const PARTIAL: &str = ".partial";
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -55,8 +58,11 @@ impl Store {
     pub fn fetch(&self, image: &Reference, ids: Ids, begin: impl FnOnce()) -> Result<Unpacked, ImageError> {
         let told = |source: io::Error| ImageError::Store { path: self.dir.clone(), source };
         let path = self.dir.join(image.digest.hex());
-        if self.is_ours().map_err(told)? && path.is_dir() {
-            return Ok(Unpacked { path, left_out: None });
+        if self.is_ours().map_err(told)? {
+            self.clear_left();
+            if path.is_dir() {
+                return Ok(Unpacked { path, left_out: None });
+            }
         }
         let source = layout::open(&image.path)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(told)?;
@@ -68,7 +74,7 @@ impl Store {
             return Ok(Unpacked { path, left_out: None });
         }
         begin();
-        let partial = self.dir.join(format!("{}.partial", image.digest.hex()));
+        let partial = self.dir.join(image.digest.hex() + PARTIAL);
         remove(&partial).map_err(told)?;
         DirBuilder::new().mode(0o755).create(&partial).map_err(told)?;
         let done = fill(&partial, source, image, ids)
@@ -84,6 +90,23 @@ impl Store {
         Ok(Unpacked { path, left_out: (!left_out.is_empty()).then_some(left_out) })
     }
 
+    /// Removes what killed commands were unpacking, which may be much. What somebody unpacks now is locked. That something can't be removed keeps
+    /// nobody from what is whole.
+    fn clear_left(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|name| name.strip_suffix(PARTIAL));
+            let Some(digest) = digest.and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok()) else {
+                continue;
+            };
+            if let Ok(lock) = self.lock_of(digest)
+                && lock.try_lock().is_ok()
+            {
+                let _left_for_the_next = remove(&entry.path());
+            }
+        }
+    }
+
     /// Whether there is a store: what is in it is believed by its name alone, so nobody else may have made it.
     fn is_ours(&self) -> io::Result<bool> {
         match fs::symlink_metadata(&self.dir) {
@@ -96,8 +119,7 @@ impl Store {
 
     /// Waits while somebody else unpacks the image, unless asked to end.
     fn lock(&self, image: &Reference) -> io::Result<File> {
-        let path = self.dir.join(format!("{}.lock", image.digest.hex()));
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = self.lock_of(image.digest)?;
         let requests = sys::signals::Requests::of_blocked()?;
         loop {
             match file.try_lock() {
@@ -106,6 +128,11 @@ impl Store {
                 Err(TryLockError::Error(error)) => return Err(error),
             }
         }
+    }
+
+    fn lock_of(&self, digest: Digest) -> io::Result<File> {
+        let path = self.dir.join(format!("{}.lock", digest.hex()));
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
     }
 
     /// Why a name without a digest is refused, with what to say instead.
@@ -151,5 +178,42 @@ fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Id;
+
+    /// Until its digest is wanted again may be for ever.
+    #[test]
+    fn what_a_killed_command_was_unpacking_goes_when_any_image_is_wanted() {
+        let state = tempfile::tempdir().unwrap();
+        let store = Store::below(state.path());
+        let place = |name: String| state.path().join(".images").join(name);
+        let digest = |n: u8| Digest([n; 32]);
+        let partial = |n: u8| place(digest(n).hex() + PARTIAL);
+        DirBuilder::new().mode(0o700).create(state.path().join(".images")).unwrap();
+        for whole in [digest(0).hex(), "notes.partial".into()] {
+            fs::create_dir(place(whole)).unwrap();
+        }
+        for n in 1..=3 {
+            fs::create_dir_all(partial(n).join("usr/bin")).unwrap();
+        }
+        let theirs = store.lock_of(digest(2)).unwrap();
+        theirs.lock().unwrap();
+        let id = Id { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let fetched = |n: u8| {
+            let image = Reference { path: "/none".into(), digest: digest(n) };
+            store.fetch(&image, Ids::Rootless { operator: id }, || unreachable!())
+        };
+        assert_eq!(fetched(0).unwrap().path, place(digest(0).hex()));
+        let left = [1, 2, 3].map(|n| partial(n).exists());
+        assert_eq!(left, [false, true, false], "one is being unpacked");
+        assert!(place("notes.partial".into()).exists(), "no image's");
+        drop(theirs);
+        assert!(fetched(9).is_err());
+        assert!(!partial(2).exists());
     }
 }

@@ -89,6 +89,23 @@ fn errors_come_in_the_order_of_the_file() {
 }
 
 #[test]
+fn a_number_that_begins_with_nought_is_called_so() {
+    let policy = |port: &str| {
+        format!(
+            "version: 1\nnetwork_policies:\n  a:\n    name: a\n    endpoints: [ {{ host: a.example, port: {port} }} ]\n    binaries: [ {{ path: /bin/x }} ]\n"
+        )
+    };
+    assert!(errors(&policy("443")).is_empty());
+    for (port, kind) in [("0443", "a number that begins with 0"), ("44.3", "a fractional number")] {
+        let told = errors(&policy(port));
+        assert!(
+            told.len() == 1 && told[0].contains(&format!("is needed here, not {kind}")),
+            "{port}: {told:?}"
+        );
+    }
+}
+
+#[test]
 fn text_that_is_not_a_policy_is_refused() {
     assert_eq!(errors(""), ["1:1 a map (policy) is needed here, not nothing"]);
     assert!(errors("[]")[0].contains("a map (policy) is needed here, not a list"));

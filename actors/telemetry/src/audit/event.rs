@@ -428,8 +428,11 @@ pub enum Note {
     Pruned {
         /// The last record that is gone.
         through_seq: u64,
-        /// Its hash, in hex: the next record still names it.
+        /// Its hash, in hex: the next record still names it. Empty if that can't be read.
         hash: Text,
+        /// The next record couldn't be read, so that the number is told by its file's name alone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unread: bool,
     },
 }
 
@@ -438,7 +441,7 @@ impl Note {
         match self {
             Self::Truncated { bytes: _, sha256 } => visit(sha256),
             Self::Damaged { expected_seq: _, found_seq: _ } => {}
-            Self::Pruned { through_seq: _, hash } => visit(hash),
+            Self::Pruned { through_seq: _, hash, unread: _ } => visit(hash),
         }
     }
 }
@@ -480,6 +483,6 @@ pub(super) fn samples(text: &str) -> Vec<Event> {
         Event::Identity { path: own(), change: IdentityChange::Pinned, was: some(), is: some() },
         Event::Sandbox { change: SandboxChange::Started, name: own(), version: own(), detail: some() },
         Event::Log(Note::Truncated { bytes: 1, sha256: own() }),
-        Event::Log(Note::Pruned { through_seq: 1, hash: own() }),
+        Event::Log(Note::Pruned { through_seq: 1, hash: own(), unread: true }),
     ]
 }

@@ -1,21 +1,25 @@
 //! The log as it is written: opening with explicit repair, appending a batch with one `fdatasync`, rotation with the chain
 //! carried across, and the head file that makes a cut tail show. All blocking. Never shortens the log but for the
-//! unfinished bytes of its own failed write or of a crash, and the latter goes on record; never removes a file before it is on record.
+//! unfinished bytes of its own failed write or of a crash, and the latter only once they are on record; never removes a file before it is on
+//! record, nor replaces a finished one.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use redactor::Redactor;
 
 use super::ahead::{Ahead, Taken};
-use super::event::{Event, Note};
+use super::event::{Event, Note, Text};
 use super::found::{
-    AuditError, HEAD_NAME, Head, LOG_NAME, NEXT_NAME, first_record, io, is_at, last_of_old, old_files,
-    old_name, open_private, read_end, read_head,
+    AuditError, FileEnd, HEAD_NAME, Head, LOG_NAME, NEXT_NAME, first_record, io, is_at, last_of_old,
+    number_of, old_files, old_name, open_private, read_end, read_head,
 };
-use super::record::{Draft, GENESIS, Record, RecordId, parse};
+use super::reached::{Tip, first_of, settle};
+use super::record::{Draft, Record, parse};
 
 /// Bytes of most lines at most.
 const USUAL_LINE: usize = 768;
@@ -39,31 +43,13 @@ impl Default for Rotation {
 }
 
 /// What a write put on disk: whole lines.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Written(Vec<u8>);
 
 impl Written {
     /// The lines, read back: for those who watch.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> {
         self.0.split(|byte| *byte == b'\n').filter_map(|line| parse(line).ok())
-    }
-}
-
-/// The end of the chain.
-#[derive(Debug, Clone)]
-struct Tip {
-    seq: u64,
-    hash: String,
-    id: Option<RecordId>,
-}
-
-impl Tip {
-    fn genesis() -> Self {
-        Self { seq: 0, hash: GENESIS.to_owned(), id: None }
-    }
-
-    fn of(record: &Record) -> Self {
-        Self { seq: record.seq, hash: record.hash.clone(), id: Some(record.id) }
     }
 }
 
@@ -87,6 +73,8 @@ pub(crate) struct AuditFile {
     notes: Vec<Draft>,
     /// Finished files that go once the notes are written.
     surplus: Vec<PathBuf>,
+    /// Lines that are on disk and that nobody who watches has heard of.
+    unheard: Vec<u8>,
     /// A failed write could not be taken back, or the file lost its name: the log must be read again.
     broken: bool,
 }
@@ -137,25 +125,24 @@ impl AuditFile {
         }
         let path = directory.join(LOG_NAME);
         let mut file = open_private(&path, true)?;
-        let mut notes = Vec::new();
-        let found = read_end(&mut file, &path)?;
-        if let Some(torn) = &found.torn {
-            file.set_len(found.length).map_err(io("truncating", &path))?;
-            notes.push(torn.clone());
-        }
-        let last = match found.last {
+        let FileEnd { length, last, torn } = read_end(&mut file, &path)?;
+        let last = match last {
             None => last_of_old(directory)?,
             last => last,
         };
-        let tip = settle(last, read_head(&head_path)?.or(written), &mut notes);
-        let first = first_record(&path)?.map_or(tip.seq + 1, |record| record.seq);
-        let notes = notes.into_iter().map(|note| Draft::new(Event::Log(note))).collect();
+        let finished = old_files(directory)?.last().and_then(|path| number_of(path)).unwrap_or(0);
+        let head_says = read_head(&head_path)?.or(written);
+        let (tip, damage) = settle(last, head_says, finished, directory)?;
+        // Behind every finished file, whatever its damaged lines were.
+        let first = first_of(&path, tip.seq)?.max(finished.saturating_add(1));
+        let is_torn = torn.is_some();
+        let notes = torn.into_iter().chain(damage).map(|note| Draft::new(Event::Log(note))).collect();
         let directory = directory.to_owned();
         let mut log = Self {
             directory,
             rotation,
             file,
-            length: found.length,
+            length,
             rotate_at: rotation.bytes,
             ahead: Ahead::default(),
             first,
@@ -163,10 +150,26 @@ impl AuditFile {
             head,
             notes,
             surplus: Vec::new(),
+            unheard: Vec::new(),
             broken: false,
         };
+        if is_torn {
+            log.cut_off(redactor)?;
+        }
         log.append(&mut [], redactor)?;
         Ok(log)
+    }
+
+    /// Cuts off an unfinished end, once the notes are on disk: they are written over it. Whenever a crash comes, there is an unfinished end still, or
+    /// a note of it.
+    fn cut_off(&mut self, redactor: &Redactor) -> Result<(), AuditError> {
+        let path = self.path();
+        let (lines, tip) = self.draw_up(&mut [], redactor)?;
+        let over = open_private(&path, false)?;
+        let written = over.write_all_at(&lines, self.length).and_then(|()| over.sync_data());
+        written.map_err(io("writing", &path))?;
+        self.wrote(lines, tip);
+        self.file.set_len(self.length).map_err(io("truncating", &path))
     }
 
     /// Notices that a file was removed or renamed: what is written to it would be found by nobody. Two looks a batch are
@@ -182,12 +185,22 @@ impl AuditFile {
     }
 
     /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are redacted afterwards.
-    pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<Written, AuditError> {
+    pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<(), AuditError> {
         self.rotate()?;
         // Not for the few records of a short run.
         if self.length > 0 {
             let _ = self.ahead.keep(&self.file, self.length);
         }
+        let (lines, tip) = self.draw_up(batch, redactor)?;
+        self.commit(&lines)?;
+        self.wrote(lines, tip);
+        self.write_head()?;
+        self.prune();
+        Ok(())
+    }
+
+    /// The lines that come next, the notes' first, and the end of the chain behind them.
+    fn draw_up(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<(Vec<u8>, Tip), AuditError> {
         let written = self.tip.id.and_then(|last| batch.iter().position(|draft| draft.id == last));
         let rest = batch.get_mut(written.map_or(0, |index| index + 1)..).unwrap_or_default();
         let mut tip = self.tip.clone();
@@ -197,12 +210,29 @@ impl AuditFile {
             let hash = draft.finish(seq, &tip.hash, redactor, &mut lines)?;
             tip = Tip { seq, hash, id: Some(draft.id) };
         }
-        self.commit(&lines)?;
+        Ok((lines, tip))
+    }
+
+    /// These lines are on disk.
+    fn wrote(&mut self, lines: Vec<u8>, tip: Tip) {
+        self.length += u64::try_from(lines.len()).unwrap_or(u64::MAX);
         self.tip = tip;
         self.notes.clear();
-        self.write_head()?;
-        self.prune();
-        Ok(Written(lines))
+        if self.unheard.is_empty() {
+            self.unheard = lines;
+        } else {
+            self.unheard.extend_from_slice(&lines);
+        }
+    }
+
+    /// What is on disk since this was asked last, also where something failed afterwards.
+    pub(crate) fn take_written(&mut self) -> Written {
+        Written(std::mem::take(&mut self.unheard))
+    }
+
+    #[cfg(test)]
+    pub(super) fn make_head_read_only(&mut self) {
+        self.head = File::open(self.directory.join(HEAD_NAME)).unwrap();
     }
 
     /// Gives back the disk that was taken for records that won't come any more.
@@ -225,7 +255,6 @@ impl AuditFile {
             self.ahead.given_back();
             return Err(AuditError::Io { what: "writing", path: self.path(), source });
         }
-        self.length += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
 
@@ -248,20 +277,19 @@ impl AuditFile {
             return Ok(());
         }
         let next = self.directory.join(NEXT_NAME);
+        let path = self.path();
         let (file, ahead) = match self.begin_next(&next) {
             Ok(begun) => begun,
-            Err(error) => {
-                tracing::warn!(%error, "the audit log can't begin a new file and goes on in this one");
-                self.rotate_at = self.length + self.rotation.bytes / 16;
-                return Ok(());
-            }
+            Err(error) => return self.stay(&error),
         };
-        let path = self.path();
-        let old = self.directory.join(old_name(self.first));
-        if let Err(source) = std::fs::rename(&path, &old) {
-            // Gone since it was looked for: only opening anew helps.
-            self.broken |= source.kind() == std::io::ErrorKind::NotFound;
-            return Err(AuditError::Io { what: "renaming", path, source });
+        match self.finish() {
+            Ok(()) => {}
+            Err(source) if source.kind() == std::io::ErrorKind::AlreadyExists => return self.stay(&source),
+            Err(source) => {
+                // Gone since it was looked for: only opening anew helps.
+                self.broken |= source.kind() == std::io::ErrorKind::NotFound;
+                return Err(AuditError::Io { what: "renaming", path, source });
+            }
         }
         // From here on the open file is the old one: an error must lead to opening anew.
         self.broken = true;
@@ -275,6 +303,23 @@ impl AuditFile {
         directory.sync_all().map_err(io("syncing", &self.directory))?;
         self.broken = false;
         self.plan_pruning()
+    }
+
+    fn stay(&mut self, why: &dyn std::error::Error) -> Result<(), AuditError> {
+        tracing::warn!(error = %why, "the audit log can't begin a new file and goes on in this one");
+        self.rotate_at = self.length + self.rotation.bytes / 16;
+        Ok(())
+    }
+
+    /// Gives the file the name of a finished one: that of its first record, or of a later one of its own where somebody has put something there.
+    fn finish(&self) -> std::io::Result<()> {
+        for number in self.first..=self.tip.seq {
+            match rename_anew(&self.path(), &self.directory.join(old_name(number))) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                done => return done,
+            }
+        }
+        Err(std::io::ErrorKind::AlreadyExists.into())
     }
 
     /// An empty file under a name that nobody reads, with disk of its own where there is any.
@@ -298,10 +343,16 @@ impl AuditFile {
         let old = old_files(&self.directory)?;
         let surplus = old.len().saturating_sub(self.rotation.keep.max(1));
         for (path, next) in old.iter().zip(old.iter().skip(1)).take(surplus) {
-            let Some(first_kept) = first_record(next)? else { return Ok(()) };
-            let through_seq = first_kept.seq.saturating_sub(1);
-            self.notes
-                .push(Draft::new(Event::Log(Note::Pruned { through_seq, hash: first_kept.prev.into() })));
+            let begins = first_record(next).unwrap_or_else(|error| {
+                tracing::warn!(%error, "a finished file of the audit log can't be read; the one before it is deleted all the same");
+                None
+            });
+            // Waiting for a damaged line to be whole again would fill the disk.
+            let (through_seq, hash, unread) = match begins {
+                Some(kept) => (kept.seq.saturating_sub(1), kept.prev.into(), false),
+                None => (number_of(next).unwrap_or(0).saturating_sub(1), Text::default(), true),
+            };
+            self.notes.push(Draft::new(Event::Log(Note::Pruned { through_seq, hash, unread })));
             self.surplus.push(path.clone());
         }
         Ok(())
@@ -319,29 +370,14 @@ impl AuditFile {
     }
 }
 
-/// Which record the chain continues from; what is wrong goes into the notes.
-fn settle(last: Option<Result<Record, ()>>, head: Option<Head>, notes: &mut Vec<Note>) -> Tip {
-    let good = match &last {
-        Some(Ok(record)) => Some(record),
-        _ => None,
-    };
-    let found_seq = good.map_or(0, |record| record.seq);
-    let found = good.map_or_else(Tip::genesis, Tip::of);
-    let Some(head) = head else {
-        if last.is_some() {
-            notes.push(Note::Damaged { expected_seq: 0, found_seq });
+/// Renames a file, if nothing has the other name.
+fn rename_anew(from: &Path, to: &Path) -> std::io::Result<()> {
+    match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+        // Not every filesystem can (NFS): nobody but the writer, which we are, makes such names.
+        Err(Errno::EINVAL | Errno::ENOSYS) if std::fs::symlink_metadata(to).is_err() => {
+            std::fs::rename(from, to)
         }
-        return found;
-    };
-    let agrees = match good {
-        // The head may lag behind by what a crash kept it from noting, never lead.
-        Some(record) => record.seq > head.seq || (record.seq == head.seq && record.hash == head.hash),
-        None => last.is_none() && head.seq == 0,
-    };
-    if agrees {
-        return found;
+        Err(Errno::EINVAL | Errno::ENOSYS) => Err(std::io::ErrorKind::AlreadyExists.into()),
+        done => Ok(done?),
     }
-    notes.push(Note::Damaged { expected_seq: head.seq, found_seq });
-    // Continues from what was once written, so that the gap stays visible for ever.
-    Tip { seq: head.seq, hash: head.hash, id: None }
 }

@@ -24,6 +24,8 @@ const OLD_PREFIX: &str = "audit-";
 const OLD_SUFFIX: &str = ".jsonl";
 /// Longest line ever written: a dozen texts of `TEXT_MAX`, each byte escaped sixfold, with room to spare.
 pub(super) const LINE_MAX: usize = 512 * 1024;
+/// No head file has more bytes.
+const HEAD_MAX: u64 = 4 << 10;
 /// What of a file's end is looked at first: most records are far shorter.
 const END_MIN: u64 = 16 << 10;
 /// How often the files are listed again, beside a writer that changes them, before that is an error.
@@ -79,8 +81,8 @@ pub(super) fn open_private(path: &Path, append: bool) -> Result<File, AuditError
     } else {
         options.write(true).truncate(false)
     };
-    let file = regular(options.open(path).map_err(io("opening", path))?, path)?;
-    if file.metadata().map_err(io("examining", path))?.permissions().mode() & 0o077 != 0 {
+    let (file, found) = regular(options.open(path).map_err(io("opening", path))?, path)?;
+    if found.permissions().mode() & 0o077 != 0 {
         file.set_permissions(std::fs::Permissions::from_mode(0o600))
             .map_err(io("closing to others", path))?;
     }
@@ -126,13 +128,13 @@ pub(super) fn read_end(file: &mut File, path: &Path) -> Result<FileEnd, AuditErr
 pub(super) fn last_of_old(directory: &Path) -> Result<Option<Result<Record, ()>>, AuditError> {
     let old = old_files(directory)?;
     let Some(path) = old.last() else { return Ok(None) };
-    let mut file = File::open(path).map_err(io("opening", path))?;
+    let mut file = open_to_read(path)?;
     Ok(read_end(&mut file, path)?.last)
 }
 
 /// The first record of a file, if it has one that can be read.
 pub(super) fn first_record(path: &Path) -> Result<Option<Record>, AuditError> {
-    let file = File::open(path).map_err(io("opening", path))?;
+    let file = open_to_read(path)?;
     let mut line = Vec::new();
     let mut start = BufReader::with_capacity(4 << 10, file.take(LINE_MAX as u64));
     start.read_until(b'\n', &mut line).map_err(io("reading", path))?;
@@ -140,27 +142,35 @@ pub(super) fn first_record(path: &Path) -> Result<Option<Record>, AuditError> {
 }
 
 pub(super) fn read_head(path: &Path) -> Result<Option<Head>, AuditError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(bytes.trim_ascii()).ok()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(AuditError::Io { what: "reading", path: path.to_owned(), source }),
-    }
+    let file = match open_to_read(path) {
+        Ok(file) => file,
+        Err(AuditError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(HEAD_MAX).read_to_end(&mut bytes).map_err(io("reading", path))?;
+    Ok(serde_json::from_slice(bytes.trim_ascii()).ok())
 }
 
 pub(super) fn old_files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io("listing", directory))? {
         let entry = entry.map_err(io("listing", directory))?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let number = name.strip_prefix(OLD_PREFIX).and_then(|rest| rest.strip_suffix(OLD_SUFFIX));
-        if number.is_some_and(|digits| digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        {
+        if number_of(&entry.path()).is_some() {
             files.push(entry.path());
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// The number of its first record by which a finished file is named; none of any other file.
+pub(super) fn number_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let digits = name.strip_prefix(OLD_PREFIX)?.strip_suffix(OLD_SUFFIX)?;
+    (digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
 /// The name of a finished file that begins with this record.
@@ -199,17 +209,20 @@ pub fn open_all(directory: &Path) -> Result<Vec<(PathBuf, File)>, AuditError> {
     Err(AuditError::Io { what: "reading", path: directory.to_owned(), source })
 }
 
-fn open_to_read(path: &Path) -> Result<File, AuditError> {
+/// Opens what is there for reading, and nothing else: a gateway in strange hands has a hand in the directory too, and root, who reads a log,
+/// may read what it may not.
+pub(super) fn open_to_read(path: &Path) -> Result<File, AuditError> {
     let mut options = OpenOptions::new();
     // A pipe in its place would wait for a writer.
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC);
+    options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC);
     let file = options.open(path).map_err(io("opening", path))?;
-    regular(file, path)
+    Ok(regular(file, path)?.0)
 }
 
-fn regular(file: File, path: &Path) -> Result<File, AuditError> {
-    if file.metadata().map_err(io("examining", path))?.is_file() {
-        return Ok(file);
+fn regular(file: File, path: &Path) -> Result<(File, std::fs::Metadata), AuditError> {
+    let found = file.metadata().map_err(io("examining", path))?;
+    if found.is_file() {
+        return Ok((file, found));
     }
     let source = std::io::Error::other("not a regular file");
     Err(AuditError::Io { what: "opening", path: path.to_owned(), source })

@@ -73,8 +73,15 @@ pub struct AuditLog {
     rotation: Rotation,
 }
 
-/// What a write gives back: the file, if it could be opened, and what came of it.
-type Ended = (Option<AuditFile>, Result<Written, AuditError>);
+/// What a write gives back.
+#[derive(Debug)]
+struct Ended {
+    /// The file, if it could be opened.
+    file: Option<AuditFile>,
+    /// What is on disk now, whatever came of the rest.
+    written: Written,
+    done: Result<(), AuditError>,
+}
 
 /// What the writer works on.
 #[derive(Debug)]
@@ -200,15 +207,15 @@ impl AuditLog {
             // Without a file the last write ended in a panic: it is read back how far it got.
             let mut file = match AuditFile::go_on(file, &directory, rotation, &redactor.load()) {
                 Ok(file) => file,
-                Err(error) => return (None, Err(error)),
+                Err(error) => return Ended { file: None, written: Written::default(), done: Err(error) },
             };
             // A write that panicked has made safe a part of it, which is as good as none.
             let mut batch = batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let written = file.append(&mut batch, &redactor.load());
+            let done = file.append(&mut batch, &redactor.load());
             if ends {
                 file.give_back();
             }
-            (Some(file), written)
+            Ended { written: file.take_written(), file: Some(file), done }
         }));
     }
 
@@ -218,12 +225,16 @@ impl AuditLog {
         // Awaited in place: an abort here leaves the handle for the next turn.
         let ended = under_way.await;
         turn.under_way = None;
-        let (file, written) = match ended {
+        let Ended { file, written, done } = match ended {
             Ok(ended) => ended,
             Err(panicked) => return Err(AuditError::Panicked(panicked.to_string())),
         };
         turn.file = file;
-        let written = written?;
+        // Also where the write failed behind them: they are not written again.
+        if self.feed.is_watched() {
+            written.records().for_each(|record| self.feed.publish(record));
+        }
+        done?;
         let count = u64::try_from(std::mem::take(&mut turn.batched)).unwrap_or(u64::MAX);
         turn.batch = Arc::default();
         self.shared.committed.send_modify(|committed| *committed += count);
@@ -233,9 +244,46 @@ impl AuditLog {
             failing
         });
         crate::metrics::audit_records(count);
-        if self.feed.is_watched() {
-            written.records().for_each(|record| self.feed.publish(record));
-        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redactor::Redactor;
+
+    use super::super::event::Event;
+    use super::*;
+
+    /// What is on disk isn't written again, so that whoever watches would never hear of it.
+    #[tokio::test]
+    async fn a_batch_whose_head_cant_be_written_is_in_the_live_feed_once() {
+        let state = tempfile::tempdir().unwrap();
+        let redactor = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
+        let log = AuditLog::open(state.path(), redactor, Options::default()).unwrap();
+        log.turn.lock().await.file.as_mut().unwrap().make_head_read_only();
+        let (mut feed, mut health) = (log.feed().subscribe(), log.health());
+        let write = || {
+            let log = log.clone();
+            tokio::spawn(async move { log.write().await })
+        };
+        let writer = write();
+        let id =
+            log.sink().record(Event::Operator { action: "exec".into(), uid: None, detail: None }).unwrap();
+        health.wait_for(|health| *health != Health::Good).await.unwrap();
+        assert_eq!(feed.try_recv().map(|record| record.id), Ok(id));
+        writer.abort();
+        let _ = writer.await;
+        let mut turn = log.turn.lock().await;
+        if let Some(under_way) = turn.under_way.take() {
+            let _ = under_way.await;
+        }
+        // As after a panic: opened anew.
+        turn.file = None;
+        drop(turn);
+        let writer = write();
+        assert!(log.flush(Duration::from_secs(20)).await);
+        assert!(feed.try_recv().is_err(), "told twice");
+        writer.abort();
     }
 }

@@ -9,7 +9,9 @@ mod ahead;
 mod event;
 mod file;
 mod found;
+mod lines;
 mod log;
+mod reached;
 mod record;
 mod sink;
 mod verify;
@@ -20,6 +22,7 @@ pub use event::{
 };
 pub use file::Rotation;
 pub use found::{AuditError, HEAD_NAME, LOG_NAME, open_all};
+pub use lines::{Line, Lines};
 pub use log::{AuditLog, Health, Options};
 pub use record::{Record, RecordId};
 pub use sink::{AuditUnavailable, Sink};

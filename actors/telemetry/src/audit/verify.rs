@@ -2,13 +2,13 @@
 //! of order or was cut off, by file and line. Only reads, and is right beside a writer too.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::event::{Event, Note};
-use super::found::{AuditError, HEAD_NAME, LINE_MAX, open_all, read_head};
+use super::found::{AuditError, HEAD_NAME, number_of, open_all, read_head};
+use super::lines::{Line, Lines};
 use super::record::{BadLine, GENESIS, Record, parse};
 
 /// What is wrong at one place.
@@ -44,6 +44,12 @@ pub enum Trouble {
     },
     /// The last record is not the one that the head file names.
     NotTheHead,
+    /// Here the log says that records up to this one were deleted though the record behind them couldn't be read: whether it was the one that was
+    /// written behind them can't be told any more.
+    PrunedUnread {
+        /// The last record that is gone, as far as a file's name tells.
+        through: u64,
+    },
     /// The head file is missing or unreadable, so a cut tail would not show.
     NoHead,
 }
@@ -122,35 +128,29 @@ struct Walk {
     report: Report,
     /// Number and hash of the record before; the hash is unknown after a bad line.
     before: Option<(u64, Option<String>)>,
-    /// Where the log starts, if not at its genesis.
-    start: Option<(PathBuf, u64, String)>,
+    /// Where the log starts, if not at its genesis: with the hash before it, if the first line can be read.
+    start: Option<(PathBuf, u64, Option<String>)>,
 }
 
 impl Walk {
     fn file(&mut self, path: &Path, file: File) -> Result<(), AuditError> {
         let failed = |source| AuditError::Io { what: "reading", path: path.to_owned(), source };
         self.report.files.push(path.to_owned());
-        let mut reader = BufReader::new(file);
+        let mut lines = Lines::of(file);
         let mut number = 0;
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = (&mut reader).take(LINE_MAX as u64).read_until(b'\n', &mut line).map_err(failed)?;
-            if read == 0 {
-                return Ok(());
-            }
+        while let Some(line) = lines.next().map_err(failed)? {
             number += 1;
-            if line.pop_if(|byte| *byte == b'\n').is_some() {
-                self.line(path, number, &line);
-            } else if read == LINE_MAX {
-                self.bad(path, number, Trouble::Malformed);
-                skip_line(&mut reader).map_err(failed)?;
-            } else {
-                // The writer may finish it yet: not to be looked at again.
-                self.report.unfinished = read as u64;
-                return Ok(());
+            match line {
+                Line::Whole(line) => self.line(path, number, line),
+                Line::TooLong => self.bad(path, number, Trouble::Malformed),
+                // Not to be looked at again.
+                Line::Unfinished(bytes) => {
+                    self.report.unfinished = bytes;
+                    break;
+                }
             }
         }
+        Ok(())
     }
 
     fn line(&mut self, path: &Path, number: u64, line: &[u8]) {
@@ -168,28 +168,44 @@ impl Walk {
     /// A line that can't be trusted stands in the place of one record.
     fn bad(&mut self, path: &Path, number: u64, trouble: Trouble) {
         self.find(path, number, trouble);
-        let seq = self.before.as_ref().map_or(1, |(seq, _)| seq + 1);
+        let seq = match &self.before {
+            Some((seq, _)) => seq.saturating_add(1),
+            None => self.begins(path, number_of(path).unwrap_or(1), None),
+        };
         self.before = Some((seq, None));
+    }
+
+    /// The log's first line, of this number; `prev` if it can be read.
+    fn begins(&mut self, path: &Path, seq: u64, prev: Option<&str>) -> u64 {
+        self.report.first_seq = seq;
+        if seq != 1 || prev.is_some_and(|prev| prev != GENESIS) {
+            self.start = Some((path.to_owned(), seq, prev.map(str::to_owned)));
+        }
+        seq
     }
 
     fn record(&mut self, path: &Path, number: u64, record: &Record) {
         self.report.records += 1;
         if let Ok(Event::Log(note)) = record.typed() {
+            if let Note::Pruned { through_seq: through, unread: true, .. } = note {
+                self.find(path, number, Trouble::PrunedUnread { through });
+            }
             self.report.notes.push((record.seq, note));
         }
         match self.before.clone() {
             None => {
-                self.report.first_seq = record.seq;
-                if record.seq != 1 || record.prev != GENESIS {
-                    self.start = Some((path.to_owned(), record.seq, record.prev.clone()));
-                }
+                self.begins(path, record.seq, Some(&record.prev));
             }
             Some((seq, _)) if record.seq <= seq => {
-                self.find(path, number, Trouble::OutOfOrder { expected: seq + 1, found: record.seq });
+                self.find(
+                    path,
+                    number,
+                    Trouble::OutOfOrder { expected: seq.saturating_add(1), found: record.seq },
+                );
                 // The chain is followed from the record that is where it belongs.
                 return;
             }
-            Some((seq, _)) if record.seq > seq + 1 => {
+            Some((seq, _)) if record.seq > seq.saturating_add(1) => {
                 self.find(path, number, Trouble::Missing { from: seq + 1, to: record.seq - 1 });
             }
             Some((_, Some(hash))) if hash != record.prev => self.find(path, number, Trouble::Replaced),
@@ -201,7 +217,8 @@ impl Walk {
     fn finish(mut self) -> Report {
         if let Some((path, seq, prev)) = self.start.take() {
             let pruned = self.report.notes.iter().any(|(_, note)| {
-                matches!(note, Note::Pruned { through_seq, hash } if through_seq + 1 == seq && *hash == prev)
+                let Note::Pruned { through_seq, hash, .. } = note else { return false };
+                through_seq.saturating_add(1) == seq && prev.as_ref().is_none_or(|prev| *hash == *prev)
             });
             if !pruned {
                 self.find(&path, 1, Trouble::Missing { from: 1, to: seq.saturating_sub(1) });
@@ -212,20 +229,5 @@ impl Walk {
             self.report.last_hash = hash.unwrap_or_default();
         }
         self.report
-    }
-}
-
-fn skip_line(reader: &mut impl BufRead) -> std::io::Result<()> {
-    loop {
-        let buffer = reader.fill_buf()?;
-        if buffer.is_empty() {
-            return Ok(());
-        }
-        let newline = buffer.iter().position(|byte| *byte == b'\n');
-        let used = newline.map_or(buffer.len(), |at| at + 1);
-        reader.consume(used);
-        if newline.is_some() {
-            return Ok(());
-        }
     }
 }
