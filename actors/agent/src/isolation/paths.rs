@@ -20,7 +20,7 @@ use super::root::{Failed, at};
 use crate::plan::{CagePlan, Control, PathRule, WORKSPACE};
 use crate::sys;
 use crate::sys::mount::Attributes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
@@ -193,6 +193,19 @@ pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
         }
     }
     places
+}
+
+/// Where agents write, by every name that the kernel may have for what is mapped from there: the policy's own, where links of them lead, and
+/// the workspace's on the host, which may lie in what the policy shows. Asked inside the finished root.
+pub(crate) fn writable_names(plan: &CagePlan) -> Vec<PathBuf> {
+    let fixed = [WORKSPACE, "/tmp", "/var/tmp", "/dev"].map(PathBuf::from);
+    let named = fixed.into_iter().chain(plan.paths.read_write.iter().map(|rule| rule.path.clone()));
+    let real = named.clone().filter_map(|path| std::fs::canonicalize(path).ok());
+    let workspace = match &plan.root {
+        None => Some(plan.workspace.clone()),
+        Some(root) => plan.workspace.strip_prefix(&root.path).ok().map(|below| Path::new("/").join(below)),
+    };
+    named.chain(real).chain(workspace).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds
