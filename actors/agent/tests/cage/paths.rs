@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 pub const CASES: &[crate::Case] = &[
     ("files_and_directories_are_shown_where_they_are", files_and_directories_are_shown_where_they_are),
+    (
+        "what_the_sandbox_has_of_its_own_may_lie_in_what_is_shown",
+        what_the_sandbox_has_of_its_own_may_lie_in_what_is_shown,
+    ),
     ("a_path_in_another_has_its_own_mode", a_path_in_another_has_its_own_mode),
     ("a_path_twice_is_shown_once_and_writable_wins", a_path_twice_is_shown_once_and_writable_wins),
     ("a_path_in_the_workspace_has_its_own_mode", a_path_in_the_workspace_has_its_own_mode),
@@ -89,6 +93,13 @@ fn files_and_directories_are_shown_where_they_are(mode: Mode) {
     assert_eq!(std::fs::read_to_string(host.path("other/file")).expect("read"), "changed\n");
     // One's neighbours aren't there.
     assert_eq!(cage.sh(&format!("ls {}", host.dir.path().display())), "a\nother");
+}
+
+fn what_the_sandbox_has_of_its_own_may_lie_in_what_is_shown(mode: Mode) {
+    let dir = workspace(mode);
+    let cage = Cage::with(&with(&plan(mode, dir.path()), &["/var"], &[]));
+    assert_eq!(cage.sh("ls -d /var/log /var/lib; echo x > /tmp/x; cat /tmp/x"), "/var/lib\n/var/log\nx");
+    cage.sh_fails("echo x > /var/tmp/x");
 }
 
 fn a_path_in_another_has_its_own_mode(mode: Mode) {
