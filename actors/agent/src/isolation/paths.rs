@@ -222,17 +222,18 @@ pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Res
     let mut placed: Vec<(PathBuf, bool)> = vec![(WORKSPACE.into(), base)];
     let mut mounts = Vec::new();
     for (path, writable) in rules {
-        let above = placed.iter().rev().find(|(above, _)| path.starts_with(above));
-        if above.is_some_and(|(_, mode)| *mode == writable) {
-            continue;
-        }
-        // Copied before anything is made read-only, which a copy would keep.
+        // Copied before anything is made read-only, which a copy would keep. Looked at also where the mode is that of what surrounds it:
+        // Landlock's rule will be for what it leads to.
         let place = match open_in_workspace(workspace, &path) {
             Ok(place) => place,
             // Judged later, as every other missing path.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
             Err(error) => return Err(in_workspace(&path, error)),
         };
+        let above = placed.iter().rev().find(|(above, _)| path.starts_with(above));
+        if above.is_some_and(|(_, mode)| *mode == writable) {
+            continue;
+        }
         let mount = sys::mount::clone_tree_at(place.as_fd()).map_err(|error| in_workspace(&path, error))?;
         sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true)
             .map_err(|error| in_workspace(&path, error))?;
