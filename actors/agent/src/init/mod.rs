@@ -19,6 +19,7 @@ mod foreign_code;
 mod handouts;
 mod holders;
 mod image;
+mod looks;
 mod mapping;
 mod process;
 mod serve;
