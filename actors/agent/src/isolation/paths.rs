@@ -8,7 +8,7 @@
 //! | one path twice, or as both | once; writable wins |
 //! | a path below `/sandbox` | the workspace's own, never the host's; its own mode holds there too |
 //! | what holds cofferdam's own state, or lies in it | refused: the agent would speak to a control socket |
-//! | a socket | refused: somebody of the host answers on it |
+//! | a socket | refused: somebody of the host answers on it; one in a directory that is shown is named at the start ([`super::shown::answered`]) |
 //! | a device outside `/dev` | bound, and can't be opened (nodev) |
 //! | a named pipe | bound: whoever holds its other end was named on purpose |
 //! | a path that isn't there | an error, unless the policy marks it optional |
