@@ -110,12 +110,15 @@ pub(super) const SOCKET: &[&[Condition]] = &[
 ];
 pub(super) const SOCKETPAIR: &[&[Condition]] = &[&[is(0, UNIX)]];
 
-/// Any request but those that type into a terminal, take its console, or load a line discipline.
+/// Any request but those that type into a terminal, take its console, or load a line discipline; and but those that have btrfs copy all
+/// that lies on a subvolume: from a file of its own an agent got a copy of what is beside its workspace (before Linux 6.8).
 pub(super) const IOCTL: &[&[Condition]] = &[&[
     is_not(1, libc::TIOCSTI as u32),
     is_not(1, 0x541C), // TIOCLINUX
     is_not(1, libc::TIOCCONS as u32),
-    is_not(1, 0x5423), // TIOCSETD
+    is_not(1, 0x5423),      // TIOCSETD
+    is_not(1, 0x5000_9401), // BTRFS_IOC_SNAP_CREATE
+    is_not(1, 0x5000_9417), // BTRFS_IOC_SNAP_CREATE_V2
 ]];
 
 /// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): who opens a file under a lease waits for its
