@@ -36,12 +36,28 @@ fn main() -> ExitCode {
             the_gateway_has_no_hand_in_the_next_start.only(Mode::Rooted),
             a_policy_in_the_peers_form_runs_unchanged,
             a_policy_that_the_agent_can_change_is_not_followed,
+            a_socket_of_the_hosts_that_the_agent_sees_is_named,
             a_service_without_its_program_is_refused,
             a_program_in_a_home_is_told_of,
             messages_are_json_where_that_is_asked_for,
             a_policy_may_leave_etc_out,
         ],
     )
+}
+
+/// No wall keeps an agent from a socket that it sees (before Landlock's ninth version), so the operator hears of it.
+fn a_socket_of_the_hosts_that_the_agent_sees_is_named(stage: &Stage) -> Result<()> {
+    let socket = stage.dir().join("workspace/answers");
+    let (workspace, policy) = (workspace(stage), policy_file(stage, "")?);
+    let run =
+        || stage.call(&["run", "--policy", &policy, "--workspace", &workspace, "--", "true"])?.expect_code(0);
+    let listener = std::os::unix::net::UnixListener::bind(&socket)?;
+    let said = run()?.err();
+    ensure!(said.contains(&format!("a process of the host answers on {}", socket.display())), "{said}");
+    drop(listener);
+    let said = run()?.err();
+    ensure!(socket.exists() && !said.contains("answers on"), "nobody answers any more: {said}");
+    Ok(())
 }
 
 /// A run goes by what the file said at its start, and says so; a service, which starts again unattended, is refused.

@@ -28,6 +28,7 @@ use agent::wire::{self, Wire, WireError};
 use crate::cli::out::Failure;
 use crate::cli::places;
 use crate::cli::policies::{self, FILE_MAX};
+use crate::cli::reach;
 use crate::cli::site::Site;
 use crate::plan::Plan;
 use crate::sealed;
@@ -138,7 +139,8 @@ fn another(work: &Work<'_>, plan: &Plan, wish: Wish) -> Result<Option<(Plan, Vec
         return Ok(None);
     }
     next.cage = work.site.cage(&plan.cage, candidate.policy())?;
-    let warnings = candidate.warnings().items().iter().map(|item| item.message.clone()).collect();
+    let warnings = candidate.warnings().items().iter().map(|item| item.message.clone());
+    let warnings = warnings.chain(reach::answered(&next.cage)).collect();
     Ok(Some((next, warnings)))
 }
 

@@ -21,7 +21,7 @@ pub mod places;
 pub mod policies;
 mod policy;
 mod ps;
-mod reach;
+pub mod reach;
 mod redact;
 mod run;
 mod secrets;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use agent::isolation::links;
-use agent::isolation::shown::{Place, places};
+use agent::isolation::shown::{self, Place, places};
 use agent::plan::CagePlan;
 
 use crate::cli::out::{Failure, say};
@@ -43,6 +43,15 @@ pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> 
         }
     }
     Ok(apart)
+}
+
+/// What is to be said of sockets in what agents see, on which somebody of the host answers.
+pub fn answered(cage: &CagePlan) -> Vec<String> {
+    let told = |socket: PathBuf| {
+        let mend = "move it out of the workspace, or of what the policy shows, if they should not";
+        format!("a process of the host answers on {}, and agents can speak to it: {mend}", socket.display())
+    };
+    shown::answered(&places(cage)).into_iter().map(told).collect()
 }
 
 const POLICY: &str = "policy";

@@ -190,6 +190,9 @@ fn cage(
     ids::own(claim, ids)?;
     let apart = reach::keep_out(wanted, &cage)?;
     cage::check(&cage)?;
+    if !wanted.quiet {
+        reach::answered(&cage).iter().for_each(|text| say(text));
+    }
     places::remember(&claim.dir, &mut cage)?;
     Ok((cage, apart))
 }

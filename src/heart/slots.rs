@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use agent::protocol::{MAX_SLOTS, Slot};
+use agent::protocol::{MAX_SLOT_NAME, MAX_SLOTS, Slot};
 
 /// The kept descriptors.
 #[derive(Debug)]
@@ -38,9 +38,9 @@ impl Slots {
         self.own = self.kept.keys().cloned().collect();
     }
 
-    /// As [`Slots::keep`], for a supervisor: false too for what isn't its own.
+    /// As [`Slots::keep`], for a supervisor: false too for what isn't its own, and for a name that is too long.
     pub fn keep_for_supervisor(&mut self, slot: Slot, fd: OwnedFd) -> bool {
-        !self.own.contains(&slot) && self.keep(slot, fd)
+        slot.0.len() <= MAX_SLOT_NAME && !self.own.contains(&slot) && self.keep(slot, fd)
     }
 
     /// As [`Slots::release`], for a supervisor, which has no say in what isn't its own.
@@ -94,6 +94,9 @@ mod tests {
         assert!(slots.keep_for_supervisor(theirs.clone(), any_fd()));
         slots.release_for_supervisor(&theirs);
         assert!(slots.find("policy").is_none());
+        let named = |length| Slot::new("n".repeat(length));
+        assert!(!slots.keep_for_supervisor(named(MAX_SLOT_NAME + 1), any_fd()));
+        assert!(slots.keep_for_supervisor(named(MAX_SLOT_NAME), any_fd()));
         assert!(slots.keep(own, any_fd()), "the heart itself may");
     }
 }

@@ -14,11 +14,16 @@
 
 mod beginning;
 mod building;
+mod cage;
+mod heart;
+mod holders;
 
 pub use beginning::{Beginning, DEATHS_MAX, Moved, News};
 pub use building::{FromBuilder, ToBuilder};
+pub use cage::{CageFailure, CageReport, Check, Missing};
+pub use heart::{MAX_SLOT_NAME, MAX_SLOTS, Slot, ToHeart, ToSupervisor};
+pub use holders::{Connector, Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS};
 
-use crate::plan::{Control, PlanError};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -280,86 +285,6 @@ impl Refusal {
     }
 }
 
-/// A cage that could not be built.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
-pub enum CageFailure {
-    /// A step failed.
-    #[error("{step}{}{}", because(*errno), mend.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
-    Step {
-        /// Which, and of what.
-        step: String,
-        /// The kernel's reason; 0 when the step's own text says it.
-        errno: i32,
-        /// What the operator can do.
-        mend: Option<String>,
-    },
-    /// A path of the policy isn't there.
-    #[error("{0} doesn't exist here; mark it optional in the policy, or take it out")]
-    MissingPath(String),
-    /// A control is missing under `strict`.
-    #[error(
-        "{control} can't be enforced: {why}; run `cofferdam doctor`, or choose `--enforcement best-effort`"
-    )]
-    Missing {
-        /// Which.
-        control: Control,
-        /// Why.
-        why: String,
-    },
-    /// The proof found a hole.
-    #[error("the cage doesn't hold: {}", .0.join("; "))]
-    Unproven(Vec<String>),
-    /// The plan is wrong in itself.
-    #[error("{0}")]
-    Plan(PlanError),
-}
-
-/// How the cage came out.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CageReport {
-    /// Controls that are not enforced, with the reason (only under best effort).
-    pub missing: Vec<Missing>,
-    /// Landlock's ABI version in use, 0 when absent.
-    pub landlock_abi: u32,
-    /// What the probe tried.
-    pub proof: Vec<Check>,
-    /// Why connections to the world can't be captured, where they can't: then only programs that know a proxy have a way
-    /// out.
-    pub no_capture: Option<String>,
-    /// Why nobody sees what the kernel refuses behind the gate, where that was wanted.
-    pub no_witness: Option<String>,
-    /// Microseconds from init's first instruction to a built cage.
-    pub build_micros: u64,
-    /// Microseconds of the proof.
-    pub proof_micros: u64,
-    /// What was done on the way, and when (CLOCK_MONOTONIC in nanoseconds).
-    pub steps: Vec<(String, u64)>,
-}
-
-/// A control that isn't enforced.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Missing {
-    /// Which.
-    pub control: Control,
-    /// Why.
-    pub why: String,
-}
-
-/// One thing that the probe tried.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Check {
-    /// A short name, such as `mount` or `write /usr`.
-    pub name: String,
-    /// The control it stands for.
-    pub control: Control,
-    /// Whether it had to fail.
-    pub must_fail: bool,
-    /// 0 when it worked, else errno.
-    pub errno: i32,
-    /// Whether that is right.
-    pub right: bool,
-}
-
 /// A row of init's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
@@ -442,145 +367,6 @@ pub enum Event {
         agent: String,
         /// How.
         status: ExitStatus,
-    },
-}
-
-/// A process that holds a socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The process itself.
-    pub process: Identity,
-    /// An executable mapping other than the program itself is deleted, a memory file or on a writable mount
-    /// (something was preloaded or injected). False when not asked for.
-    pub foreign_code: bool,
-    /// Parent first, up to but without init.
-    pub ancestors: Vec<Identity>,
-}
-
-/// Who made a connection, as noted at its connect(2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Connector {
-    /// Nobody notes connects here: the control is missing ([`Control::ConnectNotify`], best effort only).
-    Unwatched,
-    /// No note: it was made in no way that init knows, or by two processes, or over a minute ago.
-    Unknown,
-    /// This process, which isn't among the holders, or has executed a program since.
-    Another {
-        /// Its pid inside.
-        pid: i32,
-    },
-    /// This one of the holders, still in the same execution of its program.
-    Holds {
-        /// Its pid inside.
-        pid: i32,
-        /// Whose it is: one number for an agent, whatever it starts and however often it is started; 0 of nobody known.
-        origin: u64,
-    },
-}
-
-/// Who a process is, as init saw it twice the same.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// Its pid inside.
-    pub pid: i32,
-    /// Clock ticks after boot (with the pid: never the same twice).
-    pub start_time: u64,
-    /// `/proc/PID/exe` as a link, as seen inside. Untrusted when `deleted` or `memory`.
-    pub exe_path: String,
-    /// Which of the reply's descriptors is the opened executable.
-    pub exe: u8,
-    /// The file has no name any more.
-    pub deleted: bool,
-    /// It is a memory file.
-    pub memory: bool,
-}
-
-/// Holders in one answer.
-pub const MAX_HOLDERS: usize = 16;
-/// Ancestors looked at; a longer chain is refused.
-pub const MAX_ANCESTORS: usize = 24;
-
-/// The name of a descriptor that the heart keeps across supervisors. The supervisor chooses them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Slot(pub String);
-
-impl Slot {
-    /// From any text of at most 200 bytes (longer ones are cut by the heart's refusal, not here).
-    pub fn new(name: impl Into<String>) -> Self {
-        Self(name.into())
-    }
-}
-
-/// Slots the heart keeps at most.
-pub const MAX_SLOTS: usize = 512;
-
-/// A packet from the heart to the supervisor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ToSupervisor {
-    /// A kept descriptor (descriptor 0), sent at the start of every supervisor.
-    Handover {
-        /// Its name.
-        slot: Slot,
-    },
-    /// All kept descriptors have been sent.
-    HandoverEnd {
-        /// How often a supervisor died before this one.
-        supervisor_restarts: u32,
-        /// What of that, and of moves, may not be on record yet.
-        news: News,
-        /// What it begins with.
-        beginning: Beginning,
-    },
-    /// Another cage stands: stop the agents in order and finish. The next supervisor starts them in it.
-    Turn {
-        /// The operator who wants it.
-        uid: u32,
-    },
-    /// The heart got this signal (SIGINT, SIGTERM, SIGHUP …).
-    Signal(i32),
-    /// The operator's terminal changed its size (SIGWINCH).
-    Winch,
-}
-
-/// A packet from the supervisor to the heart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ToHeart {
-    /// Keep this descriptor (descriptor 0) under this name; an older one of the name is closed.
-    Keep {
-        /// Its name.
-        slot: Slot,
-    },
-    /// Close the one of this name.
-    Release {
-        /// Its name.
-        slot: Slot,
-    },
-    /// The tree is up.
-    Ready,
-    /// The [`News`] that it was handed are on disk.
-    OnRecord,
-    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow, and a supervisor that
-    /// follows stops them too.
-    Stopping {
-        /// What they are given, in milliseconds.
-        grace_ms: u64,
-    },
-    /// Every agent is over and its output is out: init is killed now, while the last records are written. `Finish`
-    /// follows; should the supervisor die before it, this is how the sandbox ends.
-    Over {
-        /// As in `Finish`.
-        exit_code: i32,
-        /// As in `Finish`.
-        message: Option<String>,
-    },
-    /// What was done when, for `run --timings`: name and CLOCK_MONOTONIC in nanoseconds.
-    Steps(Vec<(String, u64)>),
-    /// End the sandbox: init is killed, the heart exits.
-    Finish {
-        /// The exit code of the whole.
-        exit_code: i32,
-        /// A last line for the operator.
-        message: Option<String>,
     },
 }
 

@@ -43,10 +43,19 @@ enum Name {
     Ignored,
 }
 
+/// What a layer has said so far.
+#[derive(Default)]
+struct Layer {
+    /// The places of what it made, which its whiteouts leave.
+    made: HashSet<PathBuf>,
+    /// Its whiteouts. A second one of a place would take nothing away, and may look through as many names as there are.
+    whiteouts: HashSet<PathBuf>,
+}
+
 /// Applies a layer's plain bytes.
 pub(super) fn apply(tree: Tree<'_>, plain: &mut dyn Read, tally: &mut Tally) -> Result<(), ImageError> {
     let mut archive = tar::Archive::new(plain);
-    let mut made = HashSet::new();
+    let mut layer = Layer::default();
     let mut extended = Extended::default();
     let unreadable = |error: io::Error| refused(format!("its archive can't be read: {error}"));
     for raw in archive.entries().map_err(unreadable)?.raw(true) {
@@ -56,7 +65,7 @@ pub(super) fn apply(tree: Tree<'_>, plain: &mut dyn Read, tally: &mut Tally) -> 
             continue;
         }
         let entry = judge(&raw, std::mem::take(&mut extended))?;
-        one(tree, &entry, &mut raw, &mut made, tally)?;
+        one(tree, &entry, &mut raw, &mut layer, tally)?;
     }
     if extended.is_empty() { Ok(()) } else { Err(refused("its archive ends with a header of nothing")) }
 }
@@ -65,21 +74,31 @@ fn one(
     tree: Tree<'_>,
     entry: &Entry,
     content: &mut impl Read,
-    made: &mut HashSet<PathBuf>,
+    layer: &mut Layer,
     tally: &mut Tally,
 ) -> Result<(), ImageError> {
-    match meaning(&entry.place)? {
+    let meaning = meaning(&entry.place)?;
+    if matches!(meaning, Name::Whiteout(_) | Name::Opaque(_))
+        && !layer.whiteouts.insert(entry.place.path().to_owned())
+    {
+        return Ok(());
+    }
+    match meaning {
         Name::Ignored => Ok(()),
         Name::Whiteout(victim) => match tree.directory(&parent_of(&victim)?)? {
             None => Ok(()),
             Some(dir) => {
                 let name = victim.split().map(|(_, name)| name.to_owned()).unwrap_or_default();
-                tree::remove(dir.as_fd(), &name, victim.path(), made).map(drop).map_err(broken(&victim))
+                tree::remove(dir.as_fd(), &name, victim.path(), &layer.made)
+                    .map(drop)
+                    .map_err(broken(&victim))
             }
         },
         Name::Opaque(place) => match tree.directory(&place)? {
             None => Ok(()),
-            Some(dir) => tree::empty(dir.as_fd(), place.path(), made).map(drop).map_err(broken(&place)),
+            Some(dir) => {
+                tree::empty(dir.as_fd(), place.path(), &layer.made).map(drop).map_err(broken(&place))
+            }
         },
         Name::Ordinary if matches!(entry.kind, Kind::Special) => {
             tally.skipped += 1;
@@ -87,7 +106,7 @@ fn one(
         }
         Name::Ordinary => {
             make(tree, entry, content, tally)?;
-            made.insert(entry.place.path().to_owned());
+            layer.made.insert(entry.place.path().to_owned());
             Ok(())
         }
     }

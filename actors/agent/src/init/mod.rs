@@ -19,6 +19,7 @@ mod foreign_code;
 mod handouts;
 mod holders;
 mod image;
+mod looks;
 mod mapping;
 mod process;
 mod serve;
@@ -40,7 +41,7 @@ use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
 use crate::isolation::root::{Collection, Failed};
 use crate::isolation::seccomp::{self, Filter};
-use crate::isolation::{network, other_root, sabotage};
+use crate::isolation::{network, other_root, paths, sabotage};
 use crate::launch::{self, Foundation, Furniture, Handed};
 use crate::own;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
@@ -244,7 +245,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
         handouts: Handouts::new(built.run, listeners),
         gate,
         captured: BTreeMap::new(),
-        writable: writable_places(plan),
+        writable: paths::writable_names(plan),
         connects: Connects::default(),
         standby: None,
     };
@@ -365,11 +366,6 @@ impl Missed {
         }
         Ok(())
     }
-}
-
-fn writable_places(plan: &CagePlan) -> Vec<PathBuf> {
-    let fixed = [crate::plan::WORKSPACE, "/tmp", "/var/tmp", "/dev"].map(PathBuf::from);
-    fixed.into_iter().chain(plan.paths.read_write.iter().map(|rule| rule.path.clone())).collect()
 }
 
 fn failed(fault: Failed) -> CageFailure {

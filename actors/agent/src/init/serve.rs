@@ -5,21 +5,20 @@
 use super::allowance::Allowances;
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
-use super::holders::{self, Found, Lens, Looked, Wanted};
-use super::image::Images;
+use super::looks::Look;
 use super::starting::{Awaited, News, Process, Starting};
+use super::strays::{MAX_SEARCHES, Search};
 use super::table::Table;
-use super::{Cage, spawn, strays};
+use super::{Cage, spawn};
 use crate::credential_files::Keeper;
 use crate::isolation::gate::Gate;
 use crate::isolation::network;
-use crate::plan::Control;
 use crate::protocol::{
-    Answer, CageFailure, Connector, ExitStatus, FromInit, Holder, MAX_AGENT_NAME, Refusal, Request,
-    RequestId, Stdio, ToInit,
+    Answer, CageFailure, ExitStatus, FromInit, MAX_AGENT_NAME, Refusal, Request, Stdio, ToInit,
 };
 use crate::sys;
 use crate::wire::{Packet, WireError};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -34,16 +33,18 @@ const REAPED_AT_ONCE: usize = 256;
 /// Ports captured at a time: a policy that names more is none that we know.
 const MAX_CAPTURED: usize = 1024;
 
-struct Loop<'a> {
-    channel: Channel<'a>,
-    cage: Cage,
+pub(super) struct Loop<'a> {
+    pub(super) channel: Channel<'a>,
+    pub(super) cage: Cage,
     table: Table,
     /// On their way to their programs, and not in the table yet.
-    starting: Vec<Awaited>,
+    pub(super) starting: Vec<Awaited>,
     /// Children may have died that nothing tells of any more.
     more_are_dead: bool,
     /// What looks at each agent's programs have cost.
-    allowances: Allowances,
+    pub(super) allowances: Allowances,
+    /// For what ended agents have left behind; one after the other.
+    searches: VecDeque<Search>,
 }
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
@@ -56,6 +57,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         starting: Vec::new(),
         more_are_dead: false,
         allowances: Allowances::default(),
+        searches: VecDeque::new(),
     };
     let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
@@ -77,7 +79,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         list.extend(this.cage.connects.polls());
         // While nothing runs nothing appears, and nobody's time is up.
         let idle = this.table.running().is_empty() && this.starting.is_empty();
-        let beat = match (this.more_are_dead, idle) {
+        let beat = match (this.more_are_dead || !this.searches.is_empty(), idle) {
             (true, _) => 0,
             (false, true) => -1,
             (false, false) => BEAT_MILLISECONDS,
@@ -104,6 +106,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         if channel & libc::POLLIN != 0 && this.take_requests().is_err() {
             return Ok(());
         }
+        this.search();
         if this.flush().is_err() {
             return Ok(());
         }
@@ -136,14 +139,6 @@ pub(super) fn refuse(mut channel: Channel<'_>, failure: &CageFailure) -> Result<
     }
 }
 
-/// A [`Request::Holders`].
-struct Look {
-    id: RequestId,
-    inode: u64,
-    mappings: bool,
-    connector: bool,
-}
-
 impl Loop<'_> {
     fn take_requests(&mut self) -> Result<(), Ended> {
         let mut looks = Vec::new();
@@ -165,6 +160,12 @@ impl Loop<'_> {
                 Err(refusal) => self.channel.reply(id, Err(refusal)),
             };
         }
+        if let Request::KillStrays { agent } = request {
+            return match self.searches.len() < MAX_SEARCHES {
+                true => self.searches.push_back(Search::new(id, agent)),
+                false => self.channel.reply(id, Err(Refusal::TooMany("searches for strays".into()))),
+            };
+        }
         let reply = match self.cage.handouts.answer(request, fds) {
             Ok(reply) => reply,
             Err((request, _)) => self.answer(request),
@@ -172,58 +173,21 @@ impl Loop<'_> {
         self.channel.reply(id, reply);
     }
 
-    /// Whether the agent that connected this socket may have its programs looked through.
-    fn may_look(&self, inode: u64) -> bool {
-        self.allowances.has_left(self.cage.connects.origin(inode), Instant::now())
-    }
-
-    /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
-    /// begins after each was asked.
-    fn look(&mut self, looks: &[Look]) {
-        if looks.is_empty() {
-            return;
-        }
-        // Whoever made one of these sockets has executed its program, and is looked at.
-        self.settle();
-        if self.cage.standby.is_some() {
-            // The first process takes it: nobody has run yet, so nobody holds anything.
-            for look in looks {
-                let connector = look.connector.then_some(Connector::Unknown);
-                self.channel
-                    .reply(look.id, Ok((Answer::Holders { holders: Vec::new(), connector }, Vec::new())));
-            }
-            return;
-        }
-        let (looks, indebted): (Vec<&Look>, Vec<&Look>) =
-            looks.iter().partition(|look| !look.mappings || self.may_look(look.inode));
-        for look in indebted {
-            self.channel.reply(look.id, Err(Refusal::Indebted));
-        }
-        for mappings in [true, false] {
-            let alike: Vec<&Look> = looks.iter().copied().filter(|look| look.mappings == mappings).collect();
-            if alike.is_empty() {
-                continue;
-            }
-            let likely = |inode| Wanted { inode, likely: self.cage.connects.place(inode) };
-            let wanted: Vec<Wanted> = alike.iter().map(|look| likely(look.inode)).collect();
-            let threads = !self.cage.confinement.filters();
-            let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
-            let lens = Lens { mappings, writable: &self.cage.writable, threads, starting: &starting };
-            // All of them were looked at by now, so one look at what each maker executes is late enough for all.
-            let mut images = Images::default();
-            for (look, Looked { result, took }) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
-                self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
-                let reply = result.map(|Found { holders, executables }| {
-                    let connector = look.connector.then(|| self.connector(look.inode, &holders, &mut images));
-                    (Answer::Holders { holders, connector }, executables)
-                });
-                self.channel.reply(look.id, reply);
-            }
-        }
+    /// Goes on with the first search, for as long as it may keep others waiting.
+    fn search(&mut self) {
+        let Some(mut search) = self.searches.pop_front() else { return };
+        let mut running = self.table.running();
+        running.extend(self.starting.iter().map(Awaited::pid));
+        let reply = match search.go_on(&running) {
+            Ok(false) => return self.searches.push_front(search),
+            Ok(true) => Ok((Answer::Done, Vec::new())),
+            Err(error) => Err(system("looking for strays")(error)),
+        };
+        self.channel.reply(search.id, reply);
     }
 
     /// Hears what those on their way have said. Whoever has executed its program is in the table then: nobody else has run any.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for awaited in std::mem::take(&mut self.starting) {
             self.hear(awaited);
         }
@@ -336,30 +300,15 @@ impl Loop<'_> {
                 descriptor(witness.ok_or_else(none)?.try_clone())
             }
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
-            // Such questions are answered together, see `look`, and these when the process has begun, see `hear`.
-            Request::Holders { .. } | Request::Spawn { .. } => {
-                Err(Refusal::Invalid("a look or a start among other requests".into()))
+            // Answered together, see `look`; when the process has begun, see `hear`; when the search is through, see `search`.
+            Request::Holders { .. } | Request::Spawn { .. } | Request::KillStrays { .. } => {
+                Err(Refusal::Invalid("a look, a start or a search among other requests".into()))
             }
             // Answered before, by `Handouts`.
             Request::ListenTcp { .. } | Request::BindUdp { .. } | Request::Diag | Request::RunFile { .. } => {
                 Err(Refusal::Invalid("nothing to hand out".into()))
             }
-            Request::KillStrays { agent } => {
-                let mut running = self.table.running();
-                running.extend(self.starting.iter().map(Awaited::pid));
-                strays::kill(&agent, &running).map_err(system("looking for strays"))?;
-                done
-            }
         }
-    }
-
-    fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
-        let missing = &self.cage.report.missing;
-        let unproven = missing.iter().any(|missing| missing.control == Control::ConnectNotify);
-        if unproven || !self.cage.confinement.asks() {
-            return Connector::Unwatched;
-        }
-        self.cage.connects.connector(inode, holders, now)
     }
 
     fn capture(&mut self, port: u16) -> Reply {
@@ -388,6 +337,13 @@ impl Loop<'_> {
         // Who asked before is gone, a supervisor that died or an actor that did: nobody asks twice.
         for awaited in self.starting.extract_if(.., |awaited| awaited.agent == agent) {
             awaited.give_up();
+        }
+        // Whoever had its strays looked for is gone, too; from here on they could be its own.
+        for search in std::mem::take(&mut self.searches) {
+            match search.agent == agent {
+                true => self.channel.reply(search.id, Ok((Answer::Done, Vec::new()))),
+                false => self.searches.push_back(search),
+            }
         }
         self.table.admit(agent, self.starting.len())?;
         if self.cage.connects.is_full() {

@@ -5,7 +5,7 @@
 
 use super::links::follow;
 use super::paths::Modes;
-use super::root::{Failed, at, attach, make_dir, make_file, make_parent};
+use super::root::{Failed, at, attach, make_dir, make_file, make_parent, place};
 use crate::plan::{
     AGENT_ID, CA_BUNDLE, CagePlan, Control, INFERENCE_ADDRESS, JAVA_STORE, RUN_DIR, WORKSPACE,
 };
@@ -152,15 +152,7 @@ impl Collected {
             make_file(Path::new("/etc/shadow"), &[])?;
         }
         for Bound { path, directory, mount, .. } in &self.bound {
-            if !path.exists() {
-                if *directory {
-                    make_dir(path, 0o755)?;
-                } else {
-                    make_parent(path)?;
-                    make_file(path, &[])?;
-                }
-            }
-            attach(root, mount.as_fd(), path)?;
+            place(root, mount.as_fd(), path, *directory)?;
         }
         for (path, target) in &self.links {
             make_parent(path)?;

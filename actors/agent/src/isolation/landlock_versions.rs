@@ -95,7 +95,7 @@ pub const VERSIONS: &[Version] = &[
         kernel: "7.1",
         adds: &["resolve_unix"],
         used_for: "connecting to a pathname socket only where the policy makes its place writable",
-        without: "sockets of the host aren't shown; a policy's path that is one is refused",
+        without: "a policy's path that is a socket is refused, and a start names those of the host in what is shown",
     },
     Version {
         abi: 10,

@@ -8,7 +8,7 @@
 //! | one path twice, or as both | once; writable wins |
 //! | a path below `/sandbox` | the workspace's own, never the host's; its own mode holds there too |
 //! | what holds cofferdam's own state, or lies in it | refused: the agent would speak to a control socket |
-//! | a socket | refused: somebody of the host answers on it |
+//! | a socket | refused: somebody of the host answers on it; one in a directory that is shown is named at the start ([`super::shown::answered`]) |
 //! | a device outside `/dev` | bound, and can't be opened (nodev) |
 //! | a named pipe | bound: whoever holds its other end was named on purpose |
 //! | a path that isn't there | an error, unless the policy marks it optional |
@@ -20,7 +20,7 @@ use super::root::{Failed, at};
 use crate::plan::{CagePlan, Control, PathRule, WORKSPACE};
 use crate::sys;
 use crate::sys::mount::Attributes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
@@ -195,6 +195,19 @@ pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
     places
 }
 
+/// Where agents write, by every name that the kernel may have for what is mapped from there: the policy's own, where links of them lead, and
+/// the workspace's on the host, which may lie in what the policy shows. Asked inside the finished root.
+pub(crate) fn writable_names(plan: &CagePlan) -> Vec<PathBuf> {
+    let fixed = [WORKSPACE, "/tmp", "/var/tmp", "/dev"].map(PathBuf::from);
+    let named = fixed.into_iter().chain(plan.paths.read_write.iter().map(|rule| rule.path.clone()));
+    let real = named.clone().filter_map(|path| std::fs::canonicalize(path).ok());
+    let workspace = match &plan.root {
+        None => Some(plan.workspace.clone()),
+        Some(root) => plan.workspace.strip_prefix(&root.path).ok().map(|below| Path::new("/").join(below)),
+    };
+    named.chain(real).chain(workspace).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds
 /// them, and the workspace its own. The workspace must be attached. Says which are writable.
 ///
@@ -209,17 +222,18 @@ pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Res
     let mut placed: Vec<(PathBuf, bool)> = vec![(WORKSPACE.into(), base)];
     let mut mounts = Vec::new();
     for (path, writable) in rules {
-        let above = placed.iter().rev().find(|(above, _)| path.starts_with(above));
-        if above.is_some_and(|(_, mode)| *mode == writable) {
-            continue;
-        }
-        // Copied before anything is made read-only, which a copy would keep.
+        // Copied before anything is made read-only, which a copy would keep. Looked at also where the mode is that of what surrounds it:
+        // Landlock's rule will be for what it leads to.
         let place = match open_in_workspace(workspace, &path) {
             Ok(place) => place,
             // Judged later, as every other missing path.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
             Err(error) => return Err(in_workspace(&path, error)),
         };
+        let above = placed.iter().rev().find(|(above, _)| path.starts_with(above));
+        if above.is_some_and(|(_, mode)| *mode == writable) {
+            continue;
+        }
         let mount = sys::mount::clone_tree_at(place.as_fd()).map_err(|error| in_workspace(&path, error))?;
         sys::mount::set_attributes(mount.as_fd(), modes.for_use(writable), true)
             .map_err(|error| in_workspace(&path, error))?;

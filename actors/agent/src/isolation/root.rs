@@ -129,20 +129,25 @@ impl Collection {
             make_parent(path)?;
             std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {}", path.display())))?;
         }
-        for shown in &self.shown {
-            place(root, shown)?;
+        for Shown { path, mount, directory, .. } in &self.shown {
+            place(root, mount.as_fd(), path, *directory)?;
         }
         make_dir(Path::new(WORKSPACE), 0o755)?;
         attach(root, self.workspace.as_fd(), WORKSPACE)?;
         let mut writable = paths::mount_workspace(plan, self.workspace.as_fd())?;
         writable.extend(self.shown.iter().filter(|shown| shown.writable).map(|shown| shown.path.clone()));
-        for (path, mode) in [("/var/log", 0o755), ("/run", 0o755), ("/proc", 0o555), ("/sys", 0o555)] {
+        for (path, mode) in [("/run", 0o755), ("/proc", 0o555), ("/sys", 0o555)] {
             make_dir(Path::new(path), mode)?;
+        }
+        // What the policy shows of /var is as it is.
+        let is_shown = |path: &Path| self.shown.iter().any(|shown| path.starts_with(&shown.path));
+        if !is_shown(Path::new("/var/log")) {
+            make_dir(Path::new("/var/log"), 0o755)?;
         }
         make_file(Path::new(LANDLOCK_WITNESS), b"Landlock isn't in force here.\n")?;
         for (target, path) in [("/tmp", "/var/tmp"), ("/run", "/var/run")] {
             // A policy's path below it has made it a directory already.
-            if !Path::new(path).exists() {
+            if !Path::new(path).exists() && !is_shown(Path::new(path)) {
                 std::os::unix::fs::symlink(target, path).map_err(at(format!("linking {path}")))?;
             }
         }
@@ -284,17 +289,18 @@ fn open_root() -> io::Result<OwnedFd> {
         .into())
 }
 
-fn place(root: BorrowedFd<'_>, shown: &Shown) -> Result<(), Failed> {
-    // Inside a read-only bind nothing can be made, and nothing needs to: it is there already.
-    if !shown.path.exists() {
-        if shown.directory {
-            make_dir(&shown.path, 0o755)?;
-        } else {
-            make_parent(&shown.path)?;
-            make_file(&shown.path, &[])?;
-        }
-    }
-    attach(root, shown.mount.as_fd(), &shown.path)
+/// Attaches something of the host at its own place, which may lie in what agents write and another cage's still do: so through no link,
+/// which could lead to any other place of this root.
+pub(super) fn place(
+    root: BorrowedFd<'_>,
+    mount: BorrowedFd<'_>,
+    path: &Path,
+    is_directory: bool,
+) -> Result<(), Failed> {
+    let below = path.strip_prefix("/").unwrap_or(path);
+    sys::beneath::make_place(root, below, is_directory)
+        .and_then(|place| sys::mount::attach(mount, place.as_fd(), Path::new("")))
+        .map_err(at(format!("attaching {}", path.display())))
 }
 
 pub(super) fn attach(

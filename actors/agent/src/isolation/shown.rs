@@ -4,6 +4,9 @@
 use super::{etc, is_provided, paths};
 use crate::plan::{CagePlan, WORKSPACE};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// A place of the host that the agents get.
@@ -46,6 +49,30 @@ pub fn written(plan: &CagePlan) -> BTreeSet<PathBuf> {
     }
 }
 
+/// Sockets in these places on which a process of this network namespace answers. Agents that see one can speak to it, whatever namespace they
+/// are in (unix(7)): before Linux 7.1 no wall is there to keep them from it.
+pub fn answered(places: &[Place]) -> BTreeSet<PathBuf> {
+    let bound = std::fs::read("/proc/net/unix").unwrap_or_default();
+    let seen = |path: &PathBuf| {
+        let real = path.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
+        real.is_some_and(|real| {
+            places.iter().any(|place| real.starts_with(&place.path) || *path == place.path)
+        })
+    };
+    // One that was moved or removed since is no way to it.
+    let is_there =
+        |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    paths_of(&bound).filter(|path| seen(path) && is_there(path)).collect()
+}
+
+/// The paths in `/proc/net/unix`, behind seven columns; those of abstract sockets, and relative ones, begin otherwise.
+fn paths_of(bound: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
+    bound.split(|byte| *byte == b'\n').filter_map(|line| {
+        let start = line.windows(2).position(|pair| pair == b" /")? + 1;
+        Some(PathBuf::from(OsStr::from_bytes(line.get(start..)?)))
+    })
+}
+
 /// What the policy names of the host, and what goes with it; not what the sandbox has of its own.
 fn named(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
     let paths = paths::policy_paths(plan).into_iter().filter(|(path, _)| !path.starts_with("/etc"));
@@ -66,6 +93,32 @@ mod tests {
 
     fn rule(path: impl Into<PathBuf>) -> PathRule {
         PathRule { path: path.into(), optional: false }
+    }
+
+    #[test]
+    fn a_socket_that_somebody_answers_on_is_seen_where_agents_see_it() {
+        use std::os::unix::net::{UnixDatagram, UnixListener};
+        let dir = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(dir.path()).unwrap();
+        for made in ["shown/sub", "other"] {
+            std::fs::create_dir_all(real.join(made)).unwrap();
+        }
+        std::os::unix::fs::symlink("shown", real.join("link")).unwrap();
+        let at = |name: &str| real.join(name);
+        let _streams = ["shown/a b", "link/sub/linked", "other/c", "shown/gone"]
+            .map(|name| UnixListener::bind(at(name)).unwrap());
+        let _datagrams = UnixDatagram::bind(at("shown/sub/d")).unwrap();
+        drop(UnixListener::bind(at("shown/nobodys")).unwrap());
+        std::fs::remove_file(at("shown/gone")).unwrap();
+        let place = |name: &str| Place { path: at(name), writable: false };
+        let expected = ["shown/a b", "link/sub/linked", "shown/sub/d"].map(at);
+        assert_eq!(answered(&[place("shown")]), BTreeSet::from(expected));
+        assert_eq!(
+            answered(&[place("other/c")]),
+            BTreeSet::from([at("other/c")]),
+            "one that is named itself"
+        );
+        assert_eq!(answered(&[]), BTreeSet::new());
     }
 
     #[test]

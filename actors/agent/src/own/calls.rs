@@ -9,7 +9,8 @@
 //! Init's filter is inherited by every agent. It is a refusal list without any look at arguments, since that is the one
 //! kind that costs them nothing (the kernel answers from a bitmap); what it refuses the agents' own list refuses too.
 
-use crate::isolation::seccomp::table::{Call, Condition, Test};
+use crate::isolation::seccomp::conditions::{Condition, Test};
+use crate::isolation::seccomp::table::Call;
 
 const fn none_of(argument: u8, bits: libc::c_int) -> Condition {
     Condition { argument, test: Test::Masked { mask: bits.cast_unsigned(), is: 0 } }

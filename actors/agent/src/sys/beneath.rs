@@ -1,11 +1,14 @@
 //! openat2(2) for trees that someone hostile owns: beneath a directory, through no link of any kind.
 
 use super::check;
-use std::ffi::CString;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 fn open(directory: BorrowedFd<'_>, name: &[u8], flags: i32) -> io::Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -49,4 +52,69 @@ pub(crate) fn clone_real(path: &Path) -> io::Result<(OwnedFd, std::fs::Metadata)
 pub(crate) fn open_place(directory: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     // Without O_NOFOLLOW, with which O_PATH would open the link itself instead of refusing it.
     open(directory, path.as_os_str().as_bytes(), libc::O_PATH)
+}
+
+/// The same, made where it isn't there: a directory, or an empty file, and the directories on the way to it.
+pub(crate) fn make_place(top: BorrowedFd<'_>, path: &Path, is_directory: bool) -> io::Result<OwnedFd> {
+    match open_place(top, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // Inside a read-only mount nothing can be made, and nothing needs to.
+        there => return there,
+    }
+    let names: Vec<&OsStr> = path.components().filter_map(plain).collect();
+    let mut place = open_place(top, Path::new("."))?;
+    for (at, name) in names.iter().enumerate() {
+        if is_directory || at + 1 < names.len() {
+            is_there(mkdirat(&place, *name, Mode::from_bits_truncate(0o755)))?;
+        } else {
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            is_there(openat(&place, *name, flags, Mode::from_bits_truncate(0o644)).map(drop))?;
+        }
+        place = open_place(place.as_fd(), Path::new(name))?;
+    }
+    Ok(place)
+}
+
+fn plain(part: Component<'_>) -> Option<&OsStr> {
+    match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn is_there(made: nix::Result<()>) -> io::Result<()> {
+    match made {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_place_is_made_through_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = std::fs::File::open(dir.path()).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (path, is_directory) in [("a/b/directory", true), ("a/c/file", false), ("a/b/directory", true)] {
+            let place = make_place(top.as_fd(), Path::new(path), is_directory).unwrap();
+            assert_eq!(std::fs::File::from(place).metadata().unwrap().is_dir(), is_directory, "{path}");
+            assert_eq!(at(path).is_dir(), is_directory, "{path}");
+        }
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        symlink(at("elsewhere"), at("a/link")).unwrap();
+        symlink("../elsewhere", at("a/b/link")).unwrap();
+        symlink("absent", at("a/dangling")).unwrap();
+        for path in ["a/link", "a/link/x", "a/link/x/y", "a/b/link/x", "a/dangling", "a/dangling/x"] {
+            for is_directory in [true, false] {
+                let error = make_place(top.as_fd(), Path::new(path), is_directory).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{path}");
+            }
+        }
+        assert_eq!(std::fs::read_dir(at("elsewhere")).unwrap().count(), 0, "nothing was made there");
+        assert!(make_place(top.as_fd(), Path::new("a/c/file/x"), true).is_err());
+    }
 }

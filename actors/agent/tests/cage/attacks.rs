@@ -125,6 +125,9 @@ print('clone3', call(435,0,0))
 print('io_uring', call(425,1,0))
 print('unshare files', call(272,0x400))
 print('close_range unshare', call(436,1000,1001,2))
+d=os.open('/tmp',os.O_RDONLY)
+print('btrfs snapshots', call(16,d,0x50009401,0), call(16,d,high|0x50009417,0))
+print('btrfs subvolume flags', call(16,d,0x80089419,0))
 ";
     let Some(lines) = cage.python(script) else { return };
     assert_eq!(
@@ -140,6 +143,8 @@ print('close_range unshare', call(436,1000,1001,2))
             "io_uring EPERM",
             "unshare files EPERM",
             "close_range unshare EPERM",
+            "btrfs snapshots EPERM EPERM",
+            "btrfs subvolume flags ENOTTY",
         ]
     );
 }

@@ -1,9 +1,11 @@
 //! Who holds a socket: one, several, none, hidden.
 
-use crate::bed::{Cage, Mode};
+use crate::bed::{Cage, Mode, SANDBOX, plan};
+use agent::plan::PathRule;
 use agent::protocol::{Answer, Connector, Holder, ProcessId, Refusal, Request};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 pub const CASES: &[crate::Case] = &[
     ("a_holder_is_found_with_its_ancestors", a_holder_is_found_with_its_ancestors),
@@ -12,6 +14,7 @@ pub const CASES: &[crate::Case] = &[
     ("the_maker_of_a_connection_is_known", the_maker_of_a_connection_is_known),
     ("an_exec_unmakes_the_maker", an_exec_unmakes_the_maker),
     ("an_agent_is_one_whatever_it_leaves_behind", an_agent_is_one_whatever_it_leaves_behind),
+    ("what_an_agent_can_write_is_foreign_by_every_name", what_an_agent_can_write_is_foreign_by_every_name),
 ];
 
 fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
@@ -129,6 +132,45 @@ fn an_agent_is_one_whatever_it_leaves_behind(mode: Mode) {
     let (_, anothers) = connected_by(&cage, "d", CONNECTS);
     assert_eq!(origin(left_behind), origin(started_again));
     assert_ne!(origin(left_behind), origin(anothers));
+}
+
+/// A writable place that the policy names by a link, and the workspace by its path on the host: what is mapped from there is mapped by
+/// the place's own name, which the policy doesn't say is writable.
+fn what_an_agent_can_write_is_foreign_by_every_name(mode: Mode) {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    // Not below /tmp, whose name is that of a place of the sandbox's own.
+    let made =
+        [env!("CARGO_TARGET_TMPDIR"), "/srv"].into_iter().find_map(|dir| tempfile::tempdir_in(dir).ok());
+    let Some(dir) = made else { return eprintln!("SKIPPED: no directory to write in but /tmp") };
+    let at = |name: &str| dir.path().join(name);
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    for made in ["workspace", "place", "fixed"] {
+        std::fs::create_dir(at(made)).expect("mkdir");
+        if mode == Mode::Rooted {
+            chown(at(made), Some(SANDBOX.uid), Some(SANDBOX.gid)).expect("chown");
+        }
+    }
+    symlink("place", at("link")).expect("link");
+    let libraries = Path::new("/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    std::fs::copy(libraries.join("libm.so.6"), at("fixed/lib.so")).expect("a library");
+    let rule = |path: &Path| PathRule { path: path.to_owned(), optional: false };
+    let mut plan = plan(mode, &at("workspace"));
+    plan.paths.read_write.push(rule(&at("link")));
+    plan.paths.read_only.push(rule(dir.path()));
+    let cage = Cage::with(&plan);
+    let foreign = |copy: &Path, library: &Path| {
+        let (copy, library) = (copy.display(), library.display());
+        let script = format!(
+            "test -e {copy} || cp {}/libm.so.6 {copy}; LD_PRELOAD={library} bash -c 'exec 3<>/dev/tcp/127.0.0.1/3128; \
+             readlink /proc/$$/fd/3; exec 4>&1; read <&3'; true",
+            libraries.display()
+        );
+        let inode = connected_by(&cage, &library.to_string(), &script).1;
+        settled(&cage, inode, &["bash"]).0.first().expect("bash").foreign_code
+    };
+    assert!(foreign(&at("link/evil.so"), &at("link/evil.so")), "by a link");
+    assert!(foreign(Path::new("/sandbox/evil.so"), &at("workspace/evil.so")), "by its place on the host");
+    assert!(!foreign(&at("fixed/lib.so"), &at("fixed/lib.so")), "the control: nobody can write there");
 }
 
 fn nobody_holds_an_unknown_socket(mode: Mode) {

@@ -1,7 +1,9 @@
 //! Lives of processes: table, signals, terminals, strays, the ends of init and its parent.
 
 use crate::bed::{Cage, Mode, PATIENCE, plan, spec, spec_file, workspace};
-use agent::protocol::{Answer, ExitStatus, ProcessState, Refusal, Request, Stdio};
+use agent::protocol::{
+    Answer, ExitStatus, FromInit, ProcessState, Refusal, Request, RequestId, Stdio, ToInit,
+};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,6 +13,7 @@ pub const CASES: &[crate::Case] = &[
     ("a_stopped_child_stops_nobody_else", a_stopped_child_stops_nobody_else),
     ("a_terminal_of_the_sandboxs_own", a_terminal_of_the_sandboxs_own),
     ("strays_are_killed_and_others_spared", strays_are_killed_and_others_spared),
+    ("nobody_waits_for_a_search_for_strays", nobody_waits_for_a_search_for_strays),
     ("sockets_inside", sockets_inside),
     ("the_bundle_is_the_systems_store", the_bundle_is_the_systems_store),
     ("init_ends_with_its_channel", init_ends_with_its_channel),
@@ -113,6 +116,29 @@ fn strays_are_killed_and_others_spared(mode: Mode) {
     assert_eq!(count("100[1]"), "0");
     assert_eq!(count("100[2]"), "1");
     assert_eq!(records(&cage).iter().filter(|r| r.process == other.process).count(), 1);
+}
+
+/// A crowd with environments of megabytes, which an agent can leave behind at will, costs seconds to search through.
+fn nobody_waits_for_a_search_for_strays(mode: Mode) {
+    let cage = Cage::start(mode);
+    let script = "ulimit -s unlimited; mkfifo /tmp/crowd; for n in $(seq 40); do export X$n=$(printf %0131000d 0); done; \
+                  exec bash -c 'for n in $(seq 100); do (read line <> /tmp/crowd) & done'";
+    let ended = cage.spawn_silent("crowd", &["bash", "-c", script]).expect("spawn");
+    assert_eq!(cage.wait(ended.process), ExitStatus::Code(0));
+    let asked = [Request::KillStrays { agent: "other".into() }, Request::List];
+    for (id, request) in (1000..).zip(asked) {
+        cage.wire.send(&ToInit { id: RequestId(id), request }, &[], Some(PATIENCE)).expect("send");
+    }
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
+        if let FromInit::Reply { to, result } =
+            cage.wire.recv::<FromInit>(Some(PATIENCE)).expect("a reply").body
+        {
+            result.expect("an answer");
+            answered.push(to);
+        }
+    }
+    assert_eq!(answered, [RequestId(1001), RequestId(1000)]);
 }
 
 fn descriptor(cage: &Cage, request: Request) -> Result<OwnedFd, Refusal> {

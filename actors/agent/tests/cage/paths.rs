@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 pub const CASES: &[crate::Case] = &[
     ("files_and_directories_are_shown_where_they_are", files_and_directories_are_shown_where_they_are),
+    (
+        "what_the_sandbox_has_of_its_own_may_lie_in_what_is_shown",
+        what_the_sandbox_has_of_its_own_may_lie_in_what_is_shown,
+    ),
     ("a_path_in_another_has_its_own_mode", a_path_in_another_has_its_own_mode),
     ("a_path_twice_is_shown_once_and_writable_wins", a_path_twice_is_shown_once_and_writable_wins),
     ("a_path_in_the_workspace_has_its_own_mode", a_path_in_the_workspace_has_its_own_mode),
@@ -91,6 +95,13 @@ fn files_and_directories_are_shown_where_they_are(mode: Mode) {
     assert_eq!(cage.sh(&format!("ls {}", host.dir.path().display())), "a\nother");
 }
 
+fn what_the_sandbox_has_of_its_own_may_lie_in_what_is_shown(mode: Mode) {
+    let dir = workspace(mode);
+    let cage = Cage::with(&with(&plan(mode, dir.path()), &["/var"], &[]));
+    assert_eq!(cage.sh("ls -d /var/log /var/lib; echo x > /tmp/x; cat /tmp/x"), "/var/lib\n/var/log\nx");
+    cage.sh_fails("echo x > /var/tmp/x");
+}
+
 fn a_path_in_another_has_its_own_mode(mode: Mode) {
     let (host, dir) = (Host::new(mode), workspace(mode));
     let cage = Cage::with(&with(&plan(mode, dir.path()), &[&host.text("a")], &[&host.text("a/b")]));
@@ -134,8 +145,10 @@ fn a_path_in_the_workspace_has_its_own_mode(mode: Mode) {
     assert_eq!(cage.sh("cat kept/file"), "text");
     // Not through a link, which the agent may have made in an earlier run.
     symlink("/etc", dir.path().join("link")).expect("link");
-    let told = refused(&with(&plan, &["/sandbox/link"], &[]));
-    assert!(told.contains("/sandbox/link") && told.contains("no link"), "{told}");
+    for (read_only, read_write) in [(&["/sandbox/link"][..], &[][..]), (&[], &["/sandbox/link"])] {
+        let told = refused(&with(&plan, read_only, read_write));
+        assert!(told.contains("/sandbox/link") && told.contains("no link"), "{told}");
+    }
     assert!(matches!(
         Cage::with(&with(&plan, &["/sandbox/absent"], &[])).report(),
         Err(Refusal::Cage(CageFailure::MissingPath(path))) if path == "/sandbox/absent"

@@ -55,6 +55,17 @@ fn nothing_is_written_through_a_link() {
     ground.assert_untouched();
 }
 
+/// Each looks through all that its layer keeps: ten thousand times ten thousand names would take the better part of an hour.
+#[test]
+fn a_crowd_of_whiteouts_of_one_place_is_one() {
+    let ground = Ground::new();
+    let files = (0..10_000).map(|n| file(&format!("d/{n}"), ""));
+    let whiteouts = (0..10_000)
+        .flat_map(|_| [file("d/.wh..wh..opq", ""), file("./d//.wh..wh..opq", ""), file(".wh.d", "")]);
+    ground.layers(&[vec![file("d/old", "")], files.chain(whiteouts).collect()]).unwrap();
+    assert_eq!(std::fs::read_dir(ground.root().join("d")).unwrap().count(), 10_000);
+}
+
 #[test]
 fn hard_links_lead_only_to_files_of_the_image() {
     for target in ["../outside/victim", "/etc/passwd", "not-there", "dir", "soft", "soft-dir/victim", "."] {

@@ -6,12 +6,14 @@
 //! would; and calls without a condition are found by a search tree. All other calls that aren't listed give EPERM:
 //! killing would end Node, which tries io_uring at start.
 
+pub mod conditions;
 mod number;
 mod prologue;
 pub mod table;
 mod tree;
 
 use crate::sys;
+use conditions::{Condition, Test};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
@@ -19,7 +21,6 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use table::{Condition, Test};
 
 /// A compiled filter.
 #[derive(Debug, Clone)]

@@ -98,3 +98,24 @@ mod generic {
 }
 #[cfg(target_arch = "aarch64")]
 pub(super) use generic::{getrlimit, renameat, setrlimit, sync_file_range};
+
+/// Those that `libc` doesn't know yet: calls since Linux 5.1 have one number on every architecture.
+mod newer {
+    #![expect(non_upper_case_globals, reason = "named as the calls are")]
+    pub(in super::super) const cachestat: libc::c_long = 451;
+    pub(in super::super) const fchmodat2: libc::c_long = 452;
+    pub(in super::super) const map_shadow_stack: libc::c_long = 453;
+    pub(in super::super) const futex_wake: libc::c_long = 454;
+    pub(in super::super) const futex_wait: libc::c_long = 455;
+    pub(in super::super) const futex_requeue: libc::c_long = 456;
+    pub(in super::super) const mseal: libc::c_long = 462;
+    pub(in super::super) const setxattrat: libc::c_long = 463;
+    pub(in super::super) const getxattrat: libc::c_long = 464;
+    pub(in super::super) const listxattrat: libc::c_long = 465;
+    pub(in super::super) const removexattrat: libc::c_long = 466;
+    pub(in super::super) const file_getattr: libc::c_long = 468;
+}
+pub(super) use newer::{
+    cachestat, fchmodat2, file_getattr, futex_requeue, futex_wait, futex_wake, getxattrat, listxattrat,
+    map_shadow_stack, mseal, removexattrat, setxattrat,
+};

@@ -1,0 +1,81 @@
+//! Who holds a socket, and who connected it: the proxy's questions, answered for as many as ask by one walk through the processes.
+//!
+//! Which answers there are is for [`holders`] and [`super::connects`] to say; here it is seen to that an agent whose programs make looks last
+//! is refused one, and that whoever is about to execute its program is known first.
+
+use super::holders::{self, Found, Lens, Looked, Wanted};
+use super::image::Images;
+use super::serve::Loop;
+use super::starting::Awaited;
+use crate::plan::Control;
+use crate::protocol::{Answer, Connector, Holder, Refusal, RequestId};
+use std::time::Instant;
+
+/// A [`Request::Holders`](crate::protocol::Request::Holders).
+pub(super) struct Look {
+    pub(super) id: RequestId,
+    pub(super) inode: u64,
+    pub(super) mappings: bool,
+    pub(super) connector: bool,
+}
+
+impl Loop<'_> {
+    /// Whether the agent that connected this socket may have its programs looked through.
+    fn may_look(&self, inode: u64) -> bool {
+        self.allowances.has_left(self.cage.connects.origin(inode), Instant::now())
+    }
+
+    /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
+    /// begins after each was asked.
+    pub(super) fn look(&mut self, looks: &[Look]) {
+        if looks.is_empty() {
+            return;
+        }
+        // Whoever made one of these sockets has executed its program, and is looked at.
+        self.settle();
+        if self.cage.standby.is_some() {
+            // The first process takes it: nobody has run yet, so nobody holds anything.
+            for look in looks {
+                let connector = look.connector.then_some(Connector::Unknown);
+                self.channel
+                    .reply(look.id, Ok((Answer::Holders { holders: Vec::new(), connector }, Vec::new())));
+            }
+            return;
+        }
+        let (looks, indebted): (Vec<&Look>, Vec<&Look>) =
+            looks.iter().partition(|look| !look.mappings || self.may_look(look.inode));
+        for look in indebted {
+            self.channel.reply(look.id, Err(Refusal::Indebted));
+        }
+        for mappings in [true, false] {
+            let alike: Vec<&Look> = looks.iter().copied().filter(|look| look.mappings == mappings).collect();
+            if alike.is_empty() {
+                continue;
+            }
+            let likely = |inode| Wanted { inode, likely: self.cage.connects.place(inode) };
+            let wanted: Vec<Wanted> = alike.iter().map(|look| likely(look.inode)).collect();
+            let threads = !self.cage.confinement.filters();
+            let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
+            let lens = Lens { mappings, writable: &self.cage.writable, threads, starting: &starting };
+            // All of them were looked at by now, so one look at what each maker executes is late enough for all.
+            let mut images = Images::default();
+            for (look, Looked { result, took }) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
+                self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
+                let reply = result.map(|Found { holders, executables }| {
+                    let connector = look.connector.then(|| self.connector(look.inode, &holders, &mut images));
+                    (Answer::Holders { holders, connector }, executables)
+                });
+                self.channel.reply(look.id, reply);
+            }
+        }
+    }
+
+    fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
+        let missing = &self.cage.report.missing;
+        let unproven = missing.iter().any(|missing| missing.control == Control::ConnectNotify);
+        if unproven || !self.cage.confinement.asks() {
+            return Connector::Unwatched;
+        }
+        self.cage.connects.connector(inode, holders, now)
+    }
+}

@@ -1,0 +1,91 @@
+//! What heart and supervisor say to each other: descriptors to keep, signals to pass on, readiness, the end.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Beginning, News};
+
+/// The name of a descriptor that the heart keeps across supervisors. The supervisor chooses them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slot(pub String);
+
+impl Slot {
+    /// From any text; the heart keeps nothing under one that is longer than [`MAX_SLOT_NAME`].
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+}
+
+/// Bytes of a slot's name.
+pub const MAX_SLOT_NAME: usize = 200;
+/// Slots the heart keeps at most.
+pub const MAX_SLOTS: usize = 512;
+
+/// A packet from the heart to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// A kept descriptor (descriptor 0), sent at the start of every supervisor.
+    Handover {
+        /// Its name.
+        slot: Slot,
+    },
+    /// All kept descriptors have been sent.
+    HandoverEnd {
+        /// How often a supervisor died before this one.
+        supervisor_restarts: u32,
+        /// What of that, and of moves, may not be on record yet.
+        news: News,
+        /// What it begins with.
+        beginning: Beginning,
+    },
+    /// Another cage stands: stop the agents in order and finish. The next supervisor starts them in it.
+    Turn {
+        /// The operator who wants it.
+        uid: u32,
+    },
+    /// The heart got this signal (SIGINT, SIGTERM, SIGHUP …).
+    Signal(i32),
+    /// The operator's terminal changed its size (SIGWINCH).
+    Winch,
+}
+
+/// A packet from the supervisor to the heart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHeart {
+    /// Keep this descriptor (descriptor 0) under this name; an older one of the name is closed.
+    Keep {
+        /// Its name.
+        slot: Slot,
+    },
+    /// Close the one of this name.
+    Release {
+        /// Its name.
+        slot: Slot,
+    },
+    /// The tree is up.
+    Ready,
+    /// The [`News`] that it was handed are on disk.
+    OnRecord,
+    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow, and a supervisor that
+    /// follows stops them too.
+    Stopping {
+        /// What they are given, in milliseconds.
+        grace_ms: u64,
+    },
+    /// Every agent is over and its output is out: init is killed now, while the last records are written. `Finish`
+    /// follows; should the supervisor die before it, this is how the sandbox ends.
+    Over {
+        /// As in `Finish`.
+        exit_code: i32,
+        /// As in `Finish`.
+        message: Option<String>,
+    },
+    /// What was done when, for `run --timings`: name and CLOCK_MONOTONIC in nanoseconds.
+    Steps(Vec<(String, u64)>),
+    /// End the sandbox: init is killed, the heart exits.
+    Finish {
+        /// The exit code of the whole.
+        exit_code: i32,
+        /// A last line for the operator.
+        message: Option<String>,
+    },
+}

@@ -1,0 +1,58 @@
+//! Who holds a socket, and who connected it: what the proxy's identity stands on.
+
+use serde::{Deserialize, Serialize};
+
+/// A process that holds a socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The process itself.
+    pub process: Identity,
+    /// An executable mapping other than the program itself is deleted, a memory file or on a writable mount
+    /// (something was preloaded or injected). False when not asked for.
+    pub foreign_code: bool,
+    /// Parent first, up to but without init.
+    pub ancestors: Vec<Identity>,
+}
+
+/// Who made a connection, as noted at its connect(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connector {
+    /// Nobody notes connects here: the control is missing ([`Control::ConnectNotify`], best effort only).
+    Unwatched,
+    /// No note: it was made in no way that init knows, or by two processes, or over a minute ago.
+    Unknown,
+    /// This process, which isn't among the holders, or has executed a program since.
+    Another {
+        /// Its pid inside.
+        pid: i32,
+    },
+    /// This one of the holders, still in the same execution of its program.
+    Holds {
+        /// Its pid inside.
+        pid: i32,
+        /// Whose it is: one number for an agent, whatever it starts and however often it is started; 0 of nobody known.
+        origin: u64,
+    },
+}
+
+/// Who a process is, as init saw it twice the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its pid inside.
+    pub pid: i32,
+    /// Clock ticks after boot (with the pid: never the same twice).
+    pub start_time: u64,
+    /// `/proc/PID/exe` as a link, as seen inside. Untrusted when `deleted` or `memory`.
+    pub exe_path: String,
+    /// Which of the reply's descriptors is the opened executable.
+    pub exe: u8,
+    /// The file has no name any more.
+    pub deleted: bool,
+    /// It is a memory file.
+    pub memory: bool,
+}
+
+/// Holders in one answer.
+pub const MAX_HOLDERS: usize = 16;
+/// Ancestors looked at; a longer chain is refused.
+pub const MAX_ANCESTORS: usize = 24;
