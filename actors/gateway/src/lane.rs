@@ -1,6 +1,8 @@
 //! The way to one provider: a few kept connections and what is known of its health.
 //!
-//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated.
+//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated. A connection of
+//! HTTP/1.1 is one request's until its answer is read; one of HTTP/2 is one agent's, for its streams share room, and a number of
+//! which the provider has the say.
 
 use std::{
     fmt, io,
@@ -15,9 +17,11 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use policy::Party;
 use tokio::sync::Mutex;
 
 use crate::{
+    MAX_IN_FLIGHT,
     config::Timeouts,
     health::Health,
     upstream::{Dial, Dialed, Protocol, Upstream},
@@ -25,7 +29,13 @@ use crate::{
 
 /// Kept HTTP/1.1 connections of one provider.
 pub const MAX_IDLE: usize = 8;
-/// How long one is kept: shorter than the 60–75 s after which common servers close.
+/// Kept HTTP/2 connections of one provider, one an agent. Beyond, the one that was longest unused ends with its last answer.
+pub const MAX_SHARED: usize = 16;
+/// What a provider may send on one stream of HTTP/2 before it is read, in bytes: some megabytes a second over a long line.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+/// On all streams of a connection: what everybody leaves unread never takes up the room of who reads.
+const CONNECTION_WINDOW: u32 = MAX_IN_FLIGHT as u32 * STREAM_WINDOW;
+/// How long one of HTTP/1.1 is kept: shorter than the 60–75 s after which common servers close.
 pub const IDLE_LIFE: Duration = Duration::from_secs(45);
 /// Headers in an answer.
 pub const MAX_ANSWER_HEADERS: usize = 128;
@@ -73,7 +83,28 @@ impl Unsent {
 #[derive(Default)]
 struct Kept {
     h1: Vec<(Instant, http1::SendRequest<Out>)>,
-    h2: Option<http2::SendRequest<Out>>,
+    /// The one that was used last stands last.
+    h2: Vec<(Party, http2::SendRequest<Out>)>,
+}
+
+impl Kept {
+    fn shared(&mut self, party: Party) -> Option<http2::SendRequest<Out>> {
+        self.h2.retain(|(_, h2)| !h2.is_closed());
+        let at = self.h2.iter().position(|(whose, _)| *whose == party)?;
+        let found = self.h2.remove(at);
+        let sender = found.1.clone();
+        self.h2.push(found);
+        Some(sender)
+    }
+
+    fn share(&mut self, party: Party, sender: http2::SendRequest<Out>) {
+        if self.shared(party).is_none() {
+            if self.h2.len() >= MAX_SHARED {
+                self.h2.remove(0);
+            }
+            self.h2.push((party, sender));
+        }
+    }
 }
 
 /// See the module.
@@ -91,15 +122,16 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Sends, over a kept connection if one is alive.
+    /// Sends for `party`, over a kept connection if one is alive.
     pub async fn send(
         &self,
+        party: Party,
         dial: &dyn Dial,
         upstream: &Upstream,
         outgoing: &Outgoing,
         timeouts: &Timeouts,
     ) -> Result<Response<Incoming>, Unsent> {
-        let answer = self.send_any(dial, upstream, outgoing, timeouts).await;
+        let answer = self.send_any(party, dial, upstream, outgoing, timeouts).await;
         match &answer {
             Ok(response) if response.status().is_server_error() => self.health.failed(),
             Ok(_) => self.health.answered(),
@@ -110,15 +142,16 @@ impl Lane {
 
     async fn send_any(
         &self,
+        party: Party,
         dial: &dyn Dial,
         upstream: &Upstream,
         outgoing: &Outgoing,
         timeouts: &Timeouts,
     ) -> Result<Response<Incoming>, Unsent> {
-        while let Some(mut sender) = self.take().await {
+        while let Some(mut sender) = self.take(party).await {
             match sender.try_send(outgoing, timeouts.first_byte).await? {
                 Sent::Answer(response) => {
-                    self.keep(sender);
+                    self.keep(party, sender);
                     return Ok(response);
                 }
                 // A kept connection that died unnoticed.
@@ -131,20 +164,17 @@ impl Lane {
             .map_err(Unsent::Connect)?;
         match sender.try_send(outgoing, timeouts.first_byte).await? {
             Sent::Answer(response) => {
-                self.keep(sender);
+                self.keep(party, sender);
                 Ok(response)
             }
             Sent::HandedBack(fault) => Err(Unsent::Connect(io::Error::other(fault))),
         }
     }
 
-    async fn take(&self) -> Option<Sender> {
+    async fn take(&self, party: Party) -> Option<Sender> {
         let mut kept = self.kept.lock().await;
-        if kept.h2.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            kept.h2 = None;
-        }
-        if let Some(h2) = &kept.h2 {
-            return Some(Sender::H2(h2.clone()));
+        if let Some(h2) = kept.shared(party) {
+            return Some(Sender::H2(h2));
         }
         while let Some((since, h1)) = kept.h1.pop() {
             if since.elapsed() < IDLE_LIFE && h1.is_ready() {
@@ -155,16 +185,11 @@ impl Lane {
     }
 
     /// Keeps a connection for the next request: at once for HTTP/2, after the answer's last byte for HTTP/1.1.
-    fn keep(&self, sender: Sender) {
+    fn keep(&self, party: Party, sender: Sender) {
         let kept = self.kept.clone();
         tokio::spawn(async move {
             match sender {
-                Sender::H2(h2) => {
-                    let mut kept = kept.lock().await;
-                    if kept.h2.as_ref().is_none_or(http2::SendRequest::is_closed) {
-                        kept.h2 = Some(h2);
-                    }
-                }
+                Sender::H2(h2) => kept.lock().await.share(party, h2),
                 Sender::H1(mut h1) => {
                     if h1.ready().await.is_ok() {
                         let mut kept = kept.lock().await;
@@ -180,11 +205,9 @@ impl Lane {
     /// Closes what is too old or dead. Called by the actor now and then; [`Lane::send`] needs it not.
     pub async fn sweep(&self) -> usize {
         let mut kept = self.kept.lock().await;
-        if kept.h2.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            kept.h2 = None;
-        }
+        kept.h2.retain(|(_, h2)| !h2.is_closed());
         kept.h1.retain(|(since, h1)| since.elapsed() < IDLE_LIFE && h1.is_ready());
-        kept.h1.len() + usize::from(kept.h2.is_some())
+        kept.h1.len() + kept.h2.len()
     }
 }
 
@@ -278,6 +301,8 @@ async fn connect(dial: &dyn Dial, upstream: &Upstream) -> io::Result<Sender> {
                 .keep_alive_interval(Duration::from_secs(30))
                 .keep_alive_timeout(Duration::from_secs(10))
                 .max_header_list_size(MAX_ANSWER_HEAD as u32)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
                 .handshake(io)
                 .await
                 .map_err(io::Error::other)?;

@@ -29,7 +29,7 @@ pub mod usage;
 pub use credential::Credentials;
 pub use headers::MAX_VALUE as MAX_HEADER_VALUE;
 pub use health::{Reading as Health, State as HealthState};
-pub use lane::{IDLE_LIFE, MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, MAX_IDLE};
+pub use lane::{IDLE_LIFE, MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, MAX_IDLE, MAX_SHARED, STREAM_WINDOW};
 pub use ledger::Ledger;
 pub use relay::Cut;
 pub use serve::{Deps, Gateway, MAX_IN_FLIGHT, ProviderStatus};

@@ -250,7 +250,8 @@ impl Call<'_> {
             let outgoing = self.outgoing(target)?;
             let upstream = Upstream::of(&provider.base);
             let left = self.route.timeouts.total.saturating_sub(self.began.elapsed());
-            let sending = provider.lane.send(&*deps.dial, &upstream, &outgoing, &self.route.timeouts);
+            let party = stage.exchange.caller.party;
+            let sending = provider.lane.send(party, &*deps.dial, &upstream, &outgoing, &self.route.timeouts);
             let sent = tokio::time::timeout(left, sending)
                 .await
                 .unwrap_or(Err(Unsent::FirstByteTimeout(self.route.timeouts.total)));
