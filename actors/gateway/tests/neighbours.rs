@@ -11,20 +11,37 @@
 
 mod mock;
 
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use gateway::Protocol;
+use gateway::{
+    BoxError, Protocol,
+    body::{MAX_BODIES_TOTAL, MAX_BODY},
+};
+use http::{Request, Response};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
+use http_body_util::{
+    BodyExt as _,
+    channel::{Channel, Sender},
+};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mock::{House, Provider, both, house, post};
-use tokio::time::timeout;
+use tokio::{net::TcpListener, time::timeout};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 /// For what comes at once, or never.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn embeddings() -> http::Request<gateway::Body> {
+fn embeddings() -> Request<gateway::Body> {
     post("/v1/embeddings", r#"{"model":"small","input":"x"}"#)
 }
 
@@ -69,11 +86,8 @@ async fn one_agent_does_not_use_up_the_streams_that_a_provider_takes() {
     const TAKEN: u32 = 10;
     let provider = Provider::taking(TAKEN).await;
     let house = house(Protocol::Http2, &both(provider.port));
-    for agent in [1, 2] {
-        is_answered(&house, agent, &provider).await;
-        // Its connection is kept by a task.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    is_answered(&house, 1, &provider).await;
+    is_answered(&house, 2, &provider).await;
     let mut open = Vec::new();
     for _ in 0..TAKEN {
         let sender = provider.stream(200, JSON);
@@ -81,4 +95,88 @@ async fn one_agent_does_not_use_up_the_streams_that_a_provider_takes() {
     }
     is_answered(&house, 2, &provider).await;
     is_answered(&house, 3, &provider).await;
+}
+
+type Answers = Arc<Mutex<Vec<Sender<Bytes, BoxError>>>>;
+
+/// A provider that answers each request at once and reads nothing of its body. It answers no further than the test does.
+async fn hasty_provider(protocol: Protocol) -> (u16, Answers) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answers = Answers::default();
+    let all = answers.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let all = all.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (sender, body) = Channel::new(64);
+                all.lock().unwrap().push(sender);
+                // To drop it would say that no more is wanted.
+                std::mem::forget(request.into_body());
+                async { Ok::<_, Infallible>(Response::new(body)) }
+            });
+            tokio::spawn(async move {
+                let io = TokioIo::new(stream);
+                let _ = match protocol {
+                    Protocol::Http1 => http1::Builder::new().serve_connection(io, service).await,
+                    Protocol::Http2 => {
+                        http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                    }
+                };
+            });
+        }
+    });
+    (port, answers)
+}
+
+fn long() -> Request<gateway::Body> {
+    let text = format!(r#"{{"model":"small","input":"{}"}}"#, "x".repeat(MAX_BODY - 64));
+    post("/v1/embeddings", text)
+}
+
+/// What is still to be sent is still held: it has been paid for until then, and is let go with the answer.
+async fn unread_bodies_are_counted(protocol: Protocol) {
+    let (port, answers) = hasty_provider(protocol).await;
+    let house = house(protocol, &both(port));
+    let mut open = Vec::new();
+    let refused = loop {
+        let answer = timeout(PATIENCE, house.ask_as(1, long())).await.unwrap();
+        if answer.status() != 200 {
+            break answer.status().as_u16();
+        }
+        open.push(answer);
+        assert!(open.len() * MAX_BODY <= MAX_BODIES_TOTAL, "{} bodies are held", open.len());
+    };
+    assert_eq!((refused, open.len()), (503, 4));
+    // One of them is over; the others go on.
+    let mut last = open.pop().unwrap();
+    open.truncate(1);
+    let piece = Frame::data(Bytes::from_static(b"more"));
+    answers.lock().unwrap().last_mut().unwrap().try_send(piece).unwrap();
+    let more = timeout(PATIENCE, last.body_mut().frame()).await.unwrap().unwrap().unwrap();
+    assert_eq!(more.into_data().unwrap(), "more");
+    open.clear();
+    drop(last);
+    let free = async {
+        let mut again = Vec::new();
+        while again.len() < 4 {
+            let answer = house.ask_as(1, long()).await;
+            if answer.status() == 200 {
+                again.push(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, free).await.expect("nobody holds them any more");
+}
+
+#[tokio::test]
+async fn bodies_that_a_provider_of_http1_does_not_read_are_counted_and_let_go() {
+    unread_bodies_are_counted(Protocol::Http1).await;
+}
+
+#[tokio::test]
+async fn bodies_that_a_provider_of_http2_does_not_read_are_counted_and_let_go() {
+    unread_bodies_are_counted(Protocol::Http2).await;
 }
