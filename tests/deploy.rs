@@ -6,6 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::Stage;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
             the_unit_verifies.only(Mode::Rootless),
             the_units_capabilities_are_enough.only(Mode::Rooted),
             the_units_address_families_are_enough.only(Mode::Rooted),
+            the_unit_waits_longer_than_its_parts.only(Mode::Rootless),
             the_unit_delegates_what_limits_need.only(Mode::Rootless),
             a_workspace_that_the_unit_made_read_only_is_refused.only(Mode::Rooted),
             alerts_are_proven.only(Mode::Rootless),
@@ -112,6 +114,25 @@ fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send)
     });
     let rule = SeccompRule::new(another.collect::<Result<Vec<_>>>()?)?;
     under_filter(libc::SYS_socket, vec![rule], nix::errno::Errno::EAFNOSUPPORT, start)
+}
+
+/// Else systemd kills what is about to end in order, or to say why it doesn't start.
+fn the_unit_waits_longer_than_its_parts(_stage: &Stage) -> Result<()> {
+    let waits = |key: &str| Ok::<_, anyhow::Error>(humantime::parse_duration(&setting(key)?.concat())?);
+    let page = include_str!("../docs/limits.md");
+    let limit = |name: &str| {
+        let row = page.lines().find_map(|line| line.strip_prefix(&format!("| `{name}` | ")));
+        let value = row.and_then(|row| row.split(' ').next()).with_context(|| format!("no limit {name}"))?;
+        Ok::<_, anyhow::Error>(humantime::parse_duration(value)?)
+    };
+    let (start, stop) = (waits("TimeoutStartSec")?, waits("TimeoutStopSec")?);
+    ensure!(stop > limit("of_a_stop")?, "a stop may take longer than {stop:?}");
+    // An init makes its namespaces, then builds and proves; an image is unpacked before, and takes minutes.
+    ensure!(
+        start > limit("INIT_PATIENCE")? * 2 + Duration::from_secs(600),
+        "a start may take longer than {start:?}"
+    );
+    Ok(())
 }
 
 fn the_unit_delegates_what_limits_need(_stage: &Stage) -> Result<()> {

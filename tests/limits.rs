@@ -7,13 +7,15 @@
 
 mod common;
 
+use std::io::Read;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::Mode;
+use bed::stage::{Mode, PATIENCE, poll};
 
 use common::{COFFERDAM, Sandbox, program, workspace};
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
             a_full_disk_closes_nobody_elses_way_out,
             idle_tunnels_cost_little,
             who_reads_nothing_pins_little,
+            who_closes_nothing_leaves_other_forwards_open,
         ],
     )
 }
@@ -328,6 +331,36 @@ fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
 }
 
 /// Bytes of a process's memory (proc_pid_status(5)).
+/// Behind one forward connections are taken and never let go. Those through another one pass.
+fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
+    const SERVERS: &str = "import socket, threading\n\
+        def serve(port, keep):\n  s, kept = socket.create_server(('127.0.0.1', port), backlog=128), []\n  print('on', port, flush=True)\n\
+        \x20 while True:\n    c, _ = s.accept(); c.sendall(b'x')\n    if keep: kept.append(c)\n    else: c.close()\n\
+        threading.Thread(target=serve, args=(8123, True)).start()\n\
+        threading.Thread(target=serve, args=(8124, False)).start()\n";
+    let python = program("python3")?;
+    stage.script("servers.py", SERVERS)?;
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port());
+    let (one, other) = (free()?, free()?);
+    let forwards = [format!("{one}:8123"), format!("{other}:8124")];
+    let options = ["--forward", &forwards[0], "--forward", &forwards[1], "--workspace", &workspace(stage)];
+    let mut sandbox = Sandbox::start(stage, &options, &[&python, "servers.py"], "on")?;
+    poll("both servers", PATIENCE, || (sandbox.heart().out().matches("on ").count() == 2).then_some(()))?;
+    let answered = |port: u16| -> Result<Option<TcpStream>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // One that is too many is closed.
+        Ok(matches!(stream.read(&mut [0]), Ok(1)).then_some(stream))
+    };
+    let mut kept = Vec::new();
+    while let Some(stream) = answered(one)? {
+        kept.push(stream);
+        ensure!(kept.len() < 2000, "nothing bounds them");
+    }
+    ensure!(answered(other)?.is_some(), "{} through one forward close the other", kept.len());
+    Ok(())
+}
+
 fn resident(pid: i64) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::InitClient;
+use nix::sys::socket::{setsockopt, sockopt};
+use policy::{Party, Share, Shares, Spent};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::handover::Handover;
@@ -19,8 +20,14 @@ use super::stores::tcp_listener;
 use crate::config::Forward;
 use crate::plan::slot;
 
-/// Connections through all forwards at one time.
+/// Connections through all forwards at one time, of which one has its share ([`policy::Shares`]): whoever is behind it, and never closes
+/// what was opened to it, keeps no other forward closed.
 const MAX_CONNECTIONS: usize = 512;
+/// A client that fell silent is asked after so long, and again as often as this, whether it is still there: one that is gone without
+/// a word (a laptop that was shut) would keep its place for ever.
+const ASKED_AFTER: Duration = Duration::from_secs(60);
+const ASKED_EVERY: Duration = Duration::from_secs(15);
+const ASKED_TIMES: u32 = 4;
 /// The wait after a failed accept (out of descriptors).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -75,16 +82,16 @@ impl Actor for ForwardsActor {
         myself: ActorRef<Msg>,
         given: Arguments,
     ) -> Result<JoinSet<()>, ActorProcessingErr> {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Shares::new(MAX_CONNECTIONS);
         let mut loops = JoinSet::new();
-        for forward in given.forwards {
+        for (forward, number) in given.forwards.into_iter().zip(1..) {
             let listener = forward.listener.try_clone()?;
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
-            let (init, places, alarm) = (given.init.clone(), Arc::clone(&places), Alarm(myself.clone()));
+            let (init, places, alarm) = (given.init.clone(), places.clone(), Alarm(myself.clone()));
             loops.spawn(async move {
                 let _alarm = alarm;
-                accept(listener, forward.to, init, places).await;
+                accept(listener, forward.to, init, || places.take(Party(number), 1)).await;
             });
         }
         Ok(loops)
@@ -113,12 +120,12 @@ impl Drop for Alarm {
     }
 }
 
-async fn accept(listener: TcpListener, to: u16, init: InitClient, places: Arc<Semaphore>) {
+async fn accept(listener: TcpListener, to: u16, init: InitClient, place: impl Fn() -> Result<Share, Spent>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // One connection too many is closed at once.
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let Ok(place) = place() else { continue };
                 let init = init.clone();
                 tokio::spawn(async move {
                     let _place = place;
@@ -142,7 +149,34 @@ async fn carry(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut inside = connect(init, SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
     outside.set_nodelay(true)?;
+    notice_its_loss(&outside)?;
     inside.set_nodelay(true)?;
     tokio::io::copy_bidirectional(&mut outside, &mut inside).await?;
     Ok(())
+}
+
+/// Has the kernel end a connection whose client is gone.
+fn notice_its_loss(client: &TcpStream) -> nix::Result<()> {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    setsockopt(client, sockopt::TcpKeepIdle, &seconds(ASKED_AFTER))?;
+    setsockopt(client, sockopt::TcpKeepInterval, &seconds(ASKED_EVERY))?;
+    setsockopt(client, sockopt::TcpKeepCount, &ASKED_TIMES)?;
+    setsockopt(client, sockopt::KeepAlive, &true)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        notice_its_loss(&client).unwrap();
+        assert!(getsockopt(&client, sockopt::KeepAlive).unwrap());
+        assert_eq!(getsockopt(&client, sockopt::TcpKeepIdle).unwrap(), 60);
+        assert_eq!(getsockopt(&client, sockopt::TcpKeepInterval).unwrap(), 15);
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::config::MAX_MODEL_NAME;
+use crate::{config::MAX_MODEL_NAME, outgoing::Parts};
 
 /// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
 pub const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -61,13 +62,36 @@ pub enum BadBody {
 /// A body with the place of its model name.
 #[derive(Debug)]
 pub struct Asked {
+    /// [`Paid`].
     bytes: Bytes,
     /// Where the JSON string of `model` stands, quotes included.
     span: std::ops::Range<usize>,
     model: String,
     /// Whether the answer was asked for as a stream.
     pub stream: bool,
-    _room: Share,
+    held: Held,
+}
+
+/// Bytes with what was paid for them: given back when nobody holds any of them, be it a connection that a provider doesn't read from.
+struct Paid {
+    bytes: Bytes,
+    _share: Arc<Share>,
+}
+
+/// Knows whether bytes of a body are still held, and holds none.
+#[derive(Debug, Clone)]
+pub(crate) struct Held(Weak<Share>);
+
+impl Held {
+    pub fn is_held(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+impl AsRef<[u8]> for Paid {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What is read of a body's first level.
@@ -150,7 +174,9 @@ impl Asked {
             return Err(BadBody::Model);
         }
         let stream = fields.stream.unwrap_or(false);
-        Ok(Self { bytes, span, model, stream, _room: share })
+        let share = Arc::new(share);
+        let held = Held(Arc::downgrade(&share));
+        Ok(Self { bytes: Bytes::from_owner(Paid { bytes, _share: share }), span, model, stream, held })
     }
 
     /// The name that the agent used.
@@ -158,22 +184,18 @@ impl Asked {
         &self.model
     }
 
+    /// Who still holds its bytes.
+    pub(crate) fn held(&self) -> Held {
+        self.held.clone()
+    }
+
     /// The body with `name` in the place of the model's; every other byte as it came.
-    pub fn with_model(&self, name: &str) -> Bytes {
+    pub fn with_model(&self, name: &str) -> Parts {
         if name == self.model {
-            return self.bytes.clone();
+            return Parts::new([self.bytes.clone()]);
         }
-        let quoted = serde_json::Value::from(name).to_string();
-        let (Some(before), Some(after)) =
-            (self.bytes.get(..self.span.start), self.bytes.get(self.span.end..))
-        else {
-            return Bytes::new();
-        };
-        let mut out = BytesMut::with_capacity(before.len() + quoted.len() + after.len());
-        out.put_slice(before);
-        out.put_slice(quoted.as_bytes());
-        out.put_slice(after);
-        out.freeze()
+        let quoted = Bytes::from(serde_json::Value::from(name).to_string());
+        Parts::new([self.bytes.slice(..self.span.start), quoted, self.bytes.slice(self.span.end..)])
     }
 }
 
@@ -217,6 +239,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use http_body_util::Full;
     use policy::Party;
     use proptest::prelude::*;
@@ -229,18 +252,26 @@ mod tests {
         Asked::parse(Bytes::copy_from_slice(text.as_bytes()), of(&room()))
     }
 
+    /// What goes to the provider, in as many bytes as it says.
+    fn sent(asked: &Asked, name: &str) -> String {
+        let parts = asked.with_model(name);
+        let said = parts.size_hint().exact();
+        let bytes = parts.collect().now_or_never().unwrap().unwrap().to_bytes();
+        assert_eq!(said, Some(bytes.len() as u64));
+        String::from_utf8(bytes.into()).unwrap()
+    }
+
     #[test]
     fn only_the_name_changes() {
         let text = "{ \"temperature\": 1.0e0, \"messages\" : [{\"model\":\"inner\"}],\n\t\"model\" :\"gpt\\u002d4\" , \"n\":1 }";
         let asked = parse(text).unwrap();
         assert_eq!(asked.model(), "gpt-4");
         assert!(!asked.stream);
-        let sent = asked.with_model("meta/\"x");
         assert_eq!(
-            sent,
+            sent(&asked, "meta/\"x"),
             "{ \"temperature\": 1.0e0, \"messages\" : [{\"model\":\"inner\"}],\n\t\"model\" :\"meta/\\\"x\" , \"n\":1 }"
         );
-        assert_eq!(asked.with_model("gpt-4"), text);
+        assert_eq!(sent(&asked, "gpt-4"), text);
     }
 
     #[test]
@@ -294,7 +325,11 @@ mod tests {
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::Share)));
         let refused = Asked::read(long(3 * LEAST), room.take(Party(2), 0).unwrap()).await.map(|_| ());
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::All)));
+        // A connection may hold it longer.
+        let sent = first.with_model("b");
         drop(first);
+        assert!(Asked::read(long(LEAST), of(&room)).await.is_err());
+        drop(sent);
         assert!(Asked::read(long(1), of(&room)).await.is_ok());
         assert_eq!(room.free(), 3 * LEAST);
     }
@@ -330,7 +365,7 @@ mod tests {
             let asked = parse(&text).unwrap();
             prop_assert_eq!(asked.model(), name);
             let wanted = format!("{{\"{before}\":{value},\"model\":{}, \"z\":{value}}}", serde_json::Value::from(new.clone()));
-            prop_assert_eq!(asked.with_model(&new), wanted);
+            prop_assert_eq!(sent(&asked, &new), wanted);
         }
     }
 }

@@ -1,48 +1,37 @@
 //! The way to one provider: a few kept connections and what is known of its health.
 //!
-//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated.
+//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated. A connection of
+//! HTTP/1.1 is one request's until its answer is read; one of HTTP/2 is one agent's, for its streams share room, and a number of
+//! which the provider has the say.
 
 use std::{
     fmt, io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header::HOST};
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::Mutex;
+use http::Response;
+use hyper::body::Incoming;
+use policy::Party;
+use tokio::{runtime::Handle, sync::Mutex, time::timeout};
 
 use crate::{
+    body::Held,
     config::Timeouts,
     health::Health,
-    upstream::{Dial, Dialed, Protocol, Upstream},
+    line::{Line, Sent},
+    outgoing::Outgoing,
+    upstream::{Dial, Upstream},
 };
 
 /// Kept HTTP/1.1 connections of one provider.
 pub const MAX_IDLE: usize = 8;
-/// How long one is kept: shorter than the 60–75 s after which common servers close.
+/// Kept HTTP/2 connections of one provider, one an agent. Beyond, the one that was longest unused ends with its last answer.
+pub const MAX_SHARED: usize = 16;
+/// How long one of HTTP/1.1 is kept: shorter than the 60–75 s after which common servers close.
 pub const IDLE_LIFE: Duration = Duration::from_secs(45);
-/// Headers in an answer.
-pub const MAX_ANSWER_HEADERS: usize = 128;
-/// Bytes of an answer's head, and of hyper's read buffer.
-pub const MAX_ANSWER_HEAD: usize = 64 * 1024;
-
-type Out = Full<Bytes>;
-
-/// What goes to a provider.
-#[derive(Clone)]
-pub(crate) struct Outgoing {
-    pub path_and_query: String,
-    pub authority: String,
-    pub tls: bool,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-}
+/// From the end of an answer to the time by which its request was taken whole: a provider that takes longer doesn't want it.
+const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why no answer came.
 #[derive(Debug, thiserror::Error)]
@@ -70,17 +59,56 @@ impl Unsent {
     }
 }
 
+/// Connections that wait for requests.
 #[derive(Default)]
 struct Kept {
-    h1: Vec<(Instant, http1::SendRequest<Out>)>,
-    h2: Option<http2::SendRequest<Out>>,
+    /// Of HTTP/1.1, with the time since when.
+    idle: Vec<(Instant, Line)>,
+    /// Of HTTP/2. The one that was used last stands last.
+    shared: Vec<(Party, Line)>,
+}
+
+impl Kept {
+    fn shared(&mut self, party: Party) -> Option<Line> {
+        self.shared.retain(|(_, line)| line.is_alive());
+        let at = self.shared.iter().position(|(whose, _)| *whose == party)?;
+        let found = self.shared.remove(at);
+        let another = found.1.another();
+        self.shared.push(found);
+        another
+    }
+
+    fn idle(&mut self) -> Option<Line> {
+        while let Some((since, line)) = self.idle.pop() {
+            if since.elapsed() < IDLE_LIFE && line.is_alive() {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// Keeps one of HTTP/2 for its agent's next requests.
+    fn share(&mut self, party: Party, line: &Line) {
+        if self.shared(party).is_none()
+            && let Some(another) = line.another()
+        {
+            if self.shared.len() >= MAX_SHARED {
+                self.shared.remove(0);
+            }
+            self.shared.push((party, another));
+        }
+    }
+
+    fn give_up(&mut self, line: &Line) {
+        self.shared.retain(|(_, kept)| !kept.is(line));
+    }
 }
 
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Lane {
     // Tokio's mutex: it can't be poisoned, and it is held for a push or a pop.
-    kept: std::sync::Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<Kept>>,
     pub health: Health,
 }
 
@@ -91,17 +119,18 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Sends, over a kept connection if one is alive.
+    /// Sends for `party`, over a kept connection if one is alive. The [`Lease`] is to be dropped with the answer's body.
     pub async fn send(
         &self,
+        party: Party,
         dial: &dyn Dial,
         upstream: &Upstream,
         outgoing: &Outgoing,
         timeouts: &Timeouts,
-    ) -> Result<Response<Incoming>, Unsent> {
-        let answer = self.send_any(dial, upstream, outgoing, timeouts).await;
+    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        let answer = self.send_any(party, dial, upstream, outgoing, timeouts).await;
         match &answer {
-            Ok(response) if response.status().is_server_error() => self.health.failed(),
+            Ok((response, _)) if response.status().is_server_error() => self.health.failed(),
             Ok(_) => self.health.answered(),
             Err(_) => self.health.failed(),
         }
@@ -110,183 +139,75 @@ impl Lane {
 
     async fn send_any(
         &self,
+        party: Party,
         dial: &dyn Dial,
         upstream: &Upstream,
         outgoing: &Outgoing,
         timeouts: &Timeouts,
-    ) -> Result<Response<Incoming>, Unsent> {
-        while let Some(mut sender) = self.take().await {
-            match sender.try_send(outgoing, timeouts.first_byte).await? {
-                Sent::Answer(response) => {
-                    self.keep(sender);
-                    return Ok(response);
-                }
+    ) -> Result<(Response<Incoming>, Lease), Unsent> {
+        while let Some(mut line) = self.take(party).await {
+            match line.try_send(outgoing, timeouts.first_byte).await? {
+                Sent::Answer(response) => return Ok((response, self.lease(party, line, outgoing).await)),
                 // A kept connection that died unnoticed.
-                Sent::HandedBack(_) => {}
+                Sent::HandedBack(_) => self.kept.lock().await.give_up(&line),
             }
         }
-        let mut sender = tokio::time::timeout(timeouts.connect, connect(dial, upstream))
+        let mut line = timeout(timeouts.connect, Line::open(dial, upstream))
             .await
             .map_err(|_| Unsent::ConnectTimeout(timeouts.connect))?
             .map_err(Unsent::Connect)?;
-        match sender.try_send(outgoing, timeouts.first_byte).await? {
-            Sent::Answer(response) => {
-                self.keep(sender);
-                Ok(response)
-            }
+        match line.try_send(outgoing, timeouts.first_byte).await? {
+            Sent::Answer(response) => Ok((response, self.lease(party, line, outgoing).await)),
             Sent::HandedBack(fault) => Err(Unsent::Connect(io::Error::other(fault))),
         }
     }
 
-    async fn take(&self) -> Option<Sender> {
+    async fn take(&self, party: Party) -> Option<Line> {
         let mut kept = self.kept.lock().await;
-        if kept.h2.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            kept.h2 = None;
-        }
-        if let Some(h2) = &kept.h2 {
-            return Some(Sender::H2(h2.clone()));
-        }
-        while let Some((since, h1)) = kept.h1.pop() {
-            if since.elapsed() < IDLE_LIFE && h1.is_ready() {
-                return Some(Sender::H1(h1));
-            }
-        }
-        None
+        kept.shared(party).or_else(|| kept.idle())
     }
 
-    /// Keeps a connection for the next request: at once for HTTP/2, after the answer's last byte for HTTP/1.1.
-    fn keep(&self, sender: Sender) {
-        let kept = self.kept.clone();
-        tokio::spawn(async move {
-            match sender {
-                Sender::H2(h2) => {
-                    let mut kept = kept.lock().await;
-                    if kept.h2.as_ref().is_none_or(http2::SendRequest::is_closed) {
-                        kept.h2 = Some(h2);
-                    }
-                }
-                Sender::H1(mut h1) => {
-                    if h1.ready().await.is_ok() {
-                        let mut kept = kept.lock().await;
-                        if kept.h1.len() < MAX_IDLE {
-                            kept.h1.push((Instant::now(), h1));
-                        }
-                    }
-                }
-            }
-        });
+    async fn lease(&self, party: Party, line: Line, outgoing: &Outgoing) -> Lease {
+        if line.is_shared() {
+            self.kept.lock().await.share(party, &line);
+        }
+        Lease { line: Some(line), body: outgoing.held.clone(), kept: Arc::clone(&self.kept) }
     }
 
     /// Closes what is too old or dead. Called by the actor now and then; [`Lane::send`] needs it not.
     pub async fn sweep(&self) -> usize {
         let mut kept = self.kept.lock().await;
-        if kept.h2.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            kept.h2 = None;
-        }
-        kept.h1.retain(|(since, h1)| since.elapsed() < IDLE_LIFE && h1.is_ready());
-        kept.h1.len() + usize::from(kept.h2.is_some())
+        kept.shared.retain(|(_, line)| line.is_alive());
+        kept.idle.retain(|(since, line)| since.elapsed() < IDLE_LIFE && line.is_alive());
+        kept.idle.len() + kept.shared.len()
     }
 }
 
-enum Sender {
-    H1(http1::SendRequest<Out>),
-    H2(http2::SendRequest<Out>),
+/// A connection for as long as an answer comes on it. Dropped, it is kept for the next request, or ends if the provider hasn't taken the whole
+/// of this one: nobody is left who waits for that.
+pub(crate) struct Lease {
+    line: Option<Line>,
+    /// Of the request.
+    body: Held,
+    kept: Arc<Mutex<Kept>>,
 }
 
-enum Sent {
-    Answer(Response<Incoming>),
-    HandedBack(hyper::Error),
-}
-
-impl Sender {
-    async fn try_send(&mut self, outgoing: &Outgoing, first_byte: Duration) -> Result<Sent, Unsent> {
-        let request = outgoing.request(self.protocol())?;
-        let sending = async {
-            match self {
-                Self::H1(h1) => match h1.ready().await {
-                    Ok(()) => h1.try_send_request(request).await,
-                    Err(fault) => return Ok(Sent::HandedBack(fault)),
-                },
-                Self::H2(h2) => match h2.ready().await {
-                    Ok(()) => h2.try_send_request(request).await,
-                    Err(fault) => return Ok(Sent::HandedBack(fault)),
-                },
-            }
-            .map(Sent::Answer)
-            .or_else(|mut fault| {
-                let unsent = fault.take_message().is_some();
-                let fault = fault.into_error();
-                if unsent { Ok(Sent::HandedBack(fault)) } else { Err(Unsent::Broken(fault.to_string())) }
-            })
-        };
-        tokio::time::timeout(first_byte, sending).await.map_err(|_| Unsent::FirstByteTimeout(first_byte))?
-    }
-
-    fn protocol(&self) -> Protocol {
-        match self {
-            Self::H1(_) => Protocol::Http1,
-            Self::H2(_) => Protocol::Http2,
-        }
-    }
-}
-
-impl Outgoing {
-    fn request(&self, protocol: Protocol) -> Result<Request<Out>, Unsent> {
-        let mut headers = self.headers.clone();
-        let uri = match protocol {
-            Protocol::Http1 => {
-                let host = HeaderValue::from_str(&self.authority).map_err(|_| Unsent::Unwritable)?;
-                headers.insert(HOST, host);
-                Uri::builder().path_and_query(self.path_and_query.as_str()).build()
-            }
-            Protocol::Http2 => Uri::builder()
-                .scheme(if self.tls { "https" } else { "http" })
-                .authority(self.authority.as_str())
-                .path_and_query(self.path_and_query.as_str())
-                .build(),
-        };
-        let mut request = Request::new(Full::new(self.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri.map_err(|_| Unsent::Unwritable)?;
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
-}
-
-async fn connect(dial: &dyn Dial, upstream: &Upstream) -> io::Result<Sender> {
-    let Dialed { io, protocol } = dial.dial(upstream).await?;
-    let io = TokioIo::new(io);
-    // The connections live in tasks of their own, which end with their streams: an actor's crash doesn't cut an answer.
-    match protocol {
-        Protocol::Http1 => {
-            let (sender, connection) = http1::Builder::new()
-                .max_headers(MAX_ANSWER_HEADERS)
-                .max_buf_size(MAX_ANSWER_HEAD)
-                .handshake(io)
-                .await
-                .map_err(io::Error::other)?;
-            tokio::spawn(async move {
-                if let Err(fault) = connection.await {
-                    tracing::debug!(%fault, "a provider's connection ended");
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (Some(mut line), Ok(runtime)) = (self.line.take(), Handle::try_current()) else { return };
+        let kept = Arc::clone(&self.kept);
+        if !line.is_shared() {
+            runtime.spawn(async move {
+                if let Ok(Ok(())) = timeout(READY_WITHIN, line.ready()).await {
+                    let mut kept = kept.lock().await;
+                    if kept.idle.len() < MAX_IDLE {
+                        kept.idle.push((Instant::now(), line));
+                    }
                 }
             });
-            Ok(Sender::H1(sender))
-        }
-        Protocol::Http2 => {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .keep_alive_interval(Duration::from_secs(30))
-                .keep_alive_timeout(Duration::from_secs(10))
-                .max_header_list_size(MAX_ANSWER_HEAD as u32)
-                .handshake(io)
-                .await
-                .map_err(io::Error::other)?;
-            tokio::spawn(async move {
-                if let Err(fault) = connection.await {
-                    tracing::debug!(%fault, "a provider's connection ended");
-                }
-            });
-            Ok(Sender::H2(sender))
+        } else if self.body.is_held() {
+            // Its other streams go on.
+            runtime.spawn(async move { kept.lock().await.give_up(&line) });
         }
     }
 }

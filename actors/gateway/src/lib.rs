@@ -1,7 +1,7 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] → [`routes`] → [`ledger`] → `headers` → `lane` (over
-//! [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
+//! The road of a request, a file each: [`shape`] → [`body`] → [`routes`] → [`ledger`] → `headers` → `outgoing` → `lane`
+//! (a `line`, over [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
 //! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
 //! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
@@ -16,6 +16,8 @@ mod headers;
 mod health;
 mod lane;
 pub mod ledger;
+mod line;
+mod outgoing;
 pub mod record;
 pub mod refusal;
 mod relay;
@@ -29,8 +31,10 @@ pub mod usage;
 pub use credential::Credentials;
 pub use headers::MAX_VALUE as MAX_HEADER_VALUE;
 pub use health::{Reading as Health, State as HealthState};
-pub use lane::{IDLE_LIFE, MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, MAX_IDLE};
+pub use lane::{IDLE_LIFE, MAX_IDLE, MAX_SHARED};
 pub use ledger::Ledger;
+pub use line::{MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, STREAM_WINDOW};
+pub use outgoing::Parts;
 pub use relay::Cut;
 pub use serve::{Deps, Gateway, MAX_IN_FLIGHT, ProviderStatus};
 pub use upstream::{Dial, Dialed, Io, Protocol, Upstream};

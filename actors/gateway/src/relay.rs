@@ -1,7 +1,7 @@
 //! The answer's body on its way to the agent: chunk by chunk, nothing gathered, within the route's time-outs.
 //!
 //! Each chunk is looked at by the token counter and searched for the key. It holds the exchange's place among
-//! those in flight, and tells the ledger how it ended, however it ends.
+//! those in flight and the connection, and tells the ledger how it ended, however it ends.
 
 use std::{
     pin::Pin,
@@ -19,6 +19,7 @@ use tokio::time::{Sleep, sleep, sleep_until};
 use crate::{
     BoxError,
     config::Timeouts,
+    lane::Lease,
     ledger::{Exchange, Ledger, Outcome},
     usage::Tap,
 };
@@ -57,11 +58,18 @@ pub(crate) struct Relay<B> {
     bytes: u64,
     ended: bool,
     complete: bool,
-    _place: Share,
+    _holds: (Share, Lease),
 }
 
 impl<B> Relay<B> {
-    pub fn new(inner: B, sieve: Sieve, tap: Tap, timeouts: Timeouts, story: Story, place: Share) -> Self {
+    pub fn new(
+        inner: B,
+        sieve: Sieve,
+        tap: Tap,
+        timeouts: Timeouts,
+        story: Story,
+        holds: (Share, Lease),
+    ) -> Self {
         let idle = Box::pin(sleep(timeouts.idle));
         let total = Box::pin(sleep_until((story.began + timeouts.total).into()));
         Self {
@@ -75,7 +83,7 @@ impl<B> Relay<B> {
             bytes: 0,
             ended: false,
             complete: false,
-            _place: place,
+            _holds: holds,
         }
     }
 

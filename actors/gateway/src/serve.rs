@@ -21,8 +21,9 @@ use crate::{
     credential::Credentials,
     headers,
     health::Reading,
-    lane::{Outgoing, Unsent},
+    lane::{Lease, Unsent},
     ledger::{Exchange, Ledger},
+    outgoing::Outgoing,
     refusal::{About, REQUEST_ID, Refusal, clip, json as json_answer},
     relay::{Relay, Story},
     routes::{Provider, Route, Routes, Target},
@@ -250,14 +251,15 @@ impl Call<'_> {
             let outgoing = self.outgoing(target)?;
             let upstream = Upstream::of(&provider.base);
             let left = self.route.timeouts.total.saturating_sub(self.began.elapsed());
-            let sending = provider.lane.send(&*deps.dial, &upstream, &outgoing, &self.route.timeouts);
+            let party = stage.exchange.caller.party;
+            let sending = provider.lane.send(party, &*deps.dial, &upstream, &outgoing, &self.route.timeouts);
             let sent = tokio::time::timeout(left, sending)
                 .await
                 .unwrap_or(Err(Unsent::FirstByteTimeout(self.route.timeouts.total)));
             match sent {
-                Ok(response) => {
+                Ok((response, lease)) => {
                     deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
-                    return self.relay(response, provider, place, stage).await;
+                    return self.relay(response, provider, (place, lease), stage).await;
                 }
                 Err(fault) => {
                     tracing::warn!(provider = %provider.name, %fault, request_id = stage.about.request_id, "inference request failed");
@@ -283,6 +285,7 @@ impl Call<'_> {
             tls: provider.base.tls,
             headers,
             body: self.asked.with_model(target.model.as_deref().unwrap_or(self.asked.model())),
+            held: self.asked.held(),
         })
     }
 
@@ -290,7 +293,7 @@ impl Call<'_> {
         &self,
         response: Response<Incoming>,
         provider: &Provider,
-        place: Share,
+        holds: (Share, Lease),
         stage: &Stage<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let status = response.status();
@@ -335,11 +338,11 @@ impl Call<'_> {
         };
         let sieve = provider.screen.sieve();
         let body = if status.is_success() {
-            Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, place).boxed_unsync()
+            Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
         } else {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let text = scrubbed(response, provider, &self.gateway.inner.deps.scrub).await;
-            Relay::new(Full::new(text), sieve, tap, self.route.timeouts, story, place).boxed_unsync()
+            Relay::new(Full::new(text), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;

@@ -56,6 +56,12 @@ pub struct Provider {
 
 impl Provider {
     pub async fn start() -> Self {
+        Self::taking(None).await
+    }
+
+    /// One that takes so many streams on a connection of HTTP/2.
+    pub async fn taking(streams: impl Into<Option<u32>>) -> Self {
+        let streams = streams.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let provider = Self { port: listener.local_addr().unwrap().port(), ..Self::default() };
         let it = provider.clone();
@@ -67,9 +73,11 @@ impl Provider {
                 tokio::spawn(async move {
                     let service = service_fn(move |request| it.clone().answer(request, peer.port()));
                     let io = TokioIo::new(stream);
-                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(io, service)
-                        .await;
+                    let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    if let Some(streams) = streams {
+                        server.http2().max_concurrent_streams(streams);
+                    }
+                    let _ = server.serve_connection(io, service).await;
                 });
             }
         });

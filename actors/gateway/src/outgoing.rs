@@ -1,0 +1,91 @@
+//! What goes to a provider: one request, which can be begun again while nothing of it was sent.
+//!
+//! Its body is the agent's own bytes around another model's name, never a copy of them: they are long, and were paid for once.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header::HOST};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::{body::Held, lane::Unsent, upstream::Protocol};
+
+/// Bytes that are handed on at a time: what writes them may copy as much.
+const PIECE: usize = 64 * 1024;
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Outgoing {
+    pub path_and_query: String,
+    pub authority: String,
+    pub tls: bool,
+    pub headers: HeaderMap,
+    pub body: Parts,
+    /// Whether the agent's bytes in it are still somebody's.
+    pub held: Held,
+}
+
+impl Outgoing {
+    /// The request as `protocol` has it.
+    pub fn request(&self, protocol: Protocol) -> Result<Request<Parts>, Unsent> {
+        let mut headers = self.headers.clone();
+        let uri = match protocol {
+            Protocol::Http1 => {
+                let host = HeaderValue::from_str(&self.authority).map_err(|_| Unsent::Unwritable)?;
+                headers.insert(HOST, host);
+                Uri::builder().path_and_query(self.path_and_query.as_str()).build()
+            }
+            Protocol::Http2 => Uri::builder()
+                .scheme(if self.tls { "https" } else { "http" })
+                .authority(self.authority.as_str())
+                .path_and_query(self.path_and_query.as_str())
+                .build(),
+        };
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri.map_err(|_| Unsent::Unwritable)?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// A body in parts, sent one after the other. Clones share the bytes.
+#[derive(Debug, Clone)]
+pub struct Parts(VecDeque<Bytes>);
+
+impl Parts {
+    /// These parts, empty ones left out.
+    pub(crate) fn new(parts: impl IntoIterator<Item = Bytes>) -> Self {
+        Self(parts.into_iter().filter(|part| !part.is_empty()).collect())
+    }
+}
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Some(part) = self.0.front_mut() else { return Poll::Ready(None) };
+        let piece = part.split_to(part.len().min(PIECE));
+        if part.is_empty() {
+            self.0.pop_front();
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+    }
+}
