@@ -11,17 +11,16 @@
 
 use super::connects::socket_inode;
 use super::foreign_code;
-use super::process::{Opened, Stat, pids};
+use super::identified::{Fault, Identified, gone_or_unreadable, is_gone, unreadable};
+use super::process::{Stat, pids};
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
 use crate::sys;
 use crate::sys::directory::{self, ENTRIES};
 use crate::sys::process::Descriptor;
-use crate::wire::MAX_FDS;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -84,37 +83,9 @@ struct Search<'a> {
     anchors: Vec<Descriptor>,
     looked_at: usize,
     entries: Vec<u8>,
-    executables: Executables,
-    seen: Vec<Seen>,
+    identified: Identified,
     /// For each of `wanted`, over all rounds.
     took: &'a mut [Duration],
-}
-
-/// A process as it was found, to be found the same at the end.
-struct Seen {
-    process: Opened,
-    before: Stat,
-    executable: (u64, u64),
-}
-
-/// The opened executables, one a file.
-#[derive(Default)]
-struct Executables {
-    keys: Vec<(u64, u64)>,
-    fds: Vec<OwnedFd>,
-}
-
-/// Why a look came to nothing.
-enum Fault {
-    /// A process ended or executed another program meanwhile.
-    Changed,
-    Refused(Refusal),
-}
-
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
 }
 
 /// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
@@ -142,8 +113,7 @@ fn found(wanted: &[Wanted], lens: Lens<'_>, took: &mut [Duration]) -> Vec<Result
             anchors: Vec::new(),
             looked_at: 0,
             entries: vec![0; ENTRIES],
-            executables: Executables::default(),
-            seen: Vec::new(),
+            identified: Identified::default(),
             took,
         };
         match search.run() {
@@ -152,7 +122,7 @@ fn found(wanted: &[Wanted], lens: Lens<'_>, took: &mut [Duration]) -> Vec<Result
                 let first = |one: &Wanted| wanted.iter().position(|other| other.inode == one.inode);
                 let of =
                     |one: &Wanted| first(one).and_then(|at| found.get(at)).cloned().unwrap_or(Ok(Vec::new()));
-                return wanted.iter().map(|one| search.answer(of(one)?)).collect();
+                return wanted.iter().map(|one| search.identified.answer(of(one)?)).collect();
             }
             Err(Fault::Changed) => std::thread::yield_now(),
             Err(Fault::Refused(refusal)) => return refuse(refusal),
@@ -190,17 +160,8 @@ fn linked(wanted: &[Wanted], table: &OwnedFd, number: i32) -> io::Result<Option<
     Ok(socket_inode(target).and_then(|inode| wanted.iter().position(|wanted| wanted.inode == inode)))
 }
 
-fn unreadable(pid: i32, error: &io::Error) -> Refusal {
-    Refusal::Unreadable { pid, why: error.to_string() }
-}
-
-/// What an error means of a process that was there a moment ago.
-fn gone_or_unreadable(pid: i32, error: &io::Error) -> Fault {
-    if is_gone(error) { Fault::Changed } else { unreadable(pid, error).into() }
-}
-
 impl Search<'_> {
-    /// For each socket its holders, whose executables are numbered by [`Search::executables`].
+    /// For each socket its holders, whose executables are numbered by [`Identified`].
     fn run(&mut self) -> Result<Vec<Result<Vec<Holder>, Refusal>>, Fault> {
         let proc = File::open("/proc").map_err(|error| unreadable(0, &error))?;
         let all = pids(proc.as_fd(), &mut self.entries, MAX_PIDS)
@@ -240,26 +201,8 @@ impl Search<'_> {
         if self.anchors(&proc).len() < self.anchors.len() {
             return Err(Fault::Changed);
         }
-        self.confirm()?;
+        self.identified.confirm()?;
         Ok(found)
-    }
-
-    /// The answer by itself, with descriptors of its own.
-    fn answer(&self, mut holders: Vec<Holder>) -> Result<Found, Refusal> {
-        let mut own = Executables::default();
-        for identity in
-            holders.iter_mut().flat_map(|h| std::iter::once(&mut h.process).chain(&mut h.ancestors))
-        {
-            let at = usize::from(identity.exe);
-            let (Some(key), Some(fd)) = (self.executables.keys.get(at), self.executables.fds.get(at)) else {
-                return Err(Refusal::Invalid("an executable that was not opened".into()));
-            };
-            identity.exe = own.add(*key, MAX_FDS, || fd.try_clone()).map_err(|fault| match fault {
-                Fault::Refused(refusal) => refusal,
-                Fault::Changed => Refusal::TooMany("open files".into()),
-            })?;
-        }
-        Ok(Found { holders, executables: own.fds })
     }
 
     /// Where a process has any of the sockets, at most one place each.
@@ -380,7 +323,7 @@ impl Search<'_> {
     }
 
     fn holder(&mut self, proc: &File, pid: i32, places: &[Place]) -> Result<Holder, Fault> {
-        let (process, mut parent) = self.identity(proc, pid)?;
+        let (process, mut parent) = self.identified.identity(proc, pid)?;
         let begun = Instant::now();
         let foreign_code =
             if self.lens.mappings { self.has_foreign_code(&process, begun) } else { Ok(false) };
@@ -398,63 +341,19 @@ impl Search<'_> {
             if ancestors.len() >= MAX_ANCESTORS {
                 return Err(Refusal::TooMany("ancestors of one process".into()).into());
             }
-            let (ancestor, above) = self.identity(proc, parent)?;
+            let (ancestor, above) = self.identified.identity(proc, parent)?;
             ancestors.push(ancestor);
             parent = above;
         }
         Ok(Holder { process, foreign_code, ancestors })
     }
 
-    /// Who a process is, and its parent. What is read here is compared by [`Search::confirm`].
-    fn identity(&mut self, proc: &File, pid: i32) -> Result<(Identity, i32), Fault> {
-        let process = Opened::open(proc.as_fd(), pid).map_err(|_| Fault::Changed)?;
-        let before = process.stat().map_err(|_| Fault::Changed)?;
-        if before.is_ending() {
-            // A holder on its way out is none in a moment; an ancestor's children get another parent.
-            return Err(Fault::Changed);
-        }
-        let read = |error: io::Error| gone_or_unreadable(pid, &error);
-        let target = process.executable_path().map_err(read)?;
-        let file = process.open_executable().map_err(read)?;
-        let meta = file.metadata().map_err(read)?;
-        let Ok(exe_path) = String::from_utf8(target) else {
-            return Err(Refusal::Unreadable { pid, why: "the path of its program isn't UTF-8".into() }.into());
-        };
-        let executable = (meta.dev(), meta.ino());
-        let exe = self.executables.add(executable, usize::from(u8::MAX), || Ok(file.into()))?;
-        let identity = Identity {
-            pid,
-            start_time: before.start_time,
-            exe,
-            deleted: meta.nlink() == 0 || exe_path.ends_with(" (deleted)"),
-            memory: exe_path.starts_with("/memfd:"),
-            exe_path,
-        };
-        self.seen.push(Seen { process, before, executable });
-        Ok((identity, before.parent))
-    }
-
-    /// Everyone is still who they were, and has the parent that they had: nothing moved while we looked.
-    fn confirm(&self) -> Result<(), Fault> {
-        for seen in &self.seen {
-            let same = || -> io::Result<bool> {
-                let now = seen.process.stat()?;
-                let still = now.start_time == seen.before.start_time && now.parent == seen.before.parent;
-                Ok(still && !now.is_ending() && seen.process.executable()? == seen.executable)
-            };
-            if !same().is_ok_and(|same| same) {
-                return Err(Fault::Changed);
-            }
-        }
-        Ok(())
-    }
-
     fn has_foreign_code(&self, process: &Identity, begun: Instant) -> Result<bool, Fault> {
-        let Some(seen) = self.seen.last() else { return Err(Fault::Changed) };
+        let Some(opened) = self.identified.latest() else { return Err(Fault::Changed) };
         let unreadable = |why: &str| Refusal::Unreadable { pid: process.pid, why: why.into() }.into();
         let until = begun + MAPPINGS_PATIENCE;
         let program = process.exe_path.as_bytes();
-        foreign_code::is_in(&seen.process, program, self.lens.writable, until).map_err(|fault| match fault {
+        foreign_code::is_in(opened, program, self.lens.writable, until).map_err(|fault| match fault {
             foreign_code::Fault::TooMany => unreadable("it has too many executable mappings"),
             foreign_code::Fault::TooLong => unreadable("what it has mapped takes too long to look through"),
             foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),
@@ -462,34 +361,7 @@ impl Search<'_> {
     }
 }
 
-impl Executables {
-    /// The index of an opened file, which is kept once; at most `limit` of them.
-    fn add(
-        &mut self,
-        key: (u64, u64),
-        limit: usize,
-        open: impl FnOnce() -> io::Result<OwnedFd>,
-    ) -> Result<u8, Fault> {
-        let index = match self.keys.iter().position(|known| *known == key) {
-            Some(index) => index,
-            None if self.keys.len() >= limit => {
-                return Err(Refusal::TooMany("different programs around one socket".into()).into());
-            }
-            None => {
-                self.fds.push(open().map_err(|_| Fault::Changed)?);
-                self.keys.push(key);
-                self.keys.len() - 1
-            }
-        };
-        Ok(u8::try_from(index).unwrap_or(u8::MAX))
-    }
-}
-
 /// Gone, or on its way out: nothing of its program runs any more.
 fn is_ending(thread: i32) -> bool {
     Stat::read(thread).map_or(true, |stat| stat.is_ending())
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }

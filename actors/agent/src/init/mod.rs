@@ -18,6 +18,7 @@ mod connects;
 mod foreign_code;
 mod handouts;
 mod holders;
+mod identified;
 mod image;
 mod looks;
 mod mapping;
