@@ -50,6 +50,8 @@ use turn::Turn;
 const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
 /// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
+/// Packets heard before a signal or a death has its turn: a supervisor in other hands could talk without end.
+const HEARD_AT_ONCE: usize = 64;
 
 /// What the command has prepared.
 pub struct Prepared {
@@ -309,7 +311,7 @@ impl Heart {
                 Ok(ready) => ready,
                 Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
             };
-            if packets && let Some(life) = self.hear(running) {
+            if packets && let Some(life) = self.hear(running, HEARD_AT_ONCE) {
                 return life;
             }
             if init_died && self.over.is_none() {
@@ -364,9 +366,9 @@ impl Heart {
         Ok(fds.map(|fd| fd.any().unwrap_or(false)))
     }
 
-    /// Reads what the supervisor has sent so far.
-    fn hear(&mut self, running: &Running) -> Option<Life> {
-        loop {
+    /// Reads what the supervisor has sent so far, up to so many packets.
+    fn hear(&mut self, running: &Running, at_once: usize) -> Option<Life> {
+        for _ in 0..at_once {
             match running.wire.try_recv::<ToHeart>() {
                 Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
                     if let Some(fd) = fds.into_iter().next()
@@ -418,11 +420,12 @@ impl Heart {
                 }
             }
         }
+        None
     }
 
     fn supervisor_ended(&mut self, running: &Running) -> Life {
         // It may have said Finish just before it ended.
-        if let Some(life) = self.hear(running) {
+        if let Some(life) = self.hear(running, usize::MAX) {
             return life;
         }
         if self.is_turning() {
