@@ -297,7 +297,13 @@ async fn pinned(proxy: &UpstreamProxy, judged: &[JudgedAddr]) -> Result<Connecte
 const INTERNAL: [&str; 9] =
     ["internal", "local", "lan", "home", "corp", "intranet", "private", "localdomain", "home.arpa"];
 /// Names of services that hand out a machine's keys. No rule allows them.
-const METADATA: [&str; 3] = ["metadata.google.internal", "metadata.goog", "instance-data"];
+const METADATA: [&str; 5] = [
+    "metadata.google.internal",
+    "metadata.goog",
+    "instance-data",
+    "instance-data.ec2.internal",
+    "metadata.tencentyun.com",
+];
 
 /// Judges a name whose addresses nobody here will see.
 ///
@@ -400,6 +406,8 @@ mod tests {
             ("printer", false, true),
             ("metadata.google.internal", false, false),
             ("x.metadata.google.internal", false, false),
+            ("instance-data.ec2.internal", false, false),
+            ("metadata.tencentyun.com", false, false),
         ] {
             assert_eq!(judge(name, &rule(false)).is_ok(), wildcard, "{name}");
             assert_eq!(judge(name, &rule(true)).is_ok(), exact, "{name}");

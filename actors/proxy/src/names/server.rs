@@ -4,6 +4,7 @@
 //! the proxy actor; sockets, book and counters live above it, so questions that come while it is down wait in the
 //! socket. Bounded by queries and by new names a minute, for the whole sandbox.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -16,8 +17,7 @@ use telemetry::audit::Verdict;
 use telemetry::metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::book::Book;
@@ -33,7 +33,8 @@ pub const TTL: u32 = 60;
 pub const QUERIES_PER_MINUTE: u32 = 6000;
 /// Names that get an address a minute: bounds how soon addresses come back (hours).
 pub const NEW_NAMES_PER_MINUTE: u32 = 600;
-/// TCP connections to the name server at a time.
+/// TCP connections to the name server at a time. One more takes the place of the oldest, which had its turn (RFC 7766 section 6.2.3): whoever
+/// keeps them all, asking now and then, keeps nobody out.
 pub const MAX_TCP_CLIENTS: usize = 32;
 /// A TCP connection without a whole question for so long is closed.
 pub const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -203,21 +204,26 @@ pub async fn datagrams(resolver: Arc<Resolver>, socket: Arc<std::net::UdpSocket>
 /// Out of descriptors, at the start.
 pub async fn streams(resolver: Arc<Resolver>, listener: Arc<std::net::TcpListener>) -> io::Result<()> {
     let listener = TcpListener::from_std(listener.try_clone()?)?;
-    let places = Arc::new(Semaphore::new(MAX_TCP_CLIENTS));
     // They end with this task.
     let mut clients = JoinSet::new();
+    // The oldest first.
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {
         while clients.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
         match listener.accept().await {
             Ok((stream, _)) => {
                 backoff = ACCEPT_BACKOFF_MIN;
+                open.retain(|client| !client.is_finished());
+                if open.len() >= MAX_TCP_CLIENTS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
                 let resolver = Arc::clone(&resolver);
-                clients.spawn(async move {
-                    let _place = place;
+                open.push_back(clients.spawn(async move {
                     let _broken_off = questions(&resolver, stream).await;
-                });
+                }));
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -327,6 +333,17 @@ mod tests {
         assert_eq!(count(1000..1010), 10);
     }
 
+    /// How many records answer a question on a stream.
+    async fn asks(stream: &mut TcpStream) -> io::Result<u8> {
+        let question = ask("a.test", A);
+        stream.write_u16(question.len() as u16).await?;
+        stream.write_all(&question).await?;
+        let length = timeout(PATIENCE, stream.read_u16()).await.unwrap()?;
+        let mut answer = vec![0; usize::from(length)];
+        stream.read_exact(&mut answer).await?;
+        Ok(answer[7])
+    }
+
     #[tokio::test]
     async fn by_udp_and_by_tcp() {
         let (_bed, resolver) = resolver(&l4("a.test", 443)).await;
@@ -355,14 +372,28 @@ mod tests {
         }
         let mut stream = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
         for _ in 0..3 {
-            stream.write_u16(question.len() as u16).await.unwrap();
-            stream.write_all(&question).await.unwrap();
-            let length = timeout(PATIENCE, stream.read_u16()).await.unwrap().unwrap();
-            let mut answer = vec![0; usize::from(length)];
-            stream.read_exact(&mut answer).await.unwrap();
-            assert_eq!(answer[7], 1);
+            assert_eq!(asks(&mut stream).await.unwrap(), 1);
         }
         stream.write_u16(u16::MAX).await.unwrap();
         assert_eq!(timeout(PATIENCE, stream.read(&mut [0; 1])).await.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_keeps_all_streams_keeps_nobody_out() {
+        let (_bed, resolver) = resolver(&l4("a.test", 443)).await;
+        let tcp = Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        tcp.set_nonblocking(true).unwrap();
+        let at = tcp.local_addr().unwrap();
+        let _tcp = tokio::spawn(streams(Arc::new(resolver), tcp));
+        let mut kept = Vec::new();
+        for _ in 0..MAX_TCP_CLIENTS {
+            let mut stream = TcpStream::connect(at).await.unwrap();
+            assert_eq!(asks(&mut stream).await.unwrap(), 1);
+            kept.push(stream);
+        }
+        let mut next = TcpStream::connect(at).await.unwrap();
+        assert_eq!(asks(&mut next).await.unwrap(), 1);
+        assert!(asks(&mut kept[0]).await.is_err(), "the oldest had its turn");
+        assert_eq!(asks(&mut kept[1]).await.unwrap(), 1, "and no other waited for its idle end");
     }
 }
