@@ -218,7 +218,7 @@ impl Heart {
         let how = ending::end_child(&running.child);
         let mut finished = self.old_supervisor_is_through();
         // Whoever was told that the sandbox stops was told so after this.
-        while self.hear(&running).is_some() {
+        while self.hear(&running, usize::MAX).is_some() {
             finished |= self.old_supervisor_is_through();
         }
         drop(running.wire);
