@@ -98,7 +98,7 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(120);
 /// Between two reads of a request body.
 pub const BODY_IDLE: Duration = Duration::from_secs(120);
-/// A write that makes no progress: the peer doesn't read.
+/// A write that makes no progress: the peer doesn't read, or grants a stream of HTTP/2 not a byte.
 pub const WRITE_STALL: Duration = Duration::from_secs(300);
 /// From the answer to CONNECT (or accept) to a whole ClientHello or first byte, where we have to look at it.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);

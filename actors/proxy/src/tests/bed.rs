@@ -365,6 +365,10 @@ pub const LARGE: &str = "/large";
 pub const LARGE_WHOLE: &str = "/large/whole";
 /// Bytes of such a frame.
 pub const LARGE_BYTES: usize = 256 * 1024;
+/// And of this one that is little.
+pub const SHORT: &str = "/short";
+/// Bytes of it.
+pub const SHORT_BYTES: usize = 12 * 1024;
 
 impl LocalService for Local {
     fn serve(&self, request: Request<Body>, caller: Arc<Caller>, _: Uuid) -> BoxFuture<'_, Response<Body>> {
@@ -380,6 +384,9 @@ impl LocalService for Local {
             }
             if parts.uri.path() == LARGE_WHOLE {
                 return Response::new(full(vec![7; LARGE_BYTES]));
+            }
+            if parts.uri.path() == SHORT {
+                return Response::new(full(vec![7; SHORT_BYTES]));
             }
             let body = body.collect().await.unwrap().to_bytes();
             Response::new(full(format!(
