@@ -69,6 +69,8 @@ pub const H2_SEND_BYTES: usize = 256 * 1024;
 pub const H2_AGENT_SEND_BYTES: usize = 128 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
+/// Destinations that one agent connection remembers to share no connection, since they speak HTTP/1.
+pub const MAX_HTTP1_ONLY: usize = 64;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
@@ -203,6 +205,7 @@ mod tests {
             H2_SEND_BYTES,
             H2_AGENT_SEND_BYTES,
             MAX_IDLE_UPSTREAM,
+            MAX_HTTP1_ONLY,
             MAX_LINGER_BYTES,
             MAX_PROXY_HEAD_BYTES,
             MAX_JUDGED_BYTES,
