@@ -245,7 +245,11 @@ pub struct Who {
     pub untold: AtomicBool,
     /// Whether its parent is seen as well: another identity of the same program.
     pub ancestor: AtomicBool,
+    /// Whether nobody answers, however long one waits.
+    pub mute: AtomicBool,
     pub asked: AtomicUsize,
+    /// How often it was asked whether anybody has a connection open.
+    pub looked: AtomicUsize,
     /// Whose it is.
     pub party: AtomicU64,
 }
@@ -257,7 +261,9 @@ impl Default for Who {
             unknown: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             ancestor: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
+            looked: AtomicUsize::new(0),
             party: AtomicU64::new(0),
         }
     }
@@ -272,6 +278,9 @@ impl Identify for Who {
     ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
+            if self.mute.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             if self.untold.load(Ordering::Relaxed) {
                 let detail = "no holder".to_owned();
                 let denial = Denial { layer: Layer::Identity, detail, policy: None, hint: None };
