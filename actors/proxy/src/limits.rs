@@ -127,8 +127,11 @@ pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
 /// How old an identification may be before a request on a kept connection asks again who holds the socket.
 /// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
 pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
-/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass.
+/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass; and whether anybody does, while its
+/// request waits for its server.
 pub const HOLDER_LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row that tell nobody who holds such a connection, while bytes pass on it: long enough for a holder's fork or a moment's load.
+pub const MAX_UNTOLD_LOOKS: u32 = 10;
 /// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
 /// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.
 pub const MAKER_ASKED_WITHIN: Duration = Duration::from_millis(250);
@@ -233,6 +236,7 @@ mod tests {
             CONNECTION_TOTAL,
             IDENTITY_FRESH,
             HOLDER_LOOK,
+            MAX_UNTOLD_LOOKS,
             MAKER_ASKED_WITHIN,
             ADDRESSES_FRESH,
             UPSTREAM_IDLE,
