@@ -55,7 +55,6 @@ mod pool;
 pub mod repeats;
 mod road;
 mod room;
-mod second;
 mod serve;
 mod sizes;
 mod splice;
