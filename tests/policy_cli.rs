@@ -123,6 +123,21 @@ fn explain_names_the_rule_and_the_nearest(stage: &Stage) -> Result<()> {
     let binary = ["policy", "explain", "--preset", "github", "--binary", "/usr/bin/gh"];
     let get = stage.call(&[&binary[..], &["https://api.github.com/user"]].concat())?;
     ensure!(get.out().starts_with("ALLOWED  GET "), "{}", get.out());
+    // What a header names besides is judged as the proxy would.
+    let with = |header: &[&str], request: &[&str]| stage.call(&[&binary[..], header, request].concat());
+    let to = ["https://api.github.com/user"];
+    let besides = with(&["--header", "Destination: https://elsewhere.test/x"], &to)?.expect_code(0)?.out();
+    ensure!(besides.contains("DENIED") && besides.contains("GET elsewhere.test:443/x"), "{besides}");
+    let allowed = with(&["--header", "x-amz-copy-source: other/key"], &to)?.expect_code(0)?.out();
+    ensure!(allowed.contains("ALLOWED") && allowed.contains("api.github.com:443/other/key"), "{allowed}");
+    let harmless = with(&["--header", "Accept: text/plain"], &to)?.expect_code(0)?;
+    ensure!(harmless.out().starts_with("ALLOWED  GET "), "{}", harmless.out());
+    for (header, request) in
+        [("Destination", &to[..]), ("Destination: /x", &["CONNECT", "api.github.com:443"])]
+    {
+        let odd = with(&["--header", header], request)?.expect_code(125)?;
+        ensure!(odd.err().contains("--header"), "{}", odd.err());
+    }
     Ok(())
 }
 

@@ -376,6 +376,9 @@ pub struct ExplainArgs {
     /// With --mcp-tool or --rpc-method: an argument, as JSON or else text (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub arg: Vec<String>,
+    /// A header field of it, which may name a second resource: `Destination`, `x-amz-copy-source` (repeatable)
+    #[arg(long, value_name = "NAME: VALUE")]
+    pub header: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use http::{HeaderName, HeaderValue};
 use operator::Code;
 use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
@@ -107,9 +108,14 @@ fn explain(args: ExplainArgs) -> Outcome {
     };
     let mut question =
         Question::parse(&args.binary, method, target).map_err(|e| Failure::refused(e.to_string()))?;
-    if let Some(asked) = &mut question.request {
-        asked.message = message(&args.says, asked.websocket);
-        asked.body = body(&args.says, &args.arg)?;
+    match &mut question.request {
+        Some(asked) => {
+            asked.message = message(&args.says, asked.websocket);
+            asked.body = body(&args.says, &args.arg)?;
+            asked.headers = args.header.iter().map(|field| header(field)).collect::<Result<_, _>>()?;
+        }
+        None if args.header.is_empty() => {}
+        None => return Err(Failure::refused("--header: a connection alone has no header fields")),
     }
     if let Some(hash) = &args.sha256 {
         let wrong = || Failure::refused(format!("--sha256 {hash}: not 64 hexadecimal digits"));
@@ -125,6 +131,15 @@ fn explain(args: ExplainArgs) -> Outcome {
         print(&format!("{explanation}\n"))?;
     }
     Ok(0)
+}
+
+/// A header field as clients are given it.
+fn header(field: &str) -> Result<(HeaderName, HeaderValue), Failure> {
+    let read = || {
+        let (name, value) = field.split_once(':')?;
+        Some((name.parse().ok()?, value.trim_matches([' ', '\t']).parse().ok()?))
+    };
+    read().ok_or_else(|| Failure::refused(format!("--header {field}: not NAME: VALUE")))
 }
 
 /// Whether a URL is one that a request is sent to; without a method it is a `GET`'s, as for every client.

@@ -5,12 +5,14 @@ mod mend;
 use std::fmt;
 use std::sync::Arc;
 
+use http::HeaderMap;
 use serde::Serialize;
 
 pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
 use crate::content::{Content, Reading, SaidText};
 use crate::renamed::renamed;
+use crate::second::{self, Second};
 use crate::{
     Allowed, Caller, CanonicalPath, Denial, Destination, Executable, Host, HostError, HostPattern,
     PathOptions, Query, RequestFacts, Treatment, WEBSOCKET_TEXT,
@@ -42,6 +44,8 @@ pub struct Asked {
     pub body: Option<String>,
     /// A text message on the WebSocket, instead of its handshake.
     pub message: Option<String>,
+    /// Header fields, of which some name a second resource.
+    pub headers: HeaderMap,
 }
 
 /// Why a question can't be asked.
@@ -94,6 +98,7 @@ impl Question {
             websocket,
             body: None,
             message: None,
+            headers: HeaderMap::new(),
         });
         let executable = Executable { path: binary.into(), sha256: [0; 32] };
         Ok(Self {
@@ -124,6 +129,9 @@ pub struct Explanation {
     pub binary: Arc<str>,
     /// What was asked, canonical.
     pub request: String,
+    /// What else it asks for, by its header fields.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seconds: Vec<String>,
     /// The verdict.
     pub verdict: Verdict,
     /// How the connection is treated, if it is granted.
@@ -189,6 +197,7 @@ impl Compiled {
         let mut out = Explanation {
             binary: caller.executable.path.clone(),
             request: destination.to_string(),
+            seconds: Vec::new(),
             verdict: Verdict::Allow,
             treatment: None,
             policy: None,
@@ -234,7 +243,13 @@ impl Compiled {
                 (None, Some(reading)) => reading.content(),
                 (None, None) => Content::Unread,
             };
-            self.explain_request(&mut out, destination, caller, &RequestFacts { content, ..head });
+            // A message has no head.
+            let seconds = match &said {
+                Some(_) => Box::default(),
+                None => second::named_in(&asked.headers, method, &path),
+            };
+            let all = (&RequestFacts { content, ..head }, &*seconds);
+            self.explain_request(&mut out, destination, caller, all);
         }
         out
     }
@@ -244,10 +259,11 @@ impl Compiled {
         out: &mut Explanation,
         to: &Destination,
         caller: &Caller,
-        facts: &RequestFacts<'_>,
+        (facts, seconds): (&RequestFacts<'_>, &[Second]),
     ) {
+        out.seconds = seconds.iter().filter_map(|second| named(second, to)).collect();
         let treatment = out.treatment.unwrap_or(Treatment::Relay { tls_skip: false });
-        match self.request_as_sent((to, treatment), caller, facts) {
+        match self.request_as_sent((to, treatment), caller, facts, seconds) {
             Ok(allowed) => {
                 out.verdict = if allowed.audit_only.is_some() { Verdict::Audit } else { Verdict::Allow };
                 out.policy = Some(allowed.policy);
@@ -263,13 +279,28 @@ impl Compiled {
         }
         if out.denial.is_some() {
             // By the first method that is refused, of all that the request has.
-            let named = renamed(treatment, facts);
-            let methods = std::iter::once(facts.method).chain(named.iter().flatten().map(String::as_str));
+            let renamed = renamed(treatment, facts);
+            let methods = std::iter::once(facts.method).chain(renamed.iter().flatten().map(String::as_str));
             let by = |method| RequestFacts { method, ..*facts };
             let passes = |allowed: Allowed| allowed.audit_only.is_none();
             let refused = |facts: &RequestFacts<'_>| !self.request(to, caller, facts).is_ok_and(passes);
             let refused = methods.map(by).find(refused);
-            out.nearest = refused.and_then(|facts| self.nearest_part(to, caller, &facts).map(shown));
+            out.nearest = match refused {
+                Some(facts) => self.nearest_part(to, caller, &facts).map(shown),
+                // For what can't be judged there is no rule.
+                None if renamed.contains(&None) => None,
+                None => self.nearest_second(to, caller, seconds),
+            };
+        }
+    }
+
+    /// The nearest endpoint to the first second resource that is refused.
+    fn nearest_second(&self, here: &Destination, caller: &Caller, seconds: &[Second]) -> Option<Nearest> {
+        let refused = |second: &&Second| !matches!(second.judge(self, here, caller), Ok(None));
+        let (to, facts) = seconds.iter().find(refused)?.asks(here)?;
+        match self.connect(&to, caller) {
+            Ok(_) => self.nearest_part(&to, caller, &facts).map(shown),
+            Err(_) => self.nearest_connection(&to, caller),
         }
     }
 
@@ -288,6 +319,12 @@ impl Compiled {
         });
         nearest(near.filter(|near| !near.differs.is_empty()))
     }
+}
+
+/// A second resource as a request of its own, with the field that names it.
+fn named(second: &Second, here: &Destination) -> Option<String> {
+    let (to, RequestFacts { method, path, query, .. }) = second.asks(here)?;
+    Some(format!("{method} {to}{path}{query}, by {}", second.field()))
 }
 
 /// Path and query in the one form that is judged, or why there is none.
@@ -333,6 +370,9 @@ impl fmt::Display for Explanation {
             Verdict::Deny => "DENIED",
         };
         writeln!(f, "{verdict}  {}  by {}", self.request, self.binary)?;
+        for second in &self.seconds {
+            writeln!(f, "  and so:  {second}")?;
+        }
         if let (Some(policy), Some(rule)) = (&self.policy, &self.rule) {
             writeln!(f, "  rule:    {policy}: {rule}")?;
         }
@@ -424,6 +464,43 @@ network_policies:
         let none = get("_method=%20");
         assert_eq!((none.verdict, none.mend), (Verdict::Deny, None));
         assert!(none.denial.unwrap().hint.unwrap().contains("leave the parameter out"));
+    }
+
+    #[test]
+    fn what_a_header_names_besides_is_judged_and_told() {
+        let compiled = Compiled::new(&crate::parse("p.yaml", POLICY).unwrap().policy).unwrap();
+        let explain = |method: &str, field: (&'static str, &str)| {
+            let url = "https://api.github.com/repos/x/issues?state=open";
+            let mut question = Question::parse("/usr/bin/gh", Some(method), url).unwrap();
+            let headers = &mut question.request.as_mut().unwrap().headers;
+            headers.insert(field.0, field.1.parse().unwrap());
+            compiled.explain(&question)
+        };
+        let harmless = explain("POST", ("accept", "/repos/secret/x"));
+        assert_eq!((harmless.verdict, harmless.seconds), (Verdict::Allow, vec![]));
+        let allowed = explain("POST", ("destination", "/repos/y/issues"));
+        assert_eq!(allowed.verdict, Verdict::Allow, "{allowed}");
+        let named = "POST api.github.com:443/repos/y/issues, by destination";
+        assert_eq!(allowed.seconds, [named]);
+        assert!(allowed.to_string().contains(&format!("and so:  {named}")), "{allowed}");
+        for (field, differs) in [
+            (
+                ("destination", "/repos/secret/issues"),
+                Some(Difference::Denied("deny * /repos/secret/**".into())),
+            ),
+            (("x-amz-copy-source", "repos/y"), Some(Difference::Query("state=open".into()))),
+            (
+                ("destination", "https://uploads.github.com/repos/y/issues"),
+                Some(Difference::Host("api.github.com".into())),
+            ),
+            (("destination", "/repos/y%2Fissues"), None),
+        ] {
+            let denied = explain("POST", field);
+            assert_eq!(denied.verdict, Verdict::Deny, "{denied}");
+            assert!(denied.to_string().contains(&format!("the field `{}` names", field.0)), "{denied}");
+            let nearest = denied.nearest.clone().and_then(|nearest| nearest.differs.first().cloned());
+            assert_eq!((nearest, &denied.mend), (differs, &None), "{denied}");
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! opens a connection and never reads a process: it is asked, and answers.
 
 pub mod actor;
+mod as_sent;
+mod authority;
 mod builtin;
 mod check;
 mod compiled;
@@ -35,10 +37,12 @@ mod regular;
 mod reload;
 mod renamed;
 mod schema;
+pub mod second;
 mod shares;
 pub mod watch;
 mod yaml;
 
+pub use authority::{AuthorityError, split_authority};
 pub use builtin::{Builtin, DEFAULT_PROFILE, preset, presets, profile, profiles};
 pub use compiled::Compiled;
 pub use compose::compose;

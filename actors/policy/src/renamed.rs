@@ -4,11 +4,10 @@
 //! does so is taken off by the proxy; a query is sent as it was judged, so such a request must be allowed by its other method as
 //! well. Must never change what is sent, nor take a parameter for a method that is none.
 
-use crate::compiled::Compiled;
-use crate::decision::{Allowed, Denial, Layer, RequestFacts};
+use crate::decision::{Denial, Layer, RequestFacts};
 use crate::model::is_method;
 use crate::query::Query;
-use crate::{Caller, Destination, Treatment, WEBSOCKET_TEXT};
+use crate::{Treatment, WEBSOCKET_TEXT};
 
 /// Whatever they hold is a method.
 const ALWAYS: [&str; 5] =
@@ -20,32 +19,6 @@ const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "D
 
 /// A method that a query names; none where what it says can't be one.
 pub(crate) type Renamed = Option<String>;
-
-impl Compiled {
-    /// Whether a request on a granted connection may be sent, by whichever method a server takes it for: its own, as [`Self::request`] says,
-    /// and each that its query names. Where the connection is relayed the destination was all there is to say.
-    ///
-    /// # Errors
-    /// The denial of the first that isn't allowed, also under `enforcement: audit` where what the query names is no method.
-    pub fn request_as_sent(
-        &self,
-        (to, treatment): (&Destination, Treatment),
-        caller: &Caller,
-        facts: &RequestFacts<'_>,
-    ) -> Result<Allowed, Denial> {
-        let mut allowed = self.request(to, caller, facts)?;
-        for method in renamed(treatment, facts) {
-            let method = method.ok_or_else(unknown_method)?;
-            let also = self.request(to, caller, &RequestFacts { method: &method, ..*facts });
-            let also = also.map_err(|denial| Denial {
-                detail: format!("its query makes it {method} to some servers: {}", denial.detail),
-                ..denial
-            })?;
-            allowed.audit_only = allowed.audit_only.or(also.audit_only);
-        }
-        Ok(allowed)
-    }
-}
 
 /// The other methods of a request that are judged.
 pub(crate) fn renamed(treatment: Treatment, facts: &RequestFacts<'_>) -> Vec<Renamed> {
@@ -70,7 +43,7 @@ fn read(value: &str) -> Renamed {
 }
 
 /// A query's method that is none.
-fn unknown_method() -> Denial {
+pub(crate) fn unknown_method() -> Denial {
     Denial {
         layer: Layer::L7,
         detail: "its query gives it another method for some servers, which can't be judged".to_owned(),

@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use crate::answer::Refusal;
 use crate::identity::{Changed, Identifier, Look, Unidentified};
-use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN};
+use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN, MAX_UNTOLD_LOOKS};
+use crate::relay::Stop;
 use crate::tracker::{Place, TooMany};
 
 /// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits the rest.
@@ -35,6 +36,9 @@ pub trait Identify: Send + Sync + 'static {
         local: SocketAddr,
         look: Look,
     ) -> BoxFuture<'_, Result<Caller, Unjudged>>;
+
+    /// Whether anybody has the agent's end open still, were it only to read; also where that can't be told.
+    fn is_open(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, bool>;
 
     /// Whether connections are noted as they are made, as far as is known: only then may a first look wait.
     fn notes_makers(&self) -> bool;
@@ -71,6 +75,10 @@ impl Identify for Identities {
                 }
             }
         })
+    }
+
+    fn is_open(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, bool> {
+        Box::pin(self.identifier.is_open(client, local))
     }
 
     fn notes_makers(&self) -> bool {
@@ -273,19 +281,34 @@ impl Claim {
         self.renew(&first).await
     }
 
+    /// Whether anybody has the agent's end open still; also where that can't be told.
+    pub(crate) async fn is_open(&self) -> bool {
+        self.identify.is_open(self.client, self.local).await
+    }
+
     /// Resolves when somebody else is seen to hold the connection while `moves` shows that something passes. For bytes that nobody
-    /// judges one by one: what can't be told ends nothing, since nobody new is known to speak.
-    pub(crate) async fn changes_hands(self: &Arc<Self>, moves: impl Fn() -> u64) -> Denial {
-        let mut before = moves();
+    /// judges one by one: a look that tells nobody ends nothing, since nobody new is known to speak; [`MAX_UNTOLD_LOOKS`] in a row do,
+    /// for who they are may be what somebody hides.
+    pub(crate) async fn changes_hands(self: &Arc<Self>, moves: impl Fn() -> u64) -> (Stop, Denial) {
+        let (mut before, mut untold) = (moves(), 0);
         loop {
             tokio::time::sleep(HOLDER_LOOK).await;
             let now = moves();
-            if now != before
-                && let Err(Unjudged::Another(denial)) = self.judged().await
-            {
-                return denial;
+            if now == before {
+                continue;
             }
             before = now;
+            match self.judged().await {
+                // Who has too many is told so, and ended, by whoever watches the connection.
+                Ok(_) | Err(Unjudged::TooMany(_)) => untold = 0,
+                Err(Unjudged::Another(denial)) => return (Stop::Hands, denial),
+                Err(Unjudged::Untold(denial)) => {
+                    untold += 1;
+                    if untold >= MAX_UNTOLD_LOOKS {
+                        return (Stop::Untold, still_untold(denial));
+                    }
+                }
+            }
         }
     }
 
@@ -331,6 +354,12 @@ impl Drop for Placed<'_> {
     fn drop(&mut self) {
         self.0.place.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+fn still_untold(last: Denial) -> Denial {
+    let detail =
+        format!("{MAX_UNTOLD_LOOKS} looks in a row told nobody who holds the connection: {}", last.detail);
+    Denial { detail, ..last }
 }
 
 fn changed_hands(first: &Judged, now: &Judged) -> Denial {

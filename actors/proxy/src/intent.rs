@@ -6,15 +6,15 @@
 
 use http::{Method, Version, header, request::Parts};
 use hyper::ext::Protocol;
+use policy::second::{self, Second};
 use policy::{
-    Allowed, Caller, CanonicalPath, Compiled, Denial, Destination, DomainName, Host, PathOptions, Query,
-    Treatment, WEBSOCKET_TEXT,
+    Allowed, AuthorityError, Caller, CanonicalPath, Compiled, Denial, Destination, DomainName, Host,
+    PathOptions, Query, Treatment, WEBSOCKET_TEXT, split_authority,
 };
 
 use crate::answer::Refusal;
 use crate::hop;
 use crate::limits::MAX_HEADERS;
-use crate::second::{self, Second};
 use crate::strict::Violation;
 
 /// The name that leads to the gateway, on any listener, and never out.
@@ -108,18 +108,9 @@ impl Exchange {
         (to, treatment): (&Destination, Treatment),
         caller: &Caller,
     ) -> Result<Allowed, Denial> {
-        let to_judge = (to, treatment);
-        let mut allowed =
-            self.facts(&self.method, |facts| compiled.request_as_sent(to_judge, caller, facts))?;
-        let seconds = match treatment {
-            Treatment::Inspect { .. } => &*self.seconds,
-            Treatment::Relay { .. } => &[][..],
-        };
-        for second in seconds {
-            let should_have = second.judge(compiled, to, caller)?;
-            allowed.audit_only = allowed.audit_only.or(should_have);
-        }
-        Ok(allowed)
+        self.facts(&self.method, |facts| {
+            compiled.request_as_sent((to, treatment), caller, facts, &self.seconds)
+        })
     }
 }
 
@@ -133,7 +124,7 @@ impl Intent {
         let tunnel = parts.method == Method::CONNECT && !extended(parts)?;
         match scope {
             Scope::Explicit if tunnel => {
-                let destination = authority(parts.uri.authority().map(|a| a.as_str()), None)?;
+                let destination = target(parts, None)?;
                 agrees(parts, &destination, false)?;
                 Ok(Self { destination, ask: Ask::Tunnel })
             }
@@ -147,7 +138,7 @@ impl Intent {
                         return bad("this is a proxy: send CONNECT HOST:PORT, or an absolute http:// target");
                     }
                 }
-                let destination = authority(parts.uri.authority().map(|a| a.as_str()), Some(80))?;
+                let destination = target(parts, Some(80))?;
                 agrees(parts, &destination, false)?;
                 Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
             }
@@ -201,42 +192,16 @@ fn bad<T>(why: &str) -> Result<T, Refusal> {
     Err(Refusal::BadRequest(why.to_owned()))
 }
 
-/// Host and port of an authority in a URL whose scheme has this port.
-pub(crate) fn authority_of(text: &str, default_port: u16) -> Result<Destination, Refusal> {
-    authority(Some(text), Some(default_port))
+impl From<AuthorityError> for Refusal {
+    fn from(error: AuthorityError) -> Self {
+        Self::BadRequest(error.to_string())
+    }
 }
 
-fn authority(text: Option<&str>, default_port: Option<u16>) -> Result<Destination, Refusal> {
-    let Some(text) = text.filter(|text| !text.contains('@')) else {
-        return bad("the target has no plain HOST:PORT");
-    };
-    let (host, port) = split(text)?;
-    let Some(port) = port.or(default_port).filter(|port| *port != 0) else {
-        return bad("the target has no port");
-    };
-    Ok(Destination { host, port })
-}
-
-fn split(text: &str) -> Result<(Host, Option<u16>), Refusal> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    // An unbracketed IPv6 address has more than one reading with a port behind it.
-    if host.contains(':') && !host.starts_with('[') {
-        return bad("an IPv6 address in an authority stands in brackets");
-    }
-    let port = match port {
-        Some(port) => match port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse::<u16>()) {
-            Some(Ok(number)) if !port.starts_with('0') => Some(number),
-            _ => return bad("the port is not a number from 1 to 65535"),
-        },
-        None => None,
-    };
-    match Host::parse(host) {
-        Ok(host) => Ok((host, port)),
-        Err(error) => Err(Refusal::BadRequest(format!("the host has no canonical form: {error}"))),
-    }
+/// Where an absolute target leads.
+fn target(parts: &Parts, default_port: Option<u16>) -> Result<Destination, Refusal> {
+    let text = parts.uri.authority().ok_or(AuthorityError::NotPlain)?;
+    Ok(Destination::of_authority(text.as_str(), default_port)?)
 }
 
 /// The destination that `Host` (HTTP/2's `:authority`) claims, at the port that was connected to.
@@ -247,7 +212,7 @@ fn claimed(parts: &Parts, port: u16) -> Result<Destination, Refusal> {
         _ => host(),
     };
     let Some(text) = text else { return bad("the request names no host") };
-    let (host, _agrees_below) = split(text)?;
+    let (host, _agrees_below) = split_authority(text)?;
     Ok(Destination { host, port })
 }
 
@@ -289,7 +254,7 @@ fn agrees(parts: &Parts, destination: &Destination, tls: bool) -> Result<(), Ref
         return bad("the request names no host");
     }
     for name in [host_header, target].into_iter().flatten() {
-        let (host, port) = split(name)?;
+        let (host, port) = split_authority(name)?;
         if host != destination.host || port.is_some_and(|port| port != destination.port) {
             return bad("the request names another host than the connection it came by");
         }
@@ -314,7 +279,7 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
         // What rules call a WebSocket's messages; a request of that name would be taken for one.
         return Err(Refusal::BadRequest(format!("{WEBSOCKET_TEXT} is no method of a request")));
     }
-    let seconds = second::named_in(&parts.headers, &method, &path);
+    let seconds = second::named_in(&parts.headers, method.as_str(), &path);
     Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds })
 }
 

@@ -14,8 +14,9 @@
 //! [`credentials`] puts values in the place of placeholders. Nothing is dialled
 //! before it is allowed and on record; whatever fails, fails closed.
 
+pub mod absence;
 pub mod actor;
-pub mod address;
+mod address;
 pub mod answer;
 pub mod body;
 pub mod caller;
@@ -54,7 +55,6 @@ mod pool;
 pub mod repeats;
 mod road;
 mod room;
-mod second;
 mod serve;
 mod sizes;
 mod splice;

@@ -69,6 +69,8 @@ pub const H2_SEND_BYTES: usize = 256 * 1024;
 pub const H2_AGENT_SEND_BYTES: usize = 128 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
+/// Destinations that one agent connection remembers to share no connection, since they speak HTTP/1.
+pub const MAX_HTTP1_ONLY: usize = 64;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
@@ -98,7 +100,7 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(120);
 /// Between two reads of a request body.
 pub const BODY_IDLE: Duration = Duration::from_secs(120);
-/// A write that makes no progress: the peer doesn't read.
+/// A write that makes no progress: the peer doesn't read, or grants a stream of HTTP/2 not a byte.
 pub const WRITE_STALL: Duration = Duration::from_secs(300);
 /// From the answer to CONNECT (or accept) to a whole ClientHello or first byte, where we have to look at it.
 pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
@@ -125,8 +127,11 @@ pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
 /// How old an identification may be before a request on a kept connection asks again who holds the socket.
 /// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
 pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
-/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass.
+/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass; and whether anybody does, while its
+/// request waits for its server.
 pub const HOLDER_LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row that tell nobody who holds such a connection, while bytes pass on it: long enough for a holder's fork or a moment's load.
+pub const MAX_UNTOLD_LOOKS: u32 = 10;
 /// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
 /// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.
 pub const MAKER_ASKED_WITHIN: Duration = Duration::from_millis(250);
@@ -203,6 +208,7 @@ mod tests {
             H2_SEND_BYTES,
             H2_AGENT_SEND_BYTES,
             MAX_IDLE_UPSTREAM,
+            MAX_HTTP1_ONLY,
             MAX_LINGER_BYTES,
             MAX_PROXY_HEAD_BYTES,
             MAX_JUDGED_BYTES,
@@ -230,6 +236,7 @@ mod tests {
             CONNECTION_TOTAL,
             IDENTITY_FRESH,
             HOLDER_LOOK,
+            MAX_UNTOLD_LOOKS,
             MAKER_ASKED_WITHIN,
             ADDRESSES_FRESH,
             UPSTREAM_IDLE,

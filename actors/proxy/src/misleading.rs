@@ -5,8 +5,7 @@
 //! client needs for what it says: underscores alone are no fault.
 
 use http::{HeaderMap, HeaderName};
-
-use crate::second;
+use policy::second::{self, is_spelled};
 
 /// Another method, path or host, in words that servers and the proxies before them have made up.
 const OVERRIDES: [&str; 18] = [
@@ -66,12 +65,6 @@ fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
 /// Whether a name is one of these to somebody.
 fn is_one(list: &[&str], name: &str) -> bool {
     list.iter().any(|own| is_spelled(own, name))
-}
-
-/// Whether a name (in lower case, as the library keeps it) is `own` to somebody.
-pub(crate) fn is_spelled(own: &str, name: &str) -> bool {
-    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! agent's connection changes hands (another caller is judged on it), what is pooled is dropped first. A new policy may judge
 //! addresses by another rule: what was dialled under the one before is dropped then, too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use policy::{AddressRule, Caller, Destination};
 use tokio::time::{Instant, timeout};
 
 use crate::caller::Judged;
-use crate::limits::{MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
+use crate::limits::{MAX_HTTP1_ONLY, MAX_IDLE_UPSTREAM, UPSTREAM_IDLE};
 use crate::upstream::{Sender, Wire};
 
 /// What makes two requests fit one connection.
@@ -60,7 +60,21 @@ struct State {
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
     shared: HashMap<Key, Sender>,
-    http1_only: HashSet<Key>,
+    /// Latest last.
+    http1_only: VecDeque<Key>,
+}
+
+impl State {
+    /// The oldest is forgotten: a burst to it opens one connection after the other once more.
+    fn note_http1(&mut self, key: &Key) {
+        if self.http1_only.contains(key) {
+            return;
+        }
+        if self.http1_only.len() >= MAX_HTTP1_ONLY {
+            self.http1_only.pop_front();
+        }
+        self.http1_only.push_back(key.clone());
+    }
 }
 
 impl Pool {
@@ -114,11 +128,11 @@ impl Pool {
         }
         match sender.another() {
             Some(another) => {
+                // What is over is asked for by nobody who goes elsewhere, and there is no end of elsewheres.
+                state.shared.retain(|_, sender| !sender.is_closed());
                 state.shared.insert(key.clone(), another);
             }
-            None => {
-                state.http1_only.insert(key.clone());
-            }
+            None => state.note_http1(key),
         }
     }
 
@@ -159,5 +173,84 @@ impl Pool {
         });
         let at = state.idle.iter().rposition(|(idle, ..)| idle == key)?;
         Some(state.idle.remove(at).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use policy::{Executable, Host, Party};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::address::Dialled;
+    use crate::body::full;
+    use crate::guard::Reached;
+    use crate::tests::bed::{Bed, PATIENCE, rest};
+    use crate::upstream::Purpose;
+
+    fn key(host: &str, wire: Wire) -> Key {
+        let executable = Executable { path: "/a".into(), sha256: [0; 32] };
+        let (ancestors, party) = (Arc::from([]), Party::UNKNOWN);
+        Key {
+            caller: Arc::new(Caller { executable, ancestors, foreign_code: false, party }),
+            destination: Destination { host: Host::parse(host).unwrap(), port: 80 },
+            wire,
+            addresses: AddressRule { allowed_ips: Arc::from([]), exact_host: true },
+        }
+    }
+
+    async fn opened(bed: &Bed, to: &Key, listener: &TcpListener) -> (Sender, TcpStream) {
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let way = bed.deps.tracker.way(Party::UNKNOWN).unwrap();
+        let dialled = Dialled { stream, reached: Reached::Name, way };
+        let sender = bed.deps.upstream.open(dialled, &to.destination, to.wire, Purpose::Requests).await;
+        (sender.unwrap_or_else(|_| panic!()), listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_speaks_http1_is_remembered_to_a_bound() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, keys) =
+            (Pool::default(), (0..=MAX_HTTP1_ONLY).map(|n| key(&format!("n{n}.test"), Wire::Tls)));
+        let keys: Vec<_> = keys.collect();
+        let (sender, _server) = opened(&bed, &key("up.test", Wire::Plain), &listener).await;
+        keys.iter().for_each(|key| pool.opened(key, &sender));
+        pool.opened(&keys[1], &sender);
+        assert_eq!(pool.lock().http1_only.len(), MAX_HTTP1_ONLY);
+        // Of what is forgotten it is to be found out again, by one at a time.
+        assert!(pool.opening(&keys[0]).await.is_some());
+        for known in &keys[1..] {
+            assert!(pool.opening(known).await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_over_is_not_kept_for_others() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        for host in ["one.test", "other.test"] {
+            let key = key(host, Wire::PlainHttp2);
+            let (sender, server) = opened(&bed, &key, &listener).await;
+            pool.opened(&key, &sender);
+            assert_eq!(pool.lock().shared.len(), 1, "of the one before nothing is left");
+            let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(full("x"))) };
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(server), service_fn(answer));
+            drop(serving);
+            let over = async {
+                while !sender.is_closed() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, over).await.expect("it is over");
+        }
     }
 }

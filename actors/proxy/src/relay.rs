@@ -70,6 +70,9 @@ pub enum Stop {
     /// Another program holds the agent's end.
     #[error("another program holds this connection")]
     Hands,
+    /// For too long nobody could tell who holds it.
+    #[error("nobody can tell which program holds this connection")]
+    Untold,
 }
 
 /// The agent's side of a tunnel, and how its bytes go to a socket and back.

@@ -34,7 +34,7 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
     let in_grpc = stream.is_some() && grpc::asked(&method, request.headers());
     let is_last = version != Version::HTTP_2 && pins_memory(&conn, &request);
     let mut known = Known::nothing(conn.claim.client());
-    let answered = match conn.deps.tracker.turn() {
+    let answered = match conn.deps.tracker.turn(conn.claim.party()) {
         Ok(turn) => walk(&conn, request, (&mut known, started), turn).await,
         Err(full) => Err(full),
     };

@@ -8,15 +8,27 @@ use policy::{Party, Share, Shares, Spent};
 
 use crate::answer::Refusal;
 
-/// One body's part; given back when dropped.
+/// One body's or head's part; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Room(Option<Share>);
+pub(crate) struct Room {
+    part: Option<Share>,
+    of: What,
+}
+
+/// What is being read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum What {
+    /// Long heads.
+    Heads,
+    /// Bodies and messages.
+    Bodies,
+}
 
 impl Room {
     /// A part of nothing yet.
-    pub(crate) fn new(all: &Shares, party: Party) -> Self {
+    pub(crate) fn new(all: &Shares, party: Party, of: What) -> Self {
         // Nothing can always be had.
-        Self(all.take(party, 0).ok())
+        Self { part: all.take(party, 0).ok(), of }
     }
 
     /// Pays for a body that has so many bytes now.
@@ -24,8 +36,9 @@ impl Room {
     /// # Errors
     /// There is no room for them, or not for this party; what was paid for before stays.
     pub(crate) fn pay_for(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let Some(share) = &mut self.0 else { return Err(full(Spent::All)) };
-        share.take(bytes.saturating_sub(share.held())).map_err(full)
+        let of = self.of;
+        let Some(share) = &mut self.part else { return Err(full(of, Spent::All)) };
+        share.take(bytes.saturating_sub(share.held())).map_err(|spent| full(of, spent))
     }
 
     /// Whose it turned out to be, what was paid for and what will be.
@@ -33,17 +46,18 @@ impl Room {
     /// # Errors
     /// That party has its share already; what was paid for stays as it was.
     pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), Refusal> {
-        self.0.as_mut().map_or(Ok(()), |share| share.belongs_to(party).map_err(full))
+        let of = self.of;
+        self.part.as_mut().map_or(Ok(()), |share| share.belongs_to(party).map_err(|spent| full(of, spent)))
     }
 
     /// Whether anything was paid for.
     pub(crate) fn is_paid(&self) -> bool {
-        self.0.as_ref().is_some_and(|share| share.held() > 0)
+        self.part.as_ref().is_some_and(|share| share.held() > 0)
     }
 
     /// Gives back what was paid for.
     pub(crate) fn give_back(&mut self) {
-        if let Some(share) = &mut self.0 {
+        if let Some(share) = &mut self.part {
             share.give_back();
         }
     }
@@ -64,9 +78,13 @@ impl Heads {
     }
 }
 
-fn full(spent: Spent) -> Refusal {
+fn full(of: What, spent: Spent) -> Refusal {
+    let what = match of {
+        What::Heads => "long request heads",
+        What::Bodies => "bodies",
+    };
     let whose = if spent == Spent::Share { " of this agent" } else { "" };
-    Refusal::Unavailable(format!("too many long heads or bodies{whose} are being read at the same time"))
+    Refusal::Unavailable(format!("too many {what}{whose} are being read at the same time"))
 }
 
 #[cfg(test)]
@@ -76,8 +94,8 @@ mod tests {
     #[test]
     fn bytes_are_paid_for_as_they_come_and_given_back() {
         let all = Shares::new(10);
-        let mut first = Room::new(&all, Party::UNKNOWN);
-        let mut second = Room::new(&all, Party::UNKNOWN);
+        let mut first = Room::new(&all, Party::UNKNOWN, What::Bodies);
+        let mut second = Room::new(&all, Party::UNKNOWN, What::Bodies);
         assert!(first.pay_for(4).is_ok() && first.pay_for(3).is_ok() && first.pay_for(6).is_ok());
         assert!(second.pay_for(5).is_err());
         assert!(second.pay_for(4).is_ok());
@@ -89,12 +107,15 @@ mod tests {
     }
 
     #[test]
-    fn one_agents_bodies_leave_room_for_anothers() {
+    fn one_agents_heads_leave_room_for_anothers() {
         let all = Shares::new(90);
-        let mut greedy = Room::new(&all, Party(1));
+        let mut greedy = Room::new(&all, Party(1), What::Heads);
         assert!(greedy.pay_for(60).is_ok());
         let refused = greedy.pay_for(61).unwrap_err();
-        assert!(refused.detail().contains("of this agent"), "{}", refused.detail());
-        assert!(Room::new(&all, Party(2)).pay_for(20).is_ok());
+        assert_eq!(
+            refused.detail(),
+            "too many long request heads of this agent are being read at the same time"
+        );
+        assert!(Room::new(&all, Party(2), What::Heads).pay_for(20).is_ok());
     }
 }

@@ -1,7 +1,8 @@
 //! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it or its preface says so.
 
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use crate::absence::Absence;
 use crate::answer::{Known, Refusal, without_body};
 use crate::conn::{Conn, Next};
 use crate::grpc;
@@ -74,25 +76,29 @@ where
         .serve_connection(TokioIo::new(strict), service);
     let mut overdrawn = pin!(conn.overdrawn(Some(&heads)));
     let mut turned_out = None;
+    let mut absence = Absence::of(&conn.claim);
+    let mut leaving = false;
     let ended = loop {
         tokio::select! {
-            ended = &mut connection => break Some(ended),
-            () = conn.revoked() => break None,
+            biased;
+            ended = &mut connection => break ended,
+            // Behind the connection, which may just have begun a request or ended one.
+            () = poll_fn(|cx| absence.poll_gone(cx, conn.in_flight() > 0)) => {
+                tracing::debug!("a client is gone before its answer");
+                return None;
+            }
+            () = conn.revoked(), if !leaving => {
+                // Idle, it ends now. What is in flight ends by its own decision, which fell as well.
+                leaving = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
             refusal = &mut overdrawn, if turned_out.is_none() => {
                 turned_out = Some(refusal);
                 // A request is refused for it by itself, and a tunnel needs neither.
                 if conn.in_flight() == 0 && answered.load(Ordering::Relaxed) == 0 {
-                    break Some(Ok(()));
+                    break Ok(());
                 }
             }
-        }
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            // Idle, it ends now. What is in flight ends by its own decision, which fell as well.
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
         }
     };
     let unspoken = turned_out.filter(|_| conn.in_flight() == 0 && answered.load(Ordering::Relaxed) == 0);

@@ -1,19 +1,20 @@
 //! Bodies on streams of HTTP/2 that their receiver doesn't take.
 //!
-//! The library asks a body for its next frame when the receiver has granted room for it (RFC 9113 section 5.2), so no body can time
-//! itself: one whose receiver grants nothing is never polled, and keeps what it holds as long as its connection lives. Therefore
-//! each connection looks at its bodies from outside. What the library has been given it sends on piece by piece and tells nobody, so it is
-//! given no more at a time than one frame holds: a receiver that takes that much is seen to move, and
-//! what is left unseen of a body that is over is one frame. HTTP/1 has one body at a time, and times its writes ([`crate::strict::io`]).
+//! The library sends of a body what the receiver has granted room for (RFC 9113 section 5.2), so no body can time itself: of one whose
+//! receiver grants nothing, what the library was given lies there as long as its connection lives. Therefore each connection looks at
+//! its bodies from outside. What the library is given counts its own bytes as they go: any that went is a receiver that moves, however
+//! little it takes at a time, and what is left of a body whose sender is done is seen as well. It is given no more at a time than one
+//! frame holds, so that a body lasts, with all that it keeps, until its last frame. HTTP/1 has one body at a time, and times its
+//! writes ([`crate::strict::io`]).
 //! Must never count the time that a body takes to have its next frame: that is its sender's, and timed there.
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::limits::WRITE_STALL;
@@ -30,14 +31,34 @@ struct Table {
 
 /// What the looks at a body showed.
 struct Seen {
-    turn: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     before: u64,
     /// Looks in a row that found the receiver where it was.
     still: u32,
 }
 
-/// The body is asked for a frame, and has none yet. Any other value is the number of frames that it gave, and that it's the receiver's turn.
-const SENDERS: u64 = u64::MAX;
+/// What a body and its pieces say of themselves.
+#[derive(Default)]
+struct Counts {
+    /// Moves: pieces that were given, and writes that took of one.
+    moves: AtomicU64,
+    /// Bytes that were given and haven't gone.
+    given: AtomicU64,
+    /// The body is asked for a frame, and has none yet.
+    asked: AtomicBool,
+}
+
+impl Counts {
+    /// Whether nothing is to be sent.
+    fn is_senders_turn(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) && self.given.load(Ordering::Relaxed) == 0
+    }
+
+    fn gone(&self, bytes: usize) {
+        self.given.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// Bytes that the library is given at a time: what it sends in one frame (RFC 9113 section 4.2), so that nothing is sent in smaller ones.
 const PIECE: usize = 16 * 1024;
@@ -46,15 +67,20 @@ const PIECE: usize = 16 * 1024;
 const LOOKS: u32 = 8;
 
 impl Watch {
-    /// The same body, watched until it is dropped.
-    pub(crate) fn over<B>(&self, inner: B) -> Watched<B> {
-        let turn = Arc::default();
+    /// The same body, watched until it and all its pieces are dropped; not at all if there is nothing in it.
+    pub(crate) fn over<B: Body>(&self, inner: B) -> Watched<B> {
+        let row = (!inner.is_end_stream()).then(|| Arc::new(self.enter()));
+        Watched { inner, rest: Bytes::new(), row }
+    }
+
+    fn enter(&self) -> Row {
+        let counts = Arc::<Counts>::default();
         let mut table = self.lock();
         let id = table.next;
         table.next += 1;
-        table.bodies.insert(id, Seen { turn: Arc::clone(&turn), before: 0, still: 0 });
+        table.bodies.insert(id, Seen { counts: Arc::clone(&counts), before: 0, still: 0 });
         drop(table);
-        Watched { inner, rest: Bytes::new(), frames: 0, turn, id, watch: self.clone() }
+        Row { counts, id, watch: self.clone() }
     }
 
     /// Resolves when a receiver has taken nothing of its body for [`WRITE_STALL`] (an eighth more, at most). Must be one future for the
@@ -71,8 +97,9 @@ impl Watch {
     fn look(&self) -> bool {
         let mut stalled = false;
         for seen in self.lock().bodies.values_mut() {
-            let now = seen.turn.load(Ordering::Relaxed);
-            seen.still = if now == seen.before && now != SENDERS { seen.still + 1 } else { 0 };
+            let now = seen.counts.moves.load(Ordering::Relaxed);
+            let is_still = now == seen.before && !seen.counts.is_senders_turn();
+            seen.still = if is_still { seen.still + 1 } else { 0 };
             seen.before = now;
             stalled |= seen.still > LOOKS;
         }
@@ -85,50 +112,112 @@ impl Watch {
     }
 }
 
+/// A body's row in its connection's table; gone with its last piece.
+struct Row {
+    counts: Arc<Counts>,
+    id: u64,
+    watch: Watch,
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        self.watch.lock().bodies.remove(&self.id);
+    }
+}
+
+/// Bytes of a body, counted as they go.
+pub(crate) struct Piece {
+    bytes: Bytes,
+    row: Option<Arc<Row>>,
+}
+
+impl Piece {
+    fn new(bytes: Bytes, row: Option<&Arc<Row>>) -> Self {
+        if let Some(row) = row {
+            row.counts.given.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Self { bytes, row: row.cloned() }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(row) = self.row.as_ref().filter(|_| count > 0) {
+            row.counts.gone(count);
+        }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(row) = self.row.as_ref().filter(|_| !self.bytes.is_empty()) {
+            row.counts.gone(self.bytes.len());
+        }
+    }
+}
+
 /// See [`Watch::over`].
 pub(crate) struct Watched<B> {
     inner: B,
     /// What it gave and the library has not yet been given.
     rest: Bytes,
-    frames: u64,
-    turn: Arc<AtomicU64>,
-    id: u64,
-    watch: Watch,
+    row: Option<Arc<Row>>,
+}
+
+impl<B> Watched<B> {
+    /// The body itself, of which nothing was asked for.
+    pub(crate) fn unasked(self) -> B {
+        self.inner
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Watched<B> {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
         if self.rest.is_empty() {
             let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
-                end => return Poll::Ready(end),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             };
             match frame.into_data() {
                 Ok(data) => self.rest = data,
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                // Of which there are trailers alone.
+                Err(other) => {
+                    return Poll::Ready(
+                        other.into_trailers().ok().map(|trailers| Ok(Frame::trailers(trailers))),
+                    );
+                }
             }
         }
         let piece = self.rest.split_to(self.rest.len().min(PIECE));
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        Poll::Ready(Some(Ok(Frame::data(Piece::new(piece, self.row.as_ref())))))
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
         let frame = self.poll_piece(cx);
-        let turn = if frame.is_pending() {
-            SENDERS
-        } else {
-            self.frames += 1;
-            self.frames
-        };
-        self.turn.store(turn, Ordering::Relaxed);
+        if let Some(row) = &self.row {
+            row.counts.asked.store(frame.is_pending(), Ordering::Relaxed);
+            if frame.is_ready() {
+                row.counts.moves.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         frame
     }
 
@@ -144,12 +233,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
         }
         hint.set_lower(inner.lower().saturating_add(rest));
         hint
-    }
-}
-
-impl<B> Drop for Watched<B> {
-    fn drop(&mut self) {
-        self.watch.lock().bodies.remove(&self.id);
     }
 }
 
@@ -195,6 +278,40 @@ mod tests {
         assert!(timeout(WRITE_STALL * 2, &mut stalled).await.is_ok());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_takes_a_byte_now_and_then_moves_and_the_last_piece_counts_too() {
+        let watch = Watch::default();
+        let stalled = watch.stalled();
+        tokio::pin!(stalled);
+        let mut body = watch.over(full("a few bytes"));
+        let mut piece = body.frame().await.unwrap().unwrap().into_data().ok().unwrap();
+        drop(body);
+        while piece.remaining() > 1 {
+            assert!(timeout(Duration::from_secs(290), &mut stalled).await.is_err());
+            piece.advance(1);
+        }
+        assert!(timeout(WRITE_STALL * 2, &mut stalled).await.is_ok());
+        assert_eq!(watch.lock().bodies.len(), 1);
+        drop(piece);
+        assert!(watch.lock().bodies.is_empty());
+    }
+
+    /// The library asks for the next piece before the one before has gone: that the sender has none yet excuses nobody.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_sender_is_no_excuse_for_what_is_not_taken() {
+        let watch = Watch::default();
+        let (mut send, body) = Channel::<Bytes, BoxError>::new(1);
+        let mut body = watch.over(body);
+        send.send_data("one".into()).await.unwrap();
+        let mut piece = body.frame().await.unwrap().unwrap().into_data().ok().unwrap();
+        let mut frame = body.frame();
+        assert!((&mut frame).now_or_never().is_none());
+        piece.advance(1);
+        assert!(timeout(WRITE_STALL * 2, watch.stalled()).await.is_ok());
+        piece.advance(2);
+        assert!(timeout(WRITE_STALL * 2, watch.stalled()).await.is_err());
+    }
+
     #[tokio::test]
     async fn a_large_frame_goes_by_the_piece_and_stays_whole() {
         let sent: Vec<u8> = (0..3 * PIECE + 1).map(|n| (n % 251) as u8).collect();
@@ -204,9 +321,9 @@ mod tests {
         while !body.is_end_stream() {
             let left = (sent.len() - got.len()) as u64;
             assert_eq!(body.size_hint().exact(), Some(left));
-            let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            lengths.push(piece.len());
-            got.extend_from_slice(&piece);
+            let mut piece = body.frame().await.unwrap().unwrap().into_data().ok().unwrap();
+            lengths.push(piece.remaining());
+            got.extend_from_slice(&piece.copy_to_bytes(piece.remaining()));
         }
         assert!(got == sent && body.frame().await.is_none());
         assert_eq!(lengths, [PIECE, PIECE, PIECE, 1]);
@@ -216,6 +333,7 @@ mod tests {
     async fn what_is_gone_is_not_looked_at() {
         let watch = Watch::default();
         drop(watch.over(full("x")));
+        let _nothing_in_it = watch.over(crate::body::empty());
         assert!(watch.lock().bodies.is_empty());
         let looking = timeout(WRITE_STALL * 2, watch.stalled());
         advance(Duration::from_secs(1)).await;

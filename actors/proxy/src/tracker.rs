@@ -20,7 +20,7 @@ use crate::limits::{
     CONNECTIONS_TO_WHAT_IS_LEFT, MAX_EXCHANGES, MAX_HEADS_BYTES, MAX_HTTP_CONNECTIONS, MAX_JUDGED_BYTES,
     SPACIOUS_CONNECTIONS,
 };
-use crate::room::Room;
+use crate::room::{Room, What};
 use crate::route::judge_unresolved;
 use crate::sizes::Sizes;
 use crate::verdict::Granted;
@@ -113,7 +113,7 @@ fn whose(spent: Spent) -> &'static str {
     if spent == Spent::Share { "this agent" } else { "this sandbox" }
 }
 
-/// One request among those in flight, of whom nobody knows yet whose it is.
+/// One request among those in flight, while its caller is judged.
 #[derive(Debug)]
 pub(crate) struct Turn(Share);
 
@@ -197,22 +197,22 @@ impl Tracker {
         self.0.seats.take(party, 1).map(Seat).map_err(no_seat)
     }
 
-    /// Leave for one more request.
+    /// Leave for one more request, of `party` if that is known.
     ///
     /// # Errors
-    /// There are as many in flight as there may be.
-    pub(crate) fn turn(&self) -> Result<Turn, Refusal> {
-        self.0.turns.take(Party::UNKNOWN, 1).map(Turn).map_err(no_turn)
+    /// There are as many in flight as there may be, or as this party may have.
+    pub(crate) fn turn(&self, party: Party) -> Result<Turn, Refusal> {
+        self.0.turns.take(party, 1).map(Turn).map_err(no_turn)
     }
 
     /// A head's room in what all long ones may hold, of the share of `party`.
     pub(crate) fn head_room(&self, party: Party) -> Room {
-        Room::new(&self.0.heads, party)
+        Room::new(&self.0.heads, party, What::Heads)
     }
 
     /// A body's room in what all may hold, of the share of `party`.
     pub(crate) fn room(&self, party: Party) -> Room {
-        Room::new(&self.0.rooms, party)
+        Room::new(&self.0.rooms, party, What::Bodies)
     }
 
     /// How many connections there may be.

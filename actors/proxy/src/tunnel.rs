@@ -134,13 +134,14 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     ended(conn, known, relayed, fault, started);
 }
 
-/// Resolves when bytes may pass no longer: their decision fell, or another program holds the agent's end, which is put on record.
+/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, or nobody can tell which one does,
+/// and that is put on record.
 async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
     tokio::select! {
         () = live.revoked() => Stop::Fallen,
-        denial = conn.claim.changes_hands(|| meter.moved()) => {
+        (why, denial) = conn.claim.changes_hands(|| meter.moved()) => {
             outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
-            Stop::Hands
+            why
         }
     }
 }

@@ -8,10 +8,8 @@ use std::io;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use policy::{Destination, Host};
 use rustls::ClientConfig;
@@ -27,7 +25,7 @@ use crate::answer::Refusal;
 use crate::body::Body;
 use crate::guard::Reached;
 use crate::limits::{MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
-use crate::stall::Watch;
+use crate::stall::{Watch, Watched};
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 use crate::tracker::Way;
 
@@ -244,7 +242,7 @@ pub(crate) struct Sender {
 
 enum Speaks {
     Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>, Watch),
+    Http2(http2::SendRequest<Watched<Body>>, Watch),
 }
 
 /// A request that was not answered.
@@ -355,21 +353,21 @@ impl Sender {
 
     /// Sends one request and waits for the head of its answer. Nothing is ever sent twice.
     pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
-        let result = match &mut self.speaks {
-            Speaks::Http1(sender) => sender.try_send_request(request).await,
-            Speaks::Http2(sender, uploads) => {
-                let watched = request.map(|body| match body.is_end_stream() {
-                    true => body,
-                    false => uploads.over(body).boxed_unsync(),
-                });
-                sender.try_send_request(watched).await
+        match &mut self.speaks {
+            Speaks::Http1(sender) => {
+                sender.try_send_request(request).await.map_err(|error| unsent(error, |body| body))
             }
-        };
-        result.map_err(|mut error| Unsent {
-            request: error.take_message().map(Box::new),
-            error: error.into_error(),
-        })
+            Speaks::Http2(sender, uploads) => {
+                let sent = sender.try_send_request(request.map(|body| uploads.over(body))).await;
+                sent.map_err(|error| unsent(error, Watched::unasked))
+            }
+        }
     }
+}
+
+fn unsent<B>(mut error: TrySendError<Request<B>>, body: impl FnOnce(B) -> Body) -> Unsent {
+    let request = error.take_message().map(|request| Box::new(request.map(body)));
+    Unsent { request, error: error.into_error() }
 }
 
 #[cfg(test)]

@@ -32,6 +32,10 @@ impl Identify for Twice {
         })
     }
 
+    fn is_open(&self, _: SocketAddr, _: SocketAddr) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
     fn notes_makers(&self) -> bool {
         true
     }
@@ -101,6 +105,9 @@ async fn where_nobody_notes_makers_the_first_look_comes_before_everything() {
         ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
             self.0.identify(client, local, look)
         }
+        fn is_open(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, bool> {
+            self.0.is_open(client, local)
+        }
         fn notes_makers(&self) -> bool {
             false
         }
@@ -109,4 +116,59 @@ async fn where_nobody_notes_makers_the_first_look_comes_before_everything() {
     let unnoted = Arc::new(Unnoted(Twice(AtomicUsize::new(0))));
     let claim = Claim::new(unnoted.clone(), address, address);
     claim.watch(async { assert_eq!(unnoted.0.0.load(Ordering::Relaxed), 1) }).await.unwrap();
+}
+
+/// Known when the connection is made; afterwards only where `told` says so.
+struct Seldom {
+    told: fn(usize) -> bool,
+    asked: AtomicUsize,
+}
+
+impl Identify for Seldom {
+    fn identify(&self, _: SocketAddr, _: SocketAddr, _: Look) -> BoxFuture<'_, Result<Caller, Unjudged>> {
+        let told = (self.told)(self.asked.fetch_add(1, Ordering::Relaxed));
+        Box::pin(async move {
+            match told {
+                true => Ok(Caller {
+                    executable: Executable { path: "/a".into(), sha256: [0; 32] },
+                    ancestors: Arc::from([]),
+                    foreign_code: false,
+                    party: Party(5),
+                }),
+                false => Err(Unjudged::Untold(Denial {
+                    layer: Layer::Identity,
+                    detail: "no holder".to_owned(),
+                    policy: None,
+                    hint: None,
+                })),
+            }
+        })
+    }
+
+    fn is_open(&self, _: SocketAddr, _: SocketAddr) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
+    fn notes_makers(&self) -> bool {
+        true
+    }
+}
+
+/// How a stream's watch ends on which something always moves, within so many looks.
+async fn watched(told: fn(usize) -> bool, looks: u32) -> Option<Stop> {
+    let address = "127.0.0.1:1".parse().unwrap();
+    let claim = Arc::new(Claim::new(Arc::new(Seldom { told, asked: AtomicUsize::new(0) }), address, address));
+    claim.judged().await.unwrap();
+    let moved = AtomicU64::new(0);
+    let watching = claim.changes_hands(|| moved.fetch_add(1, Ordering::Relaxed));
+    tokio::time::timeout(HOLDER_LOOK * looks, watching).await.ok().map(|(why, _)| why)
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_that_tell_nobody_are_borne_for_a_while() {
+    assert!(watched(|_| true, 100).await.is_none());
+    assert!(watched(|asked| asked % MAX_UNTOLD_LOOKS as usize == 0, 100).await.is_none());
+    assert!(watched(|asked| asked == 0, MAX_UNTOLD_LOOKS - 1).await.is_none());
+    let ends = watched(|asked| asked == 0, MAX_UNTOLD_LOOKS + 1).await;
+    assert_eq!(ends, Some(Stop::Untold), "it goes on though nobody is known to speak");
 }

@@ -146,7 +146,7 @@ async fn ask(socket: &AsyncFd<OwnedFd>, tuple: Tuple, sequence: u32) -> Result<O
 
 /// Asks in the network namespace of the tests themselves.
 #[cfg(test)]
-pub(super) fn diag_for_tests() -> Diag {
+pub(crate) fn diag_for_tests() -> Diag {
     use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
     let kind = (AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC);
     Diag::new(socket(kind.0, kind.1, kind.2, SockProtocol::NetlinkSockDiag).unwrap()).unwrap()

@@ -183,6 +183,11 @@ impl Identifier {
             .unwrap_or(Err(Unidentified::TimedOut))
     }
 
+    /// Whether anybody has the client's end open still, a process or a message not yet received; also where that can't be told.
+    pub async fn is_open(&self, client: SocketAddr, local: SocketAddr) -> bool {
+        !matches!(self.diag.inode(client, local).await, Ok(None))
+    }
+
     /// Looks and hashes; where that took time looks again, and anew if the two looks differ.
     async fn settle(
         &self,

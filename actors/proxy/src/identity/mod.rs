@@ -17,6 +17,8 @@ mod pins;
 mod processes;
 mod refusal;
 
+#[cfg(test)]
+pub(crate) use diag::diag_for_tests;
 pub use diag::{DIAG_DEADLINE, Diag, DiagError};
 pub use digest::{Digests, HashError, MAX_EXECUTABLE_BYTES, Sha256Hash};
 pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, Look, MAX_HOLDERS, ROUNDS};

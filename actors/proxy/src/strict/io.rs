@@ -368,7 +368,11 @@ mod tests {
     use super::*;
 
     fn room() -> Heads {
-        Heads::new(crate::room::Room::new(&policy::Shares::new(1 << 20), policy::Party::UNKNOWN))
+        Heads::new(crate::room::Room::new(
+            &policy::Shares::new(1 << 20),
+            policy::Party::UNKNOWN,
+            crate::room::What::Heads,
+        ))
     }
 
     async fn read_all(input: &[u8], piece: usize) -> (Vec<u8>, Option<Violation>, BytesMut) {

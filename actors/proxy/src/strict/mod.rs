@@ -61,8 +61,8 @@ pub enum Violation {
     /// The head is larger than the limits allow.
     #[error("the request head is too large")]
     TooLarge,
-    /// The head is long, and too much of others is being read at the same time.
-    #[error("too many long request heads and bodies are being read at the same time")]
+    /// The head is long, and too much of other long ones is being read at the same time.
+    #[error("too many long request heads are being read at the same time")]
     Crowded,
     /// The head did not arrive within its deadline.
     #[error("the request head took too long")]

@@ -245,7 +245,11 @@ pub struct Who {
     pub untold: AtomicBool,
     /// Whether its parent is seen as well: another identity of the same program.
     pub ancestor: AtomicBool,
+    /// Whether nobody answers, however long one waits.
+    pub mute: AtomicBool,
     pub asked: AtomicUsize,
+    /// How often it was asked whether anybody has a connection open.
+    pub looked: AtomicUsize,
     /// Whose it is.
     pub party: AtomicU64,
 }
@@ -257,7 +261,9 @@ impl Default for Who {
             unknown: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             ancestor: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
+            looked: AtomicUsize::new(0),
             party: AtomicU64::new(0),
         }
     }
@@ -272,6 +278,9 @@ impl Identify for Who {
     ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
+            if self.mute.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
             if self.untold.load(Ordering::Relaxed) {
                 let detail = "no holder".to_owned();
                 let denial = Denial { layer: Layer::Identity, detail, policy: None, hint: None };
@@ -291,6 +300,15 @@ impl Identify for Who {
                 executable: Executable { path: path.into(), sha256: [7; 32] },
                 ancestors: ancestors.into_iter().collect(),
             })
+        })
+    }
+
+    /// Of real sockets on the loopback.
+    fn is_open(&self, client: SocketAddr, local: SocketAddr) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let open = crate::identity::diag_for_tests().inode(client, local).await.unwrap().is_some();
+            self.looked.fetch_add(1, Ordering::Relaxed);
+            open
         })
     }
 
@@ -365,6 +383,10 @@ pub const LARGE: &str = "/large";
 pub const LARGE_WHOLE: &str = "/large/whole";
 /// Bytes of such a frame.
 pub const LARGE_BYTES: usize = 256 * 1024;
+/// And of this one that is little.
+pub const SHORT: &str = "/short";
+/// Bytes of it.
+pub const SHORT_BYTES: usize = 12 * 1024;
 
 impl LocalService for Local {
     fn serve(&self, request: Request<Body>, caller: Arc<Caller>, _: Uuid) -> BoxFuture<'_, Response<Body>> {
@@ -380,6 +402,9 @@ impl LocalService for Local {
             }
             if parts.uri.path() == LARGE_WHOLE {
                 return Response::new(full(vec![7; LARGE_BYTES]));
+            }
+            if parts.uri.path() == SHORT {
+                return Response::new(full(vec![7; SHORT_BYTES]));
             }
             let body = body.collect().await.unwrap().to_bytes();
             Response::new(full(format!(

@@ -13,7 +13,7 @@ use crate::limits::{
 
 /// Leave for all that may be in flight, but for so many.
 fn all_turns_but(bed: &Bed, left: usize) -> Vec<crate::tracker::Turn> {
-    (left..MAX_EXCHANGES).map(|_| bed.deps.tracker.turn().unwrap()).collect()
+    (left..MAX_EXCHANGES).map(|_| bed.deps.tracker.turn(Party::UNKNOWN).unwrap()).collect()
 }
 
 async fn until(mut holds: impl FnMut() -> bool) {
@@ -57,7 +57,7 @@ async fn a_request_is_in_flight_until_its_answer_was_read() {
     let refused = bed.talk(get(&target)).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("are in flight"), "{refused}");
     drop(slow);
-    until(|| bed.deps.tracker.turn().is_ok()).await;
+    until(|| bed.deps.tracker.turn(Party::UNKNOWN).is_ok()).await;
 }
 
 #[tokio::test]
@@ -70,9 +70,9 @@ async fn a_websocket_is_in_flight_as_long_as_it_is_open() {
     let asks = websockets::handshake(&format!("http://{target}/ok/ws"), &target, "");
     socket.write_all(asks.as_bytes()).await.unwrap();
     assert!(read_head(&mut socket).await.starts_with("HTTP/1.1 101"));
-    assert!(bed.deps.tracker.turn().is_err());
+    assert!(bed.deps.tracker.turn(Party::UNKNOWN).is_err());
     drop(socket);
-    until(|| bed.deps.tracker.turn().is_ok()).await;
+    until(|| bed.deps.tracker.turn(Party::UNKNOWN).is_ok()).await;
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn one_agent_leaves_others_some_of_each() {
         [one, other]
     };
     let mut turns = Vec::new();
-    while let Ok(turn) = bed.deps.tracker.turn().and_then(|turn| turn.of(Party(1))) {
+    while let Ok(turn) = bed.deps.tracker.turn(Party(1)) {
         turns.push(turn);
     }
     assert!(turns.len() < MAX_EXCHANGES, "one has all");
@@ -228,4 +228,26 @@ async fn what_is_begun_and_not_ended_is_its_agents_too() {
 async fn read_soon(stream: &mut tokio::net::TcpStream) -> Option<u8> {
     let read = tokio::io::AsyncReadExt::read_u8(stream);
     tokio::time::timeout(2 * crate::limits::MAKER_ASKED_WITHIN, read).await.ok()?.ok()
+}
+
+/// Once it is known whose a connection is, its requests are that agent's from the first moment, also while it is asked who sends them.
+#[tokio::test]
+async fn a_request_is_its_agents_while_its_caller_is_judged() {
+    let up = Raw::ok().await;
+    let target = format!("up.test:{}", up.port);
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    bed.who.party.store(1, std::sync::atomic::Ordering::Relaxed);
+    let mut known = bed.open().await;
+    known.write_all(get(&target).as_bytes()).await.unwrap();
+    assert!(read_head(&mut known).await.starts_with("HTTP/1.1 200"));
+    tokio::io::AsyncReadExt::read_exact(&mut known, &mut [0; 2]).await.unwrap();
+    let mut turns = Vec::new();
+    while let Ok(turn) = bed.deps.tracker.turn(Party(1)) {
+        turns.push(turn);
+    }
+    // For so long the last look is good; and from here on nobody says anything.
+    tokio::time::sleep(crate::limits::IDENTITY_FRESH).await;
+    bed.who.mute.store(true, std::sync::atomic::Ordering::Relaxed);
+    known.write_all(get(&target).as_bytes()).await.unwrap();
+    assert!(read_head(&mut known).await.starts_with("HTTP/1.1 503 "));
 }

@@ -8,6 +8,7 @@ mod captured;
 mod credentials;
 mod crowd;
 mod exchanges;
+mod gone;
 mod hands;
 mod live;
 mod protocols;

@@ -14,7 +14,7 @@ use tokio::io::duplex;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::bed::{Bed, ENDLESS, LARGE, LARGE_BYTES, LARGE_WHOLE, rest};
+use super::bed::{Bed, ENDLESS, LARGE, LARGE_BYTES, LARGE_WHOLE, SHORT, SHORT_BYTES, rest};
 use crate::body::{Body, empty};
 use crate::caller::Claim;
 use crate::conn::Conn;
@@ -103,4 +103,35 @@ async fn a_large_chunk_that_is_taken_slowly_goes_on() {
         tokio::time::sleep(WRITE_STALL / 2).await;
     }
     assert_eq!(read, 2 * LARGE_BYTES);
+}
+
+/// So does one that takes less than a frame in all that time, whether or not the answer is over for its sender.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_taken_by_the_kilobyte_goes_on() {
+    const LITTLE: usize = 1024;
+    for path in [LARGE, LARGE_WHOLE, SHORT] {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(LITTLE as u32);
+        let (mut sender, _served) = client_with(&bed, builder).await;
+        let mut slow = get(&mut sender, path).await.into_body();
+        let mut read = 0;
+        while read < SHORT_BYTES {
+            tokio::time::sleep(WRITE_STALL / 2).await;
+            let frame = http_body_util::BodyExt::frame(&mut slow).await.unwrap();
+            let frame = frame.unwrap_or_else(|error| panic!("{path}, after {read} bytes: {error}"));
+            read += frame.data_ref().map_or(0, |data| data.len());
+        }
+    }
+}
+
+/// What nobody takes is seen also of an answer that its sender is done with.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_an_answer_that_nobody_reads_ends_its_connection() {
+    let bed = Bed::new(&rest("up.test", 1)).await;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.initial_stream_window_size(1024);
+    let (mut sender, served) = client_with(&bed, builder).await;
+    let _unread = get(&mut sender, SHORT).await;
+    timeout(WRITE_STALL * 2, served).await.expect("it ends").unwrap();
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::leash::Leash;
 use crate::body::Body;
 use crate::limits::{SETTINGS_LOOK, SETTINGS_WITHIN};
-use crate::stall::Watch;
+use crate::stall::{Watch, Watched};
 use crate::tracker::Way;
 
 /// A connection's life; ends with the last of its users.
@@ -43,7 +43,7 @@ impl Driver {
 
     /// `tell` is told whether the server takes WebSockets. The connection ends where one of the bodies in `uploads` stalls.
     pub(super) fn http2<T>(
-        connection: http2::Connection<TokioIo<T>, Body, TokioExecutor>,
+        connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
         leash: Leash,
         tell: Option<watch::Sender<bool>>,
         uploads: Watch,
@@ -85,7 +85,7 @@ fn told(ended: hyper::Result<()>) {
 /// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants to know: the library has the
 /// server's settings some time, and tells nobody when.
 async fn drive<T>(
-    mut connection: http2::Connection<TokioIo<T>, Body, TokioExecutor>,
+    mut connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
     tell: Option<watch::Sender<bool>>,
 ) -> hyper::Result<()>
 where

@@ -8,14 +8,12 @@ use std::borrow::Cow;
 use std::str::FromStr as _;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Uri};
-use policy::{
+use http::{HeaderMap, HeaderValue, Uri};
+
+use crate::{
     Caller, CanonicalPath, Compiled, Content, Denial, Destination, Host, Layer, PathOptions, Query,
     RequestFacts,
 };
-
-use crate::intent::authority_of;
-use crate::misleading::is_spelled;
 
 /// What is done to the resource that a field names.
 #[derive(Clone, Copy)]
@@ -61,7 +59,7 @@ const FIELDS: [(&str, Done, Form); 12] = [
 #[derive(Debug, Clone)]
 pub struct Second {
     field: &'static str,
-    method: Method,
+    method: Cow<'static, str>,
     /// None where the field can't be read.
     place: Option<Place>,
 }
@@ -87,7 +85,8 @@ enum At {
 }
 
 /// All that a head names; `own` is the path of the request itself.
-pub(crate) fn named_in(headers: &HeaderMap, method: &Method, own: &CanonicalPath) -> Box<[Second]> {
+#[must_use]
+pub fn named_in(headers: &HeaderMap, method: &str, own: &CanonicalPath) -> Box<[Second]> {
     let mut named = Vec::new();
     for (name, value) in headers {
         let Some((field, done, form)) = FIELDS.iter().find(|(field, ..)| is_spelled(field, name.as_str()))
@@ -95,8 +94,8 @@ pub(crate) fn named_in(headers: &HeaderMap, method: &Method, own: &CanonicalPath
             continue;
         };
         let method = match done {
-            Done::Likewise => method.clone(),
-            Done::Read => Method::GET,
+            Done::Likewise => method.to_owned().into(),
+            Done::Read => "GET".into(),
         };
         named.push(Second { field, method, place: Place::read(value, *form, own.as_str()) });
     }
@@ -104,8 +103,16 @@ pub(crate) fn named_in(headers: &HeaderMap, method: &Method, own: &CanonicalPath
 }
 
 /// Whether a field of this name does.
-pub(crate) fn is_named_by(name: &str) -> bool {
+#[must_use]
+pub fn is_named_by(name: &str) -> bool {
     FIELDS.iter().any(|(field, ..)| is_spelled(field, name))
+}
+
+/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI kind take `_` for `-`.
+#[must_use]
+pub fn is_spelled(own: &str, name: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
 }
 
 impl Place {
@@ -118,7 +125,7 @@ impl Place {
                 "https" => 443,
                 _ => return None,
             };
-            let at = authority_of(uri.authority()?.as_str(), port).ok()?;
+            let at = Destination::of_authority(uri.authority()?.as_str(), Some(port)).ok()?;
             return Self::of(At::There(at), uri.path_and_query()?);
         }
         // A name of another host's, or none of a resource at all. A fragment would be cut off here, and perhaps nowhere else.
@@ -213,6 +220,25 @@ fn store(here: &Destination) -> Option<&str> {
 }
 
 impl Second {
+    /// The field, as policies and records call it.
+    pub(crate) fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// What it comes to as a request of its own, for one that goes `here`. None where it can't be read.
+    pub(crate) fn asks<'a>(
+        &'a self,
+        here: &'a Destination,
+    ) -> Option<(Cow<'a, Destination>, RequestFacts<'a>)> {
+        let place = self.place.as_ref()?;
+        let (to, path) = place.found(here)?;
+        let content = Content::Unread;
+        Some((
+            to,
+            RequestFacts { method: &self.method, path, query: &place.query, websocket: false, content },
+        ))
+    }
+
     /// Whether `caller` may do that itself. Gives what it should have been refused for, where that is recorded alone.
     pub(crate) fn judge(
         &self,
@@ -220,21 +246,13 @@ impl Second {
         here: &Destination,
         caller: &Caller,
     ) -> Result<Option<Box<Denial>>, Denial> {
-        let found = self.place.as_ref().and_then(|place| Some((place.found(here)?, &place.query)));
-        let Some(((to, path), query)) = found else {
+        let Some((to, facts)) = self.asks(here) else {
             return Err(Denial {
                 layer: Layer::L7,
                 detail: format!("the field `{}` names something that can't be judged", self.field),
                 policy: None,
                 hint: Some("a path, or a URL, in its plainest form and without encoded slashes".to_owned()),
             });
-        };
-        let facts = RequestFacts {
-            method: self.method.as_str(),
-            path,
-            query,
-            websocket: false,
-            content: Content::Unread,
         };
         let to = &*to;
         let judged = match to == here {
@@ -377,16 +395,14 @@ mod tests {
         }
         headers.append("destination", HeaderValue::from_static("/y"));
         let own = canonical("/x").unwrap();
-        let mut named: Vec<_> = named_in(&headers, &Method::PUT, &own)
-            .into_iter()
-            .map(|second| (second.field, second.method))
-            .collect();
+        let mut named: Vec<_> =
+            named_in(&headers, "PUT", &own).into_iter().map(|second| (second.field, second.method)).collect();
         named.sort_by_key(|(field, _)| *field);
-        let put = Method::PUT;
+        let put = Cow::Borrowed("PUT");
         let wanted = [
             ("destination", put.clone()),
             ("destination", put.clone()),
-            ("x-amz-copy-source", Method::GET),
+            ("x-amz-copy-source", "GET".into()),
             ("x-ms-rename-source", put),
         ];
         assert_eq!(named, wanted);

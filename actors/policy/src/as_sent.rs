@@ -1,0 +1,43 @@
+//! A request by all that it asks for as it is sent: its own method, those that its query names, and what its head names besides.
+//!
+//! The one judgement of whole requests: the proxy's, and `policy explain`'s. Must never be more lenient than the judgement of each part.
+
+use crate::compiled::Compiled;
+use crate::decision::{Allowed, Denial, RequestFacts};
+use crate::renamed::{renamed, unknown_method};
+use crate::second::Second;
+use crate::{Caller, Destination, Treatment};
+
+impl Compiled {
+    /// Whether a request on a granted connection may be sent, by whichever method a server takes it for: its own, as [`Self::request`] says,
+    /// and each that its query names; and whether the caller may do itself what it asks its server to do to `seconds`. Where the connection
+    /// is relayed the destination was all there is to say.
+    ///
+    /// # Errors
+    /// The denial of the first that isn't allowed, also under `enforcement: audit` where what is named can't be judged.
+    pub fn request_as_sent(
+        &self,
+        (to, treatment): (&Destination, Treatment),
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+        seconds: &[Second],
+    ) -> Result<Allowed, Denial> {
+        let mut allowed = self.request(to, caller, facts)?;
+        for method in renamed(treatment, facts) {
+            let method = method.ok_or_else(unknown_method)?;
+            let also = self.request(to, caller, &RequestFacts { method: &method, ..*facts });
+            let also = also.map_err(|denial| Denial {
+                detail: format!("its query makes it {method} to some servers: {}", denial.detail),
+                ..denial
+            })?;
+            allowed.audit_only = allowed.audit_only.or(also.audit_only);
+        }
+        if let Treatment::Inspect { .. } = treatment {
+            for second in seconds {
+                let should_have = second.judge(self, to, caller)?;
+                allowed.audit_only = allowed.audit_only.or(should_have);
+            }
+        }
+        Ok(allowed)
+    }
+}
