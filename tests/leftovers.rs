@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{PATIENCE, Running, poll};
+use bed::stage::{Finished, PATIENCE, Running, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -171,18 +171,18 @@ fn nohup(stage: &Stage) -> Result<()> {
     nothing_left(stage, &name, &before)
 }
 
-fn ended_by(stage: &Stage, end: impl FnOnce(&Running) -> Result<()>) -> Result<i32> {
+fn ended_by(stage: &Stage, end: impl FnOnce(&Running) -> Result<()>) -> Result<Finished> {
     let name = stage.name();
     let before = Scene::now(&name);
     let running = start(stage, &name)?;
     end(&running)?;
-    let code = running.finish(PATIENCE)?.code();
+    let done = running.finish(PATIENCE)?;
     nothing_left(stage, &name, &before)?;
-    Ok(code)
+    Ok(done)
 }
 
 fn ctrl_c(stage: &Stage) -> Result<()> {
-    let code = ended_by(stage, |running| running.signal(Signal::SIGINT))?;
+    let code = ended_by(stage, |running| running.signal(Signal::SIGINT))?.code();
     ensure!(code == 130, "{code}");
     Ok(())
 }
@@ -204,13 +204,13 @@ fn ctrl_c_of_a_service(stage: &Stage) -> Result<()> {
 }
 
 fn sigterm(stage: &Stage) -> Result<()> {
-    let code = ended_by(stage, |running| running.signal(Signal::SIGTERM))?;
+    let code = ended_by(stage, |running| running.signal(Signal::SIGTERM))?.code();
     ensure!(code == 143, "{code}");
     Ok(())
 }
 
 fn sigkill_of_the_heart(stage: &Stage) -> Result<()> {
-    let code = ended_by(stage, |running| running.signal(Signal::SIGKILL))?;
+    let code = ended_by(stage, |running| running.signal(Signal::SIGKILL))?.code();
     ensure!(code == 137, "{code}");
     Ok(())
 }
@@ -225,13 +225,14 @@ fn sigkill_of_the_supervisor_and_then_the_end(stage: &Stage) -> Result<()> {
             pid(&stage.json(&["status", &name, "--json"]).ok()?).filter(|p| *p != first)
         })?;
         running.signal(Signal::SIGTERM)
-    })?;
+    })?
+    .code();
     ensure!(code == 143, "{code}");
     Ok(())
 }
 
 fn sigkill_of_init(stage: &Stage) -> Result<()> {
-    let code = ended_by(stage, |_| {
+    let done = ended_by(stage, |_| {
         let init = stage.cofferdam_processes().into_iter().find(|pid| {
             std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| {
                 s.lines().any(|l| {
@@ -241,7 +242,10 @@ fn sigkill_of_init(stage: &Stage) -> Result<()> {
         });
         Ok(kill(Pid::from_raw(init.context("no init to be found")?), Signal::SIGKILL)?)
     })?;
-    ensure!(code != 0, "the end of a sandbox is no success");
+    ensure!(done.code() == 137, "{}", done.code());
+    // Nothing is left over that would have to be told of besides.
+    let said = done.err();
+    ensure!(said.lines().count() == 1 && said.contains("init ended by signal 9"), "{said}");
     Ok(())
 }
 

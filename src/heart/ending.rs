@@ -69,6 +69,11 @@ pub fn end_child(child: &Child) -> Option<ExitStatus> {
     if has_ended_within(child, GONE_WITHIN) { reap(child) } else { None }
 }
 
+/// Whether a child is over, collected or not.
+pub fn has_ended(child: &Child) -> bool {
+    has_ended_within(child, Duration::ZERO)
+}
+
 fn has_ended_within(child: &Child, patience: Duration) -> bool {
     let within = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];

@@ -518,7 +518,8 @@ impl Heart {
         }
         self.steps.done("heart: supervisor gone");
         // Side by side with the supervisor's end: both take a millisecond of the kernel's.
-        let gone = ending::end_child(&self.init).is_some();
+        ending::end_child(&self.init);
+        let gone = ending::has_ended(&self.init);
         self.steps.done("heart: init and its namespaces gone");
         ending::clean_state(&self.slots);
         if let Some(table) = self.steps.table() {

@@ -132,6 +132,11 @@ impl Conn {
         Self { rests_on: Some(live), ..self }
     }
 
+    /// What is known of a request on it before any of it was read.
+    pub(crate) fn known(&self) -> Known {
+        Known { destination: self.scope.leads_to().cloned(), ..Known::nothing(self.claim.client()) }
+    }
+
     /// Resolves when the decision falls that the connection as a whole rests on.
     pub(crate) async fn revoked(&self) {
         match &self.rests_on {

@@ -39,6 +39,16 @@ pub enum Scope {
     },
 }
 
+impl Scope {
+    /// Where every request goes that is read here, whatever it says, if that is one place.
+    pub(crate) fn leads_to(&self) -> Option<&Destination> {
+        match self {
+            Self::Fixed { destination, .. } => Some(destination),
+            Self::Explicit | Self::Claimed { .. } => None,
+        }
+    }
+}
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Intent {

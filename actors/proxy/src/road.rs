@@ -33,7 +33,7 @@ pub(crate) async fn answer(conn: Arc<Conn>, mut request: Request<Incoming>) -> R
     let stream = (version == Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
     let in_grpc = stream.is_some() && grpc::asked(&method, request.headers());
     let is_last = version != Version::HTTP_2 && pins_memory(&conn, &request);
-    let mut known = Known::nothing(conn.claim.client());
+    let mut known = conn.known();
     let answered = match conn.deps.tracker.turn(conn.claim.party()) {
         Ok(turn) => walk(&conn, request, (&mut known, started), turn).await,
         Err(full) => Err(full),
@@ -96,7 +96,7 @@ async fn walk(
     let (mut parts, body) = request.into_parts();
     known.method = Some(parts.method.as_str().into());
     let intent = Intent::of(&conn.scope, &parts)?;
-    known.destination = Some(intent.destination().clone());
+    known.destination.get_or_insert_with(|| intent.destination().clone());
     if let Ask::Exchange(exchange) = intent.ask() {
         known.method = Some(exchange.method.as_str().into());
         known.path = Some(exchange.path.shared().into());

@@ -142,7 +142,7 @@ where
 
 /// Puts on record what is refused before there is a request.
 fn turned_away(conn: &Conn, refusal: Refusal) -> (Known, Refusal) {
-    let known = Known::nothing(conn.claim.client());
+    let known = conn.known();
     let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, Duration::ZERO);
     (known, refusal)
 }

@@ -87,8 +87,13 @@ pub enum ImageError {
     },
 }
 
-fn refused(why: impl Into<String>) -> ImageError {
-    ImageError::Refused(why.into())
+/// What an image says of itself may stand in `why`: on one line, and doing nothing to a terminal.
+fn refused(why: impl AsRef<str>) -> ImageError {
+    let plain = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    ImageError::Refused(why.as_ref().chars().map(plain).collect())
 }
 
 fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ImageError {

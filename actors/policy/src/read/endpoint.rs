@@ -82,14 +82,15 @@ impl Reader<'_> {
         let pattern = match HostPattern::parse(&text) {
             Ok(pattern) => pattern,
             Err(error) => {
-                let help = if text.contains("://") || text.contains('/') {
-                    "write the host alone, without scheme, port or path"
-                } else if text.contains(':') {
-                    "write the port under `port`"
+                // What a text is says more than the first rule of hosts that it breaks.
+                let (why, help) = if text.contains('/') {
+                    ("it is more".into(), Some("write the host alone, without scheme, port or path"))
+                } else if has_port(&text) {
+                    ("it has a port".into(), Some("write the port under `port`"))
                 } else {
-                    "in the first label: `*.x` is one label, `**.x` one or more, `a-*.x` a part of one"
+                    (error.to_string(), text.contains('*').then_some(WILDCARDS))
                 };
-                self.error(node, format!("`{text}` can't be a host: {error}")).help = Some(help.into());
+                self.error(node, format!("`{text}` can't be a host: {why}")).help = help.map(Into::into);
                 return None;
             }
         };
@@ -365,6 +366,17 @@ impl Reader<'_> {
             .help = Some("add `protocol: rest` and `access: read-only` or rules".into());
         }
     }
+}
+
+/// Where wildcards may stand.
+const WILDCARDS: &str = "in the first label: `*.x` is one label, `**.x` one or more, `a-*.x` a part of one";
+
+/// Whether a text is a host with a port behind it, and not an IPv6 address.
+fn has_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        digits && (!host.contains(':') || host.ends_with(']'))
+    })
 }
 
 /// What `allowed_ips` can't open: RFC 1122 loopback and unspecified, RFC 3927 and 4291 link-local.

@@ -258,8 +258,12 @@ fn endpoints_that_contradict_themselves() {
         ("host: a.example.com, port: 443, allowed_ips: [169.254.169.254]", "overlaps loopback"),
         ("host: a.example.com, port: 443, allowed_ips: ['::/0']", "overlaps loopback"),
         ("host: a.example.com, port: 443, allowed_ips: [x]", "neither an address nor"),
+        ("host: 'https://a.example.com', port: 443", "can't be a host: it is more"),
         ("host: 'https://a.example.com', port: 443", "without scheme"),
-        ("host: 'a.example.com:8443', port: 443", "write the port under `port`"),
+        ("host: 'a.example.com:8443', port: 443", "can't be a host: it has a port"),
+        ("host: '[2001:db8::1]:443', port: 443", "write the port under `port`"),
+        ("host: 0x7f.1, port: 443", "written in its plain form"),
+        ("host: '*.com', port: 443", "in the first label"),
         (
             "host: a.example.com, port: 443, protocol: websocket, rules: [ { allow: { method: POST, path: /x } } ]",
             "has no method `POST`",

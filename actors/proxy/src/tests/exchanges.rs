@@ -106,6 +106,24 @@ async fn intercepted_http1_to_both_kinds_of_upstream() {
     }
 }
 
+/// Where it would have gone is known before anything of it is read.
+#[tokio::test]
+async fn what_is_refused_unread_in_a_tunnel_is_told_with_its_destination() {
+    let (bed, target, _) = bed_with_tls(Alpn::Http1).await;
+    let (host, port) = target.split_once(':').unwrap();
+    for bytes in [
+        format!("GET /ok/../../x HTTP/1.1\r\nHost: {target}\r\n\r\n"),
+        "GET /ok/x HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n".to_owned(),
+        format!("GET /ok/x HTTP/1.1\r\nHost : {target}\r\n\r\n"),
+    ] {
+        let mut stream = bed.tls(&target, &[b"http/1.1"]).await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let refusal = json(&read_to_close(&mut stream).await);
+        assert_eq!(refusal["error"], "bad_request", "{bytes:?}");
+        assert_eq!((&refusal["host"], refusal["port"].to_string()), (&host.into(), port.into()), "{bytes:?}");
+    }
+}
+
 #[tokio::test]
 async fn intercepted_http2_with_trailers_and_many_streams() {
     let (bed, target, connections) = bed_with_tls(Alpn::H2OrHttp1).await;
