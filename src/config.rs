@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
-//! Holds the model and its reading, no behaviour. Unknown fields are errors; features that are not there yet
-//! (`approvals`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
+//! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be had; features that are not
+//! there yet (`approvals`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use gateway::config::Present;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::out::Failure;
@@ -25,6 +26,10 @@ const FILE_MAX: u64 = 1 << 20;
 /// What helps where there is none.
 const MEND: &str =
     "name the right one (`up -f FILE`, `run --config FILE`), or write it: docs/config.md has an example";
+/// The least of a processor: the kernel takes no less than 1 ms of each 100 (`cpu.max`).
+const CPU_MIN: f64 = 0.01;
+/// The most processors; far above any machine's.
+pub const CPU_MAX: f64 = 4096.0;
 /// More nodes than any real configuration has; bounds what aliases can expand to.
 const NODES_MAX: usize = 20_000;
 
@@ -70,6 +75,9 @@ pub struct Config {
     pub upstream_proxy: Option<UpstreamProxy>,
     /// `strict` or `best-effort`.
     pub enforcement: Option<Enforcement>,
+    /// Known, refused by [`Config::check`]: not there yet.
+    #[serde(default)]
+    approvals: Option<Present>,
 }
 
 /// One agent.
@@ -256,19 +264,53 @@ impl Config {
         if self.profile.is_some() && self.policy.is_some() {
             return Err("`profile` and `policy` together: name one of them".into());
         }
+        if self.approvals.is_some() {
+            return Err("approvals: held requests come with a later release; take the field out: what no policy entry names is \
+                        refused, as `unlisted: deny` says"
+                .into());
+        }
         self.credentials.check().map_err(|faults| faults.to_string())?;
-        for (name, agent) in &self.agents {
-            if !Name::fits(name) {
-                return Err(format!("agents: '{name}' can't name an agent: {}", Name::RULE));
-            }
-            if agent.command.first().is_none_or(String::is_empty) {
-                return Err(format!("agents.{name}: `command` is empty: give the program and its arguments"));
-            }
-            if let Some(health) = &agent.health {
-                health.check().map_err(|why| format!("agents.{name}.health: {why}"))?;
-            }
+        self.limits.check().map_err(|why| format!("limits.{why}"))?;
+        // A connection to port 0 reaches nothing, and nobody would know which one the kernel chose.
+        if self.forwards.iter().any(|forward| forward.listen.port() == 0 || forward.to == 0) {
+            return Err("forwards: a port is a number from 1 to 65535".into());
+        }
+        self.agents.iter().try_for_each(|(name, agent)| agent.check(name))
+    }
+}
+
+impl Agent {
+    fn check(&self, name: &str) -> Result<(), String> {
+        if !Name::fits(name) {
+            return Err(format!("agents: '{name}' can't name an agent: {}", Name::RULE));
+        }
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err(format!("agents.{name}: `command` is empty: give the program and its arguments"));
+        }
+        if let Some(health) = &self.health {
+            health.check().map_err(|why| format!("agents.{name}.health: {why}"))?;
+        }
+        let Backoff { min, max } = self.restart.backoff;
+        if min > max {
+            return Err(format!("agents.{name}.restart.backoff: `min` is above `max`"));
         }
         Ok(())
+    }
+}
+
+impl Limits {
+    /// Whether each is a bound under which anything could run.
+    fn check(&self) -> Result<(), String> {
+        let none = |bytes: Option<bytesize::ByteSize>| bytes.is_some_and(|bytes| bytes.as_u64() == 0);
+        let rows = [
+            ("memory", none(self.memory), "more than 0, such as 4GiB"),
+            ("pids", self.pids == Some(0), "more than 0, such as 512"),
+            ("cpu", self.cpu.is_some_and(|cpus| !(CPU_MIN..=CPU_MAX).contains(&cpus)), "from 0.01 to 4096"),
+            ("disk_read", none(self.disk_read), "more than 0, such as 50MiB"),
+            ("disk_write", none(self.disk_write), "more than 0, such as 50MiB"),
+        ];
+        let unfit = rows.into_iter().find(|(_, unfit, _)| *unfit);
+        unfit.map_or(Ok(()), |(name, _, wanted)| Err(format!("{name}: a number {wanted}, is needed here")))
     }
 }
 
@@ -393,9 +435,38 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_refused_not_ignored() {
-        for field in ["approvals: { unlisted: ask }", "budget: {}", "agents: { a: { command: [] } }"] {
-            assert!(Config::parse(field).is_err(), "{field}");
+        for (field, said) in [
+            ("approvals: { unlisted: ask, hold: 30s }", "approvals: held requests come with a later release"),
+            ("budget: {}", "unknown field"),
+            ("agents: { a: { command: [] } }", "`command` is empty"),
+        ] {
+            let why = Config::parse(field).unwrap_err();
+            assert!(why.contains(said), "{field}: {why}");
         }
         assert!(Config::parse("profile: a\npolicy: b").unwrap_err().contains("name one"));
+    }
+
+    #[test]
+    fn a_bound_that_nothing_could_run_under_is_refused() {
+        for (field, said) in [
+            ("limits: { memory: 0 }", "limits.memory"),
+            ("limits: { pids: 0 }", "limits.pids"),
+            ("limits: { cpu: 0 }", "limits.cpu"),
+            ("limits: { cpu: -1 }", "limits.cpu"),
+            ("limits: { cpu: .nan }", "limits.cpu"),
+            ("limits: { cpu: .inf }", "limits.cpu"),
+            ("limits: { disk_read: 0 }", "limits.disk_read"),
+            ("limits: { disk_write: 0 }", "limits.disk_write"),
+            ("forwards: [ { listen: \"127.0.0.1:80\", to: 0 } ]", "1 to 65535"),
+            ("forwards: [ { listen: \"127.0.0.1:0\", to: 80 } ]", "1 to 65535"),
+            (
+                "agents: { a: { command: [x], restart: { backoff: { min: 2s, max: 1s } } } }",
+                "agents.a.restart.backoff",
+            ),
+        ] {
+            let why = Config::parse(field).unwrap_err();
+            assert!(why.contains(said), "{field}: {why}");
+        }
+        assert!(Config::parse("limits: { memory: 64MiB, pids: 1, cpu: 0.01, disk_read: 1 }").is_ok());
     }
 }

@@ -12,6 +12,8 @@ mod demo;
 mod heart;
 mod logs;
 mod name;
+#[cfg(test)]
+mod pages;
 mod plan;
 mod sealed;
 mod state;

@@ -197,14 +197,30 @@ impl Root {
     /// As [`Root::is_running`], with the reason why not.
     pub fn require_running(&self, name: &Name) -> Result<(), Failure> {
         self.knock(name).map_err(|e| match e.kind() {
-            io::ErrorKind::PermissionDenied => Failure::refused(format!(
-                "the sandbox '{name}' belongs to another user: you may not enter {}",
-                self.instance(name).display()
-            )),
+            io::ErrorKind::PermissionDenied => self.is_anothers(name),
             _ => Failure::refused(format!(
                 "no sandbox named '{name}' is running: `cofferdam ps` lists those that are"
             )),
         })
+    }
+
+    /// The directory of a sandbox, running or not, if this user may look into it. It need not be there.
+    ///
+    /// # Errors
+    /// It is another user's.
+    pub fn enter(&self, name: &Name) -> Result<PathBuf, Failure> {
+        let dir = self.instance(name);
+        match dir.join("lock").try_exists() {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(self.is_anothers(name)),
+            _ => Ok(dir),
+        }
+    }
+
+    fn is_anothers(&self, name: &Name) -> Failure {
+        Failure::refused(format!(
+            "the sandbox '{name}' belongs to another user: you may not enter {}",
+            self.instance(name).display()
+        ))
     }
 
     /// The heart of a running sandbox: who made its control socket listen, as the kernel says (unix(7), SO_PEERCRED).

@@ -186,8 +186,17 @@ fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
         let done = stage.call(&["audit", "verify", "kept"])?;
         ensure!(done.code() == 125, "a {what} record is not found: {}", done.out());
     }
+    std::fs::remove_file(&path)?;
+    let done = stage.call(&["audit", "verify", "kept"])?.expect_code(125)?;
+    ensure!(done.out().contains("cut off"), "a log that was taken away: {}{}", done.out(), done.err());
     std::fs::write(&path, &good)?;
     stage.call(&["audit", "verify", "kept"])?.expect_code(0)?;
+    // Where none ever was there is nothing to find fault with, or to show.
+    let elsewhere = stage.write("notes.txt", "no log\n")?.display().to_string();
+    for what in ["verify", "show"] {
+        let said = stage.call(&["audit", what, &elsewhere])?.expect_code(125)?.err();
+        ensure!(said.contains("no audit log in "), "{said}");
+    }
     Ok(())
 }
 

@@ -156,7 +156,9 @@ fn schema_and_presets_print(stage: &Stage) -> Result<()> {
         "integration-testing",
     ] {
         ensure!(listed.contains(name), "{name} is not listed:\n{listed}");
-        stage.call(&["policy", "presets", name])?.expect_code(0)?;
+        let text = stage.call(&["policy", "presets", name])?.expect_code(0)?.out();
+        let told = stage.json(&["policy", "presets", name, "--json"])?;
+        ensure!(told["name"] == name && told["text"] == text, "{told}");
     }
     Ok(())
 }

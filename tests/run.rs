@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -275,6 +276,15 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     ensure!(said.contains("'Not_A_Name' can't name an agent"), "{said}");
     stage.run(&["--name", "failed", "--workspace", "/no/such/dir"], &["true"])?.expect_code(125)?;
     ensure!(!stage.state().join("failed").exists(), "a start that failed left its directory");
+    // A file's own bytes neither break the line nor reach the terminal.
+    let no_image = stage.write("no-image", format!("x\n\x1b]0;t\x07{}", "\n".repeat(1024)))?;
+    let said = stage.run(&["--root", &no_image.display().to_string()], &["true"])?.expect_code(125)?.err();
+    ensure!(said.lines().count() == 1 && said.contains("no readable tar archive"), "{said}");
+    ensure!(!said.contains('\x1b'), "{said:?}");
+    let mut command = stage.cofferdam(["run", "--env", "ODD", "--", "true"]);
+    command.env("ODD", std::ffi::OsStr::from_bytes(b"\xff"));
+    let said = finish(command, PATIENCE)?.expect_code(125)?.err();
+    ensure!(said.contains("not UTF-8"), "{said}");
     let said = stage.run(&["--policy", &bad], &["true"])?.err();
     ensure!(said.contains(":2:") && said.contains("endpoints"), "no line, or no nearest name: {said}");
     Ok(())

@@ -102,7 +102,7 @@ pub struct RunArgs {
     /// Add a built-in preset's network entries (repeatable)
     #[arg(long, value_name = "NAME")]
     pub preset: Vec<String>,
-    /// Take inference routes, limits and metrics from a cofferdam.yaml
+    /// Take from a cofferdam.yaml all but its agents and metrics: what is typed goes before it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// The sandbox's name [default: the command's, with a number where that is taken]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use telemetry::audit::{Line, Lines, Record, Report, Trouble, open_all, verify};
+use telemetry::audit::{HEAD_NAME, Line, Lines, Record, Report, Trouble, open_all, verify};
 
 use crate::cli::args::AuditCommand;
 use crate::cli::out::{Failure, Outcome, REFUSED, harmless, print, print_json, table};
@@ -27,13 +27,29 @@ fn directory(root: &Root, name: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(name);
     if name.contains('/') || path.extension().is_some() {
         let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        return Ok(dir.to_owned());
+        // The parent of a bare file name is the empty path.
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        return match holds_a_log(dir) {
+            true => Ok(dir.to_owned()),
+            false => {
+                Err(Failure::refused(format!("no audit log in {}: name the directory of one", dir.display())))
+            }
+        };
     }
-    let dir = root.instance(&Name::parse(name)?);
-    if dir.join(telemetry::audit::LOG_NAME).exists() {
-        return Ok(dir);
+    let dir = root.enter(&Name::parse(name)?)?;
+    match holds_a_log(&dir) {
+        true => Ok(dir),
+        false => {
+            let why = format!("no audit log in {}: is '{name}' the sandbox's name?", dir.display());
+            Err(Failure::refused(why))
+        }
     }
-    Err(Failure::refused(format!("no audit log in {}: is '{name}' the sandbox's name?", dir.display())))
+}
+
+/// Whether anything of a log is there. A head alone is left of one that was taken away, which `verify` tells, as it does why one that is
+/// there can't be read.
+fn holds_a_log(dir: &Path) -> bool {
+    dir.join(HEAD_NAME).exists() || open_all(dir).map_or(dir.is_dir(), |files| !files.is_empty())
 }
 
 fn check(dir: &Path, json: bool) -> Outcome {

@@ -57,8 +57,6 @@ pub fn check(cage: &CagePlan) -> Result<(), Failure> {
 }
 
 fn limits(wanted: &config::Limits) -> Limits {
-    /// The most processors a limit can name; far above any machine's.
-    const CPU_MAX: f64 = 4096.0;
     Limits {
         memory: wanted.memory.map(|bytes| bytes.as_u64()),
         pids: wanted.pids.map(u64::from),
@@ -67,7 +65,7 @@ fn limits(wanted: &config::Limits) -> Limits {
             clippy::cast_sign_loss,
             reason = "clamped to 0..=4096 before"
         )]
-        cpu_millis: wanted.cpu.map(|cpus| (cpus.clamp(0.0, CPU_MAX) * 1000.0) as u32),
+        cpu_millis: wanted.cpu.map(|cpus| (cpus.clamp(0.0, config::CPU_MAX) * 1000.0) as u32),
         disk_read: wanted.disk_read.map(|bytes| bytes.as_u64()),
         disk_write: wanted.disk_write.map(|bytes| bytes.as_u64()),
         ..Limits::default()

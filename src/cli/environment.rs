@@ -1,5 +1,7 @@
 //! `--env`: variables set (`K=V`) or passed by name (`K`) into the sandbox.
 
+use std::env::VarError;
+
 use proxy::credentials::Section;
 
 use crate::cli::out::Failure;
@@ -12,6 +14,13 @@ pub fn pairs(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
 /// The whole environment of an agent: what every sandbox has, and the given variables. A given one that can't be had
 /// (locked, preloading) is an error: it would be missed later, in silence.
 pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Failure> {
+    if let Some((name, _)) =
+        given.iter().find(|(name, value)| !agent::environment::is_well_formed(name, value))
+    {
+        return Err(Failure::refused(format!(
+            "{name:?} can't be set inside: a name is not empty and has no `=`, and neither name nor value has a NUL byte"
+        )));
+    }
     let built = agent::environment::build(agent, given);
     match built.dropped.first() {
         None => Ok(built.variables),
@@ -39,10 +48,15 @@ fn pair(text: &str) -> Result<(String, String), Failure> {
     let (key, value) = match text.split_once('=') {
         Some((key, value)) => (key, value.to_owned()),
         None => {
-            let value = std::env::var(text).map_err(|_| {
-                Failure::refused(format!(
-                    "--env {text}: you have no such variable; set one with --env {text}=VALUE"
-                ))
+            let value = std::env::var(text).map_err(|why| {
+                Failure::refused(match why {
+                    VarError::NotPresent => {
+                        format!("--env {text}: you have no such variable; set one with --env {text}=VALUE")
+                    }
+                    VarError::NotUnicode(_) => {
+                        format!("--env {text}: its value is not UTF-8, and such variables aren't passed; set one with --env {text}=VALUE")
+                    }
+                })
             })?;
             (text, value)
         }
@@ -69,5 +83,16 @@ mod tests {
         for bad in ["=x", "1A=x", "A B=x", "NOT_SET_ANYWHERE_1", "A=\0"] {
             assert!(pair(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_can_stand_in_no_environment_is_told_apart_from_what_may_not() {
+        let why = |name: &str, value: &str| build("a", &[(name.into(), value.into())]).unwrap_err().message;
+        assert!(
+            why("A", "x\0").contains("NUL")
+                && why("A=B", "").contains('=')
+                && why("", "x").contains("not empty")
+        );
+        assert!(why("PATH", "/x").contains("cofferdam sets it itself"));
     }
 }

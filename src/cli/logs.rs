@@ -16,7 +16,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Prints what there is, and with `-f` what comes until the sandbox ends.
 pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     let name = Name::parse(&args.name)?;
-    let dir = root.instance(&name).join("logs");
+    let dir = root.enter(&name)?.join("logs");
     let mut logs = Logs::open(&dir, args.agent.clone()).map_err(|error| {
         Failure::refused(match error.kind() {
             ErrorKind::NotFound => {

@@ -307,30 +307,32 @@ fn built_ins(name: Option<&str>, json: bool) -> Outcome {
         .chain(policy::presets().iter().map(|builtin| ("preset", builtin)))
         .collect();
     if let Some(name) = name {
-        let Some((_, found)) = all.iter().find(|(_, builtin)| builtin.name == name) else {
+        let Some((kind, found)) = all.iter().find(|(_, builtin)| builtin.name == name) else {
             return Err(Failure::refused(format!(
                 "no profile or preset is called '{name}': see `cofferdam policy presets`"
             )));
         };
-        print(found.text)?;
+        if json {
+            let mut row = listed(kind, found);
+            row["text"] = found.text.into();
+            print_json(&row)?;
+        } else {
+            print(found.text)?;
+        }
         return Ok(0);
     }
-    let rows: Vec<(&str, &str, String)> =
-        all.iter().map(|(kind, builtin)| (*kind, builtin.name, purpose(builtin))).collect();
     if json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(
-                |(kind, name, description)| json!({ "kind": kind, "name": name, "description": description }),
-            )
-            .collect();
-        print_json(&rows)?;
+        print_json(&all.iter().map(|(kind, builtin)| listed(kind, builtin)).collect::<Vec<_>>())?;
         return Ok(0);
     }
     let head = ["KIND", "NAME", "WHAT FOR"].map(String::from).to_vec();
-    let rows = rows.into_iter().map(|(kind, name, text)| vec![kind.into(), name.into(), text]);
+    let rows = all.iter().map(|(kind, builtin)| vec![(*kind).into(), builtin.name.into(), purpose(builtin)]);
     print(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))?;
     Ok(0)
+}
+
+fn listed(kind: &str, builtin: &Builtin) -> serde_json::Value {
+    json!({ "kind": kind, "name": builtin.name, "description": purpose(builtin) })
 }
 
 /// A preset's own description; of a profile, the sentence that its file begins with.

@@ -164,6 +164,7 @@ fn warn_of_credentials(wanted: &Wanted, policy: &Policy) -> Result<(), Failure> 
     if wanted.quiet {
         return Ok(());
     }
+    wanted.inference.iter().flat_map(|section| section.warnings()).for_each(|text| say(&text));
     let warnings = wanted.credentials.warnings(policy);
     warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
     Ok(())

@@ -126,7 +126,8 @@ fn is_preload(name: &str) -> bool {
     PRELOAD.contains(&name) || name.starts_with("LD_") || name.starts_with("BASH_FUNC_")
 }
 
-fn is_well_formed(name: &str, value: &str) -> bool {
+/// Whether a variable can stand in an environment at all.
+pub fn is_well_formed(name: &str, value: &str) -> bool {
     !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0')
 }
 

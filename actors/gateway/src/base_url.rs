@@ -3,6 +3,7 @@
 //! Strict: `http` or `https`, a host, perhaps a port and a path, and nothing else. It never resolves a name:
 //! whether the host may be dialled is the judgement of whoever implements [`crate::Dial`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A parsed `base_url`.
@@ -101,6 +102,12 @@ impl BaseUrl {
             }
             _ => format!("{}{request_path}", self.path),
         }
+    }
+
+    /// Whether it is this machine by its spelling.
+    pub fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<IpAddr>();
+        &*self.host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
     /// `Host` or `:authority`, the default port left out.

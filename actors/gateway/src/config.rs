@@ -205,6 +205,19 @@ impl Inference {
         self.providers.values().filter_map(|p| p.credential.as_ref()?.reference())
     }
 
+    /// What an operator may not have meant: a key that everybody on the way to another machine can read.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.providers.iter().filter(|(_, provider)| provider.credential.is_some()).filter_map(|(name, provider)| {
+            let base = BaseUrl::parse(&provider.base_url).ok()?;
+            (!base.tls && !base.is_loopback()).then(|| {
+                format!(
+                    "inference.providers.{name}: its key goes to {} in the clear: let `base_url` begin with https://",
+                    base.authority()
+                )
+            })
+        })
+    }
+
     /// Judges the section without touching the machine.
     ///
     /// # Errors
@@ -343,6 +356,26 @@ mod tests {
         assert_eq!(it.references().count(), 1);
         let again: Inference = serde_json::from_str(&serde_json::to_string(&it).unwrap()).unwrap();
         assert_eq!(again.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_key_that_goes_to_another_machine_in_the_clear_is_told_of() {
+        let of = |base: &str, key: &str| {
+            let text = format!(r#"{{"providers":{{"p":{{"kind":"openai","base_url":"{base}"{key}}}}}}}"#);
+            read(&text).warnings().count()
+        };
+        let key = r#","credential":"env:K""#;
+        assert_eq!(of("http://x.example/v1", key), 1);
+        assert_eq!(of("http://10.0.0.5:8000/v1", key), 1);
+        for (base, key) in [
+            ("https://x.example/v1", key),
+            ("http://x.example/v1", ""),
+            ("http://127.0.0.1:8000/v1", key),
+            ("http://[::1]:8000/v1", key),
+            ("http://localhost:8000/v1", key),
+        ] {
+            assert_eq!(of(base, key), 0, "{base} {key}");
+        }
     }
 
     #[test]
