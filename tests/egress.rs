@@ -14,7 +14,9 @@ use bed::Stage;
 use bed::stage::{Finished, PATIENCE, finish};
 use serde_json::Value;
 
-use common::{COFFERDAM, FRIENDLY, Sandbox, audit, policy, policy_file, program, record_has, workspace};
+use common::{
+    COFFERDAM, FRIENDLY, Sandbox, audit, ensure_audited, policy, policy_file, program, record_has, workspace,
+};
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
             no_ssrf,
             what_upstream_breaks_is_told,
             ambiguous_requests_never_leave,
+            what_its_client_has_left_is_given_up,
             sse_outlives_reload_and_crash,
             websocket_outlives_reload_and_crash,
             a_gigabyte_both_ways_in_flat_memory.alone().within(Duration::from_secs(600)),
@@ -318,6 +321,23 @@ fn through_reload_and_crash(stage: &Stage, command: &[&str], begun: &str) -> Res
     let url = format!("https://api.bed.test/echo?m={}", stage.marker());
     stage.call(&["exec", &sandbox.name, "--", &curl, "-sSf", "--max-time", "20", &url])?.expect_code(0)?;
     sandbox.running.take().unwrap().finish(PATIENCE)
+}
+
+/// By every road of HTTP/1: the kernel is asked in the namespace of the client.
+fn what_its_client_has_left_is_given_up(stage: &Stage) -> Result<()> {
+    let (curl, file, space) = (program("curl")?, policy_file(stage, FRIENDLY)?, workspace(stage));
+    let leave = format!("{curl} -s --http1.1 --max-time 1");
+    let script = format!(
+        "{leave} http://api.bed.test:8080/hang & {leave} https://h1.bed.test/hang & \
+         {leave} --noproxy '*' https://files.bed.test/hang & wait; echo left; exec sleep 1000"
+    );
+    let options = ["--policy", &file, "--workspace", &space];
+    let sandbox = Sandbox::start(stage, &options, &["sh", "-c", &script], "left")?;
+    for host in ["api.bed.test", "h1.bed.test", "files.bed.test"] {
+        let finished = [("phase", "finished"), ("host", host), ("path", "/hang")];
+        ensure_audited(stage, &sandbox.name, &finished)?;
+    }
+    Ok(())
 }
 
 fn sse_outlives_reload_and_crash(stage: &Stage) -> Result<()> {
