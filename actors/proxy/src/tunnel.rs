@@ -8,6 +8,7 @@
 //! no business at 443, and what is not HTTP is never spliced through where requests are to be judged.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -183,18 +184,21 @@ async fn relayed<T: Side>(
     let Dialled { stream: upstream, reached, way: _way } = upstream;
     let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
     let meter = Meter::default();
-    let begun = tokio::select! {
-        begun = begin(stream, surplus, upstream, &destination, &meter) => begun,
-        () = live.revoked() => Err(Over::Ended(End::Stopped(Stop::Fallen))),
-        () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
-    };
-    let relayed = match begun {
-        Ok(Begun { agent, upstream }) => {
-            let stop = stop(conn, &known, &live, &meter);
-            agent.relay_to(upstream, &meter, stop).await
+    let relayed = {
+        // From the beginning: a server may speak first, and for long, to whoever listens.
+        let mut stop = pin!(stop(conn, &known, &live, &meter));
+        let begun = tokio::select! {
+            begun = begin(stream, surplus, upstream, &destination, &meter) => begun,
+            why = &mut stop => Err(Over::Ended(End::Stopped(why))),
+            () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
+        };
+        match begun {
+            Ok(Begun { agent, upstream }) => agent.relay_to(upstream, &meter, stop).await,
+            Err(Over::Refused(denial)) => {
+                return drop(refused(&conn.deps, &conn.claim, destination, denial));
+            }
+            Err(Over::Ended(end)) => meter.ended(end),
         }
-        Err(Over::Refused(denial)) => return drop(refused(&conn.deps, &conn.claim, destination, denial)),
-        Err(Over::Ended(end)) => meter.ended(end),
     };
     finished(conn, known, relayed, started);
 }

@@ -296,10 +296,15 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
         match framing.advance(fresh) {
             Ok(taken) => {
                 let surplus = fresh.get(taken..).unwrap_or_default();
+                let held = surplus.len();
                 self.buffer.extend_from_slice(surplus);
                 out.set_filled(before + taken);
                 if framing.is_empty() {
                     self.idle();
+                }
+                if held > FREE_HEAD_BYTES && self.room.lock().pay_for(held).is_err() {
+                    // The body is whole, and goes; what is behind it is no request yet.
+                    self.end(Violation::Crowded);
                 }
                 Poll::Ready(Ok(()))
             }
@@ -373,6 +378,37 @@ mod tests {
             policy::Party::UNKNOWN,
             crate::room::What::Heads,
         ))
+    }
+
+    /// However it came: a body's last read may bring as much of the next head as the library has room for.
+    #[tokio::test]
+    async fn a_long_head_behind_a_body_is_paid_for_too() {
+        let shares = policy::Shares::new(1 << 20);
+        let room = crate::room::Room::new(&shares, policy::Party::UNKNOWN, crate::room::What::Heads);
+        let (mut agent, proxy) = duplex(1 << 20);
+        let mut strict = StrictIo::new(proxy, BytesMut::new(), Heads::new(room));
+        let body = 2 * FREE_HEAD_BYTES;
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n");
+        let behind = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(4 * FREE_HEAD_BYTES));
+        agent.write_all(head.as_bytes()).await.unwrap();
+        let mut chunk = vec![0; 16 * FREE_HEAD_BYTES];
+        assert_eq!(strict.read(&mut chunk).await.unwrap(), head.len());
+        agent.write_all(&vec![b'x'; body]).await.unwrap();
+        agent.write_all(behind.as_bytes()).await.unwrap();
+        assert_eq!(strict.read(&mut chunk).await.unwrap(), body);
+        assert_eq!((strict.buffer.len(), shares.taken()), (behind.len(), behind.len()));
+        agent.write_all(b"\r\n\r\n").await.unwrap();
+        assert_eq!(strict.read(&mut chunk).await.unwrap(), behind.len() + 4);
+        assert_eq!(shares.taken(), 0);
+        // And where there is no room it ends there: what was judged before has passed.
+        let _others = shares.take(policy::Party::UNKNOWN, shares.free()).unwrap();
+        agent.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(strict.read(&mut chunk).await.unwrap(), head.len());
+        agent.write_all(&vec![b'x'; body]).await.unwrap();
+        agent.write_all(behind.as_bytes()).await.unwrap();
+        assert_eq!(strict.read(&mut chunk).await.unwrap(), body);
+        assert_eq!(strict.read(&mut chunk).await.unwrap(), 0);
+        assert_eq!(strict.unanswered(), Some(Violation::Crowded));
     }
 
     async fn read_all(input: &[u8], piece: usize) -> (Vec<u8>, Option<Violation>, BytesMut) {

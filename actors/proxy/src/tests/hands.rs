@@ -39,6 +39,26 @@ async fn a_relayed_tunnel_ends_when_another_program_holds_it() {
     assert!(denied(&bed), "{:?}", bed.journal.lines());
 }
 
+/// Also one on which its client has said nothing yet, and its server speaks.
+#[tokio::test]
+async fn a_relayed_tunnel_ends_for_who_only_listens() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        while stream.write_all(b"news").await.is_ok() {
+            sleep(HOLDER_LOOK / 20).await;
+        }
+    });
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    stream.read_exact(&mut [0; 8]).await.unwrap();
+    *bed.who.path.lock().unwrap() = OTHER;
+    let heard = async { while matches!(stream.read(&mut [0; 64]).await, Ok(1..)) {} };
+    tokio::time::timeout(super::bed::PATIENCE, heard).await.expect("it hears no more");
+    assert!(denied(&bed), "{:?}", bed.journal.lines());
+}
+
 #[tokio::test]
 async fn a_relayed_tunnel_goes_on_where_nobody_can_tell() {
     let port = echo().await;
