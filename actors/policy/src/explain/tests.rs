@@ -1,0 +1,147 @@
+//! Questions, and what is answered: verdict, rule, nearest rule and what differs.
+
+use super::*;
+
+const POLICY: &str = "\
+version: 1
+network_policies:
+  github:
+    endpoints:
+      - host: api.github.com
+        port: 443
+        protocol: rest
+        rules:
+          - allow: { method: GET, path: '/repos/**', query: { state: open } }
+          - allow: { method: POST, path: '/repos/*/issues' }
+        deny_rules: [ { method: '*', path: '/repos/secret/**' } ]
+    binaries: [ { path: /usr/bin/gh } ]
+";
+
+fn explain(binary: &str, method: Option<&str>, url: &str) -> Explanation {
+    let compiled = Compiled::new(&crate::parse("p.yaml", POLICY).unwrap().policy).unwrap();
+    compiled.explain(&Question::parse(binary, method, url).unwrap())
+}
+
+#[test]
+fn an_allowed_request_names_its_rule() {
+    let text = explain("/usr/bin/gh", Some("POST"), "https://api.github.com/repos/x/issues").to_string();
+    assert!(text.starts_with("ALLOWED  POST api.github.com:443/repos/x/issues  by /usr/bin/gh"), "{text}");
+    assert!(text.contains("rule:    github: allow POST /repos/*/issues"), "{text}");
+    assert!(text.contains("inspected as rest"), "{text}");
+}
+
+#[test]
+fn a_query_that_names_another_method_is_judged_by_it() {
+    let get = |query| {
+        explain(
+            "/usr/bin/gh",
+            Some("GET"),
+            &format!("https://api.github.com/repos/x/issues?state=open&{query}"),
+        )
+    };
+    let denied = get("_method=DELETE");
+    assert_eq!(denied.verdict, Verdict::Deny);
+    let text = denied.to_string();
+    assert!(text.contains("makes it DELETE to some servers"), "{text}");
+    assert_eq!(denied.nearest.unwrap().differs, [Difference::Method("GET".into())]);
+    assert_eq!(get("_method=post").verdict, Verdict::Allow);
+    assert_eq!(get("method=list").verdict, Verdict::Allow);
+    let none = get("_method=%20");
+    assert_eq!((none.verdict, none.mend), (Verdict::Deny, None));
+    assert!(none.denial.unwrap().hint.unwrap().contains("leave the parameter out"));
+}
+
+#[test]
+fn what_a_header_names_besides_is_judged_and_told() {
+    let compiled = Compiled::new(&crate::parse("p.yaml", POLICY).unwrap().policy).unwrap();
+    let explain = |method: &str, field: (&'static str, &str)| {
+        let url = "https://api.github.com/repos/x/issues?state=open";
+        let mut question = Question::parse("/usr/bin/gh", Some(method), url).unwrap();
+        let headers = &mut question.request.as_mut().unwrap().headers;
+        headers.insert(field.0, field.1.parse().unwrap());
+        compiled.explain(&question)
+    };
+    let harmless = explain("POST", ("accept", "/repos/secret/x"));
+    assert_eq!((harmless.verdict, harmless.seconds), (Verdict::Allow, vec![]));
+    let allowed = explain("POST", ("destination", "/repos/y/issues"));
+    assert_eq!(allowed.verdict, Verdict::Allow, "{allowed}");
+    let named = "POST api.github.com:443/repos/y/issues, by destination";
+    assert_eq!(allowed.seconds, [named]);
+    assert!(allowed.to_string().contains(&format!("and so:  {named}")), "{allowed}");
+    for (field, differs) in [
+        (("destination", "/repos/secret/issues"), Some(Difference::Denied("deny * /repos/secret/**".into()))),
+        (("x-amz-copy-source", "repos/y"), Some(Difference::Query("state=open".into()))),
+        (
+            ("destination", "https://uploads.github.com/repos/y/issues"),
+            Some(Difference::Host("api.github.com".into())),
+        ),
+        (("destination", "/repos/y%2Fissues"), None),
+    ] {
+        let denied = explain("POST", field);
+        assert_eq!(denied.verdict, Verdict::Deny, "{denied}");
+        assert!(denied.to_string().contains(&format!("the field `{}` names", field.0)), "{denied}");
+        let nearest = denied.nearest.clone().and_then(|nearest| nearest.differs.first().cloned());
+        assert_eq!((nearest, &denied.mend), (differs, &None), "{denied}");
+    }
+}
+
+#[test]
+fn a_denied_one_names_the_nearest_rule_and_what_differs() {
+    for (binary, method, url, wanted) in [
+        (
+            "/usr/bin/curl",
+            "GET",
+            "https://api.github.com/",
+            vec![Difference::Binary(vec!["/usr/bin/gh".into()])],
+        ),
+        ("/usr/bin/gh", "GET", "https://api.github.com:8443/", vec![Difference::Port(vec![443])]),
+        (
+            "/usr/bin/gh",
+            "GET",
+            "https://uploads.github.com/",
+            vec![Difference::Host("api.github.com".into())],
+        ),
+        (
+            "/usr/bin/gh",
+            "GET",
+            "https://api.github.com/repos/x?state=closed",
+            vec![Difference::Query("state=open".into())],
+        ),
+        (
+            "/usr/bin/gh",
+            "DELETE",
+            "https://api.github.com/repos/x/issues",
+            vec![Difference::Method("POST".into())],
+        ),
+        (
+            "/usr/bin/gh",
+            "POST",
+            "https://api.github.com/user/repos",
+            vec![Difference::Path("/repos/*/issues".into())],
+        ),
+        (
+            "/usr/bin/gh",
+            "GET",
+            "https://api.github.com/repos/secret/x?state=open",
+            vec![Difference::Denied("deny * /repos/secret/**".into())],
+        ),
+        ("/usr/bin/gh", "GET", "wss://api.github.com/repos/x?state=open", vec![Difference::NoWebsocket]),
+    ] {
+        let explanation = explain(binary, Some(method), url);
+        assert_eq!(explanation.verdict, Verdict::Deny, "{explanation}");
+        let nearest = explanation.nearest.as_ref().unwrap();
+        assert_eq!(nearest.differs, wanted, "{explanation}");
+        assert_eq!(nearest.location, "p.yaml:5:9");
+        assert!(serde_json::to_string(&explanation).unwrap().contains("\"deny\""));
+    }
+    assert!(explain("/usr/bin/gh", None, "example.org:22").nearest.is_none());
+}
+
+#[test]
+fn odd_questions_are_refused() {
+    for url in ["ftp://x.example/", "api.github.com", "https://api.github.com:x/"] {
+        assert!(matches!(Question::parse("/x", None, url), Err(QuestionError::Url(_))), "{url}");
+    }
+    assert!(matches!(Question::parse("/x", None, "https://127.1/"), Err(QuestionError::Host(_))));
+    assert!(Question::parse("/x", None, "[2606:2800::1]:443").is_ok());
+}
