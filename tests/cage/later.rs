@@ -98,6 +98,7 @@ pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
     stage.call(&["exec", &sandbox.name, "--", "sh", "-c", "kill -9 $$"])?.expect_code(137)?;
     let absent = stage.call(&["exec", &sandbox.name, "--", "no-such-program"])?.expect_code(127)?.err();
     ensure!(absent.contains("no-such-program: not found") && absent.contains("PATH is"), "{absent}");
+    stage.call(&["exec", &sandbox.name, "--", ""])?.expect_code(127)?;
     stage.call(&["exec", &sandbox.name, "--", "/etc/passwd"])?.expect_code(126)?;
     Ok(())
 }
