@@ -99,6 +99,7 @@ pub fn quick_ends_are_told(stage: &Stage) -> Result<()> {
     let absent = stage.call(&["exec", &sandbox.name, "--", "no-such-program"])?.expect_code(127)?.err();
     stage.call(&["exec", &sandbox.name, "--", ""])?.expect_code(127)?;
     ensure!(absent.contains("no-such-program: not found") && absent.contains("PATH is"), "{absent}");
+    stage.call(&["exec", &sandbox.name, "--", ""])?.expect_code(127)?;
     stage.call(&["exec", &sandbox.name, "--", "/etc/passwd"])?.expect_code(126)?;
     Ok(())
 }
