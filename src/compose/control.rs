@@ -470,7 +470,8 @@ fn controls(cage: &CageReport) -> Vec<ControlStatus> {
     }
     for row in &mut rows {
         let tried = cage.proof.iter().filter(|check| check.control.as_str() == row.name).count();
-        let mut detail = format!("proven at start by {tried} attempts");
+        let attempts = if tried == 1 { "attempt" } else { "attempts" };
+        let mut detail = format!("proven at start by {tried} {attempts}");
         if row.name == agent::plan::Control::Network.as_str() {
             let lacks = [
                 ("no program that ignores the proxy has a way out", &cage.no_capture),
