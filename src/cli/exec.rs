@@ -31,10 +31,6 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         return Err(Failure::refused("-t needs a terminal on standard input: leave it out"));
     }
     let client = client(root, &args.name)?;
-    // As `run` says it, and shells do.
-    if args.command.first().is_none_or(|program| program.is_empty()) {
-        return Err(Failure { code: 127, message: "the command is empty: name a program".into() });
-    }
     let command = args
         .command
         .into_iter()

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
-
 use agent::actor::{AgentActor, Arguments, Judged, Msg, Opened, RestartOn, Streams as AgentStreams, Told};
 use agent::health::Health;
 use agent::protocol::SpawnSpec;

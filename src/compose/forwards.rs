@@ -15,7 +15,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::handover::Handover;
-use super::health::connect;
 use super::stores::tcp_listener;
 use crate::config::Forward;
 use crate::plan::slot;
@@ -147,7 +146,7 @@ async fn carry(
     to: u16,
     init: &InitClient,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut inside = connect(init, SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
+    let mut inside = init.connect_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
     outside.set_nodelay(true)?;
     notice_its_loss(&outside)?;
     inside.set_nodelay(true)?;

@@ -3,7 +3,6 @@
 //! What answers is whatever the agent runs, so its answer is hostile: only the status is looked at, of a head that is bounded, in a time that is
 //! bounded. Nobody else's request goes this way, and nothing of it is told but the status.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use agent::health::{Probe, Watch};
 use futures_util::future::BoxFuture;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::config::{Health, HealthUrl};
 
@@ -47,7 +45,7 @@ impl Probe for Question {
 impl Question {
     async fn status(&self) -> Result<http::StatusCode, String> {
         let stream =
-            connect(&self.init, self.url.address).await.map_err(|e| format!("no connection: {e}"))?;
+            self.init.connect_tcp(self.url.address).await.map_err(|e| format!("no connection: {e}"))?;
         let no_answer = |error: hyper::Error| format!("no answer: {error}");
         let (mut client, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(HEAD_MAX)
@@ -67,23 +65,5 @@ impl Question {
             _ = connection => answer.await,
         };
         Ok(answer.map_err(no_answer)?.status())
-    }
-}
-
-/// A connection to a port inside.
-///
-/// # Errors
-/// Init's, or that nobody listens there.
-pub async fn connect(
-    init: &InitClient,
-    to: SocketAddr,
-) -> Result<TcpStream, Box<dyn std::error::Error + Send + Sync>> {
-    let socket = init.connect_tcp(to).await?;
-    let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-    // It may be connecting still; a refused one shows here.
-    stream.writable().await?;
-    match stream.take_error()? {
-        Some(error) => Err(error.into()),
-        None => Ok(stream),
     }
 }

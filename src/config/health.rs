@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use policy::{Destination, Host};
 use serde::{Deserialize, Serialize};
 
 use super::duration;
@@ -79,22 +80,14 @@ impl TryFrom<String> for HealthUrl {
         let wrong =
             || format!("'{text}' is not on the sandbox's loopback, such as http://127.0.0.1:8642/health");
         let url: http::Uri = text.parse().map_err(|_| wrong())?;
-        let authority = url.authority().filter(|a| !a.as_str().contains('@')).ok_or_else(wrong)?;
-        let host = authority.host();
-        let ip = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(six) => six.parse().ok(),
-            None if host.eq_ignore_ascii_case("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            None => host.parse().ok(),
+        let authority = url.authority().filter(|_| url.scheme_str() == Some("http")).ok_or_else(wrong)?;
+        let Destination { host, port } =
+            Destination::of_authority(authority.as_str(), Some(80)).map_err(|_| wrong())?;
+        let ip = match host {
+            Host::Addr(ip) if ip.is_loopback() => ip,
+            Host::Name(name) if name.as_str() == "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            _ => return Err(wrong()),
         };
-        let ip = ip.filter(IpAddr::is_loopback).ok_or_else(wrong)?;
-        // `Uri` takes a port that is none for no port.
-        let port = match authority.as_str().strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
-            Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
-            None => 80,
-        };
-        if url.scheme_str() != Some("http") {
-            return Err(wrong());
-        }
         let target = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
         Ok(Self { address: SocketAddr::new(ip, port), target })
     }

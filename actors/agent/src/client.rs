@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::net::TcpStream;
 use tokio::sync::{broadcast, oneshot};
 
 /// Events a slow listener may lag behind before it must ask for the list instead.
@@ -239,12 +240,19 @@ impl InitClient {
         self.descriptor(Request::BindUdp { address }).await
     }
 
-    /// A socket that connects to the loopback inside; non-blocking, and perhaps still connecting.
+    /// A connection to the loopback inside.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub async fn connect_tcp(&self, address: SocketAddr) -> Result<OwnedFd, ClientError> {
-        self.descriptor(Request::ConnectTcp { address }).await
+    /// See [`ClientError`]; among them that nobody listens there.
+    pub async fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream, ClientError> {
+        let socket = self.descriptor(Request::ConnectTcp { address }).await?;
+        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+        // It may be connecting still; a refused one shows here.
+        stream.writable().await?;
+        match stream.take_error()? {
+            Some(error) => Err(error.into()),
+            None => Ok(stream),
+        }
     }
 
     /// A `NETLINK_SOCK_DIAG` socket of the sandbox's network namespace.

@@ -14,7 +14,7 @@
 //! [`credentials`] puts values in the place of placeholders. Nothing is dialled
 //! before it is allowed and on record; whatever fails, fails closed.
 
-pub mod absence;
+mod absence;
 pub mod actor;
 mod address;
 pub mod answer;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bed::{
     PATIENCE, event, files, in_a_process_of_its_own, lines, one_file_each_ten, open, put, redactor, troubles,
-    written,
+    writing, written,
 };
 use cofferdam_telemetry::audit::{
     AuditError, AuditLog, AuditUnavailable, Event, HEAD_NAME, Health, LOG_NAME, Note, Options, Rotation,
@@ -22,10 +22,7 @@ async fn what_is_recorded_is_redacted_private_and_verifies() {
     let state = tempfile::tempdir().unwrap();
     let log = open(state.path(), Options::default());
     let mut feed = log.feed().subscribe();
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     let detail = Some("--header 'x: s3cret-value-0123'\n\u{1b}[2J".into());
     let id = log.sink().record(Event::Operator { action: "exec".into(), uid: Some(7), detail }).unwrap();
     assert!(log.flush(PATIENCE).await);
@@ -101,10 +98,7 @@ async fn a_log_is_whole_for_who_reads_it_while_it_is_rotated_and_pruned() {
     let state = tempfile::tempdir().unwrap();
     let options = Options { rotation: Rotation { bytes: 20_000, keep: 2 }, ..Options::default() };
     let log = open(state.path(), options);
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     let flood = tokio::spawn({
         let sink = log.sink();
         async move {
@@ -210,10 +204,7 @@ async fn a_full_queue_fails_closed_and_loses_nothing() {
     assert_eq!(taken, 8);
     assert_eq!(sink.record(event(0)), Err(AuditUnavailable::Full));
     assert_eq!(sink.check(), Err(AuditUnavailable::Full));
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     assert!(log.flush(PATIENCE).await);
     assert!(sink.record(event(9)).is_ok());
     assert!(log.flush(PATIENCE).await);
@@ -228,20 +219,14 @@ async fn aborted_over_and_over_the_writer_loses_and_repeats_nothing() {
     let sink = log.sink();
     let mut recorded = 0;
     for round in 0..60 {
-        let writer = tokio::spawn({
-            let log = log.clone();
-            async move { log.write().await }
-        });
+        let writer = writing(&log);
         for number in 0..50 {
             recorded += u64::from(sink.record(event(number)).is_ok());
         }
         tokio::time::sleep(Duration::from_micros(round * 60)).await;
         writer.abort();
     }
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     assert!(log.flush(PATIENCE).await);
     writer.abort();
     let report = verify(state.path()).unwrap();
@@ -256,10 +241,7 @@ async fn written_through_a_loss(
     let state = tempfile::tempdir().unwrap();
     let log = open(state.path(), options);
     let sink = log.sink();
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     let record = async |numbers: std::ops::Range<usize>| {
         for number in numbers {
             sink.record(event(number)).unwrap();
@@ -348,10 +330,7 @@ async fn what_was_taken_ahead_goes_back_at_the_end() {
     const MUCH: u64 = 1 << 20;
     let state = tempfile::tempdir().unwrap();
     let log = open(state.path(), Options::default());
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     let record = async || {
         log.sink().record(event(0)).unwrap();
         assert!(log.flush(PATIENCE).await);
@@ -389,10 +368,7 @@ async fn on_a_disk_that_is_full() {
     let options = Options { rotation: Rotation { bytes: 2 << 20, keep: 100 }, ..Options::default() };
     written(state, 10, options.clone()).await;
     let log = open(state, options);
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     let record = async |count: usize| {
         for number in 0..count {
             log.sink().record(event(number)).unwrap();
@@ -437,10 +413,7 @@ async fn nothing_goes_before_its_note() {
     }
     let old = files(state.path());
     let log = open(state.path(), one_file_each_ten(1));
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     while !full() {
         log.sink().record(event(0)).unwrap();
         assert!(log.flush(PATIENCE).await);
@@ -472,10 +445,7 @@ async fn on_a_small_disk() {
     let state = tempfile::tempdir().unwrap();
     let log = open(state.path(), Options::default());
     let sink = log.sink();
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     let mut taken = 0;
     let refused = loop {
         match sink.record(event(taken)) {

@@ -211,10 +211,7 @@ async fn a_repair_under_a_running_writer_is_in_the_live_feed() {
     let state = tempfile::tempdir().unwrap();
     let log = open(state.path(), Options::default());
     let mut feed = log.feed().subscribe();
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = bed::writing(&log);
     log.sink().record(bed::event(0)).unwrap();
     assert!(log.flush(bed::PATIENCE).await);
     fs::remove_file(state.path().join(LOG_NAME)).unwrap();

@@ -6,6 +6,15 @@ use policy::{Executable, Layer, Party};
 
 use super::*;
 
+fn caller(foreign_code: bool, party: Party) -> Caller {
+    let executable = Executable { path: "/a".into(), sha256: [0; 32] };
+    Caller { executable, ancestors: Arc::from([]), foreign_code, party }
+}
+
+fn denial(detail: &str) -> Denial {
+    Denial { layer: Layer::Identity, detail: detail.to_owned(), policy: None, hint: None }
+}
+
 /// Good when the connection is made and at its first request, then refused.
 struct Twice(AtomicUsize);
 
@@ -16,18 +25,9 @@ impl Identify for Twice {
         let good = before < 2;
         Box::pin(async move {
             match good {
-                true => Ok(Caller {
-                    executable: Executable { path: "/a".into(), sha256: [0; 32] },
-                    ancestors: Arc::from([]),
-                    foreign_code: look == Look::First,
-                    party: if look == Look::First { Party(5) } else { Party::UNKNOWN },
-                }),
-                false => Err(Unjudged::Another(Denial {
-                    layer: Layer::Identity,
-                    detail: "several holders".to_owned(),
-                    policy: None,
-                    hint: None,
-                })),
+                true if look == Look::First => Ok(caller(true, Party(5))),
+                true => Ok(caller(false, Party::UNKNOWN)),
+                false => Err(Unjudged::Another(denial("several holders"))),
             }
         })
     }
@@ -129,18 +129,8 @@ impl Identify for Seldom {
         let told = (self.told)(self.asked.fetch_add(1, Ordering::Relaxed));
         Box::pin(async move {
             match told {
-                true => Ok(Caller {
-                    executable: Executable { path: "/a".into(), sha256: [0; 32] },
-                    ancestors: Arc::from([]),
-                    foreign_code: false,
-                    party: Party(5),
-                }),
-                false => Err(Unjudged::Untold(Denial {
-                    layer: Layer::Identity,
-                    detail: "no holder".to_owned(),
-                    policy: None,
-                    hint: None,
-                })),
+                true => Ok(caller(false, Party(5))),
+                false => Err(Unjudged::Untold(denial("no holder"))),
             }
         })
     }

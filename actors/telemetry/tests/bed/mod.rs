@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cofferdam_telemetry::audit::{AuditLog, Egress, Event, Options, Rotation, Trouble, open_all, verify};
 use redactor::{Redactor, Secret, SharedRedactor};
+use tokio::task::JoinHandle;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,14 +24,17 @@ pub fn event(number: usize) -> Event {
     Event::Egress(Box::new(Egress { layer: "l4".into(), host, port: 443, ..Egress::default() }))
 }
 
+/// The log's writer, in a task of its own.
+pub fn writing(log: &AuditLog) -> JoinHandle<()> {
+    let log = log.clone();
+    tokio::spawn(async move { log.write().await })
+}
+
 /// Writes so many records and closes the log.
 pub async fn written(directory: &Path, count: usize, options: Options) {
     let log = open(directory, options);
     let sink = log.sink();
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let writer = writing(&log);
     for number in 0..count {
         while sink.record(event(number)).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
