@@ -1,5 +1,6 @@
 """A busy agent: counts aloud, opens new connections all the time, and holds a stream open. On SIGTERM it says how it went:
-END {"counted", "requests", "refused", "cut", "streams_lost", "ticks", "worst_ms"}. Standard library only."""
+END {"counted", "requests", "refused", "cut", "streams_lost", "ticks", "worst_ms"}. Until then `/sandbox/alive` has how many
+requests were answered and ticks heard. Standard library only."""
 import base64, json, os, signal, socket, ssl, sys, threading, time
 
 going = True
@@ -85,7 +86,16 @@ def stream():
                 time.sleep(0.05)
 
 
-threads = [threading.Thread(target=f, daemon=True) for f in (requests, stream)]
+def alive():
+    """Whoever kills waits for these two to rise: a row of kills is then as slow as the machine, and proves as much on each."""
+    while going:
+        with open("/sandbox/alive.new", "w") as f:
+            f.write("%d %d" % (stats["requests"], stats["ticks"]))
+        os.replace("/sandbox/alive.new", "/sandbox/alive")
+        time.sleep(0.01)
+
+
+threads = [threading.Thread(target=f, daemon=True) for f in (requests, stream, alive)]
 for t in threads:
     t.start()
 while going:
