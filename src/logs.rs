@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use redactor::pump::{LogLine, log_files};
+use redactor::pump::LogLine;
 
 /// The logs of one sandbox, and how far they were read.
 #[derive(Debug)]
@@ -45,20 +45,15 @@ impl Logs {
     /// The lines that came since the last call, in the order of their time.
     pub fn read_on(&mut self) -> io::Result<Vec<LogLine>> {
         let mut lines = Vec::new();
-        let there = self.there();
-        for path in current(&there, self.agent.as_deref())? {
-            if let Some(place) = self.places.get_mut(&path) {
-                place.read_on(&path, &mut lines)?;
-            } else {
-                // Seen for the first time: what was rotated away before it comes first.
-                let agent = path.file_stem().unwrap_or_default().to_string_lossy();
-                for old in log_files(&there, &agent).iter().filter(|old| **old != path) {
-                    Place::default().read_on(old, &mut lines)?;
-                }
-                let mut place = Place::default();
-                place.read_on(&path, &mut lines)?;
-                self.places.insert(path, place);
+        for path in current(&self.there(), self.agent.as_deref())? {
+            let place = self.places.get(&path);
+            let begun = newer(&path, place.map(|place| place.inode))?;
+            let known = self.places.remove(&path);
+            let mut last = known.map(|place| place.read_on(&mut lines)).transpose()?;
+            for place in begun {
+                last = Some(place.read_on(&mut lines)?);
             }
+            self.places.extend(last.map(|place| (path, place)));
         }
         lines.sort_by_key(|line| line.t);
         Ok(lines)
@@ -76,20 +71,53 @@ fn current(dir: &Path, agent: Option<&str>) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// How far a file was read.
-#[derive(Debug, Default)]
+/// The files of a log that were begun after the one that is known, oldest first; all, where none is. From the newest on, since a file that is
+/// rotated meanwhile is met again, and none is passed by.
+fn newer(current: &Path, known: Option<u64>) -> io::Result<Vec<Place>> {
+    let old = |number: u32| {
+        let mut name = current.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    };
+    let mut found: Vec<Place> = Vec::new();
+    let mut missing = 0;
+    for number in 0.. {
+        let path = if number == 0 { current.to_owned() } else { old(number) };
+        let Some(place) = Place::open(&path)? else {
+            missing += 1;
+            // Of a log that is being rotated just now one may be.
+            if missing > 1 {
+                break;
+            }
+            continue;
+        };
+        missing = 0;
+        if Some(place.inode) == known {
+            break;
+        }
+        if found.last().is_none_or(|newer| newer.inode != place.inode) {
+            found.push(place);
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// A file, and how far it was read. Open, so that its end is read wherever it is rotated to, and its inode is no other's.
+#[derive(Debug)]
 struct Place {
+    file: File,
     inode: u64,
     offset: u64,
 }
 
 impl Place {
-    /// Reads the whole lines that came since; another file under the same name is read from its beginning.
-    fn read_on(&mut self, path: &Path, lines: &mut Vec<LogLine>) -> io::Result<()> {
+    /// At its beginning; none where there is no file.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-        let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
                 return Err(io::Error::other(format!(
                     "{} is a link, which nobody follows there",
@@ -102,12 +130,13 @@ impl Place {
         if !found.is_file() {
             return Err(io::Error::other(format!("{} is not a regular file", named(path))));
         }
-        let inode = found.ino();
-        if inode != self.inode {
-            *self = Self { inode, offset: 0 };
-        }
-        file.seek(SeekFrom::Start(self.offset))?;
-        let mut reader = BufReader::new(file);
+        Ok(Some(Self { inode: found.ino(), file, offset: 0 }))
+    }
+
+    /// Reads the whole lines that came since.
+    fn read_on(mut self, lines: &mut Vec<LogLine>) -> io::Result<Self> {
+        self.file.seek(SeekFrom::Start(self.offset))?;
+        let mut reader = BufReader::new(&self.file);
         let mut line = String::new();
         while reader.read_line(&mut line)? > 0 && line.ends_with('\n') {
             self.offset += line.len() as u64;
@@ -115,7 +144,7 @@ impl Place {
             lines.extend(serde_json::from_str::<LogLine>(&line).ok());
             line.clear();
         }
-        Ok(())
+        Ok(self)
     }
 }
 
@@ -148,6 +177,45 @@ mod tests {
         assert_eq!(texts(logs.read_on().unwrap()), ["five"]);
         let mut only = Logs::open(dir.path(), Some("a".into())).unwrap();
         assert_eq!(texts(only.read_on().unwrap()), ["one", "two", "four"]);
+    }
+
+    /// Neither what was written to a file before it was rotated, nor one that came and went between two looks.
+    #[test]
+    fn a_follower_loses_nothing_to_rotation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let put = |name: &str, text: String| fs::write(path(name), text).unwrap();
+        // As the writer does it, which keeps two old files here.
+        let rotate = || {
+            for (from, to) in [("a.log.1", "a.log.2"), ("a.log", "a.log.1")] {
+                let _none_yet = fs::rename(path(from), path(to));
+            }
+        };
+        let mut logs = Logs::open(dir.path(), None).unwrap();
+        let mut read = || {
+            let lines = logs.read_on().unwrap();
+            lines.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ")
+        };
+        put("a.log", line(1, "a", "one"));
+        assert_eq!(read(), "one");
+        put("a.log", line(1, "a", "one") + &line(2, "a", "two"));
+        rotate();
+        put("a.log", line(3, "a", "three"));
+        assert_eq!(read(), "two three");
+        put("a.log", line(3, "a", "three") + &line(4, "a", "four"));
+        rotate();
+        put("a.log", line(5, "a", "five"));
+        rotate();
+        put("a.log", line(6, "a", "six"));
+        assert_eq!(read(), "four five six");
+        // Even one that isn't kept: it is open.
+        put("a.log", line(6, "a", "six") + &line(7, "a", "seven"));
+        for n in 8..11 {
+            rotate();
+            put("a.log", line(n, "a", &n.to_string()));
+        }
+        assert_eq!(read(), "seven 8 9 10");
+        assert_eq!(read(), "");
     }
 
     /// What a gateway in strange hands may leave there shows its reader nothing of the host.

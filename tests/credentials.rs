@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             it_arrives_nowhere_else,
             split_and_oddly_spelled_placeholders_never_leave,
             messages_are_filled_where_the_endpoint_says_so,
+            no_echo_tells_how_the_value_begins,
             the_value_is_nowhere_inside,
             a_crash_and_another_process_change_nothing,
             heart_and_init_never_held_it,
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
 const KEY: &str = "ghp+0123456789/abcdefghij\"=KLMNOP";
 /// Reading every file and all memory takes its time on a busy machine; only a hang takes longer.
 const SEARCH: Duration = Duration::from_secs(300);
+/// Fewer missing letters than this may be told.
+const SCREEN_MIN: usize = 8;
 const PLACEHOLDER: &str = "cofferdam:cred:github";
 
 const ENTRIES: &str = r#"  api:
@@ -304,6 +307,31 @@ fn messages_are_filled_where_the_endpoint_says_so(stage: &Stage) -> Result<()> {
     let done = say("unknown", "'hello' 'cofferdam:cred:nobody'")?;
     ensure!(done.out().starts_with("open\nhello\n") && !done.out().contains("nobody\n"), "{}", done.out());
     ensure_audited(stage, "unknown", &[("verdict", "denied"), ("method", "WEBSOCKET_TEXT"), ("layer", "l7")])
+}
+
+/// An agent that has a server say guesses, and sees which of them become stars, must not find the value letter by letter: hexadecimal
+/// takes sixteen guesses for half a letter, each a message.
+fn no_echo_tells_how_the_value_begins(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let talk = include_str!("inside/websocket.py").replace("f\"echo {i + 1}\"", "sys.argv[4 + i]");
+    stage.script("talk.py", &talk)?;
+    let hexadecimal: String = KEY.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let beginnings = |form: &str| {
+        (1..=form.len() - SCREEN_MIN).map(|end| form.get(..end).unwrap_or_default().to_owned()).collect()
+    };
+    let guesses: Vec<String> =
+        [beginnings(KEY), beginnings(&hexadecimal), vec![hexadecimal.clone()]].concat();
+    let said: String = guesses.iter().map(|guess| format!(" '{guess}'")).collect();
+    let count = guesses.len();
+    let done =
+        ask(stage, "guesses", &format!("{python} -u /sandbox/talk.py h1.bed.test:8443 /ws {count}{said}"))?;
+    let (echo, whole) = (done.expect_code(0)?.out(), "*".repeat(hexadecimal.len()));
+    let heard: Vec<&str> = echo.lines().skip(1).collect();
+    ensure!(heard.last() == Some(&whole.as_str()), "the control, all of it, is not masked: {echo}");
+    for (guess, heard) in guesses.iter().zip(&heard).take(count - 1) {
+        ensure!(guess == heard, "{} letters right are told by {heard}", guess.len());
+    }
+    Ok(())
 }
 
 fn the_value_is_nowhere_inside(stage: &Stage) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::Stage;
-use bed::stage::{Mode, PATIENCE, finish, poll};
+use bed::stage::{Finished, Mode, PATIENCE, finish, poll};
 
 use common::{COFFERDAM, Sandbox, program, under_filter};
 
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         bed::cases![
             the_unit_verifies.only(Mode::Rootless),
             the_units_capabilities_are_enough.only(Mode::Rooted),
+            the_containers_capabilities_are_enough.only(Mode::Rooted),
             the_units_address_families_are_enough.only(Mode::Rooted),
             the_unit_waits_longer_than_its_parts.only(Mode::Rootless),
             the_unit_delegates_what_limits_need.only(Mode::Rootless),
@@ -52,18 +53,56 @@ fn the_unit_verifies(stage: &Stage) -> Result<()> {
 
 /// A rooted sandbox under exactly the bounding set and no_new_privs of the unit.
 fn the_units_capabilities_are_enough(stage: &Stage) -> Result<()> {
-    let setpriv = program("setpriv")?;
-    let set: Vec<String> = setting("CapabilityBoundingSet")?
+    let set = setting("CapabilityBoundingSet")?;
+    ensure!(under_capabilities(stage, &set)?.expect_code(0)?.out() == "1000\n");
+    Ok(())
+}
+
+/// What an engine leaves a container's root by default (moby, `oci/caps/defaults.go`).
+const CONTAINER: &[&str] = &[
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
+];
+
+/// Those, and what the command of deploy/README.md adds; without what it adds, the refusal names that.
+fn the_containers_capabilities_are_enough(stage: &Stage) -> Result<()> {
+    let page = std::fs::read_to_string(deploy("README.md"))?;
+    let command = page.split("docker run").nth(1).and_then(|rest| rest.split("```").next());
+    let words: Vec<&str> = command.context("no `docker run`")?.split_whitespace().collect();
+    let added = words.windows(2).filter(|pair| pair[0] == "--cap-add").map(|pair| pair[1]);
+    let set: Vec<String> = CONTAINER.iter().copied().chain(added.clone()).map(str::to_owned).collect();
+    ensure!(under_capabilities(stage, &set)?.expect_code(0)?.out() == "1000\n");
+    let bare: Vec<String> = CONTAINER.iter().map(|cap| (*cap).to_owned()).collect();
+    let refused = under_capabilities(stage, &bare)?.expect_code(125)?.err();
+    for cap in added {
+        ensure!(refused.contains(&format!("--cap-add {cap}")), "{refused}");
+    }
+    Ok(())
+}
+
+/// A rooted sandbox that says who it is, where root has these capabilities alone.
+fn under_capabilities(stage: &Stage, capabilities: &[String]) -> Result<Finished> {
+    let set: Vec<String> = capabilities
         .iter()
         .map(|cap| format!("+{}", cap.trim_start_matches("CAP_").to_lowercase()))
         .collect();
-    let mut command = stage.command(setpriv);
+    let mut command = stage.command(program("setpriv")?);
     command.env("COFFERDAM_STATE", stage.state());
     command.args(["--no-new-privs", &format!("--bounding-set=-all,{}", set.join(","))]);
     command.arg(stage.binary()).args(["run", "--quiet", "--", "id", "-u"]);
-    let done = finish(command, PATIENCE)?.expect_code(0)?;
-    ensure!(done.out() == "1000\n", "{}", done.out());
-    Ok(())
+    finish(command, PATIENCE)
 }
 
 /// The words of a setting of the unit.

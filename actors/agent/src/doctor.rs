@@ -83,10 +83,9 @@ pub fn examine(ids: Ids) -> Examination {
     match outcome {
         Ok(report) => findings.extend(from_report(&report)),
         Err(finding) => {
+            let rest = untried(&finding);
             findings.push(finding);
-            findings.extend(Control::ALL.iter().filter(|control| mend(**control).is_some()).map(|control| {
-                Finding::new(control.as_str(), Verdict::Untried, "the sandbox could not be built")
-            }));
+            findings.extend(rest);
         }
     }
     findings.push(landlock_version());
@@ -99,6 +98,15 @@ pub fn examine(ids: Ids) -> Examination {
         rooted: matches!(ids, Ids::Rooted { .. }),
         findings,
     }
+}
+
+/// Rows for all other controls than the one that keeps a sandbox from being built.
+fn untried(missing: &Finding) -> Vec<Finding> {
+    let others = Control::ALL.iter().filter(|control| mend(**control).is_some());
+    others
+        .map(|control| Finding::new(control.as_str(), Verdict::Untried, "the sandbox could not be built"))
+        .filter(|finding| finding.control != missing.control)
+        .collect()
 }
 
 /// What to do when a control doesn't hold; `None` for those that a start has only where they were asked for.
@@ -333,5 +341,23 @@ fn subordinate_ids(ids: Ids) -> Finding {
             Verdict::Optional,
             "no newuidmap: the sandbox runs on one id, behind the other walls",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever reads the table by names must not read that what is missing was not tried.
+    #[test]
+    fn what_keeps_a_sandbox_from_being_built_has_one_row() {
+        for control in Control::ALL {
+            let missing = Finding::new(control.as_str(), Verdict::Missing, "");
+            let rest = untried(&missing);
+            assert!(!rest.is_empty() && rest.iter().all(|finding| finding.control != missing.control));
+        }
+        assert_eq!(untried(&Finding::new("none of these", Verdict::Missing, "")).len(), {
+            Control::ALL.iter().filter(|control| mend(**control).is_some()).count()
+        });
     }
 }

@@ -20,6 +20,11 @@ pub const SECRET_MIN: usize = 5;
 const ENCODED_MIN: usize = 8;
 /// Longer secrets are searched for piece by piece, so that the held-back tail stays bounded.
 const PIECE_MAX: usize = 4096;
+/// A beginning is nearly a whole secret from so many bytes on, if fewer than [`MISSING`] are missing. Whoever can see whether it is masked
+/// must have guessed all the others first.
+const NEARLY_MIN: usize = 16;
+/// What is missing then is shorter than anything that answers are searched for.
+const MISSING: usize = crate::screen::SCREEN_MIN;
 /// All needles together, in bytes. Far above hundreds of credentials; keeps a key ring from eating the memory.
 const NEEDLES_MAX: usize = 8 * 1024 * 1024;
 /// Up to this size the automaton is a DFA (fast, some 50 bytes of table a needle byte), above it an NFA.
@@ -158,6 +163,21 @@ impl Known {
         (ends(among.first()), among.last().is_some() && !ends(among.last()))
     }
 
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are nearly all of it.
+    pub(crate) fn is_nearly(&self, forms: &Range<usize>, depth: usize) -> bool {
+        let missing = |(needle, _): &(Zeroizing<Vec<u8>>, Arc<str>)| needle.len() - depth.min(needle.len());
+        let among = self.needles.get(forms.clone()).unwrap_or_default();
+        depth >= NEARLY_MIN && among.iter().any(|form| (1..MISSING).contains(&missing(form)))
+    }
+
+    /// Whether a text, as it stands, is nearly a secret.
+    pub(crate) fn is_nearly_one(&self, text: &[u8]) -> bool {
+        let from = self.needles.partition_point(|(needle, _)| needle.as_slice() < text);
+        let behind = self.needles.get(from..).unwrap_or_default();
+        let begun = behind.partition_point(|(needle, _)| needle.starts_with(text));
+        self.is_nearly(&(from..from + begun), text.len())
+    }
+
     /// Whether a form begins with this byte.
     pub(crate) fn begins_with(&self, byte: u8) -> bool {
         self.first.get(usize::from(byte)).copied().unwrap_or(false)
@@ -262,8 +282,8 @@ fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
 fn pieces(form: &[u8], into: &mut Vec<Zeroizing<Vec<u8>>>) {
     let mut rest = form;
     while rest.len() > PIECE_MAX {
-        // No last piece too short to be searched for.
-        let cut = if rest.len() < PIECE_MAX + SECRET_MIN { rest.len() - SECRET_MIN } else { PIECE_MAX };
+        // No last piece that is so short that it stands in other texts, too.
+        let cut = if rest.len() < 2 * PIECE_MAX { rest.len() / 2 } else { PIECE_MAX };
         let (piece, left) = rest.split_at(cut);
         into.push(Zeroizing::new(piece.to_vec()));
         rest = left;
@@ -408,10 +428,12 @@ mod tests {
     #[test]
     fn short_secrets_are_left_alone_and_long_ones_are_cut_into_pieces() {
         assert!(known(b"abcd").needles.is_empty());
-        let long = vec![b'x'; PIECE_MAX * 2 + 1];
-        let known = known(&long);
-        assert!(known.longest <= PIECE_MAX);
-        assert!(known.needles.iter().all(|(needle, _)| needle.len() >= SECRET_MIN));
+        for length in [PIECE_MAX / 2 + 1, PIECE_MAX + 1, PIECE_MAX + 7, PIECE_MAX * 2 + 1] {
+            let known = known(&vec![b'x'; length]);
+            assert!(known.longest <= PIECE_MAX);
+            let shortest = known.needles.iter().map(|(needle, _)| needle.len()).min();
+            assert!(shortest >= Some(PIECE_MAX / 4), "{length}: {shortest:?}");
+        }
     }
 
     #[test]

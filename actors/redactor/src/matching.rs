@@ -22,6 +22,19 @@ pub(crate) struct Begun {
     pub(crate) whole: Option<usize>,
     /// How many bytes of a secret there are before the text's end, which may cut one off.
     pub(crate) cut: Option<usize>,
+    /// Whether those are nearly all of it.
+    pub(crate) nearly: bool,
+}
+
+impl Begun {
+    /// Both.
+    fn or(self, other: Self) -> Self {
+        Self {
+            whole: self.whole.max(other.whole),
+            cut: self.cut.max(other.cut),
+            nearly: self.nearly || other.nearly,
+        }
+    }
 }
 
 /// One way to have read a text so far.
@@ -36,6 +49,17 @@ pub(crate) struct Way {
     depth: usize,
     /// A line ends before `at`: blanks that follow belong to its end.
     broken: bool,
+}
+
+impl Way {
+    /// What comes of it at the text's end.
+    fn cut_off(&self, known: &Known) -> Begun {
+        Begun {
+            whole: None,
+            cut: Some(self.depth),
+            nearly: known.is_nearly(&(self.from..self.to), self.depth),
+        }
+    }
 }
 
 /// A search in one text.
@@ -77,8 +101,7 @@ impl<'s> Matching<'s> {
             if way.broken {
                 if let Some(end) = self.known_ends.get(&way) {
                     count(1);
-                    begun.whole = begun.whole.max(end.whole);
-                    begun.cut = begun.cut.max(end.cut);
+                    begun = begun.or(*end);
                     continue;
                 }
                 ends.push(way.clone());
@@ -137,7 +160,7 @@ impl<'s> Matching<'s> {
         let rest = text.get(way.at..).unwrap_or_default();
         if rest.is_empty() {
             if way.depth > 0 {
-                begun.cut = begun.cut.max(Some(way.depth));
+                *begun = begun.or(way.cut_off(known));
                 parked.push(way);
             }
             return;
@@ -166,7 +189,7 @@ impl<'s> Matching<'s> {
             }
             Reading::Break(_) => {}
             Reading::Cut => {
-                begun.cut = begun.cut.max(Some(way.depth));
+                *begun = begun.or(way.cut_off(known));
                 parked.push(way.clone());
             }
         });

@@ -145,27 +145,28 @@ impl Screen {
     pub fn tail(&self, bytes: &[u8]) -> Tail {
         let mut tail = Tail::default();
         let Some(known) = self.known.as_ref() else { return tail };
-        let mut may_begin = |at: usize, secret: usize, waits: bool| {
+        let mut may_begin = |at: usize, waits: bool, nearly: bool| {
             let length = bytes.len() - at;
             tail.recalled = tail.recalled.max(length);
             tail.waits = tail.waits.max(if waits { length } else { 0 });
-            tail.told = tail.told.max(if secret >= SCREEN_MIN { length } else { 0 });
+            tail.told = tail.told.max(if nearly { length } else { 0 });
         };
         // More than the longest form in its longest spelling is never the beginning of one.
         let near = bytes.len().saturating_sub(known.longest().saturating_mul(SPELLED));
         let text = bytes.get(near..).unwrap_or_default();
         if !is_escaped(text) {
-            known
-                .tails(text)
-                .iter()
-                .for_each(|begun| may_begin(near + begun.at, text.len() - begun.at, true));
+            for begun in known.tails(text) {
+                let nearly = known.is_nearly_one(text.get(begun.at..).unwrap_or_default());
+                may_begin(near + begun.at, true, nearly);
+            }
             return tail;
         }
         let last_line = text.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
         let mut matching = Matching::new(known, text);
         for at in 0..text.len() {
-            if let Some(secret) = matching.at(at).cut {
-                may_begin(near + at, secret, secret >= WRAPPED_MIN || at >= last_line);
+            let begun = matching.at(at);
+            if let Some(secret) = begun.cut {
+                may_begin(near + at, secret >= WRAPPED_MIN || at >= last_line, begun.nearly);
             }
         }
         tail
@@ -191,7 +192,7 @@ pub struct Tail {
     pub recalled: usize,
     /// What of that must wait until then: the rest shows too little.
     pub waits: usize,
-    /// What of it is most of a secret, if nothing follows.
+    /// What of it is nearly a secret, if nothing follows.
     pub told: usize,
 }
 
@@ -401,6 +402,31 @@ mod tests {
         assert_eq!(out, [b"x ", WORDS].concat());
         let out = through(&screen("sk-0123456789abcdef", Mask::Stars), cut);
         assert_eq!(out, b"x *****************");
+    }
+
+    /// Whoever has a server say guesses must not see in the answers how a secret begins: neither plain nor, where a step is the sixteenth
+    /// part of a byte, in hexadecimal.
+    #[test]
+    fn what_is_masked_tells_nobody_how_a_key_begins() {
+        let key = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+        let it = screen(key, Mask::Stars);
+        let hexadecimal: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let basic = general_purpose::STANDARD_NO_PAD.encode(format!("x:{key}"));
+        let escaped: String = key.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+        for (form, each) in [(key, 1), (&hexadecimal, 1), (&basic, 1), (&escaped, 6)] {
+            for letters in 1..=form.len() / each {
+                let guess = &form[..letters * each];
+                let out = through(&it, &[format!("you said: {guess}").as_bytes()]);
+                let shown = String::from_utf8_lossy(&out);
+                let masked = shown.contains('*');
+                let told = it.tail(guess.as_bytes()).told > 0 || it.finds(guess.as_bytes());
+                assert_eq!(masked, told, "a stream and a message, {guess}");
+                let missing = form.len() / each - letters;
+                // Of base64 the last characters are a neighbour's too.
+                assert!(masked || missing > 0, "{guess}");
+                assert!(!masked || missing < SCREEN_MIN + 2, "{missing} more to guess: {shown}");
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// A file more than the layout, the directory and what is open on the way down a tree.
 const MAX_DESCRIPTORS: u64 = 512;
@@ -116,7 +117,7 @@ fn live(
 fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     if sys::fd::read(go.as_fd(), &mut [0])? != 1 {
-        return Err(io::Error::other("the command is gone"));
+        return Err(gone());
     }
     let mut keep = vec![go.as_raw_fd(), said.as_raw_fd(), reach.source.as_raw_fd()];
     keep.extend(reach.into.map(|fd| fd.as_raw_fd()));
@@ -129,6 +130,7 @@ fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Resu
     capabilities::clear_sets()?;
     // The change of user has cleared it; the pipe's other end shows whether the command went meanwhile.
     sys::process::die_with_parent(libc::SIGKILL)?;
+    is_there(go)?;
     sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
     sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
     sys::signals::ignore_broken_pipes();
@@ -144,6 +146,18 @@ fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Resu
         setrlimit(resource, most, most)?;
     }
     fence(reach).map_err(io::Error::other)
+}
+
+/// Whether the command, which has said all that it says by this pipe, still holds its other end.
+fn is_there(go: &OwnedFd) -> io::Result<()> {
+    match sys::fd::wait(go.as_fd(), sys::fd::Ready::Readable, Some(Duration::ZERO))? {
+        true => Err(gone()),
+        false => Ok(()),
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the command is gone")
 }
 
 /// Landlock, as far as this kernel has it; where it has none, a strict sandbox doesn't start either.
@@ -170,6 +184,15 @@ fn fence(reach: Reach<'_>) -> Result<(), landlock::RulesetError> {
 
 #[cfg(test)]
 mod tests {
+    /// Killed while the process that unpacks changes its user, the command could not take it along.
+    #[test]
+    fn a_command_that_went_meanwhile_is_noticed() {
+        let (go, theirs) = crate::sys::fd::pipe().unwrap();
+        assert!(super::is_there(&go).is_ok());
+        drop(theirs);
+        assert!(super::is_there(&go).is_err());
+    }
+
     #[test]
     fn what_steers_a_terminal_is_spelt_out() {
         let plain = "layer 1 of 2 (sha256:ab): entry \"ä\\u{1b}'s\": no\n  second line";

@@ -2,7 +2,7 @@
 //! digest alone; what they are called elsewhere in the archive is never looked at.
 
 use super::bounds::{MAX_DOCUMENT, MAX_MEMBERS};
-use super::verify::{Size, Verified};
+use super::verify::{Size, Verified, another_size};
 use super::{Digest, ImageError, refused};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::collections::BTreeMap;
@@ -16,6 +16,12 @@ use std::path::Path;
 pub(super) enum Layout {
     Directory(OwnedFd),
     Archive { file: File, members: BTreeMap<String, Span> },
+}
+
+/// A file of a layout.
+struct Stored<'a> {
+    bytes: Box<dyn Read + 'a>,
+    length: u64,
 }
 
 /// Where in an archive a member's bytes are.
@@ -68,7 +74,7 @@ impl Layout {
 
     /// A small document that no digest is known of.
     pub(super) fn named(&self, name: &str) -> Result<Vec<u8>, ImageError> {
-        read_document(self.find(name)?, name)
+        read_document(self.find(name)?.bytes, name)
     }
 
     /// A small document, verified.
@@ -99,14 +105,20 @@ impl Layout {
         size: Size,
         what: String,
     ) -> Result<Verified<Box<dyn Read + '_>>, ImageError> {
-        let bytes = self.find(&format!("blobs/sha256/{}", digest.hex())).map_err(|error| match error {
+        let stored = self.find(&format!("blobs/sha256/{}", digest.hex())).map_err(|error| match error {
             ImageError::Refused(_) => refused(format!("{what} ({digest}) is not in it")),
             other => other,
         })?;
-        Ok(Verified::new(bytes, digest, size, what))
+        // Before a byte of it is read: what it may grow to is reckoned by its size.
+        if let Size::Exactly(said) = size
+            && said != stored.length
+        {
+            return Err(another_size(&what, stored.length, said));
+        }
+        Ok(Verified::new(stored.bytes, digest, size, what))
     }
 
-    fn find(&self, name: &str) -> Result<Box<dyn Read + '_>, ImageError> {
+    fn find(&self, name: &str) -> Result<Stored<'_>, ImageError> {
         match self {
             Self::Directory(dir) => {
                 let how = OpenHow::new()
@@ -116,14 +128,14 @@ impl Layout {
                     nix::errno::Errno::ENOENT => missing(name),
                     error => refused(format!("its {name} can't be opened: {error}")),
                 })?;
-                if !file.metadata().is_ok_and(|meta| meta.is_file()) {
-                    return Err(refused(format!("its {name} is no file")));
-                }
-                Ok(Box::new(file))
+                let meta = file.metadata().ok().filter(std::fs::Metadata::is_file);
+                let meta = meta.ok_or_else(|| refused(format!("its {name} is no file")))?;
+                Ok(Stored { bytes: Box::new(file), length: meta.len() })
             }
             Self::Archive { file, members } => {
                 let span = members.get(name).ok_or_else(|| missing(name))?;
-                Ok(Box::new(Slice { file, at: span.start, left: span.length }))
+                let bytes = Box::new(Slice { file, at: span.start, left: span.length });
+                Ok(Stored { bytes, length: span.length })
             }
         }
     }

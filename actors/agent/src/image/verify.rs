@@ -23,6 +23,11 @@ pub(super) struct Verified<R> {
     what: String,
 }
 
+/// Why bytes are not as many as was said of them.
+pub(super) fn another_size(what: &str, there_are: u64, said: u64) -> ImageError {
+    refused(format!("{what} has {there_are} bytes, and its descriptor says {said}"))
+}
+
 impl<R: Read> Verified<R> {
     pub(super) fn new(inner: R, expected: Digest, size: Size, what: String) -> Self {
         Self { inner, hasher: Sha256::new(), expected, size, seen: 0, what }
@@ -32,9 +37,7 @@ impl<R: Read> Verified<R> {
     pub(super) fn finish(mut self) -> Result<u64, ImageError> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| refused(format!("{}: {error}", self.what)))?;
         match self.size {
-            Size::Exactly(size) if self.seen != size => {
-                Err(refused(format!("{} has {} bytes, and its descriptor says {size}", self.what, self.seen)))
-            }
+            Size::Exactly(size) if self.seen != size => Err(another_size(&self.what, self.seen, size)),
             _ if self.hasher.finalize().as_slice() != self.expected.0.as_slice() => {
                 Err(refused(format!("{} is not what its digest {} says", self.what, self.expected)))
             }

@@ -324,8 +324,9 @@ impl Drop for AsGateway {
 
 fn write_id_maps(pid: i32, ids: Ids) -> Result<(), LaunchError> {
     const UNPRIVILEGED: &str = "is /proc mounted, and does a security module forbid user namespaces?";
-    const PRIVILEGED: &str =
-        "root needs CAP_SETUID and CAP_SETGID here, and both ids must exist in its own map";
+    // CAP_SYS_ADMIN because the namespace is the gateway's (AsGateway), so that root is nobody to it without.
+    const PRIVILEGED: &str = "root needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID here (in a container: `--cap-add SYS_ADMIN`), and both \
+                              ids must exist in its own map";
     let put = |file: &'static str, text: String, mend: &'static str| {
         std::fs::write(format!("/proc/{pid}/{file}"), text).map_err(|source| LaunchError::IdMap {
             file,

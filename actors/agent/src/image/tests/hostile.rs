@@ -198,3 +198,21 @@ fn a_bomb_stops_at_its_bound() {
     // Plain, the same bytes are what they say, and fit.
     Ground::new().unpack(&Image::of(&[layer], Stored::Plain)).unwrap();
 }
+
+/// What a layer may grow to is counted from what is stored, not from what its descriptor says of it.
+#[test]
+fn a_layer_that_is_not_as_long_as_it_says_is_not_unpacked() {
+    let size = (FREE_UNPACKED + (8 << 20)) as usize;
+    let layer = tar(&[entry(b"bomb", b'0', b"", 0o644, &vec![0; size])]);
+    for stored in [Stored::Gzip, Stored::Zstd] {
+        for (said, way) in [(size as u64, "longer"), (1, "shorter")] {
+            let ground = Ground::new();
+            let image = Image::described(std::slice::from_ref(&layer), stored, |d| {
+                d.manifest["layers"][0]["size"] = said.into();
+            });
+            let refused = ground.unpack(&image).unwrap_err().to_string();
+            assert!(refused.contains(&format!("its descriptor says {said}")), "{way}: {refused}");
+            assert!(!ground.root().join("bomb").exists(), "{way}: something was unpacked");
+        }
+    }
+}

@@ -75,7 +75,7 @@ impl Gathered {
         self.at.extend(span);
     }
 
-    /// Covers every value in it, there and here; with `last`, also what could have become one.
+    /// Covers every value in it, there and here; with `last`, also what is nearly one.
     fn mask(&mut self, screen: &Screen, raw: &mut [u8], last: bool) {
         let masked = if last { screen.masked(&self.bytes) } else { screen.masked_so_far(&self.bytes) };
         if let Some(masked) = masked {
@@ -308,6 +308,7 @@ mod tests {
             frame(0x89, KEY.as_bytes()),
             frame(0x80, format!("{two}, k").as_bytes()),
             frame(0x82, b"ey-0 is no key"),
+            frame(0x81, &KEY.as_bytes()[..17]),
             frame(0x81, &KEY.as_bytes()[..12]),
         ]
         .concat();
@@ -317,7 +318,9 @@ mod tests {
             frame(0x89, stars(KEY.len()).as_bytes()),
             frame(0x80, format!("{}, k", stars(two.len())).as_bytes()),
             frame(0x82, b"ey-0 is no key"),
-            frame(0x81, stars(12).as_bytes()),
+            frame(0x81, stars(17).as_bytes()),
+            // What is so far from whole shows no guess to be right.
+            frame(0x81, &KEY.as_bytes()[..12]),
         ]
         .concat();
         for piece in 1..=bytes.len() {
