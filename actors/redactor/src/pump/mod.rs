@@ -14,7 +14,7 @@ mod task;
 use std::sync::Arc;
 
 pub use journal::Source;
-pub use log::{AgentLog, LogLimits, LogLine, log_files};
+pub use log::{AgentLog, LogLimits, LogLine};
 pub use streams::{Stream, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use task::run;
 
