@@ -3,14 +3,19 @@
 //! One reader for the command line and for the control API. It only reads, and never through a link: as root, what lies there is the work of a
 //! gateway, which may be in strange hands, and which may read less than root.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use redactor::open_unlinked;
 use redactor::pump::LogLine;
+
+/// No line that was written is longer: a text of 16 KiB, each byte escaped sixfold, with room to spare.
+const LINE_MAX: usize = 128 << 10;
 
 /// The logs of one sandbox, and how far they were read.
 #[derive(Debug)]
@@ -18,7 +23,9 @@ pub struct Logs {
     /// By descriptor: its name may lead elsewhere a moment later.
     dir: File,
     agent: Option<String>,
-    places: BTreeMap<PathBuf, Place>,
+    sources: BTreeMap<String, Source>,
+    /// Whether a look has begun, and not yet come to the end of what there is.
+    looking: bool,
 }
 
 impl Logs {
@@ -29,122 +36,151 @@ impl Logs {
     pub fn open(dir: &Path, agent: Option<String>) -> io::Result<Self> {
         let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
         let dir = OpenOptions::new().read(true).custom_flags(flags).open(dir)?;
-        Ok(Self { dir, agent, places: BTreeMap::new() })
+        Ok(Self { dir, agent, sources: BTreeMap::new(), looking: false })
     }
 
     /// The agents that have written anything, by name.
-    pub fn agents(&self) -> io::Result<Vec<String>> {
-        let files = current(&self.there(), None)?;
-        Ok(files.iter().filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect())
+    pub fn agents(&self) -> io::Result<BTreeSet<String>> {
+        let mut agents = BTreeSet::new();
+        for entry in fs::read_dir(self.there())? {
+            agents.extend(parts(&entry?.file_name()).map(|(agent, _)| agent.to_owned()));
+        }
+        Ok(agents)
     }
 
     fn there(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.dir.as_raw_fd()).into()
     }
 
-    /// The lines that came since the last call, in the order of their time.
-    pub fn read_on(&mut self) -> io::Result<Vec<LogLine>> {
-        let mut lines = Vec::new();
-        for path in current(&self.there(), self.agent.as_deref())? {
-            let place = self.places.get(&path);
-            let begun = newer(&path, place.map(|place| place.inode))?;
-            let known = self.places.remove(&path);
-            let mut last = known.map(|place| place.read_on(&mut lines)).transpose()?;
-            for place in begun {
-                last = Some(place.read_on(&mut lines)?);
+    /// The next line, by the time of each agent's next one; none where all has been read that is there by now. No more is held of a log than
+    /// a line, and no more than one file of it is open, however much is there.
+    pub fn next_line(&mut self) -> io::Result<Option<LogLine>> {
+        let there = self.there();
+        if !std::mem::replace(&mut self.looking, true) {
+            for agent in self.agents()? {
+                if self.agent.as_ref().is_none_or(|only| *only == agent) {
+                    self.sources.entry(agent).or_default().is_dry = false;
+                }
             }
-            self.places.extend(last.map(|place| (path, place)));
         }
-        lines.sort_by_key(|line| line.t);
-        Ok(lines)
+        for (agent, source) in &mut self.sources {
+            source.fill(&there, agent)?;
+        }
+        let waiting = self.sources.values_mut().filter(|source| source.ahead.is_some());
+        let first = waiting.min_by_key(|source| source.ahead.as_ref().map(|line| line.t));
+        let line = first.and_then(|source| source.ahead.take());
+        self.looking = line.is_some();
+        Ok(line)
     }
 }
 
-/// The files that are being written, one an agent.
-fn current(dir: &Path, agent: Option<&str>) -> io::Result<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(dir)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "log"))
-        .filter(|path| agent.is_none_or(|agent| path.file_stem().is_some_and(|stem| stem == agent)))
-        .collect();
-    files.sort();
-    Ok(files)
+/// Whose log a file is, and the how-manieth before the one that is being written.
+fn parts(name: &OsStr) -> Option<(&str, u32)> {
+    let name = name.to_str()?;
+    if let Some(agent) = name.strip_suffix(".log") {
+        return Some((agent, 0));
+    }
+    let (log, number) = name.rsplit_once('.')?;
+    Some((log.strip_suffix(".log")?, number.parse().ok().filter(|number| *number > 0)?))
 }
 
-/// The files of a log that were begun after the one that is known, oldest first; all, where none is. From the newest on, since a file that is
-/// rotated meanwhile is met again, and none is passed by.
-fn newer(current: &Path, known: Option<u64>) -> io::Result<Vec<Place>> {
-    let old = |number: u32| {
-        let mut name = current.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        PathBuf::from(name)
-    };
-    let mut found: Vec<Place> = Vec::new();
-    let mut missing = 0;
-    for number in 0.. {
-        let path = if number == 0 { current.to_owned() } else { old(number) };
-        let Some(place) = Place::open(&path)? else {
-            missing += 1;
-            // Of a log that is being rotated just now one may be.
-            if missing > 1 {
+/// The files of an agent, the newest first. One that is rotated meanwhile goes on to the next number: never past whoever opens them in
+/// this order.
+fn files(dir: &Path, agent: &str) -> io::Result<Vec<PathBuf>> {
+    let mut numbers = BTreeSet::new();
+    for entry in fs::read_dir(dir)? {
+        if let Some((_, number)) = parts(&entry?.file_name()).filter(|(of, _)| *of == agent) {
+            numbers.extend([number, number.saturating_add(1)]);
+        }
+    }
+    let name =
+        |number: u32| if number == 0 { format!("{agent}.log") } else { format!("{agent}.log.{number}") };
+    Ok(numbers.into_iter().map(|number| dir.join(name(number))).collect())
+}
+
+/// An agent's log while it is read.
+#[derive(Debug, Default)]
+struct Source {
+    /// The file that was come to. What is open keeps its number, whatever it is called by now, and whether or not it has been deleted.
+    open: Option<Reading>,
+    /// Read, and not given out yet.
+    ahead: Option<LogLine>,
+    /// Nothing more was there in this look.
+    is_dry: bool,
+}
+
+impl Source {
+    fn fill(&mut self, dir: &Path, agent: &str) -> io::Result<()> {
+        while self.ahead.is_none() && !self.is_dry {
+            self.ahead = self.open.as_mut().map_or(Ok(None), Reading::next_line)?;
+            if self.ahead.is_some() {
                 break;
             }
-            continue;
-        };
-        missing = 0;
-        if Some(place.inode) == known {
-            break;
+            let Some(after) = file_after(dir, agent, self.open.as_ref())? else {
+                self.is_dry = true;
+                break;
+            };
+            // What was written between its end and its rotation.
+            self.ahead = self.open.as_mut().map_or(Ok(None), Reading::next_line)?;
+            if self.ahead.is_none() {
+                self.open = Some(after);
+            }
         }
-        if found.last().is_none_or(|newer| newer.inode != place.inode) {
-            found.push(place);
-        }
+        Ok(())
     }
-    found.reverse();
-    Ok(found)
 }
 
-/// A file, and how far it was read. Open, so that its end is read wherever it is rotated to, and its inode is no other's.
+/// The file that was begun after this one; the oldest, where this one is none or has been deleted.
+fn file_after(dir: &Path, agent: &str, this: Option<&Reading>) -> io::Result<Option<Reading>> {
+    let mut after = None;
+    for path in files(dir, agent)? {
+        let opened = match open_unlinked(&path) {
+            Ok(file) => Reading::new(file)?,
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => return Err(io::Error::new(e.kind(), format!("{}: {e}", named(&path)))),
+        };
+        if this.is_some_and(|this| this.number == opened.number) {
+            break;
+        }
+        after = Some(opened);
+    }
+    Ok(after)
+}
+
+/// How far a file was read.
 #[derive(Debug)]
-struct Place {
-    file: File,
-    inode: u64,
+struct Reading {
+    file: BufReader<File>,
+    /// Device and inode.
+    number: (u64, u64),
+    /// Up to the end of a line.
     offset: u64,
 }
 
-impl Place {
-    /// At its beginning; none where there is no file.
-    fn open(path: &Path) -> io::Result<Option<Self>> {
-        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
-                return Err(io::Error::other(format!(
-                    "{} is a link, which nobody follows there",
-                    named(path)
-                )));
-            }
-            Err(e) => return Err(e),
-        };
+impl Reading {
+    fn new(file: File) -> io::Result<Self> {
         let found = file.metadata()?;
-        if !found.is_file() {
-            return Err(io::Error::other(format!("{} is not a regular file", named(path))));
-        }
-        Ok(Some(Self { inode: found.ino(), file, offset: 0 }))
+        Ok(Self { file: BufReader::new(file), number: (found.dev(), found.ino()), offset: 0 })
     }
 
-    /// Reads the whole lines that came since.
-    fn read_on(mut self, lines: &mut Vec<LogLine>) -> io::Result<Self> {
-        self.file.seek(SeekFrom::Start(self.offset))?;
-        let mut reader = BufReader::new(&self.file);
-        let mut line = String::new();
-        while reader.read_line(&mut line)? > 0 && line.ends_with('\n') {
-            self.offset += line.len() as u64;
-            // A line of a later version is passed over, not taken for the end.
-            lines.extend(serde_json::from_str::<LogLine>(&line).ok());
+    /// The next whole line; none where there is none yet. One of a later version, or that nobody has written, is passed over, not taken for the
+    /// end.
+    fn next_line(&mut self) -> io::Result<Option<LogLine>> {
+        let mut line = Vec::new();
+        loop {
             line.clear();
+            let most = LINE_MAX as u64;
+            let length = self.file.by_ref().take(most).read_until(b'\n', &mut line)? as u64;
+            if length < most && !line.ends_with(b"\n") {
+                // It is written yet, or taken back by its writer: read anew the next time.
+                self.file.seek(SeekFrom::Start(self.offset))?;
+                return Ok(None);
+            }
+            self.offset += length;
+            if let Ok(line) = serde_json::from_slice(&line) {
+                return Ok(Some(line));
+            }
         }
-        Ok(self)
     }
 }
 
@@ -171,15 +207,61 @@ mod tests {
         put("a.log", line(4, "a", "four"));
         put("b.log", line(3, "b", "three"));
         let mut logs = Logs::open(dir.path(), None).unwrap();
-        let texts = |lines: Vec<LogLine>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>();
-        assert_eq!(texts(logs.read_on().unwrap()), ["one", "two", "three", "four"]);
+        assert_eq!(texts(&mut logs), ["one", "two", "three", "four"]);
         put("b.log", line(3, "b", "three") + &line(5, "b", "five") + "{\"t\":\"unfinished");
-        assert_eq!(texts(logs.read_on().unwrap()), ["five"]);
+        assert_eq!(texts(&mut logs), ["five"]);
+        // What a full disk cut off is written again.
+        put("b.log", line(3, "b", "three") + &line(5, "b", "five") + &line(6, "b", "six"));
+        assert_eq!(texts(&mut logs), ["six"]);
         let mut only = Logs::open(dir.path(), Some("a".into())).unwrap();
-        assert_eq!(texts(only.read_on().unwrap()), ["one", "two", "four"]);
+        assert_eq!(texts(&mut only), ["one", "two", "four"]);
     }
 
-    /// Neither what was written to a file before it was rotated, nor one that came and went between two looks.
+    /// What has come since the last call.
+    fn texts(logs: &mut Logs) -> Vec<String> {
+        std::iter::from_fn(|| logs.next_line().unwrap()).map(|line| line.text).collect()
+    }
+
+    #[test]
+    fn what_is_rotated_while_it_is_read_is_read_to_its_end_and_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let append = |name: &str, text: String| {
+            let mut file = OpenOptions::new().append(true).create(true).open(at(name)).unwrap();
+            io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        };
+        append("a.log.1", line(1, "a", "one"));
+        append("a.log", line(2, "a", "two"));
+        let mut logs = Logs::open(dir.path(), None).unwrap();
+        assert_eq!(texts(&mut logs), ["one", "two"]);
+        // Between two looks, and further than one file.
+        append("a.log", line(3, "a", "three"));
+        fs::rename(at("a.log.1"), at("a.log.3")).unwrap();
+        fs::rename(at("a.log"), at("a.log.2")).unwrap();
+        append("a.log.1", line(4, "a", "four"));
+        append("a.log", line(5, "a", "five"));
+        assert_eq!(texts(&mut logs), ["three", "four", "five"]);
+        // In the middle of one: of two agents, each a line at a time.
+        append("b.log", line(1, "b", "other"));
+        let mut both = Logs::open(dir.path(), None).unwrap();
+        assert_eq!(both.next_line().unwrap().unwrap().text, "one");
+        fs::remove_file(at("a.log.3")).unwrap();
+        fs::rename(at("a.log.2"), at("a.log.3")).unwrap();
+        fs::rename(at("a.log.1"), at("a.log.2")).unwrap();
+        fs::rename(at("a.log"), at("a.log.1")).unwrap();
+        append("a.log", line(6, "a", "six"));
+        assert_eq!(texts(&mut both), ["other", "two", "three", "four", "five", "six"]);
+        // One that is gone is none that was read.
+        fs::remove_file(at("a.log.1")).unwrap();
+        assert_eq!(texts(&mut both), Vec::<String>::new());
+        fs::remove_file(at("a.log")).unwrap();
+        append("a.log", line(7, "a", "seven"));
+        fs::remove_file(at("a.log.2")).unwrap();
+        fs::remove_file(at("a.log.3")).unwrap();
+        assert_eq!(texts(&mut both), ["seven"]);
+    }
+
+    /// Neither what was written to a file before it was rotated, nor one that came and went between two looks, nor one that isn't kept.
     #[test]
     fn a_follower_loses_nothing_to_rotation() {
         let dir = tempfile::tempdir().unwrap();
@@ -192,30 +274,37 @@ mod tests {
             }
         };
         let mut logs = Logs::open(dir.path(), None).unwrap();
-        let mut read = || {
-            let lines = logs.read_on().unwrap();
-            lines.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ")
-        };
         put("a.log", line(1, "a", "one"));
-        assert_eq!(read(), "one");
+        assert_eq!(texts(&mut logs), ["one"]);
         put("a.log", line(1, "a", "one") + &line(2, "a", "two"));
         rotate();
         put("a.log", line(3, "a", "three"));
-        assert_eq!(read(), "two three");
+        assert_eq!(texts(&mut logs), ["two", "three"]);
         put("a.log", line(3, "a", "three") + &line(4, "a", "four"));
         rotate();
         put("a.log", line(5, "a", "five"));
         rotate();
         put("a.log", line(6, "a", "six"));
-        assert_eq!(read(), "four five six");
-        // Even one that isn't kept: it is open.
+        assert_eq!(texts(&mut logs), ["four", "five", "six"]);
         put("a.log", line(6, "a", "six") + &line(7, "a", "seven"));
         for n in 8..11 {
             rotate();
             put("a.log", line(n, "a", &n.to_string()));
         }
-        assert_eq!(read(), "seven 8 9 10");
-        assert_eq!(read(), "");
+        assert_eq!(texts(&mut logs), ["seven", "8", "9", "10"]);
+        assert_eq!(texts(&mut logs), Vec::<String>::new());
+    }
+
+    /// A gateway in strange hands could have its reader hold as much as it likes.
+    #[test]
+    fn a_line_that_nobody_wrote_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let endless = "x".repeat(LINE_MAX);
+        let too_long = line(0, "a", &endless);
+        let text = [&too_long, &line(1, "a", "one"), "\u{fffd}\n", &line(2, "a", "two"), &endless].concat();
+        fs::write(dir.path().join("a.log"), text).unwrap();
+        fs::write(dir.path().join("b.log"), [b"\xff\n", line(3, "b", "three").as_bytes()].concat()).unwrap();
+        assert_eq!(texts(&mut Logs::open(dir.path(), None).unwrap()), ["one", "two", "three"]);
     }
 
     /// What a gateway in strange hands may leave there shows its reader nothing of the host.
@@ -232,11 +321,11 @@ mod tests {
             let planted = logs.join(name);
             let _none_there = fs::remove_file(&planted);
             std::os::unix::fs::symlink(&secret, &planted).unwrap();
-            let told = Logs::open(&logs, None).unwrap().read_on().unwrap_err();
-            assert!(told.to_string().contains(&format!("{name} is a link")), "{told}");
+            let told = Logs::open(&logs, None).unwrap().next_line().unwrap_err();
+            assert!(told.to_string().contains(&format!("{name}: it is a link")), "{told}");
             fs::remove_file(&planted).unwrap();
             nix::unistd::mkfifo(&planted, nix::sys::stat::Mode::S_IRWXU).unwrap();
-            assert!(Logs::open(&logs, None).unwrap().read_on().is_err());
+            assert!(Logs::open(&logs, None).unwrap().next_line().is_err());
             fs::remove_file(&planted).unwrap();
         }
     }

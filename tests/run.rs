@@ -201,21 +201,39 @@ fn a_program_in_a_home_is_told_of(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Every message is an object on a line of its own, from whichever process.
+/// Every message is an object on a line of its own, from whichever process, and says how grave it is.
 fn messages_are_json_where_that_is_asked_for(stage: &Stage) -> Result<()> {
     let policy = stage.write(
         "warned.yaml",
         common::policy("  a: { endpoints: [ { host: a.example.com, port: 443, tls: skip } ] }\n"),
     )?;
     let policy = policy.display().to_string();
-    let args = ["run", "--log-format", "json", "--policy", &policy, "--", "no-such-program"];
-    let said = stage.call(&args)?.expect_code(127)?.err();
-    let ours: Vec<serde_json::Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    for wanted in ["`tls: skip` relays what can't be read", "not found inside the sandbox"] {
-        let has = |line: &serde_json::Value| {
-            line["fields"]["message"].as_str().is_some_and(|text| text.contains(wanted))
-        };
-        ensure!(ours.iter().any(has), "no object says `{wanted}`: {said}");
+    let ask = "curl -s https://host.bed.test/; true";
+    for (options, command, expected) in [
+        (
+            ["--policy", &policy].as_slice(),
+            ["no-such-program"].as_slice(),
+            [("WARN", "`tls: skip` relays what can't be read"), ("ERROR", "not found inside the sandbox")]
+                .as_slice(),
+        ),
+        (
+            &["--timings"],
+            &["sh", "-c", ask],
+            &[("WARN", "no policy entry names host"), ("INFO", "cage proven")],
+        ),
+        (&["--profile", "none"], &["true"], &[("ERROR", "no profile is called 'none'")]),
+    ] {
+        let args = [&["run", "--log-format", "json"], options, &["--"], command].concat();
+        let said = stage.call(&args)?.err();
+        let ours: Vec<serde_json::Value> =
+            said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        for (level, wanted) in expected {
+            let has = |line: &serde_json::Value| {
+                line["fields"]["message"].as_str().is_some_and(|text| text.contains(wanted))
+                    && line["level"] == *level
+            };
+            ensure!(ours.iter().any(has), "no object says `{wanted}` as {level}: {said}");
+        }
     }
     Ok(())
 }

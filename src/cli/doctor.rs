@@ -8,7 +8,9 @@ use crate::cli::out::{Outcome, Paint, print, print_json, table};
 
 /// Prints the table; exit code 1 where `strict` could not start.
 pub fn doctor(args: &JsonArgs) -> Outcome {
-    let examination = examine(ids::trial()?);
+    let trial = ids::trial()?;
+    let examination = examine(trial.ids);
+    drop(trial);
     let code = u8::from(!examination.is_healthy());
     if args.json {
         print_json(&examination)?;

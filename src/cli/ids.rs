@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::kept;
 use crate::cli::out::Failure;
-use crate::cli::pairs::{Holder, Pairs, chosen};
+use crate::cli::pairs::{Holder, Pairs, chosen, runs};
 use crate::state::{Claim, Root};
 
 /// The first dynamic id (systemd: `DynamicUser=`).
@@ -30,9 +30,40 @@ pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
 }
 
 /// The ids of a sandbox that is built only to see whether it can be, and has no name.
-pub fn trial() -> Result<Ids, Failure> {
+pub struct Trial {
+    pub ids: Ids,
+    /// No other sandbox gets the pair as long as this is there: it is on no record.
+    _pairs: Option<Pairs>,
+}
+
+/// Chooses them.
+pub fn trial() -> Result<Trial, Failure> {
+    let mut held = None;
+    let ids = choose_with(|| {
+        let (first, pairs) = pair_for_trial(&[Root::locate(None)?.dir()])?;
+        held = pairs;
+        Ok(pair(first))
+    })?;
+    Ok(Trial { ids, _pairs: held })
+}
+
+/// One that nobody has. Where nothing can be locked nothing is on record either: then as far as processes show.
+fn pair_for_trial(places: &[&Path]) -> Result<(u32, Option<Pairs>), Failure> {
+    let pairs = match Pairs::locked(places) {
+        Ok(pairs) => Some(pairs),
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
+        Err(e) => return Err(Failure::refused(format!("can't choose user ids: {e}"))),
+    };
+    let nobodys = Path::new("");
+    let is_free =
+        |first| pairs.as_ref().map_or_else(|| !runs(first), |pairs| pairs.holder(first, nobodys).is_none());
+    Ok((free_pair(nobodys, places, is_free)?, pairs))
+}
+
+/// By its first id.
+fn pair(first: u32) -> (Id, Id) {
     let id = |n: u32| Id { uid: n, gid: n };
-    choose_with(|| Ok((id(FIRST), id(FIRST + 1))))
+    (id(first), id(first + 1))
 }
 
 fn choose_with(dynamic: impl FnOnce() -> Result<(Id, Id), Failure>) -> Result<Ids, Failure> {
@@ -152,15 +183,14 @@ fn dynamic_beside(claim: &Claim, places: &[&Path]) -> Result<(Id, Id), Failure> 
             Some(holder) => return Err(Failure::refused(taken(first, &holder, &path))),
         },
         None => {
-            let first = free_pair(claim, places, |first| pairs.holder(first, &dir).is_none())?;
+            let first = free_pair(&claim.dir, places, |first| pairs.holder(first, &dir).is_none())?;
             kept::write(&path, format!("{first}\n").as_bytes())
                 .map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
             first
         }
     };
     pairs.record(first, &dir).map_err(told)?;
-    let id = |n: u32| Id { uid: n, gid: n };
-    Ok((id(first), id(first + 1)))
+    Ok(pair(first))
 }
 
 fn taken(first: u32, holder: &Holder, path: &Path) -> String {
@@ -175,8 +205,8 @@ fn taken(first: u32, holder: &Holder, path: &Path) -> String {
     )
 }
 
-/// The first pair, from a place that depends on the sandbox, that no user of the host, no neighbour and nobody else has.
-fn free_pair(claim: &Claim, places: &[&Path], is_free: impl Fn(u32) -> bool) -> Result<u32, Failure> {
+/// The first pair, from a place that depends on the sandbox's directory, that no user of the host, no neighbour and nobody else has.
+fn free_pair(dir: &Path, places: &[&Path], is_free: impl Fn(u32) -> bool) -> Result<u32, Failure> {
     // Also those that were there before anybody kept records.
     let neighbours: Vec<u32> = places
         .iter()
@@ -186,7 +216,7 @@ fn free_pair(claim: &Claim, places: &[&Path], is_free: impl Fn(u32) -> bool) -> 
         .collect();
     let pairs = (LAST - FIRST).div_ceil(2);
     let mut hasher = DefaultHasher::new();
-    claim.dir.hash(&mut hasher);
+    dir.hash(&mut hasher);
     let start = u32::try_from(hasher.finish() % u64::from(pairs)).unwrap_or_default();
     (0..pairs)
         .map(|n| FIRST + 2 * ((start + n) % pairs))
@@ -260,7 +290,7 @@ mod tests {
         let (first, _) = dynamic_beside(&claims[0], &places).unwrap();
         // The other would choose the same, if it were free.
         let free = |_: u32| true;
-        let wanted = free_pair(&claims[1], &places, free).unwrap();
+        let wanted = free_pair(&claims[1].dir, &places, free).unwrap();
         let of = |claim: &Claim| claim.dir.join("ids");
         kept::write(&of(&claims[0]), format!("{wanted}\n").as_bytes()).unwrap();
         assert_eq!(dynamic_beside(&claims[0], &places).unwrap().0.uid, wanted, "{first:?}");
@@ -270,6 +300,22 @@ mod tests {
         let refused = dynamic_beside(&claims[1], &places).unwrap_err().message;
         assert!(refused.contains("a/one has them") && refused.contains("b/one/ids"), "{refused}");
         assert_eq!(dynamic_beside(&claims[0], &places).unwrap().0.uid, wanted, "whose they are goes on");
+    }
+
+    #[test]
+    fn a_trial_runs_as_nobody_who_has_a_name() {
+        let machine = tempfile::tempdir().unwrap();
+        let places = [machine.path()];
+        let (wanted, held) = pair_for_trial(&places).unwrap();
+        let choosing = || crate::state::open_lock(&machine.path().join(".choosing")).unwrap().try_lock();
+        assert!(choosing().is_err(), "another could choose the same meanwhile");
+        drop(held);
+        choosing().unwrap();
+        let root = Root::locate(Some(&machine.path().join("a"))).unwrap();
+        let claim = root.claim(&crate::name::Name::parse("one").unwrap(), "--name").unwrap();
+        kept::write(&claim.dir.join("ids"), format!("{wanted}\n").as_bytes()).unwrap();
+        assert_eq!(dynamic_beside(&claim, &places).unwrap().0.uid, wanted);
+        assert_ne!(pair_for_trial(&places).unwrap().0, wanted);
     }
 
     #[test]

@@ -31,7 +31,9 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     loop {
         // Asked before reading, so that what a sandbox wrote last is still read.
         let running = root.is_running(&name);
-        logs.read_on()?.iter().try_for_each(|line| show(line, args))?;
+        while let Some(line) = logs.next_line()? {
+            show(&line, args)?;
+        }
         if !args.follow || !running {
             return Ok(0);
         }
@@ -42,9 +44,10 @@ pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
 /// An agent that never wrote has no log, and one that is mistyped neither.
 fn require_agent(logs: &Logs, agent: &str) -> Result<(), Failure> {
     let known = logs.agents()?;
-    if known.iter().any(|name| name == agent) {
+    if known.contains(agent) {
         return Ok(());
     }
+    let known: Vec<String> = known.into_iter().collect();
     let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
     Err(Failure::refused(format!(
         "no agent called '{agent}' has written anything: there are logs of {known}"

@@ -32,13 +32,14 @@ mod up;
 mod way_out;
 mod workspace;
 
+use std::ffi::OsString;
 use std::io;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, Parser};
 
-use args::{Cli, Command};
-use out::{Failure, Outcome, REFUSED, say};
+use args::{Cli, Command, RunArgs, UpArgs};
+use out::{Failure, Outcome, REFUSED, fault, speak};
 
 use crate::state::Root;
 
@@ -48,7 +49,7 @@ pub fn main() -> u8 {
         Ok(cli) => cli,
         Err(error) => {
             if is_misuse(&error) {
-                say(&misuse(&error));
+                fault(&misuse(&error, std::env::args_os()));
                 return REFUSED;
             }
             let _ = error.print();
@@ -60,7 +61,7 @@ pub fn main() -> u8 {
         Ok(code) => code,
         Err(Failure { code, message }) => {
             if !message.is_empty() {
-                say(&message);
+                fault(&message);
             }
             code
         }
@@ -73,22 +74,35 @@ fn is_misuse(error: &clap::Error) -> bool {
 }
 
 /// It in one line, with where to read on.
-fn misuse(error: &clap::Error) -> String {
+fn misuse(error: &clap::Error, typed: impl IntoIterator<Item = OsString>) -> String {
     let text = error.render().to_string();
-    let (what, rest) = text.split_once("\nUsage: ").unwrap_or((&text, ""));
+    let what = text.split("\nUsage: ").next().unwrap_or(&text);
     let what: Vec<&str> = what.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let what = what.join(" ").replace(" tip: ", "; ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     let what = what.split(" For more information").next().unwrap_or(what);
-    let command: Vec<&str> = rest
-        .split_whitespace()
-        .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-'))
-        .collect();
-    let command = if command.is_empty() { "cofferdam".to_owned() } else { command.join(" ") };
-    format!("{what}; see `{command} --help`")
+    format!("{what}; see `{} --help`", command_of(typed))
+}
+
+/// Which command was meant, with what can't be understood of it left out. Not every error names it.
+fn command_of(typed: impl IntoIterator<Item = OsString>) -> String {
+    let lenient = Cli::command().ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
+    let read = lenient.try_get_matches_from(typed);
+    let mut command = "cofferdam".to_owned();
+    let mut at = read.as_ref().ok().and_then(ArgMatches::subcommand);
+    while let Some((name, below)) = at {
+        command.push(' ');
+        command.push_str(name);
+        at = below.subcommand();
+    }
+    command
 }
 
 fn dispatch(cli: Cli) -> Outcome {
+    // Before anything can fail.
+    if let Command::Run(RunArgs { start, .. }) | Command::Up(UpArgs { start, .. }) = &cli.command {
+        speak(start.log_format);
+    }
     let root = Root::locate(cli.state.as_deref())?;
     match cli.command {
         Command::Run(args) => run::run(&root, args),
@@ -120,4 +134,33 @@ fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     // A thread that still blocks in reading standard input must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_misuse_leads_to_the_help_of_its_command() {
+        for (typed, help) in [
+            ("run --restart sometimes -- true", "cofferdam run"),
+            ("--state up run --restart sometimes --help", "cofferdam run"),
+            ("run --no-such-option -- true", "cofferdam run"),
+            ("run --restart", "cofferdam run"),
+            ("up --enforcement lax", "cofferdam up"),
+            ("stop assistant --grace soon", "cofferdam stop"),
+            ("stop", "cofferdam stop"),
+            ("policy explain --binary", "cofferdam policy explain"),
+            ("policy frobnicate", "cofferdam policy"),
+            ("frobnicate", "cofferdam"),
+        ] {
+            let typed: Vec<OsString> =
+                std::iter::once("cofferdam").chain(typed.split(' ')).map(OsString::from).collect();
+            let error = Cli::try_parse_from(&typed).unwrap_err();
+            assert!(is_misuse(&error), "{typed:?}");
+            let said = misuse(&error, typed.clone());
+            assert!(said.ends_with(&format!("; see `{help} --help`")), "{typed:?}: {said}");
+            assert!(!said.contains('\n'), "{said}");
+        }
+    }
 }

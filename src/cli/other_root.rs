@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use agent::image::{Store, Wanted};
 use agent::plan::{Hidden, Ids, OtherRoot, Paths};
 
-use crate::cli::out::{Failure, say};
+use crate::cli::out::{Failure, say, warn};
 use crate::cli::overlay::Changes;
 use crate::cli::places;
 
@@ -59,7 +59,7 @@ impl Chosen<'_> {
                 };
                 let unpacked = Store::below(self.state).fetch(&reference, self.ids, begin).map_err(told)?;
                 if let Some(left_out) = unpacked.left_out.filter(|_| !self.quiet) {
-                    say(&left_out);
+                    warn(&left_out);
                 }
                 (fs::canonicalize(unpacked.path)?, reference.digest.hex(), true)
             }

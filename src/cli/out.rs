@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Color, Style};
+use tracing::Level;
 
 use crate::cli::args::LogFormat;
 
@@ -57,12 +58,26 @@ pub fn speak(format: LogFormat) {
 }
 
 /// Prints a message for people on standard error; as an object on one line, of the form that the supervisor's log has, where that was
-/// asked for.
+/// asked for. It says what is done: what is to be looked at is for [`warn`], what failed or was refused for [`fault`].
 pub fn say(message: &str) {
+    tell(Level::INFO, message);
+}
+
+/// As [`say`], of what goes on all the same, and should be known.
+pub fn warn(message: &str) {
+    tell(Level::WARN, message);
+}
+
+/// As [`say`], of what doesn't go on.
+pub fn fault(message: &str) {
+    tell(Level::ERROR, message);
+}
+
+fn tell(level: Level, message: &str) {
     let mut err = io::stderr().lock();
     if JSON.load(Ordering::Relaxed) {
         let said = serde_json::json!({
-            "timestamp": jiff::Timestamp::now().to_string(), "level": "INFO", "fields": { "message": message }, "target": "cofferdam",
+            "timestamp": jiff::Timestamp::now().to_string(), "level": level.as_str(), "fields": { "message": message }, "target": "cofferdam",
         });
         let _ = writeln!(err, "{said}");
         return;

@@ -108,7 +108,7 @@ fn closed_to_others(file: &File, bits: u32, what: &str) -> io::Result<()> {
 }
 
 /// Whether a process of either id of a pair runs (proc_pid_status(5): real, effective, saved and filesystem id).
-fn runs(first: u32) -> bool {
+pub fn runs(first: u32) -> bool {
     let of_pair = |id: &str| id.parse().is_ok_and(|id: u32| id == first || id == first + 1);
     fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {
         let named = entry.file_name();

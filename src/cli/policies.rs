@@ -59,7 +59,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
 pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
     let candidate = load(source).map_err(|diagnostics| Failure::refused(render(&diagnostics)))?;
     if !quiet && !candidate.warnings().is_empty() {
-        crate::cli::out::say(&render(candidate.warnings()));
+        crate::cli::out::warn(&render(candidate.warnings()));
     }
     Ok(candidate)
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::builder::{self, Came, Wish};
 use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, REFUSED, print, print_json, say, table};
+use crate::cli::out::{Failure, Outcome, Paint, REFUSED, fault, print, print_json, say, table, warn};
 use crate::cli::policies::{self, Choice};
 use crate::cli::wait_for;
 use crate::plan::PolicySource;
@@ -49,7 +49,7 @@ fn check(files: &[PathBuf], json: bool) -> Outcome {
                 failed = true;
                 match json {
                     true => reports.push(json!({ "file": name, "valid": false, "unreadable": message })),
-                    false => say(&message),
+                    false => fault(&message),
                 }
                 continue;
             }
@@ -229,7 +229,7 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     if json {
         print_json(&change)?;
     } else {
-        change.warnings.iter().for_each(|warning| say(warning));
+        change.warnings.iter().for_each(|warning| warn(warning));
         print(&format!("generation {} is in force\n", change.generation))?;
         if !change.restarted.is_empty() {
             print(&format!("started again: {}\n", change.restarted.join(", ")))?;

@@ -8,7 +8,7 @@ use agent::isolation::links;
 use agent::isolation::shown::{self, Place, places};
 use agent::plan::CagePlan;
 
-use crate::cli::out::{Failure, say};
+use crate::cli::out::{Failure, warn};
 use crate::cli::secrets;
 use crate::cli::site::lasting;
 use crate::cli::start::Wanted;
@@ -33,7 +33,7 @@ pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> 
             continue;
         }
         if !wanted.quiet {
-            say(&format!(
+            warn(&format!(
                 "{}: this run goes by what it says now; move it out before the next one",
                 lies_within(what, file)
             ));

@@ -8,7 +8,7 @@ use agent::plan::Ids;
 use agent::protocol::Slot;
 
 use crate::cli::ids;
-use crate::cli::out::{Failure, say};
+use crate::cli::out::{Failure, warn};
 use crate::cli::start::Wanted;
 use crate::heart::Slots;
 use crate::plan::slot;
@@ -57,7 +57,7 @@ fn tcp(address: SocketAddr, what: &str, mend: &str) -> Result<OwnedFd, Failure> 
     let listener = TcpListener::bind(address)
         .map_err(|e| Failure::refused(format!("can't listen on {address} for {what}: {e}; {mend}")))?;
     if !address.ip().is_loopback() {
-        say(&format!("{what} on {address} is open to the network"));
+        warn(&format!("{what} on {address} is open to the network"));
     }
     Ok(listener.into())
 }

@@ -19,7 +19,7 @@ use proxy::credentials::Section;
 use crate::builder::Commission;
 use crate::cli::args::LogFormat;
 use crate::cli::other_root::Chosen;
-use crate::cli::out::{Failure, Outcome, say, speak};
+use crate::cli::out::{Failure, Outcome, warn};
 use crate::cli::overlay::Changes;
 use crate::cli::reach::{self, Apart};
 use crate::cli::site::{Site, lasting};
@@ -99,7 +99,6 @@ pub enum NameChoice {
 
 /// Starts the sandbox: this process becomes its heart, and gives its exit code.
 pub fn start(root: &Root, wanted: Wanted) -> Outcome {
-    speak(wanted.log_format);
     // Whose reading may last, before a signal has to wait.
     let upstream_ca = wanted.upstream_ca.as_deref().map(read_pem).transpose()?;
     // Before there is anything to remove: a signal waits for the heart, or until what was made is gone again.
@@ -164,9 +163,9 @@ fn warn_of_credentials(wanted: &Wanted, policy: &Policy) -> Result<(), Failure> 
     if wanted.quiet {
         return Ok(());
     }
-    wanted.inference.iter().flat_map(|section| section.warnings()).for_each(|text| say(&text));
+    wanted.inference.iter().flat_map(|section| section.warnings()).for_each(|text| warn(&text));
     let warnings = wanted.credentials.warnings(policy);
-    warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| say(text));
+    warnings.map_err(|faults| Failure::refused(faults.to_string()))?.iter().for_each(|text| warn(text));
     Ok(())
 }
 
@@ -192,7 +191,7 @@ fn cage(
     let apart = reach::keep_out(wanted, &cage)?;
     cage::check(&cage)?;
     if !wanted.quiet {
-        reach::answered(&cage).iter().for_each(|text| say(text));
+        reach::answered(&cage).iter().for_each(|text| warn(text));
     }
     places::remember(&claim.dir, &mut cage)?;
     Ok((cage, apart))

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::handover::{Handover, HeartLine};
 use super::stores::{Refused, Stores, tcp_listener};
-use crate::cli::out::say;
+use crate::cli::out::warn;
 use crate::plan::slot;
 use crate::sealed;
 
@@ -57,10 +57,10 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
 /// Says what is not captured: once, where this kernel can't capture at all; and that refusals go unseen.
 pub fn tell(uncaptured: &Uncaptured, cage: &CageReport) {
     if let Some(why) = &cage.no_witness {
-        say(&format!("{UNSEEN}: {why}"));
+        warn(&format!("{UNSEEN}: {why}"));
     }
     match &cage.no_capture {
-        Some(why) => say(&format!("programs that use no proxy have no way out: {why}")),
+        Some(why) => warn(&format!("programs that use no proxy have no way out: {why}")),
         None => log(uncaptured),
     }
 }

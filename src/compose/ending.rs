@@ -127,13 +127,12 @@ pub async fn close(
     records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
     desk.stores.audit.flush(LAST_WORK).await;
     heart.steps.done("supervisor: records on disk");
-    let told = match desk.plan.mode {
+    let refused = match desk.plan.mode {
         Mode::Foreground { .. } if !desk.plan.quiet => desk.stores.refusals.told(&desk.plan.name),
         _ => None,
     };
-    let last: Vec<String> = [told, message].into_iter().flatten().collect();
     // Nothing is left for the actors to finish; the end of this process, which is the heart's to make, is theirs.
-    heart.finish(code, (!last.is_empty()).then(|| last.join("\n"))).await
+    heart.finish(code, refused, message).await
 }
 
 /// When the heart died without a word, nobody else removes what must not outlive the sandbox.

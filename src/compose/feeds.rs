@@ -7,7 +7,6 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use operator::types::{Event, LogQuery};
-use redactor::pump::LogLine;
 use telemetry::audit;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -15,6 +14,8 @@ use crate::logs::Logs;
 
 /// How often followed logs are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Bytes of text that are read before they are sent, and a line.
+const PIECE: usize = 64 << 10;
 
 /// Records from now on, each once it is durable. A reader that is too slow sees the gap in `seq`.
 pub fn events(feed: &telemetry::events::Feed) -> BoxStream<'static, Event> {
@@ -30,40 +31,110 @@ pub fn events(feed: &telemetry::events::Feed) -> BoxStream<'static, Event> {
     .boxed()
 }
 
-/// The logs' text as it was written down; read off the runtime's threads.
+/// The logs' text as it was written down, piece by piece; read off the runtime's threads.
 pub fn logs(query: LogQuery) -> BoxStream<'static, Bytes> {
-    let tail = query.tail.map(|lines| lines as usize);
-    stream::unfold(Some((None, tail)), move |state| {
-        let agent = query.agent.clone();
+    stream::unfold(Some(None), move |state: Option<Option<Reader>>| {
+        let query = query.clone();
         async move {
-            let (mut logs, tail) = state?;
+            let mut reader = state?;
             loop {
-                let agent = agent.clone();
-                let read = tokio::task::spawn_blocking(move || read_on(logs, agent)).await;
+                let wanted = query.clone();
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut reader = reader.map_or_else(|| Reader::open(Path::new("logs"), &wanted), Ok)?;
+                    Ok::<_, std::io::Error>((reader.piece()?, reader))
+                });
                 // Without a directory nobody has written anything.
-                let (lines, back) = read.ok()?.ok()?;
-                logs = Some(back);
-                let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-                let text: String = lines.iter().skip(skip).map(|line| line.text.as_str()).collect();
-                if !query.follow {
-                    return Some((text.into(), None));
+                let (piece, back) = read.await.ok()?.ok()?;
+                let goes_on = query.follow || !piece.is_last;
+                if !piece.text.is_empty() {
+                    return Some((piece.text.into(), goes_on.then_some(Some(back))));
                 }
-                if !text.is_empty() {
-                    return Some((text.into(), Some((logs, None))));
+                if !goes_on {
+                    return None;
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
+                reader = Some(back);
             }
         }
     })
     .boxed()
 }
 
-fn read_on(logs: Option<Logs>, agent: Option<String>) -> std::io::Result<(Vec<LogLine>, Logs)> {
-    let mut logs = logs.map_or_else(|| Logs::open(Path::new("logs"), agent), Ok)?;
-    Ok((logs.read_on()?, logs))
+/// Logs on their way to a client.
+struct Reader {
+    logs: Logs,
+    /// Lines before those that are wanted.
+    skip: u64,
+}
+
+struct Piece {
+    text: String,
+    /// Nothing more is there by now.
+    is_last: bool,
+}
+
+impl Reader {
+    fn open(dir: &Path, query: &LogQuery) -> std::io::Result<Self> {
+        let open = || Logs::open(dir, query.agent.clone());
+        let mut skip = 0_u64;
+        if let Some(tail) = query.tail {
+            let mut all = open()?;
+            while all.next_line()?.is_some() {
+                skip += 1;
+            }
+            skip = skip.saturating_sub(tail.into());
+        }
+        Ok(Self { logs: open()?, skip })
+    }
+
+    fn piece(&mut self) -> std::io::Result<Piece> {
+        let mut text = String::new();
+        while text.len() < PIECE {
+            match self.logs.next_line()? {
+                None => return Ok(Piece { text, is_last: true }),
+                Some(_) if self.skip > 0 => self.skip -= 1,
+                Some(line) => text.push_str(&line.text),
+            }
+        }
+        Ok(Piece { text, is_last: false })
+    }
 }
 
 fn event(record: &audit::Record) -> Event {
     let kind = record.event.get("kind").and_then(serde_json::Value::as_str).unwrap_or("unknown");
     Event { seq: record.seq, at: record.t.to_string(), kind: kind.to_owned(), data: record.event.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_come_in_pieces_and_a_tail_is_the_last_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "x".repeat(1000);
+        let line = |second: i64| {
+            let t = jiff::Timestamp::from_second(second).unwrap();
+            format!(
+                "{{\"t\":\"{t}\",\"agent\":\"a\",\"stream\":\"stdout\",\"text\":\"{second:03}{text}\"}}\n"
+            )
+        };
+        std::fs::write(dir.path().join("a.log.1"), (0..100).map(line).collect::<String>()).unwrap();
+        std::fs::write(dir.path().join("a.log"), (100..200).map(line).collect::<String>()).unwrap();
+        let pieces = |tail| {
+            let query = LogQuery { agent: None, follow: false, tail };
+            let mut reader = Reader::open(dir.path(), &query).unwrap();
+            let mut pieces = vec![reader.piece().unwrap()];
+            while pieces.last().is_some_and(|piece| !piece.is_last) {
+                pieces.push(reader.piece().unwrap());
+            }
+            assert!(pieces.iter().all(|piece| piece.text.len() <= PIECE + 1003));
+            (pieces.len(), pieces.into_iter().map(|piece| piece.text).collect::<String>())
+        };
+        let (count, all) = pieces(None);
+        assert!(count > 3 && all.len() == 200 * 1003 && all.starts_with("000x"), "{count}");
+        assert_eq!(pieces(Some(2)), (1, format!("198{text}199{text}")));
+        assert_eq!(pieces(Some(1000)).1, all);
+        assert_eq!(pieces(Some(0)).1, "");
+    }
 }

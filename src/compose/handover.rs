@@ -106,13 +106,18 @@ impl HeartLine {
     }
 
     /// Ends the sandbox.
-    pub async fn finish(&self, exit_code: u8, message: Option<String>) -> Result<(), WireError> {
+    pub async fn finish(
+        &self,
+        exit_code: u8,
+        refused: Option<String>,
+        message: Option<String>,
+    ) -> Result<(), WireError> {
         if self.steps.are_wanted() {
             let steps = self.steps.take();
             let told = steps.into_iter().map(|step| (step.what, step.at)).collect();
             self.wire.send(&ToHeart::Steps(told), &[]).await?;
         }
-        self.wire.send(&ToHeart::Finish { exit_code: exit_code.into(), message }, &[]).await
+        self.wire.send(&ToHeart::Finish { exit_code: exit_code.into(), refused, message }, &[]).await
     }
 
     /// The next thing that the heart has to say; an error when it is gone.

@@ -43,7 +43,7 @@ use telemetry::audit::{PolicyResult, SandboxChange};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
-use crate::cli::out::{REFUSED, say, speak};
+use crate::cli::out::{REFUSED, fault, say, speak, warn};
 use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
 use crate::steps::Steps;
@@ -65,7 +65,7 @@ pub fn main() -> u8 {
     let _ = nix::sys::prctl::set_name(c"cofferdam: sup");
     // Before the first thread and the first byte from outside.
     if let Err(error) = agent::own::settle(Role::Supervisor) {
-        say(&error.to_string());
+        fault(&error.to_string());
         return REFUSED;
     }
     agent::own::share_heaps();
@@ -82,7 +82,7 @@ pub fn main() -> u8 {
     match result {
         Ok(()) => 0,
         Err(error) => {
-            say(&format!("the supervisor failed: {error}"));
+            fault(&format!("the supervisor failed: {error}"));
             REFUSED
         }
     }
@@ -121,7 +121,7 @@ async fn supervise() -> Result<(), Refused> {
         Err(error) if handover.beginning != Beginning::Sandbox => return Err(error),
         Err(error) => {
             let code = error.downcast_ref::<agents::NotStarted>().map_or(REFUSED, |refused| refused.code);
-            if heart.finish(code, Some(error.to_string())).await.is_err() {
+            if heart.finish(code, None, Some(error.to_string())).await.is_err() {
                 ending::clean_up();
                 return Err(error);
             }
@@ -269,7 +269,7 @@ async fn build(
         && let Some(why) = desk.agents.not_started()
     {
         // The others run, and the operator can set a policy that shows its program again.
-        say(&why.to_string());
+        warn(&why.to_string());
     }
     another_cage::keep_who_is_over(&desk, heart);
     if matches!(desk.beginning, Beginning::Succession | Beginning::SameCage) {
@@ -347,7 +347,7 @@ fn note_controls(stores: &Stores, cage: &CageReport) {
                 detail: missing.why.as_str().into(),
             },
         );
-        say(&format!("{} is not enforced: {}", missing.control, missing.why));
+        warn(&format!("{} is not enforced: {}", missing.control, missing.why));
     }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::slots::Slots;
-use crate::cli::out::{REFUSED, say};
+use crate::cli::out::{REFUSED, fault, warn};
 use crate::plan::slot;
 use crate::state::{BUILD_SOCKET, CONTROL_SOCKET};
 use crate::waits::GONE_WITHIN;
@@ -23,30 +23,35 @@ const SUPERVISOR_PATIENCE: Duration = Duration::from_secs(3);
 pub struct Ending {
     /// The exit code.
     pub code: u8,
-    /// What the operator should know.
+    /// What agents were refused.
+    pub refused: Option<String>,
+    /// What the operator should know besides.
     pub message: Option<String>,
 }
 
 impl Ending {
     /// As the supervisor says.
     pub fn with(exit_code: i32, message: Option<String>) -> Self {
-        Self { code: u8::try_from(exit_code).unwrap_or(REFUSED), message }
+        Self { code: u8::try_from(exit_code).unwrap_or(REFUSED), refused: None, message }
     }
 
     /// cofferdam itself failed.
     pub fn failed(message: &str) -> Self {
-        Self { code: REFUSED, message: Some(message.into()) }
+        Self::with(REFUSED.into(), Some(message.into()))
     }
 
     /// It was told to stop: 128 + SIGTERM.
     pub fn stopped(message: &str) -> Self {
-        Self { code: 143, message: Some(message.into()) }
+        Self::with(143, Some(message.into()))
     }
 
-    /// Says the last message and gives the code.
+    /// Says the last messages and gives the code.
     pub fn tell(self) -> u8 {
+        if let Some(refused) = &self.refused {
+            warn(refused);
+        }
         if let Some(message) = &self.message {
-            say(message);
+            fault(message);
         }
         self.code
     }

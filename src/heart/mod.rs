@@ -36,7 +36,7 @@ use nix::sys::signalfd::SignalFd;
 use operator::client::RawTerminal;
 
 use crate::builder::{Builder, Commission};
-use crate::cli::out::say;
+use crate::cli::out::{fault, say, warn};
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
@@ -193,7 +193,7 @@ impl Heart {
                     Life::Died => {}
                 },
                 Err(error) => {
-                    say(&format!("the supervisor could not be started: {error}"));
+                    fault(&format!("the supervisor could not be started: {error}"));
                     self.supervisor_died(None);
                 }
             }
@@ -221,7 +221,7 @@ impl Heart {
             }
             Next::Patiently { first } => {
                 if first {
-                    say(&format!(
+                    fault(&format!(
                         "no supervisor becomes ready: it is tried again every {} s; the agents go on, and nothing is let through \
                          meanwhile",
                         pace::PATIENT.as_secs()
@@ -374,7 +374,7 @@ impl Heart {
                     if let Some(fd) = fds.into_iter().next()
                         && !self.slots.keep_for_supervisor(slot, fd)
                     {
-                        say(
+                        warn(
                             "more descriptors to keep than the heart takes, or one of its own: it was dropped",
                         );
                     }
@@ -405,17 +405,17 @@ impl Heart {
                     self.old_supervisor_has_finished();
                     return Some(Life::Turn);
                 }
-                Ok(Packet { body: ToHeart::Finish { exit_code, message }, .. }) => {
+                Ok(Packet { body: ToHeart::Finish { exit_code, refused, message }, .. }) => {
                     if self.over.is_some() {
                         // Output is out and records are on disk: winding down would only take time.
                         running.child.kill();
                     }
-                    return Some(Life::End(Ending::with(exit_code, message)));
+                    return Some(Life::End(Ending { refused, ..Ending::with(exit_code, message) }));
                 }
                 // Empty, or closed: its death is seen by its pidfd.
                 Err(WireError::NotReady | WireError::Closed) => return None,
                 Err(error) => {
-                    say(&format!("an unreadable packet from the supervisor: {error}"));
+                    warn(&format!("an unreadable packet from the supervisor: {error}"));
                     return None;
                 }
             }
@@ -434,12 +434,12 @@ impl Heart {
         }
         let status = ending::reap(&running.child);
         if let Some(over) = self.over.take() {
-            say("the supervisor ended before its last records were known to be written");
+            warn("the supervisor ended before its last records were known to be written");
             return Life::End(over);
         }
         if !self.plan.quiet && !self.pace.is_patient() {
             let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
-            say(&format!("the supervisor ended {how}; starting another, the agents go on"));
+            warn(&format!("the supervisor ended {how}; starting another, the agents go on"));
         }
         self.supervisor_died(status);
         Life::Died
@@ -448,10 +448,8 @@ impl Heart {
     fn init_ended(&mut self) -> Ending {
         let status = ending::reap(&self.init);
         let how = status.map_or(String::new(), |s| format!(" by {s}"));
-        Ending {
-            code: 137,
-            message: Some(format!("the sandbox's init ended{how}, and every process of the sandbox with it")),
-        }
+        let message = format!("the sandbox's init ended{how}, and every process of the sandbox with it");
+        Ending::with(137, Some(message))
     }
 
     /// Passes signals on; ends the sandbox on the second interrupt.
@@ -464,10 +462,7 @@ impl Heart {
                 Signal::SIGINT => {
                     let now = Instant::now();
                     if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {
-                        return Some(Ending {
-                            code: 130,
-                            message: Some("interrupted twice: ended by force".into()),
-                        });
+                        return Some(Ending::with(130, Some("interrupted twice: ended by force".into())));
                     }
                     self.interrupted = Some(now);
                     match self.plan.mode {
@@ -526,7 +521,7 @@ impl Heart {
             say(&table);
         }
         if !gone {
-            say(
+            warn(
                 "the kernel has yet to end a process of the sandbox (in a dead file system, or a debugger's hands?): it runs no more code",
             );
         }

@@ -18,7 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use super::{Heart, Running, ending};
 use crate::builder::{Builder, Word};
-use crate::cli::out::say;
+use crate::cli::out::{fault, warn};
 use crate::heart::ending::Ending;
 use crate::plan::{STOP_GRACE, slot};
 use crate::state::BUILD_SOCKET;
@@ -105,7 +105,7 @@ impl Heart {
             match builder.hear() {
                 Ok(Word::Begun(init)) if self.turn.is_none() => self.turn = Some(Turn::Begun(init)),
                 Ok(Word::Begun(init)) => {
-                    say(
+                    fault(
                         "the builder has begun another cage before the last one was settled (a fault): it is not used",
                     );
                     ending::end_child(&init);
@@ -126,7 +126,7 @@ impl Heart {
                         ending::end_child(&child);
                         ending::remove(&self.slots, BUILD_SOCKET);
                     }
-                    say(&format!(
+                    warn(&format!(
                         "the builder is gone ({error}): what needs another cage needs another start now"
                     ));
                 }
@@ -182,7 +182,7 @@ impl Heart {
     /// The init of the next cage is gone before anybody was in it: agents go back to the old one.
     pub(super) fn next_cage_died(&mut self) {
         if let Some(Turn::Under { uid, by, over: false, finished, .. }) = self.turn {
-            say(
+            warn(
                 "the init of another cage ended before the agents were there: they are started again where they were",
             );
             self.end_unused();

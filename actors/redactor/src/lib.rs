@@ -3,7 +3,7 @@
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
 //! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` for streams) to what the world answers; `reference` is how a secret is named in
-//! files; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
+//! files; `unlinked` opens logs for whoever reads them; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
 pub mod ascii;
@@ -25,6 +25,7 @@ mod sieve;
 mod spelling;
 pub mod stream;
 mod tokens;
+mod unlinked;
 
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
 pub use known::SECRET_MIN;
@@ -35,3 +36,4 @@ pub use secret::{Redacted, Secret};
 pub use shared::SharedRedactor;
 pub use sieve::Sieve;
 pub use tokens::{End, kinds};
+pub use unlinked::open_unlinked;

@@ -13,17 +13,25 @@ use ractor::Actor;
 use redactor::{Redactor, SharedRedactor};
 
 fn arguments(state: &std::path::Path) -> (TelemetryArguments, SocketAddr) {
+    arguments_at(state, "127.0.0.1:0")
+}
+
+fn arguments_at(state: &std::path::Path, listen: &str) -> (TelemetryArguments, SocketAddr) {
     let redactor = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
     let audit = AuditLog::open(state, redactor, Options { queue: 16, ..Options::default() }).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind(listen).unwrap();
     let address = listener.local_addr().unwrap();
     let recorder = Recorder::install().unwrap();
     (TelemetryArguments { audit, recorder, listener: Some(Arc::new(listener)) }, address)
 }
 
 fn ask(address: SocketAddr, request: &str) -> String {
+    ask_as(address, "localhost", request)
+}
+
+fn ask_as(address: SocketAddr, host: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -52,6 +60,31 @@ async fn the_endpoint_serves_metrics_and_health_and_nothing_else() {
     assert!(sink.record(operator()).is_ok());
     actor.stop(None);
     join.await.unwrap();
+}
+
+/// A site whose name leads to this machine's loopback reads nothing there; where the operator serves the network, names are the operator's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_of_somebody_elses_reads_no_metrics_on_the_loopback() {
+    for (listen, is_loopback) in [("127.0.0.1:0", true), ("0.0.0.0:0", false)] {
+        let state = tempfile::tempdir().unwrap();
+        let (arguments, address) = arguments_at(state.path(), listen);
+        let (actor, join) = TelemetryActor::spawn(None, TelemetryActor, arguments).await.unwrap();
+        let served = SocketAddr::from(([127, 0, 0, 1], address.port()));
+        let get = |host: String, path: &'static str| {
+            tokio::task::spawn_blocking(move || ask_as(served, &host, &format!("GET {path}")))
+        };
+        for host in [served.to_string(), format!("localhost:{}", served.port())] {
+            let page = get(host, "/metrics").await.unwrap();
+            assert!(page.starts_with("HTTP/1.1 200") && page.contains("# HELP"), "{page}");
+        }
+        for path in ["/metrics", "/healthz", "/"] {
+            let page = get(format!("rebound.example.com:{}", served.port()), path).await.unwrap();
+            assert_eq!(page.starts_with("HTTP/1.1 403"), is_loopback, "{listen}{path}: {page}");
+            assert!(!is_loopback || page.contains("localhost") && !page.contains("# HELP"), "{page}");
+        }
+        actor.stop(None);
+        join.await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

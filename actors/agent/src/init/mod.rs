@@ -313,6 +313,10 @@ fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, Ca
     match Rules::make(plan) {
         Ok(rules) => Ok(Some(rules)),
         Err(LandlockError::Missing(path)) => Err(CageFailure::MissingPath(path.display().to_string())),
+        // Whatever the enforcement: else an agent could have the next cage built without this wall.
+        Err(error @ LandlockError::Redirected(_)) => {
+            Err(at_step("making Landlock's rules")(io::Error::other(error.to_string())))
+        }
         Err(error) => missing.note(Control::Landlock, error.to_string()).map(|()| None),
     }
 }

@@ -73,8 +73,8 @@ pub(crate) fn process_of(thread: i32, likely: Option<i32>) -> io::Result<i32> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable status"))
 }
 
-/// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it, whoever got
-/// its number.
+/// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it, and nobody is
+/// signalled in its place, whoever got its number.
 #[derive(Debug)]
 pub(crate) struct Opened {
     directory: OwnedFd,
@@ -83,7 +83,8 @@ pub(crate) struct Opened {
 
 impl Opened {
     pub(crate) fn open(proc: BorrowedFd<'_>, pid: i32) -> io::Result<Self> {
-        let directory = directory::open(proc, &pid.to_string(), libc::O_PATH | libc::O_DIRECTORY)?;
+        // Not by `O_PATH`: the kernel sends no signal by such a descriptor.
+        let directory = directory::open(proc, &pid.to_string(), libc::O_RDONLY | libc::O_DIRECTORY)?;
         let stat = directory::open(directory.as_fd(), "stat", libc::O_RDONLY)?.into();
         Ok(Self { directory, stat })
     }
@@ -99,6 +100,11 @@ impl Opened {
         directory::read_link(self.directory.as_fd(), "exe", &mut text).map(<[u8]>::to_vec)
     }
 
+    /// Signals it (pidfd_send_signal(2), which takes this directory for a pidfd).
+    pub(crate) fn signal(&self, signo: i32) -> io::Result<()> {
+        sys::signals::send(self.directory.as_fd(), signo)
+    }
+
     /// The program itself.
     pub(crate) fn open_executable(&self) -> io::Result<File> {
         self.read("exe")
@@ -108,6 +114,11 @@ impl Opened {
     pub(crate) fn executable(&self) -> io::Result<(u64, u64)> {
         let found = nix::sys::stat::fstatat(&self.directory, "exe", nix::fcntl::AtFlags::empty())?;
         Ok((found.st_dev, found.st_ino))
+    }
+
+    /// What it was executed with, as far as it hasn't written over that.
+    pub(crate) fn open_environment(&self) -> io::Result<File> {
+        self.read("environ")
     }
 
     pub(crate) fn open_maps(&self) -> io::Result<File> {

@@ -1,15 +1,17 @@
 //! What an ended agent left behind: found by the mark in its environment, and killed, so that the next start finds its ports free.
 //!
+//! Who is killed is who was looked at: by one descriptor, never by a number, which another agent's process may have got meanwhile.
+//!
 //! A process that took the mark off isn't found: it stays under the same cage, and ends with the sandbox. To read an environment costs what
 //! its owner makes of it, and waits for the lock of that memory; so a search is made in slices, between which init serves everybody else.
 
-use super::process::{Stat, pids};
+use super::process::{Opened, Stat, pids};
 use crate::protocol::RequestId;
-use crate::sys;
 use crate::sys::directory::ENTRIES;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 /// Processes looked at, and how often.
@@ -29,7 +31,7 @@ pub(super) struct Search {
     pub(super) agent: String,
     marker: String,
     /// Still to be looked at in this pass.
-    left: Vec<i32>,
+    left: Vec<Candidate>,
     passes: usize,
     killed: bool,
 }
@@ -43,16 +45,16 @@ impl Search {
     /// Goes on for a slice: whether it is through.
     pub(super) fn go_on(&mut self, running: &[i32]) -> io::Result<bool> {
         let begun = Instant::now();
+        let proc = File::open("/proc")?;
         while begun.elapsed() < SLICE {
             match self.left.pop() {
-                Some(pid) if is_marked(pid, self.marker.as_bytes()) => {
-                    self.killed |= sys::signals::kill(pid, false, libc::SIGKILL).is_ok();
+                Some(candidate) => {
+                    self.killed |= candidate.kill_if_marked(proc.as_fd(), self.marker.as_bytes())
                 }
-                Some(_) => {}
                 None if !std::mem::take(&mut self.killed) || self.passes == STRAY_PASSES => return Ok(true),
                 None => {
                     self.passes += 1;
-                    self.left = candidates(running)?;
+                    self.left = candidates(proc.as_fd(), running)?;
                 }
             }
         }
@@ -60,14 +62,33 @@ impl Search {
     }
 }
 
+/// Whose descent was looked at.
+struct Candidate {
+    pid: i32,
+    /// Whoever has the number and began at another time is somebody else, whose descent nobody has looked at.
+    start_time: u64,
+}
+
+impl Candidate {
+    /// Kills it, if it is still itself and marked. Whether it was killed.
+    fn kill_if_marked(&self, proc: BorrowedFd<'_>, marker: &[u8]) -> bool {
+        Opened::open(proc, self.pid).is_ok_and(|process| {
+            process.stat().is_ok_and(|now| now.start_time == self.start_time)
+                && is_marked(&process, marker)
+                && process.signal(libc::SIGKILL).is_ok()
+        })
+    }
+}
+
 /// Every process that descends from none of these.
-fn candidates(running: &[i32]) -> io::Result<Vec<i32>> {
-    let proc = std::fs::File::open("/proc")?;
-    let mut all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_STRAYS)?.unwrap_or_default();
-    let parents: BTreeMap<i32, i32> =
-        all.iter().filter_map(|pid| Stat::read(*pid).ok().map(|stat| (*pid, stat.parent))).collect();
+fn candidates(proc: BorrowedFd<'_>, running: &[i32]) -> io::Result<Vec<Candidate>> {
+    let mut all = pids(proc, &mut vec![0; ENTRIES], MAX_STRAYS)?.unwrap_or_default();
+    let stats: BTreeMap<i32, Stat> =
+        all.iter().filter_map(|pid| Stat::read(*pid).ok().map(|stat| (*pid, stat))).collect();
+    let parents = stats.iter().map(|(pid, stat)| (*pid, stat.parent)).collect();
     all.retain(|pid| *pid != 1 && !descends(*pid, running, &parents));
-    Ok(all)
+    let candidate = |pid| stats.get(&pid).map(|stat| Candidate { pid, start_time: stat.start_time });
+    Ok(all.into_iter().filter_map(candidate).collect())
 }
 
 fn descends(pid: i32, from: &[i32], parents: &BTreeMap<i32, i32>) -> bool {
@@ -86,9 +107,10 @@ fn descends(pid: i32, from: &[i32], parents: &BTreeMap<i32, i32>) -> bool {
 }
 
 /// Zombies have no environment: they are nobody's.
-fn is_marked(pid: i32, marker: &[u8]) -> bool {
+fn is_marked(process: &Opened, marker: &[u8]) -> bool {
     let mut environment = Vec::new();
-    std::fs::File::open(format!("/proc/{pid}/environ"))
+    process
+        .open_environment()
         .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment))
         // By their ends: of one that is cut off nobody knows what it is.
         .is_ok_and(|_| {
@@ -96,4 +118,49 @@ fn is_marked(pid: i32, marker: &[u8]) -> bool {
                 .split_inclusive(|byte| *byte == 0)
                 .any(|variable| variable.strip_suffix(&[0]) == Some(marker))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+
+    /// Marked, and in its program already: it has the environment that it was given. It waits for what is never written.
+    fn marked() -> (Child, i32, u64) {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "echo; read -r line"]).env("MARK", "it");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = child.id() as i32;
+        let start_time = Stat::read(pid).unwrap().start_time;
+        (child, pid, start_time)
+    }
+
+    #[test]
+    fn who_got_the_number_of_a_stray_is_spared() {
+        let proc = File::open("/proc").unwrap();
+        let (mut child, pid, start_time) = marked();
+        // It was looked at when somebody else had its number, who began before it.
+        let another = Candidate { pid, start_time: start_time - 1 };
+        assert!(!another.kill_if_marked(proc.as_fd(), b"MARK=it"));
+        let itself = Candidate { pid, start_time };
+        assert!(!itself.kill_if_marked(proc.as_fd(), b"MARK=i"), "another mark");
+        // It waits still: nothing has killed it so far.
+        assert!(!Stat::read(pid).unwrap().is_ending());
+        assert!(itself.kill_if_marked(proc.as_fd(), b"MARK=it"));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(!itself.kill_if_marked(proc.as_fd(), b"MARK=it"));
+    }
+
+    #[test]
+    fn a_signal_reaches_the_process_that_was_opened_or_nobody() {
+        let proc = File::open("/proc").unwrap();
+        let (mut child, pid, _) = marked();
+        let process = Opened::open(proc.as_fd(), pid).unwrap();
+        process.signal(libc::SIGTERM).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        // Its number is free from here on, and may be anybody's.
+        assert_eq!(process.signal(libc::SIGTERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
 }

@@ -2,15 +2,21 @@
 //! sockets between the agents of one sandbox.
 //!
 //! The rules are made once in init, inside the finished root, and every child restricts itself by them, each in a
-//! domain of its own. Rights: the newest the kernel knows of those listed here. What an older kernel lacks is covered
+//! domain of its own. What the policy names is opened as its mounts were, through no link that agents can have put there: those of the cage
+//! before may run still, and write to what is shown. Rights: the newest the kernel knows of those listed here. What an older kernel lacks is covered
 //! elsewhere, as [`super::landlock_versions`] says, so ABI 1 is enough to start under strict enforcement; none at all
 //! isn't. What the kernel knows and refuses all the same is an error, never a rule less.
 
-use crate::plan::{CagePlan, Control, RUN_DIR, TcpPorts};
+use super::links::{self, Astray};
+use super::paths;
+use crate::plan::{CagePlan, Control, PathRule, RUN_DIR, TcpPorts, WORKSPACE};
+use crate::sys;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +35,9 @@ pub enum LandlockError {
     /// A path that isn't optional isn't there.
     #[error("{0} doesn't exist")]
     Missing(PathBuf),
+    /// A path leads through a link that an agent has put there.
+    #[error("{0} leads through a link that an agent can change, or could")]
+    Redirected(PathBuf),
     /// The kernel has no Landlock, or it is switched off.
     #[error("this kernel has no Landlock (Linux 5.13 or newer, with `landlock` in the lsm= list)")]
     Unavailable,
@@ -82,26 +91,28 @@ impl Rules {
         }
         let mut rules = Making { ruleset: ruleset.create()? };
         // What is below is what the policy shows: that it is there is no secret, and `ls /` is what every tour begins with.
-        rules.allow(Path::new("/"), false, make_bitflags!(AccessFs::{ReadDir}))?;
+        rules.allow_own("/", make_bitflags!(AccessFs::{ReadDir}))?;
         for path in ALWAYS_READABLE {
-            rules.allow(Path::new(path), true, readable())?;
+            rules.allow_own(path, readable())?;
         }
         for path in ALWAYS_USABLE {
-            rules.allow(Path::new(path), true, make_bitflags!(AccessFs::{ReadFile | WriteFile}))?;
+            rules.allow_own(path, make_bitflags!(AccessFs::{ReadFile | WriteFile}))?;
         }
         for path in TERMINALS {
-            rules.allow(Path::new(path), true, terminal())?;
+            rules.allow_own(path, terminal())?;
         }
-        rules.allow(Path::new("/dev/shm"), true, read_write() & !BitFlags::from(AccessFs::Execute))?;
+        rules.allow_own("/dev/shm", read_write() & !BitFlags::from(AccessFs::Execute))?;
+        let mut agents = paths::agents_places(plan);
+        agents.push(WORKSPACE.into());
         for rule in &plan.paths.read_only {
-            rules.allow(&rule.path, rule.optional, read_only())?;
+            rules.allow_named(rule, &agents, read_only())?;
         }
         for rule in &plan.paths.read_write {
-            rules.allow(&rule.path, rule.optional, read_write())?;
+            rules.allow_named(rule, &agents, read_write())?;
         }
         if plan.paths.read_only.iter().any(|rule| rule.path.starts_with("/usr")) {
-            for path in super::paths::WITH_USR {
-                rules.allow(Path::new(path), true, read_only())?;
+            for path in paths::WITH_USR {
+                rules.allow_named(&PathRule { path: path.into(), optional: true }, &agents, read_only())?;
             }
         }
         if let Some(tcp) = tcp {
@@ -141,21 +152,39 @@ struct Making {
 }
 
 impl Making {
-    fn allow(
+    /// What the cage itself has made, where it has; no agent has written there yet.
+    fn allow_own(&mut self, path: &str, access: BitFlags<AccessFs>) -> Result<(), LandlockError> {
+        match PathFd::new(path) {
+            Ok(place) => self.allow(place, Path::new(path), access),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn allow_named(
         &mut self,
-        path: &Path,
-        optional: bool,
+        PathRule { path, optional }: &PathRule,
+        agents: &[PathBuf],
         access: BitFlags<AccessFs>,
     ) -> Result<(), LandlockError> {
-        let meta = match std::fs::metadata(path) {
-            Ok(meta) => meta,
-            Err(_) if optional => return Ok(()),
-            Err(_) => return Err(LandlockError::Missing(path.to_owned())),
-        };
+        match open_named(path, agents) {
+            Ok(place) => self.allow(place, path, access),
+            Err(LandlockError::Missing(_)) if *optional => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn allow(
+        &mut self,
+        place: impl AsFd,
+        path: &Path,
+        access: BitFlags<AccessFs>,
+    ) -> Result<(), LandlockError> {
+        let missing = |_: io::Error| LandlockError::Missing(path.to_owned());
+        let meta =
+            place.as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata()).map_err(missing)?;
         // Rights on what is in a directory make no sense on a file, and the kernel refuses them.
         let access = if meta.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
-        let opened = PathFd::new(path).map_err(|_| LandlockError::Missing(path.to_owned()))?;
-        (&mut self.ruleset).add_rule(PathBeneath::new(opened, access))?;
+        (&mut self.ruleset).add_rule(PathBeneath::new(place, access))?;
         Ok(())
     }
 
@@ -170,8 +199,75 @@ impl Making {
     }
 }
 
+/// What a path of the policy leads to, by its real place; a link that lies there by now was put there since that was found.
+fn open_named(path: &Path, agents: &[PathBuf]) -> Result<OwnedFd, LandlockError> {
+    let redirected = || LandlockError::Redirected(path.to_owned());
+    let missing = |_: io::Error| LandlockError::Missing(path.to_owned());
+    let real = links::follow(path, agents).map_err(|astray| match astray {
+        Astray::Changeable(_) => redirected(),
+        Astray::Io(error) => missing(error),
+    })?;
+    let root = File::open("/").map_err(missing)?;
+    let below = real.strip_prefix("/").ok().filter(|below| *below != Path::new(""));
+    sys::beneath::open_place(root.as_fd(), below.unwrap_or(Path::new("."))).map_err(|error| {
+        match error.raw_os_error() {
+            Some(libc::ELOOP) => redirected(),
+            _ => missing(error),
+        }
+    })
+}
+
 /// The kernel's Landlock ABI version, 0 when it has none (landlock_create_ruleset(2)).
 #[must_use]
 pub fn abi_version() -> u32 {
     crate::sys::process::landlock_abi()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Id, Ids};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_rule_is_made_through_a_link_of_an_agents() {
+        if abi_version() == 0 {
+            return eprintln!("SKIPPED: this kernel has no Landlock");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let real = std::fs::canonicalize(dir.path()).unwrap();
+        let at = |name: &str| real.join(name);
+        for made in ["workspace/sub", "written/sub", "before", "theirs/sub", "secret/sub"] {
+            std::fs::create_dir_all(at(made)).unwrap();
+        }
+        for place in ["workspace", "written", "before"] {
+            symlink(at("secret"), at(place).join("link")).unwrap();
+        }
+        symlink(at("theirs"), at("operators")).unwrap();
+        symlink("/", at("root")).unwrap();
+        let ids = Ids::Rootless { operator: Id { uid: 1, gid: 1 } };
+        let made = |name: &str, optional: bool, writable: bool| {
+            let mut plan = CagePlan::new("box", ids, at("workspace"));
+            plan.written_before = [at("before")].into();
+            plan.paths.read_write = vec![PathRule { path: at("written"), optional: false }];
+            let named = if writable { &mut plan.paths.read_write } else { &mut plan.paths.read_only };
+            named.push(PathRule { path: at(name), optional });
+            Rules::make(&plan)
+        };
+        for (optional, writable) in [(false, false), (true, false), (false, true), (true, true)] {
+            for name in ["workspace/link", "written/link/sub", "before/link"] {
+                let refused = made(name, optional, writable);
+                assert!(
+                    matches!(&refused, Err(LandlockError::Redirected(path)) if *path == at(name)),
+                    "{name}: {refused:?}"
+                );
+            }
+            for name in ["workspace/sub", "written/sub", "before", "operators/sub"] {
+                made(name, optional, writable).unwrap();
+            }
+            let absent = made("before/absent", optional, writable);
+            assert_eq!(absent.is_ok(), optional, "{absent:?}");
+        }
+        made("root", false, false).unwrap();
+    }
 }

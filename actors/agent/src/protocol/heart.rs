@@ -85,6 +85,8 @@ pub enum ToHeart {
     Finish {
         /// The exit code of the whole.
         exit_code: i32,
+        /// What agents were refused, for the operator.
+        refused: Option<String>,
         /// A last line for the operator.
         message: Option<String>,
     },

@@ -209,14 +209,9 @@ pub fn open_all(directory: &Path) -> Result<Vec<(PathBuf, File)>, AuditError> {
     Err(AuditError::Io { what: "reading", path: directory.to_owned(), source })
 }
 
-/// Opens what is there for reading, and nothing else: a gateway in strange hands has a hand in the directory too, and root, who reads a log,
-/// may read what it may not.
+/// Opens what is there for reading, and nothing else.
 pub(super) fn open_to_read(path: &Path) -> Result<File, AuditError> {
-    let mut options = OpenOptions::new();
-    // A pipe in its place would wait for a writer.
-    options.read(true).custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC);
-    let file = options.open(path).map_err(io("opening", path))?;
-    Ok(regular(file, path)?.0)
+    redactor::open_unlinked(path).map_err(io("opening", path))
 }
 
 fn regular(file: File, path: &Path) -> Result<(File, std::fs::Metadata), AuditError> {

@@ -2,6 +2,7 @@
 //! recorder, which lives above every actor and is installed once a process. No label value may come from an agent:
 //! names come from the configuration, the policy or closed sets.
 
+mod asked;
 mod names;
 mod recorder;
 mod registry;

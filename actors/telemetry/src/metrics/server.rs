@@ -1,5 +1,5 @@
 //! The metrics endpoint: `GET /metrics` and `GET /healthz` over HTTP/1.1 on a listener that lives above the actor.
-//! Serves nothing else, keeps few connections, and gives a slow client a deadline.
+//! Serves nothing else, keeps few connections, and gives a slow client a deadline. On the loopback it is asked by this machine's names.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use super::asked::is_for_this_machine;
 use super::recorder::Recorder;
 
 /// Connections served at once; more wait in the listen queue. A scraper needs one.
@@ -34,12 +35,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// Told to who asks by a name that leads to the loopback, and isn't this machine's.
+const OTHER_NAME: &str = "these metrics are for this machine: ask for them at the address on which they are served, or at localhost\n";
+
 /// Says whether all is well: `Err` is the reason that `/healthz` answers 503 with.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Serves until aborted. Connections end with it.
 pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let any_name = listener.local_addr().is_ok_and(|address| !address.ip().is_loopback());
     let mut connections = JoinSet::new();
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -48,7 +53,7 @@ pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
                 let (recorder, check) = (recorder.clone(), Arc::clone(&check));
                 connections.spawn(async move {
                     let _permit = permit;
-                    connection(stream, recorder, check).await;
+                    connection(stream, any_name, recorder, check).await;
                 });
             }
             Err(error) => {
@@ -61,11 +66,14 @@ pub async fn serve(listener: TcpListener, recorder: Recorder, check: Check) {
 }
 
 /// One request and its answer. Nobody keeps a connection, and with it a place, for the next one.
-async fn connection(stream: TcpStream, recorder: Recorder, check: Check) {
+async fn connection(stream: TcpStream, any_name: bool, recorder: Recorder, check: Check) {
     let asked = Notify::new();
     let service = service_fn(|request: Request<Incoming>| {
         asked.notify_one();
-        let response = respond(request.method(), request.uri().path(), &recorder, &check);
+        let response = match any_name || is_for_this_machine(request.uri(), request.headers()) {
+            true => respond(request.method(), request.uri().path(), &recorder, &check),
+            false => answer(StatusCode::FORBIDDEN, TEXT_TYPE, OTHER_NAME.to_owned()),
+        };
         async move { Ok::<_, Infallible>(response) }
     });
     let serving = http1::Builder::new()
@@ -94,11 +102,16 @@ fn respond(method: &Method, path: &str, recorder: &Recorder, check: &Check) -> R
         },
         _ => (StatusCode::NOT_FOUND, TEXT_TYPE, "only /metrics and /healthz\n".to_owned()),
     };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    let mut response = answer(status, kind, body);
     if status == StatusCode::METHOD_NOT_ALLOWED {
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
+    response
+}
+
+fn answer(status: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
