@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::absence::Absence;
 use crate::address::{self, Dialled};
 use crate::answer::{Known, Refusal};
 use crate::body::empty;
@@ -136,10 +137,16 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
 }
 
 /// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, or nobody can tell which one does,
-/// and that is put on record.
+/// and that is put on record; or when nobody is there any more to whom they could.
 async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
+    let left = async {
+        meter.hushed.notified().await;
+        let mut absence = Absence::of(&conn.claim);
+        poll_fn(|cx| absence.poll_gone(cx, true)).await;
+    };
     tokio::select! {
         () = live.revoked() => Stop::Fallen,
+        () = left => Stop::Left,
         (why, denial) = conn.claim.changes_hands(|| meter.moved()) => {
             outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
             why
@@ -189,7 +196,7 @@ async fn relayed<T: Side>(
         let mut stop = pin!(stop(conn, &known, &live, &meter));
         let begun = tokio::select! {
             begun = begin(stream, surplus, upstream, &destination, &meter) => begun,
-            why = &mut stop => Err(Over::Ended(End::Stopped(why))),
+            why = &mut stop => Err(Over::Ended(why.into())),
             () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
         };
         match begun {

@@ -164,7 +164,7 @@ where
 {
     let (mut agent_in, mut agent_out) = tokio::io::split(agent);
     let (mut upstream_in, mut upstream_out) = tokio::io::split(upstream);
-    let Meter { up, down } = meter;
+    let Meter { up, down, .. } = meter;
     let ending = CancellationToken::new();
     let (stopped, to_agent, to_upstream) = {
         let mut upward = pin!(async {
