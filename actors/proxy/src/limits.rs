@@ -131,6 +131,7 @@ pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
 /// request waits for its server, or once it has said all on a relayed tunnel.
 pub const HOLDER_LOOK: Duration = Duration::from_secs(1);
 /// Looks in a row that tell nobody who holds such a connection, while bytes pass on it: long enough for a holder's fork or a moment's load.
+/// Then nothing passes until one tells.
 pub const MAX_UNTOLD_LOOKS: u32 = 10;
 /// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
 /// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.

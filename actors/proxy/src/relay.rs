@@ -7,8 +7,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,12 +29,24 @@ pub struct Meter {
     pub down: AtomicU64,
     /// Told when the agent has said all, or is gone: from here both look alike.
     pub hushed: Notify,
+    /// Whether nothing may pass for now. Who lets go of it has whatever is held polled again.
+    pub held: AtomicBool,
 }
 
 impl Meter {
     /// Both ways together.
     pub fn moved(&self) -> u64 {
         self.up.load(Ordering::Relaxed).wrapping_add(self.down.load(Ordering::Relaxed))
+    }
+
+    /// What passes bytes, but for as long as nothing may.
+    pub(crate) async fn unless_held<T>(&self, passing: impl Future<Output = T>) -> T {
+        let mut passing = pin!(passing);
+        poll_fn(|cx| match self.held.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => passing.as_mut().poll(cx),
+        })
+        .await
     }
 
     /// One direction, the agent's, until it ended and the server was told.
@@ -80,9 +92,6 @@ pub enum Stop {
     /// Another program holds the agent's end.
     #[error("another program holds this connection")]
     Hands,
-    /// For too long nobody could tell who holds it.
-    #[error("nobody can tell which program holds this connection")]
-    Untold,
     /// The agent has closed its end.
     #[error("the client is gone")]
     Left,
@@ -134,7 +143,7 @@ where
         )
     };
     let end = tokio::select! {
-        _ = both => End::Done,
+        _ = meter.unless_held(both) => End::Done,
         () = quiet(meter, TUNNEL_IDLE) => End::Idle,
         why = stop => why.into(),
     };

@@ -113,7 +113,7 @@ impl Side for TcpStream {
                 )
             };
             tokio::select! {
-                _ = both => End::Done,
+                _ = meter.unless_held(both) => End::Done,
                 () = quiet(meter, TUNNEL_IDLE) => End::Idle,
                 why = stop => why.into(),
             }

@@ -136,9 +136,16 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     ended(conn, known, relayed, fault, started);
 }
 
-/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, or nobody can tell which one does,
-/// and that is put on record; or when nobody is there any more to whom they could.
+/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, which is put on record; or nobody is
+/// there any more to whom they could. While nobody can tell for long which program holds it, nothing passes; that is on record, too.
 async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
+    let refused = |denial| {
+        outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
+    };
+    let hold = |untold: Option<Denial>| {
+        meter.held.store(untold.is_some(), Ordering::Relaxed);
+        untold.into_iter().for_each(refused);
+    };
     let left = async {
         meter.hushed.notified().await;
         let mut absence = Absence::of(&conn.claim);
@@ -147,8 +154,8 @@ async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
     tokio::select! {
         () = live.revoked() => Stop::Fallen,
         () = left => Stop::Left,
-        (why, denial) = conn.claim.changes_hands(|| meter.moved()) => {
-            outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
+        (why, denial) = conn.claim.changes_hands(|| meter.moved(), hold) => {
+            denial.into_iter().for_each(refused);
             why
         }
     }
@@ -195,7 +202,7 @@ async fn relayed<T: Side>(
         // From the beginning: a server may speak first, and for long, to whoever listens.
         let mut stop = pin!(stop(conn, &known, &live, &meter));
         let begun = tokio::select! {
-            begun = begin(stream, surplus, upstream, &destination, &meter) => begun,
+            begun = meter.unless_held(begin(stream, surplus, upstream, &destination, &meter)) => begun,
             why = &mut stop => Err(Over::Ended(why.into())),
             () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
         };

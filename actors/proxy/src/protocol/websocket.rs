@@ -178,8 +178,8 @@ where
         let guard = talk.and_then(|talk| talk.guard);
         let mut downward = pin!(unread(guard, (&mut upstream_in, &mut agent_out), down, &ending));
         let stopped = tokio::select! {
-            stopped = &mut upward => stopped,
-            _ = &mut downward => Stop::Gone,
+            stopped = meter.unless_held(&mut upward) => stopped,
+            _ = meter.unless_held(&mut downward) => Stop::Gone,
             why = stop => Stop::Told(why),
             () = quiet(meter, TUNNEL_IDLE) => Stop::Idle,
         };
