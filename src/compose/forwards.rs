@@ -145,7 +145,7 @@ async fn accept(listener: TcpListener, to: u16, init: InitClient, place: impl Fn
 }
 
 async fn carry(
-    mut outside: TcpStream,
+    outside: TcpStream,
     to: u16,
     init: &InitClient,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
