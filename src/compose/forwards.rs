@@ -3,7 +3,9 @@
 //! The actor owns the accept loops; a connection's copying is a task of its own that outlives it. Nothing here judges:
 //! who may reach the host's port is the operator's decision, and nothing goes the other way.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use agent::InitClient;
 use nix::sys::socket::{setsockopt, sockopt};
 use policy::{Party, Share, Shares, Spent};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -49,7 +52,7 @@ pub struct Forwarded {
 }
 
 /// The planned forwards whose listeners the heart keeps.
-pub fn handed_over(planned: &[Forward], handover: &mut Handover) -> std::io::Result<Vec<Forwarded>> {
+pub fn handed_over(planned: &[Forward], handover: &mut Handover) -> io::Result<Vec<Forwarded>> {
     let listeners = planned
         .iter()
         .enumerate()
@@ -142,19 +145,51 @@ async fn accept(listener: TcpListener, to: u16, init: InitClient, place: impl Fn
 }
 
 async fn carry(
-    mut outside: TcpStream,
+    outside: TcpStream,
     to: u16,
     init: &InitClient,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut inside = init.connect_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
+    let inside = init.connect_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, to))).await?;
     outside.set_nodelay(true)?;
     notice_its_loss(&outside)?;
     inside.set_nodelay(true)?;
-    tokio::io::copy_bidirectional(&mut outside, &mut inside).await?;
-    Ok(())
+    Ok(copy(outside, inside).await?)
 }
 
-/// Has the kernel end a connection whose client is gone.
+/// Copies both ways until both are done, or the client's connection is lost: of a client that has sent its last, and then goes, no read
+/// or write tells while the agent is silent.
+async fn copy(mut outside: TcpStream, mut inside: TcpStream) -> io::Result<()> {
+    let (mut client_reads, mut client_writes) = outside.split();
+    let (mut agent_reads, mut agent_writes) = inside.split();
+    let mut asked = pin!(async move {
+        tokio::io::copy(&mut client_reads, &mut agent_writes).await?;
+        agent_writes.shutdown().await?;
+        io::Result::Ok(client_reads)
+    });
+    let mut answered = pin!(async move {
+        tokio::io::copy(&mut agent_reads, &mut client_writes).await?;
+        client_writes.shutdown().await
+    });
+    tokio::select! {
+        asked = &mut asked => {
+            let client = asked?;
+            tokio::select! {
+                answered = &mut answered => answered,
+                lost = client.as_ref().ready(Interest::ERROR) => {
+                    lost?;
+                    Err(io::ErrorKind::ConnectionReset.into())
+                }
+            }
+        }
+        answered = &mut answered => {
+            answered?;
+            asked.await.map(drop)
+        }
+    }
+}
+
+/// Has the kernel end a connection whose client is gone, which also tells of one that has closed it and is silent since: its kernel, asked
+/// again, knows nothing of it any more.
 fn notice_its_loss(client: &TcpStream) -> nix::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     setsockopt(client, sockopt::TcpKeepIdle, &seconds(ASKED_AFTER))?;
@@ -166,6 +201,7 @@ fn notice_its_loss(client: &TcpStream) -> nix::Result<()> {
 #[cfg(test)]
 mod tests {
     use nix::sys::socket::getsockopt;
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -177,5 +213,42 @@ mod tests {
         assert!(getsockopt(&client, sockopt::KeepAlive).unwrap());
         assert_eq!(getsockopt(&client, sockopt::TcpKeepIdle).unwrap(), 60);
         assert_eq!(getsockopt(&client, sockopt::TcpKeepInterval).unwrap(), 15);
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (one, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_lost_after_its_last_byte_keeps_no_place() {
+        let ((mut client, outside), (inside, mut agent)) = (pair().await, pair().await);
+        let copying = tokio::spawn(copy(outside, inside));
+        client.write_all(b"all").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        agent.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"all");
+        // What the kernel of a client that is gone says when it is asked for it.
+        client.set_zero_linger().unwrap();
+        drop(client);
+        let over = tokio::time::timeout(Duration::from_secs(60), copying).await.expect("it is over");
+        assert_eq!(over.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(agent.read(&mut [0]).await.unwrap(), 0, "and the agent may close");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_only_sends_no_more_gets_its_answer() {
+        let ((mut client, outside), (inside, mut agent)) = (pair().await, pair().await);
+        let copying = tokio::spawn(copy(outside, inside));
+        client.shutdown().await.unwrap();
+        assert_eq!(agent.read(&mut [0]).await.unwrap(), 0);
+        agent.write_all(b"answer").await.unwrap();
+        drop(agent);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"answer");
+        copying.await.unwrap().unwrap();
     }
 }

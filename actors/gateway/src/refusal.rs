@@ -178,13 +178,10 @@ impl From<Misshapen> for Refusal {
                 ..bad(StatusCode::METHOD_NOT_ALLOWED, &format!("this path takes {takes}"))
             },
             Misshapen::Query => bad(StatusCode::BAD_REQUEST, "this path takes no such query"),
-            Misshapen::ContentType => bad(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "the body must be declared `content-type: application/json`",
-            ),
-            Misshapen::ContentEncoding => {
-                bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed")
+            Misshapen::ContentType => {
+                bad(StatusCode::BAD_REQUEST, "the body must be declared `content-type: application/json`")
             }
+            Misshapen::ContentEncoding => bad(StatusCode::BAD_REQUEST, "the body must not be compressed"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Clients that are gone while a request of theirs waits for its server.
+//! Clients that are gone while a request of theirs waits for its server, or a tunnel on which they have said all.
 //!
-//! HTTP/1's library reads nothing while it answers, and a client that has closed its end looks from here like one that only sends no more:
-//! a FIN, until something is written to it. The kernel knows the difference ([`Identify::is_open`]), so it is asked
+//! HTTP/1's library reads nothing while it answers, and a client that has closed its end looks from here like one that only sends no more,
+//! as it does in a tunnel: a FIN, until something is written to it. The kernel knows the difference ([`Identify::is_open`]), so it is asked
 //! about the client's end now and then. Costs a connection nothing between two requests, and a request that is answered
 //! soon a reading of the clock. Must never take a client for gone where that can't be told.
 //!
@@ -28,7 +28,7 @@ impl Absence {
         Self { claim: Arc::clone(claim), next: Timer::default(), look: None }
     }
 
-    /// Ready when the client is found gone; looks only while a request `waits`.
+    /// Ready when the client is found gone; looks only while something `waits`.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>, waits: bool) -> Poll<()> {
         if !waits {
             self.next.clear();

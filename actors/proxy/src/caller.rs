@@ -287,25 +287,42 @@ impl Claim {
     }
 
     /// Resolves when somebody else is seen to hold the connection while `moves` shows that something passes. For bytes that nobody
-    /// judges one by one: a look that tells nobody ends nothing, since nobody new is known to speak; [`MAX_UNTOLD_LOOKS`] in a row do,
-    /// for who they are may be what somebody hides.
-    pub(crate) async fn changes_hands(self: &Arc<Self>, moves: impl Fn() -> u64) -> (Stop, Denial) {
-        let (mut before, mut untold) = (moves(), 0);
+    /// judges one by one: a look that tells nobody stops nothing, since nobody new is known to speak. Of [`MAX_UNTOLD_LOOKS`] in a row
+    /// `hold` is told, since who they are may be what somebody hides: nothing may pass until it is told of nothing more. Nor is it the end,
+    /// for looks may come to nothing by another agent's doing; but that of one that its client has left meanwhile, which nobody reads.
+    pub(crate) async fn changes_hands(
+        self: &Arc<Self>,
+        moves: impl Fn() -> u64,
+        hold: impl Fn(Option<Denial>),
+    ) -> (Stop, Option<Denial>) {
+        let (mut before, mut untold) = (moves(), 0_u32);
         loop {
             tokio::time::sleep(HOLDER_LOOK).await;
-            let now = moves();
-            if now == before {
+            let (now, held) = (moves(), untold >= MAX_UNTOLD_LOOKS);
+            if now == before && !held {
                 continue;
             }
             before = now;
             match self.judged().await {
                 // Who has too many is told so, and ended, by whoever watches the connection.
-                Ok(_) | Err(Unjudged::TooMany(_)) => untold = 0,
-                Err(Unjudged::Another(denial)) => return (Stop::Hands, denial),
+                Ok(_) | Err(Unjudged::TooMany(_)) => {
+                    untold = 0;
+                    if held {
+                        hold(None);
+                        // Whatever was held is polled with this, and maybe before.
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Err(Unjudged::Another(denial)) => return (Stop::Hands, Some(denial)),
+                Err(Unjudged::Untold(_)) if held => {
+                    if !self.is_open().await {
+                        return (Stop::Left, None);
+                    }
+                }
                 Err(Unjudged::Untold(denial)) => {
                     untold += 1;
                     if untold >= MAX_UNTOLD_LOOKS {
-                        return (Stop::Untold, still_untold(denial));
+                        hold(Some(still_untold(denial)));
                     }
                 }
             }

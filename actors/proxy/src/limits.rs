@@ -128,16 +128,18 @@ pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
 /// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
 pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
 /// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass; and whether anybody does, while its
-/// request waits for its server.
+/// request waits for its server, or once it has said all on a relayed tunnel.
 pub const HOLDER_LOOK: Duration = Duration::from_secs(1);
 /// Looks in a row that tell nobody who holds such a connection, while bytes pass on it: long enough for a holder's fork or a moment's load.
+/// Then nothing passes until one tells.
 pub const MAX_UNTOLD_LOOKS: u32 = 10;
 /// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
 /// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.
 pub const MAKER_ASKED_WITHIN: Duration = Duration::from_millis(250);
 /// How long judged addresses stay good between the answer to CONNECT and the dial.
 pub const ADDRESSES_FRESH: Duration = Duration::from_secs(30);
-/// How long an idle upstream connection is trusted to be still open.
+/// How long an idle upstream connection is trusted to be still open, and one of HTTP/2 on which nothing comes to lead somewhere: it takes
+/// no further request.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 /// After an error answer: how long the rest of the request is read and thrown away.
 pub const LINGER: Duration = Duration::from_secs(2);

@@ -159,7 +159,7 @@ impl Pool {
         let mut state = self.lock();
         state.shared.retain(|other, _| !key.is_judged_otherwise(other));
         let sender = state.shared.get(key)?;
-        if sender.is_closed() {
+        if sender.is_closed() || sender.is_doubtful() {
             state.shared.remove(key);
             return None;
         }
@@ -229,6 +229,31 @@ mod tests {
         for known in &keys[1..] {
             assert!(pool.opening(known).await.is_none());
         }
+    }
+
+    /// As one whose way to its server is dead looks like, for as long as the kernel tries to send.
+    #[tokio::test]
+    async fn what_has_been_silent_for_long_takes_no_further_request() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, key) = (Pool::default(), key("up.test", Wire::PlainHttp2));
+        let (mut sender, server) = opened(&bed, &key, &listener).await;
+        let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(full("x"))) };
+        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(server), service_fn(answer));
+        let serving = tokio::spawn(serving);
+        pool.opened(&key, &sender);
+        tokio::time::pause();
+        for _ in 0..3 {
+            let request = Request::get("http://up.test/").body(full("")).unwrap();
+            assert!(sender.send(request).await.is_ok());
+            tokio::time::advance(UPSTREAM_IDLE * 3 / 4).await;
+            assert!(pool.take(&key).await.is_some(), "it was heard of late");
+        }
+        tokio::time::advance(UPSTREAM_IDLE).await;
+        assert!(pool.take(&key).await.is_none());
+        assert!(pool.lock().shared.is_empty() && !sender.is_closed(), "what is under way on it goes on");
+        serving.abort();
     }
 
     #[tokio::test]

@@ -7,8 +7,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::limits::{RELAY_BUFFER_BYTES, TUNNEL_IDLE};
 
@@ -26,12 +27,33 @@ pub struct Meter {
     pub up: AtomicU64,
     /// To the agent.
     pub down: AtomicU64,
+    /// Told when the agent has said all, or is gone: from here both look alike.
+    pub hushed: Notify,
+    /// Whether nothing may pass for now. Who lets go of it has whatever is held polled again.
+    pub held: AtomicBool,
 }
 
 impl Meter {
     /// Both ways together.
     pub fn moved(&self) -> u64 {
         self.up.load(Ordering::Relaxed).wrapping_add(self.down.load(Ordering::Relaxed))
+    }
+
+    /// What passes bytes, but for as long as nothing may.
+    pub(crate) async fn unless_held<T>(&self, passing: impl Future<Output = T>) -> T {
+        let mut passing = pin!(passing);
+        poll_fn(|cx| match self.held.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => passing.as_mut().poll(cx),
+        })
+        .await
+    }
+
+    /// One direction, the agent's, until it ended and the server was told.
+    pub(crate) async fn hushed_by(&self, said: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        said.await?;
+        self.hushed.notify_one();
+        Ok(())
     }
 
     pub(crate) fn ended(&self, end: End) -> Relayed {
@@ -70,9 +92,16 @@ pub enum Stop {
     /// Another program holds the agent's end.
     #[error("another program holds this connection")]
     Hands,
-    /// For too long nobody could tell who holds it.
-    #[error("nobody can tell which program holds this connection")]
-    Untold,
+    /// The agent has closed its end.
+    #[error("the client is gone")]
+    Left,
+}
+
+impl From<Stop> for End {
+    /// A client that left has what it wanted: what it said is still for its server.
+    fn from(stop: Stop) -> Self {
+        if stop == Stop::Left { Self::Done } else { Self::Stopped(stop) }
+    }
 }
 
 /// The agent's side of a tunnel, and how its bytes go to a socket and back.
@@ -109,14 +138,14 @@ where
     let both = async {
         // A direction that breaks takes the other with it; one that merely ends doesn't.
         tokio::try_join!(
-            copy(agent_read, upstream_write, &meter.up),
+            meter.hushed_by(copy(agent_read, upstream_write, &meter.up)),
             copy(upstream_read, agent_write, &meter.down)
         )
     };
     let end = tokio::select! {
-        _ = both => End::Done,
+        _ = meter.unless_held(both) => End::Done,
         () = quiet(meter, TUNNEL_IDLE) => End::Idle,
-        why = stop => End::Stopped(why),
+        why = stop => why.into(),
     };
     meter.ended(end)
 }

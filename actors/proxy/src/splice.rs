@@ -108,14 +108,14 @@ impl Side for TcpStream {
             let both = async {
                 // A direction that breaks takes the other with it; one that merely ends doesn't.
                 tokio::try_join!(
-                    pump(agent_reads, upstream_writes, &meter.up),
+                    meter.hushed_by(pump(agent_reads, upstream_writes, &meter.up)),
                     pump(upstream_reads, agent_writes, &meter.down)
                 )
             };
             tokio::select! {
-                _ = both => End::Done,
+                _ = meter.unless_held(both) => End::Done,
                 () = quiet(meter, TUNNEL_IDLE) => End::Idle,
-                why = stop => End::Stopped(why),
+                why = stop => why.into(),
             }
         };
         if matches!(end, End::Stopped(_)) {

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::absence::Absence;
 use crate::address::{self, Dialled};
 use crate::answer::{Known, Refusal};
 use crate::body::empty;
@@ -135,13 +136,26 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     ended(conn, known, relayed, fault, started);
 }
 
-/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, or nobody can tell which one does,
-/// and that is put on record.
+/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, which is put on record; or nobody is
+/// there any more to whom they could. While nobody can tell for long which program holds it, nothing passes; that is on record, too.
 async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
+    let refused = |denial| {
+        outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
+    };
+    let hold = |untold: Option<Denial>| {
+        meter.held.store(untold.is_some(), Ordering::Relaxed);
+        untold.into_iter().for_each(refused);
+    };
+    let left = async {
+        meter.hushed.notified().await;
+        let mut absence = Absence::of(&conn.claim);
+        poll_fn(|cx| absence.poll_gone(cx, true)).await;
+    };
     tokio::select! {
         () = live.revoked() => Stop::Fallen,
-        (why, denial) = conn.claim.changes_hands(|| meter.moved()) => {
-            outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
+        () = left => Stop::Left,
+        (why, denial) = conn.claim.changes_hands(|| meter.moved(), hold) => {
+            denial.into_iter().for_each(refused);
             why
         }
     }
@@ -188,8 +202,8 @@ async fn relayed<T: Side>(
         // From the beginning: a server may speak first, and for long, to whoever listens.
         let mut stop = pin!(stop(conn, &known, &live, &meter));
         let begun = tokio::select! {
-            begun = begin(stream, surplus, upstream, &destination, &meter) => begun,
-            why = &mut stop => Err(Over::Ended(End::Stopped(why))),
+            begun = meter.unless_held(begin(stream, surplus, upstream, &destination, &meter)) => begun,
+            why = &mut stop => Err(Over::Ended(why.into())),
             () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
         };
         match begun {

@@ -24,7 +24,7 @@ use crate::address::Dialled;
 use crate::answer::Refusal;
 use crate::body::Body;
 use crate::guard::Reached;
-use crate::limits::{MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE};
+use crate::limits::{MAX_RESPONSE_HEAD_BYTES, TLS_HANDSHAKE, UPSTREAM_IDLE};
 use crate::stall::{Watch, Watched};
 use crate::tls::{self, ClientCertificates, Fault, Noting, UpstreamError, http1_only};
 use crate::tracker::Way;
@@ -341,6 +341,12 @@ impl Sender {
             Speaks::Http1(sender) => sender.is_closed(),
             Speaks::Http2(sender, _) => sender.is_closed(),
         }
+    }
+
+    /// Whether its server has been silent for so long that the way to it may be dead, which nobody is told of: it takes no further
+    /// request, whatever is still under way on it.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.driver.silent_for().is_some_and(|silent| silent >= UPSTREAM_IDLE)
     }
 
     /// Resolves when a request can be taken; an error when the connection is done.

@@ -15,7 +15,7 @@ use crate::known::Known;
 use crate::matching::Matching;
 use crate::secret::Secret;
 use crate::sieve::Sieve;
-use crate::spelling::{SPELLED, is_escaped};
+use crate::spelling::is_escaped;
 
 /// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not looked for.
 pub const SCREEN_MIN: usize = 8;
@@ -66,24 +66,6 @@ impl Screen {
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let spans = self.spans(bytes);
         (!spans.is_empty()).then(|| self.covered(bytes, 0, &spans))
-    }
-
-    /// As [`Self::masked`], of a text that goes on: but for what [`Self::tail`] has wait, which may be the beginning of a longer one.
-    #[must_use]
-    pub fn masked_so_far(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let spans = self.decided(bytes);
-        (!spans.is_empty()).then(|| self.covered(bytes, 0, &spans))
-    }
-
-    /// Spans that nothing which follows makes longer.
-    fn decided(&self, bytes: &[u8]) -> Vec<Range<usize>> {
-        let mut spans = self.spans(bytes);
-        // Most texts have none, and are looked through once.
-        if !spans.is_empty() {
-            let waits = bytes.len() - self.tail(bytes).waits;
-            spans.retain(|span| span.start < waits);
-        }
-        spans
     }
 
     /// `bytes` from `from` on, with these covered.
@@ -140,38 +122,6 @@ impl Screen {
         }
     }
 
-    /// What the end of `bytes` may be the beginning of.
-    #[must_use]
-    pub fn tail(&self, bytes: &[u8]) -> Tail {
-        let mut tail = Tail::default();
-        let Some(known) = self.known.as_ref() else { return tail };
-        let mut may_begin = |at: usize, waits: bool, nearly: bool| {
-            let length = bytes.len() - at;
-            tail.recalled = tail.recalled.max(length);
-            tail.waits = tail.waits.max(if waits { length } else { 0 });
-            tail.told = tail.told.max(if nearly { length } else { 0 });
-        };
-        // More than the longest form in its longest spelling is never the beginning of one.
-        let near = bytes.len().saturating_sub(known.longest().saturating_mul(SPELLED));
-        let text = bytes.get(near..).unwrap_or_default();
-        if !is_escaped(text) {
-            for begun in known.tails(text) {
-                let nearly = known.is_nearly_one(text.get(begun.at..).unwrap_or_default());
-                may_begin(near + begun.at, true, nearly);
-            }
-            return tail;
-        }
-        let last_line = text.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
-        let mut matching = Matching::new(known, text);
-        for at in 0..text.len() {
-            let begun = matching.at(at);
-            if let Some(secret) = begun.cut {
-                may_begin(near + at, secret >= WRAPPED_MIN || at >= last_line, begun.nearly);
-            }
-        }
-        tail
-    }
-
     /// A sieve for one stream.
     #[must_use]
     pub fn sieve(&self) -> Sieve {
@@ -183,17 +133,6 @@ impl std::fmt::Debug for Screen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Screen").field("mask", &self.mask).finish_non_exhaustive()
     }
-}
-
-/// What the end of a text may be the beginning of, as bytes from its end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tail {
-    /// What must be looked at again with what follows.
-    pub recalled: usize,
-    /// What of that must wait until then: the rest shows too little.
-    pub waits: usize,
-    /// What of it is nearly a secret, if nothing follows.
-    pub told: usize,
 }
 
 #[cfg(test)]
@@ -419,8 +358,6 @@ mod tests {
                 let out = through(&it, &[format!("you said: {guess}").as_bytes()]);
                 let shown = String::from_utf8_lossy(&out);
                 let masked = shown.contains('*');
-                let told = it.tail(guess.as_bytes()).told > 0 || it.finds(guess.as_bytes());
-                assert_eq!(masked, told, "a stream and a message, {guess}");
                 let missing = form.len() / each - letters;
                 // Of base64 the last characters are a neighbour's too.
                 assert!(masked || missing > 0, "{guess}");

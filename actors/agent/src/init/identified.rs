@@ -8,6 +8,7 @@ use crate::protocol::{Holder, Identity, Refusal};
 use crate::wire::MAX_FDS;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -33,6 +34,7 @@ struct Executables {
 }
 
 /// Why a look came to nothing.
+#[derive(Debug, Clone)]
 pub(super) enum Fault {
     /// A process ended or executed another program meanwhile.
     Changed,
@@ -46,7 +48,7 @@ impl From<Refusal> for Fault {
 }
 
 impl Identified {
-    /// Who a process is, and its parent. What is read here is compared by [`Identified::confirm`].
+    /// Who a process is, and its parent. What is read here is compared by [`Identified::are_still`].
     pub(super) fn identity(&mut self, proc: &File, pid: i32) -> Result<(Identity, i32), Fault> {
         let process = Opened::open(proc.as_fd(), pid).map_err(|_| Fault::Changed)?;
         let before = process.stat().map_err(|_| Fault::Changed)?;
@@ -75,19 +77,21 @@ impl Identified {
         Ok((identity, before.parent))
     }
 
-    /// Everyone is still who they were, and has the parent that they had: nothing moved while we looked.
-    pub(super) fn confirm(&self) -> Result<(), Fault> {
-        for seen in &self.seen {
+    /// How many were identified so far.
+    pub(super) fn count(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Whether these of them are still who they were, and have the parents that they had: nothing moved while we looked.
+    pub(super) fn are_still(&self, these: Range<usize>) -> bool {
+        self.seen.get(these).unwrap_or_default().iter().all(|seen| {
             let same = || -> io::Result<bool> {
                 let now = seen.process.stat()?;
                 let still = now.start_time == seen.before.start_time && now.parent == seen.before.parent;
                 Ok(still && !now.is_ending() && seen.process.executable()? == seen.executable)
             };
-            if !same().is_ok_and(|same| same) {
-                return Err(Fault::Changed);
-            }
-        }
-        Ok(())
+            same().is_ok_and(|same| same)
+        })
     }
 
     /// The process that was identified last.

@@ -29,6 +29,7 @@ mod standby;
 mod starting;
 mod strays;
 mod table;
+mod tables;
 
 pub(crate) use confine::Confinement;
 pub(crate) use connects::Connects;

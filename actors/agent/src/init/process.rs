@@ -66,11 +66,20 @@ pub(crate) fn process_of(thread: i32, likely: Option<i32>) -> io::Result<i32> {
     {
         return Ok(process);
     }
+    number_in_status(thread, b"Tgid:")
+}
+
+fn number_in_status(thread: i32, name: &[u8]) -> io::Result<i32> {
     let status = std::fs::read(format!("/proc/{thread}/status"))?;
     // The name, on the first line, is escaped: a line that begins so is the kernel's.
-    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"));
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name));
     line.and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable status"))
+}
+
+/// How many descriptors a thread's table has room for, which is beyond the last one of them (proc_pid_status(5)); none once it is ending.
+pub(crate) fn table_size(thread: i32) -> io::Result<i32> {
+    number_in_status(thread, b"FDSize:")
 }
 
 /// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it, and nobody is

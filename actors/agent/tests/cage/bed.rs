@@ -115,6 +115,25 @@ impl Cage {
         }
     }
 
+    /// Asks all of it before the first answer is taken, and gives the answers in the order of the questions.
+    pub fn ask_at_once(&self, requests: Vec<Request>) -> Vec<Result<Answer, Refusal>> {
+        let send = |request| {
+            let id = RequestId(self.next.replace_with(|n| *n + 1));
+            self.wire.send(&ToInit { id, request }, &[], Some(PATIENCE)).expect("send");
+            id
+        };
+        let ids: Vec<RequestId> = requests.into_iter().map(send).collect();
+        let mut answers = Vec::new();
+        while answers.len() < ids.len() {
+            match self.wire.recv::<FromInit>(Some(PATIENCE)).expect("receive").body {
+                FromInit::Reply { to, result } => answers.push((to, result)),
+                FromInit::Event(event) => self.events.borrow_mut().push(event),
+            }
+        }
+        answers.sort_by_key(|(to, _)| ids.iter().position(|id| id == to));
+        answers.into_iter().map(|(_, result)| result).collect()
+    }
+
     pub fn ask(&self, request: Request) -> Result<Answer, Refusal> {
         self.ask_with(request, &[]).map(|(answer, _)| answer)
     }

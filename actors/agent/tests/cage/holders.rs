@@ -2,7 +2,7 @@
 
 use crate::bed::{Cage, Mode, SANDBOX, plan};
 use agent::plan::PathRule;
-use agent::protocol::{Answer, Connector, Holder, ProcessId, Refusal, Request};
+use agent::protocol::{Answer, Connector, ExitStatus, Holder, ProcessId, Refusal, Request};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -10,7 +10,13 @@ use std::path::Path;
 pub const CASES: &[crate::Case] = &[
     ("a_holder_is_found_with_its_ancestors", a_holder_is_found_with_its_ancestors),
     ("a_shared_socket_has_two_holders", a_shared_socket_has_two_holders),
+    ("who_never_keeps_still_is_nobody_elses_loss", who_never_keeps_still_is_nobody_elses_loss),
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
+    (
+        "who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told",
+        who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told,
+    ),
+    ("who_hides_that_it_holds_a_socket_is_found_to", who_hides_that_it_holds_a_socket_is_found_to),
     ("the_maker_of_a_connection_is_known", the_maker_of_a_connection_is_known),
     ("an_exec_unmakes_the_maker", an_exec_unmakes_the_maker),
     ("an_agent_is_one_whatever_it_leaves_behind", an_agent_is_one_whatever_it_leaves_behind),
@@ -69,6 +75,80 @@ fn a_shared_socket_has_two_holders(mode: Mode) {
     let inode = connected(&cage, script);
     let (_, fds) = settled(&cage, inode, &["bash", "sleep"]);
     assert_eq!(fds.len(), 2);
+}
+
+/// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its process is over.
+fn who_never_keeps_still_is_nobody_elses_loss(mode: Mode) {
+    const ENDS_ITS_FIRST_THREAD: &str = r#"
+import ctypes, os, socket, threading, time
+s = socket.create_connection(("127.0.0.1", 3128))
+threading.Thread(target=time.sleep, args=(1000,)).start()
+print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"#;
+    if !Path::new("/usr/bin/python3").exists() {
+        return eprintln!("SKIPPED: no /usr/bin/python3");
+    }
+    let cage = Cage::start(mode);
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    settled(&cage, inode, &["bash"]);
+    let program = format!("exec /usr/bin/python3 -I -c '{ENDS_ITS_FIRST_THREAD}'");
+    let (_, restless) = connected_by(&cage, "d", &program);
+    let look = |inode| Request::Holders { inode, mappings: false, connector: false };
+    let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
+    loop {
+        let answers = cage.ask_at_once(vec![look(restless), look(inode)]);
+        let [of_restless, Ok(Answer::Holders { holders, .. })] = answers.as_slice() else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(holders.len(), 1, "{answers:?}");
+        if of_restless.is_err() {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{answers:?}");
+    }
+}
+
+/// What makes a program of its own: the owner may not read it, so the kernel lets nobody of its user look into it.
+const HIDDEN: &str = "cp /bin/sleep /sandbox/hidden; chmod 0111 /sandbox/hidden";
+
+/// Of another agent, which is as far as it can be from having the socket.
+fn who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told(mode: Mode) {
+    let cage = Cage::start(mode);
+    cage.spawn_silent("d", &["bash", "-c", &format!("{HIDDEN}; exec /sandbox/hidden 1000")]).expect("spawn");
+    // Where bash has its socket is not where it has connected it.
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    until_hidden(&cage);
+    settled(&cage, inode, &["bash"]);
+}
+
+fn who_hides_that_it_holds_a_socket_is_found_to(mode: Mode) {
+    let cage = Cage::start(mode);
+    let script = format!(
+        "{HIDDEN}; exec 3<>/dev/tcp/127.0.0.1/3128; /sandbox/hidden 1000 & readlink /proc/$$/fd/3; read <&3"
+    );
+    let inode = connected(&cage, &script);
+    until_hidden(&cage);
+    match mode {
+        // Root's sandboxes have somebody who may look.
+        Mode::Rooted => drop(settled(&cage, inode, &["bash", "hidden"])),
+        Mode::Rootless => {
+            let found = holders(&cage, inode);
+            assert!(matches!(found, Err(Refusal::Unreadable { pid: 2.., .. })), "{found:?}");
+        }
+    }
+    // Nor is it told who holds what nobody else has, even if nobody has it.
+    assert_eq!(holders(&cage, 1).is_err(), mode == Mode::Rootless);
+}
+
+/// Waits until the program that nobody looks into has been executed.
+fn until_hidden(cage: &Cage) {
+    let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
+    let seen =
+        "for p in /proc/[0-9]*; do read -r name < $p/comm && test $name = hidden && exit 0; done; exit 1";
+    while cage.run(&["bash", "-c", seen]).status != ExitStatus::Code(0) {
+        assert!(std::time::Instant::now() < deadline);
+    }
 }
 
 /// Asks until the children of the script have become, and ended, what they are.

@@ -144,21 +144,29 @@ impl Identify for Seldom {
     }
 }
 
-/// How a stream's watch ends on which something always moves, within so many looks.
-async fn watched(told: fn(usize) -> bool, looks: u32) -> Option<Stop> {
+/// Whether a stream on which something always moves is held after so many looks.
+async fn is_held(told: fn(usize) -> bool, looks: u32) -> bool {
     let address = "127.0.0.1:1".parse().unwrap();
     let claim = Arc::new(Claim::new(Arc::new(Seldom { told, asked: AtomicUsize::new(0) }), address, address));
     claim.judged().await.unwrap();
     let moved = AtomicU64::new(0);
-    let watching = claim.changes_hands(|| moved.fetch_add(1, Ordering::Relaxed));
-    tokio::time::timeout(HOLDER_LOOK * looks, watching).await.ok().map(|(why, _)| why)
+    let held = AtomicBool::new(false);
+    let hold = |untold: Option<Denial>| held.store(untold.is_some(), Ordering::Relaxed);
+    let watching = claim.changes_hands(|| moved.fetch_add(1, Ordering::Relaxed), hold);
+    let ended = tokio::time::timeout(HOLDER_LOOK * looks, watching).await;
+    assert!(ended.is_err(), "nobody else holds it, and its client is there");
+    held.into_inner()
 }
 
 #[tokio::test(start_paused = true)]
 async fn looks_that_tell_nobody_are_borne_for_a_while() {
-    assert!(watched(|_| true, 100).await.is_none());
-    assert!(watched(|asked| asked % MAX_UNTOLD_LOOKS as usize == 0, 100).await.is_none());
-    assert!(watched(|asked| asked == 0, MAX_UNTOLD_LOOKS - 1).await.is_none());
-    let ends = watched(|asked| asked == 0, MAX_UNTOLD_LOOKS + 1).await;
-    assert_eq!(ends, Some(Stop::Untold), "it goes on though nobody is known to speak");
+    assert!(!is_held(|_| true, 100).await);
+    assert!(!is_held(|asked| asked % MAX_UNTOLD_LOOKS as usize == 0, 100).await);
+    assert!(!is_held(|asked| asked == 0, MAX_UNTOLD_LOOKS - 1).await);
+    assert!(
+        is_held(|asked| asked == 0, MAX_UNTOLD_LOOKS + 1).await,
+        "it goes on though nobody is known to speak"
+    );
+    assert!(is_held(|asked| asked == 0, 100).await, "for as long as it isn't told");
+    assert!(!is_held(|asked| asked == 0 || asked > 50, 100).await, "and no longer");
 }

@@ -164,7 +164,7 @@ where
 {
     let (mut agent_in, mut agent_out) = tokio::io::split(agent);
     let (mut upstream_in, mut upstream_out) = tokio::io::split(upstream);
-    let Meter { up, down } = meter;
+    let Meter { up, down, .. } = meter;
     let ending = CancellationToken::new();
     let (stopped, to_agent, to_upstream) = {
         let mut upward = pin!(async {
@@ -178,8 +178,8 @@ where
         let guard = talk.and_then(|talk| talk.guard);
         let mut downward = pin!(unread(guard, (&mut upstream_in, &mut agent_out), down, &ending));
         let stopped = tokio::select! {
-            stopped = &mut upward => stopped,
-            _ = &mut downward => Stop::Gone,
+            stopped = meter.unless_held(&mut upward) => stopped,
+            _ = meter.unless_held(&mut downward) => Stop::Gone,
             why = stop => Stop::Told(why),
             () = quiet(meter, TUNNEL_IDLE) => Stop::Idle,
         };

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 
-use super::bed::{Bed, PATIENCE, read_head, read_to_close, rest};
+use super::bed::{Bed, PATIENCE, l4, read_head, read_to_close, rest};
 
 /// A server that reads requests and says nothing until it is told to: then it says `words`.
 struct Silent {
@@ -126,4 +126,57 @@ async fn a_client_that_only_sends_no_more_gets_its_answer() {
     up.speaks.notify_one();
     assert!(read_to_close(&mut client).await.ends_with("\r\n\r\nok"));
     assert_eq!(up.left.load(Ordering::Relaxed), 0);
+}
+
+/// A server of no protocol that keeps what it has open, whatever its client does, and says `words` when it is told to.
+async fn raw(words: &'static [u8]) -> (u16, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, asked) = mpsc::unbounded_channel();
+    let speaks = Arc::new(Notify::new());
+    let told = Arc::clone(&speaks);
+    tokio::spawn(async move {
+        let mut stream = listener.accept().await.unwrap().0;
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"all");
+        tell.send(()).unwrap();
+        told.notified().await;
+        let _gone = stream.write_all(words).await;
+    });
+    (port, asked, speaks)
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_leaves_its_relayed_tunnel() {
+    let (port, mut asked, _never) = raw(b"").await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut client) = bed.connect(&format!("raw.test:{port}")).await;
+    client.write_all(b"all").await.unwrap();
+    drop(client);
+    tokio::time::timeout(PATIENCE, asked.recv()).await.expect("what it said arrives").unwrap();
+    let ended = async {
+        while !bed.journal.lines().iter().any(|found| found.starts_with("end ")) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, ended).await.expect("it is over");
+}
+
+#[tokio::test]
+async fn a_client_that_only_sends_no_more_keeps_its_relayed_tunnel() {
+    let (port, mut asked, speaks) = raw(b"answer").await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut client) = bed.connect(&format!("raw.test:{port}")).await;
+    client.write_all(b"all").await.unwrap();
+    client.shutdown().await.unwrap();
+    tokio::time::timeout(PATIENCE, asked.recv()).await.expect("what it said arrives").unwrap();
+    let looked = async {
+        while bed.who.looked.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looked).await.expect("it is looked for");
+    speaks.notify_one();
+    assert_eq!(read_to_close(&mut client).await, "answer");
 }

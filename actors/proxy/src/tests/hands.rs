@@ -78,6 +78,73 @@ async fn a_relayed_tunnel_goes_on_where_nobody_can_tell() {
     assert_eq!(bed.who.asked.load(Ordering::Relaxed), asked);
 }
 
+/// Nobody can tell who holds the stream any more; passes bytes until that is on record.
+async fn until_held(bed: &Bed, stream: &mut TcpStream) {
+    bed.who.untold.store(true, Ordering::Relaxed);
+    let passes = async {
+        loop {
+            assert!(echoes(stream).await, "{:?}", bed.journal.lines());
+            sleep(HOLDER_LOOK / 20).await;
+        }
+    };
+    let held = async {
+        while !denied(bed) {
+            sleep(HOLDER_LOOK / 20).await;
+        }
+    };
+    tokio::select! {
+        () = passes => {}
+        () = held => {}
+    }
+}
+
+async fn looked_twice(bed: &Bed) {
+    let asked = bed.who.asked.load(Ordering::Relaxed);
+    while bed.who.asked.load(Ordering::Relaxed) < asked + 2 {
+        sleep(HOLDER_LOOK / 20).await;
+    }
+}
+
+/// What nobody can tell the holder of may be so by another agent's doing: it is held, and goes on when that is over.
+#[tokio::test]
+async fn a_relayed_tunnel_that_nobody_is_known_to_hold_waits() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    until_held(&bed, &mut stream).await;
+    looked_twice(&bed).await;
+    // What came before it was held.
+    while stream.try_read(&mut [0; 64]).is_ok() {}
+    stream.write_all(b"held").await.unwrap();
+    looked_twice(&bed).await;
+    let nothing = stream.try_read(&mut [0; 64]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    bed.who.untold.store(false, Ordering::Relaxed);
+    let goes_on = async {
+        let mut got = Vec::new();
+        while !got.ends_with(b"held") {
+            got.push(stream.read_u8().await.unwrap());
+        }
+    };
+    tokio::time::timeout(super::bed::PATIENCE, goes_on).await.expect("it goes on");
+}
+
+/// And one that its client has left meanwhile is over: nobody reads of it that it was.
+#[tokio::test]
+async fn a_held_tunnel_that_its_client_has_left_is_over() {
+    let port = echo().await;
+    let bed = Bed::new(&l4("raw.test", port)).await;
+    let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+    until_held(&bed, &mut stream).await;
+    drop(stream);
+    let over = async {
+        while !bed.journal.lines().iter().any(|line| line.starts_with("end ")) {
+            sleep(HOLDER_LOOK / 20).await;
+        }
+    };
+    tokio::time::timeout(super::bed::PATIENCE, over).await.expect("it is over");
+}
+
 /// A WebSocket's server, which gives everything back; and the agent's end of it, after the handshake.
 async fn websocket(endpoint: impl Fn(u16) -> String) -> (Bed, TcpStream) {
     let port = websockets::echo("").await;

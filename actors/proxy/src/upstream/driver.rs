@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,15 +20,14 @@ use crate::tracker::Way;
 #[derive(Debug)]
 pub(crate) struct Driver {
     task: JoinHandle<()>,
-    _ends: Ends,
+    ends: Ends,
 }
 
 /// What of a connection goes with its driver.
 #[derive(Debug)]
-#[expect(dead_code, reason = "held for its drop")]
 enum Ends {
     /// The task holds the stream, or whoever it was upgraded for.
-    Http1(Way),
+    Http1(#[expect(dead_code, reason = "held for its drop")] Way),
     /// Tasks of the library's hold the stream.
     Http2(Leash),
 }
@@ -38,7 +38,7 @@ impl Driver {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let task = tokio::spawn(async move { told(connection.with_upgrades().await) });
-        Self { task, _ends: Ends::Http1(way) }
+        Self { task, ends: Ends::Http1(way) }
     }
 
     /// `tell` is told whether the server takes WebSockets. The connection ends where one of the bodies in `uploads` stalls.
@@ -66,7 +66,15 @@ impl Driver {
                 }
             }
         });
-        Self { task, _ends: Ends::Http2(leash) }
+        Self { task, ends: Ends::Http2(leash) }
+    }
+
+    /// For how long nothing has come from its server; of HTTP/2 alone, where that isn't one request's affair.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        match &self.ends {
+            Ends::Http1(_) => None,
+            Ends::Http2(leash) => Some(leash.silent_for()),
+        }
     }
 }
 
@@ -118,8 +126,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::{Request, Response};
     use http_body_util::BodyExt as _;
     use hyper::body::Incoming;

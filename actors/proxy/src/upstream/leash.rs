@@ -1,27 +1,46 @@
 //! A stream to a server that ends when its leash is let go, whoever holds it then.
 //!
 //! The library of HTTP/2 gives a connection's stream to tasks of its own, and they keep it as long as a request body waits for
-//! a server that takes nothing. Whoever owns the connection ends it from here. The connection counts among the sandbox's
-//! for as long as the stream is there, not its users.
+//! a server that takes nothing. Whoever owns the connection ends it from here, and sees here how long its server has been silent. The
+//! connection counts among the sandbox's for as long as the stream is there, not its users.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::tracker::Way;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     over: AtomicBool,
     reader: AtomicWaker,
+    made: Instant,
+    /// When its server was last heard, in milliseconds after that.
+    heard: AtomicU64,
 }
 
 impl Shared {
+    fn new() -> Self {
+        Self {
+            over: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            made: Instant::now(),
+            heard: AtomicU64::new(0),
+        }
+    }
+
+    fn hear(&self) {
+        let after = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(after, Ordering::Relaxed);
+    }
+
     fn end(&self) {
         self.over.store(true, Ordering::Release);
         self.reader.wake();
@@ -43,6 +62,12 @@ impl Leash {
     /// Ends the stream when it is told to, and holds nothing.
     pub(super) fn ender(&self) -> Ender {
         Ender(Arc::clone(&self.0))
+    }
+
+    /// For how long nothing has come from its server.
+    pub(super) fn silent_for(&self) -> Duration {
+        let heard = Duration::from_millis(self.0.heard.load(Ordering::Relaxed));
+        self.0.made.elapsed().saturating_sub(heard)
     }
 }
 
@@ -70,7 +95,7 @@ pub(super) struct Leashed<T> {
 
 impl<T> Leashed<T> {
     pub(super) fn new(inner: T, way: Way) -> (Self, Leash) {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared::new());
         (Self { inner, shared: Arc::clone(&shared), _way: way }, Leash(shared))
     }
 }
@@ -88,7 +113,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Leashed<T> {
             // It may have ended before the waker stood there.
             self.shared.check()?;
         }
-        read
+        ready!(read)?;
+        self.shared.hear();
+        Poll::Ready(Ok(()))
     }
 }
 

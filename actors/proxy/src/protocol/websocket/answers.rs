@@ -1,11 +1,14 @@
 //! What the server of a WebSocket says: passed as it comes, and where a credential might be echoed, searched for it.
 //!
 //! A value becomes as many `*`, so frames stay as they were cut. It is found over fragments, and over control frames between
-//! them: only what may be the beginning of one waits, and never beyond the end of its message.
+//! them: only what may be the beginning of one waits, and never beyond the end of its message. What a byte costs doesn't grow with what
+//! came before it, however small the pieces are in which a server sends it.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
-use redactor::Screen;
+use bytes::{Bytes, BytesMut};
+use redactor::{Screen, Sieve};
 
 use super::frames::MAX_CONTROL_BYTES;
 use crate::credentials::Guard;
@@ -39,7 +42,7 @@ impl Answers {
 
     /// Whether all that came went on, up to the end of a frame.
     pub(super) fn between(&self) -> bool {
-        self.frames.between() && self.search.as_ref().is_none_or(|search| search.raw.is_empty())
+        self.frames.between() && self.search.as_ref().is_none_or(|search| search.raw.bytes.is_empty())
     }
 
     /// Takes what came.
@@ -59,68 +62,94 @@ impl Answers {
     }
 }
 
-/// Bytes that belong together: what of them went on and is looked at again, and what waits.
+/// What waits of the server's bytes. Places are counted from the connection's first byte, so that none moves when others go on.
 #[derive(Default)]
+struct Raw {
+    bytes: BytesMut,
+    /// The place of the first of them.
+    from: u64,
+}
+
+impl Raw {
+    fn end(&self) -> u64 {
+        self.from + self.bytes.len() as u64
+    }
+
+    fn at(&self, span: &Range<u64>) -> Option<Range<usize>> {
+        let near = |place: u64| usize::try_from(place.checked_sub(self.from)?).ok();
+        Some(near(span.start)?..near(span.end)?)
+    }
+
+    fn get(&self, span: &Range<u64>) -> &[u8] {
+        self.at(span).and_then(|span| self.bytes.get(span)).unwrap_or_default()
+    }
+
+    fn get_mut(&mut self, span: &Range<u64>) -> &mut [u8] {
+        self.at(span).and_then(|span| self.bytes.get_mut(span)).unwrap_or_default()
+    }
+
+    /// Gives what stands before this place.
+    fn take_before(&mut self, place: u64) -> BytesMut {
+        let length = self.at(&(place..place)).map_or(0, |span| span.start.min(self.bytes.len()));
+        self.from += length as u64;
+        self.bytes.split_to(length)
+    }
+}
+
+/// Bytes that belong together, on their way through a search, and where those stand that wait in it.
 struct Gathered {
-    bytes: Vec<u8>,
-    /// So many of them went on.
-    shown: usize,
-    /// Where each of the others stands in what waits.
-    at: Vec<usize>,
+    sieve: Sieve,
+    waiting: VecDeque<Range<u64>>,
 }
 
 impl Gathered {
-    fn push(&mut self, raw: &[u8], span: Range<usize>) {
-        self.bytes.extend_from_slice(raw.get(span.clone()).unwrap_or_default());
-        self.at.extend(span);
+    fn new(screen: &Screen) -> Self {
+        Self { sieve: screen.sieve(), waiting: VecDeque::new() }
     }
 
-    /// Covers every value in it, there and here; with `last`, also what is nearly one.
-    fn mask(&mut self, screen: &Screen, raw: &mut [u8], last: bool) {
-        let masked = if last { screen.masked(&self.bytes) } else { screen.masked_so_far(&self.bytes) };
-        if let Some(masked) = masked {
-            self.bytes = masked;
-        }
-        if last {
-            let from = self.bytes.len() - screen.tail(&self.bytes).told;
-            self.bytes.iter_mut().skip(from).for_each(|byte| *byte = b'*');
-        }
-        for (at, byte) in self.at.iter().zip(self.bytes.iter().skip(self.shown)) {
-            if let Some(there) = raw.get_mut(*at) {
-                *there = *byte;
+    fn push(&mut self, raw: &mut Raw, span: Range<u64>) {
+        let bytes = Bytes::copy_from_slice(raw.get(&span));
+        count(bytes.len());
+        self.waiting.push_back(span);
+        let decided = self.sieve.push(bytes);
+        self.settle(raw, &decided);
+    }
+
+    /// No more belongs to them: covers also what is nearly a value.
+    fn end(&mut self, raw: &mut Raw, screen: &Screen) {
+        let decided = self.sieve.finish();
+        self.settle(raw, &decided);
+        *self = Self::new(screen);
+    }
+
+    /// Puts what is decided where it came from: a value is as long there as its cover.
+    fn settle(&mut self, raw: &mut Raw, mut decided: &[u8]) {
+        while let Some(span) = self.waiting.pop_front() {
+            count(1);
+            let there = raw.get_mut(&span);
+            let length = decided.len().min(there.len());
+            let (now, later) = decided.split_at(length);
+            decided = later;
+            there.iter_mut().zip(now).for_each(|(there, byte)| *there = *byte);
+            if length < there.len() {
+                return self.waiting.push_front(span.start + length as u64..span.end);
             }
         }
-        if last {
-            *self = Self::default();
-        }
     }
 
-    /// Where the first byte stands that must wait, of which so many at the end do.
-    fn first_waiting(&self, waits: usize) -> Option<usize> {
-        let from = self.bytes.len().saturating_sub(waits).saturating_sub(self.shown);
-        self.at.get(from).copied()
-    }
-
-    /// Forgets what went on, but for what is to be looked at again: so many at the end.
-    fn drop_before(&mut self, release: usize, recalled: usize) {
-        let gone = self.at.partition_point(|at| *at < release);
-        self.at.drain(..gone);
-        self.at.iter_mut().for_each(|at| *at -= release);
-        self.shown += gone;
-        let forgotten = self.bytes.len().saturating_sub(recalled).min(self.shown);
-        self.bytes.drain(..forgotten);
-        self.shown -= forgotten;
+    /// Where the first byte stands that waits.
+    fn first_waiting(&self) -> Option<u64> {
+        self.waiting.front().map(|span| span.start)
     }
 }
 
 struct Search {
     screen: Screen,
-    /// What waits.
-    raw: Vec<u8>,
+    raw: Raw,
     /// What went on last.
-    out: Vec<u8>,
+    out: BytesMut,
     /// Where in `raw` frames end.
-    ends: Vec<usize>,
+    ends: VecDeque<u64>,
     /// The message so far, as far as it waits.
     message: Gathered,
     /// The control frame so far.
@@ -131,52 +160,65 @@ impl Search {
     fn new(screen: &Screen) -> Self {
         Self {
             screen: screen.clone(),
-            raw: Vec::new(),
-            out: Vec::new(),
-            ends: Vec::new(),
-            message: Gathered::default(),
-            control: Gathered::default(),
+            raw: Raw::default(),
+            out: BytesMut::new(),
+            ends: VecDeque::new(),
+            message: Gathered::new(screen),
+            control: Gathered::new(screen),
         }
     }
 
     fn pass(&mut self, frames: &mut Boundary, bytes: &[u8]) -> Result<Passing<'_>, Unsearchable> {
-        let base = self.raw.len();
-        self.raw.extend_from_slice(bytes);
+        let Self { screen, raw, message, control, ends, .. } = self;
+        let base = raw.end();
+        raw.bytes.extend_from_slice(bytes);
         let mut readable = true;
         frames.feed(bytes, |piece| match piece {
             Piece::Payload { at, head } => {
                 readable &= head.is_searchable();
-                let span = at.start + base..at.end + base;
-                if head.is_control() { &mut self.control } else { &mut self.message }.push(&self.raw, span);
+                let span = base + at.start as u64..base + at.end as u64;
+                if head.is_control() { &mut *control } else { &mut *message }.push(raw, span);
             }
             Piece::End { at, head } => {
                 readable &= head.is_searchable();
-                self.ends.push(at + base);
+                ends.push_back(base + at as u64);
                 if head.is_control() {
-                    self.control.mask(&self.screen, &mut self.raw, true);
+                    control.end(raw, screen);
                 } else if head.is_last() {
-                    self.message.mask(&self.screen, &mut self.raw, true);
+                    message.end(raw, screen);
                 }
             }
         });
         if !readable {
             return Err(Unsearchable);
         }
-        self.message.mask(&self.screen, &mut self.raw, false);
-        let tail = self.screen.tail(&self.message.bytes);
-        let waits = [self.message.first_waiting(tail.waits), self.control.at.first().copied()];
-        let release = waits.into_iter().flatten().min().unwrap_or(self.raw.len());
-        self.out = self.raw.drain(..release).collect();
-        self.message.drop_before(release, tail.recalled);
-        self.control.drop_before(release, 0);
-        let first_end = self.ends.first().copied().filter(|end| *end <= release);
-        self.ends.retain(|end| *end > release);
-        self.ends.iter_mut().for_each(|end| *end -= release);
-        if self.raw.len() > MAX_WAITING_ANSWER_BYTES || self.ends.len() > MAX_ENDS {
+        let waits = [message.first_waiting(), control.first_waiting()];
+        let release = waits.into_iter().flatten().min().unwrap_or(raw.end());
+        let from = raw.from;
+        self.out = raw.take_before(release);
+        let first_end =
+            ends.front().filter(|end| **end <= release).and_then(|end| usize::try_from(end - from).ok());
+        while ends.front().is_some_and(|end| *end <= release) {
+            count(1);
+            ends.pop_front();
+        }
+        if raw.bytes.len() > MAX_WAITING_ANSWER_BYTES || ends.len() > MAX_ENDS {
             return Err(Unsearchable);
         }
         Ok(Passing { bytes: &self.out, first_end })
     }
+}
+
+// Steps of all searches of this thread, for tests; what the redactor's take is tested there.
+#[cfg(test)]
+std::thread_local!(static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
+
+/// Counts what a search costs.
+fn count(steps: usize) {
+    #[cfg(test)]
+    STEPS.set(STEPS.get() + steps);
+    #[cfg(not(test))]
+    let _ = steps;
 }
 
 /// The first two bytes of a frame.
@@ -385,8 +427,32 @@ mod tests {
             let many = more.repeat(8192 / more.len());
             let passed = (0..10_000).take_while(|_| answers.pass(&many).is_ok()).count();
             let search = answers.search.unwrap();
-            let held = search.raw.len() + search.control.bytes.len() + search.message.bytes.len();
+            let held = search.raw.bytes.len() + search.control.sieve.held() + search.message.sieve.held();
             assert!(passed < 100 && held <= MAX_WAITING_ANSWER_BYTES + 2 * 8192, "{passed}, {held}");
+        }
+    }
+
+    /// What a byte costs doesn't grow with what came before it, whatever that is, a byte at a time: what waits isn't walked over either.
+    #[test]
+    fn each_byte_costs_a_bounded_number_of_steps() {
+        let fragments = |bytes: &[u8]| -> Vec<u8> { bytes.iter().flat_map(|byte| [0, 1, *byte]).collect() };
+        let begun = frame(0x01, &KEY.as_bytes()[..12]);
+        let lines = [frame(0x01, b"key-\n"), fragments(&[b'\n'; 4000])].concat();
+        let pings = [begun.clone(), frame(0x89, b"ping").repeat(1000)].concat();
+        let empty = [begun.clone(), vec![0; 8000]].concat();
+        let keys = [frame(0x01, b""), fragments(&KEY.as_bytes().repeat(200))].concat();
+        let between = |byte: &u8| [&[0, 1, *byte][..], &frame(0x89, b"ping").repeat(20)].concat();
+        let apart =
+            [frame(0x01, b""), KEY.bytes().flat_map(|byte| between(&byte)).collect::<Vec<u8>>().repeat(3)]
+                .concat();
+        for bytes in [lines, pings, empty, keys, apart] {
+            let mut answers = searched();
+            STEPS.set(0);
+            for byte in bytes.chunks(1) {
+                assert!(answers.pass(byte).is_ok());
+            }
+            let each = STEPS.get() / bytes.len();
+            assert!(each < 4, "{each} steps a byte of {:?}", &bytes[..20]);
         }
     }
 

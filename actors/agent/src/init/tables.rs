@@ -1,0 +1,317 @@
+//! Where sockets are: descriptor tables of processes, looked through for some of them.
+//!
+//! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the socket is known to be. One that
+//! the kernel lets nobody of this user list (proc_pid(5): its process isn't dumpable, and root doesn't exist here) is compared number by
+//! number, for which the rights suffice that init has in the sandbox's namespace. Who holds what is found here is for
+//! [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of those sockets that may be in it.
+
+use super::connects::socket_inode;
+use super::holders::Wanted;
+use super::identified::{Fault, is_gone, unreadable};
+use super::process::{Stat, table_size};
+use crate::protocol::Refusal;
+use crate::sys;
+use crate::sys::directory::{self, ENTRIES};
+use crate::sys::process::Descriptor;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and a denial.
+const MAX_DESCRIPTORS: usize = 65_536;
+/// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor is.
+const MAX_ANCHORS: usize = 3;
+/// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
+const LINK: usize = 64;
+
+/// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) socket: usize,
+    pid: i32,
+    thread: i32,
+    number: i32,
+}
+
+impl Place {
+    fn descriptor(self) -> Descriptor {
+        Descriptor { task: self.thread, number: self.number }
+    }
+}
+
+/// A thread whose table nobody may list, and its process.
+#[derive(Debug, Clone, Copy)]
+struct Unlisted {
+    pid: i32,
+    thread: i32,
+}
+
+/// A look through the tables of all processes, for some sockets.
+pub(super) struct Tables<'a> {
+    proc: &'a File,
+    wanted: &'a [Wanted],
+    /// Every thread may have a table of its own.
+    threads: bool,
+    /// For each of `wanted` a place where it was as the look began, or where it was found first.
+    anchors: Vec<Option<Place>>,
+    /// Whether descriptors are compared with those from the beginning: each has one, and they are few.
+    compared: bool,
+    unlisted: Vec<Unlisted>,
+    looked_at: usize,
+    entries: Vec<u8>,
+}
+
+impl<'a> Tables<'a> {
+    pub(super) fn new(proc: &'a File, wanted: &'a [Wanted], threads: bool) -> Self {
+        let mut tables = Self {
+            proc,
+            wanted,
+            threads,
+            anchors: Vec::new(),
+            compared: false,
+            unlisted: Vec::new(),
+            looked_at: 0,
+            entries: vec![0; ENTRIES],
+        };
+        let at = |(socket, wanted): (usize, &Wanted)| {
+            let (pid, number) = wanted.likely?;
+            Some(Place { socket, pid, thread: pid, number }).filter(|place| tables.is_at(*place))
+        };
+        tables.anchors = wanted.iter().enumerate().map(at).collect();
+        tables.compared = wanted.len() <= MAX_ANCHORS && tables.anchors.iter().all(Option::is_some);
+        tables
+    }
+
+    /// Where a process has any of the sockets, at most one place each. Of tables that can't be listed [`Tables::doubts`] tells.
+    pub(super) fn places(&mut self, pid: i32) -> Result<Vec<Place>, Fault> {
+        let mut found = self.where_connected(pid);
+        if found.len() < self.wanted.len() {
+            self.look_through(pid, &mut found)?;
+        }
+        for place in &found {
+            if let Some(anchor) = self.anchors.get_mut(place.socket) {
+                *anchor = anchor.or(Some(*place));
+            }
+        }
+        Ok(found)
+    }
+
+    fn look_through(&mut self, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
+        match directory::open(self.proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
+            Ok(table) => {
+                let before = self.looked_at;
+                self.find(pid, pid, &table, found)?;
+                // An empty table is one that the first thread took down as it ended before the others.
+                if !self.threads && self.looked_at > before {
+                    return Ok(());
+                }
+            }
+            Err(error) if is_gone(&error) => {}
+            Err(_) if is_ending(pid) => {}
+            Err(error) if is_forbidden(&error) => {
+                self.unlisted.push(Unlisted { pid, thread: pid });
+                if !self.threads {
+                    return Ok(());
+                }
+            }
+            Err(error) => return Err(unreadable(pid, &error).into()),
+        }
+        self.look_through_threads(pid, found)
+    }
+
+    fn look_through_threads(&mut self, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
+        let tasks = match directory::open(self.proc.as_fd(), &format!("{pid}/task"), libc::O_DIRECTORY) {
+            Ok(tasks) => tasks,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(unreadable(pid, &error).into()),
+        };
+        let mut threads = Vec::new();
+        directory::numbers(tasks.as_fd(), &mut self.entries, |thread| {
+            threads.push(thread);
+            ControlFlow::Continue(())
+        })
+        .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(unreadable(pid, &error)) })?;
+        let mut first = None;
+        for thread in threads {
+            // The same descriptor table needs no second look.
+            if first.is_some_and(|first| sys::process::same_descriptors(first, thread)) {
+                continue;
+            }
+            match directory::open(tasks.as_fd(), &format!("{thread}/fd"), libc::O_DIRECTORY) {
+                Ok(table) => self.find(pid, thread, &table, found)?,
+                Err(error) if is_gone(&error) || is_ending(thread) => continue,
+                Err(error) if is_forbidden(&error) => self.unlisted.push(Unlisted { pid, thread }),
+                Err(error) => return Err(unreadable(pid, &error).into()),
+            }
+            first = first.or(Some(thread));
+        }
+        Ok(())
+    }
+
+    /// Looks through one descriptor table.
+    fn find(&mut self, pid: i32, thread: i32, table: &OwnedFd, found: &mut Vec<Place>) -> Result<(), Fault> {
+        let Self { anchors, compared, wanted, looked_at, entries, .. } = self;
+        let anchors = if *compared { anchors.as_slice() } else { &[] };
+        let mut fault = None;
+        let listed = directory::numbers(table.as_fd(), entries, |number| {
+            *looked_at += 1;
+            if *looked_at > MAX_DESCRIPTORS {
+                fault = Some(too_many());
+                return ControlFlow::Break(());
+            }
+            match socket_at((anchors, wanted), table, Descriptor { task: thread, number }) {
+                Ok(socket) => {
+                    if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
+                        found.push(Place { socket, pid, thread, number });
+                    }
+                    let all = found.len() == wanted.len();
+                    return if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                }
+                Err(_) if is_ending(thread) => {}
+                Err(error) => fault = Some(unreadable(pid, &error)),
+            }
+            ControlFlow::Break(())
+        });
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        match listed {
+            Ok(()) => Ok(()),
+            Err(error) if is_gone(&error) || is_ending(thread) => Ok(()),
+            Err(error) => Err(unreadable(pid, &error).into()),
+        }
+    }
+
+    /// The places where the process connected the sockets, as far as they are there still.
+    fn where_connected(&self, pid: i32) -> Vec<Place> {
+        let mut found = Vec::new();
+        for (socket, wanted) in self.wanted.iter().enumerate() {
+            let Some((_, number)) = wanted.likely.filter(|(process, _)| *process == pid) else { continue };
+            let place = Place { socket, pid, thread: pid, number };
+            if self.is_at(place) {
+                found.push(place);
+            }
+        }
+        found
+    }
+
+    /// Whether the socket is at this place, now.
+    pub(super) fn is_at(&self, place: Place) -> bool {
+        let mut text = [0; LINK];
+        let path = format!("{}/task/{}/fd/{}", place.pid, place.thread, place.number);
+        let target = directory::read_link(self.proc.as_fd(), &path, &mut text).ok().and_then(socket_inode);
+        target.is_some() && target == self.wanted.get(place.socket).map(|wanted| wanted.inode)
+    }
+
+    /// Once every process was looked through: for each of `wanted` why its places are not all of them, if that is so. Says it of
+    /// no socket for what another one's holders do.
+    pub(super) fn doubts(&mut self) -> Result<Vec<Option<Fault>>, Fault> {
+        let mut doubts: Vec<Option<Fault>> = self.wanted.iter().map(|_| None).collect();
+        let compared = self.compared || !self.unlisted.is_empty();
+        while let Some(table) = self.unlisted.pop() {
+            self.compare(table, &mut doubts)?;
+        }
+        // What was compared with was the socket: as it began and now. Whoever made the connection could put another there
+        // meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden to speak for him.
+        for (doubt, anchor) in doubts.iter_mut().zip(&self.anchors).filter(|_| compared) {
+            if anchor.is_some_and(|anchor| !self.is_at(anchor)) {
+                *doubt = Some(Fault::Changed);
+            }
+        }
+        Ok(doubts)
+    }
+
+    /// Compares each descriptor of a table that can't be listed with each socket, at the places where others have them.
+    fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
+        let Unlisted { pid, thread } = table;
+        let hides = |why: &str| Some(Fault::Refused(Refusal::Unreadable { pid, why: why.into() }));
+        for (doubt, _) in doubts.iter_mut().zip(&self.anchors).filter(|(_, anchor)| anchor.is_none()) {
+            *doubt = hides("it hides what it holds, and nobody else holds the socket");
+        }
+        let mut from = 0;
+        loop {
+            let size = match table_size(thread) {
+                Ok(size) => size,
+                Err(_) if is_ending(thread) => break,
+                Err(error) => return Err(unreadable(pid, &error).into()),
+            };
+            // It may have grown meanwhile.
+            if size <= from {
+                break;
+            }
+            for number in from..size {
+                for anchor in self.anchors.iter().flatten() {
+                    self.looked_at += 1;
+                    if self.looked_at > MAX_DESCRIPTORS {
+                        return Err(too_many().into());
+                    }
+                    match sys::process::same_file(anchor.descriptor(), Descriptor { task: thread, number }) {
+                        Ok(true) => {
+                            doubts.get_mut(anchor.socket).into_iter().for_each(|doubt| {
+                                *doubt = hides("it holds the socket and hides what it holds");
+                            });
+                        }
+                        Ok(false) => {}
+                        // It isn't open, or one of the two is gone: the anchors are looked at again, and this one is below.
+                        Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
+                        Err(error) => return Err(unreadable(pid, &error).into()),
+                    }
+                }
+            }
+            from = size;
+        }
+        if !is_ending(thread) {
+            return Ok(());
+        }
+        // Its table may go on under its other threads.
+        if thread != pid {
+            return Err(Fault::Changed);
+        }
+        let mut listed = Vec::new();
+        self.look_through_threads(pid, &mut listed)?;
+        if listed.is_empty() { Ok(()) } else { Err(Fault::Changed) }
+    }
+}
+
+fn too_many() -> Refusal {
+    Refusal::TooMany("descriptors to look through".into())
+}
+
+/// Which of the sockets a descriptor is, by comparing it with them where `anchors` say where they are; else by its link.
+fn socket_at(
+    (anchors, wanted): (&[Option<Place>], &[Wanted]),
+    table: &OwnedFd,
+    descriptor: Descriptor,
+) -> io::Result<Option<usize>> {
+    for anchor in anchors.iter().flatten() {
+        match sys::process::same_file(anchor.descriptor(), descriptor) {
+            Ok(true) => return Ok(Some(anchor.socket)),
+            Ok(false) => {}
+            // Of the one or of the other: at the end it is looked whether the sockets were where they were.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            Err(_) => return linked(wanted, table, descriptor.number),
+        }
+    }
+    if anchors.is_empty() { linked(wanted, table, descriptor.number) } else { Ok(None) }
+}
+
+fn linked(wanted: &[Wanted], table: &OwnedFd, number: i32) -> io::Result<Option<usize>> {
+    let mut text = [0; LINK];
+    let target = match directory::read_numbered_link(table.as_fd(), number, &mut text) {
+        Ok(target) => target,
+        // Closed between listing and reading; a process that closes it isn't its holder any more.
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(socket_inode(target).and_then(|inode| wanted.iter().position(|wanted| wanted.inode == inode)))
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EACCES)
+}
+
+/// Gone, or on its way out: nothing of its program runs any more.
+fn is_ending(thread: i32) -> bool {
+    Stat::read(thread).map_or(true, |stat| stat.is_ending())
+}
