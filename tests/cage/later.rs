@@ -3,11 +3,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::poll;
+use bed::stage::{PATIENCE, poll};
 use serde_json::Value;
 
 use crate::common::{Sandbox, policy_file, program, workspace};
@@ -18,7 +17,7 @@ use crate::themes::{PLAIN, TERMINALS};
 /// Prints what the kernel says about a process; tries nothing.
 const POSTURE: &str = include_str!("inside/posture.py");
 /// How long what ends may take to be gone.
-pub const GONE: Duration = Duration::from_secs(20);
+pub const GONE: std::time::Duration = PATIENCE;
 
 /// An agent that does nothing, in a sandbox with the case's workspace.
 pub fn idle<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
