@@ -266,7 +266,7 @@ pub fn nothing_runs_unwatched(stage: &Stage) -> Result<()> {
         let mut console = Console::start(stage, (24, 80), &args)?;
         console.see("ready")?;
         // The client's own command line holds the mark too.
-        ensure!(stage.processes_with(&mark).len() >= 3, "the control: they are there");
+        poll("the control: they are there", GONE, || (stage.processes_with(&mark).len() >= 3).then_some(()))?;
         console.kill()?;
         console.end()?;
         poll("what it started to end", GONE, || stage.processes_with(&mark).is_empty().then_some(()))
