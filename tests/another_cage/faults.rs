@@ -242,7 +242,11 @@ pub fn an_init_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     let mut service = Service::start(stage, "")?;
     let heart = service.sandbox.heart().pid();
     let before = service.both().context("status")?;
-    let known = children(heart);
+    let mut known = children(heart);
+    // What is listed while processes come and go may lack one (proc_pid_children(5)), and to stop the builder is another case.
+    known.extend(
+        ["cofferdam: sup", "cofferdam: bld", "cofferdam: init"].iter().flat_map(|it| processes(stage, it)),
+    );
     let command = service.start_set(&service.wide)?;
     // As early as can be, mostly before it has its namespaces: no poll with its pauses.
     let until = std::time::Instant::now() + PATIENCE;
