@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 /// The key, with bytes that a query and JSON spell otherwise.
 const KEY: &str = "ghp+0123456789/abcdefghij\"=KLMNOP";
 /// Reading every file and all memory takes its time on a busy machine; only a hang takes longer.
-const SEARCH: Duration = Duration::from_secs(300);
+const SEARCH: Duration = Duration::from_secs(800);
 /// Fewer missing letters than this may be told.
 const SCREEN_MIN: usize = 8;
 const PLACEHOLDER: &str = "cofferdam:cred:github";
@@ -381,7 +381,7 @@ fn the_value_is_nowhere_inside(stage: &Stage) -> Result<()> {
 fn a_crash_and_another_process_change_nothing(stage: &Stage) -> Result<()> {
     let (curl, mark) = (curl()?, stage.marker());
     let name = stage.name();
-    let mut running = stage.start(command(stage, &name, &["sh", "-c", "echo up; sleep 120"])?)?;
+    let mut running = stage.start(command(stage, &name, &["sh", "-c", "echo up; exec sleep 1000"])?)?;
     running.wait_for("up", common::START)?;
     let sandbox = Sandbox::adopt(stage, name.clone(), running);
     let status = sandbox.status()?;
@@ -413,7 +413,7 @@ fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
     }
     let unrelated = format!("unrelated-{}", stage.marker());
     let name = stage.name();
-    let mut start = command(stage, &name, &["sh", "-c", "echo up; sleep 120"])?;
+    let mut start = command(stage, &name, &["sh", "-c", "echo up; exec sleep 1000"])?;
     start.env("BED_UNRELATED", &unrelated);
     let mut running = stage.start(start)?;
     running.wait_for("up", common::START)?;
@@ -425,7 +425,7 @@ fn heart_and_init_never_held_it(stage: &Stage) -> Result<()> {
     // A service's builder stays from before the heart was shut in.
     let name = stage.name();
     let text = format!(
-        "{CREDENTIALS}name: {name}\npolicy: {}\nmetrics: {{ listen: \"off\" }}\nagents: {{ one: {{ command: [sleep, '120'] }} }}\n",
+        "{CREDENTIALS}name: {name}\npolicy: {}\nmetrics: {{ listen: \"off\" }}\nagents: {{ one: {{ command: [sleep, '1000'] }} }}\n",
         policy_file(stage, ENTRIES)?
     );
     let file = stage.write("service.yaml", text)?.display().to_string();

@@ -18,13 +18,15 @@ fn main() -> ExitCode {
     bed::harness::main("demo", Path::new(COFFERDAM), bed::cases![the_tour.alone()])
 }
 
-/// The promise for an optimised build; an unoptimised one gets twice as long.
-const TOUR: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 30 });
+/// The promise for an optimised build on a machine that does nothing else.
+const TOUR: Duration = Duration::from_secs(30);
+/// An unoptimised one, or a machine that does other things besides, gets so many times as long.
+const SLACK: u32 = if cfg!(debug_assertions) { 8 } else { 4 };
 
 fn the_tour(stage: &Stage) -> Result<()> {
     let mut command = stage.command(stage.binary());
     command.arg("demo");
-    let done = finish(command, Duration::from_secs(120))?.expect_code(0)?;
+    let done = finish(command, TOUR * SLACK * 2)?.expect_code(0)?;
     let told = done.out();
     ensure!(!told.contains('\u{1b}'), "colours in a pipe");
     for part in [
@@ -42,7 +44,7 @@ fn the_tour(stage: &Stage) -> Result<()> {
     ] {
         ensure!(told.contains(part), "not a word about {part}:\n{told}");
     }
-    ensure!(done.took < TOUR, "the tour took {:?}", done.took);
+    ensure!(done.took < TOUR * SLACK, "the tour took {:?}", done.took);
     ensure!(stage.cofferdam_processes().is_empty(), "something is left behind");
     bed::harness::say(&format!("    the tour took {:.1?}", done.took));
     Ok(())

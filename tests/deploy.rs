@@ -128,6 +128,9 @@ fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
         let status = poll("the service", PATIENCE, || {
             sandbox.status().ok().filter(|status| !status["agents"][0]["pid"].is_null())
         })?;
+        if !seen {
+            sandbox.heart().wait_for_err(UNSEEN, PATIENCE)?;
+        }
         let said = sandbox.heart().err();
         for (place, text) in [("status", status["controls"].to_string()), ("start", said)] {
             ensure!(text.contains(UNSEEN) != seen, "{name}, {place}: {text}");

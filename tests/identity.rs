@@ -71,7 +71,7 @@ fn prepare(stage: &Stage, binary: &str, script: &str) -> Result<(String, String)
     let file = policy_file(stage, &entries)?;
     let mark = stage.marker();
     let whole = format!(
-        "cp {curl} /sandbox/client\nget() {{ \"$@\" -sSf --max-time 20 -o /dev/null https://api.bed.test/echo?m={mark} \
+        "cp {curl} /sandbox/client\nget() {{ \"$@\" -sSf --max-time 60 -o /dev/null https://api.bed.test/echo?m={mark} \
          2>/dev/null && echo yes || echo no; }}\n{script}\n"
     );
     Ok((file, whole))
@@ -109,7 +109,7 @@ fn a_deleted_binary_is_denied(stage: &Stage) -> Result<()> {
     // The process runs on while its file is gone: curl waits at stdin for its configuration.
     let delete = format!(
         "get /sandbox/client\n{python} - <<'END'\nimport subprocess, os\nc = subprocess.Popen(['/sandbox/client', '-sSf', \
-         '--max-time', '20', '-o', '/dev/null', '-K', '-'], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n\
+         '--max-time', '60', '-o', '/dev/null', '-K', '-'], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)\n\
          os.unlink('/sandbox/client')\nc.communicate(b'url = \"https://api.bed.test/echo\"\\n')\n\
          print('no' if c.returncode else 'yes', flush=True)\nEND"
     );
@@ -123,7 +123,7 @@ fn a_memory_file_is_denied(stage: &Stage) -> Result<()> {
     let memory = format!(
         "get /sandbox/client\n{python} - <<'END'\nimport os, subprocess\nfd = os.memfd_create('client', 0)\n\
          os.write(fd, open('/sandbox/client', 'rb').read())\n\
-         r = subprocess.run(['/proc/self/fd/%d' % fd, '-sSf', '--max-time', '20', '-o', '/dev/null', \
+         r = subprocess.run(['/proc/self/fd/%d' % fd, '-sSf', '--max-time', '60', '-o', '/dev/null', \
          'https://api.bed.test/echo'], pass_fds=[fd], stderr=subprocess.DEVNULL)\nprint('no' if r.returncode else 'yes')\nEND"
     );
     // Any path at all would be allowed: only having none is wrong.
@@ -150,7 +150,7 @@ fn a_borrowed_socket_is_denied(stage: &Stage) -> Result<()> {
     // An allowed program connects while another program holds the same socket: both hands must be allowed.
     let borrow = format!(
         "cp {python} /sandbox/friend\nget_socket() {{ \"$1\" - \"$2\" \"$3\" <<'END'\nimport os, socket, subprocess, sys\n\
-         s = socket.create_connection(('127.0.0.1', 3128), 10)\ns.settimeout(20)\nholder = None\n\
+         s = socket.create_connection(('127.0.0.1', 3128), 60)\ns.settimeout(60)\nholder = None\n\
          if sys.argv[1] != 'none':\n    holder = subprocess.Popen([sys.argv[1], '60'], pass_fds=[os.dup2(s.fileno(), int(sys.argv[2]))])\n\
          \x20   import time\n    while os.readlink('/proc/%d/exe' % holder.pid) == os.readlink('/proc/self/exe'): time.sleep(0.01)\n\
          s.sendall(b'CONNECT api.bed.test:443 HTTP/1.1\\r\\nHost: api.bed.test:443\\r\\n\\r\\n')\n\
@@ -169,13 +169,13 @@ fn a_connection_that_changed_hands_is_denied(stage: &Stage) -> Result<()> {
     // no process holds it, and takes the answer afterwards.
     let lend = format!(
         "cp /bin/sleep /sandbox/client\n{python} - <<'END'\nimport array, os, socket, time\n\
-         s = socket.create_connection(('127.0.0.1', 3128), 10)\ntime.sleep(0.3)\n\
+         s = socket.create_connection(('127.0.0.1', 3128), 60)\ntime.sleep(0.3)\n\
          s.sendall(b'CONNECT api.bed.test:443 HTTP/1.1\\r\\nHost: api.bed.test:443\\r\\n')\n\
          a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)\npid = os.fork()\nif pid == 0:\n    \
          os.set_inheritable(s.fileno(), True)\n    os.execv('/sandbox/client', ['/sandbox/client', '3'])\n\
          while os.readlink('/proc/%d/exe' % pid) != '/sandbox/client': time.sleep(0.01)\n\
          socket.send_fds(a, [b'x'], [s.fileno()])\ns.sendall(b'\\r\\n')\ns.close()\ntime.sleep(1)\n\
-         fd = socket.recv_fds(b, 1, 1)[1][0]\nr = socket.socket(fileno=fd)\nr.settimeout(10)\n\
+         fd = socket.recv_fds(b, 1, 1)[1][0]\nr = socket.socket(fileno=fd)\nr.settimeout(60)\n\
          print(r.recv(100).split(b' ')[1].decode(), flush=True)\nEND"
     );
     let said = script(stage, "lent", "{ path: /sandbox/client, ancestors: false }", &lend)?;
@@ -187,7 +187,7 @@ fn code_written_at_run_time_is_denied(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let jit = format!(
         "{python} - <<'END'\nimport mmap, urllib.request\n\
-         def ask():\n    try: return 'yes' if urllib.request.urlopen('https://api.bed.test/echo', timeout=20).status == 200 else 'no'\n    \
+         def ask():\n    try: return 'yes' if urllib.request.urlopen('https://api.bed.test/echo', timeout=60).status == 200 else 'no'\n    \
          except Exception: return 'no'\nprint(ask(), flush=True)\n\
          code = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n\
          print(ask(), flush=True)\nEND"
@@ -241,7 +241,7 @@ fn a_preloaded_library_is_denied(stage: &Stage) -> Result<()> {
 fn a_supervisors_death_makes_no_use_a_first_one(stage: &Stage) -> Result<()> {
     let replace = "get /sandbox/client\nuntil [ -e /sandbox/go ]; do sleep 0.05; done\n\
                    cp /sandbox/client /sandbox/new; printf x >> /sandbox/new; mv /sandbox/new /sandbox/client\n\
-                   get /sandbox/client\necho end; sleep 60";
+                   get /sandbox/client\necho end; exec sleep 1000";
     let (file, whole) = prepare(stage, CLIENT, replace)?;
     let mut sandbox = Sandbox::start(stage, &["--policy", &file], &["sh", "-c", &whole], "yes\n")?;
     let supervisor = |sandbox: &Sandbox| sandbox.status().ok()?["supervisor_pid"].as_i64();

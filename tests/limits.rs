@@ -11,16 +11,16 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Mode, PATIENCE, poll};
+use bed::stage::{Mode, PATIENCE, free_port, poll};
 
 use common::{COFFERDAM, Sandbox, program, workspace};
 
-/// No hog lives longer, whatever its cage does.
-const OUTER_SECONDS: &str = "90";
+/// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow machine.
+const OUTER_SECONDS: &str = "600";
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -79,7 +79,7 @@ impl<'a> Witness<'a> {
 
     /// The host starts programs; both sandboxes answer; the other one's agents start.
     fn all_is_well(&self, hog: &Sandbox, neighbour_forks: bool) -> Result<()> {
-        bed::stage::finish(self.stage.command("true"), Duration::from_secs(60))?.expect_code(0)?;
+        bed::stage::finish(self.stage.command("true"), PATIENCE)?.expect_code(0)?;
         ensure!(hog.status()?["name"] == hog.name.as_str(), "the hog's own cofferdam answers");
         self.sandbox.status()?;
         if neighbour_forks {
@@ -134,19 +134,29 @@ fn what_fills_tmp_fills_no_more_than_its_share(stage: &Stage) -> Result<()> {
 
 fn a_fork_bomb_stays_inside(stage: &Stage) -> Result<()> {
     let witness = Witness::start(stage)?;
-    // At most 1,500 tries, each child ends by itself: nothing grows even where no limit held.
-    let script =
-        "i=0; while [ $i -lt 1500 ]; do sleep 60 & i=$((i+1)); done 2>/dev/null & sleep 3; echo full; wait";
-    let bomb = hog(stage, &[], &["bash", "-c", script])?;
-    let count = stage.processes_with("sleep\u{0}60").len();
-    ensure!(count > 20, "the control: the bomb went off ({count})");
-    ensure!(count <= 512, "{count} processes of one agent");
+    // At most 1,500 tries, each child ends by itself: nothing grows even where no limit held. Told apart from whatever else sleeps on
+    // this machine by how long they do.
+    let span = format!("600.{}{}", std::process::id(), stage.uid());
+    let script = format!(
+        "i=0; while [ $i -lt 1500 ]; do sleep {span} & i=$((i+1)); done 2>/dev/null & echo full; wait"
+    );
+    let bomb = hog(stage, &[], &["bash", "-c", &script])?;
+    let sleepers = format!("sleep\u{0}{span}");
+    let count = || stage.processes_with(&sleepers).len();
+    // The shell tries a refused fork again, and later and later: at its bound the number stays for a while.
+    let (mut last, mut same) = (0, 0);
+    let full = poll("the bomb to go off", PATIENCE, || {
+        let now = count();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        (now > 20 && same > 20).then_some(now)
+    });
+    let full = full.with_context(|| format!("{} of them", count()))?;
+    ensure!(full <= 512, "{full} processes of one agent");
     // One user's processes are counted together, so a rootless neighbour shares the bound (SECURITY.md).
     witness.all_is_well(&bomb, stage.mode() == Mode::Rooted)?;
     stage.call(&["stop", &bomb.name])?.expect_code(0)?;
-    bed::stage::poll("the bomb's end", Duration::from_secs(30), || {
-        stage.processes_with("sleep\u{0}60").is_empty().then_some(())
-    })?;
+    poll("the bomb's end", PATIENCE, || (count() == 0).then_some(()))?;
     witness.all_is_well(&witness.sandbox, true)
 }
 
@@ -172,7 +182,7 @@ fn descriptors_and_socket_buffers_are_bounded(stage: &Stage) -> Result<()> {
          \x20   while True: kept.append(os.open('/dev/null', os.O_RDONLY))\n\
          except OSError as e: last = e.errno\n\
          print('full', len(kept), last, flush=True)\n\
-         time.sleep(60)\n",
+         time.sleep(1000)\n",
     )?;
     let witness = Witness::start(stage)?;
     let mut hog = hog(stage, &["--workspace", &workspace(stage)], &[&python, "-B", "/sandbox/hog.py"])?;
@@ -189,13 +199,13 @@ fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {
     const KEPT: u64 = 8 * (17 << 20);
     let witness = Witness::start(stage)?;
     let script = format!(
-        "echo full; yes 'a line of an agent that talks too much' | head -c {FLOOD}; echo over; sleep 60"
+        "echo full; yes 'a line of an agent that talks too much' | head -c {FLOOD}; echo over; sleep 1000"
     );
     let mut flood = hog(stage, &[], &["bash", "-c", &script])?;
     for _ in 0..5 {
         witness.all_is_well(&flood, true)?;
     }
-    flood.heart().wait_for("over", Duration::from_secs(120))?;
+    flood.heart().wait_for("over", PATIENCE * 3)?;
     let logs = stage.state().join(&flood.name).join("logs");
     let kept: u64 = std::fs::read_dir(&logs)?.filter_map(|e| Some(e.ok()?.metadata().ok()?.len())).sum();
     ensure!(kept > 1 << 20 && kept <= KEPT, "the log keeps {kept} bytes");
@@ -239,7 +249,7 @@ fn a_full_disk_closes_nobody_elses_way_out(stage: &Stage) -> Result<()> {
     ensure!(ask()? == "200 200 200 200 200 ");
     let fill = "head -c 1000000000 /dev/zero > /sandbox/all; echo full; sleep 1000";
     let mut hog = hog(stage, &options, &["sh", "-c", fill])?;
-    ensure!(hog.heart().err().contains("No space left"), "the control: it is full: {}", hog.heart().err());
+    hog.heart().wait_for_err("No space left", PATIENCE).context("the control: it is full")?;
     for _ in 0..20 {
         let answers = ask()?;
         ensure!(answers == "200 200 200 200 200 ", "beside a full disk: {answers}");
@@ -247,8 +257,10 @@ fn a_full_disk_closes_nobody_elses_way_out(stage: &Stage) -> Result<()> {
     let narrower = stage.write("narrower.yaml", common::policy("  {}"))?.display().to_string();
     stage.call(&["policy", "set", &victim.name, &narrower])?.expect_code(0)?;
     ensure!(ask()? != "200 200 200 200 200 ", "what the operator set is in force");
-    let log = stage.call(&["audit", "show", &victim.name])?.expect_code(0)?.out();
-    ensure!(log.contains("policy set"), "an operator's deed is on record beside a full disk");
+    poll("an operator's deed on record beside a full disk", PATIENCE, || {
+        let log = stage.call(&["audit", "show", &victim.name]).ok()?.expect_code(0).ok()?.out();
+        log.contains("policy set").then_some(())
+    })?;
     stage.call(&["audit", "verify", &victim.name])?.expect_code(0)?;
     Ok(())
 }
@@ -262,11 +274,17 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
         "idle.py",
         "import socket, sys, time, os\n\
          ASK = b'CONNECT api.bed.test:8080 HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'\n\
+         # As in the case below.\n\
+         BUSY = b'takes too long to look through', b'too much time of late'\n\
          def tunnel():\n\
          \x20   s = socket.create_connection(('127.0.0.1', 3128), 60)\n\
          \x20   s.sendall(ASK)\n\
-         \x20   assert s.recv(200).startswith(b'HTTP/1.1 200'), 'refused'\n\
-         \x20   return s\n\
+         \x20   said = s.recv(2000)\n\
+         \x20   if said.startswith(b'HTTP/1.1 200'): return s\n\
+         \x20   while more := s.recv(2000): said += more\n\
+         \x20   assert any(why in said for why in BUSY), said\n\
+         \x20   time.sleep(0.1)\n\
+         \x20   return tunnel()\n\
          kept = [tunnel() for n in range(100)]\n\
          print('full', flush=True)\n\
          while not os.path.exists('/sandbox/go'): time.sleep(0.01)\n\
@@ -276,7 +294,7 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
          \x20   s.sendall(b'GET /echo HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n')\n\
          \x20   assert s.recv(20).startswith(b'HTTP/1.1 200'), 'dead'\n\
          print('alive', flush=True)\n\
-         time.sleep(60)\n",
+         time.sleep(1000)\n",
     )?;
     let entry = "  idle:\n    name: idle\n    endpoints: [ { host: api.bed.test, port: 8080, tls: skip } ]\n    \
                  binaries: [ { path: \"/**\", allow_foreign_code: true } ]";
@@ -286,10 +304,10 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
     let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
     let before = resident(supervisor)?;
     stage.write("workspace/go", "")?;
-    sandbox.heart().wait_for("more", Duration::from_secs(60))?;
+    sandbox.heart().wait_for("more", PATIENCE)?;
     let each = resident(supervisor)?.saturating_sub(before) / TUNNELS;
     ensure!(each < EACH, "an idle tunnel takes {each} bytes");
-    sandbox.heart().wait_for("alive", Duration::from_secs(60))
+    sandbox.heart().wait_for("alive", PATIENCE)
 }
 
 /// Downloads that nobody reads: the first few fill large buffers, each of the crowd behind them next to none.
@@ -302,35 +320,39 @@ fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
         "deaf.py",
         "import socket, time, os\n\
          ASK = b'GET http://api.bed.test:8080/bytes/20000000 HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'\n\
+         # On a busy machine a look at who asks may have to be given up: asked again, as the answer says.\n\
+         BUSY = b'takes too long to look through', b'too much time of late'\n\
          def deaf():\n\
          \x20   s = socket.socket()\n\
          \x20   s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)\n\
          \x20   s.connect(('127.0.0.1', 3128))\n\
          \x20   s.sendall(ASK)\n\
-         \x20   assert s.recv(12) == b'HTTP/1.1 200', 'refused'\n\
-         \x20   return s\n\
+         \x20   said = s.recv(12)\n\
+         \x20   if said == b'HTTP/1.1 200': return s\n\
+         \x20   while more := s.recv(2000): said += more\n\
+         \x20   assert any(why in said for why in BUSY), said\n\
+         \x20   time.sleep(0.1)\n\
+         \x20   return deaf()\n\
          kept = [deaf() for n in range(40)]\n\
-         time.sleep(2)\n\
          print('full', flush=True)\n\
          while not os.path.exists('/sandbox/go'): time.sleep(0.01)\n\
          kept += [deaf() for n in range(300)]\n\
-         time.sleep(2)\n\
          print('more', flush=True)\n\
-         time.sleep(60)\n",
+         time.sleep(1000)\n",
     )?;
     let policy = common::policy_file(stage, common::FRIENDLY)?;
     let options = ["--workspace", &workspace(stage), "--policy", &policy];
     let mut sandbox = hog(stage, &options, &[&python, "-B", "/sandbox/deaf.py"])?;
     let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("no supervisor pid")?;
-    let before = resident(supervisor)?;
+    let before = settled(supervisor)?;
     stage.write("workspace/go", "")?;
-    sandbox.heart().wait_for("more", Duration::from_secs(60))?;
-    let each = resident(supervisor)?.saturating_sub(before) / CROWD;
+    sandbox.heart().wait_for("more", PATIENCE)?;
+    let each = settled(supervisor)?.saturating_sub(before) / CROWD;
+    bed::harness::say(&format!("    a download that nobody reads takes {each} bytes"));
     ensure!(each < EACH, "a download that nobody reads takes {each} bytes");
     Ok(())
 }
 
-/// Bytes of a process's memory (proc_pid_status(5)).
 /// Behind one forward connections are taken and never let go. Those through another one pass.
 fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
     const SERVERS: &str = "import socket, threading\n\
@@ -340,8 +362,7 @@ fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
         threading.Thread(target=serve, args=(8124, False)).start()\n";
     let python = program("python3")?;
     stage.script("servers.py", SERVERS)?;
-    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).map(|a| a.port());
-    let (one, other) = (free()?, free()?);
+    let (one, other) = (free_port()?, free_port()?);
     let forwards = [format!("{one}:8123"), format!("{other}:8124")];
     let options = ["--forward", &forwards[0], "--forward", &forwards[1], "--workspace", &workspace(stage)];
     let mut sandbox = Sandbox::start(stage, &options, &[&python, "servers.py"], "on")?;
@@ -361,6 +382,20 @@ fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Bytes of a process's memory once it takes no more: what is under way fills its buffers as fast as the machine is.
+fn settled(pid: i64) -> Result<u64> {
+    const STEADY: Duration = Duration::from_secs(2);
+    let (mut most, mut since) = (resident(pid)?, Instant::now());
+    poll("memory to rise no more", PATIENCE, || {
+        let now = resident(pid).ok()?;
+        if now > most {
+            (most, since) = (now, Instant::now());
+        }
+        (since.elapsed() > STEADY).then_some(now)
+    })
+}
+
+/// Bytes of a process's memory (proc_pid_status(5)).
 fn resident(pid: i64) -> Result<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

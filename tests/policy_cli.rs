@@ -174,7 +174,7 @@ fn diff_tells_what_changes(stage: &Stage) -> Result<()> {
 /// Whether a request gets through, asked in a running sandbox.
 fn reaches(stage: &Stage, name: &str, curl: &str) -> Result<bool> {
     let url = format!("https://api.bed.test/echo?m={}", stage.marker());
-    Ok(stage.call(&["exec", name, "--", curl, "-sSf", "--max-time", "20", "-o", "/dev/null", &url])?.code()
+    Ok(stage.call(&["exec", name, "--", curl, "-sSf", "--max-time", "60", "-o", "/dev/null", &url])?.code()
         == 0)
 }
 

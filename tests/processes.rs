@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Mode, finish, poll};
+use bed::stage::{Mode, PATIENCE, finish, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,8 +20,6 @@ use common::{COFFERDAM, Sandbox};
 
 /// The descriptors that each process may hold, as a table.
 const DOCUMENT: &str = include_str!("../docs/processes.md");
-/// Long enough for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     bed::harness::main(

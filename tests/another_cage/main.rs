@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{PATIENCE, poll};
+use bed::stage::{PATIENCE, free_port, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -123,6 +123,8 @@ fn agents_move_and_take_everything_along(stage: &Stage) -> Result<()> {
         "{said}"
     );
 
+    // Records are written batch after batch: with the last of them on disk the others are.
+    poll("the last record", PATIENCE, || (service.wishes_on_record().ok()? == 2).then_some(()))?;
     stage.call(&["audit", "verify", &service.sandbox.name])?.expect_code(0)?;
     let records = service.sandbox.audit()?;
     let told = |fields: &[(&str, &str)]| records.iter().filter(|record| record_has(record, fields)).count();
@@ -221,10 +223,6 @@ fn what_is_beside_the_agents_stays(stage: &Stage) -> Result<()> {
     ensure!(heard == "inside", "{heard}");
     server.finish(PATIENCE)?.expect_code(0)?;
     Ok(())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn a_run_has_no_builder(stage: &Stage) -> Result<()> {

@@ -5,18 +5,14 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bed::Stage;
-use bed::stage::poll;
+use bed::stage::{PATIENCE, poll};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::termios::{LocalModes, Winsize, tcsetwinsize};
-
-/// How long anything may take to show: far more than it needs, for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The terminal and what runs on it. Dropped, that is killed.
 pub struct Console {

@@ -2,13 +2,13 @@
 //! refuses and names them; best effort says so in `status`, the metrics and the audit log; `doctor` says what to do.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::Command;
 
 use agent::plan::Control;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Finished, PATIENCE, finish, poll};
+use bed::stage::{Finished, PATIENCE, finish, free_port, poll};
 use serde_json::Value;
 
 use crate::common::{START, Sandbox, program, under_filter};
@@ -74,7 +74,7 @@ pub fn a_kernel_without_landlock(stage: &Stage) -> Result<()> {
     ensure!(strict.err().contains("landlock can't be enforced"), "{}", strict.err());
     ensure!(strict.err().contains("best-effort") && strict.out().is_empty(), "{}", strict.err());
 
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let metrics = format!("127.0.0.1:{port}");
     let options = ["--enforcement", "best-effort", "--metrics", &metrics];
     let name = stage.name();
@@ -93,9 +93,8 @@ pub fn a_kernel_without_landlock(stage: &Stage) -> Result<()> {
         let event = &record["event"];
         event["kind"] == "control_missing" && event["control"] == "landlock"
     };
-    let audit = sandbox.audit()?;
-    ensure!(audit.iter().any(told), "{audit:?}");
-    Ok(())
+    poll("the record", PATIENCE, || sandbox.audit().ok()?.iter().any(told).then_some(()))
+        .with_context(|| format!("{:?}", sandbox.audit()))
 }
 
 /// `doctor` on machines that lack something: exit code 1, the control, and what to do.

@@ -3,11 +3,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::poll;
+use bed::stage::{PATIENCE, poll};
 use serde_json::Value;
 
 use crate::common::{Sandbox, policy_file, program, workspace};
@@ -18,7 +17,7 @@ use crate::themes::{PLAIN, TERMINALS};
 /// Prints what the kernel says about a process; tries nothing.
 const POSTURE: &str = include_str!("inside/posture.py");
 /// How long what ends may take to be gone.
-pub const GONE: Duration = Duration::from_secs(20);
+pub const GONE: std::time::Duration = PATIENCE;
 
 /// An agent that does nothing, in a sandbox with the case's workspace.
 pub fn idle<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
@@ -267,7 +266,7 @@ pub fn nothing_runs_unwatched(stage: &Stage) -> Result<()> {
         let mut console = Console::start(stage, (24, 80), &args)?;
         console.see("ready")?;
         // The client's own command line holds the mark too.
-        ensure!(stage.processes_with(&mark).len() >= 3, "the control: they are there");
+        poll("the control: they are there", GONE, || (stage.processes_with(&mark).len() >= 3).then_some(()))?;
         console.kill()?;
         console.end()?;
         poll("what it started to end", GONE, || stage.processes_with(&mark).is_empty().then_some(()))

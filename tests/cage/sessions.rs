@@ -121,8 +121,17 @@ pub fn a_stopped_client_lends_its_terminal(stage: &Stage) -> Result<()> {
         kill(console.pid(), Signal::SIGCONT)?;
         poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
         console.type_in(&format!("line{round}\n"))?;
-        console.see(&format!("{} {}", size.0, size.1))?;
         console.see(&format!("got-line{round}"))?;
+        // A shell that is signalled just before it waits for a line tells of it behind that line.
+        let told = format!("{} {}\r\n", size.0, size.1);
+        poll("its size of now", GONE, || {
+            if console.screen().contains(&told) {
+                return Some(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            console.type_in("another\n").ok().and(None)
+        })
+        .with_context(|| format!("it shows {:?}", console.screen()))?;
     }
     // What nobody can catch: whoever had the terminal meanwhile may have changed it.
     kill(console.pid(), Signal::SIGSTOP)?;

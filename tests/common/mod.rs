@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bed::Stage;
-use bed::stage::{Running, poll};
+use bed::stage::{PATIENCE, Running, poll};
 use serde_json::Value;
 
 /// The program under test.
 pub const COFFERDAM: &str = env!("CARGO_BIN_EXE_cofferdam");
 /// How long a sandbox may take to come up: far more than it needs, for a loaded machine.
-pub const START: Duration = Duration::from_secs(30);
+pub const START: Duration = PATIENCE;
 
 /// Where `.ci/run` puts client programs that no distribution package brings.
 pub fn tools() -> PathBuf {
@@ -156,7 +156,7 @@ impl<'a> Sandbox<'a> {
 
     /// Waits until an actor has been restarted more than `before` times and is up.
     pub fn wait_restarted(&self, actor: &str, before: u64) -> Result<()> {
-        poll(&format!("{actor} to come back"), Duration::from_secs(10), || {
+        poll(&format!("{actor} to come back"), PATIENCE, || {
             let tree = self.tree().ok()?;
             let node = find(&tree, actor)?;
             (node["restarts"].as_u64()? > before && node["state"] == "up").then_some(())
@@ -200,11 +200,12 @@ pub fn find<'v>(tree: &'v Value, path: &str) -> Option<&'v Value> {
     })
 }
 
-/// The records of a sandbox's audit log.
+/// The records of a sandbox's audit log; not one that is being written.
 pub fn audit(stage: &Stage, name: &str) -> Result<Vec<Value>> {
     let path = stage.state().join(name).join("audit.jsonl");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    text.lines().map(|line| serde_json::from_str(line).context("an audit line is no JSON")).collect()
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).context("an audit line is no JSON")).collect()
 }
 
 /// Whether a record, or its nested event, has these fields.
@@ -215,7 +216,7 @@ pub fn record_has(record: &Value, fields: &[(&str, &str)]) -> bool {
 
 /// Fails unless some record has all these fields.
 pub fn ensure_audited(stage: &Stage, name: &str, fields: &[(&str, &str)]) -> Result<()> {
-    let found = poll("an audit record", bed::stage::PATIENCE, || {
+    let found = poll("an audit record", PATIENCE, || {
         audit(stage, name).ok()?.iter().any(|record| record_has(record, fields)).then_some(())
     });
     if found.is_err() {

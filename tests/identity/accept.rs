@@ -16,7 +16,7 @@ use super::{CLIENT, prepare};
 const UPGRADE: &str = "at() { until [ -e /sandbox/$1 ]; do sleep 0.02; done; }\nget /sandbox/client\nat upgrade\n\
                        cp /sandbox/client /sandbox/new; printf x >> /sandbox/new; mv /sandbox/new /sandbox/client\n\
                        get /sandbox/client\nat again\nget /sandbox/client\nat last\nget /sandbox/client\n\
-                       /sandbox/client -s http://api.bed.test/echo\necho end; sleep 60";
+                       /sandbox/client -s http://api.bed.test/echo\necho end; exec sleep 1000";
 
 /// A sandbox whose agent has used its client once.
 struct Upgraded<'a> {

@@ -8,7 +8,7 @@ CLIENT = '/sandbox/client'  # allowed, and does nothing but hold what it inherit
 
 
 def code(s):
-    s.settimeout(20)
+    s.settimeout(60)
     try:
         got = s.recv(100)
     except OSError as e:
@@ -56,7 +56,7 @@ def done(pid):
 
 
 def own():
-    s = socket.create_connection(PROXY, 10)
+    s = socket.create_connection(PROXY, 60)
     s.sendall(ASK)
     return code(s)
 

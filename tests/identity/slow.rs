@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use bed::Stage;
+use bed::stage::{PATIENCE, poll};
 
-use super::common::{Sandbox, audit, policy_file, program, workspace};
+use super::common::{Sandbox, policy_file, program, workspace};
 
 /// Maps pages of a library to be executed, so that none can be joined with its neighbour, and then asks the proxy for tunnels.
 const SLOW: &str = r#"
@@ -44,15 +45,14 @@ pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
         let said = stage.call(&words.each_ref().map(String::as_str))?.expect_code(0)?.out();
         ensure!(said == "200\n", "the other one's tunnel {n}: {said:?}");
     }
-    let said = running.finish(bed::stage::PATIENCE)?.expect_code(0)?.out();
+    let said = running.finish(PATIENCE)?.expect_code(0)?.out();
     let count = |code: &str| said.lines().filter(|line| *line == code).count();
     ensure!(count("200") + count("403") == 60, "{said:?}");
     // By the clock of this machine it may be any number but none.
     ensure!(count("403") > 0, "looks of thirty thousand mappings each were all taken: {said:?}");
-    let told = audit(stage, &sandbox.name)?.iter().any(|record| {
+    let says_why = |record: &serde_json::Value| {
         let text = record.to_string();
         text.contains("too much time of late") || text.contains("takes too long to look through")
-    });
-    ensure!(told, "no record says why");
-    Ok(())
+    };
+    poll("a record that says why", PATIENCE, || sandbox.audit().ok()?.iter().any(says_why).then_some(()))
 }

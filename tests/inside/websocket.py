@@ -1,10 +1,10 @@
-"""A WebSocket through CONNECT with nothing but the standard library: python3 websocket.py HOST:PORT PATH N
-Prints each message; exits 0 after N of them, 1 when the stream breaks off."""
-import base64, os, socket, ssl, struct, sys
+"""A WebSocket through CONNECT with nothing but the standard library: python3 websocket.py HOST:PORT PATH N|FILE
+Prints each message; exits 0 after N of them or once there is such a file, 1 when the stream breaks off."""
+import base64, itertools, os, socket, ssl, struct, sys
 
-authority, path, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+authority, path, enough = sys.argv[1:4]
 host = authority.split(":")[0]
-raw = socket.create_connection(("127.0.0.1", 3128), 10)
+raw = socket.create_connection(("127.0.0.1", 3128), 60)
 raw.sendall(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
 
 
@@ -48,7 +48,9 @@ def send(text):
     tls.sendall(bytes([0x81, 0x80 | len(data)]) + mask + data)
 
 
-for i in range(n):
+for i in itertools.count():
+    if i == int(enough) if enough.isdigit() else os.path.exists(enough):
+        break
     if path == "/ws":
         send(f"echo {i + 1}")
     start, length = exactly(2)

@@ -41,7 +41,7 @@ def requests():
             note("refused", repr(e))
             continue
         try:
-            s.settimeout(20)
+            s.settimeout(60)
             s.sendall(b"GET http://api.bed.test:8080/ HTTP/1.1\r\nHost: api.bed.test:8080\r\nConnection: close\r\n\r\n")
             status = head(s)
             if " 200" in status:
@@ -70,7 +70,7 @@ def stream():
             tls = context.wrap_socket(s, server_hostname="h1.bed.test")
             tls.sendall(b"GET /sse?n=1000000&every=20 HTTP/1.1\r\nHost: h1.bed.test\r\n\r\n")
             lines, expected = tls.makefile("rb"), 1
-            tls.settimeout(20)
+            tls.settimeout(60)
             while going:
                 line = lines.readline()
                 if not line:

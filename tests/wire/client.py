@@ -12,7 +12,7 @@ Prints {"id", "got": base64, "end": "closed" | "answers" | "patience" | "error: 
 import base64, json, socket, ssl, sys
 from concurrent.futures import ThreadPoolExecutor
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 KEEP = 64 * 1024
 
 

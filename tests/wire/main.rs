@@ -33,7 +33,7 @@ use common::{COFFERDAM, policy_file, program, workspace};
 /// Bytes of the word that stands for a case.
 pub const WORD: usize = 24;
 /// What the whole list may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 const CLIENT: &str = include_str!("client.py");
 

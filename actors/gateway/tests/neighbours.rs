@@ -39,7 +39,7 @@ use tokio::{net::TcpListener, time::timeout};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 /// For what comes at once, or never.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn embeddings() -> Request<gateway::Body> {
     post("/v1/embeddings", r#"{"model":"small","input":"x"}"#)

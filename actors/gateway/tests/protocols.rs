@@ -191,15 +191,24 @@ async fn connections_are_kept_and_a_dead_one_is_replaced() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
     let ask = || post("/v1/chat/completions", r#"{"model":"small"}"#);
+    // A connection is kept a moment after the answer's end.
+    let kept = async |wanted: usize| {
+        let settled = async {
+            while house.gateway.sweep().await != wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), settled).await.expect("so many are kept");
+    };
     for _ in 0..3 {
         provider.whole(200, JSON, "{}").await;
         assert_eq!(house.whole(ask()).await.0, 200);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        kept(1).await;
     }
     assert_eq!(house.dialed.lock().unwrap().len(), 1);
     provider.whole(200, &[("content-type", "application/json"), ("connection", "close")], "{}").await;
     assert_eq!(house.whole(ask()).await.0, 200);
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    kept(0).await;
     provider.whole(200, JSON, "{}").await;
     assert_eq!(house.whole(ask()).await.0, 200);
     assert_eq!(house.dialed.lock().unwrap().len(), 2);

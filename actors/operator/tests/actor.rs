@@ -63,7 +63,7 @@ async fn a_crash_loses_open_connections_and_refuses_none() {
 async fn it_answers_while_it_serves() {
     let house = unserved();
     let (actor, ended) = start(&house).await;
-    assert!(ractor::call_t!(actor, |reply| Msg::Ping { reply }, 500).is_ok());
+    assert!(ractor::call_t!(actor, |reply| Msg::Ping { reply }, 60_000).is_ok());
     actor.stop(None);
     let _ = ended.await;
 }

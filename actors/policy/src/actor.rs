@@ -106,7 +106,7 @@ mod tests {
     use crate::reload::Seen;
 
     const TEXT: &str = "version: 1\n";
-    const DEADLINE: Duration = Duration::from_secs(5);
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     fn loader(path: Option<std::path::PathBuf>) -> Loader {
         let store = Store::new(Candidate::new("p", TEXT, &[]).unwrap());

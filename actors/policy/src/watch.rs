@@ -20,7 +20,11 @@ pub const POLL: Duration = Duration::from_secs(5);
 
 /// Watches until `tell` says `false`. `tell` is called once the watch has begun (so that nothing falls between a reader and
 /// its watch), once at the start of every quiet spell, and at each poll.
-pub async fn watch(path: PathBuf, mut tell: impl FnMut() -> bool) {
+pub async fn watch(path: PathBuf, tell: impl FnMut() -> bool) {
+    watch_and_poll(path, POLL, tell).await;
+}
+
+async fn watch_and_poll(path: PathBuf, every: Duration, mut tell: impl FnMut() -> bool) {
     // One place: an event that finds it full will be told with the one that is in it.
     let (sender, mut events) = mpsc::channel::<()>(1);
     let _watcher = watcher(&path, sender);
@@ -28,7 +32,7 @@ pub async fn watch(path: PathBuf, mut tell: impl FnMut() -> bool) {
         return;
     }
     loop {
-        let poll = Instant::now() + POLL;
+        let poll = Instant::now() + every;
         if let Ok(Some(())) = timeout_at(poll, events.recv()).await {
             settle(&mut events).await;
         } else {
@@ -85,10 +89,15 @@ mod tests {
 
     use super::*;
 
-    fn counting(path: PathBuf) -> (Arc<AtomicU32>, tokio::task::JoinHandle<()>) {
+    /// For what comes soon, or never.
+    const DEADLINE: Duration = Duration::from_secs(60);
+    /// So rarely that what is told is told by the watch.
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    fn counting(path: PathBuf, every: Duration) -> (Arc<AtomicU32>, tokio::task::JoinHandle<()>) {
         let count = Arc::new(AtomicU32::new(0));
         let own = count.clone();
-        let task = tokio::spawn(watch(path, move || {
+        let task = tokio::spawn(watch_and_poll(path, every, move || {
             own.fetch_add(1, Ordering::SeqCst);
             true
         }));
@@ -96,7 +105,7 @@ mod tests {
     }
 
     async fn until(count: &AtomicU32, wanted: u32) {
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + DEADLINE;
         while count.load(Ordering::SeqCst) < wanted {
             assert!(Instant::now() < deadline, "told {} times", count.load(Ordering::SeqCst));
             tokio::task::yield_now().await;
@@ -108,9 +117,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.yaml");
         std::fs::write(&path, "1").unwrap();
-        let (count, task) = counting(path.clone());
+        let (count, task) = counting(path.clone(), NEVER);
         // The watch has begun when a first event comes through.
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + DEADLINE;
         while count.load(Ordering::SeqCst) == 0 {
             assert!(Instant::now() < deadline);
             std::fs::write(&path, "2").unwrap();
@@ -130,8 +139,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_watch_it_is_polled() {
-        let (count, task) = counting(PathBuf::from("/nonexistent/directory/policy.yaml"));
-        tokio::time::sleep(POLL * 3 + Duration::from_millis(1)).await;
+        let (count, task) = counting(PathBuf::from("/nonexistent/directory/policy.yaml"), POLL);
+        // Well between two polls: the clock's own steps are a millisecond, and each poll may be one late.
+        tokio::time::sleep(POLL * 3 + POLL / 2).await;
         assert_eq!(count.load(Ordering::SeqCst), 1 + 3, "once when it began, then at each poll");
         task.abort();
     }

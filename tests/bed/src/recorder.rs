@@ -1,6 +1,6 @@
 //! What arrived at the world's servers, kept for tests to look at. Bounded, so that a long demo doesn't grow.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Requests kept; the oldest are dropped.
@@ -47,6 +47,7 @@ struct Kept {
     questions: VecDeque<String>,
     streams: VecDeque<Stream>,
     tunnels: VecDeque<Tunnel>,
+    over: BTreeSet<String>,
 }
 
 /// What the corporate proxy was asked for.
@@ -158,6 +159,16 @@ impl Recorder {
     /// The requests whose target holds `marker`: tests that run side by side tell theirs apart by it.
     pub fn with_marker(&self, marker: &str) -> Vec<Seen> {
         self.kept().requests.iter().filter(|seen| seen.target.contains(marker)).cloned().collect()
+    }
+
+    /// Lets streams end that were asked for with `until=MARKER`: one that must outlast something is as long as that takes.
+    pub fn let_end(&self, marker: &str) {
+        self.kept().over.insert(marker.to_owned());
+    }
+
+    /// Whether they may.
+    pub(crate) fn may_end(&self, marker: &str) -> bool {
+        self.kept().over.contains(marker)
     }
 
     /// Whether DNS was asked for a name.

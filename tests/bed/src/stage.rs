@@ -6,11 +6,12 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,9 +24,10 @@ use crate::world::World;
 
 /// The ordinary user that rootless cases run as when the tests are started by root: an id that no system gives away.
 const ORDINARY: u32 = 12345;
-/// How long a command may take unless a case says otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a pipe may stay open after its program has ended.
+/// How long a command may take unless a case says otherwise: of whatever it bounds it says only that it never comes, for a slow
+/// machine's sake.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a pipe may stay open after its program has ended, and after what was read of it last.
 const PIPE_END: Duration = Duration::from_secs(5);
 /// The pause between looks while polling.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -316,11 +318,19 @@ impl Gathered {
 
     /// Everything, once the pipe has ended; what there is, where a process left behind still holds it open.
     fn all(&mut self) -> Vec<u8> {
-        let until = Instant::now() + PIPE_END;
+        let (mut until, mut read) = (Instant::now() + PIPE_END, 0);
         while self.reader.as_ref().is_some_and(|reader| !reader.is_finished()) && Instant::now() < until {
             std::thread::sleep(LOOK_AGAIN);
+            let now = self.length();
+            if now > read {
+                (until, read) = (Instant::now() + PIPE_END, now);
+            }
         }
         self.now()
+    }
+
+    fn length(&self) -> usize {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -375,6 +385,12 @@ impl Running {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Waits until standard error holds a text. It comes by a pipe of its own: what was written on it first needn't be here first.
+    pub fn wait_for_err(&self, text: &str, deadline: Duration) -> Result<()> {
+        poll(&format!("{text:?} on standard error"), deadline, || self.err().contains(text).then_some(()))
+            .with_context(|| format!("stderr: {}", self.err()))
     }
 
     /// Sends a signal to the process alone.
@@ -432,6 +448,21 @@ pub fn poll<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<
             bail!("waited {deadline:?} for {what}");
         }
         std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// A port on which nobody in the world listens and which no other case is given. It is none of those that the kernel gives to clients
+/// and to whoever asks for any, who could have it by the time that it is listened on.
+pub fn free_port() -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if port >= 30_000 {
+            bail!("no port is free");
+        }
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ fn curl(stage: &Stage, args: &[&str]) -> Result<String> {
     let Some(curl) = program("curl") else { bed::skip!("no curl on this machine") };
     let mut command = stage.command(curl);
     command
-        .args(["-sS", "--fail-with-body", "--max-time", "20", "--cacert"])
+        .args(["-sS", "--fail-with-body", "--max-time", "60", "--cacert"])
         .arg(stage.world().ca_file())
         .args(args);
     Ok(finish(command, PATIENCE)?.expect_code(0)?.out())

@@ -43,7 +43,7 @@ attack("a socket pair of another family", EPERM, "TIPC has them, and had holes",
 def exchange(address, request, family=socket.AF_INET):
     """What a server answers; an error when there is none that does."""
     with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.settimeout(5)
+        s.settimeout(20)
         s.connect(address)
         s.sendall(request)
         return s.recv(4096)

@@ -9,6 +9,8 @@ def refuse():
 caught, seen, ours = [], set(), os.getpid()
 print("looking", flush=True)
 while not os.path.exists("/sandbox/stop"):
+    with open("/sandbox/seen", "w") as count:
+        count.write("%d\n" % len(seen))
     for pid in os.listdir("/proc"):
         if not pid.isdigit() or int(pid) in (1, ours):
             continue

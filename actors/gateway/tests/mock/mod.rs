@@ -231,7 +231,7 @@ pub fn both(port: u16) -> String {
             "ant":{{"kind":"anthropic","base_url":"http://127.0.0.1:{port}","credential":"env:KEY"}}}},
           "routes":[{{"model":"small","to":[{{"provider":"oai","model":"meta/llama-3.3-70b"}}]}},
                     {{"model":"claude-*","to":[{{"provider":"ant","model":"claude-real"}}],
-                      "timeouts":{{"first_byte":"2s","idle":"300ms"}}}}]}}"#
+                      "timeouts":{{"first_byte":"2s","idle":"2s"}}}}]}}"#
     )
 }
 
@@ -283,4 +283,12 @@ impl House {
     pub fn told(&self) -> Vec<Told> {
         self.book.told.lock().unwrap().clone()
     }
+}
+
+/// A port that refuses every connection, and is nobody else's for as long as the socket is held.
+pub fn refusing() -> (tokio::net::TcpSocket, u16) {
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    (taken, port)
 }

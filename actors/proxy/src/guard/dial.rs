@@ -136,7 +136,7 @@ mod tests {
     async fn connects_without_delay_and_tells_the_address() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = judged(listener.local_addr().unwrap());
-        let connected = dial(&[addr], Duration::from_secs(5)).await.unwrap();
+        let connected = dial(&[addr], Duration::from_secs(60)).await.unwrap();
         assert_eq!(connected.reached, Reached::Address(addr));
         assert!(connected.stream.nodelay().unwrap());
         assert_eq!(connected.stream.peer_addr().unwrap(), addr.addr());
@@ -144,16 +144,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusing_address_gives_way_to_the_next() {
-        let dead = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Bound and not listened on: it refuses, and is nobody else's meanwhile.
+        let dead = TcpSocket::new_v4().unwrap();
+        dead.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let dead_addr = judged(dead.local_addr().unwrap());
-        drop(dead);
         let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live_addr = judged(live.local_addr().unwrap());
-        let started = Instant::now();
-        let connected = dial(&[dead_addr, live_addr], Duration::from_secs(5)).await.unwrap();
-        assert_eq!(connected.reached, Reached::Address(live_addr));
-        assert!(started.elapsed() < STAGGER, "a refusal starts the next try at once");
-        let refused = dial(&[dead_addr], Duration::from_secs(5)).await;
+        // The least of many: a busy machine may take its time once, but who waits for the next turn does so always.
+        let mut least = Duration::MAX;
+        for _ in 0..20 {
+            let started = Instant::now();
+            let connected = dial(&[dead_addr, live_addr], Duration::from_secs(60)).await.unwrap();
+            assert_eq!(connected.reached, Reached::Address(live_addr));
+            least = least.min(started.elapsed());
+        }
+        assert!(least < STAGGER, "a refusal starts the next try at once");
+        let refused = dial(&[dead_addr], Duration::from_secs(60)).await;
         assert!(matches!(refused, Err(DialError::Unreachable { .. })), "{refused:?}");
     }
 
@@ -165,14 +171,14 @@ mod tests {
         let listener = socket.listen(1).unwrap();
         let addr = listener.local_addr().unwrap();
         let mut fillers = Vec::new();
-        while let Ok(Ok(stream)) =
-            tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(addr)).await
-        {
-            fillers.push(stream);
+        let got = loop {
+            match dial(&[judged(addr)], Duration::from_millis(100)).await {
+                Ok(connected) => fillers.push(connected.stream),
+                Err(error) => break error,
+            }
             assert!(fillers.len() < 64, "the queue never fills");
-        }
-        let got = dial(&[judged(addr)], Duration::from_millis(50)).await;
-        assert!(matches!(got, Err(DialError::TimedOut)), "{got:?}");
+        };
+        assert!(matches!(got, DialError::TimedOut), "{got:?}");
     }
 
     #[tokio::test]

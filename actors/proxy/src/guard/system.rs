@@ -278,10 +278,15 @@ mod tests {
         }
         let servers = resolver(ResolverConfig::from_parts(None, vec![], vec![server])).unwrap();
         let absolute = |text: &str| Name::from_ascii(text).unwrap();
-        let started = Instant::now();
-        let found = ask(&servers, absolute("up.example.")).await.unwrap();
-        assert_eq!(found, ["93.184.216.34".parse::<IpAddr>().unwrap()]);
-        assert!(started.elapsed() < TRY_TIMEOUT, "a dead family holds nobody up");
+        // The least of some: a busy machine may take its time once, but who waits for the dead family does so always.
+        let mut least = Duration::MAX;
+        for number in 0..5 {
+            let started = Instant::now();
+            let found = ask(&servers, absolute(&format!("up{number}.example."))).await.unwrap();
+            assert_eq!(found, ["93.184.216.34".parse::<IpAddr>().unwrap()]);
+            least = least.min(started.elapsed());
+        }
+        assert!(least < TRY_TIMEOUT, "a dead family holds nobody up");
         assert_eq!(ask(&servers, absolute("gone.example.")).await, Err(LookupError::NotFound));
     }
 

@@ -294,7 +294,10 @@ async fn what_cannot_be_recorded_is_not_done() {
 
 #[tokio::test]
 async fn an_unreachable_destination_is_502() {
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Bound and not listened on: it refuses, and is nobody else's meanwhile.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let dead = taken.local_addr().unwrap().port();
     let bed =
         Bed::new(&[l4("raw.test", dead), rest("up.test", dead), l4("gone.example", 80)].join("\n")).await;
     let (head, _) = bed.connect(&format!("raw.test:{dead}")).await;

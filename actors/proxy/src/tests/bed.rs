@@ -30,7 +30,7 @@ use crate::tls::{Alpn, Authority, upstream_config_with_roots};
 use crate::{Identify, Tracker, Upstream};
 
 /// Long enough that only a hang reaches it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The one program that policies of these tests name.
 pub const AGENT: &str = "/usr/bin/agent";
 

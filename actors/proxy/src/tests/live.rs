@@ -303,9 +303,7 @@ async fn one_agent_leaves_connections_to_the_others() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), settled)
-        .await
-        .expect("those beyond its share are closed");
+    tokio::time::timeout(super::bed::PATIENCE, settled).await.expect("those beyond its share are closed");
     assert!(bed.journal.lines().iter().any(|line| line == "deny unavailable - -"), "and that is on record");
     is(2);
     assert!(

@@ -160,7 +160,7 @@ async fn a_listener_that_lives_above_its_actor_refuses_nobody() {
     let (begun, mut round) = (std::time::Instant::now(), 0);
     // A cast to one that is down just then has no effect: on a busy machine many haven't.
     while round < 100 || tree.tree().await.unwrap().children[0].restarts <= 5 {
-        assert!(begun.elapsed() < secs(60), "it hardly ever died");
+        assert!(begun.elapsed() < secs(300), "it hardly ever died");
         if round % 4 == 0 {
             let _ = address.cast(Msg::Err);
         }
@@ -169,7 +169,7 @@ async fn a_listener_that_lives_above_its_actor_refuses_nobody() {
         let mut byte = [0];
         // A connection that was accepted in the moment of death may be lost by its own task; that is
         // for a tracker above the actor to hold. Not being refused is for the listener.
-        let _ = timeout(secs(5), tokio::io::AsyncReadExt::read(&mut socket, &mut byte))
+        let _ = timeout(secs(60), tokio::io::AsyncReadExt::read(&mut socket, &mut byte))
             .await
             .expect("left waiting");
     }

@@ -9,7 +9,7 @@ use cofferdam_telemetry::audit::{AuditLog, Egress, Event, Options, Rotation, Tro
 use redactor::{Redactor, Secret, SharedRedactor};
 use tokio::task::JoinHandle;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn redactor() -> SharedRedactor {
     SharedRedactor::new(Redactor::new([("KEY", Secret::from("s3cret-value-0123"))]).unwrap())

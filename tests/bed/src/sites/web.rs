@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! /echo                 the request as JSON        /bytes/N         N bytes of the pattern
-//! /upload               counts and checks a body   /sse?n=&every=   server-sent ticks, every in ms
+//! /upload               counts and checks a body   /sse?n=&every=   server-sent ticks, every in ms; with until=MARKER no
+//!                                                                  fewer, and on until the recorder lets that end
 //! /ws                   WebSocket echo             /ws/ticks?every= WebSocket that ticks by itself
 //! /gateway              WebSocket chat             /file/N          /bytes/N with ETag and ranges
 //! /trailers             the request's trailers as the answer's body, and trailers behind it
@@ -38,8 +39,16 @@ pub async fn answer(request: Request<Incoming>, visit: &Visit<'_>) -> Response<B
     match path.as_str() {
         "/echo" => echo(request, visit).await,
         "/upload" => upload(request.into_body()).await,
-        "/sse" => ticks(number(query, "n", 10), milliseconds("every", 100), "text/event-stream", sse_event),
-        "/drip" => ticks(number(query, "n", 10), milliseconds("every", 100), "text/plain", |_| "x".into()),
+        "/sse" => {
+            let until = parameter(query, "until").map(str::to_owned);
+            let recorder = visit.recorder.clone();
+            let is_over = move || until.as_ref().is_none_or(|marker| recorder.may_end(marker));
+            let (n, every) = (number(query, "n", 10), milliseconds("every", 100));
+            ticks(n, every, is_over, "text/event-stream", sse_event)
+        }
+        "/drip" => {
+            ticks(number(query, "n", 10), milliseconds("every", 100), || true, "text/plain", |_| "x".into())
+        }
         "/ws" => websocket::upgrade(request, Talk::Echo, visit),
         "/ws/ticks" => websocket::upgrade(request, Talk::Ticks(milliseconds("every", 20)), visit),
         "/gateway" => websocket::upgrade(request, Talk::Chat, visit),
@@ -175,9 +184,17 @@ fn sse_event(n: u64) -> String {
     format!("id: {n}\ndata: tick {n}\n\n")
 }
 
-fn ticks(n: u64, every: Duration, kind: &'static str, text: fn(u64) -> String) -> Response<Body> {
+fn ticks(
+    n: u64,
+    every: Duration,
+    is_over: impl Fn() -> bool + Send + 'static,
+    kind: &'static str,
+    text: fn(u64) -> String,
+) -> Response<Body> {
     stream(kind, None, move |mut sender| async move {
-        for tick in 1..=n {
+        let mut tick = 0;
+        while tick < n || !is_over() {
+            tick += 1;
             if sender.send_data(text(tick).into()).await.is_err() {
                 return;
             }
