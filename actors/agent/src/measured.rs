@@ -1,6 +1,6 @@
 //! What the benchmarks reach: the look for a socket's holders, outside of init. Nothing else uses this.
 
-use crate::init::{Lens, Wanted, holders};
+use crate::init::{Lens, Waits, Wanted, holders};
 
 /// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has; their programs opened
 /// and their memory maps looked through.
@@ -10,7 +10,8 @@ use crate::init::{Lens, Wanted, holders};
 #[must_use]
 #[allow(clippy::expect_used, reason = "a bench fails by panic")]
 pub fn holders_of(inode: u64, at: (i32, i32)) -> usize {
-    let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[] };
+    let waits = Waits::of_this_process();
+    let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[], waits: &waits };
     let found = holders(&[Wanted { inode, likely: Some(at) }], lens).pop();
     found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
 }

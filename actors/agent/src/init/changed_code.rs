@@ -12,7 +12,6 @@ use crate::sys::pagemap;
 use std::io::{self, BufRead};
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 /// Bytes of one process's report that are read: some twenty thousand mappings.
 const MAX_REPORT: u64 = 16 << 20;
@@ -20,9 +19,13 @@ const MAX_REPORT: u64 = 16 << 20;
 /// Whether executable mappings of files and of the kernel (`code`: their addresses) have pages that aren't theirs.
 ///
 /// # Errors
-/// The page map's or the report's, and `InvalidData` where that is longer than is read; [`Fault::TooLong`] once it is `until`.
-pub(super) fn is_in(process: &Opened, code: &[Range<u64>], until: Instant) -> Result<bool, Fault> {
-    match scan(process, code, until) {
+/// The page map's or the report's, and `InvalidData` where that is longer than is read; [`Fault::TooLong`] once its time `is_over`.
+pub(super) fn is_in(
+    process: &Opened,
+    code: &[Range<u64>],
+    is_over: &dyn Fn() -> bool,
+) -> Result<bool, Fault> {
+    match scan(process, code, is_over) {
         // A kernel that doesn't know the question.
         Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => {
             Ok(report(process.open_page_report()?)?)
@@ -31,10 +34,10 @@ pub(super) fn is_in(process: &Opened, code: &[Range<u64>], until: Instant) -> Re
     }
 }
 
-fn scan(process: &Opened, code: &[Range<u64>], until: Instant) -> Result<bool, Fault> {
+fn scan(process: &Opened, code: &[Range<u64>], is_over: &dyn Fn() -> bool) -> Result<bool, Fault> {
     let pages = process.open_page_map()?;
     for range in code {
-        in_time(until)?;
+        in_time(is_over)?;
         if pagemap::has_own_page(pages.as_fd(), range)? {
             return Ok(true);
         }

@@ -15,7 +15,6 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
@@ -41,30 +40,30 @@ impl From<io::Error> for Fault {
 }
 
 /// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash. The kernel is asked no more
-/// once it is `until`.
+/// once its time `is_over`.
 pub(crate) fn is_in(
     process: &Opened,
     program: &[u8],
     writable: &[PathBuf],
-    until: Instant,
+    is_over: &dyn Fn() -> bool,
 ) -> Result<bool, Fault> {
     let mut code = Vec::new();
-    let foreign = executable_mappings(&process.open_maps()?, until, |mapping| {
+    let foreign = executable_mappings(&process.open_maps()?, is_over, |mapping| {
         if mapping.is_of_others() {
             code.push(mapping.range.clone());
         }
         is_foreign(mapping, program, writable)
     })?;
-    Ok(foreign || changed_code::is_in(process, &code, until)?)
+    Ok(foreign || changed_code::is_in(process, &code, is_over)?)
 }
 
 /// Shows every executable mapping to `is_wanted` until one is: whether one was.
 fn executable_mappings(
     maps: &File,
-    until: Instant,
+    is_over: &dyn Fn() -> bool,
     mut is_wanted: impl FnMut(&Mapping<'_>) -> bool,
 ) -> Result<bool, Fault> {
-    match asked(maps, until, &mut is_wanted) {
+    match asked(maps, is_over, &mut is_wanted) {
         // A kernel that doesn't know the question.
         Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => read(maps, &mut is_wanted),
         answer => answer,
@@ -73,18 +72,18 @@ fn executable_mappings(
 
 /// # Errors
 /// Time is up.
-pub(super) fn in_time(until: Instant) -> Result<(), Fault> {
-    if Instant::now() < until { Ok(()) } else { Err(Fault::TooLong) }
+pub(super) fn in_time(is_over: &dyn Fn() -> bool) -> Result<(), Fault> {
+    if is_over() { Err(Fault::TooLong) } else { Ok(()) }
 }
 
 fn asked(
     maps: &File,
-    until: Instant,
+    is_over: &dyn Fn() -> bool,
     is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool,
 ) -> Result<bool, Fault> {
     let (mut from, mut name) = (0, [0; MAX_NAME]);
     for _ in 0..MAX_EXECUTABLE {
-        in_time(until)?;
+        in_time(is_over)?;
         let Some((range, path)) = procmap::next_executable(maps.as_fd(), from, &mut name)? else {
             return Ok(false);
         };
@@ -170,8 +169,7 @@ mod tests {
         let maps = || File::open(format!("/proc/{}/maps", other.id())).unwrap();
         let (mut named, mut printed) = (Vec::new(), Vec::new());
         let of = |mapping: &Mapping<'_>| (mapping.range.clone(), mapping.path.to_vec());
-        let until = Instant::now() + std::time::Duration::from_secs(60);
-        let answer = asked(&maps(), until, &mut |mapping| {
+        let answer = asked(&maps(), &|| false, &mut |mapping| {
             named.push(of(mapping));
             false
         });
@@ -182,8 +180,8 @@ mod tests {
             }
             false
         });
-        let first = asked(&maps(), until, &mut |_| true);
-        let late = asked(&maps(), Instant::now(), &mut |_| true);
+        let first = asked(&maps(), &|| false, &mut |_| true);
+        let late = asked(&maps(), &|| true, &mut |_| true);
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(text.is_ok_and(|wanted| !wanted) && printed.len() > 1);

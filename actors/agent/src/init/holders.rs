@@ -11,6 +11,7 @@
 
 use super::foreign_code;
 use super::identified::{Fault, Identified, gone_or_unreadable, unreadable};
+use super::patience::{Stopwatch, Waits};
 use super::process::pids;
 use super::tables::{Place, Tables};
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
@@ -18,14 +19,16 @@ use crate::sys::directory::ENTRIES;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Processes looked at for one question.
 const MAX_PIDS: usize = 4096;
-/// For how long a look is redone for those sockets whose holders change under it: programs start and end in less.
+/// For how long a look is redone for those sockets whose holders change under it: programs start and end in less. This and the next without
+/// what init waits for a processor.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a look at what one process has mapped may take; checked between two questions to the kernel.
 const MAPPINGS_PATIENCE: Duration = Duration::from_millis(50);
+
 /// What holders are looked for with.
 #[derive(Clone, Copy)]
 pub(crate) struct Lens<'a> {
@@ -37,6 +40,8 @@ pub(crate) struct Lens<'a> {
     pub(crate) threads: bool,
     /// Processes that have yet to execute their program: our own code, which holds nobody's sockets.
     pub(crate) starting: &'a [i32],
+    /// What of a look's time is nobody's.
+    pub(crate) waits: &'a Waits,
 }
 
 /// A socket whose holders are asked for.
@@ -74,10 +79,10 @@ struct Search<'a> {
 
 /// Every holder of each socket. One walk answers all: it begins after all were asked.
 pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Looked> {
-    let started = Instant::now();
+    let started = lens.waits.stopwatch();
     let mut open: Vec<Open> =
         wanted.iter().map(|wanted| Open { wanted: *wanted, answer: None, took: Duration::ZERO }).collect();
-    while open.iter().any(|one| one.answer.is_none()) && started.elapsed() < PATIENCE {
+    while open.iter().any(|one| one.answer.is_none()) && !started.is_past(PATIENCE) {
         // What is settled stays so: whoever's processes never keep still are not to undo the others' answers.
         let mut unsettled: Vec<&mut Open> = open.iter_mut().filter(|one| one.answer.is_none()).collect();
         let wanted: Vec<Wanted> = unsettled.iter().map(|one| one.wanted).collect();
@@ -183,9 +188,9 @@ impl Search<'_> {
         places: &[Place],
     ) -> Result<Holder, Fault> {
         let (process, mut parent) = self.identified.identity(proc, pid)?;
-        let begun = Instant::now();
+        let begun = self.lens.waits.stopwatch();
         let foreign_code =
-            if self.lens.mappings { self.has_foreign_code(&process, begun) } else { Ok(false) };
+            if self.lens.mappings { self.has_foreign_code(&process, &begun) } else { Ok(false) };
         let spent = begun.elapsed();
         for place in places {
             self.took.get_mut(place.socket).into_iter().for_each(|took| *took += spent);
@@ -207,12 +212,12 @@ impl Search<'_> {
         Ok(Holder { process, foreign_code, ancestors })
     }
 
-    fn has_foreign_code(&self, process: &Identity, begun: Instant) -> Result<bool, Fault> {
+    fn has_foreign_code(&self, process: &Identity, begun: &Stopwatch<'_>) -> Result<bool, Fault> {
         let Some(opened) = self.identified.latest() else { return Err(Fault::Changed) };
         let unreadable = |why: &str| Refusal::Unreadable { pid: process.pid, why: why.into() }.into();
-        let until = begun + MAPPINGS_PATIENCE;
+        let is_over = || begun.is_past(MAPPINGS_PATIENCE);
         let program = process.exe_path.as_bytes();
-        foreign_code::is_in(opened, program, self.lens.writable, until).map_err(|fault| match fault {
+        foreign_code::is_in(opened, program, self.lens.writable, &is_over).map_err(|fault| match fault {
             foreign_code::Fault::TooMany => unreadable("it has too many executable mappings"),
             foreign_code::Fault::TooLong => unreadable("what it has mapped takes too long to look through"),
             foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),

@@ -56,7 +56,13 @@ impl Loop<'_> {
             let wanted: Vec<Wanted> = alike.iter().map(|look| likely(look.inode)).collect();
             let threads = !self.cage.confinement.filters();
             let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
-            let lens = Lens { mappings, writable: &self.cage.writable, threads, starting: &starting };
+            let lens = Lens {
+                mappings,
+                writable: &self.cage.writable,
+                threads,
+                starting: &starting,
+                waits: &self.waits,
+            };
             // All of them were looked at by now, so one look at what each maker executes is late enough for all.
             let mut images = Images::default();
             for (look, Looked { result, took }) in alike.into_iter().zip(holders::holders(&wanted, lens)) {

@@ -22,6 +22,7 @@ mod identified;
 mod image;
 mod looks;
 mod mapping;
+mod patience;
 mod process;
 mod serve;
 mod spawn;
@@ -35,6 +36,7 @@ pub(crate) use confine::Confinement;
 pub(crate) use connects::Connects;
 pub(crate) use handouts::Early;
 pub(crate) use holders::{Lens, Wanted, holders};
+pub(crate) use patience::Waits;
 pub(crate) use standby::{Failed as FailedStep, Said, Standby};
 
 use crate::credential_files::Keeper;

@@ -6,6 +6,7 @@ use super::allowance::Allowances;
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
 use super::looks::Look;
+use super::patience::Waits;
 use super::starting::{Awaited, News, Process, Starting};
 use super::strays::{MAX_SEARCHES, Search};
 use super::table::Table;
@@ -43,6 +44,8 @@ pub(super) struct Loop<'a> {
     more_are_dead: bool,
     /// What looks at each agent's programs have cost.
     pub(super) allowances: Allowances,
+    /// What of that was spent waiting for a processor.
+    pub(super) waits: Waits,
     /// For what ended agents have left behind; one after the other.
     searches: VecDeque<Search>,
 }
@@ -57,6 +60,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         starting: Vec::new(),
         more_are_dead: false,
         allowances: Allowances::default(),
+        waits: Waits::of_this_process(),
         searches: VecDeque::new(),
     };
     let mut looks = Vec::new();

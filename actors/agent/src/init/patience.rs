@@ -1,0 +1,112 @@
+//! How long a look may take and has taken, without what init waited for a processor meanwhile: that a machine is busy is nobody's doing whose
+//! program is looked at. What init waits for otherwise, such as the lock of that program's memory, counts.
+//!
+//! Must never count less than what was given: where the kernel doesn't tell of waits, all time counts.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+/// Where the kernel tells how long init has waited for a processor (Linux, Documentation/scheduler/sched-stats.rst).
+#[derive(Debug, Default)]
+pub(crate) struct Waits(Option<File>);
+
+impl Waits {
+    /// This process's, which must have one thread. Where the kernel keeps no such account, none are known.
+    pub(crate) fn of_this_process() -> Self {
+        Self(File::open("/proc/self/schedstat").ok())
+    }
+
+    /// All waits since the process began.
+    fn so_far(&self) -> Duration {
+        let read = |file: &File| {
+            // Three numbers of at most twenty digits.
+            let mut text = [0; 64];
+            let length = file.read_at(&mut text, 0)?;
+            waited(text.get(..length).unwrap_or_default())
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        };
+        self.0.as_ref().and_then(|file| read(file).ok()).unwrap_or_default()
+    }
+
+    /// Begins to count.
+    pub(crate) fn stopwatch(&self) -> Stopwatch<'_> {
+        Stopwatch { waits: self, waited: self.so_far(), begun: Instant::now() }
+    }
+}
+
+/// The second number: nanoseconds spent on a run queue.
+fn waited(text: &[u8]) -> Option<Duration> {
+    let number = std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(1)?;
+    number.parse().ok().map(Duration::from_nanos)
+}
+
+/// Counts from its beginning.
+#[derive(Clone, Copy)]
+pub(crate) struct Stopwatch<'a> {
+    waits: &'a Waits,
+    waited: Duration,
+    begun: Instant,
+}
+
+impl Stopwatch<'_> {
+    /// What was given since.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let elapsed = self.begun.elapsed();
+        elapsed.saturating_sub(self.waits.so_far().saturating_sub(self.waited))
+    }
+
+    /// Whether that is more than `most`. While the clock says no, the kernel isn't asked.
+    pub(crate) fn is_past(&self, most: Duration) -> bool {
+        self.begun.elapsed() > most && self.elapsed() > most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_is_the_second_number() {
+        assert_eq!(waited(b"123 4567 8\n"), Some(Duration::from_nanos(4567)));
+        for strange in [&b""[..], b"1", b"1 x 2", b"1 -2 3", b"\xff 1"] {
+            assert_eq!(waited(strange), None);
+        }
+    }
+
+    #[test]
+    fn what_was_waited_for_a_processor_does_not_count() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let account = tempfile::NamedTempFile::new().unwrap();
+        let says = |waited: Duration| {
+            std::fs::write(account.path(), format!("9 {} 9\n", waited.as_nanos())).unwrap()
+        };
+        says(HOUR);
+        let waits = Waits(Some(account.reopen().unwrap()));
+        let mut watch = waits.stopwatch();
+        // As if it had begun three hours ago, of which two were spent waiting.
+        watch.begun = Instant::now().checked_sub(3 * HOUR).unwrap();
+        says(3 * HOUR);
+        assert!(watch.elapsed() >= HOUR && watch.elapsed() < 2 * HOUR);
+        assert!(watch.is_past(HOUR / 2) && !watch.is_past(2 * HOUR) && !watch.is_past(4 * HOUR));
+        // Nobody tells: then it is the clock.
+        std::fs::write(account.path(), "").unwrap();
+        assert!(watch.elapsed() >= 3 * HOUR);
+        let untold = Waits::default();
+        let blind = Stopwatch { waits: &untold, ..watch };
+        assert!(blind.elapsed() >= 3 * HOUR && blind.is_past(2 * HOUR));
+    }
+
+    #[test]
+    fn this_kernel_tells_or_the_clock_does() {
+        let waits = Waits::of_this_process();
+        if waits.0.is_none() {
+            eprintln!("SKIPPED: this kernel keeps no account of waits");
+            return;
+        }
+        let before = waits.so_far();
+        std::thread::yield_now();
+        assert!(waits.so_far() >= before);
+    }
+}
