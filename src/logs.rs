@@ -39,6 +39,23 @@ impl Logs {
         Ok(Self { dir, agent, sources: BTreeMap::new(), looking: false })
     }
 
+    /// From so many lines before the end on. Read through once to count them: no more is held of a long log than of a short one.
+    ///
+    /// # Errors
+    /// As [`Self::open`], or when what is there can't be read.
+    pub fn open_last(dir: &Path, agent: Option<String>, lines: u64) -> io::Result<Self> {
+        let mut all = Self::open(dir, agent.clone())?;
+        let mut count = 0_u64;
+        while all.next_line()?.is_some() {
+            count += 1;
+        }
+        let mut last = Self::open(dir, agent)?;
+        for _ in 0..count.saturating_sub(lines) {
+            last.next_line()?;
+        }
+        Ok(last)
+    }
+
     /// The agents that have written anything, by name.
     pub fn agents(&self) -> io::Result<BTreeSet<String>> {
         let mut agents = BTreeSet::new();

@@ -335,9 +335,12 @@ fn output_is_redacted_and_logged(stage: &Stage) -> Result<()> {
     )?;
     let logged = poll("the log", PATIENCE, || {
         let text = stage.call(&["logs", &sandbox.name]).ok()?.out();
-        (text.contains("a line") && text.contains("another")).then_some(text)
+        ["a line", "another", "ready"].iter().all(|said| text.contains(said)).then_some(text)
     })?;
-    ensure!(!logged.is_empty());
+    for (tail, lines) in [("0", 0), ("1", 1), ("2", 2), ("1000", logged.lines().count())] {
+        let last = stage.call(&["logs", &sandbox.name, "--tail", tail])?.expect_code(0)?.out();
+        ensure!(last.lines().count() == lines && logged.ends_with(&last), "{tail}: {last:?} of {logged:?}");
+    }
     Ok(())
 }
 

@@ -47,7 +47,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam tree assistant")]
     Tree(NamedJson),
     /// Show the agents' output, redacted
-    #[command(after_help = "Example:\n  cofferdam logs assistant -f")]
+    #[command(after_help = "Example:\n  cofferdam logs assistant -f --tail 20")]
     Logs(LogsArgs),
     /// Stop a sandbox in order
     #[command(after_help = "Example:\n  cofferdam stop assistant")]
@@ -220,6 +220,9 @@ pub struct LogsArgs {
     /// Go on as output comes
     #[arg(short = 'f', long)]
     pub follow: bool,
+    /// Begin with the last so many lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<u64>,
     /// Print one JSON record a line
     #[arg(long)]
     pub json: bool,

@@ -17,16 +17,20 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     let name = Name::parse(&args.name)?;
     let dir = root.enter(&name)?.join("logs");
-    let mut logs = Logs::open(&dir, args.agent.clone()).map_err(|error| {
+    let unreadable = |error: io::Error| {
         Failure::refused(match error.kind() {
             ErrorKind::NotFound => {
                 format!("no logs in {}: is '{name}' the sandbox's name?", dir.display())
             }
             _ => format!("can't read {}: {error}", dir.display()),
         })
-    })?;
+    };
+    let mut logs = Logs::open(&dir, args.agent.clone()).map_err(unreadable)?;
     if let Some(agent) = &args.agent {
         require_agent(&logs, agent)?;
+    }
+    if let Some(lines) = args.tail {
+        logs = Logs::open_last(&dir, args.agent.clone(), lines).map_err(unreadable)?;
     }
     loop {
         // Asked before reading, so that what a sandbox wrote last is still read.

@@ -1,20 +1,20 @@
 //! The agents of a sandbox: their actors' specs, the streams of each start, and what becomes of them.
 
+mod condition;
+mod output;
+
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::InitClient;
-use agent::actor::{AgentActor, Arguments, Judged, Msg, Opened, RestartOn, Streams as AgentStreams, Told};
+use agent::actor::{AgentActor, Arguments, Judged, Msg, RestartOn, Told};
 use agent::health::Health;
 use agent::protocol::SpawnSpec;
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
-use redactor::pump::{AgentLog, LogLimits, Source};
-use redactor::{StreamKind, StreamSpec, Streams};
+use redactor::Streams;
+use redactor::pump::{AgentLog, LogLimits};
 use supervision::{
     Address, Backoff, Beyond, ChildSpec, Event as Happened, Intensity, Report, Restart, Supervisor,
 };
@@ -27,16 +27,14 @@ use super::records::record;
 use super::stdin::Stdin;
 use super::terminal::Terminal;
 use crate::config::RestartPolicy;
-use crate::plan::{AgentPlan, Mode, Plan, slot};
+use crate::plan::{AgentPlan, Mode, Plan};
+pub use condition::Condition;
+use condition::Program;
+pub(super) use condition::mend;
+use output::Output;
 
-/// What follows a terminal's slot for the journal's write end.
-const FEED: &str = ":feed";
-/// What follows a terminal's slot for its master.
-const MASTER: &str = ":master";
 /// How long an agent's actor may take to start: init forks in milliseconds.
 const START_DEADLINE: Duration = Duration::from_secs(20);
-/// A terminal without a size.
-const USUAL_SIZE: (u16, u16) = (24, 80);
 
 /// One agent as the rest of the supervisor sees it.
 #[derive(Clone)]
@@ -51,27 +49,6 @@ pub struct Agent {
     pub terminal: Arc<ArcSwap<Option<Terminal>>>,
     /// Whether it is asked if it still answers.
     pub is_watched: bool,
-}
-
-/// How an agent is.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Condition {
-    /// Its pid inside, while it runs.
-    pub pid: Option<i32>,
-    /// When the process was started or found, for its uptime.
-    pub since: Option<std::time::Instant>,
-    /// Whether it answers: told only of one that runs and is asked.
-    pub health: Health,
-    /// Starts after the first.
-    pub restarts: u64,
-    /// The last exit code, 128+n for signal n.
-    pub last_code: Option<i32>,
-    /// Why it could not be started.
-    pub refused: Option<String>,
-    /// It ended, and no start follows.
-    pub over: bool,
-    /// It failed more often than its restarts allow: only an operator starts it again.
-    pub gave_up: bool,
 }
 
 /// What agents need of the supervisor.
@@ -140,12 +117,6 @@ impl Surroundings<'_> {
     }
 }
 
-/// What an agent's command begins with.
-struct Program {
-    name: String,
-    outside: Option<PathBuf>,
-}
-
 /// Turns what becomes of a process into its condition, the audit log and the metrics.
 fn tell(
     plan: &AgentPlan,
@@ -198,37 +169,6 @@ fn tell(
     })
 }
 
-impl Condition {
-    fn take(&mut self, told: &Told, name: &str, program: &Program) {
-        match told {
-            Told::Started { pid } | Told::Adopted { pid } => {
-                if matches!(told, Told::Started { .. }) && self.last_code.is_some() {
-                    self.restarts += 1;
-                    metrics::agent_restarted(name);
-                }
-                self.pid = Some(*pid);
-                self.health = Health::Starting;
-                self.since = Some(std::time::Instant::now());
-                self.refused = None;
-                (self.over, self.gave_up) = (false, false);
-            }
-            Told::Exited { status, restarts, .. } | Told::WasOver { status, restarts } => {
-                (self.pid, self.since) = (None, None);
-                self.last_code = Some(status.code());
-                self.over = !restarts;
-            }
-            Told::Health(health) => self.health = *health,
-            Told::Silent { .. } => self.health = Health::Failing,
-            Told::Refused { why, code, restarts } => {
-                (self.pid, self.since) = (None, None);
-                self.last_code = Some(*code);
-                self.refused = Some(mend(&program.name, program.outside.as_deref(), why, *code));
-                self.over = !restarts;
-            }
-        }
-    }
-}
-
 /// The one line for the operator of an agent that stays down; `service` is the sandbox that goes on without it.
 fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
     let told = format!("agent '{agent}' is not started again: its restarts are used up ({failure})");
@@ -237,157 +177,6 @@ fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
             format!("{told}; `cofferdam restart {name} agents/{agent}` starts it once its fault is mended")
         }
         None => told,
-    }
-}
-
-/// The one line for the operator: what could not be started, and what to do about it.
-pub(super) fn mend(program: &str, outside: Option<&Path>, why: &str, code: i32) -> String {
-    match (code, outside) {
-        (127, Some(outside)) => format!(
-            "{program}: not found inside the sandbox; on this machine it is {}: name it by its whole path, and have the policy show that \
-             and, if it is a script, its interpreter (filesystem_policy: read_only)",
-            outside.display()
-        ),
-        (127, None) => format!(
-            "{program}: not found inside the sandbox (PATH is {}; a script's interpreter must be there too)",
-            agent::environment::PATH
-        ),
-        (126, _) => {
-            format!("{program}: can't be executed inside the sandbox ({why}); is it a program with mode +x?")
-        }
-        _ => format!("{program}: {why}"),
-    }
-}
-
-/// Where an agent's output goes: into pipes that the heart keeps too, so that none of it is lost with this process.
-struct Output {
-    name: Arc<str>,
-    mode: Mode,
-    heart: HeartLine,
-    streams: Streams,
-    log: Arc<AgentLog>,
-    stdin: Option<Stdin>,
-    terminal: Arc<ArcSwap<Option<Terminal>>>,
-}
-
-impl Output {
-    /// The slot of one stream of one start. Every start has names of its own: the end of an old stream, which a child of
-    /// the old process may hold open for long, must not release what a new one needs.
-    fn slot(&self, stream: StreamKind) -> String {
-        static STARTS: AtomicU64 = AtomicU64::new(0);
-        let start = STARTS.fetch_add(1, Ordering::Relaxed);
-        format!("{}{}:{}:{}-{start}", slot::OUTPUT, self.name, stream.as_str(), std::process::id())
-    }
-
-    fn foreground(&self, stream: StreamKind) -> io::Result<Option<OwnedFd>> {
-        if self.mode == Mode::Service {
-            return Ok(None);
-        }
-        match stream {
-            StreamKind::Stdout => io::stdout().as_fd().try_clone_to_owned(),
-            StreamKind::Stderr => io::stderr().as_fd().try_clone_to_owned(),
-        }
-        .map(Some)
-    }
-
-    fn pump(&self, slot: String, stream: StreamKind, source: Source, resumed: bool) -> io::Result<()> {
-        let spec = StreamSpec {
-            agent: Arc::clone(&self.name),
-            stream,
-            source,
-            foreground: self.foreground(stream)?,
-            log: Some(Arc::clone(&self.log)),
-            resumed,
-        };
-        let mut handle = self.streams.add(spec);
-        let heart = self.heart.clone();
-        let slots = [slot.clone(), format!("{slot}{FEED}"), format!("{slot}{MASTER}")];
-        tokio::spawn(async move {
-            // An ended stream is not handed to a successor. Where its reader went away, the agent now gets SIGPIPE.
-            handle.drained().await;
-            for slot in slots {
-                let _ = heart.release(&slot).await;
-            }
-        });
-        Ok(())
-    }
-
-    /// Takes up the pipes that the heart kept from a supervisor before this one.
-    fn resume(&self, handover: &mut Handover) -> io::Result<()> {
-        for stream in [StreamKind::Stdout, StreamKind::Stderr] {
-            let prefix = format!("{}{}:{}:", slot::OUTPUT, self.name, stream.as_str());
-            let mut kept = handover.take_all(&prefix);
-            let starts: Vec<String> = kept.keys().filter(|name| !name.contains(':')).cloned().collect();
-            for start in starts {
-                let Some(journal) = kept.remove(&start) else { continue };
-                let (feed, master) =
-                    (kept.remove(&format!("{start}{FEED}")), kept.remove(&format!("{start}{MASTER}")));
-                let source = match (feed, master) {
-                    (Some(feed), Some(master)) => {
-                        self.show_terminal(&master)?;
-                        Source::Pty { master, journal, feed }
-                    }
-                    _ => Source::Pipe(journal),
-                };
-                self.pump(format!("{prefix}{start}"), stream, source, true)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn show_terminal(&self, master: &OwnedFd) -> io::Result<()> {
-        let terminal = Terminal::new(master.try_clone()?)?;
-        if let Some(stdin) = &self.stdin {
-            stdin.lead_to_terminal(terminal.clone());
-        }
-        self.terminal.store(Arc::new(Some(terminal)));
-        Ok(())
-    }
-
-    async fn pipe(&self, stream: StreamKind) -> io::Result<OwnedFd> {
-        let (read, write) = io::pipe()?;
-        let read = OwnedFd::from(read);
-        let slot = self.slot(stream);
-        // Kept before anything is written to it.
-        self.heart.keep(&slot, read.as_fd()).await.map_err(io::Error::other)?;
-        self.pump(slot, stream, Source::Pipe(read), false)?;
-        Ok(write.into())
-    }
-}
-
-impl AgentStreams for Output {
-    fn open(&self) -> BoxFuture<'_, io::Result<Opened>> {
-        Box::pin(async move {
-            if self.mode == (Mode::Foreground { tty: true }) {
-                let size = operator::client::window_of(io::stdin());
-                let (rows, columns) = size.map_or(USUAL_SIZE, |size| (size.rows, size.cols));
-                return Ok(Opened::Terminal { rows, columns });
-            }
-            let stdin = match &self.stdin {
-                Some(stdin) => stdin.lead_to_pipe(&self.heart).await?,
-                None => std::fs::File::open("/dev/null")?.into(),
-            };
-            let streams = [stdin, self.pipe(StreamKind::Stdout).await?, self.pipe(StreamKind::Stderr).await?];
-            Ok(Opened::Given(streams))
-        })
-    }
-
-    fn terminal(&self, master: OwnedFd) -> BoxFuture<'_, io::Result<()>> {
-        Box::pin(async move {
-            let (journal, feed) = io::pipe()?;
-            let (journal, feed) = (OwnedFd::from(journal), OwnedFd::from(feed));
-            let slot = self.slot(StreamKind::Stdout);
-            let parts = [
-                (slot.clone(), &journal),
-                (format!("{slot}{FEED}"), &feed),
-                (format!("{slot}{MASTER}"), &master),
-            ];
-            for (name, fd) in parts {
-                self.heart.keep(&name, fd.as_fd()).await.map_err(io::Error::other)?;
-            }
-            self.show_terminal(&master)?;
-            self.pump(slot, StreamKind::Stdout, Source::Pty { master, journal, feed }, false)
-        })
     }
 }
 

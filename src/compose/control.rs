@@ -2,22 +2,21 @@
 //!
 //! Each method asks or tells the part whose matter it is; whatever changes something is put on record with who did it.
 
+mod words;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agent::health::Health;
 use agent::protocol::{Beginning, CageReport};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use operator::types::{
-    AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest,
-    ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus, SandboxState,
-    Status, Stop, TreeNode,
+    AcceptIdentity, Accepted, Event, ExecRequest, ForgetIdentity, Identity, LogQuery, PolicyChange,
+    PolicyStatus, PolicyView, SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
-use proxy::credentials::{Section, Told};
 use supervision::{State, Supervisor};
 use telemetry::audit;
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
@@ -25,7 +24,6 @@ use tokio::time::timeout;
 
 use super::agents::{Agent, Agents};
 use super::another_cage::Over;
-use super::capture::UNSEEN;
 use super::exec::Exec;
 use super::feeds;
 use super::handover::HeartLine;
@@ -34,6 +32,7 @@ use super::records::record;
 use super::stores::Stores;
 use super::tree::Addresses;
 use crate::plan::{Mode, Plan, STOP_GRACE};
+use words::{agent_status, controls, credential_status, provider_status};
 
 /// How long a part may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -409,85 +408,4 @@ impl Control for Desk {
             self.exec.start(request).await
         })
     }
-}
-
-fn agent_status(agent: &Agent) -> AgentStatus {
-    let now = agent.condition.borrow().clone();
-    let state = match (now.pid, now.over) {
-        _ if now.gave_up => "gave-up",
-        (Some(_), _) => "running",
-        (None, true) => "exited",
-        (None, false) => "backoff",
-    };
-    AgentStatus {
-        name: agent.name.to_string(),
-        state: state.into(),
-        pid: now.pid.and_then(|pid| u32::try_from(pid).ok()),
-        restarts: now.restarts,
-        health: (agent.is_watched && now.pid.is_some()).then(|| health_word(now.health).to_owned()),
-        uptime_ms: now.since.and_then(|since| u64::try_from(since.elapsed().as_millis()).ok()),
-        last_exit: now.last_code.map(|code| operator::types::Exit { code: Some(code), signal: None }),
-    }
-}
-
-fn health_word(health: Health) -> &'static str {
-    match health {
-        Health::Starting => "starting",
-        Health::Healthy => "healthy",
-        Health::Failing => "failing",
-    }
-}
-
-/// By name, with where each may go: the section was checked before the start.
-fn credential_status(section: &Section) -> Vec<CredentialStatus> {
-    let told = section.told().unwrap_or_default().into_iter();
-    told.map(|Told { name, env, uses }| CredentialStatus { name, env, uses }).collect()
-}
-
-fn provider_status(provider: gateway::ProviderStatus) -> ProviderStatus {
-    let word = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let shown = |value: serde_json::Result<serde_json::Value>| value.map(word).unwrap_or_default();
-    ProviderStatus {
-        name: provider.name.to_string(),
-        kind: shown(serde_json::to_value(provider.kind)),
-        endpoint: provider.endpoint,
-        trust: shown(serde_json::to_value(provider.trust)),
-        cost: shown(serde_json::to_value(provider.cost)),
-        credential: provider.credential,
-        state: shown(serde_json::to_value(provider.health.state)),
-    }
-}
-
-/// One row a control, from what the proof tried and what init said is missing.
-fn controls(cage: &CageReport) -> Vec<ControlStatus> {
-    let mut rows: Vec<ControlStatus> = Vec::new();
-    for check in &cage.proof {
-        let name = check.control.as_str();
-        match rows.iter_mut().find(|row| row.name == name) {
-            Some(row) => row.enforced &= check.right,
-            None => rows.push(ControlStatus { name: name.into(), enforced: check.right, detail: None }),
-        }
-    }
-    for row in &mut rows {
-        let tried = cage.proof.iter().filter(|check| check.control.as_str() == row.name).count();
-        let attempts = if tried == 1 { "attempt" } else { "attempts" };
-        let mut detail = format!("proven at start by {tried} {attempts}");
-        if row.name == agent::plan::Control::Network.as_str() {
-            let lacks = [
-                ("no program that ignores the proxy has a way out", &cage.no_capture),
-                (UNSEEN, &cage.no_witness),
-            ];
-            for (what, why) in lacks {
-                why.iter().for_each(|why| detail.push_str(&format!("; {what}: {why}")));
-            }
-        }
-        row.detail = Some(detail);
-    }
-    for missing in &cage.missing {
-        let name = missing.control.as_str();
-        rows.retain(|row| row.name != name);
-        rows.push(ControlStatus { name: name.into(), enforced: false, detail: Some(missing.why.clone()) });
-    }
-    rows.sort_by(|a, b| a.name.cmp(&b.name));
-    rows
 }

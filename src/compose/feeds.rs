@@ -61,11 +61,7 @@ pub fn logs(query: LogQuery) -> BoxStream<'static, Bytes> {
 }
 
 /// Logs on their way to a client.
-struct Reader {
-    logs: Logs,
-    /// Lines before those that are wanted.
-    skip: u64,
-}
+struct Reader(Logs);
 
 struct Piece {
     text: String,
@@ -75,24 +71,19 @@ struct Piece {
 
 impl Reader {
     fn open(dir: &Path, query: &LogQuery) -> std::io::Result<Self> {
-        let open = || Logs::open(dir, query.agent.clone());
-        let mut skip = 0_u64;
-        if let Some(tail) = query.tail {
-            let mut all = open()?;
-            while all.next_line()?.is_some() {
-                skip += 1;
-            }
-            skip = skip.saturating_sub(tail.into());
-        }
-        Ok(Self { logs: open()?, skip })
+        let agent = query.agent.clone();
+        let logs = match query.tail {
+            Some(lines) => Logs::open_last(dir, agent, lines.into()),
+            None => Logs::open(dir, agent),
+        };
+        logs.map(Self)
     }
 
     fn piece(&mut self) -> std::io::Result<Piece> {
         let mut text = String::new();
         while text.len() < PIECE {
-            match self.logs.next_line()? {
+            match self.0.next_line()? {
                 None => return Ok(Piece { text, is_last: true }),
-                Some(_) if self.skip > 0 => self.skip -= 1,
                 Some(line) => text.push_str(&line.text),
             }
         }

@@ -17,19 +17,20 @@
 mod ending;
 mod notify;
 mod pace;
+mod signalled;
 mod slots;
+mod supervisor;
 mod turn;
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use agent::launch::{self, Child, HeldSignals, LaunchError, NewInit, SupervisorSpec};
+use agent::launch::{self, Child, HeldSignals, NewInit};
 use agent::own::Role;
 use agent::plan::Ids;
-use agent::protocol::{Beginning, ExitStatus, News, Slot, ToHeart, ToSupervisor};
-use agent::wire::{self, Packet, Wire, WireError};
+use agent::protocol::{Beginning, News, Slot};
+use agent::wire;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -40,16 +41,13 @@ use crate::cli::out::{fault, say, warn};
 use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
-use crate::waits::STOP_SLACK;
 use ending::Ending;
 use pace::{Next, Pace};
+pub use signalled::hold_signals;
 pub use slots::Slots;
+use supervisor::Running;
 use turn::Turn;
 
-/// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
-const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
-/// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
-const SEND_PATIENCE: Duration = Duration::from_secs(1);
 /// Packets heard before a signal or a death has its turn: a supervisor in other hands could talk without end.
 const HEARD_AT_ONCE: usize = 64;
 
@@ -106,12 +104,6 @@ pub struct Heart {
     /// Another cage, on its way.
     turn: Option<Turn>,
     steps: Steps,
-}
-
-/// A supervisor that runs.
-struct Running {
-    child: Child,
-    wire: Wire,
 }
 
 /// What a supervisor's life came to.
@@ -203,11 +195,6 @@ impl Heart {
         }
     }
 
-    fn supervisor_died(&mut self, how: Option<ExitStatus>) {
-        self.restarts = self.restarts.saturating_add(1);
-        self.news.died(how);
-    }
-
     /// Between two supervisors: waits, unless the sandbox ends.
     fn alone(&mut self) -> Option<Ending> {
         match self.pace.died(Instant::now()) {
@@ -257,50 +244,6 @@ impl Heart {
             }
         }
         None
-    }
-
-    fn start_supervisor(&mut self) -> Result<Running, LaunchError> {
-        let broken = |e: WireError| LaunchError::System {
-            what: "the supervisor's channel",
-            source: io::Error::other(e),
-        };
-        let (ours, theirs) = wire::pair().map_err(broken)?;
-        let wire = Wire::new(ours).map_err(broken)?;
-        let argv = [c"cofferdam: supervisor".to_owned(), crate::SUPERVISOR_ROLE.to_owned()];
-        let env = self.environment();
-        let child = launch::exec_supervisor(&SupervisorSpec {
-            executable: self.executable.as_fd(),
-            argv: &argv,
-            env: &env,
-            keep: &[theirs.as_fd()],
-            ids: self.plan.cage.ids,
-        })?;
-        drop(theirs);
-        self.steps.done("heart: supervisor forked and executed");
-        let running = Running { child, wire };
-        for (name, fd) in self.slots.iter() {
-            running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
-        }
-        running.tell(&ToSupervisor::HandoverEnd {
-            supervisor_restarts: self.restarts,
-            news: self.news.clone(),
-            beginning: self.beginning,
-        });
-        if self.beginning == Beginning::Sandbox {
-            // Whatever comes of it, agents may run by the time that another follows.
-            self.beginning = Beginning::Succession;
-        }
-        if self.stop_by.is_some() {
-            // The one before was told to stop and died over it.
-            running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
-        }
-        Ok(running)
-    }
-
-    /// The supervisor's whole environment: where the operator's roots for upstream servers are, if they named them.
-    fn environment(&self) -> Vec<CString> {
-        let roots = self.plan.system_roots.iter();
-        roots.filter_map(|path| CString::new(format!("SSL_CERT_FILE={}", path.display())).ok()).collect()
     }
 
     /// Waits with a supervisor until it dies or the sandbox ends.
@@ -366,137 +309,11 @@ impl Heart {
         Ok(fds.map(|fd| fd.any().unwrap_or(false)))
     }
 
-    /// Reads what the supervisor has sent so far, up to so many packets.
-    fn hear(&mut self, running: &Running, at_once: usize) -> Option<Life> {
-        for _ in 0..at_once {
-            match running.wire.try_recv::<ToHeart>() {
-                Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
-                    if let Some(fd) = fds.into_iter().next()
-                        && !self.slots.keep_for_supervisor(slot, fd)
-                    {
-                        warn(
-                            "more descriptors to keep than the heart takes, or one of its own: it was dropped",
-                        );
-                    }
-                }
-                Ok(Packet { body: ToHeart::Release { slot }, .. }) => {
-                    self.slots.release_for_supervisor(&slot);
-                }
-                Ok(Packet { body: ToHeart::Stopping { grace_ms }, .. }) => {
-                    self.must_stop(Duration::from_millis(grace_ms));
-                }
-                Ok(Packet { body: ToHeart::Ready, .. }) => {
-                    self.beginning = Beginning::Succession;
-                    self.pace.ready(Instant::now());
-                    notify::ready(self.plan.notify_socket.as_deref());
-                    self.has_turned();
-                }
-                Ok(Packet { body: ToHeart::Over { .. }, .. }) if self.is_turning() => self.old_cage_is_over(),
-                Ok(Packet { body: ToHeart::Over { exit_code, message }, .. }) => {
-                    self.steps.done("heart: hears that the agents are over; kills init");
-                    self.init.kill();
-                    self.over = Some(Ending::with(exit_code, message));
-                }
-                Ok(Packet { body: ToHeart::OnRecord, .. }) => self.news = News::default(),
-                Ok(Packet { body: ToHeart::Steps(told), .. }) => {
-                    told.iter().for_each(|(what, at)| self.steps.add(what, *at));
-                }
-                Ok(Packet { body: ToHeart::Finish { .. }, .. }) if self.is_turning() => {
-                    self.old_supervisor_has_finished();
-                    return Some(Life::Turn);
-                }
-                Ok(Packet { body: ToHeart::Finish { exit_code, refused, message }, .. }) => {
-                    if self.over.is_some() {
-                        // Output is out and records are on disk: winding down would only take time.
-                        running.child.kill();
-                    }
-                    return Some(Life::End(Ending { refused, ..Ending::with(exit_code, message) }));
-                }
-                // Empty, or closed: its death is seen by its pidfd.
-                Err(WireError::NotReady | WireError::Closed) => return None,
-                Err(error) => {
-                    warn(&format!("an unreadable packet from the supervisor: {error}"));
-                    return None;
-                }
-            }
-        }
-        None
-    }
-
-    fn supervisor_ended(&mut self, running: &Running) -> Life {
-        // It may have said Finish just before it ended.
-        if let Some(life) = self.hear(running, usize::MAX) {
-            return life;
-        }
-        if self.is_turning() {
-            // What it had left to do, the next one finds undone: output lies in its pipes.
-            return Life::Turn;
-        }
-        let status = ending::reap(&running.child);
-        if let Some(over) = self.over.take() {
-            warn("the supervisor ended before its last records were known to be written");
-            return Life::End(over);
-        }
-        if !self.plan.quiet && !self.pace.is_patient() {
-            let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
-            warn(&format!("the supervisor ended {how}; starting another, the agents go on"));
-        }
-        self.supervisor_died(status);
-        Life::Died
-    }
-
     fn init_ended(&mut self) -> Ending {
         let status = ending::reap(&self.init);
         let how = status.map_or(String::new(), |s| format!(" by {s}"));
         let message = format!("the sandbox's init ended{how}, and every process of the sandbox with it");
         Ending::with(137, Some(message))
-    }
-
-    /// Passes signals on; ends the sandbox on the second interrupt.
-    fn signalled(&mut self, running: &Running) -> Option<Ending> {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            let Ok(signal) = Signal::try_from(info.ssi_signo as i32) else { continue };
-            match signal {
-                Signal::SIGWINCH => running.tell(&ToSupervisor::Winch),
-                Signal::SIGTERM => self.stop(running),
-                Signal::SIGINT => {
-                    let now = Instant::now();
-                    if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {
-                        return Some(Ending::with(130, Some("interrupted twice: ended by force".into())));
-                    }
-                    self.interrupted = Some(now);
-                    match self.plan.mode {
-                        Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(signal as i32)),
-                        // Nobody types to a service's agents: it is told to stop.
-                        Mode::Service => self.stop(running),
-                    }
-                }
-                // Of our own children, each of whom is waited for.
-                Signal::SIGCHLD => {}
-                other => match self.plan.mode {
-                    Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(other as i32)),
-                    // Meant for the service, not for its agents, which most of them would end. It knows this one: read your file.
-                    Mode::Service if other == Signal::SIGHUP => {
-                        running.tell(&ToSupervisor::Signal(other as i32));
-                    }
-                    Mode::Service => {}
-                },
-            }
-        }
-        None
-    }
-
-    /// Has the supervisor stop the agents, but not for ever.
-    fn stop(&mut self, running: &Running) {
-        self.must_stop(STOP_GRACE);
-        running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
-    }
-
-    /// Sets the end of all patience. Being told again puts it off no further.
-    fn must_stop(&mut self, grace: Duration) {
-        self.give_up_turn();
-        let by = Instant::now().checked_add(grace.saturating_add(STOP_SLACK));
-        self.stop_by = turn::earlier(self.stop_by, by);
     }
 
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.
@@ -529,34 +346,9 @@ impl Heart {
     }
 }
 
-impl Running {
-    fn tell(&self, message: &ToSupervisor) {
-        self.tell_with(message, &[]);
-    }
-
-    fn tell_with(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
-        // A supervisor that is dying takes no messages; its successor gets everything anew.
-        let _ = self.wire.send(message, fds, Some(SEND_PATIENCE));
-    }
-}
-
 /// A millisecond later than asked, never earlier.
 fn timeout_at(by: Option<Instant>) -> PollTimeout {
     let Some(by) = by else { return PollTimeout::NONE };
     PollTimeout::try_from(by.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
         .unwrap_or(PollTimeout::MAX)
-}
-
-/// Keeps the signals that the heart judges waiting for it.
-pub fn hold_signals() -> io::Result<HeldSignals> {
-    HeldSignals::hold(&[
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGWINCH,
-        Signal::SIGCHLD,
-    ])
 }

@@ -1,0 +1,86 @@
+//! How an agent is: what its actor tells, as status, the sandbox's end and the operator's one line have it.
+//!
+//! Decides nothing: whether it is started again is its actor's matter, and the tree's.
+
+use std::path::{Path, PathBuf};
+
+use agent::actor::Told;
+use agent::health::Health;
+use telemetry::metrics;
+
+/// How an agent is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Condition {
+    /// Its pid inside, while it runs.
+    pub pid: Option<i32>,
+    /// When the process was started or found, for its uptime.
+    pub since: Option<std::time::Instant>,
+    /// Whether it answers: told only of one that runs and is asked.
+    pub health: Health,
+    /// Starts after the first.
+    pub restarts: u64,
+    /// The last exit code, 128+n for signal n.
+    pub last_code: Option<i32>,
+    /// Why it could not be started.
+    pub refused: Option<String>,
+    /// It ended, and no start follows.
+    pub over: bool,
+    /// It failed more often than its restarts allow: only an operator starts it again.
+    pub gave_up: bool,
+}
+
+impl Condition {
+    pub(super) fn take(&mut self, told: &Told, name: &str, program: &Program) {
+        match told {
+            Told::Started { pid } | Told::Adopted { pid } => {
+                if matches!(told, Told::Started { .. }) && self.last_code.is_some() {
+                    self.restarts += 1;
+                    metrics::agent_restarted(name);
+                }
+                self.pid = Some(*pid);
+                self.health = Health::Starting;
+                self.since = Some(std::time::Instant::now());
+                self.refused = None;
+                (self.over, self.gave_up) = (false, false);
+            }
+            Told::Exited { status, restarts, .. } | Told::WasOver { status, restarts } => {
+                (self.pid, self.since) = (None, None);
+                self.last_code = Some(status.code());
+                self.over = !restarts;
+            }
+            Told::Health(health) => self.health = *health,
+            Told::Silent { .. } => self.health = Health::Failing,
+            Told::Refused { why, code, restarts } => {
+                (self.pid, self.since) = (None, None);
+                self.last_code = Some(*code);
+                self.refused = Some(mend(&program.name, program.outside.as_deref(), why, *code));
+                self.over = !restarts;
+            }
+        }
+    }
+}
+
+/// What an agent's command begins with.
+pub(super) struct Program {
+    pub(super) name: String,
+    pub(super) outside: Option<PathBuf>,
+}
+
+/// The one line for the operator: what could not be started, and what to do about it.
+pub(in crate::compose) fn mend(program: &str, outside: Option<&Path>, why: &str, code: i32) -> String {
+    match (code, outside) {
+        (127, Some(outside)) => format!(
+            "{program}: not found inside the sandbox; on this machine it is {}: name it by its whole path, and have the policy show that \
+             and, if it is a script, its interpreter (filesystem_policy: read_only)",
+            outside.display()
+        ),
+        (127, None) => format!(
+            "{program}: not found inside the sandbox (PATH is {}; a script's interpreter must be there too)",
+            agent::environment::PATH
+        ),
+        (126, _) => {
+            format!("{program}: can't be executed inside the sandbox ({why}); is it a program with mode +x?")
+        }
+        _ => format!("{program}: {why}"),
+    }
+}

@@ -1,0 +1,168 @@
+//! One supervisor of many: started with every slot, heard, and missed.
+//!
+//! Its packets are bounded and typed, and come from a process that may be in other hands: nothing of it is believed but what the heart can do
+//! without, and no packet keeps the heart from a signal or a death.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use agent::launch::{self, Child, LaunchError, SupervisorSpec};
+use agent::protocol::{Beginning, ExitStatus, News, ToHeart, ToSupervisor};
+use agent::wire::{self, Packet, Wire, WireError};
+use nix::sys::signal::Signal;
+
+use super::ending::{self, Ending};
+use super::{Heart, Life, notify};
+use crate::cli::out::warn;
+
+/// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
+const SEND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A supervisor that runs.
+pub(super) struct Running {
+    pub(super) child: Child,
+    pub(super) wire: Wire,
+}
+
+impl Running {
+    pub(super) fn tell(&self, message: &ToSupervisor) {
+        self.tell_with(message, &[]);
+    }
+
+    pub(super) fn tell_with(&self, message: &ToSupervisor, fds: &[BorrowedFd<'_>]) {
+        // A supervisor that is dying takes no messages; its successor gets everything anew.
+        let _ = self.wire.send(message, fds, Some(SEND_PATIENCE));
+    }
+}
+
+impl Heart {
+    pub(super) fn start_supervisor(&mut self) -> Result<Running, LaunchError> {
+        let broken = |e: WireError| LaunchError::System {
+            what: "the supervisor's channel",
+            source: io::Error::other(e),
+        };
+        let (ours, theirs) = wire::pair().map_err(broken)?;
+        let wire = Wire::new(ours).map_err(broken)?;
+        let argv = [c"cofferdam: supervisor".to_owned(), crate::SUPERVISOR_ROLE.to_owned()];
+        let env = self.environment();
+        let child = launch::exec_supervisor(&SupervisorSpec {
+            executable: self.executable.as_fd(),
+            argv: &argv,
+            env: &env,
+            keep: &[theirs.as_fd()],
+            ids: self.plan.cage.ids,
+        })?;
+        drop(theirs);
+        self.steps.done("heart: supervisor forked and executed");
+        let running = Running { child, wire };
+        for (name, fd) in self.slots.iter() {
+            running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
+        }
+        running.tell(&ToSupervisor::HandoverEnd {
+            supervisor_restarts: self.restarts,
+            news: self.news.clone(),
+            beginning: self.beginning,
+        });
+        if self.beginning == Beginning::Sandbox {
+            // Whatever comes of it, agents may run by the time that another follows.
+            self.beginning = Beginning::Succession;
+        }
+        if self.stop_by.is_some() {
+            // The one before was told to stop and died over it.
+            running.tell(&ToSupervisor::Signal(Signal::SIGTERM as i32));
+        }
+        Ok(running)
+    }
+
+    /// The supervisor's whole environment: where the operator's roots for upstream servers are, if they named them.
+    fn environment(&self) -> Vec<CString> {
+        let roots = self.plan.system_roots.iter();
+        roots.filter_map(|path| CString::new(format!("SSL_CERT_FILE={}", path.display())).ok()).collect()
+    }
+
+    /// Reads what the supervisor has sent so far, up to so many packets.
+    pub(super) fn hear(&mut self, running: &Running, at_once: usize) -> Option<Life> {
+        for _ in 0..at_once {
+            match running.wire.try_recv::<ToHeart>() {
+                Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
+                    if let Some(fd) = fds.into_iter().next()
+                        && !self.slots.keep_for_supervisor(slot, fd)
+                    {
+                        warn(
+                            "more descriptors to keep than the heart takes, or one of its own: it was dropped",
+                        );
+                    }
+                }
+                Ok(Packet { body: ToHeart::Release { slot }, .. }) => {
+                    self.slots.release_for_supervisor(&slot);
+                }
+                Ok(Packet { body: ToHeart::Stopping { grace_ms }, .. }) => {
+                    self.must_stop(Duration::from_millis(grace_ms));
+                }
+                Ok(Packet { body: ToHeart::Ready, .. }) => {
+                    self.beginning = Beginning::Succession;
+                    self.pace.ready(Instant::now());
+                    notify::ready(self.plan.notify_socket.as_deref());
+                    self.has_turned();
+                }
+                Ok(Packet { body: ToHeart::Over { .. }, .. }) if self.is_turning() => self.old_cage_is_over(),
+                Ok(Packet { body: ToHeart::Over { exit_code, message }, .. }) => {
+                    self.steps.done("heart: hears that the agents are over; kills init");
+                    self.init.kill();
+                    self.over = Some(Ending::with(exit_code, message));
+                }
+                Ok(Packet { body: ToHeart::OnRecord, .. }) => self.news = News::default(),
+                Ok(Packet { body: ToHeart::Steps(told), .. }) => {
+                    told.iter().for_each(|(what, at)| self.steps.add(what, *at));
+                }
+                Ok(Packet { body: ToHeart::Finish { .. }, .. }) if self.is_turning() => {
+                    self.old_supervisor_has_finished();
+                    return Some(Life::Turn);
+                }
+                Ok(Packet { body: ToHeart::Finish { exit_code, refused, message }, .. }) => {
+                    if self.over.is_some() {
+                        // Output is out and records are on disk: winding down would only take time.
+                        running.child.kill();
+                    }
+                    return Some(Life::End(Ending { refused, ..Ending::with(exit_code, message) }));
+                }
+                // Empty, or closed: its death is seen by its pidfd.
+                Err(WireError::NotReady | WireError::Closed) => return None,
+                Err(error) => {
+                    warn(&format!("an unreadable packet from the supervisor: {error}"));
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn supervisor_ended(&mut self, running: &Running) -> Life {
+        // It may have said Finish just before it ended.
+        if let Some(life) = self.hear(running, usize::MAX) {
+            return life;
+        }
+        if self.is_turning() {
+            // What it had left to do, the next one finds undone: output lies in its pipes.
+            return Life::Turn;
+        }
+        let status = ending::reap(&running.child);
+        if let Some(over) = self.over.take() {
+            warn("the supervisor ended before its last records were known to be written");
+            return Life::End(over);
+        }
+        if !self.plan.quiet && !self.pace.is_patient() {
+            let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
+            warn(&format!("the supervisor ended {how}; starting another, the agents go on"));
+        }
+        self.supervisor_died(status);
+        Life::Died
+    }
+
+    pub(super) fn supervisor_died(&mut self, how: Option<ExitStatus>) {
+        self.restarts = self.restarts.saturating_add(1);
+        self.news.died(how);
+    }
+}
