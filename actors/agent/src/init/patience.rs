@@ -8,6 +8,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+/// Less than any bound that is measured by this.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// Where the kernel tells how long init has waited for a processor (Linux, Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Default)]
 pub(crate) struct Waits(Option<File>);
@@ -51,9 +54,12 @@ pub(crate) struct Stopwatch<'a> {
 }
 
 impl Stopwatch<'_> {
-    /// What was given since.
+    /// What was given since. Of a moment all counts, and the kernel isn't asked: nobody owes so little.
     pub(crate) fn elapsed(&self) -> Duration {
         let elapsed = self.begun.elapsed();
+        if elapsed < MOMENT {
+            return elapsed;
+        }
         elapsed.saturating_sub(self.waits.so_far().saturating_sub(self.waited))
     }
 
