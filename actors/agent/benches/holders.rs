@@ -1,13 +1,14 @@
 //! Who holds a socket, among a hundred processes of thirty descriptors each: `cargo bench -p cofferdam-agent`.
 //!
-//! What an identity costs that isn't cached, but for the hash of its program. As root, since every process is looked at.
+//! What an identity costs that isn't cached, but for the hash of its program: where the hundred sleep, and where each runs between two looks. As root, since every process is looked at.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 #![allow(clippy::print_stdout, reason = "it tells its figures")]
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::fstat;
@@ -31,46 +32,55 @@ fn main() {
 }
 
 fn measure() {
-    let alone = looks();
+    let none = looks(LOOKS, || {});
     let mut crowd = crowd();
-    let crowded = looks();
+    let asleep = looks(LOOKS, || {});
+    let awake = looks(LOOKS / 10, || crowd.iter_mut().for_each(wake));
     for child in &mut crowd {
         child.kill().and_then(|()| child.wait()).unwrap();
     }
-    for (what, [p50, p99]) in [("nobody else", alone), ("100 processes of 30 descriptors", crowded)] {
+    for (what, [p50, p99]) in
+        [("nobody else", none), ("100 processes of 30, asleep", asleep), ("each has run", awake)]
+    {
         println!("{what:<34} p50 {p50:>9.1?}  p99 {p99:>9.1?}");
     }
 }
 
-/// Processes that do nothing, each with its standard streams and copies of them.
+/// Processes that wait for a byte, each with its standard streams and copies of them.
 fn crowd() -> Vec<Child> {
     let null = std::fs::File::open("/dev/null").unwrap();
     // What `dup` makes is inherited.
     let copies: Vec<_> = (3..DESCRIPTORS).map(|_| nix::unistd::dup(&null).unwrap()).collect();
     // Without what this process was given beside them.
     let close =
-        "for n in /proc/self/fd/[0-9][0-9][0-9]*; do eval \"exec ${n##*/}>&-\"; done; exec sleep 1000";
-    let sleep = || Command::new("bash").args(["-c", close]).spawn().unwrap();
-    let crowd: Vec<Child> = (0..PROCESSES).map(|_| sleep()).collect();
-    std::thread::sleep(Duration::from_millis(200));
+        "for n in /proc/self/fd/[0-9][0-9][0-9]*; do eval \"exec ${n##*/}>&-\"; done; exec cat >/dev/null";
+    let cat = || Command::new("bash").args(["-c", close]).stdin(Stdio::piped()).spawn().unwrap();
+    let crowd: Vec<Child> = (0..PROCESSES).map(|_| cat()).collect();
+    std::thread::sleep(Duration::from_secs(1));
     let open = std::fs::read_dir(format!("/proc/{}/fd", crowd[0].id())).unwrap().count();
     assert!(open >= DESCRIPTORS, "{open} descriptors");
     drop(copies);
     crowd
 }
 
+fn wake(child: &mut Child) {
+    child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+}
+
 /// The median and the 99th percentile of a look.
-fn looks() -> [Duration; 2] {
+fn looks(count: usize, mut before: impl FnMut()) -> [Duration; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let inode = fstat(&listener).unwrap().st_ino;
     let at = (i32::try_from(std::process::id()).unwrap(), listener.as_raw_fd());
-    let mut times: Vec<Duration> = (0..LOOKS)
+    let mut looks = cofferdam_agent::measured::Looks::default();
+    let mut times: Vec<Duration> = (0..count)
         .map(|_| {
+            before();
             let began = Instant::now();
-            assert_eq!(cofferdam_agent::measured::holders_of(inode, at), 1);
+            assert_eq!(looks.holders_of(inode, at), 1);
             began.elapsed()
         })
         .collect();
     times.sort_unstable();
-    [times[LOOKS / 2], times[LOOKS * 99 / 100]]
+    [times[count / 2], times[count * 99 / 100]]
 }

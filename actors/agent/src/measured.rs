@@ -1,17 +1,29 @@
 //! What the benchmarks reach: the look for a socket's holders, outside of init. Nothing else uses this.
 
-use crate::init::{Lens, Waits, Wanted, holders};
+use crate::init::{Asleep, Lens, Waits, Wanted, holders};
 
-/// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has; their programs opened
-/// and their memory maps looked through.
-///
-/// # Panics
-/// When that can't be told.
-#[must_use]
-#[allow(clippy::expect_used, reason = "a bench fails by panic")]
-pub fn holders_of(inode: u64, at: (i32, i32)) -> usize {
-    let waits = Waits::of_this_process();
-    let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[], waits: &waits };
-    let found = holders(&[Wanted { inode, likely: Some(at) }], lens).pop();
-    found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
+/// Looks for holders, as init makes them one after the other.
+#[derive(Debug)]
+pub struct Looks(Asleep);
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(Asleep::new(false))
+    }
+}
+
+impl Looks {
+    /// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has; their programs opened
+    /// and their memory maps looked through.
+    ///
+    /// # Panics
+    /// When that can't be told.
+    #[must_use]
+    #[allow(clippy::expect_used, reason = "a bench fails by panic")]
+    pub fn holders_of(&mut self, inode: u64, at: (i32, i32)) -> usize {
+        let waits = Waits::of_this_process();
+        let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[], waits: &waits };
+        let found = holders(&[Wanted { inode, likely: Some(at) }], lens, &mut self.0).pop();
+        found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
+    }
 }

@@ -110,6 +110,7 @@ static long by_clone(int flags) {
 }
 static long thread_sharing_all(void) { return by_clone(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD); }
 static long thread_without_files(void) { return by_clone(CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD); }
+static long process_sharing_files(void) { return by_clone(CLONE_FILES | SIGCHLD); }
 static long process_with_namespace(void) { return by_clone(CLONE_NEWUSER | CLONE_NEWNET | SIGCHLD); }
 static long sibling_of_ours(void) { return by_clone(CLONE_PARENT | SIGCHLD); }
 static long clone3_thread(void) {
@@ -216,6 +217,7 @@ int main(void) {
     attack("32-bit code in 64-bit memory", "\"SIGSYS\"", "a far return changes the processor's mode, and with it the table", far_32);
 #endif
     control("a thread by hand that shares all", "that is what threads are", thread_sharing_all);
+    attack("a process with descriptors in common with another", "\"EPERM\"", "a table could change while its process sleeps", process_sharing_files);
     attack("a thread with descriptors of its own", "\"EPERM\"", "the holders of a socket could not be found by looking at processes", thread_without_files);
     attack("a process in new namespaces by clone", "\"EPERM\"", "in a namespace of its own it would be its root", process_with_namespace);
     attack("a thread by clone3", "\"ENOSYS\"", "its flags lie in memory", clone3_thread);

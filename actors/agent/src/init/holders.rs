@@ -9,6 +9,7 @@
 //! read by descriptor. Threads without their process's descriptor table can't exist under the seccomp list; they are
 //! looked at where that is not in force, and where the first thread has no table (any more).
 
+use super::asleep::Asleep;
 use super::foreign_code;
 use super::identified::{Fault, Identified, gone_or_unreadable, unreadable};
 use super::patience::{Stopwatch, Waits};
@@ -78,7 +79,7 @@ struct Search<'a> {
 }
 
 /// Every holder of each socket. One walk answers all: it begins after all were asked.
-pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Looked> {
+pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> Vec<Looked> {
     let started = lens.waits.stopwatch();
     let mut open: Vec<Open> =
         wanted.iter().map(|wanted| Open { wanted: *wanted, answer: None, took: Duration::ZERO }).collect();
@@ -88,7 +89,7 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>) -> Vec<Looked> {
         let wanted: Vec<Wanted> = unsettled.iter().map(|one| one.wanted).collect();
         let took = vec![Duration::ZERO; wanted.len()];
         let mut search = Search { lens, wanted: &wanted, identified: Identified::default(), took };
-        let found = search.run();
+        let found = search.run(asleep);
         for (one, spent) in unsettled.iter_mut().zip(&search.took) {
             one.took += *spent;
             one.answer = search.answer(one.wanted.inode, &found);
@@ -134,12 +135,12 @@ impl Search<'_> {
         }
     }
 
-    fn run(&mut self) -> Holders {
+    fn run(&mut self, asleep: &mut Asleep) -> Holders {
         let proc = File::open("/proc").map_err(|error| unreadable(0, &error))?;
         let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
-        let mut tables = Tables::new(&proc, self.wanted, self.lens.threads);
+        let mut tables = Tables::new(&proc, self.wanted, self.lens.threads, asleep);
         let mut found: Vec<Result<Vec<Holder>, Fault>> = self.wanted.iter().map(|_| Ok(Vec::new())).collect();
         let mut looked_at = Vec::new();
         // Init itself holds sockets only to give them away.

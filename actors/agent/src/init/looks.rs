@@ -65,7 +65,8 @@ impl Loop<'_> {
             };
             // All of them were looked at by now, so one look at what each maker executes is late enough for all.
             let mut images = Images::default();
-            for (look, Looked { result, took }) in alike.into_iter().zip(holders::holders(&wanted, lens)) {
+            let looked = holders::holders(&wanted, lens, &mut self.asleep);
+            for (look, Looked { result, took }) in alike.into_iter().zip(looked) {
                 self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
                 let reply = result.map(|Found { holders, executables }| {
                     let connector = look.connector.then(|| self.connector(look.inode, &holders, &mut images));

@@ -11,6 +11,7 @@
 //! channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
 
 mod allowance;
+mod asleep;
 mod changed_code;
 mod channel;
 mod confine;
@@ -32,6 +33,7 @@ mod strays;
 mod table;
 mod tables;
 
+pub(crate) use asleep::Asleep;
 pub(crate) use confine::Confinement;
 pub(crate) use connects::Connects;
 pub(crate) use handouts::Early;

@@ -19,6 +19,8 @@ pub(crate) struct Stat {
     pub(crate) parent: i32,
     /// The kernel's `PF_` flags.
     flags: u64,
+    /// How many it has, the first among them.
+    pub(crate) threads: u32,
     /// Clock ticks after boot.
     pub(crate) start_time: u64,
 }
@@ -45,7 +47,8 @@ impl Stat {
             state: *fields.next()?.as_bytes().first()?,
             parent: fields.next()?.parse().ok()?,
             flags: fields.nth(4)?.parse().ok()?,
-            start_time: fields.nth(12)?.parse().ok()?,
+            threads: fields.nth(10)?.parse().ok()?,
+            start_time: fields.nth(1)?.parse().ok()?,
         })
     }
 
@@ -168,7 +171,7 @@ mod tests {
         let fields = "S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
         for name in ["sh", ") R 99 9 (", "a b\nc", "))))"] {
             let stat = Stat::parse(format!("12 ({name}) {fields}").as_bytes()).unwrap();
-            assert_eq!(stat, Stat { state: b'S', parent: 7, flags: 4_194_560, start_time: 4242 });
+            assert_eq!(stat, Stat { state: b'S', parent: 7, flags: 4_194_560, threads: 1, start_time: 4242 });
         }
         assert!(Stat::parse(b"12 (sh").is_none());
         assert!(Stat::parse(b"").is_none());

@@ -3,6 +3,7 @@
 //! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens.
 
 use super::allowance::Allowances;
+use super::asleep::Asleep;
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
 use super::looks::Look;
@@ -46,6 +47,8 @@ pub(super) struct Loop<'a> {
     pub(super) allowances: Allowances,
     /// What of that was spent waiting for a processor.
     pub(super) waits: Waits,
+    /// Whom looks need not look through.
+    pub(super) asleep: Asleep,
     /// For what ended agents have left behind; one after the other.
     searches: VecDeque<Search>,
 }
@@ -53,6 +56,7 @@ pub(super) struct Loop<'a> {
 /// Serves until the channel ends. `Err` when the loop itself failed.
 pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let signals = sys::signals::fd(&[libc::SIGCHLD]).map_err(drop)?;
+    let asleep = Asleep::new(!cage.confinement.filters());
     let mut this = Loop {
         channel,
         cage,
@@ -61,6 +65,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         more_are_dead: false,
         allowances: Allowances::default(),
         waits: Waits::of_this_process(),
+        asleep,
         searches: VecDeque::new(),
     };
     let mut looks = Vec::new();

@@ -2,9 +2,10 @@
 //!
 //! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the socket is known to be. One that
 //! the kernel lets nobody of this user list (proc_pid(5): its process isn't dumpable, and root doesn't exist here) is compared number by
-//! number, for which the rights suffice that init has in the sandbox's namespace. Who holds what is found here is for
-//! [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of those sockets that may be in it.
+//! number, for which the rights suffice that init has in the sandbox's namespace. One that can't have changed since it was read isn't
+//! looked through again ([`super::asleep`]). Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of those sockets that may be in it.
 
+use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
 use super::holders::Wanted;
 use super::identified::{Fault, is_gone, unreadable};
@@ -57,19 +58,22 @@ pub(super) struct Tables<'a> {
     anchors: Vec<Option<Place>>,
     /// Whether descriptors are compared with those from the beginning: each has one, and they are few.
     compared: bool,
+    asleep: &'a mut Asleep,
     unlisted: Vec<Unlisted>,
     looked_at: usize,
     entries: Vec<u8>,
 }
 
 impl<'a> Tables<'a> {
-    pub(super) fn new(proc: &'a File, wanted: &'a [Wanted], threads: bool) -> Self {
+    pub(super) fn new(proc: &'a File, wanted: &'a [Wanted], threads: bool, asleep: &'a mut Asleep) -> Self {
+        asleep.begin();
         let mut tables = Self {
             proc,
             wanted,
             threads,
             anchors: Vec::new(),
             compared: false,
+            asleep,
             unlisted: Vec::new(),
             looked_at: 0,
             entries: vec![0; ENTRIES],
@@ -98,12 +102,19 @@ impl<'a> Tables<'a> {
     }
 
     fn look_through(&mut self, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
+        let inodes = self.wanted.iter().map(|wanted| wanted.inode);
+        let mut sockets = match self.asleep.table_of(self.proc.as_fd(), pid, inodes) {
+            Table::HoldsNone => return Ok(()),
+            Table::Readable => Some(Vec::new()),
+            Table::Unknown => None,
+        };
         match directory::open(self.proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
-                self.find(pid, pid, &table, found)?;
+                self.find((pid, pid), &table, found, sockets.as_mut())?;
                 // An empty table is one that the first thread took down as it ended before the others.
                 if !self.threads && self.looked_at > before {
+                    sockets.into_iter().for_each(|sockets| self.asleep.remember(pid, sockets));
                     return Ok(());
                 }
             }
@@ -139,7 +150,7 @@ impl<'a> Tables<'a> {
                 continue;
             }
             match directory::open(tasks.as_fd(), &format!("{thread}/fd"), libc::O_DIRECTORY) {
-                Ok(table) => self.find(pid, thread, &table, found)?,
+                Ok(table) => self.find((pid, thread), &table, found, None)?,
                 Err(error) if is_gone(&error) || is_ending(thread) => continue,
                 Err(error) if is_forbidden(&error) => self.unlisted.push(Unlisted { pid, thread }),
                 Err(error) => return Err(unreadable(pid, &error).into()),
@@ -149,10 +160,25 @@ impl<'a> Tables<'a> {
         Ok(())
     }
 
-    /// Looks through one descriptor table.
-    fn find(&mut self, pid: i32, thread: i32, table: &OwnedFd, found: &mut Vec<Place>) -> Result<(), Fault> {
+    /// Looks through the descriptor table of a process's thread; to its end, where all `sockets` in it are asked for.
+    fn find(
+        &mut self,
+        (pid, thread): (i32, i32),
+        table: &OwnedFd,
+        found: &mut Vec<Place>,
+        mut sockets: Option<&mut Vec<u64>>,
+    ) -> Result<(), Fault> {
         let Self { anchors, compared, wanted, looked_at, entries, .. } = self;
         let anchors = if *compared { anchors.as_slice() } else { &[] };
+        let reads_all = sockets.is_some();
+        let mut which = |number| match sockets.as_deref_mut() {
+            None => socket_at((anchors, wanted), table, Descriptor { task: thread, number }),
+            Some(all) => {
+                let socket = socket_behind(table, number)?;
+                all.extend(socket);
+                Ok(socket.and_then(|inode| index_of(inode, wanted)))
+            }
+        };
         let mut fault = None;
         let listed = directory::numbers(table.as_fd(), entries, |number| {
             *looked_at += 1;
@@ -160,13 +186,13 @@ impl<'a> Tables<'a> {
                 fault = Some(too_many());
                 return ControlFlow::Break(());
             }
-            match socket_at((anchors, wanted), table, Descriptor { task: thread, number }) {
+            match which(number) {
                 Ok(socket) => {
                     if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
                         found.push(Place { socket, pid, thread, number });
                     }
-                    let all = found.len() == wanted.len();
-                    return if all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                    let done = found.len() == wanted.len() && !reads_all;
+                    return if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
                 }
                 Err(_) if is_ending(thread) => {}
                 Err(error) => fault = Some(unreadable(pid, &error)),
@@ -219,6 +245,7 @@ impl<'a> Tables<'a> {
                 *doubt = Some(Fault::Changed);
             }
         }
+        self.asleep.end();
         Ok(doubts)
     }
 
@@ -284,19 +311,28 @@ fn socket_at(
     table: &OwnedFd,
     descriptor: Descriptor,
 ) -> io::Result<Option<usize>> {
+    let linked = || {
+        let socket = socket_behind(table, descriptor.number)?;
+        Ok(socket.and_then(|inode| index_of(inode, wanted)))
+    };
     for anchor in anchors.iter().flatten() {
         match sys::process::same_file(anchor.descriptor(), descriptor) {
             Ok(true) => return Ok(Some(anchor.socket)),
             Ok(false) => {}
             // Of the one or of the other: at the end it is looked whether the sockets were where they were.
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
-            Err(_) => return linked(wanted, table, descriptor.number),
+            Err(_) => return linked(),
         }
     }
-    if anchors.is_empty() { linked(wanted, table, descriptor.number) } else { Ok(None) }
+    if anchors.is_empty() { linked() } else { Ok(None) }
 }
 
-fn linked(wanted: &[Wanted], table: &OwnedFd, number: i32) -> io::Result<Option<usize>> {
+fn index_of(inode: u64, wanted: &[Wanted]) -> Option<usize> {
+    wanted.iter().position(|wanted| wanted.inode == inode)
+}
+
+/// The inode of the socket that a descriptor is, if it is one.
+fn socket_behind(table: &OwnedFd, number: i32) -> io::Result<Option<u64>> {
     let mut text = [0; LINK];
     let target = match directory::read_numbered_link(table.as_fd(), number, &mut text) {
         Ok(target) => target,
@@ -304,7 +340,7 @@ fn linked(wanted: &[Wanted], table: &OwnedFd, number: i32) -> io::Result<Option<
         Err(error) if is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(socket_inode(target).and_then(|inode| wanted.iter().position(|wanted| wanted.inode == inode)))
+    Ok(socket_inode(target))
 }
 
 fn is_forbidden(error: &io::Error) -> bool {

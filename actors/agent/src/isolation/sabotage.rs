@@ -20,7 +20,7 @@ fn calls(control: Control) -> Vec<i64> {
     match control {
         Control::SocketFamilies => vec![libc::SYS_socket],
         Control::TerminalInjection => vec![libc::SYS_ioctl],
-        Control::NamespaceCalls => vec![libc::SYS_unshare, libc::SYS_setns],
+        Control::NamespaceCalls => vec![libc::SYS_unshare, libc::SYS_setns, libc::SYS_clone],
         Control::SetIdBits => vec![libc::SYS_openat],
         _ => Vec::new(),
     }

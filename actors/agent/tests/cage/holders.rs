@@ -11,6 +11,7 @@ pub const CASES: &[crate::Case] = &[
     ("a_holder_is_found_with_its_ancestors", a_holder_is_found_with_its_ancestors),
     ("a_shared_socket_has_two_holders", a_shared_socket_has_two_holders),
     ("who_never_keeps_still_is_nobody_elses_loss", who_never_keeps_still_is_nobody_elses_loss),
+    ("who_gets_a_socket_after_long_sleep_is_found", who_gets_a_socket_after_long_sleep_is_found),
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
     (
         "who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told",
@@ -75,6 +76,43 @@ fn a_shared_socket_has_two_holders(mode: Mode) {
     let inode = connected(&cage, script);
     let (_, fds) = settled(&cage, inode, &["bash", "sleep"]);
     assert_eq!(fds.len(), 2);
+}
+
+/// Many sleep, and are not looked through again; of one of them the kernel's queue has the socket, and then it takes it.
+fn who_gets_a_socket_after_long_sleep_is_found(mode: Mode) {
+    const LENDS: &str = r#"
+import os, socket, time
+ours, theirs = socket.socketpair()
+for _ in range(20):
+    if os.fork() == 0:
+        time.sleep(1000)
+if os.fork() == 0:
+    ours.close()
+    lent = socket.recv_fds(theirs, 1, 1)
+    time.sleep(1000)
+s = socket.create_connection(("127.0.0.1", 3128))
+print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
+while not os.path.exists("/sandbox/go"):
+    time.sleep(0.02)
+socket.send_fds(ours, [b"x"], [s.fileno()])
+time.sleep(1000)
+"#;
+    if !Path::new("/usr/bin/python3").exists() {
+        return eprintln!("SKIPPED: no /usr/bin/python3");
+    }
+    let cage = Cage::start(mode);
+    let (_, inode) = connected_by(&cage, "c", &format!("exec /usr/bin/python3 -I -c '{LENDS}'"));
+    // Until all have come to rest, and are known to.
+    for _ in 0..50 {
+        let (list, _) = holders(&cage, inode).expect("holders");
+        assert_eq!(list.len(), 1, "{list:?}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(cage.run(&["touch", "/sandbox/go"]).status, ExitStatus::Code(0));
+    let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
+    while holders(&cage, inode).expect("holders").0.len() != 2 {
+        assert!(std::time::Instant::now() < deadline, "who has woken isn't looked at");
+    }
 }
 
 /// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its process is over.

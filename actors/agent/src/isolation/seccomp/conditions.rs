@@ -51,10 +51,10 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | 0x80; // CLONE_NEWTIME, of clone3 and unshare only: costs nothing to refuse
 const THREAD: u32 = libc::CLONE_THREAD as u32;
 const FILES: u32 = libc::CLONE_FILES as u32;
-/// A new process without namespaces; or a thread that shares its process's descriptors, so that the holders of a
-/// socket can be found by looking at processes.
+/// A new process without namespaces and with descriptors of its own; or a thread that shares its process's. So the holders of a socket can
+/// be found by looking at processes, and a table changes only while a thread of its one process runs.
 pub(super) const CLONE: &[&[Condition]] =
-    &[&[none_of(0, NAMESPACES | THREAD)], &[bits(0, NAMESPACES | THREAD | FILES, THREAD | FILES)]];
+    &[&[none_of(0, NAMESPACES | THREAD | FILES)], &[bits(0, NAMESPACES | THREAD | FILES, THREAD | FILES)]];
 
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;

@@ -1,0 +1,384 @@
+//! Descriptor tables of processes that have not run since each was read: what was in them then is in them now.
+//!
+//! A table changes by calls of who has it, and of nobody else: no descriptor is put into another's (ptrace(2), pidfd_getfd(2) and a second
+//! seccomp listener are not to be had inside), and no table is shared but by the threads of one process (the list's `CLONE`). So one that
+//! was read whole while its only thread was off the processor is good for as long as the kernel has given that thread no turn. A look at a
+//! hundred sleeping processes is a hundred reads of a counter, where it was a comparison of their every descriptor.
+//! ```text
+//! counter the same as at the look before? ─▶ blocked now? one thread? ─▶ table read whole ─▶ counter still the same? ─▶ remembered
+//! ```
+//! Must never take for asleep who may have run: whatever isn't told, or told by a kernel that doesn't promise it, is awake.
+
+use super::process::Stat;
+use crate::sys::directory;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+
+/// Processes that are known; each keeps a descriptor of init's, and a page of the kernel's.
+const MAX_KNOWN: usize = 1024;
+/// Sockets in all tables that are remembered: half a mebibyte. Who has more is looked through.
+const MAX_SOCKETS: usize = 65_536;
+/// Tables read whole at one look: each costs more than to be looked through.
+const READ_AT_ONCE: usize = 16;
+/// Of proc_pid_wchan(5), which tells of a thread only if it is blocked "and we can keep it that way" (kernel/sched/core.c, get_wchan).
+const TELLS_WHO_IS_BLOCKED: (u32, u32) = (5, 16);
+
+/// What is known of tables, from one look to the next.
+#[derive(Debug)]
+pub(crate) struct Asleep {
+    known: HashMap<i32, Known>,
+    /// Remembered in all.
+    sockets: usize,
+    look: u64,
+    /// Tables that may still be read at this look.
+    reads: usize,
+    /// Whether this kernel tells who is blocked.
+    told: bool,
+}
+
+#[derive(Debug)]
+struct Known {
+    turns: Turns,
+    count: u64,
+    /// The inodes of all sockets in its table, sorted, if that was read.
+    sockets: Option<Box<[u64]>>,
+    /// The look at which it was there last.
+    look: u64,
+}
+
+/// What is known of a process's table.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Table {
+    /// It has to be looked through.
+    Unknown,
+    /// It has to be, and may be read whole meanwhile, since its process is asleep: see [`Asleep::remember`].
+    Readable,
+    /// None of the sockets is in it.
+    HoldsNone,
+}
+
+impl Asleep {
+    /// Nothing is known yet. `shared` says that threads may have tables of their own, and processes each other's: then nothing ever is.
+    pub(crate) fn new(shared: bool) -> Self {
+        Self { known: HashMap::new(), sockets: 0, look: 0, reads: 0, told: !shared && kernel_tells() }
+    }
+
+    /// A look begins.
+    pub(super) fn begin(&mut self) {
+        self.look += 1;
+        self.reads = READ_AT_ONCE;
+    }
+
+    /// It is over, and every process was asked about: who was not there is forgotten.
+    pub(super) fn end(&mut self) {
+        let look = self.look;
+        self.known.retain(|_, known| known.look == look);
+        self.sockets =
+            self.known.values().filter_map(|known| known.sockets.as_deref()).map(<[u64]>::len).sum();
+    }
+
+    /// What is known of a process's table, of the sockets with these inodes.
+    pub(super) fn table_of(
+        &mut self,
+        proc: BorrowedFd<'_>,
+        pid: i32,
+        mut wanted: impl Iterator<Item = u64>,
+    ) -> Table {
+        if !self.told {
+            return Table::Unknown;
+        }
+        let Some(known) = self.known.get_mut(&pid) else {
+            self.meet(proc, pid);
+            return Table::Unknown;
+        };
+        let Ok(count) = known.turns.count() else {
+            // It has ended; its number may be another's.
+            self.known.remove(&pid);
+            self.meet(proc, pid);
+            return Table::Unknown;
+        };
+        known.look = self.look;
+        if count != known.count {
+            (known.count, known.sockets) = (count, None);
+            return Table::Unknown;
+        }
+        match &known.sockets {
+            Some(sockets) if wanted.all(|inode| sockets.binary_search(&inode).is_err()) => Table::HoldsNone,
+            Some(_) => Table::Unknown,
+            None if self.reads > 0 && is_blocked(proc, pid) && has_one_thread(pid) => {
+                self.reads -= 1;
+                Table::Readable
+            }
+            None => Table::Unknown,
+        }
+    }
+
+    /// Remembers the sockets in a table that was [`Table::Readable`] and was read whole: if its process is asleep still.
+    pub(super) fn remember(&mut self, pid: i32, mut sockets: Vec<u64>) {
+        let Some(known) = self.known.get_mut(&pid) else { return };
+        if sockets.len() > MAX_SOCKETS.saturating_sub(self.sockets) {
+            return;
+        }
+        if known.turns.count().is_ok_and(|count| count == known.count) {
+            sockets.sort_unstable();
+            self.sockets += sockets.len();
+            known.sockets = Some(sockets.into());
+        }
+    }
+
+    fn meet(&mut self, proc: BorrowedFd<'_>, pid: i32) {
+        if self.known.len() >= MAX_KNOWN {
+            return;
+        }
+        let Ok(turns) = Turns::open(proc, pid) else { return };
+        // A kernel that counts none has counted none so far: whoever is asked about has had one.
+        if let Ok(count @ 1..) = turns.count() {
+            self.known.insert(pid, Known { turns, count, sockets: None, look: self.look });
+        }
+    }
+}
+
+/// How many times a process's first thread was given a processor (Linux, Documentation/scheduler/sched-stats.rst). Of the process that was
+/// opened, whoever gets its number.
+#[derive(Debug)]
+struct Turns(File);
+
+impl Turns {
+    fn open(proc: BorrowedFd<'_>, pid: i32) -> io::Result<Self> {
+        directory::open(proc, &format!("{pid}/schedstat"), libc::O_RDONLY).map(|file| Self(file.into()))
+    }
+
+    fn count(&self) -> io::Result<u64> {
+        // Three numbers of at most twenty digits.
+        let mut text = [0; 64];
+        let length = self.0.read_at(&mut text, 0)?;
+        turns(text.get(..length).unwrap_or_default()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// The third number.
+fn turns(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(2)?.parse().ok()
+}
+
+/// Whether the first thread of a process is off the processor and waits for something: where it does, has a name.
+fn is_blocked(proc: BorrowedFd<'_>, pid: i32) -> bool {
+    let mut text = [0; 64];
+    let place = directory::open(proc, &format!("{pid}/wchan"), libc::O_RDONLY)
+        .map(File::from)
+        .and_then(|file| file.read_at(&mut text, 0));
+    place.is_ok_and(|length| text.get(..length).is_some_and(names_a_place))
+}
+
+fn names_a_place(text: &[u8]) -> bool {
+    text.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_')
+}
+
+fn has_one_thread(pid: i32) -> bool {
+    Stat::read(pid).is_ok_and(|stat| stat.threads == 1 && !stat.is_ending())
+}
+
+fn kernel_tells() -> bool {
+    let release = |name: nix::sys::utsname::UtsName| version(name.release().to_str()?);
+    nix::sys::utsname::uname().ok().and_then(release).is_some_and(|version| version >= TELLS_WHO_IS_BLOCKED)
+}
+
+/// Of a kernel's release: `6.18.1-name`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    /// It answers each line with one, and waits for the next.
+    fn listener() -> Child {
+        let script = "while read -r line; do echo \"$line\"; done";
+        Command::new("/bin/sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn wake(child: &mut Child) {
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    }
+
+    fn proc() -> File {
+        File::open("/proc").unwrap()
+    }
+
+    fn ask(all: &mut Asleep, pid: i32, inode: u64) -> Table {
+        all.begin();
+        let table = all.table_of(proc().as_fd(), pid, std::iter::once(inode));
+        all.end();
+        table
+    }
+
+    /// Asks until it says so: a process takes a moment to come to rest.
+    fn until(all: &mut Asleep, pid: i32, expected: &Table) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while ask(all, pid, 7) != *expected {
+            assert!(Instant::now() < deadline, "never {expected:?}");
+        }
+    }
+
+    /// None where this kernel doesn't tell, which is said.
+    fn told() -> Option<Asleep> {
+        let all = Asleep::new(false);
+        let counted = Turns::open(proc().as_fd(), std::process::id() as i32).and_then(|turns| turns.count());
+        let child = Command::new("/bin/sleep").arg("1000").spawn();
+        let place = child.and_then(|mut child| {
+            std::thread::sleep(Duration::from_millis(200));
+            let blocked = is_blocked(proc().as_fd(), child.id() as i32);
+            child.kill()?;
+            child.wait()?;
+            Ok(blocked)
+        });
+        if all.told && counted.is_ok_and(|count| count > 0) && place.unwrap() {
+            return Some(all);
+        }
+        eprintln!("SKIPPED: this kernel doesn't tell who has run");
+        None
+    }
+
+    #[test]
+    fn what_was_read_holds_until_its_process_runs() {
+        let Some(mut all) = told() else { return };
+        let mut child = listener();
+        let pid = child.id() as i32;
+        assert_eq!(ask(&mut all, pid, 7), Table::Unknown, "nobody knows it yet");
+        until(&mut all, pid, &Table::Readable);
+        all.remember(pid, vec![9, 7, 8]);
+        for (inode, expected) in
+            [(6, Table::HoldsNone), (7, Table::Unknown), (8, Table::Unknown), (10, Table::HoldsNone)]
+        {
+            assert_eq!(ask(&mut all, pid, inode), expected, "{inode}");
+        }
+        wake(&mut child);
+        assert_eq!(ask(&mut all, pid, 6), Table::Unknown, "it has run");
+        until(&mut all, pid, &Table::Readable);
+        // Whoever runs while its table is read is not remembered.
+        wake(&mut child);
+        all.remember(pid, vec![]);
+        assert_ne!(ask(&mut all, pid, 6), Table::HoldsNone);
+        until(&mut all, pid, &Table::Readable);
+        all.remember(pid, vec![]);
+        assert_eq!(ask(&mut all, pid, 6), Table::HoldsNone);
+        child.kill().and_then(|()| child.wait()).unwrap();
+        assert_eq!(ask(&mut all, pid, 6), Table::Unknown, "it is gone");
+        assert!(all.known.is_empty());
+    }
+
+    #[test]
+    fn who_has_threads_or_is_at_work_is_awake() {
+        let Some(mut all) = told() else { return };
+        let (_hold, rest) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || rest.recv());
+        let own = std::process::id() as i32;
+        for _ in 0..100 {
+            assert_eq!(ask(&mut all, own, 7), Table::Unknown);
+        }
+        drop(_hold);
+        assert!(thread.join().unwrap().is_err());
+        let mut busy = Command::new("/bin/sh");
+        busy.args(["-c", "echo; while :; do :; done"]).stdout(Stdio::piped());
+        let mut busy = busy.spawn().unwrap();
+        busy.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        for _ in 0..1000 {
+            assert_eq!(ask(&mut all, busy.id() as i32, 7), Table::Unknown);
+        }
+        busy.kill().and_then(|()| busy.wait()).unwrap();
+    }
+
+    #[test]
+    fn where_tables_may_be_shared_nothing_is_remembered() {
+        let mut all = Asleep::new(true);
+        let mut child = listener();
+        wake(&mut child);
+        for _ in 0..100 {
+            assert_eq!(ask(&mut all, child.id() as i32, 7), Table::Unknown);
+        }
+        assert!(all.known.is_empty());
+        child.kill().and_then(|()| child.wait()).unwrap();
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_sum_and_given_back() {
+        let Some(mut all) = told() else { return };
+        let mut children: Vec<Child> = (0..3).map(|_| listener()).collect();
+        let pids: Vec<i32> = children.iter().map(|child| child.id() as i32).collect();
+        let many = || (0..MAX_SOCKETS as u64 / 2).collect::<Vec<u64>>();
+        let rest = |all: &mut Asleep| {
+            all.begin();
+            let table = pids.iter().map(|pid| all.table_of(proc().as_fd(), *pid, std::iter::once(u64::MAX)));
+            let tables: Vec<Table> = table.collect();
+            all.end();
+            tables
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while rest(&mut all).contains(&Table::Unknown) {
+            assert!(Instant::now() < deadline);
+        }
+        for pid in &pids {
+            all.remember(*pid, many());
+        }
+        assert_eq!(rest(&mut all), [Table::HoldsNone, Table::HoldsNone, Table::Readable]);
+        wake(&mut children[0]);
+        while rest(&mut all)[0] == Table::Unknown {
+            assert!(Instant::now() < deadline);
+        }
+        all.remember(pids[2], many());
+        assert_eq!(rest(&mut all)[2], Table::HoldsNone, "there is room again");
+        for mut child in children {
+            child.kill().and_then(|()| child.wait()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_look_reads_few_tables() {
+        let Some(mut all) = told() else { return };
+        let mut children: Vec<Child> = (0..READ_AT_ONCE + 4).map(|_| listener()).collect();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            all.begin();
+            let table = |child: &Child| all.table_of(proc().as_fd(), child.id() as i32, std::iter::once(7));
+            let tables: Vec<Table> = children.iter().map(table).collect();
+            let read = tables.iter().filter(|table| **table == Table::Readable).count();
+            assert!(read <= READ_AT_ONCE, "{read}");
+            all.end();
+            if read == READ_AT_ONCE {
+                break;
+            }
+            assert!(Instant::now() < deadline);
+        }
+        for child in &mut children {
+            child.kill().and_then(|()| child.wait()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_taken_strictly() {
+        assert_eq!(turns(b"123 4567 8\n"), Some(8));
+        for strange in [&b""[..], b"1 2", b"1 2 x", b"1 2 -3", b"\xff 1 1"] {
+            assert_eq!(turns(strange), None);
+        }
+        assert!(names_a_place(b"hrtimer_nanosleep") && names_a_place(b"__x64_sys_pause"));
+        assert!(!names_a_place(b"0") && !names_a_place(b""));
+        assert_eq!(version("6.18.44-x"), Some((6, 18)));
+        assert_eq!(version("5.4"), Some((5, 4)));
+        assert_eq!(version("next"), None);
+    }
+}
