@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             what_fills_tmp_fills_no_more_than_its_share,
             a_fork_bomb_stays_inside.alone(),
             descriptors_and_socket_buffers_are_bounded,
+            a_flood_of_descriptors_is_its_own_agents_loss,
             descriptors_in_flight_keep_nobody_out.only(Mode::Rooted),
             a_log_flood_starves_nobody,
             a_full_disk_closes_nobody_elses_way_out,
@@ -191,6 +192,40 @@ fn descriptors_and_socket_buffers_are_bounded(stage: &Stage) -> Result<()> {
     let count: usize = words.get(1).context("no count")?.parse()?;
     ensure!(count < 65_536 && words.get(2) == Some(&"24"), "ended by EMFILE below the limit: {told}");
     witness.all_is_well(&hog, true)
+}
+
+/// More descriptors are open than init looks through for who holds a connection. Whoever comes later is told from others all the same, by
+/// the loss of the flood's greatest processes, which is on record.
+fn a_flood_of_descriptors_is_its_own_agents_loss(stage: &Stage) -> Result<()> {
+    const FLOODS: &str = "import os, resource, time\n\
+         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n\
+         each = min(hard - 16, 18000)\n\
+         children = 70000 // each + 1\n\
+         read, write = os.pipe()\n\
+         for n in range(children):\n\
+         \x20   if os.fork() == 0:\n\
+         \x20       for _ in range(each): os.dup(read)\n\
+         \x20       os.write(write, b'.')\n\
+         \x20       while True: time.sleep(0.0005)\n\
+         for n in range(children): os.read(read, 1)\n\
+         print('full', flush=True)\n\
+         time.sleep(1000)\n";
+    let python = program("python3")?;
+    stage.script("floods.py", FLOODS)?;
+    let hog = hog(stage, &["--workspace", &workspace(stage)], &[&python, "-B", "/sandbox/floods.py"])?;
+    let asks = "exec 3<>/dev/tcp/127.0.0.1/3128; printf 'CONNECT no.test:443 HTTP/1.1\r\nHost: no.test:443\r\n\r\n' >&3; cat <&3";
+    let answer = stage.call(&["exec", &hog.name, "--", "bash", "-c", asks])?.expect_code(0)?.out();
+    ensure!(answer.contains("403") && answer.contains("binary"), "it is known who asks: {answer}");
+    common::ensure_audited(stage, &hog.name, &[("kind", "agent"), ("change", "curbed")])?;
+    // The agent goes on with the rest, and is served.
+    ensure!(
+        hog.status()?["agents"][0]["restarts"] == 0,
+        "its first process has three open: {}",
+        hog.status()?
+    );
+    stage.call(&["exec", &hog.name, "--", "true"])?.expect_code(0)?;
+    Ok(())
 }
 
 fn a_log_flood_starves_nobody(stage: &Stage) -> Result<()> {

@@ -80,7 +80,7 @@ impl InitProcesses {
 
 fn refused(error: ClientError) -> HoldersError {
     match error {
-        ClientError::Refused(Refusal::TooMany(_)) => HoldersError::TooMany,
+        ClientError::Refused(Refusal::TooMany(_) | Refusal::Flooded { .. }) => HoldersError::TooMany,
         ClientError::Refused(refusal) => HoldersError::Unreadable(refusal.to_string()),
         other => HoldersError::Unavailable(other.to_string()),
     }

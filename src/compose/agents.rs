@@ -162,6 +162,10 @@ fn tell(
                 tracing::warn!("agent '{name}' doesn't answer any more and is ended: {why}");
                 (AgentChange::Silent, None, None, Some(why.clone()))
             }
+            Told::Curbed { pid, why } => {
+                tracing::warn!("process {pid} of agent '{name}' was ended: {why}");
+                (AgentChange::Curbed, Some(*pid), None, Some(why.clone()))
+            }
             Told::Refused { why, code, .. } => (AgentChange::Failed, None, Some(*code), Some(why.clone())),
         };
         record(&sink, event(change, pid, code, detail));

@@ -56,6 +56,9 @@ pub enum Msg {
     /// What watching the process came to: its health is another, or it is given up, and why. Sent by the actor's own watch, which
     /// begins anew with the actor.
     Pulse(ProcessId, Verdict, String),
+    /// Init has ended a process of the agent's, see [`Event::Flooded`]: its pid, and how many descriptors it had. Sent by the actor's own
+    /// watcher; a missed one is missed.
+    Flooded(i32, usize),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
     InjectPanic,
 }
@@ -140,6 +143,13 @@ pub enum Told {
     /// It has not answered too often, and is being ended.
     Silent {
         /// What came instead of its last answer.
+        why: String,
+    },
+    /// One of its processes was ended, since its agent kept others from the network.
+    Curbed {
+        /// The process, by its pid inside.
+        pid: i32,
+        /// For what.
         why: String,
     },
     /// It could not be started.
@@ -290,6 +300,12 @@ impl Actor for AgentActor {
                 state.stop(&myself, grace, Stopping { again, reply }).await;
                 Ok(())
             }
+            Msg::Flooded(pid, descriptors) => {
+                let why =
+                    format!("it had {descriptors} descriptors open, and other agents waited for the network");
+                (state.given.told)(&Told::Curbed { pid, why });
+                Ok(())
+            }
             Msg::GraceOver(process) => {
                 if state.process == Some(process) {
                     state.signal(process, libc::SIGKILL).await;
@@ -421,6 +437,12 @@ async fn watch(init: InitClient, mut events: Receiver<Event>, name: Arc<str>, ac
     loop {
         let ended = match events.recv().await {
             Ok(Event::Exited { process, agent, status }) => (*agent == *name).then_some((process, status)),
+            Ok(Event::Flooded { agent, pid, descriptors }) => {
+                if *agent == *name {
+                    let _ = actor.cast(Msg::Flooded(pid, descriptors));
+                }
+                continue;
+            }
             Err(RecvError::Lagged(_)) => ended_in_table(&init, &name).await,
             Err(RecvError::Closed) => return,
         };

@@ -144,8 +144,9 @@ pub enum Request {
         /// A plain name.
         name: String,
     },
-    /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and
-    /// whose environment began with this agent's [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`].
+    /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and were born as this
+    /// agent's, or, where init's own limits leave no room for that mark, whose environment began with its
+    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`].
     KillStrays {
         /// Whose.
         agent: String,
@@ -246,6 +247,12 @@ pub enum Refusal {
     /// The table, or a bound of a look-up, is full.
     #[error("too many {0}")]
     TooMany(String),
+    /// All processes together have more descriptors open than are looked through for one question.
+    #[error("more than {descriptors} descriptors are open in the sandbox, too many to look through")]
+    Flooded {
+        /// So many are.
+        descriptors: usize,
+    },
     /// Looks at what an agent's programs have mapped took so long that others would wait for the next.
     #[error("looks at this agent's programs have taken too much time of late")]
     Indebted,
@@ -367,6 +374,16 @@ pub enum Event {
         agent: String,
         /// How.
         status: ExitStatus,
+    },
+    /// Init has ended a process of an agent that had so many descriptors open that nobody could be told from anybody: other agents' connections
+    /// would have been refused for it.
+    Flooded {
+        /// Whose; empty of one that has hidden whose it is, or is no longer remembered.
+        agent: String,
+        /// Its pid inside.
+        pid: i32,
+        /// How many it had open.
+        descriptors: usize,
     },
 }
 

@@ -50,6 +50,8 @@ impl Condition {
             }
             Told::Health(health) => self.health = *health,
             Told::Silent { .. } => self.health = Health::Failing,
+            // It goes on, or its end is told besides.
+            Told::Curbed { .. } => {}
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
                 self.last_code = Some(*code);

@@ -38,6 +38,9 @@ attack("raise every capability", EPERM, "permitted is empty, for good", lambda: 
 attack("raise one inheritable capability", EPERM, "file capabilities would meet it", lambda: call("capset", ctypes.byref(HEADER), ctypes.byref((ctypes.c_uint32 * 6)(0, 0, 1 << 21, 0, 0, 0))))
 attack("more processes", (EPERM, "ValueError"), "a hard limit is hard", lambda: resource.setrlimit(resource.RLIMIT_NPROC, (100000, 100000)))
 attack("more descriptors", (EPERM, "ValueError"), "a hard limit is hard", lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 20, 1 << 20)))
+for name, limit in (("RLIMIT_LOCKS", 10), ("RLIMIT_RTTIME", 15)):
+    attack("another agent's " + name, (EPERM, "ValueError"), "it says whose a process is", lambda: in_child(lambda: resource.setrlimit(limit, (1, resource.getrlimit(limit)[1] + 1))))
+    control("a " + name + " of its own", "it says whose a process is", lambda: expect(resource.getrlimit(limit)[1] not in (0, resource.RLIM_INFINITY)))
 attack("core files", (EPERM, "ValueError"), "a crash would write memory down", lambda: resource.setrlimit(resource.RLIMIT_CORE, (1, 1)))
 attack("be nicer to oneself", (EPERM, EACCES), "priority starves the machine", lambda: os.nice(-5))
 attack("a timer that wakes the machine", EPERM, "CLOCK_REALTIME_ALARM needs a capability", lambda: libc_call(libc.timerfd_create, 8, 0))

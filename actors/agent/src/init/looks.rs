@@ -3,13 +3,18 @@
 //! Which answers there are is for [`holders`] and [`super::connects`] to say; here it is seen to that an agent whose programs make looks last
 //! is refused one, and that whoever is about to execute its program is known first.
 
+use super::flood;
 use super::holders::{self, Found, Lens, Looked, Wanted};
 use super::image::Images;
 use super::serve::Loop;
 use super::starting::Awaited;
 use crate::plan::Control;
 use crate::protocol::{Answer, Connector, Holder, Refusal, RequestId};
+use std::fs::File;
 use std::time::Instant;
+
+/// How often a look that came to nothing for a flood of descriptors is made again.
+const RELIEFS: usize = 3;
 
 /// A [`Request::Holders`](crate::protocol::Request::Holders).
 pub(super) struct Look {
@@ -65,7 +70,16 @@ impl Loop<'_> {
             };
             // All of them were looked at by now, so one look at what each maker executes is late enough for all.
             let mut images = Images::default();
-            let looked = holders::holders(&wanted, lens, &mut self.asleep);
+            let mut looked = holders::holders(&wanted, lens, &mut self.asleep);
+            for _ in 0..RELIEFS {
+                if !looked.iter().any(is_flooded) {
+                    break;
+                }
+                let ended = File::open("/proc").and_then(|proc| flood::stem(&proc, &self.birthmarks));
+                let Some(ended) = ended.ok().filter(|ended| !ended.is_empty()) else { break };
+                self.news.extend(ended);
+                looked = holders::holders(&wanted, lens, &mut self.asleep);
+            }
             for (look, Looked { result, took }) in alike.into_iter().zip(looked) {
                 self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
                 let reply = result.map(|Found { holders, executables }| {
@@ -85,4 +99,8 @@ impl Loop<'_> {
         }
         self.cage.connects.connector(inode, holders, now)
     }
+}
+
+fn is_flooded(looked: &Looked) -> bool {
+    matches!(looked.result, Err(Refusal::Flooded { .. }))
 }

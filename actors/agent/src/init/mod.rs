@@ -12,10 +12,12 @@
 
 mod allowance;
 mod asleep;
+mod birthmark;
 mod changed_code;
 mod channel;
 mod confine;
 mod connects;
+mod flood;
 mod foreign_code;
 mod handouts;
 mod holders;

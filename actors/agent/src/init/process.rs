@@ -52,12 +52,17 @@ impl Stat {
         })
     }
 
+    /// It has let go of all that it had: dead, and unreaped.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
     /// It runs no instruction of its program any more: on its way out, or a zombie. The kernel lets nobody look
     /// into such a process, whatever their rights.
     pub(crate) fn is_ending(&self) -> bool {
         /// linux/sched.h
         const PF_EXITING: u64 = 0x4;
-        matches!(self.state, b'Z' | b'X') || self.flags & PF_EXITING != 0
+        self.is_over() || self.flags & PF_EXITING != 0
     }
 }
 
@@ -131,6 +136,11 @@ impl Opened {
     /// What it was executed with, as far as it hasn't written over that.
     pub(crate) fn open_environment(&self) -> io::Result<File> {
         self.read("environ")
+    }
+
+    /// Its resource limits, which everybody may read.
+    pub(crate) fn open_limits(&self) -> io::Result<File> {
+        self.read("limits")
     }
 
     pub(crate) fn open_maps(&self) -> io::Result<File> {

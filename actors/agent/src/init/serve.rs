@@ -4,6 +4,7 @@
 
 use super::allowance::Allowances;
 use super::asleep::Asleep;
+use super::birthmark::Birthmarks;
 use super::channel::{Channel, Ended, Reply};
 use super::handouts::{descriptor, system};
 use super::looks::Look;
@@ -16,7 +17,7 @@ use crate::credential_files::Keeper;
 use crate::isolation::gate::Gate;
 use crate::isolation::network;
 use crate::protocol::{
-    Answer, CageFailure, ExitStatus, FromInit, MAX_AGENT_NAME, Refusal, Request, Stdio, ToInit,
+    Answer, CageFailure, Event, ExitStatus, FromInit, MAX_AGENT_NAME, Refusal, Request, Stdio, ToInit,
 };
 use crate::sys;
 use crate::wire::{Packet, WireError};
@@ -32,6 +33,8 @@ const BEAT_MILLISECONDS: i32 = 1000;
 const BURST: usize = 16;
 /// Children reaped before somebody else has a turn.
 const REAPED_AT_ONCE: usize = 256;
+/// News that wait; beyond it the oldest are lost.
+const MAX_NEWS: usize = 64;
 /// Ports captured at a time: a policy that names more is none that we know.
 const MAX_CAPTURED: usize = 1024;
 
@@ -49,6 +52,10 @@ pub(super) struct Loop<'a> {
     pub(super) waits: Waits,
     /// Whom looks need not look through.
     pub(super) asleep: Asleep,
+    /// To be told, when somebody hears it; see [`MAX_NEWS`].
+    pub(super) news: VecDeque<Event>,
+    /// Whose processes are whose.
+    pub(super) birthmarks: Birthmarks,
     /// For what ended agents have left behind; one after the other.
     searches: VecDeque<Search>,
 }
@@ -66,6 +73,8 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         allowances: Allowances::default(),
         waits: Waits::of_this_process(),
         asleep,
+        news: VecDeque::new(),
+        birthmarks: Birthmarks::new(),
         searches: VecDeque::new(),
     };
     let mut looks = Vec::new();
@@ -80,7 +89,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let mut last_beat = Instant::now();
     loop {
         let mut list = vec![
-            this.channel.poll(this.table.unannounced().is_some()),
+            this.channel.poll(this.table.unannounced().is_some() || !this.news.is_empty()),
             libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
         ];
         list.extend(this.starting.iter().map(Awaited::poll));
@@ -171,7 +180,7 @@ impl Loop<'_> {
         }
         if let Request::KillStrays { agent } = request {
             return match self.searches.len() < MAX_SEARCHES {
-                true => self.searches.push_back(Search::new(id, agent)),
+                true => self.searches.push_back(Search::new(id, agent, &self.birthmarks)),
                 false => self.channel.reply(id, Err(Refusal::TooMany("searches for strays".into()))),
             };
         }
@@ -187,7 +196,7 @@ impl Loop<'_> {
         let Some(mut search) = self.searches.pop_front() else { return };
         let mut running = self.table.running();
         running.extend(self.starting.iter().map(Awaited::pid));
-        let reply = match search.go_on(&running) {
+        let reply = match search.go_on(&running, &self.birthmarks) {
             Ok(false) => return self.searches.push_front(search),
             Ok(true) => Ok((Answer::Done, Vec::new())),
             Err(error) => Err(system("looking for strays")(error)),
@@ -232,8 +241,18 @@ impl Loop<'_> {
         if !self.channel.flush()? {
             return Ok(());
         }
+        let surplus = self.news.len().saturating_sub(MAX_NEWS);
+        self.news.drain(..surplus);
+        while let Some(event) = self.news.front() {
+            let news = FromInit::Event(event.clone());
+            match self.channel.wire().send(&news, &[], Some(Duration::ZERO)) {
+                Err(WireError::NotReady) => return Ok(()),
+                Err(WireError::Closed) => return Err(Ended),
+                Ok(()) | Err(_) => self.news.pop_front(),
+            };
+        }
         while let Some((event, told)) = self.table.unannounced() {
-            match self.channel.wire().send(&FromInit::Event(event), &[], Some(std::time::Duration::ZERO)) {
+            match self.channel.wire().send(&FromInit::Event(event), &[], Some(Duration::ZERO)) {
                 Err(WireError::NotReady) => return Ok(()),
                 Err(WireError::Closed) => return Err(Ended),
                 Ok(()) | Err(_) => *told = true,
@@ -358,7 +377,8 @@ impl Loop<'_> {
         if self.cage.connects.is_full() {
             return Err(Refusal::TooMany("processes started, or left behind by ended ones".into()));
         }
-        let starting = spawn::begin(&self.cage.confinement, &mut self.cage.standby, stdio, fds)?;
+        let birthmark = self.birthmarks.of_agent(agent);
+        let starting = spawn::begin(&self.cage.confinement, &mut self.cage.standby, birthmark, (stdio, fds))?;
         if starting.watched {
             self.cage.connects.prover_becomes(agent);
         }

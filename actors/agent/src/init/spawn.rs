@@ -1,5 +1,6 @@
 //! Starting an agent process: what is to run, with which streams, and the child that runs it ([`super::standby`]).
 
+use super::birthmark::Birthmark;
 use super::confine::Confinement;
 use super::handouts::system;
 use super::standby::{Part, Standby};
@@ -30,12 +31,12 @@ impl Streams {
 }
 
 /// Has a child under the confinement execute a program, without waiting until it does. `standby` is the one that stands by, if any
-/// does.
+/// does; `birthmark` says whose it is.
 pub(super) fn begin(
     confinement: &Confinement,
     standby: &mut Option<Standby>,
-    stdio: Stdio,
-    fds: Vec<OwnedFd>,
+    birthmark: Option<Birthmark>,
+    (stdio, fds): (Stdio, Vec<OwnedFd>),
 ) -> Result<Starting, Refusal> {
     let mut fds = fds.into_iter();
     let program = fds.next().ok_or_else(|| Refusal::Invalid("a spawn without its program".into()))?;
@@ -61,7 +62,7 @@ pub(super) fn begin(
     };
     // Execution doesn't change it.
     let start_time = super::process::Stat::read(child.pid()).map(|stat| stat.start_time).unwrap_or(0);
-    let part = Part { program: program.as_fd(), streams: streams.descriptors() };
+    let part = Part { birthmark, program: program.as_fd(), streams: streams.descriptors() };
     let told = child.tell(&part).map_err(system("giving a child its program"))?;
     let masters = match streams {
         Streams::Terminal(Terminal { master, .. }) => {

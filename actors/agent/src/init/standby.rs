@@ -5,13 +5,14 @@
 //!   clone ──────────────────────────────▶  session, descriptors, confinement
 //!         ◀──── 'l', its filter's listener
 //!         ◀──── 'w', what its work came to    (only the first has any: it proves the cage)
-//!   'x', program and streams ───────────▶  streams in place, chdir, exec
+//!   'x', birthmark, program, streams ───▶  birthmark worn, streams in place, chdir, exec
 //!         ◀──── the end: it has executed
 //!         ◀──── 'e', errno and step: it could not, and is gone
 //! ```
 //! The first stands by from the proof until somebody wants a process, while nothing else runs in the sandbox that could touch
 //! it; each later one is told its program at once. Both end up under the very same controls: `tests/cage/later.rs` compares them.
 
+use super::birthmark::Birthmark;
 use super::confine::{Confinement, StepError};
 use super::spawn::Program;
 use crate::isolation::terminal;
@@ -62,8 +63,9 @@ pub(crate) struct Standby {
     ours: bool,
 }
 
-/// A program and its streams: three, or a terminal in place of all.
+/// Whose it is to be, if that can be marked; a program and its streams: three, or a terminal in place of all.
 pub(crate) struct Part<'a> {
+    pub(crate) birthmark: Option<Birthmark>,
     pub(crate) program: BorrowedFd<'a>,
     pub(crate) streams: Vec<BorrowedFd<'a>>,
 }
@@ -154,7 +156,9 @@ impl Standby {
     /// The kernel's.
     pub(crate) fn tell(&self, part: &Part<'_>) -> io::Result<bool> {
         let fds: Vec<_> = std::iter::once(part.program).chain(part.streams.iter().copied()).collect();
-        match sys::socket::send(self.line.as_fd(), &[EXECUTE], &fds) {
+        let mut message = vec![EXECUTE];
+        message.extend(part.birthmark.into_iter().flat_map(Birthmark::to_bytes));
+        match sys::socket::send(self.line.as_fd(), &message, &fds) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             sent => sent.map(|()| true),
         }
@@ -245,15 +249,19 @@ fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepErro
     Ok(())
 }
 
-/// Waits for the program, and puts its streams in place.
+/// Waits for the program, takes on whose it is, and puts its streams in place.
 fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     sys::fd::wait(line, sys::fd::Ready::Readable, None).map_err(at("waiting for a program"))?;
-    let received = sys::socket::receive::<4>(line, &mut [0; 1]).map_err(at("waiting for a program"))?;
+    let mut message = [0; 17];
+    let received = sys::socket::receive::<4>(line, &mut message).map_err(at("waiting for a program"))?;
     let mut fds = received.fds.into_iter();
     let Some(program) = fds.next() else { return Err(("init", io::Error::other("it is gone"))) };
     if received.descriptors_cut || !matches!(fds.len(), 1 | 3) {
         return Err(("streams", io::Error::from_raw_os_error(libc::EMFILE)));
+    }
+    if let (17, Some((_, mark))) = (received.length, message.split_last_chunk()) {
+        Birthmark::from_bytes(mark).wear().map_err(at("birthmark"))?;
     }
     let program = Program::read(program.as_fd())
         .map_err(|why| ("the program", io::Error::new(io::ErrorKind::InvalidData, why)))?;

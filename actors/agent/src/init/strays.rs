@@ -1,10 +1,12 @@
-//! What an ended agent left behind: found by the mark in its environment, and killed, so that the next start finds its ports free.
+//! What an ended agent left behind: found by what it was born with ([`super::birthmark`]), and killed, so that the next start finds its
+//! ports free. Where nobody can be marked so, it is found by a mark in its environment, which it can take off.
 //!
 //! Who is killed is who was looked at: by one descriptor, never by a number, which another agent's process may have got meanwhile.
 //!
-//! A process that took the mark off isn't found: it stays under the same cage, and ends with the sandbox. To read an environment costs what
-//! its owner makes of it, and waits for the lock of that memory; so a search is made in slices, between which init serves everybody else.
+//! A process that took that off isn't found: it stays under the same cage, and ends with the sandbox. To read an environment costs what its
+//! owner makes of it, and waits for the lock of that memory; so a search is made in slices, between which init serves everybody else.
 
+use super::birthmark::Birthmarks;
 use super::process::{Opened, Stat, pids};
 use crate::protocol::RequestId;
 use crate::sys::directory::ENTRIES;
@@ -24,12 +26,32 @@ const SLICE: Duration = Duration::from_millis(1);
 /// Searches that may wait.
 pub(super) const MAX_SEARCHES: usize = 64;
 
-/// Kills processes marked as an agent's that descend from no running process of the table, until none is left.
+/// How an agent's processes are known.
+enum Known {
+    /// They were born as those of this number; of none, where it has started nothing.
+    ByBirth(Option<u32>),
+    /// By a variable of their environment.
+    ByEnvironment(Vec<u8>),
+}
+
+impl Known {
+    fn is(&self, process: &Opened, birthmarks: &Birthmarks) -> bool {
+        match self {
+            // One that may be another's, too, has seen to that itself.
+            Self::ByBirth(number) => number.is_some_and(|number| {
+                birthmarks.of_process(process).is_some_and(|whose| whose.contains(&number))
+            }),
+            Self::ByEnvironment(marker) => is_marked(process, marker),
+        }
+    }
+}
+
+/// Kills processes of an agent's that descend from no running process of the table, until none is left.
 pub(super) struct Search {
     /// Of whoever waits for its end.
     pub(super) id: RequestId,
     pub(super) agent: String,
-    marker: String,
+    known: Known,
     /// Still to be looked at in this pass.
     left: Vec<Candidate>,
     passes: usize,
@@ -37,19 +59,25 @@ pub(super) struct Search {
 }
 
 impl Search {
-    pub(super) fn new(id: RequestId, agent: String) -> Self {
-        let marker = format!("{}={agent}", crate::environment::AGENT_VARIABLE);
-        Self { id, agent, marker, left: Vec::new(), passes: 0, killed: true }
+    pub(super) fn new(id: RequestId, agent: String, birthmarks: &Birthmarks) -> Self {
+        let known = match birthmarks.are_told() {
+            true => Known::ByBirth(birthmarks.number(&agent)),
+            false => {
+                Known::ByEnvironment(format!("{}={agent}", crate::environment::AGENT_VARIABLE).into_bytes())
+            }
+        };
+        Self { id, agent, known, left: Vec::new(), passes: 0, killed: true }
     }
 
     /// Goes on for a slice: whether it is through.
-    pub(super) fn go_on(&mut self, running: &[i32]) -> io::Result<bool> {
+    pub(super) fn go_on(&mut self, running: &[i32], birthmarks: &Birthmarks) -> io::Result<bool> {
         let begun = Instant::now();
         let proc = File::open("/proc")?;
         while begun.elapsed() < SLICE {
             match self.left.pop() {
                 Some(candidate) => {
-                    self.killed |= candidate.kill_if_marked(proc.as_fd(), self.marker.as_bytes())
+                    self.killed |=
+                        candidate.kill_if(proc.as_fd(), |process| self.known.is(process, birthmarks));
                 }
                 None if !std::mem::take(&mut self.killed) || self.passes == STRAY_PASSES => return Ok(true),
                 None => {
@@ -70,11 +98,11 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Kills it, if it is still itself and marked. Whether it was killed.
-    fn kill_if_marked(&self, proc: BorrowedFd<'_>, marker: &[u8]) -> bool {
+    /// Kills it, if it is still itself and the one that is looked for. Whether it was killed.
+    fn kill_if(&self, proc: BorrowedFd<'_>, is: impl Fn(&Opened) -> bool) -> bool {
         Opened::open(proc, self.pid).is_ok_and(|process| {
             process.stat().is_ok_and(|now| now.start_time == self.start_time)
-                && is_marked(&process, marker)
+                && is(&process)
                 && process.signal(libc::SIGKILL).is_ok()
         })
     }
@@ -143,14 +171,14 @@ mod tests {
         let (mut child, pid, start_time) = marked();
         // It was looked at when somebody else had its number, who began before it.
         let another = Candidate { pid, start_time: start_time - 1 };
-        assert!(!another.kill_if_marked(proc.as_fd(), b"MARK=it"));
+        assert!(!another.kill_if(proc.as_fd(), |process| is_marked(process, b"MARK=it")));
         let itself = Candidate { pid, start_time };
-        assert!(!itself.kill_if_marked(proc.as_fd(), b"MARK=i"), "another mark");
+        assert!(!itself.kill_if(proc.as_fd(), |process| is_marked(process, b"MARK=i")), "another mark");
         // It waits still: nothing has killed it so far.
         assert!(!Stat::read(pid).unwrap().is_ending());
-        assert!(itself.kill_if_marked(proc.as_fd(), b"MARK=it"));
+        assert!(itself.kill_if(proc.as_fd(), |process| is_marked(process, b"MARK=it")));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-        assert!(!itself.kill_if_marked(proc.as_fd(), b"MARK=it"));
+        assert!(!itself.kill_if(proc.as_fd(), |process| is_marked(process, b"MARK=it")));
     }
 
     #[test]

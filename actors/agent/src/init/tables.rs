@@ -19,8 +19,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and a denial.
-const MAX_DESCRIPTORS: usize = 65_536;
+/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and [`super::flood`] sees to it.
+pub(super) const MAX_DESCRIPTORS: usize = 65_536;
 /// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor is.
 const MAX_ANCHORS: usize = 3;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
@@ -302,7 +302,7 @@ impl<'a> Tables<'a> {
 }
 
 fn too_many() -> Refusal {
-    Refusal::TooMany("descriptors to look through".into())
+    Refusal::Flooded { descriptors: MAX_DESCRIPTORS }
 }
 
 /// Which of the sockets a descriptor is, by comparing it with them where `anchors` say where they are; else by its link.

@@ -163,11 +163,22 @@ impl Cage {
         self.spawn(name, &spec(name, argv), [null(), null(), null()])
     }
 
+    /// Whose processes init has ended for what they had open, so far, and how many they had.
+    pub fn floods(&self) -> Vec<(String, usize)> {
+        // What happened before an answer was sent is told before the next one.
+        self.ask(Request::List).expect("list");
+        let flood = |event: &Event| match event {
+            Event::Flooded { agent, descriptors, .. } => Some((agent.clone(), *descriptors)),
+            Event::Exited { .. } => None,
+        };
+        self.events.borrow().iter().filter_map(flood).collect()
+    }
+
     pub fn wait(&self, process: ProcessId) -> ExitStatus {
         loop {
             let found = self.events.borrow().iter().find_map(|event| match event {
                 Event::Exited { process: which, status, .. } if *which == process => Some(*status),
-                Event::Exited { .. } => None,
+                Event::Exited { .. } | Event::Flooded { .. } => None,
             });
             if let Some(status) = found {
                 return status;

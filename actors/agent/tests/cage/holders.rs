@@ -12,6 +12,7 @@ pub const CASES: &[crate::Case] = &[
     ("a_shared_socket_has_two_holders", a_shared_socket_has_two_holders),
     ("who_never_keeps_still_is_nobody_elses_loss", who_never_keeps_still_is_nobody_elses_loss),
     ("who_gets_a_socket_after_long_sleep_is_found", who_gets_a_socket_after_long_sleep_is_found),
+    ("who_floods_keeps_only_itself_from_the_network", who_floods_keeps_only_itself_from_the_network),
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
     (
         "who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told",
@@ -113,6 +114,48 @@ time.sleep(1000)
     while holders(&cage, inode).expect("holders").0.len() != 2 {
         assert!(std::time::Instant::now() < deadline, "who has woken isn't looked at");
     }
+}
+
+/// More is open than is looked through. An agent that is alone bears it itself; where there is another, it loses what it has most in.
+fn who_floods_keeps_only_itself_from_the_network(mode: Mode) {
+    const FLOODS: &str = r#"
+import os, resource, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+each = min(hard - 16, 18000)
+children = 70000 // each + 1
+read, write = os.pipe()
+for n in range(children):
+    if os.fork() == 0:
+        null = os.open("/dev/null", 0)
+        for _ in range(each):
+            os.dup(null)
+        os.write(write, b".")
+        while True:
+            time.sleep(0.0005)
+for n in range(children):
+    os.read(read, 1)
+s = __import__("socket").create_connection(("127.0.0.1", 3128))
+print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
+time.sleep(1000)
+"#;
+    if !Path::new("/usr/bin/python3").exists() {
+        return eprintln!("SKIPPED: no /usr/bin/python3");
+    }
+    let cage = Cage::start(mode);
+    let (hog, its) = connected_by(&cage, "hog", &format!("exec /usr/bin/python3 -I -c '{FLOODS}'"));
+    let found = holders(&cage, its);
+    assert!(matches!(found, Err(Refusal::Flooded { .. })), "{found:?}");
+    assert_eq!(cage.floods(), [], "nobody else is there");
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    let list = holders(&cage, inode).expect("whoever else asks is told").0;
+    assert_eq!(list.len(), 1, "{list:?}");
+    let floods = cage.floods();
+    assert!(!floods.is_empty(), "and it is told why");
+    assert!(floods.iter().all(|(agent, open)| agent == "hog" && *open > 1000), "{floods:?}");
+    // As much as was needed, and from the greatest on: its first process has three.
+    assert_eq!(holders(&cage, its).expect("it is told again, too").0.len(), 1);
+    assert!(cage.ask(Request::Signal { process: hog, signo: 0, group: false }).is_ok());
 }
 
 /// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its process is over.

@@ -43,7 +43,10 @@ fn a_client_asks_and_hears(mode: Mode) {
         assert!(client.report().await.expect("report").missing.is_empty());
         let mut events = client.events();
         let spawned = client.spawn("a", &spec("a", &["sh", "-c", "exit 4"]), streams()).await.expect("spawn");
-        let agent::protocol::Event::Exited { process, status, .. } = events.recv().await.expect("event");
+        let agent::protocol::Event::Exited { process, status, .. } = events.recv().await.expect("event")
+        else {
+            panic!("no end")
+        };
         assert_eq!((process, status), (spawned.record.process, ExitStatus::Code(4)));
         let list = client.list().await.expect("list");
         assert_eq!(list[0].state, ProcessState::Exited(ExitStatus::Code(4)));

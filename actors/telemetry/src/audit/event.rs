@@ -370,6 +370,8 @@ pub enum AgentChange {
     Started,
     /// It doesn't answer any more, and is ended for that.
     Silent,
+    /// A process of it had so much open that other agents were kept from the network, and was ended.
+    Curbed,
     /// It ended by itself.
     Exited,
     /// It was stopped.

@@ -1,0 +1,261 @@
+//! Whose a process is, told by what it was born with and can't take off: two resource limits that nothing needs.
+//!
+//! Each agent has a number; its processes begin with one limit that much above a base, and another that much below a top (setrlimit(2), hard
+//! limits, which children inherit). Both can be lowered and neither be raised again, so whoever changes them is no other agent's for
+//! that: it may then be one of several, its own always among them.
+//! ```text
+//! agent 3 of 9:   locks ≤ base + 3   real time ≤ base + 9 − 3      untouched: 3..=3
+//! lowered:        locks ≤ base + 1   real time ≤ base + 6          1..=3
+//! ```
+//! The two are `RLIMIT_LOCKS`, which Linux has not looked at since 2.4.25, and `RLIMIT_RTTIME`, which binds real-time scheduling alone: the
+//! filter refuses that. Must never tell that a process is *not* one of an agent's that it is.
+
+use super::process::Opened;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::ops::RangeInclusive;
+
+/// The highest number; after it everybody new is the last one.
+const LAST: u64 = u32::MAX as u64;
+/// Where the numbers lie if nothing lower is given: far above what anybody would choose.
+const BASE: u64 = 1 << 62;
+/// Names that are remembered with their numbers; of more the oldest goes, and what it has left behind is nobody's.
+const MAX_NAMES: usize = 4096;
+/// Bytes of proc_pid_limits(5), which has a line of 80 for each of sixteen limits.
+const MAX_LIMITS: u64 = 4096;
+/// What the two are called there.
+const LOCKS: &str = "Max file locks";
+const REAL_TIME: &str = "Max realtime timeout";
+
+/// The two limits of a process that is about to be born.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Birthmark {
+    locks: u64,
+    real_time: u64,
+}
+
+impl Birthmark {
+    /// Sixteen bytes, for the child that is to have it.
+    pub(super) fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let (first, second) = bytes.split_at_mut(8);
+        first.copy_from_slice(&self.locks.to_le_bytes());
+        second.copy_from_slice(&self.real_time.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let (first, second) = bytes.split_at(8);
+        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or_default();
+        Self { locks: number(first), real_time: number(second) }
+    }
+
+    /// Gives it to this process and all that it will start.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn wear(self) -> io::Result<()> {
+        for (resource, limit) in
+            [(Resource::RLIMIT_LOCKS, self.locks), (Resource::RLIMIT_RTTIME, self.real_time)]
+        {
+            setrlimit(resource, limit, limit)?;
+        }
+        Ok(())
+    }
+}
+
+/// The agents' numbers.
+#[derive(Debug)]
+pub(crate) struct Birthmarks {
+    /// `None` where init itself was given limits too low for this.
+    base: Option<u64>,
+    names: VecDeque<(String, u32)>,
+    next: u32,
+}
+
+impl Birthmarks {
+    /// Nobody has a number yet.
+    pub(crate) fn new() -> Self {
+        let hard = |resource| getrlimit(resource).map_or(0, |(_, hard)| hard);
+        let lowest = hard(Resource::RLIMIT_LOCKS).min(hard(Resource::RLIMIT_RTTIME));
+        Self::below(lowest)
+    }
+
+    fn below(lowest: u64) -> Self {
+        let base = if lowest == RLIM_INFINITY { Some(BASE) } else { lowest.checked_sub(LAST) };
+        Self { base: base.filter(|base| *base > 0), names: VecDeque::new(), next: 0 }
+    }
+
+    /// Whether anybody can be marked.
+    pub(super) fn are_told(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// What processes of this agent are to be born with.
+    pub(super) fn of_agent(&mut self, agent: &str) -> Option<Birthmark> {
+        let base = self.base?;
+        let number = self.number(agent).unwrap_or_else(|| self.add(agent));
+        let above = u64::from(number);
+        Some(Birthmark { locks: base + above, real_time: base + (LAST - above) })
+    }
+
+    fn add(&mut self, agent: &str) -> u32 {
+        let number = self.next;
+        self.next = self.next.saturating_add(1);
+        if self.names.len() >= MAX_NAMES {
+            self.names.pop_front();
+        }
+        self.names.push_back((agent.to_owned(), number));
+        number
+    }
+
+    /// The number of an agent that has started anything.
+    pub(super) fn number(&self, agent: &str) -> Option<u32> {
+        self.names.iter().find(|(name, _)| name == agent).map(|(_, number)| *number)
+    }
+
+    /// The agent with this number, if it is remembered.
+    pub(super) fn name(&self, number: u32) -> Option<&str> {
+        self.names.iter().find(|(_, of)| *of == number).map(|(name, _)| name.as_str())
+    }
+
+    /// Whose a process may be: its agent's number is among these. `None` of one that was born without, or is gone.
+    pub(super) fn of_process(&self, process: &Opened) -> Option<RangeInclusive<u32>> {
+        let mut text = String::new();
+        process.open_limits().and_then(|file| file.take(MAX_LIMITS).read_to_string(&mut text)).ok()?;
+        self.read(&text)
+    }
+
+    fn read(&self, limits: &str) -> Option<RangeInclusive<u32>> {
+        let base = self.base?;
+        let locks = hard_limit(limits, LOCKS)?.saturating_sub(base);
+        let real_time = hard_limit(limits, REAL_TIME)?.saturating_sub(base);
+        // Above all marks: never given any.
+        let last = LAST.checked_sub(real_time)?;
+        let within = |number: u64| u32::try_from(number).ok();
+        let (first, last) = (within(locks)?, within(last)?);
+        (first <= last).then_some(first..=last)
+    }
+}
+
+/// Of proc_pid_limits(5): a name, the soft limit, the hard one, the unit.
+fn hard_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    match line.split_ascii_whitespace().nth(1)? {
+        "unlimited" => Some(RLIM_INFINITY),
+        number => number.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::process::{Command, Stdio};
+
+    fn text(locks: u64, real_time: u64) -> String {
+        let [locks, real_time] = [locks, real_time]
+            .map(|n| if n == RLIM_INFINITY { "unlimited".to_owned() } else { n.to_string() });
+        format!(
+            "Limit                     Soft Limit           Hard Limit           Units     \n\
+             Max file locks            7                    {locks:<20} locks     \n\
+             Max pending signals       8                    8                    signals   \n\
+             Max realtime timeout      7                    {real_time:<20} us        \n"
+        )
+    }
+
+    #[test]
+    fn whoever_lowers_a_limit_stays_its_own_agents_among_others() {
+        let mut all = Birthmarks::below(RLIM_INFINITY);
+        let marks: Vec<Birthmark> = ["a", "b", "c", "d"].map(|agent| all.of_agent(agent).unwrap()).to_vec();
+        assert_eq!(all.of_agent("c"), Some(marks[2]), "the same agent, the same mark");
+        for (at, mark) in (0..).zip(&marks) {
+            assert_eq!(all.read(&text(mark.locks, mark.real_time)), Some(at..=at));
+            for less in [1, 2, 3, LAST, BASE, mark.locks] {
+                for (locks, real_time) in [
+                    (mark.locks - less, mark.real_time),
+                    (mark.locks, mark.real_time.saturating_sub(less)),
+                    (mark.locks - less, mark.real_time.saturating_sub(less)),
+                ] {
+                    let found = all.read(&text(locks, real_time)).unwrap();
+                    assert!(found.contains(&at), "{at} is told as {found:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_was_never_marked_is_nobodys() {
+        let mut all = Birthmarks::below(RLIM_INFINITY);
+        let mark = all.of_agent("a").unwrap();
+        for (locks, real_time) in [
+            (RLIM_INFINITY, RLIM_INFINITY),
+            (mark.locks, RLIM_INFINITY),
+            (RLIM_INFINITY, mark.real_time),
+            (mark.locks + 1, mark.real_time),
+        ] {
+            assert_eq!(all.read(&text(locks, real_time)), None);
+        }
+        assert_eq!(all.read(""), None);
+        assert_eq!(all.read("Max file locks 1 2\nMax realtime timeout 1 x"), None);
+    }
+
+    #[test]
+    fn where_limits_are_low_already_they_are_counted_from_there_or_not_at_all() {
+        let mut low = Birthmarks::below(LAST + 5);
+        let mark = low.of_agent("a").unwrap();
+        assert_eq!((mark.locks, mark.real_time), (5, LAST + 5));
+        assert_eq!(low.read(&text(mark.locks, mark.real_time)), Some(0..=0));
+        for lowest in [0, 64, LAST] {
+            let mut none = Birthmarks::below(lowest);
+            assert_eq!((none.of_agent("a"), none.are_told()), (None, false));
+        }
+    }
+
+    #[test]
+    fn names_are_bounded_and_numbers_never_come_back() {
+        let mut all = Birthmarks::below(RLIM_INFINITY);
+        for n in 0..=MAX_NAMES {
+            all.of_agent(&n.to_string());
+        }
+        assert_eq!((all.number("0"), all.name(0)), (None, None));
+        assert_eq!((all.number("1"), all.name(1)), (Some(1), Some("1")));
+        all.of_agent("0");
+        assert_eq!(all.number("0"), Some(MAX_NAMES as u32 + 1));
+    }
+
+    #[test]
+    fn a_child_has_what_its_parent_was_born_with() {
+        let mut all = Birthmarks::new();
+        let Some(mark) =
+            ["first", "second"].map(|agent| all.of_agent(agent)).into_iter().next_back().flatten()
+        else {
+            return eprintln!("SKIPPED: this process's limits are too low");
+        };
+        assert_eq!(Birthmark::from_bytes(&mark.to_bytes()), mark);
+        let [locks, real_time] =
+            [("locks", mark.locks), ("rttime", mark.real_time)].map(|(name, n)| format!("--{name}={n}:{n}"));
+        let mut command = Command::new("prlimit");
+        command.args([&locks, &real_time, "/bin/sh", "-c", "env -i /bin/sh -c 'echo; read -r line'; :"]);
+        let Ok(mut child) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            return eprintln!("SKIPPED: no prlimit(1)");
+        };
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let proc = File::open("/proc").unwrap();
+        let pid = child.id();
+        let children =
+            std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        for pid in children.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).chain([pid as i32]) {
+            let process = Opened::open(proc.as_fd(), pid).unwrap();
+            assert_eq!(all.of_process(&process), Some(1..=1), "{pid}");
+        }
+        let own = Opened::open(proc.as_fd(), std::process::id() as i32).unwrap();
+        assert_eq!(all.of_process(&own), None);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let gone = Opened::open(proc.as_fd(), pid as i32);
+        assert!(gone.is_err() || all.of_process(&gone.unwrap()).is_none());
+    }
+}
