@@ -42,6 +42,7 @@ use crate::plan::{Mode, Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
 use ending::Ending;
+pub use ending::end_child;
 use pace::{Next, Pace};
 pub use signalled::hold_signals;
 pub use slots::Slots;

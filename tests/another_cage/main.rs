@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dead;
 mod faults;
 mod service;
 mod stops;
@@ -22,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::{COFFERDAM, Sandbox, policy, process, processes, record_has};
+use dead::{a_dead_file_system_holds_up_no_builder, a_dead_file_system_holds_up_no_end};
 use faults::{
     a_builders_end_at_any_moment_leaves_nothing, a_cage_without_an_agents_program_is_the_others_too,
     a_debugger_holds_up_no_move, a_supervisor_that_hangs_is_not_waited_for,
@@ -65,6 +67,8 @@ fn main() -> ExitCode {
             a_stop_outlives_its_supervisor,
             a_stop_is_waited_for_until_its_heart_forces_it,
             an_init_that_hangs_is_not_waited_for,
+            a_dead_file_system_holds_up_no_builder,
+            a_dead_file_system_holds_up_no_end,
             a_debugger_holds_up_no_move.only(bed::stage::Mode::Rooted),
             a_debugger_holds_up_no_stop.only(bed::stage::Mode::Rooted),
             a_stop_ends_a_move_too,
