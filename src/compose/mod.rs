@@ -190,7 +190,7 @@ async fn build(
     note_start(&plan, &stores, handover);
     tell_once_on_record(&stores, heart, handover);
 
-    another_cage::remember(handover, &init).await?;
+    another_cage::remember(handover, &init, heart).await?;
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
     let sockets = tree::Sockets {
