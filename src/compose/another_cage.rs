@@ -13,11 +13,11 @@ use agent::InitClient;
 use agent::protocol::{Beginning, ExitStatus, ProcessId, ProcessRecord, ProcessState};
 use futures_util::future::select_all;
 use serde::{Deserialize, Serialize};
-use telemetry::audit::{Event, Sink};
+use telemetry::audit::Event;
 
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
-use super::records::record;
+use super::news;
 use super::stores::Refused;
 use crate::plan::{Mode, slot};
 use crate::sealed;
@@ -63,7 +63,7 @@ impl Stopped {
 
 /// The old cage's supervisor, before it stops what runs.
 pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
-    wanted(&desk.stores.audit.sink(), uid);
+    news::tell(heart, &desk.stores.audit.sink(), wanted(uid)).await;
     keep(desk, heart).await;
     keep_who_runs(desk, heart).await;
 }
@@ -77,10 +77,10 @@ async fn keep_who_runs(desk: &Desk, heart: &HeartLine) {
     }
 }
 
-/// Records who wants this.
-pub fn wanted(sink: &Sink, uid: u32) {
+/// Who wants this.
+pub fn wanted(uid: u32) -> Event {
     let detail = Some("its agents move to another cage".into());
-    record(sink, Event::Operator { action: "policy set".into(), uid: Some(uid), detail });
+    Event::Operator { action: "policy set".into(), uid: Some(uid), detail }
 }
 
 /// Has the heart keep who is over, whenever somebody is, until they are stopped.
