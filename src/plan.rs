@@ -47,6 +47,8 @@ pub mod slot {
     pub const ENDED: &str = "ended";
     /// The sealed list of the processes that were stopped for another cage, by their numbers in the cage that was to be left.
     pub const STOPPED: &str = "stopped";
+    /// The sealed list of what is being put on record, by the records' names; gone once it is on disk.
+    pub const NEWS: &str = "news";
     /// Listening forwards: `forward:0`, `forward:1`…, in the plan's order.
     pub const FORWARD: &str = "forward:";
     /// The read ends of agents' output: `out:AGENT:STREAM`.

@@ -16,6 +16,8 @@ pub const STOP_SLACK: Duration = Duration::from_secs(10);
 pub const GONE_WITHIN: Duration = Duration::from_secs(3);
 /// What a wish may take to come whole, and a command to take an answer.
 pub const WISH_PATIENCE: Duration = Duration::from_secs(10);
+/// What a look at all that a policy names may take: milliseconds, and seconds where a network's file system has to be mounted first.
+pub const LOOK_PATIENCE: Duration = Duration::from_secs(15);
 /// What a supervisor that is started gets, as a command reckons.
 const START: Duration = Duration::from_secs(20);
 
@@ -25,9 +27,10 @@ pub const fn of_a_stop(grace: Duration) -> Duration {
     grace.saturating_add(STOP_SLACK).saturating_add(GONE_WITHIN.saturating_mul(4))
 }
 
-/// How long a command waits for agents to be moved: an init that makes its namespaces, then builds and proves, a stop, another supervisor.
+/// How long a command waits for agents to be moved: a look at what the policy names, an init that makes its namespaces, then builds and proves, a stop, another supervisor.
 pub const fn of_a_move() -> Duration {
-    INIT_PATIENCE.saturating_mul(2).saturating_add(of_a_stop(STOP_GRACE)).saturating_add(START)
+    let built = LOOK_PATIENCE.saturating_add(INIT_PATIENCE.saturating_mul(2));
+    built.saturating_add(of_a_stop(STOP_GRACE)).saturating_add(START)
 }
 
 #[cfg(test)]
@@ -44,6 +47,7 @@ mod tests {
             ("STOP_SLACK", STOP_SLACK),
             ("GONE_WITHIN", GONE_WITHIN),
             ("WISH_PATIENCE", WISH_PATIENCE),
+            ("LOOK_PATIENCE", LOOK_PATIENCE),
             ("of_a_stop", of_a_stop(STOP_GRACE)),
             ("of_a_move", of_a_move()),
         ];

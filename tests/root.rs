@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             writable_paths_get_an_overlay_of_the_sandboxs_own,
             a_killed_unpacking_leaves_nothing_that_is_used,
             an_interrupted_unpacking_leaves_nothing,
+            what_a_broken_off_removal_leaves_is_no_image,
             a_file_may_name_the_root,
             a_failed_start_leaves_no_overlay,
             no_overlay_is_made_behind_a_link,
@@ -388,6 +389,70 @@ fn an_interrupted_unpacking_leaves_nothing(stage: &Stage) -> Result<()> {
     drop(lock);
     stage.run(&["--root", &root], &["sh", "-c", "exit 7"])?.expect_code(7)?;
     Ok(())
+}
+
+/// `rm -r`, interrupted: asked before each step, it is told to go on so many times, and then no more.
+fn what_a_broken_off_removal_leaves_is_no_image(stage: &Stage) -> Result<()> {
+    let image = image(stage, Stored::Gzip, 0)?;
+    let root = pinned(&image.archive, &image);
+    let whole = stage.state().join(".images").join(image.digest.trim_start_matches("sha256:"));
+    let run = || stage.call(&["run", "--root", &root, "--", "cat", "/usr/share/second"]);
+    run()?.expect_code(0)?;
+    let names = || walked(&whole).len();
+    let all = names();
+    let interrupted = |removed: &Path, more: usize| -> Result<usize> {
+        for steps in 1..100 {
+            remove_interrupted(removed, steps + more)?;
+            if names() < all {
+                break;
+            }
+        }
+        let left = names();
+        ensure!(0 < left && left < all, "the control: {left} of {all} are left");
+        Ok(left)
+    };
+    // The least that a removal can do, and more than that; of the image, and of the place of all images.
+    for (removed, more) in [(&*whole, 0), (&*whole, 5), (&*stage.state().join(".images"), 0)] {
+        interrupted(removed, more)?;
+        let again = run()?.expect_code(0)?;
+        ensure!(again.err().contains("unpacking") && again.out() == "of the second layer", "{}", again.err());
+        ensure!(names() == all, "{} of {all}", names());
+        ensure!(!run()?.expect_code(0)?.err().contains("unpacking"), "it is whole again");
+    }
+    // With nothing to unpack from it is told, and what is left stays.
+    let left = interrupted(&whole, 0)?;
+    std::fs::remove_file(&image.archive)?;
+    let said = run()?.expect_code(125)?.err();
+    ensure!(
+        said.contains("was removed in part") && said.contains(&image.archive.display().to_string()),
+        "{said}"
+    );
+    ensure!(names() == left, "{} of {left}", names());
+    Ok(())
+}
+
+fn remove_interrupted(path: &Path, steps: usize) -> Result<()> {
+    let mut rm = std::process::Command::new(common::program("rm")?);
+    rm.arg("-ri").arg(path).stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let mut rm = rm.spawn()?;
+    let asked = rm.stdin.take().context("its input")?.write_all("y\n".repeat(steps).as_bytes());
+    // It may be done before it has read all.
+    asked
+        .or_else(|error| if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
+    rm.wait()?;
+    Ok(())
+}
+
+/// All that lies below a directory.
+fn walked(path: &Path) -> Vec<PathBuf> {
+    let below = std::fs::read_dir(path).into_iter().flatten().flatten();
+    below
+        .flat_map(|entry| {
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let below = if is_dir { walked(&entry.path()) } else { Vec::new() };
+            std::iter::once(entry.path()).chain(below)
+        })
+        .collect()
 }
 
 /// What was made for a root's changes goes with the rest of a start that fails after it.

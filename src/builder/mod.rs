@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! policy set --restart-agents ──policy's text──▶ builder   its peer is the operator, says the kernel
-//!                                                  │ checks it as a start does, makes an init (a child of the heart's), and the cage
+//!                                                  │ has a child check it as a start does, makes an init (a child of the heart's), and the cage
 //!                                                  ▼ proven, or told why not: the cage in use has noticed nothing
 //!                                                heart     agents stopped, the old init ended, the next supervisor started in it
 //! ```
@@ -13,6 +13,7 @@
 
 mod ask;
 mod line;
+mod look;
 mod wish;
 
 use std::fs;
@@ -24,11 +25,10 @@ use agent::launch::cgroup::Cgroup;
 use agent::launch::{self, Foundation, NewInit, Parent};
 use agent::protocol::{FromBuilder, ToBuilder};
 use agent::wire::{self, Wire, WireError};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::cli::out::Failure;
 use crate::cli::places;
-use crate::cli::policies::{self, FILE_MAX};
-use crate::cli::reach;
 use crate::cli::site::Site;
 use crate::plan::Plan;
 use crate::sealed;
@@ -77,11 +77,18 @@ fn live(work: &Work<'_>, listener: &UnixListener) -> io::Result<()> {
                 return Ok(());
             }
         }
+        reap();
         if let Ok((peer, _)) = listener.accept() {
             // Whoever isn't the operator is nobody's loss.
             let _ = Asker::admit(peer).map(|asker| serve(work, &mut plan, asker));
         }
     }
+}
+
+/// Collects children that could not be ended when they should have been.
+fn reap() {
+    let any_ended = || waitpid(None, Some(WaitPidFlag::WNOHANG));
+    while any_ended().is_ok_and(|status| status != WaitStatus::StillAlive) {}
 }
 
 /// Reads one wish, and answers it once it has come true or to nothing.
@@ -102,7 +109,7 @@ fn stays(Failure { message, code }: Failure) -> Failure {
 
 /// Builds the cage of a policy, where that needs another one, and has the heart use it.
 fn turn(work: &Work<'_>, plan: &mut Plan, wish: Wish, asker: &mut Asker) -> Result<Answer, Failure> {
-    let Some((mut next, warnings)) = another(work, plan, wish).map_err(stays)? else {
+    let Some((mut next, warnings)) = look::another(work, plan, wish).map_err(stays)? else {
         return Ok(Answer::Same);
     };
     asker.tell(&Answer::Building);
@@ -121,27 +128,6 @@ fn turn(work: &Work<'_>, plan: &mut Plan, wish: Wish, asker: &mut Asker) -> Resu
         }
         ToBuilder::Dropped { why } => Err(Failure::refused(why)),
     }
-}
-
-/// The plan of another cage and what is to be said of its policy; none where that says the same of the cage.
-fn another(work: &Work<'_>, plan: &Plan, wish: Wish) -> Result<Option<(Plan, Vec<String>)>, Failure> {
-    if wish.policy.len() as u64 > FILE_MAX {
-        return Err(Failure::refused(format!("the policy is larger than {FILE_MAX} bytes")));
-    }
-    // Without colours: who reads it has another terminal than we.
-    let load = |source| policies::load(source).map_err(|errors| Failure::refused(errors.render(false)));
-    let mut next = plan.clone();
-    next.policy.name = wish.name;
-    next.policy.text = wish.policy;
-    next.cages_before += 1;
-    let candidate = load(&next.policy)?;
-    if load(&plan.policy)?.policy().static_changes(candidate.policy()).is_empty() {
-        return Ok(None);
-    }
-    next.cage = work.site.cage(&plan.cage, candidate.policy())?;
-    let warnings = candidate.warnings().items().iter().map(|item| item.message.clone());
-    let warnings = warnings.chain(reach::answered(&next.cage)).collect();
-    Ok(Some((next, warnings)))
 }
 
 fn build(work: &Work<'_>, next: &mut Plan, asker: &Asker) -> Result<Built, Failure> {

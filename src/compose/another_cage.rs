@@ -2,8 +2,8 @@
 //! on record.
 //!
 //! The heart is told who is over as soon as somebody is, so that a supervisor that dies or hangs in a turn has said it before; and whom it is
-//! about to stop. Where the way leads back it is those that start again, and nobody else, however many supervisors die on it: each end has its
-//! number in init's table, and none comes twice.
+//! about to stop. Where the way leads back it is those that start again, and nobody else, however many supervisors die on it: their ends are
+//! forgotten once, before anybody starts.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,23 +12,58 @@ use std::sync::atomic::Ordering;
 use agent::InitClient;
 use agent::protocol::{Beginning, ExitStatus, ProcessId, ProcessRecord, ProcessState};
 use futures_util::future::select_all;
-use telemetry::audit::{Event, Sink};
+use serde::{Deserialize, Serialize};
+use telemetry::audit::Event;
 
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
-use super::records::record;
+use super::news;
 use super::stores::Refused;
 use crate::plan::{Mode, slot};
 use crate::sealed;
 
 /// Agents that are over, and how they ended.
 pub type Over = Vec<(String, ExitStatus)>;
-/// Processes that were stopped for another cage.
-type Stopped = Vec<ProcessId>;
+
+/// What the heart's file of [`Stopped`] is called.
+const STOPPED_FILE: &str = "cofferdam-stopped";
+
+/// Processes that are stopped for another cage.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stopped {
+    /// Those that ran at the last look.
+    ran: Vec<ProcessId>,
+    /// And all behind this one, until the next look. Init counts upwards: they were started between the look and the stop, as an agent is that
+    /// was about to start again.
+    behind: Option<ProcessId>,
+}
+
+impl Stopped {
+    /// Those of a table that are about to be.
+    fn of(rows: &[ProcessRecord]) -> Self {
+        let runs = rows.iter().filter(|row| row.state == ProcessState::Running);
+        // It counts from 1.
+        let last = rows.iter().map(|row| row.process).max().unwrap_or(ProcessId(0));
+        Self { ran: runs.map(|row| row.process).collect(), behind: Some(last) }
+    }
+
+    fn has(&self, row: &ProcessRecord) -> bool {
+        self.ran.contains(&row.process) || self.behind.is_some_and(|last| row.process > last)
+    }
+
+    /// Those that ended because they were stopped, whether that was noted or not; and the others of them, who may yet. Whoever was over before
+    /// has ended on its own account.
+    fn part(&self, rows: &[ProcessRecord]) -> (Vec<ProcessId>, Self) {
+        let (run, ended): (Vec<_>, Vec<_>) =
+            rows.iter().filter(|row| self.has(row)).partition(|row| row.state == ProcessState::Running);
+        let names = |rows: Vec<&ProcessRecord>| rows.into_iter().map(|row| row.process).collect();
+        (names(ended), Self { ran: names(run), behind: None })
+    }
+}
 
 /// The old cage's supervisor, before it stops what runs.
 pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
-    wanted(&desk.stores.audit.sink(), uid);
+    news::tell(heart, &desk.stores.audit.sink(), wanted(uid)).await;
     keep(desk, heart).await;
     keep_who_runs(desk, heart).await;
 }
@@ -37,17 +72,15 @@ pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
 async fn keep_who_runs(desk: &Desk, heart: &HeartLine) {
     // None where init is gone: there is no way back.
     let Ok(rows) = desk.exec.init.list().await else { return };
-    let runs = rows.iter().filter(|row| row.state == ProcessState::Running);
-    let running: Stopped = runs.map(|row| row.process).collect();
-    if let Ok(fd) = sealed::seal_json("cofferdam-stopped", &running) {
+    if let Ok(fd) = sealed::seal_json(STOPPED_FILE, &Stopped::of(&rows)) {
         let _ = heart.keep(slot::STOPPED, fd.as_fd()).await;
     }
 }
 
-/// Records who wants this.
-pub fn wanted(sink: &Sink, uid: u32) {
+/// Who wants this.
+pub fn wanted(uid: u32) -> Event {
     let detail = Some("its agents move to another cage".into());
-    record(sink, Event::Operator { action: "policy set".into(), uid: Some(uid), detail });
+    Event::Operator { action: "policy set".into(), uid: Some(uid), detail }
 }
 
 /// Has the heart keep who is over, whenever somebody is, until they are stopped.
@@ -101,7 +134,7 @@ async fn who_is_over(desk: &Desk) -> Option<Over> {
 ///
 /// # Errors
 /// Init's; nobody may be started then.
-pub async fn remember(handover: &mut Handover, init: &InitClient) -> Result<(), Refused> {
+pub async fn remember(handover: &mut Handover, init: &InitClient, heart: &HeartLine) -> Result<(), Refused> {
     match handover.beginning {
         Beginning::Cage => {
             let over = handover.take(slot::ENDED).map(sealed::read_json::<Over>).transpose()?;
@@ -110,22 +143,20 @@ pub async fn remember(handover: &mut Handover, init: &InitClient) -> Result<(), 
             }
         }
         Beginning::SameCage => {
-            let stopped = handover.take(slot::STOPPED).map(sealed::read_json::<Stopped>).transpose()?;
-            for process in ends_of(&stopped.unwrap_or_default(), &init.list().await?) {
-                init.forget(process).await?;
+            if let Some(stopped) = handover.take(slot::STOPPED) {
+                let stopped: Stopped = sealed::read_json(stopped)?;
+                let (ended, left) = stopped.part(&init.list().await?);
+                for process in ended {
+                    init.forget(process).await?;
+                }
+                // Whoever is started from here on ends on its own account.
+                heart.keep(slot::STOPPED, sealed::seal_json(STOPPED_FILE, &left)?.as_fd()).await?;
             }
         }
         // Its table says everything.
         Beginning::Sandbox | Beginning::Succession => {}
     }
     Ok(())
-}
-
-/// Those that ended because they were stopped, whether that was noted or not. Whoever was over before, or has ended since, has ended on its
-/// own account.
-fn ends_of(stopped: &[ProcessId], rows: &[ProcessRecord]) -> Vec<ProcessId> {
-    let ended = rows.iter().filter(|row| row.state != ProcessState::Running);
-    ended.map(|row| row.process).filter(|process| stopped.contains(process)).collect()
 }
 
 #[cfg(test)]
@@ -143,16 +174,24 @@ mod tests {
             state,
             noted,
         };
-        let ended = ProcessState::Exited(ExitStatus::Code(0));
-        let rows = [
-            row(1, ended, true),
-            row(2, ended, true),
-            row(3, ended, false),
-            row(4, ProcessState::Running, false),
-            // Of a supervisor on the way back, which died after it had noted it.
-            row(5, ended, true),
-            row(6, ended, false),
+        let over = ProcessState::Exited(ExitStatus::Code(0));
+        let before =
+            [row(1, over, true), row(2, ProcessState::Running, false), row(3, ProcessState::Running, false)];
+        let stopped = Stopped::of(&before);
+        let after = [
+            row(1, over, true),
+            row(2, over, true),
+            row(3, over, false),
+            // Started after the look, and stopped with the others, or not yet.
+            row(4, over, true),
+            row(5, over, false),
+            row(6, ProcessState::Running, false),
         ];
-        assert_eq!(ends_of(&[ProcessId(2), ProcessId(3), ProcessId(4)], &rows), [ProcessId(2), ProcessId(3)]);
+        let (ended, left) = stopped.part(&after);
+        assert_eq!(ended, [2, 3, 4, 5].map(ProcessId));
+        // Looked at again by another supervisor: with what the first one started.
+        let later = [row(1, over, true), row(6, over, false), row(7, over, true)];
+        assert_eq!(left.part(&later).0, [ProcessId(6)]);
+        assert_eq!(Stopped::of(&[]).part(&after[..2]).0, [1, 2].map(ProcessId));
     }
 }

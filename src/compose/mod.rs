@@ -22,6 +22,7 @@ mod handover;
 mod health;
 mod identities;
 mod log;
+mod news;
 mod outward;
 mod records;
 mod refusals;
@@ -36,10 +37,9 @@ use std::time::Duration;
 
 use agent::InitClient;
 use agent::own::Role;
-use agent::protocol::{Beginning, CageReport, News};
+use agent::protocol::{Beginning, CageReport};
 use agent::wire::WireError;
 use supervision::{ChildSpec, FirstStart, Supervisor};
-use telemetry::audit::{PolicyResult, SandboxChange};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
@@ -57,7 +57,7 @@ use stores::{Refused, Stores};
 /// Threads of the runtime: the data path is light, and a sandbox must not take a whole machine.
 const THREADS_MAX: usize = 4;
 
-/// What the first records get to be on disk. One that takes longer is told of, and whoever comes next writes them again.
+/// What the first records get to be on disk. One that takes longer is told of, and whoever comes next looks for them.
 const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the supervisor; descriptor 3 is the line to the heart.
@@ -188,9 +188,9 @@ async fn build(
     let asked::Sockets { diag, listeners, names } = sockets.await??;
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover);
-    tell_once_on_record(&stores, heart, handover);
+    news::tell_all(&plan, &stores, heart, handover).await?;
 
-    another_cage::remember(handover, &init).await?;
+    another_cage::remember(handover, &init, heart).await?;
     let (agents, specs) = agents(&plan, &init, heart, &stores, handover)?;
     let (captured, capturing) = watch::channel(proxy::Captured::default());
     let sockets = tree::Sockets {
@@ -306,29 +306,9 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     metrics::build_info(env!("CARGO_PKG_VERSION"), if rooted { "rooted" } else { "rootless" });
     metrics::supervisor_restarts(handover.restarts.into());
     metrics::policy_generation(stores.policy.load().number);
-    let sink = stores.audit.sink();
-    let news = &handover.news;
-    if handover.beginning == Beginning::Sandbox || news.moved.is_some() {
-        records::sandbox(&sink, SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()));
+    if handover.beginning == Beginning::Sandbox {
+        records::record(&stores.audit.sink(), records::started(plan));
     }
-    if let Some(moved) = news.moved {
-        moved.wanted_by.into_iter().for_each(|uid| another_cage::wanted(&sink, uid));
-        records::policy_in_force(&stores.policy, &sink, PolicyResult::Loaded, None);
-    }
-    records::deaths(&sink, &news.deaths, handover.restarts);
-}
-
-/// Whoever comes next isn't told once more of what is on disk.
-fn tell_once_on_record(stores: &Arc<Stores>, heart: &HeartLine, handover: &Handover) {
-    if handover.news == News::default() {
-        return;
-    }
-    let (stores, heart) = (Arc::clone(stores), heart.clone());
-    tokio::spawn(async move {
-        if stores.audit.flush(RECORDED_WITHIN).await {
-            let _ = heart.on_record().await;
-        }
-    });
 }
 
 /// What the proof found, before anything runs under it.

@@ -5,12 +5,15 @@
 use agent::protocol::ExitStatus;
 use proxy::identity::Changed;
 use supervision::{Event as Happened, Report};
-use telemetry::audit::{ActorChange, Event, IdentityChange, PolicyResult, SandboxChange, Sink, Text};
+use telemetry::audit::{
+    ActorChange, AuditUnavailable, Event, IdentityChange, PolicyResult, RecordId, SandboxChange, Sink, Text,
+};
 use telemetry::metrics;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::agents::Agents;
+use crate::plan::Plan;
 
 /// Records a binary that is not what it was at first use.
 pub fn binary_changed(sink: Sink) -> impl Fn(&Changed) + Send + Sync + 'static {
@@ -76,39 +79,51 @@ fn one(report: &Report, sink: &Sink) {
     }
 }
 
-/// Records how supervisors died, the last of `restarts` in all.
-pub fn deaths(sink: &Sink, deaths: &[Option<ExitStatus>], restarts: u32) {
+/// How supervisors died, the last of `restarts` in all.
+pub fn deaths(deaths: &[Option<ExitStatus>], restarts: u32) -> impl Iterator<Item = Event> {
     let before = u64::from(restarts).saturating_sub(deaths.len() as u64);
-    for (number, death) in (before + 1..).zip(deaths) {
-        record(
-            sink,
-            Event::Actor {
-                name: "supervisor".into(),
-                change: ActorChange::SupervisorRestarted,
-                failure: death.map(|status| status.to_string().into()),
-                restarts: number,
-            },
-        );
-    }
+    (before + 1..).zip(deaths).map(|(number, death)| Event::Actor {
+        name: "supervisor".into(),
+        change: ActorChange::SupervisorRestarted,
+        failure: death.map(|status| status.to_string().into()),
+        restarts: number,
+    })
+}
+
+/// The sandbox began, or goes on in another cage.
+pub fn started(plan: &Plan) -> Event {
+    of_sandbox(SandboxChange::Started, &plan.name, Some(plan.policy.name.clone()))
+}
+
+/// Which policy is in force after a move.
+pub fn moved(store: &policy::Store) -> Event {
+    metrics::policy_reload(PolicyResult::Loaded);
+    in_force(store, PolicyResult::Loaded, None)
 }
 
 /// Records that the sandbox began or ended.
 pub fn sandbox(sink: &Sink, change: SandboxChange, name: &str, detail: Option<String>) {
-    record(
-        sink,
-        Event::Sandbox {
-            change,
-            name: name.into(),
-            version: Text::new_static(env!("CARGO_PKG_VERSION")),
-            detail: detail.map(Text::from),
-        },
-    );
+    record(sink, of_sandbox(change, name, detail));
+}
+
+fn of_sandbox(change: SandboxChange, name: &str, detail: Option<String>) -> Event {
+    Event::Sandbox {
+        change,
+        name: name.into(),
+        version: Text::new_static(env!("CARGO_PKG_VERSION")),
+        detail: detail.map(Text::from),
+    }
 }
 
 /// Records something that has happened already, so nothing can be refused for it: where the disk refuses records it waits, and where too
 /// many wait that is said aloud.
 pub fn record(sink: &Sink, event: Event) {
-    if let Err(error) = sink.note(event) {
+    told(sink.note(event));
+}
+
+/// Says aloud what is not on record.
+pub fn told(noted: Result<RecordId, AuditUnavailable>) {
+    if let Err(error) = noted {
         tracing::warn!(%error, "an event is not on record");
     }
 }
@@ -143,14 +158,15 @@ pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
 /// Records which policy is in force after a change that came out so.
 pub fn policy_in_force(store: &policy::Store, sink: &Sink, result: PolicyResult, detail: Option<String>) {
     metrics::policy_reload(result);
+    record(sink, in_force(store, result, detail));
+}
+
+fn in_force(store: &policy::Store, result: PolicyResult, detail: Option<String>) -> Event {
     let now = store.load();
-    record(
-        sink,
-        Event::Policy {
-            generation: now.number,
-            result,
-            sha256: Some(hex::encode(now.sha256).into()),
-            detail: detail.map(Text::from),
-        },
-    );
+    Event::Policy {
+        generation: now.number,
+        result,
+        sha256: Some(hex::encode(now.sha256).into()),
+        detail: detail.map(Text::from),
+    }
 }

@@ -2,15 +2,19 @@
 //!
 //! The agent never gets the descriptor itself: an operator's terminal or file must not be in the sandbox. One thread
 //! reads it, since a terminal or a file can't be waited for without blocking; `splice` keeps the bytes in the kernel on
-//! their way into the agent's pipe, so that a supervisor killed in between has lost none.
+//! their way into the agent's pipe, so that a supervisor killed in between has lost none. What is typed while the heart is stopped is left to
+//! the shell that stopped it: job control is for the terminal's own session, and this process is in another.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::handover::{Handover, HeartLine};
 use super::terminal::Terminal;
@@ -19,6 +23,8 @@ use super::terminal::Terminal;
 const SLOT: &str = "stdin:pipe";
 /// Moved at once.
 const CHUNK: usize = 64 * 1024;
+/// How often it is looked whether a stopped heart goes on, while what is typed waits.
+const STOPPED_LOOK: Duration = Duration::from_millis(50);
 
 /// Standard input and where it leads. Clones share it.
 #[derive(Clone)]
@@ -78,6 +84,28 @@ impl Stdin {
     }
 }
 
+/// Waits until something is there to be read that is the agent's. Seen as the kernel tells everybody who waits for the heart: a shell that hears of its
+/// stop finds nobody reading.
+fn wait_for_input() {
+    let stdin = io::stdin();
+    loop {
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        // What keeps poll(2) from telling keeps nobody from reading.
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            _ if !heart_is_stopped() => return,
+            _ => std::thread::sleep(STOPPED_LOOK),
+        }
+    }
+}
+
+/// By proc_pid_stat(5). Where it can't be read (`hidepid`) nobody is known to be stopped.
+fn heart_is_stopped() -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", std::os::unix::process::parent_id()));
+    let is_stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
+    stat.is_ok_and(is_stopped)
+}
+
 /// Moves bytes until standard input or the agent ends.
 fn lead(to: &Led, runtime: &tokio::runtime::Handle) {
     match to {
@@ -89,21 +117,28 @@ fn lead(to: &Led, runtime: &tokio::runtime::Handle) {
 fn lead_to_pipe(pipe: &OwnedFd) {
     let stdin = io::stdin();
     loop {
+        wait_for_input();
         match splice(stdin.as_fd(), None, pipe, None, CHUNK, SpliceFFlags::empty()) {
             Ok(0) => return,
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             // What can't be spliced (some terminals and special files) is copied.
-            Err(nix::errno::Errno::EINVAL) => return copy(pipe),
+            Err(Errno::EINVAL) => return copy(pipe),
             Err(_) => return,
         }
     }
+}
+
+/// As a whole chunk is asked for, nothing stays in a buffer of the library's, where no poll(2) sees it.
+fn read(chunk: &mut [u8]) -> io::Result<usize> {
+    wait_for_input();
+    io::stdin().read(chunk)
 }
 
 fn copy(pipe: &OwnedFd) {
     let Ok(pipe) = pipe.try_clone() else { return };
     let mut pipe = io::PipeWriter::from(pipe);
     let mut buffer = vec![0; CHUNK];
-    while let Ok(read @ 1..) = io::stdin().read(&mut buffer) {
+    while let Ok(read @ 1..) = read(&mut buffer) {
         if pipe.write_all(buffer.get(..read).unwrap_or_default()).is_err() {
             return;
         }
@@ -113,7 +148,7 @@ fn copy(pipe: &OwnedFd) {
 fn lead_to_terminal(mut terminal: Terminal, runtime: &tokio::runtime::Handle) {
     use tokio::io::AsyncWriteExt;
     let mut buffer = vec![0; CHUNK];
-    while let Ok(read @ 1..) = io::stdin().read(&mut buffer) {
+    while let Ok(read @ 1..) = read(&mut buffer) {
         if runtime.block_on(terminal.write_all(buffer.get(..read).unwrap_or_default())).is_err() {
             return;
         }

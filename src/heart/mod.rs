@@ -20,9 +20,9 @@ mod pace;
 mod signalled;
 mod slots;
 mod supervisor;
+mod terminal;
 mod turn;
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -38,10 +38,11 @@ use operator::client::RawTerminal;
 
 use crate::builder::{Builder, Commission};
 use crate::cli::out::{fault, say, warn};
-use crate::plan::{Mode, Plan, STOP_GRACE, slot};
+use crate::plan::{Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
 use ending::Ending;
+pub use ending::end_child;
 use pace::{Next, Pace};
 pub use signalled::hold_signals;
 pub use slots::Slots;
@@ -127,7 +128,8 @@ impl Heart {
             // The supervisor inherits it as its working directory: it need not be able to walk there.
             nix::unistd::fchdir(state).map_err(|e| format!("can't enter the state directory: {e}"))?;
         }
-        let signals = signals.descriptor().map_err(|e| format!("can't wait for signals: {e}"))?;
+        let signals = signals.and(terminal::stops(plan.mode)).and_then(|held| held.descriptor());
+        let signals = signals.map_err(|e| format!("can't wait for signals: {e}"))?;
         let (supervisors_end, inits_end) = wire::pair().map_err(|e| e.to_string())?;
         let init = init.furnish(&plan.cage, inits_end).map_err(|e| e.to_string())?;
         slots.keep(Slot::new(slot::INIT), supervisors_end);
@@ -147,11 +149,7 @@ impl Heart {
             .inspect_err(end_init)?;
         made.keep();
         steps.done("heart: init has its plan");
-        let terminal = match plan.mode {
-            // Held here, since the heart outlives supervisors: whatever happens, the terminal is restored.
-            Mode::Foreground { tty: true } => RawTerminal::enter(io::stdin()).ok(),
-            _ => None,
-        };
+        let terminal = terminal::enter(plan.mode);
         Ok(Self {
             plan,
             executable,
@@ -237,9 +235,13 @@ impl Heart {
                 return Some(self.init_ended());
             }
             while signalled && let Ok(Some(info)) = self.signals.read_signal() {
-                // Whoever interrupts a program that nobody supervises wants it to end. Others would be passed on: to nobody.
-                if [Signal::SIGTERM as u32, Signal::SIGINT as u32].contains(&info.ssi_signo) {
-                    self.must_stop(STOP_GRACE);
+                match Signal::try_from(info.ssi_signo as i32) {
+                    // Whoever interrupts a program that nobody supervises wants it to end.
+                    Ok(Signal::SIGTERM | Signal::SIGINT) => self.must_stop(STOP_GRACE),
+                    Ok(Signal::SIGTSTP) => self.stop_for_now(),
+                    Ok(Signal::SIGCONT) => self.go_on(),
+                    // Others would be passed on: to nobody.
+                    _ => {}
                 }
             }
         }

@@ -37,6 +37,12 @@ impl Heart {
             match signal {
                 Signal::SIGWINCH => running.tell(&ToSupervisor::Winch),
                 Signal::SIGTERM => self.stop(running),
+                Signal::SIGTSTP => self.stop_for_now(),
+                Signal::SIGCONT => {
+                    self.go_on();
+                    // Its size of now.
+                    running.tell(&ToSupervisor::Winch);
+                }
                 Signal::SIGINT => {
                     let now = Instant::now();
                     if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {

@@ -9,13 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use agent::launch::{self, Child, LaunchError, SupervisorSpec};
-use agent::protocol::{Beginning, ExitStatus, News, ToHeart, ToSupervisor};
+use agent::protocol::{Beginning, ExitStatus, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::sys::signal::Signal;
 
 use super::ending::{self, Ending};
 use super::{Heart, Life, notify};
 use crate::cli::out::warn;
+use crate::plan::slot;
 
 /// A packet to a supervisor that does not read is given up after this: its death will be seen soon.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
@@ -113,7 +114,11 @@ impl Heart {
                     self.init.kill();
                     self.over = Some(Ending::with(exit_code, message));
                 }
-                Ok(Packet { body: ToHeart::OnRecord, .. }) => self.news = News::default(),
+                Ok(Packet { body: ToHeart::OnRecord, .. }) => {
+                    self.news = News::default();
+                    // The next news are others, though they may read the same.
+                    self.slots.release(&Slot::new(slot::NEWS));
+                }
                 Ok(Packet { body: ToHeart::Steps(told), .. }) => {
                     told.iter().for_each(|(what, at)| self.steps.add(what, *at));
                 }

@@ -149,6 +149,8 @@ impl Heart {
         };
         let by = Instant::now() + STOP_GRACE + STOP_SLACK;
         self.turn = Some(Turn::Under { init, channel, plan, uid, by, over: false, finished: false });
+        // Of a move before this one: what is told of both may read the same.
+        self.slots.release(&Slot::new(slot::NEWS));
         running.tell(&ToSupervisor::Turn { uid });
     }
 

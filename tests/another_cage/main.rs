@@ -5,6 +5,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dead;
 mod faults;
 mod service;
 mod stops;
@@ -22,13 +23,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::{COFFERDAM, Sandbox, policy, process, processes, record_has};
+use dead::{a_dead_file_system_holds_up_no_builder, a_dead_file_system_holds_up_no_end};
 use faults::{
     a_builders_end_at_any_moment_leaves_nothing, a_cage_without_an_agents_program_is_the_others_too,
     a_debugger_holds_up_no_move, a_supervisor_that_hangs_is_not_waited_for,
     a_supervisors_death_in_the_middle_takes_nothing_along, a_way_back_survives_a_death,
     an_init_that_hangs_is_not_waited_for, each_death_on_the_way_is_on_record_and_the_move_once,
     the_next_cages_end_leads_back, the_way_leads_forward_without_a_builder,
-    who_was_stopped_is_known_on_the_way_back, without_a_builder_it_is_told_what_to_do,
+    who_dies_over_the_news_has_told_them_once, who_was_stopped_is_known_on_the_way_back,
+    without_a_builder_it_is_told_what_to_do,
 };
 use service::{Service, showing};
 use stops::{
@@ -62,9 +65,12 @@ fn main() -> ExitCode {
             a_way_back_survives_a_death,
             each_death_on_the_way_is_on_record_and_the_move_once,
             who_was_stopped_is_known_on_the_way_back,
+            who_dies_over_the_news_has_told_them_once,
             a_stop_outlives_its_supervisor,
             a_stop_is_waited_for_until_its_heart_forces_it,
             an_init_that_hangs_is_not_waited_for,
+            a_dead_file_system_holds_up_no_builder,
+            a_dead_file_system_holds_up_no_end,
             a_debugger_holds_up_no_move.only(bed::stage::Mode::Rooted),
             a_debugger_holds_up_no_stop.only(bed::stage::Mode::Rooted),
             a_stop_ends_a_move_too,

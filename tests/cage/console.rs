@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use bed::Stage;
 use bed::stage::{PATIENCE, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -81,6 +82,16 @@ impl Console {
     /// Types bytes: `\x03` is Ctrl-C, `\x1a` Ctrl-Z.
     pub fn type_in(&mut self, keys: &str) -> Result<()> {
         Ok(self.keyboard.write_all(keys.as_bytes())?)
+    }
+
+    /// The next line that was typed, as a shell reads it that has the terminal meanwhile.
+    pub fn read_line(&self) -> Result<String> {
+        let mut fds = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
+        let within = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+        anyhow::ensure!(nix::poll::poll(&mut fds, within)? > 0, "somebody else reads what is typed");
+        let mut line = [0; 256];
+        let read = nix::unistd::read(&self.device, &mut line)?;
+        Ok(String::from_utf8_lossy(line.get(..read).unwrap_or_default()).into_owned())
     }
 
     /// Makes the window another size; the kernel tells whoever is in the foreground.

@@ -10,7 +10,7 @@ use bed::Stage;
 use bed::stage::poll;
 use nix::sys::signal::{Signal, kill};
 
-use crate::common::{process, program};
+use crate::common::{process, program, workspace};
 use crate::console::Console;
 use crate::later::{GONE, idle, slow_to_open};
 
@@ -108,15 +108,52 @@ pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
 /// A client that is stopped from outside leaves its terminal to the shell as it was, and takes it again, in its size of then.
 pub fn a_stopped_client_lends_its_terminal(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
-    let script = "trap 'stty size' WINCH; echo rea''dy; while read -r line; do echo \"got-$line\"; done";
-    let mut console =
-        Console::start(stage, (24, 80), &["exec", "-it", &sandbox.name, "--", "bash", "-c", script])?;
+    lends_its_terminal(stage, &["exec", "-it", &sandbox.name, "--", "bash", "-c", TELLS_LINES])
+}
+
+/// So does the heart of a `run -t`, though it isn't who reads there.
+pub fn a_stopped_heart_lends_its_terminal(stage: &Stage) -> Result<()> {
+    let workspace = workspace(stage);
+    lends_its_terminal(
+        stage,
+        &["run", "--quiet", "-t", "--workspace", &workspace, "--", "bash", "-c", TELLS_LINES],
+    )
+}
+
+/// Without `-t` too, what is typed while a shell has the terminal is the shell's: who reads for the agent isn't who was stopped.
+pub fn what_is_typed_for_the_shell_is_not_the_agents(stage: &Stage) -> Result<()> {
+    let workspace = workspace(stage);
+    let args = ["run", "--quiet", "--workspace", &workspace, "--", "bash", "-c", TELLS_LINES];
+    let mut console = Console::start(stage, (24, 80), &args)?;
+    console.see("ready")?;
+    console.type_in("before\n")?;
+    console.see("got-before")?;
+    kill(console.pid(), Signal::SIGSTOP)?;
+    poll("it to be stopped", GONE, || console.is_stopped().then_some(()))?;
+    console.type_in("for-the-shell\n")?;
+    ensure!(console.read_line()? == "for-the-shell\n");
+    kill(console.pid(), Signal::SIGCONT)?;
+    console.type_in("after\n\x04")?;
+    console.see("got-after")?;
+    ensure!(console.end()?.success(), "{}", console.screen());
+    ensure!(!console.screen().contains("got-for-the-shell"), "{}", console.screen());
+    Ok(())
+}
+
+/// Tells of each line, and of each new size.
+const TELLS_LINES: &str =
+    "trap 'stty size' WINCH; echo rea''dy; while read -r line; do echo \"got-$line\"; done";
+
+fn lends_its_terminal(stage: &Stage, args: &[&str]) -> Result<()> {
+    let mut console = Console::start(stage, (24, 80), args)?;
     console.see("ready")?;
     for (round, size) in [(1, (31, 101)), (2, (32, 102))] {
         ensure!(!console.is_cooked()?, "the control: every key goes inside");
         kill(console.pid(), Signal::SIGTSTP)?;
-        poll("the client to be stopped", GONE, || console.is_stopped().then_some(()))?;
+        poll("it to be stopped", GONE, || console.is_stopped().then_some(()))?;
         ensure!(console.is_cooked()?, "{round}: stopped, it left the terminal raw");
+        console.type_in("for-the-shell\n")?;
+        ensure!(console.read_line()? == "for-the-shell\n");
         console.resize(size)?;
         kill(console.pid(), Signal::SIGCONT)?;
         poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
@@ -135,12 +172,32 @@ pub fn a_stopped_client_lends_its_terminal(stage: &Stage) -> Result<()> {
     }
     // What nobody can catch: whoever had the terminal meanwhile may have changed it.
     kill(console.pid(), Signal::SIGSTOP)?;
-    poll("the client to be stopped", GONE, || console.is_stopped().then_some(()))?;
+    poll("it to be stopped", GONE, || console.is_stopped().then_some(()))?;
     console.cook()?;
     kill(console.pid(), Signal::SIGCONT)?;
     poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
     console.type_in("\x04")?;
     ensure!(console.end()?.success(), "{}", console.screen());
+    ensure!(console.is_cooked()?, "the terminal was left raw");
+    ensure!(!console.screen().contains("got-for-the-shell"), "{}", console.screen());
+    Ok(())
+}
+
+/// Ctrl-C is a key of the agent's, however often it is typed: whoever ends a program by two of them must not end its sandbox. The way out of one
+/// that is deaf leads through another terminal, and gives this one back.
+pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
+    let (name, workspace) = (stage.name(), workspace(stage));
+    let script =
+        "trap '' INT QUIT TSTP TERM HUP; echo rea''dy; while :; do read -r line && echo \"got-$line\"; done";
+    let args =
+        ["run", "--quiet", "-t", "--name", &name, "--workspace", &workspace, "--", "bash", "-c", script];
+    let mut console = Console::start(stage, (24, 80), &args)?;
+    console.see("ready")?;
+    console.type_in("\x03\x03\x03\x1a\x1c")?;
+    console.type_in("key\n")?;
+    console.see("got-key")?;
+    stage.call(&["stop", &name, "--grace", "1s"])?.expect_code(0)?;
+    ensure!(console.end()?.code() == Some(137), "{}", console.screen());
     ensure!(console.is_cooked()?, "the terminal was left raw");
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! process that could outlive the heart.
 
 pub mod cgroup;
+mod errand;
 mod held;
 mod new_init;
 mod other_root;
@@ -14,6 +15,7 @@ mod proven;
 mod stay;
 mod workspace;
 
+pub use errand::{Errand, MAX_ANSWER, in_child};
 pub use held::HeldSignals;
 pub(crate) use new_init::{
     AT_ONCE, FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY,
@@ -145,44 +147,6 @@ fn end(child: &Child) {
 fn require_single_thread() -> Result<(), LaunchError> {
     let count = sys::process::thread_count().map_err(system("reading /proc/self/task"))?;
     if count == 1 { Ok(()) } else { Err(LaunchError::Threads(count)) }
-}
-
-/// Bytes of a child's answer at most.
-const MAX_ANSWER: u64 = 16 << 20;
-
-/// Has a child of ours, a copy, do something, and gives what it answers, of at most 16 MiB. What the child learnt on the way is
-/// gone with it. Signals that are held are not kept waiting for it.
-///
-/// # Errors
-/// See [`LaunchError`]; an answer of no byte is [`LaunchError::Died`].
-pub fn in_child(work: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>, LaunchError> {
-    require_single_thread()?;
-    let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
-    let parent = std::process::id();
-    match sys::process::clone(0).map_err(system("fork"))? {
-        Cloned::Child => {
-            drop(read);
-            // Nobody looks into it, and it ends with us, who may be gone already.
-            let unfit = sys::process::die_with_parent(libc::SIGKILL).is_err()
-                || sys::process::prctl(libc::PR_SET_DUMPABLE, 0).is_err()
-                || std::os::unix::process::parent_id() != parent;
-            if unfit {
-                sys::process::exit_now(125);
-            }
-            // A panic must not unwind into our caller's frames, which are copies here.
-            if let Ok(answer) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-                let _ = sys::fd::write_all(write.as_fd(), &answer);
-            }
-            sys::process::exit_now(0)
-        }
-        Cloned::Parent { pid, pidfd } => {
-            drop(write);
-            let heard = sys::signals::hear(read, MAX_ANSWER);
-            end(&Child { pid, pidfd, cgroup: None });
-            let answer = heard.map_err(system("waiting for a child"))?;
-            if answer.is_empty() { Err(LaunchError::Died("its work".into())) } else { Ok(answer) }
-        }
-    }
 }
 
 /// What to execute as the supervisor.

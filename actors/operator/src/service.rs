@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use percent_encoding::percent_decode_str;
@@ -165,18 +166,27 @@ fn late(after: Duration) -> Fault {
 }
 
 async fn read(body: Incoming, most: usize) -> Result<Bytes, Fault> {
+    let too_long = || Fault::new(Code::TooLarge, format!("the body is longer than {most} bytes"));
+    // By what it is said to be, before any of it has come.
+    if body.size_hint().lower() > most as u64 {
+        tokio::spawn(tokio::time::timeout(BODY_DEADLINE, discard(body)));
+        return Err(too_long());
+    }
     let whole = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, most).collect()).await;
     match whole {
         Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(fault)) if fault.is::<LengthLimitError>() => {
-            Err(Fault::new(Code::TooLarge, format!("the body is longer than {most} bytes")))
-        }
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_long()),
         Ok(Err(_)) => Err(Fault::new(Code::BadRequest, "the body ended early")),
         Err(_) => Err(Fault::new(
             Code::Timeout,
             format!("the body did not come within {} s", BODY_DEADLINE.as_secs()),
         )),
     }
+}
+
+/// Takes what a client sends that reads its answer afterwards: closed with something unread, the connection would be reset.
+async fn discard(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 async fn read_json<T: DeserializeOwned>(body: Incoming) -> Result<T, Fault> {

@@ -18,7 +18,7 @@ use house::{event, house, identity, status, tree, unserved};
 use operator::{
     Client, Code, Fault, Owner,
     client::ClientError,
-    limits::{MAX_CONNECTIONS, MAX_POLICY},
+    limits::{MAX_CONNECTIONS, MAX_JSON, MAX_POLICY},
     prepare,
     types::{AcceptIdentity, ForgetIdentity, LogQuery, Stop},
 };
@@ -196,6 +196,37 @@ async fn requests_that_make_no_sense_are_refused() {
             ask(&format!("POST /v1/identities/{path}"), &format!("content-length: {}\r\n", body.len()));
         let answer = raw(&house.path, (head + body).as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{path} {body} → {answer}");
+    }
+    assert!(house.did().is_empty());
+}
+
+/// Nothing of it has come, nor will: who waits for it has waited for nothing.
+#[tokio::test]
+async fn a_body_is_refused_by_the_length_that_it_is_said_to_have() {
+    let house = house();
+    let upgrade = "connection: upgrade\r\nupgrade: cofferdam-exec/1\r\n";
+    let ask = async |line: &str, more: &str, length: u64| {
+        let head = format!("{line} HTTP/1.1\r\nhost: x\r\n{more}content-length: {length}\r\n\r\n");
+        let mut stream = UnixStream::connect(&house.path).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let whole =
+            async { while !answer.ends_with(b"}") && stream.read_buf(&mut answer).await.unwrap() > 0 {} };
+        tokio::time::timeout(Duration::from_secs(60), whole).await.expect("an answer");
+        String::from_utf8(answer).unwrap()
+    };
+    for (line, more, most) in [
+        ("PUT /v1/policy", "", MAX_POLICY),
+        ("POST /v1/stop", "", MAX_JSON),
+        ("POST /v1/exec", upgrade, MAX_JSON),
+        ("POST /v1/identities/accept", "", MAX_JSON),
+        ("POST /v1/identities/forget", "", MAX_JSON),
+    ] {
+        for length in [most as u64 + 1, i64::MAX as u64] {
+            let answer = ask(line, more, length).await;
+            assert!(answer.starts_with("HTTP/1.1 413"), "{line} of {length} → {answer}");
+            assert!(answer.contains(&format!("longer than {most} bytes")), "{answer}");
+        }
     }
     assert!(house.did().is_empty());
 }

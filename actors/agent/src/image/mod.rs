@@ -13,6 +13,7 @@
 //! unpack      all of it in order: pinned manifest, config, layers
 //! confine     the process that does it: no capability, no network, two descriptors
 //! store       unpacked once, under a lock, renamed into place when whole
+//! whole       whether it still is, at a glance
 //! ```
 //! Nothing is fetched: cofferdam has no registry client and no registry's credentials. Files' owners, extended
 //! attributes, set-id bits and devices of an image are not kept.
@@ -31,6 +32,7 @@ mod tests;
 mod tree;
 mod unpack;
 mod verify;
+mod whole;
 
 pub use reference::{Digest, Reference, Wanted};
 pub use store::Store;
@@ -75,6 +77,14 @@ pub enum ImageError {
     /// What the unpacking process said, or that it said nothing.
     #[error("{0}")]
     Unpacking(String),
+    /// What was unpacked isn't all there any more, and can't be unpacked anew.
+    #[error("{path} was removed in part, and to unpack it anew: {source}")]
+    Partial {
+        /// What is left.
+        path: PathBuf,
+        /// What is wrong with what it was unpacked from.
+        source: Box<ImageError>,
+    },
     /// The place for unpacked images.
     #[error(
         "can't keep images in {path}: {source}; check its owner and space, or name another state directory with --state DIR"

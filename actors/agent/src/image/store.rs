@@ -1,22 +1,23 @@
 //! Unpacked images, each once, shared by all sandboxes of a state directory.
 //!
 //! ```text
-//! STATE/.images/DIGEST            whole and verified; its name is the digest that was pinned
+//! STATE/.images/DIGEST            verified; its name is the digest that was pinned
 //! STATE/.images/DIGEST.partial    being unpacked; left by a killed command, it goes at the next start that wants any image
-//! STATE/.images/DIGEST.lock       held while unpacking
+//! STATE/.images/DIGEST.lock       held while unpacking; it has the seal of what was unpacked ([`whole`])
 //! ```
-//! Only a rename makes an image, after everything has been verified and is on disk, so what a killed command leaves is
-//! never used. Nobody but the command's user may enter `.images`; sandboxes get mounts of what is in it.
+//! Only its seal makes it an image, written after everything has been verified and is on disk: so what a killed command leaves is
+//! never used, and what a broken-off removal leaves neither. Nobody but the command's user may enter `.images`; sandboxes get mounts of what is in it.
 
 use super::confine::{self, Reach};
 use super::layout::{self, Layout};
 use super::unpack;
+use super::whole;
 use super::{Digest, ImageError, Reference};
 use crate::plan::Ids;
 use crate::sys;
 use nix::poll::PollTimeout;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -60,34 +61,55 @@ impl Store {
         let path = self.dir.join(image.digest.hex());
         if self.is_ours().map_err(told)? {
             self.clear_left();
-            if path.is_dir() {
+            if self.is_whole(image.digest).map_err(told)? {
                 return Ok(Unpacked { path, left_out: None });
             }
         }
-        let source = layout::open(&image.path)?;
+        let source = layout::open(&image.path).map_err(|source| match path.is_dir() {
+            true => ImageError::Partial { path: path.clone(), source: Box::new(source) },
+            false => source,
+        })?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(told)?;
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).map_err(told)?;
         self.is_ours().map_err(told)?;
         let lock = self.lock(image).map_err(told)?;
         // Somebody else may have been unpacking it.
-        if path.is_dir() {
+        if self.is_whole(image.digest).map_err(told)? {
             return Ok(Unpacked { path, left_out: None });
         }
         begin();
         let partial = self.dir.join(image.digest.hex() + PARTIAL);
-        remove(&partial).map_err(told)?;
+        lock.set_len(0).and_then(|()| remove(&path)).and_then(|()| remove(&partial)).map_err(told)?;
         DirBuilder::new().mode(0o755).create(&partial).map_err(told)?;
         let done = fill(&partial, source, image, ids)
             .and_then(|left_out| fs::rename(&partial, &path).map(|()| left_out).map_err(told))
-            .and_then(|left_out| {
-                File::open(&self.dir).and_then(|dir| dir.sync_all()).map(|()| left_out).map_err(told)
-            });
+            .and_then(|left_out| self.seal(&path, &lock).map(|()| left_out).map_err(told));
         if done.is_err() {
             let _ = remove(&partial);
         }
         drop(lock);
         let left_out = done?;
         Ok(Unpacked { path, left_out: (!left_out.is_empty()).then_some(left_out) })
+    }
+
+    /// Makes what is on disk an image.
+    fn seal(&self, path: &Path, mut lock: &File) -> io::Result<()> {
+        lock.write_all(whole::seal(File::open(path)?.as_fd())?.as_bytes())?;
+        lock.sync_all()?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// Whether an image is there, all of it.
+    fn is_whole(&self, digest: Digest) -> io::Result<bool> {
+        let is_sealed = || -> io::Result<bool> {
+            let seal = fs::read(self.lock_at(digest))?;
+            let root = File::open(self.dir.join(digest.hex()))?;
+            Ok(seal == whole::seal(root.as_fd())?.as_bytes())
+        };
+        match is_sealed() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            told => told,
+        }
     }
 
     /// Removes what killed commands were unpacking, which may be much. What somebody unpacks now is locked. That something can't be removed keeps
@@ -131,8 +153,11 @@ impl Store {
     }
 
     fn lock_of(&self, digest: Digest) -> io::Result<File> {
-        let path = self.dir.join(format!("{}.lock", digest.hex()));
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.lock_at(digest))
+    }
+
+    fn lock_at(&self, digest: Digest) -> PathBuf {
+        self.dir.join(format!("{}.lock", digest.hex()))
     }
 
     /// Why a name without a digest is refused, with what to say instead.
@@ -198,6 +223,7 @@ mod tests {
         for whole in [digest(0).hex(), "notes.partial".into()] {
             fs::create_dir(place(whole)).unwrap();
         }
+        store.seal(&place(digest(0).hex()), &store.lock_of(digest(0)).unwrap()).unwrap();
         for n in 1..=3 {
             fs::create_dir_all(partial(n).join("usr/bin")).unwrap();
         }

@@ -95,7 +95,8 @@ impl<'fd> Tree<'fd> {
     }
 }
 
-fn beneath(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
+/// A directory below, through no link.
+pub(super) fn beneath(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(

@@ -31,6 +31,16 @@ impl HeldSignals {
         Ok(Self { held, before })
     }
 
+    /// These and more.
+    ///
+    /// # Errors
+    /// The system call's.
+    pub fn and(&self, more: &[Signal]) -> io::Result<Self> {
+        let held: SigSet = self.held.iter().chain(more.iter().copied()).collect();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&held), None)?;
+        Ok(Self { held, before: self.before })
+    }
+
     /// Where they are read.
     ///
     /// # Errors

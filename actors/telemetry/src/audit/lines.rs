@@ -3,8 +3,47 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Result};
+use std::path::Path;
 
-use super::found::LINE_MAX;
+use super::found::{AuditError, LINE_MAX, io, open_all};
+use super::record::{RecordId, parse};
+
+/// Files that are looked through for what was written of late.
+const OF_LATE: usize = 2;
+
+/// What stands before a record's name, and how far into the line at most: only two numbers are before it.
+const NAME_KEY: &[u8] = b"\"id\":\"";
+const NAME_WITHIN: usize = 128;
+
+/// Which of these records the end of the log in `directory` has. All of its last files are read: for the rare case.
+///
+/// # Errors
+/// When they can't be.
+pub fn on_record(directory: &Path, wanted: &[RecordId]) -> std::result::Result<Vec<RecordId>, AuditError> {
+    let names: Vec<String> = wanted.iter().map(RecordId::to_string).collect();
+    let mut there = Vec::new();
+    for (path, file) in open_all(directory)?.into_iter().rev().take(OF_LATE) {
+        let mut lines = Lines::of(file);
+        while let Some(line) = lines.next().map_err(io("reading", &path))? {
+            if let Line::Whole(line) = line
+                && named(line)
+                    .is_some_and(|name| names.iter().any(|wanted| name.starts_with(wanted.as_bytes())))
+                && let Ok(record) = parse(line)
+                && wanted.contains(&record.id)
+            {
+                there.push(record.id);
+            }
+        }
+    }
+    Ok(there)
+}
+
+/// Where a line has its record's name: found without a look at the rest of it.
+fn named(line: &[u8]) -> Option<&[u8]> {
+    let head = line.get(..NAME_WITHIN).unwrap_or(line);
+    let at = head.windows(NAME_KEY.len()).position(|part| part == NAME_KEY)?;
+    line.get(at + NAME_KEY.len()..)
+}
 
 /// The lines of one file.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ pub use event::{
 };
 pub use file::Rotation;
 pub use found::{AuditError, HEAD_NAME, LOG_NAME, open_all};
-pub use lines::{Line, Lines};
+pub use lines::{Line, Lines, on_record};
 pub use log::{AuditLog, Health, Options};
 pub use record::{Record, RecordId};
 pub use sink::{AuditUnavailable, Sink};

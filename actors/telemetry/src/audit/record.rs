@@ -29,7 +29,10 @@ pub(crate) const TEXT_MAX: usize = 2048;
 pub struct RecordId(Uuid);
 
 impl RecordId {
-    pub(crate) fn new() -> Self {
+    /// Another one.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "no two are the same")]
+    pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 }
@@ -87,7 +90,11 @@ pub(crate) struct Draft {
 
 impl Draft {
     pub(crate) fn new(event: Event) -> Self {
-        Self { id: RecordId::new(), t: Timestamp::now(), event }
+        Self::named(RecordId::new(), event)
+    }
+
+    pub(crate) fn named(id: RecordId, event: Event) -> Self {
+        Self { id, t: Timestamp::now(), event }
     }
 
     /// Makes every text of the event safe, appends the finished line, newline included, and gives its hash. Doing it again makes

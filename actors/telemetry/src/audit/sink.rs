@@ -54,7 +54,15 @@ impl Sink {
     /// # Errors
     /// When as many wait as there are places, or the log is closed: then it is on no record.
     pub fn note(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
-        self.place(event)
+        self.place(Draft::new(event))
+    }
+
+    /// As [`Self::note`], by a name that was chosen before: whoever looks for it finds whether it is on record ([`super::on_record`]).
+    ///
+    /// # Errors
+    /// As [`Self::note`].
+    pub fn note_as(&self, id: RecordId, event: Event) -> Result<RecordId, AuditUnavailable> {
+        self.place(Draft::named(id, event))
     }
 
     /// Whether the records of some more requests would be taken now, or refused at once because the disk fails.
@@ -77,11 +85,10 @@ impl Sink {
         if let Health::Failing(why) = &*self.0.health.borrow() {
             return Err(AuditUnavailable::Disk(why.clone()));
         }
-        self.place(event)
+        self.place(Draft::new(event))
     }
 
-    fn place(&self, event: Event) -> Result<RecordId, AuditUnavailable> {
-        let draft = Draft::new(event);
+    fn place(&self, draft: Draft) -> Result<RecordId, AuditUnavailable> {
         let id = draft.id;
         match self.0.queue.try_send(draft) {
             Ok(()) => {

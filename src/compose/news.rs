@@ -1,0 +1,153 @@
+//! What has happened that may not be on record yet, put there once: a supervisor that dies over it may have written it or not, and whoever comes
+//! next looks.
+//!
+//! Each record has its name before it is written, and the heart keeps the names until it hears that all are on disk. Must never leave out what
+//! isn't there: where that can't be told, it is written, a second time at worst.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use agent::protocol::News;
+use serde::{Deserialize, Serialize};
+use telemetry::audit::{Event, RecordId, Sink, on_record};
+
+use super::handover::{Handover, HeartLine};
+use super::records;
+use super::stores::{Refused, Stores};
+use super::{RECORDED_WITHIN, another_cage};
+use crate::plan::{Plan, slot};
+use crate::sealed;
+
+/// A record that may be on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Named {
+    id: RecordId,
+    event: Event,
+}
+
+/// Puts one thing on record, by a name that the heart knows before.
+pub async fn tell(heart: &HeartLine, sink: &Sink, event: Event) {
+    let named = [Named { id: RecordId::new(), event }];
+    // Where it can't be kept, it is on record twice at worst.
+    let _ = keep(heart, &named).await;
+    write(sink, named, &[]);
+}
+
+/// Puts on record what the heart has handed over, but what is there; and tells the heart once all of it is.
+///
+/// # Errors
+/// When the heart is gone.
+pub async fn tell_all(
+    plan: &Plan,
+    stores: &Arc<Stores>,
+    heart: &HeartLine,
+    handover: &mut Handover,
+) -> Result<(), Refused> {
+    if handover.news == News::default() {
+        return Ok(());
+    }
+    let before = handover.take(slot::NEWS).and_then(|fd| sealed::read_json::<Vec<Named>>(fd).ok());
+    let news = name(events(plan, stores, handover), &before.unwrap_or_default());
+    keep(heart, &news.named).await?;
+    write(&stores.audit.sink(), news.named, &there(news.told_before).await);
+    let (stores, heart) = (Arc::clone(stores), heart.clone());
+    tokio::spawn(async move {
+        if stores.audit.flush(RECORDED_WITHIN).await {
+            let _ = heart.on_record().await;
+        }
+    });
+    Ok(())
+}
+
+fn events(plan: &Plan, stores: &Stores, handover: &Handover) -> Vec<Event> {
+    let news = &handover.news;
+    let moved = news.moved.into_iter().flat_map(|moved| {
+        let wanted = moved.wanted_by.map(another_cage::wanted);
+        [Some(records::started(plan)), wanted, Some(records::moved(&stores.policy))]
+    });
+    moved.flatten().chain(records::deaths(&news.deaths, handover.restarts)).collect()
+}
+
+/// All that is to be on record, and of which of it a supervisor before has said that it would put it there.
+#[derive(Debug, PartialEq)]
+struct AllNews {
+    named: Vec<Named>,
+    told_before: Vec<RecordId>,
+}
+
+/// What has a name keeps it: deaths have numbers, policies generations, and a move is told of before the next begins.
+fn name(events: Vec<Event>, before: &[Named]) -> AllNews {
+    let id = |event: &Event| before.iter().find(|named| named.event == *event).map(|named| named.id);
+    let told_before = events.iter().filter_map(id).collect();
+    let named = events
+        .into_iter()
+        .map(|event| Named { id: id(&event).unwrap_or_else(RecordId::new), event })
+        .collect();
+    AllNews { named, told_before }
+}
+
+/// Which of these are there. The working directory is the state directory.
+async fn there(names: Vec<RecordId>) -> Vec<RecordId> {
+    if names.is_empty() {
+        return names;
+    }
+    let looked = tokio::task::spawn_blocking(move || on_record(Path::new("."), &names)).await;
+    looked.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+async fn keep(heart: &HeartLine, named: &[Named]) -> Result<(), Refused> {
+    let fd = sealed::seal_json("cofferdam-news", &named)?;
+    Ok(heart.keep(slot::NEWS, fd.as_fd()).await?)
+}
+
+fn write(sink: &Sink, named: impl IntoIterator<Item = Named>, there: &[RecordId]) {
+    for Named { id, event } in named.into_iter().filter(|named| !there.contains(&named.id)) {
+        records::told(sink.note_as(id, event));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent::protocol::ExitStatus;
+    use redactor::{Redactor, SharedRedactor};
+    use telemetry::audit::{AuditLog, Line, Lines, Options, open_all};
+
+    /// One supervisor after the other, each killed at another moment: before anything was written, when some was, when all was.
+    #[tokio::test]
+    async fn whoever_dies_over_it_each_is_on_record_once() {
+        let state = tempfile::tempdir().unwrap();
+        let redactor = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
+        let death = Some(ExitStatus::Signal(9));
+        let mut before = Vec::new();
+        for (deaths, written) in [(1_u32, 0), (2, 1), (3, 3), (4, 4)] {
+            let log = AuditLog::open(state.path(), redactor.clone(), Options::default()).unwrap();
+            let mut events: Vec<Event> = vec![another_cage::wanted(7)];
+            events.extend(records::deaths(&vec![death; deaths as usize], deaths));
+            let news = name(events, &before);
+            let there = on_record(state.path(), &news.told_before).unwrap();
+            before = news.named.clone();
+            write(&log.sink(), news.named.into_iter().take(written), &there);
+            let writer = tokio::spawn({
+                let log = log.clone();
+                async move { log.write().await }
+            });
+            assert!(log.flush(RECORDED_WITHIN).await);
+            writer.abort();
+            let _ = writer.await;
+        }
+        let log = AuditLog::open(state.path(), redactor, Options::default()).unwrap();
+        let there = on_record(state.path(), &before.iter().map(|named| named.id).collect::<Vec<_>>());
+        assert_eq!(there.unwrap().len(), 4, "of each that was written, one");
+        drop(log);
+        let mut records = 0;
+        for (_, file) in open_all(state.path()).unwrap() {
+            let mut lines = Lines::of(file);
+            while let Some(Line::Whole(_)) = lines.next().unwrap() {
+                records += 1;
+            }
+        }
+        assert_eq!(records, 4);
+    }
+}
