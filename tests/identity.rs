@@ -5,6 +5,8 @@
 #[path = "identity/accept.rs"]
 mod accept;
 mod common;
+#[path = "identity/hidden.rs"]
+mod hidden;
 #[path = "identity/lent.rs"]
 mod lent;
 #[path = "identity/slow.rs"]
@@ -23,6 +25,7 @@ use accept::{
     an_upgraded_program_is_denied_until_it_is_accepted,
     what_waits_and_what_was_accepted_outlive_the_supervisor,
 };
+use hidden::who_cant_be_looked_into_is_its_own_agents_loss;
 use lent::{
     a_connection_lent_in_its_first_instant_is_denied, a_socket_swapped_under_connect_is_denied,
     connecting_by_sending_is_refused, foreign_code_is_not_washed_off_by_an_exec, hundreds_connect_at_once,
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
             connecting_by_sending_is_refused,
             hundreds_connect_at_once,
             slow_looks_are_the_agents_own_loss,
+            who_cant_be_looked_into_is_its_own_agents_loss,
         ],
     )
 }

@@ -1,6 +1,6 @@
 //! What the benchmarks reach: the look for a socket's holders, outside of init. Nothing else uses this.
 
-use crate::init::{Asleep, Lens, Waits, Wanted, holders};
+use crate::init::{Asleep, Birthmarks, Lens, Waits, Wanted, holders};
 
 /// Looks for holders, as init makes them one after the other.
 #[derive(Debug)]
@@ -22,8 +22,16 @@ impl Looks {
     #[allow(clippy::expect_used, reason = "a bench fails by panic")]
     pub fn holders_of(&mut self, inode: u64, at: (i32, i32)) -> usize {
         let waits = Waits::of_this_process();
-        let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[], waits: &waits };
-        let found = holders(&[Wanted { inode, likely: Some(at) }], lens, &mut self.0).pop();
+        let birthmarks = Birthmarks::new();
+        let lens = Lens {
+            mappings: true,
+            writable: &[],
+            threads: false,
+            starting: &[],
+            waits: &waits,
+            birthmarks: &birthmarks,
+        };
+        let found = holders(&[Wanted { inode, likely: Some(at), agent: None }], lens, &mut self.0).pop();
         found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
     }
 }

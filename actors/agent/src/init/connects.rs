@@ -200,6 +200,12 @@ impl Connects {
         self.notes.get(&inode).map_or(Origin::UNKNOWN, |note| note.origin)
     }
 
+    /// The agent that connected the socket last, while anything of it lives.
+    pub(super) fn agent(&self, inode: u64) -> Option<&str> {
+        let origin = self.notes.get(&inode)?.origin;
+        self.listeners.iter().find(|listener| listener.origin == origin)?.agent.as_deref()
+    }
+
     /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.
     pub(crate) fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
         let Some(maker) = self.maker(inode) else { return Connector::Unknown };

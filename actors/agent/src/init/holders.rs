@@ -10,6 +10,7 @@
 //! looked at where that is not in force, and where the first thread has no table (any more).
 
 use super::asleep::Asleep;
+use super::birthmark::Birthmarks;
 use super::foreign_code;
 use super::identified::{Fault, Identified, gone_or_unreadable, unreadable};
 use super::patience::{Stopwatch, Waits};
@@ -43,6 +44,8 @@ pub(crate) struct Lens<'a> {
     pub(crate) starting: &'a [i32],
     /// What of a look's time is nobody's.
     pub(crate) waits: &'a Waits,
+    /// Whose processes are whose.
+    pub(crate) birthmarks: &'a Birthmarks,
 }
 
 /// A socket whose holders are asked for.
@@ -52,6 +55,8 @@ pub(crate) struct Wanted {
     /// A process and a descriptor of it where it may be: looked at first, since a process with thousands of them costs
     /// milliseconds to look through.
     pub(crate) likely: Option<(i32, i32)>,
+    /// The number of the agent that connected it ([`Birthmarks`]), if that is known.
+    pub(crate) agent: Option<u32>,
 }
 
 /// What came of a look for one socket.
@@ -140,7 +145,7 @@ impl Search<'_> {
         let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
-        let mut tables = Tables::new(&proc, self.wanted, self.lens.threads, asleep);
+        let mut tables = Tables::new(&proc, self.wanted, self.lens, asleep);
         let mut found: Vec<Result<Vec<Holder>, Fault>> = self.wanted.iter().map(|_| Ok(Vec::new())).collect();
         let mut looked_at = Vec::new();
         // Init itself holds sockets only to give them away.

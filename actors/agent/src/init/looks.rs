@@ -57,8 +57,7 @@ impl Loop<'_> {
             if alike.is_empty() {
                 continue;
             }
-            let likely = |inode| Wanted { inode, likely: self.cage.connects.place(inode) };
-            let wanted: Vec<Wanted> = alike.iter().map(|look| likely(look.inode)).collect();
+            let wanted: Vec<Wanted> = alike.iter().map(|look| self.wanted(look.inode)).collect();
             let threads = !self.cage.confinement.filters();
             let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
             let lens = Lens {
@@ -67,6 +66,7 @@ impl Loop<'_> {
                 threads,
                 starting: &starting,
                 waits: &self.waits,
+                birthmarks: &self.birthmarks,
             };
             // All of them were looked at by now, so one look at what each maker executes is late enough for all.
             let mut images = Images::default();
@@ -89,6 +89,12 @@ impl Loop<'_> {
                 self.channel.reply(look.id, reply);
             }
         }
+    }
+
+    fn wanted(&self, inode: u64) -> Wanted {
+        let connects = &self.cage.connects;
+        let agent = connects.agent(inode).and_then(|agent| self.birthmarks.number(agent));
+        Wanted { inode, likely: connects.place(inode), agent }
     }
 
     fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {

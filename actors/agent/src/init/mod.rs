@@ -36,6 +36,7 @@ mod table;
 mod tables;
 
 pub(crate) use asleep::Asleep;
+pub(crate) use birthmark::Birthmarks;
 pub(crate) use confine::Confinement;
 pub(crate) use connects::Connects;
 pub(crate) use handouts::Early;

@@ -2,21 +2,23 @@
 //!
 //! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the socket is known to be. One that
 //! the kernel lets nobody of this user list (proc_pid(5): its process isn't dumpable, and root doesn't exist here) is compared number by
-//! number, for which the rights suffice that init has in the sandbox's namespace. One that can't have changed since it was read isn't
+//! number, for which the rights suffice that init has in the sandbox's namespace; where they don't (its program is unreadable, and of somebody
+//! who has no number here), what it holds is anybody's guess, and its own agent's sockets are refused: another's gets to it only if that one
+//! sends it, as it could send whatever comes by it. One that can't have changed since it was read isn't
 //! looked through again ([`super::asleep`]). Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of those sockets that may be in it.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
-use super::holders::Wanted;
+use super::holders::{Lens, Wanted};
 use super::identified::{Fault, is_gone, unreadable};
-use super::process::{Stat, table_size};
+use super::process::{Opened, Stat, table_size};
 use crate::protocol::Refusal;
 use crate::sys;
 use crate::sys::directory::{self, ENTRIES};
 use crate::sys::process::Descriptor;
 use std::fs::File;
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and [`super::flood`] sees to it.
@@ -52,8 +54,7 @@ struct Unlisted {
 pub(super) struct Tables<'a> {
     proc: &'a File,
     wanted: &'a [Wanted],
-    /// Every thread may have a table of its own.
-    threads: bool,
+    lens: Lens<'a>,
     /// For each of `wanted` a place where it was as the look began, or where it was found first.
     anchors: Vec<Option<Place>>,
     /// Whether descriptors are compared with those from the beginning: each has one, and they are few.
@@ -65,12 +66,12 @@ pub(super) struct Tables<'a> {
 }
 
 impl<'a> Tables<'a> {
-    pub(super) fn new(proc: &'a File, wanted: &'a [Wanted], threads: bool, asleep: &'a mut Asleep) -> Self {
+    pub(super) fn new(proc: &'a File, wanted: &'a [Wanted], lens: Lens<'a>, asleep: &'a mut Asleep) -> Self {
         asleep.begin();
         let mut tables = Self {
             proc,
             wanted,
-            threads,
+            lens,
             anchors: Vec::new(),
             compared: false,
             asleep,
@@ -113,7 +114,7 @@ impl<'a> Tables<'a> {
                 let before = self.looked_at;
                 self.find((pid, pid), &table, found, sockets.as_mut())?;
                 // An empty table is one that the first thread took down as it ended before the others.
-                if !self.threads && self.looked_at > before {
+                if !self.lens.threads && self.looked_at > before {
                     sockets.into_iter().for_each(|sockets| self.asleep.remember(pid, sockets));
                     return Ok(());
                 }
@@ -122,7 +123,7 @@ impl<'a> Tables<'a> {
             Err(_) if is_ending(pid) => {}
             Err(error) if is_forbidden(&error) => {
                 self.unlisted.push(Unlisted { pid, thread: pid });
-                if !self.threads {
+                if !self.lens.threads {
                     return Ok(());
                 }
             }
@@ -249,11 +250,24 @@ impl<'a> Tables<'a> {
         Ok(doubts)
     }
 
+    /// For each of `wanted`, whether it may have come to this process without another agent's sending it.
+    fn sockets_of(&self, pid: i32) -> Vec<bool> {
+        let process = Opened::open(self.proc.as_fd(), pid);
+        let whose = process.ok().and_then(|process| self.lens.birthmarks.of_process(&process));
+        self.wanted.iter().map(|wanted| may_be_of(whose.as_ref(), wanted.agent)).collect()
+    }
+
     /// Compares each descriptor of a table that can't be listed with each socket, at the places where others have them.
     fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
         let Unlisted { pid, thread } = table;
         let hides = |why: &str| Some(Fault::Refused(Refusal::Unreadable { pid, why: why.into() }));
-        for (doubt, _) in doubts.iter_mut().zip(&self.anchors).filter(|(_, anchor)| anchor.is_none()) {
+        let may_have = self.sockets_of(pid);
+        for ((doubt, _), _) in doubts
+            .iter_mut()
+            .zip(&self.anchors)
+            .zip(&may_have)
+            .filter(|((_, anchor), may_have)| anchor.is_none() && **may_have)
+        {
             *doubt = hides("it hides what it holds, and nobody else holds the socket");
         }
         let mut from = 0;
@@ -282,6 +296,14 @@ impl<'a> Tables<'a> {
                         Ok(false) => {}
                         // It isn't open, or one of the two is gone: the anchors are looked at again, and this one is below.
                         Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
+                        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                            for (doubt, _) in
+                                doubts.iter_mut().zip(&may_have).filter(|(_, may_have)| **may_have)
+                            {
+                                *doubt = hides("nobody in the sandbox may look into it");
+                            }
+                            return Ok(());
+                        }
                         Err(error) => return Err(unreadable(pid, &error).into()),
                     }
                 }
@@ -299,6 +321,11 @@ impl<'a> Tables<'a> {
         self.look_through_threads(pid, &mut listed)?;
         if listed.is_empty() { Ok(()) } else { Err(Fault::Changed) }
     }
+}
+
+/// Whether a process may be of this agent's. Who can't be told may be anybody.
+fn may_be_of(whose: Option<&RangeInclusive<u32>>, agent: Option<u32>) -> bool {
+    whose.zip(agent).is_none_or(|(whose, agent)| whose.contains(&agent))
 }
 
 fn too_many() -> Refusal {
