@@ -1,7 +1,7 @@
 //! Who has so many descriptors open that a look at all of them comes to nothing, and takes the network from everybody.
 //!
 //! What the kernel does when memory is used up: of the agent that has most, the greatest process is ended, and the next, until looks come to
-//! an end again. An agent that is alone in its sandbox takes it from nobody but itself, and is left in peace. Whose a process is, is told by
+//! an end again; one that floods again and again loses all, and its supervision judges whether it is started again. An agent that is alone in its sandbox takes it from nobody but itself, and is left in peace. Whose a process is, is told by
 //! [`super::birthmark`]; processes that may be several agents' have seen to that themselves, and count as one agent more.
 //! Must never end a process for what another agent has open.
 
@@ -24,6 +24,24 @@ const LEFT: usize = super::tables::MAX_DESCRIPTORS / 2;
 /// How long init waits until an ended process has let go of what it had.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Floods of one agent within [`AGAIN`] that cost it its greatest processes alone.
+const BORNE: usize = 3;
+/// How long a flood is remembered.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What was stemmed of late.
+#[derive(Debug, Default)]
+pub(super) struct Floods(Vec<(Option<u32>, Instant)>);
+
+impl Floods {
+    /// Notes one of this agent's. Whether it is one too many.
+    fn is_too_many(&mut self, agent: Option<u32>, now: Instant) -> bool {
+        self.0.retain(|(_, at)| now.saturating_duration_since(*at) < AGAIN);
+        self.0.push((agent, now));
+        self.0.iter().filter(|(of, _)| *of == agent).count() > BORNE
+    }
+}
+
 /// A process with descriptors.
 struct Owner {
     pid: i32,
@@ -34,7 +52,7 @@ struct Owner {
 
 /// Ends the greatest processes of the agent that has most open, where there is another agent. What was ended; nothing where nobody can be
 /// told apart.
-pub(super) fn stem(proc: &File, birthmarks: &Birthmarks) -> io::Result<Vec<Event>> {
+pub(super) fn stem(proc: &File, birthmarks: &Birthmarks, floods: &mut Floods) -> io::Result<Vec<Event>> {
     let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)?.unwrap_or_default();
     let owners: Vec<Owner> = all.into_iter().filter_map(|pid| owner(proc, pid, birthmarks)).collect();
     let mut by_agent: BTreeMap<Option<u32>, usize> = BTreeMap::new();
@@ -44,8 +62,11 @@ pub(super) fn stem(proc: &File, birthmarks: &Birthmarks) -> io::Result<Vec<Event
     let greatest = by_agent.iter().max_by_key(|(_, descriptors)| **descriptors);
     let Some((agent, of_agent)) = greatest.filter(|_| by_agent.len() > 1) else { return Ok(Vec::new()) };
     let others: usize = by_agent.values().sum::<usize>() - of_agent;
-    // Its share it keeps, whatever the others have.
-    let left = LEFT.saturating_sub(others).max(LEFT / by_agent.len());
+    let left = match floods.is_too_many(*agent, Instant::now()) {
+        true => 0,
+        // Its share it keeps, whatever the others have.
+        false => LEFT.saturating_sub(others).max(LEFT / by_agent.len()),
+    };
     let ended = end_down_to(left, *of_agent, owners, *agent);
     let name = agent.and_then(|number| birthmarks.name(number)).unwrap_or_default().to_owned();
     Ok(ended
@@ -101,4 +122,21 @@ fn count(proc: &File, pid: i32) -> io::Result<usize> {
         ControlFlow::Continue(())
     })?;
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_floods_again_and_again_is_told_from_others() {
+        let (mut floods, start) = (Floods::default(), Instant::now());
+        for _ in 0..BORNE {
+            assert!(!floods.is_too_many(Some(1), start));
+        }
+        assert!(!floods.is_too_many(Some(2), start) && !floods.is_too_many(None, start));
+        assert!(floods.is_too_many(Some(1), start));
+        assert!(!floods.is_too_many(Some(1), start + AGAIN));
+        assert_eq!(floods.0.len(), 1, "what is over is forgotten");
+    }
 }

@@ -75,7 +75,8 @@ impl Loop<'_> {
                 if !looked.iter().any(is_flooded) {
                     break;
                 }
-                let ended = File::open("/proc").and_then(|proc| flood::stem(&proc, &self.birthmarks));
+                let ended = File::open("/proc")
+                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &mut self.floods));
                 let Some(ended) = ended.ok().filter(|ended| !ended.is_empty()) else { break };
                 self.news.extend(ended);
                 looked = holders::holders(&wanted, lens, &mut self.asleep);

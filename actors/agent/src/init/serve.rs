@@ -6,6 +6,7 @@ use super::allowance::Allowances;
 use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
 use super::channel::{Channel, Ended, Reply};
+use super::flood::Floods;
 use super::handouts::{descriptor, system};
 use super::looks::Look;
 use super::patience::Waits;
@@ -52,6 +53,7 @@ pub(super) struct Loop<'a> {
     pub(super) waits: Waits,
     /// Whom looks need not look through.
     pub(super) asleep: Asleep,
+    pub(super) floods: Floods,
     /// To be told, when somebody hears it; see [`MAX_NEWS`].
     pub(super) news: VecDeque<Event>,
     /// Whose processes are whose.
@@ -73,6 +75,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         allowances: Allowances::default(),
         waits: Waits::of_this_process(),
         asleep,
+        floods: Floods::default(),
         news: VecDeque::new(),
         birthmarks: Birthmarks::new(),
         searches: VecDeque::new(),

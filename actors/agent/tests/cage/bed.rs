@@ -174,6 +174,13 @@ impl Cage {
         self.events.borrow().iter().filter_map(flood).collect()
     }
 
+    /// Whether an end was told of.
+    pub fn has_ended(&self, process: ProcessId) -> bool {
+        let is_end =
+            |event: &Event| matches!(event, Event::Exited { process: which, .. } if *which == process);
+        self.events.borrow().iter().any(is_end)
+    }
+
     pub fn wait(&self, process: ProcessId) -> ExitStatus {
         loop {
             let found = self.events.borrow().iter().find_map(|event| match event {

@@ -13,6 +13,7 @@ pub const CASES: &[crate::Case] = &[
     ("who_never_keeps_still_is_nobody_elses_loss", who_never_keeps_still_is_nobody_elses_loss),
     ("who_gets_a_socket_after_long_sleep_is_found", who_gets_a_socket_after_long_sleep_is_found),
     ("who_floods_keeps_only_itself_from_the_network", who_floods_keeps_only_itself_from_the_network),
+    ("who_floods_again_and_again_is_ended", who_floods_again_and_again_is_ended),
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
     (
         "who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told",
@@ -156,6 +157,44 @@ time.sleep(1000)
     // As much as was needed, and from the greatest on: its first process has three.
     assert_eq!(holders(&cage, its).expect("it is told again, too").0.len(), 1);
     assert!(cage.ask(Request::Signal { process: hog, signo: 0, group: false }).is_ok());
+}
+
+/// What it loses it makes anew, as fast as it can. Whoever else asks is told all the same, until its first process is gone with the rest.
+fn who_floods_again_and_again_is_ended(mode: Mode) {
+    const FLOODS: &str = r#"
+import os, resource, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+each = min(hard - 16, 18000)
+children = 70000 // each + 1
+while True:
+    while children:
+        children -= 1
+        if os.fork() == 0:
+            null = os.open("/dev/null", 0)
+            for _ in range(each):
+                os.dup(null)
+            while True:
+                time.sleep(0.0005)
+    os.wait()
+    children += 1
+"#;
+    if !Path::new("/usr/bin/python3").exists() {
+        return eprintln!("SKIPPED: no /usr/bin/python3");
+    }
+    let cage = Cage::start(mode);
+    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
+    let program = format!("exec /usr/bin/python3 -I -c '{FLOODS}'");
+    let hog = cage.spawn_silent("hog", &["bash", "-c", &program]).expect("spawn").process;
+    let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
+    while !cage.has_ended(hog) {
+        let list = holders(&cage, inode).expect("whoever else asks is told").0;
+        assert_eq!(list.len(), 1, "{list:?}");
+        assert!(std::time::Instant::now() < deadline, "{:?}", cage.floods());
+    }
+    assert_eq!(cage.wait(hog), ExitStatus::Signal(9));
+    assert!(cage.floods().iter().all(|(agent, _)| agent == "hog"), "{:?}", cage.floods());
+    assert_eq!(holders(&cage, inode).expect("holders").0.len(), 1);
 }
 
 /// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its process is over.
