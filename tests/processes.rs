@@ -192,6 +192,7 @@ fn descriptors_are_those_of_the_table(stage: &Stage) -> Result<()> {
     let at_times = [
         "memfd cofferdam-ended",
         "memfd cofferdam-generation",
+        "memfd cofferdam-guesses",
         "memfd cofferdam-pins",
         "memfd cofferdam-policy",
         "memfd cofferdam-stopped",
