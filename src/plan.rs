@@ -37,6 +37,8 @@ pub mod slot {
     pub const AUTHORITY: &str = "authority";
     /// The sealed list of programs and their content at first use.
     pub const PINS: &str = "pins";
+    /// How often agents have guessed at credentials.
+    pub const GUESSES: &str = "guesses";
     /// Which name has which address inside; written as names are asked for.
     pub const NAMES: &str = "names";
     /// The sealed text of the policy in force, once it is another than the plan's.

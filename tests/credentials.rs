@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "credentials/guesses.rs"]
+mod guesses;
 #[path = "credentials/held.rs"]
 mod held;
 #[path = "credentials/refused.rs"]
@@ -19,6 +21,7 @@ use bed::stage::{Finished, PATIENCE, finish};
 use bed::{Seen, Stage};
 use serde_json::Value;
 
+use guesses::pieces_tell_little_of_how_the_value_begins;
 use held::{
     a_crash_and_another_process_change_nothing, heart_and_init_never_held_it, the_value_is_nowhere_inside,
 };
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
             split_and_oddly_spelled_placeholders_never_leave,
             messages_are_filled_where_the_endpoint_says_so,
             no_echo_tells_how_the_value_begins,
+            pieces_tell_little_of_how_the_value_begins,
             the_value_is_nowhere_inside,
             a_crash_and_another_process_change_nothing,
             heart_and_init_never_held_it,

@@ -197,6 +197,7 @@ fn descriptors_are_those_of_the_table(stage: &Stage) -> Result<()> {
         "/proc/PID/schedstat",
         "memfd cofferdam-ended",
         "memfd cofferdam-generation",
+        "memfd cofferdam-guesses",
         "memfd cofferdam-pins",
         "memfd cofferdam-policy",
         "memfd cofferdam-stopped",

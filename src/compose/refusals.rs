@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use proxy::answer::Refusal;
+use proxy::answer::{Known, Refusal};
 use proxy::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
 use redactor::SharedRedactor;
 use telemetry::audit::Sink;
@@ -97,6 +97,10 @@ impl Journal for Refusals {
     fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64) {
         self.note(&format!("{destination}: {detail}"));
         self.sink.port_refused(destination, detail, generation);
+    }
+
+    fn guessed(&self, known: &Known) {
+        self.sink.guessed(known);
     }
 
     fn finished(&self, finished: &Finished) {

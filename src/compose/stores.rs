@@ -17,7 +17,7 @@ use proxy::identity::{Pinned, Pins};
 use proxy::route::Routes;
 use proxy::tls::Authority;
 use proxy::trusted::Trusted;
-use redactor::{Redactor, SharedRedactor, Streams};
+use redactor::{Guesses, Redactor, SharedRedactor, Streams, guesses};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use telemetry::audit::AuditLog;
 use telemetry::metrics::Recorder;
@@ -76,6 +76,7 @@ pub struct Ready {
     upstream: proxy::Upstream,
     names: Arc<proxy::names::Book>,
     credentials: Arc<Credentials>,
+    guesses: Guesses,
 }
 
 impl Ready {
@@ -100,7 +101,8 @@ impl Ready {
         let upstream = outward::upstream(plan, &by_reference)?;
         let routes = outward::routes(plan, &by_reference, Arc::<SystemLookup>::clone(&lookup))?;
         let trusted = Trusted::new(lookup, upstream.clone(), routes.clone());
-        let gateway = gateway(plan, keys, &redactor, &audit, Providers(trusted))?;
+        let guesses = guesses(plan, handover, heart)?;
+        let gateway = gateway(plan, keys, &redactor, &audit, Providers(trusted), guesses.clone())?;
         let pins = pins(handover, heart)?;
         let names = Arc::new(super::capture::book(handover, heart).await?);
         Ok(Self {
@@ -118,6 +120,7 @@ impl Ready {
             upstream,
             names,
             credentials,
+            guesses,
         })
     }
 
@@ -138,6 +141,7 @@ impl Ready {
             upstream,
             names,
             credentials,
+            guesses,
         } = self;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
@@ -166,6 +170,7 @@ impl Ready {
             tracker: proxy::Tracker::new(policy.clone(), resolver, connections()?),
             local: Arc::new(Inference(gateway.clone())),
             credentials,
+            guesses,
         });
         Ok(Stores {
             policy,
@@ -259,6 +264,37 @@ fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
     Ok(pins)
 }
 
+/// How often agents have guessed, as the heart keeps it.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Guessed {
+    kept: guesses::Kept,
+    /// Of which cage's time it is, by [`Plan::cages_before`].
+    cage: u32,
+}
+
+/// No supervisor's death gives anybody new guesses.
+fn guesses(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Guesses, Refused> {
+    let cage = plan.cages_before;
+    let kept = match handover.take(slot::GUESSES).map(sealed::read_json::<Guessed>).transpose()? {
+        Some(guessed) if guessed.cage == cage => guessed.kept,
+        // Another init numbers agents anew.
+        Some(guessed) => guessed.kept.of_nobody(),
+        None => guesses::Kept::default(),
+    };
+    let guesses = Guesses::restored(&kept);
+    let (watched, heart) = (guesses.clone(), heart.clone());
+    tokio::spawn(async move {
+        let mut changes = watched.changes();
+        while changes.changed().await.is_ok() {
+            let guessed = Guessed { kept: watched.kept(), cage };
+            if let Ok(fd) = sealed::seal_json("cofferdam-guesses", &guessed) {
+                let _ = heart.keep(slot::GUESSES, fd.as_fd()).await;
+            }
+        }
+    });
+    Ok(guesses)
+}
+
 /// The authority that the heart keeps, or a new one for it to keep.
 async fn authority(handover: &mut Handover, heart: &HeartLine) -> Result<Authority, Refused> {
     if let Some(fd) = handover.take(slot::AUTHORITY) {
@@ -291,6 +327,7 @@ fn gateway(
     redactor: &SharedRedactor,
     audit: &AuditLog,
     providers: Providers,
+    guesses: Guesses,
 ) -> Result<Gateway, Refused> {
     let scrubber = redactor.clone();
     let gateway = Gateway::new(gateway::Deps {
@@ -298,6 +335,7 @@ fn gateway(
         ledger: Arc::new(gateway::record::Telemetry::new(audit.sink())),
         scrub: Arc::new(move |text| scrubber.redact(text).into_inner()),
         credentials: gateway::Credentials::new(keys),
+        guesses,
     });
     if let Some(inference) = &plan.inference {
         gateway.publish(inference).map_err(|faults| faults.to_string())?;

@@ -63,6 +63,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn refused(&self, exchange: &Exchange, refusal: &Refusal);
     /// The head of a provider's answer came.
     fn first_byte(&self, exchange: &Exchange, after: Duration);
+    /// Whoever made this request has guessed at keys so often that what they read comes late from now on.
+    fn guessed(&self, exchange: &Exchange);
     /// An exchange with a provider ended.
     fn finished(&self, exchange: &Exchange, outcome: &Outcome);
 }

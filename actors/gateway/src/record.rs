@@ -88,6 +88,15 @@ impl Ledger for Telemetry {
         });
     }
 
+    fn guessed(&self, exchange: &Exchange) {
+        metrics::guesses_spent();
+        // It comes late already.
+        let _ = self.write(Inference {
+            detail: Some(redactor::guesses::SPENT.into()),
+            ..event(exchange, Verdict::Audited)
+        });
+    }
+
     fn first_byte(&self, _: &Exchange, after: Duration) {
         metrics::inference_first_byte(after);
     }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use policy::{Caller, Share, Shares, Spent};
+use redactor::{Guesser, Guesses};
 use serde::Serialize;
 use serde_json::json;
 use smol_str::SmolStr;
@@ -47,6 +48,8 @@ pub struct Deps {
     pub scrub: Scrub,
     /// Keys, resolved before the start.
     pub credentials: Credentials,
+    /// What who guesses has learned of them.
+    pub guesses: Guesses,
 }
 
 /// Answers for `inference.local`. Lives above its actor; cheap to clone.
@@ -289,6 +292,13 @@ impl Call<'_> {
         })
     }
 
+    /// Whoever reads the answer.
+    fn reader(&self, stage: &Stage<'_>) -> Guesser {
+        let deps = &self.gateway.inner.deps;
+        let (ledger, exchange) = (Arc::clone(&deps.ledger), stage.exchange.clone());
+        deps.guesses.of(exchange.caller.party.0, move || ledger.guessed(&exchange))
+    }
+
     async fn relay(
         &self,
         response: Response<Incoming>,
@@ -336,7 +346,7 @@ impl Call<'_> {
             code: status.as_u16(),
             began: self.began,
         };
-        let sieve = provider.screen.sieve();
+        let sieve = provider.screen.sieve(self.reader(stage));
         let body = if status.is_success() {
             Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
         } else {

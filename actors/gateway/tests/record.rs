@@ -41,6 +41,7 @@ async fn a_request_is_on_record_and_the_key_is_not() {
         ledger: Arc::new(Telemetry::new(log.sink())),
         scrub: Arc::new(move |text: &str| redactor.load().redact(text).into_inner()),
         credentials: Credentials::new([("env:KEY".to_owned(), Secret::from(KEY))]),
+        guesses: redactor::Guesses::default(),
     });
     gateway.publish(&serde_json::from_str(&both(provider.port)).unwrap()).unwrap();
     provider

@@ -34,6 +34,21 @@ fn assert_no_key(text: &str) {
     }
 }
 
+/// A model that repeats what it is told, too, is asked a few times only how a key begins; then its words come late, and whole.
+#[tokio::test]
+async fn a_model_that_repeats_guesses_tells_little() {
+    let provider = Provider::start().await;
+    let house = house(Protocol::Http1, &both(provider.port));
+    let words = format!("you said: {}", &KEY[..16]);
+    for _ in 0..2 * redactor::guesses::MAX_OF_ONE {
+        provider.whole(200, &[("content-type", "application/json")], &words).await;
+        let (status, _, body) = house.whole(chat("small")).await;
+        assert_eq!((status, body.as_str()), (200, words.as_str()));
+    }
+    let told = house.book.told.lock().unwrap();
+    assert_eq!(told.iter().filter(|told| matches!(told, Told::Guessed)).count(), 1, "{told:?}");
+}
+
 #[tokio::test]
 async fn an_error_that_echoes_the_key_is_scrubbed() {
     let provider = Provider::start().await;

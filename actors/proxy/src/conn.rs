@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
 use policy::{AddressRule, Caller, Party};
+use redactor::Guesses;
 use uuid::Uuid;
 
 use crate::address::{self, Dialled};
@@ -65,6 +66,8 @@ pub struct Deps {
     pub local: Arc<dyn LocalService>,
     /// What placeholders stand for.
     pub credentials: Arc<Credentials>,
+    /// What who guesses has learned of it.
+    pub guesses: Guesses,
 }
 
 /// What a connection becomes when HTTP is done on it.

@@ -62,7 +62,10 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let ledger = Ledger::open(conn, known, started, turn.clone());
     let handshake = exchange.websocket.then(|| Handshake::of(&parts)).transpose()?;
     clean(&mut parts.headers);
-    let guard = conn.deps.credentials.guard(&key.destination).cloned();
+    let guard = conn
+        .deps
+        .credentials
+        .guard(&key.destination, || outcome::reader(&conn.deps, permitted.granted.caller.party, known));
     if guard.is_some() {
         Guard::asks_in_clear(&mut parts.headers);
     }

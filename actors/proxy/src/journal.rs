@@ -62,6 +62,18 @@ impl Journal for Sink {
         refused(self, of, detail, generation);
     }
 
+    fn guessed(&self, known: &Known) {
+        let egress = Egress {
+            verdict: Recorded::Audited,
+            layer: Text::new_static(Layer::L7.as_str()),
+            detail: Some(Text::new_static(redactor::guesses::SPENT)),
+            ..of(known)
+        };
+        if let Err(error) = self.record(Event::Egress(Box::new(egress))) {
+            tracing::warn!(%error, "that an agent may guess no more is not on record");
+        }
+    }
+
     fn finished(&self, finished: &Finished) {
         let mut egress = of(&finished.known);
         egress.phase = Phase::Finished;

@@ -5,15 +5,18 @@
 //! in; the metrics are counted here. Must never be handed a query string, a header or a body.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use policy::{Denial, Layer};
+use policy::{Denial, Layer, Party};
+use redactor::Guesser;
 
 use telemetry::audit::Verdict as Counted;
 use telemetry::metrics;
 
 use crate::answer::{Known, Refusal};
+use crate::conn::Deps;
 use crate::verdict::{Granted, Permitted};
 
 /// Something decided about a connection or request.
@@ -92,8 +95,21 @@ pub trait Journal: Send + Sync + 'static {
     /// A connection or datagram to a port that nobody captures. The kernel has refused it, so this can't fail.
     fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64);
 
+    /// Whoever made this request has guessed at credentials so often that what they read comes late from now on. It does already, so this
+    /// can't fail.
+    fn guessed(&self, known: &Known);
+
     /// The end of something allowed. Nothing depends on it, so it can't fail.
     fn finished(&self, finished: &Finished);
+}
+
+/// Whoever reads the answer to a request: that they may guess no more will be on record.
+pub(crate) fn reader(deps: &Deps, party: Party, known: &Known) -> Guesser {
+    let (journal, known) = (Arc::clone(&deps.journal), known.clone());
+    deps.guesses.of(party.0, move || {
+        metrics::guesses_spent();
+        journal.guessed(&known);
+    })
 }
 
 /// Records that a tunnel is allowed.

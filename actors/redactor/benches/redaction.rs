@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench may stop")]
 
 use bytes::Bytes;
-use cofferdam_redactor::{End, Mask, Redactor, Screen, Secret};
+use cofferdam_redactor::{End, Guesses, Mask, Redactor, Screen, Secret};
 use divan::Bencher;
 use divan::counter::BytesCount;
 
@@ -47,19 +47,48 @@ fn a_token_in_every_200th_line(bencher: Bencher<'_, '_>, secrets: usize) {
     bencher.counter(BytesCount::of_slice(&text)).bench(|| redactor.scan(&text, End::More));
 }
 
-/// An answer of a server that may be told a credential, in chunks as they come.
-#[divan::bench(args = [1, 16])]
-fn an_answer_in_chunks(bencher: Bencher<'_, '_>, secrets: usize) {
+fn screen(secrets: usize) -> Screen {
     let secret = |n| Secret::new(format!("ghp_0123456789abcdefghijklmn{n:08}"));
     let secrets: Vec<Secret> = (0..secrets).map(secret).collect();
-    let screen = Screen::new(&secrets, Mask::Stars).unwrap();
-    let text = text(usize::MAX);
-    bencher.counter(BytesCount::of_slice(&text)).bench(|| {
-        let mut sieve = screen.sieve();
-        let passed: usize =
-            text.chunks(16 * 1024).map(|chunk| sieve.push(Bytes::copy_from_slice(chunk)).len()).sum();
+    Screen::new(&secrets, Mask::Stars).unwrap()
+}
+
+/// An answer of a server that may be told a credential, in chunks of this many bytes.
+fn an_answer(bencher: Bencher<'_, '_>, secrets: usize, text: &[u8], chunk: usize) {
+    let screen = screen(secrets);
+    let chunks: Vec<Bytes> = text.chunks(chunk).map(Bytes::copy_from_slice).collect();
+    let guesses = Guesses::default();
+    bencher.counter(BytesCount::of_slice(text)).bench(|| {
+        let mut sieve = screen.sieve(guesses.of(1, || {}));
+        let passed: usize = chunks.iter().map(|chunk| sieve.push(chunk.clone()).len()).sum();
         passed + sieve.finish().len()
     });
+}
+
+#[divan::bench(args = [1, 16])]
+fn an_answer_in_chunks(bencher: Bencher<'_, '_>, secrets: usize) {
+    an_answer(bencher, secrets, &text(usize::MAX), 16 * 1024);
+}
+
+/// As a model's words come.
+#[divan::bench(args = [1, 16])]
+fn an_answer_in_small_chunks(bencher: Bencher<'_, '_>, secrets: usize) {
+    an_answer(bencher, secrets, &text(usize::MAX), 100);
+}
+
+/// Without a line's end, or anything else that could be read in two ways.
+#[divan::bench(args = [1, 16])]
+fn an_answer_without_escapes(bencher: Bencher<'_, '_>, secrets: usize) {
+    let text: Vec<u8> =
+        text(usize::MAX).into_iter().map(|byte| if byte == b'\n' { b' ' } else { byte }).collect();
+    an_answer(bencher, secrets, &text, 16 * 1024);
+}
+
+#[divan::bench(args = [1, 16])]
+fn small_chunks_without_escapes(bencher: Bencher<'_, '_>, secrets: usize) {
+    let text: Vec<u8> =
+        text(usize::MAX).into_iter().map(|byte| if byte == b'\n' { b' ' } else { byte }).collect();
+    an_answer(bencher, secrets, &text, 100);
 }
 
 #[divan::bench]

@@ -12,6 +12,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
 use crate::engine::RedactorError;
+use crate::matching::count;
+use crate::public;
 use crate::secret::Secret;
 
 /// Shorter secrets are not searched for: four bytes of a text match by chance all too often.
@@ -67,10 +69,20 @@ impl Found {
     }
 }
 
+/// One form of a secret, or a piece of one.
+struct Needle {
+    form: Zeroizing<Vec<u8>>,
+    kind: Arc<str>,
+    /// How many of its first bytes may be found out for nothing ([`public`]).
+    told: usize,
+}
+
 /// The search for all known secrets at once.
 pub(crate) struct Known {
     /// Sorted, so that "is this tail the beginning of one" is a binary search.
-    needles: Vec<(Zeroizing<Vec<u8>>, Arc<str>)>,
+    needles: Vec<Needle>,
+    /// No form has fewer.
+    least_told: usize,
     automaton: Option<AhoCorasick>,
     first: [bool; 256],
     /// Which two bytes forms begin with, a bit for each.
@@ -80,14 +92,21 @@ pub(crate) struct Known {
 
 impl Known {
     pub(crate) fn new(secrets: &[(Arc<str>, Secret)]) -> Result<Self, RedactorError> {
-        let mut needles: Vec<(Zeroizing<Vec<u8>>, Arc<str>)> = Vec::new();
+        let mut needles: Vec<Needle> = Vec::new();
         for (kind, secret) in secrets {
-            needles.extend(forms_of(secret.expose()).into_iter().map(|form| (form, Arc::clone(kind))));
+            let forms = forms_of(secret.expose()).into_iter();
+            needles.extend(forms.map(|(form, told)| Needle { form, kind: Arc::clone(kind), told }));
         }
         // Stable, so that of two secrets with one form the first named gives its name.
-        needles.sort_by(|(one, _), (other, _)| one.as_slice().cmp(other.as_slice()));
-        needles.dedup_by(|(one, _), (other, _)| one.as_slice() == other.as_slice());
-        let size: usize = needles.iter().map(|(needle, _)| needle.len()).sum();
+        needles.sort_by(|one, other| one.form.cmp(&other.form));
+        needles.dedup_by(|one, kept| {
+            let same = one.form == kept.form;
+            if same {
+                kept.told = kept.told.min(one.told);
+            }
+            same
+        });
+        let size: usize = needles.iter().map(|needle| needle.form.len()).sum();
         if size > NEEDLES_MAX {
             return Err(RedactorError::TooManySecrets { bytes: size, limit: NEEDLES_MAX });
         }
@@ -98,26 +117,25 @@ impl Known {
             let built = AhoCorasick::builder()
                 .match_kind(MatchKind::LeftmostLongest)
                 .kind(Some(kind))
-                .build(needles.iter().map(|(needle, _)| needle.as_slice()));
+                .build(needles.iter().map(|needle| needle.form.as_slice()));
             Some(built.map_err(|error| RedactorError::Build(error.to_string()))?)
         };
         let mut first = [false; 256];
-        for (needle, _) in &needles {
-            if let Some(slot) = needle.first().and_then(|byte| first.get_mut(usize::from(*byte))) {
+        let mut pairs = vec![0; PAIR_WORDS];
+        for needle in &needles {
+            if let Some(slot) = needle.form.first().and_then(|byte| first.get_mut(usize::from(*byte))) {
                 *slot = true;
             }
-        }
-        let mut pairs = vec![0; PAIR_WORDS];
-        for (needle, _) in &needles {
-            if let [first, second, ..] = needle.as_slice()
+            if let [first, second, ..] = needle.form.as_slice()
                 && let (word, bit) = pair(*first, *second)
                 && let Some(word) = pairs.get_mut(word)
             {
                 *word |= bit;
             }
         }
-        let longest = needles.iter().map(|(needle, _)| needle.len()).max().unwrap_or(0);
-        Ok(Self { needles, automaton, first, pairs, longest })
+        let longest = needles.iter().map(|needle| needle.form.len()).max().unwrap_or(0);
+        let least_told = needles.iter().map(|needle| needle.told).min().unwrap_or(0);
+        Ok(Self { needles, least_told, automaton, first, pairs, longest })
     }
 
     /// The first known secret that starts at or after `from`; the longest of those that start there.
@@ -148,34 +166,58 @@ impl Known {
     /// Those of `forms` that have `byte` at `depth`, where all of them are the same before it.
     pub(crate) fn narrowed(&self, forms: &Range<usize>, depth: usize, byte: u8) -> Range<usize> {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
-        let from = among.partition_point(|(needle, _)| needle.get(depth) < Some(&byte));
-        let to = among.partition_point(|(needle, _)| needle.get(depth) <= Some(&byte));
+        let from = among.partition_point(|needle| needle.form.get(depth) < Some(&byte));
+        let to = among.partition_point(|needle| needle.form.get(depth) <= Some(&byte));
         forms.start + from..forms.start + to
     }
 
     /// Whether one of `forms`, which are the same up to `depth`, is whole there, and whether another goes on.
     pub(crate) fn ends(&self, forms: &Range<usize>, depth: usize) -> (bool, bool) {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
-        let ends = |one: Option<&(Zeroizing<Vec<u8>>, Arc<str>)>| {
-            one.is_some_and(|(needle, _)| needle.len() == depth)
-        };
+        let ends = |one: Option<&Needle>| one.is_some_and(|needle| needle.form.len() == depth);
         // The shortest is the first of them.
         (ends(among.first()), among.last().is_some() && !ends(among.last()))
     }
 
     /// Whether `depth` bytes of one of `forms`, which are the same up to there, are nearly all of it.
     pub(crate) fn is_nearly(&self, forms: &Range<usize>, depth: usize) -> bool {
-        let missing = |(needle, _): &(Zeroizing<Vec<u8>>, Arc<str>)| needle.len() - depth.min(needle.len());
+        let missing = |needle: &Needle| needle.form.len() - depth.min(needle.form.len());
         let among = self.needles.get(forms.clone()).unwrap_or_default();
         depth >= NEARLY_MIN && among.iter().any(|form| (1..MISSING).contains(&missing(form)))
     }
 
     /// Whether a text, as it stands, is nearly a secret.
     pub(crate) fn is_nearly_one(&self, text: &[u8]) -> bool {
-        let from = self.needles.partition_point(|(needle, _)| needle.as_slice() < text);
+        let from = self.needles.partition_point(|needle| needle.form.as_slice() < text);
         let behind = self.needles.get(from..).unwrap_or_default();
-        let begun = behind.partition_point(|(needle, _)| needle.starts_with(text));
+        let begun = behind.partition_point(|needle| needle.form.starts_with(text));
         self.is_nearly(&(from..from + begun), text.len())
+    }
+
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are more of it than may be found out for nothing.
+    pub(crate) fn is_guess(&self, forms: &Range<usize>, depth: usize) -> bool {
+        let among = self.needles.get(forms.clone()).unwrap_or_default();
+        depth >= self.least_told && among.iter().any(|needle| needle.told <= depth)
+    }
+
+    /// Whether a text, as it stands, begins with that much of a secret, and not with all of it.
+    pub(crate) fn begins_with_a_guess(&self, text: &[u8]) -> bool {
+        if text.len() < self.least_told {
+            return false;
+        }
+        let (mut forms, mut guess) = (self.forms(), false);
+        for (byte, depth) in text.iter().zip(1..) {
+            count(1);
+            forms = self.narrowed(&forms, depth - 1, *byte);
+            if forms.is_empty() {
+                return guess;
+            }
+            if self.ends(&forms, depth).0 {
+                return false;
+            }
+            guess |= self.is_guess(&forms, depth);
+        }
+        guess
     }
 
     /// Whether a form begins with this byte.
@@ -196,26 +238,34 @@ impl Known {
 
     /// The name of the secret found whole.
     pub(crate) fn kind(&self, found: Found) -> Option<Arc<str>> {
-        self.needles.get(found.needle?).map(|(_, kind)| Arc::clone(kind))
+        self.needles.get(found.needle?).map(|needle| Arc::clone(&needle.kind))
     }
 
     /// Every place near the end of the window from which the rest is the beginning, and only the beginning, of a
     /// known secret; ascending, with the secret it would be.
     pub(crate) fn tails(&self, window: &[u8]) -> Vec<Tail> {
+        self.places(window).into_iter().filter_map(|at| self.tail(window, at)).collect()
+    }
+
+    /// Every place so near the end of the window that a secret could be cut off by it, and where one may begin by the first two bytes.
+    pub(crate) fn places(&self, window: &[u8]) -> Vec<usize> {
         let from = window.len().saturating_sub(self.longest.saturating_sub(1));
-        let mut tails = Vec::new();
-        for (at, byte) in window.iter().enumerate().skip(from) {
-            if !self.begins_with(*byte) {
-                continue;
-            }
-            let tail = window.get(at..).unwrap_or_default();
-            // Needles that begin with the tail sort directly after it; the tail itself, whole, is not "more to come".
-            let index = self.needles.partition_point(|(needle, _)| needle.as_slice() <= tail);
-            if let Some((_, kind)) = self.needles.get(index).filter(|(needle, _)| needle.starts_with(tail)) {
-                tails.push(Tail { at, kind: Arc::clone(kind) });
-            }
-        }
-        tails
+        let near = window.get(from..).unwrap_or_default();
+        let pairs = near.iter().zip(near.iter().skip(1)).zip(from..);
+        let begins = |((first, second), at): ((&u8, &u8), usize)| {
+            (self.begins_with(*first) && self.begins_with_both(*first, *second)).then_some(at)
+        };
+        let last = near.last().filter(|last| self.begins_with(**last)).map(|_| window.len() - 1);
+        pairs.filter_map(begins).chain(last).collect()
+    }
+
+    /// The tail at such a place, if it is one.
+    pub(crate) fn tail(&self, window: &[u8], at: usize) -> Option<Tail> {
+        let tail = window.get(at..).unwrap_or_default();
+        // Needles that begin with the tail sort directly after it; the tail itself, whole, is not "more to come".
+        let index = self.needles.partition_point(|needle| needle.form.as_slice() <= tail);
+        let needle = self.needles.get(index).filter(|needle| needle.form.starts_with(tail))?;
+        Some(Tail { at, kind: Arc::clone(&needle.kind) })
     }
 }
 
@@ -235,70 +285,78 @@ pub(crate) struct Tail {
     pub(crate) kind: Arc<str>,
 }
 
-/// Every form of one secret, pieces of long ones included.
-fn forms_of(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+/// Every form of one secret, pieces of long ones included, and how much of each may be found out for nothing.
+fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     let mut forms = Vec::new();
     // A trailing newline belongs to the file it came from, not to the secret.
     let trimmed = secret.trim_ascii();
     if trimmed.len() < SECRET_MIN {
         return forms;
     }
-    let mut push = |form: Vec<u8>, min: usize| {
-        let form = Zeroizing::new(form);
+    let mut told = public::told(trimmed);
+    // No character is cut in two: a spelling is one of characters.
+    while trimmed.get(told).is_some_and(|byte| byte & 0xc0 == 0x80) {
+        told += 1;
+    }
+    let begun = spellings(trimmed.get(..told).unwrap_or(trimmed));
+    for ((form, min), (begun, _)) in spellings(trimmed).into_iter().zip(begun) {
         if form.len() >= min {
-            pieces(&form, &mut forms);
+            pieces(&form, begun.len().max(public::LEAST), &mut forms);
         }
-    };
-    push(trimmed.to_vec(), SECRET_MIN);
-    // Twice, too: JSON that is echoed within JSON, a URL within a URL. Most secrets look the same either way.
-    for form in json_forms(trimmed) {
-        json_forms(&form).into_iter().for_each(|nested| push(nested, SECRET_MIN));
-        push(form, SECRET_MIN);
-    }
-    for form in percent_forms(trimmed) {
-        push(form, SECRET_MIN);
-    }
-    let once = percent_encode(trimmed, STRICT).to_string();
-    push(percent_encode(once.as_bytes(), STRICT).to_string().into_bytes(), SECRET_MIN);
-    if trimmed.contains(&b'\n') {
-        // As a terminal prints it.
-        push(trimmed.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]), SECRET_MIN);
-    }
-    if trimmed.is_ascii() {
-        push(wide(trimmed), SECRET_MIN);
-    }
-    for shift in 0..3 {
-        for form in base64_forms(trimmed, shift) {
-            push(form, ENCODED_MIN);
-        }
-    }
-    if trimmed.len() >= ENCODED_MIN {
-        push(hex(trimmed, b"0123456789abcdef"), ENCODED_MIN);
-        push(hex(trimmed, b"0123456789ABCDEF"), ENCODED_MIN);
     }
     forms
 }
 
-fn pieces(form: &[u8], into: &mut Vec<Zeroizing<Vec<u8>>>) {
-    let mut rest = form;
+/// A text in every form, and from what length on each is searched for. There are always as many, in the same order; of what begins a text each
+/// is the beginning of the text's.
+fn spellings(text: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
+    let mut forms = Vec::new();
+    let mut push = |form: Vec<u8>, min: usize| forms.push((Zeroizing::new(form), min));
+    push(text.to_vec(), SECRET_MIN);
+    // Twice, too: JSON that is echoed within JSON, a URL within a URL. Most secrets look the same either way.
+    for form in json_forms(text) {
+        json_forms(&form).into_iter().for_each(|nested| push(nested, SECRET_MIN));
+        push(form, SECRET_MIN);
+    }
+    for form in percent_forms(text) {
+        push(form, SECRET_MIN);
+    }
+    let once = percent_encode(text, STRICT).to_string();
+    push(percent_encode(once.as_bytes(), STRICT).to_string().into_bytes(), SECRET_MIN);
+    // As a terminal prints it.
+    push(text.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]), SECRET_MIN);
+    push(if text.is_ascii() { wide(text) } else { Vec::new() }, SECRET_MIN);
+    for shift in 0..3 {
+        for form in base64_forms(text, shift) {
+            push(form, ENCODED_MIN);
+        }
+    }
+    push(hex(text, b"0123456789abcdef"), 2 * ENCODED_MIN);
+    push(hex(text, b"0123456789ABCDEF"), 2 * ENCODED_MIN);
+    forms
+}
+
+fn pieces(form: &[u8], told: usize, into: &mut Vec<(Zeroizing<Vec<u8>>, usize)>) {
+    let (mut rest, mut told) = (form, told);
     while rest.len() > PIECE_MAX {
         // No last piece that is so short that it stands in other texts, too.
         let cut = if rest.len() < 2 * PIECE_MAX { rest.len() / 2 } else { PIECE_MAX };
         let (piece, left) = rest.split_at(cut);
-        into.push(Zeroizing::new(piece.to_vec()));
-        rest = left;
+        into.push((Zeroizing::new(piece.to_vec()), told));
+        // Nothing of what stands there is public.
+        (rest, told) = (left, public::MOST);
     }
-    into.push(Zeroizing::new(rest.to_vec()));
+    into.push((Zeroizing::new(rest.to_vec()), told));
 }
 
 /// The inside of a JSON string: as most writers escape it, with `\/`, and in pure ASCII.
-fn json_forms(secret: &[u8]) -> Vec<Vec<u8>> {
-    let Ok(text) = std::str::from_utf8(secret) else { return Vec::new() };
-    let Ok(quoted) = serde_json::to_string(text) else { return Vec::new() };
+fn json_forms(secret: &[u8]) -> [Vec<u8>; 3] {
+    let Ok(text) = std::str::from_utf8(secret) else { return Default::default() };
+    let Ok(quoted) = serde_json::to_string(text) else { return Default::default() };
     let plain = quoted.get(1..quoted.len() - 1).unwrap_or_default().to_owned();
     let slashed = plain.replace('/', "\\/");
     let ascii = crate::ascii::escape_json(&plain).into_owned();
-    vec![plain.into_bytes(), slashed.into_bytes(), ascii.into_bytes()]
+    [plain.into_bytes(), slashed.into_bytes(), ascii.into_bytes()]
 }
 
 fn percent_forms(secret: &[u8]) -> Vec<Vec<u8>> {
@@ -431,7 +489,7 @@ mod tests {
         for length in [PIECE_MAX / 2 + 1, PIECE_MAX + 1, PIECE_MAX + 7, PIECE_MAX * 2 + 1] {
             let known = known(&vec![b'x'; length]);
             assert!(known.longest <= PIECE_MAX);
-            let shortest = known.needles.iter().map(|(needle, _)| needle.len()).min();
+            let shortest = known.needles.iter().map(|needle| needle.form.len()).min();
             assert!(shortest >= Some(PIECE_MAX / 4), "{length}: {shortest:?}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
-//! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` for streams) to what the world answers; `reference` is how a secret is named in
+//! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` and `look` for streams, `guesses` and `public` against who learns by them) to what the world answers; `reference` is how a secret is named in
 //! files; `unlinked` opens logs for whoever reads them; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
@@ -12,9 +12,12 @@ mod formats;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guesses;
 mod known;
+mod look;
 mod matching;
 mod pass;
+mod public;
 pub mod pump;
 mod reference;
 mod screen;
@@ -28,6 +31,7 @@ mod tokens;
 mod unlinked;
 
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
+pub use guesses::{Guesser, Guesses};
 pub use known::SECRET_MIN;
 pub use pump::{AgentLog, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use reference::{Credential, MAX_KEY, Reference, Unresolved};

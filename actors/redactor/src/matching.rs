@@ -24,6 +24,8 @@ pub(crate) struct Begun {
     pub(crate) cut: Option<usize>,
     /// Whether those are nearly all of it.
     pub(crate) nearly: bool,
+    /// Whether more of one begins there than may be found out for nothing, wherever it breaks off.
+    pub(crate) guess: bool,
 }
 
 impl Begun {
@@ -33,6 +35,7 @@ impl Begun {
             whole: self.whole.max(other.whole),
             cut: self.cut.max(other.cut),
             nearly: self.nearly || other.nearly,
+            guess: self.guess || other.guess,
         }
     }
 }
@@ -58,6 +61,7 @@ impl Way {
             whole: None,
             cut: Some(self.depth),
             nearly: known.is_nearly(&(self.from..self.to), self.depth),
+            guess: false,
         }
     }
 }
@@ -80,10 +84,8 @@ impl<'s> Matching<'s> {
 
     /// What begins at `from`.
     pub(crate) fn at(&mut self, from: usize) -> Begun {
-        count(1);
         self.parked.clear();
-        let Some(first) = self.text.get(from).copied() else { return Begun::default() };
-        if !begins_escape(first) && !self.may_begin(first, self.text.get(from + 1)) {
+        if !self.may_begin_at(from) {
             return Begun::default();
         }
         let forms = self.known.forms();
@@ -139,6 +141,12 @@ impl<'s> Matching<'s> {
     }
 
     /// Most places of most texts are no secret's beginning by their first two bytes.
+    pub(crate) fn may_begin_at(&self, from: usize) -> bool {
+        count(1);
+        let Some(first) = self.text.get(from).copied() else { return false };
+        begins_escape(first) || self.may_begin(first, self.text.get(from + 1))
+    }
+
     fn may_begin(&self, first: u8, second: Option<&u8>) -> bool {
         if !self.known.begins_with(first) {
             return false;
@@ -175,6 +183,7 @@ impl<'s> Matching<'s> {
                 if forms.is_empty() {
                     return;
                 }
+                begun.guess |= known.is_guess(&forms, depth);
                 let (whole, goes_on) = known.ends(&forms, depth);
                 if whole {
                     begun.whole = begun.whole.max(Some(at));
@@ -201,7 +210,7 @@ impl<'s> Matching<'s> {
 std::thread_local!(pub(crate) static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) });
 
 /// Counts what a search costs.
-fn count(steps: usize) {
+pub(crate) fn count(steps: usize) {
     #[cfg(test)]
     STEPS.set(STEPS.get() + steps);
     #[cfg(not(test))]

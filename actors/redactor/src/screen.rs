@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::engine::RedactorError;
+use crate::guesses::Guesser;
 use crate::known::Known;
 use crate::matching::Matching;
 use crate::secret::Secret;
@@ -122,10 +123,10 @@ impl Screen {
         }
     }
 
-    /// A sieve for one stream.
+    /// A sieve for one stream, and for whoever reads it.
     #[must_use]
-    pub fn sieve(&self) -> Sieve {
-        Sieve::new(self.clone())
+    pub fn sieve(&self, guesser: Guesser) -> Sieve {
+        Sieve::new(self.clone(), guesser)
     }
 }
 
@@ -141,6 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::guesses::Guesses;
 
     const WORDS: &[u8] = b"[REDACTED:key]";
 
@@ -148,8 +150,13 @@ mod tests {
         Screen::new([&Secret::from(key)], mask).unwrap()
     }
 
+    /// Somebody who has guessed nothing.
+    fn guesser() -> Guesser {
+        Guesses::default().of(0, || {})
+    }
+
     fn through(screen: &Screen, chunks: &[&[u8]]) -> Vec<u8> {
-        let mut sieve = screen.sieve();
+        let mut sieve = screen.sieve(guesser());
         let mut out = Vec::new();
         for chunk in chunks {
             out.extend_from_slice(&sieve.push(Bytes::copy_from_slice(chunk)));
@@ -313,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_line_that_ends_like_a_key_begins_is_not_held() {
-        let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve();
+        let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve(guesser());
         for line in ["data: s\n\n", "data: 100%\n\n", "data: a&b\n\n", "data: {\"a\":\"\\n\"}\n\n"] {
             assert_eq!(sieve.push(Bytes::from(line)), line, "{line}");
         }
@@ -368,7 +375,7 @@ mod tests {
 
     #[test]
     fn ordinary_chunks_are_not_held() {
-        let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve();
+        let mut sieve = screen("sk-0123456789abcdef", Mask::Stars).sieve(guesser());
         let chunk = Bytes::from_static(b"data: {\"a\":1}\n\n");
         assert_eq!(sieve.push(chunk.clone()), chunk);
         assert_eq!(sieve.held(), 0);

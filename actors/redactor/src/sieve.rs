@@ -3,16 +3,17 @@
 //! Of what has passed nothing is looked at again: the ways in which it may begin a secret stay open from one chunk to the next
 //! ([`Way`]), with no more of its text than they have yet to read. Of what waits most is looked at seldom. So what a byte costs doesn't grow with what
 //! came before it, however small the chunks are in which a server sends it.
-
-use std::ops::Range;
+//!
+//! What waits tells whoever chose the text that a secret begins like it. So looks that would tell it are counted ([`guesses`](crate::guesses)),
+//! and for whoever has had too many of them the end of every text waits ([`Stage::Late`]), whatever it is.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use crate::guesses::Guesser;
 use crate::known::Known;
-use crate::matching::{Matching, Way};
-use crate::screen::{Screen, WRAPPED_MIN};
-use crate::spelling::{SPELLED, is_escaped};
+use crate::look::{Look, Open, Stage, look};
+use crate::screen::Screen;
 
 /// From so many waiting bytes on, they are looked at again only once a [`SELDOM`]th of them is new: a look for each of many small chunks
 /// would take the square of what waits.
@@ -23,6 +24,7 @@ const SELDOM: usize = 16;
 #[derive(Debug)]
 pub struct Sieve {
     screen: Screen,
+    doubt: Doubt,
     /// The end of what went on, as far as an open way has yet to read it; then what waits.
     kept: Zeroizing<Vec<u8>>,
     shown: usize,
@@ -31,27 +33,16 @@ pub struct Sieve {
     open: Open,
 }
 
-/// What may have begun in what went on.
-#[derive(Debug, Default)]
-struct Open {
-    /// Places are in what is kept.
-    ways: Vec<Way>,
-    /// Up to here one is whole already, and waits for what may make it longer.
-    whole: Option<usize>,
-}
-
-/// What a look found.
-struct Look {
-    /// What is to be covered, in order, none over another.
-    covered: Vec<Range<usize>>,
-    /// What stands behind waits.
-    passes: usize,
-    open: Open,
-}
-
 impl Sieve {
-    pub(crate) fn new(screen: Screen) -> Self {
-        Self { screen, kept: Zeroizing::default(), shown: 0, unseen: 0, open: Open::default() }
+    pub(crate) fn new(screen: Screen, guesser: Guesser) -> Self {
+        Self {
+            screen,
+            doubt: Doubt { guesser, open: 0 },
+            kept: Zeroizing::default(),
+            shown: 0,
+            unseen: 0,
+            open: Open::default(),
+        }
     }
 
     /// Takes a chunk, gives what may pass now. Without a hit and a doubtful tail that is the chunk itself, uncopied.
@@ -69,7 +60,7 @@ impl Sieve {
             chunk = joined.into();
         }
         let (shown, open) = (std::mem::take(&mut self.shown), std::mem::take(&mut self.open));
-        let Look { covered, passes, mut open } = look(known, &chunk, shown, open, Stage::GoesOn);
+        let Look { covered, passes, mut open, .. } = self.doubt.look(known, &chunk, shown, &open);
         let from = open.ways.iter().map(|way| way.at).fold(passes, usize::min);
         self.kept.extend_from_slice(chunk.get(from..).unwrap_or_default());
         self.shown = passes - from;
@@ -87,11 +78,14 @@ impl Sieve {
         let rest = Bytes::from(std::mem::take(&mut *self.kept));
         let (shown, open) = (std::mem::take(&mut self.shown), std::mem::take(&mut self.open));
         let Some(known) = self.screen.known() else { return rest };
-        let Look { mut covered, passes, .. } = look(known, &rest, shown, open, Stage::Ended);
-        if passes < rest.len() {
-            covered.push(passes..rest.len());
+        let mut look = look(known, &rest, shown, &open, Stage::Ended);
+        if look.begins_covered(shown) {
+            self.doubt.were_none();
         }
-        self.screen.let_pass(&rest, shown..rest.len(), &covered)
+        if look.passes < rest.len() {
+            look.covered.push(look.passes..rest.len());
+        }
+        self.screen.let_pass(&rest, shown..rest.len(), &look.covered)
     }
 
     /// Bytes that wait.
@@ -101,95 +95,61 @@ impl Sieve {
     }
 }
 
-/// Whether a text goes on behind what is looked at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    GoesOn,
-    Ended,
+/// What whoever reads a stream may learn by what waits in it.
+#[derive(Debug)]
+struct Doubt {
+    guesser: Guesser,
+    /// Guesses that were none, if what waits turns out to be a secret.
+    open: u32,
 }
 
-/// Looks at a text, of which so much has passed. It is decided up to the first place where a secret begins that its end cuts off.
-fn look(known: &Known, text: &[u8], shown: usize, open: Open, stage: Stage) -> Look {
-    let mut matching = Matching::new(known, text);
-    // More than the longest form in its longest spelling is never the beginning of one.
-    let near = text.len().saturating_sub(known.longest().saturating_mul(SPELLED));
-    let last_line = text.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
-    let is_cut_off = |at: usize, secret: usize, nearly: bool, passed: bool| match stage {
-        Stage::GoesOn => at >= near && (secret >= WRAPPED_MIN || (!passed && at >= last_line)),
-        Stage::Ended => nearly,
-    };
-    let begun = matching.go_on(open.ways);
-    let whole = open.whole.max(begun.whole);
-    let mut ways = matching.take_parked();
-    if begun.cut.is_some_and(|secret| is_cut_off(shown, secret, begun.nearly, true)) {
-        return Look { covered: Vec::new(), passes: shown, open: Open { ways, whole } };
+impl Doubt {
+    /// A look of which may be seen what comes of it.
+    fn look(&mut self, known: &Known, text: &[u8], shown: usize, open: &Open) -> Look {
+        if !self.guesser.is_spent() {
+            let look = look(known, text, shown, open, Stage::GoesOn);
+            if self.counts(&look, shown) {
+                return look;
+            }
+        }
+        look(known, text, shown, open, Stage::Late)
     }
-    let mut covered = Vec::new();
-    let mut at = shown;
-    if let Some(end) = whole {
-        at = end.max(shown);
-        if at > shown {
-            covered.push(shown..at);
+
+    /// Counts the guesses of a look. Gives whether what comes of it may be seen.
+    fn counts(&mut self, look: &Look, shown: usize) -> bool {
+        if look.begins_covered(shown) {
+            self.were_none();
+        } else if look.passes > shown {
+            self.open = 0;
         }
-        // What else began before is interrupted by the mask.
-        ways.clear();
-        matching.forget();
+        if look.missed && !self.guesser.may_see() {
+            return false;
+        }
+        if look.waits {
+            if !self.guesser.may_see() {
+                return false;
+            }
+            self.open += 1;
+        }
+        true
     }
-    let rest = text.get(at..).unwrap_or_default();
-    let passes = if is_escaped(rest) {
-        loop {
-            if at >= text.len() {
-                break at;
-            }
-            let begun = matching.at(at);
-            if begun.cut.is_some_and(|secret| is_cut_off(at, secret, begun.nearly, false)) {
-                break at;
-            }
-            match begun.whole {
-                Some(end) => {
-                    covered.push(at..end);
-                    at = end;
-                    ways.clear();
-                    matching.forget();
-                }
-                None => {
-                    ways.append(&mut matching.take_parked());
-                    at += 1;
-                }
-            }
-        }
-    } else {
-        let tails = known.tails(rest);
-        let nearly = |tail: usize| known.is_nearly_one(rest.get(tail..).unwrap_or_default());
-        let mut cut_off = tails
-            .iter()
-            .map(|tail| tail.at)
-            .filter(|tail| is_cut_off(at + tail, rest.len() - tail, nearly(*tail), false));
-        let mut first = cut_off.next();
-        for found in known.all(rest) {
-            if first.is_some_and(|first| first <= found.start) {
-                break;
-            }
-            while first.is_some_and(|first| first < found.end) {
-                first = cut_off.next();
-            }
-            covered.push(at + found.start..at + found.end);
-            ways.clear();
-        }
-        first.map_or(text.len(), |first| at + first)
-    };
-    ways.sort_unstable();
-    ways.dedup();
-    Look { covered, passes, open: Open { ways, whole: None } }
+
+    /// What waited was a secret.
+    fn were_none(&mut self) {
+        self.guesser.were_none(std::mem::take(&mut self.open));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::matching::STEPS;
-    use crate::screen::Mask;
+    use crate::guesses::{Guesses, MAX_OF_ONE};
+    use crate::matching::{Matching, STEPS};
+    use crate::screen::{Mask, WRAPPED_MIN};
     use crate::secret::Secret;
 
     /// A key whose end may be missing.
@@ -197,6 +157,11 @@ mod tests {
 
     fn screen(key: &str, mask: Mask) -> Screen {
         Screen::new([&Secret::from(key)], mask).unwrap()
+    }
+
+    /// Somebody who has guessed nothing.
+    fn guesser() -> Guesser {
+        Guesses::default().of(0, || {})
     }
 
     /// Nothing more is given away, and all of what is no secret arrives.
@@ -207,7 +172,7 @@ mod tests {
         for (text, shown) in
             [(key.clone(), "*".repeat(key.len())), (format!("{}!", &key[..790]), format!("{}!", &key[..790]))]
         {
-            let mut sieve = screen.sieve();
+            let mut sieve = screen.sieve(guesser());
             let (mut out, mut looks) = (Vec::new(), 0);
             for byte in text.bytes() {
                 out.extend_from_slice(&sieve.push(Bytes::copy_from_slice(&[byte])));
@@ -217,6 +182,172 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&out), shown);
             assert!(looks < MANY_WAIT + 40, "{looks} looks at {} bytes", text.len());
         }
+    }
+
+    /// Somebody who may guess no more.
+    fn spent() -> Guesser {
+        let guesser = guesser();
+        while guesser.may_see() {}
+        guesser
+    }
+
+    /// A key's beginning and how it can be said: so much of it is found out for nothing.
+    fn said() -> Vec<(String, usize)> {
+        let told = crate::public::told(GUESSED.as_bytes());
+        let hexadecimal = GUESSED.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let basic = STANDARD_NO_PAD.encode(GUESSED);
+        let percent = GUESSED.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let lines = GUESSED.chars().map(|c| format!("{c}\r\n")).collect();
+        vec![
+            (GUESSED.to_owned(), told),
+            (hexadecimal, 2 * told),
+            (basic, told * 8 / 6),
+            (percent, 3 * told),
+            (lines, 3 * told),
+        ]
+    }
+
+    const GUESSED: &str = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";
+
+    /// What of each chunk is to be seen: how much of it came, and what.
+    fn seen(screen: &Screen, guesser: &Guesser, chunks: &[&str]) -> Vec<Bytes> {
+        let mut sieve = screen.sieve(guesser.clone());
+        chunks.iter().map(|chunk| sieve.push(Bytes::copy_from_slice(chunk.as_bytes()))).collect()
+    }
+
+    /// Says each beginning of the key, and the same with a wrong end, until both look alike. Streams are left where they are, as an agent
+    /// would that has seen enough.
+    #[test]
+    fn so_many_guesses_are_told_and_no_more() {
+        let screen = screen(GUESSED, Mask::Stars);
+        for (form, told) in said() {
+            let guesser = guesser();
+            let mut learned = 0;
+            for length in told + 1..form.len() - 1 {
+                let right = format!("you said: {}", &form[..length]);
+                let wrong = format!("you said: {}~", &form[..length - 1]);
+                let before = learned;
+                for _ in 0..4 {
+                    let (right, wrong) =
+                        (seen(&screen, &guesser, &[&right]), seen(&screen, &guesser, &[&wrong]));
+                    learned += u32::from(right[0].len() != wrong[0].len());
+                }
+                assert!(learned > before || guesser.is_spent(), "{length} of {form} is a guess");
+            }
+            assert!((1..=MAX_OF_ONE).contains(&learned), "{learned} of {form}");
+        }
+    }
+
+    /// Nor does it help to say the wrong ones only, or to grow a right one by and by.
+    #[test]
+    fn each_look_is_a_guess_right_or_wrong() {
+        let screen = screen(GUESSED, Mask::Stars);
+        for (form, told) in said() {
+            let grown: Vec<&str> = (told..told + 4).map(|at| &form[at..=at]).collect();
+            for chunks in [
+                vec![format!("{}~", &form[..told])],
+                vec![format!("{}~ and so on", &form[..told])],
+                vec![form[..=told].to_owned()],
+                vec![form[..2].to_owned(), format!("{}~", &form[2..=told])],
+                [vec![form[..told].to_owned()], grown.iter().map(|one| (*one).to_owned()).collect()].concat(),
+            ] {
+                let (guesses, chunks) =
+                    (Guesses::default(), chunks.iter().map(String::as_str).collect::<Vec<_>>());
+                let guesser = guesses.of(1, || {});
+                let looks = chunks.len().saturating_sub(2).max(1);
+                for stream in 1..=MAX_OF_ONE as usize / looks {
+                    seen(&screen, &guesser, &chunks);
+                    assert!(guesses.kept().seen() as usize >= stream * looks, "{stream} times {chunks:?}");
+                }
+            }
+        }
+    }
+
+    /// What isn't told for nothing isn't told by when the last guess was counted either: a right one costs what a wrong one does.
+    #[test]
+    fn a_right_guess_costs_what_a_wrong_one_does() {
+        let screen = screen(GUESSED, Mask::Stars);
+        for (form, told) in said() {
+            for behind in ["", "~", "~ and so on\n", " ".repeat(100).as_str(), "%", "\n", "&#1"] {
+                let cost = |guess: &str| {
+                    let guesses = Guesses::default();
+                    seen(&screen, &guesses.of(1, || {}), &[&format!("{guess}{behind}")]);
+                    guesses.kept().seen()
+                };
+                let (right, wrong) = (cost(&form[..told + 4]), cost(&format!("{}~~~~", &form[..told])));
+                // So far from a text's end nothing waits, and nothing is counted.
+                let counted = u32::from(behind.len() < 100);
+                assert!(right == wrong && right >= counted, "{form} {behind:?}: {right}, {wrong}");
+            }
+        }
+    }
+
+    /// What other work says, and what is masked, is no guess.
+    #[test]
+    fn honest_streams_make_no_guess() {
+        let screen = screen(GUESSED, Mask::Stars);
+        let guesses = Guesses::default();
+        let short = |text: &str| text[..crate::public::told(GUESSED.as_bytes()) - 1].to_owned();
+        for text in [
+            "tokens begin with ghp_, such as ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+            "ghp_ ghp_ ghp_",
+            "data: {\"delta\":\"ghp_\"}\n\n",
+            "g",
+            &short(GUESSED),
+        ] {
+            for cut in 0..text.len() {
+                seen(&screen, &guesses.of(1, || {}), &[&text[..cut], &text[cut..]]);
+            }
+        }
+        for (form, _) in said() {
+            for cut in 0..form.len() {
+                let mut sieve = screen.sieve(guesses.of(1, || {}));
+                for chunk in ["you said: ", &form[..cut], &form[cut..], ", or did you?"] {
+                    let _ = sieve.push(Bytes::copy_from_slice(chunk.as_bytes()));
+                }
+                assert!(!String::from_utf8_lossy(&sieve.finish()).contains('~'));
+            }
+        }
+        assert_eq!(guesses.kept().seen(), 0);
+    }
+
+    /// From what comes when nothing is learned: it is the same whatever the text is.
+    #[test]
+    fn a_spent_one_sees_lengths_alone() {
+        let screen = screen(GUESSED, Mask::Stars);
+        let longest = screen.known().unwrap().longest() * crate::spelling::SPELLED;
+        for (form, _) in said() {
+            for length in 1..form.len() - 1 {
+                for before in [0, longest - 1, longest + 300] {
+                    let before = " ".repeat(before);
+                    let right = [&before, &form[..length], "x", " y\n", &form[..length], "%", " z"];
+                    let wrong = right.map(|chunk| "~".repeat(chunk.len()));
+                    let lengths = |chunks: &[&str]| -> Vec<usize> {
+                        seen(&screen, &spent(), chunks).iter().map(Bytes::len).collect()
+                    };
+                    assert_eq!(
+                        lengths(&right),
+                        lengths(&wrong.each_ref().map(String::as_str)),
+                        "{form} {length}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// What waits for nothing is late, and there at last.
+    #[test]
+    fn a_spent_ones_stream_is_late_by_a_bounded_part_of_it() {
+        let screen = screen(GUESSED, Mask::Stars);
+        let most = screen.known().unwrap().longest() * crate::spelling::SPELLED;
+        let mut sieve = screen.sieve(spent());
+        let mut came = 0;
+        for chunk in 1..2000 {
+            came += sieve.push(Bytes::from_static(b"data: some words\n\n")).len();
+            let late = chunk * 18 - came;
+            assert!(late <= most + most / SELDOM + 18, "{late} of {}", chunk * 18);
+        }
+        assert_eq!(came + sieve.finish().len(), 1999 * 18);
     }
 
     /// What a byte costs doesn't grow with what came before it, whatever that is, a byte a chunk.
@@ -243,14 +374,16 @@ mod tests {
             many("", "ghp_0123\n"),
             many("", &key[..700]),
         ] {
-            let mut sieve = screen.sieve();
-            STEPS.set(0);
-            for byte in text.bytes() {
-                let _ = sieve.push(Bytes::copy_from_slice(&[byte]));
+            for who in [guesser(), spent()] {
+                let mut sieve = screen.sieve(who);
+                STEPS.set(0);
+                for byte in text.bytes() {
+                    let _ = sieve.push(Bytes::copy_from_slice(&[byte]));
+                }
+                let _ = sieve.finish();
+                let each = STEPS.get() / text.len();
+                assert!(each < A_BYTE, "{each} steps a byte of {:?}", &text[..20]);
             }
-            let _ = sieve.finish();
-            let each = STEPS.get() / text.len();
-            assert!(each < A_BYTE, "{each} steps a byte of {:?}", &text[..20]);
         }
     }
 
@@ -268,7 +401,7 @@ mod tests {
             while at < text.len() {
                 let begun = matching.at(at);
                 let waits = |secret| match stage {
-                    Stage::GoesOn => secret >= WRAPPED_MIN || at >= last_line,
+                    Stage::GoesOn | Stage::Late => secret >= WRAPPED_MIN || at >= last_line,
                     Stage::Ended => begun.nearly,
                 };
                 if begun.cut.is_some_and(waits) {
@@ -288,10 +421,12 @@ mod tests {
         out
     }
 
-    fn through(screen: &Screen, chunks: &[&[u8]]) -> Vec<u8> {
-        let mut sieve = screen.sieve();
+    /// For somebody `who` is another one with each chunk.
+    fn through(screen: &Screen, who: fn() -> Guesser, chunks: &[&[u8]]) -> Vec<u8> {
+        let mut sieve = screen.sieve(who());
         let mut out: Vec<u8> = Vec::new();
         for chunk in chunks {
+            sieve.doubt.guesser = who();
             out.extend_from_slice(&sieve.push(Bytes::copy_from_slice(chunk)));
         }
         out.extend_from_slice(&sieve.finish());
@@ -359,8 +494,15 @@ mod tests {
             cuts.sort_unstable();
             let chunks: Vec<&[u8]> = cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
             let screen = screen(LONG, Mask::Stars);
-            let (ours, wanted) = (through(&screen, &chunks), obvious(&screen, &chunks));
+            let wanted = obvious(&screen, &chunks);
+            let ours = through(&screen, guesser, &chunks);
             prop_assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&wanted), "{:?}", text);
+            // What comes late is the same, but that more of it is still there to be covered.
+            let late = through(&screen, spent, &chunks);
+            prop_assert_eq!(late.len(), wanted.len());
+            for ((late, wanted), said) in late.iter().zip(&wanted).zip(text.bytes()) {
+                prop_assert!(*late == b'*' || (*late == said && *wanted == said), "{:?}", text);
+            }
         }
     }
 }

@@ -65,7 +65,9 @@ impl Character {
 
 /// Whether a text has a byte that has more than one reading.
 pub(crate) fn is_escaped(text: &[u8]) -> bool {
-    text.iter().any(|byte| is_special(*byte))
+    // So many at a time, without a branch for each.
+    const AT_A_TIME: usize = 64;
+    text.chunks(AT_A_TIME).any(|bytes| bytes.iter().fold(false, |any, byte| any | is_special(*byte)))
 }
 
 /// Whether a byte may be more than itself.

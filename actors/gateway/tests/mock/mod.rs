@@ -157,6 +157,7 @@ pub enum Told {
     Admitted { provider: String, route: String },
     Refused { code: &'static str, status: u16, provider: Option<String> },
     FirstByte,
+    Guessed,
     Finished { provider: String, route: String, code: u16, tokens: Tokens, complete: bool },
 }
 
@@ -181,6 +182,9 @@ impl Ledger for Book {
             status: refusal.status.as_u16(),
             provider: exchange.provider.as_ref().map(ToString::to_string),
         });
+    }
+    fn guessed(&self, _: &Exchange) {
+        self.told.lock().unwrap().push(Told::Guessed);
     }
     fn first_byte(&self, _: &Exchange, _: Duration) {
         self.told.lock().unwrap().push(Told::FirstByte);
@@ -216,6 +220,7 @@ pub fn house(protocol: Protocol, section: &str) -> House {
         ledger: book.clone(),
         scrub: Arc::new(|text: &str| text.replace("hunter2hunter2", "[REDACTED:known]")),
         credentials: Credentials::new([("env:KEY".to_owned(), Secret::new(KEY.as_bytes().to_vec()))]),
+        guesses: redactor::Guesses::default(),
     };
     let gateway = Gateway::new(deps);
     let inference: Inference = serde_json::from_str(section).unwrap();

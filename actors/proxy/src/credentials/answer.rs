@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use redactor::{Mask, RedactorError, Screen, Secret, Sieve};
+use redactor::{Guesser, Mask, RedactorError, Screen, Secret, Sieve};
 
 use crate::body::BoxError;
 
@@ -27,15 +27,22 @@ const UNSEARCHABLE: [&str; 7] = [
     "connect-accept-encoding",
 ];
 
-/// What keeps credentials out of answers. Cheap to clone.
+/// What is searched for. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Guard {
+pub(super) struct Values {
     screen: Screen,
     /// Names of header fields come in small letters.
     names: Screen,
 }
 
-impl Guard {
+/// What keeps credentials out of one answer, and whoever reads it from guessing them. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    values: Values,
+    guesser: Guesser,
+}
+
+impl Values {
     pub(super) fn new<'s>(values: impl Iterator<Item = &'s Secret>) -> Result<Self, RedactorError> {
         let values: Vec<&Secret> = values.collect();
         let small: Vec<Secret> =
@@ -43,6 +50,13 @@ impl Guard {
         Ok(Self { screen: Screen::new(values, Mask::Stars)?, names: Screen::new(&small, Mask::Stars)? })
     }
 
+    /// For an answer that this one reads.
+    pub(super) fn kept_from(&self, guesser: Guesser) -> Guard {
+        Guard { values: self.clone(), guesser }
+    }
+}
+
+impl Guard {
     /// Makes a request ask for an answer that can be searched.
     pub(crate) fn asks_in_clear(headers: &mut HeaderMap) {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -63,26 +77,35 @@ impl Guard {
 
     /// Masks values in header fields (also of trailers). A field with one in its name is taken off.
     pub(crate) fn headers(&self, headers: &mut HeaderMap) {
-        let named: Vec<HeaderName> =
-            headers.keys().filter(|name| self.names.finds(name.as_str().as_bytes())).cloned().collect();
+        let named: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| self.values.names.finds(name.as_str().as_bytes()))
+            .cloned()
+            .collect();
         for name in named {
             headers.remove(name);
         }
         for value in headers.values_mut() {
-            if let Some(masked) = self.screen.masked(value.as_bytes()) {
+            if let Some(masked) = self.values.screen.masked(value.as_bytes()) {
                 *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static(""));
             }
         }
     }
 
-    /// The search itself, for streams that are no HTTP body.
-    pub(crate) fn screen(&self) -> &Screen {
-        &self.screen
+    /// For tests of what isn't a credential's doing.
+    #[cfg(test)]
+    pub(crate) fn for_tests(values: &[Secret], guesser: Guesser) -> Self {
+        Values::new(values.iter()).expect("few values").kept_from(guesser)
+    }
+
+    /// The search itself, for one stream.
+    pub(crate) fn sieve(&self) -> Sieve {
+        self.values.screen.sieve(self.guesser.clone())
     }
 
     /// An answer's body, searched.
     pub(crate) fn body<B>(&self, inner: B) -> Screened<B> {
-        Screened { inner, guard: self.clone(), sieve: self.screen.sieve(), trailers: None }
+        Screened { inner, guard: self.clone(), sieve: self.sieve(), trailers: None }
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use policy::{Binary, Caller, CanonicalPath, Denial, Destination, HostPattern, Layer, PathPattern};
-use redactor::{RedactorError, Reference, SCREEN_MIN, Secret};
+use redactor::{Guesser, RedactorError, Reference, SCREEN_MIN, Secret};
 use smol_str::SmolStr;
 
 pub(crate) use answer::Guard;
@@ -37,7 +37,7 @@ use crate::verdict::Permitted;
 #[derive(Default)]
 pub struct Credentials {
     book: BTreeMap<Arc<str>, Held>,
-    guard: Option<Guard>,
+    values: Option<answer::Values>,
 }
 
 struct Held {
@@ -86,11 +86,11 @@ impl Credentials {
             Self::fits(name, &value)?;
             book.insert(Arc::from(name), Held { value, uses: uses.into() });
         }
-        let guard = match book.is_empty() {
+        let values = match book.is_empty() {
             true => None,
-            false => Some(Guard::new(book.values().map(|held: &Held| &held.value))?),
+            false => Some(answer::Values::new(book.values().map(|held: &Held| &held.value))?),
         };
-        Ok(Self { book, guard })
+        Ok(Self { book, values })
     }
 
     /// Whether a key can be kept out of answers.
@@ -109,9 +109,10 @@ impl Credentials {
 
     /// What keeps the values out of answers, where `to` is a place that may be told one. A value that was left with a server
     /// comes back in answers to other requests, so the place counts and not the request.
-    pub(crate) fn guard(&self, to: &Destination) -> Option<&Guard> {
+    pub(crate) fn guard(&self, to: &Destination, reader: impl FnOnce() -> Guesser) -> Option<Guard> {
         let told = |held: &Held| held.uses.iter().any(|place| place.is_at(to));
-        self.guard.as_ref().filter(|_| self.book.values().any(told))
+        let values = self.values.as_ref().filter(|_| self.book.values().any(told))?;
+        Some(values.kept_from(reader()))
     }
 
     /// The value of `name`, for a request that may carry it.

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
-use crate::answer::Refusal;
+use crate::answer::{Known, Refusal};
 use crate::body::{Body, full};
 use crate::caller::Unjudged;
 use crate::conn::{Deps, LocalService};
@@ -77,6 +77,7 @@ impl Bed {
             journal: Arc::clone(&journal) as Arc<dyn Journal>,
             local: Arc::new(Local),
             credentials: Arc::new(credentials),
+            guesses: redactor::Guesses::default(),
         });
         let mut accepting = Vec::new();
         let mut listen = |kind| {
@@ -364,6 +365,10 @@ impl Journal for Recorded {
 
     fn port_refused(&self, destination: &SocketAddr, _: &str, _: u64) {
         self.lines.lock().unwrap().push(format!("refused {destination}"));
+    }
+
+    fn guessed(&self, known: &Known) {
+        self.lines.lock().unwrap().push(format!("guessed {}", known.path.as_deref().unwrap_or("-")));
     }
 
     fn finished(&self, finished: &Finished) {

@@ -176,6 +176,11 @@ pub fn redactions(kind: &str, count: u64) {
     counter!(names::REDACTIONS, "kind" => kind.to_owned()).increment(count);
 }
 
+/// An agent may guess at credentials no more.
+pub fn guesses_spent() {
+    counter!(names::GUESSES_SPENT).increment(1);
+}
+
 /// Whether a control is missing here, under `enforcement: best-effort`.
 pub fn control_missing(control: &'static str, missing: bool) {
     gauge!(names::CONTROL_MISSING, "control" => control).set(f64::from(u8::from(missing)));

@@ -53,6 +53,7 @@ pub(super) const INFERENCE_REQUESTS: &str = "cofferdam_inference_requests_total"
 pub(super) const INFERENCE_TOKENS: &str = "cofferdam_inference_tokens_total";
 pub(super) const INFERENCE_FIRST_BYTE: &str = "cofferdam_inference_first_byte_seconds";
 pub(super) const REDACTIONS: &str = "cofferdam_redactions_total";
+pub(super) const GUESSES_SPENT: &str = "cofferdam_guesses_spent_total";
 pub(super) const CONTROL_MISSING: &str = "cofferdam_control_missing";
 pub(super) const AUDIT_RECORDS: &str = "cofferdam_audit_records_total";
 pub(super) const AUDIT_REFUSED: &str = "cofferdam_audit_refused_total";
@@ -115,6 +116,12 @@ pub const TABLE: &[Metric] = &[
         "Time from a model request to the first byte of its answer.",
     ),
     metric(REDACTIONS, Kind::Counter, &["kind"], "Secrets masked in output, logs and records, by kind."),
+    metric(
+        GUESSES_SPENT,
+        Kind::Counter,
+        &[],
+        "Agents that guessed at credentials so often that answers come late to them.",
+    ),
     metric(
         CONTROL_MISSING,
         Kind::Gauge,

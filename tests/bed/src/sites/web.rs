@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /echo                 the request as JSON        /bytes/N         N bytes of the pattern
+//! /pieces               a body as the answer's, sent in pieces, of which each `|` ends one
 //! /upload               counts and checks a body   /sse?n=&every=   server-sent ticks, every in ms; with until=MARKER no
 //!                                                                  fewer, and on until the recorder lets that end
 //! /ws                   WebSocket echo             /ws/ticks?every= WebSocket that ticks by itself
@@ -38,6 +39,7 @@ pub async fn answer(request: Request<Incoming>, visit: &Visit<'_>) -> Response<B
     let milliseconds = |name, default| Duration::from_millis(number(query, name, default));
     match path.as_str() {
         "/echo" => echo(request, visit).await,
+        "/pieces" => pieces(request, visit).await,
         "/upload" => upload(request.into_body()).await,
         "/sse" => {
             let until = parameter(query, "until").map(str::to_owned);
@@ -89,6 +91,19 @@ async fn echo(request: Request<Incoming>, visit: &Visit<'_>) -> Response<Body> {
         "body": String::from_utf8_lossy(&body),
     });
     json(200, &shown)
+}
+
+async fn pieces(request: Request<Incoming>, visit: &Visit<'_>) -> Response<Body> {
+    let Some(body) = visit.read(request.into_body()).await else {
+        return respond(400, "text/plain", "broken body\n");
+    };
+    stream("text/plain", None, move |mut sender| async move {
+        for piece in body.split(|byte| *byte == b'|') {
+            if sender.send_data(Bytes::copy_from_slice(piece)).await.is_err() {
+                return;
+            }
+        }
+    })
 }
 
 async fn upload(mut body: Incoming) -> Response<Body> {

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use redactor::{Screen, Sieve};
+use redactor::Sieve;
 
 use super::frames::MAX_CONTROL_BYTES;
 use crate::credentials::Guard;
@@ -37,7 +37,7 @@ const MAX_ENDS: usize = 16 * 1024;
 
 impl Answers {
     pub(super) fn new(guard: Option<&Guard>) -> Self {
-        Self { frames: Boundary::default(), search: guard.map(|guard| Search::new(guard.screen())) }
+        Self { frames: Boundary::default(), search: guard.map(Search::new) }
     }
 
     /// Whether all that came went on, up to the end of a frame.
@@ -103,8 +103,8 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn new(screen: &Screen) -> Self {
-        Self { sieve: screen.sieve(), waiting: VecDeque::new() }
+    fn new(guard: &Guard) -> Self {
+        Self { sieve: guard.sieve(), waiting: VecDeque::new() }
     }
 
     fn push(&mut self, raw: &mut Raw, span: Range<u64>) {
@@ -116,10 +116,10 @@ impl Gathered {
     }
 
     /// No more belongs to them: covers also what is nearly a value.
-    fn end(&mut self, raw: &mut Raw, screen: &Screen) {
+    fn end(&mut self, raw: &mut Raw, guard: &Guard) {
         let decided = self.sieve.finish();
         self.settle(raw, &decided);
-        *self = Self::new(screen);
+        *self = Self::new(guard);
     }
 
     /// Puts what is decided where it came from: a value is as long there as its cover.
@@ -144,7 +144,7 @@ impl Gathered {
 }
 
 struct Search {
-    screen: Screen,
+    guard: Guard,
     raw: Raw,
     /// What went on last.
     out: BytesMut,
@@ -157,19 +157,19 @@ struct Search {
 }
 
 impl Search {
-    fn new(screen: &Screen) -> Self {
+    fn new(guard: &Guard) -> Self {
         Self {
-            screen: screen.clone(),
+            guard: guard.clone(),
             raw: Raw::default(),
             out: BytesMut::new(),
             ends: VecDeque::new(),
-            message: Gathered::new(screen),
-            control: Gathered::new(screen),
+            message: Gathered::new(guard),
+            control: Gathered::new(guard),
         }
     }
 
     fn pass(&mut self, frames: &mut Boundary, bytes: &[u8]) -> Result<Passing<'_>, Unsearchable> {
-        let Self { screen, raw, message, control, ends, .. } = self;
+        let Self { guard, raw, message, control, ends, .. } = self;
         let base = raw.end();
         raw.bytes.extend_from_slice(bytes);
         let mut readable = true;
@@ -183,9 +183,9 @@ impl Search {
                 readable &= head.is_searchable();
                 ends.push_back(base + at as u64);
                 if head.is_control() {
-                    control.end(raw, screen);
+                    control.end(raw, guard);
                 } else if head.is_last() {
-                    message.end(raw, screen);
+                    message.end(raw, guard);
                 }
             }
         });
@@ -303,15 +303,18 @@ impl Boundary {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use redactor::{Mask, Secret};
+    use redactor::{Guesses, Secret};
 
     use super::*;
 
     const KEY: &str = "key-0123456789abcdef";
 
+    fn searched_for(secrets: &[Secret], guesses: &Guesses) -> Answers {
+        Answers::new(Some(&Guard::for_tests(secrets, guesses.of(1, || {}))))
+    }
+
     fn searched() -> Answers {
-        let screen = Screen::new([&Secret::from(KEY)], Mask::Stars).unwrap();
-        Answers { frames: Boundary::default(), search: Some(Search::new(&screen)) }
+        searched_for(&[Secret::from(KEY)], &Guesses::default())
     }
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -379,8 +382,7 @@ mod tests {
     #[test]
     fn of_two_values_that_begin_alike_the_longer_is_found() {
         let secrets = [&KEY[..12], KEY].map(Secret::from);
-        let screen = Screen::new(&secrets, Mask::Stars).unwrap();
-        let mut answers = Answers { frames: Boundary::default(), search: Some(Search::new(&screen)) };
+        let mut answers = searched_for(&secrets, &Guesses::default());
         let mut out = answers.pass(&frame(0x01, &KEY.as_bytes()[..14])).unwrap().bytes.to_vec();
         out.extend_from_slice(answers.pass(&frame(0x80, &KEY.as_bytes()[14..])).unwrap().bytes);
         assert_eq!(out.iter().filter(|byte| **byte == b'*').count(), KEY.len());
@@ -401,6 +403,30 @@ mod tests {
             assert!(stars >= KEY.len() - 3, "{cut}: {}", String::from_utf8_lossy(&out));
             assert!(out.ends_with(b" .") && answers.between());
         }
+    }
+
+    /// In fragments, in control frames between them, on one connection or on many: what waits tells a few times how a value begins.
+    #[test]
+    fn fragments_tell_little_of_how_a_value_begins() {
+        let guesses = Guesses::default();
+        let said = |text: &str, first: u8| {
+            let frames = [frame(first, format!("you said {text}").as_bytes()), frame(0x89, b"ping")].concat();
+            let mut answers = searched_for(&[Secret::from(KEY)], &guesses);
+            answers.pass(&frames).unwrap().bytes.len()
+        };
+        let mut told = 0;
+        for turn in 0..100 {
+            let (right, wrong) = (said(&KEY[..12], 0x01), said("key-0123456~", 0x02));
+            told += u32::from(right != wrong);
+            assert!(turn > 0 || told == 1, "the control: at first they differ");
+        }
+        assert!(told <= redactor::guesses::MAX_OF_ONE, "{told}");
+        assert_eq!(said(&KEY[..12], 0x01), said("~~~~~~~~~~~~", 0x01));
+        // A message that is whole comes as before, and a value in it is covered.
+        let mut answers = searched_for(&[Secret::from(KEY)], &guesses);
+        let whole = [frame(0x81, b"and on"), frame(0x81, KEY.as_bytes())].concat();
+        let out = answers.pass(&whole).unwrap().bytes.to_vec();
+        assert_eq!(out, [frame(0x81, b"and on"), frame(0x81, &[b'*'; 20])].concat());
     }
 
     #[test]
