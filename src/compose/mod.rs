@@ -69,7 +69,7 @@ pub fn main() -> u8 {
         return REFUSED;
     }
     agent::own::share_heaps();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let threads = processors().min(THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let result = runtime.map_err(Refused::from).and_then(|runtime| {
         // On a worker: what it starts is then mostly run by the same thread, where this one would wake another each time.
@@ -86,6 +86,15 @@ pub fn main() -> u8 {
             REFUSED
         }
     }
+}
+
+/// Those that this process may run on. `available_parallelism` would read a dozen files of control groups besides, whose quota a few idle threads
+/// don't burst.
+fn processors() -> usize {
+    use nix::sched::{CpuSet, sched_getaffinity};
+    let own = sched_getaffinity(nix::unistd::Pid::from_raw(0));
+    let count = |set: CpuSet| (0..CpuSet::count()).filter(|n| set.is_set(*n).unwrap_or(false)).count();
+    own.map_or(1, count).max(1)
 }
 
 async fn supervise() -> Result<(), Refused> {

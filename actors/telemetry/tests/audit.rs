@@ -329,14 +329,23 @@ async fn what_was_taken_ahead_goes_back_at_the_end() {
     use std::os::unix::fs::MetadataExt;
     const MUCH: u64 = 1 << 20;
     let state = tempfile::tempdir().unwrap();
-    let log = open(state.path(), Options::default());
-    let writer = writing(&log);
-    let record = async || {
+    let taken = || fs::metadata(state.path().join(LOG_NAME)).unwrap().blocks() * 512;
+    let kept = async |log: &AuditLog| {
         log.sink().record(event(0)).unwrap();
         assert!(log.flush(PATIENCE).await);
-        fs::metadata(state.path().join(LOG_NAME)).unwrap().blocks() * 512
+        taken()
     };
-    assert!(record().await < MUCH, "not for a single batch");
+    let short = open(state.path(), Options { ahead_after: PATIENCE * 10, ..Options::default() });
+    let writer = writing(&short);
+    for _ in 0..3 {
+        assert!(kept(&short).await < MUCH, "not for a short run");
+    }
+    writer.abort();
+    let _ = writer.await;
+    drop(short);
+    let log = open(state.path(), Options { ahead_after: Duration::ZERO, ..Options::default() });
+    let writer = writing(&log);
+    let record = async || kept(&log).await;
     if record().await < MUCH {
         eprintln!("skipped: this filesystem takes no disk ahead");
         return;
@@ -344,6 +353,29 @@ async fn what_was_taken_ahead_goes_back_at_the_end() {
     log.ends();
     for _ in 0..3 {
         assert!(record().await < MUCH, "it kept what it had taken");
+    }
+    assert!(verify(state.path()).unwrap().intact());
+    writer.abort();
+}
+
+/// Also of a log that gets no more records: whoever fills the disk later leaves it that.
+#[tokio::test]
+async fn disk_is_taken_ahead_in_time_though_nothing_is_recorded() {
+    use std::os::unix::fs::MetadataExt;
+    const MUCH: u64 = 1 << 20;
+    let state = tempfile::tempdir().unwrap();
+    let probe = fs::File::create(state.path().join("probe")).unwrap();
+    let flags = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    if nix::fcntl::fallocate(&probe, flags, 0, 4096).is_err() {
+        eprintln!("skipped: this filesystem takes no disk ahead");
+        return;
+    }
+    let log = open(state.path(), Options { ahead_after: Duration::from_millis(20), ..Options::default() });
+    let writer = writing(&log);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while fs::metadata(state.path().join(LOG_NAME)).unwrap().blocks() * 512 < MUCH {
+        assert!(tokio::time::Instant::now() < deadline, "nothing is taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(verify(state.path()).unwrap().intact());
     writer.abort();
@@ -365,7 +397,8 @@ fn a_disk_that_others_fill_takes_records_all_the_same() {
 #[ignore = "run by the test above, on its disk"]
 async fn on_a_disk_that_is_full() {
     let state = Path::new("/mnt");
-    let options = Options { rotation: Rotation { bytes: 2 << 20, keep: 100 }, ..Options::default() };
+    let rotation = Rotation { bytes: 2 << 20, keep: 100 };
+    let options = Options { rotation, ahead_after: Duration::ZERO, ..Options::default() };
     written(state, 10, options.clone()).await;
     let log = open(state, options);
     let writer = writing(&log);

@@ -5,6 +5,7 @@
 //! as before; that is never an error.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -34,7 +35,8 @@ pub(super) enum Taken {
 impl Ahead {
     /// Gives back what lies beyond `length`, and takes no more. That it can't harms nobody.
     pub(super) fn give_back(&mut self, file: &File, length: u64) {
-        if (1..u64::MAX).contains(&self.until) {
+        // Or what one that was killed had taken.
+        if (1..u64::MAX).contains(&self.until) || has_more(file, length) {
             let _ = file.set_len(length);
         }
         self.until = u64::MAX;
@@ -75,6 +77,11 @@ impl Ahead {
     }
 }
 
+/// Whether a file has much more disk than so many bytes need.
+fn has_more(file: &File, length: u64) -> bool {
+    file.metadata().is_ok_and(|found| found.blocks().saturating_mul(512) > length.saturating_add(AHEAD / 4))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may stop")]
@@ -104,5 +111,10 @@ mod tests {
         ahead.give_back(&file, 0);
         assert_eq!((taken(), ahead.keep(&file, 0)), (0, Taken::Enough));
         assert_eq!(taken(), 0, "nothing is taken again");
+        // Nor does what one that was killed had taken stay.
+        let _ = Ahead::default().keep(&file, 0);
+        assert!(taken() >= AHEAD);
+        Ahead::default().give_back(&file, 0);
+        assert_eq!(taken(), 0);
     }
 }

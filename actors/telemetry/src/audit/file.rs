@@ -65,6 +65,8 @@ pub(crate) struct AuditFile {
     rotate_at: u64,
     /// Disk that it has taken beyond its end.
     ahead: Ahead,
+    /// Whether it does, from record to record.
+    keeps_ahead: bool,
     /// The first record of this file.
     first: u64,
     tip: Tip,
@@ -145,6 +147,7 @@ impl AuditFile {
             length,
             rotate_at: rotation.bytes,
             ahead: Ahead::default(),
+            keeps_ahead: false,
             first,
             tip,
             head,
@@ -187,8 +190,7 @@ impl AuditFile {
     /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are redacted afterwards.
     pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<(), AuditError> {
         self.rotate()?;
-        // Not for the few records of a short run.
-        if self.length > 0 {
+        if self.keeps_ahead {
             let _ = self.ahead.keep(&self.file, self.length);
         }
         let (lines, tip) = self.draw_up(batch, redactor)?;
@@ -233,6 +235,11 @@ impl AuditFile {
     #[cfg(test)]
     pub(super) fn make_head_read_only(&mut self) {
         self.head = File::open(self.directory.join(HEAD_NAME)).unwrap();
+    }
+
+    /// From the next record on disk is taken before records need it.
+    pub(crate) fn keep_ahead(&mut self) {
+        self.keeps_ahead = true;
     }
 
     /// Gives back the disk that was taken for records that won't come any more.

@@ -63,7 +63,7 @@ pub fn troubles(directory: &Path) -> Vec<(u64, Trouble)> {
 
 /// A new file with each batch of ten records.
 pub fn one_file_each_ten(keep: usize) -> Options {
-    Options { rotation: Rotation { bytes: 2000, keep }, queue: 10 }
+    Options { rotation: Rotation { bytes: 2000, keep }, queue: 10, ..Options::default() }
 }
 
 /// Runs one of the ignored tests by a program that makes what it needs.
