@@ -129,6 +129,12 @@ impl Asleep {
         }
     }
 
+    /// Whether a process's table is known, and so costs a look nothing.
+    pub(super) fn is_known(&self, pid: i32) -> bool {
+        let is_still = |known: &Known| known.turns.count().is_ok_and(|count| count == known.count);
+        self.known.get(&pid).is_some_and(|known| known.sockets.is_some() && is_still(known))
+    }
+
     fn meet(&mut self, proc: BorrowedFd<'_>, pid: i32) {
         if self.known.len() >= MAX_KNOWN {
             return;
@@ -264,13 +270,16 @@ mod tests {
         let pid = child.id() as i32;
         assert_eq!(ask(&mut all, pid, 7), Table::Unknown, "nobody knows it yet");
         wake(&mut child);
+        assert!(!all.is_known(pid));
         remembered(&mut all, pid, &[9, 7, 8]);
+        assert!(all.is_known(pid));
         for (inode, expected) in
             [(6, Table::HoldsNone), (7, Table::Unknown), (8, Table::Unknown), (10, Table::HoldsNone)]
         {
             assert_eq!(ask(&mut all, pid, inode), expected, "{inode}");
         }
         wake(&mut child);
+        assert!(!all.is_known(pid), "it has run");
         assert_ne!(ask(&mut all, pid, 6), Table::HoldsNone, "it has run");
         // Whoever runs while its table is read is not remembered.
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -3,8 +3,10 @@
 //! What the kernel does when memory is used up: of the agent that has most, the greatest process is ended, and the next, until looks come to
 //! an end again; one that floods again and again loses all, and its supervision judges whether it is started again. An agent that is alone in its sandbox takes it from nobody but itself, and is left in peace. Whose a process is, is told by
 //! [`super::birthmark`]; processes that may be several agents' have seen to that themselves, and count as one agent more.
-//! Must never end a process for what another agent has open.
+//! What sleeping processes have open costs a look nothing ([`super::asleep`]), and is held against nobody. Must never end a process for what another
+//! agent has open.
 
+use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
 use super::process::{Opened, pids};
 use crate::protocol::Event;
@@ -42,7 +44,7 @@ impl Floods {
     }
 }
 
-/// A process with descriptors.
+/// A process with the descriptors that looks go through.
 struct Owner {
     pid: i32,
     process: Opened,
@@ -50,11 +52,27 @@ struct Owner {
     descriptors: usize,
 }
 
+impl Owner {
+    /// Of an agent's process; nothing of one that is gone, or was never marked: init, and who has yet to execute its program.
+    fn of(proc: &File, pid: i32, birthmarks: &Birthmarks, asleep: &Asleep) -> Option<Self> {
+        let process = Opened::open(proc.as_fd(), pid).ok()?;
+        let whose = birthmarks.of_process(&process)?;
+        let descriptors = if asleep.is_known(pid) { 0 } else { count(proc, pid).unwrap_or_default() };
+        Some(Self { pid, process, whose, descriptors })
+    }
+}
+
 /// Ends the greatest processes of the agent that has most open, where there is another agent. What was ended; nothing where nobody can be
 /// told apart.
-pub(super) fn stem(proc: &File, birthmarks: &Birthmarks, floods: &mut Floods) -> io::Result<Vec<Event>> {
+pub(super) fn stem(
+    proc: &File,
+    birthmarks: &Birthmarks,
+    asleep: &Asleep,
+    floods: &mut Floods,
+) -> io::Result<Vec<Event>> {
     let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)?.unwrap_or_default();
-    let owners: Vec<Owner> = all.into_iter().filter_map(|pid| owner(proc, pid, birthmarks)).collect();
+    let owner = |pid| Owner::of(proc, pid, birthmarks, asleep);
+    let owners: Vec<Owner> = all.into_iter().filter_map(owner).collect();
     let mut by_agent: BTreeMap<Option<u32>, usize> = BTreeMap::new();
     for owner in &owners {
         *by_agent.entry(agent_of(&owner.whose)).or_default() += owner.descriptors;
@@ -63,9 +81,9 @@ pub(super) fn stem(proc: &File, birthmarks: &Birthmarks, floods: &mut Floods) ->
     let Some((agent, of_agent)) = greatest.filter(|_| by_agent.len() > 1) else { return Ok(Vec::new()) };
     let others: usize = by_agent.values().sum::<usize>() - of_agent;
     let left = match floods.is_too_many(*agent, Instant::now()) {
-        true => 0,
+        true => None,
         // Its share it keeps, whatever the others have.
-        false => LEFT.saturating_sub(others).max(LEFT / by_agent.len()),
+        false => Some(LEFT.saturating_sub(others).max(LEFT / by_agent.len())),
     };
     let ended = end_down_to(left, *of_agent, owners, *agent);
     let name = agent.and_then(|number| birthmarks.name(number)).unwrap_or_default().to_owned();
@@ -75,13 +93,18 @@ pub(super) fn stem(proc: &File, birthmarks: &Birthmarks, floods: &mut Floods) ->
         .collect())
 }
 
-/// Ends processes of this agent, the greatest first, until no more than this is left of what it has open.
-fn end_down_to(left: usize, mut open: usize, owners: Vec<Owner>, agent: Option<u32>) -> Vec<(i32, usize)> {
+/// Ends processes of this agent, the greatest first, until no more than this is left of what it has open, or nothing of it at all.
+fn end_down_to(
+    left: Option<usize>,
+    mut open: usize,
+    owners: Vec<Owner>,
+    agent: Option<u32>,
+) -> Vec<(i32, usize)> {
     let mut its: Vec<Owner> = owners.into_iter().filter(|owner| agent_of(&owner.whose) == agent).collect();
     its.sort_unstable_by_key(|owner| std::cmp::Reverse(owner.descriptors));
     let mut ended = Vec::new();
     for owner in its {
-        if open <= left {
+        if left.is_some_and(|left| open <= left) {
             break;
         }
         open -= owner.descriptors;
@@ -99,14 +122,6 @@ fn end_down_to(left: usize, mut open: usize, owners: Vec<Owner>, agent: Option<u
 
 fn agent_of(whose: &RangeInclusive<u32>) -> Option<u32> {
     (whose.start() == whose.end()).then(|| *whose.start())
-}
-
-/// A process of an agent's; nothing of one that is gone, or was never marked: init, and who has yet to execute its program.
-fn owner(proc: &File, pid: i32, birthmarks: &Birthmarks) -> Option<Owner> {
-    let process = Opened::open(proc.as_fd(), pid).ok()?;
-    let whose = birthmarks.of_process(&process)?;
-    let descriptors = count(proc, pid).unwrap_or_default();
-    Some(Owner { pid, process, whose, descriptors })
 }
 
 /// How many descriptors a process has open: the size of the directory since Linux 6.2, and what is in it before.

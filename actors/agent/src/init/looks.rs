@@ -76,7 +76,7 @@ impl Loop<'_> {
                     break;
                 }
                 let ended = File::open("/proc")
-                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &mut self.floods));
+                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &self.asleep, &mut self.floods));
                 let Some(ended) = ended.ok().filter(|ended| !ended.is_empty()) else { break };
                 self.news.extend(ended);
                 looked = holders::holders(&wanted, lens, &mut self.asleep);

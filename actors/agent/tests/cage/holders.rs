@@ -154,7 +154,7 @@ time.sleep(1000)
     let floods = cage.floods();
     assert!(!floods.is_empty(), "and it is told why");
     assert!(floods.iter().all(|(agent, open)| agent == "hog" && *open > 1000), "{floods:?}");
-    // As much as was needed, and from the greatest on: its first process has three.
+    // As much as was needed, and from the greatest on: its first process has few.
     assert_eq!(holders(&cage, its).expect("it is told again, too").0.len(), 1);
     assert!(cage.ask(Request::Signal { process: hog, signo: 0, group: false }).is_ok());
 }
