@@ -190,43 +190,50 @@ pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
 /// # Errors
 /// See [`LaunchError`]; [`LaunchError::Died`] names the step that failed in the child.
 pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> {
+    let (child, read) = fork(|write, parent| {
+        // Above the numbers that are about to be given away.
+        if let Ok(report) = sys::fd::duplicate_above(write.as_fd(), FIRST_KEPT + spec.keep.len() as RawFd + 1)
+        {
+            let (step, error) = become_supervisor(spec, parent, report.as_fd());
+            let _ = sys::fd::write_all(report.as_fd(), format!("{step}: {error}").as_bytes());
+        }
+        125
+    })?;
+    let mut text = [0_u8; 256];
+    // The end of file comes from the successful exec, which closes the write end.
+    let told = sys::fd::wait(read.as_fd(), sys::fd::Ready::Readable, Some(INIT_PATIENCE));
+    if let Ok(false) = told {
+        end(&child);
+        return Err(LaunchError::Stuck { step: "its exec" });
+    }
+    match told.and_then(|_| sys::fd::read(read.as_fd(), &mut text)) {
+        Ok(0) => Ok(child),
+        Ok(length) => {
+            end(&child);
+            let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
+            Err(LaunchError::Died(text.into_owned()))
+        }
+        Err(error) => {
+            end(&child);
+            Err(system("waiting for the supervisor")(error))
+        }
+    }
+}
+
+/// Forks a child of ours, a copy, which does this with one end of a pipe and the number of its parent, and exits with the code that it
+/// gives. The other end is the caller's.
+fn fork(child: impl FnOnce(OwnedFd, u32) -> i32) -> Result<(Child, OwnedFd), LaunchError> {
     require_single_thread()?;
     let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
     let parent = std::process::id();
     match sys::process::clone(0).map_err(system("fork"))? {
         Cloned::Child => {
             drop(read);
-            // Above the numbers that are about to be given away.
-            if let Ok(report) =
-                sys::fd::duplicate_above(write.as_fd(), FIRST_KEPT + spec.keep.len() as RawFd + 1)
-            {
-                let (step, error) = become_supervisor(spec, parent, report.as_fd());
-                let _ = sys::fd::write_all(report.as_fd(), format!("{step}: {error}").as_bytes());
-            }
-            sys::process::exit_now(125)
+            sys::process::exit_now(child(write, parent))
         }
         Cloned::Parent { pid, pidfd } => {
             drop(write);
-            let child = Child { pid, pidfd, cgroup: None };
-            let mut text = [0_u8; 256];
-            // The end of file comes from the successful exec, which closes the write end.
-            let told = sys::fd::wait(read.as_fd(), sys::fd::Ready::Readable, Some(INIT_PATIENCE));
-            if let Ok(false) = told {
-                end(&child);
-                return Err(LaunchError::Stuck { step: "its exec" });
-            }
-            match told.and_then(|_| sys::fd::read(read.as_fd(), &mut text)) {
-                Ok(0) => Ok(child),
-                Ok(length) => {
-                    end(&child);
-                    let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
-                    Err(LaunchError::Died(text.into_owned()))
-                }
-                Err(error) => {
-                    end(&child);
-                    Err(system("waiting for the supervisor")(error))
-                }
-            }
+            Ok((Child { pid, pidfd, cgroup: None }, read))
         }
     }
 }

@@ -4,11 +4,11 @@ use crate::init::{Asleep, Birthmarks, Lens, Waits, Wanted, holders};
 
 /// Looks for holders, as init makes them one after the other.
 #[derive(Debug)]
-pub struct Looks(Asleep);
+pub struct Looks(Asleep, Waits, Birthmarks);
 
 impl Default for Looks {
     fn default() -> Self {
-        Self(Asleep::new(false))
+        Self(Asleep::new(false), Waits::of_this_process(), Birthmarks::new())
     }
 }
 
@@ -21,17 +21,9 @@ impl Looks {
     #[must_use]
     #[allow(clippy::expect_used, reason = "a bench fails by panic")]
     pub fn holders_of(&mut self, inode: u64, at: (i32, i32)) -> usize {
-        let waits = Waits::of_this_process();
-        let birthmarks = Birthmarks::new();
-        let lens = Lens {
-            mappings: true,
-            writable: &[],
-            threads: false,
-            starting: &[],
-            waits: &waits,
-            birthmarks: &birthmarks,
-        };
-        let found = holders(&[Wanted { inode, likely: Some(at), agent: None }], lens, &mut self.0).pop();
+        let Self(asleep, waits, birthmarks) = self;
+        let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[], waits, birthmarks };
+        let found = holders(&[Wanted { inode, likely: Some(at), agent: None }], lens, asleep).pop();
         found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
     }
 }

@@ -10,6 +10,7 @@
 //! Must never take for asleep who may have run: whatever isn't told, or told by a kernel that doesn't promise it, is awake.
 
 use super::process::Stat;
+use super::schedstat::Schedstat;
 use crate::sys::directory;
 use std::collections::HashMap;
 use std::fs::File;
@@ -41,12 +42,23 @@ pub(crate) struct Asleep {
 
 #[derive(Debug)]
 struct Known {
-    turns: Turns,
-    count: u64,
+    schedstat: Schedstat,
+    turns: u64,
     /// The inodes of all sockets in its table, sorted, if that was read.
     sockets: Option<Box<[u64]>>,
     /// The look at which it was there last.
     look: u64,
+}
+
+impl Known {
+    /// How many times it was given a processor.
+    fn turns_now(&self) -> io::Result<u64> {
+        self.schedstat.read().map(|counts| counts.turns)
+    }
+
+    fn is_asleep_still(&self) -> bool {
+        self.turns_now().is_ok_and(|turns| turns == self.turns)
+    }
 }
 
 /// What is known of a process's table.
@@ -94,15 +106,15 @@ impl Asleep {
             self.meet(proc, pid);
             return Table::Unknown;
         };
-        let Ok(count) = known.turns.count() else {
+        let Ok(turns) = known.turns_now() else {
             // It has ended; its number may be another's.
             self.known.remove(&pid);
             self.meet(proc, pid);
             return Table::Unknown;
         };
         known.look = self.look;
-        if count != known.count {
-            (known.count, known.sockets) = (count, None);
+        if turns != known.turns {
+            (known.turns, known.sockets) = (turns, None);
             return Table::Unknown;
         }
         match &known.sockets {
@@ -122,7 +134,7 @@ impl Asleep {
         if sockets.len() > MAX_SOCKETS.saturating_sub(self.sockets) {
             return;
         }
-        if known.turns.count().is_ok_and(|count| count == known.count) {
+        if known.is_asleep_still() {
             sockets.sort_unstable();
             self.sockets += sockets.len();
             known.sockets = Some(sockets.into());
@@ -131,43 +143,21 @@ impl Asleep {
 
     /// Whether a process's table is known, and so costs a look nothing.
     pub(super) fn is_known(&self, pid: i32) -> bool {
-        let is_still = |known: &Known| known.turns.count().is_ok_and(|count| count == known.count);
-        self.known.get(&pid).is_some_and(|known| known.sockets.is_some() && is_still(known))
+        self.known.get(&pid).is_some_and(|known| known.sockets.is_some() && known.is_asleep_still())
     }
 
     fn meet(&mut self, proc: BorrowedFd<'_>, pid: i32) {
         if self.known.len() >= MAX_KNOWN {
             return;
         }
-        let Ok(turns) = Turns::open(proc, pid) else { return };
+        let Ok(schedstat) = Schedstat::open(proc, pid) else { return };
+        let mut known = Known { schedstat, turns: 0, sockets: None, look: self.look };
         // A kernel that counts none has counted none so far: whoever is asked about has had one.
-        if let Ok(count @ 1..) = turns.count() {
-            self.known.insert(pid, Known { turns, count, sockets: None, look: self.look });
+        if let Ok(turns @ 1..) = known.turns_now() {
+            known.turns = turns;
+            self.known.insert(pid, known);
         }
     }
-}
-
-/// How many times a process's first thread was given a processor (Linux, Documentation/scheduler/sched-stats.rst). Of the process that was
-/// opened, whoever gets its number.
-#[derive(Debug)]
-struct Turns(File);
-
-impl Turns {
-    fn open(proc: BorrowedFd<'_>, pid: i32) -> io::Result<Self> {
-        directory::open(proc, &format!("{pid}/schedstat"), libc::O_RDONLY).map(|file| Self(file.into()))
-    }
-
-    fn count(&self) -> io::Result<u64> {
-        // Three numbers of at most twenty digits.
-        let mut text = [0; 64];
-        let length = self.0.read_at(&mut text, 0)?;
-        turns(text.get(..length).unwrap_or_default()).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-}
-
-/// The third number.
-fn turns(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(2)?.parse().ok()
 }
 
 /// Whether the first thread of a process is off the processor and waits for something: where it does, has a name.
@@ -247,7 +237,7 @@ mod tests {
     /// None where this kernel doesn't tell, which is said.
     fn told() -> Option<Asleep> {
         let all = Asleep::new(false);
-        let counted = Turns::open(proc().as_fd(), std::process::id() as i32).and_then(|turns| turns.count());
+        let counted = Schedstat::open(proc().as_fd(), std::process::id() as i32).and_then(|own| own.read());
         let child = Command::new("/bin/sleep").arg("1000").spawn();
         let place = child.and_then(|mut child| {
             std::thread::sleep(Duration::from_millis(200));
@@ -256,7 +246,7 @@ mod tests {
             child.wait()?;
             Ok(blocked)
         });
-        if all.told && counted.is_ok_and(|count| count > 0) && place.unwrap() {
+        if all.told && counted.is_ok_and(|counts| counts.turns > 0) && place.unwrap() {
             return Some(all);
         }
         eprintln!("SKIPPED: this kernel doesn't tell who has run");
@@ -393,10 +383,6 @@ mod tests {
 
     #[test]
     fn what_the_kernel_says_is_taken_strictly() {
-        assert_eq!(turns(b"123 4567 8\n"), Some(8));
-        for strange in [&b""[..], b"1 2", b"1 2 x", b"1 2 -3", b"\xff 1 1"] {
-            assert_eq!(turns(strange), None);
-        }
         assert!(names_a_place(b"hrtimer_nanosleep") && names_a_place(b"__x64_sys_pause"));
         assert!(!names_a_place(b"0") && !names_a_place(b""));
         assert_eq!(version("6.18.44-x"), Some((6, 18)));

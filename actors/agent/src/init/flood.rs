@@ -1,10 +1,12 @@
 //! Who has so many descriptors open that a look at all of them comes to nothing, and takes the network from everybody.
 //!
 //! What the kernel does when memory is used up: of the agent that has most, the greatest process is ended, and the next, until looks come to
-//! an end again; one that floods again and again loses all, and its supervision judges whether it is started again. An agent that is alone in its sandbox takes it from nobody but itself, and is left in peace. Whose a process is, is told by
-//! [`super::birthmark`]; processes that may be several agents' have seen to that themselves, and count as one agent more.
-//! What sleeping processes have open costs a look nothing ([`super::asleep`]), and is held against nobody. Must never end a process for what another
-//! agent has open.
+//! an end again; one that floods again and again loses all, and its supervision judges whether it is started again. An agent that is alone in
+//! its sandbox takes it from nobody but itself, and is left in peace.
+//!
+//! Whose a process is, is told by [`super::birthmark`]; processes that may be several agents' have seen to that themselves, and count as one
+//! agent more. What sleeping processes have open costs a look nothing ([`super::asleep`]), and is held against nobody. Must never end a process
+//! for what another agent has open.
 
 use super::asleep::Asleep;
 use super::birthmark::Birthmarks;

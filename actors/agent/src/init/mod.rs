@@ -27,6 +27,7 @@ mod looks;
 mod mapping;
 mod patience;
 mod process;
+mod schedstat;
 mod serve;
 mod spawn;
 mod standby;

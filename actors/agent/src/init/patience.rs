@@ -3,46 +3,32 @@
 //!
 //! Must never count less than what was given: where the kernel doesn't tell of waits, all time counts.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use super::schedstat::Schedstat;
 use std::time::{Duration, Instant};
 
 /// Less than any bound that is measured by this.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Where the kernel tells how long init has waited for a processor (Linux, Documentation/scheduler/sched-stats.rst).
+/// Where the kernel tells how long init has waited for a processor.
 #[derive(Debug, Default)]
-pub(crate) struct Waits(Option<File>);
+pub(crate) struct Waits(Option<Schedstat>);
 
 impl Waits {
     /// This process's, which must have one thread. Where the kernel keeps no such account, none are known.
     pub(crate) fn of_this_process() -> Self {
-        Self(File::open("/proc/self/schedstat").ok())
+        Self(Schedstat::of_this_process().ok())
     }
 
     /// All waits since the process began.
     fn so_far(&self) -> Duration {
-        let read = |file: &File| {
-            // Three numbers of at most twenty digits.
-            let mut text = [0; 64];
-            let length = file.read_at(&mut text, 0)?;
-            waited(text.get(..length).unwrap_or_default())
-                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-        };
-        self.0.as_ref().and_then(|file| read(file).ok()).unwrap_or_default()
+        let counts = self.0.as_ref().and_then(|told| told.read().ok());
+        counts.map(|counts| counts.waited).unwrap_or_default()
     }
 
     /// Begins to count.
     pub(crate) fn stopwatch(&self) -> Stopwatch<'_> {
         Stopwatch { waits: self, waited: self.so_far(), begun: Instant::now() }
     }
-}
-
-/// The second number: nanoseconds spent on a run queue.
-fn waited(text: &[u8]) -> Option<Duration> {
-    let number = std::str::from_utf8(text).ok()?.split_ascii_whitespace().nth(1)?;
-    number.parse().ok().map(Duration::from_nanos)
 }
 
 /// Counts from its beginning.
@@ -74,14 +60,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_is_the_second_number() {
-        assert_eq!(waited(b"123 4567 8\n"), Some(Duration::from_nanos(4567)));
-        for strange in [&b""[..], b"1", b"1 x 2", b"1 -2 3", b"\xff 1"] {
-            assert_eq!(waited(strange), None);
-        }
-    }
-
-    #[test]
     fn what_was_waited_for_a_processor_does_not_count() {
         const HOUR: Duration = Duration::from_secs(3600);
         let account = tempfile::NamedTempFile::new().unwrap();
@@ -89,7 +67,7 @@ mod tests {
             std::fs::write(account.path(), format!("9 {} 9\n", waited.as_nanos())).unwrap()
         };
         says(HOUR);
-        let waits = Waits(Some(account.reopen().unwrap()));
+        let waits = Waits(Some(Schedstat::told_by(account.reopen().unwrap())));
         let mut watch = waits.stopwatch();
         // As if it had begun three hours ago, of which two were spent waiting.
         watch.begun = Instant::now().checked_sub(3 * HOUR).unwrap();

@@ -2,10 +2,13 @@
 //!
 //! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the socket is known to be. One that
 //! the kernel lets nobody of this user list (proc_pid(5): its process isn't dumpable, and root doesn't exist here) is compared number by
-//! number, for which the rights suffice that init has in the sandbox's namespace; where they don't (its program is unreadable, and of somebody
-//! who has no number here), what it holds is anybody's guess, and its own agent's sockets are refused: another's gets to it only if that one
-//! sends it, as it could send whatever comes by it. One that can't have changed since it was read isn't
-//! looked through again ([`super::asleep`]). Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of those sockets that may be in it.
+//! number, for which the rights suffice that init has in the sandbox's namespace. Where they don't (its program is unreadable, and of
+//! somebody who has no number here), what it holds is anybody's guess, and its own agent's sockets are refused: another's gets to it only if
+//! that one sends it, as it could send whatever comes by it. A table that can't have changed since it was read isn't looked through again
+//! ([`super::asleep`]).
+//!
+//! Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal,
+//! of those sockets that may be in it.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
@@ -250,25 +253,22 @@ impl<'a> Tables<'a> {
         Ok(doubts)
     }
 
-    /// For each of `wanted`, whether it may have come to this process without another agent's sending it.
-    fn sockets_of(&self, pid: i32) -> Vec<bool> {
+    /// Doubts those sockets that may have come to this process without another agent's sending them; where they have a place, if that is asked.
+    fn hide(&self, pid: i32, why: &str, and_placed: bool, doubts: &mut [Option<Fault>]) {
         let process = Opened::open(self.proc.as_fd(), pid);
         let whose = process.ok().and_then(|process| self.lens.birthmarks.of_process(&process));
-        self.wanted.iter().map(|wanted| may_be_of(whose.as_ref(), wanted.agent)).collect()
+        for ((doubt, anchor), wanted) in doubts.iter_mut().zip(&self.anchors).zip(self.wanted) {
+            if (and_placed || anchor.is_none()) && may_be_of(whose.as_ref(), wanted.agent) {
+                *doubt = Some(Refusal::Unreadable { pid, why: why.into() }.into());
+            }
+        }
     }
 
     /// Compares each descriptor of a table that can't be listed with each socket, at the places where others have them.
     fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
         let Unlisted { pid, thread } = table;
-        let hides = |why: &str| Some(Fault::Refused(Refusal::Unreadable { pid, why: why.into() }));
-        let may_have = self.sockets_of(pid);
-        for ((doubt, _), _) in doubts
-            .iter_mut()
-            .zip(&self.anchors)
-            .zip(&may_have)
-            .filter(|((_, anchor), may_have)| anchor.is_none() && **may_have)
-        {
-            *doubt = hides("it hides what it holds, and nobody else holds the socket");
+        if self.anchors.iter().any(Option::is_none) {
+            self.hide(pid, "it hides what it holds, and nobody else holds the socket", false, doubts);
         }
         let mut from = 0;
         loop {
@@ -290,18 +290,17 @@ impl<'a> Tables<'a> {
                     match sys::process::same_file(anchor.descriptor(), Descriptor { task: thread, number }) {
                         Ok(true) => {
                             doubts.get_mut(anchor.socket).into_iter().for_each(|doubt| {
-                                *doubt = hides("it holds the socket and hides what it holds");
+                                let why = "it holds the socket and hides what it holds".into();
+                                *doubt = Some(Refusal::Unreadable { pid, why }.into());
                             });
                         }
                         Ok(false) => {}
                         // It isn't open, or one of the two is gone: the anchors are looked at again, and this one is below.
                         Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
+                        // Of the two it is the other that nobody may look into any more: it is as one that is gone.
+                        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !self.is_at(*anchor) => {}
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                            for (doubt, _) in
-                                doubts.iter_mut().zip(&may_have).filter(|(_, may_have)| **may_have)
-                            {
-                                *doubt = hides("nobody in the sandbox may look into it");
-                            }
+                            self.hide(pid, "nobody in the sandbox may look into it", true, doubts);
                             return Ok(());
                         }
                         Err(error) => return Err(unreadable(pid, &error).into()),

@@ -1,8 +1,7 @@
 //! Work that a child of ours does and is gone, with all that it learnt: what it answers is all that comes back.
 
-use super::{Child, LaunchError, close_all_but, end, require_single_thread, system};
+use super::{Child, LaunchError, close_all_but, end, fork, system};
 use crate::sys;
-use crate::sys::process::Cloned;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -46,29 +45,20 @@ fn begin(
     prepare: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
     work: impl FnOnce() -> Vec<u8>,
 ) -> Result<Errand, LaunchError> {
-    require_single_thread()?;
-    let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
-    let parent = std::process::id();
-    match sys::process::clone(0).map_err(system("fork"))? {
-        Cloned::Child => {
-            drop(read);
-            // Nobody looks into it, and it ends with us, who may be gone already.
-            let unfit = sys::process::die_with_parent(libc::SIGKILL).is_err()
-                || sys::process::prctl(libc::PR_SET_DUMPABLE, 0).is_err()
-                || std::os::unix::process::parent_id() != parent
-                || prepare(write.as_fd()).is_err();
-            if unfit {
-                sys::process::exit_now(125);
-            }
-            // A panic must not unwind into our caller's frames, which are copies here.
-            if let Ok(answer) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-                let _ = sys::fd::write_all(write.as_fd(), &answer);
-            }
-            sys::process::exit_now(0)
+    let (child, answer) = fork(|write, parent| {
+        // Nobody looks into it, and it ends with us, who may be gone already.
+        let unfit = sys::process::die_with_parent(libc::SIGKILL).is_err()
+            || sys::process::prctl(libc::PR_SET_DUMPABLE, 0).is_err()
+            || std::os::unix::process::parent_id() != parent
+            || prepare(write.as_fd()).is_err();
+        if unfit {
+            return 125;
         }
-        Cloned::Parent { pid, pidfd } => {
-            drop(write);
-            Ok(Errand { child: Child { pid, pidfd, cgroup: None }, answer: read })
+        // A panic must not unwind into our caller's frames, which are copies here.
+        if let Ok(answer) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+            let _ = sys::fd::write_all(write.as_fd(), &answer);
         }
-    }
+        0
+    })?;
+    Ok(Errand { child, answer })
 }
