@@ -259,6 +259,7 @@ fn it_arrives_nowhere_else(stage: &Stage) -> Result<()> {
 
 fn split_and_oddly_spelled_placeholders_never_leave(stage: &Stage) -> Result<()> {
     let (python, mark) = (program("python3")?, stage.marker());
+    stage.script("tunnel.py", include_str!("inside/tunnel.py"))?;
     stage.script("sends.py", include_str!("inside/sends.py"))?;
     let head = |path: &str, more: &str| {
         format!(

@@ -59,6 +59,7 @@ fn on_record(sandbox: &Sandbox<'_>) -> Result<usize> {
 
 pub fn pieces_tell_little_of_how_the_value_begins(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
+    stage.script("tunnel.py", include_str!("../inside/tunnel.py"))?;
     stage.script("pieces.py", include_str!("../inside/pieces.py"))?;
     let said: String = (0..ROUNDS).flat_map(|_| guesses()).map(|guess| format!(" '{guess}'")).collect();
     let guess = format!("{python} -u /sandbox/pieces.py api.bed.test");

@@ -1,6 +1,7 @@
 """Has a server say words in pieces, with nothing but the standard library: python3 pieces.py HOST WORD...
 Prints of each how long the pieces were in which it came, and the whole."""
-import os, socket, ssl, sys
+import sys
+import tunnel
 
 host, words = sys.argv[1], sys.argv[2:]
 
@@ -10,16 +11,7 @@ def line(stream):
 
 
 def said(word):
-    raw = socket.create_connection(("127.0.0.1", 3128), 60)
-    raw.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n".encode())
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
-        byte = raw.recv(1)
-        if not byte:
-            sys.exit(f"CONNECT: {answer}")
-        answer += byte
-    context = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
-    tls = context.wrap_socket(raw, server_hostname=host)
+    tls = tunnel.tls(f"{host}:443", 60)
     body = f"you said: {word}|~ and so on".encode()
     tls.sendall(f"POST /pieces HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     stream = tls.makefile("rb")

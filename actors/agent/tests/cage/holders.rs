@@ -33,6 +33,15 @@ fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refus
     }
 }
 
+/// The command that runs a Python program; where there is no Python, that is said.
+fn python(program: &str) -> Option<String> {
+    if !Path::new("/usr/bin/python3").exists() {
+        eprintln!("SKIPPED: no /usr/bin/python3");
+        return None;
+    }
+    Some(format!("exec /usr/bin/python3 -I -c '{program}'"))
+}
+
 /// Starts a program that connects, and gives the inode of its socket as it prints it.
 fn connected(cage: &Cage, script: &str) -> u64 {
     connected_by(cage, "c", script).1
@@ -99,11 +108,9 @@ while not os.path.exists("/sandbox/go"):
 socket.send_fds(ours, [b"x"], [s.fileno()])
 time.sleep(1000)
 "#;
-    if !Path::new("/usr/bin/python3").exists() {
-        return eprintln!("SKIPPED: no /usr/bin/python3");
-    }
+    let Some(program) = python(LENDS) else { return };
     let cage = Cage::start(mode);
-    let (_, inode) = connected_by(&cage, "c", &format!("exec /usr/bin/python3 -I -c '{LENDS}'"));
+    let (_, inode) = connected_by(&cage, "c", &program);
     // Until all have come to rest, and are known to.
     for _ in 0..50 {
         let (list, _) = holders(&cage, inode).expect("holders");
@@ -117,34 +124,38 @@ time.sleep(1000)
     }
 }
 
-/// More is open than is looked through. An agent that is alone bears it itself; where there is another, it loses what it has most in.
-fn who_floods_keeps_only_itself_from_the_network(mode: Mode) {
-    const FLOODS: &str = r#"
+/// `hoard(full)` starts a process with descriptors, which never sleeps long; so many `children` have more than is looked through.
+const HOARD: &str = r#"
 import os, resource, time
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 each = min(hard - 16, 18000)
 children = 70000 // each + 1
-read, write = os.pipe()
-for n in range(children):
+def hoard(full):
     if os.fork() == 0:
         null = os.open("/dev/null", 0)
         for _ in range(each):
             os.dup(null)
-        os.write(write, b".")
+        full()
         while True:
             time.sleep(0.0005)
+"#;
+
+/// More is open than is looked through. An agent that is alone bears it itself; where there is another, it loses what it has most in.
+fn who_floods_keeps_only_itself_from_the_network(mode: Mode) {
+    const FLOODS: &str = r#"
+read, write = os.pipe()
+for n in range(children):
+    hoard(lambda: os.write(write, b"."))
 for n in range(children):
     os.read(read, 1)
 s = __import__("socket").create_connection(("127.0.0.1", 3128))
 print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
 time.sleep(1000)
 "#;
-    if !Path::new("/usr/bin/python3").exists() {
-        return eprintln!("SKIPPED: no /usr/bin/python3");
-    }
+    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
     let cage = Cage::start(mode);
-    let (hog, its) = connected_by(&cage, "hog", &format!("exec /usr/bin/python3 -I -c '{FLOODS}'"));
+    let (hog, its) = connected_by(&cage, "hog", &program);
     let found = holders(&cage, its);
     assert!(matches!(found, Err(Refusal::Flooded { .. })), "{found:?}");
     assert_eq!(cage.floods(), [], "nobody else is there");
@@ -162,29 +173,16 @@ time.sleep(1000)
 /// What it loses it makes anew, as fast as it can. Whoever else asks is told all the same, until its first process is gone with the rest.
 fn who_floods_again_and_again_is_ended(mode: Mode) {
     const FLOODS: &str = r#"
-import os, resource, time
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-each = min(hard - 16, 18000)
-children = 70000 // each + 1
 while True:
     while children:
         children -= 1
-        if os.fork() == 0:
-            null = os.open("/dev/null", 0)
-            for _ in range(each):
-                os.dup(null)
-            while True:
-                time.sleep(0.0005)
+        hoard(lambda: None)
     os.wait()
     children += 1
 "#;
-    if !Path::new("/usr/bin/python3").exists() {
-        return eprintln!("SKIPPED: no /usr/bin/python3");
-    }
+    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
     let cage = Cage::start(mode);
     let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
-    let program = format!("exec /usr/bin/python3 -I -c '{FLOODS}'");
     let hog = cage.spawn_silent("hog", &["bash", "-c", &program]).expect("spawn").process;
     let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
     while !cage.has_ended(hog) {
@@ -206,13 +204,10 @@ threading.Thread(target=time.sleep, args=(1000,)).start()
 print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
 ctypes.CDLL(None).pthread_exit(None)
 "#;
-    if !Path::new("/usr/bin/python3").exists() {
-        return eprintln!("SKIPPED: no /usr/bin/python3");
-    }
+    let Some(program) = python(ENDS_ITS_FIRST_THREAD) else { return };
     let cage = Cage::start(mode);
     let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
     settled(&cage, inode, &["bash"]);
-    let program = format!("exec /usr/bin/python3 -I -c '{ENDS_ITS_FIRST_THREAD}'");
     let (_, restless) = connected_by(&cage, "d", &program);
     let look = |inode| Request::Holders { inode, mappings: false, connector: false };
     let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
