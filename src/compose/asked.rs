@@ -1,4 +1,4 @@
-//! What init is asked as soon as it can be: its sockets, which it hands out while the cage is being proven, and how the
+//! What init is asked as soon as it can be: its sockets and files, which it hands out while the cage is being proven, and how the
 //! proof came out.
 //!
 //! All questions go out at once, so that the answers come in one go. A cage that could not be built refuses them all with
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use agent::InitClient;
 use agent::client::ClientError;
 use agent::protocol::CageReport;
+use agent::roots::RootFiles;
 use tokio::task::JoinHandle;
 
 use super::capture;
@@ -22,6 +23,8 @@ pub struct Asked {
     pub report: JoinHandle<Result<CageReport, ClientError>>,
     /// Sockets inside.
     pub sockets: JoinHandle<Result<Sockets, Refused>>,
+    /// Where programs inside look for their roots.
+    pub root_files: JoinHandle<Result<RootFiles, ClientError>>,
 }
 
 /// Init keeps them all: a new supervisor gets the very same, with whoever waits in their queues.
@@ -37,14 +40,18 @@ pub struct Sockets {
 impl Asked {
     /// Asks.
     pub fn of(init: &InitClient) -> Self {
-        let (reporting, init) = (init.clone(), init.clone());
+        let (reporting, filing, init) = (init.clone(), init.clone(), init.clone());
         let sockets = async move {
             let diag = async { Ok::<_, Refused>(init.diag().await?) };
             let (diag, listeners, names) =
                 tokio::try_join!(diag, listeners(&init), capture::name_sockets(&init))?;
             Ok(Sockets { diag, listeners, names })
         };
-        Self { report: tokio::spawn(async move { reporting.report().await }), sockets: tokio::spawn(sockets) }
+        Self {
+            report: tokio::spawn(async move { reporting.report().await }),
+            sockets: tokio::spawn(sockets),
+            root_files: tokio::spawn(async move { filing.root_files().await }),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ mod news;
 mod outward;
 mod records;
 mod refusals;
+mod roots;
 mod stdin;
 mod stores;
 mod terminal;
@@ -187,13 +188,9 @@ async fn build(
     let ready = stores::Ready::make(&plan, handover, heart).await?;
     log::install(&plan, &ready.redactor);
     log::panics_are_told();
-    let bundle = stores::bundle(&plan, &ready.authority)?;
-    let put = tokio::spawn({
-        let init = init.clone();
-        async move { init.put_ca_bundle(bundle.as_bytes()).await }
-    });
+    let Asked { report, sockets, root_files } = asked;
+    let put = roots::put(&plan, &ready.authority, root_files);
     heart.steps.done("supervisor: policy, redactor, audit log, authority ready");
-    let Asked { report, sockets } = asked;
     let asked::Sockets { diag, listeners, names } = sockets.await??;
     let stores = Arc::new(ready.open(&init, diag)?);
     note_start(&plan, &stores, handover);

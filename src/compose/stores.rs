@@ -343,22 +343,6 @@ fn gateway(
     Ok(gateway)
 }
 
-/// Where distributions keep the system's roots in one file.
-const SYSTEM_BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-/// The bundle that programs inside trust: the system's roots and the sandbox's authority.
-pub fn bundle(plan: &Plan, authority: &Authority) -> io::Result<String> {
-    let named = plan.system_roots.iter().map(std::path::PathBuf::as_path);
-    let system =
-        named.chain(SYSTEM_BUNDLES.iter().map(Path::new)).find_map(|path| std::fs::read_to_string(path).ok());
-    Ok(authority.bundle(system.unwrap_or_default()))
-}
-
 /// A descriptor of ours as a listener for the runtime.
 pub fn tcp_listener(fd: OwnedFd) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::from(fd);

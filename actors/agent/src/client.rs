@@ -12,6 +12,7 @@ use crate::protocol::{
     Answer, CageReport, Connector, Event, ExitStatus, FromInit, Holder, Identity, MAX_SPAWN_SPEC, ProcessId,
     ProcessRecord, Refusal, Request, RequestId, SpawnSpec, Stdio, ToInit,
 };
+use crate::roots::RootFiles;
 use crate::sys;
 use crate::wire::{AsyncWire, Packet, WireError};
 use open::{Answered, Open, Taking};
@@ -289,25 +290,14 @@ impl InitClient {
         }
     }
 
-    /// Writes a file of [`plan::RUN_DIR`] in place. Readers may see it half-written: do it before agents run.
+    /// The files in which programs inside look for their roots.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] for a name that isn't plain.
-    pub async fn put_file(&self, name: &str, bytes: &[u8]) -> Result<(), ClientError> {
-        let file = std::fs::File::from(self.descriptor(Request::RunFile { name: name.to_owned() }).await?);
-        // In memory: the directory is a tmpfs.
-        sys::fd::write_all(file.as_fd(), bytes)?;
-        Ok(file.set_len(bytes.len() as u64)?)
-    }
-
-    /// The bundle that programs inside find as the system's certificate store, Java's among them, and at
-    /// `/run/cofferdam/ca-bundle.pem`.
-    ///
-    /// # Errors
-    /// As [`InitClient::put_file`].
-    pub async fn put_ca_bundle(&self, pem: &[u8]) -> Result<(), ClientError> {
-        self.put_file(plan::CA_BUNDLE, pem).await?;
-        self.put_file(plan::JAVA_STORE, &crate::java_store::of_pem(pem)).await
+    /// See [`ClientError`].
+    pub async fn root_files(&self) -> Result<RootFiles, ClientError> {
+        let open = async |name: &str| self.descriptor(Request::RunFile { name: name.to_owned() }).await;
+        let (bundle, java) = tokio::try_join!(open(plan::CA_BUNDLE), open(plan::JAVA_STORE))?;
+        Ok(RootFiles::new(bundle, java))
     }
 
     /// Kills what an ended agent left behind, see [`Request::KillStrays`].

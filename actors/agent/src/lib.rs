@@ -14,6 +14,7 @@
 //! wire        how: one versioned message a packet, with descriptors
 //! credential_files   files in which agents keep keys, kept at mode 0600
 //! health      whether an agent still answers, and when it is given up
+//! roots       whom programs inside trust, in the forms in which they look for it
 //! client      init as the supervisor sees it: async calls and events
 //! actor       one actor an agent process; the only file that knows of actors
 //! ```
@@ -42,6 +43,7 @@ pub mod own;
 pub mod plan;
 pub mod probe;
 pub mod protocol;
+pub mod roots;
 mod sys;
 pub mod wire;
 

@@ -1,7 +1,7 @@
 //! What init hands out: sockets of the sandbox's namespace, and files of the run directory.
 //!
-//! All of it may be had before the cage is proven ([`Early`]), so that the supervisor prepares while the proof runs.
-//! Nothing here runs a program, and nothing here leads out: connections to the world are captured after the proof only,
+//! All of it may be had before the cage is proven ([`Early`]), so that the supervisor prepares while the proof runs; and that nothing runs
+//! yet is told, for which agents' actors ask before they prepare a start. Nothing here runs a program, and nothing here leads out: connections to the world are captured after the proof only,
 //! which tries that there is no way out.
 
 use super::channel::{Channel, Ended, Reply};
@@ -79,7 +79,7 @@ fn kept(
     descriptor(Ok(copy))
 }
 
-/// The time before the cage is proven: what is handed out is answered, all else put aside.
+/// The time before the cage is proven: what is handed out is answered, and who runs (nobody); all else is put aside.
 pub(crate) struct Early<'c, 'w> {
     channel: &'c mut Channel<'w>,
     handouts: &'c mut Handouts,
@@ -104,6 +104,10 @@ impl<'c, 'w> Early<'c, 'w> {
 
     fn take_requests(&mut self) -> Result<(), Ended> {
         while let Some(Packet { body, fds }) = self.channel.receive()? {
+            if body.request == Request::List {
+                self.channel.reply(body.id, Ok((Answer::Processes(Vec::new()), Vec::new())));
+                continue;
+            }
             match self.handouts.answer(body.request, fds) {
                 Ok(reply) => self.channel.reply(body.id, reply),
                 Err((request, fds)) => self.channel.put_aside(body.id, request, fds),
@@ -120,7 +124,7 @@ mod tests {
     use crate::wire::{self, Wire};
 
     #[test]
-    fn before_the_proof_sockets_are_handed_out_and_nothing_else_is_done() {
+    fn before_the_proof_sockets_are_handed_out_and_nothing_is_done() {
         let (theirs, ours) = wire::pair().unwrap();
         let (supervisor, init) = (Wire::new(theirs).unwrap(), Wire::new(ours).unwrap());
         let run = tempfile::tempdir().unwrap();
@@ -135,6 +139,7 @@ mod tests {
             Request::Capture { port: 443 },
             spawn(),
             Request::BindUdp { address },
+            Request::List,
         ];
         for (id, request) in (0..).zip(asked) {
             supervisor.send(&ToInit { id: RequestId(id), request }, &[], None).unwrap();
@@ -150,6 +155,11 @@ mod tests {
             );
             assert_eq!(fds.len(), 1);
         }
+        let nobody = supervisor.try_recv::<FromInit>().unwrap().body;
+        let FromInit::Reply { to: RequestId(5), result: Ok(Answer::Processes(running)) } = nobody else {
+            panic!("{nobody:?}")
+        };
+        assert!(running.is_empty());
         assert!(supervisor.try_recv::<FromInit>().is_err(), "the rest waits");
         // In the order in which it was asked.
         let aside = [Request::Report, Request::Capture { port: 443 }, spawn()];

@@ -275,7 +275,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     cage.gate.iter().for_each(Gate::forget_refusals);
     cage.report.steps = steps;
     cage.report.missing = missing.list;
-    // Last: the proof must have failed where an agent's own controls are missing, whatever it would inherit from us.
+    // Last: what the proof tries must fail by an agent's own controls, neither by any that it would inherit from us nor by ours.
     own::settle(own::Role::Init)
         .map_err(|fault| failed(Failed { step: fault.step.into(), source: fault.source, mend: None }))?;
     Ok(cage)

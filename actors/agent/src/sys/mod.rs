@@ -8,6 +8,7 @@ pub(crate) mod beneath;
 pub(crate) mod capabilities;
 pub(crate) mod directory;
 pub(crate) mod fd;
+mod mathematics;
 pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod notify;

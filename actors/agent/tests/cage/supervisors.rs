@@ -58,7 +58,8 @@ fn a_client_asks_and_hears(mode: Mode) {
         // Many at once, each its own answer.
         let all = futures_util::future::join_all((0..50).map(|_| client.list())).await;
         assert!(all.into_iter().all(|list| list.is_ok_and(|list| list.is_empty())));
-        client.put_ca_bundle(b"roots\n").await.expect("bundle");
+        let roots = agent::roots::Roots::of_pem(b"roots\n".to_vec());
+        client.root_files().await.expect("files").write(&roots).expect("written");
         client.diag().await.expect("diag");
         client.listen_tcp("127.0.0.1:3128".parse().expect("address")).await.expect("listener");
         let large = spec("a", &["true", &"x".repeat(100_000)]);

@@ -151,17 +151,6 @@ impl Authority {
         &self.certificate_pem
     }
 
-    /// What the sandbox trusts: the system's roots and this authority, as one PEM file.
-    #[must_use]
-    pub fn bundle(&self, system_roots: String) -> String {
-        let mut bundle = system_roots;
-        if !bundle.is_empty() && !bundle.ends_with('\n') {
-            bundle.push('\n');
-        }
-        bundle.push_str(&self.certificate_pem);
-        bundle
-    }
-
     /// When the authority ends, in Unix seconds.
     #[must_use]
     pub fn not_after(&self) -> u64 {
@@ -289,16 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn the_pem_reads_back_and_the_bundle_holds_both() {
+    fn the_pem_reads_back() {
         let made = Authority::generate().unwrap();
         let read = CertificateDer::from_pem_slice(made.certificate_pem().as_bytes()).unwrap();
         assert_eq!(&read, made.certificate());
         assert!(made.certificate_pem().lines().all(|line| line.len() <= 64));
-        let other = Authority::generate().unwrap();
-        let bundle = made.bundle(other.certificate_pem().trim_end().to_owned());
-        let all: Vec<_> = CertificateDer::pem_slice_iter(bundle.as_bytes()).map(Result::unwrap).collect();
-        assert_eq!(all, [other.certificate().clone(), made.certificate().clone()]);
-        assert_eq!(made.bundle(String::new()), made.certificate_pem());
     }
 
     #[test]
