@@ -113,6 +113,11 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether another record follows at once, mostly: where an agent ended, the sandbox ends or the agent's next start comes.
+    pub(crate) fn is_followed(&self) -> bool {
+        matches!(self, Self::Agent { change: AgentChange::Exited | AgentChange::Stopped, .. })
+    }
+
     /// Shows every text of the event to `visit`, which may change it. Every field of every kind is named here: one that is added does
     /// not compile until it is.
     pub(crate) fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {

@@ -25,6 +25,9 @@ const BATCH_MAX: usize = 4096;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// How long a record that mostly has company waits for it: one `fdatasync` then does for both.
+const COMPANY: Duration = Duration::from_millis(3);
+
 /// Disk is taken ahead of records from here on: to take and give back sixteen MiB is a good part of a short run.
 const AHEAD_AFTER: Duration = Duration::from_millis(250);
 
@@ -102,6 +105,27 @@ struct Turn {
     under_way: Option<JoinHandle<Ended>>,
     /// Disk has been taken ahead, if it was to be had.
     is_ahead: bool,
+}
+
+impl Turn {
+    /// Cancel safe: what came is in the batch before anything else is awaited.
+    async fn wait_for_company(&mut self) {
+        let is_followed = lock(&self.batch).last().is_some_and(|last| last.event.is_followed());
+        if !is_followed {
+            return;
+        }
+        let mut company = Vec::new();
+        let coming = self.queue.recv_many(&mut company, BATCH_MAX);
+        if tokio::time::timeout(COMPANY, coming).await.is_ok() {
+            self.batched += company.len();
+            lock(&self.batch).append(&mut company);
+        }
+    }
+}
+
+/// A write that panicked has made safe a part of it, which is as good as none.
+fn lock(batch: &std::sync::Mutex<Vec<Draft>>) -> std::sync::MutexGuard<'_, Vec<Draft>> {
+    batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl AuditLog {
@@ -185,6 +209,7 @@ impl AuditLog {
                 if turn.batched == 0 && !self.take(&mut turn).await {
                     return;
                 }
+                turn.wait_for_company().await;
                 self.begin(&mut turn);
             }
             match self.finish(&mut turn).await {
@@ -233,8 +258,7 @@ impl AuditLog {
                 Ok(file) => file,
                 Err(error) => return Ended { file: None, written: Written::default(), done: Err(error) },
             };
-            // A write that panicked has made safe a part of it, which is as good as none.
-            let mut batch = batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut batch = lock(&batch);
             if is_ahead {
                 file.keep_ahead();
             }
@@ -311,6 +335,42 @@ mod tests {
         let writer = write();
         assert!(log.flush(Duration::from_secs(20)).await);
         assert!(feed.try_recv().is_err(), "told twice");
+        writer.abort();
+    }
+
+    /// By a clock that stands still while anything is left to do.
+    #[tokio::test(start_paused = true)]
+    async fn an_agents_end_is_written_with_what_follows_it_or_soon_alone() {
+        use super::super::event::{AgentChange, SandboxChange};
+        let state = tempfile::tempdir().unwrap();
+        let redactor = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
+        let log = AuditLog::open(state.path(), redactor, Options::default()).unwrap();
+        let writer = tokio::spawn({
+            let log = log.clone();
+            async move { log.write().await }
+        });
+        let end = || Event::Agent {
+            name: "a".into(),
+            change: AgentChange::Exited,
+            pid: None,
+            code: Some(0),
+            detail: None,
+        };
+        let mut committed = log.shared.committed.subscribe();
+        log.sink().note(end()).unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let over = Event::Sandbox {
+            change: SandboxChange::Stopped,
+            name: "s".into(),
+            version: "0".into(),
+            detail: None,
+        };
+        log.sink().note(over).unwrap();
+        assert_eq!(*committed.wait_for(|count| *count > 0).await.unwrap(), 2, "written together");
+        log.sink().note(end()).unwrap();
+        assert_eq!(*committed.wait_for(|count| *count > 2).await.unwrap(), 3, "nothing followed");
         writer.abort();
     }
 }
