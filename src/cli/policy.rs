@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue};
 use operator::Code;
 use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
-use policy::{Builtin, Compiled, Diagnostics, Executable, Question};
+use policy::{Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question, Verdict};
+use proxy::guard::{self, OwnAddresses};
 use serde_json::json;
 
 use crate::builder::{self, Came, Wish};
@@ -92,6 +93,25 @@ fn judge(name: &str, text: &str) -> (Option<Diagnostics>, Option<Diagnostics>) {
     }
 }
 
+/// What the guard says of an address that is asked for by itself; those of a name are judged when it is resolved.
+fn judge_address(compiled: &Compiled, question: &Question, explanation: &mut Explanation) {
+    let Host::Addr(address) = &question.destination.host else { return };
+    let Ok(grant) = compiled.connect(&question.destination, &question.caller) else { return };
+    // This machine's own addresses say nothing of those where the policy is to be in force.
+    let own = OwnAddresses::fixed([]);
+    let Err(refusal) = guard::judge(*address, question.destination.port, &grant.addresses, &own) else {
+        return;
+    };
+    explanation.verdict = Verdict::Deny;
+    explanation.rule = None;
+    explanation.denial = Some(Denial {
+        layer: Layer::Ssrf,
+        detail: refusal.to_string(),
+        policy: Some(grant.policy),
+        hint: refusal.hint().map(Into::into),
+    });
+}
+
 fn explain(args: ExplainArgs) -> Outcome {
     let source = policies::source(&Choice {
         profile: args.profile.as_deref(),
@@ -124,7 +144,8 @@ fn explain(args: ExplainArgs) -> Outcome {
     }
     question.caller.ancestors =
         args.ancestor.iter().map(|path| Executable { path: path.as_str().into(), sha256: [0; 32] }).collect();
-    let explanation = compiled.explain(&question);
+    let mut explanation = compiled.explain(&question);
+    judge_address(&compiled, &question, &mut explanation);
     if args.json {
         print_json(&explanation)?;
     } else {

@@ -100,7 +100,6 @@ fn binaries_overlap(a: &Binary, b: &Binary) -> bool {
     match (a.path.is_literal(), b.path.is_literal()) {
         (true, _) => b.path.matches(a.path.as_str()),
         (_, true) => a.path.matches(b.path.as_str()),
-        // Two patterns: compared by text, for what they share can't be told cheaply.
-        (false, false) => a.path == b.path,
+        (false, false) => a.path.may_overlap(&b.path),
     }
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
 use crate::content::{Content, Reading, SaidText};
+use crate::model::is_inference_local;
 use crate::renamed::renamed;
 use crate::second::{self, Second};
 use crate::{
@@ -145,11 +146,18 @@ pub struct Explanation {
     /// Why no rule is asked at all: the request itself is refused, as `bad_request`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bad_request: Option<String>,
+    /// Who else has a say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
     /// The endpoint and rule that come nearest to allowing it.
     pub nearest: Option<Nearest>,
     /// Where nothing comes near: the least entry of `network_policies` that would allow it, as YAML.
     pub mend: Option<String>,
 }
+
+/// No entry of a policy opens or closes the way there.
+const INFERENCE: &str =
+    "the gateway answers for `inference.local`: by its routes, and the programs that the inference section names";
 
 /// What a question comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -206,7 +214,12 @@ impl Compiled {
             nearest: None,
             mend: None,
             bad_request: None,
+            note: None,
         };
+        if is_inference_local(&destination.host) {
+            out.note = Some(INFERENCE);
+            return out;
+        }
         let grant = match self.connect(destination, caller) {
             Ok(grant) => grant,
             Err(denial) => {
@@ -391,6 +404,9 @@ impl fmt::Display for Explanation {
         }
         if let Some(why) = &self.bad_request {
             writeln!(f, "  why:     {why} (bad_request)")?;
+        }
+        if let Some(note) = self.note {
+            writeln!(f, "  note:    {note}")?;
         }
         if let Some(nearest) = &self.nearest {
             write!(f, "  nearest: {}: {}", nearest.policy, nearest.endpoint)?;

@@ -89,6 +89,22 @@ impl Glob {
         self.tokens.iter().all(|t| matches!(t, Token::Literal(_)))
     }
 
+    /// Whether some text may match both: they begin and end alike as far as both say how. Two that share no text in spite of that are
+    /// taken for overlapping.
+    #[must_use]
+    pub fn may_overlap(&self, other: &Self) -> bool {
+        let ends = |tokens: &[Token]| {
+            let literal = |token: Option<&Token>| match token {
+                Some(Token::Literal(bytes)) => bytes.clone(),
+                _ => Box::default(),
+            };
+            (literal(tokens.first()), literal(tokens.last()))
+        };
+        let ((a_first, a_last), (b_first, b_last)) = (ends(&self.tokens), ends(&other.tokens));
+        let begin_alike = a_first.starts_with(&b_first) || b_first.starts_with(&a_first);
+        begin_alike && (a_last.ends_with(&b_last) || b_last.ends_with(&a_last))
+    }
+
     /// Whether the whole of `text` matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
@@ -383,8 +399,27 @@ pub(crate) mod tests {
         }
     }
 
+    #[test]
+    fn patterns_that_begin_or_end_otherwise_share_no_text() {
+        let overlap = |a, b| Glob::path(a).unwrap().may_overlap(&Glob::path(b).unwrap());
+        assert!(overlap("/usr/bin/*", "/usr/**") && overlap("/**", "/usr/bin/*") && overlap("**/sh", "/usr/b*h"));
+        assert!(!overlap("/usr/bin/*", "/opt/**") && !overlap("/usr/**/node", "/usr/bin/*py"));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn what_matches_two_patterns_makes_them_overlap(
+            one in "(/|a|b|\\*|\\*\\*/|\\*\\*|\\?|\\[ab\\]){1,5}",
+            other in "(/|a|b|\\*|\\*\\*/|\\*\\*|\\?|\\[ab\\]){1,5}",
+            text in "[/ab]{0,5}",
+        ) {
+            if let (Ok(one), Ok(other)) = (Glob::path(&one), Glob::path(&other)) {
+                let both = one.matches(&text) && other.matches(&text);
+                prop_assert!(!both || one.may_overlap(&other), "{} and {} on {}", one, other, text);
+            }
+        }
+
         #[test]
         fn agrees_with_the_slow_matcher(pattern in "(/|a|b|\\*|\\*\\*/|\\*\\*|\\?|\\[ab\\]|\\[!a\\]){1,8}", text in "[/ab]{0,10}") {
             if let Ok(glob) = Glob::path(&pattern) {

@@ -256,7 +256,14 @@ mod tests {
             redact("Authorization: Basic dXNlcjpwYXNz\r\nA: b"),
             "Authorization: Basic [REDACTED:authorization]\r\nA: b"
         );
-        assert_eq!(redact("authorization: Bearer abcd"), "authorization: Bearer [REDACTED:authorization]");
+        assert_eq!(
+            redact("authorization: Bearer abcdefghijklmnop"),
+            "authorization: Bearer [REDACTED:authorization]"
+        );
+        assert_eq!(
+            redact("authorization = 0123456789abcdef0123"),
+            "authorization = [REDACTED:authorization]"
+        );
         assert_eq!(redact(r#"{"x-api-key": "0123456789abcdef"}"#), r#"{"x-api-key": "[REDACTED:api-key]"}"#);
         assert_eq!(
             redact("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
@@ -272,6 +279,9 @@ mod tests {
             "http://localhost:8080/path?x=1 https://example.com:443 ssh://git@host",
             "Bearer authentication-scheme is described in RFC 6750",
             "Authorization: required by the server",
+            "Authorization: Bearer YOUR_API_KEY",
+            "Authorization: Bearer cofferdam:cred:gh",
+            "authorization = base64.decodebytes(authorization)",
             "eyJ is how base64 of JSON begins; hf_transfer; npm_config_cache; xai-org/grok",
             "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
             "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",

@@ -19,6 +19,8 @@ const DOTTED: Class = Class::ranges(b"azAZ09__--..");
 const BASE64: Class = Class::ranges(b"azAZ09++//==");
 /// token68 of RFC 7235.
 const TOKEN68: Class = Class::ranges(b"azAZ09--..__~~++//==");
+/// token68 without what names in programs have in them.
+const PLAIN: Class = Class::ranges(b"azAZ09--__++==");
 /// Between a name and its value in headers, JSON, YAML, shell and ini files.
 const SEPARATOR: Class = Class::ranges(b"  \t\t\"\"''::==\\\\");
 /// A user name in a URL's authority.
@@ -57,9 +59,9 @@ const fn value(
 }
 
 const SCHEMES: Step = Step::AnyOf(&[
-    b"Bearer ", b"bearer ", b"BEARER ", b"Basic ", b"basic ", b"BASIC ", b"Token ", b"token ", b"ApiKey ",
-    b"apikey ",
+    b"Bearer ", b"bearer ", b"BEARER ", b"Token ", b"token ", b"ApiKey ", b"apikey ",
 ]);
+const BASIC: Step = Step::AnyOf(&[b"Basic ", b"basic ", b"BASIC "]);
 const GAP: Step = Step::Run { class: SEPARATOR, min: 1, max: 8, digit: false };
 
 /// Every format, in order of precedence where two fit the same place.
@@ -198,17 +200,27 @@ pub(crate) static FORMATS: &[Format] = &[
         &[Step::PemBody { max: PEM_MAX }],
         Left::Any,
     ),
+    // As long as tokens are: what stands in their place in texts about them (`Bearer TOKEN`, `cofferdam:cred:NAME`) is shorter.
     value(
         "authorization",
         &[b"Authorization", b"authorization", b"AUTHORIZATION"],
-        &[GAP, SCHEMES, Step::Run { class: TOKEN68, min: 4, max: LONG_MAX, digit: false }],
+        &[GAP, SCHEMES, Step::Run { class: TOKEN68, min: 16, max: LONG_MAX, digit: false }],
         3,
         CutShort::Mask,
     ),
+    // RFC 7617: name and password in base64, of seven bytes at least.
     value(
         "authorization",
         &[b"Authorization", b"authorization", b"AUTHORIZATION"],
-        &[GAP, Step::Run { class: TOKEN68, min: 16, max: LONG_MAX, digit: true }],
+        &[GAP, BASIC, Step::Run { class: BASE64, min: 12, max: LONG_MAX, digit: false }],
+        3,
+        CutShort::Mask,
+    ),
+    // Without a scheme it may be anything, a program's text too: no dot and no slash, as in what it calls.
+    value(
+        "authorization",
+        &[b"Authorization", b"authorization", b"AUTHORIZATION"],
+        &[GAP, Step::Run { class: PLAIN, min: 20, max: LONG_MAX, digit: true }],
         2,
         CutShort::Show,
     ),

@@ -145,3 +145,10 @@ fn odd_questions_are_refused() {
     assert!(matches!(Question::parse("/x", None, "https://127.1/"), Err(QuestionError::Host(_))));
     assert!(Question::parse("/x", None, "[2606:2800::1]:443").is_ok());
 }
+
+#[test]
+fn the_gateways_name_is_not_the_policys_to_judge() {
+    let told = explain("/usr/bin/gh", Some("POST"), "https://inference.local/v1/chat/completions");
+    assert_eq!((told.verdict, told.mend.clone()), (Verdict::Allow, None));
+    assert!(told.to_string().contains("note:    the gateway answers"), "{told}");
+}

@@ -111,6 +111,10 @@ impl Reader<'_> {
         let name = match host {
             Host::Name(name) => name.as_str(),
             Host::Addr(addr) if addr.is_loopback() || addr.is_unspecified() => "localhost",
+            Host::Addr(addr) if is_of_the_link(*addr) => {
+                self.warning(node, format!("`{host}` is never reached from the sandbox, whatever a policy says"));
+                return;
+            }
             Host::Addr(_) => return,
         };
         if PROVIDER_HOSTS.contains(&name) {
@@ -377,6 +381,14 @@ fn has_port(text: &str) -> bool {
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         digits && (!host.contains(':') || host.ends_with(']'))
     })
+}
+
+/// Addresses of one link or of many machines, metadata services among them, which are no destination of a connection.
+fn is_of_the_link(addr: IpAddr) -> bool {
+    match addr.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
+    }
 }
 
 /// What `allowed_ips` can't open: RFC 1122 loopback and unspecified, RFC 3927 and 4291 link-local.

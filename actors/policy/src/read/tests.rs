@@ -347,7 +347,12 @@ fn contradicting_entries_are_one_error_that_names_both() {
             "{errors:?}"
         );
     }
+    // Patterns that have programs in common.
+    let patterns = two(rest, audit, "'/usr/**'").replace("/usr/bin/curl", "'/usr/bin/*'");
+    assert_eq!(errors(&patterns).len(), 1);
     // Different programs, ports, hosts or paths: no contradiction.
+    let patterns = two(rest, audit, "'/opt/**'").replace("/usr/bin/curl", "'/usr/bin/*'");
+    assert_eq!(errors(&patterns), Vec::<String>::new());
     assert_eq!(errors(&two(rest, audit, "/usr/bin/git")), Vec::<String>::new());
     assert_eq!(errors(&two(rest, "host: a.example.com, port: 444", "/usr/bin/curl")), Vec::<String>::new());
     assert_eq!(errors(&two(rest, "host: b.example.com, port: 443", "/usr/bin/curl")), Vec::<String>::new());
@@ -397,4 +402,16 @@ fn a_long_file_is_read_in_little_time_and_origins_are_right() {
     assert_eq!((origin.line, origin.column), (2 + 999 * 3 + 2, 18));
     let told = Origin { file: "/home/me/secret/policy.yaml".into(), ..origin.clone() }.for_agents();
     assert_eq!(told, format!("policy.yaml:{}:18", origin.line));
+}
+
+#[test]
+fn an_address_that_no_policy_opens_is_warned_of() {
+    for host in ["169.254.169.254", "127.0.0.1", "'fe80::1'", "'ff02::1'", "224.0.0.1"] {
+        let text = format!(
+            "version: 1\nnetwork_policies:\n  one:\n    endpoints: [ {{ host: {host}, port: 443 }} ]\n    binaries: [ {{ path: /a }} ]\n"
+        );
+        let read = parse("p", &text).unwrap();
+        let warned = read.warnings.items().iter().any(|warning| warning.message.contains("never reached"));
+        assert!(warned, "{host}: {:?}", read.warnings.items());
+    }
 }
