@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
 //! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be had; features that are not
-//! there yet (`approvals`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
+//! there yet (`approvals: { unlisted: ask }`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -75,9 +75,28 @@ pub struct Config {
     pub upstream_proxy: Option<UpstreamProxy>,
     /// `strict` or `best-effort`.
     pub enforcement: Option<Enforcement>,
-    /// Known, refused by [`Config::check`]: not there yet.
+    /// What becomes of requests that no policy entry names.
     #[serde(default)]
-    approvals: Option<Present>,
+    approvals: Option<Approvals>,
+}
+
+/// Only what is in force anyway: requests that are held come with a later release, see [`Config::check`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Approvals {
+    #[serde(default)]
+    unlisted: Unlisted,
+    /// Of the held ones alone.
+    #[serde(default, rename = "hold")]
+    _hold: Option<Present>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Unlisted {
+    #[default]
+    Deny,
+    Ask,
 }
 
 /// One agent.
@@ -264,9 +283,9 @@ impl Config {
         if self.profile.is_some() && self.policy.is_some() {
             return Err("`profile` and `policy` together: name one of them".into());
         }
-        if self.approvals.is_some() {
-            return Err("approvals: held requests come with a later release; take the field out: what no policy entry names is \
-                        refused, as `unlisted: deny` says"
+        if self.approvals.as_ref().is_some_and(|approvals| approvals.unlisted == Unlisted::Ask) {
+            return Err("approvals: held requests come with a later release; `unlisted: deny` is what there is: what no policy entry \
+                        names is refused"
                 .into());
         }
         self.credentials.check().map_err(|faults| faults.to_string())?;
@@ -437,11 +456,15 @@ mod tests {
     fn what_is_not_there_yet_is_refused_not_ignored() {
         for (field, said) in [
             ("approvals: { unlisted: ask, hold: 30s }", "approvals: held requests come with a later release"),
+            ("approvals: { unlisted: perhaps }", "unknown variant"),
             ("budget: {}", "unknown field"),
             ("agents: { a: { command: [] } }", "`command` is empty"),
         ] {
             let why = Config::parse(field).unwrap_err();
             assert!(why.contains(said), "{field}: {why}");
+        }
+        for what_is_in_force in ["approvals: { unlisted: deny, hold: 30s }", "approvals: {}"] {
+            assert!(Config::parse(what_is_in_force).is_ok(), "{what_is_in_force}");
         }
         assert!(Config::parse("profile: a\npolicy: b").unwrap_err().contains("name one"));
     }

@@ -43,7 +43,8 @@ impl Root {
     /// `--state` or `$COFFERDAM_STATE` (clap reads both), else as root `/var/lib/cofferdam`, else
     /// `$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`.
     pub fn locate(given: Option<&Path>) -> Result<Self, Failure> {
-        if let Some(dir) = given {
+        // A variable that is set to nothing names nothing.
+        if let Some(dir) = given.filter(|dir| !dir.as_os_str().is_empty()) {
             return std::path::absolute(dir).map(Self).map_err(Failure::from);
         }
         if nix::unistd::geteuid().is_root() {

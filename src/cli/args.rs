@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs an AI agent in a sandbox that denies by default: network, filesystem, process, inference.
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub struct Cli {
     /// Directory that holds every sandbox's state
     #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_STATE", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub state: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
@@ -88,6 +90,13 @@ pub enum Command {
     /// The tour: an agent meets every layer, while cofferdam's parts are killed under it
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
+    /// Comes with a later release
+    #[command(hide = true, name = "approvals", aliases = ["provider", "onboard", "snapshot", "restore", "term"])]
+    Later {
+        /// Whatever it is to be told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
 }
 
 /// Options that describe a sandbox; shared by `run` and (as overrides) nothing else.

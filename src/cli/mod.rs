@@ -121,6 +121,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Audit(command) => audit::audit(&root, &command),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => crate::demo::demo(&args),
+        Command::Later { .. } => Err(Failure::refused(
+            "approvals, provider, onboard, snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
+        )),
     }
 }
 

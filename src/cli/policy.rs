@@ -6,7 +6,9 @@ use http::{HeaderName, HeaderValue};
 use operator::Code;
 use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
-use policy::{Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question, Verdict};
+use policy::{
+    Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question, Verdict,
+};
 use proxy::guard::{self, OwnAddresses};
 use serde_json::json;
 

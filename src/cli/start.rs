@@ -191,7 +191,7 @@ fn cage(
     let apart = reach::keep_out(wanted, &cage)?;
     cage::check(&cage)?;
     if !wanted.quiet {
-        reach::answered(&cage).iter().for_each(|text| warn(text));
+        reach::answered(&cage).iter().chain(&reach::unprotected(&cage)).for_each(|text| warn(text));
     }
     places::remember(&claim.dir, &mut cage)?;
     Ok((cage, apart))

@@ -48,12 +48,49 @@ struct Stderr {
 }
 
 impl<'a> MakeWriter<'a> for Stderr {
-    type Writer = LogWriter<io::Stderr>;
+    type Writer = Prefixed<LogWriter<io::Stderr>>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        let mut writer = LogWriter::new(self.redactor.clone(), io::stderr());
         // Held back until the message is whole.
-        let _ = writer.write_all(self.prefix.as_bytes());
-        writer
+        let inner = LogWriter::new(self.redactor.clone(), io::stderr());
+        Prefixed { inner, prefix: self.prefix, begins: true }
+    }
+}
+
+/// Every line of a message begins with whose it is, as the command's own do: an agent's output is between them.
+struct Prefixed<W> {
+    inner: W,
+    prefix: &'static str,
+    /// Whether what comes next begins a line.
+    begins: bool,
+}
+
+impl<W: Write> Write for Prefixed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.begins {
+                self.inner.write_all(self.prefix.as_bytes())?;
+            }
+            self.inner.write_all(line)?;
+            self.begins = line.ends_with(b"\n");
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_says_whose_it_is() {
+        let mut writer = Prefixed { inner: Vec::new(), prefix: "cofferdam: ", begins: true };
+        writer.write_all(b"WARN one\n--> two").unwrap();
+        writer.write_all(b"!\n").unwrap();
+        assert_eq!(writer.inner, b"cofferdam: WARN one\ncofferdam: --> two!\n");
     }
 }

@@ -311,6 +311,7 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     let rooted = matches!(plan.cage.ids, agent::plan::Ids::Rooted { .. });
     metrics::build_info(env!("CARGO_PKG_VERSION"), if rooted { "rooted" } else { "rootless" });
     metrics::supervisor_restarts(handover.restarts.into());
+    metrics::approvals_pending(0);
     metrics::policy_generation(stores.policy.load().number);
     if handover.beginning == Beginning::Sandbox {
         records::record(&stores.audit.sink(), records::started(plan));

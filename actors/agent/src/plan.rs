@@ -106,6 +106,9 @@ pub struct Limits {
     pub nofile: u64,
 }
 
+/// Descriptors of an agent's process: Node and Chromium want this many, 256 breaks them.
+pub(crate) const AGENT_DESCRIPTORS: u64 = 65_536;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -118,8 +121,7 @@ impl Default for Limits {
             tmp_bytes: 2 << 30,
             // Enough for a browser and a build; a fork bomb stops here.
             nproc: 512,
-            // Node and Chromium want this many; 256 breaks them.
-            nofile: 65_536,
+            nofile: AGENT_DESCRIPTORS,
         }
     }
 }

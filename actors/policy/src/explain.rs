@@ -156,8 +156,7 @@ pub struct Explanation {
 }
 
 /// No entry of a policy opens or closes the way there.
-const INFERENCE: &str =
-    "the gateway answers for `inference.local`: by its routes, and the programs that the inference section names";
+const INFERENCE: &str = "the gateway answers for `inference.local`: by its routes, and the programs that the inference section names";
 
 /// What a question comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -402,7 +402,9 @@ pub(crate) mod tests {
     #[test]
     fn patterns_that_begin_or_end_otherwise_share_no_text() {
         let overlap = |a, b| Glob::path(a).unwrap().may_overlap(&Glob::path(b).unwrap());
-        assert!(overlap("/usr/bin/*", "/usr/**") && overlap("/**", "/usr/bin/*") && overlap("**/sh", "/usr/b*h"));
+        assert!(
+            overlap("/usr/bin/*", "/usr/**") && overlap("/**", "/usr/bin/*") && overlap("**/sh", "/usr/b*h")
+        );
         assert!(!overlap("/usr/bin/*", "/opt/**") && !overlap("/usr/**/node", "/usr/bin/*py"));
     }
 

@@ -58,9 +58,8 @@ const fn value(
     Format { kind, prefixes, steps, mask_from, left: Left::Any, cut_short }
 }
 
-const SCHEMES: Step = Step::AnyOf(&[
-    b"Bearer ", b"bearer ", b"BEARER ", b"Token ", b"token ", b"ApiKey ", b"apikey ",
-]);
+const SCHEMES: Step =
+    Step::AnyOf(&[b"Bearer ", b"bearer ", b"BEARER ", b"Token ", b"token ", b"ApiKey ", b"apikey "]);
 const BASIC: Step = Step::AnyOf(&[b"Basic ", b"basic ", b"BASIC "]);
 const GAP: Step = Step::Run { class: SEPARATOR, min: 1, max: 8, digit: false };
 

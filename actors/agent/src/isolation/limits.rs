@@ -9,6 +9,9 @@ use std::io;
 /// limit of whoever sends, and a child sends its filter's listener. It could not, if agents could fill all of that.
 const IN_RESERVE: u64 = 512;
 
+/// The hard limit under which agents get all that they may have.
+pub(crate) const DESCRIPTORS_WANTED: u64 = crate::plan::AGENT_DESCRIPTORS + IN_RESERVE;
+
 /// Signals and timers that wait (sigqueue(3), timer_create(2)): counted for a user, who without root is the operator, too.
 const SIGNALS_PENDING: u64 = 4096;
 

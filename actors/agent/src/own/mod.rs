@@ -143,12 +143,13 @@ pub fn share_heaps() {
     sys::process::limit_heaps(HEAPS, KEPT);
 }
 
-/// So many descriptors for this process and what it starts, or as many as the hard limit allows, which root lifts. A limit
-/// that is higher already stays.
+/// So many descriptors for this process, and for what it starts as many as agents may have, or as the hard limit allows, which root lifts. A
+/// limit that is higher already stays.
 ///
 /// # Errors
 /// The kernel's.
-pub fn want_descriptors(wanted: u64) -> io::Result<()> {
+pub fn want_descriptors(own: u64) -> io::Result<()> {
+    let wanted = own.max(crate::isolation::limits::DESCRIPTORS_WANTED);
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft >= wanted || (hard < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok()) {
         return Ok(());

@@ -112,7 +112,10 @@ impl Reader<'_> {
             Host::Name(name) => name.as_str(),
             Host::Addr(addr) if addr.is_loopback() || addr.is_unspecified() => "localhost",
             Host::Addr(addr) if is_of_the_link(*addr) => {
-                self.warning(node, format!("`{host}` is never reached from the sandbox, whatever a policy says"));
+                self.warning(
+                    node,
+                    format!("`{host}` is never reached from the sandbox, whatever a policy says"),
+                );
                 return;
             }
             Host::Addr(_) => return,

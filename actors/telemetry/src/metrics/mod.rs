@@ -181,6 +181,11 @@ pub fn guesses_spent() {
     counter!(names::GUESSES_SPENT).increment(1);
 }
 
+/// Requests that wait for the operator.
+pub fn approvals_pending(count: u32) {
+    gauge!(names::APPROVALS_PENDING).set(f64::from(count));
+}
+
 /// Whether a control is missing here, under `enforcement: best-effort`.
 pub fn control_missing(control: &'static str, missing: bool) {
     gauge!(names::CONTROL_MISSING, "control" => control).set(f64::from(u8::from(missing)));

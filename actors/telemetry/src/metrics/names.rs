@@ -54,6 +54,7 @@ pub(super) const INFERENCE_TOKENS: &str = "cofferdam_inference_tokens_total";
 pub(super) const INFERENCE_FIRST_BYTE: &str = "cofferdam_inference_first_byte_seconds";
 pub(super) const REDACTIONS: &str = "cofferdam_redactions_total";
 pub(super) const GUESSES_SPENT: &str = "cofferdam_guesses_spent_total";
+pub(super) const APPROVALS_PENDING: &str = "cofferdam_approvals_pending";
 pub(super) const CONTROL_MISSING: &str = "cofferdam_control_missing";
 pub(super) const AUDIT_RECORDS: &str = "cofferdam_audit_records_total";
 pub(super) const AUDIT_REFUSED: &str = "cofferdam_audit_refused_total";
@@ -121,6 +122,12 @@ pub const TABLE: &[Metric] = &[
         Kind::Counter,
         &[],
         "Agents that guessed at credentials so often that answers come late to them.",
+    ),
+    metric(
+        APPROVALS_PENDING,
+        Kind::Gauge,
+        &[],
+        "Requests held for the operator's word; none is yet, what isn't allowed is refused.",
     ),
     metric(
         CONTROL_MISSING,
