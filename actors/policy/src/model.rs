@@ -69,9 +69,7 @@ impl Policy {
         if self.landlock != other.landlock {
             out.push("landlock");
         }
-        if self.process != other.process {
-            out.push("process");
-        }
+        // Of the process section all that is accepted names the one user and group that there are.
         out
     }
 }
