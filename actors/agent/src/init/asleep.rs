@@ -82,7 +82,7 @@ impl Asleep {
         self.reads = READ_AT_ONCE;
     }
 
-    /// It is over, and every process was asked about: who was not there is forgotten.
+    /// It is over, however it ended: who was not asked about is forgotten.
     pub(super) fn end(&mut self) {
         let look = self.look;
         self.known.retain(|_, known| known.look == look);
@@ -137,11 +137,6 @@ impl Asleep {
             self.sockets += sockets.len();
             known.sockets = Some(sockets.into());
         }
-    }
-
-    /// Whether a process's table is known, and so costs a look nothing.
-    pub(super) fn is_known(&self, pid: i32) -> bool {
-        self.known.get(&pid).is_some_and(|known| known.sockets.is_some() && known.is_asleep_still())
     }
 
     fn meet(&mut self, proc: BorrowedFd<'_>, pid: i32) {
@@ -257,16 +252,13 @@ mod tests {
         let pid = child.id() as i32;
         assert_eq!(ask(&mut all, pid, 7), Table::Unknown, "nobody knows it yet");
         wake(&mut child);
-        assert!(!all.is_known(pid));
         remembered(&mut all, pid, &[9, 7, 8]);
-        assert!(all.is_known(pid));
         for (inode, expected) in
             [(6, Table::HoldsNone), (7, Table::Unknown), (8, Table::Unknown), (10, Table::HoldsNone)]
         {
             assert_eq!(ask(&mut all, pid, inode), expected, "{inode}");
         }
         wake(&mut child);
-        assert!(!all.is_known(pid), "it has run");
         assert_ne!(ask(&mut all, pid, 6), Table::HoldsNone, "it has run");
         // Whoever runs while its table is read is not remembered.
         let deadline = Instant::now() + Duration::from_secs(60);

@@ -16,6 +16,7 @@ use super::identified::{Fault, Identified, gone_or_unreadable, unreadable};
 use super::patience::{Stopwatch, Waits};
 use super::process::pids;
 use super::tables::{Place, Tables};
+use super::tally::Tally;
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
 use crate::sys::directory::ENTRIES;
 use std::fs::File;
@@ -67,6 +68,15 @@ pub(crate) struct Looked {
     pub(crate) took: Duration,
 }
 
+/// What a look for all sockets cost.
+#[derive(Debug, Default)]
+pub(crate) struct Cost {
+    /// What was gone through, of the last time where it was made several times.
+    pub(crate) tally: Tally,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
 /// An answer: every holder of one socket, and the opened executables that they refer to.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -83,8 +93,9 @@ struct Search<'a> {
     took: Vec<Duration>,
 }
 
-/// Every holder of each socket. One walk answers all: it begins after all were asked.
-pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> Vec<Looked> {
+/// Every holder of each socket, and what it cost to look. One walk answers all: it begins after all were asked.
+pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> (Vec<Looked>, Cost) {
+    let mut tally = Tally::default();
     let started = lens.waits.stopwatch();
     let mut open: Vec<Open> =
         wanted.iter().map(|wanted| Open { wanted: *wanted, answer: None, took: Duration::ZERO }).collect();
@@ -94,7 +105,7 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) ->
         let wanted: Vec<Wanted> = unsettled.iter().map(|one| one.wanted).collect();
         let took = vec![Duration::ZERO; wanted.len()];
         let mut search = Search { lens, wanted: &wanted, identified: Identified::default(), took };
-        let found = search.run(asleep);
+        let found = search.run(asleep, &mut tally);
         for (one, spent) in unsettled.iter_mut().zip(&search.took) {
             one.took += *spent;
             one.answer = search.answer(one.wanted.inode, &found);
@@ -103,7 +114,8 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) ->
             std::thread::yield_now();
         }
     }
-    open.into_iter().map(Open::close).collect()
+    let cost = Cost { tally, took: started.elapsed() };
+    (open.into_iter().map(Open::close).collect(), cost)
 }
 
 /// A question that is being answered.
@@ -140,34 +152,41 @@ impl Search<'_> {
         }
     }
 
-    fn run(&mut self, asleep: &mut Asleep) -> Holders {
+    /// Looks once, and notes what was gone through.
+    fn run(&mut self, asleep: &mut Asleep, tally: &mut Tally) -> Holders {
         let proc = File::open("/proc").map_err(|error| unreadable(0, &error))?;
-        let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)
+        let all = self.processes(&proc)?;
+        let mut tables = Tables::new(&proc, self.wanted, self.lens, asleep);
+        let found = self.walk(&proc, &all, &mut tables);
+        if matches!(found, Err(Fault::Refused(Refusal::Flooded { .. }))) {
+            tables.weigh(&all);
+        }
+        *tally = tables.end();
+        found
+    }
+
+    /// All that may hold a socket. Init itself does so only to give it away.
+    fn processes(&self, proc: &File) -> Result<Vec<i32>, Fault> {
+        let mut all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
-        let mut tables = Tables::new(&proc, self.wanted, self.lens, asleep);
+        all.retain(|pid| *pid != 1 && !self.lens.starting.contains(pid));
+        Ok(all)
+    }
+
+    fn walk(&mut self, proc: &File, all: &[i32], tables: &mut Tables<'_>) -> Holders {
         let mut found: Vec<Result<Vec<Holder>, Fault>> = self.wanted.iter().map(|_| Ok(Vec::new())).collect();
         let mut looked_at = Vec::new();
-        // Init itself holds sockets only to give them away.
-        let starting = self.lens.starting;
-        for pid in all.into_iter().filter(|pid| *pid != 1 && !starting.contains(pid)) {
+        for pid in all.iter().copied() {
             let places = tables.places(pid)?;
             if places.is_empty() {
                 continue;
             }
             let before = self.identified.count();
-            let holder = self.holder(&proc, pid, &tables, &places);
+            let holder = self.holder(proc, pid, tables, &places);
             for place in &places {
                 let Some(of) = found.get_mut(place.socket) else { continue };
-                match (&mut *of, &holder) {
-                    (Ok(holders), Ok(holder)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),
-                    (Ok(_), Ok(_)) => {
-                        *of = Err(Refusal::TooMany("processes that hold one socket".into()).into());
-                    }
-                    // Its sockets', and nobody else's who asks at the same time.
-                    (Ok(_), Err(fault)) => *of = Err(fault.clone()),
-                    (Err(_), _) => {}
-                }
+                add(of, &holder);
             }
             looked_at.push((before..self.identified.count(), places));
         }
@@ -228,5 +247,15 @@ impl Search<'_> {
             foreign_code::Fault::TooLong => unreadable("what it has mapped takes too long to look through"),
             foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),
         })
+    }
+}
+
+/// Adds a holder to those of one socket, or says why that has none: its own holders' fault, and nobody else's who asks at the same time.
+fn add(of: &mut Result<Vec<Holder>, Fault>, holder: &Result<Holder, Fault>) {
+    match (&mut *of, holder) {
+        (Ok(holders), Ok(holder)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),
+        (Ok(_), Ok(_)) => *of = Err(Refusal::TooMany("processes that hold one socket".into()).into()),
+        (Ok(_), Err(fault)) => *of = Err(fault.clone()),
+        (Err(_), _) => {}
     }
 }

@@ -70,16 +70,16 @@ impl Loop<'_> {
             };
             // All of them were looked at by now, so one look at what each maker executes is late enough for all.
             let mut images = Images::default();
-            let mut looked = holders::holders(&wanted, lens, &mut self.asleep);
+            let (mut looked, mut cost) = holders::holders(&wanted, lens, &mut self.asleep);
             for _ in 0..RELIEFS {
                 if !looked.iter().any(is_flooded) {
                     break;
                 }
-                let ended = File::open("/proc")
-                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &self.asleep, &mut self.floods));
-                let Some(ended) = ended.ok().filter(|ended| !ended.is_empty()) else { break };
+                let stemmed = File::open("/proc")
+                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &cost.tally, &mut self.floods));
+                let Ok(Some(ended)) = stemmed else { break };
                 self.news.extend(ended);
-                looked = holders::holders(&wanted, lens, &mut self.asleep);
+                (looked, cost) = holders::holders(&wanted, lens, &mut self.asleep);
             }
             for (look, Looked { result, took }) in alike.into_iter().zip(looked) {
                 self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());

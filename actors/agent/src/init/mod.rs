@@ -35,6 +35,8 @@ mod starting;
 mod strays;
 mod table;
 mod tables;
+mod tally;
+mod unlisted;
 
 pub(crate) use asleep::Asleep;
 pub(crate) use birthmark::Birthmarks;

@@ -17,6 +17,7 @@ mod attacks;
 mod bed;
 mod bench;
 mod capture;
+mod floods;
 mod holders;
 mod launch;
 mod lives;
@@ -71,6 +72,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         lives::CASES,
         own::CASES,
         holders::CASES,
+        floods::CASES,
         supervisors::CASES,
         launch::CASES,
         bench::CASES,
