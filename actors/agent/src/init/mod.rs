@@ -13,6 +13,7 @@
 mod allowance;
 mod asleep;
 mod birthmark;
+mod births;
 mod changed_code;
 mod channel;
 mod confine;
@@ -36,6 +37,7 @@ mod strays;
 mod table;
 mod tables;
 mod tally;
+mod threads;
 mod unlisted;
 
 pub(crate) use asleep::Asleep;

@@ -7,8 +7,9 @@
 //! gets to it only if that one sends it, as it could send whatever comes by it. A table that can't have changed since it was read isn't looked through again
 //! ([`super::asleep`]).
 //!
-//! Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal,
-//! of those sockets that may be in it.
+//! A table is its process's as long as any thread has it: one that was there no more at its list's end is looked for at the other threads
+//! ([`super::threads`]). Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked
+//! through is a refusal, of those sockets that may be in it.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
@@ -32,6 +33,18 @@ pub(super) const MAX_DESCRIPTORS: usize = 65_536;
 const MAX_ANCHORS: usize = 3;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
 const LINK: usize = 64;
+
+/// What a descriptor costs that has to be read again.
+const AGAIN: usize = 8;
+
+/// How the list of a table ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// With all that was asked for; or with its last descriptor, and then it was there still.
+    Whole,
+    /// With its thread, whose descriptors read as closed from some one on. Another thread may have them.
+    Ended,
+}
 
 /// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
 #[derive(Debug, Clone, Copy)]
@@ -59,9 +72,11 @@ pub(super) struct Tables<'a> {
     pub(super) compared: bool,
     asleep: &'a mut Asleep,
     pub(super) unlisted: Vec<Unlisted>,
+    /// Processes of which it can't be told what they hold, since they never keep still.
+    pub(super) restless: Vec<i32>,
     pub(super) looked_at: usize,
     tally: Tally,
-    entries: Vec<u8>,
+    pub(super) entries: Vec<u8>,
 }
 
 impl<'a> Tables<'a> {
@@ -75,6 +90,7 @@ impl<'a> Tables<'a> {
             compared: false,
             asleep,
             unlisted: Vec::new(),
+            restless: Vec::new(),
             looked_at: 0,
             tally: Tally::default(),
             entries: vec![0; ENTRIES],
@@ -125,9 +141,9 @@ impl<'a> Tables<'a> {
         match directory::open(self.proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
-                self.find((pid, pid), &table, found, sockets.as_mut())?;
+                let whole = self.find((pid, pid), &table, found, sockets.as_mut())? == Listed::Whole;
                 // An empty table is one that the first thread took down as it ended before the others.
-                if !self.lens.threads && self.looked_at > before {
+                if whole && !self.lens.threads && self.looked_at > before {
                     sockets.into_iter().for_each(|sockets| self.asleep.remember(pid, sockets));
                     return Ok(());
                 }
@@ -145,43 +161,36 @@ impl<'a> Tables<'a> {
         self.look_through_threads(pid, found)
     }
 
-    pub(super) fn look_through_threads(&mut self, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
-        let tasks = match directory::open(self.proc.as_fd(), &format!("{pid}/task"), libc::O_DIRECTORY) {
-            Ok(tasks) => tasks,
-            Err(error) if is_gone(&error) => return Ok(()),
-            Err(error) => return Err(unreadable(pid, &error).into()),
-        };
-        let mut threads = Vec::new();
-        directory::numbers(tasks.as_fd(), &mut self.entries, |thread| {
-            threads.push(thread);
-            ControlFlow::Continue(())
-        })
-        .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(unreadable(pid, &error)) })?;
-        let mut first = None;
-        for thread in threads {
-            // The same descriptor table needs no second look.
-            if first.is_some_and(|first| sys::process::same_descriptors(first, thread)) {
-                continue;
-            }
-            match directory::open(tasks.as_fd(), &format!("{thread}/fd"), libc::O_DIRECTORY) {
-                Ok(table) => self.find((pid, thread), &table, found, None)?,
-                Err(error) if is_gone(&error) || is_ending(thread) => continue,
-                Err(error) if is_forbidden(&error) => self.unlisted.push(Unlisted { pid, thread }),
-                Err(error) => return Err(unreadable(pid, &error).into()),
-            }
-            first = first.or(Some(thread));
-        }
-        Ok(())
-    }
-
     /// Looks through the descriptor table of a process's thread; to its end, where all `sockets` in it are asked for.
-    fn find(
+    pub(super) fn find(
         &mut self,
         (pid, thread): (i32, i32),
         table: &OwnedFd,
         found: &mut Vec<Place>,
         mut sockets: Option<&mut Vec<u64>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Listed, Fault> {
+        let mut first = None;
+        loop {
+            let before = self.looked_at;
+            match self.list((pid, thread), table, (found, sockets.as_deref_mut()), &mut first)? {
+                Some(listed) => return Ok(listed),
+                None if !has_table(thread, first) => return Ok(Listed::Ended),
+                // Its end was its end: nothing more came once it was seen to be there still. Without that it may be that there was no
+                // table for a moment, until another thread executed a program and took over this one's number with all that it had.
+                None if self.looked_at == before => return Ok(Listed::Whole),
+                None => {}
+            }
+        }
+    }
+
+    /// Goes on with a table's list. `None` where that came to an end.
+    fn list(
+        &mut self,
+        (pid, thread): (i32, i32),
+        table: &OwnedFd,
+        (found, mut sockets): (&mut Vec<Place>, Option<&mut Vec<u64>>),
+        first: &mut Option<i32>,
+    ) -> Result<Option<Listed>, Fault> {
         let Self { anchors, compared, wanted, looked_at, entries, .. } = self;
         let anchors = if *compared { anchors.as_slice() } else { &[] };
         let reads_all = sockets.is_some();
@@ -193,32 +202,41 @@ impl<'a> Tables<'a> {
                 Ok(socket.and_then(|inode| index_of(inode, wanted)))
             }
         };
-        let mut fault = None;
+        let mut answer = Ok(None);
         let listed = directory::numbers(table.as_fd(), entries, |number| {
+            first.get_or_insert(number);
             *looked_at += 1;
             if *looked_at > MAX_DESCRIPTORS {
-                fault = Some(too_many());
+                answer = Err(too_many().into());
                 return ControlFlow::Break(());
             }
-            match which(number) {
+            let socket = which(number).or_else(|error| {
+                if !is_gone(&error) || is_ending(thread) {
+                    return Err(error);
+                }
+                // Closed between listing and reading; a process that closes it isn't its holder any more. Or there was no table for a
+                // moment, as above: then it is there again.
+                *looked_at += AGAIN;
+                which(number).or_else(|error| if is_gone(&error) { Ok(None) } else { Err(error) })
+            });
+            match socket {
                 Ok(socket) => {
                     if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
                         found.push(Place { socket, pid, thread, number });
                     }
-                    let done = found.len() == wanted.len() && !reads_all;
-                    return if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                    if found.len() < wanted.len() || reads_all {
+                        return ControlFlow::Continue(());
+                    }
+                    answer = Ok(Some(Listed::Whole));
                 }
-                Err(_) if is_ending(thread) => {}
-                Err(error) => fault = Some(unreadable(pid, &error)),
+                Err(error) if is_gone(&error) || is_ending(thread) => answer = Ok(Some(Listed::Ended)),
+                Err(error) => answer = Err(unreadable(pid, &error).into()),
             }
             ControlFlow::Break(())
         });
-        if let Some(fault) = fault {
-            return Err(fault.into());
-        }
         match listed {
-            Ok(()) => Ok(()),
-            Err(error) if is_gone(&error) || is_ending(thread) => Ok(()),
+            Ok(()) => answer,
+            Err(error) if is_gone(&error) || is_ending(thread) => Ok(Some(Listed::Ended)),
             Err(error) => Err(unreadable(pid, &error).into()),
         }
     }
@@ -286,8 +304,7 @@ fn socket_at(
         match sys::process::same_file(anchor.descriptor(), descriptor) {
             Ok(true) => return Ok(Some(anchor.socket)),
             Ok(false) => {}
-            // Of the one or of the other: at the end it is looked whether the sockets were where they were.
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            // Where it is the other that isn't open any more, it is looked at the end whether the sockets were where they were.
             Err(_) => return linked(),
         }
     }
@@ -301,17 +318,20 @@ fn index_of(inode: u64, wanted: &[Wanted]) -> Option<usize> {
 /// The inode of the socket that a descriptor is, if it is one.
 fn socket_behind(table: &OwnedFd, number: i32) -> io::Result<Option<u64>> {
     let mut text = [0; LINK];
-    let target = match directory::read_numbered_link(table.as_fd(), number, &mut text) {
-        Ok(target) => target,
-        // Closed between listing and reading; a process that closes it isn't its holder any more.
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(socket_inode(target))
+    directory::read_numbered_link(table.as_fd(), number, &mut text).map(socket_inode)
 }
 
 pub(super) fn is_forbidden(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EACCES)
+}
+
+/// Whether a thread has its table still: one descriptor of it is what it is, or it doesn't end.
+fn has_table(thread: i32, first: Option<i32>) -> bool {
+    let is_there = |number| {
+        let descriptor = Descriptor { task: thread, number };
+        sys::process::same_file(descriptor, descriptor).unwrap_or_default()
+    };
+    first.is_some_and(is_there) || !is_ending(thread)
 }
 
 /// Gone, or on its way out: nothing of its program runs any more.

@@ -29,6 +29,9 @@ impl Tables<'_> {
         while let Some(table) = self.unlisted.pop() {
             self.compare(table, &mut doubts)?;
         }
+        for pid in std::mem::take(&mut self.restless) {
+            self.doubt(pid, &Fault::Changed, true, &mut doubts);
+        }
         // What was compared with was the socket: as it began and now. Whoever made the connection could put another there
         // meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden to speak for him.
         for (doubt, anchor) in doubts.iter_mut().zip(&self.anchors).filter(|_| compared) {
@@ -40,22 +43,47 @@ impl Tables<'_> {
     }
 
     /// Doubts those sockets that may have come to this process without another agent's sending them; where they have a place, if that is asked.
-    fn hide(&self, pid: i32, why: &str, and_placed: bool, doubts: &mut [Option<Fault>]) {
+    fn doubt(&self, pid: i32, why: &Fault, and_placed: bool, doubts: &mut [Option<Fault>]) {
         let process = Opened::open(self.proc.as_fd(), pid);
         let whose = process.ok().and_then(|process| self.lens.birthmarks.of_process(&process));
         for ((doubt, anchor), wanted) in doubts.iter_mut().zip(&self.anchors).zip(self.wanted) {
             if (and_placed || anchor.is_none()) && may_be_of(whose.as_ref(), wanted.agent) {
-                *doubt = Some(Refusal::Unreadable { pid, why: why.into() }.into());
+                *doubt = Some(why.clone());
             }
         }
     }
 
-    /// Compares each descriptor of a table that can't be listed with each socket, at the places where others have them.
+    fn hide(&self, pid: i32, why: &str, and_placed: bool, doubts: &mut [Option<Fault>]) {
+        let why = Refusal::Unreadable { pid, why: why.into() }.into();
+        self.doubt(pid, &why, and_placed, doubts);
+    }
+
+    /// Compares a table that can't be listed. Twice: there is none for a moment where another thread executes a program and takes over the
+    /// number of this one, and what is compared in that moment reads as closed.
     fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
         let Unlisted { pid, thread } = table;
         if self.anchors.iter().any(Option::is_none) {
             self.hide(pid, "it hides what it holds, and nobody else holds the socket", false, doubts);
         }
+        if self.compare_once(table, doubts)? && self.compare_once(table, doubts)? {
+            return Ok(());
+        }
+        // Its table may go on under its other threads.
+        if thread != pid {
+            self.restless.push(pid);
+            return Ok(());
+        }
+        let mut listed = Vec::new();
+        self.look_through_threads(pid, &mut listed)?;
+        for place in listed {
+            doubts.get_mut(place.socket).into_iter().for_each(|doubt| *doubt = Some(Fault::Changed));
+        }
+        Ok(())
+    }
+
+    /// Compares each descriptor of such a table with each socket, at the places where others have them. Whether its thread has it still.
+    fn compare_once(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<bool, Fault> {
+        let Unlisted { pid, thread } = table;
         let mut from = 0;
         loop {
             let size = match table_size(thread) {
@@ -90,7 +118,7 @@ impl Tables<'_> {
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) && !self.is_at(*anchor) => {}
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                             self.hide(pid, "nobody in the sandbox may look into it", true, doubts);
-                            return Ok(());
+                            return Ok(true);
                         }
                         Err(error) => return Err(unreadable(pid, &error).into()),
                     }
@@ -98,16 +126,7 @@ impl Tables<'_> {
             }
             from = size;
         }
-        if !is_ending(thread) {
-            return Ok(());
-        }
-        // Its table may go on under its other threads.
-        if thread != pid {
-            return Err(Fault::Changed);
-        }
-        let mut listed = Vec::new();
-        self.look_through_threads(pid, &mut listed)?;
-        if listed.is_empty() { Ok(()) } else { Err(Fault::Changed) }
+        Ok(!is_ending(thread))
     }
 }
 

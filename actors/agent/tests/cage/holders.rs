@@ -48,7 +48,8 @@ pub fn connected(cage: &Cage, script: &str) -> u64 {
 /// The same as the agent of this name, with its process.
 pub fn connected_by(cage: &Cage, agent: &str, script: &str) -> (ProcessId, u64) {
     let mut connects = Connects::start(cage, agent, script);
-    (connects.process, connects.inode())
+    let inode = connects.inode();
+    (connects.process, inode)
 }
 
 /// A program that connects sooner or later, and what it prints.
@@ -56,6 +57,7 @@ pub struct Connects {
     pub process: ProcessId,
     _listener: TcpListener,
     said: std::io::BufReader<std::fs::File>,
+    go: std::fs::File,
 }
 
 impl Connects {
@@ -64,10 +66,16 @@ impl Connects {
         let (_, fds) = cage.ask_with(Request::ListenTcp { address }, &[]).expect("listen");
         let listener = TcpListener::from(fds.into_iter().next().expect("listener"));
         let (read, write) = nix::unistd::pipe().expect("pipe");
-        let streams = [crate::bed::null(), write, crate::bed::null()];
+        let (input, go) = nix::unistd::pipe().expect("pipe");
         let spec = crate::bed::spec(agent, &["bash", "-c", script]);
-        let process = cage.spawn(agent, &spec, streams).expect("spawn").process;
-        Self { process, _listener: listener, said: std::io::BufReader::new(read.into()) }
+        let process = cage.spawn(agent, &spec, [input, write, crate::bed::null()]).expect("spawn").process;
+        Self { process, _listener: listener, said: std::io::BufReader::new(read.into()), go: go.into() }
+    }
+
+    /// Lets it go on, where it waits for its input.
+    pub fn go(&mut self) {
+        use std::io::Write;
+        self.go.write_all(b"\n").expect("write");
     }
 
     pub fn line(&mut self) -> String {

@@ -17,6 +17,7 @@ mod attacks;
 mod bed;
 mod bench;
 mod capture;
+mod evades;
 mod floods;
 mod holders;
 mod launch;
@@ -73,6 +74,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         own::CASES,
         holders::CASES,
         floods::CASES,
+        evades::CASES,
         supervisors::CASES,
         launch::CASES,
         bench::CASES,
