@@ -19,6 +19,9 @@ use std::os::unix::fs::MetadataExt;
 /// Descriptors from which on it is noted at once whose a process is: it may be gone when somebody asks.
 const MANY: usize = 512;
 
+/// What a process costs a look beside its descriptors, as so many of them.
+const PROCESS: usize = 16;
+
 /// Of one look.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(BTreeMap<i32, Row>);
@@ -48,6 +51,18 @@ impl Tally {
         self.0.get(&pid).map_or(0, |row| row.descriptors)
     }
 
+    /// How much of what was gone through was certainly this agent's: so much, of so much.
+    pub(super) fn part(&self, agent: u32, at: (&File, &Birthmarks)) -> (u32, u32) {
+        let own = |pid: i32, row: &Row| match &row.whose {
+            Some(whose) => *whose == (agent..=agent),
+            None => whose(pid, at).is_some_and(|whose| whose == (agent..=agent)),
+        };
+        let cost = |row: &Row| u32::try_from(row.descriptors + PROCESS).unwrap_or(u32::MAX);
+        let all = self.0.values().map(cost).fold(0, u32::saturating_add);
+        let own = self.0.iter().filter(|(pid, row)| own(**pid, row)).map(|(_, row)| cost(row));
+        (own.fold(0, u32::saturating_add), all)
+    }
+
     /// Every process that was looked through, with what was, and whose it is where that was noted.
     pub(super) fn rows(&self) -> impl Iterator<Item = (i32, usize, Option<&RangeInclusive<u32>>)> {
         self.0.iter().map(|(pid, row)| (*pid, row.descriptors, row.whose.as_ref()))
@@ -57,10 +72,13 @@ impl Tally {
 impl Row {
     fn note(&mut self, pid: i32, (proc, birthmarks): (&File, &Birthmarks)) {
         if self.whose.is_none() && self.descriptors >= MANY {
-            self.whose =
-                Opened::open(proc.as_fd(), pid).ok().and_then(|process| birthmarks.of_process(&process));
+            self.whose = whose(pid, (proc, birthmarks));
         }
     }
+}
+
+fn whose(pid: i32, (proc, birthmarks): (&File, &Birthmarks)) -> Option<RangeInclusive<u32>> {
+    Opened::open(proc.as_fd(), pid).ok().and_then(|process| birthmarks.of_process(&process))
 }
 
 /// How many descriptors a look goes through in a process that has one table.
@@ -117,6 +135,13 @@ mod tests {
         let rows: Vec<_> = tally.rows().map(|(pid, descriptors, _)| (pid, descriptors)).collect();
         assert_eq!(rows, [(7, MANY + 7), (8, 9)]);
         assert_eq!((tally.descriptors(7), tally.descriptors(6)), (MANY + 7, 0));
+        tally.0.get_mut(&7).unwrap().whose = Some(3..=3);
+        let at = (&proc, &none);
+        let (part, all) = tally.part(3, at);
+        assert_eq!((part as usize, all as usize), (MANY + 7 + PROCESS, MANY + 7 + 9 + 2 * PROCESS));
+        tally.0.get_mut(&7).unwrap().whose = Some(3..=4);
+        assert_eq!((tally.part(3, at).0, tally.part(4, at).0), (0, 0), "it may be another's");
+        assert_eq!(Tally::default().part(3, at), (0, 0));
         let own = std::process::id() as i32;
         let before = weight(&proc, own).unwrap();
         let more: Vec<File> = (0..1000).map(|_| proc.try_clone().unwrap()).collect();
