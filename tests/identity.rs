@@ -31,7 +31,7 @@ use lent::{
     connecting_by_sending_is_refused, foreign_code_is_not_washed_off_by_an_exec, hundreds_connect_at_once,
 };
 
-use slow::slow_looks_are_the_agents_own_loss;
+use slow::{slow_looks_are_the_agents_own_loss, what_it_has_open_is_the_agents_own_loss};
 
 use common::{COFFERDAM, START, Sandbox, audit, ensure_audited, policy_file, program, record_has};
 
@@ -60,6 +60,7 @@ fn main() -> ExitCode {
             connecting_by_sending_is_refused,
             hundreds_connect_at_once,
             slow_looks_are_the_agents_own_loss,
+            what_it_has_open_is_the_agents_own_loss,
             who_cant_be_looked_into_is_its_own_agents_loss,
         ],
     )

@@ -24,13 +24,50 @@ for _ in range(int(sys.argv[2])):
     s.close()
 "#;
 
+/// Has descriptors open in processes that don't sleep for good, and below what is a flood, and then asks the proxy for tunnels.
+const OPEN: &str = r#"
+import os, resource, socket, sys, threading, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+open_in_all = int(sys.argv[1])
+each = min(hard - 64, 19000)
+read, write = os.pipe()
+children = []
+while open_in_all:
+    count = min(each, open_in_all)
+    open_in_all -= count
+    children.append(os.fork())
+    if children[-1] == 0:
+        for _ in range(count): os.dup(read)
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        os.write(write, b'.')
+        time.sleep(1000)
+for _ in children: os.read(read, 1)
+ask = b'CONNECT api.bed.test:443 HTTP/1.1\r\nHost: api.bed.test:443\r\n\r\n'
+for _ in range(int(sys.argv[2])):
+    s = socket.create_connection(('127.0.0.1', 3128))
+    s.sendall(ask)
+    print(s.recv(100).split(b' ')[1].decode(), flush=True)
+    s.close()
+for child in children: os.kill(child, 9)
+"#;
+
+pub fn what_it_has_open_is_the_agents_own_loss(stage: &Stage) -> Result<()> {
+    its_own_loss(stage, OPEN, "57000", &["too much time of late"])
+}
+
 pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
+    its_own_loss(stage, SLOW, "30000", &["too much time of late", "takes too long to look through"])
+}
+
+/// An agent that makes looks at itself last so is refused some, for one of these reasons, and another one none.
+fn its_own_loss(stage: &Stage, program_text: &str, much: &str, reasons: &[&str]) -> Result<()> {
     let policy = policy_file(
         stage,
         "  api:\n    name: api\n    endpoints: [ { host: api.bed.test, ports: [80, 443], protocol: rest, access: full } ]\n    \
          binaries: [ { path: /**, allow_foreign_code: true } ]\n",
     )?;
-    stage.script("slow.py", SLOW)?;
+    stage.script("slow.py", program_text)?;
     let options = ["--policy", &policy, "--workspace", &workspace(stage)];
     let sandbox = Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
     let python = program("python3")?;
@@ -38,7 +75,7 @@ pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
         ["exec", &sandbox.name, "--", &python, "/sandbox/slow.py", maps, times].map(str::to_owned)
     };
     // What init starts for the one is not what it starts for the other.
-    let mut running = stage.start(stage.cofferdam(tunnels("30000", "60")))?;
+    let mut running = stage.start(stage.cofferdam(tunnels(much, "60")))?;
     running.wait_for("\n", super::common::START)?;
     for n in 0..20 {
         let words = tunnels("0", "1");
@@ -49,10 +86,10 @@ pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
     let count = |code: &str| said.lines().filter(|line| *line == code).count();
     ensure!(count("200") + count("403") == 60, "{said:?}");
     // By the clock of this machine it may be any number but none.
-    ensure!(count("403") > 0, "looks of thirty thousand mappings each were all taken: {said:?}");
+    ensure!(count("403") > 0, "looks of {much} each were all taken: {said:?}");
     let says_why = |record: &serde_json::Value| {
         let text = record.to_string();
-        text.contains("too much time of late") || text.contains("takes too long to look through")
+        reasons.iter().any(|reason| text.contains(reason))
     };
     poll("a record that says why", PATIENCE, || sandbox.audit().ok()?.iter().any(says_why).then_some(()))
 }

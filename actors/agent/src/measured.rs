@@ -23,7 +23,7 @@ impl Looks {
     pub fn holders_of(&mut self, inode: u64, at: (i32, i32)) -> usize {
         let Self(asleep, waits, birthmarks) = self;
         let lens = Lens { mappings: true, writable: &[], threads: false, starting: &[], waits, birthmarks };
-        let found = holders(&[Wanted { inode, likely: Some(at), agent: None }], lens, asleep).pop();
+        let found = holders(&[Wanted { inode, likely: Some(at), agent: None }], lens, asleep).0.pop();
         found.and_then(|looked| looked.result.ok()).expect("the holders of a socket").holders.len()
     }
 }

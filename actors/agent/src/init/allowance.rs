@@ -3,7 +3,8 @@
 //! What a program has mapped is asked of the kernel, which answers once it has the lock of that memory: a program that keeps its own
 //! memory busy, or maps ten thousand libraries, makes looks at itself last, and init, which looks for all agents, would keep the others
 //! waiting. So what lasts is written down to the agent whose program it was, and an agent in debt is refused without a look until time
-//! has paid for it. An agent is known by the seccomp listener that its every process is born under, whatever it calls itself.
+//! has paid for it. So it is with descriptors that an agent has open when it asks itself, below what is a flood; others' looks go through them
+//! too, and are nobody's debt: to refuse their owner would make none of them shorter. An agent is known by the seccomp listener that its every process is born under, whatever it calls itself.
 
 use super::connects::Origin;
 use std::collections::HashMap;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A look that takes no longer is nobody's debt: one at a program with a thousand libraries takes a millisecond.
 const FREE: Duration = Duration::from_millis(2);
+/// A look through an agent's own descriptor tables that takes no longer is nobody's debt: at four hundred busy processes of thirty each.
+pub(super) const TABLES: Duration = Duration::from_millis(10);
 /// Debts up to here are borne: a machine that is busy elsewhere makes looks slow that nobody meant to be.
 pub(super) const BORNE: Duration = Duration::from_millis(200);
 /// In so many parts of time one part of debt is paid: what an agent can have of init's time for long.
@@ -36,6 +39,13 @@ impl Allowances {
     /// Whether an agent's programs may be looked at.
     pub(super) fn has_left(&self, agent: Origin, now: Instant) -> bool {
         self.0.get(&agent).is_none_or(|debt| debt.now(now) <= BORNE)
+    }
+
+    /// Writes a look at its descriptor tables down.
+    pub(super) fn charge_tables(&mut self, agent: Origin, took: Duration, now: Instant) {
+        if took > TABLES {
+            self.charge(agent, took, now);
+        }
     }
 
     /// Writes a look down that took so long.
@@ -73,6 +83,20 @@ mod tests {
         let later = start + BORNE * SHARE * 100;
         all.charge(ONE, BORNE + FREE * 2, later);
         assert!(!all.has_left(ONE, later));
+    }
+
+    #[test]
+    fn long_looks_at_its_tables_are_paid_too() {
+        let (mut all, start) = (Allowances::default(), Instant::now());
+        for _ in 0..100_000 {
+            all.charge_tables(ONE, TABLES, start);
+        }
+        assert!(all.has_left(ONE, start) && all.0.is_empty());
+        for _ in 0..5 {
+            all.charge_tables(ONE, Duration::from_millis(60), start);
+        }
+        assert!(!all.has_left(ONE, start) && all.has_left(OTHER, start));
+        assert!(all.has_left(ONE, start + BORNE * SHARE));
     }
 
     #[test]

@@ -3,18 +3,20 @@
 //! A table changes by calls of who has it, and of nobody else: no descriptor is put into another's (ptrace(2), pidfd_getfd(2) and a second
 //! seccomp listener are not to be had inside), and no table is shared but by the threads of one process (the list's `CLONE`). So one that
 //! was read whole while its only thread was off the processor is good for as long as the kernel has given that thread no turn. A look at a
-//! hundred sleeping processes is a hundred reads of a counter, where it was a comparison of their every descriptor.
+//! hundred sleeping processes is a hundred reads of its counts, where it was a comparison of their every descriptor.
 //! ```text
-//! counter the same as at the look before? ─▶ blocked now? one thread? ─▶ table read whole ─▶ counter still the same? ─▶ remembered
+//! counts the same as at the look before? ─▶ blocked now? one thread? ─▶ table read whole ─▶ counts still the same? ─▶ remembered
 //! ```
+//! The number of turns alone can be had again: a thread that executes a program takes over its process's number, and may have had fewer
+//! turns than the one that was read. To have been on a processor, and to have waited for one, to the nanosecond as long as another is not in
+//! anybody's hand.
 //! Must never take for asleep who may have run: whatever isn't told, or told by a kernel that doesn't promise it, is awake.
 
 use super::process::Stat;
-use super::schedstat::Schedstat;
+use super::schedstat::{Counts, Schedstat};
 use crate::sys::directory;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
@@ -43,7 +45,8 @@ pub(crate) struct Asleep {
 #[derive(Debug)]
 struct Known {
     schedstat: Schedstat,
-    turns: u64,
+    /// When its table was read, or it was met.
+    counts: Counts,
     /// The inodes of all sockets in its table, sorted, if that was read.
     sockets: Option<Box<[u64]>>,
     /// The look at which it was there last.
@@ -51,13 +54,8 @@ struct Known {
 }
 
 impl Known {
-    /// How many times it was given a processor.
-    fn turns_now(&self) -> io::Result<u64> {
-        self.schedstat.read().map(|counts| counts.turns)
-    }
-
     fn is_asleep_still(&self) -> bool {
-        self.turns_now().is_ok_and(|turns| turns == self.turns)
+        self.schedstat.read().is_ok_and(|counts| counts == self.counts)
     }
 }
 
@@ -84,7 +82,7 @@ impl Asleep {
         self.reads = READ_AT_ONCE;
     }
 
-    /// It is over, and every process was asked about: who was not there is forgotten.
+    /// It is over, however it ended: who was not asked about is forgotten.
     pub(super) fn end(&mut self) {
         let look = self.look;
         self.known.retain(|_, known| known.look == look);
@@ -106,15 +104,15 @@ impl Asleep {
             self.meet(proc, pid);
             return Table::Unknown;
         };
-        let Ok(turns) = known.turns_now() else {
+        let Ok(counts) = known.schedstat.read() else {
             // It has ended; its number may be another's.
             self.known.remove(&pid);
             self.meet(proc, pid);
             return Table::Unknown;
         };
         known.look = self.look;
-        if turns != known.turns {
-            (known.turns, known.sockets) = (turns, None);
+        if counts != known.counts {
+            (known.counts, known.sockets) = (counts, None);
             return Table::Unknown;
         }
         match &known.sockets {
@@ -141,21 +139,15 @@ impl Asleep {
         }
     }
 
-    /// Whether a process's table is known, and so costs a look nothing.
-    pub(super) fn is_known(&self, pid: i32) -> bool {
-        self.known.get(&pid).is_some_and(|known| known.sockets.is_some() && known.is_asleep_still())
-    }
-
     fn meet(&mut self, proc: BorrowedFd<'_>, pid: i32) {
         if self.known.len() >= MAX_KNOWN {
             return;
         }
         let Ok(schedstat) = Schedstat::open(proc, pid) else { return };
-        let mut known = Known { schedstat, turns: 0, sockets: None, look: self.look };
         // A kernel that counts none has counted none so far: whoever is asked about has had one.
-        if let Ok(turns @ 1..) = known.turns_now() {
-            known.turns = turns;
-            self.known.insert(pid, known);
+        let counted = schedstat.read().ok().filter(|counts| counts.turns > 0);
+        if let Some(counts) = counted {
+            self.known.insert(pid, Known { schedstat, counts, sockets: None, look: self.look });
         }
     }
 }
@@ -260,16 +252,13 @@ mod tests {
         let pid = child.id() as i32;
         assert_eq!(ask(&mut all, pid, 7), Table::Unknown, "nobody knows it yet");
         wake(&mut child);
-        assert!(!all.is_known(pid));
         remembered(&mut all, pid, &[9, 7, 8]);
-        assert!(all.is_known(pid));
         for (inode, expected) in
             [(6, Table::HoldsNone), (7, Table::Unknown), (8, Table::Unknown), (10, Table::HoldsNone)]
         {
             assert_eq!(ask(&mut all, pid, inode), expected, "{inode}");
         }
         wake(&mut child);
-        assert!(!all.is_known(pid), "it has run");
         assert_ne!(ask(&mut all, pid, 6), Table::HoldsNone, "it has run");
         // Whoever runs while its table is read is not remembered.
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -304,6 +293,24 @@ mod tests {
             assert_eq!(ask(&mut all, busy.id() as i32, 7), Table::Unknown);
         }
         busy.kill().and_then(|()| busy.wait()).unwrap();
+    }
+
+    /// As where another thread has executed a program, and has had as many turns by then as the one whose number it took over.
+    #[test]
+    fn as_many_turns_are_not_the_same_ones() {
+        let Some(mut all) = told() else { return };
+        let own = std::process::id() as i32;
+        assert_eq!(ask(&mut all, own, 7), Table::Unknown, "it is met");
+        let account = tempfile::NamedTempFile::new().unwrap();
+        for (counts, same) in
+            [("10 20 30", false), ("10 20 30", true), ("11 20 30", false), ("11 21 30", false)]
+        {
+            std::fs::write(account.path(), counts).unwrap();
+            let known = all.known.get_mut(&own).unwrap();
+            known.schedstat = Schedstat::told_by(account.reopen().unwrap());
+            known.sockets = Some([7].into());
+            assert_eq!(ask(&mut all, own, 6) == Table::HoldsNone, same, "{counts}");
+        }
     }
 
     #[test]

@@ -206,6 +206,12 @@ impl Connects {
         self.listeners.iter().find(|listener| listener.origin == origin)?.agent.as_deref()
     }
 
+    /// Whether there are several agents, or what is left of them.
+    pub(super) fn are_several(&self) -> bool {
+        let first = self.listeners.first().map(|listener| listener.origin);
+        self.listeners.iter().any(|listener| Some(listener.origin) != first)
+    }
+
     /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.
     pub(crate) fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
         let Some(maker) = self.maker(inode) else { return Connector::Unknown };
@@ -300,6 +306,7 @@ mod tests {
         }
         let origins: Vec<u64> = all.listeners.iter().map(|listener| listener.origin.number()).collect();
         assert_eq!(origins, [1, 2, 1, 2]);
+        assert!(all.are_several());
         // Of its first start nothing lives any more, of a later one something does.
         all.listeners.remove(0);
         all.listen(listener(), Some("first"));

@@ -5,20 +5,19 @@
 //! its sandbox takes it from nobody but itself, and is left in peace.
 //!
 //! Whose a process is, is told by [`super::birthmark`]; processes that may be several agents' have seen to that themselves, and count as one
-//! agent more. What sleeping processes have open costs a look nothing ([`super::asleep`]), and is held against nobody. Must never end a process
-//! for what another agent has open.
+//! agent more. What is held against an agent is what the look went through ([`super::tally`]): what sleeping processes have open costs it
+//! nothing. Must never end a process for what another agent has open: who has no more than its share is never touched, whoever else has what.
 
-use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
 use super::process::{Opened, pids};
+use super::tally::Tally;
 use crate::protocol::Event;
-use crate::sys::directory::{self, ENTRIES};
+use crate::sys::directory::ENTRIES;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 /// Processes counted, as many as a look goes through.
@@ -46,7 +45,7 @@ impl Floods {
     }
 }
 
-/// A process with the descriptors that looks go through.
+/// A process with the descriptors that the look went through.
 struct Owner {
     pid: i32,
     process: Opened,
@@ -56,60 +55,81 @@ struct Owner {
 
 impl Owner {
     /// Of an agent's process; nothing of one that is gone, or was never marked: init, and who has yet to execute its program.
-    fn of(proc: &File, pid: i32, birthmarks: &Birthmarks, asleep: &Asleep) -> Option<Self> {
+    fn of(proc: &File, pid: i32, birthmarks: &Birthmarks, tally: &Tally) -> Option<Self> {
         let process = Opened::open(proc.as_fd(), pid).ok()?;
         let whose = birthmarks.of_process(&process)?;
-        let descriptors = if asleep.is_known(pid) { 0 } else { count(proc, pid).unwrap_or_default() };
-        Some(Self { pid, process, whose, descriptors })
+        Some(Self { pid, process, whose, descriptors: tally.descriptors(pid) })
     }
 }
 
-/// Ends the greatest processes of the agent that has most open, where there is another agent. What was ended; nothing where nobody can be
-/// told apart.
+/// Ends the greatest processes of the agent that had most open at a look that came to nothing, where there is another agent. What was ended,
+/// for another look; nothing where nobody has more than its share, or nobody can be told apart.
 pub(super) fn stem(
     proc: &File,
     birthmarks: &Birthmarks,
-    asleep: &Asleep,
+    tally: &Tally,
     floods: &mut Floods,
-) -> io::Result<Vec<Event>> {
+) -> io::Result<Option<Vec<Event>>> {
     let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)?.unwrap_or_default();
-    let owner = |pid| Owner::of(proc, pid, birthmarks, asleep);
+    let owner = |pid| Owner::of(proc, pid, birthmarks, tally);
     let owners: Vec<Owner> = all.into_iter().filter_map(owner).collect();
-    let mut by_agent: BTreeMap<Option<u32>, usize> = BTreeMap::new();
-    for owner in &owners {
-        *by_agent.entry(agent_of(&owner.whose)).or_default() += owner.descriptors;
-    }
-    let greatest = by_agent.iter().max_by_key(|(_, descriptors)| **descriptors);
-    let Some((agent, of_agent)) = greatest.filter(|_| by_agent.len() > 1) else { return Ok(Vec::new()) };
-    let others: usize = by_agent.values().sum::<usize>() - of_agent;
-    let left = match floods.is_too_many(*agent, Instant::now()) {
+    let by_agent = by_agent(&owners, tally);
+    let Some(guilty) = Guilty::among(&by_agent) else { return Ok(None) };
+    let left = match floods.is_too_many(guilty.agent, Instant::now()) {
         true => None,
         // Its share it keeps, whatever the others have.
-        false => Some(LEFT.saturating_sub(others).max(LEFT / by_agent.len())),
+        false => Some(LEFT.saturating_sub(guilty.others).max(guilty.share)),
     };
-    let ended = end_down_to(left, *of_agent, owners, *agent);
-    let name = agent.and_then(|number| birthmarks.name(number)).unwrap_or_default().to_owned();
-    Ok(ended
-        .into_iter()
-        .map(|(pid, descriptors)| Event::Flooded { agent: name.clone(), pid, descriptors })
-        .collect())
+    let ended = end_down_to(left, owners, guilty.agent);
+    let name = guilty.agent.and_then(|number| birthmarks.name(number)).unwrap_or_default().to_owned();
+    let event = |(pid, descriptors)| Event::Flooded { agent: name.clone(), pid, descriptors };
+    Ok(Some(ended.into_iter().map(event).collect()))
+}
+
+/// What each agent had open; of processes that are gone too, if they had many.
+fn by_agent(owners: &[Owner], tally: &Tally) -> BTreeMap<Option<u32>, usize> {
+    let mut sums: BTreeMap<Option<u32>, usize> =
+        owners.iter().map(|owner| (agent_of(&owner.whose), 0)).collect();
+    let now: BTreeMap<i32, &RangeInclusive<u32>> =
+        owners.iter().map(|owner| (owner.pid, &owner.whose)).collect();
+    for (pid, descriptors, then) in tally.rows() {
+        if let Some(whose) = then.or_else(|| now.get(&pid).copied()) {
+            *sums.entry(agent_of(whose)).or_default() += descriptors;
+        }
+    }
+    sums
+}
+
+/// Whose flood it is.
+#[derive(Debug, PartialEq, Eq)]
+struct Guilty {
+    agent: Option<u32>,
+    /// What all others have open.
+    others: usize,
+    share: usize,
+}
+
+impl Guilty {
+    /// The one with most, if there are several and it has more than its share.
+    fn among(by_agent: &BTreeMap<Option<u32>, usize>) -> Option<Self> {
+        let share = LEFT.checked_div(by_agent.len()).filter(|_| by_agent.len() > 1)?;
+        let (agent, most) = by_agent.iter().max_by_key(|(_, descriptors)| **descriptors)?;
+        let others = by_agent.values().sum::<usize>().saturating_sub(*most);
+        (*most > share).then_some(Self { agent: *agent, others, share })
+    }
 }
 
 /// Ends processes of this agent, the greatest first, until no more than this is left of what it has open, or nothing of it at all.
-fn end_down_to(
-    left: Option<usize>,
-    mut open: usize,
-    owners: Vec<Owner>,
-    agent: Option<u32>,
-) -> Vec<(i32, usize)> {
+fn end_down_to(left: Option<usize>, owners: Vec<Owner>, agent: Option<u32>) -> Vec<(i32, usize)> {
     let mut its: Vec<Owner> = owners.into_iter().filter(|owner| agent_of(&owner.whose) == agent).collect();
+    let mut open: usize = its.iter().map(|owner| owner.descriptors).sum();
     its.sort_unstable_by_key(|owner| std::cmp::Reverse(owner.descriptors));
     let mut ended = Vec::new();
     for owner in its {
         if left.is_some_and(|left| open <= left) {
             break;
         }
-        open -= owner.descriptors;
+        open = open.saturating_sub(owner.descriptors);
         if owner.process.signal(libc::SIGKILL).is_ok() {
             ended.push(owner);
         }
@@ -126,21 +146,6 @@ fn agent_of(whose: &RangeInclusive<u32>) -> Option<u32> {
     (whose.start() == whose.end()).then(|| *whose.start())
 }
 
-/// How many descriptors a process has open: the size of the directory since Linux 6.2, and what is in it before.
-fn count(proc: &File, pid: i32) -> io::Result<usize> {
-    let table = File::from(directory::open(proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY)?);
-    let size = usize::try_from(table.metadata()?.size()).unwrap_or_default();
-    if size > 0 {
-        return Ok(size);
-    }
-    let mut count = 0;
-    directory::numbers(table.as_fd(), &mut vec![0; ENTRIES], |_| {
-        count += 1;
-        ControlFlow::Continue(())
-    })?;
-    Ok(count)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +160,18 @@ mod tests {
         assert!(floods.is_too_many(Some(1), start));
         assert!(!floods.is_too_many(Some(1), start + AGAIN));
         assert_eq!(floods.0.len(), 1, "what is over is forgotten");
+    }
+
+    #[test]
+    fn nobody_is_to_blame_who_has_no_more_than_its_share() {
+        let among = |all: &[(Option<u32>, usize)]| Guilty::among(&all.iter().copied().collect());
+        let share = LEFT / 3;
+        assert_eq!(among(&[]), None);
+        assert_eq!(among(&[(Some(1), usize::MAX)]), None, "it is alone");
+        assert_eq!(among(&[(Some(1), share), (Some(2), share), (None, 0)]), None);
+        let guilty = Guilty { agent: Some(2), others: share + 5, share };
+        assert_eq!(among(&[(Some(1), share), (Some(2), share + 1), (None, 5)]), Some(guilty));
+        let guilty = Guilty { agent: None, others: share, share };
+        assert_eq!(among(&[(Some(1), share), (Some(2), 0), (None, share + 1)]), Some(guilty));
     }
 }

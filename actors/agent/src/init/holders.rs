@@ -3,7 +3,7 @@
 //! This is what identity stands on, so every doubt is a refusal: a process that can't be read, one that changed
 //! while it was looked at, more of anything than the bounds. Names are never identity; only the opened executable is.
 //! ```text
-//! every process's descriptors ─▶ holders ─▶ each and its ancestors: opened, executable, mappings ─▶ all still so?
+//! every process's descriptors ─▶ holders ─▶ each and its ancestors: opened, executable, mappings ─▶ nobody born since? ─▶ all still so?
 //! ```
 //! The whole of /proc is walked, so a process costs one directory and each of its descriptors one call: everything is
 //! read by descriptor. Threads without their process's descriptor table can't exist under the seccomp list; they are
@@ -11,14 +11,17 @@
 
 use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
+use super::births::{Births, came_late};
 use super::foreign_code;
 use super::identified::{Fault, Identified, gone_or_unreadable, unreadable};
 use super::patience::{Stopwatch, Waits};
 use super::process::pids;
 use super::tables::{Place, Tables};
+use super::tally::Tally;
 use crate::protocol::{Holder, Identity, MAX_ANCESTORS, MAX_HOLDERS, Refusal};
-use crate::sys::directory::ENTRIES;
+use crate::sys::directory::{self, ENTRIES};
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +70,15 @@ pub(crate) struct Looked {
     pub(crate) took: Duration,
 }
 
+/// What a look for all sockets cost.
+#[derive(Debug, Default)]
+pub(crate) struct Cost {
+    /// What was gone through, of the last time where it was made several times.
+    pub(crate) tally: Tally,
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
 /// An answer: every holder of one socket, and the opened executables that they refer to.
 #[derive(Debug)]
 pub(crate) struct Found {
@@ -83,8 +95,9 @@ struct Search<'a> {
     took: Vec<Duration>,
 }
 
-/// Every holder of each socket. One walk answers all: it begins after all were asked.
-pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> Vec<Looked> {
+/// Every holder of each socket, and what it cost to look. One walk answers all: it begins after all were asked.
+pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> (Vec<Looked>, Cost) {
+    let mut tally = Tally::default();
     let started = lens.waits.stopwatch();
     let mut open: Vec<Open> =
         wanted.iter().map(|wanted| Open { wanted: *wanted, answer: None, took: Duration::ZERO }).collect();
@@ -94,7 +107,7 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) ->
         let wanted: Vec<Wanted> = unsettled.iter().map(|one| one.wanted).collect();
         let took = vec![Duration::ZERO; wanted.len()];
         let mut search = Search { lens, wanted: &wanted, identified: Identified::default(), took };
-        let found = search.run(asleep);
+        let found = search.run(asleep, &mut tally);
         for (one, spent) in unsettled.iter_mut().zip(&search.took) {
             one.took += *spent;
             one.answer = search.answer(one.wanted.inode, &found);
@@ -103,7 +116,8 @@ pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) ->
             std::thread::yield_now();
         }
     }
-    open.into_iter().map(Open::close).collect()
+    let cost = Cost { tally, took: started.elapsed() };
+    (open.into_iter().map(Open::close).collect(), cost)
 }
 
 /// A question that is being answered.
@@ -124,6 +138,20 @@ impl Open {
 /// For each socket its holders, whose executables are numbered by [`Identified`]; or why not, of all.
 type Holders = Result<Vec<Result<Vec<Holder>, Fault>>, Fault>;
 
+/// What a walk has come to so far.
+struct Walked {
+    /// For each of the sockets.
+    found: Vec<Result<Vec<Holder>, Fault>>,
+    /// Whose places were found, as numbered by [`Identified`].
+    holders: Vec<(Range<usize>, Vec<Place>)>,
+}
+
+impl Walked {
+    fn of(sockets: usize) -> Self {
+        Self { found: (0..sockets).map(|_| Ok(Vec::new())).collect(), holders: Vec::new() }
+    }
+}
+
 impl Search<'_> {
     /// What was found of one socket; nothing if that changed meanwhile.
     fn answer(&self, inode: u64, found: &Holders) -> Option<Result<Found, Refusal>> {
@@ -140,50 +168,103 @@ impl Search<'_> {
         }
     }
 
-    fn run(&mut self, asleep: &mut Asleep) -> Holders {
+    /// Looks once, and notes what was gone through.
+    fn run(&mut self, asleep: &mut Asleep, tally: &mut Tally) -> Holders {
         let proc = File::open("/proc").map_err(|error| unreadable(0, &error))?;
-        let all = pids(proc.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS)
+        let births = Births::told_in(&proc);
+        let last = births.last();
+        let mut all = self.processes(&proc)?;
+        let mut tables = Tables::new(&proc, self.wanted, self.lens, asleep);
+        let found = self.walk_all((&proc, &births), last, &mut all, &mut tables);
+        if matches!(found, Err(Fault::Refused(Refusal::Flooded { .. }))) {
+            tables.weigh(&all);
+        }
+        *tally = tables.end();
+        found
+    }
+
+    /// Looks at these, at whoever was born since their list began, and so on until nobody was: a holder has a child and is gone before it is
+    /// its turn.
+    fn walk_all(
+        &mut self,
+        (proc, births): (&File, &Births),
+        mut last: Option<u64>,
+        all: &mut Vec<i32>,
+        tables: &mut Tables<'_>,
+    ) -> Holders {
+        let mut walked = Walked::of(self.wanted.len());
+        self.walk(proc, all, tables, &mut walked)?;
+        let begun = self.lens.waits.stopwatch();
+        loop {
+            all.sort_unstable();
+            let now = births.last();
+            if now.is_some_and(|now| Some(now) == last && !came_late(now, all)) {
+                break;
+            }
+            last = now;
+            let mut new = self.processes(proc)?;
+            new.retain(|pid| all.binary_search(pid).is_err());
+            if new.is_empty() {
+                break;
+            }
+            if begun.is_past(PATIENCE) {
+                tables.restless.extend(new);
+                break;
+            }
+            self.walk(proc, &new, tables, &mut walked)?;
+            all.extend(new);
+        }
+        for (of, doubt) in walked.found.iter_mut().zip(tables.doubts()?) {
+            if let Some(doubt) = doubt {
+                *of = Err(doubt);
+            }
+        }
+        Ok(self.still(walked))
+    }
+
+    /// All that may hold a socket. Init itself does so only to give it away.
+    fn processes(&self, proc: &File) -> Result<Vec<i32>, Fault> {
+        // A descriptor of its own: a list goes on where it was read to.
+        let mut all = directory::open(proc.as_fd(), ".", libc::O_DIRECTORY)
+            .and_then(|list| pids(list.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS))
             .map_err(|error| unreadable(0, &error))?
             .ok_or_else(|| Refusal::TooMany("processes to look through".into()))?;
-        let mut tables = Tables::new(&proc, self.wanted, self.lens, asleep);
-        let mut found: Vec<Result<Vec<Holder>, Fault>> = self.wanted.iter().map(|_| Ok(Vec::new())).collect();
-        let mut looked_at = Vec::new();
-        // Init itself holds sockets only to give them away.
-        let starting = self.lens.starting;
-        for pid in all.into_iter().filter(|pid| *pid != 1 && !starting.contains(pid)) {
+        all.retain(|pid| *pid != 1 && !self.lens.starting.contains(pid));
+        Ok(all)
+    }
+
+    fn walk(
+        &mut self,
+        proc: &File,
+        pids: &[i32],
+        tables: &mut Tables<'_>,
+        walked: &mut Walked,
+    ) -> Result<(), Fault> {
+        for pid in pids.iter().copied() {
             let places = tables.places(pid)?;
             if places.is_empty() {
                 continue;
             }
             let before = self.identified.count();
-            let holder = self.holder(&proc, pid, &tables, &places);
+            let holder = self.holder(proc, pid, tables, &places);
             for place in &places {
-                let Some(of) = found.get_mut(place.socket) else { continue };
-                match (&mut *of, &holder) {
-                    (Ok(holders), Ok(holder)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),
-                    (Ok(_), Ok(_)) => {
-                        *of = Err(Refusal::TooMany("processes that hold one socket".into()).into());
-                    }
-                    // Its sockets', and nobody else's who asks at the same time.
-                    (Ok(_), Err(fault)) => *of = Err(fault.clone()),
-                    (Err(_), _) => {}
-                }
+                walked.found.get_mut(place.socket).into_iter().for_each(|of| add(of, &holder));
             }
-            looked_at.push((before..self.identified.count(), places));
+            walked.holders.push((before..self.identified.count(), places));
         }
-        for (of, doubt) in found.iter_mut().zip(tables.doubts()?) {
-            if let Some(doubt) = doubt {
-                *of = Err(doubt);
-            }
-        }
-        for (who, places) in looked_at {
+        Ok(())
+    }
+
+    /// What was found, where all who were identified for it are still who they were.
+    fn still(&self, Walked { mut found, holders }: Walked) -> Vec<Result<Vec<Holder>, Fault>> {
+        for (who, places) in holders {
             if !self.identified.are_still(who) {
                 for place in places {
                     found.get_mut(place.socket).into_iter().for_each(|of| *of = Err(Fault::Changed));
                 }
             }
         }
-        Ok(found)
+        found
     }
 
     fn holder(
@@ -228,5 +309,15 @@ impl Search<'_> {
             foreign_code::Fault::TooLong => unreadable("what it has mapped takes too long to look through"),
             foreign_code::Fault::Io(error) => gone_or_unreadable(process.pid, &error),
         })
+    }
+}
+
+/// Adds a holder to those of one socket, or says why that has none: its own holders' fault, and nobody else's who asks at the same time.
+fn add(of: &mut Result<Vec<Holder>, Fault>, holder: &Result<Holder, Fault>) {
+    match (&mut *of, holder) {
+        (Ok(holders), Ok(holder)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),
+        (Ok(_), Ok(_)) => *of = Err(Refusal::TooMany("processes that hold one socket".into()).into()),
+        (Ok(_), Err(fault)) => *of = Err(fault.clone()),
+        (Err(_), _) => {}
     }
 }

@@ -3,15 +3,19 @@
 //! Which answers there are is for [`holders`] and [`super::connects`] to say; here it is seen to that an agent whose programs make looks last
 //! is refused one, and that whoever is about to execute its program is known first.
 
+use super::allowance;
+use super::connects::Origin;
 use super::flood;
 use super::holders::{self, Found, Lens, Looked, Wanted};
 use super::image::Images;
 use super::serve::Loop;
 use super::starting::Awaited;
+use super::tally::Tally;
 use crate::plan::Control;
 use crate::protocol::{Answer, Connector, Holder, Refusal, RequestId};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often a look that came to nothing for a flood of descriptors is made again.
 const RELIEFS: usize = 3;
@@ -70,17 +74,19 @@ impl Loop<'_> {
             };
             // All of them were looked at by now, so one look at what each maker executes is late enough for all.
             let mut images = Images::default();
-            let mut looked = holders::holders(&wanted, lens, &mut self.asleep);
+            let (mut looked, mut cost) = holders::holders(&wanted, lens, &mut self.asleep);
             for _ in 0..RELIEFS {
                 if !looked.iter().any(is_flooded) {
                     break;
                 }
-                let ended = File::open("/proc")
-                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &self.asleep, &mut self.floods));
-                let Some(ended) = ended.ok().filter(|ended| !ended.is_empty()) else { break };
+                let stemmed = File::open("/proc")
+                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &cost.tally, &mut self.floods));
+                let Ok(Some(ended)) = stemmed else { break };
                 self.news.extend(ended);
-                looked = holders::holders(&wanted, lens, &mut self.asleep);
+                (looked, cost) = holders::holders(&wanted, lens, &mut self.asleep);
             }
+            let mapped = looked.iter().map(|looked| looked.took).sum();
+            self.charge_tables(&alike, &cost.tally, cost.took.saturating_sub(mapped));
             for (look, Looked { result, took }) in alike.into_iter().zip(looked) {
                 self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
                 let reply = result.map(|Found { holders, executables }| {
@@ -89,6 +95,26 @@ impl Loop<'_> {
                 });
                 self.channel.reply(look.id, reply);
             }
+        }
+    }
+
+    /// Writes down to each agent that has asked what of the look was one at its own tables, if others wait for it. Not what is another's: an
+    /// agent isn't refused for what it is asked about, nor for what others have open. Whose tables are whose is asked only after a long look.
+    fn charge_tables(&mut self, looks: &[&Look], tally: &Tally, took: Duration) {
+        let connects = &self.cage.connects;
+        if took <= allowance::TABLES || !connects.are_several() {
+            return;
+        }
+        let Ok(proc) = File::open("/proc") else { return };
+        let number = |look: &&Look| {
+            let agent = self.birthmarks.number(connects.agent(look.inode)?)?;
+            Some((agent, connects.origin(look.inode)))
+        };
+        let asked: BTreeMap<u32, Origin> = looks.iter().filter_map(number).collect();
+        for (agent, origin) in asked {
+            let (part, all) = tally.part(agent, (&proc, &self.birthmarks));
+            let its = took.saturating_mul(part).checked_div(all).unwrap_or_default();
+            self.allowances.charge_tables(origin, its, Instant::now());
         }
     }
 

@@ -13,6 +13,7 @@
 mod allowance;
 mod asleep;
 mod birthmark;
+mod births;
 mod changed_code;
 mod channel;
 mod confine;
@@ -35,6 +36,9 @@ mod starting;
 mod strays;
 mod table;
 mod tables;
+mod tally;
+mod threads;
+mod unlisted;
 
 pub(crate) use asleep::Asleep;
 pub(crate) use birthmark::Birthmarks;

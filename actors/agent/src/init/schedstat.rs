@@ -14,6 +14,8 @@ pub(super) struct Schedstat(File);
 /// What was counted so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
+    /// For how long it was on a processor.
+    ran: Duration,
     /// For how long it waited for a processor.
     pub(super) waited: Duration,
     /// How many times it was given one.
@@ -46,8 +48,9 @@ impl Counts {
     /// Nanoseconds on a processor, nanoseconds on a run queue, turns.
     fn parse(text: &[u8]) -> Option<Self> {
         let mut numbers = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
-        let waited = Duration::from_nanos(numbers.nth(1)?.parse().ok()?);
-        Some(Self { waited, turns: numbers.next()?.parse().ok()? })
+        let (ran, waited) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+        let [ran, waited] = [ran, waited].map(Duration::from_nanos);
+        Some(Self { ran, waited, turns: numbers.next()?.parse().ok()? })
     }
 }
 
@@ -56,12 +59,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_wait_is_the_second_number_and_turns_are_the_third() {
-        let counts = Counts { waited: Duration::from_nanos(4567), turns: 8 };
+    fn time_is_the_first_number_the_wait_the_second_and_turns_are_the_third() {
+        let [ran, waited] = [123, 4567].map(Duration::from_nanos);
+        let counts = Counts { ran, waited, turns: 8 };
         assert_eq!(Counts::parse(b"123 4567 8\n"), Some(counts));
-        for strange in
-            [&b""[..], b"1", b"1 2", b"1 x 2", b"1 -2 3", b"1 2 x", b"1 2 -3", b"\xff 1", b"\xff 1 1"]
-        {
+        for strange in [
+            &b""[..],
+            b"1",
+            b"1 2",
+            b"x 1 2",
+            b"1 x 2",
+            b"1 -2 3",
+            b"1 2 x",
+            b"1 2 -3",
+            b"\xff 1",
+            b"\xff 1 1",
+        ] {
             assert_eq!(Counts::parse(strange), None);
         }
     }

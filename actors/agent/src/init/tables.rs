@@ -2,26 +2,29 @@
 //!
 //! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the socket is known to be. One that
 //! the kernel lets nobody of this user list (proc_pid(5): its process isn't dumpable, and root doesn't exist here) is compared number by
-//! number, for which the rights suffice that init has in the sandbox's namespace. Where they don't (its program is unreadable, and of
-//! somebody who has no number here), what it holds is anybody's guess, and its own agent's sockets are refused: another's gets to it only if
-//! that one sends it, as it could send whatever comes by it. A table that can't have changed since it was read isn't looked through again
+//! number, for which the rights suffice that init has in the sandbox's namespace ([`super::unlisted`]). Where they don't (its program is
+//! unreadable, and of somebody who has no number here), what it holds is anybody's guess, and its own agent's sockets are refused: another's
+//! gets to it only if that one sends it, as it could send whatever comes by it. A table that can't have changed since it was read isn't looked through again
 //! ([`super::asleep`]).
 //!
-//! Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal,
-//! of those sockets that may be in it.
+//! A table is its process's as long as any thread has it: one that was there no more at its list's end is looked for at the other threads
+//! ([`super::threads`]). Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked
+//! through is a refusal, of those sockets that may be in it.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
 use super::holders::{Lens, Wanted};
 use super::identified::{Fault, is_gone, unreadable};
-use super::process::{Opened, Stat, table_size};
+use super::process::Stat;
+use super::tally::{self, Tally};
+use super::unlisted::Unlisted;
 use crate::protocol::Refusal;
 use crate::sys;
 use crate::sys::directory::{self, ENTRIES};
 use crate::sys::process::Descriptor;
 use std::fs::File;
 use std::io;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and [`super::flood`] sees to it.
@@ -30,6 +33,18 @@ pub(super) const MAX_DESCRIPTORS: usize = 65_536;
 const MAX_ANCHORS: usize = 3;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
 const LINK: usize = 64;
+
+/// What a descriptor costs that has to be read again.
+const AGAIN: usize = 8;
+
+/// How the list of a table ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// With all that was asked for; or with its last descriptor, and then it was there still.
+    Whole,
+    /// With its thread, whose descriptors read as closed from some one on. Another thread may have them.
+    Ended,
+}
 
 /// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
 #[derive(Debug, Clone, Copy)]
@@ -41,31 +56,27 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn descriptor(self) -> Descriptor {
+    pub(super) fn descriptor(self) -> Descriptor {
         Descriptor { task: self.thread, number: self.number }
     }
 }
 
-/// A thread whose table nobody may list, and its process.
-#[derive(Debug, Clone, Copy)]
-struct Unlisted {
-    pid: i32,
-    thread: i32,
-}
-
 /// A look through the tables of all processes, for some sockets.
 pub(super) struct Tables<'a> {
-    proc: &'a File,
-    wanted: &'a [Wanted],
-    lens: Lens<'a>,
+    pub(super) proc: &'a File,
+    pub(super) wanted: &'a [Wanted],
+    pub(super) lens: Lens<'a>,
     /// For each of `wanted` a place where it was as the look began, or where it was found first.
-    anchors: Vec<Option<Place>>,
+    pub(super) anchors: Vec<Option<Place>>,
     /// Whether descriptors are compared with those from the beginning: each has one, and they are few.
-    compared: bool,
+    pub(super) compared: bool,
     asleep: &'a mut Asleep,
-    unlisted: Vec<Unlisted>,
-    looked_at: usize,
-    entries: Vec<u8>,
+    pub(super) unlisted: Vec<Unlisted>,
+    /// Processes of which it can't be told what they hold, since they never keep still.
+    pub(super) restless: Vec<i32>,
+    pub(super) looked_at: usize,
+    tally: Tally,
+    pub(super) entries: Vec<u8>,
 }
 
 impl<'a> Tables<'a> {
@@ -79,7 +90,9 @@ impl<'a> Tables<'a> {
             compared: false,
             asleep,
             unlisted: Vec::new(),
+            restless: Vec::new(),
             looked_at: 0,
+            tally: Tally::default(),
             entries: vec![0; ENTRIES],
         };
         let at = |(socket, wanted): (usize, &Wanted)| {
@@ -95,7 +108,15 @@ impl<'a> Tables<'a> {
     pub(super) fn places(&mut self, pid: i32) -> Result<Vec<Place>, Fault> {
         let mut found = self.where_connected(pid);
         if found.len() < self.wanted.len() {
-            self.look_through(pid, &mut found)?;
+            let sockets = match self.table_of(pid) {
+                Table::HoldsNone => return Ok(found),
+                Table::Readable => Some(Vec::new()),
+                Table::Unknown => None,
+            };
+            let before = self.looked_at;
+            let looked = self.look_through(pid, &mut found, sockets);
+            self.count(pid, self.looked_at - before);
+            looked?;
         }
         for place in &found {
             if let Some(anchor) = self.anchors.get_mut(place.socket) {
@@ -105,19 +126,24 @@ impl<'a> Tables<'a> {
         Ok(found)
     }
 
-    fn look_through(&mut self, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
+    fn table_of(&mut self, pid: i32) -> Table {
         let inodes = self.wanted.iter().map(|wanted| wanted.inode);
-        let mut sockets = match self.asleep.table_of(self.proc.as_fd(), pid, inodes) {
-            Table::HoldsNone => return Ok(()),
-            Table::Readable => Some(Vec::new()),
-            Table::Unknown => None,
-        };
+        self.asleep.table_of(self.proc.as_fd(), pid, inodes)
+    }
+
+    /// Looks through a process's table; all of it, where the sockets in it are asked for.
+    fn look_through(
+        &mut self,
+        pid: i32,
+        found: &mut Vec<Place>,
+        mut sockets: Option<Vec<u64>>,
+    ) -> Result<(), Fault> {
         match directory::open(self.proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
-                self.find((pid, pid), &table, found, sockets.as_mut())?;
+                let whole = self.find((pid, pid), &table, found, sockets.as_mut())? == Listed::Whole;
                 // An empty table is one that the first thread took down as it ended before the others.
-                if !self.lens.threads && self.looked_at > before {
+                if whole && !self.lens.threads && self.looked_at > before {
                     sockets.into_iter().for_each(|sockets| self.asleep.remember(pid, sockets));
                     return Ok(());
                 }
@@ -135,43 +161,36 @@ impl<'a> Tables<'a> {
         self.look_through_threads(pid, found)
     }
 
-    fn look_through_threads(&mut self, pid: i32, found: &mut Vec<Place>) -> Result<(), Fault> {
-        let tasks = match directory::open(self.proc.as_fd(), &format!("{pid}/task"), libc::O_DIRECTORY) {
-            Ok(tasks) => tasks,
-            Err(error) if is_gone(&error) => return Ok(()),
-            Err(error) => return Err(unreadable(pid, &error).into()),
-        };
-        let mut threads = Vec::new();
-        directory::numbers(tasks.as_fd(), &mut self.entries, |thread| {
-            threads.push(thread);
-            ControlFlow::Continue(())
-        })
-        .or_else(|error| if is_gone(&error) { Ok(()) } else { Err(unreadable(pid, &error)) })?;
-        let mut first = None;
-        for thread in threads {
-            // The same descriptor table needs no second look.
-            if first.is_some_and(|first| sys::process::same_descriptors(first, thread)) {
-                continue;
-            }
-            match directory::open(tasks.as_fd(), &format!("{thread}/fd"), libc::O_DIRECTORY) {
-                Ok(table) => self.find((pid, thread), &table, found, None)?,
-                Err(error) if is_gone(&error) || is_ending(thread) => continue,
-                Err(error) if is_forbidden(&error) => self.unlisted.push(Unlisted { pid, thread }),
-                Err(error) => return Err(unreadable(pid, &error).into()),
-            }
-            first = first.or(Some(thread));
-        }
-        Ok(())
-    }
-
     /// Looks through the descriptor table of a process's thread; to its end, where all `sockets` in it are asked for.
-    fn find(
+    pub(super) fn find(
         &mut self,
         (pid, thread): (i32, i32),
         table: &OwnedFd,
         found: &mut Vec<Place>,
         mut sockets: Option<&mut Vec<u64>>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Listed, Fault> {
+        let mut first = None;
+        loop {
+            let before = self.looked_at;
+            match self.list((pid, thread), table, (found, sockets.as_deref_mut()), &mut first)? {
+                Some(listed) => return Ok(listed),
+                None if !has_table(thread, first) => return Ok(Listed::Ended),
+                // Its end was its end: nothing more came once it was seen to be there still. Without that it may be that there was no
+                // table for a moment, until another thread executed a program and took over this one's number with all that it had.
+                None if self.looked_at == before => return Ok(Listed::Whole),
+                None => {}
+            }
+        }
+    }
+
+    /// Goes on with a table's list. `None` where that came to an end.
+    fn list(
+        &mut self,
+        (pid, thread): (i32, i32),
+        table: &OwnedFd,
+        (found, mut sockets): (&mut Vec<Place>, Option<&mut Vec<u64>>),
+        first: &mut Option<i32>,
+    ) -> Result<Option<Listed>, Fault> {
         let Self { anchors, compared, wanted, looked_at, entries, .. } = self;
         let anchors = if *compared { anchors.as_slice() } else { &[] };
         let reads_all = sockets.is_some();
@@ -183,32 +202,41 @@ impl<'a> Tables<'a> {
                 Ok(socket.and_then(|inode| index_of(inode, wanted)))
             }
         };
-        let mut fault = None;
+        let mut answer = Ok(None);
         let listed = directory::numbers(table.as_fd(), entries, |number| {
+            first.get_or_insert(number);
             *looked_at += 1;
             if *looked_at > MAX_DESCRIPTORS {
-                fault = Some(too_many());
+                answer = Err(too_many().into());
                 return ControlFlow::Break(());
             }
-            match which(number) {
+            let socket = which(number).or_else(|error| {
+                if !is_gone(&error) || is_ending(thread) {
+                    return Err(error);
+                }
+                // Closed between listing and reading; a process that closes it isn't its holder any more. Or there was no table for a
+                // moment, as above: then it is there again.
+                *looked_at += AGAIN;
+                which(number).or_else(|error| if is_gone(&error) { Ok(None) } else { Err(error) })
+            });
+            match socket {
                 Ok(socket) => {
                     if let Some(socket) = socket.filter(|at| found.iter().all(|place| place.socket != *at)) {
                         found.push(Place { socket, pid, thread, number });
                     }
-                    let done = found.len() == wanted.len() && !reads_all;
-                    return if done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                    if found.len() < wanted.len() || reads_all {
+                        return ControlFlow::Continue(());
+                    }
+                    answer = Ok(Some(Listed::Whole));
                 }
-                Err(_) if is_ending(thread) => {}
-                Err(error) => fault = Some(unreadable(pid, &error)),
+                Err(error) if is_gone(&error) || is_ending(thread) => answer = Ok(Some(Listed::Ended)),
+                Err(error) => answer = Err(unreadable(pid, &error).into()),
             }
             ControlFlow::Break(())
         });
-        if let Some(fault) = fault {
-            return Err(fault.into());
-        }
         match listed {
-            Ok(()) => Ok(()),
-            Err(error) if is_gone(&error) || is_ending(thread) => Ok(()),
+            Ok(()) => answer,
+            Err(error) if is_gone(&error) || is_ending(thread) => Ok(Some(Listed::Ended)),
             Err(error) => Err(unreadable(pid, &error).into()),
         }
     }
@@ -226,6 +254,29 @@ impl<'a> Tables<'a> {
         found
     }
 
+    /// Notes what was looked at of a process.
+    pub(super) fn count(&mut self, pid: i32, descriptors: usize) {
+        self.tally.add(pid, descriptors, (self.proc, self.lens.birthmarks));
+    }
+
+    /// Notes of these processes, where a look came to nothing for all that is open, what it would have gone through.
+    pub(super) fn weigh(&mut self, pids: &[i32]) {
+        for pid in pids {
+            let needs_none = self.where_connected(*pid).len() == self.wanted.len();
+            if needs_none || self.table_of(*pid) == Table::HoldsNone {
+                continue;
+            }
+            let weight = tally::weight(self.proc, *pid).unwrap_or_default();
+            self.tally.raise(*pid, weight, (self.proc, self.lens.birthmarks));
+        }
+    }
+
+    /// The look is over: what it went through.
+    pub(super) fn end(self) -> Tally {
+        self.asleep.end();
+        self.tally
+    }
+
     /// Whether the socket is at this place, now.
     pub(super) fn is_at(&self, place: Place) -> bool {
         let mut text = [0; LINK];
@@ -233,101 +284,9 @@ impl<'a> Tables<'a> {
         let target = directory::read_link(self.proc.as_fd(), &path, &mut text).ok().and_then(socket_inode);
         target.is_some() && target == self.wanted.get(place.socket).map(|wanted| wanted.inode)
     }
-
-    /// Once every process was looked through: for each of `wanted` why its places are not all of them, if that is so. Says it of
-    /// no socket for what another one's holders do.
-    pub(super) fn doubts(&mut self) -> Result<Vec<Option<Fault>>, Fault> {
-        let mut doubts: Vec<Option<Fault>> = self.wanted.iter().map(|_| None).collect();
-        let compared = self.compared || !self.unlisted.is_empty();
-        while let Some(table) = self.unlisted.pop() {
-            self.compare(table, &mut doubts)?;
-        }
-        // What was compared with was the socket: as it began and now. Whoever made the connection could put another there
-        // meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden to speak for him.
-        for (doubt, anchor) in doubts.iter_mut().zip(&self.anchors).filter(|_| compared) {
-            if anchor.is_some_and(|anchor| !self.is_at(anchor)) {
-                *doubt = Some(Fault::Changed);
-            }
-        }
-        self.asleep.end();
-        Ok(doubts)
-    }
-
-    /// Doubts those sockets that may have come to this process without another agent's sending them; where they have a place, if that is asked.
-    fn hide(&self, pid: i32, why: &str, and_placed: bool, doubts: &mut [Option<Fault>]) {
-        let process = Opened::open(self.proc.as_fd(), pid);
-        let whose = process.ok().and_then(|process| self.lens.birthmarks.of_process(&process));
-        for ((doubt, anchor), wanted) in doubts.iter_mut().zip(&self.anchors).zip(self.wanted) {
-            if (and_placed || anchor.is_none()) && may_be_of(whose.as_ref(), wanted.agent) {
-                *doubt = Some(Refusal::Unreadable { pid, why: why.into() }.into());
-            }
-        }
-    }
-
-    /// Compares each descriptor of a table that can't be listed with each socket, at the places where others have them.
-    fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
-        let Unlisted { pid, thread } = table;
-        if self.anchors.iter().any(Option::is_none) {
-            self.hide(pid, "it hides what it holds, and nobody else holds the socket", false, doubts);
-        }
-        let mut from = 0;
-        loop {
-            let size = match table_size(thread) {
-                Ok(size) => size,
-                Err(_) if is_ending(thread) => break,
-                Err(error) => return Err(unreadable(pid, &error).into()),
-            };
-            // It may have grown meanwhile.
-            if size <= from {
-                break;
-            }
-            for number in from..size {
-                for anchor in self.anchors.iter().flatten() {
-                    self.looked_at += 1;
-                    if self.looked_at > MAX_DESCRIPTORS {
-                        return Err(too_many().into());
-                    }
-                    match sys::process::same_file(anchor.descriptor(), Descriptor { task: thread, number }) {
-                        Ok(true) => {
-                            doubts.get_mut(anchor.socket).into_iter().for_each(|doubt| {
-                                let why = "it holds the socket and hides what it holds".into();
-                                *doubt = Some(Refusal::Unreadable { pid, why }.into());
-                            });
-                        }
-                        Ok(false) => {}
-                        // It isn't open, or one of the two is gone: the anchors are looked at again, and this one is below.
-                        Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
-                        // Of the two it is the other that nobody may look into any more: it is as one that is gone.
-                        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !self.is_at(*anchor) => {}
-                        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                            self.hide(pid, "nobody in the sandbox may look into it", true, doubts);
-                            return Ok(());
-                        }
-                        Err(error) => return Err(unreadable(pid, &error).into()),
-                    }
-                }
-            }
-            from = size;
-        }
-        if !is_ending(thread) {
-            return Ok(());
-        }
-        // Its table may go on under its other threads.
-        if thread != pid {
-            return Err(Fault::Changed);
-        }
-        let mut listed = Vec::new();
-        self.look_through_threads(pid, &mut listed)?;
-        if listed.is_empty() { Ok(()) } else { Err(Fault::Changed) }
-    }
 }
 
-/// Whether a process may be of this agent's. Who can't be told may be anybody.
-fn may_be_of(whose: Option<&RangeInclusive<u32>>, agent: Option<u32>) -> bool {
-    whose.zip(agent).is_none_or(|(whose, agent)| whose.contains(&agent))
-}
-
-fn too_many() -> Refusal {
+pub(super) fn too_many() -> Refusal {
     Refusal::Flooded { descriptors: MAX_DESCRIPTORS }
 }
 
@@ -345,8 +304,7 @@ fn socket_at(
         match sys::process::same_file(anchor.descriptor(), descriptor) {
             Ok(true) => return Ok(Some(anchor.socket)),
             Ok(false) => {}
-            // Of the one or of the other: at the end it is looked whether the sockets were where they were.
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            // Where it is the other that isn't open any more, it is looked at the end whether the sockets were where they were.
             Err(_) => return linked(),
         }
     }
@@ -360,20 +318,23 @@ fn index_of(inode: u64, wanted: &[Wanted]) -> Option<usize> {
 /// The inode of the socket that a descriptor is, if it is one.
 fn socket_behind(table: &OwnedFd, number: i32) -> io::Result<Option<u64>> {
     let mut text = [0; LINK];
-    let target = match directory::read_numbered_link(table.as_fd(), number, &mut text) {
-        Ok(target) => target,
-        // Closed between listing and reading; a process that closes it isn't its holder any more.
-        Err(error) if is_gone(&error) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    Ok(socket_inode(target))
+    directory::read_numbered_link(table.as_fd(), number, &mut text).map(socket_inode)
 }
 
-fn is_forbidden(error: &io::Error) -> bool {
+pub(super) fn is_forbidden(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EACCES)
 }
 
+/// Whether a thread has its table still: one descriptor of it is what it is, or it doesn't end.
+fn has_table(thread: i32, first: Option<i32>) -> bool {
+    let is_there = |number| {
+        let descriptor = Descriptor { task: thread, number };
+        sys::process::same_file(descriptor, descriptor).unwrap_or_default()
+    };
+    first.is_some_and(is_there) || !is_ending(thread)
+}
+
 /// Gone, or on its way out: nothing of its program runs any more.
-fn is_ending(thread: i32) -> bool {
+pub(super) fn is_ending(thread: i32) -> bool {
     Stat::read(thread).map_or(true, |stat| stat.is_ending())
 }

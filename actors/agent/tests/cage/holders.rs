@@ -12,8 +12,6 @@ pub const CASES: &[crate::Case] = &[
     ("a_shared_socket_has_two_holders", a_shared_socket_has_two_holders),
     ("who_never_keeps_still_is_nobody_elses_loss", who_never_keeps_still_is_nobody_elses_loss),
     ("who_gets_a_socket_after_long_sleep_is_found", who_gets_a_socket_after_long_sleep_is_found),
-    ("who_floods_keeps_only_itself_from_the_network", who_floods_keeps_only_itself_from_the_network),
-    ("who_floods_again_and_again_is_ended", who_floods_again_and_again_is_ended),
     ("nobody_holds_an_unknown_socket", nobody_holds_an_unknown_socket),
     (
         "who_hides_what_it_holds_keeps_nobody_elses_holder_from_being_told",
@@ -26,7 +24,7 @@ pub const CASES: &[crate::Case] = &[
     ("what_an_agent_can_write_is_foreign_by_every_name", what_an_agent_can_write_is_foreign_by_every_name),
 ];
 
-fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
+pub fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refusal> {
     match cage.ask_with(Request::Holders { inode, mappings: true, connector: false }, &[])? {
         (Answer::Holders { holders, .. }, fds) => Ok((holders, fds)),
         (other, _) => panic!("{other:?}"),
@@ -34,7 +32,7 @@ fn holders(cage: &Cage, inode: u64) -> Result<(Vec<Holder>, Vec<OwnedFd>), Refus
 }
 
 /// The command that runs a Python program; where there is no Python, that is said.
-fn python(program: &str) -> Option<String> {
+pub fn python(program: &str) -> Option<String> {
     if !Path::new("/usr/bin/python3").exists() {
         eprintln!("SKIPPED: no /usr/bin/python3");
         return None;
@@ -43,24 +41,55 @@ fn python(program: &str) -> Option<String> {
 }
 
 /// Starts a program that connects, and gives the inode of its socket as it prints it.
-fn connected(cage: &Cage, script: &str) -> u64 {
+pub fn connected(cage: &Cage, script: &str) -> u64 {
     connected_by(cage, "c", script).1
 }
 
 /// The same as the agent of this name, with its process.
-fn connected_by(cage: &Cage, agent: &str, script: &str) -> (ProcessId, u64) {
-    use std::io::BufRead;
-    let address = "127.0.0.1:3128".parse().expect("address");
-    let (_, fds) = cage.ask_with(Request::ListenTcp { address }, &[]).expect("listen");
-    let _listener = TcpListener::from(fds.into_iter().next().expect("listener"));
-    let (read, write) = nix::unistd::pipe().expect("pipe");
-    let streams = [crate::bed::null(), write, crate::bed::null()];
-    let spec = crate::bed::spec(agent, &["bash", "-c", script]);
-    let process = cage.spawn(agent, &spec, streams).expect("spawn").process;
-    let mut line = String::new();
-    std::io::BufReader::new(std::fs::File::from(read)).read_line(&mut line).expect("line");
-    let inode = line.trim().trim_start_matches("socket:[").trim_end_matches(']').parse();
-    (process, inode.unwrap_or_else(|_| panic!("{line:?}")))
+pub fn connected_by(cage: &Cage, agent: &str, script: &str) -> (ProcessId, u64) {
+    let mut connects = Connects::start(cage, agent, script);
+    let inode = connects.inode();
+    (connects.process, inode)
+}
+
+/// A program that connects sooner or later, and what it prints.
+pub struct Connects {
+    pub process: ProcessId,
+    _listener: TcpListener,
+    said: std::io::BufReader<std::fs::File>,
+    go: std::fs::File,
+}
+
+impl Connects {
+    pub fn start(cage: &Cage, agent: &str, script: &str) -> Self {
+        let address = "127.0.0.1:3128".parse().expect("address");
+        let (_, fds) = cage.ask_with(Request::ListenTcp { address }, &[]).expect("listen");
+        let listener = TcpListener::from(fds.into_iter().next().expect("listener"));
+        let (read, write) = nix::unistd::pipe().expect("pipe");
+        let (input, go) = nix::unistd::pipe().expect("pipe");
+        let spec = crate::bed::spec(agent, &["bash", "-c", script]);
+        let process = cage.spawn(agent, &spec, [input, write, crate::bed::null()]).expect("spawn").process;
+        Self { process, _listener: listener, said: std::io::BufReader::new(read.into()), go: go.into() }
+    }
+
+    /// Lets it go on, where it waits for its input.
+    pub fn go(&mut self) {
+        use std::io::Write;
+        self.go.write_all(b"\n").expect("write");
+    }
+
+    pub fn line(&mut self) -> String {
+        use std::io::BufRead;
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("line");
+        line.trim().to_owned()
+    }
+
+    pub fn inode(&mut self) -> u64 {
+        let line = self.line();
+        let inode = line.trim_start_matches("socket:[").trim_end_matches(']').parse();
+        inode.unwrap_or_else(|_| panic!("{line:?}"))
+    }
 }
 
 fn a_holder_is_found_with_its_ancestors(mode: Mode) {
@@ -122,77 +151,6 @@ time.sleep(1000)
     while holders(&cage, inode).expect("holders").0.len() != 2 {
         assert!(std::time::Instant::now() < deadline, "who has woken isn't looked at");
     }
-}
-
-/// `hoard(full)` starts a process with descriptors, which never sleeps long; so many `children` have more than is looked through.
-const HOARD: &str = r#"
-import os, resource, time
-hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-each = min(hard - 16, 18000)
-children = 70000 // each + 1
-def hoard(full):
-    if os.fork() == 0:
-        null = os.open("/dev/null", 0)
-        for _ in range(each):
-            os.dup(null)
-        full()
-        while True:
-            time.sleep(0.0005)
-"#;
-
-/// More is open than is looked through. An agent that is alone bears it itself; where there is another, it loses what it has most in.
-fn who_floods_keeps_only_itself_from_the_network(mode: Mode) {
-    const FLOODS: &str = r#"
-read, write = os.pipe()
-for n in range(children):
-    hoard(lambda: os.write(write, b"."))
-for n in range(children):
-    os.read(read, 1)
-s = __import__("socket").create_connection(("127.0.0.1", 3128))
-print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
-time.sleep(1000)
-"#;
-    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
-    let cage = Cage::start(mode);
-    let (hog, its) = connected_by(&cage, "hog", &program);
-    let found = holders(&cage, its);
-    assert!(matches!(found, Err(Refusal::Flooded { .. })), "{found:?}");
-    assert_eq!(cage.floods(), [], "nobody else is there");
-    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
-    let list = holders(&cage, inode).expect("whoever else asks is told").0;
-    assert_eq!(list.len(), 1, "{list:?}");
-    let floods = cage.floods();
-    assert!(!floods.is_empty(), "and it is told why");
-    assert!(floods.iter().all(|(agent, open)| agent == "hog" && *open > 1000), "{floods:?}");
-    // As much as was needed, and from the greatest on: its first process has few.
-    assert_eq!(holders(&cage, its).expect("it is told again, too").0.len(), 1);
-    assert!(cage.ask(Request::Signal { process: hog, signo: 0, group: false }).is_ok());
-}
-
-/// What it loses it makes anew, as fast as it can. Whoever else asks is told all the same, until its first process is gone with the rest.
-fn who_floods_again_and_again_is_ended(mode: Mode) {
-    const FLOODS: &str = r#"
-while True:
-    while children:
-        children -= 1
-        hoard(lambda: None)
-    os.wait()
-    children += 1
-"#;
-    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
-    let cage = Cage::start(mode);
-    let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
-    let hog = cage.spawn_silent("hog", &["bash", "-c", &program]).expect("spawn").process;
-    let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
-    while !cage.has_ended(hog) {
-        let list = holders(&cage, inode).expect("whoever else asks is told").0;
-        assert_eq!(list.len(), 1, "{list:?}");
-        assert!(std::time::Instant::now() < deadline, "{:?}", cage.floods());
-    }
-    assert_eq!(cage.wait(hog), ExitStatus::Signal(9));
-    assert!(cage.floods().iter().all(|(agent, _)| agent == "hog"), "{:?}", cage.floods());
-    assert_eq!(holders(&cage, inode).expect("holders").0.len(), 1);
 }
 
 /// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its process is over.

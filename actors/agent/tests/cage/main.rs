@@ -17,6 +17,8 @@ mod attacks;
 mod bed;
 mod bench;
 mod capture;
+mod evades;
+mod floods;
 mod holders;
 mod launch;
 mod lives;
@@ -71,6 +73,8 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         lives::CASES,
         own::CASES,
         holders::CASES,
+        floods::CASES,
+        evades::CASES,
         supervisors::CASES,
         launch::CASES,
         bench::CASES,
