@@ -146,7 +146,8 @@ pub enum Request {
     },
     /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and were born as this
     /// agent's, or, where init's own limits leave no room for that mark, whose environment began with its
-    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`].
+    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is left; else [`Refusal::Survivors`], and so it is for every start of
+    /// this agent until another search has found none.
     KillStrays {
         /// Whose.
         agent: String,
@@ -264,6 +265,9 @@ pub enum Refusal {
         /// What failed.
         why: String,
     },
+    /// Processes of an earlier start of the agent are there, or may be: a search has not come to an end, or has left some behind.
+    #[error("processes that an earlier start left behind could not all be ended")]
+    Survivors,
     /// The request makes no sense (a fault of the asker).
     #[error("bad request: {0}")]
     Invalid(String),
