@@ -146,8 +146,8 @@ pub enum Request {
     },
     /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and were born as this
     /// agent's, or, where init's own limits leave no room for that mark, whose environment began with its
-    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is left; else [`Refusal::Survivors`], and so it is for every start of
-    /// this agent until another search has found none.
+    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is left; else, until another search has found none, each start of
+    /// this agent is refused, too: [`Refusal::Survivors`].
     KillStrays {
         /// Whose.
         agent: String,
@@ -265,7 +265,7 @@ pub enum Refusal {
         /// What failed.
         why: String,
     },
-    /// Processes of an earlier start of the agent are there, or may be: a search has not come to an end, or has left some behind.
+    /// Processes of an earlier start are there, or may be: a search is under way, or has left some behind.
     #[error("processes that an earlier start left behind could not all be ended")]
     Survivors,
     /// The request makes no sense (a fault of the asker).

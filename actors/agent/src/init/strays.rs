@@ -211,11 +211,9 @@ impl Search {
             None => return Ok(true),
         }
         match gone(process.stat())? {
-            Some(stat) if stat.is_dead() => {
-                // Nobody else reaps a child of init's, so that the number is its own for as long.
-                if stat.parent == 1 {
-                    self.dead.insert(pid);
-                }
+            // Nobody else reaps a child of init's, so that the number is its own for as long.
+            Some(stat) if stat.is_dead() && stat.parent == 1 => {
+                self.dead.insert(pid);
             }
             // One that can't be killed is found again.
             Some(_) => drop(process.signal(libc::SIGKILL)),

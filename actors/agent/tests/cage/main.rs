@@ -18,6 +18,7 @@ mod bed;
 mod bench;
 mod capture;
 mod holders;
+mod hoppers;
 mod launch;
 mod lives;
 mod own;
@@ -71,6 +72,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         lives::CASES,
         own::CASES,
         holders::CASES,
+        hoppers::CASES,
         supervisors::CASES,
         launch::CASES,
         bench::CASES,
