@@ -263,7 +263,7 @@ impl Actor for AgentActor {
                 for record in rows.into_iter().chain(judged) {
                     let _ = given.init.forget(record.process).await;
                 }
-                match spawn(&given).await {
+                match start(&given).await {
                     Ok(record) => {
                         (given.told)(&Told::Started { pid: record.pid });
                         Some(record.process)
@@ -331,7 +331,8 @@ impl State {
         status: ExitStatus,
     ) -> Result<(), ActorProcessingErr> {
         self.process = None;
-        // A daemon that it left behind may not hold its ports when it starts again.
+        // A daemon that it left behind may not hold its ports when it starts again. What this comes to init keeps: it refuses the
+        // start beside survivors, see `start`.
         let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
         let restarts = stopped.is_none() && self.given.restart_on.wants(status.success() && !self.silent);
@@ -387,6 +388,18 @@ impl State {
         if let Err(error) = self.given.init.signal(process, signo, true).await {
             tracing::debug!(agent = %self.given.name, %error, "a signal was not delivered");
         }
+    }
+}
+
+/// As [`spawn`]; but where processes of an earlier start are in its way, they are looked for once more. While they are there it is refused,
+/// on record, and tried again after the backoff as any start that failed.
+async fn start(given: &Arguments) -> Result<ProcessRecord, ClientError> {
+    match spawn(given).await {
+        Err(ClientError::Refused(Refusal::Survivors)) => {
+            given.init.kill_strays(&given.name).await?;
+            spawn(given).await
+        }
+        done => done,
     }
 }
 

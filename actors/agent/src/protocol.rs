@@ -146,7 +146,8 @@ pub enum Request {
     },
     /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and were born as this
     /// agent's, or, where init's own limits leave no room for that mark, whose environment began with its
-    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`].
+    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is left; else, until another search has found none, each start of
+    /// this agent is refused, too: [`Refusal::Survivors`].
     KillStrays {
         /// Whose.
         agent: String,
@@ -264,6 +265,9 @@ pub enum Refusal {
         /// What failed.
         why: String,
     },
+    /// Processes of an earlier start are there, or may be: a search is under way, or has left some behind.
+    #[error("processes that an earlier start left behind could not all be ended")]
+    Survivors,
     /// The request makes no sense (a fault of the asker).
     #[error("bad request: {0}")]
     Invalid(String),

@@ -10,7 +10,7 @@
 //! The two are `RLIMIT_LOCKS`, which Linux has not looked at since 2.4.25, and `RLIMIT_RTTIME`, which binds real-time scheduling alone: the
 //! filter refuses that. Must never tell that a process is *not* one of an agent's that it is.
 
-use super::process::Opened;
+use super::process::{Opened, gone};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -20,7 +20,7 @@ use std::ops::RangeInclusive;
 const LAST: u64 = u32::MAX as u64;
 /// Where the numbers lie if nothing lower is given: far above what anybody would choose.
 const BASE: u64 = 1 << 62;
-/// Names that are remembered with their numbers; of more the oldest goes, and what it has left behind is nobody's.
+/// Names that are remembered with their numbers. Of more the oldest goes that is in no use, and what it has left behind is nobody's.
 const MAX_NAMES: usize = 4096;
 /// Bytes of proc_pid_limits(5), which has a line of 80 for each of sixteen limits.
 const MAX_LIMITS: u64 = 4096;
@@ -51,6 +51,11 @@ impl Birthmark {
         Self { locks: number(first), real_time: number(second) }
     }
 
+    #[cfg(test)]
+    pub(super) fn limits(self) -> [u64; 2] {
+        [self.locks, self.real_time]
+    }
+
     /// Gives it to this process and all that it will start.
     ///
     /// # Errors
@@ -70,6 +75,7 @@ impl Birthmark {
 pub(crate) struct Birthmarks {
     /// `None` where init itself was given limits too low for this.
     base: Option<u64>,
+    /// Those that were last begun, or searched for, at the end.
     names: VecDeque<(String, u32)>,
     next: u32,
 }
@@ -92,22 +98,33 @@ impl Birthmarks {
         self.base.is_some()
     }
 
-    /// What processes of this agent are to be born with.
-    pub(super) fn of_agent(&mut self, agent: &str) -> Option<Birthmark> {
+    /// What processes of this agent are to be born with. No name that `is_used` is forgotten for it: every session of an operator's is a
+    /// name of its own, and none may outlive the agents for whom all this is.
+    pub(super) fn of_agent(&mut self, agent: &str, is_used: impl Fn(&str) -> bool) -> Option<Birthmark> {
         let base = self.base?;
-        let number = self.number(agent).unwrap_or_else(|| self.add(agent));
+        let number = self.renew(agent).unwrap_or_else(|| self.add(agent, is_used));
         let above = u64::from(number);
         Some(Birthmark { locks: base + above, real_time: base + (LAST - above) })
     }
 
-    fn add(&mut self, agent: &str) -> u32 {
+    fn add(&mut self, agent: &str, is_used: impl Fn(&str) -> bool) -> u32 {
         let number = self.next;
         self.next = self.next.saturating_add(1);
         if self.names.len() >= MAX_NAMES {
-            self.names.pop_front();
+            let oldest = self.names.iter().position(|(name, _)| !is_used(name));
+            self.names.remove(oldest.unwrap_or_default());
         }
         self.names.push_back((agent.to_owned(), number));
         number
+    }
+
+    /// The number of an agent that has started anything; its name is the last to be forgotten from here on.
+    pub(super) fn renew(&mut self, agent: &str) -> Option<u32> {
+        let at = self.names.iter().position(|(name, _)| name == agent)?;
+        let known = self.names.remove(at)?;
+        let number = known.1;
+        self.names.push_back(known);
+        Some(number)
     }
 
     /// The number of an agent that has started anything.
@@ -122,9 +139,18 @@ impl Birthmarks {
 
     /// Whose a process may be: its agent's number is among these. `None` of one that was born without, or is gone.
     pub(super) fn of_process(&self, process: &Opened) -> Option<RangeInclusive<u32>> {
+        self.look_at(process).ok().flatten()
+    }
+
+    /// As [`Birthmarks::of_process`], for whoever must know that it could be read. Of a dead one it can, until it is reaped.
+    ///
+    /// # Errors
+    /// What has failed though it may be there.
+    pub(super) fn look_at(&self, process: &Opened) -> io::Result<Option<RangeInclusive<u32>>> {
         let mut text = String::new();
-        process.open_limits().and_then(|file| file.take(MAX_LIMITS).read_to_string(&mut text)).ok()?;
-        self.read(&text)
+        let read = |file: std::fs::File| file.take(MAX_LIMITS).read_to_string(&mut text);
+        let read = gone(process.open_limits().and_then(read))?;
+        Ok(read.and_then(|_| self.read(&text)))
     }
 
     fn read(&self, limits: &str) -> Option<RangeInclusive<u32>> {
@@ -169,8 +195,9 @@ mod tests {
     #[test]
     fn whoever_lowers_a_limit_stays_its_own_agents_among_others() {
         let mut all = Birthmarks::below(RLIM_INFINITY);
-        let marks: Vec<Birthmark> = ["a", "b", "c", "d"].map(|agent| all.of_agent(agent).unwrap()).to_vec();
-        assert_eq!(all.of_agent("c"), Some(marks[2]), "the same agent, the same mark");
+        let marks: Vec<Birthmark> =
+            ["a", "b", "c", "d"].map(|agent| all.of_agent(agent, |_| false).unwrap()).to_vec();
+        assert_eq!(all.of_agent("c", |_| false), Some(marks[2]), "the same agent, the same mark");
         for (at, mark) in (0..).zip(&marks) {
             assert_eq!(all.read(&text(mark.locks, mark.real_time)), Some(at..=at));
             for less in [1, 2, 3, LAST, BASE, mark.locks] {
@@ -189,7 +216,7 @@ mod tests {
     #[test]
     fn who_was_never_marked_is_nobodys() {
         let mut all = Birthmarks::below(RLIM_INFINITY);
-        let mark = all.of_agent("a").unwrap();
+        let mark = all.of_agent("a", |_| false).unwrap();
         for (locks, real_time) in [
             (RLIM_INFINITY, RLIM_INFINITY),
             (mark.locks, RLIM_INFINITY),
@@ -205,12 +232,12 @@ mod tests {
     #[test]
     fn where_limits_are_low_already_they_are_counted_from_there_or_not_at_all() {
         let mut low = Birthmarks::below(LAST + 5);
-        let mark = low.of_agent("a").unwrap();
+        let mark = low.of_agent("a", |_| false).unwrap();
         assert_eq!((mark.locks, mark.real_time), (5, LAST + 5));
         assert_eq!(low.read(&text(mark.locks, mark.real_time)), Some(0..=0));
         for lowest in [0, 64, LAST] {
             let mut none = Birthmarks::below(lowest);
-            assert_eq!((none.of_agent("a"), none.are_told()), (None, false));
+            assert_eq!((none.of_agent("a", |_| false), none.are_told()), (None, false));
         }
     }
 
@@ -218,19 +245,36 @@ mod tests {
     fn names_are_bounded_and_numbers_never_come_back() {
         let mut all = Birthmarks::below(RLIM_INFINITY);
         for n in 0..=MAX_NAMES {
-            all.of_agent(&n.to_string());
+            all.of_agent(&n.to_string(), |_| false);
         }
         assert_eq!((all.number("0"), all.name(0)), (None, None));
         assert_eq!((all.number("1"), all.name(1)), (Some(1), Some("1")));
-        all.of_agent("0");
+        all.of_agent("0", |_| false);
         assert_eq!(all.number("0"), Some(MAX_NAMES as u32 + 1));
+    }
+
+    #[test]
+    fn no_number_of_sessions_has_an_agent_forgotten() {
+        let mut all = Birthmarks::below(RLIM_INFINITY);
+        for agent in ["runs", "is sought", "is over"] {
+            all.of_agent(agent, |_| false);
+        }
+        for n in 0..MAX_NAMES * 2 {
+            // Its row goes a moment before it is started again.
+            all.of_agent(&n.to_string(), |name| name == "runs");
+            if n % 1000 == 0 {
+                assert_eq!(all.renew("is sought"), Some(1));
+            }
+        }
+        assert_eq!((all.number("runs"), all.number("is sought")), (Some(0), Some(1)));
+        assert_eq!((all.number("is over"), all.names.len()), (None, MAX_NAMES));
     }
 
     #[test]
     fn a_child_has_what_its_parent_was_born_with() {
         let mut all = Birthmarks::new();
         let Some(mark) =
-            ["first", "second"].map(|agent| all.of_agent(agent)).into_iter().next_back().flatten()
+            ["first", "second"].map(|agent| all.of_agent(agent, |_| false)).into_iter().next_back().flatten()
         else {
             return eprintln!("SKIPPED: this process's limits are too low");
         };

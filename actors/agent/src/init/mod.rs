@@ -29,6 +29,7 @@ mod mapping;
 mod patience;
 mod process;
 mod schedstat;
+mod searches;
 mod serve;
 mod spawn;
 mod standby;

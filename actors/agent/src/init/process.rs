@@ -57,12 +57,30 @@ impl Stat {
         matches!(self.state, b'Z' | b'X')
     }
 
+    /// It runs nothing any more, and never will: dead, with all its threads, and unreaped.
+    pub(crate) fn is_dead(&self) -> bool {
+        // Where the first thread alone has ended, the process looks as if it were over.
+        self.is_over() && self.threads <= 1
+    }
+
     /// It runs no instruction of its program any more: on its way out, or a zombie. The kernel lets nobody look
     /// into such a process, whatever their rights.
     pub(crate) fn is_ending(&self) -> bool {
         /// linux/sched.h
         const PF_EXITING: u64 = 0x4;
         self.is_over() || self.flags & PF_EXITING != 0
+    }
+}
+
+/// What was read of a process; nothing of one that is gone.
+///
+/// # Errors
+/// What has failed though it may be there.
+pub(crate) fn gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -10,8 +10,9 @@ use super::flood::Floods;
 use super::handouts::{descriptor, system};
 use super::looks::Look;
 use super::patience::Waits;
+use super::searches::Searches;
 use super::starting::{Awaited, News, Process, Starting};
-use super::strays::{MAX_SEARCHES, Search};
+use super::strays::Progress;
 use super::table::Table;
 use super::{Cage, spawn};
 use crate::credential_files::Keeper;
@@ -58,8 +59,8 @@ pub(super) struct Loop<'a> {
     pub(super) news: VecDeque<Event>,
     /// Whose processes are whose.
     pub(super) birthmarks: Birthmarks,
-    /// For what ended agents have left behind; one after the other.
-    searches: VecDeque<Search>,
+    /// For what ended agents have left behind.
+    searches: Searches,
 }
 
 /// Serves until the channel ends. `Err` when the loop itself failed.
@@ -78,7 +79,7 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         floods: Floods::default(),
         news: VecDeque::new(),
         birthmarks: Birthmarks::new(),
-        searches: VecDeque::new(),
+        searches: Searches::default(),
     };
     let mut looks = Vec::new();
     while let Some(packet) = this.channel.take_aside() {
@@ -100,10 +101,11 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         list.extend(this.cage.connects.polls());
         // While nothing runs nothing appears, and nobody's time is up.
         let idle = this.table.running().is_empty() && this.starting.is_empty();
-        let beat = match (this.more_are_dead || !this.searches.is_empty(), idle) {
-            (true, _) => 0,
-            (false, true) => -1,
-            (false, false) => BEAT_MILLISECONDS,
+        let beat = match (this.searches.sleep(), this.more_are_dead, idle) {
+            (Some(milliseconds), ..) => milliseconds,
+            (None, true, _) => 0,
+            (None, false, true) => -1,
+            (None, false, false) => BEAT_MILLISECONDS,
         };
         match sys::fd::poll_all(&mut list, beat) {
             // By the clock, not by the silence: an agent that keeps us busy doesn't put it off.
@@ -122,7 +124,10 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
         let [channel, deaths] = [ours[0].revents, ours[1].revents];
         if deaths != 0 || std::mem::take(&mut this.more_are_dead) {
             while sys::fd::read(signals.as_fd(), &mut [0; 1024]).is_ok_and(|n| n > 0) {}
-            this.reap();
+            match this.searches.keep_the_dead() {
+                true => this.more_are_dead = true,
+                false => this.reap(),
+            }
         }
         if channel & libc::POLLIN != 0 && this.take_requests().is_err() {
             return Ok(());
@@ -182,10 +187,8 @@ impl Loop<'_> {
             };
         }
         if let Request::KillStrays { agent } = request {
-            return match self.searches.len() < MAX_SEARCHES {
-                true => self.searches.push_back(Search::new(id, agent, &self.birthmarks)),
-                false => self.channel.reply(id, Err(Refusal::TooMany("searches for strays".into()))),
-            };
+            let refused = self.searches.begin(id, agent, &mut self.birthmarks);
+            return refused.into_iter().for_each(|(id, refusal)| self.channel.reply(id, Err(refusal)));
         }
         let reply = match self.cage.handouts.answer(request, fds) {
             Ok(reply) => reply,
@@ -194,17 +197,16 @@ impl Loop<'_> {
         self.channel.reply(id, reply);
     }
 
-    /// Goes on with the first search, for as long as it may keep others waiting.
+    /// Goes on with a search for strays, for as long as it may keep others waiting.
     fn search(&mut self) {
-        let Some(mut search) = self.searches.pop_front() else { return };
-        let mut running = self.table.running();
-        running.extend(self.starting.iter().map(Awaited::pid));
-        let reply = match search.go_on(&running, &self.birthmarks) {
-            Ok(false) => return self.searches.push_front(search),
-            Ok(true) => Ok((Answer::Done, Vec::new())),
+        let starting = self.starting.iter().map(Awaited::pid);
+        let Some((id, over)) = self.searches.go_on(&self.table, starting, &self.birthmarks) else { return };
+        let reply = match over {
+            Ok(Progress::Clean) => Ok((Answer::Done, Vec::new())),
+            Ok(Progress::Survivors | Progress::UnderWay) => Err(Refusal::Survivors),
             Err(error) => Err(system("looking for strays")(error)),
         };
-        self.channel.reply(search.id, reply);
+        self.channel.reply(id, reply);
     }
 
     /// Hears what those on their way have said. Whoever has executed its program is in the table then: nobody else has run any.
@@ -283,6 +285,7 @@ impl Loop<'_> {
                 self.hear(awaited);
             }
             self.table.ended(pid, status);
+            self.searches.note_reaped(pid);
         }
         self.more_are_dead = true;
     }
@@ -369,18 +372,15 @@ impl Loop<'_> {
         for awaited in self.starting.extract_if(.., |awaited| awaited.agent == agent) {
             awaited.give_up();
         }
-        // Whoever had its strays looked for is gone, too; from here on they could be its own.
-        for search in std::mem::take(&mut self.searches) {
-            match search.agent == agent {
-                true => self.channel.reply(search.id, Ok((Answer::Done, Vec::new()))),
-                false => self.searches.push_back(search),
-            }
-        }
         self.table.admit(agent, self.starting.len())?;
+        if self.searches.hold_back(agent) {
+            return Err(Refusal::Survivors);
+        }
         if self.cage.connects.is_full() {
             return Err(Refusal::TooMany("processes started, or left behind by ended ones".into()));
         }
-        let birthmark = self.birthmarks.of_agent(agent);
+        let is_used = |name: &str| self.table.knows(name) || self.searches.hold_back(name);
+        let birthmark = self.birthmarks.of_agent(agent, is_used);
         let starting = spawn::begin(&self.cage.confinement, &mut self.cage.standby, birthmark, (stdio, fds))?;
         if starting.watched {
             self.cage.connects.prover_becomes(agent);

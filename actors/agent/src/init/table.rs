@@ -110,6 +110,16 @@ impl Table {
         self.entries.iter().map(|e| e.record.clone()).collect()
     }
 
+    /// Whether an agent has a row.
+    pub(crate) fn knows(&self, agent: &str) -> bool {
+        self.entries.iter().any(|e| e.record.agent == agent)
+    }
+
+    /// Whether one of an agent's runs.
+    pub(crate) fn runs(&self, agent: &str) -> bool {
+        self.entries.iter().any(|e| e.record.agent == agent && e.is_running())
+    }
+
     /// The pids of what runs.
     pub(crate) fn running(&self) -> Vec<i32> {
         self.entries.iter().filter(|e| e.is_running()).map(|e| e.record.pid).collect()

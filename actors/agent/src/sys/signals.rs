@@ -82,6 +82,20 @@ pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
     check_int(unsafe { libc::kill(if group { -pid } else { pid }, signo) }).map(drop)
 }
 
+/// Kills every other process of the pid namespace that this one is the first of, in one step that no fork escapes.
+///
+/// # Errors
+/// `EPERM` for anybody else, who would hit the host's; the kernel's, but for `ESRCH`: nobody was there.
+pub(crate) fn kill_all() -> io::Result<()> {
+    if std::process::id() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Signals the very process of this descriptor (pidfd_send_signal(2)), whoever has its number by now.
 pub(crate) fn send(pidfd: BorrowedFd<'_>, signo: i32) -> io::Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();

@@ -20,6 +20,7 @@ mod capture;
 mod evades;
 mod floods;
 mod holders;
+mod hoppers;
 mod launch;
 mod lives;
 mod own;
@@ -75,6 +76,7 @@ fn run_all(mode: Mode, wanted: &str) -> bool {
         holders::CASES,
         floods::CASES,
         evades::CASES,
+        hoppers::CASES,
         supervisors::CASES,
         launch::CASES,
         bench::CASES,

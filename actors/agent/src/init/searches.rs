@@ -1,0 +1,143 @@
+//! Searches for what ended agents have left behind ([`super::strays`]), and whose start is held until one has found nobody.
+//!
+//! Each has its turn when the one before has gone through all processes once, so that an agent that can't be rid of its own keeps no other
+//! waiting. Must never forget that a search was left unmade or has found survivors, whoever asked for it and is gone since.
+
+use super::birthmark::Birthmarks;
+use super::strays::{Beside, Progress, Search};
+use super::table::Table;
+use crate::protocol::{Refusal, RequestId};
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+
+/// Searches that may wait.
+const MAX_SEARCHES: usize = 64;
+/// Agents whose start may be held at a time; beyond it all are.
+const MAX_HELD: usize = 4096;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Searches {
+    queue: VecDeque<Search>,
+    /// Agents of which a search has left somebody behind, or was not made.
+    held: BTreeSet<String>,
+}
+
+impl Searches {
+    /// Has one made. Who is to be told at once that theirs won't be: whoever asks a second time is answered in place of the first, who is
+    /// gone.
+    pub(super) fn begin(
+        &mut self,
+        id: RequestId,
+        agent: String,
+        birthmarks: &mut Birthmarks,
+    ) -> Option<(RequestId, Refusal)> {
+        if let Some(search) = self.queue.iter_mut().find(|search| search.agent == agent) {
+            return Some((std::mem::replace(&mut search.id, id), Refusal::Survivors));
+        }
+        if self.queue.len() >= MAX_SEARCHES {
+            self.hold(agent);
+            return Some((id, Refusal::TooMany("searches for strays".into())));
+        }
+        self.queue.push_back(Search::new(id, agent, birthmarks));
+        None
+    }
+
+    /// Goes on with the first, for as long as it may keep others waiting. Who is to be told what, if it is over. `starting` are on their
+    /// way to the table.
+    pub(super) fn go_on(
+        &mut self,
+        table: &Table,
+        starting: impl Iterator<Item = i32>,
+        birthmarks: &Birthmarks,
+    ) -> Option<(RequestId, io::Result<Progress>)> {
+        let mut search = self.queue.pop_front()?;
+        let running = table.running().into_iter().chain(starting).collect();
+        let beside = Beside { running, is_its: table.runs(&search.agent) };
+        let progress = File::open("/proc").and_then(|proc| search.go_on(&proc, &beside, birthmarks));
+        match progress {
+            Ok(Progress::UnderWay) if search.is_in_a_pass() => self.queue.push_front(search),
+            Ok(Progress::UnderWay) => self.queue.push_back(search),
+            over => {
+                match over {
+                    Ok(Progress::Clean) => drop(self.held.remove(&search.agent)),
+                    _ => self.hold(search.agent),
+                }
+                return Some((search.id, over));
+            }
+        }
+        None
+    }
+
+    fn hold(&mut self, agent: String) {
+        if self.held.len() < MAX_HELD {
+            self.held.insert(agent);
+        }
+    }
+
+    /// Whether there may be processes of an earlier start of this agent.
+    pub(super) fn hold_back(&self, agent: &str) -> bool {
+        self.held.contains(agent)
+            || self.held.len() >= MAX_HELD
+            || self.queue.iter().any(|search| search.agent == agent)
+    }
+
+    /// See [`Search::keeps_the_dead`].
+    pub(super) fn keep_the_dead(&self) -> bool {
+        self.queue.iter().any(Search::keeps_the_dead)
+    }
+
+    /// See [`Search::note_reaped`].
+    pub(super) fn note_reaped(&mut self, pid: i32) {
+        self.queue.iter_mut().for_each(|search| search.note_reaped(pid));
+    }
+
+    /// How long init may sleep before one goes on, in milliseconds; for ever where there is none.
+    pub(super) fn sleep(&self) -> Option<i32> {
+        self.queue.iter().map(Search::sleep).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_survivors_is_held_until_a_search_finds_none() {
+        let (mut searches, mut birthmarks) = (Searches::default(), Birthmarks::new());
+        if !birthmarks.are_told() {
+            return eprintln!("SKIPPED: this process's limits are too low");
+        }
+        searches.hold("a".into());
+        assert!(searches.hold_back("a") && !searches.hold_back("b"));
+        // It has never run: a search for it is over at once.
+        assert!(searches.begin(RequestId(1), "a".into(), &mut birthmarks).is_none());
+        let over = searches.go_on(&Table::default(), std::iter::empty(), &birthmarks);
+        assert!(matches!(over, Some((RequestId(1), Ok(Progress::Clean)))));
+        assert!(!searches.hold_back("a"));
+    }
+
+    #[test]
+    fn who_waits_for_a_search_is_held_and_nobody_waits_twice() {
+        let (mut searches, mut birthmarks) = (Searches::default(), Birthmarks::new());
+        for n in 0..MAX_SEARCHES {
+            assert!(searches.begin(RequestId(n as u64), n.to_string(), &mut birthmarks).is_none());
+        }
+        assert!(searches.hold_back("3"));
+        let again = searches.begin(RequestId(100), "3".into(), &mut birthmarks);
+        assert_eq!(again, Some((RequestId(3), Refusal::Survivors)), "the one before is told");
+        let refused = searches.begin(RequestId(101), "one more".into(), &mut birthmarks);
+        assert!(matches!(refused, Some((RequestId(101), Refusal::TooMany(_)))));
+        assert!(searches.hold_back("one more"), "whose search was not made is held");
+        assert!(!searches.hold_back("another"));
+    }
+
+    #[test]
+    fn beyond_its_bound_everybody_is_held() {
+        let mut searches = Searches::default();
+        (0..=MAX_HELD).for_each(|n| searches.hold(n.to_string()));
+        assert_eq!(searches.held.len(), MAX_HELD);
+        assert!(searches.hold_back("another"));
+    }
+}
