@@ -30,6 +30,16 @@ impl<'a> Service<'a> {
         Self::start_in(stage, more, agents, &[])
     }
 
+    /// With an agent that is deaf to its stop, as soon as it is.
+    pub fn start_deaf(stage: &'a Stage<'a>) -> Result<Self> {
+        let service = Self::start_with(stage, "", DEAF)?;
+        poll("the agent to be deaf", PATIENCE, || {
+            let logs = stage.call(&["logs", &service.sandbox.name, "--agent", "stub"]).ok()?;
+            logs.out().contains("deaf").then_some(())
+        })?;
+        Ok(service)
+    }
+
     /// With these variables besides.
     pub fn start_in(
         stage: &'a Stage<'a>,
@@ -115,8 +125,9 @@ pub fn showing(path: &Path) -> String {
     policy("").replace("    - /etc ", &format!("    - {}\n    - /etc ", path.display()))
 }
 
-/// An agent that is deaf to its stop.
-pub const DEAF: &str = "  stub:\n    command: [sh, -c, \"trap '' TERM; while :; do sleep 0.1; done\"]\n";
+/// An agent that is deaf to its stop, and says so once it is.
+const DEAF: &str =
+    "  stub:\n    command: [sh, -c, \"trap '' TERM; echo deaf; while :; do sleep 0.1; done\"]\n";
 
 /// A service whose agent holds the whole grace open, and a move of it on its way.
 pub struct Moving<'a> {
@@ -129,7 +140,7 @@ pub struct Moving<'a> {
 
 impl<'a> Moving<'a> {
     pub fn start(stage: &'a Stage<'a>) -> Result<Self> {
-        let service = Service::start_with(stage, "", DEAF)?;
+        let service = Service::start_deaf(stage)?;
         let old_init = service.process("cofferdam: init").context("init")?;
         let command = service.start_set(&service.wide)?;
         poll("the agents to be stopped", PATIENCE, || {

@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::faults::debugger;
-use crate::service::{DEAF, Moving, Service};
+use crate::service::{Moving, Service};
 
 /// A service with an agent that is deaf to its stop, and the command that waits for it.
 fn stopping<'a>(stage: &'a Stage<'a>) -> Result<(Service<'a>, Running)> {
-    let service = Service::start_with(stage, "", DEAF)?;
+    let service = Service::start_deaf(stage)?;
     let stop = stage.start(stage.cofferdam(["stop", &service.sandbox.name, "--grace", "5s"]))?;
     poll("the agents to be stopped", PATIENCE, || {
         service.sandbox.status().ok().filter(|status| status["state"] == "stopping")
