@@ -3,7 +3,7 @@
 //! Names are never identity; only the opened executable is. What a process holds is for [`super::holders`] to find.
 
 use super::holders::Found;
-use super::process::{Opened, Stat};
+use super::process::{Opened, Stat, is_gone};
 use crate::protocol::{Holder, Identity, Refusal};
 use crate::wire::MAX_FDS;
 use std::fs::File;
@@ -148,8 +148,4 @@ pub(super) fn unreadable(pid: i32, error: &io::Error) -> Refusal {
 /// What an error means of a process that was there a moment ago.
 pub(super) fn gone_or_unreadable(pid: i32, error: &io::Error) -> Fault {
     if is_gone(error) { Fault::Changed } else { unreadable(pid, error).into() }
-}
-
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }

@@ -14,8 +14,8 @@
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
 use super::holders::{Lens, Wanted};
-use super::identified::{Fault, is_gone, unreadable};
-use super::process::Stat;
+use super::identified::{Fault, unreadable};
+use super::process::{Stat, is_gone};
 use super::tally::{self, Tally};
 use super::unlisted::Unlisted;
 use crate::protocol::Refusal;

@@ -4,7 +4,8 @@
 //! list of them is taken again until a table was looked through to its end, or whoever is in the list has ended. Must never take a process
 //! for over whose threads are hard to meet: it is restless, which is for its own agent's sockets to bear.
 
-use super::identified::{Fault, is_gone, unreadable};
+use super::identified::{Fault, unreadable};
+use super::process::is_gone;
 use super::tables::{Listed, Place, Tables, is_ending, is_forbidden};
 use super::unlisted::Unlisted;
 use crate::sys;
