@@ -8,7 +8,7 @@ use super::common::{Sandbox, policy_file, program, workspace};
 
 /// Maps pages of a library to be executed, so that none can be joined with its neighbour, and then asks the proxy for tunnels.
 const SLOW: &str = r#"
-import ctypes, glob, mmap, os, socket, sys
+import ctypes, glob, mmap, os, sys
 library = os.open(glob.glob('/lib*/*-linux-gnu/libc.so.6')[0], os.O_RDONLY)
 libc = ctypes.CDLL(None)
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -16,6 +16,11 @@ libc.mmap.restype = ctypes.c_void_p
 for n in range(int(sys.argv[1])):
     at = libc.mmap(None, 4096, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, library, 4096 * (n % 2))
     assert at not in (None, ctypes.c_void_p(-1).value)
+"#;
+
+/// Asks the proxy for tunnels.
+const ASKS: &str = r#"
+import socket, sys
 ask = b'CONNECT api.bed.test:443 HTTP/1.1\r\nHost: api.bed.test:443\r\n\r\n'
 for _ in range(int(sys.argv[2])):
     s = socket.create_connection(('127.0.0.1', 3128))
@@ -24,9 +29,9 @@ for _ in range(int(sys.argv[2])):
     s.close()
 "#;
 
-/// Has descriptors open in processes that don't sleep for good, and below what is a flood, and then asks the proxy for tunnels.
+/// Has descriptors open in processes that don't sleep for good, and below what is a flood.
 const OPEN: &str = r#"
-import os, resource, socket, sys, threading, time
+import atexit, os, resource, sys, threading, time
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 open_in_all = int(sys.argv[1])
@@ -43,13 +48,7 @@ while open_in_all:
         os.write(write, b'.')
         time.sleep(1000)
 for _ in children: os.read(read, 1)
-ask = b'CONNECT api.bed.test:443 HTTP/1.1\r\nHost: api.bed.test:443\r\n\r\n'
-for _ in range(int(sys.argv[2])):
-    s = socket.create_connection(('127.0.0.1', 3128))
-    s.sendall(ask)
-    print(s.recv(100).split(b' ')[1].decode(), flush=True)
-    s.close()
-for child in children: os.kill(child, 9)
+atexit.register(lambda: [os.kill(child, 9) for child in children])
 "#;
 
 pub fn what_it_has_open_is_the_agents_own_loss(stage: &Stage) -> Result<()> {
@@ -67,7 +66,7 @@ fn its_own_loss(stage: &Stage, program_text: &str, much: &str, reasons: &[&str])
         "  api:\n    name: api\n    endpoints: [ { host: api.bed.test, ports: [80, 443], protocol: rest, access: full } ]\n    \
          binaries: [ { path: /**, allow_foreign_code: true } ]\n",
     )?;
-    stage.script("slow.py", program_text)?;
+    stage.script("slow.py", &[program_text, ASKS].concat())?;
     let options = ["--policy", &policy, "--workspace", &workspace(stage)];
     let sandbox = Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
     let python = program("python3")?;

@@ -106,6 +106,17 @@ fn is_its_own(cage: &Cage, bystander: u64, its: u64) {
     );
 }
 
+/// Once each of the `children` is `full`, and has said so.
+const CONNECTS: &str = r#"
+for n in range(children):
+    hoard(full)
+for n in range(children):
+    os.read(read, 1)
+s = __import__("socket").create_connection(("127.0.0.1", 3128))
+print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
+time.sleep(1000)
+"#;
+
 /// Of a process whose first thread is over nothing is open, as that one tells.
 fn a_flood_behind_first_threads_that_are_over_is_its_own(mode: Mode) {
     const FLOODS: &str = r#"
@@ -119,15 +130,9 @@ def headless():
     threading.Thread(target=told).start()
     ctypes.CDLL(None).pthread_exit(None)
 read, write = os.pipe()
-for n in range(children):
-    hoard(headless)
-for n in range(children):
-    os.read(read, 1)
-s = __import__("socket").create_connection(("127.0.0.1", 3128))
-print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
-time.sleep(1000)
+full = headless
 "#;
-    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
+    let Some(program) = python(&[HOARD, FLOODS, CONNECTS].concat()) else { return };
     let cage = Cage::start(mode);
     let bystander = connected(&cage, BYSTANDER);
     let (_, its) = connected_by(&cage, "hog", &program);
@@ -145,15 +150,9 @@ def hidden():
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
     os.dup2(0, hard - 1)
     os.write(write, b".")
-for n in range(children):
-    hoard(hidden)
-for n in range(children):
-    os.read(read, 1)
-s = __import__("socket").create_connection(("127.0.0.1", 3128))
-print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
-time.sleep(1000)
+full = hidden
 "#;
-    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
+    let Some(program) = python(&[HOARD, FLOODS, CONNECTS].concat()) else { return };
     let cage = Cage::start(mode);
     let bystander = connected(&cage, BYSTANDER);
     let (_, its) = connected_by(&cage, "hog", &program);
