@@ -100,11 +100,21 @@ impl Cage {
     }
 
     pub fn ask_with(&self, request: Request, fds: &[OwnedFd]) -> Result<(Answer, Vec<OwnedFd>), Refusal> {
+        self.ask_within(request, fds, PATIENCE)
+    }
+
+    /// Waits so long for each next word of init's.
+    pub fn ask_within(
+        &self,
+        request: Request,
+        fds: &[OwnedFd],
+        patience: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>), Refusal> {
         let id = RequestId(self.next.replace_with(|n| *n + 1));
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.wire.send(&ToInit { id, request }, &borrowed, Some(PATIENCE)).expect("send");
         loop {
-            let packet = self.wire.recv::<FromInit>(Some(PATIENCE)).expect("receive");
+            let packet = self.wire.recv::<FromInit>(Some(patience)).expect("receive");
             match packet.body {
                 FromInit::Reply { to, result } if to == id => {
                     return result.map(|answer| (answer, packet.fds));
