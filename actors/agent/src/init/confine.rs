@@ -1,11 +1,12 @@
 //! What every child does to itself between fork and exec, in this order and no other.
 //!
-//! Order is the design: limits but for that of descriptors, which is last; the first capabilities, with which cages are broken, and the
+//! Order is the design: init's own priority first; limits but for that of descriptors, which is last; the first capabilities, with which cages are broken, and the
 //! securebits; the user while CAP_SETUID is there, and with it every other capability; then all of that read back; then
 //! no_new_privs, Landlock, and last seccomp, which forbids most of what came before.
 
 use super::standby;
 use crate::isolation::landlock::Rules;
+use crate::isolation::priority::Usual;
 use crate::isolation::seccomp::Filter;
 use crate::isolation::{capabilities, limits, user};
 use crate::plan::{CagePlan, Control, Enforcement, Ids, Limits};
@@ -23,17 +24,24 @@ pub(crate) struct Confinement {
     pub(crate) filter: Option<Filter>,
     ids: Ids,
     limits: Limits,
+    priority: Usual,
     require_cap_drop: bool,
     sabotage: Vec<Control>,
 }
 
 impl Confinement {
-    pub(crate) fn new(plan: &CagePlan, rules: Option<Rules>, filter: Option<Filter>) -> Self {
+    pub(crate) fn new(
+        plan: &CagePlan,
+        rules: Option<Rules>,
+        filter: Option<Filter>,
+        priority: Usual,
+    ) -> Self {
         Self {
             rules,
             filter,
             ids: plan.ids,
             limits: plan.limits,
+            priority,
             require_cap_drop: plan.require_cap_drop || plan.enforcement == Enforcement::Strict,
             sabotage: Control::ALL.iter().copied().filter(|control| plan.sabotaged(*control)).collect(),
         }
@@ -60,6 +68,7 @@ impl Confinement {
 
     /// Confines this process, for good, and hands the filter's listener to init over `line`.
     pub(crate) fn apply(&self, line: BorrowedFd<'_>) -> Result<(), StepError> {
+        self.priority.take().map_err(|error| ("priority", error))?;
         let limited = |error: io::Error| ("rlimits", error);
         if self.skips(Control::Rlimits) {
             return self.apply_all_but_limits(line);

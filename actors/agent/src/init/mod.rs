@@ -54,6 +54,7 @@ use crate::credential_files::Keeper;
 use crate::isolation::gate::{Gate, NoGate};
 use crate::isolation::landlock::{self, LandlockError, Rules};
 use crate::isolation::namespaces::Namespaces;
+use crate::isolation::priority;
 use crate::isolation::root::{Collection, Failed};
 use crate::isolation::seccomp::{self, Filter};
 use crate::isolation::{network, other_root, paths, sabotage};
@@ -90,6 +91,8 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
         return Err(());
     }
+    // Before the heart hears of us, and puts us ahead.
+    let usual = priority::Usual::now();
     if let Err(error) = sys::process::unshare(launch::AT_ONCE) {
         let errno = error.raw_os_error().unwrap_or_default().to_le_bytes();
         let _ = sys::socket::send(sync.as_fd(), &[&[launch::NO_NAMESPACES], &errno[..]].concat(), &[]);
@@ -104,7 +107,7 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
     let wire = Wire::new(channel).map_err(drop)?;
     let mut channel = Channel::new(&wire);
     let Furniture { plan, no_cgroup, .. } = furniture;
-    let ground = Ground { network, handed, no_cgroup, outside, started, steps };
+    let ground = Ground { network, handed, no_cgroup, outside, usual, started, steps };
     match build(&plan, ground, &mut channel) {
         Ok(cage) => serve::serve(channel, cage),
         Err(failure) => serve::refuse(channel, &failure),
@@ -122,6 +125,8 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     // Agents can read the command line of process 1, and the environment was the operator's.
     own::retitle(c"cofferdam: init", "cofferdam: init")?;
     sys::signals::reset()?;
+    // Neither a terminal's signals nor a terminal's other programs are init's.
+    nix::unistd::setsid()?;
     // Whatever the operator's shell runs under: see `image`.
     nix::sys::personality::set(nix::sys::personality::Persona::empty())?;
     // A peer that went away is an error value here, never a signal.
@@ -196,6 +201,8 @@ struct Ground {
     no_cgroup: Option<String>,
     /// The heart's namespaces.
     outside: Namespaces,
+    /// Of everybody but init.
+    usual: priority::Usual,
     started: Instant,
     steps: Vec<(String, u64)>,
 }
@@ -218,7 +225,7 @@ pub(crate) struct Cage {
 
 fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<Cage, CageFailure> {
     plan.check().map_err(CageFailure::Plan)?;
-    let Ground { network, handed, no_cgroup, outside, started, mut steps } = ground;
+    let Ground { network, handed, no_cgroup, outside, usual, started, mut steps } = ground;
     let Network { gate, no_capture } = network?;
     let no_witness = gate.as_ref().and_then(Gate::no_witness);
     let mut done = |what: &str| steps.push((format!("init: {what}"), sys::process::monotonic()));
@@ -255,7 +262,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     done("Landlock rules and seccomp filter made");
     let landlock_abi = if rules.is_some() { landlock::abi_version() } else { 0 };
     let mut cage = Cage {
-        confinement: Confinement::new(plan, rules, filter),
+        confinement: Confinement::new(plan, rules, filter, usual),
         report: CageReport { landlock_abi, no_capture, no_witness, ..CageReport::default() },
         handouts: Handouts::new(built.run, listeners),
         gate,

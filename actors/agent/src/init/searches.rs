@@ -4,6 +4,7 @@
 //! waiting. Must never forget that a search was left unmade or has found survivors, whoever asked for it and is gone since.
 
 use super::birthmark::Birthmarks;
+use super::patience::Waits;
 use super::strays::{Beside, Progress, Search};
 use super::table::Table;
 use crate::protocol::{Refusal, RequestId};
@@ -51,11 +52,12 @@ impl Searches {
         table: &Table,
         starting: impl Iterator<Item = i32>,
         birthmarks: &Birthmarks,
+        waits: &Waits,
     ) -> Option<(RequestId, io::Result<Progress>)> {
         let mut search = self.queue.pop_front()?;
         let running = table.running().into_iter().chain(starting).collect();
         let beside = Beside { running, is_its: table.runs(&search.agent) };
-        let progress = File::open("/proc").and_then(|proc| search.go_on(&proc, &beside, birthmarks));
+        let progress = File::open("/proc").and_then(|proc| search.go_on(&proc, &beside, birthmarks, waits));
         match progress {
             Ok(Progress::UnderWay) if search.is_in_a_pass() => self.queue.push_front(search),
             Ok(Progress::UnderWay) => self.queue.push_back(search),
@@ -113,7 +115,7 @@ mod tests {
         assert!(searches.hold_back("a") && !searches.hold_back("b"));
         // It has never run: a search for it is over at once.
         assert!(searches.begin(RequestId(1), "a".into(), &mut birthmarks).is_none());
-        let over = searches.go_on(&Table::default(), std::iter::empty(), &birthmarks);
+        let over = searches.go_on(&Table::default(), std::iter::empty(), &birthmarks, &Waits::default());
         assert!(matches!(over, Some((RequestId(1), Ok(Progress::Clean)))));
         assert!(!searches.hold_back("a"));
     }

@@ -200,7 +200,8 @@ impl Loop<'_> {
     /// Goes on with a search for strays, for as long as it may keep others waiting.
     fn search(&mut self) {
         let starting = self.starting.iter().map(Awaited::pid);
-        let Some((id, over)) = self.searches.go_on(&self.table, starting, &self.birthmarks) else { return };
+        let (birthmarks, waits) = (&self.birthmarks, &self.waits);
+        let Some((id, over)) = self.searches.go_on(&self.table, starting, birthmarks, waits) else { return };
         let reply = match over {
             Ok(Progress::Clean) => Ok((Answer::Done, Vec::new())),
             Ok(Progress::Survivors | Progress::UnderWay) => Err(Refusal::Survivors),

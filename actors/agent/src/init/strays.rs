@@ -17,6 +17,7 @@
 //! which init serves everybody else. Must never say that nobody is left without having seen it, nor signal who descends from what runs.
 
 use super::birthmark::Birthmarks;
+use super::patience::Waits;
 use super::process::{Opened, Stat, gone};
 use crate::protocol::RequestId;
 use crate::sys::{directory, signals};
@@ -43,7 +44,7 @@ const PASSES: u32 = 512;
 const DESCENTS: usize = 3;
 /// Bytes of an environment that are read: many times what a shell has. A mark behind them was taken off.
 const MAX_ENVIRONMENT: u64 = 256 << 10;
-/// How long init is at it at a time.
+/// How long init is at it at a time. What it waits for a processor doesn't count: in a crowd it would be one process a turn.
 const SLICE: Duration = Duration::from_millis(1);
 
 /// How an agent's processes are known.
@@ -141,16 +142,17 @@ impl Search {
         proc: &File,
         beside: &Beside,
         birthmarks: &Birthmarks,
+        waits: &Waits,
     ) -> io::Result<Progress> {
         if matches!(self.known, Known::ByBirth(None)) {
             return Ok(Progress::Clean);
         }
-        let begun = Instant::now();
-        if self.not_before.is_some_and(|at| begun < at) {
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
             return Ok(Progress::UnderWay);
         }
         self.not_before = None;
-        while begun.elapsed() < SLICE {
+        let slice = waits.stopwatch();
+        while !slice.is_past(SLICE) {
             match self.left.as_mut().map(Vec::pop) {
                 None => self.begin_pass(proc, beside)?,
                 // The newest first: who forks and exits is among them.

@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod network;
 pub mod other_root;
 pub(crate) mod paths;
+pub(crate) mod priority;
 pub(crate) mod root;
 pub(crate) mod sabotage;
 pub mod seccomp;

@@ -20,6 +20,7 @@ use super::cgroup::{Cgroup, CgroupError, needed};
 use super::{Child, INIT_PATIENCE, LaunchError, end, other_root, require_single_thread, system, workspace};
 
 use crate::isolation::namespaces::Namespaces;
+use crate::isolation::priority;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::sys;
 use crate::sys::process::Cloned;
@@ -221,6 +222,7 @@ impl NewInit {
         require_single_thread()?;
         let handed = Handed { workspace: workspace::detached(plan)?, root: other_root::detached(plan)? };
         hear(self.sync.as_fd(), INIT_PATIENCE)?;
+        self.pid().into_iter().for_each(priority::put_ahead);
         let mounts = handed.mounts().map(Option::is_some);
         let furniture = Furniture { plan: plan.clone(), no_cgroup, mounts };
         let bytes = postcard::to_allocvec(&furniture).map_err(|e| system("the plan")(io::Error::other(e)))?;

@@ -47,13 +47,14 @@ pub struct Unsettled {
 }
 
 /// The heart's, started as root: it ends children of other users, becomes `gateway` to start a supervisor, empties that
-/// one's bounding set, and removes a socket from a directory that isn't its own.
+/// one's bounding set, removes a socket from a directory that isn't its own, and puts init ahead of the agents (SYS_NICE).
 const HEART: &[Capability] = &[
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_KILL,
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SETUID,
+    Capability::CAP_SYS_NICE,
 ];
 
 /// Init's, in the sandbox's user namespace: it gives pipes and terminals to the agent's user (CHOWN), keeps credential

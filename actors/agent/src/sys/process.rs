@@ -107,6 +107,18 @@ pub(crate) fn clear_groups() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) }).map(drop)
 }
 
+/// A process's nice value (setpriority(2)), 0 is this one; -1 too of one that is gone.
+pub(crate) fn niceness(pid: i32) -> i32 {
+    // SAFETY: integers only.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, pid.cast_unsigned()) }
+}
+
+/// Sets a process's nice value; 0 is this one.
+pub(crate) fn set_niceness(pid: i32, nice: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    check_int(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.cast_unsigned(), nice) }).map(drop)
+}
+
 /// How many supplementary groups there are.
 pub(crate) fn group_count() -> io::Result<usize> {
     // SAFETY: size 0 asks for the count only.

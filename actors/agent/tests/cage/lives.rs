@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 pub const CASES: &[crate::Case] = &[
     ("a_new_supervisor_finds_what_runs", a_new_supervisor_finds_what_runs),
+    ("init_goes_first_where_it_may_and_nobody_else_does", init_goes_first_where_it_may_and_nobody_else_does),
     ("signals_reach_one_or_the_group", signals_reach_one_or_the_group),
     ("a_stopped_child_stops_nobody_else", a_stopped_child_stops_nobody_else),
     ("a_terminal_of_the_sandboxs_own", a_terminal_of_the_sandboxs_own),
@@ -71,6 +72,22 @@ fn a_new_supervisor_finds_what_runs(mode: Mode) {
     cage.ask(Request::Forget { process: ended.process }).expect("forget");
     assert_eq!(records(&cage).len(), 1);
     assert!(matches!(cage.ask(Request::Forget { process: runs.process }), Err(Refusal::StillRunning(_))));
+}
+
+fn init_goes_first_where_it_may_and_nobody_else_does(mode: Mode) {
+    let cage = Cage::start(mode);
+    let ours = std::process::Command::new("nice").output().expect("nice(1)").stdout;
+    let ours: i32 = String::from_utf8_lossy(&ours).trim().parse().expect("a number");
+    let told = |of: &str| {
+        cage.sh(&format!(
+            "sed 's/.*) //' /proc/{of}/stat | cut -d' ' -f17; sed 's/.* //' /proc/{of}/autogroup"
+        ))
+    };
+    assert_eq!(told("self"), format!("{ours}\n0"), "an agent's");
+    match (mode, told("1")) {
+        (Mode::Rooted, init) => assert_eq!(init, format!("{}\n-10", ours - 10)),
+        (_, init) => assert_eq!(init, format!("{ours}\n0"), "an ordinary user may not"),
+    }
 }
 
 fn signals_reach_one_or_the_group(mode: Mode) {

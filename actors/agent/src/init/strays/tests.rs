@@ -30,7 +30,7 @@ fn search(known: Known) -> Search {
 
 fn run(search: &mut Search, proc: &File, beside: &Beside, birthmarks: &Birthmarks) -> Progress {
     loop {
-        match search.go_on(proc, beside, birthmarks).unwrap() {
+        match search.go_on(proc, beside, birthmarks, &Waits::default()).unwrap() {
             Progress::UnderWay => {}
             over => return over,
         }
