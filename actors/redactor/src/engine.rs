@@ -115,7 +115,7 @@ impl Redactor {
     pub fn ignored(&self) -> impl Iterator<Item = &str> {
         self.secrets
             .iter()
-            .filter(|(_, secret)| secret.expose().trim_ascii().len() < crate::known::SECRET_MIN)
+            .filter(|(_, secret)| secret.expose().trim_ascii().len() < crate::forms::SECRET_MIN)
             .map(|(kind, _)| &**kind)
     }
 

@@ -6,22 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use zeroize::Zeroizing;
 
 use crate::engine::RedactorError;
+use crate::forms::forms_of;
 use crate::matching::count;
-use crate::public;
 use crate::secret::Secret;
 
-/// Shorter secrets are not searched for: four bytes of a text match by chance all too often.
-pub const SECRET_MIN: usize = 5;
-/// Encoded forms are searched for only when they leave this many characters that depend on the secret alone.
-const ENCODED_MIN: usize = 8;
-/// Longer secrets are searched for piece by piece, so that the held-back tail stays bounded.
-const PIECE_MAX: usize = 4096;
 /// A beginning is nearly a whole secret from so many bytes on, if fewer than [`MISSING`] are missing. Whoever can see whether it is masked
 /// must have guessed all the others first.
 const NEARLY_MIN: usize = 16;
@@ -31,27 +22,6 @@ const MISSING: usize = crate::screen::SCREEN_MIN;
 const NEEDLES_MAX: usize = 8 * 1024 * 1024;
 /// Up to this size the automaton is a DFA (fast, some 50 bytes of table a needle byte), above it an NFA.
 const DFA_MAX: usize = 32 * 1024;
-
-/// RFC 3986 unreserved characters stay; all else is encoded.
-const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// What ECMAScript's `encodeURIComponent` leaves alone.
-const COMPONENT: &AsciiSet = &STRICT.remove(b'!').remove(b'*').remove(b'\'').remove(b'(').remove(b')');
-/// What most clients leave alone within a path.
-const PATH: &AsciiSet = &STRICT
-    .remove(b'/')
-    .remove(b':')
-    .remove(b'@')
-    .remove(b'!')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')')
-    .remove(b'*')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b';')
-    .remove(b'=');
 
 /// A place where a known secret stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,182 +255,14 @@ pub(crate) struct Tail {
     pub(crate) kind: Arc<str>,
 }
 
-/// Every form of one secret, pieces of long ones included, and how much of each may be found out for nothing.
-fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
-    let mut forms = Vec::new();
-    // A trailing newline belongs to the file it came from, not to the secret.
-    let trimmed = secret.trim_ascii();
-    if trimmed.len() < SECRET_MIN {
-        return forms;
-    }
-    let mut told = public::told(trimmed);
-    // No character is cut in two: a spelling is one of characters.
-    while trimmed.get(told).is_some_and(|byte| byte & 0xc0 == 0x80) {
-        told += 1;
-    }
-    let begun = spellings(trimmed.get(..told).unwrap_or(trimmed));
-    for ((form, min), (begun, _)) in spellings(trimmed).into_iter().zip(begun) {
-        if form.len() >= min {
-            pieces(&form, begun.len().max(public::LEAST), &mut forms);
-        }
-    }
-    forms
-}
-
-/// A text in every form, and from what length on each is searched for. There are always as many, in the same order; of what begins a text each
-/// is the beginning of the text's.
-fn spellings(text: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
-    let mut forms = Vec::new();
-    let mut push = |form: Vec<u8>, min: usize| forms.push((Zeroizing::new(form), min));
-    push(text.to_vec(), SECRET_MIN);
-    // Twice, too: JSON that is echoed within JSON, a URL within a URL. Most secrets look the same either way.
-    for form in json_forms(text) {
-        json_forms(&form).into_iter().for_each(|nested| push(nested, SECRET_MIN));
-        push(form, SECRET_MIN);
-    }
-    for form in percent_forms(text) {
-        push(form, SECRET_MIN);
-    }
-    let once = percent_encode(text, STRICT).to_string();
-    push(percent_encode(once.as_bytes(), STRICT).to_string().into_bytes(), SECRET_MIN);
-    // As a terminal prints it.
-    push(text.split(|byte| *byte == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]), SECRET_MIN);
-    push(if text.is_ascii() { wide(text) } else { Vec::new() }, SECRET_MIN);
-    for shift in 0..3 {
-        for form in base64_forms(text, shift) {
-            push(form, ENCODED_MIN);
-        }
-    }
-    push(hex(text, b"0123456789abcdef"), 2 * ENCODED_MIN);
-    push(hex(text, b"0123456789ABCDEF"), 2 * ENCODED_MIN);
-    forms
-}
-
-fn pieces(form: &[u8], told: usize, into: &mut Vec<(Zeroizing<Vec<u8>>, usize)>) {
-    let (mut rest, mut told) = (form, told);
-    while rest.len() > PIECE_MAX {
-        // No last piece that is so short that it stands in other texts, too.
-        let cut = if rest.len() < 2 * PIECE_MAX { rest.len() / 2 } else { PIECE_MAX };
-        let (piece, left) = rest.split_at(cut);
-        into.push((Zeroizing::new(piece.to_vec()), told));
-        // Nothing of what stands there is public.
-        (rest, told) = (left, public::MOST);
-    }
-    into.push((Zeroizing::new(rest.to_vec()), told));
-}
-
-/// The inside of a JSON string: as most writers escape it, with `\/`, and in pure ASCII.
-fn json_forms(secret: &[u8]) -> [Vec<u8>; 3] {
-    let Ok(text) = std::str::from_utf8(secret) else { return Default::default() };
-    let Ok(quoted) = serde_json::to_string(text) else { return Default::default() };
-    let plain = quoted.get(1..quoted.len() - 1).unwrap_or_default().to_owned();
-    let slashed = plain.replace('/', "\\/");
-    let ascii = crate::ascii::escape_json(&plain).into_owned();
-    [plain.into_bytes(), slashed.into_bytes(), ascii.into_bytes()]
-}
-
-fn percent_forms(secret: &[u8]) -> Vec<Vec<u8>> {
-    let mut forms = Vec::new();
-    for set in [STRICT, COMPONENT, PATH, NON_ALPHANUMERIC] {
-        let upper = percent_encode(secret, set).to_string();
-        let spaced = upper.replace("%20", "+");
-        for form in [upper, spaced] {
-            forms.push(lower_hex(form.as_bytes()));
-            forms.push(form.into_bytes());
-        }
-    }
-    forms
-}
-
-/// `%2F` as `%2f`, nothing else changed.
-fn lower_hex(encoded: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(encoded.len());
-    let mut digits = 0;
-    for byte in encoded {
-        if digits > 0 {
-            digits -= 1;
-            out.push(byte.to_ascii_lowercase());
-        } else {
-            digits = if *byte == b'%' { 2 } else { 0 };
-            out.push(*byte);
-        }
-    }
-    out
-}
-
-/// The characters of a base64 text that depend on the secret alone, when `shift` bytes of something else stand
-/// before it in its group of three: the first characters and the last are shared with the neighbours, so left out.
-fn base64_forms(secret: &[u8], shift: usize) -> [Vec<u8>; 2] {
-    let mut padded = Zeroizing::new(vec![0u8; shift]);
-    padded.extend_from_slice(secret);
-    let skip = (shift * 8).div_ceil(6);
-    let keep = padded.len() * 8 / 6;
-    [STANDARD_NO_PAD.encode(padded.as_slice()), URL_SAFE_NO_PAD.encode(padded.as_slice())].map(|encoded| {
-        let encoded = Zeroizing::new(encoded.into_bytes());
-        encoded.get(skip..keep).unwrap_or_default().to_vec()
-    })
-}
-
-/// UTF-16, which some servers answer in when they are asked to: what both orders of bytes have in common.
-fn wide(secret: &[u8]) -> Vec<u8> {
-    let mut form: Vec<u8> = secret.iter().flat_map(|byte| [*byte, 0]).collect();
-    form.pop();
-    form
-}
-
-fn hex(secret: &[u8], digits: &[u8; 16]) -> Vec<u8> {
-    secret
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|nibble| digits.get(usize::from(nibble)).copied())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
 
     fn known(secret: &[u8]) -> Known {
         Known::new(&[(Arc::from("k"), Secret::new(secret))]).unwrap()
-    }
-
-    #[test]
-    fn every_form_is_found() {
-        let secret = b"p+ss/w\"rd\\ \xc3\xa9-0123456789".as_slice();
-        let known = known(secret);
-        let text = std::str::from_utf8(secret).unwrap();
-        let mut shown: Vec<Vec<u8>> = vec![
-            secret.to_vec(),
-            serde_json::to_vec(text).unwrap(),
-            serde_json::to_string(text).unwrap().replace('/', "\\/").into_bytes(),
-            serde_json::to_string(text).unwrap().replace('é', "\\u00e9").into_bytes(),
-            percent_encode(secret, NON_ALPHANUMERIC).to_string().into_bytes(),
-            percent_encode(secret, STRICT)
-                .to_string()
-                .replace("%2F", "%2f")
-                .replace("%2B", "%2b")
-                .replace("%5C", "%5c")
-                .replace("%C3%A9", "%c3%a9")
-                .into_bytes(),
-            percent_encode(secret, COMPONENT).to_string().replace("%20", "+").into_bytes(),
-            hex(secret, b"0123456789abcdef"),
-            serde_json::to_vec(&serde_json::to_string(text).unwrap()).unwrap(),
-            percent_encode(percent_encode(secret, STRICT).to_string().as_bytes(), STRICT)
-                .to_string()
-                .into_bytes(),
-        ];
-        for before in ["", "a", "ab", "user:", "x:"] {
-            for after in ["", "!", "!!"] {
-                let whole = [before.as_bytes(), secret, after.as_bytes()].concat();
-                shown.push(STANDARD.encode(&whole).into_bytes());
-                shown.push(URL_SAFE.encode(&whole).into_bytes());
-            }
-        }
-        for form in shown {
-            let text = [b"x=".as_slice(), &form, b" ."].concat();
-            assert!(known.find(&text, 0).is_some(), "{}", String::from_utf8_lossy(&form));
-        }
     }
 
     #[test]
@@ -480,17 +282,6 @@ mod tests {
             let text: Vec<u8> = "it is secret-value-1.".encode_utf16().flat_map(order).collect();
             let found = known.find(&text, 0).unwrap();
             assert_eq!(found.end - found.start, 27);
-        }
-    }
-
-    #[test]
-    fn short_secrets_are_left_alone_and_long_ones_are_cut_into_pieces() {
-        assert!(known(b"abcd").needles.is_empty());
-        for length in [PIECE_MAX / 2 + 1, PIECE_MAX + 1, PIECE_MAX + 7, PIECE_MAX * 2 + 1] {
-            let known = known(&vec![b'x'; length]);
-            assert!(known.longest <= PIECE_MAX);
-            let shortest = known.needles.iter().map(|needle| needle.form.len()).min();
-            assert!(shortest >= Some(PIECE_MAX / 4), "{length}: {shortest:?}");
         }
     }
 

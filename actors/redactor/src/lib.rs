@@ -9,6 +9,7 @@ pub mod actor;
 pub mod ascii;
 mod engine;
 mod formats;
+mod forms;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -31,8 +32,8 @@ mod tokens;
 mod unlinked;
 
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
+pub use forms::SECRET_MIN;
 pub use guesses::{Guesser, Guesses};
-pub use known::SECRET_MIN;
 pub use pump::{AgentLog, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use reference::{Credential, MAX_KEY, Reference, Unresolved};
 pub use screen::{Mask, SCREEN_MIN, Screen};
