@@ -172,6 +172,12 @@ impl Secrets {
     }
 }
 
+/// What a reference's key is called where it was masked: the last name in it. A path is the operator's.
+#[must_use]
+pub fn mark_of(reference: &str) -> &str {
+    reference.rsplit([':', '/']).next().unwrap_or(reference)
+}
+
 impl Drop for Secrets {
     fn drop(&mut self) {
         self.0.values_mut().for_each(Zeroize::zeroize);

@@ -7,6 +7,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
 
@@ -182,6 +183,7 @@ fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
         std::fs::write(&path, &text)?;
         let done = stage.call(&["audit", "verify", "kept"])?;
         ensure!(done.code() == 125, "a {what} record is not found: {}", done.out());
+        ensure!(done.err().starts_with("cofferdam: the audit log"), "{}", done.err());
     }
     std::fs::remove_file(&path)?;
     let done = stage.call(&["audit", "verify", "kept"])?.expect_code(125)?;
@@ -337,6 +339,17 @@ fn output_is_redacted_and_logged(stage: &Stage) -> Result<()> {
         let text = stage.call(&["logs", &sandbox.name]).ok()?.out();
         ["a line", "another", "ready"].iter().all(|said| text.contains(said)).then_some(text)
     })?;
+    // What is masked is counted, in `exec` and in what the record has of it, too.
+    let token = format!("ghp_{}", "a1B2c3".repeat(6));
+    let said = stage.call(&["exec", &sandbox.name, "--", "echo", &token])?.expect_code(0)?.out();
+    ensure!(said.starts_with("[REDACTED:"), "{said}");
+    let mut control = UnixStream::connect(stage.state().join(&sandbox.name).join("control.sock"))?;
+    control.write_all(b"GET /v1/metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut metrics = String::new();
+    control.read_to_string(&mut metrics)?;
+    let counted = metrics.lines().find(|line| line.starts_with("cofferdam_redactions_total{"));
+    let times = counted.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    ensure!(times >= Some(2), "{counted:?}");
     for (tail, lines) in [("0", 0), ("1", 1), ("2", 2), ("1000", logged.lines().count())] {
         let last = stage.call(&["logs", &sandbox.name, "--tail", tail])?.expect_code(0)?.out();
         ensure!(last.lines().count() == lines && logged.ends_with(&last), "{tail}: {last:?} of {logged:?}");

@@ -180,10 +180,14 @@ fn exit_codes(stage: &Stage) -> Result<()> {
 
 /// One that is mistyped is told by its name, not tried for ever.
 fn a_service_without_its_program_is_refused(stage: &Stage) -> Result<()> {
-    let text = "name: lost\nmetrics: { listen: \"off\" }\nagents:\n  a: { command: [no-such-program] }\n  b: { command: [sleep, '1000'] }\n";
-    let file = stage.write("lost.yaml", text)?.display().to_string();
-    let refused = stage.call(&["up", "-f", &file])?.expect_code(127)?.err();
-    ensure!(refused.contains("agent 'a': no-such-program: not found inside the sandbox"), "{refused}");
+    for restart in ["", ", restart: { policy: never }"] {
+        let text = format!(
+            "name: lost\nmetrics: {{ listen: \"off\" }}\nagents:\n  a: {{ command: [no-such-program]{restart} }}\n  b: {{ command: [sleep, '1000'] }}\n"
+        );
+        let file = stage.write("lost.yaml", text)?.display().to_string();
+        let refused = stage.call(&["up", "-f", &file])?.expect_code(127)?.err();
+        ensure!(refused.contains("agent 'a': no-such-program: not found inside the sandbox"), "{refused}");
+    }
     Ok(())
 }
 
@@ -291,7 +295,9 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     let bad_agent = stage.write("agent.yaml", bad_agent)?.display().to_string();
     let said = stage.call(&["up", "-f", &bad_agent])?.expect_code(125)?.err();
     ensure!(said.contains("'Not_A_Name' can't name an agent"), "{said}");
-    stage.run(&["--name", "failed", "--workspace", "/no/such/dir"], &["true"])?.expect_code(125)?;
+    let spaced =
+        stage.run(&["--name", "failed", "--workspace", "/no such/dir"], &["true"])?.expect_code(125)?;
+    ensure!(spaced.err().contains("mkdir -p '/no such/dir'"), "{}", spaced.err());
     ensure!(!stage.state().join("failed").exists(), "a start that failed left its directory");
     // A file's own bytes neither break the line nor reach the terminal.
     let no_image = stage.write("no-image", format!("x\n\x1b]0;t\x07{}", "\n".repeat(1024)))?;

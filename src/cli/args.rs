@@ -91,7 +91,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
     /// Comes with a later release
-    #[command(hide = true, name = "approvals", aliases = ["provider", "onboard", "snapshot", "restore", "term"])]
+    #[command(hide = true, disable_help_flag = true, name = "approvals", aliases = ["provider", "onboard", "snapshot", "restore", "term"])]
     Later {
         /// Whatever it is to be told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use telemetry::audit::{HEAD_NAME, Line, Lines, Record, Report, Trouble, open_all, verify};
 
 use crate::cli::args::AuditCommand;
-use crate::cli::out::{Failure, Outcome, REFUSED, harmless, print, print_json, table};
+use crate::cli::out::{Failure, Outcome, harmless, print, print_json, table};
 use crate::state::{Name, Root};
 
 /// Runs `audit verify` or `audit show`.
@@ -64,7 +64,13 @@ fn check(dir: &Path, json: bool) -> Outcome {
     } else {
         print(&findings(&report))?;
     }
-    if report.intact() { Ok(0) } else { Ok(REFUSED) }
+    if report.intact() {
+        return Ok(0);
+    }
+    Err(Failure::refused(format!(
+        "the audit log in {} is not what was written: keep it as it is, and compare it with a copy that was made elsewhere",
+        dir.display()
+    )))
 }
 
 fn findings(report: &Report) -> String {

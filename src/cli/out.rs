@@ -3,6 +3,7 @@
 //! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Color, Style};
@@ -211,6 +212,12 @@ fn seen(cell: &str) -> usize {
         }
     }
     columns
+}
+
+/// A path as one word of a command that is to be copied into a shell.
+pub fn as_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    shlex::try_quote(&text).unwrap_or_default().into_owned()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use agent::plan::{Hidden, Ids, Paths, WORKSPACE};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::cli::ids::give;
-use crate::cli::out::Failure;
+use crate::cli::out::{Failure, as_word};
 use crate::cli::places;
 use crate::state::Claim;
 
@@ -59,12 +59,12 @@ fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = places::follow(path, before).map_err(|e| match e {
         Astray::Io(e) if e.kind() == io::ErrorKind::NotFound => {
-            Failure::refused(format!("workspace {shown} doesn't exist: mkdir -p {shown}"))
+            Failure::refused(format!("workspace {shown} doesn't exist: mkdir -p {}", as_word(path)))
         }
         e => Failure::refused(format!("workspace {shown}: {e}")),
     })?;
     if !real.is_dir() {
-        return Err(Failure::refused(format!("workspace {shown} is not a directory")));
+        return Err(Failure::refused(format!("workspace {shown} is not a directory: name one")));
     }
     if NEVER.iter().any(|never| real == Path::new(never)) {
         return Err(Failure::refused(format!(

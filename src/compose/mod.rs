@@ -271,11 +271,12 @@ async fn build(
     if let Err(error) = started {
         return Err(desk.agents.not_started().map_or_else(|| error.into(), Refused::from));
     }
-    if handover.beginning != Beginning::Sandbox
-        && let Some(why) = desk.agents.not_started()
-    {
+    match (desk.agents.not_started(), handover.beginning) {
+        // One that is started once and no more, and whose end would be nobody's news: a service goes on without it.
+        (Some(why), Beginning::Sandbox) if plan.mode == Mode::Service => return Err(why.into()),
+        (None, _) | (_, Beginning::Sandbox) => {}
         // The others run, and the operator can set a policy that shows its program again.
-        warn(&why.to_string());
+        (Some(why), _) => warn(&why.to_string()),
     }
     another_cage::keep_who_is_over(&desk, heart);
     if matches!(desk.beginning, Beginning::Succession | Beginning::SameCage) {

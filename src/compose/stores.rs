@@ -89,8 +89,10 @@ impl Ready {
             None => Secrets::default(),
         };
         let keys: Vec<(String, redactor::Secret)> = secrets.pairs().collect();
-        let known = keys.iter().cloned().chain(outward::password(plan, &keys));
-        let redactor = SharedRedactor::new(Redactor::new(known)?);
+        let named =
+            keys.iter().map(|(reference, key)| (crate::plan::mark_of(reference).to_owned(), key.clone()));
+        let known = named.chain(outward::password(plan, &keys));
+        let redactor = SharedRedactor::watched(Redactor::new(known)?, Arc::new(super::records::Redactions));
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;

@@ -127,19 +127,24 @@ impl Redactor {
     /// A whole text, made safe to show.
     #[must_use]
     pub fn redact(&self, text: &str) -> Redacted<String> {
+        self.redact_telling(text).0
+    }
+
+    /// As [`Self::redact`], and what was masked.
+    pub fn redact_telling(&self, text: &str) -> (Redacted<String>, Vec<Hit>) {
         let scan = self.scan(text.as_bytes(), End::Complete);
         // Marks are ASCII and masked places begin and end at ASCII bytes or at a secret's own bounds, so this
         // copies nothing unless a secret cut a character in two.
         let shown = String::from_utf8(scan.out)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-        Redacted::new(shown)
+        (Redacted::new(shown), scan.hits)
     }
 
-    /// What may be shown of a whole text that holds something to hide; `None` for one that is shown as it is.
+    /// As [`Self::redact_telling`] of a text that holds something to hide; `None` for one that is shown as it is.
     #[must_use]
-    pub fn redact_unless_clean(&self, text: &str) -> Option<Redacted<String>> {
+    pub fn redact_unless_clean(&self, text: &str) -> Option<(Redacted<String>, Vec<Hit>)> {
         let clean = Pass::new(self, Context::default(), text.as_bytes(), End::Complete).finds_nothing();
-        (!clean).then(|| self.redact(text))
+        (!clean).then(|| self.redact_telling(text))
     }
 
     /// Whole bytes, made safe to show.
@@ -205,7 +210,7 @@ mod tests {
         for text in
             ["", "plain", "key=s3cret-value-0123;", "ends in s3cret-value-012", "ghp_", "sk-ant-api03-"]
         {
-            let shown = redactor().redact_unless_clean(text).map(Redacted::into_inner);
+            let shown = redactor().redact_unless_clean(text).map(|(shown, _)| shown.into_inner());
             assert_eq!(shown.is_none(), redact(text) == text, "{text}");
             assert_eq!(shown.unwrap_or_else(|| text.to_owned()), redact(text));
         }

@@ -135,8 +135,10 @@ fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     }
     if meta.mode() & 0o077 != 0 {
         return Err(format!(
-            "{shown}: mode {:04o} lets others read the key: chmod 600 {shown}",
-            meta.mode() & 0o7777
+            "{shown}: mode {:04o} lets others read the key: chmod 600 {}",
+            meta.mode() & 0o7777,
+            // As a shell takes it for one word; what holds a NUL names no file.
+            shlex::try_quote(&path.to_string_lossy()).unwrap_or_default()
         ));
     }
     let mut key = Zeroizing::new(Vec::with_capacity(MAX_KEY + 2));

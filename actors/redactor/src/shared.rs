@@ -1,28 +1,49 @@
 //! The redactor in force, shared by all that show anything, replaceable as credentials come in.
 //! It lives above every actor; readers never wait.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::engine::{Redactor, RedactorError};
+use crate::engine::{Hit, Redactor, RedactorError};
+use crate::pump::{NoObserver, SharedObserver};
 use crate::secret::{Redacted, Secret};
 
 /// A handle on the redactor in force. Clones share it.
-#[derive(Debug, Clone)]
-pub struct SharedRedactor(Arc<ArcSwap<Redactor>>);
+#[derive(Clone)]
+pub struct SharedRedactor {
+    now: Arc<ArcSwap<Redactor>>,
+    observer: SharedObserver,
+}
+
+impl fmt::Debug for SharedRedactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.now.load().fmt(f)
+    }
+}
 
 impl SharedRedactor {
     /// Begins with this redactor.
     #[must_use]
     pub fn new(redactor: Redactor) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(redactor)))
+        Self::watched(redactor, Arc::new(NoObserver))
+    }
+
+    /// The same, and `observer` hears what is masked by [`Self::redact`] and in [`crate::stream`]s. Whoever loads it hears by itself.
+    #[must_use]
+    pub fn watched(redactor: Redactor, observer: SharedObserver) -> Self {
+        Self { now: Arc::new(ArcSwap::from_pointee(redactor)), observer }
+    }
+
+    pub(crate) fn tell(&self, hits: &[Hit]) {
+        hits.iter().for_each(|hit| self.observer.on_hits(&hit.kind, 1));
     }
 
     /// The redactor in force, for one piece of work.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<Redactor>> {
-        self.0.load()
+        self.now.load()
     }
 
     /// Adds a secret: from here on it is masked everywhere. Blocking work of up to some milliseconds.
@@ -31,25 +52,42 @@ impl SharedRedactor {
     /// When the secrets become more than the search is made for; the redactor in force stays.
     pub fn add_secret(&self, name: &str, secret: Secret) -> Result<(), RedactorError> {
         loop {
-            let current = self.0.load_full();
+            let current = self.now.load_full();
             let next = Arc::new(current.with(name, secret.clone())?);
-            let seen = self.0.compare_and_swap(&current, next);
+            let seen = self.now.compare_and_swap(&current, next);
             if Arc::ptr_eq(&seen, &current) {
                 return Ok(());
             }
         }
     }
 
-    /// Short for `load().redact(text)`.
+    /// A whole text, made safe to show by the redactor in force.
     #[must_use]
     pub fn redact(&self, text: &str) -> Redacted<String> {
-        self.0.load().redact(text)
+        let (shown, hits) = self.now.load().redact_telling(text);
+        self.tell(&hits);
+        shown
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_masked_is_told() {
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let observer = move |kind: &str, count: u64| heard.lock().unwrap().push((kind.to_owned(), count));
+        let redactor = Redactor::new([("K", Secret::from("hunter2hunter2"))]).unwrap();
+        let shared = SharedRedactor::watched(redactor, Arc::new(observer));
+        assert_eq!(*shared.redact("nothing"), "nothing");
+        assert_eq!(*shared.redact("x hunter2hunter2"), "x [REDACTED:K]");
+        let mut stream = crate::stream::Streaming::new(shared);
+        assert_eq!(stream.push(b"hunter2hun"), b"");
+        assert_eq!(stream.push(b"ter2 "), b"[REDACTED:K] ");
+        assert_eq!(*told.lock().unwrap(), vec![("K".to_owned(), 1), ("K".to_owned(), 1)]);
+    }
 
     #[test]
     fn an_added_secret_is_masked_by_every_clone() {

@@ -68,6 +68,7 @@ impl Streaming {
     fn settle(&mut self, scan: Scan) -> Vec<u8> {
         self.context = self.context.after(&self.window, scan.consumed);
         self.window.drain(..scan.consumed);
+        self.redactor.tell(&scan.hits);
         scan.out
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::event::{Event, Text, in_hex};
+use crate::metrics;
 
 /// The `prev` of the very first record.
 pub(crate) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -108,7 +109,8 @@ impl Draft {
     ) -> Result<String, serde_json::Error> {
         self.event.each_text(&mut |text| {
             // Redacted before it is cut: a cut secret would no longer be recognised.
-            if let Some(safe) = redactor.redact_unless_clean(text) {
+            if let Some((safe, hits)) = redactor.redact_unless_clean(text) {
+                hits.iter().for_each(|hit| metrics::redactions(&hit.kind, 1));
                 *text = safe.into_inner().into();
             }
             if let Some(cut) = bound(text) {
