@@ -4,7 +4,6 @@
 //! is what was judged. A body in which `model` appears twice is refused, since readers disagree on which one counts.
 
 use std::{
-    borrow::Cow,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -12,12 +11,14 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
-use policy::{Share, Shares, Spent, content::json::folds_to};
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use policy::{Share, Shares, Spent};
 
-use crate::{config::MAX_MODEL_NAME, outgoing::Parts};
+use crate::{
+    config::MAX_MODEL_NAME,
+    fields::{Fields, Lack, Seen},
+    outgoing::Parts,
+    shape::Endpoint,
+};
 
 /// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
 pub const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -57,6 +58,9 @@ pub enum BadBody {
     /// No usable `model`.
     #[error("`model` must be a string of 1 to {MAX_MODEL_NAME} bytes")]
     Model,
+    /// Not what its endpoint takes.
+    #[error(transparent)]
+    Lacks(#[from] Lack),
 }
 
 /// A body with the place of its model name.
@@ -69,6 +73,7 @@ pub struct Asked {
     model: String,
     /// Whether the answer was asked for as a stream.
     pub stream: bool,
+    seen: Seen,
     held: Held,
 }
 
@@ -92,51 +97,6 @@ impl AsRef<[u8]> for Paid {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// What is read of a body's first level.
-struct Fields<'a> {
-    model: &'a RawValue,
-    stream: Option<bool>,
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
-        body.deserialize_map(FirstLevel)
-    }
-}
-
-/// Reads each key as strictly as it must be for everybody to find the same `model` and `stream`.
-struct FirstLevel;
-
-impl<'de> Visitor<'de> for FirstLevel {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
-        let (mut model, mut stream) = (None, None);
-        while let Some(key) = members.next_key::<Cow<'de, str>>()? {
-            match &*key {
-                "model" if model.is_none() => model = Some(members.next_value()?),
-                "stream" if stream.is_none() => stream = Some(members.next_value()?),
-                // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers disagree.
-                other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
-                    return Err(A::Error::custom("double"));
-                }
-                _ => drop(members.next_value::<IgnoredAny>()?),
-            }
-        }
-        let model = model.ok_or_else(|| A::Error::missing_field("model"))?;
-        Ok(Fields { model, stream: stream.flatten() })
-    }
-}
-
-/// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control character.
-fn is_taken_for(key: &str, name: &str) -> bool {
-    key.split(char::is_control).next().is_some_and(|key| folds_to(key, name))
 }
 
 impl Asked {
@@ -173,15 +133,23 @@ impl Asked {
         if text.get(span.clone()) != Some(raw) {
             return Err(BadBody::Model);
         }
-        let stream = fields.stream.unwrap_or(false);
+        let Fields { stream, seen, .. } = fields;
         let share = Arc::new(share);
         let held = Held(Arc::downgrade(&share));
-        Ok(Self { bytes: Bytes::from_owner(Paid { bytes, _share: share }), span, model, stream, held })
+        Ok(Self { bytes: Bytes::from_owner(Paid { bytes, _share: share }), span, model, stream, seen, held })
     }
 
     /// The name that the agent used.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// Whether it has what `endpoint` needs.
+    ///
+    /// # Errors
+    /// [`BadBody::Lacks`].
+    pub fn fits(&self, endpoint: Endpoint) -> Result<(), BadBody> {
+        Ok(self.seen.fits(endpoint)?)
     }
 
     /// Who still holds its bytes.

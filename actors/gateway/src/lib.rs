@@ -1,6 +1,6 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] → [`routes`] → [`ledger`] → `headers` → `outgoing` → `lane`
+//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → [`ledger`] → `headers` → `outgoing` → `lane`
 //! (a `line`, over [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
 //! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
@@ -11,6 +11,7 @@ pub mod base_url;
 pub mod body;
 pub mod config;
 pub mod credential;
+mod fields;
 pub mod glob;
 mod headers;
 mod health;

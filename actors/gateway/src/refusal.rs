@@ -192,7 +192,9 @@ impl From<BadBody> for Refusal {
             BadBody::NoRoom(_) => return Self::unavailable(fault.to_string()),
             BadBody::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BadBody::Slow => StatusCode::REQUEST_TIMEOUT,
-            BadBody::Broken | BadBody::NotJson(_) | BadBody::Model => StatusCode::BAD_REQUEST,
+            BadBody::Broken | BadBody::NotJson(_) | BadBody::Model | BadBody::Lacks(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         Self::new(status, "bad_request", fault.to_string())
     }

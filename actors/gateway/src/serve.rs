@@ -198,6 +198,7 @@ impl Gateway {
         let asked = Asked::read(body, room).await?;
         stage.exchange.asked = Some(clip(asked.model()).into());
         stage.exchange.streamed = asked.stream;
+        asked.fits(endpoint)?;
         let route =
             routes.find(asked.model()).ok_or_else(|| Refusal::no_route(asked.model(), &routes.listed()))?;
         stage.exchange.route = Some(route.alias.as_str().into());

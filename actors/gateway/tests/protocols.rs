@@ -67,7 +67,7 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
         let provider = Provider::start().await;
         let house = house(protocol, &both(provider.port));
         let mut sender = provider.stream(200, SSE);
-        let request = post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[]}"#);
+        let request = post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[{}]}"#);
         let mut response = house.ask(request).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -110,7 +110,7 @@ async fn anthropic_messages_stream() {
     provider.whole(200, SSE, stream).await;
     let mut request = post(
         "/v1/messages?beta=true",
-        r#"{"model":"claude-sonnet","max_tokens":5,"stream":true,"messages":[]}"#,
+        r#"{"model":"claude-sonnet","max_tokens":5,"stream":true,"messages":[{}]}"#,
     );
     request.headers_mut().insert("anthropic-beta", "tools-2".parse().unwrap());
     request.headers_mut().insert("anthropic-version", "2023-06-01".parse().unwrap());
@@ -129,7 +129,7 @@ async fn anthropic_messages_stream() {
     ));
     provider.whole(200, JSON, r#"{"input_tokens":14}"#).await;
     let (status, _, body) =
-        house.whole(post("/v1/messages/count_tokens", r#"{"model":"claude-x","messages":[]}"#)).await;
+        house.whole(post("/v1/messages/count_tokens", r#"{"model":"claude-x","messages":[{}]}"#)).await;
     assert_eq!((status, body.as_str()), (200, r#"{"input_tokens":14}"#));
 }
 
@@ -167,7 +167,8 @@ async fn responses_events_completions_and_embeddings() {
         ),
     ] {
         provider.whole(200, JSON, answer).await;
-        let (status, _, body) = house.whole(post(path, r#"{"model":"small","input":"x"}"#)).await;
+        let (status, _, body) =
+            house.whole(post(path, r#"{"model":"small","input":"x","prompt":"x"}"#)).await;
         assert_eq!((status, body.as_str(), provider.last().path.as_str()), (200, answer, path));
         let Some(Told::Finished { tokens: told, .. }) = house.told().pop() else { panic!("not told") };
         assert_eq!((told.input, told.output), tokens);
@@ -190,7 +191,7 @@ async fn models_are_listed_from_the_routes_without_asking_anyone() {
 async fn connections_are_kept_and_a_dead_one_is_replaced() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
-    let ask = || post("/v1/chat/completions", r#"{"model":"small"}"#);
+    let ask = || post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#);
     // A connection is kept a moment after the answer's end.
     let kept = async |wanted: usize| {
         let settled = async {
@@ -221,11 +222,13 @@ async fn a_stream_survives_a_publication() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
     let mut sender = provider.stream(200, SSE);
-    let mut response = house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true}"#)).await;
+    let mut response =
+        house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[{}]}"#)).await;
     house.gateway.publish(&serde_json::from_str(r#"{"providers":{},"routes":[]}"#).unwrap()).unwrap();
     sender.send(Frame::data(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
     assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
-    let (status, _, body) = house.whole(post("/v1/chat/completions", r#"{"model":"small"}"#)).await;
+    let (status, _, body) =
+        house.whole(post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#)).await;
     assert_eq!(status, 403, "{body}");
     assert_eq!(house.gateway.in_flight(), 1);
     drop(response);

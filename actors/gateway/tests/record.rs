@@ -51,14 +51,18 @@ async fn a_request_is_on_record_and_the_key_is_not() {
             r#"{"usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
         )
         .await;
-    let answer = gateway.serve(post("/v1/chat/completions", r#"{"model":"small"}"#), caller(), "id-1").await;
+    let answer = gateway
+        .serve(post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#), caller(), "id-1")
+        .await;
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 51);
     provider.whole(403, &[("content-type", "application/json")], &format!(r#"{{"error":"{KEY}"}}"#)).await;
-    let answer = gateway.serve(post("/v1/chat/completions", r#"{"model":"small"}"#), caller(), "id-2").await;
+    let answer = gateway
+        .serve(post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#), caller(), "id-2")
+        .await;
     let text = answer.into_body().collect().await.unwrap().to_bytes();
     assert!(!text.windows(8).any(|w| KEY.as_bytes().starts_with(w)));
     // A model's name may be anything, also somebody's secret.
-    let asked = format!(r#"{{"model":"{KEY}"}}"#);
+    let asked = format!(r#"{{"model":"{KEY}","messages":[{{}}]}}"#);
     let answer = gateway.serve(post("/v1/chat/completions", asked), caller(), "id-3").await;
     assert_eq!(answer.status(), 403);
     assert!(log.flush(std::time::Duration::from_secs(60)).await);
@@ -89,14 +93,18 @@ async fn a_crash_of_the_actor_cuts_no_stream_and_stops_no_request() {
     let published = ractor::call_t!(actor, |reply| Msg::Publish { inference, reply }, 1000).unwrap();
     assert_eq!(published, Ok(()));
     let mut sender = provider.stream(200, &[("content-type", "text/event-stream")]);
-    let mut stream = house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true}"#)).await;
+    let mut stream =
+        house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[{}]}"#)).await;
     actor.cast(Msg::InjectPanic).unwrap();
     let _ = ended.await;
     // Down: the stream goes on, new requests are answered, from the table that was published.
     sender.send(Frame::data(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
     assert_eq!(stream.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
     provider.whole(200, &[("content-type", "application/json")], "{}").await;
-    assert_eq!(house.whole(post("/v1/chat/completions", r#"{"model":"small"}"#)).await.0, 200);
+    assert_eq!(
+        house.whole(post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#)).await.0,
+        200
+    );
     // Up again: it knows all that it knew.
     let (actor, ended) = Actor::spawn(None, GatewayActor, house.gateway.clone()).await.unwrap();
     let status = ractor::call_t!(actor, |reply| Msg::Status { reply }, 1000).unwrap();
