@@ -73,7 +73,7 @@ impl Seen {
         let text = |form: Form| matches!(form, Form::Text | Form::List);
         let messages = || holds(self.messages == Form::Objects, Lack::Messages);
         match endpoint {
-            Endpoint::Models => Ok(()),
+            Endpoint::Models | Endpoint::Model => Ok(()),
             Endpoint::ChatCompletions | Endpoint::CountTokens => messages(),
             Endpoint::Messages => {
                 messages()?;

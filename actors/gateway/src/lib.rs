@@ -18,6 +18,7 @@ mod health;
 mod lane;
 pub mod ledger;
 mod line;
+mod listing;
 mod outgoing;
 pub mod record;
 pub mod refusal;

@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use policy::{Caller, Share, Shares, Spent};
 use redactor::{Guesser, Guesses};
 use serde::Serialize;
-use serde_json::json;
 use smol_str::SmolStr;
 
 use crate::{
@@ -24,8 +23,9 @@ use crate::{
     health::Reading,
     lane::{Lease, Unsent},
     ledger::{Exchange, Ledger},
+    listing,
     outgoing::Outgoing,
-    refusal::{About, REQUEST_ID, Refusal, clip, json as json_answer},
+    refusal::{About, REQUEST_ID, Refusal, clip},
     relay::{Relay, Story},
     routes::{Provider, Route, Routes, Target},
     shape::Endpoint,
@@ -186,7 +186,13 @@ impl Gateway {
         let began = Instant::now();
         let endpoint = Endpoint::judge(method, stage.about.path, query, headers)?;
         let routes = self.routes();
-        let Some(kind) = endpoint.kind() else { return Ok(models(&routes, stage.about.request_id)) };
+        let Some(kind) = endpoint.kind() else {
+            let Some(id) = endpoint.model(stage.about.path) else {
+                return Ok(listing::all(&routes, stage.about.request_id));
+            };
+            stage.exchange.asked = Some(clip(&id).into());
+            return listing::one(&routes, &id, stage.about.request_id);
+        };
         let party = stage.exchange.caller.party;
         let place = self.inner.in_flight.take(party, 1).map_err(|spent| {
             Refusal::unavailable(match spent {
@@ -360,19 +366,4 @@ impl Call<'_> {
         *answer.headers_mut() = headers;
         Ok(answer)
     }
-}
-
-/// `GET /v1/models` in a shape that both client libraries read.
-fn models(routes: &Routes, request_id: &str) -> Response<Body> {
-    let listed = routes.listed();
-    let data: Vec<_> = listed
-        .iter()
-        .map(|name| {
-            json!({"id": name, "object": "model", "created": 0, "owned_by": "cofferdam",
-                   "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"})
-        })
-        .collect();
-    let list = json!({"object": "list", "data": data, "has_more": false,
-                      "first_id": listed.first(), "last_id": listed.last()});
-    json_answer(StatusCode::OK, &list, request_id)
 }

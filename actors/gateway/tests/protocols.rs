@@ -188,6 +188,32 @@ async fn models_are_listed_from_the_routes_without_asking_anyone() {
 }
 
 #[tokio::test]
+async fn one_model_is_there_if_the_list_has_it() {
+    let provider = Provider::start().await;
+    let section = both(provider.port).replace("\"small\"", "\"meta/llama-3.1-8b\"");
+    let house = house(Protocol::Http1, &section);
+    let (_, _, list) = house.whole(fetch("/v1/models")).await;
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    for id in ["meta/llama-3.1-8b", "meta%2Fllama-3.1-8b", "claude-real"] {
+        let (status, _, body) = house.whole(fetch(&format!("/v1/models/{id}"))).await;
+        assert_eq!(status, 200, "{body}");
+        let model: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(model["id"], id.replace("%2F", "/"));
+        assert!(list["data"].as_array().unwrap().contains(&model), "{list} {model}");
+    }
+    // A pattern would serve it, and yet no list has it.
+    for id in ["claude-other", "meta", "meta/llama-3.1-8b/", "gpt-4"] {
+        let (status, _, body) = house.whole(fetch(&format!("/v1/models/{id}"))).await;
+        let refusal: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let shape = (&refusal["error"], &refusal["layer"]);
+        assert_eq!((status, shape), (404, (&"not_found".into(), &"inference".into())), "{body}");
+        assert!(refusal["hint"].as_str().unwrap().contains("meta/llama-3.1-8b"), "{body}");
+    }
+    assert_eq!(provider.count(), 0);
+    assert_eq!(house.told().len(), 4);
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_a_dead_one_is_replaced() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
