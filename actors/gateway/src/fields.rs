@@ -3,7 +3,7 @@
 //! One pass over the text, which keeps nothing but places in it. What lies deeper is skipped unread: whether a message makes
 //! sense is for the provider to say, and what is no request at all is told here, before anybody is asked.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use policy::content::json::folds_to;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -16,7 +16,18 @@ use crate::shape::Endpoint;
 pub(crate) struct Fields<'a> {
     pub model: &'a RawValue,
     pub stream: bool,
+    stream_options: Options<'a>,
     pub seen: Seen,
+}
+
+/// What a request says of `stream_options`.
+#[derive(Debug, Clone, Copy)]
+enum Options<'a> {
+    Absent,
+    /// `null`, which is as good as nothing.
+    Null(&'a RawValue),
+    /// Whatever else, twice, or in a spelling that somebody takes for it.
+    Set,
 }
 
 /// What a request lacks of its endpoint's shape.
@@ -64,6 +75,29 @@ enum Form {
     /// A positive integer.
     Count,
     Other,
+}
+
+impl Fields<'_> {
+    /// What is to be written where in `text`, behind whose `model` a member fits at `free`, for a stream to tell what it used. Nothing
+    /// where no stream is asked for, or the agent has said what it wants to be told.
+    pub fn asking(&self, text: &str, free: usize) -> Option<(Range<usize>, &'static str)> {
+        match self.stream_options {
+            Options::Absent if self.stream => {
+                Some((free..free, r#","stream_options":{"include_usage":true}"#))
+            }
+            Options::Null(null) if self.stream => {
+                Some((place(text, null.get())?, r#"{"include_usage":true}"#))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where a value stands in the text that it was read from: it is a slice of it, so the difference of the addresses is its place.
+pub(crate) fn place(text: &str, value: &str) -> Option<Range<usize>> {
+    let start = (value.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    let at = start..start + value.len();
+    (text.get(at.clone()) == Some(value)).then_some(at)
 }
 
 impl Seen {
@@ -139,6 +173,7 @@ impl<'de> Visitor<'de> for FirstLevel {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
         let (mut model, mut stream, mut seen) = (None, None, Seen::default());
+        let mut stream_options = Options::Absent;
         while let Some(key) = members.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "model" if model.is_none() => model = Some(members.next_value()?),
@@ -146,6 +181,15 @@ impl<'de> Visitor<'de> for FirstLevel {
                 // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers disagree.
                 other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
                     return Err(A::Error::custom("double"));
+                }
+                other if is_taken_for(other, "stream_options") => {
+                    let value: &RawValue = members.next_value()?;
+                    stream_options = match stream_options {
+                        Options::Absent if other == "stream_options" && value.get() == "null" => {
+                            Options::Null(value)
+                        }
+                        _ => Options::Set,
+                    };
                 }
                 "messages" => seen.messages = members.next_value::<Messages>()?.0,
                 other => match seen.member(other) {
@@ -155,7 +199,7 @@ impl<'de> Visitor<'de> for FirstLevel {
             }
         }
         let model = model.ok_or_else(|| A::Error::missing_field("model"))?;
-        Ok(Fields { model, stream: stream.flatten().unwrap_or(false), seen })
+        Ok(Fields { model, stream: stream.flatten().unwrap_or(false), stream_options, seen })
     }
 }
 

@@ -17,7 +17,7 @@ use smol_str::SmolStr;
 use crate::{
     Body,
     body::{Asked, BadBody, room},
-    config::{Cost, Faults, Inference, Kind, Trust},
+    config::{Cost, Faults, Inference, Kind, StreamUsage, Trust},
     credential::Credentials,
     headers,
     health::Reading,
@@ -32,6 +32,7 @@ use crate::{
     upstream::{Dial, Upstream},
     upstream_error::{Scrub, scrubbed},
     usage::Tap,
+    withhold::Withhold,
 };
 
 /// Model requests in flight at one time, streams included, of which one agent has its share ([`policy::Shares`]). More are answered 503.
@@ -294,9 +295,18 @@ impl Call<'_> {
             authority: provider.base.authority(),
             tls: provider.base.tls,
             headers,
-            body: self.asked.with_model(target.model.as_deref().unwrap_or(self.asked.model())),
+            body: self
+                .asked
+                .with_model(target.model.as_deref().unwrap_or(self.asked.model()), self.asks_usage(provider)),
             held: self.asked.held(),
         })
+    }
+
+    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told.
+    fn asks_usage(&self, provider: &Provider) -> bool {
+        provider.stream_usage == StreamUsage::Ask
+            && self.endpoint.has_stream_options()
+            && self.asked.leaves_usage_open()
     }
 
     /// Whoever reads the answer.
@@ -355,11 +365,14 @@ impl Call<'_> {
         };
         let sieve = provider.screen.sieve(self.reader(stage));
         let body = if status.is_success() {
-            Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
+            let unasked = self.asks_usage(provider) && tap.reads_events();
+            let withhold = unasked.then(Withhold::default);
+            Relay::new(response.into_body(), (withhold, sieve), tap, self.route.timeouts, story, holds)
+                .boxed_unsync()
         } else {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let text = scrubbed(response, provider, &self.gateway.inner.deps.scrub).await;
-            Relay::new(Full::new(text), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
+            Relay::new(Full::new(text), (None, sieve), tap, self.route.timeouts, story, holds).boxed_unsync()
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;

@@ -114,6 +114,11 @@ impl Endpoint {
         TABLE.iter().find(|(_, it)| *it == self).map_or("", |(path, _)| path)
     }
 
+    /// Whether a stream tells what it used only when `stream_options` asks for it.
+    pub fn has_stream_options(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
+    }
+
     /// Which kind of provider can answer it; `None` when the gateway answers itself.
     pub fn kind(self) -> Option<Kind> {
         match self {

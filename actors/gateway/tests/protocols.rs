@@ -67,7 +67,9 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
         let provider = Provider::start().await;
         let house = house(protocol, &both(provider.port));
         let mut sender = provider.stream(200, SSE);
-        let request = post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[{}]}"#);
+        let sent =
+            r#"{"model":"small","stream":true,"messages":[{}],"stream_options":{"include_usage":true}}"#;
+        let request = post("/v1/chat/completions", sent);
         let mut response = house.ask(request).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -88,6 +90,7 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
         drop(sender);
         assert!(response.body_mut().frame().await.is_none());
         drop(response);
+        assert_eq!(provider.last().body, sent.replace("small", "meta/llama-3.3-70b"));
         assert!(matches!(
             house.told().last(),
             Some(Told::Finished {
@@ -97,6 +100,55 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
             })
         ));
     }
+}
+
+#[tokio::test]
+async fn a_stream_whose_usage_nobody_asked_for_is_counted_all_the_same() {
+    let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n";
+    let done = "data: [DONE]\n\n";
+    for (path, needs) in
+        [("/v1/chat/completions", r#""messages":[{}]"#), ("/v1/completions", r#""prompt":"x""#)]
+    {
+        let provider = Provider::start().await;
+        let house = house(Protocol::Http1, &both(provider.port));
+        let mut sender = provider.stream(200, SSE);
+        let body = format!(r#"{{"model":"small","stream":true,{needs}}}"#);
+        let mut response = house.ask(post(path, body.clone())).await;
+        let asking = r#""meta/llama-3.3-70b","stream_options":{"include_usage":true}"#;
+        assert_eq!(provider.last().body, body.replace(r#""small""#, asking));
+        // Each event at once, but for the one that tells only the usage.
+        for chunk in [delta, ": keep-alive\n\n", usage, done] {
+            sender.send(Frame::data(Bytes::from(chunk))).await.unwrap();
+            if chunk == usage {
+                continue;
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(60), response.body_mut().frame()).await;
+            assert_eq!(frame.expect("in time").unwrap().unwrap().into_data().unwrap(), chunk);
+        }
+        drop(sender);
+        assert!(response.body_mut().frame().await.is_none());
+        drop(response);
+        let Some(Told::Finished { tokens, complete: true, .. }) = house.told().pop() else {
+            panic!("not told")
+        };
+        assert_eq!((tokens.input, tokens.output), (Some(5), Some(3)));
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_not_to_be_asked_for_usage_gets_what_the_agent_wrote() {
+    let provider = Provider::start().await;
+    let section = both(provider.port)
+        .replace(r#""kind":"openai","#, r#""kind":"openai","stream_usage":"leave","#)
+        .replace(r#","model":"meta/llama-3.3-70b""#, "");
+    let house = house(Protocol::Http1, &section);
+    let stream = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5}}\n\ndata: [DONE]\n\n";
+    provider.whole(200, SSE, stream).await;
+    let sent = r#"{"model":"small","stream":true,"messages":[{}]}"#;
+    let (status, _, body) = house.whole(post("/v1/chat/completions", sent)).await;
+    assert_eq!((status, body.as_str()), (200, stream));
+    assert_eq!(provider.last().body, sent);
 }
 
 #[tokio::test]
