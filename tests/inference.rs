@@ -86,7 +86,7 @@ for model in ("near", "far"):
     answer = client.chat.completions.create(model=model, messages=messages)
     assert answer.choices[0].message.content == "You said: hello there", answer
     assert answer.usage.total_tokens > 0
-    text = "".join(c.choices[0].delta.content or "" for c in client.chat.completions.create(model=model, messages=messages, stream=True) if c.choices)
+    text = "".join(c.choices[0].delta.content or "" for c in client.chat.completions.create(model=model, messages=messages, stream=True))
     assert text == "You said: hello there", text
     assert client.responses.create(model=model, input="hi").output_text == "You said: hi"
     kinds = [e.type for e in client.responses.create(model=model, input="hi", stream=True)]
@@ -95,6 +95,12 @@ for model in ("near", "far"):
     assert client.completions.create(model=model, prompt="hi").choices[0].text
 names = [m.id for m in client.models.list()]
 assert "near" in names and "claude" in names, names
+assert client.models.retrieve("near").id == "near"
+try:
+    client.models.retrieve("nothing/of-the-kind")
+    assert False, "a model that no list has is there"
+except openai.NotFoundError:
+    pass
 print("fine")
 "#;
     let done = ask(stage, "openai", &[&python, "-c", script])?.expect_code(0)?;

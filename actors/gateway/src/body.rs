@@ -4,7 +4,7 @@
 //! is what was judged. A body in which `model` appears twice is refused, since readers disagree on which one counts.
 
 use std::{
-    borrow::Cow,
+    ops::Range,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -12,12 +12,14 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
-use policy::{Share, Shares, Spent, content::json::folds_to};
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use policy::{Share, Shares, Spent};
 
-use crate::{config::MAX_MODEL_NAME, outgoing::Parts};
+use crate::{
+    config::MAX_MODEL_NAME,
+    fields::{Fields, Lack, Seen, place},
+    outgoing::Parts,
+    shape::Endpoint,
+};
 
 /// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
 pub const MAX_BODY: usize = 32 * 1024 * 1024;
@@ -57,6 +59,9 @@ pub enum BadBody {
     /// No usable `model`.
     #[error("`model` must be a string of 1 to {MAX_MODEL_NAME} bytes")]
     Model,
+    /// Not what its endpoint takes.
+    #[error(transparent)]
+    Lacks(#[from] Lack),
 }
 
 /// A body with the place of its model name.
@@ -65,10 +70,13 @@ pub struct Asked {
     /// [`Paid`].
     bytes: Bytes,
     /// Where the JSON string of `model` stands, quotes included.
-    span: std::ops::Range<usize>,
+    span: Range<usize>,
     model: String,
     /// Whether the answer was asked for as a stream.
     pub stream: bool,
+    seen: Seen,
+    /// What is written where, for a stream to tell what it used; nothing where the agent has said what it wants.
+    asking: Option<(Range<usize>, &'static str)>,
     held: Held,
 }
 
@@ -92,51 +100,6 @@ impl AsRef<[u8]> for Paid {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// What is read of a body's first level.
-struct Fields<'a> {
-    model: &'a RawValue,
-    stream: Option<bool>,
-}
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
-        body.deserialize_map(FirstLevel)
-    }
-}
-
-/// Reads each key as strictly as it must be for everybody to find the same `model` and `stream`.
-struct FirstLevel;
-
-impl<'de> Visitor<'de> for FirstLevel {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
-        let (mut model, mut stream) = (None, None);
-        while let Some(key) = members.next_key::<Cow<'de, str>>()? {
-            match &*key {
-                "model" if model.is_none() => model = Some(members.next_value()?),
-                "stream" if stream.is_none() => stream = Some(members.next_value()?),
-                // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers disagree.
-                other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
-                    return Err(A::Error::custom("double"));
-                }
-                _ => drop(members.next_value::<IgnoredAny>()?),
-            }
-        }
-        let model = model.ok_or_else(|| A::Error::missing_field("model"))?;
-        Ok(Fields { model, stream: stream.flatten() })
-    }
-}
-
-/// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control character.
-fn is_taken_for(key: &str, name: &str) -> bool {
-    key.split(char::is_control).next().is_some_and(|key| folds_to(key, name))
 }
 
 impl Asked {
@@ -167,16 +130,20 @@ impl Asked {
         if model.is_empty() || model.len() > MAX_MODEL_NAME || model.chars().any(char::is_control) {
             return Err(BadBody::Model);
         }
-        // `raw` is a slice of `text`, so the difference of the addresses is its place.
-        let start = (raw.as_ptr() as usize).checked_sub(text.as_ptr() as usize).ok_or(BadBody::Model)?;
-        let span = start..start + raw.len();
-        if text.get(span.clone()) != Some(raw) {
-            return Err(BadBody::Model);
-        }
-        let stream = fields.stream.unwrap_or(false);
+        let span = place(text, raw).ok_or(BadBody::Model)?;
+        let asking = fields.asking(text, span.end);
+        let Fields { stream, seen, .. } = fields;
         let share = Arc::new(share);
         let held = Held(Arc::downgrade(&share));
-        Ok(Self { bytes: Bytes::from_owner(Paid { bytes, _share: share }), span, model, stream, held })
+        Ok(Self {
+            bytes: Bytes::from_owner(Paid { bytes, _share: share }),
+            span,
+            model,
+            stream,
+            seen,
+            asking,
+            held,
+        })
     }
 
     /// The name that the agent used.
@@ -184,18 +151,39 @@ impl Asked {
         &self.model
     }
 
+    /// Whether it has what `endpoint` needs.
+    ///
+    /// # Errors
+    /// [`BadBody::Lacks`].
+    pub fn fits(&self, endpoint: Endpoint) -> Result<(), BadBody> {
+        Ok(self.seen.fits(endpoint)?)
+    }
+
     /// Who still holds its bytes.
     pub(crate) fn held(&self) -> Held {
         self.held.clone()
     }
 
-    /// The body with `name` in the place of the model's; every other byte as it came.
-    pub fn with_model(&self, name: &str) -> Parts {
-        if name == self.model {
-            return Parts::new([self.bytes.clone()]);
+    /// Whether it is a stream of which the agent has not said whether it wants to be told what was used.
+    pub fn leaves_usage_open(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// The body with `name` in the place of the model's, and with `ask_usage` the question for the usage where that is left open; every
+    /// other byte as it came.
+    pub fn with_model(&self, name: &str, ask_usage: bool) -> Parts {
+        let named =
+            (name != self.model).then(|| (self.span.clone(), serde_json::Value::from(name).to_string()));
+        let asking = self.asking.clone().filter(|_| ask_usage).map(|(at, text)| (at, text.to_owned()));
+        let mut written: Vec<_> = named.into_iter().chain(asking).collect();
+        written.sort_by_key(|(at, _)| at.start);
+        let (mut parts, mut from) = (Vec::with_capacity(5), 0);
+        for (at, text) in written {
+            parts.extend([self.bytes.slice(from..at.start), Bytes::from(text)]);
+            from = at.end;
         }
-        let quoted = Bytes::from(serde_json::Value::from(name).to_string());
-        Parts::new([self.bytes.slice(..self.span.start), quoted, self.bytes.slice(self.span.end..)])
+        parts.push(self.bytes.slice(from..));
+        Parts::new(parts)
     }
 }
 
@@ -254,7 +242,10 @@ mod tests {
 
     /// What goes to the provider, in as many bytes as it says.
     fn sent(asked: &Asked, name: &str) -> String {
-        let parts = asked.with_model(name);
+        text_of(asked.with_model(name, false))
+    }
+
+    fn text_of(parts: Parts) -> String {
         let said = parts.size_hint().exact();
         let bytes = parts.collect().now_or_never().unwrap().unwrap().to_bytes();
         assert_eq!(said, Some(bytes.len() as u64));
@@ -272,6 +263,43 @@ mod tests {
             "{ \"temperature\": 1.0e0, \"messages\" : [{\"model\":\"inner\"}],\n\t\"model\" :\"meta/\\\"x\" , \"n\":1 }"
         );
         assert_eq!(sent(&asked, "gpt-4"), text);
+    }
+
+    #[test]
+    fn a_stream_is_asked_what_it_used_unless_the_agent_has_said_what_it_wants() {
+        for (text, wanted) in [
+            (
+                r#"{"stream":true, "model" : "a" ,"n":1}"#,
+                r#"{"stream":true, "model" : "bc","stream_options":{"include_usage":true} ,"n":1}"#,
+            ),
+            (
+                r#"{"stream_options" : null, "model":"a","stream":true}"#,
+                r#"{"stream_options" : {"include_usage":true}, "model":"bc","stream":true}"#,
+            ),
+            (
+                r#"{"model":"a","stream":true,"stream_options":null}"#,
+                r#"{"model":"bc","stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+        ] {
+            let asked = parse(text).unwrap();
+            assert!(asked.leaves_usage_open());
+            assert_eq!(text_of(asked.with_model("bc", true)), wanted);
+            assert_eq!(text_of(asked.with_model("a", true)), wanted.replace("bc", "a"));
+            assert_eq!(sent(&asked, "a"), text);
+        }
+        for text in [
+            r#"{"model":"a"}"#,
+            r#"{"model":"a","stream":false}"#,
+            r#"{"model":"a","stream":true,"stream_options":{}}"#,
+            r#"{"model":"a","stream":true,"stream_options":{"include_usage":false}}"#,
+            r#"{"model":"a","stream":true,"stream_options":null,"stream_options":null}"#,
+            r#"{"model":"a","stream":true,"stream_\u006fptions":{}}"#,
+            r#"{"model":"a","stream":true,"Stream_Options":null}"#,
+        ] {
+            let asked = parse(text).unwrap();
+            assert!(!asked.leaves_usage_open(), "{text}");
+            assert_eq!(text_of(asked.with_model("a", true)), text);
+        }
     }
 
     #[test]
@@ -326,7 +354,7 @@ mod tests {
         let refused = Asked::read(long(3 * LEAST), room.take(Party(2), 0).unwrap()).await.map(|_| ());
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::All)));
         // A connection may hold it longer.
-        let sent = first.with_model("b");
+        let sent = first.with_model("b", true);
         drop(first);
         assert!(Asked::read(long(LEAST), of(&room)).await.is_err());
         drop(sent);

@@ -56,6 +56,9 @@ pub struct Provider {
     /// What it costs.
     #[serde(default)]
     pub cost: Cost,
+    /// Whether it is asked what a stream used.
+    #[serde(default)]
+    pub stream_usage: StreamUsage,
 }
 
 /// The protocol of a provider.
@@ -102,6 +105,18 @@ pub enum Cost {
     PerToken,
     /// Costs nothing more by the request.
     None,
+}
+
+/// Whether a provider of OpenAI's protocol is asked what a stream used where the agent doesn't ask. Most know the question; some refuse
+/// a request with it (Mistral's, with 422).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StreamUsage {
+    /// It is asked, and the agent gets the stream without the answer to that.
+    #[default]
+    Ask,
+    /// It gets what the agent wrote.
+    Leave,
 }
 
 /// Which targets serve which model names.
@@ -354,6 +369,7 @@ mod tests {
         assert_eq!(it.routes[0].timeouts.connect, Duration::from_secs(2));
         assert_eq!(it.routes[0].timeouts.idle, Timeouts::IDLE);
         assert_eq!(it.references().count(), 1);
+        assert_eq!(it.providers["local"].stream_usage, StreamUsage::Ask);
         let again: Inference = serde_json::from_str(&serde_json::to_string(&it).unwrap()).unwrap();
         assert_eq!(again.check(), Ok(()));
     }

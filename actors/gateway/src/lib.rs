@@ -1,7 +1,7 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] → [`routes`] → [`ledger`] → `headers` → `outgoing` → `lane`
-//! (a `line`, over [`Dial`]) → `relay` or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
+//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → [`ledger`] → `headers` → `outgoing` → `lane`
+//! (a `line`, over [`Dial`]) → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
 //! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
 //! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
@@ -11,12 +11,14 @@ pub mod base_url;
 pub mod body;
 pub mod config;
 pub mod credential;
+mod fields;
 pub mod glob;
 mod headers;
 mod health;
 mod lane;
 pub mod ledger;
 mod line;
+mod listing;
 mod outgoing;
 pub mod record;
 pub mod refusal;
@@ -27,6 +29,7 @@ pub mod shape;
 mod upstream;
 pub mod upstream_error;
 pub mod usage;
+mod withhold;
 
 pub use credential::Credentials;
 pub use headers::MAX_VALUE as MAX_HEADER_VALUE;

@@ -1,7 +1,8 @@
 //! The [`Ledger`] that writes to the audit log and the metrics.
 //!
 //! Labels are the provider's name and the route's alias, both from the operator's file. A request that can't be audited
-//! is not sent.
+//! is not sent. Allowed is what was to be sent to a provider, whatever became of it there; what is answered here is denied,
+//! be it for want of a route or because it was no request at all.
 
 use std::time::Duration;
 
@@ -16,8 +17,10 @@ use crate::{
     refusal::Refusal,
 };
 
-/// The label of what has no name in the operator's file.
+/// The label of a provider or model that has no name in the operator's file.
 const NONE: &str = "none";
+/// The layer that decides about what is a model request.
+const LAYER: &str = "inference";
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -60,6 +63,11 @@ fn label(word: &Option<smol_str::SmolStr>) -> &str {
     word.as_deref().unwrap_or(NONE)
 }
 
+/// The entry that decided, as on every layer: of this one the route, and empty where none matched.
+fn entry(exchange: &Exchange) -> &str {
+    exchange.route.as_deref().unwrap_or_default()
+}
+
 fn ms(took: Duration) -> Option<u64> {
     u64::try_from(took.as_millis()).ok()
 }
@@ -67,7 +75,7 @@ fn ms(took: Duration) -> Option<u64> {
 impl Ledger for Telemetry {
     fn admit(&self, exchange: &Exchange) -> Result<(), Unrecorded> {
         self.write(event(exchange, Verdict::Allowed))?;
-        metrics::decision("inference", Verdict::Allowed, label(&exchange.route));
+        metrics::decision(LAYER, Verdict::Allowed, entry(exchange));
         Ok(())
     }
 
@@ -77,8 +85,10 @@ impl Ledger for Telemetry {
         // A provider that gave no answer was allowed to be asked; everything else was refused here.
         let asked = matches!(refusal.status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT);
         let verdict = if asked { Verdict::Allowed } else { Verdict::Denied };
-        if refusal.status == StatusCode::FORBIDDEN {
-            metrics::decision("inference", verdict, label(&exchange.route));
+        if !asked {
+            // No route's doing, mostly: then it counts for why it came to nothing, as in the proxy.
+            let layer = if refusal.status == StatusCode::FORBIDDEN { LAYER } else { refusal.code };
+            metrics::decision(layer, verdict, entry(exchange));
         }
         // Refused already: an unrecorded refusal lets nothing through.
         let _ = self.write(Inference {

@@ -45,13 +45,13 @@ impl Refusal {
 
     /// 403: no route for a model.
     pub fn no_route(model: &str, listed: &[smol_str::SmolStr]) -> Self {
-        let known: Vec<_> = listed.iter().take(8).map(|m| m.as_str()).collect();
-        let denied = Self::denied(format!("no route serves the model \"{}\"", clip(model)));
-        if known.is_empty() {
-            denied.hint("the operator adds a route under `inference.routes`")
-        } else {
-            denied.hint(format!("models with a route: {}", known.join(", ")))
-        }
+        Self::denied(format!("no route serves the model \"{}\"", clip(model))).hint(with_a_route(listed))
+    }
+
+    /// 404: a model that the list doesn't have.
+    pub fn no_model(model: &str, listed: &[smol_str::SmolStr]) -> Self {
+        let detail = format!("no model \"{}\" is listed", clip(model));
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail).hint(with_a_route(listed))
     }
 
     /// 503: a part is restarting or full.
@@ -152,6 +152,16 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize, request_id: &str)
     response
 }
 
+/// What could be asked for instead.
+fn with_a_route(listed: &[smol_str::SmolStr]) -> String {
+    let known: Vec<_> = listed.iter().take(8).map(|m| m.as_str()).collect();
+    if known.is_empty() {
+        "the operator adds a route under `inference.routes`".into()
+    } else {
+        format!("models with a route: {}", known.join(", "))
+    }
+}
+
 pub(crate) fn clip(text: &str) -> &str {
     let mut end = text.len().min(MAX_ECHO);
     while !text.is_char_boundary(end) {
@@ -170,7 +180,7 @@ impl From<Misshapen> for Refusal {
                 "inference.local has no such path",
             )
             .hint(
-                "GET /v1/models; POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, \
+                "GET /v1/models, /v1/models/{id}; POST /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, \
                      /v1/messages, /v1/messages/count_tokens",
             ),
             Misshapen::Method(takes) => Self {
@@ -192,7 +202,9 @@ impl From<BadBody> for Refusal {
             BadBody::NoRoom(_) => return Self::unavailable(fault.to_string()),
             BadBody::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BadBody::Slow => StatusCode::REQUEST_TIMEOUT,
-            BadBody::Broken | BadBody::NotJson(_) | BadBody::Model => StatusCode::BAD_REQUEST,
+            BadBody::Broken | BadBody::NotJson(_) | BadBody::Model | BadBody::Lacks(_) => {
+                StatusCode::BAD_REQUEST
+            }
         };
         Self::new(status, "bad_request", fault.to_string())
     }

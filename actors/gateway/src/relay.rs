@@ -1,6 +1,6 @@
 //! The answer's body on its way to the agent: chunk by chunk, nothing gathered, within the route's time-outs.
 //!
-//! Each chunk is looked at by the token counter and searched for the key. It holds the exchange's place among
+//! Each chunk is looked at by the token counter and searched for the key; what the agent didn't ask for is taken out in between. It holds the exchange's place among
 //! those in flight and the connection, and tells the ledger how it ended, however it ends.
 
 use std::{
@@ -22,6 +22,7 @@ use crate::{
     lane::Lease,
     ledger::{Exchange, Ledger, Outcome},
     usage::Tap,
+    withhold::Withhold,
 };
 
 /// Why an answer ended before its time.
@@ -49,6 +50,7 @@ pub(crate) struct Story {
 /// See the module.
 pub(crate) struct Relay<B> {
     inner: B,
+    withhold: Option<Withhold>,
     sieve: Sieve,
     tap: Tap,
     story: Story,
@@ -64,7 +66,7 @@ pub(crate) struct Relay<B> {
 impl<B> Relay<B> {
     pub fn new(
         inner: B,
-        sieve: Sieve,
+        (withhold, sieve): (Option<Withhold>, Sieve),
         tap: Tap,
         timeouts: Timeouts,
         story: Story,
@@ -74,6 +76,7 @@ impl<B> Relay<B> {
         let total = Box::pin(sleep_until((story.began + timeouts.total).into()));
         Self {
             inner,
+            withhold,
             sieve,
             tap,
             story,
@@ -130,6 +133,10 @@ where
                     let Ok(data) = frame.into_data() else { continue };
                     this.bytes = this.bytes.saturating_add(data.len() as u64);
                     this.tap.see(&data);
+                    let data = match &mut this.withhold {
+                        Some(withhold) => withhold.push(&data),
+                        None => data,
+                    };
                     let data = this.sieve.push(data);
                     if !data.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -142,7 +149,8 @@ where
                 Poll::Ready(None) => {
                     this.ended = true;
                     this.complete = true;
-                    let rest = this.sieve.finish();
+                    let held = this.withhold.as_mut().map(Withhold::finish).unwrap_or_default();
+                    let rest = joined(this.sieve.push(held), this.sieve.finish());
                     return Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))));
                 }
             }
@@ -152,6 +160,13 @@ where
     fn is_end_stream(&self) -> bool {
         self.ended
     }
+}
+
+fn joined(first: Bytes, second: Bytes) -> Bytes {
+    if first.is_empty() {
+        return second;
+    }
+    [first, second].concat().into()
 }
 
 impl<B> Drop for Relay<B> {

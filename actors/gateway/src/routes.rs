@@ -10,7 +10,7 @@ use smol_str::SmolStr;
 
 use crate::{
     base_url::BaseUrl,
-    config::{Cost, Fault, Faults, Inference, Kind, Timeouts, Trust},
+    config::{Cost, Fault, Faults, Inference, Kind, StreamUsage, Timeouts, Trust},
     credential::Credentials,
     glob::Glob,
     lane::Lane,
@@ -31,6 +31,8 @@ pub struct Provider {
     pub trust: Trust,
     /// What it costs.
     pub cost: Cost,
+    /// Whether it is asked what a stream used.
+    pub stream_usage: StreamUsage,
     /// The reference behind `key`, for `status`.
     pub reference: Option<String>,
     pub(crate) key: Option<Secret>,
@@ -98,6 +100,7 @@ impl Routes {
                 base,
                 trust: said.trust,
                 cost: said.cost,
+                stream_usage: said.stream_usage,
                 reference: reference.map(ToString::to_string),
                 screen,
                 key,

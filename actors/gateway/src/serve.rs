@@ -12,26 +12,27 @@ use hyper::body::Incoming;
 use policy::{Caller, Share, Shares, Spent};
 use redactor::{Guesser, Guesses};
 use serde::Serialize;
-use serde_json::json;
 use smol_str::SmolStr;
 
 use crate::{
     Body,
     body::{Asked, BadBody, room},
-    config::{Cost, Faults, Inference, Kind, Trust},
+    config::{Cost, Faults, Inference, Kind, StreamUsage, Trust},
     credential::Credentials,
     headers,
     health::Reading,
     lane::{Lease, Unsent},
     ledger::{Exchange, Ledger},
+    listing,
     outgoing::Outgoing,
-    refusal::{About, REQUEST_ID, Refusal, clip, json as json_answer},
+    refusal::{About, REQUEST_ID, Refusal, clip},
     relay::{Relay, Story},
     routes::{Provider, Route, Routes, Target},
     shape::Endpoint,
     upstream::{Dial, Upstream},
     upstream_error::{Scrub, scrubbed},
     usage::Tap,
+    withhold::Withhold,
 };
 
 /// Model requests in flight at one time, streams included, of which one agent has its share ([`policy::Shares`]). More are answered 503.
@@ -186,7 +187,13 @@ impl Gateway {
         let began = Instant::now();
         let endpoint = Endpoint::judge(method, stage.about.path, query, headers)?;
         let routes = self.routes();
-        let Some(kind) = endpoint.kind() else { return Ok(models(&routes, stage.about.request_id)) };
+        let Some(kind) = endpoint.kind() else {
+            let Some(id) = endpoint.model(stage.about.path) else {
+                return Ok(listing::all(&routes, stage.about.request_id));
+            };
+            stage.exchange.asked = Some(clip(&id).into());
+            return listing::one(&routes, &id, stage.about.request_id);
+        };
         let party = stage.exchange.caller.party;
         let place = self.inner.in_flight.take(party, 1).map_err(|spent| {
             Refusal::unavailable(match spent {
@@ -198,6 +205,7 @@ impl Gateway {
         let asked = Asked::read(body, room).await?;
         stage.exchange.asked = Some(clip(asked.model()).into());
         stage.exchange.streamed = asked.stream;
+        asked.fits(endpoint)?;
         let route =
             routes.find(asked.model()).ok_or_else(|| Refusal::no_route(asked.model(), &routes.listed()))?;
         stage.exchange.route = Some(route.alias.as_str().into());
@@ -287,9 +295,18 @@ impl Call<'_> {
             authority: provider.base.authority(),
             tls: provider.base.tls,
             headers,
-            body: self.asked.with_model(target.model.as_deref().unwrap_or(self.asked.model())),
+            body: self
+                .asked
+                .with_model(target.model.as_deref().unwrap_or(self.asked.model()), self.asks_usage(provider)),
             held: self.asked.held(),
         })
+    }
+
+    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told.
+    fn asks_usage(&self, provider: &Provider) -> bool {
+        provider.stream_usage == StreamUsage::Ask
+            && self.endpoint.has_stream_options()
+            && self.asked.leaves_usage_open()
     }
 
     /// Whoever reads the answer.
@@ -348,30 +365,18 @@ impl Call<'_> {
         };
         let sieve = provider.screen.sieve(self.reader(stage));
         let body = if status.is_success() {
-            Relay::new(response.into_body(), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
+            let unasked = self.asks_usage(provider) && tap.reads_events();
+            let withhold = unasked.then(Withhold::default);
+            Relay::new(response.into_body(), (withhold, sieve), tap, self.route.timeouts, story, holds)
+                .boxed_unsync()
         } else {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let text = scrubbed(response, provider, &self.gateway.inner.deps.scrub).await;
-            Relay::new(Full::new(text), sieve, tap, self.route.timeouts, story, holds).boxed_unsync()
+            Relay::new(Full::new(text), (None, sieve), tap, self.route.timeouts, story, holds).boxed_unsync()
         };
         let mut answer = Response::new(body);
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
         Ok(answer)
     }
-}
-
-/// `GET /v1/models` in a shape that both client libraries read.
-fn models(routes: &Routes, request_id: &str) -> Response<Body> {
-    let listed = routes.listed();
-    let data: Vec<_> = listed
-        .iter()
-        .map(|name| {
-            json!({"id": name, "object": "model", "created": 0, "owned_by": "cofferdam",
-                   "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z"})
-        })
-        .collect();
-    let list = json!({"object": "list", "data": data, "has_more": false,
-                      "first_id": listed.first(), "last_id": listed.last()});
-    json_answer(StatusCode::OK, &list, request_id)
 }

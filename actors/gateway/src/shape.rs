@@ -2,7 +2,10 @@
 //!
 //! Anything else gets a 404 of ours; nothing of an unknown shape is ever sent to a provider.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, Method, header};
+use percent_encoding::percent_decode_str;
 
 use crate::config::Kind;
 
@@ -11,6 +14,8 @@ use crate::config::Kind;
 pub enum Endpoint {
     /// `GET /v1/models`: answered from the routes.
     Models,
+    /// `GET /v1/models/{id}`: answered from the routes, too.
+    Model,
     /// `POST /v1/chat/completions`.
     ChatCompletions,
     /// `POST /v1/completions`.
@@ -50,6 +55,9 @@ const TABLE: [(&str, Endpoint); 7] = [
     ("/v1/messages/count_tokens", Endpoint::CountTokens),
 ];
 
+/// What stands before a model's name. The name may hold slashes, as they are or as `%2F`.
+const MODEL: &str = "/v1/models/";
+
 impl Endpoint {
     /// Finds the endpoint of a request and checks what can be checked before its body is read.
     ///
@@ -65,8 +73,9 @@ impl Endpoint {
             .iter()
             .find(|(known, _)| *known == path)
             .map(|(_, it)| *it)
+            .or_else(|| Self::Model.model(path).map(|_| Self::Model))
             .ok_or(Misshapen::UnknownPath)?;
-        if endpoint == Self::Models {
+        if matches!(endpoint, Self::Models | Self::Model) {
             // Its query only pages through a list, and the list here is short: it is ignored.
             return if method == Method::GET { Ok(endpoint) } else { Err(Misshapen::Method("GET")) };
         }
@@ -94,15 +103,26 @@ impl Endpoint {
         }
     }
 
-    /// The path that the agent asked for.
+    /// The model that a path names, in the one endpoint whose path does.
+    pub fn model(self, path: &str) -> Option<Cow<'_, str>> {
+        let id = path.strip_prefix(MODEL).filter(|id| self == Self::Model && !id.is_empty())?;
+        percent_decode_str(id).decode_utf8().ok()
+    }
+
+    /// The path that the agent asked for; empty for what a provider is never asked.
     pub fn path(self) -> &'static str {
         TABLE.iter().find(|(_, it)| *it == self).map_or("", |(path, _)| path)
+    }
+
+    /// Whether a stream tells what it used only when `stream_options` asks for it.
+    pub fn has_stream_options(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions)
     }
 
     /// Which kind of provider can answer it; `None` when the gateway answers itself.
     pub fn kind(self) -> Option<Kind> {
         match self {
-            Self::Models => None,
+            Self::Models | Self::Model => None,
             Self::Messages | Self::CountTokens => Some(Kind::Anthropic),
             _ => Some(Kind::Openai),
         }
@@ -141,6 +161,8 @@ mod tests {
             "/version",
             "/v1/chat/completions/",
             "/v1/files",
+            "/v1/models/",
+            "/v1/models/%ff",
         ] {
             assert_eq!(judge("GET", path, None, json), Err(Misshapen::UnknownPath));
         }
@@ -149,5 +171,20 @@ mod tests {
         assert_eq!(judge("POST", "/v1/responses", Some("beta=true"), json), Err(Misshapen::Query));
         assert_eq!(judge("POST", "/v1/responses", None, "text/plain"), Err(Misshapen::ContentType));
         assert_eq!(judge("post", "/v1/responses", None, json), Err(Misshapen::Method("POST")));
+    }
+
+    #[test]
+    fn a_models_name_may_hold_anything() {
+        for (path, id) in [
+            ("/v1/models/small", "small"),
+            ("/v1/models/meta/llama-3.1-8b", "meta/llama-3.1-8b"),
+            ("/v1/models/meta%2Fllama-3.1-8b", "meta/llama-3.1-8b"),
+            ("/v1/models/llama3:8b%20q", "llama3:8b q"),
+        ] {
+            assert_eq!(judge("GET", path, None, "x/y"), Ok(Endpoint::Model), "{path}");
+            assert_eq!(Endpoint::Model.model(path).as_deref(), Some(id));
+        }
+        assert_eq!(Endpoint::Models.model("/v1/models/small"), None);
+        assert_eq!(judge("DELETE", "/v1/models/small", None, "x/y"), Err(Misshapen::Method("GET")));
     }
 }

@@ -148,6 +148,11 @@ impl Tap {
         }
     }
 
+    /// Whether the body is an event stream.
+    pub fn reads_events(&self) -> bool {
+        matches!(self.framing, Framing::Events(_))
+    }
+
     /// What was reported so far.
     pub fn tokens(&self) -> Tokens {
         self.tokens

@@ -67,7 +67,9 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
         let provider = Provider::start().await;
         let house = house(protocol, &both(provider.port));
         let mut sender = provider.stream(200, SSE);
-        let request = post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[]}"#);
+        let sent =
+            r#"{"model":"small","stream":true,"messages":[{}],"stream_options":{"include_usage":true}}"#;
+        let request = post("/v1/chat/completions", sent);
         let mut response = house.ask(request).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -88,6 +90,7 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
         drop(sender);
         assert!(response.body_mut().frame().await.is_none());
         drop(response);
+        assert_eq!(provider.last().body, sent.replace("small", "meta/llama-3.3-70b"));
         assert!(matches!(
             house.told().last(),
             Some(Told::Finished {
@@ -97,6 +100,55 @@ async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
             })
         ));
     }
+}
+
+#[tokio::test]
+async fn a_stream_whose_usage_nobody_asked_for_is_counted_all_the_same() {
+    let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":3}}\n\n";
+    let done = "data: [DONE]\n\n";
+    for (path, needs) in
+        [("/v1/chat/completions", r#""messages":[{}]"#), ("/v1/completions", r#""prompt":"x""#)]
+    {
+        let provider = Provider::start().await;
+        let house = house(Protocol::Http1, &both(provider.port));
+        let mut sender = provider.stream(200, SSE);
+        let body = format!(r#"{{"model":"small","stream":true,{needs}}}"#);
+        let mut response = house.ask(post(path, body.clone())).await;
+        let asking = r#""meta/llama-3.3-70b","stream_options":{"include_usage":true}"#;
+        assert_eq!(provider.last().body, body.replace(r#""small""#, asking));
+        // Each event at once, but for the one that tells only the usage.
+        for chunk in [delta, ": keep-alive\n\n", usage, done] {
+            sender.send(Frame::data(Bytes::from(chunk))).await.unwrap();
+            if chunk == usage {
+                continue;
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(60), response.body_mut().frame()).await;
+            assert_eq!(frame.expect("in time").unwrap().unwrap().into_data().unwrap(), chunk);
+        }
+        drop(sender);
+        assert!(response.body_mut().frame().await.is_none());
+        drop(response);
+        let Some(Told::Finished { tokens, complete: true, .. }) = house.told().pop() else {
+            panic!("not told")
+        };
+        assert_eq!((tokens.input, tokens.output), (Some(5), Some(3)));
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_not_to_be_asked_for_usage_gets_what_the_agent_wrote() {
+    let provider = Provider::start().await;
+    let section = both(provider.port)
+        .replace(r#""kind":"openai","#, r#""kind":"openai","stream_usage":"leave","#)
+        .replace(r#","model":"meta/llama-3.3-70b""#, "");
+    let house = house(Protocol::Http1, &section);
+    let stream = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5}}\n\ndata: [DONE]\n\n";
+    provider.whole(200, SSE, stream).await;
+    let sent = r#"{"model":"small","stream":true,"messages":[{}]}"#;
+    let (status, _, body) = house.whole(post("/v1/chat/completions", sent)).await;
+    assert_eq!((status, body.as_str()), (200, stream));
+    assert_eq!(provider.last().body, sent);
 }
 
 #[tokio::test]
@@ -110,7 +162,7 @@ async fn anthropic_messages_stream() {
     provider.whole(200, SSE, stream).await;
     let mut request = post(
         "/v1/messages?beta=true",
-        r#"{"model":"claude-sonnet","max_tokens":5,"stream":true,"messages":[]}"#,
+        r#"{"model":"claude-sonnet","max_tokens":5,"stream":true,"messages":[{}]}"#,
     );
     request.headers_mut().insert("anthropic-beta", "tools-2".parse().unwrap());
     request.headers_mut().insert("anthropic-version", "2023-06-01".parse().unwrap());
@@ -129,7 +181,7 @@ async fn anthropic_messages_stream() {
     ));
     provider.whole(200, JSON, r#"{"input_tokens":14}"#).await;
     let (status, _, body) =
-        house.whole(post("/v1/messages/count_tokens", r#"{"model":"claude-x","messages":[]}"#)).await;
+        house.whole(post("/v1/messages/count_tokens", r#"{"model":"claude-x","messages":[{}]}"#)).await;
     assert_eq!((status, body.as_str()), (200, r#"{"input_tokens":14}"#));
 }
 
@@ -167,7 +219,8 @@ async fn responses_events_completions_and_embeddings() {
         ),
     ] {
         provider.whole(200, JSON, answer).await;
-        let (status, _, body) = house.whole(post(path, r#"{"model":"small","input":"x"}"#)).await;
+        let (status, _, body) =
+            house.whole(post(path, r#"{"model":"small","input":"x","prompt":"x"}"#)).await;
         assert_eq!((status, body.as_str(), provider.last().path.as_str()), (200, answer, path));
         let Some(Told::Finished { tokens: told, .. }) = house.told().pop() else { panic!("not told") };
         assert_eq!((told.input, told.output), tokens);
@@ -187,10 +240,36 @@ async fn models_are_listed_from_the_routes_without_asking_anyone() {
 }
 
 #[tokio::test]
+async fn one_model_is_there_if_the_list_has_it() {
+    let provider = Provider::start().await;
+    let section = both(provider.port).replace("\"small\"", "\"meta/llama-3.1-8b\"");
+    let house = house(Protocol::Http1, &section);
+    let (_, _, list) = house.whole(fetch("/v1/models")).await;
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    for id in ["meta/llama-3.1-8b", "meta%2Fllama-3.1-8b", "claude-real"] {
+        let (status, _, body) = house.whole(fetch(&format!("/v1/models/{id}"))).await;
+        assert_eq!(status, 200, "{body}");
+        let model: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(model["id"], id.replace("%2F", "/"));
+        assert!(list["data"].as_array().unwrap().contains(&model), "{list} {model}");
+    }
+    // A pattern would serve it, and yet no list has it.
+    for id in ["claude-other", "meta", "meta/llama-3.1-8b/", "gpt-4"] {
+        let (status, _, body) = house.whole(fetch(&format!("/v1/models/{id}"))).await;
+        let refusal: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let shape = (&refusal["error"], &refusal["layer"]);
+        assert_eq!((status, shape), (404, (&"not_found".into(), &"inference".into())), "{body}");
+        assert!(refusal["hint"].as_str().unwrap().contains("meta/llama-3.1-8b"), "{body}");
+    }
+    assert_eq!(provider.count(), 0);
+    assert_eq!(house.told().len(), 4);
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_a_dead_one_is_replaced() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
-    let ask = || post("/v1/chat/completions", r#"{"model":"small"}"#);
+    let ask = || post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#);
     // A connection is kept a moment after the answer's end.
     let kept = async |wanted: usize| {
         let settled = async {
@@ -221,11 +300,13 @@ async fn a_stream_survives_a_publication() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
     let mut sender = provider.stream(200, SSE);
-    let mut response = house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true}"#)).await;
+    let mut response =
+        house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[{}]}"#)).await;
     house.gateway.publish(&serde_json::from_str(r#"{"providers":{},"routes":[]}"#).unwrap()).unwrap();
     sender.send(Frame::data(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
     assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "data: 1\n\n");
-    let (status, _, body) = house.whole(post("/v1/chat/completions", r#"{"model":"small"}"#)).await;
+    let (status, _, body) =
+        house.whole(post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#)).await;
     assert_eq!(status, 403, "{body}");
     assert_eq!(house.gateway.in_flight(), 1);
     drop(response);

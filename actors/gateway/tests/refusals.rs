@@ -23,7 +23,7 @@ use mock::{KEY, Provider, Told, both, fetch, house, post};
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
 fn chat(model: &str) -> http::Request<gateway::Body> {
-    post("/v1/chat/completions", format!(r#"{{"model":"{model}"}}"#))
+    post("/v1/chat/completions", format!(r#"{{"model":"{model}","messages":[{{}}]}}"#))
 }
 
 /// The key in no spelling that gives it away.
@@ -91,7 +91,8 @@ async fn an_authentication_error_is_replaced_in_the_providers_shape() {
     let value: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(value["error"]["type"], "authentication_error");
     provider.whole(401, JSON, text).await;
-    let (_, _, body) = house.whole(post("/v1/messages", r#"{"model":"claude-x"}"#)).await;
+    let (_, _, body) =
+        house.whole(post("/v1/messages", r#"{"model":"claude-x","max_tokens":5,"messages":[{}]}"#)).await;
     let value: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&value["type"], &value["error"]["type"]), (&"error".into(), &"authentication_error".into()));
 }
@@ -170,7 +171,8 @@ async fn refusals_have_the_shape_of_the_house_and_reach_nobody() {
     }
     assert_eq!(value["port"], 443);
     // A protocol that the route's providers don't speak.
-    let (status, _, body) = house.whole(post("/v1/messages", r#"{"model":"small"}"#)).await;
+    let (status, _, body) =
+        house.whole(post("/v1/messages", r#"{"model":"small","max_tokens":5,"messages":[{}]}"#)).await;
     assert!(status == 403 && body.contains("anthropic"), "{body}");
     for (path, wanted) in [("/api/tags", 404), ("/props", 404), ("/v1/files", 404), ("/v1/messages", 405)] {
         let (status, _, body) = house.whole(fetch(path)).await;
@@ -190,6 +192,33 @@ async fn refusals_have_the_shape_of_the_house_and_reach_nobody() {
     }
     assert_eq!(provider.count(), 0);
     assert!(house.told().iter().all(|t| matches!(t, Told::Refused { .. })));
+}
+
+#[tokio::test]
+async fn a_request_without_what_its_endpoint_needs_reaches_nobody() {
+    let provider = Provider::start().await;
+    let house = house(Protocol::Http1, &both(provider.port));
+    for (path, body, field) in [
+        ("/v1/chat/completions", r#"{"model":"small"}"#, "`messages`"),
+        ("/v1/chat/completions", r#"{"model":"small","messages":"hello"}"#, "`messages`"),
+        ("/v1/chat/completions", r#"{"model":"small","messages":[]}"#, "`messages`"),
+        ("/v1/chat/completions", r#"{"model":"small","messages":["hello"]}"#, "`messages`"),
+        ("/v1/completions", r#"{"model":"small","prompt":7}"#, "`prompt`"),
+        ("/v1/embeddings", r#"{"model":"small","input":{}}"#, "`input`"),
+        ("/v1/responses", r#"{"model":"small"}"#, "`previous_response_id`"),
+        ("/v1/responses", r#"{"model":"small","input":true}"#, "`input`"),
+        ("/v1/messages", r#"{"model":"claude-x","messages":[{}]}"#, "`max_tokens`"),
+        ("/v1/messages", r#"{"model":"claude-x","messages":[{}],"max_tokens":0}"#, "`max_tokens`"),
+        ("/v1/messages", r#"{"model":"claude-x","max_tokens":5}"#, "`messages`"),
+        ("/v1/messages/count_tokens", r#"{"model":"claude-x"}"#, "`messages`"),
+    ] {
+        let (status, _, answer) = house.whole(post(path, body)).await;
+        let value: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!((status, &value["error"]), (400, &"bad_request".into()), "{path} {body}: {answer}");
+        assert!(value["detail"].as_str().unwrap().contains(field), "{path} {body}: {answer}");
+    }
+    assert_eq!(provider.count(), 0);
+    assert!(house.told().iter().all(|t| matches!(t, Told::Refused { status: 400, provider: None, .. })));
 }
 
 #[tokio::test]
@@ -218,7 +247,7 @@ async fn a_later_target_is_used_only_while_nothing_was_sent() {
     let house = house(Protocol::Http1, &section);
     provider.whole(200, JSON, "{}").await;
     assert_eq!(house.whole(chat("x")).await.0, 200);
-    assert_eq!(provider.last().body, r#"{"model":"b"}"#);
+    assert_eq!(provider.last().body, r#"{"model":"b","messages":[{}]}"#);
     // An answer is an answer, even a 500: what was sent is not sent again.
     let swapped: gateway::config::Inference = serde_json::from_str(
         &section.replace(r#""provider":"dead","model":"a""#, r#""provider":"live","model":"first""#),
@@ -269,7 +298,8 @@ async fn a_stream_that_falls_silent_is_cut_not_ended() {
     let provider = Provider::start().await;
     let house = house(Protocol::Http1, &both(provider.port));
     let mut sender = provider.stream(200, &[("content-type", "text/event-stream")]);
-    let mut response = house.ask(post("/v1/messages", r#"{"model":"claude-x","stream":true}"#)).await;
+    let asked = r#"{"model":"claude-x","max_tokens":5,"stream":true,"messages":[{}]}"#;
+    let mut response = house.ask(post("/v1/messages", asked)).await;
     sender.send(Frame::data(Bytes::from_static(b"event: ping\n\n"))).await.unwrap();
     assert!(response.body_mut().frame().await.unwrap().is_ok());
     let cut = response.body_mut().frame().await.unwrap().unwrap_err();
