@@ -17,6 +17,7 @@ use crate::state::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
 mod health;
+mod reading;
 pub mod upstream;
 
 pub use health::{Health, HealthUrl};
@@ -272,9 +273,7 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         let budget = serde_yaml::budget!(max_nodes: NODES_MAX, max_depth: 32, max_aliases: 64);
         let options = serde_yaml::options!(strict_booleans: true, budget: budget);
-        // The text may hold a secret by mistake: errors quote no line of it.
-        let config: Self =
-            serde_yaml::from_str_with_options(text, options).map_err(|e| e.without_snippet().to_string())?;
+        let config: Self = reading::read(text, options)?;
         config.check()?;
         Ok(config)
     }

@@ -1,0 +1,83 @@
+//! A configuration's text into values; what is wrong with it is told by its place, its key, and what would be right.
+//!
+//! Must never quote a line of it: a secret may stand there by mistake.
+
+use serde::de::DeserializeOwned;
+use serde_yaml::{Error, Options};
+
+/// Reads one document.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub(super) fn read<T: DeserializeOwned>(text: &str, options: Options) -> Result<T, String> {
+    let mut key = None;
+    serde_yaml::with_deserializer_from_str_with_options(text, options, |document| {
+        serde_path_to_error::deserialize(document).map_err(|error| {
+            key = Some(error.path().to_string());
+            error.into_inner()
+        })
+    })
+    .map_err(|error| told(&error, key.as_deref()))
+}
+
+fn told(error: &Error, key: Option<&str>) -> String {
+    let full = error.without_snippet().to_string();
+    let place = error.location().map(|at| format!("line {}, column {}: ", at.line(), at.column()));
+    // The path of nothing is a dot; a key that nobody knows is a question mark.
+    let key = key.map(|key| key.trim_end_matches(['.', '?'])).filter(|key| !key.is_empty());
+    let key = key.map(|key| format!("{key}: "));
+    // Told in front; and what the library would have its caller set is nobody's else.
+    let message = full.split(" at line ").next().unwrap_or(&full);
+    let message = message.split(", set ").next().unwrap_or(message);
+    let message = match message {
+        "expected sequence start" => "a list is wanted, as `[one, two]`",
+        "expected mapping start" => "fields are wanted, as `{ name: value }`",
+        other => other,
+    };
+    let near = near(message).map(|near| format!("; did you mean `{near}`?"));
+    [place.as_deref(), key.as_deref(), Some(message), near.as_deref()].into_iter().flatten().collect()
+}
+
+/// Of an unknown field the known one that is nearly it.
+fn near(message: &str) -> Option<&str> {
+    let (unknown, known) = message.strip_prefix("unknown field `")?.split_once("`, expected ")?;
+    let known: Vec<&str> = known.trim_start_matches("one of ").split(", ").collect();
+    policy::nearest(unknown, &known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    #[derive(Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Agent {
+        #[allow(dead_code, reason = "read for its errors")]
+        command: Vec<String>,
+        #[allow(dead_code, reason = "read for its errors")]
+        listen: Option<SocketAddr>,
+    }
+
+    #[test]
+    fn a_fault_is_told_by_place_key_and_what_would_be_right() {
+        for (text, told) in [
+            ("a: { command: sleep }", "line 1, column 15: a.command: a list is wanted, as `[one, two]`"),
+            ("a: [x]", "line 1, column 4: a: fields are wanted, as `{ name: value }`"),
+            (
+                "a:\n  comand: [x]\n",
+                "line 2, column 3: a.comand: unknown field `comand`, expected one of command, listen; did you mean `command`?",
+            ),
+            (
+                "a: { command: [x], listen: nowhere }",
+                "line 1, column 28: a.listen: invalid socket address syntax",
+            ),
+            ("a: { command: [x] }\na: { command: [y] }", "line 2, column 1: duplicate mapping key: a"),
+        ] {
+            let fault = read::<BTreeMap<String, Agent>>(text, Options::default()).unwrap_err();
+            assert_eq!(fault, told, "{text}");
+        }
+    }
+}
