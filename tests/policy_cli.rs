@@ -195,6 +195,8 @@ fn set_takes_effect_at_once_and_a_bad_one_changes_nothing(stage: &Stage) -> Resu
     let refused = stage.call(&["policy", "set", name, &bad])?.expect_code(125)?;
     ensure!(refused.err().contains("nonsense"), "{}", refused.err());
     ensure!(reaches(stage, name, &curl)?, "a bad policy changed something");
+    let records = stage.call(&["audit", "show", name, "--json"])?.expect_code(0)?.out();
+    ensure!(records.contains("\"result\":\"rejected\""), "that it was tried is on no record: {records}");
     let shown = stage.call(&["policy", "show", name])?.expect_code(0)?.out();
     ensure!(shown.contains("api.bed.test"), "{shown}");
     stage.call(&["policy", "set", name, &closed])?.expect_code(0)?;

@@ -242,8 +242,13 @@ fn show(root: &Root, args: &NamedJson) -> Outcome {
 fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -> Outcome {
     let source = from_file(file)?;
     // Every error at its place, here, where the file is; the sandbox checks again with its presets.
-    policies::check(&source, true)?;
+    let checked = policies::check(&source, true);
     let client = client(root, name)?;
+    if let Err(faults) = checked {
+        // It is refused there as well; so it is on record, and counted, what anybody tries to put in force.
+        let _ = wait_for(async { client.set_policy(source.text, false).await.map_err(told) });
+        return Err(faults);
+    }
     let change = if restart_agents {
         move_agents(root, &client, &Name::parse(name)?, source, json)?
     } else {

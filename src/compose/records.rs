@@ -145,7 +145,9 @@ impl redactor::pump::Observer for Redactions {
 pub fn policy_loaded(store: policy::Store, sink: Sink) -> policy::Observer {
     std::sync::Arc::new(move |result| {
         let (outcome, detail) = match result {
-            Ok(published) => {
+            // Nothing that a record would tell.
+            Ok(policy::Reloaded::Unchanged) => return metrics::policy_reload(PolicyResult::Unchanged),
+            Ok(policy::Reloaded::Published(published)) => {
                 metrics::policy_generation(published.generation);
                 (PolicyResult::Loaded, None)
             }

@@ -73,8 +73,8 @@ impl Refused {
     }
 }
 
-/// Called with what came of every reload but `Unchanged`. Must not block.
-pub type Observer = Arc<dyn Fn(&Result<Published, Refused>) + Send + Sync>;
+/// Called with what came of every reload. Must not block.
+pub type Observer = Arc<dyn Fn(&Result<Reloaded, Refused>) + Send + Sync>;
 
 /// What a file held when it was last read, good or bad: its SHA-256; of an unreadable one, of nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +136,12 @@ impl Loader {
     /// # Errors
     /// Why the file is not in force; told once for each state of the file.
     pub fn reload(&self) -> Result<Reloaded, Refused> {
+        let result = self.reloaded();
+        (self.observer)(&result);
+        result
+    }
+
+    fn reloaded(&self) -> Result<Reloaded, Refused> {
         let Some(path) = &self.path else { return Ok(Reloaded::Unchanged) };
         let text = read(path);
         let seen = Seen::of(text.as_deref().unwrap_or_default());
@@ -150,7 +156,6 @@ impl Loader {
         let result = text.and_then(|text| self.publish(&path.to_string_lossy(), &text));
         // Marked as seen only now: a panic on the way makes the restarted actor try again.
         self.seen.send_replace(seen);
-        (self.observer)(&result);
         result.map(Reloaded::Published)
     }
 
@@ -160,7 +165,7 @@ impl Loader {
     /// Why the text is not in force.
     pub fn set(&self, text: &str) -> Result<Published, Refused> {
         let result = self.publish("policy set", text);
-        (self.observer)(&result);
+        (self.observer)(&result.clone().map(Reloaded::Published));
         result
     }
 
@@ -204,7 +209,11 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = told.clone();
         let observer: Observer = Arc::new(move |result| {
-            let word = result.as_ref().map_or_else(|e| e.as_str().to_owned(), |p| p.generation.to_string());
+            let word = match result {
+                Ok(Reloaded::Published(published)) => published.generation.to_string(),
+                Ok(Reloaded::Unchanged) => "unchanged".to_owned(),
+                Err(refused) => refused.as_str().to_owned(),
+            };
             tell.lock().unwrap().push(word);
         });
         (Loader::new(store, Some(path.to_owned()), Vec::new(), Seen::of(text), observer), told)
@@ -216,10 +225,13 @@ mod tests {
         let path = dir.path().join("policy.yaml");
         let (loader, told) = loader(&path, "version: 1\n");
         assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)));
+        told.lock().unwrap().clear();
         for (text, word) in [("version: 2\n", "rejected"), ("{", "rejected")] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(loader.reload().unwrap_err().as_str(), word);
             assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)), "said once");
+            assert_eq!(*told.lock().unwrap(), [word, "unchanged"]);
+            told.lock().unwrap().clear();
             assert_eq!(loader.store().load().number, 1);
         }
         std::fs::write(&path, b"\xff").unwrap();
