@@ -354,6 +354,8 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
     ensure!(given_up["last_exit"]["code"] == 3 && given_up["pid"].is_null(), "{given_up}");
     let listed = stage.call(&["ps"])?.expect_code(0)?.out();
     ensure!(listed.contains("frail (gave-up)"), "{listed}");
+    let shown = stage.call(&["status", &name])?.expect_code(0)?.out();
+    ensure!(shown.contains(" restarts, last exit 3\n"), "{shown}");
     common::ensure_audited(
         stage,
         &name,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use operator::client::{Client, ClientError};
-use operator::types::{SandboxState, Status, Stop, TreeNode};
+use operator::types::{AgentStatus, SandboxState, Status, Stop, TreeNode};
 use tokio::time::timeout;
 
 use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
@@ -63,7 +63,7 @@ fn status_text(s: &Status, paint: Paint) -> String {
         let health = agent.health.as_ref().map_or(String::new(), |health| format!(", {health}"));
         rows.push(vec![
             format!("agent {}", agent.name),
-            format!("{}{pid}{health}, {} restarts", agent.state, agent.restarts),
+            format!("{}{pid}{health}, {} restarts{}", agent.state, agent.restarts, last_exit(agent)),
         ]);
     }
     for provider in &s.providers {
@@ -186,6 +186,12 @@ pub(super) fn age(ms: u64) -> String {
         3600..86400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
         _ => format!("{}d {}h", s / 86400, s % 86400 / 3600),
     }
+}
+
+/// How one that doesn't run came to its end.
+fn last_exit(agent: &AgentStatus) -> String {
+    let code = agent.last_exit.as_ref().and_then(|exit| exit.code).filter(|_| agent.state != "running");
+    code.map(|code| format!(", last exit {code}")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn row(listed: &Listed) -> Vec<String> {
 /// One that nobody starts again without being told to must not look like those that work.
 fn agent(agent: &AgentStatus) -> String {
     match agent.state.as_str() {
-        state @ "gave-up" => format!("{} ({state})", agent.name),
+        state @ ("gave-up" | "exited") => format!("{} ({state})", agent.name),
         _ => agent.name.clone(),
     }
 }

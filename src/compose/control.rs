@@ -245,6 +245,10 @@ impl Desk {
         if self.snapshot().await?.find(&actor).is_none() {
             return Err(self.no_actor(&actor));
         }
+        if actor == "agents" {
+            let why = "'agents' is a supervisor and no actor of its own: name one of them, as in agents/NAME";
+            return Err(Fault::new(Code::NotFound, why));
+        }
         // On record before the actor is gone: it may be the one that writes the record.
         let accepted = self.done(by, "crash", actor.clone());
         let sent = match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
