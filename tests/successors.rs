@@ -100,7 +100,7 @@ fn what_is_over_stays_over(stage: &Stage) -> Result<()> {
     };
     poll("the ends", PATIENCE, || sandbox.status().ok().filter(over))?;
     let listed = stage.call(&["ps"])?.expect_code(0)?.out();
-    ensure!(listed.contains("never (exited),succeeded (exited)"), "{listed}");
+    ensure!(listed.contains("never (exited),steady,succeeded (exited)"), "{listed}");
     for n in 0..3 {
         let status = replace_supervisor(stage, &sandbox.name)?;
         ensure!(over(&status), "after {n} deaths: {}", status["agents"]);
