@@ -115,7 +115,7 @@ impl Refusal {
             "error": self.code(),
             "layer": denial.map(|denial| denial.layer.as_str()),
             "detail": self.detail(),
-            "host": known.destination.as_ref().map(|destination| destination.host.to_string()),
+            "host": known.destination.as_ref().map(|destination| destination.host.bare()),
             "port": known.destination.as_ref().map(|destination| destination.port),
             "method": known.method,
             "path": known.path,

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use policy::Layer;
-use smol_str::ToSmolStr;
 use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded, in_hex};
 
 use uuid::Uuid;
@@ -108,7 +107,7 @@ fn of(known: &Known) -> Egress {
     let destination = known.destination.as_ref();
     let executable = known.caller.as_ref().map(|caller| &caller.executable);
     Egress {
-        host: destination.map(|destination| destination.host.to_smolstr()).unwrap_or_default(),
+        host: destination.map(|destination| destination.host.bare()).unwrap_or_default(),
         port: destination.map(|destination| destination.port).unwrap_or_default(),
         method: known.method.clone(),
         path: known.path.clone(),
