@@ -34,11 +34,9 @@ impl Journal for Sink {
                 egress.verdict = Recorded::Denied;
                 egress.detail = Some(refusal.detail().into());
                 egress.status = Some(refusal.status().as_u16());
+                egress.policy = refusal.policy(decision.known).map(Text::new);
                 egress.layer = match refusal {
-                    Refusal::Denied(denial) => {
-                        egress.policy = denial.policy.as_deref().map(Text::new);
-                        Text::new_static(denial.layer.as_str())
-                    }
+                    Refusal::Denied(denial) => Text::new_static(denial.layer.as_str()),
                     other => Text::new_static(other.code()),
                 };
             }
@@ -111,7 +109,7 @@ fn of(known: &Known) -> Egress {
         port: destination.map(|destination| destination.port).unwrap_or_default(),
         method: known.method.clone(),
         path: known.path.clone(),
-        binary: executable.map(|executable| executable.path.clone().into()),
+        binary: known.binary().map(|path| path.clone().into()),
         sha256: executable.map(|executable| in_hex(&executable.sha256)),
         generation: known.generation.unwrap_or_default(),
         credentials: known.credentials.clone(),
