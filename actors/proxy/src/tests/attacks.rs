@@ -255,6 +255,7 @@ async fn a_bad_request_is_told_with_the_place_that_it_names() {
     let bed = Bed::new(&rest("up.test", up.port)).await;
     let v6 = "GET http://[2001:db8::1]/%00 HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n".to_owned();
     let odd = "CONNECT 0x7f.1:443 HTTP/1.1\r\nHost: 0x7f.1:443\r\n\r\n".to_owned();
+    let disagreeing = "CONNECT up.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n".to_owned();
     let tls = "GET https://up.test/ok/x HTTP/1.1\r\nHost: up.test\r\n\r\n".to_owned();
     for (bytes, method, host, port) in [
         (get(up.port, "/ok/../../x", ""), "GET", Some("up.test"), Some(up.port)),
@@ -262,6 +263,10 @@ async fn a_bad_request_is_told_with_the_place_that_it_names() {
         (v6, "GET", Some("2001:db8::1"), Some(80)),
         (tls, "GET", Some("up.test"), Some(443)),
         (odd, "CONNECT", None, None),
+        // What the strict reader refuses, before there is a request.
+        (get(up.port, "/ok/\u{e9}", ""), "GET", Some("up.test"), Some(up.port)),
+        (get(up.port, "/ok/x", "X: a\0b\r\n"), "GET", Some("up.test"), Some(up.port)),
+        (disagreeing, "CONNECT", Some("up.test"), Some(443)),
     ] {
         let told = json(&bed.talk(&bytes).await);
         assert_eq!((&told["error"], &told["method"]), (&"bad_request".into(), &method.into()), "{told}");
