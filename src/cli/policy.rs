@@ -105,7 +105,7 @@ fn judge_address(compiled: &Compiled, question: &Question, explanation: &mut Exp
         return;
     };
     explanation.verdict = Verdict::Deny;
-    explanation.rule = None;
+    (explanation.rule, explanation.location) = (None, None);
     explanation.denial = Some(Denial {
         layer: Layer::Ssrf,
         detail: refusal.to_string(),

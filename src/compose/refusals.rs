@@ -80,7 +80,7 @@ impl Journal for Refusals {
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull> {
         if let Verdict::Deny(Refusal::Denied(denial)) = decision.verdict {
             let known = decision.known;
-            let program = known.caller.as_ref().map_or("a program", |caller| &*caller.executable.path);
+            let program = known.binary().map_or("a program", |path| &**path);
             match &known.destination {
                 Some(to) => self.note(&format!("{program} to {}:{}: {}", to.host, to.port, denial.detail)),
                 None => self.note(&format!("{program}: {}", denial.detail)),

@@ -191,9 +191,9 @@ impl Changes {
         let words = |list: Vec<String>| list;
         let allowed = |e: &Endpoint| {
             let access = e.access.map(|a| format!("access: {}", a.as_str()));
-            access.into_iter().chain(e.rules.iter().map(|r| format!("allow {r}"))).collect()
+            access.into_iter().chain(e.rules.iter().map(|r| format!("allow {}", r.rule))).collect()
         };
-        let denied = |e: &Endpoint| e.deny_rules.iter().map(|r| format!("deny {r}")).collect();
+        let denied = |e: &Endpoint| e.deny_rules.iter().map(|r| format!("deny {}", r.rule)).collect();
         self.words(key, &at, (words(allowed(old)), words(allowed(new))), (Effect::Narrower, Effect::Wider));
         self.words(key, &at, (denied(old), denied(new)), (Effect::Wider, Effect::Narrower));
         if old.allowed_ips != new.allowed_ips {

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use crate::content::{OperationKind, Selected};
 use crate::model::{
     Bodies, Endpoint, Entry, GraphqlRule, HttpRule, JsonMatcher, PathRule, Policy, RpcMethod, RpcRule, Rule,
-    ValueMatcher,
+    ValueMatcher, Written,
 };
 use crate::{Glob, Protocol};
 
@@ -123,13 +123,13 @@ fn write_endpoint(out: &mut String, endpoint: &Endpoint) {
     write_rules(out, "deny_rules", &endpoint.deny_rules, false);
 }
 
-fn write_rules(out: &mut String, name: &str, rules: &[Rule], wrapped: bool) {
+fn write_rules(out: &mut String, name: &str, rules: &[Written], wrapped: bool) {
     if rules.is_empty() {
         return;
     }
     line(out, 8, format_args!("{name}:"));
     for rule in rules {
-        let fields = match rule {
+        let fields = match &rule.rule {
             Rule::Http(rule) => http_fields(rule),
             Rule::Rpc(rule) => rpc_fields(rule),
             Rule::Graphql(rule) => graphql_fields(rule),

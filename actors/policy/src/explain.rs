@@ -1,8 +1,8 @@
 //! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and what differs.
 
 mod mend;
+mod words;
 
-use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -11,7 +11,7 @@ use serde::Serialize;
 pub use crate::compiled::Difference;
 use crate::compiled::{Compiled, Near};
 use crate::content::{Content, Reading, SaidText};
-use crate::model::is_inference_local;
+use crate::model::{Origin, is_inference_local};
 use crate::renamed::renamed;
 use crate::second::{self, Second};
 use crate::{
@@ -139,8 +139,10 @@ pub struct Explanation {
     pub treatment: Option<Treatment>,
     /// The entry that decided.
     pub policy: Option<Arc<str>>,
-    /// The rule that decided.
+    /// The rule that decided: one that allows it, or a deny rule. None where it is refused for want of a rule.
     pub rule: Option<Arc<str>>,
+    /// Where that rule stands: `file:line:column`.
+    pub location: Option<String>,
     /// Why it is (or with `enforcement: audit` would be) refused.
     pub denial: Option<Denial>,
     /// Why no rule is asked at all: the request itself is refused, as `bad_request`.
@@ -179,7 +181,7 @@ pub struct Nearest {
     pub endpoint: Arc<str>,
     /// The rule, if it came to rules.
     pub rule: Option<Arc<str>>,
-    /// Where the endpoint stands: `file:line:column`.
+    /// Where the rule stands, or the endpoint if it didn't come to rules: `file:line:column`.
     pub location: String,
     /// What would have to be otherwise.
     pub differs: Vec<Difference>,
@@ -209,6 +211,7 @@ impl Compiled {
             treatment: None,
             policy: None,
             rule: None,
+            location: None,
             denial: None,
             nearest: None,
             mend: None,
@@ -231,12 +234,15 @@ impl Compiled {
         };
         out.treatment = Some(grant.treatment);
         out.policy = Some(grant.policy);
+        out.location = self.origin_of(destination, caller, &grant.rule).map(Origin::to_string);
         out.rule = Some(grant.rule);
         if let Some(asked) = request {
             let (path, query) = match canonical(asked, grant.path_options) {
                 Ok(both) => both,
                 Err(why) => {
-                    (out.verdict, out.rule, out.bad_request) = (Verdict::Deny, None, Some(why));
+                    out.request = words::as_asked(asked, destination);
+                    (out.verdict, out.bad_request) = (Verdict::Deny, Some(why));
+                    (out.rule, out.location) = (None, None);
                     return out;
                 }
             };
@@ -279,13 +285,14 @@ impl Compiled {
             Ok(allowed) => {
                 out.verdict = if allowed.audit_only.is_some() { Verdict::Audit } else { Verdict::Allow };
                 out.policy = Some(allowed.policy);
+                out.location = self.origin_of(to, caller, &allowed.rule).map(Origin::to_string);
                 out.rule = Some(allowed.rule);
                 out.denial = allowed.audit_only.map(|denial| *denial);
             }
             Err(denial) => {
                 out.verdict = Verdict::Deny;
                 out.policy.clone_from(&denial.policy);
-                out.rule = None;
+                (out.rule, out.location) = (None, None);
                 out.denial = Some(denial);
             }
         }
@@ -294,25 +301,45 @@ impl Compiled {
             let renamed = renamed(treatment, facts);
             let methods = std::iter::once(facts.method).chain(renamed.iter().flatten().map(String::as_str));
             let by = |method| RequestFacts { method, ..*facts };
-            let passes = |allowed: Allowed| allowed.audit_only.is_none();
-            let refused = |facts: &RequestFacts<'_>| !self.request(to, caller, facts).is_ok_and(passes);
+            let verdict = out.verdict;
+            let refused = |facts: &RequestFacts<'_>| judged(self.request(to, caller, facts)) == verdict;
             let refused = methods.map(by).find(refused);
-            out.nearest = match refused {
-                Some(facts) => self.nearest_part(to, caller, &facts).map(shown),
+            match refused {
+                Some(facts) => self.explain_refused(out, to, caller, &facts),
                 // For what can't be judged there is no rule.
-                None if renamed.contains(&None) => None,
-                None => self.nearest_second(to, caller, seconds),
-            };
+                None if renamed.contains(&None) => {}
+                None => self.explain_second(out, to, caller, seconds),
+            }
         }
     }
 
-    /// The nearest endpoint to the first second resource that is refused.
-    fn nearest_second(&self, here: &Destination, caller: &Caller, seconds: &[Second]) -> Option<Nearest> {
-        let refused = |second: &&Second| !matches!(second.judge(self, here, caller), Ok(None));
-        let (to, facts) = seconds.iter().find(refused)?.asks(here)?;
+    /// What refuses a request, or comes nearest to letting it through.
+    fn explain_refused(
+        &self,
+        out: &mut Explanation,
+        to: &Destination,
+        caller: &Caller,
+        facts: &RequestFacts<'_>,
+    ) {
+        out.nearest = self.nearest_part(to, caller, facts).map(shown);
+        // Where it is let through all the same, the rule that does so is told, and the other in the denial.
+        if let (Verdict::Deny, Some(clause)) = (out.verdict, self.refusing(to, caller, facts)) {
+            (out.rule, out.location) = (Some(clause.text.clone()), Some(clause.origin.to_string()));
+        }
+    }
+
+    /// The same of the first second resource that is refused.
+    fn explain_second(&self, out: &mut Explanation, here: &Destination, caller: &Caller, seconds: &[Second]) {
+        let refused = |second: &&Second| match second.judge(self, here, caller) {
+            Ok(recorded) => out.verdict == Verdict::Audit && recorded.is_some(),
+            Err(_) => true,
+        };
+        let Some((to, facts)) = seconds.iter().find(refused).and_then(|second| second.asks(here)) else {
+            return;
+        };
         match self.connect(&to, caller) {
-            Ok(_) => self.nearest_part(&to, caller, &facts).map(shown),
-            Err(_) => self.nearest_connection(&to, caller),
+            Ok(_) => self.explain_refused(out, &to, caller, &facts),
+            Err(_) => out.nearest = self.nearest_connection(&to, caller),
         }
     }
 
@@ -330,6 +357,14 @@ impl Compiled {
             Some(near)
         });
         nearest(near.filter(|near| !near.differs.is_empty()))
+    }
+}
+
+fn judged(answer: Result<Allowed, Denial>) -> Verdict {
+    match answer {
+        Ok(Allowed { audit_only: None, .. }) => Verdict::Allow,
+        Ok(_) => Verdict::Audit,
+        Err(_) => Verdict::Deny,
     }
 }
 
@@ -356,8 +391,8 @@ fn shown(near: Near<'_>) -> Nearest {
     Nearest {
         policy: near.place.policy.clone(),
         endpoint: near.place.rule.clone(),
-        rule: near.clause.clone(),
-        location: near.place.origin.to_string(),
+        rule: near.clause.map(|clause| clause.text.clone()),
+        location: near.origin().to_string(),
         differs: near.differs,
     }
 }
@@ -371,57 +406,6 @@ fn related(pattern: &HostPattern, host: &Host) -> bool {
     match host {
         Host::Name(name) => end(&pattern.to_string()).is_some_and(|e| Some(e) == end(name.as_str())),
         Host::Addr(_) => false,
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
-            Verdict::Allow => "ALLOWED",
-            Verdict::Audit => "ALLOWED (audit: it would be refused)",
-            Verdict::Deny => "DENIED",
-        };
-        writeln!(f, "{verdict}  {}  by {}", self.request, self.binary)?;
-        for second in &self.seconds {
-            writeln!(f, "  and so:  {second}")?;
-        }
-        if let (Some(policy), Some(rule)) = (&self.policy, &self.rule) {
-            writeln!(f, "  rule:    {policy}: {rule}")?;
-        }
-        match self.treatment {
-            Some(Treatment::Relay { tls_skip: true }) => {
-                writeln!(f, "  bytes:   relayed unread (tls: skip)")?
-            }
-            Some(Treatment::Relay { tls_skip: false }) => writeln!(f, "  bytes:   relayed unread (L4)")?,
-            Some(Treatment::Inspect { protocol }) => {
-                writeln!(f, "  bytes:   inspected as {}", protocol.as_str())?
-            }
-            None => {}
-        }
-        if let Some(denial) = &self.denial {
-            writeln!(f, "  why:     {} ({})", denial.detail, denial.layer)?;
-        }
-        if let Some(why) = &self.bad_request {
-            writeln!(f, "  why:     {why} (bad_request)")?;
-        }
-        if let Some(note) = self.note {
-            writeln!(f, "  note:    {note}")?;
-        }
-        if let Some(nearest) = &self.nearest {
-            write!(f, "  nearest: {}: {}", nearest.policy, nearest.endpoint)?;
-            if let Some(rule) = &nearest.rule {
-                write!(f, ": {rule}")?;
-            }
-            writeln!(f, "  ({})", nearest.location)?;
-            for difference in &nearest.differs {
-                writeln!(f, "           - {difference}")?;
-            }
-        }
-        if let Some(entry) = &self.mend {
-            writeln!(f, "  mend:    under network_policies this would allow it, and nothing more:")?;
-            entry.lines().try_for_each(|line| writeln!(f, "           {line}"))?;
-        }
-        Ok(())
     }
 }
 

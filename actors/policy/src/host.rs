@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use smol_str::SmolStr;
+use smol_str::{SmolStr, ToSmolStr};
 
 /// Longest DNS name in its text form without the trailing dot (RFC 1035 section 2.3.4: 255 octets on the wire).
 pub const MAX_NAME_BYTES: usize = 253;
@@ -163,6 +163,15 @@ impl Host {
         }
     }
 
+    /// The host alone, as records and answers have it beside its port: an IPv6 address without the brackets of an authority.
+    #[must_use]
+    pub fn bare(&self) -> SmolStr {
+        match self {
+            Self::Name(name) => name.0.clone(),
+            Self::Addr(addr) => addr.to_smolstr(),
+        }
+    }
+
     /// The address, if it is one.
     #[must_use]
     pub fn addr(&self) -> Option<IpAddr> {
@@ -250,6 +259,18 @@ impl<'de> Deserialize<'de> for DomainName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn brackets_belong_to_authorities() {
+        for (text, shown, bare) in [
+            ("[2001:DB8::1]", "[2001:db8::1]", "2001:db8::1"),
+            ("10.0.0.1", "10.0.0.1", "10.0.0.1"),
+            ("A.test", "a.test", "a.test"),
+        ] {
+            let host = Host::parse(text).unwrap();
+            assert_eq!((host.to_string().as_str(), host.bare().as_str()), (shown, bare));
+        }
+    }
 
     #[test]
     fn names_are_folded_to_lower_case_and_nothing_else_is_mended() {

@@ -61,7 +61,7 @@ pub use host::{DomainName, Host, HostError, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use model::{
     Access, Binary, Bodies, Endpoint, Entry, Filesystem, GraphqlRule, HostPattern, HostPatternError,
     HttpRule, JsonMatcher, Landlock, Method, Origin, PathPattern, PathPatternError, PathRule, Pointer,
-    Policy, Process, QueryMatcher, Rewrites, RpcMethod, RpcRule, Rule, ValueMatcher, WEBSOCKET_TEXT,
+    Policy, Process, QueryMatcher, Rewrites, RpcMethod, RpcRule, Rule, ValueMatcher, WEBSOCKET_TEXT, Written,
 };
 pub use path::{CanonicalPath, MAX_PATH_BYTES, PathError, PathOptions};
 pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};

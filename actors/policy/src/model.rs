@@ -155,9 +155,9 @@ pub struct Endpoint {
     /// `access`, if the file has it instead of rules.
     pub access: Option<Access>,
     /// `rules`.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Written>,
     /// `deny_rules`.
-    pub deny_rules: Vec<Rule>,
+    pub deny_rules: Vec<Written>,
     /// Ranges in which the host's addresses must lie.
     pub allowed_ips: Vec<IpNet>,
     /// Whether `%2F` may stand in a path.
@@ -166,6 +166,15 @@ pub struct Endpoint {
     pub bodies: Bodies,
     /// Where placeholders of credentials are replaced, other than in heads.
     pub rewrites: Rewrites,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// A rule with its place in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// What it says.
+    pub rule: Rule,
     /// Where it stands.
     pub origin: Origin,
 }

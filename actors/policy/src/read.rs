@@ -359,7 +359,7 @@ impl<'a> Reader<'a> {
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
-        // Every endpoint has an origin: counting lines from the top each time would make long files slow.
+        // Every endpoint and rule has an origin: counting lines from the top each time would make long files slow.
         let line = self.lines.partition_point(|start| *start <= span.start);
         let start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
         let column = self.source.get(start..span.start).map_or(1, |text| text.chars().count() + 1);

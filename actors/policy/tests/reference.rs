@@ -65,7 +65,7 @@ fn the_slow_matcher_compares_values() {
     let text = "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: 443, protocol: mcp, rules: [ { allow: { method: tools/call, tool: t, arguments: { n: 5 } } } ] } ] } }\n";
     let policy = policy::parse("p", text).unwrap().policy;
     let endpoint = &policy.network()[0].endpoints[0];
-    let Rule::Rpc(rule) = &endpoint.rules[0] else { panic!() };
+    let Rule::Rpc(rule) = &endpoint.rules[0].rule else { panic!() };
     let call = |value: Value| Part::Call {
         method: "tools/call".into(),
         tool: Some("t".into()),

@@ -105,6 +105,14 @@ impl Refusal {
         }
     }
 
+    /// The entry that refused it or comes nearest to allowing it; of what no layer refused, the entry that had let it come so far.
+    pub fn policy<'a>(&'a self, known: &'a Known) -> Option<&'a str> {
+        match self {
+            Self::Denied(denial) => denial.policy.as_deref(),
+            _ => known.policy.as_deref(),
+        }
+    }
+
     /// The JSON body.
     pub fn body(&self, known: &Known) -> Vec<u8> {
         let denial = match self {
@@ -115,12 +123,12 @@ impl Refusal {
             "error": self.code(),
             "layer": denial.map(|denial| denial.layer.as_str()),
             "detail": self.detail(),
-            "host": known.destination.as_ref().map(|destination| destination.host.to_string()),
+            "host": known.destination.as_ref().map(|destination| destination.host.bare()),
             "port": known.destination.as_ref().map(|destination| destination.port),
             "method": known.method,
             "path": known.path,
-            "binary": known.caller.as_ref().map(|caller| &*caller.executable.path),
-            "policy": denial.and_then(|denial| denial.policy.as_deref()),
+            "binary": known.binary(),
+            "policy": self.policy(known),
             "request_id": known.request_id.to_string(),
             "hint": self.hint(),
         })
@@ -190,8 +198,13 @@ pub struct Known {
     pub path: Option<SmolStr>,
     /// Who asks, once that is established.
     pub caller: Option<Arc<Caller>>,
-    /// Number of the policy generation that judges it, once it came to that.
+    /// Path of the program that asks, where who it is can't be established but its name is known.
+    pub program: Option<Arc<str>>,
+    /// Number of the policy generation that judges it, once it came to that; of a caller that isn't who it should be, the
+    /// one in force.
     pub generation: Option<u64>,
+    /// The policy entry that has let it come so far.
+    pub policy: Option<Arc<str>>,
     /// Names of the credentials that it carries.
     pub credentials: Vec<SmolStr>,
 }
@@ -206,9 +219,16 @@ impl Known {
             method: None,
             path: None,
             caller: None,
+            program: None,
             generation: None,
+            policy: None,
             credentials: Vec::new(),
         }
+    }
+
+    /// Path of the program that asks.
+    pub fn binary(&self) -> Option<&Arc<str>> {
+        self.caller.as_ref().map(|caller| &caller.executable.path).or(self.program.as_ref())
     }
 }
 
@@ -270,5 +290,29 @@ mod tests {
         assert!(value["hint"].as_str().is_some_and(|hint| !hint.is_empty()));
         assert_eq!(value["request_id"], known.request_id.to_string());
         assert_eq!(refusal.response(&known).status(), 403);
+    }
+
+    #[test]
+    fn the_entry_is_the_one_that_refused_or_had_let_it_come_so_far() {
+        let mut known = Known::nothing("127.0.0.1:9".parse().unwrap());
+        known.policy = Some("github".into());
+        let told = |refusal: Refusal| -> serde_json::Value {
+            serde_json::from_slice(&refusal.body(&known)).unwrap()
+        };
+        assert_eq!(told(Refusal::Unreachable("x".to_owned()))["policy"], "github");
+        assert_eq!(told(Refusal::Timeout("x".to_owned()))["policy"], "github");
+        let denial = Denial { layer: Layer::L4, detail: "x".to_owned(), policy: None, hint: None };
+        assert!(told(Refusal::Denied(denial))["policy"].is_null());
+    }
+
+    #[test]
+    fn an_address_stands_without_brackets_and_a_program_by_its_name_alone() {
+        let mut known = Known::nothing("127.0.0.1:9".parse().unwrap());
+        known.destination = Some(Destination { host: Host::parse("[2001:db8::1]").unwrap(), port: 80 });
+        known.program = Some("/usr/bin/changed".into());
+        let refusal = Refusal::BadRequest("x".to_owned());
+        let value: serde_json::Value = serde_json::from_slice(&refusal.body(&known)).unwrap();
+        assert_eq!((&value["host"], &value["port"]), (&"2001:db8::1".into(), &80.into()));
+        assert_eq!(value["binary"], "/usr/bin/changed");
     }
 }

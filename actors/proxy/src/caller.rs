@@ -68,8 +68,8 @@ impl Identify for Identities {
             match self.identifier.judge(client, local, look).await {
                 Ok(judged) => Ok(judged.caller().clone()),
                 Err(why) => {
-                    if let Unidentified::Changed(change) = &why {
-                        (self.changed)(change);
+                    if let Unidentified::Changed { changed, .. } = &why {
+                        (self.changed)(changed);
                     }
                     Err(why.into())
                 }
@@ -91,10 +91,27 @@ impl Identify for Identities {
 pub enum Unjudged {
     /// Who holds the connection is known, and may not.
     Another(Denial),
+    /// The same, of a program whose path can be told.
+    Named {
+        /// Why it may not.
+        denial: Denial,
+        /// The path.
+        program: Arc<str>,
+    },
     /// Nobody knows who does: nobody at all, or who can't be told in time.
     Untold(Denial),
     /// Whose it is has no more room for it.
     TooMany(TooMany),
+}
+
+impl Unjudged {
+    /// Path of the program that asks, where that much is known.
+    pub(crate) fn program(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Named { program, .. } => Some(program),
+            Self::Another(_) | Self::Untold(_) | Self::TooMany(_) => None,
+        }
+    }
 }
 
 impl From<TooMany> for Refusal {
@@ -106,7 +123,9 @@ impl From<TooMany> for Refusal {
 impl From<Unjudged> for Refusal {
     fn from(unjudged: Unjudged) -> Self {
         match unjudged {
-            Unjudged::Another(denial) | Unjudged::Untold(denial) => Self::Denied(denial),
+            Unjudged::Another(denial) | Unjudged::Named { denial, .. } | Unjudged::Untold(denial) => {
+                Self::Denied(denial)
+            }
             Unjudged::TooMany(why) => why.into(),
         }
     }
@@ -313,7 +332,9 @@ impl Claim {
                         tokio::task::yield_now().await;
                     }
                 }
-                Err(Unjudged::Another(denial)) => return (Stop::Hands, Some(denial)),
+                Err(Unjudged::Another(denial) | Unjudged::Named { denial, .. }) => {
+                    return (Stop::Hands, Some(denial));
+                }
                 Err(Unjudged::Untold(_)) if held => {
                     if !self.is_open().await {
                         return (Stop::Left, None);
@@ -356,7 +377,10 @@ impl Claim {
         // Its program, that is: ancestors end, and the policy judges those that are left.
         let now = asked.and_then(|now| match now.executable == first.executable {
             true => Ok(now),
-            false => Err(Unjudged::Another(changed_hands(first, &now))),
+            false => Err(Unjudged::Named {
+                denial: changed_hands(first, &now),
+                program: now.executable.path.clone(),
+            }),
         });
         // As old as the question: the look was later.
         self.last.store(now.as_ref().ok().map(|now| Arc::new((now.clone(), begun))));

@@ -1,12 +1,13 @@
 //! What the requests of one connection share, and what the proxy as a whole brings to them.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
-use policy::{AddressRule, Caller, Party};
+use policy::{AddressRule, Caller, Destination, Party};
 use redactor::Guesses;
 use uuid::Uuid;
 
@@ -90,6 +91,37 @@ pub(crate) enum Next {
     },
 }
 
+/// What a tunnel was judged by: what is told of everything in it that is refused before it is judged itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    pub(crate) destination: Destination,
+    pub(crate) policy: Option<Arc<str>>,
+    caller: Arc<Caller>,
+    generation: u64,
+}
+
+impl Ground {
+    pub(crate) fn of(granted: &Granted) -> Self {
+        Self {
+            destination: granted.destination.clone(),
+            policy: granted.entry().cloned(),
+            caller: Arc::clone(&granted.caller),
+            generation: granted.generation,
+        }
+    }
+
+    /// As what is known of something that came by it.
+    pub(crate) fn known(self, client: SocketAddr) -> Known {
+        Known {
+            destination: Some(self.destination),
+            caller: Some(self.caller),
+            generation: Some(self.generation),
+            policy: self.policy,
+            ..Known::nothing(client)
+        }
+    }
+}
+
 /// One HTTP connection of the agent (a socket, or a tunnel inside one).
 pub(crate) struct Conn {
     pub(crate) deps: Arc<Deps>,
@@ -99,7 +131,7 @@ pub(crate) struct Conn {
     /// Addresses that CONNECT already resolved; for the first dial.
     pub(crate) addresses: Mutex<Option<address::Judged>>,
     /// The tunnel's decision, where it is one.
-    rests_on: Option<Live>,
+    rests_on: Option<(Live, Ground)>,
     /// Held while HTTP is served on it.
     seat: Mutex<Option<Seat>>,
     next: Mutex<Option<Next>>,
@@ -131,19 +163,24 @@ impl Conn {
     }
 
     /// A connection that is over when this decision falls, whatever its requests' own decisions are.
-    pub(crate) fn resting_on(self, live: Live) -> Self {
-        Self { rests_on: Some(live), ..self }
+    pub(crate) fn resting_on(self, live: Live, ground: Ground) -> Self {
+        Self { rests_on: Some((live, ground)), ..self }
     }
 
     /// What is known of a request on it before any of it was read.
     pub(crate) fn known(&self) -> Known {
-        Known { destination: self.scope.leads_to().cloned(), ..Known::nothing(self.claim.client()) }
+        match &self.rests_on {
+            Some((_, ground)) => ground.clone().known(self.claim.client()),
+            None => {
+                Known { destination: self.scope.leads_to().cloned(), ..Known::nothing(self.claim.client()) }
+            }
+        }
     }
 
     /// Resolves when the decision falls that the connection as a whole rests on.
     pub(crate) async fn revoked(&self) {
         match &self.rests_on {
-            Some(live) => live.revoked().await,
+            Some((live, _)) => live.revoked().await,
             None => std::future::pending().await,
         }
     }

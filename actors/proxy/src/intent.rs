@@ -167,6 +167,23 @@ impl Intent {
         }
     }
 
+    /// Where a request leads that has no intent, as far as it says so in a form that can be read: for the answer and the record
+    /// alone.
+    pub(crate) fn place(scope: &Scope, parts: &Parts) -> Option<Destination> {
+        match scope {
+            Scope::Fixed { destination, .. } => Some(destination.clone()),
+            Scope::Claimed { port } => claimed(parts, *port).ok(),
+            Scope::Explicit => {
+                let default_port = match parts.uri.scheme_str() {
+                    Some("http") => Some(80),
+                    Some("https") => Some(443),
+                    _ => None,
+                };
+                target(parts, default_port).ok()
+            }
+        }
+    }
+
     /// The intent of a connection that was made to an address: a tunnel to what that stands for.
     pub(crate) fn captured(destination: Destination) -> Self {
         Self { destination, ask: Ask::Tunnel }
@@ -436,6 +453,25 @@ mod tests {
             ),
         ] {
             assert!(Intent::of(scope, &parts(method, uri, headers)).is_err(), "{method} {uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_for_another_reason_still_leads_somewhere() {
+        let claimed = Scope::Claimed { port: 8080 };
+        for (scope, method, uri, headers, wanted) in [
+            (&Scope::Explicit, "GET", "http://a.test/..", &[][..], Some("a.test:80")),
+            (&Scope::Explicit, "GET", "https://a.test/", &[], Some("a.test:443")),
+            (&Scope::Explicit, "CONNECT", "a.test:443", &[("host", "b.test:443")], Some("a.test:443")),
+            (&Scope::Explicit, "CONNECT", "0x7f000001:443", &[], None),
+            (&Scope::Explicit, "GET", "/x", &[("host", "a.test")], None),
+            (&claimed, "GET", "/%00", &[("host", "a.test")], Some("a.test:8080")),
+            (&fixed(), "GET", "/%00", &[("host", "b.test")], Some("a.test:443")),
+        ] {
+            let parts = parts(method, uri, headers);
+            assert!(Intent::of(scope, &parts).is_err(), "{method} {uri}");
+            let place = Intent::place(scope, &parts).map(|place| place.to_string());
+            assert_eq!(place.as_deref(), wanted, "{method} {uri}");
         }
     }
 

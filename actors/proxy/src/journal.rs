@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use policy::Layer;
-use smol_str::ToSmolStr;
 use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded, in_hex};
 
 use uuid::Uuid;
@@ -35,11 +34,9 @@ impl Journal for Sink {
                 egress.verdict = Recorded::Denied;
                 egress.detail = Some(refusal.detail().into());
                 egress.status = Some(refusal.status().as_u16());
+                egress.policy = refusal.policy(decision.known).map(Text::new);
                 egress.layer = match refusal {
-                    Refusal::Denied(denial) => {
-                        egress.policy = denial.policy.as_deref().map(Text::new);
-                        Text::new_static(denial.layer.as_str())
-                    }
+                    Refusal::Denied(denial) => Text::new_static(denial.layer.as_str()),
                     other => Text::new_static(other.code()),
                 };
             }
@@ -108,11 +105,11 @@ fn of(known: &Known) -> Egress {
     let destination = known.destination.as_ref();
     let executable = known.caller.as_ref().map(|caller| &caller.executable);
     Egress {
-        host: destination.map(|destination| destination.host.to_smolstr()).unwrap_or_default(),
+        host: destination.map(|destination| destination.host.bare()).unwrap_or_default(),
         port: destination.map(|destination| destination.port).unwrap_or_default(),
         method: known.method.clone(),
         path: known.path.clone(),
-        binary: executable.map(|executable| executable.path.clone().into()),
+        binary: known.binary().map(|path| path.clone().into()),
         sha256: executable.map(|executable| in_hex(&executable.sha256)),
         generation: known.generation.unwrap_or_default(),
         credentials: known.credentials.clone(),

@@ -20,7 +20,7 @@ use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN, CONNECTION_TOTAL};
 use crate::tracker::Place;
 use crate::verdict::Granted;
 use crate::witness::Witness;
-use crate::{capture, outcome, tunnel};
+use crate::{capture, outcome, road, tunnel};
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,14 +152,14 @@ async fn inference_connection(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStr
     let started = Instant::now();
     let mut known = Known::nothing(claim.client());
     known.destination = Some(destination.clone());
-    match claim.judged().await {
+    match road::identified(&deps, &claim, &mut known).await {
         Ok(caller) => {
             let generation = deps.policy.load().number;
             let granted = Granted::to_inference(destination, &caller, generation);
             tunnel::inspected(&deps, &claim, stream, BytesMut::new(), granted, None).await;
         }
-        Err(unjudged) => {
-            let refusal = outcome::refused(&*deps.journal, &known, unjudged.into(), started.elapsed());
+        Err(refusal) => {
+            let refusal = outcome::refused(&*deps.journal, &known, refusal, started.elapsed());
             let mut stream = stream;
             if !tls {
                 crate::serve::last_words(&mut stream, &refusal, &known).await;

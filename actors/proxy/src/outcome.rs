@@ -180,7 +180,7 @@ fn measure(decision: &Decision<'_>) {
         Verdict::Deny(Refusal::Denied(denial)) => {
             (denial.layer.as_str(), Counted::Denied, denial.policy.as_deref())
         }
-        Verdict::Deny(refusal) => (refusal.code(), Counted::Denied, None),
+        Verdict::Deny(refusal) => (refusal.code(), Counted::Denied, refusal.policy(decision.known)),
     };
     metrics::decision(layer, verdict, policy.unwrap_or_default());
     metrics::decision_seconds(decision.took);

@@ -95,7 +95,9 @@ async fn walk(
 ) -> Result<Answer, Refusal> {
     let (mut parts, body) = request.into_parts();
     known.method = Some(parts.method.as_str().into());
-    let intent = Intent::of(&conn.scope, &parts)?;
+    let intent = Intent::of(&conn.scope, &parts).inspect_err(|_| {
+        known.destination = known.destination.take().or_else(|| Intent::place(&conn.scope, &parts));
+    })?;
     known.destination.get_or_insert_with(|| intent.destination().clone());
     if let Ask::Exchange(exchange) = intent.ask() {
         known.method = Some(exchange.method.as_str().into());
@@ -110,6 +112,7 @@ async fn walk(
             let mut exchange = exchange.clone();
             let body = protocol::read(conn, &generation, &granted, &mut exchange, &parts, body).await?;
             let permitted = Permitted::judge(&generation, granted, exchange)?;
+            known.policy = permitted.entry().cloned();
             conn.pool.claim(&caller);
             let sent = credentials::apply(conn, &generation, &permitted, &mut parts, body).await?;
             known.credentials = sent.carried.clone();
@@ -133,10 +136,26 @@ pub(crate) async fn authorise(
     if !deps.journal.has_room() {
         deps.journal.room().await;
     }
-    let caller = claim.judged().await?;
-    known.caller = Some(caller.shared());
+    let caller = identified(deps, claim, known).await?;
     let generation = deps.policy.load();
     known.generation = Some(generation.number);
     let granted = Granted::judge(&generation, intent, &caller)?;
+    known.policy = granted.entry().cloned();
     Ok((caller, generation, granted))
+}
+
+/// Who asks. What was known of the tunnel that this came by is no longer told of it.
+pub(crate) async fn identified(
+    deps: &Deps,
+    claim: &Arc<Claim>,
+    known: &mut Known,
+) -> Result<Judged, Refusal> {
+    let judged = claim.judged().await;
+    known.policy = None;
+    known.caller = judged.as_ref().ok().map(Judged::shared);
+    judged.map_err(|unjudged| {
+        known.program = unjudged.program().cloned();
+        known.generation = Some(deps.policy.load().number);
+        unjudged.into()
+    })
 }

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use policy::Destination;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -30,6 +31,7 @@ use crate::room::Heads;
 use crate::stall::Watch;
 use crate::strict::Violation;
 use crate::strict::io::{Remains, StrictIo};
+use crate::strict::named::Named;
 use crate::tls::Prefixed;
 
 /// Empties a connection's pool and gives back its seat when it is served no more, however that ends.
@@ -111,10 +113,11 @@ where
         last_words(&mut parts.io.into_inner().into_remains().stream, &refusal, &known).await;
         return None;
     }
-    let strict = parts.io.into_inner();
+    let mut strict = parts.io.into_inner();
     // A body that broke before its request had an answer took the request with it: nothing of one was written.
     let abandoned = strict.heads() > answered.load(Ordering::Relaxed);
     let unanswered = strict.unanswered().or(conn.violation().filter(|_| abandoned));
+    let named = strict.take_named();
     let mut remains = strict.into_remains();
     if let Some(next) = conn.take_next() {
         // The strict reader passed nothing behind the request that led here, so the library holds nothing.
@@ -122,7 +125,7 @@ where
         return Some((next, remains));
     }
     if let Some(violation) = unanswered {
-        malformed(conn, &mut remains.stream, violation).await;
+        malformed(conn, &mut remains.stream, violation, named).await;
     } else if conn.was_refused() {
         linger(&mut remains.stream).await;
     } else {
@@ -132,11 +135,21 @@ where
 }
 
 /// Answers a head that never became a request.
-async fn malformed<T>(conn: &Conn, stream: &mut T, violation: Violation)
+async fn malformed<T>(conn: &Conn, stream: &mut T, violation: Violation, named: Option<Named>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let (known, refusal) = turned_away(conn, Refusal::Malformed(violation));
+    let mut known = conn.known();
+    if let Some(Named { method, authority }) = named {
+        known.method = Some(method);
+        let place = || {
+            let (authority, default_port) = authority?;
+            Destination::of_authority(&authority, default_port).ok()
+        };
+        known.destination = known.destination.or_else(place);
+    }
+    let refusal = Refusal::Malformed(violation);
+    let refusal = outcome::refused(&*conn.deps.journal, &known, refusal, Duration::ZERO);
     last_words(stream, &refusal, &known).await;
 }
 
@@ -240,7 +253,7 @@ where
             Ok(_) => return http1(conn, stream, seen).await,
             Err(_) if seen.is_empty() => return None,
             Err(_) => {
-                malformed(conn, &mut stream, Violation::Slow).await;
+                malformed(conn, &mut stream, Violation::Slow, None).await;
                 return None;
             }
         }

@@ -30,7 +30,7 @@ use crate::address::{self, Dialled};
 use crate::answer::{Known, Refusal};
 use crate::body::empty;
 use crate::caller::Claim;
-use crate::conn::{Conn, Deps, Next};
+use crate::conn::{Conn, Deps, Ground, Next};
 use crate::intent::Scope;
 use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, REVOKED_GRACE, TLS_HANDSHAKE, TUNNEL_IDLE};
 use crate::outcome::Finished;
@@ -194,7 +194,7 @@ async fn relayed<T: Side>(
     known: Known,
 ) {
     let started = Instant::now();
-    let destination = granted.destination.clone();
+    let ground = Ground::of(&granted);
     let Dialled { stream: upstream, reached, way: _way } = upstream;
     let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
     let meter = Meter::default();
@@ -202,14 +202,14 @@ async fn relayed<T: Side>(
         // From the beginning: a server may speak first, and for long, to whoever listens.
         let mut stop = pin!(stop(conn, &known, &live, &meter));
         let begun = tokio::select! {
-            begun = meter.unless_held(begin(stream, surplus, upstream, &destination, &meter)) => begun,
+            begun = meter.unless_held(begin(stream, surplus, upstream, &ground.destination, &meter)) => begun,
             why = &mut stop => Err(Over::Ended(why.into())),
             () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
         };
         match begun {
             Ok(Begun { agent, upstream }) => agent.relay_to(upstream, &meter, stop).await,
             Err(Over::Refused(denial)) => {
-                return drop(refused(&conn.deps, &conn.claim, destination, denial));
+                return drop(refused(&conn.deps, &conn.claim, ground, denial));
             }
             Err(Over::Ended(end)) => meter.ended(end),
         }
@@ -279,10 +279,10 @@ pub(crate) async fn inspected<T>(
 ) where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let destination = granted.destination.clone();
+    let ground = Ground::of(&granted);
     let live = deps.tracker.track(granted, None, None).await;
     let told = live.revoked();
-    let spoken = Spoken { destination, addresses, live };
+    let spoken = Spoken { ground, addresses, live };
     tokio::select! {
         () = speak(deps, claim, stream, surplus, spoken) => {}
         // It ends by itself, telling whoever listens; unless that takes too long.
@@ -292,7 +292,7 @@ pub(crate) async fn inspected<T>(
 
 /// An inspected tunnel before its first bytes.
 struct Spoken {
-    destination: Destination,
+    ground: Ground,
     addresses: Option<address::Judged>,
     live: Live,
 }
@@ -301,14 +301,15 @@ async fn speak<T>(deps: &Arc<Deps>, claim: &Arc<Claim>, mut stream: T, mut seen:
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Spoken { destination, addresses, live } = spoken;
+    let Spoken { ground, addresses, live } = spoken;
+    let destination = ground.destination.clone();
     let first = tokio::select! {
         first = look(&mut stream, &mut seen) => first,
         () = live.revoked() => None,
     };
     let Some(first) = first else { return };
     if let Err(denial) = judge_first(&first, &destination, false) {
-        let (refusal, known) = refused(deps, claim, destination, denial);
+        let (refusal, known) = refused(deps, claim, ground, denial);
         if ssh::begins(&seen) {
             serve::farewell(&mut stream, &ssh::last_words(&refusal, &known)).await;
         }
@@ -317,7 +318,7 @@ where
     let tls = matches!(first, First::Tls(_));
     let scope = Scope::Fixed { destination: destination.clone(), tls };
     let conn = Conn::new(Arc::clone(deps), scope, Arc::clone(claim));
-    let conn = Arc::new(conn.with_addresses(addresses).resting_on(live));
+    let conn = Arc::new(conn.with_addresses(addresses).resting_on(live, ground));
     if !tls {
         return requests(&conn, stream, seen).await;
     }
@@ -430,9 +431,9 @@ fn not_http() -> Denial {
 }
 
 /// Records why a tunnel is closed. It can't be told in HTTP, which is not what the agent speaks.
-fn refused(deps: &Deps, claim: &Claim, destination: Destination, denial: Denial) -> (Refusal, Known) {
-    let mut known = Known::nothing(claim.client());
-    known.destination = Some(destination);
+fn refused(deps: &Deps, claim: &Claim, ground: Ground, denial: Denial) -> (Refusal, Known) {
+    let denial = Denial { policy: ground.policy.clone(), ..denial };
+    let known = ground.known(claim.client());
     let refusal = outcome::refused(&*deps.journal, &known, Refusal::Denied(denial), Duration::ZERO);
     (refusal, known)
 }

@@ -57,9 +57,14 @@ impl Granted {
         Self { destination, caller: caller.shared(), grant: None, generation }
     }
 
+    /// The policy entry, by its name.
+    pub(crate) fn entry(&self) -> Option<&Arc<str>> {
+        self.grant.as_ref().map(|grant| &grant.policy)
+    }
+
     /// The policy entry's name, for records.
     pub fn policy(&self) -> Option<&str> {
-        self.grant.as_ref().map(|grant| &*grant.policy)
+        self.entry().map(|entry| &**entry)
     }
 }
 
@@ -103,11 +108,16 @@ impl Permitted {
 
     /// Refuses it after all, naming the entry that let it through.
     pub(crate) fn but(&self, denial: Denial) -> Refusal {
-        Refusal::Denied(Denial { policy: self.policy().map(Into::into), ..denial })
+        Refusal::Denied(Denial { policy: self.entry().cloned(), ..denial })
+    }
+
+    /// The policy entry, by its name.
+    pub(crate) fn entry(&self) -> Option<&Arc<str>> {
+        self.allowed.as_ref().map(|allowed| &allowed.policy).or_else(|| self.granted.entry())
     }
 
     /// The policy entry's name, for records.
     pub fn policy(&self) -> Option<&str> {
-        self.allowed.as_ref().map(|allowed| &*allowed.policy).or_else(|| self.granted.policy())
+        self.entry().map(|entry| &**entry)
     }
 }

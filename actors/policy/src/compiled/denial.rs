@@ -1,7 +1,6 @@
 //! Why something is refused, and what comes nearest to allowing it. Only here does deciding allocate.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,7 +8,7 @@ use super::place::{Clause, Test, known, methods};
 use super::{Compiled, Place, Programs};
 use crate::content::rpc::is_plain_tool;
 use crate::content::{Message, Operation, Part, SocketMessage, Text};
-use crate::model::{Bodies, GraphqlRule, HttpRule, RpcRule, Rule};
+use crate::model::{Bodies, GraphqlRule, HttpRule, Origin, RpcRule, Rule};
 use crate::{Caller, Denial, Destination, Layer, Protocol, RequestFacts};
 
 /// Most programs or ports that a message lists.
@@ -127,7 +126,7 @@ fn list<T: fmt::Display>(items: impl ExactSizeIterator<Item = T>) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Near<'p> {
     pub(crate) place: &'p Place,
-    pub(crate) clause: Option<Arc<str>>,
+    pub(crate) clause: Option<&'p Clause>,
     pub(crate) differs: Vec<Difference>,
 }
 
@@ -136,10 +135,15 @@ impl Near<'_> {
         self.differs.iter().map(Difference::weight).sum()
     }
 
+    /// Where the rule stands, or the endpoint if it came to no rule.
+    pub(crate) fn origin(&self) -> &Origin {
+        self.clause.map_or(&self.place.origin, |clause| &clause.origin)
+    }
+
     /// In words, for a hint.
     pub(crate) fn words(&self) -> String {
         let what = match &self.clause {
-            Some(clause) => format!("{} {}: {clause}", self.place.policy, self.place.rule),
+            Some(clause) => format!("{} {}: {}", self.place.policy, self.place.rule, clause.text),
             None => format!("{} {}", self.place.policy, self.place.rule),
         };
         let differs: Vec<String> = self.differs.iter().map(Difference::to_string).collect();
@@ -210,7 +214,7 @@ impl Compiled {
                 facts.method, to.host, facts.path, clause.text
             ),
             policy: Some(place.policy.clone()),
-            hint: Some(format!("the rule is at {}", place.origin.for_agents())),
+            hint: Some(format!("the rule is at {}", clause.origin.for_agents())),
         }
     }
 
@@ -290,7 +294,7 @@ impl Compiled {
             place.allow.iter().map(|clause| (clause, rule_differences(clause, facts, part, &place.bodies)));
         let weight = |d: &Vec<Difference>| d.iter().map(Difference::weight).sum::<u32>();
         let nearest = rules.min_by_key(|(_, differs)| weight(differs));
-        let clause = nearest.as_ref().map(|(clause, _)| clause.text.clone());
+        let clause = nearest.as_ref().map(|(clause, _)| *clause);
         own.extend(nearest.into_iter().flat_map(|(_, differs)| differs));
         Near { place, clause, differs: own }
     }

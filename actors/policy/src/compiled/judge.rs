@@ -1,9 +1,11 @@
 //! The two decisions: may this program connect there, may this request (and each part of it) be sent.
 
+use std::sync::Arc;
+
 use super::place::{Clause, Test};
 use super::{Compiled, Near, Place};
 use crate::content::{Asks, Content, Part, Unreadable};
-use crate::model::{Rewrites, Rule};
+use crate::model::{Origin, Rewrites, Rule};
 use crate::{
     Allowed, Caller, CanonicalPath, Denial, Destination, Grant, PathOptions, Protocol, RequestFacts,
 };
@@ -130,19 +132,63 @@ impl Compiled {
         caller: &'p Caller,
         facts: &RequestFacts<'_>,
     ) -> Option<Near<'p>> {
-        let refused = |part: &Part<'_>| match self.part(to, caller, facts, *part) {
-            Ok(allowed) => allowed.audit_only.is_some(),
-            Err(_) => true,
+        self.nearest_request(to, caller, facts, self.refused_part(to, caller, facts)?)
+    }
+
+    /// The deny rule that refuses the first part that is refused, or would be; none where it is refused because no rule
+    /// allows it.
+    pub(crate) fn refusing<'p>(
+        &'p self,
+        to: &'p Destination,
+        caller: &'p Caller,
+        facts: &RequestFacts<'_>,
+    ) -> Option<&'p Clause> {
+        let votes = self.votes(to, caller, facts, self.refused_part(to, caller, facts)?);
+        votes.refused.or(votes.would_refuse).map(|(_, clause)| clause)
+    }
+
+    /// Where what let a request through stands: the rule, or the endpoint.
+    pub(crate) fn origin_of<'p>(
+        &'p self,
+        to: &'p Destination,
+        caller: &'p Caller,
+        rule: &Arc<str>,
+    ) -> Option<&'p Origin> {
+        // The very text: two rules may say the same.
+        self.granting(&to.host, to.port, caller).find_map(|place| {
+            let clause = || place.allow.iter().find(|clause| Arc::ptr_eq(&clause.text, rule));
+            match Arc::ptr_eq(&place.rule, rule) {
+                true => Some(&place.origin),
+                false => clause().map(|clause| &clause.origin),
+            }
+        })
+    }
+
+    /// The first part that is refused; if none is, the first that would be.
+    fn refused_part<'f>(
+        &self,
+        to: &Destination,
+        caller: &Caller,
+        facts: &RequestFacts<'f>,
+    ) -> Option<Part<'f>> {
+        let refused = |part: &Part<'_>| self.part(to, caller, facts, *part).is_err();
+        let recorded = |part: &Part<'_>| {
+            self.part(to, caller, facts, *part).is_ok_and(|allowed| allowed.audit_only.is_some())
         };
-        let part = match facts.content {
-            Content::Rpc(messages) => messages.iter().map(Part::Rpc).find(refused),
-            Content::Graphql(operations) => operations.iter().map(Part::Graphql).find(refused),
+        match facts.content {
+            Content::Rpc(messages) => {
+                let parts = || messages.iter().map(Part::Rpc);
+                parts().find(refused).or_else(|| parts().find(recorded))
+            }
+            Content::Graphql(operations) => {
+                let parts = || operations.iter().map(Part::Graphql);
+                parts().find(refused).or_else(|| parts().find(recorded))
+            }
             Content::Unread => Some(Part::Head),
             Content::Text(text) => Some(Part::Text(text)),
             Content::Binary => Some(Part::Binary),
             Content::Unreadable(why) => Some(Part::Unreadable(why)),
-        };
-        self.nearest_request(to, caller, facts, part?)
+        }
     }
 
     fn part(
@@ -152,6 +198,16 @@ impl Compiled {
         facts: &RequestFacts<'_>,
         part: Part<'_>,
     ) -> Result<Allowed, Denial> {
+        self.count(&self.votes(to, caller, facts, part), to, caller, facts, part)
+    }
+
+    fn votes<'p>(
+        &'p self,
+        to: &'p Destination,
+        caller: &'p Caller,
+        facts: &RequestFacts<'_>,
+        part: Part<'_>,
+    ) -> Votes<'p> {
         let mut votes = Votes::default();
         for place in self.granting(&to.host, to.port, caller) {
             votes.granted.get_or_insert(place);
@@ -162,7 +218,7 @@ impl Compiled {
                 }
             }
         }
-        self.count(&votes, to, caller, facts, part)
+        votes
     }
 
     fn count(
@@ -217,7 +273,7 @@ fn all<'a>(
     }
 }
 
-fn allowed(place: &Place, rule: std::sync::Arc<str>, audit_only: Option<Denial>) -> Allowed {
+fn allowed(place: &Place, rule: Arc<str>, audit_only: Option<Denial>) -> Allowed {
     Allowed { policy: place.policy.clone(), rule, audit_only: audit_only.map(Box::new) }
 }
 

@@ -7,7 +7,7 @@ use crate::content::rpc::is_plain_tool;
 use crate::content::{Message, Operation, Part, Selected, SocketMessage, Text};
 use crate::model::{
     Access, Binary, Bodies, Endpoint, Entry, GraphqlRule, HostPattern, HttpRule, Method, Origin, PathPattern,
-    Rewrites, RpcRule, Rule, WEBSOCKET_TEXT,
+    Rewrites, RpcRule, Rule, WEBSOCKET_TEXT, Written,
 };
 use crate::{AddressRule, Caller, CanonicalPath, Host, PathOptions, Protocol, RequestFacts, Treatment};
 
@@ -36,6 +36,8 @@ pub(crate) struct Place {
 pub(crate) struct Clause {
     pub(crate) text: Arc<str>,
     pub(crate) test: Test,
+    /// Where it stands; what no line of its own says, where its endpoint does.
+    pub(crate) origin: Origin,
 }
 
 #[derive(Debug)]
@@ -140,11 +142,13 @@ impl Place {
             allow.push(Clause {
                 text: format!("access: {}", access.as_str()).into(),
                 test: Test::Access(access),
+                origin: endpoint.origin.clone(),
             });
         }
-        allow.extend(endpoint.rules.iter().map(|rule| clause("allow", rule, endpoint.protocol)));
+        allow.extend(endpoint.rules.iter().map(|written| clause("allow", written, endpoint.protocol)));
         if endpoint.bodies.known_mcp_methods && endpoint.rules.is_empty() {
-            allow.push(clause("allow", &Rule::Rpc(RpcRule::profile()), endpoint.protocol));
+            let profile = Written { rule: Rule::Rpc(RpcRule::profile()), origin: endpoint.origin.clone() };
+            allow.push(clause("allow", &profile, endpoint.protocol));
         }
         Self {
             policy: entry.name.clone(),
@@ -155,7 +159,7 @@ impl Place {
             treatment,
             audit: endpoint.audit,
             allow: allow.into(),
-            deny: endpoint.deny_rules.iter().map(|rule| clause("deny", rule, endpoint.protocol)).collect(),
+            deny: endpoint.deny_rules.iter().map(|it| clause("deny", it, endpoint.protocol)).collect(),
             addresses: AddressRule {
                 allowed_ips: endpoint.allowed_ips.as_slice().into(),
                 exact_host: matches!(endpoint.host, Some(HostPattern::Exact(_))),
@@ -201,12 +205,12 @@ impl Place {
     }
 }
 
-fn clause(word: &str, rule: &Rule, protocol: Option<Protocol>) -> Clause {
+fn clause(word: &str, Written { rule, origin }: &Written, protocol: Option<Protocol>) -> Clause {
     let test = match (protocol, rule) {
         (Some(Protocol::Websocket), Rule::Graphql(rule)) => Test::Said(rule.clone()),
         (_, rule) => Test::Rule(rule.clone()),
     };
-    Clause { text: format!("{word} {rule}").into(), test }
+    Clause { text: format!("{word} {rule}").into(), test, origin: origin.clone() }
 }
 
 /// The programs of an entry.

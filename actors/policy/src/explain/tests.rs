@@ -26,7 +26,7 @@ fn explain(binary: &str, method: Option<&str>, url: &str) -> Explanation {
 fn an_allowed_request_names_its_rule() {
     let text = explain("/usr/bin/gh", Some("POST"), "https://api.github.com/repos/x/issues").to_string();
     assert!(text.starts_with("ALLOWED  POST api.github.com:443/repos/x/issues  by /usr/bin/gh"), "{text}");
-    assert!(text.contains("rule:    github: allow POST /repos/*/issues"), "{text}");
+    assert!(text.contains("rule:    github: allow POST /repos/*/issues  (p.yaml:10:13)"), "{text}");
     assert!(text.contains("inspected as rest"), "{text}");
 }
 
@@ -131,10 +131,61 @@ fn a_denied_one_names_the_nearest_rule_and_what_differs() {
         assert_eq!(explanation.verdict, Verdict::Deny, "{explanation}");
         let nearest = explanation.nearest.as_ref().unwrap();
         assert_eq!(nearest.differs, wanted, "{explanation}");
-        assert_eq!(nearest.location, "p.yaml:5:9");
+        // The rule's own line where it came to rules, else the endpoint's.
+        let rule = match nearest.rule.as_deref() {
+            None => "p.yaml:5:9",
+            Some("allow GET /repos/**?state=open") => "p.yaml:9:13",
+            Some(_) => "p.yaml:10:13",
+        };
+        assert_eq!(nearest.location, rule, "{explanation}");
         assert!(serde_json::to_string(&explanation).unwrap().contains("\"deny\""));
     }
     assert!(explain("/usr/bin/gh", None, "example.org:22").nearest.is_none());
+}
+
+#[test]
+fn a_deny_rule_that_refuses_is_told_with_its_own_line() {
+    let denied = explain("/usr/bin/gh", Some("GET"), "https://api.github.com/repos/secret/x?state=open");
+    let told = serde_json::to_value(&denied).unwrap();
+    assert_eq!((&told["verdict"], &told["policy"]), (&"deny".into(), &"github".into()));
+    assert_eq!(
+        (&told["rule"], &told["location"]),
+        (&"deny * /repos/secret/**".into(), &"p.yaml:11:23".into())
+    );
+    assert_eq!(told["denial"]["hint"], "the rule is at p.yaml:11:23");
+    let text = denied.to_string();
+    assert!(text.contains("rule:    github: deny * /repos/secret/**  (p.yaml:11:23)"), "{text}");
+    // Also where a header names what it refuses; and nothing is told where no rule refuses.
+    let for_want = explain("/usr/bin/gh", Some("PUT"), "https://api.github.com/repos/x");
+    assert_eq!((for_want.verdict, for_want.rule, for_want.location), (Verdict::Deny, None, None));
+}
+
+#[test]
+fn under_audit_the_rule_that_lets_through_is_told_and_the_other_in_the_denial() {
+    let audit = POLICY.replace("protocol: rest\n", "protocol: rest\n        enforcement: audit\n");
+    let compiled = Compiled::new(&crate::parse("p.yaml", &audit).unwrap().policy).unwrap();
+    let asked = |url| compiled.explain(&Question::parse("/usr/bin/gh", Some("GET"), url).unwrap());
+    let told = asked("https://api.github.com/repos/secret/x?state=open");
+    assert_eq!(
+        (told.verdict, told.rule.as_deref()),
+        (Verdict::Audit, Some("allow GET /repos/**?state=open"))
+    );
+    assert_eq!(told.location.as_deref(), Some("p.yaml:10:13"));
+    assert_eq!(told.denial.unwrap().hint.as_deref(), Some("the rule is at p.yaml:12:23"));
+}
+
+#[test]
+fn what_is_refused_before_any_rule_is_named_whole_and_printable() {
+    for (url, wanted) in [
+        ("https://api.github.com/any/%2F/x", "GET api.github.com:443/any/%2F/x"),
+        ("https://api.github.com/a?b=%", "GET api.github.com:443/a?b=%"),
+        ("https://api.github.com/\u{1b}[2J\u{e9}", "GET api.github.com:443/\\u{1b}[2J\\u{e9}"),
+    ] {
+        let told = explain("/usr/bin/gh", Some("GET"), url);
+        assert!(told.bad_request.is_some(), "{told}");
+        assert!(told.to_string().starts_with(&format!("DENIED  {wanted}  by /usr/bin/gh")), "{told}");
+        assert_eq!(told.request, wanted);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::content::{DEFAULT_BODY_BYTES, Json, MAX_BODY_BYTES, OperationKind, Se
 use crate::fields::{self, Object};
 use crate::model::{
     Bodies, Endpoint, GraphqlRule, JsonMatcher, Pointer, RpcMethod, RpcRule, Rule, ValueMatcher,
-    WEBSOCKET_TEXT,
+    WEBSOCKET_TEXT, Written,
 };
 use crate::yaml::{Node, Value};
 use crate::{Glob, Protocol};
@@ -231,15 +231,15 @@ impl Reader<'_> {
 
     /// What rules about a WebSocket's messages must agree on: one that lets them through unread would make the others moot.
     pub(super) fn check_messages(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
-        let operations = |rule: &Rule| matches!(rule, Rule::Graphql(_));
-        let raw = |rule: &Rule| matches!(rule, Rule::Http(rule) if rule.method.covers(WEBSOCKET_TEXT));
+        let operations = |it: &Written| matches!(&it.rule, Rule::Graphql(_));
+        let raw = |it: &Written| matches!(&it.rule, Rule::Http(rule) if rule.method.covers(WEBSOCKET_TEXT));
         if endpoint.rules.iter().any(operations) && endpoint.rules.iter().any(raw) {
             let message =
                 "`rules` allow messages by `WEBSOCKET_TEXT` beside those that name GraphQL operations";
             self.error(fields.get("rules").unwrap_or(node), message).help =
                 Some("keep one kind; the handshake is `method: GET`".into());
         }
-        let shakes_hands = |rule: &Rule| matches!(rule, Rule::Http(rule) if rule.method.covers("GET"));
+        let shakes_hands = |it: &Written| matches!(&it.rule, Rule::Http(rule) if rule.method.covers("GET"));
         if endpoint.rules.iter().any(operations) && !endpoint.rules.iter().any(shakes_hands) {
             self.warning(fields.get("rules").unwrap_or(node), "no rule here allows the handshake").help =
                 Some("add one with `method: GET` and the path, unless another entry has it".into());
@@ -254,9 +254,9 @@ impl Reader<'_> {
 
     /// What MCP rules must agree on: a broad rule beside rules for single tools would make them moot.
     pub(super) fn check_mcp(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
-        let single = |rule: &Rule| matches!(rule, Rule::Rpc(rule) if !rule.tool.is_empty());
-        let broad = |rule: &Rule| {
-            matches!(rule, Rule::Rpc(rule) if rule.tool.is_empty() && rule.arguments.is_empty()
+        let single = |it: &Written| matches!(&it.rule, Rule::Rpc(rule) if !rule.tool.is_empty());
+        let broad = |it: &Written| {
+            matches!(&it.rule, Rule::Rpc(rule) if rule.tool.is_empty() && rule.arguments.is_empty()
                 && rule.params.is_empty() && rule.method.covers(TOOLS_CALL))
         };
         if !endpoint.rules.iter().any(single) {

@@ -3,20 +3,21 @@
 use super::body_rules::Speaks;
 use super::{Fields, Reader};
 use crate::fields;
-use crate::model::{HttpRule, Method, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT, is_method};
+use crate::model::{HttpRule, Method, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT, Written, is_method};
 use crate::yaml::{Node, Value};
 use crate::{Glob, Protocol};
 
 impl Reader<'_> {
-    pub(super) fn allow_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Rule> {
+    pub(super) fn allow_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Written> {
         self.empty(node, "rules", "take it out, or write `access`");
         self.each(node, |reader, item| {
             let fields = reader.object(item, &fields::ALLOW)?;
-            reader.rule(fields.get("allow")?, speaks, false)
+            let rule = reader.rule(fields.get("allow")?, speaks, false)?;
+            Some(Written { rule, origin: reader.origin(item.span.clone()) })
         })
     }
 
-    pub(super) fn deny_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Rule> {
+    pub(super) fn deny_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Written> {
         self.empty(node, "deny_rules", "take it out");
         self.each(node, |reader, item| {
             let rule = reader.rule(item, speaks, true)?;
@@ -26,7 +27,7 @@ impl Reader<'_> {
                 reader.warning(item, format!("`{path}` denies within one segment for each `*`")).help =
                     Some("OpenShell lets `*` cross `/`; write `**` where that was meant".into());
             }
-            Some(rule)
+            Some(Written { rule, origin: reader.origin(item.span.clone()) })
         })
     }
 

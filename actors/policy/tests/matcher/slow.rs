@@ -327,7 +327,7 @@ fn graphql_matches(rule: &policy::GraphqlRule, (kind, name, fields): &Known, den
 }
 
 fn denies(endpoint: &Endpoint, asked: &Asked<'_>, part: &Part) -> bool {
-    endpoint.deny_rules.iter().any(|rule| match rule {
+    endpoint.deny_rules.iter().any(|written| match &written.rule {
         Rule::Http(rule) => http_matches(rule, asked, part, true),
         Rule::Rpc(rule) => rpc_matches(rule, part, true),
         Rule::Graphql(rule) => {
@@ -382,7 +382,7 @@ fn allows(endpoint: &Endpoint, asked: &Asked<'_>, part: &Part) -> bool {
         _ => ["GET", "HEAD", "OPTIONS"].contains(&asked.method),
     });
     access
-        || endpoint.rules.iter().any(|rule| match rule {
+        || endpoint.rules.iter().any(|written| match &written.rule {
             Rule::Http(rule) => http_matches(rule, asked, part, false),
             Rule::Rpc(rule) => rpc_matches(rule, part, false),
             Rule::Graphql(rule) => {

@@ -293,8 +293,9 @@ impl Identifier {
                 other: other.exe.path.clone(),
             });
         }
-        let executable = self.pin(&first.exe)?;
-        let ancestors = first.ancestors.iter().map(|a| self.pin(a)).collect::<Result<Arc<[_]>, _>>()?;
+        let executable = self.pin(&first.exe, &first.exe)?;
+        let ancestors =
+            first.ancestors.iter().map(|a| self.pin(a, &first.exe)).collect::<Result<Arc<[_]>, _>>()?;
         let mut holders: Vec<_> = measured.iter().map(|m| m.shape.process).collect();
         holders.sort_unstable();
         let foreign_code = measured.iter().any(|m| m.shape.foreign_code);
@@ -306,11 +307,14 @@ impl Identifier {
         })
     }
 
-    fn pin(&self, file: &Hashed) -> Result<Executable, Unidentified> {
+    /// `holder` is whose identity it is part of.
+    fn pin(&self, file: &Hashed, holder: &Hashed) -> Result<Executable, Unidentified> {
         let sha256 = file.measured.sha256;
         match self.pins.check(&file.path, &sha256, &*self.named) {
             Ok(path) => Ok(Executable { path, sha256 }),
-            Err(PinError::Changed(changed)) => Err(Unidentified::Changed(Box::new(changed))),
+            Err(PinError::Changed(changed)) => {
+                Err(Unidentified::Changed { changed: Box::new(changed), path: holder.path.clone() })
+            }
             Err(PinError::Full) => Err(Unidentified::PinsFull),
         }
     }

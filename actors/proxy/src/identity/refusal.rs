@@ -77,9 +77,14 @@ pub enum Unidentified {
     /// The content differs from that of the first use. Worth an event of its own: an upgrade, or an attack.
     #[error(
         "`{}` is not the file it was when first used (was sha256 {}, is {})",
-        .0.path, hex::encode(.0.first), hex::encode(.0.now)
+        .changed.path, hex::encode(.changed.first), hex::encode(.changed.now)
     )]
-    Changed(Box<Changed>),
+    Changed {
+        /// The file, and what it was and is.
+        changed: Box<Changed>,
+        /// Path of the oldest holder's executable: the file, or what it started.
+        path: String,
+    },
     /// [`MAX_PINS`] executables are remembered already.
     #[error("more than {MAX_PINS} different executables have asked for the network")]
     PinsFull,
@@ -97,7 +102,7 @@ impl Unidentified {
     /// What the operator or the agent can do.
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Changed(changed) => {
+            Self::Changed { changed, .. } => {
                 return Some(format!(
                     "if the program was upgraded on purpose, the operator accepts it: `cofferdam identity accept NAME {}`",
                     changed.path
@@ -123,12 +128,12 @@ impl Unidentified {
 impl From<Unidentified> for Unjudged {
     fn from(why: Unidentified) -> Self {
         use Unidentified as U;
-        match why {
-            U::DifferentHolders { .. }
-            | U::NotItsMaker { .. }
-            | U::Deleted { .. }
-            | U::ForeignCode { .. }
-            | U::Changed(_) => Self::Another(why.into()),
+        match &why {
+            U::NotItsMaker { path } | U::ForeignCode { path } | U::Changed { path, .. } => {
+                Self::Named { program: path.as_str().into(), denial: why.into() }
+            }
+            // What the link of a deleted file reads is no name to tell.
+            U::DifferentHolders { .. } | U::Deleted { .. } => Self::Another(why.into()),
             U::Diag(_)
             | U::Holders(_)
             | U::NoSocket
@@ -147,5 +152,22 @@ impl From<Unidentified> for Unjudged {
 impl From<Unidentified> for Denial {
     fn from(why: Unidentified) -> Self {
         Self { layer: Layer::Identity, hint: why.hint(), detail: why.to_string(), policy: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_that_is_not_what_it_was_is_told_by_its_path() {
+        let changed = Box::new(Changed { path: "/bin/sh".into(), first: [1; 32], now: [2; 32] });
+        let path = "/usr/bin/curl".to_owned();
+        let unjudged = Unjudged::from(Unidentified::Changed { changed, path: path.clone() });
+        assert_eq!(unjudged.program().map(|path| &**path), Some("/usr/bin/curl"));
+        let lent = Unjudged::from(Unidentified::NotItsMaker { path });
+        assert!(lent.program().is_some());
+        let deleted = Unjudged::from(Unidentified::Deleted { path: "/memfd:x (deleted)".to_owned() });
+        assert_eq!(deleted.program(), None);
     }
 }

@@ -113,6 +113,10 @@ struct RequestLine<'a> {
     version: Version,
 }
 
+pub(super) fn is_method(method: &[u8]) -> bool {
+    (1..=MAX_METHOD_BYTES).contains(&method.len()) && method.iter().all(|byte| is_token(*byte))
+}
+
 fn request_line_of(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -120,7 +124,7 @@ fn request_line_of(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
     else {
         return Err(Violation::RequestLine);
     };
-    if method.is_empty() || method.len() > MAX_METHOD_BYTES || !method.iter().all(|byte| is_token(*byte)) {
+    if !is_method(method) {
         return Err(Violation::RequestLine);
     }
     let version = match version {
@@ -144,7 +148,7 @@ fn request_line_of(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
     Ok(RequestLine { connect, authority, version })
 }
 
-fn target_authority(connect: bool, target: &[u8]) -> Result<Option<&[u8]>, Violation> {
+pub(super) fn target_authority(connect: bool, target: &[u8]) -> Result<Option<&[u8]>, Violation> {
     if connect {
         let ok = is_authority(target) && target.contains(&b':');
         return if ok { Ok(Some(target)) } else { Err(Violation::Connect) };

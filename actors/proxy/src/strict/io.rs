@@ -15,6 +15,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::Framing;
+use super::named::Named;
 use super::{Violation, head};
 use crate::limits::{
     BODY_IDLE, FREE_HEAD_BYTES, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
@@ -42,6 +43,8 @@ pub struct StrictIo<T> {
     fault: Fault,
     /// A violation that no request will answer for, since its head never became one.
     unanswered: Option<Violation>,
+    /// What that head asks for.
+    named: Option<Box<Named>>,
     /// Heads that became requests.
     heads: u64,
     read_timer: Timer,
@@ -83,6 +86,7 @@ impl<T> StrictIo<T> {
             searched: 0,
             fault: Fault::default(),
             unanswered: None,
+            named: None,
             heads: 0,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
@@ -97,6 +101,11 @@ impl<T> StrictIo<T> {
     /// Whether a violation was found while a head was read, so that no request will answer for it.
     pub fn unanswered(&self) -> Option<Violation> {
         self.unanswered
+    }
+
+    /// What the head asks for that no request will answer for.
+    pub fn take_named(&mut self) -> Option<Named> {
+        self.named.take().map(|named| *named)
     }
 
     /// How many heads became requests.
@@ -152,6 +161,7 @@ impl<T> StrictIo<T> {
                             self.enter(head);
                         }
                         Err(violation) => {
+                            self.named = Named::of(fresh).map(Box::new);
                             self.end(violation);
                             return Ok(());
                         }

@@ -2,11 +2,13 @@
 //!
 //! - [`head`]: one request head, from raw bytes to a [`head::Head`] or a [`Violation`].
 //! - [`framing`]: where a body ends, so that the next head is always known to be one.
+//! - [`named`]: what a head asked for that is refused.
 //! - [`io`]: the adapter between a socket and hyper that applies both.
 
 pub mod framing;
 pub mod head;
 pub mod io;
+pub mod named;
 
 use http::StatusCode;
 

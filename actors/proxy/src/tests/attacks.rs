@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::io::AsyncWriteExt;
 
-use super::bed::{Bed, Raw, json, l4, read_head, read_to_close, rest};
+use super::bed::{AGENT, Bed, Raw, json, l4, read_head, read_to_close, rest};
 
 fn get(port: u16, path: &str, extra: &str) -> String {
     format!("GET http://up.test:{port}{path} HTTP/1.1\r\nHost: up.test:{port}\r\n{extra}\r\n")
@@ -248,6 +248,33 @@ async fn destinations_and_addresses_that_are_refused() {
     assert_eq!(up.seen(), "");
 }
 
+/// As far as it can be read: an address in an odd spelling is no place.
+#[tokio::test]
+async fn a_bad_request_is_told_with_the_place_that_it_names() {
+    let up = Raw::ok().await;
+    let bed = Bed::new(&rest("up.test", up.port)).await;
+    let v6 = "GET http://[2001:db8::1]/%00 HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n".to_owned();
+    let odd = "CONNECT 0x7f.1:443 HTTP/1.1\r\nHost: 0x7f.1:443\r\n\r\n".to_owned();
+    let disagreeing = "CONNECT up.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n".to_owned();
+    let tls = "GET https://up.test/ok/x HTTP/1.1\r\nHost: up.test\r\n\r\n".to_owned();
+    for (bytes, method, host, port) in [
+        (get(up.port, "/ok/../../x", ""), "GET", Some("up.test"), Some(up.port)),
+        (get(up.port, "/ok/%00", ""), "GET", Some("up.test"), Some(up.port)),
+        (v6, "GET", Some("2001:db8::1"), Some(80)),
+        (tls, "GET", Some("up.test"), Some(443)),
+        (odd, "CONNECT", None, None),
+        // What the strict reader refuses, before there is a request.
+        (get(up.port, "/ok/\u{e9}", ""), "GET", Some("up.test"), Some(up.port)),
+        (get(up.port, "/ok/x", "X: a\0b\r\n"), "GET", Some("up.test"), Some(up.port)),
+        (disagreeing, "CONNECT", Some("up.test"), Some(443)),
+    ] {
+        let told = json(&bed.talk(&bytes).await);
+        assert_eq!((&told["error"], &told["method"]), (&"bad_request".into(), &method.into()), "{told}");
+        assert_eq!((told["host"].as_str(), &told["port"]), (host, &port.into()), "{told}");
+        assert!(told["policy"].is_null(), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn without_an_identity_nothing_passes() {
     let up = Raw::ok().await;
@@ -256,6 +283,7 @@ async fn without_an_identity_nothing_passes() {
     let answer = bed.talk(get(up.port, "/ok/x", "")).await;
     assert_eq!(json(&answer)["layer"], "identity");
     assert_eq!(up.seen(), "");
+    assert_eq!(bed.journal.refused(), ["- - 1"]);
     bed.who.unknown.store(false, Ordering::Relaxed);
     *bed.who.path.lock().unwrap() = "/tmp/other";
     assert_eq!(json(&bed.talk(get(up.port, "/ok/x", "")).await)["layer"], "l4");
@@ -275,6 +303,9 @@ async fn a_connection_that_changes_hands_is_denied_and_loses_its_upstream() {
     let answer = read_to_close(&mut stream).await;
     assert!(answer.contains("HTTP/1.1 403 "), "{answer}");
     assert!(!up.seen().contains("/ok/2"));
+    let told = json(&answer[answer.find("HTTP/1.1 403 ").unwrap()..]);
+    assert_eq!((&told["layer"], &told["binary"]), (&"identity".into(), &"/tmp/other".into()), "{told}");
+    assert_eq!(bed.journal.refused(), ["/tmp/other - 1"]);
 }
 
 #[tokio::test]
@@ -304,6 +335,9 @@ async fn an_unreachable_destination_is_502() {
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
     let answer = bed.talk(get(dead, "/ok/x", "")).await;
     assert_eq!(json(&answer)["error"], "upstream_unreachable");
+    // Which entry had let it come so far.
+    assert_eq!(json(&answer)["policy"], "test");
+    assert_eq!(bed.journal.refused(), [format!("{AGENT} test 1"), format!("{AGENT} test 1")]);
     let answer = bed.talk("GET http://gone.example/ HTTP/1.1\r\nHost: gone.example\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }

@@ -322,6 +322,8 @@ impl Identify for Who {
 #[derive(Default)]
 pub struct Recorded {
     pub lines: Mutex<Vec<String>>,
+    /// Of what was refused, in order: program, policy entry, generation.
+    refused: Mutex<Vec<String>>,
     names: Mutex<Vec<String>>,
     /// Names of the credentials that went, in order.
     pub carried: Mutex<Vec<String>>,
@@ -331,6 +333,10 @@ pub struct Recorded {
 impl Recorded {
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
+    }
+
+    pub fn refused(&self) -> Vec<String> {
+        self.refused.lock().unwrap().clone()
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -350,6 +356,12 @@ impl Journal for Recorded {
             Verdict::Deny(refusal) => format!("deny {}", refusal.code()),
         };
         let known = decision.known;
+        if let Verdict::Deny(refusal) = decision.verdict {
+            let binary = known.binary().map_or("-", |binary| &**binary);
+            let policy = refusal.policy(known).unwrap_or("-");
+            let facts = format!("{binary} {policy} {}", known.generation.unwrap_or_default());
+            self.refused.lock().unwrap().push(facts);
+        }
         let line = format!(
             "{verdict} {} {}",
             known.method.as_deref().unwrap_or("-"),

@@ -121,7 +121,10 @@ async fn what_is_refused_unread_in_a_tunnel_is_told_with_its_destination() {
         let refusal = json(&read_to_close(&mut stream).await);
         assert_eq!(refusal["error"], "bad_request", "{bytes:?}");
         assert_eq!((&refusal["host"], refusal["port"].to_string()), (&host.into(), port.into()), "{bytes:?}");
+        let by = (&refusal["binary"], &refusal["policy"]);
+        assert_eq!(by, (&super::bed::AGENT.into(), &"test".into()), "{bytes:?}");
     }
+    assert_eq!(bed.journal.refused(), vec![format!("{} test 1", super::bed::AGENT); 3]);
 }
 
 #[tokio::test]

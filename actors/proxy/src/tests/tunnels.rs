@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::bed::{Bed, PATIENCE, Raw, echo, l4, read_head, read_to_close, rest, ws};
+use super::bed::{AGENT, Bed, PATIENCE, Raw, echo, l4, read_head, read_to_close, rest, ws};
 use super::websockets::handshake;
 use crate::tls::Alpn;
 
@@ -120,6 +120,8 @@ async fn another_name_in_the_client_hello_is_refused() {
     }
     assert_eq!(up.seen(), "");
     assert_eq!(bed.journal.lines().iter().filter(|line| line.starts_with("deny l4 -")).count(), 2);
+    // By whom, and what the tunnel was judged by.
+    assert_eq!(bed.journal.refused(), [format!("{AGENT} test 1"), format!("{AGENT} test 1")]);
 }
 
 #[tokio::test]

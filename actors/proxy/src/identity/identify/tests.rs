@@ -246,7 +246,7 @@ async fn a_changed_program_is_denied_until_accepted() {
     // Replaced as package managers do: another file, moved to the same path.
     let new = b.file("curl.new", "version 2");
     std::fs::rename(new, &curl).unwrap();
-    let Err(Unidentified::Changed(changed)) = b.judge(vec![vec![told(8, &curl, &[])]]).await else {
+    let Err(Unidentified::Changed { changed, .. }) = b.judge(vec![vec![told(8, &curl, &[])]]).await else {
         panic!("an unnoticed change")
     };
     assert_eq!(changed.now, <[u8; 32]>::from(Sha256::digest("version 2")));
@@ -263,7 +263,9 @@ async fn a_changed_ancestor_is_denied_too() {
     b.judge(vec![vec![told(7, &curl, &[&sh])]]).await.unwrap();
     std::fs::write(&sh, "version 2").unwrap();
     let refused = b.judge(vec![vec![told(7, &curl, &[&sh])]]).await;
-    assert!(matches!(refused, Err(Unidentified::Changed(c)) if &*c.path == sh.to_str().unwrap()));
+    assert!(
+        matches!(refused, Err(Unidentified::Changed { changed: c, .. }) if &*c.path == sh.to_str().unwrap())
+    );
 }
 
 /// FIELD: RENAME_EXCHANGE puts good bytes at the path while evil runs. What runs is what is hashed.
@@ -273,7 +275,7 @@ async fn good_bytes_at_the_path_do_not_help_the_file_that_runs() {
     let (good, evil) = (b.file("good", "g"), b.file("evil", "e"));
     b.judge(vec![vec![told(7, &good, &[])]]).await.unwrap();
     let masked = Told { runs: Some(evil), ..told(8, &good, &[]) };
-    assert!(matches!(b.judge(vec![vec![masked]]).await, Err(Unidentified::Changed(_))));
+    assert!(matches!(b.judge(vec![vec![masked]]).await, Err(Unidentified::Changed { .. })));
 }
 
 #[tokio::test]
