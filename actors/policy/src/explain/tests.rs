@@ -155,7 +155,7 @@ fn a_deny_rule_that_refuses_is_told_with_its_own_line() {
     assert_eq!(told["denial"]["hint"], "the rule is at p.yaml:11:23");
     let text = denied.to_string();
     assert!(text.contains("rule:    github: deny * /repos/secret/**  (p.yaml:11:23)"), "{text}");
-    // Also where a header names what it refuses; and nothing is told where no rule refuses.
+    // None is told where it is refused for want of a rule.
     let for_want = explain("/usr/bin/gh", Some("PUT"), "https://api.github.com/repos/x");
     assert_eq!((for_want.verdict, for_want.rule, for_want.location), (Verdict::Deny, None, None));
 }
