@@ -79,7 +79,7 @@ fn each_has_what_it_needs_and_no_more(stage: &Stage) -> Result<()> {
     for (role, pid) in three.each() {
         let kept = match role {
             // capabilities(7), as bits: docs/processes.md names them.
-            "heart" if rooted => "00000000000001e2",
+            "heart" if rooted => "00000000008001e2",
             "init" => "00000000000805eb",
             _ => NONE,
         };
