@@ -178,7 +178,7 @@ fn only_the_roles_capabilities_are_left(mode: Mode) {
     let status = |role: &str| String::from_utf8(settled(role, "status").stdout).expect("text");
     let root = mode == Mode::Rooted;
     for (role, kept) in
-        [("heart", "00000000000001e2"), ("init", "00000000000805eb"), ("supervisor", "0000000000000000")]
+        [("heart", "00000000008001e2"), ("init", "00000000000805eb"), ("supervisor", "0000000000000000")]
     {
         let kept = if root { kept } else { "0000000000000000" };
         let text = status(role);
