@@ -28,9 +28,10 @@ use telemetry::{
     audit::{AuditLog, Options},
     metrics::Recorder,
 };
+use tokio::task::JoinHandle;
 
-/// A gateway before `provider` that writes to the log in `dir`, and the log.
-fn recorded(dir: &std::path::Path, provider: &Provider) -> (Gateway, AuditLog) {
+/// A gateway before `provider` that writes to the log in `dir`, the log, and its writer.
+fn recorded(dir: &std::path::Path, provider: &Provider) -> (Gateway, AuditLog, JoinHandle<()>) {
     let redactor = SharedRedactor::new(Redactor::new([("provider", Secret::from(KEY))]).unwrap());
     let log = AuditLog::open(dir, redactor.clone(), Options::default()).unwrap();
     let gateway = Gateway::new(Deps {
@@ -41,7 +42,11 @@ fn recorded(dir: &std::path::Path, provider: &Provider) -> (Gateway, AuditLog) {
         guesses: redactor::Guesses::default(),
     });
     gateway.publish(&serde_json::from_str(&both(provider.port)).unwrap()).unwrap();
-    (gateway, log)
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move { log.write().await }
+    });
+    (gateway, log, writer)
 }
 
 /// How often it was decided so.
@@ -57,11 +62,7 @@ async fn what_is_answered_here_is_denied_on_record_and_counted() {
     Recorder::install().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let provider = Provider::start().await;
-    let (gateway, log) = recorded(dir.path(), &provider);
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let (gateway, log, writer) = recorded(dir.path(), &provider);
     let counted = [
         (r#"layer="inference",verdict="denied",policy="""#, 1),
         (r#"layer="inference",verdict="denied",policy="small""#, 1),
@@ -107,11 +108,7 @@ async fn what_is_answered_here_is_denied_on_record_and_counted() {
 async fn a_request_is_on_record_and_the_key_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let provider = Provider::start().await;
-    let (gateway, log) = recorded(dir.path(), &provider);
-    let writer = tokio::spawn({
-        let log = log.clone();
-        async move { log.write().await }
-    });
+    let (gateway, log, writer) = recorded(dir.path(), &provider);
     provider
         .whole(
             200,

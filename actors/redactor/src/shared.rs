@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 use crate::engine::{Hit, Redactor, RedactorError};
-use crate::pump::{NoObserver, SharedObserver};
+use crate::pump::{self, NoObserver, SharedObserver};
 use crate::secret::{Redacted, Secret};
 
 /// A handle on the redactor in force. Clones share it.
@@ -37,7 +37,7 @@ impl SharedRedactor {
     }
 
     pub(crate) fn tell(&self, hits: &[Hit]) {
-        hits.iter().for_each(|hit| self.observer.on_hits(&hit.kind, 1));
+        pump::tell(hits, &self.observer);
     }
 
     /// The redactor in force, for one piece of work.

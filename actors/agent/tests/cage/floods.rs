@@ -39,15 +39,10 @@ def hoard(full):
 fn who_floods_keeps_only_itself_from_the_network(mode: Mode) {
     const FLOODS: &str = r#"
 read, write = os.pipe()
-for n in range(children):
-    hoard(lambda: os.write(write, b"."))
-for n in range(children):
-    os.read(read, 1)
-s = __import__("socket").create_connection(("127.0.0.1", 3128))
-print(os.readlink("/proc/self/fd/%d" % s.fileno()), flush=True)
-time.sleep(1000)
+def full():
+    os.write(write, b".")
 "#;
-    let Some(program) = python(&[HOARD, FLOODS].concat()) else { return };
+    let Some(program) = python(&[HOARD, FLOODS, CONNECTS].concat()) else { return };
     let cage = Cage::start(mode);
     let (hog, its) = connected_by(&cage, "hog", &program);
     let found = holders(&cage, its);

@@ -13,6 +13,8 @@ mod task;
 
 use std::sync::Arc;
 
+use crate::engine::Hit;
+
 pub use journal::Source;
 pub use log::{AgentLog, LogLimits, LogLine};
 pub use streams::{Stream, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
@@ -42,3 +44,8 @@ impl<F: Fn(&str, u64) + Send + Sync> Observer for F {
 
 /// Shared by all pumps.
 pub type SharedObserver = Arc<dyn Observer>;
+
+/// Each as one of its kind.
+pub(crate) fn tell(hits: &[Hit], observer: &SharedObserver) {
+    hits.iter().for_each(|hit| observer.on_hits(&hit.kind, 1));
+}

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::SharedObserver;
 use super::foreground::Foreground;
 use super::journal::{Journal, Source, WINDOW_MAX};
 use super::log::decode;
 use super::streams::{Stream, StreamEnd, Streams};
-use crate::engine::{Context, Hit, Redactor, Scan};
+use super::{SharedObserver, tell};
+use crate::engine::{Context, Redactor, Scan};
 use crate::shared::SharedRedactor;
 use crate::stream::SILENCE;
 use crate::tokens::{End, TAIL_MIN};
@@ -213,7 +213,7 @@ fn release(turn: &mut Turn, redactor: &Redactor, observer: &SharedObserver) {
 
 /// Makes a scan the pending chunk.
 fn accept(turn: &mut Turn, scan: Scan, last: bool, observer: &SharedObserver) {
-    count(&scan.hits, observer);
+    tell(&scan.hits, observer);
     let next = turn.context.after(&turn.window, scan.consumed);
     // A window cut at its limit may be followed by more, even after a hang-up.
     let last = last && turn.window.len() < WINDOW_MAX;
@@ -233,12 +233,6 @@ fn accept(turn: &mut Turn, scan: Scan, last: bool, observer: &SharedObserver) {
         last,
         repeated,
     });
-}
-
-fn count(hits: &[Hit], observer: &SharedObserver) {
-    for hit in hits {
-        observer.on_hits(&hit.kind, 1);
-    }
 }
 
 /// Gets the pending chunk out, then consumes what it stands for.
