@@ -8,8 +8,8 @@ use crate::{
     fault::Fault,
     limits::EXEC_QUEUE,
     types::{
-        AcceptIdentity, Accepted, Event, ExecRequest, Exit, ForgetIdentity, Identity, LogQuery, PolicyChange,
-        PolicyView, Status, Stop, TreeNode, Window,
+        AcceptIdentity, Accepted, Approval, ApprovalAnswer, Event, ExecRequest, Exit, ForgetIdentity,
+        Identity, LogQuery, PolicyChange, PolicyView, Status, Stop, TreeNode, Window,
     },
 };
 
@@ -47,6 +47,10 @@ pub trait Control: Send + Sync + 'static {
     fn accept_identity(&self, by: Peer, asked: AcceptIdentity) -> Answer<'_, Identity>;
     /// Forgets a program, so that its next use is a first one. Answers with what was trusted.
     fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity>;
+    /// Every request that no policy entry names and that was asked for.
+    fn approvals(&self) -> Answer<'_, Vec<Approval>>;
+    /// The operator's word on one of them. Answers with what it is then, or was when it was taken back.
+    fn answer_approval(&self, by: Peer, id: String, answer: ApprovalAnswer) -> Answer<'_, Approval>;
     /// Stops an actor in order and starts it anew. The name is a path such as `agents/hermes`.
     fn restart(&self, by: Peer, actor: String) -> Answer<'_, Accepted>;
     /// Makes an actor panic; refused unless fault injection is on.

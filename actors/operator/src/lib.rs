@@ -1,13 +1,14 @@
 //! The control socket: HTTP/1.1 and JSON for the operator, on both of its ends.
 //!
 //! The server: [`serve()`](serve::prepare) accepts, checks the peer, bounds; `service` finds and asks; [`Control`] is what
-//! can be asked and done, implemented elsewhere. The client: [`client::Client`]. What goes over the wire: [`types`],
+//! can be asked and done, implemented elsewhere. [`approvals`] holds the requests that wait for an operator's word. The client: [`client::Client`]. What goes over the wire: [`types`],
 //! [`fault`], [`frame`], described by `openapi.json`. Only [`actor`] knows of actors.
 //!
 //! Never here: a TCP listener, a decision about an agent's request, a secret.
 
 pub mod actor;
 mod answer;
+pub mod approvals;
 pub mod client;
 pub mod control;
 mod exec;
@@ -20,6 +21,7 @@ mod service;
 mod tree;
 pub mod types;
 
+pub use approvals::Approvals;
 pub use client::Client;
 pub use control::{Answer, Control, ExecControl, ExecEnds, ExecOutput, ExecSession, Peer};
 pub use fault::{Code, Fault};

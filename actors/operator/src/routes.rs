@@ -24,6 +24,10 @@ pub enum Operation {
     AcceptIdentity,
     /// Forget a program.
     ForgetIdentity,
+    /// Requests held for the operator's word.
+    Approvals,
+    /// The word.
+    AnswerApproval,
     /// Prometheus text.
     Metrics,
     /// Agents' output.
@@ -41,7 +45,7 @@ pub enum Operation {
 }
 
 /// Method, path and operation of every route.
-pub const TABLE: [(Method, &str, Operation); 15] = [
+pub const TABLE: [(Method, &str, Operation); 17] = [
     (Method::GET, "/v1/status", Operation::Status),
     (Method::GET, "/v1/tree", Operation::Tree),
     (Method::GET, "/v1/events", Operation::Events),
@@ -50,6 +54,8 @@ pub const TABLE: [(Method, &str, Operation); 15] = [
     (Method::GET, "/v1/identities", Operation::Identities),
     (Method::POST, "/v1/identities/accept", Operation::AcceptIdentity),
     (Method::POST, "/v1/identities/forget", Operation::ForgetIdentity),
+    (Method::GET, "/v1/approvals", Operation::Approvals),
+    (Method::POST, "/v1/approvals/{id}", Operation::AnswerApproval),
     (Method::GET, "/v1/metrics", Operation::Metrics),
     (Method::GET, "/v1/logs", Operation::Logs),
     (Method::POST, "/v1/exec", Operation::Exec),
@@ -71,6 +77,8 @@ impl Operation {
             Self::Identities => "identities",
             Self::AcceptIdentity => "acceptIdentity",
             Self::ForgetIdentity => "forgetIdentity",
+            Self::Approvals => "approvals",
+            Self::AnswerApproval => "answerApproval",
             Self::Metrics => "metrics",
             Self::Logs => "logs",
             Self::Exec => "exec",
@@ -87,7 +95,7 @@ impl Operation {
 pub struct Found {
     /// What to do.
     pub operation: Operation,
-    /// `{name}`, decoded.
+    /// `{name}` or `{id}`, decoded.
     pub name: Option<String>,
 }
 
@@ -132,7 +140,7 @@ impl Routes {
                 format!("this path takes {}", takes.join(" and ")),
             ));
         };
-        let name = match hit.params.get("name") {
+        let name = match hit.params.get("name").or_else(|| hit.params.get("id")) {
             Some(raw) => Some(actor_name(raw).ok_or_else(unknown)?),
             None => None,
         };
@@ -155,7 +163,8 @@ mod tests {
     fn every_row_is_found() {
         let routes = Routes::new().unwrap();
         for (method, path, operation) in &TABLE {
-            let found = routes.find(method, &path.replace("{name}", "proxy")).unwrap();
+            let found =
+                routes.find(method, &path.replace("{name}", "proxy").replace("{id}", "box-1")).unwrap();
             assert_eq!(found.operation, *operation, "{method} {path}");
         }
     }

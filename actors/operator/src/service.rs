@@ -95,6 +95,11 @@ impl Service {
                 let asked = read_json(request.into_body()).await?;
                 ok(&carried_out(async move { control.forget_identity(peer, asked).await }).await?)
             }
+            Operation::AnswerApproval => {
+                query.only(&[])?;
+                let answer = read_json(request.into_body()).await?;
+                ok(&carried_out(async move { control.answer_approval(peer, name, answer).await }).await?)
+            }
             Operation::Restart => {
                 query.only(&[])?;
                 accepted(&carried_out(async move { control.restart(peer, name).await }).await?)
@@ -112,6 +117,7 @@ impl Service {
             | Operation::Events
             | Operation::Policy
             | Operation::Identities
+            | Operation::Approvals
             | Operation::Metrics
             | Operation::Openapi => {
                 query.only(&[])?;
@@ -127,6 +133,7 @@ impl Service {
             Operation::Tree => ok(&within(control.tree()).await?),
             Operation::Policy => ok(&within(control.policy()).await?),
             Operation::Identities => ok(&within(control.identities()).await?),
+            Operation::Approvals => ok(&within(control.approvals()).await?),
             Operation::Events => Ok(answer::events(control.events())),
             Operation::Metrics => {
                 let text = within(control.metrics()).await?;

@@ -214,6 +214,99 @@ pub struct ForgetIdentity {
     pub path: String,
 }
 
+/// One of `GET /v1/approvals`: a request that no policy entry names, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The sandbox's name, `-` and a number that is never given twice.
+    pub id: String,
+    /// Where it stands.
+    pub state: ApprovalState,
+    /// How far an approval goes; none where there is none.
+    #[serde(rename = "for")]
+    pub scope: Option<Scope>,
+    /// The host, canonical.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The method that was asked for, or that the operator's rule has.
+    pub method: String,
+    /// The canonical path that was asked for, without the query, or the operator's pattern.
+    pub path: String,
+    /// Whether it is a WebSocket's handshake.
+    pub websocket: bool,
+    /// The program's path inside the sandbox.
+    pub binary: String,
+    /// What the program contains, SHA-256 in hex.
+    pub sha256: String,
+    /// The policy's generation under which it was last asked.
+    pub generation: u64,
+    /// How often it was asked.
+    pub asked: u64,
+    /// How many requests are held for it now.
+    pub held: u64,
+    /// When it was first asked: RFC 3339, UTC.
+    pub first_at: String,
+    /// When it was last asked: RFC 3339, UTC.
+    pub last_at: String,
+    /// The user id of whoever answered last.
+    pub answered_by: Option<u32>,
+}
+
+/// Where a question stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApprovalState {
+    /// A request is held for the answer.
+    Held,
+    /// Nobody waits any more; it can still be answered.
+    Waiting,
+    /// It may go: once, or as an entry of the policy.
+    Approved,
+    /// It may not.
+    Denied,
+}
+
+/// How far an approval goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// One request.
+    Once,
+    /// Until the sandbox ends.
+    Run,
+    /// For good: also in later runs, until it is revoked or the sandbox's state is removed.
+    Good,
+}
+
+/// Body of `POST /v1/approvals/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalAnswer {
+    /// What is answered.
+    pub verdict: ApprovalVerdict,
+    /// How far an approval goes; once if absent.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// Another method than was asked for, `*` for any; not for `once`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Another path than was asked for, or a pattern; not for `once`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// What an operator says of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApprovalVerdict {
+    /// It may go.
+    Approve,
+    /// It may not.
+    Deny,
+    /// What was answered is taken back: it is asked again.
+    Revoke,
+}
+
 /// Query of `GET /v1/logs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogQuery {

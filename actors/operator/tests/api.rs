@@ -14,13 +14,13 @@ mod house;
 use std::{os::unix::process::CommandExt as _, process::Command, time::Duration};
 
 use futures_util::StreamExt as _;
-use house::{event, house, identity, status, tree, unserved};
+use house::{approval, event, house, identity, status, tree, unserved};
 use operator::{
     Client, Code, Fault, Owner,
     client::ClientError,
     limits::{MAX_CONNECTIONS, MAX_JSON, MAX_POLICY},
     prepare,
-    types::{AcceptIdentity, ForgetIdentity, LogQuery, Stop},
+    types::{AcceptIdentity, ApprovalAnswer, ApprovalVerdict, ForgetIdentity, LogQuery, Scope, Stop},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -61,12 +61,22 @@ async fn everything_can_be_asked() {
     assert_eq!(client.accept_identity(&asked).await.unwrap().pending, None);
     let asked = ForgetIdentity { path: "/a".into() };
     assert_eq!(client.forget_identity(&asked).await.unwrap(), identity());
+    assert_eq!(client.approvals().await.unwrap(), [approval()]);
+    let answer = ApprovalAnswer {
+        verdict: ApprovalVerdict::Approve,
+        scope: Some(Scope::Run),
+        method: None,
+        path: None,
+    };
+    let answered = client.answer_approval("box-7", &answer).await.unwrap();
+    assert_eq!((&*answered.id, answered.scope), ("box-7", Some(Scope::Run)));
     assert_eq!(client.stop(Stop { grace_ms: Some(10) }).await.unwrap().action, "stop");
     let uid = nix::unistd::geteuid();
     let did = [
         format!("set 10 true by {uid}"),
         format!("accept /a\nb 00 by {uid}"),
         format!("forget /a by {uid}"),
+        format!("Approve box-7 by {uid}"),
         "Stop { grace_ms: Some(10) }".into(),
     ];
     assert_eq!(house.did(), did);

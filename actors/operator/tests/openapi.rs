@@ -17,7 +17,10 @@ use house::{event, house, identity, status, tree};
 use operator::{
     Code, Fault, OPENAPI,
     routes::TABLE,
-    types::{AcceptIdentity, Accepted, ExecRequest, ForgetIdentity, PolicyChange, Stop, Window},
+    types::{
+        AcceptIdentity, Accepted, ApprovalAnswer, ApprovalVerdict, ExecRequest, ForgetIdentity, PolicyChange,
+        Scope, Stop, Window,
+    },
 };
 use serde_json::{Value, json};
 
@@ -150,6 +153,14 @@ fn types_are_as_described() {
     conforms("Identity", &identity());
     conforms("AcceptIdentity", &AcceptIdentity { path: "/a".into(), sha256: house::SHA.into() });
     conforms("ForgetIdentity", &ForgetIdentity { path: "/a".into() });
+    conforms("Approval", &house::approval());
+    let answer = ApprovalAnswer {
+        verdict: ApprovalVerdict::Approve,
+        scope: Some(Scope::Good),
+        method: Some("*".into()),
+        path: Some("/**".into()),
+    };
+    conforms("ApprovalAnswer", &answer);
     conforms("Stop", &Stop::default());
     let mut exec = ExecRequest { command: vec!["a".into()], ..ExecRequest::default() };
     conforms("ExecRequest", &exec);

@@ -6,6 +6,7 @@
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
 
+use crate::approved::Approved;
 use crate::reload::{Loader, Published, Refused, Reloaded};
 use crate::watch::watch;
 
@@ -16,6 +17,14 @@ pub enum Msg {
     Set {
         /// The policy.
         text: String,
+        /// Told what came of it.
+        reply: RpcReplyPort<Result<Published, Refused>>,
+    },
+    /// Put the policy in force once more with this as all that was approved beside its text. While the actor is down it waits, within
+    /// the caller's deadline.
+    Approve {
+        /// What was approved.
+        approved: Vec<Approved>,
         /// Told what came of it.
         reply: RpcReplyPort<Result<Published, Refused>>,
     },
@@ -63,6 +72,10 @@ impl Actor for PolicyActor {
         match msg {
             Msg::Set { text, reply } => {
                 let result = aside(move || loader.set(&text)).await;
+                let _ = reply.send(result);
+            }
+            Msg::Approve { approved, reply } => {
+                let result = aside(move || loader.approve(approved)).await;
                 let _ = reply.send(result);
             }
             Msg::Reload => match aside(move || loader.reload()).await {

@@ -20,9 +20,19 @@ use crate::read::{Preset, parse};
 pub struct Candidate {
     policy: Policy,
     compiled: Compiled,
+    source: Source,
     text: Arc<str>,
     sha256: [u8; 32],
     warnings: Diagnostics,
+}
+
+/// The text that a policy was made of, before anything was added to it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What messages call it.
+    pub name: Arc<str>,
+    /// The text.
+    pub text: Arc<str>,
 }
 
 impl Candidate {
@@ -34,9 +44,10 @@ impl Candidate {
         let parsed = parse(name, text)?;
         let policy = compose(parsed.policy, presets)?;
         let compiled = Compiled::new(&policy)?;
-        let text: Arc<str> = if presets.is_empty() { text.into() } else { policy.to_yaml().into() };
+        let source = Source { name: name.into(), text: text.into() };
+        let text = if presets.is_empty() { Arc::clone(&source.text) } else { policy.to_yaml().into() };
         let sha256 = Sha256::digest(text.as_bytes()).into();
-        Ok(Self { policy, compiled, text, sha256, warnings: parsed.warnings })
+        Ok(Self { policy, compiled, source, text, sha256, warnings: parsed.warnings })
     }
 
     /// The policy.
@@ -56,6 +67,7 @@ impl Candidate {
             number,
             compiled: self.compiled,
             policy: self.policy,
+            source: self.source,
             text: self.text,
             sha256: self.sha256,
             loaded_at: jiff::Timestamp::now(),
@@ -72,7 +84,9 @@ pub struct Generation {
     pub compiled: Compiled,
     /// For showing, and for the cage.
     pub policy: Policy,
-    /// The file's text; where presets were added, the whole written out.
+    /// What it was made of: compose it with the same additions, and this policy comes out.
+    pub source: Source,
+    /// The file's text; where presets or approvals were added, the whole written out.
     pub text: Arc<str>,
     /// Of `text`.
     pub sha256: [u8; 32],

@@ -9,6 +9,7 @@
 //! opens a connection and never reads a process: it is asked, and answers.
 
 pub mod actor;
+mod approved;
 mod as_sent;
 mod authority;
 mod builtin;
@@ -42,6 +43,7 @@ mod shares;
 pub mod watch;
 mod yaml;
 
+pub use approved::{Approved, Unwritable};
 pub use authority::{AuthorityError, split_authority};
 pub use builtin::{Builtin, DEFAULT_PROFILE, preset, presets, profile, profiles};
 pub use compiled::Compiled;
@@ -55,7 +57,7 @@ pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use diff::{Change, Effect, diff};
 pub use explain::{Asked, Difference, Explanation, Nearest, Question, QuestionError, Verdict};
 pub use fields::nearest;
-pub use generation::{Candidate, Generation, Store};
+pub use generation::{Candidate, Generation, Source, Store};
 pub use glob::{Glob, GlobError, MAX_GLOB_BYTES};
 pub use host::{DomainName, Host, HostError, MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use model::{

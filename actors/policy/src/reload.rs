@@ -5,12 +5,13 @@
 //! it beyond this process keeps the same from the next one, to which an old file would else be a new edit.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::approved::Approved;
 use crate::diagnostics::Diagnostics;
 use crate::generation::{Candidate, Store};
 use crate::read::Preset;
@@ -33,6 +34,8 @@ pub struct Published {
     pub generation: u64,
     /// What is risky in it.
     pub warnings: Diagnostics,
+    /// Approvals that contradict it and aren't part of it, by id.
+    pub left_out: Vec<String>,
 }
 
 /// Why a policy was not put in force. The one before it still is.
@@ -94,6 +97,8 @@ pub struct Loader {
     store: Store,
     path: Option<PathBuf>,
     presets: Arc<[Preset]>,
+    /// What was approved beside the text. Held for as long as it takes to take a copy.
+    approved: Arc<Mutex<Arc<[Approved]>>>,
     seen: Arc<watch::Sender<Seen>>,
     observer: Observer,
 }
@@ -110,7 +115,14 @@ impl Loader {
         observer: Observer,
     ) -> Self {
         let seen = Arc::new(watch::Sender::new(seen));
-        Self { store, path, presets: presets.into(), seen, observer }
+        Self { store, path, presets: presets.into(), approved: Arc::default(), seen, observer }
+    }
+
+    /// With what was approved before, which the store's generation has already.
+    #[must_use]
+    pub fn with_approved(self, approved: Vec<Approved>) -> Self {
+        self.approve_from_now_on(approved);
+        self
     }
 
     /// The store.
@@ -149,7 +161,7 @@ impl Loader {
             return Ok(Reloaded::Unchanged);
         }
         // Back to what is in force, after something that was refused: nothing changes.
-        if text.as_ref().is_ok_and(|text| **text == *self.store.load().text) {
+        if text.as_ref().is_ok_and(|text| **text == *self.store.load().source.text) {
             self.seen.send_replace(seen);
             return Ok(Reloaded::Unchanged);
         }
@@ -169,15 +181,38 @@ impl Loader {
         result
     }
 
+    /// Puts the policy in force once more, with this as all that was approved beside its text, and every later one too.
+    ///
+    /// # Errors
+    /// None that the policy in force had not.
+    pub fn approve(&self, approved: Vec<Approved>) -> Result<Published, Refused> {
+        let source = self.store.load().source.clone();
+        let before = self.approve_from_now_on(approved);
+        let result = self.publish(&source.name, &source.text);
+        if result.is_err() {
+            self.approve_from_now_on(before.to_vec());
+        }
+        (self.observer)(&result.clone().map(Reloaded::Published));
+        result
+    }
+
+    /// Gives what was approved before.
+    fn approve_from_now_on(&self, approved: Vec<Approved>) -> Arc<[Approved]> {
+        let mut all = self.approved.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *all, approved.into())
+    }
+
     fn publish(&self, name: &str, text: &str) -> Result<Published, Refused> {
-        let candidate = Candidate::new(name, text, &self.presets).map_err(Refused::Rejected)?;
+        let approved = Arc::clone(&*self.approved.lock().unwrap_or_else(PoisonError::into_inner));
+        let (candidate, left_out) =
+            Candidate::with_approved(name, text, &self.presets, &approved).map_err(Refused::Rejected)?;
         let sections = self.store.load().policy.static_changes(candidate.policy());
         if !sections.is_empty() {
             return Err(Refused::StaticChanged { sections });
         }
         let warnings = candidate.warnings().clone();
         let generation = self.store.publish(candidate);
-        Ok(Published { generation, warnings })
+        Ok(Published { generation, warnings, left_out })
     }
 }
 

@@ -27,8 +27,8 @@ use crate::{
     frame::PROTOCOL,
     limits::{CLIENT_DEADLINE, MAX_ANSWER},
     types::{
-        AcceptIdentity, Accepted, Event, ExecRequest, ForgetIdentity, Identity, LogQuery, PolicyChange,
-        PolicyView, Status, Stop, TreeNode,
+        AcceptIdentity, Accepted, Approval, ApprovalAnswer, Event, ExecRequest, ForgetIdentity, Identity,
+        LogQuery, PolicyChange, PolicyView, Status, Stop, TreeNode,
     },
 };
 
@@ -143,6 +143,23 @@ impl Client {
     /// See [`ClientError`]; a [`Fault`] where nothing is remembered.
     pub async fn forget_identity(&self, asked: &ForgetIdentity) -> Result<Identity> {
         self.json(Method::POST, "/v1/identities/forget", body(asked)?).await
+    }
+
+    /// Every request that was asked for.
+    ///
+    /// # Errors
+    /// As for [`Self::status`].
+    pub async fn approvals(&self) -> Result<Vec<Approval>> {
+        self.json(Method::GET, "/v1/approvals", Bytes::new()).await
+    }
+
+    /// The operator's word on one of them.
+    ///
+    /// # Errors
+    /// As for [`Self::status`].
+    pub async fn answer_approval(&self, id: &str, answer: &ApprovalAnswer) -> Result<Approval> {
+        let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+        self.json(Method::POST, &format!("/v1/approvals/{id}"), body(answer)?).await
     }
 
     /// Metrics in Prometheus' text format.

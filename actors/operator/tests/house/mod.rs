@@ -18,9 +18,9 @@ use operator::{
     Answer, Client, Code, Control, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault, Owner, Peer,
     prepare,
     types::{
-        AcceptIdentity, Accepted, AgentStatus, ControlStatus, CredentialStatus, Event, ExecRequest, Exit,
-        ForgetIdentity, Identity, LogQuery, PolicyChange, PolicyStatus, PolicyView, ProviderStatus,
-        SandboxState, Status, Stop, TreeNode,
+        AcceptIdentity, Accepted, AgentStatus, Approval, ApprovalAnswer, ApprovalState, ControlStatus,
+        CredentialStatus, Event, ExecRequest, Exit, ForgetIdentity, Identity, LogQuery, PolicyChange,
+        PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
     },
 };
 use tokio::sync::{broadcast, mpsc};
@@ -103,6 +103,27 @@ pub fn tree() -> TreeNode {
     }
 }
 
+pub fn approval() -> Approval {
+    Approval {
+        id: "box-7".into(),
+        state: ApprovalState::Held,
+        scope: None,
+        host: "api.example.com".into(),
+        port: 443,
+        method: "GET".into(),
+        path: "/a".into(),
+        websocket: false,
+        binary: "/usr/bin/curl".into(),
+        sha256: SHA.into(),
+        generation: 1,
+        asked: 3,
+        held: 1,
+        first_at: "2026-01-01T00:00:00Z".into(),
+        last_at: "2026-01-01T00:00:01Z".into(),
+        answered_by: None,
+    }
+}
+
 pub fn identity() -> Identity {
     Identity { path: "/usr/bin/curl".into(), sha256: SHA.into(), pending: Some(SHA.into()) }
 }
@@ -172,6 +193,13 @@ impl Control for Fake {
     fn forget_identity(&self, by: Peer, asked: ForgetIdentity) -> Answer<'_, Identity> {
         self.did(format!("forget {} by {}", asked.path, by.uid));
         answer(Ok(identity()))
+    }
+    fn approvals(&self) -> Answer<'_, Vec<Approval>> {
+        answer(Ok(vec![approval()]))
+    }
+    fn answer_approval(&self, by: Peer, id: String, asked: ApprovalAnswer) -> Answer<'_, Approval> {
+        self.did(format!("{:?} {id} by {}", asked.verdict, by.uid));
+        answer(Ok(Approval { id, scope: asked.scope, ..approval() }))
     }
     fn restart(&self, _: Peer, actor: String) -> Answer<'_, Accepted> {
         if actor == "nobody" {

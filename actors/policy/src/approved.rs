@@ -1,0 +1,232 @@
+//! What an operator approved beside the policy's own text, as entries of it.
+//!
+//! Each becomes one entry, no broader than what was asked: one host and port, one program by path *and* content (its children
+//! not), one method, one path. The text of a policy knows nothing of it; it is composed in at every load, as a preset is.
+//! One that contradicts the policy's own entries is left out: the operator's file has the last word.
+
+use serde_json::json;
+
+use crate::diagnostics::Diagnostics;
+use crate::generation::Candidate;
+use crate::read::{Preset, parse_preset};
+
+/// Characters that mean something else than themselves in a pattern, which has no way to say them literally.
+const PATTERN: [char; 3] = ['*', '?', '['];
+
+/// One thing that was approved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approved {
+    /// What it is called: the entry's name is `approved-ID`.
+    pub id: String,
+    /// The host, a name or an address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The method; a GET covers HEAD.
+    pub method: String,
+    /// The path, or the operator's own pattern.
+    pub path: String,
+    /// The program's path inside the sandbox.
+    pub binary: String,
+    /// What it contained, SHA-256 in hex.
+    pub sha256: String,
+}
+
+/// Why something can't become an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwritable {
+    /// As a pattern it would cover more than was asked.
+    #[error("{what} {text:?} has a character that means more than itself in a rule (`*`, `?`, `[`)")]
+    Pattern {
+        /// What.
+        what: &'static str,
+        /// Which.
+        text: String,
+    },
+    /// The reader of policies doesn't take it.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+impl Approved {
+    /// Whether it covers this path alone.
+    ///
+    /// # Errors
+    /// [`Unwritable::Pattern`].
+    pub fn literal(what: &'static str, text: &str) -> Result<(), Unwritable> {
+        match text.contains(PATTERN) {
+            true => Err(Unwritable::Pattern { what, text: text.to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether it can be an entry at all.
+    ///
+    /// # Errors
+    /// Why not. A pattern as the path is the operator's own and is taken; one that comes of a program's name is not.
+    pub fn check(&self) -> Result<(), Unwritable> {
+        Self::literal("the program's path", &self.binary)?;
+        self.preset().map(drop).map_err(|errors| Unwritable::Rejected(errors.to_string()))
+    }
+
+    /// The entry, by the one reader of policies. JSON is YAML, and says every text as it is.
+    fn preset(&self) -> Result<Preset, Diagnostics> {
+        let host = match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        };
+        let entry = json!({
+            "endpoints": [{
+                "host": host,
+                "port": self.port,
+                "protocol": "rest",
+                "rules": [{ "allow": { "method": self.method, "path": self.path } }],
+            }],
+            "binaries": [{ "path": self.binary, "sha256": self.sha256, "ancestors": false }],
+        });
+        let name = format!("approved-{}", self.id);
+        let text = json!({
+            "preset": { "name": "approvals", "description": "what the operator approved" },
+            "network_policies": { name: entry },
+        });
+        parse_preset("approvals", &text.to_string()).map(|(preset, _)| preset)
+    }
+}
+
+impl Candidate {
+    /// A policy with presets and what was approved. Tells which of that was left out, by its id: what contradicts the rest.
+    ///
+    /// # Errors
+    /// What is wrong with the policy itself.
+    pub fn with_approved(
+        name: &str,
+        text: &str,
+        presets: &[Preset],
+        approved: &[Approved],
+    ) -> Result<(Self, Vec<String>), Diagnostics> {
+        let mut all = presets.to_vec();
+        let own = all.len();
+        all.extend(approved.iter().filter_map(|one| one.preset().ok()));
+        if all.len() == own + approved.len()
+            && let Ok(candidate) = Self::new(name, text, &all)
+        {
+            return Ok((candidate, Vec::new()));
+        }
+        let mut candidate = Self::new(name, text, presets)?;
+        let (mut taken, mut left_out) = (presets.to_vec(), Vec::new());
+        for one in approved {
+            let better = one.preset().ok().and_then(|preset| {
+                taken.push(preset);
+                Self::new(name, text, &taken).inspect_err(|_| drop(taken.pop())).ok()
+            });
+            match better {
+                Some(better) => candidate = better,
+                None => left_out.push(one.id.clone()),
+            }
+        }
+        Ok((candidate, left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Caller, CanonicalPath, Content, Destination, Executable, Host, Party, Query, RequestFacts};
+
+    fn approved(id: &str, path: &str) -> Approved {
+        Approved {
+            id: id.to_owned(),
+            host: "api.example.com".to_owned(),
+            port: 443,
+            method: "POST".to_owned(),
+            path: path.to_owned(),
+            binary: "/usr/bin/curl".to_owned(),
+            sha256: "ab".repeat(32),
+        }
+    }
+
+    fn caller(path: &str, byte: u8) -> Caller {
+        let executable = Executable { path: path.into(), sha256: [byte; 32] };
+        Caller { executable, ancestors: Arc::from([]), foreign_code: false, party: Party::UNKNOWN }
+    }
+
+    /// Whether the request may be sent.
+    fn lets(candidate: &Candidate, to: (&str, u16), caller: &Caller, method: &str, path: &str) -> bool {
+        let destination = Destination { host: Host::parse(to.0).unwrap(), port: to.1 };
+        let generation = crate::Store::new(candidate.clone()).load();
+        if generation.compiled.connect(&destination, caller).is_err() {
+            return false;
+        }
+        let facts = RequestFacts {
+            method,
+            path: &CanonicalPath::parse(path, crate::PathOptions::default()).unwrap(),
+            query: &Query::parse(None).unwrap(),
+            websocket: false,
+            content: Content::Unread,
+        };
+        generation.compiled.request(&destination, caller, &facts).is_ok()
+    }
+
+    #[test]
+    fn an_approval_is_as_narrow_as_what_was_asked() {
+        let (candidate, left_out) =
+            Candidate::with_approved("p", "version: 1\n", &[], &[approved("1", "/a/b")]).unwrap();
+        assert!(left_out.is_empty());
+        let curl = caller("/usr/bin/curl", 0xab);
+        let at = ("api.example.com", 443);
+        assert!(lets(&candidate, at, &curl, "POST", "/a/b"));
+        assert!(!lets(&candidate, at, &curl, "GET", "/a/b"), "another method");
+        assert!(!lets(&candidate, at, &curl, "POST", "/a/b/c"), "another path");
+        assert!(!lets(&candidate, at, &curl, "POST", "/a"), "another path");
+        assert!(!lets(&candidate, ("api.example.com", 80), &curl, "POST", "/a/b"), "another port");
+        assert!(!lets(&candidate, ("b.example.com", 443), &curl, "POST", "/a/b"), "another host");
+        assert!(!lets(&candidate, at, &caller("/usr/bin/curl", 0xac), "POST", "/a/b"), "another content");
+        assert!(!lets(&candidate, at, &caller("/usr/bin/wget", 0xab), "POST", "/a/b"), "another program");
+        let mut child = caller("/usr/bin/other", 1);
+        child.ancestors = Arc::from([curl.executable.clone()]);
+        assert!(!lets(&candidate, at, &child, "POST", "/a/b"), "a child of it");
+    }
+
+    #[test]
+    fn the_text_tells_it_and_the_source_does_not() {
+        let (candidate, _) =
+            Candidate::with_approved("p", "version: 1\n", &[], &[approved("7", "/a")]).unwrap();
+        let generation = crate::Store::new(candidate).load();
+        assert!(generation.text.contains("approved-7"), "{}", generation.text);
+        assert_eq!(&*generation.source.text, "version: 1\n");
+        let read = Candidate::new("again", &generation.text, &[]).unwrap();
+        assert_eq!(read.policy(), &generation.policy, "it is written so that it can be read");
+    }
+
+    #[test]
+    fn what_contradicts_the_policy_is_left_out_alone() {
+        let text = "version: 1\nnetwork_policies: { own: { endpoints: [ { host: api.example.com, port: 443, tls: skip } ], \
+                    binaries: [ { path: /usr/bin/curl } ] } }\n";
+        let mut other = approved("2", "/x");
+        other.host = "other.example.com".to_owned();
+        let (candidate, left_out) =
+            Candidate::with_approved("p", text, &[], &[approved("1", "/a"), other]).unwrap();
+        assert_eq!(left_out, ["1"]);
+        let keys: Vec<&str> = candidate.policy().network().iter().map(|entry| &*entry.key).collect();
+        assert_eq!(keys, ["own", "approved-2"]);
+    }
+
+    #[test]
+    fn a_name_that_is_a_pattern_is_refused_and_odd_text_is_taken_as_it_is() {
+        let mut star = approved("1", "/a");
+        star.binary = "/sandbox/*".to_owned();
+        assert!(matches!(star.check(), Err(Unwritable::Pattern { .. })));
+        let mut quoted = approved("1", "/a'b,%22c%22");
+        quoted.binary = "/sandbox/it's \"x\": {y} #z".to_owned();
+        quoted.check().unwrap();
+        let mut none = approved("1", "not a path");
+        assert!(matches!(none.check(), Err(Unwritable::Rejected(_))));
+        none.path = "/a".to_owned();
+        none.host = "2001:db8::1".to_owned();
+        none.check().unwrap();
+        none.host = "two words".to_owned();
+        assert!(none.check().is_err());
+    }
+}
