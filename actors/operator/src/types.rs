@@ -232,8 +232,6 @@ pub struct Approval {
     pub method: String,
     /// The canonical path that was asked for, without the query, or the operator's pattern.
     pub path: String,
-    /// Whether it is a WebSocket's handshake.
-    pub websocket: bool,
     /// The program's path inside the sandbox.
     pub binary: String,
     /// What the program contains, SHA-256 in hex.

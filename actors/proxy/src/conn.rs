@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::address::{self, Dialled};
 use crate::answer::{Known, Refusal};
+use crate::approval::Approvals;
 use crate::body::Body;
 use crate::caller::{Claim, Identify};
 use crate::credentials::{Credentials, Guard};
@@ -69,6 +70,8 @@ pub struct Deps {
     pub credentials: Arc<Credentials>,
     /// What who guesses has learned of it.
     pub guesses: Guesses,
+    /// Who is asked about what no entry names.
+    pub approvals: Approvals,
 }
 
 /// What a connection becomes when HTTP is done on it.

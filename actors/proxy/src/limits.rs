@@ -34,6 +34,10 @@ pub const CROWDED_BUFFER_BYTES: usize = 32 * 1024;
 pub const MAX_HTTP_CONNECTIONS: usize = 2048;
 /// Requests in flight at a time, on all connections of all agents: from a request's head to the end of its answer, or of its WebSocket.
 pub const MAX_EXCHANGES: usize = 1024;
+/// Requests that wait for the operator's word at a time (`approvals: { unlisted: ask }`).
+pub const MAX_HELD: usize = 64;
+/// How often one request is asked for, where the policy or its program changes while it waits; then it is refused.
+pub const MAX_TIMES_ASKED: usize = 16;
 /// Bytes of all unfinished heads together that are longer than [`FREE_HEAD_BYTES`], in one sandbox.
 pub const MAX_HEADS_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of an unfinished head beyond which it is paid for from [`MAX_HEADS_BYTES`].
@@ -193,6 +197,8 @@ mod tests {
             CROWDED_BUFFER_BYTES,
             MAX_HTTP_CONNECTIONS,
             MAX_EXCHANGES,
+            MAX_HELD,
+            MAX_TIMES_ASKED,
             MAX_HEADS_BYTES,
             FREE_HEAD_BYTES,
             IO_BUFFER_BYTES,

@@ -13,6 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use policy::Generation;
 
 use crate::answer::{Known, Refusal, without_body};
+use crate::approval::{self, Unnamed};
 use crate::body::Body;
 use crate::caller::{Claim, Judged};
 use crate::conn::{Conn, Deps, Next};
@@ -139,9 +140,16 @@ pub(crate) async fn authorise(
     let caller = identified(deps, claim, known).await?;
     let generation = deps.policy.load();
     known.generation = Some(generation.number);
-    let granted = Granted::judge(&generation, intent, &caller)?;
-    known.policy = granted.entry().cloned();
-    Ok((caller, generation, granted))
+    let judged = match Granted::judge(&generation, intent, &caller) {
+        Ok(granted) => (caller, generation, granted),
+        Err(denial) if approval::is_asked(deps, intent, &denial) => {
+            let unnamed = Unnamed { caller, generation, denial };
+            Box::pin(approval::ask(deps, claim, intent, known, unnamed)).await?
+        }
+        Err(denial) => return Err(denial.into()),
+    };
+    known.policy = judged.2.entry().cloned();
+    Ok(judged)
 }
 
 /// Who asks. What was known of the tunnel that this came by is no longer told of it.

@@ -70,6 +70,11 @@ pub(crate) async fn prepare(
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
+        // Nobody has said yet that its name may be looked up.
+        Some(_) if granted.unlisted.is_some() => {
+            outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
+            Next::Inspect { granted, addresses: None }
+        }
         Some(treatment) => {
             let addresses = address::Judged::of(deps, &granted).await?;
             outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;

@@ -25,6 +25,17 @@ pub struct Granted {
     pub grant: Option<Grant>,
     /// Number of the generation that decided.
     pub generation: u64,
+    /// Where no entry names it, and the operator was asked.
+    pub unlisted: Option<Unlisted>,
+}
+
+/// What no entry names, and goes on all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// A tunnel, in which each request is asked for by itself. Nothing is resolved or dialled for it.
+    Tunnel,
+    /// One request, by the operator's word.
+    Once,
 }
 
 /// A request that may be sent.
@@ -49,12 +60,25 @@ impl Granted {
             true => inference(&destination)?,
             false => Some(generation.compiled.connect(&destination, caller)?),
         };
-        Ok(Self { destination, caller: caller.shared(), grant, generation: generation.number })
+        let (caller, generation) = (caller.shared(), generation.number);
+        Ok(Self { destination, caller, grant, generation, unlisted: None })
+    }
+
+    /// What no entry names; [`crate::approval`] alone makes it.
+    pub(crate) fn unlisted(
+        destination: Destination,
+        caller: &Judged,
+        grant: Grant,
+        generation: u64,
+        unlisted: Unlisted,
+    ) -> Self {
+        let (caller, grant) = (caller.shared(), Some(grant));
+        Self { destination, caller, grant, generation, unlisted: Some(unlisted) }
     }
 
     /// The gateway, on its own listener: no policy entry is needed to speak to it.
     pub(crate) fn to_inference(destination: Destination, caller: &Judged, generation: u64) -> Self {
-        Self { destination, caller: caller.shared(), grant: None, generation }
+        Self { destination, caller: caller.shared(), grant: None, generation, unlisted: None }
     }
 
     /// The policy entry, by its name.
@@ -93,6 +117,13 @@ impl Permitted {
             return Err(Refusal::BadRequest(
                 "the path has an encoded slash (%2F), which this endpoint doesn't allow".to_owned(),
             ));
+        }
+        match granted.unlisted {
+            None => {}
+            Some(Unlisted::Once) => return Ok(Self { granted, exchange, allowed: None }),
+            Some(Unlisted::Tunnel) => {
+                return Err(Refusal::Unavailable("a request came by a tunnel's word".to_owned()));
+            }
         }
         let to = (&granted.destination, grant.treatment);
         let allowed = exchange.judge(&generation.compiled, to, &granted.caller)?;

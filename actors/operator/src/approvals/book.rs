@@ -286,7 +286,6 @@ impl Question {
             port: self.asked.port,
             method: method.unwrap_or_else(|| self.asked.method.clone()),
             path: path.unwrap_or_else(|| self.asked.path.clone()),
-            websocket: self.asked.websocket,
             binary: self.asked.binary.clone(),
             sha256: self.asked.sha256.clone(),
             generation: self.generation,

@@ -37,8 +37,6 @@ pub struct Asked {
     pub method: String,
     /// The canonical path, without the query.
     pub path: String,
-    /// Whether it is a WebSocket's handshake: then whatever is said on it follows.
-    pub websocket: bool,
     /// The program's path inside the sandbox.
     pub binary: String,
     /// What it contains, SHA-256 in hex.

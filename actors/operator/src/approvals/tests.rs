@@ -13,7 +13,6 @@ fn asked(path: &str) -> Asked {
         port: 443,
         method: "GET".into(),
         path: path.into(),
-        websocket: false,
         binary: "/usr/bin/curl".into(),
         sha256: "ab".repeat(32),
     }
@@ -76,7 +75,6 @@ async fn another_program_content_method_or_path_is_another_question() {
         Asked { path: "/b".into(), ..base.clone() },
         Asked { port: 80, ..base.clone() },
         Asked { host: "b.example.com".into(), ..base.clone() },
-        Asked { websocket: true, ..base.clone() },
     ];
     book.ask(base, 1).await;
     book.approve_once(1, 1, ROOT).unwrap();

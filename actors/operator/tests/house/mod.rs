@@ -112,7 +112,6 @@ pub fn approval() -> Approval {
         port: 443,
         method: "GET".into(),
         path: "/a".into(),
-        websocket: false,
         binary: "/usr/bin/curl".into(),
         sha256: SHA.into(),
         generation: 1,

@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
 use crate::answer::{Known, Refusal};
+use crate::approval::{Approvals, Operator};
 use crate::body::{Body, full};
 use crate::caller::Unjudged;
 use crate::conn::{Deps, LocalService};
@@ -58,6 +59,20 @@ impl Bed {
     }
 
     pub async fn with(endpoints: &str, capacity: usize, credentials: Credentials) -> Self {
+        Self::made(endpoints, capacity, credentials, None).await
+    }
+
+    /// A proxy that asks about what no entry names.
+    pub async fn asking(endpoints: &str, operator: Arc<dyn Operator>) -> Self {
+        Self::made(endpoints, 64, Credentials::default(), Some(operator)).await
+    }
+
+    async fn made(
+        endpoints: &str,
+        capacity: usize,
+        credentials: Credentials,
+        operator: Option<Arc<dyn Operator>>,
+    ) -> Self {
         let store = Store::new(candidate(endpoints));
         let world = Arc::new(Authority::generate().unwrap());
         let resolver =
@@ -78,6 +93,7 @@ impl Bed {
             local: Arc::new(Local),
             credentials: Arc::new(credentials),
             guesses: redactor::Guesses::default(),
+            approvals: Approvals::new(operator),
         });
         let mut accepting = Vec::new();
         let mut listen = |kind| {

@@ -1,6 +1,7 @@
 //! The engine as a whole, over real sockets on the loopback: a proxy, upstreams that record what reaches them, and
 //! clients that are hostile, ordinary or slow. Every refusal stands beside a living positive control.
 
+mod approvals;
 mod attacks;
 pub(crate) mod bed;
 mod bodies;

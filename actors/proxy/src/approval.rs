@@ -1,0 +1,218 @@
+//! Beside the road: what the policy doesn't name, where the operator is asked.
+//!
+//! ```text
+//! verdict: no entry names it ─┬─ a tunnel ── opened here, nothing resolved or dialled ── each request in it comes back here
+//!                             └─ a request ─ held ── the operator's word ── who asks, and the policy, looked at again
+//! ```
+//! Only what the policy's first question refuses is asked for: whether this program may go there at all. What a deny rule, an
+//! identity or an address refuses stays refused, whatever anybody approves. A word is for the program and the generation that
+//! it was asked for; where either has changed meanwhile, it is asked again.
+
+use std::sync::{Arc, LazyLock};
+
+use futures_util::future::BoxFuture;
+use policy::{
+    AddressRule, Denial, Executable, Generation, Grant, Layer, Party, PathOptions, Protocol, Share, Shares,
+    Spent, Treatment,
+};
+use smol_str::SmolStr;
+
+use crate::answer::{Known, Refusal};
+use crate::caller::{Claim, Judged};
+use crate::conn::Deps;
+use crate::intent::{Ask, Exchange, Intent};
+use crate::limits::{MAX_HELD, MAX_TIMES_ASKED};
+use crate::road;
+use crate::verdict::{Granted, Unlisted};
+
+/// What stands for an entry in records and metrics.
+pub const ENTRY: &str = "approvals";
+
+/// What an operator is asked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// Where it goes, canonical; an address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The method as sent.
+    pub method: SmolStr,
+    /// The canonical path, without the query.
+    pub path: SmolStr,
+    /// Who asks.
+    pub program: Executable,
+    /// The policy's generation that doesn't name it.
+    pub generation: u64,
+}
+
+/// What an operator says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// This request may go.
+    Once,
+    /// The policy was told: it is to be asked again.
+    Again,
+    /// No, by the question's id.
+    Denied(String),
+    /// Nothing in time, by the question's id.
+    Unanswered(String),
+    /// As many questions wait as may.
+    Full,
+}
+
+/// Whoever puts questions to the operator. An answer takes as long as requests are held at most; dropping it takes the
+/// question back.
+pub trait Operator: Send + Sync + 'static {
+    /// Asks.
+    fn ask(&self, question: Question) -> BoxFuture<'_, Word>;
+}
+
+/// What is held, and who is asked for it; nobody is where the configuration doesn't say so.
+pub struct Approvals {
+    operator: Option<Arc<dyn Operator>>,
+    places: Shares,
+}
+
+impl Approvals {
+    /// `None`: what no entry names is refused at once.
+    pub fn new(operator: Option<Arc<dyn Operator>>) -> Self {
+        Self { operator, places: Shares::new(MAX_HELD) }
+    }
+
+    fn place(&self, party: Party) -> Result<Share, Refusal> {
+        self.places.take(party, 1).map_err(|spent| {
+            let whose = if spent == Spent::Share { "this agent" } else { "this sandbox" };
+            Refusal::Unavailable(format!("as many requests of {whose} wait for the operator's word as may"))
+        })
+    }
+}
+
+/// A request that no entry names, as it was judged.
+pub(crate) struct Unnamed {
+    pub(crate) caller: Judged,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) denial: Denial,
+}
+
+/// Whether it is refused only because no entry names it, and somebody is asked about that. Nobody is about a WebSocket: what
+/// is said on it would be approved unseen.
+pub(crate) fn is_asked(deps: &Deps, intent: &Intent, denial: &Denial) -> bool {
+    let one_request = !matches!(intent.ask(), Ask::Exchange(exchange) if exchange.websocket);
+    deps.approvals.operator.is_some() && denial.layer == Layer::L4 && one_request && !intent.is_inference()
+}
+
+/// What becomes of it.
+pub(crate) async fn ask(
+    deps: &Deps,
+    claim: &Arc<Claim>,
+    intent: &Intent,
+    known: &mut Known,
+    unnamed: Unnamed,
+) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+    let Some(operator) = &deps.approvals.operator else { return Err(unnamed.denial.into()) };
+    match intent.ask() {
+        Ask::Tunnel => {
+            let Unnamed { caller, generation, .. } = unnamed;
+            let granted = granted(intent, &caller, &generation, Unlisted::Tunnel);
+            Ok((caller, generation, granted))
+        }
+        Ask::Exchange(exchange) => {
+            let _place = deps.approvals.place(unnamed.caller.party)?;
+            held((deps, &**operator), claim, (intent, exchange), known, unnamed).await
+        }
+    }
+}
+
+async fn held(
+    (deps, operator): (&Deps, &dyn Operator),
+    claim: &Arc<Claim>,
+    (intent, exchange): (&Intent, &Exchange),
+    known: &mut Known,
+    mut unnamed: Unnamed,
+) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
+    let mut generations = deps.policy.subscribe();
+    for _ in 0..MAX_TIMES_ASKED {
+        let asked = operator.ask(question(intent, exchange, &unnamed));
+        let word = tokio::select! {
+            word = asked => word,
+            // It may name it now.
+            _ = newer(&mut generations, unnamed.generation.number) => Word::Again,
+        };
+        if let Some(refusal) = refusal(&word, &unnamed.denial) {
+            return Err(refusal);
+        }
+        let caller = road::identified(deps, claim, known).await?;
+        let generation = deps.policy.load();
+        known.generation = Some(generation.number);
+        let denial = match Granted::judge(&generation, intent, &caller) {
+            Ok(granted) => return Ok((caller, generation, granted)),
+            Err(denial) if is_asked(deps, intent, &denial) => denial,
+            Err(denial) => return Err(denial.into()),
+        };
+        let as_asked = generation.number == unnamed.generation.number
+            && caller.executable == unnamed.caller.executable
+            && caller.foreign_code == unnamed.caller.foreign_code;
+        if word == Word::Once && as_asked {
+            let granted = granted(intent, &caller, &generation, Unlisted::Once);
+            return Ok((caller, generation, granted));
+        }
+        unnamed = Unnamed { caller, generation, denial };
+    }
+    Err(unnamed.denial.into())
+}
+
+/// Resolves when another generation is in force than the one that judged it.
+async fn newer(generations: &mut tokio::sync::watch::Receiver<u64>, judged_by: u64) {
+    if generations.wait_for(|number| *number > judged_by).await.is_err() {
+        // Nobody publishes any more.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn question(intent: &Intent, exchange: &Exchange, unnamed: &Unnamed) -> Question {
+    Question {
+        host: intent.destination().host.bare().to_string(),
+        port: intent.destination().port,
+        method: exchange.method.as_str().into(),
+        path: exchange.path.shared().into(),
+        program: unnamed.caller.executable.clone(),
+        generation: unnamed.generation.number,
+    }
+}
+
+fn refusal(word: &Word, denial: &Denial) -> Option<Refusal> {
+    let (what, hint) = match word {
+        Word::Once | Word::Again => return None,
+        Word::Denied(id) => ("the operator refused it", format!("it was asked for as {id}")),
+        Word::Unanswered(id) => (
+            "the operator was asked and has not approved it",
+            format!("`cofferdam approvals approve {id}` lets the next one through"),
+        ),
+        Word::Full => (
+            "the operator is asked for as much as may be already",
+            "answer what `cofferdam approvals list` shows".to_owned(),
+        ),
+    };
+    let detail = format!("{}, and {what}", denial.detail);
+    Some(Refusal::Denied(Denial { detail, hint: Some(hint), ..denial.clone() }))
+}
+
+/// In the place of an entry: requests are read one by one, and no private address is reached.
+fn granted(intent: &Intent, caller: &Judged, generation: &Generation, unlisted: Unlisted) -> Granted {
+    static NAME: LazyLock<Arc<str>> = LazyLock::new(|| ENTRY.into());
+    static TUNNEL: LazyLock<Arc<str>> = LazyLock::new(|| "each request in it is asked for".into());
+    static ONCE: LazyLock<Arc<str>> = LazyLock::new(|| "approved once".into());
+    let rule = match unlisted {
+        Unlisted::Tunnel => &TUNNEL,
+        Unlisted::Once => &ONCE,
+    };
+    let grant = Grant {
+        policy: Arc::clone(&NAME),
+        rule: Arc::clone(rule),
+        treatment: Treatment::Inspect { protocol: Protocol::Rest },
+        addresses: AddressRule { allowed_ips: Arc::from([]), exact_host: false },
+        path_options: PathOptions::default(),
+        reads_bodies: false,
+    };
+    Granted::unlisted(intent.destination().clone(), caller, grant, generation.number, unlisted)
+}
