@@ -1,7 +1,7 @@
 //! What an operator approved beside the policy's own text, as entries of it.
 //!
 //! Each becomes one entry, no broader than what was asked: one host and port, one program by path *and* content (its children
-//! not), one method, one path. The text of a policy knows nothing of it; it is composed in at every load, as a preset is.
+//! not), one method, one path, and no private address behind the name. The text of a policy knows nothing of it; it is composed in at every load, as a preset is.
 //! One that contradicts the policy's own entries is left out: the operator's file has the last word.
 
 use serde_json::json;
@@ -80,6 +80,7 @@ impl Approved {
                 "host": host,
                 "port": self.port,
                 "protocol": "rest",
+                "public_only": true,
                 "rules": [{ "allow": { "method": self.method, "path": self.path } }],
             }],
             "binaries": [{ "path": self.binary, "sha256": self.sha256, "ancestors": false }],
@@ -184,6 +185,10 @@ mod tests {
         assert!(!lets(&candidate, ("b.example.com", 443), &curl, "POST", "/a/b"), "another host");
         assert!(!lets(&candidate, at, &caller("/usr/bin/curl", 0xac), "POST", "/a/b"), "another content");
         assert!(!lets(&candidate, at, &caller("/usr/bin/wget", 0xab), "POST", "/a/b"), "another program");
+        let destination = Destination { host: Host::parse(at.0).unwrap(), port: at.1 };
+        let generation = crate::Store::new(candidate.clone()).load();
+        let grant = generation.compiled.connect(&destination, &curl).unwrap();
+        assert!(!grant.addresses.exact_host, "no private address behind the name");
         let mut child = caller("/usr/bin/other", 1);
         child.ancestors = Arc::from([curl.executable.clone()]);
         assert!(!lets(&candidate, at, &child, "POST", "/a/b"), "a child of it");

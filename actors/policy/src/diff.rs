@@ -175,6 +175,11 @@ impl Changes {
             };
             self.add(key, effect, format!("{at}: protocol {} becomes {}", protocol(old), protocol(new)));
         }
+        if old.public_only != new.public_only {
+            let (effect, word) =
+                if new.public_only { (Effect::Narrower, "on") } else { (Effect::Wider, "off") };
+            self.add(key, effect, format!("{at}: public_only is turned {word}"));
+        }
         for (name, was, is) in [
             ("tls: skip", old.tls_skip, new.tls_skip),
             ("enforcement: audit", old.audit, new.audit),

@@ -105,6 +105,7 @@ fn write_endpoint(out: &mut String, endpoint: &Endpoint) {
     for (yes, text) in [
         (endpoint.tls_skip, "tls: skip"),
         (endpoint.audit, "enforcement: audit"),
+        (endpoint.public_only, "public_only: true"),
         (endpoint.allow_encoded_slash, "allow_encoded_slash: true"),
     ] {
         if yes {

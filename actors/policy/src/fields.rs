@@ -242,6 +242,12 @@ pub(crate) static ENDPOINT: Object = Object {
              link-local or unspecified.",
         ),
         field(
+            "public_only",
+            Kind::Bool,
+            "Whether private addresses stay refused although the host is named exactly; not with `allowed_ips`. Default `false`: an \
+             exact name may lead to the operator's own network.",
+        ),
+        field(
             "allow_encoded_slash",
             Kind::Bool,
             "Whether `%2F` may stand in a path (npm's scoped packages). Default `false`: refused.",

@@ -160,6 +160,8 @@ pub struct Endpoint {
     pub deny_rules: Vec<Written>,
     /// Ranges in which the host's addresses must lie.
     pub allowed_ips: Vec<IpNet>,
+    /// Whether no private address is reached, though the host is named exactly.
+    pub public_only: bool,
     /// Whether `%2F` may stand in a path.
     pub allow_encoded_slash: bool,
     /// How bodies are judged, where they are.

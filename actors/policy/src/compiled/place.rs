@@ -162,7 +162,7 @@ impl Place {
             deny: endpoint.deny_rules.iter().map(|it| clause("deny", it, endpoint.protocol)).collect(),
             addresses: AddressRule {
                 allowed_ips: endpoint.allowed_ips.as_slice().into(),
-                exact_host: matches!(endpoint.host, Some(HostPattern::Exact(_))),
+                exact_host: matches!(endpoint.host, Some(HostPattern::Exact(_))) && !endpoint.public_only,
             },
             path_options: PathOptions { allow_encoded_slash: endpoint.allow_encoded_slash },
             bodies: endpoint.bodies.clone(),

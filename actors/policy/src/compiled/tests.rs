@@ -130,6 +130,7 @@ fn treatment_and_addresses_come_from_the_endpoint() {
     let c = compiled(
         "  a:\n    endpoints:\n      - { host: l4.example.com, port: 22 }\n      - { host: skip.example.com, port: 443, tls: skip }\n      \
          - { host: '*.rest.example.com', port: 443, protocol: rest, access: read-only, allowed_ips: [10.0.0.0/8] }\n      \
+         - { host: public.example.com, port: 22, public_only: true }\n      \
          - { host: ws.example.com, port: 443, protocol: websocket, access: full }\n      - { port: 2222, allowed_ips: [10.1.2.0/24] }\n      \
          - { host: 203.0.113.9, port: 80, protocol: rest, access: full }\n    binaries: [ { path: /usr/bin/curl } ]\n",
     );
@@ -140,6 +141,7 @@ fn treatment_and_addresses_come_from_the_endpoint() {
     assert_eq!(rest.treatment, Treatment::Inspect { protocol: Protocol::Rest });
     assert!(!rest.addresses.exact_host && rest.addresses.allowed_ips.len() == 1);
     assert!(grant("l4.example.com:22").unwrap().addresses.exact_host);
+    assert!(!grant("public.example.com:22").unwrap().addresses.exact_host, "named, and public all the same");
     assert_eq!(
         grant("ws.example.com:443").unwrap().treatment,
         Treatment::Inspect { protocol: Protocol::Websocket }

@@ -49,6 +49,7 @@ impl Reader<'_> {
         let rules = self.allow_rules(fields.get("rules"), speaks);
         let deny_rules = self.deny_rules(fields.get("deny_rules"), speaks);
         let allowed_ips = self.each(fields.get("allowed_ips"), Self::range);
+        let public_only = self.boolean(fields.get("public_only")).unwrap_or(false);
         let rewrites = self.rewrites(&fields, protocol);
         let allow_encoded_slash = self.boolean(fields.get("allow_encoded_slash")).unwrap_or(false);
 
@@ -64,6 +65,7 @@ impl Reader<'_> {
             rules,
             deny_rules,
             allowed_ips,
+            public_only,
             allow_encoded_slash,
             bodies,
             rewrites,
@@ -292,6 +294,10 @@ impl Reader<'_> {
                 self.error(at("protocol"), "an endpoint without `host` can't be inspected").help =
                     Some("name the host, or leave `protocol` out".into());
             }
+        }
+        if endpoint.public_only && !endpoint.allowed_ips.is_empty() {
+            self.error(at("public_only"), "`public_only` and `allowed_ips` exclude each other").help =
+                Some("`allowed_ips` says which addresses there may be, private ones included".into());
         }
         if endpoint.access.is_some() && fields.get("rules").is_some() {
             self.error(at("access"), "`access` and `rules` exclude each other").help =
