@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
 //! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be had; features that are not
-//! there yet (`approvals: { unlisted: ask }`, `budgets`) are errors that say so: a field that protects is never ignored in silence.
+//! there yet (`budgets`) are errors that say so: a field that protects is never ignored in silence.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use gateway::config::Present;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::out::Failure;
 use crate::state::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
+mod approvals;
 mod health;
 mod reading;
 pub mod upstream;
@@ -78,26 +78,7 @@ pub struct Config {
     pub enforcement: Option<Enforcement>,
     /// What becomes of requests that no policy entry names.
     #[serde(default)]
-    approvals: Option<Approvals>,
-}
-
-/// Only what is in force anyway: requests that are held come with a later release, see [`Config::check`].
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Approvals {
-    #[serde(default)]
-    unlisted: Unlisted,
-    /// Of the held ones alone.
-    #[serde(default, rename = "hold")]
-    _hold: Option<Present>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Unlisted {
-    #[default]
-    Deny,
-    Ask,
+    pub approvals: approvals::Approvals,
 }
 
 /// One agent.
@@ -282,11 +263,7 @@ impl Config {
         if self.profile.is_some() && self.policy.is_some() {
             return Err("`profile` and `policy` together: name one of them".into());
         }
-        if self.approvals.as_ref().is_some_and(|approvals| approvals.unlisted == Unlisted::Ask) {
-            return Err("approvals: held requests come with a later release; `unlisted: deny` is what there is: what no policy entry \
-                        names is refused"
-                .into());
-        }
+        self.approvals.check().map_err(|why| format!("approvals: {why}"))?;
         self.credentials.check().map_err(|faults| faults.to_string())?;
         self.limits.check().map_err(|why| format!("limits.{why}"))?;
         // A connection to port 0 reaches nothing, and nobody would know which one the kernel chose.
@@ -454,7 +431,8 @@ mod tests {
     #[test]
     fn what_is_not_there_yet_is_refused_not_ignored() {
         for (field, said) in [
-            ("approvals: { unlisted: ask, hold: 30s }", "approvals: held requests come with a later release"),
+            ("approvals: { unlisted: ask, hold: 1h }", "approvals: `hold: 1h` is not from 1s to 10m"),
+            ("approvals: { unlisted: ask, hold: soon }", "no duration"),
             ("approvals: { unlisted: perhaps }", "unknown variant"),
             ("budget: {}", "unknown field"),
             ("agents: { a: { command: [] } }", "`command` is empty"),

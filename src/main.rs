@@ -10,6 +10,7 @@ mod compose;
 mod config;
 mod demo;
 mod heart;
+mod kept;
 mod logs;
 mod name;
 #[cfg(test)]

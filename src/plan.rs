@@ -80,6 +80,8 @@ pub struct Plan {
     pub inference: Option<gateway::config::Inference>,
     /// What placeholders stand for, by reference, and where it may go.
     pub credentials: proxy::credentials::Section,
+    /// How long what no policy entry names waits for the operator's word; refused at once where nobody is asked.
+    pub approvals: Option<Duration>,
     /// Ports of this machine that lead inside.
     pub forwards: Vec<Forward>,
     /// More roots for upstream servers, PEM.

@@ -67,6 +67,13 @@ pub enum Command {
                             cofferdam identity accept assistant /sandbox/venv/bin/python3"
     )]
     Identity(IdentityCommand),
+    /// Answer what agents ask for beyond the policy (`approvals: { unlisted: ask }` in cofferdam.yaml)
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam approvals list\n  cofferdam approvals approve assistant-3 --for run\n  \
+                            cofferdam approvals watch assistant"
+    )]
+    Approvals(ApprovalsCommand),
     /// Check, explain, compare, show and change policies
     #[command(
         subcommand,
@@ -91,7 +98,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
     /// Comes with a later release
-    #[command(hide = true, disable_help_flag = true, name = "approvals", aliases = ["provider", "onboard", "snapshot", "restore", "term"])]
+    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "snapshot", "restore", "term"])]
     Later {
         /// Whatever it is to be told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -296,6 +303,72 @@ pub enum IdentityCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// `approvals …`.
+#[derive(Debug, Subcommand)]
+pub enum ApprovalsCommand {
+    /// List what was asked for, and what was answered
+    #[command(after_help = "Example:\n  cofferdam approvals list assistant")]
+    List {
+        /// The sandbox [default: all that run]
+        name: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a request through: this one, or as an entry of the policy, for its program as it is now
+    #[command(after_help = "Examples:\n  cofferdam approvals approve assistant-3\n  \
+                            cofferdam approvals approve assistant-3 --for good --path '/repos/**'")]
+    Approve {
+        #[command(flatten)]
+        answer: AnswerArgs,
+        /// How far it goes: one request, until the sandbox ends, or for good
+        #[arg(long = "for", value_enum, default_value_t = Span::Once)]
+        span: Span,
+        /// Another method than was asked for, `*` for any (with --for run or good)
+        #[arg(long)]
+        method: Option<String>,
+        /// Another path, or a pattern (with --for run or good)
+        #[arg(long, value_name = "PATTERN")]
+        path: Option<String>,
+    },
+    /// Refuse it, now and whenever it comes again
+    #[command(after_help = "Example:\n  cofferdam approvals deny assistant-3")]
+    Deny(AnswerArgs),
+    /// Take an answer back: it is asked again when it comes again
+    #[command(after_help = "Example:\n  cofferdam approvals revoke assistant-3")]
+    Revoke(AnswerArgs),
+    /// Print each question and each answer as it comes, until the sandbox ends
+    #[command(after_help = "Example:\n  cofferdam approvals watch assistant")]
+    Watch {
+        /// The sandbox
+        name: String,
+        /// Print JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which question is answered.
+#[derive(Debug, Args)]
+pub struct AnswerArgs {
+    /// Its id, as `approvals list` has it
+    pub id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How far an approval goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Span {
+    /// One request.
+    Once,
+    /// Until the sandbox ends.
+    Run,
+    /// For good.
+    Good,
 }
 
 /// `policy …`.

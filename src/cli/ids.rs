@@ -14,9 +14,9 @@ use agent::plan::{Id, Ids};
 use nix::fcntl::AtFlags;
 use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
-use crate::cli::kept;
 use crate::cli::out::Failure;
 use crate::cli::pairs::{Holder, Pairs, chosen, runs};
+use crate::kept;
 use crate::state::{Claim, Root};
 
 /// The first dynamic id (systemd: `DynamicUser=`).
@@ -96,7 +96,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
         let name = entry.file_name();
         let kind = entry.file_type().map_err(told)?;
         let name = name.to_string_lossy();
-        if kind.is_file() && is_of_log(&name) {
+        if kind.is_file() && (is_of_log(&name) || name == crate::compose::APPROVALS) {
             give_own(&entry.path(), gateway).map_err(told)?;
         }
         if kind.is_dir() && name == "logs" {

@@ -1,5 +1,6 @@
 //! The command line: parse, dispatch, turn the outcome into an exit code. One file a command.
 
+mod approvals;
 pub mod args;
 mod audit;
 mod cage;
@@ -9,7 +10,6 @@ mod exec;
 pub mod given;
 mod identity;
 pub mod ids;
-mod kept;
 mod live;
 mod logs;
 mod other_root;
@@ -116,13 +116,14 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Restart(args) => live::restart(&root, &args),
         Command::Crash(args) => live::crash(&root, &args),
         Command::Identity(command) => identity::identity(&root, command),
+        Command::Approvals(command) => approvals::approvals(&root, command),
         Command::Policy(command) => policy::policy(&root, command),
         Command::Redact(args) => redact::redact(&args),
         Command::Audit(command) => audit::audit(&root, &command),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => crate::demo::demo(&args),
         Command::Later { .. } => Err(Failure::refused(
-            "approvals, provider, onboard, snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
+            "provider, onboard, snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
         )),
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use crate::cli::kept;
+use crate::kept;
 use crate::state::open_lock;
 
 const CHOOSING: &str = ".choosing";

@@ -10,8 +10,8 @@ use agent::isolation::links::{self, Astray};
 use agent::isolation::shown::written;
 use agent::plan::CagePlan;
 
-use crate::cli::kept;
 use crate::cli::out::Failure;
+use crate::kept;
 
 /// In the state directory of a sandbox: real paths, each with a NUL at its end, which no path has in it.
 const FILE: &str = "places";

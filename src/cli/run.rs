@@ -70,6 +70,7 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         limits: config.as_ref().map(|c| c.limits.clone()).unwrap_or_default(),
         client_certs: config.as_ref().map_or(Vec::new(), |c| c.client_certs.clone()),
         upstream_proxy: config.as_ref().and_then(|c| c.upstream_proxy.clone()),
+        approvals: config.as_ref().and_then(|c| c.approvals.hold()),
         upstream_ca: config.and_then(|c| c.upstream_ca),
         system_roots: system_roots()?,
         mode: Mode::Foreground { tty },

@@ -9,6 +9,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agent::launch::{Foundation, NewInit, Parent};
 use agent::plan::{CagePlan, Control};
@@ -58,6 +59,8 @@ pub struct Wanted {
     pub enforcement: config::Enforcement,
     /// Bounds on the agents.
     pub limits: config::Limits,
+    /// How long what no policy entry names waits for the operator's word, if anybody is asked.
+    pub approvals: Option<Duration>,
     /// More roots for upstream servers, a PEM file.
     pub upstream_ca: Option<PathBuf>,
     /// The operator's `SSL_CERT_FILE`, if set: see [`system_roots`].
@@ -215,6 +218,7 @@ fn plan(
         agents: wanted.agents,
         inference: wanted.inference,
         credentials: wanted.credentials,
+        approvals: wanted.approvals,
         forwards: wanted.forwards,
         upstream_ca,
         client_certs,

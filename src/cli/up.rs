@@ -71,6 +71,7 @@ fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
         credentials: config.credentials,
         metrics,
         limits: config.limits,
+        approvals: config.approvals.hold(),
         upstream_ca: config.upstream_ca,
         client_certs: config.client_certs,
         upstream_proxy: config.upstream_proxy,

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use operator::types::{
-    AcceptIdentity, Accepted, Event, ExecRequest, ForgetIdentity, Identity, LogQuery, PolicyChange,
-    PolicyStatus, PolicyView, SandboxState, Status, Stop, TreeNode,
+    AcceptIdentity, Accepted, Approval, ApprovalAnswer, Event, ExecRequest, ForgetIdentity, Identity,
+    LogQuery, PolicyChange, PolicyStatus, PolicyView, SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
 use supervision::{State, Supervisor};
@@ -186,7 +186,7 @@ impl Desk {
         })?;
         Ok(PolicyChange {
             generation: published.generation,
-            warnings: published.warnings.items().iter().map(|item| item.message.clone()).collect(),
+            warnings: words::warnings(&self.plan.name, &published),
             restarted,
         })
     }
@@ -389,6 +389,26 @@ impl Control for Desk {
             let forgotten = identities::forget(&self.stores.pins, &self.stores.audit.sink(), &asked)?;
             self.done(by, "identity forget", forgotten.path.clone());
             Ok(forgotten)
+        })
+    }
+
+    fn approvals(&self) -> Answer<'_, Vec<Approval>> {
+        let list = self.stores.approvals.as_ref().map(|desk| desk.list());
+        Box::pin(async { Ok(list.unwrap_or_default()) })
+    }
+
+    fn answer_approval(&self, by: Peer, id: String, answer: ApprovalAnswer) -> Answer<'_, Approval> {
+        Box::pin(async move {
+            let Some(desk) = &self.stores.approvals else {
+                return Err(Fault::new(
+                    Code::Conflict,
+                    "this sandbox asks nobody: what no entry names is refused",
+                )
+                .hint("`approvals: { unlisted: ask }` in its file"));
+            };
+            self.log_takes_records().await?;
+            let policy = (&self.stores.policy, &self.addresses.policy);
+            desk.answer(policy, by, (&id, answer)).await
         })
     }
 

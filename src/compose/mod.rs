@@ -11,6 +11,7 @@
 mod adapters;
 mod agents;
 mod another_cage;
+mod approvals;
 mod asked;
 mod capture;
 mod control;
@@ -31,6 +32,8 @@ mod stdin;
 mod stores;
 mod terminal;
 mod tree;
+
+pub use approvals::FILE as APPROVALS;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -215,7 +218,8 @@ async fn build(
         stores.presets.clone(),
         stores.policy_seen,
         records::policy_loaded(stores.policy.clone(), stores.audit.sink()),
-    );
+    )
+    .with_approved(stores.approvals.as_ref().map(approvals::Desk::entries).unwrap_or_default());
     let policy_kept = keep_policy(&loader, heart, plan.cages_before);
     let (ending, told_to_end) = mpsc::channel(1);
     let desk = Arc::new(Desk {
@@ -361,7 +365,8 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             if let Ok(fd) = sealed::seal_json("cofferdam-generation", &counted) {
                 let _ = heart.keep(slot::GENERATION, fd.as_fd()).await;
             }
-            let kept = stores::KeptPolicy { number: now.number, text: now.text.to_string(), seen: held };
+            let kept =
+                stores::KeptPolicy { number: now.number, text: now.source.text.to_string(), seen: held };
             if let Ok(fd) = sealed::seal_json("cofferdam-policy", &kept) {
                 // In the line to the heart it is safe: whoever dies now has said it.
                 let _ = heart.keep(slot::POLICY, fd.as_fd()).await;

@@ -23,6 +23,7 @@ use telemetry::audit::AuditLog;
 use telemetry::metrics::Recorder;
 
 use super::adapters::{Inference, InitProcesses, Providers};
+use super::approvals;
 use super::handover::{Handover, HeartLine};
 use super::outward;
 use super::refusals::Refusals;
@@ -51,6 +52,8 @@ pub struct Stores {
     pub pins: Pins,
     /// What was refused, in short.
     pub refusals: Arc<Refusals>,
+    /// What waits for the operator's word, where the configuration says so.
+    pub approvals: Option<approvals::Desk>,
     /// What the proxy needs.
     pub proxy: Arc<proxy::Deps>,
 }
@@ -77,13 +80,16 @@ pub struct Ready {
     names: Arc<proxy::names::Book>,
     credentials: Arc<Credentials>,
     guesses: Guesses,
+    approvals: Option<approvals::Desk>,
 }
 
 impl Ready {
     /// Makes it.
     pub async fn make(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Self, Refused> {
         let presets = presets(&plan.policy.presets)?;
-        let (policy, policy_seen) = policy_store(plan, handover, &presets)?;
+        let asked = plan.approvals.map(|hold| approvals::book(&plan.name, hold, handover.beginning));
+        let approved = asked.as_ref().map(approvals::entries).unwrap_or_default();
+        let (policy, policy_seen) = policy_store(plan, handover, &presets, &approved)?;
         let secrets: Secrets = match handover.take(slot::SECRETS) {
             Some(fd) => sealed::read_json(fd)?,
             None => Secrets::default(),
@@ -96,6 +102,7 @@ impl Ready {
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
+        let approvals = asked.map(|book| approvals::Desk::open(book, audit.sink()));
         let authority = Arc::new(authority(handover, heart).await?);
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
@@ -123,6 +130,7 @@ impl Ready {
             names,
             credentials,
             guesses,
+            approvals,
         })
     }
 
@@ -144,6 +152,7 @@ impl Ready {
             names,
             credentials,
             guesses,
+            approvals,
         } = self;
         let identifier = proxy::identity::Identifier::new(
             Arc::new(InitProcesses(init.clone())),
@@ -173,6 +182,9 @@ impl Ready {
             local: Arc::new(Inference(gateway.clone())),
             credentials,
             guesses,
+            approvals: proxy::approval::Approvals::new(
+                approvals.clone().map(|desk| Arc::new(desk) as Arc<dyn proxy::approval::Operator>),
+            ),
         });
         Ok(Stores {
             policy,
@@ -185,6 +197,7 @@ impl Ready {
             gateway,
             pins,
             refusals,
+            approvals,
             proxy,
         })
     }
@@ -233,6 +246,7 @@ fn policy_store(
     plan: &Plan,
     handover: &mut Handover,
     presets: &[Preset],
+    approved: &[policy::Approved],
 ) -> Result<(policy::Store, policy::Seen), Refused> {
     let kept: Option<KeptPolicy> = handover.take(slot::POLICY).map(sealed::read_json).transpose()?;
     let (text, turns) = (plan.policy.text.as_str(), u64::from(plan.cages_before));
@@ -246,7 +260,11 @@ fn policy_store(
             None => (1 + turns, text, plan.policy_seen),
         },
     };
-    let candidate = Candidate::new(&plan.policy.name, text, presets).map_err(|errors| errors.to_string())?;
+    let composed = Candidate::with_approved(&plan.policy.name, text, presets, approved);
+    let (candidate, left_out) = composed.map_err(|errors| errors.to_string())?;
+    for id in left_out {
+        tracing::warn!("what was approved as {}-{id} contradicts the policy, and is not in force", plan.name);
+    }
     Ok((policy::Store::starting_at(candidate, number), seen))
 }
 

@@ -27,6 +27,15 @@ pub(super) fn agent_status(agent: &Agent) -> AgentStatus {
     }
 }
 
+/// What an operator should know of a policy that is in force.
+pub(super) fn warnings(sandbox: &str, published: &policy::Published) -> Vec<String> {
+    let left_out = published
+        .left_out
+        .iter()
+        .map(|id| format!("what was approved as {sandbox}-{id} contradicts it, and is no part of it"));
+    published.warnings.items().iter().map(|item| item.message.clone()).chain(left_out).collect()
+}
+
 fn health_word(health: Health) -> &'static str {
     match health {
         Health::Starting => "starting",

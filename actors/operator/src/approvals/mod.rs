@@ -79,8 +79,8 @@ impl Approvals {
     }
 
     /// Asks for a request that comes under `generation` of the policy, and waits for the answer, at most as long as requests are
-    /// held. Dropping it takes the request back.
-    pub async fn ask(&self, asked: Asked, generation: u64) -> Word {
+    /// held; `waits` is shown the question where it does. Dropping it takes the request back.
+    pub async fn ask(&self, asked: Asked, generation: u64, waits: impl FnOnce(Approval)) -> Word {
         let (tell, told) = oneshot::channel();
         let asking = self.change(|book| book.ask(asked, generation, tell));
         let (id, waiter) = match asking {
@@ -88,6 +88,9 @@ impl Approvals {
             Asking::Waits { id, waiter } => (id, waiter),
         };
         let _taken_back = TakenBack { approvals: self, id, waiter };
+        if let Ok(shown) = self.shown(id) {
+            waits(shown);
+        }
         match timeout(self.0.hold, told).await {
             Ok(Ok(word)) => word,
             // Its question went: the book is full of others.

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::approval::Approval;
+
 /// A text of a record: short ones lie in it, and one that many records have is shared among them.
 pub type Text = smol_str::SmolStr;
 
@@ -96,6 +98,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         is: Option<Text>,
     },
+    /// A request waits for the operator's word, or it came.
+    Approval(Box<Approval>),
     /// The sandbox itself.
     Sandbox {
         /// What happened.
@@ -138,6 +142,7 @@ impl Event {
             Self::Identity { path, change: _, was, is } => {
                 [path].into_iter().chain(was).chain(is).for_each(visit);
             }
+            Self::Approval(approval) => approval.each_text(visit),
             Self::Sandbox { change: _, name, version, detail } => {
                 [name, version].into_iter().chain(detail).for_each(visit);
             }
@@ -488,6 +493,7 @@ pub(super) fn samples(text: &str) -> Vec<Event> {
         Event::ControlMissing { control: own(), detail: own() },
         Event::Operator { action: own(), uid: None, detail: some() },
         Event::Identity { path: own(), change: IdentityChange::Pinned, was: some(), is: some() },
+        Event::Approval(Box::new(Approval::sample(text))),
         Event::Sandbox { change: SandboxChange::Started, name: own(), version: own(), detail: some() },
         Event::Log(Note::Truncated { bytes: 1, sha256: own() }),
         Event::Log(Note::Pruned { through_seq: 1, hash: own(), unread: true }),

@@ -6,6 +6,7 @@
 //! A record is redacted before it is written; one that cannot be written makes its caller refuse (fail closed).
 
 mod ahead;
+mod approval;
 mod event;
 mod file;
 mod found;
@@ -16,6 +17,7 @@ mod record;
 mod sink;
 mod verify;
 
+pub use approval::{Approval, ApprovalChange};
 pub use event::{
     ActorChange, AgentChange, Egress, Event, IdentityChange, Inference, Note, Phase, PolicyResult,
     SandboxChange, Text, Verdict, in_hex,

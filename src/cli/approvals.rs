@@ -1,0 +1,181 @@
+//! `cofferdam approvals`: what agents have asked for beyond the policy, and the operator's word on it.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt;
+use operator::client::Client;
+use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, Scope};
+
+use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
+use crate::cli::live::{client, told};
+use crate::cli::out::{Failure, Outcome, Paint, harmless, print, print_json, table};
+use crate::cli::wait_for;
+use crate::state::{Name, Presence, Root};
+
+/// Runs `approvals list`, `approve`, `deny`, `revoke` or `watch`.
+pub fn approvals(root: &Root, command: ApprovalsCommand) -> Outcome {
+    let plain = |verdict| ApprovalAnswer { verdict, scope: None, method: None, path: None };
+    match command {
+        ApprovalsCommand::List { name, json } => list(root, name.as_deref(), json),
+        ApprovalsCommand::Approve { answer, span, method, path } => {
+            let scope = match span {
+                Span::Once => Scope::Once,
+                Span::Run => Scope::Run,
+                Span::Good => Scope::Good,
+            };
+            let said = ApprovalAnswer { scope: Some(scope), method, path, ..plain(ApprovalVerdict::Approve) };
+            say(
+                root,
+                &answer,
+                &said,
+                match scope {
+                    Scope::Once => "approved once",
+                    Scope::Run => "approved until the sandbox ends",
+                    Scope::Good => "approved for good",
+                },
+            )
+        }
+        ApprovalsCommand::Deny(answer) => say(root, &answer, &plain(ApprovalVerdict::Deny), "denied"),
+        ApprovalsCommand::Revoke(answer) => say(root, &answer, &plain(ApprovalVerdict::Revoke), "taken back"),
+        ApprovalsCommand::Watch { name, json } => watch(root, &name, json),
+    }
+}
+
+fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
+    let clients = match name {
+        Some(name) => vec![client(root, name)?],
+        None => running(root)?,
+    };
+    let all = wait_for(async {
+        let mut all = Vec::new();
+        for client in &clients {
+            match client.approvals().await {
+                Ok(questions) => all.extend(questions),
+                // One that ended meanwhile has none.
+                Err(error) if name.is_none() => drop(error),
+                Err(error) => return Err(told(error)),
+            }
+        }
+        Ok(all)
+    })?;
+    if json {
+        print_json(&all)?;
+        return Ok(0);
+    }
+    let paint = Paint::stdout();
+    let mut rows = vec![["ID", "STATE", "REQUEST", "PROGRAM", "ASKED", "SHA-256"].map(String::from).to_vec()];
+    rows.extend(all.iter().map(|question| {
+        vec![
+            question.id.clone(),
+            state(question, paint),
+            harmless(&request(question)),
+            one_line(&question.binary),
+            format!("{}x", question.asked),
+            question.sha256.chars().take(12).collect(),
+        ]
+    }));
+    print(&table(&rows))?;
+    Ok(0)
+}
+
+fn running(root: &Root) -> Result<Vec<Client>, Failure> {
+    let names = root.names()?.into_iter().filter(|name| matches!(root.presence(name), Presence::Running));
+    Ok(names.map(|name| Client::new(root.socket(&name))).collect())
+}
+
+fn state(question: &Approval, paint: Paint) -> String {
+    match (question.state, question.scope) {
+        (ApprovalState::Held, _) => paint.warn(&format!("HELD ({})", question.held)),
+        (ApprovalState::Waiting, _) => paint.warn("waiting"),
+        (ApprovalState::Denied, _) => paint.bad("denied"),
+        (ApprovalState::Approved, Some(Scope::Run)) => paint.good("approved (run)"),
+        (ApprovalState::Approved, Some(Scope::Good)) => paint.good("approved (good)"),
+        (ApprovalState::Approved, _) => paint.good("approved (once)"),
+    }
+}
+
+/// `GET api.example.com:443/a`
+fn request(question: &Approval) -> String {
+    let host = match question.host.contains(':') {
+        true => format!("[{}]", question.host),
+        false => question.host.clone(),
+    };
+    format!("{} {host}:{}{}", question.method, question.port, question.path)
+}
+
+/// An id is the sandbox's name, `-` and a number.
+fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> Outcome {
+    let Some((name, _)) = answer.id.rsplit_once('-') else {
+        return Err(Failure::refused(format!(
+            "'{}' is no id of a question, such as assistant-3: `cofferdam approvals list` shows them",
+            answer.id
+        )));
+    };
+    let client = client(root, name)?;
+    let now = wait_for(async { client.answer_approval(&answer.id, said).await.map_err(told) })?;
+    match answer.json {
+        true => print_json(&now)?,
+        false => print(&format!(
+            "{words}: {}: {} by {}\n",
+            now.id,
+            harmless(&request(&now)),
+            one_line(&now.binary)
+        ))?,
+    }
+    Ok(0)
+}
+
+/// Prints what is held now and each that comes, until the sandbox ends or Ctrl-C.
+fn watch(root: &Root, name: &str, json: bool) -> Outcome {
+    let name = Name::parse(name)?;
+    let client = client(root, name.as_str())?;
+    wait_for(async {
+        // Listened to first, so that nothing is missed in between.
+        let mut events = client.events().await.map_err(told)?;
+        let mut seen = HashMap::new();
+        loop {
+            for question in client.approvals().await.map_err(told)? {
+                // Each time that it is asked anew, and each answer.
+                let now = (question.state, question.asked);
+                if seen.insert(question.id.clone(), now) != Some(now) {
+                    show(&question, json)?;
+                }
+            }
+            loop {
+                match events.next().await {
+                    Some(Ok(event)) if event.kind == "approval" => break,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(told(error)),
+                    None => return Ok(()),
+                }
+            }
+        }
+    })?;
+    Ok(0)
+}
+
+fn show(question: &Approval, json: bool) -> Result<(), Failure> {
+    if json {
+        let line = serde_json::to_string(question).map_err(|e| Failure::refused(e.to_string()))?;
+        return Ok(print(&format!("{line}\n"))?);
+    }
+    let mut text = format!(
+        "{}  {}  {} by {}\n",
+        question.id,
+        state(question, Paint::stdout()),
+        harmless(&request(question)),
+        one_line(&question.binary)
+    );
+    if question.state == ApprovalState::Held {
+        text.push_str(&format!(
+            "    cofferdam approvals approve {id}    cofferdam approvals deny {id}\n",
+            id = question.id
+        ));
+    }
+    Ok(print(&text)?)
+}
+
+/// A path is the agent's to choose: it does nothing to a terminal and stays in its row.
+fn one_line(path: &str) -> String {
+    harmless(path).replace('\n', "\\n").replace('\t', "\\t")
+}

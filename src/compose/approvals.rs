@@ -1,0 +1,293 @@
+//! `cofferdam approvals`, done: questions put on record and on disk, and what is answered put in force.
+//!
+//! What goes once is told to the request that waits. What goes for the run or for good becomes an entry of the policy, in force
+//! before any request hears of it. Decides nothing: what may be asked for is the proxy's, what was approved the operator's word.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::protocol::Beginning;
+use futures_util::future::BoxFuture;
+use operator::approvals::{Approvals, Asked, Kept, Refused, Rule, Word};
+use operator::types::{Approval, ApprovalAnswer, ApprovalVerdict, Scope};
+use operator::{Code, Fault, Peer};
+use policy::{Approved, Unwritable};
+use proxy::approval::{self, Question};
+use supervision::Address;
+use telemetry::audit::{self, ApprovalChange, Event, Sink};
+use telemetry::metrics;
+use tokio::sync::Mutex;
+
+use super::records::record;
+use crate::kept;
+
+/// Where questions and answers are kept, in the sandbox's state directory.
+pub const FILE: &str = "approvals.json";
+/// How long the reloader may take to put an answer in force.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The questions of a sandbox whose configuration says `unlisted: ask`.
+#[derive(Clone)]
+pub struct Desk {
+    book: Approvals,
+    sink: Sink,
+    /// Held while an answer is put in force: each builds on the one before.
+    answering: Arc<Mutex<()>>,
+}
+
+/// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
+#[must_use]
+pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> Approvals {
+    let kept = match kept::read(Path::new(FILE)) {
+        Ok(Some(bytes)) => serde_json::from_slice::<Kept>(&bytes).map_err(|e| e.to_string()),
+        Ok(None) => Ok(Kept::default()),
+        Err(error) => Err(error.to_string()),
+    };
+    let kept = kept.unwrap_or_else(|why| {
+        tracing::warn!("{FILE} can't be read, and nothing that was approved before is in force: {why}");
+        Kept::default()
+    });
+    let kept = match beginning {
+        Beginning::Sandbox => kept.for_good(),
+        _ => kept,
+    };
+    Approvals::new(sandbox, hold, kept)
+}
+
+/// What of it the policy is composed with.
+#[must_use]
+pub fn entries(book: &Approvals) -> Vec<Approved> {
+    written(&book.approved())
+}
+
+impl Desk {
+    /// Keeps the book on disk from now on.
+    #[must_use]
+    pub fn open(book: Approvals, sink: Sink) -> Self {
+        tokio::spawn(keep(book.clone()));
+        Self { book, sink, answering: Arc::default() }
+    }
+
+    /// What of it the policy is composed with.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Approved> {
+        entries(&self.book)
+    }
+
+    /// Every question.
+    #[must_use]
+    pub fn list(&self) -> Vec<Approval> {
+        self.book.list()
+    }
+
+    /// Does what an operator says.
+    ///
+    /// # Errors
+    /// No such question; an answer that doesn't fit it; a policy that has no place for it.
+    pub async fn answer(
+        &self,
+        policy: (&policy::Store, &Address<policy::actor::Msg>),
+        by: Peer,
+        (id, answer): (&str, ApprovalAnswer),
+    ) -> Result<Approval, Fault> {
+        let _one_at_a_time = self.answering.lock().await;
+        let (number, asked, _) = self.book.find(id).map_err(refused)?;
+        let ApprovalAnswer { verdict, scope, method, path } = answer;
+        let rule = Rule { method, path };
+        if rule != Rule::default()
+            && (verdict != ApprovalVerdict::Approve || scope.unwrap_or(Scope::Once) == Scope::Once)
+        {
+            return Err(Fault::new(
+                Code::BadRequest,
+                "another method or path is for what is approved for the run or for good",
+            ));
+        }
+        let (shown, change) = match (verdict, scope.unwrap_or(Scope::Once)) {
+            (ApprovalVerdict::Approve, Scope::Once) => {
+                self.without(policy.1, number).await?;
+                let shown =
+                    self.book.approve_once(number, policy.0.load().number, by.uid).map_err(refused)?;
+                (shown, ApprovalChange::ApprovedOnce)
+            }
+            (ApprovalVerdict::Approve, scope) => {
+                let entry = entry(number, &asked, &rule);
+                writable(&entry, &rule)?;
+                self.put_in_force(policy.1, number, entry).await?;
+                let change = match scope {
+                    Scope::Good => ApprovalChange::ApprovedForGood,
+                    _ => ApprovalChange::ApprovedForRun,
+                };
+                (self.book.settle(number, scope, rule, by.uid).map_err(refused)?, change)
+            }
+            (ApprovalVerdict::Deny, _) => {
+                self.without(policy.1, number).await?;
+                (self.book.deny(number, by.uid).map_err(refused)?, ApprovalChange::Denied)
+            }
+            (ApprovalVerdict::Revoke, _) => {
+                self.without(policy.1, number).await?;
+                (self.book.revoke(number).map_err(refused)?, ApprovalChange::Revoked)
+            }
+        };
+        record(&self.sink, event(&shown, change, Some(by.uid)));
+        // Whoever reads that it is so may rely on it, whatever dies next.
+        write(&self.book).await;
+        Ok(shown)
+    }
+
+    /// The policy with this beside what was approved before.
+    async fn put_in_force(
+        &self,
+        policy: &Address<policy::actor::Msg>,
+        number: u64,
+        new: Approved,
+    ) -> Result<(), Fault> {
+        let before = self.others(number);
+        let (id, mut all) = (new.id.clone(), before.clone());
+        all.push(new);
+        let published = publish(policy, all).await?;
+        if published.left_out.contains(&id) {
+            publish(policy, before).await?;
+            return Err(Fault::new(
+                Code::Conflict,
+                "the policy has an entry that contradicts it: the same host and port with another `protocol` or `tls`",
+            )
+            .hint("approve it once, or change the policy"));
+        }
+        Ok(())
+    }
+
+    /// The policy without this, where it has it.
+    async fn without(&self, policy: &Address<policy::actor::Msg>, number: u64) -> Result<(), Fault> {
+        let others = self.others(number);
+        if others.len() < self.book.approved().len() {
+            publish(policy, others).await?;
+        }
+        Ok(())
+    }
+
+    fn others(&self, number: u64) -> Vec<Approved> {
+        let mut approved = self.book.approved();
+        approved.retain(|(other, _, _)| *other != number);
+        written(&approved)
+    }
+}
+
+impl approval::Operator for Desk {
+    fn ask(&self, question: Question) -> BoxFuture<'_, approval::Word> {
+        let Question { host, port, method, path, program, generation } = question;
+        let asked = Asked {
+            host,
+            port,
+            method: method.into(),
+            path: path.into(),
+            binary: program.path.to_string(),
+            sha256: hex::encode(program.sha256),
+        };
+        Box::pin(async move {
+            let word = self.book.ask(asked, generation, |shown| {
+                record(&self.sink, event(&shown, ApprovalChange::Asked, None));
+            });
+            match word.await {
+                Word::Once => approval::Word::Once,
+                Word::Again => approval::Word::Again,
+                Word::Denied(number) => approval::Word::Denied(self.book.id(number)),
+                Word::Unanswered(number) => approval::Word::Unanswered(self.book.id(number)),
+                Word::Full => approval::Word::Full,
+            }
+        })
+    }
+}
+
+async fn publish(
+    policy: &Address<policy::actor::Msg>,
+    approved: Vec<Approved>,
+) -> Result<policy::Published, Fault> {
+    let published = policy.call(|reply| policy::actor::Msg::Approve { approved, reply }, DEADLINE).await;
+    published
+        .map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?
+        .map_err(|refused| Fault::new(Code::Conflict, refused.to_string()))
+}
+
+fn written(approved: &[(u64, Asked, Rule)]) -> Vec<Approved> {
+    approved.iter().map(|(number, asked, rule)| entry(*number, asked, rule)).collect()
+}
+
+fn entry(number: u64, asked: &Asked, rule: &Rule) -> Approved {
+    Approved {
+        id: number.to_string(),
+        host: asked.host.clone(),
+        port: asked.port,
+        method: rule.method.clone().unwrap_or_else(|| asked.method.clone()),
+        path: rule.path.clone().unwrap_or_else(|| asked.path.clone()),
+        binary: asked.binary.clone(),
+        sha256: asked.sha256.clone(),
+    }
+}
+
+fn writable(entry: &Approved, rule: &Rule) -> Result<(), Fault> {
+    let literal = match rule.path {
+        // A pattern is the operator's own.
+        Some(_) => Ok(()),
+        None => Approved::literal("the path", &entry.path),
+    };
+    literal.and_then(|()| entry.check()).map_err(|why| {
+        let fault = Fault::new(Code::BadRequest, format!("it can't be an entry of the policy: {why}"));
+        match why {
+            Unwritable::Pattern { .. } => {
+                fault.hint("approve it once, or name a path of your own with --path")
+            }
+            Unwritable::Rejected(_) => fault,
+        }
+    })
+}
+
+fn refused(why: Refused) -> Fault {
+    let code = match why {
+        Refused::Unknown => Code::NotFound,
+        Refused::Outdated | Refused::Unanswered => Code::Conflict,
+    };
+    let fault = Fault::new(code, why.to_string());
+    match why {
+        Refused::Unknown => fault.hint("`cofferdam approvals list` shows them"),
+        _ => fault,
+    }
+}
+
+fn event(shown: &Approval, change: ApprovalChange, uid: Option<u32>) -> Event {
+    Event::Approval(Box::new(audit::Approval {
+        id: shown.id.as_str().into(),
+        change,
+        host: shown.host.as_str().into(),
+        port: shown.port,
+        method: shown.method.as_str().into(),
+        path: shown.path.as_str().into(),
+        binary: shown.binary.as_str().into(),
+        sha256: shown.sha256.as_str().into(),
+        generation: shown.generation,
+        uid,
+    }))
+}
+
+/// Follows the book: on disk, and as a number.
+async fn keep(book: Approvals) {
+    let mut changes = book.changes();
+    while changes.changed().await.is_ok() {
+        metrics::approvals_pending(book.pending());
+        write(&book).await;
+    }
+}
+
+async fn write(book: &Approvals) {
+    let kept = book.kept();
+    let written = tokio::task::spawn_blocking(move || {
+        let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other)?;
+        kept::write(Path::new(FILE), &bytes)
+    });
+    match written.await.map_err(std::io::Error::other).flatten() {
+        Ok(()) => {}
+        Err(error) => {
+            tracing::warn!(%error, "{FILE} can't be written: what is approved now is forgotten with this supervisor")
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What no policy entry names, held for the operator's word: asked, answered once, for the run and for good, denied, taken back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{Mode, PATIENCE, poll};
+use serde_json::Value;
+
+use common::{COFFERDAM, START, Sandbox, program, workspace};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "approvals",
+        Path::new(COFFERDAM),
+        bed::cases![
+            one_word_lets_one_request_through,
+            an_answer_for_the_run_is_an_entry_and_can_be_taken_back,
+            a_denied_one_is_refused_at_once,
+            what_nobody_answers_is_refused_and_can_be_answered_later,
+            held_requests_outlive_the_operators_actor_and_answers_the_supervisor,
+            an_answer_for_good_outlives_the_sandbox,
+            where_nobody_is_asked_nothing_changes.only(Mode::Rootless),
+        ],
+    )
+}
+
+/// A sandbox whose agent reads lines from a pipe and does what they say, one answer a line.
+struct Asking<'a> {
+    stage: &'a Stage<'a>,
+    sandbox: Sandbox<'a>,
+    curl: String,
+    sent: u32,
+}
+
+impl<'a> Asking<'a> {
+    fn start(stage: &'a Stage, hold: &str) -> Result<Self> {
+        let curl = program("curl")?;
+        let file = stage.write("c.yaml", format!("approvals: {{ unlisted: ask, hold: {hold} }}\n"))?;
+        let file = file.display().to_string();
+        let policy = common::policy_file(stage, "")?;
+        let options = [
+            "--config",
+            &file,
+            "--policy",
+            &policy,
+            "--workspace",
+            &workspace(stage),
+            "--allow-fault-injection",
+        ];
+        // Each file that appears is a command, run beside the others.
+        let script = "mkdir -p do; echo ready; while :; do for f in do/*.sh; do [ -f \"$f\" ] || continue; mv \"$f\" \"$f.run\"; \
+                      sh \"$f.run\" & done; sleep 0.05; done";
+        let sandbox = Sandbox::start(stage, &options, &["sh", "-c", script], "ready")?;
+        Ok(Self { stage, sandbox, curl, sent: 0 })
+    }
+
+    /// Begins a request; its number and status will be said by the agent.
+    fn send(&mut self, request: &str) -> Result<u32> {
+        self.sent += 1;
+        let (curl, n) = (&self.curl, self.sent);
+        let text = format!(
+            "out=$({curl} -s -m 50 -w ' %{{http_code}}' {request} | tr '\\n' ' '); echo \"answer {n}: $out\"\n"
+        );
+        let place = self.stage.workspace().join(format!("do/{n}"));
+        std::fs::write(&place, text)?;
+        std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        std::fs::rename(&place, place.with_extension("sh"))?;
+        Ok(n)
+    }
+
+    /// The agent's line about a request.
+    fn answer(&mut self, n: u32) -> Result<String> {
+        let said = format!("answer {n}: ");
+        self.sandbox.heart().wait_for(&said, PATIENCE)?;
+        let out = poll("the whole line", PATIENCE, || {
+            let out = self.sandbox.heart().out();
+            out.split(&said).nth(1).and_then(|rest| rest.split_once('\n')).map(|(line, _)| line.to_owned())
+        })?;
+        Ok(out)
+    }
+
+    fn list(&self) -> Result<Vec<Value>> {
+        let list = self.stage.json(&["approvals", "list", &self.sandbox.name, "--json"])?;
+        Ok(list.as_array().context("a list")?.clone())
+    }
+
+    /// The question in a state whose path is this, once there is one.
+    fn question(&self, path: &str, state: &str) -> Result<Value> {
+        poll(&format!("{path} to be {state}"), PATIENCE, || {
+            self.list().ok()?.into_iter().find(|q| q["path"] == path && q["state"] == state)
+        })
+    }
+
+    fn say(&self, words: &[&str]) -> Result<Value> {
+        let words: Vec<&str> =
+            ["approvals"].into_iter().chain(words.iter().copied()).chain(["--json"]).collect();
+        self.stage.json(&words)
+    }
+
+    fn arrived(&self, mark: &str) -> usize {
+        self.stage.world().recorder().with_marker(mark).len()
+    }
+}
+
+fn id(question: &Value) -> &str {
+    question["id"].as_str().unwrap()
+}
+
+fn one_word_lets_one_request_through(stage: &Stage) -> Result<()> {
+    let mut asking = Asking::start(stage, "50s")?;
+    let mark = stage.marker();
+    let first = asking.send(&format!("'https://api.bed.test/{mark}/a?x=1'"))?;
+    let path = format!("/{mark}/a");
+    let question = asking.question(&path, "held")?;
+    ensure!(
+        question["host"] == "api.bed.test" && question["port"] == 443 && question["method"] == "GET",
+        "{question}"
+    );
+    ensure!(
+        question["binary"].as_str().is_some_and(|b| b.ends_with("curl")) && question["asked"] == 1,
+        "{question}"
+    );
+    ensure!(question["sha256"].as_str().is_some_and(|sha| sha.len() == 64), "{question}");
+    ensure!(asking.arrived(&mark) == 0, "nothing before the word");
+    let said = stage.call(&["approvals", "approve", id(&question)])?.expect_code(0)?.out();
+    ensure!(said.starts_with(&format!("approved once: {}", id(&question))), "{said}");
+    let answer = asking.answer(first)?;
+    ensure!(answer.ends_with(" 200"), "{answer}");
+    ensure!(asking.arrived(&mark) == 1);
+    // The next is asked for anew.
+    let again = asking.send(&format!("'https://api.bed.test/{mark}/a'"))?;
+    ensure!(asking.question(&path, "held")?["asked"] == 2);
+    stage.call(&["approvals", "deny", id(&question)])?.expect_code(0)?;
+    let answer = asking.answer(again)?;
+    ensure!(answer.ends_with(" 403") && answer.contains("the operator refused it"), "{answer}");
+    ensure!(asking.arrived(&mark) == 1);
+    let audit = asking.sandbox.audit()?;
+    for change in ["asked", "approved_once", "denied"] {
+        ensure!(
+            audit
+                .iter()
+                .any(|record| record["event"]["kind"] == "approval" && record["event"]["change"] == change),
+            "no record of {change}"
+        );
+    }
+    Ok(())
+}
+
+fn an_answer_for_the_run_is_an_entry_and_can_be_taken_back(stage: &Stage) -> Result<()> {
+    let mut asking = Asking::start(stage, "50s")?;
+    let mark = stage.marker();
+    let get = format!("'https://api.bed.test/{mark}/a'");
+    let waiting = [asking.send(&get)?, asking.send(&get)?];
+    let path = format!("/{mark}/a");
+    let question = poll("both to be held", PATIENCE, || {
+        asking.question(&path, "held").ok().filter(|question| question["held"] == 2)
+    })?;
+    let approved = asking.say(&["approve", id(&question), "--for", "run"])?;
+    ensure!(approved["state"] == "approved" && approved["for"] == "run", "{approved}");
+    for n in waiting {
+        ensure!(asking.answer(n)?.ends_with(" 200"));
+    }
+    let shown = stage.call(&["policy", "show", &asking.sandbox.name])?.expect_code(0)?.out();
+    ensure!(shown.contains("approved-") && shown.contains("public_only: true"), "{shown}");
+    // It is that request's alone: another path is another question.
+    let other = asking.send(&format!("'https://api.bed.test/{mark}/b'"))?;
+    let answer = asking.answer(other)?;
+    ensure!(answer.ends_with(" 403") && answer.contains("no rule allows"), "{answer}");
+    let next = asking.send(&get)?;
+    ensure!(asking.answer(next)?.ends_with(" 200"), "no word is needed any more");
+    asking.say(&["revoke", id(&question)])?;
+    let last = asking.send(&get)?;
+    let anew = asking.question(&path, "held")?;
+    ensure!(id(&anew) != id(&question), "it is asked for anew");
+    asking.say(&["deny", id(&anew)])?;
+    ensure!(asking.answer(last)?.ends_with(" 403"));
+    ensure!(asking.arrived(&mark) == 3);
+    // A pattern of the operator's own.
+    let more = asking.send(&format!("'https://h2.bed.test/{mark}/c'"))?;
+    let question = asking.question(&format!("/{mark}/c"), "held")?;
+    asking.say(&["approve", id(&question), "--for", "run", "--path", &format!("/{mark}/**")])?;
+    ensure!(asking.answer(more)?.ends_with(" 200"));
+    let more = asking.send(&format!("'https://h2.bed.test/{mark}/d/e'"))?;
+    ensure!(asking.answer(more)?.ends_with(" 200"));
+    Ok(())
+}
+
+fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
+    let mut asking = Asking::start(stage, "50s")?;
+    let mark = stage.marker();
+    let get = format!("'http://api.bed.test:8080/{mark}'");
+    let first = asking.send(&get)?;
+    let question = asking.question(&format!("/{mark}"), "held")?;
+    asking.say(&["deny", id(&question)])?;
+    ensure!(asking.answer(first)?.ends_with(" 403"));
+    let second = asking.send(&get)?;
+    ensure!(asking.answer(second)?.contains("the operator refused it"));
+    ensure!(asking.list()?.len() == 1);
+    for (words, said) in [
+        (vec!["approve", "nobody-1"], "nobody"),
+        (vec!["approve", "1"], "no id of a question"),
+        (vec!["approve", &format!("{}-99", asking.sandbox.name)], "nothing was asked under that id"),
+        (vec!["approve", id(&question), "--path", "/x"], "for the run or for good"),
+        (vec!["approve", id(&question), "--for", "run", "--path", "x"], "can't be an entry"),
+    ] {
+        let words: Vec<&str> = ["approvals"].into_iter().chain(words).collect();
+        let refused = stage.call(&words)?.expect_code(125)?;
+        ensure!(refused.err().contains(said), "{words:?}: {}", refused.err());
+    }
+    ensure!(asking.arrived(&mark) == 0);
+    Ok(())
+}
+
+fn what_nobody_answers_is_refused_and_can_be_answered_later(stage: &Stage) -> Result<()> {
+    let mut asking = Asking::start(stage, "1s")?;
+    let mark = stage.marker();
+    let get = format!("'https://api.bed.test/{mark}'");
+    let first = asking.send(&get)?;
+    let answer = asking.answer(first)?;
+    ensure!(answer.ends_with(" 403") && answer.contains("cofferdam approvals approve"), "{answer}");
+    let question = asking.question(&format!("/{mark}"), "waiting")?;
+    asking.say(&["approve", id(&question)])?;
+    let second = asking.send(&get)?;
+    ensure!(asking.answer(second)?.ends_with(" 200"), "the next one goes");
+    let third = asking.send(&get)?;
+    ensure!(asking.answer(third)?.ends_with(" 403"), "and no other");
+    ensure!(asking.arrived(&mark) == 1);
+    Ok(())
+}
+
+fn held_requests_outlive_the_operators_actor_and_answers_the_supervisor(stage: &Stage) -> Result<()> {
+    let mut asking = Asking::start(stage, "50s")?;
+    let mark = stage.marker();
+    let get = |path: &str| format!("'https://api.bed.test/{mark}/{path}'");
+    let held = asking.send(&get("held"))?;
+    let question = asking.question(&format!("/{mark}/held"), "held")?;
+    let before = asking.sandbox.restarts("operator")?;
+    asking.sandbox.crash("operator")?;
+    asking.sandbox.wait_restarted("operator", before)?;
+    ensure!(asking.question(&format!("/{mark}/held"), "held")?["held"] == 1, "it is held still");
+    asking.say(&["approve", id(&question), "--for", "run"])?;
+    ensure!(asking.answer(held)?.ends_with(" 200"));
+    let denied = asking.send(&get("denied"))?;
+    // Its host is named by an entry now, with a rule that refuses it: another host is asked for.
+    ensure!(asking.answer(denied)?.contains("no rule allows"));
+    let denied = asking.send(&format!("'https://h2.bed.test/{mark}/denied'"))?;
+    let no = asking.question(&format!("/{mark}/denied"), "held")?;
+    asking.say(&["deny", id(&no)])?;
+    ensure!(asking.answer(denied)?.ends_with(" 403"));
+    let supervisor = asking.sandbox.status()?["supervisor_pid"].as_i64().context("a supervisor")?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    poll("another supervisor", START, || {
+        let status = asking.sandbox.status().ok()?;
+        (status["supervisor_pid"] != supervisor && status["state"] == "running").then_some(())
+    })?;
+    let after = asking.send(&get("held"))?;
+    ensure!(asking.answer(after)?.ends_with(" 200"), "what was approved for the run is in force");
+    let again = asking.send(&format!("'https://h2.bed.test/{mark}/denied'"))?;
+    ensure!(asking.answer(again)?.contains("the operator refused it"));
+    Ok(())
+}
+
+fn an_answer_for_good_outlives_the_sandbox(stage: &Stage) -> Result<()> {
+    let mark = stage.marker();
+    let curl = program("curl")?;
+    let file = stage.write("c.yaml", "approvals: { unlisted: ask, hold: 50s }\n")?.display().to_string();
+    let policy = common::policy_file(stage, "")?;
+    let name = stage.name();
+    let options = ["--config", &file, "--policy", &policy];
+    let get = |path: &str| {
+        format!("{curl} -s -m 50 -o /dev/null -w '%{{http_code}}' 'https://api.bed.test/{mark}/{path}'")
+    };
+    let answer = |command: &str, words: &[&str]| -> Result<String> {
+        let run = stage.start_run(&name, &options, &["sh", "-c", command])?;
+        if !words.is_empty() {
+            let question = poll("a question", START, || {
+                let list = stage.json(&["approvals", "list", &name, "--json"]).ok()?;
+                list.as_array()?.iter().find(|q| q["state"] == "held").cloned()
+            })?;
+            let words: Vec<&str> =
+                ["approvals", "approve", id(&question)].into_iter().chain(words.iter().copied()).collect();
+            stage.call(&words)?.expect_code(0)?;
+        }
+        Ok(run.finish(PATIENCE)?.expect_code(0)?.out())
+    };
+    ensure!(answer(&get("run"), &["--for", "run"])?.ends_with("200"));
+    // A run's answer is gone with it: it is asked for again.
+    ensure!(answer(&get("run"), &["--for", "good"])?.ends_with("200"));
+    ensure!(answer(&get("run"), &[])?.ends_with("200"), "nobody is asked any more");
+    let kept = stage.state().join(&name).join("approvals.json");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&kept)?);
+    ensure!(mode & 0o077 == 0, "{mode:o}");
+    // A file that can't be read grants nothing.
+    std::fs::write(&kept, "{")?;
+    let file = stage.write("short.yaml", "approvals: { unlisted: ask, hold: 1s }\n")?.display().to_string();
+    let options = ["--config", &file, "--policy", &policy];
+    let run = stage.start_run(&name, &options, &["sh", "-c", &get("run")])?.finish(PATIENCE)?;
+    ensure!(run.out().ends_with("403"), "{} {}", run.out(), run.err());
+    Ok(())
+}
+
+fn where_nobody_is_asked_nothing_changes(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let policy = common::policy_file(stage, "")?;
+    let options = ["--policy", &policy, "--workspace", &workspace(stage)];
+    let script =
+        format!("{curl} -s -o /dev/null -w '%{{http_connect}}\\n' https://api.bed.test/; sleep 1000");
+    let sandbox = Sandbox::start(stage, &options, &["sh", "-c", &script], "403")?;
+    let list = stage.json(&["approvals", "list", &sandbox.name, "--json"])?;
+    ensure!(list == serde_json::json!([]));
+    let refused = stage.call(&["approvals", "approve", &format!("{}-1", sandbox.name)])?.expect_code(125)?;
+    ensure!(refused.err().contains("unlisted: ask"), "{}", refused.err());
+    Ok(())
+}
