@@ -12,11 +12,12 @@ use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
 use policy::{
-    AddressRule, Denial, Executable, Generation, Grant, Layer, Party, PathOptions, Protocol, Share, Shares,
-    Spent, Treatment,
+    AddressRule, Denial, Executable, Generation, Grant, Host, Layer, Party, PathOptions, Protocol, Share,
+    Shares, Spent, Treatment,
 };
 use smol_str::SmolStr;
 
+use crate::address;
 use crate::answer::{Known, Refusal};
 use crate::caller::{Claim, Judged};
 use crate::conn::Deps;
@@ -117,6 +118,11 @@ pub(crate) async fn ask(
             Ok((caller, generation, granted))
         }
         Ask::Exchange(exchange) => {
+            if matches!(intent.destination().host, Host::Addr(_)) {
+                // Nobody is asked for what no word opens.
+                let once = granted(intent, &unnamed.caller, &unnamed.generation, Unlisted::Once);
+                address::Judged::of(deps, &once).await?;
+            }
             let _place = deps.approvals.place(unnamed.caller.party)?;
             held((deps, &**operator), claim, (intent, exchange), known, unnamed).await
         }

@@ -121,8 +121,13 @@ async fn what_is_refused_for_another_reason_is_not_asked_for() {
 #[tokio::test]
 async fn a_word_opens_no_private_address() {
     let (bed, mut asked, _raw) = bed().await;
-    for host in ["private.evil", "metadata.evil", "10.1.2.3", "169.254.169.254"] {
-        let request = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let get = |host: &str| format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for host in ["10.1.2.3", "169.254.169.254", "[fd00::1]"] {
+        assert_eq!(json(&bed.talk(get(host)).await)["layer"], "ssrf", "{host}");
+        assert!(asked.try_recv().is_err(), "nobody is asked for what no word opens");
+    }
+    for host in ["private.evil", "metadata.evil"] {
+        let request = get(host);
         let mut stream = bed.open().await;
         stream.write_all(request.as_bytes()).await.unwrap();
         let (_, tell) = asked.recv().await.unwrap();

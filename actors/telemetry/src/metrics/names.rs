@@ -127,7 +127,7 @@ pub const TABLE: &[Metric] = &[
         APPROVALS_PENDING,
         Kind::Gauge,
         &[],
-        "Requests held for the operator's word; none is yet, what isn't allowed is refused.",
+        "Questions for which requests are held until the operator answers; 0 where nobody is asked.",
     ),
     metric(
         CONTROL_MISSING,
