@@ -175,7 +175,7 @@ impl Desk {
 
 impl approval::Operator for Desk {
     fn ask(&self, question: Question) -> BoxFuture<'_, approval::Word> {
-        let Question { host, port, method, path, program, generation } = question;
+        let Question { host, port, method, path, program, generation, again } = question;
         let asked = Asked {
             host,
             port,
@@ -185,8 +185,10 @@ impl approval::Operator for Desk {
             sha256: hex::encode(program.sha256),
         };
         Box::pin(async move {
-            let word = self.book.ask(asked, generation, |shown| {
-                record(&self.sink, event(&shown, ApprovalChange::Asked, None));
+            let word = self.book.ask(asked, (generation, again), |shown| {
+                if !again {
+                    record(&self.sink, event(&shown, ApprovalChange::Asked, None));
+                }
             });
             match word.await {
                 Word::Once => approval::Word::Once,

@@ -90,7 +90,9 @@ impl Approved {
             "preset": { "name": "approvals", "description": "what the operator approved" },
             "network_policies": { name: entry },
         });
-        parse_preset("approvals", &text.to_string()).map(|(preset, _)| preset)
+        let (mut preset, _) = parse_preset("approvals", &text.to_string())?;
+        preset.network.iter_mut().for_each(|entry| entry.approved = true);
+        Ok(preset)
     }
 }
 
@@ -189,6 +191,14 @@ mod tests {
         let generation = crate::Store::new(candidate.clone()).load();
         let grant = generation.compiled.connect(&destination, &curl).unwrap();
         assert!(!grant.addresses.exact_host, "no private address behind the name");
+        assert!(generation.compiled.grants_by_approval_alone(&destination, &curl));
+        let text = "version: 1\nnetwork_policies: { own: { endpoints: [ { host: api.example.com, port: 443, protocol: rest, \
+                    access: read-only } ], binaries: [ { path: /usr/bin/curl } ] } }\n";
+        let (both, _) = Candidate::with_approved("p", text, &[], &[approved("1", "/a/b")]).unwrap();
+        let both = crate::Store::new(both).load();
+        assert!(!both.compiled.grants_by_approval_alone(&destination, &curl), "an entry has its say");
+        let elsewhere = Destination { port: 80, ..destination };
+        assert!(!generation.compiled.grants_by_approval_alone(&elsewhere, &curl), "nobody grants it");
         let mut child = caller("/usr/bin/other", 1);
         child.ancestors = Arc::from([curl.executable.clone()]);
         assert!(!lets(&candidate, at, &child, "POST", "/a/b"), "a child of it");
@@ -202,7 +212,11 @@ mod tests {
         assert!(generation.text.contains("approved-7"), "{}", generation.text);
         assert_eq!(&*generation.source.text, "version: 1\n");
         let read = Candidate::new("again", &generation.text, &[]).unwrap();
-        assert_eq!(read.policy(), &generation.policy, "it is written so that it can be read");
+        assert_eq!(
+            read.policy().to_yaml(),
+            generation.policy.to_yaml(),
+            "it is written so that it can be read"
+        );
     }
 
     #[test]

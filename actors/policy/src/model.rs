@@ -135,6 +135,8 @@ pub struct Entry {
     pub endpoints: Vec<Endpoint>,
     /// Which programs; `None` (not in the file) is any program.
     pub binaries: Option<Vec<Binary>>,
+    /// Whether it is what an operator approved beside the policy, and no entry of a file.
+    pub approved: bool,
 }
 
 /// One endpoint of an entry.

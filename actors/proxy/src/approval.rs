@@ -4,7 +4,7 @@
 //! verdict: no entry names it ─┬─ a tunnel ── opened here, nothing resolved or dialled ── each request in it comes back here
 //!                             └─ a request ─ held ── the operator's word ── who asks, and the policy, looked at again
 //! ```
-//! Only what the policy's first question refuses is asked for: whether this program may go there at all. What a deny rule, an
+//! Only what no entry of the policy names is asked for: whether this program may go there at all. What a rule of an entry, an
 //! identity or an address refuses stays refused, whatever anybody approves. A word is for the program and the generation that
 //! it was asked for; where either has changed meanwhile, it is asked again.
 
@@ -44,6 +44,8 @@ pub struct Question {
     pub program: Executable,
     /// The policy's generation that doesn't name it.
     pub generation: u64,
+    /// Whether it is the same request as before, under another generation.
+    pub again: bool,
 }
 
 /// What an operator says.
@@ -95,11 +97,47 @@ pub(crate) struct Unnamed {
     pub(crate) denial: Denial,
 }
 
-/// Whether it is refused only because no entry names it, and somebody is asked about that. Nobody is about a WebSocket: what
-/// is said on it would be approved unseen.
-pub(crate) fn is_asked(deps: &Deps, intent: &Intent, denial: &Denial) -> bool {
-    let one_request = !matches!(intent.ask(), Ask::Exchange(exchange) if exchange.websocket);
-    deps.approvals.operator.is_some() && denial.layer == Layer::L4 && one_request && !intent.is_inference()
+/// What the policy says.
+pub(crate) enum Ruling {
+    /// It may go there.
+    Granted(Granted),
+    /// No entry names it, and somebody is asked about that.
+    Unnamed(Denial),
+}
+
+/// The policy's word, where somebody is asked about what it doesn't name: a destination that no entry has for this program; or a
+/// request that nothing but other approvals has a rule near. Nobody is asked about a WebSocket: what is said on it would be
+/// approved unseen.
+///
+/// # Errors
+/// The policy's denial, about which nobody is asked.
+pub(crate) fn rule(
+    deps: &Deps,
+    generation: &Generation,
+    intent: &Intent,
+    caller: &Judged,
+) -> Result<Ruling, Denial> {
+    let granted = Granted::judge(generation, intent, caller);
+    if deps.approvals.operator.is_none() || intent.is_inference() {
+        return granted.map(Ruling::Granted);
+    }
+    let exchange = match intent.ask() {
+        Ask::Exchange(exchange) if exchange.websocket => return granted.map(Ruling::Granted),
+        Ask::Exchange(exchange) => Some(exchange),
+        Ask::Tunnel => None,
+    };
+    let granted = match granted {
+        Err(denial) if denial.layer == Layer::L4 => return Ok(Ruling::Unnamed(denial)),
+        other => other?,
+    };
+    let (compiled, to) = (&generation.compiled, &granted.destination);
+    if let (Some(exchange), Some(grant)) = (exchange, &granted.grant)
+        && compiled.grants_by_approval_alone(to, caller)
+        && let Err(denial) = exchange.judge(compiled, (to, grant.treatment), caller)
+    {
+        return Ok(Ruling::Unnamed(Denial { policy: None, hint: None, ..denial }));
+    }
+    Ok(Ruling::Granted(granted))
 }
 
 /// What becomes of it.
@@ -137,8 +175,8 @@ async fn held(
     mut unnamed: Unnamed,
 ) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
     let mut generations = deps.policy.subscribe();
-    for _ in 0..MAX_TIMES_ASKED {
-        let asked = operator.ask(question(intent, exchange, &unnamed));
+    for time in 0..MAX_TIMES_ASKED {
+        let asked = operator.ask(Question { again: time > 0, ..question(intent, exchange, &unnamed) });
         let word = tokio::select! {
             word = asked => word,
             // It may name it now.
@@ -150,10 +188,9 @@ async fn held(
         let caller = road::identified(deps, claim, known).await?;
         let generation = deps.policy.load();
         known.generation = Some(generation.number);
-        let denial = match Granted::judge(&generation, intent, &caller) {
-            Ok(granted) => return Ok((caller, generation, granted)),
-            Err(denial) if is_asked(deps, intent, &denial) => denial,
-            Err(denial) => return Err(denial.into()),
+        let denial = match rule(deps, &generation, intent, &caller)? {
+            Ruling::Granted(granted) => return Ok((caller, generation, granted)),
+            Ruling::Unnamed(denial) => denial,
         };
         let as_asked = generation.number == unnamed.generation.number
             && caller.executable == unnamed.caller.executable
@@ -183,6 +220,7 @@ fn question(intent: &Intent, exchange: &Exchange, unnamed: &Unnamed) -> Question
         path: exchange.path.shared().into(),
         program: unnamed.caller.executable.clone(),
         generation: unnamed.generation.number,
+        again: false,
     }
 }
 

@@ -36,8 +36,9 @@ pub const MAX_HTTP_CONNECTIONS: usize = 2048;
 pub const MAX_EXCHANGES: usize = 1024;
 /// Requests that wait for the operator's word at a time (`approvals: { unlisted: ask }`).
 pub const MAX_HELD: usize = 64;
-/// How often one request is asked for, where the policy or its program changes while it waits; then it is refused.
-pub const MAX_TIMES_ASKED: usize = 16;
+/// How often one request is asked for, where the policy changes while it waits (each answer for the run changes it); then it is
+/// refused.
+pub const MAX_TIMES_ASKED: usize = 256;
 /// Bytes of all unfinished heads together that are longer than [`FREE_HEAD_BYTES`], in one sandbox.
 pub const MAX_HEADS_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of an unfinished head beyond which it is paid for from [`MAX_HEADS_BYTES`].

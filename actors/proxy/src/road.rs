@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use policy::Generation;
 
 use crate::answer::{Known, Refusal, without_body};
-use crate::approval::{self, Unnamed};
+use crate::approval::{self, Ruling, Unnamed};
 use crate::body::Body;
 use crate::caller::{Claim, Judged};
 use crate::conn::{Conn, Deps, Next};
@@ -140,13 +140,12 @@ pub(crate) async fn authorise(
     let caller = identified(deps, claim, known).await?;
     let generation = deps.policy.load();
     known.generation = Some(generation.number);
-    let judged = match Granted::judge(&generation, intent, &caller) {
-        Ok(granted) => (caller, generation, granted),
-        Err(denial) if approval::is_asked(deps, intent, &denial) => {
+    let judged = match approval::rule(deps, &generation, intent, &caller)? {
+        Ruling::Granted(granted) => (caller, generation, granted),
+        Ruling::Unnamed(denial) => {
             let unnamed = Unnamed { caller, generation, denial };
             Box::pin(approval::ask(deps, claim, intent, known, unnamed)).await?
         }
-        Err(denial) => return Err(denial.into()),
     };
     known.policy = judged.2.entry().cloned();
     Ok(judged)

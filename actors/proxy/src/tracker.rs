@@ -295,11 +295,13 @@ impl Inner {
         let judged = catch_unwind(AssertUnwindSafe(|| {
             let generation = self.policy.load();
             let (destination, caller) = (&entry.granted.destination, &*entry.granted.caller);
-            let grant = match generation.compiled.connect(destination, caller) {
-                Ok(grant) => grant,
+            let compiled = &generation.compiled;
+            let unnamed =
+                |now: &Result<_, _>| now.is_err() || compiled.grants_by_approval_alone(destination, caller);
+            let grant = match compiled.connect(destination, caller) {
                 // As before: it rests on the operator's word, or each request in it does.
-                Err(_) if entry.granted.unlisted.is_some() => return Some(before.clone()),
-                Err(_) => return None,
+                now if entry.granted.unlisted.is_some() && unnamed(&now) => return Some(before.clone()),
+                now => now.ok()?,
             };
             let Some(exchange) = &entry.exchange else { return Some(grant) };
             exchange.judge(&generation.compiled, (destination, grant.treatment), caller).ok()?;

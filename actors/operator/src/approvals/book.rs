@@ -121,7 +121,12 @@ impl Book {
         Kept { last_id: self.last_id, questions }
     }
 
-    pub(super) fn ask(&mut self, asked: Asked, generation: u64, tell: oneshot::Sender<Word>) -> Asking {
+    pub(super) fn ask(
+        &mut self,
+        asked: Asked,
+        (generation, again): (u64, bool),
+        tell: oneshot::Sender<Word>,
+    ) -> Asking {
         let now = now();
         let id = match self.ids.get(&asked) {
             Some(id) => *id,
@@ -131,7 +136,7 @@ impl Book {
             },
         };
         let Some(question) = self.questions.get_mut(&id) else { return Asking::Answered(Word::Full) };
-        question.count += 1;
+        question.count += u64::from(!again);
         question.generation = generation;
         question.last_at = now;
         match question.answer {

@@ -78,11 +78,16 @@ impl Approvals {
         Self(Arc::new(Inner { sandbox: sandbox.to_owned(), hold, book: Mutex::new(Book::of(kept)), changes }))
     }
 
-    /// Asks for a request that comes under `generation` of the policy, and waits for the answer, at most as long as requests are
+    /// Asks for a request that comes under this generation of the policy (`again` if it did under another), and waits for the answer, at most as long as requests are
     /// held; `waits` is shown the question where it does. Dropping it takes the request back.
-    pub async fn ask(&self, asked: Asked, generation: u64, waits: impl FnOnce(Approval)) -> Word {
+    pub async fn ask(
+        &self,
+        asked: Asked,
+        (generation, again): (u64, bool),
+        waits: impl FnOnce(Approval),
+    ) -> Word {
         let (tell, told) = oneshot::channel();
-        let asking = self.change(|book| book.ask(asked, generation, tell));
+        let asking = self.change(|book| book.ask(asked, (generation, again), tell));
         let (id, waiter) = match asking {
             Asking::Answered(word) => return word,
             Asking::Waits { id, waiter } => (id, waiter),

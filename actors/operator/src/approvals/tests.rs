@@ -22,7 +22,7 @@ fn asked(path: &str) -> Asked {
 async fn held(book: &Approvals, path: &str, generation: u64) -> tokio::task::JoinHandle<Word> {
     let before: u64 = book.list().iter().map(|question| question.held).sum();
     let (asker, what) = (book.clone(), asked(path));
-    let asking = tokio::spawn(async move { asker.ask(what, generation, drop).await });
+    let asking = tokio::spawn(async move { asker.ask(what, (generation, false), drop).await });
     let mut changes = book.changes();
     while book.list().iter().map(|question| question.held).sum::<u64>() == before {
         changes.changed().await.unwrap();
@@ -48,7 +48,7 @@ async fn once_lets_one_request_through_and_the_one_that_waits_longest() {
     // Nobody waits: the next one, and no other.
     book.approve_once(id, 1, ROOT).unwrap();
     assert_eq!(book.list()[0].state, ApprovalState::Approved);
-    assert_eq!(book.ask(asked("/a"), 1, drop).await, Word::Once);
+    assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Once);
     let third = held(&book, "/a", 1).await;
     assert_eq!(book.pending(), 1);
     third.abort();
@@ -57,11 +57,16 @@ async fn once_lets_one_request_through_and_the_one_that_waits_longest() {
 #[tokio::test]
 async fn an_approval_is_of_the_generation_that_it_was_asked_under() {
     let book = book(Duration::from_millis(1));
-    assert_eq!(book.ask(asked("/a"), 1, drop).await, Word::Unanswered(1));
+    assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Unanswered(1));
     assert_eq!(book.approve_once(1, 2, ROOT).unwrap_err(), Refused::Outdated);
     book.approve_once(1, 1, ROOT).unwrap();
-    assert_eq!(book.ask(asked("/a"), 2, drop).await, Word::Unanswered(1), "the policy changed since");
-    assert_eq!(book.ask(asked("/a"), 1, drop).await, Word::Unanswered(1), "and it isn't kept for later");
+    assert_eq!(book.ask(asked("/a"), (2, true), drop).await, Word::Unanswered(1), "the policy changed since");
+    assert_eq!(book.list()[0].asked, 1, "it is the same request");
+    assert_eq!(
+        book.ask(asked("/a"), (1, false), drop).await,
+        Word::Unanswered(1),
+        "and it isn't kept for later"
+    );
 }
 
 #[tokio::test]
@@ -76,10 +81,10 @@ async fn another_program_content_method_or_path_is_another_question() {
         Asked { port: 80, ..base.clone() },
         Asked { host: "b.example.com".into(), ..base.clone() },
     ];
-    book.ask(base, 1, drop).await;
+    book.ask(base, (1, false), drop).await;
     book.approve_once(1, 1, ROOT).unwrap();
     for (n, other) in others.into_iter().enumerate() {
-        assert_eq!(book.ask(other, 1, drop).await, Word::Unanswered(n as u64 + 2));
+        assert_eq!(book.ask(other, (1, false), drop).await, Word::Unanswered(n as u64 + 2));
     }
 }
 
@@ -91,8 +96,8 @@ async fn who_waits_is_told_of_every_answer_and_no_is_no() {
     for asking in waiting {
         assert_eq!(asking.await.unwrap(), Word::Denied(1));
     }
-    assert_eq!(book.ask(asked("/a"), 1, drop).await, Word::Denied(1));
-    assert_eq!(book.ask(asked("/a"), 2, drop).await, Word::Denied(1), "whatever the policy is");
+    assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Denied(1));
+    assert_eq!(book.ask(asked("/a"), (2, false), drop).await, Word::Denied(1), "whatever the policy is");
     assert_eq!(book.revoke(1).unwrap().state, ApprovalState::Denied);
     assert_eq!(book.revoke(1).unwrap_err(), Refused::Unknown);
     let again = held(&book, "/a", 1).await;
@@ -104,19 +109,19 @@ async fn who_waits_is_told_of_every_answer_and_no_is_no() {
     assert_eq!(again.await.unwrap(), Word::Again);
     assert_eq!(book.approved(), [(2, asked("/a"), rule)]);
     // The policy doesn't have it after all: nobody is held for an answer that was given.
-    assert_eq!(book.ask(asked("/a"), 1, drop).await, Word::Unanswered(2));
+    assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Unanswered(2));
 }
 
 #[tokio::test]
 async fn the_book_is_bounded_and_no_answer_is_forgotten_for_a_question() {
     let book = book(Duration::from_millis(1));
-    book.ask(asked("/denied"), 1, drop).await;
+    book.ask(asked("/denied"), (1, false), drop).await;
     book.deny(1, ROOT).unwrap();
     let patient = Approvals::new("my-box", LONG, book.kept());
     let held = held(&patient, "/held", 1).await;
     for n in 0..2 * MAX_QUESTIONS {
         let asker = patient.clone();
-        let asking = tokio::spawn(async move { asker.ask(asked(&format!("/{n}")), 1, drop).await });
+        let asking = tokio::spawn(async move { asker.ask(asked(&format!("/{n}")), (1, false), drop).await });
         tokio::task::yield_now().await;
         asking.abort();
         let _ = asking.await;
@@ -135,7 +140,7 @@ async fn with_everything_held_or_answered_the_next_is_refused_at_once() {
     for n in 0..MAX_QUESTIONS {
         asking.push(held(&book, &format!("/{n}"), 1).await);
     }
-    assert_eq!(book.ask(asked("/one-more"), 1, drop).await, Word::Full);
+    assert_eq!(book.ask(asked("/one-more"), (1, false), drop).await, Word::Full);
     asking.into_iter().for_each(|task| task.abort());
 }
 
@@ -143,7 +148,7 @@ async fn with_everything_held_or_answered_the_next_is_refused_at_once() {
 async fn what_is_kept_comes_back_and_only_what_is_for_good_in_another_run() {
     let book = book(Duration::from_millis(1));
     for path in ["/open", "/denied", "/run", "/good"] {
-        book.ask(asked(path), 3, drop).await;
+        book.ask(asked(path), (3, false), drop).await;
     }
     book.deny(2, ROOT).unwrap();
     book.settle(3, Scope::Run, Rule::default(), ROOT).unwrap();
@@ -154,7 +159,11 @@ async fn what_is_kept_comes_back_and_only_what_is_for_good_in_another_run() {
     assert_eq!(again.list(), book.list());
     let later = Approvals::new("my-box", Duration::from_millis(1), kept.for_good());
     assert_eq!(later.approved(), [(4, asked("/good"), Rule::default())]);
-    assert_eq!(later.ask(asked("/open"), 1, drop).await, Word::Unanswered(5), "no id is given twice");
+    assert_eq!(
+        later.ask(asked("/open"), (1, false), drop).await,
+        Word::Unanswered(5),
+        "no id is given twice"
+    );
 }
 
 #[test]

@@ -44,6 +44,14 @@ impl Compiled {
         })
     }
 
+    /// Whether `caller` may connect to `to` by what an operator approved and by no entry of the policy: what its rules don't cover
+    /// was not refused by anybody.
+    #[must_use]
+    pub fn grants_by_approval_alone(&self, to: &Destination, caller: &Caller) -> bool {
+        let mut granting = self.granting(&to.host, to.port, caller).peekable();
+        granting.peek().is_some() && granting.all(|place| place.approved)
+    }
+
     /// What the body of a request is to be read as, and how long it may be: asked where [`Grant::reads_bodies`].
     ///
     /// None where no endpoint that the path concerns judges bodies, or where they disagree (the request is then refused).

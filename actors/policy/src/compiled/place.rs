@@ -29,6 +29,8 @@ pub(crate) struct Place {
     pub(crate) rewrites: Rewrites,
     pub(crate) programs: Arc<Programs>,
     pub(crate) origin: Origin,
+    /// Whether an operator approved it beside the policy.
+    pub(crate) approved: bool,
 }
 
 /// A rule or preset with its words.
@@ -169,6 +171,7 @@ impl Place {
             rewrites: endpoint.rewrites,
             programs,
             origin: endpoint.origin.clone(),
+            approved: entry.approved,
         }
     }
 

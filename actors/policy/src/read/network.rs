@@ -71,7 +71,7 @@ impl Reader<'_> {
                 None
             }
         };
-        Some(Entry { key: key.into(), name: name.into(), endpoints, binaries })
+        Some(Entry { key: key.into(), name: name.into(), endpoints, binaries, approved: false })
     }
 
     fn binaries(&mut self, node: &Node, key: &str, endpoints: &[Endpoint]) -> Vec<Binary> {
