@@ -159,6 +159,11 @@ impl Asked {
         Ok(self.seen.fits(endpoint)?)
     }
 
+    /// Whether it names what one provider keeps, so that no other has it: a response before it, a conversation, a stored prompt.
+    pub(crate) fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
+        self.seen.leans_on_provider(endpoint)
+    }
+
     /// Who still holds its bytes.
     pub(crate) fn held(&self) -> Held {
         self.held.clone()

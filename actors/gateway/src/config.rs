@@ -125,7 +125,7 @@ pub enum StreamUsage {
 pub struct Route {
     /// The name that the agent may use: literal, or with `*` for any run of characters.
     pub model: String,
-    /// In order of preference; a later one is used when an earlier one can't be connected to.
+    /// In order of preference; a later one is asked where an earlier one can't be connected to, or says that it doesn't serve (429, 5xx).
     pub to: Vec<Target>,
     /// Time-outs of this route.
     #[serde(default)]

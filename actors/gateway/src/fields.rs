@@ -125,6 +125,12 @@ impl Seen {
         }
     }
 
+    /// Whether what a provider keeps is named in it.
+    pub fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
+        let kept = [self.previous_response_id, self.conversation, self.prompt];
+        endpoint == Endpoint::Responses && kept.iter().any(|it| *it != Form::Absent)
+    }
+
     /// The place of a member that some endpoint needs.
     fn member(&mut self, key: &str) -> Option<&mut Form> {
         match key {

@@ -68,6 +68,14 @@ fn entry(exchange: &Exchange) -> &str {
     exchange.route.as_deref().unwrap_or_default()
 }
 
+fn detail(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome { passed_over: true, .. } => Some("not served; the route's next target was asked"),
+        Outcome { complete: false, .. } => Some("the answer was cut off"),
+        _ => None,
+    }
+}
+
 fn ms(took: Duration) -> Option<u64> {
     u64::try_from(took.as_millis()).ok()
 }
@@ -126,7 +134,7 @@ impl Ledger for Telemetry {
             input_tokens: tokens.input,
             output_tokens: tokens.output,
             duration_ms: ms(outcome.took),
-            detail: (!outcome.complete).then(|| "the answer was cut off".into()),
+            detail: detail(outcome).map(Into::into),
             ..event(exchange, Verdict::Allowed)
         });
     }

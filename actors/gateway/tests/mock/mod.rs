@@ -33,6 +33,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The operator's key. Long and odd enough that a match is no accident.
 pub const KEY: &str = "sk-live/Zk9+QmVyZ0Jhbms-0123456789abcdef";
+/// Another provider's.
+pub const OTHER_KEY: &str = "sk-other-a41b7c90ff3e55d2Xy";
 
 /// A request as the provider saw it.
 #[derive(Debug, Clone)]
@@ -158,6 +160,7 @@ pub enum Told {
     Refused { code: &'static str, status: u16, provider: Option<String> },
     FirstByte,
     Guessed,
+    PassedOver { provider: String, code: u16 },
     Finished { provider: String, route: String, code: u16, tokens: Tokens, complete: bool },
 }
 
@@ -190,6 +193,10 @@ impl Ledger for Book {
         self.told.lock().unwrap().push(Told::FirstByte);
     }
     fn finished(&self, exchange: &Exchange, outcome: &Outcome) {
+        if outcome.passed_over {
+            let passed = Told::PassedOver { provider: text(&exchange.provider), code: outcome.code };
+            return self.told.lock().unwrap().push(passed);
+        }
         self.told.lock().unwrap().push(Told::Finished {
             provider: text(&exchange.provider),
             route: text(&exchange.route),
@@ -219,7 +226,10 @@ pub fn house(protocol: Protocol, section: &str) -> House {
         dial: Arc::new(Plain { protocol, dialed: dialed.clone() }),
         ledger: book.clone(),
         scrub: Arc::new(|text: &str| text.replace("hunter2hunter2", "[REDACTED:known]")),
-        credentials: Credentials::new([("env:KEY".to_owned(), Secret::new(KEY.as_bytes().to_vec()))]),
+        credentials: Credentials::new(
+            [("env:KEY", KEY), ("env:OTHER", OTHER_KEY)]
+                .map(|(reference, key)| (reference.to_owned(), Secret::from(key))),
+        ),
         guesses: redactor::Guesses::default(),
     };
     let gateway = Gateway::new(deps);
