@@ -96,7 +96,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
         let name = entry.file_name();
         let kind = entry.file_type().map_err(told)?;
         let name = name.to_string_lossy();
-        if kind.is_file() && is_of_log(&name) {
+        if kind.is_file() && (is_of_log(&name) || gateway::budgets::is_of_counts(&name)) {
             give_own(&entry.path(), gateway).map_err(told)?;
         }
         if kind.is_dir() && name == "logs" {

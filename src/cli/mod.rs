@@ -9,7 +9,7 @@ mod exec;
 pub mod given;
 mod identity;
 pub mod ids;
-mod kept;
+pub(crate) mod kept;
 mod live;
 mod logs;
 mod other_root;

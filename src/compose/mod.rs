@@ -14,6 +14,7 @@ mod another_cage;
 mod asked;
 mod capture;
 mod control;
+mod counts;
 mod ending;
 mod exec;
 mod feeds;

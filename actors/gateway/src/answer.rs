@@ -13,6 +13,7 @@ use redactor::{Guesser, Sieve};
 
 use crate::{
     Body,
+    budgets::Reservation,
     config::Timeouts,
     failover::TEXT_WITHIN,
     headers,
@@ -56,7 +57,7 @@ fn reader(deps: &Deps, stage: &Stage<'_>) -> Guesser {
 pub(crate) async fn relayed(
     around: &Around<'_>,
     response: Response<Incoming>,
-    holds: (Share, Lease),
+    (place, lease, held): (Share, Lease, Option<Reservation>),
     stage: &Stage<'_>,
 ) -> Result<Response<Body>, Refusal> {
     let provider = around.provider;
@@ -65,10 +66,15 @@ pub(crate) async fn relayed(
     let mut headers = head(provider, response.headers(), stage);
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let tap = Tap::new(kind);
-    let story =
-        Story { ledger: around.deps.ledger.clone(), exchange: stage.exchange.clone(), code: status.as_u16() };
+    let story = Story {
+        ledger: around.deps.ledger.clone(),
+        exchange: stage.exchange.clone(),
+        code: status.as_u16(),
+        kind: provider.kind,
+        held,
+    };
     let (sieve, times) = (around.sieve(stage), (around.began, around.timeouts));
-    let (story, holds) = (Some(story), (holds.0, Some(holds.1)));
+    let (story, holds) = (Some(story), (place, Some(lease)));
     let body = if status.is_success() {
         let unasked = around.unasked && tap.reads_events();
         let withhold = unasked.then(Withhold::default);

@@ -13,6 +13,7 @@ use crate::{
     Body,
     answer::{self, Answered, Around},
     body::Asked,
+    budgets::{Budgets, Estimate, NotAdmitted, Reservation, now},
     config::{Kind, StreamUsage},
     failover, headers,
     lane::{Lease, Unsent},
@@ -29,6 +30,7 @@ use crate::{
 /// See the module.
 pub(crate) struct Call<'a> {
     pub deps: &'a Deps,
+    pub budgets: &'a Budgets,
     pub route: &'a Route,
     pub kind: Kind,
     pub endpoint: Endpoint,
@@ -42,11 +44,13 @@ pub(crate) struct Call<'a> {
 /// What became of one target.
 enum Came {
     /// An answer for the agent.
-    Answer(Response<Incoming>, Lease),
+    Answer(Response<Incoming>, Lease, Option<Reservation>),
     /// An answer that says that the request was not served.
     PassedOver(Answered),
-    /// No answer, and nothing was sent.
+    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room.
     NotReached(Refusal),
+    /// Nothing was sent, and nothing may be to any other.
+    NoMore(Refusal),
 }
 
 impl Call<'_> {
@@ -66,15 +70,25 @@ impl Call<'_> {
         for (n, target) in order.iter().enumerate() {
             let is_last = n + 1 == order.len();
             match self.ask(target, moves && !is_last, stage).await? {
-                Came::Answer(response, lease) => {
+                Came::Answer(response, lease, held) => {
                     self.deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
-                    return answer::relayed(&self.around(&target.provider), response, (place, lease), stage)
-                        .await;
+                    return answer::relayed(
+                        &self.around(&target.provider),
+                        response,
+                        (place, lease, held),
+                        stage,
+                    )
+                    .await;
                 }
                 Came::PassedOver(answered) => given = Some(answered),
                 Came::NotReached(refusal) if is_last && given.is_none() => last = refusal,
+                Came::NoMore(refusal) if given.is_none() => return Err(refusal),
                 // Whoever ends the walk is put on record with the refusal.
                 Came::NotReached(refusal) => self.deps.ledger.refused(&stage.exchange, &refusal),
+                Came::NoMore(refusal) => {
+                    self.deps.ledger.refused(&stage.exchange, &refusal);
+                    break;
+                }
             }
         }
         let Some(given) = given else { return Err(last) };
@@ -92,12 +106,17 @@ impl Call<'_> {
         }
         stage.exchange.provider = Some(provider.name.clone());
         stage.exchange.upstream_model = target.model.clone().or_else(|| stage.exchange.asked.clone());
+        let mut held = match self.budgets.admit(&provider.name, self.asked.model(), self.estimate()).await {
+            Ok(held) => held,
+            Err(why) => return Ok(not_admitted(&why)),
+        };
         self.deps
             .ledger
             .admit(&stage.exchange)
             .map_err(|_| Refusal::unavailable("the audit log can't take a record, so nothing is sent"))?;
         let outgoing = self.outgoing(target)?;
         let upstream = Upstream::of(&provider.base);
+        held.iter_mut().for_each(Reservation::sent);
         let party = stage.exchange.caller.party;
         let sending = provider.lane.send(party, &*self.deps.dial, &upstream, &outgoing, &self.route.timeouts);
         let sent = tokio::time::timeout(left, sending)
@@ -110,13 +129,15 @@ impl Call<'_> {
                     if status.is_success() {
                         target.works();
                     }
-                    return Ok(Came::Answer(response, lease));
+                    return Ok(Came::Answer(response, lease, held));
                 }
                 target.rest(Instant::now(), failover::rest(status, headers));
                 if another {
+                    // It says that it used nothing; the request was one.
+                    held.into_iter().for_each(|held| held.settle(0));
                     return Ok(Came::PassedOver(self.passed_over(provider, response, lease, stage).await));
                 }
-                Ok(Came::Answer(response, lease))
+                Ok(Came::Answer(response, lease, held))
             }
             Err(fault) => {
                 let request_id = stage.about.request_id;
@@ -125,6 +146,7 @@ impl Call<'_> {
                 if !fault.may_try_another() {
                     return Err(refusal);
                 }
+                held.into_iter().for_each(Reservation::cancel);
                 provider.lane.rest.begin(Instant::now(), crate::rest::REST);
                 Ok(Came::NotReached(refusal))
             }
@@ -183,10 +205,23 @@ impl Call<'_> {
         })
     }
 
+    fn estimate(&self) -> Estimate {
+        self.asked.estimate(self.endpoint)
+    }
+
     /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told.
     fn asks_usage(&self, provider: &Provider) -> bool {
         provider.stream_usage == StreamUsage::Ask
             && self.endpoint.has_stream_options()
             && self.asked.leaves_usage_open()
+    }
+}
+
+/// A budget of one provider's leaves the other targets; any other would refuse them, too.
+fn not_admitted(why: &NotAdmitted) -> Came {
+    let refusal = Refusal::not_admitted(why, now());
+    match why {
+        NotAdmitted::Spent(spent) if spent.which.provider.is_some() => Came::NotReached(refusal),
+        _ => Came::NoMore(refusal),
     }
 }

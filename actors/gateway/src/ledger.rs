@@ -6,7 +6,7 @@ use http::Method;
 use policy::Caller;
 use smol_str::SmolStr;
 
-use crate::{refusal::Refusal, usage::Tokens};
+use crate::{budgets::Standing, refusal::Refusal, usage::Tokens};
 
 /// One request, as far as it got. The provider's name and the route's alias come from the operator's file and may be
 /// labels; what the agent wrote (`path`, `asked`) may not.
@@ -67,6 +67,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn first_byte(&self, exchange: &Exchange, after: Duration);
     /// Whoever made this request has guessed at keys so often that what they read comes late from now on.
     fn guessed(&self, exchange: &Exchange);
+    /// How the budgets stand, after each change.
+    fn budgets(&self, standing: &[Standing]);
     /// An attempt that a provider answered ended.
     fn finished(&self, exchange: &Exchange, outcome: &Outcome);
 }

@@ -1,6 +1,6 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → `call` (over the targets, as `failover` says) → [`ledger`]
+//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → `call` (over the targets, as `failover` says, within the [`budgets`]) → [`ledger`]
 //! → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
 //! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
@@ -10,9 +10,12 @@ pub mod actor;
 mod answer;
 pub mod base_url;
 pub mod body;
+pub mod budgets;
 mod call;
 pub mod config;
 pub mod credential;
+#[cfg(test)]
+mod documentation;
 mod failover;
 mod fields;
 pub mod glob;
@@ -23,6 +26,7 @@ pub mod ledger;
 mod line;
 mod listing;
 mod outgoing;
+mod output;
 pub mod record;
 pub mod refusal;
 mod relay;

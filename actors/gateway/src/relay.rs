@@ -18,7 +18,8 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::{
     BoxError,
-    config::Timeouts,
+    budgets::Reservation,
+    config::{Kind, Timeouts},
     lane::Lease,
     ledger::{Exchange, Ledger, Outcome},
     usage::Tap,
@@ -44,6 +45,9 @@ pub(crate) struct Story {
     pub ledger: Arc<dyn Ledger>,
     pub exchange: Exchange,
     pub code: u16,
+    pub kind: Kind,
+    /// What of budgets is held for it.
+    pub held: Option<Reservation>,
 }
 
 /// See the module.
@@ -175,7 +179,11 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 
 impl<B> Drop for Relay<B> {
     fn drop(&mut self) {
-        let Some(story) = &self.story else { return };
+        let Some(mut story) = self.story.take() else { return };
+        if let Some(held) = story.held.take() {
+            let used = held.estimate().used(story.kind, &self.tap.tokens(), story.code, self.complete);
+            held.settle(used);
+        }
         let outcome = Outcome {
             code: story.code,
             tokens: self.tap.tokens(),

@@ -15,6 +15,7 @@ use smol_str::SmolStr;
 use crate::{
     Body,
     body::{Asked, BadBody, room},
+    budgets::{self, Budgets, Shelf, Standing, Unreadable},
     call::Call,
     config::{Cost, Faults, Inference, Kind, Trust},
     credential::Credentials,
@@ -44,6 +45,8 @@ pub struct Deps {
     pub credentials: Credentials,
     /// What who guesses has learned of them.
     pub guesses: Guesses,
+    /// Where the counts of budgets are kept; none keeps them in memory alone.
+    pub shelf: Option<Arc<dyn Shelf>>,
 }
 
 /// Answers for `inference.local`. Lives above its actor; cheap to clone.
@@ -58,6 +61,7 @@ struct Inner {
     /// Bytes of bodies.
     room: Shares,
     in_flight: Shares,
+    budgets: Budgets,
 }
 
 /// One provider as `status` shows it.
@@ -82,17 +86,22 @@ pub struct ProviderStatus {
 impl Gateway {
     /// A gateway without routes: it refuses every model until [`Gateway::publish`].
     pub fn new(deps: Deps) -> Self {
-        let inner =
-            Inner { deps, routes: ArcSwap::default(), room: room(), in_flight: Shares::new(MAX_IN_FLIGHT) };
+        let ledger = Arc::clone(&deps.ledger);
+        let budgets = Budgets::new(deps.shelf.clone(), Arc::new(move |standing| ledger.budgets(standing)));
+        let (routes, in_flight) = (ArcSwap::default(), Shares::new(MAX_IN_FLIGHT));
+        let inner = Inner { deps, routes, room: room(), in_flight, budgets };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began with.
+    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began with. The first that has budgets
+    /// reads their counts, a small file.
     ///
     /// # Errors
-    /// All faults; the table in force stays.
+    /// All faults; the table in force stays, and the budgets.
     pub fn publish(&self, inference: &Inference) -> Result<(), Faults> {
         let routes = Routes::compile(inference, &self.inner.deps.credentials, &self.routes())?;
+        // First, so that nothing goes a new way uncounted.
+        self.inner.budgets.configure(budgets::limits(inference));
         self.inner.routes.store(Arc::new(routes));
         Ok(())
     }
@@ -116,13 +125,19 @@ impl Gateway {
         self.routes().providers().iter().map(show).collect()
     }
 
+    /// Every budget as it stands, or why what was used isn't known.
+    pub fn budgets(&self) -> (Vec<Standing>, Option<Unreadable>) {
+        self.inner.budgets.standing()
+    }
+
     /// Model requests in flight.
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight.taken()
     }
 
-    /// Closes kept connections that are too old; gives how many are kept still.
+    /// Closes kept connections that are too old, and tells how the budgets stand; gives how many are kept still.
     pub async fn sweep(&self) -> usize {
+        self.inner.budgets.tell();
         let mut kept = 0;
         for provider in self.routes().providers() {
             kept += provider.lane.sweep().await;
@@ -212,7 +227,9 @@ impl Gateway {
         }
         let query = endpoint.upstream_query(query).unwrap_or_default();
         let deps = &self.inner.deps;
-        let call = Call { deps, route: &route, kind, endpoint, query, headers, asked: &asked, began };
+        let budgets = &self.inner.budgets;
+        let call =
+            Call { deps, budgets, route: &route, kind, endpoint, query, headers, asked: &asked, began };
         call.answered(&targets, place, stage).await
     }
 }

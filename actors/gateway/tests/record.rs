@@ -40,6 +40,7 @@ fn recorded(dir: &std::path::Path, provider: &Provider) -> (Gateway, AuditLog, J
         scrub: Arc::new(move |text: &str| redactor.load().redact(text).into_inner()),
         credentials: Credentials::new([("env:KEY".to_owned(), Secret::from(KEY))]),
         guesses: redactor::Guesses::default(),
+        shelf: None,
     });
     gateway.publish(&serde_json::from_str(&both(provider.port)).unwrap()).unwrap();
     let writer = tokio::spawn({

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway::{
     Body, BoxError, Credentials, Deps, Dial, Dialed, Gateway, Ledger, Protocol, Upstream,
+    budgets::{Shelf, Standing},
     config::Inference,
     ledger::{Exchange, Outcome, Unrecorded},
     refusal::Refusal,
@@ -158,6 +159,7 @@ impl Dial for Plain {
 pub enum Told {
     Admitted { provider: String, route: String },
     Refused { code: &'static str, status: u16, provider: Option<String> },
+    Spent { provider: Option<String> },
     FirstByte,
     Guessed,
     PassedOver { provider: String, code: u16 },
@@ -167,6 +169,7 @@ pub enum Told {
 #[derive(Default)]
 pub struct Book {
     pub told: Mutex<Vec<Told>>,
+    pub standing: Mutex<Vec<Standing>>,
     pub full: std::sync::atomic::AtomicBool,
 }
 
@@ -180,11 +183,18 @@ impl Ledger for Book {
         Ok(())
     }
     fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
+        if refusal.layer == "budget" {
+            let provider = exchange.provider.as_ref().map(ToString::to_string);
+            return self.told.lock().unwrap().push(Told::Spent { provider });
+        }
         self.told.lock().unwrap().push(Told::Refused {
             code: refusal.code,
             status: refusal.status.as_u16(),
             provider: exchange.provider.as_ref().map(ToString::to_string),
         });
+    }
+    fn budgets(&self, standing: &[Standing]) {
+        *self.standing.lock().unwrap() = standing.to_vec();
     }
     fn guessed(&self, _: &Exchange) {
         self.told.lock().unwrap().push(Told::Guessed);
@@ -220,6 +230,11 @@ pub struct House {
 
 /// A gateway over a section of cofferdam.yaml, written as JSON.
 pub fn house(protocol: Protocol, section: &str) -> House {
+    house_with(protocol, section, None)
+}
+
+/// The same, with a place where the counts of budgets are kept.
+pub fn house_with(protocol: Protocol, section: &str, shelf: Option<Arc<dyn Shelf>>) -> House {
     let book = Arc::new(Book::default());
     let dialed: Arc<Mutex<Vec<Upstream>>> = Arc::default();
     let deps = Deps {
@@ -231,6 +246,7 @@ pub fn house(protocol: Protocol, section: &str) -> House {
                 .map(|(reference, key)| (reference.to_owned(), Secret::from(key))),
         ),
         guesses: redactor::Guesses::default(),
+        shelf,
     };
     let gateway = Gateway::new(deps);
     let inference: Inference = serde_json::from_str(section).unwrap();
