@@ -217,7 +217,7 @@ fn damaged_counts_let_nothing_through_until_they_are_mended(stage: &Stage) -> Re
     ensure!(code == 503 && body.contains("budgets.json"), "{code} {body}");
     ensure!(!body.contains(&*stage.state().to_string_lossy()), "the operator's path is told: {body}");
     let status = sandbox.status()?;
-    ensure!(status["budgets"][0]["state"] == "unreadable", "{status}");
+    ensure!(status["budgets"][0]["state"] == "unreadable" && used(&status).is_none(), "{status}");
     // Put back, in place, since it may be another user's directory.
     std::fs::write(&file, &whole)?;
     let (code, _, body) = ask(stage, &name, "bed-spends-10")?;

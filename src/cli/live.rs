@@ -83,7 +83,11 @@ fn status_text(s: &Status, paint: Paint) -> String {
         let limits = [("tokens", budget.tokens), ("requests", budget.requests)];
         let used: Vec<String> = limits
             .iter()
-            .filter_map(|(what, it)| it.map(|it| format!("{} of {} {what}", it.used, it.limit)))
+            .filter_map(|(what, it)| {
+                let it = it.as_ref()?;
+                let used = it.used.map_or_else(|| "an unknown part".to_owned(), |used| used.to_string());
+                Some(format!("{used} of {} {what}", it.limit))
+            })
             .collect();
         let state = match budget.state.as_str() {
             "open" => paint.good("open"),

@@ -142,8 +142,8 @@ pub struct BudgetStatus {
 /// What of a limit is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
-    /// In the present window, with what is held for requests in flight.
-    pub used: u64,
+    /// In the present window, with what is held for requests in flight; none where that isn't known.
+    pub used: Option<u64>,
     /// The limit.
     pub limit: u64,
 }

@@ -59,9 +59,12 @@ pub(super) fn provider_status(provider: gateway::ProviderStatus) -> ProviderStat
 pub(super) fn budget_status(gateway: &gateway::Gateway) -> Vec<BudgetStatus> {
     let (standing, fault) = gateway.budgets();
     let status = |budget: gateway::budgets::Standing| {
-        let used = |(used, limit): (u64, Option<u64>)| limit.map(|limit| Used { used, limit });
+        let known = fault.is_none();
+        let used = |(used, limit): (u64, Option<u64>)| {
+            limit.map(|limit| Used { used: known.then_some(used), limit })
+        };
         let (tokens, requests) = (used(budget.tokens), used(budget.requests));
-        let is_spent = [tokens, requests].into_iter().flatten().any(|it| it.used >= it.limit);
+        let is_spent = [tokens, requests].into_iter().flatten().any(|it| it.used >= Some(it.limit));
         BudgetStatus {
             per: budget.which.per.as_str().into(),
             provider: budget.which.provider.map(Into::into),

@@ -195,15 +195,17 @@ impl Inner {
         }
         let inner = Arc::clone(self);
         let writing = tokio::task::spawn_blocking(move || {
-            let (change, counts, standing) = {
+            let (change, counts) = {
                 let state = inner.lock();
-                (state.change, state.table.kept(), state.table.standing())
+                (state.change, state.table.kept())
             };
             if let Some(shelf) = &inner.shelf {
                 shelf.write(&kept::text(counts)).map_err(|fault| fault.to_string())?;
             }
             *on_disk = change;
             drop(on_disk);
+            // As they stand by now: writing took its time.
+            let standing = inner.lock().table.standing();
             (inner.told)(&standing);
             Ok(())
         });

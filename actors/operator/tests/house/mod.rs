@@ -83,7 +83,7 @@ pub fn status() -> Status {
             provider: None,
             model: Some("gpt-*".into()),
             state: "open".into(),
-            tokens: Some(Used { used: 5, limit: 20 }),
+            tokens: Some(Used { used: Some(5), limit: 20 }),
             requests: None,
             ends_at: "2026-11-23T00:00:00Z".into(),
         }],
