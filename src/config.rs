@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
-//! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be had; features that are not
-//! there yet (`budgets`) are errors that say so: a field that protects is never ignored in silence.
+//! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be had: a field that
+//! protects is never ignored in silence.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             the_key_is_nowhere_inside,
             literal_keys_are_refused,
             a_stream_outlives_a_crash,
+            the_next_target_serves_what_one_does_not,
             an_agent_that_asks_without_end_leaves_room_to_others,
         ],
     )
@@ -44,6 +45,11 @@ fn config(stage: &Stage) -> Result<String> {
          - {{ model: claude, to: [ {{ provider: claude, model: bed-echo }} ] }}\n    \
          - {{ model: slow, to: [ {{ provider: near, model: bed-ticks-400 }} ] }}\n    \
          - {{ model: leaky, to: [ {{ provider: far, model: bed-leaky }} ] }}\n    \
+         - {{ model: second, to: [ {{ provider: near, model: bed-error-503 }}, {{ provider: far, model: bed-echo }} ] }}\n    \
+         - {{ model: spent, to: [ {{ provider: near, model: bed-error-529 }}, {{ provider: far, model: bed-error-429 }} ] }}\n    \
+         - {{ model: broken, to: [ {{ provider: near, model: bed-broken }}, {{ provider: far, model: bed-echo }} ] }}\n    \
+         - {{ model: silent, to: [ {{ provider: near, model: bed-slow-60000 }}, {{ provider: far, model: bed-echo }} ],\
+         timeouts: {{ first_byte: 1s }} }}\n    \
          - {{ model: \"bed-*\", to: [ {{ provider: near }} ] }}\n",
         near = provider::BASE_URL,
         far = provider::REMOTE_BASE_URL,
@@ -263,6 +269,76 @@ fn a_stream_outlives_a_crash(stage: &Stage) -> Result<()> {
     let text = done.out();
     let missing = (1..=400).filter(|n| !text.contains(&format!("tick {n}"))).count();
     ensure!(missing == 0 && text.ends_with("data: [DONE]\n\n"), "{missing} ticks are missing");
+    Ok(())
+}
+
+/// Where nobody can have served a request, the next target does; where somebody may have, none.
+fn the_next_target_serves_what_one_does_not(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    let script = r#"
+import http.client, json, sys
+def ask(model, stream=False):
+    connection = http.client.HTTPConnection("inference.local", 80, timeout=60)
+    body = json.dumps(dict(model=model, stream=stream, messages=[dict(role="user", content=sys.argv[1])]))
+    connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    try:
+        text, whole = answer.read().decode(), True
+    except http.client.IncompleteRead as broken:
+        text, whole = broken.partial.decode(), False
+    print(json.dumps([model, answer.status, answer.headers.get("retry-after"), whole, text]), flush=True)
+for model in ("second", "second", "spent", "spent", "silent"):
+    ask(model)
+ask("broken", stream=True)
+"#;
+    let marker = stage.marker();
+    let done = ask(stage, "failover", &[&python, "-c", script, &marker])?.expect_code(0)?;
+    let answers: Vec<Value> =
+        done.out().lines().map(serde_json::from_str).collect::<Result<_, _>>().context(done.err())?;
+    let came: Vec<(&str, u64, &str)> = answers
+        .iter()
+        .map(|a| (a[0].as_str().unwrap(), a[1].as_u64().unwrap(), a[2].as_str().unwrap_or("-")))
+        .collect();
+    // The second time both rest, and are asked all the same.
+    let retry = provider::RETRY_AFTER.to_string();
+    let wanted = [
+        ("second", 200, "-"),
+        ("second", 200, "-"),
+        ("spent", 429, &*retry),
+        ("spent", 429, &retry),
+        ("silent", 504, "-"),
+        ("broken", 200, "-"),
+    ];
+    ensure!(came == wanted, "{came:?} {}", done.out());
+    let (first, broken) = (answers[0][4].as_str().unwrap(), &answers[5]);
+    ensure!(first.contains(&format!("You said: {marker}")), "{first}");
+    ensure!(broken[3] == false && broken[4].as_str().unwrap().contains("piece 3"), "{broken}");
+    ensure!(!broken[4].as_str().unwrap().contains("You said"), "{broken}");
+    let arrived = stage.world().recorder().all();
+    let asked = |model: &str| {
+        let with = |body: &str| body.contains(&marker) && body.contains(&format!("\"{model}\""));
+        arrived.iter().filter(|s| with(&String::from_utf8_lossy(&s.body))).count()
+    };
+    let counts =
+        ["bed-error-503", "bed-error-529", "bed-error-429", "bed-echo", "bed-slow-60000", "bed-broken"]
+            .map(|model| (model, asked(model)));
+    let wanted = [
+        // It rests the second time.
+        ("bed-error-503", 1),
+        ("bed-error-529", 2),
+        ("bed-error-429", 2),
+        ("bed-echo", 2),
+        ("bed-slow-60000", 1),
+        ("bed-broken", 1),
+    ];
+    ensure!(counts == wanted, "{counts:?}");
+    let records = audit(stage, "failover")?;
+    let code_of = |provider: &str, code: u64| {
+        let fits = |event: &Value| event["provider"] == provider && event["code"] == code;
+        records.iter().filter(|r| r["event"]["kind"] == "inference" && fits(&r["event"])).count()
+    };
+    let codes = [code_of("near", 503), code_of("far", 200), code_of("near", 529), code_of("far", 429)];
+    ensure!(codes == [1, 2, 2, 2], "{codes:?}");
     Ok(())
 }
 

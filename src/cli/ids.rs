@@ -96,7 +96,8 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
         let name = entry.file_name();
         let kind = entry.file_type().map_err(told)?;
         let name = name.to_string_lossy();
-        if kind.is_file() && (is_of_log(&name) || name == crate::compose::APPROVALS) {
+        let kept = |name: &str| gateway::budgets::is_of_counts(name) || crate::compose::is_of_approvals(name);
+        if kind.is_file() && (is_of_log(&name) || kept(&name)) {
             give_own(&entry.path(), gateway).map_err(told)?;
         }
         if kind.is_dir() && name == "logs" {

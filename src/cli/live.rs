@@ -75,6 +75,29 @@ fn status_text(s: &Status, paint: Paint) -> String {
             ),
         ]);
     }
+    for budget in &s.budgets {
+        let of = |what: &str, name: &Option<String>| {
+            name.as_ref().map_or_else(String::new, |name| format!(", {what} {name}"))
+        };
+        let (provider, model) = (of("provider", &budget.provider), of("model", &budget.model));
+        let limits = [("tokens", budget.tokens), ("requests", budget.requests)];
+        let used: Vec<String> = limits
+            .iter()
+            .filter_map(|(what, it)| {
+                let it = it.as_ref()?;
+                let used = it.used.map_or_else(|| "an unknown part".to_owned(), |used| used.to_string());
+                Some(format!("{used} of {} {what}", it.limit))
+            })
+            .collect();
+        let state = match budget.state.as_str() {
+            "open" => paint.good("open"),
+            other => paint.bad(other),
+        };
+        rows.push(vec![
+            format!("budget a {}{provider}{model}", budget.per),
+            format!("{state}  {} until {}", used.join(", "), budget.ends_at),
+        ]);
+    }
     for credential in &s.credentials {
         let held = credential.env.as_ref().map_or(String::new(), |name| format!("as {name} inside, "));
         rows.push(vec![

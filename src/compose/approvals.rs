@@ -23,7 +23,7 @@ use super::records::record;
 use crate::kept;
 
 /// Where questions and answers are kept, in the sandbox's state directory.
-pub const FILE: &str = "approvals.json";
+const FILE: &str = "approvals.json";
 /// How long the reloader may take to put an answer in force.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -34,11 +34,31 @@ pub struct Desk {
     sink: Sink,
     /// Held while an answer is put in force: each builds on the one before.
     answering: Arc<Mutex<()>>,
+    /// Held from looking at the book until that is on disk: nothing older comes after it.
+    writing: Arc<Mutex<()>>,
+}
+
+/// Whether a file of the state directory is that, or what a process left that was killed while it wrote.
+#[must_use]
+pub fn is_of_approvals(name: &str) -> bool {
+    name.starts_with("approvals.")
+}
+
+/// Removes what a process left that was killed while it wrote: nobody else writes now.
+fn clear_away() {
+    let Ok(entries) = std::fs::read_dir(".") else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name != FILE && is_of_approvals(name)) {
+            let _gone = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
 #[must_use]
 pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> Approvals {
+    clear_away();
     let kept = match kept::read(Path::new(FILE)) {
         Ok(Some(bytes)) => serde_json::from_slice::<Kept>(&bytes).map_err(|e| e.to_string()),
         Ok(None) => Ok(Kept::default()),
@@ -65,8 +85,9 @@ impl Desk {
     /// Keeps the book on disk from now on.
     #[must_use]
     pub fn open(book: Approvals, sink: Sink) -> Self {
-        tokio::spawn(keep(book.clone()));
-        Self { book, sink, answering: Arc::default() }
+        let desk = Self { book, sink, answering: Arc::default(), writing: Arc::default() };
+        tokio::spawn(desk.clone().keep());
+        desk
     }
 
     /// What of it the policy is composed with.
@@ -131,8 +152,29 @@ impl Desk {
         };
         record(&self.sink, event(&shown, change, Some(by.uid)));
         // Whoever reads that it is so may rely on it, whatever dies next.
-        write(&self.book).await;
+        self.write().await;
         Ok(shown)
+    }
+
+    /// Follows the book: on disk, and as a number.
+    async fn keep(self) {
+        let mut changes = self.book.changes();
+        while changes.changed().await.is_ok() {
+            metrics::approvals_pending(self.book.pending());
+            self.write().await;
+        }
+    }
+
+    async fn write(&self) {
+        let _one_at_a_time = self.writing.lock().await;
+        let kept = self.book.kept();
+        let written = tokio::task::spawn_blocking(move || {
+            let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other)?;
+            kept::write(Path::new(FILE), &bytes)
+        });
+        if let Err(error) = written.await.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(%error, "{FILE} can't be written: what is answered now is forgotten with this supervisor");
+        }
     }
 
     /// The policy with this beside what was approved before.
@@ -269,27 +311,4 @@ fn event(shown: &Approval, change: ApprovalChange, uid: Option<u32>) -> Event {
         generation: shown.generation,
         uid,
     }))
-}
-
-/// Follows the book: on disk, and as a number.
-async fn keep(book: Approvals) {
-    let mut changes = book.changes();
-    while changes.changed().await.is_ok() {
-        metrics::approvals_pending(book.pending());
-        write(&book).await;
-    }
-}
-
-async fn write(book: &Approvals) {
-    let kept = book.kept();
-    let written = tokio::task::spawn_blocking(move || {
-        let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other)?;
-        kept::write(Path::new(FILE), &bytes)
-    });
-    match written.await.map_err(std::io::Error::other).flatten() {
-        Ok(()) => {}
-        Err(error) => {
-            tracing::warn!(%error, "{FILE} can't be written: what is approved now is forgotten with this supervisor")
-        }
-    }
 }

@@ -32,7 +32,7 @@ use super::records::record;
 use super::stores::Stores;
 use super::tree::Addresses;
 use crate::plan::{Mode, Plan, STOP_GRACE};
-use words::{agent_status, controls, credential_status, provider_status};
+use words::{agent_status, budget_status, controls, credential_status, provider_status};
 
 /// How long a part may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -141,6 +141,7 @@ impl Desk {
             },
             agents: self.agents.iter().map(agent_status).collect(),
             providers: self.stores.gateway.status().into_iter().map(provider_status).collect(),
+            budgets: budget_status(&self.stores.gateway),
             credentials: credential_status(&self.plan.credentials),
         }
     }

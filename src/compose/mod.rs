@@ -15,6 +15,7 @@ mod approvals;
 mod asked;
 mod capture;
 mod control;
+mod counts;
 mod ending;
 mod exec;
 mod feeds;
@@ -33,7 +34,7 @@ mod stores;
 mod terminal;
 mod tree;
 
-pub use approvals::FILE as APPROVALS;
+pub use approvals::is_of_approvals;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -24,9 +24,11 @@ use telemetry::metrics::Recorder;
 
 use super::adapters::{Inference, InitProcesses, Providers};
 use super::approvals;
+use super::counts;
 use super::handover::{Handover, HeartLine};
 use super::outward;
 use super::refusals::Refusals;
+use crate::cli::out::warn;
 use crate::plan::{Plan, Secrets, slot};
 use crate::sealed;
 
@@ -356,9 +358,19 @@ fn gateway(
         scrub: Arc::new(move |text| scrubber.redact(text).into_inner()),
         credentials: gateway::Credentials::new(keys),
         guesses,
+        shelf: Some(Arc::new(counts::StateDirectory)),
     });
+    counts::clear_away();
     if let Some(inference) = &plan.inference {
         gateway.publish(inference).map_err(|faults| faults.to_string())?;
+    }
+    if let (_, Some(fault)) = gateway.budgets() {
+        let file = plan.state.join(gateway::budgets::FILE);
+        warn(&format!(
+            "no model request is sent, since what was used of the budgets can't be read from {}: {fault}; put it back, \
+             or remove it to count anew from nothing",
+            file.display()
+        ));
     }
     Ok(gateway)
 }

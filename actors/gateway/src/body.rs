@@ -15,9 +15,11 @@ use http_body_util::BodyExt as _;
 use policy::{Share, Shares, Spent};
 
 use crate::{
+    budgets::Estimate,
     config::MAX_MODEL_NAME,
     fields::{Fields, Lack, Seen, place},
     outgoing::Parts,
+    output::Output,
     shape::Endpoint,
 };
 
@@ -75,6 +77,7 @@ pub struct Asked {
     /// Whether the answer was asked for as a stream.
     pub stream: bool,
     seen: Seen,
+    output: Output,
     /// What is written where, for a stream to tell what it used; nothing where the agent has said what it wants.
     asking: Option<(Range<usize>, &'static str)>,
     held: Held,
@@ -132,7 +135,7 @@ impl Asked {
         }
         let span = place(text, raw).ok_or(BadBody::Model)?;
         let asking = fields.asking(text, span.end);
-        let Fields { stream, seen, .. } = fields;
+        let Fields { stream, seen, output, .. } = fields;
         let share = Arc::new(share);
         let held = Held(Arc::downgrade(&share));
         Ok(Self {
@@ -141,6 +144,7 @@ impl Asked {
             model,
             stream,
             seen,
+            output,
             asking,
             held,
         })
@@ -157,6 +161,16 @@ impl Asked {
     /// [`BadBody::Lacks`].
     pub fn fits(&self, endpoint: Endpoint) -> Result<(), BadBody> {
         Ok(self.seen.fits(endpoint)?)
+    }
+
+    /// Whether it names what one provider keeps, so that no other has it: a response before it, a conversation, a stored prompt.
+    pub(crate) fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
+        self.seen.leans_on_provider(endpoint)
+    }
+
+    /// What it may use at most.
+    pub(crate) fn estimate(&self, endpoint: Endpoint) -> Estimate {
+        Estimate::of(endpoint, self.bytes.len(), self.leans_on_provider(endpoint), self.output)
     }
 
     /// Who still holds its bytes.

@@ -10,7 +10,11 @@ use redactor::{Credential, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny};
 use smol_str::SmolStr;
 
-use crate::{base_url::BaseUrl, glob::Glob};
+use crate::{
+    base_url::BaseUrl,
+    budgets::{self, Budget},
+    glob::Glob,
+};
 
 /// Most providers in one file: each may hold a few idle connections.
 pub const MAX_PROVIDERS: usize = 32;
@@ -33,10 +37,9 @@ pub struct Inference {
     /// Routes, tried in the order of the file.
     #[serde(default)]
     pub routes: Vec<Route>,
-    /// Known, refused by [`Inference::check`]: budgets come with a later release, and a limit that is
-    /// written down but not kept would be worse than none.
-    #[serde(default, skip_serializing)]
-    pub budgets: Option<Present>,
+    /// How much may be used in which time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<Budget>,
 }
 
 /// One upstream that answers model requests.
@@ -125,7 +128,7 @@ pub enum StreamUsage {
 pub struct Route {
     /// The name that the agent may use: literal, or with `*` for any run of characters.
     pub model: String,
-    /// In order of preference; a later one is used when an earlier one can't be connected to.
+    /// In order of preference; a later one is asked where an earlier one can't be connected to, or says that it doesn't serve (429, 5xx).
     pub to: Vec<Target>,
     /// Time-outs of this route.
     #[serde(default)]
@@ -240,13 +243,6 @@ impl Inference {
     pub fn check(&self) -> Result<(), Faults> {
         let mut faults = Vec::new();
         let mut fault = |at: String, what: String| faults.push(Fault { at, what });
-        if self.budgets.is_some() {
-            fault(
-                "budgets".into(),
-                "budgets come with a later release; remove the field: a limit that isn't kept is never ignored in silence"
-                    .into(),
-            );
-        }
         if self.providers.len() > MAX_PROVIDERS {
             fault("providers".into(), format!("more than {MAX_PROVIDERS} providers"));
         }
@@ -266,7 +262,19 @@ impl Inference {
             }
             self.check_route(n, route, &mut fault);
         }
+        budgets::check(self, &mut fault);
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+
+    /// What is said where a provider is named that isn't there.
+    pub(crate) fn no_provider(&self, name: &str) -> String {
+        let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
+        let near = policy::nearest(name, &known).map(|near| format!("; did you mean \"{near}\"?"));
+        format!(
+            "no provider is called \"{name}\"; there are: {}{}",
+            known.join(", "),
+            near.unwrap_or_default()
+        )
     }
 
     fn check_route(&self, n: usize, route: &Route, fault: &mut impl FnMut(String, String)) {
@@ -281,11 +289,7 @@ impl Inference {
         }
         for (m, target) in route.to.iter().enumerate() {
             if !self.providers.contains_key(&target.provider) {
-                let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
-                fault(
-                    format!("routes[{n}].to[{m}].provider"),
-                    format!("no provider is called \"{}\"; there are: {}", target.provider, known.join(", ")),
-                );
+                fault(format!("routes[{n}].to[{m}].provider"), self.no_provider(&target.provider));
             }
             if let Some(model) = &target.model
                 && let Err(reason) = plain_name(model)
@@ -412,20 +416,20 @@ mod tests {
         let it = read(
             r#"{"providers":{"p":{"kind":"anthropic","base_url":"ftp://x"}},
                 "routes":[{"model":"a","to":[]},{"model":"a","to":[{"provider":"q","model":"two words"}],"timeouts":{"idle":"0s"}}],
-                "budgets":[{"per":"day","tokens":5}]}"#,
+                "budgets":[{"per":"day","tokens":0}]}"#,
         );
         let Faults(faults) = it.check().unwrap_err();
         let at: Vec<_> = faults.iter().map(|f| f.at.as_str()).collect();
         assert_eq!(
             at,
             [
-                "budgets",
                 "providers.p.base_url",
                 "routes[0].to",
                 "routes[1].model",
                 "routes[1].to[0].provider",
                 "routes[1].to[0].model",
-                "routes[1].timeouts.idle"
+                "routes[1].timeouts.idle",
+                "budgets[0].tokens"
             ]
         );
     }

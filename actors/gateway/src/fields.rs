@@ -10,7 +10,10 @@ use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::shape::Endpoint;
+use crate::{
+    output::{Output, texts},
+    shape::Endpoint,
+};
 
 /// What is read of a body's first level.
 pub(crate) struct Fields<'a> {
@@ -18,6 +21,7 @@ pub(crate) struct Fields<'a> {
     pub stream: bool,
     stream_options: Options<'a>,
     pub seen: Seen,
+    pub output: Output,
 }
 
 /// What a request says of `stream_options`.
@@ -125,6 +129,12 @@ impl Seen {
         }
     }
 
+    /// Whether what a provider keeps is named in it.
+    pub fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
+        let kept = [self.previous_response_id, self.conversation, self.prompt];
+        endpoint == Endpoint::Responses && kept.iter().any(|it| *it != Form::Absent)
+    }
+
     /// The place of a member that some endpoint needs.
     fn member(&mut self, key: &str) -> Option<&mut Form> {
         match key {
@@ -173,6 +183,7 @@ impl<'de> Visitor<'de> for FirstLevel {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
         let (mut model, mut stream, mut seen) = (None, None, Seen::default());
+        let (mut output, mut prompts) = (Output::default(), 1);
         let mut stream_options = Options::Absent;
         while let Some(key) = members.next_key::<Cow<'de, str>>()? {
             match &*key {
@@ -192,19 +203,29 @@ impl<'de> Visitor<'de> for FirstLevel {
                     };
                 }
                 "messages" => seen.messages = members.next_value::<Messages>()?.0,
-                other => match seen.member(other) {
-                    Some(form) => *form = Form::of(members.next_value()?),
-                    None => drop(members.next_value::<IgnoredAny>()?),
+                other => match (seen.member(other), Output::is_told_by(other)) {
+                    (None, false) => drop(members.next_value::<IgnoredAny>()?),
+                    (member, told) => {
+                        let value: &RawValue = members.next_value()?;
+                        if told {
+                            output.hear(other, value);
+                        }
+                        if other == "prompt" {
+                            prompts = prompts.max(texts(value));
+                        }
+                        member.into_iter().for_each(|form| *form = Form::of(value));
+                    }
                 },
             }
         }
         let model = model.ok_or_else(|| A::Error::missing_field("model"))?;
-        Ok(Fields { model, stream: stream.flatten().unwrap_or(false), stream_options, seen })
+        output.answers = output.answers.max(1).saturating_mul(prompts);
+        Ok(Fields { model, stream: stream.flatten().unwrap_or(false), stream_options, seen, output })
     }
 }
 
 /// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control character.
-fn is_taken_for(key: &str, name: &str) -> bool {
+pub(crate) fn is_taken_for(key: &str, name: &str) -> bool {
     key.split(char::is_control).next().is_some_and(|key| folds_to(key, name))
 }
 

@@ -1,6 +1,6 @@
 //! The way to one provider: a few kept connections and what is known of its health.
 //!
-//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated. A connection of
+//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated there. A connection of
 //! HTTP/1.1 is one request's until its answer is read; one of HTTP/2 is one agent's, for its streams share room, and a number of
 //! which the provider has the say.
 
@@ -21,6 +21,7 @@ use crate::{
     health::Health,
     line::{Line, Sent},
     outgoing::Outgoing,
+    rest::Rest,
     upstream::{Dial, Upstream},
 };
 
@@ -110,6 +111,8 @@ pub(crate) struct Lane {
     // Tokio's mutex: it can't be poisoned, and it is held for a push or a pop.
     kept: Arc<Mutex<Kept>>,
     pub health: Health,
+    /// After it couldn't be connected to.
+    pub rest: Rest,
 }
 
 impl fmt::Debug for Lane {

@@ -6,7 +6,7 @@ use http::Method;
 use policy::Caller;
 use smol_str::SmolStr;
 
-use crate::{refusal::Refusal, usage::Tokens};
+use crate::{budgets::Standing, refusal::Refusal, usage::Tokens};
 
 /// One request, as far as it got. The provider's name and the route's alias come from the operator's file and may be
 /// labels; what the agent wrote (`path`, `asked`) may not.
@@ -32,7 +32,7 @@ pub struct Exchange {
     pub upstream_model: Option<SmolStr>,
 }
 
-/// The end of an exchange that a provider answered.
+/// The end of an attempt that a provider answered.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
     /// The provider's status.
@@ -45,6 +45,8 @@ pub struct Outcome {
     pub took: Duration,
     /// Whether the answer came through to its end.
     pub complete: bool,
+    /// Whether another target was asked, since this one said that it didn't serve.
+    pub passed_over: bool,
 }
 
 /// The record can't be kept, so the request must not go out.
@@ -59,12 +61,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// When it can't be recorded; then it isn't sent.
     fn admit(&self, exchange: &Exchange) -> Result<(), Unrecorded>;
-    /// A request was refused here, or got no answer.
+    /// A request was refused here, or an attempt got no answer.
     fn refused(&self, exchange: &Exchange, refusal: &Refusal);
     /// The head of a provider's answer came.
     fn first_byte(&self, exchange: &Exchange, after: Duration);
     /// Whoever made this request has guessed at keys so often that what they read comes late from now on.
     fn guessed(&self, exchange: &Exchange);
-    /// An exchange with a provider ended.
+    /// How the budgets stand, after each change.
+    fn budgets(&self, standing: &[Standing]);
+    /// An attempt that a provider answered ended.
     fn finished(&self, exchange: &Exchange, outcome: &Outcome);
 }

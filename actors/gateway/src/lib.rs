@@ -1,16 +1,22 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → [`ledger`] → `headers` → `outgoing` → `lane`
-//! (a `line`, over [`Dial`]) → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
+//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → `call` (over the targets, as `failover` says, within the [`budgets`]) → [`ledger`]
+//! → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
 //! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
 //! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
 
 pub mod actor;
+mod answer;
 pub mod base_url;
 pub mod body;
+pub mod budgets;
+mod call;
 pub mod config;
 pub mod credential;
+#[cfg(test)]
+mod documentation;
+mod failover;
 mod fields;
 pub mod glob;
 mod headers;
@@ -20,9 +26,11 @@ pub mod ledger;
 mod line;
 mod listing;
 mod outgoing;
+mod output;
 pub mod record;
 pub mod refusal;
 mod relay;
+mod rest;
 pub mod routes;
 mod serve;
 pub mod shape;
@@ -32,6 +40,7 @@ pub mod usage;
 mod withhold;
 
 pub use credential::Credentials;
+pub use failover::TEXT_WITHIN;
 pub use headers::MAX_VALUE as MAX_HEADER_VALUE;
 pub use health::{Reading as Health, State as HealthState};
 pub use lane::{IDLE_LIFE, MAX_IDLE, MAX_SHARED};
@@ -39,6 +48,7 @@ pub use ledger::Ledger;
 pub use line::{MAX_ANSWER_HEAD, MAX_ANSWER_HEADERS, STREAM_WINDOW};
 pub use outgoing::Parts;
 pub use relay::Cut;
+pub use rest::{MAX_REST, REST};
 pub use serve::{Deps, Gateway, MAX_IN_FLIGHT, ProviderStatus};
 pub use upstream::{Dial, Dialed, Io, Protocol, Upstream};
 pub use upstream_error::Scrub;

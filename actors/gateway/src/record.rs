@@ -9,18 +9,19 @@ use std::time::Duration;
 use http::StatusCode;
 use telemetry::{
     audit::{Event, Inference, Sink, Verdict, in_hex},
-    metrics::{self, TokenKind},
+    metrics::{self, BudgetCounts, TokenKind},
 };
 
 use crate::{
+    budgets::Standing,
     ledger::{Exchange, Ledger, Outcome, Unrecorded},
-    refusal::Refusal,
+    refusal::{INFERENCE, Refusal},
 };
 
 /// The label of a provider or model that has no name in the operator's file.
 const NONE: &str = "none";
-/// The layer that decides about what is a model request.
-const LAYER: &str = "inference";
+/// The label of a budget that counts all providers' requests, or those for all models.
+const ALL: &str = "*";
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -68,6 +69,14 @@ fn entry(exchange: &Exchange) -> &str {
     exchange.route.as_deref().unwrap_or_default()
 }
 
+fn detail(outcome: &Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome { passed_over: true, .. } => Some("not served; the route's next target was asked"),
+        Outcome { complete: false, .. } => Some("the answer was cut off"),
+        _ => None,
+    }
+}
+
 fn ms(took: Duration) -> Option<u64> {
     u64::try_from(took.as_millis()).ok()
 }
@@ -75,7 +84,7 @@ fn ms(took: Duration) -> Option<u64> {
 impl Ledger for Telemetry {
     fn admit(&self, exchange: &Exchange) -> Result<(), Unrecorded> {
         self.write(event(exchange, Verdict::Allowed))?;
-        metrics::decision(LAYER, Verdict::Allowed, entry(exchange));
+        metrics::decision(INFERENCE, Verdict::Allowed, entry(exchange));
         Ok(())
     }
 
@@ -87,12 +96,13 @@ impl Ledger for Telemetry {
         let verdict = if asked { Verdict::Allowed } else { Verdict::Denied };
         if !asked {
             // No route's doing, mostly: then it counts for why it came to nothing, as in the proxy.
-            let layer = if refusal.status == StatusCode::FORBIDDEN { LAYER } else { refusal.code };
+            let layer = if refusal.status == StatusCode::FORBIDDEN { refusal.layer } else { refusal.code };
             metrics::decision(layer, verdict, entry(exchange));
         }
         // Refused already: an unrecorded refusal lets nothing through.
         let _ = self.write(Inference {
             code: Some(code),
+            layer: (!asked).then(|| refusal.layer.into()),
             detail: Some(refusal.detail.as_str().into()),
             ..event(exchange, verdict)
         });
@@ -105,6 +115,20 @@ impl Ledger for Telemetry {
             detail: Some(redactor::guesses::SPENT.into()),
             ..event(exchange, Verdict::Audited)
         });
+    }
+
+    fn budgets(&self, standing: &[Standing]) {
+        for Standing { which, tokens, requests, .. } in standing {
+            let name = |name: &Option<smol_str::SmolStr>| name.clone().unwrap_or(ALL.into());
+            let (provider, model) = (name(&which.provider), name(&which.model));
+            for (counts, (used, limit)) in
+                [(BudgetCounts::Tokens, tokens), (BudgetCounts::Requests, requests)]
+            {
+                if let Some(limit) = limit {
+                    metrics::inference_budget((which.per.as_str(), &provider, &model), counts, *used, *limit);
+                }
+            }
+        }
     }
 
     fn first_byte(&self, _: &Exchange, after: Duration) {
@@ -126,7 +150,7 @@ impl Ledger for Telemetry {
             input_tokens: tokens.input,
             output_tokens: tokens.output,
             duration_ms: ms(outcome.took),
-            detail: (!outcome.complete).then(|| "the answer was cut off".into()),
+            detail: detail(outcome).map(Into::into),
             ..event(exchange, Verdict::Allowed)
         });
     }

@@ -5,13 +5,26 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;
 
-use crate::{Body, body::BadBody, lane::Unsent, shape::Misshapen};
+use crate::{
+    Body,
+    body::BadBody,
+    budgets::{self, Counts, NotAdmitted, Spent, Which},
+    lane::Unsent,
+    shape::Misshapen,
+};
 
 /// The header that carries the id of a request, for the audit log.
 pub const REQUEST_ID: &str = "x-cofferdam-request-id";
 
+/// The layer of what is no model request, or has no route.
+pub const INFERENCE: &str = "inference";
+/// The layer of what no budget has room for.
+pub const BUDGET: &str = "budget";
+
 /// Longest piece of the agent's own text that is repeated to it.
 const MAX_ECHO: usize = 256;
+/// After how many seconds it is worth asking again where requests in flight hold what is left of a budget.
+const CROWDED_AGAIN: u64 = 5;
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,17 +33,22 @@ pub struct Refusal {
     pub status: StatusCode,
     /// `error` in the body; from a closed set.
     pub code: &'static str,
+    /// The layer that refused: [`INFERENCE`] or [`BUDGET`].
+    pub layer: &'static str,
     /// What happened, in one sentence.
     pub detail: String,
     /// What would help.
     pub hint: Option<String>,
     /// `Allow`, on a 405.
     pub allow: Option<&'static str>,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), hint: None, allow: None }
+        let detail = detail.into();
+        Self { status, code, layer: INFERENCE, detail, hint: None, allow: None, retry_after: None }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -52,6 +70,38 @@ impl Refusal {
     pub fn no_model(model: &str, listed: &[smol_str::SmolStr]) -> Self {
         let detail = format!("no model \"{}\" is listed", clip(model));
         Self::new(StatusCode::NOT_FOUND, "not_found", detail).hint(with_a_route(listed))
+    }
+
+    /// 403: a budget has no room for it; 503: what was used isn't known, or can't be put on record.
+    pub(crate) fn not_admitted(why: &NotAdmitted, now: u64) -> Self {
+        // The causes are the operator's machine's: they are for the log.
+        let refused = match why {
+            NotAdmitted::Spent(spent) => Self::spent(spent, now),
+            NotAdmitted::Unreadable(_) => {
+                let file = budgets::FILE;
+                Self::unavailable("what was used of the budgets can't be read, so nothing is sent").hint(
+                    format!("the operator mends {file} in the sandbox's state directory, or removes it to count anew"),
+                )
+            }
+            NotAdmitted::Unwritable(_) => {
+                Self::unavailable("what is used of the budgets can't be put on disk, so nothing is sent")
+                    .hint("the operator makes room on the disk that holds the sandbox's state directory")
+            }
+        };
+        Self { layer: BUDGET, ..refused }
+    }
+
+    fn spent(spent: &Spent, now: u64) -> Self {
+        let left = spent.ends.saturating_sub(now).max(1);
+        let opens = format!("from {} on, when it opens anew", budgets::written(spent.ends));
+        let (how, hint, after) = if spent.crowded {
+            let hint = format!("ask for less, again when those are answered, or {opens}");
+            ("has no room for this request beside those in flight", hint, left.min(CROWDED_AGAIN))
+        } else {
+            ("is spent", format!("ask again {opens}"), left)
+        };
+        let denied = Self::denied(format!("{} {how}", named(spent))).hint(hint);
+        Self { retry_after: Some(after), ..denied }
     }
 
     /// 503: a part is restarting or full.
@@ -99,7 +149,7 @@ impl Refusal {
         }
         let shown = Shown {
             error: self.code,
-            layer: "inference",
+            layer: self.layer,
             detail: &self.detail,
             host: about.host,
             port: about.port,
@@ -113,6 +163,9 @@ impl Refusal {
         let mut response = json(self.status, &shown, about.request_id);
         if let Some(allow) = self.allow {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -150,6 +203,20 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize, request_id: &str)
         headers.insert(REQUEST_ID, id);
     }
     response
+}
+
+/// A budget as a refusal calls it.
+fn named(spent: &Spent) -> String {
+    let Which { per, provider, model } = &spent.which;
+    let what = match spent.counts {
+        Counts::Tokens => "tokens",
+        Counts::Requests => "requests",
+    };
+    let of = |what: &str, name: &Option<smol_str::SmolStr>| {
+        name.as_ref().map_or_else(String::new, |name| format!(", {what} {name}"))
+    };
+    let (provider, model) = (of("provider", provider), of("model", model));
+    format!("the budget of {} {what} a {}{provider}{model}", spent.limit, per.as_str())
 }
 
 /// What could be asked for instead.

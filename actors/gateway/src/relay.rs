@@ -18,7 +18,8 @@ use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::{
     BoxError,
-    config::Timeouts,
+    budgets::Reservation,
+    config::{Kind, Timeouts},
     lane::Lease,
     ledger::{Exchange, Ledger, Outcome},
     usage::Tap,
@@ -44,7 +45,9 @@ pub(crate) struct Story {
     pub ledger: Arc<dyn Ledger>,
     pub exchange: Exchange,
     pub code: u16,
-    pub began: Instant,
+    pub kind: Kind,
+    /// What of budgets is held for it.
+    pub held: Option<Reservation>,
 }
 
 /// See the module.
@@ -53,14 +56,16 @@ pub(crate) struct Relay<B> {
     withhold: Option<Withhold>,
     sieve: Sieve,
     tap: Tap,
-    story: Story,
+    /// None of an answer that is on record already.
+    story: Option<Story>,
+    began: Instant,
     timeouts: Timeouts,
     idle: Pin<Box<Sleep>>,
     total: Pin<Box<Sleep>>,
     bytes: u64,
     ended: bool,
     complete: bool,
-    _holds: (Share, Lease),
+    _holds: (Share, Option<Lease>),
 }
 
 impl<B> Relay<B> {
@@ -68,18 +73,19 @@ impl<B> Relay<B> {
         inner: B,
         (withhold, sieve): (Option<Withhold>, Sieve),
         tap: Tap,
-        timeouts: Timeouts,
-        story: Story,
-        holds: (Share, Lease),
+        (began, timeouts): (Instant, Timeouts),
+        story: Option<Story>,
+        holds: (Share, Option<Lease>),
     ) -> Self {
         let idle = Box::pin(sleep(timeouts.idle));
-        let total = Box::pin(sleep_until((story.began + timeouts.total).into()));
+        let total = Box::pin(sleep_until((began + timeouts.total).into()));
         Self {
             inner,
             withhold,
             sieve,
             tap,
             story,
+            began,
             timeouts,
             idle,
             total,
@@ -92,8 +98,10 @@ impl<B> Relay<B> {
 
     fn cut(&mut self, why: Cut) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.ended = true;
-        let Exchange { request_id, provider, .. } = &self.story.exchange;
-        tracing::info!(%request_id, ?provider, %why, "inference answer cut");
+        if let Some(Exchange { request_id, provider, .. }) = self.story.as_ref().map(|story| &story.exchange)
+        {
+            tracing::info!(%request_id, ?provider, %why, "inference answer cut");
+        }
         Poll::Ready(Some(Err(Box::new(why))))
     }
 }
@@ -171,13 +179,18 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 
 impl<B> Drop for Relay<B> {
     fn drop(&mut self) {
-        let story = &self.story;
+        let Some(mut story) = self.story.take() else { return };
+        if let Some(held) = story.held.take() {
+            let used = held.estimate().used(story.kind, &self.tap.tokens(), story.code, self.complete);
+            held.settle(used);
+        }
         let outcome = Outcome {
             code: story.code,
             tokens: self.tap.tokens(),
             bytes: self.bytes,
-            took: story.began.elapsed(),
+            took: self.began.elapsed(),
             complete: self.complete,
+            passed_over: false,
         };
         story.ledger.finished(&story.exchange, &outcome);
     }

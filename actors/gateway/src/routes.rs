@@ -1,9 +1,13 @@
 //! The compiled, immutable table from model names to providers.
 //!
-//! A request loads one snapshot and decides from it alone. A new table takes over the lanes (connections, health) of
+//! A request loads one snapshot and decides from it alone. A new table takes over the lanes (connections, health) and rests of
 //! the providers that stayed the same, so a publication costs nobody a connection.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redactor::{Mask, Screen, Secret};
 use smol_str::SmolStr;
@@ -14,6 +18,7 @@ use crate::{
     credential::Credentials,
     glob::Glob,
     lane::Lane,
+    rest::Rest,
 };
 
 /// What stands in the place of a key in an answer.
@@ -56,6 +61,26 @@ pub struct Target {
     pub provider: Arc<Provider>,
     /// The name to write into the request; `None` keeps the agent's.
     pub model: Option<SmolStr>,
+    /// After it said that it didn't serve; the same of all routes that lead there.
+    rest: Arc<Rest>,
+}
+
+impl Target {
+    /// Whether it is left alone, since it failed a short time ago.
+    pub(crate) fn rests(&self, now: Instant) -> bool {
+        self.rest.lasts(now) || self.provider.lane.rest.lasts(now)
+    }
+
+    /// It didn't serve, and is left alone for so long.
+    pub(crate) fn rest(&self, now: Instant, how_long: Duration) {
+        self.rest.begin(now, how_long);
+    }
+
+    /// It serves.
+    pub(crate) fn works(&self) {
+        self.rest.end();
+        self.provider.lane.rest.end();
+    }
 }
 
 /// One generation of the table.
@@ -110,11 +135,22 @@ impl Routes {
         for (n, said) in inference.routes.iter().enumerate() {
             let alias = Glob::parse(&said.model)
                 .map_err(|e| Faults(vec![Fault { at: format!("routes[{n}].model"), what: e.into() }]))?;
-            let targets = said.to.iter().filter_map(|target| {
-                let provider = providers.iter().find(|p| p.name == target.provider)?.clone();
-                Some(Target { provider, model: target.model.as_deref().map(SmolStr::new) })
-            });
-            routes.push(Arc::new(Route { alias, targets: targets.collect(), timeouts: said.timeouts }));
+            let mut targets = Vec::with_capacity(said.to.len());
+            for target in &said.to {
+                let Some(provider) = providers.iter().find(|p| p.name == target.provider) else { continue };
+                let model = target.model.as_deref().map(SmolStr::new);
+                let same = |other: &&Target| {
+                    Arc::ptr_eq(&other.provider.lane, &provider.lane) && other.model == model
+                };
+                let before = previous.routes.iter().chain(&routes).flat_map(|route| &route.targets);
+                let rest = before.chain(&targets).find(same).map(|other| Arc::clone(&other.rest));
+                targets.push(Target {
+                    provider: Arc::clone(provider),
+                    model,
+                    rest: rest.unwrap_or_default(),
+                });
+            }
+            routes.push(Arc::new(Route { alias, targets, timeouts: said.timeouts }));
         }
         if faults.is_empty() { Ok(Self { providers, routes }) } else { Err(Faults(faults)) }
     }

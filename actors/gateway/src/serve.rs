@@ -1,4 +1,4 @@
-//! The road of one model request: shape → body → route → record → provider → answer.
+//! The gateway, and the first half of a model request's road: shape → body → route; then a `call` walks over the route's targets.
 //!
 //! A task walks it over one snapshot of the routes; no actor is asked. Nothing is sent before it is recorded, and
 //! nothing of the caller's but the body and a short list of headers is sent at all.
@@ -6,33 +6,27 @@
 use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use policy::{Caller, Share, Shares, Spent};
-use redactor::{Guesser, Guesses};
+use http::{HeaderMap, Request, Response};
+use policy::{Caller, Shares, Spent};
+use redactor::Guesses;
 use serde::Serialize;
 use smol_str::SmolStr;
 
 use crate::{
     Body,
     body::{Asked, BadBody, room},
-    config::{Cost, Faults, Inference, Kind, StreamUsage, Trust},
+    budgets::{self, Budgets, Shelf, Standing, Unreadable},
+    call::Call,
+    config::{Cost, Faults, Inference, Kind, Trust},
     credential::Credentials,
-    headers,
     health::Reading,
-    lane::{Lease, Unsent},
     ledger::{Exchange, Ledger},
     listing,
-    outgoing::Outgoing,
-    refusal::{About, REQUEST_ID, Refusal, clip},
-    relay::{Relay, Story},
-    routes::{Provider, Route, Routes, Target},
+    refusal::{About, Refusal, clip},
+    routes::{Provider, Routes, Target},
     shape::Endpoint,
-    upstream::{Dial, Upstream},
-    upstream_error::{Scrub, scrubbed},
-    usage::Tap,
-    withhold::Withhold,
+    upstream::Dial,
+    upstream_error::Scrub,
 };
 
 /// Model requests in flight at one time, streams included, of which one agent has its share ([`policy::Shares`]). More are answered 503.
@@ -51,6 +45,8 @@ pub struct Deps {
     pub credentials: Credentials,
     /// What who guesses has learned of them.
     pub guesses: Guesses,
+    /// Where the counts of budgets are kept; none keeps them in memory alone.
+    pub shelf: Option<Arc<dyn Shelf>>,
 }
 
 /// Answers for `inference.local`. Lives above its actor; cheap to clone.
@@ -65,6 +61,7 @@ struct Inner {
     /// Bytes of bodies.
     room: Shares,
     in_flight: Shares,
+    budgets: Budgets,
 }
 
 /// One provider as `status` shows it.
@@ -89,17 +86,22 @@ pub struct ProviderStatus {
 impl Gateway {
     /// A gateway without routes: it refuses every model until [`Gateway::publish`].
     pub fn new(deps: Deps) -> Self {
-        let inner =
-            Inner { deps, routes: ArcSwap::default(), room: room(), in_flight: Shares::new(MAX_IN_FLIGHT) };
+        let ledger = Arc::clone(&deps.ledger);
+        let budgets = Budgets::new(deps.shelf.clone(), Arc::new(move |standing| ledger.budgets(standing)));
+        let (routes, in_flight) = (ArcSwap::default(), Shares::new(MAX_IN_FLIGHT));
+        let inner = Inner { deps, routes, room: room(), in_flight, budgets };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began with.
+    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began with. The first that has budgets
+    /// reads their counts, a small file.
     ///
     /// # Errors
-    /// All faults; the table in force stays.
+    /// All faults; the table in force stays, and the budgets.
     pub fn publish(&self, inference: &Inference) -> Result<(), Faults> {
         let routes = Routes::compile(inference, &self.inner.deps.credentials, &self.routes())?;
+        // First, so that nothing goes a new way uncounted.
+        self.inner.budgets.configure(budgets::limits(inference));
         self.inner.routes.store(Arc::new(routes));
         Ok(())
     }
@@ -123,13 +125,19 @@ impl Gateway {
         self.routes().providers().iter().map(show).collect()
     }
 
+    /// Every budget as it stands, or why what was used isn't known.
+    pub fn budgets(&self) -> (Vec<Standing>, Option<Unreadable>) {
+        self.inner.budgets.standing()
+    }
+
     /// Model requests in flight.
     pub fn in_flight(&self) -> usize {
         self.inner.in_flight.taken()
     }
 
-    /// Closes kept connections that are too old; gives how many are kept still.
+    /// Closes kept connections that are too old, and tells how the budgets stand; gives how many are kept still.
     pub async fn sweep(&self) -> usize {
+        self.inner.budgets.tell();
         let mut kept = 0;
         for provider in self.routes().providers() {
             kept += provider.lane.sweep().await;
@@ -218,165 +226,16 @@ impl Gateway {
             )));
         }
         let query = endpoint.upstream_query(query).unwrap_or_default();
+        let deps = &self.inner.deps;
+        let budgets = &self.inner.budgets;
         let call =
-            Call { gateway: self, route: &route, kind, endpoint, query, headers, asked: &asked, began };
-        call.first_that_connects(&targets, place, stage).await
+            Call { deps, budgets, route: &route, kind, endpoint, query, headers, asked: &asked, began };
+        call.answered(&targets, place, stage).await
     }
 }
 
 /// What is known of the request so far, for the refusal and the record.
-struct Stage<'a> {
-    about: About<'a>,
-    exchange: Exchange,
-}
-
-/// A request with its route.
-struct Call<'a> {
-    gateway: &'a Gateway,
-    route: &'a Route,
-    kind: Kind,
-    endpoint: Endpoint,
-    query: &'static str,
-    headers: &'a HeaderMap,
-    asked: &'a Asked,
-    began: Instant,
-}
-
-impl Call<'_> {
-    /// Tries the targets in order, going on only while nothing was sent to anyone.
-    async fn first_that_connects(
-        &self,
-        targets: &[&Target],
-        place: Share,
-        stage: &mut Stage<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        let deps = &self.gateway.inner.deps;
-        let mut last = Refusal::unreachable("no provider could be tried");
-        for target in targets {
-            let provider = &*target.provider;
-            stage.exchange.provider = Some(provider.name.clone());
-            stage.exchange.upstream_model = target.model.clone().or_else(|| stage.exchange.asked.clone());
-            deps.ledger
-                .admit(&stage.exchange)
-                .map_err(|_| Refusal::unavailable("the audit log can't take a record, so nothing is sent"))?;
-            let outgoing = self.outgoing(target)?;
-            let upstream = Upstream::of(&provider.base);
-            let left = self.route.timeouts.total.saturating_sub(self.began.elapsed());
-            let party = stage.exchange.caller.party;
-            let sending = provider.lane.send(party, &*deps.dial, &upstream, &outgoing, &self.route.timeouts);
-            let sent = tokio::time::timeout(left, sending)
-                .await
-                .unwrap_or(Err(Unsent::FirstByteTimeout(self.route.timeouts.total)));
-            match sent {
-                Ok((response, lease)) => {
-                    deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
-                    return self.relay(response, provider, (place, lease), stage).await;
-                }
-                Err(fault) => {
-                    tracing::warn!(provider = %provider.name, %fault, request_id = stage.about.request_id, "inference request failed");
-                    last = Refusal::unsent(&provider.name, &fault);
-                    if !fault.may_try_another() {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last)
-    }
-
-    fn outgoing(&self, target: &Target) -> Result<Outgoing, Refusal> {
-        let provider = &target.provider;
-        let path = provider.base.join(self.endpoint.path(), self.kind == Kind::Openai);
-        let headers = headers::upstream(self.headers, self.kind, provider.key.as_ref()).map_err(|_| {
-            Refusal::unreachable(format!("provider {}: its key can't stand in a header", provider.name))
-        })?;
-        Ok(Outgoing {
-            path_and_query: format!("{path}{}", self.query),
-            authority: provider.base.authority(),
-            tls: provider.base.tls,
-            headers,
-            body: self
-                .asked
-                .with_model(target.model.as_deref().unwrap_or(self.asked.model()), self.asks_usage(provider)),
-            held: self.asked.held(),
-        })
-    }
-
-    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told.
-    fn asks_usage(&self, provider: &Provider) -> bool {
-        provider.stream_usage == StreamUsage::Ask
-            && self.endpoint.has_stream_options()
-            && self.asked.leaves_usage_open()
-    }
-
-    /// Whoever reads the answer.
-    fn reader(&self, stage: &Stage<'_>) -> Guesser {
-        let deps = &self.gateway.inner.deps;
-        let (ledger, exchange) = (Arc::clone(&deps.ledger), stage.exchange.clone());
-        deps.guesses.of(exchange.caller.party.0, move || ledger.guessed(&exchange))
-    }
-
-    async fn relay(
-        &self,
-        response: Response<Incoming>,
-        provider: &Provider,
-        holds: (Share, Lease),
-        stage: &Stage<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        let status = response.status();
-        if status.is_redirection()
-            || status.is_informational()
-            || status == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-        {
-            return Err(Refusal::unreachable(format!(
-                "provider {} answered {}; redirects are never followed",
-                provider.name,
-                status.as_u16()
-            )));
-        }
-        let encoded = response.headers().get_all(header::CONTENT_ENCODING).iter();
-        if encoded.into_iter().any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            return Err(Refusal::unreachable(format!(
-                "provider {} compressed its answer unasked, so it can't be checked",
-                provider.name
-            )));
-        }
-        let mut headers = headers::downstream(response.headers());
-        let leaking: Vec<_> = headers
-            .iter()
-            .filter(|(name, value)| {
-                [name.as_str().as_bytes(), value.as_bytes()].iter().any(|text| provider.screen.finds(text))
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in leaking {
-            headers.remove(name);
-        }
-        if let Ok(id) = HeaderValue::from_str(stage.about.request_id) {
-            headers.insert(REQUEST_ID, id);
-        }
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let tap = Tap::new(kind);
-        let story = Story {
-            ledger: self.gateway.inner.deps.ledger.clone(),
-            exchange: stage.exchange.clone(),
-            code: status.as_u16(),
-            began: self.began,
-        };
-        let sieve = provider.screen.sieve(self.reader(stage));
-        let body = if status.is_success() {
-            let unasked = self.asks_usage(provider) && tap.reads_events();
-            let withhold = unasked.then(Withhold::default);
-            Relay::new(response.into_body(), (withhold, sieve), tap, self.route.timeouts, story, holds)
-                .boxed_unsync()
-        } else {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            let text = scrubbed(response, provider, &self.gateway.inner.deps.scrub).await;
-            Relay::new(Full::new(text), (None, sieve), tap, self.route.timeouts, story, holds).boxed_unsync()
-        };
-        let mut answer = Response::new(body);
-        *answer.status_mut() = status;
-        *answer.headers_mut() = headers;
-        Ok(answer)
-    }
+pub(crate) struct Stage<'a> {
+    pub about: About<'a>,
+    pub exchange: Exchange,
 }

@@ -24,8 +24,13 @@ const MASKED: &str = "[REDACTED:masked-key]";
 /// Takes known secrets and token formats out of a text. Given by compose; the redactor's work.
 pub type Scrub = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
-/// Reads an error answer and gives the text to pass on, always JSON.
-pub(crate) async fn scrubbed<B>(response: Response<B>, provider: &Provider, scrub: &Scrub) -> Bytes
+/// Reads an error answer, which has so long to come, and gives the text to pass on, always JSON.
+pub(crate) async fn scrubbed<B>(
+    response: Response<B>,
+    provider: &Provider,
+    scrub: &Scrub,
+    within: Duration,
+) -> Bytes
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -40,8 +45,7 @@ where
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())
         .is_some_and(|v| v.to_ascii_lowercase().contains("json"));
-    let whole =
-        tokio::time::timeout(ERROR_DEADLINE, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
+    let whole = tokio::time::timeout(within, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
     let bytes = match whole {
         Ok(Ok(whole)) if declared_json => whole.to_bytes(),
         _ => return replaced(provider, status),

@@ -40,6 +40,7 @@ fn recorded(dir: &std::path::Path, provider: &Provider) -> (Gateway, AuditLog, J
         scrub: Arc::new(move |text: &str| redactor.load().redact(text).into_inner()),
         credentials: Credentials::new([("env:KEY".to_owned(), Secret::from(KEY))]),
         guesses: redactor::Guesses::default(),
+        shelf: None,
     });
     gateway.publish(&serde_json::from_str(&both(provider.port)).unwrap()).unwrap();
     let writer = tokio::spawn({
@@ -146,6 +147,45 @@ async fn a_request_is_on_record_and_the_key_is_not() {
         assert!(text.contains(wanted), "{wanted} not in {text}");
     }
     assert!(!text.contains("0123456789abcdef"), "{text}");
+    writer.abort();
+}
+
+#[tokio::test]
+async fn a_spent_budget_is_on_record_by_its_layer_and_in_the_metrics() {
+    Recorder::install().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let provider = Provider::start().await;
+    let (gateway, log, writer) = recorded(dir.path(), &provider);
+    let budgets = r#""budgets":[{"per":"day","tokens":400,"provider":"oai"},{"per":"hour","requests":8,"model":"s*"}],"routes""#;
+    let section = both(provider.port).replace(r#""routes""#, budgets);
+    gateway.publish(&serde_json::from_str(&section).unwrap()).unwrap();
+    let before = decisions(r#"layer="budget",verdict="denied",policy="small""#);
+    let usage = r#"{"usage":{"prompt_tokens":599,"completion_tokens":1}}"#;
+    provider.whole(200, &[("content-type", "application/json")], usage).await;
+    for (code, id) in [(200, "id-1"), (403, "id-2")] {
+        let request = post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#);
+        let answer = gateway.serve(request, caller(), id).await;
+        assert_eq!(answer.status(), code);
+        answer.into_body().collect().await.unwrap();
+    }
+    assert_eq!(decisions(r#"layer="budget",verdict="denied",policy="small""#), before + 1);
+    gateway.sweep().await;
+    let page = Recorder::install().unwrap().render();
+    for (labels, value) in [
+        (r#"per="day",provider="oai",model="*",counts="tokens""#, "1.5"),
+        (r#"per="hour",provider="*",model="s*",counts="requests""#, "0.125"),
+    ] {
+        let line = format!("cofferdam_inference_budget_used_ratio{{{labels}}} {value}");
+        assert!(page.lines().any(|it| it == line), "{line} is not in {page}");
+    }
+    assert!(log.flush(std::time::Duration::from_secs(60)).await);
+    let text = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+    let refused = text.lines().find(|line| line.contains("id-2")).unwrap();
+    let event: serde_json::Value = serde_json::from_str(refused).unwrap();
+    let event = &event["event"];
+    assert_eq!((&event["verdict"], &event["layer"]), (&"denied".into(), &"budget".into()), "{event}");
+    assert_eq!((&event["provider"], &event["code"]), (&"oai".into(), &403.into()), "{event}");
+    assert!(event["detail"].as_str().unwrap().contains("400 tokens a day, provider oai is spent"), "{event}");
     writer.abort();
 }
 

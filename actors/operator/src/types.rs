@@ -40,6 +40,8 @@ pub struct Status {
     pub agents: Vec<AgentStatus>,
     /// The model providers.
     pub providers: Vec<ProviderStatus>,
+    /// How much of the budgets of model requests is used.
+    pub budgets: Vec<BudgetStatus>,
     /// The credentials that stand behind placeholders.
     pub credentials: Vec<CredentialStatus>,
 }
@@ -116,6 +118,34 @@ pub struct ProviderStatus {
     pub credential: Option<String>,
     /// `unused`, `answering` or `failing`.
     pub state: String,
+}
+
+/// One budget of model requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// Its windows: `minute`, `hour` or `day`, of UTC.
+    pub per: String,
+    /// The provider whose requests count; none for all.
+    pub provider: Option<String>,
+    /// The models that count, by the agent's name, as the configuration writes them; none for all.
+    pub model: Option<String>,
+    /// `open`, `spent`, or `unreadable`: what was used isn't known, and nothing is sent.
+    pub state: String,
+    /// Tokens, where they are limited.
+    pub tokens: Option<Used>,
+    /// Requests, where they are limited.
+    pub requests: Option<Used>,
+    /// When the present window ends: RFC 3339, UTC.
+    pub ends_at: String,
+}
+
+/// What of a limit is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// In the present window, with what is held for requests in flight; none where that isn't known.
+    pub used: Option<u64>,
+    /// The limit.
+    pub limit: u64,
 }
 
 /// One credential that stands behind a placeholder. Its value is told nowhere.

@@ -2,7 +2,7 @@
 
 use agent::health::Health;
 use agent::protocol::CageReport;
-use operator::types::{AgentStatus, ControlStatus, CredentialStatus, ProviderStatus};
+use operator::types::{AgentStatus, BudgetStatus, ControlStatus, CredentialStatus, ProviderStatus, Used};
 use proxy::credentials::{Section, Told};
 
 use crate::compose::agents::Agent;
@@ -62,6 +62,34 @@ pub(super) fn provider_status(provider: gateway::ProviderStatus) -> ProviderStat
         credential: provider.credential,
         state: shown(serde_json::to_value(provider.health.state)),
     }
+}
+
+/// Every budget with what is used of it.
+pub(super) fn budget_status(gateway: &gateway::Gateway) -> Vec<BudgetStatus> {
+    let (standing, fault) = gateway.budgets();
+    let status = |budget: gateway::budgets::Standing| {
+        let known = fault.is_none();
+        let used = |(used, limit): (u64, Option<u64>)| {
+            limit.map(|limit| Used { used: known.then_some(used), limit })
+        };
+        let (tokens, requests) = (used(budget.tokens), used(budget.requests));
+        let is_spent = [tokens, requests].into_iter().flatten().any(|it| it.used >= Some(it.limit));
+        BudgetStatus {
+            per: budget.which.per.as_str().into(),
+            provider: budget.which.provider.map(Into::into),
+            model: budget.which.model.map(Into::into),
+            state: match (&fault, is_spent) {
+                (Some(_), _) => "unreadable",
+                (None, true) => "spent",
+                (None, false) => "open",
+            }
+            .into(),
+            tokens,
+            requests,
+            ends_at: gateway::budgets::written(budget.ends),
+        }
+    };
+    standing.into_iter().map(status).collect()
 }
 
 /// One row a control, from what the proof tried and what init said is missing.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gateway::{
     Body, BoxError, Credentials, Deps, Dial, Dialed, Gateway, Ledger, Protocol, Upstream,
+    budgets::{Shelf, Standing},
     config::Inference,
     ledger::{Exchange, Outcome, Unrecorded},
     refusal::Refusal,
@@ -33,6 +34,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The operator's key. Long and odd enough that a match is no accident.
 pub const KEY: &str = "sk-live/Zk9+QmVyZ0Jhbms-0123456789abcdef";
+/// Another provider's.
+pub const OTHER_KEY: &str = "sk-other-a41b7c90ff3e55d2Xy";
 
 /// A request as the provider saw it.
 #[derive(Debug, Clone)]
@@ -156,14 +159,17 @@ impl Dial for Plain {
 pub enum Told {
     Admitted { provider: String, route: String },
     Refused { code: &'static str, status: u16, provider: Option<String> },
+    Spent { provider: Option<String> },
     FirstByte,
     Guessed,
+    PassedOver { provider: String, code: u16 },
     Finished { provider: String, route: String, code: u16, tokens: Tokens, complete: bool },
 }
 
 #[derive(Default)]
 pub struct Book {
     pub told: Mutex<Vec<Told>>,
+    pub standing: Mutex<Vec<Standing>>,
     pub full: std::sync::atomic::AtomicBool,
 }
 
@@ -177,11 +183,18 @@ impl Ledger for Book {
         Ok(())
     }
     fn refused(&self, exchange: &Exchange, refusal: &Refusal) {
+        if refusal.layer == "budget" {
+            let provider = exchange.provider.as_ref().map(ToString::to_string);
+            return self.told.lock().unwrap().push(Told::Spent { provider });
+        }
         self.told.lock().unwrap().push(Told::Refused {
             code: refusal.code,
             status: refusal.status.as_u16(),
             provider: exchange.provider.as_ref().map(ToString::to_string),
         });
+    }
+    fn budgets(&self, standing: &[Standing]) {
+        *self.standing.lock().unwrap() = standing.to_vec();
     }
     fn guessed(&self, _: &Exchange) {
         self.told.lock().unwrap().push(Told::Guessed);
@@ -190,6 +203,10 @@ impl Ledger for Book {
         self.told.lock().unwrap().push(Told::FirstByte);
     }
     fn finished(&self, exchange: &Exchange, outcome: &Outcome) {
+        if outcome.passed_over {
+            let passed = Told::PassedOver { provider: text(&exchange.provider), code: outcome.code };
+            return self.told.lock().unwrap().push(passed);
+        }
         self.told.lock().unwrap().push(Told::Finished {
             provider: text(&exchange.provider),
             route: text(&exchange.route),
@@ -213,14 +230,23 @@ pub struct House {
 
 /// A gateway over a section of cofferdam.yaml, written as JSON.
 pub fn house(protocol: Protocol, section: &str) -> House {
+    house_with(protocol, section, None)
+}
+
+/// The same, with a place where the counts of budgets are kept.
+pub fn house_with(protocol: Protocol, section: &str, shelf: Option<Arc<dyn Shelf>>) -> House {
     let book = Arc::new(Book::default());
     let dialed: Arc<Mutex<Vec<Upstream>>> = Arc::default();
     let deps = Deps {
         dial: Arc::new(Plain { protocol, dialed: dialed.clone() }),
         ledger: book.clone(),
         scrub: Arc::new(|text: &str| text.replace("hunter2hunter2", "[REDACTED:known]")),
-        credentials: Credentials::new([("env:KEY".to_owned(), Secret::new(KEY.as_bytes().to_vec()))]),
+        credentials: Credentials::new(
+            [("env:KEY", KEY), ("env:OTHER", OTHER_KEY)]
+                .map(|(reference, key)| (reference.to_owned(), Secret::from(key))),
+        ),
         guesses: redactor::Guesses::default(),
+        shelf,
     };
     let gateway = Gateway::new(deps);
     let inference: Inference = serde_json::from_str(section).unwrap();

@@ -18,9 +18,9 @@ use operator::{
     Answer, Client, Code, Control, ExecControl, ExecEnds, ExecOutput, ExecSession, Fault, Owner, Peer,
     prepare,
     types::{
-        AcceptIdentity, Accepted, AgentStatus, Approval, ApprovalAnswer, ApprovalState, ControlStatus,
-        CredentialStatus, Event, ExecRequest, Exit, ForgetIdentity, Identity, LogQuery, PolicyChange,
-        PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode,
+        AcceptIdentity, Accepted, AgentStatus, Approval, ApprovalAnswer, ApprovalState, BudgetStatus,
+        ControlStatus, CredentialStatus, Event, ExecRequest, Exit, ForgetIdentity, Identity, LogQuery,
+        PolicyChange, PolicyStatus, PolicyView, ProviderStatus, SandboxState, Status, Stop, TreeNode, Used,
     },
 };
 use tokio::sync::{broadcast, mpsc};
@@ -77,6 +77,15 @@ pub fn status() -> Status {
             cost: "none".into(),
             credential: None,
             state: "unused".into(),
+        }],
+        budgets: vec![BudgetStatus {
+            per: "day".into(),
+            provider: None,
+            model: Some("gpt-*".into()),
+            state: "open".into(),
+            tokens: Some(Used { used: Some(5), limit: 20 }),
+            requests: None,
+            ends_at: "2026-11-23T00:00:00Z".into(),
         }],
         credentials: vec![CredentialStatus {
             name: "github".into(),

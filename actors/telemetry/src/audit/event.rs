@@ -274,6 +274,9 @@ pub struct Inference {
     /// Why, for a refusal or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<Text>,
+    /// The layer that refused: `inference`, or `budget`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<Text>,
 }
 
 impl Inference {
@@ -292,8 +295,9 @@ impl Inference {
             streamed: _,
             duration_ms: _,
             detail,
+            layer,
         } = self;
-        let optional = [provider, upstream_model, binary, sha256, detail].into_iter().flatten();
+        let optional = [provider, upstream_model, binary, sha256, detail, layer].into_iter().flatten();
         [model, request_id].into_iter().chain(optional).for_each(visit);
     }
 }

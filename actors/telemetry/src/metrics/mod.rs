@@ -57,6 +57,26 @@ impl TokenKind {
     }
 }
 
+/// What a budget limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BudgetCounts {
+    /// Tokens.
+    Tokens,
+    /// Requests.
+    Requests,
+}
+
+impl BudgetCounts {
+    /// The label value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokens => "tokens",
+            Self::Requests => "requests",
+        }
+    }
+}
+
 /// What runs: a constant 1 whose labels tell version and mode.
 pub fn build_info(version: &'static str, mode: &'static str) {
     gauge!(names::BUILD_INFO, "version" => version, "mode" => mode).set(1.0);
@@ -164,6 +184,25 @@ pub fn inference_tokens(provider: &str, model: &str, kind: TokenKind, tokens: u6
         "kind" => kind.as_str()
     )
     .increment(tokens);
+}
+
+/// What of a budget is used: of one in these windows, of this provider's requests for these models, as the configuration names them or `*`.
+pub fn inference_budget(
+    (per, provider, model): (&'static str, &str, &str),
+    counts: BudgetCounts,
+    used: u64,
+    limit: u64,
+) {
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let ratio = used as f64 / limit.max(1) as f64;
+    gauge!(
+        names::INFERENCE_BUDGET_USED,
+        "per" => per,
+        "provider" => provider.to_owned(),
+        "model" => model.to_owned(),
+        "counts" => counts.as_str()
+    )
+    .set(ratio);
 }
 
 /// From the request's arrival to the first byte of the answer.

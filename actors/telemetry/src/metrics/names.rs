@@ -51,6 +51,7 @@ pub(super) const PROXY_CONNECTIONS: &str = "cofferdam_proxy_connections";
 pub(super) const PROXY_BYTES: &str = "cofferdam_proxy_bytes_total";
 pub(super) const INFERENCE_REQUESTS: &str = "cofferdam_inference_requests_total";
 pub(super) const INFERENCE_TOKENS: &str = "cofferdam_inference_tokens_total";
+pub(super) const INFERENCE_BUDGET_USED: &str = "cofferdam_inference_budget_used_ratio";
 pub(super) const INFERENCE_FIRST_BYTE: &str = "cofferdam_inference_first_byte_seconds";
 pub(super) const REDACTIONS: &str = "cofferdam_redactions_total";
 pub(super) const GUESSES_SPENT: &str = "cofferdam_guesses_spent_total";
@@ -109,6 +110,12 @@ pub const TABLE: &[Metric] = &[
         Kind::Counter,
         &["provider", "model", "kind"],
         "Tokens of model requests and answers.",
+    ),
+    metric(
+        INFERENCE_BUDGET_USED,
+        Kind::Gauge,
+        &["per", "provider", "model", "counts"],
+        "What of a budget is used in the present window, from 0 to 1 and beyond, what is held for requests in flight included.",
     ),
     metric(
         INFERENCE_FIRST_BYTE,

@@ -95,6 +95,7 @@ mod tests {
             inference_request("local", "llama", 200);
             inference_request("local", "llama", 999);
             inference_tokens("local", "llama", TokenKind::Output, 5);
+            inference_budget(("day", "*", "*"), BudgetCounts::Tokens, 5, 20);
             inference_first_byte(Duration::from_millis(300));
             redactions("jwt", 2);
             control_missing("landlock", true);

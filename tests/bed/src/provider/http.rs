@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ::http::{Method, Request, Response};
+use ::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::{KEY, Provider, anthropic, openai};
+use super::{KEY, Provider, RETRY_AFTER, anthropic, openai};
 use crate::server::{Body, json};
 use crate::sites::{Visit, web};
 
@@ -16,6 +16,14 @@ pub(crate) async fn answer(
     visit: &Visit<'_>,
     provider: &Provider,
 ) -> Response<Body> {
+    let mut response = answered(request, visit, provider).await;
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    }
+    response
+}
+
+async fn answered(request: Request<Incoming>, visit: &Visit<'_>, provider: &Provider) -> Response<Body> {
     let (head, body) = request.into_parts();
     let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let bearer = header("authorization").strip_prefix("Bearer ").unwrap_or_default().to_owned();
@@ -41,6 +49,9 @@ pub(crate) async fn answer(
     let Ok(request) = serde_json::from_slice::<Value>(&body) else {
         return refuse(400, "invalid_request_error", "The body is not JSON.");
     };
+    if let Some(odd) = odd(&request).await {
+        return odd;
+    }
     match path {
         "/v1/chat/completions" => openai::chat(provider, &request, &key),
         "/v1/completions" => openai::completions(provider, &request),
@@ -53,6 +64,40 @@ pub(crate) async fn answer(
         "/v1/messages/count_tokens" => json(200, &anthropic::count_tokens(&request)),
         _ => refuse(404, "not_found_error", "There is nothing here."),
     }
+}
+
+/// What a model does that has more on its mind than an answer; one that is only slow goes on to it.
+async fn odd(request: &Value) -> Option<Response<Body>> {
+    let model = request["model"].as_str().unwrap_or_default();
+    let number = |text: &str| text.parse::<u64>().ok();
+    if let Some(ms) = model.strip_prefix("bed-slow-").and_then(number) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        return None;
+    }
+    if let Some(spent) = model.strip_prefix("bed-spends-").and_then(number) {
+        let usage = json!({ "prompt_tokens": spent.saturating_sub(1), "completion_tokens": 1, "total_tokens": spent });
+        let message = json!({ "index": 0, "message": { "role": "assistant", "content": "spent" }, "finish_reason": "stop" });
+        return Some(json(
+            200,
+            &json!({ "id": "spent", "object": "chat.completion", "model": model,
+            "choices": [message], "usage": usage }),
+        ));
+    }
+    (model == "bed-broken").then(|| {
+        web::stream("text/event-stream", None, |mut sender| async move {
+            for n in 1..=3 {
+                let event = format!(
+                    "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"piece {n}\"}}}}]}}\n\n"
+                );
+                if sender.send_data(event.into()).await.is_err() {
+                    return;
+                }
+            }
+            // So that what was sent is out before the connection is cut.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            sender.abort(std::io::ErrorKind::ConnectionReset.into());
+        })
+    })
 }
 
 /// The text of an error that gives the caller's key away, as some providers' do.

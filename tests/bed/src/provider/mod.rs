@@ -9,7 +9,10 @@
 //! | `bed-echo`, and any other name | `You said: ` and the last user message |
 //! | `bed-ticks-N` | `tick 1` … `tick N`, one every 50 ms when streamed |
 //! | `bed-leaky` | 400, with the key that it was sent in the error's text, as some providers do |
-//! | `bed-error-CODE` | that status |
+//! | `bed-error-CODE` | that status; with 429 it asks to be left alone for [`RETRY_AFTER`] |
+//! | `bed-slow-MS` | the same as `bed-echo`, so many milliseconds later |
+//! | `bed-broken` | three events of an answer, and then the connection breaks |
+//! | `bed-spends-N` | `spent`, and a usage of N tokens, never streamed |
 //! | a scripted name | the [`Turn`] of that place in the script |
 
 pub mod anthropic;
@@ -29,6 +32,8 @@ pub const PORT: u16 = 8000;
 pub const BASE_URL: &str = "http://127.0.0.1:8000/v1";
 /// The provider as a remote service.
 pub const REMOTE_BASE_URL: &str = "https://llm.bed.test/v1";
+/// Seconds, with 429.
+pub const RETRY_AFTER: u64 = 20;
 /// The pause between ticks.
 const TICK: std::time::Duration = std::time::Duration::from_millis(50);
 

@@ -1,0 +1,308 @@
+//! Budgets: how many tokens and requests may go to providers in a minute, hour or day, kept however often anything is killed.
+//!
+//! A request is admitted against all budgets that it counts in, at one moment, with what it may use at most ([`Estimate`]); that is on disk before
+//! anything of it is sent. When its answer is over the count takes the estimate's place. So requests side by side never pass a limit together, and
+//! whoever is killed has used what was held. It lives above the actor. Never here: which provider is asked, and what an agent is told.
+
+mod estimate;
+mod kept;
+mod section;
+mod table;
+mod window;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{runtime::Handle, sync::Mutex as AsyncMutex};
+
+pub use estimate::{BYTES_A_TOKEN, Estimate, UNTOLD_INPUT, UNTOLD_OUTPUT};
+pub use kept::{FILE, MAX_FILE, Shelf, Unreadable, is_of_counts};
+pub use section::{Budget, MAX_BUDGETS, MAX_LIMIT};
+pub(crate) use section::{check, limits};
+pub(crate) use table::Limits;
+pub use table::{Counts, MAX_KEPT, Spent, Standing, Which};
+use table::{Hold, Table};
+pub(crate) use window::now;
+pub use window::{Per, written};
+
+/// Why a request is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// A budget has no room for it.
+    #[error("a budget is spent")]
+    Spent(Box<Spent>),
+    /// What was used isn't known.
+    #[error("the counts of the budgets can't be read: {0}")]
+    Unreadable(Unreadable),
+    /// What is used can't be put on disk.
+    #[error("the counts of the budgets can't be written: {0}")]
+    Unwritable(String),
+}
+
+/// All budgets. Clones are the same.
+#[derive(Clone)]
+pub struct Budgets {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shelf: Option<Arc<dyn Shelf>>,
+    /// Locked for a few comparisons, never while anything waits.
+    state: Mutex<State>,
+    /// The number of the last change that is on disk. Locked while it is written.
+    on_disk: Arc<AsyncMutex<u64>>,
+    told: Told,
+}
+
+/// Is told of every budget after each change.
+pub type Told = Arc<dyn Fn(&[Standing]) + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    table: Table,
+    /// Counts changes.
+    change: u64,
+    /// Why the counts aren't known.
+    unreadable: Option<Unreadable>,
+    /// What is there has been taken up.
+    restored: bool,
+    /// A task that will write has not begun yet.
+    writing: bool,
+}
+
+impl Budgets {
+    /// Budgets whose counts are kept in `shelf`, or in memory alone where there is none. Nothing is read yet.
+    pub fn new(shelf: Option<Arc<dyn Shelf>>, told: Told) -> Self {
+        let inner = Inner { shelf, state: Mutex::default(), on_disk: Arc::new(AsyncMutex::new(0)), told };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Puts these in force, each with the count that it has. Reads the shelf, the first time that there are any.
+    pub(crate) fn configure(&self, budgets: Vec<(Which, Limits)>) {
+        if !budgets.is_empty() {
+            self.inner.restore();
+        }
+        self.inner.lock().table.configure(budgets, now());
+        self.tell();
+    }
+
+    /// Every budget in force, or why what was used of them isn't known.
+    pub fn standing(&self) -> (Vec<Standing>, Option<Unreadable>) {
+        let mut state = self.inner.lock();
+        state.table.roll(now());
+        (state.table.standing(), state.unreadable.clone())
+    }
+
+    /// Tells how they stand, since a window may have begun.
+    pub fn tell(&self) {
+        (self.inner.told)(&self.standing().0);
+    }
+
+    /// Holds what a request may use of every budget that it counts in; on disk once this returns. None where it counts in none.
+    ///
+    /// # Errors
+    /// It may not go, or it can't be said that it may.
+    pub async fn admit(
+        &self,
+        provider: &str,
+        model: &str,
+        estimate: Estimate,
+    ) -> Result<Option<Reservation>, NotAdmitted> {
+        if self.inner.lock().table.is_empty() {
+            return Ok(None);
+        }
+        self.readable().await?;
+        let (reservation, change) = {
+            let mut state = self.inner.lock();
+            let held = estimate.total();
+            let holds = state.table.admit(provider, model, held, now()).map_err(NotAdmitted::Spent)?;
+            if holds.is_empty() {
+                return Ok(None);
+            }
+            state.change += 1;
+            let reservation =
+                Reservation { inner: Arc::clone(&self.inner), holds, estimate, fate: Fate::Unsent };
+            (reservation, state.change)
+        };
+        // Not written: dropped, it is as if it had never been.
+        self.inner.write(change).await.map_err(NotAdmitted::Unwritable)?;
+        Ok(Some(reservation))
+    }
+
+    /// Looks anew at counts that could not be read: the operator may have mended them.
+    async fn readable(&self) -> Result<(), NotAdmitted> {
+        let faulty = |inner: &Inner| inner.lock().unreadable.clone();
+        if faulty(&self.inner).is_none() {
+            return Ok(());
+        }
+        let inner = Arc::clone(&self.inner);
+        let looked = tokio::task::spawn_blocking(move || inner.restore()).await;
+        match faulty(&self.inner) {
+            None if looked.is_ok() => Ok(()),
+            fault => {
+                Err(NotAdmitted::Unreadable(fault.unwrap_or_else(|| Unreadable::Io("nobody looked".into()))))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Budgets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Budgets").field(&self.inner.lock().table).finish()
+    }
+}
+
+impl Inner {
+    /// The state is whole after every critical section, so a poisoned lock still guards a good one.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what the shelf has, once. Blocks.
+    fn restore(&self) {
+        if self.lock().restored {
+            return;
+        }
+        let read = self.shelf.as_ref().map_or(Ok(None), |shelf| shelf.read());
+        let counts = read
+            .map_err(|fault| Unreadable::Io(fault.to_string()))
+            .and_then(|text| kept::counts(text.as_deref()));
+        let mut state = self.lock();
+        match counts {
+            // Another may have been quicker, and counted since.
+            Ok(_) if state.restored => {}
+            Ok(counts) => {
+                state.table.restore(counts, now());
+                (state.restored, state.unreadable) = (true, None);
+            }
+            Err(fault) => {
+                // Once, however often an agent has it looked at.
+                if state.unreadable.as_ref() != Some(&fault) {
+                    tracing::error!(%fault, "what was used of the budgets isn't known");
+                }
+                state.unreadable = Some(fault);
+            }
+        }
+    }
+
+    /// Has everything up to `change` on disk. Whoever comes while another writes is written by the next, with all that came meanwhile.
+    async fn write(self: &Arc<Self>, change: u64) -> Result<(), String> {
+        let mut on_disk = Arc::clone(&self.on_disk).lock_owned().await;
+        if *on_disk >= change {
+            return Ok(());
+        }
+        let inner = Arc::clone(self);
+        let writing = tokio::task::spawn_blocking(move || {
+            let (change, counts) = {
+                let state = inner.lock();
+                (state.change, state.table.kept())
+            };
+            if let Some(shelf) = &inner.shelf {
+                shelf.write(&kept::text(counts)).map_err(|fault| fault.to_string())?;
+            }
+            *on_disk = change;
+            drop(on_disk);
+            // As they stand by now: writing took its time.
+            let standing = inner.lock().table.standing();
+            (inner.told)(&standing);
+            Ok(())
+        });
+        writing
+            .await
+            .map_err(|panicked| panicked.to_string())?
+            .inspect_err(|fault| tracing::warn!(%fault, "the counts of the budgets were not written"))
+    }
+
+    /// Writes soon, for nobody who waits: what is on disk is more than what was used, and so does no harm meanwhile.
+    fn write_soon(self: &Arc<Self>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if std::mem::replace(&mut self.lock().writing, true) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        runtime.spawn(async move {
+            let change = {
+                let mut state = inner.lock();
+                state.writing = false;
+                state.change
+            };
+            // Told where it fails; the next change tries again.
+            let _ = inner.write(change).await;
+        });
+    }
+}
+
+/// What becomes of a reservation that nobody settles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Nothing was sent: it counts nowhere.
+    Unsent,
+    /// The provider may have served: the estimate stands.
+    Sent,
+}
+
+/// What is held for one request at one provider.
+#[must_use = "dropped, it counts as if nothing had been sent"]
+pub struct Reservation {
+    inner: Arc<Inner>,
+    holds: Vec<Hold>,
+    estimate: Estimate,
+    fate: Fate,
+}
+
+impl Reservation {
+    /// From here on the provider may serve it: unless somebody knows better the estimate stands.
+    pub fn sent(&mut self) {
+        self.fate = Fate::Sent;
+    }
+
+    /// What was estimated.
+    pub fn estimate(&self) -> Estimate {
+        self.estimate
+    }
+
+    /// Nothing was sent after all.
+    pub fn cancel(mut self) {
+        self.fate = Fate::Unsent;
+    }
+
+    /// So many tokens were used.
+    pub fn settle(mut self, used: u64) {
+        self.let_go(Some(used));
+    }
+
+    fn let_go(&mut self, used: Option<u64>) {
+        let holds = std::mem::take(&mut self.holds);
+        if holds.is_empty() {
+            return;
+        }
+        {
+            let mut state = self.inner.lock();
+            let held = self.estimate.total();
+            match (used, self.fate) {
+                (Some(used), _) => state.table.settle(&holds, held, used),
+                (None, Fate::Sent) => state.table.settle(&holds, held, held),
+                (None, Fate::Unsent) => state.table.cancel(&holds, held),
+            }
+            state.change += 1;
+        }
+        self.inner.write_soon();
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.let_go(None);
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation").field("estimate", &self.estimate).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

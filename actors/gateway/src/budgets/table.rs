@@ -1,0 +1,263 @@
+//! The counts of all budgets: what is used, what is held for requests in flight, and whether one more may go.
+//!
+//! Pure numbers: no clock, no file, no lock. `now` is always the wall clock in seconds since the epoch. A window only ever gives way to a later one,
+//! so a clock that is set back opens none anew.
+
+use smol_str::SmolStr;
+
+use super::window::Per;
+use crate::glob::Glob;
+
+/// Counts that are kept at most, those of budgets that are in the configuration no more among them.
+pub const MAX_KEPT: usize = 256;
+
+/// What makes a budget the same one when its limits are changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Which {
+    /// Its windows.
+    pub per: Per,
+    /// Of this provider's requests alone.
+    pub provider: Option<SmolStr>,
+    /// Of requests for such models alone, by the agent's name for them.
+    pub model: Option<SmolStr>,
+}
+
+/// A budget in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub tokens: Option<u64>,
+    pub requests: Option<u64>,
+    pub model: Option<Glob>,
+}
+
+/// What was used of one, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub which: Which,
+    /// The window's beginning.
+    pub window: u64,
+    pub tokens: u64,
+    pub requests: u64,
+}
+
+#[derive(Debug)]
+struct Row {
+    count: Count,
+    /// None of one that is in the configuration no more: kept until its window is over, in case it comes back.
+    limits: Option<Limits>,
+    /// Tokens for requests in flight, and how many these are.
+    held: u64,
+    in_flight: u64,
+}
+
+/// Where a reservation lies: which row, in which window.
+#[derive(Debug, Clone)]
+pub(crate) struct Hold {
+    which: Which,
+    window: u64,
+}
+
+/// Why a request may not go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spent {
+    /// Of which budget.
+    pub which: Which,
+    /// Its limit, of tokens or of requests.
+    pub limit: u64,
+    /// Which of the two.
+    pub counts: Counts,
+    /// When its window ends, in seconds since the epoch.
+    pub ends: u64,
+    /// Something of it is left, but with what is in flight not as much as this request may use.
+    pub crowded: bool,
+}
+
+/// What a budget limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counts {
+    /// Tokens.
+    Tokens,
+    /// Requests.
+    Requests,
+}
+
+/// One budget as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Which.
+    pub which: Which,
+    /// Tokens used, those held for requests in flight among them, and the limit.
+    pub tokens: (u64, Option<u64>),
+    /// Requests, and the limit.
+    pub requests: (u64, Option<u64>),
+    /// When its window ends, in seconds since the epoch.
+    pub ends: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+}
+
+impl Table {
+    /// Puts these in force. Whichever was there keeps its count.
+    pub fn configure(&mut self, budgets: Vec<(Which, Limits)>, now: u64) {
+        self.rows.iter_mut().for_each(|row| row.limits = None);
+        for (which, limits) in budgets {
+            match self.rows.iter_mut().find(|row| row.count.which == which) {
+                Some(row) => row.limits = Some(limits),
+                None => {
+                    let window = which.per.begin(now);
+                    let count = Count { which, window, tokens: 0, requests: 0 };
+                    self.rows.push(Row { count, limits: Some(limits), held: 0, in_flight: 0 });
+                }
+            }
+        }
+        self.roll(now);
+    }
+
+    /// Takes up what was kept. Of what is counted already the larger number holds.
+    pub fn restore(&mut self, kept: Vec<Count>, now: u64) {
+        for count in kept {
+            match self.rows.iter_mut().find(|row| row.count.which == count.which) {
+                Some(row) if count.window > row.count.window => row.count = count,
+                Some(row) if count.window == row.count.window => {
+                    row.count.tokens = row.count.tokens.max(count.tokens);
+                    row.count.requests = row.count.requests.max(count.requests);
+                }
+                Some(_) => {}
+                None => self.rows.push(Row { count, limits: None, held: 0, in_flight: 0 }),
+            }
+        }
+        self.roll(now);
+    }
+
+    /// Whether any budget is in force.
+    pub fn is_empty(&self) -> bool {
+        self.rows.iter().all(|row| row.limits.is_none())
+    }
+
+    /// Begins the windows that have come, and forgets what nobody needs.
+    pub fn roll(&mut self, now: u64) {
+        self.rows.retain(|row| row.limits.is_some() || row.count.which.per.begin(now) <= row.count.window);
+        for row in &mut self.rows {
+            let begin = row.count.which.per.begin(now);
+            if begin > row.count.window {
+                // What is in flight counts where it began.
+                (row.count.window, row.count.tokens, row.count.requests) = (begin, 0, 0);
+                (row.held, row.in_flight) = (0, 0);
+            }
+        }
+        while self.rows.len() > MAX_KEPT
+            && let Some(at) = self.rows.iter().position(|row| row.limits.is_none())
+        {
+            self.rows.remove(at);
+        }
+    }
+
+    /// Holds `tokens` for one request of all budgets that it counts in, or of none.
+    pub fn admit(
+        &mut self,
+        provider: &str,
+        model: &str,
+        tokens: u64,
+        now: u64,
+    ) -> Result<Vec<Hold>, Box<Spent>> {
+        self.roll(now);
+        let counts_in = |row: &&mut Row| {
+            let which = &row.count.which;
+            row.limits.as_ref().is_some_and(|limits| {
+                which.provider.as_ref().is_none_or(|named| named == provider)
+                    && limits.model.as_ref().is_none_or(|glob| glob.matches(model))
+            })
+        };
+        let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(counts_in).collect();
+        for row in &rows {
+            row.has_room(tokens).map_err(Box::new)?;
+        }
+        let mut holds = Vec::with_capacity(rows.len());
+        for row in &mut rows {
+            row.count.requests = row.count.requests.saturating_add(1);
+            row.held = row.held.saturating_add(tokens);
+            row.in_flight += u64::from(tokens > 0);
+            holds.push(Hold { which: row.count.which.clone(), window: row.count.window });
+        }
+        Ok(holds)
+    }
+
+    /// Puts `used` in the place of what was held.
+    pub fn settle(&mut self, holds: &[Hold], held: u64, used: u64) {
+        self.let_go(holds, held, |count| count.tokens = count.tokens.saturating_add(used));
+    }
+
+    /// Nothing was sent: as if it had never been.
+    pub fn cancel(&mut self, holds: &[Hold], held: u64) {
+        self.let_go(holds, held, |count| count.requests = count.requests.saturating_sub(1));
+    }
+
+    fn let_go(&mut self, holds: &[Hold], held: u64, count: impl Fn(&mut Count)) {
+        for hold in holds {
+            let same = |row: &&mut Row| row.count.which == hold.which && row.count.window == hold.window;
+            if let Some(row) = self.rows.iter_mut().find(same) {
+                row.held = row.held.saturating_sub(held);
+                row.in_flight = row.in_flight.saturating_sub(u64::from(held > 0));
+                count(&mut row.count);
+            }
+        }
+    }
+
+    /// What is to be kept: what is held counts as used, so that whoever is killed has used it.
+    pub fn kept(&self) -> Vec<Count> {
+        let kept = |row: &Row| Count { tokens: row.used(), ..row.count.clone() };
+        self.rows.iter().map(kept).collect()
+    }
+
+    /// Every budget in force.
+    pub fn standing(&self) -> Vec<Standing> {
+        let standing = |row: &Row| {
+            let limits = row.limits.as_ref()?;
+            Some(Standing {
+                which: row.count.which.clone(),
+                tokens: (row.used(), limits.tokens),
+                requests: (row.count.requests, limits.requests),
+                ends: row.ends(),
+            })
+        };
+        self.rows.iter().filter_map(standing).collect()
+    }
+}
+
+impl Row {
+    fn used(&self) -> u64 {
+        self.count.tokens.saturating_add(self.held)
+    }
+
+    fn ends(&self) -> u64 {
+        self.count.window.saturating_add(self.count.which.per.seconds())
+    }
+
+    /// Whether one more may go that may use so many tokens. Alone it may have whatever is left, however little.
+    fn has_room(&self, tokens: u64) -> Result<(), Spent> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        let spent = |limit, counts, crowded| {
+            Err(Spent { which: self.count.which.clone(), limit, counts, ends: self.ends(), crowded })
+        };
+        if let Some(limit) = limits.requests
+            && self.count.requests >= limit
+        {
+            return spent(limit, Counts::Requests, false);
+        }
+        let Some(limit) = limits.tokens.filter(|_| tokens > 0) else { return Ok(()) };
+        if self.count.tokens >= limit {
+            return spent(limit, Counts::Tokens, false);
+        }
+        if self.in_flight > 0 && self.used().saturating_add(tokens) > limit {
+            return spent(limit, Counts::Tokens, true);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! One request with its route: its targets asked in turn, each with its own provider's key, until one has an answer for the agent.
+//!
+//! Every attempt is admitted and on record by itself. What goes to the agent is the answer of the last that gave one, never an invented one where
+//! a provider spoke. Never here: which failure lets another be asked ([`failover`]), and what of an answer goes on ([`answer`]).
+
+use std::time::Instant;
+
+use http::{HeaderMap, Response};
+use hyper::body::Incoming;
+use policy::Share;
+
+use crate::{
+    Body,
+    answer::{self, Answered, Around},
+    body::Asked,
+    budgets::{Budgets, Estimate, NotAdmitted, Reservation, now},
+    config::{Kind, StreamUsage},
+    failover, headers,
+    lane::{Lease, Unsent},
+    ledger::Outcome,
+    outgoing::Outgoing,
+    refusal::Refusal,
+    routes::{Provider, Route, Target},
+    serve::{Deps, Stage},
+    shape::Endpoint,
+    upstream::Upstream,
+    usage::Tokens,
+};
+
+/// See the module.
+pub(crate) struct Call<'a> {
+    pub deps: &'a Deps,
+    pub budgets: &'a Budgets,
+    pub route: &'a Route,
+    pub kind: Kind,
+    pub endpoint: Endpoint,
+    pub query: &'static str,
+    pub headers: &'a HeaderMap,
+    pub asked: &'a Asked,
+    /// When the request came.
+    pub began: Instant,
+}
+
+/// What became of one target.
+enum Came {
+    /// An answer for the agent.
+    Answer(Response<Incoming>, Lease, Option<Reservation>),
+    /// An answer that says that the request was not served.
+    PassedOver(Answered),
+    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room.
+    NotReached(Refusal),
+    /// Nothing was sent, and nothing may be to any other.
+    NoMore(Refusal),
+}
+
+impl Call<'_> {
+    /// Asks the targets until there is an answer.
+    ///
+    /// # Errors
+    /// No provider gave one, or one may have served the request and gave none.
+    pub async fn answered(
+        &self,
+        targets: &[&Target],
+        place: Share,
+        stage: &mut Stage<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        let moves = !self.asked.leans_on_provider(self.endpoint);
+        let order = if moves { failover::order(targets, Instant::now()) } else { targets.to_vec() };
+        let (mut given, mut last) = (None, Refusal::unreachable("no provider could be tried"));
+        for (n, target) in order.iter().enumerate() {
+            let is_last = n + 1 == order.len();
+            match self.ask(target, moves && !is_last, stage).await? {
+                Came::Answer(response, lease, held) => {
+                    self.deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
+                    return answer::relayed(
+                        &self.around(&target.provider),
+                        response,
+                        (place, lease, held),
+                        stage,
+                    )
+                    .await;
+                }
+                Came::PassedOver(answered) => given = Some(answered),
+                Came::NotReached(refusal) if is_last && given.is_none() => last = refusal,
+                Came::NoMore(refusal) if given.is_none() => return Err(refusal),
+                // Whoever ends the walk is put on record with the refusal.
+                Came::NotReached(refusal) => self.deps.ledger.refused(&stage.exchange, &refusal),
+                Came::NoMore(refusal) => {
+                    self.deps.ledger.refused(&stage.exchange, &refusal);
+                    break;
+                }
+            }
+        }
+        let Some(given) = given else { return Err(last) };
+        self.deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
+        Ok(given.given((self.began, self.route.timeouts), place))
+    }
+
+    /// Asks one target; `another` may be asked behind it.
+    async fn ask(&self, target: &Target, another: bool, stage: &mut Stage<'_>) -> Result<Came, Refusal> {
+        let provider = &target.provider;
+        let left = self.route.timeouts.total.saturating_sub(self.began.elapsed());
+        if left.is_zero() {
+            let late = Unsent::FirstByteTimeout(self.route.timeouts.total);
+            return Ok(Came::NotReached(Refusal::unsent(&provider.name, &late)));
+        }
+        stage.exchange.provider = Some(provider.name.clone());
+        stage.exchange.upstream_model = target.model.clone().or_else(|| stage.exchange.asked.clone());
+        let mut held = match self.budgets.admit(&provider.name, self.asked.model(), self.estimate()).await {
+            Ok(held) => held,
+            Err(why) => return Ok(not_admitted(&why)),
+        };
+        self.deps
+            .ledger
+            .admit(&stage.exchange)
+            .map_err(|_| Refusal::unavailable("the audit log can't take a record, so nothing is sent"))?;
+        let outgoing = self.outgoing(target)?;
+        let upstream = Upstream::of(&provider.base);
+        held.iter_mut().for_each(Reservation::sent);
+        let party = stage.exchange.caller.party;
+        let sending = provider.lane.send(party, &*self.deps.dial, &upstream, &outgoing, &self.route.timeouts);
+        let sent = tokio::time::timeout(left, sending)
+            .await
+            .unwrap_or(Err(Unsent::FirstByteTimeout(self.route.timeouts.total)));
+        match sent {
+            Ok((response, lease)) => {
+                let (status, headers) = (response.status(), response.headers());
+                if !failover::is_passed_over(status, headers) {
+                    if status.is_success() {
+                        target.works();
+                    }
+                    return Ok(Came::Answer(response, lease, held));
+                }
+                target.rest(Instant::now(), failover::rest(status, headers));
+                if another {
+                    // It says that it used nothing; the request was one.
+                    held.into_iter().for_each(|held| held.settle(0));
+                    return Ok(Came::PassedOver(self.passed_over(provider, response, lease, stage).await));
+                }
+                Ok(Came::Answer(response, lease, held))
+            }
+            Err(fault) => {
+                let request_id = stage.about.request_id;
+                tracing::warn!(provider = %provider.name, %fault, request_id, "inference request failed");
+                let refusal = Refusal::unsent(&provider.name, &fault);
+                if !fault.may_try_another() {
+                    return Err(refusal);
+                }
+                held.into_iter().for_each(Reservation::cancel);
+                provider.lane.rest.begin(Instant::now(), crate::rest::REST);
+                Ok(Came::NotReached(refusal))
+            }
+        }
+    }
+
+    /// Reads the answer of a provider that didn't serve, and puts it on record. Its connection is free again.
+    async fn passed_over(
+        &self,
+        provider: &Provider,
+        response: Response<Incoming>,
+        lease: Lease,
+        stage: &Stage<'_>,
+    ) -> Answered {
+        let code = response.status().as_u16();
+        tracing::info!(provider = %provider.name, code, request_id = stage.about.request_id, "passed over");
+        let answered = Answered::read(response, &self.around(provider), stage).await;
+        drop(lease);
+        let outcome = Outcome {
+            code,
+            tokens: Tokens::default(),
+            bytes: answered.bytes(),
+            took: self.began.elapsed(),
+            complete: true,
+            passed_over: true,
+        };
+        self.deps.ledger.finished(&stage.exchange, &outcome);
+        answered
+    }
+
+    fn around<'b>(&'b self, provider: &'b Provider) -> Around<'b> {
+        Around {
+            deps: self.deps,
+            provider,
+            timeouts: self.route.timeouts,
+            began: self.began,
+            unasked: self.asks_usage(provider),
+        }
+    }
+
+    fn outgoing(&self, target: &Target) -> Result<Outgoing, Refusal> {
+        let provider = &target.provider;
+        let path = provider.base.join(self.endpoint.path(), self.kind == Kind::Openai);
+        let headers = headers::upstream(self.headers, self.kind, provider.key.as_ref()).map_err(|_| {
+            Refusal::unreachable(format!("provider {}: its key can't stand in a header", provider.name))
+        })?;
+        Ok(Outgoing {
+            path_and_query: format!("{path}{}", self.query),
+            authority: provider.base.authority(),
+            tls: provider.base.tls,
+            headers,
+            body: self
+                .asked
+                .with_model(target.model.as_deref().unwrap_or(self.asked.model()), self.asks_usage(provider)),
+            held: self.asked.held(),
+        })
+    }
+
+    fn estimate(&self) -> Estimate {
+        self.asked.estimate(self.endpoint)
+    }
+
+    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told.
+    fn asks_usage(&self, provider: &Provider) -> bool {
+        provider.stream_usage == StreamUsage::Ask
+            && self.endpoint.has_stream_options()
+            && self.asked.leaves_usage_open()
+    }
+}
+
+/// A budget of one provider's leaves the other targets; any other would refuse them, too.
+fn not_admitted(why: &NotAdmitted) -> Came {
+    let refusal = Refusal::not_admitted(why, now());
+    match why {
+        NotAdmitted::Spent(spent) if spent.which.provider.is_some() => Came::NotReached(refusal),
+        _ => Came::NoMore(refusal),
+    }
+}

@@ -1,0 +1,66 @@
+//! Where the counts of budgets lie: a small file of ours in the sandbox's state directory, which is the working directory.
+//!
+//! What stands there and is not ours is an error, never taken for nothing. Must never be called where waiting for a disk holds others up.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use gateway::budgets::{FILE, Shelf};
+
+use crate::kept;
+
+/// See the module.
+pub struct StateDirectory;
+
+impl Shelf for StateDirectory {
+    fn read(&self) -> io::Result<Option<Vec<u8>>> {
+        read(Path::new(FILE))
+    }
+
+    fn write(&self, text: &[u8]) -> io::Result<()> {
+        kept::write(Path::new(FILE), text)
+    }
+}
+
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => {
+            let ours = kept::read(path)?;
+            ours.map(Some).ok_or_else(|| io::Error::other("not a plain file of this user's"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what a process left that was killed while it wrote: nobody else writes now.
+pub fn clear_away() {
+    let Ok(entries) = fs::read_dir(".") else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name != FILE && gateway::budgets::is_of_counts(name)) {
+            let _gone = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_ours_is_not_taken_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        assert_eq!(read(&path).unwrap(), None);
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert!(read(&path).is_err());
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(read(&path).is_err());
+        fs::remove_dir(&path).unwrap();
+        kept::write(&path, b"counts").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some(b"counts".as_slice()));
+    }
+}
