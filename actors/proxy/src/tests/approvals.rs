@@ -1,6 +1,6 @@
 //! What no entry names, where the operator is asked.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use http::Request;
@@ -12,22 +12,22 @@ use crate::approval::{Operator, Question, Word};
 use crate::body::empty;
 
 /// An operator who sees each question, and answers when the test does.
-#[derive(Default)]
-struct Desk(Mutex<Option<mpsc::UnboundedSender<(Question, oneshot::Sender<Word>)>>>);
+struct Desk(mpsc::UnboundedSender<Waiting>);
 
-type Asked = mpsc::UnboundedReceiver<(Question, oneshot::Sender<Word>)>;
+type Waiting = (Question, oneshot::Sender<Word>);
+type Asked = mpsc::UnboundedReceiver<Waiting>;
 
 impl Desk {
     fn open() -> (Arc<Self>, Asked) {
         let (sender, asked) = mpsc::unbounded_channel();
-        (Arc::new(Self(Mutex::new(Some(sender)))), asked)
+        (Arc::new(Self(sender)), asked)
     }
 }
 
 impl Operator for Desk {
     fn ask(&self, question: Question) -> BoxFuture<'_, Word> {
         let (tell, told) = oneshot::channel();
-        let _ = self.0.lock().unwrap().as_ref().unwrap().send((question, tell));
+        let _ = self.0.send((question, tell));
         Box::pin(async move { told.await.unwrap_or(Word::Full) })
     }
 }
