@@ -1,11 +1,13 @@
 //! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host, another
 //! sandbox and cofferdam's own processes go on answering.
 //!
-//! Control groups themselves were seen by hand, in a virtual machine (docs/limits.md): few build machines delegate one.
+//! What needs a control group is skipped aloud where none is delegated; `.ci/kernels` has them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "limits/groups.rs"]
+mod groups;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -18,6 +20,10 @@ use bed::Stage;
 use bed::stage::{Mode, PATIENCE, free_port, poll};
 
 use common::{COFFERDAM, Sandbox, program, workspace};
+use groups::{
+    a_fork_bomb_stops_at_its_count, a_memory_hog_dies_alone, no_group_is_left, processors_are_shared_out,
+    tmp_counts_as_memory,
+};
 
 /// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow machine.
 const OUTER_SECONDS: &str = "600";
@@ -38,6 +44,11 @@ fn main() -> ExitCode {
             idle_tunnels_cost_little,
             who_reads_nothing_pins_little,
             who_closes_nothing_leaves_other_forwards_open,
+            a_memory_hog_dies_alone,
+            tmp_counts_as_memory,
+            a_fork_bomb_stops_at_its_count,
+            processors_are_shared_out.alone(),
+            no_group_is_left,
         ],
     )
 }
@@ -340,7 +351,6 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
     sandbox.heart().wait_for("alive", PATIENCE)
 }
 
-/// Downloads that nobody reads: the first few fill large buffers, each of the crowd behind them next to none.
 fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
     /// A third of what each takes with the buffers of the first.
     const EACH: u64 = 320 << 10;
