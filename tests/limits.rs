@@ -1,11 +1,14 @@
 //! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host, another
 //! sandbox and cofferdam's own processes go on answering.
 //!
-//! What needs a control group is skipped aloud where none is delegated; `.ci/kernels` has them.
+//! What needs a control group, or more descriptors than most machines let anybody have, is skipped aloud where that is so; `.ci/kernels`
+//! has both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "limits/crowd.rs"]
+mod crowd;
 #[path = "limits/groups.rs"]
 mod groups;
 
@@ -20,6 +23,7 @@ use bed::Stage;
 use bed::stage::{Mode, PATIENCE, free_port, poll};
 
 use common::{COFFERDAM, Sandbox, program, workspace};
+use crowd::ten_thousand_idle_tunnels;
 use groups::{
     a_fork_bomb_stops_at_its_count, a_memory_hog_dies_alone, no_group_is_left, processors_are_shared_out,
     tmp_counts_as_memory,
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
             a_fork_bomb_stops_at_its_count,
             processors_are_shared_out.alone(),
             no_group_is_left,
+            ten_thousand_idle_tunnels.alone().only(Mode::Rooted).within(crowd::PATIENCE),
         ],
     )
 }
@@ -351,6 +356,7 @@ fn idle_tunnels_cost_little(stage: &Stage) -> Result<()> {
     sandbox.heart().wait_for("alive", PATIENCE)
 }
 
+/// Downloads that nobody reads: the first few fill large buffers, each of the crowd behind them next to none.
 fn who_reads_nothing_pins_little(stage: &Stage) -> Result<()> {
     /// A third of what each takes with the buffers of the first.
     const EACH: u64 = 320 << 10;
