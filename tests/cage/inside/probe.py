@@ -197,14 +197,9 @@ def landlock_abi():
         return 0
 
 
-def by_landlock(abi, newer, older):
-    """What Landlock refuses from this ABI on, and what remains to refuse it before (docs/cage.md)."""
-    return newer if landlock_abi() >= abi else older
-
-
 def scoped(with_scopes, without):
-    """The same of its scopes (ABI 6, Linux 6.12)."""
-    return by_landlock(6, with_scopes, without)
+    """What Landlock's scopes (ABI 6, Linux 6.12) refuse, and what remains to refuse it before."""
+    return with_scopes if landlock_abi() >= 6 else without
 
 
 def read(path, n=64):
