@@ -1,11 +1,16 @@
 //! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host, another
 //! sandbox and cofferdam's own processes go on answering.
 //!
-//! Control groups themselves were seen by hand, in a virtual machine (docs/limits.md): few build machines delegate one.
+//! What needs a control group, or more descriptors than most machines let anybody have, is skipped aloud where that is so; `.ci/kernels`
+//! has both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "limits/crowd.rs"]
+mod crowd;
+#[path = "limits/groups.rs"]
+mod groups;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -18,6 +23,11 @@ use bed::Stage;
 use bed::stage::{Mode, PATIENCE, free_port, poll};
 
 use common::{COFFERDAM, Sandbox, program, workspace};
+use crowd::ten_thousand_idle_tunnels;
+use groups::{
+    a_fork_bomb_stops_at_its_count, a_memory_hog_dies_alone, no_group_is_left, processors_are_shared_out,
+    tmp_counts_as_memory,
+};
 
 /// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow machine.
 const OUTER_SECONDS: &str = "600";
@@ -38,6 +48,12 @@ fn main() -> ExitCode {
             idle_tunnels_cost_little,
             who_reads_nothing_pins_little,
             who_closes_nothing_leaves_other_forwards_open,
+            a_memory_hog_dies_alone,
+            tmp_counts_as_memory,
+            a_fork_bomb_stops_at_its_count,
+            processors_are_shared_out.alone(),
+            no_group_is_left,
+            ten_thousand_idle_tunnels.alone().only(Mode::Rooted).within(crowd::PATIENCE),
         ],
     )
 }

@@ -30,7 +30,7 @@ use agent::launch::{self, Child, HeldSignals, NewInit};
 use agent::own::Role;
 use agent::plan::Ids;
 use agent::protocol::{Beginning, News, Slot};
-use agent::wire;
+use agent::wire::{self, Wire};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -102,6 +102,8 @@ pub struct Heart {
     beginning: Beginning,
     /// A service's.
     builder: Option<Builder>,
+    /// Where there is a control group: whoever removes it if we can't, and the line by which it sees that.
+    sweeper: Option<(Child, Wire)>,
     /// Another cage, on its way.
     turn: Option<Turn>,
     steps: Steps,
@@ -138,6 +140,16 @@ impl Heart {
         let end_init = |_: &String| {
             ending::end_child(&init);
         };
+        // What it would leave if it were killed.
+        let sweeper = init.cgroup.as_ref().map(|limits| {
+            let sweep = |heart: Wire| {
+                limits.outlive(&heart);
+                0
+            };
+            let behind = launch::stay_behind(c"cofferdam: swp", "cofferdam: sweeper", &[], sweep);
+            behind.map_err(|e| format!("the sweeper: {e}")).inspect_err(end_init)
+        });
+        let sweeper = sweeper.transpose()?;
         let builder = builder.map(|commission| {
             let begun = Builder::begin(commission, &plan, &slots, init.cgroup.as_ref());
             begun.map_err(|e| format!("the builder: {e}")).inspect_err(end_init)
@@ -165,6 +177,7 @@ impl Heart {
             over: None,
             beginning: Beginning::Sandbox,
             builder,
+            sweeper,
             turn: None,
             steps,
         })
@@ -334,6 +347,11 @@ impl Heart {
         // Side by side with the supervisor's end: both take a millisecond of the kernel's.
         ending::end_child(&self.init);
         let gone = ending::has_ended(&self.init);
+        drop(self.init.cgroup.take());
+        // Else something is left for it.
+        if let Some((sweeper, _)) = self.sweeper.take().filter(|_| gone) {
+            ending::end_child(&sweeper);
+        }
         self.steps.done("heart: init and its namespaces gone");
         ending::clean_state(&self.slots);
         if let Some(table) = self.steps.table() {

@@ -32,7 +32,8 @@ pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
         ensure!(reader.wait()?.success() && out.len() == size, "{} bytes of {size}", out.len());
     }
     // What others write on has an end all the same.
-    let done = stage.call(&["exec", &sandbox.name, "--", "sh", "-c", "yes & exit 4"])?.expect_code(4)?;
+    let done =
+        stage.call(&["exec", &sandbox.name, "--", "sh", "-c", "yes & sleep 1; exit 4"])?.expect_code(4)?;
     ensure!(done.out().starts_with("y\n"), "nothing of what a child wrote");
     Ok(())
 }

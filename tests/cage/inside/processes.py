@@ -58,7 +58,7 @@ SIGNALS = dict(SIGKILL=9, SIGTERM=15, SIGSTOP=19, SIGUSR1=10, SIGCHLD=17, SIGHUP
 for name, number in SIGNALS.items():
     attack("send init %s" % name, scoped(EPERM, by_mode(EPERM, WORKS)), "pid 1's end is the sandbox's end (rootless below ABI 6 the kernel drops what pid 1 doesn't handle)", lambda: os.kill(1, number))
 attack("send a thread of init's a signal", scoped(EPERM, by_mode(EPERM, WORKS)), "tgkill is kill", lambda: call("tgkill", 1, 1, 9))
-attack("queue a signal to init", EPERM, "rt_sigqueueinfo is kill, and may pretend to be the kernel's", lambda: call("rt_sigqueueinfo", 1, 9, ctypes.byref((ctypes.c_int * 32)(9, 0, -1))))
+attack("queue a signal to init", scoped(EPERM, by_mode(EPERM, WORKS)), "rt_sigqueueinfo is kill, and may pretend to be the kernel's", lambda: call("rt_sigqueueinfo", 1, 9, ctypes.byref((ctypes.c_int * 32)(9, 0, -1))))
 attack("signal init by descriptor", scoped(EPERM, by_mode(EPERM, WORKS)), "pidfd_send_signal is kill", lambda: call("pidfd_send_signal", os.pidfd_open(1), 9, 0, 0))
 
 

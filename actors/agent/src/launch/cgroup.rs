@@ -2,16 +2,22 @@
 //!
 //! Demanded only when limits were asked for. Nothing is left behind: the directory goes when its owner is dropped,
 //! which must be after init was waited for. A cgroup that holds processes can't hand controllers down
-//! (cgroups(7), "no internal processes"), so a heart that is alone in its cgroup, but for init, first moves into a leaf with it.
+//! (cgroups(7), "no internal processes"), so a heart, which must be alone in its cgroup but for init, first moves into a leaf with it.
+//! Who is killed removes nothing: a child that stays behind does then ([`Cgroup::outlive`]).
 
 use crate::plan::{CagePlan, Limits};
+use crate::wire::Wire;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Period of `cpu.max`, in microseconds: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
+/// How long the sandbox may take to end once its heart was killed, and how often it is looked whether it has.
+const SWEPT_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why there is no cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -130,22 +136,55 @@ impl Cgroup {
         write(&self.path.join("cgroup.procs"), &pid.to_string())
     }
 
-    fn hand_down(&mut self, controllers: &[&str], init: i32) -> Result<(), CgroupError> {
-        let file = self.home.join("cgroup.subtree_control");
-        let wanted: String = controllers.iter().map(|c| format!("+{c} ")).collect();
-        if fs::write(&file, &wanted).is_ok() {
-            return Ok(());
+    /// What a child that stayed behind does ([`super::stay_behind`]): waits until the owner is gone, by its end of `owner`, and removes what
+    /// that has left. It leaves something only if it was killed, or if the kernel couldn't end init.
+    pub fn outlive(&self, owner: &Wire) {
+        while owner.recv::<()>(None).is_ok() {}
+        let until = Instant::now() + SWEPT_WITHIN;
+        // Whoever is ending is counted for a while without being listed.
+        while (is_there(&self.path) || !self.go_home()) && Instant::now() < until {
+            std::thread::sleep(LOOK_AGAIN);
         }
-        self.make_room(init)?;
-        write(&file, &wanted)
     }
 
-    /// Moves this process and init into a leaf, if they are alone in their cgroup.
+    /// Takes back what was handed down, and removes the leaf. True once there is none.
+    fn go_home(&self) -> bool {
+        // One that is gone was removed in order, and what is handed down since is somebody else's.
+        let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.exists()) else { return true };
+        let control = self.home.join("cgroup.subtree_control");
+        let back: String = fs::read_to_string(&control)
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .map(|c| format!("-{c} "))
+            .collect();
+        let _ = fs::write(control, back);
+        // Nobody but our own is in it; back home first, which works once nothing is handed down.
+        for pid in fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default().split_ascii_whitespace()
+        {
+            let _ = fs::write(self.home.join("cgroup.procs"), pid);
+        }
+        !is_there(leaf)
+    }
+
+    fn hand_down(&mut self, controllers: &[&str], init: i32) -> Result<(), CgroupError> {
+        // The root alone, which has no type, hands down beside processes. Of another the kernel refuses that for memory; for pids and
+        // cpu it takes it, and then nobody can be put below (cgroups(7), "thread mode").
+        if self.home.join("cgroup.type").exists() {
+            self.make_room(init)?;
+        }
+        let wanted: String = controllers.iter().map(|c| format!("+{c} ")).collect();
+        write(&self.home.join("cgroup.subtree_control"), &wanted)
+    }
+
+    /// Moves this process and init into a leaf.
+    ///
+    /// # Errors
+    /// The kernel's; `EBUSY` where they aren't alone in their cgroup, which stays as it is.
     fn make_room(&mut self, init: i32) -> Result<(), CgroupError> {
         let ours = [std::process::id().to_string(), init.to_string()];
-        let there = read(&self.home.join("cgroup.procs"))?;
-        if !there.split_ascii_whitespace().all(|pid| ours.iter().any(|own| own == pid)) {
-            return Ok(());
+        let path = self.home.join("cgroup.procs");
+        if !read(&path)?.split_ascii_whitespace().all(|pid| ours.iter().any(|own| own == pid)) {
+            return Err(CgroupError::Refused { path, source: io::Error::from_raw_os_error(libc::EBUSY) });
         }
         let leaf = self.home.join(format!("cofferdam-heart-{}", std::process::id()));
         make_dir(&leaf)?;
@@ -158,20 +197,13 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // Fails while processes are left in it; there are none after init was waited for.
         let _ = fs::remove_dir(&self.path);
-        if let Some(leaf) = &self.leaf {
-            // Nobody but us is in it, and init where a start went wrong; back home first, which works once nothing is handed down.
-            let controllers =
-                fs::read_to_string(self.home.join("cgroup.subtree_control")).unwrap_or_default();
-            let back: String = controllers.split_ascii_whitespace().map(|c| format!("-{c} ")).collect();
-            let _ = fs::write(self.home.join("cgroup.subtree_control"), back);
-            for pid in
-                fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default().split_ascii_whitespace()
-            {
-                let _ = fs::write(self.home.join("cgroup.procs"), pid);
-            }
-            let _ = fs::remove_dir(leaf);
-        }
+        let _ = self.go_home();
     }
+}
+
+/// Whether a group is there still, having tried to remove it.
+fn is_there(group: &Path) -> bool {
+    fs::remove_dir(group).is_err_and(|error| error.kind() != io::ErrorKind::NotFound)
 }
 
 /// The line of `io.max` for the disk that the workspace is on; none where no such limit was asked for.
@@ -199,7 +231,11 @@ fn whole_disk(devices: &Path, device: &str) -> Option<String> {
     Some(fs::read_to_string(here.parent()?.join("dev")).ok()?.trim().to_owned())
 }
 
-fn own_directory() -> Result<PathBuf, CgroupError> {
+/// Where in the v2 hierarchy we are.
+///
+/// # Errors
+/// [`CgroupError::NotUnified`], or an unreadable `/proc`.
+pub fn own_directory() -> Result<PathBuf, CgroupError> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
     let cgroups = read(Path::new("/proc/self/cgroup"))?;
     find_directory(&mounts, &cgroups).ok_or(CgroupError::NotUnified)
@@ -303,7 +339,8 @@ mod tests {
         join(other.id());
         let mut cgroup = Cgroup { path: home.join("agents"), leaf: None, home: home.clone() };
         let init_pid = i32::try_from(init.id()).unwrap();
-        cgroup.make_room(init_pid).unwrap();
+        let busy = cgroup.make_room(init_pid).unwrap_err();
+        assert!(busy.to_string().contains("to us alone"), "{busy}");
         assert_eq!(cgroup.leaf, None, "somebody else is in it");
         other.kill().unwrap();
         other.wait().unwrap();
