@@ -128,6 +128,9 @@ fn one_word_lets_one_request_through(stage: &Stage) -> Result<()> {
     );
     ensure!(question["sha256"].as_str().is_some_and(|sha| sha.len() == 64), "{question}");
     ensure!(asking.arrived(&mark) == 0, "nothing before the word");
+    let told =
+        format!("asks for GET api.bed.test:443{path}: `cofferdam approvals approve {}`", id(&question));
+    asking.sandbox.heart().wait_for_err(&told, PATIENCE)?;
     let said = stage.call(&["approvals", "approve", id(&question)])?.expect_code(0)?.out();
     ensure!(said.starts_with(&format!("approved once: {}", id(&question))), "{said}");
     let answer = asking.answer(first)?;
@@ -216,6 +219,13 @@ fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
         ensure!(refused.err().contains(said), "{words:?}: {}", refused.err());
     }
     ensure!(asking.arrived(&mark) == 0);
+    // A method that would mean any as a rule.
+    let any = asking.send(&format!("-X '*' 'http://api.bed.test:8080/{mark}/any'"))?;
+    let question = asking.question(&format!("/{mark}/any"), "held")?;
+    let refused = stage.call(&["approvals", "approve", id(&question), "--for", "run"])?.expect_code(125)?;
+    ensure!(refused.err().contains("the method"), "{}", refused.err());
+    asking.say(&["deny", id(&question)])?;
+    ensure!(asking.answer(any)?.ends_with(" 403"));
     Ok(())
 }
 

@@ -68,7 +68,7 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
         vec![
             question.id.clone(),
             state(question, paint),
-            harmless(&request(question)),
+            harmless(&question.request()),
             one_line(&question.binary),
             format!("{}x", question.asked),
             question.sha256.chars().take(12).collect(),
@@ -94,15 +94,6 @@ fn state(question: &Approval, paint: Paint) -> String {
     }
 }
 
-/// `GET api.example.com:443/a`
-fn request(question: &Approval) -> String {
-    let host = match question.host.contains(':') {
-        true => format!("[{}]", question.host),
-        false => question.host.clone(),
-    };
-    format!("{} {host}:{}{}", question.method, question.port, question.path)
-}
-
 /// An id is the sandbox's name, `-` and a number.
 fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> Outcome {
     let Some((name, _)) = answer.id.rsplit_once('-') else {
@@ -118,7 +109,7 @@ fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> 
         false => print(&format!(
             "{words}: {}: {} by {}\n",
             now.id,
-            harmless(&request(&now)),
+            harmless(&now.request()),
             one_line(&now.binary)
         ))?,
     }
@@ -163,7 +154,7 @@ fn show(question: &Approval, json: bool) -> Result<(), Failure> {
         "{}  {}  {} by {}\n",
         question.id,
         state(question, Paint::stdout()),
-        harmless(&request(question)),
+        harmless(&question.request()),
         one_line(&question.binary)
     );
     if question.state == ApprovalState::Held {

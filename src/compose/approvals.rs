@@ -5,7 +5,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use agent::protocol::Beginning;
 use futures_util::future::BoxFuture;
@@ -20,6 +21,7 @@ use telemetry::metrics;
 use tokio::sync::Mutex;
 
 use super::records::record;
+use crate::cli::out::{harmless, say};
 use crate::kept;
 
 /// Where questions and answers are kept, in the sandbox's state directory.
@@ -36,6 +38,8 @@ pub struct Desk {
     answering: Arc<Mutex<()>>,
     /// Held from looking at the book until that is on disk: nothing older comes after it.
     writing: Arc<Mutex<()>>,
+    /// Where questions are told as they come: when the last one was, in seconds since the first could be.
+    told: Option<Arc<(Instant, AtomicU64)>>,
 }
 
 /// Whether a file of the state directory is that, or what a process left that was killed while it wrote.
@@ -82,10 +86,11 @@ pub fn entries(book: &Approvals) -> Vec<Approved> {
 }
 
 impl Desk {
-    /// Keeps the book on disk from now on.
+    /// Keeps the book on disk from now on. `tells`: each question is told on standard error.
     #[must_use]
-    pub fn open(book: Approvals, sink: Sink) -> Self {
-        let desk = Self { book, sink, answering: Arc::default(), writing: Arc::default() };
+    pub fn open(book: Approvals, sink: Sink, tells: bool) -> Self {
+        let told = tells.then(|| Arc::new((Instant::now(), AtomicU64::new(0))));
+        let desk = Self { book, sink, answering: Arc::default(), writing: Arc::default(), told };
         tokio::spawn(desk.clone().keep());
         desk
     }
@@ -154,6 +159,18 @@ impl Desk {
         // Whoever reads that it is so may rely on it, whatever dies next.
         self.write().await;
         Ok(shown)
+    }
+
+    /// One line a second at most: an agent may ask for as much as it likes.
+    fn tell(&self, shown: &Approval) {
+        let Some((since, last)) = self.told.as_deref() else { return };
+        let now = since.elapsed().as_secs() + 1;
+        if last.swap(now, Ordering::Relaxed) == now {
+            return;
+        }
+        let Approval { id, binary, .. } = shown;
+        let what = harmless(&format!("{binary} asks for {}", shown.request())).replace('\n', "\\n");
+        say(&format!("{what}: `cofferdam approvals approve {id}`, or `deny {id}`"));
     }
 
     /// Follows the book: on disk, and as a number.
@@ -230,6 +247,7 @@ impl approval::Operator for Desk {
             let word = self.book.ask(asked, (generation, again), |shown| {
                 if !again {
                     record(&self.sink, event(&shown, ApprovalChange::Asked, None));
+                    self.tell(&shown);
                 }
             });
             match word.await {
@@ -270,16 +288,18 @@ fn entry(number: u64, asked: &Asked, rule: &Rule) -> Approved {
 }
 
 fn writable(entry: &Approved, rule: &Rule) -> Result<(), Fault> {
-    let literal = match rule.path {
-        // A pattern is the operator's own.
+    // A pattern is the operator's own, or what it came of means more than itself: an agent may send `*` as its method, and in its path.
+    let literal = |own: &Option<String>, what, text: &str| match own {
         Some(_) => Ok(()),
-        None => Approved::literal("the path", &entry.path),
+        None => Approved::literal(what, text),
     };
+    let literal = literal(&rule.method, "the method", &entry.method)
+        .and_then(|()| literal(&rule.path, "the path", &entry.path));
     literal.and_then(|()| entry.check()).map_err(|why| {
         let fault = Fault::new(Code::BadRequest, format!("it can't be an entry of the policy: {why}"));
         match why {
             Unwritable::Pattern { .. } => {
-                fault.hint("approve it once, or name a path of your own with --path")
+                fault.hint("approve it once, or write a rule of your own with --method and --path")
             }
             Unwritable::Rejected(_) => fault,
         }

@@ -29,7 +29,7 @@ use super::handover::{Handover, HeartLine};
 use super::outward;
 use super::refusals::Refusals;
 use crate::cli::out::warn;
-use crate::plan::{Plan, Secrets, slot};
+use crate::plan::{Mode, Plan, Secrets, slot};
 use crate::sealed;
 
 /// Everything that outlives the actors.
@@ -104,7 +104,7 @@ impl Ready {
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
         let audit = AuditLog::open(Path::new("."), redactor.clone(), telemetry::audit::Options::default())?;
-        let approvals = asked.map(|book| approvals::Desk::open(book, audit.sink()));
+        let approvals = asked.map(|book| approvals::Desk::open(book, audit.sink(), tells(plan)));
         let authority = Arc::new(authority(handover, heart).await?);
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
@@ -203,6 +203,11 @@ impl Ready {
             proxy,
         })
     }
+}
+
+/// Whether questions are told as they come: not into a terminal that is an agent's.
+fn tells(plan: &Plan) -> bool {
+    !plan.quiet && plan.mode != Mode::Foreground { tty: true }
 }
 
 /// How many connections there may be here, by what this process may have open (getrlimit(2)).

@@ -34,7 +34,11 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
 }
 
 pub(crate) fn fault(fault: &Fault) -> Response<Body> {
-    json(fault.code.status(), fault)
+    let mut response = json(fault.code.status(), fault);
+    if let Some(allow) = fault.allow.as_deref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+        response.headers_mut().insert(header::ALLOW, allow);
+    }
+    response
 }
 
 pub(crate) fn whole(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {

@@ -135,10 +135,9 @@ impl Routes {
         let hit = self.paths.at(path).map_err(|_| unknown())?;
         let Some((_, operation)) = hit.value.iter().find(|(m, _)| m == method) else {
             let takes: Vec<_> = hit.value.iter().map(|(m, _)| m.as_str()).collect();
-            return Err(Fault::new(
-                Code::MethodNotAllowed,
-                format!("this path takes {}", takes.join(" and ")),
-            ));
+            let fault =
+                Fault::new(Code::MethodNotAllowed, format!("this path takes {}", takes.join(" and ")));
+            return Err(Fault { allow: Some(takes.join(", ")), ..fault });
         };
         let name = match hit.params.get("name").or_else(|| hit.params.get("id")) {
             Some(raw) => Some(actor_name(raw).ok_or_else(unknown)?),
@@ -182,7 +181,8 @@ mod tests {
         ] {
             assert_eq!(routes.find(&Method::POST, bad).unwrap_err().code, Code::NotFound, "{bad}");
         }
-        assert_eq!(routes.find(&Method::GET, "/v1/stop").unwrap_err().code, Code::MethodNotAllowed);
+        let fault = routes.find(&Method::GET, "/v1/stop").unwrap_err();
+        assert_eq!((fault.code, fault.allow.as_deref()), (Code::MethodNotAllowed, Some("POST")));
         assert_eq!(routes.find(&Method::GET, "/v2/status").unwrap_err().code, Code::NotFound);
     }
 }

@@ -280,6 +280,18 @@ pub struct Approval {
     pub answered_by: Option<u32>,
 }
 
+impl Approval {
+    /// The request, as people have it: `GET api.example.com:443/a`. Of the agent's choosing: not for a terminal as it is.
+    #[must_use]
+    pub fn request(&self) -> String {
+        let Self { method, host, port, path, .. } = self;
+        match host.contains(':') {
+            true => format!("{method} [{host}]:{port}{path}"),
+            false => format!("{method} {host}:{port}{path}"),
+        }
+    }
+}
+
 /// Where a question stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

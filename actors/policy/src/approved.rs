@@ -49,7 +49,7 @@ pub enum Unwritable {
 }
 
 impl Approved {
-    /// Whether it covers this path alone.
+    /// Whether a text means itself alone where a pattern may stand.
     ///
     /// # Errors
     /// [`Unwritable::Pattern`].
@@ -66,6 +66,7 @@ impl Approved {
     /// Why not. A pattern as the path is the operator's own and is taken; one that comes of a program's name is not.
     pub fn check(&self) -> Result<(), Unwritable> {
         Self::literal("the program's path", &self.binary)?;
+        Self::literal("the host", &self.host)?;
         self.preset().map(drop).map_err(|errors| Unwritable::Rejected(errors.to_string()))
     }
 
@@ -237,6 +238,9 @@ mod tests {
         let mut star = approved("1", "/a");
         star.binary = "/sandbox/*".to_owned();
         assert!(matches!(star.check(), Err(Unwritable::Pattern { .. })));
+        let mut everywhere = approved("1", "/a");
+        everywhere.host = "*.example.com".to_owned();
+        assert!(matches!(everywhere.check(), Err(Unwritable::Pattern { .. })));
         let mut quoted = approved("1", "/a'b,%22c%22");
         quoted.binary = "/sandbox/it's \"x\": {y} #z".to_owned();
         quoted.check().unwrap();

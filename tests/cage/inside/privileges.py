@@ -22,6 +22,7 @@ for field in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
 attack("find an unlocked securebit", NOTHING, "capabilities by being root", lambda: nothing(0xEF & ~call("prctl", 27, 0, 0, 0, 0) if call("prctl", 27, 0, 0, 0, 0) & 0xEF != 0xEF else 0))
 control("no_new_privs and a filter", "they are the ground of the rest", lambda: expect(status("NoNewPrivs") == "1" and status("Seccomp") == "2"))
 control("limits", "as documented", lambda: expect(resource.getrlimit(resource.RLIMIT_CORE) == (0, 0) and resource.getrlimit(resource.RLIMIT_NOFILE)[1] <= 65536
+        and resource.getrlimit(resource.RLIMIT_NICE) == resource.getrlimit(resource.RLIMIT_RTPRIO) == (0, 0)
         and resource.getrlimit(resource.RLIMIT_NPROC)[1] <= 512, resource.getrlimit(resource.RLIMIT_NPROC)))
 
 # Taking some -----------------------------------------------------------------------------------------------------------------

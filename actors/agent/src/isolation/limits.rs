@@ -22,6 +22,9 @@ const SIGNALS_PENDING: u64 = 4096;
 pub fn apply(limits: &Limits) -> io::Result<()> {
     set(Resource::RLIMIT_CORE, 0, 0)?;
     set(Resource::RLIMIT_SIGPENDING, SIGNALS_PENDING, 0)?;
+    // Some desktops let their users go first, or by the clock alone; nobody in a cage goes before init.
+    set(Resource::RLIMIT_NICE, 0, 0)?;
+    set(Resource::RLIMIT_RTPRIO, 0, 0)?;
     set(Resource::RLIMIT_NPROC, limits.nproc, 0)
 }
 
@@ -57,6 +60,8 @@ pub fn are_applied(limits: &Limits) -> io::Result<bool> {
     };
     Ok(within(Resource::RLIMIT_CORE, 0)?
         && within(Resource::RLIMIT_SIGPENDING, SIGNALS_PENDING)?
+        && within(Resource::RLIMIT_NICE, 0)?
+        && within(Resource::RLIMIT_RTPRIO, 0)?
         && within(Resource::RLIMIT_NPROC, limits.nproc)?
         && within(Resource::RLIMIT_NOFILE, limits.nofile)?)
 }

@@ -110,6 +110,10 @@ async fn what_is_refused_for_another_reason_is_not_asked_for() {
     let bed = Bed::asking(&rest("up.test", raw.port), desk).await;
     // A rule of the entry.
     assert_eq!(json(&bed.talk(get(raw.port, "/else")).await)["layer"], "l7");
+    // The host itself, which an entry alone opens.
+    let host = "host.cofferdam.internal:8080";
+    let request = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    assert_eq!(json(&bed.talk(request).await)["layer"], "l4");
     // Who asks can't be told.
     bed.who.unknown.store(true, std::sync::atomic::Ordering::Relaxed);
     let elsewhere = format!("GET http://no.test:{p}/ HTTP/1.1\r\nHost: no.test:{p}\r\n\r\n", p = raw.port);
