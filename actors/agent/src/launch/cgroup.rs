@@ -64,6 +64,9 @@ pub struct Cgroup {
     home: PathBuf,
 }
 
+/// What the names of leaves begin with, behind which the heart's process id stands.
+const HEART: &str = "cofferdam-heart-";
+
 /// The controllers that limits can need: what a unit delegates.
 pub const CONTROLLERS: [&str; 4] = ["memory", "pids", "cpu", "io"];
 
@@ -151,19 +154,30 @@ impl Cgroup {
     fn go_home(&self) -> bool {
         // One that is gone was removed in order, and what is handed down since is somebody else's.
         let Some(leaf) = self.leaf.as_ref().filter(|leaf| leaf.exists()) else { return true };
-        let control = self.home.join("cgroup.subtree_control");
-        let back: String = fs::read_to_string(&control)
-            .unwrap_or_default()
-            .split_ascii_whitespace()
-            .map(|c| format!("-{c} "))
-            .collect();
-        let _ = fs::write(control, back);
+        // Where a successor has made room as we did, its limits hang on what is handed down.
+        if !self.has_successor(leaf) {
+            let control = self.home.join("cgroup.subtree_control");
+            let back: String = fs::read_to_string(&control)
+                .unwrap_or_default()
+                .split_ascii_whitespace()
+                .map(|c| format!("-{c} "))
+                .collect();
+            let _ = fs::write(control, back);
+        }
         // Nobody but our own is in it; back home first, which works once nothing is handed down.
         for pid in fs::read_to_string(leaf.join("cgroup.procs")).unwrap_or_default().split_ascii_whitespace()
         {
             let _ = fs::write(self.home.join("cgroup.procs"), pid);
         }
         !is_there(leaf)
+    }
+
+    /// Whether there is another heart's leaf beside ours.
+    fn has_successor(&self, leaf: &Path) -> bool {
+        let is_another = |entry: fs::DirEntry| {
+            entry.file_name().as_encoded_bytes().starts_with(HEART.as_bytes()) && entry.path() != leaf
+        };
+        fs::read_dir(&self.home).is_ok_and(|entries| entries.flatten().any(is_another))
     }
 
     fn hand_down(&mut self, controllers: &[&str], init: i32) -> Result<(), CgroupError> {
@@ -186,7 +200,7 @@ impl Cgroup {
         if !read(&path)?.split_ascii_whitespace().all(|pid| ours.iter().any(|own| own == pid)) {
             return Err(CgroupError::Refused { path, source: io::Error::from_raw_os_error(libc::EBUSY) });
         }
-        let leaf = self.home.join(format!("cofferdam-heart-{}", std::process::id()));
+        let leaf = self.home.join(format!("{HEART}{}", std::process::id()));
         make_dir(&leaf)?;
         self.leaf = Some(leaf.clone());
         ours.iter().try_for_each(|pid| write(&leaf.join("cgroup.procs"), pid))
@@ -322,6 +336,30 @@ mod tests {
         let limits = Limits { disk_read: Some(1), ..Limits::default() };
         assert!(disk_limits(&Limits::default(), Path::new("/proc")).unwrap().is_none());
         assert!(matches!(disk_limits(&limits, Path::new("/proc")), Err(CgroupError::NoDisk { .. })));
+    }
+
+    #[test]
+    fn what_is_handed_down_is_left_to_a_successor() {
+        let home = tempfile::tempdir().unwrap();
+        let (control, leaf) =
+            (home.path().join("cgroup.subtree_control"), home.path().join("cofferdam-heart-7"));
+        let cgroup = Cgroup {
+            path: home.path().join("agents"),
+            leaf: Some(leaf.clone()),
+            home: home.path().to_owned(),
+        };
+        let successor = home.path().join("cofferdam-heart-8");
+        for (others, left) in [(true, "memory pids"), (false, "-memory -pids ")] {
+            fs::write(&control, "memory pids").unwrap();
+            fs::create_dir(&leaf).unwrap();
+            if others {
+                fs::create_dir(&successor).unwrap();
+            }
+            assert!(cgroup.go_home());
+            assert!(!leaf.exists());
+            assert_eq!(fs::read_to_string(&control).unwrap(), left);
+            let _ = fs::remove_dir(&successor);
+        }
     }
 
     /// On a real hierarchy, with whatever controllers: this process and a child in a group of their own make room in it.
