@@ -22,6 +22,7 @@ use crate::{
     relay::{Relay, Story},
     routes::Provider,
     serve::{Deps, Stage},
+    shape::Endpoint,
     upstream_error::{ERROR_DEADLINE, scrubbed},
     usage::Tap,
     withhold::Withhold,
@@ -31,6 +32,7 @@ use crate::{
 pub(crate) struct Around<'a> {
     pub deps: &'a Deps,
     pub provider: &'a Provider,
+    pub endpoint: Endpoint,
     pub timeouts: Timeouts,
     /// When the request came.
     pub began: Instant,
@@ -71,6 +73,7 @@ pub(crate) async fn relayed(
         exchange: stage.exchange.clone(),
         code: status.as_u16(),
         kind: provider.kind,
+        answers: around.endpoint.is_answered_in_tokens(),
         held,
     };
     let (sieve, times) = (around.sieve(stage), (around.began, around.timeouts));

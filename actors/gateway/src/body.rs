@@ -18,6 +18,7 @@ use crate::{
     budgets::Estimate,
     config::MAX_MODEL_NAME,
     fields::{Fields, Lack, Seen, place},
+    options::Telling,
     outgoing::Parts,
     output::Output,
     shape::Endpoint,
@@ -78,8 +79,8 @@ pub struct Asked {
     pub stream: bool,
     seen: Seen,
     output: Output,
-    /// What is written where, for a stream to tell what it used; nothing where the agent has said what it wants.
-    asking: Option<(Range<usize>, &'static str)>,
+    telling: Telling,
+    background: bool,
     held: Held,
 }
 
@@ -134,8 +135,8 @@ impl Asked {
             return Err(BadBody::Model);
         }
         let span = place(text, raw).ok_or(BadBody::Model)?;
-        let asking = fields.asking(text, span.end);
-        let Fields { stream, seen, output, .. } = fields;
+        let telling = fields.telling(text, span.end);
+        let Fields { stream, background, seen, output, .. } = fields;
         let share = Arc::new(share);
         let held = Held(Arc::downgrade(&share));
         Ok(Self {
@@ -145,7 +146,8 @@ impl Asked {
             stream,
             seen,
             output,
-            asking,
+            telling,
+            background,
             held,
         })
     }
@@ -178,17 +180,22 @@ impl Asked {
         self.held.clone()
     }
 
-    /// Whether it is a stream of which the agent has not said whether it wants to be told what was used.
-    pub fn leaves_usage_open(&self) -> bool {
-        self.asking.is_some()
+    /// Whether it is a stream, and tells what it used.
+    pub(crate) fn telling(&self) -> &Telling {
+        &self.telling
     }
 
-    /// The body with `name` in the place of the model's, and with `ask_usage` the question for the usage where that is left open; every
+    /// Whether the answer is made in the background, and told to whoever asks for it later.
+    pub(crate) fn is_in_background(&self, endpoint: Endpoint) -> bool {
+        endpoint == Endpoint::Responses && self.background
+    }
+
+    /// The body with `name` in the place of the model's, and with `ask_usage` the question for the usage where the agent doesn't ask; every
     /// other byte as it came.
     pub fn with_model(&self, name: &str, ask_usage: bool) -> Parts {
         let named =
             (name != self.model).then(|| (self.span.clone(), serde_json::Value::from(name).to_string()));
-        let asking = self.asking.clone().filter(|_| ask_usage).map(|(at, text)| (at, text.to_owned()));
+        let asking = self.telling.question().filter(|_| ask_usage).map(|(at, text)| (at, text.to_owned()));
         let mut written: Vec<_> = named.into_iter().chain(asking).collect();
         written.sort_by_key(|(at, _)| at.start);
         let (mut parts, mut from) = (Vec::with_capacity(5), 0);
@@ -290,13 +297,9 @@ mod tests {
                 r#"{"stream_options" : null, "model":"a","stream":true}"#,
                 r#"{"stream_options" : {"include_usage":true}, "model":"bc","stream":true}"#,
             ),
-            (
-                r#"{"model":"a","stream":true,"stream_options":null}"#,
-                r#"{"model":"bc","stream":true,"stream_options":{"include_usage":true}}"#,
-            ),
         ] {
             let asked = parse(text).unwrap();
-            assert!(asked.leaves_usage_open());
+            assert!(matches!(asked.telling(), Telling::Open(_)));
             assert_eq!(text_of(asked.with_model("bc", true)), wanted);
             assert_eq!(text_of(asked.with_model("a", true)), wanted.replace("bc", "a"));
             assert_eq!(sent(&asked, "a"), text);
@@ -304,14 +307,11 @@ mod tests {
         for text in [
             r#"{"model":"a"}"#,
             r#"{"model":"a","stream":false}"#,
-            r#"{"model":"a","stream":true,"stream_options":{}}"#,
-            r#"{"model":"a","stream":true,"stream_options":{"include_usage":false}}"#,
-            r#"{"model":"a","stream":true,"stream_options":null,"stream_options":null}"#,
-            r#"{"model":"a","stream":true,"stream_\u006fptions":{}}"#,
+            r#"{"model":"a","stream":true,"stream_options":{"include_usage":true}}"#,
             r#"{"model":"a","stream":true,"Stream_Options":null}"#,
         ] {
             let asked = parse(text).unwrap();
-            assert!(!asked.leaves_usage_open(), "{text}");
+            assert!(matches!(asked.telling(), Telling::Asked | Telling::Unclear), "{text}");
             assert_eq!(text_of(asked.with_model("a", true)), text);
         }
     }

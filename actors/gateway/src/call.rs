@@ -18,6 +18,7 @@ use crate::{
     failover, headers,
     lane::{Lease, Unsent},
     ledger::Outcome,
+    options::Telling,
     outgoing::Outgoing,
     refusal::Refusal,
     routes::{Provider, Route, Target},
@@ -47,7 +48,7 @@ enum Came {
     Answer(Response<Incoming>, Lease, Option<Reservation>),
     /// An answer that says that the request was not served.
     PassedOver(Answered),
-    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room.
+    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room or couldn't count it.
     NotReached(Refusal),
     /// Nothing was sent, and nothing may be to any other.
     NoMore(Refusal),
@@ -73,7 +74,7 @@ impl Call<'_> {
                 Came::Answer(response, lease, held) => {
                     self.deps.ledger.first_byte(&stage.exchange, self.began.elapsed());
                     return answer::relayed(
-                        &self.around(&target.provider),
+                        &self.around(&target.provider, held.as_ref()),
                         response,
                         (place, lease, held),
                         stage,
@@ -110,11 +111,14 @@ impl Call<'_> {
             Ok(held) => held,
             Err(why) => return Ok(not_admitted(&why)),
         };
+        if let Some(refusal) = self.untold(provider, held.as_ref()) {
+            return Ok(Came::NotReached(refusal));
+        }
         self.deps
             .ledger
             .admit(&stage.exchange)
             .map_err(|_| Refusal::unavailable("the audit log can't take a record, so nothing is sent"))?;
-        let outgoing = self.outgoing(target)?;
+        let outgoing = self.outgoing(target, held.as_ref())?;
         let upstream = Upstream::of(&provider.base);
         held.iter_mut().for_each(Reservation::sent);
         let party = stage.exchange.caller.party;
@@ -163,7 +167,7 @@ impl Call<'_> {
     ) -> Answered {
         let code = response.status().as_u16();
         tracing::info!(provider = %provider.name, code, request_id = stage.about.request_id, "passed over");
-        let answered = Answered::read(response, &self.around(provider), stage).await;
+        let answered = Answered::read(response, &self.around(provider, None), stage).await;
         drop(lease);
         let outcome = Outcome {
             code,
@@ -177,17 +181,18 @@ impl Call<'_> {
         answered
     }
 
-    fn around<'b>(&'b self, provider: &'b Provider) -> Around<'b> {
+    fn around<'b>(&'b self, provider: &'b Provider, held: Option<&Reservation>) -> Around<'b> {
         Around {
             deps: self.deps,
             provider,
+            endpoint: self.endpoint,
             timeouts: self.route.timeouts,
             began: self.began,
-            unasked: self.asks_usage(provider),
+            unasked: self.asks_usage(provider, held),
         }
     }
 
-    fn outgoing(&self, target: &Target) -> Result<Outgoing, Refusal> {
+    fn outgoing(&self, target: &Target, held: Option<&Reservation>) -> Result<Outgoing, Refusal> {
         let provider = &target.provider;
         let path = provider.base.join(self.endpoint.path(), self.kind == Kind::Openai);
         let headers = headers::upstream(self.headers, self.kind, provider.key.as_ref()).map_err(|_| {
@@ -198,9 +203,10 @@ impl Call<'_> {
             authority: provider.base.authority(),
             tls: provider.base.tls,
             headers,
-            body: self
-                .asked
-                .with_model(target.model.as_deref().unwrap_or(self.asked.model()), self.asks_usage(provider)),
+            body: self.asked.with_model(
+                target.model.as_deref().unwrap_or(self.asked.model()),
+                self.asks_usage(provider, held),
+            ),
             held: self.asked.held(),
         })
     }
@@ -209,11 +215,30 @@ impl Call<'_> {
         self.asked.estimate(self.endpoint)
     }
 
-    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told.
-    fn asks_usage(&self, provider: &Provider) -> bool {
-        provider.stream_usage == StreamUsage::Ask
-            && self.endpoint.has_stream_options()
-            && self.asked.leaves_usage_open()
+    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told. What an agent wants itself is left to it, but
+    /// where a budget counts tokens.
+    fn asks_usage(&self, provider: &Provider, held: Option<&Reservation>) -> bool {
+        let wanted = match self.asked.telling() {
+            Telling::Open(_) => true,
+            Telling::Declined(_) => held.is_some_and(Reservation::counts_tokens),
+            Telling::Asked | Telling::Unclear => false,
+        };
+        wanted && provider.stream_usage == StreamUsage::Ask && self.endpoint.has_stream_options()
+    }
+
+    /// What keeps the provider from telling what it used, which a budget is to count.
+    fn untold(&self, provider: &Provider, held: Option<&Reservation>) -> Option<Refusal> {
+        if !held.is_some_and(Reservation::counts_tokens) {
+            return None;
+        }
+        if self.asked.is_in_background(self.endpoint) {
+            return Some(Refusal::uncounted("`background` isn't taken", "ask without `background`"));
+        }
+        let unclear = *self.asked.telling() == Telling::Unclear && self.endpoint.has_stream_options();
+        (unclear && provider.stream_usage == StreamUsage::Ask).then(|| {
+            let detail = "`stream_options` must be one object, with one `include_usage` at most";
+            Refusal::uncounted(detail, "write each once, in small letters, or leave it out")
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::{
+    options::{self, Options, Telling},
     output::{Output, texts},
     shape::Endpoint,
 };
@@ -20,18 +21,10 @@ pub(crate) struct Fields<'a> {
     pub model: &'a RawValue,
     pub stream: bool,
     stream_options: Options<'a>,
+    /// Whether the answer may be made once nobody waits for it, as far as a response's can be.
+    pub background: bool,
     pub seen: Seen,
     pub output: Output,
-}
-
-/// What a request says of `stream_options`.
-#[derive(Debug, Clone, Copy)]
-enum Options<'a> {
-    Absent,
-    /// `null`, which is as good as nothing.
-    Null(&'a RawValue),
-    /// Whatever else, twice, or in a spelling that somebody takes for it.
-    Set,
 }
 
 /// What a request lacks of its endpoint's shape.
@@ -82,18 +75,9 @@ enum Form {
 }
 
 impl Fields<'_> {
-    /// What is to be written where in `text`, behind whose `model` a member fits at `free`, for a stream to tell what it used. Nothing
-    /// where no stream is asked for, or the agent has said what it wants to be told.
-    pub fn asking(&self, text: &str, free: usize) -> Option<(Range<usize>, &'static str)> {
-        match self.stream_options {
-            Options::Absent if self.stream => {
-                Some((free..free, r#","stream_options":{"include_usage":true}"#))
-            }
-            Options::Null(null) if self.stream => {
-                Some((place(text, null.get())?, r#"{"include_usage":true}"#))
-            }
-            _ => None,
-        }
+    /// Whether the stream tells what it used, and what is to be written where in `text` for it to, behind whose `model` a member fits at `free`.
+    pub fn telling(&self, text: &str, free: usize) -> Telling {
+        if self.stream { self.stream_options.telling(text, free) } else { Telling::Asked }
     }
 }
 
@@ -184,7 +168,7 @@ impl<'de> Visitor<'de> for FirstLevel {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Fields<'de>, A::Error> {
         let (mut model, mut stream, mut seen) = (None, None, Seen::default());
         let (mut output, mut prompts) = (Output::default(), 1);
-        let mut stream_options = Options::Absent;
+        let (mut stream_options, mut background) = (Options::Absent, false);
         while let Some(key) = members.next_key::<Cow<'de, str>>()? {
             match &*key {
                 "model" if model.is_none() => model = Some(members.next_value()?),
@@ -193,14 +177,13 @@ impl<'de> Visitor<'de> for FirstLevel {
                 other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
                     return Err(A::Error::custom("double"));
                 }
-                other if is_taken_for(other, "stream_options") => {
+                other if is_taken_for(other, options::NAME) => {
+                    stream_options = stream_options.hear(other, members.next_value()?);
+                }
+                // In whatever spelling: some reader may take it.
+                other if is_taken_for(other, "background") => {
                     let value: &RawValue = members.next_value()?;
-                    stream_options = match stream_options {
-                        Options::Absent if other == "stream_options" && value.get() == "null" => {
-                            Options::Null(value)
-                        }
-                        _ => Options::Set,
-                    };
+                    background |= !matches!(value.get(), "false" | "null");
                 }
                 "messages" => seen.messages = members.next_value::<Messages>()?.0,
                 other => match (seen.member(other), Output::is_told_by(other)) {
@@ -220,7 +203,8 @@ impl<'de> Visitor<'de> for FirstLevel {
         }
         let model = model.ok_or_else(|| A::Error::missing_field("model"))?;
         output.answers = output.answers.max(1).saturating_mul(prompts);
-        Ok(Fields { model, stream: stream.flatten().unwrap_or(false), stream_options, seen, output })
+        let stream = stream.flatten().unwrap_or(false);
+        Ok(Fields { model, stream, stream_options, background, seen, output })
     }
 }
 

@@ -25,6 +25,7 @@ mod lane;
 pub mod ledger;
 mod line;
 mod listing;
+mod options;
 mod outgoing;
 mod output;
 pub mod record;

@@ -104,6 +104,12 @@ impl Refusal {
         Self { retry_after: Some(after), ..denied }
     }
 
+    /// 400: a budget counts its tokens, and would not be told of them.
+    pub(crate) fn uncounted(what: &str, hint: &str) -> Self {
+        let detail = format!("{what} where a budget counts tokens: what was used would not be told");
+        Self { layer: BUDGET, ..Self::new(StatusCode::BAD_REQUEST, "bad_request", detail).hint(hint) }
+    }
+
     /// 503: a part is restarting or full.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).hint("try again shortly")

@@ -46,6 +46,8 @@ pub(crate) struct Story {
     pub exchange: Exchange,
     pub code: u16,
     pub kind: Kind,
+    /// Whether its text is made of tokens that count.
+    pub answers: bool,
     /// What of budgets is held for it.
     pub held: Option<Reservation>,
 }
@@ -181,7 +183,8 @@ impl<B> Drop for Relay<B> {
     fn drop(&mut self) {
         let Some(mut story) = self.story.take() else { return };
         if let Some(held) = story.held.take() {
-            let used = held.estimate().used(story.kind, &self.tap.tokens(), story.code, self.complete);
+            let seen = if story.answers { self.tap.passed() } else { 0 };
+            let used = held.estimate().used(story.kind, &self.tap.tokens(), seen, story.code, self.complete);
             held.settle(used);
         }
         let outcome = Outcome {

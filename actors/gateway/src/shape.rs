@@ -119,6 +119,11 @@ impl Endpoint {
         matches!(self, Self::ChatCompletions | Self::Completions)
     }
 
+    /// Whether its answer is what a model has made of tokens.
+    pub fn is_answered_in_tokens(self) -> bool {
+        matches!(self, Self::ChatCompletions | Self::Completions | Self::Responses | Self::Messages)
+    }
+
     /// Which kind of provider can answer it; `None` when the gateway answers itself.
     pub fn kind(self) -> Option<Kind> {
         match self {

@@ -2,9 +2,12 @@
 //!
 //! One scanner for a JSON body and for the `data:` lines of an event stream. It understands just enough JSON to find
 //! `usage` at the top, or one level down in `message` (Anthropic) and `response` (Responses API); it holds a few
-//! KiB at most, whatever the answer's size. Nothing of an answer is trusted: a wrong count is the worst it can do.
+//! KiB at most, whatever the answer's size. For an answer that tells no usage it counts the text that passes.
+//! Nothing of an answer is trusted: a wrong count is the worst it can do.
 
 use serde::Deserialize;
+
+use crate::budgets::BYTES_A_TOKEN;
 
 /// Longest `usage` object that is read, in bytes. They have a few hundred.
 pub const MAX_USAGE: usize = 4096;
@@ -82,6 +85,10 @@ pub struct Tap {
     framing: Framing,
     json: Json,
     tokens: Tokens,
+    /// Bytes of text in the events that are over, or of a body that is neither.
+    text: u64,
+    /// `data:` lines.
+    events: u64,
 }
 
 #[derive(Debug)]
@@ -111,13 +118,13 @@ impl Tap {
             "text/event-stream" => Framing::Events(Line::Name(0)),
             _ => Framing::Opaque,
         };
-        Self { framing, json: Json::default(), tokens: Tokens::default() }
+        Self { framing, json: Json::default(), tokens: Tokens::default(), text: 0, events: 0 }
     }
 
     /// Looks at the next bytes.
     pub fn see(&mut self, bytes: &[u8]) {
         match &mut self.framing {
-            Framing::Opaque => {}
+            Framing::Opaque => self.text = self.text.saturating_add(bytes.len() as u64),
             Framing::Whole => {
                 for b in bytes {
                     self.json.take(*b, &mut self.tokens);
@@ -128,12 +135,15 @@ impl Tap {
                     *line = match (*line, *b) {
                         // The empty line ends an event, and with it its JSON.
                         (Line::Name(0), b'\n' | b'\r') => {
-                            self.json = Json::default();
+                            self.text = self.text.saturating_add(std::mem::take(&mut self.json).text);
                             Line::Name(0)
                         }
                         (_, b'\n' | b'\r') => Line::Name(0),
                         (Line::Name(n), b) => match DATA.get(n) {
-                            Some(want) if *want == b && n + 1 == DATA.len() => Line::Data,
+                            Some(want) if *want == b && n + 1 == DATA.len() => {
+                                self.events = self.events.saturating_add(1);
+                                Line::Data
+                            }
                             Some(want) if *want == b => Line::Name(n + 1),
                             _ => Line::Other,
                         },
@@ -153,6 +163,12 @@ impl Tap {
         matches!(self.framing, Framing::Events(_))
     }
 
+    /// Tokens of the answer that have passed, whatever was reported: one for [`BYTES_A_TOKEN`] bytes of its text, which is more than they are
+    /// nearly always, and one at least for each event. What a provider keeps to itself is not seen.
+    pub fn passed(&self) -> u64 {
+        self.text.saturating_add(self.json.text).div_ceil(BYTES_A_TOKEN).max(self.events)
+    }
+
     /// What was reported so far.
     pub fn tokens(&self) -> Tokens {
         self.tokens
@@ -166,12 +182,16 @@ const MAX_KEY: usize = 9;
 #[derive(Debug, Default)]
 struct Json {
     depth: u32,
-    text: Text,
+    within: Text,
     /// The next string is a key of the object at `depth`.
     key_next: bool,
     key: Vec<u8>,
     /// Inside `message` or `response` at the top.
     below: bool,
+    /// Bytes of strings that are no keys, but for those at the top: ids and names, except a `delta`.
+    text: u64,
+    /// Of these the last string's, which is a key if a colon follows.
+    string: u64,
     /// A `usage` object being copied, and the depth at which it began.
     copy: Option<(u32, Vec<u8>)>,
 }
@@ -195,17 +215,31 @@ impl Json {
                 self.copy = None;
             }
         }
-        match self.text {
-            Text::Escape { key } => self.text = if key { Text::Key } else { Text::Value },
-            Text::Value | Text::Key if b == b'\\' => self.text = Text::Escape { key: self.text == Text::Key },
-            Text::Value | Text::Key if b == b'"' => self.text = Text::Outside,
-            Text::Value => {}
+        match self.within {
+            Text::Escape { key: true } => self.within = Text::Key,
+            Text::Escape { key: false } => {
+                self.hear();
+                self.within = Text::Value;
+            }
+            Text::Value | Text::Key if b == b'\\' => {
+                self.within = Text::Escape { key: self.within == Text::Key }
+            }
+            Text::Value | Text::Key if b == b'"' => self.within = Text::Outside,
+            Text::Value => self.hear(),
             Text::Key => {
                 if self.key.len() < MAX_KEY {
                     self.key.push(b);
                 }
             }
             Text::Outside => self.structure(b, tokens),
+        }
+    }
+
+    /// Counts a byte of a string.
+    fn hear(&mut self) {
+        if self.depth > 1 || self.key == b"delta" {
+            self.text = self.text.saturating_add(1);
+            self.string = self.string.saturating_add(1);
         }
     }
 
@@ -218,10 +252,13 @@ impl Json {
         match b {
             b'"' if self.key_next && self.looked_at() => {
                 self.key.clear();
-                self.text = Text::Key;
+                (self.within, self.string) = (Text::Key, 0);
             }
-            b'"' => self.text = Text::Value,
-            b':' => self.key_next = false,
+            b'"' => (self.within, self.string) = (Text::Value, 0),
+            b':' => {
+                self.text = self.text.saturating_sub(std::mem::take(&mut self.string));
+                self.key_next = false;
+            }
             b',' => self.key_next = self.looked_at(),
             b'{' => {
                 let usage = self.looked_at() && self.key == b"usage";
@@ -304,6 +341,29 @@ mod tests {
                     event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"output_tokens\":15}}\n\n";
         let it = count(SSE, text);
         assert_eq!(it, Tokens { input: Some(25), output: Some(15), cache_read: Some(6), cache_write: None });
+    }
+
+    #[test]
+    fn the_text_that_passes_is_counted_and_what_frames_it_is_not() {
+        let passed = |kind: &str, text: &str| {
+            let mut tap = Tap::new(kind);
+            text.as_bytes().chunks(3).for_each(|piece| tap.see(piece));
+            tap.passed()
+        };
+        let chunk = |text: &str| {
+            format!(
+                "data: {{\"id\":\"chatcmpl\",\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+            )
+        };
+        // A token an event, and many in one, the last of which has no end.
+        assert_eq!(passed(SSE, &chunk("a").repeat(300)), 300);
+        assert_eq!(passed(SSE, &chunk(&"word".repeat(100)).repeat(3)), 600);
+        assert_eq!(passed(SSE, chunk(&"word".repeat(100)).split_once("\"}}").unwrap().0), 200);
+        let response = "data: {\"item_id\":\"i\",\"delta\":\"four\\ntimes\",\"sequence\":1}\n\n";
+        assert_eq!(passed(SSE, response), 5);
+        let message = "data: {\"delta\":{\"type\":\"text_delta\",\"text\":\"four times\"}}\n\n";
+        assert_eq!(passed(SSE, message), 10);
+        assert_eq!(passed("text/plain", "four times"), 5);
     }
 
     #[test]

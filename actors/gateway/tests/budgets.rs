@@ -166,6 +166,93 @@ async fn what_is_not_told_is_what_was_estimated() {
 }
 
 #[tokio::test]
+async fn a_stream_that_its_reader_leaves_counts_at_least_what_was_seen_of_it() {
+    let provider = Provider::start().await;
+    let house =
+        house(Protocol::Http1, &section(provider.port, provider.port, r#"[{"per":"day","tokens":100000}]"#));
+    let text = "word".repeat(250);
+    let delta = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
+    // Of its estimate an agent can make what it likes, and its provider may not heed it.
+    let body = r#"{"model":"n","messages":[{}],"stream":true,"max_output_tokens":1}"#;
+    let mut sender = provider.stream(200, SSE);
+    let mut response = house.ask(post("/v1/chat/completions", body)).await;
+    for _ in 0..20 {
+        sender.send(Frame::data(Bytes::from(delta.clone()))).await.unwrap();
+        response.body_mut().frame().await.unwrap().unwrap();
+    }
+    drop(response);
+    assert_eq!(used(&house, 0), ((body.len() as u64).div_ceil(2) + 20 * 500, 1));
+    // The same of an end without a word of it. Of what isn't made of tokens nothing is taken for any.
+    provider.whole(200, SSE, &delta.repeat(20)).await;
+    assert_eq!(house.whole(post("/v1/chat/completions", body)).await.0, 200);
+    let before = used(&house, 0).0;
+    assert_eq!(before, 2 * ((body.len() as u64).div_ceil(2) + 20 * 500));
+    let vector = format!(r#"{{"data":[{{"embedding":"{text}"}}],"usage":{{"prompt_tokens":3}}}}"#);
+    provider.whole(200, JSON, &vector).await;
+    assert_eq!(house.whole(post("/v1/embeddings", r#"{"model":"n","input":"x"}"#)).await.0, 200);
+    assert_eq!(used(&house, 0), (before + 3, 3));
+}
+
+#[tokio::test]
+async fn an_agent_that_declines_a_streams_usage_is_counted_by_it_all_the_same() {
+    let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}],\"usage\":null}\n\n";
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":90000}}\n\n";
+    let stream = format!("{delta}{usage}data: [DONE]\n\n");
+    let asks = |options: &str| {
+        format!(r#"{{"model":"n","messages":[{{}}],"stream":true,"stream_options":{options}}}"#)
+    };
+    for (budget, counted) in [(r#""tokens":1000000"#, true), (r#""requests":9"#, false)] {
+        let provider = Provider::start().await;
+        let budgets = format!(r#"[{{"per":"day",{budget}}}]"#);
+        let house = house(Protocol::Http1, &section(provider.port, provider.port, &budgets));
+        for options in ["{}", r#"{"include_usage":false}"#] {
+            provider.whole(200, SSE, &stream).await;
+            let (status, _, body) = house.whole(post("/v1/chat/completions", asks(options))).await;
+            // Where it isn't counted the agent gets whatever came.
+            let wanted = if counted { stream.replace(usage, "") } else { stream.clone() };
+            assert_eq!((status, body), (200, wanted));
+            let sent = if counted { r#"{"include_usage":true}"# } else { options };
+            assert_eq!(provider.last().body, asks(sent));
+        }
+        assert_eq!(used(&house, 0), (2 * 90_005, 2));
+        // Which of two counts readers disagree on.
+        let twice = asks(r#"{"include_usage":true,"include_usage":false}"#);
+        provider.whole(200, SSE, &stream).await;
+        let (status, _, body) = house.whole(post("/v1/chat/completions", twice)).await;
+        assert_eq!(
+            (status, body.contains("stream_options")),
+            if counted { (400, true) } else { (200, false) }
+        );
+        assert_eq!((provider.count(), used(&house, 0).1), if counted { (2, 2) } else { (3, 3) });
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_the_background_is_refused_where_its_tokens_count() {
+    let ask = |members: &str| post("/v1/responses", format!(r#"{{"model":"m","input":"x",{members}}}"#));
+    let queued = r#"{"id":"r","status":"queued","output":[],"usage":null}"#;
+    let told = r#"{"id":"r","output":[],"usage":{"input_tokens":3,"output_tokens":4}}"#;
+    let provider = Provider::start().await;
+    let of = |budgets: &str| house(Protocol::Http1, &section(provider.port, provider.port, budgets));
+    let counted = of(r#"[{"per":"day","tokens":1000000}]"#);
+    for members in [r#""background":true"#, r#""background":false,"backGround":1"#] {
+        let (status, _, body) = counted.whole(ask(members)).await;
+        let value: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, &value["error"]), (400, &"bad_request".into()), "{body}");
+        assert_eq!((&value["layer"], &value["hint"]), (&"budget".into(), &"ask without `background`".into()));
+    }
+    assert_eq!((provider.count(), used(&counted, 0)), (0, (0, 0)));
+    provider.whole(200, JSON, told).await;
+    assert_eq!(counted.whole(ask(r#""background":false"#)).await.0, 200);
+    assert_eq!(used(&counted, 0), (7, 1));
+    // Requests alone are counted, and another provider's tokens.
+    for budgets in [r#"[{"per":"day","requests":9}]"#, r#"[{"per":"day","tokens":9,"provider":"one"}]"#] {
+        provider.whole(200, JSON, queued).await;
+        assert_eq!(of(budgets).whole(ask(r#""background":true"#)).await.0, 200, "{budgets}");
+    }
+}
+
+#[tokio::test]
 async fn a_target_whose_own_budget_is_spent_is_passed_over() {
     let (one, two) = (Provider::start().await, Provider::start().await);
     let budgets = r#"[{"per":"day","requests":1,"provider":"one"},{"per":"day","requests":3}]"#;
@@ -250,12 +337,15 @@ async fn counts_outlive_the_process_and_damaged_ones_refuse() {
     assert_eq!(used(&second, 0), (123, 1));
     provider.whole(200, JSON, &usage(400)).await;
     assert_eq!(second.whole(chat("n")).await.0, 200);
-    let settled = async {
-        while used(&open(), 0) != (523, 2) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+    let settled = async |wanted| {
+        let on_disk = async {
+            while used(&open(), 0) != wanted {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), on_disk).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(60), settled).await.unwrap();
+    settled((523, 2)).await;
     refused(&open(), chat("n")).await;
     // With a higher limit the count is the same; a full disk lets nothing through.
     let more = text.replace("500", "5000");
@@ -266,7 +356,8 @@ async fn counts_outlive_the_process_and_damaged_ones_refuse() {
     *disk.full.lock().unwrap() = false;
     provider.whole(200, JSON, &usage(1)).await;
     assert_eq!(third.whole(chat("n")).await.0, 200);
-    // Cut short by somebody.
+    // Cut short by somebody, once nobody writes it.
+    settled((524, 3)).await;
     disk.text.lock().unwrap().as_mut().unwrap().truncate(20);
     let asked = provider.count();
     let fourth = open();

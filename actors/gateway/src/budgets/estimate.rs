@@ -42,8 +42,9 @@ impl Estimate {
         self.input.saturating_add(self.output)
     }
 
-    /// What was used, by an answer that came with this status and to its end or not. Of what isn't told the estimate stands.
-    pub(crate) fn used(self, kind: Kind, told: &Tokens, code: u16, complete: bool) -> u64 {
+    /// What was used, by an answer that came with this status and to its end or not. Of what isn't told the estimate stands, or what
+    /// was seen of the answer where that is more: an agent can name a small maximum or none, and leave before it is told.
+    pub(crate) fn used(self, kind: Kind, told: &Tokens, seen: u64, code: u16, complete: bool) -> u64 {
         // Anthropic counts what it keeps of a prompt beside it, OpenAI within it.
         let cached = match kind {
             Kind::Anthropic => told.cache_read.unwrap_or(0).saturating_add(told.cache_write.unwrap_or(0)),
@@ -54,7 +55,11 @@ impl Estimate {
             // An error: it was not served, unless it says so.
             return sum(told.input.unwrap_or(0), told.output.unwrap_or(0));
         }
-        let used = sum(told.input.unwrap_or(self.input), told.output.unwrap_or(self.output));
+        let output = match told.output {
+            Some(output) if complete => output,
+            output => output.unwrap_or(self.output).max(seen),
+        };
+        let used = sum(told.input.unwrap_or(self.input), output);
         // Of a stream that broke off, what was told may be what it came to by then.
         if complete { used } else { used.max(self.total()) }
     }
@@ -85,7 +90,7 @@ mod tests {
     fn what_is_told_counts_and_of_the_rest_the_estimate() {
         let estimate = Estimate { input: 50, output: 500 };
         let told = |input, output| Tokens { input, output, cache_read: Some(7), cache_write: Some(2) };
-        let used = |kind, told, code, complete| estimate.used(kind, &told, code, complete);
+        let used = |kind, told, code, complete| estimate.used(kind, &told, 0, code, complete);
         assert_eq!(used(Kind::Openai, told(Some(10), Some(20)), 200, true), 30);
         assert_eq!(used(Kind::Anthropic, told(Some(10), Some(20)), 200, true), 39);
         assert_eq!(used(Kind::Openai, told(Some(10), None), 200, true), 510);
@@ -94,5 +99,20 @@ mod tests {
         assert_eq!(used(Kind::Openai, told(Some(10), Some(900)), 200, false), 910);
         assert_eq!(used(Kind::Openai, Tokens::default(), 400, true), 0);
         assert_eq!(used(Kind::Openai, told(Some(u64::MAX), Some(1)), 200, true), u64::MAX);
+    }
+
+    #[test]
+    fn what_was_seen_of_an_answer_counts_where_it_is_more_than_was_estimated() {
+        let used = |input, output, code, complete| {
+            let told = Tokens { input, output, ..Tokens::default() };
+            Estimate { input: 50, output: 500 }.used(Kind::Openai, &told, 9000, code, complete)
+        };
+        assert_eq!(used(None, None, 200, true), 9050);
+        assert_eq!(used(Some(10), None, 200, false), 9010);
+        assert_eq!(used(Some(10), Some(20), 200, false), 9010);
+        assert_eq!(used(Some(10), Some(20_000), 200, false), 20_010);
+        // Told at the end, that is it; and an error was not served.
+        assert_eq!(used(Some(10), Some(20), 200, true), 30);
+        assert_eq!(used(None, None, 500, false), 0);
     }
 }

@@ -263,6 +263,11 @@ impl Reservation {
         self.estimate
     }
 
+    /// Whether a budget of tokens counts it.
+    pub fn counts_tokens(&self) -> bool {
+        self.holds.iter().any(|hold| hold.of_tokens)
+    }
+
     /// Nothing was sent after all.
     pub fn cancel(mut self) {
         self.fate = Fate::Unsent;

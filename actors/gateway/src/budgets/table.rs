@@ -55,6 +55,8 @@ struct Row {
 pub(crate) struct Hold {
     which: Which,
     window: u64,
+    /// Whether it limits tokens.
+    pub of_tokens: bool,
 }
 
 /// Why a request may not go.
@@ -181,7 +183,8 @@ impl Table {
             row.count.requests = row.count.requests.saturating_add(1);
             row.held = row.held.saturating_add(tokens);
             row.in_flight += u64::from(tokens > 0);
-            holds.push(Hold { which: row.count.which.clone(), window: row.count.window });
+            let of_tokens = row.limits.as_ref().is_some_and(|limits| limits.tokens.is_some());
+            holds.push(Hold { which: row.count.which.clone(), window: row.count.window, of_tokens });
         }
         Ok(holds)
     }
