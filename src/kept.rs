@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// No such file needs more.
-const MAX: u64 = 1 << 20;
+const MAX: u64 = 4 << 20;
 
 /// What a file of ours holds; none where there is no such file, or what stands there is another's.
 ///
@@ -40,8 +40,11 @@ fn is_a_link(error: &io::Error) -> bool {
 /// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns, name and all.
 ///
 /// # Errors
-/// When it can't be written.
+/// When it can't be written, or is more than is read.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if bytes.len() as u64 > MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     // A name that nobody can have taken beforehand.
     let anew = path.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?;

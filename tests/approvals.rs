@@ -25,6 +25,8 @@ fn main() -> ExitCode {
             what_nobody_answers_is_refused_and_can_be_answered_later,
             held_requests_outlive_the_operators_actor_and_answers_the_supervisor,
             an_answer_for_good_outlives_the_sandbox,
+            a_runs_answer_is_no_later_runs.only(Mode::Rootless),
+            the_operator_is_told_where_that_is_wanted.only(Mode::Rootless),
             where_nobody_is_asked_nothing_changes.only(Mode::Rootless),
         ],
     )
@@ -128,9 +130,6 @@ fn one_word_lets_one_request_through(stage: &Stage) -> Result<()> {
     );
     ensure!(question["sha256"].as_str().is_some_and(|sha| sha.len() == 64), "{question}");
     ensure!(asking.arrived(&mark) == 0, "nothing before the word");
-    let told =
-        format!("asks for GET api.bed.test:443{path}: `cofferdam approvals approve {}`", id(&question));
-    asking.sandbox.heart().wait_for_err(&told, PATIENCE)?;
     let said = stage.call(&["approvals", "approve", id(&question)])?.expect_code(0)?.out();
     ensure!(said.starts_with(&format!("approved once: {}", id(&question))), "{said}");
     let answer = asking.answer(first)?;
@@ -312,6 +311,57 @@ fn an_answer_for_good_outlives_the_sandbox(stage: &Stage) -> Result<()> {
     let options = ["--config", &file, "--policy", &policy];
     let run = stage.start_run(&name, &options, &["sh", "-c", &get("run")])?.finish(PATIENCE)?;
     ensure!(run.out().ends_with("403"), "{} {}", run.out(), run.err());
+    Ok(())
+}
+
+/// Also where nothing was asked in the later run, and its supervisor begins anew.
+fn a_runs_answer_is_no_later_runs(stage: &Stage) -> Result<()> {
+    let mark = stage.marker();
+    let get = format!("'https://api.bed.test/{mark}'");
+    let name = {
+        let mut asking = Asking::start(stage, "50s")?;
+        let n = asking.send(&get)?;
+        let question = asking.question(&format!("/{mark}"), "held")?;
+        asking.say(&["approve", id(&question), "--for", "run"])?;
+        ensure!(asking.answer(n)?.ends_with(" 200"));
+        asking.sandbox.name.clone()
+    };
+    let file = stage.write("c.yaml", "approvals: { unlisted: ask, hold: 1s }\n")?.display().to_string();
+    let policy = common::policy_file(stage, "")?;
+    let curl = program("curl")?;
+    let script = format!(
+        "echo up; while [ ! -e go ]; do sleep 0.05; done; {curl} -s -o /dev/null -w '%{{http_code}}' {get}"
+    );
+    let options = ["--config", &file, "--policy", &policy, "--workspace", &workspace(stage)];
+    let mut run = stage.start_run(&name, &options, &["sh", "-c", &script])?;
+    run.wait_for("up", START)?;
+    let status = || stage.json(&["status", &name, "--json"]);
+    let supervisor = status()?["supervisor_pid"].as_i64().context("a supervisor")?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    poll("another supervisor", START, || {
+        let status = status().ok()?;
+        (status["supervisor_pid"] != supervisor && status["state"] == "running").then_some(())
+    })?;
+    std::fs::write(stage.workspace().join("go"), "")?;
+    let out = run.finish(PATIENCE)?.out();
+    ensure!(out.ends_with("403"), "{out}");
+    Ok(())
+}
+
+fn the_operator_is_told_where_that_is_wanted(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let file = stage.write("c.yaml", "approvals: { unlisted: ask, hold: 1s }\n")?.display().to_string();
+    let policy = common::policy_file(stage, "")?;
+    let name = stage.name();
+    let get = format!("{curl} -s -o /dev/null https://api.bed.test/told");
+    let args = ["run", "--name", &name, "--config", &file, "--policy", &policy, "--", "sh", "-c", &get];
+    let done = stage.call(&args)?.expect_code(0)?;
+    let told = format!("asks for GET api.bed.test:443/told: `cofferdam approvals approve {name}-1`");
+    ensure!(done.err().contains(&told), "{}", done.err());
+    let quiet = ["run", "--quiet"].iter().chain(&args[1..]).copied().collect::<Vec<_>>();
+    let done = stage.call(&quiet)?.expect_code(0)?;
+    ensure!(!done.err().contains("asks for"), "{}", done.err());
     Ok(())
 }
 

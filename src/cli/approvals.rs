@@ -68,8 +68,8 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
         vec![
             question.id.clone(),
             state(question, paint),
-            harmless(&question.request()),
-            one_line(&question.binary),
+            cell(&harmless(&question.request())),
+            cell(&one_line(&question.binary)),
             format!("{}x", question.asked),
             question.sha256.chars().take(12).collect(),
         ]
@@ -151,11 +151,13 @@ fn show(question: &Approval, json: bool) -> Result<(), Failure> {
         return Ok(print(&format!("{line}\n"))?);
     }
     let mut text = format!(
-        "{}  {}  {} by {}\n",
+        "{}  {}  {} by {} ({}), asked {}x\n",
         question.id,
         state(question, Paint::stdout()),
         harmless(&question.request()),
-        one_line(&question.binary)
+        one_line(&question.binary),
+        question.sha256.chars().take(12).collect::<String>(),
+        question.asked
     );
     if question.state == ApprovalState::Held {
         text.push_str(&format!(
@@ -164,6 +166,16 @@ fn show(question: &Approval, json: bool) -> Result<(), Failure> {
         ));
     }
     Ok(print(&text)?)
+}
+
+/// Characters of a row's cell: one long path is not to push the others out of sight.
+const CELL: usize = 100;
+
+fn cell(text: &str) -> String {
+    match text.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// A path is the agent's to choose: it does nothing to a terminal and stays in its row.

@@ -26,6 +26,10 @@ use crate::kept;
 
 /// Where questions and answers are kept, in the sandbox's state directory.
 const FILE: &str = "approvals.json";
+/// One that can't be read is put there, and never written over.
+const ASIDE: &str = "approvals-unreadable.json";
+/// At the soonest so long after the last time is a question written: answers are at once.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How long the reloader may take to put an answer in force.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -60,23 +64,35 @@ fn clear_away() {
 }
 
 /// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
-#[must_use]
-pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> Approvals {
+///
+/// # Errors
+/// What an earlier run was allowed, and this one isn't, can't be taken off the disk.
+pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> std::io::Result<Approvals> {
     clear_away();
     let kept = match kept::read(Path::new(FILE)) {
         Ok(Some(bytes)) => serde_json::from_slice::<Kept>(&bytes).map_err(|e| e.to_string()),
         Ok(None) => Ok(Kept::default()),
         Err(error) => Err(error.to_string()),
     };
-    let kept = kept.unwrap_or_else(|why| {
-        tracing::warn!("{FILE} can't be read, and nothing that was approved before is in force: {why}");
-        Kept::default()
-    });
-    let kept = match beginning {
-        Beginning::Sandbox => kept.for_good(),
-        _ => kept,
+    let all = match kept {
+        Ok(kept) => kept,
+        Err(why) => {
+            tracing::warn!(
+                "{FILE} can't be read, and nothing that was approved before is in force: {why} ({ASIDE} is what it was)"
+            );
+            std::fs::rename(FILE, ASIDE)?;
+            Kept::default()
+        }
     };
-    Approvals::new(sandbox, hold, kept)
+    let kept = match beginning {
+        Beginning::Sandbox => all.clone().for_good(),
+        _ => all.clone(),
+    };
+    if kept != all {
+        // Now: whoever takes this run up later takes the whole file for this run's.
+        kept::write(Path::new(FILE), &serde_json::to_vec(&kept)?)?;
+    }
+    Ok(Approvals::new(sandbox, hold, kept))
 }
 
 /// What of it the policy is composed with.
@@ -92,6 +108,7 @@ impl Desk {
         let told = tells.then(|| Arc::new((Instant::now(), AtomicU64::new(0))));
         let desk = Self { book, sink, answering: Arc::default(), writing: Arc::default(), told };
         tokio::spawn(desk.clone().keep());
+        tokio::spawn(count(desk.book.clone()));
         desk
     }
 
@@ -131,7 +148,7 @@ impl Desk {
         }
         let (shown, change) = match (verdict, scope.unwrap_or(Scope::Once)) {
             (ApprovalVerdict::Approve, Scope::Once) => {
-                self.without(policy.1, number).await?;
+                self.without(policy, number).await?;
                 let shown =
                     self.book.approve_once(number, policy.0.load().number, by.uid).map_err(refused)?;
                 (shown, ApprovalChange::ApprovedOnce)
@@ -139,25 +156,35 @@ impl Desk {
             (ApprovalVerdict::Approve, scope) => {
                 let entry = entry(number, &asked, &rule);
                 writable(&entry, &rule)?;
-                self.put_in_force(policy.1, number, entry).await?;
+                let in_force = self.put_in_force(policy.1, number, entry).await;
+                let settled =
+                    in_force.and_then(|()| self.book.settle(number, scope, rule, by.uid).map_err(refused));
+                if settled.is_err() {
+                    // Whatever came of it, nothing is in force that the book doesn't have.
+                    publish(policy.1, self.others(number)).await?;
+                }
                 let change = match scope {
                     Scope::Good => ApprovalChange::ApprovedForGood,
                     _ => ApprovalChange::ApprovedForRun,
                 };
-                (self.book.settle(number, scope, rule, by.uid).map_err(refused)?, change)
+                (settled?, change)
             }
             (ApprovalVerdict::Deny, _) => {
-                self.without(policy.1, number).await?;
+                self.without(policy, number).await?;
                 (self.book.deny(number, by.uid).map_err(refused)?, ApprovalChange::Denied)
             }
             (ApprovalVerdict::Revoke, _) => {
-                self.without(policy.1, number).await?;
+                self.without(policy, number).await?;
                 (self.book.revoke(number).map_err(refused)?, ApprovalChange::Revoked)
             }
         };
         record(&self.sink, event(&shown, change, Some(by.uid)));
         // Whoever reads that it is so may rely on it, whatever dies next.
-        self.write().await;
+        self.write().await.map_err(|error| {
+            let detail = format!("it is in force now, and not on disk: {error}");
+            Fault::new(Code::Unavailable, detail)
+                .hint("make room on the disk that holds the sandbox's state, and say it again")
+        })?;
         Ok(shown)
     }
 
@@ -169,29 +196,30 @@ impl Desk {
             return;
         }
         let Approval { id, binary, .. } = shown;
-        let what = harmless(&format!("{binary} asks for {}", shown.request())).replace('\n', "\\n");
+        let hash: String = shown.sha256.chars().take(12).collect();
+        let what = harmless(&format!("{binary} ({hash}) asks for {}", shown.request())).replace('\n', "\\n");
         say(&format!("{what}: `cofferdam approvals approve {id}`, or `deny {id}`"));
     }
 
-    /// Follows the book: on disk, and as a number.
+    /// Keeps the book's questions on disk.
     async fn keep(self) {
         let mut changes = self.book.changes();
         while changes.changed().await.is_ok() {
-            metrics::approvals_pending(self.book.pending());
-            self.write().await;
+            if let Err(error) = self.write().await {
+                tracing::warn!(%error, "{FILE} can't be written: what is asked now is forgotten with this supervisor");
+            }
+            tokio::time::sleep(WRITE_AGAIN).await;
         }
     }
 
-    async fn write(&self) {
+    async fn write(&self) -> std::io::Result<()> {
         let _one_at_a_time = self.writing.lock().await;
         let kept = self.book.kept();
         let written = tokio::task::spawn_blocking(move || {
             let bytes = serde_json::to_vec(&kept).map_err(std::io::Error::other)?;
             kept::write(Path::new(FILE), &bytes)
         });
-        if let Err(error) = written.await.map_err(std::io::Error::other).flatten() {
-            tracing::warn!(%error, "{FILE} can't be written: what is answered now is forgotten with this supervisor");
-        }
+        written.await.map_err(std::io::Error::other).flatten()
     }
 
     /// The policy with this beside what was approved before.
@@ -201,12 +229,10 @@ impl Desk {
         number: u64,
         new: Approved,
     ) -> Result<(), Fault> {
-        let before = self.others(number);
-        let (id, mut all) = (new.id.clone(), before.clone());
+        let (id, mut all) = (new.id.clone(), self.others(number));
         all.push(new);
         let published = publish(policy, all).await?;
         if published.left_out.contains(&id) {
-            publish(policy, before).await?;
             return Err(Fault::new(
                 Code::Conflict,
                 "the policy has an entry that contradicts it: the same host and port with another `protocol` or `tls`",
@@ -216,10 +242,16 @@ impl Desk {
         Ok(())
     }
 
-    /// The policy without this, where it has it.
-    async fn without(&self, policy: &Address<policy::actor::Msg>, number: u64) -> Result<(), Fault> {
+    /// The policy without this, where it has it or the book says that it should.
+    async fn without(
+        &self,
+        (store, policy): (&policy::Store, &Address<policy::actor::Msg>),
+        number: u64,
+    ) -> Result<(), Fault> {
         let others = self.others(number);
-        if others.len() < self.book.approved().len() {
+        let key = Approved::key(&number.to_string());
+        let is_there = store.load().policy.network().iter().any(|entry| entry.approved && *entry.key == *key);
+        if is_there || others.len() < self.book.approved().len() {
             publish(policy, others).await?;
         }
         Ok(())
@@ -258,6 +290,14 @@ impl approval::Operator for Desk {
                 Word::Full => approval::Word::Full,
             }
         })
+    }
+}
+
+/// Follows the book as a number.
+async fn count(book: Approvals) {
+    let mut changes = book.changes();
+    while changes.changed().await.is_ok() {
+        metrics::approvals_pending(book.pending());
     }
 }
 

@@ -89,7 +89,8 @@ impl Ready {
     /// Makes it.
     pub async fn make(plan: &Plan, handover: &mut Handover, heart: &HeartLine) -> Result<Self, Refused> {
         let presets = presets(&plan.policy.presets)?;
-        let asked = plan.approvals.map(|hold| approvals::book(&plan.name, hold, handover.beginning));
+        let asked =
+            plan.approvals.map(|hold| approvals::book(&plan.name, hold, handover.beginning)).transpose()?;
         let approved = asked.as_ref().map(approvals::entries).unwrap_or_default();
         let (policy, policy_seen) = policy_store(plan, handover, &presets, &approved)?;
         let secrets: Secrets = match handover.take(slot::SECRETS) {

@@ -60,6 +60,12 @@ impl Approved {
         }
     }
 
+    /// The name of its entry.
+    #[must_use]
+    pub fn key(id: &str) -> String {
+        format!("approved-{id}")
+    }
+
     /// Whether it can be an entry at all.
     ///
     /// # Errors
@@ -86,7 +92,7 @@ impl Approved {
             }],
             "binaries": [{ "path": self.binary, "sha256": self.sha256, "ancestors": false }],
         });
-        let name = format!("approved-{}", self.id);
+        let name = Self::key(&self.id);
         let text = json!({
             "preset": { "name": "approvals", "description": "what the operator approved" },
             "network_policies": { name: entry },

@@ -71,5 +71,6 @@ pub use read::{Parsed, Preset, parse, parse_preset};
 pub use reference::reference;
 pub use regular::open_regular;
 pub use reload::{Loader, Observer, Published, Refused, Reloaded, Seen};
+pub use renamed::names_another_method;
 pub use schema::schema;
 pub use shares::{Party, Share, Shares, Spent, TO_WHAT_IS_LEFT};

@@ -28,6 +28,12 @@ pub(crate) fn renamed(treatment: Treatment, facts: &RequestFacts<'_>) -> Vec<Ren
     }
 }
 
+/// Whether the query of a request that is judged names another method than its own.
+#[must_use]
+pub fn names_another_method(query: &Query, own: &str) -> bool {
+    !named_in(query, own).is_empty()
+}
+
 /// All the methods that a query names and that aren't the request's own.
 fn named_in(query: &Query, own: &str) -> Vec<Renamed> {
     let always = ALWAYS.iter().flat_map(|name| query.values(name)).map(read);

@@ -23,7 +23,7 @@ use crate::caller::{Claim, Judged};
 use crate::conn::Deps;
 use crate::guard::HOST_NAME;
 use crate::intent::{Ask, Exchange, Intent};
-use crate::limits::{MAX_HELD, MAX_TIMES_ASKED};
+use crate::limits::{MAX_ASKED_BYTES, MAX_HELD, MAX_TIMES_ASKED};
 use crate::road;
 use crate::verdict::{Granted, Unlisted};
 
@@ -107,8 +107,8 @@ pub(crate) enum Ruling {
 }
 
 /// The policy's word, where somebody is asked about what it doesn't name: a destination that no entry has for this program; or a
-/// request that nothing but other approvals has a rule near. Nobody is asked about a WebSocket: what is said on it would be
-/// approved unseen.
+/// request that nothing but other approvals has a rule near. Nobody is asked about what a question doesn't show: what is said on a
+/// WebSocket, a request that asks for more than its method and path say, a program with code of unknown origin in it.
 ///
 /// # Errors
 /// The policy's denial, about which nobody is asked.
@@ -125,7 +125,7 @@ pub(crate) fn rule(
         return granted.map(Ruling::Granted);
     }
     let exchange = match intent.ask() {
-        Ask::Exchange(exchange) if exchange.websocket => return granted.map(Ruling::Granted),
+        Ask::Exchange(exchange) if !can_be_shown(exchange, caller) => return granted.map(Ruling::Granted),
         Ask::Exchange(exchange) => Some(exchange),
         Ask::Tunnel => None,
     };
@@ -141,6 +141,12 @@ pub(crate) fn rule(
         return Ok(Ruling::Unnamed(Denial { policy: None, hint: None, ..denial }));
     }
     Ok(Ruling::Granted(granted))
+}
+
+/// Whether a question shows all that is asked for, and who asks.
+fn can_be_shown(exchange: &Exchange, caller: &Judged) -> bool {
+    let length = exchange.path.as_str().len() + caller.executable.path.len();
+    !exchange.websocket && !exchange.asks_for_more() && !caller.foreign_code && length <= MAX_ASKED_BYTES
 }
 
 /// What becomes of it.
@@ -178,8 +184,11 @@ async fn held(
     mut unnamed: Unnamed,
 ) -> Result<(Judged, Arc<Generation>, Granted), Refusal> {
     let mut generations = deps.policy.subscribe();
-    for time in 0..MAX_TIMES_ASKED {
-        let asked = operator.ask(Question { again: time > 0, ..question(intent, exchange, &unnamed) });
+    let mut asked_by: Option<Executable> = None;
+    for _ in 0..MAX_TIMES_ASKED {
+        let program = &unnamed.caller.executable;
+        let again = asked_by.replace(program.clone()).is_some_and(|before| before == *program);
+        let asked = operator.ask(Question { again, ..question(intent, exchange, &unnamed) });
         let word = tokio::select! {
             word = asked => word,
             // It may name it now.

@@ -90,6 +90,11 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Whether it asks for more than its method and path say: another method by its query, or another resource by its head.
+    pub(crate) fn asks_for_more(&self) -> bool {
+        !self.seconds.is_empty() || policy::names_another_method(&self.query, self.method.as_str())
+    }
+
     /// Hands over what the policy judges of it, by this method.
     fn facts<T>(&self, method: &Method, judge: impl FnOnce(&policy::RequestFacts<'_>) -> T) -> T {
         let with = |content: policy::Content<'_>| {

@@ -36,6 +36,8 @@ pub const MAX_HTTP_CONNECTIONS: usize = 2048;
 pub const MAX_EXCHANGES: usize = 1024;
 /// Requests that wait for the operator's word at a time (`approvals: { unlisted: ask }`).
 pub const MAX_HELD: usize = 64;
+/// Bytes of a request's path and its program's together, beyond which nobody is asked about it: nobody would read it.
+pub const MAX_ASKED_BYTES: usize = 2048;
 /// How often one request is asked for, where the policy changes while it waits (each answer for the run changes it); then it is
 /// refused.
 pub const MAX_TIMES_ASKED: usize = 256;
@@ -200,6 +202,7 @@ mod tests {
             MAX_EXCHANGES,
             MAX_HELD,
             MAX_TIMES_ASKED,
+            MAX_ASKED_BYTES,
             MAX_HEADS_BYTES,
             FREE_HEAD_BYTES,
             IO_BUFFER_BYTES,

@@ -206,11 +206,12 @@ impl Book {
 
     pub(super) fn approve_once(&mut self, id: u64, generation: u64, by: u32) -> Result<(), Refused> {
         let question = self.question(id)?;
+        // What was answered before holds no more, whatever comes of this.
+        question.answer = Answer::Open;
+        question.by = Some(by);
         if question.generation != generation {
             return Err(Refused::Outdated);
         }
-        question.by = Some(by);
-        question.answer = Answer::Open;
         while let Some((_, tell)) = question.waiters.pop_front() {
             // One that left meanwhile is not the one that was let through.
             if tell.send(Word::Once).is_ok() {

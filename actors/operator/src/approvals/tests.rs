@@ -70,6 +70,16 @@ async fn an_approval_is_of_the_generation_that_it_was_asked_under() {
 }
 
 #[tokio::test]
+async fn what_is_narrowed_is_no_longer_what_it_was() {
+    let book = book(Duration::from_millis(1));
+    book.ask(asked("/a"), (1, false), drop).await;
+    book.settle(1, Scope::Run, Rule::default(), ROOT).unwrap();
+    // Taking it out of the policy made another generation.
+    assert_eq!(book.approve_once(1, 2, ROOT).unwrap_err(), Refused::Outdated);
+    assert_eq!((book.approved().len(), book.list()[0].state), (0, ApprovalState::Waiting));
+}
+
+#[tokio::test]
 async fn another_program_content_method_or_path_is_another_question() {
     let book = book(Duration::from_millis(1));
     let base = asked("/a");

@@ -114,6 +114,20 @@ async fn what_is_refused_for_another_reason_is_not_asked_for() {
     let host = "host.cofferdam.internal:8080";
     let request = format!("GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\n\r\n");
     assert_eq!(json(&bed.talk(request).await)["layer"], "l4");
+    // What a question wouldn't show.
+    let more = |head: &str| format!("{head}Host: no.test\r\nContent-Length: 0\r\n");
+    for head in [
+        more("POST http://no.test/a?_method=DELETE HTTP/1.1\r\n"),
+        format!("{}X-Amz-Copy-Source: /private/b\r\n", more("PUT http://no.test/a HTTP/1.1\r\n")),
+        format!("{}Destination: http://no.test/private\r\n", more("MOVE http://no.test/a HTTP/1.1\r\n")),
+        more(&format!("GET http://no.test/{} HTTP/1.1\r\n", "a".repeat(crate::limits::MAX_ASKED_BYTES))),
+    ] {
+        assert_eq!(json(&bed.talk(format!("{head}\r\n")).await)["layer"], "l4", "{head}");
+    }
+    bed.who.foreign.store(true, std::sync::atomic::Ordering::Relaxed);
+    let plain = "GET http://no.test/ HTTP/1.1\r\nHost: no.test\r\n\r\n";
+    assert_eq!(json(&bed.talk(plain).await)["error"], "policy_denied");
+    bed.who.foreign.store(false, std::sync::atomic::Ordering::Relaxed);
     // Who asks can't be told.
     bed.who.unknown.store(true, std::sync::atomic::Ordering::Relaxed);
     let elsewhere = format!("GET http://no.test:{p}/ HTTP/1.1\r\nHost: no.test:{p}\r\n\r\n", p = raw.port);

@@ -262,6 +262,8 @@ pub struct Who {
     pub untold: AtomicBool,
     /// Whether its parent is seen as well: another identity of the same program.
     pub ancestor: AtomicBool,
+    /// Whether code of unknown origin is mapped in it.
+    pub foreign: AtomicBool,
     /// Whether nobody answers, however long one waits.
     pub mute: AtomicBool,
     pub asked: AtomicUsize,
@@ -278,6 +280,7 @@ impl Default for Who {
             unknown: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             ancestor: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
             mute: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
             looked: AtomicUsize::new(0),
@@ -312,7 +315,7 @@ impl Identify for Who {
             let parent = Executable { path: "/usr/bin/parent".into(), sha256: [8; 32] };
             let ancestors = self.ancestor.load(Ordering::Relaxed).then_some(parent);
             Ok(Caller {
-                foreign_code: false,
+                foreign_code: self.foreign.load(Ordering::Relaxed),
                 party: Party(self.party.load(Ordering::Relaxed)),
                 executable: Executable { path: path.into(), sha256: [7; 32] },
                 ancestors: ancestors.into_iter().collect(),
