@@ -74,10 +74,20 @@ while True:
     let inode = connected(&cage, "exec 3<>/dev/tcp/127.0.0.1/3128; readlink /proc/$$/fd/3; read <&3");
     let hog = cage.spawn_silent("hog", &["bash", "-c", &program]).expect("spawn").process;
     let deadline = std::time::Instant::now() + crate::bed::PATIENCE;
+    let mut refused = 0;
     while !cage.has_ended(hog) {
-        let list = holders(&cage, inode).expect("whoever else asks is told").0;
-        assert_eq!(list.len(), 1, "{list:?}");
         assert!(std::time::Instant::now() < deadline, "{:?}", cage.floods());
+        let list = match holders(&cage, inode) {
+            Ok((list, ..)) => list,
+            // On a slow machine it may have made as much again before the look that follows its loss; but not each time.
+            Err(Refusal::Flooded { .. }) if refused < 3 => {
+                refused += 1;
+                continue;
+            }
+            Err(refusal) => panic!("whoever else asks is told: {refusal:?}"),
+        };
+        refused = 0;
+        assert_eq!(list.len(), 1, "{list:?}");
     }
     assert_eq!(cage.wait(hog), ExitStatus::Signal(9));
     assert!(cage.floods().iter().all(|(agent, _)| agent == "hog"), "{:?}", cage.floods());
