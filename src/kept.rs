@@ -55,6 +55,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Removes from the working directory what a process left that was killed while it wrote `name`: whatever else `is_of` it. For when nobody
+/// else writes.
+pub fn clear_away(name: &str, is_of: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(".") else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let file = entry.file_name();
+        if file.to_str().is_some_and(|file| file != name && is_of(file)) {
+            let _gone = fs::remove_file(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, 
 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, harmless, print, print_json, table};
+use crate::cli::out::{Failure, Outcome, Paint, harmless, one_line, print, print_json, table};
 use crate::cli::wait_for;
 use crate::state::{Name, Presence, Root};
 
@@ -176,9 +176,4 @@ fn cell(text: &str) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-/// A path is the agent's to choose: it does nothing to a terminal and stays in its row.
-fn one_line(path: &str) -> String {
-    harmless(path).replace('\n', "\\n").replace('\t', "\\t")
 }

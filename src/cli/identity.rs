@@ -4,7 +4,7 @@ use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
 
 use crate::cli::args::IdentityCommand;
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, harmless, print, print_json, table};
+use crate::cli::out::{Failure, Outcome, Paint, one_line, print, print_json, table};
 use crate::cli::wait_for;
 use crate::state::Root;
 
@@ -64,9 +64,4 @@ fn tell(identity: &Identity, json: bool, words: &str) -> Outcome {
         false => print(&format!("{words}\n")).map_err(Failure::from)?,
     }
     Ok(0)
-}
-
-/// A path is the agent's to choose: it does nothing to a terminal and stays in its row.
-fn one_line(path: &str) -> String {
-    harmless(path).replace('\n', "\\n").replace('\t', "\\t")
 }

@@ -163,6 +163,11 @@ fn wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// As [`harmless`], of what is one row or line.
+pub fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', "\\n").replace('\t', "\\t")
+}
+
 /// Text of an agent's for a person's terminal: everything that could move the cursor, set a title or a clipboard, or
 /// turn the reading direction is shown as an escape instead of done.
 pub fn harmless(text: &str) -> String {

@@ -21,7 +21,7 @@ use telemetry::metrics;
 use tokio::sync::Mutex;
 
 use super::records::record;
-use crate::cli::out::{harmless, say};
+use crate::cli::out::{one_line, say};
 use crate::kept;
 
 /// Where questions and answers are kept, in the sandbox's state directory.
@@ -52,23 +52,12 @@ pub fn is_of_approvals(name: &str) -> bool {
     name.starts_with("approvals.")
 }
 
-/// Removes what a process left that was killed while it wrote: nobody else writes now.
-fn clear_away() {
-    let Ok(entries) = std::fs::read_dir(".") else { return };
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name != FILE && is_of_approvals(name)) {
-            let _gone = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
 ///
 /// # Errors
 /// What an earlier run was allowed, and this one isn't, can't be taken off the disk.
 pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> std::io::Result<Approvals> {
-    clear_away();
+    kept::clear_away(FILE, is_of_approvals);
     let kept = match kept::read(Path::new(FILE)) {
         Ok(Some(bytes)) => serde_json::from_slice::<Kept>(&bytes).map_err(|e| e.to_string()),
         Ok(None) => Ok(Kept::default()),
@@ -197,7 +186,7 @@ impl Desk {
         }
         let Approval { id, binary, .. } = shown;
         let hash: String = shown.sha256.chars().take(12).collect();
-        let what = harmless(&format!("{binary} ({hash}) asks for {}", shown.request())).replace('\n', "\\n");
+        let what = one_line(&format!("{binary} ({hash}) asks for {}", shown.request()));
         say(&format!("{what}: `cofferdam approvals approve {id}`, or `deny {id}`"));
     }
 

@@ -36,13 +36,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Removes what a process left that was killed while it wrote: nobody else writes now.
 pub fn clear_away() {
-    let Ok(entries) = fs::read_dir(".") else { return };
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name != FILE && gateway::budgets::is_of_counts(name)) {
-            let _gone = fs::remove_file(entry.path());
-        }
-    }
+    kept::clear_away(FILE, gateway::budgets::is_of_counts);
 }
 
 #[cfg(test)]
