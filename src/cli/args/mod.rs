@@ -1,0 +1,211 @@
+//! What can be typed: the command line as data, with its help texts.
+//!
+//! Holds no behaviour. Each command's meaning is in the file of its name in the directory above.
+
+mod answers;
+mod policy;
+mod start;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+
+pub use answers::{AnswerArgs, ApprovalsCommand, IdentityCommand, Span};
+pub use policy::{ExplainArgs, PolicyCommand, Says};
+pub use start::{EnforcementArg, ExecArgs, LogFormat, RestartWhen, RunArgs, UpArgs, metrics_address};
+
+/// Runs an AI agent in a sandbox that denies by default: network, filesystem, process, inference.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Examples:\n  cofferdam demo\n  cofferdam run -- bash\n  \
+    cofferdam run --preset pypi --workspace . -- pip install requests\n\n\
+    Exit codes: the command's own (128+n for signal n); 125 cofferdam refused or failed; \
+    126 not executable; 127 not found.")]
+pub struct Cli {
+    /// Directory that holds every sandbox's state
+    #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_STATE", hide_env_values = true)]
+    #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub state: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one agent in a sandbox, in the foreground
+    #[command(after_help = "Example:\n  cofferdam run --workspace . -- python3 agent.py\n  \
+        cofferdam run --preset github --env TZ=UTC -- bash")]
+    Run(RunArgs),
+    /// Run a long-lived sandbox from a file
+    #[command(after_help = "Example:\n  cofferdam up -f cofferdam.yaml")]
+    Up(UpArgs),
+    /// Run another process in a running sandbox, under the same controls
+    #[command(after_help = "Example:\n  cofferdam exec -it assistant -- bash")]
+    Exec(ExecArgs),
+    /// List the sandboxes
+    #[command(after_help = "Example:\n  cofferdam ps --json")]
+    Ps(JsonArgs),
+    /// Show a sandbox's condition: parts, policy, controls
+    #[command(after_help = "Example:\n  cofferdam status assistant")]
+    Status(NamedJson),
+    /// Show the live actor tree: state, uptime, restarts, last failure
+    #[command(after_help = "Example:\n  cofferdam tree assistant")]
+    Tree(NamedJson),
+    /// Show the agents' output, redacted
+    #[command(after_help = "Example:\n  cofferdam logs assistant -f --tail 20")]
+    Logs(LogsArgs),
+    /// Stop a sandbox in order
+    #[command(after_help = "Example:\n  cofferdam stop assistant")]
+    Stop(StopArgs),
+    /// Restart one actor of a running sandbox
+    #[command(after_help = "Example:\n  cofferdam restart assistant proxy")]
+    Restart(ActorArgs),
+    /// Make an actor panic (only in a sandbox started with --allow-fault-injection)
+    #[command(after_help = "Example:\n  cofferdam crash assistant proxy")]
+    Crash(ActorArgs),
+    /// List what programs contained at first use; accept an upgraded one, forget one
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam identity list assistant\n  \
+                            cofferdam identity accept assistant /sandbox/venv/bin/python3"
+    )]
+    Identity(IdentityCommand),
+    /// Answer what agents ask for beyond the policy (`approvals: { unlisted: ask }` in cofferdam.yaml)
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam approvals list\n  cofferdam approvals approve assistant-3 --for run\n  \
+                            cofferdam approvals watch assistant"
+    )]
+    Approvals(ApprovalsCommand),
+    /// Check, explain, compare, show and change policies
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam policy check policy.yaml\n  \
+                            cofferdam policy explain --preset github --binary /usr/bin/gh GET https://api.github.com/user"
+    )]
+    Policy(PolicyCommand),
+    /// Copy standard input (or a file) to standard output, secrets replaced
+    #[command(after_help = "Example:\n  echo 'key: ghp_…' | cofferdam redact")]
+    Redact(RedactArgs),
+    /// Verify and show the audit log
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam audit show assistant | tail\n  \
+                            cofferdam audit verify assistant"
+    )]
+    Audit(AuditCommand),
+    /// Show what this machine can enforce, each control proven by trying it
+    #[command(after_help = "Example:\n  cofferdam doctor\n  cofferdam doctor --json")]
+    Doctor(JsonArgs),
+    /// The tour: an agent meets every layer, while cofferdam's parts are killed under it
+    #[command(after_help = "Example:\n  cofferdam demo")]
+    Demo(DemoArgs),
+    /// Comes with a later release
+    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "snapshot", "restore", "term"])]
+    Later {
+        /// Whatever it is to be told.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
+}
+
+/// A listing without a name.
+#[derive(Debug, Args)]
+pub struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A listing about one sandbox.
+#[derive(Debug, Args)]
+pub struct NamedJson {
+    /// The sandbox
+    pub name: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The sandbox
+    pub name: String,
+    /// Only this agent's
+    #[arg(long)]
+    pub agent: Option<String>,
+    /// Go on as output comes
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// Begin with the last so many lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<u64>,
+    /// Print one JSON record a line
+    #[arg(long)]
+    pub json: bool,
+    /// On a terminal too, print the agents' bytes as they are: they may do to it what they like
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// `stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// The sandbox
+    pub name: String,
+    /// How long the agents get between SIGTERM and SIGKILL
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub grace: std::time::Duration,
+}
+
+/// `restart` and `crash`.
+#[derive(Debug, Args)]
+pub struct ActorArgs {
+    /// The sandbox
+    pub name: String,
+    /// The actor, as `cofferdam tree` names it (an agent: agents/NAME)
+    pub actor: String,
+}
+
+/// `redact`.
+#[derive(Debug, Args)]
+pub struct RedactArgs {
+    /// Read this file instead of standard input
+    pub file: Option<PathBuf>,
+}
+
+/// `audit …`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Check the hash chain: finds changed, missing and reordered records
+    #[command(after_help = "Example:\n  cofferdam audit verify assistant")]
+    Verify {
+        /// The sandbox, or a path to an audit.jsonl
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the records
+    #[command(after_help = "Example:\n  cofferdam audit show assistant | tail")]
+    Show {
+        /// The sandbox, or a path to an audit.jsonl
+        name: String,
+        /// Print the records as they are stored
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Keep the demo's state directory and print where it is
+    #[arg(long)]
+    pub keep: bool,
+}
