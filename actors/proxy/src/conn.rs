@@ -19,6 +19,7 @@ use crate::caller::{Claim, Identify};
 use crate::credentials::{Credentials, Guard};
 use crate::guard::Resolver;
 use crate::intent::Scope;
+use crate::interim::Interim;
 use crate::names::Book;
 use crate::outcome::Journal;
 use crate::pool::Pool;
@@ -139,6 +140,8 @@ pub(crate) struct Conn {
     seat: Mutex<Option<Seat>>,
     next: Mutex<Option<Next>>,
     fault: OnceLock<Fault>,
+    /// Where an answer can be preceded by what its destination says of it: not on HTTP/2.
+    interim: OnceLock<Interim>,
     refused: AtomicBool,
     in_flight: AtomicUsize,
 }
@@ -155,6 +158,7 @@ impl Conn {
             seat: Mutex::default(),
             next: Mutex::default(),
             fault: OnceLock::new(),
+            interim: OnceLock::new(),
             refused: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
         }
@@ -205,6 +209,15 @@ impl Conn {
     /// Where violations of this connection's framing will stand.
     pub(crate) fn watch(&self, fault: Fault) {
         let _set_once_per_connection = self.fault.set(fault);
+    }
+
+    /// Where interim answers of this connection are to be put.
+    pub(crate) fn passes_interim(&self, interim: Interim) {
+        let _set_once_per_connection = self.interim.set(interim);
+    }
+
+    pub(crate) fn interim(&self) -> Option<&Interim> {
+        self.interim.get()
     }
 
     /// The violation that broke this connection off, if one did.

@@ -19,6 +19,7 @@ use crate::body::{Body, empty};
 use crate::conn::Conn;
 use crate::credentials::{Guard, Sent};
 use crate::intent::{Exchange, Scope};
+use crate::interim::{Expected, Interim};
 use crate::limits::FIRST_BYTE_DEADLINE;
 use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
@@ -75,11 +76,20 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     }
     let tripped = sent.body.tripped();
     let request = outgoing(&parts, &permitted, sent, (&ledger, &live))?;
+    // Where an answer is searched for credentials, or is no answer, nothing comes before it.
+    let hears = guard.is_none() && handshake.is_none() && parts.version == Version::HTTP_11;
+    let expected = conn.interim().filter(|_| hears).map(Interim::expect);
     let shape = |request, sender: &Sender| {
-        reshape(request, &permitted.granted.destination, exchange.tls, sender, handshake.as_ref())
+        let mut request =
+            reshape(request, &permitted.granted.destination, exchange.tls, sender, handshake.as_ref())?;
+        if let Some(expected) = expected.as_ref().filter(|_| !sender.is_http2()) {
+            expected.listen(&mut request);
+        }
+        Ok::<_, Refusal>(request)
     };
     let request = shape(request, &sender)?;
-    let response = match send(conn, &mut sender, request, &live, &ledger).await {
+    let waits = (&*live, &*ledger, expected.as_ref());
+    let response = match send(conn, &mut sender, request, waits).await {
         Ok(response) => response,
         Err(Failed::Refused(refusal)) => {
             let refusal = tripped.denial().map_or(refusal, |denial| permitted.but(denial.clone()));
@@ -94,7 +104,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
                 return Err(revoked());
             }
             let request = shape(*request, &sender)?;
-            match send(conn, &mut sender, request, &live, &ledger).await {
+            match send(conn, &mut sender, request, waits).await {
                 Ok(response) => response,
                 Err(Failed::Refused(refusal)) => return Err(refusal),
                 Err(Failed::Unsent(_)) => {
@@ -104,6 +114,9 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
             }
         }
     };
+    if let Some(expected) = expected {
+        expected.settled().await;
+    }
     ledger.answered(response.status());
     if guard.is_some() && !Guard::is_clear(response.status(), response.headers()) {
         return Err(Refusal::Unreachable(
@@ -225,27 +238,32 @@ enum Failed {
     Refused(Refusal),
 }
 
+/// By what an answer is waited for: the decision, what moves, and what may come before it.
+type Waits<'a> = (&'a Live, &'a Ledger, Option<&'a Expected>);
+
 async fn send(
     conn: &Conn,
     sender: &mut Sender,
     request: Request<Body>,
-    live: &Live,
-    ledger: &Ledger,
+    waits: Waits<'_>,
 ) -> Result<Response<Incoming>, Failed> {
-    let result = sent(sender.send(request), live, ledger).await?;
+    let result = sent(sender.send(request), waits).await?;
     result.map_err(|unsent| failed(conn, sender, unsent))
 }
 
 /// Waits for the answer's head, as long as the decision stands and something moves.
-async fn sent<T>(sending: impl Future<Output = T>, live: &Live, ledger: &Ledger) -> Result<T, Failed> {
+async fn sent<T>(sending: impl Future<Output = T>, (live, ledger, expected): Waits<'_>) -> Result<T, Failed> {
     let fallen = live.revoked();
-    tokio::pin!(sending, fallen);
+    // One clock for all of it: what comes before an answer is none.
+    let silence = tokio::time::sleep(FIRST_BYTE_DEADLINE);
+    tokio::pin!(sending, fallen, silence);
     let mut sent = ledger.up();
     loop {
         tokio::select! {
             result = &mut sending => return Ok(result),
             () = &mut fallen => return Err(Failed::Refused(revoked())),
-            () = tokio::time::sleep(FIRST_BYTE_DEADLINE) => {
+            () = arrived(expected) => {}
+            () = &mut silence => {
                 // An upload that still moves is no silence.
                 let now = ledger.up();
                 if now == sent {
@@ -253,8 +271,16 @@ async fn sent<T>(sending: impl Future<Output = T>, live: &Live, ledger: &Ledger)
                     return Err(Failed::Refused(Refusal::Timeout(why)));
                 }
                 sent = now;
+                silence.as_mut().reset(tokio::time::Instant::now() + FIRST_BYTE_DEADLINE);
             }
         }
+    }
+}
+
+async fn arrived(expected: Option<&Expected>) {
+    match expected {
+        Some(expected) => expected.arrived().await,
+        None => std::future::pending().await,
     }
 }
 

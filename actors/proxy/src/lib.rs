@@ -25,6 +25,7 @@ pub mod credentials;
 pub mod guard;
 pub mod identity;
 pub mod intent;
+mod interim;
 pub mod limits;
 pub mod listen;
 pub mod names;

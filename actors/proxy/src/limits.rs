@@ -24,6 +24,10 @@ pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
 /// Header fields in one upstream response head. What the HTTP library holds without taking memory for each response; Python's own
 /// client takes no more either.
 pub const MAX_RESPONSE_HEADERS: usize = 100;
+/// Interim answers (103 and such) that are passed on before one answer; more are dropped.
+pub const MAX_INTERIM: usize = 16;
+/// Bytes of interim answers that wait for a connection to take them; what has no room is dropped.
+pub const MAX_INTERIM_BYTES: usize = 8 * 1024;
 /// Connections of agents', and as many to servers, that may buffer as much as a fast line can fill; each later one buffers
 /// [`CROWDED_BUFFER_BYTES`]: what a crowd pins is bounded in all.
 pub const SPACIOUS_CONNECTIONS: usize = 32;
@@ -196,6 +200,8 @@ mod tests {
             MAX_TRAILER_BYTES,
             MAX_RESPONSE_HEAD_BYTES,
             MAX_RESPONSE_HEADERS,
+            MAX_INTERIM,
+            MAX_INTERIM_BYTES,
             SPACIOUS_CONNECTIONS,
             CROWDED_BUFFER_BYTES,
             MAX_HTTP_CONNECTIONS,

@@ -59,6 +59,7 @@ where
     let heads = Heads::new(conn.deps.tracker.head_room(conn.claim.party()));
     let strict = StrictIo::new(stream, surplus, heads.clone());
     conn.watch(strict.fault());
+    conn.passes_interim(strict.interim());
     let answered = Arc::new(AtomicU64::new(0));
     let service = service_fn(|request| {
         let (conn, answered) = (Arc::clone(conn), Arc::clone(&answered));

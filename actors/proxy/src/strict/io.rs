@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::framing::Framing;
 use super::named::Named;
 use super::{Violation, head};
+use crate::interim::Interim;
 use crate::limits::{
     BODY_IDLE, FREE_HEAD_BYTES, HEAD_DEADLINE, IO_BUFFER_BYTES, KEEP_ALIVE_IDLE, MAX_HEAD_BYTES, WRITE_STALL,
 };
@@ -47,6 +48,10 @@ pub struct StrictIo<T> {
     named: Option<Box<Named>>,
     /// Heads that became requests.
     heads: u64,
+    /// What goes to the peer beside the library's answers.
+    interim: Interim,
+    /// What of it has begun to leave.
+    leaving: BytesMut,
     read_timer: Timer,
     write_timer: Timer,
 }
@@ -88,6 +93,8 @@ impl<T> StrictIo<T> {
             unanswered: None,
             named: None,
             heads: 0,
+            interim: Interim::default(),
+            leaving: BytesMut::new(),
             read_timer: Timer::default(),
             write_timer: Timer::default(),
         }
@@ -96,6 +103,11 @@ impl<T> StrictIo<T> {
     /// Where the reason for an early end will stand.
     pub fn fault(&self) -> Fault {
         Arc::clone(&self.fault)
+    }
+
+    /// Where interim answers are put that are to be written between the library's.
+    pub(crate) fn interim(&self) -> Interim {
+        self.interim.clone()
     }
 
     /// Whether a violation was found while a head was read, so that no request will answer for it.
@@ -328,6 +340,17 @@ impl<T: AsyncRead + Unpin> StrictIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> StrictIo<T> {
+    /// Writes what has begun to leave, so that nothing comes between its bytes.
+    fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.leaving.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.leaving))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => self.leaving.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn watch<R>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         if poll.is_ready() {
             self.write_timer.clear();
@@ -343,7 +366,10 @@ impl<T: AsyncWrite + Unpin> StrictIo<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let poll = match self.poll_leaving(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_write(cx, bytes),
+            other => other.map_ok(|()| 0),
+        };
         self.watch(cx, poll)
     }
 
@@ -352,7 +378,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let poll = match self.poll_leaving(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+            other => other.map_ok(|()| 0),
+        };
         self.watch(cx, poll)
     }
 
@@ -360,8 +389,18 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
         self.stream.is_write_vectored()
     }
 
+    /// The library comes here whenever it has looked for something to do, and only once all that it made is written: between two
+    /// answers, or while one is waited for.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        if self.leaving.is_empty()
+            && let Some(interim) = self.interim.take()
+        {
+            self.leaving = interim;
+        }
+        let poll = match self.poll_leaving(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_flush(cx),
+            other => other,
+        };
         self.watch(cx, poll)
     }
 

@@ -11,6 +11,7 @@ mod crowd;
 mod exchanges;
 mod gone;
 mod hands;
+mod interim;
 mod live;
 mod protocols;
 mod stalls;
