@@ -61,7 +61,7 @@ pub fn early_hints(stage: &Stage) -> Result<()> {
     );
     let hinted = "HTTP/1.1 103 Early Hints link: </style.css>; rel=preload HTTP/1.1 200 OK ok";
     let three = format!("{hinted} HTTP/1.1 200 OK ok {hinted}");
-    let prints = [&three, &three, "HTTP/2 200 ok", DENIED];
+    let prints = [&three, &three, "HTTP/2 200  ok", DENIED];
     both(stage, &script, &Told { prints: &prints, arrives: "", evil: Evil::Untried })
 }
 
