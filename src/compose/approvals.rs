@@ -5,8 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent::protocol::Beginning;
 use futures_util::future::BoxFuture;
@@ -20,8 +19,8 @@ use telemetry::audit::{self, ApprovalChange, Event, Sink};
 use telemetry::metrics;
 use tokio::sync::Mutex;
 
+use super::questions::Questions;
 use super::records::record;
-use crate::cli::out::{one_line, say};
 use crate::kept;
 
 /// Where questions and answers are kept, in the sandbox's state directory.
@@ -42,8 +41,8 @@ pub struct Desk {
     answering: Arc<Mutex<()>>,
     /// Held from looking at the book until that is on disk: nothing older comes after it.
     writing: Arc<Mutex<()>>,
-    /// Where questions are told as they come: when the last one was, in seconds since the first could be.
-    told: Option<Arc<(Instant, AtomicU64)>>,
+    /// Where questions are told as they come.
+    told: Option<Questions>,
 }
 
 /// Whether a file of the state directory is that, or what a process left that was killed while it wrote.
@@ -94,7 +93,7 @@ impl Desk {
     /// Keeps the book on disk from now on. `tells`: each question is told on standard error.
     #[must_use]
     pub fn open(book: Approvals, sink: Sink, tells: bool) -> Self {
-        let told = tells.then(|| Arc::new((Instant::now(), AtomicU64::new(0))));
+        let told = tells.then(Questions::open);
         let desk = Self { book, sink, answering: Arc::default(), writing: Arc::default(), told };
         tokio::spawn(desk.clone().keep());
         tokio::spawn(count(desk.book.clone()));
@@ -177,19 +176,6 @@ impl Desk {
         Ok(shown)
     }
 
-    /// One line a second at most: an agent may ask for as much as it likes.
-    fn tell(&self, shown: &Approval) {
-        let Some((since, last)) = self.told.as_deref() else { return };
-        let now = since.elapsed().as_secs() + 1;
-        if last.swap(now, Ordering::Relaxed) == now {
-            return;
-        }
-        let Approval { id, binary, .. } = shown;
-        let hash: String = shown.sha256.chars().take(12).collect();
-        let what = one_line(&format!("{binary} ({hash}) asks for {}", shown.request()));
-        say(&format!("{what}: `cofferdam approvals approve {id}`, or `deny {id}`"));
-    }
-
     /// Keeps the book's questions on disk.
     async fn keep(self) {
         let mut changes = self.book.changes();
@@ -268,7 +254,9 @@ impl approval::Operator for Desk {
             let word = self.book.ask(asked, (generation, again), |shown| {
                 if !again {
                     record(&self.sink, event(&shown, ApprovalChange::Asked, None));
-                    self.tell(&shown);
+                    if let Some(told) = &self.told {
+                        told.asked(&shown);
+                    }
                 }
             });
             match word.await {

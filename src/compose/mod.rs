@@ -26,6 +26,7 @@ mod identities;
 mod log;
 mod news;
 mod outward;
+mod questions;
 mod records;
 mod refusals;
 mod roots;

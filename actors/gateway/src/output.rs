@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::fields::is_taken_for;
+use crate::{budgets::UNTOLD_OUTPUT, fields::is_taken_for};
 
 /// How much of an answer is asked for. Of what is said twice, or in a spelling that somebody takes for it, the most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,9 +32,13 @@ impl Output {
     pub fn hear(&mut self, key: &str, value: &RawValue) {
         // Saturates, as what is no number at all is for the provider to refuse.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what is wanted")]
-        let Some(count) = value.get().parse::<f64>().ok().map(|n| n.ceil() as u64) else { return };
+        let Some((is_none, count)) = value.get().parse::<f64>().ok().map(|n| (n < 0.0, n.ceil() as u64))
+        else {
+            return;
+        };
         if Self::MOST.into_iter().any(|name| is_taken_for(key, name)) {
-            self.most = self.most.max(Some(count));
+            // Local servers take a negative one for as much as there is.
+            self.most = self.most.max(Some(if is_none { UNTOLD_OUTPUT } else { count }));
         } else {
             self.answers = self.answers.max(count);
         }
@@ -84,6 +88,8 @@ mod tests {
             (r#","n":3,"best_of":8,"max_tokens":1e3"#, (Some(1000), 8)),
             (r#","n":0,"max_tokens":0.5"#, (Some(1), 1)),
             (r#","n":null,"max_tokens":"9""#, (None, 1)),
+            (r#","max_tokens":-1"#, (Some(UNTOLD_OUTPUT), 1)),
+            (r#","max_tokens":5,"max_completion_tokens":-2"#, (Some(UNTOLD_OUTPUT), 1)),
             (r#","max_tokens":1e999,"n":-4"#, (Some(u64::MAX), 1)),
             (r#","prompt":["a","b",[1,2],3],"n":2"#, (None, 6)),
             (r#","prompt":[1,2,3]"#, (None, 1)),

@@ -66,6 +66,12 @@ impl Approved {
         format!("approved-{id}")
     }
 
+    /// Whether an entry of this name looks like one that an approval became.
+    pub(crate) fn is_key(name: &str) -> bool {
+        let number = name.strip_prefix(&*Self::key("")).unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    }
+
     /// Whether it can be an entry at all.
     ///
     /// # Errors

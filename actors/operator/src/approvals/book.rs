@@ -51,6 +51,7 @@ pub(super) struct Book {
     ids: HashMap<Asked, u64>,
     last_id: u64,
     last_waiter: u64,
+    askings: u64,
 }
 
 struct Question {
@@ -59,6 +60,8 @@ struct Question {
     /// Under which generation of the policy it was last asked.
     generation: u64,
     count: u64,
+    /// Among all askings, which was this question's last: whole seconds tell no order.
+    last_asked: u64,
     first_at: String,
     last_at: String,
     by: Option<u32>,
@@ -96,6 +99,7 @@ impl Book {
                 answer,
                 generation,
                 count,
+                last_asked: 0,
                 first_at,
                 last_at,
                 by,
@@ -137,6 +141,8 @@ impl Book {
         };
         let Some(question) = self.questions.get_mut(&id) else { return Asking::Answered(Word::Full) };
         question.count += u64::from(!again);
+        self.askings += 1;
+        question.last_asked = self.askings;
         question.generation = generation;
         question.last_at = now;
         match question.answer {
@@ -161,6 +167,7 @@ impl Book {
             answer: Answer::Open,
             generation,
             count: 0,
+            last_asked: 0,
             first_at: now.to_owned(),
             last_at: now.to_owned(),
             by: None,
@@ -171,14 +178,20 @@ impl Book {
         self.last_id
     }
 
-    /// An answer is never forgotten for a question's sake.
+    /// What was approved is never forgotten for a question's sake, and a refusal only where nothing is left that nobody answered: the one
+    /// that was asked for longest ago, which is asked about when it comes again.
     fn room_for_one_more(&mut self) -> bool {
         if self.questions.len() < MAX_QUESTIONS {
             return true;
         }
         let idle = |question: &Question| question.answer == Answer::Open && question.waiters.is_empty();
-        let oldest = self.questions.iter().find(|(_, question)| idle(question)).map(|(id, _)| *id);
-        oldest.is_some_and(|id| self.remove(id))
+        let oldest = self.questions.iter().find(|(_, question)| idle(question));
+        let denied = || {
+            let denied = self.questions.iter().filter(|(_, question)| question.answer == Answer::Denied);
+            denied.min_by_key(|(_, question)| question.last_asked)
+        };
+        let forgotten = oldest.or_else(denied).map(|(id, _)| *id);
+        forgotten.is_some_and(|id| self.remove(id))
     }
 
     fn remove(&mut self, id: u64) -> bool {

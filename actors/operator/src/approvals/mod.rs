@@ -22,7 +22,8 @@ pub use kept::Kept;
 
 use crate::types::{Approval, Scope};
 
-/// Questions that are remembered, answered ones included; beyond it the oldest that nobody waits for and nobody answered goes.
+/// Questions that are remembered, answered ones included; beyond it the oldest that nobody waits for and nobody answered goes, or else the
+/// refused one that was asked for longest ago.
 pub const MAX_QUESTIONS: usize = 256;
 
 /// What is asked for: two requests that agree in all of it are one question.

@@ -143,6 +143,29 @@ async fn the_book_is_bounded_and_no_answer_is_forgotten_for_a_question() {
     held.abort();
 }
 
+/// An operator who refuses everything is asked about what comes next all the same, and the refusal goes that nobody runs into.
+#[tokio::test]
+async fn a_book_full_of_refusals_has_room_for_a_question() {
+    let book = book(Duration::from_millis(1));
+    for n in 0..MAX_QUESTIONS {
+        let Word::Unanswered(id) = book.ask(asked(&format!("/{n}")), (1, false), drop).await else {
+            panic!()
+        };
+        match n {
+            0 => drop(book.settle(id, Scope::Run, Rule::default(), ROOT).unwrap()),
+            _ => drop(book.deny(id, ROOT).unwrap()),
+        }
+    }
+    assert_eq!(book.ask(asked("/1"), (1, false), drop).await, Word::Denied(2), "asked for again");
+    let next = MAX_QUESTIONS as u64 + 1;
+    assert_eq!(book.ask(asked("/next"), (1, false), drop).await, Word::Unanswered(next));
+    assert_eq!(book.list().len(), MAX_QUESTIONS);
+    assert_eq!(book.approved().len(), 1);
+    assert_eq!(book.ask(asked("/1"), (1, false), drop).await, Word::Denied(2));
+    assert_eq!(book.find("my-box-3").unwrap_err(), Refused::Unknown, "the one asked for longest ago");
+    assert_eq!(book.ask(asked("/2"), (1, false), drop).await, Word::Unanswered(next + 1));
+}
+
 #[tokio::test]
 async fn with_everything_held_or_answered_the_next_is_refused_at_once() {
     let book = book(LONG);

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Reader;
-use crate::Glob;
 use crate::fields;
 use crate::model::{Binary, Endpoint, Entry};
 use crate::yaml::{Node, Value};
+use crate::{Approved, Glob};
 
 /// Programs that run whatever script they are given: naming one names every script.
 const INTERPRETERS: [&str; 12] =
@@ -53,6 +53,10 @@ impl Reader<'_> {
         let name = fields.get("name").and_then(|node| self.text(node)).unwrap_or_else(|| key.to_owned());
         if name.is_empty() || key.is_empty() {
             self.error(key_node, "an entry must have a name");
+        }
+        if Approved::is_key(key) {
+            self.warning(key_node, format!("the entry `{key}` is called as what an operator approved is")).help =
+                Some("as the policy's own `cofferdam approvals revoke` can't take it back: take it out, or give it another name".into());
         }
         let endpoints = self.each(fields.get("endpoints"), Self::endpoint);
         if let Some(node) = fields.get("endpoints")

@@ -322,6 +322,14 @@ fn risky_rules_are_warned_about() {
     assert!(warn("[ { path: '/usr/bin/python3*' } ]")[0].contains("runs any script"));
     assert!(warn("[]")[0].contains("no program may use it"));
     assert_eq!(warn("[ { path: /usr/bin/curl } ]"), Vec::<String>::new());
+    let named = |name: &str| {
+        said(
+            &endpoint("host: a.example.com, port: 5000").replace("  x:", &format!("  {name}:")),
+            Severity::Warning,
+        )
+    };
+    assert!(named("approved-17")[0].contains("called as what an operator approved"));
+    assert_eq!(named("approved-hosts"), Vec::<String>::new());
     let text =
         "version: 1\nnetwork_policies: { x: { endpoints: [ { host: a.example.com, port: 5000 } ] } }\n";
     assert!(said(text, Severity::Warning)[0].contains("any program may use it"));

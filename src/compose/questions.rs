@@ -1,0 +1,95 @@
+//! Tells on standard error what agents ask of the operator, as it is asked: a line a second at most, however much they ask for, and no
+//! question behind another's back.
+//!
+//! Never here: answers, and anything of a question that isn't made one harmless line first.
+
+use std::time::Duration;
+
+use operator::types::Approval;
+use tokio::sync::mpsc;
+
+use crate::cli::out::{one_line, say};
+
+/// Between two lines.
+const REST: Duration = Duration::from_secs(1);
+/// Questions that wait to be told. More can hardly be held at a time; what has no room is listed all the same.
+const WAITING: usize = 256;
+
+/// Takes what is asked. Cheap to clone.
+#[derive(Clone)]
+pub struct Questions(mpsc::Sender<Approval>);
+
+impl Questions {
+    /// Tells what is asked from now on.
+    #[must_use]
+    pub fn open() -> Self {
+        let (asked, told) = mpsc::channel(WAITING);
+        tokio::spawn(tell(told));
+        Self(asked)
+    }
+
+    /// This is asked, and waits.
+    pub fn asked(&self, shown: &Approval) {
+        let _no_room = self.0.try_send(shown.clone());
+    }
+}
+
+async fn tell(mut asked: mpsc::Receiver<Approval>) {
+    let mut last = Vec::new();
+    while asked.recv_many(&mut last, WAITING).await > 0 {
+        if let Some((shown, others)) = last.split_last() {
+            say(&line(shown, others.len()));
+        }
+        last.clear();
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// The newest of what was asked, and how many are asked besides.
+fn line(shown: &Approval, others: usize) -> String {
+    let Approval { id, binary, .. } = shown;
+    let hash: String = shown.sha256.chars().take(12).collect();
+    let what = one_line(&format!("{binary} ({hash}) asks for {}", shown.request()));
+    let others = match others {
+        0 => String::new(),
+        others => format!(" ({others} more since the last line: `cofferdam approvals list`)"),
+    };
+    format!("{what}: `cofferdam approvals approve {id}`, or `deny {id}`{others}")
+}
+
+#[cfg(test)]
+mod tests {
+    use operator::types::ApprovalState;
+
+    use super::*;
+
+    #[test]
+    fn a_decoy_hides_no_other_question() {
+        let shown = Approval {
+            id: "box-7".into(),
+            state: ApprovalState::Held,
+            scope: None,
+            host: "api.example.com".into(),
+            port: 443,
+            method: "GET".into(),
+            path: "/a\u{1b}[2K\nb".into(),
+            binary: "/usr/bin/curl".into(),
+            sha256: "ab".repeat(32),
+            generation: 1,
+            asked: 1,
+            held: 1,
+            first_at: String::new(),
+            last_at: String::new(),
+            answered_by: None,
+        };
+        let alone = line(&shown, 0);
+        assert!(
+            alone.starts_with("/usr/bin/curl (abababababab) asks for GET api.example.com:443/a"),
+            "{alone}"
+        );
+        assert!(alone.ends_with("`cofferdam approvals approve box-7`, or `deny box-7`"), "{alone}");
+        assert!(!alone.contains(['\u{1b}', '\n']), "{alone}");
+        let several = line(&shown, 3);
+        assert!(several.ends_with(" (3 more since the last line: `cofferdam approvals list`)"), "{several}");
+    }
+}
