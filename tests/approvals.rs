@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             one_word_lets_one_request_through,
             an_answer_for_the_run_is_an_entry_and_can_be_taken_back,
             a_denied_one_is_refused_at_once,
+            who_knows_no_proxy_is_asked_about_too,
             what_nobody_answers_is_refused_and_can_be_answered_later,
             held_requests_outlive_the_operators_actor_and_answers_the_supervisor,
             an_answer_for_good_outlives_the_sandbox,
@@ -225,6 +226,34 @@ fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
     ensure!(refused.err().contains("the method"), "{}", refused.err());
     asking.say(&["deny", id(&question)])?;
     ensure!(asking.answer(any)?.ends_with(" 403"));
+    Ok(())
+}
+
+/// Of a program that uses no proxy the name is looked up by nobody, and each request is asked about, in TLS and in the clear.
+fn who_knows_no_proxy_is_asked_about_too(stage: &Stage) -> Result<()> {
+    let mut asking = Asking::start(stage, "50s")?;
+    let mark = stage.marker();
+    for (scheme, port) in [("https", 443), ("http", 80)] {
+        let url = format!("{scheme}://api.bed.test/{mark}/{scheme}");
+        let sent = asking.send(&format!("--noproxy '*' '{url}'"))?;
+        let question = asking.question(&format!("/{mark}/{scheme}"), "held")?;
+        ensure!(question["host"] == "api.bed.test" && question["port"] == port, "{question}");
+        stage.call(&["approvals", "approve", id(&question)])?.expect_code(0)?;
+        let answer = asking.answer(sent)?;
+        ensure!(answer.ends_with(" 200"), "{answer}");
+        let sent = asking.send(&format!("--noproxy '*' '{url}'"))?;
+        asking.question(&format!("/{mark}/{scheme}"), "held")?;
+        stage.call(&["approvals", "deny", id(&question)])?.expect_code(0)?;
+        let answer = asking.answer(sent)?;
+        ensure!(answer.ends_with(" 403") && answer.contains("the operator refused it"), "{answer}");
+    }
+    ensure!(asking.arrived(&mark) == 2);
+    // A name that nobody out there has is nobody's business, and other ports stay shut.
+    let unknown = asking.send("--noproxy '*' http://metadata.google.internal/")?;
+    ensure!(asking.answer(unknown)?.ends_with(" 000"));
+    let shut = asking.send(&format!("--noproxy '*' http://api.bed.test:8080/{mark}/shut"))?;
+    ensure!(asking.answer(shut)?.ends_with(" 000"));
+    ensure!(asking.list()?.len() == 2);
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! What programs that know no proxy are met with: a listener for each port that the policy names, and the name server.
+//! What programs that know no proxy are met with: a listener for each port that the policy names (and HTTP's own where the operator is
+//! asked about what it doesn't), and the name server.
 //!
 //! Listeners follow the generations: a port that a new policy names is there before anyone can use it, one that it no
 //! longer names is refused by the kernel again. All are init's, so a new supervisor gets the same, with whoever waits in
@@ -28,6 +29,9 @@ const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 /// What it means that init has no witness.
 pub const UNSEEN: &str = "what the kernel refuses at ports that no entry names is not on record";
 
+/// Ports that are captured beside the policy's where the operator is asked about what it doesn't name: HTTP's own.
+const ASKED_ABOUT: [u16; 2] = [80, 443];
+
 /// Ports that are not captured, and why.
 pub type Uncaptured = Vec<(u16, io::Error)>;
 
@@ -38,8 +42,9 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
     let policy = &stores.policy;
     // Subscribed first: a generation published meanwhile is then seen below.
     let mut generations = policy.subscribe();
-    let ports = policy.load().compiled.ports();
-    let (uncaptured, witness) = tokio::join!(biased; capture(init, &sender, &ports), init.refusals());
+    let asks = stores.approvals.is_some();
+    let wanted = ports(policy, asks);
+    let (uncaptured, witness) = tokio::join!(biased; capture(init, &sender, &wanted), init.refusals());
     // Nothing depends on it: what isn't captured is refused, on record or not.
     if let Ok(socket) = witness {
         let witness = Witness::new(socket, policy.clone(), Arc::new(stores.audit.sink()));
@@ -48,10 +53,19 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
     let (init, policy) = (init.clone(), policy.clone());
     tokio::spawn(async move {
         while generations.changed().await.is_ok() {
-            log(&capture(&init, &sender, &policy.load().compiled.ports()).await);
+            log(&capture(&init, &sender, &ports(&policy, asks)).await);
         }
     });
     uncaptured
+}
+
+/// What is to be captured now.
+fn ports(policy: &policy::Store, asks: bool) -> Vec<u16> {
+    let mut ports = policy.load().compiled.ports().to_vec();
+    let asked_about =
+        ASKED_ABOUT.into_iter().filter(|port| asks && !ports.contains(port)).collect::<Vec<_>>();
+    ports.extend(asked_about);
+    ports
 }
 
 /// Says what is not captured: once, where this kernel can't capture at all; and that refusals go unseen.
@@ -106,12 +120,13 @@ pub async fn name_sockets(init: &InitClient) -> Result<Sockets, Refused> {
 
 /// What answers on them.
 pub fn resolver(stores: &Stores) -> Arc<Resolver> {
-    Arc::new(Resolver::new(
+    let resolver = Resolver::new(
         stores.policy.clone(),
         Arc::clone(&stores.proxy.names),
         Arc::new(stores.audit.sink()),
         agent::plan::INFERENCE_ADDRESS,
-    ))
+    );
+    Arc::new(if stores.approvals.is_some() { resolver.where_the_operator_is_asked() } else { resolver })
 }
 
 /// The names' addresses, in a file that the heart keeps: a supervisor's death changes none.

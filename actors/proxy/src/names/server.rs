@@ -54,6 +54,8 @@ pub struct Resolver {
     book: Arc<Book>,
     journal: Arc<dyn Journal>,
     inference: Ipv4Addr,
+    /// Whether the operator is asked about what no entry names.
+    asks: bool,
     refused: Repeats,
     queries: Meter,
     new_names: Meter,
@@ -72,10 +74,17 @@ impl Resolver {
             book,
             journal,
             inference,
+            asks: false,
             refused: Repeats::new(),
             queries: Meter::new(QUERIES_PER_MINUTE),
             new_names: Meter::new(NEW_NAMES_PER_MINUTE),
         }
+    }
+
+    /// Names that no entry has get addresses, too: whoever uses one is asked about before anything is looked up outside.
+    #[must_use]
+    pub fn where_the_operator_is_asked(self) -> Self {
+        Self { asks: true, ..self }
     }
 
     /// The answer to a packet, if it is to have one.
@@ -109,7 +118,8 @@ impl Resolver {
         }
         let Ok(name) = DomainName::parse(&text) else { return self.refuse(question, &text) };
         let generation = self.policy.load();
-        if !generation.compiled.names(&Host::Name(name.clone())) {
+        let is_named = generation.compiled.names(&Host::Name(name.clone()));
+        if !is_named && !(self.asks && is_public(&name)) {
             return self.refuse(question, name.as_str());
         }
         metrics::decision("dns", Verdict::Allowed, "");
@@ -137,6 +147,16 @@ impl Resolver {
         }
         question.fails(Code::NxDomain)
     }
+}
+
+/// Whether it can be a name of the public Internet, which is all that a word of the operator's leads to. Others are probed for (`wpad`, a
+/// cloud's metadata service), by programs that would wait for an answer where there is none.
+fn is_public(name: &DomainName) -> bool {
+    /// Top-level names that no public server answers for (RFC 6761, 6762, 7686, 8375, 9476, ICANN on `.internal`).
+    const PRIVATE: [&str; 8] = ["alt", "arpa", "internal", "invalid", "lan", "local", "localhost", "onion"];
+    let mut labels = name.labels().rev();
+    let top = labels.next().unwrap_or_default();
+    labels.next().is_some() && !PRIVATE.contains(&top)
 }
 
 /// Whether it is the reverse name of one of our addresses (RFC 1035 section 3.5, RFC 3596 section 2.5): no secret, and no name
@@ -315,6 +335,29 @@ mod tests {
         bed.reload(&l4("c.test", 443));
         assert_eq!(asked(&resolver, "a.test", A), (3, None));
         assert!(asked(&resolver, "c.test", A).1.is_some());
+    }
+
+    #[tokio::test]
+    async fn where_the_operator_is_asked_public_names_exist() {
+        let (bed, resolver) = resolver(&l4("a.test", 443)).await;
+        let resolver = resolver.where_the_operator_is_asked();
+        let (code, address) = asked(&resolver, "unlisted.example.com", A);
+        let bound = super::super::Bound::Name(DomainName::parse("unlisted.example.com").unwrap());
+        assert_eq!((code, bed.deps.names.at(address.unwrap())), (0, bound));
+        for name in [
+            "wpad",
+            "metadata.google.internal",
+            "host.cofferdam.internal",
+            "printer.local",
+            "router.lan",
+            "x.home.arpa",
+            "8.8.8.8.in-addr.arpa",
+            "hidden.onion",
+            "1.2.3.4",
+            "a_-.example.com.",
+        ] {
+            assert_eq!(asked(&resolver, name, A), (3, None), "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
