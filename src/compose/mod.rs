@@ -23,6 +23,7 @@ mod forwards;
 mod handover;
 mod health;
 mod identities;
+mod interrupts;
 mod log;
 mod news;
 mod outward;

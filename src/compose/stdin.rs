@@ -17,7 +17,9 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::handover::{Handover, HeartLine};
+use super::interrupts::Interrupts;
 use super::terminal::Terminal;
+use crate::heart::{INTERRUPTED, INTERRUPTED_TWICE};
 
 /// The write end of the agent's input pipe, as the heart keeps it.
 const SLOT: &str = "stdin:pipe";
@@ -49,7 +51,7 @@ impl Stdin {
             // An error means that nobody will ever lead it anywhere.
             while started.recv().is_ok() {
                 if let Some(now) = led.load_full() {
-                    lead(&now, &runtime);
+                    lead(&now, &runtime, &heart);
                     // Its end: the agent reads one, and a successor of ours does not lead it on.
                     led.store(None);
                     drop(now);
@@ -107,10 +109,10 @@ fn heart_is_stopped() -> bool {
 }
 
 /// Moves bytes until standard input or the agent ends.
-fn lead(to: &Led, runtime: &tokio::runtime::Handle) {
+fn lead(to: &Led, runtime: &tokio::runtime::Handle, heart: &HeartLine) {
     match to {
         Led::Pipe(pipe) => lead_to_pipe(pipe),
-        Led::Terminal(terminal) => lead_to_terminal(terminal.clone(), runtime),
+        Led::Terminal(terminal) => lead_to_terminal(terminal.clone(), runtime, heart),
     }
 }
 
@@ -145,11 +147,18 @@ fn copy(pipe: &OwnedFd) {
     }
 }
 
-fn lead_to_terminal(mut terminal: Terminal, runtime: &tokio::runtime::Handle) {
+fn lead_to_terminal(mut terminal: Terminal, runtime: &tokio::runtime::Handle, heart: &HeartLine) {
     use tokio::io::AsyncWriteExt;
     let mut buffer = vec![0; CHUNK];
+    let mut interrupts = Interrupts::default();
     while let Ok(read @ 1..) = read(&mut buffer) {
-        if runtime.block_on(terminal.write_all(buffer.get(..read).unwrap_or_default())).is_err() {
+        let keys = buffer.get(..read).unwrap_or_default();
+        if interrupts.end_with(keys, &terminal) {
+            // A heart that doesn't hear is gone, and the sandbox with it.
+            let _ = runtime.block_on(heart.finish(INTERRUPTED, None, Some(INTERRUPTED_TWICE.into())));
+            return;
+        }
+        if runtime.block_on(terminal.write_all(keys)).is_err() {
             return;
         }
     }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize, tcgetattr, tcsetwinsize};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -23,6 +23,14 @@ impl Terminal {
     pub fn new(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
         Ok(Self(Arc::new(AsyncFd::new(master)?)))
+    }
+
+    /// The key of which it makes an interrupt, while it is read line by line. What its program set, a master tells as well (pty(7)).
+    pub fn interrupt(&self) -> Option<u8> {
+        let set = tcgetattr(self.0.get_ref()).ok()?;
+        let by_line = set.local_modes.contains(LocalModes::ICANON | LocalModes::ISIG);
+        // A key that is switched off is 0 (`_POSIX_VDISABLE`).
+        by_line.then(|| set.special_codes[SpecialCodeIndex::VINTR]).filter(|key| *key != 0)
     }
 
     /// Tells it a new size. A terminal that is gone needs none.

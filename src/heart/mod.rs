@@ -44,7 +44,7 @@ use crate::steps::Steps;
 use ending::Ending;
 pub use ending::end_child;
 use pace::{Next, Pace};
-pub use signalled::hold_signals;
+pub use signalled::{INTERRUPTED, INTERRUPTED_TWICE, SECOND_INTERRUPT, hold_signals};
 pub use slots::Slots;
 use supervisor::Running;
 use turn::Turn;

@@ -13,7 +13,12 @@ use crate::plan::{Mode, STOP_GRACE};
 use crate::waits::STOP_SLACK;
 
 /// A second Ctrl-C within this time ends the sandbox without waiting for anyone.
-const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
+pub const SECOND_INTERRUPT: Duration = Duration::from_secs(2);
+
+/// What such a sandbox ends with: 128 + SIGINT.
+pub const INTERRUPTED: u8 = 130;
+/// And its last message.
+pub const INTERRUPTED_TWICE: &str = "interrupted twice: ended by force";
 
 /// Keeps the signals that the heart judges waiting for it.
 pub fn hold_signals() -> io::Result<HeldSignals> {
@@ -46,7 +51,7 @@ impl Heart {
                 Signal::SIGINT => {
                     let now = Instant::now();
                     if self.interrupted.is_some_and(|first| now.duration_since(first) <= SECOND_INTERRUPT) {
-                        return Some(Ending::with(130, Some("interrupted twice: ended by force".into())));
+                        return Some(Ending::with(INTERRUPTED.into(), Some(INTERRUPTED_TWICE.into())));
                     }
                     self.interrupted = Some(now);
                     match self.plan.mode {

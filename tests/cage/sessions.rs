@@ -184,12 +184,11 @@ fn lends_its_terminal(stage: &Stage, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C is a key of the agent's, however often it is typed: whoever ends a program by two of them must not end its sandbox. The way out of one
-/// that is deaf leads through another terminal, and gives this one back.
+/// Whoever takes the terminal key by key gets every Ctrl-C, however often it is typed: a program that ends by two of them must not end its
+/// sandbox. The way out of one that is deaf leads through another terminal, and gives this one back.
 pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
     let (name, workspace) = (stage.name(), workspace(stage));
-    let script =
-        "trap '' INT QUIT TSTP TERM HUP; echo rea''dy; while :; do read -r line && echo \"got-$line\"; done";
+    let script = "trap '' INT QUIT TSTP TERM HUP; stty -icanon; echo rea''dy; while :; do read -r line && echo \"got-$line\"; done";
     let args =
         ["run", "--quiet", "-t", "--name", &name, "--workspace", &workspace, "--", "bash", "-c", script];
     let mut console = Console::start(stage, (24, 80), &args)?;
@@ -199,6 +198,22 @@ pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
     console.see("got-key")?;
     stage.call(&["stop", &name, "--grace", "1s"])?.expect_code(0)?;
     ensure!(console.end()?.code() == Some(137), "{}", console.screen());
+    ensure!(console.is_cooked()?, "the terminal was left raw");
+    Ok(())
+}
+
+/// Of a program that reads lines Ctrl-C is the terminal's: one reaches it, and two in a row end its sandbox, whatever it makes of them.
+pub fn two_interrupts_end_a_deaf_agent(stage: &Stage) -> Result<()> {
+    let workspace = workspace(stage);
+    let script = "trap 'echo heard' INT; echo rea''dy; while :; do read -r line; done";
+    let args = ["run", "--quiet", "-t", "--workspace", &workspace, "--", "bash", "-c", script];
+    let mut console = Console::start(stage, (24, 80), &args)?;
+    console.see("ready")?;
+    console.type_in("\x03")?;
+    console.see("heard")?;
+    console.type_in("\x03\x03")?;
+    ensure!(console.end()?.code() == Some(130), "{}", console.screen());
+    console.see("interrupted twice: ended by force")?;
     ensure!(console.is_cooked()?, "the terminal was left raw");
     Ok(())
 }
