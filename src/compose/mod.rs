@@ -8,7 +8,7 @@
 //! ```
 //! Its working directory is the sandbox's state directory. It has no privilege, and it parses everything hostile.
 
-mod adapters;
+pub mod adapters;
 mod agents;
 mod another_cage;
 mod approvals;
@@ -25,7 +25,7 @@ mod health;
 mod identities;
 mod log;
 mod news;
-mod outward;
+pub mod outward;
 mod records;
 mod refusals;
 mod roots;
