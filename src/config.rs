@@ -25,8 +25,7 @@ pub use health::{Health, HealthUrl};
 /// A configuration file larger than this is refused before it is parsed.
 const FILE_MAX: u64 = 1 << 20;
 /// What helps where there is none.
-const MEND: &str =
-    "name the right one (`up -f FILE`, `run --config FILE`), or write it: docs/config.md has an example";
+const MEND: &str = "name the right one (`up -f FILE`, `run --config FILE`), or write it: `cofferdam onboard` does, and docs/config.md has an example";
 /// The least of a processor: the kernel takes no less than 1 ms of each 100 (`cpu.max`).
 const CPU_MIN: f64 = 0.01;
 /// The most processors; far above any machine's.
@@ -235,9 +234,16 @@ pub enum Enforcement {
 impl Config {
     /// Reads and checks a file. Paths in it are taken relative to its directory.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        let text = crate::cli::given::read(path, FILE_MAX, MEND)?;
+        Self::of_text(&crate::cli::given::read(path, FILE_MAX, MEND)?, path)
+    }
+
+    /// Checks a text as the file that it is, or is to be.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and where.
+    pub fn of_text(text: &str, path: &Path) -> Result<Self, Failure> {
         let mut config =
-            Self::parse(&text).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
+            Self::parse(text).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
         let base = path.parent().unwrap_or(Path::new(""));
         for relative in [&mut config.policy, &mut config.workspace, &mut config.root, &mut config.upstream_ca]
             .into_iter()

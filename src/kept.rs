@@ -42,13 +42,25 @@ fn is_a_link(error: &io::Error) -> bool {
 /// # Errors
 /// When it can't be written, or is more than is read.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes, |anew| fs::rename(anew, path))
+}
+
+/// As [`write`], where nothing stands.
+///
+/// # Errors
+/// As there; [`io::ErrorKind::AlreadyExists`] where anything does, a link that leads nowhere too.
+pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    put(path, bytes, |anew| fs::hard_link(anew, path).and_then(|()| fs::remove_file(anew)))
+}
+
+fn put(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if bytes.len() as u64 > MAX {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     // A name that nobody can have taken beforehand.
     let anew = path.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&anew, path));
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| place(&anew));
     written.inspect_err(|_| drop(fs::remove_file(&anew)))?;
     // fsync(2): a file's own says nothing of the directory's entry.
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -82,6 +94,14 @@ mod tests {
         write(&at("places"), b"ours").unwrap();
         assert_eq!(read(&at("places")).unwrap().as_deref(), Some(b"ours".as_slice()));
         assert_eq!(fs::read(at("elsewhere")).unwrap(), b"theirs");
+        std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
+        for taken in ["places", "elsewhere", "dangling"] {
+            let error = write_new(&at(taken), b"new").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{taken}");
+        }
+        write_new(&at("new"), b"new").unwrap();
+        assert_eq!(read(&at("new")).unwrap().as_deref(), Some(b"new".as_slice()));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left behind");
         write(&at("places"), b"again").unwrap();
         assert_eq!(read(&at("places")).unwrap().as_deref(), Some(b"again".as_slice()));
         nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             everything_goes_through_the_proxy,
             a_proxy_that_fails_is_never_passed_by,
             a_wrong_credential_is_told_and_never_shown,
-            the_proxy_resolves_what_this_machine_cannot,
+            the_proxy_resolves_what_this_machine_cannot.alone(),
             a_proxy_that_cannot_be_used_is_refused_at_start,
         ],
     )

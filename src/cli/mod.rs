@@ -13,6 +13,8 @@ pub mod ids;
 mod live;
 mod logs;
 mod other_root;
+
+mod onboard;
 pub mod out;
 mod outside;
 mod overlay;
@@ -20,6 +22,7 @@ mod pairs;
 pub mod places;
 pub mod policies;
 mod policy;
+pub mod provider;
 mod ps;
 pub mod reach;
 mod redact;
@@ -122,8 +125,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Audit(command) => audit::audit(&root, &command),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => crate::demo::demo(&args),
+        Command::Provider(command) => provider::provider(&command),
+        Command::Onboard(args) => onboard::onboard(&root, &args),
         Command::Later { .. } => Err(Failure::refused(
-            "provider, onboard, snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
+            "snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
         )),
     }
 }

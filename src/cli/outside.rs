@@ -18,7 +18,8 @@ pub fn look(wanted: &mut Wanted) {
     }
 }
 
-fn find(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
+/// Where a program is, by these directories.
+pub fn find(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
     let program = Path::new(program);
     let executable = |file: &PathBuf| {
         file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)

@@ -255,7 +255,11 @@ fn left_out() -> Result<Vec<Control>, Failure> {
         .collect()
 }
 
-fn read_pem(path: &Path) -> Result<String, Failure> {
+/// Reads `upstream_ca`.
+///
+/// # Errors
+/// When it can't be read, or holds no certificate.
+pub fn read_pem(path: &Path) -> Result<String, Failure> {
     let text = given::read_certificates(path, "upstream_ca")?;
     if text.contains("-----BEGIN CERTIFICATE-----") {
         return Ok(text);

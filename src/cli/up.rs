@@ -17,11 +17,14 @@ const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 
 /// Starts the sandbox, and gives its exit code once it is over.
 pub fn up(root: &Root, args: &UpArgs) -> Outcome {
-    start(root, wanted(args)?)
+    start(root, wanted(Config::read(&args.file)?, args)?)
 }
 
-fn wanted(args: &UpArgs) -> Result<Wanted, Failure> {
-    let config = Config::read(&args.file)?;
+/// What a file wants, as far as the file says it.
+///
+/// # Errors
+/// What is missing in it, or can't be had.
+pub fn wanted(config: Config, args: &UpArgs) -> Result<Wanted, Failure> {
     let file = args.file.display();
     let Some(name) = config.name.as_deref() else {
         return Err(Failure::refused(format!(

@@ -55,7 +55,11 @@ fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
+/// Whether a directory can be a workspace, and which it is.
+///
+/// # Errors
+/// Why it can't.
+pub fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = places::follow(path, before).map_err(|e| match e {
         Astray::Io(e) if e.kind() == io::ErrorKind::NotFound => {

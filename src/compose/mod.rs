@@ -8,7 +8,7 @@
 //! ```
 //! Its working directory is the sandbox's state directory. It has no privilege, and it parses everything hostile.
 
-mod adapters;
+pub mod adapters;
 mod agents;
 mod another_cage;
 mod approvals;
@@ -26,7 +26,7 @@ mod identities;
 mod interrupts;
 mod log;
 mod news;
-mod outward;
+pub mod outward;
 mod questions;
 mod records;
 mod refusals;

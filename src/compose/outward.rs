@@ -1,15 +1,18 @@
-//! The ways to upstream servers, from the plan and its secrets: TLS with our certificates, and the operator's proxy.
+//! The ways to upstream servers, from what the operator said and its secrets: TLS with our certificates, and the operator's proxy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proxy::guard::Lookup;
+use proxy::guard::{Lookup, SystemLookup};
 use proxy::route::{Routes, UpstreamProxy};
 use proxy::tls::ClientCertificates;
+use proxy::trusted::Trusted;
 use redactor::Secret;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use super::stores::{Refused, extra_roots};
-use crate::plan::Plan;
+use super::stores::Refused;
+use crate::config::upstream as config;
+use crate::plan::{Plan, PlannedCert};
 
 /// Keys by their references.
 pub struct Keys(BTreeMap<String, Secret>);
@@ -25,21 +28,49 @@ impl Keys {
     }
 }
 
+/// What the operator said of the ways to upstream servers.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// More roots, PEM.
+    pub upstream_ca: Option<&'a str>,
+    /// Certificates for servers that demand one.
+    pub client_certs: &'a [PlannedCert],
+    /// The proxy through which everything goes.
+    pub upstream_proxy: Option<&'a config::UpstreamProxy>,
+}
+
+impl<'a> From<&'a Plan> for Said<'a> {
+    fn from(plan: &'a Plan) -> Self {
+        Self {
+            upstream_ca: plan.upstream_ca.as_deref(),
+            client_certs: &plan.client_certs,
+            upstream_proxy: plan.upstream_proxy.as_ref(),
+        }
+    }
+}
+
+/// The road to what the operator named, as the supervisor goes it, for whoever goes it alone.
+pub fn trusted(said: Said<'_>, keys: &Keys) -> Result<Trusted, Refused> {
+    let lookup = Arc::new(SystemLookup::new()?);
+    let routes = routes(said, keys, Arc::<SystemLookup>::clone(&lookup))?;
+    Ok(Trusted::new(lookup, upstream(said, keys)?, routes))
+}
+
 /// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it is needed.
-pub fn upstream(plan: &Plan, keys: &Keys) -> Result<proxy::Upstream, Refused> {
-    let extra = extra_roots(plan)?;
+pub fn upstream(said: Said<'_>, keys: &Keys) -> Result<proxy::Upstream, Refused> {
+    let extra = extra_roots(said.upstream_ca)?;
     proxy::tls::check_extra_roots(&extra)?;
     proxy::tls::check_named_roots()?;
     let mut ours = ClientCertificates::default();
-    for cert in &plan.client_certs {
+    for cert in said.client_certs {
         ours.add(cert.to.clone(), &cert.chain, keys.find(&cert.key)?)?;
     }
     Ok(proxy::Upstream::lazy(ours, move || proxy::tls::upstream_config(extra.clone())))
 }
 
 /// Whether an upstream proxy lies on the way, and for what.
-pub fn routes(plan: &Plan, keys: &Keys, lookup: Arc<dyn Lookup>) -> Result<Routes, Refused> {
-    let Some(wanted) = &plan.upstream_proxy else { return Ok(Routes::default()) };
+pub fn routes(said: Said<'_>, keys: &Keys, lookup: Arc<dyn Lookup>) -> Result<Routes, Refused> {
+    let Some(wanted) = said.upstream_proxy else { return Ok(Routes::default()) };
     let reference = wanted.credential()?;
     let credential = reference.map(|reference| keys.find(&reference.to_string())).transpose()?;
     let proxy = UpstreamProxy::new(wanted.address()?, credential, wanted.exempt()?, wanted.resolve, lookup);
@@ -47,10 +78,17 @@ pub fn routes(plan: &Plan, keys: &Keys, lookup: Arc<dyn Lookup>) -> Result<Route
 }
 
 /// The password alone of the proxy's `user:password`: whoever prints it without its user prints it all the same.
-pub fn password(plan: &Plan, keys: &[(String, Secret)]) -> Option<(String, Secret)> {
-    let reference = plan.upstream_proxy.as_ref()?.credential.as_ref()?;
+pub fn password(said: Said<'_>, keys: &[(String, Secret)]) -> Option<(String, Secret)> {
+    let reference = said.upstream_proxy?.credential.as_ref()?;
     let (_, pair) = keys.iter().find(|(name, _)| name == reference)?;
     let at = pair.expose().iter().position(|byte| *byte == b':')?;
     let password = pair.expose().get(at + 1..).filter(|password| !password.is_empty())?;
     Some((reference.clone(), Secret::new(password)))
+}
+
+/// The authorities that the configuration adds.
+fn extra_roots(pem: Option<&str>) -> Result<Vec<CertificateDer<'static>>, Refused> {
+    let Some(pem) = pem else { return Ok(Vec::new()) };
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    roots.map_err(|e| format!("upstream_ca: {e}").into())
 }

@@ -18,7 +18,6 @@ use proxy::route::Routes;
 use proxy::tls::Authority;
 use proxy::trusted::Trusted;
 use redactor::{Guesses, Redactor, SharedRedactor, Streams, guesses};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use telemetry::audit::AuditLog;
 use telemetry::metrics::Recorder;
 
@@ -100,7 +99,7 @@ impl Ready {
         let keys: Vec<(String, redactor::Secret)> = secrets.pairs().collect();
         let named =
             keys.iter().map(|(reference, key)| (crate::plan::mark_of(reference).to_owned(), key.clone()));
-        let known = named.chain(outward::password(plan, &keys));
+        let known = named.chain(outward::password(plan.into(), &keys));
         let redactor = SharedRedactor::watched(Redactor::new(known)?, Arc::new(super::records::Redactions));
         let credentials = Arc::new(credentials(plan, &keys)?);
         let recorder = Recorder::install()?;
@@ -110,8 +109,8 @@ impl Ready {
         let lookup = Arc::new(SystemLookup::new()?);
         let resolver = Resolver::new(Arc::<SystemLookup>::clone(&lookup), OwnAddresses::system()?);
         let by_reference = outward::Keys::new(&keys);
-        let upstream = outward::upstream(plan, &by_reference)?;
-        let routes = outward::routes(plan, &by_reference, Arc::<SystemLookup>::clone(&lookup))?;
+        let upstream = outward::upstream(plan.into(), &by_reference)?;
+        let routes = outward::routes(plan.into(), &by_reference, Arc::<SystemLookup>::clone(&lookup))?;
         let trusted = Trusted::new(lookup, upstream.clone(), routes.clone());
         let guesses = guesses(plan, handover, heart)?;
         let gateway = gateway(plan, keys, &redactor, &audit, Providers(trusted), guesses.clone())?;
@@ -332,13 +331,6 @@ async fn authority(handover: &mut Handover, heart: &HeartLine) -> Result<Authori
     let fd = sealed::seal("cofferdam-authority", &authority.to_sealed_bytes())?;
     heart.keep(slot::AUTHORITY, fd.as_fd()).await?;
     Ok(authority)
-}
-
-/// The authorities that the configuration adds.
-pub fn extra_roots(plan: &Plan) -> Result<Vec<CertificateDer<'static>>, Refused> {
-    let Some(pem) = &plan.upstream_ca else { return Ok(Vec::new()) };
-    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    roots.map_err(|e| format!("upstream_ca: {e}").into())
 }
 
 fn credentials(plan: &Plan, keys: &[(String, redactor::Secret)]) -> Result<Credentials, Refused> {

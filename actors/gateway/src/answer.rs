@@ -124,7 +124,7 @@ impl Answered {
 }
 
 /// Whether it may be passed on at all.
-fn fit(provider: &Provider, response: &Response<Incoming>) -> Result<(), Refusal> {
+pub(crate) fn fit(provider: &Provider, response: &Response<Incoming>) -> Result<(), Refusal> {
     let status = response.status();
     if status.is_redirection()
         || status.is_informational()

@@ -95,6 +95,11 @@ struct Paid {
 pub(crate) struct Held(Weak<Share>);
 
 impl Held {
+    /// Of a body that is nobody's but ours.
+    pub fn of_nobody() -> Self {
+        Self(Weak::new())
+    }
+
     pub fn is_held(&self) -> bool {
         self.0.strong_count() > 0
     }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Method, Response};
 use hyper::body::Incoming;
 use policy::Share;
 
@@ -199,6 +199,7 @@ impl Call<'_> {
             Refusal::unreachable(format!("provider {}: its key can't stand in a header", provider.name))
         })?;
         Ok(Outgoing {
+            method: Method::POST,
             path_and_query: format!("{path}{}", self.query),
             authority: provider.base.authority(),
             tls: provider.base.tls,

@@ -75,6 +75,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Openai, Self::Anthropic];
+
     /// As written in the file.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -267,7 +270,8 @@ impl Inference {
     }
 
     /// What is said where a provider is named that isn't there.
-    pub(crate) fn no_provider(&self, name: &str) -> String {
+    #[must_use]
+    pub fn no_provider(&self, name: &str) -> String {
         let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
         let near = policy::nearest(name, &known).map(|near| format!("; did you mean \"{near}\"?"));
         format!(

@@ -1,6 +1,6 @@
 //! The documentation has what the code does: docs/limits.md has a row for each limit of this crate that stands in no table of docs/inference.md.
 
-use crate::{MAX_REST, REST, TEXT_WITHIN, budgets};
+use crate::{MAX_REST, REST, TEXT_WITHIN, budgets, probe};
 
 macro_rules! rows {
     ($($path:path),* $(,)?) => {
@@ -15,6 +15,8 @@ fn the_limits_have_their_rows() {
         MAX_REST,
         REST,
         TEXT_WITHIN,
+        probe::MAX_ANSWER,
+        probe::MAX_NAMES,
         budgets::MAX_BUDGETS,
         budgets::MAX_LIMIT,
         budgets::MAX_KEPT,

@@ -1,7 +1,7 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
 //! The road of a request, a file each: [`shape`] → [`body`] (its `fields`) → [`routes`] → `call` (over the targets, as `failover` says, within the [`budgets`]) → [`ledger`]
-//! → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys.
+//! → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys. [`probe`] asks one provider outside any sandbox.
 //! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
 //!
 //! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
@@ -28,6 +28,7 @@ mod listing;
 mod options;
 mod outgoing;
 mod output;
+pub mod probe;
 pub mod record;
 pub mod refusal;
 mod relay;

@@ -21,6 +21,7 @@ const PIECE: usize = 64 * 1024;
 /// See the module.
 #[derive(Clone)]
 pub(crate) struct Outgoing {
+    pub method: Method,
     pub path_and_query: String,
     pub authority: String,
     pub tls: bool,
@@ -47,7 +48,7 @@ impl Outgoing {
                 .build(),
         };
         let mut request = Request::new(self.body.clone());
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri.map_err(|_| Unsent::Unwritable)?;
         *request.headers_mut() = headers;
         Ok(request)

@@ -40,6 +40,23 @@ where
     if status == StatusCode::UNAUTHORIZED {
         return plain(provider, "authentication_error", "refused the operator's credential");
     }
+    match explained(response, provider, scrub, within).await.map(|value| Bytes::from(value.to_string())) {
+        Some(text) if !provider.screen.finds(&text) => text,
+        _ => replaced(provider, status),
+    }
+}
+
+/// As [`scrubbed`], as the value that it is; none where it is no JSON, or not to be had.
+pub(crate) async fn explained<B>(
+    response: Response<B>,
+    provider: &Provider,
+    scrub: &Scrub,
+    within: Duration,
+) -> Option<Value>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let declared_json = response
         .headers()
         .get(header::CONTENT_TYPE)
@@ -48,12 +65,11 @@ where
     let whole = tokio::time::timeout(within, Limited::new(response.into_body(), MAX_ERROR).collect()).await;
     let bytes = match whole {
         Ok(Ok(whole)) if declared_json => whole.to_bytes(),
-        _ => return replaced(provider, status),
+        _ => return None,
     };
-    let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else { return replaced(provider, status) };
+    let mut value = serde_json::from_slice::<Value>(&bytes).ok()?;
     clean(&mut value, provider, scrub);
-    let text = Bytes::from(value.to_string());
-    if provider.screen.finds(&text) { replaced(provider, status) } else { text }
+    Some(value)
 }
 
 fn replaced(provider: &Provider, status: StatusCode) -> Bytes {

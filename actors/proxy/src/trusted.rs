@@ -50,6 +50,15 @@ pub struct Opened {
     pub http2: bool,
 }
 
+/// TLS with a server failed: inside the error of [`Trusted::dial`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{host}: {why}")]
+pub struct TlsFault {
+    host: Host,
+    /// In words that name the mend.
+    why: String,
+}
+
 impl Trusted {
     /// Dials with this resolver and this TLS, on these ways.
     pub fn new(lookup: Arc<dyn Lookup>, upstream: Upstream, routes: Routes) -> Self {
@@ -76,7 +85,7 @@ impl Trusted {
         let stream =
             self.upstream.tls(stream, &to, speak == Speak::TlsHttp1).await.map_err(
                 |error| match tls::explain(&error) {
-                    Some(why) => io::Error::other(format!("{host}: {why}")),
+                    Some(why) => io::Error::other(TlsFault { host: host.clone(), why }),
                     None => error,
                 },
             )?;

@@ -4,6 +4,7 @@
 
 mod answers;
 mod policy;
+mod provider;
 mod start;
 
 use std::ffi::OsString;
@@ -14,7 +15,10 @@ use clap::{Args, Parser, Subcommand};
 
 pub use answers::{AnswerArgs, ApprovalsCommand, IdentityCommand, Span};
 pub use policy::{ExplainArgs, PolicyCommand, Says};
-pub use start::{EnforcementArg, ExecArgs, LogFormat, RestartWhen, RunArgs, UpArgs, metrics_address};
+pub use provider::{OnboardArgs, ProviderCommand, ProviderTestArgs};
+pub use start::{
+    EnforcementArg, ExecArgs, LogFormat, RestartWhen, RunArgs, StartArgs, UpArgs, metrics_address,
+};
 
 /// Runs an AI agent in a sandbox that denies by default: network, filesystem, process, inference.
 #[derive(Debug, Parser)]
@@ -104,8 +108,19 @@ pub enum Command {
     /// The tour: an agent meets every layer, while cofferdam's parts are killed under it
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
+    /// Look at model providers: which there are, what this machine offers, whether they answer
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam provider detect\n  cofferdam provider test -f cofferdam.yaml"
+    )]
+    Provider(ProviderCommand),
+    /// Write a first cofferdam.yaml: which agent, which models, what it may reach
+    #[command(after_help = "Examples:\n  cofferdam onboard\n  \
+        cofferdam onboard --non-interactive --agent hermes --preset pypi --workspace ./assistant\n  \
+        cofferdam onboard --non-interactive --provider openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY -- python3 agent.py")]
+    Onboard(OnboardArgs),
     /// Comes with a later release
-    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "snapshot", "restore", "term"])]
+    #[command(hide = true, disable_help_flag = true, name = "snapshot", aliases = ["restore", "term"])]
     Later {
         /// Whatever it is to be told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

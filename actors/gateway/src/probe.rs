@@ -1,0 +1,306 @@
+//! One request to one provider, outside any sandbox: does it answer, take its key, and speak its protocol?
+//!
+//! The same connection, headers and scrubbing as an agent's requests have; no route, no budget, nothing on record. Whatever comes back is
+//! bounded in bytes and in time, and none of its words are told but scrubbed ones. Never here: what is to be mended, and how it is told.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use smol_str::SmolStr;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    answer,
+    body::Held,
+    config::{Kind, plain_name},
+    headers,
+    lane::Unsent,
+    line::{Line, Sent},
+    outgoing::{Outgoing, Parts},
+    routes::Provider,
+    upstream::{Dial, Upstream},
+    upstream_error::{Scrub, explained},
+};
+
+/// Most of an answer that is read, in bytes. The longest list of models that is known has some hundreds of KiB.
+pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
+/// Most names that are kept of a list of models; more are counted.
+pub const MAX_NAMES: usize = 64;
+/// Longest explanation of a provider's that is told, in bytes.
+const MAX_WHY: usize = 300;
+/// Tokens that a model may spend which thinks before it speaks, and refuses `max_tokens`.
+const THINKING: u32 = 16;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// Which models there are: costs nothing.
+    Models,
+    /// One token of this model.
+    Token(&'a str),
+}
+
+/// What a probe needs of the world.
+pub struct Probe {
+    /// Makes connections.
+    pub dial: Arc<dyn Dial>,
+    /// Scrubs error texts.
+    pub scrub: Scrub,
+    /// How long everything may take together.
+    pub within: Duration,
+}
+
+/// What a provider said that is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// What was asked for.
+    pub said: Said,
+    /// From the first step of the connection to the head of the answer.
+    pub first_byte: Duration,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// Its models.
+    Models {
+        /// How many it lists.
+        count: usize,
+        /// Those of their names that can stand in a configuration, [`MAX_NAMES`] at most.
+        names: Vec<SmolStr>,
+    },
+    /// A token, or as many as it was.
+    Token,
+}
+
+/// What is wrong. None of it holds the key, nor anything else of the provider's that isn't scrubbed.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// There is no connection.
+    #[error("can't be connected to: {0}")]
+    Connect(io::Error),
+    /// Nor did it come in time.
+    #[error("no connection within {}", humantime::format_duration(*.0))]
+    NotConnected(Duration),
+    /// It took the request and said nothing.
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    /// It began to answer and didn't end.
+    #[error("its answer didn't end within {}", humantime::format_duration(*.0))]
+    Endless(Duration),
+    /// The connection broke, or what came is no HTTP.
+    #[error("{0}")]
+    Broken(String),
+    /// 401 and 403.
+    #[error("{} ({})", refused(*.asked_with_key), .code.as_u16())]
+    Refused {
+        /// Which of the two.
+        code: StatusCode,
+        /// Whether a key was sent.
+        asked_with_key: bool,
+    },
+    /// Another status than success.
+    #[error("answered {}{}", .code.as_u16(), after(.why.as_deref()))]
+    Status {
+        /// Which.
+        code: StatusCode,
+        /// What it says of it, scrubbed.
+        why: Option<String>,
+    },
+    /// It answers, and not as its kind does.
+    #[error("{0}")]
+    OtherProtocol(String),
+    /// The key can't stand in a header.
+    #[error("its key can't stand in a header")]
+    Key,
+}
+
+fn refused(asked_with_key: bool) -> &'static str {
+    if asked_with_key { "refused the credential" } else { "asks for a credential" }
+}
+
+fn after(why: Option<&str>) -> String {
+    why.map(|why| format!(": {why}")).unwrap_or_default()
+}
+
+impl Probe {
+    /// Asks.
+    ///
+    /// # Errors
+    /// Whatever is not as it should be.
+    pub async fn ask(&self, provider: &Provider, question: Question<'_>) -> Result<Answer, Fault> {
+        let until = Instant::now() + self.within;
+        match question {
+            Question::Models => self.ask_once(provider, question, Bytes::new(), until).await,
+            Question::Token(model) => {
+                let body = one_token(model, "max_tokens", 1);
+                match self.ask_once(provider, question, body, until).await {
+                    // Models that think refuse `max_tokens`, and who knows no others doesn't know the other name.
+                    Err(Fault::Status { why: Some(why), .. })
+                        if provider.kind == Kind::Openai && why.contains("max_completion_tokens") =>
+                    {
+                        let body = one_token(model, "max_completion_tokens", THINKING);
+                        self.ask_once(provider, question, body, until).await
+                    }
+                    asked => asked,
+                }
+            }
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        provider: &Provider,
+        question: Question<'_>,
+        body: Bytes,
+        until: Instant,
+    ) -> Result<Answer, Fault> {
+        let began = Instant::now();
+        let outgoing = outgoing(provider, question, body)?;
+        let upstream = Upstream::of(&provider.base);
+        // Kept until the answer is read: it ends with this.
+        let mut line = timeout_at(until, Line::open(&*self.dial, &upstream))
+            .await
+            .map_err(|_| Fault::NotConnected(self.within))?
+            .map_err(Fault::Connect)?;
+        let left = until.saturating_duration_since(Instant::now());
+        let response = match line.try_send(&outgoing, left).await {
+            Ok(Sent::Answer(response)) => response,
+            // It hung up, or spoke first, which no server of HTTP does.
+            Ok(Sent::HandedBack(_)) => {
+                return Err(Fault::Broken("it ended the connection, or spoke, before it was asked".into()));
+            }
+            Err(Unsent::FirstByteTimeout(_)) => return Err(Fault::Silent(self.within)),
+            Err(other) => return Err(Fault::Broken(other.to_string())),
+        };
+        let first_byte = began.elapsed();
+        let said = self.said(provider, question, response, until).await?;
+        Ok(Answer { said, first_byte })
+    }
+
+    async fn said(
+        &self,
+        provider: &Provider,
+        question: Question<'_>,
+        response: Response<Incoming>,
+        until: Instant,
+    ) -> Result<Said, Fault> {
+        let code = response.status();
+        if matches!(code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Err(Fault::Refused { code, asked_with_key: provider.key.is_some() });
+        }
+        answer::fit(provider, &response).map_err(|refusal| Fault::OtherProtocol(refusal.detail))?;
+        if !code.is_success() {
+            let left = until.saturating_duration_since(Instant::now());
+            let told = explained(response, provider, &self.scrub, left).await;
+            return Err(Fault::Status {
+                code,
+                why: told.as_ref().and_then(|value| explanation(value, provider)),
+            });
+        }
+        let whole = timeout_at(until, Limited::new(response.into_body(), MAX_ANSWER).collect())
+            .await
+            .map_err(|_| Fault::Endless(self.within))?
+            .map_err(|fault| match fault.downcast_ref::<LengthLimitError>() {
+                Some(_) => Fault::OtherProtocol(format!("its answer has more than {MAX_ANSWER} bytes")),
+                None => Fault::Broken("its answer broke off".into()),
+            })?;
+        match question {
+            Question::Models => self.models(&whole.to_bytes(), provider),
+            Question::Token(_) => token(&whole.to_bytes(), provider.kind),
+        }
+    }
+
+    fn models(&self, bytes: &[u8], provider: &Provider) -> Result<Said, Fault> {
+        let listing: Listing = serde_json::from_slice(bytes).map_err(|_| {
+            Fault::OtherProtocol("what it answers is no list of models (`{\"data\":[{\"id\":…}]}`)".into())
+        })?;
+        let models = listing.data.unwrap_or_default();
+        // A name that has the key in it, or anything that looks like one, is nobody's model.
+        let is_fit = |id: &str| {
+            plain_name(id).is_ok() && !provider.screen.finds(id.as_bytes()) && (self.scrub)(id) == id
+        };
+        let names = models.iter().map(|model| model.id.as_str()).filter(|id| is_fit(id)).take(MAX_NAMES);
+        Ok(Said::Models { count: models.len(), names: names.map(SmolStr::new).collect() })
+    }
+}
+
+/// A list of models, of either protocol: what else stands there is not ours.
+#[derive(Deserialize)]
+struct Listing {
+    /// Must be there; Ollama without any model says `null`.
+    #[serde(deserialize_with = "said_or_null")]
+    data: Option<Vec<Model>>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+fn said_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Model>>, D::Error> {
+    Option::deserialize(from)
+}
+
+/// Whether it is the answer of a model of this kind.
+fn token(bytes: &[u8], kind: Kind) -> Result<Said, Fault> {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let (is_one, wanted) = match kind {
+        Kind::Openai => (value["choices"].as_array().is_some_and(|c| !c.is_empty()), "chat completion"),
+        Kind::Anthropic => (value["type"] == "message" && value["content"].is_array(), "message"),
+    };
+    let other =
+        || Fault::OtherProtocol(format!("what it answers is no {wanted} of the {} protocol", kind.as_str()));
+    is_one.then_some(Said::Token).ok_or_else(other)
+}
+
+/// What a scrubbed error says, in one line.
+fn explanation(error: &Value, provider: &Provider) -> Option<String> {
+    let message = [&error["error"]["message"], &error["message"], &error["detail"], &error["error"]];
+    let text = message.into_iter().find_map(Value::as_str)?;
+    // Of two strings each of which holds a part, none is told.
+    if provider.screen.finds(text.as_bytes()) {
+        return None;
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let text = words.join(" ");
+    let end = (0..=MAX_WHY.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;
+    text.get(..end).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn outgoing(provider: &Provider, question: Question<'_>, body: Bytes) -> Result<Outgoing, Fault> {
+    let (method, path, query) = match (question, provider.kind) {
+        (Question::Models, Kind::Openai) => (Method::GET, "/v1/models", ""),
+        // It lists twenty where nobody says otherwise.
+        (Question::Models, Kind::Anthropic) => (Method::GET, "/v1/models", "?limit=1000"),
+        (Question::Token(_), Kind::Openai) => (Method::POST, "/v1/chat/completions", ""),
+        (Question::Token(_), Kind::Anthropic) => (Method::POST, "/v1/messages", ""),
+    };
+    let mut headers =
+        headers::upstream(&HeaderMap::new(), provider.kind, provider.key.as_ref()).map_err(|_| Fault::Key)?;
+    if method == Method::GET {
+        headers.remove(CONTENT_TYPE);
+    }
+    Ok(Outgoing {
+        path_and_query: format!("{}{query}", provider.base.join(path, provider.kind == Kind::Openai)),
+        method,
+        authority: provider.base.authority(),
+        tls: provider.base.tls,
+        headers,
+        body: Parts::new([body]),
+        held: Held::of_nobody(),
+    })
+}
+
+/// The same for both protocols.
+fn one_token(model: &str, limit: &str, tokens: u32) -> Bytes {
+    let message = json!({ "role": "user", "content": "Say one word." });
+    let mut body = json!({ "model": model, "messages": [message] });
+    body[limit] = tokens.into();
+    Bytes::from(body.to_string())
+}

@@ -1,0 +1,227 @@
+//! The agents that cofferdam knows how to run, and where one is on this machine.
+//!
+//! What each must be told is what `tests/agents` proves of it (docs/agents.md). Data, and a look at the disk; nothing is started here.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use gateway::config::Kind;
+use policy::Policy;
+
+use crate::cli::out::{Failure, as_word};
+use crate::cli::{outside, policies};
+
+/// How an agent is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By itself, always on; what it answers on, so that it can be asked from outside and watched.
+    Service { port: u16, health: &'static str },
+    /// By a person at a terminal, so in a sandbox that is kept up for it.
+    Terminal,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    /// What it is called, here and as a program.
+    pub name: &'static str,
+    /// Its arguments.
+    pub args: &'static [&'static str],
+    /// How it is run.
+    pub way: Way,
+    /// What its model must speak.
+    pub speaks: Kind,
+    /// The file that tells it where its model is, from its home.
+    pub settings: &'static str,
+    /// Whether that file names a model.
+    pub names_model: bool,
+}
+
+/// Every one.
+pub const KNOWN: [Known; 5] = [
+    Known {
+        name: "claude",
+        args: &[],
+        way: Way::Terminal,
+        speaks: Kind::Anthropic,
+        settings: ".claude.json",
+        names_model: false,
+    },
+    Known {
+        name: "codex",
+        // Its own sandbox makes namespaces, which nobody gets inside.
+        args: &["--dangerously-bypass-approvals-and-sandbox"],
+        way: Way::Terminal,
+        speaks: Kind::Openai,
+        settings: ".codex/config.toml",
+        names_model: true,
+    },
+    Known {
+        name: "opencode",
+        args: &[],
+        way: Way::Terminal,
+        speaks: Kind::Openai,
+        settings: "opencode.json",
+        names_model: true,
+    },
+    Known {
+        name: "openclaw",
+        args: &["gateway", "run"],
+        way: Way::Service { port: 18789, health: "http://127.0.0.1:18789/" },
+        speaks: Kind::Openai,
+        settings: ".openclaw/openclaw.json",
+        names_model: true,
+    },
+    Known {
+        name: "hermes",
+        args: &["gateway", "run"],
+        way: Way::Service { port: 8642, health: "http://127.0.0.1:8642/health" },
+        speaks: Kind::Openai,
+        settings: ".hermes/config.yaml",
+        names_model: true,
+    },
+];
+
+/// Where a program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Where a sandbox shows it, called so inside.
+    Inside(String),
+    /// Somewhere that no sandbox shows, such as a home.
+    Outside(PathBuf),
+    /// Nowhere in `PATH`.
+    Nowhere,
+}
+
+/// A program that can be run inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Called so.
+    Inside(String),
+    /// This file, which a policy of its own shows.
+    Shown(PathBuf),
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inside(program) => f.write_str(program),
+            Self::Shown(file) => write!(f, "{}", file.display()),
+        }
+    }
+}
+
+impl Known {
+    /// The one of this name.
+    ///
+    /// # Errors
+    /// That there is none, and which there are.
+    pub fn named(name: &str) -> Result<&'static Self, Failure> {
+        KNOWN.iter().find(|known| known.name == name).ok_or_else(|| {
+            let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+            Failure::refused(format!(
+                "no agent is known as '{name}': there are {}; any other by its command, behind --",
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// Its program. One that lies outside is taken where it is a single file, and `show` says that this may be shown.
+    ///
+    /// # Errors
+    /// That it can't be run, and the mend.
+    pub fn program(&self, path: &OsStr, shown: &[PathBuf], show: bool) -> Result<Program, Failure> {
+        let name = self.name;
+        match place(name, path, shown) {
+            Place::Inside(program) => Ok(Program::Inside(program)),
+            Place::Outside(file) => match alone(&file) {
+                Some(real) if show => Ok(Program::Shown(real)),
+                Some(_) => Err(Failure::refused(format!(
+                    "{name} is at {}, which no sandbox shows: --show-program has that one file shown, read-only; or install it under \
+                     /usr/local or /opt",
+                    as_word(&file)
+                ))),
+                None => Err(Failure::refused(format!(
+                    "{name} is at {}, which no sandbox shows, and is more than one file: install it under /usr/local or /opt, or name a \
+                     policy with its directory under `read_only` in a cofferdam.yaml of your own (docs/agents.md)",
+                    as_word(&file)
+                ))),
+            },
+            Place::Nowhere => Err(Failure::refused(format!(
+                "{name} is not in PATH: install it under /usr/local or /opt first, or give another agent's command behind --"
+            ))),
+        }
+    }
+}
+
+/// The file that a program is, where it is that one alone: a script needs its interpreter, and what it loads.
+pub fn alone(program: &Path) -> Option<PathBuf> {
+    let real = program.canonicalize().ok()?;
+    real.to_str()?;
+    let mut magic = [0; 4];
+    policy::open_regular(&real).ok()?.read_exact(&mut magic).ok()?;
+    (&magic == b"\x7fELF").then_some(real)
+}
+
+/// Where a program is, by its name.
+pub fn place(name: &str, path: &OsStr, shown: &[PathBuf]) -> Place {
+    let Some(program) = outside::find(name.as_ref(), path) else { return Place::Nowhere };
+    let is_shown = |file: &Path| shown.iter().any(|dir| file.starts_with(dir));
+    // What a link leads to must be there, too.
+    let real = program.canonicalize().unwrap_or_else(|_| program.clone());
+    match is_shown(&program) && is_shown(&real) {
+        false => Place::Outside(program),
+        true if inside_path(&program) => Place::Inside(name.to_owned()),
+        true => Place::Inside(program.display().to_string()),
+    }
+}
+
+/// Whether a name is enough to find it inside.
+fn inside_path(program: &Path) -> bool {
+    program
+        .parent()
+        .is_some_and(|dir| ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|it| dir == Path::new(it)))
+}
+
+/// What a policy shows of this machine's files.
+pub fn shown(policy: &Policy) -> Vec<PathBuf> {
+    policies::paths(policy).read_only.into_iter().map(|rule| rule.path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn an_agent_counts_where_it_and_what_it_leads_to_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for made in ["opt/bin", "home/bin"] {
+            std::fs::create_dir_all(at(made)).unwrap();
+        }
+        for file in ["opt/real", "home/real", "home/bin/codex"] {
+            std::fs::write(at(file), "").unwrap();
+            std::fs::set_permissions(at(file), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        symlink(at("opt/real"), at("opt/bin/hermes")).unwrap();
+        symlink(at("home/real"), at("opt/bin/claude")).unwrap();
+        let path = std::env::join_paths([at("opt/bin"), at("home/bin")]).unwrap();
+        let shown = [dir.path().canonicalize().unwrap().join("opt"), at("opt")];
+        let place = |name: &str| place(name, &path, &shown);
+        assert_eq!(place("hermes"), Place::Inside(at("opt/bin/hermes").display().to_string()));
+        assert_eq!(place("claude"), Place::Outside(at("opt/bin/claude")));
+        assert_eq!(place("codex"), Place::Outside(at("home/bin/codex")));
+        assert_eq!(place("openclaw"), Place::Nowhere);
+        let why = |show| Known::named("codex").unwrap().program(&path, &shown, show).unwrap_err().message;
+        assert!(why(true).contains("which no sandbox shows, and is more than one file"), "{}", why(true));
+        std::fs::write(at("home/bin/codex"), b"\x7fELF\x02").unwrap();
+        assert!(why(false).contains("--show-program"), "{}", why(false));
+        let taken = Known::named("codex").unwrap().program(&path, &shown, true).unwrap();
+        assert_eq!(taken, Program::Shown(at("home/bin/codex").canonicalize().unwrap()));
+        assert!(Known::named("gpt").unwrap_err().message.contains("claude, codex"));
+    }
+}

@@ -1,0 +1,166 @@
+//! Questions to a person at a terminal: a line asked, a line answered.
+//!
+//! Nothing is remembered and nothing is written but the questions. What is shown has been made harmless by whoever asks.
+
+use std::io::{self, BufRead, Write};
+
+use crate::cli::out::Failure;
+
+/// No answer is longer.
+const LINE_MAX: u64 = 4096;
+/// So often somebody may answer what can't be taken.
+const TRIES: usize = 20;
+
+/// Somebody who answers.
+pub struct Person<R, W> {
+    from: R,
+    to: W,
+}
+
+impl<R: BufRead, W: Write> Person<R, W> {
+    /// Who is read from here, and told there.
+    pub fn new(from: R, to: W) -> Self {
+        Self { from, to }
+    }
+
+    /// Tells something.
+    ///
+    /// # Errors
+    /// When nobody is there any more.
+    pub fn tell(&mut self, text: &str) -> Result<(), Failure> {
+        Ok(writeln!(self.to, "{text}")?)
+    }
+
+    /// Asks until `take` takes the answer; an empty one is `default`.
+    ///
+    /// # Errors
+    /// When nobody answers any more.
+    pub fn ask<T>(
+        &mut self,
+        question: &str,
+        default: &str,
+        mut take: impl FnMut(&str) -> Result<T, String>,
+    ) -> Result<T, Failure> {
+        for _ in 0..TRIES {
+            match default {
+                "" => write!(self.to, "{question}: ")?,
+                default => write!(self.to, "{question} [{default}]: ")?,
+            }
+            self.to.flush()?;
+            let line = self.line()?;
+            match take(if line.is_empty() { default } else { &line }) {
+                Ok(taken) => return Ok(taken),
+                Err(why) => self.tell(&format!("  {why}"))?,
+            }
+        }
+        Err(Failure::refused("no answer could be taken; nothing was written"))
+    }
+
+    /// Yes or no.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn agrees(&mut self, question: &str) -> Result<bool, Failure> {
+        self.ask(question, "yes", |answer| match answer.to_lowercase().as_str() {
+            "y" | "yes" => Ok(true),
+            "n" | "no" => Ok(false),
+            _ => Err("yes or no".into()),
+        })
+    }
+
+    /// One of several, by number or by name.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn one_of(&mut self, question: &str, names: &[String], told: &[String]) -> Result<usize, Failure> {
+        self.list(names, told)?;
+        self.ask(question, "1", |answer| position(answer, names))
+    }
+
+    /// Any of several, in the order that they are named in, by numbers or names with commas between them; `default` as it would be typed.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn some_of(
+        &mut self,
+        question: &str,
+        default: &str,
+        names: &[String],
+        told: &[String],
+    ) -> Result<Vec<usize>, Failure> {
+        self.list(names, told)?;
+        self.ask(question, default, |answer| {
+            if answer == "none" {
+                return Ok(Vec::new());
+            }
+            let parts = answer.split([',', ' ']).filter(|part| !part.is_empty());
+            let mut all: Vec<usize> = Vec::new();
+            for part in parts {
+                let at = position(part, names)?;
+                if !all.contains(&at) {
+                    all.push(at);
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn list(&mut self, names: &[String], told: &[String]) -> Result<(), Failure> {
+        let width = names.iter().map(String::len).max().unwrap_or(0);
+        for (n, (name, told)) in names.iter().zip(told).enumerate() {
+            self.tell(format!("  {:>2}  {name:width$}  {told}", n + 1).trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self) -> Result<String, Failure> {
+        let mut line = Vec::new();
+        let read = io::Read::take(&mut self.from, LINE_MAX).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Err(Failure::refused("the answers ended before the last question; nothing was written"));
+        }
+        if line.pop() != Some(b'\n') {
+            return Err(Failure::refused("an answer is longer than a line can be; nothing was written"));
+        }
+        let line = String::from_utf8(line)
+            .map_err(|_| Failure::refused("an answer is not UTF-8; nothing was written"))?;
+        Ok(line.trim().to_owned())
+    }
+}
+
+fn position(answer: &str, names: &[String]) -> Result<usize, String> {
+    let number = answer.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).filter(|n| *n < names.len());
+    let found = number.or_else(|| names.iter().position(|name| name == answer));
+    found.ok_or_else(|| format!("a number from 1 to {}, or a name", names.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(answers: &str) -> Person<&[u8], Vec<u8>> {
+        Person::new(answers.as_bytes(), Vec::new())
+    }
+
+    #[test]
+    fn answers_are_numbers_names_or_nothing() {
+        let names = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        let told = [const { String::new() }; 3];
+        let mut it = person("\n2\nc\n9\n0\nx\nb\n");
+        let mut one = || it.one_of("which", &names, &told).unwrap();
+        assert_eq!([one(), one(), one(), one()], [0, 1, 2, 1]);
+        let mut it = person("3, a,3\nnone\n\n");
+        let mut some = || it.some_of("which", "2", &names, &told).unwrap();
+        assert_eq!([some(), some(), some()], [vec![2, 0], vec![], vec![1]]);
+        assert!(person("no\n").agrees("well").is_ok_and(|yes| !yes));
+    }
+
+    #[test]
+    fn who_goes_away_or_never_answers_ends_it() {
+        let ask =
+            |answers: &str| person(answers).ask("q", "", |_| Err::<(), _>("no".into())).unwrap_err().message;
+        assert!(ask("").contains("ended"));
+        assert!(ask(&"x\n".repeat(TRIES)).contains("no answer could be taken"));
+        assert!(ask(&"x".repeat(5000)).contains("longer than a line"));
+    }
+}

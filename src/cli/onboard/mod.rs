@@ -1,0 +1,221 @@
+//! `cofferdam onboard`: a first cofferdam.yaml for somebody who has none.
+//!
+//! ```text
+//! may it be written? → can strict start here? → chosen, typed or asked ─→ text ─→ checked as `up` checks it → written whole → what comes next
+//! ```
+//! Nothing is on disk before the last step, so that whoever leaves, leaves nothing behind.
+
+mod agents;
+mod ask;
+mod file;
+mod person;
+mod providers;
+mod settings;
+mod typed;
+mod write;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use agent::doctor::{Verdict, examine};
+use serde_json::json;
+
+use self::agents::Way;
+use self::ask::Person;
+use self::file::{Chosen, words};
+use self::write::Files;
+use crate::cli::args::{LogFormat, OnboardArgs, StartArgs, UpArgs};
+use crate::cli::out::{Failure, Outcome, Paint, as_word, print, print_json, warn};
+use crate::cli::{ids, policies, up, workspace};
+use crate::config::Config;
+use crate::plan::PolicySource;
+use crate::state::Root;
+
+/// Writes the file, and says what to do next.
+pub fn onboard(root: &Root, args: &OnboardArgs) -> Outcome {
+    let is_asked = !args.non_interactive;
+    if is_asked && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Failure::refused(
+            "there is nobody to ask, since standard input or standard error is no terminal: say --non-interactive, and what you want \
+             (`cofferdam onboard --help`)",
+        ));
+    }
+    if !args.force && args.file.symlink_metadata().is_ok() {
+        return Err(write::is_there(&args.file));
+    }
+    strict_can_start()?;
+    let mut person = is_asked.then(|| Person::new(io::stdin().lock(), io::stderr().lock()));
+    let (chosen, told) = match &mut person {
+        Some(person) => person::chosen(person, args)?,
+        None => typed::chosen(args)?,
+    };
+    let reached = chosen.workspace.as_deref().map(|named| reached(&args.file, named));
+    if let Some(reached) = &reached {
+        fit(root, reached, &args.file)?;
+    }
+    let text = chosen.text();
+    let mut notes = checked(&chosen, &args.file)?;
+    notes.extend(told);
+    if let Some(person) = &mut person {
+        person.tell(&format!("\n{text}"))?;
+        if !person.agrees(&format!("Write {}?", as_word(&args.file)))? {
+            return Err(Failure::refused("nothing was written"));
+        }
+    }
+    let settings = settings(&chosen);
+    let (has_settings, place) = (settings.is_some(), settings.as_ref().map(|(file, _)| *file));
+    let are_new = write::write(&Files {
+        file: &args.file,
+        text: &text,
+        policy: chosen.policy(),
+        force: args.force,
+        workspace: reached.as_deref(),
+        settings: settings.filter(|_| reached.is_some()),
+    })?;
+    if let (true, Some(place)) = (has_settings && !are_new, place) {
+        notes.push(match &reached {
+            Some(_) => format!("{place} in the workspace is left as it was: docs/agents.md says what must stand there"),
+            None => format!("{place} has to be written into the sandbox's home, too: docs/agents.md says what must stand there"),
+        });
+    }
+    report(args, &chosen, &notes, reached.as_deref().zip(place).filter(|_| are_new))
+}
+
+/// Whether everything can be enforced here; it is proven as `doctor` proves it.
+fn strict_can_start() -> Result<(), Failure> {
+    let trial = ids::trial()?;
+    let examination = examine(trial.ids);
+    if examination.is_healthy() {
+        return Ok(());
+    }
+    let missing = examination.findings.iter().filter(|it| it.verdict == Verdict::Missing);
+    let missing: Vec<&str> = missing.map(|finding| finding.control.as_str()).collect();
+    Err(Failure::refused(format!(
+        "`enforcement: strict` can't start on this machine, which lacks {}: `cofferdam doctor` says how to mend it",
+        missing.join(", ")
+    )))
+}
+
+/// Where a path of the file's leads from here.
+fn reached(file: &Path, named: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(named)
+}
+
+/// Whether the directory can be a workspace beside this file, as a start would find: made, or there already.
+fn fit(root: &Root, place: &Path, file: &Path) -> Result<(), Failure> {
+    let shown = as_word(place);
+    let real = match place.symlink_metadata() {
+        Ok(_) => workspace::check(place, &BTreeSet::new())?,
+        Err(_) => {
+            let parent =
+                place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = fs::canonicalize(parent)
+                .map_err(|e| Failure::refused(format!("workspace {shown}: {}: {e}", parent.display())))?;
+            parent.join(place.file_name().unwrap_or_default())
+        }
+    };
+    let here = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let here = fs::canonicalize(here).map_err(|e| Failure::refused(format!("{}: {e}", here.display())))?;
+    if here.starts_with(&real) {
+        return Err(Failure::refused(format!(
+            "{} would lie in the workspace {shown}, where the agent could change it: name a directory beside it",
+            as_word(file)
+        )));
+    }
+    let state = fs::canonicalize(root.dir()).unwrap_or_else(|_| root.dir().to_owned());
+    if state.starts_with(&real) || real.starts_with(&state) {
+        return Err(Failure::refused(format!(
+            "workspace {shown} holds state of cofferdam's, or lies in it: name a directory elsewhere, or none"
+        )));
+    }
+    Ok(())
+}
+
+/// Has `up` read it, as far as it can be without a start; what is to be said of it all the same.
+fn checked(chosen: &Chosen, file: &Path) -> Result<Vec<String>, Failure> {
+    let start = StartArgs {
+        enforcement: None,
+        quiet: true,
+        log_format: LogFormat::Text,
+        allow_fault_injection: false,
+    };
+    let args = UpArgs { file: file.to_owned(), metrics: None, start };
+    Config::of_text(&chosen.text(), file)?;
+    let mut wanted = up::wanted(Config::of_text(&chosen.text_to_check(), file)?, &args)?;
+    if let Some((name, text)) = chosen.policy() {
+        wanted.policy = PolicySource { name, text, ..wanted.policy };
+    }
+    policies::check(&wanted.policy, true)?;
+    let Some(inference) = &wanted.inference else {
+        return Ok(vec![
+            "no provider is named, so `inference.local` answers nothing: docs/providers.md".into(),
+        ]);
+    };
+    inference.check().map_err(|faults| Failure::refused(faults.to_string()))?;
+    let unresolved = inference.references().filter_map(|reference| reference.resolve().err());
+    Ok(inference.warnings().chain(unresolved.map(|why| why.to_string())).collect())
+}
+
+/// What the agent must be told, where it is one that cofferdam knows.
+fn settings(chosen: &Chosen) -> Option<(&'static str, String)> {
+    let known = chosen.agent.known()?;
+    let model = chosen.model_for(known).unwrap_or_default();
+    Some((known.settings, settings::text(known, &model, &chosen.token)))
+}
+
+/// A word of the agent's own, that nobody guesses.
+fn token() -> Result<String, Failure> {
+    let mut bytes = [0; 24];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(hex::encode(bytes))
+}
+
+fn report(args: &OnboardArgs, chosen: &Chosen, notes: &[String], told: Option<(&Path, &str)>) -> Outcome {
+    let settings = told.map(|(workspace, place)| workspace.join(place));
+    let next = next(&args.file, chosen);
+    if args.json {
+        let names: Vec<&str> = chosen.providers.iter().map(|offer| offer.name.as_str()).collect();
+        print_json(&json!({
+            "file": args.file, "name": chosen.name.as_str(), "agent": chosen.agent.name().as_str(),
+            "command": chosen.agent.command(), "presets": chosen.presets, "providers": names,
+            "workspace": chosen.workspace, "settings": settings, "notes": notes, "next": next,
+        }))?;
+        return Ok(0);
+    }
+    notes.iter().for_each(|note| warn(note));
+    let paint = Paint::stdout();
+    let mut text = format!("{} {}\n", paint.good("wrote"), as_word(&args.file));
+    if let Some(settings) = settings {
+        text.push_str(&format!(
+            "{} {}, which tells the agent where its model is\n",
+            paint.good("wrote"),
+            as_word(&settings)
+        ));
+    }
+    text.push_str(&format!("\n{}\n", paint.bold("next")));
+    next.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
+    print(&text)?;
+    Ok(0)
+}
+
+/// The commands that come next, each of which works as it stands.
+fn next(file: &Path, chosen: &Chosen) -> Vec<String> {
+    let mut next = Vec::new();
+    if let Some((policy, _)) = chosen.policy() {
+        next.push(format!("cofferdam policy check {}", as_word(&file.with_file_name(policy))));
+    }
+    let (file, name) = (as_word(file), &chosen.name);
+    if !chosen.providers.is_empty() {
+        next.push(format!("cofferdam provider test -f {file}"));
+    }
+    next.push(format!("cofferdam up -f {file}"));
+    match chosen.agent.known().map(|known| known.way) {
+        Some(Way::Terminal) => {
+            next.push(format!("cofferdam exec -it {name} -- {}", words(&chosen.agent.command())));
+        }
+        _ => next.push(format!("cofferdam logs {name} -f")),
+    }
+    next
+}

@@ -1,0 +1,116 @@
+//! What an agent must be told of its model, as a file in its home: written into a workspace once, and never over what is there.
+//!
+//! An agent may have had that workspace before: nothing here goes through a link of its.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use serde_json::json;
+
+use super::agents::Known;
+
+/// Where every agent's model is.
+const BASE_URL: &str = "https://inference.local/v1";
+
+/// The text of an agent's file. `token` is the agent's own, for who asks it from outside: no provider's key is among what it is told.
+pub fn text(known: &Known, model: &str, token: &str) -> String {
+    match known.name {
+        // Else it looks for its maker's host before the first conversation, and ends where it may not.
+        "claude" => format!("{}\n", json!({ "hasCompletedOnboarding": true })),
+        "codex" => format!(
+            "model = {}\nmodel_provider = \"inside\"\n\n[model_providers.inside]\nname = \"inside\"\nbase_url = \"{BASE_URL}\"\n\
+             env_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n",
+            // A model's name is printable ASCII, in which TOML's escapes are JSON's.
+            json!(model)
+        ),
+        "opencode" => pretty(&json!({
+            "provider": { "inside": {
+                "npm": "@ai-sdk/openai-compatible", "name": "inside",
+                "options": { "baseURL": BASE_URL, "apiKey": "{env:OPENAI_API_KEY}" },
+                "models": { model: { "name": model } } } },
+            "model": format!("inside/{model}") })),
+        "openclaw" => pretty(&json!({
+            "models": { "providers": { "inside": {
+                "baseUrl": BASE_URL, "apiKey": "placeholder", "api": "openai-completions",
+                "models": [ { "id": model, "name": model, "contextWindow": 128_000, "maxTokens": 8192 } ] } } },
+            "agents": { "defaults": { "model": { "primary": format!("inside/{model}") } } },
+            "gateway": { "mode": "local", "port": 18789, "bind": "loopback", "auth": { "mode": "token", "token": token } } })),
+        // hermes
+        _ => format!(
+            "model:\n  provider: custom\n  default: {}\n  base_url: {BASE_URL}\n  api_key: placeholder\nallow_lazy_installs: false\n",
+            json!(model)
+        ),
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// Puts a file there, below `home`; false where there is something already.
+///
+/// # Errors
+/// When it can't be written, or a link stands on the way.
+pub fn put(home: &Path, file: &str, text: &str) -> io::Result<bool> {
+    let mut dir = open(home, DIRECTORY, Mode::empty())?;
+    let mut parts = Path::new(file).components().peekable();
+    while let Some(Component::Normal(part)) = parts.next() {
+        if parts.peek().is_none() {
+            let flags =
+                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            return match openat(dir.as_fd(), part, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+                Ok(fd) => File::from(fd).write_all(text.as_bytes()).map(|()| true),
+                Err(Errno::EEXIST) => Ok(false),
+                Err(e) => Err(e.into()),
+            };
+        }
+        match mkdirat(dir.as_fd(), part, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        dir = openat(dir.as_fd(), part, DIRECTORY, Mode::empty())?;
+    }
+    Err(io::ErrorKind::InvalidInput.into())
+}
+
+const DIRECTORY: OFlag =
+    OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_RDONLY).union(OFlag::O_CLOEXEC);
+
+#[cfg(test)]
+mod tests {
+    use super::super::agents::KNOWN;
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_once_and_through_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, away) = (dir.path().join("home"), dir.path().join("away"));
+        std::fs::create_dir(&home).unwrap();
+        std::fs::create_dir(&away).unwrap();
+        assert!(put(&home, ".a/b/c", "one").unwrap());
+        assert!(!put(&home, ".a/b/c", "two").unwrap());
+        assert_eq!(std::fs::read_to_string(home.join(".a/b/c")).unwrap(), "one");
+        std::os::unix::fs::symlink(&away, home.join(".led")).unwrap();
+        assert!(put(&home, ".led/c", "x").is_err());
+        std::os::unix::fs::symlink(away.join("new"), home.join("dangling")).unwrap();
+        assert!(!put(&home, "dangling", "x").unwrap());
+        assert_eq!(std::fs::read_dir(&away).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn each_names_the_model_and_no_key() {
+        for known in KNOWN {
+            let text = text(&known, "some/model", "the-agents-own");
+            assert_eq!(text.contains("some/model"), known.names_model, "{text}");
+            assert_eq!(text.contains(BASE_URL), known.names_model, "{text}");
+            if known.settings.ends_with(".json") {
+                serde_json::from_str::<serde_json::Value>(&text).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What was typed, and nothing asked: what is missing has its default, or is an error that names the option.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::agents::{self, Known, Place};
+use super::file::{Agent, Chosen};
+use super::providers::{self, Typed};
+use super::token;
+use crate::cli::args::OnboardArgs;
+use crate::cli::out::{Failure, as_word};
+use crate::cli::policies::{self, Choice};
+use crate::cli::provider::detect::{self, Detected, Offer};
+use crate::name::Name;
+
+/// What a file is to say, and what is to be told of it.
+///
+/// # Errors
+/// What is missing or can't be had.
+pub fn chosen(args: &OnboardArgs) -> Result<(Chosen, Vec<String>), Failure> {
+    let agent = agent(args)?.ok_or_else(|| {
+        Failure::refused("which agent? --agent NAME for one that cofferdam knows (claude, codex, opencode, openclaw, hermes), or -- COMMAND")
+    })?;
+    let name = name(args)?.unwrap_or_else(|| agent.name());
+    presets(&args.preset)?;
+    let mut found = Detected::default();
+    let (mut providers, notes) = match providers::typed(&args.provider, &mut found)? {
+        Typed::These => (found.providers, Vec::new()),
+        Typed::Detect => detected(&agent)?,
+    };
+    if let Some(model) = &args.model {
+        providers::with_model(&mut providers, &agent, model)?;
+    }
+    let workspace = args.workspace.clone().or_else(|| default_workspace(&agent, &name));
+    let workspace = workspace.map(|named| from_file(&args.file, &named)).transpose()?;
+    let chosen = Chosen { name, agent, presets: args.preset.clone(), providers, workspace, token: token()? };
+    let notes = [notes, runs(&chosen.agent)?, speaks(&chosen)?].concat();
+    Ok((chosen, notes))
+}
+
+/// The agent that was typed.
+///
+/// # Errors
+/// That it isn't known, or can't be run.
+pub fn agent(args: &OnboardArgs) -> Result<Option<Agent>, Failure> {
+    if let Some(name) = &args.agent {
+        let known = Known::named(name)?;
+        let program = known.program(&path(), &shown()?, args.show_program)?;
+        return Ok(Some(Agent::Known(known, program)));
+    }
+    let text = |word: &std::ffi::OsString| {
+        word.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::refused("the command is not UTF-8, in which cofferdam.yaml is written"))
+    };
+    let command = args.command.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    Ok((!command.is_empty()).then_some(Agent::Command(command)))
+}
+
+/// The name that was typed.
+///
+/// # Errors
+/// That it can't be one.
+pub fn name(args: &OnboardArgs) -> Result<Option<Name>, Failure> {
+    args.name.as_deref().map(Name::parse).transpose()
+}
+
+/// Whether each preset is one.
+///
+/// # Errors
+/// The first that isn't, and which there are.
+pub fn presets(names: &[String]) -> Result<(), Failure> {
+    policies::source(&Choice { profile: None, file: None, presets: names.to_vec() }).map(drop)
+}
+
+/// Where programs are looked for.
+pub fn path() -> std::ffi::OsString {
+    std::env::var_os("PATH").unwrap_or_default()
+}
+
+/// What the file's policy shows of this machine.
+///
+/// # Errors
+/// Never, as long as the built-in profile is one.
+pub fn shown() -> Result<Vec<PathBuf>, Failure> {
+    let source = policies::source(&Choice { profile: None, file: None, presets: Vec::new() })?;
+    Ok(agents::shown(policies::check(&source, true)?.policy()))
+}
+
+fn detected(agent: &Agent) -> Result<(Vec<Offer>, Vec<String>), Failure> {
+    let detected = detect::look(&[])?;
+    let (used, left) = providers::first_fit(detected.providers, agent);
+    let left =
+        left.iter().map(|offer| format!("not used: {} ({}); --provider names one", offer.name, offer.found));
+    Ok((used, left.chain(detected.notes).collect()))
+}
+
+/// An agent that must be told of its model finds it in its home, which has to be there by then.
+pub fn default_workspace(agent: &Agent, name: &Name) -> Option<PathBuf> {
+    agent.known().is_some().then(|| PathBuf::from(name.as_str()))
+}
+
+/// A path that was typed, as the file has it: from where the file is.
+///
+/// # Errors
+/// Without a working directory; where it can't stand in a file.
+pub fn from_file(file: &Path, typed: &Path) -> Result<PathBuf, Failure> {
+    if typed.to_str().is_none() {
+        return Err(Failure::refused(format!(
+            "workspace {}: not UTF-8, in which cofferdam.yaml is written",
+            as_word(typed)
+        )));
+    }
+    if typed.is_absolute() {
+        return Ok(typed.to_owned());
+    }
+    if file.parent().is_none_or(|parent| parent.as_os_str().is_empty()) {
+        let is_plain = matches!(typed.components().next(), Some(Component::Normal(_)));
+        return Ok(if is_plain { Path::new(".").join(typed) } else { typed.to_owned() });
+    }
+    Ok(std::path::absolute(typed)?)
+}
+
+/// Whether a command's program can be found inside, as far as that can be seen from here: one by a path of the workspace's can't.
+///
+/// # Errors
+/// See [`shown`].
+pub fn runs(agent: &Agent) -> Result<Vec<String>, Failure> {
+    let Agent::Command(command) = agent else { return Ok(Vec::new()) };
+    let Some(program) = command.first().filter(|it| it.starts_with('/') || !it.contains('/')) else {
+        return Ok(Vec::new());
+    };
+    Ok(match agents::place(program, &path(), &shown()?) {
+        Place::Inside(_) => Vec::new(),
+        Place::Outside(file) => {
+            vec![format!("{} is where no sandbox shows it: docs/agents.md", as_word(&file))]
+        }
+        Place::Nowhere => vec![format!(
+            "{} is no program of this machine's: it must be there inside",
+            as_word(Path::new(program))
+        )],
+    })
+}
+
+/// Whether the agent's protocol is among those that are spoken, and its model is known.
+///
+/// # Errors
+/// Where it must be told a model, and nobody said which.
+pub fn speaks(chosen: &Chosen) -> Result<Vec<String>, Failure> {
+    let Some(known) = chosen.agent.known() else { return Ok(Vec::new()) };
+    let kind = known.speaks;
+    if chosen.providers.iter().all(|offer| offer.provider.kind != kind) {
+        return Ok(vec![format!(
+            "{} speaks the {} protocol, and no provider of that kind is named: --provider {}=URL,CREDENTIAL",
+            known.name,
+            kind.as_str(),
+            kind.as_str()
+        )]);
+    }
+    if known.names_model && chosen.model_for(known).is_none() {
+        return Err(Failure::refused(format!(
+            "{} must be told which model it has: --model, as its provider calls it",
+            known.name
+        )));
+    }
+    Ok(Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typed_path_is_the_same_place_from_the_file() {
+        let from = |file: &str, typed: &str| from_file(Path::new(file), Path::new(typed)).unwrap();
+        assert_eq!(from("c.yaml", "work"), Path::new("./work"));
+        assert_eq!(from("c.yaml", "../work"), Path::new("../work"));
+        assert_eq!(from("c.yaml", "/work"), Path::new("/work"));
+        assert_eq!(from("sub/c.yaml", "work"), std::env::current_dir().unwrap().join("work"));
+    }
+}

@@ -1,0 +1,124 @@
+//! A provider as its line under `inference.providers`.
+//!
+//! What it writes is read back as the same, whatever stands in a URL or a path; a key can't stand there, since a provider's type has no place for one.
+
+use std::fmt::Write as _;
+
+use gateway::config::{Cost, Provider, StreamUsage, Trust};
+
+/// The line, without indent.
+pub fn line(name: &str, provider: &Provider) -> String {
+    let mut text = format!(
+        "{}: {{ kind: {}, base_url: {}",
+        scalar(name),
+        provider.kind.as_str(),
+        quoted(&provider.base_url)
+    );
+    let mut field = |name: &str, value: &str| {
+        // Into a string: can't fail.
+        let _ = write!(text, ", {name}: {value}");
+    };
+    if let Some(reference) = provider.credential.as_ref().and_then(|credential| credential.reference()) {
+        field("credential", &scalar(&reference.to_string()));
+    }
+    field("trust", trust(provider.trust));
+    field("cost", cost(provider.cost));
+    if provider.stream_usage == StreamUsage::Leave {
+        field("stream_usage", "leave");
+    }
+    text.push_str(" }");
+    text
+}
+
+/// As the file has it.
+pub fn trust(trust: Trust) -> &'static str {
+    match trust {
+        Trust::High => "high",
+        Trust::Standard => "standard",
+        Trust::Low => "low",
+        Trust::SelfHosted => "self-hosted",
+    }
+}
+
+/// As the file has it.
+pub fn cost(cost: Cost) -> &'static str {
+    match cost {
+        Cost::PerToken => "per-token",
+        Cost::None => "none",
+    }
+}
+
+/// A string as YAML has it: bare where nobody could take it for anything else.
+pub fn scalar(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:".contains(c);
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '.')
+        && text.chars().all(plain)
+        && !text.ends_with(':')
+        // Words of YAML, the old ones too, and what is read as a number (`.5`, `.inf`).
+        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_lowercase().as_str())
+        && (!text.starts_with('.') || text.starts_with("./") || text.starts_with("../"));
+    if is_word { text.to_owned() } else { quoted(text) }
+}
+
+/// In double quotes, in which YAML takes JSON's escapes.
+pub fn quoted(text: &str) -> String {
+    let mut json = serde_json::Value::from(text).to_string();
+    // JSON leaves these as they are, and YAML takes them for the end of a line.
+    for (c, escape) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
+        json = json.replace(c, escape);
+    }
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gateway::config::Kind;
+    use redactor::{Credential, Reference};
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for (name, url, reference) in [
+            ("near", "http://localhost:8000/v1", None),
+            ("off", "https://api.test/v1", Some("env:KEY")),
+            ("1.5", "https://api.test/a-b/~c", Some("file:/etc/a key, \"quoted\" } # of: ours")),
+            ("x", "https://api.test", Some("systemd:key\u{2028}\u{85}é")),
+        ] {
+            let provider = Provider {
+                kind: Kind::Openai,
+                base_url: url.into(),
+                credential: reference.map(|text| Credential::Reference(Reference::parse(text).unwrap())),
+                trust: Trust::Low,
+                cost: Cost::None,
+                stream_usage: StreamUsage::Leave,
+            };
+            let line = line(name, &provider);
+            let read: BTreeMap<String, Provider> = serde_yaml::from_str(&line).unwrap();
+            let found = &read[name];
+            assert_eq!(
+                (&found.base_url, &found.credential),
+                (&provider.base_url, &provider.credential),
+                "{line}"
+            );
+            assert!(
+                found.trust == Trust::Low
+                    && found.cost == Cost::None
+                    && found.stream_usage == StreamUsage::Leave
+            );
+        }
+    }
+
+    #[test]
+    fn words_stay_words() {
+        for text in [
+            "a", "on", "NO", "null", "1", "1e3", ".5", ".inf", "a:", "a: b", "- a", "", " a", "#a", "{a}",
+            "a\nb", "é", "~", "./a", "../a", "/a b",
+        ] {
+            let read: Vec<String> = serde_yaml::from_str(&format!("[{}]", scalar(text))).unwrap();
+            assert_eq!(read, [text], "{}", scalar(text));
+        }
+    }
+}

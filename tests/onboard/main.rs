@@ -1,0 +1,365 @@
+//! `cofferdam onboard`: the file that it makes is one that `up` runs, no key is in it, and nothing is written over or left behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+mod agents;
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use bed::stage::{Finished, Mode, PATIENCE, finish, poll};
+use bed::{Stage, provider};
+use serde_json::Value;
+
+use agents::{
+    an_agent_in_a_home_is_shown_by_its_file_alone, claude_is_told_what_it_must_be,
+    codex_is_told_what_it_must_be, hermes_is_told_what_it_must_be, openclaw_is_told_what_it_must_be,
+    opencode_is_told_what_it_must_be,
+};
+use common::{COFFERDAM, Sandbox, files_below, program};
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "onboard",
+        Path::new(COFFERDAM),
+        bed::cases![
+            what_is_typed_becomes_a_file_that_runs,
+            nothing_is_written_over.only(Mode::Rootless),
+            no_key_is_written_or_repeated.only(Mode::Rootless),
+            what_cannot_be_had_is_refused_and_leaves_nothing.only(Mode::Rootless),
+            a_workspace_is_made_where_agents_may_have_it,
+            a_person_is_asked.only(Mode::Rootless),
+            who_leaves_leaves_nothing_behind.only(Mode::Rootless),
+            claude_is_told_what_it_must_be.only(Mode::Rootless).alone(),
+            codex_is_told_what_it_must_be.only(Mode::Rootless).alone(),
+            opencode_is_told_what_it_must_be.only(Mode::Rootless).alone(),
+            an_agent_in_a_home_is_shown_by_its_file_alone.only(Mode::Rootless).alone(),
+            hermes_is_told_what_it_must_be.only(Mode::Rootless).alone(),
+            openclaw_is_told_what_it_must_be.only(Mode::Rootless).alone(),
+        ],
+    )
+}
+
+/// `onboard --non-interactive ARGS…` in a directory of its own, which it gives.
+fn onboard(stage: &Stage, args: &[&str]) -> Result<Finished> {
+    finish(command(stage, &[&["--non-interactive"], args].concat()), PATIENCE)
+}
+
+fn command(stage: &Stage, args: &[&str]) -> Command {
+    let mut command = stage.cofferdam([&["onboard"], args].concat());
+    command.env("BED_KEY", provider::KEY).current_dir(stage.dir().join("home"));
+    command
+}
+
+/// Where [`onboard`] writes.
+fn here(stage: &Stage) -> PathBuf {
+    stage.dir().join("home")
+}
+
+fn text(stage: &Stage) -> Result<String> {
+    Ok(std::fs::read_to_string(here(stage).join("cofferdam.yaml"))?)
+}
+
+fn near() -> String {
+    format!("openai={},env:BED_KEY", provider::BASE_URL)
+}
+
+fn what_is_typed_becomes_a_file_that_runs(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let (name, mark) = (stage.name(), stage.marker());
+    // What YAML, a shell and JSON could each take for something else.
+    let script = format!(
+        "echo \"odd: #'{{}}, \\\"{mark}\\\" ü\"; {curl} -s --max-time 60 -H 'content-type: application/json' \
+         -d '{{\"model\":\"any\",\"messages\":[{{\"role\":\"user\",\"content\":\"{mark}\"}}]}}' \
+         https://inference.local/v1/chat/completions; exec sleep 600"
+    );
+    let args = [
+        "--name",
+        &name,
+        "--provider",
+        &near(),
+        "--model",
+        "bed-echo",
+        "--preset",
+        "pypi",
+        "--json",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let done = onboard(stage, &args)?.expect_code(0)?;
+    let told: Value = serde_json::from_slice(&done.stdout)?;
+    ensure!(told["name"] == name.as_str() && told["notes"] == serde_json::json!([]), "{told}");
+    ensure!(told["command"][2] == script.as_str(), "{told}");
+    let file = here(stage).join("cofferdam.yaml");
+    ensure!(std::fs::metadata(&file)?.mode() & 0o777 == 0o600, "others can read it");
+    let written = text(stage)?;
+    ensure!(written.contains("presets: [pypi]") && written.contains("credential: env:BED_KEY"), "{written}");
+    ensure!(!written.contains(provider::KEY), "{written}");
+    ensure!(std::fs::read_dir(here(stage))?.count() == 1, "something lies beside it");
+
+    // The commands that it names are commands, as they stand.
+    let next: Vec<&str> =
+        told["next"].as_array().context("no next")?.iter().filter_map(Value::as_str).collect();
+    ensure!(
+        next == [
+            "cofferdam provider test -f cofferdam.yaml",
+            "cofferdam up -f cofferdam.yaml",
+            &format!("cofferdam logs {name} -f")
+        ],
+        "{next:?}"
+    );
+    let mut test = stage.cofferdam(["provider", "test", "-f", "cofferdam.yaml"]);
+    test.env("BED_KEY", provider::KEY).current_dir(here(stage));
+    finish(test, PATIENCE)?.expect_code(0)?;
+    let mut up = stage.cofferdam(["up", "-f", "cofferdam.yaml", "--metrics", "off"]);
+    up.env("BED_KEY", provider::KEY).current_dir(here(stage));
+    let sandbox = Sandbox::adopt(stage, name.clone(), stage.start(up)?);
+    let said = || {
+        let logs = stage.call(&["logs", &sandbox.name]).ok()?.out();
+        logs.contains("You said").then_some(logs)
+    };
+    let logs = poll("the agent's model to answer", PATIENCE, said)?;
+    ensure!(
+        logs.contains(&format!("odd: #'{{}}, \"{mark}\" ü")) && logs.contains(&format!("You said: {mark}")),
+        "{logs}"
+    );
+    Ok(())
+}
+
+fn nothing_is_written_over(stage: &Stage) -> Result<()> {
+    let file = stage.write("home/cofferdam.yaml", "theirs")?;
+    let args = ["--provider", "none", "--", "true"];
+    let done = onboard(stage, &args)?.expect_code(125)?;
+    ensure!(done.err().contains("is there already") && done.err().contains("--force"), "{}", done.err());
+    ensure!(std::fs::read_to_string(&file)? == "theirs", "it was written over");
+    // A link to nowhere is there, too, and nothing is made where it leads.
+    std::fs::remove_file(&file)?;
+    let elsewhere = stage.dir().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, &file)?;
+    onboard(stage, &args)?.expect_code(125)?;
+    ensure!(!elsewhere.exists() && file.symlink_metadata()?.is_symlink(), "it went through the link");
+    // Told to, it takes the name, and leaves what the link led to.
+    std::fs::write(&elsewhere, "theirs")?;
+    onboard(stage, &[&["--force"], &args[..]].concat())?.expect_code(0)?;
+    ensure!(std::fs::read_to_string(&elsewhere)? == "theirs", "it wrote through the link");
+    ensure!(!file.symlink_metadata()?.is_symlink() && text(stage)?.contains("name: "), "it isn't there");
+    Ok(())
+}
+
+fn no_key_is_written_or_repeated(stage: &Stage) -> Result<()> {
+    let secret = "sk-live-3f9a71c2e5d84b06";
+    for typed in [
+        secret.to_owned(),
+        format!("openai={secret}"),
+        format!("openai=https://a.test/v1,{secret}"),
+        format!("{secret}=https://a.test"),
+        format!("openai=https://u:{secret}@a.test/v1"),
+    ] {
+        let done = onboard(stage, &["--provider", &typed, "--", "true"])?.expect_code(125)?;
+        let said = done.out() + &done.err();
+        ensure!(!said.contains(secret) && said.contains("KIND=URL"), "{said}");
+    }
+    ensure!(!here(stage).join("cofferdam.yaml").exists(), "it was written");
+    // Found in the environment it is named, and is nowhere.
+    let mut detect = command(stage, &["--non-interactive", "--", "true"]);
+    detect.env("ANTHROPIC_API_KEY", secret).env("OPENAI_API_KEY", secret).env("NVIDIA_API_KEY", secret);
+    let done = finish(detect, PATIENCE)?.expect_code(0)?;
+    let all = [done.out(), done.err(), text(stage)?].concat();
+    ensure!(!all.contains(secret) && all.contains("env:ANTHROPIC_API_KEY"), "{all}");
+    // Of each kind the first, so that nothing goes to somebody whom nobody chose.
+    ensure!(
+        text(stage)?.contains("env:OPENAI_API_KEY") && !text(stage)?.contains("NVIDIA"),
+        "{}",
+        text(stage)?
+    );
+    ensure!(done.err().contains("not used: nvidia"), "{}", done.err());
+    // What isn't set now may be by the time of the start: that is said, and written.
+    let unset = onboard(
+        stage,
+        &["--force", "--provider", "anthropic=https://api.anthropic.com,env:NOT_SET", "--", "true"],
+    )?;
+    ensure!(unset.expect_code(0)?.err().contains("NOT_SET is not set"), "nothing was said");
+    Ok(())
+}
+
+fn what_cannot_be_had_is_refused_and_leaves_nothing(stage: &Stage) -> Result<()> {
+    // Agents, in a place that no sandbox shows.
+    let bin = stage.dir().join("bin");
+    std::fs::create_dir(&bin)?;
+    std::os::unix::fs::symlink("/usr/bin/true", bin.join("codex"))?;
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    let none = ["--provider", "none"];
+    for (args, why) in [
+        (&["--agent", "codex"][..], "which no sandbox shows"),
+        (&["--agent", "openclaw"], "openclaw is not in PATH"),
+        (&["--agent", "gpt"], "there are claude, codex, opencode, openclaw, hermes"),
+        (&[], "--agent NAME"),
+        (&["--name", "No Name", "--", "true"], "can't name a sandbox"),
+        (&["--preset", "pipy", "--", "true"], "no preset is called 'pipy'"),
+        (&["--model", "m", "--", "true"], "--model"),
+        (&["--workspace", ".", "--", "true"], "your home"),
+        (&["--workspace", "/etc", "--", "true"], "can't be a workspace"),
+        (&["--workspace", "none/of/it", "--", "true"], "No such file"),
+        (&["--file", "sub/c.yaml", "--", "true"], "No such file"),
+    ] {
+        let mut command = command(stage, &[&["--non-interactive"], &none[..], args].concat());
+        let done = finish(
+            {
+                command.env("PATH", &path);
+                command
+            },
+            PATIENCE,
+        )?
+        .expect_code(125)?;
+        ensure!(done.err().contains(why) && done.err().lines().count() == 1, "{args:?}: {}", done.err());
+        ensure!(
+            files_below(&here(stage)).is_empty() && std::fs::read_dir(here(stage))?.count() == 0,
+            "{args:?} left something"
+        );
+    }
+    // The file in its own workspace.
+    std::fs::create_dir(stage.dir().join("home/work"))?;
+    std::os::unix::fs::chown(stage.dir().join("home/work"), Some(stage.uid()), Some(stage.uid()))?;
+    let args = ["--provider", "none", "--workspace", "work", "--file", "work/c.yaml", "--", "true"];
+    let done = onboard(stage, &args)?.expect_code(125)?;
+    ensure!(done.err().contains("where the agent could change it"), "{}", done.err());
+    // A program that can't be seen from inside is said, and written.
+    for (program, why) in
+        [("codex", "where no sandbox shows it"), ("no-such-program", "no program of this machine's")]
+    {
+        let mut command =
+            command(stage, &["--non-interactive", "--force", "--provider", "none", "--", program]);
+        let done = finish(
+            {
+                command.env("PATH", &path);
+                command
+            },
+            PATIENCE,
+        )?
+        .expect_code(0)?;
+        ensure!(done.err().contains(why), "{}", done.err());
+    }
+    // Nobody to ask, and nothing there to be kept.
+    std::fs::remove_file(here(stage).join("cofferdam.yaml"))?;
+    let done = finish(command(stage, &[]), PATIENCE)?.expect_code(125)?;
+    ensure!(done.err().contains("--non-interactive"), "{}", done.err());
+    Ok(())
+}
+
+fn a_workspace_is_made_where_agents_may_have_it(stage: &Stage) -> Result<()> {
+    let args = ["--provider", "none", "--workspace", "work", "--json", "--", "true"];
+    let told: Value = serde_json::from_slice(&onboard(stage, &args)?.expect_code(0)?.stdout)?;
+    ensure!(told["workspace"] == "./work" && text(stage)?.contains("workspace: ./work"), "{told}");
+    ensure!(std::fs::metadata(here(stage).join("work"))?.mode() & 0o777 == 0o700, "others can look into it");
+    ensure!(told["notes"].to_string().contains("no provider is named"), "{told}");
+    // Whoever started it has what the agent writes there.
+    let mut run = stage.cofferdam([
+        "run",
+        "--quiet",
+        "--config",
+        "cofferdam.yaml",
+        "--",
+        "sh",
+        "-c",
+        "echo mine > /sandbox/note",
+    ]);
+    finish(
+        {
+            run.current_dir(here(stage));
+            run
+        },
+        PATIENCE,
+    )?
+    .expect_code(0)?;
+    ensure!(std::fs::metadata(here(stage).join("work/note"))?.uid() == stage.uid(), "it is somebody else's");
+    Ok(())
+}
+
+/// Answers prompts at a terminal: `PROMPT=>ANSWER`, in order; `^C` is the key. Prints all that was shown, and exits as the program does.
+const AT_TERMINAL: &str = r#"
+import os, pty, select, sys
+steps, program = sys.argv[1].split("|"), sys.argv[2:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execv(program[0], program)
+shown = unread = b""
+def more():
+    global shown, unread
+    if not select.select([fd], [], [], 100)[0]:
+        print(shown.decode(errors="replace")); sys.exit("nothing more is shown")
+    try:
+        got = os.read(fd, 65536)
+    except OSError:
+        got = b""
+    shown, unread = shown + got, unread + got
+    return got
+for step in steps:
+    prompt, answer = (part.encode() for part in step.split("=>"))
+    while prompt not in unread:
+        if not more():
+            print(shown.decode(errors="replace")); sys.exit(f"it ended before {prompt}")
+    unread = unread.split(prompt, 1)[1]
+    os.write(fd, b"\x03" if answer == b"^C" else answer + b"\n")
+while more():
+    pass
+print(shown.decode(errors="replace"))
+status = os.waitpid(pid, 0)[1]
+sys.exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+"#;
+
+fn at_terminal(stage: &Stage, args: &[&str], steps: &[(&str, &str)]) -> Result<Finished> {
+    let python = program("python3")?;
+    let steps: Vec<String> = steps.iter().map(|(prompt, answer)| format!("{prompt}=>{answer}")).collect();
+    let mut command = stage.command(python);
+    command.args(["-c", AT_TERMINAL, &steps.join("|")]).arg(stage.binary()).arg("onboard").args(args);
+    command.env("COFFERDAM_STATE", stage.state()).env("SSL_CERT_FILE", stage.world().ca_file());
+    command.env("OPENAI_API_KEY", provider::KEY).env("TERM", "dumb").current_dir(here(stage));
+    finish(command, PATIENCE * 2)
+}
+
+fn a_person_is_asked(stage: &Stage) -> Result<()> {
+    let done = at_terminal(
+        stage,
+        &[],
+        &[
+            ("Command that the sandbox runs: ", "sh -c 'echo \"it is $0\"; sleep 9'"),
+            ("Name of the sandbox [sh]: ", "Not A Name"),
+            ("can't name a sandbox", ""),
+            ("Providers [openai]: ", "9"),
+            ("a number from 1 to 1", "1"),
+            ("Presets [none]: ", "pypi,1"),
+            ("Workspace, the agent's home", "./work"),
+            ("Write cofferdam.yaml? [yes]: ", ""),
+        ],
+    )?
+    .expect_code(0)?;
+    let shown = done.out();
+    ensure!(!shown.contains(provider::KEY) && shown.contains("OPENAI_API_KEY is set"), "{shown}");
+    ensure!(shown.contains("cofferdam up -f cofferdam.yaml"), "{shown}");
+    let written = text(stage)?;
+    ensure!(written.contains("name: sh") && written.contains("presets: [pypi, github]"), "{written}");
+    ensure!(written.contains("openai: { kind: openai") && written.contains("workspace: ./work"), "{written}");
+    ensure!(written.contains(r#"command: [sh, "-c", "echo \"it is $0\"; sleep 9"]"#), "{written}");
+    ensure!(here(stage).join("work").is_dir(), "no workspace");
+    Ok(())
+}
+
+fn who_leaves_leaves_nothing_behind(stage: &Stage) -> Result<()> {
+    let typed = ["--workspace", "./work", "--", "true"];
+    let asked = [("Name of the sandbox", ""), ("Providers", ""), ("Presets", "")];
+    for (last, answer, code) in
+        [("Write cofferdam.yaml?", "^C", 130), ("Write cofferdam.yaml?", "no", 125), ("Presets", "^C", 130)]
+    {
+        let before = asked.iter().take_while(|(prompt, _)| *prompt != last).copied();
+        let steps: Vec<(&str, &str)> = before.chain([(last, answer)]).collect();
+        at_terminal(stage, &typed, &steps)?.expect_code(code)?;
+        ensure!(std::fs::read_dir(here(stage))?.count() == 0, "{last}: something is left");
+    }
+    Ok(())
+}
