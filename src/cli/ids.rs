@@ -26,7 +26,33 @@ const LAST: u32 = 65519;
 
 /// Chooses the ids of a claimed sandbox.
 pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
-    choose_with(|| dynamic(claim))
+    choose_in(claim, claim.dir.parent().unwrap_or(Path::new("/")))
+}
+
+/// The same of one whose directory is not among the others of its state directory yet.
+pub fn choose_in(claim: &Claim, state: &Path) -> Result<Ids, Failure> {
+    choose_with(|| dynamic_beside(claim, &[Root::locate(None)?.dir(), state]))
+}
+
+/// Has its directory come to its place, which must be free, and its ids go with it: nobody chooses meanwhile.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where something is there; else the kernel's.
+pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()> {
+    let here = nix::fcntl::AT_FDCWD;
+    let rename = || {
+        nix::fcntl::renameat2(here, &claim.dir, here, to, nix::fcntl::RenameFlags::RENAME_NOREPLACE)
+            .map_err(io::Error::from)
+    };
+    match (ids, chosen(&claim.dir)) {
+        (Ids::Rooted { .. }, Some(first)) => {
+            let usual = Root::locate(None).map_err(|failure| io::Error::other(failure.message))?;
+            let pairs = Pairs::locked(&[usual.dir(), state])?;
+            rename()?;
+            pairs.record(first, &fs::canonicalize(to)?)
+        }
+        _ => rename(),
+    }
 }
 
 /// The ids of a sandbox that is built only to see whether it can be, and has no name.
@@ -109,7 +135,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
 
 /// Whether a file is one of the audit log's, one that a crash left before it had its name among them: where it can't be opened, the
 /// log begins no new file any more.
-fn is_of_log(name: &str) -> bool {
+pub fn is_of_log(name: &str) -> bool {
     matches!(name, "audit.head" | "audit.next") || name.starts_with("audit") && name.ends_with(".jsonl")
 }
 
@@ -164,11 +190,6 @@ fn named(users: &str, name: &str) -> Option<Id> {
         let id = Id { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
         (found == name && id.uid != 0).then_some(id)
     })
-}
-
-fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
-    let root = claim.dir.parent().unwrap_or(Path::new("/"));
-    dynamic_beside(claim, &[Root::locate(None)?.dir(), root])
 }
 
 /// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose, wherever their state is. A pair that was

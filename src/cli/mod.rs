@@ -26,6 +26,7 @@ mod redact;
 mod run;
 mod secrets;
 pub mod site;
+mod snapshot;
 mod sockets;
 mod start;
 mod up;
@@ -121,9 +122,11 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Redact(args) => redact::redact(&args),
         Command::Audit(command) => audit::audit(&root, &command),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Snapshot(args) => snapshot::snapshot(&root, &args),
+        Command::Restore(args) => snapshot::restore(&root, &args),
         Command::Demo(args) => crate::demo::demo(&args),
         Command::Later { .. } => Err(Failure::refused(
-            "provider, onboard, snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
+            "provider, onboard and term come with a later release; `cofferdam --help` lists what there is",
         )),
     }
 }

@@ -4,6 +4,7 @@
 
 mod answers;
 mod policy;
+mod snapshot;
 mod start;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use answers::{AnswerArgs, ApprovalsCommand, IdentityCommand, Span};
 pub use policy::{ExplainArgs, PolicyCommand, Says};
+pub use snapshot::{ApprovalsWord, RestoreArgs, SnapshotArgs};
 pub use start::{EnforcementArg, ExecArgs, LogFormat, RestartWhen, RunArgs, UpArgs, metrics_address};
 
 /// Runs an AI agent in a sandbox that denies by default: network, filesystem, process, inference.
@@ -98,6 +100,15 @@ pub enum Command {
                             cofferdam audit verify assistant"
     )]
     Audit(AuditCommand),
+    /// Keep what a stopped sandbox has left, in one file
+    #[command(after_help = "Examples:\n  cofferdam stop assistant\n  cofferdam snapshot assistant assistant.cofferdam\n\n\
+        In it: the workspace, approvals for good, the counts of budgets, the audit log and the agents' output. Never in it: \
+        credentials, policies, cofferdam.yaml. The file is as private as the workspace.")]
+    Snapshot(SnapshotArgs),
+    /// Make a sandbox of a snapshot
+    #[command(after_help = "Examples:\n  cofferdam restore --check assistant.cofferdam\n  \
+        cofferdam restore assistant.cofferdam --name second --approvals drop")]
+    Restore(RestoreArgs),
     /// Show what this machine can enforce, each control proven by trying it
     #[command(after_help = "Example:\n  cofferdam doctor\n  cofferdam doctor --json")]
     Doctor(JsonArgs),
@@ -105,7 +116,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
     /// Comes with a later release
-    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "snapshot", "restore", "term"])]
+    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "term"])]
     Later {
         /// Whatever it is to be told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
