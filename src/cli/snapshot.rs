@@ -51,7 +51,12 @@ pub fn snapshot(root: &Root, args: &SnapshotArgs) -> Outcome {
     let made = whole(|| make(root, &wanted))?;
     made.missing.iter().for_each(|text| warn(text));
     match args.json {
-        true => print_json(&Snapshot { file: &made.file, size: made.size, manifest: &made.manifest, missing: &made.missing })?,
+        true => print_json(&Snapshot {
+            file: &made.file,
+            size: made.size,
+            manifest: &made.manifest,
+            missing: &made.missing,
+        })?,
         false => print(&summary(&made))?,
     }
     Ok(0)
@@ -92,8 +97,12 @@ pub fn restore(root: &Root, args: &RestoreArgs) -> Outcome {
         let keep = decide(&args.file, &approvals, args.approvals)?;
         let brought = bring(root, &name, (&file, &manifest), keep, meter()).map_err(judged)?;
         if args.json {
-            let restored =
-                Restored { name: name.as_str(), dir: &brought.dir, approvals: brought.approvals, manifest: &manifest };
+            let restored = Restored {
+                name: name.as_str(),
+                dir: &brought.dir,
+                approvals: brought.approvals,
+                manifest: &manifest,
+            };
             print_json(&restored)?;
         } else {
             print(&restored(&name, &manifest, if keep { approvals.len() } else { 0 }))?;
@@ -158,7 +167,10 @@ fn told(manifest: &Manifest, approvals: &[String], json: bool) -> Outcome {
 /// Never waits, should it be a pipe.
 fn open(path: &Path) -> Result<File, Failure> {
     let told = |e: &dyn std::fmt::Display| {
-        Failure::refused(format!("can't read {}: {e}; name a file that `cofferdam snapshot` made", path.display()))
+        Failure::refused(format!(
+            "can't read {}: {e}; name a file that `cofferdam snapshot` made",
+            path.display()
+        ))
     };
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| told(&e))?;

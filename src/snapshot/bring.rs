@@ -110,7 +110,10 @@ impl AtWork {
     fn begin(root: &Root) -> Result<Self, Failure> {
         let dir = root.dir().join(RESTORING);
         let told = |e: io::Error| {
-            Failure::refused(format!("can't use {}: {e}; name another state directory with --state DIR", dir.display()))
+            Failure::refused(format!(
+                "can't use {}: {e}; name another state directory with --state DIR",
+                dir.display()
+            ))
         };
         DirBuilder::new().recursive(true).mode(0o755).create(root.dir()).map_err(told)?;
         match DirBuilder::new().mode(0o700).create(&dir) {

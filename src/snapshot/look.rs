@@ -47,10 +47,12 @@ fn judge(file: &File, meter: Meter) -> Result<Found, SnapshotError> {
     let container = Container::open(file, MEMBERS)?;
     let manifest = Manifest::read(&container.manifest)?;
     let members = 1 + usize::from(manifest.workspace.is_some());
-    if container.count() != members || manifest.workspace.is_some() == (manifest.origin == Origin::Elsewhere) {
+    if container.count() != members || manifest.workspace.is_some() == (manifest.origin == Origin::Elsewhere)
+    {
         return Err(SnapshotError::Refused("its manifest and its members don't agree".into()));
     }
-    let legible = |text: &str| text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && text.len() <= MAX_SHOWN;
+    let legible =
+        |text: &str| text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && text.len() <= MAX_SHOWN;
     if ![&manifest.name, &manifest.made, &manifest.cofferdam].iter().all(|text| legible(text)) {
         return Err(SnapshotError::Refused("its manifest has names that can't be".into()));
     }
@@ -89,7 +91,10 @@ fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
         })
         .collect();
     match all.len() > MAX_ANSWERS {
-        true => Err(SnapshotError::TooMuch { what: "the number of its approvals".into(), limit: MAX_ANSWERS as u64 }),
+        true => Err(SnapshotError::TooMuch {
+            what: "the number of its approvals".into(),
+            limit: MAX_ANSWERS as u64,
+        }),
         false => Ok(all),
     }
 }

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use agent::confine::{self, Reach};
 use agent::plan::Id;
 use agent::snapshot::container::Writer;
-use agent::snapshot::{LeftOut, MAX_MEMORY, Packed, Select, SnapshotError, pack};
+use agent::snapshot::{LeftOut, MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 
 use super::manifest::{Manifest, Member, Origin};
 use super::place::Place;
-use super::{Meter, STATE, WORKSPACE, everything, keeper, owner, records, told};
+use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records, told};
 use crate::cli::out::Failure;
 use crate::cli::{ids, places};
 use crate::state::{Claim, Name, Root};
@@ -60,22 +60,30 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     let mut writer = Writer::new(&place.file);
     let out = &place.file;
     let state = writer
-        .part(STATE, || packed(keeper(ids), (&claim.handle, out), records(), (wanted.most, wanted.meter)))
+        .part(STATE, || {
+            packed(
+                keeper(ids),
+                (&claim.handle, out),
+                records(),
+                (Room { most: wanted.most, taken: 0 }, wanted.meter),
+            )
+        })
         .map_err(told)?;
-    let left = wanted.most.saturating_sub(state.1.amount.bytes);
+    let room = Room { most: wanted.most, taken: state.1.amount.bytes };
     let files = workspace
         .map(|dir| {
-            let write = || packed(owner(ids), (&dir, out), everything(), (left, wanted.meter));
+            let write = || packed(owner(ids), (&dir, out), everything(), (room, wanted.meter));
             writer.part(WORKSPACE, write)
         })
         .transpose()
         .map_err(told)?;
-    let manifest =
-        Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
+    let manifest = Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
     writer.finish(&manifest.text().map_err(told)?).map_err(told)?;
     let found = super::look(&place.file, ids, wanted.meter)?;
     if found.manifest != manifest {
-        return Err(Failure::refused("the snapshot does not read back as it was written: there is no file; try again"));
+        return Err(Failure::refused(
+            "the snapshot does not read back as it was written: there is no file; try again",
+        ));
     }
     let missing = missing(&claim, &manifest);
     let size = place.file.metadata()?.len();
@@ -108,10 +116,16 @@ fn destination(claim: &Claim, wanted: &Wanted<'_>) -> Result<PathBuf, Failure> {
     let path = wanted.file.map_or_else(usual, Path::to_owned);
     let shown = path.display();
     let Some(name) = path.file_name() else {
-        return Err(Failure::refused(format!("{shown} is no name of a file: name one, such as ./{}", usual().display())));
+        return Err(Failure::refused(format!(
+            "{shown} is no name of a file: name one, such as ./{}",
+            usual().display()
+        )));
     };
     if path.is_dir() {
-        return Err(Failure::refused(format!("{shown} is a directory: name a file in it, such as {}", path.join(usual()).display())));
+        return Err(Failure::refused(format!(
+            "{shown} is a directory: name a file in it, such as {}",
+            path.join(usual()).display()
+        )));
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let before = places::before(&claim.dir)?;
@@ -128,7 +142,9 @@ fn workspace(claim: &Claim, named: Option<&Path>) -> Result<(Origin, Option<File
         return match openat(&claim.handle, "workspace", flags, Mode::empty()) {
             Ok(dir) => Ok((Origin::Own, Some(dir.into()))),
             Err(Errno::ENOENT) => Ok((Origin::Elsewhere, None)),
-            Err(e) => Err(Failure::refused(format!("{}: {}", claim.dir.join("workspace").display(), e.desc()))),
+            Err(e) => {
+                Err(Failure::refused(format!("{}: {}", claim.dir.join("workspace").display(), e.desc())))
+            }
         };
     };
     let told = |e: &dyn std::fmt::Display| Failure::refused(format!("workspace {}: {e}", named.display()));
@@ -144,12 +160,12 @@ fn packed(
     user: Id,
     (source, out): (&File, &File),
     select: Select<'_>,
-    (most, meter): (u64, Meter),
+    (room, meter): (Room, Meter),
 ) -> Result<Packed, SnapshotError> {
     let reach =
         Reach { source, into: None, out: Some(out), reads_all: true, largest: u64::MAX, memory: MAX_MEMORY };
     let said = confine::run(user, reach, || {
-        let packed = pack(source.as_fd(), select, most, out, &mut |bytes| meter(bytes))?;
+        let packed = pack(source.as_fd(), select, room, out, &mut |bytes| meter(bytes)).map_err(mended)?;
         serde_json::to_string(&packed).map_err(|e| SnapshotError::Refused(e.to_string()))
     })?;
     serde_json::from_str(&said).map_err(|e| SnapshotError::Refused(e.to_string()))
@@ -170,7 +186,8 @@ fn missing(claim: &Claim, manifest: &Manifest) -> Vec<String> {
         said.push("what was changed in its other root (--root) is not in it: only /sandbox is".into());
     }
     for (of, member) in [("records", Some(&manifest.state)), ("workspace", manifest.workspace.as_ref())] {
-        let Some(LeftOut { special, unreadable, deep, mounts, changed }) = member.map(|member| member.left_out)
+        let Some(LeftOut { special, unreadable, deep, mounts, changed }) =
+            member.map(|member| member.left_out)
         else {
             continue;
         };

@@ -42,7 +42,7 @@ const MEMBERS: &[&str] = &[STATE, WORKSPACE];
 pub type Meter = fn(u64);
 
 /// Of a sandbox's directory, what is kept: answers for good, counts of budgets, and the record.
-fn is_kept(path: &Path) -> bool {
+fn is_kept(path: &Path, directory: bool) -> bool {
     let names: Option<Vec<&str>> = path
         .components()
         .map(|part| match part {
@@ -50,10 +50,10 @@ fn is_kept(path: &Path) -> bool {
             _ => None,
         })
         .collect();
-    match names.as_deref() {
-        Some(["logs"]) => true,
-        Some(["logs", log]) => crate::logs::is_a_log(log),
-        Some([name]) => is_in_force(name) || crate::cli::ids::is_of_log(name),
+    match (names.as_deref(), directory) {
+        (Some([name]), true) => *name == "logs",
+        (Some(["logs", log]), false) => crate::logs::is_a_log(log),
+        (Some([name]), false) => is_in_force(name) || crate::cli::ids::is_of_log(name),
         _ => false,
     }
 }
@@ -68,7 +68,7 @@ fn records() -> Select<'static> {
 }
 
 fn everything() -> Select<'static> {
-    Select { kinds: Kinds::All, belongs: &|_| true }
+    Select { kinds: Kinds::All, belongs: &|_, _| true }
 }
 
 /// Whom cofferdam's records belong to.
@@ -93,12 +93,20 @@ fn reads(source: &std::fs::File) -> Reach<'_> {
 }
 
 fn told(error: SnapshotError) -> Failure {
-    Failure::refused(match error {
-        SnapshotError::TooMuch { .. } => {
-            format!("{error} bytes: raise it with --max-size where it is one of bytes, or take something away")
+    Failure::refused(mended(error).to_string())
+}
+
+/// With the mend, where there is one.
+fn mended(error: SnapshotError) -> SnapshotError {
+    match error {
+        SnapshotError::NoRoom { .. } => {
+            SnapshotError::Refused(format!("{error}: raise it with --max-size, or take something away"))
         }
-        other => other.to_string(),
-    })
+        SnapshotError::TooMuch { .. } => {
+            SnapshotError::Refused(format!("{error}: no --max-size raises that"))
+        }
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -107,14 +115,36 @@ mod tests {
 
     #[test]
     fn only_what_is_named_is_kept_of_a_sandboxs_directory() {
-        for kept in ["approvals.json", "budgets.json", "audit.jsonl", "audit-000000000001.jsonl", "audit.head", "logs", "logs/a.log", "logs/a.log.3"] {
-            assert!(is_kept(Path::new(kept)), "{kept}");
-        }
-        for not in [
-            "lock", "control.sock", "build.sock", "ids", "places", "workspace", "root", "root/audit.jsonl", "logs/sub/a.log", "logs/x",
-            "approvals-unreadable.json", "../audit.jsonl", "/audit.jsonl", "",
+        for kept in [
+            "approvals.json",
+            "budgets.json",
+            "audit.jsonl",
+            "audit-000000000001.jsonl",
+            "audit.head",
+            "logs/a.log",
+            "logs/a.log.3",
         ] {
-            assert!(!is_kept(Path::new(not)), "{not}");
+            assert!(is_kept(Path::new(kept), false), "{kept}");
+            assert!(!is_kept(Path::new(kept), true), "{kept}");
+        }
+        assert!(is_kept(Path::new("logs"), true) && !is_kept(Path::new("logs"), false));
+        for not in [
+            "lock",
+            "control.sock",
+            "build.sock",
+            "ids",
+            "places",
+            "workspace",
+            "root",
+            "root/audit.jsonl",
+            "logs/sub/a.log",
+            "logs/x",
+            "approvals-unreadable.json",
+            "../audit.jsonl",
+            "/audit.jsonl",
+            "",
+        ] {
+            assert!(!is_kept(Path::new(not), false) && !is_kept(Path::new(not), true), "{not}");
         }
     }
 }

@@ -32,7 +32,9 @@ impl Place {
     pub fn new(path: PathBuf) -> Result<Self, Failure> {
         let shown = path.display().to_string();
         if fs::symlink_metadata(&path).is_ok() {
-            return Err(Failure::refused(format!("{shown} is there already: name another file, or remove it")));
+            return Err(Failure::refused(format!(
+                "{shown} is there already: name another file, or remove it"
+            )));
         }
         let told = |e: io::Error| Failure::refused(format!("can't write {shown}: {e}; name another file"));
         let directory = parent(&path);
@@ -73,7 +75,9 @@ impl Place {
         };
         let on_disk = || File::open(parent(&self.path))?.sync_all();
         let done = named.map_err(io::Error::from).and_then(|()| on_disk());
-        done.map_err(|e| Failure::refused(format!("can't give the snapshot its name {}: {e}", self.path.display())))?;
+        done.map_err(|e| {
+            Failure::refused(format!("can't give the snapshot its name {}: {e}", self.path.display()))
+        })?;
         self.hidden = None;
         Ok(std::mem::take(&mut self.path))
     }

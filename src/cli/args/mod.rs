@@ -101,9 +101,11 @@ pub enum Command {
     )]
     Audit(AuditCommand),
     /// Keep what a stopped sandbox has left, in one file
-    #[command(after_help = "Examples:\n  cofferdam stop assistant\n  cofferdam snapshot assistant assistant.cofferdam\n\n\
+    #[command(
+        after_help = "Examples:\n  cofferdam stop assistant\n  cofferdam snapshot assistant assistant.cofferdam\n\n\
         In it: the workspace, approvals for good, the counts of budgets, the audit log and the agents' output. Never in it: \
-        credentials, policies, cofferdam.yaml. The file is as private as the workspace.")]
+        credentials, policies, cofferdam.yaml. The file is as private as the workspace."
+    )]
     Snapshot(SnapshotArgs),
     /// Make a sandbox of a snapshot
     #[command(after_help = "Examples:\n  cofferdam restore --check assistant.cofferdam\n  \

@@ -174,7 +174,7 @@ impl Filling<'_> {
         let path = entry.place.path();
         let wrong = |why: &str| Err(refused(format!("entry {}: {why}", shown(path))));
         let Some((parent, _)) = entry.place.split() else { return wrong("it is the directory itself") };
-        if !(self.select.belongs)(path) {
+        if !(self.select.belongs)(path, matches!(entry.kind, Kind::Directory)) {
             return wrong("it has no place in a snapshot");
         }
         if self.made.contains_key(path) {

@@ -54,8 +54,17 @@ pub enum Kinds {
 pub struct Select<'a> {
     /// Kinds of entries.
     pub kinds: Kinds,
-    /// Paths below the root.
-    pub belongs: &'a dyn Fn(&Path) -> bool,
+    /// Paths below the root, and whether each is a directory's.
+    pub belongs: &'a dyn Fn(&Path, bool) -> bool,
+}
+
+/// How much room there is for files.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of all of them together.
+    pub most: u64,
+    /// Those that are in it already, of another tree.
+    pub taken: u64,
 }
 
 /// How much of a tree there is.
@@ -112,6 +121,16 @@ pub enum SnapshotError {
         what: String,
         /// The most there may be.
         limit: u64,
+    },
+    /// All files together are more than there is room for.
+    #[error("with {path} all files together have {all} bytes, which is more than {most}")]
+    NoRoom {
+        /// Where that was noticed, as it may be shown.
+        path: String,
+        /// Bytes of all up to there.
+        all: u64,
+        /// The most there may be.
+        most: u64,
     },
     /// A system call failed.
     #[error("{what}: {source}")]

@@ -4,7 +4,7 @@
 
 use super::frames::Frames;
 use super::{
-    Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Select, SnapshotError, refused,
+    Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select, SnapshotError, refused,
     shown, system,
 };
 use nix::errno::Errno;
@@ -24,20 +24,20 @@ const BUFFER: usize = 128 << 10;
 /// A block of tar's.
 const BLOCK: u64 = 512;
 
-/// Writes the archive of what is below `root` and belongs, compressed; files of more than `most` bytes together are too much.
+/// Writes the archive of what is below `root` and belongs, compressed.
 ///
 /// # Errors
 /// What can't be read or written; more than may be, naming where it was noticed.
 pub fn pack(
     root: BorrowedFd<'_>,
     select: Select<'_>,
-    most: u64,
+    room: Room,
     out: impl Write,
     progress: Progress<'_>,
 ) -> Result<Packed, SnapshotError> {
     let mut walk = Walk {
         select,
-        most,
+        room,
         progress,
         archive: Frames::new(out),
         packed: Packed::default(),
@@ -73,7 +73,7 @@ impl Step {
         let mut names = Vec::new();
         for entry in listing.iter() {
             let name = OsStr::from_bytes(entry.map_err(told)?.file_name().to_bytes()).to_owned();
-            if name == "." || name == ".." || !(walk.select.belongs)(&path.join(&name)) {
+            if name == "." || name == ".." {
                 continue;
             }
             names.push(name);
@@ -108,7 +108,7 @@ fn kind(found: &FileStat) -> SFlag {
 
 struct Walk<'a, W: Write> {
     select: Select<'a>,
-    most: u64,
+    room: Room,
     progress: Progress<'a>,
     archive: Frames<W>,
     packed: Packed,
@@ -148,7 +148,11 @@ impl<W: Write> Walk<'_, W> {
             }
             Err(error) => return Err(system(format!("looking at {}", shown(&path)))(error)),
         };
-        match kind(&found) {
+        let kind = kind(&found);
+        if !(self.select.belongs)(&path, kind == SFlag::S_IFDIR) {
+            return Ok(None);
+        }
+        match kind {
             SFlag::S_IFDIR => self.directory(dir, name, path),
             SFlag::S_IFREG => self.file(dir, name, path).map(|()| None),
             SFlag::S_IFLNK if self.select.kinds == Kinds::All => self.link(dir, name, &path, &found).map(|()| None),
@@ -232,13 +236,14 @@ impl<W: Write> Walk<'_, W> {
 
     /// A sparse file counts with what it seems to hold.
     fn fits(&self, path: &Path, size: u64) -> Result<(), SnapshotError> {
-        let too_much = |what, limit| Err(SnapshotError::TooMuch { what, limit });
         if size > MAX_FILE {
-            return too_much(format!("the size of {}, {size} bytes,", shown(path)), MAX_FILE);
+            let what = format!("the size of {}, {size} bytes,", shown(path));
+            return Err(SnapshotError::TooMuch { what, limit: MAX_FILE });
         }
-        let all = self.packed.amount.bytes.saturating_add(size);
-        match all > self.most {
-            true => too_much(format!("the size of all files up to {}, {all} bytes,", shown(path)), self.most),
+        let Room { most, taken } = self.room;
+        let all = taken.saturating_add(self.packed.amount.bytes).saturating_add(size);
+        match all > most {
+            true => Err(SnapshotError::NoRoom { path: shown(path), all, most }),
             false => Ok(()),
         }
     }
