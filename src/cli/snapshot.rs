@@ -79,21 +79,13 @@ pub fn restore(root: &Root, args: &RestoreArgs) -> Outcome {
     let file = open(&args.file)?;
     let judged = |failure: Failure| Failure { message: format!("{shown}: {}", failure.message), ..failure };
     whole(|| {
-        let Found { manifest, approvals } = look(&file, looker(), meter()).map_err(judged)?;
+        let Found { manifest, approvals } =
+            look(&file, looker(), args.max_size.as_u64(), meter()).map_err(judged)?;
         if args.check {
             return told(&manifest, &approvals, args.json);
         }
         let name = args.name.as_deref().unwrap_or(&manifest.name);
         let name = Name::parse(name)?;
-        let most = args.max_size.as_u64();
-        if manifest.bytes() > most {
-            return Err(Failure::refused(format!(
-                "{shown} unpacks to {}, which is more than {}: --max-size {} lets it",
-                size(manifest.bytes()),
-                size(most),
-                size(manifest.bytes().next_multiple_of(1 << 30))
-            )));
-        }
         let keep = decide(&args.file, &approvals, args.approvals)?;
         let brought = bring(root, &name, (&file, &manifest), keep, meter()).map_err(judged)?;
         if args.json {

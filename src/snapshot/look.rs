@@ -6,13 +6,13 @@ use std::fs::File;
 use agent::confine;
 use agent::plan::Ids;
 use agent::snapshot::container::Container;
-use agent::snapshot::{SnapshotError, fill};
+use agent::snapshot::{Amount, SnapshotError, fill};
 use operator::approvals::Kept;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-use super::manifest::{Manifest, Origin};
-use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, keeper, reads, records, told};
+use super::manifest::{Manifest, Member, Origin};
+use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, keeper, mended, reads, records, told};
 use crate::cli::out::Failure;
 
 /// Answers that a file may bring: a book has no more (docs/limits.md).
@@ -30,20 +30,20 @@ pub struct Found {
     pub approvals: Vec<String>,
 }
 
-/// Reads it all.
+/// Reads it all, unless its files are said to be more than `most` bytes.
 ///
 /// # Errors
-/// When it is not what [`super::make()`] makes.
-pub fn look(file: &File, ids: Ids, meter: Meter) -> Result<Found, Failure> {
+/// When it is not what [`super::make()`] makes, or more than may be.
+pub fn look(file: &File, ids: Ids, most: u64, meter: Meter) -> Result<Found, Failure> {
     let said = confine::run(keeper(ids), reads(file), || {
-        let found = judge(file, meter)?;
+        let found = judge(file, most, meter).map_err(mended)?;
         serde_json::to_string(&found).map_err(|e| SnapshotError::Refused(e.to_string()))
     });
     let said = said.map_err(|e| told(e.into()))?;
     serde_json::from_str(&said).map_err(|e| Failure::refused(format!("what is in it can't be told: {e}")))
 }
 
-fn judge(file: &File, meter: Meter) -> Result<Found, SnapshotError> {
+fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
     let container = Container::open(file, MEMBERS)?;
     let manifest = Manifest::read(&container.manifest)?;
     let members = 1 + usize::from(manifest.workspace.is_some());
@@ -56,6 +56,14 @@ fn judge(file: &File, meter: Meter) -> Result<Found, SnapshotError> {
     if ![&manifest.name, &manifest.made, &manifest.cofferdam].iter().all(|text| legible(text)) {
         return Err(SnapshotError::Refused("its manifest has names that can't be".into()));
     }
+    // Before anything is decompressed: what it may come to is what it says.
+    if manifest.bytes() > most {
+        let all = manifest.bytes();
+        return Err(SnapshotError::NoRoom { path: "all that it says of itself".into(), all, most });
+    }
+    if [Some(&manifest.state), manifest.workspace.as_ref()].into_iter().flatten().any(is_padded) {
+        return Err(SnapshotError::Refused("its archive is said to be larger than what is in it".into()));
+    }
     let taken = container.read(STATE, &manifest.state.stored, |bytes| {
         let wanted = Path::new(crate::compose::APPROVALS);
         fill(bytes, None, records(), manifest.state.holds, Some(wanted), &mut |bytes| meter(bytes))
@@ -67,6 +75,14 @@ fn judge(file: &File, meter: Meter) -> Result<Found, SnapshotError> {
     }
     let approvals = taken.taken.map(|bytes| answers(&bytes)).transpose()?.unwrap_or_default();
     Ok(Found { manifest, approvals })
+}
+
+/// Whether an archive is larger than one of so many entries and bytes can be.
+fn is_padded(member: &Member) -> bool {
+    /// Two headers, two paths, and what fills up blocks.
+    const MOST_AN_ENTRY: u64 = 16 << 10;
+    let Amount { entries, bytes, archive } = member.holds;
+    archive > entries.saturating_add(1).saturating_mul(MOST_AN_ENTRY).saturating_add(bytes)
 }
 
 fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {

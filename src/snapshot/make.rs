@@ -79,7 +79,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
         .map_err(told)?;
     let manifest = Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
     writer.finish(&manifest.text().map_err(told)?).map_err(told)?;
-    let found = super::look(&place.file, ids, wanted.meter)?;
+    let found = super::look(&place.file, ids, wanted.most, wanted.meter)?;
     if found.manifest != manifest {
         return Err(Failure::refused(
             "the snapshot does not read back as it was written: there is no file; try again",

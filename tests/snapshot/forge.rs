@@ -59,6 +59,20 @@ pub fn archive(members: &[Member]) -> Vec<u8> {
     all
 }
 
+/// An archive that begins a file of so many zeros, compressed.
+pub fn bomb(size: u64) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.as_old_mut().name[0] = b'f';
+    header.set_entry_type(EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_size(size);
+    header.set_mtime(1);
+    header.set_cksum();
+    let piece = compressed(&vec![0; 4 << 20]);
+    let pieces = usize::try_from(size >> 22).unwrap();
+    [compressed(header.as_bytes()), piece.repeat(pieces), compressed(&[0; 1024])].concat()
+}
+
 pub fn compressed(plain: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest)
 }

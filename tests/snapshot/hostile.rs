@@ -9,7 +9,9 @@ use bed::Stage;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tar::EntryType;
 
-use crate::forge::{Forged, Lies, Member, a_directory, a_file, archive, compressed, container, entry, write};
+use crate::forge::{
+    Forged, Lies, Member, a_directory, a_file, archive, bomb, compressed, container, entry, write,
+};
 use crate::{file, nothing_came, own, sandbox};
 
 const SECRET: &str = "the-operators-own-secret";
@@ -157,16 +159,27 @@ fn attacks(outside: &Path) -> Vec<Attack> {
     let stored = |what, stored: Vec<u8>, lies: Lies, said| {
         (what, Forged { lies, stored: Some(stored), ..Forged::of(vec![a_file("f", "x")]) }.bytes(), said)
     };
-    let bomb: Vec<u8> = (0..64).flat_map(|_| compressed(&vec![0; 4 << 20])).collect();
     let whole = archive(&[a_file("f", "x")]);
     let behind = [whole.clone(), vec![0; 4096], b"more".to_vec()].concat();
     all.extend([
-        stored("a bomb", bomb.clone(), Lies::default(), "more than its manifest says"),
+        stored("a bomb", bomb(256 << 20), Lies::default(), "hold more than its manifest says"),
+        stored(
+            "a bomb in its archive",
+            bomb(256 << 20),
+            Lies { bytes: Some(1 << 30), archive: Some(4096), ..Lies::default() },
+            "unpacks to more than its manifest says",
+        ),
         stored(
             "a bomb that says so",
-            bomb,
+            bomb(4 << 20),
+            Lies { bytes: Some(1 << 40), archive: Some(1 << 40), ..Lies::default() },
+            "raise it with --max-size",
+        ),
+        stored(
+            "one in what pads it",
+            bomb(4 << 20),
             Lies { archive: Some(1 << 40), ..Lies::default() },
-            "behind the end",
+            "larger than what is in it",
         ),
         stored(
             "something behind the end",

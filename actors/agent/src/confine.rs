@@ -81,7 +81,8 @@ pub fn run<E: std::fmt::Display>(
     match sys::process::clone(namespaces).map_err(system(STARTING))? {
         Cloned::Child => {
             drop((go_write, said_read));
-            let life = std::panic::AssertUnwindSafe(|| live((user, changes), reach, &go_read, &said_write, job));
+            let life =
+                std::panic::AssertUnwindSafe(|| live((user, changes), reach, &go_read, &said_write, job));
             let _ = std::panic::catch_unwind(life);
             sys::process::exit_now(0)
         }
@@ -106,7 +107,8 @@ fn map_user(pid: i32, user: Id) -> io::Result<()> {
 }
 
 fn listen(pipe: OwnedFd) -> Result<String, Failed> {
-    let said = sys::signals::hear(pipe, MAX_REPORT).map_err(system("waiting for the process that reads it"))?;
+    let said =
+        sys::signals::hear(pipe, MAX_REPORT).map_err(system("waiting for the process that reads it"))?;
     match said.split_first() {
         Some((b'+', text)) => Ok(legible(text)),
         Some((b'-', text)) => Err(Failed::Said(legible(text))),

@@ -2,9 +2,9 @@
 //! what isn't written so is refused: no second reading of it exists. What the members hold is judged elsewhere.
 
 use super::{SnapshotError, refused, system};
+use crate::image::Digest;
 use crate::image::layout::Slice;
 use crate::image::verify::{Size, Verified};
-use crate::image::Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -145,11 +145,11 @@ impl<'a> Container<'a> {
             let name = name_of(&block);
             let size = Header::from_byte_slice(&block).entry_size().unwrap_or(u64::MAX);
             let start = at.saturating_add(BLOCK);
-            let end = start.checked_add(size).and_then(|end| end.checked_next_multiple_of(BLOCK));
-            let end = end.filter(|end| *end <= all).ok_or_else(|| not_one(at == 0))?;
             if header(&name, size).as_slice() != block || parts.len() > MAX_PARTS {
                 return Err(not_one(at == 0));
             }
+            let end = start.checked_add(size).and_then(|end| end.checked_next_multiple_of(BLOCK));
+            let end = end.filter(|end| *end <= all).ok_or_else(|| not_one(false))?;
             let filled = start + size;
             if exactly(file, filled, end - filled)?.iter().any(|byte| *byte != 0) {
                 return Err(refused("something stands between its members"));

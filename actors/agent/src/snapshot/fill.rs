@@ -190,7 +190,9 @@ impl Filling<'_> {
             (Kind::HardLink(target), Kinds::All) if self.made.get(target.path()) == Some(&Made::File) => {
                 Ok(Made::File)
             }
-            (Kind::HardLink(_), Kinds::All) => wrong("it is a second name of what is no file that came before it"),
+            (Kind::HardLink(_), Kinds::All) => {
+                wrong("it is a second name of what is no file that came before it")
+            }
             (Kind::Link(_) | Kind::HardLink(_), Kinds::Plain) => wrong("it is a link, and records have none"),
             (Kind::Special, _) => wrong("it is a device or a pipe"),
         }

@@ -4,8 +4,8 @@
 
 use super::frames::Frames;
 use super::{
-    Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select, SnapshotError, refused,
-    shown, system,
+    Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select,
+    SnapshotError, refused, shown, system,
 };
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
@@ -92,7 +92,14 @@ fn reopened(dir: BorrowedFd<'_>) -> Result<OwnedFd, SnapshotError> {
 /// Never waits, should it be a pipe by now.
 fn open(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
-        .flags(flags | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .flags(
+            flags
+                | OFlag::O_RDONLY
+                | OFlag::O_NOFOLLOW
+                | OFlag::O_NONBLOCK
+                | OFlag::O_NOCTTY
+                | OFlag::O_CLOEXEC,
+        )
         .resolve(
             ResolveFlag::RESOLVE_BENEATH
                 | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -124,7 +131,9 @@ impl<W: Write> Walk<'_, W> {
 
     fn room_for(&self, more: u64) -> Result<(), SnapshotError> {
         match self.packed.amount.entries.saturating_add(more) > MAX_ENTRIES {
-            true => Err(SnapshotError::TooMuch { what: "the number of its entries".into(), limit: MAX_ENTRIES }),
+            true => {
+                Err(SnapshotError::TooMuch { what: "the number of its entries".into(), limit: MAX_ENTRIES })
+            }
             false => Ok(()),
         }
     }
@@ -155,7 +164,9 @@ impl<W: Write> Walk<'_, W> {
         match kind {
             SFlag::S_IFDIR => self.directory(dir, name, path),
             SFlag::S_IFREG => self.file(dir, name, path).map(|()| None),
-            SFlag::S_IFLNK if self.select.kinds == Kinds::All => self.link(dir, name, &path, &found).map(|()| None),
+            SFlag::S_IFLNK if self.select.kinds == Kinds::All => {
+                self.link(dir, name, &path, &found).map(|()| None)
+            }
             _ => {
                 self.left_out().special += 1;
                 Ok(None)
@@ -265,7 +276,9 @@ impl<W: Write> Walk<'_, W> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(system(format!("reading {}", shown(path)))(error)),
             };
-            self.archive.write_all(part.get(..length).unwrap_or_default()).map_err(system("writing the snapshot"))?;
+            self.archive
+                .write_all(part.get(..length).unwrap_or_default())
+                .map_err(system("writing the snapshot"))?;
             left -= length as u64;
             self.packed.amount.bytes += length as u64;
             (self.progress)(self.packed.amount.bytes);
