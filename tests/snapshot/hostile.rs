@@ -217,8 +217,7 @@ fn attacks(outside: &Path) -> Vec<Attack> {
         ("a later format", container([("manifest.json", br#"{"format":2}"#.to_vec())]), "of format 2"),
     ]);
     let named = |name: &str| {
-        let text = String::from_utf8_lossy(&good).into_owned();
-        let at = text.find("forged").expect("its name");
+        let at = good.windows(6).position(|bytes| bytes == b"forged").expect("its name");
         let mut bytes = good.clone();
         bytes[at..at + 6].copy_from_slice(name.as_bytes());
         bytes
