@@ -11,7 +11,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent::plan::{Id, Ids};
-use nix::fcntl::AtFlags;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, RenameFlags};
 use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::out::Failure;
@@ -40,9 +41,10 @@ pub fn choose_in(claim: &Claim, state: &Path) -> Result<Ids, Failure> {
 /// [`io::ErrorKind::AlreadyExists`] where something is there; else the kernel's.
 pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()> {
     let here = nix::fcntl::AT_FDCWD;
-    let rename = || {
-        nix::fcntl::renameat2(here, &claim.dir, here, to, nix::fcntl::RenameFlags::RENAME_NOREPLACE)
-            .map_err(io::Error::from)
+    let rename = || match nix::fcntl::renameat2(here, &claim.dir, here, to, RenameFlags::RENAME_NOREPLACE) {
+        // A filesystem without it: at worst an empty directory's place is taken.
+        Err(Errno::EINVAL) => fs::rename(&claim.dir, to),
+        other => Ok(other?),
     };
     match (ids, chosen(&claim.dir)) {
         (Ids::Rooted { .. }, Some(first)) => {
@@ -286,7 +288,7 @@ mod tests {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (here, flags) = (nix::fcntl::AT_FDCWD, nix::fcntl::RenameFlags::RENAME_EXCHANGE);
+                let (here, flags) = (nix::fcntl::AT_FDCWD, RenameFlags::RENAME_EXCHANGE);
                 while !done.load(Ordering::Relaxed) {
                     let _ = nix::fcntl::renameat2(here, &at("own"), here, &at("second"), flags);
                 }

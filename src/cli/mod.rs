@@ -31,7 +31,7 @@ mod sockets;
 mod start;
 mod up;
 mod way_out;
-mod workspace;
+pub mod workspace;
 
 use std::ffi::OsString;
 use std::io;

@@ -19,6 +19,8 @@ use crate::state::{Name, Root};
 
 /// Bytes between two words on how far it is.
 const WORD_EVERY: u64 = 32 << 20;
+/// Begins a terminal's line anew.
+const CLEAR: &str = "\r\x1b[K";
 /// Nobody's, where a command of root's only looks at a file.
 const NOBODY: Id = Id { uid: 65534, gid: 65534 };
 
@@ -185,6 +187,9 @@ fn whole<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let signals = heart::hold_signals()?;
     agent::own::no_core_files()?;
     let done = work();
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr().lock(), "{CLEAR}");
+    }
     // Whoever was asked to end meanwhile ends of that, here.
     signals.release()?;
     done
@@ -203,7 +208,7 @@ fn meter() -> Meter {
     |bytes| {
         let word = bytes / WORD_EVERY;
         if word > 0 && SAID.swap(word, Ordering::Relaxed) != word {
-            let _ = write!(io::stderr().lock(), "\rcofferdam: {} so far\r", ByteSize(word * WORD_EVERY));
+            let _ = write!(io::stderr().lock(), "{CLEAR}cofferdam: {} so far", ByteSize(word * WORD_EVERY));
         }
     }
 }

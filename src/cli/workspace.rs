@@ -55,7 +55,8 @@ fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
+/// The real place of a directory that can be a workspace, through no link where agents could write `before`.
+pub fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = places::follow(path, before).map_err(|e| match e {
         Astray::Io(e) if e.kind() == io::ErrorKind::NotFound => {

@@ -17,7 +17,7 @@ use super::manifest::{Manifest, Member, Origin};
 use super::place::Place;
 use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records, told};
 use crate::cli::out::Failure;
-use crate::cli::{ids, places};
+use crate::cli::{ids, places, workspace};
 use crate::state::{Claim, Name, Root};
 
 /// What is wanted.
@@ -55,7 +55,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     let ids = ids::choose(&claim)?;
     // As a start does: from then on the gateway may look into the directory.
     ids::own(&claim, ids)?;
-    let (origin, workspace) = workspace(&claim, wanted.workspace)?;
+    let (origin, files) = agents_files(&claim, wanted.workspace)?;
     let place = Place::new(destination(&claim, wanted)?)?;
     let mut writer = Writer::new(&place.file);
     let out = &place.file;
@@ -70,7 +70,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
         })
         .map_err(told)?;
     let room = Room { most: wanted.most, taken: state.1.amount.bytes };
-    let files = workspace
+    let files = files
         .map(|dir| {
             let write = || packed(owner(ids), (&dir, out), everything(), (room, wanted.meter));
             writer.part(WORKSPACE, write)
@@ -136,7 +136,7 @@ fn destination(claim: &Claim, wanted: &Wanted<'_>) -> Result<PathBuf, Failure> {
 }
 
 /// The directory of the agent's files, opened.
-fn workspace(claim: &Claim, named: Option<&Path>) -> Result<(Origin, Option<File>), Failure> {
+fn agents_files(claim: &Claim, named: Option<&Path>) -> Result<(Origin, Option<File>), Failure> {
     let Some(named) = named else {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         return match openat(&claim.handle, "workspace", flags, Mode::empty()) {
@@ -147,13 +147,11 @@ fn workspace(claim: &Claim, named: Option<&Path>) -> Result<(Origin, Option<File
             }
         };
     };
-    let told = |e: &dyn std::fmt::Display| Failure::refused(format!("workspace {}: {e}", named.display()));
-    let real = places::follow(named, &places::before(&claim.dir)?).map_err(|e| told(&e))?;
-    let dir = File::open(&real).map_err(|e| told(&e))?;
-    match dir.metadata().map_err(|e| told(&e))?.is_dir() {
-        true => Ok((Origin::Named, Some(dir))),
-        false => Err(told(&"it is not a directory: name one")),
-    }
+    // What can't be a workspace is none here either.
+    let real = workspace::check(named, &places::before(&claim.dir)?)?;
+    let dir = File::open(&real)
+        .map_err(|e| Failure::refused(format!("workspace {}: {e}; name another", named.display())))?;
+    Ok((Origin::Named, Some(dir)))
 }
 
 fn packed(

@@ -67,7 +67,16 @@ impl Place {
     /// Somebody has; what the kernel says.
     pub fn publish(mut self) -> Result<PathBuf, Failure> {
         let named = match &self.hidden {
-            Some(hidden) => renameat2(AT_FDCWD, hidden, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE),
+            Some(hidden) => {
+                match renameat2(AT_FDCWD, hidden, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE) {
+                    // A filesystem without it, which has second names in its stead: the first goes when this is dropped.
+                    Err(Errno::EINVAL) => {
+                        let linked = linkat(AT_FDCWD, hidden, AT_FDCWD, &self.path, AtFlags::empty());
+                        linked.and_then(|()| nix::unistd::unlink(hidden))
+                    }
+                    other => other,
+                }
+            }
             None => {
                 let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
                 linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW)

@@ -131,6 +131,11 @@ fn attacks(outside: &Path) -> Vec<Attack> {
         state("a lock", a_file("lock", ""), "no place in a snapshot"),
         state("a link among the records", link("audit.jsonl", "/etc/passwd"), "records have none"),
         state("approvals that are none", a_file("approvals.json", "{}"), "its approvals can't be read"),
+        state(
+            "numbers that overflow",
+            a_file("approvals.json", r#"{"last_id":18446744073709551615,"questions":{}}"#),
+            "numbers that can't be",
+        ),
         state("a directory that is a file", a_directory("approvals.json"), "no place in a snapshot"),
     ]);
     let lies = |what, lies: Lies, said| {

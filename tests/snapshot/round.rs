@@ -241,6 +241,8 @@ pub fn what_is_there_is_never_written_over(stage: &Stage) -> Result<()> {
     for (args, words) in [
         (vec!["snapshot", "nobody", &text], "no sandbox named 'nobody'"),
         (vec!["snapshot", &name, "/no/such/directory/file"], "can't write /no/such/directory/file"),
+        (vec!["snapshot", &name, "elsewhere", "--workspace", "/etc"], "/etc can't be a workspace"),
+        (vec!["snapshot", &name, "elsewhere", "--workspace", "/no/such"], "workspace /no/such doesn't exist"),
         (vec!["restore", "/no/such/file"], "can't read /no/such/file"),
         (vec!["restore", "/dev/null"], "it is no plain file"),
         (vec!["restore", &text, "--name", "../up"], "../up"),

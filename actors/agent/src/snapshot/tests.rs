@@ -129,3 +129,44 @@ fn a_container_has_one_way_to_be_written() {
         assert!(read(&["one", "two"]).is_err(), "byte {at}");
     }
 }
+
+/// Whatever a byte of an archive is changed to: what comes of it lies in the directory, or nothing does.
+#[test]
+fn a_changed_archive_makes_nothing_elsewhere() {
+    const CHANGES: usize = 3000;
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let canary = elsewhere.path().join("canary");
+    fs::write(&canary, "as it was").unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/file"), "content").unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
+    fs::hard_link(dir.path().join("sub/file"), dir.path().join("second")).unwrap();
+    let (packed, out) = packed(dir.path(), &mut |_| {});
+    let mut plain = Vec::new();
+    io::Read::read_to_end(&mut crate::image::decode::Frames::new(out.as_slice()), &mut plain).unwrap();
+    assert_eq!(plain.len() as u64, packed.amount.archive);
+    let (mut refused, noise) = (0, noise(8 * CHANGES));
+    for change in noise.chunks_exact(8) {
+        let mut changed = plain.clone();
+        // Two bytes: where the text is, most of the time.
+        for pair in change.chunks_exact(4) {
+            let at = usize::from(pair[0]) << 8 | usize::from(pair[1]);
+            let end = changed.len();
+            changed[at % end] =
+                if pair[2] < 128 { b"./\0 01725xLgK="[usize::from(pair[3] % 14)] } else { pair[3] };
+        }
+        let bytes = ruzstd::encoding::compress_to_vec(
+            changed.as_slice(),
+            ruzstd::encoding::CompressionLevel::Fastest,
+        );
+        let into = tempfile::tempdir().unwrap();
+        let open = File::open(into.path()).unwrap();
+        refused += u32::from(
+            fill(bytes.as_slice(), Some(open.as_fd()), ALL, packed.amount, None, &mut |_| {}).is_err(),
+        );
+        assert_eq!(fs::read_to_string(&canary).unwrap(), "as it was");
+        assert_eq!(fs::metadata(&canary).unwrap().nlink(), 1);
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    }
+    assert!(refused > 500, "{refused}");
+}

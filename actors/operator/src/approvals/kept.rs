@@ -38,6 +38,13 @@ impl Kept {
         self
     }
 
+    /// The highest number in it, of an id or of how often something was asked.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        let numbers = self.questions.iter().flat_map(|(id, question)| [*id, question.count]);
+        numbers.fold(self.last_id, u64::max)
+    }
+
     /// What is approved, and as which rule.
     pub fn approved(&self) -> impl Iterator<Item = (&Asked, &Rule)> {
         self.questions.values().filter_map(|question| match &question.answer {
