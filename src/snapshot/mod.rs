@@ -32,9 +32,9 @@ pub use manifest::{Manifest, Origin};
 use crate::cli::out::Failure;
 
 /// The member that has cofferdam's own records of a sandbox.
-const STATE: &str = "state.tar.zst";
+const STATE: &str = "state.tar.gz";
 /// The member that has the agent's files.
-const WORKSPACE: &str = "workspace.tar.zst";
+const WORKSPACE: &str = "workspace.tar.gz";
 /// In the order in which they stand.
 const MEMBERS: &[&str] = &[STATE, WORKSPACE];
 

@@ -69,6 +69,26 @@ pub fn links_lead_nowhere_while_they_are_exchanged(stage: &Stage) -> Result<()> 
     Ok(())
 }
 
+/// Who makes the snapshot may read all; who reads the workspace for it is the sandbox's user.
+pub fn roots_own_files_are_not_read_for_the_agent(stage: &Stage) -> Result<()> {
+    let (name, second) = (stage.name(), format!("{}-b", stage.name()));
+    sandbox(stage, &name, "mkdir d; printf mine > d/mine; chmod 000 d/mine d")?;
+    let secret = stage.dir().join("secret");
+    std::fs::write(&secret, SECRET)?;
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    std::fs::hard_link(&secret, own(stage, &name).join("second-name"))?;
+    let (_, text) = file(stage, "one.cofferdam");
+    let said = stage.call(&["snapshot", &name, &text])?.expect_code(0)?.err();
+    ensure!(said.contains("1 files or directories can't be read by the sandbox's user"), "{said}");
+    stage.call(&["restore", &text, "--name", &second])?.expect_code(0)?;
+    let files = crate::common::files_below(&own(stage, &second));
+    ensure!(
+        files == [own(stage, &second).join("d/mine")],
+        "its own are there, whatever their modes: {files:?}"
+    );
+    Ok(())
+}
+
 /// A file, and what is said of it.
 type Attack = (&'static str, Vec<u8>, &'static str);
 
@@ -212,8 +232,8 @@ fn attacks(outside: &Path) -> Vec<Attack> {
         (
             "a member twice",
             container([
-                ("state.tar.zst", Vec::new()),
-                ("state.tar.zst", Vec::new()),
+                ("state.tar.gz", Vec::new()),
+                ("state.tar.gz", Vec::new()),
                 ("manifest.json", b"{}".to_vec()),
             ]),
             "has no place in it",

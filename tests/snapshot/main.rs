@@ -37,6 +37,7 @@ fn main() -> ExitCode {
             more_than_may_be_is_refused,
             a_running_sandbox_is_refused_and_a_snapshot_holds_the_name,
             links_lead_nowhere_while_they_are_exchanged,
+            roots_own_files_are_not_read_for_the_agent.only(Mode::Rooted),
             hostile_files_make_nothing.only(Mode::Rootless),
             a_hostile_file_writes_nothing_elsewhere_as_root.only(Mode::Rooted),
             every_changed_byte_is_noticed.only(Mode::Rootless),

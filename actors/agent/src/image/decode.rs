@@ -30,14 +30,14 @@ pub(super) fn decoder<'a>(
 }
 
 /// Frames one after the other (RFC 8878, section 3): zstd's parallel and seekable writers make many.
-pub(crate) struct Frames<R: Read> {
+struct Frames<R: Read> {
     source: BufReader<R>,
     decoder: FrameDecoder,
     within: bool,
 }
 
 impl<R: Read> Frames<R> {
-    pub(crate) fn new(stored: R) -> Self {
+    fn new(stored: R) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(MAX_WINDOW);
         Self { source: BufReader::new(stored), decoder, within: false }

@@ -18,7 +18,7 @@
 //! attributes, set-id bits and devices of an image are not kept.
 
 pub(crate) mod bounds;
-pub(crate) mod decode;
+mod decode;
 pub(crate) mod entry;
 mod layer;
 pub(crate) mod layout;

@@ -2,8 +2,7 @@
 //! a name is used once, lies in a directory that came before it, and is beneath the one that is filled; what isn't as [`super::walk`]
 //! would have written it is refused. Never replaces anything, and never follows what it has made.
 
-use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, refused, shown};
-use crate::image::decode::Frames;
+use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, press, refused, shown};
 use crate::image::entry::{Entry, Extended, Kind, Names, Place, judge};
 use crate::image::tree::{self, Tree, broken};
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -41,7 +40,7 @@ pub fn fill(
     take: Option<&Path>,
     progress: Progress<'_>,
 ) -> Result<Seen, SnapshotError> {
-    let mut plain = Counted { inner: Frames::new(stored), most: amount.archive, seen: 0 };
+    let mut plain = Counted { inner: press::plain(stored), most: amount.archive, seen: 0 };
     let mut filling = Filling {
         tree: into.map(Tree::new),
         select,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! walk        what lies below a directory, by descriptor and through no link, as members of a tar archive
-//! frames      that archive's bytes, compressed a piece at a time
+//! press       that archive's bytes, compressed
 //! container   archives and a description in one plain tar file, which has one way to be written
 //! fill        an archive judged to its end, and made again below an empty directory
 //! ```
@@ -13,7 +13,7 @@
 
 pub mod container;
 mod fill;
-mod frames;
+mod press;
 #[cfg(test)]
 mod tests;
 mod walk;

@@ -2,7 +2,7 @@
 //! through no link and into no other mount, so an agent that exchanges a file for a link meanwhile gains nothing. No recursion: what is
 //! open on the way down is a list, and no longer than a path may be deep.
 
-use super::frames::Frames;
+use super::press::Press;
 use super::{
     Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select,
     SnapshotError, refused, shown, system,
@@ -39,7 +39,7 @@ pub fn pack(
         select,
         room,
         progress,
-        archive: Frames::new(out),
+        archive: Press::new(out),
         packed: Packed::default(),
         first_names: HashMap::new(),
         buffer: vec![0; BUFFER],
@@ -117,7 +117,7 @@ struct Walk<'a, W: Write> {
     select: Select<'a>,
     room: Room,
     progress: Progress<'a>,
-    archive: Frames<W>,
+    archive: Press<W>,
     packed: Packed,
     /// Of files with several names, by device and inode: the first that was met.
     first_names: HashMap<(u64, u64), PathBuf>,
