@@ -214,7 +214,7 @@ fn attacks(outside: &Path) -> Vec<Attack> {
         ),
         stored("no compression", whole.clone(), Lies::default(), "can't be read"),
         stored("half an archive", compressed(&whole[..700]), Lies::default(), "can't be read"),
-        stored("nothing", Vec::new(), Lies::default(), "its manifest says"),
+        stored("nothing", Vec::new(), Lies::default(), "can't be read"),
     ]);
     let good = Forged::of(vec![a_file("f", "x")]).bytes();
     all.extend([

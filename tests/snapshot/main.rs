@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             approvals_for_good_come_only_by_the_operators_word,
             the_record_of_before_is_put_aside_and_counts_go_on,
             a_workspace_elsewhere_is_taken_in_where_it_is_named,
+            a_file_of_roots_is_an_ordinary_users_sandbox_too.only(Mode::Rooted),
             what_is_there_is_never_written_over,
             more_than_may_be_is_refused,
             a_running_sandbox_is_refused_and_a_snapshot_holds_the_name,

@@ -212,6 +212,36 @@ pub fn a_workspace_elsewhere_is_taken_in_where_it_is_named(stage: &Stage) -> Res
     Ok(())
 }
 
+/// And back: no user's number is in a file.
+pub fn a_file_of_roots_is_an_ordinary_users_sandbox_too(stage: &Stage) -> Result<()> {
+    const SOMEBODY: u32 = 23_456;
+    let (name, back) = (stage.name(), format!("{}-b", stage.name()));
+    sandbox(stage, &name, "printf roots > it; mkdir shut; printf x > shut/in; chmod 000 shut")?;
+    let (there, text) = file(stage, "one.cofferdam");
+    stage.call(&["snapshot", &name, &text])?.expect_code(0)?;
+    let home = stage.dir().join("somebodys");
+    std::fs::create_dir(&home)?;
+    for path in [&home, &there] {
+        std::os::unix::fs::chown(path, Some(SOMEBODY), Some(SOMEBODY))?;
+    }
+    let (state, again) = (home.join("state"), home.join("again.cofferdam").display().to_string());
+    let as_somebody = |args: &[&str]| {
+        use std::os::unix::process::CommandExt;
+        let mut command = stage.command(stage.binary());
+        command.env("COFFERDAM_STATE", &state).args(args).uid(SOMEBODY).gid(SOMEBODY);
+        bed::stage::finish(command, PATIENCE)?.expect_code(0)
+    };
+    as_somebody(&["restore", &text])?;
+    let told =
+        as_somebody(&["run", "--quiet", "--name", &name, "--", "sh", "-c", "cat it; printf theirs > it"])?;
+    ensure!(told.out() == "roots", "{}", told.out());
+    as_somebody(&["snapshot", &name, &again])?;
+    stage.call(&["restore", &again, "--name", &back])?.expect_code(0)?;
+    let told = stage.run(&["--name", &back], &["sh", "-c", "cat it; chmod 700 shut; cat shut/in"])?;
+    ensure!(told.expect_code(0)?.out() == "theirsx");
+    Ok(())
+}
+
 pub fn what_is_there_is_never_written_over(stage: &Stage) -> Result<()> {
     let name = stage.name();
     sandbox(stage, &name, "printf first > it")?;
