@@ -91,6 +91,11 @@ impl Logs {
     }
 }
 
+/// Whether a file of a sandbox's logs is one.
+pub fn is_a_log(name: &str) -> bool {
+    parts(OsStr::new(name)).is_some()
+}
+
 /// Whose log a file is, and the how-manieth before the one that is being written.
 fn parts(name: &OsStr) -> Option<(&str, u32)> {
     let name = name.to_str()?;

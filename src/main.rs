@@ -17,6 +17,7 @@ mod name;
 mod pages;
 mod plan;
 mod sealed;
+mod snapshot;
 mod state;
 mod steps;
 mod waits;

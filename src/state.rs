@@ -7,7 +7,9 @@
 //! STATE/NAME/logs/          the agents' output, redacted
 //! STATE/NAME/workspace/     /sandbox, where none other is named
 //! STATE/NAME/root/          what a sandbox has changed in a root that isn't the host's
+//! STATE/NAME/earlier/       of a restored sandbox: the record of the one that it was made of
 //! STATE/.images/            unpacked images, shared
+//! STATE/.restoring/         what `restore` makes, until it is whole: see `snapshot::bring`
 //! STATE/NAME/places         where its agents could ever write
 //! STATE/.choosing, .ids     which host ids rooted sandboxes have, on the whole machine: see `cli::pairs`
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
@@ -103,8 +105,11 @@ impl Root {
     pub fn claim(&self, name: &Name, another: &str) -> Result<Claim, Failure> {
         self.try_claim(name)?.map_err(|taken| {
             Failure::refused(match taken {
-                Taken::Running(holder) => format!(
+                Taken::Running(holder) if self.is_running(name) => format!(
                     "a sandbox named '{name}' is running{holder}: stop it with `cofferdam stop {name}`, or choose another {another}"
+                ),
+                Taken::Running(holder) => format!(
+                    "a sandbox named '{name}' is in use{holder}: it starts, ends, or a snapshot of it is made; try again, or choose another {another}"
                 ),
                 Taken::Anothers => format!(
                     "{} is another user's: choose another {another}, or another --state DIR",

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "deploy/dashboards.rs"]
+mod dashboards;
+#[path = "deploy/pods.rs"]
+mod pods;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +17,8 @@ use bed::Stage;
 use bed::stage::{Finished, Mode, PATIENCE, finish, poll};
 
 use common::{COFFERDAM, Sandbox, program, under_filter};
+use dashboards::*;
+use pods::*;
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -29,6 +35,11 @@ fn main() -> ExitCode {
             alerts_are_proven.only(Mode::Rootless),
             alerts_name_only_what_exists.only(Mode::Rootless),
             images_are_pinned_by_digest.only(Mode::Rootless),
+            dashboards_show_only_what_exists.only(Mode::Rootless),
+            dashboards_ask_what_prometheus_understands.only(Mode::Rootless),
+            pods_hold_together.only(Mode::Rootless),
+            a_pod_as_an_ordinary_user_runs_its_sandbox.only(Mode::Rootless),
+            a_pod_as_root_runs_its_sandbox.only(Mode::Rooted),
         ],
     )
 }

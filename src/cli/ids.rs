@@ -11,7 +11,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use agent::plan::{Id, Ids};
-use nix::fcntl::AtFlags;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, RenameFlags};
 use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::out::Failure;
@@ -26,7 +27,34 @@ const LAST: u32 = 65519;
 
 /// Chooses the ids of a claimed sandbox.
 pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
-    choose_with(|| dynamic(claim))
+    choose_in(claim, claim.dir.parent().unwrap_or(Path::new("/")))
+}
+
+/// The same of one whose directory is not among the others of its state directory yet.
+pub fn choose_in(claim: &Claim, state: &Path) -> Result<Ids, Failure> {
+    choose_with(|| dynamic_beside(claim, &[Root::locate(None)?.dir(), state]))
+}
+
+/// Has its directory come to its place, which must be free, and its ids go with it: nobody chooses meanwhile.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] where something is there; else the kernel's.
+pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()> {
+    let here = nix::fcntl::AT_FDCWD;
+    let rename = || match nix::fcntl::renameat2(here, &claim.dir, here, to, RenameFlags::RENAME_NOREPLACE) {
+        // A filesystem without it: at worst an empty directory's place is taken.
+        Err(Errno::EINVAL) => fs::rename(&claim.dir, to),
+        other => Ok(other?),
+    };
+    match (ids, chosen(&claim.dir)) {
+        (Ids::Rooted { .. }, Some(first)) => {
+            let usual = Root::locate(None).map_err(|failure| io::Error::other(failure.message))?;
+            let pairs = Pairs::locked(&[usual.dir(), state])?;
+            rename()?;
+            pairs.record(first, &fs::canonicalize(to)?)
+        }
+        _ => rename(),
+    }
 }
 
 /// The ids of a sandbox that is built only to see whether it can be, and has no name.
@@ -109,7 +137,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
 
 /// Whether a file is one of the audit log's, one that a crash left before it had its name among them: where it can't be opened, the
 /// log begins no new file any more.
-fn is_of_log(name: &str) -> bool {
+pub fn is_of_log(name: &str) -> bool {
     matches!(name, "audit.head" | "audit.next") || name.starts_with("audit") && name.ends_with(".jsonl")
 }
 
@@ -164,11 +192,6 @@ fn named(users: &str, name: &str) -> Option<Id> {
         let id = Id { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
         (found == name && id.uid != 0).then_some(id)
     })
-}
-
-fn dynamic(claim: &Claim) -> Result<(Id, Id), Failure> {
-    let root = claim.dir.parent().unwrap_or(Path::new("/"));
-    dynamic_beside(claim, &[Root::locate(None)?.dir(), root])
 }
 
 /// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose, wherever their state is. A pair that was
@@ -265,7 +288,7 @@ mod tests {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let (here, flags) = (nix::fcntl::AT_FDCWD, nix::fcntl::RenameFlags::RENAME_EXCHANGE);
+                let (here, flags) = (nix::fcntl::AT_FDCWD, RenameFlags::RENAME_EXCHANGE);
                 while !done.load(Ordering::Relaxed) {
                     let _ = nix::fcntl::renameat2(here, &at("own"), here, &at("second"), flags);
                 }

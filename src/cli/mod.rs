@@ -29,11 +29,12 @@ mod redact;
 mod run;
 mod secrets;
 pub mod site;
+mod snapshot;
 mod sockets;
 mod start;
 mod up;
 mod way_out;
-mod workspace;
+pub mod workspace;
 
 use std::ffi::OsString;
 use std::io;
@@ -124,11 +125,13 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Redact(args) => redact::redact(&args),
         Command::Audit(command) => audit::audit(&root, &command),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Snapshot(args) => snapshot::snapshot(&root, &args),
+        Command::Restore(args) => snapshot::restore(&root, &args),
         Command::Demo(args) => crate::demo::demo(&args),
         Command::Provider(command) => provider::provider(&command),
         Command::Onboard(args) => onboard::onboard(&root, &args),
         Command::Later { .. } => Err(Failure::refused(
-            "snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
+            "term comes with a later release; `cofferdam --help` lists what there is",
         )),
     }
 }

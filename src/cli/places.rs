@@ -46,6 +46,16 @@ pub fn follow(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Astray
     links::follow(&std::path::absolute(path)?, &theirs)
 }
 
+/// Says that of a new sandbox: its agents could have left links in this directory alone.
+///
+/// # Errors
+/// When that can't be kept.
+pub fn begin(dir: &Path, workspace: &Path) -> Result<(), Failure> {
+    let path = dir.join(FILE);
+    let bytes = [workspace.as_os_str().as_bytes(), &[0]].concat();
+    kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
+}
+
 /// Adds those of a cage, before anything runs in it: to what it knows, for the cages after it, and to what is kept.
 ///
 /// # Errors

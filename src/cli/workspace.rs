@@ -55,10 +55,10 @@ fn writable(named: &Path, real: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a directory can be a workspace, and which it is.
+/// The real place of a directory that can be a workspace, through no link where agents could write `before`.
 ///
 /// # Errors
-/// Why it can't.
+/// Why it can't be one.
 pub fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure> {
     let shown = path.display();
     let real = places::follow(path, before).map_err(|e| match e {

@@ -24,7 +24,7 @@ use super::records::record;
 use crate::kept;
 
 /// Where questions and answers are kept, in the sandbox's state directory.
-const FILE: &str = "approvals.json";
+pub const FILE: &str = "approvals.json";
 /// One that can't be read is put there, and never written over.
 const ASIDE: &str = "approvals-unreadable.json";
 /// At the soonest so long after the last time is a question written: answers are at once.

@@ -9,7 +9,9 @@
 //! probe       the proof: what must fail fails, what must work works, tried in the agent's place
 //! own         what heart, init and supervisor take from themselves once they have started
 //! doctor      what this machine can enforce, each tried for real
-//! image       another root than the host's: OCI images unpacked by a process that can do nothing else
+//! confine     the process that reads what may be hostile: it can do nothing else
+//! image       another root than the host's: OCI images
+//! snapshot    a directory tree in one file and back, believing neither
 //! protocol    what the three processes say to each other
 //! wire        how: one versioned message a packet, with descriptors
 //! credential_files   files in which agents keep keys, kept at mode 0600
@@ -23,6 +25,7 @@
 
 pub mod actor;
 pub mod client;
+pub mod confine;
 pub mod control;
 pub mod credential_files;
 pub mod doctor;
@@ -44,6 +47,7 @@ pub mod plan;
 pub mod probe;
 pub mod protocol;
 pub mod roots;
+pub mod snapshot;
 mod sys;
 pub mod wire;
 

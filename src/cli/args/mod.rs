@@ -5,6 +5,7 @@
 mod answers;
 mod policy;
 mod provider;
+mod snapshot;
 mod start;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand};
 pub use answers::{AnswerArgs, ApprovalsCommand, IdentityCommand, Span};
 pub use policy::{ExplainArgs, PolicyCommand, Says};
 pub use provider::{OnboardArgs, ProviderCommand, ProviderTestArgs};
+pub use snapshot::{ApprovalsWord, RestoreArgs, SnapshotArgs};
 pub use start::{
     EnforcementArg, ExecArgs, LogFormat, RestartWhen, RunArgs, StartArgs, UpArgs, metrics_address,
 };
@@ -102,6 +104,17 @@ pub enum Command {
                             cofferdam audit verify assistant"
     )]
     Audit(AuditCommand),
+    /// Keep what a stopped sandbox has left, in one file
+    #[command(
+        after_help = "Examples:\n  cofferdam stop assistant\n  cofferdam snapshot assistant assistant.cofferdam\n\n\
+        In it: the workspace, approvals for good, the counts of budgets, the audit log and the agents' output. Never in it: \
+        credentials, policies, cofferdam.yaml. The file is as private as the workspace."
+    )]
+    Snapshot(SnapshotArgs),
+    /// Make a sandbox of a snapshot
+    #[command(after_help = "Examples:\n  cofferdam restore --check assistant.cofferdam\n  \
+        cofferdam restore assistant.cofferdam --name second --approvals drop")]
+    Restore(RestoreArgs),
     /// Show what this machine can enforce, each control proven by trying it
     #[command(after_help = "Example:\n  cofferdam doctor\n  cofferdam doctor --json")]
     Doctor(JsonArgs),
@@ -120,7 +133,7 @@ pub enum Command {
         cofferdam onboard --non-interactive --provider openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY -- python3 agent.py")]
     Onboard(OnboardArgs),
     /// Comes with a later release
-    #[command(hide = true, disable_help_flag = true, name = "snapshot", aliases = ["restore", "term"])]
+    #[command(hide = true, disable_help_flag = true, name = "term")]
     Later {
         /// Whatever it is to be told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -5,9 +5,9 @@ pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 /// Layers: Docker stops at 127.
 pub(super) const MAX_LAYERS: usize = 256;
 /// Entries of all layers together, and directories that have none: a large language toolchain has a few hundred thousand.
-pub(super) const MAX_ENTRIES: u64 = 2_000_000;
+pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
 /// Bytes of one file.
-pub(super) const MAX_FILE: u64 = 8 << 30;
+pub(crate) const MAX_FILE: u64 = 8 << 30;
 /// Bytes of all layers together, unpacked.
 pub(super) const MAX_UNPACKED: u64 = 64 << 30;
 /// How many times its compressed size a layer may grow, once it is larger than [`FREE_UNPACKED`].
@@ -15,11 +15,11 @@ pub(super) const MAX_EXPANSION: u64 = 200;
 /// Bytes that a layer may have whatever its compressed size: empty files compress without bound.
 pub(super) const FREE_UNPACKED: u64 = 64 << 20;
 /// Bytes of one path (`PATH_MAX`).
-pub(super) const MAX_PATH: usize = 4096;
+pub(crate) const MAX_PATH: usize = 4096;
 /// Bytes of one component (`NAME_MAX` of every filesystem).
-pub(super) const MAX_NAME: usize = 255;
+pub(crate) const MAX_NAME: usize = 255;
 /// Components of one path: each is a descriptor while a tree is taken away.
-pub(super) const MAX_DEPTH: usize = 128;
+pub(crate) const MAX_DEPTH: usize = 128;
 /// Bytes of one extended header: it holds two paths, and attributes that we drop.
 pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 /// Members of an archive that holds a layout: one a blob.
@@ -27,6 +27,4 @@ pub(super) const MAX_MEMBERS: usize = 4096;
 /// Bytes of memory that zstd may keep as its window; `zstd --ultra` wants as much.
 pub(super) const MAX_WINDOW: u64 = 128 << 20;
 /// Address space of the unpacking process, bytes.
-pub(super) const MAX_MEMORY: u64 = 2 << 30;
-/// Bytes of what the unpacking process may say.
-pub(super) const MAX_REPORT: u64 = 64 << 10;
+pub(crate) const MAX_MEMORY: u64 = 2 << 30;

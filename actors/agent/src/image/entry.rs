@@ -12,11 +12,34 @@ use tar::EntryType;
 
 /// Below the root, of plain components; empty for the root itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place(PathBuf);
+pub(crate) struct Place(PathBuf);
+
+/// Which bytes a name may have, a NUL aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// None that would steer a terminal: no image needs one.
+    Plain,
+    /// Whichever a filesystem takes: what an agent has made is kept as it is.
+    Any,
+}
+
+impl Names {
+    fn refuse(self, byte: u8) -> bool {
+        match self {
+            Self::Plain => byte < 0x20 || byte == 0x7f,
+            Self::Any => byte == 0,
+        }
+    }
+}
 
 impl Place {
+    /// Judges a name of an image's archive.
+    pub(crate) fn new(name: &[u8]) -> Result<Self, ImageError> {
+        Self::judged(name, Names::Plain)
+    }
+
     /// Judges a name of an archive.
-    pub(super) fn new(name: &[u8]) -> Result<Self, ImageError> {
+    pub(crate) fn judged(name: &[u8], names: Names) -> Result<Self, ImageError> {
         let wrong = |why: &str| Err(refused(format!("entry {:?}: {why}", shown(name))));
         if name.len() > MAX_PATH {
             return wrong("its name is too long");
@@ -24,7 +47,7 @@ impl Place {
         if name.starts_with(b"/") {
             return wrong("its name is absolute");
         }
-        if name.iter().any(|byte| *byte < 0x20 || *byte == 0x7f) {
+        if name.iter().any(|byte| names.refuse(*byte)) {
             return wrong("its name holds a control character");
         }
         let mut path = PathBuf::new();
@@ -44,19 +67,19 @@ impl Place {
         Ok(Self(path))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// The directory it lies in, and its name there; none for the root.
-    pub(super) fn split(&self) -> Option<(&Path, &OsStr)> {
+    pub(crate) fn split(&self) -> Option<(&Path, &OsStr)> {
         Some((self.0.parent()?, self.0.file_name()?))
     }
 }
 
 /// What an entry is to make, or to take away.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File,
     Link(PathBuf),
@@ -67,27 +90,28 @@ pub(super) enum Kind {
 
 /// A judged entry; its bytes, if it is a file, come from the archive's own entry.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) place: Place,
-    pub(super) kind: Kind,
+pub(crate) struct Entry {
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
     /// Nine bits: no set-id, no sticky.
-    pub(super) mode: u32,
-    /// Seconds since 1970.
-    pub(super) modified: i64,
-    pub(super) size: u64,
+    pub(crate) mode: u32,
+    /// Seconds since 1970, and nanoseconds after them.
+    pub(crate) modified: (i64, u32),
+    pub(crate) size: u64,
 }
 
 /// What extended headers said about the entry to come.
 #[derive(Default)]
-pub(super) struct Extended {
+pub(crate) struct Extended {
     name: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
     size: Option<u64>,
+    modified: Option<(i64, u32)>,
 }
 
 impl Extended {
     /// Takes an extended header; true when this was one.
-    pub(super) fn take<R: Read>(&mut self, raw: &mut tar::Entry<'_, R>) -> Result<bool, ImageError> {
+    pub(crate) fn take<R: Read>(&mut self, raw: &mut tar::Entry<'_, R>) -> Result<bool, ImageError> {
         match raw.header().entry_type() {
             EntryType::GNULongName => self.name = Some(text(raw)?),
             EntryType::GNULongLink => self.target = Some(text(raw)?),
@@ -123,6 +147,7 @@ impl Extended {
             match key {
                 b"path" => self.name = Some(value.to_vec()),
                 b"linkpath" => self.target = Some(value.to_vec()),
+                b"mtime" => self.modified = seconds(value),
                 b"size" => self.size = Some(number(value).ok_or_else(wrong)?),
                 key if key.starts_with(b"GNU.sparse.") => return Err(refused("it holds a sparse file")),
                 _ => {}
@@ -132,16 +157,20 @@ impl Extended {
         Ok(())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.name.is_none() && self.target.is_none() && self.size.is_none()
     }
 }
 
 /// Judges an entry, with what was said about it before.
-pub(super) fn judge<R: Read>(raw: &tar::Entry<'_, R>, extended: Extended) -> Result<Entry, ImageError> {
+pub(crate) fn judge<R: Read>(
+    raw: &tar::Entry<'_, R>,
+    extended: Extended,
+    names: Names,
+) -> Result<Entry, ImageError> {
     let header = raw.header();
     let name = extended.name.unwrap_or_else(|| header.path_bytes().into_owned());
-    let place = Place::new(&name)?;
+    let place = Place::judged(&name, names)?;
     let wrong = |why: &str| refused(format!("entry {:?}: {why}", shown(&name)));
     let size = raw.size();
     // Two sizes are two archives: which of them was judged depends on who reads.
@@ -156,7 +185,7 @@ pub(super) fn judge<R: Read>(raw: &tar::Entry<'_, R>, extended: Extended) -> Res
             extended.target.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
         let bytes =
             bytes.filter(|bytes| !bytes.is_empty()).ok_or_else(|| wrong("it is a link to nothing"))?;
-        if bytes.len() > MAX_PATH || bytes.iter().any(|byte| *byte < 0x20 || *byte == 0x7f) {
+        if bytes.len() > MAX_PATH || bytes.iter().any(|byte| names.refuse(*byte)) {
             return Err(wrong("its target is too long, or holds a control character"));
         }
         Ok(bytes)
@@ -167,7 +196,7 @@ pub(super) fn judge<R: Read>(raw: &tar::Entry<'_, R>, extended: Extended) -> Res
         EntryType::Regular | EntryType::Continuous => Kind::File,
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => Kind::Link(OsStr::from_bytes(&target()?).into()),
-        EntryType::Link => Kind::HardLink(Place::new(&target()?)?),
+        EntryType::Link => Kind::HardLink(Place::judged(&target()?, names)?),
         EntryType::Char | EntryType::Block | EntryType::Fifo => Kind::Special,
         EntryType::GNUSparse => return Err(wrong("it is a sparse file")),
         other => return Err(wrong(&format!("its type {:?} is unknown", char::from(other.as_byte())))),
@@ -176,7 +205,8 @@ pub(super) fn judge<R: Read>(raw: &tar::Entry<'_, R>, extended: Extended) -> Res
         return Err(wrong("it is no file, and has content"));
     }
     let mode = header.mode().map_err(|_| wrong("its mode is malformed"))? & 0o777;
-    let modified = header.mtime().ok().and_then(|seconds| seconds.try_into().ok()).unwrap_or(0);
+    let whole = || Some((header.mtime().ok()?.try_into().ok()?, 0));
+    let modified = extended.modified.or_else(whole).unwrap_or_default();
     Ok(Entry { place, kind, mode, modified, size })
 }
 
@@ -198,13 +228,28 @@ fn read_extension<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, Image
     Ok(bytes)
 }
 
+/// `[-]SECONDS[.FRACTION]` (POSIX, pax Extended Header, `mtime`), rounded down to nanoseconds.
+fn seconds(value: &[u8]) -> Option<(i64, u32)> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole = i64::try_from(number(whole.as_bytes())?).ok()?;
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let nanoseconds = u32::try_from(number(digits.as_bytes())?).ok()?;
+    Some(match (negative, nanoseconds) {
+        (false, nanoseconds) => (whole, nanoseconds),
+        (true, 0) => (-whole, 0),
+        (true, nanoseconds) => (-whole - 1, 1_000_000_000 - nanoseconds),
+    })
+}
+
 fn number(digits: &[u8]) -> Option<u64> {
     let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }
 
 /// For messages: an archive's bytes must not reach a terminal as they are (`{:?}` escapes the rest).
-pub(super) fn shown(name: &[u8]) -> String {
+pub(crate) fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
     text.chars().take(200).collect()
 }

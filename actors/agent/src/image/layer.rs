@@ -2,7 +2,7 @@
 //! brought and never what this one did.
 
 use super::bounds::MAX_ENTRIES;
-use super::entry::{Entry, Extended, Kind, Place, judge};
+use super::entry::{Entry, Extended, Kind, Names, Place, judge};
 use super::tree::{self, Found, Tree, broken};
 use super::{ImageError, refused};
 use std::collections::HashSet;
@@ -64,7 +64,7 @@ pub(super) fn apply(tree: Tree<'_>, plain: &mut dyn Read, tally: &mut Tally) -> 
         if extended.take(&mut raw)? {
             continue;
         }
-        let entry = judge(&raw, std::mem::take(&mut extended))?;
+        let entry = judge(&raw, std::mem::take(&mut extended), Names::Plain)?;
         one(tree, &entry, &mut raw, &mut layer, tally)?;
     }
     if extended.is_empty() { Ok(()) } else { Err(refused("its archive ends with a header of nothing")) }

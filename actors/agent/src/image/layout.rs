@@ -8,7 +8,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -65,11 +65,6 @@ impl Layout {
             ));
         }
         Ok(Self::Archive { file, members })
-    }
-
-    /// The descriptor of the directory, where it is one: what the unpacking process may read.
-    pub(super) fn directory(file: &File) -> Option<BorrowedFd<'_>> {
-        file.metadata().is_ok_and(|meta| meta.is_dir()).then(|| file.as_fd())
     }
 
     /// A small document that no digest is known of.
@@ -192,10 +187,10 @@ fn scan(file: &File) -> Result<BTreeMap<String, Span>, ImageError> {
 }
 
 /// Bytes of an archive, read where they are.
-struct Slice<'a> {
-    file: &'a File,
-    at: u64,
-    left: u64,
+pub(crate) struct Slice<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) at: u64,
+    pub(crate) left: u64,
 }
 
 impl Read for Slice<'_> {

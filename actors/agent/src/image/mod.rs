@@ -11,27 +11,25 @@
 //! tree        changes beneath one directory, through no link
 //! layer       entries and whiteouts applied to a tree
 //! unpack      all of it in order: pinned manifest, config, layers
-//! confine     the process that does it: no capability, no network, two descriptors
-//! store       unpacked once, under a lock, renamed into place when whole
+//! store       in a process that can do nothing else ([`crate::confine`]), unpacked once, under a lock, renamed into place when whole
 //! whole       whether it still is, at a glance
 //! ```
 //! Nothing is fetched: cofferdam has no registry client and no registry's credentials. Files' owners, extended
 //! attributes, set-id bits and devices of an image are not kept.
 
-mod bounds;
-mod confine;
+pub(crate) mod bounds;
 mod decode;
-mod entry;
+pub(crate) mod entry;
 mod layer;
-mod layout;
+pub(crate) mod layout;
 mod oci;
 mod reference;
 mod store;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub(crate) mod tree;
 mod unpack;
-mod verify;
+pub(crate) mod verify;
 mod whole;
 
 pub use reference::{Digest, Reference, Wanted};
@@ -104,6 +102,15 @@ fn refused(why: impl AsRef<str>) -> ImageError {
         false => c.to_string(),
     };
     ImageError::Refused(why.as_ref().chars().map(plain).collect())
+}
+
+impl From<crate::confine::Failed> for ImageError {
+    fn from(failed: crate::confine::Failed) -> Self {
+        match failed {
+            crate::confine::Failed::System { what, source } => Self::System { what: what.into(), source },
+            crate::confine::Failed::Said(text) => Self::Unpacking(text),
+        }
+    }
 }
 
 fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ImageError {

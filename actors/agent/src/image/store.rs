@@ -8,17 +8,18 @@
 //! Only its seal makes it an image, written after everything has been verified and is on disk: so what a killed command leaves is
 //! never used, and what a broken-off removal leaves neither. Nobody but the command's user may enter `.images`; sandboxes get mounts of what is in it.
 
-use super::confine::{self, Reach};
+use super::bounds::{MAX_FILE, MAX_MEMORY};
 use super::layout::{self, Layout};
 use super::unpack;
 use super::whole;
 use super::{Digest, ImageError, Reference};
-use crate::plan::Ids;
+use crate::confine::{self, Reach};
+use crate::plan::{Id, Ids};
 use crate::sys;
 use nix::poll::PollTimeout;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -165,13 +166,14 @@ impl Store {
     pub fn refuse_mutable(path: &Path, tag: Option<&str>, ids: Ids) -> ImageError {
         let listed = layout::open(path).and_then(|source| {
             let shown = path.display().to_string();
-            confine::run(ids, Reach { source: &source, into: None }, || {
+            let said = confine::run(user(ids), reach(&source, None), || {
                 unpack::candidates(
                     &Layout::of(source.try_clone().map_err(super::system("the image"))?)?,
                     &shown,
                     tag,
                 )
-            })
+            })?;
+            Ok(said)
         });
         match listed {
             Ok(text) => ImageError::Mutable(text),
@@ -183,13 +185,25 @@ impl Store {
     }
 }
 
+/// As whom an image is read.
+fn user(ids: Ids) -> Id {
+    match ids {
+        Ids::Rootless { operator } => operator,
+        Ids::Rooted { gateway, .. } => gateway,
+    }
+}
+
+fn reach<'a>(source: &'a File, into: Option<BorrowedFd<'a>>) -> Reach<'a> {
+    Reach { source, into, out: None, reads_all: false, largest: MAX_FILE, memory: MAX_MEMORY }
+}
+
 fn fill(partial: &Path, source: File, image: &Reference, ids: Ids) -> Result<String, ImageError> {
     let told = |source: io::Error| ImageError::Store { path: partial.to_owned(), source };
     let into = File::open(partial).map_err(told)?;
-    let user = confine::user(ids);
+    let user = user(ids);
     std::os::unix::fs::fchown(&into, Some(user.uid), Some(user.gid)).map_err(told)?;
     let digest = image.digest;
-    let said = confine::run(ids, Reach { source: &source, into: Some(into.as_fd()) }, || {
+    let said = confine::run(user, reach(&source, Some(into.as_fd())), || {
         let layout = Layout::of(source.try_clone().map_err(super::system("the image"))?)?;
         unpack::unpack(&layout, digest, into.as_fd())
     })?;
@@ -209,7 +223,6 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Id;
 
     /// Until its digest is wanted again may be for ever.
     #[test]

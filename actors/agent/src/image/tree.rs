@@ -19,13 +19,13 @@ use std::path::{Path, PathBuf};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tree<'fd> {
+pub(crate) struct Tree<'fd> {
     root: BorrowedFd<'fd>,
 }
 
 /// What there is at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Nothing,
     Directory,
     File,
@@ -38,12 +38,12 @@ const DIRECTORY: u32 = 0o700;
 const FILE: u32 = 0o400;
 
 impl<'fd> Tree<'fd> {
-    pub(super) fn new(root: BorrowedFd<'fd>) -> Self {
+    pub(crate) fn new(root: BorrowedFd<'fd>) -> Self {
         Self { root }
     }
 
     /// The directory that a place lies in.
-    pub(super) fn parent(&self, place: &Place) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
+    pub(crate) fn parent(&self, place: &Place) -> Result<Option<(OwnedFd, OsString)>, ImageError> {
         let Some((parent, name)) = place.split() else { return Ok(None) };
         match self.open(parent) {
             Ok(fd) => Ok(Some((fd, name.to_owned()))),
@@ -53,7 +53,7 @@ impl<'fd> Tree<'fd> {
 
     /// The same, making the directories on the way that aren't there, as archives without entries for them need. Each is counted
     /// before it is made: one short name can be the way to a hundred of them.
-    pub(super) fn make_parent(
+    pub(crate) fn make_parent(
         &self,
         place: &Place,
         mut count: impl FnMut() -> Result<(), ImageError>,
@@ -86,7 +86,7 @@ impl<'fd> Tree<'fd> {
     }
 
     /// A directory, the root itself included.
-    pub(super) fn directory(&self, place: &Place) -> Result<Option<OwnedFd>, ImageError> {
+    pub(crate) fn directory(&self, place: &Place) -> Result<Option<OwnedFd>, ImageError> {
         match self.open(place.path()) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::ENOENT) => Ok(None),
@@ -96,7 +96,7 @@ impl<'fd> Tree<'fd> {
 }
 
 /// A directory below, through no link.
-pub(super) fn beneath(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
+pub(crate) fn beneath(dir: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
         .resolve(
@@ -117,7 +117,7 @@ fn through(place: &Place, error: Errno) -> ImageError {
     }
 }
 
-pub(super) fn broken<E: Into<io::Error>>(place: &Place) -> impl FnOnce(E) -> ImageError {
+pub(crate) fn broken<E: Into<io::Error>>(place: &Place) -> impl FnOnce(E) -> ImageError {
     system(format!("unpacking {:?}", super::entry::shown(place.path().as_os_str().as_bytes())))
 }
 
@@ -130,7 +130,7 @@ fn stat(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Option<FileStat>> {
 }
 
 /// What a name in a directory is.
-pub(super) fn find(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Found> {
+pub(crate) fn find(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Found> {
     Ok(match stat(dir, name)? {
         None => Found::Nothing,
         Some(found) => match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
@@ -142,7 +142,7 @@ pub(super) fn find(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<Found> {
 }
 
 /// A directory: made, or kept with another mode.
-pub(super) fn make_directory(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> nix::Result<()> {
+pub(crate) fn make_directory(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> nix::Result<()> {
     match mkdirat(dir, name, Mode::from_bits_truncate(DIRECTORY)) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(error) => return Err(error),
@@ -152,25 +152,30 @@ pub(super) fn make_directory(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> ni
 }
 
 /// An empty file that wasn't there.
-pub(super) fn make_file(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<File> {
+pub(crate) fn make_file(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(dir, name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
 }
 
 /// A written file's mode and time: Python's caches go by the time.
-pub(super) fn finish_file(file: &File, mode: u32, modified: i64) -> nix::Result<()> {
-    fchmod(file, Mode::from_bits_truncate(mode | FILE))?;
-    let time = TimeSpec::new(modified, 0);
-    futimens(file, &time, &time)
+pub(crate) fn finish_file(file: &File, mode: u32, modified: (i64, u32)) -> nix::Result<()> {
+    finish(file.as_fd(), mode | FILE, modified)
+}
+
+/// The mode and time of what was opened.
+pub(crate) fn finish(fd: BorrowedFd<'_>, mode: u32, (seconds, nanoseconds): (i64, u32)) -> nix::Result<()> {
+    fchmod(fd, Mode::from_bits_truncate(mode))?;
+    let time = TimeSpec::new(seconds, nanoseconds.into());
+    futimens(fd, &time, &time)
 }
 
 /// A symbolic link, whatever it says.
-pub(super) fn make_link(dir: BorrowedFd<'_>, name: &OsStr, target: &Path) -> nix::Result<()> {
+pub(crate) fn make_link(dir: BorrowedFd<'_>, name: &OsStr, target: &Path) -> nix::Result<()> {
     symlinkat(target, dir, name)
 }
 
 /// Another name of a file.
-pub(super) fn make_hard_link(
+pub(crate) fn make_hard_link(
     from: (BorrowedFd<'_>, &OsStr),
     to: (BorrowedFd<'_>, &OsStr),
 ) -> nix::Result<()> {
@@ -180,7 +185,7 @@ pub(super) fn make_hard_link(
 
 /// Takes away what is there, all of it, but the paths to keep and the directories that hold one.
 /// True when nothing stayed.
-pub(super) fn remove(
+pub(crate) fn remove(
     dir: BorrowedFd<'_>,
     name: &OsStr,
     path: &Path,
@@ -201,7 +206,7 @@ pub(super) fn remove(
 }
 
 /// The same for all that lies in a directory.
-pub(super) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -> nix::Result<bool> {
+pub(crate) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -> nix::Result<bool> {
     let mut names = Vec::new();
     let mut listing = nix::dir::Dir::from_fd(beneath(dir, Path::new("."))?)?;
     for entry in listing.iter() {

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 /// What is expected of the bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Size {
+pub(crate) enum Size {
     /// Exactly so many.
     Exactly(u64),
     /// At most so many.
@@ -14,7 +14,7 @@ pub(super) enum Size {
 }
 
 /// See the module.
-pub(super) struct Verified<R> {
+pub(crate) struct Verified<R> {
     inner: R,
     hasher: Sha256,
     expected: Digest,
@@ -24,17 +24,17 @@ pub(super) struct Verified<R> {
 }
 
 /// Why bytes are not as many as was said of them.
-pub(super) fn another_size(what: &str, there_are: u64, said: u64) -> ImageError {
+pub(crate) fn another_size(what: &str, there_are: u64, said: u64) -> ImageError {
     refused(format!("{what} has {there_are} bytes, and its descriptor says {said}"))
 }
 
 impl<R: Read> Verified<R> {
-    pub(super) fn new(inner: R, expected: Digest, size: Size, what: String) -> Self {
+    pub(crate) fn new(inner: R, expected: Digest, size: Size, what: String) -> Self {
         Self { inner, hasher: Sha256::new(), expected, size, seen: 0, what }
     }
 
     /// Reads what nobody has read and compares.
-    pub(super) fn finish(mut self) -> Result<u64, ImageError> {
+    pub(crate) fn finish(mut self) -> Result<u64, ImageError> {
         io::copy(&mut self, &mut io::sink()).map_err(|error| refused(format!("{}: {error}", self.what)))?;
         match self.size {
             Size::Exactly(size) if self.seen != size => Err(another_size(&self.what, self.seen, size)),

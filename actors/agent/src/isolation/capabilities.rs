@@ -197,6 +197,15 @@ pub fn clear_sets() -> io::Result<()> {
     sys::capabilities::clear()
 }
 
+/// Clears the same, but for one of the permitted and effective.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_only(one: Capability) -> io::Result<()> {
+    sys::process::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
+    sys::capabilities::keep(1 << one.index())
+}
+
 /// Refuses, naming what stayed, unless every set is empty and the securebits are locked.
 ///
 /// # Errors

@@ -45,8 +45,17 @@ pub(crate) fn read() -> io::Result<Triple> {
 
 /// Empties this thread's three sets, for good.
 pub(crate) fn clear() -> io::Result<()> {
+    keep(0)
+}
+
+/// The same, but for these of the effective and the permitted.
+pub(crate) fn keep(these: u64) -> io::Result<()> {
     let mut header = Header { version: VERSION, pid: 0 };
-    let none = [Half::default(); 2];
+    let half = |bits: u64| {
+        let bits = u32::try_from(bits & u64::from(u32::MAX)).unwrap_or_default();
+        Half { effective: bits, permitted: bits, inheritable: 0 }
+    };
+    let halves = [half(these), half(these >> 32)];
     // SAFETY: as above; the kernel only reads them.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, halves.as_ptr()) }).map(drop)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Asked;
-use super::book::Answer;
+use super::book::{Answer, Rule};
 use crate::types::Scope;
 
 /// The questions as they are kept.
@@ -36,5 +36,20 @@ impl Kept {
         self.questions
             .retain(|_, question| matches!(question.answer, Answer::Approved { scope: Scope::Good, .. }));
         self
+    }
+
+    /// The highest number in it, of an id or of how often something was asked.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        let numbers = self.questions.iter().flat_map(|(id, question)| [*id, question.count]);
+        numbers.fold(self.last_id, u64::max)
+    }
+
+    /// What is approved, and as which rule.
+    pub fn approved(&self) -> impl Iterator<Item = (&Asked, &Rule)> {
+        self.questions.values().filter_map(|question| match &question.answer {
+            Answer::Approved { rule, .. } => Some((&question.asked, rule)),
+            _ => None,
+        })
     }
 }

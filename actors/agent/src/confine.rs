@@ -1,13 +1,13 @@
-//! The process that reads an image. What it parses may be hostile, and the command may be root: so it is a child in a
-//! user namespace of its own that maps one unprivileged id, without network, neighbours or capabilities, and by Landlock
-//! can open nothing but the layout that it reads and the directory that it fills. It dies with the command.
+//! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be root: so it is a child in a
+//! user namespace of its own that maps one unprivileged id, without network or neighbours, and by Landlock can open nothing but
+//! the directory that it reads and the one that it fills. It has no capability, or the one by which it reads all of its own user's files,
+//! whatever their modes. It dies with the command.
 
-use super::bounds::{MAX_FILE, MAX_MEMORY, MAX_REPORT};
-use super::{ImageError, system};
 use crate::isolation::capabilities;
-use crate::plan::{Id, Ids};
+use crate::plan::Id;
 use crate::sys;
 use crate::sys::process::Cloned;
+use caps::Capability;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, Scope, make_bitflags,
@@ -18,47 +18,79 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// A file more than the layout, the directory and what is open on the way down a tree.
+/// A file more than what is read, what is written and what is open on the way down a tree.
 const MAX_DESCRIPTORS: u64 = 512;
+/// Bytes of what the child may say.
+const MAX_REPORT: u64 = 64 << 10;
+/// Characters of why it failed.
+const MAX_WHY: usize = 8192;
 
 /// What the child may touch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reach<'a> {
-    /// The layout or archive, open.
-    pub(super) source: &'a File,
-    /// The directory to fill, owned by [`user`].
-    pub(super) into: Option<BorrowedFd<'a>>,
+pub struct Reach<'a> {
+    /// A file, or the directory to read below, open.
+    pub source: &'a File,
+    /// The directory to fill, owned by the child's user.
+    pub into: Option<BorrowedFd<'a>>,
+    /// A file to write to, open.
+    pub out: Option<&'a File>,
+    /// Whether it reads every file of its user's, whatever the modes say.
+    pub reads_all: bool,
+    /// Bytes of the largest file that it may write.
+    pub largest: u64,
+    /// Bytes of its address space.
+    pub memory: u64,
 }
 
-/// Whom the child is.
-pub(super) fn user(ids: Ids) -> Id {
-    match ids {
-        Ids::Rootless { operator } => operator,
-        Ids::Rooted { gateway, .. } => gateway,
-    }
+/// Why the child gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's reason; [`io::ErrorKind::Interrupted`] when this process was asked to end.
+        source: io::Error,
+    },
+    /// What the child said, or that it said nothing.
+    #[error("{0}")]
+    Said(String),
 }
 
-/// Runs `job` in the child and gives what it said.
-pub(super) fn run(
-    ids: Ids,
+const STARTING: &str = "starting the process that reads what may be hostile";
+
+fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Failed {
+    move |error| Failed::System { what, source: error.into() }
+}
+
+/// Runs `job` in the child, as this user, and gives what it said. The caller must be single-threaded.
+///
+/// # Errors
+/// See [`Failed`].
+pub fn run<E: std::fmt::Display>(
+    user: Id,
     reach: Reach<'_>,
-    job: impl FnOnce() -> Result<String, ImageError>,
-) -> Result<String, ImageError> {
+    job: impl FnOnce() -> Result<String, E>,
+) -> Result<String, Failed> {
+    // Before the namespace, in which nobody is who they were.
+    let changes = nix::unistd::geteuid().as_raw() != user.uid;
     let (go_read, go_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let (said_read, said_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
-    match sys::process::clone(namespaces).map_err(system("starting the process that unpacks"))? {
+    match sys::process::clone(namespaces).map_err(system(STARTING))? {
         Cloned::Child => {
             drop((go_write, said_read));
-            let life = std::panic::AssertUnwindSafe(|| live(ids, reach, &go_read, &said_write, job));
+            let life =
+                std::panic::AssertUnwindSafe(|| live((user, changes), reach, &go_read, &said_write, job));
             let _ = std::panic::catch_unwind(life);
             sys::process::exit_now(0)
         }
         Cloned::Parent { pid, pidfd } => {
             drop((go_read, said_write));
-            let said = map_user(pid, user(ids))
+            let said = map_user(pid, user)
                 .and_then(|()| sys::fd::write_all(go_write.as_fd(), b"g"))
-                .map_err(system("starting the process that unpacks"))
+                .map_err(system(STARTING))
                 .and_then(|()| listen(said_read));
             drop(go_write);
             let _ = sys::signals::send(pidfd.as_fd(), libc::SIGKILL);
@@ -74,19 +106,19 @@ fn map_user(pid: i32, user: Id) -> io::Result<()> {
     std::fs::write(format!("/proc/{pid}/uid_map"), format!("{0} {0} 1", user.uid))
 }
 
-fn listen(pipe: OwnedFd) -> Result<String, ImageError> {
-    let said = sys::signals::hear(pipe, MAX_REPORT).map_err(system("the process that unpacks"))?;
+fn listen(pipe: OwnedFd) -> Result<String, Failed> {
+    let said =
+        sys::signals::hear(pipe, MAX_REPORT).map_err(system("waiting for the process that reads it"))?;
     match said.split_first() {
         Some((b'+', text)) => Ok(legible(text)),
-        Some((b'-', text)) => Err(ImageError::Unpacking(legible(text))),
-        _ => Err(ImageError::Unpacking(
-            "the process that unpacks the image died (out of memory, or killed); nothing of it is kept"
-                .into(),
+        Some((b'-', text)) => Err(Failed::Said(legible(text))),
+        _ => Err(Failed::Said(
+            "the process that reads it died (out of memory, or killed); nothing of it is kept".into(),
         )),
     }
 }
 
-/// What comes from the process that parsed the image is the image's, and goes to a terminal: what would steer one is
+/// What comes from the process that parsed something hostile is that's, and goes to a terminal: what would steer one is
 /// spelt out.
 fn legible(text: &[u8]) -> String {
     let spelt = |char: char| match char {
@@ -96,38 +128,42 @@ fn legible(text: &[u8]) -> String {
     String::from_utf8_lossy(text).chars().map(spelt).collect()
 }
 
-fn live(
-    ids: Ids,
+fn live<E: std::fmt::Display>(
+    user: (Id, bool),
     reach: Reach<'_>,
     go: &OwnedFd,
     said: &OwnedFd,
-    job: impl FnOnce() -> Result<String, ImageError>,
+    job: impl FnOnce() -> Result<String, E>,
 ) {
-    let done = confine(ids, reach, go, said)
-        .map_err(system("confining the process that unpacks"))
-        .and_then(|()| job());
+    let done = confine(user, reach, go, said)
+        .map_err(|error| system("confining the process that reads what may be hostile")(error).to_string())
+        .and_then(|()| job().map_err(|error| error.to_string()));
     let (sign, text) = match done {
         Ok(text) => ('+', text),
-        Err(error) => ('-', error.to_string()),
+        Err(why) => ('-', why.chars().take(MAX_WHY).collect()),
     };
-    let text: String = text.chars().take(8192).collect();
     let _ = sys::fd::write_all(said.as_fd(), format!("{sign}{text}").as_bytes());
 }
 
-fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
+fn confine((user, changes): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     if sys::fd::read(go.as_fd(), &mut [0])? != 1 {
         return Err(gone());
     }
     let mut keep = vec![go.as_raw_fd(), said.as_raw_fd(), reach.source.as_raw_fd()];
     keep.extend(reach.into.map(|fd| fd.as_raw_fd()));
+    keep.extend(reach.out.map(|file| file.as_raw_fd()));
     sys::fd::close_from(3, &keep)?;
-    if let Ids::Rooted { gateway, .. } = ids {
-        sys::process::set_gids(Some(gateway.gid), Some(gateway.gid), Some(gateway.gid))?;
-        sys::process::set_uids(Some(gateway.uid), Some(gateway.uid), Some(gateway.uid))?;
+    if changes {
+        sys::process::set_gids(Some(user.gid), Some(user.gid), Some(user.gid))?;
+        sys::process::set_uids(Some(user.uid), Some(user.uid), Some(user.uid))?;
     }
     capabilities::empty_bounding()?;
-    capabilities::clear_sets()?;
+    match reach.reads_all {
+        // In this namespace alone, in which no files but this user's are anybody's (capabilities(7), "Interaction with user namespaces").
+        true => capabilities::keep_only(Capability::CAP_DAC_READ_SEARCH)?,
+        false => capabilities::clear_sets()?,
+    }
     // The change of user has cleared it; the pipe's other end shows whether the command went meanwhile.
     sys::process::die_with_parent(libc::SIGKILL)?;
     is_there(go)?;
@@ -138,8 +174,8 @@ fn confine(ids: Ids, reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Resu
     for (resource, most) in [
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, MAX_DESCRIPTORS),
-        (Resource::RLIMIT_FSIZE, MAX_FILE),
-        (Resource::RLIMIT_AS, MAX_MEMORY),
+        (Resource::RLIMIT_FSIZE, reach.largest),
+        (Resource::RLIMIT_AS, reach.memory),
     ] {
         let (_, hard) = nix::sys::resource::getrlimit(resource)?;
         let most = most.min(hard);
@@ -169,7 +205,7 @@ fn fence(reach: Reach<'_>) -> Result<(), landlock::RulesetError> {
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;
-    if super::layout::Layout::directory(reach.source).is_some() {
+    if reach.source.metadata().is_ok_and(|meta| meta.is_dir()) {
         let reading = make_bitflags!(AccessFs::{ReadFile | ReadDir});
         ruleset = ruleset.add_rule(PathBeneath::new(reach.source, reading))?;
     }

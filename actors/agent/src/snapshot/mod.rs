@@ -1,0 +1,178 @@
+//! A directory tree in one file and back. Hostile code wrote the tree, and anybody may have written the file: both are read by a
+//! process that can do little else ([`crate::confine`]), and nothing of either is followed or believed.
+//!
+//! ```text
+//! walk        what lies below a directory, by descriptor and through no link, as members of a tar archive
+//! press       that archive's bytes, compressed
+//! container   archives and a description in one plain tar file, which has one way to be written
+//! fill        an archive judged to its end, and made again below an empty directory
+//! ```
+//! Kept of a file are its bytes, its nine permission bits, its time and its name; of links where they say that they lead. Owners, set-id and
+//! sticky bits, access lists, extended attributes and file capabilities are not, and neither are devices, pipes and sockets.
+//! What is in a tree, and what it is for, is not known here.
+
+pub mod container;
+mod fill;
+mod press;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use fill::{Seen, fill};
+pub use walk::pack;
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::confine;
+use crate::image::{ImageError, bounds};
+
+/// Entries of one tree.
+pub const MAX_ENTRIES: u64 = bounds::MAX_ENTRIES;
+/// Bytes of one file.
+pub const MAX_FILE: u64 = bounds::MAX_FILE;
+/// Bytes of address space of a process that packs or unpacks.
+pub const MAX_MEMORY: u64 = bounds::MAX_MEMORY;
+/// Components of one path. What lies deeper is left out, and counted.
+pub const MAX_DEPTH: usize = bounds::MAX_DEPTH;
+/// Bytes of one path. What is longer is left out, and counted.
+pub const MAX_PATH: usize = bounds::MAX_PATH;
+
+/// Which kinds of entries a tree may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// Directories, files, links of both kinds: an agent's.
+    All,
+    /// Directories and files, each on its own: our own records.
+    Plain,
+}
+
+/// Of a tree, what belongs in a snapshot.
+#[derive(Clone, Copy)]
+pub struct Select<'a> {
+    /// Kinds of entries.
+    pub kinds: Kinds,
+    /// Paths below the root, and whether each is a directory's.
+    pub belongs: &'a dyn Fn(&Path, bool) -> bool,
+}
+
+/// How much room there is for files.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of all of them together.
+    pub most: u64,
+    /// Those that are in it already, of another tree.
+    pub taken: u64,
+}
+
+/// How much of a tree there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Amount {
+    /// Entries of its archive.
+    pub entries: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Bytes of its archive before that is compressed.
+    pub archive: u64,
+}
+
+/// What of a tree is not in a snapshot, or perhaps not as it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeftOut {
+    /// Devices, pipes, sockets.
+    pub special: u64,
+    /// What the process that reads may not read.
+    pub unreadable: u64,
+    /// What lies too deep, or has too long a path.
+    pub deep: u64,
+    /// What is mounted there.
+    pub mounts: u64,
+    /// Files that changed while they were read: they are there, from two moments.
+    pub changed: u64,
+}
+
+/// What packing tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Packed {
+    /// What is in it.
+    pub amount: Amount,
+    /// What isn't.
+    pub left_out: LeftOut,
+}
+
+/// Called with the bytes of files that are done.
+pub type Progress<'a> = &'a mut dyn FnMut(u64);
+
+/// Why there is no snapshot, or nothing was made of one.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It is broken or hostile.
+    #[error("{0}")]
+    Refused(String),
+    /// There is more than may be.
+    #[error("{what} is more than {limit}")]
+    TooMuch {
+        /// What there is too much of.
+        what: String,
+        /// The most there may be.
+        limit: u64,
+    },
+    /// All files together are more than there is room for.
+    #[error("with {path} all files together have {all} bytes, which is more than {most}")]
+    NoRoom {
+        /// Where that was noticed, as it may be shown.
+        path: String,
+        /// Bytes of all up to there.
+        all: u64,
+        /// The most there may be.
+        most: u64,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+}
+
+impl From<ImageError> for SnapshotError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Refused(why) => Self::Refused(why),
+            ImageError::TooMuch { what, limit } => Self::TooMuch { what, limit },
+            ImageError::System { what, source } => Self::System { what, source },
+            other => Self::Refused(other.to_string()),
+        }
+    }
+}
+
+impl From<confine::Failed> for SnapshotError {
+    fn from(failed: confine::Failed) -> Self {
+        match failed {
+            confine::Failed::System { what, source } => Self::System { what: what.into(), source },
+            confine::Failed::Said(why) => Self::Refused(why),
+        }
+    }
+}
+
+fn refused(why: impl Into<String>) -> SnapshotError {
+    SnapshotError::Refused(why.into())
+}
+
+fn system<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> SnapshotError {
+    let what = what.into();
+    move |error| SnapshotError::System { what, source: error.into() }
+}
+
+/// A path for messages: its bytes are an agent's.
+fn shown(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    format!("{:?}", crate::image::entry::shown(path.as_os_str().as_bytes()))
+}

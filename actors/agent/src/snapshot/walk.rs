@@ -1,0 +1,386 @@
+//! What lies below a directory, as members of a tar archive. Every name is opened by openat2(2) in the directory that it was read from,
+//! through no link and into no other mount, so an agent that exchanges a file for a link meanwhile gains nothing. No recursion: what is
+//! open on the way down is a list, and no longer than a path may be deep.
+
+use super::press::Press;
+use super::{
+    Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select,
+    SnapshotError, refused, shown, system,
+};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use tar::{EntryType, Header};
+
+/// Bytes that are read at a time.
+const BUFFER: usize = 128 << 10;
+/// A block of tar's.
+const BLOCK: u64 = 512;
+
+/// Writes the archive of what is below `root` and belongs, compressed.
+///
+/// # Errors
+/// What can't be read or written; more than may be, naming where it was noticed.
+pub fn pack(
+    root: BorrowedFd<'_>,
+    select: Select<'_>,
+    room: Room,
+    out: impl Write,
+    progress: Progress<'_>,
+) -> Result<Packed, SnapshotError> {
+    let mut walk = Walk {
+        select,
+        room,
+        progress,
+        archive: Press::new(out),
+        packed: Packed::default(),
+        first_names: HashMap::new(),
+        buffer: vec![0; BUFFER],
+    };
+    let mut way = vec![Step::into(reopened(root)?, PathBuf::new(), &mut walk)?];
+    while let Some(step) = way.last_mut() {
+        let Some(name) = step.names.next() else {
+            way.pop();
+            continue;
+        };
+        let path = step.path.join(&name);
+        if let Some(below) = walk.entry(step.dir.as_fd(), &name, path)? {
+            way.push(below);
+        }
+    }
+    walk.finish()
+}
+
+/// A directory on the way, and what in it has yet to be looked at.
+struct Step {
+    dir: OwnedFd,
+    path: PathBuf,
+    names: std::vec::IntoIter<OsString>,
+}
+
+impl Step {
+    /// Sorted, so that the same tree gives the same archive.
+    fn into(dir: OwnedFd, path: PathBuf, walk: &mut Walk<'_, impl Write>) -> Result<Self, SnapshotError> {
+        let told = |e: Errno| system(format!("reading the directory {}", shown(&path)))(e);
+        let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?).map_err(told)?;
+        let mut names = Vec::new();
+        for entry in listing.iter() {
+            let name = OsStr::from_bytes(entry.map_err(told)?.file_name().to_bytes()).to_owned();
+            if name == "." || name == ".." {
+                continue;
+            }
+            names.push(name);
+            // Before they are held.
+            walk.room_for(names.len() as u64)?;
+        }
+        names.sort_unstable();
+        Ok(Self { dir, path, names: names.into_iter() })
+    }
+}
+
+fn reopened(dir: BorrowedFd<'_>) -> Result<OwnedFd, SnapshotError> {
+    open(dir, OsStr::new("."), OFlag::O_DIRECTORY).map_err(system("opening a directory"))
+}
+
+/// Never waits, should it be a pipe by now.
+fn open(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(
+            flags
+                | OFlag::O_RDONLY
+                | OFlag::O_NOFOLLOW
+                | OFlag::O_NONBLOCK
+                | OFlag::O_NOCTTY
+                | OFlag::O_CLOEXEC,
+        )
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS
+                | ResolveFlag::RESOLVE_NO_XDEV,
+        );
+    openat2(dir, name, how)
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT
+}
+
+struct Walk<'a, W: Write> {
+    select: Select<'a>,
+    room: Room,
+    progress: Progress<'a>,
+    archive: Press<W>,
+    packed: Packed,
+    /// Of files with several names, by device and inode: the first that was met.
+    first_names: HashMap<(u64, u64), PathBuf>,
+    buffer: Vec<u8>,
+}
+
+impl<W: Write> Walk<'_, W> {
+    fn left_out(&mut self) -> &mut LeftOut {
+        &mut self.packed.left_out
+    }
+
+    fn room_for(&self, more: u64) -> Result<(), SnapshotError> {
+        match self.packed.amount.entries.saturating_add(more) > MAX_ENTRIES {
+            true => {
+                Err(SnapshotError::TooMuch { what: "the number of its entries".into(), limit: MAX_ENTRIES })
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// One name; what it is below, where it is a directory.
+    fn entry(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        path: PathBuf,
+    ) -> Result<Option<Step>, SnapshotError> {
+        if path.as_os_str().len() > MAX_PATH || path.iter().count() > MAX_DEPTH {
+            self.left_out().deep += 1;
+            return Ok(None);
+        }
+        let found = match fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) => found,
+            Err(Errno::ENOENT) => {
+                self.left_out().changed += 1;
+                return Ok(None);
+            }
+            Err(error) => return Err(system(format!("looking at {}", shown(&path)))(error)),
+        };
+        let kind = kind(&found);
+        if !(self.select.belongs)(&path, kind == SFlag::S_IFDIR) {
+            return Ok(None);
+        }
+        match kind {
+            SFlag::S_IFDIR => self.directory(dir, name, path),
+            SFlag::S_IFREG => self.file(dir, name, path).map(|()| None),
+            SFlag::S_IFLNK if self.select.kinds == Kinds::All => {
+                self.link(dir, name, &path, &found).map(|()| None)
+            }
+            _ => {
+                self.left_out().special += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What was named, opened; none where it can't be, which is counted.
+    fn open(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        flags: OFlag,
+    ) -> Result<Option<OwnedFd>, SnapshotError> {
+        let left_out = &mut self.packed.left_out;
+        match open(dir, name, flags) {
+            Ok(fd) => return Ok(Some(fd)),
+            Err(Errno::EACCES | Errno::EPERM) => left_out.unreadable += 1,
+            Err(Errno::EXDEV) => left_out.mounts += 1,
+            // It was something else a moment ago.
+            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR | Errno::ENXIO) => left_out.changed += 1,
+            Err(error) => return Err(system(format!("opening {}", shown(path)))(error)),
+        }
+        Ok(None)
+    }
+
+    fn directory(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        path: PathBuf,
+    ) -> Result<Option<Step>, SnapshotError> {
+        let Some(fd) = self.open(dir, name, &path, OFlag::O_DIRECTORY)? else { return Ok(None) };
+        let found = fstat(&fd).map_err(system(format!("looking at {}", shown(&path))))?;
+        self.header(EntryType::Directory, &path, None, &found, 0)?;
+        Step::into(fd, path, self).map(Some)
+    }
+
+    fn link(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        found: &FileStat,
+    ) -> Result<(), SnapshotError> {
+        match readlinkat(dir, name) {
+            Ok(target) => self.header(EntryType::Symlink, path, Some(target.as_bytes()), found, 0),
+            Err(Errno::ENOENT | Errno::EINVAL) => {
+                self.left_out().changed += 1;
+                Ok(())
+            }
+            Err(error) => Err(system(format!("reading the link {}", shown(path)))(error)),
+        }
+    }
+
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &OsStr, path: PathBuf) -> Result<(), SnapshotError> {
+        let Some(fd) = self.open(dir, name, &path, OFlag::empty())? else { return Ok(()) };
+        let found = fstat(&fd).map_err(system(format!("looking at {}", shown(&path))))?;
+        if kind(&found) != SFlag::S_IFREG {
+            self.left_out().changed += 1;
+            return Ok(());
+        }
+        let several = found.st_nlink > 1 && self.select.kinds == Kinds::All;
+        let inode = (found.st_dev, found.st_ino);
+        if several && let Some(first) = self.first_names.get(&inode).cloned() {
+            return self.header(EntryType::Link, &path, Some(first.as_os_str().as_bytes()), &found, 0);
+        }
+        let size = u64::try_from(found.st_size).unwrap_or(u64::MAX);
+        self.fits(&path, size)?;
+        self.header(EntryType::Regular, &path, None, &found, size)?;
+        self.content(File::from(fd), &path, size)?;
+        if several {
+            self.first_names.insert(inode, path);
+        }
+        Ok(())
+    }
+
+    /// A sparse file counts with what it seems to hold.
+    fn fits(&self, path: &Path, size: u64) -> Result<(), SnapshotError> {
+        if size > MAX_FILE {
+            let what = format!("the size of {}, {size} bytes,", shown(path));
+            return Err(SnapshotError::TooMuch { what, limit: MAX_FILE });
+        }
+        let Room { most, taken } = self.room;
+        let all = taken.saturating_add(self.packed.amount.bytes).saturating_add(size);
+        match all > most {
+            true => Err(SnapshotError::NoRoom { path: shown(path), all, most }),
+            false => Ok(()),
+        }
+    }
+
+    fn content(&mut self, mut file: File, path: &Path, size: u64) -> Result<(), SnapshotError> {
+        let mut left = size;
+        let mut changed = false;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
+            let part = self.buffer.get_mut(..most).unwrap_or_default();
+            let length = match file.read(part) {
+                // It became shorter: its header is written, so zeros stand for the rest.
+                Ok(0) => {
+                    changed = true;
+                    part.fill(0);
+                    most
+                }
+                Ok(length) => length,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(system(format!("reading {}", shown(path)))(error)),
+            };
+            self.archive
+                .write_all(part.get(..length).unwrap_or_default())
+                .map_err(system("writing the snapshot"))?;
+            left -= length as u64;
+            self.packed.amount.bytes += length as u64;
+            (self.progress)(self.packed.amount.bytes);
+        }
+        self.packed.left_out.changed += u64::from(changed);
+        self.pad(size)
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), SnapshotError> {
+        let short = usize::try_from(size.next_multiple_of(BLOCK) - size).unwrap_or_default();
+        self.archive.write_all(&vec![0; short]).map_err(system("writing the snapshot"))
+    }
+
+    /// An extended header with all of the name and the time, then the header (POSIX, pax Interchange Format).
+    fn header(
+        &mut self,
+        kind: EntryType,
+        path: &Path,
+        target: Option<&[u8]>,
+        found: &FileStat,
+        size: u64,
+    ) -> Result<(), SnapshotError> {
+        self.room_for(1)?;
+        self.packed.amount.entries += 1;
+        let mut records = record("path", path.as_os_str().as_bytes());
+        if let Some(target) = target {
+            if target.is_empty() || target.len() > MAX_PATH {
+                return Err(refused(format!("the link {} leads nowhere", shown(path))));
+            }
+            records.extend(record("linkpath", target));
+        }
+        records.extend(record("mtime", time(found.st_mtime, found.st_mtime_nsec).as_bytes()));
+        let length = records.len() as u64;
+        self.write(&block(EntryType::XHeader, 0o600, length))?;
+        self.write(&records)?;
+        self.pad(length)?;
+        self.write(&block(kind, found.st_mode & 0o777, size))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.archive.write_all(bytes).map_err(system("writing the snapshot"))
+    }
+
+    fn finish(mut self) -> Result<Packed, SnapshotError> {
+        self.write(&[0; 2 * BLOCK as usize])?;
+        self.packed.amount.archive = self.archive.finish().map_err(system("writing the snapshot"))?;
+        Ok(self.packed)
+    }
+}
+
+/// A header whose name is in the one before it.
+fn block(kind: EntryType, mode: u32, size: u64) -> [u8; BLOCK as usize] {
+    let mut header = Header::new_ustar();
+    if let Some(name) = header.as_old_mut().name.first_mut() {
+        *name = b'-';
+    }
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_cksum();
+    *header.as_bytes()
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts itself.
+fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+/// Seconds with a fraction, as a decimal number.
+fn time(seconds: i64, nanoseconds: i64) -> String {
+    match (seconds, nanoseconds) {
+        (..0, 1..) => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds),
+        _ => format!("{seconds}.{nanoseconds:09}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_counts_itself() {
+        for n in 0..2000 {
+            let record = record("path", &vec![b'a'; n]);
+            let said = record.split(|b| *b == b' ').next().unwrap();
+            assert_eq!(String::from_utf8_lossy(said), record.len().to_string());
+        }
+    }
+
+    #[test]
+    fn a_time_before_1970_is_one_number() {
+        assert_eq!(time(1, 5), "1.000000005");
+        assert_eq!(time(-5, 0), "-5.000000000");
+        assert_eq!(time(-5, 100_000_000), "-4.900000000");
+        assert_eq!(time(-1, 100_000_000), "-0.900000000");
+    }
+}

@@ -1,0 +1,214 @@
+//! `cofferdam snapshot` and `cofferdam restore`: what a stopped sandbox has left, in one file, and a sandbox again of that.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use agent::plan::{Id, Ids};
+use bytesize::ByteSize;
+use nix::unistd::{getegid, geteuid};
+use serde::Serialize;
+
+use crate::cli::args::{ApprovalsWord, RestoreArgs, SnapshotArgs};
+use crate::cli::out::{Failure, Outcome, as_word, print, print_json, table, warn};
+use crate::heart;
+use crate::snapshot::{Found, Made, Manifest, Meter, Origin, Wanted, bring, look, make};
+use crate::state::{Name, Root};
+
+/// Bytes between two words on how far it is.
+const WORD_EVERY: u64 = 32 << 20;
+/// Begins a terminal's line anew.
+const CLEAR: &str = "\r\x1b[K";
+/// Nobody's, where a command of root's only looks at a file.
+const NOBODY: Id = Id { uid: 65534, gid: 65534 };
+
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    file: &'a Path,
+    size: u64,
+    manifest: &'a Manifest,
+    missing: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Restored<'a> {
+    name: &'a str,
+    dir: &'a Path,
+    approvals: bool,
+    manifest: &'a Manifest,
+}
+
+/// `cofferdam snapshot`.
+pub fn snapshot(root: &Root, args: &SnapshotArgs) -> Outcome {
+    let name = Name::parse(&args.name)?;
+    let wanted = Wanted {
+        name: &name,
+        file: args.file.as_deref(),
+        workspace: args.workspace.as_deref(),
+        most: args.max_size.as_u64(),
+        meter: meter(),
+    };
+    let made = whole(|| make(root, &wanted))?;
+    made.missing.iter().for_each(|text| warn(text));
+    match args.json {
+        true => print_json(&Snapshot {
+            file: &made.file,
+            size: made.size,
+            manifest: &made.manifest,
+            missing: &made.missing,
+        })?,
+        false => print(&summary(&made))?,
+    }
+    Ok(0)
+}
+
+fn summary(made: &Made) -> String {
+    format!(
+        "{} holds {} of {} in {}; `cofferdam restore {}` makes a sandbox of it\n",
+        made.file.display(),
+        size(made.manifest.bytes()),
+        made.manifest.name,
+        size(made.size),
+        as_word(&made.file)
+    )
+}
+
+/// `cofferdam restore`.
+pub fn restore(root: &Root, args: &RestoreArgs) -> Outcome {
+    let shown = args.file.display();
+    let file = open(&args.file)?;
+    let judged = |failure: Failure| Failure { message: format!("{shown}: {}", failure.message), ..failure };
+    whole(|| {
+        let Found { manifest, approvals } =
+            look(&file, looker(), args.max_size.as_u64(), meter()).map_err(judged)?;
+        if args.check {
+            return told(&manifest, &approvals, args.json);
+        }
+        let name = args.name.as_deref().unwrap_or(&manifest.name);
+        let name = Name::parse(name)?;
+        let keep = decide(&args.file, &approvals, args.approvals)?;
+        let brought = bring(root, &name, (&file, &manifest), keep, meter()).map_err(judged)?;
+        if args.json {
+            let restored = Restored {
+                name: name.as_str(),
+                dir: &brought.dir,
+                approvals: brought.approvals,
+                manifest: &manifest,
+            };
+            print_json(&restored)?;
+        } else {
+            print(&restored(&name, &manifest, if keep { approvals.len() } else { 0 }))?;
+        }
+        Ok(0)
+    })
+}
+
+fn restored(name: &Name, manifest: &Manifest, approvals: usize) -> String {
+    let how = match manifest.origin {
+        Origin::Elsewhere => "has no files of the agent's, which lay elsewhere",
+        Origin::Named | Origin::Own => "has the agent's files in a workspace of its own",
+    };
+    let approvals = match approvals {
+        0 => String::new(),
+        n => format!(", and {n} approvals for good are in force"),
+    };
+    format!(
+        "{name} is there, and {how}{approvals}; start it with its policy or cofferdam.yaml, such as `cofferdam run --name {name} -- COMMAND`\n"
+    )
+}
+
+/// What approvals allow was the word of whoever made the file, which may not be this operator's.
+fn decide(file: &Path, approvals: &[String], word: Option<ApprovalsWord>) -> Result<bool, Failure> {
+    match (approvals, word) {
+        ([], _) => Ok(false),
+        (_, Some(word)) => Ok(word == ApprovalsWord::Keep),
+        (some, None) => Err(Failure::refused(format!(
+            "{} brings {} approvals for good, and whoever made it gave them: see `cofferdam restore --check {}`, then say \
+             --approvals keep or --approvals drop",
+            file.display(),
+            some.len(),
+            as_word(file)
+        ))),
+    }
+}
+
+fn told(manifest: &Manifest, approvals: &[String], json: bool) -> Outcome {
+    if json {
+        print_json(&serde_json::json!({ "manifest": manifest, "approvals": approvals }))?;
+        return Ok(0);
+    }
+    let entries = |n: u64, bytes: u64| format!("{n} entries, {}", size(bytes));
+    let workspace = manifest.workspace.as_ref();
+    let mut rows = vec![
+        vec!["sandbox".into(), manifest.name.clone()],
+        vec!["made".into(), format!("{} by cofferdam {}", manifest.made, manifest.cofferdam)],
+        vec!["records".into(), entries(manifest.state.holds.entries, manifest.state.holds.bytes)],
+        vec![
+            "workspace".into(),
+            workspace.map_or_else(
+                || "not in it: it lay elsewhere".into(),
+                |member| entries(member.holds.entries, member.holds.bytes),
+            ),
+        ],
+    ];
+    rows.extend(approvals.iter().map(|line| vec!["approved for good".into(), line.clone()]));
+    print(&table(&rows))?;
+    Ok(0)
+}
+
+/// Never waits, should it be a pipe.
+fn open(path: &Path) -> Result<File, Failure> {
+    let told = |e: &dyn std::fmt::Display| {
+        Failure::refused(format!(
+            "can't read {}: {e}; name a file that `cofferdam snapshot` made",
+            path.display()
+        ))
+    };
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|e| told(&e))?;
+    match file.metadata().map_err(|e| told(&e))?.is_file() {
+        true => Ok(file),
+        false => Err(told(&"it is no plain file")),
+    }
+}
+
+fn looker() -> Ids {
+    let operator = match geteuid().is_root() {
+        true => NOBODY,
+        false => Id { uid: geteuid().as_raw(), gid: getegid().as_raw() },
+    };
+    Ids::Rootless { operator }
+}
+
+/// A signal waits until what was half made is gone again.
+fn whole<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let signals = heart::hold_signals()?;
+    agent::own::no_core_files()?;
+    let done = work();
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr().lock(), "{CLEAR}");
+    }
+    // Whoever was asked to end meanwhile ends of that, here.
+    signals.release()?;
+    done
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).to_string()
+}
+
+/// On a terminal, how far it is: numbers alone, said by the process that reads.
+fn meter() -> Meter {
+    static SAID: AtomicU64 = AtomicU64::new(0);
+    if !io::stderr().is_terminal() {
+        return |_| {};
+    }
+    |bytes| {
+        let word = bytes / WORD_EVERY;
+        if word > 0 && SAID.swap(word, Ordering::Relaxed) != word {
+            let _ = write!(io::stderr().lock(), "{CLEAR}cofferdam: {} so far", ByteSize(word * WORD_EVERY));
+        }
+    }
+}

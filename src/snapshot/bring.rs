@@ -1,0 +1,266 @@
+//! A file → a sandbox. Everything is made beside the others, in a directory that no name of a sandbox leads to, and comes to its place by one
+//! rename: whoever is interrupted or killed before that leaves nothing that is used, and the next restore clears it away.
+//!
+//! ```text
+//! STATE/.restoring/lock     held by the one restore that is at work
+//! STATE/.restoring/NAME/    what it makes: the sandbox's directory to be, claimed like one
+//! ```
+//! A file may be anybody's, so what it says is not believed where that would let something through: approvals come in force only where the
+//! operator says so, and the audit log and the agents' output of before are put aside as `earlier/`, never taken for this sandbox's own.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use agent::confine::{self, Reach};
+use agent::plan::Id;
+use agent::snapshot::container::Container;
+use agent::snapshot::{MAX_FILE, MAX_MEMORY, Select, SnapshotError, fill};
+
+use super::manifest::{Manifest, Member};
+use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, is_in_force, keeper, owner, records, told};
+use crate::cli::out::Failure;
+use crate::cli::{ids, places};
+use crate::state::{Claim, Name, Root, open_lock};
+
+/// Beside the sandboxes: no name of one begins with a dot.
+const RESTORING: &str = ".restoring";
+/// The record of before, in a restored sandbox's directory.
+pub const EARLIER: &str = "earlier";
+
+/// What was made.
+pub struct Brought {
+    /// The sandbox's directory.
+    pub dir: PathBuf,
+    /// Whether approvals are in force in it.
+    pub approvals: bool,
+}
+
+/// Makes the sandbox `name` of a file that was looked at; `approvals`: with those that are in it.
+///
+/// # Errors
+/// There is one of that name; the file isn't what it was; no space. Then there is nothing.
+pub fn bring(
+    root: &Root,
+    name: &Name,
+    (file, manifest): (&File, &Manifest),
+    approvals: bool,
+    meter: Meter,
+) -> Result<Brought, Failure> {
+    let dir = root.instance(name);
+    is_free(&dir, name)?;
+    let at_work = AtWork::begin(root)?;
+    let coming = at_work.root.claim(name, "--name")?;
+    let ids = ids::choose_in(&coming, root.dir())?;
+    let told_io = |e: io::Error| Failure::refused(format!("can't restore to {}: {e}", coming.dir.display()));
+    let from = |what| Source { file, what, meter };
+    let earlier = made(&coming, EARLIER, keeper(ids)).map_err(told_io)?;
+    from((STATE, &manifest.state, records())).unpack(keeper(ids), &earlier)?;
+    if let Some(workspace) = &manifest.workspace {
+        let files = made(&coming, "workspace", owner(ids)).map_err(told_io)?;
+        from((WORKSPACE, workspace, everything())).unpack(owner(ids), &files)?;
+    }
+    let approvals = sort(&coming.dir.join(EARLIER), &coming.dir, approvals).map_err(told_io)?;
+    fchown(&earlier, Some(nix::unistd::geteuid().as_raw()), Some(nix::unistd::getegid().as_raw()))
+        .map_err(told_io)?;
+    let state = fs::canonicalize(root.dir()).map_err(told_io)?;
+    // Whatever the links in it say: it was an agent that made them.
+    places::begin(&coming.dir, &state.join(name.as_str()).join("workspace"))?;
+    ids::own(&coming, ids)?;
+    nix::unistd::syncfs(&coming.handle).map_err(|e| told_io(e.into()))?;
+    ids::moved(&coming, ids, root.dir(), &dir).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => taken(&dir, name),
+        _ => Failure::refused(format!("can't put the sandbox at {}: {e}", dir.display())),
+    })?;
+    let (lock, made) = coming.hand_over();
+    made.keep();
+    // From here on it is a sandbox, and nobody starts it before this is done.
+    File::open(root.dir()).and_then(|state| state.sync_all()).map_err(Failure::from)?;
+    drop(lock);
+    Ok(Brought { dir, approvals })
+}
+
+/// Nothing of that name may be there, not even an empty directory.
+fn is_free(dir: &Path, name: &Name) -> Result<(), Failure> {
+    match fs::symlink_metadata(dir) {
+        Ok(_) => Err(taken(dir, name)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Failure::refused(format!("{}: {e}", dir.display()))),
+    }
+}
+
+fn taken(dir: &Path, name: &Name) -> Failure {
+    Failure::refused(format!(
+        "a sandbox named '{name}' is there already: choose another --name, or remove {} once it is stopped",
+        dir.display()
+    ))
+}
+
+/// The one restore that is at work in a state directory.
+struct AtWork {
+    /// Where it makes what it makes.
+    root: Root,
+    _lock: File,
+}
+
+impl AtWork {
+    /// Clears away what a killed one left.
+    fn begin(root: &Root) -> Result<Self, Failure> {
+        let dir = root.dir().join(RESTORING);
+        let told = |e: io::Error| {
+            Failure::refused(format!(
+                "can't use {}: {e}; name another state directory with --state DIR",
+                dir.display()
+            ))
+        };
+        DirBuilder::new().recursive(true).mode(0o755).create(root.dir()).map_err(told)?;
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
+            _ => {}
+        }
+        let found = fs::symlink_metadata(&dir).map_err(told)?;
+        if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0 {
+            return Err(told(io::Error::other("it is not a directory that is yours alone: remove it")));
+        }
+        let lock = open_lock(&dir.join("lock")).map_err(told)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Failure::refused(format!(
+                    "another restore is at work in {}: try again when it is done",
+                    root.dir().display()
+                )));
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(told(e)),
+        }
+        let at_work = Self { root: Root::locate(Some(&dir))?, _lock: lock };
+        at_work.clear().map_err(told)?;
+        Ok(at_work)
+    }
+
+    /// All but the lock.
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.dir())? {
+            let entry = entry?;
+            if entry.file_name() != "lock" {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        // What was put in its place is here no more. What can't be removed is left for the next.
+        let _left = self.clear();
+    }
+}
+
+/// A whole tree, never through a link (std's promise), whatever modes an agent gave its directories.
+fn remove(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() {
+        return fs::remove_file(path);
+    }
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path)?;
+            fs::remove_dir_all(path)
+        }
+        other => other,
+    }
+}
+
+/// No deeper than a snapshot's paths are, and nobody else may enter what is above.
+fn open_up(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A directory to fill, and whose it is to be.
+fn made(coming: &Claim, name: &str, user: Id) -> io::Result<File> {
+    let path = coming.dir.join(name);
+    DirBuilder::new().mode(0o700).create(&path)?;
+    let dir = File::open(path)?;
+    fchown(&dir, Some(user.uid), Some(user.gid))?;
+    Ok(dir)
+}
+
+/// A member of the file.
+struct Source<'a> {
+    file: &'a File,
+    what: (&'a str, &'a Member, Select<'a>),
+    meter: Meter,
+}
+
+impl Source<'_> {
+    /// Into an empty directory of this user's.
+    fn unpack(self, user: Id, into: &File) -> Result<(), Failure> {
+        let Self { file, what: (name, member, select), meter } = self;
+        let reach = Reach {
+            source: file,
+            into: Some(into.as_fd()),
+            out: None,
+            reads_all: false,
+            largest: MAX_FILE,
+            memory: MAX_MEMORY,
+        };
+        let said = confine::run(user, reach, || {
+            let container = Container::open(file, MEMBERS)?;
+            let filled = container.read(name, &member.stored, |bytes| {
+                fill(bytes, Some(into.as_fd()), select, member.holds, None, &mut |bytes| meter(bytes))
+            });
+            filled.map(|_| String::new())
+        });
+        said.map(drop).map_err(|e| told(SnapshotError::from(e)))
+    }
+}
+
+/// Takes what the sandbox goes on with out of its earlier record; true where approvals are among it.
+fn sort(earlier: &Path, dir: &Path, approvals: bool) -> io::Result<bool> {
+    let mut are_there = false;
+    for entry in fs::read_dir(earlier)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str().filter(|name| is_in_force(name)) else { continue };
+        let is_approvals = name == crate::compose::APPROVALS;
+        match is_approvals && !approvals {
+            true => fs::remove_file(earlier.join(name))?,
+            false => fs::rename(earlier.join(name), dir.join(name))?,
+        }
+        are_there |= is_approvals && approvals;
+    }
+    Ok(are_there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_restore_left_goes_with_the_next_and_only_one_is_at_work() {
+        let state = tempfile::tempdir().unwrap();
+        let root = Root::locate(Some(state.path())).unwrap();
+        let left = state.path().join(".restoring/one");
+        {
+            let first = AtWork::begin(&root).unwrap();
+            assert!(AtWork::begin(&root).is_err());
+            drop(first.root.claim(&Name::parse("other").unwrap(), "--name").unwrap());
+        }
+        fs::create_dir_all(left.join("workspace/shut/below")).unwrap();
+        fs::set_permissions(left.join("workspace/shut"), fs::Permissions::from_mode(0o000)).unwrap();
+        std::os::unix::fs::symlink("/", left.join("workspace/link")).unwrap();
+        let _second = AtWork::begin(&root).unwrap();
+        assert!(!left.exists());
+        fs::remove_dir(state.path().join(".restoring")).unwrap_err();
+        assert!(Path::new("/usr").exists());
+    }
+}

@@ -1,0 +1,120 @@
+//! A file, judged to its last byte by a process that may do nothing else, before anything is made of it: what it says of itself, and what
+//! it would have a sandbox trust.
+
+use std::fs::File;
+
+use agent::confine;
+use agent::plan::Ids;
+use agent::snapshot::container::Container;
+use agent::snapshot::{Amount, SnapshotError, fill};
+use operator::approvals::Kept;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+use super::manifest::{Manifest, Member, Origin};
+use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, keeper, mended, reads, records, told};
+use crate::cli::out::Failure;
+
+/// Answers that a file may bring: a book has no more (docs/limits.md).
+const MAX_ANSWERS: usize = 256;
+/// Characters of one that are shown.
+const MAX_SHOWN: usize = 200;
+
+/// What a file holds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// The approvals for good in it, a line each.
+    pub approvals: Vec<String>,
+}
+
+/// Reads it all, unless its files are said to be more than `most` bytes.
+///
+/// # Errors
+/// When it is not what [`super::make()`] makes, or more than may be.
+pub fn look(file: &File, ids: Ids, most: u64, meter: Meter) -> Result<Found, Failure> {
+    let said = confine::run(keeper(ids), reads(file), || {
+        let found = judge(file, most, meter).map_err(mended)?;
+        serde_json::to_string(&found).map_err(|e| SnapshotError::Refused(e.to_string()))
+    });
+    let said = said.map_err(|e| told(e.into()))?;
+    serde_json::from_str(&said).map_err(|e| Failure::refused(format!("what is in it can't be told: {e}")))
+}
+
+fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
+    let container = Container::open(file, MEMBERS)?;
+    let manifest = Manifest::read(&container.manifest)?;
+    let members = 1 + usize::from(manifest.workspace.is_some());
+    if container.count() != members || manifest.workspace.is_some() == (manifest.origin == Origin::Elsewhere)
+    {
+        return Err(SnapshotError::Refused("its manifest and its members don't agree".into()));
+    }
+    let legible =
+        |text: &str| text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && text.len() <= MAX_SHOWN;
+    if ![&manifest.name, &manifest.made, &manifest.cofferdam].iter().all(|text| legible(text)) {
+        return Err(SnapshotError::Refused("its manifest has names that can't be".into()));
+    }
+    // Before anything is decompressed: what it may come to is what it says.
+    if manifest.bytes() > most {
+        let all = manifest.bytes();
+        return Err(SnapshotError::NoRoom { path: "all that it says of itself".into(), all, most });
+    }
+    if [Some(&manifest.state), manifest.workspace.as_ref()].into_iter().flatten().any(is_padded) {
+        return Err(SnapshotError::Refused("its archive is said to be larger than what is in it".into()));
+    }
+    let taken = container.read(STATE, &manifest.state.stored, |bytes| {
+        let wanted = Path::new(crate::compose::APPROVALS);
+        fill(bytes, None, records(), manifest.state.holds, Some(wanted), &mut |bytes| meter(bytes))
+    })?;
+    if let Some(workspace) = &manifest.workspace {
+        container.read(WORKSPACE, &workspace.stored, |bytes| {
+            fill(bytes, None, everything(), workspace.holds, None, &mut |bytes| meter(bytes))
+        })?;
+    }
+    let approvals = taken.taken.map(|bytes| answers(&bytes)).transpose()?.unwrap_or_default();
+    Ok(Found { manifest, approvals })
+}
+
+/// Whether an archive is larger than one of so many entries and bytes can be.
+fn is_padded(member: &Member) -> bool {
+    /// Two headers, two paths, and what fills up blocks.
+    const MOST_AN_ENTRY: u64 = 16 << 10;
+    let Amount { entries, bytes, archive } = member.holds;
+    archive > entries.saturating_add(1).saturating_mul(MOST_AN_ENTRY).saturating_add(bytes)
+}
+
+fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
+    let kept: Kept = serde_json::from_slice(bytes)
+        .map_err(|e| SnapshotError::Refused(format!("its approvals can't be read: {e}")))?;
+    // Whoever counts on from there must not come to an end.
+    if kept.highest() > u64::MAX / 2 {
+        return Err(SnapshotError::Refused("its approvals have numbers that can't be".into()));
+    }
+    let kept = kept.for_good();
+    let all: Vec<String> = kept
+        .approved()
+        .map(|(asked, rule)| {
+            let method = rule.method.as_ref().unwrap_or(&asked.method);
+            let path = rule.path.as_ref().unwrap_or(&asked.path);
+            let line = format!("{method} {}:{} by {}: {path}", asked.host, asked.port, asked.binary);
+            let plain = |c: char| match c {
+                ' '..='~' => c.to_string(),
+                c => c.escape_unicode().to_string(),
+            };
+            let line: String = line.chars().map(plain).collect();
+            match line.char_indices().nth(MAX_SHOWN) {
+                Some((end, _)) => format!("{}... (cut)", line.get(..end).unwrap_or_default()),
+                None => line,
+            }
+        })
+        .collect();
+    match all.len() > MAX_ANSWERS {
+        true => Err(SnapshotError::TooMuch {
+            what: "the number of its approvals".into(),
+            limit: MAX_ANSWERS as u64,
+        }),
+        false => Ok(all),
+    }
+}

@@ -1,0 +1,209 @@
+//! A stopped sandbox → a file. Its claim is held meanwhile, so nobody starts it; each tree is read by a process that is the user whose files
+//! they are, and may read nothing else. What was written is read back before it has a name.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use agent::confine::{self, Reach};
+use agent::plan::Id;
+use agent::snapshot::container::Writer;
+use agent::snapshot::{LeftOut, MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use super::manifest::{Manifest, Member, Origin};
+use super::place::Place;
+use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records, told};
+use crate::cli::out::Failure;
+use crate::cli::{ids, places, workspace};
+use crate::state::{Claim, Name, Root};
+
+/// What is wanted.
+pub struct Wanted<'a> {
+    /// Whose snapshot.
+    pub name: &'a Name,
+    /// The file; none: one of a name with the time in it, in the working directory.
+    pub file: Option<&'a Path>,
+    /// The agent's files, where they are not in the sandbox's own directory.
+    pub workspace: Option<&'a Path>,
+    /// The most bytes of files.
+    pub most: u64,
+    /// How far it is.
+    pub meter: Meter,
+}
+
+/// What was made.
+pub struct Made {
+    /// The file.
+    pub file: PathBuf,
+    /// How many bytes it has.
+    pub size: u64,
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// What isn't in it, and should be known.
+    pub missing: Vec<String>,
+}
+
+/// Makes it.
+///
+/// # Errors
+/// The sandbox runs, or there is none; more than may be; what can't be read or written. Then there is no file.
+pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
+    let claim = claim(root, wanted.name)?;
+    let ids = ids::choose(&claim)?;
+    // As a start does: from then on the gateway may look into the directory.
+    ids::own(&claim, ids)?;
+    let (origin, files) = agents_files(&claim, wanted.workspace)?;
+    let place = Place::new(destination(&claim, wanted)?)?;
+    let mut writer = Writer::new(&place.file);
+    let out = &place.file;
+    let state = writer
+        .part(STATE, || {
+            packed(
+                keeper(ids),
+                (&claim.handle, out),
+                records(),
+                (Room { most: wanted.most, taken: 0 }, wanted.meter),
+            )
+        })
+        .map_err(told)?;
+    let room = Room { most: wanted.most, taken: state.1.amount.bytes };
+    let files = files
+        .map(|dir| {
+            let write = || packed(owner(ids), (&dir, out), everything(), (room, wanted.meter));
+            writer.part(WORKSPACE, write)
+        })
+        .transpose()
+        .map_err(told)?;
+    let manifest = Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
+    writer.finish(&manifest.text().map_err(told)?).map_err(told)?;
+    let found = super::look(&place.file, ids, wanted.most, wanted.meter)?;
+    if found.manifest != manifest {
+        return Err(Failure::refused(
+            "the snapshot does not read back as it was written: there is no file; try again",
+        ));
+    }
+    let missing = missing(&claim, &manifest);
+    let size = place.file.metadata()?.len();
+    Ok(Made { file: place.publish()?, size, manifest, missing })
+}
+
+/// Of one that is there and doesn't run.
+fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
+    let dir = root.enter(name)?;
+    if !dir.join("lock").exists() {
+        return Err(Failure::refused(format!(
+            "no sandbox named '{name}' is in {}: `cofferdam ps --json` lists those that run, and each has a directory there",
+            root.dir().display()
+        )));
+    }
+    if root.is_running(name) {
+        return Err(Failure::refused(format!(
+            "'{name}' is running, and what it writes would be caught halfway: `cofferdam stop {name}` first"
+        )));
+    }
+    root.claim(name, "NAME")
+}
+
+/// The file, through no link that its agents could have made.
+fn destination(claim: &Claim, wanted: &Wanted<'_>) -> Result<PathBuf, Failure> {
+    let usual = || {
+        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+        PathBuf::from(format!("{}-{now}.cofferdam", claim.name))
+    };
+    let path = wanted.file.map_or_else(usual, Path::to_owned);
+    let shown = path.display();
+    let Some(name) = path.file_name() else {
+        return Err(Failure::refused(format!(
+            "{shown} is no name of a file: name one, such as ./{}",
+            usual().display()
+        )));
+    };
+    if path.is_dir() {
+        return Err(Failure::refused(format!(
+            "{shown} is a directory: name a file in it, such as {}",
+            path.join(usual()).display()
+        )));
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let before = places::before(&claim.dir)?;
+    let real = places::follow(directory, &before).map_err(|e| {
+        Failure::refused(format!("can't write {shown}: {}: {e}; name a file elsewhere", directory.display()))
+    })?;
+    Ok(real.join(name))
+}
+
+/// The directory of the agent's files, opened.
+fn agents_files(claim: &Claim, named: Option<&Path>) -> Result<(Origin, Option<File>), Failure> {
+    let Some(named) = named else {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        return match openat(&claim.handle, "workspace", flags, Mode::empty()) {
+            Ok(dir) => Ok((Origin::Own, Some(dir.into()))),
+            Err(Errno::ENOENT) => Ok((Origin::Elsewhere, None)),
+            Err(e) => {
+                Err(Failure::refused(format!("{}: {}", claim.dir.join("workspace").display(), e.desc())))
+            }
+        };
+    };
+    // What can't be a workspace is none here either.
+    let real = workspace::check(named, &places::before(&claim.dir)?)?;
+    let dir = File::open(&real)
+        .map_err(|e| Failure::refused(format!("workspace {}: {e}; name another", named.display())))?;
+    Ok((Origin::Named, Some(dir)))
+}
+
+fn packed(
+    user: Id,
+    (source, out): (&File, &File),
+    select: Select<'_>,
+    (room, meter): (Room, Meter),
+) -> Result<Packed, SnapshotError> {
+    let reach =
+        Reach { source, into: None, out: Some(out), reads_all: true, largest: u64::MAX, memory: MAX_MEMORY };
+    let said = confine::run(user, reach, || {
+        let packed = pack(source.as_fd(), select, room, out, &mut |bytes| meter(bytes)).map_err(mended)?;
+        serde_json::to_string(&packed).map_err(|e| SnapshotError::Refused(e.to_string()))
+    })?;
+    serde_json::from_str(&said).map_err(|e| SnapshotError::Refused(e.to_string()))
+}
+
+fn missing(claim: &Claim, manifest: &Manifest) -> Vec<String> {
+    let mut said = Vec::new();
+    if manifest.origin == Origin::Elsewhere {
+        said.push(format!(
+            "the agent's files are not in it: '{}' has no workspace of its own; --workspace DIR takes in the one that it is started with",
+            claim.name
+        ));
+    }
+    if manifest.origin == Origin::Named && holds_anything(&claim.dir.join("workspace")) {
+        said.push(format!("its own workspace is not in it: {}", claim.dir.join("workspace").display()));
+    }
+    if holds_anything(&claim.dir.join("root")) {
+        said.push("what was changed in its other root (--root) is not in it: only /sandbox is".into());
+    }
+    for (of, member) in [("records", Some(&manifest.state)), ("workspace", manifest.workspace.as_ref())] {
+        let Some(LeftOut { special, unreadable, deep, mounts, changed }) =
+            member.map(|member| member.left_out)
+        else {
+            continue;
+        };
+        for (count, what) in [
+            (special, "devices, pipes or sockets were left out"),
+            (unreadable, "files or directories can't be read by the sandbox's user, and were left out"),
+            (deep, "files or directories lie too deep, and were left out"),
+            (mounts, "mounted filesystems were left out"),
+            (changed, "files changed while they were read: stop whatever writes there, and make another"),
+        ] {
+            if count > 0 {
+                said.push(format!("{of}: {count} {what}"));
+            }
+        }
+    }
+    said
+}
+
+fn holds_anything(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}

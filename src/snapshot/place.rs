@@ -1,0 +1,135 @@
+//! The file that a snapshot becomes: it has no name until it is whole (open(2), O_TMPFILE), so nobody who is killed leaves a part of one.
+//! On a filesystem that has no such files it has a hidden name meanwhile, which the next snapshot of that name takes over.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, open, renameat2};
+use nix::sys::stat::Mode;
+use nix::unistd::linkat;
+
+use crate::cli::out::Failure;
+use crate::state::open_lock;
+
+/// A file that is being written.
+pub struct Place {
+    /// It, open for reading and writing, and nobody else's.
+    pub file: File,
+    path: PathBuf,
+    /// Its name meanwhile, where it needs one.
+    hidden: Option<PathBuf>,
+}
+
+impl Place {
+    /// Of a file that isn't there yet.
+    ///
+    /// # Errors
+    /// It is there; its directory isn't, or can't be written to.
+    pub fn new(path: PathBuf) -> Result<Self, Failure> {
+        let shown = path.display().to_string();
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(Failure::refused(format!(
+                "{shown} is there already: name another file, or remove it"
+            )));
+        }
+        let told = |e: io::Error| Failure::refused(format!("can't write {shown}: {e}; name another file"));
+        let directory = parent(&path);
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        match open(directory, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+            Ok(file) => Ok(Self { file: file.into(), path, hidden: None }),
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Self::hidden(path).map_err(told),
+            Err(e) => Err(told(e.into())),
+        }
+    }
+
+    fn hidden(path: PathBuf) -> io::Result<Self> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let hidden = parent(&path).join(format!(".{name}.partial"));
+        let told = |why: &str| io::Error::other(format!("{}: {why}", hidden.display()));
+        let file = open_lock(&hidden)?;
+        let found = file.metadata()?;
+        if found.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(told("it is another user's: remove it"));
+        }
+        file.try_lock().map_err(|_| told("another snapshot is being written there"))?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.set_len(0)?;
+        Ok(Self { file, path, hidden: Some(hidden) })
+    }
+
+    /// Gives it its name, which nobody else may have taken meanwhile.
+    ///
+    /// # Errors
+    /// Somebody has; what the kernel says.
+    pub fn publish(mut self) -> Result<PathBuf, Failure> {
+        let named = match &self.hidden {
+            Some(hidden) => {
+                match renameat2(AT_FDCWD, hidden, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE) {
+                    // A filesystem without it, which has second names in its stead: the first goes when this is dropped.
+                    Err(Errno::EINVAL) => {
+                        let linked = linkat(AT_FDCWD, hidden, AT_FDCWD, &self.path, AtFlags::empty());
+                        linked.and_then(|()| nix::unistd::unlink(hidden))
+                    }
+                    other => other,
+                }
+            }
+            None => {
+                let unnamed = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW)
+            }
+        };
+        let on_disk = || File::open(parent(&self.path))?.sync_all();
+        let done = named.map_err(io::Error::from).and_then(|()| on_disk());
+        done.map_err(|e| {
+            Failure::refused(format!("can't give the snapshot its name {}: {e}", self.path.display()))
+        })?;
+        self.hidden = None;
+        Ok(std::mem::take(&mut self.path))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(hidden) = &self.hidden {
+            let _left_for_the_next = fs::remove_file(hidden);
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_file_has_no_name_until_it_is_whole_and_never_anothers() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let there = || fs::read_dir(dir.path()).unwrap().count();
+        let begun = [Place::new(at("one")).unwrap(), Place::hidden(at("two")).unwrap()];
+        assert!(there() <= 2 && !at("one").exists() && !at("two").exists());
+        assert!(Place::hidden(at("two")).is_err(), "one at a time");
+        for place in begun {
+            (&place.file).write_all(b"whole").unwrap();
+            let path = place.publish().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"whole");
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+            assert!(Place::new(path).is_err(), "never written over");
+        }
+        drop((Place::new(at("three")).unwrap(), Place::hidden(at("four")).unwrap()));
+        assert_eq!(there(), 2, "what wasn't published is gone");
+        // Taken meanwhile.
+        let place = Place::new(at("five")).unwrap();
+        fs::write(at("five"), "theirs").unwrap();
+        assert!(place.publish().is_err());
+        assert_eq!(fs::read(at("five")).unwrap(), b"theirs");
+    }
+}

@@ -1,0 +1,343 @@
+//! Attacks: a workspace that exchanges its files while it is read, and files that somebody else has written.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, ensure};
+use bed::Stage;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use tar::EntryType;
+
+use crate::forge::{
+    Forged, Lies, Member, a_directory, a_file, archive, bomb, compressed, container, entry, write,
+};
+use crate::{file, nothing_came, own, sandbox};
+
+const SECRET: &str = "the-operators-own-secret";
+
+/// The secret may be read by whoever makes the snapshot, and never by way of the workspace.
+pub fn links_lead_nowhere_while_they_are_exchanged(stage: &Stage) -> Result<()> {
+    /// Snapshots, beside which names are exchanged all the time.
+    const ROUNDS: usize = 12;
+    let (name, workspace) = (stage.name(), stage.workspace());
+    let secrets = stage.dir().join("secrets");
+    std::fs::create_dir(&secrets)?;
+    std::fs::write(secrets.join("key"), SECRET)?;
+    std::fs::set_permissions(secrets.join("key"), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    std::fs::create_dir(workspace.join("dir"))?;
+    for plain in ["file", "dir/key", "stable"] {
+        std::fs::write(workspace.join(plain), "plain")?;
+    }
+    std::os::unix::fs::symlink(secrets.join("key"), workspace.join("file.link"))?;
+    std::os::unix::fs::symlink(&secrets, workspace.join("dir.link"))?;
+    stage
+        .run(&["--name", &name, "--workspace", &workspace.display().to_string()], &["true"])?
+        .expect_code(0)?;
+    let done = AtomicBool::new(false);
+    let exchanged = std::thread::scope(|scope| -> Result<u64> {
+        let exchange = scope.spawn(|| {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                for (one, other) in [("file", "file.link"), ("dir", "dir.link")] {
+                    let (one, other) = (workspace.join(one), workspace.join(other));
+                    count += u64::from(
+                        renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).is_ok(),
+                    );
+                }
+            }
+            count
+        });
+        let rounds = (0..ROUNDS).try_for_each(|n| -> Result<()> {
+            let (path, text) = file(stage, &format!("{n}.cofferdam"));
+            let args = ["snapshot", &name, &text, "--workspace", &workspace.display().to_string()];
+            stage.call(&args)?.expect_code(0)?;
+            let second = format!("{name}-{n}");
+            stage.call(&["restore", &text, "--name", &second])?.expect_code(0)?;
+            let files = crate::common::files_below(&own(stage, &second));
+            ensure!(!files.is_empty());
+            for file in files {
+                ensure!(!std::fs::read_to_string(&file)?.contains(SECRET), "{} has it", file.display());
+            }
+            Ok(std::fs::remove_file(path)?)
+        });
+        done.store(true, Ordering::Relaxed);
+        let exchanged = exchange.join().expect("the other thread");
+        rounds.map(|()| exchanged)
+    })?;
+    ensure!(exchanged > 1000, "the control: they were exchanged {exchanged} times");
+    Ok(())
+}
+
+/// Who makes the snapshot may read all; who reads the workspace for it is the sandbox's user.
+pub fn roots_own_files_are_not_read_for_the_agent(stage: &Stage) -> Result<()> {
+    let (name, second) = (stage.name(), format!("{}-b", stage.name()));
+    sandbox(stage, &name, "mkdir d; printf mine > d/mine; chmod 000 d/mine d")?;
+    let secret = stage.dir().join("secret");
+    std::fs::write(&secret, SECRET)?;
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    std::fs::hard_link(&secret, own(stage, &name).join("second-name"))?;
+    let (_, text) = file(stage, "one.cofferdam");
+    let said = stage.call(&["snapshot", &name, &text])?.expect_code(0)?.err();
+    ensure!(said.contains("1 files or directories can't be read by the sandbox's user"), "{said}");
+    stage.call(&["restore", &text, "--name", &second])?.expect_code(0)?;
+    let files = crate::common::files_below(&own(stage, &second));
+    ensure!(
+        files == [own(stage, &second).join("d/mine")],
+        "its own are there, whatever their modes: {files:?}"
+    );
+    Ok(())
+}
+
+/// A file, and what is said of it.
+type Attack = (&'static str, Vec<u8>, &'static str);
+
+fn members(what: &'static str, workspace: Vec<Member>, said: &'static str) -> Attack {
+    (what, Forged::of(workspace).bytes(), said)
+}
+
+fn attacks(outside: &Path) -> Vec<Attack> {
+    let outside = outside.display().to_string();
+    let link = |name: &str, target: &str| entry(EntryType::Symlink, name, target, "");
+    let hard = |name: &str, target: &str| entry(EntryType::Link, name, target, "");
+    let mut all = vec![
+        members("a name that leads upwards", vec![a_file("../escaped", "x")], "leads upwards"),
+        members("one in the middle", vec![a_directory("a"), a_file("a/../../escaped", "x")], "leads upwards"),
+        members("an absolute name", vec![a_file("/tmp/escaped", "x")], "absolute"),
+        members(
+            "a file behind a link",
+            vec![link("l", &outside), a_file("l/escaped", "x")],
+            "no directory that came before it",
+        ),
+        members(
+            "a directory that is a link by then",
+            vec![a_directory("l"), link("l", &outside), a_file("l/escaped", "x")],
+            "there twice",
+        ),
+        members(
+            "a hard link outside",
+            vec![hard("h", &format!("../../../../..{outside}/canary"))],
+            "leads upwards",
+        ),
+        members("an absolute hard link", vec![hard("h", &format!("{outside}/canary"))], "absolute"),
+        members(
+            "a hard link to a link",
+            vec![link("l", &outside), hard("h", "l")],
+            "no file that came before it",
+        ),
+        members(
+            "a hard link to what comes later",
+            vec![hard("h", "f"), a_file("f", "x")],
+            "no file that came before it",
+        ),
+        members("a device", vec![entry(EntryType::Char, "null", "", "")], "a device or a pipe"),
+        members("a pipe", vec![entry(EntryType::Fifo, "pipe", "", "")], "a device or a pipe"),
+        members("a file twice", vec![a_file("f", "one"), a_file("f", "two")], "there twice"),
+        members(
+            "the same by another spelling",
+            vec![a_file("f", "one"), a_file("./f", "two")],
+            "there twice",
+        ),
+        members("no directory", vec![a_file("d/f", "x")], "no directory that came before it"),
+        members("the directory itself", vec![a_directory(".")], "the directory itself"),
+        members("an unknown kind", vec![entry(EntryType::new(b'Z'), "z", "", "")], "unknown"),
+        members("a sparse file of GNU's", vec![entry(EntryType::GNUSparse, "s", "", "")], "sparse"),
+    ];
+    let state = |what, member: Member, said| {
+        (what, Forged { state: vec![member], ..Forged::of(Vec::new()) }.bytes(), said)
+    };
+    all.extend([
+        state("another file of the state directory", a_file("ids", "0\n"), "no place in a snapshot"),
+        state("a lock", a_file("lock", ""), "no place in a snapshot"),
+        state("a link among the records", link("audit.jsonl", "/etc/passwd"), "records have none"),
+        state("approvals that are none", a_file("approvals.json", "{}"), "its approvals can't be read"),
+        state(
+            "numbers that overflow",
+            a_file("approvals.json", r#"{"last_id":18446744073709551615,"questions":{}}"#),
+            "numbers that can't be",
+        ),
+        state("a directory that is a file", a_directory("approvals.json"), "no place in a snapshot"),
+    ]);
+    let lies = |what, lies: Lies, said| {
+        (what, Forged { lies, ..Forged::of(vec![a_file("f", "content")]) }.bytes(), said)
+    };
+    all.extend([
+        lies(
+            "a wrong digest",
+            Lies { digest: Some(format!("sha256:{}", "0".repeat(64))), ..Lies::default() },
+            "is not what its digest",
+        ),
+        lies("no digest", Lies { digest: Some("sha256:0".into()), ..Lies::default() }, "no digest"),
+        lies(
+            "fewer entries said",
+            Lies { entries: Some(0), ..Lies::default() },
+            "more entries than its manifest says",
+        ),
+        lies("more entries said", Lies { entries: Some(2), ..Lies::default() }, "its manifest says"),
+        lies("fewer bytes said", Lies { bytes: Some(1), ..Lies::default() }, "more than its manifest says"),
+        lies(
+            "a smaller archive said",
+            Lies { archive: Some(512), ..Lies::default() },
+            "more than its manifest says",
+        ),
+    ]);
+    let stored = |what, stored: Vec<u8>, lies: Lies, said| {
+        (what, Forged { lies, stored: Some(stored), ..Forged::of(vec![a_file("f", "x")]) }.bytes(), said)
+    };
+    let whole = archive(&[a_file("f", "x")]);
+    let behind = [whole.clone(), vec![0; 4096], b"more".to_vec()].concat();
+    all.extend([
+        stored("a bomb", bomb(256 << 20), Lies::default(), "hold more than its manifest says"),
+        stored(
+            "a bomb in its archive",
+            bomb(256 << 20),
+            Lies { bytes: Some(1 << 30), archive: Some(4096), ..Lies::default() },
+            "unpacks to more than its manifest says",
+        ),
+        stored(
+            "a bomb that says so",
+            bomb(4 << 20),
+            Lies { bytes: Some(1 << 40), archive: Some(1 << 40), ..Lies::default() },
+            "raise it with --max-size",
+        ),
+        stored(
+            "one in what pads it",
+            bomb(4 << 20),
+            Lies { archive: Some(1 << 40), ..Lies::default() },
+            "larger than what is in it",
+        ),
+        stored(
+            "something behind the end",
+            compressed(&behind),
+            Lies { archive: Some(behind.len() as u64), ..Lies::default() },
+            "behind the end",
+        ),
+        stored("no compression", whole.clone(), Lies::default(), "can't be read"),
+        stored("half an archive", compressed(&whole[..700]), Lies::default(), "can't be read"),
+        stored("nothing", Vec::new(), Lies::default(), "can't be read"),
+    ]);
+    let good = Forged::of(vec![a_file("f", "x")]).bytes();
+    all.extend([
+        ("an empty file", Vec::new(), "no snapshot of cofferdam's"),
+        ("another file", b"#!/bin/sh\n".repeat(1000), "no snapshot of cofferdam's"),
+        ("one that is cut off", good[..good.len() - 512].to_vec(), "cut off"),
+        ("one that is cut in a member", good[..900].to_vec(), "cut off"),
+        ("something behind it", [good.clone(), vec![b'x'; 512]].concat(), "where it should end"),
+        ("zeros behind it", [good.clone(), vec![0; 512]].concat(), "where it should end"),
+        (
+            "another member",
+            container([("evil", b"x".to_vec()), ("manifest.json", b"{}".to_vec())]),
+            "has no place in it",
+        ),
+        (
+            "a member twice",
+            container([
+                ("state.tar.gz", Vec::new()),
+                ("state.tar.gz", Vec::new()),
+                ("manifest.json", b"{}".to_vec()),
+            ]),
+            "has no place in it",
+        ),
+        ("no manifest's text", container([("manifest.json", b"[".to_vec())]), "its manifest"),
+        ("a later format", container([("manifest.json", br#"{"format":2}"#.to_vec())]), "of format 2"),
+    ]);
+    let named = |name: &str| {
+        let at = good.windows(6).position(|bytes| bytes == b"forged").expect("its name");
+        let mut bytes = good.clone();
+        bytes[at..at + 6].copy_from_slice(name.as_bytes());
+        bytes
+    };
+    all.extend([
+        ("a name that leads upwards, as the sandbox's", named("../../"), "name"),
+        ("a name with a dot", named(".choos"), "name"),
+    ]);
+    all
+}
+
+fn refuses_all(stage: &Stage) -> Result<()> {
+    let outside = stage.dir().join("outside");
+    std::fs::create_dir(&outside)?;
+    std::fs::write(outside.join("canary"), "as it was")?;
+    if stage.uid() != nix::unistd::geteuid().as_raw() {
+        std::os::unix::fs::chown(&outside, Some(stage.uid()), Some(stage.uid()))?;
+        std::os::unix::fs::chown(outside.join("canary"), Some(stage.uid()), Some(stage.uid()))?;
+    }
+    let attacks = attacks(&outside);
+    ensure!(attacks.len() > 45, "{}", attacks.len());
+    for (what, bytes, said) in attacks {
+        let path = write(stage, "hostile.cofferdam", &bytes)?.display().to_string();
+        let check = stage.call(&["restore", "--check", &path])?;
+        let done = stage.call(&["restore", &path])?;
+        ensure!(done.code() == 125, "{what}: {} {}", done.code(), done.out());
+        ensure!(done.err().contains(said), "{what}: {}", done.err());
+        ensure!(done.err().lines().count() == 1, "{what}: {}", done.err());
+        // A name is no part of what is checked.
+        ensure!(
+            check.code() == 125 || what.contains("name with a dot") || what.contains("as the sandbox's"),
+            "{what}: {}",
+            check.out()
+        );
+        nothing_came(stage, "forged")?;
+        ensure!(std::fs::read_to_string(outside.join("canary"))? == "as it was", "{what}");
+        ensure!(std::fs::metadata(outside.join("canary"))?.nlink() == 1, "{what}");
+        ensure!(!outside.join("escaped").exists() && !Path::new("/tmp/escaped").exists(), "{what}");
+        ensure!(!stage.state().join("escaped").exists() && !stage.dir().join("escaped").exists(), "{what}");
+    }
+    // The control: what is forged as it should be is restored, and links that lead out are but links.
+    let links = vec![
+        a_directory("d"),
+        a_file("d/f", "content"),
+        entry(EntryType::Symlink, "out", &outside.display().to_string(), ""),
+        entry(EntryType::Link, "again", "d/f", ""),
+        Member { mode: 0o6777, ..a_file("setid", "x") },
+    ];
+    let path = write(stage, "good.cofferdam", &Forged::of(links).bytes())?.display().to_string();
+    stage.call(&["restore", &path])?.expect_code(0)?;
+    let restored = own(stage, "forged");
+    ensure!(std::fs::read(restored.join("again"))? == b"content");
+    ensure!(std::fs::metadata(restored.join("setid"))?.mode() & 0o7000 == 0, "no set-id bit");
+    ensure!(std::fs::read_link(restored.join("out"))? == outside);
+    let seen = stage.run(&["--name", "forged"], &["sh", "-c", "cat out/canary; cat d/f"])?;
+    ensure!(!seen.out().contains("as it was") && seen.out().contains("content"), "{}", seen.out());
+    Ok(())
+}
+
+pub fn hostile_files_make_nothing(stage: &Stage) -> Result<()> {
+    refuses_all(stage)
+}
+
+pub fn a_hostile_file_writes_nothing_elsewhere_as_root(stage: &Stage) -> Result<()> {
+    refuses_all(stage)
+}
+
+/// Wherever one bit is another, it is noticed: there are no bytes that nobody answers for.
+pub fn every_changed_byte_is_noticed(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    sandbox(stage, &name, "printf content > file")?;
+    let (path, text) = file(stage, "one.cofferdam");
+    stage.call(&["snapshot", &name, &text])?.expect_code(0)?;
+    let whole = std::fs::read(&path)?;
+    let legible = ["made", "cofferdam", "name"];
+    let mut noticed = 0;
+    for at in (0..whole.len()).step_by(whole.len().div_ceil(160)) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        let changed = write(stage, "changed.cofferdam", &bytes)?.display().to_string();
+        let check = stage.call(&["restore", "--check", &changed])?;
+        if check.code() == 0 {
+            // What the manifest says of the time and the name is nobody's digest.
+            let line = whole[..at].iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+            let line = String::from_utf8_lossy(&whole[line..(at + 60).min(whole.len())]).into_owned();
+            ensure!(
+                legible.iter().any(|key| line.contains(key))
+                    || line.contains("left_out")
+                    || line.contains("\": 0"),
+                "byte {at}: {line}"
+            );
+        } else {
+            noticed += 1;
+        }
+    }
+    ensure!(noticed > 100, "{noticed}");
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `cofferdam snapshot` and `cofferdam restore`: what a sandbox leaves between runs, in one file and back, against a hostile workspace and
+//! hostile files.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod forge;
+mod hostile;
+mod killed;
+mod round;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use bed::Stage;
+use bed::stage::Mode;
+
+use common::COFFERDAM;
+use hostile::*;
+use killed::*;
+use round::*;
+
+fn main() -> ExitCode {
+    bed::harness::main(
+        "snapshot",
+        Path::new(COFFERDAM),
+        bed::cases![
+            a_round_trip_gives_the_same_tree,
+            what_has_no_place_in_a_file_is_left_out_aloud,
+            approvals_for_good_come_only_by_the_operators_word,
+            the_record_of_before_is_put_aside_and_counts_go_on,
+            a_workspace_elsewhere_is_taken_in_where_it_is_named,
+            a_file_of_roots_is_an_ordinary_users_sandbox_too.only(Mode::Rooted),
+            what_is_there_is_never_written_over,
+            more_than_may_be_is_refused,
+            a_running_sandbox_is_refused_and_a_snapshot_holds_the_name,
+            links_lead_nowhere_while_they_are_exchanged,
+            roots_own_files_are_not_read_for_the_agent.only(Mode::Rooted),
+            hostile_files_make_nothing.only(Mode::Rootless),
+            a_hostile_file_writes_nothing_elsewhere_as_root.only(Mode::Rooted),
+            every_changed_byte_is_noticed.only(Mode::Rootless),
+            a_killed_snapshot_leaves_no_file,
+            a_killed_restore_leaves_nothing_that_is_used,
+            an_interrupted_one_leaves_nothing,
+        ],
+    )
+}
+
+/// A stopped sandbox whose agent has done this in its own workspace.
+fn sandbox(stage: &Stage, name: &str, script: &str) -> Result<()> {
+    stage.run(&["--name", name], &["sh", "-c", script])?.expect_code(0)?;
+    Ok(())
+}
+
+/// A sandbox's own workspace.
+fn own(stage: &Stage, name: &str) -> PathBuf {
+    stage.state().join(name).join("workspace")
+}
+
+/// A file of the case's.
+fn file(stage: &Stage, name: &str) -> (PathBuf, String) {
+    let path = stage.dir().join(name);
+    let text = path.display().to_string();
+    (path, text)
+}
+
+/// Nothing that a restore made is there.
+fn nothing_came(stage: &Stage, name: &str) -> Result<()> {
+    ensure!(!stage.state().join(name).exists(), "{name} is there");
+    let left: Vec<_> = std::fs::read_dir(stage.state().join(".restoring"))
+        .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
+        .unwrap_or_default();
+    ensure!(left.is_empty() || left == ["lock"], "left behind: {left:?}");
+    Ok(())
+}
