@@ -25,9 +25,12 @@ pub mod reach;
 mod redact;
 mod run;
 mod secrets;
+mod signals;
 pub mod site;
 mod sockets;
 mod start;
+#[cfg(feature = "term")]
+mod term;
 mod up;
 mod way_out;
 mod workspace;
@@ -122,8 +125,15 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Audit(command) => audit::audit(&root, &command),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => crate::demo::demo(&args),
+        #[cfg(feature = "term")]
+        Command::Term(args) => term::term(&root, &args),
+        #[cfg(not(feature = "term"))]
+        Command::Term(_) => Err(Failure::refused(
+            "this cofferdam was built without its terminal UI: build it with `cargo build --release`, without `--no-default-features`, \
+             or with `--features term`",
+        )),
         Command::Later { .. } => Err(Failure::refused(
-            "provider, onboard, snapshot, restore and term come with a later release; `cofferdam --help` lists what there is",
+            "provider, onboard, snapshot and restore come with a later release; `cofferdam --help` lists what there is",
         )),
     }
 }

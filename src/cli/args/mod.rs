@@ -81,6 +81,9 @@ pub enum Command {
                             cofferdam approvals watch assistant"
     )]
     Approvals(ApprovalsCommand),
+    /// Watch a running sandbox on the terminal: actors, agents, events, metrics; answer what agents ask for
+    #[command(after_help = "Examples:\n  cofferdam term\n  cofferdam term assistant")]
+    Term(TermArgs),
     /// Check, explain, compare, show and change policies
     #[command(
         subcommand,
@@ -105,7 +108,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
     /// Comes with a later release
-    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "snapshot", "restore", "term"])]
+    #[command(hide = true, disable_help_flag = true, name = "provider", aliases = ["onboard", "snapshot", "restore"])]
     Later {
         /// Whatever it is to be told.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -151,6 +154,13 @@ pub struct LogsArgs {
     /// On a terminal too, print the agents' bytes as they are: they may do to it what they like
     #[arg(long)]
     pub raw: bool,
+}
+
+/// `term`.
+#[derive(Debug, Args)]
+pub struct TermArgs {
+    /// The sandbox [default: the one that runs, or one of a list]
+    pub name: Option<String>,
 }
 
 /// `stop`.
