@@ -19,6 +19,8 @@ use crate::model::Model;
 pub struct Screen {
     /// None: not known, so that all of it is drawn anew.
     shown: Option<(Rect, Terminal<CrosstermBackend<Bytes>>)>,
+    /// Whether it is our screen that the terminal shows.
+    is_entered: bool,
     bytes: Bytes,
 }
 
@@ -38,20 +40,24 @@ impl Write for Bytes {
 }
 
 impl Screen {
-    /// Nothing is known of what is shown.
+    /// Nothing is known of what is shown: the first frame takes the terminal.
     #[must_use]
     pub fn new() -> Self {
-        Self { shown: None, bytes: Bytes::default() }
+        Self { shown: None, is_entered: false, bytes: Bytes::default() }
     }
 
-    /// To be drawn whole: somebody else has had the terminal.
+    /// To be taken and drawn whole: somebody else has had the terminal.
     pub fn forget(&mut self) {
-        self.shown = None;
+        (self.shown, self.is_entered) = (None, false);
     }
 
     /// The bytes that show the model.
     pub fn frame(&mut self, model: &Model) -> Vec<u8> {
         let area = Rect::new(0, 0, model.size.0, model.size.1);
+        if !std::mem::replace(&mut self.is_entered, true) {
+            // Another screen, no cursor, and pasted text told from keys, so that no paste gives an answer.
+            let _ = queue!(self.bytes, EnterAlternateScreen, EnableBracketedPaste, Hide);
+        }
         if self.shown.as_ref().is_none_or(|(before, _)| *before != area) {
             let _ = queue!(self.bytes, ResetColor, Clear(ClearType::All));
             let options = TerminalOptions { viewport: Viewport::Fixed(area) };
@@ -73,15 +79,7 @@ impl Default for Screen {
     }
 }
 
-/// What takes the terminal: another screen, no cursor, and pasted text told from keys, so that no paste gives an answer.
-#[must_use]
-pub fn enter() -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let _ = queue!(bytes, EnterAlternateScreen, EnableBracketedPaste, Hide);
-    bytes
-}
-
-/// What gives it back as it was.
+/// What gives the terminal back as it was before the first frame.
 #[must_use]
 pub fn leave() -> Vec<u8> {
     let mut bytes = Vec::new();

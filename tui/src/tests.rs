@@ -380,6 +380,11 @@ fn what_came_of_an_answer_is_told_and_the_next_question_is_next() {
         outcome: Ok(Text::new("approved once: assistant-1")),
     });
     desk.sees("approved once: assistant-1");
+    // Another waits for it still: then it stays chosen.
+    desk.tell(Message::Questions(vec![question(1, Standing::Held), question(2, Standing::Held)]));
+    desk.press("d");
+    desk.sees("/v1/1");
+    desk.press("n");
     desk.tell(Message::Questions(vec![
         question(1, Standing::Approved(Answer::Once)),
         question(2, Standing::Held),
@@ -387,6 +392,12 @@ fn what_came_of_an_answer_is_told_and_the_next_question_is_next() {
     desk.press("d");
     desk.sees("/v1/2");
     desk.press("y");
+    // In the other order, too.
+    desk.tell(Message::Questions(vec![question(2, Standing::Denied), question(3, Standing::Held)]));
+    desk.tell(Message::Answered { id: "assistant-2".into(), outcome: Ok(Text::new("denied: assistant-2")) });
+    desk.press("d");
+    desk.sees("/v1/3");
+    desk.press("n");
     desk.tell(Message::Answered {
         id: "assistant-2".into(),
         outcome: Err(Text::new("under another generation")),

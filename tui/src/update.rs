@@ -124,19 +124,20 @@ impl Watch {
                     self.warn("nothing was answered: the sandbox tells nothing at the moment");
                 }
             }
-            Message::Answered { id, outcome } => self.answered(&id, outcome),
+            Message::Answered { id, outcome } => self.take_outcome(id, outcome),
             Message::Candidates(_) => {}
         }
         None
     }
 
-    fn answered(&mut self, id: &str, outcome: Result<Text, Text>) {
+    fn take_outcome(&mut self, id: String, outcome: Result<Text, Text>) {
         match outcome {
-            Ok(now) => self.say(now.to_string()),
-            Err(why) => {
-                self.answering = None;
-                self.warn(format!("{}: {why}", Text::new(id)));
+            Ok(now) => {
+                self.say(now.to_string());
+                self.answered = Some(id);
+                self.move_on();
             }
+            Err(why) => self.warn(format!("{}: {why}", Text::new(&id))),
         }
     }
 
@@ -175,7 +176,6 @@ impl Watch {
                 Action::Confirm if confirm.sheet.is_read(inside(size)) => {
                     let (id, answer) = (confirm.question.id.clone(), confirm.answer);
                     self.dialog = None;
-                    self.answering = Some(id.clone());
                     return Some(Effect::Answer { id, answer });
                 }
                 Action::Confirm => self.warn("read it to its end first: Down, PageDown"),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::dialog::Dialog;
-use crate::facts::{Condition, Figure, Happening, Part, Question};
+use crate::facts::{Condition, Figure, Happening, Part, Question, Standing};
 use crate::list::{Step, moved};
 use crate::text::Text;
 
@@ -74,8 +74,8 @@ pub(crate) struct Watch {
     pub figure: usize,
     pub dialog: Option<Dialog>,
     pub note: Option<Note>,
-    /// The question whose answer is on its way.
-    pub answering: Option<String>,
+    /// The question that we have answered last.
+    pub answered: Option<String>,
 }
 
 impl Watch {
@@ -98,7 +98,7 @@ impl Watch {
             figure: 0,
             dialog: None,
             note: None,
-            answering: None,
+            answered: None,
         }
     }
 
@@ -164,11 +164,14 @@ impl Watch {
         // A stable sort: within each, as the sandbox lists them.
         questions.sort_by_key(|question| question.standing.rank());
         self.questions = questions;
+        self.move_on();
+    }
+
+    /// Chooses the next question, where we have answered the chosen one and nobody waits for it any more, or where it is gone.
+    pub(crate) fn move_on(&mut self) {
         let chosen = self.question.as_ref().and_then(|id| self.questions.iter().find(|q| q.id == *id));
-        let is_done = chosen.is_none_or(|q| !q.standing.is_open() && self.answering.as_ref() == Some(&q.id));
-        if is_done {
-            // On to the next that waits, if it was us who answered.
-            self.answering = None;
+        if chosen.is_none_or(|q| q.standing != Standing::Held && self.answered.as_ref() == Some(&q.id)) {
+            self.answered = None;
             self.question = self.questions.first().map(|question| question.id.clone());
         }
     }

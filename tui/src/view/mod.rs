@@ -48,15 +48,17 @@ fn places(watch: &Watch, body: Rect) -> Vec<(Pane, Rect)> {
     if body.width < ALL_PANES.0 || body.height < ALL_PANES.1 {
         return vec![(focus, body)];
     }
-    let room = |panes: &[Pane]| Constraint::Fill(if panes.contains(&focus) { 3 } else { 2 });
+    let more =
+        |panes: &[Pane], usual: u16| Constraint::Fill(usual + if panes.contains(&focus) { 2 } else { 0 });
     let below = [Pane::Tree, Pane::Agents, Pane::Figures];
     // As high as its rows, up to a third of all: mostly there are few questions.
     let questions = u16::try_from(watch.questions.len()).unwrap_or(u16::MAX).saturating_add(3);
     let questions = Constraint::Length(questions.clamp(5, (body.height / 3).max(5)));
     let [approvals, events, rest] =
-        Layout::vertical([questions, room(&[Pane::Events]), room(&below)]).areas(body);
-    let [tree, right] = Layout::horizontal([room(&[Pane::Tree]), room(&below[1..])]).areas(rest);
-    let [agents, figures] = Layout::vertical([room(&[Pane::Agents]), room(&[Pane::Figures])]).areas(right);
+        Layout::vertical([questions, more(&[Pane::Events], 2), more(&below, 3)]).areas(body);
+    let [tree, right] = Layout::horizontal([more(&[Pane::Tree], 3), more(&below[1..], 3)]).areas(rest);
+    let [agents, figures] =
+        Layout::vertical([more(&[Pane::Agents], 2), more(&[Pane::Figures], 3)]).areas(right);
     vec![
         (Pane::Approvals, approvals),
         (Pane::Events, events),
