@@ -178,3 +178,26 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
     terminal.finish().await;
     Ok(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_a_row_for_each_limit() {
+        let page = include_str!("../../docs/limits.md");
+        let (columns, lines) = tui::model::LARGEST;
+        for row in [
+            format!("| `EVENTS_KEPT` | {} |", tui::EVENTS_KEPT),
+            format!("| `SHORT` | {} |", told::SHORT),
+            format!("| `LARGEST` | {columns} columns, {lines} lines |"),
+            format!("| `FRAME` | {FRAME:?} |"),
+            format!("| `MESSAGES` | {MESSAGES} |"),
+            format!("| `LOOK` | {:?} |", feed::LOOK),
+        ] {
+            assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
+        }
+        let page = include_str!("../../docs/term.md");
+        assert!(page.contains(&format!("The last {} are kept", tui::EVENTS_KEPT)));
+    }
+}

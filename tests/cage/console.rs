@@ -1,5 +1,7 @@
 //! A person at a terminal: the command under test on a pseudo-terminal of the test's, as its controlling one.
 
+#![allow(dead_code, reason = "each suite uses its part of this")]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd as _, OwnedFd};

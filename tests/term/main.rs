@@ -5,7 +5,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../cage/console.rs"]
-#[allow(dead_code, reason = "each suite uses its part of this")]
 mod console;
 mod screen;
 

@@ -24,3 +24,4 @@ mod tests;
 pub use message::{Effect, Message};
 pub use model::Model;
 pub use text::Text;
+pub use watch::EVENTS_KEPT;

@@ -20,7 +20,7 @@ use crate::cli::ps;
 use crate::state::{Name, Root};
 
 /// How often everything is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub const LOOK: Duration = Duration::from_secs(2);
 /// At the soonest so long after the last look comes another, however much happens.
 const AT_THE_SOONEST: Duration = Duration::from_millis(200);
 

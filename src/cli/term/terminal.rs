@@ -252,7 +252,9 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         // What writes the words of a panic: by then the terminal is a terminal.
         let device = pty.slave.try_clone().unwrap();
-        std::panic::set_hook(Box::new(move |_| drop(tell.send(is_cooked(&device)))));
+        std::panic::set_hook(Box::new(move |_| {
+            let _ = tell.send(is_cooked(&device));
+        }));
         taken.give_back_in_a_panic();
         let panicked = std::thread::spawn(|| panic!("a test's")).join();
         std::panic::set_hook(before);

@@ -10,7 +10,7 @@ use crate::cli::out::one_line;
 use crate::cli::ps;
 
 /// Characters of what is only read: an event's field, a failure.
-const SHORT: usize = 512;
+pub const SHORT: usize = 512;
 
 /// The whole of a text, harmless.
 pub fn text(raw: &str) -> Text {
@@ -199,4 +199,72 @@ fn sentence(parts: Vec<String>, why: &str) -> String {
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
     format!("{}{why}", parts.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(kind: &str, data: Value) -> Option<Happening> {
+        happening(&Event { seq: 1, at: "2026-11-30T12:03:04.5Z".into(), kind: kind.into(), data })
+    }
+
+    #[test]
+    fn decisions_are_told_once_with_all_that_says_why() {
+        let data = json!({
+            "kind": "egress", "phase": "decided", "verdict": "denied", "layer": "l7", "host": "api.bed.test", "port": 443,
+            "method": "GET", "path": "/a", "binary": "/usr/bin/curl", "detail": "no rule allows it"
+        });
+        let event = told("egress", data.clone()).unwrap();
+        assert_eq!((event.at.as_str(), event.word.as_str(), event.tone), ("12:03:04", "denied", Tone::Bad));
+        assert_eq!(event.what.as_str(), "l7 GET api.bed.test:443/a by /usr/bin/curl: no rule allows it");
+        assert_eq!(event.record.len(), 10);
+        let mut end = data;
+        end["phase"] = "finished".into();
+        assert!(told("egress", end.clone()).is_some(), "what was refused at its end is told");
+        end["verdict"] = "allowed".into();
+        assert!(told("egress", end).is_none());
+        let six = json!({ "verdict": "allowed", "layer": "l4", "host": "fd00::1", "port": 80 });
+        assert_eq!(told("egress", six).unwrap().what.as_str(), "l4 [fd00::1]:80");
+    }
+
+    #[test]
+    fn what_happens_to_parts_is_told_with_its_failure() {
+        let failed = json!({ "kind": "actor", "name": "proxy", "change": "failed", "failure": "panicked: boom", "restarts": 2 });
+        let event = told("actor", failed).unwrap();
+        assert_eq!((event.word.as_str(), event.tone), ("actor", Tone::Bad));
+        assert_eq!(event.what.as_str(), "proxy failed restarts 2: panicked: boom");
+        let model = json!({ "verdict": "allowed", "model": "m", "provider": "p", "code": 200, "input_tokens": 3, "output_tokens": 4 });
+        assert_eq!(told("inference", model).unwrap().what.as_str(), "model m at p 200 3+4 tokens");
+        // Of a kind that is not known here, and of no form at all.
+        assert_eq!(
+            told("control_missing", json!({ "control": "landlock" })).unwrap().what.as_str(),
+            "landlock"
+        );
+        assert_eq!(told("new", json!("x")).unwrap().what.as_str(), "");
+    }
+
+    #[test]
+    fn what_is_decided_about_is_whole_and_what_is_read_is_cut_and_all_of_it_harmless() {
+        let path = format!("/\x1b]0;x\x07{}end", "a".repeat(3000));
+        let approval: Approval = serde_json::from_value(json!({
+            "id": "assistant-1", "state": "held", "for": null, "host": "h", "port": 1, "method": "GET", "path": path, "binary": "/b\u{202e}",
+            "sha256": "00", "generation": 1, "asked": 1, "held": 1, "first_at": "", "last_at": "", "answered_by": null
+        }))
+        .unwrap();
+        let question = question(&approval);
+        assert!(
+            question.path.as_str().starts_with("/\\u{1b}]0;x\\u{7}aaa")
+                && question.path.as_str().ends_with("aend")
+        );
+        assert_eq!(question.program.as_str(), "/b\\u{202e}");
+        let event =
+            told("egress", json!({ "verdict": "denied\x1b[2J", "path": path, "detail": path })).unwrap();
+        assert_eq!(event.word.as_str(), "denied\\u{1b}[2J");
+        for text in event.record.iter().flat_map(|(name, value)| [name, value]).chain([&event.what]) {
+            assert!(text.as_str().chars().count() <= SHORT + 1 && !text.as_str().contains('\x1b'));
+        }
+    }
 }
