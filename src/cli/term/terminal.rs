@@ -261,7 +261,8 @@ mod tests {
         assert!(panicked.is_err());
         assert!(told.recv().unwrap(), "it is still raw while the words are written");
         let mut shown = [0; 256];
-        let read = File::from(pty.master).read(&mut shown).unwrap();
+        let mut master = File::from(pty.master);
+        let read = master.read(&mut shown).unwrap();
         assert_eq!(shown[..read], leave());
         // Once is enough.
         taken.give_back();
