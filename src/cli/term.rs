@@ -147,7 +147,8 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
                 signo => break End::Signal(signo),
             },
             key = keys.recv() => match key {
-                Some(Ok(press)) => model.update(Message::Press(press)),
+                // What was read at once was typed before any of it was shown: nothing is drawn between.
+                Some(Ok(presses)) => presses.into_iter().filter_map(|press| model.update(Message::Press(press))).last(),
                 Some(Err(error)) => break End::Gone(error),
                 None => break End::Gone(io::ErrorKind::UnexpectedEof.into()),
             },
@@ -157,6 +158,7 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
             },
             () = sleep_until(next_frame), if is_new && terminal.is_idle() => {
                 terminal.show(&model);
+                model.update(Message::Drawn);
                 (is_new, next_frame) = (false, Instant::now() + FRAME);
                 continue;
             }

@@ -1,6 +1,6 @@
 //! What lies above the panes: the keys, the whole of a row, and an answer that is to be confirmed.
 //!
-//! A [`Confirm`] shows everything that is approved, however long an agent has made it, and takes a yes only once its end has been in sight.
+//! A [`Confirm`] shows everything that is approved, however long an agent has made it, and takes a yes only once all of it has been drawn: no key that was typed ahead is one.
 
 use crate::facts::{Answer, Question};
 use crate::keys::BINDINGS;
@@ -53,27 +53,25 @@ impl Sheet {
         all
     }
 
-    /// Moves what is in sight; and takes note of what has been.
-    pub(crate) fn scroll(&mut self, step: Option<Step>, (width, height): (usize, usize)) {
+    /// Moves what is in sight, but never past what hasn't been.
+    pub(crate) fn scroll(&mut self, step: Step, (width, height): (usize, usize)) {
         let all = self.layout(width).len();
-        if let Some(step) = step {
-            self.top = moved(self.top, step, all.saturating_sub(height) + 1, height);
-        }
-        // Nothing is passed over: a page is as long as what is in sight.
-        if self.top <= self.seen && width >= NARROWEST {
-            self.seen = self.seen.max(self.top + height).min(all);
-        }
+        self.top = moved(self.top, step, all.saturating_sub(height) + 1, height).min(self.seen);
+    }
+
+    /// What is in sight has been drawn.
+    pub(crate) fn drawn(&mut self, (_, height): (usize, usize)) {
+        self.seen = self.seen.max(self.top.saturating_add(height));
     }
 
     /// Lines are laid out anew: what was seen was other lines.
-    pub(crate) fn resize(&mut self, inside: (usize, usize)) {
+    pub(crate) fn resize(&mut self) {
         (self.top, self.seen) = (0, 0);
-        self.scroll(None, inside);
     }
 
     /// Whether every line has been in sight.
     pub(crate) fn is_read(&self, (width, _): (usize, usize)) -> bool {
-        self.seen >= self.layout(width).len()
+        width >= NARROWEST && self.seen >= self.layout(width).len()
     }
 }
 
@@ -181,24 +179,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_sheet_must_have_been_in_sight() {
+    fn every_line_must_have_been_drawn() {
         let lines = (0..30).map(|n| (String::new(), format!("line {n}"))).collect();
         let mut sheet = Sheet::new("t", lines);
         let inside = (20, 10);
-        sheet.resize(inside);
-        assert!(!sheet.is_read(inside));
-        sheet.scroll(Some(Step::Last), inside);
-        assert!(!sheet.is_read(inside), "a jump passes over what lies between");
-        sheet.resize(inside);
-        for _ in 0..2 {
-            sheet.scroll(Some(Step::PageDown), inside);
+        // However many keys come before it is drawn.
+        for step in [Step::PageDown, Step::PageDown, Step::PageDown, Step::Last] {
+            sheet.scroll(step, inside);
         }
+        assert!(sheet.top == 0 && !sheet.is_read(inside));
+        sheet.drawn(inside);
+        sheet.scroll(Step::Last, inside);
+        assert_eq!(sheet.top, 10, "nothing is passed over");
+        assert!(!sheet.is_read(inside));
+        sheet.drawn(inside);
+        sheet.scroll(Step::PageDown, inside);
+        assert!(!sheet.is_read(inside), "it must have been drawn, too");
+        sheet.drawn(inside);
         assert!(sheet.is_read(inside));
-        sheet.resize((20, 11));
+        sheet.resize();
         assert!(!sheet.is_read((20, 11)), "a new size begins anew");
         for narrow in [(0, 40), (10, 400), (20, 0)] {
-            sheet.resize(narrow);
-            sheet.scroll(Some(Step::PageDown), narrow);
+            sheet.resize();
+            for _ in 0..100 {
+                sheet.drawn(narrow);
+                sheet.scroll(Step::PageDown, narrow);
+            }
             assert!(!sheet.is_read(narrow), "{narrow:?}");
         }
     }

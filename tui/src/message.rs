@@ -16,6 +16,8 @@ pub enum Message {
         /// Lines.
         rows: u16,
     },
+    /// All that there is by now has been drawn: what is confirmed must have been in sight.
+    Drawn,
     /// These sandboxes run.
     Candidates(Vec<Candidate>),
     /// The sandbox told its condition: it is there.

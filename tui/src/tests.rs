@@ -29,8 +29,11 @@ impl Desk {
         desk
     }
 
+    /// Something happens, and all is drawn.
     fn tell(&mut self, message: Message) -> Option<Effect> {
-        self.model.update(message)
+        let effect = self.model.update(message);
+        self.model.update(Message::Drawn);
+        effect
     }
 
     fn press(&mut self, keys: &str) -> Option<Effect> {
@@ -317,6 +320,7 @@ fn a_path_of_any_length_must_be_read_to_its_end() {
     assert_eq!(desk.press("y"), None, "a jump is no reading");
     desk.press("n");
     desk.press("r");
+    assert_eq!(desk.press("y"), None);
     let mut pages = String::new();
     for _ in 0..8 {
         pages.push_str(&desk.screen());
@@ -325,6 +329,23 @@ fn a_path_of_any_length_must_be_read_to_its_end() {
     let shown: String = pages.chars().filter(|c| *c == 'a').collect();
     assert!(shown.len() >= 1990, "all of it was in sight: {}", shown.len());
     assert!(desk.press("y").is_some(), "{}", desk.screen());
+}
+
+#[test]
+fn a_yes_that_was_typed_before_anything_was_shown_is_none() {
+    let mut desk = Desk::watching(WIDE);
+    desk.tell(Message::Questions(vec![question(1, Standing::Held)]));
+    let typed_ahead = |desk: &mut Desk, keys: &str| {
+        keys.chars().filter_map(|c| desk.model.update(Message::Press(Press::Char(c)))).last()
+    };
+    assert_eq!(typed_ahead(&mut desk, "ayyjy  y"), None);
+    desk.tell(Message::Drawn);
+    desk.sees("approve once?");
+    assert!(desk.press("y").is_some());
+    // Nor one that came between a new size and what was drawn for it.
+    desk.press("a");
+    desk.model.update(Message::Resize { columns: 100, rows: 30 });
+    assert_eq!(typed_ahead(&mut desk, "y"), None);
 }
 
 #[test]

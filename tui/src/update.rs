@@ -56,9 +56,15 @@ impl Choice {
                 None
             }
             Message::Press(press) => self.press(action(press)?, size),
+            Message::Drawn => {
+                if let Some(sheet) = &mut self.help {
+                    sheet.drawn(inside(size));
+                }
+                None
+            }
             Message::Resize { .. } => {
                 if let Some(sheet) = &mut self.help {
-                    sheet.resize(inside(size));
+                    sheet.resize();
                 }
                 None
             }
@@ -78,8 +84,8 @@ impl Choice {
             (Action::Quit, _) => return Some(Effect::Quit),
             (Action::Suspend, _) => return Some(Effect::Suspend),
             (Action::Open | Action::Close | Action::Help, Some(_)) => self.help = None,
-            (action, Some(sheet)) => sheet.scroll(Some(step(action)?), inside(size)),
-            (Action::Help, None) => self.help = Some(opened(Sheet::help(), size)),
+            (action, Some(sheet)) => sheet.scroll(step(action)?, inside(size)),
+            (Action::Help, None) => self.help = Some(Sheet::help()),
             (Action::Open, None) => return self.chosen.clone().map(Effect::Watch),
             (action, None) => {
                 let row = moved(self.row(), step(action)?, self.candidates.len(), page(size));
@@ -90,18 +96,18 @@ impl Choice {
     }
 }
 
-fn opened(mut sheet: Sheet, size: (u16, u16)) -> Sheet {
-    sheet.resize(inside(size));
-    sheet
-}
-
 impl Watch {
     fn update(&mut self, message: Message, size: (u16, u16)) -> Option<Effect> {
         match message {
             Message::Press(press) => return self.press(press, size),
             Message::Resize { .. } => {
                 if let Some(dialog) = &mut self.dialog {
-                    dialog.sheet_mut().resize(inside(size));
+                    dialog.sheet_mut().resize();
+                }
+            }
+            Message::Drawn => {
+                if let Some(dialog) = &mut self.dialog {
+                    dialog.sheet_mut().drawn(inside(size));
                 }
             }
             Message::Condition(condition) => {
@@ -166,7 +172,7 @@ impl Watch {
         match &mut self.dialog {
             Some(Dialog::Sheet(sheet)) => match action {
                 Action::Open | Action::Close | Action::Help => self.dialog = None,
-                action => sheet.scroll(Some(step(action)?), inside(size)),
+                action => sheet.scroll(step(action)?, inside(size)),
             },
             Some(Dialog::Confirm(confirm)) => match action {
                 Action::Close | Action::Refuse => {
@@ -179,7 +185,7 @@ impl Watch {
                     return Some(Effect::Answer { id, answer });
                 }
                 Action::Confirm => self.warn("read it to its end first: Down, PageDown"),
-                action => confirm.sheet.scroll(Some(step(action)?), inside(size)),
+                action => confirm.sheet.scroll(step(action)?, inside(size)),
             },
             None => self.press_a_pane(action, size),
         }
@@ -190,11 +196,11 @@ impl Watch {
         match action {
             Action::Next => self.pane = self.pane.further(1),
             Action::Previous => self.pane = self.pane.further(PANES.len() - 1),
-            Action::Help => self.dialog = Some(Dialog::Sheet(opened(Sheet::help(), size))),
+            Action::Help => self.dialog = Some(Dialog::Sheet(Sheet::help())),
             Action::Open => {
-                self.dialog = self.whole_row().map(|sheet| Dialog::Sheet(opened(sheet, size)));
+                self.dialog = self.whole_row().map(Dialog::Sheet);
             }
-            Action::Say(answer) => self.begin(answer, size),
+            Action::Say(answer) => self.begin(answer),
             action => {
                 if let Some(step) = step(action) {
                     self.choose(step, page(size));
@@ -204,7 +210,7 @@ impl Watch {
     }
 
     /// Shows what an answer would be for; says why where there is nothing to answer.
-    fn begin(&mut self, answer: Answer, size: (u16, u16)) {
+    fn begin(&mut self, answer: Answer) {
         if self.pane != Pane::Approvals {
             return self.warn("answers are given in the approvals' pane: Tab leads there");
         }
@@ -217,9 +223,7 @@ impl Watch {
         if answer == Answer::Revoke && question.standing.is_open() {
             return self.warn("nothing was answered that could be revoked");
         }
-        let mut confirm = Confirm::new(question, answer);
-        confirm.sheet.resize(inside(size));
-        self.dialog = Some(Dialog::Confirm(Box::new(confirm)));
+        self.dialog = Some(Dialog::Confirm(Box::new(Confirm::new(question, answer))));
     }
 
     /// The whole of the chosen row.

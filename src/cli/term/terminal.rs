@@ -23,7 +23,7 @@ use tui::screen::{Screen, leave};
 
 /// How long the last frame is waited for at the end, and how long a terminal that takes nothing.
 const LAST_FRAME: Duration = Duration::from_millis(500);
-/// Keys that wait for the model: a person types no more ahead.
+/// Reads of keys that wait for the model: a person types no more ahead.
 const KEYS: usize = 32;
 
 /// How long after an ESC what follows it may still belong to it, in milliseconds: terminals send a sequence at once.
@@ -152,23 +152,16 @@ impl Drop for Terminal {
     }
 }
 
-/// The keys as they come, until the terminal gives none any more.
-pub fn keys() -> io::Result<mpsc::Receiver<io::Result<Press>>> {
+/// The keys as they come, those together that were read at once, until the terminal gives none any more.
+pub fn keys() -> io::Result<mpsc::Receiver<io::Result<Vec<Press>>>> {
     let (sender, queue) = mpsc::channel(KEYS);
     std::thread::Builder::new().name("keys".into()).spawn(move || {
         let mut keys = Keys::default();
         loop {
-            let presses = match read(&mut keys) {
-                Ok(presses) => presses,
-                Err(error) => {
-                    let _ = sender.blocking_send(Err(error));
-                    return;
-                }
-            };
-            for press in presses {
-                if sender.blocking_send(Ok(press)).is_err() {
-                    return;
-                }
+            let presses = read(&mut keys);
+            let is_over = presses.is_err();
+            if sender.blocking_send(presses).is_err() || is_over {
+                return;
             }
         }
     })?;
