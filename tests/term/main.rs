@@ -188,7 +188,8 @@ fn it_shows_a_sandbox_and_answers_for_it_by_keys(stage: &Stage) -> Result<()> {
     ensure!(shown.contains("approved-"), "{shown}");
     term.see(&["approved (run)"])?;
     term.answer("x", "revoke?", &asked("c"), &format!("/{mark}/c"))?;
-    term.see(&["taken back"])?;
+    // Not the words of what is confirmed, which say so, too.
+    term.see(&["taken back: "])?;
     let shown = stage.call(&["policy", "show", &sandbox.name])?.expect_code(0)?.out();
     ensure!(!shown.contains("approved-"), "{shown}");
     term.press("q")?;
