@@ -3,18 +3,17 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use futures_util::future::select_all;
 use nix::libc::{SIGCONT, SIGHUP, SIGTERM, SIGTSTP, SIGWINCH};
 use nix::sys::signal::{Signal as Signo, raise};
 use operator::client::{RawTerminal, Stdio, window_of};
 use operator::control::ExecControl;
 use operator::types::{ExecRequest, Exit, Window};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::cli::args::ExecArgs;
 use crate::cli::live::{client, told};
 use crate::cli::out::{Failure, Outcome};
+use crate::cli::signals::{self, Signals};
 use crate::cli::{environment, wait_for};
 use crate::state::Root;
 
@@ -46,7 +45,7 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
     let exit = wait_for(async {
         let session = client.exec(&request).await.map_err(|error| refused_start(&error))?;
         let (controls, queue) = mpsc::channel(CONTROLS);
-        let signals = Signals::heard(args.tty)?;
+        let signals = heard(args.tty)?;
         // Not while a sandbox may be silent: until here Ctrl-C is the kernel's, and ends us. And not before signals are ours, of which
         // any other would end us with the terminal left raw.
         let raw = args.tty.then(|| RawTerminal::enter(io::stdin()).ok()).flatten();
@@ -58,7 +57,7 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         tokio::select! {
             exit = session.drive(stdio, queue) => exit.map_err(told),
             // What was started is hung up, as its terminal was.
-            signo = signals.pass(controls, raw.as_ref()) => Ok(Exit { code: None, signal: Some(signo) }),
+            signo = pass(signals, controls, raw.as_ref()) => Ok(Exit { code: None, signal: Some(signo) }),
         }
     });
     Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::cli::out::REFUSED))
@@ -78,63 +77,43 @@ fn refused_start(error: &operator::client::ClientError) -> Failure {
     Failure { code, message: error.to_string() }
 }
 
-/// Signals that reach us.
-struct Signals {
-    heard: Vec<(i32, Signal)>,
+/// Signals that reach us: those that would end us, and with a terminal those that would stop us with it.
+fn heard(tty: bool) -> io::Result<Signals> {
+    let of_terminal = [SIGTSTP, SIGCONT].into_iter().filter(|_| tty);
+    Signals::heard([SIGWINCH].into_iter().chain(signals::ENDING).chain(of_terminal))
 }
 
-impl Signals {
-    /// Those that would end us, from now on; and with a terminal those that would stop us with it.
-    fn heard(tty: bool) -> io::Result<Self> {
-        use nix::libc::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-        let all = [SIGWINCH, SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
-        let of_terminal = [SIGTSTP, SIGCONT].into_iter().filter(|_| tty);
-        let heard = |signo| Ok((signo, signal(SignalKind::from_raw(signo))?));
-        Ok(Self { heard: all.into_iter().chain(of_terminal).map(heard).collect::<io::Result<_>>()? })
-    }
-
-    /// Has them go to the process, and a terminal's new size too. Ends with the signal that ends us instead: the loss of our terminal,
-    /// behind which nobody is, and a SIGTERM soon after another, since a sandbox may have gone silent.
-    async fn pass(mut self, controls: mpsc::Sender<ExecControl>, raw: Option<&RawTerminal>) -> i32 {
-        let mut told_to_end: Option<Instant> = None;
-        loop {
-            let message = match (self.next().await, raw) {
-                (SIGTSTP, Some(raw)) => {
-                    raw.give_back();
-                    // What was meant for us: of the keys Ctrl-Z goes inside. What comes next is the SIGCONT.
-                    let _ = raise(Signo::SIGSTOP);
-                    continue;
-                }
-                (signo @ (SIGWINCH | SIGCONT), Some(raw)) => {
-                    if signo == SIGCONT {
-                        // Gone: then the SIGHUP is on its way.
-                        let _ = raw.take_again();
-                    }
-                    match window_of(io::stdin()) {
-                        Some(window) => ExecControl::Resize(window),
-                        None => continue,
-                    }
-                }
-                (SIGWINCH | SIGCONT | SIGTSTP, None) => continue,
-                (SIGHUP, Some(_)) => return SIGHUP,
-                (SIGTERM, _) if told_to_end.is_some_and(|before| before.elapsed() < AGAIN) => return SIGTERM,
-                (signo, _) => ExecControl::Signal(signo),
-            };
-            if message == ExecControl::Signal(SIGTERM) {
-                told_to_end = Some(Instant::now());
+/// Has them go to the process, and a terminal's new size too. Ends with the signal that ends us instead: the loss of our terminal,
+/// behind which nobody is, and a SIGTERM soon after another, since a sandbox may have gone silent.
+async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Option<&RawTerminal>) -> i32 {
+    let mut told_to_end: Option<Instant> = None;
+    loop {
+        let message = match (signals.next().await, raw) {
+            (SIGTSTP, Some(raw)) => {
+                raw.give_back();
+                // What was meant for us: of the keys Ctrl-Z goes inside. What comes next is the SIGCONT.
+                let _ = raise(Signo::SIGSTOP);
+                continue;
             }
-            // Full: whoever doesn't take them has to hear of no more.
-            let _ = controls.try_send(message);
+            (signo @ (SIGWINCH | SIGCONT), Some(raw)) => {
+                if signo == SIGCONT {
+                    // Gone: then the SIGHUP is on its way.
+                    let _ = raw.take_again();
+                }
+                match window_of(io::stdin()) {
+                    Some(window) => ExecControl::Resize(window),
+                    None => continue,
+                }
+            }
+            (SIGWINCH | SIGCONT | SIGTSTP, None) => continue,
+            (SIGHUP, Some(_)) => return SIGHUP,
+            (SIGTERM, _) if told_to_end.is_some_and(|before| before.elapsed() < AGAIN) => return SIGTERM,
+            (signo, _) => ExecControl::Signal(signo),
+        };
+        if message == ExecControl::Signal(SIGTERM) {
+            told_to_end = Some(Instant::now());
         }
-    }
-
-    async fn next(&mut self) -> i32 {
-        let each = self.heard.iter_mut().map(|(signo, heard)| {
-            Box::pin(async move {
-                let _ = heard.recv().await;
-                *signo
-            })
-        });
-        select_all(each).await.0
+        // Full: whoever doesn't take them has to hear of no more.
+        let _ = controls.try_send(message);
     }
 }

@@ -15,7 +15,7 @@ use crate::state::{Name, Root};
 use crate::waits;
 
 /// Whoever supervises answers sooner, also when it has just been started again.
-const SOON: Duration = Duration::from_secs(6);
+pub(super) const SOON: Duration = Duration::from_secs(6);
 
 /// The client of a running sandbox.
 pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
@@ -121,21 +121,21 @@ pub fn tree(root: &Root, args: &NamedJson) -> Outcome {
         print_json(&tree)?;
     } else {
         let mut rows = vec![["ACTOR", "STATE", "UP", "RESTARTS", "LAST FAILURE"].map(String::from).to_vec()];
-        branch(&tree, "", "", &mut rows, Paint::stdout());
+        branch(&tree, "", "", &mut rows);
+        let paint = Paint::stdout();
+        for state in rows.iter_mut().skip(1).filter_map(|row| row.get_mut(1)) {
+            *state = if state == "up" { paint.good(state) } else { paint.warn(state) };
+        }
         print(&table(&rows))?;
     }
     Ok(0)
 }
 
-fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>, paint: Paint) {
-    let name = format!("{lead}{}", node.name);
-    let state = match node.state.as_str() {
-        "up" => paint.good("up"),
-        other => paint.warn(other),
-    };
+/// A node and all below it, a row each: name with the lines that lead to it, state, uptime, restarts, last failure.
+pub(super) fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>) {
     rows.push(vec![
-        name,
-        state,
+        format!("{lead}{}", node.name),
+        node.state.clone(),
         node.uptime_ms.map_or("-".into(), age),
         node.restarts.to_string(),
         node.last_failure.clone().unwrap_or_default(),
@@ -143,7 +143,7 @@ fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>,
     for (n, child) in node.children.iter().enumerate() {
         let last = n + 1 == node.children.len();
         let (lead, further) = if last { ("└── ", "    ") } else { ("├── ", "│   ") };
-        branch(child, &format!("{below}{lead}"), &format!("{below}{further}"), rows, paint);
+        branch(child, &format!("{below}{lead}"), &format!("{below}{further}"), rows);
     }
 }
 
@@ -212,7 +212,7 @@ pub(super) fn age(ms: u64) -> String {
 }
 
 /// How one that doesn't run came to its end.
-fn last_exit(agent: &AgentStatus) -> String {
+pub(super) fn last_exit(agent: &AgentStatus) -> String {
     let code = agent.last_exit.as_ref().and_then(|exit| exit.code).filter(|_| agent.state != "running");
     code.map(|code| format!(", last exit {code}")).unwrap_or_default()
 }

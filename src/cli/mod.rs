@@ -28,10 +28,13 @@ pub mod reach;
 mod redact;
 mod run;
 mod secrets;
+mod signals;
 pub mod site;
 mod snapshot;
 mod sockets;
 mod start;
+#[cfg(feature = "term")]
+mod term;
 mod up;
 mod way_out;
 pub mod workspace;
@@ -130,8 +133,12 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Demo(args) => crate::demo::demo(&args),
         Command::Provider(command) => provider::provider(&command),
         Command::Onboard(args) => onboard::onboard(&root, &args),
-        Command::Later { .. } => Err(Failure::refused(
-            "term comes with a later release; `cofferdam --help` lists what there is",
+        #[cfg(feature = "term")]
+        Command::Term(args) => term::term(&root, &args),
+        #[cfg(not(feature = "term"))]
+        Command::Term(_) => Err(Failure::refused(
+            "this cofferdam was built without its terminal UI: build it with `cargo build --release`, without `--no-default-features`, \
+             or with `--features term`",
         )),
     }
 }

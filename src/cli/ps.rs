@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::args::JsonArgs;
 use crate::cli::live::{age, state};
-use crate::cli::out::{Outcome, print, print_json, say, table};
+use crate::cli::out::{Failure, Outcome, print, print_json, say, table};
 use crate::cli::wait_for;
 use crate::state::{Name, Presence, Root};
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A running sandbox.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Listed {
+pub(super) enum Listed {
     /// As it told.
     Answering(Box<Status>),
     /// It is there, and told nothing in time.
@@ -28,21 +28,12 @@ enum Listed {
 
 /// `cofferdam ps`.
 pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
-    let (mut running, mut others) = (Vec::new(), Vec::new());
-    for name in root.names()? {
-        match root.presence(&name) {
-            Presence::Running => running.push(name),
-            Presence::Anothers => others.push(name),
-            Presence::Stopped => {}
-        }
-    }
+    let (running, others) = present(root)?;
     if !others.is_empty() {
         let others: Vec<&str> = others.iter().map(Name::as_str).collect();
         say(&format!("left out, since they belong to another user: {}", others.join(", ")));
     }
-    let asked = running.iter().map(|name| ask(root, name));
-    let answers = wait_for(async { Ok(join_all(asked).await) })?;
-    let listed: Vec<Listed> = answers.into_iter().flatten().collect();
+    let listed = wait_for(async { Ok(listed(root, &running).await) })?;
     if args.json {
         print_json(&listed)?;
         return Ok(0);
@@ -51,6 +42,24 @@ pub fn ps(root: &Root, args: &JsonArgs) -> Outcome {
     rows.extend(listed.iter().map(row));
     print(&table(&rows))?;
     Ok(0)
+}
+
+/// The sandboxes that run, and those of other users.
+pub(super) fn present(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
+    let (mut running, mut others) = (Vec::new(), Vec::new());
+    for name in root.names()? {
+        match root.presence(&name) {
+            Presence::Running => running.push(name),
+            Presence::Anothers => others.push(name),
+            Presence::Stopped => {}
+        }
+    }
+    Ok((running, others))
+}
+
+/// What they tell, in their order.
+pub(super) async fn listed(root: &Root, running: &[Name]) -> Vec<Listed> {
+    join_all(running.iter().map(|name| ask(root, name))).await.into_iter().flatten().collect()
 }
 
 /// One that has ended meanwhile is left out.
@@ -63,7 +72,8 @@ async fn ask(root: &Root, name: &Name) -> Option<Listed> {
     }
 }
 
-fn row(listed: &Listed) -> Vec<String> {
+/// Name, state, agents, uptime, policy, process.
+pub(super) fn row(listed: &Listed) -> Vec<String> {
     let none = || "-".to_owned();
     match listed {
         Listed::Answering(s) => vec![

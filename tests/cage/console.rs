@@ -1,5 +1,7 @@
 //! A person at a terminal: the command under test on a pseudo-terminal of the test's, as its controlling one.
 
+#![allow(dead_code, reason = "each suite uses its part of this")]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -13,13 +15,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::termios::{LocalModes, Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 
 /// The terminal and what runs on it. Dropped, that is killed.
 pub struct Console {
     keyboard: File,
     /// Kept open, so that what arrives after the end can still be seen.
     device: OwnedFd,
+    /// What it was before anything ran on it.
+    before: Termios,
     child: Child,
     shown: Arc<Mutex<Vec<u8>>>,
     read: usize,
@@ -28,25 +32,32 @@ pub struct Console {
 impl Console {
     /// Starts `cofferdam ARGS…` on a terminal of this size.
     pub fn start(stage: &Stage, size: (u16, u16), args: &[&str]) -> Result<Self> {
+        Self::with(stage, size, &stage.cofferdam(args))
+    }
+
+    /// Starts a shell's script there, to which `cofferdam` is `$0`.
+    pub fn shell(stage: &Stage, size: (u16, u16), shell: &str, script: &str) -> Result<Self> {
+        let mut command = stage.command(shell);
+        command.args(["-c", script]).arg(stage.binary());
+        copy_environment(&stage.cofferdam([""; 0]), &mut command);
+        Self::with(stage, size, &command)
+    }
+
+    fn with(stage: &Stage, size: (u16, u16), what: &Command) -> Result<Self> {
         // `setsid` makes it the controlling terminal, which a test without unsafe code can't.
         let Some(setsid) = bed::stage::program("setsid") else { bed::skip!("no setsid on this machine") };
         let pty = openpty(None, None)?;
         tcsetwinsize(&pty.slave, winsize(size))?;
-        let of_cofferdam = stage.cofferdam(args);
         let mut command = stage.command(setsid);
-        command.arg("--ctty").arg(of_cofferdam.get_program()).args(of_cofferdam.get_args());
-        for (name, value) in of_cofferdam.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        command.arg("--ctty").arg(what.get_program()).args(what.get_args());
+        copy_environment(what, &mut command);
         Self::on(pty, command)
     }
 
     fn on(pty: nix::pty::OpenptyResult, mut command: Command) -> Result<Self> {
         // A terminal belongs to its user, and the mode's user may be another than the test's.
         let device = &pty.slave;
+        let before = tcgetattr(device)?;
         nix::sys::stat::fchmod(device, nix::sys::stat::Mode::from_bits_truncate(0o666))?;
         command.stdin(device.try_clone()?).stdout(device.try_clone()?).stderr(device.try_clone()?);
         let child = command.spawn().context("starting on a terminal")?;
@@ -59,7 +70,7 @@ impl Console {
                 theirs.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..read]);
             }
         });
-        Ok(Self { keyboard: File::from(pty.master), device: pty.slave, child, shown, read: 0 })
+        Ok(Self { keyboard: File::from(pty.master), device: pty.slave, before, child, shown, read: 0 })
     }
 
     /// Everything shown so far.
@@ -133,6 +144,16 @@ impl Console {
         Ok(modes.contains(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO))
     }
 
+    /// Whether every mode and special character of the terminal is what it was before.
+    pub fn is_as_before(&self) -> Result<bool> {
+        let (now, before) = (tcgetattr(&self.device)?, &self.before);
+        Ok(now.input_modes == before.input_modes
+            && now.output_modes == before.output_modes
+            && now.control_modes == before.control_modes
+            && now.local_modes == before.local_modes
+            && format!("{:?}", now.special_codes) == format!("{:?}", before.special_codes))
+    }
+
     /// Makes the terminal what a shell would make it.
     pub fn cook(&self) -> Result<()> {
         let mut modes = rustix::termios::tcgetattr(&self.device)?;
@@ -155,6 +176,15 @@ impl Drop for Console {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn copy_environment(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
     }
 }
 

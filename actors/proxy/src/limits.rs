@@ -299,8 +299,8 @@ mod tests {
             assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
         }
         // The page is shared: images and what init bounds are the agent crate's, shares the policy's, inference the gateway's, guesses the
-        // redactor's, stops and moves the command's.
-        let others = ["Images", "Shares", "Inference", "Guesses", "Stops and moves"];
+        // redactor's, the terminal UI, stops and moves the command's.
+        let others = ["Images", "Shares", "Inference", "Guesses", "The terminal UI", "Stops and moves"];
         let ours =
             page.split("\n## ").filter(|section| !others.iter().any(|other| section.starts_with(other)));
         let told = ours

@@ -8,7 +8,6 @@ mod provider;
 mod snapshot;
 mod start;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -87,6 +86,9 @@ pub enum Command {
                             cofferdam approvals watch assistant"
     )]
     Approvals(ApprovalsCommand),
+    /// Watch a running sandbox on the terminal: actors, agents, events, metrics; answer what agents ask for
+    #[command(after_help = "Examples:\n  cofferdam term\n  cofferdam term assistant")]
+    Term(TermArgs),
     /// Check, explain, compare, show and change policies
     #[command(
         subcommand,
@@ -132,13 +134,6 @@ pub enum Command {
         cofferdam onboard --non-interactive --agent hermes --preset pypi --workspace ./assistant\n  \
         cofferdam onboard --non-interactive --provider openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY -- python3 agent.py")]
     Onboard(OnboardArgs),
-    /// Comes with a later release
-    #[command(hide = true, disable_help_flag = true, name = "term")]
-    Later {
-        /// Whatever it is to be told.
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        rest: Vec<OsString>,
-    },
 }
 
 /// A listing without a name.
@@ -179,6 +174,13 @@ pub struct LogsArgs {
     /// On a terminal too, print the agents' bytes as they are: they may do to it what they like
     #[arg(long)]
     pub raw: bool,
+}
+
+/// `term`.
+#[derive(Debug, Args)]
+pub struct TermArgs {
+    /// The sandbox [default: the one that runs, or one of a list]
+    pub name: Option<String>,
 }
 
 /// `stop`.

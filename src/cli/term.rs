@@ -1,0 +1,205 @@
+//! `cofferdam term`: a running sandbox on the operator's terminal. Wires the control socket and the keyboard to the model, and the model to
+//! the screen; what is shown, and what a key means, is the `tui` crate's.
+//!
+//! One task does all of it, so nothing needs a lock. It waits for whatever comes first, draws at most every [`FRAME`], and only where
+//! something has changed.
+
+mod feed;
+mod figures;
+mod terminal;
+mod told;
+
+use std::future::Future;
+use std::io::{self, IsTerminal};
+use std::pin::Pin;
+use std::time::Duration;
+
+use nix::libc::{SIGCONT, SIGTSTP, SIGWINCH};
+use operator::client::Client;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tui::message::{Effect, Message};
+use tui::model::Model;
+
+use crate::cli::args::TermArgs;
+use crate::cli::live::client;
+use crate::cli::out::{Failure, Outcome, Paint, say};
+use crate::cli::signals::{self, Signals};
+use crate::cli::{ps, wait_for};
+use crate::state::{Name, Root};
+use terminal::Terminal;
+
+/// The screen is drawn at most so often: twenty times a second.
+const FRAME: Duration = Duration::from_millis(50);
+/// Messages that wait for the model: whoever sends more waits.
+const MESSAGES: usize = 64;
+
+/// Why it ends.
+enum End {
+    /// A key said so.
+    Quit,
+    /// What was watched is over, in these words.
+    Over(String),
+    /// This signal.
+    Signal(i32),
+    /// The terminal takes or gives nothing any more.
+    Gone(io::Error),
+}
+
+/// Runs the terminal UI, and gives 0 where the operator or the sandbox has ended it.
+pub fn term(root: &Root, args: &TermArgs) -> Outcome {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(Failure::refused(
+            "`term` needs a terminal: `cofferdam status NAME` and `cofferdam approvals watch NAME` tell the same without one",
+        ));
+    }
+    let begin = match &args.name {
+        Some(name) => {
+            client(root, name)?;
+            Some(Name::parse(name)?)
+        }
+        None => the_only_one(root)?,
+    };
+    match wait_for(async { run(root, begin).await.map_err(Failure::from) })? {
+        End::Quit => Ok(0),
+        End::Over(words) => {
+            say(&words);
+            Ok(0)
+        }
+        End::Signal(signo) => {
+            Err(Failure::silent(u8::try_from(128 + signo).unwrap_or(crate::cli::out::REFUSED)))
+        }
+        End::Gone(error) => Err(Failure::refused(format!("the terminal is gone: {error}"))),
+    }
+}
+
+/// The sandbox that runs, if it is one; none where there are several to choose from.
+fn the_only_one(root: &Root) -> Result<Option<Name>, Failure> {
+    let (mut running, _) = ps::present(root)?;
+    match running.len() {
+        0 => Err(Failure::refused(
+            "no sandbox of yours is running: `cofferdam run -- COMMAND` or `cofferdam up -f cofferdam.yaml` starts one",
+        )),
+        1 => Ok(running.pop()),
+        _ => Ok(None),
+    }
+}
+
+/// What is heard: the messages, and what sends them, which ends when there is no more to be heard.
+struct Heard<'a> {
+    client: Option<Client>,
+    messages: mpsc::Receiver<Message>,
+    /// Kept for what the answers that we give come to.
+    sender: mpsc::Sender<Message>,
+    feed: Pin<Box<dyn Future<Output = String> + 'a>>,
+}
+
+impl<'a> Heard<'a> {
+    fn of_all(root: &'a Root) -> Self {
+        let (sender, messages) = mpsc::channel(MESSAGES);
+        let feed = Box::pin(feed::all(root, sender.clone()));
+        Self { client: None, messages, sender, feed }
+    }
+
+    fn of(root: &'a Root, name: Name) -> Self {
+        let (sender, messages) = mpsc::channel(MESSAGES);
+        let client = Client::new(root.socket(&name));
+        let feed = Box::pin(feed::one(root, name, client.clone(), sender.clone()));
+        Self { client: Some(client), messages, sender, feed }
+    }
+
+    /// Tells the sandbox an answer; what came of it is a message.
+    fn answer(&self, id: String, answer: tui::facts::Answer) {
+        let (Some(client), sender) = (self.client.clone(), self.sender.clone()) else { return };
+        tokio::spawn(async move {
+            let outcome = feed::answer(&client, &id, answer).await;
+            // Nobody is there to read it any more.
+            let _ = sender.send(Message::Answered { id, outcome }).await;
+        });
+    }
+}
+
+async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
+    let colours = Paint::stdout().on();
+    let (mut model, mut heard) = match begin {
+        Some(name) => (Model::watching(name.as_str(), colours), Heard::of(root, name)),
+        None => (Model::choosing(Vec::new(), colours), Heard::of_all(root)),
+    };
+    // Before the terminal is taken: any other signal would end us and leave it raw.
+    let mut signals = Signals::heard([SIGWINCH, SIGTSTP, SIGCONT].into_iter().chain(signals::ENDING))?;
+    let mut terminal = Terminal::take()?;
+    let mut keys = terminal::keys()?;
+    model.update(terminal.size());
+    let (mut is_new, mut next_frame) = (true, Instant::now());
+    let end = loop {
+        let effect = tokio::select! {
+            biased;
+            signo = signals.next() => match signo {
+                SIGWINCH => model.update(terminal.size()),
+                SIGTSTP => {
+                    terminal.stop().await;
+                    None
+                }
+                SIGCONT => {
+                    terminal.take_again();
+                    model.update(terminal.size())
+                }
+                signo => break End::Signal(signo),
+            },
+            key = keys.recv() => match key {
+                // What was read at once was typed before any of it was shown: nothing is drawn between.
+                Some(Ok(presses)) => presses.into_iter().filter_map(|press| model.update(Message::Press(press))).last(),
+                Some(Err(error)) => break End::Gone(error),
+                None => break End::Gone(io::ErrorKind::UnexpectedEof.into()),
+            },
+            written = terminal.written() => match written {
+                Ok(()) => continue,
+                Err(error) => break End::Gone(error),
+            },
+            () = sleep_until(next_frame), if is_new && terminal.is_idle() => {
+                terminal.show(&model);
+                model.update(Message::Drawn);
+                (is_new, next_frame) = (false, Instant::now() + FRAME);
+                continue;
+            }
+            message = heard.messages.recv() => message.and_then(|message| model.update(message)),
+            words = &mut heard.feed => break End::Over(words),
+        };
+        is_new = true;
+        match effect {
+            None => {}
+            Some(Effect::Quit) => break End::Quit,
+            Some(Effect::Suspend) => terminal::stop_all(),
+            Some(Effect::Answer { id, answer }) => heard.answer(id, answer),
+            Some(Effect::Watch(name)) => match Name::parse(&name) {
+                Ok(name) => heard = Heard::of(root, name),
+                Err(failure) => break End::Over(failure.message),
+            },
+        }
+    };
+    terminal.finish().await;
+    Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_a_row_for_each_limit() {
+        let page = include_str!("../../docs/limits.md");
+        let (columns, lines) = tui::model::LARGEST;
+        for row in [
+            format!("| `EVENTS_KEPT` | {} |", tui::EVENTS_KEPT),
+            format!("| `SHORT` | {} |", told::SHORT),
+            format!("| `LARGEST` | {columns} columns, {lines} lines |"),
+            format!("| `FRAME` | {FRAME:?} |"),
+            format!("| `MESSAGES` | {MESSAGES} |"),
+            format!("| `LOOK` | {:?} |", feed::LOOK),
+        ] {
+            assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
+        }
+        let page = include_str!("../../docs/term.md");
+        assert!(page.contains(&format!("The last {} are kept", tui::EVENTS_KEPT)));
+    }
+}
