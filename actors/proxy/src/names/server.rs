@@ -118,8 +118,8 @@ impl Resolver {
         }
         let Ok(name) = DomainName::parse(&text) else { return self.refuse(question, &text) };
         let generation = self.policy.load();
-        let is_named = generation.compiled.names(&Host::Name(name.clone()));
-        if !is_named && !(self.asks && is_public(&name)) {
+        let exists = generation.compiled.names(&Host::Name(name.clone())) || (self.asks && is_public(&name));
+        if !exists {
             return self.refuse(question, name.as_str());
         }
         metrics::decision("dns", Verdict::Allowed, "");
