@@ -248,13 +248,16 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) ->
 fn recv_packet<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Packet<T>, WireError> {
     thread_local! {
         // One byte more than any lawful packet, so that an oversize one shows as truncated, not as a shorter one.
-        // Made once a thread: clearing 64 KiB for each of the small packets would cost more than their calls.
-        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_PACKET + 1]);
+        // Made once a thread.
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(MAX_PACKET + 1));
     }
     BUFFER.with_borrow_mut(|buffer| recv_into(socket, buffer))
 }
 
-fn recv_into<T: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Packet<T>, WireError> {
+fn recv_into<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+) -> Result<Packet<T>, WireError> {
     let got = sys::socket::receive::<MAX_FDS>(socket, buffer).map_err(io_error)?;
     if got.descriptors_cut {
         return Err(WireError::Descriptors);
@@ -265,7 +268,7 @@ fn recv_into<T: DeserializeOwned>(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> 
     if got.length == 0 {
         return Err(WireError::Closed);
     }
-    let body = decode(buffer.get(..got.length).unwrap_or_default())?;
+    let body = decode(buffer)?;
     Ok(Packet { body, fds: got.fds })
 }
 

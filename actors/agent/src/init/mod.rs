@@ -151,7 +151,8 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
 fn take_furniture(sync: OwnedFd) -> io::Result<(Furniture, OwnedFd, Handed)> {
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
     sys::fd::wait(sync.as_fd(), sys::fd::Ready::Readable, None)?;
-    let received = sys::socket::receive::<{ launch::FURNITURE_DESCRIPTORS }>(sync.as_fd(), &mut [0; 1])?;
+    let received =
+        sys::socket::receive::<{ launch::FURNITURE_DESCRIPTORS }>(sync.as_fd(), &mut Vec::with_capacity(1))?;
     if received.length != 1 || received.descriptors_cut {
         return Err(broken());
     }

@@ -128,14 +128,13 @@ impl Standby {
     }
 
     fn next(&self) -> io::Result<Said> {
-        let mut message = vec![0; MAX_MESSAGE];
+        let mut message = Vec::with_capacity(MAX_MESSAGE);
         let mut receive = || sys::socket::receive::<1>(self.line.as_fd(), &mut message);
         let received = match receive() {
             // It ended with something unread, which is said once, and first. What it said before is still there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive()?,
             received => received?,
         };
-        message.truncate(received.length);
         let unknown = || io::Error::from_raw_os_error(libc::EBADMSG);
         let Some((kind, rest)) = message.split_first() else { return Ok(Said::End) };
         match (*kind, received.fds.into_iter().next(), received.truncated) {
@@ -253,7 +252,7 @@ fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepErro
 fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     sys::fd::wait(line, sys::fd::Ready::Readable, None).map_err(at("waiting for a program"))?;
-    let mut message = [0; 17];
+    let mut message = Vec::with_capacity(17);
     let received = sys::socket::receive::<4>(line, &mut message).map_err(at("waiting for a program"))?;
     let mut fds = received.fds.into_iter();
     let Some(program) = fds.next() else { return Err(("init", io::Error::other("it is gone"))) };

@@ -80,10 +80,16 @@ pub(crate) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]
     }
 }
 
-/// Receives one packet with at most `FDS` descriptors; every descriptor that arrived is owned, even when the packet
-/// is then refused, so that none leaks.
-pub(crate) fn receive<const FDS: usize>(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+/// Receives one packet, as much of it as `buffer` has capacity for, with at most `FDS` descriptors; every descriptor that arrived is owned,
+/// even when the packet is then refused, so that none leaks. Nothing is cleared beforehand: of a large buffer only those pages are
+/// touched that the packet fills, which a start's dozen of small packets has to thank for.
+pub(crate) fn receive<const FDS: usize>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Received> {
+    buffer.clear();
+    let room = buffer.spare_capacity_mut();
+    let mut part = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     let mut control = vec![0_u64; control_words(FDS)];
     // SAFETY: an all-zero msghdr is a valid empty one.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -106,6 +112,8 @@ pub(crate) fn receive<const FDS: usize>(socket: BorrowedFd<'_>, buffer: &mut [u8
             }
         }
     };
+    // SAFETY: the kernel wrote that many bytes into the capacity, and no more than there is (MSG_TRUNC, which tells of more, isn't asked for).
+    unsafe { buffer.set_len(length.min(buffer.capacity())) };
     let mut fds = Vec::new();
     // SAFETY: the kernel wrote well-formed control messages of msg_controllen bytes into our buffer; CMSG_* walk
     // within it; each SCM_RIGHTS integer is a descriptor installed for this process and owned by nobody yet.
