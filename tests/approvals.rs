@@ -386,11 +386,13 @@ fn the_operator_is_told_where_that_is_wanted(stage: &Stage) -> Result<()> {
     let get = format!("{curl} -s -o /dev/null https://api.bed.test/told");
     let args = ["run", "--name", &name, "--config", &file, "--policy", &policy, "--", "sh", "-c", &get];
     let done = stage.call(&args)?.expect_code(0)?;
-    let told = format!("asks for GET api.bed.test:443/told: `cofferdam approvals approve {name}-1`");
+    let told = format!(
+        "`cofferdam approvals approve {name}-1` (or `deny {name}-1`) answers \"GET api.bed.test:443/told\""
+    );
     ensure!(done.err().contains(&told), "{}", done.err());
     let quiet = ["run", "--quiet"].iter().chain(&args[1..]).copied().collect::<Vec<_>>();
     let done = stage.call(&quiet)?.expect_code(0)?;
-    ensure!(!done.err().contains("asks for"), "{}", done.err());
+    ensure!(!done.err().contains("approvals approve"), "{}", done.err());
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, 
 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, harmless, one_line, print, print_json, table};
+use crate::cli::out::{Failure, Outcome, Paint, harmless, print, print_json, quoted, table};
 use crate::cli::wait_for;
 use crate::state::{Name, Presence, Root};
 
@@ -69,7 +69,7 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
             question.id.clone(),
             state(question, paint),
             cell(&harmless(&question.request())),
-            cell(&one_line(&question.binary)),
+            quoted(&question.binary),
             format!("{}x", question.asked),
             question.sha256.chars().take(12).collect(),
         ]
@@ -106,12 +106,9 @@ fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> 
     let now = wait_for(async { client.answer_approval(&answer.id, said).await.map_err(told) })?;
     match answer.json {
         true => print_json(&now)?,
-        false => print(&format!(
-            "{words}: {}: {} by {}\n",
-            now.id,
-            harmless(&now.request()),
-            one_line(&now.binary)
-        ))?,
+        false => {
+            print(&format!("{words}: {}: {} by {}\n", now.id, quoted(&now.request()), quoted(&now.binary)))?
+        }
     }
     Ok(0)
 }
@@ -154,8 +151,8 @@ fn show(question: &Approval, json: bool) -> Result<(), Failure> {
         "{}  {}  {} by {} ({}), asked {}x\n",
         question.id,
         state(question, Paint::stdout()),
-        harmless(&question.request()),
-        one_line(&question.binary),
+        quoted(&question.request()),
+        quoted(&question.binary),
         question.sha256.chars().take(12).collect::<String>(),
         question.asked
     );

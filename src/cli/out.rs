@@ -168,6 +168,30 @@ pub fn one_line(text: &str) -> String {
     harmless(text).replace('\n', "\\n").replace('\t', "\\t")
 }
 
+/// Most characters of a text in quotes.
+const QUOTED: usize = 200;
+
+/// As [`one_line`], in quotes that it can't end, without a command in it that could be copied and without a gap that could push what follows
+/// out of sight.
+pub fn quoted(text: &str) -> String {
+    let mut shown = String::from("\"");
+    let mut before = ' ';
+    for (n, c) in one_line(text).chars().enumerate() {
+        if n == QUOTED {
+            shown.push('…');
+            break;
+        }
+        match c {
+            '"' | '`' => shown.extend(c.escape_unicode()),
+            c if c.is_whitespace() && before.is_whitespace() => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+        before = c;
+    }
+    shown.push('"');
+    shown
+}
+
 /// Text of an agent's for a person's terminal: everything that could move the cursor, set a title or a clipboard, or
 /// turn the reading direction is shown as an escape instead of done.
 pub fn harmless(text: &str) -> String {

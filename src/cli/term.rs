@@ -17,6 +17,7 @@ use std::time::Duration;
 use nix::libc::{SIGCONT, SIGTSTP, SIGWINCH};
 use operator::client::Client;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tui::message::{Effect, Message};
 use tui::model::Model;
@@ -31,6 +32,8 @@ use terminal::Terminal;
 
 /// The screen is drawn at most so often: twenty times a second.
 const FRAME: Duration = Duration::from_millis(50);
+/// How long an answer that was given just before the end may take to be told.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Messages that wait for the model: whoever sends more waits.
 const MESSAGES: usize = 64;
 
@@ -91,6 +94,8 @@ struct Heard<'a> {
     messages: mpsc::Receiver<Message>,
     /// Kept for what the answers that we give come to.
     sender: mpsc::Sender<Message>,
+    /// Answers on their way.
+    answers: JoinSet<()>,
     feed: Pin<Box<dyn Future<Output = String> + 'a>>,
 }
 
@@ -98,24 +103,34 @@ impl<'a> Heard<'a> {
     fn of_all(root: &'a Root) -> Self {
         let (sender, messages) = mpsc::channel(MESSAGES);
         let feed = Box::pin(feed::all(root, sender.clone()));
-        Self { client: None, messages, sender, feed }
+        Self { client: None, messages, sender, answers: JoinSet::new(), feed }
     }
 
     fn of(root: &'a Root, name: Name) -> Self {
         let (sender, messages) = mpsc::channel(MESSAGES);
         let client = Client::new(root.socket(&name));
         let feed = Box::pin(feed::one(root, name, client.clone(), sender.clone()));
-        Self { client: Some(client), messages, sender, feed }
+        Self { client: Some(client), messages, sender, answers: JoinSet::new(), feed }
     }
 
     /// Tells the sandbox an answer; what came of it is a message.
-    fn answer(&self, id: String, answer: tui::facts::Answer) {
+    fn answer(&mut self, id: String, answer: tui::facts::Answer) {
         let (Some(client), sender) = (self.client.clone(), self.sender.clone()) else { return };
-        tokio::spawn(async move {
+        self.answers.spawn(async move {
             let outcome = feed::answer(&client, &id, answer).await;
             // Nobody is there to read it any more.
             let _ = sender.send(Message::Answered { id, outcome }).await;
         });
+    }
+}
+
+impl Heard<'_> {
+    /// What was answered is said, though the answer to that is shown no more.
+    async fn settle(mut self) {
+        // Nobody takes what they tell.
+        self.messages.close();
+        let all = async { while self.answers.join_next().await.is_some() {} };
+        let _at_most = tokio::time::timeout(SETTLE, all).await;
     }
 }
 
@@ -132,23 +147,23 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
     model.update(terminal.size());
     let (mut is_new, mut next_frame) = (true, Instant::now());
     let end = loop {
-        let effect = tokio::select! {
+        let effects: Vec<Effect> = tokio::select! {
             biased;
             signo = signals.next() => match signo {
-                SIGWINCH => model.update(terminal.size()),
+                SIGWINCH => model.update(terminal.size()).into_iter().collect(),
                 SIGTSTP => {
                     terminal.stop().await;
-                    None
+                    Vec::new()
                 }
                 SIGCONT => {
                     terminal.take_again();
-                    model.update(terminal.size())
+                    model.update(terminal.size()).into_iter().collect()
                 }
                 signo => break End::Signal(signo),
             },
             key = keys.recv() => match key {
                 // What was read at once was typed before any of it was shown: nothing is drawn between.
-                Some(Ok(presses)) => presses.into_iter().filter_map(|press| model.update(Message::Press(press))).last(),
+                Some(Ok(presses)) => presses.into_iter().filter_map(|press| model.update(Message::Press(press))).collect(),
                 Some(Err(error)) => break End::Gone(error),
                 None => break End::Gone(io::ErrorKind::UnexpectedEof.into()),
             },
@@ -158,26 +173,34 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
             },
             () = sleep_until(next_frame), if is_new && terminal.is_idle() => {
                 terminal.show(&model);
-                model.update(Message::Drawn);
-                (is_new, next_frame) = (false, Instant::now() + FRAME);
+                let again = model.update(Message::Drawn).is_some();
+                (is_new, next_frame) = (again, Instant::now() + FRAME);
                 continue;
             }
-            message = heard.messages.recv() => message.and_then(|message| model.update(message)),
+            message = heard.messages.recv() => message.and_then(|message| model.update(message)).into_iter().collect(),
             words = &mut heard.feed => break End::Over(words),
         };
         is_new = true;
-        match effect {
-            None => {}
-            Some(Effect::Quit) => break End::Quit,
-            Some(Effect::Suspend) => terminal::stop_all(),
-            Some(Effect::Answer { id, answer }) => heard.answer(id, answer),
-            Some(Effect::Watch(name)) => match Name::parse(&name) {
-                Ok(name) => heard = Heard::of(root, name),
-                Err(failure) => break End::Over(failure.message),
-            },
+        // Each, in the order in which they were typed.
+        let mut over = None;
+        for effect in effects {
+            match effect {
+                Effect::Redraw => {}
+                Effect::Quit => over = over.or(Some(End::Quit)),
+                Effect::Suspend => terminal::stop_all(),
+                Effect::Answer { id, answer } => heard.answer(id, answer),
+                Effect::Watch(name) => match Name::parse(&name) {
+                    Ok(name) => heard = Heard::of(root, name),
+                    Err(failure) => over = over.or(Some(End::Over(failure.message))),
+                },
+            }
+        }
+        if let Some(end) = over {
+            break end;
         }
     };
     terminal.finish().await;
+    heard.settle().await;
     Ok(end)
 }
 

@@ -136,7 +136,6 @@ impl Desk {
         }
         let (shown, change) = match (verdict, scope.unwrap_or(Scope::Once)) {
             (ApprovalVerdict::Approve, Scope::Once) => {
-                self.without(policy, number).await?;
                 let shown =
                     self.book.approve_once(number, policy.0.load().number, by.uid).map_err(refused)?;
                 (shown, ApprovalChange::ApprovedOnce)
@@ -326,11 +325,12 @@ fn writable(entry: &Approved, rule: &Rule) -> Result<(), Fault> {
 fn refused(why: Refused) -> Fault {
     let code = match why {
         Refused::Unknown => Code::NotFound,
-        Refused::Outdated | Refused::Unanswered => Code::Conflict,
+        Refused::Outdated | Refused::Approved | Refused::Unanswered => Code::Conflict,
     };
     let fault = Fault::new(code, why.to_string());
     match why {
         Refused::Unknown => fault.hint("`cofferdam approvals list` shows them"),
+        Refused::Approved => fault.hint("`cofferdam approvals revoke` takes it back first"),
         _ => fault,
     }
 }

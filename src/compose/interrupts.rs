@@ -18,16 +18,15 @@ pub struct Interrupts {
 impl Interrupts {
     /// Whether these keys hold the second interrupt in a row, at a terminal that makes signals of them.
     pub fn end_with(&mut self, keys: &[u8], terminal: &Terminal) -> bool {
-        let Some(interrupt) = terminal.interrupt().filter(|interrupt| keys.contains(interrupt)) else {
-            return false;
-        };
-        let typed = keys.iter().filter(|key| **key == interrupt).count();
-        self.are_two(typed, Instant::now())
+        let interrupt = terminal.interrupt();
+        let now = Instant::now();
+        keys.iter().any(|key| self.is_second(Some(*key) == interrupt, now))
     }
 
-    fn are_two(&mut self, typed: usize, now: Instant) -> bool {
-        let before = self.last.replace(now);
-        typed > 1 || before.is_some_and(|before| now.duration_since(before) <= SECOND_INTERRUPT)
+    /// Whoever types something else in between goes on working: the first one did what it was for.
+    fn is_second(&mut self, interrupts: bool, now: Instant) -> bool {
+        let before = std::mem::replace(&mut self.last, interrupts.then_some(now));
+        interrupts && before.is_some_and(|before| now.duration_since(before) <= SECOND_INTERRUPT)
     }
 }
 
@@ -41,9 +40,19 @@ mod tests {
     fn two_in_a_row_and_no_two_far_apart() {
         let now = Instant::now();
         let mut interrupts = Interrupts::default();
-        assert!(!interrupts.are_two(1, now));
-        assert!(!interrupts.are_two(1, now + SECOND_INTERRUPT + Duration::from_millis(1)));
-        assert!(interrupts.are_two(1, now + SECOND_INTERRUPT + Duration::from_secs(1)));
-        assert!(Interrupts::default().are_two(2, now));
+        assert!(!interrupts.is_second(true, now));
+        assert!(!interrupts.is_second(true, now + SECOND_INTERRUPT + Duration::from_millis(1)));
+        assert!(interrupts.is_second(true, now + SECOND_INTERRUPT + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn whoever_types_something_else_goes_on() {
+        let now = Instant::now();
+        let mut interrupts = Interrupts::default();
+        assert!(
+            [true, false, true, false].map(|interrupts_it| interrupts.is_second(interrupts_it, now))
+                == [false; 4]
+        );
+        assert!(!interrupts.is_second(true, now) && interrupts.is_second(true, now));
     }
 }

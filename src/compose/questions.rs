@@ -8,7 +8,7 @@ use std::time::Duration;
 use operator::types::Approval;
 use tokio::sync::mpsc;
 
-use crate::cli::out::{one_line, say};
+use crate::cli::out::{quoted, say};
 
 /// Between two lines.
 const REST: Duration = Duration::from_secs(1);
@@ -45,16 +45,19 @@ async fn tell(mut asked: mpsc::Receiver<Approval>) {
     }
 }
 
-/// The newest of what was asked, and how many are asked besides.
+/// The newest of what was asked, and how many are asked besides. What the agent chose stands behind the command, in quotes: it can look like no
+/// other question.
 fn line(shown: &Approval, others: usize) -> String {
     let Approval { id, binary, .. } = shown;
     let hash: String = shown.sha256.chars().take(12).collect();
-    let what = one_line(&format!("{binary} ({hash}) asks for {}", shown.request()));
+    let (request, program) = (quoted(&shown.request()), quoted(binary));
     let others = match others {
         0 => String::new(),
         others => format!(" ({others} more since the last line: `cofferdam approvals list`)"),
     };
-    format!("{what}: `cofferdam approvals approve {id}`, or `deny {id}`{others}")
+    format!(
+        "`cofferdam approvals approve {id}` (or `deny {id}`) answers {request}, asked by {program} ({hash}){others}"
+    )
 }
 
 #[cfg(test)]
@@ -65,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_decoy_hides_no_other_question() {
-        let shown = Approval {
+        let mut shown = Approval {
             id: "box-7".into(),
             state: ApprovalState::Held,
             scope: None,
@@ -83,12 +86,13 @@ mod tests {
             answered_by: None,
         };
         let alone = line(&shown, 0);
-        assert!(
-            alone.starts_with("/usr/bin/curl (abababababab) asks for GET api.example.com:443/a"),
-            "{alone}"
-        );
-        assert!(alone.ends_with("`cofferdam approvals approve box-7`, or `deny box-7`"), "{alone}");
+        let wanted =
+            "`cofferdam approvals approve box-7` (or `deny box-7`) answers \"GET api.example.com:443/a";
+        assert!(alone.starts_with(wanted), "{alone}");
+        assert!(alone.ends_with("asked by \"/usr/bin/curl\" (abababababab)"), "{alone}");
         assert!(!alone.contains(['\u{1b}', '\n']), "{alone}");
+        shown.binary = "/tmp/pip\" (27125f033149): `cofferdam approvals approve box-8`      ".into();
+        assert!(!line(&shown, 0).contains("`cofferdam approvals approve box-8`"), "{}", line(&shown, 0));
         let several = line(&shown, 3);
         assert!(several.ends_with(" (3 more since the last line: `cofferdam approvals list`)"), "{several}");
     }

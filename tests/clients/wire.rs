@@ -54,7 +54,7 @@ pub fn early_hints(stage: &Stage) -> Result<()> {
     let script = format!(
         "get() {{ {curl} -sS --max-time 60 --suppress-connect-headers -i \"$@\" | tr -d '\\r' | grep -E '^(HTTP|link|ok)' | tr '\\n' ' '; echo; }}
         for url in https://h1.bed.test:8490 http://h1.bed.test:8090; do
-            get --http1.1 $url/hints $url/plain $url/hints
+            get --http1.1 --proxytunnel $url/hints $url/plain $url/hints
         done
         get --http2 https://h1.bed.test:8490/hints
         {curl} -sS --max-time 60 https://api.bed.test/secret/hints"

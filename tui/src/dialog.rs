@@ -2,6 +2,7 @@
 //!
 //! A [`Confirm`] shows everything that is approved, however long an agent has made it, and takes a yes only once all of it has been drawn: no key that was typed ahead is one.
 
+use crate::Effect;
 use crate::facts::{Answer, Question};
 use crate::keys::BINDINGS;
 use crate::list::{Step, moved};
@@ -59,9 +60,11 @@ impl Sheet {
         self.top = moved(self.top, step, all.saturating_sub(height) + 1, height).min(self.seen);
     }
 
-    /// What is in sight has been drawn.
-    pub(crate) fn drawn(&mut self, (_, height): (usize, usize)) {
+    /// What is in sight has been drawn; tells whether that was the last of it, so that what is said of the rest holds no more.
+    pub(crate) fn drawn(&mut self, (width, height): (usize, usize)) -> Option<Effect> {
+        let was_read = self.is_read((width, height));
         self.seen = self.seen.max(self.top.saturating_add(height));
+        (!was_read && self.is_read((width, height))).then_some(Effect::Redraw)
     }
 
     /// Lines are laid out anew: what was seen was other lines.

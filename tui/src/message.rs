@@ -55,6 +55,8 @@ pub enum Effect {
         /// What it is.
         answer: Answer,
     },
+    /// Draw again: what has been drawn changes what is said of it.
+    Redraw,
     /// Give the terminal back to the shell until we are told to go on.
     Suspend,
     /// End.

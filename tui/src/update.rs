@@ -56,12 +56,7 @@ impl Choice {
                 None
             }
             Message::Press(press) => self.press(action(press)?, size),
-            Message::Drawn => {
-                if let Some(sheet) = &mut self.help {
-                    sheet.drawn(inside(size));
-                }
-                None
-            }
+            Message::Drawn => self.help.as_mut()?.drawn(inside(size)),
             Message::Resize { .. } => {
                 if let Some(sheet) = &mut self.help {
                     sheet.resize();
@@ -105,11 +100,7 @@ impl Watch {
                     dialog.sheet_mut().resize();
                 }
             }
-            Message::Drawn => {
-                if let Some(dialog) = &mut self.dialog {
-                    dialog.sheet_mut().drawn(inside(size));
-                }
-            }
+            Message::Drawn => return self.dialog.as_mut()?.sheet_mut().drawn(inside(size)),
             Message::Condition(condition) => {
                 self.condition = Some(condition);
                 if self.away.take().is_some() {

@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
 use policy::{
-    AddressRule, Denial, Executable, Generation, Grant, Host, Layer, Party, PathOptions, Protocol, Share,
-    Shares, Spent, Treatment,
+    AddressRule, Denial, DomainName, Executable, Generation, Grant, Host, Layer, Party, PathOptions,
+    Protocol, Share, Shares, Spent, Treatment,
 };
 use smol_str::SmolStr;
 
@@ -21,7 +21,6 @@ use crate::address;
 use crate::answer::{Known, Refusal};
 use crate::caller::{Claim, Judged};
 use crate::conn::Deps;
-use crate::guard::HOST_NAME;
 use crate::intent::{Ask, Exchange, Intent};
 use crate::limits::{MAX_ASKED_BYTES, MAX_HELD, MAX_TIMES_ASKED};
 use crate::road;
@@ -119,9 +118,9 @@ pub(crate) fn rule(
     caller: &Judged,
 ) -> Result<Ruling, Denial> {
     let granted = Granted::judge(generation, intent, caller);
-    // The host's own loopback is opened by an entry alone, and the gateway by none.
-    let is_ours = intent.destination().host.name().is_some_and(|name| name.as_str() == HOST_NAME);
-    if deps.approvals.operator.is_none() || intent.is_inference() || is_ours {
+    // The host's own loopback is opened by an entry alone, as all that has no public name, and the gateway by none.
+    let is_private = intent.destination().host.name().is_some_and(|name| !is_public(name));
+    if deps.approvals.operator.is_none() || intent.is_inference() || is_private {
         return granted.map(Ruling::Granted);
     }
     let exchange = match intent.ask() {
@@ -141,6 +140,32 @@ pub(crate) fn rule(
         return Ok(Ruling::Unnamed(Denial { policy: None, hint: None, ..denial }));
     }
     Ok(Ruling::Granted(granted))
+}
+
+/// Whether it can be a name of the public Internet, which is all that a word of the operator's leads to. Others are probed for (`wpad`, a
+/// cloud's metadata service), by programs that would wait for an answer where there is none.
+pub(crate) fn is_public(name: &DomainName) -> bool {
+    /// Top-level names that no public server answers for (RFC 6761, 6762, 7686, 8375, 9476, ICANN on `.internal`, `.home`, `.corp` and
+    /// `.mail`), and those that routers invent. `.test` is left for tests: nobody has one else.
+    const PRIVATE: [&str; 14] = [
+        "alt",
+        "arpa",
+        "corp",
+        "example",
+        "home",
+        "internal",
+        "intranet",
+        "invalid",
+        "lan",
+        "local",
+        "localdomain",
+        "localhost",
+        "mail",
+        "onion",
+    ];
+    let mut labels = name.labels().rev();
+    let top = labels.next().unwrap_or_default();
+    labels.next().is_some() && !PRIVATE.contains(&top)
 }
 
 /// Whether a question shows all that is asked for, and who asks.

@@ -76,8 +76,12 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     }
     let tripped = sent.body.tripped();
     let request = outgoing(&parts, &permitted, sent, (&ledger, &live))?;
-    // Where an answer is searched for credentials, or is no answer, nothing comes before it.
-    let hears = guard.is_none() && handshake.is_none() && parts.version == Version::HTTP_11;
+    // Where an answer is searched for credentials, or is no answer, nothing comes before it. Nor where other requests of the connection go
+    // elsewhere: a client that takes an interim answer for its answer would take the answer for the next one's, which is another destination's.
+    let hears = guard.is_none()
+        && handshake.is_none()
+        && parts.version == Version::HTTP_11
+        && conn.scope.leads_to().is_some();
     let expected = conn.interim().filter(|_| hears).map(Interim::expect);
     let shape = |request, sender: &Sender| {
         let mut request =

@@ -3,7 +3,8 @@
 //! "A proxy MUST forward 1xx responses", and the HTTP library can't send them. So they are written beside it, into a connection of
 //! HTTP/1.1, when nothing that it has made is on its way there ([`super::strict::io`] knows), and only while the request that
 //! they belong to waits for its answer: what comes later is dropped, never written into another answer. Never here: 100, which is ours
-//! to send, 101, which is an answer, and anything for a client that speaks HTTP/1.0 (it would take it for its answer) or HTTP/2.
+//! to send, 101, which is an answer, and anything for a client that speaks HTTP/1.0 (it would take it for its answer) or HTTP/2, or on a connection
+//! whose requests go to several destinations.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};

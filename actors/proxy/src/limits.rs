@@ -284,6 +284,7 @@ mod tests {
             names::TTL,
             names::QUERIES_PER_MINUTE,
             names::NEW_NAMES_PER_MINUTE,
+            names::ASKED_NAMES_PER_MINUTE,
             names::MAX_TCP_CLIENTS,
             names::TCP_IDLE,
             repeats::REPEAT,

@@ -69,7 +69,7 @@ pub enum ApprovalsCommand {
         #[arg(long, value_name = "PATTERN")]
         path: Option<String>,
     },
-    /// Refuse it, now and whenever it comes again
+    /// Refuse it, now and whenever it comes again in this run
     #[command(after_help = "Example:\n  cofferdam approvals deny assistant-3")]
     Deny(AnswerArgs),
     /// Take an answer back: it is asked again when it comes again

@@ -32,6 +32,9 @@ pub enum Refused {
         "it was asked under another generation of the policy; it is asked again when the agent tries again"
     )]
     Outdated,
+    /// More was approved already.
+    #[error("it is approved for longer than once")]
+    Approved,
     /// There is no answer to take back.
     #[error("it waits for an answer: there is nothing to take back")]
     Unanswered,
@@ -184,7 +187,9 @@ impl Book {
         if self.questions.len() < MAX_QUESTIONS {
             return true;
         }
-        let idle = |question: &Question| question.answer == Answer::Open && question.waiters.is_empty();
+        let idle = |question: &Question| {
+            question.answer == Answer::Open && question.once.is_none() && question.waiters.is_empty()
+        };
         let oldest = self.questions.iter().find(|(_, question)| idle(question));
         let denied = || {
             let denied = self.questions.iter().filter(|(_, question)| question.answer == Answer::Denied);
@@ -219,12 +224,15 @@ impl Book {
 
     pub(super) fn approve_once(&mut self, id: u64, generation: u64, by: u32) -> Result<(), Refused> {
         let question = self.question(id)?;
-        // What was answered before holds no more, whatever comes of this.
-        question.answer = Answer::Open;
-        question.by = Some(by);
+        if matches!(question.answer, Answer::Approved { .. }) {
+            return Err(Refused::Approved);
+        }
+        // Refused or not: an answer that isn't taken changes nothing.
         if question.generation != generation {
             return Err(Refused::Outdated);
         }
+        question.answer = Answer::Open;
+        question.by = Some(by);
         while let Some((_, tell)) = question.waiters.pop_front() {
             // One that left meanwhile is not the one that was let through.
             if tell.send(Word::Once).is_ok() {

@@ -12,5 +12,6 @@ pub mod server;
 pub use book::{Book, Bound, MAX_NAMES};
 pub use question::MAX_QUERY_BYTES;
 pub use server::{
-    MAX_TCP_CLIENTS, NEW_NAMES_PER_MINUTE, QUERIES_PER_MINUTE, Resolver, Sockets, TCP_IDLE, TTL,
+    ASKED_NAMES_PER_MINUTE, MAX_TCP_CLIENTS, NEW_NAMES_PER_MINUTE, QUERIES_PER_MINUTE, Resolver, Sockets,
+    TCP_IDLE, TTL,
 };

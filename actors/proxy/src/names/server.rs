@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::book::Book;
 use super::question::{A, AAAA, Code, MAX_QUERY_BYTES, Packet, Question, read};
+use crate::approval;
 use crate::intent::INFERENCE_HOST;
 use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN};
 use crate::outcome::Journal;
@@ -33,11 +34,17 @@ pub const TTL: u32 = 60;
 pub const QUERIES_PER_MINUTE: u32 = 6000;
 /// Names that get an address a minute: bounds how soon addresses come back (hours).
 pub const NEW_NAMES_PER_MINUTE: u32 = 600;
+/// Names that no entry has, and get an address a minute since the operator is asked about what is sent there: each is a question, and nobody
+/// answers more. So many take no address from a name that the policy has: what is used little goes first, and it takes an hour to go round.
+pub const ASKED_NAMES_PER_MINUTE: u32 = 60;
 /// TCP connections to the name server at a time. One more takes the place of the oldest, which had its turn (RFC 7766 section 6.2.3): whoever
 /// keeps them all, asking now and then, keeps nobody out.
 pub const MAX_TCP_CLIENTS: usize = 32;
 /// A TCP connection without a whole question for so long is closed.
 pub const TCP_IDLE: Duration = Duration::from_secs(10);
+
+/// Why a name doesn't exist inside.
+const NOT_NAMED: &str = "no entry of the policy names this host";
 
 /// The sockets, made inside the sandbox; live above the actor.
 #[derive(Debug, Clone)]
@@ -59,6 +66,7 @@ pub struct Resolver {
     refused: Repeats,
     queries: Meter,
     new_names: Meter,
+    asked_names: Meter,
 }
 
 impl Resolver {
@@ -78,6 +86,7 @@ impl Resolver {
             refused: Repeats::new(),
             queries: Meter::new(QUERIES_PER_MINUTE),
             new_names: Meter::new(NEW_NAMES_PER_MINUTE),
+            asked_names: Meter::new(ASKED_NAMES_PER_MINUTE),
         }
     }
 
@@ -99,7 +108,8 @@ impl Resolver {
 
     fn resolve(&self, question: &Question<'_>) -> Vec<u8> {
         let Some(text) = question.text() else {
-            return self.refuse(question, "(a name of other characters than hosts have)");
+            let name = "(a name of other characters than hosts have)";
+            return self.refuse(question, name, NOT_NAMED);
         };
         let of_kind = |v4: Ipv4Addr, v6: Option<Ipv6Addr>| match question.kind {
             A => question.answers(Some(v4.into()), TTL),
@@ -116,21 +126,31 @@ impl Resolver {
         if is_ours_reversed(&text) {
             return question.answers(None, TTL);
         }
-        let Ok(name) = DomainName::parse(&text) else { return self.refuse(question, &text) };
+        let Ok(name) = DomainName::parse(&text) else { return self.refuse(question, &text, NOT_NAMED) };
         let generation = self.policy.load();
-        let exists = generation.compiled.names(&Host::Name(name.clone())) || (self.asks && is_public(&name));
-        if !exists {
-            return self.refuse(question, name.as_str());
+        let is_named = generation.compiled.names(&Host::Name(name.clone()));
+        if !is_named && !self.asks_about(&name) {
+            return self.refuse(question, name.as_str(), NOT_NAMED);
         }
-        metrics::decision("dns", Verdict::Allowed, "");
+        let new_names = if is_named { &self.new_names } else { &self.asked_names };
         if question.kind != A && question.kind != AAAA {
+            metrics::decision("dns", Verdict::Allowed, "");
             return question.answers(None, TTL);
         }
         match self.book.known(&name) {
-            Some(known) => of_kind(known.v4, Some(known.v6)),
-            None if !self.new_names.takes() => question.fails(Code::Refused),
+            Some(known) => {
+                metrics::decision("dns", Verdict::Allowed, "");
+                of_kind(known.v4, Some(known.v6))
+            }
+            None if !new_names.takes() => {
+                let why = "more new names than a minute's have been asked for";
+                self.refused_as(question, Code::Refused, name.as_str(), why)
+            }
             None => match self.book.bind(&name) {
-                Ok(bound) => of_kind(bound.v4, Some(bound.v6)),
+                Ok(bound) => {
+                    metrics::decision("dns", Verdict::Allowed, "");
+                    of_kind(bound.v4, Some(bound.v6))
+                }
                 Err(error) => {
                     tracing::error!(%error, "a name's address could not be kept");
                     question.fails(Code::ServFail)
@@ -139,24 +159,23 @@ impl Resolver {
         }
     }
 
-    fn refuse(&self, question: &Question<'_>, name: &str) -> Vec<u8> {
+    /// Whether who uses this name is asked about.
+    fn asks_about(&self, name: &DomainName) -> bool {
+        self.asks && approval::is_public(name)
+    }
+
+    /// For what is asked, it doesn't exist.
+    fn refuse(&self, question: &Question<'_>, name: &str, why: &str) -> Vec<u8> {
+        self.refused_as(question, Code::NxDomain, name, why)
+    }
+
+    fn refused_as(&self, question: &Question<'_>, code: Code, name: &str, why: &str) -> Vec<u8> {
         metrics::decision("dns", Verdict::Denied, "");
         if let Some(more) = self.refused.due(name) {
-            let detail = format!("no entry of the policy names this host{more}");
-            self.journal.name_refused(name, &detail, self.policy.load().number);
+            self.journal.name_refused(name, &format!("{why}{more}"), self.policy.load().number);
         }
-        question.fails(Code::NxDomain)
+        question.fails(code)
     }
-}
-
-/// Whether it can be a name of the public Internet, which is all that a word of the operator's leads to. Others are probed for (`wpad`, a
-/// cloud's metadata service), by programs that would wait for an answer where there is none.
-fn is_public(name: &DomainName) -> bool {
-    /// Top-level names that no public server answers for (RFC 6761, 6762, 7686, 8375, 9476, ICANN on `.internal`).
-    const PRIVATE: [&str; 8] = ["alt", "arpa", "internal", "invalid", "lan", "local", "localhost", "onion"];
-    let mut labels = name.labels().rev();
-    let top = labels.next().unwrap_or_default();
-    labels.next().is_some() && !PRIVATE.contains(&top)
 }
 
 /// Whether it is the reverse name of one of our addresses (RFC 1035 section 3.5, RFC 3596 section 2.5): no secret, and no name
@@ -344,12 +363,21 @@ mod tests {
         let (code, address) = asked(&resolver, "unlisted.example.com", A);
         let bound = super::super::Bound::Name(DomainName::parse("unlisted.example.com").unwrap());
         assert_eq!((code, bed.deps.names.at(address.unwrap())), (0, bound));
+        // So many a minute, and what the policy names goes on.
+        let more = |n: u32| asked(&resolver, &format!("n{n}.example.com"), A);
+        assert_eq!((1..1000).filter(|n| more(*n).1.is_some()).count(), ASKED_NAMES_PER_MINUTE as usize - 1);
+        assert_eq!(more(1001), (5, None));
+        assert!(bed.journal.names().contains(&"n1001.example.com".to_owned()), "on record");
+        assert!(asked(&resolver, "a.test", A).1.is_some());
         for name in [
             "wpad",
             "metadata.google.internal",
             "host.cofferdam.internal",
             "printer.local",
             "router.lan",
+            "x.corp",
+            "b.home",
+            "c.localdomain",
             "x.home.arpa",
             "8.8.8.8.in-addr.arpa",
             "hidden.onion",
