@@ -70,13 +70,34 @@ async fn an_approval_is_of_the_generation_that_it_was_asked_under() {
 }
 
 #[tokio::test]
-async fn what_is_narrowed_is_no_longer_what_it_was() {
+async fn an_answer_that_is_not_taken_changes_none_that_was() {
     let book = book(Duration::from_millis(1));
     book.ask(asked("/a"), (1, false), drop).await;
     book.settle(1, Scope::Run, Rule::default(), ROOT).unwrap();
-    // Taking it out of the policy made another generation.
+    for generation in [1, 2] {
+        assert_eq!(book.approve_once(1, generation, ROOT).unwrap_err(), Refused::Approved);
+    }
+    assert_eq!((book.approved().len(), book.list()[0].state), (1, ApprovalState::Approved));
+    book.deny(1, ROOT).unwrap();
     assert_eq!(book.approve_once(1, 2, ROOT).unwrap_err(), Refused::Outdated);
-    assert_eq!((book.approved().len(), book.list()[0].state), (0, ApprovalState::Waiting));
+    assert_eq!(book.list()[0].state, ApprovalState::Denied);
+    assert_eq!(book.ask(asked("/a"), (2, false), drop).await, Word::Denied(1));
+}
+
+/// Whoever floods the book takes no word of the operator's out of it.
+#[tokio::test]
+async fn what_was_approved_once_is_kept_for_its_request() {
+    let book = book(Duration::from_millis(1));
+    book.ask(asked("/a"), (1, false), drop).await;
+    book.approve_once(1, 1, ROOT).unwrap();
+    for n in 0..2 * MAX_QUESTIONS {
+        let asker = book.clone();
+        let asking = tokio::spawn(async move { asker.ask(asked(&format!("/{n}")), (1, false), drop).await });
+        tokio::task::yield_now().await;
+        asking.abort();
+        let _ = asking.await;
+    }
+    assert_eq!(book.ask(asked("/a"), (1, false), drop).await, Word::Once);
 }
 
 #[tokio::test]
