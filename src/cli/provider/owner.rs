@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use nix::unistd::geteuid;
 
@@ -29,7 +30,15 @@ pub enum Doubt {
     Unreadable(String),
 }
 
-/// Whether somebody listens at this port, and everybody who does is us, root or one of the system's own.
+/// A socket that listens at the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Listener {
+    uid: u32,
+    /// Whether `localhost` leads to it: not where it has another of the machine's addresses alone.
+    is_near: bool,
+}
+
+/// Whether somebody listens at this port of `localhost`, and everybody who does at any address is us, root or one of the system's own.
 ///
 /// # Errors
 /// [`Doubt`], whenever that can't be said.
@@ -44,11 +53,11 @@ pub fn known(port: u16) -> Result<(), Doubt> {
     judged(&found, geteuid().as_raw())
 }
 
-fn judged(listeners: &[u32], ours: u32) -> Result<(), Doubt> {
-    match listeners.iter().find(|uid| **uid != ours && **uid >= FIRST_OF_PEOPLE) {
-        Some(stranger) => Err(Doubt::Stranger(*stranger)),
-        None if listeners.is_empty() => Err(Doubt::Nobody),
-        None => Ok(()),
+fn judged(listeners: &[Listener], ours: u32) -> Result<(), Doubt> {
+    match listeners.iter().find(|it| it.uid != ours && it.uid >= FIRST_OF_PEOPLE) {
+        Some(stranger) => Err(Doubt::Stranger(stranger.uid)),
+        None if listeners.iter().any(|it| it.is_near) => Ok(()),
+        None => Err(Doubt::Nobody),
     }
 }
 
@@ -60,8 +69,8 @@ fn unreadable(e: &io::Error) -> Doubt {
     Doubt::Unreadable(format!("the table of sockets: {e}"))
 }
 
-/// The users of a table's sockets that listen at a port (proc_pid_net(5)); none of a table that isn't read to its end.
-fn listeners(table: impl Read, max: u64, port: u16) -> Result<Vec<u32>, Doubt> {
+/// A table's sockets that listen at a port (proc_pid_net(5)); none of a table that isn't read to its end.
+fn listeners(table: impl Read, max: u64, port: u16) -> Result<Vec<Listener>, Doubt> {
     let mut table = BufReader::new(table.take(max));
     let mut found = Vec::new();
     // The first line names the columns.
@@ -76,14 +85,26 @@ fn listeners(table: impl Read, max: u64, port: u16) -> Result<Vec<u32>, Doubt> {
     }
 }
 
-/// The user of a line's socket, if it listens there; none where it is no line.
-fn listener(line: &str, port: u16) -> Option<Option<u32>> {
+/// A line's socket, if it listens there; none where it is no line.
+fn listener(line: &str, port: u16) -> Option<Option<Listener>> {
     let mut fields = line.split_ascii_whitespace();
     let (local, state) = (fields.nth(1)?, fields.nth(1)?);
     // Behind the state: queues, timer, retransmissions.
     let uid = fields.nth(3)?.parse().ok()?;
-    let at = u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()?;
-    Some((at == port && state == LISTENING).then_some(uid))
+    let (address, at) = local.rsplit_once(':')?;
+    let at = u16::from_str_radix(at, 16).ok()?;
+    Some((at == port && state == LISTENING).then(|| Listener { uid, is_near: is_near(address) }))
+}
+
+/// Whether an address is one of `localhost`'s, or every one. The tables have it as the machine's own 32-bit words.
+fn is_near(address: &str) -> bool {
+    let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+    let words = |octets: &[u8]| -> String {
+        let words = octets.chunks_exact(4).filter_map(|word| word.try_into().ok().map(u32::from_ne_bytes));
+        words.map(|word| format!("{word:08X}")).collect()
+    };
+    let of_localhost = [words(&v4.octets()), words(&v6.octets()), words(&v4.to_ipv6_mapped().octets())];
+    address.bytes().all(|digit| digit == b'0') || of_localhost.iter().any(|it| it == address)
 }
 
 #[cfg(test)]
@@ -95,14 +116,19 @@ mod tests {
    1: 00000000000000000000000000000000:1F40 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 1 1 0
    2: 0100007F:1F40 0100007F:9C40 01 00000000:00000000 00:00000000 00000000  1002        0 1 1 0 100 0 0 10 0
    3: 0100007F:1F41 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1003        0 1 1 0 100 0 0 10 0
+   4: 0501A8C0:1F41 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1004        0 1 1 0 100 0 0 10 0
 ";
+
+    fn at(uid: u32, is_near: bool) -> Listener {
+        Listener { uid, is_near }
+    }
 
     #[test]
     fn only_who_listens_at_the_port_counts() {
-        let at = |port| listeners(TABLE.as_bytes(), TABLE_MAX, port).unwrap();
-        assert_eq!(at(8000), [1001, 0]);
-        assert_eq!(at(8001), [1003]);
-        assert!(at(40000).is_empty());
+        let of = |port| listeners(TABLE.as_bytes(), TABLE_MAX, port).unwrap();
+        assert_eq!(of(8000), [at(1001, true), at(0, true)]);
+        assert_eq!(of(8001), [at(1003, true), at(1004, false)]);
+        assert!(of(40000).is_empty());
     }
 
     #[test]
@@ -123,9 +149,28 @@ mod tests {
     #[test]
     fn everybody_who_listens_must_be_known_and_somebody_must() {
         assert_eq!(judged(&[], 1001), Err(Doubt::Nobody));
-        assert_eq!(judged(&[1001, 0, 999], 1001), Ok(()));
-        assert_eq!(judged(&[1001, 1002], 1001), Err(Doubt::Stranger(1002)));
-        assert_eq!(judged(&[0, 1001], 0), Err(Doubt::Stranger(1001)));
+        assert_eq!(judged(&[at(1001, true), at(0, false), at(999, true)], 1001), Ok(()));
+        assert_eq!(judged(&[at(1001, true), at(1002, false)], 1001), Err(Doubt::Stranger(1002)));
+        assert_eq!(judged(&[at(0, true), at(1001, true)], 0), Err(Doubt::Stranger(1001)));
+        // Ours at another address is nobody who answers here.
+        assert_eq!(judged(&[at(1001, false)], 1001), Err(Doubt::Nobody));
+    }
+
+    #[test]
+    fn each_way_to_listen_for_localhost_is_near_and_no_other() {
+        for (address, wanted) in [
+            ("127.0.0.1:0", true),
+            ("0.0.0.0:0", true),
+            ("[::1]:0", true),
+            ("[::]:0", true),
+            ("[::ffff:127.0.0.1]:0", true),
+            ("127.0.0.2:0", false),
+        ] {
+            // A machine without IPv6 has no such sockets.
+            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+            let found = known(listener.local_addr().unwrap().port());
+            assert_eq!(found, if wanted { Ok(()) } else { Err(Doubt::Nobody) }, "{address}");
+        }
     }
 
     #[test]
