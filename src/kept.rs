@@ -4,8 +4,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 /// No such file needs more.
 const MAX: u64 = 4 << 20;
@@ -37,34 +37,81 @@ fn is_a_link(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::ELOOP)
 }
 
+/// What a file of ours may be to others: nothing.
+pub const OURS_ALONE: u32 = 0o600;
+
 /// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns, name and all.
 ///
 /// # Errors
 /// When it can't be written, or is more than is read.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    put(path, bytes, |anew| fs::rename(anew, path))
+    Aside::write(path, bytes, OURS_ALONE)?.replace()?;
+    settle(path)
 }
 
-/// As [`write`], where nothing stands.
+/// A file that is whole and on disk beside the place that it is for: gone again, unless it takes that.
+#[derive(Debug)]
+pub struct Aside {
+    anew: PathBuf,
+    place: PathBuf,
+}
+
+impl Aside {
+    /// Writes one. It has its mode before it has a name that anybody knows: nothing is done by that name afterwards, which may then lead elsewhere.
+    ///
+    /// # Errors
+    /// As [`write`].
+    pub fn write(place: &Path, bytes: &[u8], mode: u32) -> io::Result<Self> {
+        if bytes.len() as u64 > MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        // A name that nobody can have taken beforehand.
+        let anew = place.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(OURS_ALONE).open(&anew)?;
+        let aside = Self { anew, place: place.to_owned() };
+        if mode != OURS_ALONE {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(aside)
+    }
+
+    /// Takes its place from whatever stands there, a link itself and not what it leads to.
+    ///
+    /// # Errors
+    /// When that can't be. Nothing has changed then.
+    pub fn replace(self) -> io::Result<()> {
+        fs::rename(&self.anew, &self.place)
+    }
+
+    /// Takes its place where nothing stands.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] where anything does, a link that leads nowhere too. Nothing has changed then.
+    pub fn take(self) -> io::Result<()> {
+        fs::hard_link(&self.anew, &self.place)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _gone = fs::remove_file(&self.anew);
+    }
+}
+
+/// Has a name on disk, too.
 ///
 /// # Errors
-/// As there; [`io::ErrorKind::AlreadyExists`] where anything does, a link that leads nowhere too.
-pub fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    put(path, bytes, |anew| fs::hard_link(anew, path).and_then(|()| fs::remove_file(anew)))
+/// When it can't be known that it is.
+pub fn settle(path: &Path) -> io::Result<()> {
+    // fsync(2): a file's own says nothing of the directory's entry.
+    File::open(beside(path))?.sync_all()
 }
 
-fn put(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    if bytes.len() as u64 > MAX {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    // A name that nobody can have taken beforehand.
-    let anew = path.with_extension(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&anew)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| place(&anew));
-    written.inspect_err(|_| drop(fs::remove_file(&anew)))?;
-    // fsync(2): a file's own says nothing of the directory's entry.
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+/// The directory that a path is in.
+pub fn beside(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes from the working directory what a process left that was killed while it wrote `name`: whatever else `is_of` it. For when nobody
@@ -83,6 +130,10 @@ pub fn clear_away(name: &str, is_of: impl Fn(&str) -> bool) {
 mod tests {
     use super::*;
 
+    fn put_new(path: &Path) -> io::Result<()> {
+        Aside::write(path, b"new", OURS_ALONE)?.take()
+    }
+
     #[test]
     fn only_a_file_of_our_own_is_read_and_nothing_is_written_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
@@ -96,10 +147,10 @@ mod tests {
         assert_eq!(fs::read(at("elsewhere")).unwrap(), b"theirs");
         std::os::unix::fs::symlink("nowhere", at("dangling")).unwrap();
         for taken in ["places", "elsewhere", "dangling"] {
-            let error = write_new(&at(taken), b"new").unwrap_err();
+            let error = put_new(&at(taken)).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{taken}");
         }
-        write_new(&at("new"), b"new").unwrap();
+        put_new(&at("new")).unwrap();
         assert_eq!(read(&at("new")).unwrap().as_deref(), Some(b"new".as_slice()));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "nothing is left behind");
         write(&at("places"), b"again").unwrap();
@@ -108,5 +159,23 @@ mod tests {
         assert_eq!(read(&at("pipe")).unwrap(), None);
         fs::write(at("large"), vec![0; MAX as usize + 1]).unwrap();
         assert!(read(&at("large")).is_err());
+    }
+
+    #[test]
+    fn a_file_has_its_mode_before_its_name_and_leaves_nothing_where_it_takes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o777;
+        write(&at("victim"), b"theirs").unwrap();
+        let aside = Aside::write(&at("open"), b"ours", 0o644).unwrap();
+        assert!(!at("open").exists() && mode(&aside.anew) == 0o644);
+        // Whoever may write beside it takes the name meanwhile.
+        std::os::unix::fs::symlink("victim", at("open")).unwrap();
+        assert_eq!(aside.take().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        Aside::write(&at("open"), b"ours", 0o644).unwrap().replace().unwrap();
+        assert_eq!((mode(&at("open")), mode(&at("victim"))), (0o644, 0o600));
+        assert_eq!(fs::read(at("victim")).unwrap(), b"theirs");
+        drop(Aside::write(&at("never"), b"ours", 0o644).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something is left behind");
     }
 }

@@ -29,10 +29,13 @@ fn main() -> ExitCode {
         bed::cases![
             what_is_typed_becomes_a_file_that_runs,
             nothing_is_written_over.only(Mode::Rootless),
+            a_policy_of_somebodys_is_left_as_it_is.only(Mode::Rootless),
             no_key_is_written_or_repeated.only(Mode::Rootless),
             what_cannot_be_had_is_refused_and_leaves_nothing.only(Mode::Rootless),
             a_workspace_is_made_where_agents_may_have_it,
             a_person_is_asked.only(Mode::Rootless),
+            a_person_sees_every_file_and_no_token.only(Mode::Rootless),
+            what_comes_next_works_as_it_stands.only(Mode::Rootless),
             who_leaves_leaves_nothing_behind.only(Mode::Rootless),
             claude_is_told_what_it_must_be.only(Mode::Rootless).alone(),
             codex_is_told_what_it_must_be.only(Mode::Rootless).alone(),
@@ -149,6 +152,52 @@ fn nothing_is_written_over(stage: &Stage) -> Result<()> {
     onboard(stage, &[&["--force"], &args[..]].concat())?.expect_code(0)?;
     ensure!(std::fs::read_to_string(&elsewhere)? == "theirs", "it wrote through the link");
     ensure!(!file.symlink_metadata()?.is_symlink() && text(stage)?.contains("name: "), "it isn't there");
+    Ok(())
+}
+
+/// A program of this name that is a file alone, in a directory that no sandbox shows; a `PATH` with that in front.
+fn alone(stage: &Stage, name: &str) -> Result<String> {
+    let bin = stage.dir().join("bin");
+    std::fs::create_dir_all(&bin)?;
+    std::fs::copy("/usr/bin/true", bin.join(name))?;
+    Ok(format!("{}:/usr/bin:/bin", bin.display()))
+}
+
+fn a_policy_of_somebodys_is_left_as_it_is(stage: &Stage) -> Result<()> {
+    let path = alone(stage, "claude")?;
+    let claude = |more: &[&str]| {
+        let args =
+            ["--non-interactive", "--json", "--agent", "claude", "--show-program", "--provider", "none"];
+        let mut command = command(stage, &[&args, more].concat());
+        command.env("PATH", &path);
+        finish(command, PATIENCE)
+    };
+    let theirs = stage.write("home/claude-policy.yaml", "by hand")?;
+    let file = stage.write("home/cofferdam.yaml", "theirs")?;
+    let refused = |more: &[&str]| -> Result<()> {
+        let done = claude(more)?.expect_code(125)?;
+        let why = done.err();
+        ensure!(why.contains("claude-policy.yaml is there already") && why.contains("--name"), "{why}");
+        ensure!(std::fs::read_to_string(&theirs)? == "by hand", "the policy was written over");
+        Ok(())
+    };
+    refused(&["--force"])?;
+    ensure!(std::fs::read_to_string(&file)? == "theirs", "a file without its policy");
+    std::fs::remove_file(&file)?;
+    refused(&[])?;
+    ensure!(std::fs::read_dir(here(stage))?.count() == 1, "something is left");
+    // Nor is the policy written over by its own configuration.
+    std::fs::remove_file(&theirs)?;
+    let one = claude(&["--file", "claude-policy.yaml", "--force"])?.expect_code(125)?;
+    ensure!(one.err().contains("--file") && std::fs::read_dir(here(stage))?.count() == 0, "{}", one.err());
+    // The mend that it names is one; and what it wrote itself is no reason to refuse.
+    for more in [&["--name", "other"][..], &["--name", "other", "--force"]] {
+        let told: Value = serde_json::from_slice(&claude(more)?.expect_code(0)?.stdout)?;
+        let is_new = more.len() == 2;
+        ensure!(told["policy"] == if is_new { "other-policy.yaml".into() } else { Value::Null }, "{told}");
+        let policy = std::fs::metadata(here(stage).join("other-policy.yaml"))?;
+        ensure!(policy.mode() & 0o777 == 0o644, "the supervisor can't read it: {:o}", policy.mode());
+    }
     Ok(())
 }
 
@@ -314,13 +363,17 @@ sys.exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS
 "#;
 
 fn at_terminal(stage: &Stage, args: &[&str], steps: &[(&str, &str)]) -> Result<Finished> {
+    finish(terminal(stage, args, steps)?, PATIENCE * 2)
+}
+
+fn terminal(stage: &Stage, args: &[&str], steps: &[(&str, &str)]) -> Result<Command> {
     let python = program("python3")?;
     let steps: Vec<String> = steps.iter().map(|(prompt, answer)| format!("{prompt}=>{answer}")).collect();
     let mut command = stage.command(python);
     command.args(["-c", AT_TERMINAL, &steps.join("|")]).arg(stage.binary()).arg("onboard").args(args);
     command.env("COFFERDAM_STATE", stage.state()).env("SSL_CERT_FILE", stage.world().ca_file());
     command.env("OPENAI_API_KEY", provider::KEY).env("TERM", "dumb").current_dir(here(stage));
-    finish(command, PATIENCE * 2)
+    Ok(command)
 }
 
 fn a_person_is_asked(stage: &Stage) -> Result<()> {
@@ -347,6 +400,46 @@ fn a_person_is_asked(stage: &Stage) -> Result<()> {
     ensure!(written.contains("openai: { kind: openai") && written.contains("workspace: ./work"), "{written}");
     ensure!(written.contains(r#"command: [sh, "-c", "echo \"it is $0\"; sleep 9"]"#), "{written}");
     ensure!(here(stage).join("work").is_dir(), "no workspace");
+    Ok(())
+}
+
+fn a_person_sees_every_file_and_no_token(stage: &Stage) -> Result<()> {
+    let path = alone(stage, "hermes")?;
+    let provider = near();
+    let args = ["--agent", "hermes", "--show-program", "--provider", &provider, "--model", "bed-echo"];
+    // The model was said, and isn't asked for: its prompt would be answered as the next one, and no file be named.
+    let steps = [
+        ("Name of the sandbox [hermes]: ", ""),
+        ("Presets [none]: ", ""),
+        ("Workspace, the agent's home", ""),
+        ("Write cofferdam.yaml, hermes-policy.yaml, ./hermes/.hermes/config.yaml? [yes]: ", ""),
+    ];
+    let mut command = terminal(stage, &args, &steps)?;
+    command.env("PATH", &path);
+    let shown = finish(command, PATIENCE * 2)?.expect_code(0)?.out();
+    ensure!(!shown.contains("Model at"), "{shown}");
+    for file in ["cofferdam.yaml", "hermes-policy.yaml", "hermes/.hermes/config.yaml"] {
+        ensure!(here(stage).join(file).is_file() && shown.matches(file).count() >= 2, "{file}: {shown}");
+    }
+    let written = text(stage)?;
+    let (_, rest) = written.split_once("API_SERVER_KEY: \"").context("no token")?;
+    let (token, _) = rest.split_once('"').context("no end")?;
+    ensure!(
+        token.len() == 48 && !shown.contains(token) && shown.contains("API_SERVER_KEY: \"…\""),
+        "{shown}"
+    );
+    Ok(())
+}
+
+fn what_comes_next_works_as_it_stands(stage: &Stage) -> Result<()> {
+    let elsewhere = stage.dir().join("other state").display().to_string();
+    let args = ["--state", &elsewhere, "--provider", "none", "--name", "x", "--", "true"];
+    let shown = onboard(stage, &args)?.expect_code(0)?.out();
+    let next = format!(
+        "  cofferdam --state '{elsewhere}' up -f cofferdam.yaml\nwhile that runs, in another terminal\n  \
+         cofferdam --state '{elsewhere}' logs x -f\n"
+    );
+    ensure!(shown.ends_with(&next), "{shown}");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `cofferdam provider detect`: what is there is found, told without a value, and offered only where it is ours or the system's.
 
+use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, ensure};
@@ -7,8 +9,8 @@ use bed::Stage;
 use bed::stage::{Finished, PATIENCE, finish};
 use serde_json::Value;
 
-use crate::servers::{hold, http, listen, serve};
-use crate::{call, common, file};
+use crate::servers::{asked, hold, http, listen, serve};
+use crate::{call, common};
 
 pub fn what_this_machine_offers_is_found_and_no_value_shown(stage: &Stage) -> Result<()> {
     let secrets = ["sk-ant-0a1b2c3d4e5f6071", "sk-oai-0a1b2c3d4e5f6072", "nvapi-0a1b2c3d4e5f6073"];
@@ -57,8 +59,9 @@ pub fn what_this_machine_offers_is_found_and_no_value_shown(stage: &Stage) -> Re
     ensure!(shown.contains(&format!("# localhost:{silent} is no model server: no answer within")), "{shown}");
     ensure!(!shown.contains(&format!("localhost:{nobody}")) && !shown.contains("GROQ"), "{shown}");
     ensure!(shown.contains("XAI_API_KEY: it holds a space"), "{shown}");
-    // What is printed can be put into a file as it is.
-    let file = file(stage, &shown.lines().collect::<Vec<_>>())?;
+    // What is printed can be put into a file as it is, and nothing moved.
+    let pasted = format!("name: x\ninference:\n  providers:\n{shown}");
+    let file = stage.write("pasted.yaml", pasted)?.display().to_string();
     let listed = stage.json(&["provider", "list", "-f", &file, "--json"])?;
     let named: Vec<&str> = listed["providers"]
         .as_array()
@@ -96,7 +99,7 @@ pub fn what_another_person_serves_is_not_offered(stage: &Stage) -> Result<()> {
     }
     let python = common::program("python3")?;
     let script = r#"
-import http.server
+import http.server, sys
 class Models(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         body = b'{"object":"list","data":[{"id":"mine"}]}'
@@ -106,26 +109,61 @@ class Models(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 server = http.server.HTTPServer(("127.0.0.1", 0), Models)
 print("port", server.server_port, flush=True)
-server.serve_forever()
+if "once" in sys.argv:
+    # Takes the connection, listens no more, and then answers.
+    taken, address = server.get_request()
+    server.socket.close()
+    Models(taken, address, server)
+    taken.close()
+else:
+    server.serve_forever()
 "#;
-    let serve = |uid: u32| -> Result<(bed::stage::Running, String)> {
+    let serve = |uid: u32, how: &str| -> Result<(bed::stage::Running, String)> {
         let mut command = std::process::Command::new(&python);
-        command.args(["-c", script]).uid(uid).gid(uid).current_dir("/");
+        command.args(["-c", script, how]).uid(uid).gid(uid).current_dir("/");
         let mut server = stage.start(command)?;
         server.wait_for("port", PATIENCE)?;
         let port = server.out().split_whitespace().nth(1).context("no port")?.to_owned();
         Ok((server, port))
     };
-    let ((_theirs, theirs), (_ours, ours)) = (serve(SOMEBODY)?, serve(stage.uid())?);
-    let shown = call(stage, &["detect", "--port", &theirs, "--port", &ours])?.expect_code(0)?.out();
-    let note = format!(
-        "# a model server answers at localhost:{theirs}: 1 model, mine; it is run by user {SOMEBODY}"
-    );
-    ensure!(shown.contains(&note), "{shown}");
-    let offers: Vec<&str> = shown.lines().filter(|line| !line.starts_with('#')).collect();
+    let (_theirs, theirs) = serve(SOMEBODY, "on")?;
+    let (_gone, gone) = serve(SOMEBODY, "once")?;
+    let (_ours, ours) = serve(stage.uid(), "on")?;
+    let shown =
+        call(stage, &["detect", "--port", &theirs, "--port", &gone, "--port", &ours])?.expect_code(0)?.out();
+    for port in [&theirs, &gone] {
+        let note = format!(
+            "# a model server answers at localhost:{port}: 1 model, mine; it is run by user {SOMEBODY}"
+        );
+        ensure!(shown.contains(&note), "{shown}");
+    }
+    let offers: Vec<&str> = shown.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
     ensure!(
         offers.len() == 1 && offers.iter().all(|offer| offer.contains(&format!("localhost:{ours}/v1"))),
         "{shown}"
     );
+    Ok(())
+}
+
+/// Whoever listens for a moment, and is gone from the tables when somebody looks there, is offered to nobody.
+pub fn who_is_gone_when_it_answers_is_not_offered(stage: &Stage) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let leaving = std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        asked(&mut stream);
+        drop(listener);
+        let list = r#"{"object":"list","data":[{"id":"mine"}]}"#;
+        stream.write_all(&http(200, "application/json", list))?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        hold(&stream);
+        Ok(())
+    });
+    let shown = call(stage, &["detect", "--port", &port])?.expect_code(0)?.out();
+    leaving.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+    let note =
+        format!("# a model server answers at localhost:{port}: 1 model, mine; nobody is seen to listen");
+    ensure!(shown.contains(&note), "{shown}");
+    ensure!(shown.lines().all(|line| line.trim_start().starts_with('#')), "{shown}");
     Ok(())
 }

@@ -21,6 +21,7 @@ use serde_json::Value;
 use common::COFFERDAM;
 use detect::{
     what_another_person_serves_is_not_offered, what_this_machine_offers_is_found_and_no_value_shown,
+    who_is_gone_when_it_answers_is_not_offered,
 };
 use servers::{asked, hold, http, listen, serve};
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
             the_way_is_that_of_the_file.only(Mode::Rootless),
             what_this_machine_offers_is_found_and_no_value_shown.only(Mode::Rootless),
             what_another_person_serves_is_not_offered.only(Mode::Rootless),
+            who_is_gone_when_it_answers_is_not_offered.only(Mode::Rootless),
             what_is_no_file_or_no_provider_is_refused.only(Mode::Rootless),
         ],
     )
@@ -53,13 +55,15 @@ fn call(stage: &Stage, args: &[&str]) -> Result<Finished> {
     Ok(done)
 }
 
-/// Neither whole, nor its end, nor in base64.
+/// Neither whole, nor its end, nor in base64, reversed or a letter at a time.
 fn no_key(done: &Finished) -> Result<()> {
     use base64::Engine;
     let said = done.out() + &done.err();
     for key in [provider::KEY, WRONG, CREDENTIAL] {
         let base64 = base64::engine::general_purpose::STANDARD.encode(key);
-        for part in [key, &key[key.len() - 12..], &base64[..24]] {
+        let reversed: String = key.chars().rev().collect();
+        let spaced = key[..6].split("").collect::<Vec<_>>().join(" ");
+        for part in [key, &key[key.len() - 12..], &base64[..24], &reversed[..9], &spaced] {
             ensure!(!said.contains(part), "{part} of a key: {said}");
         }
     }
@@ -196,13 +200,15 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
         let key = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
         http(200, "application/json", &format!("{{\"hello\":\"{key}\"}}"))
     })?;
+    // It says what it was sent in ways that no search finds.
     let echoing = serve(|request| {
         let key = request.lines().find_map(|line| line.strip_prefix("authorization: ")).unwrap_or_default();
-        http(
-            404,
-            "application/json",
-            &format!("{{\"error\":{{\"message\":\"\\u001b[31mno {key} here\\nand {key}\"}}}}"),
-        )
+        let (reversed, spaced) = (key.chars().rev().collect::<String>(), key.split("").collect::<Vec<_>>());
+        let said = format!("\\u001b[31mno {key} here\\nand {reversed} or {}", spaced.join(" "));
+        http(404, "application/json", &format!("{{\"error\":{{\"message\":\"{said}\"}}}}"))
+    })?;
+    let open = serve(|_| {
+        http(404, "application/json", r#"{"error":{"message":"\u001b[31mno model\n of that name"}}"#)
     })?;
     let first = listen(|mut stream| {
         let _ = stream.write_all(b"220 mail.test ESMTP\r\n");
@@ -222,6 +228,7 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
             &entry("expired", "openai", "https://expired.bed.test/v1", "BED_KEY"),
             &entry("other", "openai", &format!("http://127.0.0.1:{other}/v1"), "BED_KEY"),
             &entry("echoing", "openai", &format!("http://127.0.0.1:{echoing}/v1"), "BED_KEY"),
+            &format!("open: {{ kind: openai, base_url: \"http://127.0.0.1:{open}/v1\" }}"),
             &entry("first", "openai", &format!("http://127.0.0.1:{first}/v1"), "BED_KEY"),
             &entry("garbled", "openai", &format!("http://127.0.0.1:{garbled}/v1"), "BED_KEY"),
         ],
@@ -237,7 +244,8 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
         ("untrusted", "tls", "unknown issuer", "upstream_ca"),
         ("expired", "tls", "expired", ""),
         ("other", "protocol", "no list of models", "kind"),
-        ("echoing", "status", "answered 404: ", "--model"),
+        ("echoing", "status", "answered 404", "--model"),
+        ("open", "status", "no model of that name", "--model"),
         ("first", "protocol", "", "base_url"),
         ("garbled", "protocol", "", "base_url"),
     ] {
@@ -249,8 +257,8 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
         );
     }
     let shown = call(stage, &["test", "-f", &file])?.expect_code(1)?.out();
-    ensure!(shown.contains("FAILED") && !shown.contains('\u{1b}') && shown.lines().count() == 12, "{shown}");
-    ensure!(shown.contains("[REDACTED"), "what it echoes is masked, and told: {shown}");
+    ensure!(shown.contains("FAILED") && !shown.contains('\u{1b}') && shown.lines().count() == 13, "{shown}");
+    ensure!(rows["echoing"]["why"] == "answered 404" && !shown.contains("REDACTED"), "it is quoted: {shown}");
     // A model that fails in each way, the bed's own echo of the key among them.
     for (model, part) in
         [("bed-leaky", "answered 400"), ("bed-error-429", "answered 429"), ("bed-error-403", "(403)")]

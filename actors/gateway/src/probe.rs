@@ -1,7 +1,8 @@
 //! One request to one provider, outside any sandbox: does it answer, take its key, and speak its protocol?
 //!
-//! The same connection, headers and scrubbing as an agent's requests have; no route, no budget, nothing on record. Whatever comes back is
-//! bounded in bytes and in time, and none of its words are told but scrubbed ones. Never here: what is to be mended, and how it is told.
+//! The same connection and headers as an agent's requests have; no route, no budget, nothing on record. Whatever comes back is bounded in bytes
+//! and in time. Who was sent a key can say it in any way there is, reversed or a letter at a time, which nobody finds: no word of theirs is told,
+//! and of others scrubbed ones alone. Never here: what is to be mended, and how it is told.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -71,14 +72,14 @@ pub enum Said {
     Models {
         /// How many it lists.
         count: usize,
-        /// Those of their names that can stand in a configuration, [`MAX_NAMES`] at most.
+        /// Those of their names that can stand in a configuration, [`MAX_NAMES`] at most; none where a key was sent.
         names: Vec<SmolStr>,
     },
     /// A token, or as many as it was.
     Token,
 }
 
-/// What is wrong. None of it holds the key, nor anything else of the provider's that isn't scrubbed.
+/// What is wrong. None of it holds a word of a provider's that was sent a key, nor anything of another's that isn't scrubbed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// There is no connection.
@@ -109,7 +110,7 @@ pub enum Fault {
     Status {
         /// Which.
         code: StatusCode,
-        /// What it says of it, scrubbed.
+        /// What it says of it, scrubbed; none where a key was sent.
         why: Option<String>,
     },
     /// It answers, and not as its kind does.
@@ -128,6 +129,19 @@ fn after(why: Option<&str>) -> String {
     why.map(|why| format!(": {why}")).unwrap_or_default()
 }
 
+/// A fault, and what is known besides and told to nobody.
+struct Failed {
+    fault: Fault,
+    /// It names `max_completion_tokens`.
+    names_other_limit: bool,
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self { fault, names_other_limit: false }
+    }
+}
+
 impl Probe {
     /// Asks.
     ///
@@ -135,22 +149,21 @@ impl Probe {
     /// Whatever is not as it should be.
     pub async fn ask(&self, provider: &Provider, question: Question<'_>) -> Result<Answer, Fault> {
         let until = Instant::now() + self.within;
-        match question {
+        let asked = match question {
             Question::Models => self.ask_once(provider, question, Bytes::new(), until).await,
             Question::Token(model) => {
                 let body = one_token(model, "max_tokens", 1);
                 match self.ask_once(provider, question, body, until).await {
                     // Models that think refuse `max_tokens`, and who knows no others doesn't know the other name.
-                    Err(Fault::Status { why: Some(why), .. })
-                        if provider.kind == Kind::Openai && why.contains("max_completion_tokens") =>
-                    {
+                    Err(Failed { names_other_limit: true, .. }) if provider.kind == Kind::Openai => {
                         let body = one_token(model, "max_completion_tokens", THINKING);
                         self.ask_once(provider, question, body, until).await
                     }
                     asked => asked,
                 }
             }
-        }
+        };
+        asked.map_err(|failed| failed.fault)
     }
 
     async fn ask_once(
@@ -159,7 +172,7 @@ impl Probe {
         question: Question<'_>,
         body: Bytes,
         until: Instant,
-    ) -> Result<Answer, Fault> {
+    ) -> Result<Answer, Failed> {
         let began = Instant::now();
         let outgoing = outgoing(provider, question, body)?;
         let upstream = Upstream::of(&provider.base);
@@ -173,10 +186,11 @@ impl Probe {
             Ok(Sent::Answer(response)) => response,
             // It hung up, or spoke first, which no server of HTTP does.
             Ok(Sent::HandedBack(_)) => {
-                return Err(Fault::Broken("it ended the connection, or spoke, before it was asked".into()));
+                let why = "it ended the connection, or spoke, before it was asked";
+                return Err(Fault::Broken(why.into()).into());
             }
-            Err(Unsent::FirstByteTimeout(_)) => return Err(Fault::Silent(self.within)),
-            Err(other) => return Err(Fault::Broken(other.to_string())),
+            Err(Unsent::FirstByteTimeout(_)) => return Err(Fault::Silent(self.within).into()),
+            Err(other) => return Err(Fault::Broken(other.to_string()).into()),
         };
         let first_byte = began.elapsed();
         let said = self.said(provider, question, response, until).await?;
@@ -189,18 +203,19 @@ impl Probe {
         question: Question<'_>,
         response: Response<Incoming>,
         until: Instant,
-    ) -> Result<Said, Fault> {
+    ) -> Result<Said, Failed> {
         let code = response.status();
         if matches!(code, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(Fault::Refused { code, asked_with_key: provider.key.is_some() });
+            return Err(Fault::Refused { code, asked_with_key: provider.key.is_some() }.into());
         }
         answer::fit(provider, &response).map_err(|refusal| Fault::OtherProtocol(refusal.detail))?;
         if !code.is_success() {
             let left = until.saturating_duration_since(Instant::now());
             let told = explained(response, provider, &self.scrub, left).await;
-            return Err(Fault::Status {
-                code,
-                why: told.as_ref().and_then(|value| explanation(value, provider)),
+            let why = told.as_ref().and_then(explanation);
+            return Err(Failed {
+                names_other_limit: why.as_ref().is_some_and(|why| why.contains("max_completion_tokens")),
+                fault: Fault::Status { code, why: why.filter(|_| provider.key.is_none()) },
             });
         }
         let whole = timeout_at(until, Limited::new(response.into_body(), MAX_ANSWER).collect())
@@ -211,8 +226,8 @@ impl Probe {
                 None => Fault::Broken("its answer broke off".into()),
             })?;
         match question {
-            Question::Models => self.models(&whole.to_bytes(), provider),
-            Question::Token(_) => token(&whole.to_bytes(), provider.kind),
+            Question::Models => Ok(self.models(&whole.to_bytes(), provider)?),
+            Question::Token(_) => Ok(token(&whole.to_bytes(), provider.kind)?),
         }
     }
 
@@ -221,10 +236,8 @@ impl Probe {
             Fault::OtherProtocol("what it answers is no list of models (`{\"data\":[{\"id\":…}]}`)".into())
         })?;
         let models = listing.data.unwrap_or_default();
-        // A name that has the key in it, or anything that looks like one, is nobody's model.
-        let is_fit = |id: &str| {
-            plain_name(id).is_ok() && !provider.screen.finds(id.as_bytes()) && (self.scrub)(id) == id
-        };
+        // A name that looks like a secret is nobody's model.
+        let is_fit = |id: &str| provider.key.is_none() && plain_name(id).is_ok() && (self.scrub)(id) == id;
         let names = models.iter().map(|model| model.id.as_str()).filter(|id| is_fit(id)).take(MAX_NAMES);
         Ok(Said::Models { count: models.len(), names: names.map(SmolStr::new).collect() })
     }
@@ -260,13 +273,9 @@ fn token(bytes: &[u8], kind: Kind) -> Result<Said, Fault> {
 }
 
 /// What a scrubbed error says, in one line.
-fn explanation(error: &Value, provider: &Provider) -> Option<String> {
+fn explanation(error: &Value) -> Option<String> {
     let message = [&error["error"]["message"], &error["message"], &error["detail"], &error["error"]];
     let text = message.into_iter().find_map(Value::as_str)?;
-    // Of two strings each of which holds a part, none is told.
-    if provider.screen.finds(text.as_bytes()) {
-        return None;
-    }
     let words: Vec<&str> = text.split_whitespace().collect();
     let text = words.join(" ");
     let end = (0..=MAX_WHY.min(text.len())).rev().find(|end| text.is_char_boundary(*end))?;

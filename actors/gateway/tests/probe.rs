@@ -28,13 +28,24 @@ type Headers = &'static [(&'static str, &'static str)];
 
 const JSON: Headers = &[("content-type", "application/json")];
 
-/// Asks a provider of this kind at a port.
+/// Asks a provider of this kind at a port, with [`KEY`].
 async fn ask(kind: &str, port: u16, question: Question<'_>, within: Duration) -> Result<Answer, Fault> {
+    ask_with(Some(KEY), kind, port, question, within).await
+}
+
+async fn ask_with(
+    key: Option<&str>,
+    kind: &str,
+    port: u16,
+    question: Question<'_>,
+    within: Duration,
+) -> Result<Answer, Fault> {
+    let credential = if key.is_some() { r#","credential":"env:KEY""# } else { "" };
     let section = format!(
-        r#"{{"providers":{{"it":{{"kind":"{kind}","base_url":"http://127.0.0.1:{port}/v1","credential":"env:KEY"}}}}}}"#
+        r#"{{"providers":{{"it":{{"kind":"{kind}","base_url":"http://127.0.0.1:{port}/v1"{credential}}}}}}}"#
     );
     let inference: Inference = serde_json::from_str(&section).unwrap();
-    let keys = Credentials::new([("env:KEY".to_owned(), Secret::from(KEY))]);
+    let keys = Credentials::new(key.map(|key| ("env:KEY".to_owned(), Secret::from(key))));
     let routes = Routes::compile(&inference, &keys, &Routes::default()).unwrap();
     let probe = Probe {
         dial: Arc::new(Plain { protocol: Protocol::Http1, dialed: Arc::default() }),
@@ -61,10 +72,14 @@ async fn models_are_listed_by_both_protocols() {
     ] {
         provider.whole(200, JSON, &list).await;
         let answer = ask(kind, provider.port, Question::Models, LONG).await.unwrap();
-        assert_eq!(answer.said, Said::Models { count: 4, names: vec!["a/b".into()] });
+        assert_eq!(answer.said, Said::Models { count: 4, names: vec![] }, "who has the key is quoted");
         let seen = provider.last();
         assert_eq!((seen.path.as_str(), seen.headers[header].to_str().unwrap()), (path, value.as_str()));
         assert!(seen.body.is_empty() && !seen.headers.contains_key("content-type"));
+        provider.whole(200, JSON, &list.replace(KEY, "no:\u{7f}name")).await;
+        let answer = ask_with(None, kind, provider.port, Question::Models, LONG).await.unwrap();
+        assert_eq!(answer.said, Said::Models { count: 4, names: vec!["a/b".into()] });
+        assert!(!provider.last().headers.contains_key(header));
     }
     provider.whole(200, JSON, r#"{"object":"list","data":null}"#).await;
     let answer = ask("openai", provider.port, Question::Models, LONG).await.unwrap();
@@ -107,7 +122,7 @@ async fn each_fault_has_its_name_and_none_has_the_key() {
     let cases: [(u16, Headers, &str, &str); 9] = [
         (401, JSON, &echo, "refused the credential (401)"),
         (403, JSON, &echo, "refused the credential (403)"),
-        (429, JSON, &echo, "answered 429: no access for [REDACTED:provider-key] of [REDACTED:known]"),
+        (429, JSON, &echo, "answered 429"),
         (500, &[("content-type", "text/html")], KEY, "answered 500"),
         (302, &[("location", "https://evil.example")], "", "redirects are never followed"),
         (200, &[("content-encoding", "gzip")], "x", "compressed its answer unasked"),
@@ -131,6 +146,53 @@ async fn each_fault_has_its_name_and_none_has_the_key() {
     let (_held, nobody) = refusing();
     let fault = ask("openai", nobody, Question::Models, LONG).await.unwrap_err();
     assert!(matches!(fault, Fault::Connect(_)), "{fault}");
+}
+
+/// Each a way in which a key can be said that no search finds, or a key too short for one.
+#[tokio::test]
+async fn who_was_sent_a_key_is_not_quoted_whatever_it_says() {
+    let provider = Provider::start().await;
+    let short = "k3yX";
+    let reversed: String = KEY.chars().rev().collect();
+    let spaced = KEY.chars().map(String::from).collect::<Vec<_>>().join(" ");
+    let base32 = "ONVS23DJOZSS6WTLHEVVC3KWPFNDASTIMJWXG";
+    for (key, said) in [
+        (KEY, reversed.as_str()),
+        (KEY, &spaced),
+        (KEY, base32),
+        (KEY, &KEY[..9]),
+        (short, short),
+        (short, "the key k3yX is none; use 'max_completion_tokens'"),
+    ] {
+        for body in [
+            format!(r#"{{"error":{{"message":"{said}"}}}}"#),
+            format!(r#"{{"message":"{said}"}}"#),
+            format!(r#"{{"detail":"{said}"}}"#),
+            format!(r#"{{"error":"{said}"}}"#),
+        ] {
+            for question in [Question::Models, Question::Token("m")] {
+                // The second for who is asked once more by the other name.
+                provider.whole(418, JSON, &body).await;
+                if said.contains("max_completion_tokens") && question != Question::Models {
+                    provider.whole(418, JSON, &body).await;
+                }
+                let fault = ask_with(Some(key), "openai", provider.port, question, LONG).await.unwrap_err();
+                assert_eq!(fault.to_string(), "answered 418", "{body}");
+                assert!(!format!("{fault:?}").contains(said), "{fault:?}");
+            }
+        }
+        // Nor by what it calls its models.
+        if !said.contains(' ') {
+            provider.whole(200, JSON, &format!(r#"{{"data":[{{"id":"{said}"}}]}}"#)).await;
+            let answer = ask_with(Some(key), "openai", provider.port, Question::Models, LONG).await.unwrap();
+            assert_eq!(answer.said, Said::Models { count: 1, names: vec![] });
+        }
+    }
+    // Who was sent none is, scrubbed and in one line.
+    let why = r#"{"error":{"message":"no\n model of hunter2hunter2"}}"#;
+    provider.whole(404, JSON, why).await;
+    let fault = ask_with(None, "openai", provider.port, Question::Models, LONG).await.unwrap_err();
+    assert_eq!(fault.to_string(), "answered 404: no model of [REDACTED:known]");
 }
 
 #[tokio::test]

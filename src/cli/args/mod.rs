@@ -41,6 +41,11 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a first cofferdam.yaml: which agent, which models, what it may reach
+    #[command(after_help = "Examples:\n  cofferdam onboard\n  \
+        cofferdam onboard --non-interactive --agent hermes --preset pypi --workspace ./assistant\n  \
+        cofferdam onboard --non-interactive --provider openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY -- python3 agent.py")]
+    Onboard(OnboardArgs),
     /// Run one agent in a sandbox, in the foreground
     #[command(after_help = "Example:\n  cofferdam run --workspace . -- python3 agent.py\n  \
         cofferdam run --preset github --env TZ=UTC -- bash")]
@@ -96,6 +101,12 @@ pub enum Command {
                             cofferdam policy explain --preset github --binary /usr/bin/gh GET https://api.github.com/user"
     )]
     Policy(PolicyCommand),
+    /// Look at model providers: which there are, what this machine offers, whether they answer
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cofferdam provider detect\n  cofferdam provider test -f cofferdam.yaml"
+    )]
+    Provider(ProviderCommand),
     /// Copy standard input (or a file) to standard output, secrets replaced
     #[command(after_help = "Example:\n  echo 'key: ghp_…' | cofferdam redact")]
     Redact(RedactArgs),
@@ -123,17 +134,6 @@ pub enum Command {
     /// The tour: an agent meets every layer, while cofferdam's parts are killed under it
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
-    /// Look at model providers: which there are, what this machine offers, whether they answer
-    #[command(
-        subcommand,
-        after_help = "Examples:\n  cofferdam provider detect\n  cofferdam provider test -f cofferdam.yaml"
-    )]
-    Provider(ProviderCommand),
-    /// Write a first cofferdam.yaml: which agent, which models, what it may reach
-    #[command(after_help = "Examples:\n  cofferdam onboard\n  \
-        cofferdam onboard --non-interactive --agent hermes --preset pypi --workspace ./assistant\n  \
-        cofferdam onboard --non-interactive --provider openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY -- python3 agent.py")]
-    Onboard(OnboardArgs),
 }
 
 /// A listing without a name.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
+use crate::cli::onboard::agents;
+
 /// `provider …`.
 #[derive(Debug, Subcommand)]
 pub enum ProviderCommand {
@@ -65,8 +67,9 @@ pub struct OnboardArgs {
     /// The sandbox's name [default: the agent's]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// An agent that cofferdam knows: claude, codex, opencode, openclaw, hermes
+    /// An agent that cofferdam knows
     #[arg(long, value_name = "NAME", conflicts_with = "command")]
+    #[arg(help = format!("An agent that cofferdam knows: {}", agents::names()))]
     pub agent: Option<String>,
     /// Where the agent is a single file that no sandbox shows, such as in your home: show that file inside, read-only
     #[arg(long, requires = "agent")]
@@ -87,7 +90,7 @@ pub struct OnboardArgs {
     #[arg(short = 'f', long, value_name = "FILE", default_value = "cofferdam.yaml")]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub file: PathBuf,
-    /// Write over a file that is there
+    /// Have the file take the place of one that is there; nothing else is ever written over
     #[arg(long)]
     pub force: bool,
     /// Print JSON

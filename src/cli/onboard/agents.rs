@@ -84,6 +84,11 @@ pub const KNOWN: [Known; 5] = [
     },
 ];
 
+/// What they are called, for people.
+pub fn names() -> String {
+    KNOWN.map(|known| known.name).join(", ")
+}
+
 /// Where a program is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
@@ -120,10 +125,9 @@ impl Known {
     /// That there is none, and which there are.
     pub fn named(name: &str) -> Result<&'static Self, Failure> {
         KNOWN.iter().find(|known| known.name == name).ok_or_else(|| {
-            let names: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
             Failure::refused(format!(
                 "no agent is known as '{name}': there are {}; any other by its command, behind --",
-                names.join(", ")
+                names()
             ))
         })
     }

@@ -103,6 +103,11 @@ impl Chosen {
         self.text_with(self.policy().map(|(name, _)| name).as_deref())
     }
 
+    /// The same for a person's eyes, and whoever looks over their shoulder or reads what a terminal keeps: without the agent's token.
+    pub fn text_to_show(&self) -> String {
+        Self { token: "…".to_owned(), ..self.clone() }.text()
+    }
+
     /// The same, as far as it can be checked while that policy isn't there: with the built-in one.
     pub fn text_to_check(&self) -> String {
         self.text_with(None)
@@ -239,6 +244,9 @@ mod tests {
                     assert_eq!(agent.command[0], format!("/opt/some where/{}", known.name));
                     assert_eq!(agent.command[1..], *known.args);
                     assert!(agent.health.is_some() && config.forwards[0].to == port);
+                    let shown = chosen.text_to_show();
+                    assert!(!shown.contains("0123"), "{shown}");
+                    assert_eq!(shown, chosen.text().replace("0123", "…"));
                     assert_eq!(
                         agent.env.get("API_SERVER_KEY").map(String::as_str),
                         (known.name == "hermes").then_some("0123")

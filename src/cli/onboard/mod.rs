@@ -5,9 +5,10 @@
 //! ```
 //! Nothing is on disk before the last step, so that whoever leaves, leaves nothing behind.
 
-mod agents;
+pub mod agents;
 mod ask;
 mod file;
+mod made;
 mod person;
 mod providers;
 mod settings;
@@ -30,6 +31,7 @@ use crate::cli::args::{LogFormat, OnboardArgs, StartArgs, UpArgs};
 use crate::cli::out::{Failure, Outcome, Paint, as_word, print, print_json, warn};
 use crate::cli::{ids, policies, up, workspace};
 use crate::config::Config;
+use crate::kept;
 use crate::plan::PolicySource;
 use crate::state::Root;
 
@@ -58,14 +60,22 @@ pub fn onboard(root: &Root, args: &OnboardArgs) -> Outcome {
     let text = chosen.text();
     let mut notes = checked(&chosen, &args.file)?;
     notes.extend(told);
+    let settings = settings(&chosen);
+    let (has_settings, place) = (settings.is_some(), settings.as_ref().map(|(file, _)| *file));
+    let new_policy = new_policy(&chosen, &args.file)?;
     if let Some(person) = &mut person {
-        person.tell(&format!("\n{text}"))?;
-        if !person.agrees(&format!("Write {}?", as_word(&args.file)))? {
+        let told = reached.as_deref().zip(place).map(|(workspace, place)| workspace.join(place));
+        let told = told.filter(|told| told.symlink_metadata().is_err());
+        let files: Vec<String> = [Some(args.file.as_path()), new_policy.as_deref(), told.as_deref()]
+            .into_iter()
+            .flatten()
+            .map(as_word)
+            .collect();
+        person.tell(&format!("\n{}", chosen.text_to_show()))?;
+        if !person.agrees(&format!("Write {}?", files.join(", ")))? {
             return Err(Failure::refused("nothing was written"));
         }
     }
-    let settings = settings(&chosen);
-    let (has_settings, place) = (settings.is_some(), settings.as_ref().map(|(file, _)| *file));
     let are_new = write::write(&Files {
         file: &args.file,
         text: &text,
@@ -80,7 +90,28 @@ pub fn onboard(root: &Root, args: &OnboardArgs) -> Outcome {
             None => format!("{place} has to be written into the sandbox's home, too: docs/agents.md says what must stand there"),
         });
     }
-    report(args, &chosen, &notes, reached.as_deref().zip(place).filter(|_| are_new))
+    let told = reached.as_deref().zip(place).filter(|_| are_new);
+    let told = told.map(|(workspace, place)| workspace.join(place));
+    report(args, &chosen, &notes, &Wrote { policy: new_policy, settings: told }, next(root, args, &chosen))
+}
+
+/// What was written beside the configuration.
+struct Wrote {
+    policy: Option<PathBuf>,
+    settings: Option<PathBuf>,
+}
+
+/// Where a policy of the sandbox's own will be written, if that isn't there already.
+fn new_policy(chosen: &Chosen, file: &Path) -> Result<Option<PathBuf>, Failure> {
+    let Some((name, text)) = chosen.policy() else { return Ok(None) };
+    let place = file.with_file_name(name);
+    if place == file {
+        return Err(Failure::refused(format!(
+            "{} is what the sandbox's policy is called: name another by --file",
+            as_word(file)
+        )));
+    }
+    Ok((!write::policy_stands(&place, &text)?).then_some(place))
 }
 
 /// Whether everything can be enforced here; it is proven as `doctor` proves it.
@@ -109,14 +140,13 @@ fn fit(root: &Root, place: &Path, file: &Path) -> Result<(), Failure> {
     let real = match place.symlink_metadata() {
         Ok(_) => workspace::check(place, &BTreeSet::new())?,
         Err(_) => {
-            let parent =
-                place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = kept::beside(place);
             let parent = fs::canonicalize(parent)
                 .map_err(|e| Failure::refused(format!("workspace {shown}: {}: {e}", parent.display())))?;
             parent.join(place.file_name().unwrap_or_default())
         }
     };
-    let here = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let here = kept::beside(file);
     let here = fs::canonicalize(here).map_err(|e| Failure::refused(format!("{}: {e}", here.display())))?;
     if here.starts_with(&real) {
         return Err(Failure::refused(format!(
@@ -172,50 +202,68 @@ fn token() -> Result<String, Failure> {
     Ok(hex::encode(bytes))
 }
 
-fn report(args: &OnboardArgs, chosen: &Chosen, notes: &[String], told: Option<(&Path, &str)>) -> Outcome {
-    let settings = told.map(|(workspace, place)| workspace.join(place));
-    let next = next(&args.file, chosen);
+fn report(args: &OnboardArgs, chosen: &Chosen, notes: &[String], wrote: &Wrote, next: Next) -> Outcome {
     if args.json {
         let names: Vec<&str> = chosen.providers.iter().map(|offer| offer.name.as_str()).collect();
+        let commands: Vec<String> = next.first.into_iter().chain([next.up]).chain([next.beside]).collect();
         print_json(&json!({
             "file": args.file, "name": chosen.name.as_str(), "agent": chosen.agent.name().as_str(),
             "command": chosen.agent.command(), "presets": chosen.presets, "providers": names,
-            "workspace": chosen.workspace, "settings": settings, "notes": notes, "next": next,
+            "workspace": chosen.workspace, "policy": wrote.policy, "settings": wrote.settings, "notes": notes,
+            "next": commands,
         }))?;
         return Ok(0);
     }
     notes.iter().for_each(|note| warn(note));
     let paint = Paint::stdout();
     let mut text = format!("{} {}\n", paint.good("wrote"), as_word(&args.file));
-    if let Some(settings) = settings {
-        text.push_str(&format!(
-            "{} {}, which tells the agent where its model is\n",
-            paint.good("wrote"),
-            as_word(&settings)
-        ));
-    }
+    let mut also = |file: &Option<PathBuf>, what: &str| {
+        if let Some(file) = file {
+            text.push_str(&format!("{} {}, which {what}\n", paint.good("wrote"), as_word(file)));
+        }
+    };
+    also(&wrote.policy, "shows the agent's own file besides the default's");
+    also(&wrote.settings, "tells the agent where its model is");
     text.push_str(&format!("\n{}\n", paint.bold("next")));
-    next.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
+    next.first.iter().for_each(|command| text.push_str(&format!("  {command}\n")));
+    text.push_str(&format!("  {}\n", next.up));
+    text.push_str(&format!("{}\n  {}\n", paint.dim("while that runs, in another terminal"), next.beside));
     print(&text)?;
     Ok(0)
 }
 
 /// The commands that come next, each of which works as it stands.
-fn next(file: &Path, chosen: &Chosen) -> Vec<String> {
-    let mut next = Vec::new();
+struct Next {
+    /// One after the other.
+    first: Vec<String>,
+    /// Stays in the foreground.
+    up: String,
+    /// While it does.
+    beside: String,
+}
+
+fn next(root: &Root, args: &OnboardArgs, chosen: &Chosen) -> Next {
+    let mut first = Vec::new();
     if let Some((policy, _)) = chosen.policy() {
-        next.push(format!("cofferdam policy check {}", as_word(&file.with_file_name(policy))));
+        first.push(format!("cofferdam policy check {}", as_word(&args.file.with_file_name(policy))));
     }
-    let (file, name) = (as_word(file), &chosen.name);
+    let (file, name) = (as_word(&args.file), &chosen.name);
     if !chosen.providers.is_empty() {
-        next.push(format!("cofferdam provider test -f {file}"));
+        first.push(format!("cofferdam provider test -f {file}"));
     }
-    next.push(format!("cofferdam up -f {file}"));
-    match chosen.agent.known().map(|known| known.way) {
-        Some(Way::Terminal) => {
-            next.push(format!("cofferdam exec -it {name} -- {}", words(&chosen.agent.command())));
-        }
-        _ => next.push(format!("cofferdam logs {name} -f")),
-    }
-    next
+    let cofferdam = match is_usual(root) {
+        true => "cofferdam".to_owned(),
+        false => format!("cofferdam --state {}", as_word(root.dir())),
+    };
+    let beside = match chosen.agent.known().map(|known| known.way) {
+        Some(Way::Terminal) => format!("exec -it {name} -- {}", words(&chosen.agent.command())),
+        _ => format!("logs {name} -f"),
+    };
+    Next { first, up: format!("{cofferdam} up -f {file}"), beside: format!("{cofferdam} {beside}") }
+}
+
+/// Whether this is the state directory of a call from here that names none.
+fn is_usual(root: &Root) -> bool {
+    let usual = std::env::var_os("COFFERDAM_STATE").map(PathBuf::from);
+    Root::locate(usual.as_deref()).is_ok_and(|usual| usual.dir() == root.dir())
 }

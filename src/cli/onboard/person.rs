@@ -99,10 +99,10 @@ fn which_providers<R: BufRead, W: Write>(
         found.providers = offered(person, found.providers, agent)?;
     }
     let mut offers = found.providers;
-    if let Some(model) = &args.model {
-        providers::with_model(&mut offers, agent, model)?;
+    match &args.model {
+        Some(model) => providers::with_model(&mut offers, agent, model)?,
+        None => which_model(person, &mut offers, agent)?,
     }
-    which_model(person, &mut offers, agent)?;
     Ok(offers)
 }
 

@@ -2,17 +2,16 @@
 //!
 //! An agent may have had that workspace before: nothing here goes through a link of its.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Component, Path};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::Mode;
 use serde_json::json;
 
 use super::agents::Known;
+use super::made::Made;
 
 /// Where every agent's model is.
 const BASE_URL: &str = "https://inference.local/v1";
@@ -52,27 +51,18 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Puts a file there, below `home`; false where there is something already.
+/// Puts a file there, below `home`; false where there is something already. What is made for it is in `made`, the ways to it too.
 ///
 /// # Errors
 /// When it can't be written, or a link stands on the way.
-pub fn put(home: &Path, file: &str, text: &str) -> io::Result<bool> {
+pub fn put(made: &mut Made, home: &Path, file: &str, text: &str) -> io::Result<bool> {
     let mut dir = open(home, DIRECTORY, Mode::empty())?;
     let mut parts = Path::new(file).components().peekable();
     while let Some(Component::Normal(part)) = parts.next() {
         if parts.peek().is_none() {
-            let flags =
-                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            return match openat(dir.as_fd(), part, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-                Ok(fd) => File::from(fd).write_all(text.as_bytes()).map(|()| true),
-                Err(Errno::EEXIST) => Ok(false),
-                Err(e) => Err(e.into()),
-            };
+            return made.file(dir.as_fd(), part, text);
         }
-        match mkdirat(dir.as_fd(), part, Mode::S_IRWXU) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
+        made.directory(dir.as_fd(), part)?;
         dir = openat(dir.as_fd(), part, DIRECTORY, Mode::empty())?;
     }
     Err(io::ErrorKind::InvalidInput.into())
@@ -92,6 +82,8 @@ mod tests {
         let (home, away) = (dir.path().join("home"), dir.path().join("away"));
         std::fs::create_dir(&home).unwrap();
         std::fs::create_dir(&away).unwrap();
+        let mut made = Made::default();
+        let mut put = |home: &Path, file: &str, text: &str| super::put(&mut made, home, file, text);
         assert!(put(&home, ".a/b/c", "one").unwrap());
         assert!(!put(&home, ".a/b/c", "two").unwrap());
         assert_eq!(std::fs::read_to_string(home.join(".a/b/c")).unwrap(), "one");
@@ -100,6 +92,14 @@ mod tests {
         std::os::unix::fs::symlink(away.join("new"), home.join("dangling")).unwrap();
         assert!(!put(&home, "dangling", "x").unwrap());
         assert_eq!(std::fs::read_dir(&away).unwrap().count(), 0);
+        // What isn't kept goes, and nothing that a link was put in place of.
+        std::fs::create_dir_all(away.join("b")).unwrap();
+        std::fs::write(away.join("b/c"), "theirs").unwrap();
+        std::fs::rename(home.join(".a"), home.join(".moved")).unwrap();
+        std::os::unix::fs::symlink(&away, home.join(".a")).unwrap();
+        drop(made);
+        assert_eq!(std::fs::read_to_string(away.join("b/c")).unwrap(), "theirs");
+        assert_eq!(std::fs::read_dir(home.join(".moved")).unwrap().count(), 0, "ours is left");
     }
 
     #[test]

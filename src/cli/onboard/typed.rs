@@ -18,7 +18,10 @@ use crate::name::Name;
 /// What is missing or can't be had.
 pub fn chosen(args: &OnboardArgs) -> Result<(Chosen, Vec<String>), Failure> {
     let agent = agent(args)?.ok_or_else(|| {
-        Failure::refused("which agent? --agent NAME for one that cofferdam knows (claude, codex, opencode, openclaw, hermes), or -- COMMAND")
+        Failure::refused(format!(
+            "which agent? --agent NAME for one that cofferdam knows ({}), or -- COMMAND",
+            agents::names()
+        ))
     })?;
     let name = name(args)?.unwrap_or_else(|| agent.name());
     presets(&args.preset)?;

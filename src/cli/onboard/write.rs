@@ -1,16 +1,21 @@
 //! What was chosen becomes files: all of them, or none.
 //!
-//! Nothing is written over but a configuration that `--force` names; signals wait until everything is there or gone again.
+//! Nothing is written over but the configuration, where `--force` names it. Whatever can fail comes before the first name that is taken, and the
+//! configuration takes its own last; signals wait until everything is there or gone again.
 
-use std::fs::{self, DirBuilder};
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 
+use super::made::{Made, opened};
 use super::settings;
 use crate::cli::out::{Failure, as_word};
 use crate::heart;
-use crate::kept;
+use crate::kept::{self, Aside};
+
+/// A policy is watched by the supervisor, which is another user's as root. It is no secret.
+const POLICY_MODE: u32 = 0o644;
 
 /// The files.
 pub struct Files<'a> {
@@ -20,25 +25,12 @@ pub struct Files<'a> {
     pub text: &'a str,
     /// The policy beside it, where it has one of its own: its name and text.
     pub policy: Option<(String, String)>,
-    /// Whether they may stand there already.
+    /// Whether the configuration takes the place of one that stands there. A policy never does.
     pub force: bool,
     /// The workspace, as whoever is here reaches it.
     pub workspace: Option<&'a Path>,
     /// What the agent is told, by its path in the workspace.
     pub settings: Option<(&'a str, String)>,
-}
-
-/// What was made, taken away again unless it is kept.
-#[derive(Default)]
-struct Made(Vec<PathBuf>);
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for path in self.0.iter().rev() {
-            // It was ours alone a moment ago; what can't be removed now, nobody here can.
-            let _gone = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
-        }
-    }
 }
 
 /// Writes them; whether the agent's settings are new.
@@ -54,43 +46,77 @@ pub fn write(files: &Files<'_>) -> Result<bool, Failure> {
 }
 
 fn all(files: &Files<'_>) -> Result<bool, Failure> {
-    let told = |path: &Path, e: &io::Error| Failure::refused(format!("{}: {e}", path.display()));
+    let policy = files.policy.as_ref().map(|(name, text)| (files.file.with_file_name(name), text));
+    let policy = match policy {
+        Some((place, text)) if !policy_stands(&place, text)? => {
+            let aside = Aside::write(&place, text.as_bytes(), POLICY_MODE).map_err(told(&place))?;
+            Some((place, aside))
+        }
+        _ => None,
+    };
+    let file = files.file;
+    let configuration = Aside::write(file, files.text.as_bytes(), kept::OURS_ALONE).map_err(told(file))?;
     let mut made = Made::default();
-    let mut are_new = false;
-    if let Some(workspace) = files.workspace {
-        match DirBuilder::new().mode(0o700).create(workspace) {
-            Ok(()) => made.0.push(workspace.to_owned()),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(told(workspace, &e)),
-        }
-        if let Some((file, text)) = &files.settings {
-            let path = workspace.join(file);
-            are_new = settings::put(workspace, file, text).map_err(|e| told(&path, &e))?;
-            if are_new {
-                made.0.push(path);
-            }
-        }
+    let are_new = match files.workspace {
+        Some(workspace) => within(workspace, files.settings.as_ref(), &mut made)?,
+        None => false,
+    };
+    if let Some((place, policy)) = policy {
+        policy.take().map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => another_policy(&place),
+            _ => told(&place)(e),
+        })?;
+        made.took(kept::beside(&place), name_of(&place)).map_err(told(&place))?;
     }
-    if let Some((name, text)) = &files.policy {
-        let policy = files.file.with_file_name(name);
-        put(&policy, text, files.force)?;
-        if !files.force {
-            made.0.push(policy.clone());
-        }
-        // Watched by the supervisor, which is another user's as root. It is no secret.
-        fs::set_permissions(&policy, fs::Permissions::from_mode(0o644)).map_err(|e| told(&policy, &e))?;
-    }
-    put(files.file, files.text, files.force)?;
-    made.0.clear();
+    let taken = if files.force { configuration.replace() } else { configuration.take() };
+    taken.map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => is_there(file),
+        _ => told(file)(e),
+    })?;
+    made.keep();
+    kept::settle(file).map_err(told(file))?;
     Ok(are_new)
 }
 
-fn put(file: &Path, text: &str, force: bool) -> Result<(), Failure> {
-    let put = if force { kept::write } else { kept::write_new };
-    put(file, text.as_bytes()).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => is_there(file),
-        _ => Failure::refused(format!("{}: {e}", file.display())),
-    })
+/// The workspace, and what the agent is told in it; whether that is new.
+fn within(workspace: &Path, settings: Option<&(&str, String)>, made: &mut Made) -> Result<bool, Failure> {
+    let parent = opened(kept::beside(workspace)).map_err(told(workspace))?;
+    if let Some(name) = workspace.file_name() {
+        made.directory(parent.as_fd(), name).map_err(told(workspace))?;
+    }
+    let Some((file, text)) = settings else { return Ok(false) };
+    settings::put(made, workspace, file, text).map_err(told(&workspace.join(file)))
+}
+
+/// Whether that very policy stands there already.
+///
+/// # Errors
+/// Where anything else does: it is somebody's, and nothing here was told to take its place.
+pub fn policy_stands(place: &Path, text: &str) -> Result<bool, Failure> {
+    match place.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(told(place)(e)),
+        Ok(_) => match kept::read(place).map_err(told(place))? {
+            Some(stands) if stands == text.as_bytes() => Ok(true),
+            _ => Err(another_policy(place)),
+        },
+    }
+}
+
+fn another_policy(place: &Path) -> Failure {
+    Failure::refused(format!(
+        "{} is there already and isn't what would be written: give the sandbox another --name, or remove that file",
+        as_word(place)
+    ))
+}
+
+fn name_of(place: &Path) -> &OsStr {
+    place.file_name().unwrap_or_default()
+}
+
+fn told(path: &Path) -> impl Fn(io::Error) -> Failure {
+    let path = path.display().to_string();
+    move |e| Failure::refused(format!("{path}: {e}"))
 }
 
 /// A file that isn't written over.
@@ -103,39 +129,134 @@ pub fn is_there(file: &Path) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
-    #[test]
-    fn all_is_written_or_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let (file, workspace) = (dir.path().join("c.yaml"), dir.path().join("work"));
-        let files = |text: &'static str, force| (text, force);
-        let write = |(text, force)| {
-            let settings = Some((".a/b", "told".to_owned()));
+    /// A place to write in, with the workspace below it.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn text(&self, name: &str) -> String {
+            fs::read_to_string(self.at(name)).unwrap()
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.0.path()).unwrap();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        }
+
+        fn mode(&self, name: &str) -> u32 {
+            fs::symlink_metadata(self.at(name)).unwrap().mode() & 0o777
+        }
+
+        fn write(&self, text: &str, force: bool) -> Result<bool, Failure> {
             all(&Files {
-                file: &file,
+                file: &self.at("c.yaml"),
                 text,
                 policy: Some(("p.yaml".to_owned(), "seen".to_owned())),
                 force,
-                workspace: Some(&workspace),
-                settings,
+                workspace: Some(&self.at("work")),
+                settings: Some((".a/b/c", "told".to_owned())),
             })
+        }
+    }
+
+    #[test]
+    fn all_is_written_or_nothing() {
+        let place = Place::new();
+        fs::write(place.at("c.yaml"), "theirs").unwrap();
+        assert!(place.write("ours", false).unwrap_err().message.contains("--force"));
+        assert_eq!((place.text("c.yaml").as_str(), place.names()), ("theirs", vec!["c.yaml".into()]));
+        assert!(place.write("ours", true).unwrap());
+        assert_eq!(place.text("c.yaml"), "ours");
+        assert_eq!((place.mode("c.yaml"), place.mode("p.yaml"), place.mode("work")), (0o600, 0o644, 0o700));
+        fs::remove_file(place.at("c.yaml")).unwrap();
+        assert!(!place.write("again", false).unwrap(), "what is told is left as it is");
+        assert_eq!(place.names(), ["c.yaml", "p.yaml", "work"]);
+    }
+
+    #[test]
+    fn a_policy_of_somebodys_is_never_written_over() {
+        let place = Place::new();
+        let refused = |force| {
+            let why = place.write("ours", force).unwrap_err().message;
+            assert!(why.contains("p.yaml is there already") && why.contains("--name"), "{why}");
         };
-        fs::write(&file, "theirs").unwrap();
-        assert!(write(files("ours", false)).unwrap_err().message.contains("--force"));
-        assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
-        assert!(!workspace.exists() && fs::read_dir(dir.path()).unwrap().count() == 1);
-        assert!(write(files("ours", true)).unwrap());
-        assert_eq!(fs::read_to_string(&file).unwrap(), "ours");
-        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-        fs::remove_file(&file).unwrap();
-        assert!(write(files("again", false)).unwrap_err().message.contains("p.yaml"), "another's policy");
-        assert!(!file.exists());
-        assert_eq!(fs::metadata(dir.path().join("p.yaml")).unwrap().mode() & 0o777, 0o644);
-        fs::remove_file(dir.path().join("p.yaml")).unwrap();
-        assert!(!write(files("again", false)).unwrap(), "what is told is left as it is");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        fs::write(place.at("p.yaml"), "by hand").unwrap();
+        fs::write(place.at("c.yaml"), "theirs").unwrap();
+        [true, false].into_iter().for_each(refused);
+        assert_eq!((place.text("p.yaml").as_str(), place.text("c.yaml").as_str()), ("by hand", "theirs"));
+        assert_eq!(place.names(), ["c.yaml", "p.yaml"]);
+        // Nor is it taken for ours where a link leads to the same text.
+        fs::remove_file(place.at("p.yaml")).unwrap();
+        fs::write(place.at("elsewhere"), "seen").unwrap();
+        symlink("elsewhere", place.at("p.yaml")).unwrap();
+        refused(true);
+        assert_eq!(place.names(), ["c.yaml", "elsewhere", "p.yaml"]);
+    }
+
+    #[test]
+    fn what_fails_at_the_end_leaves_what_stood_there_and_no_directory() {
+        let place = Place::new();
+        // A directory takes no file's place, whatever is forced.
+        fs::create_dir(place.at("c.yaml")).unwrap();
+        for force in [true, false] {
+            place.write("ours", force).unwrap_err();
+            assert_eq!(place.names(), ["c.yaml"], "force: {force}");
+        }
+        // In the middle, where some of the ways are new and some aren't.
+        fs::create_dir_all(place.at("work/.a")).unwrap();
+        fs::write(place.at("work/.a/mine"), "mine").unwrap();
+        place.write("ours", true).unwrap_err();
+        assert_eq!(
+            (place.names(), fs::read_dir(place.at("work/.a")).unwrap().count()),
+            (vec!["c.yaml".into(), "work".into()], 1)
+        );
+        fs::remove_dir(place.at("c.yaml")).unwrap();
+        fs::write(place.at("c.yaml"), "theirs").unwrap();
+        symlink("/", place.at("work/.a/b")).unwrap();
+        place.write("ours", true).unwrap_err();
+        assert_eq!(
+            (place.text("c.yaml").as_str(), place.names()),
+            ("theirs", vec!["c.yaml".into(), "work".into()])
+        );
+    }
+
+    /// Somebody who may write beside it puts a link in the policy's place, over and over: what it leads to stays as closed as it was.
+    #[test]
+    fn no_mode_is_set_through_a_link() {
+        let place = Place::new();
+        kept::write(&place.at("victim"), b"theirs").unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = symlink("victim", place.at("link"));
+                    let _ = fs::rename(place.at("link"), place.at("p.yaml"));
+                    let _ = fs::remove_file(place.at("p.yaml"));
+                }
+            });
+            for _ in 0..200 {
+                // Written or refused, as the race goes.
+                let _ = place.write("ours", true);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!((place.mode("victim"), place.text("victim").as_str()), (0o600, "theirs"));
     }
 }

@@ -15,13 +15,15 @@ use smol_str::SmolStr;
 
 use super::entry;
 use super::known::{SERVERS, SERVICES, Server, Service};
-use super::owner;
+use super::owner::{self, Doubt};
 use super::road::{Road, ready};
 use crate::cli::out::{Failure, Outcome, one_line, print, print_json, say};
 use crate::cli::wait_for;
 
 /// A server on this machine that doesn't answer within this isn't waited for.
 const WITHIN: Duration = Duration::from_secs(2);
+/// Where a provider stands, under `inference:` and `providers:`.
+const INDENT: &str = "    ";
 /// Names of models that are shown.
 const NAMES_SHOWN: usize = 8;
 
@@ -57,10 +59,11 @@ pub fn detect(ports: &[u16], json: bool) -> Outcome {
     }
     let mut text = String::new();
     for offer in &detected.providers {
-        text.push_str(&format!("# {}\n{}\n", offer.found, entry::line(&offer.name, &offer.provider)));
+        let line = entry::line(&offer.name, &offer.provider);
+        text.push_str(&format!("{INDENT}# {}\n{INDENT}{line}\n", offer.found));
     }
     for note in &detected.notes {
-        text.push_str(&format!("# {note}\n"));
+        text.push_str(&format!("{INDENT}# {note}\n"));
     }
     print(&text)?;
     match detected.providers.is_empty() {
@@ -68,7 +71,7 @@ pub fn detect(ports: &[u16], json: bool) -> Outcome {
             "no model server answers on this machine, and no key of a known service is in the environment: docs/providers.md has entries",
         ),
         false => say(
-            "these lines go under `inference.providers:` of cofferdam.yaml; `cofferdam onboard` writes one",
+            "these lines go behind `inference:` and `  providers:` of cofferdam.yaml as they are; `cofferdam onboard` writes one",
         ),
     }
     Ok(0)
@@ -118,25 +121,35 @@ fn at(server: &Server) -> Provider {
     }
 }
 
-async fn ask(road: &Road, server: &Server) -> Result<(usize, Vec<SmolStr>), Fault> {
+/// What a server answered, and whose it was before the question and behind the answer.
+struct Answered {
+    count: usize,
+    models: Vec<SmolStr>,
+    owner: Result<(), Doubt>,
+}
+
+async fn ask(road: &Road, server: &Server) -> Result<Answered, Fault> {
     let ready = ready(&server.name.into(), &at(server), None)
         .map_err(|faults| Fault::OtherProtocol(faults.to_string()))?;
-    match road.ask(&ready, Question::Models).await?.said {
-        Said::Models { count, names } => Ok((count, names)),
-        Said::Token => Ok((0, Vec::new())),
-    }
+    // A stranger may come once ours is gone, or go once it has the question: who answers was there at both ends.
+    let before = owner::known(server.port);
+    let said = road.ask(&ready, Question::Models).await?.said;
+    let owner = before.and_then(|()| owner::known(server.port));
+    Ok(match said {
+        Said::Models { count, names } => Answered { count, models: names, owner },
+        Said::Token => Answered { count: 0, models: Vec::new(), owner },
+    })
 }
 
 impl Detected {
-    fn add_server(&mut self, server: &Server, answer: Result<(usize, Vec<SmolStr>), Fault>) {
+    fn add_server(&mut self, server: &Server, answer: Result<Answered, Fault>) {
         let (what, port) = (server.what, server.port);
         let entry = || entry::line(server.name, &at(server));
         match answer {
-            Ok((count, models)) => {
+            Ok(Answered { count, models, owner }) => {
                 let found = format!("{what} answers at localhost:{port}: {}", told(count, &models));
-                if let Some(uid) = owner::stranger(port) {
-                    self.notes
-                        .push(format!("{found}; it is run by user {uid}: if you trust them, {}", entry()));
+                if let Err(doubt) = owner {
+                    self.notes.push(format!("{found}; {doubt}: if you trust who serves there, {}", entry()));
                     return;
                 }
                 let name = self.free_name(server.name);

@@ -1,6 +1,6 @@
 //! `cofferdam provider test`: the cheapest real request to each provider, with its key.
 //!
-//! What came back is told in our words and the provider's scrubbed ones; a key is in neither.
+//! What came back is told in our words; in a provider's own, scrubbed, only where no key was sent.
 
 use std::path::Path;
 
@@ -204,6 +204,7 @@ fn status(code: u16, provider: &Provider, question: Question<'_>) -> String {
             "look at the model's name; without --model it is asked which there are".into()
         }
         (429, _) => "it takes no more requests now: try again later, or look at the account".into(),
+        (402, _) => "it wants to be paid: look at the account".into(),
         (500.., _) => "it fails itself: try again later".into(),
         _ => protocol(provider),
     }
