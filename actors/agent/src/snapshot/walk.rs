@@ -44,7 +44,9 @@ pub fn pack(
         first_names: HashMap::new(),
         buffer: vec![0; BUFFER],
     };
-    let mut way = vec![Step::into(reopened(root)?, PathBuf::new(), &mut walk)?];
+    let top = reopened(root).and_then(|root| list(&root).map(|names| (root, names)));
+    let (root, names) = top.map_err(system("opening the directory itself"))?;
+    let mut way = vec![Step::into(root, PathBuf::new(), names)];
     while let Some(step) = way.last_mut() {
         let Some(name) = step.names.next() else {
             way.pop();
@@ -66,27 +68,31 @@ struct Step {
 }
 
 impl Step {
-    /// Sorted, so that the same tree gives the same archive.
-    fn into(dir: OwnedFd, path: PathBuf, walk: &mut Walk<'_, impl Write>) -> Result<Self, SnapshotError> {
-        let told = |e: Errno| system(format!("reading the directory {}", shown(&path)))(e);
-        let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?).map_err(told)?;
-        let mut names = Vec::new();
-        for entry in listing.iter() {
-            let name = OsStr::from_bytes(entry.map_err(told)?.file_name().to_bytes()).to_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
-            names.push(name);
-            // Before they are held.
-            walk.room_for(names.len() as u64)?;
-        }
-        names.sort_unstable();
-        Ok(Self { dir, path, names: names.into_iter() })
+    fn into(dir: OwnedFd, path: PathBuf, names: Vec<OsString>) -> Self {
+        Self { dir, path, names: names.into_iter() }
     }
 }
 
-fn reopened(dir: BorrowedFd<'_>) -> Result<OwnedFd, SnapshotError> {
-    open(dir, OsStr::new("."), OFlag::O_DIRECTORY).map_err(system("opening a directory"))
+/// What is in a directory, sorted, so that the same tree gives the same archive; no more than is refused once it is counted.
+fn list(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
+    let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?)?;
+    let mut names = Vec::new();
+    for entry in listing.iter() {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if name == "." || name == ".." {
+            continue;
+        }
+        names.push(name);
+        if names.len() as u64 > MAX_ENTRIES {
+            break;
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn reopened(dir: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    open(dir, OsStr::new("."), OFlag::O_DIRECTORY)
 }
 
 /// Never waits, should it be a pipe by now.
@@ -107,6 +113,12 @@ fn open(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd>
                 | ResolveFlag::RESOLVE_NO_XDEV,
         );
     openat2(dir, name, how)
+}
+
+/// What a write changes, whatever is set back afterwards: the last time can't be (inode(7)).
+fn state(found: &FileStat) -> (i64, (i64, i64), (i64, i64)) {
+    let modified = (found.st_mtime, found.st_mtime_nsec);
+    (found.st_size, modified, (found.st_ctime, found.st_ctime_nsec))
 }
 
 fn kind(found: &FileStat) -> SFlag {
@@ -145,7 +157,7 @@ impl<W: Write> Walk<'_, W> {
         name: &OsStr,
         path: PathBuf,
     ) -> Result<Option<Step>, SnapshotError> {
-        if path.as_os_str().len() > MAX_PATH || path.iter().count() > MAX_DEPTH {
+        if path.as_os_str().len() >= MAX_PATH || path.iter().count() > MAX_DEPTH {
             self.left_out().deep += 1;
             return Ok(None);
         }
@@ -153,6 +165,11 @@ impl<W: Write> Walk<'_, W> {
             Ok(found) => found,
             Err(Errno::ENOENT) => {
                 self.left_out().changed += 1;
+                return Ok(None);
+            }
+            // A directory whose names may be read and nothing else of it.
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.left_out().unreadable += 1;
                 return Ok(None);
             }
             Err(error) => return Err(system(format!("looking at {}", shown(&path)))(error)),
@@ -202,8 +219,17 @@ impl<W: Write> Walk<'_, W> {
     ) -> Result<Option<Step>, SnapshotError> {
         let Some(fd) = self.open(dir, name, &path, OFlag::O_DIRECTORY)? else { return Ok(None) };
         let found = fstat(&fd).map_err(system(format!("looking at {}", shown(&path))))?;
+        let names = match list(&fd) {
+            Ok(names) => names,
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.left_out().unreadable += 1;
+                return Ok(None);
+            }
+            Err(error) => return Err(system(format!("reading the directory {}", shown(&path)))(error)),
+        };
         self.header(EntryType::Directory, &path, None, &found, 0)?;
-        Step::into(fd, path, self).map(Some)
+        self.room_for(names.len() as u64)?;
+        Ok(Some(Step::into(fd, path, names)))
     }
 
     fn link(
@@ -217,6 +243,10 @@ impl<W: Write> Walk<'_, W> {
             Ok(target) => self.header(EntryType::Symlink, path, Some(target.as_bytes()), found, 0),
             Err(Errno::ENOENT | Errno::EINVAL) => {
                 self.left_out().changed += 1;
+                Ok(())
+            }
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.left_out().unreadable += 1;
                 Ok(())
             }
             Err(error) => Err(system(format!("reading the link {}", shown(path)))(error)),
@@ -238,7 +268,7 @@ impl<W: Write> Walk<'_, W> {
         let size = u64::try_from(found.st_size).unwrap_or(u64::MAX);
         self.fits(&path, size)?;
         self.header(EntryType::Regular, &path, None, &found, size)?;
-        self.content(File::from(fd), &path, size)?;
+        self.content(File::from(fd), &path, &found)?;
         if several {
             self.first_names.insert(inode, path);
         }
@@ -259,16 +289,15 @@ impl<W: Write> Walk<'_, W> {
         }
     }
 
-    fn content(&mut self, mut file: File, path: &Path, size: u64) -> Result<(), SnapshotError> {
+    fn content(&mut self, mut file: File, path: &Path, before: &FileStat) -> Result<(), SnapshotError> {
+        let size = u64::try_from(before.st_size).unwrap_or(u64::MAX);
         let mut left = size;
-        let mut changed = false;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
             let part = self.buffer.get_mut(..most).unwrap_or_default();
             let length = match file.read(part) {
                 // It became shorter: its header is written, so zeros stand for the rest.
                 Ok(0) => {
-                    changed = true;
                     part.fill(0);
                     most
                 }
@@ -283,7 +312,8 @@ impl<W: Write> Walk<'_, W> {
             self.packed.amount.bytes += length as u64;
             (self.progress)(self.packed.amount.bytes);
         }
-        self.packed.left_out.changed += u64::from(changed);
+        let after = fstat(&file).map_err(system(format!("looking at {}", shown(path))))?;
+        self.packed.left_out.changed += u64::from(state(before) != state(&after));
         self.pad(size)
     }
 
