@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use agent::confine::{self, Reach};
 use agent::plan::{Hidden, Id, Ids};
 use agent::snapshot::container::Writer;
-use agent::snapshot::{LeftOut, MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
+use agent::snapshot::{MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -31,7 +31,7 @@ pub struct Wanted<'a> {
     pub file: Option<&'a Path>,
     /// The agent's files, where they are not in the sandbox's own directory.
     pub workspace: Option<&'a Path>,
-    /// The most bytes of files.
+    /// The most that all in it may come to.
     pub most: u64,
     /// How far it is.
     pub meter: Meter,
@@ -76,7 +76,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
             )
         })
         .map_err(told)?;
-    let room = Room { most: wanted.most, taken: state.1.amount.bytes };
+    let room = Room { most: wanted.most, taken: state.1.amount.charged() };
     let origin = files.as_ref().map_or(Origin::Elsewhere, |files| files.origin);
     let files = files
         .map(|Files { dir, user, .. }| {
@@ -231,24 +231,7 @@ fn missing(claim: &Claim, manifest: &Manifest) -> Vec<String> {
     if holds_anything(&claim.dir.join("root")) {
         said.push("what was changed in its other root (--root) is not in it: only /sandbox is".into());
     }
-    for (of, member) in [("records", Some(&manifest.state)), ("workspace", manifest.workspace.as_ref())] {
-        let Some(LeftOut { special, unreadable, deep, mounts, changed }) =
-            member.map(|member| member.left_out)
-        else {
-            continue;
-        };
-        for (count, what) in [
-            (special, "devices, pipes or sockets were left out"),
-            (unreadable, "files or directories can't be read by the user whose directory it is, and were left out"),
-            (deep, "files or directories lie too deep, and were left out"),
-            (mounts, "mounted filesystems were left out"),
-            (changed, "files changed while they were read: stop whatever writes there, and make another"),
-        ] {
-            if count > 0 {
-                said.push(format!("{of}: {count} {what}"));
-            }
-        }
-    }
+    said.extend(manifest.left_out());
     said
 }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// A file more than what is read, what is written and what is open on the way down a tree.
 const MAX_DESCRIPTORS: u64 = 512;
 /// Bytes of what the child may say.
-const MAX_REPORT: u64 = 64 << 10;
+const MAX_REPORT: u64 = 4 << 20;
 /// Characters of why it failed.
 const MAX_WHY: usize = 8192;
 

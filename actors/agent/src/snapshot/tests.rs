@@ -18,7 +18,7 @@ fn packed(dir: &Path, progress: Progress<'_>) -> (Packed, Vec<u8>) {
 fn filled(out: &[u8], amount: Amount) -> tempfile::TempDir {
     let into = tempfile::tempdir().unwrap();
     let dir = File::open(into.path()).unwrap();
-    fill(out, Some(dir.as_fd()), ALL, amount, None, &mut |_| {}).unwrap();
+    fill(out, Some(dir.as_fd()), ALL, amount, &[], &mut |_| {}).unwrap();
     into
 }
 
@@ -101,7 +101,7 @@ fn what_is_there_already_is_never_written_to_nor_followed() {
             false => fs::hard_link(&victim, into.path().join("file")).unwrap(),
         }
         let dir = File::open(into.path()).unwrap();
-        let refused = fill(out.as_slice(), Some(dir.as_fd()), ALL, packed.amount, None, &mut |_| {});
+        let refused = fill(out.as_slice(), Some(dir.as_fd()), ALL, packed.amount, &[], &mut |_| {});
         assert!(refused.unwrap_err().to_string().contains("exists"));
         assert_eq!(fs::read_to_string(&victim).unwrap(), "as it was");
     }
@@ -163,7 +163,7 @@ fn a_changed_archive_makes_nothing_elsewhere() {
     fs::hard_link(dir.path().join("sub/file"), dir.path().join("second")).unwrap();
     let (packed, out) = packed(dir.path(), &mut |_| {});
     let mut plain = Vec::new();
-    io::Read::read_to_end(&mut press::plain(out.as_slice()), &mut plain).unwrap();
+    io::Read::read_to_end(&mut press::Plain::new(out.as_slice()), &mut plain).unwrap();
     assert_eq!(plain.len() as u64, packed.amount.archive);
     let (mut refused, noise) = (0, noise(8 * CHANGES));
     for change in noise.chunks_exact(8) {
@@ -182,7 +182,7 @@ fn a_changed_archive_makes_nothing_elsewhere() {
         let into = tempfile::tempdir().unwrap();
         let open = File::open(into.path()).unwrap();
         refused += u32::from(
-            fill(bytes.as_slice(), Some(open.as_fd()), ALL, packed.amount, None, &mut |_| {}).is_err(),
+            fill(bytes.as_slice(), Some(open.as_fd()), ALL, packed.amount, &[], &mut |_| {}).is_err(),
         );
         assert_eq!(fs::read_to_string(&canary).unwrap(), "as it was");
         assert_eq!(fs::metadata(&canary).unwrap().nlink(), 1);

@@ -2,6 +2,7 @@
 //! through no link and into no other mount, so an agent that exchanges a file for a link meanwhile gains nothing. No recursion: what is
 //! open on the way down is a list, and no longer than a path may be deep.
 
+use super::form::{self, BLOCK};
 use super::press::Press;
 use super::{
     Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select,
@@ -17,12 +18,10 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use tar::{EntryType, Header};
+use tar::EntryType;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 128 << 10;
-/// A block of tar's.
-const BLOCK: u64 = 512;
 
 /// Writes the archive of what is below `root` and belongs, compressed.
 ///
@@ -266,7 +265,6 @@ impl<W: Write> Walk<'_, W> {
             return self.header(EntryType::Link, &path, Some(first.as_os_str().as_bytes()), &found, 0);
         }
         let size = u64::try_from(found.st_size).unwrap_or(u64::MAX);
-        self.fits(&path, size)?;
         self.header(EntryType::Regular, &path, None, &found, size)?;
         self.content(File::from(fd), &path, &found)?;
         if several {
@@ -275,14 +273,14 @@ impl<W: Write> Walk<'_, W> {
         Ok(())
     }
 
-    /// A sparse file counts with what it seems to hold.
+    /// A sparse file counts with what it seems to hold, and each entry with what it takes on a disk.
     fn fits(&self, path: &Path, size: u64) -> Result<(), SnapshotError> {
         if size > MAX_FILE {
             let what = format!("the size of {}, {size} bytes,", shown(path));
             return Err(SnapshotError::TooMuch { what, limit: MAX_FILE });
         }
         let Room { most, taken } = self.room;
-        let all = taken.saturating_add(self.packed.amount.bytes).saturating_add(size);
+        let all = taken.saturating_add(self.packed.amount.charged()).saturating_add(size);
         match all > most {
             true => Err(SnapshotError::NoRoom { path: shown(path), all, most }),
             false => Ok(()),
@@ -322,7 +320,7 @@ impl<W: Write> Walk<'_, W> {
         self.archive.write_all(&vec![0; short]).map_err(system("writing the snapshot"))
     }
 
-    /// An extended header with all of the name and the time, then the header (POSIX, pax Interchange Format).
+    /// All that comes before an entry's content, if there is room for it.
     fn header(
         &mut self,
         kind: EntryType,
@@ -332,20 +330,18 @@ impl<W: Write> Walk<'_, W> {
         size: u64,
     ) -> Result<(), SnapshotError> {
         self.room_for(1)?;
-        self.packed.amount.entries += 1;
-        let mut records = record("path", path.as_os_str().as_bytes());
-        if let Some(target) = target {
-            if target.is_empty() || target.len() > MAX_PATH {
-                return Err(refused(format!("the link {} leads nowhere", shown(path))));
-            }
-            records.extend(record("linkpath", target));
+        if target.is_some_and(|target| target.is_empty() || target.len() >= MAX_PATH) {
+            return Err(refused(format!("the link {} leads nowhere", shown(path))));
         }
-        records.extend(record("mtime", time(found.st_mtime, found.st_mtime_nsec).as_bytes()));
+        self.packed.amount.entries += 1;
+        self.fits(path, size)?;
+        let modified = (found.st_mtime, u32::try_from(found.st_mtime_nsec).unwrap_or_default());
+        let records = form::records(path.as_os_str().as_bytes(), target, modified);
         let length = records.len() as u64;
-        self.write(&block(EntryType::XHeader, 0o600, length))?;
+        self.write(&form::extension(length))?;
         self.write(&records)?;
         self.pad(length)?;
-        self.write(&block(kind, found.st_mode & 0o777, size))
+        self.write(&form::block(kind, found.st_mode & 0o777, size))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
@@ -353,64 +349,8 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn finish(mut self) -> Result<Packed, SnapshotError> {
-        self.write(&[0; 2 * BLOCK as usize])?;
+        self.write(&[0; form::END as usize])?;
         self.packed.amount.archive = self.archive.finish().map_err(system("writing the snapshot"))?;
         Ok(self.packed)
-    }
-}
-
-/// A header whose name is in the one before it.
-fn block(kind: EntryType, mode: u32, size: u64) -> [u8; BLOCK as usize] {
-    let mut header = Header::new_ustar();
-    if let Some(name) = header.as_old_mut().name.first_mut() {
-        *name = b'-';
-    }
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_cksum();
-    *header.as_bytes()
-}
-
-/// `LENGTH KEY=VALUE\n`, where the length counts itself.
-fn record(key: &str, value: &[u8]) -> Vec<u8> {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
-}
-
-/// Seconds with a fraction, as a decimal number.
-fn time(seconds: i64, nanoseconds: i64) -> String {
-    match (seconds, nanoseconds) {
-        (..0, 1..) => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds),
-        _ => format!("{seconds}.{nanoseconds:09}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_counts_itself() {
-        for n in 0..2000 {
-            let record = record("path", &vec![b'a'; n]);
-            let said = record.split(|b| *b == b' ').next().unwrap();
-            assert_eq!(String::from_utf8_lossy(said), record.len().to_string());
-        }
-    }
-
-    #[test]
-    fn a_time_before_1970_is_one_number() {
-        assert_eq!(time(1, 5), "1.000000005");
-        assert_eq!(time(-5, 0), "-5.000000000");
-        assert_eq!(time(-5, 100_000_000), "-4.900000000");
-        assert_eq!(time(-1, 100_000_000), "-0.900000000");
     }
 }
