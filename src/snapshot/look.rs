@@ -65,7 +65,10 @@ fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
         let all = manifest.charged();
         return Err(SnapshotError::NoRoom { path: "all that it says of itself".into(), all, most });
     }
-    if [Some(&manifest.state), manifest.workspace.as_ref()].into_iter().flatten().any(|member| member.holds.is_padded())
+    if [Some(&manifest.state), manifest.workspace.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|member| member.holds.is_padded())
     {
         return Err(SnapshotError::Refused("its archive is said to be larger than what is in it".into()));
     }
@@ -115,9 +118,8 @@ fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
             line.chars().map(plain).collect()
         })
         .collect();
-    let too_much = |what: &str, limit: usize| {
-        Err(SnapshotError::TooMuch { what: what.into(), limit: limit as u64 })
-    };
+    let too_much =
+        |what: &str, limit: usize| Err(SnapshotError::TooMuch { what: what.into(), limit: limit as u64 });
     match (all.len(), all.iter().map(String::len).sum::<usize>()) {
         (count, _) if count > MAX_ANSWERS => too_much("the number of its approvals", MAX_ANSWERS),
         (_, length) if length > MAX_ANSWERED => too_much("the length of its approvals", MAX_ANSWERED),

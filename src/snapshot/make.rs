@@ -188,7 +188,8 @@ impl Files {
     ) -> Result<Self, Failure> {
         let real = workspace::check(named, before)?;
         workspace::shows_no_state(named, &real, claim, hidden)?;
-        let told = |e: io::Error| Failure::refused(format!("workspace {}: {e}; name another", named.display()));
+        let told =
+            |e: io::Error| Failure::refused(format!("workspace {}: {e}; name another", named.display()));
         let dir = File::open(&real).map_err(told)?;
         let found = dir.metadata().map_err(told)?;
         let user = match ids {

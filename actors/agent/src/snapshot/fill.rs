@@ -5,7 +5,6 @@
 use super::press::Plain;
 use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, form, refused, shown};
 use crate::image::entry::{Entry, Extended, Kind, Names, Place, judge};
-use tar::EntryType;
 use crate::image::tree::{self, Tree, broken};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
@@ -15,6 +14,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use tar::EntryType;
 
 /// Bytes that are written at a time; as many zeros are left out, and read as zeros all the same.
 const BUFFER: usize = 64 << 10;
@@ -129,7 +129,9 @@ fn as_written(entry: &Entry, header: &tar::Header, records: &[u8]) -> Result<(),
     let wanted = form::records(path.as_os_str().as_bytes(), target.as_deref(), entry.modified);
     match records == wanted && *header.as_bytes() == form::block(kind, entry.mode, entry.size) {
         true => Ok(()),
-        false => Err(refused(format!("entry {}: its headers are not written as a snapshot's are", shown(path)))),
+        false => {
+            Err(refused(format!("entry {}: its headers are not written as a snapshot's are", shown(path))))
+        }
     }
 }
 

@@ -20,8 +20,8 @@ mod press;
 mod tests;
 mod walk;
 
-pub use fill::{Seen, fill};
 pub use crate::image::tree::take_away;
+pub use fill::{Seen, fill};
 pub use walk::pack;
 
 use std::fmt;
@@ -151,7 +151,9 @@ pub enum SnapshotError {
         limit: u64,
     },
     /// All files together are more than there is room for.
-    #[error("with {path} all together comes to {all} bytes, 4096 for each entry among them, which is more than {most}")]
+    #[error(
+        "with {path} all together comes to {all} bytes, 4096 for each entry among them, which is more than {most}"
+    )]
     NoRoom {
         /// Where that was noticed, as it may be shown.
         path: String,
