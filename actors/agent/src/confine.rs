@@ -1,5 +1,5 @@
 //! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be root: so it is a child in a
-//! user namespace of its own that maps one unprivileged id, without network or neighbours, and by Landlock can open nothing but
+//! user namespace of its own that maps one id (root's only to read a directory of root's), without network or neighbours, and by Landlock can open nothing but
 //! the directory that it reads and the one that it fills. It has no capability, or the one by which it reads all of its own user's files,
 //! whatever their modes. It dies with the command.
 
