@@ -96,11 +96,11 @@ pub fn roots_own_files_are_not_read_for_the_agent(stage: &Stage) -> Result<()> {
 /// What a start makes the agent's own by an id-mapped mount, and `onboard` makes: nobody else may look into it.
 pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
     const SOMEBODY: u32 = 23_456;
-    for owner in [0, SOMEBODY] {
-        let name = format!("{}-{owner}", stage.name());
-        let workspace = stage.dir().join(format!("work-{owner}"));
+    for (owner, group) in [(0, 0), (SOMEBODY, SOMEBODY), (0, SOMEBODY)] {
+        let name = format!("{}-{owner}-{group}", stage.name());
+        let workspace = stage.dir().join(format!("work-{owner}-{group}"));
         std::fs::create_dir(&workspace)?;
-        std::os::unix::fs::chown(&workspace, Some(owner), Some(owner))?;
+        std::os::unix::fs::chown(&workspace, Some(owner), Some(group))?;
         std::fs::set_permissions(&workspace, Permissions::from_mode(0o700))?;
         let named = workspace.display().to_string();
         let work = "umask 077; printf mine > mine; mkdir d; printf in > d/in; chmod 744 d; mkdir shut; printf s > shut/s; chmod 0 shut";
@@ -111,7 +111,7 @@ pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
         std::fs::write(&theirs, SECRET)?;
         std::fs::set_permissions(&theirs, Permissions::from_mode(0o600))?;
         std::os::unix::fs::chown(&theirs, Some(not), Some(not))?;
-        let (_, text) = file(stage, &format!("{owner}.cofferdam"));
+        let (_, text) = file(stage, &format!("{owner}-{group}.cofferdam"));
         let said = stage.call(&["snapshot", &name, &text, "--workspace", &named])?.expect_code(0)?.err();
         ensure!(said.contains("workspace: 1 files or directories can't be read"), "{said}");
         let second = format!("{name}-b");

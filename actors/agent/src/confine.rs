@@ -1,7 +1,7 @@
 //! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be root: so it is a child in a
-//! user namespace of its own that maps one id (root's only to read a directory of root's), without network or neighbours, and by Landlock can open nothing but
-//! the directory that it reads and the one that it fills. It has no capability, or the one by which it reads all of its own user's files,
-//! whatever their modes. It dies with the command.
+//! user namespace of its own that maps one id (root's only to read a directory of root's), without network or neighbours, and by
+//! Landlock can open nothing but the directory that it reads and the one that it fills. It has no capability, or the one by which it
+//! reads all of its own user's files, whatever their modes. It dies with the command.
 
 use crate::isolation::capabilities;
 use crate::plan::Id;
@@ -74,7 +74,7 @@ pub fn run<E: std::fmt::Display>(
     job: impl FnOnce() -> Result<String, E>,
 ) -> Result<String, Failed> {
     // Before the namespace, in which nobody is who they were.
-    let changes = nix::unistd::geteuid().as_raw() != user.uid;
+    let changes = nix::unistd::geteuid().as_raw() != user.uid || nix::unistd::getegid().as_raw() != user.gid;
     let (go_read, go_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let (said_read, said_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
