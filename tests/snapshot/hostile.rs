@@ -408,7 +408,7 @@ fn attacks(outside: &Path) -> Vec<Attack> {
         state("a directory that is a file", a_directory("approvals.json"), "no place in a snapshot"),
     ]);
     let lies = |what, lies: Lies, said| {
-        (what, Forged { lies, ..Forged::of(vec![a_file("f", "content")]) }.bytes(), said)
+        (what, Forged { lies, ..Forged::of(vec![a_file("f", "content"), a_file("g", "")]) }.bytes(), said)
     };
     all.extend([
         lies(
@@ -419,10 +419,11 @@ fn attacks(outside: &Path) -> Vec<Attack> {
         lies("no digest", Lies { digest: Some("sha256:0".into()), ..Lies::default() }, "no digest"),
         lies(
             "fewer entries said",
-            Lies { entries: Some(0), ..Lies::default() },
+            Lies { entries: Some(1), ..Lies::default() },
             "more entries than its manifest says",
         ),
-        lies("more entries said", Lies { entries: Some(2), ..Lies::default() }, "its manifest says"),
+        lies("no entries said", Lies { entries: Some(0), ..Lies::default() }, "larger than what is in it"),
+        lies("more entries said", Lies { entries: Some(3), ..Lies::default() }, "its manifest says"),
         lies("fewer bytes said", Lies { bytes: Some(1), ..Lies::default() }, "more than its manifest says"),
         lies(
             "a smaller archive said",
