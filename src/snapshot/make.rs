@@ -87,7 +87,10 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
         .map_err(told)?;
     let manifest = Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
     writer.finish(&manifest.text().map_err(told)?).map_err(told)?;
-    let found = super::look(&place.file, ids, wanted.most, wanted.meter)?;
+    let found = super::look(&place.file, ids, wanted.most, wanted.meter).map_err(|failure| {
+        let message = format!("no restore would take it: {}; see {}", failure.message, claim.dir.display());
+        Failure { message, ..failure }
+    })?;
     if found.manifest != manifest {
         return Err(Failure::refused(
             "the snapshot does not read back as it was written: there is no file; try again",

@@ -254,6 +254,15 @@ pub fn counts_of_budgets_are_judged_and_nobody_elses(stage: &Stage) -> Result<()
         }
         nothing_came(stage, "forged")?;
     }
+    // A sandbox that has such is told before it is needed.
+    let name = stage.name();
+    sandbox(stage, &name, "true")?;
+    stage.write(&format!("state/{name}/budgets.json"), "garbage")?;
+    let (path, text) = file(stage, "made.cofferdam");
+    let said = stage.call(&["snapshot", &name, &text])?.expect_code(125)?.err();
+    let dir = stage.state().join(&name).display().to_string();
+    ensure!(said.contains("counts of budgets (budgets.json) can't be read") && said.contains(&dir), "{said}");
+    ensure!(!path.exists());
     let member = Member { mode: 0, ..a_file("budgets.json", counts) };
     let forged = Forged { state: vec![member], ..Forged::of(Vec::new()) };
     let path = write(stage, "good.cofferdam", &forged.bytes())?.display().to_string();
