@@ -274,6 +274,35 @@ pub fn counts_of_budgets_are_judged_and_nobody_elses(stage: &Stage) -> Result<()
     Ok(())
 }
 
+/// A long name of a program hid the path behind the place where a line was cut.
+pub fn approvals_are_shown_whole_and_what_they_open_first(stage: &Stage) -> Result<()> {
+    let binary = format!("/usr/bin/{}", "x".repeat(300));
+    let path = |n: u64| format!("/{n}/{}\u{1b}[2J", "p".repeat(1000));
+    let question = |n: u64| {
+        serde_json::json!({
+            "asked": { "host": "api.bed.test", "port": 443, "method": "GET", "path": path(n), "binary": binary, "sha256": "0" },
+            "answer": { "approved": { "scope": "good", "rule": {} } },
+            "generation": 1, "count": 1, "first_at": "2026-01-01T00:00:00Z", "last_at": "2026-01-01T00:00:00Z", "by": 0,
+        })
+    };
+    let questions: serde_json::Map<_, _> = (1..=250).map(|n| (n.to_string(), question(n))).collect();
+    let kept = serde_json::json!({ "last_id": 250, "questions": questions }).to_string();
+    let forged = Forged { state: vec![a_file("approvals.json", &kept)], ..Forged::of(Vec::new()) };
+    let file = write(stage, "one.cofferdam", &forged.bytes())?.display().to_string();
+    let check = stage.json(&["restore", "--check", &file, "--json"])?;
+    let lines = check["approvals"].as_array().cloned().unwrap_or_default();
+    ensure!(lines.len() == 250, "{}", lines.len());
+    let spelt = path(1).replace('\u{1b}', "\\u{1b}");
+    ensure!(lines[0] == format!("GET api.bed.test:443{spelt} by {binary}").as_str(), "{}", lines[0]);
+    let told = stage.call(&["restore", "--check", &file])?.expect_code(0)?.out();
+    ensure!(
+        told.contains("GET api.bed.test:443/1/ppp") && told.contains("(cut: --json has all of it)"),
+        "{told}"
+    );
+    ensure!(!told.contains('\u{1b}') && told.lines().all(|line| line.len() < 300), "{told}");
+    Ok(())
+}
+
 /// Empty ones, too: a disk is full of them as of any other.
 pub fn every_entry_counts(stage: &Stage) -> Result<()> {
     let name = stage.name();

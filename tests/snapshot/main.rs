@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             a_directory_with_state_in_it_is_no_workspace,
             what_an_earlier_restore_left_refuses_no_later_one.only(Mode::Rootless),
             counts_of_budgets_are_judged_and_nobody_elses.only(Mode::Rooted),
+            approvals_are_shown_whole_and_what_they_open_first.only(Mode::Rootless),
             every_entry_counts.only(Mode::Rootless),
             hostile_files_make_nothing.only(Mode::Rootless),
             a_hostile_file_writes_nothing_elsewhere_as_root.only(Mode::Rooted),
