@@ -107,9 +107,9 @@ pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
         stage.run(&["--name", &name, "--workspace", &named], &["sh", "-c", work])?.expect_code(0)?;
         ensure!(std::fs::metadata(workspace.join("mine"))?.uid() == owner, "the control: an id-mapped mount");
         // Somebody else's in there is not the agent's to read.
-        let (theirs, not) = (workspace.join("theirs"), if owner == 0 { SOMEBODY } else { 0 });
+        let (theirs, not) = (workspace.join("theirs"), if owner == 0 { SOMEBODY + 1 } else { 0 });
         std::fs::write(&theirs, SECRET)?;
-        std::fs::set_permissions(&theirs, Permissions::from_mode(0o600))?;
+        std::fs::set_permissions(&theirs, Permissions::from_mode(0o640))?;
         std::os::unix::fs::chown(&theirs, Some(not), Some(not))?;
         let (_, text) = file(stage, &format!("{owner}-{group}.cofferdam"));
         let said = stage.call(&["snapshot", &name, &text, "--workspace", &named])?.expect_code(0)?.err();
