@@ -19,6 +19,8 @@ use crate::state::{Name, Root};
 
 /// Bytes between two words on how far it is.
 const WORD_EVERY: u64 = 32 << 20;
+/// Characters of an approval that are shown in a table.
+const MAX_SHOWN: usize = 200;
 /// Begins a terminal's line anew.
 const CLEAR: &str = "\r\x1b[K";
 /// Nobody's, where a command of root's only looks at a file.
@@ -81,15 +83,16 @@ pub fn restore(root: &Root, args: &RestoreArgs) -> Outcome {
     let file = open(&args.file)?;
     let judged = |failure: Failure| Failure { message: format!("{shown}: {}", failure.message), ..failure };
     whole(|| {
-        let Found { manifest, approvals } =
-            look(&file, looker(), args.max_size.as_u64(), meter()).map_err(judged)?;
+        let found = look(&file, looker(), args.max_size.as_u64(), meter()).map_err(judged)?;
         if args.check {
-            return told(&manifest, &approvals, args.json);
+            return told(&found, args.json);
         }
+        let Found { manifest, approvals, .. } = found;
         let name = args.name.as_deref().unwrap_or(&manifest.name);
         let name = Name::parse(name)?;
         let keep = decide(&args.file, &approvals, args.approvals)?;
         let brought = bring(root, &name, (&file, &manifest), keep, meter()).map_err(judged)?;
+        manifest.left_out().iter().for_each(|text| warn(&format!("of the sandbox it was made of, {text}")));
         if args.json {
             let restored = Restored {
                 name: name.as_str(),
@@ -134,9 +137,10 @@ fn decide(file: &Path, approvals: &[String], word: Option<ApprovalsWord>) -> Res
     }
 }
 
-fn told(manifest: &Manifest, approvals: &[String], json: bool) -> Outcome {
+fn told(found: &Found, json: bool) -> Outcome {
+    let Found { manifest, approvals, budgets } = found;
     if json {
-        print_json(&serde_json::json!({ "manifest": manifest, "approvals": approvals }))?;
+        print_json(&found)?;
         return Ok(0);
     }
     let entries = |n: u64, bytes: u64| format!("{n} entries, {}", size(bytes));
@@ -153,9 +157,19 @@ fn told(manifest: &Manifest, approvals: &[String], json: bool) -> Outcome {
             ),
         ],
     ];
-    rows.extend(approvals.iter().map(|line| vec!["approved for good".into(), line.clone()]));
+    rows.extend(budgets.map(|n| vec!["counts of budgets".into(), format!("{n}, which go on from there")]));
+    rows.extend(manifest.left_out().into_iter().map(|text| vec!["not in it".into(), text]));
+    rows.extend(approvals.iter().map(|line| vec!["approved for good".into(), cut(line)]));
     print(&table(&rows))?;
     Ok(0)
+}
+
+/// Of a line of plain characters as many as a table takes; `--json` has them all.
+fn cut(line: &str) -> String {
+    match line.get(..MAX_SHOWN) {
+        Some(begin) if line.len() > MAX_SHOWN => format!("{begin}... (cut: --json has all of it)"),
+        _ => line.to_owned(),
+    }
 }
 
 /// Never waits, should it be a pipe.

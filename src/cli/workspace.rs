@@ -84,7 +84,10 @@ pub fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure
 }
 
 /// Of what lies in cofferdam's state only a sandbox's own workspace is its agent's.
-fn shows_no_state(named: &Path, real: &Path, claim: &Claim, hidden: &Hidden) -> Result<(), Failure> {
+///
+/// # Errors
+/// Where a workspace at this real place would show more of it.
+pub fn shows_no_state(named: &Path, real: &Path, claim: &Claim, hidden: &Hidden) -> Result<(), Failure> {
     let own = fs::canonicalize(&claim.dir)?.join("workspace");
     let seen = if real == own { hidden.seen_in_own(real) } else { hidden.seen_at(real) };
     seen.map_or(Ok(()), |state| {

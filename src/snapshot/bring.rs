@@ -2,8 +2,8 @@
 //! rename: whoever is interrupted or killed before that leaves nothing that is used, and the next restore clears it away.
 //!
 //! ```text
-//! STATE/.restoring/lock     held by the one restore that is at work
-//! STATE/.restoring/NAME/    what it makes: the sandbox's directory to be, claimed like one
+//! STATE/.restoring/.lock    held by the one restore that is at work
+//! STATE/.restoring/NAME/    what it makes: the sandbox's directory to be, claimed like one; NAME-2 where something of before won't go
 //! ```
 //! A file may be anybody's, so what it says is not believed where that would let something through: approvals come in force only where the
 //! operator says so, and the audit log and the agents' output of before are put aside as `earlier/`, never taken for this sandbox's own.
@@ -17,16 +17,20 @@ use std::path::{Path, PathBuf};
 use agent::confine::{self, Reach};
 use agent::plan::Id;
 use agent::snapshot::container::Container;
-use agent::snapshot::{MAX_FILE, MAX_MEMORY, Select, SnapshotError, fill};
+use agent::snapshot::{MAX_FILE, MAX_MEMORY, Select, SnapshotError, fill, take_away};
 
 use super::manifest::{Manifest, Member};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, is_in_force, keeper, owner, records, told};
-use crate::cli::out::Failure;
+use crate::cli::out::{Failure, warn};
 use crate::cli::{ids, places};
 use crate::state::{Claim, Name, Root, open_lock};
 
 /// Beside the sandboxes: no name of one begins with a dot.
 const RESTORING: &str = ".restoring";
+/// In there; no name of a sandbox is this one.
+const LOCK: &str = ".lock";
+/// Names that are tried for what is made.
+const MAX_TRIED: u32 = 100;
 /// The record of before, in a restored sandbox's directory.
 pub const EARLIER: &str = "earlier";
 
@@ -52,7 +56,7 @@ pub fn bring(
     let dir = root.instance(name);
     is_free(&dir, name)?;
     let at_work = AtWork::begin(root)?;
-    let coming = at_work.root.claim(name, "--name")?;
+    let coming = at_work.root.claim(&at_work.free(name)?, "--name")?;
     let ids = ids::choose_in(&coming, root.dir())?;
     let told_io = |e: io::Error| Failure::refused(format!("can't restore to {}: {e}", coming.dir.display()));
     let from = |what| Source { file, what, meter };
@@ -124,7 +128,7 @@ impl AtWork {
         if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0 {
             return Err(told(io::Error::other("it is not a directory that is yours alone: remove it")));
         }
-        let lock = open_lock(&dir.join("lock")).map_err(told)?;
+        let lock = open_lock(&dir.join(LOCK)).map_err(told)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -136,54 +140,42 @@ impl AtWork {
             Err(fs::TryLockError::Error(e)) => return Err(told(e)),
         }
         let at_work = Self { root: Root::locate(Some(&dir))?, _lock: lock };
-        at_work.clear().map_err(told)?;
+        at_work.clear().into_iter().for_each(|text| warn(&text));
         Ok(at_work)
     }
 
-    /// All but the lock.
-    fn clear(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.dir())? {
-            let entry = entry?;
-            if entry.file_name() != "lock" {
-                remove(&entry.path())?;
-            }
-        }
-        Ok(())
+    /// A name of which there is nothing.
+    fn free(&self, name: &Name) -> Result<Name, Failure> {
+        let is_free = |name: &Name| fs::symlink_metadata(self.root.instance(name)).is_err();
+        (1..=MAX_TRIED).map(|n| name.numbered(n)).find(is_free).ok_or_else(|| {
+            Failure::refused(format!("too much is left in {}: remove it", self.root.dir().display()))
+        })
+    }
+
+    /// All but the lock; tells what won't go.
+    fn clear(&self) -> Vec<String> {
+        let dir = self.root.dir();
+        let told = |path: &Path, e: io::Error| {
+            format!("what an earlier restore left can't be removed: {}: {e}; remove it", path.display())
+        };
+        let read = || Ok::<_, io::Error>((File::open(dir)?, fs::read_dir(dir)?));
+        let (handle, entries) = match read() {
+            Ok(read) => read,
+            Err(e) => return vec![told(dir, e)],
+        };
+        let left = entries.flatten().map(|entry| entry.file_name()).filter(|name| name != LOCK);
+        left.filter_map(|name| {
+            take_away(handle.as_fd(), &name).err().map(|e| told(&dir.join(&name), e.into()))
+        })
+        .collect()
     }
 }
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        // What was put in its place is here no more. What can't be removed is left for the next.
+        // What was put in its place is here no more. What can't be removed the next tells of.
         let _left = self.clear();
     }
-}
-
-/// A whole tree, never through a link (std's promise), whatever modes an agent gave its directories.
-fn remove(path: &Path) -> io::Result<()> {
-    let found = fs::symlink_metadata(path)?;
-    if !found.is_dir() {
-        return fs::remove_file(path);
-    }
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }
-        other => other,
-    }
-}
-
-/// No deeper than a snapshot's paths are, and nobody else may enter what is above.
-fn open_up(dir: &Path) -> io::Result<()> {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// A directory to fill, and whose it is to be.
@@ -217,7 +209,7 @@ impl Source<'_> {
         let said = confine::run(user, reach, || {
             let container = Container::open(file, MEMBERS)?;
             let filled = container.read(name, &member.stored, |bytes| {
-                fill(bytes, Some(into.as_fd()), select, member.holds, None, &mut |bytes| meter(bytes))
+                fill(bytes, Some(into.as_fd()), select, member.holds, &[], &mut |bytes| meter(bytes))
             });
             filled.map(|_| String::new())
         });
@@ -234,7 +226,11 @@ fn sort(earlier: &Path, dir: &Path, approvals: bool) -> io::Result<bool> {
         let is_approvals = name == crate::compose::APPROVALS;
         match is_approvals && !approvals {
             true => fs::remove_file(earlier.join(name))?,
-            false => fs::rename(earlier.join(name), dir.join(name))?,
+            false => {
+                fs::rename(earlier.join(name), dir.join(name))?;
+                // Whatever mode it was said to have: who goes on with it must be able to, and nobody else.
+                fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o600))?;
+            }
         }
         are_there |= is_approvals && approvals;
     }
@@ -262,5 +258,18 @@ mod tests {
         assert!(!left.exists());
         fs::remove_dir(state.path().join(".restoring")).unwrap_err();
         assert!(Path::new("/usr").exists());
+    }
+
+    #[test]
+    fn what_is_made_has_a_name_of_its_own_and_a_sandbox_may_be_called_lock() {
+        let state = tempfile::tempdir().unwrap();
+        let at_work = AtWork::begin(&Root::locate(Some(state.path())).unwrap()).unwrap();
+        let lock = Name::parse("lock").unwrap();
+        assert_eq!(at_work.free(&lock).unwrap(), lock);
+        // Something of before that didn't go.
+        fs::create_dir(at_work.root.instance(&lock)).unwrap();
+        let free = at_work.free(&lock).unwrap();
+        assert_eq!(free, lock.numbered(2));
+        drop(at_work.root.claim(&free, "--name").unwrap());
     }
 }

@@ -6,18 +6,20 @@ use std::fs::File;
 use agent::confine;
 use agent::plan::Ids;
 use agent::snapshot::container::Container;
-use agent::snapshot::{Amount, SnapshotError, fill};
+use agent::snapshot::{SnapshotError, fill};
 use operator::approvals::Kept;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-use super::manifest::{Manifest, Member, Origin};
+use super::manifest::{Manifest, Origin};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, keeper, mended, reads, records, told};
 use crate::cli::out::Failure;
 
 /// Answers that a file may bring: a book has no more (docs/limits.md).
 const MAX_ANSWERS: usize = 256;
-/// Characters of one that are shown.
+/// Characters of all of them: the process that judges may not say more.
+const MAX_ANSWERED: usize = 3 << 20;
+/// Characters of a name in a manifest.
 const MAX_SHOWN: usize = 200;
 
 /// What a file holds.
@@ -28,9 +30,11 @@ pub struct Found {
     pub manifest: Manifest,
     /// The approvals for good in it, a line each.
     pub approvals: Vec<String>,
+    /// How many counts of budgets, if they were kept.
+    pub budgets: Option<usize>,
 }
 
-/// Reads it all, unless its files are said to be more than `most` bytes.
+/// Reads it all, unless what is in it is said to come to more than `most` bytes.
 ///
 /// # Errors
 /// When it is not what [`super::make()`] makes, or more than may be.
@@ -57,32 +61,40 @@ fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
         return Err(SnapshotError::Refused("its manifest has names that can't be".into()));
     }
     // Before anything is decompressed: what it may come to is what it says.
-    if manifest.bytes() > most {
-        let all = manifest.bytes();
+    if manifest.charged() > most {
+        let all = manifest.charged();
         return Err(SnapshotError::NoRoom { path: "all that it says of itself".into(), all, most });
     }
-    if [Some(&manifest.state), manifest.workspace.as_ref()].into_iter().flatten().any(is_padded) {
+    if [Some(&manifest.state), manifest.workspace.as_ref()]
+        .into_iter()
+        .flatten()
+        .any(|member| member.holds.is_padded())
+    {
         return Err(SnapshotError::Refused("its archive is said to be larger than what is in it".into()));
     }
-    let taken = container.read(STATE, &manifest.state.stored, |bytes| {
-        let wanted = Path::new(crate::compose::APPROVALS);
-        fill(bytes, None, records(), manifest.state.holds, Some(wanted), &mut |bytes| meter(bytes))
-    })?;
+    let in_force = [crate::compose::APPROVALS, gateway::budgets::FILE].map(Path::new);
+    let [approvals, budgets] = in_force;
+    let taken = container
+        .read(STATE, &manifest.state.stored, |bytes| {
+            fill(bytes, None, records(), manifest.state.holds, &in_force, &mut |bytes| meter(bytes))
+        })?
+        .taken;
     if let Some(workspace) = &manifest.workspace {
         container.read(WORKSPACE, &workspace.stored, |bytes| {
-            fill(bytes, None, everything(), workspace.holds, None, &mut |bytes| meter(bytes))
+            fill(bytes, None, everything(), workspace.holds, &[], &mut |bytes| meter(bytes))
         })?;
     }
-    let approvals = taken.taken.map(|bytes| answers(&bytes)).transpose()?.unwrap_or_default();
-    Ok(Found { manifest, approvals })
+    let approvals = taken.get(approvals).map(|bytes| answers(bytes)).transpose()?.unwrap_or_default();
+    let budgets = taken.get(budgets).map(|bytes| counts(bytes)).transpose()?;
+    Ok(Found { manifest, approvals, budgets })
 }
 
-/// Whether an archive is larger than one of so many entries and bytes can be.
-fn is_padded(member: &Member) -> bool {
-    /// Two headers, two paths, and what fills up blocks.
-    const MOST_AN_ENTRY: u64 = 16 << 10;
-    let Amount { entries, bytes, archive } = member.holds;
-    archive > entries.saturating_add(1).saturating_mul(MOST_AN_ENTRY).saturating_add(bytes)
+/// As the gateway reads them that would go on with them.
+fn counts(bytes: &[u8]) -> Result<usize, SnapshotError> {
+    gateway::budgets::how_many(bytes).map_err(|e| {
+        let file = gateway::budgets::FILE;
+        SnapshotError::Refused(format!("its counts of budgets ({file}) can't be read: {e}"))
+    })
 }
 
 fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
@@ -98,23 +110,19 @@ fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
         .map(|(asked, rule)| {
             let method = rule.method.as_ref().unwrap_or(&asked.method);
             let path = rule.path.as_ref().unwrap_or(&asked.path);
-            let line = format!("{method} {}:{} by {}: {path}", asked.host, asked.port, asked.binary);
+            let line = format!("{method} {}:{}{path} by {}", asked.host, asked.port, asked.binary);
             let plain = |c: char| match c {
                 ' '..='~' => c.to_string(),
                 c => c.escape_unicode().to_string(),
             };
-            let line: String = line.chars().map(plain).collect();
-            match line.char_indices().nth(MAX_SHOWN) {
-                Some((end, _)) => format!("{}... (cut)", line.get(..end).unwrap_or_default()),
-                None => line,
-            }
+            line.chars().map(plain).collect()
         })
         .collect();
-    match all.len() > MAX_ANSWERS {
-        true => Err(SnapshotError::TooMuch {
-            what: "the number of its approvals".into(),
-            limit: MAX_ANSWERS as u64,
-        }),
-        false => Ok(all),
+    let too_much =
+        |what: &str, limit: usize| Err(SnapshotError::TooMuch { what: what.into(), limit: limit as u64 });
+    match (all.len(), all.iter().map(String::len).sum::<usize>()) {
+        (count, _) if count > MAX_ANSWERS => too_much("the number of its approvals", MAX_ANSWERS),
+        (_, length) if length > MAX_ANSWERED => too_much("the length of its approvals", MAX_ANSWERED),
+        _ => Ok(all),
     }
 }

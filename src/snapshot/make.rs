@@ -1,14 +1,17 @@
 //! A stopped sandbox → a file. Its claim is held meanwhile, so nobody starts it; each tree is read by a process that is the user whose files
 //! they are, and may read nothing else. What was written is read back before it has a name.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use agent::confine::{self, Reach};
-use agent::plan::Id;
+use agent::plan::{Hidden, Id, Ids};
 use agent::snapshot::container::Writer;
-use agent::snapshot::{LeftOut, MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
+use agent::snapshot::{MAX_MEMORY, Packed, Room, Select, SnapshotError, pack};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -28,7 +31,7 @@ pub struct Wanted<'a> {
     pub file: Option<&'a Path>,
     /// The agent's files, where they are not in the sandbox's own directory.
     pub workspace: Option<&'a Path>,
-    /// The most bytes of files.
+    /// The most that all in it may come to.
     pub most: u64,
     /// How far it is.
     pub meter: Meter,
@@ -55,8 +58,12 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     let ids = ids::choose(&claim)?;
     // As a start does: from then on the gateway may look into the directory.
     ids::own(&claim, ids)?;
-    let (origin, files) = agents_files(&claim, wanted.workspace)?;
-    let place = Place::new(destination(&claim, wanted)?)?;
+    let before = places::before(&claim.dir)?;
+    let files = match wanted.workspace {
+        Some(named) => Some(Files::named(named, &claim, ids, (&root.every_place(), &before))?),
+        None => Files::own(&claim, ids)?,
+    };
+    let place = Place::new(destination(&claim, wanted, (&before, files.as_ref()))?)?;
     let mut writer = Writer::new(&place.file);
     let out = &place.file;
     let state = writer
@@ -69,17 +76,21 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
             )
         })
         .map_err(told)?;
-    let room = Room { most: wanted.most, taken: state.1.amount.bytes };
+    let room = Room { most: wanted.most, taken: state.1.amount.charged() };
+    let origin = files.as_ref().map_or(Origin::Elsewhere, |files| files.origin);
     let files = files
-        .map(|dir| {
-            let write = || packed(owner(ids), (&dir, out), everything(), (room, wanted.meter));
+        .map(|Files { dir, user, .. }| {
+            let write = || packed(user, (&dir, out), everything(), (room, wanted.meter));
             writer.part(WORKSPACE, write)
         })
         .transpose()
         .map_err(told)?;
     let manifest = Manifest::new(wanted.name.as_str(), origin, Member::new(state), files.map(Member::new));
     writer.finish(&manifest.text().map_err(told)?).map_err(told)?;
-    let found = super::look(&place.file, ids, wanted.most, wanted.meter)?;
+    let found = super::look(&place.file, ids, wanted.most, wanted.meter).map_err(|failure| {
+        let message = format!("no restore would take it: {}; see {}", failure.message, claim.dir.display());
+        Failure { message, ..failure }
+    })?;
     if found.manifest != manifest {
         return Err(Failure::refused(
             "the snapshot does not read back as it was written: there is no file; try again",
@@ -107,8 +118,12 @@ fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
     root.claim(name, "NAME")
 }
 
-/// The file, through no link that its agents could have made.
-fn destination(claim: &Claim, wanted: &Wanted<'_>) -> Result<PathBuf, Failure> {
+/// The file, through no link that its agents could have made, and nowhere that they write: it has more in it than they may see.
+fn destination(
+    claim: &Claim,
+    wanted: &Wanted<'_>,
+    (before, files): (&BTreeSet<PathBuf>, Option<&Files>),
+) -> Result<PathBuf, Failure> {
     let usual = || {
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
         PathBuf::from(format!("{}-{now}.cofferdam", claim.name))
@@ -128,30 +143,67 @@ fn destination(claim: &Claim, wanted: &Wanted<'_>) -> Result<PathBuf, Failure> {
         )));
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let before = places::before(&claim.dir)?;
-    let real = places::follow(directory, &before).map_err(|e| {
+    let real = places::follow(directory, before).map_err(|e| {
         Failure::refused(format!("can't write {shown}: {}: {e}; name a file elsewhere", directory.display()))
     })?;
-    Ok(real.join(name))
+    let mut theirs = before.iter().chain(files.map(|files| &files.real));
+    match theirs.find(|place| real.starts_with(place)) {
+        Some(place) => Err(Failure::refused(format!(
+            "can't write {shown}: it would lie in {}, where agents of '{}' could read and change it; name a file elsewhere",
+            place.display(),
+            claim.name
+        ))),
+        None => Ok(real.join(name)),
+    }
 }
 
-/// The directory of the agent's files, opened.
-fn agents_files(claim: &Claim, named: Option<&Path>) -> Result<(Origin, Option<File>), Failure> {
-    let Some(named) = named else {
+/// The agent's files.
+struct Files {
+    origin: Origin,
+    /// Their directory, opened.
+    dir: File,
+    /// Where that is.
+    real: PathBuf,
+    /// Whose they are on disk, and so who reads them.
+    user: Id,
+}
+
+impl Files {
+    /// In the sandbox's own directory, if they are there.
+    fn own(claim: &Claim, ids: Ids) -> Result<Option<Self>, Failure> {
+        let path = claim.dir.join("workspace");
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        return match openat(&claim.handle, "workspace", flags, Mode::empty()) {
-            Ok(dir) => Ok((Origin::Own, Some(dir.into()))),
-            Err(Errno::ENOENT) => Ok((Origin::Elsewhere, None)),
-            Err(e) => {
-                Err(Failure::refused(format!("{}: {}", claim.dir.join("workspace").display(), e.desc())))
-            }
+        let dir: File = match openat(&claim.handle, "workspace", flags, Mode::empty()) {
+            Ok(dir) => dir.into(),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(e) => return Err(Failure::refused(format!("{}: {}", path.display(), e.desc()))),
         };
-    };
-    // What can't be a workspace is none here either.
-    let real = workspace::check(named, &places::before(&claim.dir)?)?;
-    let dir = File::open(&real)
-        .map_err(|e| Failure::refused(format!("workspace {}: {e}; name another", named.display())))?;
-    Ok((Origin::Named, Some(dir)))
+        let real = std::fs::canonicalize(&claim.dir)?.join("workspace");
+        Ok(Some(Self { origin: Origin::Own, dir, real, user: owner(ids) }))
+    }
+
+    /// In a directory that is named; what can't be a workspace is none here either.
+    fn named(
+        named: &Path,
+        claim: &Claim,
+        ids: Ids,
+        (hidden, before): (&Hidden, &BTreeSet<PathBuf>),
+    ) -> Result<Self, Failure> {
+        let real = workspace::check(named, before)?;
+        workspace::shows_no_state(named, &real, claim, hidden)?;
+        let told =
+            |e: io::Error| Failure::refused(format!("workspace {}: {e}; name another", named.display()));
+        let dir = File::open(&real).map_err(told)?;
+        let found = dir.metadata().map_err(told)?;
+        let user = match ids {
+            // A start shows another user's directory as the agent's own, and what the agent writes there is that user's on disk.
+            Ids::Rooted { sandbox, .. } if found.uid() != sandbox.uid => {
+                Id { uid: found.uid(), gid: found.gid() }
+            }
+            ids => owner(ids),
+        };
+        Ok(Self { origin: Origin::Named, dir, real, user })
+    }
 }
 
 fn packed(
@@ -183,24 +235,7 @@ fn missing(claim: &Claim, manifest: &Manifest) -> Vec<String> {
     if holds_anything(&claim.dir.join("root")) {
         said.push("what was changed in its other root (--root) is not in it: only /sandbox is".into());
     }
-    for (of, member) in [("records", Some(&manifest.state)), ("workspace", manifest.workspace.as_ref())] {
-        let Some(LeftOut { special, unreadable, deep, mounts, changed }) =
-            member.map(|member| member.left_out)
-        else {
-            continue;
-        };
-        for (count, what) in [
-            (special, "devices, pipes or sockets were left out"),
-            (unreadable, "files or directories can't be read by the sandbox's user, and were left out"),
-            (deep, "files or directories lie too deep, and were left out"),
-            (mounts, "mounted filesystems were left out"),
-            (changed, "files changed while they were read: stop whatever writes there, and make another"),
-        ] {
-            if count > 0 {
-                said.push(format!("{of}: {count} {what}"));
-            }
-        }
-    }
+    said.extend(manifest.left_out());
     said
 }
 

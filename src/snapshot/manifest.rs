@@ -79,8 +79,44 @@ impl Manifest {
 
     /// Bytes of all files in it.
     pub fn bytes(&self) -> u64 {
-        let of = |member: &Member| member.holds.bytes;
-        of(&self.state).saturating_add(self.workspace.as_ref().map_or(0, of))
+        self.sum(|amount| amount.bytes)
+    }
+
+    /// What it counts as where there is a bound.
+    pub fn charged(&self) -> u64 {
+        self.sum(Amount::charged)
+    }
+
+    fn sum(&self, of: impl Fn(&Amount) -> u64) -> u64 {
+        of(&self.state.holds)
+            .saturating_add(self.workspace.as_ref().map_or(0, |workspace| of(&workspace.holds)))
+    }
+
+    /// What was left out of it, or isn't as it was, a line each.
+    pub fn left_out(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for (of, member) in [("records", Some(&self.state)), ("workspace", self.workspace.as_ref())] {
+            let left_out = member.map(|member| member.left_out).unwrap_or_default();
+            let LeftOut { special, unreadable, deep, mounts, changed } = left_out;
+            for (count, what) in [
+                (special, "devices, pipes or sockets were left out"),
+                (
+                    unreadable,
+                    "files or directories can't be read by the user whose directory it is, and were left out",
+                ),
+                (deep, "files or directories lie too deep, and were left out"),
+                (mounts, "mounted filesystems were left out"),
+                (
+                    changed,
+                    "files changed while they were read, and are of two moments or missing: stop whatever writes there, and make another",
+                ),
+            ] {
+                if count > 0 {
+                    said.push(format!("{of}: {count} {what}"));
+                }
+            }
+        }
+        said
     }
 
     /// As text.

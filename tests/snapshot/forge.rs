@@ -14,10 +14,41 @@ pub struct Member {
     pub target: Vec<u8>,
     pub content: Vec<u8>,
     pub mode: u32,
+    /// Headers before its own, as kinds and contents; none: the one that a snapshot has there.
+    pub before: Option<Vec<(EntryType, Vec<u8>)>>,
+    /// The name in its own header; none: the one that a snapshot has there.
+    pub plain_name: Option<&'static str>,
+}
+
+impl Member {
+    /// Its extended header as it should be.
+    pub fn extended(&self) -> (EntryType, Vec<u8>) {
+        let mut records = record("path", &self.name);
+        if !self.target.is_empty() {
+            records.extend(record("linkpath", &self.target));
+        }
+        records.extend(record("mtime", b"1.000000000"));
+        (EntryType::XHeader, records)
+    }
+}
+
+/// A record of an extended header.
+pub fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let length = (rest..).find(|length| *length == rest + length.to_string().len()).unwrap();
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
 pub fn entry(kind: EntryType, name: &str, target: &str, content: &str) -> Member {
-    Member { kind, name: name.into(), target: target.into(), content: content.into(), mode: 0o644 }
+    Member {
+        kind,
+        name: name.into(),
+        target: target.into(),
+        content: content.into(),
+        mode: 0o644,
+        before: None,
+        plain_name: None,
+    }
 }
 
 pub fn a_file(name: &str, content: &str) -> Member {
@@ -40,37 +71,46 @@ pub struct Lies {
 /// A tar archive of these.
 pub fn archive(members: &[Member]) -> Vec<u8> {
     let mut all = Vec::new();
-    for member in members {
-        let mut header = Header::new_gnu();
-        let name = &member.name[..member.name.len().min(100)];
-        header.as_old_mut().name[..name.len()].copy_from_slice(name);
-        let target = &member.target[..member.target.len().min(100)];
-        header.as_old_mut().linkname[..target.len()].copy_from_slice(target);
-        header.set_entry_type(member.kind);
-        header.set_mode(member.mode);
-        header.set_size(member.content.len() as u64);
-        header.set_mtime(1);
-        header.set_cksum();
-        all.extend(header.as_bytes());
-        all.extend(&member.content);
+    let mut put = |header: [u8; 512], content: &[u8]| {
+        all.extend(header);
+        all.extend(content);
         all.resize(all.len().next_multiple_of(512), 0);
+    };
+    for member in members {
+        for (kind, content) in member.before.clone().unwrap_or_else(|| vec![member.extended()]) {
+            put(header(kind, "-", 0o600, content.len() as u64), &content);
+        }
+        let size = member.content.len() as u64;
+        put(header(member.kind, member.plain_name.unwrap_or("-"), member.mode, size), &member.content);
     }
     all.extend([0; 1024]);
     all
 }
 
-/// An archive that begins a file of so many zeros, compressed.
-pub fn bomb(size: u64) -> Vec<u8> {
-    let mut header = Header::new_gnu();
-    header.as_old_mut().name[0] = b'f';
-    header.set_entry_type(EntryType::Regular);
-    header.set_mode(0o644);
+fn header(kind: EntryType, name: &str, mode: u32, size: u64) -> [u8; 512] {
+    let mut header = Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
     header.set_size(size);
-    header.set_mtime(1);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_cksum();
-    let piece = compressed(&vec![0; 4 << 20]);
-    let pieces = usize::try_from(size >> 22).unwrap();
-    [compressed(header.as_bytes()), piece.repeat(pieces), compressed(&[0; 1024])].concat()
+    *header.as_bytes()
+}
+
+/// An archive of a file of so many zeros, compressed.
+pub fn bomb(size: u64) -> Vec<u8> {
+    let (_, records) = a_file("f", "").extended();
+    let mut begin =
+        [header(EntryType::XHeader, "-", 0o600, records.len() as u64).as_slice(), &records].concat();
+    begin.resize(begin.len().next_multiple_of(512), 0);
+    begin.extend(header(EntryType::Regular, "-", 0o644, size));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &begin).unwrap();
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), size + 1024), &mut gzip).unwrap();
+    gzip.finish().unwrap()
 }
 
 pub fn compressed(plain: &[u8]) -> Vec<u8> {
@@ -112,16 +152,7 @@ impl Forged {
 pub fn container<'a>(members: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Vec<u8> {
     let mut all = Vec::new();
     for (name, content) in members {
-        let mut header = Header::new_ustar();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_entry_type(EntryType::Regular);
-        header.set_mode(0o600);
-        header.set_size(content.len() as u64);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_cksum();
-        all.extend(header.as_bytes());
+        all.extend(header(EntryType::Regular, name, 0o600, content.len() as u64));
         all.extend(content);
         all.resize(all.len().next_multiple_of(512), 0);
     }

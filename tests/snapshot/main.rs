@@ -39,6 +39,14 @@ fn main() -> ExitCode {
             a_running_sandbox_is_refused_and_a_snapshot_holds_the_name,
             links_lead_nowhere_while_they_are_exchanged,
             roots_own_files_are_not_read_for_the_agent.only(Mode::Rooted),
+            a_named_workspace_is_read_as_its_owner.only(Mode::Rooted),
+            what_may_not_be_looked_into_is_counted.only(Mode::Rooted),
+            a_snapshot_lies_where_no_agent_writes,
+            a_directory_with_state_in_it_is_no_workspace,
+            what_an_earlier_restore_left_refuses_no_later_one.only(Mode::Rootless),
+            counts_of_budgets_are_judged_and_nobody_elses.only(Mode::Rooted),
+            approvals_are_shown_whole_and_what_they_open_first.only(Mode::Rootless),
+            every_entry_counts.only(Mode::Rootless),
             hostile_files_make_nothing.only(Mode::Rootless),
             a_hostile_file_writes_nothing_elsewhere_as_root.only(Mode::Rooted),
             every_changed_byte_is_noticed.only(Mode::Rootless),
@@ -73,6 +81,6 @@ fn nothing_came(stage: &Stage, name: &str) -> Result<()> {
     let left: Vec<_> = std::fs::read_dir(stage.state().join(".restoring"))
         .map(|entries| entries.flatten().map(|entry| entry.file_name()).collect())
         .unwrap_or_default();
-    ensure!(left.is_empty() || left == ["lock"], "left behind: {left:?}");
+    ensure!(left.is_empty() || left == [".lock"], "left behind: {left:?}");
     Ok(())
 }

@@ -87,6 +87,10 @@ pub fn what_has_no_place_in_a_file_is_left_out_aloud(stage: &Stage) -> Result<()
     ensure!(said.contains("workspace: 1 files or directories lie too deep, and were left out"), "{said}");
     let restored = stage.call(&["restore", &text, "--name", &second])?.expect_code(0)?;
     ensure!(restored.out().contains(&second), "{}", restored.out());
+    let told = stage.call(&["restore", "--check", &text])?.expect_code(0)?.out();
+    for word in [restored.err(), told] {
+        ensure!(word.contains("workspace: 1 files or directories lie too deep"), "{word}");
+    }
     let after = tree(&own(stage, &second))?;
     ensure!(after.len() == 129 && after.contains_key(std::ffi::OsStr::new("kept")), "{}", after.len());
     // Too deep for whoever clears away after the tests.
@@ -130,7 +134,7 @@ pub fn approvals_for_good_come_only_by_the_operators_word(stage: &Stage) -> Resu
     let (_, text) = file(stage, "one.cofferdam");
     stage.call(&["snapshot", &name, &text])?.expect_code(0)?;
     let told = stage.call(&["restore", "--check", &text])?.expect_code(0)?.out();
-    ensure!(told.contains(&format!("GET api.bed.test:443 by {curl}: /{mark}")), "{told}");
+    ensure!(told.contains(&format!("GET api.bed.test:443/{mark} by {curl}")), "{told}");
     let of = |word: &str| format!("{}-{word}", stage.name());
     let refused = stage.call(&["restore", &text, "--name", &of("none")])?.expect_code(125)?.err();
     ensure!(
@@ -157,7 +161,7 @@ pub fn approvals_for_good_come_only_by_the_operators_word(stage: &Stage) -> Resu
 pub fn the_record_of_before_is_put_aside_and_counts_go_on(stage: &Stage) -> Result<()> {
     let (name, second) = (stage.name(), format!("{}-b", stage.name()));
     sandbox(stage, &name, "echo said by the first")?;
-    let counts = br#"{"version":1,"counts":[]}"#;
+    let counts = br#"{"version":1,"budgets":[]}"#;
     stage.write(&format!("state/{name}/budgets.json"), counts)?;
     for stray in ["secret.txt", "logs/secret.txt", "approvals-unreadable.json"] {
         stage.write(&format!("state/{name}/{stray}"), "no part of it")?;
@@ -167,6 +171,8 @@ pub fn the_record_of_before_is_put_aside_and_counts_go_on(stage: &Stage) -> Resu
     stage.call(&["restore", &text, "--name", &second])?.expect_code(0)?;
     let dir = stage.state().join(&second);
     ensure!(std::fs::read(dir.join("budgets.json"))? == counts);
+    let told = stage.call(&["restore", "--check", &text])?.expect_code(0)?.out();
+    ensure!(told.contains("counts of budgets") && told.contains("0, which go on from there"), "{told}");
     let mut there: Vec<String> =
         std::fs::read_dir(&dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
     there.sort();

@@ -1,7 +1,7 @@
 //! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be root: so it is a child in a
-//! user namespace of its own that maps one unprivileged id, without network or neighbours, and by Landlock can open nothing but
-//! the directory that it reads and the one that it fills. It has no capability, or the one by which it reads all of its own user's files,
-//! whatever their modes. It dies with the command.
+//! user namespace of its own that maps one id (root's only to read a directory of root's), without network or neighbours, and by
+//! Landlock can open nothing but the directory that it reads and the one that it fills. It has no capability, or the one by which it
+//! reads all of its own user's files, whatever their modes. It dies with the command.
 
 use crate::isolation::capabilities;
 use crate::plan::Id;
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// A file more than what is read, what is written and what is open on the way down a tree.
 const MAX_DESCRIPTORS: u64 = 512;
 /// Bytes of what the child may say.
-const MAX_REPORT: u64 = 64 << 10;
+const MAX_REPORT: u64 = 4 << 20;
 /// Characters of why it failed.
 const MAX_WHY: usize = 8192;
 
@@ -74,7 +74,7 @@ pub fn run<E: std::fmt::Display>(
     job: impl FnOnce() -> Result<String, E>,
 ) -> Result<String, Failed> {
     // Before the namespace, in which nobody is who they were.
-    let changes = nix::unistd::geteuid().as_raw() != user.uid;
+    let may_change = nix::unistd::geteuid().is_root();
     let (go_read, go_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let (said_read, said_write) = sys::fd::pipe().map_err(system("pipe"))?;
     let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
@@ -82,13 +82,13 @@ pub fn run<E: std::fmt::Display>(
         Cloned::Child => {
             drop((go_write, said_read));
             let life =
-                std::panic::AssertUnwindSafe(|| live((user, changes), reach, &go_read, &said_write, job));
+                std::panic::AssertUnwindSafe(|| live((user, may_change), reach, &go_read, &said_write, job));
             let _ = std::panic::catch_unwind(life);
             sys::process::exit_now(0)
         }
         Cloned::Parent { pid, pidfd } => {
             drop((go_read, said_write));
-            let said = map_user(pid, user)
+            let said = map_user(pid, (user, may_change))
                 .and_then(|()| sys::fd::write_all(go_write.as_fd(), b"g"))
                 .map_err(system(STARTING))
                 .and_then(|()| listen(said_read));
@@ -100,8 +100,11 @@ pub fn run<E: std::fmt::Display>(
     }
 }
 
-fn map_user(pid: i32, user: Id) -> io::Result<()> {
-    std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+/// An ordinary user's child stays in its groups: whoever may leave them could leave one that a file shuts out.
+fn map_user(pid: i32, (user, may_change): (Id, bool)) -> io::Result<()> {
+    if !may_change {
+        std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+    }
     std::fs::write(format!("/proc/{pid}/gid_map"), format!("{0} {0} 1", user.gid))?;
     std::fs::write(format!("/proc/{pid}/uid_map"), format!("{0} {0} 1", user.uid))
 }
@@ -145,7 +148,7 @@ fn live<E: std::fmt::Display>(
     let _ = sys::fd::write_all(said.as_fd(), format!("{sign}{text}").as_bytes());
 }
 
-fn confine((user, changes): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
+fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     if sys::fd::read(go.as_fd(), &mut [0])? != 1 {
         return Err(gone());
@@ -154,7 +157,9 @@ fn confine((user, changes): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said: &O
     keep.extend(reach.into.map(|fd| fd.as_raw_fd()));
     keep.extend(reach.out.map(|file| file.as_raw_fd()));
     sys::fd::close_from(3, &keep)?;
-    if changes {
+    if may_change {
+        // Root's groups read what this user can't.
+        sys::process::clear_groups()?;
         sys::process::set_gids(Some(user.gid), Some(user.gid), Some(user.gid))?;
         sys::process::set_uids(Some(user.uid), Some(user.uid), Some(user.uid))?;
     }

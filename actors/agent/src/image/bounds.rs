@@ -14,7 +14,7 @@ pub(super) const MAX_UNPACKED: u64 = 64 << 30;
 pub(super) const MAX_EXPANSION: u64 = 200;
 /// Bytes that a layer may have whatever its compressed size: empty files compress without bound.
 pub(super) const FREE_UNPACKED: u64 = 64 << 20;
-/// Bytes of one path (`PATH_MAX`).
+/// Bytes of one path (`PATH_MAX`, in which a NUL is counted: a link's target has one less).
 pub(crate) const MAX_PATH: usize = 4096;
 /// Bytes of one component (`NAME_MAX` of every filesystem).
 pub(crate) const MAX_NAME: usize = 255;

@@ -133,7 +133,7 @@ impl Extended {
     }
 
     /// `LENGTH KEY=VALUE\n` (POSIX, pax Extended Header).
-    fn records(&mut self, mut bytes: &[u8]) -> Result<(), ImageError> {
+    pub(crate) fn records(&mut self, mut bytes: &[u8]) -> Result<(), ImageError> {
         let wrong = || refused("a pax extended header is malformed");
         while !bytes.is_empty() {
             let space = bytes.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
@@ -185,7 +185,8 @@ pub(crate) fn judge<R: Read>(
             extended.target.clone().or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
         let bytes =
             bytes.filter(|bytes| !bytes.is_empty()).ok_or_else(|| wrong("it is a link to nothing"))?;
-        if bytes.len() > MAX_PATH || bytes.iter().any(|byte| names.refuse(*byte)) {
+        // A system takes no longer one (symlink(2)).
+        if bytes.len() >= MAX_PATH || bytes.iter().any(|byte| names.refuse(*byte)) {
             return Err(wrong("its target is too long, or holds a control character"));
         }
         Ok(bytes)

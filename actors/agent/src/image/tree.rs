@@ -6,7 +6,7 @@ use super::entry::Place;
 use super::{ImageError, refused, system};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, futimens, mkdirat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 use std::collections::HashSet;
@@ -207,17 +207,76 @@ pub(crate) fn remove(
 
 /// The same for all that lies in a directory.
 pub(crate) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -> nix::Result<bool> {
-    let mut names = Vec::new();
+    let mut all = true;
+    for name in names(dir)? {
+        all &= remove(dir, &name, &path.join(&name), keep)?;
+    }
+    Ok(all)
+}
+
+/// Takes away what is there, all of it, whatever modes its directories have. By descriptor: no path in it is too long.
+///
+/// # Errors
+/// What the kernel says; then part of it may be gone.
+pub fn take_away(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<()> {
+    match find(dir, name)? {
+        Found::Nothing => Ok(()),
+        Found::Directory => {
+            // Never through a link, should it be one by now.
+            fchmodat(dir, name, Mode::from_bits_truncate(DIRECTORY), FchmodatFlags::NoFollowSymlink)?;
+            let below = beneath(dir, Path::new(name))?;
+            for name in names(below.as_fd())? {
+                take_away(below.as_fd(), &name)?;
+            }
+            unlinkat(dir, name, UnlinkatFlags::RemoveDir)
+        }
+        Found::File | Found::Other => unlinkat(dir, name, UnlinkatFlags::NoRemoveDir),
+    }
+}
+
+/// What is in a directory. It is open no longer than that takes: on the way down one descriptor a level is.
+fn names(dir: BorrowedFd<'_>) -> nix::Result<Vec<OsString>> {
     let mut listing = nix::dir::Dir::from_fd(beneath(dir, Path::new("."))?)?;
+    let mut names = Vec::new();
     for entry in listing.iter() {
         let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
         if name != "." && name != ".." {
             names.push(name);
         }
     }
-    let mut all = true;
-    for name in names {
-        all &= remove(dir, &name, &path.join(&name), keep)?;
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// As an ordinary user this is what modes keep from.
+    #[test]
+    fn a_tree_deeper_than_any_path_goes_whatever_its_modes_and_a_link_in_it_leads_nowhere() {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(elsewhere.path().join("canary"), "x").unwrap();
+        fchmod(File::open(elsewhere.path()).unwrap(), Mode::from_bits_truncate(0o751)).unwrap();
+        let before = std::fs::metadata(elsewhere.path()).unwrap().mode();
+        let top = File::open(dir.path()).unwrap();
+        let long = "d".repeat(250);
+        let mut way: Vec<OwnedFd> = vec![File::open(dir.path()).unwrap().into()];
+        for _ in 0..40 {
+            let above = way.last().unwrap();
+            mkdirat(above, long.as_str(), Mode::S_IRWXU).unwrap();
+            way.push(beneath(above.as_fd(), Path::new(&long)).unwrap());
+        }
+        let last = way.last().unwrap();
+        make_file(last.as_fd(), OsStr::new("file")).unwrap();
+        make_link(last.as_fd(), OsStr::new("link"), elsewhere.path()).unwrap();
+        for (dir, mode) in way.iter().skip(1).zip([0o000, 0o500, 0o300, 0o400].into_iter().cycle()) {
+            fchmod(dir, Mode::from_bits_truncate(mode)).unwrap();
+        }
+        drop(way);
+        take_away(top.as_fd(), OsStr::new(&long)).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::metadata(elsewhere.path()).unwrap().mode(), before);
+        assert!(elsewhere.path().join("canary").exists());
     }
-    Ok(all)
 }

@@ -1,8 +1,9 @@
 //! An archive of ours, judged to its end, and made again below an empty directory where one is given. Whoever made the file may be hostile:
 //! a name is used once, lies in a directory that came before it, and is beneath the one that is filled; what isn't as [`super::walk`]
-//! would have written it is refused. Never replaces anything, and never follows what it has made.
+//! would have written it, header for header, is refused: so whatever else reads it finds the same names. Never replaces anything, and never follows what it has made.
 
-use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, press, refused, shown};
+use super::press::Plain;
+use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, form, refused, shown};
 use crate::image::entry::{Entry, Extended, Kind, Names, Place, judge};
 use crate::image::tree::{self, Tree, broken};
 use nix::sys::stat::{UtimensatFlags, utimensat};
@@ -11,7 +12,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use tar::EntryType;
 
 /// Bytes that are written at a time; as many zeros are left out, and read as zeros all the same.
 const BUFFER: usize = 64 << 10;
@@ -23,12 +26,12 @@ const MAX_END: usize = 1024;
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// The file that was asked for, if it is there.
-    pub taken: Option<Vec<u8>>,
+    /// Those files that were asked for and are there.
+    pub taken: HashMap<PathBuf, Vec<u8>>,
 }
 
-/// Reads a compressed archive to its end, and makes what it holds below `into`. `amount` is what it was said to hold, `take` a file whose
-/// bytes are wanted.
+/// Reads a compressed archive to its end, and makes what it holds below `into`. `amount` is what it was said to hold, `take` the files
+/// whose bytes are wanted.
 ///
 /// # Errors
 /// Whatever is not as it was said, or not as it should be; then part of it may have been made.
@@ -37,10 +40,10 @@ pub fn fill(
     into: Option<BorrowedFd<'_>>,
     select: Select<'_>,
     amount: Amount,
-    take: Option<&Path>,
+    take: &[&Path],
     progress: Progress<'_>,
 ) -> Result<Seen, SnapshotError> {
-    let mut plain = Counted { inner: press::plain(stored), most: amount.archive, seen: 0 };
+    let mut plain = Counted { inner: Plain::new(stored), most: amount.archive, seen: 0 };
     let mut filling = Filling {
         tree: into.map(Tree::new),
         select,
@@ -55,9 +58,12 @@ pub fn fill(
     };
     filling.archive(&mut plain)?;
     end(&mut plain)?;
+    if !plain.inner.is_all().map_err(unreadable)? {
+        return Err(refused("something stands behind its compressed archive"));
+    }
     let found = Amount { entries: filling.entries, bytes: filling.bytes, archive: plain.seen };
     if found != amount {
-        return Err(refused(format!("it holds {found:?}, and its manifest says {amount:?}")));
+        return Err(refused(format!("it holds {found}, and its manifest says {amount}")));
     }
     filling.finish()
 }
@@ -93,6 +99,42 @@ fn end(plain: &mut impl Read) -> Result<(), SnapshotError> {
     }
 }
 
+/// An extended header, as what it says and as it is.
+fn extended<R: Read>(raw: &mut tar::Entry<'_, R>) -> Result<(Extended, Vec<u8>), SnapshotError> {
+    let length = raw.size();
+    if length > form::MAX_RECORDS {
+        return Err(SnapshotError::TooMuch { what: "an extended header".into(), limit: form::MAX_RECORDS });
+    }
+    if *raw.header().as_bytes() != form::extension(length) {
+        return Err(refused("an extended header is not written as a snapshot's is"));
+    }
+    let mut records = Vec::new();
+    raw.read_to_end(&mut records).map_err(unreadable)?;
+    let mut extended = Extended::default();
+    extended.records(&records)?;
+    Ok((extended, records))
+}
+
+/// Whether there was nothing in its headers that another reader could understand in another way.
+fn as_written(entry: &Entry, header: &tar::Header, records: &[u8]) -> Result<(), SnapshotError> {
+    let bytes = |path: &'_ Path| path.as_os_str().as_bytes().to_vec();
+    let (kind, target) = match &entry.kind {
+        Kind::Directory => (EntryType::Directory, None),
+        Kind::File => (EntryType::Regular, None),
+        Kind::Link(target) => (EntryType::Symlink, Some(bytes(target))),
+        Kind::HardLink(target) => (EntryType::Link, Some(bytes(target.path()))),
+        Kind::Special => return Err(refused("it is a device or a pipe")),
+    };
+    let path = entry.place.path();
+    let wanted = form::records(path.as_os_str().as_bytes(), target.as_deref(), entry.modified);
+    match records == wanted && *header.as_bytes() == form::block(kind, entry.mode, entry.size) {
+        true => Ok(()),
+        false => {
+            Err(refused(format!("entry {}: its headers are not written as a snapshot's are", shown(path))))
+        }
+    }
+}
+
 /// What was made of a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Made {
@@ -105,7 +147,7 @@ struct Filling<'a> {
     tree: Option<Tree<'a>>,
     select: Select<'a>,
     said: Amount,
-    take: Option<&'a Path>,
+    take: &'a [&'a Path],
     progress: Progress<'a>,
     made: HashMap<PathBuf, Made>,
     /// Their modes and times come last: what is made in one changes its time, and may need more than its mode gives.
@@ -118,28 +160,37 @@ struct Filling<'a> {
 impl Filling<'_> {
     fn archive(&mut self, plain: &mut impl Read) -> Result<(), SnapshotError> {
         let mut archive = tar::Archive::new(plain);
-        let mut extended = Extended::default();
+        let mut before: Option<(Extended, Vec<u8>)> = None;
         for raw in archive.entries().map_err(unreadable)?.raw(true) {
             let mut raw = raw.map_err(unreadable)?;
-            if extended.take(&mut raw)? {
-                continue;
-            }
-            self.entries += 1;
-            if self.entries > MAX_ENTRIES.min(self.said.entries) {
-                return Err(refused("it holds more entries than its manifest says"));
-            }
-            let entry = judge(&raw, std::mem::take(&mut extended), Names::Any)?;
-            self.entry(&entry, &mut raw)?;
+            before = match (raw.header().entry_type(), before.take()) {
+                (EntryType::XHeader, None) => Some(extended(&mut raw)?),
+                (EntryType::XHeader, Some(_)) => return Err(refused("an entry has two extended headers")),
+                (EntryType::XGlobalHeader | EntryType::GNULongName | EntryType::GNULongLink, _) => {
+                    return Err(refused("it has a header of a kind that no snapshot has"));
+                }
+                (_, None) => return Err(refused("an entry has no extended header")),
+                (_, Some((extended, records))) => {
+                    self.entries += 1;
+                    if self.entries > MAX_ENTRIES.min(self.said.entries) {
+                        return Err(refused("it holds more entries than its manifest says"));
+                    }
+                    let entry = judge(&raw, extended, Names::Any)?;
+                    let made = self.judge(&entry)?;
+                    as_written(&entry, raw.header(), &records)?;
+                    self.entry(&entry, made, &mut raw)?;
+                    None
+                }
+            };
         }
-        match extended.is_empty() {
-            true => Ok(()),
-            false => Err(refused("its archive ends with a header of nothing")),
+        match before {
+            None => Ok(()),
+            Some(_) => Err(refused("its archive ends with a header of nothing")),
         }
     }
 
-    fn entry(&mut self, entry: &Entry, content: &mut impl Read) -> Result<(), SnapshotError> {
+    fn entry(&mut self, entry: &Entry, made: Made, content: &mut impl Read) -> Result<(), SnapshotError> {
         let path = entry.place.path();
-        let made = self.judge(entry)?;
         self.made.insert(path.to_owned(), made);
         self.bytes = self.bytes.saturating_add(entry.size);
         if self.bytes > self.said.bytes {
@@ -150,14 +201,14 @@ impl Filling<'_> {
                 let tree = *tree;
                 self.make(tree, entry, content)?;
             }
-            None if self.take == Some(path) => {
+            None if self.take.contains(&path) => {
                 if entry.size > MAX_TAKEN {
                     return Err(SnapshotError::TooMuch { what: shown(path), limit: MAX_TAKEN });
                 }
                 let mut bytes = Vec::new();
                 content.read_to_end(&mut bytes).map_err(unreadable)?;
                 whole(bytes.len() as u64, entry)?;
-                self.seen.taken = Some(bytes);
+                self.seen.taken.insert(path.to_owned(), bytes);
             }
             None => {
                 let read = io::copy(content, &mut io::sink()).map_err(unreadable)?;

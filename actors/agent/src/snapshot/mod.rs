@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! walk        what lies below a directory, by descriptor and through no link, as members of a tar archive
+//! form        how an entry of that archive is written
 //! press       that archive's bytes, compressed
 //! container   archives and a description in one plain tar file, which has one way to be written
 //! fill        an archive judged to its end, and made again below an empty directory
@@ -13,14 +14,17 @@
 
 pub mod container;
 mod fill;
+mod form;
 mod press;
 #[cfg(test)]
 mod tests;
 mod walk;
 
+pub use crate::image::tree::take_away;
 pub use fill::{Seen, fill};
 pub use walk::pack;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -35,9 +39,11 @@ pub const MAX_ENTRIES: u64 = bounds::MAX_ENTRIES;
 pub const MAX_FILE: u64 = bounds::MAX_FILE;
 /// Bytes of address space of a process that packs or unpacks.
 pub const MAX_MEMORY: u64 = bounds::MAX_MEMORY;
+/// Bytes that an entry counts as, beside those of a file: what it takes on a disk, be it empty.
+pub const AN_ENTRY: u64 = 4 << 10;
 /// Components of one path. What lies deeper is left out, and counted.
 pub const MAX_DEPTH: usize = bounds::MAX_DEPTH;
-/// Bytes of one path. What is longer is left out, and counted.
+/// One byte more than a path may have. What is longer is left out, and counted.
 pub const MAX_PATH: usize = bounds::MAX_PATH;
 
 /// Which kinds of entries a tree may have.
@@ -61,9 +67,9 @@ pub struct Select<'a> {
 /// How much room there is for files.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// Bytes of all of them together.
+    /// Of all of them together, as [`Amount::charged`] counts.
     pub most: u64,
-    /// Those that are in it already, of another tree.
+    /// That of another tree, which is in it already.
     pub taken: u64,
 }
 
@@ -79,6 +85,28 @@ pub struct Amount {
     pub archive: u64,
 }
 
+impl Amount {
+    /// What it counts as where there is a bound: each entry as [`AN_ENTRY`] bytes beside those of files.
+    #[must_use]
+    pub fn charged(&self) -> u64 {
+        self.bytes.saturating_add(self.entries.saturating_mul(AN_ENTRY))
+    }
+
+    /// Whether its archive is larger than one of so many entries and bytes can be.
+    #[must_use]
+    pub fn is_padded(&self) -> bool {
+        let headers = self.entries.saturating_mul(form::MOST_AN_ENTRY);
+        self.archive > headers.saturating_add(self.bytes).saturating_add(form::END)
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { entries, bytes, archive } = self;
+        write!(f, "{entries} entries and {bytes} bytes of files in an archive of {archive}")
+    }
+}
+
 /// What of a tree is not in a snapshot, or perhaps not as it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +119,7 @@ pub struct LeftOut {
     pub deep: u64,
     /// What is mounted there.
     pub mounts: u64,
-    /// Files that changed while they were read: they are there, from two moments.
+    /// What changed while it was read: a file that is there, of two moments, or a name that was another's by then, and is not.
     pub changed: u64,
 }
 
@@ -123,7 +151,9 @@ pub enum SnapshotError {
         limit: u64,
     },
     /// All files together are more than there is room for.
-    #[error("with {path} all files together have {all} bytes, which is more than {most}")]
+    #[error(
+        "with {path} all together comes to {all} bytes, 4096 for each entry among them, which is more than {most}"
+    )]
     NoRoom {
         /// Where that was noticed, as it may be shown.
         path: String,

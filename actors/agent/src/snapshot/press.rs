@@ -1,10 +1,10 @@
 //! An archive's bytes, compressed as they come: gzip at its quickest. Of the two forms that the crates at hand can write it is the quicker by
 //! half or more, and the smaller, on text, on programs and on noise alike.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::Compression;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 
 /// Compresses what is written to it, and counts it.
@@ -37,7 +37,22 @@ impl<W: Write> Write for Press<W> {
     }
 }
 
-/// The bytes again; what stands behind them is an error, or more of them.
-pub(super) fn plain(stored: impl Read) -> impl Read {
-    MultiGzDecoder::new(stored)
+/// The bytes again, of one gzip member.
+pub(super) struct Plain<R: Read>(GzDecoder<BufReader<R>>);
+
+impl<R: Read> Plain<R> {
+    pub(super) fn new(stored: R) -> Self {
+        Self(GzDecoder::new(BufReader::new(stored)))
+    }
+
+    /// Whether nothing stands behind it, once it is read to its end.
+    pub(super) fn is_all(&mut self) -> io::Result<bool> {
+        Ok(self.0.get_mut().fill_buf()?.is_empty())
+    }
+}
+
+impl<R: Read> Read for Plain<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
 }

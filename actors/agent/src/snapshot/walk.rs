@@ -2,6 +2,7 @@
 //! through no link and into no other mount, so an agent that exchanges a file for a link meanwhile gains nothing. No recursion: what is
 //! open on the way down is a list, and no longer than a path may be deep.
 
+use super::form::{self, BLOCK};
 use super::press::Press;
 use super::{
     Kinds, LeftOut, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, Packed, Progress, Room, Select,
@@ -17,12 +18,10 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use tar::{EntryType, Header};
+use tar::EntryType;
 
 /// Bytes that are read at a time.
 const BUFFER: usize = 128 << 10;
-/// A block of tar's.
-const BLOCK: u64 = 512;
 
 /// Writes the archive of what is below `root` and belongs, compressed.
 ///
@@ -44,7 +43,9 @@ pub fn pack(
         first_names: HashMap::new(),
         buffer: vec![0; BUFFER],
     };
-    let mut way = vec![Step::into(reopened(root)?, PathBuf::new(), &mut walk)?];
+    let top = reopened(root).and_then(|root| list(&root).map(|names| (root, names)));
+    let (root, names) = top.map_err(system("opening the directory itself"))?;
+    let mut way = vec![Step::into(root, PathBuf::new(), names)];
     while let Some(step) = way.last_mut() {
         let Some(name) = step.names.next() else {
             way.pop();
@@ -66,27 +67,31 @@ struct Step {
 }
 
 impl Step {
-    /// Sorted, so that the same tree gives the same archive.
-    fn into(dir: OwnedFd, path: PathBuf, walk: &mut Walk<'_, impl Write>) -> Result<Self, SnapshotError> {
-        let told = |e: Errno| system(format!("reading the directory {}", shown(&path)))(e);
-        let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?).map_err(told)?;
-        let mut names = Vec::new();
-        for entry in listing.iter() {
-            let name = OsStr::from_bytes(entry.map_err(told)?.file_name().to_bytes()).to_owned();
-            if name == "." || name == ".." {
-                continue;
-            }
-            names.push(name);
-            // Before they are held.
-            walk.room_for(names.len() as u64)?;
-        }
-        names.sort_unstable();
-        Ok(Self { dir, path, names: names.into_iter() })
+    fn into(dir: OwnedFd, path: PathBuf, names: Vec<OsString>) -> Self {
+        Self { dir, path, names: names.into_iter() }
     }
 }
 
-fn reopened(dir: BorrowedFd<'_>) -> Result<OwnedFd, SnapshotError> {
-    open(dir, OsStr::new("."), OFlag::O_DIRECTORY).map_err(system("opening a directory"))
+/// What is in a directory, sorted, so that the same tree gives the same archive; no more than is refused once it is counted.
+fn list(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
+    let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?)?;
+    let mut names = Vec::new();
+    for entry in listing.iter() {
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if name == "." || name == ".." {
+            continue;
+        }
+        names.push(name);
+        if names.len() as u64 > MAX_ENTRIES {
+            break;
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn reopened(dir: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    open(dir, OsStr::new("."), OFlag::O_DIRECTORY)
 }
 
 /// Never waits, should it be a pipe by now.
@@ -107,6 +112,12 @@ fn open(dir: BorrowedFd<'_>, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd>
                 | ResolveFlag::RESOLVE_NO_XDEV,
         );
     openat2(dir, name, how)
+}
+
+/// What a write changes, whatever is set back afterwards: the last time can't be (inode(7)).
+fn state(found: &FileStat) -> (i64, (i64, i64), (i64, i64)) {
+    let modified = (found.st_mtime, found.st_mtime_nsec);
+    (found.st_size, modified, (found.st_ctime, found.st_ctime_nsec))
 }
 
 fn kind(found: &FileStat) -> SFlag {
@@ -145,7 +156,7 @@ impl<W: Write> Walk<'_, W> {
         name: &OsStr,
         path: PathBuf,
     ) -> Result<Option<Step>, SnapshotError> {
-        if path.as_os_str().len() > MAX_PATH || path.iter().count() > MAX_DEPTH {
+        if path.as_os_str().len() >= MAX_PATH || path.iter().count() > MAX_DEPTH {
             self.left_out().deep += 1;
             return Ok(None);
         }
@@ -153,6 +164,11 @@ impl<W: Write> Walk<'_, W> {
             Ok(found) => found,
             Err(Errno::ENOENT) => {
                 self.left_out().changed += 1;
+                return Ok(None);
+            }
+            // A directory whose names may be read and nothing else of it.
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.left_out().unreadable += 1;
                 return Ok(None);
             }
             Err(error) => return Err(system(format!("looking at {}", shown(&path)))(error)),
@@ -202,8 +218,17 @@ impl<W: Write> Walk<'_, W> {
     ) -> Result<Option<Step>, SnapshotError> {
         let Some(fd) = self.open(dir, name, &path, OFlag::O_DIRECTORY)? else { return Ok(None) };
         let found = fstat(&fd).map_err(system(format!("looking at {}", shown(&path))))?;
+        let names = match list(&fd) {
+            Ok(names) => names,
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.left_out().unreadable += 1;
+                return Ok(None);
+            }
+            Err(error) => return Err(system(format!("reading the directory {}", shown(&path)))(error)),
+        };
         self.header(EntryType::Directory, &path, None, &found, 0)?;
-        Step::into(fd, path, self).map(Some)
+        self.room_for(names.len() as u64)?;
+        Ok(Some(Step::into(fd, path, names)))
     }
 
     fn link(
@@ -217,6 +242,10 @@ impl<W: Write> Walk<'_, W> {
             Ok(target) => self.header(EntryType::Symlink, path, Some(target.as_bytes()), found, 0),
             Err(Errno::ENOENT | Errno::EINVAL) => {
                 self.left_out().changed += 1;
+                Ok(())
+            }
+            Err(Errno::EACCES | Errno::EPERM) => {
+                self.left_out().unreadable += 1;
                 Ok(())
             }
             Err(error) => Err(system(format!("reading the link {}", shown(path)))(error)),
@@ -236,39 +265,37 @@ impl<W: Write> Walk<'_, W> {
             return self.header(EntryType::Link, &path, Some(first.as_os_str().as_bytes()), &found, 0);
         }
         let size = u64::try_from(found.st_size).unwrap_or(u64::MAX);
-        self.fits(&path, size)?;
         self.header(EntryType::Regular, &path, None, &found, size)?;
-        self.content(File::from(fd), &path, size)?;
+        self.content(File::from(fd), &path, &found)?;
         if several {
             self.first_names.insert(inode, path);
         }
         Ok(())
     }
 
-    /// A sparse file counts with what it seems to hold.
+    /// A sparse file counts with what it seems to hold, and each entry with what it takes on a disk.
     fn fits(&self, path: &Path, size: u64) -> Result<(), SnapshotError> {
         if size > MAX_FILE {
             let what = format!("the size of {}, {size} bytes,", shown(path));
             return Err(SnapshotError::TooMuch { what, limit: MAX_FILE });
         }
         let Room { most, taken } = self.room;
-        let all = taken.saturating_add(self.packed.amount.bytes).saturating_add(size);
+        let all = taken.saturating_add(self.packed.amount.charged()).saturating_add(size);
         match all > most {
             true => Err(SnapshotError::NoRoom { path: shown(path), all, most }),
             false => Ok(()),
         }
     }
 
-    fn content(&mut self, mut file: File, path: &Path, size: u64) -> Result<(), SnapshotError> {
+    fn content(&mut self, mut file: File, path: &Path, before: &FileStat) -> Result<(), SnapshotError> {
+        let size = u64::try_from(before.st_size).unwrap_or(u64::MAX);
         let mut left = size;
-        let mut changed = false;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
             let part = self.buffer.get_mut(..most).unwrap_or_default();
             let length = match file.read(part) {
                 // It became shorter: its header is written, so zeros stand for the rest.
                 Ok(0) => {
-                    changed = true;
                     part.fill(0);
                     most
                 }
@@ -283,7 +310,8 @@ impl<W: Write> Walk<'_, W> {
             self.packed.amount.bytes += length as u64;
             (self.progress)(self.packed.amount.bytes);
         }
-        self.packed.left_out.changed += u64::from(changed);
+        let after = fstat(&file).map_err(system(format!("looking at {}", shown(path))))?;
+        self.packed.left_out.changed += u64::from(state(before) != state(&after));
         self.pad(size)
     }
 
@@ -292,7 +320,7 @@ impl<W: Write> Walk<'_, W> {
         self.archive.write_all(&vec![0; short]).map_err(system("writing the snapshot"))
     }
 
-    /// An extended header with all of the name and the time, then the header (POSIX, pax Interchange Format).
+    /// All that comes before an entry's content, if there is room for it.
     fn header(
         &mut self,
         kind: EntryType,
@@ -302,20 +330,18 @@ impl<W: Write> Walk<'_, W> {
         size: u64,
     ) -> Result<(), SnapshotError> {
         self.room_for(1)?;
-        self.packed.amount.entries += 1;
-        let mut records = record("path", path.as_os_str().as_bytes());
-        if let Some(target) = target {
-            if target.is_empty() || target.len() > MAX_PATH {
-                return Err(refused(format!("the link {} leads nowhere", shown(path))));
-            }
-            records.extend(record("linkpath", target));
+        if target.is_some_and(|target| target.is_empty() || target.len() >= MAX_PATH) {
+            return Err(refused(format!("the link {} leads nowhere", shown(path))));
         }
-        records.extend(record("mtime", time(found.st_mtime, found.st_mtime_nsec).as_bytes()));
+        self.packed.amount.entries += 1;
+        self.fits(path, size)?;
+        let modified = (found.st_mtime, u32::try_from(found.st_mtime_nsec).unwrap_or_default());
+        let records = form::records(path.as_os_str().as_bytes(), target, modified);
         let length = records.len() as u64;
-        self.write(&block(EntryType::XHeader, 0o600, length))?;
+        self.write(&form::extension(length))?;
         self.write(&records)?;
         self.pad(length)?;
-        self.write(&block(kind, found.st_mode & 0o777, size))
+        self.write(&form::block(kind, found.st_mode & 0o777, size))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
@@ -323,64 +349,8 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn finish(mut self) -> Result<Packed, SnapshotError> {
-        self.write(&[0; 2 * BLOCK as usize])?;
+        self.write(&[0; form::END as usize])?;
         self.packed.amount.archive = self.archive.finish().map_err(system("writing the snapshot"))?;
         Ok(self.packed)
-    }
-}
-
-/// A header whose name is in the one before it.
-fn block(kind: EntryType, mode: u32, size: u64) -> [u8; BLOCK as usize] {
-    let mut header = Header::new_ustar();
-    if let Some(name) = header.as_old_mut().name.first_mut() {
-        *name = b'-';
-    }
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(size);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_cksum();
-    *header.as_bytes()
-}
-
-/// `LENGTH KEY=VALUE\n`, where the length counts itself.
-fn record(key: &str, value: &[u8]) -> Vec<u8> {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
-    }
-    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
-}
-
-/// Seconds with a fraction, as a decimal number.
-fn time(seconds: i64, nanoseconds: i64) -> String {
-    match (seconds, nanoseconds) {
-        (..0, 1..) => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds),
-        _ => format!("{seconds}.{nanoseconds:09}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_counts_itself() {
-        for n in 0..2000 {
-            let record = record("path", &vec![b'a'; n]);
-            let said = record.split(|b| *b == b' ').next().unwrap();
-            assert_eq!(String::from_utf8_lossy(said), record.len().to_string());
-        }
-    }
-
-    #[test]
-    fn a_time_before_1970_is_one_number() {
-        assert_eq!(time(1, 5), "1.000000005");
-        assert_eq!(time(-5, 0), "-5.000000000");
-        assert_eq!(time(-5, 100_000_000), "-4.900000000");
-        assert_eq!(time(-1, 100_000_000), "-0.900000000");
     }
 }

@@ -91,6 +91,14 @@ pub(crate) fn text(counts: Vec<Count>) -> Vec<u8> {
     serde_json::to_vec(&Text { version: VERSION, budgets: budgets.collect() }).unwrap_or_default()
 }
 
+/// How many counts are in a text that somebody else brings.
+///
+/// # Errors
+/// When it can't be read, or not with certainty.
+pub fn how_many(text: &[u8]) -> Result<usize, Unreadable> {
+    counts(Some(text)).map(|counts| counts.len())
+}
+
 /// Reads what was written.
 pub(crate) fn counts(text: Option<&[u8]>) -> Result<Vec<Count>, Unreadable> {
     let Some(text) = text else { return Ok(Vec::new()) };
