@@ -43,9 +43,6 @@ pub const MAX_TCP_CLIENTS: usize = 32;
 /// A TCP connection without a whole question for so long is closed.
 pub const TCP_IDLE: Duration = Duration::from_secs(10);
 
-/// Why a name doesn't exist inside.
-const NOT_NAMED: &str = "no entry of the policy names this host";
-
 /// The sockets, made inside the sandbox; live above the actor.
 #[derive(Debug, Clone)]
 pub struct Sockets {
@@ -109,7 +106,7 @@ impl Resolver {
     fn resolve(&self, question: &Question<'_>) -> Vec<u8> {
         let Some(text) = question.text() else {
             let name = "(a name of other characters than hosts have)";
-            return self.refuse(question, name, NOT_NAMED);
+            return self.refuse(question, name);
         };
         let of_kind = |v4: Ipv4Addr, v6: Option<Ipv6Addr>| match question.kind {
             A => question.answers(Some(v4.into()), TTL),
@@ -126,37 +123,33 @@ impl Resolver {
         if is_ours_reversed(&text) {
             return question.answers(None, TTL);
         }
-        let Ok(name) = DomainName::parse(&text) else { return self.refuse(question, &text, NOT_NAMED) };
+        let Ok(name) = DomainName::parse(&text) else { return self.refuse(question, &text) };
         let generation = self.policy.load();
         let is_named = generation.compiled.names(&Host::Name(name.clone()));
         if !is_named && !self.asks_about(&name) {
-            return self.refuse(question, name.as_str(), NOT_NAMED);
+            return self.refuse(question, name.as_str());
         }
         let new_names = if is_named { &self.new_names } else { &self.asked_names };
         if question.kind != A && question.kind != AAAA {
             metrics::decision("dns", Verdict::Allowed, "");
             return question.answers(None, TTL);
         }
-        match self.book.known(&name) {
-            Some(known) => {
-                metrics::decision("dns", Verdict::Allowed, "");
-                of_kind(known.v4, Some(known.v6))
-            }
+        let addresses = match self.book.known(&name) {
+            Some(known) => known,
             None if !new_names.takes() => {
                 let why = "more new names than a minute's have been asked for";
-                self.refused_as(question, Code::Refused, name.as_str(), why)
+                return self.refused_as(question, Code::Refused, name.as_str(), why);
             }
             None => match self.book.bind(&name) {
-                Ok(bound) => {
-                    metrics::decision("dns", Verdict::Allowed, "");
-                    of_kind(bound.v4, Some(bound.v6))
-                }
+                Ok(bound) => bound,
                 Err(error) => {
                     tracing::error!(%error, "a name's address could not be kept");
-                    question.fails(Code::ServFail)
+                    return question.fails(Code::ServFail);
                 }
             },
-        }
+        };
+        metrics::decision("dns", Verdict::Allowed, "");
+        of_kind(addresses.v4, Some(addresses.v6))
     }
 
     /// Whether who uses this name is asked about.
@@ -165,8 +158,8 @@ impl Resolver {
     }
 
     /// For what is asked, it doesn't exist.
-    fn refuse(&self, question: &Question<'_>, name: &str, why: &str) -> Vec<u8> {
-        self.refused_as(question, Code::NxDomain, name, why)
+    fn refuse(&self, question: &Question<'_>, name: &str) -> Vec<u8> {
+        self.refused_as(question, Code::NxDomain, name, "no entry of the policy names this host")
     }
 
     fn refused_as(&self, question: &Question<'_>, code: Code, name: &str, why: &str) -> Vec<u8> {
