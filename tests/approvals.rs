@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             what_nobody_answers_is_refused_and_can_be_answered_later,
             held_requests_outlive_the_operators_actor_and_answers_the_supervisor,
             an_answer_for_good_outlives_the_sandbox,
+            whoever_answers_hears_of_it_though_that_ends_the_run,
             a_runs_answer_is_no_later_runs.only(Mode::Rootless),
             the_operator_is_told_where_that_is_wanted.only(Mode::Rootless),
             where_nobody_is_asked_nothing_changes.only(Mode::Rootless),
@@ -340,6 +341,27 @@ fn an_answer_for_good_outlives_the_sandbox(stage: &Stage) -> Result<()> {
     let options = ["--config", &file, "--policy", &policy];
     let run = stage.start_run(&name, &options, &["sh", "-c", &get("run")])?.finish(PATIENCE)?;
     ensure!(run.out().ends_with("403"), "{} {}", run.out(), run.err());
+    Ok(())
+}
+
+fn whoever_answers_hears_of_it_though_that_ends_the_run(stage: &Stage) -> Result<()> {
+    let curl = program("curl")?;
+    let file = stage.write("c.yaml", "approvals: { unlisted: ask, hold: 50s }\n")?.display().to_string();
+    let policy = common::policy_file(stage, "")?;
+    let options = ["--config", &file, "--policy", &policy];
+    for round in 0..12 {
+        let name = format!("{}-{round}", stage.name());
+        // The program that is executed is over with its answer, and the sandbox with it.
+        let run =
+            stage.start_run(&name, &options, &[&curl, "-s", "-m", "50", "-o", "/dev/null", "https://api.bed.test/"])?;
+        let question = poll("a question", START, || {
+            let list = stage.json(&["approvals", "list", &name, "--json"]).ok()?;
+            list.as_array()?.iter().find(|q| q["state"] == "held").cloned()
+        })?;
+        let word = if round % 2 == 0 { "approve" } else { "deny" };
+        stage.call(&["approvals", word, id(&question)])?.expect_code(0)?;
+        run.finish(PATIENCE)?.expect_code(0)?;
+    }
     Ok(())
 }
 

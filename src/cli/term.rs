@@ -168,13 +168,16 @@ async fn run(root: &Root, begin: Option<Name>) -> io::Result<End> {
                 None => break End::Gone(io::ErrorKind::UnexpectedEof.into()),
             },
             written = terminal.written() => match written {
-                Ok(()) => continue,
+                Ok(()) => {
+                    is_new |= model.update(Message::Drawn).is_some();
+                    continue;
+                }
                 Err(error) => break End::Gone(error),
             },
             () = sleep_until(next_frame), if is_new && terminal.is_idle() => {
                 terminal.show(&model);
-                let again = model.update(Message::Drawn).is_some();
-                (is_new, next_frame) = (again, Instant::now() + FRAME);
+                model.update(Message::Drawing);
+                (is_new, next_frame) = (false, Instant::now() + FRAME);
                 continue;
             }
             message = heard.messages.recv() => message.and_then(|message| model.update(message)).into_iter().collect(),

@@ -175,6 +175,11 @@ impl Desk {
         Ok(shown)
     }
 
+    /// Waits until what an operator says by now is on disk, and told; what it let through may have ended the sandbox already.
+    pub async fn settled(&self, at_most: Duration) {
+        let _ = tokio::time::timeout(at_most, self.answering.lock()).await;
+    }
+
     /// Keeps the book's questions on disk.
     async fn keep(self) {
         let mut changes = self.book.changes();

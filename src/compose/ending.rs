@@ -117,6 +117,9 @@ pub async fn close(
     message: Option<String>,
 ) -> Result<(), WireError> {
     desk.stopping.store(true, Ordering::Relaxed);
+    if let Some(approvals) = &desk.stores.approvals {
+        approvals.settled(LAST_WORK).await;
+    }
     // Side by side: what a stray holds open takes its time once, not for each agent.
     let drains = desk.agents.iter().map(|agent| desk.stores.streams.agent_drained(&agent.name, LAST_WORK));
     futures_util::future::join_all(drains).await;

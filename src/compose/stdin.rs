@@ -15,6 +15,8 @@ use arc_swap::ArcSwapOption;
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc::{Receiver, channel};
 
 use super::handover::{Handover, HeartLine};
 use super::interrupts::Interrupts;
@@ -25,6 +27,10 @@ use crate::heart::{INTERRUPTED, INTERRUPTED_TWICE};
 const SLOT: &str = "stdin:pipe";
 /// Moved at once.
 const CHUNK: usize = 64 * 1024;
+/// Of a terminal at once: it gives no more (N_TTY_BUF_SIZE).
+const KEYS: usize = 4096;
+/// So many of these wait for a program that doesn't read its terminal: 1 MiB at most.
+const TYPED_AHEAD: usize = 256;
 /// How often it is looked whether a stopped heart goes on, while what is typed waits.
 const STOPPED_LOOK: Duration = Duration::from_millis(50);
 
@@ -147,18 +153,31 @@ fn copy(pipe: &OwnedFd) {
     }
 }
 
-fn lead_to_terminal(mut terminal: Terminal, runtime: &tokio::runtime::Handle, heart: &HeartLine) {
-    use tokio::io::AsyncWriteExt;
-    let mut buffer = vec![0; CHUNK];
+/// What is typed is read while what was typed before waits for a program that doesn't read it: Ctrl-C may come behind a long paste.
+fn lead_to_terminal(terminal: Terminal, runtime: &tokio::runtime::Handle, heart: &HeartLine) {
+    let (typed, waiting) = channel(TYPED_AHEAD);
+    runtime.spawn(type_into(terminal.clone(), waiting));
+    let mut buffer = vec![0; KEYS];
     let mut interrupts = Interrupts::default();
-    while let Ok(read @ 1..) = read(&mut buffer) {
+    while !typed.is_closed()
+        && let Ok(read @ 1..) = read(&mut buffer)
+    {
         let keys = buffer.get(..read).unwrap_or_default();
         if interrupts.end_with(keys, &terminal) {
             // A heart that doesn't hear is gone, and the sandbox with it.
             let _ = runtime.block_on(heart.finish(INTERRUPTED, None, Some(INTERRUPTED_TWICE.into())));
             return;
         }
-        if runtime.block_on(terminal.write_all(keys)).is_err() {
+        if typed.blocking_send(keys.to_vec()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends with the terminal, or when nobody types any more.
+async fn type_into(mut terminal: Terminal, mut waiting: Receiver<Vec<u8>>) {
+    while let Some(keys) = waiting.recv().await {
+        if terminal.write_all(&keys).await.is_err() {
             return;
         }
     }

@@ -20,6 +20,8 @@ pub struct Sheet {
     lines: Vec<(String, String)>,
     /// The first line in sight.
     pub(crate) top: usize,
+    /// So many lines from the first one on will have been in sight when what is being drawn stands there.
+    drawing: usize,
     /// So many lines from the first one on have been in sight.
     seen: usize,
 }
@@ -27,7 +29,7 @@ pub struct Sheet {
 impl Sheet {
     /// Of a title and lines, each of a name and a value; either may be empty.
     pub(crate) fn new(title: impl Into<String>, lines: Vec<(String, String)>) -> Self {
-        Self { title: title.into(), lines, top: 0, seen: 0 }
+        Self { title: title.into(), lines, top: 0, drawing: 0, seen: 0 }
     }
 
     /// The keys.
@@ -60,16 +62,21 @@ impl Sheet {
         self.top = moved(self.top, step, all.saturating_sub(height) + 1, height).min(self.seen);
     }
 
-    /// What is in sight has been drawn; tells whether that was the last of it, so that what is said of the rest holds no more.
-    pub(crate) fn drawn(&mut self, (width, height): (usize, usize)) -> Option<Effect> {
-        let was_read = self.is_read((width, height));
-        self.seen = self.seen.max(self.top.saturating_add(height));
-        (!was_read && self.is_read((width, height))).then_some(Effect::Redraw)
+    /// What is in sight is being drawn.
+    pub(crate) fn drawing(&mut self, (_, height): (usize, usize)) {
+        self.drawing = self.drawing.max(self.top.saturating_add(height));
+    }
+
+    /// What was being drawn stands there; tells whether that was the last of it, so that what is said of the rest holds no more.
+    pub(crate) fn drawn(&mut self, inside: (usize, usize)) -> Option<Effect> {
+        let was_read = self.is_read(inside);
+        self.seen = self.drawing;
+        (!was_read && self.is_read(inside)).then_some(Effect::Redraw)
     }
 
     /// Lines are laid out anew: what was seen was other lines.
     pub(crate) fn resize(&mut self) {
-        (self.top, self.seen) = (0, 0);
+        (self.top, self.drawing, self.seen) = (0, 0, 0);
     }
 
     /// Whether every line has been in sight.
@@ -171,10 +178,18 @@ fn lines(question: &Question, answer: Answer) -> Vec<(String, String)> {
         row("query", "any; it isn't shown, nor is the body".to_owned()),
         row("program", program.quoted().to_string()),
         row("sha-256", sha256.to_string()),
-        row("asked", format!("{asked} times, {held} held now")),
+        row("asked", format!("{}, {held} held now", times(*asked))),
         row("policy", format!("generation {generation}")),
         row("id", Text::new(id).to_string()),
     ]
+}
+
+/// How often, in words.
+pub(crate) fn times(n: u64) -> String {
+    match n {
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    }
 }
 
 #[cfg(test)]
@@ -191,21 +206,31 @@ mod tests {
             sheet.scroll(step, inside);
         }
         assert!(sheet.top == 0 && !sheet.is_read(inside));
-        sheet.drawn(inside);
+        let draw = |sheet: &mut Sheet, inside| {
+            let before = sheet.seen;
+            sheet.drawing(inside);
+            assert_eq!(sheet.seen, before, "not before it stands there");
+            sheet.drawn(inside);
+        };
+        draw(&mut sheet, inside);
         sheet.scroll(Step::Last, inside);
         assert_eq!(sheet.top, 10, "nothing is passed over");
         assert!(!sheet.is_read(inside));
-        sheet.drawn(inside);
+        draw(&mut sheet, inside);
         sheet.scroll(Step::PageDown, inside);
         assert!(!sheet.is_read(inside), "it must have been drawn, too");
         sheet.drawn(inside);
+        assert!(!sheet.is_read(inside), "what was drawn before it came into sight didn't show it");
+        draw(&mut sheet, inside);
         assert!(sheet.is_read(inside));
+        sheet.drawing(inside);
         sheet.resize();
+        sheet.drawn((20, 11));
         assert!(!sheet.is_read((20, 11)), "a new size begins anew");
         for narrow in [(0, 40), (10, 400), (20, 0)] {
             sheet.resize();
             for _ in 0..100 {
-                sheet.drawn(narrow);
+                draw(&mut sheet, narrow);
                 sheet.scroll(Step::PageDown, narrow);
             }
             assert!(!sheet.is_read(narrow), "{narrow:?}");

@@ -16,7 +16,9 @@ pub enum Message {
         /// Lines.
         rows: u16,
     },
-    /// All that there is by now has been drawn: what is confirmed must have been in sight.
+    /// All that there is by now is being drawn.
+    Drawing,
+    /// What was being drawn stands on the terminal: what is confirmed must have been in sight.
     Drawn,
     /// These sandboxes run.
     Candidates(Vec<Candidate>),

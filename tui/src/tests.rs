@@ -32,8 +32,13 @@ impl Desk {
     /// Something happens, and all is drawn.
     fn tell(&mut self, message: Message) -> Option<Effect> {
         let effect = self.model.update(message);
-        self.model.update(Message::Drawn);
+        self.draw();
         effect
+    }
+
+    fn draw(&mut self) {
+        self.model.update(Message::Drawing);
+        self.model.update(Message::Drawn);
     }
 
     fn press(&mut self, keys: &str) -> Option<Effect> {
@@ -339,7 +344,13 @@ fn a_yes_that_was_typed_before_anything_was_shown_is_none() {
         keys.chars().filter_map(|c| desk.model.update(Message::Press(Press::Char(c)))).last()
     };
     assert_eq!(typed_ahead(&mut desk, "ayyjy  y"), None);
-    desk.tell(Message::Drawn);
+    // Nor one that was typed while what it answers was on its way to the terminal, or behind what was.
+    desk.model.update(Message::Drawing);
+    assert_eq!(typed_ahead(&mut desk, "ny"), None);
+    assert_eq!(typed_ahead(&mut desk, "a"), None);
+    desk.model.update(Message::Drawn);
+    assert_eq!(typed_ahead(&mut desk, "y"), None);
+    desk.draw();
     desk.sees("approve once?");
     assert!(desk.press("y").is_some());
     // Nor one that came between a new size and what was drawn for it.

@@ -1,6 +1,6 @@
 //! From a message and the state to the next state, and what is to be done: pure.
 
-use crate::dialog::{Confirm, Dialog, Sheet, inside};
+use crate::dialog::{Confirm, Dialog, Sheet, inside, times};
 use crate::facts::{Answer, Candidate, Question};
 use crate::keys::{Action, Press, action};
 use crate::list::{Step, moved};
@@ -56,6 +56,10 @@ impl Choice {
                 None
             }
             Message::Press(press) => self.press(action(press)?, size),
+            Message::Drawing => {
+                self.help.as_mut()?.drawing(inside(size));
+                None
+            }
             Message::Drawn => self.help.as_mut()?.drawn(inside(size)),
             Message::Resize { .. } => {
                 if let Some(sheet) = &mut self.help {
@@ -100,6 +104,7 @@ impl Watch {
                     dialog.sheet_mut().resize();
                 }
             }
+            Message::Drawing => self.dialog.as_mut()?.sheet_mut().drawing(inside(size)),
             Message::Drawn => return self.dialog.as_mut()?.sheet_mut().drawn(inside(size)),
             Message::Condition(condition) => {
                 self.condition = Some(condition);
@@ -268,7 +273,7 @@ fn whole_question(question: &Question) -> Sheet {
         ("path", path.quoted().to_string()),
         ("program", program.quoted().to_string()),
         ("sha-256", sha256.to_string()),
-        ("asked", format!("{asked} times, last under the policy's generation {generation}")),
+        ("asked", format!("{}, last under the policy's generation {generation}", times(*asked))),
     ];
     Sheet::new(Text::new(id).to_string(), lines.map(|(name, value)| (name.to_owned(), value)).into())
 }

@@ -28,6 +28,8 @@ use crate::verdict::{Granted, Unlisted};
 
 /// What stands for an entry in records and metrics.
 pub const ENTRY: &str = "approvals";
+/// What stands for the rule of a tunnel whose requests the operator is asked about.
+pub const EACH_REQUEST: &str = "each request in it is asked about";
 
 /// What an operator is asked.
 #[derive(Debug, Clone)]
@@ -281,7 +283,7 @@ fn refusal(word: &Word, denial: &Denial) -> Option<Refusal> {
 /// In the place of an entry: requests are read one by one, and no private address is reached.
 fn granted(intent: &Intent, caller: &Judged, generation: &Generation, unlisted: Unlisted) -> Granted {
     static NAME: LazyLock<Arc<str>> = LazyLock::new(|| ENTRY.into());
-    static TUNNEL: LazyLock<Arc<str>> = LazyLock::new(|| "each request in it is asked for".into());
+    static TUNNEL: LazyLock<Arc<str>> = LazyLock::new(|| EACH_REQUEST.into());
     static ONCE: LazyLock<Arc<str>> = LazyLock::new(|| "approved once".into());
     let rule = match unlisted {
         Unlisted::Tunnel => &TUNNEL,

@@ -9,6 +9,7 @@ use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded, in
 use uuid::Uuid;
 
 use crate::answer::{Known, Refusal};
+use crate::approval;
 use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
 
 impl Journal for Sink {
@@ -29,6 +30,12 @@ impl Journal for Sink {
                 egress.policy = policy.map(Text::new);
                 egress.rule = rule.map(Text::new);
                 egress.detail = audit_only.map(|denial| denial.to_string().into());
+            }
+            Verdict::Ask => {
+                egress.verdict = Recorded::Asked;
+                egress.layer = Text::new_static(Layer::L4.as_str());
+                egress.policy = Some(Text::new_static(approval::ENTRY));
+                egress.rule = Some(Text::new_static(approval::EACH_REQUEST));
             }
             Verdict::Deny(refusal) => {
                 egress.verdict = Recorded::Denied;

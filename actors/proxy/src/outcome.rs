@@ -16,6 +16,7 @@ use telemetry::audit::Verdict as Counted;
 use telemetry::metrics;
 
 use crate::answer::{Known, Refusal};
+use crate::approval;
 use crate::conn::Deps;
 use crate::verdict::{Granted, Permitted};
 
@@ -44,6 +45,8 @@ pub enum Verdict<'a> {
         /// `enforcement: audit`: it goes on although this would have refused it.
         audit_only: Option<&'a Denial>,
     },
+    /// A tunnel to what no entry names: nothing is dialled for it, and each request in it is put to the operator.
+    Ask,
     /// It is refused.
     Deny(&'a Refusal),
 }
@@ -112,22 +115,25 @@ pub(crate) fn reader(deps: &Deps, party: Party, known: &Known) -> Guesser {
     })
 }
 
-/// Records that a tunnel is allowed.
+/// Records that a tunnel is opened: to where an entry lets it, or, where none names it, for its requests to be asked about.
 ///
 /// # Errors
 /// [`Refusal::Unavailable`] if it can't be recorded.
-pub fn tunnel_allowed(
+pub fn tunnel_opened(
     journal: &dyn Journal,
     known: &Known,
     granted: &Granted,
     took: Duration,
 ) -> Result<(), Refusal> {
     let layer = if granted.grant.is_some() { Layer::L4 } else { Layer::Inference };
-    let verdict = Verdict::Allow {
-        layer,
-        policy: granted.policy(),
-        rule: granted.grant.as_ref().map(|grant| &*grant.rule),
-        audit_only: None,
+    let verdict = match granted.unlisted {
+        Some(_) => Verdict::Ask,
+        None => Verdict::Allow {
+            layer,
+            policy: granted.policy(),
+            rule: granted.grant.as_ref().map(|grant| &*grant.rule),
+            audit_only: None,
+        },
     };
     record(journal, &Decision { known, verdict, took })
 }
@@ -177,6 +183,7 @@ fn measure(decision: &Decision<'_>) {
         Verdict::Allow { layer, policy, audit_only: Some(_), .. } => {
             (layer.as_str(), Counted::Audited, policy)
         }
+        Verdict::Ask => (Layer::L4.as_str(), Counted::Asked, Some(approval::ENTRY)),
         Verdict::Deny(Refusal::Denied(denial)) => {
             (denial.layer.as_str(), Counted::Denied, denial.policy.as_deref())
         }

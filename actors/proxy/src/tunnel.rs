@@ -67,17 +67,17 @@ pub(crate) async fn prepare(
     let journal = &*deps.journal;
     Ok(match granted.grant.as_ref().map(|grant| grant.treatment) {
         None => {
-            outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
+            outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
         // Nobody has said yet that its name may be looked up.
         Some(_) if granted.unlisted.is_some() => {
-            outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
+            outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
         Some(treatment) => {
             let addresses = address::Judged::of(deps, &granted).await?;
-            outcome::tunnel_allowed(journal, known, &granted, started.elapsed())?;
+            outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
                     let upstream = addresses.dial(&deps.tracker, granted.caller.party).await?;

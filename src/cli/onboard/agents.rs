@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use agent::environment::PATH;
 use gateway::config::Kind;
 use policy::Policy;
 
@@ -91,7 +92,7 @@ pub fn names() -> String {
 
 /// Where a program is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Whereabouts {
     /// Where a sandbox shows it, called so inside.
     Inside(String),
     /// Somewhere that no sandbox shows, such as a home.
@@ -138,9 +139,9 @@ impl Known {
     /// That it can't be run, and the mend.
     pub fn program(&self, path: &OsStr, shown: &[PathBuf], show: bool) -> Result<Program, Failure> {
         let name = self.name;
-        match place(name, path, shown) {
-            Place::Inside(program) => Ok(Program::Inside(program)),
-            Place::Outside(file) => match alone(&file) {
+        match whereabouts(name, path, shown) {
+            Whereabouts::Inside(program) => Ok(Program::Inside(program)),
+            Whereabouts::Outside(file) => match alone(&file) {
                 Some(real) if show => Ok(Program::Shown(real)),
                 Some(_) => Err(Failure::refused(format!(
                     "{name} is at {}, which no sandbox shows: --show-program has that one file shown, read-only; or install it under \
@@ -153,7 +154,7 @@ impl Known {
                     as_word(&file)
                 ))),
             },
-            Place::Nowhere => Err(Failure::refused(format!(
+            Whereabouts::Nowhere => Err(Failure::refused(format!(
                 "{name} is not in PATH: install it under /usr/local or /opt first, or give another agent's command behind --"
             ))),
         }
@@ -169,24 +170,33 @@ pub fn alone(program: &Path) -> Option<PathBuf> {
     (&magic == b"\x7fELF").then_some(real)
 }
 
-/// Where a program is, by its name.
-pub fn place(name: &str, path: &OsStr, shown: &[PathBuf]) -> Place {
-    let Some(program) = outside::find(name.as_ref(), path) else { return Place::Nowhere };
+/// Where a program is, by its name: first as a sandbox looks for it, then by the caller's own `path`.
+pub fn whereabouts(name: &str, path: &OsStr, shown: &[PathBuf]) -> Whereabouts {
+    let inside = outside::find(name.as_ref(), PATH.as_ref()).map(|program| located(program, name, shown));
+    match inside {
+        Some(inside @ Whereabouts::Inside(_)) => inside,
+        _ => match outside::find(name.as_ref(), path) {
+            Some(program) => located(program, name, shown),
+            None => inside.unwrap_or(Whereabouts::Nowhere),
+        },
+    }
+}
+
+/// Whether a sandbox shows this file, and what it is called there.
+fn located(program: PathBuf, name: &str, shown: &[PathBuf]) -> Whereabouts {
     let is_shown = |file: &Path| shown.iter().any(|dir| file.starts_with(dir));
     // What a link leads to must be there, too.
     let real = program.canonicalize().unwrap_or_else(|_| program.clone());
     match is_shown(&program) && is_shown(&real) {
-        false => Place::Outside(program),
-        true if inside_path(&program) => Place::Inside(name.to_owned()),
-        true => Place::Inside(program.display().to_string()),
+        false => Whereabouts::Outside(program),
+        true if inside_path(&program) => Whereabouts::Inside(name.to_owned()),
+        true => Whereabouts::Inside(program.display().to_string()),
     }
 }
 
 /// Whether a name is enough to find it inside.
 fn inside_path(program: &Path) -> bool {
-    program
-        .parent()
-        .is_some_and(|dir| ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|it| dir == Path::new(it)))
+    program.parent().is_some_and(|dir| PATH.split(':').any(|it| dir == Path::new(it)))
 }
 
 /// What a policy shows of this machine's files.
@@ -215,11 +225,16 @@ mod tests {
         symlink(at("home/real"), at("opt/bin/claude")).unwrap();
         let path = std::env::join_paths([at("opt/bin"), at("home/bin")]).unwrap();
         let shown = [dir.path().canonicalize().unwrap().join("opt"), at("opt")];
-        let place = |name: &str| place(name, &path, &shown);
-        assert_eq!(place("hermes"), Place::Inside(at("opt/bin/hermes").display().to_string()));
-        assert_eq!(place("claude"), Place::Outside(at("opt/bin/claude")));
-        assert_eq!(place("codex"), Place::Outside(at("home/bin/codex")));
-        assert_eq!(place("openclaw"), Place::Nowhere);
+        let place = |name: &str| whereabouts(name, &path, &shown);
+        assert_eq!(place("hermes"), Whereabouts::Inside(at("opt/bin/hermes").display().to_string()));
+        assert_eq!(place("claude"), Whereabouts::Outside(at("opt/bin/claude")));
+        assert_eq!(place("codex"), Whereabouts::Outside(at("home/bin/codex")));
+        assert_eq!(place("openclaw"), Whereabouts::Nowhere);
+        // As a sandbox looks for it, whatever comes first here.
+        std::fs::write(at("home/bin/sh"), "").unwrap();
+        std::fs::set_permissions(at("home/bin/sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let usual = ["/usr", "/bin", "/lib"].map(PathBuf::from);
+        assert_eq!(whereabouts("sh", &path, &usual), Whereabouts::Inside("sh".to_owned()));
         let why = |show| Known::named("codex").unwrap().program(&path, &shown, show).unwrap_err().message;
         assert!(why(true).contains("which no sandbox shows, and is more than one file"), "{}", why(true));
         std::fs::write(at("home/bin/codex"), b"\x7fELF\x02").unwrap();

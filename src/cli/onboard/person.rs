@@ -3,7 +3,7 @@
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
-use super::agents::{KNOWN, Place, Program, alone, place};
+use super::agents::{self, KNOWN, Program, Whereabouts, alone, whereabouts};
 use super::ask::Person;
 use super::file::{Agent, Chosen};
 use super::providers::{self, Typed};
@@ -44,9 +44,9 @@ fn which_agent<R: BufRead, W: Write>(person: &mut Person<R, W>) -> Result<Agent,
     let (path, shown) = (typed::path(), typed::shown()?);
     let mut found = Vec::new();
     for known in &KNOWN {
-        match place(known.name, &path, &shown) {
-            Place::Inside(program) => found.push((known, Program::Inside(program))),
-            Place::Outside(file) => match alone(&file) {
+        match whereabouts(known.name, &path, &shown) {
+            Whereabouts::Inside(program) => found.push((known, Program::Inside(program))),
+            Whereabouts::Outside(file) => match alone(&file) {
                 Some(file) => found.push((known, Program::Shown(file))),
                 None => person.tell(&format!(
                     "  ({} is at {}, which no sandbox shows, and is more than one file: docs/agents.md)",
@@ -54,7 +54,7 @@ fn which_agent<R: BufRead, W: Write>(person: &mut Person<R, W>) -> Result<Agent,
                     one_line(&file.display().to_string())
                 ))?,
             },
-            Place::Nowhere => {}
+            Whereabouts::Nowhere => {}
         }
     }
     let command = "another command".to_owned();
@@ -62,7 +62,10 @@ fn which_agent<R: BufRead, W: Write>(person: &mut Person<R, W>) -> Result<Agent,
     let told: Vec<String> =
         found.iter().map(|(_, program)| one_line(&program.to_string())).chain([String::new()]).collect();
     let chosen = match found.is_empty() {
-        true => 0,
+        true => {
+            person.tell(&format!("  (looked for {}: none can be shown to a sandbox as it is)", agents::names()))?;
+            0
+        }
         false => person.one_of("Agent", &names, &told)?,
     };
     if let Some((known, program)) = found.into_iter().nth(chosen) {

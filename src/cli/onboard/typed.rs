@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::agents::{self, Known, Place};
+use super::agents::{self, Known, Whereabouts};
 use super::file::{Agent, Chosen};
 use super::providers::{self, Typed};
 use super::token;
@@ -132,12 +132,12 @@ pub fn runs(agent: &Agent) -> Result<Vec<String>, Failure> {
     let Some(program) = command.first().filter(|it| it.starts_with('/') || !it.contains('/')) else {
         return Ok(Vec::new());
     };
-    Ok(match agents::place(program, &path(), &shown()?) {
-        Place::Inside(_) => Vec::new(),
-        Place::Outside(file) => {
+    Ok(match agents::whereabouts(program, &path(), &shown()?) {
+        Whereabouts::Inside(_) => Vec::new(),
+        Whereabouts::Outside(file) => {
             vec![format!("{} is where no sandbox shows it: docs/agents.md", as_word(&file))]
         }
-        Place::Nowhere => vec![format!(
+        Whereabouts::Nowhere => vec![format!(
             "{} is no program of this machine's: it must be there inside",
             as_word(Path::new(program))
         )],

@@ -18,6 +18,7 @@ pub fn of(metrics: &str) -> Vec<Figure> {
         ("decisions allowed", decisions("allowed").to_string(), Tone::Plain),
         ("decisions denied", denied.to_string(), toned(denied, Tone::Bad)),
         ("decisions audited", audited.to_string(), toned(audited, Tone::Warn)),
+        ("tunnels and names asked about", decisions("asked").to_string(), Tone::Plain),
         ("connections open", sum("cofferdam_proxy_connections", "").to_string(), Tone::Plain),
         ("bytes out", of_bytes("up"), Tone::Plain),
         ("bytes in", of_bytes("down"), Tone::Plain),

@@ -62,11 +62,7 @@ impl<'a> Writer<'a> {
         let size = file.stream_position().map_err(told())?.saturating_sub(start);
         file.write_all(&padding(size)).map_err(told())?;
         file.write_all_at(&header(name, size), at).map_err(told())?;
-        let mut hash = Sha256::new();
-        let copied = io::copy(&mut Slice { file: self.file, at: start, left: size }, &mut Hashing(&mut hash));
-        if copied.map_err(system("reading the snapshot back"))? != size {
-            return Err(refused("the snapshot became shorter while it was written"));
-        }
+        let hash = hashed(Slice { file: self.file, at: start, left: size }, size)?;
         let digest = format!("sha256:{}", hex::encode(hash.finalize()));
         Ok((Part { digest, size }, done))
     }
@@ -89,17 +85,22 @@ impl<'a> Writer<'a> {
     }
 }
 
-struct Hashing<'a>(&'a mut Sha256);
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
+/// Of so many bytes; whoever asks this process to end doesn't wait for the last of them.
+fn hashed(mut from: impl Read, size: u64) -> Result<Sha256, SnapshotError> {
+    let told = || system("reading the snapshot back");
+    let requests = sys::signals::Requests::of_blocked().map_err(told())?;
+    let (mut hash, mut left) = (Sha256::new(), size);
+    let mut buffer = vec![0; HASHED_AT_ONCE];
+    while left > 0 {
+        requests.or(None, PollTimeout::ZERO).map_err(told())?;
+        let read = from.read(&mut buffer).map_err(told())?;
+        if read == 0 {
+            return Err(refused("the snapshot became shorter while it was written"));
+        }
+        hash.update(buffer.get(..read).unwrap_or_default());
+        left = left.saturating_sub(read as u64);
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Ok(hash)
 }
 
 /// The only header that a member of this name and size has.

@@ -129,9 +129,12 @@ impl Resolver {
         if !is_named && !self.asks_about(&name) {
             return self.refuse(question, name.as_str());
         }
-        let new_names = if is_named { &self.new_names } else { &self.asked_names };
+        let (verdict, new_names) = match is_named {
+            true => (Verdict::Allowed, &self.new_names),
+            false => (Verdict::Asked, &self.asked_names),
+        };
         if question.kind != A && question.kind != AAAA {
-            metrics::decision("dns", Verdict::Allowed, "");
+            metrics::decision("dns", verdict, "");
             return question.answers(None, TTL);
         }
         let addresses = match self.book.known(&name) {
@@ -148,7 +151,7 @@ impl Resolver {
                 }
             },
         };
-        metrics::decision("dns", Verdict::Allowed, "");
+        metrics::decision("dns", verdict, "");
         of_kind(addresses.v4, Some(addresses.v6))
     }
 

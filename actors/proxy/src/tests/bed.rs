@@ -371,6 +371,7 @@ impl Journal for Recorded {
         self.carried.lock().unwrap().extend(decision.known.credentials.iter().map(ToString::to_string));
         let verdict = match decision.verdict {
             Verdict::Allow { layer, .. } => format!("allow {layer}"),
+            Verdict::Ask => "ask".to_owned(),
             Verdict::Deny(Refusal::Denied(denial)) => format!("deny {}", denial.layer),
             Verdict::Deny(refusal) => format!("deny {}", refusal.code()),
         };

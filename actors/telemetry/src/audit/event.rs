@@ -324,6 +324,8 @@ pub enum Verdict {
     Denied,
     /// Let through although a rule refuses it, because the endpoint says `enforcement: audit`.
     Audited,
+    /// Opened inside, where nothing is resolved or dialled, so that the operator can be asked about each request in it.
+    Asked,
 }
 
 impl Verdict {
@@ -334,6 +336,7 @@ impl Verdict {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
             Self::Audited => "audited",
+            Self::Asked => "asked",
         }
     }
 }
