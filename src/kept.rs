@@ -114,21 +114,43 @@ pub fn beside(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Removes from the working directory what a process left that was killed while it wrote `name`: whatever else `is_of` it. For when nobody
-/// else writes.
-pub fn clear_away(name: &str, is_of: impl Fn(&str) -> bool) {
+/// Removes from the working directory what a process left that was killed while it wrote `name`. For when nobody else writes.
+pub fn clear_away(name: &str) {
     let Ok(entries) = fs::read_dir(".") else { return };
     for entry in entries.filter_map(Result::ok) {
-        let file = entry.file_name();
-        if file.to_str().is_some_and(|file| file != name && is_of(file)) {
+        if entry.file_name().to_str().is_some_and(|file| is_aside(name, file)) {
             let _gone = fs::remove_file(entry.path());
         }
     }
 }
 
+/// Whether a file is `name`, or what that was to become when its writer was killed.
+pub fn is_of(name: &str, file: &str) -> bool {
+    file == name || is_aside(name, file)
+}
+
+fn is_aside(name: &str, file: &str) -> bool {
+    let is_ours =
+        |rest: &str| rest.len() == 16 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    file.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.')).is_some_and(is_ours)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_told_from_what_an_operator_laid_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let aside = Aside::write(&dir.path().join("counts.json"), b"1", OURS_ALONE).unwrap();
+        let left = aside.anew.file_name().unwrap().to_str().unwrap();
+        assert!(is_aside("counts.json", left) && is_of("counts.json", left), "{left}");
+        assert!(is_of("counts.json", "counts.json") && !is_aside("counts.json", "counts.json"));
+        for theirs in ["counts.json.bak", "counts.old", "counts.0123456789ABCDEF", "count.0123456789abcdef"] {
+            assert!(!is_of("counts.json", theirs), "{theirs}");
+        }
+    }
 
     fn put_new(path: &Path) -> io::Result<()> {
         Aside::write(path, b"new", OURS_ALONE)?.take()

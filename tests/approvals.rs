@@ -352,8 +352,11 @@ fn whoever_answers_hears_of_it_though_that_ends_the_run(stage: &Stage) -> Result
     for round in 0..12 {
         let name = format!("{}-{round}", stage.name());
         // The program that is executed is over with its answer, and the sandbox with it.
-        let run =
-            stage.start_run(&name, &options, &[&curl, "-s", "-m", "50", "-o", "/dev/null", "https://api.bed.test/"])?;
+        let run = stage.start_run(
+            &name,
+            &options,
+            &[&curl, "-s", "-m", "50", "-o", "/dev/null", "https://api.bed.test/"],
+        )?;
         let question = poll("a question", START, || {
             let list = stage.json(&["approvals", "list", &name, "--json"]).ok()?;
             list.as_array()?.iter().find(|q| q["state"] == "held").cloned()

@@ -17,8 +17,8 @@ use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::cli::out::Failure;
 use crate::cli::pairs::{Holder, Pairs, chosen, runs};
-use crate::kept;
 use crate::state::{Claim, Root};
+use crate::{compose, kept};
 
 /// The first dynamic id (systemd: `DynamicUser=`).
 const FIRST: u32 = 61184;
@@ -124,8 +124,7 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
         let name = entry.file_name();
         let kind = entry.file_type().map_err(told)?;
         let name = name.to_string_lossy();
-        let kept = |name: &str| gateway::budgets::is_of_counts(name) || crate::compose::is_of_approvals(name);
-        if kind.is_file() && (is_of_log(&name) || kept(&name)) {
+        if kind.is_file() && (is_of_log(&name) || is_kept(&name)) {
             give_own(&entry.path(), gateway).map_err(told)?;
         }
         if kind.is_dir() && name == "logs" {
@@ -139,6 +138,12 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
 /// log begins no new file any more.
 pub fn is_of_log(name: &str) -> bool {
     matches!(name, "audit.head" | "audit.next") || name.starts_with("audit") && name.ends_with(".jsonl")
+}
+
+/// Whether a file is one that a gateway keeps for the next one's run.
+fn is_kept(name: &str) -> bool {
+    [gateway::budgets::FILE, compose::APPROVALS].iter().any(|file| kept::is_of(file, name))
+        || name == compose::APPROVALS_ASIDE
 }
 
 /// Whether an id is one that a rooted sandbox's gateway has.

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agent::image::{Store, Wanted};
 use agent::plan::{Hidden, Ids, OtherRoot, Paths};
+use sha2::{Digest, Sha256};
 
 use crate::cli::out::{Failure, say, warn};
 use crate::cli::overlay::Changes;
@@ -43,9 +44,7 @@ impl Chosen<'_> {
             Wanted::Directory(path) => {
                 let path = directory(&path, self.before)?;
                 self.shows_no_state(&path)?;
-                let mut hasher = DefaultHasher::new();
-                path.hash(&mut hasher);
-                let key = format!("dir-{:016x}", hasher.finish());
+                let key = key(&path);
                 (path, key, false)
             }
             Wanted::Mutable { path, tag } => {
@@ -89,6 +88,12 @@ impl Chosen<'_> {
     }
 }
 
+/// Under what the changes to a directory lie: the same whatever cofferdam is built with.
+fn key(directory: &Path) -> String {
+    let hash = hex::encode(Sha256::digest(directory.as_os_str().as_bytes()));
+    format!("dir-{hash:.32}")
+}
+
 fn told(error: agent::image::ImageError) -> Failure {
     Failure::refused(format!("--root: {error}"))
 }
@@ -100,4 +105,14 @@ fn directory(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure
         return Err(Failure::refused("--root /: that is the default: leave --root out"));
     }
     Ok(real)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directorys_key_is_no_other_in_another_build() {
+        assert_eq!(key(Path::new("/srv/root")), "dir-8f155b2d9af6ebf77f715ea48df50920");
+    }
 }

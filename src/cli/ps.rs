@@ -8,7 +8,7 @@ use operator::types::{AgentStatus, Status};
 use serde::Serialize;
 
 use crate::cli::args::JsonArgs;
-use crate::cli::live::{age, state};
+use crate::cli::live::{SOON, age, state};
 use crate::cli::out::{Failure, Outcome, print, print_json, say, table};
 use crate::cli::wait_for;
 use crate::state::{Name, Presence, Root};
@@ -57,6 +57,21 @@ pub(super) fn present(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
     Ok((running, others))
 }
 
+/// The same, off this thread: where nobody takes connections any more, to knock may last.
+pub(super) async fn there(root: &Root) -> Result<(Vec<Name>, Vec<Name>), Failure> {
+    let root = root.clone();
+    let knock = tokio::task::spawn_blocking(move || present(&root));
+    knock.await.unwrap_or_else(|_| Err(Failure::refused("the sandboxes could not be looked for")))
+}
+
+/// Whether it is there. Off this thread: where nobody takes connections any more, to knock may last.
+pub(super) async fn runs(root: &Root, name: &Name) -> bool {
+    let (root, name) = (root.clone(), name.clone());
+    let knock = tokio::task::spawn_blocking(move || root.is_running(&name));
+    // Whoever doesn't refuse is there.
+    tokio::time::timeout(SOON, knock).await.map_or(true, |knocked| knocked.unwrap_or(true))
+}
+
 /// What they tell, in their order.
 pub(super) async fn listed(root: &Root, running: &[Name]) -> Vec<Listed> {
     join_all(running.iter().map(|name| ask(root, name))).await.into_iter().flatten().collect()
@@ -67,7 +82,7 @@ async fn ask(root: &Root, name: &Name) -> Option<Listed> {
     let answer = tokio::time::timeout(PATIENCE, Client::new(root.socket(name)).status()).await;
     match answer {
         Ok(Ok(status)) => Some(Listed::Answering(Box::new(status))),
-        Ok(Err(_)) if !root.is_running(name) => None,
+        Ok(Err(_)) if !runs(root, name).await => None,
         _ => Some(Listed::Silent { name: name.to_string(), state: "not-answering" }),
     }
 }

@@ -26,7 +26,7 @@ use crate::kept;
 /// Where questions and answers are kept, in the sandbox's state directory.
 pub const FILE: &str = "approvals.json";
 /// One that can't be read is put there, and never written over.
-const ASIDE: &str = "approvals-unreadable.json";
+pub const ASIDE: &str = "approvals-unreadable.json";
 /// At the soonest so long after the last time is a question written: answers are at once.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How long the reloader may take to put an answer in force.
@@ -45,18 +45,12 @@ pub struct Desk {
     told: Option<Questions>,
 }
 
-/// Whether a file of the state directory is that, or what a process left that was killed while it wrote.
-#[must_use]
-pub fn is_of_approvals(name: &str) -> bool {
-    name.starts_with("approvals.")
-}
-
 /// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
 ///
 /// # Errors
 /// What an earlier run was allowed, and this one isn't, can't be taken off the disk.
 pub fn book(sandbox: &str, hold: Duration, beginning: Beginning) -> std::io::Result<Approvals> {
-    kept::clear_away(FILE, is_of_approvals);
+    kept::clear_away(FILE);
     let kept = match kept::read(Path::new(FILE)) {
         Ok(Some(bytes)) => serde_json::from_slice::<Kept>(&bytes).map_err(|e| e.to_string()),
         Ok(None) => Ok(Kept::default()),

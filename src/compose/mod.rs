@@ -36,7 +36,7 @@ mod stores;
 mod terminal;
 mod tree;
 
-pub use approvals::{FILE as APPROVALS, is_of_approvals};
+pub use approvals::{ASIDE as APPROVALS_ASIDE, FILE as APPROVALS};
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

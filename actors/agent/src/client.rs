@@ -193,14 +193,6 @@ impl InitClient {
         self.done(Request::Remember { agent: agent.to_owned(), status }, vec![]).await
     }
 
-    /// Another descriptor of a process's terminal.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn pty_master(&self, process: ProcessId) -> Result<OwnedFd, ClientError> {
-        self.descriptor(Request::PtyMaster { process }).await
-    }
-
     /// A TCP listener inside; the same address gives the same listener.
     ///
     /// # Errors

@@ -92,11 +92,6 @@ pub enum Request {
         /// How it ended.
         status: ExitStatus,
     },
-    /// Another descriptor of a process's pty master. → [`Answer::Descriptor`].
-    PtyMaster {
-        /// Which.
-        process: ProcessId,
-    },
     /// A TCP listener inside the sandbox; the same address again gives the same listener. → [`Answer::Descriptor`].
     ListenTcp {
         /// Where.

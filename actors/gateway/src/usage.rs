@@ -26,18 +26,6 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Reported counts by kind, the closed set of label values.
-    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [
-            ("input", self.input),
-            ("output", self.output),
-            ("cache_read", self.cache_read),
-            ("cache_write", self.cache_write),
-        ]
-        .into_iter()
-        .filter_map(|(kind, n)| Some((kind, n?)))
-    }
-
     /// Streams report running totals: the largest of each counts.
     fn merge(&mut self, other: Self) {
         let most = |a: &mut Option<u64>, b: Option<u64>| *a = (*a).max(b);

@@ -48,9 +48,15 @@ fn line(out: &mut String, indent: usize, text: impl std::fmt::Display) {
     let _ = writeln!(out, "{:indent$}{text}", "");
 }
 
-/// Text as YAML: JSON's quoting is valid YAML.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// Text as YAML has it in double quotes, where it takes JSON's escapes.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut json = serde_json::Value::from(text).to_string();
+    // JSON leaves these as they are, and YAML takes them for the end of a line (YAML 1.1, section 4.2).
+    for (c, escape) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
+        json = json.replace(c, escape);
+    }
+    json
 }
 
 fn paths(out: &mut String, name: &str, rules: &[PathRule]) {

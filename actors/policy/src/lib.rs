@@ -55,6 +55,7 @@ pub use decision::{
 };
 pub use diagnostics::{Diagnostic, Diagnostics, Severity};
 pub use diff::{Change, Effect, diff};
+pub use document::quoted;
 pub use explain::{Asked, Difference, Explanation, Nearest, Question, QuestionError, Verdict};
 pub use fields::nearest;
 pub use generation::{Candidate, Generation, Source, Store};

@@ -4,31 +4,35 @@
 //! behind, the body is framed anew. Nothing is sent before the decision is on record, nothing is sent twice, and no
 //! redirect is followed.
 
+mod connection;
+mod outgoing;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use http_body::Body as _;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use policy::{Denial, Destination, Layer};
+use policy::{Denial, Layer};
 
 use crate::answer::{Known, Refusal};
-use crate::body::{Body, empty};
+use crate::body::Body;
 use crate::conn::Conn;
 use crate::credentials::{Guard, Sent};
 use crate::intent::{Exchange, Scope};
 use crate::interim::{Expected, Interim};
 use crate::limits::FIRST_BYTE_DEADLINE;
-use crate::message::{Download, Ledger, Source, Upload};
+use crate::message::{Download, Ledger, Source};
 use crate::pool::Key;
 use crate::road::Answer;
 use crate::tracker::{InTurn, Live};
-use crate::upstream::{Purpose, Sender, Unopened, Unsent, Wire};
+use crate::upstream::{Sender, Unsent, Wire};
 use crate::verdict::Permitted;
 use crate::websocket::{self, Handshake};
-use crate::{address, hop, misleading, outcome};
+use crate::{hop, outcome};
+
+pub(crate) use outgoing::{authority, clean};
 
 /// A permitted request with all its parts.
 pub(crate) struct Asked<'a> {
@@ -53,7 +57,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let destination = permitted.granted.destination.clone();
     let caller = Arc::clone(&permitted.granted.caller);
     let key = Key { caller, destination, wire, addresses: grant.addresses.clone() };
-    let mut sender = connection(conn, &key, &permitted, known, started).await?;
+    let mut sender = connection::connection(conn, &key, &permitted, known, started).await?;
     let tracked =
         conn.deps.tracker.track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.reached()));
     let live = Arc::new(tracked.await);
@@ -75,49 +79,23 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     }
     let tripped = sent.body.tripped();
-    let request = outgoing(&parts, &permitted, sent, (&ledger, &live))?;
-    // Where an answer is searched for credentials, or is no answer, nothing comes before it. Nor where other requests of the connection go
-    // elsewhere: a client that takes an interim answer for its answer would take the answer for the next one's, which is another destination's.
-    let hears = guard.is_none()
-        && handshake.is_none()
-        && parts.version == Version::HTTP_11
-        && conn.scope.leads_to().is_some();
+    let hears = guard.is_none() && handshake.is_none() && takes_interim_answers(conn, &parts);
     let expected = conn.interim().filter(|_| hears).map(Interim::expect);
-    let shape = |request, sender: &Sender| {
-        let mut request =
-            reshape(request, &permitted.granted.destination, exchange.tls, sender, handshake.as_ref())?;
-        if let Some(expected) = expected.as_ref().filter(|_| !sender.is_http2()) {
-            expected.listen(&mut request);
-        }
-        Ok::<_, Refusal>(request)
+    let request = outgoing::outgoing(&parts, &permitted, sent, (&ledger, &live))?;
+    let sending = Sending {
+        conn,
+        key: &key,
+        permitted: &permitted,
+        handshake: handshake.as_ref(),
+        live: &live,
+        ledger: &ledger,
+        expected: expected.as_ref(),
     };
-    let request = shape(request, &sender)?;
-    let waits = (&*live, &*ledger, expected.as_ref());
-    let response = match send(conn, &mut sender, request, waits).await {
-        Ok(response) => response,
-        Err(Failed::Refused(refusal)) => {
-            let refusal = tripped.denial().map_or(refusal, |denial| permitted.but(denial.clone()));
-            ledger.fault(refusal.detail());
-            return Err(refusal);
-        }
-        // The pooled connection was gone before a byte of the request left: this is still the first sending.
-        Err(Failed::Unsent(request)) => {
-            sender = dial(conn, &key, &permitted).await?;
-            live.leads_to(sender.reached()).await;
-            if live.is_revoked() {
-                return Err(revoked());
-            }
-            let request = shape(*request, &sender)?;
-            match send(conn, &mut sender, request, waits).await {
-                Ok(response) => response,
-                Err(Failed::Refused(refusal)) => return Err(refusal),
-                Err(Failed::Unsent(_)) => {
-                    let why = "the destination closes every connection".to_owned();
-                    return Err(Refusal::Unreachable(sender.fault().unwrap_or(why)));
-                }
-            }
-        }
-    };
+    let response = sending.exchange(&mut sender, request).await.map_err(|refusal| {
+        let refusal = tripped.denial().map_or(refusal, |denial| permitted.but(denial.clone()));
+        ledger.fault(refusal.detail());
+        refusal
+    })?;
     if let Some(expected) = expected {
         expected.settled().await;
     }
@@ -134,18 +112,30 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         }
         handshake => handshake,
     };
+    answers_a_request(&response, handshake.as_ref())?;
+    let closes = handshake.is_some_and(|handshake| handshake.closes());
+    let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
+    Ok((incoming(response, source, ledger, guard, closes), None))
+}
+
+/// Whether what comes before an answer may be passed on. Not where other requests of the connection go elsewhere: a client that takes an
+/// interim answer for its answer would take the answer for the next one's, which is another destination's.
+fn takes_interim_answers(conn: &Conn, parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11 && conn.scope.leads_to().is_some()
+}
+
+/// Whether it is an answer, and none that a handshake would be believed by.
+fn answers_a_request(response: &Response<Incoming>, handshake: Option<&Handshake>) -> Result<(), Refusal> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // A tunnel that nobody asked for: both sides are closed.
         return Err(Refusal::Unreachable("the destination switched protocols unasked".to_owned()));
     }
-    if handshake.as_ref().is_some_and(|handshake| handshake.misleads(response.status())) {
+    if handshake.is_some_and(|handshake| handshake.misleads(response.status())) {
         return Err(Refusal::Unreachable(
             "the destination took the WebSocket handshake for a request".to_owned(),
         ));
     }
-    let closes = handshake.is_some_and(|handshake| handshake.closes());
-    let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
-    Ok((incoming(response, source, ledger, guard, closes), None))
+    Ok(())
 }
 
 /// What to speak upstream. In the clear that is what the client spoke, which knows its server; of a request in absolute form it
@@ -159,123 +149,101 @@ fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
     }
 }
 
-/// An open connection: a pooled one, or a new one to an address judged now. Either way the decision is on record
-/// before this returns.
-async fn connection(
-    conn: &Arc<Conn>,
-    key: &Key,
-    permitted: &Permitted,
-    known: &Known,
-    started: Instant,
-) -> Result<Sender, Refusal> {
-    let journal = &*conn.deps.journal;
-    if let Some(sender) = pooled(conn, key, permitted).await {
-        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
-        return Ok(sender);
-    }
-    let _opening = conn.pool.opening(key).await;
-    if let Some(sender) = pooled(conn, key, permitted).await {
-        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
-        return Ok(sender);
-    }
-    let addresses = match conn.take_addresses(&key.addresses) {
-        Some(fresh) => fresh,
-        None => address::Judged::of(&conn.deps, &permitted.granted).await?,
-    };
-    outcome::request_allowed(journal, known, permitted, started.elapsed())?;
-    open(conn, key, permitted, &addresses).await
-}
-
-/// One that is open and takes this request.
-async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender> {
-    let sender = conn.pool.take(key).await?;
-    (!permitted.exchange.websocket || sender.takes_websockets().await).then_some(sender)
-}
-
-async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
-    open(conn, key, permitted, &address::Judged::of(&conn.deps, &permitted.granted).await?).await
-}
-
-/// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the first.
-async fn open(
-    conn: &Conn,
-    key: &Key,
-    permitted: &Permitted,
-    addresses: &address::Judged,
-) -> Result<Sender, Refusal> {
-    let purpose = if permitted.exchange.websocket { Purpose::WebSocket } else { Purpose::Requests };
-    let reach = async |wire| {
-        let sender = conn
-            .deps
-            .upstream
-            .open(
-                addresses.dial(&conn.deps.tracker, permitted.granted.caller.party).await?,
-                &key.destination,
-                wire,
-                purpose,
-            )
-            .await?;
-        if purpose == Purpose::WebSocket && !sender.takes_websockets().await {
-            let why = "the destination speaks HTTP/2, and takes no WebSocket on it (RFC 8441)";
-            return Err(Unopened::NotSpoken(Refusal::Unreachable(why.to_owned())));
-        }
-        Ok(sender)
-    };
-    let sender = match reach(key.wire).await {
-        Err(Unopened::NotSpoken(_)) if purpose == Purpose::WebSocket => {
-            let sender = reach(key.wire.otherwise()).await?;
-            if !sender.is_http2() {
-                // Not what its key stands for.
-                return Ok(sender);
-            }
-            sender
-        }
-        first => first?,
-    };
-    conn.pool.opened(key, &sender);
-    Ok(sender)
-}
-
 enum Failed {
     /// Not a byte was sent.
     Unsent(Box<Request<Body>>),
     Refused(Refusal),
 }
 
-/// By what an answer is waited for: the decision, what moves, and what may come before it.
-type Waits<'a> = (&'a Live, &'a Ledger, Option<&'a Expected>);
-
-async fn send(
-    conn: &Conn,
-    sender: &mut Sender,
-    request: Request<Body>,
-    waits: Waits<'_>,
-) -> Result<Response<Incoming>, Failed> {
-    let result = sent(sender.send(request), waits).await?;
-    result.map_err(|unsent| failed(conn, sender, unsent))
+/// A request on its way: whose it is, the decision that lets it go, and what moves meanwhile.
+struct Sending<'a> {
+    conn: &'a Arc<Conn>,
+    key: &'a Key,
+    permitted: &'a Permitted,
+    handshake: Option<&'a Handshake>,
+    live: &'a Live,
+    ledger: &'a Ledger,
+    /// What may come before its answer.
+    expected: Option<&'a Expected>,
 }
 
-/// Waits for the answer's head, as long as the decision stands and something moves.
-async fn sent<T>(sending: impl Future<Output = T>, (live, ledger, expected): Waits<'_>) -> Result<T, Failed> {
-    let fallen = live.revoked();
-    // One clock for all of it: what comes before an answer is none.
-    let silence = tokio::time::sleep(FIRST_BYTE_DEADLINE);
-    tokio::pin!(sending, fallen, silence);
-    let mut sent = ledger.up();
-    loop {
-        tokio::select! {
-            result = &mut sending => return Ok(result),
-            () = &mut fallen => return Err(Failed::Refused(revoked())),
-            () = arrived(expected) => {}
-            () = &mut silence => {
-                // An upload that still moves is no silence.
-                let now = ledger.up();
-                if now == sent {
-                    let why = "the destination did not answer in time".to_owned();
-                    return Err(Failed::Refused(Refusal::Timeout(why)));
+impl Sending<'_> {
+    /// Sends it once. Where a pooled connection was gone before a byte of it left, that is by a new one, which becomes `sender`.
+    async fn exchange(
+        &self,
+        sender: &mut Sender,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let request = match self.send(sender, request).await {
+            Ok(response) => return Ok(response),
+            Err(Failed::Refused(refusal)) => return Err(refusal),
+            Err(Failed::Unsent(request)) => *request,
+        };
+        *sender = connection::dial(self.conn, self.key, self.permitted).await?;
+        self.live.leads_to(sender.reached()).await;
+        if self.live.is_revoked() {
+            return Err(revoked());
+        }
+        self.send(sender, request).await.map_err(|failed| match failed {
+            Failed::Refused(refusal) => refusal,
+            Failed::Unsent(_) => {
+                let why = "the destination closes every connection".to_owned();
+                Refusal::Unreachable(sender.fault().unwrap_or(why))
+            }
+        })
+    }
+
+    async fn send(&self, sender: &mut Sender, request: Request<Body>) -> Result<Response<Incoming>, Failed> {
+        let request = self.shape(request, sender).map_err(Failed::Refused)?;
+        let result = self.answered(sender.send(request)).await.map_err(Failed::Refused)?;
+        result.map_err(|unsent| self.failed(sender, unsent))
+    }
+
+    fn shape(&self, request: Request<Body>, sender: &Sender) -> Result<Request<Body>, Refusal> {
+        let destination = &self.permitted.granted.destination;
+        let tls = self.permitted.exchange.tls;
+        let mut request = outgoing::reshape(request, destination, tls, sender, self.handshake)?;
+        if let Some(expected) = self.expected.filter(|_| !sender.is_http2()) {
+            expected.listen(&mut request);
+        }
+        Ok(request)
+    }
+
+    /// Waits for the answer's head, as long as the decision stands and something moves.
+    async fn answered<T>(&self, sending: impl Future<Output = T>) -> Result<T, Refusal> {
+        let fallen = self.live.revoked();
+        // One clock for all of it: what comes before an answer is none.
+        let silence = tokio::time::sleep(FIRST_BYTE_DEADLINE);
+        tokio::pin!(sending, fallen, silence);
+        let mut sent = self.ledger.up();
+        loop {
+            tokio::select! {
+                result = &mut sending => return Ok(result),
+                () = &mut fallen => return Err(revoked()),
+                () = arrived(self.expected) => {}
+                () = &mut silence => {
+                    // An upload that still moves is no silence.
+                    let now = self.ledger.up();
+                    if now == sent {
+                        return Err(Refusal::Timeout("the destination did not answer in time".to_owned()));
+                    }
+                    sent = now;
+                    silence.as_mut().reset(tokio::time::Instant::now() + FIRST_BYTE_DEADLINE);
                 }
-                sent = now;
-                silence.as_mut().reset(tokio::time::Instant::now() + FIRST_BYTE_DEADLINE);
+            }
+        }
+    }
+
+    fn failed(&self, sender: &Sender, unsent: Unsent) -> Failed {
+        if let Some(violation) = self.conn.violation() {
+            return Failed::Refused(Refusal::Malformed(violation));
+        }
+        match unsent.request {
+            Some(request) => Failed::Unsent(request),
+            None => {
+                tracing::debug!(error = %unsent.error, "upstream gave no answer");
+                let why = "the destination broke off or did not answer in HTTP".to_owned();
+                Failed::Refused(Refusal::Unreachable(sender.fault().unwrap_or(why)))
             }
         }
     }
@@ -288,20 +256,6 @@ async fn arrived(expected: Option<&Expected>) {
     }
 }
 
-fn failed(conn: &Conn, sender: &Sender, unsent: Unsent) -> Failed {
-    if let Some(violation) = conn.violation() {
-        return Failed::Refused(Refusal::Malformed(violation));
-    }
-    match unsent.request {
-        Some(request) => Failed::Unsent(request),
-        None => {
-            tracing::debug!(error = %unsent.error, "upstream gave no answer");
-            let why = "the destination broke off or did not answer in HTTP".to_owned();
-            Failed::Refused(Refusal::Unreachable(sender.fault().unwrap_or(why)))
-        }
-    }
-}
-
 fn revoked() -> Refusal {
     Refusal::Denied(Denial {
         layer: Layer::L4,
@@ -309,100 +263,6 @@ fn revoked() -> Refusal {
         policy: None,
         hint: None,
     })
-}
-
-/// Takes off what stays on the agent's side.
-pub(crate) fn clean(headers: &mut HeaderMap) {
-    hop::strip(headers);
-    misleading::drop_from(headers);
-    // We answer `Expect` ourselves, when the body is first asked for.
-    headers.remove(header::EXPECT);
-    join_cookies(headers);
-}
-
-/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if cookies.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-fn outgoing(
-    parts: &Parts,
-    permitted: &Permitted,
-    sent: Sent,
-    (ledger, live): (&Arc<Ledger>, &Arc<Live>),
-) -> Result<Request<Body>, Refusal> {
-    let Sent { query, body, .. } = sent;
-    let exchange = &permitted.exchange;
-    let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
-    let body = match body.is_end_stream() {
-        true => empty(),
-        false => Upload::new(body, Arc::clone(ledger), Some(Arc::clone(live))).boxed_unsync(),
-    };
-    let mut request = Request::new(body);
-    *request.method_mut() = exchange.method.clone();
-    *request.headers_mut() = parts.headers.clone();
-    let target = match query.as_ref().map(|query| query.as_str()).or(exchange.query.as_str()) {
-        Some(query) => format!("{}?{query}", exchange.path.as_str()),
-        None => exchange.path.as_str().to_owned(),
-    };
-    *request.uri_mut() = uri(target)?;
-    // The library takes a GET of unknown length for one without a body unless it is told.
-    if unsized_body && matches!(exchange.method, Method::GET | Method::HEAD) {
-        request.extensions_mut().insert(Chunked);
-    }
-    Ok(request)
-}
-
-/// The request has a body whose length nobody stated.
-#[derive(Debug, Clone, Copy)]
-struct Chunked;
-
-/// Gives a request the form that its connection's protocol wants.
-fn reshape(
-    mut request: Request<Body>,
-    destination: &Destination,
-    tls: bool,
-    sender: &Sender,
-    handshake: Option<&Handshake>,
-) -> Result<Request<Body>, Refusal> {
-    let authority = authority(destination, tls);
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    request.headers_mut().remove(header::HOST);
-    if sender.is_http2() {
-        let scheme = if tls { "https" } else { "http" };
-        *request.uri_mut() = uri(format!("{scheme}://{authority}{target}"))?;
-        *request.version_mut() = Version::HTTP_2;
-    } else {
-        *request.uri_mut() = uri(target)?;
-        *request.version_mut() = Version::HTTP_11;
-        let host = HeaderValue::from_str(&authority)
-            .map_err(|_| Refusal::BadRequest("the host fits no header".to_owned()))?;
-        request.headers_mut().insert(header::HOST, host);
-        if request.extensions().get::<Chunked>().is_some() {
-            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-    }
-    if let Some(handshake) = handshake {
-        handshake.shape(&mut request, sender.is_http2());
-    }
-    Ok(request)
-}
-
-/// Host and port as clients write them: the scheme's own port is left out.
-pub(crate) fn authority(destination: &Destination, tls: bool) -> String {
-    match (destination.port, tls) {
-        (443, true) | (80, false) => destination.host.to_string(),
-        _ => destination.to_string(),
-    }
-}
-
-fn uri(text: String) -> Result<Uri, Refusal> {
-    Uri::try_from(text).map_err(|_| Refusal::BadRequest("the target fits no request".to_owned()))
 }
 
 fn incoming(

@@ -74,12 +74,12 @@ impl Shared {
         {
             return;
         }
-        let head = head(status, headers);
         let mut state = self.lock();
         if !state.is_open || state.turn != turn || state.count >= MAX_INTERIM {
             return;
         }
         state.count += 1;
+        let head = head(status, headers);
         if state.waiting.len() + head.len() > MAX_INTERIM_BYTES {
             return;
         }

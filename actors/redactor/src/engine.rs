@@ -102,26 +102,12 @@ impl Redactor {
         Ok(Self { secrets, known })
     }
 
-    /// The same with one more secret.
-    ///
-    /// # Errors
-    /// As for [`Self::new`].
-    pub fn with(&self, name: &str, secret: Secret) -> Result<Self, RedactorError> {
-        let added = self.secrets.iter().cloned().chain([(Arc::from(kind_of(name)), secret)]);
-        Self::new(added)
-    }
-
     /// The kinds of those secrets that are too short to be searched for.
     pub fn ignored(&self) -> impl Iterator<Item = &str> {
         self.secrets
             .iter()
             .filter(|(_, secret)| secret.expose().trim_ascii().len() < crate::forms::SECRET_MIN)
             .map(|(kind, _)| &**kind)
-    }
-
-    /// The kinds of all known secrets.
-    pub fn known_kinds(&self) -> impl Iterator<Item = &str> {
-        self.secrets.iter().map(|(kind, _)| &**kind)
     }
 
     /// A whole text, made safe to show.

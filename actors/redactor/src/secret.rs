@@ -24,12 +24,6 @@ impl Secret {
         &self.0
     }
 
-    /// The bytes as text, if they are UTF-8.
-    #[must_use]
-    pub fn expose_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
-    }
-
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -118,6 +112,5 @@ mod tests {
         let shown = format!("{secret} {secret:?} {:?} {:#?}", Some(&secret), vec![secret.clone()]);
         assert!(!shown.contains("hunter2"));
         assert_eq!(secret.expose(), b"hunter2hunter2");
-        assert_eq!(secret.expose_str(), Some("hunter2hunter2"));
     }
 }

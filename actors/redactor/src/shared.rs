@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::engine::{Hit, Redactor, RedactorError};
+use crate::engine::{Hit, Redactor};
 use crate::pump::{self, NoObserver, SharedObserver};
-use crate::secret::{Redacted, Secret};
+use crate::secret::Redacted;
 
 /// A handle on the redactor in force. Clones share it.
 #[derive(Clone)]
@@ -46,21 +46,6 @@ impl SharedRedactor {
         self.now.load()
     }
 
-    /// Adds a secret: from here on it is masked everywhere. Blocking work of up to some milliseconds.
-    ///
-    /// # Errors
-    /// When the secrets become more than the search is made for; the redactor in force stays.
-    pub fn add_secret(&self, name: &str, secret: Secret) -> Result<(), RedactorError> {
-        loop {
-            let current = self.now.load_full();
-            let next = Arc::new(current.with(name, secret.clone())?);
-            let seen = self.now.compare_and_swap(&current, next);
-            if Arc::ptr_eq(&seen, &current) {
-                return Ok(());
-            }
-        }
-    }
-
     /// A whole text, made safe to show by the redactor in force.
     #[must_use]
     pub fn redact(&self, text: &str) -> Redacted<String> {
@@ -73,6 +58,7 @@ impl SharedRedactor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn what_is_masked_is_told() {
@@ -87,14 +73,5 @@ mod tests {
         assert_eq!(stream.push(b"hunter2hun"), b"");
         assert_eq!(stream.push(b"ter2 "), b"[REDACTED:K] ");
         assert_eq!(*told.lock().unwrap(), vec![("K".to_owned(), 1), ("K".to_owned(), 1)]);
-    }
-
-    #[test]
-    fn an_added_secret_is_masked_by_every_clone() {
-        let shared = SharedRedactor::new(Redactor::new::<&str>([]).unwrap());
-        let clone = shared.clone();
-        assert_eq!(*clone.redact("x hunter2hunter2"), "x hunter2hunter2");
-        shared.add_secret("PASSWORD", Secret::from("hunter2hunter2")).unwrap();
-        assert_eq!(*clone.redact("x hunter2hunter2"), "x [REDACTED:PASSWORD]");
     }
 }

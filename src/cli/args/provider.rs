@@ -50,12 +50,24 @@ pub struct ProviderTestArgs {
     /// Have this model say a word, instead of asking which there are: a provider may charge for that
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
-    /// How long a provider may take
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    /// How long a provider may take, 1h at most
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = patience)]
     pub timeout: Duration,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The longest that a provider may be waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+fn patience(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(span) if span > LONGEST_WAIT => Err("at most 1h".into()),
+        Ok(span) if span.is_zero() => Err("more than 0s".into()),
+        Ok(span) => Ok(span),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// `onboard`.

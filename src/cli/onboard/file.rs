@@ -5,9 +5,11 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use policy::quoted;
+
 use super::agents::{Known, Program, Way};
 use crate::cli::provider::detect::Offer;
-use crate::cli::provider::entry::{line, quoted, scalar};
+use crate::cli::provider::entry::{line, scalar};
 use crate::name::Name;
 
 /// Which agent.

@@ -63,7 +63,10 @@ fn which_agent<R: BufRead, W: Write>(person: &mut Person<R, W>) -> Result<Agent,
         found.iter().map(|(_, program)| one_line(&program.to_string())).chain([String::new()]).collect();
     let chosen = match found.is_empty() {
         true => {
-            person.tell(&format!("  (looked for {}: none can be shown to a sandbox as it is)", agents::names()))?;
+            person.tell(&format!(
+                "  (looked for {}: none can be shown to a sandbox as it is)",
+                agents::names()
+            ))?;
             0
         }
         false => person.one_of("Agent", &names, &told)?,

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use gateway::config::{Cost, Provider, StreamUsage, Trust};
+use policy::quoted;
 
 /// The line, without indent.
 pub fn line(name: &str, provider: &Provider) -> String {
@@ -58,16 +59,6 @@ pub fn scalar(text: &str) -> String {
         && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_lowercase().as_str())
         && (!text.starts_with('.') || text.starts_with("./") || text.starts_with("../"));
     if is_word { text.to_owned() } else { quoted(text) }
-}
-
-/// In double quotes, in which YAML takes JSON's escapes.
-pub fn quoted(text: &str) -> String {
-    let mut json = serde_json::Value::from(text).to_string();
-    // JSON leaves these as they are, and YAML takes them for the end of a line.
-    for (c, escape) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
-        json = json.replace(c, escape);
-    }
-    json
 }
 
 #[cfg(test)]

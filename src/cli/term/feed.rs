@@ -27,7 +27,7 @@ const AT_THE_SOONEST: Duration = Duration::from_millis(200);
 /// Tells of all sandboxes of this user that run; ends, with the reason, when none does.
 pub async fn all(root: &Root, to: mpsc::Sender<Message>) -> String {
     loop {
-        let running = match ps::present(root) {
+        let running = match ps::there(root).await {
             Ok((running, _)) if running.is_empty() => return "no sandbox is running any more".into(),
             Ok((running, _)) => running,
             Err(failure) => return failure.message,
@@ -49,7 +49,7 @@ pub async fn one(root: &Root, name: Name, client: Client, to: mpsc::Sender<Messa
             Lost::Ended => break,
             Lost::For(why) => why,
         };
-        if !runs(root, &name).await || to.send(Message::Away(why)).await.is_err() {
+        if !ps::runs(root, &name).await || to.send(Message::Away(why)).await.is_err() {
             break;
         }
         sleep(AT_THE_SOONEST).await;
@@ -72,14 +72,6 @@ impl From<ClientError> for Lost {
             other => told::text(&other.to_string()),
         })
     }
-}
-
-/// Whether it is there. Off this thread: where nobody takes connections any more, to knock may last.
-async fn runs(root: &Root, name: &Name) -> bool {
-    let (root, name) = (root.clone(), name.clone());
-    let knock = tokio::task::spawn_blocking(move || root.is_running(&name));
-    // Whoever doesn't refuse is there.
-    timeout(SOON, knock).await.map_or(true, |knocked| knocked.unwrap_or(true))
 }
 
 /// As long as one supervisor answers.

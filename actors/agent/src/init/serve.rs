@@ -318,11 +318,6 @@ impl Loop<'_> {
                 }
                 self.table.remember(&agent, status).map(|()| (Answer::Done, Vec::new()))
             }
-            Request::PtyMaster { process } => {
-                let master = self.table.find(process)?.master.as_ref();
-                let master = master.ok_or_else(|| Refusal::Invalid("it has no terminal".into()))?;
-                descriptor(master.try_clone())
-            }
             Request::Capture { port } => self.capture(port),
             Request::CaptureOnly { ports } => {
                 self.cage.captured.retain(|port, _| ports.contains(port));

@@ -15,9 +15,6 @@ pub struct Version {
     pub without: &'static str,
 }
 
-/// The oldest version with which `strict` starts.
-pub const NEEDED: u32 = 1;
-
 /// Every version that we know, oldest first.
 pub const VERSIONS: &[Version] = &[
     Version {

@@ -5,6 +5,8 @@ use super::{SnapshotError, refused, system};
 use crate::image::Digest;
 use crate::image::layout::Slice;
 use crate::image::verify::{Size, Verified};
+use crate::sys;
+use nix::poll::PollTimeout;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -18,6 +20,8 @@ pub const MANIFEST: &str = "manifest.json";
 const MAX_MANIFEST: u64 = 64 << 10;
 /// Members beside it.
 const MAX_PARTS: usize = 8;
+/// Bytes that are hashed before somebody looks whether the command is to end.
+const HASHED_AT_ONCE: usize = 1 << 20;
 const BLOCK: u64 = 512;
 const END: [u8; 2 * BLOCK as usize] = [0; 2 * BLOCK as usize];
 

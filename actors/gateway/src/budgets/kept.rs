@@ -14,12 +14,6 @@ use super::{
 
 /// The file, in the sandbox's state directory.
 pub const FILE: &str = "budgets.json";
-/// Whether a file of that directory is this one, or what it was to become when its writer was killed.
-pub fn is_of_counts(name: &str) -> bool {
-    let hexadecimal = |rest: &str| rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit());
-    name == FILE || name.strip_prefix("budgets.").is_some_and(hexadecimal)
-}
-
 /// Longest text that is read, in bytes: [`MAX_KEPT`] counts need a third of it.
 pub const MAX_FILE: usize = 256 * 1024;
 /// The form of the text.

@@ -18,7 +18,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Mutex as AsyncMutex};
 
 pub use estimate::{BYTES_A_TOKEN, Estimate, UNTOLD_INPUT, UNTOLD_OUTPUT};
-pub use kept::{FILE, MAX_FILE, Shelf, Unreadable, how_many, is_of_counts};
+pub use kept::{FILE, MAX_FILE, Shelf, Unreadable, how_many};
 pub use section::{Budget, MAX_BUDGETS, MAX_LIMIT};
 pub(crate) use section::{check, limits};
 pub(crate) use table::Limits;

@@ -133,13 +133,6 @@ impl Identifier {
         self
     }
 
-    /// With hashes already computed. Nothing is lost without them but time.
-    #[must_use]
-    pub fn with_digests(mut self, digests: Digests) -> Self {
-        self.digests = digests;
-        self
-    }
-
     /// With another answer to foreign code than to deny it.
     #[must_use]
     pub fn with_foreign_code(mut self, foreign_code: ForeignCode) -> Self {

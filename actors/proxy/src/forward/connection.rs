@@ -1,0 +1,96 @@
+//! An open connection for a permitted request: a pooled one, or a new one to an address judged now. The decision is on record before either
+//! is handed out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::address;
+use crate::answer::{Known, Refusal};
+use crate::conn::Conn;
+use crate::outcome;
+use crate::pool::Key;
+use crate::upstream::{Purpose, Sender, Unopened};
+use crate::verdict::Permitted;
+
+/// See the module.
+///
+/// # Errors
+/// No judged address answers, or the decision can't be recorded.
+pub(super) async fn connection(
+    conn: &Arc<Conn>,
+    key: &Key,
+    permitted: &Permitted,
+    known: &Known,
+    started: Instant,
+) -> Result<Sender, Refusal> {
+    let journal = &*conn.deps.journal;
+    if let Some(sender) = pooled(conn, key, permitted).await {
+        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+        return Ok(sender);
+    }
+    let _opening = conn.pool.opening(key).await;
+    if let Some(sender) = pooled(conn, key, permitted).await {
+        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+        return Ok(sender);
+    }
+    let addresses = match conn.take_addresses(&key.addresses) {
+        Some(fresh) => fresh,
+        None => address::Judged::of(&conn.deps, &permitted.granted).await?,
+    };
+    outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+    open(conn, key, permitted, &addresses).await
+}
+
+/// One that is open and takes this request.
+async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender> {
+    let sender = conn.pool.take(key).await?;
+    (!permitted.exchange.websocket || sender.takes_websockets().await).then_some(sender)
+}
+
+/// A new one, whatever is pooled.
+///
+/// # Errors
+/// No judged address answers.
+pub(super) async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
+    open(conn, key, permitted, &address::Judged::of(&conn.deps, &permitted.granted).await?).await
+}
+
+/// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the first.
+async fn open(
+    conn: &Conn,
+    key: &Key,
+    permitted: &Permitted,
+    addresses: &address::Judged,
+) -> Result<Sender, Refusal> {
+    let purpose = if permitted.exchange.websocket { Purpose::WebSocket } else { Purpose::Requests };
+    let reach = async |wire| {
+        let sender = conn
+            .deps
+            .upstream
+            .open(
+                addresses.dial(&conn.deps.tracker, permitted.granted.caller.party).await?,
+                &key.destination,
+                wire,
+                purpose,
+            )
+            .await?;
+        if purpose == Purpose::WebSocket && !sender.takes_websockets().await {
+            let why = "the destination speaks HTTP/2, and takes no WebSocket on it (RFC 8441)";
+            return Err(Unopened::NotSpoken(Refusal::Unreachable(why.to_owned())));
+        }
+        Ok(sender)
+    };
+    let sender = match reach(key.wire).await {
+        Err(Unopened::NotSpoken(_)) if purpose == Purpose::WebSocket => {
+            let sender = reach(key.wire.otherwise()).await?;
+            if !sender.is_http2() {
+                // Not what its key stands for.
+                return Ok(sender);
+            }
+            sender
+        }
+        first => first?,
+    };
+    conn.pool.opened(key, &sender);
+    Ok(sender)
+}

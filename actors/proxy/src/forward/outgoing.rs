@@ -1,0 +1,114 @@
+//! The request as it goes out: target and `Host` are made from the canonical forms that were judged, in the form of its connection's protocol;
+//! hop-by-hop fields stay behind, the body is framed anew. Never sends anything.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use policy::Destination;
+
+use crate::answer::Refusal;
+use crate::body::{Body, empty};
+use crate::credentials::Sent;
+use crate::message::{Ledger, Upload};
+use crate::tracker::Live;
+use crate::upstream::Sender;
+use crate::verdict::Permitted;
+use crate::websocket::Handshake;
+use crate::{hop, misleading};
+
+/// Takes off what stays on the agent's side.
+pub(crate) fn clean(headers: &mut HeaderMap) {
+    hop::strip(headers);
+    misleading::drop_from(headers);
+    // We answer `Expect` ourselves, when the body is first asked for.
+    headers.remove(header::EXPECT);
+    join_cookies(headers);
+}
+
+/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+pub(super) fn outgoing(
+    parts: &Parts,
+    permitted: &Permitted,
+    sent: Sent,
+    (ledger, live): (&Arc<Ledger>, &Arc<Live>),
+) -> Result<Request<Body>, Refusal> {
+    let Sent { query, body, .. } = sent;
+    let exchange = &permitted.exchange;
+    let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
+    let body = match body.is_end_stream() {
+        true => empty(),
+        false => Upload::new(body, Arc::clone(ledger), Some(Arc::clone(live))).boxed_unsync(),
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = exchange.method.clone();
+    *request.headers_mut() = parts.headers.clone();
+    let target = match query.as_ref().map(|query| query.as_str()).or(exchange.query.as_str()) {
+        Some(query) => format!("{}?{query}", exchange.path.as_str()),
+        None => exchange.path.as_str().to_owned(),
+    };
+    *request.uri_mut() = uri(target)?;
+    // The library takes a GET of unknown length for one without a body unless it is told.
+    if unsized_body && matches!(exchange.method, Method::GET | Method::HEAD) {
+        request.extensions_mut().insert(Chunked);
+    }
+    Ok(request)
+}
+
+/// The request has a body whose length nobody stated.
+#[derive(Debug, Clone, Copy)]
+struct Chunked;
+
+/// Gives a request the form that its connection's protocol wants.
+pub(super) fn reshape(
+    mut request: Request<Body>,
+    destination: &Destination,
+    tls: bool,
+    sender: &Sender,
+    handshake: Option<&Handshake>,
+) -> Result<Request<Body>, Refusal> {
+    let authority = authority(destination, tls);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    request.headers_mut().remove(header::HOST);
+    if sender.is_http2() {
+        let scheme = if tls { "https" } else { "http" };
+        *request.uri_mut() = uri(format!("{scheme}://{authority}{target}"))?;
+        *request.version_mut() = Version::HTTP_2;
+    } else {
+        *request.uri_mut() = uri(target)?;
+        *request.version_mut() = Version::HTTP_11;
+        let host = HeaderValue::from_str(&authority)
+            .map_err(|_| Refusal::BadRequest("the host fits no header".to_owned()))?;
+        request.headers_mut().insert(header::HOST, host);
+        if request.extensions().get::<Chunked>().is_some() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    if let Some(handshake) = handshake {
+        handshake.shape(&mut request, sender.is_http2());
+    }
+    Ok(request)
+}
+
+/// Host and port as clients write them: the scheme's own port is left out.
+pub(crate) fn authority(destination: &Destination, tls: bool) -> String {
+    match (destination.port, tls) {
+        (443, true) | (80, false) => destination.host.to_string(),
+        _ => destination.to_string(),
+    }
+}
+
+fn uri(text: String) -> Result<Uri, Refusal> {
+    Uri::try_from(text).map_err(|_| Refusal::BadRequest("the target fits no request".to_owned()))
+}
