@@ -171,18 +171,19 @@ pub fn one_line(text: &str) -> String {
 /// Most characters of a text in quotes.
 const QUOTED: usize = 200;
 
-/// As [`one_line`], in quotes that it can't end, without a command in it that could be copied and without a gap that could push what follows
-/// out of sight.
+/// What an agent chose, where a person decides by it: in quotes that it can't end, without a command in it that could be copied, without a
+/// gap that could push what follows out of sight, and with everything spelt out that is no printable ASCII, since letters look alike.
 pub fn quoted(text: &str) -> String {
     let mut shown = String::from("\"");
     let mut before = ' ';
-    for (n, c) in one_line(text).chars().enumerate() {
+    for (n, c) in text.chars().enumerate() {
         if n == QUOTED {
             shown.push('…');
             break;
         }
         match c {
             '"' | '`' => shown.extend(c.escape_unicode()),
+            c if !matches!(c, ' '..='~') => shown.extend(c.escape_default()),
             c if c.is_whitespace() && before.is_whitespace() => shown.extend(c.escape_unicode()),
             c => shown.push(c),
         }
@@ -199,9 +200,24 @@ pub fn harmless(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\n' | '\t' => shown.push(c),
-            // What has no width hides in what is read.
-            '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}' | '\u{2028}' | '\u{2029}' => {
-                shown.extend(c.escape_unicode())
+            // What isn't seen hides in what is read: without width (Unicode's Default_Ignorable_Code_Point), or blank and no space.
+            '\u{ad}'
+            | '\u{34f}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200d}'
+            | '\u{2028}'
+            | '\u{2029}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{2800}'
+            | '\u{3164}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{e0000}'..='\u{e0fff}' => {
+                shown.extend(c.escape_unicode());
             }
             // Bidirectional controls (Unicode UAX #9): what is read must be what is there.
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
@@ -269,6 +285,18 @@ mod tests {
             harmless("a\tb\n\x1b]0;t\x07\u{202e}ü\u{61c}\r"),
             "a\tb\n\\u{1b}]0;t\\u{7}\\u{202e}ü\\u{61c}\\r"
         );
+    }
+
+    #[test]
+    fn what_is_decided_by_is_spelt_out() {
+        assert_eq!(
+            quoted("GET a.test/ä\u{3164}\u{430}`x\"  y"),
+            "\"GET a.test/\\u{e4}\\u{3164}\\u{430}\\u{60}x\\u{22} \\u{20}y\""
+        );
+        for unseen in ["a\u{ad}b", "a\u{3164}b", "a\u{e0041}b", "a\u{2062}b"] {
+            assert!(harmless(unseen).is_ascii(), "{unseen:?}");
+        }
+        assert_eq!(harmless("❤\u{fe0f} สวัสดี"), "❤\u{fe0f} สวัสดี");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::manifest::{Manifest, Member};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, is_in_force, keeper, owner, records, told};
 use crate::cli::out::{Failure, warn};
 use crate::cli::{ids, places};
+use crate::kept;
 use crate::state::{Claim, Name, Root, open_lock};
 
 /// Beside the sandboxes: no name of one begins with a dot.
@@ -45,7 +46,8 @@ pub struct Brought {
 /// Makes the sandbox `name` of a file that was looked at; `approvals`: with those that are in it.
 ///
 /// # Errors
-/// There is one of that name; the file isn't what it was; no space. Then there is nothing.
+/// There is one of that name; the file isn't what it was; no space. Then there is nothing. That it is there, and nobody knows whether it
+/// outlives a power failure.
 pub fn bring(
     root: &Root,
     name: &Name,
@@ -81,7 +83,9 @@ pub fn bring(
     let (lock, made) = coming.hand_over();
     made.keep();
     // From here on it is a sandbox, and nobody starts it before this is done.
-    File::open(root.dir()).and_then(|state| state.sync_all()).map_err(Failure::from)?;
+    kept::settle(&dir).map_err(|e| {
+        Failure::refused(format!("'{name}' is there and whole, and may not outlive a power failure: {e}"))
+    })?;
     drop(lock);
     Ok(Brought { dir, approvals })
 }

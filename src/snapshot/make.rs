@@ -21,6 +21,7 @@ use super::place::Place;
 use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records, told};
 use crate::cli::out::Failure;
 use crate::cli::{ids, places, workspace};
+use crate::kept;
 use crate::state::{Claim, Name, Root};
 
 /// What is wanted.
@@ -52,7 +53,7 @@ pub struct Made {
 /// Makes it.
 ///
 /// # Errors
-/// The sandbox runs, or there is none; more than may be; what can't be read or written. Then there is no file.
+/// The sandbox runs, or there is none; more than may be; what can't be read or written. Then there is no file, but for the last error of [`Place::publish`].
 pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     let claim = claim(root, wanted.name)?;
     let ids = ids::choose(&claim)?;
@@ -142,7 +143,7 @@ fn destination(
             path.join(usual()).display()
         )));
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = kept::beside(&path);
     let real = places::follow(directory, before).map_err(|e| {
         Failure::refused(format!("can't write {shown}: {}: {e}; name a file elsewhere", directory.display()))
     })?;

@@ -13,6 +13,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
 use crate::cli::out::Failure;
+use crate::kept;
 use crate::state::open_lock;
 
 /// A file that is being written.
@@ -37,7 +38,7 @@ impl Place {
             )));
         }
         let told = |e: io::Error| Failure::refused(format!("can't write {shown}: {e}; name another file"));
-        let directory = parent(&path);
+        let directory = kept::beside(&path);
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         match open(directory, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(file) => Ok(Self { file: file.into(), path, hidden: None }),
@@ -48,7 +49,7 @@ impl Place {
 
     fn hidden(path: PathBuf) -> io::Result<Self> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let hidden = parent(&path).join(format!(".{name}.partial"));
+        let hidden = kept::beside(&path).join(format!(".{name}.partial"));
         let told = |why: &str| io::Error::other(format!("{}: {why}", hidden.display()));
         let file = open_lock(&hidden)?;
         let found = file.metadata()?;
@@ -64,7 +65,7 @@ impl Place {
     /// Gives it its name, which nobody else may have taken meanwhile.
     ///
     /// # Errors
-    /// Somebody has; what the kernel says.
+    /// Somebody has; what the kernel says. That it is there, and nobody knows whether it outlives a power failure.
     pub fn publish(mut self) -> Result<PathBuf, Failure> {
         let named = match &self.hidden {
             Some(hidden) => {
@@ -82,12 +83,12 @@ impl Place {
                 linkat(AT_FDCWD, unnamed.as_str(), AT_FDCWD, &self.path, AtFlags::AT_SYMLINK_FOLLOW)
             }
         };
-        let on_disk = || File::open(parent(&self.path))?.sync_all();
-        let done = named.map_err(io::Error::from).and_then(|()| on_disk());
-        done.map_err(|e| {
-            Failure::refused(format!("can't give the snapshot its name {}: {e}", self.path.display()))
-        })?;
+        let shown = self.path.display();
+        named.map_err(|e| Failure::refused(format!("can't give the snapshot its name {shown}: {e}")))?;
         self.hidden = None;
+        kept::settle(&self.path).map_err(|e| {
+            Failure::refused(format!("{shown} is there and whole, and may not outlive a power failure: {e}"))
+        })?;
         Ok(std::mem::take(&mut self.path))
     }
 }
@@ -98,10 +99,6 @@ impl Drop for Place {
             let _left_for_the_next = fs::remove_file(hidden);
         }
     }
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

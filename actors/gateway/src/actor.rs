@@ -97,7 +97,7 @@ impl Actor for GatewayActor {
                 let _ = reply.send(state.gateway.status());
             }
             Msg::Sweep => {
-                let kept = state.gateway.sweep().await;
+                let kept = state.gateway.sweep();
                 tracing::trace!(kept, "provider connections swept");
             }
             Msg::InjectPanic => panic!("fault injected into the gateway"),

@@ -6,14 +6,14 @@
 
 use std::{
     fmt, io,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::Response;
 use hyper::body::Incoming;
 use policy::Party;
-use tokio::{runtime::Handle, sync::Mutex, time::timeout};
+use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
     body::Held,
@@ -105,11 +105,21 @@ impl Kept {
     }
 }
 
+/// The connections, shared by whoever sends and whoever gives one back. Held for a push or a pop, and never while somebody waits; whole even if
+/// poisoned.
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<Kept>>);
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub(crate) struct Lane {
-    // Tokio's mutex: it can't be poisoned, and it is held for a push or a pop.
-    kept: Arc<Mutex<Kept>>,
+    kept: Shelf,
     pub health: Health,
     /// After it couldn't be connected to.
     pub rest: Rest,
@@ -148,11 +158,11 @@ impl Lane {
         outgoing: &Outgoing,
         timeouts: &Timeouts,
     ) -> Result<(Response<Incoming>, Lease), Unsent> {
-        while let Some(mut line) = self.take(party).await {
+        while let Some(mut line) = self.take(party) {
             match line.try_send(outgoing, timeouts.first_byte).await? {
-                Sent::Answer(response) => return Ok((response, self.lease(party, line, outgoing).await)),
+                Sent::Answer(response) => return Ok((response, self.lease(party, line, outgoing))),
                 // A kept connection that died unnoticed.
-                Sent::HandedBack(_) => self.kept.lock().await.give_up(&line),
+                Sent::HandedBack(_) => self.kept.lock().give_up(&line),
             }
         }
         let mut line = timeout(timeouts.connect, Line::open(dial, upstream))
@@ -160,26 +170,26 @@ impl Lane {
             .map_err(|_| Unsent::ConnectTimeout(timeouts.connect))?
             .map_err(Unsent::Connect)?;
         match line.try_send(outgoing, timeouts.first_byte).await? {
-            Sent::Answer(response) => Ok((response, self.lease(party, line, outgoing).await)),
+            Sent::Answer(response) => Ok((response, self.lease(party, line, outgoing))),
             Sent::HandedBack(fault) => Err(Unsent::Connect(io::Error::other(fault))),
         }
     }
 
-    async fn take(&self, party: Party) -> Option<Line> {
-        let mut kept = self.kept.lock().await;
+    fn take(&self, party: Party) -> Option<Line> {
+        let mut kept = self.kept.lock();
         kept.shared(party).or_else(|| kept.idle())
     }
 
-    async fn lease(&self, party: Party, line: Line, outgoing: &Outgoing) -> Lease {
+    fn lease(&self, party: Party, line: Line, outgoing: &Outgoing) -> Lease {
         if line.is_shared() {
-            self.kept.lock().await.share(party, &line);
+            self.kept.lock().share(party, &line);
         }
-        Lease { line: Some(line), body: outgoing.held.clone(), kept: Arc::clone(&self.kept) }
+        Lease { line: Some(line), body: outgoing.held.clone(), kept: self.kept.clone() }
     }
 
     /// Closes what is too old or dead. Called by the actor now and then; [`Lane::send`] needs it not.
-    pub async fn sweep(&self) -> usize {
-        let mut kept = self.kept.lock().await;
+    pub fn sweep(&self) -> usize {
+        let mut kept = self.kept.lock();
         kept.shared.retain(|(_, line)| line.is_alive());
         kept.idle.retain(|(since, line)| since.elapsed() < IDLE_LIFE && line.is_alive());
         kept.idle.len() + kept.shared.len()
@@ -192,25 +202,27 @@ pub(crate) struct Lease {
     line: Option<Line>,
     /// Of the request.
     body: Held,
-    kept: Arc<Mutex<Kept>>,
+    kept: Shelf,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let (Some(mut line), Ok(runtime)) = (self.line.take(), Handle::try_current()) else { return };
-        let kept = Arc::clone(&self.kept);
-        if !line.is_shared() {
+        let Some(mut line) = self.line.take() else { return };
+        if line.is_shared() {
+            if self.body.is_held() {
+                // Its other streams go on.
+                self.kept.lock().give_up(&line);
+            }
+        } else if let Ok(runtime) = Handle::try_current() {
+            let kept = self.kept.clone();
             runtime.spawn(async move {
                 if let Ok(Ok(())) = timeout(READY_WITHIN, line.ready()).await {
-                    let mut kept = kept.lock().await;
+                    let mut kept = kept.lock();
                     if kept.idle.len() < MAX_IDLE {
                         kept.idle.push((Instant::now(), line));
                     }
                 }
             });
-        } else if self.body.is_held() {
-            // Its other streams go on.
-            runtime.spawn(async move { kept.lock().await.give_up(&line) });
         }
     }
 }

@@ -136,11 +136,11 @@ impl Gateway {
     }
 
     /// Closes kept connections that are too old, and tells how the budgets stand; gives how many are kept still.
-    pub async fn sweep(&self) -> usize {
+    pub fn sweep(&self) -> usize {
         self.inner.budgets.tell();
         let mut kept = 0;
         for provider in self.routes().providers() {
-            kept += provider.lane.sweep().await;
+            kept += provider.lane.sweep();
         }
         kept
     }

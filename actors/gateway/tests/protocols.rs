@@ -273,7 +273,7 @@ async fn connections_are_kept_and_a_dead_one_is_replaced() {
     // A connection is kept a moment after the answer's end.
     let kept = async |wanted: usize| {
         let settled = async {
-            while house.gateway.sweep().await != wanted {
+            while house.gateway.sweep() != wanted {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

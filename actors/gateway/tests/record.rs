@@ -169,7 +169,7 @@ async fn a_spent_budget_is_on_record_by_its_layer_and_in_the_metrics() {
         answer.into_body().collect().await.unwrap();
     }
     assert_eq!(decisions(r#"layer="budget",verdict="denied",policy="small""#), before + 1);
-    gateway.sweep().await;
+    gateway.sweep();
     let page = Recorder::install().unwrap().render();
     for (labels, value) in [
         (r#"per="day",provider="oai",model="*",counts="tokens""#, "1.5"),
