@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 use crate::state::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
@@ -234,7 +234,7 @@ pub enum Enforcement {
 impl Config {
     /// Reads and checks a file. Paths in it are taken relative to its directory.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        Self::of_text(&crate::cli::given::read(path, FILE_MAX, MEND)?, path)
+        Self::of_text(&crate::start::given::read(path, FILE_MAX, MEND)?, path)
     }
 
     /// Checks a text as the file that it is, or is to be.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// The longest name of a sandbox: it is a hostname label too (RFC 1123: 63).
 const NAME_MAX: usize = 63;

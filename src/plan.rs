@@ -13,9 +13,9 @@ use policy::Destination;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-use crate::cli::args::LogFormat;
 use crate::config::upstream::UpstreamProxy;
 use crate::config::{Forward, Health, Restart};
+use crate::console::LogFormat;
 
 /// Names of the descriptors that the heart keeps from the start. Others come at run time from the supervisor.
 pub mod slot {

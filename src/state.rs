@@ -11,7 +11,7 @@
 //! STATE/.images/            unpacked images, shared
 //! STATE/.restoring/         what `restore` makes, until it is whole: see `snapshot::bring`
 //! STATE/NAME/places         where its agents could ever write
-//! STATE/.choosing, .ids     which host ids rooted sandboxes have, on the whole machine: see `cli::pairs`
+//! STATE/.choosing, .ids     which host ids rooted sandboxes have, on the whole machine: see `start::pairs`
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
@@ -30,9 +30,9 @@ use agent::plan::Hidden;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 
-use crate::cli::ids;
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 pub use crate::name::Name;
+use crate::start::ids;
 
 /// How many numbered names are tried for a sandbox that was given none.
 const NUMBERED_NAMES: u32 = 1000;

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use super::wish::{Answer, Wish, operator_at, packed};
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 use crate::state::{BUILD_SOCKET, Name, Root, socket_path};
 use crate::waits;
 

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Work;
 use super::wish::{Happened, Wish, wait_for};
-use crate::cli::out::Failure;
-use crate::cli::policies::{self, FILE_MAX};
-use crate::cli::reach;
+use crate::failure::Failure;
 use crate::heart::end_child;
 use crate::plan::Plan;
+use crate::start::policies::{self, FILE_MAX};
+use crate::start::reach;
 use crate::waits::LOOK_PATIENCE;
 
 /// What was seen.

@@ -27,11 +27,11 @@ use agent::protocol::{FromBuilder, ToBuilder};
 use agent::wire::{self, Wire, WireError};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use crate::cli::out::Failure;
-use crate::cli::places;
-use crate::cli::site::Site;
+use crate::failure::Failure;
 use crate::plan::Plan;
 use crate::sealed;
+use crate::start::places;
+use crate::start::site::Site;
 use crate::state::BUILD_SOCKET;
 use crate::waits::WISH_PATIENCE;
 use wish::{Answer, Asker, Happened, wait_for};

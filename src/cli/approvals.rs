@@ -8,8 +8,9 @@ use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, 
 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, harmless, print, print_json, quoted, table};
 use crate::cli::wait_for;
+use crate::console::{Paint, harmless, print, print_json, quoted, table};
+use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Presence, Root};
 
 /// Runs `approvals list`, `approve`, `deny`, `revoke` or `watch`.

@@ -8,7 +8,8 @@ use serde_json::Value;
 use telemetry::audit::{HEAD_NAME, Line, Lines, Record, Report, Trouble, open_all, verify};
 
 use crate::cli::args::AuditCommand;
-use crate::cli::out::{Failure, Outcome, harmless, print, print_json, table};
+use crate::console::{harmless, print, print_json, table};
+use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Root};
 
 /// Runs `audit verify` or `audit show`.

@@ -3,8 +3,9 @@
 use agent::doctor::{Verdict, examine};
 
 use crate::cli::args::JsonArgs;
-use crate::cli::ids;
-use crate::cli::out::{Outcome, Paint, print, print_json, table};
+use crate::console::{Paint, print, print_json, table};
+use crate::failure::Outcome;
+use crate::start::ids;
 
 /// Prints the table; exit code 1 where `strict` could not start.
 pub fn doctor(args: &JsonArgs) -> Outcome {

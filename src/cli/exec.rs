@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::cli::args::ExecArgs;
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome};
 use crate::cli::signals::{self, Signals};
-use crate::cli::{environment, wait_for};
+use crate::cli::wait_for;
+use crate::failure::{Failure, Outcome};
+use crate::start::environment;
 use crate::state::Root;
 
 /// What a terminal without a size is taken for.
@@ -60,7 +61,7 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
             signo = pass(signals, controls, raw.as_ref()) => Ok(Exit { code: None, signal: Some(signo) }),
         }
     });
-    Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::cli::out::REFUSED))
+    Ok(u8::try_from(exit?.shell_code()).unwrap_or(crate::failure::REFUSED))
 }
 
 /// 127 and 126 where the sandbox says that the program isn't there or can't be run.
@@ -70,9 +71,9 @@ fn refused_start(error: &operator::client::ClientError) -> Failure {
         operator::client::ClientError::Fault(fault) => match fault.code {
             Code::CommandNotFound => 127,
             Code::NotExecutable => 126,
-            _ => crate::cli::out::REFUSED,
+            _ => crate::failure::REFUSED,
         },
-        _ => crate::cli::out::REFUSED,
+        _ => crate::failure::REFUSED,
     };
     Failure { code, message: error.to_string() }
 }

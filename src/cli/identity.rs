@@ -4,8 +4,9 @@ use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
 
 use crate::cli::args::IdentityCommand;
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, one_line, print, print_json, table};
 use crate::cli::wait_for;
+use crate::console::{Paint, one_line, print, print_json, table};
+use crate::failure::{Failure, Outcome};
 use crate::state::Root;
 
 /// Runs `identity list`, `identity accept` or `identity forget`.

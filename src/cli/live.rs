@@ -8,8 +8,9 @@ use operator::types::{AgentStatus, SandboxState, Status, Stop, TreeNode};
 use tokio::time::timeout;
 
 use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
-use crate::cli::out::{Failure, Outcome, Paint, print, print_json, table};
 use crate::cli::wait_for;
+use crate::console::{Paint, print, print_json, table};
+use crate::failure::{Failure, Outcome};
 use crate::plan::STOP_GRACE;
 use crate::state::{Name, Root};
 use crate::waits;

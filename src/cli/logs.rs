@@ -6,7 +6,8 @@ use std::time::Duration;
 use redactor::pump::LogLine;
 
 use crate::cli::args::LogsArgs;
-use crate::cli::out::{Failure, Outcome, harmless, print};
+use crate::console::{harmless, print};
+use crate::failure::{Failure, Outcome};
 use crate::logs::Logs;
 use crate::state::{Name, Root};
 

@@ -3,41 +3,22 @@
 mod approvals;
 pub mod args;
 mod audit;
-mod cage;
 mod doctor;
-mod environment;
 mod exec;
-pub mod given;
 mod identity;
-pub mod ids;
 mod live;
 mod logs;
-mod other_root;
-
 mod onboard;
-pub mod out;
-mod outside;
-mod overlay;
-mod pairs;
-pub mod places;
-pub mod policies;
 mod policy;
 pub mod provider;
 mod ps;
-pub mod reach;
 mod redact;
 mod run;
-mod secrets;
 mod signals;
-pub mod site;
 mod snapshot;
-mod sockets;
-mod start;
 #[cfg(feature = "term")]
 mod term;
 mod up;
-mod way_out;
-pub mod workspace;
 
 use std::ffi::OsString;
 use std::io;
@@ -45,10 +26,10 @@ use std::io;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, Parser};
 
-use args::{Cli, Command, RunArgs, UpArgs};
-use out::{Failure, Outcome, REFUSED, fault, speak};
-
+use crate::console::{fault, speak};
+use crate::failure::{Failure, Outcome, REFUSED};
 use crate::state::Root;
+use args::{Cli, Command, RunArgs, UpArgs};
 
 /// Runs the command that was typed, and gives the exit code.
 pub fn main() -> u8 {

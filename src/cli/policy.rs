@@ -15,10 +15,11 @@ use serde_json::json;
 use crate::builder::{self, Came, Wish};
 use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
 use crate::cli::live::{client, told};
-use crate::cli::out::{Failure, Outcome, Paint, REFUSED, fault, print, print_json, say, table, warn};
-use crate::cli::policies::{self, Choice};
 use crate::cli::wait_for;
+use crate::console::{Paint, fault, print, print_json, say, table, warn};
+use crate::failure::{Failure, Outcome, REFUSED};
 use crate::plan::PolicySource;
+use crate::start::policies::{self, Choice};
 use crate::state::{Name, Root};
 
 /// Runs a `policy` command.

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::cli::args::JsonArgs;
 use crate::cli::live::{SOON, age, state};
-use crate::cli::out::{Failure, Outcome, print, print_json, say, table};
 use crate::cli::wait_for;
+use crate::console::{print, print_json, say, table};
+use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Presence, Root};
 
 /// How long a sandbox may take to answer; one that works takes milliseconds.

@@ -6,7 +6,7 @@ use std::io;
 use redactor::{Redactor, SharedRedactor, stream};
 
 use crate::cli::args::RedactArgs;
-use crate::cli::out::{Failure, Outcome};
+use crate::failure::{Failure, Outcome};
 
 /// Copies to the end.
 pub fn redact(args: &RedactArgs) -> Outcome {

@@ -4,11 +4,11 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
-use crate::cli::out::{Failure, Outcome};
-use crate::cli::start::{NameChoice, Wanted, start, system_roots};
-use crate::cli::{environment, policies};
 use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
+use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
+use crate::start::{NameChoice, Wanted, start, system_roots};
+use crate::start::{environment, policies};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 

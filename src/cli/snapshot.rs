@@ -12,7 +12,8 @@ use nix::unistd::{getegid, geteuid};
 use serde::Serialize;
 
 use crate::cli::args::{ApprovalsWord, RestoreArgs, SnapshotArgs};
-use crate::cli::out::{Failure, Outcome, as_word, print, print_json, table, warn};
+use crate::console::{as_word, print, print_json, table, warn};
+use crate::failure::{Failure, Outcome};
 use crate::heart;
 use crate::snapshot::{Found, Made, Manifest, Meter, Origin, Wanted, bring, look, make};
 use crate::state::{Name, Root};

@@ -24,9 +24,10 @@ use tui::model::Model;
 
 use crate::cli::args::TermArgs;
 use crate::cli::live::client;
-use crate::cli::out::{Failure, Outcome, Paint, say};
 use crate::cli::signals::{self, Signals};
 use crate::cli::{ps, wait_for};
+use crate::console::{Paint, say};
+use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Root};
 use terminal::Terminal;
 
@@ -70,7 +71,7 @@ pub fn term(root: &Root, args: &TermArgs) -> Outcome {
             Ok(0)
         }
         End::Signal(signo) => {
-            Err(Failure::silent(u8::try_from(128 + signo).unwrap_or(crate::cli::out::REFUSED)))
+            Err(Failure::silent(u8::try_from(128 + signo).unwrap_or(crate::failure::REFUSED)))
         }
         End::Gone(error) => Err(Failure::refused(format!("the terminal is gone: {error}"))),
     }

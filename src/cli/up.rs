@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use crate::cli::args::{UpArgs, metrics_address};
-use crate::cli::out::{Failure, Outcome};
 use crate::cli::run::enforcement;
-use crate::cli::start::{NameChoice, Wanted, start, system_roots};
-use crate::cli::{environment, policies};
 use crate::config::Config;
+use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
+use crate::start::{NameChoice, Wanted, start, system_roots};
+use crate::start::{environment, policies};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 

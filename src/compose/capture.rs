@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::handover::{Handover, HeartLine};
 use super::stores::{Refused, Stores, tcp_listener};
-use crate::cli::out::warn;
+use crate::console::warn;
 use crate::plan::slot;
 use crate::sealed;
 

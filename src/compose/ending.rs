@@ -16,7 +16,7 @@ use super::another_cage;
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
 use super::records;
-use crate::cli::out::REFUSED;
+use crate::failure::REFUSED;
 use crate::plan::{Mode, STOP_GRACE};
 use crate::sealed;
 use crate::state::CONTROL_SOCKET;

@@ -7,7 +7,7 @@ use redactor::stream::LogWriter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::cli::args::LogFormat;
+use crate::console::LogFormat;
 use crate::plan::Plan;
 
 /// Puts it in place, once a process.

@@ -50,7 +50,8 @@ use supervision::{ChildSpec, FirstStart, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
-use crate::cli::out::{REFUSED, fault, say, speak, warn};
+use crate::console::{fault, say, speak, warn};
+use crate::failure::REFUSED;
 use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
 use crate::steps::Steps;

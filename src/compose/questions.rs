@@ -8,7 +8,7 @@ use std::time::Duration;
 use operator::types::Approval;
 use tokio::sync::mpsc;
 
-use crate::cli::out::{quoted, say};
+use crate::console::{quoted, say};
 
 /// Between two lines.
 const REST: Duration = Duration::from_secs(1);

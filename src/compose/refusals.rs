@@ -13,7 +13,7 @@ use proxy::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
 use redactor::SharedRedactor;
 use telemetry::audit::Sink;
 
-use crate::cli::out::harmless;
+use crate::console::harmless;
 
 /// Different ones that are told; the rest is counted.
 const TOLD: usize = 5;

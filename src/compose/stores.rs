@@ -27,7 +27,7 @@ use super::counts;
 use super::handover::{Handover, HeartLine};
 use super::outward;
 use super::refusals::Refusals;
-use crate::cli::out::warn;
+use crate::console::warn;
 use crate::plan::{Mode, Plan, Secrets, slot};
 use crate::sealed;
 

@@ -13,7 +13,7 @@ use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 
 use crate::cli::args::DemoArgs;
-use crate::cli::out::{Failure, Outcome, REFUSED};
+use crate::failure::{Failure, Outcome, REFUSED};
 
 use agent::Line;
 use show::Show;

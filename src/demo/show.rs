@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::cli::out::{Paint, print, table};
+use crate::console::{Paint, print, table};
 
 /// Columns that a line's first part gets before its verdict.
 const WIDTH: usize = 52;

@@ -10,7 +10,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use super::slots::Slots;
-use crate::cli::out::{REFUSED, fault, warn};
+use crate::console::{fault, warn};
+use crate::failure::REFUSED;
 use crate::plan::slot;
 use crate::state::{BUILD_SOCKET, CONTROL_SOCKET};
 use crate::waits::GONE_WITHIN;

@@ -37,7 +37,7 @@ use nix::sys::signalfd::SignalFd;
 use operator::client::RawTerminal;
 
 use crate::builder::{Builder, Commission};
-use crate::cli::out::{fault, say, warn};
+use crate::console::{fault, say, warn};
 use crate::plan::{Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use super::ending::{self, Ending};
 use super::{Heart, Life, notify};
-use crate::cli::out::warn;
+use crate::console::warn;
 use crate::plan::slot;
 
 /// A packet to a supervisor that does not read is given up after this: its death will be seen soon.

@@ -18,7 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use super::{Heart, Running, ending};
 use crate::builder::{Builder, Word};
-use crate::cli::out::{fault, warn};
+use crate::console::{fault, warn};
 use crate::heart::ending::Ending;
 use crate::plan::{STOP_GRACE, slot};
 use crate::state::BUILD_SOCKET;

@@ -21,9 +21,10 @@ use agent::snapshot::{MAX_FILE, MAX_MEMORY, Select, SnapshotError, fill, take_aw
 
 use super::manifest::{Manifest, Member};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, is_in_force, keeper, owner, records, told};
-use crate::cli::out::{Failure, warn};
-use crate::cli::{ids, places};
+use crate::console::warn;
+use crate::failure::Failure;
 use crate::kept;
+use crate::start::{ids, places};
 use crate::state::{Claim, Name, Root, open_lock};
 
 /// Beside the sandboxes: no name of one begins with a dot.

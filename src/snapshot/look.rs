@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::manifest::{Manifest, Origin};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, keeper, mended, reads, records, told};
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// Answers that a file may bring: a book has no more (docs/limits.md).
 const MAX_ANSWERS: usize = 256;

@@ -19,9 +19,9 @@ use nix::sys::stat::Mode;
 use super::manifest::{Manifest, Member, Origin};
 use super::place::Place;
 use super::{Meter, STATE, WORKSPACE, everything, keeper, mended, owner, records, told};
-use crate::cli::out::Failure;
-use crate::cli::{ids, places, workspace};
+use crate::failure::Failure;
 use crate::kept;
+use crate::start::{ids, places, workspace};
 use crate::state::{Claim, Name, Root};
 
 /// What is wanted.

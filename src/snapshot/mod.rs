@@ -29,7 +29,7 @@ pub use look::{Found, look};
 pub use make::{Made, Wanted, make};
 pub use manifest::{Manifest, Origin};
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// The member that has cofferdam's own records of a sandbox.
 const STATE: &str = "state.tar.gz";
@@ -53,7 +53,7 @@ fn is_kept(path: &Path, directory: bool) -> bool {
     match (names.as_deref(), directory) {
         (Some([name]), true) => *name == "logs",
         (Some(["logs", log]), false) => crate::logs::is_a_log(log),
-        (Some([name]), false) => is_in_force(name) || crate::cli::ids::is_of_log(name),
+        (Some([name]), false) => is_in_force(name) || crate::start::ids::is_of_log(name),
         _ => false,
     }
 }

@@ -17,9 +17,7 @@ pub use answers::{AnswerArgs, ApprovalsCommand, IdentityCommand, Span};
 pub use policy::{ExplainArgs, PolicyCommand, Says};
 pub use provider::{OnboardArgs, ProviderCommand, ProviderTestArgs};
 pub use snapshot::{ApprovalsWord, RestoreArgs, SnapshotArgs};
-pub use start::{
-    EnforcementArg, ExecArgs, LogFormat, RestartWhen, RunArgs, StartArgs, UpArgs, metrics_address,
-};
+pub use start::{EnforcementArg, ExecArgs, RestartWhen, RunArgs, StartArgs, UpArgs, metrics_address};
 
 /// Runs an AI agent in a sandbox that denies by default: network, filesystem, process, inference.
 #[derive(Debug, Parser)]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::console::LogFormat;
+
 /// Options that describe a sandbox; shared by `run` and (as overrides) nothing else.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -125,15 +127,6 @@ pub enum EnforcementArg {
     Strict,
     /// Go on without, and say so in status, metrics and audit
     BestEffort,
-}
-
-/// `--log-format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One object a line
-    Json,
 }
 
 /// Reads `--metrics`: an address, a bare port, or `off`.

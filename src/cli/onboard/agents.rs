@@ -11,8 +11,9 @@ use agent::environment::PATH;
 use gateway::config::Kind;
 use policy::Policy;
 
-use crate::cli::out::{Failure, as_word};
-use crate::cli::{outside, policies};
+use crate::console::as_word;
+use crate::failure::Failure;
+use crate::start::{outside, policies};
 
 /// How an agent is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

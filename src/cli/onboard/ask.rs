@@ -4,7 +4,7 @@
 
 use std::io::{self, BufRead, Write};
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// No answer is longer.
 const LINE_MAX: u64 = 4096;

@@ -27,12 +27,15 @@ use self::agents::Way;
 use self::ask::Person;
 use self::file::{Chosen, words};
 use self::write::Files;
-use crate::cli::args::{LogFormat, OnboardArgs, StartArgs, UpArgs};
-use crate::cli::out::{Failure, Outcome, Paint, as_word, print, print_json, warn};
-use crate::cli::{ids, policies, up, workspace};
+use crate::cli::args::{OnboardArgs, StartArgs, UpArgs};
+use crate::cli::up;
 use crate::config::Config;
+use crate::console::LogFormat;
+use crate::console::{Paint, as_word, print, print_json, warn};
+use crate::failure::{Failure, Outcome};
 use crate::kept;
 use crate::plan::PolicySource;
+use crate::start::{ids, policies, workspace};
 use crate::state::Root;
 
 /// Writes the file, and says what to do next.

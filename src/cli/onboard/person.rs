@@ -9,8 +9,9 @@ use super::file::{Agent, Chosen};
 use super::providers::{self, Typed};
 use super::{token, typed};
 use crate::cli::args::OnboardArgs;
-use crate::cli::out::{Failure, one_line};
 use crate::cli::provider::detect::{self, Detected, Offer};
+use crate::console::one_line;
+use crate::failure::Failure;
 use crate::name::Name;
 
 /// What a file is to say, and what is to be told of it.

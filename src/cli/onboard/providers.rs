@@ -8,9 +8,9 @@ use redactor::{Credential, Reference};
 use smol_str::SmolStr;
 
 use super::file::Agent;
-use crate::cli::out::Failure;
 use crate::cli::provider::detect::{Detected, Offer};
 use crate::cli::provider::known::SERVICES;
+use crate::failure::Failure;
 
 /// What `--provider` takes.
 const TAKES: &str = "--provider takes `detect`, `none`, or KIND=URL with ,CREDENTIAL behind it where a key is needed, such as \

@@ -7,10 +7,11 @@ use super::file::{Agent, Chosen};
 use super::providers::{self, Typed};
 use super::token;
 use crate::cli::args::OnboardArgs;
-use crate::cli::out::{Failure, as_word};
-use crate::cli::policies::{self, Choice};
 use crate::cli::provider::detect::{self, Detected, Offer};
+use crate::console::as_word;
+use crate::failure::Failure;
 use crate::name::Name;
+use crate::start::policies::{self, Choice};
 
 /// What a file is to say, and what is to be told of it.
 ///

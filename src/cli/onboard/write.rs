@@ -10,7 +10,8 @@ use std::path::Path;
 
 use super::made::{Made, opened};
 use super::settings;
-use crate::cli::out::{Failure, as_word};
+use crate::console::as_word;
+use crate::failure::Failure;
 use crate::heart;
 use crate::kept::{self, Aside};
 

@@ -17,8 +17,9 @@ use super::entry;
 use super::known::{SERVERS, SERVICES, Server, Service};
 use super::owner::{self, Doubt};
 use super::road::{Road, ready};
-use crate::cli::out::{Failure, Outcome, one_line, print, print_json, say};
 use crate::cli::wait_for;
+use crate::console::{one_line, print, print_json, say};
+use crate::failure::{Failure, Outcome};
 
 /// A server on this machine that doesn't answer within this isn't waited for.
 const WITHIN: Duration = Duration::from_secs(2);

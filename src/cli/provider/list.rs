@@ -5,9 +5,10 @@ use std::path::Path;
 use gateway::config::{Kind, Provider};
 use serde::Serialize;
 
-use crate::cli::out::{Failure, Outcome, Paint, one_line, print, print_json, table};
 use crate::cli::provider::entry;
 use crate::config::Config;
+use crate::console::{Paint, one_line, print, print_json, table};
+use crate::failure::{Failure, Outcome};
 
 /// Where a file is looked for when none is named.
 const HERE: &str = "cofferdam.yaml";

@@ -12,7 +12,7 @@ mod road;
 mod test;
 
 use crate::cli::args::ProviderCommand;
-use crate::cli::out::Outcome;
+use crate::failure::Outcome;
 
 /// Runs one of the commands.
 pub fn provider(command: &ProviderCommand) -> Outcome {

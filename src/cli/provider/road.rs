@@ -9,12 +9,12 @@ use gateway::routes::{self, Routes};
 use redactor::{Redactor, Secret, SharedRedactor};
 use smol_str::SmolStr;
 
-use crate::cli::out::Failure;
-use crate::cli::{start, way_out};
 use crate::compose::adapters::Providers;
 use crate::compose::outward::{self, Keys, Said};
 use crate::config::Config;
+use crate::failure::Failure;
 use crate::plan::{Secrets, mark_of};
+use crate::start::{self, way_out};
 
 /// See the module.
 pub struct Road {

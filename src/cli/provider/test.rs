@@ -15,8 +15,9 @@ use smol_str::SmolStr;
 use super::list;
 use super::road::{Road, ready};
 use crate::cli::args::ProviderTestArgs;
-use crate::cli::out::{Failure, Outcome, Paint, one_line, print, print_json, table, warn};
 use crate::cli::wait_for;
+use crate::console::{Paint, one_line, print, print_json, table, warn};
+use crate::failure::{Failure, Outcome};
 
 /// What came of one provider.
 #[derive(Serialize)]

@@ -6,8 +6,8 @@ use tui::Text;
 use tui::facts::{Agent, Answer, Candidate, Condition, Happening, Part, Question, Standing, Tone};
 
 use crate::cli::live::{age, branch, last_exit, state};
-use crate::cli::out::one_line;
 use crate::cli::ps;
+use crate::console::one_line;
 
 /// Characters of what is only read: an event's field, a failure.
 pub const SHORT: usize = 512;

@@ -10,9 +10,10 @@ use agent::image::{Store, Wanted};
 use agent::plan::{Hidden, Ids, OtherRoot, Paths};
 use sha2::{Digest, Sha256};
 
-use crate::cli::out::{Failure, say, warn};
-use crate::cli::overlay::Changes;
-use crate::cli::places;
+use crate::console::{say, warn};
+use crate::failure::Failure;
+use crate::start::overlay::Changes;
+use crate::start::places;
 
 /// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];

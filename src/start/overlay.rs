@@ -15,7 +15,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// Below the sandbox's directory.
 const ROOT: &str = "root";

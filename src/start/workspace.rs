@@ -10,9 +10,10 @@ use agent::isolation::links::Astray;
 use agent::plan::{Hidden, Ids, Paths, WORKSPACE};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::cli::ids::give;
-use crate::cli::out::{Failure, as_word};
-use crate::cli::places;
+use crate::console::as_word;
+use crate::failure::Failure;
+use crate::start::ids::give;
+use crate::start::places;
 use crate::state::Claim;
 
 /// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.

@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags};
 use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
-use crate::cli::out::Failure;
-use crate::cli::pairs::{Holder, Pairs, chosen, runs};
+use crate::failure::Failure;
+use crate::start::pairs::{Holder, Pairs, chosen, runs};
 use crate::state::{Claim, Root};
 use crate::{compose, kept};
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use agent::plan::{PathRule, Paths, WORKSPACE};
 use policy::{Candidate, Diagnostics, Policy};
 
-use crate::cli::given;
-use crate::cli::out::{Failure, Paint};
+use crate::console::Paint;
+use crate::failure::Failure;
 use crate::plan::PolicySource;
+use crate::start::given;
 
 /// A policy file larger than this is refused before it is parsed.
 pub const FILE_MAX: u64 = 4 << 20;
@@ -59,7 +60,7 @@ pub fn read(path: &Path) -> Result<String, Failure> {
 pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
     let candidate = load(source).map_err(|diagnostics| Failure::refused(render(&diagnostics)))?;
     if !quiet && !candidate.warnings().is_empty() {
-        crate::cli::out::warn(&render(candidate.warnings()));
+        crate::console::warn(&render(candidate.warnings()));
     }
     Ok(candidate)
 }

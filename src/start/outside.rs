@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::cli::start::Wanted;
+use crate::start::Wanted;
 
 /// Notes it for each agent. Where another root is used it says nothing of what is inside.
 pub fn look(wanted: &mut Wanted) {

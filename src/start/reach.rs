@@ -8,11 +8,12 @@ use agent::isolation::links;
 use agent::isolation::shown::{self, Place, places};
 use agent::plan::{CagePlan, PathRule, WORKSPACE};
 
-use crate::cli::out::{Failure, warn};
-use crate::cli::secrets;
-use crate::cli::site::lasting;
-use crate::cli::start::Wanted;
+use crate::console::warn;
+use crate::failure::Failure;
 use crate::plan::Mode;
+use crate::start::Wanted;
+use crate::start::secrets;
+use crate::start::site::lasting;
 
 /// Refuses keys that the agents could read, and a service whose files they could change: it starts again unattended. A run goes on
 /// by what was just read, and says so; its policy isn't watched then.

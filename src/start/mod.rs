@@ -7,6 +7,23 @@
 //! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the way (a claim, a
 //! socket, init) goes with the process.
 
+pub mod cage;
+pub mod environment;
+pub mod given;
+pub mod ids;
+pub mod other_root;
+pub mod outside;
+pub mod overlay;
+pub mod pairs;
+pub mod places;
+pub mod policies;
+pub mod reach;
+pub mod secrets;
+pub mod site;
+pub mod sockets;
+pub mod way_out;
+pub mod workspace;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,18 +35,18 @@ use policy::Policy;
 use proxy::credentials::Section;
 
 use crate::builder::Commission;
-use crate::cli::args::LogFormat;
-use crate::cli::other_root::Chosen;
-use crate::cli::out::{Failure, Outcome, warn};
-use crate::cli::overlay::Changes;
-use crate::cli::reach::{self, Apart};
-use crate::cli::site::{Site, lasting};
-use crate::cli::{cage, given, ids, places, policies, secrets, sockets, workspace};
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::config::{self, Forward};
+use crate::console::LogFormat;
+use crate::console::warn;
+use crate::failure::{Failure, Outcome};
 use crate::heart::{self, Prepared};
 use crate::plan::{AgentPlan, FORWARDS_MAX, Mode, Plan, PlannedCert, PolicySource, slot};
 use crate::sealed;
+use crate::start::other_root::Chosen;
+use crate::start::overlay::Changes;
+use crate::start::reach::Apart;
+use crate::start::site::{Site, lasting};
 use crate::state::{BUILD_SOCKET, Claim, Name, Root};
 use crate::steps::Steps;
 
@@ -142,7 +159,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     wanted.steps.done("command: name and ids; init begun");
     let policy = policies::check(&wanted.policy, wanted.quiet)?;
     wanted.steps.done("command: policy checked");
-    super::outside::look(&mut wanted);
+    outside::look(&mut wanted);
     let (secrets, client_certs) = secrets::seal(&wanted)?;
     warn_of_credentials(&wanted, policy.policy())?;
     let (cage, apart) = cage(root, &mut wanted, &claim, foundation, policy.policy())?;

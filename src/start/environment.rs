@@ -4,7 +4,7 @@ use std::env::VarError;
 
 use proxy::credentials::Section;
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// Reads `--env` values into pairs.
 pub fn pairs(given: &[String]) -> Result<Vec<(String, String)>, Failure> {

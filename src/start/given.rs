@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 
 /// A file of certificates has at most so many bytes: twenty times those that systems bring.
 const CERTIFICATES_MAX: u64 = 4 << 20;

@@ -9,11 +9,11 @@ use agent::launch;
 use redactor::Reference;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::out::Failure;
-use crate::cli::start::Wanted;
-use crate::cli::way_out;
+use crate::failure::Failure;
 use crate::plan::{PlannedCert, Secrets};
 use crate::sealed;
+use crate::start::Wanted;
+use crate::start::way_out;
 
 /// What the child answers: the public halves of what it found, or an exit code and why.
 #[derive(Serialize, Deserialize)]

@@ -7,11 +7,12 @@ use std::os::unix::net::UnixListener;
 use agent::plan::Ids;
 use agent::protocol::Slot;
 
-use crate::cli::ids;
-use crate::cli::out::{Failure, warn};
-use crate::cli::start::Wanted;
+use crate::console::warn;
+use crate::failure::Failure;
 use crate::heart::Slots;
 use crate::plan::slot;
+use crate::start::Wanted;
+use crate::start::ids;
 use crate::state::{CONTROL_SOCKET, Claim, socket_path};
 
 /// The slots of a sandbox with every listener and its state directory.

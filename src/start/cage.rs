@@ -6,11 +6,11 @@ use agent::isolation::capabilities::REQUIRE_CAP_DROP;
 use agent::launch::Foundation;
 use agent::plan::{CagePlan, Hidden, Limits, Paths};
 
-use crate::cli::other_root::Chosen;
-use crate::cli::out::Failure;
-use crate::cli::start::Wanted;
 use crate::config;
+use crate::failure::Failure;
 use crate::plan::{explicit_listeners, inference_listeners};
+use crate::start::Wanted;
+use crate::start::other_root::Chosen;
 
 /// What the configuration and the command line say. What a policy says is missing, see [`shape`].
 pub fn of_wanted(

@@ -7,48 +7,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Color, Style};
+use clap::ValueEnum;
 use tracing::Level;
 
-use crate::cli::args::LogFormat;
+use crate::failure::Failure;
 
-/// Why a command failed, and the code to exit with.
-///
-/// Exit codes are part of the contract: 125 refused or failed, 126 not executable, 127 not found.
-#[derive(Debug)]
-pub struct Failure {
-    /// The process's exit code.
-    pub code: u8,
-    /// What happened and how to mend it: one line, or a rendered diagnostic.
-    pub message: String,
+/// How messages and logs are written: `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line
+    Json,
 }
-
-/// cofferdam itself refused or failed.
-pub const REFUSED: u8 = 125;
-
-impl Failure {
-    /// cofferdam refused or failed: exit code 125.
-    pub fn refused(message: impl Into<String>) -> Self {
-        Self { code: REFUSED, message: message.into() }
-    }
-
-    /// Already told on another way (a listing that found faults): only the code is left.
-    pub fn silent(code: u8) -> Self {
-        Self { code, message: String::new() }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        // A reader that has seen enough (`| head`) is not a failure worth a line.
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::silent(0);
-        }
-        Self::refused(error.to_string())
-    }
-}
-
-/// What every command returns: the exit code to end with.
-pub type Outcome = Result<u8, Failure>;
 
 /// Whether messages are JSON: of this process and of those that are forked from it.
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -220,7 +191,7 @@ pub fn harmless(text: &str) -> String {
                 shown.extend(c.escape_unicode());
             }
             // Bidirectional controls (Unicode UAX #9): what is read must be what is there.
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' => {
                 shown.extend(c.escape_unicode());
             }
             c if c.is_control() => shown.extend(c.escape_default()),
@@ -303,11 +274,5 @@ mod tests {
     fn colours_take_no_columns() {
         let rows = vec![vec!["\x1b[32mup\x1b[0m".into(), "x".into()], vec!["down".into(), "x".into()]];
         assert_eq!(table(&rows), "\x1b[32mup\x1b[0m    x\ndown  x\n");
-    }
-
-    #[test]
-    fn a_closed_pipe_is_no_failure() {
-        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).code, 0);
-        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::NotFound)).code, 125);
     }
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use agent::plan::CagePlan;
 use policy::Policy;
 
-use crate::cli::other_root::{Chosen, MOVES_NOT};
-use crate::cli::out::Failure;
-use crate::cli::reach::Apart;
-use crate::cli::{cage, policies};
+use crate::failure::Failure;
+use crate::start::other_root::{Chosen, MOVES_NOT};
+use crate::start::reach::Apart;
+use crate::start::{cage, policies};
 
 /// See the module.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use agent::isolation::links::{self, Astray};
 use agent::isolation::shown::written;
 use agent::plan::CagePlan;
 
-use crate::cli::out::Failure;
+use crate::failure::Failure;
 use crate::kept;
 
 /// In the state directory of a sandbox: real paths, each with a NUL at its end, which no path has in it.
