@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use policy::NamedProgram;
 use redactor::{Credential, Reference};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny};
 use smol_str::SmolStr;
@@ -14,6 +15,7 @@ use crate::{
     base_url::BaseUrl,
     budgets::{self, Budget},
     glob::Glob,
+    programs::Programs,
 };
 
 /// Most providers in one file: each may hold a few idle connections.
@@ -40,6 +42,9 @@ pub struct Inference {
     /// How much may be used in which time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub budgets: Vec<Budget>,
+    /// The programs that may ask the gateway, as a policy's entry names them. Absent: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binaries: Option<Vec<NamedProgram>>,
 }
 
 /// One upstream that answers model requests.
@@ -136,6 +141,9 @@ pub struct Route {
     /// Time-outs of this route.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// The programs that it is for, of those that may ask at all. Absent: each of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binaries: Option<Vec<NamedProgram>>,
 }
 
 /// A provider and the name that the model has there.
@@ -265,6 +273,9 @@ impl Inference {
             }
             self.check_route(n, route, &mut fault);
         }
+        if let Err(found) = Programs::compile("", self.binaries.as_deref()) {
+            found.into_iter().for_each(|Fault { at, what }| fault(at, what));
+        }
         budgets::check(self, &mut fault);
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
@@ -274,11 +285,14 @@ impl Inference {
     pub fn no_provider(&self, name: &str) -> String {
         let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
         let near = policy::nearest(name, &known).map(|near| format!("; did you mean \"{near}\"?"));
-        format!(
-            "no provider is called \"{name}\"; there are: {}{}",
-            known.join(", "),
-            near.unwrap_or_default()
-        )
+        match known.is_empty() {
+            true => format!("no provider is called \"{name}\": there is none, `providers` names them"),
+            false => format!(
+                "no provider is called \"{name}\"; there are: {}{}",
+                known.join(", "),
+                near.unwrap_or_default()
+            ),
+        }
     }
 
     fn check_route(&self, n: usize, route: &Route, fault: &mut impl FnMut(String, String)) {
@@ -290,6 +304,9 @@ impl Inference {
         }
         if route.to.len() > MAX_TARGETS {
             fault(format!("routes[{n}].to"), format!("more than {MAX_TARGETS} targets"));
+        }
+        if let Err(found) = Programs::compile(&format!("routes[{n}]."), route.binaries.as_deref()) {
+            found.into_iter().for_each(|Fault { at, what }| fault(at, what));
         }
         for (m, target) in route.to.iter().enumerate() {
             if !self.providers.contains_key(&target.provider) {

@@ -29,6 +29,7 @@ mod options;
 mod outgoing;
 mod output;
 pub mod probe;
+mod programs;
 pub mod record;
 pub mod refusal;
 mod relay;

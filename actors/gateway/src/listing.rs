@@ -3,6 +3,7 @@
 //! Nobody is asked. One model is there if the list has it, and then it is the same object.
 
 use http::{Response, StatusCode};
+use policy::Caller;
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,8 +13,8 @@ use crate::{
 };
 
 /// The list.
-pub(crate) fn all(routes: &Routes, request_id: &str) -> Response<Body> {
-    let listed = routes.listed();
+pub(crate) fn all(routes: &Routes, caller: &Caller, request_id: &str) -> Response<Body> {
+    let listed = routes.listed(caller);
     let data: Vec<_> = listed.iter().map(|name| shown(name)).collect();
     let list = json!({"object": "list", "data": data, "has_more": false,
                       "first_id": listed.first(), "last_id": listed.last()});
@@ -24,8 +25,13 @@ pub(crate) fn all(routes: &Routes, request_id: &str) -> Response<Body> {
 ///
 /// # Errors
 /// The list doesn't have it.
-pub(crate) fn one(routes: &Routes, id: &str, request_id: &str) -> Result<Response<Body>, Refusal> {
-    let listed = routes.listed();
+pub(crate) fn one(
+    routes: &Routes,
+    caller: &Caller,
+    id: &str,
+    request_id: &str,
+) -> Result<Response<Body>, Refusal> {
+    let listed = routes.listed(caller);
     match listed.iter().find(|name| *name == id) {
         Some(name) => Ok(json_answer(StatusCode::OK, &shown(name), request_id)),
         None => Err(Refusal::no_model(id, &listed)),

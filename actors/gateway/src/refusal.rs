@@ -51,7 +51,7 @@ impl Refusal {
         Self { status, code, layer: INFERENCE, detail, hint: None, allow: None, retry_after: None }
     }
 
-    fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use policy::Caller;
 use redactor::{Mask, Screen, Secret};
 use smol_str::SmolStr;
 
@@ -18,6 +19,7 @@ use crate::{
     credential::Credentials,
     glob::Glob,
     lane::Lane,
+    programs::Programs,
     rest::Rest,
 };
 
@@ -53,6 +55,7 @@ pub struct Route {
     pub targets: Vec<Target>,
     /// Its time-outs.
     pub timeouts: Timeouts,
+    pub(crate) programs: Programs,
 }
 
 /// Where a route leads.
@@ -88,6 +91,8 @@ impl Target {
 pub struct Routes {
     providers: Vec<Arc<Provider>>,
     routes: Vec<Arc<Route>>,
+    /// Who may ask at all.
+    pub(crate) programs: Programs,
 }
 
 impl Routes {
@@ -150,9 +155,12 @@ impl Routes {
                     rest: rest.unwrap_or_default(),
                 });
             }
-            routes.push(Arc::new(Route { alias, targets, timeouts: said.timeouts }));
+            let programs =
+                Programs::compile(&format!("routes[{n}]."), said.binaries.as_deref()).map_err(Faults)?;
+            routes.push(Arc::new(Route { alias, targets, timeouts: said.timeouts, programs }));
         }
-        if faults.is_empty() { Ok(Self { providers, routes }) } else { Err(Faults(faults)) }
+        let programs = Programs::compile("", inference.binaries.as_deref()).map_err(Faults)?;
+        if faults.is_empty() { Ok(Self { providers, routes, programs }) } else { Err(Faults(faults)) }
     }
 
     /// The first route, in the order of the file, that a literal alias or else a pattern makes fit.
@@ -161,11 +169,11 @@ impl Routes {
         literal.or_else(|| self.routes.iter().find(|r| r.alias.matches(model))).cloned()
     }
 
-    /// Names that an agent may send back and be served: literal aliases, and of a pattern the models behind it
-    /// whose own name the pattern fits. Sorted, each once.
-    pub fn listed(&self) -> Vec<SmolStr> {
+    /// Names that this caller may send back and be served: literal aliases, and of a pattern the models behind it
+    /// whose own name the pattern fits, as long as another route isn't found first that isn't for it. Sorted, each once.
+    pub fn listed(&self, caller: &Caller) -> Vec<SmolStr> {
         let mut names: Vec<SmolStr> = Vec::new();
-        for route in &self.routes {
+        for route in self.routes.iter().filter(|route| route.programs.admit(caller)) {
             if route.alias.is_literal() {
                 names.push(route.alias.as_str().into());
             } else {
@@ -174,6 +182,7 @@ impl Routes {
                 );
             }
         }
+        names.retain(|name| self.find(name).is_some_and(|route| route.programs.admit(caller)));
         names.sort_unstable();
         names.dedup();
         names
@@ -216,6 +225,11 @@ mod tests {
                   {"model":"gpt-mini","to":[{"provider":"b","model":"tiny"}]},
                   {"model":"*","to":[{"provider":"b","model":"llama"},{"provider":"a"}]}]}"#;
 
+    fn anybody() -> Caller {
+        let executable = policy::Executable { path: "/usr/bin/curl".into(), sha256: [0; 32] };
+        Caller { executable, ancestors: [].into(), foreign_code: false, party: policy::Party::UNKNOWN }
+    }
+
     #[test]
     fn a_literal_alias_wins_and_then_the_order() {
         let it = table(TWO);
@@ -228,8 +242,10 @@ mod tests {
     #[test]
     fn what_is_listed_is_served() {
         let it = table(TWO);
-        assert_eq!(it.listed(), ["gpt-big", "gpt-mini", "llama"]);
-        assert!(it.listed().iter().all(|name| it.find(name).is_some()));
+        assert_eq!(it.listed(&anybody()), ["gpt-big", "gpt-mini", "llama"]);
+        assert!(it.listed(&anybody()).iter().all(|name| it.find(name).is_some()));
+        let apart = TWO.replace(r#""gpt-mini","#, r#""gpt-mini","binaries":["/opt/agent"],"#);
+        assert_eq!(table(&apart).listed(&anybody()), ["gpt-big", "llama"]);
     }
 
     #[test]

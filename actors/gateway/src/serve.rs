@@ -195,12 +195,16 @@ impl Gateway {
         let began = Instant::now();
         let endpoint = Endpoint::judge(method, stage.about.path, query, headers)?;
         let routes = self.routes();
+        let caller = &stage.exchange.caller;
+        if !routes.programs.admit(caller) {
+            return Err(routes.programs.refusal(caller, stage.about.host, "inference.binaries"));
+        }
         let Some(kind) = endpoint.kind() else {
             let Some(id) = endpoint.model(stage.about.path) else {
-                return Ok(listing::all(&routes, stage.about.request_id));
+                return Ok(listing::all(&routes, caller, stage.about.request_id));
             };
             stage.exchange.asked = Some(clip(&id).into());
-            return listing::one(&routes, &id, stage.about.request_id);
+            return listing::one(&routes, &stage.exchange.caller, &id, stage.about.request_id);
         };
         let party = stage.exchange.caller.party;
         let place = self.inner.in_flight.take(party, 1).map_err(|spent| {
@@ -214,9 +218,15 @@ impl Gateway {
         stage.exchange.asked = Some(clip(asked.model()).into());
         stage.exchange.streamed = asked.stream;
         asked.fits(endpoint)?;
-        let route =
-            routes.find(asked.model()).ok_or_else(|| Refusal::no_route(asked.model(), &routes.listed()))?;
+        let caller = &stage.exchange.caller;
+        let route = routes
+            .find(asked.model())
+            .ok_or_else(|| Refusal::no_route(asked.model(), &routes.listed(caller)))?;
         stage.exchange.route = Some(route.alias.as_str().into());
+        if !route.programs.admit(&stage.exchange.caller) {
+            let of = format!("the route \"{}\"", route.alias);
+            return Err(route.programs.refusal(&stage.exchange.caller, &of, "inference.routes[].binaries"));
+        }
         let targets: Vec<&Target> = route.targets.iter().filter(|t| t.provider.kind == kind).collect();
         if targets.is_empty() {
             return Err(Refusal::denied(format!(

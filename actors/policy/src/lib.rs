@@ -31,6 +31,7 @@ mod glob;
 mod host;
 mod model;
 mod path;
+mod program;
 mod query;
 mod read;
 mod reference;
@@ -67,6 +68,7 @@ pub use model::{
     Policy, Process, QueryMatcher, Rewrites, RpcMethod, RpcRule, Rule, ValueMatcher, WEBSOCKET_TEXT, Written,
 };
 pub use path::{CanonicalPath, MAX_PATH_BYTES, PathError, PathOptions};
+pub use program::NamedProgram;
 pub use query::{MAX_PARAMETERS, MAX_QUERY_BYTES, Query, QueryError};
 pub use read::{Parsed, Preset, parse, parse_preset};
 pub use reference::reference;

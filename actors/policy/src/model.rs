@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::content::{DEFAULT_BODY_BYTES, Selected};
-use crate::{Executable, Glob, Host, Protocol};
+use crate::{Caller, Executable, Glob, Host, Protocol};
 
 mod argument;
 mod body_rule;
@@ -254,6 +254,19 @@ impl Binary {
     #[must_use]
     pub fn is(&self, program: &Executable) -> bool {
         self.path.matches(&program.path) && self.sha256.is_none_or(|wanted| wanted == program.sha256)
+    }
+
+    /// Whether a caller is meant, by its own program or by one that started it, leaving aside what code is in it.
+    #[must_use]
+    pub fn names(&self, caller: &Caller) -> bool {
+        self.is(&caller.executable)
+            || (self.ancestors && caller.ancestors.iter().any(|ancestor| self.is(ancestor)))
+    }
+
+    /// Whether a caller may use what is this program's.
+    #[must_use]
+    pub fn admits(&self, caller: &Caller) -> bool {
+        (!caller.foreign_code || self.allow_foreign_code) && self.names(caller)
     }
 }
 

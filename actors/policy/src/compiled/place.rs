@@ -247,10 +247,7 @@ impl Programs {
     pub(crate) fn cover(&self, caller: &Caller) -> bool {
         match self {
             Self::Any => true,
-            Self::Listed(list) => list.iter().any(|binary| {
-                let own_code = !caller.foreign_code || binary.allow_foreign_code;
-                own_code && names(binary, caller)
-            }),
+            Self::Listed(list) => list.iter().any(|binary| binary.admits(caller)),
         }
     }
 
@@ -258,7 +255,7 @@ impl Programs {
     pub(crate) fn cover_but_for_foreign_code(&self, caller: &Caller) -> bool {
         match self {
             Self::Any => false,
-            Self::Listed(list) => caller.foreign_code && list.iter().any(|binary| names(binary, caller)),
+            Self::Listed(list) => caller.foreign_code && list.iter().any(|binary| binary.names(caller)),
         }
     }
 
@@ -271,12 +268,6 @@ impl Programs {
             }),
         }
     }
-}
-
-/// Whether an entry names a caller, by its own program or by one that started it.
-fn names(binary: &Binary, caller: &Caller) -> bool {
-    binary.is(&caller.executable)
-        || (binary.ancestors && caller.ancestors.iter().any(|ancestor| binary.is(ancestor)))
 }
 
 /// The methods that a clause names, for messages.

@@ -7,11 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use policy::{Binary, Glob, HostPattern, PathPattern, Policy, Protocol};
+use policy::{Binary, HostPattern, NamedProgram, PathPattern, Policy, Protocol};
 use redactor::{Credential, Reference};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::placeholder::{MAX_NAME_BYTES, is_name};
 use super::{Credentials, Unusable, Use};
@@ -48,49 +46,9 @@ struct SaidUse {
     #[serde(default)]
     ports: Vec<u16>,
     path: String,
-    binaries: Vec<SaidBinary>,
+    binaries: Vec<NamedProgram>,
     #[serde(default)]
     plain_http: bool,
-}
-
-/// A path, or a map with more to say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct SaidBinary {
-    path: String,
-    sha256: Option<String>,
-    allow_foreign_code: bool,
-}
-
-impl<'de> Deserialize<'de> for SaidBinary {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Whole {
-            path: String,
-            sha256: Option<String>,
-            #[serde(default)]
-            allow_foreign_code: bool,
-        }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = SaidBinary;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a program's path, or a map with `path`")
-            }
-
-            fn visit_str<E>(self, path: &str) -> Result<SaidBinary, E> {
-                Ok(SaidBinary { path: path.to_owned(), sha256: None, allow_foreign_code: false })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SaidBinary, A::Error> {
-                let Whole { path, sha256, allow_foreign_code } =
-                    Whole::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(SaidBinary { path, sha256, allow_foreign_code })
-            }
-        }
-        from.deserialize_any(Either)
-    }
 }
 
 /// What may be shown of one credential.
@@ -257,7 +215,7 @@ impl SaidUse {
         }
         let mut binaries = Vec::new();
         for (n, said) in self.binaries.iter().enumerate() {
-            match said.checked() {
+            match sender(said) {
                 Ok(binary) => binaries.push(binary),
                 Err(why) => say(&format!("{at}.binaries[{n}]"), why),
             }
@@ -267,22 +225,11 @@ impl SaidUse {
     }
 }
 
-impl SaidBinary {
-    fn checked(&self) -> Result<Binary, String> {
-        if !self.path.starts_with('/') {
-            return Err(format!("`{}` is no absolute path inside the sandbox", self.path));
-        }
-        let path = Glob::path(&self.path).map_err(|why| why.to_string())?;
-        let sha256 = match &self.sha256 {
-            None => None,
-            Some(text) => {
-                let mut bytes = [0; 32];
-                hex::decode_to_slice(text, &mut bytes).map_err(|_| "`sha256` is 64 hexadecimal digits")?;
-                Some(bytes)
-            }
-        };
-        // A credential belongs to the program that sends it; who started that says nothing of what it does.
-        Ok(Binary { path, sha256, ancestors: false, allow_foreign_code: self.allow_foreign_code })
+/// A credential belongs to the program that sends it; who started that says nothing of what it does.
+fn sender(said: &NamedProgram) -> Result<Binary, String> {
+    match said.ancestors() {
+        Some(_) => Err("`ancestors` has no place here: name each program that sends it".into()),
+        None => said.checked(false),
     }
 }
 
