@@ -13,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-/// The largest sealed file that is read back: a plan or a set of secrets is far smaller.
+/// The largest sealed file that is written, and read back: a plan or a set of secrets is far smaller.
 const READ_MAX: u64 = 16 << 20;
 
 /// A new empty memory file that stays writable: for what is kept as it changes.
@@ -34,6 +34,9 @@ pub fn open_sealable(name: &str) -> io::Result<File> {
 }
 
 fn write_and_seal(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    if bytes.len() as u64 > READ_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     file.write_all(bytes)?;
     let seals =
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use agent::InitClient;
 use gateway::Gateway;
@@ -30,6 +31,9 @@ use super::refusals::Refusals;
 use crate::console::warn;
 use crate::plan::{Mode, Plan, Secrets, slot};
 use crate::sealed;
+
+/// Keeping the pins takes one part of the time of a thread at most, and rests so many.
+const PINS_REST: u32 = 4;
 
 /// Everything that outlives the actors.
 pub struct Stores {
@@ -283,9 +287,15 @@ fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
     tokio::spawn(async move {
         let mut changes = watched.changes();
         while changes.changed().await.is_ok() {
-            if let Ok(fd) = sealed::seal_json("cofferdam-pins", &watched.kept()) {
-                let _ = heart.keep(slot::PINS, fd.as_fd()).await;
+            let began = Instant::now();
+            match sealed::seal_json("cofferdam-pins", &watched.kept()) {
+                Ok(fd) => drop(heart.keep(slot::PINS, fd.as_fd()).await),
+                Err(error) => {
+                    tracing::error!(%error, "a supervisor after this one would take the next use of programs for their first");
+                }
             }
+            // All of it is written anew: agents that use new programs all the time must not have a processor for it.
+            tokio::time::sleep(began.elapsed() * PINS_REST).await;
         }
     });
     Ok(pins)

@@ -100,6 +100,8 @@ pub struct Heart {
     over: Option<Ending>,
     /// What the next supervisor begins with.
     beginning: Beginning,
+    /// Whether it was said that output is no longer kept.
+    dropped: bool,
     /// A service's.
     builder: Option<Builder>,
     /// Where there is a control group: whoever removes it if we can't, and the line by which it sees that.
@@ -176,6 +178,7 @@ impl Heart {
             terminal,
             over: None,
             beginning: Beginning::Sandbox,
+            dropped: false,
             builder,
             sweeper,
             turn: None,

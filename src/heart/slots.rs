@@ -1,9 +1,19 @@
 //! Descriptors kept by name, so that a new supervisor gets what the last one had.
+//!
+//! How many of an agent's output pipes there are is in the hands of agents, which start anew and pass descriptors on; so they never have the
+//! places of what decides: the policy in force, what programs contained at first use, how often was guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agent::protocol::{MAX_SLOT_NAME, MAX_SLOTS, Slot};
+
+use crate::plan::{FORWARDS_MAX, slot};
+
+/// Places that output never has: forwards', and those of everything that has one name.
+const NOT_FOR_OUTPUT: usize = FORWARDS_MAX + 64;
+/// Output pipes that are kept at most.
+const MAX_OUTPUT: usize = MAX_SLOTS - NOT_FOR_OUTPUT;
 
 /// The kept descriptors.
 #[derive(Debug)]
@@ -19,13 +29,19 @@ impl Slots {
         Self { kept: BTreeMap::new(), own: BTreeSet::new() }
     }
 
-    /// Keeps a descriptor; one of the same name is closed. False (and the descriptor closed) when all places are taken.
+    /// Keeps a descriptor; one of the same name is closed. False (and the descriptor closed) when all places are taken that it may have.
     pub fn keep(&mut self, slot: Slot, fd: OwnedFd) -> bool {
-        if self.kept.len() >= MAX_SLOTS && !self.kept.contains_key(&slot) {
+        if !self.kept.contains_key(&slot) && !self.has_place(&slot) {
             return false;
         }
         self.kept.insert(slot, fd);
         true
+    }
+
+    fn has_place(&self, slot: &Slot) -> bool {
+        let is_output = |slot: &Slot| slot.0.starts_with(slot::OUTPUT);
+        self.kept.len() < MAX_SLOTS
+            && (!is_output(slot) || self.kept.keys().filter(|kept| is_output(kept)).count() < MAX_OUTPUT)
     }
 
     /// Closes the descriptor of this name.
@@ -80,6 +96,30 @@ mod tests {
         slots.release(&Slot::new("s1"));
         assert!(slots.keep(Slot::new("one more"), any_fd()));
         assert_eq!(slots.iter().count(), MAX_SLOTS);
+    }
+
+    #[test]
+    fn output_never_has_the_places_of_what_decides() {
+        let mut slots = Slots::new();
+        assert!(slots.keep(Slot::new(slot::PLAN), any_fd()));
+        slots.own_these();
+        let output = |n: usize| Slot::new(format!("{}a:stdout:{n}", slot::OUTPUT));
+        let kept = (0..MAX_SLOTS).filter(|n| slots.keep_for_supervisor(output(*n), any_fd())).count();
+        assert_eq!(kept, MAX_OUTPUT);
+        for name in [
+            slot::POLICY,
+            slot::GENERATION,
+            slot::PINS,
+            slot::GUESSES,
+            slot::NEWS,
+            slot::STOPPED,
+            slot::ENDED,
+        ] {
+            assert!(slots.keep_for_supervisor(Slot::new(name), any_fd()), "{name}");
+        }
+        assert!(slots.keep_for_supervisor(output(0), any_fd()), "one of the same name");
+        slots.release_for_supervisor(&output(0));
+        assert!(slots.keep_for_supervisor(output(MAX_SLOTS), any_fd()));
     }
 
     #[test]

@@ -90,9 +90,10 @@ impl Heart {
                 Ok(Packet { body: ToHeart::Keep { slot }, fds }) => {
                     if let Some(fd) = fds.into_iter().next()
                         && !self.slots.keep_for_supervisor(slot, fd)
+                        && !std::mem::replace(&mut self.dropped, true)
                     {
                         warn(
-                            "more descriptors to keep than the heart takes, or one of its own: it was dropped",
+                            "more output to keep than the heart takes: what agents write would be lost with the supervisor",
                         );
                     }
                 }

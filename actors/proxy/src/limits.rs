@@ -267,6 +267,7 @@ mod tests {
             identity::MAX_HOLDERS,
             identity::ROUNDS,
             identity::MAX_PINS,
+            identity::MAX_PINNED_BYTES,
             identity::MAX_EXECUTABLE_BYTES,
             guard::RESOLVE_DEADLINE,
             guard::MAX_ANSWERS,

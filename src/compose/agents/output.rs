@@ -125,6 +125,8 @@ impl Output {
 impl AgentStreams for Output {
     fn open(&self) -> BoxFuture<'_, io::Result<Opened>> {
         Box::pin(async move {
+            // Somebody else may hold the other ends of an old start's, for ever.
+            self.streams.leave(&self.name);
             if self.mode == (Mode::Foreground { tty: true }) {
                 let size = operator::client::window_of(io::stdin());
                 let (rows, columns) = size.map_or(USUAL_SIZE, |size| (size.rows, size.cols));

@@ -22,6 +22,6 @@ pub(crate) use diag::diag_for_tests;
 pub use diag::{DIAG_DEADLINE, Diag, DiagError};
 pub use digest::{Digests, HashError, MAX_EXECUTABLE_BYTES, Sha256Hash};
 pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, Look, MAX_HOLDERS, ROUNDS};
-pub use pins::{AcceptError, Accepted, Changed, MAX_PINS, Pinned, Pins, Unknown};
+pub use pins::{AcceptError, Accepted, Changed, MAX_PINNED_BYTES, MAX_PINS, Pinned, Pins, Unknown};
 pub use processes::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 pub use refusal::Unidentified;

@@ -17,6 +17,11 @@ use super::digest::Sha256Hash;
 pub const MAX_PINS: usize = 16_384;
 /// Room beyond it for those. More are refused as the others are.
 const NAMED_PINS: usize = 4096;
+/// Most bytes of all remembered paths together, as JSON has them: agents choose how long a path is, and all of it is handed from one
+/// supervisor to the next.
+pub const MAX_PINNED_BYTES: usize = 2 << 20;
+/// Room beyond it for programs that the policy names.
+const NAMED_BYTES: usize = 512 << 10;
 
 /// The pins. Clones share them. Reading takes no lock; writing (once a program) copies the table.
 #[derive(Debug, Clone)]
@@ -24,9 +29,38 @@ pub struct Pins(Arc<Table>);
 
 #[derive(Debug)]
 struct Table {
-    pins: ArcSwap<HashMap<Arc<str>, Pin>>,
+    pins: ArcSwap<Known>,
     /// Counts what is worth keeping for a supervisor after this one.
     changes: watch::Sender<u64>,
+}
+
+/// What is remembered, and how much it is.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    pins: HashMap<Arc<str>, Pin>,
+    /// Of all paths, as [`written`] counts them.
+    bytes: usize,
+}
+
+impl Known {
+    /// Whether one more fits; `named`: the policy names it.
+    fn has_room(&self, path: &str, named: bool) -> bool {
+        let (count, bytes) = match named {
+            true => (MAX_PINS + NAMED_PINS, MAX_PINNED_BYTES + NAMED_BYTES),
+            false => (MAX_PINS, MAX_PINNED_BYTES),
+        };
+        self.pins.len() < count && self.bytes.saturating_add(written(path)) <= bytes
+    }
+
+    fn add(&mut self, pin: Pin) {
+        self.bytes = self.bytes.saturating_add(written(&pin.path));
+        self.pins.insert(pin.path.clone(), pin);
+    }
+}
+
+/// Bytes of a path in JSON, where a control character is six.
+fn written(path: &str) -> usize {
+    path.bytes().map(|byte| if byte < b' ' || matches!(byte, b'"' | b'\\') { 6 } else { 1 }).sum()
 }
 
 /// A pin as it is listed, and kept outside this process.
@@ -123,11 +157,11 @@ impl Pins {
     /// The pins that were kept by [`Pins::kept`], of a supervisor before this one.
     #[must_use]
     pub fn restored(kept: impl IntoIterator<Item = Pinned>) -> Self {
-        let pins = kept.into_iter().take(MAX_PINS + NAMED_PINS).map(|Pinned { path, sha256, pending }| {
-            let path: Arc<str> = path.into();
-            (path.clone(), Pin { path, sha256, pending })
-        });
-        let table = Table { pins: ArcSwap::from_pointee(pins.collect()), changes: watch::Sender::new(0) };
+        let mut known = Known::default();
+        for Pinned { path, sha256, pending } in kept.into_iter().take(MAX_PINS + NAMED_PINS) {
+            known.add(Pin { path: path.into(), sha256, pending });
+        }
+        let table = Table { pins: ArcSwap::from_pointee(known), changes: watch::Sender::new(0) };
         Self(Arc::new(table))
     }
 
@@ -135,7 +169,7 @@ impl Pins {
     /// anyone's next use a first one.
     #[must_use]
     pub fn kept(&self) -> Vec<Pinned> {
-        let mut all: Vec<_> = self.0.pins.load().values().map(Pin::shown).collect();
+        let mut all: Vec<_> = self.0.pins.load().pins.values().map(Pin::shown).collect();
         all.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         all
     }
@@ -166,16 +200,15 @@ impl Pins {
             }
             None => {}
         }
-        let is_full = self.0.pins.load().len() >= MAX_PINS;
-        let room = if is_full && named(path) { MAX_PINS + NAMED_PINS } else { MAX_PINS };
+        let is_named = !self.0.pins.load().has_room(path, false) && named(path);
         let shared: Arc<str> = Arc::from(path);
-        self.0.pins.rcu(|pins| {
-            if pins.contains_key(path) || pins.len() >= room {
-                return pins.clone();
+        self.0.pins.rcu(|known| {
+            if known.pins.contains_key(path) || !known.has_room(path, is_named) {
+                return known.clone();
             }
-            let mut pins = HashMap::clone(pins);
-            pins.insert(shared.clone(), Pin { path: shared.clone(), sha256: *sha256, pending: None });
-            Arc::new(pins)
+            let mut known = Known::clone(known);
+            known.add(Pin { path: shared.clone(), sha256: *sha256, pending: None });
+            Arc::new(known)
         });
         self.changed();
         // Another task may have been first, with other content.
@@ -186,8 +219,8 @@ impl Pins {
     }
 
     fn compare(&self, path: &str, sha256: &Sha256Hash) -> Option<Result<Arc<str>, Changed>> {
-        let pins = self.0.pins.load();
-        let pin = pins.get(path)?;
+        let known = self.0.pins.load();
+        let pin = known.pins.get(path)?;
         Some(if pin.sha256 == *sha256 {
             Ok(pin.path.clone())
         } else {
@@ -196,15 +229,15 @@ impl Pins {
     }
 
     fn remember_pending(&self, path: &str, now: Sha256Hash) {
-        if self.0.pins.load().get(path).is_some_and(|pin| pin.pending == Some(now)) {
+        if self.0.pins.load().pins.get(path).is_some_and(|pin| pin.pending == Some(now)) {
             return;
         }
-        self.0.pins.rcu(|pins| {
-            let mut pins = HashMap::clone(pins);
-            if let Some(pin) = pins.get_mut(path) {
+        self.0.pins.rcu(|known| {
+            let mut known = Known::clone(known);
+            if let Some(pin) = known.pins.get_mut(path) {
                 pin.pending = Some(now);
             }
-            pins
+            known
         });
         self.changed();
     }
@@ -216,27 +249,27 @@ impl Pins {
     /// [`AcceptError`], if there is nothing to accept or it is something else.
     pub fn accept(&self, path: &str, expected: Sha256Hash) -> Result<Accepted, AcceptError> {
         let mut outcome = Err(Unknown(path.to_owned()).into());
-        self.0.pins.rcu(|pins| {
-            let Some(pin) = pins.get(path) else {
+        self.0.pins.rcu(|known| {
+            let Some(pin) = known.pins.get(path) else {
                 outcome = Err(Unknown(path.to_owned()).into());
-                return pins.clone();
+                return known.clone();
             };
             let is = match pin.pending {
                 None => {
                     outcome = Err(AcceptError::Unchanged(path.to_owned()));
-                    return pins.clone();
+                    return known.clone();
                 }
                 Some(now) if expected != now => {
                     outcome = Err(AcceptError::ChangedAgain { path: path.to_owned(), now });
-                    return pins.clone();
+                    return known.clone();
                 }
                 Some(now) => now,
             };
             outcome = Ok(Accepted { path: pin.path.clone(), was: pin.sha256, is });
             let accepted = Pin { path: pin.path.clone(), sha256: is, pending: None };
-            let mut pins = HashMap::clone(pins);
-            pins.insert(accepted.path.clone(), accepted);
-            Arc::new(pins)
+            let mut known = Known::clone(known);
+            known.pins.insert(accepted.path.clone(), accepted);
+            Arc::new(known)
         });
         if outcome.is_ok() {
             self.changed();
@@ -250,11 +283,13 @@ impl Pins {
     /// [`Unknown`].
     pub fn forget(&self, path: &str) -> Result<Pinned, Unknown> {
         let mut forgotten = Err(Unknown(path.to_owned()));
-        self.0.pins.rcu(|pins| {
-            forgotten = pins.get(path).map(Pin::shown).ok_or_else(|| Unknown(path.to_owned()));
-            let mut pins = HashMap::clone(pins);
-            pins.remove(path);
-            pins
+        self.0.pins.rcu(|known| {
+            forgotten = known.pins.get(path).map(Pin::shown).ok_or_else(|| Unknown(path.to_owned()));
+            let mut known = Known::clone(known);
+            if known.pins.remove(path).is_some() {
+                known.bytes = known.bytes.saturating_sub(written(path));
+            }
+            known
         });
         if forgotten.is_ok() {
             self.changed();
@@ -265,13 +300,13 @@ impl Pins {
     /// How many paths are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.pins.load().len()
+        self.0.pins.load().pins.len()
     }
 
     /// Whether no path is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.pins.load().is_empty()
+        self.0.pins.load().pins.is_empty()
     }
 }
 
@@ -347,6 +382,31 @@ mod tests {
         assert_eq!(pins.check("/usr/bin/more", &[0; 32], |_| true), Err(PinError::Full));
         assert!(pins.check("/tmp/7", &[0; 32], |_| false).is_ok());
         assert!(pins.check("/tmp/7", &[1; 32], |_| false).is_err());
+    }
+
+    /// Whatever agents call their programs, a successor reads all that was kept.
+    #[test]
+    fn all_paths_together_are_bounded_as_they_are_written() {
+        let (pins, mut taken) = (Pins::new(), 0);
+        let path = |n: usize| format!("/tmp/{}/{n}", "\u{1}".repeat(4000));
+        while pins.check(&path(taken), &[255; 32], |_| false).is_ok() {
+            let _pending = pins.check(&path(taken), &[254; 32], |_| false);
+            taken += 1;
+        }
+        assert_eq!(pins.check(&path(taken), &[255; 32], |_| false), Err(PinError::Full));
+        assert!((80..=MAX_PINNED_BYTES / 24_000).contains(&taken), "{taken}");
+        let written = serde_json::to_vec(&pins.kept()).unwrap().len();
+        assert!(written < 2 * MAX_PINNED_BYTES, "{written}");
+        // One that the policy names, and what is forgotten, have room.
+        assert!(pins.check(&path(taken), &[0; 32], |_| true).is_ok());
+        pins.forget(&path(0)).unwrap();
+        pins.forget(&path(1)).unwrap();
+        assert!(pins.check(&path(0), &[0; 32], |_| false).is_ok());
+        // A table that is full of the longest digests.
+        let worst = Pinned { path: String::new(), sha256: [255; 32], pending: Some([255; 32]) };
+        let each = serde_json::to_vec(&worst).unwrap().len() + 1;
+        let all = each * (MAX_PINS + NAMED_PINS) + MAX_PINNED_BYTES + NAMED_BYTES;
+        assert!(all < 16 << 20, "{all}: more than is read of a sealed file");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use super::journal::Source;
 use super::log::AgentLog;
@@ -111,6 +112,8 @@ pub struct Stream {
     pub(crate) end: watch::Sender<Option<StreamEnd>>,
     /// Pumps that panicked on what is in the journal now.
     pub(crate) panics: AtomicU32,
+    /// Since when whoever it was made for is gone.
+    pub(crate) left: watch::Sender<Option<Instant>>,
 }
 
 impl Stream {
@@ -158,7 +161,8 @@ impl Streams {
         let turn = Mutex::new(Turn::new(spec.source, spec.foreground, spec.resumed));
         let panics = AtomicU32::new(0);
         let (agent, kind, log) = (spec.agent, spec.stream, spec.log);
-        let stream = Arc::new(Stream { id, agent, kind, log, turn, end, panics });
+        let left = watch::Sender::new(None);
+        let stream = Arc::new(Stream { id, agent, kind, log, turn, end, panics, left });
         self.0.streams.rcu(|streams| {
             let mut streams = BTreeMap::clone(streams);
             streams.insert(id, Arc::clone(&stream));
@@ -178,6 +182,18 @@ impl Streams {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    /// The process that an agent's streams were made for is gone, and whoever writes to them still isn't its: what is in them comes out, and
+    /// then they end, whoever holds their other end.
+    pub fn leave(&self, agent: &str) {
+        for stream in self.all().iter().filter(|stream| &*stream.agent == agent) {
+            stream.left.send_if_modified(|left| {
+                let is_new = left.is_none();
+                left.get_or_insert_with(Instant::now);
+                is_new
+            });
+        }
     }
 
     /// Waits until all output that an agent has by now is out. `false` when the deadline passed first.

@@ -23,6 +23,12 @@ use crate::tokens::{End, TAIL_MIN};
 /// While a tail is held the pipe is looked at this often even if the kernel says nothing: before 5.14 it told of
 /// the first bytes in a pipe only.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// What is waited for more output of an agent that is gone: a child of its own may hold the pipe open for ever, or hand it to somebody else.
+const LEFT_SILENCE: Duration = Duration::from_millis(500);
+/// However much more comes, it is over after so long,
+const LEFT_MOST: Duration = Duration::from_secs(5);
+/// and after so many bytes: what a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
+const LEFT_BYTES: usize = 1 << 20;
 /// After this many panics on the same bytes they are masked unread: one bad stream must not stop the others.
 const PANICS_MAX: u32 = 3;
 /// What stands for them.
@@ -41,6 +47,8 @@ pub(crate) struct Turn {
     carry: Vec<u8>,
     window: Vec<u8>,
     resumed: bool,
+    /// Bytes that went out since whoever it was made for was gone.
+    since_left: usize,
 }
 
 /// A chunk on its way to the sinks.
@@ -74,6 +82,7 @@ impl Turn {
             carry: Vec::new(),
             window: Vec::new(),
             resumed,
+            since_left: 0,
         }
     }
 
@@ -125,38 +134,63 @@ async fn pump(
     observer: &SharedObserver,
 ) -> io::Result<()> {
     turn.open()?;
+    let mut left = stream.left.subscribe();
+    let mut is_silent = false;
     loop {
         deliver(turn, stream, observer).await?;
+        let since = *left.borrow_and_update();
+        if since.is_some_and(|since| since.elapsed() >= LEFT_MOST) || turn.since_left >= LEFT_BYTES {
+            return Ok(());
+        }
         // A stream that always has more must not keep others from this thread.
         tokio::task::consume_budget().await;
         let redactor = Arc::clone(&redactor.load());
-        match look(turn, stream, &redactor, observer)? {
+        match look(turn, stream, &redactor, is_silent, observer)? {
+            Next::Deliver if is_silent => {
+                // What ends a stream has decided what was held; nothing that comes now belongs to that.
+                return deliver(turn, stream, observer).await;
+            }
             Next::Deliver => {}
             Next::Ended => return Ok(()),
             Next::Wait { short, held } => {
                 let Some(journal) = &turn.journal else { return Ok(()) };
-                let patience = if short { SILENCE } else { LOOK_AGAIN };
-                if !held {
-                    journal.changed().await?;
-                } else if let Ok(changed) = tokio::time::timeout(patience, journal.changed()).await {
-                    changed?;
-                } else if short {
-                    release(turn, &redactor, observer);
+                let patience = match (since, held) {
+                    (Some(_), _) => Some(LEFT_SILENCE),
+                    (None, true) => Some(if short { SILENCE } else { LOOK_AGAIN }),
+                    (None, false) => None,
+                };
+                tokio::select! {
+                    changed = journal.changed() => changed?,
+                    () = after(patience) => match since {
+                        Some(_) => is_silent = true,
+                        None if short => release(turn, &redactor, observer),
+                        None => {}
+                    },
+                    _ = left.changed() => {}
                 }
             }
         }
     }
 }
 
-/// Looks at the journal and makes a chunk of what is decided.
+async fn after(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks at the journal and makes a chunk of what is decided. `is_silent`: nothing more is waited for.
 fn look(
     turn: &mut Turn,
     stream: &Stream,
     redactor: &Redactor,
+    is_silent: bool,
     observer: &SharedObserver,
 ) -> io::Result<Next> {
     let Some(journal) = turn.journal.as_mut() else { return Ok(Next::Ended) };
-    let look = journal.look(&mut turn.window)?;
+    let mut look = journal.look(&mut turn.window)?;
+    look.ended |= is_silent;
     let window = &turn.window;
     if stream.panics.load(Ordering::Relaxed) >= PANICS_MAX && !window.is_empty() {
         let scan = Scan { out: UNREADABLE.to_vec(), consumed: window.len(), held: 0, hits: Vec::new() };
@@ -265,6 +299,9 @@ async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) ->
     // From here to the end there is no await: it happens as one.
     if let Some(journal) = turn.journal.as_mut() {
         journal.consume(pending.consume)?;
+    }
+    if stream.left.borrow().is_some() {
+        turn.since_left = turn.since_left.saturating_add(pending.consume);
     }
     turn.context = pending.next;
     turn.pending = None;
