@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             anthropic_sdk,
             plain_http_and_curl,
             what_no_route_names_is_refused,
+            only_programs_that_are_named_may_ask,
             errors_never_carry_the_key,
             the_key_is_nowhere_inside,
             literal_keys_are_refused,
@@ -179,6 +180,48 @@ fn what_no_route_names_is_refused(stage: &Stage) -> Result<()> {
         !arrived.iter().any(|s| String::from_utf8_lossy(&s.body).contains(&marker)),
         "it reached the provider"
     );
+    Ok(())
+}
+
+fn only_programs_that_are_named_may_ask(stage: &Stage) -> Result<()> {
+    let (curl, python) = (program("curl")?, program("python3")?);
+    let text = format!(
+        "inference:\n  binaries: [ {curl} ]\n  providers:\n    near: {{ kind: openai, base_url: \"{near}\" }}\n  routes:\n    \
+         - {{ model: near, to: [ {{ provider: near, model: bed-echo }} ] }}\n    \
+         - {{ model: apart, to: [ {{ provider: near, model: bed-echo }} ], binaries: [ {{ path: /opt/other }} ] }}\n",
+        near = provider::BASE_URL,
+    );
+    let file = stage.write("named.yaml", text)?.display().to_string();
+    let url = "https://inference.local/v1";
+    let apart = BODY.replace("near", "apart");
+    let post = format!(
+        "{curl} -s --max-time 60 -w '\\n' -H 'content-type: application/json' {url}/chat/completions -d"
+    );
+    let script = format!(
+        "{post} '{BODY}'; {post} '{apart}'; {curl} -s --max-time 60 -w '\\n' {url}/models; {python} -c '\
+         import urllib.error, urllib.request\n\
+         try: urllib.request.urlopen(\"{url}/models\", timeout=60)\n\
+         except urllib.error.HTTPError as e: print(e.code, e.read().decode())'"
+    );
+    let options = [
+        "run",
+        "--quiet",
+        "--config",
+        &file,
+        "--policy",
+        &policy_file(stage, "")?,
+        "--name",
+        &stage.name(),
+        "--",
+    ];
+    let done = stage.call(&[&options[..], &["sh", "-c", &script]].concat())?.expect_code(0)?.out();
+    let lines: Vec<&str> = done.lines().filter(|line| !line.is_empty()).collect();
+    let [served, refused, listed, other] = lines[..] else { anyhow::bail!("four answers: {done}") };
+    ensure!(served.contains("You said: by hand"), "{served}");
+    ensure!(refused.contains("policy_denied") && refused.contains("routes[].binaries"), "{refused}");
+    ensure!(listed.contains("near") && !listed.contains("apart"), "only what this program may use: {listed}");
+    ensure!(other.starts_with("403") && other.contains("\"layer\":\"inference\""), "{other}");
+    ensure!(other.contains("inference.binaries"), "{other}");
     Ok(())
 }
 

@@ -11,6 +11,8 @@ mod common;
 mod crowd;
 #[path = "limits/groups.rs"]
 mod groups;
+#[path = "limits/hoard.rs"]
+mod hoard;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -28,6 +30,7 @@ use groups::{
     a_fork_bomb_stops_at_its_count, a_memory_hog_dies_alone, no_group_is_left, processors_are_shared_out,
     tmp_counts_as_memory,
 };
+use hoard::pipes_that_somebody_keeps_cost_nobody_else;
 
 /// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow machine.
 const OUTER_SECONDS: &str = "600";
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
             descriptors_and_socket_buffers_are_bounded,
             a_flood_of_descriptors_is_its_own_agents_loss,
             descriptors_in_flight_keep_nobody_out.only(Mode::Rooted),
+            pipes_that_somebody_keeps_cost_nobody_else,
             a_log_flood_starves_nobody,
             a_full_disk_closes_nobody_elses_way_out,
             idle_tunnels_cost_little,

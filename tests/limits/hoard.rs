@@ -1,0 +1,82 @@
+//! What an agent's starts leave with somebody who keeps it: each opens pipes for its output, whose other ends an agent may hand on.
+
+use anyhow::{Context, Result, ensure};
+use bed::Stage;
+use bed::stage::{PATIENCE, poll};
+
+use crate::common::{START, program};
+
+/// Keeps every descriptor that it is handed, and says how many those are by now.
+const HOARD: &str = "import array, os, socket
+server = socket.socket(socket.AF_UNIX)
+server.bind('/sandbox/hoard.new')
+server.listen(64)
+os.rename('/sandbox/hoard.new', '/sandbox/hoard')
+kept = []
+while True:
+    peer, _ = server.accept()
+    kept += socket.recv_fds(peer, 8, 2)[1]
+    open('/sandbox/count', 'w').write(str(len(kept)))
+";
+/// Hands its output on, and is over.
+const STARTER: &str = "import socket, time
+while True:
+    try:
+        peer = socket.socket(socket.AF_UNIX)
+        peer.connect('/sandbox/hoard')
+        break
+    except OSError: time.sleep(0.01)
+socket.send_fds(peer, [b'x'], [1, 2])
+";
+/// So many starts' descriptors are handed on.
+const KEPT: usize = 240;
+/// What a heart and a supervisor that keep none of them have open at most, a second's starts among it.
+const AT_MOST: usize = 200;
+
+pub fn pipes_that_somebody_keeps_cost_nobody_else(stage: &Stage) -> Result<()> {
+    let python = program("python3")?;
+    stage.script("hoard.py", HOARD)?;
+    stage.script("starter.py", STARTER)?;
+    let name = stage.name();
+    let policy = |host: &str| {
+        format!(
+            "version: 1\nnetwork_policies: {{ it: {{ endpoints: [ {{ host: {host}, port: 443, tls: skip }} ], binaries: [ {{ path: /x }} ] }} }}\n"
+        )
+    };
+    stage.write("p.yaml", policy("before.test"))?;
+    let after = stage.write("after.yaml", policy("after.test"))?.display().to_string();
+    let text = format!(
+        "name: {name}\npolicy: p.yaml\nworkspace: {}\nmetrics: {{ listen: \"off\" }}\nagents:\n  \
+         hoard: {{ command: [{python}, -B, /sandbox/hoard.py] }}\n  \
+         starter: {{ command: [{python}, -B, /sandbox/starter.py], \
+         restart: {{ policy: always, backoff: {{ min: 10ms, max: 10ms }}, at_most: 10000, within: 10m }} }}\n",
+        stage.workspace().display()
+    );
+    let file = stage.write("cofferdam.yaml", text)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+    let count = stage.workspace().join("count");
+    poll("the descriptors to be handed on", PATIENCE * 3, || {
+        let kept: usize = std::fs::read_to_string(&count).ok()?.parse().ok()?;
+        (kept >= KEPT).then_some(())
+    })?;
+    let status = || stage.json(&["status", &name, "--json"]);
+    let heart = status()?["heart_pid"].as_i64().context("a heart")?;
+    let supervisor = status()?["supervisor_pid"].as_i64().context("a supervisor")?;
+    for pid in [heart, supervisor] {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        ensure!(open < AT_MOST, "{pid} has {open} descriptors open, of {KEPT} that somebody keeps");
+    }
+    // What is put in force now is in force under the next supervisor.
+    stage.call(&["policy", "set", &name, &after])?.expect_code(0)?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    poll("another supervisor", START, || {
+        let status = status().ok()?;
+        (status["supervisor_pid"] != supervisor && status["state"] == "running").then_some(())
+    })?;
+    let shown = stage.call(&["policy", "show", &name])?.expect_code(0)?.out();
+    ensure!(shown.contains("after.test"), "{shown}");
+    stage.call(&["stop", &name])?.expect_code(0)?;
+    running.finish(PATIENCE)?;
+    Ok(())
+}
