@@ -57,7 +57,7 @@ pub const VERSIONS: &[Version] = &[
         kernel: "6.7",
         adds: &["bind_tcp", "connect_tcp"],
         used_for: "TCP ports, where a plan names them; a sandbox's own doesn't",
-        without: "the network namespace, which has nothing but the loopback",
+        without: "the network namespace, which has a loopback and a link to a gate that leads nowhere",
     },
     Version {
         abi: 5,
