@@ -40,6 +40,7 @@ fn seconds() -> Vec<(&'static str, Expect)> {
         ("Destination:", DENIED),
         ("x-amz-copy-source: secret/x", DENIED),
         ("x_amz_copy_source: secret/x", DENIED),
+        ("X.Amz.Copy.Source: secret/x", DENIED),
         ("x-amz-copy-source: ok%2Fx", DENIED),
         ("x-amz-copy-source: arn:aws:s3:::secret/x", DENIED),
         ("X-Goog-Copy-Source: /secret/x", DENIED),

@@ -108,10 +108,11 @@ pub fn is_named_by(name: &str) -> bool {
     FIELDS.iter().any(|(field, ..)| is_spelled(field, name))
 }
 
-/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI kind take `_` for `-`.
+/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI kind (PHP, lighttpd) take
+/// every character that is neither letter nor digit for `-`.
 #[must_use]
 pub fn is_spelled(own: &str, name: &str) -> bool {
-    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let dashed = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
 }
 

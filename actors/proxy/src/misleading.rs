@@ -1,8 +1,8 @@
 //! Fields by which some servers let a request say something else than what was judged: its method, its path, its host, its framing.
 //!
 //! What stands in the first line was judged, and is what counts; these are taken off. Servers of the CGI kind (WSGI, Rack, PHP) hand
-//! `X_Original_URL` to programs as `X-Original-URL`: a name is looked at with `-` for each `_`. Must never take off a field that a
-//! client needs for what it says: underscores alone are no fault.
+//! `X_Original_URL` to programs as `X-Original-URL`, and some of them `X.Original~URL`: a name is looked at with `-` for all that is neither
+//! letter nor digit. Must never take off a field that a client needs for what it says: odd characters alone are no fault.
 
 use http::{HeaderMap, HeaderName};
 use policy::second::{self, is_spelled};
@@ -47,7 +47,7 @@ const NAMED: [&str; 12] = [
 
 /// Takes them off a request's head.
 pub(crate) fn drop_from(headers: &mut HeaderMap) {
-    take_off(headers, |name| is_one(&OVERRIDES, name) || (name.contains('_') && is_one(&NAMED, name)));
+    take_off(headers, |name| is_one(&OVERRIDES, name) || (is_odd(name) && is_one(&NAMED, name)));
 }
 
 /// Takes them off what stands behind a body, where nothing frames or routes, and nobody has judged what else it may name.
@@ -60,6 +60,11 @@ fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
     for name in named {
         headers.remove(name);
     }
+}
+
+/// Whether a name is none that a server would know, and may be one to a program behind it.
+fn is_odd(name: &str) -> bool {
+    !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Whether a name is one of these to somebody.
@@ -90,6 +95,12 @@ mod tests {
             "X-HTTP-Method-Override",
             "X_HTTP_Method_Override",
             "x-http_method-override",
+            "X.HTTP.Method.Override",
+            "X!Forwarded!Host",
+            "X~Original~URL",
+            "Content.Type",
+            "Transfer+Encoding",
+            "x.request.id",
             "X_Original_URL",
             "Forwarded",
             "Transfer_Encoding",
@@ -100,11 +111,13 @@ mod tests {
             "host",
             "content-type",
         ];
-        let stays = ["authorization", "content-type", "host", "http_host", "x_request_id"];
+        let stays = ["authorization", "content-type", "host", "http_host", "x.request.id", "x_request_id"];
         assert_eq!(left(drop_from, &heads), stays);
         let trailers = [
             "destination",
             "X_Amz_Copy_Source",
+            "X.Amz.Copy.Source",
+            "proxy|authorization",
             "x-checksum",
             "host",
             "Authorization",

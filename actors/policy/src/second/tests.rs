@@ -116,7 +116,7 @@ fn a_container_is_in_the_account_of_the_request() {
 #[test]
 fn every_field_in_every_spelling_with_its_method() {
     let mut headers = HeaderMap::new();
-    for name in ["Destination", "X-Amz-Copy-Source", "x_ms_rename_source", "x-other"] {
+    for name in ["Destination", "X-Amz-Copy-Source", "x_ms_rename_source", "x-other", "X.OSS~Copy!Source"] {
         headers
             .insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("/x"));
     }
@@ -131,6 +131,16 @@ fn every_field_in_every_spelling_with_its_method() {
         ("destination", put.clone()),
         ("x-amz-copy-source", "GET".into()),
         ("x-ms-rename-source", put),
+        ("x-oss-copy-source", "GET".into()),
     ];
     assert_eq!(named, wanted);
+}
+
+#[test]
+fn any_character_of_a_name_may_stand_for_a_dash() {
+    for byte in b"!#$%&'*+-.^_`|~" {
+        let name = "x-amz-copy-source".replace('-', &char::from(*byte).to_string());
+        assert!(is_named_by(&name), "{name}");
+    }
+    assert!(!is_spelled("x-host", "x-hos-") && !is_spelled("x-host", "xxhost") && !is_spelled("te", "te-"));
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use policy::second::is_spelled;
 use redactor::{Guesser, Mask, RedactorError, Screen, Secret, Sieve};
 
 use crate::body::BoxError;
@@ -17,7 +18,8 @@ use crate::body::BoxError;
 const ENCODINGS: [&str; 3] = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
 /// What asks for pieces, differences or compressed messages: a value in them is one that nobody finds. A server may always
 /// answer with the whole (RFC 9110 section 14.2).
-const UNSEARCHABLE: [&str; 7] = [
+const UNSEARCHABLE: [&str; 8] = [
+    "accept-encoding",
     "range",
     "request-range",
     "x-ms-range",
@@ -59,10 +61,13 @@ impl Values {
 impl Guard {
     /// Makes a request ask for an answer that can be searched.
     pub(crate) fn asks_in_clear(headers: &mut HeaderMap) {
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        for name in UNSEARCHABLE {
+        // In every spelling that some program reads as one of them.
+        let asks = |name: &HeaderName| UNSEARCHABLE.iter().any(|own| is_spelled(own, name.as_str()));
+        let asking: Vec<HeaderName> = headers.keys().filter(|name| asks(name)).cloned().collect();
+        for name in asking {
             headers.remove(name);
         }
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 
     /// Whether an answer came in clear, and is no piece or difference: what wasn't asked for.
