@@ -7,26 +7,44 @@
 use http::{HeaderMap, HeaderName};
 use policy::second::{self, is_spelled};
 
-/// Another method, path or host, in words that servers and the proxies before them have made up.
-const OVERRIDES: [&str; 18] = [
+/// Another method, path or host, in words that servers and the proxies before them have made up; where a program is mounted
+/// (`script-name`: gunicorn cuts it off the path) or where its files are (`x-accel-mapping`: Rack's), and, to CGI, the proxy that it is to use
+/// (`proxy`).
+const OVERRIDES: [&str; 34] = [
     "forwarded",
+    "path-info",
+    "proxy",
+    "script-name",
+    "x-accel-mapping",
+    "x-envoy-original-dst-host",
     "x-envoy-original-path",
+    "x-forwarded-context",
     "x-forwarded-host",
     "x-forwarded-method",
     "x-forwarded-path",
     "x-forwarded-prefix",
+    "x-forwarded-server",
     "x-forwarded-uri",
     "x-host",
+    "x-http-destinationurl",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-ms-original-url",
     "x-original-host",
     "x-original-method",
     "x-original-path",
     "x-original-uri",
     "x-original-url",
+    "x-override-url",
+    "x-proxycontextpath",
+    "x-restli-method",
     "x-rewrite-uri",
     "x-rewrite-url",
+    "x-script-name",
+    "x-sendfile-type",
+    "x-waws-unencoded-url",
 ];
 
 /// What frames, routes or authenticates (RFC 9110 section 6.5.1): only where and as it belongs.
@@ -100,6 +118,15 @@ mod tests {
             "X~Original~URL",
             "Content.Type",
             "Transfer+Encoding",
+            "SCRIPT_NAME",
+            "Script-Name",
+            "X.Script.Name",
+            "Path_Info",
+            "Proxy",
+            "X-RestLi-Method",
+            "X-Forwarded-Context",
+            "X-Envoy-Original-Dst-Host",
+            "X-Accel-Mapping",
             "x.request.id",
             "X_Original_URL",
             "Forwarded",
