@@ -99,7 +99,7 @@ impl Dice {
         let mut out = format!("method: '{method}', path: '{}'", self.pattern());
         if self.once_in(5) {
             out += ", query: { ";
-            out += self.of(&["q: '1'", "q: { any: ['1', '2*'] }", "q: '*', r: '1'"]);
+            out += self.of(&["q: '1'", "q: { any: ['1', '2*'] }", "q: '*', r: '1'", "q_r: '1'"]);
             out += " }";
         }
         if method == "WEBSOCKET_TEXT" && self.once_in(3) {
@@ -308,7 +308,8 @@ impl Dice {
             method: self.of(&METHODS),
             path: self.of(&PATHS),
             query: self.many(0, 2, |dice| {
-                (dice.of(&["q", "r", "q", "r", "Q", "r[]", "q[a]"]), dice.of(&["1", "2", "22", "3"]))
+                let names = ["q", "r", "q", "r", "Q", "r[]", "q[a]", "[q]", "[r", "q_r", "q[r", "[q[r]"];
+                (dice.of(&names), dice.of(&["1", "2", "22", "3"]))
             }),
             websocket: self.once_in(6),
         }

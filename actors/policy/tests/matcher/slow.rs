@@ -168,11 +168,16 @@ fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: b
         && path
         && rule.query.iter().all(|matcher| {
             let own: &str = &matcher.name;
-            let spelled = |name: &str| name.split('[').next().unwrap().trim().to_lowercase();
+            // PHP's name, with `_` for what it takes for none of a name; and Rack's and qs', between the first brackets.
+            let php = |name: &str| name.trim().to_lowercase().replace(['.', ' ', '['], "_");
+            let between = |name: &str| {
+                let name = name.trim_start().trim_start_matches(['[', ']']).to_owned();
+                php(name.split(['[', ']']).next().unwrap())
+            };
             let values: Vec<&str> = asked
                 .query
                 .iter()
-                .filter(|(name, _)| *name == own || spelled(name) == own.to_lowercase())
+                .filter(|(name, _)| php(name) == php(own) || between(name) == php(own))
                 .map(|(_, v)| *v)
                 .collect();
             let exactly = asked.query.iter().any(|(name, _)| *name == own);
