@@ -1,7 +1,7 @@
 //! Answers of places that may be told a credential: searched for it, so that an echo doesn't bring it inside.
 //!
 //! A value in them becomes as many `*`: lengths and framing stay true. For that they must come in clear and in order, so
-//! compression and ranges aren't asked for. Other places' answers never come here.
+//! compression, ranges and character sets aren't asked for. Other places' answers never come here.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,13 +12,15 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use policy::second::is_spelled;
 use redactor::{Guesser, Mask, RedactorError, Screen, Secret, Sieve};
 
+use super::charset;
 use crate::body::BoxError;
 
 /// How a whole answer, gRPC and Connect say that bytes are compressed, besides the way they are sent in.
 const ENCODINGS: [&str; 3] = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
-/// What asks for pieces, differences or compressed messages: a value in them is one that nobody finds. A server may always
+/// What asks for pieces, differences, compressed messages or other characters: a value in them is one that nobody finds. A server may always
 /// answer with the whole (RFC 9110 section 14.2).
-const UNSEARCHABLE: [&str; 8] = [
+const UNSEARCHABLE: [&str; 9] = [
+    "accept-charset",
     "accept-encoding",
     "range",
     "request-range",
@@ -67,10 +69,11 @@ impl Guard {
         for name in asking {
             headers.remove(name);
         }
+        charset::ask_for_none(headers);
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 
-    /// Whether an answer came in clear, and is no piece or difference: what wasn't asked for.
+    /// Whether an answer came in clear, in characters that are searched, and is no piece or difference: what wasn't asked for.
     pub(crate) fn is_clear(status: StatusCode, headers: &HeaderMap) -> bool {
         let all = |name: &str, clear: &[u8]| {
             headers.get_all(name).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(clear))
@@ -78,6 +81,7 @@ impl Guard {
         !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::IM_USED)
             && ENCODINGS.iter().all(|name| all(name, b"identity"))
             && all("transfer-encoding", b"chunked")
+            && charset::is_clear(headers)
     }
 
     /// Masks values in header fields (also of trailers). A field with one in its name is taken off.
