@@ -298,6 +298,7 @@ fn risky_rules_are_warned_about() {
         ("host: a.example.com, port: 443, access: read-only", "`access` without `protocol` judges nothing"),
         ("host: api.openai.com, port: 443, protocol: rest, access: read-only", "is an inference provider"),
         ("host: a.example.com, port: 443, protocol: rest, access: read-only, tls: terminate", "does nothing"),
+        ("port: 5433, allowed_ips: [10.0.0.0/8]", "has any name looked up outside"),
         ("host: localhost, port: 8000, protocol: rest, access: read-only", "never reached"),
         ("host: inference.local, port: 443, protocol: rest, access: full", "changes nothing"),
         (
