@@ -306,6 +306,10 @@ fn risky_rules_are_warned_about() {
             "write `**`",
         ),
         (
+            "host: a.example.com, port: 443, protocol: rest, access: full, deny_rules: [ { method: '*', path: '/a/secrets' } ]",
+            "not `/a/secrets.json`",
+        ),
+        (
             "host: a.example.com, port: 443, protocol: rest, rules: [ { allow: { method: GET, path: '/x?a=b' } } ]",
             "never part of the path",
         ),
@@ -313,6 +317,20 @@ fn risky_rules_are_warned_about() {
         assert_eq!(errors(&endpoint(fields)), Vec::<String>::new(), "{fields}");
         let warnings = said(&endpoint(fields), Severity::Warning);
         assert!(warnings.iter().any(|e| e.contains(wanted)), "{fields}: {warnings:?}");
+    }
+    let denying = |paths: [&str; 2]| {
+        let rules = paths.map(|path| format!("{{ method: GET, path: '{path}' }}")).join(", ");
+        let fields = "host: a.example.com, port: 443, protocol: rest, access: read-only";
+        let said = said(&endpoint(&format!("{fields}, deny_rules: [ {rules} ]")), Severity::Warning);
+        said.iter().filter(|text| text.contains("denies itself")).count()
+    };
+    for paths in [["/a/b", "/c"], ["/c.json", "/c"], ["/a/**", "/c"], ["/a/*/b", "/a/b.**"]] {
+        assert_eq!(denying(paths), 1, "{paths:?}");
+    }
+    for paths in
+        [["/a/", "/c.json"], ["/a/*/b", "/a/*/b.**"], ["/a/b", "/a/b*"], ["/a/b", "/a/**"], ["/a?", "/"]]
+    {
+        assert_eq!(denying(paths), 0, "{paths:?}");
     }
     let warn = |binaries: &str| {
         let text =

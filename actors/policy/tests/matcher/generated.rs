@@ -15,8 +15,23 @@ const HOSTS: [&str; 7] = [
     "10.2.2.2",
 ];
 const PROGRAMS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/usr/lib/x/a", "/sandbox/v/bin/a"];
-const PATHS: [&str; 12] =
-    ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/b/x%2Fy", "/ab/b", "/A", "/a/B/", "/a/%2562", "/%2541b/b"];
+const PATHS: [&str; 15] = [
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/a/b/c",
+    "/b",
+    "/b/x%2Fy",
+    "/ab/b",
+    "/A",
+    "/a/B/",
+    "/a/%2562",
+    "/%2541b/b",
+    "/b.",
+    "/a%20./b",
+    "/A./",
+];
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "POST", "DELETE", "OPTIONS", "post", "Head"];
 const CALLS: [&str; 6] = ["tools/call", "tools/call", "tools/list", "initialize", "x/own", "reports"];
 const TOOLS: [&str; 4] = ["read", "read_all", "drop", "odd name"];

@@ -136,7 +136,8 @@ fn method_matches(rule: &str, method: &str) -> bool {
     rule == "*" || rule == method || (rule == "GET" && method == "HEAD")
 }
 
-/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, and a slash more or less at the end.
+/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, a slash more or less at the end, and
+/// names without the dots and spaces at their end.
 fn readings(path: &str) -> Vec<String> {
     let mut all = vec![path.to_owned(), path.replace("%2F", "/")];
     let twice =
@@ -144,6 +145,12 @@ fn readings(path: &str) -> Vec<String> {
             text.replace(&format!("%25{byte:02X}"), &char::from(byte).to_string())
         });
     all.push(twice.to_lowercase());
+    let bare = |name: &str| {
+        let spaced = name.replace("%20", " ");
+        let bare = spaced.trim_end_matches(['.', ' ']);
+        if bare.is_empty() { name.to_owned() } else { bare.replace(' ', "%20") }
+    };
+    all.push(twice.to_lowercase().split('/').map(bare).collect::<Vec<_>>().join("/"));
     all
 }
 
