@@ -236,6 +236,7 @@ fn fields() -> Vec<Case> {
         ("two lengths", and(&[("content-length", "0"), ("content-length", "5")])),
         ("a length without a body", and(&[("content-length", "5")])),
         ("a signed length", and(&[("content-length", "+0")])),
+        ("a length with zeros before it", and(&[("content-length", "00")])),
         (
             "CONNECT",
             vec![(":method".into(), "CONNECT".into()), (":authority".into(), "evil.bed.test:443".into())],
@@ -295,6 +296,11 @@ fn bodies() -> Vec<Case> {
             "control with a length",
             joined(&[post(&[("content-length", "5")]), data(END_STREAM, "hello")]),
             arrives(&["POST /ok/{M} ", "hello"]),
+        ),
+        speak(
+            "a length with zeros before it, and a body",
+            joined(&[post(&[("content-length", "0005")]), data(END_STREAM, "hello")]),
+            Expect::Silent,
         ),
         speak(
             "more than the length",

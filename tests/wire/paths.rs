@@ -40,6 +40,7 @@ fn seconds() -> Vec<(&'static str, Expect)> {
         ("Destination:", DENIED),
         ("x-amz-copy-source: secret/x", DENIED),
         ("x_amz_copy_source: secret/x", DENIED),
+        ("X.Amz.Copy.Source: secret/x", DENIED),
         ("x-amz-copy-source: ok%2Fx", DENIED),
         ("x-amz-copy-source: arn:aws:s3:::secret/x", DENIED),
         ("X-Goog-Copy-Source: /secret/x", DENIED),
@@ -51,10 +52,17 @@ fn seconds() -> Vec<(&'static str, Expect)> {
         ("x-cos-copy-source: elsewhere.bed.test/ok/x", DENIED),
         ("x-ms-copy-source: https://elsewhere.bed.test/ok/x", DENIED),
         ("x-ms-rename-source: /secret/x", DENIED),
+        ("x-ms-file-rename-source: /secret/x", DENIED),
         ("x-copy-from: secret/x", DENIED),
+        ("X-Symlink-Target: secret/x", DENIED),
+        ("X-Object-Manifest: ok/x", DENIED),
+        ("x-oss-symlink-target: ok/x", DENIED),
+        ("x-bce-copy-source: /ok/x", DENIED),
+        ("x-qs-move-source: /ok/x", DENIED),
         ("Destination: /ok/x", arrives(&["/ok/x"])),
         ("x-amz-copy-source: ok/x?versionId=1", arrives(&["ok/x?versionId=1"])),
         ("x-ms-meta-destination: /secret/x", arrives(&["/secret/x"])),
+        ("x-ms-meta-copy-source: /secret/x", arrives(&["/secret/x"])),
     ]
 }
 

@@ -76,6 +76,8 @@ pub struct Grant {
     pub treatment: Treatment,
     /// Which addresses the name may have.
     pub addresses: AddressRule,
+    /// Whether no endpoint says the name: any one is let pass whose addresses are such, which is known only once they were looked up.
+    pub unnamed: bool,
     /// How the paths of requests on this connection are to be canonicalised.
     pub path_options: PathOptions,
     /// Whether some endpoint judges bodies, so that [`crate::Compiled::body_of`] must be asked.

@@ -63,6 +63,8 @@ pub struct CanonicalPath {
     slashes: Option<Arc<str>>,
     /// See [`CanonicalPath::leniently`], where that is another text.
     lenient: Option<Arc<str>>,
+    /// See [`CanonicalPath::without_ends`], where that is another text.
+    trimmed: Option<Arc<str>>,
 }
 
 impl CanonicalPath {
@@ -75,7 +77,7 @@ impl CanonicalPath {
             return Err(PathError::TooLong);
         }
         if raw.is_empty() {
-            return Ok(Self { text: Arc::from("/"), slashes: None, lenient: None });
+            return Ok(Self { text: Arc::from("/"), slashes: None, lenient: None, trimmed: None });
         }
         let body = raw.strip_prefix('/').ok_or(PathError::NotAbsolute)?;
         check_raw(raw)?;
@@ -118,7 +120,8 @@ impl CanonicalPath {
         // No other escape is written so: a `%` of a segment is `%25` here.
         let slashes = text.contains("%2F").then(|| Arc::from(text.replace("%2F", "/")));
         let lenient = lenient(&text).map(Arc::from);
-        Ok(Self { text: Arc::from(text), slashes, lenient })
+        let trimmed = trimmed(lenient.as_deref().unwrap_or(&text)).map(Arc::from);
+        Ok(Self { text: Arc::from(text), slashes, lenient, trimmed })
     }
 
     /// What is judged and what is sent.
@@ -145,6 +148,13 @@ impl CanonicalPath {
     #[must_use]
     pub fn leniently(&self) -> Option<&str> {
         self.lenient.as_deref()
+    }
+
+    /// What a lenient server on Windows reads: the same, and no dots and spaces at the end of a name.
+    /// None where that makes no difference.
+    #[must_use]
+    pub fn without_ends(&self) -> Option<&str> {
+        self.trimmed.as_deref()
     }
 
     /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no empty one is in it.
@@ -189,6 +199,24 @@ pub(crate) fn lenient(canonical: &str) -> Option<String> {
     out.push_str(rest);
     out.make_ascii_lowercase();
     (out != canonical).then_some(out)
+}
+
+/// See [`CanonicalPath::without_ends`]; of a lenient reading. A name of nothing but dots and spaces stays.
+fn trimmed(reading: &str) -> Option<String> {
+    let bare = |segment: &'_ str| {
+        let mut end = segment.len();
+        while let Some(rest) = segment.get(..end) {
+            let Some(shorter) = rest.strip_suffix('.').or_else(|| rest.strip_suffix("%20")) else { break };
+            end = shorter.len();
+        }
+        if end == 0 { segment.len() } else { end }
+    };
+    if !reading.split('/').any(|segment| bare(segment) < segment.len()) {
+        return None;
+    }
+    let names: Vec<&str> =
+        reading.split('/').map(|segment| segment.get(..bare(segment)).unwrap_or_default()).collect();
+    Some(names.join("/"))
 }
 
 fn check_raw(raw: &str) -> Result<(), PathError> {
@@ -389,6 +417,24 @@ mod tests {
         }
         // A segment that is taken back again leaves no trace.
         assert!(!CanonicalPath::parse("/a%2fb/../c", SLASH).unwrap().has_encoded_slash());
+    }
+
+    #[test]
+    fn names_lose_their_ends_where_windows_reads_them() {
+        for (raw, read) in [
+            ("/a/b", None),
+            ("/a.b/.c", None),
+            ("/.../%20/a", None),
+            ("/a.", Some("/a")),
+            ("/a%20", Some("/a")),
+            ("/a.%20../b%20/", Some("/a/b/")),
+            ("/A./B", Some("/a/b")),
+            ("/a.%2fb%20", Some("/a/b")),
+            ("/a%252e", None),
+        ] {
+            let path = CanonicalPath::parse(raw, SLASH);
+            assert_eq!(path.as_ref().ok().and_then(CanonicalPath::without_ends), read, "{raw}");
+        }
     }
 
     proptest! {

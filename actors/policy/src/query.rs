@@ -3,7 +3,7 @@
 //! Escapes get upper-case hex, what needs no escape loses it, `;` is escaped (so that nobody takes it for a
 //! separator). Values are compared decoded. `+` means a space to some servers and itself to others: both readings are
 //! kept, and a matcher must hold for both to allow, for either to deny. So it is with names, which some servers read in any
-//! case, without spaces around them, or cut at a bracket.
+//! case, without spaces around them, cut at a bracket, or with another character for it.
 
 use std::fmt;
 
@@ -151,16 +151,19 @@ impl Query {
 }
 
 /// Whether some server takes a parameter that is called `own` for `name`: in any case (ASP.NET), without the spaces around it,
-/// as a list or map of that name (`name[]`, PHP and Rack), with `_` for a dot or space (PHP).
+/// with `_` for a dot, a space or a bracket that nothing closes (PHP), or as a list or map of that name (`name[]`), whose brackets Rack and
+/// qs also take before it (`[name]`, `[name`).
 fn is_taken_for(own: &str, name: &str) -> bool {
     let folded = |text: &str, wanted: &str| {
         let fold = |c: char| match c {
-            '.' | ' ' => '_',
+            '.' | ' ' | '[' => '_',
             c => folded(c),
         };
         text.trim().chars().map(fold).eq(wanted.trim().chars().map(fold))
     };
-    folded(own, name) || own.split_once('[').is_some_and(|(before, _)| folded(before, name))
+    let brackets = ['[', ']'];
+    let bare = || own.trim_start().trim_start_matches(brackets).split(brackets).next().unwrap_or_default();
+    folded(own, name) || (own.contains(brackets) && folded(bare(), name))
 }
 
 impl fmt::Display for Query {
@@ -304,6 +307,13 @@ mod tests {
             "draft[a]",
             "draft%5B%5D",
             "Draft[0][b]",
+            "[draft]",
+            "[draft",
+            "[[draft]]",
+            "]draft",
+            "draft]",
+            "+[Draft][a]",
+            "%5Bdraft",
         ] {
             let query = Query::parse(Some(&format!("draft=true&{other}=false"))).unwrap();
             assert!(query.any("draft", |v| v == "false"), "{other}");
@@ -313,6 +323,11 @@ mod tests {
         }
         let query = Query::parse(Some("my.name=1&drafts=2&xdraft=3&draf[t]=4")).unwrap();
         assert!(query.any("my_name", |v| v == "1") && !query.any("draft", |_| true));
+        for other in ["my[name", "my%5Bname", "My[Name", "my+name", "[my_name", "[my.name]"] {
+            let query = Query::parse(Some(&format!("my_name=1&{other}=2"))).unwrap();
+            assert!(query.any("my_name", |v| v == "2") && !query.every("my_name", |v| v == "1"), "{other}");
+        }
+        assert!(!Query::parse(Some("[]=1&][=2&[a[draft]=3")).unwrap().any("draft", |_| true));
         let exact = Query::parse(Some("filter[a]=1")).unwrap();
         assert!(exact.every("filter[a]", |v| v == "1") && !exact.any("filter[b]", |_| true));
     }

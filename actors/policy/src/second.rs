@@ -40,7 +40,7 @@ enum Form {
 }
 
 /// WebDAV's (RFC 4918 section 10.3), and those of object stores.
-const FIELDS: [(&str, Done, Form); 12] = [
+const FIELDS: [(&str, Done, Form); 16] = [
     ("destination", Done::Likewise, Form::Path),
     ("destination-account", Done::Likewise, Form::Unnamed),
     ("x-amz-copy-source", Done::Read, Form::Bucket),
@@ -50,15 +50,33 @@ const FIELDS: [(&str, Done, Form); 12] = [
     ("x-cos-copy-source", Done::Read, Form::Hosted),
     ("x-goog-copy-source", Done::Read, Form::Bucket),
     ("x-ms-copy-source", Done::Read, Form::Path),
+    ("x-ms-file-rename-source", Done::Likewise, Form::Path),
     ("x-ms-rename-source", Done::Likewise, Form::Path),
     ("x-obs-copy-source", Done::Read, Form::Bucket),
     ("x-oss-copy-source", Done::Read, Form::Bucket),
+    ("x-symlink-target", Done::Read, Form::Container),
+    ("x-symlink-target-account", Done::Read, Form::Unnamed),
+    ("x-tos-copy-source", Done::Read, Form::Bucket),
 ];
+
+/// How the fields end by which other stores do the same, each under a prefix of its own (`x-bce-copy-source`, `x-qs-move-source`,
+/// `x-oss-symlink-target`): what is named so can't be read, and is never nothing.
+const ENDS: [&str; 7] = [
+    "-copy-from",
+    "-copy-source",
+    "-move-source",
+    "-object-manifest",
+    "-rename-source",
+    "-symlink-bucket",
+    "-symlink-target",
+];
+/// Where a field has this in its name, what follows is the client's own word about the object, which a store keeps and doesn't read.
+const METADATA: &str = "-meta-";
 
 /// A second resource of a request.
 #[derive(Debug, Clone)]
 pub struct Second {
-    field: &'static str,
+    field: Cow<'static, str>,
     method: Cow<'static, str>,
     /// None where the field can't be read.
     place: Option<Place>,
@@ -89,15 +107,12 @@ enum At {
 pub fn named_in(headers: &HeaderMap, method: &str, own: &CanonicalPath) -> Box<[Second]> {
     let mut named = Vec::new();
     for (name, value) in headers {
-        let Some((field, done, form)) = FIELDS.iter().find(|(field, ..)| is_spelled(field, name.as_str()))
-        else {
-            continue;
-        };
+        let Some((field, done, form)) = meant_by(name.as_str()) else { continue };
         let method = match done {
             Done::Likewise => method.to_owned().into(),
             Done::Read => "GET".into(),
         };
-        named.push(Second { field, method, place: Place::read(value, *form, own.as_str()) });
+        named.push(Second { field, method, place: Place::read(value, form, own.as_str()) });
     }
     named.into()
 }
@@ -105,14 +120,34 @@ pub fn named_in(headers: &HeaderMap, method: &str, own: &CanonicalPath) -> Box<[
 /// Whether a field of this name does.
 #[must_use]
 pub fn is_named_by(name: &str) -> bool {
-    FIELDS.iter().any(|(field, ..)| is_spelled(field, name))
+    meant_by(name).is_some()
 }
 
-/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI kind take `_` for `-`.
+/// The field that a name is to somebody, and what it does.
+fn meant_by(name: &str) -> Option<(Cow<'static, str>, Done, Form)> {
+    if let Some((field, done, form)) = FIELDS.iter().find(|(field, ..)| is_spelled(field, name)) {
+        return Some((Cow::Borrowed(*field), *done, *form));
+    }
+    let ends = |end: &&str| {
+        let tail = name.len().checked_sub(end.len()).and_then(|from| name.get(from..));
+        tail.is_some_and(|tail| is_spelled(end, tail))
+    };
+    if !ENDS.iter().any(ends) {
+        return None;
+    }
+    let field: String = name.bytes().map(|byte| char::from(dashed(byte))).collect();
+    (!field.contains(METADATA)).then_some((Cow::Owned(field), Done::Likewise, Form::Unnamed))
+}
+
+/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI kind (PHP, lighttpd) take
+/// every character that is neither letter nor digit for `-`.
 #[must_use]
 pub fn is_spelled(own: &str, name: &str) -> bool {
-    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
     own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
+}
+
+fn dashed(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
 }
 
 impl Place {
@@ -214,15 +249,17 @@ fn store(here: &Destination) -> Option<&str> {
             .iter()
             .any(|behind| label.len() + behind.len() == rest.len() && rest.ends_with(behind));
         let is_known = matches!(label, "s3" | "oss" | "obs") || rest == "storage.googleapis.com";
-        region || is_known || ["s3-", "s3express-", "oss-"].iter().any(|begins| label.starts_with(begins))
+        region
+            || is_known
+            || ["s3-", "s3express-", "oss-", "tos-"].iter().any(|begins| label.starts_with(begins))
     };
     starts().rfind(is_store).filter(|start| *start > 0).and_then(|start| name.get(start..))
 }
 
 impl Second {
     /// The field, as policies and records call it.
-    pub(crate) fn field(&self) -> &'static str {
-        self.field
+    pub(crate) fn field(&self) -> &str {
+        &self.field
     }
 
     /// What it comes to as a request of its own, for one that goes `here`. None where it can't be read.

@@ -3,14 +3,14 @@
 //! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies on the way;
 //! here their errors become answers. Nothing else in the crate turns a destination into an address.
 
-use policy::{AddressRule, Destination, Grant, Host, Party};
+use policy::{AddressRule, Denial, Destination, Grant, Host, Layer, Party};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::answer::Refusal;
 use crate::conn::Deps;
 use crate::guard::{self, Connected, DialError, JudgedAddr, Reached, ResolveError};
-use crate::limits::{ADDRESSES_FRESH, DIAL_DEADLINE};
+use crate::limits::{ADDRESSES_FRESH, DIAL_DEADLINE, UNNAMED_LOOKUPS_PER_MINUTE};
 use crate::route::{self, Route};
 use crate::tracker::{Tracker, Way};
 use crate::verdict::Granted;
@@ -42,7 +42,7 @@ impl Judged {
     /// Resolves the granted destination once and judges every answer.
     ///
     /// # Errors
-    /// The guard's denial; or that the name has no address, or nobody knows in time.
+    /// The guard's denial; that the name has no address, or nobody knows in time; or that too many were looked up which no endpoint says.
     pub async fn of(deps: &Deps, granted: &Granted) -> Result<Self, Refusal> {
         let destination = granted.destination.clone();
         let Some(grant) = &granted.grant else {
@@ -56,6 +56,7 @@ impl Judged {
             let rule = grant.addresses.clone();
             return Ok(Self { destination, route, addresses: Vec::new(), rule, at: Instant::now() });
         }
+        may_be_looked_up(deps, granted, grant)?;
         let resolved = deps.resolver.resolve(&destination.host, destination.port, &grant.addresses).await;
         let addresses = resolved.map_err(|error| refused(error, grant))?;
         let route = route.given(addresses.iter().map(|judged| judged.addr().ip()));
@@ -85,6 +86,27 @@ impl Judged {
             Route::Through(proxy) => route::through(proxy, &self.destination, &self.addresses).await?,
         };
         Ok(Dialled { stream, reached, way })
+    }
+}
+
+/// A look-up tells the name to whoever serves its domain, so what the caller makes up is bounded.
+fn may_be_looked_up(deps: &Deps, granted: &Granted, grant: &Grant) -> Result<(), Refusal> {
+    match &granted.destination.host {
+        Host::Name(name) if grant.unnamed => {
+            if deps.resolver.may_look_up_unnamed(granted.caller.party, name) {
+                return Ok(());
+            }
+            Err(Refusal::Denied(Denial {
+                layer: Layer::L4,
+                detail: format!(
+                    "`{name}` is not looked up: only an endpoint without `host` lets it pass, and {UNNAMED_LOOKUPS_PER_MINUTE} such names have \
+                     been looked up this minute"
+                ),
+                policy: Some(grant.policy.clone()),
+                hint: Some("name the host in an endpoint, or wait a minute".to_owned()),
+            }))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -294,6 +294,7 @@ fn granted(intent: &Intent, caller: &Judged, generation: &Generation, unlisted: 
         rule: Arc::clone(rule),
         treatment: Treatment::Inspect { protocol: Protocol::Rest },
         addresses: AddressRule { allowed_ips: Arc::from([]), exact_host: false },
+        unnamed: false,
         path_options: PathOptions::default(),
         reads_bodies: false,
     };

@@ -102,7 +102,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     ledger.answered(response.status());
     if guard.is_some() && !Guard::is_clear(response.status(), response.headers()) {
         return Err(Refusal::Unreachable(
-            "the destination compressed its answer unasked, or sent a piece, so it can't be searched for credentials"
+            "the destination compressed its answer unasked, sent a piece, or wrote it in another charset, so it can't be searched for credentials"
                 .to_owned(),
         ));
     }

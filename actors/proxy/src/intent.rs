@@ -16,6 +16,7 @@ use crate::answer::Refusal;
 use crate::hop;
 use crate::limits::MAX_HEADERS;
 use crate::strict::Violation;
+use crate::strict::head::decimal;
 
 /// The name that leads to the gateway, on any listener, and never out.
 pub const INFERENCE_HOST: &str = crate::guard::INFERENCE_NAME;
@@ -258,6 +259,11 @@ fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
     }
     if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return bad("Content-Length stands twice");
+    }
+    // It goes on as it came, to servers of HTTP/1 too: `0005` is no number there, or eight by eight.
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    if length.is_some_and(|length| decimal(length.as_bytes()).is_none()) {
+        return Err(Violation::ContentLength.into());
     }
     if parts.version != Version::HTTP_2 {
         return Ok(());

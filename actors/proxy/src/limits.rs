@@ -82,6 +82,9 @@ pub const H2_AGENT_SEND_BYTES: usize = 128 * 1024;
 pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Destinations that one agent connection remembers to share no connection, since they speak HTTP/1.
 pub const MAX_HTTP1_ONLY: usize = 64;
+/// Names that are looked up for one agent a minute though only an endpoint without `host` lets them pass. The agent chooses them, and whoever
+/// serves their domain reads them: at most 5 KiB a minute get out so. Few programs find more services by name in one.
+pub const UNNAMED_LOOKUPS_PER_MINUTE: usize = 20;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 
@@ -227,6 +230,7 @@ mod tests {
             H2_AGENT_SEND_BYTES,
             MAX_IDLE_UPSTREAM,
             MAX_HTTP1_ONLY,
+            UNNAMED_LOOKUPS_PER_MINUTE,
             MAX_LINGER_BYTES,
             MAX_PROXY_HEAD_BYTES,
             MAX_JUDGED_BYTES,

@@ -1,32 +1,50 @@
 //! Fields by which some servers let a request say something else than what was judged: its method, its path, its host, its framing.
 //!
 //! What stands in the first line was judged, and is what counts; these are taken off. Servers of the CGI kind (WSGI, Rack, PHP) hand
-//! `X_Original_URL` to programs as `X-Original-URL`: a name is looked at with `-` for each `_`. Must never take off a field that a
-//! client needs for what it says: underscores alone are no fault.
+//! `X_Original_URL` to programs as `X-Original-URL`, and some of them `X.Original~URL`: a name is looked at with `-` for all that is neither
+//! letter nor digit. Must never take off a field that a client needs for what it says: odd characters alone are no fault.
 
 use http::{HeaderMap, HeaderName};
 use policy::second::{self, is_spelled};
 
-/// Another method, path or host, in words that servers and the proxies before them have made up.
-const OVERRIDES: [&str; 18] = [
+/// Another method, path or host, in words that servers and the proxies before them have made up; where a program is mounted
+/// (`script-name`: gunicorn cuts it off the path) or where its files are (`x-accel-mapping`: Rack's), and, to CGI, the proxy that it is to use
+/// (`proxy`).
+const OVERRIDES: [&str; 34] = [
     "forwarded",
+    "path-info",
+    "proxy",
+    "script-name",
+    "x-accel-mapping",
+    "x-envoy-original-dst-host",
     "x-envoy-original-path",
+    "x-forwarded-context",
     "x-forwarded-host",
     "x-forwarded-method",
     "x-forwarded-path",
     "x-forwarded-prefix",
+    "x-forwarded-server",
     "x-forwarded-uri",
     "x-host",
+    "x-http-destinationurl",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-ms-original-url",
     "x-original-host",
     "x-original-method",
     "x-original-path",
     "x-original-uri",
     "x-original-url",
+    "x-override-url",
+    "x-proxycontextpath",
+    "x-restli-method",
     "x-rewrite-uri",
     "x-rewrite-url",
+    "x-script-name",
+    "x-sendfile-type",
+    "x-waws-unencoded-url",
 ];
 
 /// What frames, routes or authenticates (RFC 9110 section 6.5.1): only where and as it belongs.
@@ -47,7 +65,7 @@ const NAMED: [&str; 12] = [
 
 /// Takes them off a request's head.
 pub(crate) fn drop_from(headers: &mut HeaderMap) {
-    take_off(headers, |name| is_one(&OVERRIDES, name) || (name.contains('_') && is_one(&NAMED, name)));
+    take_off(headers, |name| is_one(&OVERRIDES, name) || (is_odd(name) && is_one(&NAMED, name)));
 }
 
 /// Takes them off what stands behind a body, where nothing frames or routes, and nobody has judged what else it may name.
@@ -60,6 +78,11 @@ fn take_off(headers: &mut HeaderMap, misleads: impl Fn(&str) -> bool) {
     for name in named {
         headers.remove(name);
     }
+}
+
+/// Whether a name is none that a server would know, and may be one to a program behind it.
+fn is_odd(name: &str) -> bool {
+    !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// Whether a name is one of these to somebody.
@@ -90,6 +113,21 @@ mod tests {
             "X-HTTP-Method-Override",
             "X_HTTP_Method_Override",
             "x-http_method-override",
+            "X.HTTP.Method.Override",
+            "X!Forwarded!Host",
+            "X~Original~URL",
+            "Content.Type",
+            "Transfer+Encoding",
+            "SCRIPT_NAME",
+            "Script-Name",
+            "X.Script.Name",
+            "Path_Info",
+            "Proxy",
+            "X-RestLi-Method",
+            "X-Forwarded-Context",
+            "X-Envoy-Original-Dst-Host",
+            "X-Accel-Mapping",
+            "x.request.id",
             "X_Original_URL",
             "Forwarded",
             "Transfer_Encoding",
@@ -100,11 +138,13 @@ mod tests {
             "host",
             "content-type",
         ];
-        let stays = ["authorization", "content-type", "host", "http_host", "x_request_id"];
+        let stays = ["authorization", "content-type", "host", "http_host", "x.request.id", "x_request_id"];
         assert_eq!(left(drop_from, &heads), stays);
         let trailers = [
             "destination",
             "X_Amz_Copy_Source",
+            "X.Amz.Copy.Source",
+            "proxy|authorization",
             "x-checksum",
             "host",
             "Authorization",

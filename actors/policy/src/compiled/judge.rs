@@ -39,6 +39,7 @@ impl Compiled {
             rule: place.rule.clone(),
             treatment: place.treatment,
             addresses: place.addresses.clone(),
+            unnamed: place.host.is_none(),
             path_options: PathOptions { allow_encoded_slash },
             reads_bodies,
         })

@@ -149,6 +149,7 @@ fn treatment_and_addresses_come_from_the_endpoint() {
     // Without a host: any name (its addresses are judged later), and the addresses themselves.
     let hostless = grant("anything.example.org:2222").unwrap();
     assert_eq!(hostless.addresses.allowed_ips[0].to_string(), "10.1.2.0/24");
+    assert!(hostless.unnamed && !rest.unnamed);
     assert!(grant("10.1.2.3:2222").is_ok() && grant("10.1.3.3:2222").is_err());
     assert!(grant("203.0.113.9:80").is_ok() && grant("203.0.113.8:80").is_err());
     assert_eq!(c.ports(), [22, 80, 443, 2222]);

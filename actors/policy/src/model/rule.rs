@@ -180,19 +180,18 @@ impl PathPattern {
     }
 
     /// Whether it matches one of the readings that servers have of a canonical path: `%2F` as `/`, an escape undone twice, letters in
-    /// another case, a slash more or less at the end.
+    /// another case, a slash more or less at the end, dots and spaces more at the end of a name.
     #[must_use]
     pub fn may_match(&self, path: &CanonicalPath) -> bool {
         let with_or_without_end =
             |glob: &Glob, reading: &str| glob.matches(reading) || glob.matches(without_end(reading));
-        let leniently = || {
-            let glob = self.lenient.as_ref().unwrap_or(&self.glob);
-            with_or_without_end(glob, path.leniently().unwrap_or(path.as_str()))
-        };
+        let lenient = || self.lenient.as_ref().unwrap_or(&self.glob);
+        let leniently = || with_or_without_end(lenient(), path.leniently().unwrap_or(path.as_str()));
         with_or_without_end(&self.glob, path.as_str())
             || path.with_slashes().is_some_and(|reading| self.glob.matches(reading))
             // Where neither has a reading of its own, that was asked already.
             || ((self.lenient.is_some() || path.leniently().is_some()) && leniently())
+            || path.without_ends().is_some_and(|reading| with_or_without_end(lenient(), reading))
     }
 
     /// Whether it matches every path.
@@ -399,14 +398,23 @@ mod tests {
             "/repos/x/%2552ulesets/",
             "/repos/x%2Frulesets",
             "/repos%2Fx%2FRulesets/",
+            "/repos/x/rulesets.",
+            "/repos/x/rulesets%20",
+            "/repos./x/Rulesets.%20./",
         ] {
             for pattern in ["/repos/*/rulesets", "/repos/*/rulesets/", "/Repos/*/rule%73ets"] {
                 assert!(may(pattern, path), "{pattern} {path}");
             }
             assert_eq!(matches("/repos/*/rulesets", path), path == "/repos/x/rulesets", "{path}");
         }
-        for path in ["/repos/x/rulesets/y", "/repos/rulesets", "/repos/x/rulesetz", "/repos/x/%25zzrulesets"]
-        {
+        for path in [
+            "/repos/x/rulesets/y",
+            "/repos/rulesets",
+            "/repos/x/rulesetz",
+            "/repos/x/%25zzrulesets",
+            "/repos/x/rulesets.json",
+            "/repos/x/.rulesets",
+        ] {
             assert!(!may("/repos/*/rulesets", path), "{path}");
         }
         assert!(may("/", "/") && !may("/", "/a") && may("/a/", "/a") && !may("/a/", "/"));

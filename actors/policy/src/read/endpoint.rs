@@ -289,6 +289,15 @@ impl Reader<'_> {
         if endpoint.host.is_none() {
             if endpoint.allowed_ips.is_empty() {
                 self.error(node, "an endpoint without `host` needs `allowed_ips`");
+            } else {
+                self.warning(
+                    node,
+                    "an endpoint without `host` has any name looked up outside before its addresses can be judged",
+                )
+                .help = Some(
+                    "name the hosts where they are known: whoever serves a name's domain reads what programs put into it"
+                        .into(),
+                );
             }
             if endpoint.protocol.is_some() {
                 self.error(at("protocol"), "an endpoint without `host` can't be inspected").help =

@@ -2,10 +2,13 @@
 
 use super::body_rules::Speaks;
 use super::{Fields, Reader};
+use crate::diagnostics::Diagnostic;
 use crate::fields;
-use crate::model::{HttpRule, Method, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT, Written, is_method};
+use crate::model::{
+    HttpRule, Method, Origin, PathPattern, QueryMatcher, Rule, WEBSOCKET_TEXT, Written, is_method,
+};
 use crate::yaml::{Node, Value};
-use crate::{Glob, Protocol};
+use crate::{CanonicalPath, Glob, PathOptions, Protocol};
 
 impl Reader<'_> {
     pub(super) fn allow_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Written> {
@@ -19,7 +22,7 @@ impl Reader<'_> {
 
     pub(super) fn deny_rules(&mut self, node: Option<&Node>, speaks: Speaks) -> Vec<Written> {
         self.empty(node, "deny_rules", "take it out");
-        self.each(node, |reader, item| {
+        let rules = self.each(node, |reader, item| {
             let rule = reader.rule(item, speaks, true)?;
             if let Rule::Http(HttpRule { path, .. }) = &rule
                 && crosses_elsewhere(path.as_str())
@@ -28,7 +31,14 @@ impl Reader<'_> {
                     Some("OpenShell lets `*` cross `/`; write `**` where that was meant".into());
             }
             Some(Written { rule, origin: reader.origin(item.span.clone()) })
-        })
+        });
+        // Once for all of them: it is the same for each.
+        if let Some((path, origin)) = without_extensions(&rules) {
+            let message = format!("`{path}` denies itself, and not `{path}.json` or `{path}.xml`");
+            let help = format!("some servers (Rails) take these for the same: deny `{path}.**` as well");
+            self.say(Diagnostic::warning(origin.span.clone(), message)).help = Some(help);
+        }
+        rules
     }
 
     pub(super) fn empty(&mut self, node: Option<&Node>, name: &str, help: &str) {
@@ -173,6 +183,32 @@ fn names_operations(node: &Node) -> bool {
     let Value::Map(pairs) = &node.value else { return false };
     let is = |key: &Node| matches!(&key.value, Value::Text(key) if fields::GRAPHQL_RULE.field(key).is_some());
     pairs.iter().any(|(key, _)| is(key))
+}
+
+/// The first of some deny rules that ends in a name with which none of them denies that name's extensions.
+fn without_extensions(rules: &[Written]) -> Option<(&PathPattern, &Origin)> {
+    let all = || {
+        rules.iter().filter_map(|written| match &written.rule {
+            Rule::Http(rule) => Some((rule, &written.origin)),
+            _ => None,
+        })
+    };
+    let (rule, origin) = all().filter(|(rule, _)| ends_in_a_name(rule.path.as_str())).find(|(rule, _)| {
+        // Wildcards match themselves, too.
+        let extended =
+            CanonicalPath::parse(&format!("{}.x", rule.path), PathOptions { allow_encoded_slash: true });
+        let denies = |other: &HttpRule, path: &CanonicalPath| {
+            (other.method == Method::Any || other.method == rule.method) && other.path.matches(path)
+        };
+        extended.is_ok_and(|path| !all().any(|(other, _)| denies(other, &path)))
+    })?;
+    Some((&rule.path, origin))
+}
+
+/// Whether a pattern's last segment is one name without an extension.
+fn ends_in_a_name(pattern: &str) -> bool {
+    let last = pattern.rsplit('/').next().unwrap_or_default();
+    !last.is_empty() && !last.contains(['.', '*', '?', '['])
 }
 
 /// Whether a pattern holds a lone `*`, which elsewhere crosses segments.

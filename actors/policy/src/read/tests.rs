@@ -298,11 +298,16 @@ fn risky_rules_are_warned_about() {
         ("host: a.example.com, port: 443, access: read-only", "`access` without `protocol` judges nothing"),
         ("host: api.openai.com, port: 443, protocol: rest, access: read-only", "is an inference provider"),
         ("host: a.example.com, port: 443, protocol: rest, access: read-only, tls: terminate", "does nothing"),
+        ("port: 5433, allowed_ips: [10.0.0.0/8]", "has any name looked up outside"),
         ("host: localhost, port: 8000, protocol: rest, access: read-only", "never reached"),
         ("host: inference.local, port: 443, protocol: rest, access: full", "changes nothing"),
         (
             "host: a.example.com, port: 443, protocol: rest, access: full, deny_rules: [ { method: '*', path: '/repos/*/x' } ]",
             "write `**`",
+        ),
+        (
+            "host: a.example.com, port: 443, protocol: rest, access: full, deny_rules: [ { method: '*', path: '/a/secrets' } ]",
+            "not `/a/secrets.json`",
         ),
         (
             "host: a.example.com, port: 443, protocol: rest, rules: [ { allow: { method: GET, path: '/x?a=b' } } ]",
@@ -312,6 +317,20 @@ fn risky_rules_are_warned_about() {
         assert_eq!(errors(&endpoint(fields)), Vec::<String>::new(), "{fields}");
         let warnings = said(&endpoint(fields), Severity::Warning);
         assert!(warnings.iter().any(|e| e.contains(wanted)), "{fields}: {warnings:?}");
+    }
+    let denying = |paths: [&str; 2]| {
+        let rules = paths.map(|path| format!("{{ method: GET, path: '{path}' }}")).join(", ");
+        let fields = "host: a.example.com, port: 443, protocol: rest, access: read-only";
+        let said = said(&endpoint(&format!("{fields}, deny_rules: [ {rules} ]")), Severity::Warning);
+        said.iter().filter(|text| text.contains("denies itself")).count()
+    };
+    for paths in [["/a/b", "/c"], ["/c.json", "/c"], ["/a/**", "/c"], ["/a/*/b", "/a/b.**"]] {
+        assert_eq!(denying(paths), 1, "{paths:?}");
+    }
+    for paths in
+        [["/a/", "/c.json"], ["/a/*/b", "/a/*/b.**"], ["/a/b", "/a/b*"], ["/a/b", "/a/**"], ["/a?", "/"]]
+    {
+        assert_eq!(denying(paths), 0, "{paths:?}");
     }
     let warn = |binaries: &str| {
         let text =

@@ -15,8 +15,23 @@ const HOSTS: [&str; 7] = [
     "10.2.2.2",
 ];
 const PROGRAMS: [&str; 4] = ["/usr/bin/a", "/usr/bin/b", "/usr/lib/x/a", "/sandbox/v/bin/a"];
-const PATHS: [&str; 12] =
-    ["/", "/a", "/a/", "/a/b", "/a/b/c", "/b", "/b/x%2Fy", "/ab/b", "/A", "/a/B/", "/a/%2562", "/%2541b/b"];
+const PATHS: [&str; 15] = [
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/a/b/c",
+    "/b",
+    "/b/x%2Fy",
+    "/ab/b",
+    "/A",
+    "/a/B/",
+    "/a/%2562",
+    "/%2541b/b",
+    "/b.",
+    "/a%20./b",
+    "/A./",
+];
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "POST", "DELETE", "OPTIONS", "post", "Head"];
 const CALLS: [&str; 6] = ["tools/call", "tools/call", "tools/list", "initialize", "x/own", "reports"];
 const TOOLS: [&str; 4] = ["read", "read_all", "drop", "odd name"];
@@ -99,7 +114,7 @@ impl Dice {
         let mut out = format!("method: '{method}', path: '{}'", self.pattern());
         if self.once_in(5) {
             out += ", query: { ";
-            out += self.of(&["q: '1'", "q: { any: ['1', '2*'] }", "q: '*', r: '1'"]);
+            out += self.of(&["q: '1'", "q: { any: ['1', '2*'] }", "q: '*', r: '1'", "q_r: '1'"]);
             out += " }";
         }
         if method == "WEBSOCKET_TEXT" && self.once_in(3) {
@@ -308,7 +323,8 @@ impl Dice {
             method: self.of(&METHODS),
             path: self.of(&PATHS),
             query: self.many(0, 2, |dice| {
-                (dice.of(&["q", "r", "q", "r", "Q", "r[]", "q[a]"]), dice.of(&["1", "2", "22", "3"]))
+                let names = ["q", "r", "q", "r", "Q", "r[]", "q[a]", "[q]", "[r", "q_r", "q[r", "[q[r]"];
+                (dice.of(&names), dice.of(&["1", "2", "22", "3"]))
             }),
             websocket: self.once_in(6),
         }

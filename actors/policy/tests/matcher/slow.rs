@@ -136,7 +136,8 @@ fn method_matches(rule: &str, method: &str) -> bool {
     rule == "*" || rule == method || (rule == "GET" && method == "HEAD")
 }
 
-/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, and a slash more or less at the end.
+/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, a slash more or less at the end, and
+/// names without the dots and spaces at their end.
 fn readings(path: &str) -> Vec<String> {
     let mut all = vec![path.to_owned(), path.replace("%2F", "/")];
     let twice =
@@ -144,6 +145,12 @@ fn readings(path: &str) -> Vec<String> {
             text.replace(&format!("%25{byte:02X}"), &char::from(byte).to_string())
         });
     all.push(twice.to_lowercase());
+    let bare = |name: &str| {
+        let spaced = name.replace("%20", " ");
+        let bare = spaced.trim_end_matches(['.', ' ']);
+        if bare.is_empty() { name.to_owned() } else { bare.replace(' ', "%20") }
+    };
+    all.push(twice.to_lowercase().split('/').map(bare).collect::<Vec<_>>().join("/"));
     all
 }
 
@@ -168,11 +175,16 @@ fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: b
         && path
         && rule.query.iter().all(|matcher| {
             let own: &str = &matcher.name;
-            let spelled = |name: &str| name.split('[').next().unwrap().trim().to_lowercase();
+            // PHP's name, with `_` for what it takes for none of a name; and Rack's and qs', between the first brackets.
+            let php = |name: &str| name.trim().to_lowercase().replace(['.', ' ', '['], "_");
+            let between = |name: &str| {
+                let name = name.trim_start().trim_start_matches(['[', ']']).to_owned();
+                php(name.split(['[', ']']).next().unwrap())
+            };
             let values: Vec<&str> = asked
                 .query
                 .iter()
-                .filter(|(name, _)| *name == own || spelled(name) == own.to_lowercase())
+                .filter(|(name, _)| php(name) == php(own) || between(name) == php(own))
                 .map(|(_, v)| *v)
                 .collect();
             let exactly = asked.query.iter().any(|(name, _)| *name == own);

@@ -1,7 +1,7 @@
 //! Answers of places that may be told a credential: searched for it, so that an echo doesn't bring it inside.
 //!
 //! A value in them becomes as many `*`: lengths and framing stay true. For that they must come in clear and in order, so
-//! compression and ranges aren't asked for. Other places' answers never come here.
+//! compression, ranges and character sets aren't asked for. Other places' answers never come here.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,15 +9,19 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use policy::second::is_spelled;
 use redactor::{Guesser, Mask, RedactorError, Screen, Secret, Sieve};
 
+use super::charset;
 use crate::body::BoxError;
 
 /// How a whole answer, gRPC and Connect say that bytes are compressed, besides the way they are sent in.
 const ENCODINGS: [&str; 3] = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
-/// What asks for pieces, differences or compressed messages: a value in them is one that nobody finds. A server may always
+/// What asks for pieces, differences, compressed messages or other characters: a value in them is one that nobody finds. A server may always
 /// answer with the whole (RFC 9110 section 14.2).
-const UNSEARCHABLE: [&str; 7] = [
+const UNSEARCHABLE: [&str; 9] = [
+    "accept-charset",
+    "accept-encoding",
     "range",
     "request-range",
     "x-ms-range",
@@ -59,13 +63,17 @@ impl Values {
 impl Guard {
     /// Makes a request ask for an answer that can be searched.
     pub(crate) fn asks_in_clear(headers: &mut HeaderMap) {
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        for name in UNSEARCHABLE {
+        // In every spelling that some program reads as one of them.
+        let asks = |name: &HeaderName| UNSEARCHABLE.iter().any(|own| is_spelled(own, name.as_str()));
+        let asking: Vec<HeaderName> = headers.keys().filter(|name| asks(name)).cloned().collect();
+        for name in asking {
             headers.remove(name);
         }
+        charset::ask_for_none(headers);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 
-    /// Whether an answer came in clear, and is no piece or difference: what wasn't asked for.
+    /// Whether an answer came in clear, in characters that are searched, and is no piece or difference: what wasn't asked for.
     pub(crate) fn is_clear(status: StatusCode, headers: &HeaderMap) -> bool {
         let all = |name: &str, clear: &[u8]| {
             headers.get_all(name).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(clear))
@@ -73,6 +81,7 @@ impl Guard {
         !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::IM_USED)
             && ENCODINGS.iter().all(|name| all(name, b"identity"))
             && all("transfer-encoding", b"chunked")
+            && charset::is_clear(headers)
     }
 
     /// Masks values in header fields (also of trailers). A field with one in its name is taken off.

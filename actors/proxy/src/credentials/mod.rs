@@ -11,6 +11,7 @@
 
 mod answer;
 mod body;
+mod charset;
 mod head;
 mod placeholder;
 mod section;

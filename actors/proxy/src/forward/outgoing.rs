@@ -28,12 +28,14 @@ pub(crate) fn clean(headers: &mut HeaderMap) {
     join_cookies(headers);
 }
 
-/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3).
+/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3). What one piece of it hides, the whole does.
 fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let hides = headers.get_all(header::COOKIE).iter().any(HeaderValue::is_sensitive);
     if cookies.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+        && let Ok(mut joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
     {
+        joined.set_sensitive(hides);
         headers.insert(header::COOKIE, joined);
     }
 }
@@ -111,4 +113,26 @@ pub(crate) fn authority(destination: &Destination, tls: bool) -> String {
 
 fn uri(text: String) -> Result<Uri, Refusal> {
     Uri::try_from(text).map_err(|_| Refusal::BadRequest("the target fits no request".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A credential's value must be in no table of HPACK's, nor in anything that prints a head.
+    #[test]
+    fn joined_cookies_hide_what_one_of_them_hid() {
+        for hidden in [None, Some(0), Some(1)] {
+            let mut headers = HeaderMap::new();
+            for (number, text) in ["a=1", "b=2"].into_iter().enumerate() {
+                let mut cookie = HeaderValue::from_static(text);
+                cookie.set_sensitive(hidden == Some(number));
+                headers.append(header::COOKIE, cookie);
+            }
+            clean(&mut headers);
+            let all: Vec<&HeaderValue> = headers.get_all(header::COOKIE).iter().collect();
+            assert_eq!(all, ["a=1; b=2"]);
+            assert_eq!(all[0].is_sensitive(), hidden.is_some());
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod judge;
 mod ranges;
 mod resolve;
 mod system;
+mod unnamed;
 
 pub use addresses::{OWN_ADDRESSES_MAX_AGE, OwnAddresses};
 pub use dial::{Connected, DialError, MAX_ATTEMPTS, Reached, STAGGER, dial};

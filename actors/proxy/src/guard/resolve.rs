@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use policy::{AddressRule, Denial, DomainName, Host, Layer};
+use policy::{AddressRule, Denial, DomainName, Host, Layer, Party};
 
 use super::addresses::OwnAddresses;
 use super::judge::{JudgedAddr, Refusal, judge};
+use super::unnamed::Unnamed;
 
 /// The one name that leads to the host's loopback.
 pub const HOST_NAME: &str = "host.cofferdam.internal";
@@ -62,11 +63,12 @@ pub enum ResolveError {
     },
 }
 
-/// Resolves and judges. Clones share the lookup and its cache.
+/// Resolves and judges. Clones share the lookup and its cache, and what was looked up unnamed.
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
     own: OwnAddresses,
+    unnamed: Arc<Unnamed>,
     permit_loopback: bool,
 }
 
@@ -80,7 +82,7 @@ impl Resolver {
     /// A resolver over this lookup, which refuses these addresses of the host.
     #[must_use]
     pub fn new(lookup: Arc<dyn Lookup>, own: OwnAddresses) -> Self {
-        Self { lookup, own, permit_loopback: false }
+        Self { lookup, own, unnamed: Arc::new(Unnamed::new()), permit_loopback: false }
     }
 
     /// Lets names resolve to loopback addresses, so that tests can run upstreams there. Tests alone call it; no
@@ -90,6 +92,11 @@ impl Resolver {
     pub fn permitting_loopback_for_tests(mut self) -> Self {
         self.permit_loopback = true;
         self
+    }
+
+    /// Whether a name that no entry says may be looked up for `party`: so many a minute may.
+    pub(crate) fn may_look_up_unnamed(&self, party: Party, name: &DomainName) -> bool {
+        self.unnamed.takes(party, name)
     }
 
     /// The addresses of a destination that may be dialled: never empty, in the resolver's order.

@@ -137,3 +137,19 @@ fn a_whole_handshake_is_a_websocket() {
     let intent = Intent::of(&fixed(), &parts("GET", "/ws", &headers)).unwrap();
     assert!(matches!(intent.ask(), Ask::Exchange(exchange) if exchange.websocket));
 }
+
+#[test]
+fn a_length_is_one_plain_number_by_each_version() {
+    let of = |version: Version, length: &str| {
+        let mut parts = parts("POST", "https://a.test/x", &[("host", "a.test"), ("content-length", length)]);
+        parts.version = version;
+        Intent::of(&fixed(), &parts)
+    };
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        assert!(of(version, "0").is_ok() && of(version, "5").is_ok());
+        for length in ["0005", "00", "+5", "-0", "5, 5", "0x5", "5 5", "", "9999999999999999999"] {
+            let refused = of(version, length).unwrap_err();
+            assert_eq!(refused.detail(), Violation::ContentLength.to_string(), "{version:?} {length}");
+        }
+    }
+}

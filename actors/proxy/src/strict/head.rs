@@ -298,7 +298,7 @@ fn split_port(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
 }
 
 /// A plain number: digits only, no sign, no leading zero, no list, small enough for 63 bits.
-fn decimal(value: &[u8]) -> Option<u64> {
+pub fn decimal(value: &[u8]) -> Option<u64> {
     let plain = matches!(value, [b'0'] | [b'1'..=b'9', ..]) && value.iter().all(u8::is_ascii_digit);
     if !plain || value.len() > 18 {
         return None;

@@ -77,7 +77,7 @@ async fn a_tunnel_is_no_request_and_each_request_in_it_is_asked_for() {
     let (head, stream) = bed.connect(&format!("up.test:{}", raw.port)).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(asked.try_recv().is_err());
-    assert_eq!(bed.journal.lines(), ["ask - -"], "neither allowed nor denied");
+    assert_eq!(bed.journal.lines(), ["ask CONNECT -"], "neither allowed nor denied");
     let request = Request::get("/in/it").header("host", format!("up.test:{}", raw.port));
     let answer = tokio::spawn(exchange(stream, request.body(empty()).unwrap()));
     let (question, tell) = asked.recv().await.unwrap();

@@ -48,7 +48,8 @@ async fn heads_and_bodies_are_filled_where_they_are_bound() {
     let bed = bed(up.port, &endpoint(up.port, REWRITES)).await;
     let headers = format!(
         "Authorization: Bearer {PLACEHOLDER}\r\nContent-Type: application/json\r\nRange: bytes=0-3\r\n\
-         x-ms-range: bytes=0-3\r\nConnect-Accept-Encoding: gzip\r\n"
+         x-ms-range: bytes=0-3\r\nX.Ms.Range: bytes=0-3\r\nConnect-Accept-Encoding: gzip\r\nAccept_Encoding: gzip\r\n\
+         Accept-Charset: utf-7\r\nAccept: text/html;charset=utf-7, */*\r\n"
     );
     let body = format!(r#"{{ "a":"{PLACEHOLDER}" }}"#);
     let answer = bed.talk(request(up.port, "/ok/x?k=cofferdam%3Acred%3Agithub&b", &headers, &body)).await;
@@ -58,7 +59,10 @@ async fn heads_and_bodies_are_filled_where_they_are_bound() {
     assert!(seen.starts_with(&format!("POST /ok/x?k={}&b HTTP/1.1\r\n", key.replace("%2D", "-"))), "{seen}");
     assert!(seen.contains(&format!("authorization: Bearer {KEY}\r\n")), "{seen}");
     assert!(seen.contains("accept-encoding: identity\r\n") && !seen.contains("range"), "{seen}");
-    assert!(!seen.contains("gzip"), "{seen}");
+    assert!(!seen.contains("gzip") && !seen.contains("utf-7"), "{seen}");
+    assert!(seen.contains("accept: text/html, */*\r\n"), "{seen}");
+    assert!(!seen.contains("gzip") && !seen.contains("utf-7"), "{seen}");
+    assert!(seen.contains("accept: text/html, */*\r\n"), "{seen}");
     let sent = format!(r#"{{ "a":{} }}"#, serde_json::to_string(KEY).unwrap());
     assert!(seen.ends_with(&sent) && seen.contains(&format!("content-length: {}\r\n", sent.len())), "{seen}");
     let lines = bed.journal.lines().join("\n");
@@ -240,6 +244,8 @@ async fn echoes_are_masked_and_what_cant_be_searched_is_refused() {
     for unsearchable in [
         answer("content-encoding: gzip\r\n", "not to be read"),
         answer("connect-content-encoding: gzip\r\n", "not to be read"),
+        answer("content-type: text/plain; charset=utf-7\r\n", "not to be read"),
+        answer("content-type: text/plain; charset=\"IBM500\"\r\n", "not to be read"),
         b"HTTP/1.1 206 Partial Content\r\nContent-Length: 14\r\n\r\nnot to be read",
         chunked.as_bytes(),
     ] {

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use super::bed::{AGENT, Bed, PATIENCE, Raw, echo, l4, read_head, read_to_close, rest, ws};
 use super::websockets::handshake;
+use crate::limits::UNNAMED_LOOKUPS_PER_MINUTE;
 use crate::tls::Alpn;
 
 #[tokio::test]
@@ -195,6 +196,28 @@ async fn websocket(listener: TcpListener, accept: &'static str, tls: Option<toki
             });
         }
     });
+}
+
+/// Whoever serves `evil` reads each name that is looked up.
+#[tokio::test]
+async fn what_no_endpoint_says_is_looked_up_so_many_times_a_minute() {
+    let port = echo().await;
+    let listed = "- { port: 5433, allowed_ips: [ 10.0.0.0/8 ] }";
+    let bed = Bed::new(&format!("{listed}\n{}", l4("raw.test", port))).await;
+    let connect = |name: String| format!("CONNECT {name}:5433 HTTP/1.1\r\nHost: {name}:5433\r\n\r\n");
+    for n in 0..UNNAMED_LOOKUPS_PER_MINUTE {
+        let answer = bed.talk(connect(format!("bytes-{n}.evil"))).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    }
+    for n in 1000..1005 {
+        let answer = bed.talk(connect(format!("bytes-{n}.evil"))).await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("is not looked up"), "{answer}");
+    }
+    // One that they have heard already tells nothing, an address is none, and what an endpoint says isn't counted.
+    assert!(bed.talk(connect("bytes-0.evil".into())).await.starts_with("HTTP/1.1 502 "));
+    let address = bed.talk(connect("127.0.0.1".into())).await;
+    assert!(address.starts_with("HTTP/1.1 403 ") && !address.contains("is not looked up"), "{address}");
+    assert!(bed.connect(&format!("raw.test:{port}")).await.0.starts_with("HTTP/1.1 200 "));
 }
 
 /// A text message as clients send it: masked (here by zeros), for only that passes.
