@@ -9,6 +9,8 @@
 mod common;
 #[path = "limits/crowd.rs"]
 mod crowd;
+#[path = "limits/delegated.rs"]
+mod delegated;
 #[path = "limits/groups.rs"]
 mod groups;
 #[path = "limits/hoard.rs"]

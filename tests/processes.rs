@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
 mod common;
+#[path = "limits/delegated.rs"]
+mod delegated;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::{COFFERDAM, Sandbox};
+use delegated::Delegated;
 
 /// The descriptors that each process may hold, as a table.
 const DOCUMENT: &str = include_str!("../docs/processes.md");
@@ -31,9 +34,13 @@ fn main() -> ExitCode {
             descriptors_do_not_grow_with_use,
             a_process_of_the_same_user_looks_into_none.only(Mode::Rootless),
             a_services_builder_holds_next_to_nothing,
+            a_sweeper_holds_a_line_and_is_deaf,
         ],
     )
 }
+
+/// No capability at all (proc_pid_status(5)).
+const NONE: &str = "0000000000000000";
 
 /// The three of one sandbox.
 struct Three {
@@ -72,7 +79,6 @@ fn start<'a>(stage: &'a Stage<'a>) -> Result<Sandbox<'a>> {
 }
 
 fn each_has_what_it_needs_and_no_more(stage: &Stage) -> Result<()> {
-    const NONE: &str = "0000000000000000";
     let mut sandbox = start(stage)?;
     let three = Three::of(stage, &mut sandbox)?;
     let rooted = stage.mode() == Mode::Rooted;
@@ -325,11 +331,7 @@ fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
     poll("the agent", PATIENCE, || sandbox.status().ok().filter(|s| s["agents"][0]["pid"].is_u64()))?;
     let builder = common::process(stage, "cofferdam: bld").context("no builder")?;
     ensure!(status(builder, "Threads").as_deref() == Some("1"), "it has threads");
-    let limits = std::fs::read_to_string(format!("/proc/{builder}/limits"))?;
-    ensure!(limits.lines().any(|l| l.starts_with("Max core file size") && l.contains(" 0 ")), "{limits}");
-    // Not dumpable: its files belong to root, and of the user's other processes none looks into it.
-    use std::os::unix::fs::MetadataExt;
-    ensure!(std::fs::metadata(format!("/proc/{builder}/environ"))?.uid() == 0, "it is dumpable");
+    is_closed_to_others(builder, "the builder")?;
     let held = open(stage, &name, builder)?;
     let allowed = BTreeMap::from([
         ("STATE/NAME".to_owned(), 1),
@@ -337,5 +339,57 @@ fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
         ("socket".to_owned(), 2),
     ]);
     ensure!(held == allowed, "{held:?}");
+    Ok(())
+}
+
+/// What a sandbox with `limits:` has besides: as the heart was before it was shut in, with next to nothing in its hands.
+fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
+    let group = Delegated::to(stage)?;
+    let sandbox = group.start("pids: 64", &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let sweeper = common::process(stage, "cofferdam: swp").context("no sweeper")?;
+    let title = std::fs::read(format!("/proc/{sweeper}/cmdline"))?;
+    ensure!(title.starts_with(b"cofferdam: sweeper\0"), "{}", String::from_utf8_lossy(&title));
+    let is = |key: &str, wanted: &str| {
+        let found = status(sweeper, key).unwrap_or_default();
+        ensure!(found == wanted, "{key} is {found}, not {wanted}");
+        Ok(())
+    };
+    // The operator, and no more of one than whoever started it.
+    let uid = stage.uid();
+    is("Uid", &format!("{uid}\t{uid}\t{uid}\t{uid}"))?;
+    let own = |key: &str| status(std::process::id().cast_signed(), key).unwrap_or_default();
+    let rooted = stage.mode() == Mode::Rooted;
+    for key in ["CapPrm", "CapEff"] {
+        is(key, &if rooted { own(key) } else { NONE.into() })?;
+    }
+    is("CapInh", NONE)?;
+    is("CapAmb", NONE)?;
+    is("Seccomp", &own("Seccomp"))?;
+    is("Threads", "1")?;
+    // Who asks it to end is not heard, and nobody looks into it.
+    let ignored = status(sweeper, "SigIgn").unwrap_or_default();
+    let ignored = u64::from_str_radix(&ignored, 16)?;
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        ensure!(ignored & (1 << (signal as u64 - 1)) != 0, "it hears {signal}: {ignored:x}");
+    }
+    is_closed_to_others(sweeper, "the sweeper")?;
+    let held = open(stage, &sandbox.name, sweeper)?;
+    ensure!(held == BTreeMap::from([("socket".to_owned(), 1)]), "{held:?}");
+    for standard in [0, 1] {
+        let link = std::fs::read_link(format!("/proc/{sweeper}/fd/{standard}"))?;
+        ensure!(link == Path::new("/dev/null"), "{standard} is {}", link.display());
+    }
+    drop(sandbox);
+    group.nothing_left("the sandbox's end")
+}
+
+/// It leaves no core file and isn't dumpable: proc(5), its files belong to root, and of the user's other processes none looks into it.
+fn is_closed_to_others(pid: i32, role: &str) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let core = limits.lines().find(|l| l.starts_with("Max core file size")).context("no core limit")?;
+    ensure!(core.split_whitespace().skip(4).take(2).eq(["0", "0"]), "{role}: {core}");
+    let owner = std::fs::metadata(format!("/proc/{pid}/environ"))?.uid();
+    ensure!(owner == 0, "{role} is dumpable: its files under /proc belong to {owner}");
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
 use bed::stage::{PATIENCE, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -68,7 +69,7 @@ fn service<'a>(stage: &'a Stage<'a>, agents: &str, more: &str) -> Result<Sandbox
     let name = stage.name();
     let text = format!(
         "name: {name}\nworkspace: {}\nmetrics: {{ listen: \"off\" }}\n{more}agents:\n  steady:\n    command: [sh, -c, \
-         \"trap 'echo hit >> /sandbox/hit' HUP USR1 USR2 QUIT; echo up >> /sandbox/steady; while :; do sleep 0.05; done\"]\n{agents}",
+         \"trap 'echo hit >> /sandbox/hit' HUP USR1 USR2 QUIT; trap 'echo heard >> /sandbox/heard' ALRM; echo up >> /sandbox/steady; while :; do sleep 0.05; done\"]\n{agents}",
         workspace(stage)
     );
     let file = stage.write("cofferdam.yaml", text)?.display().to_string();
@@ -124,14 +125,16 @@ fn what_is_over_stays_over(stage: &Stage) -> Result<()> {
 fn a_run_that_is_over_ends_with_its_code(stage: &Stage) -> Result<()> {
     // More than the operator's pipe takes and less than that and the agent's own.
     let script = "echo x >> /sandbox/ran; head -c 100000 /dev/zero; exit 7";
-    let mut command =
-        stage.cofferdam(["run", "--quiet", "--workspace", &workspace(stage), "--", "sh", "-c", script]);
+    let name = stage.name();
+    let options = ["run", "--quiet", "--name", &name, "--workspace", &workspace(stage), "--"];
+    let mut command = stage.cofferdam([&options[..], &["sh", "-c", script]].concat());
     let mut child = command.stdout(Stdio::piped()).spawn()?;
-    poll("the run", START, || (lines(stage, "ran") == 1).then_some(()))?;
-    // Its end is known by now, and its output not out.
-    std::thread::sleep(Duration::from_millis(700));
-    kill_supervisor(stage)?;
-    std::thread::sleep(Duration::from_secs(1));
+    poll("the run's end to be known", START, || {
+        let status = stage.json(&["status", &name, "--json"]).ok()?;
+        (status["agents"][0]["last_exit"]["code"] == 7).then_some(())
+    })?;
+    // And its output is not out: nobody has read of it yet.
+    replace_supervisor(stage, &name)?;
     let mut read = Vec::new();
     child.stdout.take().context("a pipe")?.read_to_end(&mut read)?;
     let status = child.wait()?;
@@ -235,6 +238,13 @@ fn a_stop_while_there_is_none(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Waits until somebody has opened a file, read it and closed it, from now on: a watched policy is read every few seconds.
+fn is_read(file: &Path) -> Result<()> {
+    let seen = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    seen.add_watch(file, AddWatchFlags::IN_CLOSE_NOWRITE)?;
+    poll("the policy's file to be read", PATIENCE, || seen.read_events().is_ok().then_some(()))
+}
+
 fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
     let file = stage.write("policy.yaml", policy(""))?.display().to_string();
     let sandbox =
@@ -245,23 +255,27 @@ fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
     poll("the edit", PATIENCE, || (generation()? == 2).then_some(()))?;
     let narrow = stage.write("narrow.yaml", policy(""))?.display().to_string();
     stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
-    let before = sandbox.status()?["policy"].clone();
-    ensure!(before["generation"] == 3, "{before}");
-    for _ in 0..2 {
+    for number in 3..5 {
+        let before = sandbox.status()?["policy"].clone();
+        ensure!(before["generation"] == number, "not {number}: {before}");
         replace_supervisor(stage, &sandbox.name)?;
-        // As long as a reloader that begins takes to read the file, and longer.
-        std::thread::sleep(Duration::from_millis(700));
+        is_read(Path::new(&file))?;
         let after = sandbox.status()?["policy"].clone();
         ensure!(
-            after["generation"] == 3 && after["sha256"] == before["sha256"],
+            after["generation"] == number && after["sha256"] == before["sha256"],
             "{before} became {after} with a supervisor's death"
         );
+        // Whatever comes of that reading comes before what is set after it: nothing did.
+        stage.write("narrow.yaml", format!("{}# {number}\n", policy("")))?;
+        stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
+        let next = generation();
+        ensure!(next == Some(number + 1), "{next:?} follows {number}");
     }
     // The next edit is one.
     stage.write("policy.yaml", format!("{}# edited\n", policy(FRIENDLY)))?;
-    poll("another edit", PATIENCE, || (generation()? == 4).then_some(()))?;
+    poll("another edit", PATIENCE, || (generation()? == 6).then_some(()))?;
     // Once it was told that one is in force, no death takes it back.
-    for n in 5..10 {
+    for n in 7..12 {
         stage.write("narrow.yaml", format!("{}# {n}\n", policy("")))?;
         stage.call(&["policy", "set", &sandbox.name, &narrow])?.expect_code(0)?;
         replace_supervisor(stage, &sandbox.name)?;
@@ -271,14 +285,31 @@ fn a_policy_that_was_set_stays_set(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Whether a signal that a process was sent still waits for it (proc_pid_status(5)).
+fn is_pending(pid: i32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let sets =
+        status.lines().filter_map(|line| line.strip_prefix("ShdPnd:").or(line.strip_prefix("SigPnd:")));
+    sets.filter_map(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .any(|set| set & (1 << (signal as u64 - 1)) != 0)
+}
+
 fn a_service_keeps_signals_to_itself(stage: &Stage) -> Result<()> {
     let file = stage.write("policy.yaml", policy(""))?.display().to_string();
     let mut sandbox = service(stage, "", &format!("policy: {file}\n"))?;
     poll("readiness", START, || sandbox.status().ok().filter(|s| s["state"] == "running"))?;
+    let heart = sandbox.heart().pid();
     for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT] {
         sandbox.heart().signal(signal)?;
+        poll("the heart to take it", PATIENCE, || (!is_pending(heart, signal)).then_some(()))?;
     }
-    std::thread::sleep(Duration::from_secs(1));
+    // What it had passed on would come by this way, and before what the agent is sent now.
+    stage.call(&["exec", &sandbox.name, "--", "true"])?.expect_code(0)?;
+    for pid in stage.processes_with("/sandbox/heard") {
+        // A shell that is about to be its `sleep` may be gone by now.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGALRM);
+    }
+    poll("the agent to hear a signal of its own", PATIENCE, || (lines(stage, "heard") > 0).then_some(()))?;
     ensure!(lines(stage, "hit") == 0, "the agent was sent {} of them", lines(stage, "hit"));
     ensure!(lines(stage, "steady") == 1, "the agent was started again");
     ensure!(sandbox.status()?["policy"]["generation"] == 1, "the file hasn't changed");

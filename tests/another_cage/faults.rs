@@ -1,7 +1,6 @@
 //! Deaths and hangs in the middle of a move.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
@@ -10,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::common::{self, Sandbox, policy, processes, record_has};
-use crate::service::{Moving, Service};
+use crate::service::{Moving, Service, moments};
 
 /// An old supervisor that stops nobody has its time, and no more; whoever wants the move needs no word of it.
 pub fn a_supervisor_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
@@ -104,11 +103,17 @@ pub fn the_way_leads_forward_without_a_builder(stage: &Stage) -> Result<()> {
 /// At moments of chance: the sandbox goes on in one cage or the other, and what the builder had begun is gone, to the last entry in the
 /// process table.
 pub fn a_builders_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
-    for n in 0..10_u64 {
+    let mut met = false;
+    for (n, moment) in moments(stage)?.enumerate() {
+        if n >= 10 && met {
+            break;
+        }
+        ensure!(n < 50, "not once met in the middle");
+        let _again = std::fs::remove_file(stage.workspace().join("ran"));
         let mut service = Service::start(stage, "")?;
         let builder = service.process("cofferdam: bld").context("a builder")?;
         let moving = service.start_set(&service.wide)?;
-        std::thread::sleep(Duration::from_millis(n * 13));
+        met |= moment.come(stage, &moving)?;
         kill(Pid::from_raw(builder), Signal::SIGKILL)?;
         let moved = moving.finish(PATIENCE)?.code() == 0;
         let heart = service.sandbox.heart().pid();
@@ -121,8 +126,6 @@ pub fn a_builders_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> 
             service.says("wide")?;
         }
         ensure!(service.ran() == 1, "one that was over was run again");
-        drop(service);
-        std::fs::remove_file(stage.workspace().join("ran"))?;
     }
     Ok(())
 }

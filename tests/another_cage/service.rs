@@ -1,13 +1,14 @@
 //! The service that the cases move.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bed::Stage;
 use bed::stage::{Finished, PATIENCE, Running, poll};
 use serde_json::Value;
 
-use crate::common::{START, Sandbox, policy, record_has, workspace};
+use crate::common::{START, Sandbox, policy, processes, record_has, workspace};
 
 /// A service with an agent that tells every 50 ms whether it sees the data, and one that ran once.
 pub struct Service<'a> {
@@ -147,5 +148,39 @@ impl<'a> Moving<'a> {
             service.sandbox.status().ok().filter(|s| s["state"] == "stopping")
         })?;
         Ok(Self { service, command, old_init })
+    }
+}
+
+/// A moment of a move.
+pub enum Moment {
+    /// There are two cages.
+    Middle,
+    /// So long after its beginning, whatever there is then.
+    After(Duration),
+}
+
+/// Moments of a move, every third one its middle, the others spread over as long as a move takes here. Without end.
+pub fn moments(stage: &Stage) -> Result<impl Iterator<Item = Moment>> {
+    let service = Service::start(stage, "")?;
+    let begun = Instant::now();
+    service.moved(&service.wide)?;
+    let whole = begun.elapsed();
+    drop(service);
+    Ok((0..).map(move |n: u32| match n % 3 {
+        0 => Moment::Middle,
+        _ => Moment::After(whole * (n * 37 % 100) / 100),
+    }))
+}
+
+impl Moment {
+    /// Waits for it; gives whether there are two cages then. Of a move that is over before, there never will be.
+    pub fn come(&self, stage: &Stage, moving: &Running) -> Result<bool> {
+        let are_two = || processes(stage, "cofferdam: init").len() > 1;
+        let is_over = || !stage.cofferdam_processes().contains(&moving.pid());
+        match self {
+            Self::Middle => poll("two cages", PATIENCE, || (are_two() || is_over()).then_some(()))?,
+            Self::After(time) => std::thread::sleep(*time),
+        }
+        Ok(are_two())
     }
 }

@@ -1,7 +1,6 @@
 //! Stops and ends in the middle of a move: each is carried out, and leaves nothing.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
@@ -10,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::faults::debugger;
-use crate::service::{Moving, Service};
+use crate::service::{Moving, Service, moments};
 
 /// A service with an agent that is deaf to its stop, and the command that waits for it.
 fn stopping<'a>(stage: &'a Stage<'a>) -> Result<(Service<'a>, Running)> {
@@ -101,16 +100,21 @@ pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Killed or told to stop in the middle of a move, at moments of chance.
+/// Killed or told to stop in the middle of a move, at moments of chance; each at least once while there are two cages.
 pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
-    /// Moves take about so many milliseconds in a debug build.
-    const LONGEST: u64 = 160;
-    for n in 0..12_u64 {
+    let mut met = [false; 2];
+    for (n, moment) in moments(stage)?.enumerate() {
+        if n >= 12 && met == [true; 2] {
+            break;
+        }
+        ensure!(n < 60, "not once met in the middle: killed, told to stop: {met:?}");
+        let _again = std::fs::remove_file(stage.workspace().join("ran"));
         let mut service = Service::start(stage, "")?;
-        let (name, wide) = (service.sandbox.name.clone(), service.wide.clone());
-        let moving = stage.start(stage.cofferdam(["policy", "set", &name, &wide, "--restart-agents"]))?;
-        std::thread::sleep(Duration::from_millis(n * 37 % LONGEST));
+        let name = service.sandbox.name.clone();
+        let moving = service.start_set(&service.wide)?;
+        let in_the_middle = moment.come(stage, &moving)?;
         let signal = if n % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM };
+        met[n % 2] |= in_the_middle;
         service.sandbox.heart().signal(signal)?;
         let running = service.sandbox.running.take().context("it runs")?;
         running.finish(PATIENCE).with_context(|| format!("{signal} at {n}"))?;
@@ -121,7 +125,6 @@ pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
         poll("the builder's socket to go", PATIENCE, || (!left("build.sock")).then_some(()))
             .with_context(|| format!("{signal} at {n}"))?;
         ensure!(signal == Signal::SIGKILL || !left("control.sock"), "{signal} at {n}: a control socket");
-        let _again = std::fs::remove_file(stage.workspace().join("ran"));
     }
     Ok(())
 }

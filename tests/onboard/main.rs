@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             a_workspace_is_made_where_agents_may_have_it,
             a_person_is_asked.only(Mode::Rootless),
             a_person_sees_every_file_and_no_token.only(Mode::Rootless),
-            what_comes_next_works_as_it_stands.only(Mode::Rootless),
+            what_comes_next_works_as_it_stands.only(Mode::Rootless).alone(),
             who_leaves_leaves_nothing_behind.only(Mode::Rootless),
             claude_is_told_what_it_must_be.only(Mode::Rootless).alone(),
             codex_is_told_what_it_must_be.only(Mode::Rootless).alone(),
@@ -433,13 +433,33 @@ fn a_person_sees_every_file_and_no_token(stage: &Stage) -> Result<()> {
 
 fn what_comes_next_works_as_it_stands(stage: &Stage) -> Result<()> {
     let elsewhere = stage.dir().join("other state").display().to_string();
-    let args = ["--state", &elsewhere, "--provider", "none", "--name", "x", "--", "true"];
+    let mark = stage.marker();
+    let script = format!("echo {mark}; exec sleep 1000");
+    let args = ["--state", &elsewhere, "--provider", "none", "--name", "x", "--", "sh", "-c", &script];
     let shown = onboard(stage, &args)?.expect_code(0)?.out();
     let next = format!(
         "  cofferdam --state '{elsewhere}' up -f cofferdam.yaml\nwhile that runs, in another terminal\n  \
          cofferdam --state '{elsewhere}' logs x -f\n"
     );
     ensure!(shown.ends_with(&next), "{shown}");
+    // Typed into a shell where it was printed, each in a terminal of its own.
+    let commands: Vec<&str> = next.lines().filter_map(|line| line.strip_prefix("  ")).collect();
+    let [up, logs] = commands[..] else { anyhow::bail!("{commands:?}") };
+    let typed = |line: &str| {
+        let mut shell = stage.command("sh");
+        shell.args(["-c", &format!("exec {line}")]).current_dir(here(stage));
+        shell.env("PATH", format!("{}:/usr/bin:/bin", stage.dir().display()));
+        stage.start(shell)
+    };
+    let sandbox = Sandbox::adopt(stage, "x".into(), typed(up)?);
+    // There is nothing to be read before it runs.
+    let is_there = || {
+        let status = stage.json(&["--state", &elsewhere, "status", &sandbox.name, "--json"]).ok()?;
+        status["agents"][0]["pid"].is_u64().then_some(())
+    };
+    poll("the sandbox that was started as printed", PATIENCE, is_there)?;
+    typed(logs)?.wait_for(&mark, PATIENCE)?;
+    ensure!(!stage.state().join(&sandbox.name).exists(), "it is in another state directory");
     Ok(())
 }
 

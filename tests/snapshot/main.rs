@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
+mod attacks;
 #[path = "../common/mod.rs"]
 mod common;
+mod files;
 mod forge;
 mod hostile;
 mod killed;
@@ -19,6 +21,7 @@ use bed::Stage;
 use bed::stage::Mode;
 
 use common::COFFERDAM;
+use files::*;
 use hostile::*;
 use killed::*;
 use round::*;

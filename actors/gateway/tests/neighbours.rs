@@ -34,7 +34,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mock::{House, Provider, both, house, post};
+use mock::{House, Provider, before_both, both, house, post};
 use tokio::{net::TcpListener, time::timeout};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
@@ -57,8 +57,7 @@ async fn is_answered(house: &House, agent: u64, provider: &Provider) {
 
 /// Answers of embeddings have megabytes. What of them nobody reads must not take up the room of others on the connection.
 async fn unread_answers_leave_room_for(agent: u64) {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http2, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http2).await;
     is_answered(&house, agent, &provider).await;
     let mut unread = Vec::new();
     for _ in 0..8 {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use gateway::{Protocol, usage::Tokens};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use mock::{KEY, Provider, Told, both, fetch, house, post};
+use mock::{KEY, Provider, Told, before_both, both, fetch, house, post};
 
 const SSE: &[(&str, &str)] =
     &[("content-type", "text/event-stream"), ("set-cookie", "__cf=1"), ("server", "x")];
@@ -25,8 +25,7 @@ const JSON: &[(&str, &str)] = &[("content-type", "application/json"), ("x-reques
 
 #[tokio::test]
 async fn a_chat_completion_passes_with_the_model_and_the_key_exchanged() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let answer = r#"{"id":"c1","object":"chat.completion","choices":[{"message":{"role":"assistant","content":"hi"}}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}"#;
     provider.whole(200, JSON, answer).await;
     let sent = r#"{"messages":[{"role":"user","content":"hello"}],  "model":"small","temperature":0.10}"#;
@@ -64,8 +63,7 @@ async fn a_chat_completion_passes_with_the_model_and_the_key_exchanged() {
 #[tokio::test]
 async fn a_stream_arrives_chunk_by_chunk_byte_for_byte() {
     for protocol in [Protocol::Http1, Protocol::Http2] {
-        let provider = Provider::start().await;
-        let house = house(protocol, &both(provider.port));
+        let (provider, house) = before_both(protocol).await;
         let mut sender = provider.stream(200, SSE);
         let sent =
             r#"{"model":"small","stream":true,"messages":[{}],"stream_options":{"include_usage":true}}"#;
@@ -110,8 +108,7 @@ async fn a_stream_whose_usage_nobody_asked_for_is_counted_all_the_same() {
     for (path, needs) in
         [("/v1/chat/completions", r#""messages":[{}]"#), ("/v1/completions", r#""prompt":"x""#)]
     {
-        let provider = Provider::start().await;
-        let house = house(Protocol::Http1, &both(provider.port));
+        let (provider, house) = before_both(Protocol::Http1).await;
         let mut sender = provider.stream(200, SSE);
         let body = format!(r#"{{"model":"small","stream":true,{needs}}}"#);
         let mut response = house.ask(post(path, body.clone())).await;
@@ -153,8 +150,7 @@ async fn a_provider_that_is_not_to_be_asked_for_usage_gets_what_the_agent_wrote(
 
 #[tokio::test]
 async fn anthropic_messages_stream() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let stream = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"model\":\"claude-real\",\"usage\":{\"input_tokens\":11,\"output_tokens\":1}}}\n\n\
         event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n\
         event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":6}}\n\n\
@@ -187,8 +183,7 @@ async fn anthropic_messages_stream() {
 
 #[tokio::test]
 async fn responses_events_completions_and_embeddings() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http2, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http2).await;
     let stream = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"usage\":null}}\n\n\
         event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n\
         event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"r\",\"usage\":{\"input_tokens\":21,\"input_tokens_details\":{\"cached_tokens\":8},\"output_tokens\":4}}}\n\n";
@@ -229,8 +224,7 @@ async fn responses_events_completions_and_embeddings() {
 
 #[tokio::test]
 async fn models_are_listed_from_the_routes_without_asking_anyone() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let (status, headers, body) = house.whole(fetch("/v1/models")).await;
     assert_eq!((status, &headers["content-type"]), (200, &"application/json".parse().unwrap()));
     let list: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -267,8 +261,7 @@ async fn one_model_is_there_if_the_list_has_it() {
 
 #[tokio::test]
 async fn connections_are_kept_and_a_dead_one_is_replaced() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let ask = || post("/v1/chat/completions", r#"{"model":"small","messages":[{}]}"#);
     // A connection is kept a moment after the answer's end.
     let kept = async |wanted: usize| {
@@ -297,8 +290,7 @@ async fn connections_are_kept_and_a_dead_one_is_replaced() {
 
 #[tokio::test]
 async fn a_stream_survives_a_publication() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let mut sender = provider.stream(200, SSE);
     let mut response =
         house.ask(post("/v1/chat/completions", r#"{"model":"small","stream":true,"messages":[{}]}"#)).await;

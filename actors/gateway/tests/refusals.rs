@@ -18,7 +18,7 @@ use bytes::Bytes;
 use gateway::{MAX_IN_FLIGHT, Protocol};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use mock::{KEY, Provider, Told, both, fetch, house, post};
+use mock::{KEY, Provider, Told, before_both, fetch, house, post};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 
@@ -37,8 +37,7 @@ fn assert_no_key(text: &str) {
 /// A model that repeats what it is told, too, is asked a few times only how a key begins; then its words come late, and whole.
 #[tokio::test]
 async fn a_model_that_repeats_guesses_tells_little() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let words = format!("you said: {}", &KEY[..16]);
     for _ in 0..2 * redactor::guesses::MAX_OF_ONE {
         provider.whole(200, &[("content-type", "application/json")], &words).await;
@@ -51,8 +50,7 @@ async fn a_model_that_repeats_guesses_tells_little() {
 
 #[tokio::test]
 async fn an_error_that_echoes_the_key_is_scrubbed() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let base64 = base64::engine::general_purpose::STANDARD.encode(format!("user:{KEY}"));
     let url = KEY.replace('/', "%2F").replace('+', "%2B");
     for (status, words) in [
@@ -79,8 +77,7 @@ async fn an_error_that_echoes_the_key_is_scrubbed() {
 
 #[tokio::test]
 async fn an_authentication_error_is_replaced_in_the_providers_shape() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let text = r#"{"error":{"message":"Incorrect API key provided: sk-li...cdef"}}"#;
     provider
         .whole(401, &[("content-type", "application/json"), ("www-authenticate", "Bearer realm=x")], text)
@@ -99,8 +96,7 @@ async fn an_authentication_error_is_replaced_in_the_providers_shape() {
 
 #[tokio::test]
 async fn an_error_that_is_no_json_is_replaced() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let huge = format!("{{\"x\":\"{}\"}}", "y".repeat(100_000));
     for (kind, text) in
         [("text/html", "<h1>internal-host-17</h1>"), ("application/json", "{"), ("application/json", &huge)]
@@ -114,8 +110,7 @@ async fn an_error_that_is_no_json_is_replaced() {
 
 #[tokio::test]
 async fn the_key_is_masked_in_a_stream_too_however_it_is_split() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let mut sender = provider.stream(200, &[("content-type", "text/event-stream")]);
     let response = house.ask(chat("small")).await;
     let text = format!("data: a {KEY} b\n\n");
@@ -130,8 +125,7 @@ async fn the_key_is_masked_in_a_stream_too_however_it_is_split() {
 
 #[tokio::test]
 async fn redirects_and_unasked_compression_are_not_passed_on() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     for headers in [
         (307, ("location", "https://evil.example/v1")),
         (302, ("location", "http://127.0.0.1:1/")),
@@ -151,8 +145,7 @@ async fn redirects_and_unasked_compression_are_not_passed_on() {
 
 #[tokio::test]
 async fn refusals_have_the_shape_of_the_house_and_reach_nobody() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let (status, headers, body) = house.whole(chat("gpt-9")).await;
     assert_eq!((status, &headers["content-type"]), (403, &"application/json".parse().unwrap()));
     assert_eq!(headers["x-cofferdam-request-id"], "req-1");
@@ -196,8 +189,7 @@ async fn refusals_have_the_shape_of_the_house_and_reach_nobody() {
 
 #[tokio::test]
 async fn a_request_without_what_its_endpoint_needs_reaches_nobody() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     for (path, body, field) in [
         ("/v1/chat/completions", r#"{"model":"small"}"#, "`messages`"),
         ("/v1/chat/completions", r#"{"model":"small","messages":"hello"}"#, "`messages`"),
@@ -223,8 +215,7 @@ async fn a_request_without_what_its_endpoint_needs_reaches_nobody() {
 
 #[tokio::test]
 async fn nothing_is_sent_that_cannot_be_recorded() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     house.book.full.store(true, Ordering::Relaxed);
     let (status, _, body) = house.whole(chat("small")).await;
     assert!(status == 503 && body.contains("audit"), "{body}");
@@ -290,8 +281,7 @@ async fn unreachable_and_slow_providers() {
 
 #[tokio::test]
 async fn a_stream_that_falls_silent_is_cut_not_ended() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http1, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http1).await;
     let mut sender = provider.stream(200, &[("content-type", "text/event-stream")]);
     let asked = r#"{"model":"claude-x","max_tokens":5,"stream":true,"messages":[{}]}"#;
     let mut response = house.ask(post("/v1/messages", asked)).await;
@@ -305,8 +295,7 @@ async fn a_stream_that_falls_silent_is_cut_not_ended() {
 
 #[tokio::test]
 async fn requests_in_flight_are_bounded() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http2, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http2).await;
     let mut open = Vec::new();
     for _ in 0..MAX_IN_FLIGHT {
         let sender = provider.stream(200, &[("content-type", "text/event-stream")]);
@@ -321,8 +310,7 @@ async fn requests_in_flight_are_bounded() {
 
 #[tokio::test]
 async fn one_agent_that_reads_nothing_leaves_places_to_the_others() {
-    let provider = Provider::start().await;
-    let house = house(Protocol::Http2, &both(provider.port));
+    let (provider, house) = before_both(Protocol::Http2).await;
     let mut open = Vec::new();
     let refused = loop {
         let sender = provider.stream(200, &[("content-type", "text/event-stream")]);

@@ -11,7 +11,16 @@
 
 mod house;
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use house::house;
 use operator::{
@@ -21,7 +30,7 @@ use operator::{
     types::{ExecRequest, Exit, Window},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, empty, sink},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf, duplex, empty, sink},
     sync::mpsc,
 };
 
@@ -30,6 +39,44 @@ fn asked(command: &[&str]) -> ExecRequest {
         command: command.iter().map(|w| (*w).to_owned()).collect(),
         stdin: true,
         ..ExecRequest::default()
+    }
+}
+
+/// An input without end, in pieces.
+struct Endless(Arc<AtomicUsize>);
+
+/// How much was read of it.
+struct Stuck(Arc<AtomicUsize>);
+
+impl Endless {
+    const PIECE: usize = 4096;
+
+    fn new() -> (Self, Stuck) {
+        let read = Arc::default();
+        (Self(Arc::clone(&read)), Stuck(read))
+    }
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let piece = into.remaining().min(Self::PIECE);
+        into.put_slice(&vec![b'x'; piece]);
+        self.0.fetch_add(piece, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stuck {
+    /// Waits until the process's queue is full and the window used up, by a process that takes nothing.
+    async fn until(&self) {
+        const ALL: usize = EXEC_QUEUE * Endless::PIECE + STDIN_WINDOW;
+        for _ in 0..12_000 {
+            if self.0.load(Ordering::Relaxed) == ALL {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{} bytes were read, not {ALL}", self.0.load(Ordering::Relaxed));
     }
 }
 
@@ -82,10 +129,10 @@ async fn a_signal_passes_an_input_that_nobody_takes() {
     let house = house();
     let session = house.client.exec(&asked(&["deaf"])).await.unwrap();
     let (controls, messages) = mpsc::channel(1);
-    let endless = tokio::io::repeat(b'x');
+    let (endless, stuck) = Endless::new();
     let running =
         tokio::spawn(session.drive(Stdio { stdin: Some(endless), stdout: sink(), stderr: sink() }, messages));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    stuck.until().await;
     controls.send(ExecControl::Signal(15)).await.unwrap();
     let exit =
         tokio::time::timeout(Duration::from_secs(60), running).await.expect("in time").unwrap().unwrap();
@@ -97,10 +144,12 @@ async fn a_client_that_leaves_hangs_the_process_up() {
     let house = house();
     let session = house.client.exec(&asked(&["deaf"])).await.unwrap();
     let (_controls, messages) = mpsc::channel(1);
-    let endless = tokio::io::repeat(b'x');
+    let (endless, stuck) = Endless::new();
     let stdio = Stdio { stdin: Some(endless), stdout: sink(), stderr: sink() };
-    let left = tokio::time::timeout(Duration::from_millis(50), session.drive(stdio, messages)).await;
-    assert!(left.is_err());
+    let running = tokio::spawn(session.drive(stdio, messages));
+    stuck.until().await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
     house.until_did("hung up").await;
 }
 
@@ -109,9 +158,10 @@ async fn a_server_that_dies_is_noticed() {
     let mut house = house();
     let session = house.client.exec(&asked(&["deaf"])).await.unwrap();
     let (_controls, messages) = mpsc::channel(1);
+    let (endless, stuck) = Endless::new();
     let running =
-        tokio::spawn(session.drive(Stdio { stdin: Some(empty()), stdout: sink(), stderr: sink() }, messages));
-    tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::spawn(session.drive(Stdio { stdin: Some(endless), stdout: sink(), stderr: sink() }, messages));
+    stuck.until().await;
     house.server.take().unwrap().abort();
     assert!(matches!(running.await.unwrap(), Err(ClientError::Lost(_))));
     house.until_did("hung up").await;

@@ -45,6 +45,13 @@ fn reading(mut shown: std::io::PipeReader) -> std::thread::JoinHandle<Vec<u8>> {
     })
 }
 
+/// The first so many bytes that are shown, and where the rest will be.
+fn first_of(mut shown: std::io::PipeReader, count: usize) -> (std::io::PipeReader, Vec<u8>) {
+    let mut first = vec![0; count];
+    shown.read_exact(&mut first).unwrap();
+    (shown, first)
+}
+
 async fn pump(streams: &Streams) {
     let observer: SharedObserver = Arc::new(NoObserver);
     let redactor = redactor();
@@ -130,25 +137,33 @@ async fn aborted_over_and_over_it_neither_loses_nor_repeats() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prompt_shows_soon_and_a_longer_tail_waits() {
-    let streams = Streams::new();
-    let (mut agent, mut shown, mut handle) = piped(&streams);
+    let (streams, prompts) = (Streams::new(), Streams::new());
+    let (mut agent, shown, mut handle) = piped(&streams);
+    let runtime = tokio::runtime::Handle::current();
     let task = tokio::spawn({
         let streams = streams.clone();
         async move { pump(&streams).await }
     });
     let begun = Instant::now();
     agent.write_all(b"Name: s3cre").unwrap();
-    let (mut text, mut buffer) = (Vec::new(), [0; 256]);
     let text = tokio::task::spawn_blocking(move || {
-        while text.len() < 11 {
-            let read = shown.read(&mut buffer).unwrap();
-            text.extend_from_slice(&buffer[..read]);
-        }
+        let (mut shown, mut text) = first_of(shown, 11);
         let waited = begun.elapsed();
         // Nothing else ever shows it: that it came is enough.
         assert!(waited >= Duration::from_millis(40), "{waited:?}");
         agent.write_all(b"t-value").unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        // As long as it takes others, whose tails are short and came later, to be shown theirs.
+        for _ in 0..3 {
+            let (mut other, others_shown, _handle) = piped(&prompts);
+            let pumping = runtime.spawn({
+                let prompts = prompts.clone();
+                async move { pump(&prompts).await }
+            });
+            other.write_all(b"Name: s3cre").unwrap();
+            let (others_shown, _) = first_of(others_shown, 11);
+            drop((other, others_shown));
+            runtime.block_on(pumping).unwrap();
+        }
         let mut polled = [nix::poll::PollFd::new(shown.as_fd(), nix::poll::PollFlags::POLLIN)];
         assert_eq!(nix::poll::poll(&mut polled, 0u8).unwrap(), 0, "a long tail was shown");
         drop(agent);
@@ -299,7 +314,9 @@ async fn a_new_process_finds_in_the_pipe_what_was_not_consumed() {
         let first = first.clone();
         async move { pump(&first).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // What it showed it has consumed when it is over, and it holds the rest.
+    let (shown, before) = tokio::task::spawn_blocking(move || first_of(shown, 7)).await.unwrap();
+    assert_eq!(before, b"before ");
     task.abort();
     let _ = task.await;
     drop(first);
@@ -312,7 +329,7 @@ async fn a_new_process_finds_in_the_pipe_what_was_not_consumed() {
     let mut handle = second.add(again);
     pump(&second).await;
     assert_eq!(handle.drained().await, StreamEnd::Drained);
-    assert_eq!(String::from_utf8(reading(shown).join().unwrap()).unwrap(), "before [REDACTED:K] after");
+    assert_eq!(String::from_utf8(reading(shown).join().unwrap()).unwrap(), "[REDACTED:K] after");
     let line = std::fs::read_to_string(log.path()).unwrap();
     assert!(serde_json::from_str::<LogLine>(line.trim()).unwrap().repeated);
 }

@@ -233,6 +233,13 @@ pub fn house(protocol: Protocol, section: &str) -> House {
     house_with(protocol, section, None)
 }
 
+/// A provider, and a gateway with [`both`] routes to it.
+pub async fn before_both(protocol: Protocol) -> (Provider, House) {
+    let provider = Provider::start().await;
+    let house = house(protocol, &both(provider.port));
+    (provider, house)
+}
+
 /// The same, with a place where the counts of budgets are kept.
 pub fn house_with(protocol: Protocol, section: &str, shelf: Option<Arc<dyn Shelf>>) -> House {
     let book = Arc::new(Book::default());
