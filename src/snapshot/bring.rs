@@ -277,6 +277,8 @@ mod tests {
             assert!(AtWork::begin(&root).is_err());
             drop(first.root.claim(&Name::parse("other").unwrap(), "--name").unwrap());
         }
+        // As one that was killed leaves it.
+        DirBuilder::new().mode(0o700).create(state.path().join(RESTORING)).unwrap();
         fs::create_dir_all(left.join("workspace/shut/below")).unwrap();
         fs::set_permissions(left.join("workspace/shut"), fs::Permissions::from_mode(0o000)).unwrap();
         std::os::unix::fs::symlink("/", left.join("workspace/link")).unwrap();
