@@ -66,8 +66,9 @@ impl Part {
         let what = match self.comm.as_str() {
             "cofferdam: sup" => "the supervisor",
             "cofferdam: bld" => "the builder",
+            "cofferdam: swp" => "the sweeper",
             "cofferdam: init" => "init",
-            "cofferdam" => "the heart",
+            "cofferdam: hrt" => "the heart",
             other => other,
         };
         format!("{what} (process {})", self.pid)
