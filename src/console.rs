@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Color, Style};
 use clap::ValueEnum;
+use redactor::ascii::escape_json;
 use tracing::Level;
 
 use crate::failure::Failure;
@@ -51,7 +52,7 @@ fn tell(level: Level, message: &str) {
         let said = serde_json::json!({
             "timestamp": jiff::Timestamp::now().to_string(), "level": level.as_str(), "fields": { "message": message }, "target": "cofferdam",
         });
-        let _ = writeln!(err, "{said}");
+        let _ = writeln!(err, "{}", escape_json(&said.to_string()));
         return;
     }
     for line in message.lines() {
@@ -67,11 +68,19 @@ pub fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints a value as indented JSON on standard output.
+/// Prints a value as indented JSON on standard output, in ASCII: what is an agent's in it does nothing to a terminal.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|e| Failure::refused(e.to_string()))?;
-    text.push('\n');
-    print(&text).map_err(Failure::from)
+    put_json(serde_json::to_string_pretty(value))
+}
+
+/// As [`print_json`], on one line: one of many.
+pub fn print_json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
+    put_json(serde_json::to_string(value))
+}
+
+fn put_json(text: serde_json::Result<String>) -> Result<(), Failure> {
+    let text = text.map_err(|e| Failure::refused(e.to_string()))?;
+    print(&format!("{}\n", escape_json(&text))).map_err(Failure::from)
 }
 
 /// Colours for one stream: real ones on a terminal, none elsewhere.

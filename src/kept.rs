@@ -116,7 +116,12 @@ pub fn beside(path: &Path) -> &Path {
 
 /// Removes from the working directory what a process left that was killed while it wrote `name`. For when nobody else writes.
 pub fn clear_away(name: &str) {
-    let Ok(entries) = fs::read_dir(".") else { return };
+    clear_away_in(Path::new("."), name);
+}
+
+/// The same from another directory.
+pub fn clear_away_in(dir: &Path, name: &str) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.filter_map(Result::ok) {
         if entry.file_name().to_str().is_some_and(|file| is_aside(name, file)) {
             let _gone = fs::remove_file(entry.path());

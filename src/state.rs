@@ -293,7 +293,7 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// Whether a file is the one that its path leads to.
-fn is_still_at(file: &File, path: &Path) -> bool {
+pub(crate) fn is_still_at(file: &File, path: &Path) -> bool {
     let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
     (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }
@@ -302,6 +302,14 @@ fn is_still_at(file: &File, path: &Path) -> bool {
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// Its builder's: see [`crate::builder`].
 pub const BUILD_SOCKET: &str = "build.sock";
+
+/// Removes both, as far as this process may, in the working directory, which is the sandbox's own: for whoever is left, with the lock, of a
+/// sandbox whose heart died without a word. A rooted one's builder may remove either, its supervisor the first alone.
+pub fn remove_sockets() {
+    for socket in [CONTROL_SOCKET, BUILD_SOCKET] {
+        let _gone = fs::remove_file(socket);
+    }
+}
 
 /// What can be told of a sandbox's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

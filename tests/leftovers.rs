@@ -33,6 +33,10 @@ fn main() -> ExitCode {
             sigkill_of_the_supervisor_and_then_the_end,
             sigkill_of_init,
             stop_command,
+            stop_beside_a_crowd_on_the_control_socket,
+            stop_of_one_with_a_stopped_part,
+            sockets_go_with_whoever_is_left,
+            what_an_exec_leaves_ends_with_it,
             orphans_of_the_agent,
             the_state_directory_can_be_used_again,
             a_long_row_of_starts_and_kills.within(Duration::from_secs(3600)),
@@ -255,6 +259,101 @@ fn stop_command(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Whatever holds the operator's places, a stop gets through.
+fn stop_beside_a_crowd_on_the_control_socket(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    ended_by(stage, |_| {
+        let socket = stage.state().join(&name).join("control.sock");
+        let crowd: Vec<_> = (0..64)
+            .map(|_| std::os::unix::net::UnixStream::connect(&socket))
+            .collect::<std::io::Result<_>>()?;
+        stage.call(&["stop", &name])?.expect_code(0)?;
+        drop(crowd);
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn stop_of_one_with_a_stopped_part(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    for (title, called) in
+        [("cofferdam", "the heart"), ("cofferdam: sup", "the supervisor"), ("cofferdam: init", "init")]
+    {
+        ended_by(stage, |running| {
+            let pid = match title {
+                "cofferdam" => running.pid(),
+                _ => common::process(stage, title).context("no such part")?,
+            };
+            kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+            poll("it to stop", PATIENCE, || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
+            })?;
+            let said = stage.call(&["stop", &name])?.expect_code(0)?.err();
+            ensure!(
+                said.contains(&format!("{called} (process {pid}) was stopped, and goes on now")),
+                "{said}"
+            );
+            Ok(())
+        })
+        .context(title)?;
+    }
+    Ok(())
+}
+
+/// Of a service, whose heart is killed with one of the two that remove what it leaves.
+fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let marker = stage.marker();
+    let config = format!(
+        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  steady:\n    command: [sh, -c, 'while :; do sleep 0.1; done # {marker}']\n"
+    );
+    let file = stage.write("cofferdam.yaml", config)?.display().to_string();
+    let sockets = ["control.sock", "build.sock"].map(|socket| stage.state().join(&name).join(socket));
+    for (killed, left) in [("cofferdam: sup", None), ("cofferdam: bld", Some(1)), ("", None)] {
+        let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
+        poll("the agent", START, || (!stage.processes_with(&marker).is_empty()).then_some(()))?;
+        ensure!(sockets.iter().all(|socket| socket.exists()), "the control: they are there");
+        // So that it starts no other in their place, nor removes anything.
+        running.signal(Signal::SIGSTOP)?;
+        if let Some(pid) = common::process(stage, killed) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        }
+        running.signal(Signal::SIGKILL)?;
+        running.finish(PATIENCE)?;
+        poll("every process to end", PATIENCE, || stage.cofferdam_processes().is_empty().then_some(()))?;
+        // A rooted sandbox's supervisor is a gateway, who removes only what is its own.
+        let left: Vec<_> =
+            left.filter(|_| stage.uid() == 0).into_iter().map(|n: usize| &sockets[n]).collect();
+        let found: Vec<_> = sockets.iter().filter(|socket| socket.exists()).collect();
+        ensure!(found == left, "heart and {killed:?} were killed: {found:?}");
+    }
+    Ok(())
+}
+
+/// However it has gone out of its shell's sight, and whoever holds the session's output.
+fn what_an_exec_leaves_ends_with_it(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let before = Scene::now(&name);
+    let running = start(stage, &name)?;
+    let left = format!("{}-exec", stage.marker());
+    let looping = format!("trap '' HUP TERM; : > /sandbox/there; while :; do sleep 0.1; done # {left}");
+    for way in [
+        "setsid sh -c \"$0\" >/dev/null 2>&1 <&- &",
+        "nohup sh -c \"$0\" &",
+        "(setsid -f env -i /bin/sh -c \"$0\")",
+    ] {
+        let script = format!("rm -f there; {way}\nwhile [ ! -e there ]; do sleep 0.01; done; exit 3");
+        stage.call(&["exec", &name, "--", "sh", "-c", &script, &looping])?.expect_code(3)?;
+        let found = stage.processes_with(&left);
+        ensure!(found.is_empty(), "{way}: {found:?} run on");
+        ensure!(!stage.processes_with(&stage.marker()).is_empty(), "the agent's child goes on");
+    }
+    stage.call(&["stop", &name])?.expect_code(0)?;
+    running.finish(PATIENCE)?;
+    nothing_left(stage, &name, &before)
+}
+
 fn orphans_of_the_agent(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
@@ -270,8 +369,15 @@ fn the_state_directory_can_be_used_again(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let script = "cat note 2>/dev/null; echo written > note";
     stage.run(&["--name", &name], &["sh", "-c", script])?.expect_code(0)?;
+    // Of one that was killed while it wrote them.
+    let unfinished =
+        ["ids", "places"].map(|file| stage.state().join(&name).join(format!("{file}.0123456789abcdef")));
+    for path in &unfinished {
+        std::fs::write(path, "")?;
+    }
     let again = stage.run(&["--name", &name], &["sh", "-c", script])?.expect_code(0)?;
     ensure!(again.out() == "written\n", "the workspace is not the same: {:?}", again.out());
+    ensure!(unfinished.iter().all(|path| !path.exists()), "what a killed start left stays");
     stage.call(&["audit", "verify", &name])?.expect_code(0)?;
     Ok(())
 }

@@ -332,13 +332,23 @@ fn output_is_redacted_and_logged(stage: &Stage) -> Result<()> {
     let sandbox = Sandbox::start(
         stage,
         &[],
-        &["sh", "-c", "echo a line; echo another >&2; echo ready; exec sleep 1000"],
+        &[
+            "sh",
+            "-c",
+            "echo a line; echo another >&2; printf '\\302\\233\\342\\200\\256x\\n'; echo ready; exec sleep 1000",
+        ],
         "ready",
     )?;
     let logged = poll("the log", PATIENCE, || {
         let text = stage.call(&["logs", &sandbox.name]).ok()?.out();
         ["a line", "another", "ready"].iter().all(|said| text.contains(said)).then_some(text)
     })?;
+    // CSI as one character (C1), and text that would run backwards.
+    let odd = "\u{9b}\u{202e}x\n";
+    let json = stage.call(&["logs", &sandbox.name, "--json"])?.expect_code(0)?.out();
+    ensure!(json.is_ascii(), "{json:?}");
+    let lines: Vec<serde_json::Value> = json.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(logged.contains(odd) && lines.iter().any(|line| line["text"] == odd), "{lines:?}");
     // What is masked is counted, in `exec` and in what the record has of it, too.
     let token = format!("ghp_{}", "a1B2c3".repeat(6));
     let said = stage.call(&["exec", &sandbox.name, "--", "echo", &token])?.expect_code(0)?.out();

@@ -7,7 +7,7 @@
 //!                                                  ▼ proven, or told why not: the cage in use has noticed nothing
 //!                                                heart     agents stopped, the old init ended, the next supervisor started in it
 //! ```
-//! It listens in the state directory on a socket that only the operator may connect to ([`BUILD_SOCKET`]). Nothing of the sandbox speaks
+//! It listens in the state directory on a socket that only the operator may connect to ([`state::BUILD_SOCKET`]). Nothing of the sandbox speaks
 //! to it: the supervisor, which parses what is hostile, can't reach the socket when started as root, and has no say in what a cage allows.
 //! It keeps the privileges that cofferdam was started with, holds no credential, and is told nothing but that one text.
 
@@ -16,7 +16,6 @@ mod line;
 mod look;
 mod wish;
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -32,7 +31,7 @@ use crate::plan::Plan;
 use crate::sealed;
 use crate::start::places;
 use crate::start::site::Site;
-use crate::state::BUILD_SOCKET;
+use crate::state;
 use crate::waits::WISH_PATIENCE;
 use wish::{Answer, Asker, Happened, wait_for};
 
@@ -63,8 +62,8 @@ struct Built {
     plan: OwnedFd,
 }
 
-/// Waits for wishes until the heart is gone. Its socket then goes with it, if nobody else has removed that: the sandbox's name is ours as
-/// long as we hold its lock.
+/// Waits for wishes until the heart is gone. Its sockets then go with it, the supervisor's too, which may have been killed beside it: the
+/// sandbox's name is ours as long as we hold its lock.
 fn live(work: &Work<'_>, listener: &UnixListener) -> io::Result<()> {
     let mut plan = work.plan.clone();
     loop {
@@ -72,8 +71,7 @@ fn live(work: &Work<'_>, listener: &UnixListener) -> io::Result<()> {
             Happened::Came => {}
             Happened::TimeIsUp => continue,
             Happened::HeartGone => {
-                // The working directory is the state directory.
-                let _gone = fs::remove_file(BUILD_SOCKET);
+                state::remove_sockets();
                 return Ok(());
             }
         }

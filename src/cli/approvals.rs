@@ -9,7 +9,7 @@ use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
 use crate::cli::live::{client, told};
 use crate::cli::wait_for;
-use crate::console::{Paint, harmless, print, print_json, quoted, table};
+use crate::console::{Paint, harmless, print, print_json, print_json_line, quoted, table};
 use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Presence, Root};
 
@@ -145,8 +145,7 @@ fn watch(root: &Root, name: &str, json: bool) -> Outcome {
 
 fn show(question: &Approval, json: bool) -> Result<(), Failure> {
     if json {
-        let line = serde_json::to_string(question).map_err(|e| Failure::refused(e.to_string()))?;
-        return Ok(print(&format!("{line}\n"))?);
+        return print_json_line(question);
     }
     let mut text = format!(
         "{}  {}  {} by {} ({}), asked {}x\n",

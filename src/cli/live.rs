@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use operator::client::{Client, ClientError};
+use operator::fault::Code;
 use operator::types::{AgentStatus, SandboxState, Status, Stop, TreeNode};
 use tokio::time::timeout;
 
 use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
-use crate::cli::wait_for;
+use crate::cli::{parts, wait_for};
 use crate::console::{Paint, print, print_json, table};
 use crate::failure::{Failure, Outcome};
 use crate::plan::STOP_GRACE;
@@ -153,9 +154,14 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
     let client = client(root, &args.name)?;
     let grace = u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX);
     let name = Name::parse(&args.name)?;
+    let heart = root.heart(&name);
+    if let Ok(heart) = heart {
+        parts::wake(heart);
+    }
     wait_for(async {
         match timeout(SOON, client.stop(Stop { grace_ms: Some(grace) })).await {
-            Ok(Err(ClientError::Lost(_) | ClientError::Timeout)) | Err(_) => end_by_its_heart(root, &name),
+            Ok(Err(error)) if !has_answered(&error) => end_by_its_heart(root, &name),
+            Err(_) => end_by_its_heart(root, &name),
             Ok(answer) => answer.map(drop).map_err(told),
         }
     })?;
@@ -163,13 +169,23 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
     let until = std::time::Instant::now().checked_add(waits::of_a_stop(args.grace.max(STOP_GRACE)));
     while root.is_running(&name) {
         if until.is_some_and(|until| std::time::Instant::now() > until) {
+            let left = heart.map(parts::left).unwrap_or_default();
             return Err(Failure::refused(format!(
-                "'{name}' was told to stop, but is still there: see `cofferdam ps`"
+                "'{name}' was told to stop, but is still there: {left}; see `cofferdam ps`"
             )));
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Ok(0)
+}
+
+/// Whether it was whoever supervises who said that, and not only whoever is in the way: one that lacks a part or a place says it can't hear.
+fn has_answered(error: &ClientError) -> bool {
+    match error {
+        ClientError::Lost(_) | ClientError::Timeout => false,
+        ClientError::Fault(fault) => fault.code != Code::Unavailable,
+        _ => true,
+    }
 }
 
 /// Nobody supervises it at the moment: its heart ends it all the same.

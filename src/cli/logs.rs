@@ -6,7 +6,7 @@ use std::time::Duration;
 use redactor::pump::LogLine;
 
 use crate::cli::args::LogsArgs;
-use crate::console::{harmless, print};
+use crate::console::{harmless, print, print_json_line};
 use crate::failure::{Failure, Outcome};
 use crate::logs::Logs;
 use crate::state::{Name, Root};
@@ -61,9 +61,7 @@ fn require_agent(logs: &Logs, agent: &str) -> Result<(), Failure> {
 
 fn show(line: &LogLine, args: &LogsArgs) -> Result<(), Failure> {
     if args.json {
-        let mut text = serde_json::to_string(line).map_err(|e| Failure::refused(e.to_string()))?;
-        text.push('\n');
-        print(&text)?;
+        print_json_line(line)?;
     } else if args.raw || !io::stdout().is_terminal() {
         print(&line.text)?;
     } else {

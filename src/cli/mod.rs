@@ -9,6 +9,7 @@ mod identity;
 mod live;
 mod logs;
 mod onboard;
+mod parts;
 mod policy;
 pub mod provider;
 mod ps;

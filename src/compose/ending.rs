@@ -19,7 +19,7 @@ use super::records;
 use crate::failure::REFUSED;
 use crate::plan::{Mode, STOP_GRACE};
 use crate::sealed;
-use crate::state::CONTROL_SOCKET;
+use crate::state;
 
 /// Where the heart keeps when the sandbox started.
 const STARTED_SLOT: &str = "started";
@@ -138,10 +138,9 @@ pub async fn close(
     heart.finish(code, refused, message).await
 }
 
-/// When the heart died without a word, nobody else removes what must not outlive the sandbox.
+/// When the heart died without a word, nobody else may be left who removes what must not outlive the sandbox.
 pub fn clean_up() {
-    // The working directory is the state directory.
-    let _ = std::fs::remove_file(CONTROL_SOCKET);
+    state::remove_sockets();
 }
 
 /// When the sandbox started: now, or what the heart keeps from the first supervisor.

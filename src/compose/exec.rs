@@ -1,7 +1,8 @@
 //! `exec`: another process in the sandbox, under exactly the same controls, its streams led to a control connection.
 //!
 //! Init forks it as it forks an agent; its output passes a redactor of its own. When the client leaves, the process is
-//! hung up: nothing is left running that nobody watches.
+//! hung up: nothing is left running that nobody watches. So is what a process has left behind when it ends, such as a daemon: no
+//! restart of an agent would ever end it, while it takes up room for processes and listeners that the agents share.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent::client::Spawned;
-use agent::protocol::{Event, ExitStatus, ProcessId, ProcessState, SpawnSpec};
+use agent::protocol::{Event, ExitStatus, ProcessId, ProcessRecord, ProcessState, SpawnSpec};
 use agent::{ClientError, InitClient};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -21,7 +22,7 @@ use redactor::stream::{SILENCE, Streaming};
 use redactor::{End, SharedRedactor};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::agents::mend;
@@ -33,6 +34,12 @@ const CHUNK: usize = 16 * 1024;
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 /// What is waited for more output after the process ended: a child of its own may hold the pipe open for ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
+/// How long a client waits for the end of what its session left behind. One that the kernel can't end holds up nobody.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
+/// Then it is looked for again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Sessions for which that is looked for at a time: init takes searches for agents beside them.
+static SEARCHES: Semaphore = Semaphore::const_new(16);
 /// Bytes of output that are led on after the process ended, however long the client takes to read them: what a pipe can hold
 /// (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
 const LAST_BYTES: usize = 1 << 20;
@@ -50,7 +57,7 @@ pub struct Exec {
 
 /// A started process and our ends of its streams.
 struct Started {
-    process: ProcessId,
+    record: ProcessRecord,
     events: broadcast::Receiver<Event>,
     streams: Streams,
 }
@@ -92,7 +99,7 @@ impl Exec {
             if record.state == ProcessState::Running {
                 self.hang_up(record.process).await;
             }
-            let _ = self.init.forget(record.process).await;
+            self.forget(record).await;
         }))
         .await;
     }
@@ -106,7 +113,7 @@ impl Exec {
         let program = request.command.first().map_or("", String::as_str);
         let refused = |error| refused(program, &error);
         let broken = |e: io::Error| Fault::new(Code::Internal, format!("pipes: {e}"));
-        let (spawned, streams) = match request.tty {
+        let (record, streams) = match request.tty {
             Some(Window { rows, cols }) => {
                 let spawned = self.init.spawn_pty(&name, &spec, rows, cols).await.map_err(refused)?;
                 let Spawned { record, pty } = spawned;
@@ -118,12 +125,13 @@ impl Exec {
                 (self.init.spawn(&name, &spec, theirs).await.map_err(refused)?.record, streams)
             }
         };
-        Ok(Started { process: spawned.process, events, streams })
+        Ok(Started { record, events, streams })
     }
 
     async fn accompany(self, started: Started, ends: ExecEnds) {
         let ExecEnds { stdin, control, output } = ends;
-        let Started { process, events, streams } = started;
+        let Started { record, events, streams } = started;
+        let process = record.process;
         let mut copying = tokio::task::JoinSet::new();
         let (over, rest) = watch::channel(false);
         let rest = || Rest { over: rest.clone(), since: None, patience: LAST_OUTPUT, read: 0 };
@@ -158,13 +166,31 @@ impl Exec {
         // Waits for a client that reads slowly, and not for one that is gone: its exit code says that this was all.
         let _ = over.send(true);
         while copying.join_next().await.is_some() {}
-        let _ = self.init.forget(process).await;
+        let forgetting = tokio::spawn(async move { self.forget(record).await });
+        let _ = timeout(LEFT_BEHIND, forgetting).await;
         let last = match ended {
             Some(ExitStatus::Code(code)) => ExecOutput::Exit(Exit { code: Some(code), signal: None }),
             Some(ExitStatus::Signal(signal)) => ExecOutput::Exit(Exit { code: None, signal: Some(signal) }),
             None => ExecOutput::Failed(Fault::new(Code::Internal, "the process was lost")),
         };
         let _ = output.send(last).await;
+    }
+
+    /// Ends what a session has left behind, and has init forget it. The first try comes before that: as long as there is a row, a
+    /// supervisor after this one finds it.
+    async fn forget(&self, ProcessRecord { process, agent, .. }: ProcessRecord) {
+        let search = async || {
+            let _turn = SEARCHES.acquire().await;
+            self.init.kill_strays(&agent).await
+        };
+        let first = search().await;
+        let _ = self.init.forget(process).await;
+        let mut found = first;
+        while let Err(ClientError::Refused(why)) = found {
+            tracing::warn!(session = agent, %why, "what an exec session left behind runs on; it is looked for again");
+            tokio::time::sleep(LOOK_AGAIN).await;
+            found = search().await;
+        }
     }
 
     /// Waits for the process's end. None: init is gone.

@@ -2,7 +2,7 @@
 //! rename: whoever is interrupted or killed before that leaves nothing that is used, and the next restore clears it away.
 //!
 //! ```text
-//! STATE/.restoring/.lock    held by the one restore that is at work
+//! STATE/.restoring/.lock    held by the one restore that is at work; gone after it, as the directory is, if nothing else is left there
 //! STATE/.restoring/NAME/    what it makes: the sandbox's directory to be, claimed like one; NAME-2 where something of before won't go
 //! ```
 //! A file may be anybody's, so what it says is not believed where that would let something through: approvals come in force only where the
@@ -25,7 +25,7 @@ use crate::console::warn;
 use crate::failure::Failure;
 use crate::kept;
 use crate::start::{ids, places};
-use crate::state::{Claim, Name, Root, open_lock};
+use crate::state::{Claim, Name, Root, is_still_at, open_lock};
 
 /// Beside the sandboxes: no name of one begins with a dot.
 const RESTORING: &str = ".restoring";
@@ -125,28 +125,45 @@ impl AtWork {
             ))
         };
         DirBuilder::new().recursive(true).mode(0o755).create(root.dir()).map_err(told)?;
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),
-            _ => {}
-        }
-        let found = fs::symlink_metadata(&dir).map_err(told)?;
-        if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() || found.mode() & 0o077 != 0 {
-            return Err(told(io::Error::other("it is not a directory that is yours alone: remove it")));
-        }
-        let lock = open_lock(&dir.join(LOCK)).map_err(told)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Failure::refused(format!(
-                    "another restore is at work in {}: try again when it is done",
-                    root.dir().display()
-                )));
+        let lock = loop {
+            match Self::locked(&dir) {
+                Ok(Some(lock)) => break lock,
+                // Another restore has just ended, and taken it away.
+                Ok(None) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Failure::refused(format!(
+                        "another restore is at work in {}: try again when it is done",
+                        root.dir().display()
+                    )));
+                }
+                Err(e) => return Err(told(e)),
             }
-            Err(fs::TryLockError::Error(e)) => return Err(told(e)),
-        }
+        };
         let at_work = Self { root: Root::locate(Some(&dir))?, _lock: lock };
         at_work.clear().into_iter().for_each(|text| warn(&text));
         Ok(at_work)
+    }
+
+    /// Makes the directory, if it isn't there, and takes its lock. `None` where it was taken away meanwhile.
+    fn locked(dir: &Path) -> io::Result<Option<File>> {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let path = dir.join(LOCK);
+        let opened = fs::symlink_metadata(dir).and_then(|found| {
+            let us = nix::unistd::geteuid().as_raw();
+            match found.is_dir() && found.uid() == us && found.mode() & 0o077 == 0 {
+                true => open_lock(&path),
+                false => Err(io::Error::other("it is not a directory that is yours alone: remove it")),
+            }
+        });
+        let lock = match opened {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        lock.try_lock()?;
+        Ok(is_still_at(&lock, &path).then_some(lock))
     }
 
     /// A name of which there is nothing.
@@ -179,7 +196,11 @@ impl AtWork {
 impl Drop for AtWork {
     fn drop(&mut self) {
         // What was put in its place is here no more. What can't be removed the next tells of.
-        let _left = self.clear();
+        if self.clear().is_empty() {
+            // Still locked: whoever opened this lock finds that it is none any more, and whoever makes another keeps the directory.
+            let dir = self.root.dir();
+            let _left = fs::remove_file(dir.join(LOCK)).and_then(|()| fs::remove_dir(dir));
+        }
     }
 }
 
@@ -256,6 +277,8 @@ mod tests {
             assert!(AtWork::begin(&root).is_err());
             drop(first.root.claim(&Name::parse("other").unwrap(), "--name").unwrap());
         }
+        // As one that was killed leaves it.
+        DirBuilder::new().mode(0o700).create(state.path().join(RESTORING)).unwrap();
         fs::create_dir_all(left.join("workspace/shut/below")).unwrap();
         fs::set_permissions(left.join("workspace/shut"), fs::Permissions::from_mode(0o000)).unwrap();
         std::os::unix::fs::symlink("/", left.join("workspace/link")).unwrap();
@@ -263,6 +286,31 @@ mod tests {
         assert!(!left.exists());
         fs::remove_dir(state.path().join(".restoring")).unwrap_err();
         assert!(Path::new("/usr").exists());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_restore_and_whoever_comes_as_it_ends_is_the_only_one() {
+        let state = tempfile::tempdir().unwrap();
+        let root = Root::locate(Some(state.path())).unwrap();
+        let dir = state.path().join(RESTORING);
+        drop(AtWork::begin(&root).unwrap());
+        assert!(!dir.exists());
+        let at_work = std::sync::atomic::AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        use std::sync::atomic::Ordering::SeqCst;
+                        let Ok(one) = AtWork::begin(&root) else { continue };
+                        assert_eq!(at_work.fetch_add(1, SeqCst), 0);
+                        assert!(dir.join(LOCK).exists());
+                        at_work.fetch_sub(1, SeqCst);
+                        drop(one);
+                    }
+                });
+            }
+        });
+        assert!(!dir.exists());
     }
 
     #[test]

@@ -16,7 +16,8 @@ use nix::fcntl::{AtFlags, RenameFlags};
 use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::failure::Failure;
-use crate::start::pairs::{Holder, Pairs, chosen, runs};
+pub use crate::start::pairs::FILE;
+use crate::start::pairs::{Holder, Pairs, Tried, chosen, runs};
 use crate::state::{Claim, Root};
 use crate::{compose, kept};
 
@@ -60,32 +61,36 @@ pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()>
 /// The ids of a sandbox that is built only to see whether it can be, and has no name.
 pub struct Trial {
     pub ids: Ids,
-    /// No other sandbox gets the pair as long as this is there: it is on no record.
-    _pairs: Option<Pairs>,
+    /// No sandbox gets the pair as long as this is there.
+    _tried: Option<Tried>,
 }
 
 /// Chooses them.
 pub fn trial() -> Result<Trial, Failure> {
     let mut held = None;
     let ids = choose_with(|| {
-        let (first, pairs) = pair_for_trial(&[Root::locate(None)?.dir()])?;
-        held = pairs;
+        let (first, tried) = pair_for_trial(&[Root::locate(None)?.dir()])?;
+        held = tried;
         Ok(pair(first))
     })?;
-    Ok(Trial { ids, _pairs: held })
+    Ok(Trial { ids, _tried: held })
 }
 
-/// One that nobody has. Where nothing can be locked nothing is on record either: then as far as processes show.
-fn pair_for_trial(places: &[&Path]) -> Result<(u32, Option<Pairs>), Failure> {
+/// One that nobody has. Where nothing can be locked nothing is on record either: then as far as processes show. What is tried may take
+/// long, or be stopped, so others choose meanwhile.
+fn pair_for_trial(places: &[&Path]) -> Result<(u32, Option<Tried>), Failure> {
+    let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = match Pairs::locked(places) {
         Ok(pairs) => Some(pairs),
         Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => None,
-        Err(e) => return Err(Failure::refused(format!("can't choose user ids: {e}"))),
+        Err(e) => return Err(told(e)),
     };
     let nobodys = Path::new("");
     let is_free =
         |first| pairs.as_ref().map_or_else(|| !runs(first), |pairs| pairs.holder(first, nobodys).is_none());
-    Ok((free_pair(nobodys, places, is_free)?, pairs))
+    let first = free_pair(nobodys, places, is_free)?;
+    let tried = pairs.as_ref().map(|pairs| pairs.try_out(first)).transpose().map_err(told)?;
+    Ok((first, tried))
 }
 
 /// By its first id.
@@ -205,7 +210,7 @@ fn dynamic_beside(claim: &Claim, places: &[&Path]) -> Result<(Id, Id), Failure> 
     let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = Pairs::locked(places).map_err(told)?;
     let dir = fs::canonicalize(&claim.dir).map_err(told)?;
-    let path = claim.dir.join("ids");
+    let path = claim.dir.join(FILE);
     let first = match chosen(&claim.dir).filter(|first| (FIRST..LAST).contains(first)) {
         Some(first) => match pairs.holder(first, &dir) {
             None => first,
@@ -226,6 +231,12 @@ fn taken(first: u32, holder: &Holder, path: &Path) -> String {
     let whose = match holder {
         Holder::Sandbox(dir) => format!("the sandbox in {} has them, too", dir.display()),
         Holder::Processes => "others run as them".to_owned(),
+        Holder::Trial => {
+            return format!(
+                "its agents' user ids are {first} and {}, as which `cofferdam doctor` or `onboard` tries something out: try again when that is done",
+                first + 1
+            );
+        }
     };
     format!(
         "its agents' user ids are {first} and {}, and {whose}: remove {} to have others chosen (what its agents wrote stays the old ones')",
@@ -336,10 +347,10 @@ mod tests {
         let machine = tempfile::tempdir().unwrap();
         let places = [machine.path()];
         let (wanted, held) = pair_for_trial(&places).unwrap();
-        let choosing = || crate::state::open_lock(&machine.path().join(".choosing")).unwrap().try_lock();
-        assert!(choosing().is_err(), "another could choose the same meanwhile");
-        drop(held);
-        choosing().unwrap();
+        let (other, also_held) = pair_for_trial(&places).unwrap();
+        assert_ne!(other, wanted, "another can choose meanwhile, and not the same");
+        drop((held, also_held));
+        assert_eq!(pair_for_trial(&places).unwrap().0, wanted);
         let root = Root::locate(Some(&machine.path().join("a"))).unwrap();
         let claim = root.claim(&crate::name::Name::parse("one").unwrap(), "--name").unwrap();
         kept::write(&claim.dir.join("ids"), format!("{wanted}\n").as_bytes()).unwrap();

@@ -41,6 +41,7 @@ use crate::console::LogFormat;
 use crate::console::warn;
 use crate::failure::{Failure, Outcome};
 use crate::heart::{self, Prepared};
+use crate::kept;
 use crate::plan::{AgentPlan, FORWARDS_MAX, Mode, Plan, PlannedCert, PolicySource, slot};
 use crate::sealed;
 use crate::start::other_root::Chosen;
@@ -151,6 +152,8 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         NameChoice::Exactly(name) => root.claim(name, another_name(wanted.mode))?,
         NameChoice::Numbered(base) => root.claim_numbered(base)?,
     };
+    // Of a start or a builder that was killed while it wrote them.
+    [ids::FILE, places::FILE].into_iter().for_each(|file| kept::clear_away_in(&claim.dir, file));
     let ids = ids::choose(&claim)?;
     // Who starts and ends in seconds doesn't wait for a witness.
     let foundation = Foundation { ids, witness: wanted.mode == Mode::Service, sabotage: left_out()? };

@@ -4,23 +4,37 @@
 //! ```text
 //! /var/lib/cofferdam/.choosing   locked while a rooted sandbox chooses or confirms its pair
 //! /var/lib/cofferdam/.ids/FIRST  the sandbox's directory that has this pair; true as long as that says so too
+//! /var/lib/cofferdam/.ids/FIRST.trial   locked while a trial has this pair, which no sandbox is there for
 //! ```
 //! Where that place is read-only (a container's root), the lock and the records are those of the state directory in use: then what other ones
-//! have chosen is seen by its processes alone. Never takes the word of a place that others may write to.
+//! have chosen is seen by its processes alone. Never takes the word of a place that others may write to, nor waits for ever for whoever holds
+//! the first lock, nor deaf to a signal: one that is stopped would stop every start on the machine.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use agent::launch::pause;
+use nix::sys::stat::{major, minor};
 use nix::unistd::geteuid;
 
+use crate::console::{one_line, say};
 use crate::kept;
 use crate::state::open_lock;
 
 const CHOOSING: &str = ".choosing";
 const RECORDS: &str = ".ids";
+/// What a sandbox's directory says of its pair: the first id.
+pub const FILE: &str = "ids";
+/// How long somebody else may choose: a choice takes milliseconds, and as many starts as there are wait for each other.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// After so long it is said what is waited for.
+const SILENT: Duration = Duration::from_secs(2);
+/// How often the lock is tried.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// Who has which pair; nobody else changes that as long as this is there.
 pub struct Pairs {
@@ -35,17 +49,38 @@ pub enum Holder {
     Sandbox(PathBuf),
     /// Processes that run.
     Processes,
+    /// A trial.
+    Trial,
+}
+
+/// A pair that no sandbox has, and that none gets as long as this is there.
+#[derive(Debug)]
+pub struct Tried {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for Tried {
+    fn drop(&mut self) {
+        // Before the lock is let go: afterwards it may be another's.
+        let _left = fs::remove_file(&self.path);
+    }
 }
 
 impl Pairs {
     /// Waits until nobody else chooses: in the first of these places that can be written to.
     ///
     /// # Errors
-    /// When none can, or others may write to one.
+    /// When none can, or others may write to one; [`io::ErrorKind::TimedOut`] when somebody chooses for too long;
+    /// [`io::ErrorKind::Interrupted`] when this process is asked to end meanwhile.
     pub fn locked(places: &[&Path]) -> io::Result<Self> {
+        Self::locked_within(places, PATIENCE)
+    }
+
+    fn locked_within(places: &[&Path], patience: Duration) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for place in places {
-            match Self::locked_in(place) {
+            match Self::locked_in(place, patience) {
                 Err(e) if matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem) => last = e,
                 other => {
                     return other.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", place.display())));
@@ -55,13 +90,13 @@ impl Pairs {
         Err(last)
     }
 
-    fn locked_in(place: &Path) -> io::Result<Self> {
+    fn locked_in(place: &Path, patience: Duration) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o755).create(place)?;
         closed_to_others(&File::open(place)?, 0o022, "the directory")?;
         // Open to nobody else: whoever may read a file, or a directory, can hold its lock for ever (flock(2)).
         let choosing = open_lock(&place.join(CHOOSING))?;
         closed_to_others(&choosing, 0o077, CHOOSING)?;
-        choosing.lock()?;
+        lock(&choosing, patience)?;
         let records = place.join(RECORDS);
         match DirBuilder::new().mode(0o700).create(&records) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -77,9 +112,35 @@ impl Pairs {
         match recorded.map(|path| PathBuf::from(std::ffi::OsString::from_vec(path))) {
             Some(dir) if dir == besides => None,
             Some(dir) if chosen(&dir) == Some(first) => Some(Holder::Sandbox(dir)),
+            _ if self.is_tried(first) => Some(Holder::Trial),
             // One whose directory is elsewhere by now, or not to be seen from here.
             _ => runs(first).then_some(Holder::Processes),
         }
+    }
+
+    /// Has a pair that nobody has kept for a trial, beyond the time that this is there.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when it is another's already.
+    pub fn try_out(&self, first: u32) -> io::Result<Tried> {
+        let path = self.trial(first);
+        let lock = open_lock(&path)?;
+        lock.try_lock()?;
+        // Whoever had it has taken it away between our opening and our locking it.
+        match lock.metadata()?.nlink() {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(Tried { path, _lock: lock }),
+        }
+    }
+
+    fn trial(&self, first: u32) -> PathBuf {
+        self.records.join(format!("{first}.trial"))
+    }
+
+    /// Whether a trial has the pair. What a killed one left goes.
+    fn is_tried(&self, first: u32) -> bool {
+        let path = self.trial(first);
+        path.symlink_metadata().is_ok() && self.try_out(first).is_err()
     }
 
     /// Puts on record that the sandbox of this directory has the pair.
@@ -88,15 +149,63 @@ impl Pairs {
         let bytes = dir.as_os_str().as_bytes();
         match kept::read(&record) {
             Ok(Some(there)) if there == bytes => Ok(()),
-            _ => kept::write(&record, bytes),
+            _ => {
+                kept::clear_away_in(&self.records, &first.to_string());
+                kept::write(&record, bytes)
+            }
         }
     }
 }
 
 /// The first id of the pair that a sandbox's directory says is its own.
 pub fn chosen(dir: &Path) -> Option<u32> {
-    let text = kept::read(&dir.join("ids")).ok().flatten()?;
+    let text = kept::read(&dir.join(FILE)).ok().flatten()?;
     String::from_utf8(text).ok()?.trim().parse().ok()
+}
+
+/// Takes the lock within so long.
+fn lock(choosing: &File, patience: Duration) -> io::Result<()> {
+    let begun = Instant::now();
+    let mut is_said = false;
+    loop {
+        match choosing.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+            Err(fs::TryLockError::WouldBlock) => {}
+        }
+        if begun.elapsed() >= patience {
+            let told = format!(
+                "{CHOOSING} has been locked for {} s{}: have that process go on or end, and try again",
+                patience.as_secs(),
+                by_whom(choosing)
+            );
+            return Err(io::Error::new(io::ErrorKind::TimedOut, told));
+        }
+        if begun.elapsed() >= SILENT && !std::mem::replace(&mut is_said, true) {
+            say(&format!("waiting for the lock under which user ids are chosen, held{}", by_whom(choosing)));
+        }
+        pause(TRY_AGAIN)?;
+    }
+}
+
+/// Who holds the lock of a file, as far as the kernel says (proc_locks(5)): whoever took it, and may have handed it on.
+fn by_whom(file: &File) -> String {
+    let Ok(meta) = file.metadata() else { return String::new() };
+    let it = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
+    let holder = fs::read_to_string("/proc/locks").ok().and_then(|locks| holder_of(&it, &locks));
+    holder.map_or_else(String::new, |pid| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        format!(" by process {pid} ({})", one_line(comm.trim_end()))
+    })
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 1234 fd:01:5678 0 EOF`; whoever waits has a `->` behind the number.
+fn holder_of(it: &str, locks: &str) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid, file) = (words.next()?, words.nth(2)?, words.next()?);
+        (kind == "FLOCK" && file == it).then(|| pid.parse().ok())?
+    })
 }
 
 fn closed_to_others(file: &File, bits: u32, what: &str) -> io::Result<()> {
@@ -141,6 +250,51 @@ mod tests {
             fs::set_permissions(&path, before).unwrap();
         }
         assert!(Pairs::locked(&[root.path()]).is_ok());
+    }
+
+    #[test]
+    fn a_lock_that_stays_is_given_up_and_whose_it_is_is_said() {
+        let root = tempfile::tempdir().unwrap();
+        let held = Pairs::locked(&[root.path()]).unwrap();
+        let error = Pairs::locked_within(&[root.path()], Duration::ZERO).map(drop).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let told = error.to_string();
+        assert!(
+            told.contains(".choosing has been locked") && told.contains(root.path().to_str().unwrap()),
+            "{told}"
+        );
+        // Where the file system's number is its device's.
+        let us = format!("by process {} (", std::process::id());
+        assert!(told.contains(&us) || !told.contains("by process"), "{told}");
+        drop(held);
+        assert!(Pairs::locked_within(&[root.path()], Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn whoever_holds_a_lock_is_found_among_the_kernels() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fd:01:5 0 EOF\n2: FLOCK  ADVISORY  WRITE 8 fd:01:55 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 9 fd:01:5 0 EOF\n3: -> FLOCK  ADVISORY  WRITE 10 fd:01:5 0 EOF\n\n4:\n";
+        assert_eq!(holder_of("fd:01:5", locks), Some(9));
+        assert_eq!(holder_of("fd:01:6", locks), None);
+    }
+
+    #[test]
+    fn a_pair_on_trial_is_nobodys_until_the_trial_is_over_or_dead() {
+        const FIRST: u32 = 61_184;
+        let machine = tempfile::tempdir().unwrap();
+        let pairs = Pairs::locked(&[machine.path()]).unwrap();
+        let anybody = Path::new("/nowhere");
+        let left = machine.path().join(".ids/61184.trial");
+        let tried = pairs.try_out(FIRST).unwrap();
+        assert_eq!(pairs.holder(FIRST, anybody), Some(Holder::Trial));
+        assert_eq!(pairs.try_out(FIRST).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(pairs.holder(FIRST + 2, anybody), None);
+        drop(tried);
+        assert!(!left.exists());
+        assert_eq!(pairs.holder(FIRST, anybody), None);
+        fs::write(&left, "").unwrap();
+        assert_eq!(pairs.holder(FIRST, anybody), None, "a killed trial's");
+        assert!(!left.exists());
     }
 
     #[test]

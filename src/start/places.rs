@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::kept;
 
 /// In the state directory of a sandbox: real paths, each with a NUL at its end, which no path has in it.
-const FILE: &str = "places";
+pub const FILE: &str = "places";
 
 /// What the cages before have left.
 ///

@@ -16,7 +16,7 @@ mod stay;
 mod workspace;
 
 pub use errand::{Errand, MAX_ANSWER, in_child};
-pub use held::HeldSignals;
+pub use held::{HeldSignals, pause};
 pub(crate) use new_init::{
     AT_ONCE, FURNITURE_DESCRIPTORS, Furniture, Handed, MAX_FURNITURE, NO_NAMESPACES, READY,
 };

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Connections at one time; a 65th gets a 503. A terminal UI uses three.
 pub const MAX_CONNECTIONS: usize = 64;
+/// Of those, what may last: exec sessions, event streams and logs. A 49th gets a 503. The rest is for calls, which end by
+/// themselves: no number of sessions keeps the operator from `stop`.
+pub const MAX_LASTING: usize = 48;
 /// Headers of a request. Our own client sends five.
 pub const MAX_HEADERS: usize = 32;
 /// Bytes of a request's head (hyper's smallest is 8 KiB).
@@ -20,6 +23,8 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// Silence on an event stream after which a comment is sent, so that a dead reader is noticed.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long one connection too many may take to say its request, before it is told so all the same.
+pub const DISMISSAL: Duration = Duration::from_secs(1);
 /// Payload of one exec frame, in bytes: a pipe's worth.
 pub const MAX_FRAME: usize = 64 * 1024;
 /// Bytes of standard input that the client may send ahead of what the process took.

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     control::{Control, Peer},
     exec,
-    limits::{HEAD_DEADLINE, MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS},
+    limits::{DISMISSAL, HEAD_DEADLINE, MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, MAX_LASTING},
     routes::Routes,
     service::{Pending, Service},
 };
@@ -79,7 +79,8 @@ pub fn prepare(
 ) -> Result<Serving, Unservable> {
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
-    let service = Arc::new(Service { control, routes: Routes::new()? });
+    let lasting = Arc::new(Semaphore::new(MAX_LASTING));
+    let service = Arc::new(Service { control, routes: Routes::new()?, lasting });
     Ok(Serving { listener, service, owner })
 }
 
@@ -136,11 +137,13 @@ async fn dismiss(mut stream: UnixStream, (status, body): (&str, &str)) {
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let _ = tokio::time::timeout(Duration::from_secs(1), async {
+    let mut ignored = [0; 1024];
+    // An answer that is there before the request was begun is none to whoever reads it by the book (hyper gives the request up).
+    let _begun = tokio::time::timeout(DISMISSAL, stream.read(&mut ignored)).await;
+    let _ = tokio::time::timeout(DISMISSAL, async {
         stream.write_all(words.as_bytes()).await?;
         stream.shutdown().await?;
         // Closed with something unread, the socket would be reset, and the words lost.
-        let mut ignored = [0; 1024];
         while stream.read(&mut ignored).await? > 0 {}
         io::Result::Ok(())
     })
@@ -175,7 +178,7 @@ async fn connection(stream: UnixStream, service: Arc<Service>, peer: Peer) {
         return;
     }
     let begun = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(Pending { upgrade, session }) = begun {
+    if let Some(Pending { upgrade, session, place: _lasts }) = begun {
         let ran = match upgrade.await {
             Ok(io) => exec::run(TokioIo::new(io), session).await,
             Err(fault) => Err(io::Error::other(fault)),

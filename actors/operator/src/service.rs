@@ -3,19 +3,21 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::BoxStream};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     answer::{self, Body},
     control::{Answer, Control, ExecSession, Peer},
     fault::{Code, Fault},
     frame::PROTOCOL,
-    limits::{BODY_DEADLINE, CALL_DEADLINE, MAX_ARGUMENTS, MAX_JSON, MAX_POLICY},
+    limits::{BODY_DEADLINE, CALL_DEADLINE, MAX_ARGUMENTS, MAX_JSON, MAX_LASTING, MAX_POLICY},
     routes::{Found, Operation, Routes},
     types::{ExecRequest, LogQuery, Stop},
 };
@@ -27,12 +29,15 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 pub(crate) struct Service {
     pub control: Arc<dyn Control>,
     pub routes: Routes,
+    /// Places of what lasts.
+    pub lasting: Arc<Semaphore>,
 }
 
 /// What is left to do on a connection after its last answer: an exec session.
 pub(crate) struct Pending {
     pub upgrade: OnUpgrade,
     pub session: ExecSession,
+    pub place: OwnedSemaphorePermit,
 }
 
 impl Service {
@@ -75,8 +80,10 @@ impl Service {
                 let upgrade = hyper::upgrade::on(&mut request);
                 let asked: ExecRequest = read_json(request.into_body()).await?;
                 check_exec(&asked)?;
+                // Before anything is started for it.
+                let place = self.place()?;
                 let session = within(control.exec(peer, asked)).await?;
-                *pending = Some(Pending { upgrade, session });
+                *pending = Some(Pending { upgrade, session, place });
                 Ok(switching())
             }
             Operation::Stop => {
@@ -109,8 +116,10 @@ impl Service {
                 accepted(&carried_out(async move { control.crash(peer, name).await }).await?)
             }
             Operation::Logs => {
-                let stream = within(control.logs(query.logs()?)).await?;
-                Ok(answer::bytes(answer::LOGS, stream))
+                let asked = query.logs()?;
+                let place = self.place()?;
+                let stream = within(control.logs(asked)).await?;
+                Ok(answer::bytes(answer::LOGS, held(stream, place)))
             }
             Operation::Status
             | Operation::Tree
@@ -134,7 +143,10 @@ impl Service {
             Operation::Policy => ok(&within(control.policy()).await?),
             Operation::Identities => ok(&within(control.identities()).await?),
             Operation::Approvals => ok(&within(control.approvals()).await?),
-            Operation::Events => Ok(answer::events(control.events())),
+            Operation::Events => {
+                let place = self.place()?;
+                Ok(answer::events(held(control.events(), place)))
+            }
             Operation::Metrics => {
                 let text = within(control.metrics()).await?;
                 Ok(answer::whole(StatusCode::OK, answer::METRICS, text))
@@ -142,6 +154,28 @@ impl Service {
             _ => Ok(answer::whole(StatusCode::OK, "application/json", OPENAPI)),
         }
     }
+
+    /// A place for what lasts.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        self.lasting.clone().try_acquire_owned().map_err(|_| {
+            let detail =
+                format!("{MAX_LASTING} exec sessions, event streams and logs are open: no more at a time");
+            Fault::new(Code::Unavailable, detail).hint("close some")
+        })
+    }
+}
+
+/// A stream that has its place until it ends or nobody reads it any more.
+fn held<T: Send + 'static>(
+    stream: BoxStream<'static, T>,
+    place: OwnedSemaphorePermit,
+) -> BoxStream<'static, T> {
+    stream
+        .map(move |item| {
+            let _ = &place;
+            item
+        })
+        .boxed()
 }
 
 fn ok(value: &impl serde::Serialize) -> Result<Response<Body>, Fault> {

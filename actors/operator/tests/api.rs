@@ -18,9 +18,11 @@ use house::{approval, event, house, identity, status, tree, unserved};
 use operator::{
     Client, Code, Fault, Owner,
     client::ClientError,
-    limits::{MAX_CONNECTIONS, MAX_JSON, MAX_POLICY},
+    limits::{MAX_CONNECTIONS, MAX_JSON, MAX_LASTING, MAX_POLICY},
     prepare,
-    types::{AcceptIdentity, ApprovalAnswer, ApprovalVerdict, ForgetIdentity, LogQuery, Scope, Stop},
+    types::{
+        AcceptIdentity, ApprovalAnswer, ApprovalVerdict, ExecRequest, ForgetIdentity, LogQuery, Scope, Stop,
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -248,11 +250,58 @@ async fn connections_are_bounded_and_the_one_too_many_is_told() {
     for _ in 0..MAX_CONNECTIONS {
         open.push(UnixStream::connect(&house.path).await.unwrap());
     }
-    let busy = fault(house.client.status().await);
-    assert_eq!(busy.code, Code::Unavailable);
+    // However many, and however fast the answer is there.
+    for _ in 0..100 {
+        let busy = fault(house.client.status().await);
+        assert_eq!((busy.code, &*busy.detail), (Code::Unavailable, "too many control connections"));
+    }
     open.clear();
     let room = async {
         while house.client.status().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), room).await.expect("room again");
+}
+
+/// Whatever is open, the operator can look and end it.
+#[tokio::test]
+async fn what_lasts_leaves_places_for_calls() {
+    let house = house();
+    let session = || ExecRequest { command: vec!["deaf".into()], stdin: true, ..ExecRequest::default() };
+    let mut sessions = Vec::new();
+    for _ in 2..MAX_LASTING {
+        sessions.push(house.client.exec(&session()).await.unwrap());
+    }
+    let _events = house.client.events().await.unwrap();
+    let mut more = house.client.events().await.unwrap();
+    let started = house.did().len();
+    let full = |busy: Fault| {
+        assert_eq!(busy.code, Code::Unavailable);
+        assert!(busy.detail.starts_with("48 exec sessions"), "{busy}");
+    };
+    full(fault(house.client.exec(&session()).await));
+    full(fault(house.client.events().await.map(drop)));
+    full(fault(house.client.logs(&LogQuery::default()).await.map(drop)));
+    assert_eq!(house.did().len(), started, "nothing is begun for one too many");
+    for _ in 0..MAX_CONNECTIONS {
+        house.client.status().await.unwrap();
+    }
+    house.client.stop(Stop::default()).await.unwrap();
+    // Each gives its place back when its client leaves, a stream as soon as it has something to say.
+    drop(sessions.pop());
+    let mut again = house.client.exec(&session()).await;
+    while again.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        again = house.client.exec(&session()).await;
+    }
+    full(fault(house.client.logs(&LogQuery::default()).await.map(drop)));
+    house.events.send(event(1)).unwrap();
+    assert_eq!(more.next().await.unwrap().unwrap(), event(1));
+    drop(more);
+    let room = async {
+        while house.client.logs(&LogQuery::default()).await.is_err() {
+            let _ = house.events.send(event(2));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -1,9 +1,11 @@
 //! Signals kept waiting: from the moment that there is something to remove at the end, none of them may just end the process.
 
 use crate::sys;
+use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
+use std::time::Duration;
 
 /// Signals that wait for whoever judges them. Dropped, they go on waiting.
 #[derive(Debug)]
@@ -55,5 +57,34 @@ impl HeldSignals {
     /// The system call's.
     pub fn release(self) -> io::Result<()> {
         Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None)?)
+    }
+}
+
+/// Waits for so long; but a request to end that is held isn't kept waiting.
+///
+/// # Errors
+/// [`io::ErrorKind::Interrupted`] when there is one. It goes on waiting.
+pub fn pause(time: Duration) -> io::Result<()> {
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    sys::signals::Requests::of_blocked()?.or(None, time).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::raise;
+
+    #[test]
+    fn a_request_to_end_ends_a_pause_and_goes_on_waiting() {
+        // Of this thread alone.
+        let held = SigSet::from(Signal::SIGUSR1);
+        held.thread_block().unwrap();
+        pause(Duration::from_millis(1)).unwrap();
+        raise(Signal::SIGUSR1).unwrap();
+        for _ in 0..2 {
+            assert_eq!(pause(Duration::from_secs(3600)).unwrap_err().kind(), io::ErrorKind::Interrupted);
+        }
+        assert_eq!(held.wait().unwrap(), Signal::SIGUSR1);
+        pause(Duration::ZERO).unwrap();
     }
 }
