@@ -76,7 +76,10 @@ impl Refusal {
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Never { .. } => None,
+            Self::Never { .. } => Some(
+                "no policy and no operator opens these addresses; a service of the host is reached as `host.cofferdam.internal`, \
+                 where the policy allows that",
+            ),
             Self::Local { .. } => Some(
                 "list the address in the entry's `allowed_ips`, or name the host exactly, without wildcard",
             ),
