@@ -417,14 +417,18 @@ fn every_help_has_an_example(stage: &Stage) -> Result<()> {
 
 /// As the tree shows it at the end of its path; and whatever stands above it is none.
 fn an_agents_actor_has_its_short_name(stage: &Stage) -> Result<()> {
-    let options = ["--allow-fault-injection", "--restart", "always"];
-    let sandbox = Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
-    let before = sandbox.restarts("agents/sh")?;
-    stage.call(&["crash", &sandbox.name, "sh"])?.expect_code(0)?;
-    sandbox.wait_restarted("agents/sh", before)?;
-    let before = sandbox.restarts("agents/sh")?;
-    stage.call(&["restart", &sandbox.name, "sh"])?.expect_code(0)?;
-    sandbox.wait_restarted("agents/sh", before)?;
+    let name = stage.name();
+    let config = format!(
+        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents: {{ steady: {{ command: [sleep, '1000'] }} }}\n"
+    );
+    let file = stage.write("steady.yaml", config)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--allow-fault-injection", "-f", &file]))?;
+    let sandbox = Sandbox::adopt(stage, name, running);
+    let before = poll("the agent", PATIENCE, || sandbox.restarts("agents/steady").ok())?;
+    for (n, command) in (0..).zip(["crash", "restart"]) {
+        stage.call(&[command, &sandbox.name, "steady"])?.expect_code(0)?;
+        sandbox.wait_restarted("agents/steady", before + n)?;
+    }
     for command in ["crash", "restart"] {
         let refused = stage.call(&[command, &sandbox.name, "agents"])?.expect_code(125)?.err();
         ensure!(refused.contains("agents/NAME"), "{command}: {refused}");
