@@ -108,7 +108,11 @@ fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
     if message.contains("Documents {") {
         return YamlError { message: "a policy is one document: this begins another".into(), span };
     }
-    let message = match message.strip_prefix("budget breached: ") {
+    let bound = match message.as_str() {
+        "recursion limit exceeded" => Some("Depth"),
+        other => other.strip_prefix("budget breached: "),
+    };
+    let message = match bound {
         Some(bound) => format!("no policy needs so much: {}", above(bound)),
         None => format!("this is not valid YAML: {message}"),
     };
@@ -268,8 +272,10 @@ mod tests {
     #[test]
     fn bombs_and_depth_are_refused() {
         let deep = "[".repeat(5000);
-        let told = parse(&deep).unwrap_err().message;
-        assert!(told.contains("nested deeper than 24 levels") && !told.contains('{'), "{told}");
+        for too_deep in [&deep, &format!("{}{}", "[".repeat(30), "]".repeat(30))] {
+            let told = parse(too_deep).unwrap_err().message;
+            assert!(told.contains("nested deeper than 24 levels") && !told.contains('{'), "{told}");
+        }
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
         for i in 1..10 {
             let refs = vec![format!("*a{}", i - 1); 10].join(",");
