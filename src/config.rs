@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::start::policies;
 use crate::state::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
@@ -43,7 +44,7 @@ pub struct Config {
     pub profile: Option<String>,
     /// Policy file, relative to this file.
     pub policy: Option<PathBuf>,
-    /// Built-in presets to add.
+    /// Presets to add: built-in ones, and files, relative to this file.
     #[serde(default)]
     pub presets: Vec<String>,
     /// Directory shown at /sandbox, relative to this file.
@@ -251,6 +252,10 @@ impl Config {
         {
             *relative = base.join(&relative);
         }
+        for preset in config.presets.iter_mut().filter(|preset| policies::is_a_file(preset)) {
+            // Of a text and a path that is one no part is lost.
+            *preset = base.join(&*preset).to_string_lossy().into_owned();
+        }
         for cert in &mut config.client_certs {
             cert.cert = base.join(&cert.cert);
         }
@@ -269,6 +274,12 @@ impl Config {
         if self.profile.is_some() && self.policy.is_some() {
             return Err("`profile` and `policy` together: name one of them".into());
         }
+        if let Some(profile) = &self.profile {
+            policies::built_in_profile(profile).map_err(|why| format!("profile: {why}"))?;
+        }
+        for preset in self.presets.iter().filter(|preset| !policies::is_a_file(preset)) {
+            policies::built_in_preset(preset).map_err(|why| format!("presets: {why}"))?;
+        }
         self.approvals.check().map_err(|why| format!("approvals: {why}"))?;
         self.credentials.check().map_err(|faults| faults.to_string())?;
         self.limits.check().map_err(|why| format!("limits.{why}"))?;
@@ -276,8 +287,23 @@ impl Config {
         if self.forwards.iter().any(|forward| forward.listen.port() == 0 || forward.to == 0) {
             return Err("forwards: a port is a number from 1 to 65535".into());
         }
+        if let Some(address) = twice(&self.forwards) {
+            return Err(format!("forwards: two of them listen on {address}: give one of them another port"));
+        }
         self.agents.iter().try_for_each(|(name, agent)| agent.check(name))
     }
+}
+
+/// An address on which more than one of them would listen.
+pub fn twice(forwards: &[Forward]) -> Option<SocketAddr> {
+    let listens: Vec<SocketAddr> = forwards.iter().map(|forward| forward.listen).collect();
+    let clash = |a: &SocketAddr, b: &SocketAddr| {
+        // Any address of a machine is one of all of them.
+        let is_one = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+        a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && is_one
+    };
+    let doubled = |(n, a): (usize, &SocketAddr)| listens.iter().take(n).any(|b| clash(a, b)).then_some(*a);
+    listens.iter().enumerate().find_map(doubled)
 }
 
 impl Agent {
@@ -465,6 +491,12 @@ mod tests {
             ("limits: { disk_write: 0 }", "limits.disk_write"),
             ("forwards: [ { listen: \"127.0.0.1:80\", to: 0 } ]", "1 to 65535"),
             ("forwards: [ { listen: \"127.0.0.1:0\", to: 80 } ]", "1 to 65535"),
+            (
+                "forwards: [ { listen: \"127.0.0.1:80\", to: 80 }, { listen: \"0.0.0.0:80\", to: 81 } ]",
+                "two of them listen on 0.0.0.0:80",
+            ),
+            ("profile: nosuch", "profile: no profile is called 'nosuch': there are "),
+            ("presets: [pypi, nosuch]", "presets: no preset is called 'nosuch': there are "),
             (
                 "agents: { a: { command: [x], restart: { backoff: { min: 2s, max: 1s } } } }",
                 "agents.a.restart.backoff",

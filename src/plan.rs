@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use policy::Destination;
+use policy::{Destination, Diagnostics, Preset};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -136,8 +136,29 @@ pub struct PolicySource {
     pub text: String,
     /// The file to watch, if it is one.
     pub watch: Option<PathBuf>,
-    /// Built-in presets to add, at every load.
-    pub presets: Vec<String>,
+    /// Presets to add, at every load.
+    pub presets: Vec<PresetSource>,
+}
+
+/// A preset, read once and for all: whoever supervises may not be able to read its file, and none is watched.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PresetSource {
+    /// What messages call it: a built-in one's name, or a file's path.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// Where it stands, if it is a file that another start would read again.
+    pub file: Option<PathBuf>,
+}
+
+impl PresetSource {
+    /// It as entries, and what is risky in them.
+    ///
+    /// # Errors
+    /// Everything that is wrong with its text.
+    pub fn preset(&self) -> Result<(Preset, Diagnostics), Diagnostics> {
+        policy::parse_preset(&self.name, &self.text)
+    }
 }
 
 /// One agent.

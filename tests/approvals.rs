@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;
-use bed::stage::{Mode, PATIENCE, poll};
+use bed::stage::{Mode, PATIENCE, finish, poll};
 use serde_json::Value;
 
 use common::{COFFERDAM, START, Sandbox, program, workspace};
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
             a_runs_answer_is_no_later_runs.only(Mode::Rootless),
             the_operator_is_told_where_that_is_wanted.only(Mode::Rootless),
             where_nobody_is_asked_nothing_changes.only(Mode::Rootless),
+            a_watch_ends_with_its_sandbox.only(Mode::Rootless),
         ],
     )
 }
@@ -432,5 +433,22 @@ fn where_nobody_is_asked_nothing_changes(stage: &Stage) -> Result<()> {
     ensure!(list == serde_json::json!([]));
     let refused = stage.call(&["approvals", "approve", &format!("{}-1", sandbox.name)])?.expect_code(125)?;
     ensure!(refused.err().contains("unlisted: ask"), "{}", refused.err());
+    Ok(())
+}
+
+fn a_watch_ends_with_its_sandbox(stage: &Stage) -> Result<()> {
+    for forceful in [false, true] {
+        let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; sleep 1000"], "ready")?;
+        let command = stage.cofferdam(["approvals", "watch", &sandbox.name]);
+        let watch = std::thread::spawn(move || finish(command, PATIENCE));
+        // Long enough to be listening; one that comes too late is refused, which the check below would tell.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        match forceful {
+            false => drop(stage.call(&["stop", &sandbox.name])?.expect_code(0)?),
+            true => drop(sandbox),
+        }
+        let done = watch.join().map_err(|_| anyhow::anyhow!("the watch panicked"))??.expect_code(0)?;
+        ensure!(done.stderr.is_empty() && done.stdout.is_empty(), "{}{}", done.out(), done.err());
+    }
     Ok(())
 }

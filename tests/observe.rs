@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             listings_are_json_and_text,
             one_that_hangs_hides_no_other,
             restarting_the_operator_is_answered,
+            an_agents_actor_has_its_short_name.only(Mode::Rootless),
             output_is_redacted_and_logged,
             redact_is_a_filter.only(Mode::Rootless),
             every_help_has_an_example.only(Mode::Rootless),
@@ -404,6 +405,43 @@ fn every_help_has_an_example(stage: &Stage) -> Result<()> {
         let done = stage.call(&[command, "--help"])?.expect_code(0)?;
         ensure!(done.out().contains(&format!("cofferdam {command}")), "{command}: {}", done.out());
         ensure!(done.out().contains("Example"), "{command} has no example");
+    }
+    // Those that need nothing of their user's do what they say.
+    for (command, said) in [
+        (&["redact"][..], "[REDACTED:"),
+        (&["policy", "explain"], "ALLOWED"),
+        (&["policy", "presets"], "github"),
+        (&["policy", "schema"], ""),
+    ] {
+        let help = stage.call(&[command, &["--help"]].concat())?.expect_code(0)?.out();
+        let example = help.split("Example").nth(1).and_then(|rest| rest.lines().nth(1)).unwrap_or_default();
+        let binary = stage.binary().display().to_string();
+        let mut run = stage.command("sh");
+        run.args(["-c", &example.replace("cofferdam ", &format!("{binary} "))])
+            .current_dir(stage.workspace());
+        let done = finish(run, PATIENCE)?.expect_code(0)?;
+        ensure!(done.out().contains(said), "{example}: {}", done.out());
+    }
+    Ok(())
+}
+
+/// As the tree shows it at the end of its path; and whatever stands above it is none.
+fn an_agents_actor_has_its_short_name(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let config = format!(
+        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents: {{ steady: {{ command: [sleep, '1000'] }} }}\n"
+    );
+    let file = stage.write("steady.yaml", config)?.display().to_string();
+    let running = stage.start(stage.cofferdam(["up", "--allow-fault-injection", "-f", &file]))?;
+    let sandbox = Sandbox::adopt(stage, name, running);
+    let before = poll("the agent", PATIENCE, || sandbox.restarts("agents/steady").ok())?;
+    for (n, command) in (0..).zip(["crash", "restart"]) {
+        stage.call(&[command, &sandbox.name, "steady"])?.expect_code(0)?;
+        sandbox.wait_restarted("agents/steady", before + n)?;
+    }
+    for command in ["crash", "restart"] {
+        let refused = stage.call(&[command, &sandbox.name, "agents"])?.expect_code(125)?.err();
+        ensure!(refused.contains("agents/NAME"), "{command}: {refused}");
     }
     Ok(())
 }

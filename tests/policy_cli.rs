@@ -22,6 +22,10 @@ fn main() -> ExitCode {
             every_error_at_once_with_its_place.only(Mode::Rootless),
             explain_names_the_rule_and_the_nearest.only(Mode::Rootless),
             schema_and_presets_print.only(Mode::Rootless),
+            a_preset_of_ones_own_is_a_file.only(Mode::Rootless),
+            a_preset_file_outlives_its_reading.only(Mode::Rootless),
+            json_has_one_shape_whatever_a_file_holds.only(Mode::Rootless),
+            odd_spellings_are_a_verdict.only(Mode::Rootless),
             diff_tells_what_changes.only(Mode::Rootless),
             set_takes_effect_at_once_and_a_bad_one_changes_nothing,
             a_changed_file_is_reloaded,
@@ -161,6 +165,115 @@ fn schema_and_presets_print(stage: &Stage) -> Result<()> {
         let told = stage.json(&["policy", "presets", name, "--json"])?;
         ensure!(told["name"] == name && told["text"] == text, "{told}");
     }
+    Ok(())
+}
+
+const PRESET: &str = "preset: { name: ours, description: the friendly host }\nnetwork_policies:\n  ours:\n    endpoints: \
+                      [ { host: api.bed.test, port: 443, protocol: rest, access: full } ]\n    binaries: [ { path: \"/**\" } ]\n";
+
+fn a_preset_of_ones_own_is_a_file(stage: &Stage) -> Result<()> {
+    let file = stage.write("ours.yaml", PRESET)?.display().to_string();
+    let ask = ["--binary", "/usr/bin/curl", "https://api.bed.test/x"];
+    let explained = stage.call(&[&["policy", "explain", "--preset", &file], &ask[..]].concat())?;
+    ensure!(explained.out().starts_with("ALLOWED") && explained.out().contains(&file), "{}", explained.out());
+    for (given, said) in [
+        (["--policy", &file], "use `--preset FILE`"),
+        (["--preset", "./no-such.yaml"], "no-such.yaml: there is no such file"),
+        (["--preset", "nosuch"], "there are github, pypi"),
+    ] {
+        for command in [&["policy", "explain"], &["run"][..]] {
+            let tail = if command.len() == 1 { &["true"][..] } else { &ask };
+            let refused = stage.call(&[command, &given, tail].concat())?.expect_code(125)?;
+            ensure!(refused.err().contains(said), "{given:?}: {}", refused.err());
+        }
+    }
+    let policy = stage.write("whole.yaml", policy(""))?.display().to_string();
+    let refused = stage.call(&["run", "--preset", &policy, "true"])?.expect_code(125)?;
+    ensure!(refused.err().contains("--policy FILE"), "{}", refused.err());
+    // One that a configuration names lies beside it.
+    let config = stage.write("c.yaml", "presets: [./ours.yaml, pypi]\n")?.display().to_string();
+    let curl = program("curl")?;
+    let get = [&curl, "-s", "-o", "/dev/null", "-w", "%{http_code}", "https://api.bed.test/echo"];
+    let got = stage.call(&[&["run", "--config", &config, "--"], &get[..]].concat())?.expect_code(0)?;
+    ensure!(got.out() == "200", "{} {}", got.out(), got.err());
+    let config = stage.write("d.yaml", "presets: [nosuch]\n")?.display().to_string();
+    let refused = stage.call(&["run", "--config", &config, "true"])?.expect_code(125)?;
+    ensure!(refused.err().contains("d.yaml: presets: no preset is called 'nosuch'"), "{}", refused.err());
+    Ok(())
+}
+
+/// Whoever supervises next, and every later policy, has it from the plan.
+fn a_preset_file_outlives_its_reading(stage: &Stage) -> Result<()> {
+    let (curl, file) = (program("curl")?, stage.write("ours.yaml", PRESET)?);
+    let closed = stage.write("closed.yaml", policy(""))?.display().to_string();
+    let options = ["--preset", &file.display().to_string(), "--policy", &closed];
+    let mut sandbox = Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    std::fs::remove_file(&file)?;
+    let name = sandbox.name.clone();
+    ensure!(reaches(stage, &name, &curl)?);
+    let again = stage.call(&["policy", "set", &name, &closed])?.expect_code(0)?.out();
+    ensure!(again.starts_with("unchanged: generation 1 "), "{again}");
+    let other = stage.write("other.yaml", policy("") + "# other\n")?.display().to_string();
+    let set = stage.json(&["policy", "set", &name, &other, "--json"])?;
+    ensure!(set["generation"] == 2 && set["unchanged"] == false, "{set}");
+    ensure!(reaches(stage, &name, &curl)?, "a policy that was set is without the preset");
+    let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("a pid")?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    poll("another supervisor", PATIENCE, || {
+        sandbox.status().ok().filter(|status| status["supervisor_restarts"] == 1)
+    })?;
+    ensure!(reaches(stage, &name, &curl)?, "the next supervisor is without the preset");
+    sandbox.heart();
+    Ok(())
+}
+
+fn json_has_one_shape_whatever_a_file_holds(stage: &Stage) -> Result<()> {
+    let text = "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: 443 } ], nonsense: 1 } }\n";
+    let bad = stage.write("bad.yaml", text)?.display().to_string();
+    let good = stage.write("good.yaml", policy(FRIENDLY))?.display().to_string();
+    let missing = stage.dir().join("missing.yaml").display().to_string();
+    let done = stage.call(&["policy", "check", "--json", &bad, &good, &missing])?.expect_code(125)?;
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&done.stdout)?;
+    let keys = |row: &serde_json::Value| row.as_object().map(|row| row.keys().cloned().collect::<Vec<_>>());
+    ensure!(rows.iter().all(|row| keys(row) == keys(&rows[0])), "{rows:?}");
+    let count = |row: &serde_json::Value, key: &str| row[key].as_array().map(Vec::len);
+    ensure!(count(&rows[0], "errors") == Some(1) && count(&rows[0], "warnings") == Some(2), "{}", rows[0]);
+    ensure!(count(&rows[1], "errors") == Some(0) && count(&rows[1], "warnings") > Some(0), "{}", rows[1]);
+    ensure!(count(&rows[2], "errors") == Some(1) && count(&rows[2], "warnings") == Some(0), "{}", rows[2]);
+    let sandbox = Sandbox::start(stage, &[], &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+    let refused = stage.call(&["policy", "set", &sandbox.name, &bad, "--json"])?.expect_code(125)?;
+    let row: serde_json::Value = serde_json::from_slice(&refused.stdout)?;
+    ensure!(row["valid"] == false && keys(&row) == keys(&rows[0]), "{row}");
+    // Standard input has a name as everywhere.
+    let mut check = stage.cofferdam(["policy", "check", "-"]);
+    check.stdin(std::fs::File::open(&good)?);
+    ensure!(finish(check, PATIENCE)?.expect_code(0)?.out().contains("-: valid"));
+    ensure!(stage.json(&["policy", "schema", "--json"])? == stage.json(&["policy", "schema"])?);
+    Ok(())
+}
+
+fn odd_spellings_are_a_verdict(stage: &Stage) -> Result<()> {
+    let ask = |url: &str| {
+        stage.call(&["policy", "explain", "--preset", "github", "--binary", "/usr/bin/gh", "GET", url])
+    };
+    for (url, said) in [
+        ("https://0x7f.1/", "write `127.0.0.1`"),
+        ("https://[::ffff:10.0.0.1]/", "write `10.0.0.1`"),
+        ("https://user@api.github.com/user", "write `api.github.com`, which the policy allows"),
+        ("https://api.github.com./user", "write `api.github.com`, which the policy allows"),
+    ] {
+        let told = ask(url)?.expect_code(0)?.out();
+        ensure!(
+            told.starts_with("DENIED") && told.contains("(bad_request)") && told.contains(said),
+            "{told}"
+        );
+    }
+    let private = ask("http://10.0.0.5/")?.expect_code(0)?.out();
+    ensure!(private.contains("DENIED") && private.contains("host: \"10.0.0.5\""), "{private}");
+    let own = ask("http://127.0.0.1/")?.expect_code(0)?.out();
+    ensure!(own.contains("DENIED") && !own.contains("mend:"), "{own}");
+    ask("nonsense")?.expect_code(125)?;
     Ok(())
 }
 

@@ -323,6 +323,9 @@ fn what_was_refused_is_told_at_the_end(stage: &Stage) -> Result<()> {
         lines.iter().filter(|line| line.contains("/curl to host") && line.contains("no policy entry names"));
     ensure!(refused.count() == 5 && said.contains("refused: 4 more"), "not five, or not the rest: {said}");
     ensure!(lines.last().is_some_and(|line| line.contains("cofferdam audit show sh")), "no way on: {said}");
+    // Of a program that uses no proxy there is the name that it asked for.
+    let named = stage.call(&["run", "--", "getent", "hosts", "evil.example.net"])?.err();
+    ensure!(named.contains("refused: the name evil.example.net"), "{named}");
     let quiet = stage.run(&[], &["sh", "-c", ask])?.expect_code(3)?;
     ensure!(quiet.stderr.is_empty(), "--quiet says {}", quiet.err());
     ensure!(!stage.call(&["run", "--", "true"])?.err().contains("refused"), "nothing was refused");

@@ -1,17 +1,21 @@
 //! `cofferdam approvals`: what agents have asked for beyond the policy, and the operator's word on it.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use operator::client::Client;
+use operator::client::{Client, ClientError};
 use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, Scope};
 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
-use crate::cli::live::{client, told};
+use crate::cli::live::{SOON, client, told};
 use crate::cli::wait_for;
 use crate::console::{Paint, harmless, print, print_json, print_json_line, quoted, table};
 use crate::failure::{Failure, Outcome};
 use crate::state::{Name, Presence, Root};
+
+/// How often it is looked whether a sandbox is gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Runs `approvals list`, `approve`, `deny`, `revoke` or `watch`.
 pub fn approvals(root: &Root, command: ApprovalsCommand) -> Outcome {
@@ -119,28 +123,57 @@ fn watch(root: &Root, name: &str, json: bool) -> Outcome {
     let name = Name::parse(name)?;
     let client = client(root, name.as_str())?;
     wait_for(async {
-        // Listened to first, so that nothing is missed in between.
-        let mut events = client.events().await.map_err(told)?;
-        let mut seen = HashMap::new();
-        loop {
-            for question in client.approvals().await.map_err(told)? {
-                // Each time that it is asked anew, and each answer.
-                let now = (question.state, question.asked);
-                if seen.insert(question.id.clone(), now) != Some(now) {
-                    show(&question, json)?;
-                }
-            }
-            loop {
-                match events.next().await {
-                    Some(Ok(event)) if event.kind == "approval" => break,
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return Err(told(error)),
-                    None => return Ok(()),
-                }
+        let Err(cut) = follow(&client, json).await else { return Ok(0) };
+        match cut {
+            // Its end is what was waited for, however abrupt.
+            Cut::Lost(_) if is_ending(root, &name, &client).await => Ok(0),
+            Cut::Lost(error) => Err(told(error)),
+            Cut::Unprinted(failure) => Err(failure),
+        }
+    })
+}
+
+/// Why a watch was cut off.
+enum Cut {
+    /// Nobody answers any more.
+    Lost(ClientError),
+    /// What was told could not be printed.
+    Unprinted(Failure),
+}
+
+async fn follow(client: &Client, json: bool) -> Result<(), Cut> {
+    // Listened to first, so that nothing is missed in between.
+    let mut events = client.events().await.map_err(Cut::Lost)?;
+    let mut seen = HashMap::new();
+    loop {
+        for question in client.approvals().await.map_err(Cut::Lost)? {
+            // Each time that it is asked anew, and each answer.
+            let now = (question.state, question.asked);
+            if seen.insert(question.id.clone(), now) != Some(now) {
+                show(&question, json).map_err(Cut::Unprinted)?;
             }
         }
-    })?;
-    Ok(0)
+        loop {
+            match events.next().await {
+                Some(Ok(event)) if event.kind == "approval" => break,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(Cut::Lost(error)),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Whether a sandbox that was lost sight of is gone, or goes: its supervisor ends before its heart. One that answers again does neither.
+async fn is_ending(root: &Root, name: &Name, client: &Client) -> bool {
+    let until = Instant::now() + SOON;
+    while root.is_running(name) {
+        if Instant::now() > until || client.status().await.is_ok() {
+            return false;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    true
 }
 
 fn show(question: &Approval, json: bool) -> Result<(), Failure> {

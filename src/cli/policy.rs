@@ -7,9 +7,11 @@ use operator::Code;
 use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
 use policy::{
-    Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question, Verdict,
+    AddressRule, Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question,
+    Verdict,
 };
 use proxy::guard::{self, OwnAddresses};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::builder::{self, Came, Wish};
@@ -32,7 +34,7 @@ pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
         PolicyCommand::Set { name, file, restart_agents, json } => {
             set(root, &name, &file, restart_agents, json)
         }
-        PolicyCommand::Schema => print_json(&policy::schema()).map(|()| 0),
+        PolicyCommand::Schema { json: _ } => print_json(&policy::schema()).map(|()| 0),
         PolicyCommand::Presets { name, json } => built_ins(name.as_deref(), json),
     }
 }
@@ -42,58 +44,97 @@ fn from_file(path: &Path) -> Result<PolicySource, Failure> {
 }
 
 fn check(files: &[PathBuf], json: bool) -> Outcome {
-    let mut failed = false;
-    let mut reports = Vec::new();
-    for path in files {
-        let name = path.display().to_string();
-        let text = match policies::read(path) {
-            Ok(text) => text,
-            // The others are checked all the same.
-            Err(Failure { message, .. }) => {
-                failed = true;
-                match json {
-                    true => reports.push(json!({ "file": name, "valid": false, "unreadable": message })),
-                    false => fault(&message),
-                }
-                continue;
-            }
-        };
-        let (errors, warnings) = judge(&name, &text);
-        failed |= errors.is_some();
-        if json {
-            reports.push(
-                json!({ "file": name, "valid": errors.is_none(), "errors": errors, "warnings": warnings }),
-            );
-            continue;
-        }
-        for diagnostics in [&errors, &warnings].into_iter().flatten().filter(|d| !d.is_empty()) {
-            print(&format!("{}\n", diagnostics.render(Paint::stdout().on())))?;
-        }
-        if errors.is_none() {
-            print(&format!("{name}: {}\n", Paint::stdout().good("valid")))?;
-        }
-    }
+    let reports: Vec<Report> = files.iter().map(|path| Report::of(path)).collect();
     if json {
         print_json(&reports)?;
+    } else {
+        // The others are told all the same.
+        reports.iter().try_for_each(Report::tell)?;
     }
-    Ok(if failed { REFUSED } else { 0 })
+    Ok(if reports.iter().all(|report| report.valid) { 0 } else { REFUSED })
 }
 
-/// Reads a policy, or a preset where the file is one.
-fn judge(name: &str, text: &str) -> (Option<Diagnostics>, Option<Diagnostics>) {
+/// What there is to say of a file: a row of `policy check --json`, whose keys are all there in each.
+#[derive(Serialize)]
+struct Report {
+    file: String,
+    valid: bool,
+    errors: Vec<serde_json::Value>,
+    warnings: Vec<serde_json::Value>,
+    /// Why it can't be read, where that is its error.
+    unreadable: Option<String>,
+    #[serde(skip)]
+    found: Option<Diagnostics>,
+}
+
+impl Report {
+    fn of(path: &Path) -> Self {
+        let file = path.display().to_string();
+        match policies::read(path) {
+            Ok(text) => Self::found(judge(&file, &text), file),
+            Err(Failure { message, .. }) => {
+                let error = rows(&Diagnostics::whole(&file, message.as_str()), "error");
+                Self {
+                    file,
+                    valid: false,
+                    errors: error,
+                    warnings: Vec::new(),
+                    unreadable: Some(message),
+                    found: None,
+                }
+            }
+        }
+    }
+
+    /// Of a text that was read.
+    fn found(found: Diagnostics, file: String) -> Self {
+        Self {
+            file,
+            valid: !found.has_errors(),
+            errors: rows(&found, "error"),
+            warnings: rows(&found, "warning"),
+            unreadable: None,
+            found: Some(found),
+        }
+    }
+
+    fn tell(&self) -> Result<(), Failure> {
+        if let Some(why) = &self.unreadable {
+            fault(why);
+        }
+        if let Some(found) = self.found.as_ref().filter(|found| !found.is_empty()) {
+            print(&format!("{}\n", found.render(Paint::stdout().on())))?;
+        }
+        if self.valid {
+            print(&format!("{}: {}\n", self.file, Paint::stdout().good("valid")))?;
+        }
+        Ok(())
+    }
+}
+
+/// What of it is of a severity, as JSON has it.
+fn rows(found: &Diagnostics, severity: &str) -> Vec<serde_json::Value> {
+    let told = serde_json::to_value(found).unwrap_or_default();
+    let rows = told["diagnostics"].as_array().cloned().unwrap_or_default();
+    rows.into_iter().filter(|row| row["severity"] == severity).collect()
+}
+
+/// What is wrong with a policy and risky in it, or in a preset where the file is one.
+fn judge(name: &str, text: &str) -> Diagnostics {
     // Only a preset has this key, and a policy may not have it.
     if text.lines().any(|line| line.starts_with("preset:")) {
-        return match policy::parse_preset(name, text) {
-            Ok((_, warnings)) => (None, Some(warnings)),
-            Err(errors) => (Some(errors), None),
-        };
+        return policy::parse_preset(name, text).map_or_else(|errors| errors, |(_, warnings)| warnings);
     }
-    let source =
-        PolicySource { name: name.to_owned(), text: text.to_owned(), watch: None, presets: Vec::new() };
-    match policies::load(&source) {
-        Ok(candidate) => (None, Some(candidate.warnings().clone())),
-        Err(errors) => (Some(errors), None),
-    }
+    of_policy(&PolicySource {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        watch: None,
+        presets: Vec::new(),
+    })
+}
+
+fn of_policy(source: &PolicySource) -> Diagnostics {
+    policies::load(source).map_or_else(|errors| errors, |candidate| candidate.warnings().clone())
 }
 
 /// What the guard says of an address that is asked for by itself; those of a name are judged when it is resolved.
@@ -115,6 +156,16 @@ fn judge_address(compiled: &Compiled, question: &Question, explanation: &mut Exp
     });
 }
 
+/// Takes back what is proposed for an address which the guard would refuse all the same.
+fn judge_mend(question: &Question, explanation: &mut Explanation) {
+    let Host::Addr(address) = question.destination.host else { return };
+    let as_proposed = AddressRule { allowed_ips: [].into(), exact_host: true };
+    let own = OwnAddresses::fixed([]);
+    if guard::judge(address, question.destination.port, &as_proposed, &own).is_err() {
+        explanation.mend = None;
+    }
+}
+
 fn explain(args: ExplainArgs) -> Outcome {
     let source = policies::source(&Choice {
         profile: args.profile.as_deref(),
@@ -129,8 +180,13 @@ fn explain(args: ExplainArgs) -> Outcome {
         [method, target, ..] => (Some(method.as_str()), target),
         [] => return Err(Failure::refused("nothing to explain: give METHOD URL")),
     };
-    let mut question =
-        Question::parse(&args.binary, method, target).map_err(|e| Failure::refused(e.to_string()))?;
+    let parsed = Question::parse(&args.binary, method, target);
+    let odd = parsed.as_ref().err().and_then(|why| compiled.explain_odd(&args.binary, method, target, why));
+    if let Some((mut explanation, meant)) = odd {
+        meant.iter().for_each(|question| judge_mend(question, &mut explanation));
+        return tell(&explanation, args.json);
+    }
+    let mut question = parsed.map_err(|e| Failure::refused(e.to_string()))?;
     match &mut question.request {
         Some(asked) => {
             asked.message = message(&args.says, asked.websocket);
@@ -149,8 +205,13 @@ fn explain(args: ExplainArgs) -> Outcome {
         args.ancestor.iter().map(|path| Executable { path: path.as_str().into(), sha256: [0; 32] }).collect();
     let mut explanation = compiled.explain(&question);
     judge_address(&compiled, &question, &mut explanation);
-    if args.json {
-        print_json(&explanation)?;
+    judge_mend(&question, &mut explanation);
+    tell(&explanation, args.json)
+}
+
+fn tell(explanation: &Explanation, json: bool) -> Outcome {
+    if json {
+        print_json(explanation)?;
     } else {
         print(&format!("{explanation}\n"))?;
     }
@@ -241,25 +302,34 @@ fn show(root: &Root, args: &NamedJson) -> Outcome {
 }
 
 fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -> Outcome {
-    let source = from_file(file)?;
+    let source = match from_file(file) {
+        Err(_) if json => return print_json(&Report::of(file)).map(|()| REFUSED),
+        source => source?,
+    };
     // Every error at its place, here, where the file is; the sandbox checks again with its presets.
     let checked = policies::check(&source, true);
     let client = client(root, name)?;
     if let Err(faults) = checked {
         // It is refused there as well; so it is on record, and counted, what anybody tries to put in force.
+        let report = Report::found(of_policy(&source), source.name.clone());
         let _ = wait_for(async { client.set_policy(source.text, false).await.map_err(told) });
-        return Err(faults);
+        return if json { print_json(&report).map(|()| REFUSED) } else { Err(faults) };
     }
+    let before = wait_for(async { client.policy().await.map_err(told) })?.generation;
     let change = if restart_agents {
         move_agents(root, &client, &Name::parse(name)?, source, json)?
     } else {
         wait_for(async { client.set_policy(source.text, false).await.map_err(told) })?
     };
+    let is_unchanged = change.generation == before;
     if json {
-        print_json(&change)?;
+        let mut row = serde_json::to_value(&change).map_err(|e| Failure::refused(e.to_string()))?;
+        row["unchanged"] = is_unchanged.into();
+        print_json(&row)?;
     } else {
         change.warnings.iter().for_each(|warning| warn(warning));
-        print(&format!("generation {} is in force\n", change.generation))?;
+        let is = if is_unchanged { "unchanged: generation" } else { "generation" };
+        print(&format!("{is} {} is in force\n", change.generation))?;
         if !change.restarted.is_empty() {
             print(&format!("started again: {}\n", change.restarted.join(", ")))?;
         }

@@ -7,6 +7,7 @@ use redactor::{Redactor, SharedRedactor, stream};
 
 use crate::cli::args::RedactArgs;
 use crate::failure::{Failure, Outcome};
+use crate::start::given::is_stdin;
 
 /// Copies to the end.
 pub fn redact(args: &RedactArgs) -> Outcome {
@@ -14,7 +15,7 @@ pub fn redact(args: &RedactArgs) -> Outcome {
         .map_err(|e| Failure::refused(e.to_string()))?;
     let redactor = SharedRedactor::new(redactor);
     let output = io::stdout();
-    match &args.file {
+    match args.file.as_ref().filter(|file| !is_stdin(file)) {
         Some(path) => {
             let told = |why: String| {
                 let path = path.display();

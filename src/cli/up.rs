@@ -54,7 +54,11 @@ pub fn wanted(config: Config, args: &UpArgs) -> Result<Wanted, Failure> {
         .collect::<Result<Vec<_>, Failure>>()?;
     let listen = args.metrics.as_deref().or(config.metrics.as_ref().map(|m| m.listen.as_str()));
     let metrics = match listen {
-        Some(text) => metrics_address(text).map_err(|e| Failure::refused(format!("metrics: {e}")))?,
+        Some(text) => metrics_address(text).map_err(|e| {
+            let key =
+                if args.metrics.is_some() { "--metrics".into() } else { format!("{file}: metrics.listen") };
+            Failure::refused(format!("{key}: {e}"))
+        })?,
         None => Some(METRICS),
     };
     Ok(Wanted {

@@ -18,6 +18,7 @@ use proxy::{Captured, Kind, Listener};
 use tokio::sync::watch;
 
 use super::handover::{Handover, HeartLine};
+use super::refusals::Refusals;
 use super::stores::{Refused, Stores, tcp_listener};
 use crate::console::warn;
 use crate::plan::slot;
@@ -47,7 +48,7 @@ pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Ca
     let (uncaptured, witness) = tokio::join!(biased; capture(init, &sender, &wanted), init.refusals());
     // Nothing depends on it: what isn't captured is refused, on record or not.
     if let Ok(socket) = witness {
-        let witness = Witness::new(socket, policy.clone(), Arc::new(stores.audit.sink()));
+        let witness = Witness::new(socket, policy.clone(), Arc::<Refusals>::clone(&stores.refusals));
         sender.send_modify(|captured| captured.witness = Some(Arc::new(witness)));
     }
     let (init, policy) = (init.clone(), policy.clone());
@@ -123,7 +124,7 @@ pub fn resolver(stores: &Stores) -> Arc<Resolver> {
     let resolver = Resolver::new(
         stores.policy.clone(),
         Arc::clone(&stores.proxy.names),
-        Arc::new(stores.audit.sink()),
+        Arc::<Refusals>::clone(&stores.refusals),
         agent::plan::INFERENCE_ADDRESS,
     );
     Arc::new(if stores.approvals.is_some() { resolver.where_the_operator_is_asked() } else { resolver })

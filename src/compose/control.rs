@@ -159,6 +159,11 @@ impl Desk {
             )
             .hint("leave --restart-agents out, or start agents by `cofferdam up`"));
         }
+        // As with the watched file; but agents that are to start again do so under what is there.
+        let now = self.stores.policy.load();
+        if !restart_agents && *now.source.text == *text {
+            return Ok(PolicyChange { generation: now.number, warnings: Vec::new(), restarted: Vec::new() });
+        }
         let set = self.addresses.policy.call(|reply| policy::actor::Msg::Set { text, reply }, DEADLINE);
         let published =
             set.await.map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?.map_err(|refused| {
@@ -219,10 +224,22 @@ impl Desk {
         Err(Fault::new(Code::Conflict, failed.into_iter().map(why).collect::<Vec<_>>().join("; ")))
     }
 
-    async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
-        if self.snapshot().await?.find(&actor).is_none() {
-            return Err(self.no_actor(&actor));
+    /// An actor by its path in the tree, or an agent's by the name that the tree shows at the end of it.
+    async fn path_of(&self, actor: String) -> Result<String, Fault> {
+        let tree = self.snapshot().await?;
+        let of_an_agent = format!("agents/{actor}");
+        let known = [actor.clone(), of_an_agent].into_iter().find(|path| tree.find(path).is_some());
+        match known.as_deref() {
+            Some("agents") => Err(Fault::new(
+                Code::NotFound,
+                "'agents' is a supervisor and no actor of its own: name one of them, as in agents/NAME",
+            )),
+            _ => known.ok_or_else(|| self.no_actor(&actor)),
         }
+    }
+
+    async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
+        let actor = self.path_of(actor).await?;
         match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
             Some(agent) => drop(self.restart_agents(vec![agent.clone()]).await?),
             None if actor == OPERATOR => {
@@ -243,13 +260,7 @@ impl Desk {
             return Err(Fault::new(Code::Forbidden, "this sandbox was started without fault injection")
                 .hint("start it with --allow-fault-injection"));
         }
-        if self.snapshot().await?.find(&actor).is_none() {
-            return Err(self.no_actor(&actor));
-        }
-        if actor == "agents" {
-            let why = "'agents' is a supervisor and no actor of its own: name one of them, as in agents/NAME";
-            return Err(Fault::new(Code::NotFound, why));
-        }
+        let actor = self.path_of(actor).await?;
         // On record before the actor is gone: it may be the one that writes the record.
         let accepted = self.done(by, "crash", actor.clone());
         let sent = match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {

@@ -29,7 +29,7 @@ use super::handover::{Handover, HeartLine};
 use super::outward;
 use super::refusals::Refusals;
 use crate::console::warn;
-use crate::plan::{Mode, Plan, Secrets, slot};
+use crate::plan::{Mode, Plan, PresetSource, Secrets, slot};
 use crate::sealed;
 
 /// Keeping the pins takes one part of the time of a thread at most, and rests so many.
@@ -221,14 +221,9 @@ fn connections() -> Result<usize, Refused> {
     Ok(proxy::limits::connections_within(soft))
 }
 
-fn presets(names: &[String]) -> Result<Vec<Preset>, Refused> {
-    names
-        .iter()
-        .map(|name| {
-            let builtin = policy::preset(name).ok_or_else(|| format!("no preset is called '{name}'"))?;
-            builtin.preset().map_err(|errors| errors.to_string().into())
-        })
-        .collect()
+fn presets(sources: &[PresetSource]) -> Result<Vec<Preset>, Refused> {
+    let read = |source: &PresetSource| Ok(source.preset().map_err(|errors| errors.to_string())?.0);
+    sources.iter().map(read).collect()
 }
 
 /// What became of the policy while a supervisor ran, so that its successor begins with it.

@@ -31,6 +31,13 @@ fn told(error: &Error, key: Option<&str>) -> String {
     let message = message.split(", set ").next().unwrap_or(message);
     let message = match message {
         "expected sequence start" => "a list is wanted, as `[one, two]`",
+        breach if breach == "recursion limit exceeded" || breach.starts_with("budget breached: Depth") => {
+            "it is nested deeper than any configuration is"
+        }
+        breach if breach.starts_with("budget breached: Documents") => {
+            "a configuration is one document: this begins another"
+        }
+        breach if breach.starts_with("budget breached: ") => "it is larger than any configuration is",
         "expected mapping start" => "fields are wanted, as `{ name: value }`",
         other => other,
     };

@@ -21,13 +21,24 @@ pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Fa
             "{name:?} can't be set inside: a name is not empty and has no `=`, and neither name nor value has a NUL byte"
         )));
     }
+    if let Some((name, _)) = given.iter().find(|(name, _)| OURS.contains(&name.as_str())) {
+        return Err(locked(name));
+    }
     let built = agent::environment::build(agent, given);
     match built.dropped.first() {
         None => Ok(built.variables),
-        Some(name) => Err(Failure::refused(format!(
-            "{name} can't be set inside: cofferdam sets it itself, or it would load code into every program"
-        ))),
+        Some(name) => Err(locked(name)),
     }
+}
+
+/// Ours as well: what goes past the proxy ends nowhere, and what Python imports runs in each of its programs.
+const OURS: [&str; 3] = ["NO_PROXY", "no_proxy", "PYTHONPATH"];
+
+fn locked(name: &str) -> Failure {
+    Failure::refused(format!(
+        "{name} can't be set inside: cofferdam sets it itself, or it would load code into every program; a command can set it for \
+         itself (`-- env {name}=… PROGRAM`)"
+    ))
 }
 
 /// Adds the variables that hold placeholders of credentials. One that was given as well is an error: it may be the key itself.
@@ -93,6 +104,8 @@ mod tests {
                 && why("A=B", "").contains('=')
                 && why("", "x").contains("not empty")
         );
-        assert!(why("PATH", "/x").contains("cofferdam sets it itself"));
+        for name in ["PATH", "NO_PROXY", "no_proxy", "PYTHONPATH", "LD_PRELOAD"] {
+            assert!(why(name, "/x").contains("cofferdam sets it itself"), "{name}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::failure::Failure;
@@ -19,8 +20,14 @@ pub fn read(path: &Path, max: u64, mend: &str) -> Result<String, Failure> {
         io::ErrorKind::NotFound => told(format!("there is no such file: {mend}")),
         _ => told(e.to_string()),
     };
-    // A descriptor that the shell hands over may be a pipe, whose writer the shell has started.
-    let file = if is_descriptor(path) { File::open(path) } else { policy::open_regular(path) };
+    let file = if is_stdin(path) {
+        io::stdin().as_fd().try_clone_to_owned().map(File::from)
+    } else if is_descriptor(path) {
+        // One that the shell hands over may be a pipe, whose writer the shell has started.
+        File::open(path)
+    } else {
+        policy::open_regular(path)
+    };
     let mut bytes = Vec::new();
     file.map_err(failed)?.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > max {
@@ -45,7 +52,12 @@ pub fn read_certificates(path: &Path, what: &str) -> Result<String, Failure> {
 /// Whether a path leads to what this process has open: `<(…)` of a shell, `/dev/stdin`. To every other process the same
 /// path means something else.
 pub fn is_descriptor(path: &Path) -> bool {
-    ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|place| path.starts_with(place))
+    is_stdin(path) || ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|place| path.starts_with(place))
+}
+
+/// Whether standard input is meant, as commands write it; a file of that name is `./-`.
+pub fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 #[cfg(test)]
@@ -66,5 +78,6 @@ mod tests {
         assert!(why(&pipe, 4).contains("it is a pipe"));
         assert!(why(&dir.path().join("none"), 4).ends_with("no such file: write it"));
         assert!(is_descriptor(Path::new("/dev/fd/63")) && !is_descriptor(&file));
+        assert!(is_stdin(Path::new("-")) && !is_stdin(Path::new("./-")));
     }
 }

@@ -145,6 +145,11 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
             wanted.forwards.len()
         )));
     }
+    if let Some(address) = config::twice(&wanted.forwards) {
+        return Err(Failure::refused(format!(
+            "two forwards listen on {address} (--forward, `forwards`): give one of them another port"
+        )));
+    }
     // Inherited by everything below: a core file would hold what memory holds.
     agent::own::no_core_files()?;
     agent::own::want_descriptors(proxy::limits::descriptors_wanted())?;

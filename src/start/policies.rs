@@ -1,13 +1,13 @@
-//! Which policy a command means: a built-in profile or a file, with presets on top; read and checked.
+//! Which policy a command means: a built-in profile or a file, with presets on top, built in or files as well; read and checked.
 
 use std::path::{Path, PathBuf};
 
 use agent::plan::{PathRule, Paths, WORKSPACE};
-use policy::{Candidate, Diagnostics, Policy};
+use policy::{Builtin, Candidate, Diagnostics, Policy};
 
 use crate::console::Paint;
 use crate::failure::Failure;
-use crate::plan::PolicySource;
+use crate::plan::{PolicySource, PresetSource};
 use crate::start::given;
 
 /// A policy file larger than this is refused before it is parsed.
@@ -19,23 +19,39 @@ pub struct Choice<'a> {
     pub profile: Option<&'a str>,
     /// A file; goes before the profile.
     pub file: Option<&'a Path>,
-    /// Built-in presets.
+    /// Built-in presets, and files.
     pub presets: Vec<String>,
 }
 
 /// Finds the text that a choice means.
 pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
-    for preset in &choice.presets {
-        require_preset(preset)?;
-    }
+    let presets = choice.presets.iter().map(|word| preset(word)).collect::<Result<_, _>>()?;
     let (name, text, watch) = match (choice.file, choice.profile) {
         (Some(path), _) => (path.display().to_string(), read(path)?, watched(path)?),
         (None, profile) => {
             let wanted = profile.unwrap_or(policy::DEFAULT_PROFILE);
-            (format!("profile {wanted}"), built_in_profile(wanted)?.to_owned(), None)
+            let found = built_in_profile(wanted).map_err(Failure::refused)?;
+            (format!("profile {wanted}"), found.text.to_owned(), None)
         }
     };
-    Ok(PolicySource { name, text, watch, presets: choice.presets.clone() })
+    Ok(PolicySource { name, text, watch, presets })
+}
+
+/// Whether what stands for a preset is a file's path: no built-in one has such a name.
+pub fn is_a_file(preset: &str) -> bool {
+    preset.contains('/') || preset.ends_with(".yaml") || preset.ends_with(".yml")
+}
+
+/// Reads the preset that a word stands for.
+fn preset(word: &str) -> Result<PresetSource, Failure> {
+    if is_a_file(word) {
+        let path = Path::new(word);
+        let mend = "name another: it has `preset: { name, description }` and `network_policies`";
+        let text = given::read(path, FILE_MAX, mend)?;
+        return Ok(PresetSource { name: word.to_owned(), text, file: watched(path)? });
+    }
+    let Builtin { name, text } = built_in_preset(word).map_err(Failure::refused)?;
+    Ok(PresetSource { name: (*name).to_owned(), text: (*text).to_owned(), file: None })
 }
 
 /// What is watched for changes: not what only this process can read, and only once.
@@ -59,33 +75,46 @@ pub fn read(path: &Path) -> Result<String, Failure> {
 /// Reads, composes and compiles; every error is told at its place, warnings unless `quiet`.
 pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
     let candidate = load(source).map_err(|diagnostics| Failure::refused(render(&diagnostics)))?;
-    if !quiet && !candidate.warnings().is_empty() {
-        crate::console::warn(&render(candidate.warnings()));
+    if !quiet {
+        let presets = source.presets.iter().filter_map(|preset| preset.preset().ok());
+        let warnings = presets.map(|(_, warnings)| warnings).chain([candidate.warnings().clone()]);
+        warnings.filter(|it| !it.is_empty()).for_each(|it| crate::console::warn(&render(&it)));
     }
     Ok(candidate)
 }
 
 /// As [`check`], with the diagnostics as they are.
 pub fn load(source: &PolicySource) -> Result<Candidate, Diagnostics> {
-    // Their names were checked when the source was chosen.
-    let presets: Result<Vec<_>, _> =
-        source.presets.iter().filter_map(|name| policy::preset(name)).map(policy::Builtin::preset).collect();
-    Candidate::new(&source.name, &source.text, &presets?)
+    let presets = source.presets.iter().map(|preset| preset.preset().map(|(preset, _)| preset));
+    Candidate::new(&source.name, &source.text, &presets.collect::<Result<Vec<_>, _>>()?)
 }
 
-fn built_in_profile(name: &str) -> Result<&'static str, Failure> {
-    let found = policy::profile(name).map(|builtin| builtin.text);
-    found.ok_or_else(|| unknown("profile", name, policy::profiles()))
+/// A built-in profile by its name.
+///
+/// # Errors
+/// Which there are.
+pub fn built_in_profile(name: &str) -> Result<&'static Builtin, String> {
+    policy::profile(name).ok_or_else(|| {
+        let known = names(policy::profiles());
+        format!("no profile is called '{name}': there are {known}; a file is a policy's (`--policy FILE`, `policy: FILE`)")
+    })
 }
 
-fn require_preset(name: &str) -> Result<(), Failure> {
-    let found = policy::preset(name).map(drop);
-    found.ok_or_else(|| unknown("preset", name, policy::presets()))
+/// A built-in preset by its name.
+///
+/// # Errors
+/// Which there are.
+pub fn built_in_preset(name: &str) -> Result<&'static Builtin, String> {
+    policy::preset(name).ok_or_else(|| {
+        let known = names(policy::presets());
+        format!(
+            "no preset is called '{name}': there are {known}; a file has a `/` in its path, or ends in .yaml"
+        )
+    })
 }
 
-fn unknown(what: &str, name: &str, known: &[policy::Builtin]) -> Failure {
-    let known: Vec<&str> = known.iter().map(|builtin| builtin.name).collect();
-    Failure::refused(format!("no {what} is called '{name}': there are {}", known.join(", ")))
+fn names(all: &[Builtin]) -> String {
+    all.iter().map(|builtin| builtin.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Diagnostics for people: as rustc shows them, in colours on a terminal.

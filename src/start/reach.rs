@@ -90,7 +90,10 @@ impl Apart {
             ("configuration", &wanted.config),
             ("upstream_ca", &wanted.upstream_ca),
         ];
-        let deciding = named.into_iter().filter_map(|(what, file)| Some((what, file.as_deref()?)));
+        let presets =
+            wanted.policy.presets.iter().filter_map(|preset| Some(("preset", preset.file.as_deref()?)));
+        let deciding =
+            named.into_iter().filter_map(|(what, file)| Some((what, file.as_deref()?))).chain(presets);
         let references = secrets::references(wanted)?;
         let keys = references.iter().filter_map(|reference| Some((reference.to_string(), reference.file()?)));
         Ok(Self {

@@ -235,6 +235,8 @@ fn each_fault_is_told_by_name_and_never_with_the_key(stage: &Stage) -> Result<()
     )?;
     let (rows, code) = tested(stage, &file, &[])?;
     ensure!(code == 1 && rows["good"]["ok"] == true, "{rows}");
+    let keys = |name: &str| rows[name].as_object().map(|row| row.keys().cloned().collect::<Vec<_>>());
+    ensure!(keys("good") == keys("wrong") && rows["good"]["fault"].is_null(), "{rows}");
     for (name, fault, why, mend) in [
         ("wrong", "credential", "refused the credential (401)", "env:WRONG_KEY"),
         ("unset", "credential", "NOT_SET is not set", ""),

@@ -283,6 +283,9 @@ impl Inference {
     /// What is said where a provider is named that isn't there.
     #[must_use]
     pub fn no_provider(&self, name: &str) -> String {
+        if self.providers.is_empty() {
+            return format!("no provider is called \"{name}\": none is named under `providers`");
+        }
         let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
         let near = policy::nearest(name, &known).map(|near| format!("; did you mean \"{near}\"?"));
         match known.is_empty() {

@@ -1,8 +1,10 @@
 //! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and what differs.
 
 mod mend;
+mod odd;
 mod words;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -148,13 +150,34 @@ pub struct Explanation {
     /// Why no rule is asked at all: the request itself is refused, as `bad_request`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bad_request: Option<String>,
-    /// Who else has a say.
+    /// Who else has a say, and what it depends on.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<&'static str>,
+    pub note: Option<Cow<'static, str>>,
     /// The endpoint and rule that come nearest to allowing it.
     pub nearest: Option<Nearest>,
     /// Where nothing comes near: the least entry of `network_policies` that would allow it, as YAML.
     pub mend: Option<String>,
+}
+
+impl Explanation {
+    /// That something is refused, and nothing else yet.
+    fn refused(binary: &str, request: String) -> Self {
+        Self {
+            binary: binary.into(),
+            request,
+            seconds: Vec::new(),
+            verdict: Verdict::Deny,
+            treatment: None,
+            policy: None,
+            rule: None,
+            location: None,
+            denial: None,
+            nearest: None,
+            mend: None,
+            bad_request: None,
+            note: None,
+        }
+    }
 }
 
 /// No entry of a policy opens or closes the way there.
@@ -197,29 +220,28 @@ impl Compiled {
         if out.verdict == Verdict::Deny && out.nearest.is_none() && out.bad_request.is_none() && !granted {
             out.mend = mend::entry(question);
         }
+        if out.verdict != Verdict::Deny && out.note.is_none() {
+            out.note = self.on_condition(question);
+        }
         out
+    }
+
+    /// What only shows when a name is resolved.
+    fn on_condition(&self, question: &Question) -> Option<Cow<'static, str>> {
+        question.destination.host.name()?;
+        let grant = self.connect(&question.destination, &question.caller).ok()?;
+        let ranges: Vec<String> = grant.addresses.allowed_ips.iter().map(ToString::to_string).collect();
+        let told = || format!("if every address of the name lies in {} (`allowed_ips`)", ranges.join(", "));
+        (!ranges.is_empty()).then(|| told().into())
     }
 
     /// The answer, but for what would have to change.
     fn verdict_on(&self, question: &Question) -> Explanation {
         let Question { destination, caller, request } = question;
-        let mut out = Explanation {
-            binary: caller.executable.path.clone(),
-            request: destination.to_string(),
-            seconds: Vec::new(),
-            verdict: Verdict::Allow,
-            treatment: None,
-            policy: None,
-            rule: None,
-            location: None,
-            denial: None,
-            nearest: None,
-            mend: None,
-            bad_request: None,
-            note: None,
-        };
+        let mut out = Explanation::refused(&caller.executable.path, destination.to_string());
+        out.verdict = Verdict::Allow;
         if is_inference_local(&destination.host) {
-            out.note = Some(INFERENCE);
+            out.note = Some(INFERENCE.into());
             return out;
         }
         let grant = match self.connect(destination, caller) {

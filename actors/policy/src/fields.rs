@@ -8,12 +8,18 @@
 pub(crate) enum Kind {
     /// Text.
     Text,
+    /// Text, or a number or boolean that is meant as text.
+    Loose,
     /// One of these words.
     OneOf(&'static [&'static str]),
     /// `true` or `false`.
     Bool,
     /// A whole number in this range.
     Integer(u32, u32),
+    /// A number as JSON has them.
+    Number,
+    /// One of [`PORTS`], or its digits as text.
+    Port,
     /// Several of one kind.
     List(&'static Kind),
     /// Names of the file's choosing, each with a value of one kind.
@@ -74,6 +80,9 @@ const fn later(name: &'static str, kind: Kind, feature: &'static str) -> Field {
 const fn never(name: &'static str, kind: Kind, why: &'static str) -> Field {
     Field { name, kind, required: false, support: Support::Never(why), doc: why }
 }
+
+/// The ports that there are.
+pub(crate) const PORTS: std::ops::RangeInclusive<u32> = 1..=65535;
 
 const ANY_MAP: Kind = Kind::Map(&Kind::Text);
 
@@ -165,8 +174,16 @@ pub(crate) static LANDLOCK: Object = Object {
 pub(crate) static PROCESS: Object = Object {
     name: "process",
     fields: &[
-        field("run_as_user", Kind::Text, "`sandbox` or `1000`: the one user there is inside."),
-        field("run_as_group", Kind::Text, "`sandbox` or `1000`: the one group there is inside."),
+        field(
+            "run_as_user",
+            Kind::Loose,
+            "`sandbox` or `1000`: the one user there is inside. Another number but 0 is taken for it, and warned about.",
+        ),
+        field(
+            "run_as_group",
+            Kind::Loose,
+            "`sandbox` or `1000`: the one group there is inside. Another number but 0 is taken for it, and warned about.",
+        ),
     ],
 };
 
@@ -194,12 +211,12 @@ pub(crate) static ENDPOINT: Object = Object {
             "A name or an IP address. In the first label only: `*.x` one label, `**.x` one or more, `a-*.x`; no bare \
              `*`, no `*.com`. Absent: any name whose every address lies in `allowed_ips` (L4 only).",
         ),
-        field("port", Kind::Integer(1, 65535), "The TCP port. This or `ports` is needed."),
-        field("ports", Kind::List(&Kind::Integer(1, 65535)), "Several TCP ports."),
+        field("port", Kind::Port, "The TCP port. This or `ports` is needed."),
+        field("ports", Kind::List(&Kind::Port), "Several TCP ports."),
         field(
             "path",
             Kind::Text,
-            "Which paths this endpoint serves, as a pattern; for several endpoints on one host and port. Default: all.",
+            "Which paths this endpoint serves, as a pattern; for several endpoints on one host and port. Default, and `\"\"`: all.",
         ),
         field(
             "protocol",
@@ -388,10 +405,10 @@ pub(crate) static GRAPHQL_RULE: Object = Object {
             "What the operation does. On a `websocket` endpoint: an operation that a message of the client's asks for (`subscribe` of \
              graphql-transport-ws, `start` of graphql-ws); the handshake has a rule of its own, with `method: GET`.",
         ),
-        field("operation_name", Kind::Text, "A pattern for its name. Absent: any name, or none."),
+        field("operation_name", Kind::Loose, "A pattern for its name. Absent: any name, or none."),
         field(
             "fields",
-            Kind::List(&Kind::Text),
+            Kind::List(&Kind::Loose),
             "Patterns for the real names of its root fields. To allow, every root field must match one; to deny, one is enough.",
         ),
     ],
@@ -403,7 +420,7 @@ pub(crate) static RPC_RULE: Object = Object {
     fields: &[
         field(
             "method",
-            Kind::Text,
+            Kind::Loose,
             "A pattern for the method of the call, `*` for any. Needed, but for `mcp.allow_all_known_mcp_methods`.",
         ),
         field(
@@ -424,25 +441,24 @@ pub(crate) static RPC_RULE: Object = Object {
     ],
 };
 
-const VALUE: Kind =
-    Kind::Either(&[Kind::Text, Kind::Bool, Kind::Integer(0, u32::MAX), Kind::Object(&VALUE_MATCHER)]);
+const VALUE: Kind = Kind::Either(&[Kind::Text, Kind::Bool, Kind::Number, Kind::Object(&VALUE_MATCHER)]);
 
 /// A JSON matcher with alternatives.
 pub(crate) static VALUE_MATCHER: Object = Object {
     name: "value matcher",
     fields: &[required(
         "any",
-        Kind::List(&Kind::Either(&[Kind::Text, Kind::Bool, Kind::Integer(0, u32::MAX)])),
+        Kind::List(&Kind::Either(&[Kind::Text, Kind::Bool, Kind::Number])),
         "Patterns for texts, numbers and booleans, one of which must stand there.",
     )],
 };
 
-const QUERY: Kind = Kind::Either(&[Kind::Text, Kind::Object(&MATCHER)]);
+const QUERY: Kind = Kind::Either(&[Kind::Loose, Kind::Object(&MATCHER)]);
 
 /// A query matcher with alternatives.
 pub(crate) static MATCHER: Object = Object {
     name: "query matcher",
-    fields: &[required("any", Kind::List(&Kind::Text), "Patterns, one of which the value must match.")],
+    fields: &[required("any", Kind::List(&Kind::Loose), "Patterns, one of which the value must match.")],
 };
 
 /// One of `binaries`.
@@ -454,7 +470,7 @@ pub(crate) static BINARY: Object = Object {
             Kind::Text,
             "The program's path inside the sandbox after symbolic links, exact or as a pattern.",
         ),
-        field("sha256", Kind::Text, "The SHA-256 that the file must have, in 64 hex digits."),
+        field("sha256", Kind::Loose, "The SHA-256 that the file must have, in 64 hex digits."),
         field(
             "ancestors",
             Kind::Bool,

@@ -22,6 +22,11 @@ mod sections;
 /// Most errors and warnings that are kept of one text; a file with more is broken as a whole.
 const MAX_DIAGNOSTICS: usize = 1000;
 
+/// What helps who gives one for the other.
+const IS_A_PRESET: &str = "this is a preset, which is added to a policy: use `--preset FILE`, or `presets: [FILE]` in a cofferdam.yaml";
+const IS_A_POLICY: &str =
+    "write `preset: { name: …, description: … }`; a whole policy is given with `--policy FILE`";
+
 /// A policy that was read, and what is risky in it.
 #[derive(Debug, Clone)]
 pub struct Parsed {
@@ -209,14 +214,21 @@ impl<'a> Reader<'a> {
         for field in object.fields.iter().filter(|f| f.required) {
             if found.get(field.name).is_none() {
                 let message = format!("`{}` is missing in this {}", field.name, object.name);
-                self.say(Diagnostic::error(node.span.clone(), message));
+                let item = self.say(Diagnostic::error(node.span.clone(), message));
+                if std::ptr::eq(object, &fields::PRESET_FILE) && field.name == "preset" {
+                    item.help = Some(IS_A_POLICY.into());
+                }
             }
         }
     }
 
     fn unknown(&mut self, key: &Node, name: &str, object: &'static Object) {
-        let known: Vec<&'static str> = object.fields.iter().map(|f| f.name).collect();
-        let help = if name == "<<" {
+        // What is refused for good, or isn't here yet, is nothing to write.
+        let known: Vec<&'static str> =
+            object.fields.iter().filter(|f| f.support == Support::Now).map(|f| f.name).collect();
+        let help = if name == "preset" && std::ptr::eq(object, &fields::POLICY) {
+            String::from(IS_A_PRESET)
+        } else if name == "<<" {
             String::from("merge keys aren't supported; an alias (`binaries: *shared`) is")
         } else if let Some(near) = fields::nearest(name, &known) {
             format!("did you mean `{near}`?")

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::fields::{Kind, OBJECTS, Object, Support};
+use crate::fields::{Kind, OBJECTS, Object, PORTS, Support};
 
 /// The tables of every object of the schema.
 #[must_use]
@@ -42,7 +42,9 @@ fn table(out: &mut String, object: &Object) {
 
 fn kind(kind: &Kind) -> String {
     match kind {
-        Kind::Text => "text".into(),
+        Kind::Text | Kind::Loose => "text".into(),
+        Kind::Number => "number".into(),
+        Kind::Port => format!("number, {} to {}", PORTS.start(), PORTS.end()),
         Kind::OneOf(words) => words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", "),
         Kind::Bool => "boolean".into(),
         Kind::Integer(low, high) if low == high => format!("`{low}`"),

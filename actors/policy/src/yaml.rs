@@ -108,7 +108,25 @@ fn error(error: &serde_yaml::Error, text: &str) -> YamlError {
     if message.contains("Documents {") {
         return YamlError { message: "a policy is one document: this begins another".into(), span };
     }
-    YamlError { message: format!("this is not valid YAML: {message}"), span }
+    let bound = match message.as_str() {
+        "recursion limit exceeded" => Some("Depth"),
+        other => other.strip_prefix("budget breached: "),
+    };
+    let message = match bound {
+        Some(bound) => format!("no policy needs so much: {}", above(bound)),
+        None => format!("this is not valid YAML: {message}"),
+    };
+    YamlError { message, span }
+}
+
+/// Which bound was met, by the library's name for it.
+fn above(bound: &str) -> String {
+    match bound.split(' ').next().unwrap_or_default() {
+        "Depth" => format!("it is nested deeper than {MAX_DEPTH} levels"),
+        "Aliases" => format!("it has more than {MAX_ALIASES} aliases"),
+        "Nodes" | "Events" => format!("it has more than {MAX_NODES} values"),
+        _ => "it is larger than a policy may be".to_owned(),
+    }
 }
 
 /// The byte at which a line and column (both from 1, in characters) stand. Scanner errors know no byte offset.
@@ -254,7 +272,10 @@ mod tests {
     #[test]
     fn bombs_and_depth_are_refused() {
         let deep = "[".repeat(5000);
-        assert!(parse(&deep).is_err());
+        for too_deep in [&deep, &format!("{}{}", "[".repeat(30), "]".repeat(30))] {
+            let told = parse(too_deep).unwrap_err().message;
+            assert!(told.contains("nested deeper than 24 levels") && !told.contains('{'), "{told}");
+        }
         let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
         for i in 1..10 {
             let refs = vec![format!("*a{}", i - 1); 10].join(",");

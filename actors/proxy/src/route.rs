@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::answer::Refusal;
-use crate::guard::{Connected, HOST_NAME, JudgedAddr, Lookup, MAX_ATTEMPTS, Reached};
+use crate::guard::{Connected, HOST_NAME, JudgedAddr, Lookup, MAX_ATTEMPTS, NEVER_OPENED, Reached};
 use crate::limits::{DIAL_DEADLINE, MAX_PROXY_HEAD_BYTES};
 use crate::trusted;
 
@@ -317,7 +317,10 @@ pub(crate) fn judge_unresolved(name: &DomainName, rule: &AddressRule) -> Result<
     let text = name.as_str();
     let below = |suffix: &&str| text.strip_suffix(*suffix).is_some_and(|front| front.ends_with('.'));
     if METADATA.contains(&text) || METADATA.iter().any(below) {
-        return denied(format!("`{name}` is a metadata service, which no rule can allow"), None);
+        return denied(
+            format!("`{name}` is a metadata service, which no rule can allow"),
+            Some(NEVER_OPENED),
+        );
     }
     if !rule.allowed_ips.is_empty() {
         return denied(

@@ -106,7 +106,7 @@ pub enum Command {
     )]
     Provider(ProviderCommand),
     /// Copy standard input (or a file) to standard output, secrets replaced
-    #[command(after_help = "Example:\n  echo 'key: ghp_…' | cofferdam redact")]
+    #[command(after_help = "Example:\n  echo 'key: AKIAIOSFODNN7EXAMPLE' | cofferdam redact")]
     Redact(RedactArgs),
     /// Verify and show the audit log
     #[command(
@@ -196,14 +196,14 @@ pub struct StopArgs {
 pub struct ActorArgs {
     /// The sandbox
     pub name: String,
-    /// The actor, as `cofferdam tree` names it (an agent: agents/NAME)
+    /// The actor, as `cofferdam tree` names it (an agent also: agents/NAME)
     pub actor: String,
 }
 
 /// `redact`.
 #[derive(Debug, Args)]
 pub struct RedactArgs {
-    /// Read this file instead of standard input
+    /// Read this file instead of standard input (`-`)
     pub file: Option<PathBuf>,
 }
 

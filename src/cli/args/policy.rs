@@ -12,7 +12,7 @@ pub enum PolicyCommand {
     /// Read policy files and print every error and warning at its line and column
     #[command(after_help = "Example:\n  cofferdam policy check policy.yaml")]
     Check {
-        /// Policy or preset files
+        /// Policy or preset files; `-` is standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Print JSON
@@ -57,7 +57,11 @@ pub enum PolicyCommand {
     },
     /// Print the JSON schema of policy files
     #[command(after_help = "Example:\n  cofferdam policy schema > policy.schema.json")]
-    Schema,
+    Schema {
+        /// Taken like the others': it is JSON in any case
+        #[arg(long)]
+        json: bool,
+    },
     /// List the built-in profiles and presets, or print one
     #[command(after_help = "Example:\n  cofferdam policy presets\n  cofferdam policy presets github")]
     Presets {
@@ -78,8 +82,8 @@ pub struct ExplainArgs {
     /// Policy file
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Add a built-in preset (repeatable)
-    #[arg(long, value_name = "NAME")]
+    /// Add a preset, a built-in one or a file of your own (repeatable)
+    #[arg(long, value_name = "NAME|FILE")]
     pub preset: Vec<String>,
     /// The program that asks
     #[arg(long, value_name = "PATH")]

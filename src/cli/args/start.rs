@@ -17,8 +17,8 @@ pub struct RunArgs {
     /// Policy file, instead of a profile; watched, and reloaded when it changes
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Add a built-in preset's network entries (repeatable)
-    #[arg(long, value_name = "NAME")]
+    /// Add a preset's network entries, a built-in one's or those of a file of your own (repeatable)
+    #[arg(long, value_name = "NAME|FILE")]
     pub preset: Vec<String>,
     /// Take from a cofferdam.yaml all but its agents and metrics: what is typed goes before it
     #[arg(long, value_name = "FILE")]

@@ -19,7 +19,7 @@ use crate::cli::wait_for;
 use crate::console::{Paint, one_line, print, print_json, table, warn};
 use crate::failure::{Failure, Outcome};
 
-/// What came of one provider.
+/// What came of one provider; every row has every key, with null where it says nothing.
 #[derive(Serialize)]
 struct Row {
     provider: SmolStr,
@@ -27,16 +27,11 @@ struct Row {
     base_url: String,
     ok: bool,
     /// How many it lists, where it was asked.
-    #[serde(skip_serializing_if = "Option::is_none")]
     models: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_ms: Option<u128>,
     /// What kind of fault it is: a word for programs.
-    #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     mend: Option<String>,
 }
 

@@ -4,6 +4,7 @@
 //! request is none.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use super::{Question, Verdict};
 use crate::{Compiled, Host, WEBSOCKET_TEXT};
@@ -11,9 +12,13 @@ use crate::{Compiled, Host, WEBSOCKET_TEXT};
 /// What makes a pattern of a text.
 const PATTERN: [char; 6] = ['*', '?', '[', ']', '{', '}'];
 
-/// The least entry that allows this, as YAML; none where no entry could by itself (addresses, which the guard judges too).
+/// The least entry that allows this, as YAML; none where no entry could. Of an address the guard has a say as well, whom whoever asks
+/// has to ask too.
 pub(super) fn entry(question: &Question) -> Option<String> {
-    let Host::Name(name) = &question.destination.host else { return None };
+    let name = match &question.destination.host {
+        Host::Addr(addr) if is_never_reached(*addr) => return None,
+        host => host.bare(),
+    };
     let path = question.request.as_ref().map_or("", |asked| &asked.path);
     if [path, &question.caller.executable.path].iter().any(|text| text.contains(PATTERN)) {
         return None;
@@ -35,6 +40,15 @@ pub(super) fn entry(question: &Question) -> Option<String> {
     }
     writeln!(text, "  binaries:\n    - path: {}", quoted(&question.caller.executable.path)?).ok()?;
     allows(&text, question).then_some(text)
+}
+
+/// This machine's and its links' addresses, and those of many machines.
+fn is_never_reached(addr: IpAddr) -> bool {
+    let of_the_link = match addr {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    of_the_link || addr.is_loopback() || addr.is_unspecified() || addr.is_multicast()
 }
 
 fn allows(entry: &str, question: &Question) -> bool {
@@ -60,16 +74,21 @@ mod tests {
             (Some("DELETE"), "http://api.example.com:8080"),
             (Some("GET"), "wss://api.example.com/socket"),
             (None, "db.example.com:5432"),
+            (Some("GET"), "http://10.0.0.5/"),
+            (None, "[fd00::5]:5432"),
         ] {
             let entry = mend(method, url).expect(url);
             let asked =
                 |binary, method, url: &str| allows(&entry, &Question::parse(binary, method, url).unwrap());
             assert!(asked("/usr/bin/my app", method, url), "{entry}");
             assert!(!asked("/usr/bin/other", method, url), "{entry}");
-            assert!(!asked("/usr/bin/my app", method, &url.replace("example.com", "example.org")), "{entry}");
+            let elsewhere =
+                url.replace("example.com", "example.org").replace("0.5", "0.6").replace(":5]", ":6]");
+            assert!(!asked("/usr/bin/my app", method, &elsewhere), "{entry}");
             if method.is_some() {
+                let other = format!("{}/other", url.split('?').next().unwrap());
                 assert!(!asked("/usr/bin/my app", Some("PATCH"), url), "{entry}");
-                assert!(!asked("/usr/bin/my app", method, "https://api.example.com/other"), "{entry}");
+                assert!(!asked("/usr/bin/my app", method, &other), "{entry}");
             }
         }
     }

@@ -203,3 +203,16 @@ fn the_gateways_name_is_not_the_policys_to_judge() {
     assert_eq!((told.verdict, told.mend.clone()), (Verdict::Allow, None));
     assert!(told.to_string().contains("note:    the gateway answers"), "{told}");
 }
+
+#[test]
+fn what_a_name_resolves_to_is_a_condition_that_is_told() {
+    let text = "version: 1\nnetwork_policies: { a: { endpoints: [ { port: 22, allowed_ips: [10.0.0.0/8] } ], binaries: [ { path: /x } ] } }\n";
+    let compiled = Compiled::new(&crate::parse("p.yaml", text).unwrap().policy).unwrap();
+    let told = |place: &str| compiled.explain(&Question::parse("/x", None, place).unwrap()).to_string();
+    let name = told("db.example.com:22");
+    assert!(
+        name.contains("ALLOWED") && name.contains("if every address of the name lies in 10.0.0.0/8"),
+        "{name}"
+    );
+    assert!(!told("10.0.0.5:22").contains("note:"));
+}

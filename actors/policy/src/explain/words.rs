@@ -5,15 +5,20 @@ use std::fmt;
 use super::{Asked, Explanation, Verdict};
 use crate::{Destination, Treatment, WEBSOCKET_TEXT};
 
-/// A request that has no canonical form, as it was asked for: what may not stand in a terminal is escaped.
+/// A request that has no canonical form, as it was asked for.
 pub(super) fn as_asked(asked: &Asked, to: &Destination) -> String {
     let query = asked.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     let method = if asked.message.is_some() { WEBSOCKET_TEXT } else { &asked.method };
+    printable(&format!("{method} {to}{}{query}", asked.path))
+}
+
+/// A text, with what may not stand in a terminal escaped.
+pub(super) fn printable(text: &str) -> String {
     let shown = |c: char| match c {
         ' '..='~' => c.to_string(),
         other => other.escape_default().to_string(),
     };
-    format!("{method} {to}{}{query}", asked.path).chars().map(shown).collect()
+    text.chars().map(shown).collect()
 }
 
 impl fmt::Display for Explanation {
@@ -50,7 +55,7 @@ impl fmt::Display for Explanation {
         if let Some(why) = &self.bad_request {
             writeln!(f, "  why:     {why} (bad_request)")?;
         }
-        if let Some(note) = self.note {
+        if let Some(note) = &self.note {
             writeln!(f, "  note:    {note}")?;
         }
         if let Some(nearest) = &self.nearest {

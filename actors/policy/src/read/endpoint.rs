@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::body_rules::Speaks;
 use super::{Fields, Reader};
-use crate::fields::{self, Kind};
+use crate::fields::{self, PORTS};
 use crate::model::{Access, Endpoint, HostPattern, PathPattern, Rewrites, is_inference_local};
 use crate::yaml::{Node, Value};
 use crate::{Host, Protocol};
@@ -39,7 +39,7 @@ impl Reader<'_> {
         let fields = self.object(node, &fields::ENDPOINT)?;
         let host = fields.get("host").map(|n| self.host(n));
         let ports = self.ports(&fields);
-        let path = fields.get("path").map(|n| self.endpoint_path(n));
+        let path = path_of(&fields).map(|n| self.endpoint_path(n));
         let protocol = self.protocol(fields.get("protocol"));
         let tls_skip = self.tls(fields.get("tls"));
         let audit = self.word(fields.get("enforcement"), &fields::ENDPOINT, "enforcement") == Some("audit");
@@ -162,21 +162,20 @@ impl Reader<'_> {
     }
 
     fn port(&mut self, node: &Node) -> Option<u16> {
-        let Some(Kind::Integer(low, high)) = fields::ENDPOINT.field("port").map(|f| f.kind) else {
-            return None;
-        };
         let number = match &node.value {
             Value::Integer(number) => *number,
             // Quoted ports are common enough to be understood.
-            Value::Text(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok()?,
+            Value::Text(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                text.parse().unwrap_or(i128::MAX)
+            }
             _ => {
                 self.mistyped(node, "a port number");
                 return None;
             }
         };
-        let port = u16::try_from(number).ok().filter(|port| (low..=high).contains(&u32::from(*port)));
+        let port = u16::try_from(number).ok().filter(|port| PORTS.contains(&u32::from(*port)));
         if port.is_none() {
-            self.error(node, format!("a port is a number from {low} to {high}"));
+            self.error(node, format!("a port is a number from {} to {}", PORTS.start(), PORTS.end()));
         }
         port
     }
@@ -350,13 +349,18 @@ impl Reader<'_> {
     }
 
     fn check_relayed(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
+        // Without a host there is no `protocol` to add.
+        let add_protocol = match &endpoint.host {
+            Some(_) => "add `protocol: rest`",
+            None => "name the `host`: nothing is inspected without one",
+        };
         if let Some(deny) = fields.get("deny_rules") {
             self.error(deny, "`deny_rules` need `protocol`: without it nothing is read").help =
-                Some("add `protocol: rest`".into());
+                Some(add_protocol.into());
         }
-        if let Some(path) = fields.get("path") {
+        if let Some(path) = path_of(fields) {
             self.error(path, "`path` needs `protocol`: without it no path is seen").help =
-                Some("add `protocol: rest`".into());
+                Some(add_protocol.into());
         }
         let tcp = fields.get("protocol").is_some();
         for name in ["rules", "access"] {
@@ -370,7 +374,7 @@ impl Reader<'_> {
                     node,
                     format!("`{name}` without `protocol` judges nothing: bytes are relayed"),
                 )
-                .help = Some("add `protocol: rest`".into());
+                .help = Some(add_protocol.into());
             }
         }
         if endpoint.audit {
@@ -385,9 +389,17 @@ impl Reader<'_> {
                 node,
                 "this looks like an HTTP API, but has no `protocol`: nothing of it is inspected",
             )
-            .help = Some("add `protocol: rest` and `access: read-only` or rules".into());
+            .help = Some(match endpoint.host {
+                Some(_) => format!("{add_protocol} and `access: read-only` or rules"),
+                None => add_protocol.into(),
+            });
         }
     }
+}
+
+/// The paths that an endpoint serves, if it is not for all: OpenShell writes those out as the empty text.
+fn path_of<'n>(fields: &Fields<'n>) -> Option<&'n Node> {
+    fields.get("path").filter(|node| !matches!(&node.value, Value::Text(text) if text.is_empty()))
 }
 
 /// Where wildcards may stand.

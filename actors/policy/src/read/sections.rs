@@ -112,7 +112,17 @@ impl Reader<'_> {
         if text == "sandbox" || text == "1000" {
             return Some(text);
         }
-        let message = if text == "root" || text == "0" {
+        let number = text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        if number.is_some_and(|number| number != 0) {
+            // A number of some image's: whoever wrote it wanted no root, and gets none.
+            self.warning(
+                node,
+                format!("inside the sandbox there is no {what} {text}: the agent is `sandbox` (1000)"),
+            )
+            .help = Some("write `sandbox`".into());
+            return Some(text);
+        }
+        let message = if text == "root" || number == Some(0) {
             format!("the agent never runs as {text}")
         } else {
             format!("inside the sandbox there is no {what} `{text}`")

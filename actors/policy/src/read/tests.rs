@@ -442,3 +442,40 @@ fn an_address_that_no_policy_opens_is_warned_of() {
         assert!(warned, "{host}: {:?}", read.warnings.items());
     }
 }
+
+#[test]
+fn a_numeric_user_is_the_one_there_is_but_root_is_refused() {
+    let read = |id: &str| crate::parse("p", &format!("version: 1\nprocess: {{ run_as_user: {id} }}\n"));
+    for id in ["\"1500\"", "1500"] {
+        let warnings = read(id).unwrap().warnings.to_string();
+        assert!(warnings.contains("no user 1500: the agent is `sandbox` (1000)"), "{warnings}");
+    }
+    assert!(read("1000").unwrap().warnings.is_empty());
+    for id in ["0", "\"00\"", "root"] {
+        assert!(read(id).unwrap_err().to_string().contains("the agent never runs as"), "{id}");
+    }
+    assert!(read("nobody").is_err());
+}
+
+#[test]
+fn an_endpoint_without_host_is_not_told_to_add_a_protocol() {
+    let text = "version: 1\nnetwork_policies: { a: { endpoints: [ { port: 443, allowed_ips: [10.0.0.0/8], path: \"\" } ], binaries: [ { path: /usr/bin/curl } ] } }\n";
+    let warnings = crate::parse("p", text).unwrap().warnings.to_string();
+    assert!(warnings.contains("name the `host`") && !warnings.contains("protocol: rest"), "{warnings}");
+}
+
+#[test]
+fn what_is_given_for_something_else_is_told_so() {
+    let preset = "preset: { name: a, description: b }\nnetwork_policies: {}\n";
+    assert!(crate::parse("p", preset).unwrap_err().to_string().contains("use `--preset FILE`"));
+    let policy = "version: 1\nnetwork_policies: {}\n";
+    assert!(crate::parse_preset("p", policy).unwrap_err().to_string().contains("`--policy FILE`"));
+    let unknown = crate::parse("p", "version: 1\nzzz: 1\n").unwrap_err().to_string();
+    assert!(
+        unknown.contains("a policy has: version, ") && !unknown.contains("network_middlewares"),
+        "{unknown}"
+    );
+    let port =
+        "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: \"\" } ] } }\n";
+    assert!(crate::parse("p", port).unwrap_err().to_string().contains("a port number is needed here"));
+}

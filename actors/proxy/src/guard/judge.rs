@@ -71,12 +71,16 @@ pub enum Refusal {
     },
 }
 
+/// What helps who asks for what nobody can allow.
+pub(crate) const NEVER_OPENED: &str = "no policy and no operator opens this; a service of the host is reached as \
+                                       `host.cofferdam.internal`, where the policy allows that";
+
 impl Refusal {
     /// What the operator can change, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Never { .. } => None,
+            Self::Never { .. } => Some(NEVER_OPENED),
             Self::Local { .. } => Some(
                 "list the address in the entry's `allowed_ips`, or name the host exactly, without wildcard",
             ),
@@ -190,7 +194,9 @@ mod tests {
             "64:ff9b::127.0.0.1",
             "2002:7f00:1::",
         ] {
-            assert!(matches!(try_judge(text, &all), Err(Refusal::Never { .. })), "{text}");
+            let never = try_judge(text, &all).unwrap_err();
+            assert!(matches!(never, Refusal::Never { .. }), "{text}");
+            assert!(never.hint().is_some_and(|hint| hint.contains("no operator")), "{text}");
         }
     }
 

@@ -18,6 +18,7 @@ mod unnamed;
 
 pub use addresses::{OWN_ADDRESSES_MAX_AGE, OwnAddresses};
 pub use dial::{Connected, DialError, MAX_ATTEMPTS, Reached, STAGGER, dial};
+pub(crate) use judge::NEVER_OPENED;
 pub use judge::{JudgedAddr, Refusal, judge};
 pub use ranges::{Class, Reason, classify};
 pub(crate) use resolve::permitted_name;

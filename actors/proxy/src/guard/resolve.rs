@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use policy::{AddressRule, Denial, DomainName, Host, Layer, Party};
 
 use super::addresses::OwnAddresses;
-use super::judge::{JudgedAddr, Refusal, judge};
+use super::judge::{JudgedAddr, NEVER_OPENED, Refusal, judge};
 use super::unnamed::Unnamed;
 
 /// The one name that leads to the host's loopback.
@@ -175,9 +175,13 @@ fn host_loopback(port: u16, rule: &AddressRule) -> Result<Vec<JudgedAddr>, Resol
 /// [`ResolveError::Denied`].
 pub(crate) fn permitted_name(name: &DomainName) -> Result<(), ResolveError> {
     match never_looked_up(name) {
-        Some(why) => Err(denied(format!("`{name}` {why}"), None)),
+        Some(why) => Err(denied(format!("`{name}` {why}"), hint_of(name))),
         None => Ok(()),
     }
+}
+
+fn hint_of(never_looked_up: &DomainName) -> Option<String> {
+    (never_looked_up.as_str() != INFERENCE_NAME).then(|| NEVER_OPENED.to_owned())
 }
 
 /// Names that no resolver is asked for.
