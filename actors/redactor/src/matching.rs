@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::known::Known;
-use crate::spelling::{Reading, begins_escape, blanks, is_special, readings};
+use crate::spelling::{Reading, begins_escape, blanks, is_run, is_special, may_go_on, readings};
 
 /// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like itself has more than one.
 const TRIES: usize = 16;
@@ -89,14 +89,20 @@ impl<'s> Matching<'s> {
             return Begun::default();
         }
         let forms = self.known.forms();
-        self.go_on(vec![Way { at: from, from: forms.start, to: forms.end, depth: 0, broken: false }])
+        self.ways.clear();
+        self.ways.push(Way { at: from, from: forms.start, to: forms.end, depth: 0, broken: false });
+        self.search()
     }
 
     /// What comes of ways that an earlier end of the text has cut off.
     pub(crate) fn go_on(&mut self, ways: Vec<Way>) -> Begun {
-        let mut begun = Begun::default();
         self.parked.clear();
         self.ways = ways;
+        self.search()
+    }
+
+    fn search(&mut self) -> Begun {
+        let mut begun = Begun::default();
         let mut left = self.known.longest().saturating_mul(TRIES);
         let (mut ends, mut is_one_way) = (Vec::new(), true);
         while let Some(way) = self.ways.pop() {
@@ -144,7 +150,12 @@ impl<'s> Matching<'s> {
     pub(crate) fn may_begin_at(&self, from: usize) -> bool {
         count(1);
         let Some(first) = self.text.get(from).copied() else { return false };
-        begins_escape(first) || self.may_begin(first, self.text.get(from + 1))
+        let second = self.text.get(from + 1);
+        if begins_escape(first) && second.is_none_or(|second| may_go_on(first, *second)) {
+            // What such a run reads as begins no secret that its byte doesn't begin.
+            return self.known.begins_with(first) || !is_run(self.text.get(from..).unwrap_or_default());
+        }
+        self.may_begin(first, second)
     }
 
     fn may_begin(&self, first: u8, second: Option<&u8>) -> bool {
@@ -219,7 +230,9 @@ pub(crate) fn count(steps: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::secret::Secret;
@@ -239,5 +252,59 @@ mod tests {
         let known = Known::new(&[(Arc::from("k"), Secret::from("key======end"))]).unwrap();
         let text = format!("key{}", "=\n".repeat(4000));
         assert!(Matching::new(&known, text.as_bytes()).at(0).whole.is_some(), "nobody knows");
+    }
+
+    /// Made once: building the search takes far longer than a case.
+    static KNOWN: LazyLock<Vec<(&str, Known)>> = LazyLock::new(|| {
+        let keys = [
+            "ghp_0123456789abcdefgh",
+            "%%%%%%%%%%%%41key",
+            r"\\\\\\\\key",
+            "&&&&&&&&&&&&&amp;key",
+            r"&amp;%25key\n",
+            "%zkey%zkey",
+        ];
+        keys.map(|key| (key, Known::new(&[(Arc::from("k"), Secret::from(key))]).unwrap())).into()
+    });
+
+    /// What begins at a place, found out wherever an escape may.
+    fn obvious(matching: &mut Matching<'_>, at: usize) -> Begun {
+        let front = matching.text.get(at..).unwrap_or_default();
+        if !begins_escape(front[0]) && !matching.may_begin(front[0], front.get(1)) {
+            matching.parked.clear();
+            return Begun::default();
+        }
+        let forms = matching.known.forms();
+        matching.go_on(vec![Way { at, from: forms.start, to: forms.end, depth: 0, broken: false }])
+    }
+
+    fn texts() -> impl Strategy<Value = String> {
+        let run = ("[%\\\\&\n]", 1..20_usize).prop_map(|(byte, times)| byte.repeat(times));
+        let piece = prop_oneof![
+            run,
+            "[%\\\\&#;=ux0-9a-fgk\n ]{1,4}".prop_map(|text| text),
+            prop::sample::select(vec![
+                "%25", "%5c", "&amp;", "&#37;", "\\u0025", "%67", "\\x6b", "key", "ghp_0123"
+            ])
+            .prop_map(str::to_owned),
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        /// Whatever the secret begins with.
+        #[test]
+        fn a_place_that_is_passed_over_begins_nothing(text in texts(), key in 0..KNOWN.len()) {
+            let (key, known) = &KNOWN[key];
+            // As an answer ends, and as it goes on.
+            for text in [text.clone(), format!("{text}{key}")] {
+                let (mut ours, mut wanted) = (Matching::new(known, text.as_bytes()), Matching::new(known, text.as_bytes()));
+                for at in 0..text.len() {
+                    prop_assert_eq!(ours.at(at), obvious(&mut wanted, at), "{} of {:?}", at, text);
+                    prop_assert_eq!(ours.take_parked(), wanted.take_parked(), "{} of {:?}", at, text);
+                }
+            }
+        }
     }
 }
