@@ -280,6 +280,7 @@ async fn unread(
 ) -> bool {
     let mut answers = Answers::new(guard);
     let mut buffer = vec![0; READ_BYTES];
+    let mut searched = 0;
     loop {
         let read = tokio::select! {
             biased;
@@ -297,6 +298,12 @@ async fn unread(
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if last.is_some() {
             return true;
+        }
+        searched += if guard.is_some() { read } else { 0 };
+        if searched >= READ_BYTES {
+            // A search is work, and a server that never pauses would have a thread to itself.
+            searched = 0;
+            tokio::task::yield_now().await;
         }
     }
 }
