@@ -73,13 +73,22 @@ pub(crate) struct Matching<'s> {
     ways: Vec<Way>,
     /// Those that the text's end has cut off.
     parked: Vec<Way>,
+    /// The lines' ends that this search has walked in a row.
+    ends: Vec<Way>,
     /// What came of ways behind many lines' ends: whatever begins before them comes to the same, and walks them no more.
     known_ends: HashMap<Way, Begun>,
 }
 
 impl<'s> Matching<'s> {
     pub(crate) fn new(known: &'s Known, text: &'s [u8]) -> Self {
-        Self { known, text, ways: Vec::new(), parked: Vec::new(), known_ends: HashMap::new() }
+        Self {
+            known,
+            text,
+            ways: Vec::new(),
+            parked: Vec::new(),
+            ends: Vec::new(),
+            known_ends: HashMap::new(),
+        }
     }
 
     /// What begins at `from`.
@@ -104,7 +113,8 @@ impl<'s> Matching<'s> {
     fn search(&mut self) -> Begun {
         let mut begun = Begun::default();
         let mut left = self.known.longest().saturating_mul(TRIES);
-        let (mut ends, mut is_one_way) = (Vec::new(), true);
+        let mut is_one_way = true;
+        self.ends.clear();
         while let Some(way) = self.ways.pop() {
             if way.broken {
                 if let Some(end) = self.known_ends.get(&way) {
@@ -112,7 +122,7 @@ impl<'s> Matching<'s> {
                     begun = begun.or(*end);
                     continue;
                 }
-                ends.push(way.clone());
+                self.end(&way);
             }
             // Lines' ends alone are no riddle, however many.
             let Some(fewer) = left.checked_sub(usize::from(!way.broken || !self.ways.is_empty())) else {
@@ -127,10 +137,19 @@ impl<'s> Matching<'s> {
             is_one_way &= self.ways.len() + self.parked.len() <= 1;
         }
         // Of more ways than one nobody knows which came to what.
-        if is_one_way && ends.len() >= MANY_ENDS {
-            self.known_ends.extend(ends.into_iter().map(|end| (end, begun)));
+        if is_one_way && self.ends.len() >= MANY_ENDS {
+            self.known_ends.extend(self.ends.drain(..).map(|end| (end, begun)));
         }
         begun
+    }
+
+    /// Notes a line's end that is walked. Those with a byte of the secret between them are no row: they cost no more than the byte does.
+    fn end(&mut self, way: &Way) {
+        let goes_on = self.ends.last().is_none_or(|last| last.depth == way.depth);
+        if !goes_on && self.ends.len() < MANY_ENDS {
+            self.ends.clear();
+        }
+        self.ends.push(way.clone());
     }
 
     /// Forgets what came of ways: those that were parked are gone.
