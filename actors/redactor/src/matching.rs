@@ -169,12 +169,22 @@ impl<'s> Matching<'s> {
     pub(crate) fn may_begin_at(&self, from: usize) -> bool {
         count(1);
         let Some(first) = self.text.get(from).copied() else { return false };
-        let second = self.text.get(from + 1);
-        if begins_escape(first) && second.is_none_or(|second| may_go_on(first, *second)) {
-            // What such a run reads as begins no secret that its byte doesn't begin.
-            return self.known.begins_with(first) || !is_run(self.text.get(from..).unwrap_or_default());
+        if begins_escape(first) {
+            return self.escape_may_begin_at(from, first);
         }
-        self.may_begin(first, second)
+        self.may_begin(first, self.text.get(from + 1))
+    }
+
+    /// The same where the first of them may begin an escape. Apart, since ordinary text is looked through byte by byte and has few of them.
+    #[cold]
+    #[inline(never)]
+    fn escape_may_begin_at(&self, from: usize, first: u8) -> bool {
+        let second = self.text.get(from + 1);
+        if second.is_some_and(|second| !may_go_on(first, *second)) {
+            return self.may_begin(first, second);
+        }
+        // What a run reads as begins no secret that its byte doesn't begin.
+        self.known.begins_with(first) || !is_run(self.text.get(from..).unwrap_or_default())
     }
 
     fn may_begin(&self, first: u8, second: Option<&u8>) -> bool {

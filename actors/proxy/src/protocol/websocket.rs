@@ -114,7 +114,7 @@ impl Talk<'_> {
             false => None,
         };
         let asks = generation.compiled.asks_of_messages(to, caller, path);
-        let said = message.map(|text| SaidText::read(text, asks));
+        let said = message.map(|text| super::beside(text.len(), || SaidText::read(text, asks)));
         let content = said.as_ref().map_or(Content::Binary, SaidText::content);
         let facts = RequestFacts {
             method: WEBSOCKET_TEXT,
