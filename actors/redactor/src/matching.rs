@@ -110,6 +110,7 @@ impl<'s> Matching<'s> {
         self.search()
     }
 
+    #[inline(never)]
     fn search(&mut self) -> Begun {
         let mut begun = Begun::default();
         let mut left = self.known.longest().saturating_mul(TRIES);

@@ -138,7 +138,8 @@ pub(crate) fn readings(text: &[u8], mut take: impl FnMut(Reading)) {
     }
 }
 
-/// The readings of a front within which others were undone first.
+/// The readings of a front within which others were undone first. Few fronts come here.
+#[inline(never)]
 fn nested(text: &[u8], mut take: impl FnMut(Reading)) {
     let window = text.get(..SPELLED_MAX).unwrap_or(text);
     let mut once = Undone::new(window, SPELLED_MAX);
