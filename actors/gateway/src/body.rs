@@ -12,7 +12,8 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt as _;
-use policy::{Share, Shares, Spent};
+use policy::desk::{Broken, Desk};
+use policy::{Party, Share, Shares, Spent};
 
 use crate::{
     budgets::Estimate,
@@ -56,6 +57,9 @@ pub enum BadBody {
     /// The agent's connection broke.
     #[error("the body ended early")]
     Broken,
+    /// Its reader panicked.
+    #[error("the body could not be read")]
+    Unread,
     /// Not a JSON object.
     #[error("the body is not a JSON object in UTF-8 ({0})")]
     NotJson(String),
@@ -65,6 +69,12 @@ pub enum BadBody {
     /// Not what its endpoint takes.
     #[error(transparent)]
     Lacks(#[from] Lack),
+}
+
+impl From<Broken> for BadBody {
+    fn from(_: Broken) -> Self {
+        Self::Unread
+    }
 }
 
 /// A body with the place of its model name.
@@ -112,11 +122,11 @@ impl AsRef<[u8]> for Paid {
 }
 
 impl Asked {
-    /// Reads and checks a body, which takes of its party's `share` what it needs.
+    /// Reads and checks a body, which takes of its party's `share` what it needs, at the `desk` if it is long.
     ///
     /// # Errors
     /// Every way in which it can be unfit; no part of the body is in the error.
-    pub async fn read<B>(body: B, share: Share) -> Result<Self, BadBody>
+    pub(crate) async fn read<B>(body: B, share: Share, (desk, party): (&Desk, Party)) -> Result<Self, BadBody>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -124,7 +134,7 @@ impl Asked {
         let (bytes, share) = tokio::time::timeout_at(until.into(), collect(body, share))
             .await
             .map_err(|_| BadBody::Slow)??;
-        Self::parse(bytes, share)
+        desk.read(party, bytes.len(), move || Self::parse(bytes, share)).await?
     }
 
     fn parse(bytes: Bytes, share: Share) -> Result<Self, BadBody> {
@@ -255,11 +265,14 @@ mod tests {
     use super::*;
     use futures_util::FutureExt as _;
     use http_body_util::Full;
-    use policy::Party;
     use proptest::prelude::*;
 
     fn of(room: &Shares) -> Share {
         room.take(Party(1), 0).unwrap()
+    }
+
+    async fn read(body: impl HttpBody<Data = Bytes> + Unpin, share: Share) -> Result<Asked, BadBody> {
+        Asked::read(body, share, (&Desk::default(), Party(1))).await
     }
 
     fn parse(text: &str) -> Result<Asked, BadBody> {
@@ -356,7 +369,7 @@ mod tests {
     async fn an_oversized_body_is_refused() {
         let room = room();
         let body = Full::new(Bytes::from(vec![b' '; MAX_BODY + 1]));
-        assert_eq!(Asked::read(body, of(&room)).await.map(|_| ()), Err(BadBody::TooLarge));
+        assert_eq!(read(body, of(&room)).await.map(|_| ()), Err(BadBody::TooLarge));
         assert_eq!(room.free(), MAX_BODIES_TOTAL);
     }
 
@@ -367,17 +380,17 @@ mod tests {
     #[tokio::test]
     async fn the_room_is_bounded_and_given_back() {
         let room = Shares::new(3 * LEAST);
-        let first = Asked::read(long(LEAST), of(&room)).await.unwrap();
-        let refused = Asked::read(long(LEAST), of(&room)).await.map(|_| ());
+        let first = read(long(LEAST), of(&room)).await.unwrap();
+        let refused = read(long(LEAST), of(&room)).await.map(|_| ());
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::Share)));
-        let refused = Asked::read(long(3 * LEAST), room.take(Party(2), 0).unwrap()).await.map(|_| ());
+        let refused = read(long(3 * LEAST), room.take(Party(2), 0).unwrap()).await.map(|_| ());
         assert_eq!(refused, Err(BadBody::NoRoom(Spent::All)));
         // A connection may hold it longer.
         let sent = first.with_model("b", true);
         drop(first);
-        assert!(Asked::read(long(LEAST), of(&room)).await.is_err());
+        assert!(read(long(LEAST), of(&room)).await.is_err());
         drop(sent);
-        assert!(Asked::read(long(1), of(&room)).await.is_ok());
+        assert!(read(long(1), of(&room)).await.is_ok());
         assert_eq!(room.free(), 3 * LEAST);
     }
 
@@ -386,20 +399,20 @@ mod tests {
         let room = room();
         let mut held = Vec::new();
         let full = loop {
-            match Asked::read(long(MAX_BODY - 64), of(&room)).await {
+            match read(long(MAX_BODY - 64), of(&room)).await {
                 Ok(asked) => held.push(asked),
                 Err(full) => break full,
             }
         };
         assert_eq!((held.len(), &full), (4, &BadBody::NoRoom(Spent::Share)));
         assert!(full.to_string().contains("of this agent"), "{full}");
-        assert!(Asked::read(long(MAX_BODY - 64), room.take(Party(2), 0).unwrap()).await.is_ok());
+        assert!(read(long(MAX_BODY - 64), room.take(Party(2), 0).unwrap()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_ends_is_given_up() {
         let (_sender, body) = http_body_util::channel::Channel::<Bytes, std::io::Error>::new(1);
-        assert_eq!(Asked::read(body, of(&room())).await.map(|_| ()), Err(BadBody::Slow));
+        assert_eq!(read(body, of(&room())).await.map(|_| ()), Err(BadBody::Slow));
     }
 
     proptest! {

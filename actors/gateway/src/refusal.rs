@@ -272,7 +272,7 @@ impl From<Misshapen> for Refusal {
 impl From<BadBody> for Refusal {
     fn from(fault: BadBody) -> Self {
         let status = match fault {
-            BadBody::NoRoom(_) => return Self::unavailable(fault.to_string()),
+            BadBody::NoRoom(_) | BadBody::Unread => return Self::unavailable(fault.to_string()),
             BadBody::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BadBody::Slow => StatusCode::REQUEST_TIMEOUT,
             BadBody::Broken | BadBody::NotJson(_) | BadBody::Model | BadBody::Lacks(_) => {

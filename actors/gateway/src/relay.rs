@@ -6,14 +6,14 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use policy::Share;
-use redactor::Sieve;
+use redactor::{Pieces, Sieve};
 use tokio::time::{Sleep, sleep, sleep_until};
 
 use crate::{
@@ -55,6 +55,8 @@ pub(crate) struct Story {
 /// See the module.
 pub(crate) struct Relay<B> {
     inner: B,
+    /// What is yet to be looked at of the last frame.
+    pieces: Pieces,
     withhold: Option<Withhold>,
     sieve: Sieve,
     tap: Tap,
@@ -83,6 +85,7 @@ impl<B> Relay<B> {
         let total = Box::pin(sleep_until((began + timeouts.total).into()));
         Self {
             inner,
+            pieces: Pieces::default(),
             withhold,
             sieve,
             tap,
@@ -129,6 +132,18 @@ where
             return this.cut(Cut::Total(after));
         }
         loop {
+            if let Some(piece) = ready!(this.pieces.poll_next(cx)) {
+                this.tap.see(&piece);
+                let data = match &mut this.withhold {
+                    Some(withhold) => withhold.push(&piece),
+                    None => piece,
+                };
+                let data = this.sieve.push(data);
+                if data.is_empty() {
+                    continue;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             match Pin::new(&mut this.inner).poll_frame(cx) {
                 Poll::Pending => {
                     if this.idle.as_mut().poll(cx).is_ready() {
@@ -142,15 +157,7 @@ where
                     // Trailers are dropped: none of these protocols has any.
                     let Ok(data) = frame.into_data() else { continue };
                     this.bytes = this.bytes.saturating_add(data.len() as u64);
-                    this.tap.see(&data);
-                    let data = match &mut this.withhold {
-                        Some(withhold) => withhold.push(&data),
-                        None => data,
-                    };
-                    let data = this.sieve.push(data);
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
+                    this.pieces.put(data);
                 }
                 Poll::Ready(Some(Err(fault))) => {
                     tracing::debug!(%fault, "a provider broke off");
@@ -196,5 +203,56 @@ impl<B> Drop for Relay<B> {
             passed_over: false,
         };
         story.ledger.finished(&story.exchange, &outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use http_body_util::{BodyExt as _, Full};
+    use policy::{Party, Shares};
+    use redactor::{Guesses, Mask, PIECE, Screen, Secret};
+
+    use super::*;
+
+    const KEY: &str = "sk-0123456789abcdefgh";
+
+    fn relay(text: String, withhold: Option<Withhold>) -> Relay<Full<Bytes>> {
+        let sieve =
+            Screen::new([&Secret::from(KEY)], Mask::Stars).unwrap().sieve(Guesses::default().of(1, || {}));
+        let long = Duration::from_secs(60);
+        let times = (Instant::now(), Timeouts { connect: long, first_byte: long, idle: long, total: long });
+        let share = Shares::new(1).take(Party(1), 1).unwrap();
+        Relay::new(Full::new(text.into()), (withhold, sieve), Tap::new(""), times, None, (share, None))
+    }
+
+    /// Whatever a provider sends at once, others have their turns while it is searched; and all of it arrives.
+    #[tokio::test]
+    async fn a_turn_passes_a_piece_at_most() {
+        let filler = "&".repeat(PIECE - 7);
+        let text = format!("{filler}{KEY}{filler}{KEY}{filler}{filler}");
+        for withhold in [None, Some(Withhold::default())] {
+            let mut relay = relay(text.clone(), withhold);
+            let (mut turns, mut out) = (vec![0], Vec::new());
+            loop {
+                match relay.frame().now_or_never() {
+                    None => {
+                        turns.push(0);
+                        tokio::task::yield_now().await;
+                    }
+                    Some(None) => break,
+                    Some(Some(frame)) => {
+                        let data = frame.unwrap().into_data().unwrap();
+                        *turns.last_mut().unwrap() += data.len();
+                        out.extend_from_slice(&data);
+                    }
+                }
+            }
+            assert!(String::from_utf8(out).unwrap() == text.replace(KEY, &"*".repeat(KEY.len())));
+            // And what waited.
+            assert!(turns.len() >= 5 && turns.iter().all(|turn| *turn < PIECE + 1024), "{turns:?}");
+        }
     }
 }

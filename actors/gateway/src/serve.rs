@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Request, Response};
+use policy::desk::Desk;
 use policy::{Caller, Shares, Spent};
 use redactor::Guesses;
 use serde::Serialize;
@@ -60,6 +61,8 @@ struct Inner {
     routes: ArcSwap<Routes>,
     /// Bytes of bodies.
     room: Shares,
+    /// Where long ones are read.
+    desk: Desk,
     in_flight: Shares,
     budgets: Budgets,
 }
@@ -89,7 +92,7 @@ impl Gateway {
         let ledger = Arc::clone(&deps.ledger);
         let budgets = Budgets::new(deps.shelf.clone(), Arc::new(move |standing| ledger.budgets(standing)));
         let (routes, in_flight) = (ArcSwap::default(), Shares::new(MAX_IN_FLIGHT));
-        let inner = Inner { deps, routes, room: room(), in_flight, budgets };
+        let inner = Inner { deps, routes, room: room(), desk: Desk::common(), in_flight, budgets };
         Self { inner: Arc::new(inner) }
     }
 
@@ -214,7 +217,7 @@ impl Gateway {
             })
         })?;
         let room = self.inner.room.take(party, 0).map_err(BadBody::NoRoom)?;
-        let asked = Asked::read(body, room).await?;
+        let asked = Asked::read(body, room, (&self.inner.desk, party)).await?;
         stage.exchange.asked = Some(clip(asked.model()).into());
         stage.exchange.streamed = asked.stream;
         asked.fits(endpoint)?;

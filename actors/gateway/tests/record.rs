@@ -218,7 +218,7 @@ async fn a_crash_of_the_actor_cuts_no_stream_and_stops_no_request() {
         Box::new(serde_json::from_str(r#"{"routes":[{"model":"x","to":[{"provider":"none"}]}]}"#).unwrap());
     let refused = ractor::call_t!(actor, |reply| Msg::Publish { inference: bad, reply }, 1000).unwrap();
     assert!(refused.is_err());
-    assert_eq!(house.gateway.routes().listed(), ["claude-real", "small"]);
+    assert_eq!(house.gateway.routes().listed(&caller()), ["claude-real", "small"]);
     actor.stop(None);
     let _ = ended.await;
 }

@@ -18,6 +18,7 @@ mod compiled;
 mod compose;
 pub mod content;
 mod decision;
+pub mod desk;
 mod diagnostics;
 mod diff;
 mod document;

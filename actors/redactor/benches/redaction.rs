@@ -91,6 +91,24 @@ fn small_chunks_without_escapes(bencher: Bencher<'_, '_>, secrets: usize) {
     an_answer(bencher, secrets, &text, 100);
 }
 
+/// What costs most to read: bytes that may begin an escape, alone, mixed and nested, and a key's beginning over and over, wrapped.
+const COSTLY: [(&str, &str); 8] = [
+    ("ampersands", "&"),
+    ("percents", "%"),
+    ("backslashes", "\\"),
+    ("all-three", "&%\\%&\\&&%"),
+    ("escaped-escapes", "%25&amp;\\u005c"),
+    ("half-escapes", "&%6\\u00"),
+    ("wrapped-letters", "g\n"),
+    ("wrapped-prefix", "g\nh\np\n_\n0\n1\n2\n3\n4\n5\n"),
+];
+
+#[divan::bench(args = COSTLY.map(|(name, _)| name))]
+fn an_answer_of(bencher: Bencher<'_, '_>, name: &str) {
+    let (_, unit) = COSTLY.into_iter().find(|(other, _)| *other == name).unwrap();
+    an_answer(bencher, 1, unit.repeat(WINDOW / unit.len()).as_bytes(), 16 * 1024);
+}
+
 #[divan::bench]
 fn one_log_line(bencher: Bencher<'_, '_>) {
     let redactor = redactor(5);

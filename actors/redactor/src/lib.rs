@@ -2,7 +2,7 @@
 //!
 //! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
 //! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
-//! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` and `look` for streams, `guesses` and `public` against who learns by them) to what the world answers; `reference` is how a secret is named in
+//! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` and `look` for streams, `pieces` so that none of them takes all of a thread's time, `guesses` and `public` against who learns by them) to what the world answers; `reference` is how a secret is named in
 //! files; `unlinked` opens logs for whoever reads them; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
 
 pub mod actor;
@@ -18,6 +18,7 @@ mod known;
 mod look;
 mod matching;
 mod pass;
+mod pieces;
 mod public;
 pub mod pump;
 mod reference;
@@ -34,6 +35,7 @@ mod unlinked;
 pub use engine::{Context, HOLD_MAX, Hit, Redactor, RedactorError, Scan};
 pub use forms::SECRET_MIN;
 pub use guesses::{Guesser, Guesses};
+pub use pieces::{PIECE, Pieces};
 pub use pump::{AgentLog, StreamEnd, StreamHandle, StreamId, StreamKind, StreamSpec, Streams};
 pub use reference::{Credential, MAX_KEY, Reference, Unresolved};
 pub use screen::{Mask, SCREEN_MIN, Screen};

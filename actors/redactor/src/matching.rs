@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use crate::known::Known;
-use crate::spelling::{Reading, begins_escape, blanks, is_special, readings};
+use crate::spelling::{Reading, begins_escape, blanks, is_run, is_special, may_go_on, readings};
 
 /// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like itself has more than one.
 const TRIES: usize = 16;
@@ -73,13 +73,22 @@ pub(crate) struct Matching<'s> {
     ways: Vec<Way>,
     /// Those that the text's end has cut off.
     parked: Vec<Way>,
+    /// The lines' ends that this search has walked in a row.
+    ends: Vec<Way>,
     /// What came of ways behind many lines' ends: whatever begins before them comes to the same, and walks them no more.
     known_ends: HashMap<Way, Begun>,
 }
 
 impl<'s> Matching<'s> {
     pub(crate) fn new(known: &'s Known, text: &'s [u8]) -> Self {
-        Self { known, text, ways: Vec::new(), parked: Vec::new(), known_ends: HashMap::new() }
+        Self {
+            known,
+            text,
+            ways: Vec::new(),
+            parked: Vec::new(),
+            ends: Vec::new(),
+            known_ends: HashMap::new(),
+        }
     }
 
     /// What begins at `from`.
@@ -89,16 +98,24 @@ impl<'s> Matching<'s> {
             return Begun::default();
         }
         let forms = self.known.forms();
-        self.go_on(vec![Way { at: from, from: forms.start, to: forms.end, depth: 0, broken: false }])
+        self.ways.clear();
+        self.ways.push(Way { at: from, from: forms.start, to: forms.end, depth: 0, broken: false });
+        self.search()
     }
 
     /// What comes of ways that an earlier end of the text has cut off.
     pub(crate) fn go_on(&mut self, ways: Vec<Way>) -> Begun {
-        let mut begun = Begun::default();
         self.parked.clear();
         self.ways = ways;
+        self.search()
+    }
+
+    #[inline(never)]
+    fn search(&mut self) -> Begun {
+        let mut begun = Begun::default();
         let mut left = self.known.longest().saturating_mul(TRIES);
-        let (mut ends, mut is_one_way) = (Vec::new(), true);
+        let mut is_one_way = true;
+        self.ends.clear();
         while let Some(way) = self.ways.pop() {
             if way.broken {
                 if let Some(end) = self.known_ends.get(&way) {
@@ -106,7 +123,7 @@ impl<'s> Matching<'s> {
                     begun = begun.or(*end);
                     continue;
                 }
-                ends.push(way.clone());
+                self.end(&way);
             }
             // Lines' ends alone are no riddle, however many.
             let Some(fewer) = left.checked_sub(usize::from(!way.broken || !self.ways.is_empty())) else {
@@ -121,10 +138,19 @@ impl<'s> Matching<'s> {
             is_one_way &= self.ways.len() + self.parked.len() <= 1;
         }
         // Of more ways than one nobody knows which came to what.
-        if is_one_way && ends.len() >= MANY_ENDS {
-            self.known_ends.extend(ends.into_iter().map(|end| (end, begun)));
+        if is_one_way && self.ends.len() >= MANY_ENDS {
+            self.known_ends.extend(self.ends.drain(..).map(|end| (end, begun)));
         }
         begun
+    }
+
+    /// Notes a line's end that is walked. Those with a byte of the secret between them are no row: they cost no more than the byte does.
+    fn end(&mut self, way: &Way) {
+        let goes_on = self.ends.last().is_none_or(|last| last.depth == way.depth);
+        if !goes_on && self.ends.len() < MANY_ENDS {
+            self.ends.clear();
+        }
+        self.ends.push(way.clone());
     }
 
     /// Forgets what came of ways: those that were parked are gone.
@@ -144,7 +170,22 @@ impl<'s> Matching<'s> {
     pub(crate) fn may_begin_at(&self, from: usize) -> bool {
         count(1);
         let Some(first) = self.text.get(from).copied() else { return false };
-        begins_escape(first) || self.may_begin(first, self.text.get(from + 1))
+        if begins_escape(first) {
+            return self.escape_may_begin_at(from, first);
+        }
+        self.may_begin(first, self.text.get(from + 1))
+    }
+
+    /// The same where the first of them may begin an escape. Apart, since ordinary text is looked through byte by byte and has few of them.
+    #[cold]
+    #[inline(never)]
+    fn escape_may_begin_at(&self, from: usize, first: u8) -> bool {
+        let second = self.text.get(from + 1);
+        if second.is_some_and(|second| !may_go_on(first, *second)) {
+            return self.may_begin(first, second);
+        }
+        // What a run reads as begins no secret that its byte doesn't begin.
+        self.known.begins_with(first) || !is_run(self.text.get(from..).unwrap_or_default())
     }
 
     fn may_begin(&self, first: u8, second: Option<&u8>) -> bool {
@@ -219,7 +260,9 @@ pub(crate) fn count(steps: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::secret::Secret;
@@ -239,5 +282,59 @@ mod tests {
         let known = Known::new(&[(Arc::from("k"), Secret::from("key======end"))]).unwrap();
         let text = format!("key{}", "=\n".repeat(4000));
         assert!(Matching::new(&known, text.as_bytes()).at(0).whole.is_some(), "nobody knows");
+    }
+
+    /// Made once: building the search takes far longer than a case.
+    static KNOWN: LazyLock<Vec<(&str, Known)>> = LazyLock::new(|| {
+        let keys = [
+            "ghp_0123456789abcdefgh",
+            "%%%%%%%%%%%%41key",
+            r"\\\\\\\\key",
+            "&&&&&&&&&&&&&amp;key",
+            r"&amp;%25key\n",
+            "%zkey%zkey",
+        ];
+        keys.map(|key| (key, Known::new(&[(Arc::from("k"), Secret::from(key))]).unwrap())).into()
+    });
+
+    /// What begins at a place, found out wherever an escape may.
+    fn obvious(matching: &mut Matching<'_>, at: usize) -> Begun {
+        let front = matching.text.get(at..).unwrap_or_default();
+        if !begins_escape(front[0]) && !matching.may_begin(front[0], front.get(1)) {
+            matching.parked.clear();
+            return Begun::default();
+        }
+        let forms = matching.known.forms();
+        matching.go_on(vec![Way { at, from: forms.start, to: forms.end, depth: 0, broken: false }])
+    }
+
+    fn texts() -> impl Strategy<Value = String> {
+        let run = ("[%\\\\&\n]", 1..20_usize).prop_map(|(byte, times)| byte.repeat(times));
+        let piece = prop_oneof![
+            run,
+            "[%\\\\&#;=ux0-9a-fgk\n ]{1,4}".prop_map(|text| text),
+            prop::sample::select(vec![
+                "%25", "%5c", "&amp;", "&#37;", "\\u0025", "%67", "\\x6b", "key", "ghp_0123"
+            ])
+            .prop_map(str::to_owned),
+        ];
+        proptest::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+        /// Whatever the secret begins with.
+        #[test]
+        fn a_place_that_is_passed_over_begins_nothing(text in texts(), key in 0..KNOWN.len()) {
+            let (key, known) = &KNOWN[key];
+            // As an answer ends, and as it goes on.
+            for text in [text.clone(), format!("{text}{key}")] {
+                let (mut ours, mut wanted) = (Matching::new(known, text.as_bytes()), Matching::new(known, text.as_bytes()));
+                for at in 0..text.len() {
+                    prop_assert_eq!(ours.at(at), obvious(&mut wanted, at), "{} of {:?}", at, text);
+                    prop_assert_eq!(ours.take_parked(), wanted.take_parked(), "{} of {:?}", at, text);
+                }
+            }
+        }
     }
 }

@@ -4,13 +4,13 @@
 //! compression, ranges and character sets aren't asked for. Other places' answers never come here.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use policy::second::is_spelled;
-use redactor::{Guesser, Mask, RedactorError, Screen, Secret, Sieve};
+use redactor::{Guesser, Mask, Pieces, RedactorError, Screen, Secret, Sieve};
 
 use super::charset;
 use crate::body::BoxError;
@@ -114,7 +114,13 @@ impl Guard {
 
     /// An answer's body, searched.
     pub(crate) fn body<B>(&self, inner: B) -> Screened<B> {
-        Screened { inner, guard: self.clone(), sieve: self.sieve(), trailers: None }
+        Screened {
+            inner,
+            guard: self.clone(),
+            pieces: Pieces::default(),
+            sieve: self.sieve(),
+            trailers: None,
+        }
     }
 }
 
@@ -122,6 +128,8 @@ impl Guard {
 pub(crate) struct Screened<B> {
     inner: B,
     guard: Guard,
+    /// What is yet to be searched of the last frame.
+    pieces: Pieces,
     sieve: Sieve,
     /// Trailers that wait until what was held is out.
     trailers: Option<HeaderMap>,
@@ -132,6 +140,11 @@ impl<B> Screened<B> {
     fn rest(&mut self) -> Option<Frame<Bytes>> {
         let rest = self.sieve.finish();
         (!rest.is_empty()).then(|| Frame::data(rest))
+    }
+
+    /// Bytes that came and are not out yet.
+    fn waiting(&self) -> usize {
+        self.pieces.left() + self.sieve.held()
     }
 }
 
@@ -152,6 +165,13 @@ where
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         loop {
+            if let Some(piece) = ready!(this.pieces.poll_next(cx)) {
+                let data = this.sieve.push(piece);
+                if data.is_empty() {
+                    continue;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
             let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
@@ -159,12 +179,7 @@ where
                 Poll::Ready(Some(Ok(frame))) => frame,
             };
             match frame.into_data() {
-                Ok(data) => {
-                    let data = this.sieve.push(data);
-                    if !data.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                }
+                Ok(data) => this.pieces.put(data),
                 Err(other) => {
                     let Ok(mut trailers) = other.into_trailers() else { continue };
                     this.guard.headers(&mut trailers);
@@ -181,17 +196,57 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.sieve.held() == 0 && self.trailers.is_none()
+        self.inner.is_end_stream() && self.waiting() == 0 && self.trailers.is_none()
     }
 
     /// Stars don't change a length.
     fn size_hint(&self) -> SizeHint {
-        let (inner, held) = (self.inner.size_hint(), self.sieve.held() as u64);
+        let (inner, held) = (self.inner.size_hint(), self.waiting() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(inner.lower().saturating_add(held));
         if let Some(upper) = inner.upper() {
             hint.set_upper(upper.saturating_add(held));
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use http_body_util::{BodyExt as _, Full};
+    use redactor::{Guesses, PIECE};
+
+    use super::*;
+
+    const KEY: &str = "ghp_0123456789abcdefgh";
+
+    /// Whatever a server sends at once, others have their turns while it is searched; and all of it arrives, as long as it says.
+    #[tokio::test]
+    async fn a_turn_passes_a_piece_at_most() {
+        let guard = Guard::for_tests(&[Secret::from(KEY)], Guesses::default().of(1, || {}));
+        let filler = "%".repeat(PIECE - 7);
+        let text = format!("{filler}{KEY}{filler}{KEY}{filler}{filler}");
+        let mut body = guard.body(Full::new(Bytes::from(text.clone())));
+        let (mut turns, mut out) = (vec![0], Vec::new());
+        loop {
+            assert_eq!(body.size_hint().exact(), Some((text.len() - out.len()) as u64));
+            assert_eq!(body.is_end_stream(), out.len() == text.len());
+            match body.frame().now_or_never() {
+                None => {
+                    turns.push(0);
+                    tokio::task::yield_now().await;
+                }
+                Some(None) => break,
+                Some(Some(frame)) => {
+                    let data = frame.unwrap().into_data().unwrap();
+                    *turns.last_mut().unwrap() += data.len();
+                    out.extend_from_slice(&data);
+                }
+            }
+        }
+        assert!(String::from_utf8(out).unwrap() == text.replace(KEY, &"*".repeat(KEY.len())));
+        // And what waited.
+        assert!(turns.len() >= 5 && turns.iter().all(|turn| *turn < PIECE + 1024), "{turns:?}");
     }
 }

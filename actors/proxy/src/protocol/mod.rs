@@ -3,6 +3,9 @@
 //! Where an endpoint judges bodies, the body is read here, whole and bounded, and *those bytes* are what goes on; nothing of
 //! them is changed. A body that can't be judged is refused by the policy like any other (and under `enforcement: audit` sent
 //! on as it stands). Requests of other endpoints pass without a look. [`websocket`] judges messages after the handshake.
+//!
+//! A long GraphQL body is read once, at the `desk`, beside the threads that all exchanges share; what it asks for is kept for each time that it
+//! is judged. A long JSON-RPC body, which is bounded by its values, is read where it is judged, with the thread's other work given away.
 
 use std::sync::Arc;
 
@@ -11,8 +14,10 @@ use http::request::Parts;
 use http::{HeaderMap, Method, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use policy::content::{Reading, Unreadable};
+use policy::content::{Operation, Reading, Unreadable};
+use policy::desk::{Desk, SHORT};
 use policy::{Content, Generation, Protocol, RequestFacts};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::answer::Refusal;
 use crate::conn::Conn;
@@ -31,6 +36,8 @@ pub(crate) use forwarded::{Forwarded, Ungathered};
 pub struct Judged {
     protocol: Protocol,
     bytes: Bytes,
+    /// What was read of it, if that was work enough to be kept.
+    read: Option<Arc<Read>>,
     /// Why it can't be judged, where the head or the length says so already.
     fault: Option<Unreadable>,
     /// Its share of what all bodies may hold.
@@ -40,10 +47,85 @@ pub struct Judged {
 impl Judged {
     /// Reads it (again) and hands over what was read.
     pub(crate) fn with<T>(&self, judge: impl FnOnce(Content<'_>) -> T) -> T {
-        match &self.fault {
-            Some(fault) => judge(Content::Unreadable(fault)),
-            None => judge(Reading::of(self.protocol, &self.bytes).content()),
+        match (&self.fault, &self.read) {
+            (Some(fault), _) => judge(Content::Unreadable(fault)),
+            (None, Some(read)) => read.with(judge),
+            (None, None) => beside(self.bytes.len(), || {
+                let reading = Reading::of(self.protocol, &self.bytes);
+                judge(reading.content())
+            }),
         }
+    }
+}
+
+/// Does what a body of so many bytes takes, with the thread's other work given away if it is long.
+fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let shared = || Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if bytes > SHORT && matches!(shared(), Ok(RuntimeFlavor::MultiThread)) {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}
+
+/// A GraphQL body, read, without its bytes.
+#[derive(Debug)]
+enum Read {
+    Operations {
+        all: Vec<Operation<'static>>,
+        /// Names of persisted ones among them, which the body has.
+        names: Vec<(usize, Box<str>)>,
+    },
+    Unreadable(Unreadable),
+}
+
+impl Read {
+    /// Reads a body.
+    fn graphql(body: &[u8]) -> Self {
+        match Reading::of(Protocol::Graphql, body) {
+            Reading::Graphql(operations) => {
+                let mut names = Vec::new();
+                let owned = |(at, operation)| match operation {
+                    Operation::Written(selected) => Operation::Written(selected),
+                    Operation::Persisted { id, name } => {
+                        names.extend(name.map(|name| (at, name.into())));
+                        Operation::Persisted { id, name: None }
+                    }
+                };
+                Self::Operations { all: operations.into_iter().enumerate().map(owned).collect(), names }
+            }
+            Reading::Unreadable(why) => Self::Unreadable(why),
+            Reading::Rpc(_) => Self::Unreadable(Unreadable::Shape("it is no GraphQL request object")),
+        }
+    }
+
+    /// Hands over what was read.
+    fn with<T>(&self, judge: impl FnOnce(Content<'_>) -> T) -> T {
+        match self {
+            Self::Unreadable(why) => judge(Content::Unreadable(why)),
+            Self::Operations { all, names } if names.is_empty() => judge(Content::Graphql(all)),
+            Self::Operations { all, names } => {
+                let mut all: Vec<Operation<'_>> = all.clone();
+                for (at, known) in names {
+                    if let Some(Operation::Persisted { name, .. }) = all.get_mut(*at) {
+                        *name = Some(known);
+                    }
+                }
+                judge(Content::Graphql(&all))
+            }
+        }
+    }
+
+    /// About what it holds, bytes.
+    fn holds(&self) -> usize {
+        /// What a name takes besides its letters: where it is, and what the allocator has for it.
+        const A_NAME: usize = 32;
+        let Self::Operations { all, .. } = self else { return 0 };
+        let fields = all.iter().filter_map(|operation| match operation {
+            Operation::Written(selected) => selected.fields.as_deref(),
+            Operation::Persisted { .. } => None,
+        });
+        fields.flatten().map(|name| name.len() + A_NAME).sum()
     }
 }
 
@@ -79,8 +161,13 @@ pub(crate) async fn read(
         Head::Fine => None,
     };
     if let Some(fault) = fault {
-        exchange.judged =
-            Some(Judged { protocol, bytes: Bytes::new(), fault: Some(fault), _room: Arc::default() });
+        exchange.judged = Some(Judged {
+            protocol,
+            bytes: Bytes::new(),
+            read: None,
+            fault: Some(fault),
+            _room: Arc::default(),
+        });
         return Ok(Forwarded::untouched(body));
     }
     let mut room = conn.room();
@@ -89,7 +176,17 @@ pub(crate) async fn read(
         Ok(collected) => collected.map_err(|why| conn.ungathered(why))?,
         Err(_) => return Err(Refusal::Malformed(crate::strict::Violation::Slow)),
     };
-    exchange.judged = Some(Judged { protocol, bytes, fault, _room: Arc::new(Some(room)) });
+    let read = match fault {
+        None if protocol == Protocol::Graphql && bytes.len() > SHORT => {
+            let (party, body) = (granted.caller.party, bytes.clone());
+            let read = Desk::common().read(party, body.len(), move || Read::graphql(&body)).await;
+            let read = read.map_err(|broken| Refusal::Unavailable(broken.to_string()))?;
+            room.pay_for(bytes.len() + read.holds())?;
+            Some(Arc::new(read))
+        }
+        _ => None,
+    };
+    exchange.judged = Some(Judged { protocol, bytes, read, fault, _room: Arc::new(Some(room)) });
     Ok(forwarded)
 }
 
@@ -171,5 +268,45 @@ mod tests {
         ] {
             assert_eq!(is_json(kind), json, "{kind}");
         }
+    }
+
+    /// What is kept of a body is judged as the body is.
+    #[test]
+    fn what_was_read_at_the_desk_is_what_the_body_says() {
+        let query = r#"{"query":"query A { a b } query B { c }","operationName":"B"}"#;
+        let persisted = r#"{"id":"x","operationName":"P"},{"documentId":"y"}"#;
+        for body in [
+            query.to_owned(),
+            format!("[{query},{persisted},{query}]"),
+            format!("[{persisted}]"),
+            r#"{"query":"{"}"#.to_owned(),
+            "[]".to_owned(),
+            "no".to_owned(),
+        ] {
+            let said = |content: Content<'_>| format!("{content:?}");
+            let wanted = said(Reading::of(Protocol::Graphql, body.as_bytes()).content());
+            let read = Read::graphql(body.as_bytes());
+            assert_eq!(read.with(said), wanted);
+            assert_eq!(read.holds() > 0, wanted.contains("fields: Some"), "{wanted}");
+        }
+    }
+
+    /// On whatever runtime it is judged.
+    #[test]
+    fn a_long_body_is_read_where_it_is_judged() {
+        let body = format!(r#"{{"jsonrpc":"2.0","method":"m","params":["{}"]}}"#, "x".repeat(SHORT));
+        let judged = Judged {
+            protocol: Protocol::JsonRpc,
+            bytes: body.into(),
+            read: None,
+            fault: None,
+            _room: Arc::default(),
+        };
+        let calls = move || judged.with(|content| matches!(content, Content::Rpc([_])));
+        assert!(calls());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(runtime.block_on(async { calls() }));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        assert!(runtime.block_on(async { tokio::spawn(async move { calls() }).await.unwrap() }));
     }
 }

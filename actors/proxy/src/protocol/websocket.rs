@@ -114,7 +114,7 @@ impl Talk<'_> {
             false => None,
         };
         let asks = generation.compiled.asks_of_messages(to, caller, path);
-        let said = message.map(|text| SaidText::read(text, asks));
+        let said = message.map(|text| super::beside(text.len(), || SaidText::read(text, asks)));
         let content = said.as_ref().map_or(Content::Binary, SaidText::content);
         let facts = RequestFacts {
             method: WEBSOCKET_TEXT,
@@ -280,6 +280,7 @@ async fn unread(
 ) -> bool {
     let mut answers = Answers::new(guard);
     let mut buffer = vec![0; READ_BYTES];
+    let mut searched = 0;
     loop {
         let read = tokio::select! {
             biased;
@@ -297,6 +298,12 @@ async fn unread(
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if last.is_some() {
             return true;
+        }
+        searched += if guard.is_some() { read } else { 0 };
+        if searched >= READ_BYTES {
+            // A search is work, and a server that never pauses would have a thread to itself.
+            searched = 0;
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -182,6 +182,26 @@ async fn operations_are_judged_by_their_real_root_fields() {
     }
 }
 
+/// As short ones are, though they are read beside the workers.
+#[tokio::test]
+async fn long_operations_are_judged_all_the_same() {
+    let up = Raw::ok().await;
+    let long =
+        graphql(up.port).replace("protocol: graphql,", "protocol: graphql, graphql_max_body_bytes: 200000,");
+    let bed = Bed::new(&long).await;
+    let wide = " ".repeat(100_000);
+    for (body, passes) in [
+        (format!(r#"[{{"query":"{{viewer}}"}},{wide}{{"query":"{{repos}}"}}]"#), true),
+        (format!(r#"[{{"query":"{{viewer}}"}},{wide}{{"query":"{{secrets}}"}}]"#), false),
+        (format!(r#"{{{wide}"id":"abc"}}"#), true),
+        (format!(r#"{{{wide}"id":"abd","operationName":"A"}}"#), false),
+        (format!(r#"{{{wide}"query":"{{"}}"#), false),
+        (format!(r#"{{{wide}{wide}"query":"{{viewer}}"}}"#), false),
+    ] {
+        assert_eq!(sent(&bed, &up, "/graphql", &body).await, passes, "{}", body.trim_matches(' '));
+    }
+}
+
 #[tokio::test]
 async fn audit_sends_on_what_enforce_would_refuse_and_records_it() {
     let up = Raw::ok().await;

@@ -1,9 +1,15 @@
 //! Values that a server sends back in frames are masked, however the frames are cut.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use redactor::{Guesses, Secret};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::protocol::websocket::{READ_BYTES, unread};
 
 const KEY: &str = "key-0123456789abcdef";
 
@@ -194,4 +200,27 @@ proptest! {
         }
         prop_assert_eq!(out, bytes);
     }
+}
+
+/// A server that never pauses has no thread to itself: after what one read brings, others have their turns.
+#[tokio::test]
+async fn a_turn_searches_what_one_read_brings() {
+    let guard = Guard::for_tests(&[Secret::from(KEY)], Guesses::default().of(1, || {}));
+    let bytes = frame(0x82, &[b'&'; 60_000]).repeat(4);
+    let (moved, ending) = (AtomicU64::new(0), CancellationToken::new());
+    let mut to = tokio::io::sink();
+    let mut passing = pin!(unread(Some(&guard), (&*bytes, &mut to), &moved, &ending));
+    let mut turns = 0;
+    loop {
+        let before = moved.load(Ordering::Relaxed);
+        let ended = (&mut passing).now_or_never();
+        let now = moved.load(Ordering::Relaxed);
+        assert!(now - before <= READ_BYTES as u64, "{} in one turn", now - before);
+        if ended.is_some() {
+            break;
+        }
+        turns += 1;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((moved.load(Ordering::Relaxed), turns), (bytes.len() as u64, bytes.len() / READ_BYTES));
 }
