@@ -186,7 +186,7 @@ fn what_no_route_names_is_refused(stage: &Stage) -> Result<()> {
 fn only_programs_that_are_named_may_ask(stage: &Stage) -> Result<()> {
     let (curl, python) = (program("curl")?, program("python3")?);
     let text = format!(
-        "inference:\n  binaries: [ {curl} ]\n  providers:\n    near: {{ kind: openai, base_url: \"{near}\" }}\n  routes:\n    \
+        "inference:\n  binaries: [ {curl} ]\n  providers:\n    near: {{ kind: openai, base_url: \"{near}\", credential: env:BED_KEY }}\n  routes:\n    \
          - {{ model: near, to: [ {{ provider: near, model: bed-echo }} ] }}\n    \
          - {{ model: apart, to: [ {{ provider: near, model: bed-echo }} ], binaries: [ {{ path: /opt/other }} ] }}\n",
         near = provider::BASE_URL,
@@ -214,7 +214,9 @@ fn only_programs_that_are_named_may_ask(stage: &Stage) -> Result<()> {
         &stage.name(),
         "--",
     ];
-    let done = stage.call(&[&options[..], &["sh", "-c", &script]].concat())?.expect_code(0)?.out();
+    let mut run = stage.cofferdam([&options[..], &["sh", "-c", &script]].concat());
+    run.env("BED_KEY", provider::KEY);
+    let done = finish(run, PATIENCE)?.expect_code(0)?.out();
     let lines: Vec<&str> = done.lines().filter(|line| !line.is_empty()).collect();
     let [served, refused, listed, other] = lines[..] else { anyhow::bail!("four answers: {done}") };
     ensure!(served.contains("You said: by hand"), "{served}");
