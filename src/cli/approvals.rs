@@ -8,7 +8,7 @@ use operator::client::{Client, ClientError};
 use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, Scope};
 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
-use crate::cli::live::{SOON, client, told};
+use crate::cli::live::{SOON, client, failure};
 use crate::cli::wait_for;
 use crate::console::{Paint, harmless, print, print_json, print_json_line, quoted, table};
 use crate::failure::{Failure, Outcome};
@@ -58,7 +58,7 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
                 Ok(questions) => all.extend(questions),
                 // One that ended meanwhile has none.
                 Err(error) if name.is_none() => drop(error),
-                Err(error) => return Err(told(error)),
+                Err(error) => return Err(failure(error)),
             }
         }
         Ok(all)
@@ -108,7 +108,7 @@ fn say(root: &Root, answer: &AnswerArgs, said: &ApprovalAnswer, words: &str) -> 
         )));
     };
     let client = client(root, name)?;
-    let now = wait_for(async { client.answer_approval(&answer.id, said).await.map_err(told) })?;
+    let now = wait_for(async { client.answer_approval(&answer.id, said).await.map_err(failure) })?;
     match answer.json {
         true => print_json(&now)?,
         false => {
@@ -127,7 +127,7 @@ fn watch(root: &Root, name: &str, json: bool) -> Outcome {
         match cut {
             // Its end is what was waited for, however abrupt.
             Cut::Lost(_) if is_ending(root, &name, &client).await => Ok(0),
-            Cut::Lost(error) => Err(told(error)),
+            Cut::Lost(error) => Err(failure(error)),
             Cut::Unprinted(failure) => Err(failure),
         }
     })

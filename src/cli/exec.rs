@@ -11,7 +11,7 @@ use operator::types::{ExecRequest, Exit, Window};
 use tokio::sync::mpsc;
 
 use crate::cli::args::ExecArgs;
-use crate::cli::live::{client, told};
+use crate::cli::live::{client, failure};
 use crate::cli::signals::{self, Signals};
 use crate::cli::wait_for;
 use crate::failure::{Failure, Outcome};
@@ -56,7 +56,7 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
             stderr: tokio::io::stderr(),
         };
         tokio::select! {
-            exit = session.drive(stdio, queue) => exit.map_err(told),
+            exit = session.drive(stdio, queue) => exit.map_err(failure),
             // What was started is hung up, as its terminal was.
             signo = pass(signals, controls, raw.as_ref()) => Ok(Exit { code: None, signal: Some(signo) }),
         }

@@ -3,7 +3,7 @@
 use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
 
 use crate::cli::args::IdentityCommand;
-use crate::cli::live::{client, told};
+use crate::cli::live::{client, failure};
 use crate::cli::wait_for;
 use crate::console::{Paint, one_line, print, print_json, table};
 use crate::failure::{Failure, Outcome};
@@ -17,7 +17,7 @@ pub fn identity(root: &Root, command: IdentityCommand) -> Outcome {
         IdentityCommand::Forget { name, path, json } => {
             let client = client(root, &name)?;
             let asked = ForgetIdentity { path };
-            let forgotten = wait_for(async { client.forget_identity(&asked).await.map_err(told) })?;
+            let forgotten = wait_for(async { client.forget_identity(&asked).await.map_err(failure) })?;
             tell(&forgotten, json, &format!("forgotten: {}", one_line(&forgotten.path)))
         }
     }
@@ -25,7 +25,7 @@ pub fn identity(root: &Root, command: IdentityCommand) -> Outcome {
 
 fn list(root: &Root, name: &str, json: bool) -> Outcome {
     let client = client(root, name)?;
-    let all = wait_for(async { client.identities().await.map_err(told) })?;
+    let all = wait_for(async { client.identities().await.map_err(failure) })?;
     if json {
         print_json(&all)?;
         return Ok(0);
@@ -48,13 +48,13 @@ fn accept(root: &Root, name: &str, path: String, sha256: Option<String>, json: b
         let sha256 = match sha256 {
             Some(insisted) => insisted,
             None => {
-                let all = client.identities().await.map_err(told)?;
+                let all = client.identities().await.map_err(failure)?;
                 let pending = all.into_iter().find(|it| it.path == path).and_then(|it| it.pending);
                 // With nothing that waits, any hash is refused, and the sandbox says why.
                 pending.unwrap_or_else(|| hex::encode([0; 32]))
             }
         };
-        client.accept_identity(&AcceptIdentity { path, sha256 }).await.map_err(told)
+        client.accept_identity(&AcceptIdentity { path, sha256 }).await.map_err(failure)
     })?;
     tell(&accepted, json, &format!("accepted: {} is sha256 {}", one_line(&accepted.path), accepted.sha256))
 }

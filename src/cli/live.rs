@@ -27,7 +27,7 @@ pub fn client(root: &Root, name: &str) -> Result<Client, Failure> {
 }
 
 /// What a failed call means for a person.
-pub fn told(error: ClientError) -> Failure {
+pub fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::Local(error) => Failure::from(error),
         other => Failure::refused(other.to_string()),
@@ -37,7 +37,7 @@ pub fn told(error: ClientError) -> Failure {
 /// `cofferdam status`.
 pub fn status(root: &Root, args: &NamedJson) -> Outcome {
     let client = client(root, &args.name)?;
-    let status = wait_for(async { client.status().await.map_err(told) })?;
+    let status = wait_for(async { client.status().await.map_err(failure) })?;
     if args.json {
         print_json(&status)?;
     } else {
@@ -118,7 +118,7 @@ fn status_text(s: &Status, paint: Paint) -> String {
 /// `cofferdam tree`.
 pub fn tree(root: &Root, args: &NamedJson) -> Outcome {
     let client = client(root, &args.name)?;
-    let tree = wait_for(async { client.tree().await.map_err(told) })?;
+    let tree = wait_for(async { client.tree().await.map_err(failure) })?;
     if args.json {
         print_json(&tree)?;
     } else {
@@ -162,7 +162,7 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
         match timeout(SOON, client.stop(Stop { grace_ms: Some(grace) })).await {
             Ok(Err(error)) if !has_answered(&error) => end_by_its_heart(root, &name),
             Err(_) => end_by_its_heart(root, &name),
-            Ok(answer) => answer.map(drop).map_err(told),
+            Ok(answer) => answer.map(drop).map_err(failure),
         }
     })?;
     // Told by its heart alone, it gives the agents the usual grace.
@@ -190,20 +190,21 @@ fn has_answered(error: &ClientError) -> bool {
 
 /// Nobody supervises it at the moment: its heart ends it all the same.
 fn end_by_its_heart(root: &Root, name: &Name) -> Result<(), Failure> {
-    let told = root.heart(name).and_then(|heart| Ok(kill(heart, Signal::SIGTERM)?));
-    told.map_err(|e| Failure::refused(format!("'{name}' does not answer, and can't be told to stop: {e}")))
+    let signalled = root.heart(name).and_then(|heart| Ok(kill(heart, Signal::SIGTERM)?));
+    signalled
+        .map_err(|e| Failure::refused(format!("'{name}' does not answer, and can't be told to stop: {e}")))
 }
 
 /// `cofferdam restart`.
 pub fn restart(root: &Root, args: &ActorArgs) -> Outcome {
     let client = client(root, &args.name)?;
-    wait_for(async { client.restart(&args.actor).await.map_err(told) }).map(|_| 0)
+    wait_for(async { client.restart(&args.actor).await.map_err(failure) }).map(|_| 0)
 }
 
 /// `cofferdam crash`.
 pub fn crash(root: &Root, args: &ActorArgs) -> Outcome {
     let client = client(root, &args.name)?;
-    wait_for(async { client.crash(&args.actor).await.map_err(told) }).map(|_| 0)
+    wait_for(async { client.crash(&args.actor).await.map_err(failure) }).map(|_| 0)
 }
 
 /// A sandbox's state in a word.

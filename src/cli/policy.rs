@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::builder::{self, Came, Wish};
 use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
-use crate::cli::live::{client, told};
+use crate::cli::live::{client, failure};
 use crate::cli::wait_for;
 use crate::console::{Paint, fault, print, print_json, say, table, warn};
 use crate::failure::{Failure, Outcome, REFUSED};
@@ -292,7 +292,7 @@ fn diff(a: &Path, b: &Path, json: bool) -> Outcome {
 
 fn show(root: &Root, args: &NamedJson) -> Outcome {
     let client = client(root, &args.name)?;
-    let view = wait_for(async { client.policy().await.map_err(told) })?;
+    let view = wait_for(async { client.policy().await.map_err(failure) })?;
     if args.json {
         print_json(&view)?;
     } else {
@@ -312,14 +312,14 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     if let Err(faults) = checked {
         // It is refused there as well; so it is on record, and counted, what anybody tries to put in force.
         let report = Report::found(of_policy(&source), source.name.clone());
-        let _ = wait_for(async { client.set_policy(source.text, false).await.map_err(told) });
+        let _ = wait_for(async { client.set_policy(source.text, false).await.map_err(failure) });
         return if json { print_json(&report).map(|()| REFUSED) } else { Err(faults) };
     }
-    let before = wait_for(async { client.policy().await.map_err(told) })?.generation;
+    let before = wait_for(async { client.policy().await.map_err(failure) })?.generation;
     let change = if restart_agents {
         move_agents(root, &client, &Name::parse(name)?, source, json)?
     } else {
-        wait_for(async { client.set_policy(source.text, false).await.map_err(told) })?
+        wait_for(async { client.set_policy(source.text, false).await.map_err(failure) })?
     };
     let is_unchanged = change.generation == before;
     if json {
@@ -363,13 +363,13 @@ fn move_agents(
             };
             Err(Failure::refused(format!("{why}: stop it, and start it with the new policy")))
         }
-        answer => answer.map_err(told),
+        answer => answer.map_err(failure),
     }
 }
 
 /// What is in force after a move, and for whom.
 fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Failure> {
-    let status = wait_for(async { client.status().await.map_err(told) })?;
+    let status = wait_for(async { client.status().await.map_err(failure) })?;
     warnings.extend(status.agents.iter().filter_map(|agent| not_running(&status.name, agent)));
     Ok(PolicyChange {
         generation: status.policy.generation,

@@ -20,7 +20,7 @@ use agent::snapshot::container::Container;
 use agent::snapshot::{MAX_FILE, MAX_MEMORY, Select, SnapshotError, fill, take_away};
 
 use super::manifest::{Manifest, Member};
-use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, is_in_force, keeper, owner, records, told};
+use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, failure, is_in_force, keeper, owner, records};
 use crate::console::warn;
 use crate::failure::Failure;
 use crate::kept;
@@ -170,7 +170,10 @@ impl AtWork {
     fn free(&self, name: &Name) -> Result<Name, Failure> {
         let is_free = |name: &Name| fs::symlink_metadata(self.root.instance(name)).is_err();
         (1..=MAX_TRIED).map(|n| name.numbered(n)).find(is_free).ok_or_else(|| {
-            Failure::refused(format!("too much is left in {}: remove it", self.root.dir().display()))
+            Failure::refused(format!(
+                "{} has too many leftovers of failed restores: remove it",
+                self.root.dir().display()
+            ))
         })
     }
 
@@ -239,7 +242,7 @@ impl Source<'_> {
             });
             filled.map(|_| String::new())
         });
-        said.map(drop).map_err(|e| told(SnapshotError::from(e)))
+        said.map(drop).map_err(|e| failure(SnapshotError::from(e)))
     }
 }
 

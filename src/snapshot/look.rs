@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 use super::manifest::{Manifest, Origin};
-use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, keeper, mended, reads, records, told};
+use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, failure, keeper, mended, reads, records};
 use crate::failure::Failure;
 
 /// Answers that a file may bring: a book has no more (docs/limits.md).
@@ -43,8 +43,9 @@ pub fn look(file: &File, ids: Ids, most: u64, meter: Meter) -> Result<Found, Fai
         let found = judge(file, most, meter).map_err(mended)?;
         serde_json::to_string(&found).map_err(|e| SnapshotError::Refused(e.to_string()))
     });
-    let said = said.map_err(|e| told(e.into()))?;
-    serde_json::from_str(&said).map_err(|e| Failure::refused(format!("what is in it can't be told: {e}")))
+    let said = said.map_err(|e| failure(e.into()))?;
+    serde_json::from_str(&said)
+        .map_err(|e| Failure::refused(format!("the result of its check can't be read: {e}")))
 }
 
 fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
@@ -58,7 +59,7 @@ fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
     let legible =
         |text: &str| text.chars().all(|c| c.is_ascii_graphic() || c == ' ') && text.len() <= MAX_SHOWN;
     if ![&manifest.name, &manifest.made, &manifest.cofferdam].iter().all(|text| legible(text)) {
-        return Err(SnapshotError::Refused("its manifest has names that can't be".into()));
+        return Err(SnapshotError::Refused("its manifest has an invalid name".into()));
     }
     // Before anything is decompressed: what it may come to is what it says.
     if manifest.charged() > most {
@@ -102,7 +103,7 @@ fn answers(bytes: &[u8]) -> Result<Vec<String>, SnapshotError> {
         .map_err(|e| SnapshotError::Refused(format!("its approvals can't be read: {e}")))?;
     // Whoever counts on from there must not come to an end.
     if kept.highest() > u64::MAX / 2 {
-        return Err(SnapshotError::Refused("its approvals have numbers that can't be".into()));
+        return Err(SnapshotError::Refused("its approvals have ids out of range".into()));
     }
     let kept = kept.for_good();
     let all: Vec<String> = kept

@@ -92,7 +92,7 @@ fn reads(source: &std::fs::File) -> Reach<'_> {
     Reach { source, into: None, out: None, reads_all: false, largest: 0, memory: MAX_MEMORY }
 }
 
-fn told(error: SnapshotError) -> Failure {
+fn failure(error: SnapshotError) -> Failure {
     Failure::refused(mended(error).to_string())
 }
 

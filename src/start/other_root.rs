@@ -41,7 +41,7 @@ pub struct Chosen<'a> {
 impl Chosen<'_> {
     /// The root that was named.
     pub fn locate(&self, named: &Path, paths: &mut Paths) -> Result<OtherRoot, Failure> {
-        let (path, key, image) = match Wanted::parse(named).map_err(told)? {
+        let (path, key, image) = match Wanted::parse(named).map_err(as_failure)? {
             Wanted::Directory(path) => {
                 let path = directory(&path, self.before)?;
                 self.shows_no_state(&path)?;
@@ -49,7 +49,7 @@ impl Chosen<'_> {
                 (path, key, false)
             }
             Wanted::Mutable { path, tag } => {
-                return Err(told(Store::refuse_mutable(&path, tag.as_deref(), self.ids)));
+                return Err(as_failure(Store::refuse_mutable(&path, tag.as_deref(), self.ids)));
             }
             Wanted::Image(reference) => {
                 let begin = || {
@@ -57,7 +57,8 @@ impl Chosen<'_> {
                         say(&format!("unpacking {}, once for all sandboxes", reference.path.display()));
                     }
                 };
-                let unpacked = Store::below(self.state).fetch(&reference, self.ids, begin).map_err(told)?;
+                let unpacked =
+                    Store::below(self.state).fetch(&reference, self.ids, begin).map_err(as_failure)?;
                 if let Some(left_out) = unpacked.left_out.filter(|_| !self.quiet) {
                     warn(&left_out);
                 }
@@ -95,7 +96,7 @@ fn key(directory: &Path) -> String {
     format!("dir-{hash:.32}")
 }
 
-fn told(error: agent::image::ImageError) -> Failure {
+fn as_failure(error: agent::image::ImageError) -> Failure {
     Failure::refused(format!("--root: {error}"))
 }
 

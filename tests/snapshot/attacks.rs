@@ -131,7 +131,7 @@ pub fn attacks(outside: &Path) -> Vec<Attack> {
         state(
             "numbers that overflow",
             a_file("approvals.json", r#"{"last_id":18446744073709551615,"questions":{}}"#),
-            "numbers that can't be",
+            "ids out of range",
         ),
         state("a directory that is a file", a_directory("approvals.json"), "no place in a snapshot"),
     ]);

@@ -254,9 +254,9 @@ fn it_waits_for_a_supervisor_and_says_when_the_sandbox_has_ended(stage: &Stage) 
     let supervisor = sandbox.status()?["supervisor_pid"].as_i64().context("a supervisor")?;
     kill(Pid::from_raw(i32::try_from(supervisor)?), Signal::SIGKILL)?;
     // Among all that was written: it may be back by the time that anybody looks.
-    poll("that it is away", PATIENCE, || term.console.screen().contains("AWAY").then_some(()))?;
-    term.see(&["running", "it is back", "├── proxy"])?;
-    ensure!(!term.screen()?.text().contains("AWAY"));
+    poll("that it is away", PATIENCE, || term.console.screen().contains("DISCONNECTED").then_some(()))?;
+    term.see(&["running", "reconnected", "├── proxy"])?;
+    ensure!(!term.screen()?.text().contains("DISCONNECTED"));
     stage.call(&["stop", &sandbox.name])?.expect_code(0)?;
     ensure!(term.end()? == 0);
     term.ensure_given_back()?;

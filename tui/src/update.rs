@@ -109,7 +109,7 @@ impl Watch {
             Message::Condition(condition) => {
                 self.condition = Some(condition);
                 if self.away.take().is_some() {
-                    self.say("it is back");
+                    self.say("reconnected");
                 }
             }
             Message::Tree(tree) => self.tree = tree,
@@ -123,7 +123,7 @@ impl Watch {
             Message::Away(why) => {
                 self.away = Some(why);
                 if self.drop_confirm() {
-                    self.warn("nothing was answered: the sandbox tells nothing at the moment");
+                    self.warn("nothing was answered: the sandbox is not reachable at the moment");
                 }
             }
             Message::Answered { id, outcome } => self.take_outcome(id, outcome),
@@ -211,7 +211,7 @@ impl Watch {
             return self.warn("answers are given in the approvals' pane: Tab leads there");
         }
         if self.away.is_some() {
-            return self.warn("the sandbox tells nothing at the moment, and takes no answer");
+            return self.warn("the sandbox is not reachable at the moment, and takes no answer");
         }
         let Some(question) = self.chosen_question().cloned() else {
             return self.warn("nothing was asked");

@@ -73,7 +73,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 /// `onboard`.
 #[derive(Debug, Args)]
 pub struct OnboardArgs {
-    /// Ask nothing: what isn't typed is as it is by default
+    /// Don't prompt; use defaults for whatever isn't given
     #[arg(long)]
     pub non_interactive: bool,
     /// The sandbox's name [default: the agent's]

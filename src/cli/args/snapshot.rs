@@ -15,7 +15,7 @@ pub struct SnapshotArgs {
     /// Take in this directory as the agent's files: the one that `run --workspace` or `workspace:` names
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
-    /// The most that all files together may have, each entry counted as 4 KiB more
+    /// Maximum total size; each entry counts 4 KiB extra
     #[arg(long, value_name = "SIZE", default_value = "16GiB")]
     pub max_size: ByteSize,
     /// Print JSON
@@ -31,10 +31,10 @@ pub struct RestoreArgs {
     /// The new sandbox's name, which must be free [default: the name that it had]
     #[arg(long)]
     pub name: Option<String>,
-    /// What becomes of the approvals for good in it, if there are any
+    /// Keep or drop the permanent approvals in it, if there are any
     #[arg(long, value_name = "WORD")]
     pub approvals: Option<ApprovalsWord>,
-    /// The most that all files together may have, each entry counted as 4 KiB more
+    /// Maximum total size; each entry counts 4 KiB extra
     #[arg(long, value_name = "SIZE", default_value = "16GiB")]
     pub max_size: ByteSize,
     /// Judge it all and tell what is in it, and make nothing

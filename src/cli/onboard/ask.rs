@@ -53,7 +53,7 @@ impl<R: BufRead, W: Write> Person<R, W> {
                 Err(why) => self.tell(&format!("  {why}"))?,
             }
         }
-        Err(Failure::refused("no answer could be taken; nothing was written"))
+        Err(Failure::refused("too many invalid answers; nothing was written"))
     }
 
     /// Yes or no.
@@ -160,7 +160,7 @@ mod tests {
         let ask =
             |answers: &str| person(answers).ask("q", "", |_| Err::<(), _>("no".into())).unwrap_err().message;
         assert!(ask("").contains("ended"));
-        assert!(ask(&"x\n".repeat(TRIES)).contains("no answer could be taken"));
+        assert!(ask(&"x\n".repeat(TRIES)).contains("too many invalid answers"));
         assert!(ask(&"x".repeat(5000)).contains("longer than a line"));
     }
 }

@@ -174,7 +174,7 @@ fn is_tls(error: &std::io::Error) -> bool {
 fn unreachable(provider: &Provider) -> String {
     match gateway::base_url::BaseUrl::parse(&provider.base_url) {
         Ok(base) if base.is_loopback() => {
-            format!("start the server, or mend `base_url`: nobody serves {}", base.authority())
+            format!("start the server, or mend `base_url`: nothing listens on {}", base.authority())
         }
         _ => "look at `base_url`, the network, and `upstream_proxy` where everything goes through one".into(),
     }
@@ -200,8 +200,8 @@ fn status(code: u16, provider: &Provider, question: Question<'_>) -> String {
             "look at the model's name; without --model it is asked which there are".into()
         }
         (429, _) => "it takes no more requests now: try again later, or look at the account".into(),
-        (402, _) => "it wants to be paid: look at the account".into(),
-        (500.., _) => "it fails itself: try again later".into(),
+        (402, _) => "payment required: look at the account".into(),
+        (500.., _) => "the provider has an error of its own: try again later".into(),
         _ => protocol(provider),
     }
 }

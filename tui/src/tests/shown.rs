@@ -92,12 +92,12 @@ fn enter_shows_the_whole_of_a_row_in_every_pane() {
 fn a_sandbox_that_tells_nothing_is_shown_as_away_until_it_is_back() {
     let mut desk = Desk::watching(WIDE);
     desk.tell(Message::Away(Text::new("its supervisor is restarting")));
-    desk.sees("AWAY");
+    desk.sees("DISCONNECTED");
     desk.sees("its supervisor is restarting");
     desk.sees_not("policy generation 4");
     desk.tell(Message::Condition(condition()));
-    desk.sees_not("AWAY");
-    desk.sees("it is back");
+    desk.sees_not("DISCONNECTED");
+    desk.sees("reconnected");
     let never = Desk::of(Model::watching("assistant", true), WIDE);
     never.sees("asking…");
 }

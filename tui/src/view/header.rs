@@ -19,11 +19,8 @@ pub(super) fn draw(watch: &Watch, theme: Theme, place: Rect, buffer: &mut Buffer
     };
     say(watch.name.as_str(), theme.heading());
     if let Some(why) = &watch.away {
-        say("AWAY", theme.tone(Tone::Bad));
-        return say(
-            &format!("it tells nothing at the moment, and is asked again ({why}); what is shown may be old"),
-            theme.tone(Tone::Warn),
-        );
+        say("DISCONNECTED", theme.tone(Tone::Bad));
+        return say(&format!("reconnecting ({why}); what is shown may be old"), theme.tone(Tone::Warn));
     }
     let Some(condition) = &watch.condition else { return say("asking…", theme.aside()) };
     say(condition.state.as_str(), theme.tone(condition.tone));

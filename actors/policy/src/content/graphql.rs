@@ -3,7 +3,7 @@
 //! The operation that `operationName` chooses is the one that is judged, by the real names of its root fields: aliases don't
 //! count, fragments are followed. A request that names its document by hash or id alone is known by that id only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -178,15 +178,14 @@ pub(crate) fn select(query: &str, name: Option<&str>) -> Result<Selected, Unread
         },
     };
     let mut fields: Vec<Box<str>> = Vec::new();
-    let mut spread: Vec<&str> = Vec::new();
+    let mut spread: HashSet<&str> = HashSet::new();
     let mut roots: Vec<&Root<'_>> = chosen.roots.iter().collect();
     while let Some(root) = roots.pop() {
         match root {
             Root::Field(field) => fields.push((*field).into()),
             // Each fragment adds its fields once, so that a cycle ends here as well.
-            Root::Spread(name) if spread.contains(name) => {}
+            Root::Spread(name) if !spread.insert(name) => {}
             Root::Spread(name) => {
-                spread.push(name);
                 let fragment = fragments
                     .get(name)
                     .ok_or(Unreadable::Document("it uses a fragment that it doesn't hold"))?;
