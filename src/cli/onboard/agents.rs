@@ -11,6 +11,7 @@ use agent::environment::PATH;
 use gateway::config::Kind;
 use policy::Policy;
 
+use super::settings;
 use crate::console::as_word;
 use crate::failure::Failure;
 use crate::start::{outside, policies};
@@ -37,9 +38,14 @@ pub struct Known {
     pub speaks: Kind,
     /// The file that tells it where its model is, from its home.
     pub settings: &'static str,
+    /// What stands in it.
+    pub text: settings::Text,
     /// Whether that file names a model.
     pub names_model: bool,
 }
+
+/// Where OpenClaw's gateway answers.
+pub const OPENCLAW_PORT: u16 = 18789;
 
 /// Every one.
 pub const KNOWN: [Known; 5] = [
@@ -49,6 +55,7 @@ pub const KNOWN: [Known; 5] = [
         way: Way::Terminal,
         speaks: Kind::Anthropic,
         settings: ".claude.json",
+        text: settings::claude,
         names_model: false,
     },
     Known {
@@ -58,6 +65,7 @@ pub const KNOWN: [Known; 5] = [
         way: Way::Terminal,
         speaks: Kind::Openai,
         settings: ".codex/config.toml",
+        text: settings::codex,
         names_model: true,
     },
     Known {
@@ -66,14 +74,16 @@ pub const KNOWN: [Known; 5] = [
         way: Way::Terminal,
         speaks: Kind::Openai,
         settings: "opencode.json",
+        text: settings::opencode,
         names_model: true,
     },
     Known {
         name: "openclaw",
         args: &["gateway", "run"],
-        way: Way::Service { port: 18789, health: "http://127.0.0.1:18789/" },
+        way: Way::Service { port: OPENCLAW_PORT, health: "http://127.0.0.1:18789/" },
         speaks: Kind::Openai,
         settings: ".openclaw/openclaw.json",
+        text: settings::openclaw,
         names_model: true,
     },
     Known {
@@ -82,6 +92,7 @@ pub const KNOWN: [Known; 5] = [
         way: Way::Service { port: 8642, health: "http://127.0.0.1:8642/health" },
         speaks: Kind::Openai,
         settings: ".hermes/config.yaml",
+        text: settings::hermes,
         names_model: true,
     },
 ];

@@ -207,22 +207,20 @@ mod tests {
     use super::super::agents::KNOWN;
     use super::super::providers::{typed, with_model};
     use super::*;
-    use crate::cli::provider::detect::Detected;
     use crate::config::Config;
 
     #[test]
     fn each_known_agent_gets_a_file_that_is_read_back() {
         for known in &KNOWN {
-            let mut found = Detected::default();
             let given = ["anthropic=https://api.anthropic.com,env:A", "openai=http://127.0.0.1:8000/v1"];
-            typed(&given.map(str::to_owned), &mut found).unwrap();
+            let mut providers = typed(&given.map(str::to_owned)).unwrap().unwrap();
             let agent = Agent::Known(known, Program::Inside(format!("/opt/some where/{}", known.name)));
-            with_model(&mut found.providers, &agent, "a/model:7b").unwrap();
+            with_model(&mut providers, &agent, "a/model:7b").unwrap();
             let chosen = Chosen {
                 name: Name::parse("on").unwrap(),
                 agent,
                 presets: vec!["pypi".into()],
-                providers: found.providers,
+                providers,
                 workspace: Some("./some # where".into()),
                 token: "0123".into(),
             };

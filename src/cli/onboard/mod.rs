@@ -195,7 +195,7 @@ fn checked(chosen: &Chosen, file: &Path) -> Result<Vec<String>, Failure> {
 fn settings(chosen: &Chosen) -> Option<(&'static str, String)> {
     let known = chosen.agent.known()?;
     let model = chosen.model_for(known).unwrap_or_default();
-    Some((known.settings, settings::text(known, &model, &chosen.token)))
+    Some((known.settings, (known.text)(&model, &chosen.token)))
 }
 
 /// A word of the agent's own, that nobody guesses.

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use super::agents::{self, KNOWN, Program, Whereabouts, alone, whereabouts};
 use super::ask::Person;
 use super::file::{Agent, Chosen};
-use super::providers::{self, Typed};
+use super::providers;
 use super::{token, typed};
 use crate::cli::args::OnboardArgs;
-use crate::cli::provider::detect::{self, Detected, Offer};
+use crate::cli::provider::detect::{self, Offer};
 use crate::console::one_line;
 use crate::failure::Failure;
 use crate::name::Name;
@@ -97,15 +97,16 @@ fn which_providers<R: BufRead, W: Write>(
     args: &OnboardArgs,
     agent: &Agent,
 ) -> Result<Vec<Offer>, Failure> {
-    let mut found = Detected::default();
-    if providers::typed(&args.provider, &mut found)? == Typed::Detect {
-        found = detect::look(&[])?;
-        for note in &found.notes {
-            person.tell(&format!("  ({note})"))?;
+    let mut offers = match providers::typed(&args.provider)? {
+        Some(these) => these,
+        None => {
+            let found = detect::look(&[])?;
+            for note in &found.notes {
+                person.tell(&format!("  ({note})"))?;
+            }
+            offered(person, found.providers, agent)?
         }
-        found.providers = offered(person, found.providers, agent)?;
-    }
-    let mut offers = found.providers;
+    };
     match &args.model {
         Some(model) => providers::with_model(&mut offers, agent, model)?,
         None => which_model(person, &mut offers, agent)?,

@@ -16,35 +16,27 @@ use crate::failure::Failure;
 const TAKES: &str = "--provider takes `detect`, `none`, or KIND=URL with ,CREDENTIAL behind it where a key is needed, such as \
                      openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY";
 
-/// What was typed as `--provider`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Typed {
-    /// Whatever is there.
-    Detect,
-    /// These, or none.
-    These,
-}
-
-/// Reads every `--provider` into `detected`, and says whether the others there may be used, too.
+/// Every `--provider` that was typed; none where they are to be detected.
 ///
 /// # Errors
 /// What can't be read, without repeating it.
-pub fn typed(given: &[String], into: &mut Detected) -> Result<Typed, Failure> {
+pub fn typed(given: &[String]) -> Result<Option<Vec<Offer>>, Failure> {
     let words: Vec<&str> = given.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] | ["detect"] => return Ok(Typed::Detect),
-        ["none"] => return Ok(Typed::These),
+        [] | ["detect"] => return Ok(None),
+        ["none"] => return Ok(Some(Vec::new())),
         words if words.iter().any(|word| matches!(*word, "detect" | "none")) => {
             return Err(Failure::refused("--provider detect and --provider none stand alone"));
         }
         _ => {}
     }
+    let mut these = Detected::default();
     for word in words {
         let provider = one(word).map_err(|why| Failure::refused(format!("{why}; {TAKES}")))?;
-        let name = into.free_name(name_of(&provider));
-        into.providers.push(Offer { name, provider, models: Vec::new(), found: "typed".into() });
+        let name = these.free_name(name_of(&provider));
+        these.providers.push(Offer { name, provider, models: Vec::new(), found: "typed".into() });
     }
-    Ok(Typed::These)
+    Ok(Some(these.providers))
 }
 
 /// `KIND=URL[,CREDENTIAL]`.
@@ -121,17 +113,16 @@ mod tests {
 
     #[test]
     fn what_is_typed_is_read_and_never_repeated() {
-        let mut into = Detected::default();
         let given = [
             "openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY",
             "openai=http://127.0.0.1:8000/v1",
             "openai=https://llm.corp/v1,file:/a,b",
         ];
-        assert_eq!(typed(&given.map(str::to_owned), &mut into).unwrap(), Typed::These);
-        let names: Vec<&str> = into.providers.iter().map(|it| it.name.as_str()).collect();
+        let these = typed(&given.map(str::to_owned)).unwrap().unwrap();
+        let names: Vec<&str> = these.iter().map(|it| it.name.as_str()).collect();
         assert_eq!(names, ["nvidia", "local", "openai"]);
-        assert_eq!(into.providers[1].provider.trust, Trust::SelfHosted);
-        assert_eq!(format!("{:?}", into.providers[2].provider.credential), "Some(file:/a,b)");
+        assert_eq!(these[1].provider.trust, Trust::SelfHosted);
+        assert_eq!(format!("{:?}", these[2].provider.credential), "Some(file:/a,b)");
         for bad in [
             "sk-secret",
             "sk-secret=https://x",
@@ -140,25 +131,26 @@ mod tests {
             "openai=https://x,sk-secret",
             "none,sk-secret",
         ] {
-            let why = typed(&[bad.to_owned()], &mut Detected::default()).unwrap_err().message;
+            let why = typed(&[bad.to_owned()]).unwrap_err().message;
             assert!(!why.contains("sk-secret") && why.contains("KIND=URL"), "{why}");
         }
+        assert_eq!(typed(&["detect".to_owned()]).unwrap().map(drop), None);
+        assert!(typed(&["none".to_owned()]).unwrap().is_some_and(|none| none.is_empty()));
         let both = ["none", "detect"].map(str::to_owned);
-        assert!(typed(&both, &mut Detected::default()).unwrap_err().message.contains("alone"));
+        assert!(typed(&both).unwrap_err().message.contains("alone"));
     }
 
     #[test]
     fn nobody_is_chosen_behind_the_first() {
-        let mut all = Detected::default();
         let given = [
             "openai=http://127.0.0.1:1/v1",
             "anthropic=https://api.anthropic.com,env:A",
             "openai=https://api.openai.com/v1,env:B",
         ];
-        typed(&given.map(str::to_owned), &mut all).unwrap();
+        let all = typed(&given.map(str::to_owned)).unwrap().unwrap();
         let names = |offers: &[Offer]| offers.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
         let command = Agent::Command(vec!["x".into()]);
-        let (used, left) = first_fit(all.providers.clone(), &command);
+        let (used, left) = first_fit(all.clone(), &command);
         assert_eq!(
             (names(&used), names(&left)),
             (vec!["local".into(), "anthropic".into()], vec!["openai".into()])
@@ -167,7 +159,7 @@ mod tests {
             super::super::agents::Known::named("claude").unwrap(),
             super::super::agents::Program::Inside("claude".into()),
         );
-        let (mut used, _) = first_fit(all.providers, &claude);
+        let (mut used, _) = first_fit(all, &claude);
         assert_eq!(names(&used), ["anthropic"]);
         with_model(&mut used, &claude, "m").unwrap();
         assert_eq!(used[0].models, ["m"]);

@@ -10,41 +10,57 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
-use super::agents::Known;
+use super::agents::OPENCLAW_PORT;
 use super::made::Made;
 
 /// Where every agent's model is.
 const BASE_URL: &str = "https://inference.local/v1";
 
-/// The text of an agent's file. `token` is the agent's own, for who asks it from outside: no provider's key is among what it is told.
-pub fn text(known: &Known, model: &str, token: &str) -> String {
-    match known.name {
-        // Else it looks for its maker's host before the first conversation, and ends where it may not.
-        "claude" => format!("{}\n", json!({ "hasCompletedOnboarding": true })),
-        "codex" => format!(
-            "model = {}\nmodel_provider = \"inside\"\n\n[model_providers.inside]\nname = \"inside\"\nbase_url = \"{BASE_URL}\"\n\
-             env_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n",
-            // A model's name is printable ASCII, in which TOML's escapes are JSON's.
-            json!(model)
-        ),
-        "opencode" => pretty(&json!({
-            "provider": { "inside": {
-                "npm": "@ai-sdk/openai-compatible", "name": "inside",
-                "options": { "baseURL": BASE_URL, "apiKey": "{env:OPENAI_API_KEY}" },
-                "models": { model: { "name": model } } } },
-            "model": format!("inside/{model}") })),
-        "openclaw" => pretty(&json!({
-            "models": { "providers": { "inside": {
-                "baseUrl": BASE_URL, "apiKey": "placeholder", "api": "openai-completions",
-                "models": [ { "id": model, "name": model, "contextWindow": 128_000, "maxTokens": 8192 } ] } } },
-            "agents": { "defaults": { "model": { "primary": format!("inside/{model}") } } },
-            "gateway": { "mode": "local", "port": 18789, "bind": "loopback", "auth": { "mode": "token", "token": token } } })),
-        // hermes
-        _ => format!(
-            "model:\n  provider: custom\n  default: {}\n  base_url: {BASE_URL}\n  api_key: placeholder\nallow_lazy_installs: false\n",
-            json!(model)
-        ),
-    }
+/// The text of an agent's file, of its model's name and a token. That is the agent's own, for who asks it from outside: no provider's key is
+/// among what it is told.
+pub type Text = fn(model: &str, token: &str) -> String;
+
+/// Claude Code's. Without it, it looks for its maker's host before the first conversation, and ends where it may not.
+pub fn claude(_: &str, _: &str) -> String {
+    format!("{}\n", json!({ "hasCompletedOnboarding": true }))
+}
+
+/// Codex's.
+pub fn codex(model: &str, _: &str) -> String {
+    format!(
+        "model = {}\nmodel_provider = \"inside\"\n\n[model_providers.inside]\nname = \"inside\"\nbase_url = \"{BASE_URL}\"\n\
+         env_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n",
+        // A model's name is printable ASCII, in which TOML's escapes are JSON's.
+        json!(model)
+    )
+}
+
+/// OpenCode's.
+pub fn opencode(model: &str, _: &str) -> String {
+    pretty(&json!({
+        "provider": { "inside": {
+            "npm": "@ai-sdk/openai-compatible", "name": "inside",
+            "options": { "baseURL": BASE_URL, "apiKey": "{env:OPENAI_API_KEY}" },
+            "models": { model: { "name": model } } } },
+        "model": format!("inside/{model}") }))
+}
+
+/// OpenClaw's.
+pub fn openclaw(model: &str, token: &str) -> String {
+    pretty(&json!({
+        "models": { "providers": { "inside": {
+            "baseUrl": BASE_URL, "apiKey": "placeholder", "api": "openai-completions",
+            "models": [ { "id": model, "name": model, "contextWindow": 128_000, "maxTokens": 8192 } ] } } },
+        "agents": { "defaults": { "model": { "primary": format!("inside/{model}") } } },
+        "gateway": { "mode": "local", "port": OPENCLAW_PORT, "bind": "loopback", "auth": { "mode": "token", "token": token } } }))
+}
+
+/// Hermes'.
+pub fn hermes(model: &str, _: &str) -> String {
+    format!(
+        "model:\n  provider: custom\n  default: {}\n  base_url: {BASE_URL}\n  api_key: placeholder\nallow_lazy_installs: false\n",
+        json!(model)
+    )
 }
 
 fn pretty(value: &serde_json::Value) -> String {
@@ -105,7 +121,7 @@ mod tests {
     #[test]
     fn each_names_the_model_and_no_key() {
         for known in KNOWN {
-            let text = text(&known, "some/model", "the-agents-own");
+            let text = (known.text)("some/model", "the-agents-own");
             assert_eq!(text.contains("some/model"), known.names_model, "{text}");
             assert_eq!(text.contains(BASE_URL), known.names_model, "{text}");
             if known.settings.ends_with(".json") {

@@ -4,10 +4,10 @@ use std::path::{Component, Path, PathBuf};
 
 use super::agents::{self, Known, Whereabouts};
 use super::file::{Agent, Chosen};
-use super::providers::{self, Typed};
+use super::providers;
 use super::token;
 use crate::cli::args::OnboardArgs;
-use crate::cli::provider::detect::{self, Detected, Offer};
+use crate::cli::provider::detect::{self, Offer};
 use crate::console::as_word;
 use crate::failure::Failure;
 use crate::name::Name;
@@ -26,10 +26,9 @@ pub fn chosen(args: &OnboardArgs) -> Result<(Chosen, Vec<String>), Failure> {
     })?;
     let name = name(args)?.unwrap_or_else(|| agent.name());
     presets(&args.preset)?;
-    let mut found = Detected::default();
-    let (mut providers, notes) = match providers::typed(&args.provider, &mut found)? {
-        Typed::These => (found.providers, Vec::new()),
-        Typed::Detect => detected(&agent)?,
+    let (mut providers, notes) = match providers::typed(&args.provider)? {
+        Some(these) => (these, Vec::new()),
+        None => detected(&agent)?,
     };
     if let Some(model) = &args.model {
         providers::with_model(&mut providers, &agent, model)?;
