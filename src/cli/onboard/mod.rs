@@ -17,7 +17,7 @@ mod write;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use agent::doctor::{Verdict, examine};
@@ -30,8 +30,7 @@ use self::write::Files;
 use crate::cli::args::{OnboardArgs, StartArgs, UpArgs};
 use crate::cli::up;
 use crate::config::Config;
-use crate::console::LogFormat;
-use crate::console::{Paint, as_word, print, print_json, warn};
+use crate::console::{LogFormat, Paint, as_word, print, print_json, warn};
 use crate::failure::{Failure, Outcome};
 use crate::kept;
 use crate::plan::PolicySource;
@@ -56,46 +55,73 @@ pub fn onboard(root: &Root, args: &OnboardArgs) -> Outcome {
         Some(person) => person::chosen(person, args)?,
         None => typed::chosen(args)?,
     };
-    let reached = chosen.workspace.as_deref().map(|named| reached(&args.file, named));
-    if let Some(reached) = &reached {
-        fit(root, reached, &args.file)?;
-    }
-    let text = chosen.text();
-    let mut notes = checked(&chosen, &args.file)?;
-    notes.extend(told);
-    let settings = settings(&chosen);
-    let (has_settings, place) = (settings.is_some(), settings.as_ref().map(|(file, _)| *file));
-    let new_policy = new_policy(&chosen, &args.file)?;
+    let mut planned = Planned::of(root, args, chosen)?;
+    planned.notes.extend(told);
     if let Some(person) = &mut person {
-        let told = reached.as_deref().zip(place).map(|(workspace, place)| workspace.join(place));
-        let told = told.filter(|told| told.symlink_metadata().is_err());
-        let files: Vec<String> = [Some(args.file.as_path()), new_policy.as_deref(), told.as_deref()]
-            .into_iter()
-            .flatten()
-            .map(as_word)
-            .collect();
-        person.tell(&format!("\n{}", chosen.text_to_show()))?;
-        if !person.agrees(&format!("Write {}?", files.join(", ")))? {
-            return Err(Failure::refused("nothing was written"));
+        planned.confirm(person, &args.file)?;
+    }
+    let wrote = planned.write(args)?;
+    report(args, &planned.chosen, &planned.notes, &wrote, next(root, args, &planned.chosen))
+}
+
+/// What will be written, after everything that can be refused was.
+struct Planned {
+    chosen: Chosen,
+    /// What is to be said of it all the same.
+    notes: Vec<String>,
+    /// The workspace, as it is reached from here.
+    workspace: Option<PathBuf>,
+    /// What the agent must be told, where it is one that cofferdam knows: the file, from its home, and its text.
+    settings: Option<(&'static str, String)>,
+    /// Where a policy of the sandbox's own comes, if it isn't there already.
+    policy: Option<PathBuf>,
+}
+
+impl Planned {
+    fn of(root: &Root, args: &OnboardArgs, chosen: Chosen) -> Result<Self, Failure> {
+        let workspace = chosen.workspace.as_deref().map(|named| reached(&args.file, named));
+        if let Some(workspace) = &workspace {
+            fit(root, workspace, &args.file)?;
+        }
+        let notes = checked(&chosen, &args.file)?;
+        let policy = new_policy(&chosen, &args.file)?;
+        Ok(Self { notes, workspace, settings: settings(&chosen), policy, chosen })
+    }
+
+    /// Where the agent's settings lie, as that is reached from here.
+    fn settings_file(&self) -> Option<PathBuf> {
+        let (workspace, (file, _)) = self.workspace.as_deref().zip(self.settings.as_ref())?;
+        Some(workspace.join(file))
+    }
+
+    fn confirm<R: BufRead, W: Write>(&self, person: &mut Person<R, W>, file: &Path) -> Result<(), Failure> {
+        let settings = self.settings_file().filter(|file| file.symlink_metadata().is_err());
+        let files = [Some(file), self.policy.as_deref(), settings.as_deref()];
+        let files: Vec<String> = files.into_iter().flatten().map(as_word).collect();
+        person.tell(&format!("\n{}", self.chosen.text_to_show()))?;
+        match person.agrees(&format!("Write {}?", files.join(", ")))? {
+            true => Ok(()),
+            false => Err(Failure::refused("nothing was written")),
         }
     }
-    let are_new = write::write(&Files {
-        file: &args.file,
-        text: &text,
-        policy: chosen.policy(),
-        force: args.force,
-        workspace: reached.as_deref(),
-        settings: settings.filter(|_| reached.is_some()),
-    })?;
-    if let (true, Some(place)) = (has_settings && !are_new, place) {
-        notes.push(match &reached {
-            Some(_) => format!("{place} in the workspace is left as it was: docs/agents.md says what must stand there"),
-            None => format!("{place} has to be written into the sandbox's home, too: docs/agents.md says what must stand there"),
-        });
+
+    fn write(&mut self, args: &OnboardArgs) -> Result<Wrote, Failure> {
+        let are_new = write::write(&Files {
+            file: &args.file,
+            text: &self.chosen.text(),
+            policy: self.chosen.policy(),
+            force: args.force,
+            workspace: self.workspace.as_deref(),
+            settings: self.settings.clone().filter(|_| self.workspace.is_some()),
+        })?;
+        if let Some((file, _)) = self.settings.as_ref().filter(|_| !are_new) {
+            self.notes.push(match &self.workspace {
+                Some(_) => format!("{file} in the workspace is left as it was: docs/agents.md says what must stand there"),
+                None => format!("{file} has to be written into the sandbox's home, too: docs/agents.md says what must stand there"),
+            });
+        }
+        Ok(Wrote { policy: self.policy.clone(), settings: self.settings_file().filter(|_| are_new) })
     }
-    let told = reached.as_deref().zip(place).filter(|_| are_new);
-    let told = told.map(|(workspace, place)| workspace.join(place));
-    report(args, &chosen, &notes, &Wrote { policy: new_policy, settings: told }, next(root, args, &chosen))
 }
 
 /// What was written beside the configuration.
