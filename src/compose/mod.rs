@@ -13,6 +13,7 @@ mod agents;
 mod another_cage;
 mod approvals;
 mod asked;
+mod behind;
 mod capture;
 mod control;
 mod counts;
@@ -44,9 +45,9 @@ use std::time::Duration;
 
 use agent::InitClient;
 use agent::own::Role;
-use agent::protocol::{Beginning, CageReport};
+use agent::protocol::Beginning;
 use agent::wire::WireError;
-use supervision::{ChildSpec, FirstStart, Supervisor};
+use supervision::{ChildSpec, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
@@ -57,6 +58,7 @@ use crate::sealed;
 use crate::steps::Steps;
 use agents::{Agent, Agents, Surroundings};
 use asked::Asked;
+use behind::BehindTheProof;
 use control::Desk;
 use ending::{End, wait_for_end};
 use handover::{Handover, HeartLine};
@@ -254,38 +256,8 @@ async fn build(
     let tree = Supervisor::start(spec.report_to(reports)).await?;
     heart.steps.done("supervisor: tree up; waits for the proof");
 
-    // No agent before its roots are there. Before the proof init starts none: its spawn waits there, behind the ports that
-    // are asked for here first.
-    put.await??;
-    let proven = async {
-        let cage = report.await??;
-        cage.steps.iter().for_each(|(what, at)| heart.steps.add(what, *at));
-        note_controls(&stores, &cage);
-        Ok::<_, Refused>(cage)
-    };
-    let ports = capture::follow(&init, &stores, captured);
-    // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others not to run.
-    let first_start = match handover.beginning {
-        Beginning::Sandbox => FirstStart::Fatal,
-        _ => FirstStart::Retried,
-    };
-    let specs = specs.into_iter().map(|spec| spec.first_start(first_start)).collect();
-    let started = tree.add_child("", tree::agents(specs));
-    let (cage, uncaptured, started) = tokio::join!(biased; proven, ports, started);
-    // A cage that could not be proven is the first thing told.
-    let cage = cage?;
-    capture::tell(&uncaptured, &cage);
-    let _ = desk.cage.set(cage);
-    if let Err(error) = started {
-        return Err(desk.agents.not_started().map_or_else(|| error.into(), Refused::from));
-    }
-    match (desk.agents.not_started(), handover.beginning) {
-        // One that is started once and no more, and whose end would be nobody's news: a service goes on without it.
-        (Some(why), Beginning::Sandbox) if plan.mode == Mode::Service => return Err(why.into()),
-        (None, _) | (_, Beginning::Sandbox) => {}
-        // The others run, and the operator can set a policy that shows its program again.
-        (Some(why), _) => warn(&why.to_string()),
-    }
+    let behind = BehindTheProof { report, roots: put, captured, specs };
+    behind.begin(&desk, &tree).await?;
     another_cage::keep_who_is_over(&desk, heart);
     if matches!(desk.beginning, Beginning::Succession | Beginning::SameCage) {
         let names = desk.agents.iter().map(|agent| Arc::clone(&agent.name)).collect();
@@ -324,26 +296,6 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     metrics::policy_generation(stores.policy.load().number);
     if handover.beginning == Beginning::Sandbox {
         records::record(&stores.audit.sink(), records::started(plan));
-    }
-}
-
-/// What the proof found, before anything runs under it.
-fn note_controls(stores: &Stores, cage: &CageReport) {
-    use telemetry::metrics;
-    let sink = stores.audit.sink();
-    for check in &cage.proof {
-        metrics::control_missing(check.control.as_str(), false);
-    }
-    for missing in &cage.missing {
-        metrics::control_missing(missing.control.as_str(), true);
-        records::record(
-            &sink,
-            telemetry::audit::Event::ControlMissing {
-                control: missing.control.to_string().into(),
-                detail: missing.why.as_str().into(),
-            },
-        );
-        warn(&format!("{} is not enforced: {}", missing.control, missing.why));
     }
 }
 

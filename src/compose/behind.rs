@@ -1,0 +1,92 @@
+//! The last step of a supervisor's start: its agents, which begin behind the proof of their cage.
+//!
+//! Before the proof init starts none: their starts wait there, behind the ports that are asked for here first. Never here: making anything
+//! that they need.
+
+use std::sync::Arc;
+
+use agent::client::ClientError;
+use agent::protocol::{Beginning, CageReport};
+use supervision::{ChildSpec, FirstStart, Supervisor};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::control::Desk;
+use super::stores::{Refused, Stores};
+use super::{capture, records, tree};
+use crate::console::warn;
+use crate::plan::Mode;
+
+/// What waits for the proof, and what agents wait for.
+pub struct BehindTheProof {
+    /// How the cage came out.
+    pub report: JoinHandle<Result<CageReport, ClientError>>,
+    /// Programs' trusted roots, put where they look for them.
+    pub roots: JoinHandle<Result<(), Refused>>,
+    /// Where it is told which ports are captured.
+    pub captured: watch::Sender<proxy::Captured>,
+    /// The agents' actors.
+    pub specs: Vec<ChildSpec>,
+}
+
+impl BehindTheProof {
+    /// Starts the agents once everything holds.
+    ///
+    /// # Errors
+    /// The cage could not be proven; at the beginning of a sandbox, also that an agent could not be started.
+    pub async fn begin(self, desk: &Arc<Desk>, tree: &Supervisor) -> Result<(), Refused> {
+        let Self { report, roots, captured, specs } = self;
+        let (stores, beginning) = (&desk.stores, desk.beginning);
+        roots.await??;
+        let proven = async {
+            let cage = report.await??;
+            cage.steps.iter().for_each(|(what, at)| desk.heart.steps.add(what, *at));
+            note_controls(stores, &cage);
+            Ok::<_, Refused>(cage)
+        };
+        let ports = capture::follow(&desk.exec.init, stores, captured);
+        // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others not to run.
+        let first_start = match beginning {
+            Beginning::Sandbox => FirstStart::Fatal,
+            _ => FirstStart::Retried,
+        };
+        let specs = specs.into_iter().map(|spec| spec.first_start(first_start)).collect();
+        let started = tree.add_child("", tree::agents(specs));
+        let (cage, uncaptured, started) = tokio::join!(biased; proven, ports, started);
+        // A cage that could not be proven is the first thing told.
+        let cage = cage?;
+        capture::tell(&uncaptured, &cage);
+        let _ = desk.cage.set(cage);
+        if let Err(error) = started {
+            return Err(desk.agents.not_started().map_or_else(|| error.into(), Refused::from));
+        }
+        match (desk.agents.not_started(), beginning) {
+            // One that is started once and no more, and whose end would be nobody's news: a service goes on without it.
+            (Some(why), Beginning::Sandbox) if desk.plan.mode == Mode::Service => return Err(why.into()),
+            (None, _) | (_, Beginning::Sandbox) => {}
+            // The others run, and the operator can set a policy that shows its program again.
+            (Some(why), _) => warn(&why.to_string()),
+        }
+        Ok(())
+    }
+}
+
+/// What the proof found, before anything runs under it.
+fn note_controls(stores: &Stores, cage: &CageReport) {
+    use telemetry::metrics;
+    let sink = stores.audit.sink();
+    for check in &cage.proof {
+        metrics::control_missing(check.control.as_str(), false);
+    }
+    for missing in &cage.missing {
+        metrics::control_missing(missing.control.as_str(), true);
+        records::record(
+            &sink,
+            telemetry::audit::Event::ControlMissing {
+                control: missing.control.to_string().into(),
+                detail: missing.why.as_str().into(),
+            },
+        );
+        warn(&format!("{} is not enforced: {}", missing.control, missing.why));
+    }
+}
