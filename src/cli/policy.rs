@@ -302,10 +302,11 @@ fn show(root: &Root, args: &NamedJson) -> Outcome {
 }
 
 fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -> Outcome {
-    let source = match from_file(file) {
-        Err(_) if json => return print_json(&Report::of(file)).map(|()| REFUSED),
-        source => source?,
-    };
+    let source = from_file(file).inspect_err(|_| {
+        if json {
+            let _ = print_json(&Report::of(file));
+        }
+    })?;
     // Every error at its place, here, where the file is; the sandbox checks again with its presets.
     let checked = policies::check(&source, true);
     let client = client(root, name)?;
@@ -313,15 +314,22 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
         // It is refused there as well; so it is on record, and counted, what anybody tries to put in force.
         let report = Report::found(of_policy(&source), source.name.clone());
         let _ = wait_for(async { client.set_policy(source.text, false).await.map_err(failure) });
-        return if json { print_json(&report).map(|()| REFUSED) } else { Err(faults) };
+        if json {
+            print_json(&report)?;
+        }
+        return Err(faults);
     }
-    let before = wait_for(async { client.policy().await.map_err(failure) })?.generation;
-    let change = if restart_agents {
-        move_agents(root, &client, &Name::parse(name)?, source, json)?
+    let (change, is_unchanged) = if restart_agents {
+        (move_agents(root, &client, &Name::parse(name)?, source, json)?, false)
     } else {
-        wait_for(async { client.set_policy(source.text, false).await.map_err(failure) })?
+        let set = async {
+            let before = client.policy().await.map_err(failure)?.generation;
+            let change = client.set_policy(source.text, false).await.map_err(failure)?;
+            let is_unchanged = change.generation == before;
+            Ok((change, is_unchanged))
+        };
+        wait_for(set)?
     };
-    let is_unchanged = change.generation == before;
     if json {
         let mut row = serde_json::to_value(&change).map_err(|e| Failure::refused(e.to_string()))?;
         row["unchanged"] = is_unchanged.into();
