@@ -51,7 +51,7 @@ use supervision::{ChildSpec, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
-use crate::console::{fault, say, speak, warn};
+use crate::console::{fault, say, speak};
 use crate::failure::REFUSED;
 use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
