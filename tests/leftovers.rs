@@ -313,7 +313,8 @@ fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
     for (killed, left) in [("cofferdam: sup", None), ("cofferdam: bld", Some(1)), ("", None)] {
         let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
         poll("the agent", START, || (!stage.processes_with(&marker).is_empty()).then_some(()))?;
-        ensure!(sockets.iter().all(|socket| socket.exists()), "the control: they are there");
+        // The builder's comes when it has begun, beside the agent.
+        poll("both sockets", START, || sockets.iter().all(|socket| socket.exists()).then_some(()))?;
         // So that it starts no other in their place, nor removes anything.
         running.signal(Signal::SIGSTOP)?;
         if let Some(pid) = common::process(stage, killed) {

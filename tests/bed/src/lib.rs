@@ -37,6 +37,7 @@
 pub mod archive;
 pub mod authority;
 pub mod corporate;
+mod flow;
 pub mod harness;
 pub mod names;
 mod netlink;

@@ -95,7 +95,7 @@ async fn odd(request: &Value) -> Option<Response<Body>> {
             }
             // So that what was sent is out before the connection is cut.
             tokio::time::sleep(Duration::from_millis(200)).await;
-            sender.abort(std::io::ErrorKind::ConnectionReset.into());
+            sender.abort(std::io::ErrorKind::ConnectionReset.into()).await;
         })
     })
 }

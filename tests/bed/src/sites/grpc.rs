@@ -7,15 +7,13 @@
 //! Chat      each message back as it comes
 //! ```
 
-use std::io;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::BodyExt;
-use http_body_util::channel::{Channel, Sender};
 use hyper::body::Incoming;
 
 use super::Visit;
+use crate::flow::{Sender, flow};
 use crate::server::{Body, respond, whole};
 
 /// What errors say.
@@ -64,10 +62,10 @@ fn called(body: Body) -> Response<Body> {
 
 fn streaming<F, Fut>(feed: F) -> Response<Body>
 where
-    F: FnOnce(Sender<Bytes, io::Error>) -> Fut,
+    F: FnOnce(Sender) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let (sender, body) = Channel::new(8);
+    let (sender, body) = flow(8);
     tokio::spawn(feed(sender));
     called(body.boxed())
 }
@@ -82,14 +80,14 @@ fn status(code: &'static str) -> HeaderMap {
     trailers
 }
 
-async fn finish(mut sender: Sender<Bytes, io::Error>, message: Bytes, code: &'static str) {
+async fn finish(mut sender: Sender, message: Bytes, code: &'static str) {
     if sender.send_data(message).await.is_ok() {
         let _gone = sender.send_trailers(status(code)).await;
     }
 }
 
 /// The message's length, counted in messages of one byte.
-async fn count(message: Bytes, mut sender: Sender<Bytes, io::Error>) {
+async fn count(message: Bytes, mut sender: Sender) {
     // Five bytes in front: not compressed, and the length.
     for n in 0..message.len().saturating_sub(5) {
         if sender.send_data(Bytes::from(vec![0, 0, 0, 0, 1, n as u8])).await.is_err() {
@@ -100,7 +98,7 @@ async fn count(message: Bytes, mut sender: Sender<Bytes, io::Error>) {
 }
 
 /// Every frame back at once: a client that waits for an answer before it asks again gets one.
-async fn chat(mut body: Incoming, mut sender: Sender<Bytes, io::Error>) {
+async fn chat(mut body: Incoming, mut sender: Sender) {
     while let Some(Ok(frame)) = body.frame().await {
         if let Ok(data) = frame.into_data()
             && sender.send_data(data).await.is_err()

@@ -20,12 +20,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
-use http_body_util::channel::{Channel, Sender};
 use hyper::body::{Frame, Incoming};
 use serde_json::json;
 
 use super::websocket::{self, Talk};
 use super::{Visit, number, parameter, pattern};
+use crate::flow::{Sender, flow};
 use crate::server::{Body, json, respond};
 
 /// Frames in flight between a generator and its connection.
@@ -121,10 +121,10 @@ async fn upload(mut body: Incoming) -> Response<Body> {
 /// A streaming body fed by a task, which ends when the client is gone.
 pub(crate) fn stream<F, Fut>(kind: &'static str, length: Option<u64>, feed: F) -> Response<Body>
 where
-    F: FnOnce(Sender<Bytes, io::Error>) -> Fut,
+    F: FnOnce(Sender) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let (sender, body) = Channel::new(IN_FLIGHT);
+    let (sender, body) = flow(IN_FLIGHT);
     tokio::spawn(feed(sender));
     let mut response = Response::new(body.boxed());
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -221,7 +221,7 @@ fn ticks(
 fn reset() -> Response<Body> {
     stream("application/octet-stream", Some(1 << 20), |mut sender| async move {
         let _ = sender.send_data(pattern::piece(0, 1000)).await;
-        sender.abort(io::ErrorKind::ConnectionReset.into());
+        sender.abort(io::ErrorKind::ConnectionReset.into()).await;
     })
 }
 
