@@ -189,7 +189,10 @@ fn it_shows_a_sandbox_and_answers_for_it_by_keys(stage: &Stage) -> Result<()> {
     term.see(&["approved (run)"])?;
     term.answer("x", "revoke?", &asked("c"), &format!("/{mark}/c"))?;
     // Not the words of what is confirmed, which say so, too.
-    term.see(&["taken back: "])?;
+    poll("that it was taken back", PATIENCE, || {
+        let text = term.screen().ok()?.text();
+        (!text.contains("y yes") && text.contains("taken back: ")).then_some(())
+    })?;
     let shown = stage.call(&["policy", "show", &sandbox.name])?.expect_code(0)?.out();
     ensure!(!shown.contains("approved-"), "{shown}");
     term.press("q")?;
