@@ -292,13 +292,7 @@ fn held_requests_outlive_the_operators_actor_and_answers_the_supervisor(stage: &
     let no = asking.question(&format!("/{mark}/denied"), "held")?;
     asking.say(&["deny", id(&no)])?;
     ensure!(asking.answer(denied)?.ends_with(" 403"));
-    let supervisor = asking.sandbox.status()?["supervisor_pid"].as_i64().context("a supervisor")?;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-    poll("another supervisor", START, || {
-        let status = asking.sandbox.status().ok()?;
-        (status["supervisor_pid"] != supervisor && status["state"] == "running").then_some(())
-    })?;
+    common::replace_supervisor(stage, &asking.sandbox.name)?;
     let after = asking.send(&get("held"))?;
     ensure!(asking.answer(after)?.ends_with(" 200"), "what was approved for the run is in force");
     let again = asking.send(&format!("'https://h2.bed.test/{mark}/denied'"))?;
@@ -390,14 +384,7 @@ fn a_runs_answer_is_no_later_runs(stage: &Stage) -> Result<()> {
     let options = ["--config", &file, "--policy", &policy, "--workspace", &workspace(stage)];
     let mut run = stage.start_run(&name, &options, &["sh", "-c", &script])?;
     run.wait_for("up", START)?;
-    let status = || stage.json(&["status", &name, "--json"]);
-    let supervisor = status()?["supervisor_pid"].as_i64().context("a supervisor")?;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-    poll("another supervisor", START, || {
-        let status = status().ok()?;
-        (status["supervisor_pid"] != supervisor && status["state"] == "running").then_some(())
-    })?;
+    common::replace_supervisor(stage, &name)?;
     std::fs::write(stage.workspace().join("go"), "")?;
     let out = run.finish(PATIENCE)?.out();
     ensure!(out.ends_with("403"), "{out}");

@@ -226,6 +226,18 @@ pub fn ensure_audited(stage: &Stage, name: &str, fields: &[(&str, &str)]) -> Res
     Ok(())
 }
 
+/// Kills a sandbox's supervisor, and waits until another has taken over.
+pub fn replace_supervisor(stage: &Stage, name: &str) -> Result<()> {
+    let status = || stage.json(&["status", name, "--json"]);
+    let before = status()?["supervisor_pid"].as_i64().context("a supervisor")?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(before)?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    poll("another supervisor", START, || {
+        let status = status().ok()?;
+        (status["supervisor_pid"] != before && status["state"] == "running").then_some(())
+    })
+}
+
 /// Every file below a directory.
 pub fn files_below(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };

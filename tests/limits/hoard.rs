@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use bed::Stage;
 use bed::stage::{PATIENCE, poll};
 
-use crate::common::{START, program};
+use crate::common::{program, replace_supervisor};
 
 /// Keeps every descriptor that it is handed, and says how many those are by now.
 const HOARD: &str = "import array, os, socket
@@ -59,21 +59,16 @@ pub fn pipes_that_somebody_keeps_cost_nobody_else(stage: &Stage) -> Result<()> {
         let kept: usize = std::fs::read_to_string(&count).ok()?.parse().ok()?;
         (kept >= KEPT).then_some(())
     })?;
-    let status = || stage.json(&["status", &name, "--json"]);
-    let heart = status()?["heart_pid"].as_i64().context("a heart")?;
-    let supervisor = status()?["supervisor_pid"].as_i64().context("a supervisor")?;
+    let status = stage.json(&["status", &name, "--json"])?;
+    let heart = status["heart_pid"].as_i64().context("a heart")?;
+    let supervisor = status["supervisor_pid"].as_i64().context("a supervisor")?;
     for pid in [heart, supervisor] {
         let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
         ensure!(open < AT_MOST, "{pid} has {open} descriptors open, of {KEPT} that somebody keeps");
     }
     // What is put in force now is in force under the next supervisor.
     stage.call(&["policy", "set", &name, &after])?.expect_code(0)?;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(supervisor)?);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
-    poll("another supervisor", START, || {
-        let status = status().ok()?;
-        (status["supervisor_pid"] != supervisor && status["state"] == "running").then_some(())
-    })?;
+    replace_supervisor(stage, &name)?;
     let shown = stage.call(&["policy", "show", &name])?.expect_code(0)?.out();
     ensure!(shown.contains("after.test"), "{shown}");
     stage.call(&["stop", &name])?.expect_code(0)?;

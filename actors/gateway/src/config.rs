@@ -288,14 +288,11 @@ impl Inference {
         }
         let known: Vec<_> = self.providers.keys().map(SmolStr::as_str).collect();
         let near = policy::nearest(name, &known).map(|near| format!("; did you mean \"{near}\"?"));
-        match known.is_empty() {
-            true => format!("no provider is called \"{name}\": there is none, `providers` names them"),
-            false => format!(
-                "no provider is called \"{name}\"; there are: {}{}",
-                known.join(", "),
-                near.unwrap_or_default()
-            ),
-        }
+        format!(
+            "no provider is called \"{name}\"; there are: {}{}",
+            known.join(", "),
+            near.unwrap_or_default()
+        )
     }
 
     fn check_route(&self, n: usize, route: &Route, fault: &mut impl FnMut(String, String)) {
