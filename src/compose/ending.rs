@@ -16,6 +16,7 @@ use super::another_cage;
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
 use super::records;
+use super::stores::Refused;
 use crate::failure::REFUSED;
 use crate::plan::{Mode, STOP_GRACE};
 use crate::sealed;
@@ -25,6 +26,9 @@ use crate::state;
 const STARTED_SLOT: &str = "started";
 /// What output, records and actors each get to finish.
 const LAST_WORK: Duration = Duration::from_secs(3);
+
+/// How long a failed supervisor looks whether its heart is there: the kernel closes a dead process's lines one after the other.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// How it ends.
 pub enum End {
@@ -124,7 +128,7 @@ pub async fn close(
     let drains = desk.agents.iter().map(|agent| desk.stores.streams.agent_drained(&agent.name, LAST_WORK));
     futures_util::future::join_all(drains).await;
     heart.steps.done("supervisor: output out");
-    heart.over(code, message.clone()).await?;
+    heart.over(code, message.clone()).await.inspect_err(|_| clean_up())?;
     desk.stores.audit.ends();
     let sink = desk.stores.audit.sink();
     records::sandbox(&sink, SandboxChange::Stopped, &desk.plan.name, message.clone());
@@ -134,8 +138,37 @@ pub async fn close(
         Mode::Foreground { .. } if !desk.plan.quiet => desk.stores.refusals.told(&desk.plan.name),
         _ => None,
     };
-    // Nothing is left for the actors to finish; the end of this process, which is the heart's to make, is theirs.
-    heart.finish(code, refused, message).await
+    // Nothing is left for the actors to finish: the end of this process is theirs.
+    finish(heart, code, refused, message).await
+}
+
+/// The last word to the heart, which ends this process, or closes its line to have it end. It may also have died before it heard the word.
+pub async fn finish(
+    heart: &HeartLine,
+    code: u8,
+    refused: Option<String>,
+    message: Option<String>,
+) -> Result<(), WireError> {
+    let said = heart.finish(code, refused, message).await;
+    if said.is_ok() {
+        until_it_is_gone(heart).await;
+    }
+    // As long as we are here the name is nobody else's: the lock came with the handover.
+    clean_up();
+    said
+}
+
+/// Before a supervisor ends in the trust that the heart starts another: what failed it may have been the heart's own death, which takes init
+/// along before our line says so.
+pub async fn given_up(heart: &HeartLine, why: Refused) -> Refused {
+    if tokio::time::timeout(LAST_LOOK, until_it_is_gone(heart)).await.is_ok() {
+        clean_up();
+    }
+    why
+}
+
+async fn until_it_is_gone(heart: &HeartLine) {
+    while heart.hear().await.is_ok() {}
 }
 
 /// When the heart died without a word, nobody else may be left who removes what must not outlive the sandbox.

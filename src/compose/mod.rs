@@ -137,27 +137,22 @@ async fn supervise() -> Result<(), Refused> {
             (desk.0, end)
         }
         // Agents run: the heart tries again, and what is in the way may be gone by then.
-        Err(error) if handover.beginning != Beginning::Sandbox => return Err(error),
+        Err(error) if handover.beginning != Beginning::Sandbox => {
+            return Err(ending::given_up(&heart, error).await);
+        }
         Err(error) => {
             let code = error.downcast_ref::<agents::NotStarted>().map_or(REFUSED, |refused| refused.code);
-            if heart.finish(code, None, Some(error.to_string())).await.is_err() {
-                ending::clean_up();
-                return Err(error);
-            }
-            return wait_for_heart(&heart).await;
+            return Ok(ending::finish(&heart, code, None, Some(error.to_string())).await?);
         }
     };
     match end {
         // The heart starts another supervisor; the agents go on.
-        End::Escalated(why) => Err(why.into()),
+        End::Escalated(why) => Err(ending::given_up(&heart, why.into()).await),
         End::HeartGone => {
             ending::clean_up();
             Ok(())
         }
-        // Whatever the heart still has to read lies in its line already.
-        End::Over { code, message } => {
-            Ok(ending::close(&desk, &heart, code, message).await.inspect_err(|_| ending::clean_up())?)
-        }
+        End::Over { code, message } => Ok(ending::close(&desk, &heart, code, message).await?),
     }
 }
 
@@ -177,12 +172,6 @@ fn announce(desk: &Desk) {
     for forward in &plan.forwards {
         say(&format!("{} leads to port {} inside", forward.listen, forward.to));
     }
-}
-
-/// The heart closes its line when it has read the last message.
-async fn wait_for_heart(heart: &HeartLine) -> Result<(), Refused> {
-    while heart.hear().await.is_ok() {}
-    Ok(())
 }
 
 async fn build(
