@@ -304,13 +304,16 @@ fn stop_of_one_with_a_stopped_part(stage: &Stage) -> Result<()> {
 /// Of a service, whose heart is killed with one of the two that remove what it leaves.
 fn sockets_go_with_whoever_is_left(stage: &Stage) -> Result<()> {
     let name = stage.name();
-    let marker = stage.marker();
-    let config = format!(
-        "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  steady:\n    command: [sh, -c, 'while :; do sleep 0.1; done # {marker}']\n"
-    );
-    let file = stage.write("cofferdam.yaml", config)?.display().to_string();
     let sockets = ["control.sock", "build.sock"].map(|socket| stage.state().join(&name).join(socket));
-    for (killed, left) in [("cofferdam: sup", None), ("cofferdam: bld", Some(1)), ("", None)] {
+    for (n, (killed, left)) in
+        [("cofferdam: sup", None), ("cofferdam: bld", Some(1)), ("", None)].into_iter().enumerate()
+    {
+        // Another each time: the agent of the one before may be dying still.
+        let marker = format!("{}-{n}", stage.marker());
+        let config = format!(
+            "name: {name}\nmetrics: {{ listen: \"off\" }}\nagents:\n  steady:\n    command: [sh, -c, 'while :; do sleep 0.1; done # {marker}']\n"
+        );
+        let file = stage.write("cofferdam.yaml", config)?.display().to_string();
         let running = stage.start(stage.cofferdam(["up", "--quiet", "-f", &file]))?;
         poll("the agent", START, || (!stage.processes_with(&marker).is_empty()).then_some(()))?;
         // The builder's comes when it has begun, beside the agent.
