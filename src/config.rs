@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::built_in;
 use crate::failure::Failure;
-use crate::start::policies;
-use crate::state::Name;
+use crate::name::Name;
 use upstream::{ClientCert, UpstreamProxy};
 
 mod approvals;
@@ -235,7 +235,7 @@ pub enum Enforcement {
 impl Config {
     /// Reads and checks a file. Paths in it are taken relative to its directory.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        Self::of_text(&crate::start::given::read(path, FILE_MAX, MEND)?, path)
+        Self::of_text(&crate::given::read(path, FILE_MAX, MEND)?, path)
     }
 
     /// Checks a text as the file that it is, or is to be.
@@ -252,7 +252,7 @@ impl Config {
         {
             *relative = base.join(&relative);
         }
-        for preset in config.presets.iter_mut().filter(|preset| policies::is_a_file(preset)) {
+        for preset in config.presets.iter_mut().filter(|preset| built_in::is_a_file(preset)) {
             // Of a text and a path that is one no part is lost.
             *preset = base.join(&*preset).to_string_lossy().into_owned();
         }
@@ -275,10 +275,10 @@ impl Config {
             return Err("`profile` and `policy` together: name one of them".into());
         }
         if let Some(profile) = &self.profile {
-            policies::built_in_profile(profile).map_err(|why| format!("profile: {why}"))?;
+            built_in::profile(profile).map_err(|why| format!("profile: {why}"))?;
         }
-        for preset in self.presets.iter().filter(|preset| !policies::is_a_file(preset)) {
-            policies::built_in_preset(preset).map_err(|why| format!("presets: {why}"))?;
+        for preset in self.presets.iter().filter(|preset| !built_in::is_a_file(preset)) {
+            built_in::preset(preset).map_err(|why| format!("presets: {why}"))?;
         }
         self.approvals.check().map_err(|why| format!("approvals: {why}"))?;
         self.credentials.check().map_err(|faults| faults.to_string())?;

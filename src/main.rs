@@ -5,13 +5,17 @@
 //! of the command: see `agent::launch`.)
 
 mod builder;
+mod built_in;
+mod children;
 mod cli;
 mod compose;
 mod config;
 mod console;
 mod demo;
 mod failure;
+mod given;
 mod heart;
+mod ids;
 mod kept;
 #[cfg(test)]
 mod layers;
@@ -21,10 +25,12 @@ mod name;
 mod pages;
 mod plan;
 mod sealed;
+mod site;
 mod snapshot;
 mod start;
 mod state;
 mod steps;
+mod users;
 mod waits;
 
 use std::ffi::CStr;

@@ -11,7 +11,7 @@
 //! STATE/.images/            unpacked images, shared
 //! STATE/.restoring/         what `restore` makes, until it is whole: see `snapshot::bring`
 //! STATE/NAME/places         where its agents could ever write
-//! STATE/.choosing, .ids     which host ids rooted sandboxes have, on the whole machine: see `start::pairs`
+//! STATE/.choosing, .ids     which host ids rooted sandboxes have, on the whole machine: see `ids::pairs`
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
@@ -32,7 +32,7 @@ use nix::unistd::Pid;
 
 use crate::failure::Failure;
 pub use crate::name::Name;
-use crate::start::ids;
+use crate::users;
 
 /// How many numbered names are tried for a sandbox that was given none.
 const NUMBERED_NAMES: u32 = 1000;
@@ -271,7 +271,7 @@ fn open_own(dir: &Path) -> io::Result<Option<File>> {
     };
     let (owner, we) = (handle.metadata()?.uid(), nix::unistd::geteuid());
     // Before, a rooted sandbox's was its gateway's.
-    let ours = owner == we.as_raw() || (we.is_root() && ids::is_a_gateways(owner));
+    let ours = owner == we.as_raw() || (we.is_root() && users::is_a_gateways(owner));
     Ok(ours.then_some(handle))
 }
 
@@ -300,8 +300,13 @@ pub(crate) fn is_still_at(file: &File, path: &Path) -> bool {
 
 /// The control socket of a sandbox, in its directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
-/// Its builder's: see [`crate::builder`].
+/// Its builder's.
 pub const BUILD_SOCKET: &str = "build.sock";
+
+/// Where questions and answers are kept, in a sandbox's directory.
+pub const APPROVALS: &str = "approvals.json";
+/// One that can't be read is put there, and never written over.
+pub const APPROVALS_ASIDE: &str = "approvals-unreadable.json";
 
 /// Removes both, as far as this process may, in the working directory, which is the sandbox's own: for whoever is left, with the lock, of a
 /// sandbox whose heart died without a word. A rooted one's builder may remove either, its supervisor the first alone.

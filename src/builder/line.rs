@@ -8,8 +8,7 @@ use agent::protocol::{FromBuilder, ToBuilder};
 use agent::wire::{Packet, Wire, WireError};
 
 use super::{Commission, Work, live};
-use crate::heart::Slots;
-use crate::plan::{Plan, slot};
+use crate::plan::Plan;
 use crate::waits::WISH_PATIENCE;
 
 /// The builder, as the heart sees it.
@@ -21,20 +20,19 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Forks it from the heart, whose last act before it is shut in this is. `slots` has the state directory, which it works in, and the
-    /// lock on the sandbox's name, which it holds as long as it lives. `limits` are the sandbox's.
+    /// Forks it from the heart, whose last act before it is shut in this is. `held` is the lock on the sandbox's name, which it holds as
+    /// long as it lives, and the state directory, which it works in. `limits` are the sandbox's.
     ///
     /// # Errors
     /// The system call that failed.
     pub fn begin(
         commission: Commission,
         plan: &Plan,
-        slots: &Slots,
+        held: &[BorrowedFd<'_>],
         limits: Option<&Cgroup>,
     ) -> Result<Self, LaunchError> {
         let Commission { site, listener } = commission;
-        let held = [slot::STATE, slot::LOCK].into_iter().filter_map(|name| slots.find(name));
-        let keep: Vec<BorrowedFd<'_>> = held.chain([listener.as_fd()]).collect();
+        let keep = [held, &[listener.as_fd()]].concat();
         let work = |heart: Wire| match live(&Work { site: &site, plan, limits, heart: &heart }, &listener) {
             Ok(()) => 0,
             Err(_) => 1,

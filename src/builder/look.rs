@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Work;
 use super::wish::{Happened, Wish, wait_for};
+use crate::children::end_child;
 use crate::failure::Failure;
-use crate::heart::end_child;
 use crate::plan::Plan;
-use crate::start::policies::{self, FILE_MAX};
-use crate::start::reach;
+use crate::site::policies::{self, FILE_MAX};
+use crate::site::reach;
 use crate::waits::LOOK_PATIENCE;
 
 /// What was seen.

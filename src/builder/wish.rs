@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 
-use crate::start::policies::FILE_MAX;
+use crate::site::policies::FILE_MAX;
 use crate::waits::WISH_PATIENCE;
 
 /// JSON escapes each byte of a policy by six at most, and the rest is short.

@@ -5,7 +5,7 @@ use agent::doctor::{Verdict, examine};
 use crate::cli::args::JsonArgs;
 use crate::console::{Paint, print, print_json, table};
 use crate::failure::Outcome;
-use crate::start::ids;
+use crate::ids;
 
 /// Prints the table; exit code 1 where `strict` could not start.
 pub fn doctor(args: &JsonArgs) -> Outcome {

@@ -112,7 +112,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Snapshot(args) => snapshot::snapshot(&root, &args),
         Command::Restore(args) => snapshot::restore(&root, &args),
-        Command::Demo(args) => crate::demo::demo(&args),
+        Command::Demo(args) => crate::demo::demo(args.keep),
         Command::Provider(command) => provider::provider(&command),
         Command::Onboard(args) => onboard::onboard(&root, &args),
         #[cfg(feature = "term")]

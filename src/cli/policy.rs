@@ -21,7 +21,7 @@ use crate::cli::wait_for;
 use crate::console::{Paint, fault, print, print_json, say, table, warn};
 use crate::failure::{Failure, Outcome, REFUSED};
 use crate::plan::PolicySource;
-use crate::start::policies::{self, Choice};
+use crate::site::policies::{self, Choice};
 use crate::state::{Name, Root};
 
 /// Runs a `policy` command.

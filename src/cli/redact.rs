@@ -7,7 +7,7 @@ use redactor::{Redactor, SharedRedactor, stream};
 
 use crate::cli::args::RedactArgs;
 use crate::failure::{Failure, Outcome};
-use crate::start::given::is_stdin;
+use crate::given::is_stdin;
 
 /// Copies to the end.
 pub fn redact(args: &RedactArgs) -> Outcome {

@@ -7,8 +7,9 @@ use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
 use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
+use crate::site::policies;
+use crate::start::environment;
 use crate::start::{NameChoice, Wanted, start, system_roots};
-use crate::start::{environment, policies};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 

@@ -22,11 +22,8 @@ use tokio::sync::Mutex;
 use super::questions::Questions;
 use super::records::record;
 use crate::kept;
+use crate::state::{APPROVALS as FILE, APPROVALS_ASIDE as ASIDE};
 
-/// Where questions and answers are kept, in the sandbox's state directory.
-pub const FILE: &str = "approvals.json";
-/// One that can't be read is put there, and never written over.
-pub const ASIDE: &str = "approvals-unreadable.json";
 /// At the soonest so long after the last time is a question written: answers are at once.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How long the reloader may take to put an answer in force.

@@ -37,8 +37,6 @@ mod stores;
 mod terminal;
 mod tree;
 
-pub use approvals::{ASIDE as APPROVALS_ASIDE, FILE as APPROVALS};
-
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;

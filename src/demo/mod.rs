@@ -12,7 +12,6 @@ mod stage;
 use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 
-use crate::cli::args::DemoArgs;
 use crate::failure::{Failure, Outcome, REFUSED};
 
 use agent::Line;
@@ -30,18 +29,18 @@ pub fn agent_main() -> u8 {
 /// How long the agent counts before the first part is killed, so that there is a before.
 const WARM_UP: u64 = 10;
 
-/// Gives the tour. The exit code is 0 only when every verdict was as it should be and no number was missing.
-pub fn demo(args: &DemoArgs) -> Outcome {
+/// Gives the tour; `keep` leaves its state directory. The exit code is 0 only when every verdict was as it should be and no number was missing.
+pub fn demo(keep: bool) -> Outcome {
     let show = Show::new();
     let told = |e: anyhow::Error| Failure::refused(format!("demo: {e:#}"));
-    let mut stage = Stage::set(args.keep).map_err(told)?;
+    let mut stage = Stage::set(keep).map_err(told)?;
     let result = tour(&show, &mut stage);
     let code = match result {
         Ok(true) => 0,
         Ok(false) => REFUSED,
         Err(error) => return Err(told(error)),
     };
-    if args.keep {
+    if keep {
         show.aside(&format!("state kept in {}", stage.dir().display()))?;
     }
     Ok(code)

@@ -37,12 +37,12 @@ use nix::sys::signalfd::SignalFd;
 use operator::client::RawTerminal;
 
 use crate::builder::{Builder, Commission};
+use crate::children;
 use crate::console::{fault, say, warn};
 use crate::plan::{Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
 use ending::Ending;
-pub use ending::end_child;
 use pace::{Next, Pace};
 pub use signalled::{INTERRUPTED, INTERRUPTED_TWICE, SECOND_INTERRUPT, hold_signals};
 pub use slots::Slots;
@@ -140,7 +140,7 @@ impl Heart {
         slots.own_these();
         // Before its limits are taken away.
         let end_init = |_: &String| {
-            ending::end_child(&init);
+            children::end_child(&init);
         };
         // What it would leave if it were killed.
         let sweeper = init.cgroup.as_ref().map(|limits| {
@@ -153,7 +153,9 @@ impl Heart {
         });
         let sweeper = sweeper.transpose()?;
         let builder = builder.map(|commission| {
-            let begun = Builder::begin(commission, &plan, &slots, init.cgroup.as_ref());
+            let held: Vec<_> =
+                [slot::STATE, slot::LOCK].into_iter().filter_map(|name| slots.find(name)).collect();
+            let begun = Builder::begin(commission, &plan, &held, init.cgroup.as_ref());
             begun.map_err(|e| format!("the builder: {e}")).inspect_err(end_init)
         });
         let builder = builder.transpose()?;
@@ -328,7 +330,7 @@ impl Heart {
     }
 
     fn init_ended(&mut self) -> Ending {
-        let status = ending::reap(&self.init);
+        let status = children::reap(&self.init);
         let how = status.map_or(String::new(), |s| format!(" by {s}"));
         let message = format!("the sandbox's init ended{how}, and every process of the sandbox with it");
         Ending::with(137, Some(message))
@@ -348,12 +350,12 @@ impl Heart {
         }
         self.steps.done("heart: supervisor gone");
         // Side by side with the supervisor's end: both take a millisecond of the kernel's.
-        ending::end_child(&self.init);
-        let gone = ending::has_ended(&self.init);
+        children::end_child(&self.init);
+        let gone = children::has_ended(&self.init);
         drop(self.init.cgroup.take());
         // Else something is left for it.
         if let Some((sweeper, _)) = self.sweeper.take().filter(|_| gone) {
-            ending::end_child(&sweeper);
+            children::end_child(&sweeper);
         }
         self.steps.done("heart: init and its namespaces gone");
         ending::clean_state(&self.slots);

@@ -13,8 +13,9 @@ use agent::protocol::{Beginning, ExitStatus, News, Slot, ToHeart, ToSupervisor};
 use agent::wire::{self, Packet, Wire, WireError};
 use nix::sys::signal::Signal;
 
-use super::ending::{self, Ending};
+use super::ending::Ending;
 use super::{Heart, Life, notify};
+use crate::children;
 use crate::console::warn;
 use crate::plan::slot;
 
@@ -154,7 +155,7 @@ impl Heart {
             // What it had left to do, the next one finds undone: output lies in its pipes.
             return Life::Turn;
         }
-        let status = ending::reap(&running.child);
+        let status = children::reap(&running.child);
         if let Some(over) = self.over.take() {
             warn("the supervisor ended before its last records were known to be written");
             return Life::End(over);

@@ -18,6 +18,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use super::{Heart, Running, ending};
 use crate::builder::{Builder, Word};
+use crate::children;
 use crate::console::{fault, warn};
 use crate::heart::ending::Ending;
 use crate::plan::{STOP_GRACE, slot};
@@ -108,7 +109,7 @@ impl Heart {
                     fault(
                         "the builder has begun another cage before the last one was settled (a fault): it is not used",
                     );
-                    ending::end_child(&init);
+                    children::end_child(&init);
                 }
                 Ok(Word::Built { channel, plan, uid }) => self.built(channel, plan, uid, running),
                 Ok(Word::Failed) => {
@@ -123,7 +124,7 @@ impl Heart {
                         self.end_unused();
                     }
                     if let Some(Builder { child, .. }) = self.builder.take() {
-                        ending::end_child(&child);
+                        children::end_child(&child);
                         ending::remove(&self.slots, BUILD_SOCKET);
                     }
                     warn(&format!(
@@ -208,7 +209,7 @@ impl Heart {
     /// Ends the init of a cage that isn't in use.
     pub(super) fn end_unused(&mut self) {
         if let Some(Turn::Begun(init) | Turn::Under { init, .. }) = self.turn.take() {
-            ending::end_child(&init);
+            children::end_child(&init);
         }
     }
 
@@ -217,7 +218,7 @@ impl Heart {
     pub(super) fn turn_over(&mut self, running: Running) -> Option<Ending> {
         // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take that for our death, and
         // remove what is there still.
-        let how = ending::end_child(&running.child);
+        let how = children::end_child(&running.child);
         let mut finished = self.old_supervisor_is_through();
         // Whoever was told that the sandbox stops was told so after this.
         while self.hear(&running, usize::MAX).is_some() {
@@ -249,7 +250,7 @@ impl Heart {
 
     /// The next supervisor starts in the new cage.
     fn enter(&mut self, init: Child, channel: OwnedFd, plan: OwnedFd) {
-        ending::end_child(&self.init);
+        children::end_child(&self.init);
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
@@ -279,7 +280,7 @@ impl Heart {
     /// Ends the builder, and what it was building.
     pub(super) fn end_builder(&mut self) {
         let Some(builder) = self.builder.take() else { return };
-        ending::end_child(&builder.child);
+        children::end_child(&builder.child);
         // What it said last: an init that nobody knows of would be left.
         while let Ok(word) = builder.hear() {
             if let Word::Begun(init) = word {

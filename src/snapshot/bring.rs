@@ -23,8 +23,9 @@ use super::manifest::{Manifest, Member};
 use super::{MEMBERS, Meter, STATE, WORKSPACE, everything, failure, is_in_force, keeper, owner, records};
 use crate::console::warn;
 use crate::failure::Failure;
+use crate::ids;
 use crate::kept;
-use crate::start::{ids, places};
+use crate::site::places;
 use crate::state::{Claim, Name, Root, is_still_at, open_lock};
 
 /// Beside the sandboxes: no name of one begins with a dot.
@@ -252,7 +253,7 @@ fn sort(earlier: &Path, dir: &Path, approvals: bool) -> io::Result<bool> {
     for entry in fs::read_dir(earlier)? {
         let name = entry?.file_name();
         let Some(name) = name.to_str().filter(|name| is_in_force(name)) else { continue };
-        let is_approvals = name == crate::compose::APPROVALS;
+        let is_approvals = name == crate::state::APPROVALS;
         match is_approvals && !approvals {
             true => fs::remove_file(earlier.join(name))?,
             false => {

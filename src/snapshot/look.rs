@@ -73,7 +73,7 @@ fn judge(file: &File, most: u64, meter: Meter) -> Result<Found, SnapshotError> {
     {
         return Err(SnapshotError::Refused("its archive is said to be larger than what is in it".into()));
     }
-    let in_force = [crate::compose::APPROVALS, gateway::budgets::FILE].map(Path::new);
+    let in_force = [crate::state::APPROVALS, gateway::budgets::FILE].map(Path::new);
     let [approvals, budgets] = in_force;
     let taken = container
         .read(STATE, &manifest.state.stored, |bytes| {

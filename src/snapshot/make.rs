@@ -20,8 +20,10 @@ use super::manifest::{Manifest, Member, Origin};
 use super::place::Place;
 use super::{Meter, STATE, WORKSPACE, everything, failure, keeper, mended, owner, records};
 use crate::failure::Failure;
+use crate::ids;
 use crate::kept;
-use crate::start::{ids, places, workspace};
+use crate::site::places;
+use crate::start::workspace;
 use crate::state::{Claim, Name, Root};
 
 /// What is wanted.

@@ -53,14 +53,14 @@ fn is_kept(path: &Path, directory: bool) -> bool {
     match (names.as_deref(), directory) {
         (Some([name]), true) => *name == "logs",
         (Some(["logs", log]), false) => crate::logs::is_a_log(log),
-        (Some([name]), false) => is_in_force(name) || crate::start::ids::is_of_log(name),
+        (Some([name]), false) => is_in_force(name) || crate::ids::is_of_log(name),
         _ => false,
     }
 }
 
 /// What a sandbox goes on with; the rest is what became of it before.
 fn is_in_force(name: &str) -> bool {
-    [crate::compose::APPROVALS, gateway::budgets::FILE].contains(&name)
+    [crate::state::APPROVALS, gateway::budgets::FILE].contains(&name)
 }
 
 fn records() -> Select<'static> {

@@ -1,18 +1,16 @@
-//! The cage of a sandbox as a plan: what the configuration says of it, and what a policy says.
+//! The cage of a sandbox as a plan: what the configuration and the command line say of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use agent::isolation::capabilities::REQUIRE_CAP_DROP;
 use agent::launch::Foundation;
-use agent::plan::{CagePlan, Hidden, Limits, Paths};
+use agent::plan::{CagePlan, Hidden, Limits};
 
 use crate::config;
-use crate::failure::Failure;
 use crate::plan::{explicit_listeners, inference_listeners};
 use crate::start::Wanted;
-use crate::start::other_root::Chosen;
 
-/// What the configuration and the command line say. What a policy says is missing, see [`shape`].
+/// What the configuration and the command line say. What a policy says is missing, see [`crate::site::shape`].
 pub fn of_wanted(
     wanted: &Wanted,
     name: &str,
@@ -31,29 +29,6 @@ pub fn of_wanted(
     (cage.witness, cage.sabotage) = (foundation.witness, foundation.sabotage);
     cage.listeners = [explicit_listeners(), inference_listeners()].concat();
     cage
-}
-
-/// Puts in what a policy says: its `paths`, in the root that was `named` where one was, with a place for what it lets agents change there.
-///
-/// # Errors
-/// A root that can't be one.
-pub fn shape(
-    cage: &mut CagePlan,
-    paths: Paths,
-    named: Option<&Path>,
-    chosen: &Chosen<'_>,
-) -> Result<(), Failure> {
-    cage.paths = paths;
-    cage.root = named.map(|named| chosen.locate(named, &mut cage.paths)).transpose()?;
-    Ok(())
-}
-
-/// Whether a plan can be carried out, as far as that can be told without trying.
-///
-/// # Errors
-/// Why not.
-pub fn check(cage: &CagePlan) -> Result<(), Failure> {
-    cage.check().map_err(|e| Failure::refused(e.to_string()))
 }
 
 fn limits(wanted: &config::Limits) -> Limits {

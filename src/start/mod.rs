@@ -7,19 +7,11 @@
 //! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the way (a claim, a
 //! socket, init) goes with the process.
 
+pub mod apart;
 pub mod cage;
 pub mod environment;
-pub mod given;
-pub mod ids;
-pub mod other_root;
 pub mod outside;
-pub mod overlay;
-pub mod pairs;
-pub mod places;
-pub mod policies;
-pub mod reach;
 pub mod secrets;
-pub mod site;
 pub mod sockets;
 pub mod way_out;
 pub mod workspace;
@@ -40,14 +32,17 @@ use crate::config::{self, Forward};
 use crate::console::LogFormat;
 use crate::console::warn;
 use crate::failure::{Failure, Outcome};
+use crate::given;
 use crate::heart::{self, Prepared};
+use crate::ids;
 use crate::kept;
 use crate::plan::{AgentPlan, FORWARDS_MAX, Mode, Plan, PlannedCert, PolicySource, slot};
 use crate::sealed;
-use crate::start::other_root::Chosen;
-use crate::start::overlay::Changes;
-use crate::start::reach::Apart;
-use crate::start::site::{Site, lasting};
+use crate::site;
+use crate::site::apart::Apart;
+use crate::site::other_root::Chosen;
+use crate::site::overlay::Changes;
+use crate::site::{Site, lasting, places, policies, reach};
 use crate::state::{BUILD_SOCKET, Claim, Name, Root};
 use crate::steps::Steps;
 
@@ -214,10 +209,10 @@ fn cage(
     let chosen = Chosen { state, changes, ids, hidden: &hidden, before: &before, quiet };
     let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
     cage.written_before.clone_from(&before);
-    cage::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
+    site::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
     ids::own(claim, ids)?;
-    let apart = reach::keep_out(wanted, &cage)?;
-    cage::check(&cage)?;
+    let apart = apart::keep_out(wanted, &cage)?;
+    site::check(&cage)?;
     if !wanted.quiet {
         reach::answered(&cage).iter().chain(&reach::unprotected(&cage)).for_each(|text| warn(text));
     }

@@ -10,9 +10,9 @@ use agent::protocol::Slot;
 use crate::console::warn;
 use crate::failure::Failure;
 use crate::heart::Slots;
+use crate::ids;
 use crate::plan::slot;
 use crate::start::Wanted;
-use crate::start::ids;
 use crate::state::{CONTROL_SOCKET, Claim, socket_path};
 
 /// The slots of a sandbox with every listener and its state directory.

@@ -6,8 +6,8 @@ use proxy::tls::ClientCertificates;
 
 use crate::config::upstream::{ClientCert, UpstreamProxy};
 use crate::failure::Failure;
+use crate::given;
 use crate::plan::{PlannedCert, Secrets};
-use crate::start::given;
 
 /// Reads the certificates, resolves their keys, and sees that each pair is one.
 pub fn client_certs(wanted: &[ClientCert], secrets: &mut Secrets) -> Result<Vec<PlannedCert>, Failure> {

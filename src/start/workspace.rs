@@ -12,8 +12,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::console::as_word;
 use crate::failure::Failure;
-use crate::start::ids::give;
-use crate::start::places;
+use crate::ids::give;
+use crate::site::places;
 use crate::state::Claim;
 
 /// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.

@@ -14,7 +14,8 @@ use policy::Policy;
 use super::settings;
 use crate::console::as_word;
 use crate::failure::Failure;
-use crate::start::{outside, policies};
+use crate::site::policies;
+use crate::start::outside;
 
 /// How an agent is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

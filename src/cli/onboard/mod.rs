@@ -32,9 +32,11 @@ use crate::cli::up;
 use crate::config::Config;
 use crate::console::{LogFormat, Paint, as_word, print, print_json, warn};
 use crate::failure::{Failure, Outcome};
+use crate::ids;
 use crate::kept;
 use crate::plan::PolicySource;
-use crate::start::{ids, policies, workspace};
+use crate::site::policies;
+use crate::start::workspace;
 use crate::state::Root;
 
 /// Writes the file, and says what to do next.

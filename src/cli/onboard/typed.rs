@@ -6,12 +6,13 @@ use super::agents::{self, Known, Whereabouts};
 use super::file::{Agent, Chosen};
 use super::providers;
 use super::token;
+use crate::built_in;
 use crate::cli::args::OnboardArgs;
 use crate::cli::provider::detect::{self, Offer};
 use crate::console::as_word;
 use crate::failure::Failure;
 use crate::name::Name;
-use crate::start::policies::{self, Choice};
+use crate::site::policies::{self, Choice};
 
 /// What a file is to say, and what is to be told of it.
 ///
@@ -73,7 +74,7 @@ pub fn name(args: &OnboardArgs) -> Result<Option<Name>, Failure> {
 /// The first that isn't, and which there are.
 pub fn presets(names: &[String]) -> Result<(), Failure> {
     // The file that is written may come to lie elsewhere: one of the operator's own is added to it by hand.
-    names.iter().try_for_each(|name| policies::built_in_preset(name).map(drop)).map_err(Failure::refused)
+    names.iter().try_for_each(|name| built_in::preset(name).map(drop)).map_err(Failure::refused)
 }
 
 /// Where programs are looked for.

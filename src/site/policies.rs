@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use agent::plan::{PathRule, Paths, WORKSPACE};
 use policy::{Builtin, Candidate, Diagnostics, Policy};
 
+use crate::built_in;
 use crate::console::Paint;
 use crate::failure::Failure;
+use crate::given;
 use crate::plan::{PolicySource, PresetSource};
-use crate::start::given;
 
 /// A policy file larger than this is refused before it is parsed.
 pub const FILE_MAX: u64 = 4 << 20;
@@ -30,27 +31,22 @@ pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
         (Some(path), _) => (path.display().to_string(), read(path)?, watched(path)?),
         (None, profile) => {
             let wanted = profile.unwrap_or(policy::DEFAULT_PROFILE);
-            let found = built_in_profile(wanted).map_err(Failure::refused)?;
+            let found = built_in::profile(wanted).map_err(Failure::refused)?;
             (format!("profile {wanted}"), found.text.to_owned(), None)
         }
     };
     Ok(PolicySource { name, text, watch, presets })
 }
 
-/// Whether what stands for a preset is a file's path: no built-in one has such a name.
-pub fn is_a_file(preset: &str) -> bool {
-    preset.contains('/') || preset.ends_with(".yaml") || preset.ends_with(".yml")
-}
-
 /// Reads the preset that a word stands for.
 fn preset(word: &str) -> Result<PresetSource, Failure> {
-    if is_a_file(word) {
+    if built_in::is_a_file(word) {
         let path = Path::new(word);
         let mend = "name another: it has `preset: { name, description }` and `network_policies`";
         let text = given::read(path, FILE_MAX, mend)?;
         return Ok(PresetSource { name: word.to_owned(), text, file: watched(path)? });
     }
-    let Builtin { name, text } = built_in_preset(word).map_err(Failure::refused)?;
+    let Builtin { name, text } = built_in::preset(word).map_err(Failure::refused)?;
     Ok(PresetSource { name: (*name).to_owned(), text: (*text).to_owned(), file: None })
 }
 
@@ -87,34 +83,6 @@ pub fn check(source: &PolicySource, quiet: bool) -> Result<Candidate, Failure> {
 pub fn load(source: &PolicySource) -> Result<Candidate, Diagnostics> {
     let presets = source.presets.iter().map(|preset| preset.preset().map(|(preset, _)| preset));
     Candidate::new(&source.name, &source.text, &presets.collect::<Result<Vec<_>, _>>()?)
-}
-
-/// A built-in profile by its name.
-///
-/// # Errors
-/// Which there are.
-pub fn built_in_profile(name: &str) -> Result<&'static Builtin, String> {
-    policy::profile(name).ok_or_else(|| {
-        let known = names(policy::profiles());
-        format!("no profile is called '{name}': there are {known}; a file is a policy's (`--policy FILE`, `policy: FILE`)")
-    })
-}
-
-/// A built-in preset by its name.
-///
-/// # Errors
-/// Which there are.
-pub fn built_in_preset(name: &str) -> Result<&'static Builtin, String> {
-    policy::preset(name).ok_or_else(|| {
-        let known = names(policy::presets());
-        format!(
-            "no preset is called '{name}': there are {known}; a file has a `/` in its path, or ends in .yaml"
-        )
-    })
-}
-
-fn names(all: &[Builtin]) -> String {
-    all.iter().map(|builtin| builtin.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Diagnostics for people: as rustc shows them, in colours on a terminal.

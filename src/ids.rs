@@ -3,6 +3,8 @@
 //! An ordinary user: itself. Root: the users `gateway` and `sandbox` where the host has them, else two numbers of the
 //! range that systemd keeps for dynamic users (61184–65519), chosen once per name and written down.
 
+mod pairs;
+
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -16,15 +18,11 @@ use nix::fcntl::{AtFlags, RenameFlags};
 use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::failure::Failure;
-pub use crate::start::pairs::FILE;
-use crate::start::pairs::{Holder, Pairs, Tried, chosen, runs};
-use crate::state::{Claim, Root};
-use crate::{compose, kept};
-
-/// The first dynamic id (systemd: `DynamicUser=`).
-const FIRST: u32 = 61184;
-/// The last one.
-const LAST: u32 = 65519;
+use crate::kept;
+use crate::state::{APPROVALS, APPROVALS_ASIDE, Claim, Root};
+use crate::users::{FIRST, LAST, named};
+pub use pairs::FILE;
+use pairs::{Holder, Pairs, Tried, chosen, runs};
 
 /// Chooses the ids of a claimed sandbox.
 pub fn choose(claim: &Claim) -> Result<Ids, Failure> {
@@ -147,14 +145,7 @@ pub fn is_of_log(name: &str) -> bool {
 
 /// Whether a file is one that a gateway keeps for the next one's run.
 fn is_kept(name: &str) -> bool {
-    [gateway::budgets::FILE, compose::APPROVALS].iter().any(|file| kept::is_of(file, name))
-        || name == compose::APPROVALS_ASIDE
-}
-
-/// Whether an id is one that a rooted sandbox's gateway has.
-pub fn is_a_gateways(uid: u32) -> bool {
-    let service = || fs::read_to_string("/etc/passwd").ok().and_then(|users| named(&users, "gateway"));
-    (FIRST..=LAST).contains(&uid) || service().is_some_and(|gateway| gateway.uid == uid)
+    [gateway::budgets::FILE, APPROVALS].iter().any(|file| kept::is_of(file, name)) || name == APPROVALS_ASIDE
 }
 
 /// A directory that is a gateway's already, with the files in it. By descriptor: where all sandboxes' gateways are one user, one that
@@ -191,17 +182,6 @@ fn give_own(path: &Path, to: Id) -> io::Result<()> {
 /// Changes the owner of a path of ours, never through a link.
 pub fn give(path: &Path, to: Id) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
-}
-
-/// Looked up in the host's own table and nowhere else: service users are made there (useradd, sysusers.d), and whoever
-/// runs a directory must not decide as whom the agent runs.
-fn named(users: &str, name: &str) -> Option<Id> {
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (found, _password, uid, gid) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        let id = Id { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
-        (found == name && id.uid != 0).then_some(id)
-    })
 }
 
 /// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose, wherever their state is. A pair that was
@@ -364,13 +344,5 @@ mod tests {
             assert!(is_of_log(name), "{name}");
         }
         assert!(!is_of_log("ids") && !is_of_log("audit"));
-    }
-
-    #[test]
-    fn a_user_is_found_by_its_whole_name_and_is_never_root() {
-        let users = "root:x:0:0::/root:/bin/sh\ngateway:x:0:0::/:/bin/sh\nsandbox2:x:7:7::/:/bin/sh\nsandbox:x:5:6::/:/bin/sh\nbroken\n";
-        assert_eq!(named(users, "sandbox"), Some(Id { uid: 5, gid: 6 }));
-        assert_eq!(named(users, "gateway"), None);
-        assert_eq!(named(users, "nobody"), None);
     }
 }

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::console::{say, warn};
 use crate::failure::Failure;
-use crate::start::overlay::Changes;
-use crate::start::places;
+use crate::site::overlay::Changes;
+use crate::site::places;
 
 /// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];

@@ -3,15 +3,21 @@
 //!
 //! Its process has no environment by then, and another working directory: every path here is absolute.
 
+pub mod apart;
+pub mod other_root;
+pub mod overlay;
+pub mod places;
+pub mod policies;
+pub mod reach;
+
 use std::path::{Path, PathBuf};
 
-use agent::plan::CagePlan;
+use agent::plan::{CagePlan, Paths};
 use policy::Policy;
 
 use crate::failure::Failure;
-use crate::start::other_root::{Chosen, MOVES_NOT};
-use crate::start::reach::Apart;
-use crate::start::{cage, policies};
+use apart::Apart;
+use other_root::{Chosen, MOVES_NOT};
 
 /// See the module.
 #[derive(Debug)]
@@ -41,9 +47,9 @@ impl Site {
         let (ids, hidden) = (cage.ids, &before.hidden);
         let (changes, before) = (None, &before.written_before);
         let chosen = Chosen { state: &self.state, changes, ids, hidden, before, quiet: self.quiet };
-        cage::shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
+        shape(&mut cage, policies::paths(policy), self.root.as_deref(), &chosen)?;
         self.apart.keep_out(&cage)?;
-        cage::check(&cage)?;
+        check(&cage)?;
         Ok(cage)
     }
 }
@@ -54,4 +60,27 @@ impl Site {
 /// Without a working directory.
 pub fn lasting(path: &Path) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(path)?)
+}
+
+/// Puts in what a policy says: its `paths`, in the root that was `named` where one was, with a place for what it lets agents change there.
+///
+/// # Errors
+/// A root that can't be one.
+pub fn shape(
+    cage: &mut CagePlan,
+    paths: Paths,
+    named: Option<&Path>,
+    chosen: &Chosen<'_>,
+) -> Result<(), Failure> {
+    cage.paths = paths;
+    cage.root = named.map(|named| chosen.locate(named, &mut cage.paths)).transpose()?;
+    Ok(())
+}
+
+/// Whether a plan can be carried out, as far as that can be told without trying.
+///
+/// # Errors
+/// Why not.
+pub fn check(cage: &CagePlan) -> Result<(), Failure> {
+    cage.check().map_err(|e| Failure::refused(e.to_string()))
 }

@@ -1,0 +1,41 @@
+//! Children of ours and their ends. Never waits for one without a bound.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use agent::launch::Child;
+use agent::protocol::ExitStatus;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::waits::GONE_WITHIN;
+
+/// Ends a child by force, and collects it. One that the kernel can't end yet (an agent of an init's may hang in a dead file system, or in a
+/// debugger's hands) runs no more code: nobody waits for it longer, and the heart collects it, or whoever collects what
+/// the heart leaves.
+pub fn end_child(child: &Child) -> Option<ExitStatus> {
+    child.kill();
+    if has_ended_within(child, GONE_WITHIN) { reap(child) } else { None }
+}
+
+/// Whether a child is over, collected or not.
+pub fn has_ended(child: &Child) -> bool {
+    has_ended_within(child, Duration::ZERO)
+}
+
+/// The same, waiting for it so long.
+pub fn has_ended_within(child: &Child, patience: Duration) -> bool {
+    let within = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(child.pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, within).is_ok_and(|n| n > 0)
+}
+
+/// Collects an ended child.
+pub fn reap(child: &Child) -> Option<ExitStatus> {
+    match waitpid(Pid::from_raw(child.pid), Some(WaitPidFlag::__WALL)).ok()? {
+        WaitStatus::Exited(_, code) => Some(ExitStatus::Code(code)),
+        WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::Signal(signal as i32)),
+        _ => None,
+    }
+}

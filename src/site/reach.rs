@@ -1,0 +1,54 @@
+//! What is to be said of what a cage's agents reach, before anything runs in it.
+
+use std::path::PathBuf;
+
+use agent::isolation::shown::{self, places};
+use agent::plan::{CagePlan, PathRule, WORKSPACE};
+
+/// What is to be said of sockets in what agents see, on which somebody of the host answers.
+pub fn answered(cage: &CagePlan) -> Vec<String> {
+    let told = |socket: PathBuf| {
+        let mend = "move it out of the workspace, or of what the policy shows, if they should not";
+        format!("a process of the host answers on {}, and agents can speak to it: {mend}", socket.display())
+    };
+    shown::answered(&places(cage)).into_iter().map(told).collect()
+}
+
+/// What is to be said of places in the workspace that the policy protects if they are there (`best_effort`), and that aren't.
+pub fn unprotected(cage: &CagePlan) -> Vec<String> {
+    let is_missing = |rule: &&PathRule| {
+        let inside = rule.path.strip_prefix(WORKSPACE).ok();
+        rule.optional && inside.is_some_and(|inside| cage.workspace.join(inside).symlink_metadata().is_err())
+    };
+    let told = |rule: &PathRule| {
+        format!(
+            "{} is read_only by the policy, and isn't there: agents can make it, and write there; make it before they start",
+            rule.path.display()
+        )
+    };
+    cage.paths.read_only.iter().filter(is_missing).map(told).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_protected_and_not_there_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(".there")).unwrap();
+        let operator = agent::plan::Id { uid: 1000, gid: 1000 };
+        let ids = agent::plan::Ids::Rootless { operator };
+        let mut cage = CagePlan::new("a", ids, dir.path());
+        let rule = |path: &str, optional| PathRule { path: path.into(), optional };
+        cage.paths.read_only = vec![
+            rule("/sandbox/.there", true),
+            rule("/sandbox/.absent", true),
+            // An error of its own.
+            rule("/sandbox/.demanded", false),
+            rule("/opt/absent", true),
+        ];
+        let told = unprotected(&cage);
+        assert!(told.len() == 1 && told[0].starts_with("/sandbox/.absent is read_only"), "{told:?}");
+    }
+}

@@ -1,0 +1,64 @@
+//! What a start names that its agents must have no hand in. See [`Apart`].
+
+use agent::isolation::shown::places;
+use agent::plan::CagePlan;
+
+use crate::console::warn;
+use crate::failure::Failure;
+use crate::plan::Mode;
+use crate::site::apart::{Apart, is_changeable, lies_within};
+use crate::site::lasting;
+use crate::start::{Wanted, secrets};
+
+/// What the policy's own file is called among those that decide.
+const POLICY: &str = "policy";
+
+/// Refuses keys that the agents could read, and a service whose files they could change: it starts again unattended. A run goes on
+/// by what was just read, and says so; its policy isn't watched then.
+///
+/// # Errors
+/// Which file, and the mend.
+pub fn keep_out(wanted: &mut Wanted, cage: &CagePlan) -> Result<Apart, Failure> {
+    let apart = of(wanted)?;
+    if wanted.mode == Mode::Service {
+        apart.keep_out(cage)?;
+        return Ok(apart);
+    }
+    let places = places(cage);
+    apart.keep_keys_out(&places)?;
+    apart.keep_roots_out(&places)?;
+    for (what, file) in &apart.deciding {
+        if !is_changeable(file, &places)? {
+            continue;
+        }
+        if !wanted.quiet {
+            warn(&format!(
+                "{}: this run goes by what it says now; move it out before the next one",
+                lies_within(what, file)
+            ));
+        }
+        if *what == POLICY {
+            wanted.policy.watch = None;
+        }
+    }
+    Ok(apart)
+}
+
+fn of(wanted: &Wanted) -> Result<Apart, Failure> {
+    let named = [
+        (POLICY, &wanted.policy.watch),
+        ("configuration", &wanted.config),
+        ("upstream_ca", &wanted.upstream_ca),
+    ];
+    let presets = wanted.policy.presets.iter().filter_map(|preset| Some(("preset", preset.file.as_deref()?)));
+    let deciding = named.into_iter().filter_map(|(what, file)| Some((what, file.as_deref()?))).chain(presets);
+    let references = secrets::references(wanted)?;
+    let keys = references.iter().filter_map(|reference| Some((reference.to_string(), reference.file()?)));
+    Ok(Apart {
+        deciding: deciding.map(|(what, file)| Ok((what, lasting(file)?))).collect::<Result<_, Failure>>()?,
+        keys: keys
+            .map(|(reference, file)| Ok((reference, lasting(&file)?)))
+            .collect::<Result<_, Failure>>()?,
+        roots: wanted.system_roots.clone(),
+    })
+}
