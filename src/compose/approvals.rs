@@ -42,6 +42,26 @@ pub struct Desk {
     told: Option<Questions>,
 }
 
+/// The policy in force, and who puts another in its place.
+#[derive(Clone, Copy)]
+pub struct InForce<'a> {
+    /// Where it is read.
+    pub store: &'a policy::Store,
+    /// The reloader.
+    pub reloader: &'a Address<policy::actor::Msg>,
+}
+
+impl InForce<'_> {
+    /// Puts these approvals in force beside what the policy's own text says.
+    async fn publish(self, approved: Vec<Approved>) -> Result<policy::Published, Fault> {
+        let published =
+            self.reloader.call(|reply| policy::actor::Msg::Approve { approved, reply }, DEADLINE).await;
+        published
+            .map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?
+            .map_err(|refused| Fault::new(Code::Conflict, refused.to_string()))
+    }
+}
+
 /// The sandbox's questions, with what is taken up of its earlier runs or of an earlier supervisor.
 ///
 /// # Errors
@@ -103,59 +123,19 @@ impl Desk {
         self.book.list()
     }
 
-    /// Does what an operator says.
+    /// Does what an operator says of a question.
     ///
     /// # Errors
     /// No such question; an answer that doesn't fit it; a policy that has no place for it.
     pub async fn answer(
         &self,
-        policy: (&policy::Store, &Address<policy::actor::Msg>),
+        policy: InForce<'_>,
         by: Peer,
-        (id, answer): (&str, ApprovalAnswer),
+        id: &str,
+        answer: ApprovalAnswer,
     ) -> Result<Approval, Fault> {
         let _one_at_a_time = self.answering.lock().await;
-        let (number, asked, _) = self.book.find(id).map_err(refused)?;
-        let ApprovalAnswer { verdict, scope, method, path } = answer;
-        let rule = Rule { method, path };
-        if rule != Rule::default()
-            && (verdict != ApprovalVerdict::Approve || scope.unwrap_or(Scope::Once) == Scope::Once)
-        {
-            return Err(Fault::new(
-                Code::BadRequest,
-                "another method or path is for what is approved for the run or for good",
-            ));
-        }
-        let (shown, change) = match (verdict, scope.unwrap_or(Scope::Once)) {
-            (ApprovalVerdict::Approve, Scope::Once) => {
-                let shown =
-                    self.book.approve_once(number, policy.0.load().number, by.uid).map_err(refused)?;
-                (shown, ApprovalChange::ApprovedOnce)
-            }
-            (ApprovalVerdict::Approve, scope) => {
-                let entry = entry(number, &asked, &rule);
-                writable(&entry, &rule)?;
-                let in_force = self.put_in_force(policy.1, number, entry).await;
-                let settled =
-                    in_force.and_then(|()| self.book.settle(number, scope, rule, by.uid).map_err(refused));
-                if settled.is_err() {
-                    // Whatever came of it, nothing is in force that the book doesn't have.
-                    publish(policy.1, self.others(number)).await?;
-                }
-                let change = match scope {
-                    Scope::Good => ApprovalChange::ApprovedForGood,
-                    _ => ApprovalChange::ApprovedForRun,
-                };
-                (settled?, change)
-            }
-            (ApprovalVerdict::Deny, _) => {
-                self.without(policy, number).await?;
-                (self.book.deny(number, by.uid).map_err(refused)?, ApprovalChange::Denied)
-            }
-            (ApprovalVerdict::Revoke, _) => {
-                self.without(policy, number).await?;
-                (self.book.revoke(number).map_err(refused)?, ApprovalChange::Revoked)
-            }
-        };
+        let (shown, change) = self.carry_out(policy, by, id, answer).await?;
         record(&self.sink, event(&shown, change, Some(by.uid)));
         // Whoever reads that it is so may rely on it, whatever dies next.
         self.write().await.map_err(|error| {
@@ -164,6 +144,56 @@ impl Desk {
                 .hint("make room on the disk that holds the sandbox's state, and say it again")
         })?;
         Ok(shown)
+    }
+
+    async fn carry_out(
+        &self,
+        policy: InForce<'_>,
+        by: Peer,
+        id: &str,
+        answer: ApprovalAnswer,
+    ) -> Result<(Approval, ApprovalChange), Fault> {
+        let (number, asked, _) = self.book.find(id).map_err(refused)?;
+        let ApprovalAnswer { verdict, scope, method, path } = answer;
+        let scope = scope.unwrap_or(Scope::Once);
+        let rule = Rule { method, path };
+        if rule != Rule::default() && (verdict != ApprovalVerdict::Approve || scope == Scope::Once) {
+            return Err(Fault::new(
+                Code::BadRequest,
+                "another method or path is for what is approved for the run or for good",
+            ));
+        }
+        match verdict {
+            ApprovalVerdict::Approve if scope == Scope::Once => {
+                let generation = policy.store.load().number;
+                let shown = self.book.approve_once(number, generation, by.uid).map_err(refused)?;
+                Ok((shown, ApprovalChange::ApprovedOnce))
+            }
+            ApprovalVerdict::Approve => {
+                let entry = entry(number, &asked, &rule);
+                writable(&entry, &rule)?;
+                let in_force = self.put_in_force(policy, number, entry).await;
+                let settled =
+                    in_force.and_then(|()| self.book.settle(number, scope, rule, by.uid).map_err(refused));
+                if settled.is_err() {
+                    // Whatever came of it, nothing is in force that the book doesn't have.
+                    policy.publish(self.others(number)).await?;
+                }
+                let change = match scope {
+                    Scope::Good => ApprovalChange::ApprovedForGood,
+                    _ => ApprovalChange::ApprovedForRun,
+                };
+                Ok((settled?, change))
+            }
+            ApprovalVerdict::Deny => {
+                self.without(policy, number).await?;
+                Ok((self.book.deny(number, by.uid).map_err(refused)?, ApprovalChange::Denied))
+            }
+            ApprovalVerdict::Revoke => {
+                self.without(policy, number).await?;
+                Ok((self.book.revoke(number).map_err(refused)?, ApprovalChange::Revoked))
+            }
+        }
     }
 
     /// Waits until what an operator says by now is on disk, and told; what it let through may have ended the sandbox already.
@@ -193,15 +223,10 @@ impl Desk {
     }
 
     /// The policy with this beside what was approved before.
-    async fn put_in_force(
-        &self,
-        policy: &Address<policy::actor::Msg>,
-        number: u64,
-        new: Approved,
-    ) -> Result<(), Fault> {
+    async fn put_in_force(&self, policy: InForce<'_>, number: u64, new: Approved) -> Result<(), Fault> {
         let (id, mut all) = (new.id.clone(), self.others(number));
         all.push(new);
-        let published = publish(policy, all).await?;
+        let published = policy.publish(all).await?;
         if published.left_out.contains(&id) {
             return Err(Fault::new(
                 Code::Conflict,
@@ -213,16 +238,13 @@ impl Desk {
     }
 
     /// The policy without this, where it has it or the book says that it should.
-    async fn without(
-        &self,
-        (store, policy): (&policy::Store, &Address<policy::actor::Msg>),
-        number: u64,
-    ) -> Result<(), Fault> {
+    async fn without(&self, policy: InForce<'_>, number: u64) -> Result<(), Fault> {
         let others = self.others(number);
         let key = Approved::key(&number.to_string());
-        let is_there = store.load().policy.network().iter().any(|entry| entry.approved && *entry.key == *key);
+        let is_there =
+            policy.store.load().policy.network().iter().any(|entry| entry.approved && *entry.key == *key);
         if is_there || others.len() < self.book.approved().len() {
-            publish(policy, others).await?;
+            policy.publish(others).await?;
         }
         Ok(())
     }
@@ -271,16 +293,6 @@ async fn count(book: Approvals) {
     while changes.changed().await.is_ok() {
         metrics::approvals_pending(book.pending());
     }
-}
-
-async fn publish(
-    policy: &Address<policy::actor::Msg>,
-    approved: Vec<Approved>,
-) -> Result<policy::Published, Fault> {
-    let published = policy.call(|reply| policy::actor::Msg::Approve { approved, reply }, DEADLINE).await;
-    published
-        .map_err(|e| Fault::new(Code::Unavailable, e.to_string()))?
-        .map_err(|refused| Fault::new(Code::Conflict, refused.to_string()))
 }
 
 fn written(approved: &[(u64, Asked, Rule)]) -> Vec<Approved> {

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 use super::agents::{Agent, Agents};
 use super::another_cage::Over;
+use super::approvals::InForce;
 use super::exec::Exec;
 use super::feeds;
 use super::handover::HeartLine;
@@ -419,8 +420,8 @@ impl Control for Desk {
                 .hint("`approvals: { unlisted: ask }` in its file"));
             };
             self.log_takes_records().await?;
-            let policy = (&self.stores.policy, &self.addresses.policy);
-            desk.answer(policy, by, (&id, answer)).await
+            let policy = InForce { store: &self.stores.policy, reloader: &self.addresses.policy };
+            desk.answer(policy, by, &id, answer).await
         })
     }
 

@@ -6,7 +6,7 @@
 use super::allowance;
 use super::connects::Origin;
 use super::flood;
-use super::holders::{self, Found, Lens, Looked, Wanted};
+use super::holders::{self, Cost, Found, Lens, Looked, Wanted};
 use super::image::Images;
 use super::serve::Loop;
 use super::starting::Awaited;
@@ -58,44 +58,53 @@ impl Loop<'_> {
         }
         for mappings in [true, false] {
             let alike: Vec<&Look> = looks.iter().copied().filter(|look| look.mappings == mappings).collect();
-            if alike.is_empty() {
-                continue;
-            }
-            let wanted: Vec<Wanted> = alike.iter().map(|look| self.wanted(look.inode)).collect();
-            let threads = !self.cage.confinement.filters();
-            let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
-            let lens = Lens {
-                mappings,
-                writable: &self.cage.writable,
-                threads,
-                starting: &starting,
-                waits: &self.waits,
-                birthmarks: &self.birthmarks,
-            };
-            // All of them were looked at by now, so one look at what each maker executes is late enough for all.
-            let mut images = Images::default();
-            let (mut looked, mut cost) = holders::holders(&wanted, lens, &mut self.asleep);
-            for _ in 0..RELIEFS {
-                if !looked.iter().any(is_flooded) {
-                    break;
-                }
-                let stemmed = File::open("/proc")
-                    .and_then(|proc| flood::stem(&proc, &self.birthmarks, &cost.tally, &mut self.floods));
-                let Ok(Some(ended)) = stemmed else { break };
-                self.news.extend(ended);
-                (looked, cost) = holders::holders(&wanted, lens, &mut self.asleep);
-            }
-            let mapped = looked.iter().map(|looked| looked.took).sum();
-            self.charge_tables(&alike, &cost.tally, cost.took.saturating_sub(mapped));
-            for (look, Looked { result, took }) in alike.into_iter().zip(looked) {
-                self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
-                let reply = result.map(|Found { holders, executables }| {
-                    let connector = look.connector.then(|| self.connector(look.inode, &holders, &mut images));
-                    (Answer::Holders { holders, connector }, executables)
-                });
-                self.channel.reply(look.id, reply);
+            if !alike.is_empty() {
+                self.look_alike(&alike, mappings);
             }
         }
+    }
+
+    /// One walk for all who want the same looked at.
+    fn look_alike(&mut self, looks: &[&Look], mappings: bool) {
+        let (looked, cost) = self.walk(looks, mappings);
+        let mapped = looked.iter().map(|looked| looked.took).sum();
+        self.charge_tables(looks, &cost.tally, cost.took.saturating_sub(mapped));
+        // All of them were looked at by now, so one look at what each maker executes is late enough for all.
+        let mut images = Images::default();
+        for (look, Looked { result, took }) in looks.iter().zip(looked) {
+            self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
+            let reply = result.map(|Found { holders, executables }| {
+                let connector = look.connector.then(|| self.connector(look.inode, &holders, &mut images));
+                (Answer::Holders { holders, connector }, executables)
+            });
+            self.channel.reply(look.id, reply);
+        }
+    }
+
+    /// Walks through the processes; again without those that flood, a few times at most.
+    fn walk(&mut self, looks: &[&Look], mappings: bool) -> (Vec<Looked>, Cost) {
+        let wanted: Vec<Wanted> = looks.iter().map(|look| self.wanted(look.inode)).collect();
+        let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();
+        let lens = Lens {
+            mappings,
+            writable: &self.cage.writable,
+            threads: !self.cage.confinement.filters(),
+            starting: &starting,
+            waits: &self.waits,
+            birthmarks: &self.birthmarks,
+        };
+        let mut walked = holders::holders(&wanted, lens, &mut self.asleep);
+        for _ in 0..RELIEFS {
+            if !walked.0.iter().any(is_flooded) {
+                break;
+            }
+            let stemmed = File::open("/proc")
+                .and_then(|proc| flood::stem(&proc, &self.birthmarks, &walked.1.tally, &mut self.floods));
+            let Ok(Some(ended)) = stemmed else { break };
+            self.news.extend(ended);
+            walked = holders::holders(&wanted, lens, &mut self.asleep);
+        }
+        walked
     }
 
     /// Writes down to each agent that has asked what of the look was one at its own tables, if others wait for it. Not what is another's: an

@@ -25,7 +25,7 @@ use crate::sys;
 use crate::wire::{Packet, WireError};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a credential file of the known ones may stand open: a look costs a few dozen system calls.
@@ -92,53 +92,59 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     let mut keeper = Keeper::open(crate::plan::WORKSPACE.as_ref()).ok();
     let mut last_beat = Instant::now();
     loop {
-        let mut list = vec![
-            this.channel.poll(this.table.unannounced().is_some() || !this.news.is_empty()),
-            libc::pollfd { fd: signals.as_raw_fd(), events: libc::POLLIN, revents: 0 },
-        ];
-        list.extend(this.starting.iter().map(Awaited::poll));
-        let ours = list.len();
-        list.extend(this.cage.connects.polls());
-        // While nothing runs nothing appears, and nobody's time is up.
-        let idle = this.table.running().is_empty() && this.starting.is_empty();
-        let beat = match (this.searches.sleep(), this.more_are_dead, idle) {
-            (Some(milliseconds), ..) => milliseconds,
-            (None, true, _) => 0,
-            (None, false, true) => -1,
-            (None, false, false) => BEAT_MILLISECONDS,
-        };
-        match sys::fd::poll_all(&mut list, beat) {
-            // By the clock, not by the silence: an agent that keeps us busy doesn't put it off.
-            Ok(_) if last_beat.elapsed() >= BEAT => {
-                last_beat = Instant::now();
-                keeper.as_mut().map(Keeper::beat);
-            }
-            Ok(_) => {}
+        let woken = match this.wait(signals.as_fd()) {
+            Ok(woken) => woken,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return Err(()),
+        };
+        // By the clock, not by the silence: an agent that keeps us busy doesn't put it off.
+        if last_beat.elapsed() >= BEAT {
+            last_beat = Instant::now();
+            keeper.as_mut().map(Keeper::beat);
         }
-        let (ours, calls) = list.split_at(ours);
         // First: somebody waits in every one of them.
-        this.cage.connects.serve(calls);
+        this.cage.connects.serve(woken.calls());
         this.settle();
-        let [channel, deaths] = [ours[0].revents, ours[1].revents];
-        if deaths != 0 || std::mem::take(&mut this.more_are_dead) {
-            while sys::fd::read(signals.as_fd(), &mut [0; 1024]).is_ok_and(|n| n > 0) {}
-            match this.searches.keep_the_dead() {
-                true => this.more_are_dead = true,
-                false => this.reap(),
-            }
+        if woken.by_deaths() || std::mem::take(&mut this.more_are_dead) {
+            this.take_deaths(signals.as_fd());
         }
-        if channel & libc::POLLIN != 0 && this.take_requests().is_err() {
+        if woken.by_requests() && this.take_requests().is_err() {
             return Ok(());
         }
         this.search();
-        if this.flush().is_err() {
+        if this.flush().is_err() || woken.by_the_end() {
             return Ok(());
         }
-        if channel & (libc::POLLHUP | libc::POLLERR) != 0 && channel & libc::POLLIN == 0 {
-            return Ok(());
-        }
+    }
+}
+
+/// What poll(2) saw: the channel, deaths, the starting, and the calls of agents that wait.
+struct Woken {
+    polled: Vec<libc::pollfd>,
+    /// How many of these are no agent's calls.
+    ours: usize,
+}
+
+impl Woken {
+    fn of(&self, index: usize) -> i16 {
+        self.polled.get(index).map_or(0, |fd| fd.revents)
+    }
+
+    fn by_requests(&self) -> bool {
+        self.of(0) & libc::POLLIN != 0
+    }
+
+    /// The channel is closed, and nothing is left in it.
+    fn by_the_end(&self) -> bool {
+        self.of(0) & (libc::POLLHUP | libc::POLLERR) != 0 && !self.by_requests()
+    }
+
+    fn by_deaths(&self) -> bool {
+        self.of(1) != 0
+    }
+
+    fn calls(&self) -> &[libc::pollfd] {
+        self.polled.get(self.ours..).unwrap_or_default()
     }
 }
 
@@ -166,6 +172,35 @@ pub(super) fn refuse(mut channel: Channel<'_>, failure: &CageFailure) -> Result<
 }
 
 impl Loop<'_> {
+    /// Waits until there is something to do.
+    fn wait(&mut self, deaths: BorrowedFd<'_>) -> io::Result<Woken> {
+        let mut polled = vec![
+            self.channel.poll(self.table.unannounced().is_some() || !self.news.is_empty()),
+            libc::pollfd { fd: deaths.as_raw_fd(), events: libc::POLLIN, revents: 0 },
+        ];
+        polled.extend(self.starting.iter().map(Awaited::poll));
+        let ours = polled.len();
+        polled.extend(self.cage.connects.polls());
+        // While nothing runs nothing appears, and nobody's time is up.
+        let idle = self.table.running().is_empty() && self.starting.is_empty();
+        let patience = match (self.searches.sleep(), self.more_are_dead, idle) {
+            (Some(milliseconds), ..) => milliseconds,
+            (None, true, _) => 0,
+            (None, false, true) => -1,
+            (None, false, false) => BEAT_MILLISECONDS,
+        };
+        sys::fd::poll_all(&mut polled, patience)?;
+        Ok(Woken { polled, ours })
+    }
+
+    fn take_deaths(&mut self, signals: BorrowedFd<'_>) {
+        while sys::fd::read(signals, &mut [0; 1024]).is_ok_and(|n| n > 0) {}
+        match self.searches.keep_the_dead() {
+            true => self.more_are_dead = true,
+            false => self.reap(),
+        }
+    }
+
     fn take_requests(&mut self) -> Result<(), Ended> {
         let mut looks = Vec::new();
         for _ in 0..BURST {

@@ -46,6 +46,22 @@ pub(super) enum Listed {
     Ended,
 }
 
+/// A thread whose descriptor table is looked through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Task {
+    /// Its process.
+    pub(super) pid: i32,
+    pub(super) thread: i32,
+}
+
+/// A table on its way to its list's end.
+struct Listing<'t> {
+    of: Task,
+    table: &'t OwnedFd,
+    /// The first descriptor that was in it.
+    first: Option<i32>,
+}
+
 /// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
@@ -141,7 +157,8 @@ impl<'a> Tables<'a> {
         match directory::open(self.proc.as_fd(), &format!("{pid}/fd"), libc::O_DIRECTORY) {
             Ok(table) => {
                 let before = self.looked_at;
-                let whole = self.find((pid, pid), &table, found, sockets.as_mut())? == Listed::Whole;
+                let whole =
+                    self.find(Task { pid, thread: pid }, &table, found, sockets.as_mut())? == Listed::Whole;
                 // An empty table is one that the first thread took down as it ended before the others.
                 if whole && !self.lens.threads && self.looked_at > before {
                     sockets.into_iter().for_each(|sockets| self.asleep.remember(pid, sockets));
@@ -164,17 +181,17 @@ impl<'a> Tables<'a> {
     /// Looks through the descriptor table of a process's thread; to its end, where all `sockets` in it are asked for.
     pub(super) fn find(
         &mut self,
-        (pid, thread): (i32, i32),
+        of: Task,
         table: &OwnedFd,
         found: &mut Vec<Place>,
         mut sockets: Option<&mut Vec<u64>>,
     ) -> Result<Listed, Fault> {
-        let mut first = None;
+        let mut listing = Listing { of, table, first: None };
         loop {
             let before = self.looked_at;
-            match self.list((pid, thread), table, (found, sockets.as_deref_mut()), &mut first)? {
+            match self.list(&mut listing, found, sockets.as_deref_mut())? {
                 Some(listed) => return Ok(listed),
-                None if !has_table(thread, first) => return Ok(Listed::Ended),
+                None if !has_table(of.thread, listing.first) => return Ok(Listed::Ended),
                 // Its end was its end: nothing more came once it was seen to be there still. Without that it may be that there was no
                 // table for a moment, until another thread executed a program and took over this one's number with all that it had.
                 None if self.looked_at == before => return Ok(Listed::Whole),
@@ -186,20 +203,20 @@ impl<'a> Tables<'a> {
     /// Goes on with a table's list. `None` where that came to an end.
     fn list(
         &mut self,
-        (pid, thread): (i32, i32),
-        table: &OwnedFd,
-        (found, mut sockets): (&mut Vec<Place>, Option<&mut Vec<u64>>),
-        first: &mut Option<i32>,
+        Listing { of: Task { pid, thread }, table, first }: &mut Listing<'_>,
+        found: &mut Vec<Place>,
+        mut sockets: Option<&mut Vec<u64>>,
     ) -> Result<Option<Listed>, Fault> {
+        let (pid, thread) = (*pid, *thread);
         let Self { anchors, compared, wanted, looked_at, entries, .. } = self;
-        let anchors = if *compared { anchors.as_slice() } else { &[] };
+        let sought = Sought { wanted, anchors: if *compared { anchors } else { &[] } };
         let reads_all = sockets.is_some();
         let mut which = |number| match sockets.as_deref_mut() {
-            None => socket_at((anchors, wanted), table, Descriptor { task: thread, number }),
+            None => sought.at(table, Descriptor { task: thread, number }),
             Some(all) => {
                 let socket = socket_behind(table, number)?;
                 all.extend(socket);
-                Ok(socket.and_then(|inode| index_of(inode, wanted)))
+                Ok(socket.and_then(|inode| sought.index_of(inode)))
             }
         };
         let mut answer = Ok(None);
@@ -290,29 +307,35 @@ pub(super) fn too_many() -> Refusal {
     Refusal::Flooded { descriptors: MAX_DESCRIPTORS }
 }
 
-/// Which of the sockets a descriptor is, by comparing it with them where `anchors` say where they are; else by its link.
-fn socket_at(
-    (anchors, wanted): (&[Option<Place>], &[Wanted]),
-    table: &OwnedFd,
-    descriptor: Descriptor,
-) -> io::Result<Option<usize>> {
-    let linked = || {
-        let socket = socket_behind(table, descriptor.number)?;
-        Ok(socket.and_then(|inode| index_of(inode, wanted)))
-    };
-    for anchor in anchors.iter().flatten() {
-        match sys::process::same_file(anchor.descriptor(), descriptor) {
-            Ok(true) => return Ok(Some(anchor.socket)),
-            Ok(false) => {}
-            // Where it is the other that isn't open any more, it is looked at the end whether the sockets were where they were.
-            Err(_) => return linked(),
-        }
-    }
-    if anchors.is_empty() { linked() } else { Ok(None) }
+/// The sockets that a table is looked through for.
+struct Sought<'a> {
+    wanted: &'a [Wanted],
+    /// Where each is, if descriptors are compared with those.
+    anchors: &'a [Option<Place>],
 }
 
-fn index_of(inode: u64, wanted: &[Wanted]) -> Option<usize> {
-    wanted.iter().position(|wanted| wanted.inode == inode)
+impl Sought<'_> {
+    /// Which of them a descriptor is: by comparing it where that is the way; else by its link.
+    fn at(&self, table: &OwnedFd, descriptor: Descriptor) -> io::Result<Option<usize>> {
+        for anchor in self.anchors.iter().flatten() {
+            match sys::process::same_file(anchor.descriptor(), descriptor) {
+                Ok(true) => return Ok(Some(anchor.socket)),
+                Ok(false) => {}
+                // Where it is the other that isn't open any more, it is looked at the end whether the sockets were where they were.
+                Err(_) => return self.linked(table, descriptor.number),
+            }
+        }
+        if self.anchors.is_empty() { self.linked(table, descriptor.number) } else { Ok(None) }
+    }
+
+    fn linked(&self, table: &OwnedFd, number: i32) -> io::Result<Option<usize>> {
+        let socket = socket_behind(table, number)?;
+        Ok(socket.and_then(|inode| self.index_of(inode)))
+    }
+
+    fn index_of(&self, inode: u64) -> Option<usize> {
+        self.wanted.iter().position(|wanted| wanted.inode == inode)
+    }
 }
 
 /// The inode of the socket that a descriptor is, if it is one.

@@ -6,7 +6,7 @@
 
 use super::identified::{Fault, unreadable};
 use super::process::is_gone;
-use super::tables::{Listed, Place, Tables, is_ending, is_forbidden};
+use super::tables::{Listed, Place, Tables, Task, is_ending, is_forbidden};
 use super::unlisted::Unlisted;
 use crate::sys;
 use crate::sys::directory;
@@ -42,7 +42,7 @@ impl Tables<'_> {
                 return Ok(());
             }
             for thread in new {
-                self.look_through_thread((pid, thread), &tasks, found, &mut seen)?;
+                self.look_through_thread(Task { pid, thread }, &tasks, found, &mut seen)?;
                 // The others have the same.
                 if !self.lens.threads && !seen.whole.is_empty() {
                     return Ok(());
@@ -55,18 +55,19 @@ impl Tables<'_> {
 
     fn look_through_thread(
         &mut self,
-        (pid, thread): (i32, i32),
+        task: Task,
         tasks: &OwnedFd,
         found: &mut Vec<Place>,
         seen: &mut Seen,
     ) -> Result<(), Fault> {
+        let Task { pid, thread } = task;
         let same = |first: &i32| sys::process::same_descriptors(*first, thread);
         // The same descriptor table needs no second look.
         let listed = if seen.whole.first().is_some_and(same) {
             Listed::Whole
         } else {
             match directory::open(tasks.as_fd(), &format!("{thread}/fd"), libc::O_DIRECTORY) {
-                Ok(table) => self.find((pid, thread), &table, found, None)?,
+                Ok(table) => self.find(task, &table, found, None)?,
                 Err(error) if is_gone(&error) || is_ending(thread) => Listed::Ended,
                 Err(error) if is_forbidden(&error) => {
                     self.unlisted.push(Unlisted { pid, thread });
