@@ -12,6 +12,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smol_str::{SmolStr, ToSmolStr};
 
+use crate::carried::Carried;
+
 /// Longest DNS name in its text form without the trailing dot (RFC 1035 section 2.3.4: 255 octets on the wire).
 pub const MAX_NAME_BYTES: usize = 253;
 /// Longest label of a DNS name (RFC 1035 section 2.3.4).
@@ -184,25 +186,10 @@ impl Host {
 
 fn parse_v6(text: &str) -> Result<Host, HostError> {
     let v6: Ipv6Addr = text.parse().map_err(|_| HostError::OddAddress)?;
-    if embeds_v4(v6) {
+    if Carried::of(v6).is_some() {
         return Err(HostError::EmbeddedV4);
     }
     Ok(Host::Addr(IpAddr::V6(v6)))
-}
-
-/// Whether an IPv6 address is another spelling of an IPv4 one. `::` and `::1` are not: they are themselves
-/// (and the SSRF guard refuses them).
-fn embeds_v4(v6: Ipv6Addr) -> bool {
-    let s = v6.segments();
-    let zero = |upto: usize| s.iter().take(upto).all(|x| *x == 0);
-    let compatible = zero(6) && !(v6.is_unspecified() || v6.is_loopback());
-    let mapped = zero(5) && s[5] == 0xffff;
-    let translated = zero(4) && s[4] == 0xffff && s[5] == 0; // RFC 2765
-    let nat64 = s[0] == 0x64 && s[1] == 0xff9b && (s[2] == 1 || s[2..6].iter().all(|x| *x == 0)); // RFC 6052, 8215
-    let six_to_four = s[0] == 0x2002; // RFC 3056
-    let teredo = s[0] == 0x2001 && s[1] == 0; // RFC 4380
-    let isatap = (s[4] & !0x0200) == 0 && s[5] == 0x5efe; // RFC 5214
-    compatible || mapped || translated || nat64 || six_to_four || teredo || isatap
 }
 
 impl fmt::Display for Host {

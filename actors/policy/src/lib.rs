@@ -13,6 +13,7 @@ mod approved;
 mod as_sent;
 mod authority;
 mod builtin;
+pub mod carried;
 mod check;
 mod compiled;
 mod compose;

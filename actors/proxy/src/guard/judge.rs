@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use policy::AddressRule;
 
 use super::addresses::OwnAddresses;
-use super::ranges::{Class, Reason, class_of, nat64_target, spellings};
+use super::ranges::{Class, Reason, class_of, spellings};
 
 /// An address that may be dialled. Only this module makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,7 +131,7 @@ fn lifts(rule: &AddressRule, addr: IpAddr) -> bool {
 fn listed(rule: &AddressRule, addr: IpAddr) -> bool {
     let target = match addr {
         IpAddr::V4(_) => None,
-        IpAddr::V6(v6) => nat64_target(v6),
+        IpAddr::V6(v6) => policy::carried::nat64(v6),
     };
     contains(rule, addr) || target.is_some_and(|v4| contains(rule, v4.into()))
 }

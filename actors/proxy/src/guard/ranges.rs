@@ -3,7 +3,9 @@
 //! Sources: IANA IPv4 and IPv6 special-purpose address registries, and what the cloud providers document of their
 //! metadata services. Pure data and arithmetic: nothing here knows a policy.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+
+use policy::carried::Carried;
 
 /// Why an address is not plain public unicast. The text stands in denials and in the audit log.
 pub type Reason = &'static str;
@@ -158,44 +160,9 @@ pub(super) fn spellings(addr: IpAddr) -> impl Iterator<Item = IpAddr> {
     let canonical = addr.to_canonical();
     let carried = match canonical {
         IpAddr::V4(_) => [None; 2],
-        IpAddr::V6(v6) => carried(v6),
+        IpAddr::V6(v6) => Carried::of(v6).map_or([None; 2], |carried| carried.addresses),
     };
     std::iter::once(canonical).chain(carried.into_iter().flatten().map(IpAddr::V4))
-}
-
-/// The IPv4 address that NAT64 would dial for this one.
-pub(super) fn nat64_target(v6: Ipv6Addr) -> Option<Ipv4Addr> {
-    NAT64.holds(v6.to_bits()).then(|| low_v4(v6))
-}
-
-/// The IPv4 addresses inside an IPv6 one. Mapped addresses don't come here: they are IPv4 already.
-fn carried(v6: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
-    let s = v6.segments();
-    // `::` and `::1` are named in the table; as IPv4 they would read as 0.0.0.0 and 0.0.0.1.
-    let compatible = s[..6] == [0; 6];
-    let translated = s[..6] == [0, 0, 0, 0, 0xffff, 0];
-    // RFC 5214 section 6.1: the interface identifier 00-00-5E-FE, with or without the universal bit.
-    let isatap = (s[4] & !0x0200) == 0 && s[5] == 0x5efe;
-    if s[0] == 0x2002 {
-        // 6to4 (RFC 3056); an ISATAP identifier may lie below it.
-        return [Some(join(s[1], s[2])), isatap.then(|| low_v4(v6))];
-    }
-    if s[0] == 0x2001 && s[1] == 0 {
-        // Teredo (RFC 4380): the server in clear, the client's address with its bits flipped.
-        return [Some(join(s[2], s[3])), Some(join(!s[6], !s[7]))];
-    }
-    let low = compatible || translated || isatap || nat64_target(v6).is_some();
-    [low.then(|| low_v4(v6)), None]
-}
-
-/// The low 32 bits.
-fn low_v4(v6: Ipv6Addr) -> Ipv4Addr {
-    let s = v6.segments();
-    join(s[6], s[7])
-}
-
-fn join(high: u16, low: u16) -> Ipv4Addr {
-    Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
 }
 
 #[cfg(test)]
