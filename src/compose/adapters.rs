@@ -69,8 +69,6 @@ impl InitProcesses {
                     exe: file(&holder.process)?,
                     foreign_code: holder.foreign_code,
                     ancestors: holder.ancestors.iter().map(file).collect::<Result<_, _>>()?,
-                    // Init answers with an error rather than with a part of the chain.
-                    truncated: false,
                 })
             })
             .collect::<Result<_, _>>()?;

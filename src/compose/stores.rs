@@ -168,9 +168,7 @@ impl Ready {
         .with_named({
             let policy = policy.clone();
             move |path| policy.load().compiled.names_program(path)
-        })
-        // Which programs may have code of unknown origin in them is the policy's to say (`allow_foreign_code`).
-        .with_foreign_code(proxy::identity::ForeignCode::Report);
+        });
         let refusals = Arc::new(Refusals::new(audit.sink(), redactor.clone()));
         let proxy = Arc::new(proxy::Deps {
             policy: policy.clone(),

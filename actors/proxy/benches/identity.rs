@@ -34,7 +34,6 @@ impl Processes for Oneself {
                 exe: executable("/usr/bin/agent")?,
                 foreign_code: false,
                 ancestors: vec![executable("/usr/bin/parent")?],
-                truncated: false,
             }])
         })
     }

@@ -66,7 +66,7 @@ impl Identify for Identities {
     ) -> BoxFuture<'_, Result<Caller, Unjudged>> {
         Box::pin(async move {
             match self.identifier.judge(client, local, look).await {
-                Ok(judged) => Ok(judged.caller().clone()),
+                Ok(caller) => Ok(caller),
                 Err(why) => {
                     if let Unidentified::Changed { changed, .. } = &why {
                         (self.changed)(changed);

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 
 use futures_util::future::BoxFuture;
 use policy::Layer;
-use telemetry::audit::{Egress, Event, Phase, Sink, Text, Verdict as Recorded, in_hex};
+use telemetry::audit::{AuditUnavailable, Egress, Event, Phase, Sink, Text, Verdict as Recorded, in_hex};
 
 use uuid::Uuid;
 
-use crate::answer::{Known, Refusal};
+use crate::answer::Known;
 use crate::approval;
-use crate::outcome::{Decision, Finished, Journal, JournalFull, Verdict};
+use crate::outcome::{Decision, Finished, Journal, JournalFull, Summary, Verdict};
 
 impl Journal for Sink {
     fn has_room(&self) -> bool {
@@ -22,33 +22,30 @@ impl Journal for Sink {
     }
 
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull> {
-        let mut egress = of(decision.known);
+        let Summary { layer, verdict, policy } = decision.summary();
+        let mut egress = Egress {
+            verdict,
+            layer: Text::new_static(layer),
+            policy: policy.map(Text::new),
+            ..of(decision.known)
+        };
         match decision.verdict {
-            Verdict::Allow { layer, policy, rule, audit_only } => {
-                egress.verdict = if audit_only.is_some() { Recorded::Audited } else { Recorded::Allowed };
-                egress.layer = Text::new_static(layer.as_str());
-                egress.policy = policy.map(Text::new);
+            Verdict::Allow { rule, audit_only, .. } => {
                 egress.rule = rule.map(Text::new);
                 egress.detail = audit_only.map(|denial| denial.to_string().into());
             }
-            Verdict::Ask => {
-                egress.verdict = Recorded::Asked;
-                egress.layer = Text::new_static(Layer::L4.as_str());
-                egress.policy = Some(Text::new_static(approval::ENTRY));
-                egress.rule = Some(Text::new_static(approval::EACH_REQUEST));
-            }
+            Verdict::Ask => egress.rule = Some(Text::new_static(approval::EACH_REQUEST)),
             Verdict::Deny(refusal) => {
-                egress.verdict = Recorded::Denied;
                 egress.detail = Some(refusal.detail().into());
                 egress.status = Some(refusal.status().as_u16());
-                egress.policy = refusal.policy(decision.known).map(Text::new);
-                egress.layer = match refusal {
-                    Refusal::Denied(denial) => Text::new_static(denial.layer.as_str()),
-                    other => Text::new_static(other.code()),
-                };
             }
         }
-        self.record(Event::Egress(Box::new(egress))).map(drop).map_err(|_| JournalFull)
+        let recorded = self.record(Event::Egress(Box::new(egress)));
+        recorded.map(drop).map_err(|unavailable| match unavailable {
+            AuditUnavailable::Full => JournalFull::Queue,
+            AuditUnavailable::Disk(_) => JournalFull::Disk,
+            AuditUnavailable::Closed => JournalFull::Closed,
+        })
     }
 
     fn name_refused(&self, name: &str, detail: &str, generation: u64) {

@@ -51,6 +51,33 @@ pub enum Verdict<'a> {
     Deny(&'a Refusal),
 }
 
+/// What records and metrics say alike of a decision. Labels come from the policy and closed sets only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Summary<'a> {
+    /// The layer that had the last word; of a refusal that no layer made, its code.
+    pub(crate) layer: &'static str,
+    pub(crate) verdict: Counted,
+    /// The entry.
+    pub(crate) policy: Option<&'a str>,
+}
+
+impl<'a> Decision<'a> {
+    pub(crate) fn summary(&self) -> Summary<'a> {
+        let (layer, verdict, policy) = match self.verdict {
+            Verdict::Allow { layer, policy, audit_only, .. } => {
+                let verdict = if audit_only.is_some() { Counted::Audited } else { Counted::Allowed };
+                (layer.as_str(), verdict, policy)
+            }
+            Verdict::Ask => (Layer::L4.as_str(), Counted::Asked, Some(approval::ENTRY)),
+            Verdict::Deny(Refusal::Denied(denial)) => {
+                (denial.layer.as_str(), Counted::Denied, denial.policy.as_deref())
+            }
+            Verdict::Deny(refusal) => (refusal.code(), Counted::Denied, refusal.policy(self.known)),
+        };
+        Summary { layer, verdict, policy }
+    }
+}
+
 /// A tunnel or exchange that is over.
 #[derive(Debug, Clone)]
 pub struct Finished {
@@ -68,23 +95,28 @@ pub struct Finished {
     pub fault: Option<String>,
 }
 
-/// The record can't be written now: nothing may go on.
+/// The record can't be written now: nothing may go on. Agents are told this: what of the operator's disk is at fault is the operator's to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the audit log takes no records")]
-pub struct JournalFull;
+pub enum JournalFull {
+    /// More records wait than there is room for.
+    #[error("the audit log is full: records come faster than its disk takes them")]
+    Queue,
+    /// The disk takes none.
+    #[error("the audit log can't be written")]
+    Disk,
+    /// The sandbox ends.
+    #[error("the audit log is closed: the sandbox ends")]
+    Closed,
+}
 
 /// Where decisions are recorded. Recording never blocks.
 pub trait Journal: Send + Sync + 'static {
     /// Whether records of some more requests would be taken now.
-    fn has_room(&self) -> bool {
-        true
-    }
+    fn has_room(&self) -> bool;
 
     /// Waits until there is room, but not for long: then what is to be recorded is refused. Requests that come faster
     /// than the disk takes their records are slowed down by it.
-    fn room(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
+    fn room(&self) -> BoxFuture<'_, ()>;
 
     /// A decision, before it takes effect.
     ///
@@ -171,24 +203,13 @@ pub fn refused(journal: &dyn Journal, known: &Known, refusal: Refusal, took: Dur
     }
 }
 
+/// What can't be recorded is refused: then that is what is counted, and not what was to be allowed.
 fn record(journal: &dyn Journal, decision: &Decision<'_>) -> Result<(), Refusal> {
-    measure(decision);
-    journal.decided(decision).map_err(|full| Refusal::Unavailable(format!("{full}; nothing was sent")))
-}
-
-/// Labels come from the policy and closed sets only.
-fn measure(decision: &Decision<'_>) {
-    let (layer, verdict, policy) = match decision.verdict {
-        Verdict::Allow { layer, policy, audit_only: None, .. } => (layer.as_str(), Counted::Allowed, policy),
-        Verdict::Allow { layer, policy, audit_only: Some(_), .. } => {
-            (layer.as_str(), Counted::Audited, policy)
-        }
-        Verdict::Ask => (Layer::L4.as_str(), Counted::Asked, Some(approval::ENTRY)),
-        Verdict::Deny(Refusal::Denied(denial)) => {
-            (denial.layer.as_str(), Counted::Denied, denial.policy.as_deref())
-        }
-        Verdict::Deny(refusal) => (refusal.code(), Counted::Denied, refusal.policy(decision.known)),
-    };
-    metrics::decision(layer, verdict, policy.unwrap_or_default());
-    metrics::decision_seconds(decision.took);
+    let recorded = journal.decided(decision);
+    if recorded.is_ok() || matches!(decision.verdict, Verdict::Deny(_)) {
+        let Summary { layer, verdict, policy } = decision.summary();
+        metrics::decision(layer, verdict, policy.unwrap_or_default());
+        metrics::decision_seconds(decision.took);
+    }
+    recorded.map_err(|full| Refusal::Unavailable(format!("{full}; nothing was sent")))
 }

@@ -26,7 +26,8 @@ impl JudgedAddr {
         [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].map(|ip| Self(SocketAddr::new(ip, port)))
     }
 
-    /// A loopback address that a test's resolver answered. No configuration leads here.
+    /// A loopback address that a test's resolver answered.
+    #[cfg(test)]
     pub(super) fn loopback_for_tests(addr: IpAddr, port: u16) -> Option<Self> {
         addr.is_loopback().then(|| Self(SocketAddr::new(addr, port)))
     }

@@ -69,6 +69,7 @@ pub struct Resolver {
     lookup: Arc<dyn Lookup>,
     own: OwnAddresses,
     unnamed: Arc<Unnamed>,
+    #[cfg(test)]
     permit_loopback: bool,
 }
 
@@ -82,13 +83,17 @@ impl Resolver {
     /// A resolver over this lookup, which refuses these addresses of the host.
     #[must_use]
     pub fn new(lookup: Arc<dyn Lookup>, own: OwnAddresses) -> Self {
-        Self { lookup, own, unnamed: Arc::new(Unnamed::new()), permit_loopback: false }
+        Self {
+            lookup,
+            own,
+            unnamed: Arc::new(Unnamed::new()),
+            #[cfg(test)]
+            permit_loopback: false,
+        }
     }
 
-    /// Lets names resolve to loopback addresses, so that tests can run upstreams there. Tests alone call it; no
-    /// configuration does.
-    #[doc(hidden)]
-    #[must_use]
+    /// Lets names resolve to loopback addresses, so that this crate's tests can run upstreams there. In no program.
+    #[cfg(test)]
     pub fn permitting_loopback_for_tests(mut self) -> Self {
         self.permit_loopback = true;
         self
@@ -142,7 +147,9 @@ impl Resolver {
     ) -> Result<Vec<JudgedAddr>, ResolveError> {
         let mut judged = Vec::with_capacity(answers.len());
         for answer in answers {
-            let verdict = judge(*answer, port, rule, &self.own).or_else(|refusal| {
+            let verdict = judge(*answer, port, rule, &self.own);
+            #[cfg(test)]
+            let verdict = verdict.or_else(|refusal| {
                 // A list is exhaustive there too.
                 let permitted = self.permit_loopback && rule.allowed_ips.is_empty();
                 let test = permitted.then(|| JudgedAddr::loopback_for_tests(*answer, port)).flatten();

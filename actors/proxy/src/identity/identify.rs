@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use policy::{Caller, Denial, Executable, Party};
+use policy::{Caller, Executable, Party};
 use tokio::time::timeout;
 
 use super::diag::Diag;
@@ -22,16 +22,6 @@ pub const MAX_HOLDERS: usize = 64;
 /// How often the holders are looked at anew if they change meanwhile (a program that forks at that moment).
 pub const ROUNDS: usize = 3;
 
-/// What to make of a process with code mapped that its executable's hash says nothing of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ForeignCode {
-    /// Deny it.
-    #[default]
-    Deny,
-    /// Let it pass and say so in [`JudgedCaller::foreign_code`]; whoever asks must then judge it by the policy.
-    Report,
-}
-
 /// Which look at a connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
@@ -39,42 +29,6 @@ pub enum Look {
     First,
     /// A later one: whoever asks compares with what the first has found.
     Again,
-}
-
-/// A caller whose identity was judged. Only [`Identifier`] makes one.
-#[derive(Debug, Clone)]
-pub struct JudgedCaller {
-    caller: Caller,
-    inode: u64,
-    holders: Arc<[(i32, u64)]>,
-    foreign_code: bool,
-}
-
-impl JudgedCaller {
-    /// The identity, for the policy. Whose it is, only a [`Look::First`] finds.
-    #[must_use]
-    pub fn caller(&self) -> &Caller {
-        &self.caller
-    }
-
-    /// The inode of the client's socket.
-    #[must_use]
-    pub fn inode(&self) -> u64 {
-        self.inode
-    }
-
-    /// The processes that hold it: pid inside the sandbox and start time in clock ticks since boot, sorted.
-    #[must_use]
-    pub fn holders(&self) -> &[(i32, u64)] {
-        &self.holders
-    }
-
-    /// Whether a holder has executable code mapped from a writable, deleted or anonymous file. Always false unless
-    /// the identifier was told to [`ForeignCode::Report`].
-    #[must_use]
-    pub fn foreign_code(&self) -> bool {
-        self.foreign_code
-    }
 }
 
 /// Identifies callers. Clones share the caches.
@@ -86,14 +40,13 @@ pub struct Identifier {
     /// Whether the policy names a program: one that has room among the pins.
     named: Arc<dyn Fn(&str) -> bool + Send + Sync>,
     digests: Digests,
-    foreign_code: ForeignCode,
     /// Whether makers are noted here, as the last first look found.
     notes_makers: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Identifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identifier").field("foreign_code", &self.foreign_code).finish_non_exhaustive()
+        f.debug_struct("Identifier").finish_non_exhaustive()
     }
 }
 
@@ -107,7 +60,6 @@ impl Identifier {
             pins: Pins::new(),
             named: Arc::new(|_| false),
             digests: Digests::new(),
-            foreign_code: ForeignCode::default(),
             notes_makers: Arc::new(AtomicBool::new(false)),
         }
     }
@@ -133,13 +85,6 @@ impl Identifier {
         self
     }
 
-    /// With another answer to foreign code than to deny it.
-    #[must_use]
-    pub fn with_foreign_code(mut self, foreign_code: ForeignCode) -> Self {
-        self.foreign_code = foreign_code;
-        self
-    }
-
     /// What was first used, to list and accept changes.
     #[must_use]
     pub fn pins(&self) -> &Pins {
@@ -148,29 +93,16 @@ impl Identifier {
 
     /// Identifies who holds the client's end of an accepted connection: `client` is the peer's address, `local` the
     /// accepted socket's own. Ask anew for every request on a kept-alive connection: the socket may have changed
-    /// hands.
+    /// hands. Whose it is, only a [`Look::First`] finds. Whether code of unknown origin may be in the caller is the policy's to say.
     ///
     /// # Errors
-    /// A denial of the identity layer, in words.
-    pub async fn identify(
-        &self,
-        client: SocketAddr,
-        local: SocketAddr,
-        look: Look,
-    ) -> Result<JudgedCaller, Denial> {
-        self.judge(client, local, look).await.map_err(Denial::from)
-    }
-
-    /// As [`Self::identify`], with the reason as a value: [`Unidentified::Changed`] deserves an event of its own.
-    ///
-    /// # Errors
-    /// Why the caller is not identified.
+    /// Why the caller is not identified; [`Unidentified::Changed`] deserves an event of its own.
     pub async fn judge(
         &self,
         client: SocketAddr,
         local: SocketAddr,
         look: Look,
-    ) -> Result<JudgedCaller, Unidentified> {
+    ) -> Result<Caller, Unidentified> {
         timeout(IDENTIFY_DEADLINE, self.settle(client, local, look))
             .await
             .unwrap_or(Err(Unidentified::TimedOut))
@@ -187,19 +119,19 @@ impl Identifier {
         client: SocketAddr,
         local: SocketAddr,
         look: Look,
-    ) -> Result<JudgedCaller, Unidentified> {
+    ) -> Result<Caller, Unidentified> {
         for _ in 0..ROUNDS {
             let inode = self.diag.inode(client, local).await?.ok_or(Unidentified::NoSocket)?;
             let (first, party) = self.look(inode, look).await?;
             let measured = self.measure(first).await?;
             if measured.iter().all(|m| m.known) {
-                return self.conclude(inode, &measured, party);
+                return self.conclude(&measured, party);
             }
             // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only what
             // looks the same afterwards was what we measured.
             let (second, _) = self.look(inode, Look::Again).await?;
             if shapes(second)? == measured.iter().map(|m| m.shape.clone()).collect::<Vec<_>>() {
-                return self.conclude(inode, &measured, party);
+                return self.conclude(&measured, party);
             }
         }
         Err(Unidentified::Unsettled)
@@ -224,12 +156,6 @@ impl Identifier {
         for holder in &holders {
             presentable(&holder.exe)?;
             holder.ancestors.iter().try_for_each(presentable)?;
-            if holder.truncated {
-                return Err(Unidentified::Truncated { path: holder.exe.path.clone() });
-            }
-            if holder.foreign_code && self.foreign_code == ForeignCode::Deny {
-                return Err(Unidentified::ForeignCode { path: holder.exe.path.clone() });
-            }
         }
         holders.sort_by_key(|h| (h.start_time, h.pid));
         let path = || holders.first().map(|holder| holder.exe.path.clone()).unwrap_or_default();
@@ -273,12 +199,7 @@ impl Identifier {
     }
 
     /// One identity for all, the one that was there at first use.
-    fn conclude(
-        &self,
-        inode: u64,
-        measured: &[Measured],
-        party: Party,
-    ) -> Result<JudgedCaller, Unidentified> {
+    fn conclude(&self, measured: &[Measured], party: Party) -> Result<Caller, Unidentified> {
         let (first, others) = measured.split_first().ok_or(Unidentified::NoHolder)?;
         if let Some(other) = others.iter().find(|other| other.identity() != first.identity()) {
             return Err(Unidentified::DifferentHolders {
@@ -289,15 +210,8 @@ impl Identifier {
         let executable = self.pin(&first.exe, &first.exe)?;
         let ancestors =
             first.ancestors.iter().map(|a| self.pin(a, &first.exe)).collect::<Result<Arc<[_]>, _>>()?;
-        let mut holders: Vec<_> = measured.iter().map(|m| m.shape.process).collect();
-        holders.sort_unstable();
         let foreign_code = measured.iter().any(|m| m.shape.foreign_code);
-        Ok(JudgedCaller {
-            caller: Caller { executable, ancestors, foreign_code, party },
-            inode,
-            holders: holders.into(),
-            foreign_code,
-        })
+        Ok(Caller { executable, ancestors, foreign_code, party })
     }
 
     /// `holder` is whose identity it is part of.

@@ -1,7 +1,7 @@
 //! Who holds the other end of a connection: the executables behind a socket, by content.
 //!
 //! ```text
-//! (client, local) ── Diag ──> socket inode ── Processes ──> every holder ── Digests ──> hashes ── Pins ──> JudgedCaller
+//! (client, local) ── Diag ──> socket inode ── Processes ──> every holder ── Digests ──> hashes ── Pins ──> Caller
 //!    the tuple      sock_diag                  /proc/PID/exe, opened          SHA-256        first use
 //!                                             └────────── looked at again afterwards ──────────┘
 //! ```
@@ -21,7 +21,7 @@ mod refusal;
 pub(crate) use diag::diag_for_tests;
 pub use diag::{DIAG_DEADLINE, Diag, DiagError};
 pub use digest::{Digests, HashError, MAX_EXECUTABLE_BYTES, Sha256Hash};
-pub use identify::{ForeignCode, IDENTIFY_DEADLINE, Identifier, JudgedCaller, Look, MAX_HOLDERS, ROUNDS};
+pub use identify::{IDENTIFY_DEADLINE, Identifier, Look, MAX_HOLDERS, ROUNDS};
 pub use pins::{AcceptError, Accepted, Changed, MAX_PINNED_BYTES, MAX_PINS, Pinned, Pins, Unknown};
 pub use processes::{ExecutableFile, Holder, HoldersError, Maker, Processes};
 pub use refusal::Unidentified;

@@ -49,10 +49,9 @@ pub struct Holder {
     /// Whether an executable mapping other than `exe` lies on a writable mount, is deleted or is a memfd: code that
     /// the executable's hash says nothing of (`LD_PRELOAD` and its like).
     pub foreign_code: bool,
-    /// The executables of its parent, grandparent and so on, nearest first, ending below the sandbox's init.
+    /// The executables of its parent, grandparent and so on, nearest first, ending below the sandbox's init. All of them: a part of
+    /// the line is an error.
     pub ancestors: Vec<ExecutableFile>,
-    /// Whether the walk up ended before init: too long, or a parent that could not be read.
-    pub truncated: bool,
 }
 
 /// An executable, opened through `/proc/PID/exe`.

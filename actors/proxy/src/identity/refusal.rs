@@ -54,18 +54,6 @@ pub enum Unidentified {
         /// What the link read.
         path: String,
     },
-    /// Code of unknown origin runs in the process.
-    #[error("`{path}` has executable code mapped from a writable, deleted or anonymous file")]
-    ForeignCode {
-        /// Path of the executable.
-        path: String,
-    },
-    /// The ancestors can't be told to the end.
-    #[error("the ancestors of `{path}` can't be told to the end")]
-    Truncated {
-        /// Path of the executable.
-        path: String,
-    },
     /// The file could not be hashed.
     #[error("`{path}` can't be hashed: {why}")]
     Hash {
@@ -129,7 +117,7 @@ impl From<Unidentified> for Unjudged {
     fn from(why: Unidentified) -> Self {
         use Unidentified as U;
         match &why {
-            U::NotItsMaker { path } | U::ForeignCode { path } | U::Changed { path, .. } => {
+            U::NotItsMaker { path } | U::Changed { path, .. } => {
                 Self::Named { program: path.as_str().into(), denial: why.into() }
             }
             // What the link of a deleted file reads is no name to tell.
@@ -140,7 +128,6 @@ impl From<Unidentified> for Unjudged {
             | U::NoHolder
             | U::TooManyHolders
             | U::UnknownMaker { .. }
-            | U::Truncated { .. }
             | U::Hash { .. }
             | U::PinsFull
             | U::Unsettled

@@ -364,9 +364,17 @@ impl Recorded {
 }
 
 impl Journal for Recorded {
+    fn has_room(&self) -> bool {
+        !self.full.load(Ordering::Relaxed)
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn decided(&self, decision: &Decision<'_>) -> Result<(), JournalFull> {
         if self.full.load(Ordering::Relaxed) {
-            return Err(JournalFull);
+            return Err(JournalFull::Queue);
         }
         self.carried.lock().unwrap().extend(decision.known.credentials.iter().map(ToString::to_string));
         let verdict = match decision.verdict {
