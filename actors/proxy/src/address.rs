@@ -44,8 +44,8 @@ impl Judged {
     /// # Errors
     /// The guard's denial; that the name has no address, or nobody knows in time; or that too many were looked up which no endpoint says.
     pub async fn of(deps: &Deps, granted: &Granted) -> Result<Self, Refusal> {
-        let destination = granted.destination.clone();
-        let Some(grant) = &granted.grant else {
+        let destination = granted.destination().clone();
+        let Some(grant) = granted.grant() else {
             return Err(Refusal::Unavailable("the gateway is not dialled".to_owned()));
         };
         let route = deps.routes.to(&destination.host);
@@ -91,9 +91,9 @@ impl Judged {
 
 /// A look-up tells the name to whoever serves its domain, so what the caller makes up is bounded.
 fn may_be_looked_up(deps: &Deps, granted: &Granted, grant: &Grant) -> Result<(), Refusal> {
-    match &granted.destination.host {
+    match &granted.destination().host {
         Host::Name(name) if grant.unnamed => {
-            if deps.resolver.may_look_up_unnamed(granted.caller.party, name) {
+            if deps.resolver.may_look_up_unnamed(granted.caller().party, name) {
                 return Ok(());
             }
             Err(Refusal::Denied(Denial {

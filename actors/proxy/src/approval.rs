@@ -134,8 +134,8 @@ pub(crate) fn rule(
         Err(denial) if denial.layer == Layer::L4 => return Ok(Ruling::Unnamed(denial)),
         other => other?,
     };
-    let (compiled, to) = (&generation.compiled, &granted.destination);
-    if let (Some(exchange), Some(grant)) = (exchange, &granted.grant)
+    let (compiled, to) = (&generation.compiled, granted.destination());
+    if let (Some(exchange), Some(grant)) = (exchange, granted.grant())
         && compiled.grants_by_approval_alone(to, caller)
         && let Err(denial) = exchange.judge(compiled, (to, grant.treatment), caller)
     {
@@ -298,5 +298,5 @@ fn granted(intent: &Intent, caller: &Judged, generation: &Generation, unlisted: 
         path_options: PathOptions::default(),
         reads_bodies: false,
     };
-    Granted::unlisted(intent.destination().clone(), caller, grant, generation.number, unlisted)
+    Granted::asked_for(intent.destination().clone(), caller, grant, generation.number, unlisted)
 }

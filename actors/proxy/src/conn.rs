@@ -107,10 +107,10 @@ pub(crate) struct Ground {
 impl Ground {
     pub(crate) fn of(granted: &Granted) -> Self {
         Self {
-            destination: granted.destination.clone(),
+            destination: granted.destination().clone(),
             policy: granted.entry().cloned(),
-            caller: Arc::clone(&granted.caller),
-            generation: granted.generation,
+            caller: Arc::clone(granted.caller()),
+            generation: granted.generation(),
         }
     }
 

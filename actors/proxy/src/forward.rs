@@ -49,17 +49,17 @@ pub(crate) struct Asked<'a> {
 /// See the module.
 pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer, Refusal> {
     let Asked { permitted, mut parts, sent, known, started, turn } = asked;
-    let exchange = &permitted.exchange;
+    let exchange = permitted.exchange();
     let wire = wire(&conn.scope, exchange, parts.version);
-    let Some(grant) = &permitted.granted.grant else {
+    let Some(grant) = permitted.granted().grant() else {
         return Err(Refusal::Unavailable("the gateway is not dialled".to_owned()));
     };
-    let destination = permitted.granted.destination.clone();
-    let caller = Arc::clone(&permitted.granted.caller);
+    let destination = permitted.granted().destination().clone();
+    let caller = Arc::clone(permitted.granted().caller());
     let key = Key { caller, destination, wire, addresses: grant.addresses.clone() };
     let mut sender = connection::connection(conn, &key, &permitted, known, started).await?;
     let tracked =
-        conn.deps.tracker.track(permitted.granted.clone(), Some(exchange.clone()), Some(sender.reached()));
+        conn.deps.tracker.track(permitted.granted().clone(), Some(exchange.clone()), Some(sender.reached()));
     let live = Arc::new(tracked.await);
     if live.is_revoked() {
         return Err(revoked());
@@ -70,7 +70,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let guard = conn
         .deps
         .credentials
-        .guard(&key.destination, || outcome::reader(&conn.deps, permitted.granted.caller.party, known));
+        .guard(&key.destination, || outcome::reader(&conn.deps, permitted.granted().caller().party, known));
     if guard.is_some() {
         Guard::asks_in_clear(&mut parts.headers);
     }
@@ -200,8 +200,8 @@ impl Sending<'_> {
     }
 
     fn shape(&self, request: Request<Body>, sender: &Sender) -> Result<Request<Body>, Refusal> {
-        let destination = &self.permitted.granted.destination;
-        let tls = self.permitted.exchange.tls;
+        let destination = self.permitted.granted().destination();
+        let tls = self.permitted.exchange().tls;
         let mut request = outgoing::reshape(request, destination, tls, sender, self.handshake)?;
         if let Some(expected) = self.expected.filter(|_| !sender.is_http2()) {
             expected.listen(&mut request);

@@ -16,7 +16,7 @@ use crate::{hop, outcome};
 /// See the module.
 pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response<Body>, Refusal> {
     let Asked { permitted, mut parts, sent, known, started, turn } = asked;
-    let exchange = &permitted.exchange;
+    let exchange = permitted.exchange();
     if exchange.websocket {
         return Err(Refusal::BadRequest("the gateway speaks no WebSocket".to_owned()));
     }
@@ -30,7 +30,7 @@ pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response
     parts.uri =
         Uri::try_from(target).map_err(|_| Refusal::BadRequest("the target fits no request".to_owned()))?;
     parts.version = Version::HTTP_11;
-    if let Ok(host) = HeaderValue::from_str(&authority(&permitted.granted.destination, exchange.tls)) {
+    if let Ok(host) = HeaderValue::from_str(&authority(permitted.granted().destination(), exchange.tls)) {
         parts.headers.insert(header::HOST, host);
     }
     parts.extensions.clear();
@@ -39,7 +39,7 @@ pub(crate) async fn serve(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Response
         false => Upload::new(sent.body, Arc::clone(&ledger), None).boxed_unsync(),
     };
     let request = Request::from_parts(parts, body);
-    let caller = Arc::clone(&permitted.granted.caller);
+    let caller = Arc::clone(permitted.granted().caller());
     let response = conn.deps.local.serve(request, caller, known.request_id).await;
     ledger.answered(response.status());
     let (mut parts, body) = response.into_parts();

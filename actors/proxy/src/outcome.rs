@@ -157,13 +157,13 @@ pub fn tunnel_opened(
     granted: &Granted,
     took: Duration,
 ) -> Result<(), Refusal> {
-    let layer = if granted.grant.is_some() { Layer::L4 } else { Layer::Inference };
-    let verdict = match granted.unlisted {
+    let layer = if granted.grant().is_some() { Layer::L4 } else { Layer::Inference };
+    let verdict = match granted.unlisted() {
         Some(_) => Verdict::Ask,
         None => Verdict::Allow {
             layer,
             policy: granted.policy(),
-            rule: granted.grant.as_ref().map(|grant| &*grant.rule),
+            rule: granted.grant().map(|grant| &*grant.rule),
             audit_only: None,
         },
     };
@@ -180,16 +180,16 @@ pub fn request_allowed(
     permitted: &Permitted,
     took: Duration,
 ) -> Result<(), Refusal> {
-    let layer = match (&permitted.granted.grant, &permitted.allowed) {
+    let layer = match (permitted.granted().grant(), permitted.allowed()) {
         (None, _) => Layer::Inference,
         (_, Some(_)) => Layer::L7,
         (_, None) => Layer::L4,
     };
-    let rule = match &permitted.allowed {
+    let rule = match permitted.allowed() {
         Some(allowed) => Some(&*allowed.rule),
-        None => permitted.granted.grant.as_ref().map(|grant| &*grant.rule),
+        None => permitted.granted().grant().map(|grant| &*grant.rule),
     };
-    let audit_only = permitted.allowed.as_ref().and_then(|allowed| allowed.audit_only.as_deref());
+    let audit_only = permitted.allowed().and_then(|allowed| allowed.audit_only.as_deref());
     let verdict = Verdict::Allow { layer, policy: permitted.policy(), rule, audit_only };
     record(journal, &Decision { known, verdict, took })
 }

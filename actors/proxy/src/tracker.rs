@@ -262,7 +262,7 @@ impl Tracker {
         self.0.lock().insert(id, Arc::clone(&entry));
         let live = Live { inner: Arc::clone(&self.0), id, revoked: entry.revoked.clone() };
         // Registered first, compared after: a generation published in between is seen by one of the two.
-        if self.0.policy.load().number != entry.granted.generation {
+        if self.0.policy.load().number != entry.granted.generation() {
             self.0.judge_again(&entry).await;
         }
         live
@@ -290,17 +290,17 @@ impl Inner {
     }
 
     async fn still_stands(&self, entry: &Entry) -> bool {
-        let Some(before) = &entry.granted.grant else { return true };
+        let Some(before) = entry.granted.grant() else { return true };
         // A matcher that panics on one entry must not keep the others from being judged: it counts as a refusal.
         let judged = catch_unwind(AssertUnwindSafe(|| {
             let generation = self.policy.load();
-            let (destination, caller) = (&entry.granted.destination, &*entry.granted.caller);
+            let (destination, caller) = (entry.granted.destination(), entry.granted.caller());
             let compiled = &generation.compiled;
             let unnamed =
                 |now: &Result<_, _>| now.is_err() || compiled.grants_by_approval_alone(destination, caller);
             let grant = match compiled.connect(destination, caller) {
                 // As before: it rests on the operator's word, or each request in it does.
-                now if entry.granted.unlisted.is_some() && unnamed(&now) => return Some(before.clone()),
+                now if entry.granted.unlisted().is_some() && unnamed(&now) => return Some(before.clone()),
                 now => now.ok()?,
             };
             let Some(exchange) = &entry.exchange else { return Some(grant) };
@@ -322,11 +322,11 @@ impl Inner {
             None => return true,
             Some(Reached::Address(addr)) => addr,
             Some(Reached::Name) => {
-                let name = entry.granted.destination.host.name();
+                let name = entry.granted.destination().host.name();
                 return name.is_some_and(|name| judge_unresolved(name, rule).is_ok());
             }
         };
-        if entry.granted.destination.host.name().is_some_and(|name| name.as_str() == HOST_NAME) {
+        if entry.granted.destination().host.name().is_some_and(|name| name.as_str() == HOST_NAME) {
             return rule.exact_host;
         }
         let (ip, port) = (addr.addr().ip(), addr.addr().port());
@@ -344,7 +344,7 @@ impl Live {
         let entry = self.inner.lock().get(&self.id).cloned();
         let Some(entry) = entry else { return };
         *entry.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(reached);
-        if self.inner.policy.load().number != entry.granted.generation {
+        if self.inner.policy.load().number != entry.granted.generation() {
             self.inner.judge_again(&entry).await;
         }
     }

@@ -65,13 +65,13 @@ pub(crate) async fn prepare(
     started: Instant,
 ) -> Result<Next, Refusal> {
     let journal = &*deps.journal;
-    Ok(match granted.grant.as_ref().map(|grant| grant.treatment) {
+    Ok(match granted.grant().map(|grant| grant.treatment) {
         None => {
             outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
         // Nobody has said yet that its name may be looked up.
-        Some(_) if granted.unlisted.is_some() => {
+        Some(_) if granted.unlisted().is_some() => {
             outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             Next::Inspect { granted, addresses: None }
         }
@@ -80,7 +80,7 @@ pub(crate) async fn prepare(
             outcome::tunnel_opened(journal, known, &granted, started.elapsed())?;
             match treatment {
                 Treatment::Relay { .. } => {
-                    let upstream = addresses.dial(&deps.tracker, granted.caller.party).await?;
+                    let upstream = addresses.dial(&deps.tracker, granted.caller().party).await?;
                     Next::Relay { upstream, granted, known: known.clone() }
                 }
                 Treatment::Inspect { .. } => Next::Inspect { granted, addresses: Some(addresses) },

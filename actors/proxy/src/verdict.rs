@@ -17,16 +17,11 @@ const INFERENCE_PORTS: [u16; 2] = [80, 443];
 /// A destination that this caller may reach.
 #[derive(Debug, Clone)]
 pub struct Granted {
-    /// Where.
-    pub destination: Destination,
-    /// Who.
-    pub caller: Arc<Caller>,
-    /// By which entry, and how its bytes are treated; none for the gateway, which is no network destination.
-    pub grant: Option<Grant>,
-    /// Number of the generation that decided.
-    pub generation: u64,
-    /// Where no entry names it, and the operator was asked.
-    pub unlisted: Option<Unlisted>,
+    destination: Destination,
+    caller: Arc<Caller>,
+    grant: Option<Grant>,
+    generation: u64,
+    unlisted: Option<Unlisted>,
 }
 
 /// What no entry names, and goes on all the same.
@@ -41,12 +36,9 @@ pub enum Unlisted {
 /// A request that may be sent.
 #[derive(Debug, Clone)]
 pub struct Permitted {
-    /// The destination's half of the decision.
-    pub granted: Granted,
-    /// The request, canonical: what is sent.
-    pub exchange: Exchange,
-    /// The rule, where requests are judged.
-    pub allowed: Option<Allowed>,
+    granted: Granted,
+    exchange: Exchange,
+    allowed: Option<Allowed>,
 }
 
 impl Granted {
@@ -65,7 +57,7 @@ impl Granted {
     }
 
     /// What no entry names; [`crate::approval`] alone makes it.
-    pub(crate) fn unlisted(
+    pub(crate) fn asked_for(
         destination: Destination,
         caller: &Judged,
         grant: Grant,
@@ -79,6 +71,36 @@ impl Granted {
     /// The gateway, on its own listener: no policy entry is needed to speak to it.
     pub(crate) fn to_inference(destination: Destination, caller: &Judged, generation: u64) -> Self {
         Self { destination, caller: caller.shared(), grant: None, generation, unlisted: None }
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// Who.
+    #[must_use]
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
+    /// By which entry, and how its bytes are treated; none for the gateway, which is no network destination.
+    #[must_use]
+    pub fn grant(&self) -> Option<&Grant> {
+        self.grant.as_ref()
+    }
+
+    /// Number of the generation that decided.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Where no entry names it, and the operator was asked.
+    #[must_use]
+    pub fn unlisted(&self) -> Option<Unlisted> {
+        self.unlisted
     }
 
     /// The policy entry, by its name.
@@ -135,6 +157,24 @@ impl Permitted {
     /// A message on a WebSocket, which [`crate::protocol::websocket`] judged.
     pub(crate) fn message(granted: Granted, exchange: Exchange, allowed: Allowed) -> Self {
         Self { granted, exchange, allowed: Some(allowed) }
+    }
+
+    /// The destination's half of the decision.
+    #[must_use]
+    pub fn granted(&self) -> &Granted {
+        &self.granted
+    }
+
+    /// The request, canonical: what is sent.
+    #[must_use]
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// The rule, where requests are judged.
+    #[must_use]
+    pub fn allowed(&self) -> Option<&Allowed> {
+        self.allowed.as_ref()
     }
 
     /// Refuses it after all, naming the entry that let it through.

@@ -96,7 +96,7 @@ impl Handshake {
         let headers = response.headers();
         let verified = sender.is_http2() || self.is_accepted(headers);
         let judge = is_judged(conn, permitted)
-            .then(|| Judge { granted: permitted.granted.clone(), exchange: permitted.exchange.clone() })
+            .then(|| Judge { granted: permitted.granted().clone(), exchange: permitted.exchange().clone() })
             .map(Box::new);
         if judge.is_some() && headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
             return Err(Refusal::Unreachable(
@@ -142,7 +142,7 @@ impl Handshake {
 
 /// Whether the client's messages are read: where rules judge them, and where a placeholder might stand in one.
 pub(crate) fn is_judged(conn: &Conn, permitted: &Permitted) -> bool {
-    permitted.allowed.is_some() || !conn.deps.credentials.is_empty()
+    permitted.allowed().is_some() || !conn.deps.credentials.is_empty()
 }
 
 /// Sixteen bytes that nobody else chose (RFC 6455 section 4.1).

@@ -154,8 +154,8 @@ pub(crate) struct Request<'a> {
 
 impl<'a> Request<'a> {
     pub(crate) fn of(permitted: &'a Permitted) -> Self {
-        let (granted, exchange) = (&permitted.granted, &permitted.exchange);
-        Self { to: &granted.destination, path: &exchange.path, caller: &granted.caller, tls: exchange.tls }
+        let (granted, exchange) = (permitted.granted(), permitted.exchange());
+        Self { to: granted.destination(), path: &exchange.path, caller: granted.caller(), tls: exchange.tls }
     }
 }
 

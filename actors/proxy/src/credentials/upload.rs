@@ -43,7 +43,7 @@ pub(crate) async fn apply(
     body: Forwarded,
 ) -> Result<Sent, Refusal> {
     // The gateway adds its own keys and takes the caller's off; what a model is told of placeholders asks for none.
-    if permitted.granted.grant.is_none() {
+    if permitted.granted().grant().is_none() {
         return Ok(Sent { query: None, body, carried: Vec::new() });
     }
     let sent = filled(conn, generation, permitted, parts, body).await;
@@ -65,7 +65,7 @@ async fn filled(
     let mut wallet = Wallet::new(credentials, request);
     head::path(request.path)?;
     head::headers(&mut parts.headers, &mut wallet)?;
-    let query = head::query(&permitted.exchange.query, &mut wallet)?;
+    let query = head::query(&permitted.exchange().query, &mut wallet)?;
     if credentials.is_empty() || body.is_end_stream() {
         return Ok(Sent { query, body, carried: wallet.carried() });
     }

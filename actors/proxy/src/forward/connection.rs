@@ -35,7 +35,7 @@ pub(super) async fn connection(
     }
     let addresses = match conn.take_addresses(&key.addresses) {
         Some(fresh) => fresh,
-        None => address::Judged::of(&conn.deps, &permitted.granted).await?,
+        None => address::Judged::of(&conn.deps, permitted.granted()).await?,
     };
     outcome::request_allowed(journal, known, permitted, started.elapsed())?;
     open(conn, key, permitted, &addresses).await
@@ -44,7 +44,7 @@ pub(super) async fn connection(
 /// One that is open and takes this request.
 async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender> {
     let sender = conn.pool.take(key).await?;
-    (!permitted.exchange.websocket || sender.takes_websockets().await).then_some(sender)
+    (!permitted.exchange().websocket || sender.takes_websockets().await).then_some(sender)
 }
 
 /// A new one, whatever is pooled.
@@ -52,7 +52,7 @@ async fn pooled(conn: &Conn, key: &Key, permitted: &Permitted) -> Option<Sender>
 /// # Errors
 /// No judged address answers.
 pub(super) async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Result<Sender, Refusal> {
-    open(conn, key, permitted, &address::Judged::of(&conn.deps, &permitted.granted).await?).await
+    open(conn, key, permitted, &address::Judged::of(&conn.deps, permitted.granted()).await?).await
 }
 
 /// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the first.
@@ -62,13 +62,13 @@ async fn open(
     permitted: &Permitted,
     addresses: &address::Judged,
 ) -> Result<Sender, Refusal> {
-    let purpose = if permitted.exchange.websocket { Purpose::WebSocket } else { Purpose::Requests };
+    let purpose = if permitted.exchange().websocket { Purpose::WebSocket } else { Purpose::Requests };
     let reach = async |wire| {
         let sender = conn
             .deps
             .upstream
             .open(
-                addresses.dial(&conn.deps.tracker, permitted.granted.caller.party).await?,
+                addresses.dial(&conn.deps.tracker, permitted.granted().caller().party).await?,
                 &key.destination,
                 wire,
                 purpose,

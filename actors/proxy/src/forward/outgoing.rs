@@ -47,7 +47,7 @@ pub(super) fn outgoing(
     (ledger, live): (&Arc<Ledger>, &Arc<Live>),
 ) -> Result<Request<Body>, Refusal> {
     let Sent { query, body, .. } = sent;
-    let exchange = &permitted.exchange;
+    let exchange = permitted.exchange();
     let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
     let body = match body.is_end_stream() {
         true => empty(),

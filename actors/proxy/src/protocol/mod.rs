@@ -141,7 +141,7 @@ pub(crate) async fn read(
     parts: &Parts,
     body: Incoming,
 ) -> Result<Forwarded, Refusal> {
-    if !granted.grant.as_ref().is_some_and(|grant| grant.reads_bodies) {
+    if !granted.grant().is_some_and(|grant| grant.reads_bodies) {
         return Ok(Forwarded::untouched(body));
     }
     let facts = RequestFacts {
@@ -151,7 +151,7 @@ pub(crate) async fn read(
         websocket: exchange.websocket,
         content: Content::Unread,
     };
-    let asked = generation.compiled.body_of(&granted.destination, &granted.caller, &facts);
+    let asked = generation.compiled.body_of(granted.destination(), granted.caller(), &facts);
     let Some((protocol, max)) = asked else { return Ok(Forwarded::untouched(body)) };
     let fault = match head_fault(protocol, exchange, &parts.headers) {
         // MCP's stream and the end of its session have no body.
@@ -178,7 +178,7 @@ pub(crate) async fn read(
     };
     let read = match fault {
         None if protocol == Protocol::Graphql && bytes.len() > SHORT => {
-            let (party, body) = (granted.caller.party, bytes.clone());
+            let (party, body) = (granted.caller().party, bytes.clone());
             let read = Desk::common().read(party, body.len(), move || Read::graphql(&body)).await;
             let read = read.map_err(|broken| Refusal::Unavailable(broken.to_string()))?;
             room.pay_for(bytes.len() + read.holds())?;

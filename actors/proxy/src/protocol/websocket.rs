@@ -105,7 +105,7 @@ impl Talk<'_> {
         let caller = self.claim.judged().await.map_err(|unjudged| refuse(&known, unjudged.into()))?;
         known.caller = Some(caller.shared());
         let generation = deps.policy.load();
-        let (to, caller) = (&judge.granted.destination, &*caller);
+        let (to, caller) = (judge.granted.destination(), &*caller);
         let path = &judge.exchange.path;
         let message = match text {
             true => std::str::from_utf8(&inbox.message)
