@@ -17,12 +17,8 @@ mod given;
 mod heart;
 mod ids;
 mod kept;
-#[cfg(test)]
-mod layers;
 mod logs;
 mod name;
-#[cfg(test)]
-mod pages;
 mod plan;
 mod sealed;
 mod site;
