@@ -347,7 +347,7 @@ async fn what_was_taken_ahead_goes_back_at_the_end() {
     let writer = writing(&log);
     let record = async || kept(&log).await;
     if record().await < MUCH {
-        eprintln!("skipped: this filesystem takes no disk ahead");
+        eprintln!("SKIPPED: this filesystem takes no disk ahead");
         return;
     }
     log.ends();
@@ -367,7 +367,7 @@ async fn disk_is_taken_ahead_in_time_though_nothing_is_recorded() {
     let probe = fs::File::create(state.path().join("probe")).unwrap();
     let flags = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
     if nix::fcntl::fallocate(&probe, flags, 0, 4096).is_err() {
-        eprintln!("skipped: this filesystem takes no disk ahead");
+        eprintln!("SKIPPED: this filesystem takes no disk ahead");
         return;
     }
     let log = open(state.path(), Options { ahead_after: Duration::from_millis(20), ..Options::default() });
@@ -386,7 +386,7 @@ async fn disk_is_taken_ahead_in_time_though_nothing_is_recorded() {
 fn a_disk_that_others_fill_takes_records_all_the_same() {
     let works = std::process::Command::new("unshare").args(["-Urm", "true"]).status();
     if !works.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no namespaces here to make a small disk in");
+        eprintln!("SKIPPED: no namespaces here to make a small disk in");
         return;
     }
     let script = r#"mount -t tmpfs -o size=40m none /mnt && exec "$@""#;

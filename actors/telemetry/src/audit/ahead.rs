@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(ahead.keep(&file, 0), Taken::Enough);
         let taken = || file.metadata().unwrap().blocks() * 512;
         if ahead.until == u64::MAX {
-            eprintln!("skipped: this filesystem takes no disk ahead");
+            eprintln!("SKIPPED: this filesystem takes no disk ahead");
             return;
         }
         assert_eq!((file.metadata().unwrap().len(), taken() >= AHEAD), (0, true));
