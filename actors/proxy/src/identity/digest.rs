@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moka::sync::Cache;
+use rustix::fs::{AtFlags, FileType, StatxFlags, StatxTimestamp, makedev, statx};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
@@ -32,38 +33,48 @@ pub(super) struct Stamp {
     pub(super) dev: u64,
     pub(super) ino: u64,
     size: u64,
-    mtime: (i64, i64),
-    ctime: (i64, i64),
+    mtime: (i64, u32),
+    ctime: (i64, u32),
 }
 
 impl Stamp {
+    /// As the file's server says, which may be silent for ever: not for an async thread.
     fn of(file: &File) -> Result<Self, HashError> {
-        let m = file.metadata().map_err(HashError::io)?;
-        if !m.is_file() {
+        Self::look(file, AtFlags::STATX_FORCE_SYNC)
+    }
+
+    /// As this kernel knows: what it would execute of the file. Nobody else is asked (statx(2)), so it doesn't wait.
+    fn known(file: &File) -> Result<Self, HashError> {
+        Self::look(file, AtFlags::STATX_DONT_SYNC)
+    }
+
+    fn look(file: &File, how: AtFlags) -> Result<Self, HashError> {
+        let found = statx(file, c"", AtFlags::EMPTY_PATH | how, StatxFlags::BASIC_STATS)
+            .map_err(|errno| HashError::io(errno.into()))?;
+        if !FileType::from_raw_mode(found.stx_mode.into()).is_file() {
             return Err(HashError::NotAFile);
         }
-        if m.nlink() == 0 {
+        if found.stx_nlink == 0 {
             return Err(HashError::Unlinked);
         }
-        if m.size() > MAX_EXECUTABLE_BYTES {
+        if found.stx_size > MAX_EXECUTABLE_BYTES {
             return Err(HashError::TooLarge);
         }
+        let time = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
         Ok(Self {
-            dev: m.dev(),
-            ino: m.ino(),
-            size: m.size(),
-            mtime: (m.mtime(), m.mtime_nsec()),
-            ctime: (m.ctime(), m.ctime_nsec()),
+            dev: makedev(found.stx_dev_major, found.stx_dev_minor),
+            ino: found.stx_ino,
+            size: found.stx_size,
+            mtime: time(found.stx_mtime),
+            ctime: time(found.stx_ctime),
         })
     }
 
     /// Whether the file rested long enough before `now` for its times to tell its next change.
     fn settled(&self, now: SystemTime) -> bool {
         let Ok(now) = now.duration_since(UNIX_EPOCH) else { return false };
-        let (Ok(secs), Ok(nanos)) = (u64::try_from(self.ctime.0), u32::try_from(self.ctime.1)) else {
-            return false;
-        };
-        now.checked_sub(Duration::new(secs, nanos)).is_some_and(|age| age > RACY)
+        let Ok(secs) = u64::try_from(self.ctime.0) else { return false };
+        now.checked_sub(Duration::new(secs, self.ctime.1)).is_some_and(|age| age > RACY)
     }
 }
 
@@ -129,7 +140,7 @@ impl Digests {
     /// The hash of an open file.
     pub(super) async fn of(&self, file: OwnedFd) -> Result<Measured, HashError> {
         let file = File::from(file);
-        let stamp = Stamp::of(&file)?;
+        let stamp = Stamp::known(&file)?;
         if let Some(sha256) = self.cache.get(&stamp) {
             return Ok(Measured { stamp, sha256, known: true });
         }
@@ -143,6 +154,7 @@ impl Digests {
             // The permit goes with the work: a caller that gave up doesn't make room for more of it.
             let _permit = permit;
             let begun = SystemTime::now();
+            let stamp = Stamp::of(&file)?;
             let hash = read_through(&file, stamp.size)?;
             if Stamp::of(&file)? != stamp {
                 return Err(HashError::Changing);
@@ -157,7 +169,7 @@ impl Digests {
 
     /// The stamp alone.
     pub(super) fn stamp(file: OwnedFd) -> Result<Stamp, HashError> {
-        Stamp::of(&File::from(file))
+        Stamp::known(&File::from(file))
     }
 }
 
