@@ -49,6 +49,7 @@ pub(crate) use handouts::Early;
 pub(crate) use holders::{Lens, Wanted, holders};
 pub(crate) use patience::Waits;
 pub(crate) use standby::{Failed as FailedStep, Said, Standby};
+pub(crate) use starting::STARTED_WITHIN;
 
 use crate::credential_files::Keeper;
 use crate::isolation::gate::{Gate, NoGate};

@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long a child may take to execute its program once it was told.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STARTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A child on its way to its program.
 pub(super) struct Starting {
@@ -53,7 +53,7 @@ pub(super) enum News {
 
 impl Awaited {
     pub(super) fn new(id: RequestId, agent: String, starting: Starting) -> Self {
-        Self { id, agent, starting, until: Instant::now() + PATIENCE }
+        Self { id, agent, starting, until: Instant::now() + STARTED_WITHIN }
     }
 
     pub(super) fn pid(&self) -> i32 {
