@@ -19,6 +19,7 @@ use crate::isolation::terminal;
 use crate::own;
 use crate::plan::Control;
 use crate::sys;
+use crate::sys::fd::Stream;
 use crate::sys::process::Cloned;
 use std::convert::Infallible;
 use std::io;
@@ -226,6 +227,7 @@ fn live(
 }
 
 /// A session of its own, no signal blocked or ignored, no stream yet and nothing else open.
+#[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     if !confinement.skips(Control::Session) {
@@ -237,12 +239,13 @@ fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepErro
         .write(true)
         .open("/dev/null")
         .map_err(at("opening /dev/null"))?;
-    for number in 0..3 {
-        sys::fd::place_at(null.as_fd(), number).map_err(at("streams"))?;
+    for stream in Stream::ALL {
+        sys::fd::become_stream(null.as_fd(), stream).map_err(at("streams"))?;
     }
     drop(null);
     if !confinement.skips(Control::Descriptors) {
-        sys::fd::close_from(3, keep).map_err(at("descriptors"))?;
+        // SAFETY: what the child owns is kept; all else belongs to copies of init's values, in frames to which it never returns.
+        unsafe { sys::fd::close_all_but(keep) }.map_err(at("descriptors"))?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     Ok(())
@@ -266,8 +269,8 @@ fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
         .map_err(|why| ("the program", io::Error::new(io::ErrorKind::InvalidData, why)))?;
     let streams: Vec<OwnedFd> = fds.collect();
     let terminal = streams.len() == 1;
-    for (number, stream) in (0..3).zip(streams.iter().cycle()) {
-        sys::fd::place_at(stream.as_fd(), number).map_err(at("streams"))?;
+    for (at_last, stream) in Stream::ALL.into_iter().zip(streams.iter().cycle()) {
+        sys::fd::become_stream(stream.as_fd(), at_last).map_err(at("streams"))?;
     }
     if terminal {
         terminal::control(io::stdin().as_fd()).map_err(at("terminal"))?;

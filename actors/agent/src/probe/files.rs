@@ -4,6 +4,7 @@ use super::{Expect, Probe, Scene};
 use crate::isolation::{devices, etc, landlock, masks, root};
 use crate::plan::{CagePlan, Control, RUN_DIR};
 use crate::sys;
+use crate::sys::attempt::Attempt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -91,7 +92,7 @@ fn second_wall(probe: &mut Probe, scene: &Scene<'_>) {
     probe.try_it("list /", Landlock, Expect::Works, || std::fs::read_dir("/"));
     if version >= 6 {
         probe.try_it("signal pid 1", LandlockScopes, Expect::FailsWith(libc::EPERM), || {
-            sys::process::attempt(libc::SYS_kill, [1, 0, 0, 0, 0])
+            Attempt::SIGNAL_INIT.make()
         });
         probe.try_it("reach pid 1's abstract socket", LandlockScopes, Expect::FailsWith(libc::EPERM), || {
             use std::os::linux::net::SocketAddrExt;
