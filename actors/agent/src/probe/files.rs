@@ -77,7 +77,7 @@ fn proc(probe: &mut Probe) {
 
 /// What Landlock alone refuses: mode and mounts would let it pass.
 fn second_wall(probe: &mut Probe, scene: &Scene<'_>) {
-    use Control::{Landlock, LandlockScopes, LandlockTcp};
+    use Control::{Landlock, LandlockScopes};
     let (plan, version) = (scene.plan, landlock::abi_version());
     if scene.confinement.rules.is_none() && !plan.sabotaged(Landlock) {
         // Missing, and said so by whoever made the rules.
@@ -99,15 +99,6 @@ fn second_wall(probe: &mut Probe, scene: &Scene<'_>) {
             let address = std::os::unix::net::SocketAddr::from_abstract_name(super::ABSTRACT_WITNESS)?;
             std::os::unix::net::UnixStream::connect_addr(&address)
         });
-    }
-    if let Some(tcp) = plan.tcp.as_ref().filter(|_| version >= 4) {
-        let unnamed = (1..1024).find(|port| !tcp.connect.contains(port)).unwrap_or(1);
-        probe.try_it(
-            "connect to a port that isn't named",
-            LandlockTcp,
-            Expect::FailsWith(libc::EACCES),
-            || std::net::TcpStream::connect(("127.0.0.1", unnamed)),
-        );
     }
 }
 

@@ -43,10 +43,6 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         });
     }
     probe.connected = connect_for_init().unwrap_or(0);
-    if scene.plan.tcp.is_some() {
-        // What may be connected to is said port by port then.
-        return;
-    }
     probe.try_it("use the loopback", Network, Expect::Works, || {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_secs(1))
