@@ -111,7 +111,7 @@ impl InitClient {
     /// Starts a process on the given standard streams (0, 1, 2).
     ///
     /// # Errors
-    /// [`Refusal::Exec`] with the kernel's reason; [`Refusal::AlreadyRunning`].
+    /// [`Refusal::Exec`] or [`Refusal::BeforeExec`] with the kernel's reason; [`Refusal::AlreadyRunning`].
     pub async fn spawn(
         &self,
         agent: &str,

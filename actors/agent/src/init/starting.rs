@@ -70,15 +70,16 @@ impl Awaited {
         loop {
             return match self.starting.child.hear_now() {
                 Ok(None) if Instant::now() < self.until => None,
-                Ok(None) => Some(News::Refused(exec("waiting for it to begin", libc::ETIMEDOUT))),
+                Ok(None) => Some(News::Refused(before_exec("waiting for it to begin", libc::ETIMEDOUT))),
                 Ok(Some(Said::Listener(listener))) => {
                     self.starting.watched = true;
                     Some(News::Listener(listener))
                 }
                 Ok(Some(Said::Work(_))) => continue,
                 Ok(Some(Said::Failed(Failed { step, errno }))) => {
-                    Some(News::Refused(exec(&step, if errno == 0 { libc::EPERM } else { errno })))
+                    Some(News::Refused(before_exec(&step, if errno == 0 { libc::EPERM } else { errno })))
                 }
+                Ok(Some(Said::NotExecuted(errno))) => Some(News::Refused(Refusal::Exec { errno })),
                 Ok(Some(Said::End)) => Some(self.ended()),
                 Err(error) => Some(News::Refused(system("waiting for a child")(error))),
             };
@@ -121,6 +122,6 @@ pub(super) struct Process {
     pub(super) masters: Option<[OwnedFd; 2]>,
 }
 
-fn exec(stage: &str, errno: i32) -> Refusal {
-    Refusal::Exec { stage: stage.to_owned(), errno }
+fn before_exec(step: &str, errno: i32) -> Refusal {
+    Refusal::BeforeExec { step: step.to_owned(), errno }
 }
