@@ -186,7 +186,7 @@ impl Exec {
         let first = search().await;
         let _ = self.init.forget(process).await;
         let mut found = first;
-        while let Err(ClientError::Refused(why)) = found {
+        while let Err(why @ (ClientError::Refused(_) | ClientError::TimedOut)) = found {
             tracing::warn!(session = agent, %why, "what an exec session left behind runs on; it is looked for again");
             tokio::time::sleep(LOOK_AGAIN).await;
             found = search().await;

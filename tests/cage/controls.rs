@@ -19,7 +19,7 @@ const LANDLOCK_CREATE_RULESET: i64 = 444;
 /// Controls that can't be left out in every mode, or only where something is asked for: `actors/agent/tests/cage/proof.rs`
 /// says which and why.
 fn can_be_left_out(control: Control) -> bool {
-    !matches!(control, Control::Cgroup | Control::User | Control::LandlockTcp | Control::LandlockScopes)
+    !matches!(control, Control::Cgroup | Control::User | Control::LandlockScopes)
 }
 
 fn without(command: &mut Command, control: Control) {

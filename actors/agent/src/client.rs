@@ -2,10 +2,12 @@
 //!
 //! Whoever asks sends its question itself and is entered in the table of open questions before; one task takes the answers and gives
 //! each to its asker. Of the table's lock nobody holds more than one look-up. Callers hold a cloneable [`InitClient`]. The channel
-//! outlives supervisors: replies to questions that this client never asked are dropped (their descriptors closed). When the channel
-//! ends every open question ends with [`ClientError::Closed`].
+//! outlives supervisors: replies to questions that this client never asked, or that nobody waits for any more, are dropped (their
+//! descriptors closed). When the channel ends every open question ends with [`ClientError::Closed`], and one that gets no answer in its
+//! time with [`ClientError::TimedOut`]: what it asked for may be done all the same.
 
 mod open;
+mod patience;
 
 use crate::plan;
 use crate::protocol::{
@@ -35,6 +37,9 @@ pub enum ClientError {
     /// The channel is gone; so is the sandbox.
     #[error("the sandbox's init is gone")]
     Closed,
+    /// Init did not answer in time. It may still do, or have done, what was asked; its answer is dropped.
+    #[error("the sandbox's init does not answer")]
+    TimedOut,
     /// Init answered something else than was asked (a fault in cofferdam).
     #[error("init gave the wrong kind of answer")]
     Unexpected,
@@ -106,7 +111,7 @@ impl InitClient {
     /// Starts a process on the given standard streams (0, 1, 2).
     ///
     /// # Errors
-    /// [`Refusal::Exec`] with the kernel's reason; [`Refusal::AlreadyRunning`].
+    /// [`Refusal::Exec`] or [`Refusal::BeforeExec`] with the kernel's reason; [`Refusal::AlreadyRunning`].
     pub async fn spawn(
         &self,
         agent: &str,
@@ -315,6 +320,14 @@ impl InitClient {
     }
 
     async fn ask(&self, request: Request, fds: Vec<OwnedFd>) -> Answered {
+        let time = patience::with(&request);
+        tokio::time::timeout(time, self.ask_and_wait(request, fds))
+            .await
+            .map_err(|_| ClientError::TimedOut)?
+    }
+
+    /// The question leaves the table of open ones when this is dropped.
+    async fn ask_and_wait(&self, request: Request, fds: Vec<OwnedFd>) -> Answered {
         let Line { wire, open, next, .. } = &*self.line;
         let id = RequestId(next.fetch_add(1, Ordering::Relaxed));
         // Before it is sent: the answer may be there before the sending returns.
@@ -352,7 +365,7 @@ async fn serve(
             Ok(Packet { body: FromInit::Event(event), .. }) => drop(events.send(event)),
             Err(WireError::Closed | WireError::Io(_)) => return,
             // Init is ours: a packet that can't be read is a fault of this program. Go on: the question it
-            // answered stays open until its caller's deadline, and nothing is let through meanwhile.
+            // answered stays open until its time is up, and nothing is let through meanwhile.
             Err(error) => tracing::error!(%error, "a packet from init could not be read"),
         }
     }
@@ -363,4 +376,43 @@ fn first_id() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The standard library's own randomness is enough: the other side is ours, only overlap must be improbable.
     std::hash::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    /// The question that was asked next.
+    async fn heard(init: &AsyncWire) -> RequestId {
+        init.recv::<ToInit>().await.unwrap().body.id
+    }
+
+    /// Whether the other end of a pipe has been closed, and all its copies.
+    async fn is_over(read: OwnedFd) -> bool {
+        let mut end = tokio::net::unix::pipe::Receiver::from_owned_fd(read).unwrap();
+        tokio::io::AsyncReadExt::read(&mut end, &mut [0]).await.unwrap() == 0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_without_an_answer_ends_and_its_late_answer_is_dropped() {
+        let (ours, theirs) = wire::pair().unwrap();
+        let client = InitClient::new(ours).unwrap();
+        let init = AsyncWire::new(theirs).unwrap();
+        // The clock runs ahead while everybody waits.
+        assert!(matches!(client.diag().await, Err(ClientError::TimedOut)));
+        let late = heard(&init).await;
+        assert!(client.line.open.take(late).is_none(), "nobody waits for it any more");
+        let (read, write) = sys::fd::pipe().unwrap();
+        let answer = FromInit::Reply { to: late, result: Ok(Answer::Descriptor) };
+        init.send(&answer, &[write.as_fd()]).await.unwrap();
+        drop(write);
+        assert!(is_over(read).await, "its descriptor is closed");
+        let (listed, ()) = tokio::join!(client.list(), async {
+            let to = heard(&init).await;
+            let answer = FromInit::Reply { to, result: Ok(Answer::Processes(Vec::new())) };
+            init.send(&answer, &[]).await.unwrap();
+        });
+        assert!(listed.unwrap().is_empty(), "the next question has its own answer");
+    }
 }

@@ -6,6 +6,7 @@
 use crate::isolation::capabilities;
 use crate::plan::Id;
 use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use crate::sys::process::Cloned;
 use caps::Capability;
 use landlock::{
@@ -64,7 +65,8 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Failed {
     move |error| Failed::System { what, source: error.into() }
 }
 
-/// Runs `job` in the child, as this user, and gives what it said. The caller must be single-threaded.
+/// Runs `job` in the child, as this user, and gives what it said. The caller must be single-threaded, and `job` own no descriptor: what it
+/// reaches for is borrowed, and all else is closed there.
 ///
 /// # Errors
 /// See [`Failed`].
@@ -148,6 +150,7 @@ fn live<E: std::fmt::Display>(
     let _ = sys::fd::write_all(said.as_fd(), format!("{sign}{text}").as_bytes());
 }
 
+#[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     if sys::fd::read(go.as_fd(), &mut [0])? != 1 {
@@ -156,7 +159,8 @@ fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said:
     let mut keep = vec![go.as_raw_fd(), said.as_raw_fd(), reach.source.as_raw_fd()];
     keep.extend(reach.into.map(|fd| fd.as_raw_fd()));
     keep.extend(reach.out.map(|file| file.as_raw_fd()));
-    sys::fd::close_from(3, &keep)?;
+    // SAFETY: what the child owns is kept; all else belongs to copies of the command's values, in frames to which it never returns.
+    unsafe { sys::fd::close_all_but(&keep) }?;
     if may_change {
         // Root's groups read what this user can't.
         sys::process::clear_groups()?;
@@ -172,8 +176,8 @@ fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said:
     // The change of user has cleared it; the pipe's other end shows whether the command went meanwhile.
     sys::process::die_with_parent(libc::SIGKILL)?;
     is_there(go)?;
-    sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)?;
-    sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    prctl(Prctl::SetNoNewPrivileges)?;
+    prctl(Prctl::SetDumpable(false))?;
     sys::signals::ignore_broken_pipes();
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     for (resource, most) in [

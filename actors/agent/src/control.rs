@@ -55,7 +55,6 @@ controls! {
     NoNewPrivileges "no_new_privs" "executing a program gives no right",
     Dumpable "dumpable" "pid 1, and a child until it executes, can't be looked into",
     Landlock "landlock" "the kernel checks every path against the policy once more",
-    LandlockTcp "landlock_tcp" "only the named TCP ports, where ports are named",
     LandlockScopes "landlock_scopes" "no signal to, and no abstract socket of, another process of the sandbox",
     Seccomp "seccomp" "only listed system calls",
     ForeignCalls "foreign_calls" "system calls of another table (x32, 32 bits) are deadly",

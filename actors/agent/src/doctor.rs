@@ -113,7 +113,7 @@ fn untried(missing: &Finding) -> Vec<Finding> {
 fn mend(control: Control) -> Option<&'static str> {
     use Control as C;
     Some(match control {
-        C::Cgroup | C::LandlockTcp => return None,
+        C::Cgroup => return None,
         C::Namespaces => {
             "a kernel with all namespaces (CONFIG_USER_NS, PID_NS, NET_NS, IPC_NS, UTS_NS, CGROUPS)"
         }

@@ -1,22 +1,48 @@
 //! Descriptors that a process was born with.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use crate::sys;
 
-/// Takes over a descriptor that our parent left open for us at a number agreed on, close-on-exec from now on.
-///
-/// Call it once a number, before anything else of the process opens descriptors: two owners of one number would close
-/// it under each other.
+/// Takes over a descriptor that our parent left open for us at a number agreed on, close-on-exec from now on. What this process has
+/// opened itself it can't be mistaken for, and nobody gets it twice.
 ///
 /// # Errors
-/// `EBADF` when nothing is open there; `EINVAL` for the standard streams, which belong to the runtime.
+/// `EBADF` when nothing is open there; `EBUSY` for what was taken over before or opened here; `EINVAL` for the standard streams, which
+/// belong to the runtime.
 pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
-    if number <= 2 {
+    if number < sys::fd::AFTER_STREAMS {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let fd = sys::fd::adopt(number)?;
-    sys::fd::set_cloexec(fd.as_fd(), true)?;
-    Ok(fd)
+    sys::fd::adopt(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
+
+    fn refused(number: RawFd) -> Option<i32> {
+        inherit(number).err().and_then(|error| error.raw_os_error())
+    }
+
+    #[test]
+    fn what_was_opened_here_has_its_owner() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(refused(file.as_raw_fd()), Some(libc::EBUSY));
+        assert_eq!(refused(1), Some(libc::EINVAL));
+        assert_eq!(refused(RawFd::MAX), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn what_was_inherited_is_handed_out_once() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        // As an exec would leave it: open, and nobody's.
+        sys::fd::set_cloexec(file.as_fd(), false).unwrap();
+        let number = file.into_raw_fd();
+        let taken = inherit(number).unwrap();
+        assert!(sys::fd::is_cloexec(taken.as_fd()).unwrap());
+        assert_eq!(refused(number), Some(libc::EBUSY));
+    }
 }

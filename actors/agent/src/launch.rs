@@ -28,6 +28,8 @@ use cgroup::{Cgroup, CgroupError};
 
 use crate::plan::{Ids, PlanError};
 use crate::sys;
+use crate::sys::fd::AFTER_STREAMS;
+use crate::sys::prctl::{Prctl, prctl};
 use crate::sys::process::Cloned;
 use std::ffi::CString;
 use std::io;
@@ -164,9 +166,6 @@ pub struct SupervisorSpec<'a> {
     pub ids: Ids,
 }
 
-/// The number of the first kept descriptor, after the standard streams.
-const FIRST_KEPT: RawFd = 3;
-
 /// Our own binary, opened once early: later it may have been replaced on disk, or not be reachable.
 ///
 /// # Errors
@@ -176,13 +175,16 @@ pub fn own_executable() -> io::Result<OwnedFd> {
 }
 
 /// Closes every descriptor of this process but the standard streams and these: what a shell left open is nobody's here. Nothing else
-/// of the process may own one.
+/// of the process may own one: its owner would be left with a number that may become another's.
 ///
 /// # Errors
-/// The system call's.
+/// The system call's; that there is another thread, which may own one.
+#[expect(unsafe_code, reason = "closes by number what nobody owns")]
 pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
+    sys::process::require_one_thread("close what it doesn't know")?;
     let kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-    sys::fd::close_from(FIRST_KEPT, &kept)
+    // SAFETY: no other thread owns any, and of what this one owns all is kept, by the doc.
+    unsafe { sys::fd::close_all_but(&kept) }
 }
 
 /// Forks, gives up every privilege, and executes the supervisor, which gets SIGTERM when the caller dies.
@@ -192,8 +194,10 @@ pub fn close_all_but(kept: &[BorrowedFd<'_>]) -> io::Result<()> {
 pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> {
     let (child, read) = fork(|write, parent| {
         // Above the numbers that are about to be given away.
-        if let Ok(report) = sys::fd::duplicate_above(write.as_fd(), FIRST_KEPT + spec.keep.len() as RawFd + 1)
+        if let Ok(report) =
+            sys::fd::duplicate_above(write.as_fd(), AFTER_STREAMS + spec.keep.len() as RawFd + 1)
         {
+            drop(write);
             let (step, error) = become_supervisor(spec, parent, report.as_fd());
             let _ = sys::fd::write_all(report.as_fd(), format!("{step}: {error}").as_bytes());
         }
@@ -249,6 +253,7 @@ fn become_supervisor(
     }
 }
 
+#[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn try_become_supervisor(
     spec: &SupervisorSpec<'_>,
     parent: u32,
@@ -258,10 +263,12 @@ fn try_become_supervisor(
     // Its own session: a Ctrl-C at the terminal is the heart's to judge.
     nix::unistd::setsid().map_err(|e| ("setsid", e.into()))?;
     sys::signals::reset().map_err(at("signals"))?;
-    let first_free = FIRST_KEPT + spec.keep.len() as RawFd;
+    let first_free = AFTER_STREAMS + spec.keep.len() as RawFd;
     let executable = sys::fd::duplicate_above(spec.executable, first_free + 1).map_err(at("descriptors"))?;
-    place_from_three(spec.keep, &[report.as_raw_fd(), executable.as_raw_fd()]).map_err(at("descriptors"))?;
-    sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at("no_new_privs"))?;
+    // SAFETY: what the child owns is kept; all else belongs to copies of the heart's values, in frames to which it never returns.
+    unsafe { sys::fd::hand_on(spec.keep, &[report.as_raw_fd(), executable.as_raw_fd()]) }
+        .map_err(at("descriptors"))?;
+    prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;
     if let Ids::Rooted { gateway, .. } = spec.ids {
         crate::isolation::capabilities::empty_bounding().map_err(at("bounding set"))?;
         sys::process::clear_groups().map_err(at("setgroups"))?;
@@ -277,19 +284,4 @@ fn try_become_supervisor(
         return Err(("parent", io::Error::other("the heart is gone")));
     }
     Err(("exec", sys::process::exec_fd(executable.as_fd(), spec.argv, spec.env)))
-}
-
-/// Puts `keep[i]` at `3 + i`, open across exec, and closes everything else but `spare`. For processes about to exec.
-fn place_from_three(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Result<()> {
-    let first_free = FIRST_KEPT + keep.len() as RawFd;
-    // First out of the way, so that no placing overwrites one that is yet to be placed.
-    let lifted: Vec<OwnedFd> =
-        keep.iter().map(|fd| sys::fd::duplicate_above(*fd, first_free + 1)).collect::<io::Result<_>>()?;
-    for (number, fd) in (FIRST_KEPT..).zip(&lifted) {
-        sys::fd::place_at(fd.as_fd(), number)?;
-    }
-    sys::fd::close_from(first_free, spare)?;
-    // Their numbers are closed already.
-    std::mem::forget(lifted);
-    Ok(())
 }

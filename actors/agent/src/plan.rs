@@ -152,25 +152,6 @@ impl Limits {
     }
 }
 
-/// A file that init puts into [`RUN_DIR`] before anything runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunFile {
-    /// A plain file name.
-    pub name: String,
-    /// Its content.
-    pub bytes: Vec<u8>,
-}
-
-/// Landlock's TCP rules. Without them the network namespace alone is the wall: it has nothing but the loopback, and
-/// agents do run servers of their own on ports that nobody can list beforehand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TcpPorts {
-    /// Ports the agent may bind (0 = an ephemeral one).
-    pub bind: Vec<u16>,
-    /// Ports the agent may connect to.
-    pub connect: Vec<u16>,
-}
-
 /// Another root than the host's: where the policy's paths are looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherRoot {
@@ -202,8 +183,6 @@ pub struct CagePlan {
     pub written_before: BTreeSet<PathBuf>,
     /// What of the host is never shown, whatever the policy says.
     pub hidden: Hidden,
-    /// Landlock TCP rules, if any.
-    pub tcp: Option<TcpPorts>,
     /// Strict or best effort.
     pub enforcement: Enforcement,
     /// Bounds.
@@ -213,8 +192,6 @@ pub struct CagePlan {
     /// Whether what the gate's kernel refuses is seen ([`Request::Refusals`](crate::protocol::Request::Refusals)). The end of the
     /// sandbox then waits some milliseconds for the kernel, which takes a packet socket away in its own time.
     pub witness: bool,
-    /// Files for [`RUN_DIR`].
-    pub files: Vec<RunFile>,
     /// A bounding set that isn't empty refuses the start even under best effort
     /// ([`REQUIRE_CAP_DROP`](crate::isolation::capabilities::REQUIRE_CAP_DROP)).
     pub require_cap_drop: bool,
@@ -275,12 +252,10 @@ impl CagePlan {
             paths: Paths::default(),
             written_before: BTreeSet::new(),
             hidden: Hidden::default(),
-            tcp: None,
             enforcement: Enforcement::default(),
             limits: Limits::default(),
             listeners: Vec::new(),
             witness: false,
-            files: Vec::new(),
             require_cap_drop: false,
             sabotage: Vec::new(),
         }
@@ -336,9 +311,6 @@ impl CagePlan {
             {
                 return Err(PlanError::Forbidden(rule.path.clone()));
             }
-        }
-        for file in &self.files {
-            require_file_name(&file.name)?;
         }
         Ok(())
     }

@@ -170,7 +170,10 @@ impl Running {
                 Said::Listener(listener) => connects.listen(listener, None),
                 Said::Work(work) => break work,
                 Said::Failed(failed) => return Err(Fault::Unconfined(sentence_of(&failed))),
-                Said::End => return Err(io::Error::other("the probe died over its work").into()),
+                // It has been told no program yet.
+                Said::End | Said::NotExecuted(_) => {
+                    return Err(io::Error::other("the probe died over its work").into());
+                }
             }
         };
         let (mut checks, inode) = postcard::from_bytes::<Answers>(&work)

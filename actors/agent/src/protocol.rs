@@ -223,11 +223,17 @@ pub enum Refusal {
     /// The cage could not be built, so nothing ever runs in it.
     #[error("{0}")]
     Cage(CageFailure),
-    /// The program could not be executed.
-    #[error("can't run the program: {stage}: {}", errno_text(*errno))]
+    /// The program could not be executed: the kernel would not, which says something of the program.
+    #[error("can't run the program: exec: {}", errno_text(*errno))]
     Exec {
-        /// Which step, in the agent's own words: `exec`, `chdir`, `landlock`, …
-        stage: String,
+        /// The kernel's reason.
+        errno: i32,
+    },
+    /// A step on the way to its execution failed.
+    #[error("can't run the program: {step}: {}", errno_text(*errno))]
+    BeforeExec {
+        /// Which, in words: `chdir`, `landlock`, …
+        step: String,
         /// The kernel's reason.
         errno: i32,
     },
@@ -281,7 +287,7 @@ impl Refusal {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::Exec { stage, errno } if stage == "exec" => match *errno {
+            Self::Exec { errno } => match *errno {
                 libc::ENOENT | libc::ENOTDIR => 127,
                 libc::EACCES | libc::ENOEXEC | libc::EPERM | libc::EISDIR => 126,
                 _ => 125,

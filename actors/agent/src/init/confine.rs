@@ -10,7 +10,7 @@ use crate::isolation::priority::Usual;
 use crate::isolation::seccomp::Filter;
 use crate::isolation::{capabilities, limits, user};
 use crate::plan::{CagePlan, Control, Enforcement, Ids, Limits};
-use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -83,13 +83,13 @@ impl Confinement {
         self.drop_capabilities_and_user()?;
         if !self.skips(Control::Dumpable) {
             // Until exec, which sets it again: nobody traces the child while it is half confined.
-            sys::process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(at("dumpable"))?;
+            prctl(Prctl::SetDumpable(false)).map_err(at("dumpable"))?;
         }
         if self.skips(Control::NoNewPrivileges) {
             // The kernel lets nobody without it be confined by the two that follow, and loading a filter would set it.
             return Ok(());
         }
-        sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at("no_new_privs"))?;
+        prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;
         if let Some(rules) = &self.rules {
             rules.restrict().map_err(at("landlock"))?;
         }

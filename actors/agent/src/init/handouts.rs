@@ -97,7 +97,8 @@ impl<'c, 'w> Early<'c, 'w> {
         libc::pollfd { fd: if self.ended { -1 } else { poll.fd }, ..poll }
     }
 
-    /// Takes what has been asked so far. That nobody asks any more is found again by whoever serves afterwards.
+    /// Takes what has been asked so far. That nobody asks any more is found again by whoever serves afterwards, who also sends what the
+    /// kernel would not.
     pub(crate) fn serve(&mut self) {
         self.ended = self.take_requests().is_err();
     }

@@ -49,6 +49,7 @@ pub(crate) use handouts::Early;
 pub(crate) use holders::{Lens, Wanted, holders};
 pub(crate) use patience::Waits;
 pub(crate) use standby::{Failed as FailedStep, Said, Standby};
+pub(crate) use starting::STARTED_WITHIN;
 
 use crate::credential_files::Keeper;
 use crate::isolation::gate::{Gate, NoGate};
@@ -64,6 +65,8 @@ use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::probe::{Fault, Scene};
 use crate::protocol::{CageFailure, CageReport, Missing};
 use crate::sys;
+use crate::sys::fd::Stream;
+use crate::sys::prctl::{Prctl, prctl};
 use crate::wire::Wire;
 use channel::Channel;
 use handouts::Handouts;
@@ -116,6 +119,7 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
 
 /// Everything until whoever made us may let go: nothing of it may outlive the heart, whose child we are also where the builder made us, or
 /// keep what was theirs.
+#[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
     let mut go = [0_u8; 1];
@@ -138,13 +142,13 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     }
     // Again: the change of ids has cleared it. The heart is alive still, or the answer below fails.
     sys::process::die_with_parent(libc::SIGKILL)?;
-    sys::process::prctl(libc::PR_SET_DUMPABLE, foundation.sabotaged(Control::Dumpable).into())?;
-    sys::fd::close_from(3, &[sync.as_raw_fd()])?;
+    prctl(Prctl::SetDumpable(foundation.sabotaged(Control::Dumpable)))?;
+    // SAFETY: what else is open belongs to copies of the heart's values, in frames to which `begin` never returns.
+    unsafe { sys::fd::close_all_but(&[sync.as_raw_fd()]) }?;
     // Standard error stays, for the last words of a panic; children get streams of their own.
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    sys::fd::place_at(null.as_fd(), 0)?;
-    sys::fd::place_at(null.as_fd(), 1)?;
-    Ok(())
+    sys::fd::become_stream(null.as_fd(), Stream::Input)?;
+    sys::fd::become_stream(null.as_fd(), Stream::Output)
 }
 
 /// Waits for the plan and what comes with it.

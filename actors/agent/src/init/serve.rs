@@ -1,11 +1,11 @@
 //! Init's loop once the cage is proven: requests in, replies and deaths out, children reaped.
 //!
-//! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens.
+//! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens, or the kernel won't send.
 
 use super::allowance::Allowances;
 use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
-use super::channel::{Channel, Ended, Reply};
+use super::channel::{Channel, Ended, Reply, Sent};
 use super::flood::Floods;
 use super::handouts::{descriptor, system};
 use super::looks::Look;
@@ -19,10 +19,10 @@ use crate::credential_files::Keeper;
 use crate::isolation::gate::Gate;
 use crate::isolation::network;
 use crate::protocol::{
-    Answer, CageFailure, Event, ExitStatus, FromInit, MAX_AGENT_NAME, Refusal, Request, Stdio, ToInit,
+    Answer, CageFailure, Event, ExitStatus, MAX_AGENT_NAME, Refusal, Request, Stdio, ToInit,
 };
 use crate::sys;
-use crate::wire::{Packet, WireError};
+use crate::wire::Packet;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -158,7 +158,7 @@ pub(super) fn refuse(mut channel: Channel<'_>, failure: &CageFailure) -> Result<
             return Ok(());
         }
         let mut list = [channel.poll(false)];
-        match sys::fd::poll_all(&mut list, -1) {
+        match sys::fd::poll_all(&mut list, channel.sleep(-1)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return Err(()),
@@ -189,7 +189,7 @@ impl Loop<'_> {
             (None, false, true) => -1,
             (None, false, false) => BEAT_MILLISECONDS,
         };
-        sys::fd::poll_all(&mut polled, patience)?;
+        sys::fd::poll_all(&mut polled, self.channel.sleep(patience))?;
         Ok(Woken { polled, ours })
     }
 
@@ -285,18 +285,15 @@ impl Loop<'_> {
         let surplus = self.news.len().saturating_sub(MAX_NEWS);
         self.news.drain(..surplus);
         while let Some(event) = self.news.front() {
-            let news = FromInit::Event(event.clone());
-            match self.channel.wire().send(&news, &[], Some(Duration::ZERO)) {
-                Err(WireError::NotReady) => return Ok(()),
-                Err(WireError::Closed) => return Err(Ended),
-                Ok(()) | Err(_) => self.news.pop_front(),
+            match self.channel.tell(event.clone())? {
+                Sent::NoRoom | Sent::Later(_) => return Ok(()),
+                Sent::Gone | Sent::Never => self.news.pop_front(),
             };
         }
         while let Some((event, told)) = self.table.unannounced() {
-            match self.channel.wire().send(&FromInit::Event(event), &[], Some(Duration::ZERO)) {
-                Err(WireError::NotReady) => return Ok(()),
-                Err(WireError::Closed) => return Err(Ended),
-                Ok(()) | Err(_) => *told = true,
+            match self.channel.tell(event)? {
+                Sent::NoRoom | Sent::Later(_) => return Ok(()),
+                Sent::Gone | Sent::Never => *told = true,
             }
         }
         Ok(())

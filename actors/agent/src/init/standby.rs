@@ -7,7 +7,8 @@
 //!         ◀──── 'w', what its work came to    (only the first has any: it proves the cage)
 //!   'x', birthmark, program, streams ───▶  birthmark worn, streams in place, chdir, exec
 //!         ◀──── the end: it has executed
-//!         ◀──── 'e', errno and step: it could not, and is gone
+//!         ◀──── 'n', errno: the kernel would not execute it │ and it
+//!         ◀──── 'e', errno and step: it did not get so far  │ is gone
 //! ```
 //! The first stands by from the proof until somebody wants a process, while nothing else runs in the sandbox that could touch
 //! it; each later one is told its program at once. Both end up under the very same controls: `tests/cage/later.rs` compares them.
@@ -19,6 +20,7 @@ use crate::isolation::terminal;
 use crate::own;
 use crate::plan::Control;
 use crate::sys;
+use crate::sys::fd::Stream;
 use crate::sys::process::Cloned;
 use std::convert::Infallible;
 use std::io;
@@ -30,6 +32,7 @@ const MAX_MESSAGE: usize = 64 << 10;
 const LISTENER: u8 = b'l';
 const WORK: u8 = b'w';
 const EXECUTE: u8 = b'x';
+const NOT_EXECUTED: u8 = b'n';
 const FAILED: u8 = b'e';
 
 /// What a child can do before it is told its program; the numbers are those of the descriptors that it keeps until then.
@@ -41,10 +44,26 @@ pub(crate) enum Said {
     Listener(OwnedFd),
     /// What its work came to.
     Work(Vec<u8>),
-    /// Why it could go no further. It is gone.
+    /// Why it could not get to its program. It is gone.
     Failed(Failed),
+    /// Why the kernel would not execute its program. It is gone.
+    NotExecuted(i32),
     /// It has executed its program, or died.
     End,
+}
+
+/// Why a child comes to its end.
+enum Stuck {
+    /// At a step before the last.
+    Step(StepError),
+    /// At the program's execution.
+    Exec(io::Error),
+}
+
+impl From<StepError> for Stuck {
+    fn from(failed: StepError) -> Self {
+        Self::Step(failed)
+    }
 }
 
 /// A step that failed in the child.
@@ -80,11 +99,11 @@ impl Standby {
         match sys::process::clone(0)? {
             Cloned::Child => {
                 drop(ours);
-                let failed = match live(confinement, theirs.as_fd(), work) {
-                    Err(failed) => failed,
+                let stuck = match live(confinement, theirs.as_fd(), work) {
+                    Err(stuck) => stuck,
                     Ok(never) => match never {},
                 };
-                report(theirs.as_fd(), &failed);
+                report(theirs.as_fd(), &stuck);
                 sys::process::exit_now(125)
             }
             Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd, line: ours, ours: true }),
@@ -145,6 +164,9 @@ impl Standby {
                 let step = String::from_utf8_lossy(step).into_owned();
                 Ok(Said::Failed(Failed { step, errno: i32::from_le_bytes(*errno) }))
             }
+            (NOT_EXECUTED, None, false) => {
+                Ok(Said::NotExecuted(i32::from_le_bytes(rest.try_into().map_err(|_| unknown())?)))
+            }
             _ => Err(unknown()),
         }
     }
@@ -196,12 +218,15 @@ pub(super) fn hand_listener(line: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> i
     sys::socket::send(line, &[LISTENER], &[listener])
 }
 
-fn report(line: BorrowedFd<'_>, (step, error): &StepError) {
-    let (errno, step) = match error.raw_os_error() {
-        Some(errno) => (errno, (*step).to_owned()),
-        None => (0, format!("{step}: {error}")),
+fn report(line: BorrowedFd<'_>, stuck: &Stuck) {
+    let (kind, errno, step) = match stuck {
+        Stuck::Exec(error) => (NOT_EXECUTED, error.raw_os_error().unwrap_or(libc::EINVAL), String::new()),
+        Stuck::Step((step, error)) => match error.raw_os_error() {
+            Some(errno) => (FAILED, errno, (*step).to_owned()),
+            None => (FAILED, 0, format!("{step}: {error}")),
+        },
     };
-    let message = [&[FAILED], &errno.to_le_bytes()[..], step.as_bytes()].concat();
+    let message = [&[kind], &errno.to_le_bytes()[..], step.as_bytes()].concat();
     let _ = sys::socket::send(line, &message, &[]);
 }
 
@@ -210,7 +235,7 @@ fn live(
     confinement: &Confinement,
     line: BorrowedFd<'_>,
     work: Option<Work<'_>>,
-) -> Result<Infallible, StepError> {
+) -> Result<Infallible, Stuck> {
     let kept: Vec<i32> = confinement.descriptors().into_iter().chain([line.as_raw_fd()]).collect();
     enter_session(confinement, &kept)?;
     confinement.apply(line)?;
@@ -222,10 +247,11 @@ fn live(
     }
     let program = take_part(line)?;
     std::env::set_current_dir(program.cwd()).map_err(|e| ("chdir", e))?;
-    Err(("exec", program.execute()))
+    Err(Stuck::Exec(program.execute()))
 }
 
 /// A session of its own, no signal blocked or ignored, no stream yet and nothing else open.
+#[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     if !confinement.skips(Control::Session) {
@@ -237,12 +263,13 @@ fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepErro
         .write(true)
         .open("/dev/null")
         .map_err(at("opening /dev/null"))?;
-    for number in 0..3 {
-        sys::fd::place_at(null.as_fd(), number).map_err(at("streams"))?;
+    for stream in Stream::ALL {
+        sys::fd::become_stream(null.as_fd(), stream).map_err(at("streams"))?;
     }
     drop(null);
     if !confinement.skips(Control::Descriptors) {
-        sys::fd::close_from(3, keep).map_err(at("descriptors"))?;
+        // SAFETY: what the child owns is kept; all else belongs to copies of init's values, in frames to which it never returns.
+        unsafe { sys::fd::close_all_but(keep) }.map_err(at("descriptors"))?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     Ok(())
@@ -266,8 +293,8 @@ fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
         .map_err(|why| ("the program", io::Error::new(io::ErrorKind::InvalidData, why)))?;
     let streams: Vec<OwnedFd> = fds.collect();
     let terminal = streams.len() == 1;
-    for (number, stream) in (0..3).zip(streams.iter().cycle()) {
-        sys::fd::place_at(stream.as_fd(), number).map_err(at("streams"))?;
+    for (at_last, stream) in Stream::ALL.into_iter().zip(streams.iter().cycle()) {
+        sys::fd::become_stream(stream.as_fd(), at_last).map_err(at("streams"))?;
     }
     if terminal {
         terminal::control(io::stdin().as_fd()).map_err(at("terminal"))?;

@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long a child may take to execute its program once it was told.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STARTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A child on its way to its program.
 pub(super) struct Starting {
@@ -53,7 +53,7 @@ pub(super) enum News {
 
 impl Awaited {
     pub(super) fn new(id: RequestId, agent: String, starting: Starting) -> Self {
-        Self { id, agent, starting, until: Instant::now() + PATIENCE }
+        Self { id, agent, starting, until: Instant::now() + STARTED_WITHIN }
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -70,15 +70,16 @@ impl Awaited {
         loop {
             return match self.starting.child.hear_now() {
                 Ok(None) if Instant::now() < self.until => None,
-                Ok(None) => Some(News::Refused(exec("waiting for it to begin", libc::ETIMEDOUT))),
+                Ok(None) => Some(News::Refused(before_exec("waiting for it to begin", libc::ETIMEDOUT))),
                 Ok(Some(Said::Listener(listener))) => {
                     self.starting.watched = true;
                     Some(News::Listener(listener))
                 }
                 Ok(Some(Said::Work(_))) => continue,
                 Ok(Some(Said::Failed(Failed { step, errno }))) => {
-                    Some(News::Refused(exec(&step, if errno == 0 { libc::EPERM } else { errno })))
+                    Some(News::Refused(before_exec(&step, if errno == 0 { libc::EPERM } else { errno })))
                 }
+                Ok(Some(Said::NotExecuted(errno))) => Some(News::Refused(Refusal::Exec { errno })),
                 Ok(Some(Said::End)) => Some(self.ended()),
                 Err(error) => Some(News::Refused(system("waiting for a child")(error))),
             };
@@ -121,6 +122,6 @@ pub(super) struct Process {
     pub(super) masters: Option<[OwnedFd; 2]>,
 }
 
-fn exec(stage: &str, errno: i32) -> Refusal {
-    Refusal::Exec { stage: stage.to_owned(), errno }
+fn before_exec(step: &str, errno: i32) -> Refusal {
+    Refusal::BeforeExec { step: step.to_owned(), errno }
 }

@@ -5,6 +5,7 @@
 
 use crate::sys;
 use crate::sys::capabilities::Triple;
+use crate::sys::prctl::{Prctl, prctl};
 use caps::Capability;
 use std::io;
 
@@ -73,17 +74,17 @@ impl Sets {
         let Triple { effective, permitted, inheritable } = sys::capabilities::read()?;
         let mut sets = Self { effective, permitted, inheritable, ..Self::default() };
         for number in 0..BITS {
-            match holds(libc::PR_CAPBSET_READ, number, 0)? {
+            match holds(Prctl::Bounding(number))? {
                 // No capability has this number, and none a higher one.
                 None => break,
                 Some(true) => sets.bounding |= 1 << number,
                 Some(false) => {}
             }
-            if holds(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET as u32, number)? == Some(true) {
+            if holds(Prctl::Ambient(number))? == Some(true) {
                 sets.ambient |= 1 << number;
             }
         }
-        sets.securebits = sys::process::prctl(libc::PR_GET_SECUREBITS, 0)?.cast_unsigned();
+        sets.securebits = prctl(Prctl::Securebits)?.cast_unsigned();
         Ok(sets)
     }
 
@@ -118,8 +119,8 @@ impl Sets {
 }
 
 /// `None` where the kernel knows no such capability.
-fn holds(option: libc::c_int, first: u32, second: u32) -> io::Result<Option<bool>> {
-    match sys::process::prctl2(option, first.into(), second.into()) {
+fn holds(what: Prctl) -> io::Result<Option<bool>> {
+    match prctl(what) {
         Ok(answer) => Ok(Some(answer == 1)),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
         Err(error) => Err(error),
@@ -173,10 +174,10 @@ pub fn empty_bounding() -> io::Result<()> {
 
 /// Drops one that is there; false when the kernel knows no such capability.
 fn drop_bounding(number: u32) -> io::Result<bool> {
-    match holds(libc::PR_CAPBSET_READ, number, 0)? {
+    match holds(Prctl::Bounding(number))? {
         None => Ok(false),
         Some(false) => Ok(true),
-        Some(true) => sys::process::prctl(libc::PR_CAPBSET_DROP, number.into()).map(|_| true),
+        Some(true) => prctl(Prctl::DropBounding(number)).map(|_| true),
     }
 }
 
@@ -185,7 +186,7 @@ fn drop_bounding(number: u32) -> io::Result<bool> {
 /// # Errors
 /// The kernel's.
 pub fn lock_securebits() -> io::Result<()> {
-    sys::process::prctl(libc::PR_SET_SECUREBITS, SECUREBITS).map(drop)
+    prctl(Prctl::SetSecurebits(SECUREBITS)).map(drop)
 }
 
 /// Clears the ambient, inheritable, permitted and effective sets.
@@ -193,7 +194,7 @@ pub fn lock_securebits() -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn clear_sets() -> io::Result<()> {
-    sys::process::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
+    prctl(Prctl::ClearAmbient)?;
     sys::capabilities::clear()
 }
 
@@ -202,7 +203,7 @@ pub fn clear_sets() -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn keep_only(one: Capability) -> io::Result<()> {
-    sys::process::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong)?;
+    prctl(Prctl::ClearAmbient)?;
     sys::capabilities::keep(1 << one.index())
 }
 

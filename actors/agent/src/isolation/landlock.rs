@@ -9,11 +9,11 @@
 
 use super::links::{self, Astray};
 use super::paths;
-use crate::plan::{CagePlan, Control, PathRule, RUN_DIR, TcpPorts, WORKSPACE};
+use crate::plan::{CagePlan, Control, PathRule, RUN_DIR, WORKSPACE};
 use crate::sys;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
-    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
 use std::fs::File;
 use std::io;
@@ -85,10 +85,6 @@ impl Rules {
         if !plan.sabotaged(Control::LandlockScopes) {
             ruleset = ruleset.scope(Scope::from_all(NEWEST))?;
         }
-        let tcp = plan.tcp.as_ref().filter(|_| !plan.sabotaged(Control::LandlockTcp));
-        if tcp.is_some() {
-            ruleset = ruleset.handle_access(make_bitflags!(AccessNet::{BindTcp | ConnectTcp}))?;
-        }
         let mut rules = Making { ruleset: ruleset.create()? };
         // What is below is what the policy shows: that it is there is no secret, and `ls /` is what every tour begins with.
         rules.allow_own("/", make_bitflags!(AccessFs::{ReadDir}))?;
@@ -114,9 +110,6 @@ impl Rules {
             for path in paths::WITH_USR {
                 rules.allow_named(&PathRule { path: path.into(), optional: true }, &agents, read_only())?;
             }
-        }
-        if let Some(tcp) = tcp {
-            rules = rules.allow_ports(tcp)?;
         }
         // Best effort made nothing at all where the kernel knows none of the rights.
         let ruleset = Option::<OwnedFd>::from(rules.ruleset).ok_or(LandlockError::Unavailable)?;
@@ -186,16 +179,6 @@ impl Making {
         let access = if meta.is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
         (&mut self.ruleset).add_rule(PathBeneath::new(place, access))?;
         Ok(())
-    }
-
-    fn allow_ports(mut self, tcp: &TcpPorts) -> Result<Self, LandlockError> {
-        for port in &tcp.bind {
-            self.ruleset = self.ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
-        }
-        for port in &tcp.connect {
-            self.ruleset = self.ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
-        }
-        Ok(self)
     }
 }
 

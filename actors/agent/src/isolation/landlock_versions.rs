@@ -56,7 +56,7 @@ pub const VERSIONS: &[Version] = &[
         abi: 4,
         kernel: "6.7",
         adds: &["bind_tcp", "connect_tcp"],
-        used_for: "TCP ports, where a plan names them; a sandbox's own doesn't",
+        used_for: "nothing: agents serve on ports that nobody can list beforehand",
         without: "the network namespace, which has a loopback and a link to a gate that leads nowhere",
     },
     Version {

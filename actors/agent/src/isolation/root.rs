@@ -158,7 +158,7 @@ impl Collection {
             let _ = sys::mount::attach(cgroup.as_fd(), root, Path::new("sys/fs/cgroup"));
         }
         self.devices.build(plan, root)?;
-        let run = self.build_run(plan, root)?;
+        let run = self.build_run(root)?;
         writable.extend(self.etc.build(plan, root)?);
         if !plan.sabotaged(Control::MaskedProc) {
             masks::apply(root)?;
@@ -172,14 +172,11 @@ impl Collection {
     }
 
     /// The run directory: one filesystem, a read-only mount for the agents and a writable one for init alone.
-    fn build_run(&self, plan: &CagePlan, root: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
+    fn build_run(&self, root: BorrowedFd<'_>) -> Result<OwnedFd, Failed> {
         let dir = self.run.as_fd();
         // Empty until the supervisor sends the roots, which it does before it starts an agent.
         for name in [crate::plan::CA_BUNDLE, crate::plan::JAVA_STORE] {
-            write_run_file(dir, name, &[]).map_err(at("certificate bundle"))?;
-        }
-        for file in &plan.files {
-            write_run_file(dir, &file.name, &file.bytes).map_err(at(format!("run file {}", file.name)))?;
+            open_run_file(dir, name).map_err(at("certificate bundle"))?;
         }
         make_dir(Path::new(RUN_DIR), 0o755)?;
         attach(root, dir, RUN_DIR)?;
@@ -188,13 +185,6 @@ impl Collection {
         sys::mount::set_attributes(dir, Attributes::READ_ONLY, false).map_err(at("run directory"))?;
         Ok(writable)
     }
-}
-
-/// Writes a file of the run directory in place: the same inode stays bound elsewhere.
-pub(crate) fn write_run_file(dir: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let file = open_run_file(dir, name)?;
-    sys::fd::write_all(file.as_fd(), bytes)?;
-    file.set_len(bytes.len() as u64)
 }
 
 /// Opens a file of the run directory for writing, at its beginning; it is made if it isn't there.

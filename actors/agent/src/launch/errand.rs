@@ -1,9 +1,10 @@
 //! Work that a child of ours does and is gone, with all that it learnt: what it answers is all that comes back.
 
-use super::{Child, LaunchError, close_all_but, end, fork, system};
+use super::{Child, LaunchError, end, fork, system};
 use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Bytes of a child's answer at most.
 pub const MAX_ANSWER: u64 = 16 << 20;
@@ -32,12 +33,14 @@ pub struct Errand {
 
 impl Errand {
     /// Begins one. The child keeps the standard streams, and nothing else that is open here: held up where nobody can end it, it holds up
-    /// nobody who waits for the end of something.
+    /// nobody who waits for the end of something. `work` must own no descriptor.
     ///
     /// # Errors
     /// See [`LaunchError`].
+    #[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
     pub fn begin(work: impl FnOnce() -> Vec<u8>) -> Result<Self, LaunchError> {
-        begin(|answer| close_all_but(&[answer]), work)
+        // SAFETY: what else is open belongs to copies of our parent's values, in frames to which the child never returns.
+        begin(|answer| unsafe { sys::fd::close_all_but(&[answer.as_raw_fd()]) }, work)
     }
 }
 
@@ -48,7 +51,7 @@ fn begin(
     let (child, answer) = fork(|write, parent| {
         // Nobody looks into it, and it ends with us, who may be gone already.
         let unfit = sys::process::die_with_parent(libc::SIGKILL).is_err()
-            || sys::process::prctl(libc::PR_SET_DUMPABLE, 0).is_err()
+            || prctl(Prctl::SetDumpable(false)).is_err()
             || std::os::unix::process::parent_id() != parent
             || prepare(write.as_fd()).is_err();
         if unfit {

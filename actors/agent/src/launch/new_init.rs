@@ -23,6 +23,7 @@ use crate::isolation::namespaces::Namespaces;
 use crate::isolation::priority;
 use crate::plan::{CagePlan, Control, Enforcement, Ids};
 use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use crate::sys::process::Cloned;
 use nix::poll::PollTimeout;
 use serde::{Deserialize, Serialize};
@@ -114,9 +115,8 @@ impl NewInit {
         let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
         // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them. Afterwards it is as
         // it was: whoever unpacks an image next, for instance, has to write its own.
-        let dumpable =
-            sys::process::prctl(libc::PR_GET_DUMPABLE, 0).map_err(system("prctl(PR_GET_DUMPABLE)"))?;
-        sys::process::prctl(libc::PR_SET_DUMPABLE, 1).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
+        let dumpable = prctl(Prctl::Dumpable).map_err(system("prctl(PR_GET_DUMPABLE)"))?;
+        prctl(Prctl::SetDumpable(true)).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
         let cloned = {
             let _as_gateway =
                 AsGateway::enter(foundation.ids).map_err(system("becoming the gateway user"))?;
@@ -125,7 +125,7 @@ impl NewInit {
             // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
         };
         let restore = || {
-            let _ = sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable == 1));
+            let _ = prctl(Prctl::SetDumpable(dumpable == 1));
         };
         // Also where it fails: the builder lives on.
         match cloned.inspect_err(|_| restore()).map_err(LaunchError::UserNamespace)? {

@@ -1,13 +1,15 @@
 //! A child that stays, as privileged as we are now, for what we won't be able to do once we are shut in.
 
-use super::{Child, LaunchError, close_all_but, require_single_thread, system};
+use super::{Child, LaunchError, require_single_thread, system};
 use crate::own;
 use crate::sys;
+use crate::sys::fd::Stream;
+use crate::sys::prctl::{Prctl, prctl};
 use crate::sys::process::Cloned;
 use crate::wire::{self, Wire, WireError};
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It keeps the standard
 /// error and these descriptors, and nothing else that is open here. It has a session of its own and hears no signal that asks it to end,
@@ -44,15 +46,17 @@ pub fn stay_behind(
     }
 }
 
+#[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn shut_off(name: &CStr, title: &str, keep: &[BorrowedFd<'_>], channel: &OwnedFd) -> io::Result<()> {
     sys::signals::be_deaf()?;
-    sys::process::prctl(libc::PR_SET_DUMPABLE, 0)?;
+    prctl(Prctl::SetDumpable(false))?;
     own::no_core_files()?;
     nix::unistd::setsid()?;
     own::retitle(name, title)?;
-    let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([channel.as_fd()]).collect();
-    close_all_but(&kept)?;
+    let kept: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([channel.as_raw_fd()]).collect();
+    // SAFETY: what else is open belongs to copies of our parent's values, in frames to which the child never returns.
+    unsafe { sys::fd::close_all_but(&kept) }?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    sys::fd::place_at(null.as_fd(), 0)?;
-    sys::fd::place_at(null.as_fd(), 1)
+    sys::fd::become_stream(null.as_fd(), Stream::Input)?;
+    sys::fd::become_stream(null.as_fd(), Stream::Output)
 }

@@ -16,6 +16,7 @@ mod calls;
 
 use crate::isolation::seccomp::{Filter, table};
 use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,9 +90,9 @@ pub fn kept(role: Role) -> &'static [Capability] {
 pub fn settle(role: Role) -> Result<(), Unsettled> {
     let at = |step: &'static str| move |source: io::Error| Unsettled { step, source };
     no_core_files().map_err(at("core files"))?;
-    sys::process::prctl(libc::PR_SET_DUMPABLE, 0).map_err(at("dumpable"))?;
+    prctl(Prctl::SetDumpable(false)).map_err(at("dumpable"))?;
     keep_only(kept(role)).map_err(at("capabilities"))?;
-    sys::process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at("no_new_privs"))?;
+    prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;
     refuse_executable_memory(role).map_err(at("executable memory"))?;
     let filter = filter(role).map_err(|e| at("system calls")(io::Error::other(e)))?;
     filter.load().map_err(|e| at("system calls")(io::Error::other(e)))?;
@@ -114,7 +115,7 @@ pub(crate) fn settle_as_inits_child() -> io::Result<()> {
 /// environment, where keys are. Anybody who sees a process sees its command line.
 ///
 /// # Errors
-/// The kernel's; the process must not go on.
+/// The kernel's, or that there is more than one thread; the process must not go on.
 pub fn retitle(name: &CStr, title: &str) -> io::Result<()> {
     sys::process::set_name(name)?;
     sys::title::overwrite(title)
@@ -185,7 +186,7 @@ fn lower_bounding(kept: &[Capability]) -> io::Result<()> {
         if kept.iter().any(|capability| capability.index() == number) {
             continue;
         }
-        match sys::process::prctl(libc::PR_CAPBSET_DROP, number.into()) {
+        match prctl(Prctl::DropBounding(number.into())) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
             Err(error) => return Err(error),
@@ -198,17 +199,15 @@ fn lower_bounding(kept: &[Capability]) -> io::Result<()> {
 /// that one's first instruction. Init's must not reach the agents, which compile at run time (Linux 6.6). Older kernels
 /// have the filters of heart and supervisor alone for it, and nothing for init.
 fn refuse_executable_memory(role: Role) -> io::Result<()> {
-    const PR_SET_MDWE: libc::c_int = 65;
     const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
     const NO_INHERIT: libc::c_ulong = 2;
-    const PR_GET_MDWE: libc::c_int = 66;
     let wanted = if role == Role::Init { REFUSE_EXEC_GAIN | NO_INHERIT } else { REFUSE_EXEC_GAIN };
-    match sys::process::prctl(PR_GET_MDWE, 0) {
+    match prctl(Prctl::Mdwe) {
         // Inherited from the heart: it can be set once, and is never lifted.
         Ok(set) if set != 0 => return Ok(()),
         _ => {}
     }
-    match sys::process::prctl(PR_SET_MDWE, wanted) {
+    match prctl(Prctl::SetMdwe(wanted)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other.map(drop),
     }

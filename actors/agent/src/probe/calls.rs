@@ -5,6 +5,7 @@ use crate::isolation::judge::{self, Call};
 use crate::isolation::seccomp::{self, AUDIT_ARCH};
 use crate::plan::Control;
 use crate::sys;
+use crate::sys::attempt::Attempt;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -14,97 +15,57 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         // Missing, and said so by whoever compiled it.
         return;
     }
-    let refused: &[(&str, Control, libc::c_long, [libc::c_long; 5])] = &[
-        ("mount", Seccomp, libc::SYS_mount, [0; 5]),
-        ("umount2", Seccomp, libc::SYS_umount2, [0; 5]),
-        ("pivot_root", Seccomp, libc::SYS_pivot_root, [0; 5]),
-        ("chroot", Seccomp, libc::SYS_chroot, [0; 5]),
-        ("fsopen", Seccomp, libc::SYS_fsopen, [0; 5]),
-        ("open_tree", Seccomp, libc::SYS_open_tree, [-1, 0, 0, 0, 0]),
-        (
-            "unshare a user namespace",
-            NamespaceCalls,
-            libc::SYS_unshare,
-            [libc::CLONE_NEWUSER as libc::c_long, 0, 0, 0, 0],
-        ),
-        (
-            "unshare descriptors",
-            NamespaceCalls,
-            libc::SYS_unshare,
-            [libc::CLONE_FILES as libc::c_long, 0, 0, 0, 0],
-        ),
-        // Where the filter lets it pass, the kernel finds no sense in it: without memory in common there are no common signal handlers.
+    let refused: &[(&str, Control, Attempt)] = &[
+        ("mount", Seccomp, Attempt::MOUNT),
+        ("umount2", Seccomp, Attempt::UMOUNT2),
+        ("pivot_root", Seccomp, Attempt::PIVOT_ROOT),
+        ("chroot", Seccomp, Attempt::CHROOT),
+        ("fsopen", Seccomp, Attempt::FSOPEN),
+        ("open_tree", Seccomp, Attempt::OPEN_TREE),
+        ("unshare a user namespace", NamespaceCalls, Attempt::UNSHARE_A_USER_NAMESPACE),
+        ("unshare descriptors", NamespaceCalls, Attempt::UNSHARE_DESCRIPTORS),
         (
             "share descriptors with another process",
             NamespaceCalls,
-            libc::SYS_clone,
-            [(libc::CLONE_FILES | libc::CLONE_SIGHAND) as libc::c_long, 0, 0, 0, 0],
+            Attempt::SHARE_DESCRIPTORS_WITH_ANOTHER_PROCESS,
         ),
-        ("setns", NamespaceCalls, libc::SYS_setns, [-1, 0, 0, 0, 0]),
-        ("ptrace", Seccomp, libc::SYS_ptrace, [libc::PTRACE_PEEKUSER as libc::c_long, 1, 0, 0, 0]),
-        ("process_vm_readv", Seccomp, libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]),
-        ("pidfd_getfd", Seccomp, libc::SYS_pidfd_getfd, [-1, 0, 0, 0, 0]),
-        ("kcmp", Seccomp, libc::SYS_kcmp, [1, 1, 2, 0, 0]),
-        ("bpf", Seccomp, libc::SYS_bpf, [-1, 0, 0, 0, 0]),
-        ("perf_event_open", Seccomp, libc::SYS_perf_event_open, [0; 5]),
-        ("io_uring_setup", Seccomp, libc::SYS_io_uring_setup, [1, 0, 0, 0, 0]),
-        ("userfaultfd", Seccomp, libc::SYS_userfaultfd, [0; 5]),
-        ("keyctl", Seccomp, libc::SYS_keyctl, [0, -3, 0, 0, 0]),
-        ("init_module", Seccomp, libc::SYS_init_module, [0; 5]),
-        ("kexec_load", Seccomp, libc::SYS_kexec_load, [0; 5]),
-        ("open_by_handle_at", Seccomp, libc::SYS_open_by_handle_at, [-1, 0, 0, 0, 0]),
-        ("memfd_secret", Seccomp, libc::SYS_memfd_secret, [-1, 0, 0, 0, 0]),
-        ("syslog", Seccomp, libc::SYS_syslog, [3, 0, 0, 0, 0]),
-        ("sethostname", Seccomp, libc::SYS_sethostname, [0, -1, 0, 0, 0]),
-        ("settimeofday", Seccomp, libc::SYS_settimeofday, [0; 5]),
-        ("personality", Seccomp, libc::SYS_personality, [0x0400_0000, 0, 0, 0, 0]),
-        (
-            "a raw socket",
-            SocketFamilies,
-            libc::SYS_socket,
-            [libc::AF_INET as _, libc::SOCK_RAW as _, libc::IPPROTO_ICMP as _, 0, 0],
-        ),
-        (
-            "a packet socket",
-            SocketFamilies,
-            libc::SYS_socket,
-            [libc::AF_PACKET as _, libc::SOCK_RAW as _, 0, 0, 0],
-        ),
-        ("a vsock", SocketFamilies, libc::SYS_socket, [libc::AF_VSOCK as _, libc::SOCK_STREAM as _, 0, 0, 0]),
-        (
-            "a crypto socket",
-            SocketFamilies,
-            libc::SYS_socket,
-            [libc::AF_ALG as _, libc::SOCK_SEQPACKET as _, 0, 0, 0],
-        ),
-        (
-            "a sock_diag socket",
-            SocketFamilies,
-            libc::SYS_socket,
-            [libc::AF_NETLINK as _, libc::SOCK_RAW as _, libc::NETLINK_SOCK_DIAG as _, 0, 0],
-        ),
-        ("renice init", Seccomp, libc::SYS_setpriority, [libc::PRIO_PROCESS as _, 1, 19, 0, 0]),
-        ("limit init", Seccomp, libc::SYS_prlimit64, [1, libc::RLIMIT_NOFILE as _, 0, 0, 0]),
-        // As an int the request is TIOCSTI: a filter that compares 64 bits lets it pass.
-        (
-            "TIOCSTI with high bits",
-            TerminalInjection,
-            libc::SYS_ioctl,
-            [0, (1 << 32) | libc::TIOCSTI as libc::c_long, 0, 0, 0],
-        ),
+        ("setns", NamespaceCalls, Attempt::SETNS),
+        ("ptrace", Seccomp, Attempt::PTRACE),
+        ("process_vm_readv", Seccomp, Attempt::PROCESS_VM_READV),
+        ("pidfd_getfd", Seccomp, Attempt::PIDFD_GETFD),
+        ("kcmp", Seccomp, Attempt::KCMP),
+        ("bpf", Seccomp, Attempt::BPF),
+        ("perf_event_open", Seccomp, Attempt::PERF_EVENT_OPEN),
+        ("io_uring_setup", Seccomp, Attempt::IO_URING_SETUP),
+        ("userfaultfd", Seccomp, Attempt::USERFAULTFD),
+        ("keyctl", Seccomp, Attempt::KEYCTL),
+        ("init_module", Seccomp, Attempt::INIT_MODULE),
+        ("kexec_load", Seccomp, Attempt::KEXEC_LOAD),
+        ("open_by_handle_at", Seccomp, Attempt::OPEN_BY_HANDLE_AT),
+        ("memfd_secret", Seccomp, Attempt::MEMFD_SECRET),
+        ("syslog", Seccomp, Attempt::SYSLOG),
+        ("sethostname", Seccomp, Attempt::SETHOSTNAME),
+        ("settimeofday", Seccomp, Attempt::SETTIMEOFDAY),
+        ("personality", Seccomp, Attempt::PERSONALITY),
+        ("a raw socket", SocketFamilies, Attempt::RAW_SOCKET),
+        ("a packet socket", SocketFamilies, Attempt::PACKET_SOCKET),
+        ("a vsock", SocketFamilies, Attempt::VSOCK),
+        ("a crypto socket", SocketFamilies, Attempt::CRYPTO_SOCKET),
+        ("a sock_diag socket", SocketFamilies, Attempt::SOCK_DIAG_SOCKET),
+        ("renice init", Seccomp, Attempt::RENICE_INIT),
+        ("limit init", Seccomp, Attempt::LIMIT_INIT),
+        ("TIOCSTI with high bits", TerminalInjection, Attempt::TIOCSTI_WITH_HIGH_BITS),
     ];
-    for (name, control, number, arguments) in refused {
-        probe.try_it(name, *control, Expect::FailsWith(libc::EPERM), || {
-            sys::process::attempt(*number, *arguments)
-        });
+    for (name, control, attempt) in refused {
+        probe.try_it(name, *control, Expect::FailsWith(libc::EPERM), || attempt.make());
     }
-    for (name, number) in
-        [("clone3", libc::SYS_clone3), ("openat2", libc::SYS_openat2), ("a call of the future", 1000)]
-    {
-        let size = if number == 1000 { 0 } else { 1 };
-        probe.try_it(name, Seccomp, Expect::FailsWith(libc::ENOSYS), || {
-            sys::process::attempt(number, [0, size, 0, 0, 0])
-        });
+    let unknown = [
+        ("clone3", Attempt::CLONE3),
+        ("openat2", Attempt::OPENAT2),
+        ("a call of the future", Attempt::CALL_OF_THE_FUTURE),
+    ];
+    for (name, attempt) in unknown {
+        probe.try_it(name, Seccomp, Expect::FailsWith(libc::ENOSYS), || attempt.make());
     }
     probe.try_it("TIOCSTI", TerminalInjection, Expect::FailsWith(libc::EPERM), || {
         sys::terminal::type_into(io::stdin().as_fd())

@@ -4,6 +4,7 @@ use super::{Expect, Probe, Scene};
 use crate::isolation::{devices, etc, landlock, masks, root};
 use crate::plan::{CagePlan, Control, RUN_DIR};
 use crate::sys;
+use crate::sys::attempt::Attempt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -76,7 +77,7 @@ fn proc(probe: &mut Probe) {
 
 /// What Landlock alone refuses: mode and mounts would let it pass.
 fn second_wall(probe: &mut Probe, scene: &Scene<'_>) {
-    use Control::{Landlock, LandlockScopes, LandlockTcp};
+    use Control::{Landlock, LandlockScopes};
     let (plan, version) = (scene.plan, landlock::abi_version());
     if scene.confinement.rules.is_none() && !plan.sabotaged(Landlock) {
         // Missing, and said so by whoever made the rules.
@@ -91,22 +92,13 @@ fn second_wall(probe: &mut Probe, scene: &Scene<'_>) {
     probe.try_it("list /", Landlock, Expect::Works, || std::fs::read_dir("/"));
     if version >= 6 {
         probe.try_it("signal pid 1", LandlockScopes, Expect::FailsWith(libc::EPERM), || {
-            sys::process::attempt(libc::SYS_kill, [1, 0, 0, 0, 0])
+            Attempt::SIGNAL_INIT.make()
         });
         probe.try_it("reach pid 1's abstract socket", LandlockScopes, Expect::FailsWith(libc::EPERM), || {
             use std::os::linux::net::SocketAddrExt;
             let address = std::os::unix::net::SocketAddr::from_abstract_name(super::ABSTRACT_WITNESS)?;
             std::os::unix::net::UnixStream::connect_addr(&address)
         });
-    }
-    if let Some(tcp) = plan.tcp.as_ref().filter(|_| version >= 4) {
-        let unnamed = (1..1024).find(|port| !tcp.connect.contains(port)).unwrap_or(1);
-        probe.try_it(
-            "connect to a port that isn't named",
-            LandlockTcp,
-            Expect::FailsWith(libc::EACCES),
-            || std::net::TcpStream::connect(("127.0.0.1", unnamed)),
-        );
     }
 }
 

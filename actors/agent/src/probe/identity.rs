@@ -6,6 +6,7 @@ use crate::isolation::limits;
 use crate::isolation::namespaces::Namespaces;
 use crate::plan::{AGENT_ID, Control};
 use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use std::io;
 use std::net::TcpListener;
 
@@ -23,9 +24,7 @@ fn capabilities(probe: &mut Probe) {
     probe.holds("no capability left", Capabilities, || Ok(sets.is_empty()));
     probe.holds("no capability left in the bounding set", BoundingSet, || Ok(sets.bounding == 0));
     probe.holds("securebits are locked", Securebits, || Ok(sets.is_locked()));
-    probe.holds("no_new_privs", NoNewPrivileges, || {
-        Ok(sys::process::prctl(libc::PR_GET_NO_NEW_PRIVS, 0)? == 1)
-    });
+    probe.holds("no_new_privs", NoNewPrivileges, || Ok(prctl(Prctl::NoNewPrivileges)? == 1));
     probe.try_it("bind a privileged port", Capabilities, Expect::Fails, || TcpListener::bind("127.0.0.1:81"));
 }
 
@@ -69,9 +68,7 @@ fn surroundings(probe: &mut Probe, scene: &Scene<'_>, kept: &[i32]) {
 /// Whether others can look into this process, and it into pid 1.
 fn looked_into(probe: &mut Probe) {
     use Control::Dumpable;
-    probe.holds("not dumpable until exec", Dumpable, || {
-        Ok(sys::process::prctl(libc::PR_GET_DUMPABLE, 0)? == 0)
-    });
+    probe.holds("not dumpable until exec", Dumpable, || Ok(prctl(Prctl::Dumpable)? == 0));
     probe.holds("pid 1 is not dumpable", Dumpable, || {
         use std::os::unix::fs::MetadataExt;
         // proc_pid(5): the files of a process that isn't dumpable belong to root, who doesn't exist here.

@@ -3,7 +3,8 @@
 use super::{Expect, Probe, Scene};
 use crate::isolation::gate::LINK;
 use crate::plan::Control;
-use crate::sys;
+use crate::sys::attempt::Attempt;
+use crate::sys::prctl::{Prctl, prctl};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -38,14 +39,10 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     // The other way to connect, of which init would not be told.
     if scene.confinement.filter.is_some() || scene.plan.sabotaged(Control::Seccomp) {
         probe.try_it("connect by sending", Control::Seccomp, Expect::FailsWith(libc::EOPNOTSUPP), || {
-            sys::process::attempt(libc::SYS_sendto, [-1, 0, 0, libc::MSG_FASTOPEN as _, 0])
+            Attempt::CONNECT_BY_SENDING.make()
         });
     }
     probe.connected = connect_for_init().unwrap_or(0);
-    if scene.plan.tcp.is_some() {
-        // What may be connected to is said port by port then.
-        return;
-    }
     probe.try_it("use the loopback", Network, Expect::Works, || {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         TcpStream::connect_timeout(&listener.local_addr()?, Duration::from_secs(1))
@@ -54,13 +51,13 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
 
 /// Connects a socket, for init to say whether it was told; a datagram's, which no rule on TCP ports forbids.
 fn connect_for_init() -> io::Result<u64> {
-    let before = sys::process::prctl(libc::PR_GET_DUMPABLE, 0)?;
+    let before = prctl(Prctl::Dumpable)?;
     // As an executed program is: without root init can't read other ones.
-    sys::process::prctl(libc::PR_SET_DUMPABLE, 1)?;
+    prctl(Prctl::SetDumpable(true))?;
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // Whatever comes of it, init was asked before.
     let _ = socket.connect("127.0.0.1:9");
-    sys::process::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(before == 1))?;
+    prctl(Prctl::SetDumpable(before == 1))?;
     Ok(nix::sys::stat::fstat(&socket)?.st_ino)
 }
 

@@ -2,7 +2,8 @@
 
 use super::{check, check_int};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What to wait for.
@@ -38,43 +39,115 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<O
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// A standard stream. Nobody owns one: its number is never closed, and whoever stands there is whom all write to and read from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stream {
+    Input,
+    Output,
+    Error,
+}
+
+impl Stream {
+    pub(crate) const ALL: [Self; 3] = [Self::Input, Self::Output, Self::Error];
+
+    fn number(self) -> RawFd {
+        match self {
+            Self::Input => libc::STDIN_FILENO,
+            Self::Output => libc::STDOUT_FILENO,
+            Self::Error => libc::STDERR_FILENO,
+        }
+    }
+}
+
+/// The first number behind the standard streams.
+pub(crate) const AFTER_STREAMS: RawFd = 3;
+
+/// Makes a standard stream a duplicate of `fd`, open across exec; whatever was there is closed.
+pub(crate) fn become_stream(fd: BorrowedFd<'_>, stream: Stream) -> io::Result<()> {
+    // SAFETY: the numbers of the standard streams have no owner.
+    unsafe { place_at(fd, stream.number()) }
+}
+
 /// Makes number `to` a duplicate of `fd`, open across exec; whatever was at `to` is closed.
-/// Only for freshly forked children that own their whole descriptor table.
-pub(crate) fn place_at(fd: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+///
+/// # Safety
+/// Whoever owns `to` must neither use nor drop it afterwards.
+unsafe fn place_at(fd: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     if fd.as_raw_fd() == to {
         return set_cloexec(fd, false);
     }
-    // SAFETY: dup2 touches no memory; the caller owns the table, as the doc says.
+    // SAFETY: dup2 touches no memory; the caller answers for whoever owns the number.
     check_int(unsafe { libc::dup2(fd.as_raw_fd(), to) }).map(drop)
 }
 
-/// Takes ownership of a descriptor number that was inherited by agreement.
+/// Puts `keep[i]` at `3 + i`, open across exec, and closes everything else but the standard streams and `spare`. For a process that is
+/// about to exec.
+///
+/// # Safety
+/// Whoever owns a descriptor but the standard streams and `spare`, `keep` included, must neither use nor drop it afterwards.
+pub(crate) unsafe fn hand_on(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Result<()> {
+    let first_free = AFTER_STREAMS + keep.len() as RawFd;
+    // First out of the way, so that no placing overwrites one that is yet to be placed.
+    let lifted: Vec<OwnedFd> =
+        keep.iter().map(|fd| duplicate_above(*fd, first_free + 1)).collect::<io::Result<_>>()?;
+    for (number, fd) in (AFTER_STREAMS..).zip(lifted) {
+        // SAFETY: the number is another's only by an owner for whom the caller answers.
+        unsafe { place_at(fd.as_fd(), number) }?;
+    }
+    // SAFETY: as before; of what was made here nothing is owned any more.
+    unsafe { close_from(first_free, spare) }
+}
+
+/// Takes ownership of a descriptor that this process was born with. What it has opened itself, or has taken over already, is
+/// close-on-exec and has its owner; what came through the exec can't be.
 ///
 /// # Errors
-/// `EBADF` when it isn't open.
+/// `EBADF` when it isn't open; `EBUSY` when it is no such descriptor.
 pub(crate) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    fcntl(number, libc::F_GETFD, 0)?;
-    // SAFETY: it is open, and the agreement (documented at each caller) says that nobody else owns it.
+    // Looked at and marked by one at a time.
+    static ADOPTING: Mutex<()> = Mutex::new(());
+    let _turn = ADOPTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if fcntl(number, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC)?;
+    // SAFETY: it is open, and was not close-on-exec until now, so nobody has opened it here, nor adopted it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Closes every descriptor but the standard streams and these.
+///
+/// # Safety
+/// Whoever owns one of the others must neither use nor drop it afterwards.
+pub(crate) unsafe fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    // SAFETY: the caller's word.
+    unsafe { close_from(AFTER_STREAMS, keep) }
+}
+
 /// Closes every descriptor from `first` on, except those in `keep` (close_range(2)).
-pub(crate) fn close_from(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
+///
+/// # Safety
+/// As [`close_all_but`].
+unsafe fn close_from(first: RawFd, keep: &[RawFd]) -> io::Result<()> {
     let mut keep: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= first).collect();
     keep.sort_unstable();
     keep.dedup();
     let mut low = first;
     for fd in keep {
         if fd > low {
-            close_range(low as u32, (fd - 1) as u32)?;
+            // SAFETY: the caller's word.
+            unsafe { close_range(low as u32, (fd - 1) as u32) }?;
         }
         low = fd + 1;
     }
-    close_range(low as u32, u32::MAX)
+    // SAFETY: the caller's word.
+    unsafe { close_range(low as u32, u32::MAX) }
 }
 
-fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: closes numbers only; callers are fresh children that own their table.
+/// # Safety
+/// As [`close_all_but`].
+unsafe fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: touches no memory; the caller answers for whoever owns the numbers.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) }).map(drop)
 }
 

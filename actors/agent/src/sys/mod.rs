@@ -2,8 +2,12 @@
 //!
 //! Nothing here decides anything: it turns integers into `io::Result` and raw descriptors into owned ones.
 
-#![expect(unsafe_code, reason = "the kernel's calls; the only files of the project that hold unsafe blocks")]
+#![expect(
+    unsafe_code,
+    reason = "the kernel's calls; elsewhere a block is only where a fresh child closes what isn't its own"
+)]
 
+pub(crate) mod attempt;
 pub(crate) mod beneath;
 pub(crate) mod capabilities;
 pub(crate) mod directory;
@@ -13,6 +17,7 @@ pub(crate) mod memfd;
 pub(crate) mod mount;
 pub(crate) mod notify;
 pub(crate) mod pagemap;
+pub(crate) mod prctl;
 pub(crate) mod process;
 pub(crate) mod procmap;
 pub(crate) mod signals;

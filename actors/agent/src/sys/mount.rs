@@ -27,9 +27,13 @@ fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-fn owned(fd: libc::c_long) -> OwnedFd {
-    // SAFETY: every caller passes a descriptor that the kernel has just made for it.
-    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+/// What a system call that makes a descriptor has come to.
+///
+/// # Safety
+/// The call must make a new descriptor where it succeeds, and its answer must be given here once.
+unsafe fn made(result: libc::c_long) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel has just made it, and nobody else has it, by the doc.
+    check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// A detached, recursive copy of what is mounted at a path.
@@ -44,8 +48,8 @@ pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 fn open_tree(dir: i32, path: &CStr, flags: u32) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags;
-    // SAFETY: the path is a C string; integers else.
-    check(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) }).map(owned)
+    // SAFETY: the path is a C string; integers else. The call makes a descriptor.
+    unsafe { made(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags)) }
 }
 
 /// Attaches a detached mount at `path` below `dir`.
@@ -114,9 +118,8 @@ pub(crate) fn new_filesystem(
     const FSCONFIG_SET_FLAG: u32 = 0;
     const FSCONFIG_SET_STRING: u32 = 1;
     const FSCONFIG_CMD_CREATE: u32 = 6;
-    // SAFETY: C strings and integers.
-    let context =
-        check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) }).map(owned)?;
+    // SAFETY: C strings and integers. The call makes a descriptor.
+    let context = unsafe { made(libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC)) }?;
     for (key, value) in options {
         let (command, value) = match value.is_empty() {
             true => (FSCONFIG_SET_FLAG, std::ptr::null()),
@@ -132,9 +135,8 @@ pub(crate) fn new_filesystem(
     check(unsafe {
         libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), FSCONFIG_CMD_CREATE, none, none, 0)
     })?;
-    // SAFETY: integers only.
-    check(unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes.0) })
-        .map(owned)
+    // SAFETY: integers only. The call makes a descriptor.
+    unsafe { made(libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes.0)) }
 }
 
 /// Nothing mounted from now on reaches, or comes from, the host.

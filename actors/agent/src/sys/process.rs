@@ -1,5 +1,6 @@
 //! Processes: clone, credentials, prctl, exec. Only ever called by single-threaded processes or fresh children.
 
+use super::prctl::{Prctl, prctl};
 use super::{check, check_int};
 use std::ffi::{CStr, CString};
 use std::io;
@@ -24,12 +25,7 @@ pub(crate) enum Cloned {
 /// # Errors
 /// The kernel's; or when this process has threads, whose locks the child would inherit without their owners.
 pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
-    let threads = thread_count()?;
-    if threads != 1 {
-        return Err(io::Error::other(format!(
-            "a process with {threads} threads must not fork (a fault in cofferdam)"
-        )));
-    }
+    require_one_thread("fork")?;
     let mut pidfd: libc::c_int = -1;
     let flags = (namespaces | libc::CLONE_PIDFD | libc::SIGCHLD) as libc::c_ulong;
     let none = std::ptr::null_mut::<libc::c_void>();
@@ -41,6 +37,19 @@ pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
     }
     // SAFETY: the kernel has just made it for us.
     Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
+/// That this process has one thread, as what it is about to do demands.
+///
+/// # Errors
+/// When it has more; when `/proc` doesn't tell.
+pub(crate) fn require_one_thread(what: &str) -> io::Result<()> {
+    match thread_count()? {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!(
+            "a process with {threads} threads must not {what} (a fault in cofferdam)"
+        ))),
+    }
 }
 
 /// Takes the next child that has ended, whichever it is (waitpid(2)); none while all live. Every signal is told, real-time ones
@@ -67,24 +76,9 @@ pub(crate) fn thread_count() -> io::Result<u64> {
     Ok(std::fs::metadata("/proc/self/task")?.nlink().saturating_sub(2))
 }
 
-/// prctl(2) with integer arguments.
-pub(crate) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<libc::c_int> {
-    prctl2(option, argument, 0)
-}
-
-/// prctl(2) with two integer arguments.
-pub(crate) fn prctl2(
-    option: libc::c_int,
-    first: libc::c_ulong,
-    second: libc::c_ulong,
-) -> io::Result<libc::c_int> {
-    // SAFETY: only options with integer arguments are used in this crate.
-    check_int(unsafe { libc::prctl(option, first, second, 0 as libc::c_ulong, 0 as libc::c_ulong) })
-}
-
 /// The signal this process gets when its parent dies. Cleared by the kernel at every change of credentials.
 pub(crate) fn die_with_parent(signo: libc::c_int) -> io::Result<()> {
-    prctl(libc::PR_SET_PDEATHSIG, signo as libc::c_ulong).map(drop)
+    prctl(Prctl::DieWithParent(signo)).map(drop)
 }
 
 /// Sets real, effective and saved ids (`None` = leave). Raw calls: libc's would touch every thread, we have one.
@@ -226,14 +220,6 @@ pub(crate) fn set_name(name: &CStr) -> io::Result<()> {
         )
     })
     .map(drop)
-}
-
-/// A system call by number with integer arguments, for the probe, which must try what no wrapper offers.
-/// Only for calls that take no pointer, or fail before they look at a null one.
-pub(crate) fn attempt(number: libc::c_long, arguments: [libc::c_long; 5]) -> io::Result<libc::c_long> {
-    let [a, b, c, d, e] = arguments;
-    // SAFETY: by the doc, no pointer but null ones is passed; the kernel checks those itself.
-    check(unsafe { libc::syscall(number, a, b, c, d, e) })
 }
 
 /// Maps and unmaps one writable, executable page, as compilers at run time do.

@@ -5,15 +5,15 @@ use std::io;
 /// Overwrites this process's arguments and environment, every byte, with `title` as its whole command line; from now on it has no
 /// environment. What was copied from either stays the caller's. Not even the arguments' length can be seen afterwards.
 ///
-/// The process must have one thread, and must not have kept references into either (`std::env` gives copies).
-///
 /// # Errors
-/// Without a readable `/proc`, or when it tells of no such strings.
+/// When the process has more than one thread: another might be reading them. Without a readable `/proc`, or when it tells of no such
+/// strings.
 pub(crate) fn overwrite(title: &str) -> io::Result<()> {
+    super::process::require_one_thread("overwrite its own title")?;
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/stat");
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let place = place(&stat).ok_or_else(unknown)?;
-    // SAFETY: one thread, hence nobody reads `environ` meanwhile.
+    // SAFETY: one thread, as was just seen, hence nobody reads `environ` meanwhile.
     if unsafe { libc::clearenv() } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -29,7 +29,7 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
             None => 0,
         };
         // SAFETY: the kernel says that this range holds our own strings: it lies in the writable mapping of the first stack,
-        // above every frame, and by the doc nobody holds a reference into it.
+        // above every frame; nobody else runs, and nobody keeps a reference into it, since `std::env` gives copies.
         unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(byte) };
     }
     Ok(())

@@ -49,7 +49,7 @@ fn a_stopped_child_stops_nobody_else(mode: Mode) {
     let Some(told) = told else {
         return eprintln!("SKIPPED: no child was stopped before its exec, in five tries");
     };
-    assert!(matches!(&told, Refusal::Exec { errno, .. } if *errno == nix::libc::ETIMEDOUT), "{told:?}");
+    assert!(matches!(&told, Refusal::BeforeExec { errno: nix::libc::ETIMEDOUT, .. }), "{told:?}");
     // It serves on, and reaps.
     cage.ask(Request::Signal { process: stopper.process, signo: 9, group: true }).expect("signal");
     assert_eq!(cage.wait(stopper.process), ExitStatus::Signal(9));

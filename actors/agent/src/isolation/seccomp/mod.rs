@@ -13,6 +13,7 @@ pub mod table;
 mod tree;
 
 use crate::sys;
+use crate::sys::prctl::{Prctl, prctl};
 use conditions::{Condition, Test};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -191,7 +192,7 @@ pub fn can_ask() -> bool {
 /// # Errors
 /// The system call's.
 pub fn is_loaded() -> io::Result<bool> {
-    Ok(sys::process::prctl(libc::PR_GET_SECCOMP, 0)? == 2)
+    Ok(prctl(Prctl::Seccomp)? == 2)
 }
 
 #[cfg(test)]
