@@ -319,24 +319,15 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
         }
         return Err(faults);
     }
-    let (change, is_unchanged) = if restart_agents {
-        (move_agents(root, &client, &Name::parse(name)?, source, json)?, false)
-    } else {
-        let set = async {
-            let before = client.policy().await.map_err(failure)?.generation;
-            let change = client.set_policy(source.text, false).await.map_err(failure)?;
-            let is_unchanged = change.generation == before;
-            Ok((change, is_unchanged))
-        };
-        wait_for(set)?
+    let change = match restart_agents {
+        true => move_agents(root, &client, &Name::parse(name)?, source, json)?,
+        false => wait_for(async { client.set_policy(source.text, false).await.map_err(failure) })?,
     };
     if json {
-        let mut row = serde_json::to_value(&change).map_err(|e| Failure::refused(e.to_string()))?;
-        row["unchanged"] = is_unchanged.into();
-        print_json(&row)?;
+        print_json(&change)?;
     } else {
         change.warnings.iter().for_each(|warning| warn(warning));
-        let is = if is_unchanged { "unchanged: generation" } else { "generation" };
+        let is = if change.unchanged { "unchanged: generation" } else { "generation" };
         print(&format!("{is} {} is in force\n", change.generation))?;
         if !change.restarted.is_empty() {
             print(&format!("started again: {}\n", change.restarted.join(", ")))?;
@@ -381,6 +372,7 @@ fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Fai
     warnings.extend(status.agents.iter().filter_map(|agent| not_running(&status.name, agent)));
     Ok(PolicyChange {
         generation: status.policy.generation,
+        unchanged: false,
         warnings,
         restarted: status
             .agents
