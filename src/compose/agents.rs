@@ -232,7 +232,7 @@ impl Agents {
         self.iter().find_map(|agent| {
             let now = agent.condition.borrow();
             let message = format!("agent '{}': {}", agent.name, now.refused.as_ref()?);
-            Some(NotStarted { code: now.last_code.and_then(|code| code.try_into().ok())?, message })
+            Some(NotStarted { code: now.last_exit.and_then(|exit| exit.code().try_into().ok())?, message })
         })
     }
 

@@ -75,7 +75,7 @@ pub async fn wait_for_end(
         tokio::select! {
             why = &mut escalated => return End::Escalated(why),
             last = &mut over => {
-                let code = last.last_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(REFUSED);
+                let code = last.last_exit.and_then(|exit| u8::try_from(exit.code()).ok()).unwrap_or(REFUSED);
                 return End::Over { code, message: last.refused };
             }
             Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
