@@ -8,7 +8,7 @@ use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
 use policy::{
     AddressRule, Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question,
-    Verdict,
+    Severity, Verdict,
 };
 use proxy::guard::{self, OwnAddresses};
 use serde::Serialize;
@@ -73,7 +73,7 @@ impl Report {
         match policies::read(path) {
             Ok(text) => Self::found(judge(&file, &text), file),
             Err(Failure { message, .. }) => {
-                let error = rows(&Diagnostics::whole(&file, message.as_str()), "error");
+                let error = rows(&Diagnostics::whole(&file, message.as_str()), Severity::Error);
                 Self {
                     file,
                     valid: false,
@@ -91,8 +91,8 @@ impl Report {
         Self {
             file,
             valid: !found.has_errors(),
-            errors: rows(&found, "error"),
-            warnings: rows(&found, "warning"),
+            errors: rows(&found, Severity::Error),
+            warnings: rows(&found, Severity::Warning),
             unreadable: None,
             found: Some(found),
         }
@@ -113,10 +113,12 @@ impl Report {
 }
 
 /// What of it is of a severity, as JSON has it.
-fn rows(found: &Diagnostics, severity: &str) -> Vec<serde_json::Value> {
+fn rows(found: &Diagnostics, severity: Severity) -> Vec<serde_json::Value> {
     let told = serde_json::to_value(found).unwrap_or_default();
     let rows = told["diagnostics"].as_array().cloned().unwrap_or_default();
-    rows.into_iter().filter(|row| row["severity"] == severity).collect()
+    // A row each, in their order.
+    let both = found.items().iter().zip(rows);
+    both.filter(|(item, _)| item.severity == severity).map(|(_, row)| row).collect()
 }
 
 /// What is wrong with a policy and risky in it, or in a preset where the file is one.
