@@ -224,7 +224,7 @@ impl Desk {
         }
         let why = |(name, result): (String, Result<(), Fault>)| {
             format!(
-                "{name} isn't running anew: {}",
+                "{name} was not restarted: {}",
                 result.err().map(|fault| fault.detail).unwrap_or_default()
             )
         };

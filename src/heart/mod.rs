@@ -235,7 +235,7 @@ impl Heart {
             Next::Patiently { first } => {
                 if first {
                     fault(&format!(
-                        "no supervisor becomes ready: it is tried again every {} s; the agents go on, and nothing is let through \
+                        "no supervisor becomes ready: it is tried again every {} s; the agents keep running, and nothing is let through \
                          meanwhile",
                         pace::PATIENT.as_secs()
                     ));
@@ -345,9 +345,8 @@ impl Heart {
     }
 
     fn init_ended(&mut self) -> Ending {
-        let status = children::reap(&self.init);
-        let how = status.map_or(String::new(), |s| format!(" by {s}"));
-        let message = format!("the sandbox's init ended{how}, and every process of the sandbox with it");
+        let how = children::end_in_words(children::reap(&self.init));
+        let message = format!("the sandbox's init {how}, and every process of the sandbox with it");
         Ending::with(137, Some(message))
     }
 

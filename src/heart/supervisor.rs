@@ -166,8 +166,8 @@ impl Heart {
             return Life::End(over);
         }
         if !self.plan.quiet && !self.pace.is_patient() {
-            let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
-            warn(&format!("the supervisor ended {how}; starting another, the agents go on"));
+            let how = children::end_in_words(status);
+            warn(&format!("the supervisor {how}: starting another; the agents keep running"));
         }
         self.supervisor_died(status);
         Life::Died

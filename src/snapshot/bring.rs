@@ -86,7 +86,9 @@ pub fn bring(
     made.keep();
     // From here on it is a sandbox, and nobody starts it before this is done.
     kept::settle(&dir).map_err(|e| {
-        Failure::refused(format!("'{name}' is there and whole, and may not outlive a power failure: {e}"))
+        Failure::refused(format!(
+            "'{name}' was restored completely, but may not survive a power failure: {e}"
+        ))
     })?;
     drop(lock);
     Ok(Brought { dir, approvals })
