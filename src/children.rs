@@ -31,6 +31,15 @@ pub fn has_ended_within(child: &Child, patience: Duration) -> bool {
     poll(&mut fds, within).is_ok_and(|n| n > 0)
 }
 
+/// How one ended, as the rest of a sentence.
+pub fn end_in_words(how: Option<ExitStatus>) -> String {
+    match how {
+        Some(ExitStatus::Code(code)) => format!("ended with exit code {code}"),
+        Some(ExitStatus::Signal(signal)) => format!("was killed by signal {signal}"),
+        None => "ended in an unknown way".to_owned(),
+    }
+}
+
 /// Collects an ended child.
 pub fn reap(child: &Child) -> Option<ExitStatus> {
     match waitpid(Pid::from_raw(child.pid), Some(WaitPidFlag::__WALL)).ok()? {

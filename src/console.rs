@@ -16,9 +16,9 @@ use crate::failure::Failure;
 /// How messages and logs are written: `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 pub enum LogFormat {
-    /// For people
+    /// Human-readable
     Text,
-    /// One object a line
+    /// One JSON object per line
     Json,
 }
 

@@ -19,9 +19,8 @@ use nix::unistd::{Gid, Uid, User, fchownat, getegid, geteuid};
 
 use crate::failure::Failure;
 use crate::kept;
-use crate::state::{APPROVALS, APPROVALS_ASIDE, Claim, Root};
+use crate::state::{APPROVALS, APPROVALS_ASIDE, Claim, Root, files};
 use crate::users::{FIRST, LAST, named};
-pub use pairs::FILE;
 use pairs::{Holder, Pairs, Tried, chosen, runs};
 
 /// Chooses the ids of a claimed sandbox.
@@ -190,7 +189,7 @@ fn dynamic_beside(claim: &Claim, places: &[&Path]) -> Result<(Id, Id), Failure> 
     let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = Pairs::locked(places).map_err(told)?;
     let dir = fs::canonicalize(&claim.dir).map_err(told)?;
-    let path = claim.dir.join(FILE);
+    let path = claim.dir.join(files::IDS);
     let first = match chosen(&claim.dir).filter(|first| (FIRST..LAST).contains(first)) {
         Some(first) => match pairs.holder(first, &dir) {
             None => first,
@@ -311,7 +310,7 @@ mod tests {
         // The other would choose the same, if it were free.
         let free = |_: u32| true;
         let wanted = free_pair(&claims[1].dir, &places, free).unwrap();
-        let of = |claim: &Claim| claim.dir.join("ids");
+        let of = |claim: &Claim| claim.dir.join(files::IDS);
         kept::write(&of(&claims[0]), format!("{wanted}\n").as_bytes()).unwrap();
         assert_eq!(dynamic_beside(&claims[0], &places).unwrap().0.uid, wanted, "{first:?}");
         assert_ne!(dynamic_beside(&claims[1], &places).unwrap().0.uid, wanted);
@@ -333,7 +332,7 @@ mod tests {
         assert_eq!(pair_for_trial(&places).unwrap().0, wanted);
         let root = Root::locate(Some(&machine.path().join("a"))).unwrap();
         let claim = root.claim(&crate::name::Name::parse("one").unwrap(), "--name").unwrap();
-        kept::write(&claim.dir.join("ids"), format!("{wanted}\n").as_bytes()).unwrap();
+        kept::write(&claim.dir.join(files::IDS), format!("{wanted}\n").as_bytes()).unwrap();
         assert_eq!(dynamic_beside(&claim, &places).unwrap().0.uid, wanted);
         assert_ne!(pair_for_trial(&places).unwrap().0, wanted);
     }

@@ -31,6 +31,8 @@ pub mod slot {
     pub const CONTROL: &str = "control";
     /// The listening metrics socket, where one is wanted.
     pub const METRICS: &str = "metrics";
+    /// When the sandbox started, sealed.
+    pub const STARTED: &str = "started";
     /// The supervisor's end of the channel to init.
     pub const INIT: &str = "init";
     /// The sealed certificate authority, once made.

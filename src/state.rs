@@ -94,7 +94,7 @@ impl Root {
         let mut names: Vec<Name> = entries
             .filter_map(Result::ok)
             // Where we may not look there may be one: another user's.
-            .filter(|entry| entry.path().join("lock").try_exists().unwrap_or(true))
+            .filter(|entry| entry.path().join(files::LOCK).try_exists().unwrap_or(true))
             .filter_map(|entry| Name::parse(entry.file_name().to_str()?).ok())
             .collect();
         names.sort();
@@ -145,7 +145,7 @@ impl Root {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(told(&dir, &e)),
         };
-        let path = dir.join("lock");
+        let path = dir.join(files::LOCK);
         // Whoever else made it has a hand in everything that we would put there.
         let opened = open_own(&dir).and_then(|own| own.map(|dir| Ok((dir, open_lock(&path)?))).transpose());
         let (handle, mut lock) = match opened {
@@ -216,7 +216,7 @@ impl Root {
     /// It is another user's.
     pub fn enter(&self, name: &Name) -> Result<PathBuf, Failure> {
         let dir = self.instance(name);
-        match dir.join("lock").try_exists() {
+        match dir.join(files::LOCK).try_exists() {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(self.is_anothers(name)),
             _ => Ok(dir),
         }
@@ -296,6 +296,22 @@ pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
 pub(crate) fn is_still_at(file: &File, path: &Path) -> bool {
     let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
     (opened.dev(), opened.ino()) == (named.dev(), named.ino())
+}
+
+/// Names of what lies in a sandbox's directory and more than one part of the program knows.
+pub mod files {
+    /// Held by every living part of the sandbox but init.
+    pub const LOCK: &str = "lock";
+    /// `/sandbox`, where none other is named.
+    pub const WORKSPACE: &str = "workspace";
+    /// What the agents have changed in another root.
+    pub const ROOT: &str = "root";
+    /// The agents' output.
+    pub const LOGS: &str = "logs";
+    /// The first of the sandbox's two host ids.
+    pub const IDS: &str = "ids";
+    /// Where its agents could ever write: real paths, each with a NUL at its end, which no path has in it.
+    pub const PLACES: &str = "places";
 }
 
 /// The control socket of a sandbox, in its directory.
@@ -378,11 +394,11 @@ impl Drop for Made {
         if self.directory {
             // The lock goes last, since whoever finds none makes another. A workspace that holds anything stays; of `root`, which
             // holds changes to another root, nothing has run in it yet.
-            let _kept = fs::remove_dir(self.dir.join("workspace"));
-            let _kept = fs::remove_dir_all(self.dir.join("root"));
-            remove("ids");
-            remove("places");
-            remove("lock");
+            let _kept = fs::remove_dir(self.dir.join(files::WORKSPACE));
+            let _kept = fs::remove_dir_all(self.dir.join(files::ROOT));
+            remove(files::IDS);
+            remove(files::PLACES);
+            remove(files::LOCK);
             let _kept = fs::remove_dir(&self.dir);
         }
     }

@@ -249,7 +249,7 @@ fn sigkill_of_init(stage: &Stage) -> Result<()> {
     ensure!(done.code() == 137, "{}", done.code());
     // Nothing is left over that would have to be told of besides.
     let said = done.err();
-    ensure!(said.lines().count() == 1 && said.contains("init ended by signal 9"), "{said}");
+    ensure!(said.lines().count() == 1 && said.contains("init was killed by signal 9"), "{said}");
     Ok(())
 }
 

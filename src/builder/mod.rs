@@ -101,7 +101,7 @@ fn serve(work: &Work<'_>, plan: &mut Plan, mut asker: Asker) {
 
 /// A refusal before anybody was stopped.
 fn stays(Failure { message, code }: Failure) -> Failure {
-    Failure { message: format!("{message}\nthe agents go on under the policy in force"), code }
+    Failure { message: format!("{message}\nthe agents keep running under the policy in force"), code }
 }
 
 /// Builds the cage of a policy, where that needs another one, and has the heart use it.

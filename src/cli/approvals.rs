@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use operator::client::{Client, ClientError};
 use operator::types::{Approval, ApprovalAnswer, ApprovalState, ApprovalVerdict, Scope};
 
 use crate::cli::args::{AnswerArgs, ApprovalsCommand, Span};
 use crate::cli::live::{SOON, client, failure};
+use crate::cli::ps::{Asked, in_time, present};
 use crate::cli::wait_for;
-use crate::console::{Paint, harmless, print, print_json, print_json_line, quoted, table};
+use crate::console::{Paint, harmless, print, print_json, print_json_line, quoted, table, warn};
 use crate::failure::{Failure, Outcome};
-use crate::state::{Name, Presence, Root};
+use crate::state::{Name, Root};
 
 /// How often it is looked whether a sandbox is gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -47,22 +49,13 @@ pub fn approvals(root: &Root, command: ApprovalsCommand) -> Outcome {
 }
 
 fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
-    let clients = match name {
-        Some(name) => vec![client(root, name)?],
-        None => running(root)?,
-    };
-    let all = wait_for(async {
-        let mut all = Vec::new();
-        for client in &clients {
-            match client.approvals().await {
-                Ok(questions) => all.extend(questions),
-                // One that ended meanwhile has none.
-                Err(error) if name.is_none() => drop(error),
-                Err(error) => return Err(failure(error)),
-            }
+    let all = match name {
+        Some(name) => {
+            let client = client(root, name)?;
+            wait_for(async { client.approvals().await.map_err(failure) })?
         }
-        Ok(all)
-    })?;
+        None => of_all(root)?,
+    };
     if json {
         print_json(&all)?;
         return Ok(0);
@@ -83,9 +76,26 @@ fn list(root: &Root, name: Option<&str>, json: bool) -> Outcome {
     Ok(0)
 }
 
-fn running(root: &Root) -> Result<Vec<Client>, Failure> {
-    let names = root.names()?.into_iter().filter(|name| matches!(root.presence(name), Presence::Running));
-    Ok(names.map(|name| Client::new(root.socket(&name))).collect())
+/// The questions of every sandbox that runs, asked side by side, so that one that hangs delays no other.
+fn of_all(root: &Root) -> Result<Vec<Approval>, Failure> {
+    let (running, _) = present(root)?;
+    let asked = wait_for(async { Ok(join_all(running.iter().map(|name| ask(root, name))).await) })?;
+    let mut all = Vec::new();
+    for (name, asked) in running.iter().zip(asked) {
+        match asked {
+            Asked::Answered(questions) => all.extend(questions),
+            // Its questions ended with it.
+            Asked::Ended => {}
+            // An empty list would read as if nobody waited there for a word.
+            Asked::Silent => warn(&format!("'{name}' does not answer: its questions are not listed")),
+        }
+    }
+    Ok(all)
+}
+
+async fn ask(root: &Root, name: &Name) -> Asked<Vec<Approval>> {
+    let client = Client::new(root.socket(name));
+    in_time(root, name, client.approvals()).await
 }
 
 fn state(question: &Approval, paint: Paint) -> String {

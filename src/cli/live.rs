@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use operator::client::{Client, ClientError};
 use operator::fault::Code;
-use operator::types::{AgentStatus, SandboxState, Status, Stop, TreeNode};
+use operator::types::{AgentStatus, Exit, SandboxState, Status, Stop, TreeNode};
 use tokio::time::timeout;
 
 use crate::cli::args::{ActorArgs, NamedJson, StopArgs};
@@ -231,8 +231,19 @@ pub(super) fn age(ms: u64) -> String {
 
 /// How one that doesn't run came to its end.
 pub(super) fn last_exit(agent: &AgentStatus) -> String {
-    let code = agent.last_exit.as_ref().and_then(|exit| exit.code).filter(|_| agent.state != "running");
-    code.map(|code| format!(", last exit {code}")).unwrap_or_default()
+    match agent.last_exit.filter(|_| agent.state != "running") {
+        Some(Exit { code: Some(code), .. }) => format!(", last exit {code}"),
+        Some(Exit { signal: Some(signal), .. }) => format!(", last exit by {}", signal_words(signal)),
+        _ => String::new(),
+    }
+}
+
+/// A signal's number, and its name where it has one: real-time signals have none.
+fn signal_words(signal: i32) -> String {
+    match Signal::try_from(signal) {
+        Ok(named) => format!("signal {signal} ({named})"),
+        Err(_) => format!("signal {signal}"),
+    }
 }
 
 #[cfg(test)]
@@ -246,5 +257,23 @@ mod tests {
         for (ms, text) in of {
             assert_eq!(age(ms), text);
         }
+    }
+
+    #[test]
+    fn an_exit_is_a_code_or_a_signal_by_its_name() {
+        let of = |code, signal| {
+            last_exit(&AgentStatus {
+                name: "a".into(),
+                state: "exited".into(),
+                pid: None,
+                restarts: 0,
+                uptime_ms: None,
+                health: None,
+                last_exit: Some(Exit { code, signal }),
+            })
+        };
+        assert_eq!(of(Some(3), None), ", last exit 3");
+        assert_eq!(of(None, Some(9)), ", last exit by signal 9 (SIGKILL)");
+        assert_eq!(of(None, Some(40)), ", last exit by signal 40");
     }
 }

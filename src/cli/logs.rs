@@ -9,7 +9,7 @@ use crate::cli::args::LogsArgs;
 use crate::console::{harmless, print, print_json_line};
 use crate::failure::{Failure, Outcome};
 use crate::logs::Logs;
-use crate::state::{Name, Root};
+use crate::state::{Name, Root, files};
 
 /// How often a followed log is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Prints what there is, and with `-f` what comes until the sandbox ends.
 pub fn logs(root: &Root, args: &LogsArgs) -> Outcome {
     let name = Name::parse(&args.name)?;
-    let dir = root.enter(&name)?.join("logs");
+    let dir = root.enter(&name)?.join(files::LOGS);
     let unreadable = |error: io::Error| {
         Failure::refused(match error.kind() {
             ErrorKind::NotFound => {

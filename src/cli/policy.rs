@@ -8,7 +8,7 @@ use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, PolicyChange};
 use policy::{
     AddressRule, Builtin, Compiled, Denial, Diagnostics, Executable, Explanation, Host, Layer, Question,
-    Verdict,
+    Severity, Verdict,
 };
 use proxy::guard::{self, OwnAddresses};
 use serde::Serialize;
@@ -73,7 +73,7 @@ impl Report {
         match policies::read(path) {
             Ok(text) => Self::found(judge(&file, &text), file),
             Err(Failure { message, .. }) => {
-                let error = rows(&Diagnostics::whole(&file, message.as_str()), "error");
+                let error = rows(&Diagnostics::whole(&file, message.as_str()), Severity::Error);
                 Self {
                     file,
                     valid: false,
@@ -91,8 +91,8 @@ impl Report {
         Self {
             file,
             valid: !found.has_errors(),
-            errors: rows(&found, "error"),
-            warnings: rows(&found, "warning"),
+            errors: rows(&found, Severity::Error),
+            warnings: rows(&found, Severity::Warning),
             unreadable: None,
             found: Some(found),
         }
@@ -113,10 +113,12 @@ impl Report {
 }
 
 /// What of it is of a severity, as JSON has it.
-fn rows(found: &Diagnostics, severity: &str) -> Vec<serde_json::Value> {
+fn rows(found: &Diagnostics, severity: Severity) -> Vec<serde_json::Value> {
     let told = serde_json::to_value(found).unwrap_or_default();
     let rows = told["diagnostics"].as_array().cloned().unwrap_or_default();
-    rows.into_iter().filter(|row| row["severity"] == severity).collect()
+    // A row each, in their order.
+    let both = found.items().iter().zip(rows);
+    both.filter(|(item, _)| item.severity == severity).map(|(_, row)| row).collect()
 }
 
 /// What is wrong with a policy and risky in it, or in a preset where the file is one.
@@ -319,24 +321,15 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
         }
         return Err(faults);
     }
-    let (change, is_unchanged) = if restart_agents {
-        (move_agents(root, &client, &Name::parse(name)?, source, json)?, false)
-    } else {
-        let set = async {
-            let before = client.policy().await.map_err(failure)?.generation;
-            let change = client.set_policy(source.text, false).await.map_err(failure)?;
-            let is_unchanged = change.generation == before;
-            Ok((change, is_unchanged))
-        };
-        wait_for(set)?
+    let change = match restart_agents {
+        true => move_agents(root, &client, &Name::parse(name)?, source, json)?,
+        false => wait_for(async { client.set_policy(source.text, false).await.map_err(failure) })?,
     };
     if json {
-        let mut row = serde_json::to_value(&change).map_err(|e| Failure::refused(e.to_string()))?;
-        row["unchanged"] = is_unchanged.into();
-        print_json(&row)?;
+        print_json(&change)?;
     } else {
         change.warnings.iter().for_each(|warning| warn(warning));
-        let is = if is_unchanged { "unchanged: generation" } else { "generation" };
+        let is = if change.unchanged { "unchanged: generation" } else { "generation" };
         print(&format!("{is} {} is in force\n", change.generation))?;
         if !change.restarted.is_empty() {
             print(&format!("started again: {}\n", change.restarted.join(", ")))?;
@@ -381,6 +374,7 @@ fn moved(client: &Client, mut warnings: Vec<String>) -> Result<PolicyChange, Fai
     warnings.extend(status.agents.iter().filter_map(|agent| not_running(&status.name, agent)));
     Ok(PolicyChange {
         generation: status.policy.generation,
+        unchanged: false,
         warnings,
         restarted: status
             .agents

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use operator::client::Client;
+use operator::client::{Client, ClientError};
 use operator::types::{AgentStatus, Status};
 use serde::Serialize;
 
@@ -80,11 +80,34 @@ pub(super) async fn listed(root: &Root, running: &[Name]) -> Vec<Listed> {
 
 /// One that has ended meanwhile is left out.
 async fn ask(root: &Root, name: &Name) -> Option<Listed> {
-    let answer = tokio::time::timeout(PATIENCE, Client::new(root.socket(name)).status()).await;
-    match answer {
-        Ok(Ok(status)) => Some(Listed::Answering(Box::new(status))),
-        Ok(Err(_)) if !runs(root, name).await => None,
-        _ => Some(Listed::Silent { name: name.to_string(), state: "not-answering" }),
+    let client = Client::new(root.socket(name));
+    match in_time(root, name, client.status()).await {
+        Asked::Answered(status) => Some(Listed::Answering(Box::new(status))),
+        Asked::Ended => None,
+        Asked::Silent => Some(Listed::Silent { name: name.to_string(), state: "not-answering" }),
+    }
+}
+
+/// What comes of asking one of all the sandboxes that ran a moment ago.
+pub(super) enum Asked<T> {
+    /// Its answer.
+    Answered(T),
+    /// It has ended meanwhile, and has nothing to tell any more.
+    Ended,
+    /// It is there, and told nothing in time.
+    Silent,
+}
+
+/// Waits for a sandbox's answer, no longer than for one that works.
+pub(super) async fn in_time<T>(
+    root: &Root,
+    name: &Name,
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Asked<T> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(told)) => Asked::Answered(told),
+        Ok(Err(_)) if !runs(root, name).await => Asked::Ended,
+        _ => Asked::Silent,
     }
 }
 

@@ -28,6 +28,7 @@ use super::stdin::Stdin;
 use super::terminal::Terminal;
 use crate::config::RestartPolicy;
 use crate::plan::{AgentPlan, Mode, Plan};
+use crate::state::files;
 pub use condition::Condition;
 use condition::Program;
 pub(super) use condition::mend;
@@ -79,7 +80,7 @@ impl Surroundings<'_> {
             mode: self.plan.mode,
             heart: self.heart.clone(),
             streams: self.streams.clone(),
-            log: Arc::new(AgentLog::open(Path::new("logs"), &name, LogLimits::default())?),
+            log: Arc::new(AgentLog::open(Path::new(files::LOGS), &name, LogLimits::default())?),
             stdin: self.stdin.clone(),
             terminal: Arc::clone(&terminal),
         });
@@ -232,7 +233,7 @@ impl Agents {
         self.iter().find_map(|agent| {
             let now = agent.condition.borrow();
             let message = format!("agent '{}': {}", agent.name, now.refused.as_ref()?);
-            Some(NotStarted { code: now.last_code.and_then(|code| code.try_into().ok())?, message })
+            Some(NotStarted { code: now.last_exit.and_then(|exit| exit.code().try_into().ok())?, message })
         })
     }
 

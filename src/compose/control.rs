@@ -163,7 +163,12 @@ impl Desk {
         // As with the watched file; but agents that are to start again do so under what is there.
         let now = self.stores.policy.load();
         if !restart_agents && *now.source.text == *text {
-            return Ok(PolicyChange { generation: now.number, warnings: Vec::new(), restarted: Vec::new() });
+            return Ok(PolicyChange {
+                generation: now.number,
+                unchanged: true,
+                warnings: Vec::new(),
+                restarted: Vec::new(),
+            });
         }
         let set = self.addresses.policy.call(|reply| policy::actor::Msg::Set { text, reply }, DEADLINE);
         let published =
@@ -193,6 +198,7 @@ impl Desk {
         })?;
         Ok(PolicyChange {
             generation: published.generation,
+            unchanged: false,
             warnings: words::warnings(&self.plan.name, &published),
             restarted,
         })
@@ -218,7 +224,7 @@ impl Desk {
         }
         let why = |(name, result): (String, Result<(), Fault>)| {
             format!(
-                "{name} isn't running anew: {}",
+                "{name} was not restarted: {}",
                 result.err().map(|fault| fault.detail).unwrap_or_default()
             )
         };

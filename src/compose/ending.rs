@@ -18,12 +18,10 @@ use super::handover::{Handover, HeartLine};
 use super::records;
 use super::stores::Refused;
 use crate::failure::REFUSED;
-use crate::plan::{Mode, STOP_GRACE};
+use crate::plan::{Mode, STOP_GRACE, slot};
 use crate::sealed;
 use crate::state;
 
-/// Where the heart keeps when the sandbox started.
-const STARTED_SLOT: &str = "started";
 /// What output, records and actors each get to finish.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
@@ -75,7 +73,7 @@ pub async fn wait_for_end(
         tokio::select! {
             why = &mut escalated => return End::Escalated(why),
             last = &mut over => {
-                let code = last.last_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(REFUSED);
+                let code = last.last_exit.and_then(|exit| u8::try_from(exit.code()).ok()).unwrap_or(REFUSED);
                 return End::Over { code, message: last.refused };
             }
             Some(grace) = told_to_end.recv() => stop_agents(desk, grace),
@@ -178,12 +176,12 @@ pub fn clean_up() {
 
 /// When the sandbox started: now, or what the heart keeps from the first supervisor.
 pub async fn started_at(handover: &mut Handover, heart: &HeartLine) -> jiff::Timestamp {
-    if let Some(kept) = handover.take(STARTED_SLOT).and_then(|fd| sealed::read_json(fd).ok()) {
+    if let Some(kept) = handover.take(slot::STARTED).and_then(|fd| sealed::read_json(fd).ok()) {
         return kept;
     }
     let now = jiff::Timestamp::now();
     if let Ok(fd) = sealed::seal_json("cofferdam-started", &now) {
-        let _ = heart.keep(STARTED_SLOT, fd.as_fd()).await;
+        let _ = heart.keep(slot::STARTED, fd.as_fd()).await;
     }
     now
 }

@@ -169,8 +169,7 @@ impl Exec {
         let forgetting = tokio::spawn(async move { self.forget(record).await });
         let _ = timeout(LEFT_BEHIND, forgetting).await;
         let last = match ended {
-            Some(ExitStatus::Code(code)) => ExecOutput::Exit(Exit { code: Some(code), signal: None }),
-            Some(ExitStatus::Signal(signal)) => ExecOutput::Exit(Exit { code: None, signal: Some(signal) }),
+            Some(status) => ExecOutput::Exit(exit(status)),
             None => ExecOutput::Failed(Fault::new(Code::Internal, "the process was lost")),
         };
         let _ = output.send(last).await;
@@ -240,6 +239,14 @@ impl Exec {
                 return;
             }
         }
+    }
+}
+
+/// How a process ended, in the control API's words.
+pub(super) fn exit(status: ExitStatus) -> Exit {
+    match status {
+        ExitStatus::Code(code) => Exit { code: Some(code), signal: None },
+        ExitStatus::Signal(signal) => Exit { code: None, signal: Some(signal) },
     }
 }
 

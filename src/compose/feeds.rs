@@ -11,6 +11,7 @@ use telemetry::audit;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::logs::Logs;
+use crate::state::files;
 
 /// How often followed logs are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -40,7 +41,8 @@ pub fn logs(query: LogQuery) -> BoxStream<'static, Bytes> {
             loop {
                 let wanted = query.clone();
                 let read = tokio::task::spawn_blocking(move || {
-                    let mut reader = reader.map_or_else(|| Reader::open(Path::new("logs"), &wanted), Ok)?;
+                    let mut reader =
+                        reader.map_or_else(|| Reader::open(Path::new(files::LOGS), &wanted), Ok)?;
                     Ok::<_, std::io::Error>((reader.piece()?, reader))
                 });
                 // Without a directory nobody has written anything.

@@ -51,7 +51,7 @@ impl Refusals {
             told.push_str(&format!("refused: {} more\n", seen.more));
         }
         told.push_str(&format!(
-            "`cofferdam audit show {name}` has every one; `cofferdam policy explain` says what allows it"
+            "`cofferdam audit show {name}` lists them all; `cofferdam policy explain` shows what would allow them"
         ));
         Some(told)
     }

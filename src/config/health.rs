@@ -54,7 +54,7 @@ impl Health {
             return Err("`every` is less than a second".into());
         }
         if self.timeout.is_zero() || self.timeout > TIMEOUT_MAX {
-            return Err("`timeout` is none between 1ms and 60s".into());
+            return Err("`timeout` must be between 1ms and 60s".into());
         }
         if self.failures == 0 {
             return Err("`failures` is 0: after how many silences in a row is it ended?".into());

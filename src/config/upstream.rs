@@ -35,7 +35,7 @@ impl ClientCert {
             format!("client_certs: host '{}': {e}: name one host, without wildcard", self.host)
         })?;
         match self.port {
-            0 => Err(format!("client_certs: {host}: port 0 is none")),
+            0 => Err(format!("client_certs: {host}: port 0 is not valid")),
             port => Ok(Destination { host, port }),
         }
     }

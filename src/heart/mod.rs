@@ -111,6 +111,16 @@ pub struct Heart {
     steps: Steps,
 }
 
+/// What has happened, of all that the heart waits for.
+struct Ready {
+    signalled: bool,
+    packets: bool,
+    supervisor_died: bool,
+    init_died: bool,
+    built: bool,
+    next_cage_died: bool,
+}
+
 /// What a supervisor's life came to.
 enum Life {
     /// It died; another may follow.
@@ -225,7 +235,7 @@ impl Heart {
             Next::Patiently { first } => {
                 if first {
                     fault(&format!(
-                        "no supervisor becomes ready: it is tried again every {} s; the agents go on, and nothing is let through \
+                        "no supervisor becomes ready: it is tried again every {} s; the agents keep running, and nothing is let through \
                          meanwhile",
                         pace::PATIENT.as_secs()
                     ));
@@ -269,30 +279,33 @@ impl Heart {
     /// Waits with a supervisor until it dies or the sandbox ends.
     fn accompany(&mut self, running: &Running) -> Life {
         loop {
-            let [signalled, packets, supervisor_died, init_died, built, next_died] = match self.wait(running)
-            {
+            let ready = match self.wait(running) {
                 Ok(ready) => ready,
                 Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
             };
-            if packets && let Some(life) = self.hear(running, HEARD_AT_ONCE) {
+            if ready.packets
+                && let Some(life) = self.hear(running, HEARD_AT_ONCE)
+            {
                 return life;
             }
-            if init_died && self.over.is_none() {
+            if ready.init_died && self.over.is_none() {
                 if !self.has_next_cage() {
                     return Life::End(self.init_ended());
                 }
                 self.old_cage_has_died();
             }
-            if built {
+            if ready.built {
                 self.hear_builder(running);
             }
-            if next_died {
+            if ready.next_cage_died {
                 self.next_cage_died();
             }
-            if supervisor_died {
+            if ready.supervisor_died {
                 return self.supervisor_ended(running);
             }
-            if signalled && let Some(ending) = self.signalled(running) {
+            if ready.signalled
+                && let Some(ending) = self.signalled(running)
+            {
                 return Life::End(ending);
             }
             if turn::is_past(self.stop_by) {
@@ -305,7 +318,7 @@ impl Heart {
         }
     }
 
-    fn wait(&self, running: &Running) -> nix::Result<[bool; 6]> {
+    fn wait(&self, running: &Running) -> nix::Result<Ready> {
         let when = |wanted| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
         // Nobody waits for the death of an init that was killed on purpose.
         let init = when(self.over.is_none() && !self.has_left_cage());
@@ -326,13 +339,14 @@ impl Heart {
             Err(error) => return Err(error),
         }
         // A hang-up counts as readable: it is read as the end it is.
-        Ok(fds.map(|fd| fd.any().unwrap_or(false)))
+        let [signalled, packets, supervisor_died, init_died, built, next_cage_died] =
+            fds.map(|fd| fd.any().unwrap_or(false));
+        Ok(Ready { signalled, packets, supervisor_died, init_died, built, next_cage_died })
     }
 
     fn init_ended(&mut self) -> Ending {
-        let status = children::reap(&self.init);
-        let how = status.map_or(String::new(), |s| format!(" by {s}"));
-        let message = format!("the sandbox's init ended{how}, and every process of the sandbox with it");
+        let how = children::end_in_words(children::reap(&self.init));
+        let message = format!("the sandbox's init {how}, and every process of the sandbox with it");
         Ending::with(137, Some(message))
     }
 
@@ -343,7 +357,7 @@ impl Heart {
         self.end_builder();
         // And with it (pid_namespaces(7)) every process of the sandbox.
         self.init.kill();
-        if let Some(Running { child, wire }) = supervisor {
+        if let Some(Running { child, wire, .. }) = supervisor {
             // The closed channel tells it that nothing is left to supervise.
             drop(wire);
             ending::end_supervisor(&child);

@@ -3,6 +3,7 @@
 //! Its packets are bounded and typed, and come from a process that may be in other hands: nothing of it is believed but what the heart can do
 //! without, and no packet keeps the heart from a signal or a death.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,6 +27,8 @@ const SEND_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) child: Child,
     pub(super) wire: Wire,
+    /// Whether it was said that a packet of it can't be read: one in other hands could send nothing else.
+    garbled: Cell<bool>,
 }
 
 impl Running {
@@ -58,7 +61,7 @@ impl Heart {
         })?;
         drop(theirs);
         self.steps.done("heart: supervisor forked and executed");
-        let running = Running { child, wire };
+        let running = Running { child, wire, garbled: Cell::new(false) };
         for (name, fd) in self.slots.iter() {
             running.tell_with(&ToSupervisor::Handover { slot: name.clone() }, &[fd]);
         }
@@ -138,7 +141,9 @@ impl Heart {
                 // Empty, or closed: its death is seen by its pidfd.
                 Err(WireError::NotReady | WireError::Closed) => return None,
                 Err(error) => {
-                    warn(&format!("an unreadable packet from the supervisor: {error}"));
+                    if !running.garbled.replace(true) {
+                        warn(&format!("an unreadable packet from the supervisor: {error}"));
+                    }
                     return None;
                 }
             }
@@ -161,8 +166,8 @@ impl Heart {
             return Life::End(over);
         }
         if !self.plan.quiet && !self.pace.is_patient() {
-            let how = status.map_or("in an unknown way".to_owned(), |s| format!("by {s}"));
-            warn(&format!("the supervisor ended {how}; starting another, the agents go on"));
+            let how = children::end_in_words(status);
+            warn(&format!("the supervisor {how}: starting another; the agents keep running"));
         }
         self.supervisor_died(status);
         Life::Died

@@ -23,12 +23,10 @@ use nix::unistd::geteuid;
 
 use crate::console::{one_line, say};
 use crate::kept;
-use crate::state::open_lock;
+use crate::state::{files, open_lock};
 
 const CHOOSING: &str = ".choosing";
 const RECORDS: &str = ".ids";
-/// What a sandbox's directory says of its pair: the first id.
-pub const FILE: &str = "ids";
 /// How long somebody else may choose: a choice takes milliseconds, and as many starts as there are wait for each other.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After so long it is said what is waited for.
@@ -159,7 +157,7 @@ impl Pairs {
 
 /// The first id of the pair that a sandbox's directory says is its own.
 pub fn chosen(dir: &Path) -> Option<u32> {
-    let text = kept::read(&dir.join(FILE)).ok().flatten()?;
+    let text = kept::read(&dir.join(files::IDS)).ok().flatten()?;
     String::from_utf8(text).ok()?.trim().parse().ok()
 }
 
@@ -311,10 +309,10 @@ mod tests {
         assert_eq!(pairs.holder(us, &one), Some(Holder::Processes));
         assert_eq!(pairs.holder(FIRST, &one), None);
         pairs.record(FIRST, &one).unwrap();
-        kept::write(&one.join("ids"), b"61184\n").unwrap();
+        kept::write(&one.join(files::IDS), b"61184\n").unwrap();
         assert_eq!(pairs.holder(FIRST, &one), None, "its own");
         assert_eq!(pairs.holder(FIRST, &other), Some(Holder::Sandbox(one.clone())));
-        fs::remove_file(one.join("ids")).unwrap();
+        fs::remove_file(one.join(files::IDS)).unwrap();
         assert_eq!(pairs.holder(FIRST, &other), None);
     }
 }

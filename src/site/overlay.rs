@@ -16,9 +16,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::geteuid;
 
 use crate::failure::Failure;
-
-/// Below the sandbox's directory.
-const ROOT: &str = "root";
+use crate::state::files::ROOT;
 
 /// Where a sandbox keeps what is changed.
 #[derive(Clone, Copy)]

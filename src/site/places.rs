@@ -12,16 +12,14 @@ use agent::plan::CagePlan;
 
 use crate::failure::Failure;
 use crate::kept;
-
-/// In the state directory of a sandbox: real paths, each with a NUL at its end, which no path has in it.
-pub const FILE: &str = "places";
+use crate::state::files;
 
 /// What the cages before have left.
 ///
 /// # Errors
 /// When that can't be told.
 pub fn before(dir: &Path) -> Result<BTreeSet<PathBuf>, Failure> {
-    let path = dir.join(FILE);
+    let path = dir.join(files::PLACES);
     let told = |why: String| {
         Failure::refused(format!(
             "{}: {why}: it says where agents of '{}' could have left links; remove it once you have looked there",
@@ -51,7 +49,7 @@ pub fn follow(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Astray
 /// # Errors
 /// When that can't be kept.
 pub fn begin(dir: &Path, workspace: &Path) -> Result<(), Failure> {
-    let path = dir.join(FILE);
+    let path = dir.join(files::PLACES);
     let bytes = [workspace.as_os_str().as_bytes(), &[0]].concat();
     kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
 }
@@ -64,7 +62,7 @@ pub fn remember(dir: &Path, cage: &mut CagePlan) -> Result<(), Failure> {
     let kept = before(dir)?;
     let places: BTreeSet<PathBuf> = kept.iter().cloned().chain(written(cage)).collect();
     if places != kept {
-        let path = dir.join(FILE);
+        let path = dir.join(files::PLACES);
         let bytes: Vec<u8> =
             places.iter().flat_map(|place| [place.as_os_str().as_bytes(), &[0]].concat()).collect();
         kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;

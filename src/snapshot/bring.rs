@@ -26,7 +26,7 @@ use crate::failure::Failure;
 use crate::ids;
 use crate::kept;
 use crate::site::places;
-use crate::state::{Claim, Name, Root, is_still_at, open_lock};
+use crate::state::{Claim, Name, Root, files, is_still_at, open_lock};
 
 /// Beside the sandboxes: no name of one begins with a dot.
 const RESTORING: &str = ".restoring";
@@ -67,7 +67,7 @@ pub fn bring(
     let earlier = made(&coming, EARLIER, keeper(ids)).map_err(told_io)?;
     from((STATE, &manifest.state, records())).unpack(keeper(ids), &earlier)?;
     if let Some(workspace) = &manifest.workspace {
-        let files = made(&coming, "workspace", owner(ids)).map_err(told_io)?;
+        let files = made(&coming, files::WORKSPACE, owner(ids)).map_err(told_io)?;
         from((WORKSPACE, workspace, everything())).unpack(owner(ids), &files)?;
     }
     let approvals = sort(&coming.dir.join(EARLIER), &coming.dir, approvals).map_err(told_io)?;
@@ -75,7 +75,7 @@ pub fn bring(
         .map_err(told_io)?;
     let state = fs::canonicalize(root.dir()).map_err(told_io)?;
     // Whatever the links in it say: it was an agent that made them.
-    places::begin(&coming.dir, &state.join(name.as_str()).join("workspace"))?;
+    places::begin(&coming.dir, &state.join(name.as_str()).join(files::WORKSPACE))?;
     ids::own(&coming, ids)?;
     nix::unistd::syncfs(&coming.handle).map_err(|e| told_io(e.into()))?;
     ids::moved(&coming, ids, root.dir(), &dir).map_err(|e| match e.kind() {
@@ -86,7 +86,9 @@ pub fn bring(
     made.keep();
     // From here on it is a sandbox, and nobody starts it before this is done.
     kept::settle(&dir).map_err(|e| {
-        Failure::refused(format!("'{name}' is there and whole, and may not outlive a power failure: {e}"))
+        Failure::refused(format!(
+            "'{name}' was restored completely, but may not survive a power failure: {e}"
+        ))
     })?;
     drop(lock);
     Ok(Brought { dir, approvals })

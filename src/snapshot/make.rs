@@ -24,7 +24,7 @@ use crate::ids;
 use crate::kept;
 use crate::site::places;
 use crate::start::workspace;
-use crate::state::{Claim, Name, Root};
+use crate::state::{Claim, Name, Root, files};
 
 /// What is wanted.
 pub struct Wanted<'a> {
@@ -107,7 +107,7 @@ pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
 /// Of one that is there and doesn't run.
 fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
     let dir = root.enter(name)?;
-    if !dir.join("lock").exists() {
+    if !dir.join(files::LOCK).exists() {
         return Err(Failure::refused(format!(
             "no sandbox named '{name}' is in {}: `cofferdam ps --json` lists those that run, and each has a directory there",
             root.dir().display()
@@ -174,14 +174,14 @@ struct Files {
 impl Files {
     /// In the sandbox's own directory, if they are there.
     fn own(claim: &Claim, ids: Ids) -> Result<Option<Self>, Failure> {
-        let path = claim.dir.join("workspace");
+        let path = claim.dir.join(files::WORKSPACE);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let dir: File = match openat(&claim.handle, "workspace", flags, Mode::empty()) {
+        let dir: File = match openat(&claim.handle, files::WORKSPACE, flags, Mode::empty()) {
             Ok(dir) => dir.into(),
             Err(Errno::ENOENT) => return Ok(None),
             Err(e) => return Err(Failure::refused(format!("{}: {}", path.display(), e.desc()))),
         };
-        let real = std::fs::canonicalize(&claim.dir)?.join("workspace");
+        let real = std::fs::canonicalize(&claim.dir)?.join(files::WORKSPACE);
         Ok(Some(Self { origin: Origin::Own, dir, real, user: owner(ids) }))
     }
 
@@ -232,10 +232,10 @@ fn missing(claim: &Claim, manifest: &Manifest) -> Vec<String> {
             claim.name
         ));
     }
-    if manifest.origin == Origin::Named && holds_anything(&claim.dir.join("workspace")) {
-        said.push(format!("its own workspace is not in it: {}", claim.dir.join("workspace").display()));
+    if manifest.origin == Origin::Named && holds_anything(&claim.dir.join(files::WORKSPACE)) {
+        said.push(format!("its own workspace is not in it: {}", claim.dir.join(files::WORKSPACE).display()));
     }
-    if holds_anything(&claim.dir.join("root")) {
+    if holds_anything(&claim.dir.join(files::ROOT)) {
         said.push("what was changed in its other root (--root) is not in it: only /sandbox is".into());
     }
     said.extend(manifest.left_out());

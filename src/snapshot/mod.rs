@@ -30,6 +30,7 @@ pub use make::{Made, Wanted, make};
 pub use manifest::{Manifest, Origin};
 
 use crate::failure::Failure;
+use crate::state::files;
 
 /// The member that has cofferdam's own records of a sandbox.
 const STATE: &str = "state.tar.gz";
@@ -51,8 +52,8 @@ fn is_kept(path: &Path, directory: bool) -> bool {
         })
         .collect();
     match (names.as_deref(), directory) {
-        (Some([name]), true) => *name == "logs",
-        (Some(["logs", log]), false) => crate::logs::is_a_log(log),
+        (Some([name]), true) => *name == files::LOGS,
+        (Some([files::LOGS, log]), false) => crate::logs::is_a_log(log),
         (Some([name]), false) => is_in_force(name) || crate::ids::is_of_log(name),
         _ => false,
     }

@@ -87,7 +87,9 @@ impl Place {
         named.map_err(|e| Failure::refused(format!("can't give the snapshot its name {shown}: {e}")))?;
         self.hidden = None;
         kept::settle(&self.path).map_err(|e| {
-            Failure::refused(format!("{shown} is there and whole, and may not outlive a power failure: {e}"))
+            Failure::refused(format!(
+                "{shown} was written completely, but may not survive a power failure: {e}"
+            ))
         })?;
         Ok(std::mem::take(&mut self.path))
     }

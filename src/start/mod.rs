@@ -43,7 +43,7 @@ use crate::site::apart::Apart;
 use crate::site::other_root::Chosen;
 use crate::site::overlay::Changes;
 use crate::site::{Site, lasting, places, policies, reach};
-use crate::state::{BUILD_SOCKET, Claim, Name, Root};
+use crate::state::{BUILD_SOCKET, Claim, Name, Root, files};
 use crate::steps::Steps;
 
 /// Everything that describes a sandbox, whether typed or read from a file.
@@ -153,7 +153,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
         NameChoice::Numbered(base) => root.claim_numbered(base)?,
     };
     // Of a start or a builder that was killed while it wrote them.
-    [ids::FILE, places::FILE].into_iter().for_each(|file| kept::clear_away_in(&claim.dir, file));
+    [files::IDS, files::PLACES].into_iter().for_each(|file| kept::clear_away_in(&claim.dir, file));
     let ids = ids::choose(&claim)?;
     // Who starts and ends in seconds doesn't wait for a witness.
     let foundation = Foundation { ids, witness: wanted.mode == Mode::Service, sabotage: left_out()? };

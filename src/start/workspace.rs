@@ -14,7 +14,7 @@ use crate::console::as_word;
 use crate::failure::Failure;
 use crate::ids::give;
 use crate::site::places;
-use crate::state::Claim;
+use crate::state::{Claim, files};
 
 /// Directories that are never an agent's workspace: what lies there is the machine's, not a project's.
 const NEVER: &[&str] =
@@ -89,7 +89,7 @@ pub fn check(path: &Path, before: &BTreeSet<PathBuf>) -> Result<PathBuf, Failure
 /// # Errors
 /// Where a workspace at this real place would show more of it.
 pub fn shows_no_state(named: &Path, real: &Path, claim: &Claim, hidden: &Hidden) -> Result<(), Failure> {
-    let own = fs::canonicalize(&claim.dir)?.join("workspace");
+    let own = fs::canonicalize(&claim.dir)?.join(files::WORKSPACE);
     let seen = if real == own { hidden.seen_in_own(real) } else { hidden.seen_at(real) };
     seen.map_or(Ok(()), |state| {
         Err(Failure::refused(format!(
@@ -102,7 +102,7 @@ pub fn shows_no_state(named: &Path, real: &Path, claim: &Claim, hidden: &Hidden)
 }
 
 fn own(claim: &Claim, ids: Ids) -> Result<PathBuf, Failure> {
-    let path = claim.dir.join("workspace");
+    let path = claim.dir.join(files::WORKSPACE);
     let told = |e: io::Error| Failure::refused(format!("workspace {}: {e}", path.display()));
     match DirBuilder::new().mode(0o700).create(&path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(told(e)),

@@ -29,7 +29,7 @@ fn what_others_left_is_never_followed() {
         &|lock| fs::hard_link(&kept, lock),
         &|lock| nix::unistd::mkfifo(lock, nix::sys::stat::Mode::S_IRWXU).map_err(Into::into),
     ] {
-        let lock = root.instance(&name).join("lock");
+        let lock = root.instance(&name).join(files::LOCK);
         plant(&lock).unwrap();
         assert!(root.claim(&name, "--name").is_err());
         fs::remove_file(lock).unwrap();
@@ -61,13 +61,13 @@ fn a_start_that_fails_leaves_nothing_that_it_made() {
     let name = Name::parse("one").unwrap();
     let mut claim = root.claim(&name, "--name").unwrap();
     let _listener = claim.listen(CONTROL_SOCKET).unwrap();
-    fs::create_dir(claim.dir.join("workspace")).unwrap();
+    fs::create_dir(claim.dir.join(files::WORKSPACE)).unwrap();
     drop(claim);
     assert!(!root.instance(&name).exists());
 
     // What someone has worked in stays, and so does what was there before.
     let claim = root.claim(&name, "--name").unwrap();
-    fs::create_dir(claim.dir.join("workspace")).unwrap();
+    fs::create_dir(claim.dir.join(files::WORKSPACE)).unwrap();
     fs::write(claim.dir.join("workspace/work"), "").unwrap();
     drop(claim);
     assert!(root.instance(&name).join("workspace/work").exists());
@@ -76,7 +76,7 @@ fn a_start_that_fails_leaves_nothing_that_it_made() {
     let (lock, made) = root.claim(&name, "--name").unwrap().hand_over();
     made.keep();
     drop(lock);
-    assert!(root.instance(&name).join("lock").exists());
+    assert!(root.instance(&name).join(files::LOCK).exists());
     // A socket goes from a directory that was there before, too.
     let mut claim = root.claim(&name, "--name").unwrap();
     let _listener = claim.listen(CONTROL_SOCKET).unwrap();
@@ -84,7 +84,7 @@ fn a_start_that_fails_leaves_nothing_that_it_made() {
     assert!(root.socket(&name).exists());
     drop(made);
     assert!(!root.socket(&name).exists());
-    assert!(root.instance(&name).join("lock").exists());
+    assert!(root.instance(&name).join(files::LOCK).exists());
 }
 
 #[test]

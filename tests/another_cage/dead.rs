@@ -58,7 +58,7 @@ pub fn a_dead_file_system_holds_up_no_builder(stage: &Stage) -> Result<()> {
     let second = service.start_set(&another)?;
     let refused = first.finish(PATIENCE)?.expect_code(125)?.err();
     ensure!(refused.contains("is a file system dead"), "{refused}");
-    ensure!(refused.contains("the agents go on under the policy in force"), "{refused}");
+    ensure!(refused.contains("the agents keep running under the policy in force"), "{refused}");
     second.finish(PATIENCE)?.expect_code(0)?;
     let now = poll("both agents", PATIENCE, || service.both())?;
     ensure!(now["policy"]["generation"] == 2 && now["agents"] != before["agents"], "{now}");

@@ -258,7 +258,7 @@ pub fn an_init_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     kill(Pid::from_raw(next), Signal::SIGSTOP)?;
     let refused = command.finish(PATIENCE)?.expect_code(125)?.err();
     ensure!(refused.contains("hangs") || refused.contains("does not answer"), "{refused}");
-    ensure!(refused.contains("the agents go on under the policy in force"), "{refused}");
+    ensure!(refused.contains("the agents keep running under the policy in force"), "{refused}");
     poll("its end", PATIENCE, || (!children(heart).contains(&next)).then_some(()))?;
     let now = service.both().context("status")?;
     ensure!(

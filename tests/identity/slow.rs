@@ -52,11 +52,11 @@ atexit.register(lambda: [os.kill(child, 9) for child in children])
 "#;
 
 pub fn what_it_has_open_is_the_agents_own_loss(stage: &Stage) -> Result<()> {
-    its_own_loss(stage, OPEN, "57000", &["too much time of late"])
+    its_own_loss(stage, OPEN, "57000", &["too much time recently"])
 }
 
 pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
-    its_own_loss(stage, SLOW, "30000", &["too much time of late", "takes too long to look through"])
+    its_own_loss(stage, SLOW, "30000", &["too much time recently", "takes too long to look through"])
 }
 
 /// An agent that makes looks at itself last so is refused some, for one of these reasons, and another one none.

@@ -161,8 +161,9 @@ pub fn who_is_gone_when_it_answers_is_not_offered(stage: &Stage) -> Result<()> {
     });
     let shown = call(stage, &["detect", "--port", &port])?.expect_code(0)?.out();
     leaving.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
-    let note =
-        format!("# a model server answers at localhost:{port}: 1 model, mine; nobody is seen to listen");
+    let note = format!(
+        "# a model server answers at localhost:{port}: 1 model, mine; no listening process was found"
+    );
     ensure!(shown.contains(&note), "{shown}");
     ensure!(shown.lines().all(|line| line.trim_start().starts_with('#')), "{shown}");
     Ok(())

@@ -256,7 +256,7 @@ pub enum Refusal {
         descriptors: usize,
     },
     /// Looks at what an agent's programs have mapped took so long that others would wait for the next.
-    #[error("looks at this agent's programs have taken too much time of late")]
+    #[error("identifying this agent's programs has taken too much time recently")]
     Indebted,
     /// A process that had to be looked at could not be.
     #[error("process {pid} can't be identified: {why}")]

@@ -52,7 +52,7 @@ impl Programs {
                 "code of unknown origin is mapped in it, which `allow_foreign_code: true` under `{key}` allows"
             )
         } else if own(|binary, caller| binary.path.matches(&caller.executable.path)) {
-            format!("`{key}` pins another content of that file")
+            format!("`{key}` pins a different version of that file")
         } else {
             format!("the operator names the programs that may under `{key}` in the sandbox's cofferdam.yaml")
         };

@@ -114,7 +114,9 @@ impl Routes {
             if let (Some(reference), None) = (reference, &key) {
                 faults.push(Fault {
                     at: format!("providers.{name}.credential"),
-                    what: format!("{reference} was not resolved when the sandbox started: start it anew"),
+                    what: format!(
+                        "{reference} was not resolved when the sandbox started: restart the sandbox"
+                    ),
                 });
             }
             let base = BaseUrl::parse(&said.base_url).map_err(|e| {

@@ -7,13 +7,13 @@
 use std::{
     future::pending,
     io,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, split},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 
 use crate::{
@@ -29,14 +29,53 @@ use crate::{
 pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Send>(io: Io, session: ExecSession) -> io::Result<()> {
     let (from, to) = split(io);
     let ExecSession { stdin, control, output } = session;
-    // Unbounded as types, bounded by the window: `ahead` counts what is under way.
-    let ahead = AtomicUsize::new(0);
+    let window = Window::default();
+    // Unbounded as a type, bounded by the window.
     let (queue, queued) = mpsc::unbounded_channel();
-    let (took, taken) = mpsc::unbounded_channel();
     tokio::select! {
-        done = send(to, output, taken) => done,
-        gone = read(from, queue, control, &ahead) => gone,
-        () = feed(queued, stdin, took, &ahead) => Ok(()),
+        done = send(to, output, &window) => done,
+        gone = read(from, queue, control, &window) => gone,
+        () = feed(queued, stdin, &window) => Ok(()),
+    }
+}
+
+/// How far the client is ahead of what it was told that the process took: never more than [`STDIN_WINDOW`], also of a client that sends
+/// and never reads.
+#[derive(Default)]
+struct Window {
+    ahead: AtomicUsize,
+    /// Of that, what the process took and the client has yet to be told.
+    taken: AtomicU32,
+    took: Notify,
+}
+
+impl Window {
+    /// The client has sent so much.
+    fn sent(&self, len: usize) -> io::Result<()> {
+        match self.ahead.fetch_add(len, Relaxed) + len {
+            ..=STDIN_WINDOW => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the client overran its window")),
+        }
+    }
+
+    /// The process has taken so much of it.
+    fn took(&self, len: usize) {
+        self.taken.fetch_add(u32::try_from(len).unwrap_or(u32::MAX), Relaxed);
+        self.took.notify_one();
+    }
+
+    /// Waits until something was taken, and gives all of it, to be told at once: however slowly the client reads, what it has yet to
+    /// hear is one number.
+    async fn credit(&self) -> u32 {
+        loop {
+            match self.taken.swap(0, Relaxed) {
+                0 => self.took.notified().await,
+                taken => {
+                    self.ahead.fetch_sub(taken as usize, Relaxed);
+                    return taken;
+                }
+            }
+        }
     }
 }
 
@@ -45,7 +84,7 @@ async fn read<R: AsyncRead + Unpin>(
     from: R,
     queue: mpsc::UnboundedSender<Bytes>,
     control: mpsc::Sender<ExecControl>,
-    ahead: &AtomicUsize,
+    window: &Window,
 ) -> io::Result<()> {
     let mut frames = Reader::<_, Up>::new(from);
     let mut queue = Some(queue);
@@ -53,10 +92,7 @@ async fn read<R: AsyncRead + Unpin>(
         match frame {
             Up::Stdin(bytes) if bytes.is_empty() => {}
             Up::Stdin(bytes) => {
-                let len = bytes.len();
-                if ahead.fetch_add(len, Relaxed) + len > STDIN_WINDOW {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the client overran its window"));
-                }
+                window.sent(bytes.len())?;
                 if let Some(queue) = &queue {
                     let _ = queue.send(bytes);
                 }
@@ -70,18 +106,12 @@ async fn read<R: AsyncRead + Unpin>(
 }
 
 /// Moves the input on as the process takes it. Never ends by itself: a process without input may go on for hours.
-async fn feed(
-    mut queued: mpsc::UnboundedReceiver<Bytes>,
-    stdin: mpsc::Sender<Bytes>,
-    took: mpsc::UnboundedSender<u32>,
-    ahead: &AtomicUsize,
-) {
+async fn feed(mut queued: mpsc::UnboundedReceiver<Bytes>, stdin: mpsc::Sender<Bytes>, window: &Window) {
     while let Some(bytes) = queued.recv().await {
         let len = bytes.len();
         // A process that closed its input still lets the client send: the bytes go nowhere, as in a shell's pipe.
         let _ = stdin.send(bytes).await;
-        ahead.fetch_sub(len, Relaxed);
-        let _ = took.send(u32::try_from(len).unwrap_or(u32::MAX));
+        window.took(len);
     }
     drop(stdin);
     pending().await
@@ -90,12 +120,12 @@ async fn feed(
 async fn send<W: AsyncWrite + Unpin>(
     mut to: W,
     mut output: mpsc::Receiver<ExecOutput>,
-    mut taken: mpsc::UnboundedReceiver<u32>,
+    window: &Window,
 ) -> io::Result<()> {
     loop {
         let frame = tokio::select! {
             biased;
-            Some(bytes) = taken.recv() => Down::Taken(bytes),
+            taken = window.credit() => Down::Taken(taken),
             frame = output.recv() => match frame {
                 Some(frame) => Down::Output(frame),
                 None => return Ok(()),
@@ -106,5 +136,32 @@ async fn send<W: AsyncWrite + Unpin>(
         if last {
             return to.shutdown().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_taken_is_told_in_one() {
+        let window = Window::default();
+        for _ in 0..3 {
+            window.sent(1000).unwrap();
+            window.took(1000);
+        }
+        assert_eq!(window.credit().await, 3000);
+        // Nothing is left of it: the next is what is taken next.
+        window.sent(1).unwrap();
+        let (credit, ()) = tokio::join!(window.credit(), async { window.took(1) });
+        assert_eq!(credit, 1);
+    }
+
+    #[test]
+    fn a_client_that_hears_of_nothing_may_not_send_without_end() {
+        let window = Window::default();
+        window.sent(STDIN_WINDOW).unwrap();
+        window.took(STDIN_WINDOW);
+        window.sent(1).unwrap_err();
     }
 }

@@ -62,12 +62,12 @@ impl Service {
     ) -> Result<Response<Body>, Fault> {
         let Found { operation, name } = self.routes.find(request.method(), request.uri().path())?;
         let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        query.only(known_to(operation))?;
         // What changes something is carried out to its end, by a task that has its own hold on it.
         let control = Arc::clone(&self.control);
         let name = name.unwrap_or_default();
         match operation {
             Operation::SetPolicy => {
-                query.only(&["restart_agents"])?;
                 let restart_agents = query.flag("restart_agents")?;
                 let text = read(request.into_body(), MAX_POLICY).await?;
                 let text = String::from_utf8(text.into())
@@ -75,7 +75,6 @@ impl Service {
                 ok(&carried_out(async move { control.set_policy(peer, text, restart_agents).await }).await?)
             }
             Operation::Exec => {
-                query.only(&[])?;
                 wants_upgrade(request.headers())?;
                 let upgrade = hyper::upgrade::on(&mut request);
                 let asked: ExecRequest = read_json(request.into_body()).await?;
@@ -87,57 +86,32 @@ impl Service {
                 Ok(switching())
             }
             Operation::Stop => {
-                query.only(&[])?;
                 let body = read(request.into_body(), MAX_JSON).await?;
                 let stop = if body.is_empty() { Stop::default() } else { parse_json(&body)? };
                 accepted(&carried_out(async move { control.stop(peer, stop).await }).await?)
             }
             Operation::AcceptIdentity => {
-                query.only(&[])?;
                 let asked = read_json(request.into_body()).await?;
                 ok(&carried_out(async move { control.accept_identity(peer, asked).await }).await?)
             }
             Operation::ForgetIdentity => {
-                query.only(&[])?;
                 let asked = read_json(request.into_body()).await?;
                 ok(&carried_out(async move { control.forget_identity(peer, asked).await }).await?)
             }
             Operation::AnswerApproval => {
-                query.only(&[])?;
                 let answer = read_json(request.into_body()).await?;
                 ok(&carried_out(async move { control.answer_approval(peer, name, answer).await }).await?)
             }
             Operation::Restart => {
-                query.only(&[])?;
                 accepted(&carried_out(async move { control.restart(peer, name).await }).await?)
             }
-            Operation::Crash => {
-                query.only(&[])?;
-                accepted(&carried_out(async move { control.crash(peer, name).await }).await?)
-            }
+            Operation::Crash => accepted(&carried_out(async move { control.crash(peer, name).await }).await?),
             Operation::Logs => {
                 let asked = query.logs()?;
                 let place = self.place()?;
                 let stream = within(control.logs(asked)).await?;
                 Ok(answer::bytes(answer::LOGS, held(stream, place)))
             }
-            Operation::Status
-            | Operation::Tree
-            | Operation::Events
-            | Operation::Policy
-            | Operation::Identities
-            | Operation::Approvals
-            | Operation::Metrics
-            | Operation::Openapi => {
-                query.only(&[])?;
-                self.read_only(operation).await
-            }
-        }
-    }
-
-    async fn read_only(&self, operation: Operation) -> Result<Response<Body>, Fault> {
-        let control = &*self.control;
-        match operation {
             Operation::Status => ok(&within(control.status()).await?),
             Operation::Tree => ok(&within(control.tree()).await?),
             Operation::Policy => ok(&within(control.policy()).await?),
@@ -151,7 +125,7 @@ impl Service {
                 let text = within(control.metrics()).await?;
                 Ok(answer::whole(StatusCode::OK, answer::METRICS, text))
             }
-            _ => Ok(answer::whole(StatusCode::OK, "application/json", OPENAPI)),
+            Operation::Openapi => Ok(answer::whole(StatusCode::OK, "application/json", OPENAPI)),
         }
     }
 
@@ -162,6 +136,15 @@ impl Service {
                 format!("{MAX_LASTING} exec sessions, event streams and logs are open: no more at a time");
             Fault::new(Code::Unavailable, detail).hint("close some")
         })
+    }
+}
+
+/// The names that an operation's query may have.
+fn known_to(operation: Operation) -> &'static [&'static str] {
+    match operation {
+        Operation::SetPolicy => &["restart_agents"],
+        Operation::Logs => &["agent", "follow", "tail"],
+        _ => &[],
     }
 }
 
@@ -330,7 +313,6 @@ impl<'a> Query<'a> {
     }
 
     fn logs(&self) -> Result<LogQuery, Fault> {
-        self.only(&["agent", "follow", "tail"])?;
         let tail = self.value("tail").map(str::parse).transpose();
         Ok(LogQuery {
             agent: self.value("agent").map(str::to_owned),

@@ -207,8 +207,10 @@ pub struct PolicyView {
 /// `PUT /v1/policy`, done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyChange {
-    /// The number of the new generation.
+    /// The number of the generation in force.
     pub generation: u64,
+    /// Whether this text was in force already, so that no new generation was made.
+    pub unchanged: bool,
     /// What is risky in it.
     pub warnings: Vec<String>,
     /// Agents that were started again, where that was asked for.

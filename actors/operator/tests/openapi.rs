@@ -148,7 +148,10 @@ fn types_are_as_described() {
     conforms("Status", &status());
     conforms("TreeNode", &tree());
     conforms("Event", &event(1));
-    conforms("PolicyChange", &PolicyChange { generation: 1, warnings: vec!["w".into()], restarted: vec![] });
+    conforms(
+        "PolicyChange",
+        &PolicyChange { generation: 1, unchanged: true, warnings: vec!["w".into()], restarted: vec![] },
+    );
     conforms("Accepted", &Accepted { action: "crash".into(), target: "proxy".into() });
     conforms("Identity", &identity());
     conforms("AcceptIdentity", &AcceptIdentity { path: "/a".into(), sha256: house::SHA.into() });

@@ -87,7 +87,9 @@ impl Approvals {
     fn place(&self, party: Party) -> Result<Share, Refusal> {
         self.places.take(party, 1).map_err(|spent| {
             let whose = if spent == Spent::Share { "this agent" } else { "this sandbox" };
-            Refusal::Unavailable(format!("as many requests of {whose} wait for the operator's word as may"))
+            Refusal::Unavailable(format!(
+                "{whose} already has as many requests waiting for the operator as it may"
+            ))
         })
     }
 }

@@ -105,7 +105,7 @@ impl Seat {
 }
 
 fn no_seat(spent: Spent) -> Refusal {
-    Refusal::Unavailable(format!("HTTP is spoken on as many connections of {} as may be", whose(spent)))
+    Refusal::Unavailable(format!("{} already has as many HTTP connections open as it may", whose(spent)))
 }
 
 /// Who has no more of something.
@@ -133,7 +133,7 @@ impl Turn {
 }
 
 fn no_turn(spent: Spent) -> Refusal {
-    Refusal::Unavailable(format!("as many requests of {} are in flight as may be", whose(spent)))
+    Refusal::Unavailable(format!("{} already has as many requests in flight as it may", whose(spent)))
 }
 
 /// A registered decision; forgotten when dropped.

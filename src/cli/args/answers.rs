@@ -5,7 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 /// `identity …`.
 #[derive(Debug, Subcommand)]
 pub enum IdentityCommand {
-    /// List the programs that have asked for the network, by what they contained at first use
+    /// List the programs that have used the network, with their content at first use
     #[command(after_help = "Example:\n  cofferdam identity list assistant")]
     List {
         /// The sandbox
@@ -19,21 +19,21 @@ pub enum IdentityCommand {
     Accept {
         /// The sandbox
         name: String,
-        /// The program, by its path inside
+        /// The program's path inside the sandbox
         path: String,
-        /// Only if this is the content that was seen there [default: the one that `list` shows]
+        /// Accept only if the new content has this SHA-256 [default: the one that `list` shows]
         #[arg(long, value_name = "HEX")]
         sha256: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Forget a program: its next use is a first use
+    /// Forget a program: its next use counts as its first
     #[command(after_help = "Example:\n  cofferdam identity forget assistant /sandbox/venv/bin/python3")]
     Forget {
         /// The sandbox
         name: String,
-        /// The program, by its path inside
+        /// The program's path inside the sandbox
         path: String,
         /// Print JSON
         #[arg(long)]
@@ -44,43 +44,43 @@ pub enum IdentityCommand {
 /// `approvals …`.
 #[derive(Debug, Subcommand)]
 pub enum ApprovalsCommand {
-    /// List what was asked for, and what was answered
+    /// List requests that were held for approval, and their answers
     #[command(after_help = "Example:\n  cofferdam approvals list assistant")]
     List {
-        /// The sandbox [default: all that run]
+        /// The sandbox [default: all running ones]
         name: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Let a request through: this one, or as an entry of the policy, for its program as it is now
+    /// Allow a request once, or as a policy entry, for its program as it is now
     #[command(after_help = "Examples:\n  cofferdam approvals approve assistant-3\n  \
                             cofferdam approvals approve assistant-3 --for good --path '/repos/**'")]
     Approve {
         #[command(flatten)]
         answer: AnswerArgs,
-        /// How far it goes: one request, until the sandbox ends, or for good
+        /// How long it lasts: one request, until the sandbox ends, or for good
         #[arg(long = "for", value_enum, default_value_t = Span::Once)]
         span: Span,
-        /// Another method than was asked for, `*` for any (with --for run or good)
+        /// Allow this method instead of the requested one, `*` for any (with --for run or good)
         #[arg(long)]
         method: Option<String>,
-        /// Another path, or a pattern (with --for run or good)
+        /// Allow this path or pattern instead of the requested one (with --for run or good)
         #[arg(long, value_name = "PATTERN")]
         path: Option<String>,
     },
-    /// Refuse it, now and whenever it comes again in this run
+    /// Deny a request, now and for the rest of this run
     #[command(after_help = "Example:\n  cofferdam approvals deny assistant-3")]
     Deny(AnswerArgs),
-    /// Take an answer back: it is asked again when it comes again
+    /// Withdraw an answer: the next such request is held again
     #[command(after_help = "Example:\n  cofferdam approvals revoke assistant-3")]
     Revoke(AnswerArgs),
-    /// Print each question and each answer as it comes, until the sandbox ends
+    /// Print requests and answers as they come in, until the sandbox ends
     #[command(after_help = "Example:\n  cofferdam approvals watch assistant")]
     Watch {
         /// The sandbox
         name: String,
-        /// Print JSON, one object a line
+        /// Print JSON, one object per line
         #[arg(long)]
         json: bool,
     },
@@ -89,7 +89,7 @@ pub enum ApprovalsCommand {
 /// Which question is answered.
 #[derive(Debug, Args)]
 pub struct AnswerArgs {
-    /// Its id, as `approvals list` has it
+    /// The request's id, as shown by `approvals list`
     pub id: String,
     /// Print JSON
     #[arg(long)]

@@ -27,7 +27,7 @@ pub use start::{EnforcementArg, ExecArgs, RestartWhen, RunArgs, StartArgs, UpArg
     Exit codes: the command's own (128+n for signal n); 125 cofferdam refused or failed; \
     126 not executable; 127 not found.")]
 pub struct Cli {
-    /// Directory that holds every sandbox's state
+    /// Directory for the state of all sandboxes
     #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_STATE", hide_env_values = true)]
     #[arg(value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub state: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Write a first cofferdam.yaml: which agent, which models, what it may reach
+    /// Write a first cofferdam.yaml: the agent, its models, what it may reach
     #[command(after_help = "Examples:\n  cofferdam onboard\n  \
         cofferdam onboard --non-interactive --agent hermes --preset pypi --workspace ./assistant\n  \
         cofferdam onboard --non-interactive --provider openai=https://integrate.api.nvidia.com/v1,env:NVIDIA_API_KEY -- python3 agent.py")]
@@ -48,16 +48,16 @@ pub enum Command {
     #[command(after_help = "Example:\n  cofferdam run --workspace . -- python3 agent.py\n  \
         cofferdam run --preset github --env TZ=UTC -- bash")]
     Run(RunArgs),
-    /// Run a long-lived sandbox from a file
+    /// Run a long-running sandbox from a file
     #[command(after_help = "Example:\n  cofferdam up -f cofferdam.yaml")]
     Up(UpArgs),
     /// Run another process in a running sandbox, under the same controls
     #[command(after_help = "Example:\n  cofferdam exec -it assistant -- bash")]
     Exec(ExecArgs),
-    /// List the sandboxes
+    /// List the running sandboxes
     #[command(after_help = "Example:\n  cofferdam ps --json")]
     Ps(JsonArgs),
-    /// Show a sandbox's condition: parts, policy, controls
+    /// Show a sandbox's status: agents, policy, providers, controls
     #[command(after_help = "Example:\n  cofferdam status assistant")]
     Status(NamedJson),
     /// Show the live actor tree: state, uptime, restarts, last failure
@@ -66,7 +66,7 @@ pub enum Command {
     /// Show the agents' output, redacted
     #[command(after_help = "Example:\n  cofferdam logs assistant -f --tail 20")]
     Logs(LogsArgs),
-    /// Stop a sandbox in order
+    /// Stop a sandbox gracefully
     #[command(after_help = "Example:\n  cofferdam stop assistant")]
     Stop(StopArgs),
     /// Restart one actor of a running sandbox
@@ -75,21 +75,21 @@ pub enum Command {
     /// Make an actor panic (only in a sandbox started with --allow-fault-injection)
     #[command(after_help = "Example:\n  cofferdam crash assistant proxy")]
     Crash(ActorArgs),
-    /// List what programs contained at first use; accept an upgraded one, forget one
+    /// List the programs known by their content; accept an upgraded one, or forget one
     #[command(
         subcommand,
         after_help = "Examples:\n  cofferdam identity list assistant\n  \
                             cofferdam identity accept assistant /sandbox/venv/bin/python3"
     )]
     Identity(IdentityCommand),
-    /// Answer what agents ask for beyond the policy (`approvals: { unlisted: ask }` in cofferdam.yaml)
+    /// Answer requests that the policy doesn't cover (`approvals: { unlisted: ask }` in cofferdam.yaml)
     #[command(
         subcommand,
         after_help = "Examples:\n  cofferdam approvals list\n  cofferdam approvals approve assistant-3 --for run\n  \
                             cofferdam approvals watch assistant"
     )]
     Approvals(ApprovalsCommand),
-    /// Watch a running sandbox on the terminal: actors, agents, events, metrics; answer what agents ask for
+    /// Watch a running sandbox in the terminal (actors, agents, events, metrics) and answer its requests
     #[command(after_help = "Examples:\n  cofferdam term\n  cofferdam term assistant")]
     Term(TermArgs),
     /// Check, explain, compare, show and change policies
@@ -99,13 +99,13 @@ pub enum Command {
                             cofferdam policy explain --preset github --binary /usr/bin/gh GET https://api.github.com/user"
     )]
     Policy(PolicyCommand),
-    /// Look at model providers: which there are, what this machine offers, whether they answer
+    /// List, detect and test model providers
     #[command(
         subcommand,
         after_help = "Examples:\n  cofferdam provider detect\n  cofferdam provider test -f cofferdam.yaml"
     )]
     Provider(ProviderCommand),
-    /// Copy standard input (or a file) to standard output, secrets replaced
+    /// Copy standard input (or a file) to standard output with secrets redacted
     #[command(after_help = "Example:\n  echo 'key: AKIAIOSFODNN7EXAMPLE' | cofferdam redact")]
     Redact(RedactArgs),
     /// Verify and show the audit log
@@ -115,21 +115,21 @@ pub enum Command {
                             cofferdam audit verify assistant"
     )]
     Audit(AuditCommand),
-    /// Keep what a stopped sandbox has left, in one file
+    /// Save a stopped sandbox to one file
     #[command(
         after_help = "Examples:\n  cofferdam stop assistant\n  cofferdam snapshot assistant assistant.cofferdam\n\n\
-        In it: the workspace, approvals for good, the counts of budgets, the audit log and the agents' output. Never in it: \
-        credentials, policies, cofferdam.yaml. The file is as private as the workspace."
+        It contains the workspace, permanent approvals, budget counters, the audit log and the agents' output, and never \
+        credentials, policies or cofferdam.yaml. Keep the file as private as the workspace."
     )]
     Snapshot(SnapshotArgs),
-    /// Make a sandbox of a snapshot
+    /// Create a sandbox from a snapshot
     #[command(after_help = "Examples:\n  cofferdam restore --check assistant.cofferdam\n  \
         cofferdam restore assistant.cofferdam --name second --approvals drop")]
     Restore(RestoreArgs),
-    /// Show what this machine can enforce, each control proven by trying it
+    /// Show which controls this machine can enforce, by trying each one
     #[command(after_help = "Example:\n  cofferdam doctor\n  cofferdam doctor --json")]
     Doctor(JsonArgs),
-    /// The tour: an agent meets every layer, while cofferdam's parts are killed under it
+    /// Take the tour: an agent tests every layer while cofferdam's parts are killed around it
     #[command(after_help = "Example:\n  cofferdam demo")]
     Demo(DemoArgs),
 }
@@ -157,19 +157,19 @@ pub struct NamedJson {
 pub struct LogsArgs {
     /// The sandbox
     pub name: String,
-    /// Only this agent's
+    /// Only this agent's output
     #[arg(long)]
     pub agent: Option<String>,
-    /// Go on as output comes
+    /// Follow the output
     #[arg(short = 'f', long)]
     pub follow: bool,
-    /// Begin with the last so many lines
+    /// Start with the last LINES lines
     #[arg(short = 'n', long, value_name = "LINES")]
     pub tail: Option<u64>,
-    /// Print one JSON record a line
+    /// Print one JSON record per line
     #[arg(long)]
     pub json: bool,
-    /// On a terminal too, print the agents' bytes as they are: they may do to it what they like
+    /// Print raw bytes even to a terminal (escape sequences take effect)
     #[arg(long)]
     pub raw: bool,
 }
@@ -177,7 +177,7 @@ pub struct LogsArgs {
 /// `term`.
 #[derive(Debug, Args)]
 pub struct TermArgs {
-    /// The sandbox [default: the one that runs, or one of a list]
+    /// The sandbox [default: the running one; with several, choose from a list]
     pub name: Option<String>,
 }
 
@@ -186,7 +186,7 @@ pub struct TermArgs {
 pub struct StopArgs {
     /// The sandbox
     pub name: String,
-    /// How long the agents get between SIGTERM and SIGKILL
+    /// Time between SIGTERM and SIGKILL for the agents
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub grace: std::time::Duration,
 }
@@ -196,7 +196,7 @@ pub struct StopArgs {
 pub struct ActorArgs {
     /// The sandbox
     pub name: String,
-    /// The actor, as `cofferdam tree` names it (an agent also: agents/NAME)
+    /// The actor, as shown by `cofferdam tree`, or an agent's name
     pub actor: String,
 }
 
@@ -210,10 +210,10 @@ pub struct RedactArgs {
 /// `audit …`.
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
-    /// Check the hash chain: finds changed, missing and reordered records
+    /// Check the hash chain for changed, missing and reordered records
     #[command(after_help = "Example:\n  cofferdam audit verify assistant")]
     Verify {
-        /// The sandbox, or a path to an audit.jsonl
+        /// The sandbox, or the path of an audit.jsonl
         name: String,
         /// Print JSON
         #[arg(long)]
@@ -222,9 +222,9 @@ pub enum AuditCommand {
     /// Print the records
     #[command(after_help = "Example:\n  cofferdam audit show assistant | tail")]
     Show {
-        /// The sandbox, or a path to an audit.jsonl
+        /// The sandbox, or the path of an audit.jsonl
         name: String,
-        /// Print the records as they are stored
+        /// Print the records as stored
         #[arg(long)]
         json: bool,
     },
@@ -233,7 +233,7 @@ pub enum AuditCommand {
 /// `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Keep the demo's state directory and print where it is
+    /// Keep the demo's state directory and print its path
     #[arg(long)]
     pub keep: bool,
 }

@@ -9,7 +9,7 @@ use super::NamedJson;
 /// `policy …`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Read policy files and print every error and warning at its line and column
+    /// Check policy files and print every error and warning with its line and column
     #[command(after_help = "Example:\n  cofferdam policy check policy.yaml")]
     Check {
         /// Policy or preset files; `-` is standard input
@@ -19,17 +19,17 @@ pub enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Say how a request would be judged, by which rule, and for a denial what differs
+    /// Show how a request would be judged, by which rule, and for a denial, what differs
     #[command(after_help = "Examples:\n  cofferdam policy explain --preset github --binary /usr/bin/gh \
         GET https://api.github.com/user\n  cofferdam policy explain --policy policy.yaml --binary /usr/bin/node \
         --mcp-tool search --arg q=x https://mcp.example.com/mcp")]
     Explain(Box<ExplainArgs>),
-    /// Say what changes between two policies
+    /// Show what changes between two policies
     #[command(after_help = "Example:\n  cofferdam policy diff old.yaml new.yaml")]
     Diff {
-        /// The policy as it is
+        /// The current policy
         a: PathBuf,
-        /// The policy as it would be
+        /// The new policy
         b: PathBuf,
         /// Print JSON
         #[arg(long)]
@@ -38,7 +38,7 @@ pub enum PolicyCommand {
     /// Print the policy in force in a running sandbox
     #[command(after_help = "Example:\n  cofferdam policy show assistant")]
     Show(NamedJson),
-    /// Put another policy in force in a running sandbox
+    /// Replace the policy of a running sandbox
     #[command(
         after_help = "Examples:\n  cofferdam policy set assistant policy.yaml\n  cofferdam policy set assistant policy.yaml --restart-agents"
     )]
@@ -47,8 +47,7 @@ pub enum PolicyCommand {
         name: String,
         /// The policy file
         file: PathBuf,
-        /// Start the agents that run again under the new policy; where a filesystem, landlock or process section changed, in another
-        /// cage
+        /// Restart the running agents under the new policy, in a new cage if a filesystem, landlock or process section changed
         #[arg(long)]
         restart_agents: bool,
         /// Print JSON
@@ -58,14 +57,14 @@ pub enum PolicyCommand {
     /// Print the JSON schema of policy files
     #[command(after_help = "Example:\n  cofferdam policy schema > policy.schema.json")]
     Schema {
-        /// Taken like the others': it is JSON in any case
+        /// Accepted for consistency: the output is always JSON
         #[arg(long)]
         json: bool,
     },
     /// List the built-in profiles and presets, or print one
     #[command(after_help = "Example:\n  cofferdam policy presets\n  cofferdam policy presets github")]
     Presets {
-        /// The one to print
+        /// The profile or preset to print
         name: Option<String>,
         /// Print JSON
         #[arg(long)]
@@ -82,13 +81,13 @@ pub struct ExplainArgs {
     /// Policy file
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Add a preset, a built-in one or a file of your own (repeatable)
+    /// Add a preset, built-in or from your own file (repeatable)
     #[arg(long, value_name = "NAME|FILE")]
     pub preset: Vec<String>,
-    /// The program that asks
+    /// The program that makes the request
     #[arg(long, value_name = "PATH")]
     pub binary: String,
-    /// Its SHA-256, in hex, where the policy pins one
+    /// The program's SHA-256 in hex, where the policy pins one
     #[arg(long, value_name = "HEX")]
     pub sha256: Option<String>,
     /// A program above it in the process tree (repeatable, nearest first)
@@ -97,10 +96,10 @@ pub struct ExplainArgs {
     /// What the request says, where an endpoint judges that
     #[command(flatten)]
     pub says: Says,
-    /// With --mcp-tool or --rpc-method: an argument, as JSON or else text (repeatable)
+    /// An argument for --mcp-tool or --rpc-method, read as JSON if possible, else as text (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub arg: Vec<String>,
-    /// A header field of it, which may name a second resource: `Destination`, `x-amz-copy-source` (repeatable)
+    /// A request header; some name a second resource, such as `Destination` or `x-amz-copy-source` (repeatable)
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
     /// Print JSON
@@ -115,19 +114,19 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct Says {
-    /// A GraphQL document; with a ws: or wss: URL in a message on the WebSocket
+    /// A GraphQL document; with a ws: or wss: URL, sent as a WebSocket message
     #[arg(long, value_name = "DOCUMENT")]
     pub graphql: Option<String>,
-    /// An MCP tool that is called; its arguments with --arg
+    /// The MCP tool to call; its arguments with --arg
     #[arg(long, value_name = "NAME")]
     pub mcp_tool: Option<String>,
-    /// A JSON-RPC or MCP method that is called; its parameters with --arg
+    /// The JSON-RPC or MCP method to call; its parameters with --arg
     #[arg(long, value_name = "METHOD")]
     pub rpc_method: Option<String>,
-    /// The whole body
+    /// The whole request body
     #[arg(long, value_name = "JSON")]
     pub body: Option<String>,
-    /// A text message on the WebSocket
+    /// A text message sent on the WebSocket
     #[arg(long, value_name = "TEXT")]
     pub ws_text: Option<String>,
 }

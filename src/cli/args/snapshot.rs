@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 pub struct SnapshotArgs {
     /// The sandbox, which must be stopped
     pub name: String,
-    /// The file, which must not be there yet [default: NAME-TIME.cofferdam here]
+    /// The file to write, which must not exist [default: NAME-TIME.cofferdam in this directory]
     pub file: Option<PathBuf>,
-    /// Take in this directory as the agent's files: the one that `run --workspace` or `workspace:` names
+    /// Include this directory as the agent's files: the one given to `run --workspace` or as `workspace:`
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
     /// Maximum total size; each entry counts 4 KiB extra
@@ -26,18 +26,18 @@ pub struct SnapshotArgs {
 /// `restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The file that `snapshot` made
+    /// The file written by `snapshot`
     pub file: PathBuf,
-    /// The new sandbox's name, which must be free [default: the name that it had]
+    /// The new sandbox's name, which must be free [default: its former name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Keep or drop the permanent approvals in it, if there are any
+    /// Keep or drop the permanent approvals in the snapshot, if any
     #[arg(long, value_name = "WORD")]
     pub approvals: Option<ApprovalsWord>,
     /// Maximum total size; each entry counts 4 KiB extra
     #[arg(long, value_name = "SIZE", default_value = "16GiB")]
     pub max_size: ByteSize,
-    /// Judge it all and tell what is in it, and make nothing
+    /// Check the snapshot and show what is in it, without creating anything
     #[arg(long, conflicts_with_all = ["name", "approvals"])]
     pub check: bool,
     /// Print JSON
@@ -48,8 +48,8 @@ pub struct RestoreArgs {
 /// What becomes of approvals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ApprovalsWord {
-    /// They are in force: whoever made the file is believed
+    /// Put them in force, trusting whoever made the file
     Keep,
-    /// They are left out: what they allowed is asked about again
+    /// Leave them out: such requests are held for approval again
     Drop,
 }

@@ -14,41 +14,41 @@ pub struct RunArgs {
     /// Built-in profile to start from [default: locked-down]
     #[arg(long, value_name = "NAME", conflicts_with = "policy")]
     pub profile: Option<String>,
-    /// Policy file, instead of a profile; watched, and reloaded when it changes
+    /// Policy file instead of a profile; reloaded when it changes
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Add a preset's network entries, a built-in one's or those of a file of your own (repeatable)
+    /// Add the network entries of a preset, built-in or from your own file (repeatable)
     #[arg(long, value_name = "NAME|FILE")]
     pub preset: Vec<String>,
-    /// Take from a cofferdam.yaml all but its agents and metrics: what is typed goes before it
+    /// Read everything except agents and metrics from FILE; options given here take precedence
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The sandbox's name [default: the command's, with a number where that is taken]
+    /// The sandbox's name [default: the command's name, numbered if taken]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Directory mounted at /sandbox [default: the sandbox's own, under the state directory]
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
-    /// Use another root than this machine's: a directory, or an OCI image layout or archive on this disk, pinned
-    /// (nothing is pulled: `skopeo copy docker://… oci-archive:FILE` or `docker save -o FILE …` makes one)
+    /// Use another root filesystem: a directory, or a local OCI image layout or archive, pinned by digest
+    /// (nothing is pulled: `skopeo copy docker://… oci-archive:FILE` or `docker save -o FILE …` creates one)
     #[arg(long, value_name = "DIR|IMAGE@sha256:…")]
     pub root: Option<PathBuf>,
-    /// Set a variable inside (K=V), or pass one of yours by name (K)
+    /// Set an environment variable inside (K=V), or pass on your own (K)
     #[arg(long, value_name = "K[=V]")]
     pub env: Vec<String>,
     /// Serve Prometheus metrics at ADDR, or `off`
     #[arg(long, value_name = "ADDR|off")]
     pub metrics: Option<String>,
-    /// When to start the command again
+    /// When to restart the command
     #[arg(long, value_enum, default_value = "never")]
     pub restart: RestartWhen,
-    /// Lead a port of this machine into the sandbox (repeatable)
+    /// Forward a port of this machine into the sandbox (repeatable)
     #[arg(long, value_name = "[IP:]PORT[:SANDBOX_PORT]")]
     pub forward: Vec<String>,
     /// Give the command a terminal of its own [default: when stdin and stdout are terminals]
     #[arg(short = 't', long)]
     pub tty: bool,
-    /// Say at the end where the time of start and end went
+    /// Print how long each step of start and shutdown took
     #[arg(long)]
     pub timings: bool,
     /// What every start takes.
@@ -62,13 +62,13 @@ pub struct RunArgs {
 /// What `run` and `up` both take.
 #[derive(Debug, Args)]
 pub struct StartArgs {
-    /// Refuse to start without every control (strict), or go on and say which are missing
+    /// Refuse to start unless every control can be enforced (strict), or start anyway and report what is missing
     #[arg(long, value_enum)]
     pub enforcement: Option<EnforcementArg>,
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(long, short = 'q')]
     pub quiet: bool,
-    /// Form of cofferdam's own messages
+    /// Format of cofferdam's own messages
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
     /// Let `cofferdam crash` make actors of this sandbox panic
@@ -93,13 +93,13 @@ pub struct UpArgs {
 /// `exec`.
 #[derive(Debug, Args)]
 pub struct ExecArgs {
-    /// Pass standard input
+    /// Pass on standard input
     #[arg(short = 'i', long)]
     pub interactive: bool,
     /// Give the command a terminal of its own
     #[arg(short = 't', long)]
     pub tty: bool,
-    /// Set a variable inside (K=V), or pass one of yours by name (K)
+    /// Set an environment variable inside (K=V), or pass on your own (K)
     #[arg(long, value_name = "K[=V]")]
     pub env: Vec<String>,
     /// The sandbox
@@ -112,20 +112,20 @@ pub struct ExecArgs {
 /// `--restart`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RestartWhen {
-    /// End the sandbox with the command
+    /// The sandbox ends with the command
     Never,
-    /// Start it again when it exits with anything but 0
+    /// Restart it when it exits with a code other than 0
     OnFailure,
-    /// Start it again whenever it exits
+    /// Restart it whenever it exits
     Always,
 }
 
 /// `--enforcement`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EnforcementArg {
-    /// A control that can't be enforced is an error at start
+    /// Refuse to start if a control can't be enforced
     Strict,
-    /// Go on without, and say so in status, metrics and audit
+    /// Start without it, and report that in status, metrics and the audit log
     BestEffort,
 }
 

@@ -23,10 +23,10 @@ pub enum Doubt {
     #[error("it is run by user {0}")]
     Stranger(u32),
     /// It answers, and nobody listens: who did is gone, or was led to from elsewhere.
-    #[error("nobody is seen to listen there, so whose it is can't be told")]
+    #[error("no listening process was found, so its owner is unknown")]
     Nobody,
     /// The tables don't say.
-    #[error("whose it is can't be told: {0}")]
+    #[error("its owner is unknown: {0}")]
     Unreadable(String),
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use agent::actor::Told;
 use agent::health::Health;
+use agent::protocol::ExitStatus;
 use telemetry::metrics;
 
 /// How an agent is.
@@ -19,8 +20,8 @@ pub struct Condition {
     pub health: Health,
     /// Starts after the first.
     pub restarts: u64,
-    /// The last exit code, 128+n for signal n.
-    pub last_code: Option<i32>,
+    /// How it ended last, or what its failed start comes to.
+    pub last_exit: Option<ExitStatus>,
     /// Why it could not be started.
     pub refused: Option<String>,
     /// It ended, and no start follows.
@@ -33,7 +34,7 @@ impl Condition {
     pub(super) fn take(&mut self, told: &Told, name: &str, program: &Program) {
         match told {
             Told::Started { pid } | Told::Adopted { pid } => {
-                if matches!(told, Told::Started { .. }) && self.last_code.is_some() {
+                if matches!(told, Told::Started { .. }) && self.last_exit.is_some() {
                     self.restarts += 1;
                     metrics::agent_restarted(name);
                 }
@@ -45,7 +46,7 @@ impl Condition {
             }
             Told::Exited { status, restarts, .. } | Told::WasOver { status, restarts } => {
                 (self.pid, self.since) = (None, None);
-                self.last_code = Some(status.code());
+                self.last_exit = Some(*status);
                 self.over = !restarts;
             }
             Told::Health(health) => self.health = *health,
@@ -54,7 +55,7 @@ impl Condition {
             Told::Curbed { .. } => {}
             Told::Refused { why, code, restarts } => {
                 (self.pid, self.since) = (None, None);
-                self.last_code = Some(*code);
+                self.last_exit = Some(ExitStatus::Code(*code));
                 self.refused = Some(mend(&program.name, program.outside.as_deref(), why, *code));
                 self.over = !restarts;
             }

@@ -7,6 +7,7 @@ use proxy::credentials::{Section, Told};
 
 use crate::compose::agents::Agent;
 use crate::compose::capture::UNSEEN;
+use crate::compose::exec;
 
 pub(super) fn agent_status(agent: &Agent) -> AgentStatus {
     let now = agent.condition.borrow().clone();
@@ -23,7 +24,7 @@ pub(super) fn agent_status(agent: &Agent) -> AgentStatus {
         restarts: now.restarts,
         health: (agent.is_watched && now.pid.is_some()).then(|| health_word(now.health).to_owned()),
         uptime_ms: now.since.and_then(|since| u64::try_from(since.elapsed().as_millis()).ok()),
-        last_exit: now.last_code.map(|code| operator::types::Exit { code: Some(code), signal: None }),
+        last_exit: now.last_exit.map(exec::exit),
     }
 }
 

@@ -182,14 +182,19 @@ impl Control for Fake {
             return Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 done.lock().unwrap().push("the slow one is set".into());
-                Ok(PolicyChange { generation: 4, warnings: vec![], restarted: vec![] })
+                Ok(PolicyChange { generation: 4, unchanged: false, warnings: vec![], restarted: vec![] })
             });
         }
         if text == "bad" {
             let fault = Fault::new(Code::InvalidPolicy, "the policy has 1 error");
             return answer(Err(fault.diagnostics(serde_json::json!([{"line": 1}]))));
         }
-        answer(Ok(PolicyChange { generation: 4, warnings: vec!["risky".into()], restarted: vec![] }))
+        answer(Ok(PolicyChange {
+            generation: 4,
+            unchanged: false,
+            warnings: vec!["risky".into()],
+            restarted: vec![],
+        }))
     }
     fn identities(&self) -> Answer<'_, Vec<Identity>> {
         answer(Ok(vec![identity()]))

@@ -63,7 +63,7 @@ pub enum Unusable {
     #[error(transparent)]
     Section(#[from] Faults),
     /// Nobody resolved a reference.
-    #[error("credentials.{0}: its key was not resolved when the sandbox started: start it anew")]
+    #[error("credentials.{0}: its key was not resolved when the sandbox started: restart the sandbox")]
     Unresolved(String),
     /// A key that answers could not be searched for.
     #[error(

@@ -220,7 +220,7 @@ async fn no_more_wait_than_may() {
         }
     }
     let refused = refused.expect("one too many");
-    assert!(refused["detail"].as_str().unwrap().contains("wait for the operator's word"), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("waiting for the operator"), "{refused}");
     assert_eq!(raw.seen(), "");
 }
 
