@@ -15,7 +15,11 @@ use bed::stage::finish;
 use common::COFFERDAM;
 
 fn main() -> ExitCode {
-    bed::harness::main("demo", Path::new(COFFERDAM), bed::cases![the_tour.alone()])
+    bed::harness::main(
+        "demo",
+        Path::new(COFFERDAM),
+        bed::cases![what_is_a_part_of_it_alone_does_nothing, the_tour.alone()],
+    )
 }
 
 /// No limit for the tour: one that takes so long never ends.
@@ -24,6 +28,22 @@ const NEVER: Duration = Duration::from_secs(600);
 /// What is killed, in that order.
 const KILLED: &[&str] =
     &["proxy", "gateway", "policy", "redactor", "operator", "telemetry", "-9 the supervisor"];
+
+/// Its agent walks up to every wall: outside of a sandbox there is none. Nor is a supervisor one without its heart.
+fn what_is_a_part_of_it_alone_does_nothing(stage: &Stage) -> Result<()> {
+    for role in ["__demo-agent", "__supervisor"] {
+        let mut command = stage.command(stage.binary());
+        command.arg(role);
+        let done = finish(command, NEVER)?.expect_code(125)?;
+        ensure!(
+            done.out().is_empty() && done.err().lines().count() == 1,
+            "{role}: {}{}",
+            done.out(),
+            done.err()
+        );
+    }
+    Ok(())
+}
 
 fn the_tour(stage: &Stage) -> Result<()> {
     let mut command = stage.command(stage.binary());

@@ -8,6 +8,8 @@ mod common;
 mod interrupted;
 #[path = "root/little.rs"]
 mod little;
+#[path = "root/shared.rs"]
+mod shared;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,6 +22,7 @@ use bed::Stage;
 use common::{COFFERDAM, policy};
 use interrupted::*;
 use little::*;
+use shared::*;
 
 fn main() -> ExitCode {
     bed::harness::main(
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
             a_failed_start_leaves_no_overlay,
             no_overlay_is_made_behind_a_link,
             a_hostile_roots_links_lead_nowhere_else,
+            shared_mounts_stay_as_they_are,
         ],
     )
 }

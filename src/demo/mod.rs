@@ -12,18 +12,32 @@ mod stage;
 use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 
+use crate::console::fault;
 use crate::failure::{Failure, Outcome, REFUSED};
 
 use agent::Line;
 use show::Show;
 use stage::Stage;
 
-/// What the agent does, and counts to, inside the demo's sandbox.
+/// What the agent does, and counts to, inside the demo's sandbox. Nowhere else: what it tries is meant to fail.
 pub fn agent_main() -> u8 {
+    if !in_a_cage() {
+        fault(
+            "this is the demo's agent, which tries what a sandbox refuses: `cofferdam demo` starts it in one",
+        );
+        return REFUSED;
+    }
     match agent::main() {
         Ok(()) => 0,
         Err(_) => 1,
     }
+}
+
+/// Whether this process is confined as an agent is: by a filter, without the way to new privileges, and with what agents trust in its place.
+fn in_a_cage() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let has = |line: &str| status.lines().any(|own| own == line);
+    has("NoNewPrivs:\t1") && has("Seccomp:\t2") && std::path::Path::new(::agent::plan::RUN_DIR).is_dir()
 }
 
 /// How long the agent counts before the first part is killed, so that there is a before.

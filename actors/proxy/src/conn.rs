@@ -20,6 +20,7 @@ use crate::credentials::{Credentials, Guard};
 use crate::guard::Resolver;
 use crate::intent::Scope;
 use crate::interim::Interim;
+use crate::message::Ledger;
 use crate::names::Book;
 use crate::outcome::Journal;
 use crate::pool::Pool;
@@ -30,7 +31,7 @@ use crate::route::Routes;
 use crate::strict::Violation;
 use crate::strict::io::Fault;
 use crate::tls::Authority;
-use crate::tracker::{InTurn, Live, Seat, Tracker};
+use crate::tracker::{Live, Seat, Tracker};
 use crate::upstream::{Sender, Upstream};
 use crate::verdict::Granted;
 
@@ -87,8 +88,8 @@ pub(crate) enum Next {
         /// The connection that it lies on, which ends with the last of its users.
         sender: Sender,
         live: Arc<Live>,
-        /// Its place among the requests in flight: it may buffer as much as one.
-        turn: InTurn,
+        /// Its handshake's, with its place among the requests in flight: it may buffer as much as one.
+        ledger: Arc<Ledger>,
         known: Known,
         judge: Option<Box<Judge>>,
         guard: Option<Guard>,

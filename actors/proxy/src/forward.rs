@@ -64,7 +64,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     if live.is_revoked() {
         return Err(revoked());
     }
-    let ledger = Ledger::open(conn, known, started, turn.clone());
+    let ledger = Ledger::open(conn, known, started, turn);
     let handshake = exchange.websocket.then(|| Handshake::of(&parts)).transpose()?;
     clean(&mut parts.headers);
     let guard = conn
@@ -91,7 +91,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         ledger: &ledger,
         expected: expected.as_ref(),
     };
-    let response = sending.exchange(&mut sender, request).await.map_err(|refusal| {
+    let mut response = sending.exchange(&mut sender, request).await.map_err(|refusal| {
         let refusal = tripped.denial().map_or(refusal, |denial| permitted.but(denial.clone()));
         ledger.fault(refusal.detail());
         refusal
@@ -108,11 +108,12 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     }
     let handshake = match handshake {
         Some(handshake) if Handshake::is_agreed(response.status(), sender.is_http2()) => {
-            return handshake.conclude(conn, response, (live, turn), (sender, &permitted, guard), known);
+            return handshake.conclude(conn, response, (live, ledger), (sender, &permitted, guard), known);
         }
         handshake => handshake,
     };
     answers_a_request(&response, handshake.as_ref())?;
+    hop::settle_length(response.headers_mut()).map_err(|why| Refusal::Unreachable(why.to_string()))?;
     let closes = handshake.is_some_and(|handshake| handshake.closes());
     let source = Source { live, _driver: sender.driver(), sender: Some((key, sender)) };
     Ok((incoming(response, source, ledger, guard, closes), None))

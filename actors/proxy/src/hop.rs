@@ -38,6 +38,29 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Leaves the length of an answer to whoever frames it, where the server has framed it by chunks: `Transfer-Encoding` goes before a
+/// `Content-Length` beside it (RFC 9112 section 6.3), by which the client would cut it off.
+///
+/// # Errors
+/// Another coding than chunked: the field is taken off, and its bytes would pass for plain ones.
+pub(crate) fn settle_length(headers: &mut HeaderMap) -> Result<(), UnknownCoding> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter().peekable();
+    if codings.peek().is_none() {
+        return Ok(());
+    }
+    let is_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_none_or(|first| !is_chunked(first)) || codings.next().is_some() {
+        return Err(UnknownCoding);
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    Ok(())
+}
+
+/// A transfer coding that we don't take off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the destination's answer has a transfer coding other than chunked")]
+pub(crate) struct UnknownCoding;
+
 fn wants_trailers(value: &HeaderValue) -> bool {
     value
         .to_str()
@@ -56,6 +79,27 @@ pub fn names(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_go_before_a_length_and_no_other_coding_passes() {
+        let of = |fields: &[(&'static str, &'static str)]| {
+            fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+        };
+        let mut both: HeaderMap = of(&[("content-length", "5"), ("transfer-encoding", "Chunked ")]);
+        assert_eq!(settle_length(&mut both), Ok(()));
+        assert!(!both.contains_key("content-length"));
+        let mut plain: HeaderMap = of(&[("content-length", "5")]);
+        assert_eq!(settle_length(&mut plain), Ok(()));
+        assert!(plain.contains_key("content-length"));
+        for other in [
+            &[("transfer-encoding", "gzip, chunked")][..],
+            &[("transfer-encoding", "gzip")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "")],
+        ] {
+            assert_eq!(settle_length(&mut of(other)), Err(UnknownCoding), "{other:?}");
+        }
+    }
 
     #[test]
     fn what_connection_names_is_stripped() {

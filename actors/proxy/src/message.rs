@@ -5,7 +5,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub(crate) struct Ledger {
     down: AtomicU64,
     status: AtomicU64,
     fault: std::sync::OnceLock<String>,
+    /// What it counts goes on as something else, whose end is on record by itself.
+    is_handed_over: AtomicBool,
     _turn: InTurn,
 }
 
@@ -48,6 +50,7 @@ impl Ledger {
             down: AtomicU64::new(0),
             status: AtomicU64::new(0),
             fault: std::sync::OnceLock::new(),
+            is_handed_over: AtomicBool::new(false),
             _turn: turn,
         })
     }
@@ -60,6 +63,11 @@ impl Ledger {
         self.status.store(u64::from(status.as_u16()), Ordering::Relaxed);
     }
 
+    /// The exchange has become a WebSocket: one record is written of its end, by whoever relays it.
+    pub(crate) fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn fault(&self, fault: impl ToString) {
         let _first_one_stays = self.fault.set(fault.to_string());
     }
@@ -67,6 +75,9 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
+        if *self.is_handed_over.get_mut() {
+            return;
+        }
         let status = u16::try_from(*self.status.get_mut()).ok().filter(|status| *status != 0);
         self.conn.deps.journal.finished(&Finished {
             known: self.known.clone(),

@@ -121,7 +121,7 @@ pub(crate) async fn run<T: Side>(conn: &Arc<Conn>, next: Next, remains: Remains<
 
 /// Passes WebSocket messages until a side is done or the decision falls.
 async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, remains: Remains<T>) {
-    let Next::WebSocket { upgrade, sender: _sender, live, turn: _turn, known, judge, guard } = next else {
+    let Next::WebSocket { upgrade, sender: _sender, live, ledger, known, judge, guard } = next else {
         return;
     };
     let started = Instant::now();
@@ -137,6 +137,7 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     });
     let meter = Meter::default();
     let stop = stop(conn, &known, &live, &meter);
+    ledger.hand_over();
     let (relayed, fault) = websocket::relay(talk.as_ref(), (agent, upstream), &meter, stop).await;
     ended(conn, known, relayed, fault, started);
 }

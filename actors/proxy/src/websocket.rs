@@ -20,9 +20,10 @@ use crate::body::{Body, empty};
 use crate::conn::{Conn, Next};
 use crate::credentials::Guard;
 use crate::hop;
+use crate::message::Ledger;
 use crate::protocol::websocket::Judge;
 use crate::road::Answer;
-use crate::tracker::{InTurn, Live};
+use crate::tracker::Live;
 use crate::upstream::Sender;
 use crate::verdict::Permitted;
 
@@ -89,7 +90,7 @@ impl Handshake {
         self,
         conn: &Conn,
         response: Response<Incoming>,
-        (live, turn): (Arc<Live>, InTurn),
+        (live, ledger): (Arc<Live>, Arc<Ledger>),
         (sender, permitted, guard): (Sender, &Permitted, Option<Guard>),
         known: &Known,
     ) -> Result<Answer, Refusal> {
@@ -125,7 +126,7 @@ impl Handshake {
         let upgrade = hyper::upgrade::on(response);
         Ok((
             answer,
-            Some(Next::WebSocket { upgrade, sender, live, turn, known: known.clone(), judge, guard }),
+            Some(Next::WebSocket { upgrade, sender, live, ledger, known: known.clone(), judge, guard }),
         ))
     }
 

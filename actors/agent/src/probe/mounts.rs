@@ -13,6 +13,8 @@ use std::path::{Component, Path, PathBuf};
 struct Mount {
     at: Plain,
     flags: Vec<String>,
+    /// It has peers, or a master: what is mounted below one is mounted below the others.
+    propagates: bool,
     kind: String,
 }
 
@@ -91,6 +93,9 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     probe.holds("nothing is mounted that wasn't planned", Root, || {
         Ok(!mounts.is_empty() && mounts.iter().all(|(_, wanted)| wanted.is_some()))
     });
+    probe.holds("no mount has a peer outside", Root, || {
+        Ok(!mounts.is_empty() && mounts.iter().all(|(mount, _)| !mount.propagates))
+    });
     probe.holds("what isn't writable is mounted read-only", ReadOnlyMounts, || {
         wrong(&|mount, wanted| wanted.read_only && !mount.has("ro"))
     });
@@ -156,8 +161,11 @@ fn parse(line: &[u8]) -> Option<Mount> {
     };
     let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
     let flags = text(fields.next()?).split(',').map(str::to_owned).collect();
-    let kind = text(fields.skip_while(|field| *field != b"-").nth(1)?);
-    Some(Mount { at, flags, kind })
+    let optional = fields.by_ref().take_while(|field| *field != b"-");
+    let propagates = optional
+        .fold(false, |any, field| any || field.starts_with(b"shared:") || field.starts_with(b"master:"));
+    let kind = text(fields.next()?);
+    Some(Mount { at, flags, propagates, kind })
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
@@ -217,6 +225,8 @@ mod tests {
         assert_eq!(parse(b"36 35 98:0 / / ro - tmpfs none rw").unwrap().at, Plain::of(Path::new("/")));
         assert!(mount.has("ro") && mount.has("nosuid") && !mount.has("rw"));
         assert_eq!(mount.kind, "tmpfs");
+        assert!(mount.propagates);
+        assert!(!parse(b"36 35 98:0 / / ro unbindable - tmpfs none rw").unwrap().propagates);
         for broken in [&b""[..], b"1 2 3", b"1 2 3 4 /a ro"] {
             assert!(parse(broken).is_none());
         }

@@ -3,7 +3,7 @@
 use super::{check, check_int};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -46,10 +46,15 @@ pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open_tree(fd.as_raw_fd(), c"", (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32)
 }
 
+/// A copy has no peers: of a shared mount (systemd makes all of a host's so) it would be one, and what is mounted, covered or unmounted in
+/// the sandbox would be on the host as well, and in every other sandbox that shows the place (mount_namespaces(7)).
 fn open_tree(dir: i32, path: &CStr, flags: u32) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags;
     // SAFETY: the path is a C string; integers else. The call makes a descriptor.
-    unsafe { made(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags)) }
+    let tree = unsafe { made(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags)) }?;
+    let private = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_attr(tree.as_fd(), true, &private)?;
+    Ok(tree)
 }
 
 /// Attaches a detached mount at `path` below `dir`.

@@ -95,12 +95,22 @@ pub(super) fn reshape(
         request.headers_mut().insert(header::HOST, host);
         if request.extensions().get::<Chunked>().is_some() {
             request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        } else if lacks_length(&request) {
+            request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
     }
     if let Some(handshake) = handshake {
         handshake.shape(&mut request, sender.is_http2());
     }
     Ok(request)
+}
+
+/// Whether it is of a method that expects a body, and has none: on HTTP/2 that needs no word, and servers of HTTP/1 ask for the length (RFC
+/// 9110 section 8.6).
+fn lacks_length(request: &Request<Body>) -> bool {
+    request.body().is_end_stream()
+        && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
 }
 
 /// Host and port as clients write them: the scheme's own port is left out.

@@ -171,12 +171,13 @@ where
             let sides = (&mut agent_in, &mut upstream_out);
             match talk {
                 Some(talk) => upward(talk, sides, up, &ending).await,
-                None if unread(None, sides, up, &ending).await => Stop::Ending,
+                None if unread(None, sides, up, (&ending, Begun::Dropped)).await => Stop::Ending,
                 None => Stop::Gone,
             }
         });
         let guard = talk.and_then(|talk| talk.guard);
-        let mut downward = pin!(unread(guard, (&mut upstream_in, &mut agent_out), down, &ending));
+        let sides = (&mut upstream_in, &mut agent_out);
+        let mut downward = pin!(unread(guard, sides, down, (&ending, Begun::Finished)));
         let stopped = tokio::select! {
             stopped = meter.unless_held(&mut upward) => stopped,
             _ = meter.unless_held(&mut downward) => Stop::Gone,
@@ -271,12 +272,21 @@ async fn upward(
     }
 }
 
+/// What becomes of a frame in whose middle a connection is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    /// It goes on, for so long as that may take: the agent is told why behind it.
+    Finished,
+    /// Not another byte of it passes: it may be as long as its sender likes, and who sends it may no more.
+    Dropped,
+}
+
 /// What a side says, as it comes, but for credentials. Gives whether it ended between two frames.
 async fn unread(
     guard: Option<&Guard>,
     (mut from, to): (impl AsyncRead + Unpin, &mut (impl AsyncWrite + Unpin)),
     moved: &AtomicU64,
-    ending: &CancellationToken,
+    (ending, begun): (&CancellationToken, Begun),
 ) -> bool {
     let mut answers = Answers::new(guard);
     let mut buffer = vec![0; READ_BYTES];
@@ -284,7 +294,7 @@ async fn unread(
     loop {
         let read = tokio::select! {
             biased;
-            () = ending.cancelled(), if answers.between() => return true,
+            () = ending.cancelled(), if answers.between() || begun == Begun::Dropped => return answers.between(),
             read = from.read(&mut buffer) => read,
         };
         let Ok(read @ 1..) = read else { return false };

@@ -9,7 +9,7 @@ use redactor::{Guesses, Secret};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::protocol::websocket::{READ_BYTES, unread};
+use crate::protocol::websocket::{Begun, READ_BYTES, unread};
 
 const KEY: &str = "key-0123456789abcdef";
 
@@ -209,7 +209,7 @@ async fn a_turn_searches_what_one_read_brings() {
     let bytes = frame(0x82, &[b'&'; 60_000]).repeat(4);
     let (moved, ending) = (AtomicU64::new(0), CancellationToken::new());
     let mut to = tokio::io::sink();
-    let mut passing = pin!(unread(Some(&guard), (&*bytes, &mut to), &moved, &ending));
+    let mut passing = pin!(unread(Some(&guard), (&*bytes, &mut to), &moved, (&ending, Begun::Finished)));
     let mut turns = 0;
     loop {
         let before = moved.load(Ordering::Relaxed);
