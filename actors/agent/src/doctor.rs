@@ -11,7 +11,6 @@ use crate::protocol::{Answer, CageFailure, CageReport, FromInit, Refusal, Reques
 use crate::sys;
 use crate::wire::{self, Wire};
 use serde::{Deserialize, Serialize};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,9 +184,8 @@ impl Drop for Scratch {
 }
 
 fn scratch(ids: Ids) -> std::io::Result<Scratch> {
-    let path = std::env::temp_dir().join(format!("cofferdam-doctor-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-    let made = Scratch(path);
+    // By a name that nobody can have taken before us.
+    let made = Scratch(nix::unistd::mkdtemp(&std::env::temp_dir().join("cofferdam-doctor-XXXXXX"))?);
     if let Ids::Rooted { sandbox, .. } = ids {
         std::os::unix::fs::chown(&made.0, Some(sandbox.uid), Some(sandbox.gid))?;
     }

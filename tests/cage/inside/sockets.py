@@ -34,6 +34,22 @@ for family, kind, protocol, name, why in [
     attack("a %s socket" % name, EPERM, why, lambda: made(family, kind, protocol))
 for protocol, name in enumerate("unused usersock firewall sock_diag nflog xfrm selinux iscsi audit fib_lookup connector netfilter ip6_fw dnrtmsg uevent generic".split(), 1):
     attack("a netlink socket for " + name, EPERM, "of netlink only the list of interfaces and routes is harmless", lambda: made(16, RAW, protocol))
+def option(name, bytes):
+    with socket.socket() as own:
+        own.setsockopt(socket.SOL_SOCKET, name, bytes)
+    return "set"
+
+
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+
+# One instruction that lets everything pass: `ret 0xffff`.
+CODE = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0xFFFF))
+PROGRAM = bytes(Program(1, ctypes.cast(CODE, ctypes.c_void_p)))
+control("an option of a socket", "ordinary work", lambda: option(socket.SO_KEEPALIVE, 1))
+for name, number, value in [("SO_ATTACH_FILTER", 26, PROGRAM), ("SO_ATTACH_REUSEPORT_CBPF", 51, PROGRAM), ("SO_ATTACH_BPF", 50, b"\0\0\0\0"), ("SO_ATTACH_REUSEPORT_EBPF", 52, b"\0\0\0\0")]:
+    attack(name, EPERM, "code that the kernel runs, in memory that the whole machine shares: where it is full nobody gets a filter", lambda: option(number, value))
 attack("a raw socket with high bits in its family", EPERM, "ints: comparing 64 bits lets them pass", lambda: made(2 | 1 << 32, RAW | 1 << 32, 1))
 attack("a TCP socket whose type has unknown bits", EPERM, "flags of a later kernel", lambda: made(2, STREAM | 0x100000, 0))
 attack("a socket pair of another family", EPERM, "TIPC has them, and had holes", lambda: libc_raises(libc.socketpair(30, STREAM, 0, (ctypes.c_int * 2)())))

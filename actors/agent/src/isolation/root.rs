@@ -235,7 +235,7 @@ fn fresh_proc(plan: &CagePlan) -> Result<OwnedFd, Failed> {
 /// one of these in a namespace leave it as it is.
 ///
 /// Inotify's instances and watches are the operator's too, without root: half of them stay (namespaces(7), /proc/sys/user). Shared
-/// memory of the SysV kind stays when its last user is gone; it and messages get bounds like those of `/dev/shm`.
+/// memory of the SysV kind stays when its last user is gone, and so do semaphores and messages: they get bounds like those of `/dev/shm`.
 fn bound_what_is_counted(proc: BorrowedFd<'_>, plan: &CagePlan) {
     for (own, machines) in [
         ("user/max_inotify_instances", "fs/inotify/max_user_instances"),
@@ -247,12 +247,15 @@ fn bound_what_is_counted(proc: BorrowedFd<'_>, plan: &CagePlan) {
     }
     let _ = set_sysctl(proc, "kernel/shmall", plan.limits.shm_size() / PAGE);
     let _ = set_sysctl(proc, "kernel/msgmni", MESSAGE_QUEUES);
+    let _ = write_sysctl(proc, "kernel/sem", SEMAPHORES);
 }
 
 /// A page of SysV shared memory's accounts; larger pages only make the bound larger.
 const PAGE: u64 = 4096;
-/// SysV message queues of 16 KiB each.
-const MESSAGE_QUEUES: u64 = 256;
+/// SysV message queues: of 16 KiB each, which are a megabyte where each byte is a message of its own.
+const MESSAGE_QUEUES: u64 = 32;
+/// SysV semaphores (proc_sys_kernel(5)): in a set, in all, operations at once, sets. Some two megabytes.
+const SEMAPHORES: &str = "250 32000 100 128";
 
 fn sysctl(proc: BorrowedFd<'_>, name: &str) -> Option<u64> {
     use nix::fcntl::{OFlag, openat};
@@ -265,10 +268,14 @@ fn sysctl(proc: BorrowedFd<'_>, name: &str) -> Option<u64> {
 
 /// Sets a number that is this namespace's own.
 fn set_sysctl(proc: BorrowedFd<'_>, name: &str, value: u64) -> io::Result<()> {
+    write_sysctl(proc, name, &value.to_string())
+}
+
+fn write_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> io::Result<()> {
     use nix::fcntl::{OFlag, openat};
     let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let file = openat(proc, format!("sys/{name}").as_str(), flags, nix::sys::stat::Mode::empty())?;
-    sys::fd::write_all(file.as_fd(), value.to_string().as_bytes())
+    sys::fd::write_all(file.as_fd(), value.as_bytes())
 }
 
 fn open_root() -> io::Result<OwnedFd> {

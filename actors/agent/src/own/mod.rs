@@ -90,6 +90,7 @@ pub fn kept(role: Role) -> &'static [Capability] {
 pub fn settle(role: Role) -> Result<(), Unsettled> {
     let at = |step: &'static str| move |source: io::Error| Unsettled { step, source };
     no_core_files().map_err(at("core files"))?;
+    sys::signals::ignore_full_files();
     prctl(Prctl::SetDumpable(false)).map_err(at("dumpable"))?;
     keep_only(kept(role)).map_err(at("capabilities"))?;
     prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;

@@ -58,6 +58,12 @@ pub(crate) fn ignore_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
+/// Makes a write beyond the limit on a file's size (RLIMIT_FSIZE) an error instead of a signal: it is a full disk like any other.
+pub(crate) fn ignore_full_files() {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Blocks these signals and gives a descriptor that becomes readable when one is pending.
 pub(crate) fn fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised before it is read; signalfd makes a descriptor that is ours.

@@ -110,6 +110,20 @@ pub(super) const SOCKET: &[&[Condition]] = &[
 ];
 pub(super) const SOCKETPAIR: &[&[Condition]] = &[&[is(0, UNIX)]];
 
+const SOL_SOCKET: u32 = libc::SOL_SOCKET as u32;
+/// Any option but a filter for a socket: its code lies in memory of the kernel's that the whole machine shares (`net.core.bpf_jit_limit`),
+/// and once that is full nobody without privileges gets a seccomp filter any more.
+pub(super) const SETSOCKOPT: &[&[Condition]] = &[
+    &[is_not(1, SOL_SOCKET)],
+    &[
+        is(1, SOL_SOCKET),
+        is_not(2, libc::SO_ATTACH_FILTER as u32),
+        is_not(2, libc::SO_ATTACH_BPF as u32),
+        is_not(2, libc::SO_ATTACH_REUSEPORT_CBPF as u32),
+        is_not(2, libc::SO_ATTACH_REUSEPORT_EBPF as u32),
+    ],
+];
+
 /// Any request but those that type into a terminal, take its console, or load a line discipline; and but those that have btrfs copy all
 /// that lies on a subvolume: from a file of its own an agent got a copy of what is beside its workspace (before Linux 6.8).
 pub(super) const IOCTL: &[&[Condition]] = &[&[

@@ -329,9 +329,12 @@ pub const GROUPS: &[Group] = &[
             sendmmsg,
             recvmmsg,
             shutdown,
-            setsockopt,
             getsockopt,
         ],
+    },
+    Group {
+        reason: "options of sockets, without code that the kernel runs",
+        calls: conditional![setsockopt: SETSOCKOPT],
     },
     Group {
         reason: "SysV memory, semaphores and queues, in an ipc namespace of the sandbox's own",
