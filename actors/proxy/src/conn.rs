@@ -9,6 +9,7 @@ use http::{Request, Response};
 use hyper::upgrade::OnUpgrade;
 use policy::{AddressRule, Caller, Destination, Party};
 use redactor::Guesses;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::address::{self, Dialled};
@@ -145,6 +146,8 @@ pub(crate) struct Conn {
     interim: OnceLock<Interim>,
     refused: AtomicBool,
     in_flight: AtomicUsize,
+    /// Its client takes nothing of what it was given.
+    stuck: CancellationToken,
 }
 
 impl Conn {
@@ -162,6 +165,7 @@ impl Conn {
             interim: OnceLock::new(),
             refused: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            stuck: CancellationToken::new(),
         }
     }
 
@@ -293,6 +297,16 @@ impl Conn {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Ends it with all that it carries: its client takes nothing.
+    pub(crate) fn end(&self) {
+        self.stuck.cancel();
+    }
+
+    /// Waits until it is to end so.
+    pub(crate) async fn ended(&self) {
+        self.stuck.cancelled().await;
     }
 
     /// Counts one exchange as long as the guard lives.

@@ -50,6 +50,7 @@ pub mod fuzzing;
 mod grpc;
 mod hop;
 mod journal;
+mod lent;
 mod local;
 mod message;
 mod misleading;

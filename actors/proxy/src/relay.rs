@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -113,18 +111,6 @@ pub(crate) trait Side: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         meter: &Meter,
         stop: impl Future<Output = Stop> + Send,
     ) -> impl Future<Output = Relayed> + Send;
-}
-
-/// A stream of HTTP/2.
-impl Side for TokioIo<Upgraded> {
-    async fn relay_to(
-        self,
-        upstream: TcpStream,
-        meter: &Meter,
-        stop: impl Future<Output = Stop> + Send,
-    ) -> Relayed {
-        relay(self, upstream, meter, stop).await
-    }
 }
 
 /// Relays between the agent's stream and the upstream's. `stop` ends it at once.

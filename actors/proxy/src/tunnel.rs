@@ -32,7 +32,10 @@ use crate::body::empty;
 use crate::caller::Claim;
 use crate::conn::{Conn, Deps, Ground, Next};
 use crate::intent::Scope;
-use crate::limits::{HELLO_DEADLINE, KEEP_ALIVE_IDLE, REVOKED_GRACE, TLS_HANDSHAKE, TUNNEL_IDLE};
+use crate::lent::Lent;
+use crate::limits::{
+    HELLO_DEADLINE, KEEP_ALIVE_IDLE, REVOKED_GRACE, TLS_HANDSHAKE, TUNNEL_IDLE, WRITE_STALL,
+};
 use crate::outcome::Finished;
 use crate::protocol::websocket;
 use crate::relay::{End, Meter, Relayed, Side, Stop, take};
@@ -99,7 +102,13 @@ pub(crate) fn on_stream(
     Box::pin(async move {
         let (_place, _in_flight) = (place, conn.enter());
         let Ok(Ok(stream)) = timeout(HELLO_DEADLINE, upgrade).await else { return };
-        run(&conn, next, Remains { stream: TokioIo::new(stream), surplus: BytesMut::new() }).await;
+        let (stream, back) = Lent::of(TokioIo::new(stream));
+        run(&conn, next, Remains { stream, surplus: BytesMut::new() }).await;
+        let Ok(mut stream) = back.await else { return };
+        // A client that takes nothing has its connection ended: the library would hold what it was given for as long as that lasts.
+        if timeout(WRITE_STALL, stream.shutdown()).await.is_err() {
+            conn.end();
+        }
     })
 }
 

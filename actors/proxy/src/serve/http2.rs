@@ -64,6 +64,10 @@ where
                 tracing::debug!("a client takes nothing of an answer: its connection ends");
                 return;
             }
+            () = conn.ended() => {
+                tracing::debug!("a client takes nothing of a tunnel that is over: its connection ends");
+                return;
+            }
             () = conn.revoked(), if !leaving => {
                 // GOAWAY; the streams in flight end by their own decisions, which fell as well.
                 leaving = true;
@@ -81,6 +85,9 @@ where
             () = tokio::time::sleep(KEEP_ALIVE_IDLE / 4) => {
                 if conn.in_flight() > 0 {
                     busy = Instant::now();
+                } else if busy.elapsed() >= KEEP_ALIVE_IDLE + LINGER {
+                    // It was told to go: streams that nobody reads would keep it.
+                    return;
                 } else if busy.elapsed() >= KEEP_ALIVE_IDLE {
                     connection.as_mut().graceful_shutdown();
                 }

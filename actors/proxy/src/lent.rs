@@ -1,0 +1,84 @@
+//! A stream of HTTP/2 that is lent to whoever relays it, and comes back when that one is done: what was written to it may lie in the library
+//! still, with a client that takes nothing, and its place is free only when that is gone.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::relay::{Meter, Relayed, Side, Stop, relay};
+
+/// See the module.
+pub(crate) struct Lent {
+    /// Taken as it goes back, and at no other time.
+    stream: Option<TokioIo<Upgraded>>,
+    owner: Option<oneshot::Sender<TokioIo<Upgraded>>>,
+}
+
+impl Lent {
+    /// Lends it; it comes back by the receiver.
+    pub(crate) fn of(stream: TokioIo<Upgraded>) -> (Self, oneshot::Receiver<TokioIo<Upgraded>>) {
+        let (owner, back) = oneshot::channel();
+        (Self { stream: Some(stream), owner: Some(owner) }, back)
+    }
+
+    fn stream(self: Pin<&mut Self>) -> io::Result<Pin<&mut TokioIo<Upgraded>>> {
+        self.get_mut().stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(owner)) = (self.stream.take(), self.owner.take()) {
+            let _nobody_waits = owner.send(stream);
+        }
+    }
+}
+
+impl AsyncRead for Lent {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.stream() {
+            Ok(stream) => stream.poll_read(cx, buf),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl AsyncWrite for Lent {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.stream() {
+            Ok(stream) => stream.poll_write(cx, buf),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.stream() {
+            Ok(stream) => stream.poll_flush(cx),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.stream() {
+            Ok(stream) => stream.poll_shutdown(cx),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}
+
+impl Side for Lent {
+    async fn relay_to(
+        self,
+        upstream: TcpStream,
+        meter: &Meter,
+        stop: impl Future<Output = Stop> + Send,
+    ) -> Relayed {
+        relay(self, upstream, meter, stop).await
+    }
+}
