@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         bed::cases![
             exit_codes,
             refusals_are_one_line_with_a_mend,
+            what_is_typed_goes_before_the_file,
             what_was_refused_is_told_at_the_end,
             stdout_is_the_agents_alone,
             big_binary_output_comes_whole,
@@ -310,6 +311,42 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     ensure!(said.contains("not UTF-8"), "{said}");
     let said = stage.run(&["--policy", &bad], &["true"])?.err();
     ensure!(said.contains(":2:") && said.contains("endpoints"), "no line, or no nearest name: {said}");
+    Ok(())
+}
+
+/// A profile is typed to be safe: the file's policy must not win over it in silence. Presets add up.
+fn what_is_typed_goes_before_the_file(stage: &Stage) -> Result<()> {
+    let marked = |host: &str| {
+        common::policy(&format!(
+            "  mine: {{ endpoints: [ {{ host: {host}, port: 22 }} ], binaries: [ {{ path: /usr/bin/ssh }} ] }}\n"
+        ))
+    };
+    stage.write("loose.yaml", marked("file.example.com"))?;
+    let typed = stage.write("typed.yaml", marked("typed.example.com"))?.display().to_string();
+    let with_policy = stage.write("policy.yaml", "policy: ./loose.yaml\npresets: [pypi]\n")?;
+    let with_profile = stage.write("profile.yaml", "profile: locked-down\n")?;
+    let in_force = |config: &Path, options: &[&str]| -> Result<String> {
+        let config = config.display().to_string();
+        let options = [&["--config", &config], options].concat();
+        let sandbox =
+            common::Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+        Ok(stage.call(&["policy", "show", &sandbox.name])?.expect_code(0)?.out())
+    };
+    let shown = in_force(&with_policy, &[])?;
+    ensure!(shown.contains("file.example.com") && shown.contains("pypi.org"), "{shown}");
+    let shown = in_force(&with_policy, &["--profile", "locked-down", "--preset", "npm"])?;
+    ensure!(!shown.contains("file.example.com"), "the file's policy won over the typed profile: {shown}");
+    ensure!(
+        shown.contains("pypi.org") && shown.contains("registry.npmjs.org"),
+        "a preset is missing: {shown}"
+    );
+    for file in [&with_policy, &with_profile] {
+        let shown = in_force(file, &["--policy", &typed])?;
+        ensure!(shown.contains("typed.example.com") && !shown.contains("file.example.com"), "{shown}");
+    }
+    let config = with_policy.display().to_string();
+    let said = stage.run(&["--config", &config, "--profile", "nonsense"], &["true"])?.expect_code(125)?.err();
+    ensure!(said.contains("no profile is called 'nonsense'"), "{said}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
 use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
-use crate::site::policies;
+use crate::site::policies::{self, Base};
 use crate::start::environment;
 use crate::start::{NameChoice, Wanted, start, system_roots};
 use crate::state::{Name, Root};
@@ -55,8 +55,9 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
     let wanted = Wanted {
         name,
         policy: policies::source(&policies::Choice {
-            profile: args.profile.as_deref().or(config.as_ref().and_then(|c| c.profile.as_deref())),
-            file: args.policy.as_deref().or(config.as_ref().and_then(|c| c.policy.as_deref())),
+            // What is typed goes before what the file names, whichever of the two either is.
+            base: Base::named(args.profile.as_deref(), args.policy.as_deref())
+                .or(config.as_ref().and_then(|c| Base::named(c.profile.as_deref(), c.policy.as_deref()))),
             presets: [config.as_ref().map_or(&[][..], |c| &c.presets), &args.preset].concat(),
         })?,
         config: args.config.clone(),

@@ -7,7 +7,7 @@ use crate::cli::run::enforcement;
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
-use crate::site::policies;
+use crate::site::policies::{self, Base};
 use crate::start::environment;
 use crate::start::{NameChoice, Wanted, start, system_roots};
 use crate::state::{Name, Root};
@@ -65,8 +65,7 @@ pub fn wanted(config: Config, args: &UpArgs) -> Result<Wanted, Failure> {
     Ok(Wanted {
         name: NameChoice::Exactly(Name::parse(name)?),
         policy: policies::source(&policies::Choice {
-            profile: config.profile.as_deref(),
-            file: config.policy.as_deref(),
+            base: Base::named(config.profile.as_deref(), config.policy.as_deref()),
             presets: config.presets.clone(),
         })?,
         config: Some(args.file.clone()),
