@@ -368,6 +368,9 @@ fn a_changed_file_is_reloaded(stage: &Stage) -> Result<()> {
     // A bad file is told, and the last good one stays.
     stage.write("live.yaml", "version: 1\nnonsense: 1\n")?;
     common::ensure_audited(stage, &sandbox.name, &[("kind", "policy"), ("result", "rejected")])?;
+    // Under --quiet, too: it is an error.
+    let heart = sandbox.running.as_ref().context("it runs")?;
+    heart.wait_for_err("the policy is refused, and the one in force stays", PATIENCE)?;
     ensure!(reaches(stage, &sandbox.name, &curl)?);
     Ok(())
 }
