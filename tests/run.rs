@@ -387,6 +387,7 @@ fn a_refused_start_spoils_no_name(stage: &Stage) -> Result<()> {
         ("--workspace", &through, stage.dir()),
         ("--workspace", Path::new("."), &odd),
         ("--root", &odd, stage.dir()),
+        ("--config", &odd, stage.dir()),
     ] {
         let said = refused(option, path, inside)?;
         ensure!(

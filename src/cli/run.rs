@@ -1,6 +1,7 @@
 //! `cofferdam run`: one agent in a sandbox, in the foreground.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
@@ -8,8 +9,8 @@ use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolic
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
 use crate::site::policies::{self, Base};
-use crate::start::environment;
 use crate::start::{NameChoice, Wanted, start, system_roots};
+use crate::start::{door, environment};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
@@ -19,7 +20,7 @@ pub fn run(root: &Root, args: RunArgs) -> Outcome {
 }
 
 fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
-    let config = args.config.as_deref().map(Config::read).transpose()?;
+    let config = args.config.as_deref().map(|file| read_config("--config", file)).transpose()?;
     let program = args.command.first().cloned().unwrap_or_default();
     if program.is_empty() {
         return Err(Failure { code: 127, message: "the command is empty: name a program".into() });
@@ -82,6 +83,12 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         steps: Steps::of_process(args.timings, "command"),
     };
     Ok(wanted)
+}
+
+/// Reads a configuration, whose path those of its presets begin with: as text.
+pub fn read_config(option: &str, file: &Path) -> Result<Config, Failure> {
+    door::is_text(option, file)?;
+    Config::read(file)
 }
 
 /// `--enforcement` over the file's word over `strict`.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::cli::args::{UpArgs, metrics_address};
-use crate::cli::run::enforcement;
+use crate::cli::run::{enforcement, read_config};
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
@@ -18,7 +18,7 @@ const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 
 /// Starts the sandbox, and gives its exit code once it is over.
 pub fn up(root: &Root, args: &UpArgs) -> Outcome {
-    start(root, wanted(Config::read(&args.file)?, args)?)
+    start(root, wanted(read_config("--file", &args.file)?, args)?)
 }
 
 /// What a file wants, as far as the file says it.

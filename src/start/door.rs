@@ -18,7 +18,7 @@ pub fn check(root: &Root, wanted: &Wanted) -> Result<(), Failure> {
         ("--workspace, `workspace`", &wanted.workspace),
         ("--root, `root`", &wanted.root),
         ("--policy, `policy`", &wanted.policy.watch),
-        ("the configuration file", &wanted.config),
+        ("--config, --file", &wanted.config),
         ("`upstream_ca`", &wanted.upstream_ca),
         ("SSL_CERT_FILE", &wanted.system_roots),
     ];
