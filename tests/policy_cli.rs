@@ -121,7 +121,7 @@ fn what_needs_no_state_works_without_a_home(stage: &Stage) -> Result<()> {
     let log = stage.state().join("ended/audit.jsonl").display().to_string();
     let new = stage.dir().join("new.yaml").display().to_string();
     let without_home = |args: &[&str]| {
-        let mut command = stage.command(COFFERDAM);
+        let mut command = stage.command(stage.binary());
         command.env_remove("HOME").args(args);
         finish(command, PATIENCE)
     };
