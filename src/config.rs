@@ -171,7 +171,10 @@ impl FromStr for Forward {
 
     /// `[IP:]PORT[:SANDBOX_PORT]`; an IPv6 address in brackets; without an address, 127.0.0.1.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not [IP:]PORT[:SANDBOX_PORT], such as 8080 or 127.0.0.1:8080:80");
+        let wrong = || {
+            let shown = text.escape_debug();
+            format!("'{shown}' is not [IP:]PORT[:SANDBOX_PORT], such as 8080 or 127.0.0.1:8080:80")
+        };
         let port = |text: &str| text.parse::<u16>().ok().filter(|p| *p != 0).ok_or_else(wrong);
         let (ip, ports) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -309,7 +312,7 @@ pub fn twice(forwards: &[Forward]) -> Option<SocketAddr> {
 impl Agent {
     fn check(&self, name: &str) -> Result<(), String> {
         if !Name::fits(name) {
-            return Err(format!("agents: '{name}' can't name an agent: {}", Name::RULE));
+            return Err(format!("agents: '{}' can't name an agent: {}", name.escape_debug(), Name::RULE));
         }
         if self.command.first().is_none_or(String::is_empty) {
             return Err(format!("agents.{name}: `command` is empty: give the program and its arguments"));
@@ -476,6 +479,30 @@ mod tests {
             assert!(Config::parse(what_is_in_force).is_ok(), "{what_is_in_force}");
         }
         assert!(Config::parse("profile: a\npolicy: b").unwrap_err().contains("name one"));
+    }
+
+    #[test]
+    fn what_is_wanted_is_said_in_plain_words() {
+        let agent = |fields: &str| format!("agents: {{ a: {{ {fields} }} }}");
+        for (text, said) in [
+            ("name: a\n---\nname: b\n".to_owned(), "one document"),
+            (agent("command: [sleep, ~]"), "agents.a.command[1]: a text is wanted"),
+            (agent("command: [sleep, [a]]"), "agents.a.command[1]: a single text is wanted"),
+            (agent("command: [sleep], restart: { at_most: -1 }"), "a whole number from 0 to"),
+            ("limits: { memory: -1 }".to_owned(), "limits.memory: a size is wanted, such as 512MiB"),
+            ("limits: { memory: lots }".to_owned(), "limits.memory: a size is wanted, such as 512MiB"),
+            ("limits: { memory: 1.5 }".to_owned(), "limits.memory: a size is wanted, such as 512MiB"),
+            ("limits: { pids: -5 }".to_owned(), "limits.pids: a whole number from 0 to"),
+            ("limits: { cpu: lots }".to_owned(), "limits.cpu: a number is wanted"),
+            ("forwards: [ { listen: \"localhost:8642\", to: 1 } ]".to_owned(), "such as `127.0.0.1:8642`"),
+            ("forwards: [ { listen: \"127.0.0.1:1\", to: 70000 } ]".to_owned(), "from 0 to 65535"),
+        ] {
+            let why = Config::parse(&text).unwrap_err();
+            assert!(why.contains(said), "{text}: {why}");
+            for library in ["from_str", "Option<", "overflow", "u32", "u16", "parsable", "syntax", "scalar"] {
+                assert!(!why.contains(library), "{text}: {why}");
+            }
+        }
     }
 
     #[test]

@@ -108,10 +108,23 @@ fn choose_with(dynamic: impl FnOnce() -> Result<(Id, Id), Failure>) -> Result<Id
     }
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let (gateway, sandbox) = match (named(&users, "gateway"), named(&users, "sandbox")) {
-        (Some(gateway), Some(sandbox)) => (gateway, sandbox),
+        (Some(gateway), Some(sandbox)) => two(gateway, sandbox)?,
         _ => dynamic()?,
     };
     Ok(Ids::Rooted { gateway, sandbox })
+}
+
+/// The host's two users, if they are two: as one, the agent could do all that the gateway can.
+fn two(gateway: Id, sandbox: Id) -> Result<(Id, Id), Failure> {
+    let same = match (gateway.uid == sandbox.uid, gateway.gid == sandbox.gid) {
+        (false, false) => return Ok((gateway, sandbox)),
+        (true, _) => format!("are one user (uid {})", gateway.uid),
+        (false, true) => format!("have one group (gid {})", gateway.gid),
+    };
+    Err(Failure::refused(format!(
+        "the users `gateway` and `sandbox` of this machine {same}, and must be two of two groups, or the agent is its own gateway: give \
+         one of them an id of its own in /etc/passwd, or remove both, and cofferdam chooses two ids itself"
+    )))
 }
 
 /// Lets the gateway make, change and remove what is its own in the state directory, and nothing else there: the directory stays
@@ -335,6 +348,16 @@ mod tests {
         kept::write(&claim.dir.join(files::IDS), format!("{wanted}\n").as_bytes()).unwrap();
         assert_eq!(dynamic_beside(&claim, &places).unwrap().0.uid, wanted);
         assert_ne!(pair_for_trial(&places).unwrap().0, wanted);
+    }
+
+    #[test]
+    fn the_hosts_two_users_are_two() {
+        let id = |uid, gid| Id { uid, gid };
+        assert!(two(id(1, 1), id(2, 2)).is_ok());
+        for (sandbox, said) in [(id(1, 2), "one user (uid 1)"), (id(2, 1), "one group (gid 1)")] {
+            let why = two(id(1, 1), sandbox).unwrap_err().message;
+            assert!(why.contains(said) && why.contains("must be two"), "{why}");
+        }
     }
 
     #[test]

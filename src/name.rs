@@ -33,7 +33,7 @@ impl Name {
         if Self::fits(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Failure::refused(format!("'{text}' can't name a sandbox: {}", Self::RULE)))
+        Err(Failure::refused(format!("'{}' can't name a sandbox: {}", text.escape_debug(), Self::RULE)))
     }
 
     /// A name made from a command: its file name, with what can't stand in a name left out.

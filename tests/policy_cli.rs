@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             json_has_one_shape_whatever_a_file_holds.only(Mode::Rootless),
             odd_spellings_are_a_verdict.only(Mode::Rootless),
             diff_tells_what_changes.only(Mode::Rootless),
+            what_needs_no_state_works_without_a_home.only(Mode::Rootless),
             set_takes_effect_at_once_and_a_bad_one_changes_nothing,
             a_changed_file_is_reloaded,
             a_pipe_in_the_files_place_holds_nothing_up,
@@ -110,6 +111,39 @@ fn every_error_at_once_with_its_place(stage: &Stage) -> Result<()> {
     let reports: serde_json::Value = serde_json::from_slice(&done.stdout)?;
     ensure!(reports[0]["valid"] == false && reports[0]["unreadable"].is_string(), "{reports}");
     ensure!(reports[1]["valid"] == true, "{reports}");
+    Ok(())
+}
+
+/// A build machine's user has none, and checks policies there.
+fn what_needs_no_state_works_without_a_home(stage: &Stage) -> Result<()> {
+    stage.run(&["--name", "ended"], &["true"])?.expect_code(0)?;
+    let file = stage.write("good.yaml", policy(""))?.display().to_string();
+    let log = stage.state().join("ended/audit.jsonl").display().to_string();
+    let new = stage.dir().join("new.yaml").display().to_string();
+    let without_home = |args: &[&str]| {
+        let mut command = stage.command(stage.binary());
+        command.env_remove("HOME").args(args);
+        finish(command, PATIENCE)
+    };
+    for args in [
+        ["policy", "check", &file].as_slice(),
+        &["policy", "explain", "--binary", "/usr/bin/curl", "https://a.example.com/"],
+        &["policy", "diff", &file, &file],
+        &["policy", "schema"],
+        &["policy", "presets"],
+        &["redact", "/dev/null"],
+        &["provider", "list"],
+        &["audit", "verify", &log],
+        &["doctor"],
+        &["onboard", "--non-interactive", "--file", &new, "--", "true"],
+    ] {
+        without_home(args)?.expect_code(0).with_context(|| format!("{args:?}"))?;
+    }
+    // What was asked is answered, not where state would be.
+    let said = without_home(&["restore", "--check", "/no/such/file"])?.expect_code(125)?.err();
+    ensure!(said.contains("can't read /no/such/file"), "{said}");
+    let said = without_home(&["ps"])?.expect_code(125)?.err();
+    ensure!(said.contains("no state directory: set HOME, or name one with --state DIR"), "{said}");
     Ok(())
 }
 
@@ -334,6 +368,9 @@ fn a_changed_file_is_reloaded(stage: &Stage) -> Result<()> {
     // A bad file is told, and the last good one stays.
     stage.write("live.yaml", "version: 1\nnonsense: 1\n")?;
     common::ensure_audited(stage, &sandbox.name, &[("kind", "policy"), ("result", "rejected")])?;
+    // Under --quiet, too: it is an error.
+    let heart = sandbox.running.as_ref().context("it runs")?;
+    heart.wait_for_err("the policy is refused, and the one in force stays", PATIENCE)?;
     ensure!(reaches(stage, &sandbox.name, &curl)?);
     Ok(())
 }

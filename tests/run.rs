@@ -23,6 +23,8 @@ fn main() -> ExitCode {
         bed::cases![
             exit_codes,
             refusals_are_one_line_with_a_mend,
+            what_is_typed_goes_before_the_file,
+            a_refused_start_spoils_no_name,
             what_was_refused_is_told_at_the_end,
             stdout_is_the_agents_alone,
             big_binary_output_comes_whole,
@@ -148,6 +150,9 @@ fn the_command_line_does_not_show_inside(stage: &Stage) -> Result<()> {
 }
 
 fn exit_codes(stage: &Stage) -> Result<()> {
+    std::os::unix::fs::symlink("ring", stage.workspace().join("ring"))?;
+    stage.script("own-interpreter", "#!/sandbox/own-interpreter\n")?;
+    let (workspace, long) = (workspace(stage), "n".repeat(300));
     let commands: &[(&[&str], i32)] = &[
         (&["true"], 0),
         (&["sh", "-c", "exit 7"], 7),
@@ -156,13 +161,17 @@ fn exit_codes(stage: &Stage) -> Result<()> {
         (&["/usr"], 126),
         (&["no-such-program"], 127),
         (&["/no/such/program"], 127),
+        // No file can have that name; a link, and a script, that lead to themselves.
+        (&[&long], 126),
+        (&["./ring"], 126),
+        (&["./own-interpreter"], 126),
         (&["sh", "-c", "kill -KILL $$"], 137),
         (&["sh", "-c", "kill -TERM $$"], 143),
         // A real-time signal (signal(7)), for which the libraries have no name.
         (&["sh", "-c", "kill -40 $$"], 168),
     ];
     for (command, code) in commands {
-        let done = stage.run(&[], command)?;
+        let done = stage.run(&["--workspace", &workspace], command)?;
         ensure!(done.code() == *code, "{command:?}: {} instead of {code}\n{}", done.code(), done.err());
         ensure!(done.stdout.is_empty(), "{command:?} put {:?} on stdout", done.out());
         if matches!(code, 126 | 127) {
@@ -271,6 +280,8 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
         &["--config", "/no/such/cofferdam.yaml"],
         &["--name", "Not A Name"],
         &["--metrics", "nonsense"],
+        &["--metrics", "127.0.0.1:0"],
+        &["--env", ""],
         &["--forward", "nonsense"],
         &["--policy", &bad],
     ];
@@ -304,12 +315,87 @@ fn refusals_are_one_line_with_a_mend(stage: &Stage) -> Result<()> {
     let said = stage.run(&["--root", &no_image.display().to_string()], &["true"])?.expect_code(125)?.err();
     ensure!(said.lines().count() == 1 && said.contains("no readable tar archive"), "{said}");
     ensure!(!said.contains('\x1b'), "{said:?}");
+    // A name's own line breaks don't break the line either.
+    for (options, program, code) in [([].as_slice(), "a\nb", 127), (&["--name", "a\nb"], "true", 125)] {
+        let said = stage.run(options, &[program])?.expect_code(code)?.err();
+        ensure!(said.lines().count() == 1 && said.contains("a\\nb"), "{said}");
+    }
+    let said = stage.run(&["--env", ""], &["true"])?.err();
+    ensure!(said.contains("NAME=VALUE") && !said.contains("--env =VALUE"), "{said}");
     let mut command = stage.cofferdam(["run", "--env", "ODD", "--", "true"]);
     command.env("ODD", std::ffi::OsStr::from_bytes(b"\xff"));
     let said = finish(command, PATIENCE)?.expect_code(125)?.err();
     ensure!(said.contains("not UTF-8"), "{said}");
     let said = stage.run(&["--policy", &bad], &["true"])?.err();
     ensure!(said.contains(":2:") && said.contains("endpoints"), "no line, or no nearest name: {said}");
+    Ok(())
+}
+
+/// A profile is typed to be safe: the file's policy must not win over it in silence. Presets add up.
+fn what_is_typed_goes_before_the_file(stage: &Stage) -> Result<()> {
+    let marked = |host: &str| {
+        common::policy(&format!(
+            "  mine: {{ endpoints: [ {{ host: {host}, port: 22 }} ], binaries: [ {{ path: /usr/bin/ssh }} ] }}\n"
+        ))
+    };
+    stage.write("loose.yaml", marked("file.example.com"))?;
+    let typed = stage.write("typed.yaml", marked("typed.example.com"))?.display().to_string();
+    let with_policy = stage.write("policy.yaml", "policy: ./loose.yaml\npresets: [pypi]\n")?;
+    let with_profile = stage.write("profile.yaml", "profile: locked-down\n")?;
+    let in_force = |config: &Path, options: &[&str]| -> Result<String> {
+        let config = config.display().to_string();
+        let options = [&["--config", &config], options].concat();
+        let sandbox =
+            common::Sandbox::start(stage, &options, &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
+        Ok(stage.call(&["policy", "show", &sandbox.name])?.expect_code(0)?.out())
+    };
+    let shown = in_force(&with_policy, &[])?;
+    ensure!(shown.contains("file.example.com") && shown.contains("pypi.org"), "{shown}");
+    let shown = in_force(&with_policy, &["--profile", "locked-down", "--preset", "npm"])?;
+    ensure!(!shown.contains("file.example.com"), "the file's policy won over the typed profile: {shown}");
+    ensure!(
+        shown.contains("pypi.org") && shown.contains("registry.npmjs.org"),
+        "a preset is missing: {shown}"
+    );
+    for file in [&with_policy, &with_profile] {
+        let shown = in_force(file, &["--policy", &typed])?;
+        ensure!(shown.contains("typed.example.com") && !shown.contains("file.example.com"), "{shown}");
+    }
+    let config = with_policy.display().to_string();
+    let said = stage.run(&["--config", &config, "--profile", "nonsense"], &["true"])?.expect_code(125)?.err();
+    ensure!(said.contains("no profile is called 'nonsense'"), "{said}");
+    Ok(())
+}
+
+/// Paths that can't be written down are refused by name, and what is refused leaves nothing that a later start trips over.
+fn a_refused_start_spoils_no_name(stage: &Stage) -> Result<()> {
+    use std::ffi::{OsStr, OsString};
+    let odd = stage.dir().join(OsStr::from_bytes(b"b\xff d"));
+    std::fs::create_dir(&odd)?;
+    let through = stage.dir().join("through");
+    std::os::unix::fs::symlink(&odd, &through)?;
+    stage.run(&["--name", "victim"], &["true"])?.expect_code(0)?;
+    let refused = |option: &str, path: &Path, inside: &Path| -> Result<String> {
+        let args = ["run", "--name", "victim", option].map(OsString::from);
+        let rest = ["--", "true"].map(OsString::from);
+        let mut command = stage.cofferdam(args.into_iter().chain([path.into()]).chain(rest));
+        command.current_dir(inside);
+        Ok(finish(command, PATIENCE)?.expect_code(125)?.err())
+    };
+    for (option, path, inside) in [
+        ("--workspace", odd.as_path(), stage.dir()),
+        ("--workspace", &through, stage.dir()),
+        ("--workspace", Path::new("."), &odd),
+        ("--root", &odd, stage.dir()),
+        ("--config", &odd, stage.dir()),
+    ] {
+        let said = refused(option, path, inside)?;
+        ensure!(
+            said.lines().count() == 1 && said.contains(option) && said.contains(r"b\xFF d"),
+            "{option} {path:?}: {said}"
+        );
+        stage.run(&["--name", "victim"], &["true"])?.expect_code(0)?;
+    }
     Ok(())
 }
 

@@ -7,24 +7,25 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use telemetry::audit::{HEAD_NAME, Line, Lines, Record, Report, Trouble, open_all, verify};
 
+use crate::cli::Place;
 use crate::cli::args::AuditCommand;
 use crate::console::{harmless, print, print_json, table};
 use crate::failure::{Failure, Outcome};
-use crate::state::{Name, Root};
+use crate::state::Name;
 
 /// Runs `audit verify` or `audit show`.
-pub fn audit(root: &Root, command: &AuditCommand) -> Outcome {
+pub(super) fn audit(place: &Place, command: &AuditCommand) -> Outcome {
     match command {
-        AuditCommand::Verify { name, json } => check(&directory(root, name)?, *json),
+        AuditCommand::Verify { name, json } => check(&directory(place, name)?, *json),
         AuditCommand::Show { name, json } => {
-            show(&directory(root, name)?, *json, |line| print(&format!("{line}\n")))?;
+            show(&directory(place, name)?, *json, |line| print(&format!("{line}\n")))?;
             Ok(0)
         }
     }
 }
 
 /// A sandbox's name, or a path to a log or the directory that holds it.
-fn directory(root: &Root, name: &str) -> Result<PathBuf, Failure> {
+fn directory(place: &Place, name: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(name);
     if name.contains('/') || path.extension().is_some() {
         let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
@@ -37,7 +38,7 @@ fn directory(root: &Root, name: &str) -> Result<PathBuf, Failure> {
             }
         };
     }
-    let dir = root.enter(&Name::parse(name)?)?;
+    let dir = place.root()?.enter(&Name::parse(name)?)?;
     match holds_a_log(&dir) {
         true => Ok(dir),
         false => {

@@ -23,6 +23,7 @@ mod up;
 
 use std::ffi::OsString;
 use std::io;
+use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, Parser};
@@ -92,36 +93,46 @@ fn dispatch(cli: Cli) -> Outcome {
     if let Command::Run(RunArgs { start, .. }) | Command::Up(UpArgs { start, .. }) = &cli.command {
         speak(start.log_format);
     }
-    let root = Root::locate(cli.state.as_deref())?;
+    let place = Place(cli.state);
     match cli.command {
-        Command::Run(args) => run::run(&root, args),
-        Command::Up(args) => up::up(&root, &args),
-        Command::Exec(args) => exec::exec(&root, args),
-        Command::Ps(args) => ps::ps(&root, &args),
-        Command::Status(args) => live::status(&root, &args),
-        Command::Tree(args) => live::tree(&root, &args),
-        Command::Logs(args) => logs::logs(&root, &args),
-        Command::Stop(args) => live::stop(&root, &args),
-        Command::Restart(args) => live::restart(&root, &args),
-        Command::Crash(args) => live::crash(&root, &args),
-        Command::Identity(command) => identity::identity(&root, command),
-        Command::Approvals(command) => approvals::approvals(&root, command),
-        Command::Policy(command) => policy::policy(&root, command),
+        Command::Run(args) => run::run(&place.root()?, args),
+        Command::Up(args) => up::up(&place.root()?, &args),
+        Command::Exec(args) => exec::exec(&place.root()?, args),
+        Command::Ps(args) => ps::ps(&place.root()?, &args),
+        Command::Status(args) => live::status(&place.root()?, &args),
+        Command::Tree(args) => live::tree(&place.root()?, &args),
+        Command::Logs(args) => logs::logs(&place.root()?, &args),
+        Command::Stop(args) => live::stop(&place.root()?, &args),
+        Command::Restart(args) => live::restart(&place.root()?, &args),
+        Command::Crash(args) => live::crash(&place.root()?, &args),
+        Command::Identity(command) => identity::identity(&place.root()?, command),
+        Command::Approvals(command) => approvals::approvals(&place.root()?, command),
+        Command::Policy(command) => policy::policy(&place, command),
         Command::Redact(args) => redact::redact(&args),
-        Command::Audit(command) => audit::audit(&root, &command),
+        Command::Audit(command) => audit::audit(&place, &command),
         Command::Doctor(args) => doctor::doctor(&args),
-        Command::Snapshot(args) => snapshot::snapshot(&root, &args),
-        Command::Restore(args) => snapshot::restore(&root, &args),
+        Command::Snapshot(args) => snapshot::snapshot(&place.root()?, &args),
+        Command::Restore(args) => snapshot::restore(&place, &args),
         Command::Demo(args) => crate::demo::demo(args.keep),
         Command::Provider(command) => provider::provider(&command),
-        Command::Onboard(args) => onboard::onboard(&root, &args),
+        Command::Onboard(args) => onboard::onboard(&place, &args),
         #[cfg(feature = "term")]
-        Command::Term(args) => term::term(&root, &args),
+        Command::Term(args) => term::term(&place.root()?, &args),
         #[cfg(not(feature = "term"))]
         Command::Term(_) => Err(Failure::refused(
             "this cofferdam was built without its terminal UI: build it with `cargo build --release`, without `--no-default-features`, \
              or with `--features term`",
         )),
+    }
+}
+
+/// Where the state directory is, looked for only once a command asks: one that uses none works for whoever has none, such as a build
+/// machine's user without a home.
+struct Place(Option<PathBuf>);
+
+impl Place {
+    fn root(&self) -> Result<Root, Failure> {
+        Root::locate(self.0.as_deref())
     }
 }
 

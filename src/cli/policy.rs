@@ -17,22 +17,22 @@ use serde_json::json;
 use crate::builder::{self, Came, Wish};
 use crate::cli::args::{ExplainArgs, NamedJson, PolicyCommand, Says};
 use crate::cli::live::{client, failure};
-use crate::cli::wait_for;
+use crate::cli::{Place, wait_for};
 use crate::console::{Paint, fault, print, print_json, say, table, warn};
 use crate::failure::{Failure, Outcome, REFUSED};
 use crate::plan::PolicySource;
-use crate::site::policies::{self, Choice};
+use crate::site::policies::{self, Base, Choice};
 use crate::state::{Name, Root};
 
 /// Runs a `policy` command.
-pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
+pub(super) fn policy(place: &Place, command: PolicyCommand) -> Outcome {
     match command {
         PolicyCommand::Check { files, json } => check(&files, json),
         PolicyCommand::Explain(args) => explain(*args),
         PolicyCommand::Diff { a, b, json } => diff(&a, &b, json),
-        PolicyCommand::Show(args) => show(root, &args),
+        PolicyCommand::Show(args) => show(&place.root()?, &args),
         PolicyCommand::Set { name, file, restart_agents, json } => {
-            set(root, &name, &file, restart_agents, json)
+            set(&place.root()?, &name, &file, restart_agents, json)
         }
         PolicyCommand::Schema { json: _ } => print_json(&policy::schema()).map(|()| 0),
         PolicyCommand::Presets { name, json } => built_ins(name.as_deref(), json),
@@ -40,7 +40,7 @@ pub fn policy(root: &Root, command: PolicyCommand) -> Outcome {
 }
 
 fn from_file(path: &Path) -> Result<PolicySource, Failure> {
-    policies::source(&Choice { profile: None, file: Some(path), presets: Vec::new() })
+    policies::source(&Choice { base: Some(Base::File(path)), presets: Vec::new() })
 }
 
 fn check(files: &[PathBuf], json: bool) -> Outcome {
@@ -170,8 +170,7 @@ fn judge_mend(question: &Question, explanation: &mut Explanation) {
 
 fn explain(args: ExplainArgs) -> Outcome {
     let source = policies::source(&Choice {
-        profile: args.profile.as_deref(),
-        file: args.policy.as_deref(),
+        base: Base::named(args.profile.as_deref(), args.policy.as_deref()),
         presets: args.preset,
     })?;
     let candidate = policies::check(&source, true)?;

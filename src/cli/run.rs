@@ -1,15 +1,16 @@
 //! `cofferdam run`: one agent in a sandbox, in the foreground.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::cli::args::{EnforcementArg, RestartWhen, RunArgs, metrics_address};
 use crate::config::{Backoff, Config, Enforcement, Forward, Restart, RestartPolicy};
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
-use crate::site::policies;
-use crate::start::environment;
+use crate::site::policies::{self, Base};
 use crate::start::{NameChoice, Wanted, start, system_roots};
+use crate::start::{door, environment};
 use crate::state::{Name, Root};
 use crate::steps::Steps;
 
@@ -19,7 +20,7 @@ pub fn run(root: &Root, args: RunArgs) -> Outcome {
 }
 
 fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
-    let config = args.config.as_deref().map(Config::read).transpose()?;
+    let config = args.config.as_deref().map(|file| read_config("--config", file)).transpose()?;
     let program = args.command.first().cloned().unwrap_or_default();
     if program.is_empty() {
         return Err(Failure { code: 127, message: "the command is empty: name a program".into() });
@@ -55,8 +56,9 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
     let wanted = Wanted {
         name,
         policy: policies::source(&policies::Choice {
-            profile: args.profile.as_deref().or(config.as_ref().and_then(|c| c.profile.as_deref())),
-            file: args.policy.as_deref().or(config.as_ref().and_then(|c| c.policy.as_deref())),
+            // What is typed goes before what the file names, whichever of the two either is.
+            base: Base::named(args.profile.as_deref(), args.policy.as_deref())
+                .or(config.as_ref().and_then(|c| Base::named(c.profile.as_deref(), c.policy.as_deref()))),
             presets: [config.as_ref().map_or(&[][..], |c| &c.presets), &args.preset].concat(),
         })?,
         config: args.config.clone(),
@@ -81,6 +83,12 @@ fn wanted(args: RunArgs) -> Result<Wanted, Failure> {
         steps: Steps::of_process(args.timings, "command"),
     };
     Ok(wanted)
+}
+
+/// Reads a configuration, whose path those of its presets begin with: as text.
+pub fn read_config(option: &str, file: &Path) -> Result<Config, Failure> {
+    door::is_text(option, file)?;
+    Config::read(file)
 }
 
 /// `--enforcement` over the file's word over `strict`.

@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use nix::unistd::{getegid, geteuid};
 use serde::Serialize;
 
+use crate::cli::Place;
 use crate::cli::args::{ApprovalsWord, RestoreArgs, SnapshotArgs};
 use crate::console::{as_word, print, print_json, table, warn};
 use crate::failure::{Failure, Outcome};
@@ -79,7 +80,7 @@ fn summary(made: &Made) -> String {
 }
 
 /// `cofferdam restore`.
-pub fn restore(root: &Root, args: &RestoreArgs) -> Outcome {
+pub(super) fn restore(place: &Place, args: &RestoreArgs) -> Outcome {
     let shown = args.file.display();
     let file = open(&args.file)?;
     let judged = |failure: Failure| Failure { message: format!("{shown}: {}", failure.message), ..failure };
@@ -92,7 +93,7 @@ pub fn restore(root: &Root, args: &RestoreArgs) -> Outcome {
         let name = args.name.as_deref().unwrap_or(&manifest.name);
         let name = Name::parse(name)?;
         let keep = decide(&args.file, &approvals, args.approvals)?;
-        let brought = bring(root, &name, (&file, &manifest), keep, meter()).map_err(judged)?;
+        let brought = bring(&place.root()?, &name, (&file, &manifest), keep, meter()).map_err(judged)?;
         manifest.left_out().iter().for_each(|text| warn(&format!("of the sandbox it was made of, {text}")));
         if args.json {
             let restored = Restored {

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::cli::args::{UpArgs, metrics_address};
-use crate::cli::run::enforcement;
+use crate::cli::run::{enforcement, read_config};
 use crate::config::Config;
 use crate::failure::{Failure, Outcome};
 use crate::plan::{AgentPlan, Mode};
-use crate::site::policies;
+use crate::site::policies::{self, Base};
 use crate::start::environment;
 use crate::start::{NameChoice, Wanted, start, system_roots};
 use crate::state::{Name, Root};
@@ -18,7 +18,7 @@ const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 
 /// Starts the sandbox, and gives its exit code once it is over.
 pub fn up(root: &Root, args: &UpArgs) -> Outcome {
-    start(root, wanted(Config::read(&args.file)?, args)?)
+    start(root, wanted(read_config("--file", &args.file)?, args)?)
 }
 
 /// What a file wants, as far as the file says it.
@@ -65,8 +65,7 @@ pub fn wanted(config: Config, args: &UpArgs) -> Result<Wanted, Failure> {
     Ok(Wanted {
         name: NameChoice::Exactly(Name::parse(name)?),
         policy: policies::source(&policies::Choice {
-            profile: config.profile.as_deref(),
-            file: config.policy.as_deref(),
+            base: Base::named(config.profile.as_deref(), config.policy.as_deref()),
             presets: config.presets.clone(),
         })?,
         config: Some(args.file.clone()),

@@ -81,7 +81,7 @@ pub async fn wait_for_end(
                 Ok(ToSupervisor::Signal(libc::SIGTERM)) => stop_agents(desk, STOP_GRACE),
                 Ok(ToSupervisor::Signal(libc::SIGHUP)) if desk.plan.mode == Mode::Service => {
                     // A reloader that is down reads the file when it starts.
-                    let _ = desk.addresses.policy.cast(policy::actor::Msg::Reload);
+                    let _ = desk.addresses.policy.cast(policy::actor::Msg::Reload(policy::watch::Look::Meant));
                 }
                 Ok(ToSupervisor::Signal(signo)) => desk.agents.signal(signo),
                 Ok(ToSupervisor::Winch) => desk.agents.resize(),

@@ -29,21 +29,47 @@ fn told(error: &Error, key: Option<&str>) -> String {
     // Told in front; and what the library would have its caller set is nobody's else.
     let message = full.split(" at line ").next().unwrap_or(&full);
     let message = message.split(", set ").next().unwrap_or(message);
-    let message = match message {
-        "expected sequence start" => "a list is wanted, as `[one, two]`",
-        breach if breach == "recursion limit exceeded" || breach.starts_with("budget breached: Depth") => {
-            "it is nested deeper than any configuration is"
-        }
-        breach if breach.starts_with("budget breached: Documents") => {
-            "a configuration is one document: this begins another"
-        }
-        breach if breach.starts_with("budget breached: ") => "it is larger than any configuration is",
-        "expected mapping start" => "fields are wanted, as `{ name: value }`",
-        other => other,
-    };
+    let message = plain(message);
     let near = near(message).map(|near| format!("; did you mean `{near}`?"));
     [place.as_deref(), key.as_deref(), Some(message), near.as_deref()].into_iter().flatten().collect()
 }
+
+/// What the library says in its own words, as what is wanted there. It never repeats what stands there.
+fn plain(message: &str) -> &str {
+    match message {
+        "expected sequence start" => "a list is wanted, as `[one, two]`",
+        "expected mapping start" => "fields are wanted, as `{ name: value }`",
+        "expected string scalar" => "a single text is wanted, neither a list nor fields",
+        "cannot deserialize tagged scalar into string" => "a text is wanted: take its tag (`!!…`) out",
+        "invalid floating point" => "a number is wanted, such as 2 or 0.5",
+        "invalid u16" => "a whole number from 0 to 65535 is wanted",
+        "invalid u32" => "a whole number from 0 to 4294967295 is wanted",
+        "invalid u64" | "invalid usize" => "a whole number is wanted, 0 or more",
+        "invalid socket address syntax" => {
+            "an IP address and a port are wanted, such as `127.0.0.1:8642`: a name such as `localhost` is none"
+        }
+        text if text.starts_with("cannot deserialize null into string") => {
+            "a text is wanted, and `~`, `null` and nothing are none: put it in quotes, or take it out"
+        }
+        boolean if boolean.starts_with("invalid boolean") => "`true` or `false` is wanted",
+        size if SIZES.iter().any(|end| size.ends_with(end)) => "a size is wanted, such as 512MiB or 4GiB",
+        depth if depth == "recursion limit exceeded" || depth.starts_with("budget breached: Depth") => {
+            "it is nested deeper than any configuration is"
+        }
+        documents
+            if documents.starts_with("budget breached: Documents")
+                || documents.starts_with("multiple YAML documents") =>
+        {
+            "a configuration is one document: this begins another, so take out the `---`"
+        }
+        breach if breach.starts_with("budget breached: ") => "it is larger than any configuration is",
+        other => other,
+    }
+}
+
+/// How messages about sizes in bytes end: nothing else is read so.
+const SIZES: [&str; 3] =
+    [", expected integer overflow", ", expected parsable string", ", expected an integer or string"];
 
 /// Of an unknown field the known one that is nearly it.
 fn near(message: &str) -> Option<&str> {
@@ -79,7 +105,7 @@ mod tests {
             ),
             (
                 "a: { command: [x], listen: nowhere }",
-                "line 1, column 28: a.listen: invalid socket address syntax",
+                "line 1, column 28: a.listen: an IP address and a port are wanted, such as `127.0.0.1:8642`: a name such as `localhost` is none",
             ),
             ("a: { command: [x] }\na: { command: [y] }", "line 2, column 1: duplicate mapping key: a"),
         ] {

@@ -59,14 +59,37 @@ pub fn begin(dir: &Path, workspace: &Path) -> Result<(), Failure> {
 /// # Errors
 /// When that can't be kept.
 pub fn remember(dir: &Path, cage: &mut CagePlan) -> Result<(), Failure> {
+    gather(dir, cage)?.keep()
+}
+
+/// As [`remember`], with what is to be kept not written yet: for whoever may still refuse to build the cage.
+///
+/// # Errors
+/// When what the cages before have left can't be told.
+pub fn gather(dir: &Path, cage: &mut CagePlan) -> Result<News, Failure> {
     let kept = before(dir)?;
     let places: BTreeSet<PathBuf> = kept.iter().cloned().chain(written(cage)).collect();
-    if places != kept {
-        let path = dir.join(files::PLACES);
-        let bytes: Vec<u8> =
-            places.iter().flat_map(|place| [place.as_os_str().as_bytes(), &[0]].concat()).collect();
-        kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))?;
-    }
+    let bytes = (places != kept)
+        .then(|| places.iter().flat_map(|place| [place.as_os_str().as_bytes(), &[0]].concat()).collect());
     cage.written_before = places;
-    Ok(())
+    Ok(News { path: dir.join(files::PLACES), bytes })
+}
+
+/// Where agents of a cage can write, to be on record before anything runs in it.
+#[must_use]
+pub struct News {
+    path: PathBuf,
+    /// None where all of it is.
+    bytes: Option<Vec<u8>>,
+}
+
+impl News {
+    /// Puts it on record.
+    ///
+    /// # Errors
+    /// When that can't be.
+    pub fn keep(self) -> Result<(), Failure> {
+        let Some(bytes) = self.bytes else { return Ok(()) };
+        kept::write(&self.path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", self.path.display())))
+    }
 }

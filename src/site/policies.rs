@@ -16,21 +16,34 @@ pub const FILE_MAX: u64 = 4 << 20;
 
 /// What was typed or written about the policy.
 pub struct Choice<'a> {
-    /// A built-in profile.
-    pub profile: Option<&'a str>,
-    /// A file; goes before the profile.
-    pub file: Option<&'a Path>,
+    /// What it starts from; none: the profile that is meant where nobody names one.
+    pub base: Option<Base<'a>>,
     /// Built-in presets, and files.
     pub presets: Vec<String>,
+}
+
+/// What a policy starts from.
+#[derive(Clone, Copy)]
+pub enum Base<'a> {
+    /// A built-in profile.
+    Profile(&'a str),
+    /// A file.
+    File(&'a Path),
+}
+
+impl<'a> Base<'a> {
+    /// Of one place that may name either. None names both: the command line and the configuration file refuse that.
+    pub fn named(profile: Option<&'a str>, file: Option<&'a Path>) -> Option<Self> {
+        file.map(Self::File).or(profile.map(Self::Profile))
+    }
 }
 
 /// Finds the text that a choice means.
 pub fn source(choice: &Choice<'_>) -> Result<PolicySource, Failure> {
     let presets = choice.presets.iter().map(|word| preset(word)).collect::<Result<_, _>>()?;
-    let (name, text, watch) = match (choice.file, choice.profile) {
-        (Some(path), _) => (path.display().to_string(), read(path)?, watched(path)?),
-        (None, profile) => {
-            let wanted = profile.unwrap_or(policy::DEFAULT_PROFILE);
+    let (name, text, watch) = match choice.base.unwrap_or(Base::Profile(policy::DEFAULT_PROFILE)) {
+        Base::File(path) => (path.display().to_string(), read(path)?, watched(path)?),
+        Base::Profile(wanted) => {
             let found = built_in::profile(wanted).map_err(Failure::refused)?;
             (format!("profile {wanted}"), found.text.to_owned(), None)
         }

@@ -4,6 +4,7 @@ use std::env::VarError;
 
 use proxy::credentials::Section;
 
+use crate::console::one_line;
 use crate::failure::Failure;
 
 /// Reads `--env` values into pairs.
@@ -56,30 +57,36 @@ pub fn with_placeholders(
 }
 
 fn pair(text: &str) -> Result<(String, String), Failure> {
-    let (key, value) = match text.split_once('=') {
-        Some((key, value)) => (key, value.to_owned()),
-        None => {
-            let value = std::env::var(text).map_err(|why| {
-                Failure::refused(match why {
-                    VarError::NotPresent => {
-                        format!("--env {text}: you have no such variable; set one with --env {text}=VALUE")
-                    }
-                    VarError::NotUnicode(_) => {
-                        format!("--env {text}: its value is not UTF-8, and such variables aren't passed; set one with --env {text}=VALUE")
-                    }
-                })
-            })?;
-            (text, value)
-        }
-    };
+    let key = text.split_once('=').map_or(text, |(key, _)| key);
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if key.is_empty() || !key.chars().all(plain) || key.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(Failure::refused(format!("--env {text}: '{key}' is no variable's name")));
+        return Err(Failure::refused(format!(
+            "--env: '{}' is no variable's name: write NAME=VALUE, or NAME to pass on your own",
+            one_line(key)
+        )));
     }
+    let value = match text.split_once('=') {
+        Some((_, value)) => value.to_owned(),
+        None => own(key)?,
+    };
     if value.contains('\0') {
         return Err(Failure::refused(format!("--env {key}: the value holds a NUL byte")));
     }
     Ok((key.to_owned(), value))
+}
+
+/// The operator's own value of a variable.
+fn own(key: &str) -> Result<String, Failure> {
+    std::env::var(key).map_err(|why| {
+        Failure::refused(match why {
+            VarError::NotPresent => {
+                format!("--env {key}: you have no such variable; set one with --env {key}=VALUE")
+            }
+            VarError::NotUnicode(_) => {
+                format!("--env {key}: its value is not UTF-8, and such variables aren't passed; set one with --env {key}=VALUE")
+            }
+        })
+    })
 }
 
 #[cfg(test)]
@@ -91,7 +98,7 @@ mod tests {
         assert_eq!(pair("A=b=c").unwrap(), ("A".into(), "b=c".into()));
         assert_eq!(pair("A=").unwrap(), ("A".into(), String::new()));
         assert_eq!(pair("PATH").unwrap().0, "PATH");
-        for bad in ["=x", "1A=x", "A B=x", "NOT_SET_ANYWHERE_1", "A=\0"] {
+        for bad in ["", "=x", "1A=x", "A B=x", "NOT_SET_ANYWHERE_1", "A=\0"] {
             assert!(pair(bad).is_err(), "{bad:?}");
         }
     }

@@ -9,6 +9,7 @@
 
 pub mod apart;
 pub mod cage;
+pub mod door;
 pub mod environment;
 pub mod outside;
 pub mod secrets;
@@ -133,6 +134,7 @@ pub fn start(root: &Root, wanted: Wanted) -> Outcome {
 }
 
 fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Result<Prepared, Failure> {
+    door::check(root, &wanted)?;
     wanted.steps.done("command: arguments and files read");
     if wanted.forwards.len() > FORWARDS_MAX {
         return Err(Failure::refused(format!(
@@ -165,7 +167,7 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     outside::look(&mut wanted);
     let (secrets, client_certs) = secrets::seal(&wanted)?;
     warn_of_credentials(&wanted, policy.policy())?;
-    let (cage, apart) = cage(root, &mut wanted, &claim, foundation, policy.policy())?;
+    let (cage, apart, news) = cage(root, &mut wanted, &claim, foundation, policy.policy())?;
 
     let mut slots = sockets::bind(&wanted, &mut claim, ids)?;
     let builder = match wanted.mode {
@@ -176,6 +178,8 @@ fn prepare(root: &Root, mut wanted: Wanted, upstream_ca: Option<String>) -> Resu
     let plan = plan(wanted, &claim, cage, upstream_ca, client_certs);
     slots.keep(Slot::new(slot::SECRETS), secrets);
     slots.keep(Slot::new(slot::PLAN), sealed::seal_json("cofferdam-plan", &plan)?);
+    // Nothing is refused any more: what a refused start left would be in the way of the next one.
+    news.keep()?;
     let (lock, made) = claim.hand_over();
     slots.keep(Slot::new(slot::LOCK), lock.into());
     steps.done("command: workspace, sockets; becomes the heart");
@@ -192,32 +196,34 @@ fn warn_of_credentials(wanted: &Wanted, policy: &Policy) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The sandbox's first cage, and what its agents must have no hand in, in any.
+/// The sandbox's first cage, what its agents must have no hand in, in any, and where they can write from now on.
 fn cage(
     root: &Root,
     wanted: &mut Wanted,
     claim: &Claim,
     foundation: Foundation,
     policy: &Policy,
-) -> Result<(CagePlan, Apart), Failure> {
+) -> Result<(CagePlan, Apart, places::News), Failure> {
     let (ids, hidden) = (foundation.ids, root.every_place());
     let paths = policies::paths(policy);
     let before = places::before(&claim.dir)?;
     let workspace = workspace::locate(wanted.workspace.as_deref(), claim, ids, &paths, (&hidden, &before))?;
+    door::is_text("--workspace, `workspace`", &workspace)?;
     let changes = Some(Changes { dir: &claim.dir, handle: &claim.handle, ids });
     let (state, quiet) = (root.dir(), wanted.quiet);
     let chosen = Chosen { state, changes, ids, hidden: &hidden, before: &before, quiet };
     let mut cage = cage::of_wanted(wanted, claim.name.as_str(), foundation, workspace, hidden.clone());
     cage.written_before.clone_from(&before);
     site::shape(&mut cage, paths, wanted.root.as_deref(), &chosen)?;
+    cage.root.iter().try_for_each(|other| door::is_text("--root, `root`", &other.path))?;
     ids::own(claim, ids)?;
     let apart = apart::keep_out(wanted, &cage)?;
     site::check(&cage)?;
     if !wanted.quiet {
         reach::answered(&cage).iter().chain(&reach::unprotected(&cage)).for_each(|text| warn(text));
     }
-    places::remember(&claim.dir, &mut cage)?;
-    Ok((cage, apart))
+    let news = places::gather(&claim.dir, &mut cage)?;
+    Ok((cage, apart, news))
 }
 
 fn plan(

@@ -14,7 +14,9 @@ pub fn look(wanted: &mut Wanted) {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     for agent in &mut wanted.agents {
-        agent.outside = agent.command.first().and_then(|program| find(program, &path));
+        // What isn't text can't be written into the plan, and goes without the hint.
+        let found = agent.command.first().and_then(|program| find(program, &path));
+        agent.outside = found.filter(|file| file.to_str().is_some());
     }
 }
 

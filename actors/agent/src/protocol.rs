@@ -289,7 +289,12 @@ impl Refusal {
         match self {
             Self::Exec { errno } => match *errno {
                 libc::ENOENT | libc::ENOTDIR => 127,
-                libc::EACCES | libc::ENOEXEC | libc::EPERM | libc::EISDIR => 126,
+                libc::EACCES
+                | libc::ENOEXEC
+                | libc::EPERM
+                | libc::EISDIR
+                | libc::ELOOP
+                | libc::ENAMETOOLONG => 126,
                 _ => 125,
             },
             _ => 125,

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::approved::Approved;
 use crate::reload::{Loader, Published, Refused, Reloaded};
-use crate::watch::watch;
+use crate::watch::{Look, watch};
 
 /// What the reloader is told.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub enum Msg {
         reply: RpcReplyPort<Result<Published, Refused>>,
     },
     /// Read the file again. While the actor is down it is dropped: a starting actor reads the file anyway.
-    Reload,
+    Reload(Look),
     /// Panic (fault injection). While the actor is down it is dropped.
     InjectPanic,
 }
@@ -62,7 +62,7 @@ impl Actor for PolicyActor {
         // It tells once when it has begun: what changed while no actor watched is read then.
         let watcher = loader.path().map(|path| {
             let myself = myself.clone();
-            Watcher(tokio::spawn(watch(path.to_owned(), move || myself.cast(Msg::Reload).is_ok())))
+            Watcher(tokio::spawn(watch(path.to_owned(), move |look| myself.cast(Msg::Reload(look)).is_ok())))
         });
         Ok(State { loader, watcher })
     }
@@ -78,12 +78,13 @@ impl Actor for PolicyActor {
                 let result = aside(move || loader.approve(approved)).await;
                 let _ = reply.send(result);
             }
-            Msg::Reload => match aside(move || loader.reload()).await {
+            Msg::Reload(look) => match aside(move || loader.reload(look)).await {
                 Ok(Reloaded::Unchanged) => {}
                 Ok(Reloaded::Published(published)) => {
                     tracing::info!(generation = published.generation, "the policy was reloaded");
                 }
-                Err(refused) => tracing::warn!("{refused}"),
+                // An error, which is told even where nothing else is: what the operator wrote is not in force.
+                Err(refused) => tracing::error!("{refused}"),
             },
             #[expect(clippy::panic, reason = "fault injection: proves that a panic here costs nothing")]
             Msg::InjectPanic => panic!("injected"),

@@ -9,7 +9,7 @@ use crate::model::{Binary, Bodies, Endpoint, Entry, PathRule, Policy};
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Where: `filesystem_policy`, `landlock`, `process`, or the key of an entry.
+    /// Where: `filesystem_policy`, `landlock`, or the key of an entry.
     pub section: String,
     /// Whether it opens or closes.
     pub effect: Effect,
@@ -77,6 +77,7 @@ impl Changes {
         self.0.push(Change { section: section.to_owned(), effect, text: text.into() });
     }
 
+    /// Of the process section all that is accepted names the one user and group that there are: nothing of it differs.
     fn statics(&mut self, old: &Policy, new: &Policy) {
         let section = "filesystem_policy";
         let (a, b) = (&old.filesystem, &new.filesystem);
@@ -93,9 +94,6 @@ impl Changes {
         if old.landlock != new.landlock {
             let text = format!("compatibility {} becomes {}", old.landlock.as_str(), new.landlock.as_str());
             self.add("landlock", Effect::Other, text);
-        }
-        if old.process != new.process {
-            self.add("process", Effect::Other, "the user or group is named otherwise");
         }
     }
 
@@ -274,6 +272,13 @@ mod tests {
         for profile in builtin::profiles() {
             assert_eq!(words(profile.text, profile.text), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn a_default_that_is_written_out_is_no_change() {
+        let written = "version: 1\nprocess: { run_as_user: sandbox, run_as_group: sandbox }\nlandlock: { compatibility: hard_requirement }\n";
+        assert_eq!(words(written, "version: 1\n"), Vec::<String>::new());
+        assert_eq!(words("version: 1\n", written), Vec::<String>::new());
     }
 
     #[test]

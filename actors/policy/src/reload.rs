@@ -16,6 +16,7 @@ use crate::diagnostics::Diagnostics;
 use crate::generation::{Candidate, Store};
 use crate::read::Preset;
 use crate::regular::open_regular;
+use crate::watch::Look;
 use crate::yaml::MAX_POLICY_BYTES;
 
 /// What came of a reload. Told to the observer, for logs, metrics and the event stream.
@@ -143,13 +144,17 @@ impl Loader {
         self.seen.subscribe()
     }
 
-    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone. Blocks on the disk.
+    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone, and the observer hears of that only where the
+    /// look was meant: it counts reloads, not how often the directory changes. Blocks on the disk.
     ///
     /// # Errors
     /// Why the file is not in force; told once for each state of the file.
-    pub fn reload(&self) -> Result<Reloaded, Refused> {
+    pub fn reload(&self, look: Look) -> Result<Reloaded, Refused> {
+        let before = *self.seen.borrow();
         let result = self.reloaded();
-        (self.observer)(&result);
+        if look == Look::Meant || *self.seen.borrow() != before {
+            (self.observer)(&result);
+        }
         result
     }
 
@@ -259,30 +264,46 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.yaml");
         let (loader, told) = loader(&path, "version: 1\n");
-        assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)));
+        assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)));
         told.lock().unwrap().clear();
         for (text, word) in [("version: 2\n", "rejected"), ("{", "rejected")] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(loader.reload().unwrap_err().as_str(), word);
-            assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)), "said once");
+            assert_eq!(loader.reload(Look::Meant).unwrap_err().as_str(), word);
+            assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)), "said once");
             assert_eq!(*told.lock().unwrap(), [word, "unchanged"]);
             told.lock().unwrap().clear();
             assert_eq!(loader.store().load().number, 1);
         }
         std::fs::write(&path, b"\xff").unwrap();
-        assert_eq!(loader.reload().unwrap_err().as_str(), "unreadable");
+        assert_eq!(loader.reload(Look::Meant).unwrap_err().as_str(), "unreadable");
         std::fs::write(&path, vec![b'#'; MAX_POLICY_BYTES + 1]).unwrap();
-        let _ = loader.reload();
+        let _ = loader.reload(Look::Meant);
         std::fs::remove_file(&path).unwrap();
         // A pipe that nobody writes to.
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(matches!(loader.reload(), Ok(Reloaded::Unchanged)), "unreadable as before, which was said");
+        assert!(
+            matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)),
+            "unreadable as before, which was said"
+        );
         std::fs::remove_file(&path).unwrap();
-        let _ = loader.reload();
+        let _ = loader.reload(Look::Meant);
         assert_eq!(loader.store().load().number, 1);
         std::fs::write(&path, GOOD).unwrap();
-        assert!(matches!(loader.reload(), Ok(Reloaded::Published(p)) if p.generation == 2));
+        assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Published(p)) if p.generation == 2));
         assert_eq!(told.lock().unwrap().last().map(String::as_str), Some("2"));
+    }
+
+    #[test]
+    fn a_look_that_finds_nothing_new_is_told_only_where_it_was_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        let (loader, told) = loader(&path, "version: 1\n");
+        loader.reload(Look::Routine).unwrap();
+        assert!(told.lock().unwrap().is_empty(), "{told:?}");
+        loader.reload(Look::Meant).unwrap();
+        std::fs::write(&path, GOOD).unwrap();
+        loader.reload(Look::Routine).unwrap();
+        assert_eq!(*told.lock().unwrap(), ["unchanged", "2"]);
     }
 
     #[test]
@@ -292,17 +313,17 @@ mod tests {
         let (first, _) = loader(&path, "version: 1\n");
         std::fs::write(&path, GOOD).unwrap();
         let mut seen = first.seen();
-        first.reload().unwrap();
+        first.reload(Look::Meant).unwrap();
         assert!(seen.has_changed().unwrap(), "told to whoever keeps it");
         let in_force = first.set("version: 1 # by hand\n").unwrap().generation;
         let store =
             Store::starting_at(Candidate::new("p", &first.store().load().text, &[]).unwrap(), in_force);
         let kept = *seen.borrow_and_update();
         let next = Loader::new(store, Some(path.clone()), Vec::new(), kept, Arc::new(|_| ()));
-        assert!(matches!(next.reload(), Ok(Reloaded::Unchanged)));
+        assert!(matches!(next.reload(Look::Meant), Ok(Reloaded::Unchanged)));
         assert_eq!(next.store().load().number, in_force);
         std::fs::write(&path, "version: 1 # edited\n").unwrap();
-        assert!(matches!(next.reload(), Ok(Reloaded::Published(_))));
+        assert!(matches!(next.reload(Look::Meant), Ok(Reloaded::Published(_))));
     }
 
     #[test]
@@ -312,7 +333,7 @@ mod tests {
         let (loader, _) = loader(&path, "version: 1\n");
         let changed = format!("{GOOD}filesystem_policy: {{ read_only: [/usr] }}\n");
         std::fs::write(&path, &changed).unwrap();
-        let refused = loader.reload().unwrap_err();
+        let refused = loader.reload(Look::Meant).unwrap_err();
         assert!(refused.to_string().contains("filesystem_policy changed"), "{refused}");
         assert_eq!(loader.store().load().number, 1, "nothing of it takes effect, the network part neither");
         assert!(loader.set(&changed).is_err());

@@ -4,7 +4,10 @@
 //! is told once. Where no watch can be had (or a filesystem tells nothing) the steady poll is enough: who is told reads the
 //! file and compares its hash.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -18,17 +21,27 @@ pub const PATIENCE: Duration = Duration::from_millis(500);
 /// How often it is told without any event.
 pub const POLL: Duration = Duration::from_secs(5);
 
+/// Why the file is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// To be sure: the watch began, time went by, or something changed beside the file, which a link of its way may be.
+    Routine,
+    /// The file itself was touched, or an operator asks for it.
+    Meant,
+}
+
 /// Watches until `tell` says `false`. `tell` is called once the watch has begun (so that nothing falls between a reader and
 /// its watch), once at the start of every quiet spell, and at each poll.
-pub async fn watch(path: PathBuf, tell: impl FnMut() -> bool) {
+pub async fn watch(path: PathBuf, tell: impl FnMut(Look) -> bool) {
     watch_and_poll(path, POLL, tell).await;
 }
 
-async fn watch_and_poll(path: PathBuf, every: Duration, mut tell: impl FnMut() -> bool) {
+async fn watch_and_poll(path: PathBuf, every: Duration, mut tell: impl FnMut(Look) -> bool) {
     // One place: an event that finds it full will be told with the one that is in it.
     let (sender, mut events) = mpsc::channel::<()>(1);
-    let _watcher = watcher(&path, sender);
-    if !tell() {
+    let touched = Arc::new(AtomicBool::new(false));
+    let _watcher = watcher(&path, sender, Arc::clone(&touched));
+    if !tell(Look::Routine) {
         return;
     }
     loop {
@@ -39,7 +52,8 @@ async fn watch_and_poll(path: PathBuf, every: Duration, mut tell: impl FnMut() -
             // No event (or no watcher to send one): wait for what is left of the interval.
             sleep_until(poll).await;
         }
-        if !tell() {
+        let look = if touched.swap(false, Ordering::Relaxed) { Look::Meant } else { Look::Routine };
+        if !tell(look) {
             return;
         }
     }
@@ -57,17 +71,21 @@ async fn settle(events: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// A watcher of the file's directory; `None` where the system gives none, with the reason in the log.
-fn watcher(path: &Path, sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+/// A watcher of the file's directory, which marks whether the file itself was `touched`; `None` where the system gives none, with the
+/// reason in the log.
+fn watcher(path: &Path, sender: mpsc::Sender<()>, touched: Arc<AtomicBool>) -> Option<RecommendedWatcher> {
+    let name = path.file_name().map(OsStr::to_owned);
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the file ourselves makes access events; telling of those would never end.
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            let _ = sender.try_send(());
+        let Some(event) = event.ok().filter(|event| !event.kind.is_access()) else { return };
+        if event.paths.iter().any(|path| path.file_name() == name.as_deref()) {
+            touched.store(true, Ordering::Relaxed);
         }
+        let _ = sender.try_send(());
     });
     let result = made.and_then(|mut watcher| {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
@@ -84,8 +102,8 @@ fn watcher(path: &Path, sender: mpsc::Sender<()>) -> Option<RecommendedWatcher> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
 
     use super::*;
 
@@ -97,7 +115,7 @@ mod tests {
     fn counting(path: PathBuf, every: Duration) -> (Arc<AtomicU32>, tokio::task::JoinHandle<()>) {
         let count = Arc::new(AtomicU32::new(0));
         let own = count.clone();
-        let task = tokio::spawn(watch_and_poll(path, every, move || {
+        let task = tokio::spawn(watch_and_poll(path, every, move |_| {
             own.fetch_add(1, Ordering::SeqCst);
             true
         }));
@@ -134,6 +152,33 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("nowhere", &path).unwrap();
         until(&count, seen + 1).await;
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_changes_beside_it_is_no_touch_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, "1").unwrap();
+        let looks = Arc::new(Mutex::new(Vec::new()));
+        let own = Arc::clone(&looks);
+        let task = tokio::spawn(watch_and_poll(path.clone(), NEVER, move |look| {
+            own.lock().unwrap().push(look);
+            true
+        }));
+        let wait = async |count: usize| {
+            let deadline = Instant::now() + DEADLINE;
+            while looks.lock().unwrap().len() < count {
+                assert!(Instant::now() < deadline, "{looks:?}");
+                tokio::time::sleep(DEBOUNCE).await;
+            }
+        };
+        wait(1).await;
+        std::fs::write(dir.path().join("beside"), "1").unwrap();
+        wait(2).await;
+        std::fs::write(&path, "2").unwrap();
+        wait(3).await;
+        assert_eq!(*looks.lock().unwrap(), [Look::Routine, Look::Routine, Look::Meant]);
         task.abort();
     }
 

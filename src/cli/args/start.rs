@@ -134,10 +134,36 @@ pub fn metrics_address(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" {
         return Ok(None);
     }
-    if let Ok(port) = text.parse::<u16>() {
-        return Ok(Some(SocketAddr::from(([127, 0, 0, 1], port))));
+    let shown = text.escape_debug();
+    let address = match text.parse::<u16>() {
+        Ok(port) => SocketAddr::from(([127, 0, 0, 1], port)),
+        Err(_) => text
+            .parse()
+            .map_err(|_| format!("'{shown}' is not an address such as 127.0.0.1:9464, nor `off`"))?,
+    };
+    // Nobody would know which one the kernel chose.
+    if address.port() == 0 {
+        return Err(format!(
+            "'{shown}' has port 0: name one from 1 to 65535, such as 127.0.0.1:9464, or `off`"
+        ));
     }
-    text.parse::<SocketAddr>()
-        .map(Some)
-        .map_err(|_| format!("'{text}' is not an address such as 127.0.0.1:9464, nor `off`"))
+    Ok(Some(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_served_at_a_port_that_is_known() {
+        assert_eq!(metrics_address("off"), Ok(None));
+        assert_eq!(metrics_address("9464"), Ok(Some("127.0.0.1:9464".parse().unwrap())));
+        assert_eq!(metrics_address("[::1]:1"), Ok(Some("[::1]:1".parse().unwrap())));
+        for (bad, said) in
+            [("0", "port 0"), ("127.0.0.1:0", "port 0"), ("[::1]:0", "port 0"), ("a\nb", "'a\\nb' is not")]
+        {
+            let why = metrics_address(bad).unwrap_err();
+            assert!(why.contains(said), "{bad}: {why}");
+        }
+    }
 }

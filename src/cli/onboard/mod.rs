@@ -28,7 +28,7 @@ use self::ask::Person;
 use self::file::{Chosen, words};
 use self::write::Files;
 use crate::cli::args::{OnboardArgs, StartArgs, UpArgs};
-use crate::cli::up;
+use crate::cli::{Place, up};
 use crate::config::Config;
 use crate::console::{LogFormat, Paint, as_word, print, print_json, warn};
 use crate::failure::{Failure, Outcome};
@@ -40,7 +40,10 @@ use crate::start::workspace;
 use crate::state::Root;
 
 /// Writes the file, and says what to do next.
-pub fn onboard(root: &Root, args: &OnboardArgs) -> Outcome {
+pub(super) fn onboard(place: &Place, args: &OnboardArgs) -> Outcome {
+    // Nothing of it is used here: without one, nothing lies in it either.
+    let root = place.root().ok();
+    let root = root.as_ref();
     let is_asked = !args.non_interactive;
     if is_asked && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Err(Failure::refused(
@@ -80,7 +83,7 @@ struct Planned {
 }
 
 impl Planned {
-    fn of(root: &Root, args: &OnboardArgs, chosen: Chosen) -> Result<Self, Failure> {
+    fn of(root: Option<&Root>, args: &OnboardArgs, chosen: Chosen) -> Result<Self, Failure> {
         let workspace = chosen.workspace.as_deref().map(|named| reached(&args.file, named));
         if let Some(workspace) = &workspace {
             fit(root, workspace, &args.file)?;
@@ -166,7 +169,7 @@ fn reached(file: &Path, named: &Path) -> PathBuf {
 }
 
 /// Whether the directory can be a workspace beside this file, as a start would find: made, or there already.
-fn fit(root: &Root, place: &Path, file: &Path) -> Result<(), Failure> {
+fn fit(root: Option<&Root>, place: &Path, file: &Path) -> Result<(), Failure> {
     let shown = as_word(place);
     let real = match place.symlink_metadata() {
         Ok(_) => workspace::check(place, &BTreeSet::new())?,
@@ -185,8 +188,8 @@ fn fit(root: &Root, place: &Path, file: &Path) -> Result<(), Failure> {
             as_word(file)
         )));
     }
-    let state = fs::canonicalize(root.dir()).unwrap_or_else(|_| root.dir().to_owned());
-    if state.starts_with(&real) || real.starts_with(&state) {
+    let state = root.map(|root| fs::canonicalize(root.dir()).unwrap_or_else(|_| root.dir().to_owned()));
+    if state.is_some_and(|state| state.starts_with(&real) || real.starts_with(&state)) {
         return Err(Failure::refused(format!(
             "workspace {shown} holds state of cofferdam's, or lies in it: name a directory elsewhere, or none"
         )));
@@ -273,7 +276,7 @@ struct Next {
     beside: String,
 }
 
-fn next(root: &Root, args: &OnboardArgs, chosen: &Chosen) -> Next {
+fn next(root: Option<&Root>, args: &OnboardArgs, chosen: &Chosen) -> Next {
     let mut first = Vec::new();
     if let Some((policy, _)) = chosen.policy() {
         first.push(format!("cofferdam policy check {}", as_word(&args.file.with_file_name(policy))));
@@ -282,9 +285,9 @@ fn next(root: &Root, args: &OnboardArgs, chosen: &Chosen) -> Next {
     if !chosen.providers.is_empty() {
         first.push(format!("cofferdam provider test -f {file}"));
     }
-    let cofferdam = match is_usual(root) {
-        true => "cofferdam".to_owned(),
-        false => format!("cofferdam --state {}", as_word(root.dir())),
+    let cofferdam = match root.filter(|root| !is_usual(root)) {
+        None => "cofferdam".to_owned(),
+        Some(root) => format!("cofferdam --state {}", as_word(root.dir())),
     };
     let beside = match chosen.agent.known().map(|known| known.way) {
         Some(Way::Terminal) => format!("exec -it {name} -- {}", words(&chosen.agent.command())),

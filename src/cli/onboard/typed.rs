@@ -87,7 +87,7 @@ pub fn path() -> std::ffi::OsString {
 /// # Errors
 /// Never, as long as the built-in profile is one.
 pub fn shown() -> Result<Vec<PathBuf>, Failure> {
-    let source = policies::source(&Choice { profile: None, file: None, presets: Vec::new() })?;
+    let source = policies::source(&Choice { base: None, presets: Vec::new() })?;
     Ok(agents::shown(policies::check(&source, true)?.policy()))
 }
 

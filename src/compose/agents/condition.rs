@@ -9,6 +9,8 @@ use agent::health::Health;
 use agent::protocol::ExitStatus;
 use telemetry::metrics;
 
+use crate::console::one_line;
+
 /// How an agent is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Condition {
@@ -71,6 +73,7 @@ pub(super) struct Program {
 
 /// The one line for the operator: what could not be started, and what to do about it.
 pub(in crate::compose) fn mend(program: &str, outside: Option<&Path>, why: &str, code: i32) -> String {
+    let program = one_line(program);
     match (code, outside) {
         (127, Some(outside)) => format!(
             "{program}: not found inside the sandbox; on this machine it is {}: name it by its whole path, and have the policy show that \

@@ -6,16 +6,18 @@ use ipnet::IpNet;
 
 use super::body_rules::Speaks;
 use super::{Fields, Reader};
+use crate::carried::Carried;
 use crate::fields::{self, PORTS};
 use crate::model::{Access, Endpoint, HostPattern, PathPattern, Rewrites, is_inference_local};
 use crate::yaml::{Node, Value};
-use crate::{Host, Protocol};
+use crate::{Host, HostError, Protocol};
 
 /// Ports on which HTTP is what one expects.
 const HTTP_PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
-/// Hosts of inference providers: traffic to them belongs through `inference.local`, which holds the keys.
-const PROVIDER_HOSTS: [&str; 16] = [
+/// Hosts of inference providers: traffic to them belongs through `inference.local`, which holds the keys. One that gives each customer a
+/// host has a wildcard.
+const PROVIDER_HOSTS: [&str; 17] = [
     "api.openai.com",
     "api.anthropic.com",
     "integrate.api.nvidia.com",
@@ -32,6 +34,7 @@ const PROVIDER_HOSTS: [&str; 16] = [
     "api.cerebras.ai",
     "router.huggingface.co",
     "api.perplexity.ai",
+    "*.openai.azure.com",
 ];
 
 impl Reader<'_> {
@@ -48,6 +51,12 @@ impl Reader<'_> {
         let speaks = Speaks { protocol: protocol.flatten(), known_mcp_methods: bodies.known_mcp_methods };
         let rules = self.allow_rules(fields.get("rules"), speaks);
         let deny_rules = self.deny_rules(fields.get("deny_rules"), speaks);
+        // Whoever empties the list means that no address will do, not any.
+        self.empty(
+            fields.get("allowed_ips"),
+            "allowed_ips",
+            "take it out, or list the addresses that the host may have",
+        );
         let allowed_ips = self.each(fields.get("allowed_ips"), Self::range);
         let public_only = self.boolean(fields.get("public_only")).unwrap_or(false);
         let rewrites = self.rewrites(&fields, protocol);
@@ -99,6 +108,7 @@ impl Reader<'_> {
         if let HostPattern::Exact(host) = &pattern {
             self.warn_of_host(node, host);
         }
+        self.warn_of_provider(node, &pattern);
         Some(pattern)
     }
 
@@ -122,17 +132,20 @@ impl Reader<'_> {
             }
             Host::Addr(_) => return,
         };
-        if PROVIDER_HOSTS.contains(&name) {
-            self.warning(
-                node,
-                format!("`{name}` is an inference provider: the agent needs its own key for it"),
-            )
-            .help =
-                Some("route it through `inference.local`, where the key stays outside the sandbox".into());
-        } else if name == "localhost" || name == "host.openshell.internal" || name == "host.docker.internal" {
+        if name == "localhost" || name == "host.openshell.internal" || name == "host.docker.internal" {
             self.warning(node, format!("`{host}` is never reached from the sandbox")).help =
                 Some("this machine's own ports are reached as `host.cofferdam.internal`".into());
         }
+    }
+
+    fn warn_of_provider(&mut self, node: &Node, pattern: &HostPattern) {
+        let Some(provider) = provider_of(pattern) else { return };
+        let what = match pattern.to_string() == provider {
+            true => format!("`{provider}` is an inference provider"),
+            false => format!("`{pattern}` covers `{provider}`, an inference provider"),
+        };
+        self.warning(node, format!("{what}: the agent needs its own key for it")).help =
+            Some("route it through `inference.local`, where the key stays outside the sandbox".into());
     }
 
     fn ports(&mut self, fields: &Fields<'_>) -> Option<Vec<u16>> {
@@ -271,6 +284,10 @@ impl Reader<'_> {
                 }
             },
         };
+        if carries_v4(&net) {
+            self.error(node, format!("`{text}` can't be in `allowed_ips`: {}", HostError::EmbeddedV4));
+            return None;
+        }
         if NEVER_ALLOWED.iter().any(|range| overlap(range, &net)) {
             self.error(node, format!("`{text}` overlaps loopback, link-local or unspecified addresses"))
                 .help = Some(
@@ -405,6 +422,22 @@ fn path_of<'n>(fields: &Fields<'n>) -> Option<&'n Node> {
 /// Where wildcards may stand.
 const WILDCARDS: &str = "in the first label: `*.x` is one label, `**.x` one or more, `a-*.x` a part of one";
 
+/// The inference provider that a pattern names, or covers with others.
+fn provider_of(pattern: &HostPattern) -> Option<String> {
+    let bedrock = bedrock(pattern);
+    let known = PROVIDER_HOSTS.into_iter().chain([bedrock.as_str()]);
+    let covered = |host: &&str| HostPattern::parse(host).is_ok_and(|host| host.overlaps(pattern));
+    known.into_iter().find(covered).map(Into::into)
+}
+
+/// The host of Amazon's provider in the region that a pattern is for, any where it is for none.
+fn bedrock(pattern: &HostPattern) -> String {
+    let text = pattern.to_string();
+    let front = text.strip_suffix(".amazonaws.com").unwrap_or_default();
+    let region = front.rsplit('.').next().filter(|region| !region.is_empty() && !region.contains('*'));
+    format!("bedrock-runtime.{}.amazonaws.com", region.unwrap_or("us-east-1"))
+}
+
 /// Whether a text is a host with a port behind it, and not an IPv6 address.
 fn has_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
@@ -420,6 +453,15 @@ fn is_of_the_link(addr: IpAddr) -> bool {
         IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_multicast(),
     }
 }
+
+/// Whether a range is of IPv4 addresses in another spelling. A shorter prefix than those spellings have holds other addresses as well.
+fn carries_v4(net: &IpNet) -> bool {
+    let IpNet::V6(net) = net else { return false };
+    net.prefix_len() >= SPELT_PREFIX && Carried::of(net.addr()).is_some()
+}
+
+/// In front of the 32 bits of an IPv4 address.
+const SPELT_PREFIX: u8 = 96;
 
 /// What `allowed_ips` can't open: RFC 1122 loopback and unspecified, RFC 3927 and 4291 link-local.
 const NEVER_ALLOWED: [([u8; 16], u8, bool); 6] = [

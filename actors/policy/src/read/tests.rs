@@ -258,6 +258,19 @@ fn endpoints_that_contradict_themselves() {
         ("host: a.example.com, port: 443, allowed_ips: [169.254.169.254]", "overlaps loopback"),
         ("host: a.example.com, port: 443, allowed_ips: ['::/0']", "overlaps loopback"),
         ("host: a.example.com, port: 443, allowed_ips: [x]", "neither an address nor"),
+        ("host: a.example.com, port: 443, allowed_ips: []", "`allowed_ips` is empty"),
+        (
+            "host: a.example.com, port: 443, allowed_ips: ['::ffff:127.0.0.1']",
+            "write the IPv4 address itself",
+        ),
+        (
+            "host: a.example.com, port: 443, allowed_ips: ['::ffff:10.0.0.0/104']",
+            "write the IPv4 address itself",
+        ),
+        ("host: a.example.com, port: 443, allowed_ips: ['64:ff9b::/96']", "write the IPv4 address itself"),
+        ("host: a.example.com, port: 443, allowed_ips: ['64:ff9b::7f00:1']", "write the IPv4 address itself"),
+        ("host: a.example.com, port: 443, allowed_ips: ['2002:7f00:1::']", "write the IPv4 address itself"),
+        ("host: a.example.com, port: 443, allowed_ips: ['::7f00:1']", "write the IPv4 address itself"),
         ("host: 'https://a.example.com', port: 443", "can't be a host: it is more"),
         ("host: 'https://a.example.com', port: 443", "without scheme"),
         ("host: 'a.example.com:8443', port: 443", "can't be a host: it has a port"),
@@ -283,6 +296,42 @@ fn endpoints_that_contradict_themselves() {
     ] {
         let errors = errors(&endpoint(fields));
         assert!(errors.iter().any(|e| e.contains(wanted)), "{fields}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_providers_host_is_warned_of_however_it_is_covered() {
+    let warned = |host: &str| {
+        let fields = format!("host: '{host}', port: 443, protocol: rest, access: read-only");
+        let warnings = said(&endpoint(&fields), Severity::Warning);
+        warnings.iter().any(|text| text.contains("inference provider"))
+    };
+    for host in [
+        "api.openai.com",
+        "*.openai.com",
+        "**.openai.com",
+        "ap*.openai.com",
+        "**.anthropic.com",
+        "mine.openai.azure.com",
+        "*.openai.azure.com",
+        "**.azure.com",
+        "bedrock-runtime.eu-west-1.amazonaws.com",
+        "*.eu-west-1.amazonaws.com",
+        "bedrock-*.eu-west-1.amazonaws.com",
+        "**.eu-west-1.amazonaws.com",
+        "**.amazonaws.com",
+    ] {
+        assert!(warned(host), "{host}");
+    }
+    for host in [
+        "openai.com",
+        "*.example.com",
+        "*.azure.com",
+        "s3.eu-west-1.amazonaws.com",
+        "*.amazonaws.com",
+        "s3-*.eu-west-1.amazonaws.com",
+    ] {
+        assert!(!warned(host), "{host}");
     }
 }
 
