@@ -106,7 +106,9 @@ mod tests {
         let pinned = programs(&pinned).unwrap();
         let other = caller("/opt/agent", &[], false);
         assert!(!pinned.admit(&other));
-        assert!(pinned.refusal(&other, "x", "y").hint.is_some_and(|said| said.contains("another content")));
+        assert!(
+            pinned.refusal(&other, "x", "y").hint.is_some_and(|said| said.contains("a different version"))
+        );
     }
 
     #[test]
