@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use policy::{AddressRule, Caller, Destination};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::caller::Judged;
@@ -49,8 +50,33 @@ const READY_WITHIN: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
-    /// Held while a first connection is opened, so that a burst of HTTP/2 streams waits for it and shares it.
-    opening: tokio::sync::Mutex<()>,
+}
+
+/// What whoever finds no connection does next.
+pub(crate) enum Turn<'a> {
+    /// Opens one, for all who come meanwhile.
+    First(Opening<'a>),
+    /// Looks again: another has opened one.
+    Again,
+    /// Opens one of its own, beside others.
+    Free,
+}
+
+/// The right to open the connection that a burst of HTTP/2 streams waits for and shares. Dropped, all of them go on at once.
+pub(crate) struct Opening<'a> {
+    pool: &'a Pool,
+    key: &'a Key,
+    told: watch::Receiver<bool>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        // Another may be opening the next already.
+        if state.opening.get(self.key).is_some_and(|it| it.subscribe().same_channel(&self.told)) {
+            state.opening.remove(self.key);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -60,11 +86,35 @@ struct State {
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
     shared: HashMap<Key, Sender>,
+    /// What is being opened, which says once it is open that it is shared.
+    opening: HashMap<Key, watch::Sender<bool>>,
     /// Latest last.
     http1_only: VecDeque<Key>,
 }
 
+/// By whom a connection is opened that may be shared.
+enum BeingOpened {
+    /// None may: each opens its own.
+    Alone,
+    ByYou(watch::Receiver<bool>),
+    /// Says when it is there.
+    ByAnother(watch::Receiver<bool>),
+}
+
 impl State {
+    fn being_opened(&mut self, key: &Key) -> BeingOpened {
+        let shareable = matches!(key.wire, Wire::Tls | Wire::PlainHttp2);
+        if self.closed || !shareable || self.http1_only.contains(key) {
+            return BeingOpened::Alone;
+        }
+        if let Some(opening) = self.opening.get(key) {
+            return BeingOpened::ByAnother(opening.subscribe());
+        }
+        let (opening, told) = watch::channel(false);
+        self.opening.insert(key.clone(), opening);
+        BeingOpened::ByYou(told)
+    }
+
     /// The oldest is forgotten: a burst to it opens one connection after the other once more.
     fn note_http1(&mut self, key: &Key) {
         if self.http1_only.contains(key) {
@@ -111,13 +161,18 @@ impl Pool {
         None
     }
 
-    /// The right to open the first connection for `key`; none if it is known that connections aren't shared.
-    pub(crate) async fn opening(&self, key: &Key) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let shareable = matches!(key.wire, Wire::Tls | Wire::PlainHttp2);
-        if !shareable || self.lock().http1_only.contains(key) {
-            return None;
+    /// Whose turn it is to open a connection for `key`: one's at a time, unless it is known that connections aren't shared. Who waited for
+    /// one that wasn't opened, or isn't shared, waits for no other.
+    pub(crate) async fn turn<'a>(&'a self, key: &'a Key) -> Turn<'a> {
+        let mut opened = match self.lock().being_opened(key) {
+            BeingOpened::Alone => return Turn::Free,
+            BeingOpened::ByYou(told) => return Turn::First(Opening { pool: self, key, told }),
+            BeingOpened::ByAnother(opened) => opened,
+        };
+        match opened.wait_for(|shared| *shared).await {
+            Ok(_) => Turn::Again,
+            Err(_) => Turn::Free,
         }
-        Some(self.opening.lock().await)
     }
 
     /// Notes a connection just opened, and shares it if it can be.
@@ -131,6 +186,9 @@ impl Pool {
                 // What is over is asked for by nobody who goes elsewhere, and there is no end of elsewheres.
                 state.shared.retain(|_, sender| !sender.is_closed());
                 state.shared.insert(key.clone(), another);
+                if let Some(opening) = state.opening.remove(key) {
+                    opening.send_replace(true);
+                }
             }
             None => state.note_http1(key),
         }
@@ -180,6 +238,8 @@ impl Pool {
 mod tests {
     use std::convert::Infallible;
 
+    use futures_util::FutureExt as _;
+    use futures_util::stream::{FuturesUnordered, StreamExt as _};
     use http::{Request, Response};
     use hyper::body::Incoming;
     use hyper::service::service_fn;
@@ -225,10 +285,48 @@ mod tests {
         pool.opened(&keys[1], &sender);
         assert_eq!(pool.lock().http1_only.len(), MAX_HTTP1_ONLY);
         // Of what is forgotten it is to be found out again, by one at a time.
-        assert!(pool.opening(&keys[0]).await.is_some());
+        assert!(matches!(pool.turn(&keys[0]).await, Turn::First(_)));
         for known in &keys[1..] {
-            assert!(pool.opening(known).await.is_none());
+            assert!(matches!(pool.turn(known).await, Turn::Free));
         }
+    }
+
+    /// What so many do next who all wait for one that `opens`, and is told how that went by what it does with its turn.
+    async fn waited<'a>(pool: &'a Pool, key: &'a Key, opens: impl AsyncFnOnce(Opening<'a>)) -> Vec<Turn<'a>> {
+        let Turn::First(opening) = pool.turn(key).await else { panic!("nobody opens") };
+        let mut waiting = (0..30).map(|_| pool.turn(key)).collect::<FuturesUnordered<_>>();
+        assert!(waiting.next().now_or_never().is_none());
+        opens(opening).await;
+        timeout(PATIENCE, waiting.collect()).await.expect("all of them go on")
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_what_is_not_shared_opens_beside_the_others() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, key) = (Pool::default(), key("up.test", Wire::Tls));
+        let failed = waited(&pool, &key, async |opening| drop(opening)).await;
+        assert!(failed.iter().all(|turn| matches!(turn, Turn::Free)));
+        let (http1, _server) = opened(&bed, &self::key("up.test", Wire::Plain), &listener).await;
+        let turns = waited(&pool, &key, async |_opening| pool.opened(&key, &http1)).await;
+        assert!(turns.iter().all(|turn| matches!(turn, Turn::Free)));
+        assert!(matches!(pool.turn(&key).await, Turn::Free), "it is known to speak HTTP/1");
+        assert!(pool.lock().opening.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_destinations_first_connection_keeps_no_other_waiting() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let (key, other) = (key("up.test", Wire::PlainHttp2), key("other.test", Wire::PlainHttp2));
+        let (http2, _server) = opened(&bed, &key, &listener).await;
+        let turns = waited(&pool, &key, async |_opening| {
+            assert!(matches!(pool.turn(&other).now_or_never(), Some(Turn::First(_))));
+            pool.opened(&key, &http2);
+        });
+        assert!(turns.await.iter().all(|turn| matches!(turn, Turn::Again)));
+        assert!(pool.take(&key).await.is_some());
     }
 
     /// As one whose way to its server is dead looks like, for as long as the kernel tries to send.
