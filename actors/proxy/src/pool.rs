@@ -85,7 +85,8 @@ struct State {
     closed: bool,
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
-    shared: HashMap<Key, Sender>,
+    /// Of each the latest first: what it was opened for, it takes. Further ones where those before take no more at a time.
+    shared: HashMap<Key, Vec<Sender>>,
     /// What is being opened, which says once it is open that it is shared.
     opening: HashMap<Key, watch::Sender<bool>>,
     /// Latest last.
@@ -113,6 +114,13 @@ impl State {
         let (opening, told) = watch::channel(false);
         self.opening.insert(key.clone(), opening);
         BeingOpened::ByYou(told)
+    }
+
+    fn drop_shared(&mut self, drops: impl Fn(&Key, &Sender) -> bool) {
+        self.shared.retain(|key, senders| {
+            senders.retain(|sender| !drops(key, sender));
+            !senders.is_empty()
+        });
     }
 
     /// The oldest is forgotten: a burst to it opens one connection after the other once more.
@@ -184,8 +192,10 @@ impl Pool {
         match sender.another() {
             Some(another) => {
                 // What is over is asked for by nobody who goes elsewhere, and there is no end of elsewheres.
-                state.shared.retain(|_, sender| !sender.is_closed());
-                state.shared.insert(key.clone(), another);
+                state.drop_shared(|_, sender| sender.is_closed());
+                let shared = state.shared.entry(key.clone()).or_default();
+                shared.insert(0, another);
+                shared.truncate(MAX_IDLE_UPSTREAM);
                 if let Some(opening) = state.opening.remove(key) {
                     opening.send_replace(true);
                 }
@@ -215,13 +225,15 @@ impl Pool {
 
     fn shared(&self, key: &Key) -> Option<Sender> {
         let mut state = self.lock();
-        state.shared.retain(|other, _| !key.is_judged_otherwise(other));
-        let sender = state.shared.get(key)?;
-        if sender.is_closed() || sender.is_doubtful() {
-            state.shared.remove(key);
-            return None;
-        }
-        sender.another()
+        state.drop_shared(|other, sender| {
+            key.is_judged_otherwise(other) || other == key && (sender.is_closed() || sender.is_doubtful())
+        });
+        let shared = state.shared.get(key)?;
+        let with_room = shared.iter().find(|sender| sender.has_room());
+        // No more than so many: beyond, a request waits where the fewest do.
+        let least = || shared.iter().min_by_key(|sender| sender.riders());
+        let is_most = shared.len() >= MAX_IDLE_UPSTREAM;
+        with_room.or_else(|| is_most.then(least).flatten())?.another()
     }
 
     fn idle(&self, key: &Key) -> Option<Sender> {
@@ -352,6 +364,36 @@ mod tests {
         assert!(pool.take(&key).await.is_none());
         assert!(pool.lock().shared.is_empty() && !sender.is_closed(), "what is under way on it goes on");
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_no_more_at_a_time_is_joined_by_another_to_a_bound() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, key) = (Pool::default(), key("up.test", Wire::PlainHttp2));
+        let mut riding = Vec::new();
+        for opened_before in 0..MAX_IDLE_UPSTREAM {
+            assert!(pool.take(&key).await.is_none(), "{opened_before} are full");
+            let (mut sender, server) = opened(&bed, &key, &listener).await;
+            let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(full("x"))) };
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(2)
+                .serve_connection(TokioIo::new(server), service_fn(answer));
+            tokio::spawn(serving);
+            // By the second its server's word is noted.
+            for _ in 0..2 {
+                let request = Request::get("http://up.test/").body(full("")).unwrap();
+                assert!(sender.send(request).await.is_ok());
+            }
+            pool.opened(&key, &sender);
+            riding.extend([sender, pool.take(&key).await.expect("it takes two")]);
+        }
+        // No further one; and whoever is done makes room.
+        assert!(pool.take(&key).await.is_some());
+        drop(riding.pop());
+        let last = pool.take(&key).await.unwrap();
+        assert_eq!(riding.last().unwrap().riders(), 2, "the pool's, and the one that took its place");
+        drop(last);
     }
 
     #[tokio::test]
