@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             a_spent_budget_stays_spent_whatever_is_killed,
             what_is_in_flight_when_the_supervisor_is_killed_is_used,
             a_hundred_requests_at_one_time_pass_no_budget_together,
+            a_crowd_that_names_no_maximum_passes_no_budget_together,
             damaged_counts_let_nothing_through_until_they_are_mended,
             what_cannot_be_kept_is_told_by_line_and_column,
         ],
@@ -159,17 +160,17 @@ fn what_is_in_flight_when_the_supervisor_is_killed_is_used(stage: &Stage) -> Res
     Ok(())
 }
 
-fn a_hundred_requests_at_one_time_pass_no_budget_together(stage: &Stage) -> Result<()> {
-    const CROWD: &str = r#"
+/// Asks a hundred times at one moment, for a model and with what else is in its arguments, and says how often which status came.
+const CROWD: &str = r#"
 import http.client, json, sys, threading, collections
+path, asked = sys.argv[1], json.loads(sys.argv[2])
 codes, start = [], threading.Barrier(100)
 def ask():
     connection = http.client.HTTPConnection("inference.local", 80, timeout=100)
     connection.connect()
-    body = json.dumps(dict(model="bed-spends-150", max_tokens=100, messages=[dict(role="user", content=sys.argv[1])]))
     start.wait()
     for _ in range(50):
-        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+        connection.request("POST", path, json.dumps(asked), {"content-type": "application/json"})
         answer = connection.getresponse()
         answer.read()
         # Too many at one time is another limit.
@@ -182,24 +183,49 @@ threads = [threading.Thread(target=ask) for _ in range(100)]
 print("codes", json.dumps(collections.Counter(codes)), flush=True)
 import time; time.sleep(1000)
 "#;
-    let (python, name, marker) = (program("python3")?, stage.name(), stage.marker());
-    let command = [&python, "-c", CROWD, &marker];
-    let mut running = begin(stage, &name, "[ { per: day, tokens: 1000 } ]", &command.map(|s| s as &str))?;
+
+/// How many of a hundred chat requests at one time, each of which uses `each` tokens and says `more`, the budget of a sandbox of its own (`which`)
+/// has served: all that reached the provider, and all that it counts.
+fn served_of_a_crowd(stage: &Stage, which: &str, (budget, each): (u64, u64), more: &str) -> Result<u64> {
+    let python = program("python3")?;
+    let (name, marker) = (format!("{}-{which}", stage.name()), format!("{}-{which}", stage.marker()));
+    let asked = format!(
+        r#"{{"model":"bed-spends-{each}","messages":[{{"role":"user","content":"{marker}"}}]{more}}}"#
+    );
+    let command = [&python, "-c", CROWD, "/v1/chat/completions", &asked];
+    let budgets = format!("[ {{ per: day, tokens: {budget} }} ]");
+    let mut running = begin(stage, &name, &budgets, &command.map(|s| s as &str))?;
     running.wait_for("codes", START)?;
     running.wait_for("}", PATIENCE)?;
     let out = running.out();
     let sandbox = Sandbox::adopt(stage, name.clone(), running);
     let codes: Value = serde_json::from_str(out.split("codes ").nth(1).context("no codes")?.trim())?;
     let served = codes["200"].as_u64().unwrap_or(0);
-    // Each is admitted with 100 tokens and more, and uses 150.
-    ensure!((1..=9).contains(&served), "{codes}");
     ensure!(served + codes["403"].as_u64().unwrap_or(0) == 100, "{codes}");
     let arrived = stage.world().recorder().all();
     let arrived =
         arrived.iter().filter(|s| String::from_utf8_lossy(&s.body).contains(&marker)).count() as u64;
     ensure!(arrived == served, "{arrived} reached the provider, {served} were served");
     let status = sandbox.status()?;
-    ensure!(used(&status) == Some(served * 150), "{codes} {status}");
+    ensure!(used(&status) == Some(served * each), "{codes} {status}");
+    Ok(served)
+}
+
+fn a_hundred_requests_at_one_time_pass_no_budget_together(stage: &Stage) -> Result<()> {
+    let served = served_of_a_crowd(stage, "small", (1000, 150), r#","max_tokens":100"#)?;
+    // Each is admitted with 100 tokens and more, and uses 150.
+    ensure!((1..=9).contains(&served), "{served}");
+    Ok(())
+}
+
+fn a_crowd_that_names_no_maximum_passes_no_budget_together(stage: &Stage) -> Result<()> {
+    for (which, more) in
+        [("none", ""), ("foreign", r#","max_output_tokens":1"#), ("negative", r#","max_tokens":-1"#)]
+    {
+        // Two use more than there is; so the second was alone.
+        let served = served_of_a_crowd(stage, which, (100_000, 60_000), more)?;
+        ensure!((1..=2).contains(&served), "{which}: {served}");
+    }
     Ok(())
 }
 

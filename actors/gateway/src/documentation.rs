@@ -23,6 +23,7 @@ fn the_limits_have_their_rows() {
         budgets::MAX_FILE,
         budgets::BYTES_A_TOKEN,
         budgets::UNTOLD_INPUT,
+        budgets::UNTOLD_MOST,
         budgets::UNTOLD_OUTPUT,
     ] {
         let row = format!("| `{name}` | {value} |");
@@ -39,7 +40,8 @@ fn inference_has_the_counts() {
         format!("providers, routes, targets a route, budgets {counts}"),
         format!("a token for every {} bytes", budgets::BYTES_A_TOKEN),
         format!("{} more where", budgets::UNTOLD_INPUT),
-        format!("; {} where it names none", budgets::UNTOLD_OUTPUT),
+        format!("are kept free instead, of which {} are counted", budgets::UNTOLD_OUTPUT),
+        format!("names no maximum, {} tokens", budgets::UNTOLD_MOST),
         format!("| rest of a target that failed | {} s |", MAX_REST.as_secs()),
         format!("| error of a target that is passed over | 64 KiB, {} s |", TEXT_WITHIN.as_secs()),
     ] {

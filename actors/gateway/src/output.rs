@@ -8,15 +8,46 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::{budgets::UNTOLD_OUTPUT, fields::is_taken_for};
+use crate::{fields::is_taken_for, shape::Endpoint};
 
-/// How much of an answer is asked for. Of what is said twice, or in a spelling that somebody takes for it, the most.
+/// How much of an answer is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Output {
-    /// Tokens of each answer, at most; none where nothing is said of it.
-    pub most: Option<u64>,
-    /// How many answers are made; 0 and 1 are one.
+    /// What each of [`Output::MOST`] says.
+    most: [Most; 3],
+    /// How many answers are made; 0 and 1 are one. Of what is said twice, or in a spelling that somebody takes for it, the most.
     pub answers: u64,
+}
+
+/// What a member says of the most that an answer may have. In the order in which one outdoes the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Most {
+    #[default]
+    Unsaid,
+    /// `null`: clients write it for what isn't set.
+    Unset,
+    Said(u64),
+    /// Said twice, in a spelling that not everybody knows, or as what is no positive number: somebody takes it for none, or for as much as there is.
+    Unclear,
+}
+
+impl Most {
+    fn of(value: &RawValue) -> Self {
+        if value.get() == "null" {
+            return Self::Unset;
+        }
+        match value.get().parse::<f64>() {
+            // 0 is as good as unsaid to some servers, and a negative one as much as there is.
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+            Ok(most) if most >= 1.0 => Self::Said(most.ceil() as u64),
+            _ => Self::Unclear,
+        }
+    }
+
+    fn hear(&mut self, is_exact: bool, value: &RawValue) {
+        let is_first = *self == Self::Unsaid;
+        *self = if is_exact && is_first { Self::of(value) } else { Self::Unclear };
+    }
 }
 
 impl Output {
@@ -30,17 +61,36 @@ impl Output {
     }
 
     pub fn hear(&mut self, key: &str, value: &RawValue) {
+        let names = Self::MOST.into_iter().zip(&mut self.most);
+        for (name, most) in names.filter(|(name, _)| is_taken_for(key, name)) {
+            most.hear(key == name, value);
+        }
+        if Self::ANSWERS.into_iter().any(|name| is_taken_for(key, name)) {
+            self.hear_answers(value);
+        }
+    }
+
+    fn hear_answers(&mut self, value: &RawValue) {
         // Saturates, as what is no number at all is for the provider to refuse.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what is wanted")]
-        let Some((is_none, count)) = value.get().parse::<f64>().ok().map(|n| (n < 0.0, n.ceil() as u64))
-        else {
-            return;
+        if let Ok(count) = value.get().parse::<f64>() {
+            self.answers = self.answers.max(count.ceil() as u64);
+        }
+    }
+
+    /// Tokens of each answer at most, by the names that this endpoint has: any other is passed over by providers. None where none of them says it
+    /// beyond doubt.
+    pub fn most(&self, endpoint: Endpoint) -> Option<u64> {
+        let [tokens, completion, output] = self.most;
+        let most = match endpoint {
+            Endpoint::ChatCompletions => tokens.max(completion),
+            Endpoint::Completions | Endpoint::Messages => tokens,
+            Endpoint::Responses => output,
+            Endpoint::Models | Endpoint::Model | Endpoint::Embeddings | Endpoint::CountTokens => return None,
         };
-        if Self::MOST.into_iter().any(|name| is_taken_for(key, name)) {
-            // Local servers take a negative one for as much as there is.
-            self.most = self.most.max(Some(if is_none { UNTOLD_OUTPUT } else { count }));
-        } else {
-            self.answers = self.answers.max(count);
+        match most {
+            Most::Said(most) => Some(most),
+            Most::Unsaid | Most::Unset | Most::Unclear => None,
         }
     }
 }
@@ -72,30 +122,66 @@ mod tests {
     use super::*;
     use crate::fields::Fields;
 
+    fn output(members: &str) -> Output {
+        let text = format!(r#"{{"model":"a"{members}}}"#);
+        serde_json::from_str::<Fields<'_>>(&text).unwrap().output
+    }
+
     #[test]
-    fn as_much_of_an_answer_is_expected_as_anybody_may_take_to_be_asked_for() {
-        let of = |members: &str| {
-            let text = format!(r#"{{"model":"a"{members}}}"#);
-            let Output { most, answers } = serde_json::from_str::<Fields<'_>>(&text).unwrap().output;
-            (most, answers)
-        };
+    fn the_most_of_an_answer_is_what_is_said_beyond_doubt() {
         for (members, wanted) in [
-            ("", (None, 1)),
-            (r#","max_tokens":5"#, (Some(5), 1)),
-            (r#","max_tokens":5,"max_tokens":7,"max_tokens":6"#, (Some(7), 1)),
-            (r#","max_tokens":5,"max_completion_tokens":9"#, (Some(9), 1)),
-            (r#","Max_Output_Tokens":9,"n":3"#, (Some(9), 3)),
-            (r#","n":3,"best_of":8,"max_tokens":1e3"#, (Some(1000), 8)),
-            (r#","n":0,"max_tokens":0.5"#, (Some(1), 1)),
-            (r#","n":null,"max_tokens":"9""#, (None, 1)),
-            (r#","max_tokens":-1"#, (Some(UNTOLD_OUTPUT), 1)),
-            (r#","max_tokens":5,"max_completion_tokens":-2"#, (Some(UNTOLD_OUTPUT), 1)),
-            (r#","max_tokens":1e999,"n":-4"#, (Some(u64::MAX), 1)),
-            (r#","prompt":["a","b",[1,2],3],"n":2"#, (None, 6)),
-            (r#","prompt":[1,2,3]"#, (None, 1)),
-            (r#","prompt":"x""#, (None, 1)),
+            ("", None),
+            (r#","max_tokens":5"#, Some(5)),
+            (r#","max_tokens":5,"max_completion_tokens":9"#, Some(9)),
+            (r#","max_tokens":9,"max_completion_tokens":null"#, Some(9)),
+            (r#","max_tokens":1e3"#, Some(1000)),
+            (r#","max_tokens":1e999"#, Some(u64::MAX)),
+            (r#","max_tokens":5,"max_tokens":7"#, None),
+            (r#","max_tokens":5,"max_tokens":null"#, None),
+            (r#","Max_Tokens":5"#, None),
+            (r#","max_tokens":5,"MAX_TOKENS":5"#, None),
+            (r#","max_tokens":null"#, None),
+            (r#","max_tokens":"9""#, None),
+            (r#","max_tokens":0"#, None),
+            (r#","max_tokens":0.5"#, None),
+            (r#","max_tokens":-1"#, None),
+            (r#","max_tokens":5,"max_completion_tokens":-2"#, None),
         ] {
-            assert_eq!(of(members), wanted, "{members}");
+            assert_eq!(output(members).most(Endpoint::ChatCompletions), wanted, "{members}");
+        }
+    }
+
+    #[test]
+    fn only_an_endpoints_own_names_count() {
+        use Endpoint::{ChatCompletions, Completions, Messages, Responses};
+        for (name, endpoints) in [
+            ("max_tokens", &[ChatCompletions, Completions, Messages][..]),
+            ("max_completion_tokens", &[ChatCompletions]),
+            ("max_output_tokens", &[Responses]),
+        ] {
+            let output = output(&format!(r#","{name}":1"#));
+            for endpoint in [ChatCompletions, Completions, Messages, Responses] {
+                let wanted = endpoints.contains(&endpoint).then_some(1);
+                assert_eq!(output.most(endpoint), wanted, "{name} {endpoint:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_answers_count_that_anybody_may_take_to_be_asked_for() {
+        for (members, wanted) in [
+            ("", 1),
+            (r#","n":3"#, 3),
+            (r#","N":3,"n":1"#, 3),
+            (r#","n":3,"best_of":8"#, 8),
+            (r#","n":0"#, 1),
+            (r#","n":null"#, 1),
+            (r#","n":-4"#, 1),
+            (r#","prompt":["a","b",[1,2],3],"n":2"#, 6),
+            (r#","prompt":[1,2,3]"#, 1),
+            (r#","prompt":"x""#, 1),
+        ] {
+            assert_eq!(output(members).answers, wanted, "{members}");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use policy::{AddressRule, Caller, Destination};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::caller::Judged;
@@ -49,8 +50,33 @@ const READY_WITHIN: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(crate) struct Pool {
     state: Mutex<State>,
-    /// Held while a first connection is opened, so that a burst of HTTP/2 streams waits for it and shares it.
-    opening: tokio::sync::Mutex<()>,
+}
+
+/// What whoever finds no connection does next.
+pub(crate) enum Turn<'a> {
+    /// Opens one, for all who come meanwhile.
+    First(Opening<'a>),
+    /// Looks again: another has opened one.
+    Again,
+    /// Opens one of its own, beside others.
+    Free,
+}
+
+/// The right to open the connection that a burst of HTTP/2 streams waits for and shares. Dropped, all of them go on at once.
+pub(crate) struct Opening<'a> {
+    pool: &'a Pool,
+    key: &'a Key,
+    told: watch::Receiver<bool>,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        // Another may be opening the next already.
+        if state.opening.get(self.key).is_some_and(|it| it.subscribe().same_channel(&self.told)) {
+            state.opening.remove(self.key);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -59,12 +85,44 @@ struct State {
     closed: bool,
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
-    shared: HashMap<Key, Sender>,
+    /// Of each the latest first: what it was opened for, it takes. Further ones where those before take no more at a time.
+    shared: HashMap<Key, Vec<Sender>>,
+    /// What is being opened, which says once it is open that it is shared.
+    opening: HashMap<Key, watch::Sender<bool>>,
     /// Latest last.
     http1_only: VecDeque<Key>,
 }
 
+/// By whom a connection is opened that may be shared.
+enum BeingOpened {
+    /// None may: each opens its own.
+    Alone,
+    ByYou(watch::Receiver<bool>),
+    /// Says when it is there.
+    ByAnother(watch::Receiver<bool>),
+}
+
 impl State {
+    fn being_opened(&mut self, key: &Key) -> BeingOpened {
+        let shareable = matches!(key.wire, Wire::Tls | Wire::PlainHttp2);
+        if self.closed || !shareable || self.http1_only.contains(key) {
+            return BeingOpened::Alone;
+        }
+        if let Some(opening) = self.opening.get(key) {
+            return BeingOpened::ByAnother(opening.subscribe());
+        }
+        let (opening, told) = watch::channel(false);
+        self.opening.insert(key.clone(), opening);
+        BeingOpened::ByYou(told)
+    }
+
+    fn drop_shared(&mut self, drops: impl Fn(&Key, &Sender) -> bool) {
+        self.shared.retain(|key, senders| {
+            senders.retain(|sender| !drops(key, sender));
+            !senders.is_empty()
+        });
+    }
+
     /// The oldest is forgotten: a burst to it opens one connection after the other once more.
     fn note_http1(&mut self, key: &Key) {
         if self.http1_only.contains(key) {
@@ -111,13 +169,18 @@ impl Pool {
         None
     }
 
-    /// The right to open the first connection for `key`; none if it is known that connections aren't shared.
-    pub(crate) async fn opening(&self, key: &Key) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let shareable = matches!(key.wire, Wire::Tls | Wire::PlainHttp2);
-        if !shareable || self.lock().http1_only.contains(key) {
-            return None;
+    /// Whose turn it is to open a connection for `key`: one's at a time, unless it is known that connections aren't shared. Who waited for
+    /// one that wasn't opened, or isn't shared, waits for no other.
+    pub(crate) async fn turn<'a>(&'a self, key: &'a Key) -> Turn<'a> {
+        let mut opened = match self.lock().being_opened(key) {
+            BeingOpened::Alone => return Turn::Free,
+            BeingOpened::ByYou(told) => return Turn::First(Opening { pool: self, key, told }),
+            BeingOpened::ByAnother(opened) => opened,
+        };
+        match opened.wait_for(|shared| *shared).await {
+            Ok(_) => Turn::Again,
+            Err(_) => Turn::Free,
         }
-        Some(self.opening.lock().await)
     }
 
     /// Notes a connection just opened, and shares it if it can be.
@@ -129,8 +192,13 @@ impl Pool {
         match sender.another() {
             Some(another) => {
                 // What is over is asked for by nobody who goes elsewhere, and there is no end of elsewheres.
-                state.shared.retain(|_, sender| !sender.is_closed());
-                state.shared.insert(key.clone(), another);
+                state.drop_shared(|_, sender| sender.is_closed());
+                let shared = state.shared.entry(key.clone()).or_default();
+                shared.insert(0, another);
+                shared.truncate(MAX_IDLE_UPSTREAM);
+                if let Some(opening) = state.opening.remove(key) {
+                    opening.send_replace(true);
+                }
             }
             None => state.note_http1(key),
         }
@@ -157,13 +225,15 @@ impl Pool {
 
     fn shared(&self, key: &Key) -> Option<Sender> {
         let mut state = self.lock();
-        state.shared.retain(|other, _| !key.is_judged_otherwise(other));
-        let sender = state.shared.get(key)?;
-        if sender.is_closed() || sender.is_doubtful() {
-            state.shared.remove(key);
-            return None;
-        }
-        sender.another()
+        state.drop_shared(|other, sender| {
+            key.is_judged_otherwise(other) || other == key && (sender.is_closed() || sender.is_doubtful())
+        });
+        let shared = state.shared.get(key)?;
+        let with_room = shared.iter().find(|sender| sender.has_room());
+        // No more than so many: beyond, a request waits where the fewest do.
+        let least = || shared.iter().min_by_key(|sender| sender.riders());
+        let is_most = shared.len() >= MAX_IDLE_UPSTREAM;
+        with_room.or_else(|| is_most.then(least).flatten())?.another()
     }
 
     fn idle(&self, key: &Key) -> Option<Sender> {
@@ -180,6 +250,8 @@ impl Pool {
 mod tests {
     use std::convert::Infallible;
 
+    use futures_util::FutureExt as _;
+    use futures_util::stream::{FuturesUnordered, StreamExt as _};
     use http::{Request, Response};
     use hyper::body::Incoming;
     use hyper::service::service_fn;
@@ -225,10 +297,48 @@ mod tests {
         pool.opened(&keys[1], &sender);
         assert_eq!(pool.lock().http1_only.len(), MAX_HTTP1_ONLY);
         // Of what is forgotten it is to be found out again, by one at a time.
-        assert!(pool.opening(&keys[0]).await.is_some());
+        assert!(matches!(pool.turn(&keys[0]).await, Turn::First(_)));
         for known in &keys[1..] {
-            assert!(pool.opening(known).await.is_none());
+            assert!(matches!(pool.turn(known).await, Turn::Free));
         }
+    }
+
+    /// What so many do next who all wait for one that `opens`, and is told how that went by what it does with its turn.
+    async fn waited<'a>(pool: &'a Pool, key: &'a Key, opens: impl AsyncFnOnce(Opening<'a>)) -> Vec<Turn<'a>> {
+        let Turn::First(opening) = pool.turn(key).await else { panic!("nobody opens") };
+        let mut waiting = (0..30).map(|_| pool.turn(key)).collect::<FuturesUnordered<_>>();
+        assert!(waiting.next().now_or_never().is_none());
+        opens(opening).await;
+        timeout(PATIENCE, waiting.collect()).await.expect("all of them go on")
+    }
+
+    #[tokio::test]
+    async fn who_waited_for_what_is_not_shared_opens_beside_the_others() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, key) = (Pool::default(), key("up.test", Wire::Tls));
+        let failed = waited(&pool, &key, async |opening| drop(opening)).await;
+        assert!(failed.iter().all(|turn| matches!(turn, Turn::Free)));
+        let (http1, _server) = opened(&bed, &self::key("up.test", Wire::Plain), &listener).await;
+        let turns = waited(&pool, &key, async |_opening| pool.opened(&key, &http1)).await;
+        assert!(turns.iter().all(|turn| matches!(turn, Turn::Free)));
+        assert!(matches!(pool.turn(&key).await, Turn::Free), "it is known to speak HTTP/1");
+        assert!(pool.lock().opening.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_destinations_first_connection_keeps_no_other_waiting() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let (key, other) = (key("up.test", Wire::PlainHttp2), key("other.test", Wire::PlainHttp2));
+        let (http2, _server) = opened(&bed, &key, &listener).await;
+        let turns = waited(&pool, &key, async |_opening| {
+            assert!(matches!(pool.turn(&other).now_or_never(), Some(Turn::First(_))));
+            pool.opened(&key, &http2);
+        });
+        assert!(turns.await.iter().all(|turn| matches!(turn, Turn::Again)));
+        assert!(pool.take(&key).await.is_some());
     }
 
     /// As one whose way to its server is dead looks like, for as long as the kernel tries to send.
@@ -254,6 +364,36 @@ mod tests {
         assert!(pool.take(&key).await.is_none());
         assert!(pool.lock().shared.is_empty() && !sender.is_closed(), "what is under way on it goes on");
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_no_more_at_a_time_is_joined_by_another_to_a_bound() {
+        let bed = Bed::new(&rest("up.test", 1)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, key) = (Pool::default(), key("up.test", Wire::PlainHttp2));
+        let mut riding = Vec::new();
+        for opened_before in 0..MAX_IDLE_UPSTREAM {
+            assert!(pool.take(&key).await.is_none(), "{opened_before} are full");
+            let (mut sender, server) = opened(&bed, &key, &listener).await;
+            let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(full("x"))) };
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_concurrent_streams(2)
+                .serve_connection(TokioIo::new(server), service_fn(answer));
+            tokio::spawn(serving);
+            // By the second its server's word is noted.
+            for _ in 0..2 {
+                let request = Request::get("http://up.test/").body(full("")).unwrap();
+                assert!(sender.send(request).await.is_ok());
+            }
+            pool.opened(&key, &sender);
+            riding.extend([sender, pool.take(&key).await.expect("it takes two")]);
+        }
+        // No further one; and whoever is done makes room.
+        assert!(pool.take(&key).await.is_some());
+        drop(riding.pop());
+        let last = pool.take(&key).await.unwrap();
+        assert_eq!(riding.last().unwrap().riders(), 2, "the pool's, and the one that took its place");
+        drop(last);
     }
 
     #[tokio::test]

@@ -41,7 +41,7 @@ use crate::protocol::websocket;
 use crate::relay::{End, Meter, Relayed, Side, Stop, take};
 use crate::road::Answer;
 use crate::strict::io::Remains;
-use crate::tls::{Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
+use crate::tls::{self, Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
 use crate::tracker::{Live, Place};
 use crate::verdict::Granted;
 use crate::{outcome, serve, ssh};
@@ -245,42 +245,133 @@ struct Begun<T> {
     upstream: TcpStream,
 }
 
-/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. Whatever goes on is counted as it
-/// goes, however this ends. Who waits holds no buffer.
+/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. A server may have a ClientHello said
+/// again, and goes by the second: that is judged, too. Whatever goes on is counted as it goes, however this ends. Who waits holds no buffer.
 async fn begin<T: Side>(
-    mut agent: T,
+    agent: T,
     mut seen: BytesMut,
-    mut upstream: TcpStream,
+    upstream: TcpStream,
     destination: &Destination,
     meter: &Meter,
 ) -> Result<Begun<T>, Over> {
-    let gone = |_: std::io::Error| Over::Ended(End::Done);
-    loop {
-        match first_bytes(&seen) {
-            First::More => {}
-            first => {
-                judge_first(&first, destination, true).map_err(Over::Refused)?;
-                break;
-            }
-        }
-        tokio::select! {
-            asked = poll_fn(|cx| take(&mut agent, cx)) => match asked {
-                Ok(bytes) if !bytes.is_empty() => seen.extend_from_slice(&bytes),
-                _ => return Err(Over::Ended(End::Done)),
-            },
-            said = poll_fn(|cx| take(&mut upstream, cx)) => match said {
-                Ok(bytes) if !bytes.is_empty() => {
-                    agent.write_all(&bytes).await.map_err(gone)?;
-                    agent.flush().await.map_err(gone)?;
-                    meter.down.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                }
-                _ => return Err(Over::Ended(End::Done)),
-            },
+    let mut ends = Ends { agent, upstream, meter };
+    let first = ends.first(&mut seen).await?;
+    judge_first(&first, destination, true).map_err(Over::Refused)?;
+    if matches!(first, First::Tls(_)) {
+        let hello = seen.split_to(tls::first_hello_ends(&seen));
+        ends.up(&hello).await?;
+        if ends.asks_again(&mut seen).await? {
+            let again = ends.another_hello(&mut seen).await?;
+            judge_first(&again, destination, true).map_err(Over::Refused)?;
         }
     }
-    upstream.write_all(&seen).await.map_err(gone)?;
-    meter.up.fetch_add(seen.len() as u64, Ordering::Relaxed);
-    Ok(Begun { agent, upstream })
+    ends.up(&seen).await?;
+    Ok(Begun { agent: ends.agent, upstream: ends.upstream })
+}
+
+/// Both sides of a tunnel that has not begun.
+struct Ends<'a, T> {
+    agent: T,
+    upstream: TcpStream,
+    meter: &'a Meter,
+}
+
+/// Bytes from one of them.
+enum Said {
+    Agent(Vec<u8>),
+    Server(Vec<u8>),
+}
+
+impl<T: Side> Ends<'_, T> {
+    /// Whoever speaks next. That one goes away is the end.
+    async fn hear(&mut self) -> Result<Said, Over> {
+        tokio::select! {
+            asked = poll_fn(|cx| take(&mut self.agent, cx)) => some(asked).map(Said::Agent),
+            said = poll_fn(|cx| take(&mut self.upstream, cx)) => some(said).map(Said::Server),
+        }
+    }
+
+    /// What the agent says next. What its server does meanwhile is passed on.
+    async fn hear_agent(&mut self, seen: &mut BytesMut) -> Result<(), Over> {
+        loop {
+            match self.hear().await? {
+                Said::Agent(bytes) => {
+                    seen.extend_from_slice(&bytes);
+                    return Ok(());
+                }
+                Said::Server(bytes) => self.down(&bytes).await?,
+            }
+        }
+    }
+
+    async fn up(&mut self, bytes: &[u8]) -> Result<(), Over> {
+        self.upstream.write_all(bytes).await.map_err(gone)?;
+        self.meter.up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn down(&mut self, bytes: &[u8]) -> Result<(), Over> {
+        self.agent.write_all(bytes).await.map_err(gone)?;
+        self.agent.flush().await.map_err(gone)?;
+        self.meter.down.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The agent's first bytes, once they tell what this is.
+    async fn first(&mut self, seen: &mut BytesMut) -> Result<First, Over> {
+        loop {
+            match first_bytes(seen) {
+                First::More => self.hear_agent(seen).await?,
+                first => return Ok(first),
+            }
+        }
+    }
+
+    /// Whether the server wants another hello. What the agent says before that is told waits, since it may be one; a little of it, so that
+    /// its leaving is noticed.
+    async fn asks_again(&mut self, seen: &mut BytesMut) -> Result<bool, Over> {
+        let mut answer = Vec::new();
+        loop {
+            if let Some(again) = tls::asks_again(&answer) {
+                return Ok(again);
+            }
+            let said = match seen.len() < tls::MAX_HELLO_BYTES {
+                true => self.hear().await?,
+                false => Said::Server(some(poll_fn(|cx| take(&mut self.upstream, cx)).await)?),
+            };
+            match said {
+                Said::Agent(bytes) => seen.extend_from_slice(&bytes),
+                Said::Server(bytes) => {
+                    self.down(&bytes).await?;
+                    answer.extend_from_slice(&bytes);
+                }
+            }
+        }
+    }
+
+    /// The hello that the server asked for. What it passes over before that goes on.
+    async fn another_hello(&mut self, seen: &mut BytesMut) -> Result<First, Over> {
+        loop {
+            match tls::next(seen) {
+                tls::Next::Hello => return self.first(seen).await,
+                tls::Next::Passed(length) => {
+                    let record = seen.split_to(length);
+                    self.up(&record).await?;
+                }
+                tls::Next::More => self.hear_agent(seen).await?,
+                tls::Next::Odd => return Ok(First::BadTls(BadHello::NotAHello)),
+            }
+        }
+    }
+}
+
+fn gone(_: std::io::Error) -> Over {
+    Over::Ended(End::Done)
+}
+
+/// What was read, unless that is the end.
+fn some(read: std::io::Result<Vec<u8>>) -> Result<Vec<u8>, Over> {
+    read.ok().filter(|bytes| !bytes.is_empty()).ok_or(Over::Ended(End::Done))
 }
 
 /// A tunnel whose requests are read and judged one by one.

@@ -234,6 +234,8 @@ struct Carried {
 pub(crate) struct Sender {
     speaks: Speaks,
     driver: Arc<Driver>,
+    /// As many as there are handles on its connection.
+    handles: Arc<()>,
     reached: Reached,
     fault: Fault,
     /// Whether the server takes WebSockets on HTTP/2, once that is known; ends where it doesn't.
@@ -265,7 +267,8 @@ impl Sender {
             .map_err(|error| Refusal::Unreachable(error.to_string()))?;
         let Carried { reached, way, .. } = carried;
         let driver = Arc::new(Driver::http1(connection, way));
-        Ok(Self { speaks: Speaks::Http1(sender), driver, reached, fault, websockets: None })
+        let handles = Arc::default();
+        Ok(Self { speaks: Speaks::Http1(sender), driver, handles, reached, fault, websockets: None })
     }
 
     async fn http2<T>(stream: T, carried: Carried, fault: Fault) -> Result<Self, Refusal>
@@ -291,7 +294,7 @@ impl Sender {
         let uploads = Watch::default();
         let driver = Arc::new(Driver::http2(connection, leash, tell, uploads.clone()));
         let speaks = Speaks::Http2(sender, uploads);
-        Ok(Self { speaks, driver, reached, fault, websockets: told })
+        Ok(Self { speaks, driver, handles: Arc::default(), reached, fault, websockets: told })
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -328,6 +331,7 @@ impl Sender {
             Speaks::Http2(sender, uploads) => Some(Self {
                 speaks: Speaks::Http2(sender.clone(), uploads.clone()),
                 driver: Arc::clone(&self.driver),
+                handles: Arc::clone(&self.handles),
                 reached: self.reached,
                 fault: self.fault.clone(),
                 websockets: self.websockets.clone(),
@@ -347,6 +351,16 @@ impl Sender {
     /// request, whatever is still under way on it.
     pub(crate) fn is_doubtful(&self) -> bool {
         self.driver.silent_for().is_some_and(|silent| silent >= UPSTREAM_IDLE)
+    }
+
+    /// Handles on its connection beside this one: each is one request's, until its answer is over.
+    pub(crate) fn riders(&self) -> usize {
+        Arc::strong_count(&self.handles).saturating_sub(1)
+    }
+
+    /// Whether its server takes one more request beside those of the other handles, as far as it has said: what is more waits for one of them.
+    pub(crate) fn has_room(&self) -> bool {
+        self.riders() < self.driver.most()
     }
 
     /// Resolves when a request can be taken; an error when the connection is done.

@@ -1,7 +1,7 @@
 //! Budgets: how many tokens and requests may go to providers in a minute, hour or day, kept however often anything is killed.
 //!
 //! A request is admitted against all budgets that it counts in, at one moment, with what it may use at most ([`Estimate`]); that is on disk before
-//! anything of it is sent. When its answer is over the count takes the estimate's place. So requests side by side never pass a limit together, and
+//! anything of it is sent. Where that says too little, room is kept for the rest. When its answer is over the count takes the estimate's place. So requests side by side never pass a limit together, and
 //! whoever is killed has used what was held. It lives above the actor. Never here: which provider is asked, and what an agent is told.
 
 mod estimate;
@@ -17,7 +17,7 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Mutex as AsyncMutex};
 
-pub use estimate::{BYTES_A_TOKEN, Estimate, UNTOLD_INPUT, UNTOLD_OUTPUT};
+pub use estimate::{BYTES_A_TOKEN, Estimate, UNTOLD_INPUT, UNTOLD_MOST, UNTOLD_OUTPUT};
 pub use kept::{FILE, MAX_FILE, Shelf, Unreadable, how_many};
 pub use section::{Budget, MAX_BUDGETS, MAX_LIMIT};
 pub(crate) use section::{check, limits};
@@ -116,8 +116,7 @@ impl Budgets {
         self.readable().await?;
         let (reservation, change) = {
             let mut state = self.inner.lock();
-            let held = estimate.total();
-            let holds = state.table.admit(provider, model, held, now()).map_err(NotAdmitted::Spent)?;
+            let holds = state.table.admit(provider, model, estimate, now()).map_err(NotAdmitted::Spent)?;
             if holds.is_empty() {
                 return Ok(None);
             }
@@ -285,10 +284,10 @@ impl Reservation {
         }
         {
             let mut state = self.inner.lock();
-            let held = self.estimate.total();
+            let held = self.estimate;
             match (used, self.fate) {
                 (Some(used), _) => state.table.settle(&holds, held, used),
-                (None, Fate::Sent) => state.table.settle(&holds, held, held),
+                (None, Fate::Sent) => state.table.settle(&holds, held, held.total()),
                 (None, Fate::Unsent) => state.table.cancel(&holds, held),
             }
             state.change += 1;

@@ -5,7 +5,7 @@
 
 use smol_str::SmolStr;
 
-use super::window::Per;
+use super::{estimate::Estimate, window::Per};
 use crate::glob::Glob;
 
 /// Counts that are kept at most, those of budgets that are in the configuration no more among them.
@@ -48,6 +48,8 @@ struct Row {
     /// Tokens for requests in flight, and how many these are.
     held: u64,
     in_flight: u64,
+    /// Tokens that these may use beyond what is held: kept from others, and not counted.
+    beyond: u64,
 }
 
 /// Where a reservation lies: which row, in which window.
@@ -112,7 +114,7 @@ impl Table {
                 None => {
                     let window = which.per.begin(now);
                     let count = Count { which, window, tokens: 0, requests: 0 };
-                    self.rows.push(Row { count, limits: Some(limits), held: 0, in_flight: 0 });
+                    self.rows.push(Row { count, limits: Some(limits), held: 0, in_flight: 0, beyond: 0 });
                 }
             }
         }
@@ -129,7 +131,7 @@ impl Table {
                     row.count.requests = row.count.requests.max(count.requests);
                 }
                 Some(_) => {}
-                None => self.rows.push(Row { count, limits: None, held: 0, in_flight: 0 }),
+                None => self.rows.push(Row { count, limits: None, held: 0, in_flight: 0, beyond: 0 }),
             }
         }
         self.roll(now);
@@ -148,7 +150,7 @@ impl Table {
             if begin > row.count.window {
                 // What is in flight counts where it began.
                 (row.count.window, row.count.tokens, row.count.requests) = (begin, 0, 0);
-                (row.held, row.in_flight) = (0, 0);
+                (row.held, row.in_flight, row.beyond) = (0, 0, 0);
             }
         }
         while self.rows.len() > MAX_KEPT
@@ -158,12 +160,12 @@ impl Table {
         }
     }
 
-    /// Holds `tokens` for one request of all budgets that it counts in, or of none.
+    /// Holds what one request may use of all budgets that it counts in, or of none.
     pub fn admit(
         &mut self,
         provider: &str,
         model: &str,
-        tokens: u64,
+        estimate: Estimate,
         now: u64,
     ) -> Result<Vec<Hold>, Box<Spent>> {
         self.roll(now);
@@ -176,13 +178,14 @@ impl Table {
         };
         let mut rows: Vec<&mut Row> = self.rows.iter_mut().filter(counts_in).collect();
         for row in &rows {
-            row.has_room(tokens).map_err(Box::new)?;
+            row.has_room(estimate.most()).map_err(Box::new)?;
         }
         let mut holds = Vec::with_capacity(rows.len());
         for row in &mut rows {
             row.count.requests = row.count.requests.saturating_add(1);
-            row.held = row.held.saturating_add(tokens);
-            row.in_flight += u64::from(tokens > 0);
+            row.held = row.held.saturating_add(estimate.total());
+            row.in_flight += u64::from(estimate.total() > 0);
+            row.beyond = row.beyond.saturating_add(estimate.beyond);
             let of_tokens = row.limits.as_ref().is_some_and(|limits| limits.tokens.is_some());
             holds.push(Hold { which: row.count.which.clone(), window: row.count.window, of_tokens });
         }
@@ -190,21 +193,22 @@ impl Table {
     }
 
     /// Puts `used` in the place of what was held.
-    pub fn settle(&mut self, holds: &[Hold], held: u64, used: u64) {
+    pub fn settle(&mut self, holds: &[Hold], held: Estimate, used: u64) {
         self.let_go(holds, held, |count| count.tokens = count.tokens.saturating_add(used));
     }
 
     /// Nothing was sent: as if it had never been.
-    pub fn cancel(&mut self, holds: &[Hold], held: u64) {
+    pub fn cancel(&mut self, holds: &[Hold], held: Estimate) {
         self.let_go(holds, held, |count| count.requests = count.requests.saturating_sub(1));
     }
 
-    fn let_go(&mut self, holds: &[Hold], held: u64, count: impl Fn(&mut Count)) {
+    fn let_go(&mut self, holds: &[Hold], held: Estimate, count: impl Fn(&mut Count)) {
         for hold in holds {
             let same = |row: &&mut Row| row.count.which == hold.which && row.count.window == hold.window;
             if let Some(row) = self.rows.iter_mut().find(same) {
-                row.held = row.held.saturating_sub(held);
-                row.in_flight = row.in_flight.saturating_sub(u64::from(held > 0));
+                row.held = row.held.saturating_sub(held.total());
+                row.in_flight = row.in_flight.saturating_sub(u64::from(held.total() > 0));
+                row.beyond = row.beyond.saturating_sub(held.beyond);
                 count(&mut row.count);
             }
         }
@@ -255,7 +259,7 @@ impl Row {
         if self.count.tokens >= limit {
             return spent(limit, Counts::Tokens, false);
         }
-        if self.in_flight > 0 && self.used().saturating_add(tokens) > limit {
+        if self.in_flight > 0 && self.used().saturating_add(self.beyond).saturating_add(tokens) > limit {
             return spent(limit, Counts::Tokens, true);
         }
         Ok(())

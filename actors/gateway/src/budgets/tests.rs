@@ -46,7 +46,7 @@ fn day(tokens: u64) -> (Which, Limits) {
 }
 
 fn tokens(n: u64) -> Estimate {
-    Estimate { input: n, output: 0 }
+    Estimate { input: n, ..Estimate::default() }
 }
 
 fn used(budgets: &Budgets) -> u64 {

@@ -8,7 +8,7 @@ use crate::address;
 use crate::answer::{Known, Refusal};
 use crate::conn::Conn;
 use crate::outcome;
-use crate::pool::Key;
+use crate::pool::{Key, Opening, Turn};
 use crate::upstream::{Purpose, Sender, Unopened};
 use crate::verdict::Permitted;
 
@@ -24,21 +24,42 @@ pub(super) async fn connection(
     started: Instant,
 ) -> Result<Sender, Refusal> {
     let journal = &*conn.deps.journal;
-    if let Some(sender) = pooled(conn, key, permitted).await {
-        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
-        return Ok(sender);
-    }
-    let _opening = conn.pool.opening(key).await;
-    if let Some(sender) = pooled(conn, key, permitted).await {
-        outcome::request_allowed(journal, known, permitted, started.elapsed())?;
-        return Ok(sender);
-    }
+    let _opening = match turn(conn, key, permitted).await {
+        Ready::Open(sender) => {
+            outcome::request_allowed(journal, known, permitted, started.elapsed())?;
+            return Ok(sender);
+        }
+        Ready::Opens(opening) => opening,
+    };
     let addresses = match conn.take_addresses(&key.addresses) {
         Some(fresh) => fresh,
         None => address::Judged::of(&conn.deps, permitted.granted()).await?,
     };
     outcome::request_allowed(journal, known, permitted, started.elapsed())?;
     open(conn, key, permitted, &addresses).await
+}
+
+/// A connection, or whose turn it is to open one.
+enum Ready<'a> {
+    Open(Sender),
+    Opens(Option<Opening<'a>>),
+}
+
+/// One that is open, by now or once another has opened it; or the right to open one.
+async fn turn<'a>(conn: &'a Conn, key: &'a Key, permitted: &Permitted) -> Ready<'a> {
+    loop {
+        if let Some(sender) = pooled(conn, key, permitted).await {
+            return Ready::Open(sender);
+        }
+        let opening = match conn.pool.turn(key).await {
+            Turn::Again => continue,
+            Turn::Free => None,
+            Turn::First(opening) => Some(opening),
+        };
+        // It may have been opened meanwhile.
+        let pooled = pooled(conn, key, permitted).await;
+        return pooled.map_or(Ready::Opens(opening), Ready::Open);
+    }
 }
 
 /// One that is open and takes this request.

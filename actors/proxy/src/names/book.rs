@@ -7,7 +7,8 @@
 //! its own, of the half that was bound longest ago, and whoever comes next gets the slot's next generation. So an address comes back only
 //! after its slot has had [`GENERATIONS`] names, and all slots together [`RESTS`] for each of them, whatever an agent keeps in use: the
 //! limit on new names stretches that over hours. Until then it leads nowhere. Bindings
-//! are written to a memory file before they are told to anyone, so that a supervisor's death changes none.
+//! are written to a memory file before they are told to anyone, so that a supervisor's death changes none. How long a slot has rested isn't
+//! written: a successor takes none from a name before nobody may remember its address any more.
 //!
 //! Reading (each captured connection) takes no lock. 198.18.0.0/15 is the benchmark range of RFC 2544, which no client
 //! treats as its own network and the guard never dials.
@@ -18,10 +19,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use policy::DomainName;
+
+use super::server::TTL;
 
 /// Names that have addresses at a time. A policy names dozens; only wildcards make more.
 pub const MAX_NAMES: usize = 4096;
@@ -66,6 +70,8 @@ pub struct Book {
     file: Option<File>,
     /// Counts uses: a clock for "least used", not a time.
     clock: AtomicU64,
+    /// When it took up what a predecessor had bound, who knew which had rested.
+    taken_up: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +100,7 @@ impl Book {
     #[must_use]
     pub fn new() -> Self {
         let slots = (0..MAX_NAMES).map(|_| Slot::default()).collect();
-        Self { slots, writer: Mutex::default(), file: None, clock: AtomicU64::new(1) }
+        Self { slots, writer: Mutex::default(), file: None, clock: AtomicU64::new(1), taken_up: None }
     }
 
     /// A book with what `file` holds, kept there. A record that makes no sense is no binding.
@@ -119,6 +125,7 @@ impl Book {
                 slot.binding.store(Some(binding.into()));
             }
         }
+        book.taken_up = (!writer.slots.is_empty()).then(Instant::now);
         book.writer = Mutex::new(writer);
         book.file = Some(file);
         Ok(book)
@@ -127,7 +134,7 @@ impl Book {
     /// The addresses of a name that has some.
     #[must_use]
     pub fn known(&self, name: &DomainName) -> Option<Addresses> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.lock();
         let slot = *writer.slots.get(name)?;
         self.touch(slot);
         self.addresses(slot)
@@ -136,13 +143,13 @@ impl Book {
     /// The addresses of a name, from now on.
     ///
     /// # Errors
-    /// When the binding can't be kept: then it isn't made.
+    /// When the binding can't be kept, or all slots rest: then it isn't made.
     pub fn bind(&self, name: &DomainName) -> io::Result<Addresses> {
         if let Some(known) = self.known(name) {
             return Ok(known);
         }
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.free_slot(&writer);
+        let mut writer = self.lock();
+        let number = self.free_slot(&writer).ok_or(io::ErrorKind::ResourceBusy)?;
         let slot = self.slots.get(number).ok_or(io::ErrorKind::StorageFull)?;
         let before = slot.binding.load_full();
         let generation = before.as_ref().map_or(0, |before| (before.generation + 1) % GENERATIONS);
@@ -176,16 +183,28 @@ impl Book {
         }
     }
 
-    /// One that was never used, or the least used of those that have rested: half of them have.
-    fn free_slot(&self, writer: &Writer) -> usize {
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that was never used, or the least used of those that have rested: half of them have, but for a while after a predecessor's death.
+    fn free_slot(&self, writer: &Writer) -> Option<usize> {
         let taken = writer.slots.len();
         let never = self.slots.get(taken..).and_then(|rest| rest.iter().position(Slot::is_free));
         let any = || self.slots.iter().position(Slot::is_free);
-        never.map(|n| n + taken).or_else(|| (taken < MAX_NAMES).then(any).flatten()).unwrap_or_else(|| {
-            let rested = |slot: &Slot| slot.rests_until.load(Ordering::Relaxed) <= writer.bound;
-            let slots = self.slots.iter().enumerate().filter(|(_, slot)| rested(slot));
-            slots.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map_or(0, |(number, _)| number)
-        })
+        let free = never.map(|n| n + taken).or_else(|| (taken < MAX_NAMES).then(any).flatten());
+        free.or_else(|| (!self.all_rest()).then(|| self.least_used(writer)).flatten())
+    }
+
+    fn least_used(&self, writer: &Writer) -> Option<usize> {
+        let rested = |slot: &Slot| slot.rests_until.load(Ordering::Relaxed) <= writer.bound;
+        let slots = self.slots.iter().enumerate().filter(|(_, slot)| rested(slot));
+        slots.min_by_key(|(_, slot)| slot.used.load(Ordering::Relaxed)).map(|(number, _)| number)
+    }
+
+    /// Whether a client may still go by an answer that a predecessor gave.
+    fn all_rest(&self) -> bool {
+        self.taken_up.is_some_and(|then| then.elapsed() < Duration::from_secs(TTL.into()))
     }
 
     fn touch(&self, number: usize) {
@@ -326,15 +345,28 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let book = Book::kept_in(file.try_clone().unwrap()).unwrap();
         let bound: Vec<_> = (0..MAX_NAMES + 10).map(|n| (name(n), book.bind(&name(n)).unwrap())).collect();
-        let next = Book::kept_in(file.try_clone().unwrap()).unwrap();
+        let mut next = Book::kept_in(file.try_clone().unwrap()).unwrap();
         for (name, addresses) in bound.iter().skip(10) {
             assert_eq!(next.known(name), Some(*addresses));
             assert_eq!(next.at(addresses.v4.into()), Bound::Name(name.clone()));
         }
         assert_eq!(next.known(&name(3)), None);
+        // None is taken from its name while a client may go by it; whoever uses one keeps it for longer.
+        assert_eq!(next.bind(&name(usize::MAX)).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        for (name, addresses) in bound.iter().skip(10) {
+            assert_eq!(next.at(addresses.v6.into()), Bound::Name(name.clone()));
+        }
+        let unused = next.slots[7].used.swap(0, Ordering::Relaxed);
+        assert!(unused > 0);
+        next.taken_up = Instant::now().checked_sub(Duration::from_secs(TTL.into()));
         // A name that is bound now gets an address that nobody had.
         let fresh = next.bind(&name(usize::MAX)).unwrap();
         assert!(bound.iter().all(|(_, addresses)| *addresses != fresh));
+        assert_eq!(next.slots[7].binding.load().as_ref().unwrap().name, name(usize::MAX));
+        // One with free slots gives them at once.
+        let file = tempfile::tempfile().unwrap();
+        Book::kept_in(file.try_clone().unwrap()).unwrap().bind(&name(1)).unwrap();
+        assert!(Book::kept_in(file).unwrap().bind(&name(2)).is_ok());
     }
 
     proptest! {

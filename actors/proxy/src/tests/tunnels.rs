@@ -172,6 +172,112 @@ async fn relayed_tls_is_end_to_end() {
     assert_eq!(read_to_close(&mut stream).await, "secret");
 }
 
+/// What a client says first that wants this name.
+fn hello(bed: &Bed, name: &'static str) -> Vec<u8> {
+    let roots = vec![bed.world.certificate().clone()];
+    let config = crate::tls::upstream_config_with_roots(roots).unwrap();
+    let name = rustls_pki_types::ServerName::try_from(name).unwrap();
+    let mut bytes = Vec::new();
+    rustls::ClientConnection::new(config, name).unwrap().write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// A HelloRetryRequest, as far as anybody reads who doesn't answer it, and a record of compatibility behind it.
+fn retry() -> Vec<u8> {
+    let random = b"\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
+    [
+        b"\x16\x03\x03\x00\x2a\x02\x00\x00\x26\x03\x03",
+        &random[..],
+        b"\x00\x13\x01\x00",
+        b"\x14\x03\x03\x00\x01\x01",
+    ]
+    .concat()
+}
+
+/// What stands between the two hellos of one connection: nothing, a record of compatibility, data that was sent too early, an alert.
+const BETWEEN: [&[u8]; 4] =
+    [b"", b"\x14\x03\x03\x00\x01\x01", b"\x17\x03\x03\x00\x03abc", b"\x15\x03\x03\x00\x02\x01\x5a"];
+
+#[tokio::test]
+async fn a_hello_that_is_said_again_is_judged_again() {
+    for (name, between, at_once) in BETWEEN
+        .into_iter()
+        .flat_map(|between| [("raw.test", between), ("front.test", between)])
+        .flat_map(|(name, between)| [(name, between, false), (name, between, true)])
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let bed = Bed::new(&l4("raw.test", port)).await;
+        let (first, second) = (hello(&bed, "raw.test"), hello(&bed, name));
+        let (_, mut stream) = bed.connect(&format!("raw.test:{port}")).await;
+        let (mut server, _) = listener.accept().await.unwrap();
+        stream.write_all(&first).await.unwrap();
+        let rest = [between, &second, b"more"].concat();
+        if at_once {
+            stream.write_all(&rest).await.unwrap();
+        }
+        let mut got = vec![0; first.len()];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, first);
+        server.write_all(&retry()).await.unwrap();
+        let mut asked = vec![0; retry().len()];
+        stream.read_exact(&mut asked).await.unwrap();
+        assert_eq!(asked, retry());
+        if !at_once {
+            stream.write_all(&rest).await.unwrap();
+        }
+        if name == "raw.test" {
+            let mut got = vec![0; rest.len()];
+            server.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, rest);
+        } else {
+            let mut got = Vec::new();
+            server.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, between, "not a byte of the second");
+            assert!(bed.journal.lines().iter().any(|line| line.starts_with("deny l4 -")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_with_a_retry_is_relayed() {
+    let group = |wanted: rustls::NamedGroup| {
+        let mut provider = crate::tls::provider();
+        Arc::make_mut(&mut provider).kx_groups.sort_by_key(|group| group.name() != wanted);
+        provider
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let bed = Bed::new(&format!("- {{ host: raw.test, port: {port}, tls: skip }}")).await;
+    let mut one = group(rustls::NamedGroup::X25519);
+    Arc::make_mut(&mut one).kx_groups.truncate(1);
+    let config = rustls::ServerConfig::builder_with_provider(one)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&bed.upstream_tls("raw.test", Alpn::Http1).cert_resolver));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let served = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        stream.write_all(b"secret").await.unwrap();
+        stream.shutdown().await.unwrap();
+        stream.get_ref().1.handshake_kind()
+    });
+    let (_, stream) = bed.connect(&format!("raw.test:{port}")).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(bed.world.certificate().clone()).unwrap();
+    let client = rustls::ClientConfig::builder_with_provider(group(rustls::NamedGroup::secp384r1))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = rustls_pki_types::ServerName::try_from("raw.test").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.unwrap();
+    assert_eq!(read_to_close(&mut stream).await, "secret");
+    assert_eq!(served.await.unwrap(), Some(rustls::HandshakeKind::FullWithHelloRetryRequest));
+}
+
 const ACCEPT: &str =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
 

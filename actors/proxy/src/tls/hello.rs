@@ -14,6 +14,10 @@ use tokio::time::timeout;
 
 use super::prefixed::Prefixed;
 
+mod retry;
+
+pub(crate) use retry::{Next, asks_again, first_hello_ends, next};
+
 /// Most bytes of a ClientHello with its record headers. Post-quantum key shares and session tickets make some 2 to 4
 /// KiB; a client that needs more is none that we know.
 pub const MAX_HELLO_BYTES: usize = 16 * 1024;
@@ -132,7 +136,7 @@ pub fn parse_hello(bytes: &[u8]) -> Parsed {
     // How much of it came at a time must not matter: what stands behind the limit is never looked at.
     let bytes = bytes.get(..MAX_HELLO_BYTES).unwrap_or(bytes);
     match reassemble(bytes) {
-        Ok(Some(message)) => match parse_message(&message) {
+        Ok(Some((message, _))) => match parse_message(&message) {
             Ok(hello) => Parsed::Hello(hello),
             Err(bad) => Parsed::Bad(bad),
         },
@@ -164,8 +168,11 @@ fn not_a_handshake(bytes: &[u8]) -> Parsed {
     if ends.iter().any(|whole| whole.starts_with(end)) { Parsed::NeedMore } else { Parsed::NotTls }
 }
 
-/// The body of the first handshake message out of its records, once it is whole.
-fn reassemble(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, BadHello> {
+/// A handshake message out of its records, and the bytes that follow these.
+type Reassembled<'a> = (Vec<u8>, &'a [u8]);
+
+/// The first handshake message, once it is whole.
+fn reassemble(mut bytes: &[u8]) -> Result<Option<Reassembled<'_>>, BadHello> {
     if bytes.first().is_some_and(|first| *first != HANDSHAKE_RECORD) {
         return Ok(None);
     }
@@ -198,7 +205,7 @@ fn reassemble(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, BadHello> {
         };
         match wanted {
             Some(wanted) if message.len() > wanted => return Err(BadHello::NotAHello),
-            Some(wanted) if message.len() == wanted => return Ok(Some(message)),
+            Some(wanted) if message.len() == wanted => return Ok(Some((message, after))),
             _ => bytes = after,
         }
     }

@@ -23,6 +23,7 @@ pub use client_cert::{ClientCertError, ClientCertificates};
 pub use hello::{
     BadHello, Greeting, Hello, HelloError, MAX_HELLO_BYTES, Mismatch, Parsed, parse_hello, read_hello,
 };
+pub(crate) use hello::{Next, asks_again, first_hello_ends, next};
 pub use leaf::{LEAF_LIFETIME, LEAF_RENEWAL, MAX_LEAVES};
 pub(crate) use noting::{Fault, Noting};
 pub use prefixed::Prefixed;

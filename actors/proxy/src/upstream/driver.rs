@@ -1,6 +1,8 @@
 //! The task that moves a connection's bytes, and what ends it.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,8 +30,8 @@ pub(crate) struct Driver {
 enum Ends {
     /// The task holds the stream, or whoever it was upgraded for.
     Http1(#[expect(dead_code, reason = "held for its drop")] Way),
-    /// Tasks of the library's hold the stream.
-    Http2(Leash),
+    /// Tasks of the library's hold the stream. How many requests its server takes at a time.
+    Http2(Leash, Arc<AtomicUsize>),
 }
 
 impl Driver {
@@ -52,9 +54,11 @@ impl Driver {
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let ender = leash.ender();
+        let most = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+        let noted = Arc::clone(&most);
         let task = tokio::spawn(async move {
             let moving = async {
-                told(drive(connection, tell).await);
+                told(drive(connection, tell, &noted).await);
                 // The server takes no more requests; those under way go on in the library's tasks.
                 std::future::pending::<()>().await;
             };
@@ -66,14 +70,22 @@ impl Driver {
                 }
             }
         });
-        Self { task, ends: Ends::Http2(leash) }
+        Self { task, ends: Ends::Http2(leash, most) }
     }
 
     /// For how long nothing has come from its server; of HTTP/2 alone, where that isn't one request's affair.
     pub(super) fn silent_for(&self) -> Option<Duration> {
         match &self.ends {
             Ends::Http1(_) => None,
-            Ends::Http2(leash) => Some(leash.silent_for()),
+            Ends::Http2(leash, _) => Some(leash.silent_for()),
+        }
+    }
+
+    /// How many requests its server takes at a time, by the time of the last one: before its first word what the library takes that to be.
+    pub(super) fn most(&self) -> usize {
+        match &self.ends {
+            Ends::Http1(_) => 1,
+            Ends::Http2(_, most) => most.load(Ordering::Relaxed),
         }
     }
 }
@@ -95,6 +107,7 @@ fn told(ended: hyper::Result<()>) {
 async fn drive<T>(
     mut connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
     tell: Option<watch::Sender<bool>>,
+    most: &AtomicUsize,
 ) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -121,7 +134,12 @@ where
             return end;
         }
     }
-    connection.await
+    std::future::poll_fn(|cx| {
+        // Each request has it polled; the server's settings alone don't.
+        most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+        Pin::new(&mut connection).poll(cx)
+    })
+    .await
 }
 
 #[cfg(test)]

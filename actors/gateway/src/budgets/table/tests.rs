@@ -25,6 +25,10 @@ fn day(tokens: u64) -> Table {
     table(&[(which(Per::Day, None, None), Some(tokens), None)], NOON)
 }
 
+fn of(tokens: u64) -> Estimate {
+    Estimate { input: tokens, ..Estimate::default() }
+}
+
 fn used(table: &Table) -> (u64, u64) {
     let row = &table.standing()[0];
     (row.tokens.0, row.requests.0)
@@ -33,38 +37,58 @@ fn used(table: &Table) -> (u64, u64) {
 #[test]
 fn many_at_a_time_never_pass_a_limit_together() {
     let mut table = day(1000);
-    let held: Vec<_> = (0..100).filter_map(|_| table.admit("p", "m", 300, NOON).ok()).collect();
+    let held: Vec<_> = (0..100).filter_map(|_| table.admit("p", "m", of(300), NOON).ok()).collect();
     assert_eq!((held.len(), used(&table)), (3, (900, 3)));
-    let refused = table.admit("p", "m", 300, NOON).unwrap_err();
+    let refused = table.admit("p", "m", of(300), NOON).unwrap_err();
     assert!(refused.crowded && refused.limit == 1000 && refused.ends == NOON + 43_200);
     // What was held becomes what was used; then there is room again.
-    held.iter().for_each(|hold| table.settle(hold, 300, 10));
+    held.iter().for_each(|hold| table.settle(hold, of(300), 10));
     assert_eq!(used(&table), (30, 3));
-    assert!(table.admit("p", "m", 900, NOON).is_ok());
+    assert!(table.admit("p", "m", of(900), NOON).is_ok());
 }
 
 #[test]
 fn one_alone_may_have_what_is_left_and_pass_the_limit_by_itself() {
     let mut table = day(1000);
-    let first = table.admit("p", "m", 999, NOON).unwrap();
-    table.settle(&first, 999, 999);
-    let last = table.admit("p", "m", 50_000, NOON).unwrap();
-    assert!(table.admit("p", "m", 1, NOON).unwrap_err().crowded);
-    table.settle(&last, 50_000, 20_000);
+    let first = table.admit("p", "m", of(999), NOON).unwrap();
+    table.settle(&first, of(999), 999);
+    let last = table.admit("p", "m", of(50_000), NOON).unwrap();
+    assert!(table.admit("p", "m", of(1), NOON).unwrap_err().crowded);
+    table.settle(&last, of(50_000), 20_000);
     assert_eq!(used(&table), (20_999, 2));
-    assert!(!table.admit("p", "m", 1, NOON).unwrap_err().crowded);
+    assert!(!table.admit("p", "m", of(1), NOON).unwrap_err().crowded);
     // What uses no tokens isn't kept from it.
-    assert!(table.admit("p", "m", 0, NOON).is_ok());
+    assert!(table.admit("p", "m", of(0), NOON).is_ok());
+}
+
+#[test]
+fn what_may_use_more_than_is_counted_has_room_for_it_beside_others() {
+    let mut table = day(1000);
+    let open = Estimate { output: 50, beyond: 400, ..of(50) };
+    let held: Vec<_> = (0..12).filter_map(|_| table.admit("p", "m", open, NOON).ok()).collect();
+    // Two beside each other are fine, and only what is held counts.
+    assert_eq!((held.len(), used(&table)), (2, (200, 2)));
+    assert!(table.admit("p", "m", of(1), NOON).unwrap_err().crowded);
+    table.settle(&held[0], open, 500);
+    assert!(table.admit("p", "m", of(1), NOON).unwrap_err().crowded, "the other may use 500, too");
+    table.cancel(&held[1], open);
+    assert_eq!(used(&table), (500, 1));
+    // With less than that left it is alone, or not at all.
+    let small = table.admit("p", "m", of(100), NOON).unwrap();
+    assert!(table.admit("p", "m", open, NOON).unwrap_err().crowded);
+    table.settle(&small, of(100), 100);
+    assert!(table.admit("p", "m", open, NOON).is_ok());
+    assert!(table.admit("p", "m", of(1), NOON).unwrap_err().crowded);
 }
 
 #[test]
 fn what_was_never_sent_counts_nowhere() {
     let mut table = table(&[(which(Per::Minute, None, None), Some(10), Some(1))], NOON);
-    let hold = table.admit("p", "m", 5, NOON).unwrap();
-    assert_eq!(table.admit("p", "m", 1, NOON).unwrap_err().counts, Counts::Requests);
-    table.cancel(&hold, 5);
+    let hold = table.admit("p", "m", of(5), NOON).unwrap();
+    assert_eq!(table.admit("p", "m", of(1), NOON).unwrap_err().counts, Counts::Requests);
+    table.cancel(&hold, of(5));
     assert_eq!(used(&table), (0, 0));
-    assert!(table.admit("p", "m", 5, NOON).is_ok());
+    assert!(table.admit("p", "m", of(5), NOON).is_ok());
 }
 
 #[test]
@@ -75,39 +99,39 @@ fn a_budget_counts_what_it_names_and_all_must_have_room() {
         (which(Per::Hour, None, None), Some(500), None),
     ];
     let mut table = table(&rows, NOON);
-    assert_eq!(table.admit("a", "small", 90, NOON).unwrap().len(), 2);
-    assert_eq!(table.admit("b", "small", 90, NOON).unwrap().len(), 1);
-    assert_eq!(table.admit("b", "big-x", 90, NOON).unwrap().len(), 2);
+    assert_eq!(table.admit("a", "small", of(90), NOON).unwrap().len(), 2);
+    assert_eq!(table.admit("b", "small", of(90), NOON).unwrap().len(), 1);
+    assert_eq!(table.admit("b", "big-x", of(90), NOON).unwrap().len(), 2);
     // One without room holds nothing of the others.
     let before = table.standing();
-    assert_eq!(table.admit("a", "big-y", 1, NOON).unwrap_err().which, rows[1].0);
-    assert_eq!(table.admit("a", "x", 50, NOON).unwrap_err().which, rows[0].0);
+    assert_eq!(table.admit("a", "big-y", of(1), NOON).unwrap_err().which, rows[1].0);
+    assert_eq!(table.admit("a", "x", of(50), NOON).unwrap_err().which, rows[0].0);
     assert_eq!(table.standing(), before);
 }
 
 #[test]
 fn a_window_gives_way_to_a_later_one_only() {
     let mut table = table(&[(which(Per::Minute, None, None), Some(100), Some(2))], NOON);
-    let long = table.admit("p", "m", 60, NOON + 5).unwrap();
+    let long = table.admit("p", "m", of(60), NOON + 5).unwrap();
     // Set back by a day: the same window, with its count.
-    assert!(table.admit("p", "m", 60, NOON - 86_400).unwrap_err().crowded);
+    assert!(table.admit("p", "m", of(60), NOON - 86_400).unwrap_err().crowded);
     assert_eq!(table.standing()[0].ends, NOON + 60);
-    assert!(table.admit("p", "m", 60, NOON + 59).is_err());
-    assert!(table.admit("p", "m", 60, NOON + 60).is_ok());
+    assert!(table.admit("p", "m", of(60), NOON + 59).is_err());
+    assert!(table.admit("p", "m", of(60), NOON + 60).is_ok());
     // What began in the minute before is over: it counts there.
-    table.settle(&long, 60, 60);
+    table.settle(&long, of(60), 60);
     assert_eq!(used(&table), (60, 1));
-    assert!(table.admit("p", "m", 60, NOON + 30).unwrap_err().crowded);
+    assert!(table.admit("p", "m", of(60), NOON + 30).unwrap_err().crowded);
 }
 
 #[test]
 fn other_limits_keep_the_count_and_so_does_one_that_comes_back() {
     let (one, two) = (which(Per::Day, None, None), which(Per::Day, Some("a"), None));
     let mut table = table(&[(one.clone(), Some(100), None), (two.clone(), Some(10), None)], NOON);
-    let hold = table.admit("a", "m", 8, NOON).unwrap();
+    let hold = table.admit("a", "m", of(8), NOON).unwrap();
     table.configure(vec![(one.clone(), limits(&one, Some(200), Some(5)))], NOON);
     assert_eq!((table.standing().len(), used(&table)), (1, (8, 1)));
-    table.settle(&hold, 8, 9);
+    table.settle(&hold, of(8), 9);
     table.configure(vec![(two.clone(), limits(&two, Some(10), None))], NOON);
     assert_eq!(used(&table), (9, 1));
     // Tomorrow nobody remembers.
@@ -121,12 +145,12 @@ fn other_limits_keep_the_count_and_so_does_one_that_comes_back() {
 #[test]
 fn what_was_held_when_it_was_killed_is_used() {
     let mut first = day(100);
-    first.admit("p", "m", 70, NOON).unwrap();
+    first.admit("p", "m", of(70), NOON).unwrap();
     let mut second = day(100);
     second.restore(first.kept(), NOON);
     assert_eq!(used(&second), (70, 1));
     // Nobody is in flight: one alone may have the rest.
-    assert!(second.admit("p", "m", 70, NOON).is_ok());
+    assert!(second.admit("p", "m", of(70), NOON).is_ok());
     let mut later = day(100);
     later.restore(first.kept(), NOON + 86_400);
     assert_eq!(used(&later), (0, 0));
@@ -146,17 +170,17 @@ proptest! {
             if step < 2 {
                 let before = used(&table).0;
                 let alone = flying.is_empty();
-                if let Ok(hold) = table.admit("p", "m", tokens, NOON) {
+                if let Ok(hold) = table.admit("p", "m", of(tokens), NOON) {
                     prop_assert!(before < 1000);
                     prop_assert!(alone || before + tokens <= 1000);
                     flying.push((hold, tokens));
                 }
             } else if let Some((hold, held)) = flying.pop() {
-                if step == 2 { table.settle(&hold, held, tokens.min(held)) } else { table.cancel(&hold, held) }
+                if step == 2 { table.settle(&hold, of(held), tokens.min(held)) } else { table.cancel(&hold, of(held)) }
             }
         }
-        for (hold, held) in flying { table.settle(&hold, held, held) }
-        let left: u64 = table.rows.iter().map(|row| row.held + row.in_flight).sum();
+        for (hold, held) in flying { table.settle(&hold, of(held), held) }
+        let left: u64 = table.rows.iter().map(|row| row.held + row.in_flight + row.beyond).sum();
         prop_assert_eq!(left, 0);
     }
 }
