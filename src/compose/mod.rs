@@ -49,7 +49,7 @@ use supervision::{ChildSpec, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
-use crate::console::{fault, say, speak};
+use crate::console::{self, fault, say, speak};
 use crate::failure::REFUSED;
 use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
@@ -68,9 +68,19 @@ const THREADS_MAX: usize = 4;
 /// What the first records get to be on disk. One that takes longer is told of, and whoever comes next looks for them.
 const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
+/// What the last messages get to be out.
+const LAST_SAID: Duration = Duration::from_millis(500);
+
 /// Runs the supervisor; descriptor 3 is the line to the heart.
 pub fn main() -> u8 {
     let _ = nix::sys::prctl::set_name(c"cofferdam: sup");
+    console::queue();
+    let code = supervised();
+    console::flush(LAST_SAID);
+    code
+}
+
+fn supervised() -> u8 {
     // Before the first thread and the first byte from outside.
     if let Err(error) = agent::own::settle(Role::Supervisor) {
         fault(&error.to_string());

@@ -38,7 +38,7 @@ use operator::client::RawTerminal;
 
 use crate::builder::{Builder, Commission};
 use crate::children;
-use crate::console::{fault, say, warn};
+use crate::console::{fault, say, wait_briefly, warn};
 use crate::plan::{Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
@@ -79,6 +79,8 @@ pub fn begin(prepared: Prepared, signals: &HeldSignals) -> Result<Heart, String>
     let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors()).chain(listener);
     launch::close_all_but(&kept.collect::<Vec<_>>())
         .map_err(|e| format!("can't close what isn't ours: {e}"))?;
+    // A message that nobody reads would keep all that wait for us, and the name with its lock.
+    wait_briefly();
     Heart::of(prepared, signals)
 }
 
