@@ -43,6 +43,7 @@ use std::time::Duration;
 
 use agent::InitClient;
 use agent::own::Role;
+use agent::plan::Ids;
 use agent::protocol::Beginning;
 use agent::wire::WireError;
 use supervision::{ChildSpec, Supervisor};
@@ -246,7 +247,11 @@ async fn build(
         restarts: handover.restarts,
         beginning: handover.beginning,
     });
-    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
+    let owner = match plan.cage.ids {
+        Ids::Rooted { .. } => operator::Owner::root(),
+        _ => operator::Owner::this_process(),
+    };
+    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), owner, &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
     tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));
