@@ -12,8 +12,8 @@ use supervision::Outcome;
 use telemetry::audit::SandboxChange;
 use tokio::sync::mpsc;
 
-use super::another_cage;
 use super::LAST_SAID;
+use super::another_cage;
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
 use super::records;

@@ -171,8 +171,7 @@ impl Queue {
 
     fn flush(&self, within: Duration) {
         let waiting = locked(&self.state);
-        let _out_or_not =
-            self.changed.wait_timeout_while(waiting, within, |waiting| !waiting.is_all_out());
+        let _out_or_not = self.changed.wait_timeout_while(waiting, within, |waiting| !waiting.is_all_out());
     }
 }
 
