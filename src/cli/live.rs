@@ -202,11 +202,12 @@ fn end_what_is_left(root: &Root, name: &Name) -> Outcome {
 
 fn is_gone_soon(root: &Root, name: &Name) -> bool {
     let until = std::time::Instant::now() + waits::GONE_WITHIN;
-    while root.is_running(name) {
+    // The socket goes first, and the lock with whoever holds it.
+    while root.is_running(name) || !parts::is_none_left_behind(&root.instance(name)) {
         if std::time::Instant::now() > until {
             return false;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
     true
 }

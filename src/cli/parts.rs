@@ -40,6 +40,11 @@ pub fn end_left_behind(dir: &Path) {
     }
 }
 
+/// Whether nobody of those is there.
+pub fn is_none_left_behind(dir: &Path) -> bool {
+    left_behind(dir).is_empty()
+}
+
 fn wake_each(parts: &[Part]) {
     for part in parts.iter().filter(|part| part.state == 'T') {
         if kill(Pid::from_raw(part.pid), Signal::SIGCONT).is_ok() {
@@ -77,11 +82,7 @@ pub fn left(heart: Pid) -> String {
 fn parts(heart: Pid) -> Vec<Part> {
     let children = fs::read_to_string(format!("/proc/{heart}/task/{heart}/children")).unwrap_or_default();
     let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-    [heart.as_raw()]
-        .into_iter()
-        .chain(children)
-        .filter_map(Part::of)
-        .collect()
+    [heart.as_raw()].into_iter().chain(children).filter_map(Part::of).collect()
 }
 
 impl Part {
