@@ -238,7 +238,12 @@ impl Root {
     pub fn heart(&self, name: &Name) -> io::Result<Pid> {
         let socket = self.connect(name)?;
         let pid = Pid::from_raw(getsockopt(&socket, PeerCredentials)?.pid());
-        if listener_is_gone(&socket, pid) { Err(Errno::ESRCH.into()) } else { Ok(pid) }
+        match pid.as_raw() {
+            // As a process of another namespace's is told; for kill(2) that would be everybody of our group.
+            ..=0 => Err(io::Error::other("its heart can't be seen from here")),
+            _ if listener_is_gone(&socket, pid) => Err(Errno::ESRCH.into()),
+            _ => Ok(pid),
+        }
     }
 
     fn knock(&self, name: &Name) -> io::Result<()> {
