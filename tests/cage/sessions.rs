@@ -161,6 +161,8 @@ pub fn a_job_in_the_background_reads_nothing(stage: &Stage) -> Result<()> {
         console.type_in(&format!("{word}\n"))?;
         console.see(&format!("shell-{word}"))?;
     }
+    // In front of nobody's notice: until it has seen that, the terminal makes an end of Ctrl-D itself.
+    poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
     console.type_in("inside\n")?;
     console.see("got-inside")?;
     console.type_in("\x04")?;
