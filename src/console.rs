@@ -1,6 +1,9 @@
 //! Writing for people: standard output for results, standard error (`cofferdam: …`) for messages.
 //!
-//! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset.
+//! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset. Who waits for a reader that has
+//! stopped reading, and how long, is `outlet`'s.
+
+mod outlet;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -12,6 +15,7 @@ use redactor::ascii::escape_json;
 use tracing::Level;
 
 use crate::failure::Failure;
+pub use outlet::{Messages, flush, queue, wait_briefly};
 
 /// How messages and logs are written: `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -47,18 +51,18 @@ pub fn fault(message: &str) {
 }
 
 fn tell(level: Level, message: &str) {
-    let mut err = io::stderr().lock();
+    outlet::put(worded(level, message).as_bytes());
+}
+
+/// A message as it is read: whole lines.
+fn worded(level: Level, message: &str) -> String {
     if JSON.load(Ordering::Relaxed) {
         let said = serde_json::json!({
             "timestamp": jiff::Timestamp::now().to_string(), "level": level.as_str(), "fields": { "message": message }, "target": "cofferdam",
         });
-        let _ = writeln!(err, "{}", escape_json(&said.to_string()));
-        return;
+        return format!("{}\n", escape_json(&said.to_string()));
     }
-    for line in message.lines() {
-        // Nothing can be done about a closed standard error.
-        let _ = writeln!(err, "cofferdam: {line}");
-    }
+    message.lines().map(|line| format!("cofferdam: {line}\n")).collect()
 }
 
 /// Prints text on standard output.

@@ -21,13 +21,15 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use agent::plan::Hidden;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials, sockopt::PeerPidfd};
 use nix::unistd::Pid;
 
 use crate::failure::Failure;
@@ -230,9 +232,18 @@ impl Root {
     }
 
     /// The heart of a running sandbox: who made its control socket listen, as the kernel says (unix(7), SO_PEERCRED).
+    ///
+    /// # Errors
+    /// ESRCH where the heart is gone, and somebody it left behind holds the socket: its number may be a stranger's by now.
     pub fn heart(&self, name: &Name) -> io::Result<Pid> {
-        let credentials = getsockopt(&self.connect(name)?, PeerCredentials)?;
-        Ok(Pid::from_raw(credentials.pid()))
+        let socket = self.connect(name)?;
+        let pid = Pid::from_raw(getsockopt(&socket, PeerCredentials)?.pid());
+        match pid.as_raw() {
+            // As a process of another namespace's is told; for kill(2) that would be everybody of our group.
+            ..=0 => Err(io::Error::other("its heart can't be seen from here")),
+            _ if listener_is_gone(&socket, pid) => Err(Errno::ESRCH.into()),
+            _ => Ok(pid),
+        }
     }
 
     fn knock(&self, name: &Name) -> io::Result<()> {
@@ -242,6 +253,22 @@ impl Root {
     fn connect(&self, name: &Name) -> io::Result<UnixStream> {
         let handle = File::open(self.instance(name))?;
         UnixStream::connect(socket_path(&handle, CONTROL_SOCKET))
+    }
+}
+
+/// By a descriptor of that very process; before Linux 6.5 by what the process of its number is called.
+fn listener_is_gone(socket: &UnixStream, pid: Pid) -> bool {
+    match getsockopt(socket, PeerPidfd) {
+        Ok(pidfd) => {
+            let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            poll(&mut ended, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+        }
+        Err(Errno::ENOPROTOOPT) => {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+            !comm.is_ok_and(|comm| comm.starts_with("cofferdam"))
+        }
+        // There is no descriptor of a process that isn't there.
+        Err(_) => true,
     }
 }
 

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             stop_command,
             stop_beside_a_crowd_on_the_control_socket,
             stop_of_one_with_a_stopped_part,
+            stop_of_what_a_killed_heart_has_left,
             sockets_go_with_whoever_is_left,
             what_an_exec_leaves_ends_with_it,
             orphans_of_the_agent,
@@ -274,6 +275,29 @@ fn stop_beside_a_crowd_on_the_control_socket(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+fn stop_process(pid: i32) -> Result<()> {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+    poll("it to stop", PATIENCE, || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
+    })
+}
+
+/// A stopped supervisor hears nothing of its heart's death, and keeps the name. The number of who is dead may be anybody's.
+fn stop_of_what_a_killed_heart_has_left(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    ended_by(stage, |running| {
+        let supervisor = common::process(stage, "cofferdam: sup").context("no supervisor")?;
+        stop_process(supervisor)?;
+        running.signal(Signal::SIGKILL)?;
+        let said = stage.call(&["stop", &name])?.expect_code(0)?.err();
+        let told = format!("the supervisor (process {supervisor}) was stopped, and goes on now");
+        ensure!(said.contains(&told), "{said}");
+        Ok(())
+    })
+    .map(drop)
+}
+
 fn stop_of_one_with_a_stopped_part(stage: &Stage) -> Result<()> {
     let name = stage.name();
     for (title, called) in
@@ -284,11 +308,7 @@ fn stop_of_one_with_a_stopped_part(stage: &Stage) -> Result<()> {
                 "cofferdam" => running.pid(),
                 _ => common::process(stage, title).context("no such part")?,
             };
-            kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
-            poll("it to stop", PATIENCE, || {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-                stat.rsplit_once(") ")?.1.starts_with('T').then_some(())
-            })?;
+            stop_process(pid)?;
             let said = stage.call(&["stop", &name])?.expect_code(0)?.err();
             ensure!(
                 said.contains(&format!("{called} (process {pid}) was stopped, and goes on now")),

@@ -15,6 +15,8 @@ mod delegated;
 mod groups;
 #[path = "limits/hoard.rs"]
 mod hoard;
+#[path = "limits/unread.rs"]
+mod unread;
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -33,6 +35,7 @@ use groups::{
     tmp_counts_as_memory,
 };
 use hoard::pipes_that_somebody_keeps_cost_nobody_else;
+use unread::messages_that_nobody_reads_stop_nothing;
 
 /// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow machine.
 const OUTER_SECONDS: &str = "600";
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             descriptors_in_flight_keep_nobody_out.only(Mode::Rooted),
             pipes_that_somebody_keeps_cost_nobody_else,
             a_log_flood_starves_nobody,
+            messages_that_nobody_reads_stop_nothing,
             a_full_disk_closes_nobody_elses_way_out,
             idle_tunnels_cost_little,
             who_reads_nothing_pins_little,

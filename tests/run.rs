@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             a_second_ctrl_c_ends_it,
             sigterm_ends_in_order,
             a_name_is_taken_once,
+            what_was_run_is_not_started_again,
             the_gateway_has_no_hand_in_the_next_start.only(Mode::Rooted),
             a_policy_in_the_peers_form_runs_unchanged,
             a_policy_that_the_agent_can_change_is_not_followed,
@@ -526,6 +527,22 @@ fn a_name_is_taken_once(stage: &Stage) -> Result<()> {
     running.signal(Signal::SIGTERM)?;
     running.finish(PATIENCE)?;
     stage.run(&["--name", "twin"], &["true"])?.expect_code(0)?;
+    Ok(())
+}
+
+/// Its end would be the end of the sandbox.
+fn what_was_run_is_not_started_again(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let mut running = stage.start_run(&name, &[], &["sh", "-c", "echo ready; exec sleep 1000"])?;
+    running.wait_for("ready", START)?;
+    let status = stage.json(&["status", &name, "--json"])?;
+    let agent = format!("agents/{}", status["agents"][0]["name"].as_str().unwrap_or_default());
+    let said = stage.call(&["restart", &name, &agent])?.expect_code(125)?.err();
+    ensure!(said.contains("the end of its sandbox"), "{said}");
+    stage.call(&["restart", &name, "proxy"])?.expect_code(0)?;
+    ensure!(stage.json(&["status", &name, "--json"])?["agents"][0]["state"] == "running");
+    running.signal(Signal::SIGTERM)?;
+    running.finish(PATIENCE)?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use operator::client::{Client, ClientError};
 use operator::fault::Code;
@@ -155,8 +156,13 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
     let grace = u64::try_from(args.grace.as_millis()).unwrap_or(u64::MAX);
     let name = Name::parse(&args.name)?;
     let heart = root.heart(&name);
-    if let Ok(heart) = heart {
-        parts::wake(heart);
+    match &heart {
+        Ok(heart) => parts::wake(*heart),
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => {
+            return end_what_is_left(root, &name);
+        }
+        // It ends by itself just now.
+        Err(_) => {}
     }
     wait_for(async {
         match timeout(SOON, client.stop(Stop { grace_ms: Some(grace) })).await {
@@ -177,6 +183,33 @@ pub fn stop(root: &Root, args: &StopArgs) -> Outcome {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Ok(0)
+}
+
+/// Of a sandbox whose heart was killed: what it left ends by itself, unless it is stopped or hangs.
+fn end_what_is_left(root: &Root, name: &Name) -> Outcome {
+    let dir = root.instance(name);
+    parts::wake_left_behind(&dir);
+    if !is_gone_soon(root, name) {
+        parts::end_left_behind(&dir);
+        if !is_gone_soon(root, name) {
+            return Err(Failure::refused(format!(
+                "the heart of '{name}' is gone, and something that it left can't be ended: see `cofferdam ps`"
+            )));
+        }
+    }
+    Ok(0)
+}
+
+fn is_gone_soon(root: &Root, name: &Name) -> bool {
+    let until = std::time::Instant::now() + waits::GONE_WITHIN;
+    // The socket goes first, and the lock with whoever holds it.
+    while root.is_running(name) || !parts::is_none_left_behind(&root.instance(name)) {
+        if std::time::Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    true
 }
 
 /// Whether it was whoever supervises who said that, and not only whoever is in the way: one that lacks a part or a place says it can't hear.

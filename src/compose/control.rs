@@ -147,18 +147,25 @@ impl Desk {
         }
     }
 
+    fn can_restart_agents(&self, mend: &str) -> Result<(), Fault> {
+        match self.plan.mode {
+            Mode::Service => Ok(()),
+            Mode::Foreground { .. } => Err(Fault::new(
+                Code::Conflict,
+                "the end of what `cofferdam run` started is the end of its sandbox: it can't be started again",
+            )
+            .hint(mend)),
+        }
+    }
+
     async fn change_policy(
         &self,
         by: Peer,
         text: String,
         restart_agents: bool,
     ) -> Result<PolicyChange, Fault> {
-        if restart_agents && !matches!(self.plan.mode, Mode::Service) {
-            return Err(Fault::new(
-                Code::Conflict,
-                "the end of what `cofferdam run` started is the end of its sandbox: it can't be started again",
-            )
-            .hint("leave --restart-agents out, or start agents by `cofferdam up`"));
+        if restart_agents {
+            self.can_restart_agents("leave --restart-agents out, or start agents by `cofferdam up`")?;
         }
         // As with the watched file; but agents that are to start again do so under what is there.
         let now = self.stores.policy.load();
@@ -248,7 +255,10 @@ impl Desk {
     async fn restart_actor(&self, by: Peer, actor: String) -> Result<Accepted, Fault> {
         let actor = self.path_of(actor).await?;
         match actor.strip_prefix("agents/").and_then(|name| self.agents.find(name)) {
-            Some(agent) => drop(self.restart_agents(vec![agent.clone()]).await?),
+            Some(agent) => {
+                self.can_restart_agents("start agents by `cofferdam up`")?;
+                drop(self.restart_agents(vec![agent.clone()]).await?);
+            }
             None if actor == OPERATOR => {
                 let tree = self.tree()?.clone();
                 after_the_answer(async move {

@@ -12,11 +12,13 @@ use supervision::Outcome;
 use telemetry::audit::SandboxChange;
 use tokio::sync::mpsc;
 
+use super::LAST_SAID;
 use super::another_cage;
 use super::control::Desk;
 use super::handover::{Handover, HeartLine};
 use super::records;
 use super::stores::Refused;
+use crate::console;
 use crate::failure::REFUSED;
 use crate::plan::{Mode, STOP_GRACE, slot};
 use crate::sealed;
@@ -147,6 +149,8 @@ pub async fn finish(
     refused: Option<String>,
     message: Option<String>,
 ) -> Result<(), WireError> {
+    // The word may be the end of this process.
+    tokio::task::block_in_place(|| console::flush(LAST_SAID));
     let said = heart.finish(code, refused, message).await;
     if said.is_ok() {
         until_it_is_gone(heart).await;

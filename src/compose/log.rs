@@ -7,7 +7,7 @@ use redactor::stream::LogWriter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::console::LogFormat;
+use crate::console::{LogFormat, Messages};
 use crate::plan::Plan;
 
 /// Puts it in place, once a process.
@@ -41,18 +41,18 @@ pub fn panics_are_told() {
     }));
 }
 
-/// Standard error behind the redactor.
+/// Standard error behind the redactor, and behind the queue: whoever has something to tell has something else to do.
 struct Stderr {
     redactor: SharedRedactor,
     prefix: &'static str,
 }
 
 impl<'a> MakeWriter<'a> for Stderr {
-    type Writer = Prefixed<LogWriter<io::Stderr>>;
+    type Writer = Prefixed<LogWriter<Messages>>;
 
     fn make_writer(&'a self) -> Self::Writer {
         // Held back until the message is whole.
-        let inner = LogWriter::new(self.redactor.clone(), io::stderr());
+        let inner = LogWriter::new(self.redactor.clone(), Messages);
         Prefixed { inner, prefix: self.prefix, begins: true }
     }
 }

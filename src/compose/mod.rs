@@ -43,13 +43,14 @@ use std::time::Duration;
 
 use agent::InitClient;
 use agent::own::Role;
+use agent::plan::Ids;
 use agent::protocol::Beginning;
 use agent::wire::WireError;
 use supervision::{ChildSpec, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OnceCell, broadcast, mpsc, watch};
 
-use crate::console::{fault, say, speak};
+use crate::console::{self, fault, say, speak};
 use crate::failure::REFUSED;
 use crate::plan::{Mode, Plan, slot};
 use crate::sealed;
@@ -68,9 +69,19 @@ const THREADS_MAX: usize = 4;
 /// What the first records get to be on disk. One that takes longer is told of, and whoever comes next looks for them.
 const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
+/// What the last messages get to be out.
+const LAST_SAID: Duration = Duration::from_millis(500);
+
 /// Runs the supervisor; descriptor 3 is the line to the heart.
 pub fn main() -> u8 {
     let _ = nix::sys::prctl::set_name(c"cofferdam: sup");
+    console::queue();
+    let code = supervised();
+    console::flush(LAST_SAID);
+    code
+}
+
+fn supervised() -> u8 {
     // Before the first thread and the first byte from outside.
     if let Err(error) = agent::own::settle(Role::Supervisor) {
         fault(&error.to_string());
@@ -236,7 +247,11 @@ async fn build(
         restarts: handover.restarts,
         beginning: handover.beginning,
     });
-    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), &init);
+    let owner = match plan.cage.ids {
+        Ids::Rooted { .. } => operator::Owner::root(),
+        _ => operator::Owner::this_process(),
+    };
+    let spec = tree::spec(&stores, sockets, &desk.addresses, loader, desk.clone(), owner, &init);
     // Before the tree starts, so that the first starts are heard too.
     let (reports, heard) = broadcast::channel(supervision::REPORTS_KEPT);
     tokio::spawn(records::reports(heard, stores.audit.sink(), desk.agents.clone()));

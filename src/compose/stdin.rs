@@ -2,10 +2,10 @@
 //!
 //! The agent never gets the descriptor itself: an operator's terminal or file must not be in the sandbox. One thread
 //! reads it, since a terminal or a file can't be waited for without blocking; `splice` keeps the bytes in the kernel on
-//! their way into the agent's pipe, so that a supervisor killed in between has lost none. What is typed while the heart is stopped is left to
-//! the shell that stopped it: job control is for the terminal's own session, and this process is in another.
+//! their way into the agent's pipe, so that a supervisor killed in between has lost none. What is typed while the heart is stopped, or a job in
+//! the background, is left to the shell: job control is for the terminal's own session, and this process is in another.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -31,8 +31,8 @@ const CHUNK: usize = 64 * 1024;
 const KEYS: usize = 4096;
 /// So many of these wait for a program that doesn't read its terminal: 1 MiB at most.
 const TYPED_AHEAD: usize = 256;
-/// How often it is looked whether a stopped heart goes on, while what is typed waits.
-const STOPPED_LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked whether a heart has its terminal again, while what is typed waits.
+const AWAY_LOOK: Duration = Duration::from_millis(50);
 
 /// Standard input and where it leads. Clones share it.
 #[derive(Clone)]
@@ -96,22 +96,46 @@ impl Stdin {
 /// stop finds nobody reading.
 fn wait_for_input() {
     let stdin = io::stdin();
+    let is_terminal = stdin.is_terminal();
     loop {
         let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
         // What keeps poll(2) from telling keeps nobody from reading.
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
-            _ if !heart_is_stopped() => return,
-            _ => std::thread::sleep(STOPPED_LOOK),
+            _ if Job::of_the_heart().is_none_or(|heart| heart.may_read(is_terminal)) => return,
+            _ => std::thread::sleep(AWAY_LOOK),
         }
     }
 }
 
-/// By proc_pid_stat(5). Where it can't be read (`hidepid`) nobody is known to be stopped.
-fn heart_is_stopped() -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", std::os::unix::process::parent_id()));
-    let is_stopped = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"));
-    stat.is_ok_and(is_stopped)
+/// What a shell's job control makes of a process, by proc_pid_stat(5).
+#[derive(Debug, PartialEq, Eq)]
+struct Job {
+    is_stopped: bool,
+    group: i32,
+    /// The group that its terminal is given to; -1 without a terminal.
+    foreground: i32,
+}
+
+impl Job {
+    /// Where it can't be read (`hidepid`) nobody is known to be stopped.
+    fn of_the_heart() -> Option<Self> {
+        let heart = std::os::unix::process::parent_id();
+        Self::read(&std::fs::read_to_string(format!("/proc/{heart}/stat")).ok()?)
+    }
+
+    fn read(stat: &str) -> Option<Self> {
+        // Behind the name, which may hold anything: state, parent, group, session, terminal, the terminal's group.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse().ok();
+        Some(Self { is_stopped: *fields.first()? == "T", group: number(2)?, foreground: number(5)? })
+    }
+
+    /// Without a controlling terminal (`setsid`) there is no shell that it could take keys from.
+    fn may_read(&self, is_terminal: bool) -> bool {
+        let is_behind = is_terminal && self.foreground > 0 && self.foreground != self.group;
+        !self.is_stopped && !is_behind
+    }
 }
 
 /// Moves bytes until standard input or the agent ends.
@@ -180,5 +204,21 @@ async fn type_into(mut terminal: Terminal, mut waiting: Receiver<Vec<u8>>) {
         if terminal.write_all(&keys).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_in_the_background_reads_no_terminal() {
+        let of = |rest: &str| Job::read(&format!("12 (a) R (b) {rest}")).unwrap();
+        let (before, behind) = (of("S 1 12 10 34816 12 0 0"), of("S 1 12 10 34816 10 0 0"));
+        assert!(before.may_read(true) && !behind.may_read(true));
+        assert!(behind.may_read(false), "a file or a pipe is nobody else's");
+        assert!(!of("T 1 12 10 34816 12 0 0").may_read(false));
+        assert!(of("S 1 12 12 0 -1 0 0").may_read(true));
+        assert_eq!(Job::read("12 (a)"), None);
     }
 }

@@ -86,6 +86,7 @@ pub fn spec(
     addresses: &Addresses,
     loader: policy::Loader,
     control: Arc<dyn Control>,
+    owner: operator::Owner,
     init: &agent::InitClient,
 ) -> SupervisorSpec {
     let Sockets { control: control_socket, metrics, proxy: listeners, captured, names, forwards } = sockets;
@@ -103,11 +104,7 @@ pub fn spec(
     let proxy =
         proxy::actor::Arguments { deps: Arc::clone(&stores.proxy), listeners, captured, names: Some(names) };
     let gateway = stores.gateway.clone();
-    let operator = operator::actor::Arguments {
-        listener: control_socket,
-        control,
-        owner: operator::Owner::this_process(),
-    };
+    let operator = operator::actor::Arguments { listener: control_socket, control, owner };
 
     let mut tree = SupervisorSpec::new("sandbox", Strategy::OneForOne)
         .child(part(ChildSpec::actor("telemetry", addresses.telemetry.clone(), move || {

@@ -29,16 +29,15 @@ use std::time::{Duration, Instant};
 use agent::launch::{self, Child, HeldSignals, NewInit};
 use agent::own::Role;
 use agent::plan::Ids;
-use agent::protocol::{Beginning, News, Slot};
+use agent::protocol::{Beginning, News, Slot, ToSupervisor};
 use agent::wire::{self, Wire};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
-use operator::client::RawTerminal;
 
 use crate::builder::{Builder, Commission};
 use crate::children;
-use crate::console::{fault, say, warn};
+use crate::console::{fault, say, wait_briefly, warn};
 use crate::plan::{Plan, STOP_GRACE, slot};
 use crate::state::Made;
 use crate::steps::Steps;
@@ -47,6 +46,7 @@ use pace::{Next, Pace};
 pub use signalled::{INTERRUPTED, INTERRUPTED_TWICE, SECOND_INTERRUPT, hold_signals};
 pub use slots::Slots;
 use supervisor::Running;
+use terminal::Terminal;
 use turn::Turn;
 
 /// Packets heard before a signal or a death has its turn: a supervisor in other hands could talk without end.
@@ -79,6 +79,8 @@ pub fn begin(prepared: Prepared, signals: &HeldSignals) -> Result<Heart, String>
     let kept = prepared.slots.iter().map(|(_, fd)| fd).chain(prepared.init.descriptors()).chain(listener);
     launch::close_all_but(&kept.collect::<Vec<_>>())
         .map_err(|e| format!("can't close what isn't ours: {e}"))?;
+    // A message that nobody reads would keep all that wait for us, and the name with its lock.
+    wait_briefly();
     Heart::of(prepared, signals)
 }
 
@@ -95,7 +97,7 @@ pub struct Heart {
     news: News,
     interrupted: Option<Instant>,
     stop_by: Option<Instant>,
-    terminal: Option<RawTerminal>,
+    terminal: Terminal,
     /// How the sandbox will end, once the agents are over and init was killed.
     over: Option<Ending>,
     /// What the next supervisor begins with.
@@ -175,7 +177,7 @@ impl Heart {
             .inspect_err(end_init)?;
         made.keep();
         steps.done("heart: init has its plan");
-        let terminal = terminal::enter(plan.mode);
+        let terminal = Terminal::of(plan.mode);
         Ok(Self {
             plan,
             executable,
@@ -283,6 +285,10 @@ impl Heart {
                 Ok(ready) => ready,
                 Err(error) => return Life::End(Ending::failed(&format!("poll: {error}"))),
             };
+            if self.came_to_front() {
+                // Its size of now.
+                running.tell(&ToSupervisor::Winch);
+            }
             if ready.packets
                 && let Some(life) = self.hear(running, HEARD_AT_ONCE)
             {
@@ -334,7 +340,8 @@ impl Heart {
             PollFd::new(builder, when(self.builder.is_some())),
             PollFd::new(next.unwrap_or(nobody), when(next.is_some())),
         ];
-        match poll(&mut fds, timeout_at(turn::earlier(self.stop_by, self.turn_by()))) {
+        let by = turn::earlier(turn::earlier(self.stop_by, self.turn_by()), self.look_by());
+        match poll(&mut fds, timeout_at(by)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error),
         }
@@ -352,7 +359,7 @@ impl Heart {
 
     /// Ends everything in order: the sandbox's processes, the supervisor, what lies in the state directory.
     fn end(mut self, ending: Ending, supervisor: Option<Running>) -> u8 {
-        drop(self.terminal.take());
+        drop(std::mem::replace(&mut self.terminal, Terminal::NotOurs));
         self.steps.done("heart: hears of the end");
         self.end_builder();
         // And with it (pid_namespaces(7)) every process of the sandbox.

@@ -37,6 +37,7 @@ use neighbours::{
 };
 use sessions::{
     a_client_killed_at_the_start_leaves_nothing, a_deaf_agents_terminal_is_given_back,
+    a_job_in_the_background_is_stopped, a_job_in_the_background_reads_nothing,
     a_silent_sandbox_holds_no_terminal, a_slow_reader_gets_everything, a_stopped_client_lends_its_terminal,
     a_stopped_heart_lends_its_terminal, the_terminal_is_itself_again, two_interrupts_end_a_deaf_agent,
     what_is_typed_for_the_shell_is_not_the_agents,
@@ -80,6 +81,8 @@ fn main() -> ExitCode {
             a_stopped_client_lends_its_terminal,
             a_stopped_heart_lends_its_terminal,
             what_is_typed_for_the_shell_is_not_the_agents,
+            a_job_in_the_background_reads_nothing,
+            a_job_in_the_background_is_stopped,
             a_deaf_agents_terminal_is_given_back,
             two_interrupts_end_a_deaf_agent,
             a_silent_sandbox_holds_no_terminal,

@@ -141,6 +141,52 @@ pub fn what_is_typed_for_the_shell_is_not_the_agents(stage: &Stage) -> Result<()
     Ok(())
 }
 
+/// A shell with job control, which has a sandbox in the background and does this.
+fn shell_with_a_job(stage: &Stage, options: &str, then: &str) -> Result<Console> {
+    let bash = program("bash")?;
+    stage.script("tells-lines", &format!("#!{bash}\n{TELLS_LINES}\n"))?;
+    let workspace = workspace(stage);
+    let script = format!(
+        "set -m; \"$0\" run --quiet {options} --workspace {workspace} -- /sandbox/tells-lines & {then}"
+    );
+    Console::shell(stage, (24, 80), &bash, &script)
+}
+
+/// Nobody is stopped there, and who reads for the agent is in no session of the terminal's.
+pub fn a_job_in_the_background_reads_nothing(stage: &Stage) -> Result<()> {
+    let then = "while read -r line; do echo \"shell-$line\"; [ \"$line\" = front ] && break; done; fg >/dev/null; echo \"ended: $?\"";
+    let mut console = shell_with_a_job(stage, "", then)?;
+    console.see("ready")?;
+    for word in ["one", "two", "three", "four", "front"] {
+        console.type_in(&format!("{word}\n"))?;
+        console.see(&format!("shell-{word}"))?;
+    }
+    // In front of nobody's notice: until it has seen that, the terminal makes an end of Ctrl-D itself.
+    poll("the terminal to be raw", GONE, || (!console.is_cooked().ok()?).then_some(()))?;
+    console.type_in("inside\n")?;
+    console.see("got-inside")?;
+    console.type_in("\x04")?;
+    console.see("ended: 0")?;
+    ensure!(console.end()?.success(), "{}", console.screen());
+    ensure!(!console.screen().contains("got-one"), "{}", console.screen());
+    Ok(())
+}
+
+/// It leaves the terminal alone, which would stop it, and hears that it is to end.
+pub fn a_job_in_the_background_is_stopped(stage: &Stage) -> Result<()> {
+    let name = stage.name();
+    let then = format!("read -r line; echo \"shell-$line\"; \"$0\" stop {name}; echo \"told: $?\"");
+    let mut console = shell_with_a_job(stage, &format!("-t --name {name}"), &then)?;
+    console.see("ready")?;
+    ensure!(console.is_cooked()?, "the terminal is the shell's");
+    console.type_in("word\n")?;
+    console.see("shell-word")?;
+    console.see("told: 0")?;
+    console.end()?;
+    ensure!(console.is_cooked()?, "the terminal was left raw");
+    Ok(())
+}
+
 /// Tells of each line, and of each new size.
 const TELLS_LINES: &str =
     "trap 'stty size' WINCH; echo rea''dy; while read -r line; do echo \"got-$line\"; done";

@@ -145,7 +145,9 @@ impl Call<'_> {
             }
             Err(fault) => {
                 let request_id = stage.about.request_id;
-                tracing::warn!(provider = %provider.name, %fault, request_id, "inference request failed");
+                if let Some(untold) = provider.lane.complaints.told(Instant::now()) {
+                    tracing::warn!(provider = %provider.name, %fault, request_id, untold, "inference request failed");
+                }
                 let refusal = Refusal::unsent(&provider.name, &fault);
                 if !fault.may_try_another() {
                     return Err(refusal);

@@ -17,6 +17,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
     body::Held,
+    complaints::Complaints,
     config::Timeouts,
     health::Health,
     line::{Line, Sent},
@@ -123,6 +124,8 @@ pub(crate) struct Lane {
     pub health: Health,
     /// After it couldn't be connected to.
     pub rest: Rest,
+    /// What was told of its failures.
+    pub complaints: Complaints,
 }
 
 impl fmt::Debug for Lane {

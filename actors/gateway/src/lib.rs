@@ -12,6 +12,7 @@ pub mod base_url;
 pub mod body;
 pub mod budgets;
 mod call;
+mod complaints;
 pub mod config;
 pub mod credential;
 #[cfg(test)]

@@ -52,6 +52,11 @@ impl Owner {
         Self { uid: nix::unistd::geteuid().as_raw() }
     }
 
+    /// Root alone: of a sandbox whose supervisor is another user's than its operator, and may be in an intruder's hands.
+    pub fn root() -> Self {
+        Self { uid: 0 }
+    }
+
     fn admits(self, uid: u32) -> bool {
         uid == self.uid || uid == 0
     }
@@ -186,5 +191,17 @@ async fn connection(stream: UnixStream, service: Arc<Service>, peer: Peer) {
         if let Err(fault) = ran {
             tracing::debug!(%fault, "an exec session ended");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rooted_supervisors_own_user_is_a_stranger() {
+        assert!(Owner::root().admits(0) && !Owner::root().admits(1000));
+        let owner = Owner { uid: 1000 };
+        assert!(owner.admits(0) && owner.admits(1000) && !owner.admits(1001));
     }
 }
