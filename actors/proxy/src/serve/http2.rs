@@ -85,9 +85,6 @@ where
             () = tokio::time::sleep(KEEP_ALIVE_IDLE / 4) => {
                 if conn.in_flight() > 0 {
                     busy = Instant::now();
-                } else if busy.elapsed() >= KEEP_ALIVE_IDLE + LINGER {
-                    // It was told to go: streams that nobody reads would keep it.
-                    return;
                 } else if busy.elapsed() >= KEEP_ALIVE_IDLE {
                     connection.as_mut().graceful_shutdown();
                 }

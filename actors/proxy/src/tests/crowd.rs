@@ -55,7 +55,7 @@ async fn a_request_is_in_flight_until_its_answer_was_read() {
     slow.write_all(get(&target).as_bytes()).await.unwrap();
     assert!(read_head(&mut slow).await.starts_with("HTTP/1.1 200"));
     let refused = bed.talk(get(&target)).await;
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("are in flight"), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("requests in flight"), "{refused}");
     drop(slow);
     until(|| bed.deps.tracker.turn(Party::UNKNOWN).is_ok()).await;
 }
@@ -205,7 +205,7 @@ async fn what_is_begun_and_not_ended_is_its_agents_too() {
     let seats = share_of(Party(1));
     is(1);
     let refused = bed.talk("GET").await;
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("of this agent"), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("this agent already has"), "{refused}");
     let mut silent = bed.open().await;
     silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut told = Vec::new();
@@ -220,7 +220,7 @@ async fn what_is_begun_and_not_ended_is_its_agents_too() {
     others.pay_for(MAX_HEADS_BYTES / 3 * 2 - FREE_HEAD_BYTES).unwrap();
     let long = get(&target).replace("Host:", &format!("X: {}\r\nHost:", "y".repeat(2 * FREE_HEAD_BYTES)));
     let refused = bed.talk(long.trim_end().to_owned()).await;
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("of this agent"), "{refused}");
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("this agent already has"), "{refused}");
     is(2);
     let mut unfinished = bed.open().await;
     unfinished.write_all(long.trim_end().as_bytes()).await.unwrap();
