@@ -146,8 +146,8 @@ fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
         let done = bed::stage::finish(command, PATIENCE)?;
         ensure!(done.code() != 0, "{room} descriptors are enough");
         by_the_heart += usize::from(done.err().contains("can't start the sandbox"));
-        if done.err().contains("never becomes ready") {
-            // So far that a supervisor was tried: a sandbox was there.
+        // So far that a supervisor was tried, which can't open its log, or not even begin: a sandbox was there.
+        if ["never becomes ready", "listing ."].iter().any(|words| done.err().contains(words)) {
             ensure!(by_the_heart > 0, "the heart never refused");
             std::fs::remove_dir_all(stage.state().join(&name))?;
             return nothing_left(stage, &name, &before);

@@ -156,7 +156,6 @@ impl Intent {
                 }
                 let destination = target(parts, Some(80))?;
                 agrees(parts, &destination, false)?;
-                not_in_clear_to_tls(&destination)?;
                 Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
             }
             Scope::Claimed { .. } | Scope::Fixed { .. } if tunnel => {
@@ -165,7 +164,6 @@ impl Intent {
             Scope::Claimed { port } => {
                 let destination = claimed(parts, *port)?;
                 agrees(parts, &destination, false)?;
-                not_in_clear_to_tls(&destination)?;
                 Ok(Self { ask: Ask::Exchange(exchange(parts, false)?), destination })
             }
             Scope::Fixed { destination, tls } => {
@@ -230,15 +228,6 @@ fn bad<T>(why: &str) -> Result<T, Refusal> {
 impl From<AuthorityError> for Refusal {
     fn from(error: AuthorityError) -> Self {
         Self::BadRequest(error.to_string())
-    }
-}
-
-/// What goes to the port of HTTPS goes in TLS, whatever form it is asked for in: a client that mistakes the scheme would send in clear what
-/// is meant to be seen by nobody.
-fn not_in_clear_to_tls(destination: &Destination) -> Result<(), Refusal> {
-    match destination.port {
-        443 => bad("plain HTTP to port 443: use https"),
-        _ => Ok(()),
     }
 }
 
