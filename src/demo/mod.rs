@@ -35,9 +35,9 @@ pub fn agent_main() -> u8 {
 
 /// Whether this process is confined as an agent is: by a filter, without the way to new privileges, and with what agents trust in its place.
 fn in_a_cage() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let has = |line: &str| status.lines().any(|own| own == line);
-    has("NoNewPrivs:\t1") && has("Seccomp:\t2") && std::path::Path::new(::agent::plan::RUN_DIR).is_dir()
+    nix::sys::prctl::get_no_new_privs().unwrap_or(false)
+        && ::agent::isolation::seccomp::is_loaded().unwrap_or(false)
+        && std::path::Path::new(::agent::plan::RUN_DIR).is_dir()
 }
 
 /// How long the agent counts before the first part is killed, so that there is a before.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::rust_below;
+
 /// The manifests of this repository, by their directories. Not the fuzz targets', which take in files of other crates.
 fn packages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -27,21 +29,6 @@ fn dependencies(manifest: &str) -> Vec<String> {
     found
 }
 
-fn sources(below: &Path, text: &mut String) {
-    let Ok(entries) = fs::read_dir(below) else { return };
-    for path in entries.map(|entry| entry.unwrap().path()) {
-        match path.is_dir() {
-            // A package of its own.
-            true if path.ends_with("tests/bed") => {}
-            true => sources(&path, text),
-            false if path.extension().is_some_and(|end| end == "rs") => {
-                text.push_str(&fs::read_to_string(path).unwrap());
-            }
-            false => {}
-        }
-    }
-}
-
 fn names(text: &str, word: &str) -> bool {
     let is_part = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     text.match_indices(word).any(|(at, _)| {
@@ -54,10 +41,10 @@ fn names(text: &str, word: &str) -> bool {
 fn what_a_manifest_names_is_used() {
     let (mut checked, mut unused) = (0, Vec::new());
     for package in packages() {
-        let mut text = String::new();
-        for part in ["src", "tests", "benches"] {
-            sources(&package.join(part), &mut text);
-        }
+        let files = ["src", "tests", "benches"].into_iter().flat_map(|part| rust_below(&package.join(part)));
+        // The test bed is a package of its own.
+        let own = files.filter(|file| !file.starts_with(package.join("tests/bed")));
+        let text: String = own.map(|file| fs::read_to_string(file).unwrap()).collect();
         let manifest = fs::read_to_string(package.join("Cargo.toml")).unwrap();
         for name in dependencies(&manifest) {
             checked += 1;

@@ -1,7 +1,9 @@
 //! Which part of the program may import which: read out of the source, so that an arrow that points back is seen.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::rust_below;
 
 /// Every part of the program, each above all that it imports: a level's parts too stand in their order. `crate::` alone is what all of them
 /// share: how the program's roles are named.
@@ -15,17 +17,6 @@ const WHAT_IT_IS_TO_BE: &[&str] = &["config", "plan", "waits", "state", "ids", "
 const PROCESSES: &[&str] = &["children", "builder", "heart", "compose", "start"];
 /// What is done with sandboxes.
 const WHAT_IS_DONE: &[&str] = &["snapshot", "demo", "cli"];
-
-fn sources(below: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(below).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, into);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            into.push(path);
-        }
-    }
-}
 
 /// The parts that a line of source names, alone or as a list.
 fn imported(line: &str) -> Vec<&str> {
@@ -44,8 +35,7 @@ fn imported(line: &str) -> Vec<&str> {
 #[test]
 fn no_arrow_points_back() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut all = Vec::new();
-    sources(&src, &mut all);
+    let all = rust_below(&src);
     let place = |part: &str| ORDER.iter().copied().flatten().position(|known| *known == part);
     let (mut arrows, mut wrong) = (0, Vec::new());
     for file in &all {

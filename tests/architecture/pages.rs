@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::rust_below;
+
 /// What a path from the repository's root begins with.
 const PLACES: [&str; 9] =
     ["actors/", "benches/", "deploy/", "docs/", "fuzz/", "policies/", "src/", "tests/", "tui/"];
@@ -23,18 +25,6 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// All Rust below a directory, as one text.
-fn code(dir: &Path, text: &mut String) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            code(&path, text);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            text.push_str(&fs::read_to_string(path).unwrap());
-        }
-    }
-}
-
 /// What stands between backticks on one line.
 fn quoted(page: &str) -> impl Iterator<Item = &str> {
     page.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
@@ -42,8 +32,8 @@ fn quoted(page: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn what_the_pages_name_is_there() {
-    let mut all = String::new();
-    ["actors", "src", "tests", "tui"].iter().for_each(|dir| code(&root().join(dir), &mut all));
+    let files = ["actors", "src", "tests", "tui"].into_iter().flat_map(|dir| rust_below(&root().join(dir)));
+    let all: String = files.map(|file| fs::read_to_string(file).unwrap()).collect();
     let mut tests = 0;
     for path in pages() {
         let page = fs::read_to_string(&path).unwrap();

@@ -43,11 +43,8 @@ use crate::road::Answer;
 use crate::strict::io::Remains;
 use crate::tls::{self, Alpn, BadHello, Hello, Parsed, Prefixed, parse_hello};
 use crate::tracker::{Live, Place};
-use crate::verdict::Granted;
+use crate::verdict::{Granted, TLS_PORT};
 use crate::{outcome, serve, ssh};
-
-/// Ports where a client that does not begin with TLS is at the wrong door.
-const TLS_PORT: u16 = 443;
 
 /// Answers a granted CONNECT. A destination whose bytes are relayed is dialled first, so that a failure is an answer.
 pub(crate) async fn open(

@@ -14,8 +14,8 @@ use crate::intent::{Exchange, Intent, is_inference};
 /// The ports at which `inference.local` is there.
 const INFERENCE_PORTS: [u16; 2] = [80, 443];
 
-/// The port of HTTP in TLS (RFC 9110 section 4.2.2).
-const HTTPS: u16 = 443;
+/// The port of HTTP in TLS (RFC 9110 section 4.2.2): whoever does not begin with TLS there is at the wrong door.
+pub(crate) const TLS_PORT: u16 = 443;
 
 /// A destination that this caller may reach.
 #[derive(Debug, Clone)]
@@ -144,7 +144,7 @@ impl Permitted {
             ));
         }
         // Whatever form it is asked for in: a client that mistakes the scheme would send in clear what is meant to be seen by nobody.
-        if granted.destination.port == HTTPS && !exchange.tls {
+        if granted.destination.port == TLS_PORT && !exchange.tls {
             return Err(Refusal::BadRequest("plain HTTP to port 443: use https".to_owned()));
         }
         match granted.unlisted {

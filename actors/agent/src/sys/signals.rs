@@ -45,23 +45,23 @@ pub(crate) fn is_ignored(signo: libc::c_int) -> bool {
 
 /// What asks a process to end is nothing to this one, and waits for nobody.
 pub(crate) fn be_deaf() -> io::Result<()> {
-    for signal in ENDING {
-        // SAFETY: SIG_IGN runs no code of ours.
-        unsafe { libc::signal(signal as libc::c_int, libc::SIG_IGN) };
-    }
+    ENDING.into_iter().for_each(|signal| ignore(signal as libc::c_int));
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
 /// Makes a write to a closed pipe an error instead of a signal.
 pub(crate) fn ignore_broken_pipes() {
-    // SAFETY: SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    ignore(libc::SIGPIPE);
 }
 
 /// Makes a write beyond the limit on a file's size (RLIMIT_FSIZE) an error instead of a signal: it is a full disk like any other.
 pub(crate) fn ignore_full_files() {
+    ignore(libc::SIGXFSZ);
+}
+
+fn ignore(signo: libc::c_int) {
     // SAFETY: SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    unsafe { libc::signal(signo, libc::SIG_IGN) };
 }
 
 /// Blocks these signals and gives a descriptor that becomes readable when one is pending.

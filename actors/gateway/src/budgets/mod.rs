@@ -1,8 +1,9 @@
 //! Budgets: how many tokens and requests may go to providers in a minute, hour or day, kept however often anything is killed.
 //!
 //! A request is admitted against all budgets that it counts in, at one moment, with what it may use at most ([`Estimate`]); that is on disk before
-//! anything of it is sent. Where that says too little, room is kept for the rest. When its answer is over the count takes the estimate's place. So requests side by side never pass a limit together, and
-//! whoever is killed has used what was held. It lives above the actor. Never here: which provider is asked, and what an agent is told.
+//! anything of it is sent. Where that says too little, room is kept for the rest. When its answer is over the count takes the estimate's place. So
+//! requests side by side never pass a limit together, and whoever is killed has used what was held. It lives above the actor. Never here: which
+//! provider is asked, and what an agent is told.
 
 mod estimate;
 mod kept;
