@@ -1,13 +1,16 @@
-//! How the program is linked: with its relative relocations packed, where this machine's C library can unpack them, and with the unwinder
-//! of the compiler's library in it, where that is at hand. A start executes the program twice.
+//! How the program is linked: with its relative relocations packed, where this machine's C library can unpack
+//! them, and with the unwinder of the compiler's library in it, where that is at hand. A start executes the
+//! program twice.
 //!
-//! It has some 25,000 relocations, tables of methods mostly: a list of 600 KiB, or a bitmap of nine (`DT_RELR`), which is read at every
-//! execution. Where things lie stays as random as it was. glibc reads the bitmap since 2.36;
-//! the linker notes that in the program (`GLIBC_ABI_DT_RELR`), so that an older one refuses it with words. What is built with an older
-//! one, or for another system than this, is linked as ever.
+//! It has some 25,000 relocations, tables of methods mostly: a list of 600 KiB, or a bitmap of nine
+//! (`DT_RELR`), which is read at every execution. Where things lie stays as random as it was. glibc reads the
+//! bitmap since 2.36; the linker notes that in the program (`GLIBC_ABI_DT_RELR`), so that an older one
+//! refuses it with words. What is built with an older one, or for another system than this, is linked as
+//! ever.
 //!
-//! `libgcc_s.so` is loaded for the functions that unwind a panic, and for nothing else: an eighth of a millisecond an execution. The same are
-//! in `libgcc_eh.a`, which comes with gcc. The standard library names the shared one, so the linker finds a script of that name first.
+//! `libgcc_s.so` is loaded for the functions that unwind a panic, and for nothing else: an eighth of a
+//! millisecond an execution. The same are in `libgcc_eh.a`, which comes with gcc. The standard library names
+//! the shared one, so the linker finds a script of that name first.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -31,7 +34,8 @@ fn main() {
     }
 }
 
-/// Whether the linker will find it: the compiler tells an archive's whole path, or its name again if it has none.
+/// Whether the linker will find it: the compiler tells an archive's whole path, or its name again if it has
+/// none.
 fn has_static_unwinder() -> bool {
     let told = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output();
     told.ok()

@@ -1,12 +1,13 @@
 //! What cofferdam costs, as ratios taken in one run: `cargo bench --bench compare`.
 //!
-//! - starting `/bin/true` in a sandbox against starting it bare, and under bubblewrap where that is installed: the time
-//!   until it has exited, the processors' time of all processes, and where the time goes (`run --timings`);
-//! - requests per second and the 99th percentile through the proxy against direct, for a relayed CONNECT tunnel
-//!   (`tls: skip`), an inspected one, and plain HTTP.
+//! - starting `/bin/true` in a sandbox against starting it bare, and under bubblewrap where that is
+//!   installed: the time until it has exited, the processors' time of all processes, and where the time goes
+//!   (`run --timings`);
+//! - requests per second and the 99th percentile through the proxy against direct, for a relayed CONNECT
+//!   tunnel (`tls: skip`), an inspected one, and plain HTTP.
 //!
-//! Ratios hold across machines where figures don't. The same client program makes the requests on both sides: this
-//! one, copied into the sandbox.
+//! Ratios hold across machines where figures don't. The same client program makes the requests on both sides:
+//! this one, copied into the sandbox.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 

@@ -1,12 +1,15 @@
-//! The corpus on stable: every file of a target's corpus is given to its property, in the tests of the crate that owns it.
+//! The corpus on stable: every file of a target's corpus is given to its property, in the tests of the crate
+//! that owns it.
 //!
-//! Included by path (`fuzz/` is a workspace of its own, and needs nightly). What a fuzzer once found stays found.
+//! Included by path (`fuzz/` is a workspace of its own, and needs nightly). What a fuzzer once found stays
+//! found.
 
 #![allow(clippy::print_stdout, reason = "shown where the test fails")]
 
 use std::path::{Path, PathBuf};
 
-/// Calls `property` with each file of `fuzz/corpus/TARGET`. The last name that is printed is the one that it fails for.
+/// Calls `property` with each file of `fuzz/corpus/TARGET`. The last name that is printed is the one that it
+/// fails for.
 pub fn corpus(target: &str, property: impl Fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut files: Vec<PathBuf> =

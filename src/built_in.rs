@@ -1,4 +1,5 @@
-//! The policies that are built in, by their names, and how a file is told from one. Never here: reading a file.
+//! The policies that are built in, by their names, and how a file is told from one. Never here: reading a
+//! file.
 
 use policy::Builtin;
 

@@ -11,9 +11,9 @@ use nix::unistd::Pid;
 
 use crate::waits::GONE_WITHIN;
 
-/// Ends a child by force, and collects it. One that the kernel can't end yet (an agent of an init's may hang in a dead file system, or in a
-/// debugger's hands) runs no more code: nobody waits for it longer, and the heart collects it, or whoever collects what
-/// the heart leaves.
+/// Ends a child by force, and collects it. One that the kernel can't end yet (an agent of an init's may hang
+/// in a dead file system, or in a debugger's hands) runs no more code: nobody waits for it longer, and the
+/// heart collects it, or whoever collects what the heart leaves.
 pub fn end_child(child: &Child) -> Option<ExitStatus> {
     child.kill();
     if has_ended_within(child, GONE_WITHIN) { reap(child) } else { None }

@@ -1,7 +1,7 @@
 //! `cofferdam.yaml`: the file that `up` runs from, read once and checked whole.
 //!
-//! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be had: a field that
-//! protects is never ignored in silence.
+//! Holds the model and its reading, no behaviour. Unknown fields are errors, and so are values that can't be
+//! had: a field that protects is never ignored in silence.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -150,7 +150,8 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// Soon enough that a person doesn't notice one failure, rare enough that a broken agent doesn't burn the machine.
+    /// Soon enough that a person doesn't notice one failure, rare enough that a broken agent doesn't burn the
+    /// machine.
     fn default() -> Self {
         Self { min: Duration::from_secs(1), max: Duration::from_secs(60) }
     }

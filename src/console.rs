@@ -1,7 +1,7 @@
 //! Writing for people: standard output for results, standard error (`cofferdam: …`) for messages.
 //!
-//! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset. Who waits for a reader that has
-//! stopped reading, and how long, is `outlet`'s.
+//! Never panics on a closed pipe, and colours only where the stream is a terminal and `NO_COLOR` is unset.
+//! Who waits for a reader that has stopped reading, and how long, is `outlet`'s.
 
 mod outlet;
 
@@ -34,8 +34,9 @@ pub fn speak(format: LogFormat) {
     JSON.store(format == LogFormat::Json, Ordering::Relaxed);
 }
 
-/// Prints a message for people on standard error; as an object on one line, of the form that the supervisor's log has, where that was
-/// asked for. It says what is done: what is to be looked at is for [`warn`], what failed or was refused for [`fault`].
+/// Prints a message for people on standard error; as an object on one line, of the form that the supervisor's
+/// log has, where that was asked for. It says what is done: what is to be looked at is for [`warn`], what
+/// failed or was refused for [`fault`].
 pub fn say(message: &str) {
     tell(Level::INFO, message);
 }
@@ -72,7 +73,8 @@ pub fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints a value as indented JSON on standard output, in ASCII: what is an agent's in it does nothing to a terminal.
+/// Prints a value as indented JSON on standard output, in ASCII: what is an agent's in it does nothing to a
+/// terminal.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     put_json(serde_json::to_string_pretty(value))
 }
@@ -155,8 +157,9 @@ pub fn one_line(text: &str) -> String {
 /// Most characters of a text in quotes.
 const QUOTED: usize = 200;
 
-/// What an agent chose, where a person decides by it: in quotes that it can't end, without a command in it that could be copied, without a
-/// gap that could push what follows out of sight, and with everything spelt out that is no printable ASCII, since letters look alike.
+/// What an agent chose, where a person decides by it: in quotes that it can't end, without a command in it
+/// that could be copied, without a gap that could push what follows out of sight, and with everything spelt
+/// out that is no printable ASCII, since letters look alike.
 pub fn quoted(text: &str) -> String {
     let mut shown = String::from("\"");
     let mut before = ' ';
@@ -177,14 +180,15 @@ pub fn quoted(text: &str) -> String {
     shown
 }
 
-/// Text of an agent's for a person's terminal: everything that could move the cursor, set a title or a clipboard, or
-/// turn the reading direction is shown as an escape instead of done.
+/// Text of an agent's for a person's terminal: everything that could move the cursor, set a title or a
+/// clipboard, or turn the reading direction is shown as an escape instead of done.
 pub fn harmless(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\n' | '\t' => shown.push(c),
-            // What isn't seen hides in what is read: without width (Unicode's Default_Ignorable_Code_Point), or blank and no space.
+            // What isn't seen hides in what is read: without width (Unicode's Default_Ignorable_Code_Point),
+            // or blank and no space.
             '\u{ad}'
             | '\u{34f}'
             | '\u{115f}'

@@ -49,8 +49,8 @@ pub fn read_certificates(path: &Path, what: &str) -> Result<String, Failure> {
     read(path, CERTIFICATES_MAX, mend).map_err(|why| Failure::refused(format!("{what} {}", why.message)))
 }
 
-/// Whether a path leads to what this process has open: `<(…)` of a shell, `/dev/stdin`. To every other process the same
-/// path means something else.
+/// Whether a path leads to what this process has open: `<(…)` of a shell, `/dev/stdin`. To every other
+/// process the same path means something else.
 pub fn is_descriptor(path: &Path) -> bool {
     is_stdin(path) || ["/dev/fd", "/proc/self/fd", "/dev/stdin"].iter().any(|place| path.starts_with(place))
 }

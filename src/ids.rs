@@ -1,7 +1,8 @@
 //! Which host users a sandbox runs as.
 //!
-//! An ordinary user: itself. Root: the users `gateway` and `sandbox` where the host has them, else two numbers of the
-//! range that systemd keeps for dynamic users (61184–65519), chosen once per name and written down.
+//! An ordinary user: itself. Root: the users `gateway` and `sandbox` where the host has them, else two
+//! numbers of the range that systemd keeps for dynamic users (61184–65519), chosen once per name and written
+//! down.
 
 mod pairs;
 
@@ -73,8 +74,8 @@ pub fn trial() -> Result<Trial, Failure> {
     Ok(Trial { ids, _tried: held })
 }
 
-/// One that nobody has. Where nothing can be locked nothing is on record either: then as far as processes show. What is tried may take
-/// long, or be stopped, so others choose meanwhile.
+/// One that nobody has. Where nothing can be locked nothing is on record either: then as far as processes
+/// show. What is tried may take long, or be stopped, so others choose meanwhile.
 fn pair_for_trial(places: &[&Path]) -> Result<(u32, Option<Tried>), Failure> {
     let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = match Pairs::locked(places) {
@@ -127,8 +128,9 @@ fn two(gateway: Id, sandbox: Id) -> Result<(Id, Id), Failure> {
     )))
 }
 
-/// Lets the gateway make, change and remove what is its own in the state directory, and nothing else there: the directory stays
-/// root's, sticky (unlink(2)). What an earlier gateway of the sandbox wrote is given to this one.
+/// Lets the gateway make, change and remove what is its own in the state directory, and nothing else there:
+/// the directory stays root's, sticky (unlink(2)). What an earlier gateway of the sandbox wrote is given to
+/// this one.
 pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     let Ids::Rooted { gateway, .. } = ids else { return Ok(()) };
     let told = |e: io::Error| Failure::refused(format!("{}: {e}", claim.dir.display()));
@@ -149,8 +151,8 @@ pub fn own(claim: &Claim, ids: Ids) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a file is one of the audit log's, one that a crash left before it had its name among them: where it can't be opened, the
-/// log begins no new file any more.
+/// Whether a file is one of the audit log's, one that a crash left before it had its name among them: where
+/// it can't be opened, the log begins no new file any more.
 pub fn is_of_log(name: &str) -> bool {
     matches!(name, "audit.head" | "audit.next") || name.starts_with("audit") && name.ends_with(".jsonl")
 }
@@ -160,8 +162,8 @@ fn is_kept(name: &str) -> bool {
     [gateway::budgets::FILE, APPROVALS].iter().any(|file| kept::is_of(file, name)) || name == APPROVALS_ASIDE
 }
 
-/// A directory that is a gateway's already, with the files in it. By descriptor: where all sandboxes' gateways are one user, one that
-/// runs, in strange hands, could put something else in its place meanwhile.
+/// A directory that is a gateway's already, with the files in it. By descriptor: where all sandboxes'
+/// gateways are one user, one that runs, in strange hands, could put something else in its place meanwhile.
 fn give_logs(path: &Path, to: Id) -> io::Result<()> {
     let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
     let logs = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -173,8 +175,8 @@ fn give_logs(path: &Path, to: Id) -> io::Result<()> {
     Ok(())
 }
 
-/// Changes the owner of a plain file that has no other name: a second one may lie anywhere. What was looked at is what is given,
-/// whatever has its name by then.
+/// Changes the owner of a plain file that has no other name: a second one may lie anywhere. What was looked
+/// at is what is given, whatever has its name by then.
 fn give_own(path: &Path, to: Id) -> io::Result<()> {
     // Opened for nothing but that: a pipe doesn't wait, and of a link it is the link itself.
     let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
@@ -196,8 +198,9 @@ pub fn give(path: &Path, to: Id) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
 }
 
-/// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose, wherever their state is. A pair that was
-/// chosen is confirmed: the directory may have been there before another sandbox got it, in a place that nobody knew of then.
+/// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose,
+/// wherever their state is. A pair that was chosen is confirmed: the directory may have been there before
+/// another sandbox got it, in a place that nobody knew of then.
 fn dynamic_beside(claim: &Claim, places: &[&Path]) -> Result<(Id, Id), Failure> {
     let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = Pairs::locked(places).map_err(told)?;
@@ -237,7 +240,8 @@ fn taken(first: u32, holder: &Holder, path: &Path) -> String {
     )
 }
 
-/// The first pair, from a place that depends on the sandbox's directory, that no user of the host, no neighbour and nobody else has.
+/// The first pair, from a place that depends on the sandbox's directory, that no user of the host, no
+/// neighbour and nobody else has.
 fn free_pair(dir: &Path, places: &[&Path], is_free: impl Fn(u32) -> bool) -> Result<u32, Failure> {
     // Also those that were there before anybody kept records.
     let neighbours: Vec<u32> = places

@@ -1,5 +1,6 @@
-//! Small files of our own in a sandbox's state directory, which one start leaves for the next. As root the gateway has a hand in that
-//! directory: what it put there is not ours, and nothing here goes through a link of its.
+//! Small files of our own in a sandbox's state directory, which one start leaves for the next. As root the
+//! gateway has a hand in that directory: what it put there is not ours, and nothing here goes through a link
+//! of its.
 
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -40,7 +41,8 @@ fn is_a_link(error: &io::Error) -> bool {
 /// What a file of ours may be to others: nothing.
 pub const OURS_ALONE: u32 = 0o600;
 
-/// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns, name and all.
+/// Puts a file of ours there, whole or not at all, whatever stood there; on disk once this returns, name and
+/// all.
 ///
 /// # Errors
 /// When it can't be written, or is more than is read.
@@ -57,7 +59,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Writes one. It has its mode before it has a name that anybody knows: nothing is done by that name afterwards, which may then lead elsewhere.
+    /// Writes one. It has its mode before it has a name that anybody knows: nothing is done by that name
+    /// afterwards, which may then lead elsewhere.
     ///
     /// # Errors
     /// As [`write`].
@@ -88,7 +91,8 @@ impl Aside {
     /// Takes its place where nothing stands.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] where anything does, a link that leads nowhere too. Nothing has changed then.
+    /// [`io::ErrorKind::AlreadyExists`] where anything does, a link that leads nowhere too. Nothing has
+    /// changed then.
     pub fn take(self) -> io::Result<()> {
         fs::hard_link(&self.anew, &self.place)
     }
@@ -114,7 +118,8 @@ pub fn beside(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Removes from the working directory what a process left that was killed while it wrote `name`. For when nobody else writes.
+/// Removes from the working directory what a process left that was killed while it wrote `name`. For when
+/// nobody else writes.
 pub fn clear_away(name: &str) {
     clear_away_in(Path::new("."), name);
 }

@@ -1,7 +1,8 @@
 //! Reading the agents' logs: every file of a sandbox, rotated ones too, merged by time, and on from there.
 //!
-//! One reader for the command line and for the control API. It only reads, and never through a link: as root, what lies there is the work of a
-//! gateway, which may be in strange hands, and which may read less than root.
+//! One reader for the command line and for the control API. It only reads, and never through a link: as root,
+//! what lies there is the work of a gateway, which may be in strange hands, and which may read less than
+//! root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -39,7 +40,8 @@ impl Logs {
         Ok(Self { dir, agent, sources: BTreeMap::new(), looking: false })
     }
 
-    /// From so many lines before the end on. Read through once to count them: no more is held of a long log than of a short one.
+    /// From so many lines before the end on. Read through once to count them: no more is held of a long log
+    /// than of a short one.
     ///
     /// # Errors
     /// As [`Self::open`], or when what is there can't be read.
@@ -69,8 +71,9 @@ impl Logs {
         format!("/proc/self/fd/{}", self.dir.as_raw_fd()).into()
     }
 
-    /// The next line, by the time of each agent's next one; none where all has been read that is there by now. No more is held of a log than
-    /// a line, and no more than one file of it is open, however much is there.
+    /// The next line, by the time of each agent's next one; none where all has been read that is there by
+    /// now. No more is held of a log than a line, and no more than one file of it is open, however much is
+    /// there.
     pub fn next_line(&mut self) -> io::Result<Option<LogLine>> {
         let there = self.there();
         if !std::mem::replace(&mut self.looking, true) {
@@ -106,8 +109,8 @@ fn parts(name: &OsStr) -> Option<(&str, u32)> {
     Some((log.strip_suffix(".log")?, number.parse().ok().filter(|number| *number > 0)?))
 }
 
-/// The files of an agent, the newest first. One that is rotated meanwhile goes on to the next number: never past whoever opens them in
-/// this order.
+/// The files of an agent, the newest first. One that is rotated meanwhile goes on to the next number: never
+/// past whoever opens them in this order.
 fn files(dir: &Path, agent: &str) -> io::Result<Vec<PathBuf>> {
     let mut numbers = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
@@ -123,7 +126,8 @@ fn files(dir: &Path, agent: &str) -> io::Result<Vec<PathBuf>> {
 /// An agent's log while it is read.
 #[derive(Debug, Default)]
 struct Source {
-    /// The file that was come to. What is open keeps its number, whatever it is called by now, and whether or not it has been deleted.
+    /// The file that was come to. What is open keeps its number, whatever it is called by now, and whether or
+    /// not it has been deleted.
     open: Option<Reading>,
     /// Read, and not given out yet.
     ahead: Option<LogLine>,
@@ -185,8 +189,8 @@ impl Reading {
         Ok(Self { file: BufReader::new(file), number: (found.dev(), found.ino()), offset: 0 })
     }
 
-    /// The next whole line; none where there is none yet. One of a later version, or that nobody has written, is passed over, not taken for the
-    /// end.
+    /// The next whole line; none where there is none yet. One of a later version, or that nobody has written,
+    /// is passed over, not taken for the end.
     fn next_line(&mut self) -> io::Result<Option<LogLine>> {
         let mut line = Vec::new();
         loop {
@@ -283,7 +287,8 @@ mod tests {
         assert_eq!(texts(&mut both), ["seven"]);
     }
 
-    /// Neither what was written to a file before it was rotated, nor one that came and went between two looks, nor one that isn't kept.
+    /// Neither what was written to a file before it was rotated, nor one that came and went between two
+    /// looks, nor one that isn't kept.
     #[test]
     fn a_follower_loses_nothing_to_rotation() {
         let dir = tempfile::tempdir().unwrap();

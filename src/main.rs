@@ -1,8 +1,8 @@
 //! cofferdam: one binary that runs an always-on AI agent behind four layers of deny-by-default controls.
 //!
-//! The same file is executed in three roles, told apart before anything else happens: the command that a person types, which becomes the
-//! heart of a sandbox; the supervisor that the heart starts; and the demo's agent. (The third process of a sandbox, init, is an early fork
-//! of the command: see `agent::launch`.)
+//! The same file is executed in three roles, told apart before anything else happens: the command that a
+//! person types, which becomes the heart of a sandbox; the supervisor that the heart starts; and the demo's
+//! agent. (The third process of a sandbox, init, is an early fork of the command: see `agent::launch`.)
 
 mod builder;
 mod built_in;

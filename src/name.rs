@@ -8,7 +8,8 @@ use crate::failure::Failure;
 /// The longest name of a sandbox: it is a hostname label too (RFC 1123: 63).
 const NAME_MAX: usize = 63;
 
-/// A sandbox's name: lower-case letters, digits and `-`, beginning and ending with a letter or digit, at most 63 long.
+/// A sandbox's name: lower-case letters, digits and `-`, beginning and ending with a letter or digit, at most
+/// 63 long.
 ///
 /// It is a directory's name, a hostname and a label of metrics, so nothing else is taken.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,8 @@
 //! The plan: everything that was decided before the first process of a sandbox was made.
 //!
-//! The command makes it once, checked; the heart it becomes has it, the supervisor reads it from a sealed memory file, also after a
-//! restart, and nobody changes it. It holds no secret: those are in a sealed file of their own that only the supervisor opens.
+//! The command makes it once, checked; the heart it becomes has it, the supervisor reads it from a sealed
+//! memory file, also after a restart, and nobody changes it. It holds no secret: those are in a sealed file
+//! of their own that only the supervisor opens.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -45,11 +46,13 @@ pub mod slot {
     pub const NAMES: &str = "names";
     /// The sealed text of the policy in force, once it is another than the plan's.
     pub const POLICY: &str = "policy";
-    /// How far generations have counted, and what the policy's file last held: what of the policy outlives a cage.
+    /// How far generations have counted, and what the policy's file last held: what of the policy outlives a
+    /// cage.
     pub const GENERATION: &str = "generation";
     /// The sealed list of agents that were over when another cage was built, and how they ended.
     pub const ENDED: &str = "ended";
-    /// The sealed list of the processes that were stopped for another cage, by their numbers in the cage that was to be left.
+    /// The sealed list of the processes that were stopped for another cage, by their numbers in the cage that
+    /// was to be left.
     pub const STOPPED: &str = "stopped";
     /// The sealed list of what is being put on record, by the records' names; gone once it is on disk.
     pub const NEWS: &str = "news";
@@ -82,7 +85,8 @@ pub struct Plan {
     pub inference: Option<gateway::config::Inference>,
     /// What placeholders stand for, by reference, and where it may go.
     pub credentials: proxy::credentials::Section,
-    /// How long what no policy entry names waits for the operator's word; refused at once where nobody is asked.
+    /// How long what no policy entry names waits for the operator's word; refused at once where nobody is
+    /// asked.
     pub approvals: Option<Duration>,
     /// Ports of this machine that lead inside.
     pub forwards: Vec<Forward>,
@@ -180,8 +184,8 @@ pub struct AgentPlan {
     pub outside: Option<PathBuf>,
 }
 
-/// Credentials, by reference as the configuration writes them (`env:NAME`, `file:PATH`), on their way from the command
-/// to the supervisor. Wiped on drop; shows its references only.
+/// Credentials, by reference as the configuration writes them (`env:NAME`, `file:PATH`), on their way from
+/// the command to the supervisor. Wiped on drop; shows its references only.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Secrets(BTreeMap<String, Vec<u8>>);
 

@@ -1,7 +1,8 @@
 //! Sealed memory files: how the command hands what it decided to processes that must not read it from disk.
 //!
-//! A sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)) can't be changed by anyone any more, so several processes
-//! may hold it, a restarted supervisor reads exactly what the first one did, and a secret never touches a filesystem.
+//! A sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)) can't be changed by anyone any more, so several
+//! processes may hold it, a restarted supervisor reads exactly what the first one did, and a secret never
+//! touches a filesystem.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,4 +1,5 @@
-//! The state directory: one folder a sandbox, claimed by a lock, holding its socket, logs, audit and workspace.
+//! The state directory: one folder a sandbox, claimed by a lock, holding its socket, logs, audit and
+//! workspace.
 //!
 //! ```text
 //! STATE/NAME/lock           held (flock) by every living part of the sandbox but init; holds the heart's pid
@@ -15,9 +16,10 @@
 //! STATE/NAME/ids            the host ids of a rooted sandbox that has no users of its own
 //! ```
 //!
-//! Nothing here follows a link that an agent could have made: the agent sees only `workspace/`, and what is done
-//! there is done by descriptor in the `agent` crate. Nor one that a gateway in strange hands could have left for the next start: a
-//! rooted sandbox's directory is root's and sticky, so that the gateway makes and removes what is its own there and nothing else.
+//! Nothing here follows a link that an agent could have made: the agent sees only `workspace/`, and what is
+//! done there is done by descriptor in the `agent` crate. Nor one that a gateway in strange hands could have
+//! left for the next start: a rooted sandbox's directory is root's and sticky, so that the gateway makes and
+//! removes what is its own there and nothing else.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -66,8 +68,9 @@ impl Root {
         &self.0
     }
 
-    /// The real places of all state that an operator of this user has: this directory, and the usual one where another is named,
-    /// whether that is there yet or not. What is shown of the host stays in view, and the next sandbox may make it.
+    /// The real places of all state that an operator of this user has: this directory, and the usual one
+    /// where another is named, whether that is there yet or not. What is shown of the host stays in view, and
+    /// the next sandbox may make it.
     pub fn every_place(&self) -> Hidden {
         let usual = Self::locate(None).ok().map(|usual| usual.0);
         Hidden::new([self.0.clone()].into_iter().chain(usual).map(|place| real(&place)))
@@ -173,7 +176,8 @@ impl Root {
             Err(fs::TryLockError::Error(e)) => return Err(told(&path, &e)),
         }
         if !is_still_at(&lock, &path) {
-            // A start that failed has taken it away between our opening and our locking it: whoever comes next would lock another.
+            // A start that failed has taken it away between our opening and our locking it: whoever comes
+            // next would lock another.
             return self.try_claim(name);
         }
         // Nobody else's from here on.
@@ -187,8 +191,8 @@ impl Root {
         self.instance(name).join(CONTROL_SOCKET)
     }
 
-    /// Whether a sandbox of this name runs: its control socket takes a connection (the heart keeps it open, also while
-    /// the supervisor restarts).
+    /// Whether a sandbox of this name runs: its control socket takes a connection (the heart keeps it open,
+    /// also while the supervisor restarts).
     pub fn is_running(&self, name: &Name) -> bool {
         self.knock(name).is_ok()
     }
@@ -231,10 +235,12 @@ impl Root {
         ))
     }
 
-    /// The heart of a running sandbox: who made its control socket listen, as the kernel says (unix(7), SO_PEERCRED).
+    /// The heart of a running sandbox: who made its control socket listen, as the kernel says (unix(7),
+    /// SO_PEERCRED).
     ///
     /// # Errors
-    /// ESRCH where the heart is gone, and somebody it left behind holds the socket: its number may be a stranger's by now.
+    /// ESRCH where the heart is gone, and somebody it left behind holds the socket: its number may be a
+    /// stranger's by now.
     pub fn heart(&self, name: &Name) -> io::Result<Pid> {
         let socket = self.connect(name)?;
         let pid = Pid::from_raw(getsockopt(&socket, PeerCredentials)?.pid());
@@ -351,8 +357,9 @@ pub const APPROVALS: &str = "approvals.json";
 /// One that can't be read is put there, and never written over.
 pub const APPROVALS_ASIDE: &str = "approvals-unreadable.json";
 
-/// Removes both, as far as this process may, in the working directory, which is the sandbox's own: for whoever is left, with the lock, of a
-/// sandbox whose heart died without a word. A rooted one's builder may remove either, its supervisor the first alone.
+/// Removes both, as far as this process may, in the working directory, which is the sandbox's own: for
+/// whoever is left, with the lock, of a sandbox whose heart died without a word. A rooted one's builder may
+/// remove either, its supervisor the first alone.
 pub fn remove_sockets() {
     for socket in [CONTROL_SOCKET, BUILD_SOCKET] {
         let _gone = fs::remove_file(socket);
@@ -370,7 +377,8 @@ pub enum Presence {
     Anothers,
 }
 
-/// Writes who holds the lock. Cut only where the text before was longer: emptying a file waits for the filesystem.
+/// Writes who holds the lock. Cut only where the text before was longer: emptying a file waits for the
+/// filesystem.
 fn write_holder(lock: &mut File) -> io::Result<()> {
     let text = format!("{}\n", std::process::id());
     lock.write_all(text.as_bytes())?;
@@ -387,15 +395,17 @@ pub struct Claim {
     pub name: Name,
     /// Its directory.
     pub dir: PathBuf,
-    /// The directory, opened: the supervisor works in it by descriptor, since in rooted mode it may not be able to walk to it.
+    /// The directory, opened: the supervisor works in it by descriptor, since in rooted mode it may not be
+    /// able to walk to it.
     pub handle: File,
-    // Before the lock, since fields are dropped in this order: what was made is removed by whoever holds the lock.
+    // Before the lock, since fields are dropped in this order: what was made is removed by whoever holds the
+    // lock.
     made: Made,
     lock: File,
 }
 
-/// What a claim has made of its directory. It goes again when this is dropped, unless something has started in it: until then
-/// the lock must be held.
+/// What a claim has made of its directory. It goes again when this is dropped, unless something has started
+/// in it: until then the lock must be held.
 #[derive(Debug)]
 #[must_use = "dropped, it removes what was made"]
 pub struct Made {
@@ -419,8 +429,8 @@ impl Drop for Made {
         };
         self.sockets.iter().for_each(|socket| remove(socket));
         if self.directory {
-            // The lock goes last, since whoever finds none makes another. A workspace that holds anything stays; of `root`, which
-            // holds changes to another root, nothing has run in it yet.
+            // The lock goes last, since whoever finds none makes another. A workspace that holds anything
+            // stays; of `root`, which holds changes to another root, nothing has run in it yet.
             let _kept = fs::remove_dir(self.dir.join(files::WORKSPACE));
             let _kept = fs::remove_dir_all(self.dir.join(files::ROOT));
             remove(files::IDS);
@@ -437,7 +447,8 @@ impl Claim {
         (self.lock, self.made)
     }
 
-    /// Makes a socket of this name anew (an old one is a dead sandbox's: the lock is ours) and listens on it, for our own user.
+    /// Makes a socket of this name anew (an old one is a dead sandbox's: the lock is ours) and listens on it,
+    /// for our own user.
     pub fn listen(&mut self, name: &'static str) -> io::Result<UnixListener> {
         let path = socket_path(&self.handle, name);
         match fs::remove_file(&path) {
@@ -451,7 +462,8 @@ impl Claim {
     }
 }
 
-/// A socket's path by descriptor: never longer than `sun_path` (108 bytes, unix(7)), however deep the directory lies.
+/// A socket's path by descriptor: never longer than `sun_path` (108 bytes, unix(7)), however deep the
+/// directory lies.
 pub fn socket_path(dir: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
 }

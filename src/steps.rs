@@ -1,8 +1,8 @@
 //! The step clock: where the time of a start and of an end goes, told by `run --timings`.
 //!
-//! Every process of a sandbox stamps what it has done by one clock (CLOCK_MONOTONIC, which all of them share); the
-//! heart collects the stamps and tells them at the end, each with the time since the one before it of the same process. Without
-//! `--timings` a stamp costs a look at a flag.
+//! Every process of a sandbox stamps what it has done by one clock (CLOCK_MONOTONIC, which all of them
+//! share); the heart collects the stamps and tells them at the end, each with the time since the one before
+//! it of the same process. Without `--timings` a stamp costs a look at a flag.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -29,7 +29,8 @@ pub fn now() -> u64 {
 
 static BEGUN: OnceLock<u64> = OnceLock::new();
 
-/// Notes the first instruction of this process that is ours. What the kernel and the loader did before is not in it.
+/// Notes the first instruction of this process that is ours. What the kernel and the loader did before is not
+/// in it.
 pub fn begin() {
     let _ = BEGUN.set(now());
 }

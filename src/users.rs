@@ -1,4 +1,5 @@
-//! The host's users, as far as rooted sandboxes know of them: its two for services, and the range of those that nobody has.
+//! The host's users, as far as rooted sandboxes know of them: its two for services, and the range of those
+//! that nobody has.
 
 use std::fs;
 
@@ -15,8 +16,8 @@ pub fn is_a_gateways(uid: u32) -> bool {
     (FIRST..=LAST).contains(&uid) || service().is_some_and(|gateway| gateway.uid == uid)
 }
 
-/// Looked up in the host's own table and nowhere else: service users are made there (useradd, sysusers.d), and whoever
-/// runs a directory must not decide as whom the agent runs.
+/// Looked up in the host's own table and nowhere else: service users are made there (useradd, sysusers.d),
+/// and whoever runs a directory must not decide as whom the agent runs.
 pub fn named(users: &str, name: &str) -> Option<Id> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');

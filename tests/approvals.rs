@@ -1,4 +1,5 @@
-//! What no policy entry names, held for the operator's word: asked, answered once, for the run and for good, denied, taken back.
+//! What no policy entry names, held for the operator's word: asked, answered once, for the run and for good,
+//! denied, taken back.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -231,7 +232,8 @@ fn a_denied_one_is_refused_at_once(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Of a program that uses no proxy the name is looked up by nobody, and each request is asked about, in TLS and in the clear.
+/// Of a program that uses no proxy the name is looked up by nobody, and each request is asked about, in TLS
+/// and in the clear.
 fn who_knows_no_proxy_is_asked_about_too(stage: &Stage) -> Result<()> {
     let mut asking = Asking::start(stage, "50s")?;
     let mark = stage.marker();

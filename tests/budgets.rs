@@ -1,4 +1,5 @@
-//! Budgets of model requests: nothing passes them, and nothing that is killed, stopped or damaged makes them forget.
+//! Budgets of model requests: nothing passes them, and nothing that is killed, stopped or damaged makes them
+//! forget.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -160,7 +161,8 @@ fn what_is_in_flight_when_the_supervisor_is_killed_is_used(stage: &Stage) -> Res
     Ok(())
 }
 
-/// Asks a hundred times at one moment, for a model and with what else is in its arguments, and says how often which status came.
+/// Asks a hundred times at one moment, for a model and with what else is in its arguments, and says how often
+/// which status came.
 const CROWD: &str = r#"
 import http.client, json, sys, threading, collections
 path, asked = sys.argv[1], json.loads(sys.argv[2])
@@ -184,8 +186,9 @@ print("codes", json.dumps(collections.Counter(codes)), flush=True)
 import time; time.sleep(1000)
 "#;
 
-/// How many of a hundred chat requests at one time, each of which uses `each` tokens and says `more`, the budget of a sandbox of its own (`which`)
-/// has served: all that reached the provider, and all that it counts.
+/// How many of a hundred chat requests at one time, each of which uses `each` tokens and says `more`, the
+/// budget of a sandbox of its own (`which`) has served: all that reached the provider, and all that it
+/// counts.
 fn served_of_a_crowd(stage: &Stage, which: &str, (budget, each): (u64, u64), more: &str) -> Result<u64> {
     let python = program("python3")?;
     let (name, marker) = (format!("{}-{which}", stage.name()), format!("{}-{which}", stage.marker()));

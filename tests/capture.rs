@@ -1,5 +1,6 @@
-//! Programs that know no proxy: every proxy variable is unset, and still what is allowed arrives, what is refused doesn't, and
-//! no resolver outside hears a name that the policy doesn't allow. The clients themselves are in `tests/clients`.
+//! Programs that know no proxy: every proxy variable is unset, and still what is allowed arrives, what is
+//! refused doesn't, and no resolver outside hears a name that the policy doesn't allow. The clients
+//! themselves are in `tests/clients`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -58,7 +59,8 @@ fn bare(stage: &Stage, name: &str, script: &str) -> Result<Finished> {
     stage.run(&["--name", name, "--policy", &file, "--workspace", &workspace(stage)], &["sh", "-c", &script])
 }
 
-/// The script succeeds, its requests arrive, and nothing arrived at or was asked about the hosts that nobody may reach.
+/// The script succeeds, its requests arrive, and nothing arrived at or was asked about the hosts that nobody
+/// may reach.
 fn arrives(stage: &Stage, name: &str, script: &str) -> Result<String> {
     let mark = stage.marker();
     let recorder = stage.world().recorder();
@@ -149,7 +151,8 @@ fn the_name_server_takes_any_bytes(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Who goes to addresses goes where the policy names them, or where SNI and Host claim; never to the address itself.
+/// Who goes to addresses goes where the policy names them, or where SNI and Host claim; never to the address
+/// itself.
 fn literal_addresses_and_claimed_names(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let get = format!("{curl} -sS --max-time 60");
@@ -237,7 +240,8 @@ for family, address in ((2, '0.0.0.0'), (10, '::')):
 print('both')
 "#;
 
-/// An agent's server on a port that the policy names too is its own, and gets nothing that was meant for the world.
+/// An agent's server on a port that the policy names too is its own, and gets nothing that was meant for the
+/// world.
 fn own_servers_on_captured_ports(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     stage.write("workspace/own.py", OWN.replace("MARK", &stage.marker()))?;
@@ -246,7 +250,8 @@ fn own_servers_on_captured_ports(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A name keeps its address over the deaths of proxy and supervisor, and connections made meanwhile are served.
+/// A name keeps its address over the deaths of proxy and supervisor, and connections made meanwhile are
+/// served.
 fn a_name_keeps_its_address(stage: &Stage) -> Result<()> {
     let curl = program("curl")?;
     let text = policy(FRIENDLY);
@@ -289,7 +294,8 @@ fn a_name_keeps_its_address(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A port that a new policy names is captured at once; one that it no longer names is refused by the kernel again.
+/// A port that a new policy names is captured at once; one that it no longer names is refused by the kernel
+/// again.
 fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let entry = |port: u16| {
@@ -311,7 +317,8 @@ fn a_reload_moves_the_ports(stage: &Stage) -> Result<()> {
     sandbox.heart().wait_for("open [80]", PATIENCE)
 }
 
-/// Ports that no entry names are refused by the kernel at once, datagrams too; each is on record, the first time.
+/// Ports that no entry names are refused by the kernel at once, datagrams too; each is on record, the first
+/// time.
 fn what_the_kernel_refuses_is_on_record(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let script = "import socket, errno\n\

@@ -1,5 +1,5 @@
-//! Credentials by placeholder, from inside a real sandbox: the value arrives where it is bound, nowhere else, and is nowhere
-//! inside.
+//! Credentials by placeholder, from inside a real sandbox: the value arrives where it is bound, nowhere else,
+//! and is nowhere inside.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -320,8 +320,8 @@ fn messages_are_filled_where_the_endpoint_says_so(stage: &Stage) -> Result<()> {
     ensure_audited(stage, "unknown", &[("verdict", "denied"), ("method", "WEBSOCKET_TEXT"), ("layer", "l7")])
 }
 
-/// An agent that has a server say guesses, and sees which of them become stars, must not find the value letter by letter: hexadecimal
-/// takes sixteen guesses for half a letter, each a message.
+/// An agent that has a server say guesses, and sees which of them become stars, must not find the value
+/// letter by letter: hexadecimal takes sixteen guesses for half a letter, each a message.
 fn no_echo_tells_how_the_value_begins(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let talk = include_str!("inside/websocket.py").replace("f\"echo {i + 1}\"", "sys.argv[4 + i]");

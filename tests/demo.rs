@@ -29,7 +29,8 @@ const NEVER: Duration = Duration::from_secs(600);
 const KILLED: &[&str] =
     &["proxy", "gateway", "policy", "redactor", "operator", "telemetry", "-9 the supervisor"];
 
-/// Its agent walks up to every wall: outside of a sandbox there is none. Nor is a supervisor one without its heart.
+/// Its agent walks up to every wall: outside of a sandbox there is none. Nor is a supervisor one without its
+/// heart.
 fn what_is_a_part_of_it_alone_does_nothing(stage: &Stage) -> Result<()> {
     for role in ["__demo-agent", "__supervisor"] {
         let mut command = stage.command(stage.binary());

@@ -1,4 +1,5 @@
-//! The files of `deploy/` hold: units verify and allow what the code needs, alerts fire when they should, images are pinned.
+//! The files of `deploy/` hold: units verify and allow what the code needs, alerts fire when they should,
+//! images are pinned.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -124,7 +125,8 @@ fn setting(key: &str) -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).collect())
 }
 
-/// A service under the same filter as systemd's, and under one that lacks what refusals are seen by, which is told.
+/// A service under the same filter as systemd's, and under one that lacks what refusals are seen by, which is
+/// told.
 fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
     const UNSEEN: &str = "is not on record: no packet socket";
     let unit = setting("RestrictAddressFamilies")?;
@@ -150,7 +152,8 @@ fn the_units_address_families_are_enough(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Starts something from a thread that may make sockets of these families alone; what it starts inherits that.
+/// Starts something from a thread that may make sockets of these families alone; what it starts inherits
+/// that.
 fn restricted_to<T: Send>(families: &[String], start: impl FnOnce() -> T + Send) -> Result<T> {
     use nix::libc;
     use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};

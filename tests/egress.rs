@@ -1,5 +1,5 @@
-//! The way out with the default environment: what is allowed arrives, what is refused never leaves, whatever happens meanwhile.
-//! The clients themselves are in `tests/clients`.
+//! The way out with the default environment: what is allowed arrives, what is refused never leaves, whatever
+//! happens meanwhile. The clients themselves are in `tests/clients`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -157,7 +157,8 @@ fn binaries_are_judged(stage: &Stage) -> Result<()> {
     );
     let file = policy_file(stage, &entries)?;
     let mark = stage.marker();
-    // The allowed program and a copy of it, the refused one, and one that calls itself by the allowed one's name.
+    // The allowed program and a copy of it, the refused one, and one that calls itself by the allowed one's
+    // name.
     let script = format!(
         "cp {curl} /sandbox/curl; get() {{ \"$@\" >/dev/null 2>&1 && echo yes || echo no; }}\n\
          get {curl} -sSf https://api.bed.test/echo?m={mark}\n\
@@ -302,7 +303,8 @@ say("big-head", get(f"GET {U} HTTP/1.1", H, "X-A: " + "a" * 300000))
     Ok(())
 }
 
-/// Starts `command` in the background, reloads the policy and crashes the proxy while it runs, lets it end, and gives its output.
+/// Starts `command` in the background, reloads the policy and crashes the proxy while it runs, lets it end,
+/// and gives its output.
 fn through_reload_and_crash(
     stage: &Stage,
     command: &[&str],

@@ -1,4 +1,5 @@
-//! Who may speak is decided by content: a program that is replaced, deleted or borrowed loses its right at once.
+//! Who may speak is decided by content: a program that is replaced, deleted or borrowed loses its right at
+//! once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -66,7 +67,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// A policy that allows `binary` alone, and a script that begins by making `/sandbox/client`, a copy of curl, and `get`.
+/// A policy that allows `binary` alone, and a script that begins by making `/sandbox/client`, a copy of curl,
+/// and `get`.
 fn prepare(stage: &Stage, binary: &str, script: &str) -> Result<(String, String)> {
     let curl = program("curl")?;
     let entries = format!(
@@ -82,7 +84,8 @@ fn prepare(stage: &Stage, binary: &str, script: &str) -> Result<(String, String)
     Ok((file, whole))
 }
 
-/// Runs a script where `get PROGRAM` prints yes or no, and `/sandbox/client` (a copy of curl) alone is allowed.
+/// Runs a script where `get PROGRAM` prints yes or no, and `/sandbox/client` (a copy of curl) alone is
+/// allowed.
 fn script(stage: &Stage, name: &str, binary: &str, script: &str) -> Result<String> {
     let (file, whole) = prepare(stage, binary, script)?;
     // Rooted, the agent is another user than the workspace's owner: its own workspace is the sandbox's.
@@ -170,8 +173,8 @@ fn a_borrowed_socket_is_denied(stage: &Stage) -> Result<()> {
 
 fn a_connection_that_changed_hands_is_denied(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
-    // A program that may not connects and speaks, then leaves the socket with one that may, its own copy in flight where
-    // no process holds it, and takes the answer afterwards.
+    // A program that may not connects and speaks, then leaves the socket with one that may, its own copy in
+    // flight where no process holds it, and takes the answer afterwards.
     let lend = format!(
         "cp /bin/sleep /sandbox/client\n{python} - <<'END'\nimport array, os, socket, time\n\
          s = socket.create_connection(('127.0.0.1', 3128), 60)\ntime.sleep(0.3)\n\
@@ -214,7 +217,8 @@ fn code_written_over_a_librarys_is_denied(stage: &Stage) -> Result<()> {
     );
     let said = script(stage, "patched", "{ path: /sandbox/patcher }", &patch)?;
     ensure!(said == "yes\nno\n", "{said:?}");
-    // The kernel's own page, which the map has a name for that isn't a file's. Some kernels let nobody write to it.
+    // The kernel's own page, which the map has a name for that isn't a file's. Some kernels let nobody write
+    // to it.
     let said = script(stage, "patched-vdso", "{ path: /sandbox/patcher }", &format!("{patch} vdso"))?;
     ensure!(said == "yes\nno\n" || said == "yes\nsealed\n", "{said:?}");
     let said = script(stage, "patched-ok", "{ path: /sandbox/patcher, allow_foreign_code: true }", &patch)?;

@@ -387,7 +387,8 @@ ask("broken", stream=True)
     Ok(())
 }
 
-/// More requests than the gateway takes, all from one agent and by programs that left their parents; then one of an operator's.
+/// More requests than the gateway takes, all from one agent and by programs that left their parents; then one
+/// of an operator's.
 fn an_agent_that_asks_without_end_leaves_room_to_others(stage: &Stage) -> Result<()> {
     // One process: a crowd of them would make looks at who they are slow, which has a limit of its own.
     const GREEDY: &str = r#"

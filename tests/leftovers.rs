@@ -130,7 +130,8 @@ fn failure_at_start(stage: &Stage) -> Result<()> {
     nothing_left(stage, &name, &before)
 }
 
-/// A start may fail at any of its steps; here at each of those that need a descriptor more, the heart's own among them.
+/// A start may fail at any of its steps; here at each of those that need a descriptor more, the heart's own
+/// among them.
 fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
     let name = stage.name();
     let before = Scene::now(&name);
@@ -146,7 +147,8 @@ fn a_start_without_room_leaves_no_directory(stage: &Stage) -> Result<()> {
         let done = bed::stage::finish(command, PATIENCE)?;
         ensure!(done.code() != 0, "{room} descriptors are enough");
         by_the_heart += usize::from(done.err().contains("can't start the sandbox"));
-        // So far that a supervisor was tried, which can't open its log, or not even begin: a sandbox was there.
+        // So far that a supervisor was tried, which can't open its log, or not even begin: a sandbox was
+        // there.
         if ["never becomes ready", "listing ."].iter().any(|words| done.err().contains(words)) {
             ensure!(by_the_heart > 0, "the heart never refused");
             std::fs::remove_dir_all(stage.state().join(&name))?;
@@ -283,7 +285,8 @@ fn stop_process(pid: i32) -> Result<()> {
     })
 }
 
-/// A stopped supervisor hears nothing of its heart's death, and keeps the name. The number of who is dead may be anybody's.
+/// A stopped supervisor hears nothing of its heart's death, and keeps the name. The number of who is dead may
+/// be anybody's.
 fn stop_of_what_a_killed_heart_has_left(stage: &Stage) -> Result<()> {
     let name = stage.name();
     ended_by(stage, |running| {
@@ -550,7 +553,8 @@ fn a_long_row_of_starts_and_kills(stage: &Stage) -> Result<()> {
             strike(stage, &running, blow).with_context(|| told(&format!("{blow:?}")))?;
             running.finish(PATIENCE).with_context(|| told(&format!("{blow:?} after {moment:?}: no end")))?;
             struck += 1;
-            // The heart's own death leaves the others to the kernel, and the socket to the supervisor or the next start.
+            // The heart's own death leaves the others to the kernel, and the socket to the supervisor or the
+            // next start.
             poll("every process to end", PATIENCE, || {
                 (stage.cofferdam_processes().is_empty() && stage.processes_with(&marker).is_empty())
                     .then_some(())

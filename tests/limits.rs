@@ -1,8 +1,8 @@
-//! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host, another
-//! sandbox and cofferdam's own processes go on answering.
+//! What one agent may use up: hogs of every kind, in the sandbox only and bounded besides, while the host,
+//! another sandbox and cofferdam's own processes go on answering.
 //!
-//! What needs a control group, or more descriptors than most machines let anybody have, is skipped aloud where that is so; `.ci/kernels`
-//! has both.
+//! What needs a control group, or more descriptors than most machines let anybody have, is skipped aloud
+//! where that is so; `.ci/kernels` has both.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -37,7 +37,8 @@ use groups::{
 use hoard::pipes_that_somebody_keeps_cost_nobody_else;
 use unread::messages_that_nobody_reads_stop_nothing;
 
-/// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow machine.
+/// No hog lives longer, whatever its cage does; long enough for all that is asked beside one on a slow
+/// machine.
 const OUTER_SECONDS: &str = "600";
 
 fn main() -> ExitCode {
@@ -68,8 +69,9 @@ fn main() -> ExitCode {
     )
 }
 
-/// As many descriptors in unread sockets as the kernel lets one user have: it counts them by user, and so for the children that init
-/// starts for that user. By root alone, since the count of an ordinary user's is that of the other tests, too.
+/// As many descriptors in unread sockets as the kernel lets one user have: it counts them by user, and so for
+/// the children that init starts for that user. By root alone, since the count of an ordinary user's is that
+/// of the other tests, too.
 fn descriptors_in_flight_keep_nobody_out(stage: &Stage) -> Result<()> {
     const FLOOD: &str = "import array, socket, time\n\
         null, kept = open('/dev/null'), []\n\
@@ -161,8 +163,8 @@ fn what_fills_tmp_fills_no_more_than_its_share(stage: &Stage) -> Result<()> {
 
 fn a_fork_bomb_stays_inside(stage: &Stage) -> Result<()> {
     let witness = Witness::start(stage)?;
-    // At most 1,500 tries, each child ends by itself: nothing grows even where no limit held. Told apart from whatever else sleeps on
-    // this machine by how long they do.
+    // At most 1,500 tries, each child ends by itself: nothing grows even where no limit held. Told apart from
+    // whatever else sleeps on this machine by how long they do.
     let span = format!("600.{}{}", std::process::id(), stage.uid());
     let script = format!(
         "i=0; while [ $i -lt 1500 ]; do sleep {span} & i=$((i+1)); done 2>/dev/null & echo full; wait"
@@ -220,8 +222,8 @@ fn descriptors_and_socket_buffers_are_bounded(stage: &Stage) -> Result<()> {
     witness.all_is_well(&hog, true)
 }
 
-/// More descriptors are open than init looks through for who holds a connection. Whoever comes later is told from others all the same, by
-/// the loss of the flood's greatest processes, which is on record.
+/// More descriptors are open than init looks through for who holds a connection. Whoever comes later is told
+/// from others all the same, by the loss of the flood's greatest processes, which is on record.
 fn a_flood_of_descriptors_is_its_own_agents_loss(stage: &Stage) -> Result<()> {
     const FLOODS: &str = "import os, resource, time\n\
          hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
@@ -433,7 +435,8 @@ fn who_closes_nothing_leaves_other_forwards_open(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of a process's memory once it takes no more: what is under way fills its buffers as fast as the machine is.
+/// Bytes of a process's memory once it takes no more: what is under way fills its buffers as fast as the
+/// machine is.
 fn settled(pid: i64) -> Result<u64> {
     const STEADY: Duration = Duration::from_secs(2);
     let (mut most, mut since) = (resident(pid)?, Instant::now());

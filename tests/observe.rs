@@ -78,7 +78,8 @@ fn scrape(port: u16) -> Result<String> {
     Ok(page.split_once("\r\n\r\n").context("no body")?.1.to_owned())
 }
 
-/// A sandbox in which everything has happened once: requests, refusals, a model request, a redaction, a restart.
+/// A sandbox in which everything has happened once: requests, refusals, a model request, a redaction, a
+/// restart.
 fn busy<'a>(stage: &'a Stage<'a>, port: u16) -> Result<Sandbox<'a>> {
     let curl = program("curl")?;
     let config = format!(
@@ -200,8 +201,8 @@ fn audit_verifies_and_tampering_shows(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The log's file is replaced by what can't be written to: nothing is started or trusted without a record, and what an operator
-/// does all the same is on record as soon as there is one again.
+/// The log's file is replaced by what can't be written to: nothing is started or trusted without a record,
+/// and what an operator does all the same is on record as soon as there is one again.
 fn what_starts_something_waits_for_a_log_that_takes_records(stage: &Stage) -> Result<()> {
     let nothing = stage.write("nothing.yaml", common::policy(""))?.display().to_string();
     let ready = ["sh", "-c", "echo ready; exec sleep 1000"];

@@ -1,4 +1,5 @@
-//! `cofferdam policy …`: files of the peers' schema load unchanged, bad ones say everything at once, reloads are atomic.
+//! `cofferdam policy …`: files of the peers' schema load unchanged, bad ones say everything at once, reloads
+//! are atomic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

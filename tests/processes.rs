@@ -1,5 +1,6 @@
-//! The three processes themselves: what each may still do once it has started, what it holds open, and that nobody
-//! of the same user looks into it. What they would be refused is tried in `actors/agent/tests/cage/own.rs`.
+//! The three processes themselves: what each may still do once it has started, what it holds open, and that
+//! nobody of the same user looks into it. What they would be refused is tried in
+//! `actors/agent/tests/cage/own.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -342,7 +343,8 @@ fn a_services_builder_holds_next_to_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What a sandbox with `limits:` has besides: as the heart was before it was shut in, with next to nothing in its hands.
+/// What a sandbox with `limits:` has besides: as the heart was before it was shut in, with next to nothing in
+/// its hands.
 fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
     let group = Delegated::to(stage)?;
     let sandbox = group.start("pids: 64", &["sh", "-c", "echo ready; exec sleep 1000"], "ready")?;
@@ -383,7 +385,8 @@ fn a_sweeper_holds_a_line_and_is_deaf(stage: &Stage) -> Result<()> {
     group.nothing_left("the sandbox's end")
 }
 
-/// It leaves no core file and isn't dumpable: proc(5), its files belong to root, and of the user's other processes none looks into it.
+/// It leaves no core file and isn't dumpable: proc(5), its files belong to root, and of the user's other
+/// processes none looks into it.
 fn is_closed_to_others(pid: i32, role: &str) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;

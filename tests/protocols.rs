@@ -1,5 +1,5 @@
-//! What stands in bodies and messages, judged from inside a real sandbox: what passes arrives byte for byte, over HTTP/1.1 and
-//! HTTP/2; what is refused never arrives, and is told and on record.
+//! What stands in bodies and messages, judged from inside a real sandbox: what passes arrives byte for byte,
+//! over HTTP/1.1 and HTTP/2; what is refused never arrives, and is told and on record.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -1,4 +1,5 @@
-//! A new policy ends what it no longer allows, and tells each client in its own language; everything beside it goes on.
+//! A new policy ends what it no longer allows, and tells each client in its own language; everything beside
+//! it goes on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -55,8 +56,8 @@ const ENDS: &[(&str, &str)] = &[
 const WS_RELAYED: (&str, &str) =
     ("ws-relayed", "close 1008 'the policy no longer allows this', then closed, 0 bytes");
 
-/// Runs `start` beside a stream that stays, takes the policy away from all but that once each of `open` was said, and
-/// gives the whole output once each of `ended` was.
+/// Runs `start` beside a stream that stays, takes the policy away from all but that once each of `open` was
+/// said, and gives the whole output once each of `ended` was.
 fn through_reload(stage: &Stage, start: &str, open: &[String], ended: &[String]) -> Result<Finished> {
     let curl = program("curl")?;
     let text = policy(&format!("{GOES}{STAYS}"));

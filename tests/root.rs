@@ -1,5 +1,5 @@
-//! `--root`: directories and pinned images, in the whole program. What an archive may try is tested in the `agent` crate
-//! (`image::tests`); here it is what a user gets, as root and as an ordinary user.
+//! `--root`: directories and pinned images, in the whole program. What an archive may try is tested in the
+//! `agent` crate (`image::tests`); here it is what a user gets, as root and as an ordinary user.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -197,7 +197,8 @@ fn a_failed_start_leaves_no_overlay(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// As root the gateway may write in a sandbox's directory: a link that it left there must not have something else change its owner.
+/// As root the gateway may write in a sandbox's directory: a link that it left there must not have something
+/// else change its owner.
 fn no_overlay_is_made_behind_a_link(stage: &Stage) -> Result<()> {
     let root = tree(stage)?.display().to_string();
     let text =
@@ -255,7 +256,8 @@ fn a_hostile_roots_links_lead_nowhere_else(stage: &Stage) -> Result<()> {
     ensure!(done.out().contains("sandbox:x:") && done.out().contains("localhost"), "{}", done.out());
     ensure!(!done.out().contains("in the root"), "{}", done.out());
     ensure!(!tree.join("usr/share/mine").exists(), "the root was written to");
-    // What the policy names, as a link: it is looked for in the root, and never shown where it would cover ours.
+    // What the policy names, as a link: it is looked for in the root, and never shown where it would cover
+    // ours.
     let file = stage.write("opt.yaml", policy("").replace("{ path: /opt, optional: true }", "/opt"))?;
     ensure!(std::fs::read_to_string(&file)?.contains("- /opt\n"), "the policy doesn't name /opt");
     let run = |script: &str| {

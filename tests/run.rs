@@ -48,7 +48,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// No wall keeps an agent from a socket that it sees (before Landlock's ninth version), so the operator hears of it.
+/// No wall keeps an agent from a socket that it sees (before Landlock's ninth version), so the operator hears
+/// of it.
 fn a_socket_of_the_hosts_that_the_agent_sees_is_named(stage: &Stage) -> Result<()> {
     let socket = stage.dir().join("workspace/answers");
     let (workspace, policy) = (workspace(stage), policy_file(stage, "")?);
@@ -63,7 +64,8 @@ fn a_socket_of_the_hosts_that_the_agent_sees_is_named(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// A run goes by what the file said at its start, and says so; a service, which starts again unattended, is refused.
+/// A run goes by what the file said at its start, and says so; a service, which starts again unattended, is
+/// refused.
 fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<()> {
     let mine = stage.write("workspace/policy.yaml", common::policy(""))?.display().to_string();
     let change = "sed -i 's/^network_policies.*/network_policies: {}\\n# mine/' policy.yaml && grep -c mine policy.yaml; sleep 2";
@@ -96,8 +98,8 @@ fn a_policy_that_the_agent_can_change_is_not_followed(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// A gateway in strange hands could leave links for root's next start: what root works with there is root's, and the directory
-/// lets nobody touch what isn't theirs.
+/// A gateway in strange hands could leave links for root's next start: what root works with there is root's,
+/// and the directory lets nobody touch what isn't theirs.
 fn the_gateway_has_no_hand_in_the_next_start(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     stage.run(&["--name", "mine"], &["true"])?.expect_code(0)?;
@@ -368,7 +370,8 @@ fn what_is_typed_goes_before_the_file(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Paths that can't be written down are refused by name, and what is refused leaves nothing that a later start trips over.
+/// Paths that can't be written down are refused by name, and what is refused leaves nothing that a later
+/// start trips over.
 fn a_refused_start_spoils_no_name(stage: &Stage) -> Result<()> {
     use std::ffi::{OsStr, OsString};
     let odd = stage.dir().join(OsStr::from_bytes(b"b\xff d"));

@@ -1,5 +1,5 @@
-//! What a new supervisor must not undo, and what happens while none comes: agents that are over, policies that were set, a sandbox
-//! whose supervisor can't be made any more, signals to a service.
+//! What a new supervisor must not undo, and what happens while none comes: agents that are over, policies
+//! that were set, a sandbox whose supervisor can't be made any more, signals to a service.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -20,8 +20,8 @@ use serde_json::Value;
 
 use common::{COFFERDAM, FRIENDLY, START, Sandbox, policy, record_has, workspace};
 
-/// A stop that nobody can carry out is over after a grace of ten seconds and little more. A busy machine may take longer, but one that
-/// was put off takes for ever.
+/// A stop that nobody can carry out is over after a grace of ten seconds and little more. A busy machine may
+/// take longer, but one that was put off takes for ever.
 const FORCED: Duration = Duration::from_secs(60);
 /// What the heart says once when it turns patient.
 const PATIENT: &str = "no supervisor becomes ready";
@@ -123,7 +123,8 @@ fn what_is_over_stays_over(stage: &Stage) -> Result<()> {
 }
 
 fn a_run_that_is_over_ends_with_its_code(stage: &Stage) -> Result<()> {
-    // A run waits a few seconds for its output's reader. A machine that is busy for that long lets nobody in between.
+    // A run waits a few seconds for its output's reader. A machine that is busy for that long lets nobody in
+    // between.
     for n in 0..5 {
         if let Some(ended) = run_that_is_over(stage, &format!("{}-{n}", stage.name()))? {
             let Ended { code, output, runs } = ended;
@@ -142,12 +143,13 @@ struct Ended {
     runs: usize,
 }
 
-/// A run whose supervisor is killed when its agent is over and its output is not out; none when it ended too early.
+/// A run whose supervisor is killed when its agent is over and its output is not out; none when it ended too
+/// early.
 fn run_that_is_over(stage: &Stage, name: &str) -> Result<Option<Ended>> {
     let ran = stage.workspace().join("ran");
     let _ = std::fs::remove_file(&ran);
-    // More than the operator's pipe takes, and little more: pages that are written in parts hold less (pipe(7)), and an agent that waits for
-    // its reader isn't over.
+    // More than the operator's pipe takes, and little more: pages that are written in parts hold less
+    // (pipe(7)), and an agent that waits for its reader isn't over.
     let script = "echo x >> /sandbox/ran; head -c 70000 /dev/zero; exit 7";
     let options = ["run", "--quiet", "--name", name, "--workspace", &workspace(stage), "--"];
     let mut command = stage.cofferdam([&options[..], &["sh", "-c", script]].concat());
@@ -269,7 +271,8 @@ fn a_stop_while_there_is_none(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Waits until somebody has opened a file, read it and closed it, from now on: a watched policy is read every few seconds.
+/// Waits until somebody has opened a file, read it and closed it, from now on: a watched policy is read every
+/// few seconds.
 fn is_read(file: &Path) -> Result<()> {
     let seen = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     seen.add_watch(file, AddWatchFlags::IN_CLOSE_NOWRITE)?;

@@ -1,7 +1,8 @@
 //! What dies comes back, and the rest goes on: each row of the design's table, fifty kills a row.
 //!
-//! While a part is killed again and again, an agent counts aloud, opens new connections all the time and holds a
-//! stream open. Its numbers must come complete and in order; no connection may be refused; no stream lost.
+//! While a part is killed again and again, an agent counts aloud, opens new connections all the time and
+//! holds a stream open. Its numbers must come complete and in order; no connection may be refused; no stream
+//! lost.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -22,7 +23,8 @@ use common::{COFFERDAM, FRIENDLY, Sandbox, policy_file, program, record_has, wor
 
 /// Kills a row.
 const KILLS: usize = 50;
-/// How soon a part must be back, at the 99th percentile, by an optimised build on a machine that does nothing else.
+/// How soon a part must be back, at the 99th percentile, by an optimised build on a machine that does nothing
+/// else.
 const ACTOR_BACK: Duration = Duration::from_millis(50);
 /// And the supervisor process.
 const SUPERVISOR_BACK: Duration = Duration::from_secs(1);
@@ -30,14 +32,14 @@ const SUPERVISOR_BACK: Duration = Duration::from_secs(1);
 const AGENT_BACK: Duration = Duration::from_secs(1);
 /// And how soon everything is gone whose init or heart is.
 const SANDBOX_GONE: Duration = Duration::from_secs(5);
-/// Half of a row's recoveries must be within this many times as long: an unoptimised build is slower, and machines do other things
-/// besides.
+/// Half of a row's recoveries must be within this many times as long: an unoptimised build is slower, and
+/// machines do other things besides.
 const SLACK: u32 = if cfg!(debug_assertions) { 4 } else { 2 };
-/// Of fifty recoveries the 99th percentile is the worst: one that met another program's burst. It gets this many times as long; a part
-/// that waits out a backoff or a deadline of seconds is over it all the same.
+/// Of fifty recoveries the 99th percentile is the worst: one that met another program's burst. It gets this
+/// many times as long; a part that waits out a backoff or a deadline of seconds is over it all the same.
 const WORST_SLACK: u32 = 40;
-/// Requests and ticks that must have come through in a row, or it proves nothing. A fast build is through with its kills
-/// before that many ticks, and the row goes on until they are there.
+/// Requests and ticks that must have come through in a row, or it proves nothing. A fast build is through
+/// with its kills before that many ticks, and the row goes on until they are there.
 const ALIVE: u64 = 50;
 /// A row's most time.
 const ROW: Duration = Duration::from_secs(1200);
@@ -372,7 +374,8 @@ fn an_agent_that_stays_down_is_told(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A server that answers until the workspace holds `hang`, then never again; asked to end, it says that all is well.
+/// A server that answers until the workspace holds `hang`, then never again; asked to end, it says that all
+/// is well.
 const DEAF: &str = r#"
 import http.server, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -385,7 +388,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", 8642), Answer).serve_forever()
 "#;
 
-/// Its process runs on, and does nothing: that is seen, on record, and its end is a failure though it exits with 0. The others go on.
+/// Its process runs on, and does nothing: that is seen, on record, and its end is a failure though it exits
+/// with 0. The others go on.
 fn an_agent_that_is_silent_is_started_again(stage: &Stage) -> Result<()> {
     let (name, python) = (stage.name(), program("python3")?);
     stage.script("deaf.py", DEAF)?;

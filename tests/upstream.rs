@@ -1,5 +1,5 @@
-//! The way to upstream servers: bad certificates are told by name, a client certificate is shown to one server alone, and
-//! where there is a corporate proxy everything goes through it.
+//! The way to upstream servers: bad certificates are told by name, a client certificate is shown to one
+//! server alone, and where there is a corporate proxy everything goes through it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

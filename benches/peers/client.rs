@@ -1,5 +1,5 @@
-//! The load client: one program for every contender. It takes jobs on its standard input, one a line, so that one
-//! process (and one sandbox) serves all rounds, and answers each with a line of figures.
+//! The load client: one program for every contender. It takes jobs on its standard input, one a line, so that
+//! one process (and one sandbox) serves all rounds, and answers each with a line of figures.
 
 use std::io::{BufRead, BufReader, Read, Write, stdin};
 use std::net::TcpStream;
@@ -58,8 +58,8 @@ impl FromStr for Kind {
     }
 }
 
-/// Serves jobs until its input ends: `KIND PROXY AMOUNT`, where `PROXY` may be `direct` and `AMOUNT` is milliseconds, or
-/// tunnels for [`Kind::Idle`].
+/// Serves jobs until its input ends: `KIND PROXY AMOUNT`, where `PROXY` may be `direct` and `AMOUNT` is
+/// milliseconds, or tunnels for [`Kind::Idle`].
 pub fn serve() -> Result<ExitCode> {
     let tls = Arc::new(tls_config()?);
     let mut idle = Vec::new();

@@ -1,10 +1,11 @@
 //! What the data path costs beside other proxies, in one run: `cargo bench --bench peers`.
 //!
-//! The same client and the same server for every contender, in turn, several rounds: direct, cofferdam, squid with
-//! OpenSSL, envoy. Processors' time is that of all of a contender's own processes; of cofferdam's heart, supervisor and
-//! init. Only cofferdam asks who connects, judges and keeps a record; squid and envoy let everything pass.
-//! `.ci/run --peers` installs the peers; one that isn't there is skipped aloud. Arguments name contenders or jobs to
-//! run alone; `--rounds N`, `--seconds N` change how often and how long, `--idle N` opens so many tunnels at the end.
+//! The same client and the same server for every contender, in turn, several rounds: direct, cofferdam, squid
+//! with OpenSSL, envoy. Processors' time is that of all of a contender's own processes; of cofferdam's heart,
+//! supervisor and init. Only cofferdam asks who connects, judges and keeps a record; squid and envoy let
+//! everything pass. `.ci/run --peers` installs the peers; one that isn't there is skipped aloud. Arguments
+//! name contenders or jobs to run alone; `--rounds N`, `--seconds N` change how often and how long, `--idle
+//! N` opens so many tunnels at the end.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 

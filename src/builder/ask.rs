@@ -23,8 +23,8 @@ pub enum Came {
     NoBuilder(io::Error),
 }
 
-/// Has the agents of a service moved into the cage of another policy, if it needs another; comes back once they run in it. `building` is
-/// called when it does.
+/// Has the agents of a service moved into the cage of another policy, if it needs another; comes back once
+/// they run in it. `building` is called when it does.
 ///
 /// # Errors
 /// Why they run where they ran, or that nobody knows.

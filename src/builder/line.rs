@@ -20,8 +20,9 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Forks it from the heart, whose last act before it is shut in this is. `held` is the lock on the sandbox's name, which it holds as
-    /// long as it lives, and the state directory, which it works in. `limits` are the sandbox's.
+    /// Forks it from the heart, whose last act before it is shut in this is. `held` is the lock on the
+    /// sandbox's name, which it holds as long as it lives, and the state directory, which it works in.
+    /// `limits` are the sandbox's.
     ///
     /// # Errors
     /// The system call that failed.

@@ -1,6 +1,6 @@
-//! The look at what a new policy names, before anything is built for it: taken by a child, since a file system that it leads to may never
-//! answer (a network's whose server is gone). The builder waits for it as long as such a look may take, and no longer than the heart lives;
-//! then it hears the next wish.
+//! The look at what a new policy names, before anything is built for it: taken by a child, since a file
+//! system that it leads to may never answer (a network's whose server is gone). The builder waits for it as
+//! long as such a look may take, and no longer than the heart lives; then it hears the next wish.
 
 use std::fs::File;
 use std::io::{self, Read as _};

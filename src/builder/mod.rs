@@ -1,5 +1,6 @@
-//! The builder: what a service needs a fourth process for. Heart and init could build no other cage once they are shut in, and must
-//! not be able to; so a child of the heart's stays as it was before that, and sleeps until the operator wants one.
+//! The builder: what a service needs a fourth process for. Heart and init could build no other cage once they
+//! are shut in, and must not be able to; so a child of the heart's stays as it was before that, and sleeps
+//! until the operator wants one.
 //!
 //! ```text
 //! policy set --restart-agents ──policy's text──▶ builder   its peer is the operator, says the kernel
@@ -7,9 +8,10 @@
 //!                                                  ▼ proven, or told why not: the cage in use has noticed nothing
 //!                                                heart     agents stopped, the old init ended, the next supervisor started in it
 //! ```
-//! It listens in the state directory on a socket that only the operator may connect to ([`state::BUILD_SOCKET`]). Nothing of the sandbox speaks
-//! to it: the supervisor, which parses what is hostile, can't reach the socket when started as root, and has no say in what a cage allows.
-//! It keeps the privileges that cofferdam was started with, holds no credential, and is told nothing but that one text.
+//! It listens in the state directory on a socket that only the operator may connect to
+//! ([`state::BUILD_SOCKET`]). Nothing of the sandbox speaks to it: the supervisor, which parses what is
+//! hostile, can't reach the socket when started as root, and has no say in what a cage allows. It keeps the
+//! privileges that cofferdam was started with, holds no credential, and is told nothing but that one text.
 
 mod ask;
 mod line;
@@ -61,8 +63,8 @@ struct Built {
     plan: OwnedFd,
 }
 
-/// Waits for wishes until the heart is gone. Its sockets then go with it, the supervisor's too, which may have been killed beside it: the
-/// sandbox's name is ours as long as we hold its lock.
+/// Waits for wishes until the heart is gone. Its sockets then go with it, the supervisor's too, which may
+/// have been killed beside it: the sandbox's name is ours as long as we hold its lock.
 fn live(work: &Work<'_>, listener: &UnixListener) -> io::Result<()> {
     let mut plan = work.plan.clone();
     loop {

@@ -1,5 +1,6 @@
-//! A wish: what an operator's command sends the builder, and what it is answered. Read whole by a deadline, however its parts come, or not
-//! at all; it comes to nothing where whoever had it is gone before it can't be taken back.
+//! A wish: what an operator's command sends the builder, and what it is answered. Read whole by a deadline,
+//! however its parts come, or not at all; it comes to nothing where whoever had it is gone before it can't be
+//! taken back.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,7 +38,8 @@ pub enum Answer {
         /// What the policy's writer should know.
         warnings: Vec<String>,
     },
-    /// The policy says the same about the cage as the one that it was built for: the supervisor can put it in force.
+    /// The policy says the same about the cage as the one that it was built for: the supervisor can put it in
+    /// force.
     Same,
     /// What became of it instead.
     Refused {

@@ -174,7 +174,8 @@ async fn follow(client: &Client, json: bool) -> Result<(), Cut> {
     }
 }
 
-/// Whether a sandbox that was lost sight of is gone, or goes: its supervisor ends before its heart. One that answers again does neither.
+/// Whether a sandbox that was lost sight of is gone, or goes: its supervisor ends before its heart. One that
+/// answers again does neither.
 async fn is_ending(root: &Root, name: &Name, client: &Client) -> bool {
     let until = Instant::now() + SOON;
     while root.is_running(name) {

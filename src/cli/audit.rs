@@ -48,8 +48,8 @@ fn directory(place: &Place, name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Whether anything of a log is there. A head alone is left of one that was taken away, which `verify` tells, as it does why one that is
-/// there can't be read.
+/// Whether anything of a log is there. A head alone is left of one that was taken away, which `verify` tells,
+/// as it does why one that is there can't be read.
 fn holds_a_log(dir: &Path) -> bool {
     dir.join(HEAD_NAME).exists() || open_all(dir).map_or(dir.is_dir(), |files| !files.is_empty())
 }

@@ -47,8 +47,8 @@ pub fn exec(root: &Root, args: ExecArgs) -> Outcome {
         let session = client.exec(&request).await.map_err(|error| refused_start(&error))?;
         let (controls, queue) = mpsc::channel(CONTROLS);
         let signals = heard(args.tty)?;
-        // Not while a sandbox may be silent: until here Ctrl-C is the kernel's, and ends us. And not before signals are ours, of which
-        // any other would end us with the terminal left raw.
+        // Not while a sandbox may be silent: until here Ctrl-C is the kernel's, and ends us. And not before
+        // signals are ours, of which any other would end us with the terminal left raw.
         let raw = args.tty.then(|| RawTerminal::enter(io::stdin()).ok()).flatten();
         let stdio = Stdio {
             stdin: request.stdin.then(tokio::io::stdin),
@@ -84,8 +84,9 @@ fn heard(tty: bool) -> io::Result<Signals> {
     Signals::heard([SIGWINCH].into_iter().chain(signals::ENDING).chain(of_terminal))
 }
 
-/// Has them go to the process, and a terminal's new size too. Ends with the signal that ends us instead: the loss of our terminal,
-/// behind which nobody is, and a SIGTERM soon after another, since a sandbox may have gone silent.
+/// Has them go to the process, and a terminal's new size too. Ends with the signal that ends us instead: the
+/// loss of our terminal, behind which nobody is, and a SIGTERM soon after another, since a sandbox may have
+/// gone silent.
 async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Option<&RawTerminal>) -> i32 {
     let mut told_to_end: Option<Instant> = None;
     loop {

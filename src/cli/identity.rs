@@ -1,4 +1,5 @@
-//! `cofferdam identity`: what programs contained at their first use; accepting an upgrade, forgetting a program.
+//! `cofferdam identity`: what programs contained at their first use; accepting an upgrade, forgetting a
+//! program.
 
 use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
 

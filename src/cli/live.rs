@@ -134,7 +134,8 @@ pub fn tree(root: &Root, args: &NamedJson) -> Outcome {
     Ok(0)
 }
 
-/// A node and all below it, a row each: name with the lines that lead to it, state, uptime, restarts, last failure.
+/// A node and all below it, a row each: name with the lines that lead to it, state, uptime, restarts, last
+/// failure.
 pub(super) fn branch(node: &TreeNode, lead: &str, below: &str, rows: &mut Vec<Vec<String>>) {
     rows.push(vec![
         format!("{lead}{}", node.name),
@@ -212,7 +213,8 @@ fn is_gone_soon(root: &Root, name: &Name) -> bool {
     true
 }
 
-/// Whether it was whoever supervises who said that, and not only whoever is in the way: one that lacks a part or a place says it can't hear.
+/// Whether it was whoever supervises who said that, and not only whoever is in the way: one that lacks a part
+/// or a place says it can't hear.
 fn has_answered(error: &ClientError) -> bool {
     match error {
         ClientError::Lost(_) | ClientError::Timeout => false,

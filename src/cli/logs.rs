@@ -1,4 +1,5 @@
-//! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended one.
+//! `cofferdam logs`: the agents' output as it was written down, redacted; of a running sandbox or an ended
+//! one.
 
 use std::io::{self, ErrorKind, IsTerminal};
 use std::time::Duration;

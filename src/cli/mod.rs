@@ -126,8 +126,8 @@ fn dispatch(cli: Cli) -> Outcome {
     }
 }
 
-/// Where the state directory is, looked for only once a command asks: one that uses none works for whoever has none, such as a build
-/// machine's user without a home.
+/// Where the state directory is, looked for only once a command asks: one that uses none works for whoever
+/// has none, such as a build machine's user without a home.
 struct Place(Option<PathBuf>);
 
 impl Place {

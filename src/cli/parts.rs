@@ -1,7 +1,9 @@
-//! The processes of a running sandbox as whoever ends it sees them: the heart and its children, and which of them somebody has stopped.
+//! The processes of a running sandbox as whoever ends it sees them: the heart and its children, and which of
+//! them somebody has stopped.
 //!
-//! A stopped process does nothing that it is told, and has everybody wait who counts on it: a stop wakes it before it tells anybody to end. Of a
-//! heart that was killed somebody may be left who keeps the name: stopped, or hung.
+//! A stopped process does nothing that it is told, and has everybody wait who counts on it: a stop wakes it
+//! before it tells anybody to end. Of a heart that was killed somebody may be left who keeps the name:
+//! stopped, or hung.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -53,8 +55,8 @@ fn wake_each(parts: &[Part]) {
     }
 }
 
-/// Our own processes that have lost their heart, and work in this directory as far as the kernel tells: only root may look where one of them
-/// works. Of another sandbox it would be as lost, with nobody to supervise.
+/// Our own processes that have lost their heart, and work in this directory as far as the kernel tells: only
+/// root may look where one of them works. Of another sandbox it would be as lost, with nobody to supervise.
 fn left_behind(dir: &Path) -> Vec<Part> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());

@@ -139,7 +139,8 @@ fn of_policy(source: &PolicySource) -> Diagnostics {
     policies::load(source).map_or_else(|errors| errors, |candidate| candidate.warnings().clone())
 }
 
-/// What the guard says of an address that is asked for by itself; those of a name are judged when it is resolved.
+/// What the guard says of an address that is asked for by itself; those of a name are judged when it is
+/// resolved.
 fn judge_address(compiled: &Compiled, question: &Question, explanation: &mut Explanation) {
     let Host::Addr(address) = &question.destination.host else { return };
     let Ok(grant) = compiled.connect(&question.destination, &question.caller) else { return };
@@ -337,7 +338,8 @@ fn set(root: &Root, name: &str, file: &Path, restart_agents: bool, json: bool) -
     Ok(0)
 }
 
-/// Has the agents start again under a policy: in another cage if it needs one, which the builder says, whatever state the supervisor is in.
+/// Has the agents start again under a policy: in another cage if it needs one, which the builder says,
+/// whatever state the supervisor is in.
 fn move_agents(
     root: &Root,
     client: &Client,

@@ -1,4 +1,5 @@
-//! Signals that reach a command which has something to put in order before it ends or stops: a terminal, a session.
+//! Signals that reach a command which has something to put in order before it ends or stops: a terminal, a
+//! session.
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! `cofferdam snapshot` and `cofferdam restore`: what a stopped sandbox has left, in one file, and a sandbox again of that.
+//! `cofferdam snapshot` and `cofferdam restore`: what a stopped sandbox has left, in one file, and a sandbox
+//! again of that.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};

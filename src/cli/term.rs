@@ -1,8 +1,8 @@
-//! `cofferdam term`: a running sandbox on the operator's terminal. Wires the control socket and the keyboard to the model, and the model to
-//! the screen; what is shown, and what a key means, is the `tui` crate's.
+//! `cofferdam term`: a running sandbox on the operator's terminal. Wires the control socket and the keyboard
+//! to the model, and the model to the screen; what is shown, and what a key means, is the `tui` crate's.
 //!
-//! One task does all of it, so nothing needs a lock. It waits for whatever comes first, draws at most every [`FRAME`], and only where
-//! something has changed.
+//! One task does all of it, so nothing needs a lock. It waits for whatever comes first, draws at most every
+//! [`FRAME`], and only where something has changed.
 
 mod feed;
 mod figures;

@@ -1,5 +1,5 @@
-//! What the actors' crates need of each other, without knowing each other: each adapter implements one crate's trait by
-//! another crate's mechanism, and holds no decision of its own.
+//! What the actors' crates need of each other, without knowing each other: each adapter implements one
+//! crate's trait by another crate's mechanism, and holds no decision of its own.
 
 use std::io;
 use std::sync::Arc;

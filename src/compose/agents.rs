@@ -69,7 +69,8 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    /// An agent and its child spec. Output that a supervisor before this one left in its pipes is taken up first.
+    /// An agent and its child spec. Output that a supervisor before this one left in its pipes is taken up
+    /// first.
     pub fn agent(&self, plan: &AgentPlan, handover: &mut Handover) -> io::Result<(Agent, ChildSpec)> {
         let name: Arc<str> = plan.name.as_str().into();
         let address = Address::new(format!("agents/{name}"));
@@ -174,7 +175,8 @@ fn tell(
     })
 }
 
-/// The one line for the operator of an agent that stays down; `service` is the sandbox that goes on without it.
+/// The one line for the operator of an agent that stays down; `service` is the sandbox that goes on without
+/// it.
 fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
     let told = format!("agent '{agent}' is not started again: its restarts are used up ({failure})");
     match service {
@@ -185,7 +187,8 @@ fn stays_down(service: Option<&str>, agent: &str, failure: &str) -> String {
     }
 }
 
-/// An agent whose program can't be run, at the start of a sandbox: one that is mistyped is told at once, not tried for ever.
+/// An agent whose program can't be run, at the start of a sandbox: one that is mistyped is told at once, not
+/// tried for ever.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct NotStarted {
@@ -209,8 +212,8 @@ impl Agents {
         Self { service, all: Arc::new(agents) }
     }
 
-    /// Takes what the tree reports of an agent's actor: that its restarts are used up, which nobody else tells, or that
-    /// it is up again.
+    /// Takes what the tree reports of an agent's actor: that its restarts are used up, which nobody else
+    /// tells, or that it is up again.
     pub fn hear(&self, report: &Report) {
         let Some(agent) = report.path.strip_prefix("agents/").and_then(|name| self.find(name)) else {
             return;
@@ -255,8 +258,8 @@ impl Agents {
         }
     }
 
-    /// Ends every process: SIGTERM, and SIGKILL after the grace. One that waits for its restart leaves the tree instead.
-    /// Afterwards all count as over: a stop must come to its end, whatever became of an actor.
+    /// Ends every process: SIGTERM, and SIGKILL after the grace. One that waits for its restart leaves the
+    /// tree instead. Afterwards all count as over: a stop must come to its end, whatever became of an actor.
     pub async fn stop(&self, grace: Duration, tree: Option<&Supervisor>) {
         let deadline = grace + Duration::from_secs(2);
         let stops = self.iter().map(|agent| async move {

@@ -1,9 +1,9 @@
-//! What goes along from one cage to the next: who has ended stays ended, on both sides of a turn (`heart::turn`), and whoever wanted it is
-//! on record.
+//! What goes along from one cage to the next: who has ended stays ended, on both sides of a turn
+//! (`heart::turn`), and whoever wanted it is on record.
 //!
-//! The heart is told who is over as soon as somebody is, so that a supervisor that dies or hangs in a turn has said it before; and whom it is
-//! about to stop. Where the way leads back it is those that start again, and nobody else, however many supervisors die on it: their ends are
-//! forgotten once, before anybody starts.
+//! The heart is told who is over as soon as somebody is, so that a supervisor that dies or hangs in a turn
+//! has said it before; and whom it is about to stop. Where the way leads back it is those that start again,
+//! and nobody else, however many supervisors die on it: their ends are forgotten once, before anybody starts.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ const STOPPED_FILE: &str = "cofferdam-stopped";
 struct Stopped {
     /// Those that ran at the last look.
     ran: Vec<ProcessId>,
-    /// And all behind this one, until the next look. Init counts upwards: they were started between the look and the stop, as an agent is that
-    /// was about to start again.
+    /// And all behind this one, until the next look. Init counts upwards: they were started between the look
+    /// and the stop, as an agent is that was about to start again.
     behind: Option<ProcessId>,
 }
 
@@ -51,8 +51,8 @@ impl Stopped {
         self.ran.contains(&row.process) || self.behind.is_some_and(|last| row.process > last)
     }
 
-    /// Those that ended because they were stopped, whether that was noted or not; and the others of them, who may yet. Whoever was over before
-    /// has ended on its own account.
+    /// Those that ended because they were stopped, whether that was noted or not; and the others of them, who
+    /// may yet. Whoever was over before has ended on its own account.
     fn part(&self, rows: &[ProcessRecord]) -> (Vec<ProcessId>, Self) {
         let (run, ended): (Vec<_>, Vec<_>) =
             rows.iter().filter(|row| self.has(row)).partition(|row| row.state == ProcessState::Running);
@@ -129,8 +129,8 @@ async fn who_is_over(desk: &Desk) -> Option<Over> {
     )
 }
 
-/// A supervisor, before it starts anyone: tells a new init who is over, and has an old one forget the ends that count for nothing. Both may
-/// have been done by one before it, that died.
+/// A supervisor, before it starts anyone: tells a new init who is over, and has an old one forget the ends
+/// that count for nothing. Both may have been done by one before it, that died.
 ///
 /// # Errors
 /// Init's; nobody may be started then.

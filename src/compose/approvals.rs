@@ -1,7 +1,8 @@
 //! `cofferdam approvals`, done: questions put on record and on disk, and what is answered put in force.
 //!
-//! What goes once is told to the request that waits. What goes for the run or for good becomes an entry of the policy, in force
-//! before any request hears of it. Decides nothing: what may be asked for is the proxy's, what was approved the operator's word.
+//! What goes once is told to the request that waits. What goes for the run or for good becomes an entry of
+//! the policy, in force before any request hears of it. Decides nothing: what may be asked for is the
+//! proxy's, what was approved the operator's word.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -196,7 +197,8 @@ impl Desk {
         }
     }
 
-    /// Waits until what an operator says by now is on disk, and told; what it let through may have ended the sandbox already.
+    /// Waits until what an operator says by now is on disk, and told; what it let through may have ended the
+    /// sandbox already.
     pub async fn settled(&self, at_most: Duration) {
         let _ = tokio::time::timeout(at_most, self.answering.lock()).await;
     }
@@ -312,7 +314,8 @@ fn entry(number: u64, asked: &Asked, rule: &Rule) -> Approved {
 }
 
 fn writable(entry: &Approved, rule: &Rule) -> Result<(), Fault> {
-    // A pattern is the operator's own, or what it came of means more than itself: an agent may send `*` as its method, and in its path.
+    // A pattern is the operator's own, or what it came of means more than itself: an agent may send `*` as
+    // its method, and in its path.
     let literal = |own: &Option<String>, what, text: &str| match own {
         Some(_) => Ok(()),
         None => Approved::literal(what, text),

@@ -1,8 +1,8 @@
-//! What init is asked as soon as it can be: its sockets and files, which it hands out while the cage is being proven, and how the
-//! proof came out.
+//! What init is asked as soon as it can be: its sockets and files, which it hands out while the cage is being
+//! proven, and how the proof came out.
 //!
-//! All questions go out at once, so that the answers come in one go. A cage that could not be built refuses them all with
-//! the same words.
+//! All questions go out at once, so that the answers come in one go. A cage that could not be built refuses
+//! them all with the same words.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

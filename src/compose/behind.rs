@@ -1,7 +1,7 @@
 //! The last step of a supervisor's start: its agents, which begin behind the proof of their cage.
 //!
-//! Before the proof init starts none: their starts wait there, behind the ports that are asked for here first. Never here: making anything
-//! that they need.
+//! Before the proof init starts none: their starts wait there, behind the ports that are asked for here
+//! first. Never here: making anything that they need.
 
 use std::sync::Arc;
 
@@ -45,7 +45,8 @@ impl BehindTheProof {
             Ok::<_, Refused>(cage)
         };
         let ports = capture::follow(&desk.exec.init, stores, captured);
-        // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others not to run.
+        // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others
+        // not to run.
         let first_start = match beginning {
             Beginning::Sandbox => FirstStart::Fatal,
             _ => FirstStart::Retried,
@@ -61,7 +62,8 @@ impl BehindTheProof {
             return Err(desk.agents.not_started().map_or_else(|| error.into(), Refused::from));
         }
         match (desk.agents.not_started(), beginning) {
-            // One that is started once and no more, and whose end would be nobody's news: a service goes on without it.
+            // One that is started once and no more, and whose end would be nobody's news: a service goes on
+            // without it.
             (Some(why), Beginning::Sandbox) if desk.plan.mode == Mode::Service => return Err(why.into()),
             (None, _) | (_, Beginning::Sandbox) => {}
             // The others run, and the operator can set a policy that shows its program again.

@@ -1,9 +1,9 @@
-//! What programs that know no proxy are met with: a listener for each port that the policy names (and HTTP's own where the operator is
-//! asked about what it doesn't), and the name server.
+//! What programs that know no proxy are met with: a listener for each port that the policy names (and HTTP's
+//! own where the operator is asked about what it doesn't), and the name server.
 //!
-//! Listeners follow the generations: a port that a new policy names is there before anyone can use it, one that it no
-//! longer names is refused by the kernel again. All are init's, so a new supervisor gets the same, with whoever waits in
-//! their queues. Decides nothing.
+//! Listeners follow the generations: a port that a new policy names is there before anyone can use it, one
+//! that it no longer names is refused by the kernel again. All are init's, so a new supervisor gets the same,
+//! with whoever waits in their queues. Decides nothing.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,15 +30,16 @@ const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
 /// What it means that init has no witness.
 pub const UNSEEN: &str = "what the kernel refuses at ports that no entry names is not on record";
 
-/// Ports that are captured beside the policy's where the operator is asked about what it doesn't name: HTTP's own.
+/// Ports that are captured beside the policy's where the operator is asked about what it doesn't name: HTTP's
+/// own.
 const ASKED_ABOUT: [u16; 2] = [80, 443];
 
 /// Ports that are not captured, and why.
 pub type Uncaptured = Vec<(u16, io::Error)>;
 
-/// Captures the policy's ports, from now on; when it returns, those of now are there. The questions for them are asked
-/// first of all: init captures nothing before the proof, which tries that nothing leads out, and then before it
-/// starts an agent that was asked for later.
+/// Captures the policy's ports, from now on; when it returns, those of now are there. The questions for them
+/// are asked first of all: init captures nothing before the proof, which tries that nothing leads out, and
+/// then before it starts an agent that was asked for later.
 pub async fn follow(init: &InitClient, stores: &Stores, sender: watch::Sender<Captured>) -> Uncaptured {
     let policy = &stores.policy;
     // Subscribed first: a generation published meanwhile is then seen below.

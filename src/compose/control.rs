@@ -1,6 +1,7 @@
 //! What the control API can do, done: the one place where every part is in hand.
 //!
-//! Each method asks or tells the part whose matter it is; whatever changes something is put on record with who did it.
+//! Each method asks or tells the part whose matter it is; whatever changes something is put on record with
+//! who did it.
 
 mod words;
 
@@ -185,8 +186,8 @@ impl Desk {
                         diagnostics: serde_json::to_value(&errors).ok(),
                         ..Fault::new(Code::InvalidPolicy, errors.to_string())
                     },
-                    // Agents started again in this cage would have the old paths. Whoever may have another one built asks for it
-                    // elsewhere: this process has no say in it.
+                    // Agents started again in this cage would have the old paths. Whoever may have another
+                    // one built asks for it elsewhere: this process has no say in it.
                     changed @ policy::Refused::StaticChanged { .. } => {
                         Fault::new(Code::NeedsCage, changed.to_string())
                     }
@@ -211,8 +212,8 @@ impl Desk {
         })
     }
 
-    /// Ends agents, side by side, and has them started again, also when whoever asked has left meanwhile: none may be left between its
-    /// end and its start. Gives their names.
+    /// Ends agents, side by side, and has them started again, also when whoever asked has left meanwhile:
+    /// none may be left between its end and its start. Gives their names.
     async fn restart_agents(&self, agents: Vec<Agent>) -> Result<Vec<String>, Fault> {
         if agents.is_empty() {
             return Ok(Vec::new());
@@ -303,8 +304,8 @@ impl Desk {
     async fn begin_stop(&self, by: Peer, stop: Stop) -> Result<Accepted, Fault> {
         let grace = stop.grace_ms.map_or(STOP_GRACE, Duration::from_millis);
         let accepted = self.done(by, "stop", String::new());
-        // First of all: a cage that is ready would be moved into otherwise. In the line to the heart it outlives this process, which may be
-        // writing its last records.
+        // First of all: a cage that is ready would be moved into otherwise. In the line to the heart it
+        // outlives this process, which may be writing its last records.
         let told = self.heart.stopping(grace).await;
         told.map_err(|e| Fault::new(Code::Unavailable, format!("the sandbox's heart is gone: {e}")))?;
         // Full: it stops already. Closed: no agent is left to be stopped.
@@ -336,7 +337,8 @@ fn after_the_answer(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Ends an agent's process in order, and has it started again, unless the whole sandbox is being ended.
 async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) -> Result<(), Fault> {
-    // Its actor alone would leave the process running, to be adopted. One that is over has neither to be waited for.
+    // Its actor alone would leave the process running, to be adopted. One that is over has neither to be
+    // waited for.
     let is_over = agent.condition.borrow().over;
     if !is_over {
         let stop = agent.address.call(

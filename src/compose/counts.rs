@@ -1,6 +1,8 @@
-//! Where the counts of budgets lie: a small file of ours in the sandbox's state directory, which is the working directory.
+//! Where the counts of budgets lie: a small file of ours in the sandbox's state directory, which is the
+//! working directory.
 //!
-//! What stands there and is not ours is an error, never taken for nothing. Must never be called where waiting for a disk holds others up.
+//! What stands there and is not ours is an error, never taken for nothing. Must never be called where waiting
+//! for a disk holds others up.
 
 use std::fs;
 use std::io;

@@ -27,7 +27,8 @@ use crate::state;
 /// What output, records and actors each get to finish.
 const LAST_WORK: Duration = Duration::from_secs(3);
 
-/// How long a failed supervisor looks whether its heart is there: the kernel closes a dead process's lines one after the other.
+/// How long a failed supervisor looks whether its heart is there: the kernel closes a dead process's lines
+/// one after the other.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// How it ends.
@@ -112,8 +113,8 @@ fn stop_agents(desk: &Arc<Desk>, grace: Duration) {
     tokio::spawn(async move { desk.agents.stop(grace, desk.tree.get()).await });
 }
 
-/// The last work of a sandbox that is over: every byte of output out, every record written. The heart ends what is left
-/// inside meanwhile.
+/// The last work of a sandbox that is over: every byte of output out, every record written. The heart ends
+/// what is left inside meanwhile.
 pub async fn close(
     desk: &Desk,
     heart: &HeartLine,
@@ -142,7 +143,8 @@ pub async fn close(
     finish(heart, code, refused, message).await
 }
 
-/// The last word to the heart, which ends this process, or closes its line to have it end. It may also have died before it heard the word.
+/// The last word to the heart, which ends this process, or closes its line to have it end. It may also have
+/// died before it heard the word.
 pub async fn finish(
     heart: &HeartLine,
     code: u8,
@@ -160,8 +162,8 @@ pub async fn finish(
     said
 }
 
-/// Before a supervisor ends in the trust that the heart starts another: what failed it may have been the heart's own death, which takes init
-/// along before our line says so.
+/// Before a supervisor ends in the trust that the heart starts another: what failed it may have been the
+/// heart's own death, which takes init along before our line says so.
 pub async fn given_up(heart: &HeartLine, why: Refused) -> Refused {
     if tokio::time::timeout(LAST_LOOK, until_it_is_gone(heart)).await.is_ok() {
         clean_up();

@@ -1,8 +1,10 @@
-//! `exec`: another process in the sandbox, under exactly the same controls, its streams led to a control connection.
+//! `exec`: another process in the sandbox, under exactly the same controls, its streams led to a control
+//! connection.
 //!
-//! Init forks it as it forks an agent; its output passes a redactor of its own. When the client leaves, the process is
-//! hung up: nothing is left running that nobody watches. So is what a process has left behind when it ends, such as a daemon: no
-//! restart of an agent would ever end it, while it takes up room for processes and listeners that the agents share.
+//! Init forks it as it forks an agent; its output passes a redactor of its own. When the client leaves, the
+//! process is hung up: nothing is left running that nobody watches. So is what a process has left behind when
+//! it ends, such as a daemon: no restart of an agent would ever end it, while it takes up room for processes
+//! and listeners that the agents share.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,16 +34,18 @@ use super::terminal::Terminal;
 const CHUNK: usize = 16 * 1024;
 /// What a process whose client left gets between SIGHUP and SIGKILL, and to die of that.
 const HANG_UP_GRACE: Duration = Duration::from_secs(2);
-/// What is waited for more output after the process ended: a child of its own may hold the pipe open for ever.
+/// What is waited for more output after the process ended: a child of its own may hold the pipe open for
+/// ever.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
-/// How long a client waits for the end of what its session left behind. One that the kernel can't end holds up nobody.
+/// How long a client waits for the end of what its session left behind. One that the kernel can't end holds
+/// up nobody.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
 /// Then it is looked for again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Sessions for which that is looked for at a time: init takes searches for agents beside them.
 static SEARCHES: Semaphore = Semaphore::const_new(16);
-/// Bytes of output that are led on after the process ended, however long the client takes to read them: what a pipe can hold
-/// (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
+/// Bytes of output that are led on after the process ended, however long the client takes to read them: what
+/// a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
 const LAST_BYTES: usize = 1 << 20;
 
 /// Starts exec sessions.
@@ -68,9 +72,9 @@ enum Streams {
 }
 
 impl Exec {
-    /// Starts a process; answers when it runs. Where nobody waits for the answer any more (the client left, its time was up, the
-    /// operator actor died), the process is hung up as soon as it runs: so none of this happens in the caller's own future, which
-    /// may end at any time.
+    /// Starts a process; answers when it runs. Where nobody waits for the answer any more (the client left,
+    /// its time was up, the operator actor died), the process is hung up as soon as it runs: so none of this
+    /// happens in the caller's own future, which may end at any time.
     pub async fn start(&self, request: ExecRequest) -> Result<ExecSession, Fault> {
         let (answer, answered) = oneshot::channel();
         let exec = self.clone();
@@ -88,8 +92,8 @@ impl Exec {
         answered.await.unwrap_or_else(|_| Err(Fault::new(Code::Internal, "starting the process failed")))
     }
 
-    /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has an end. What is an
-    /// agent's stays.
+    /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has
+    /// an end. What is an agent's stays.
     pub async fn clear_away(self, agents: Vec<Arc<str>>) {
         let Ok(records) = self.init.list().await else { return };
         let left = records.into_iter().filter(|record| {
@@ -163,7 +167,8 @@ impl Exec {
                 None
             }
         };
-        // Waits for a client that reads slowly, and not for one that is gone: its exit code says that this was all.
+        // Waits for a client that reads slowly, and not for one that is gone: its exit code says that this
+        // was all.
         let _ = over.send(true);
         while copying.join_next().await.is_some() {}
         let forgetting = tokio::spawn(async move { self.forget(record).await });
@@ -175,8 +180,8 @@ impl Exec {
         let _ = output.send(last).await;
     }
 
-    /// Ends what a session has left behind, and has init forget it. The first try comes before that: as long as there is a row, a
-    /// supervisor after this one finds it.
+    /// Ends what a session has left behind, and has init forget it. The first try comes before that: as long
+    /// as there is a row, a supervisor after this one finds it.
     async fn forget(&self, ProcessRecord { process, agent, .. }: ProcessRecord) {
         let search = async || {
             let _turn = SEARCHES.acquire().await;
@@ -341,8 +346,9 @@ async fn copy_out(
     }
 }
 
-/// What is led on of an output after its process ended. What the process wrote is in the pipe by then, and waits there as long as the
-/// client likes; only what others may write still has an end. So time that the client takes isn't counted.
+/// What is led on of an output after its process ended. What the process wrote is in the pipe by then, and
+/// waits there as long as the client likes; only what others may write still has an end. So time that the
+/// client takes isn't counted.
 struct Rest {
     over: watch::Receiver<bool>,
     /// When the end was first seen here.

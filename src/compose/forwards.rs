@@ -1,7 +1,7 @@
 //! Forwards: ports of the host that lead to ports of the sandbox's loopback, as the operator asked for them.
 //!
-//! The actor owns the accept loops; a connection's copying is a task of its own that outlives it. Nothing here judges:
-//! who may reach the host's port is the operator's decision, and nothing goes the other way.
+//! The actor owns the accept loops; a connection's copying is a task of its own that outlives it. Nothing
+//! here judges: who may reach the host's port is the operator's decision, and nothing goes the other way.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,11 +22,11 @@ use super::stores::tcp_listener;
 use crate::config::Forward;
 use crate::plan::slot;
 
-/// Connections through all forwards at one time, of which one has its share ([`policy::Shares`]): whoever is behind it, and never closes
-/// what was opened to it, keeps no other forward closed.
+/// Connections through all forwards at one time, of which one has its share ([`policy::Shares`]): whoever is
+/// behind it, and never closes what was opened to it, keeps no other forward closed.
 const MAX_CONNECTIONS: usize = 512;
-/// A client that fell silent is asked after so long, and again as often as this, whether it is still there: one that is gone without
-/// a word (a laptop that was shut) would keep its place for ever.
+/// A client that fell silent is asked after so long, and again as often as this, whether it is still there:
+/// one that is gone without a word (a laptop that was shut) would keep its place for ever.
 const ASKED_AFTER: Duration = Duration::from_secs(60);
 const ASKED_EVERY: Duration = Duration::from_secs(15);
 const ASKED_TIMES: u32 = 4;
@@ -156,8 +156,8 @@ async fn carry(
     Ok(copy(outside, inside).await?)
 }
 
-/// Copies both ways until both are done, or the client's connection is lost: of a client that has sent its last, and then goes, no read
-/// or write tells while the agent is silent.
+/// Copies both ways until both are done, or the client's connection is lost: of a client that has sent its
+/// last, and then goes, no read or write tells while the agent is silent.
 async fn copy(mut outside: TcpStream, mut inside: TcpStream) -> io::Result<()> {
     let (mut client_reads, mut client_writes) = outside.split();
     let (mut agent_reads, mut agent_writes) = inside.split();
@@ -188,8 +188,8 @@ async fn copy(mut outside: TcpStream, mut inside: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Has the kernel end a connection whose client is gone, which also tells of one that has closed it and is silent since: its kernel, asked
-/// again, knows nothing of it any more.
+/// Has the kernel end a connection whose client is gone, which also tells of one that has closed it and is
+/// silent since: its kernel, asked again, knows nothing of it any more.
 fn notice_its_loss(client: &TcpStream) -> nix::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     setsockopt(client, sockopt::TcpKeepIdle, &seconds(ASKED_AFTER))?;

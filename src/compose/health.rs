@@ -1,7 +1,8 @@
 //! Asking an agent whether it still answers: one request over HTTP/1.1 to its own port, inside.
 //!
-//! What answers is whatever the agent runs, so its answer is hostile: only the status is looked at, of a head that is bounded, in a time that is
-//! bounded. Nobody else's request goes this way, and nothing of it is told but the status.
+//! What answers is whatever the agent runs, so its answer is hostile: only the status is looked at, of a head
+//! that is bounded, in a time that is bounded. Nobody else's request goes this way, and nothing of it is told
+//! but the status.
 
 use std::sync::Arc;
 use std::time::Duration;

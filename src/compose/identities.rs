@@ -1,7 +1,8 @@
-//! `cofferdam identity`, done: what each program contained at its first use, a new content accepted, a program forgotten.
+//! `cofferdam identity`, done: what each program contained at its first use, a new content accepted, a
+//! program forgotten.
 //!
-//! Each change is on record twice: what became of the program, and which operator did it. Decides nothing about who may
-//! connect: that is the proxy's, by the pins that are changed here.
+//! Each change is on record twice: what became of the program, and which operator did it. Decides nothing
+//! about who may connect: that is the proxy's, by the pins that are changed here.
 
 use operator::types::{AcceptIdentity, ForgetIdentity, Identity};
 use operator::{Code, Fault};

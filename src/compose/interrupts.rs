@@ -1,8 +1,9 @@
 //! Ctrl-C typed at a terminal of the agent's own: which one is the operator's last word.
 //!
-//! A program that reads its terminal line by line (termios(3), `ICANON`) leaves Ctrl-C to the terminal, which makes a signal of it. A second
-//! one soon after another ends the sandbox, as a second SIGINT does without `-t`. One that takes key by key (an editor, a shell's prompt, an
-//! agent's own screen) gives Ctrl-C a meaning of its own, twice in a row perhaps, and gets every one. Never here: anything but counting.
+//! A program that reads its terminal line by line (termios(3), `ICANON`) leaves Ctrl-C to the terminal, which
+//! makes a signal of it. A second one soon after another ends the sandbox, as a second SIGINT does without
+//! `-t`. One that takes key by key (an editor, a shell's prompt, an agent's own screen) gives Ctrl-C a
+//! meaning of its own, twice in a row perhaps, and gets every one. Never here: anything but counting.
 
 use std::time::Instant;
 

@@ -29,7 +29,8 @@ pub fn install(plan: &Plan, redactor: &SharedRedactor) {
     };
 }
 
-/// An actor's panic is its supervisor's matter, and is told in the tree and the audit log: one line here, no backtrace.
+/// An actor's panic is its supervisor's matter, and is told in the tree and the audit log: one line here, no
+/// backtrace.
 pub fn panics_are_told() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -41,7 +42,8 @@ pub fn panics_are_told() {
     }));
 }
 
-/// Standard error behind the redactor, and behind the queue: whoever has something to tell has something else to do.
+/// Standard error behind the redactor, and behind the queue: whoever has something to tell has something else
+/// to do.
 struct Stderr {
     redactor: SharedRedactor,
     prefix: &'static str,
@@ -57,7 +59,8 @@ impl<'a> MakeWriter<'a> for Stderr {
     }
 }
 
-/// Every line of a message begins with whose it is, as the command's own do: an agent's output is between them.
+/// Every line of a message begins with whose it is, as the command's own do: an agent's output is between
+/// them.
 struct Prefixed<W> {
     inner: W,
     prefix: &'static str,

@@ -1,12 +1,13 @@
-//! The supervisor process: takes what the heart kept, makes what outlives the actors, builds the tree, and waits for
-//! the end.
+//! The supervisor process: takes what the heart kept, makes what outlives the actors, builds the tree, and
+//! waits for the end.
 //!
 //! ```text
 //! handover → stores → sockets of the cage → the tree ─┬─ the cage is proven → the agents → Ready
 //!          → wait: the agents are over │ told to stop │ the tree escalates │ the heart is gone
 //!          → agents stopped, output out, records written → Finish
 //! ```
-//! Its working directory is the sandbox's state directory. It has no privilege, and it parses everything hostile.
+//! Its working directory is the sandbox's state directory. It has no privilege, and it parses everything
+//! hostile.
 
 pub mod adapters;
 mod agents;
@@ -66,7 +67,8 @@ use stores::{Refused, Stores};
 /// Threads of the runtime: the data path is light, and a sandbox must not take a whole machine.
 const THREADS_MAX: usize = 4;
 
-/// What the first records get to be on disk. One that takes longer is told of, and whoever comes next looks for them.
+/// What the first records get to be on disk. One that takes longer is told of, and whoever comes next looks
+/// for them.
 const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the last messages get to be out.
@@ -91,7 +93,8 @@ fn supervised() -> u8 {
     let threads = processors().min(THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let result = runtime.map_err(Refused::from).and_then(|runtime| {
-        // On a worker: what it starts is then mostly run by the same thread, where this one would wake another each time.
+        // On a worker: what it starts is then mostly run by the same thread, where this one would wake
+        // another each time.
         let supervising = runtime.spawn(supervise());
         let result = runtime.block_on(supervising).unwrap_or_else(|panicked| Err(panicked.into()));
         // A thread that blocks in reading standard input must not hold up the end.
@@ -107,8 +110,8 @@ fn supervised() -> u8 {
     }
 }
 
-/// Those that this process may run on. `available_parallelism` would read a dozen files of control groups besides, whose quota a few idle threads
-/// don't burst.
+/// Those that this process may run on. `available_parallelism` would read a dozen files of control groups
+/// besides, whose quota a few idle threads don't burst.
 fn processors() -> usize {
     use nix::sched::{CpuSet, sched_getaffinity};
     let own = sched_getaffinity(nix::unistd::Pid::from_raw(0));
@@ -117,8 +120,8 @@ fn processors() -> usize {
 }
 
 async fn supervise() -> Result<(), Refused> {
-    // Sent by the kernel when the heart dies. It is taken here, and the end of the line says the rest: somebody must still
-    // remove what lies in the state directory.
+    // Sent by the kernel when the heart dies. It is taken here, and the end of the line says the rest:
+    // somebody must still remove what lies in the state directory.
     let _taken = signal(SignalKind::terminate())?;
     let opened = HeartLine::open(agent::inherit(3)?).await;
     // Only where the heart is gone: another supervisor needs what lies there.
@@ -301,8 +304,8 @@ fn note_start(plan: &Plan, stores: &Stores, handover: &Handover) {
     }
 }
 
-/// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins with both. Gives the number
-/// of the last generation that it has.
+/// Has the heart keep each policy that is put in force, and what the file held, so that a successor begins
+/// with both. Gives the number of the last generation that it has.
 fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::Receiver<u64> {
     let (store, heart) = (loader.store().clone(), heart.clone());
     let (kept_number, kept_numbers) = watch::channel(store.load().number);
@@ -316,7 +319,8 @@ fn keep_policy(loader: &policy::Loader, heart: &HeartLine, cage: u32) -> watch::
             if changed.is_err() {
                 return;
             }
-            // Looked at first: a file is put in force, then marked as seen, and one that is read once more changes nothing.
+            // Looked at first: a file is put in force, then marked as seen, and one that is read once more
+            // changes nothing.
             let held = *seen.borrow_and_update();
             let now = store.load();
             let counted = stores::Counted { number: now.number, seen: held, cage };

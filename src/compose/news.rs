@@ -1,8 +1,9 @@
-//! What has happened that may not be on record yet, put there once: a supervisor that dies over it may have written it or not, and whoever comes
-//! next looks.
+//! What has happened that may not be on record yet, put there once: a supervisor that dies over it may have
+//! written it or not, and whoever comes next looks.
 //!
-//! Each record has its name before it is written, and the heart keeps the names until it hears that all are on disk. Must never leave out what
-//! isn't there: where that can't be told, it is written, a second time at worst.
+//! Each record has its name before it is written, and the heart keeps the names until it hears that all are
+//! on disk. Must never leave out what isn't there: where that can't be told, it is written, a second time at
+//! worst.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -76,7 +77,8 @@ struct AllNews {
     told_before: Vec<RecordId>,
 }
 
-/// What has a name keeps it: deaths have numbers, policies generations, and a move is told of before the next begins.
+/// What has a name keeps it: deaths have numbers, policies generations, and a move is told of before the next
+/// begins.
 fn name(events: Vec<Event>, before: &[Named]) -> AllNews {
     let id = |event: &Event| before.iter().find(|named| named.event == *event).map(|named| named.id);
     let told_before = events.iter().filter_map(id).collect();
@@ -114,7 +116,8 @@ mod tests {
     use redactor::{Redactor, SharedRedactor};
     use telemetry::audit::{AuditLog, Line, Lines, Options, open_all};
 
-    /// One supervisor after the other, each killed at another moment: before anything was written, when some was, when all was.
+    /// One supervisor after the other, each killed at another moment: before anything was written, when some
+    /// was, when all was.
     #[tokio::test]
     async fn whoever_dies_over_it_each_is_on_record_once() {
         let state = tempfile::tempdir().unwrap();

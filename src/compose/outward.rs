@@ -1,4 +1,5 @@
-//! The ways to upstream servers, from what the operator said and its secrets: TLS with our certificates, and the operator's proxy.
+//! The ways to upstream servers, from what the operator said and its secrets: TLS with our certificates, and
+//! the operator's proxy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ pub fn trusted(said: Said<'_>, keys: &Keys) -> Result<Trusted, Refused> {
     Ok(Trusted::new(lookup, upstream(said, keys)?, routes))
 }
 
-/// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it is needed.
+/// TLS towards upstreams. What the operator named is looked at now, what takes milliseconds is read when it
+/// is needed.
 pub fn upstream(said: Said<'_>, keys: &Keys) -> Result<proxy::Upstream, Refused> {
     let extra = extra_roots(said.upstream_ca)?;
     proxy::tls::check_extra_roots(&extra)?;
@@ -77,7 +79,8 @@ pub fn routes(said: Said<'_>, keys: &Keys, lookup: Arc<dyn Lookup>) -> Result<Ro
     Ok(Routes::through(proxy))
 }
 
-/// The password alone of the proxy's `user:password`: whoever prints it without its user prints it all the same.
+/// The password alone of the proxy's `user:password`: whoever prints it without its user prints it all the
+/// same.
 pub fn password(said: Said<'_>, keys: &[(String, Secret)]) -> Option<(String, Secret)> {
     let reference = said.upstream_proxy?.credential.as_ref()?;
     let (_, pair) = keys.iter().find(|(name, _)| name == reference)?;

@@ -1,5 +1,5 @@
-//! Tells on standard error what agents ask of the operator, as it is asked: a line a second at most, however much they ask for, and no
-//! question behind another's back.
+//! Tells on standard error what agents ask of the operator, as it is asked: a line a second at most, however
+//! much they ask for, and no question behind another's back.
 //!
 //! Never here: answers, and anything of a question that isn't made one harmless line first.
 
@@ -12,7 +12,8 @@ use crate::console::{quoted, say};
 
 /// Between two lines.
 const REST: Duration = Duration::from_secs(1);
-/// Questions that wait to be told. More can hardly be held at a time; what has no room is listed all the same.
+/// Questions that wait to be told. More can hardly be held at a time; what has no room is listed all the
+/// same.
 const WAITING: usize = 256;
 
 /// Takes what is asked. Cheap to clone.
@@ -45,8 +46,8 @@ async fn tell(mut asked: mpsc::Receiver<Approval>) {
     }
 }
 
-/// The newest of what was asked, and how many are asked besides. What the agent chose stands behind the command, in quotes: it can look like no
-/// other question.
+/// The newest of what was asked, and how many are asked besides. What the agent chose stands behind the
+/// command, in quotes: it can look like no other question.
 fn line(shown: &Approval, others: usize) -> String {
     let Approval { id, binary, .. } = shown;
     let hash: String = shown.sha256.chars().take(12).collect();

@@ -1,4 +1,5 @@
-//! What happens to cofferdam itself, put on record: supervision reports, identity changes, the sandbox's begin and end.
+//! What happens to cofferdam itself, put on record: supervision reports, identity changes, the sandbox's
+//! begin and end.
 //!
 //! Every function here turns one crate's report into an audit event and a metric, and decides nothing.
 
@@ -46,7 +47,8 @@ pub async fn reports(mut reports: broadcast::Receiver<Report>, sink: Sink, agent
 
 fn one(report: &Report, sink: &Sink) {
     let actor = report.path.as_str();
-    // An agent's coming and going is recorded where its exit code is known; that it won't come again is known here alone.
+    // An agent's coming and going is recorded where its exit code is known; that it won't come again is known
+    // here alone.
     if actor.starts_with("agents/") && !matches!(report.event, Happened::GaveUp { .. }) {
         return;
     }
@@ -115,8 +117,8 @@ fn of_sandbox(change: SandboxChange, name: &str, detail: Option<String>) -> Even
     }
 }
 
-/// Records something that has happened already, so nothing can be refused for it: where the disk refuses records it waits, and where too
-/// many wait that is said aloud.
+/// Records something that has happened already, so nothing can be refused for it: where the disk refuses
+/// records it waits, and where too many wait that is said aloud.
 pub fn record(sink: &Sink, event: Event) {
     told(sink.note(event));
 }

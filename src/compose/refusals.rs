@@ -1,5 +1,5 @@
-//! What was refused while an agent ran in the foreground, told to its operator at the end: who tries a program out sees
-//! at once what a policy would have to name.
+//! What was refused while an agent ran in the foreground, told to its operator at the end: who tries a
+//! program out sees at once what a policy would have to name.
 //!
 //! The audit log has all of it; this is a short list beside it, and never what anything is decided by.
 

@@ -1,7 +1,7 @@
 //! Whom programs inside trust: the system's roots and the sandbox's own authority.
 //!
-//! Made and written beside the runtime's workers, while init still builds the cage: on a worker, everything else of a start would wait
-//! behind it. Looks at no certificate.
+//! Made and written beside the runtime's workers, while init still builds the cage: on a worker, everything
+//! else of a start would wait behind it. Looks at no certificate.
 
 use std::io::{self, Read};
 use std::path::Path;

@@ -1,9 +1,10 @@
 //! The operator's standard input, led to the one agent in the foreground.
 //!
-//! The agent never gets the descriptor itself: an operator's terminal or file must not be in the sandbox. One thread
-//! reads it, since a terminal or a file can't be waited for without blocking; `splice` keeps the bytes in the kernel on
-//! their way into the agent's pipe, so that a supervisor killed in between has lost none. What is typed while the heart is stopped, or a job in
-//! the background, is left to the shell: job control is for the terminal's own session, and this process is in another.
+//! The agent never gets the descriptor itself: an operator's terminal or file must not be in the sandbox. One
+//! thread reads it, since a terminal or a file can't be waited for without blocking; `splice` keeps the bytes
+//! in the kernel on their way into the agent's pipe, so that a supervisor killed in between has lost none.
+//! What is typed while the heart is stopped, or a job in the background, is left to the shell: job control is
+//! for the terminal's own session, and this process is in another.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -92,8 +93,8 @@ impl Stdin {
     }
 }
 
-/// Waits until something is there to be read that is the agent's. Seen as the kernel tells everybody who waits for the heart: a shell that hears of its
-/// stop finds nobody reading.
+/// Waits until something is there to be read that is the agent's. Seen as the kernel tells everybody who
+/// waits for the heart: a shell that hears of its stop finds nobody reading.
 fn wait_for_input() {
     let stdin = io::stdin();
     let is_terminal = stdin.is_terminal();
@@ -125,7 +126,8 @@ impl Job {
     }
 
     fn read(stat: &str) -> Option<Self> {
-        // Behind the name, which may hold anything: state, parent, group, session, terminal, the terminal's group.
+        // Behind the name, which may hold anything: state, parent, group, session, terminal, the terminal's
+        // group.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse().ok();
         Some(Self { is_stopped: *fields.first()? == "T", group: number(2)?, foreground: number(5)? })
@@ -177,7 +179,8 @@ fn copy(pipe: &OwnedFd) {
     }
 }
 
-/// What is typed is read while what was typed before waits for a program that doesn't read it: Ctrl-C may come behind a long paste.
+/// What is typed is read while what was typed before waits for a program that doesn't read it: Ctrl-C may
+/// come behind a long paste.
 fn lead_to_terminal(terminal: Terminal, runtime: &tokio::runtime::Handle, heart: &HeartLine) {
     let (typed, waiting) = channel(TYPED_AHEAD);
     runtime.spawn(type_into(terminal.clone(), waiting));

@@ -1,7 +1,8 @@
 //! What outlives every actor: made once for each supervisor process, given to each incarnation of each actor.
 //!
-//! Order of making is order of need: policy and redactor first, since everything written is redacted; then the audit
-//! log; then what talks to the world. Nothing here restarts; what can fail at run time is an actor's.
+//! Order of making is order of need: policy and redactor first, since everything written is redacted; then
+//! the audit log; then what talks to the world. Nothing here restarts; what can fail at run time is an
+//! actor's.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -272,7 +273,8 @@ fn policy_store(
     Ok((policy::Store::starting_at(candidate, number), seen))
 }
 
-/// The programs' content at first use, as the heart keeps it: no supervisor's death makes a second use a first one.
+/// The programs' content at first use, as the heart keeps it: no supervisor's death makes a second use a
+/// first one.
 fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
     let kept: Vec<Pinned> = handover.take(slot::PINS).map(sealed::read_json).transpose()?.unwrap_or_default();
     let pins = Pins::restored(kept);
@@ -287,7 +289,8 @@ fn pins(handover: &mut Handover, heart: &HeartLine) -> Result<Pins, Refused> {
                     tracing::error!(%error, "a supervisor after this one would take the next use of programs for their first");
                 }
             }
-            // All of it is written anew: agents that use new programs all the time must not have a processor for it.
+            // All of it is written anew: agents that use new programs all the time must not have a processor
+            // for it.
             tokio::time::sleep(began.elapsed() * PINS_REST).await;
         }
     });

@@ -25,7 +25,8 @@ impl Terminal {
         Ok(Self(Arc::new(AsyncFd::new(master)?)))
     }
 
-    /// The key of which it makes an interrupt, while it is read line by line. What its program set, a master tells as well (pty(7)).
+    /// The key of which it makes an interrupt, while it is read line by line. What its program set, a master
+    /// tells as well (pty(7)).
     pub fn interrupt(&self) -> Option<u8> {
         let set = tcgetattr(self.0.get_ref()).ok()?;
         let by_line = set.local_modes.contains(LocalModes::ICANON | LocalModes::ISIG);

@@ -1,4 +1,5 @@
-//! A configuration's text into values; what is wrong with it is told by its place, its key, and what would be right.
+//! A configuration's text into values; what is wrong with it is told by its place, its key, and what would be
+//! right.
 //!
 //! Must never quote a line of it: a secret may stand there by mistake.
 

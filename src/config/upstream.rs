@@ -1,6 +1,7 @@
 //! `client_certs` and `upstream_proxy`: what of the way to upstream servers is the operator's to say.
 //!
-//! Checked as they are read. Credentials are references; what they lead to is resolved by the command, and never stands here.
+//! Checked as they are read. Credentials are references; what they lead to is resolved by the command, and
+//! never stands here.
 
 use std::path::PathBuf;
 

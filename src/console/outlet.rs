@@ -1,12 +1,13 @@
-//! How messages leave a process. Standard error may be stuck: Ctrl-S, a pager, a log's pipe that nobody reads.
+//! How messages leave a process. Standard error may be stuck: Ctrl-S, a pager, a log's pipe that nobody
+//! reads.
 //!
 //! ```text
 //! a command        waits for whoever reads
 //! the heart        waits a second once, then not at all until something is read again
 //! the supervisor   never waits: a queue, and one thread of its own that does
 //! ```
-//! What an agent provokes must not stop what guards it, or keeps the name of its sandbox. What finds no room is counted, and told of by the
-//! next message that finds some.
+//! What an agent provokes must not stop what guards it, or keeps the name of its sandbox. What finds no room
+//! is counted, and told of by the next message that finds some.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -209,7 +210,8 @@ fn wait_writable(fd: BorrowedFd<'_>, by: Option<Instant>) -> Result<(), Errno> {
     }
 }
 
-/// Standard error, as it can be written without waiting. Its description is the operator's shell's too: that one's flags are left alone.
+/// Standard error, as it can be written without waiting. Its description is the operator's shell's too: that
+/// one's flags are left alone.
 enum Door<'a> {
     /// A pipe or terminal, opened anew.
     Own(OwnedFd),

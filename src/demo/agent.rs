@@ -1,7 +1,7 @@
 //! The demo's agent: a program that walks up to every wall and says what happened, one JSON object a line.
 //!
-//! It runs inside the sandbox, as any agent would, with the environment as given and no knowledge of cofferdam
-//! beyond it. It must never be trusted: the tour compares what it says with the audit log.
+//! It runs inside the sandbox, as any agent would, with the environment as given and no knowledge of
+//! cofferdam beyond it. It must never be trusted: the tour compares what it says with the audit log.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -135,7 +135,8 @@ fn ordinary(uid: nix::unistd::Uid) -> Result<String, String> {
     if uid.is_root() { Err("it is root".into()) } else { Ok(format!("uid {uid}")) }
 }
 
-/// The kernel drops a signal to pid 1 from inside without an error, so what counts is that we are still there to say so.
+/// The kernel drops a signal to pid 1 from inside without an error, so what counts is that we are still there
+/// to say so.
 fn killed_init(sent: nix::Result<()>) -> Result<String, String> {
     Err(sent.map_or_else(|e| e.to_string(), |()| "the kernel dropped the signal".into()))
 }

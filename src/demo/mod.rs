@@ -1,8 +1,9 @@
-//! `cofferdam demo`: the tour. A private little internet, a sandbox in it, an agent that walks up to every wall, and
-//! then cofferdam's own parts killed one after another while the agent counts.
+//! `cofferdam demo`: the tour. A private little internet, a sandbox in it, an agent that walks up to every
+//! wall, and then cofferdam's own parts killed one after another while the agent counts.
 //!
-//! Everything shown is real: the sandbox is started by the same `run` that a person types, the agent's words come
-//! through the redactor, and the parts are killed by `cofferdam crash` and SIGKILL. Nothing leaves the machine.
+//! Everything shown is real: the sandbox is started by the same `run` that a person types, the agent's words
+//! come through the redactor, and the parts are killed by `cofferdam crash` and SIGKILL. Nothing leaves the
+//! machine.
 
 mod agent;
 mod kills;
@@ -19,7 +20,8 @@ use agent::Line;
 use show::Show;
 use stage::Stage;
 
-/// What the agent does, and counts to, inside the demo's sandbox. Nowhere else: what it tries is meant to fail.
+/// What the agent does, and counts to, inside the demo's sandbox. Nowhere else: what it tries is meant to
+/// fail.
 pub fn agent_main() -> u8 {
     if !in_a_cage() {
         fault(
@@ -33,7 +35,8 @@ pub fn agent_main() -> u8 {
     }
 }
 
-/// Whether this process is confined as an agent is: by a filter, without the way to new privileges, and with what agents trust in its place.
+/// Whether this process is confined as an agent is: by a filter, without the way to new privileges, and with
+/// what agents trust in its place.
 fn in_a_cage() -> bool {
     nix::sys::prctl::get_no_new_privs().unwrap_or(false)
         && ::agent::isolation::seccomp::is_loaded().unwrap_or(false)
@@ -43,7 +46,8 @@ fn in_a_cage() -> bool {
 /// How long the agent counts before the first part is killed, so that there is a before.
 const WARM_UP: u64 = 10;
 
-/// Gives the tour; `keep` leaves its state directory. The exit code is 0 only when every verdict was as it should be and no number was missing.
+/// Gives the tour; `keep` leaves its state directory. The exit code is 0 only when every verdict was as it
+/// should be and no number was missing.
 pub fn demo(keep: bool) -> Outcome {
     let show = Show::new();
     let told = |e: anyhow::Error| Failure::refused(format!("demo: {e:#}"));

@@ -1,4 +1,5 @@
-//! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the right code.
+//! How a sandbox ends: every process gone, every file of the moment removed, one clear last message, the
+//! right code.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The heart: the process that a shell or systemd sees. It starts init and the supervisor, keeps their descriptors,
-//! and starts the supervisor again when it dies.
+//! The heart: the process that a shell or systemd sees. It starts init and the supervisor, keeps their
+//! descriptors, and starts the supervisor again when it dies.
 //!
 //! ```text
 //! give init its plan ────────→ ┬─ start a supervisor, hand it every slot ─┐
@@ -10,9 +10,9 @@
 //!                                        Finish, init died, nobody to stop agents in order: end
 //! ```
 //!
-//! Single-threaded, and it must stay so: it forks. It parses nothing but packets from the supervisor (bounded, typed),
-//! reads no file of the agent's, and decides nothing about policy. It must never hold a secret: those pass through it
-//! as a descriptor only.
+//! Single-threaded, and it must stay so: it forks. It parses nothing but packets from the supervisor
+//! (bounded, typed), reads no file of the agent's, and decides nothing about policy. It must never hold a
+//! secret: those pass through it as a descriptor only.
 
 mod ending;
 mod notify;
@@ -58,7 +58,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The sandbox's pid 1, without its plan yet.
     pub init: NewInit,
-    /// What was made in the state directory: gone again if the sandbox doesn't start, and before the lock, which is a slot.
+    /// What was made in the state directory: gone again if the sandbox doesn't start, and before the lock,
+    /// which is a slot.
     pub made: Made,
     /// Descriptors to keep from the start.
     pub slots: Slots,
@@ -68,8 +69,8 @@ pub struct Prepared {
     pub steps: Steps,
 }
 
-/// Turns this process, the command, into the heart of a sandbox whose init is at work. What the command was started with is gone from
-/// its memory then, and every descriptor that isn't a slot.
+/// Turns this process, the command, into the heart of a sandbox whose init is at work. What the command was
+/// started with is gone from its memory then, and every descriptor that isn't a slot.
 ///
 /// # Errors
 /// What kept the sandbox from starting; nothing is left of it.
@@ -248,7 +249,8 @@ impl Heart {
         }
     }
 
-    /// Told to stop, it waits no longer: the next supervisor is started at once, is told so, and is the last one tried.
+    /// Told to stop, it waits no longer: the next supervisor is started at once, is told so, and is the last
+    /// one tried.
     fn wait_patiently(&mut self) -> Option<Ending> {
         let until = Instant::now() + pace::PATIENT;
         while self.stop_by.is_none() && Instant::now() < until {

@@ -1,7 +1,7 @@
 //! Tells systemd that the sandbox is ready (sd_notify(3)).
 //!
-//! Six lines instead of a library, since the heart is the part that must stay small, and its environment (where
-//! libraries look for the address) is empty.
+//! Six lines instead of a library, since the heart is the part that must stay small, and its environment
+//! (where libraries look for the address) is empty.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

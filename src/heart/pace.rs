@@ -1,9 +1,11 @@
-//! How fast a dead supervisor is started again, and when the heart gives up. Pure: time is given, nothing waits here.
+//! How fast a dead supervisor is started again, and when the heart gives up. Pure: time is given, nothing
+//! waits here.
 //!
-//! A supervisor that dies after it was ready is restarted at once, then ever slower. Ten starts in a row that never became
-//! ready mean that a further one won't help soon. Where none ever was ready the sandbox ends with a clear last message: nothing
-//! runs in it. Where one was, agents run, and they are worth more than quiet: it is tried on, slowly, for as long as they are
-//! there, since what is in the way (a full disk, a file that was replaced) may be mended.
+//! A supervisor that dies after it was ready is restarted at once, then ever slower. Ten starts in a row that
+//! never became ready mean that a further one won't help soon. Where none ever was ready the sandbox ends
+//! with a clear last message: nothing runs in it. Where one was, agents run, and they are worth more than
+//! quiet: it is tried on, slowly, for as long as they are there, since what is in the way (a full disk, a
+//! file that was replaced) may be mended.
 
 use std::time::{Duration, Instant};
 

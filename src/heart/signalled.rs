@@ -60,11 +60,13 @@ impl Heart {
                         Mode::Service => self.stop(running),
                     }
                 }
-                // Of our own children, each of whom is waited for; and of a terminal that isn't ours at the moment.
+                // Of our own children, each of whom is waited for; and of a terminal that isn't ours at the
+                // moment.
                 Signal::SIGCHLD | Signal::SIGTTOU => {}
                 other => match self.plan.mode {
                     Mode::Foreground { .. } => running.tell(&ToSupervisor::Signal(other as i32)),
-                    // Meant for the service, not for its agents, which most of them would end. It knows this one: read your file.
+                    // Meant for the service, not for its agents, which most of them would end. It knows this
+                    // one: read your file.
                     Mode::Service if other == Signal::SIGHUP => {
                         running.tell(&ToSupervisor::Signal(other as i32));
                     }

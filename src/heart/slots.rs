@@ -1,7 +1,8 @@
 //! Descriptors kept by name, so that a new supervisor gets what the last one had.
 //!
-//! How many of an agent's output pipes there are is in the hands of agents, which start anew and pass descriptors on; so they never have the
-//! places of what decides: the policy in force, what programs contained at first use, how often was guessed.
+//! How many of an agent's output pipes there are is in the hands of agents, which start anew and pass
+//! descriptors on; so they never have the places of what decides: the policy in force, what programs
+//! contained at first use, how often was guessed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +30,8 @@ impl Slots {
         Self { kept: BTreeMap::new(), own: BTreeSet::new() }
     }
 
-    /// Keeps a descriptor; one of the same name is closed. False (and the descriptor closed) when all places are taken that it may have.
+    /// Keeps a descriptor; one of the same name is closed. False (and the descriptor closed) when all places
+    /// are taken that it may have.
     pub fn keep(&mut self, slot: Slot, fd: OwnedFd) -> bool {
         if !self.kept.contains_key(&slot) && !self.has_place(&slot) {
             return false;
@@ -54,7 +56,8 @@ impl Slots {
         self.own = self.kept.keys().cloned().collect();
     }
 
-    /// As [`Slots::keep`], for a supervisor: false too for what isn't its own, and for a name that is too long.
+    /// As [`Slots::keep`], for a supervisor: false too for what isn't its own, and for a name that is too
+    /// long.
     pub fn keep_for_supervisor(&mut self, slot: Slot, fd: OwnedFd) -> bool {
         slot.0.len() <= MAX_SLOT_NAME && !self.own.contains(&slot) && self.keep(slot, fd)
     }

@@ -1,7 +1,7 @@
 //! One supervisor of many: started with every slot, heard, and missed.
 //!
-//! Its packets are bounded and typed, and come from a process that may be in other hands: nothing of it is believed but what the heart can do
-//! without, and no packet keeps the heart from a signal or a death.
+//! Its packets are bounded and typed, and come from a process that may be in other hands: nothing of it is
+//! believed but what the heart can do without, and no packet keeps the heart from a signal or a death.
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -81,7 +81,8 @@ impl Heart {
         Ok(running)
     }
 
-    /// The supervisor's whole environment: where the operator's roots for upstream servers are, if they named them.
+    /// The supervisor's whole environment: where the operator's roots for upstream servers are, if they named
+    /// them.
     fn environment(&self) -> Vec<CString> {
         let roots = self.plan.system_roots.iter();
         roots.filter_map(|path| CString::new(format!("SSL_CERT_FILE={}", path.display())).ok()).collect()

@@ -1,10 +1,11 @@
-//! The operator's terminal under `run -t`: raw while the agent has it, and itself again while the heart is stopped, for then a shell has it,
-//! and at the end.
+//! The operator's terminal under `run -t`: raw while the agent has it, and itself again while the heart is
+//! stopped, for then a shell has it, and at the end.
 //!
-//! It is the heart's, which outlives supervisors: whatever happens, the terminal is restored. What is typed there the supervisor reads, and
-//! leaves alone while the heart is stopped or in the background (`compose::stdin`). From the background the heart leaves the terminal as it is: to
-//! change it there is to be stopped (termios(3), SIGTTOU), and one that is stopped hears of no end. It takes the terminal once a shell's `fg`
-//! has put it in front, of which nobody tells one that wasn't stopped.
+//! It is the heart's, which outlives supervisors: whatever happens, the terminal is restored. What is typed
+//! there the supervisor reads, and leaves alone while the heart is stopped or in the background
+//! (`compose::stdin`). From the background the heart leaves the terminal as it is: to change it there is to
+//! be stopped (termios(3), SIGTTOU), and one that is stopped hears of no end. It takes the terminal once a
+//! shell's `fg` has put it in front, of which nobody tells one that wasn't stopped.
 
 use std::io;
 use std::mem::ManuallyDrop;
@@ -30,8 +31,9 @@ pub(super) enum Terminal {
     Lent(Option<ManuallyDrop<RawTerminal>>),
 }
 
-/// What the heart of such a sandbox hears besides, from before its terminal is raw: a stop from outside, and going on. (Of the keys Ctrl-Z goes
-/// inside.) And what would stop it if a shell took the terminal between its look and its change.
+/// What the heart of such a sandbox hears besides, from before its terminal is raw: a stop from outside, and
+/// going on. (Of the keys Ctrl-Z goes inside.) And what would stop it if a shell took the terminal between
+/// its look and its change.
 pub(super) fn stops(mode: Mode) -> &'static [Signal] {
     match mode {
         Mode::Foreground { tty: true } => &[Signal::SIGTSTP, Signal::SIGCONT, Signal::SIGTTOU],

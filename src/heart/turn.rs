@@ -1,12 +1,13 @@
-//! A turn: the agents move from one cage into another, because the operator wants them under a policy that says otherwise
-//! about files.
+//! A turn: the agents move from one cage into another, because the operator wants them under a policy that
+//! says otherwise about files.
 //!
 //! ```text
 //! the builder has begun ─▶ built and proven ─▶ the supervisor stops the agents and finishes ─▶ the old init ended ─▶ the next supervisor,
 //!        └─ failed, or the sandbox is to stop:       └─ the new init dies: the next supervisor starts them            with the new cage
 //!           its init is ended                           again in the old cage, if that is still there
 //! ```
-//! Until the new cage is proven the old one goes on as if nothing were; from then on the way leads to a next supervisor.
+//! Until the new cage is proven the old one goes on as if nothing were; from then on the way leads to a next
+//! supervisor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -119,7 +120,8 @@ impl Heart {
                 }
                 Err(WireError::NotReady) => return,
                 Err(error) => {
-                    // One that is under way needs no builder any more, and its agents are being stopped already.
+                    // One that is under way needs no builder any more, and its agents are being stopped
+                    // already.
                     if matches!(self.turn, Some(Turn::Begun(_))) {
                         self.end_unused();
                     }
@@ -213,11 +215,11 @@ impl Heart {
         }
     }
 
-    /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where there is one. Unless the sandbox
-    /// ends: it was told to stop, and nothing is left to be stopped.
+    /// The old supervisor has finished, is gone, or had its time: the next one starts, in the new cage where
+    /// there is one. Unless the sandbox ends: it was told to stop, and nothing is left to be stopped.
     pub(super) fn turn_over(&mut self, running: Running) -> Option<Ending> {
-        // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take that for our death, and
-        // remove what is there still.
+        // Finished, it has nothing left to do; else it had its time. Before its line is closed: it would take
+        // that for our death, and remove what is there still.
         let how = children::end_child(&running.child);
         let mut finished = self.old_supervisor_is_through();
         // Whoever was told that the sandbox stops was told so after this.
@@ -254,7 +256,8 @@ impl Heart {
         // The limits are the sandbox's, and the new init has been under them from its first step.
         let limits = self.init.cgroup.take();
         self.init = Child { cgroup: limits, ..init };
-        // What the old supervisor kept of its policy is no word on the new one's, and its init's numbers are no other's.
+        // What the old supervisor kept of its policy is no word on the new one's, and its init's numbers are
+        // no other's.
         [slot::POLICY, slot::STOPPED].into_iter().for_each(|name| self.slots.release(&Slot::new(name)));
         // There is room: both replace what was there.
         self.slots.keep(Slot::new(slot::PLAN), plan);
@@ -292,7 +295,8 @@ impl Heart {
 }
 
 impl Heart {
-    /// Collects what ended and is nobody's here: an init that the builder made, and that was gone before we were told of it.
+    /// Collects what ended and is nobody's here: an init that the builder made, and that was gone before we
+    /// were told of it.
     pub(super) fn reap_strangers(&self, running: &Running) {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
         while let Ok(ended) = waitid(Id::All, flags) {

@@ -1,14 +1,15 @@
-//! Which pairs of dynamic user ids are taken, on the whole machine, by whatever state directory: a lock and records in the usual state directory
-//! of root, below which nobody else can make or hold anything.
+//! Which pairs of dynamic user ids are taken, on the whole machine, by whatever state directory: a lock and
+//! records in the usual state directory of root, below which nobody else can make or hold anything.
 //!
 //! ```text
 //! /var/lib/cofferdam/.choosing   locked while a rooted sandbox chooses or confirms its pair
 //! /var/lib/cofferdam/.ids/FIRST  the sandbox's directory that has this pair; true as long as that says so too
 //! /var/lib/cofferdam/.ids/FIRST.trial   locked while a trial has this pair, which no sandbox is there for
 //! ```
-//! Where that place is read-only (a container's root), the lock and the records are those of the state directory in use: then what other ones
-//! have chosen is seen by its processes alone. Never takes the word of a place that others may write to, nor waits for ever for whoever holds
-//! the first lock, nor deaf to a signal: one that is stopped would stop every start on the machine.
+//! Where that place is read-only (a container's root), the lock and the records are those of the state
+//! directory in use: then what other ones have chosen is seen by its processes alone. Never takes the word of
+//! a place that others may write to, nor waits for ever for whoever holds the first lock, nor deaf to a
+//! signal: one that is stopped would stop every start on the machine.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -27,7 +28,8 @@ use crate::state::{files, open_lock};
 
 const CHOOSING: &str = ".choosing";
 const RECORDS: &str = ".ids";
-/// How long somebody else may choose: a choice takes milliseconds, and as many starts as there are wait for each other.
+/// How long somebody else may choose: a choice takes milliseconds, and as many starts as there are wait for
+/// each other.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After so long it is said what is waited for.
 const SILENT: Duration = Duration::from_secs(2);
@@ -69,8 +71,8 @@ impl Pairs {
     /// Waits until nobody else chooses: in the first of these places that can be written to.
     ///
     /// # Errors
-    /// When none can, or others may write to one; [`io::ErrorKind::TimedOut`] when somebody chooses for too long;
-    /// [`io::ErrorKind::Interrupted`] when this process is asked to end meanwhile.
+    /// When none can, or others may write to one; [`io::ErrorKind::TimedOut`] when somebody chooses for too
+    /// long; [`io::ErrorKind::Interrupted`] when this process is asked to end meanwhile.
     pub fn locked(places: &[&Path]) -> io::Result<Self> {
         Self::locked_within(places, PATIENCE)
     }
@@ -91,7 +93,8 @@ impl Pairs {
     fn locked_in(place: &Path, patience: Duration) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o755).create(place)?;
         closed_to_others(&File::open(place)?, 0o022, "the directory")?;
-        // Open to nobody else: whoever may read a file, or a directory, can hold its lock for ever (flock(2)).
+        // Open to nobody else: whoever may read a file, or a directory, can hold its lock for ever
+        // (flock(2)).
         let choosing = open_lock(&place.join(CHOOSING))?;
         closed_to_others(&choosing, 0o077, CHOOSING)?;
         lock(&choosing, patience)?;
@@ -186,7 +189,8 @@ fn lock(choosing: &File, patience: Duration) -> io::Result<()> {
     }
 }
 
-/// Who holds the lock of a file, as far as the kernel says (proc_locks(5)): whoever took it, and may have handed it on.
+/// Who holds the lock of a file, as far as the kernel says (proc_locks(5)): whoever took it, and may have
+/// handed it on.
 fn by_whom(file: &File) -> String {
     let Ok(meta) = file.metadata() else { return String::new() };
     let it = format!("{:02x}:{:02x}:{}", major(meta.dev()), minor(meta.dev()), meta.ino());
@@ -214,7 +218,8 @@ fn closed_to_others(file: &File, bits: u32, what: &str) -> io::Result<()> {
     Err(io::Error::other(format!("{what} is open to others: it must be root's alone")))
 }
 
-/// Whether a process of either id of a pair runs (proc_pid_status(5): real, effective, saved and filesystem id).
+/// Whether a process of either id of a pair runs (proc_pid_status(5): real, effective, saved and filesystem
+/// id).
 pub fn runs(first: u32) -> bool {
     let of_pair = |id: &str| id.parse().is_ok_and(|id: u32| id == first || id == first + 1);
     fs::read_dir("/proc").into_iter().flatten().flatten().any(|entry| {

@@ -1,5 +1,5 @@
-//! Files that the agents of every cage of a sandbox must have no hand in: those that decide about them, or they would decide themselves; and
-//! those that hold keys, or they would have them.
+//! Files that the agents of every cage of a sandbox must have no hand in: those that decide about them, or
+//! they would decide themselves; and those that hold keys, or they would have them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ pub struct Apart {
     pub deciding: Vec<(&'static str, PathBuf)>,
     /// What holds keys, by their references.
     pub keys: Vec<(String, PathBuf)>,
-    /// The operator's roots for upstream servers, read again by each supervisor: nothing that a run has read once and for all.
+    /// The operator's roots for upstream servers, read again by each supervisor: nothing that a run has read
+    /// once and for all.
     pub roots: Option<PathBuf>,
 }
 
@@ -82,7 +83,8 @@ pub fn is_changeable(file: &Path, places: &[Place]) -> Result<bool, Failure> {
     Ok(place_of(file, places.iter().filter(|place| place.writable))?.is_some())
 }
 
-/// The place of these in which a file lies, or anything on the way to it, link by link: a link there could be led elsewhere.
+/// The place of these in which a file lies, or anything on the way to it, link by link: a link there could be
+/// led elsewhere.
 fn place_of<'a>(
     file: &Path,
     places: impl Iterator<Item = &'a Place> + Clone,

@@ -1,5 +1,5 @@
-//! Where a sandbox's cages are built: everything about one that no policy says, so that the builder can build another later, in an
-//! hour or in months.
+//! Where a sandbox's cages are built: everything about one that no policy says, so that the builder can build
+//! another later, in an hour or in months.
 //!
 //! Its process has no environment by then, and another working directory: every path here is absolute.
 
@@ -62,7 +62,8 @@ pub fn lasting(path: &Path) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(path)?)
 }
 
-/// Puts in what a policy says: its `paths`, in the root that was `named` where one was, with a place for what it lets agents change there.
+/// Puts in what a policy says: its `paths`, in the root that was `named` where one was, with a place for what
+/// it lets agents change there.
 ///
 /// # Errors
 /// A root that can't be one.

@@ -1,5 +1,5 @@
-//! `--root`: finds the directory, or has the pinned image unpacked once, and gives the sandbox a place for its changes
-//! where the policy lets it make any.
+//! `--root`: finds the directory, or has the pinned image unpacked once, and gives the sandbox a place for
+//! its changes where the policy lets it make any.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,8 @@ use crate::failure::Failure;
 use crate::site::overlay::Changes;
 use crate::site::places;
 
-/// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost by it.
+/// What this machine always has and a small image may lack. A missing one shows nothing, so nothing is lost
+/// by it.
 const NOT_IN_EVERY_IMAGE: &[&str] = &["/usr", "/bin", "/sbin", "/lib"];
 
 /// What agents are told that would have to share an overlay.
@@ -25,8 +26,8 @@ pub const MOVES_NOT: &str = "agents that write to another root can't move from c
 pub struct Chosen<'a> {
     /// The directory of all sandboxes.
     pub state: &'a Path,
-    /// Where what its agents write to a root goes. None where other agents may be at it: two cages can't share an overlay (overlayfs,
-    /// "upperdir in use").
+    /// Where what its agents write to a root goes. None where other agents may be at it: two cages can't
+    /// share an overlay (overlayfs, "upperdir in use").
     pub changes: Option<Changes<'a>>,
     /// Who is who.
     pub ids: Ids,

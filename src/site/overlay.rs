@@ -1,7 +1,8 @@
-//! A sandbox's own directory for what its agents change in another root: `STATE/NAME/root/KEY`, with an overlay's two halves in it.
+//! A sandbox's own directory for what its agents change in another root: `STATE/NAME/root/KEY`, with an
+//! overlay's two halves in it.
 //!
-//! Made and given to the agents by descriptor, step by step: as root the gateway has a hand in `STATE/NAME`, and whatever it put there must
-//! not have something else change its owner.
+//! Made and given to the agents by descriptor, step by step: as root the gateway has a hand in `STATE/NAME`,
+//! and whatever it put there must not have something else change its owner.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,5 @@
-//! Where a sandbox's agents could ever write: kept in its state directory from cage to cage and from start to start, since a link that one
-//! of them left there is still theirs when the policy has taken the place away.
+//! Where a sandbox's agents could ever write: kept in its state directory from cage to cage and from start to
+//! start, since a link that one of them left there is still theirs when the policy has taken the place away.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -54,7 +54,8 @@ pub fn begin(dir: &Path, workspace: &Path) -> Result<(), Failure> {
     kept::write(&path, &bytes).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
 }
 
-/// Adds those of a cage, before anything runs in it: to what it knows, for the cages after it, and to what is kept.
+/// Adds those of a cage, before anything runs in it: to what it knows, for the cages after it, and to what is
+/// kept.
 ///
 /// # Errors
 /// When that can't be kept.

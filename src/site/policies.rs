@@ -1,4 +1,5 @@
-//! Which policy a command means: a built-in profile or a file, with presets on top, built in or files as well; read and checked.
+//! Which policy a command means: a built-in profile or a file, with presets on top, built in or files as
+//! well; read and checked.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,8 @@ pub enum Base<'a> {
 }
 
 impl<'a> Base<'a> {
-    /// Of one place that may name either. None names both: the command line and the configuration file refuse that.
+    /// Of one place that may name either. None names both: the command line and the configuration file refuse
+    /// that.
     pub fn named(profile: Option<&'a str>, file: Option<&'a Path>) -> Option<Self> {
         file.map(Self::File).or(profile.map(Self::Profile))
     }

@@ -14,7 +14,8 @@ pub fn answered(cage: &CagePlan) -> Vec<String> {
     shown::answered(&places(cage)).into_iter().map(told).collect()
 }
 
-/// What is to be said of places in the workspace that the policy protects if they are there (`best_effort`), and that aren't.
+/// What is to be said of places in the workspace that the policy protects if they are there (`best_effort`),
+/// and that aren't.
 pub fn unprotected(cage: &CagePlan) -> Vec<String> {
     let is_missing = |rule: &&PathRule| {
         let inside = rule.path.strip_prefix(WORKSPACE).ok();

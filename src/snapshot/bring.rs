@@ -1,12 +1,14 @@
-//! A file → a sandbox. Everything is made beside the others, in a directory that no name of a sandbox leads to, and comes to its place by one
-//! rename: whoever is interrupted or killed before that leaves nothing that is used, and the next restore clears it away.
+//! A file → a sandbox. Everything is made beside the others, in a directory that no name of a sandbox leads
+//! to, and comes to its place by one rename: whoever is interrupted or killed before that leaves nothing that
+//! is used, and the next restore clears it away.
 //!
 //! ```text
 //! STATE/.restoring/.lock    held by the one restore that is at work; gone after it, as the directory is, if nothing else is left there
 //! STATE/.restoring/NAME/    what it makes: the sandbox's directory to be, claimed like one; NAME-2 where something of before won't go
 //! ```
-//! A file may be anybody's, so what it says is not believed where that would let something through: approvals come in force only where the
-//! operator says so, and the audit log and the agents' output of before are put aside as `earlier/`, never taken for this sandbox's own.
+//! A file may be anybody's, so what it says is not believed where that would let something through: approvals
+//! come in force only where the operator says so, and the audit log and the agents' output of before are put
+//! aside as `earlier/`, never taken for this sandbox's own.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -48,8 +50,8 @@ pub struct Brought {
 /// Makes the sandbox `name` of a file that was looked at; `approvals`: with those that are in it.
 ///
 /// # Errors
-/// There is one of that name; the file isn't what it was; no space. Then there is nothing. That it is there, and nobody knows whether it
-/// outlives a power failure.
+/// There is one of that name; the file isn't what it was; no space. Then there is nothing. That it is there,
+/// and nobody knows whether it outlives a power failure.
 pub fn bring(
     root: &Root,
     name: &Name,
@@ -203,7 +205,8 @@ impl Drop for AtWork {
     fn drop(&mut self) {
         // What was put in its place is here no more. What can't be removed the next tells of.
         if self.clear().is_empty() {
-            // Still locked: whoever opened this lock finds that it is none any more, and whoever makes another keeps the directory.
+            // Still locked: whoever opened this lock finds that it is none any more, and whoever makes
+            // another keeps the directory.
             let dir = self.root.dir();
             let _left = fs::remove_file(dir.join(LOCK)).and_then(|()| fs::remove_dir(dir));
         }

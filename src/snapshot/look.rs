@@ -1,5 +1,5 @@
-//! A file, judged to its last byte by a process that may do nothing else, before anything is made of it: what it says of itself, and what
-//! it would have a sandbox trust.
+//! A file, judged to its last byte by a process that may do nothing else, before anything is made of it: what
+//! it says of itself, and what it would have a sandbox trust.
 
 use std::fs::File;
 

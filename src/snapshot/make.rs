@@ -1,5 +1,6 @@
-//! A stopped sandbox → a file. Its claim is held meanwhile, so nobody starts it; each tree is read by a process that is the user whose files
-//! they are, and may read nothing else. What was written is read back before it has a name.
+//! A stopped sandbox → a file. Its claim is held meanwhile, so nobody starts it; each tree is read by a
+//! process that is the user whose files they are, and may read nothing else. What was written is read back
+//! before it has a name.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -55,7 +56,8 @@ pub struct Made {
 /// Makes it.
 ///
 /// # Errors
-/// The sandbox runs, or there is none; more than may be; what can't be read or written. Then there is no file, but for the last error of [`Place::publish`].
+/// The sandbox runs, or there is none; more than may be; what can't be read or written. Then there is no
+/// file, but for the last error of [`Place::publish`].
 pub fn make(root: &Root, wanted: &Wanted<'_>) -> Result<Made, Failure> {
     let claim = claim(root, wanted.name)?;
     let ids = ids::choose(&claim)?;
@@ -121,7 +123,8 @@ fn claim(root: &Root, name: &Name) -> Result<Claim, Failure> {
     root.claim(name, "NAME")
 }
 
-/// The file, through no link that its agents could have made, and nowhere that they write: it has more in it than they may see.
+/// The file, through no link that its agents could have made, and nowhere that they write: it has more in it
+/// than they may see.
 fn destination(
     claim: &Claim,
     wanted: &Wanted<'_>,
@@ -199,7 +202,8 @@ impl Files {
         let dir = File::open(&real).map_err(told)?;
         let found = dir.metadata().map_err(told)?;
         let user = match ids {
-            // A start shows another user's directory as the agent's own, and what the agent writes there is that user's on disk.
+            // A start shows another user's directory as the agent's own, and what the agent writes there is
+            // that user's on disk.
             Ids::Rooted { sandbox, .. } if found.uid() != sandbox.uid => {
                 Id { uid: found.uid(), gid: found.gid() }
             }

@@ -7,10 +7,10 @@
 //! look        a file, judged to its end → what it says, and what it would have trusted
 //! bring       a file → a sandbox: beside the others, then one rename
 //! ```
-//! Never in it: credentials (nothing of a sandbox holds one), sockets, locks, user ids, whatever belongs to a running instance; policies
-//! and `cofferdam.yaml`, which are the operator's own files elsewhere; and what was changed in another root (`root/`), since there whiteouts
-//! and attributes steer overlayfs, and who hands one a file must not.
-//! How trees are packed and unpacked is the `agent` crate's ([`agent::snapshot`]).
+//! Never in it: credentials (nothing of a sandbox holds one), sockets, locks, user ids, whatever belongs to a
+//! running instance; policies and `cofferdam.yaml`, which are the operator's own files elsewhere; and what
+//! was changed in another root (`root/`), since there whiteouts and attributes steer overlayfs, and who hands
+//! one a file must not. How trees are packed and unpacked is the `agent` crate's ([`agent::snapshot`]).
 
 mod bring;
 mod look;

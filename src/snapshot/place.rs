@@ -1,5 +1,6 @@
-//! The file that a snapshot becomes: it has no name until it is whole (open(2), O_TMPFILE), so nobody who is killed leaves a part of one.
-//! On a filesystem that has no such files it has a hidden name meanwhile, which the next snapshot of that name takes over.
+//! The file that a snapshot becomes: it has no name until it is whole (open(2), O_TMPFILE), so nobody who is
+//! killed leaves a part of one. On a filesystem that has no such files it has a hidden name meanwhile, which
+//! the next snapshot of that name takes over.
 
 use std::fs::{self, File};
 use std::io;
@@ -65,12 +66,14 @@ impl Place {
     /// Gives it its name, which nobody else may have taken meanwhile.
     ///
     /// # Errors
-    /// Somebody has; what the kernel says. That it is there, and nobody knows whether it outlives a power failure.
+    /// Somebody has; what the kernel says. That it is there, and nobody knows whether it outlives a power
+    /// failure.
     pub fn publish(mut self) -> Result<PathBuf, Failure> {
         let named = match &self.hidden {
             Some(hidden) => {
                 match renameat2(AT_FDCWD, hidden, AT_FDCWD, &self.path, RenameFlags::RENAME_NOREPLACE) {
-                    // A filesystem without it, which has second names in its stead: the first goes when this is dropped.
+                    // A filesystem without it, which has second names in its stead: the first goes when this
+                    // is dropped.
                     Err(Errno::EINVAL) => {
                         let linked = linkat(AT_FDCWD, hidden, AT_FDCWD, &self.path, AtFlags::empty());
                         linked.and_then(|()| nix::unistd::unlink(hidden))

@@ -13,8 +13,8 @@ use crate::start::{Wanted, secrets};
 /// What the policy's own file is called among those that decide.
 const POLICY: &str = "policy";
 
-/// Refuses keys that the agents could read, and a service whose files they could change: it starts again unattended. A run goes on
-/// by what was just read, and says so; its policy isn't watched then.
+/// Refuses keys that the agents could read, and a service whose files they could change: it starts again
+/// unattended. A run goes on by what was just read, and says so; its policy isn't watched then.
 ///
 /// # Errors
 /// Which file, and the mend.

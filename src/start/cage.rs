@@ -10,7 +10,8 @@ use crate::config;
 use crate::plan::{explicit_listeners, inference_listeners};
 use crate::start::Wanted;
 
-/// What the configuration and the command line say. What a policy says is missing, see [`crate::site::shape`].
+/// What the configuration and the command line say. What a policy says is missing, see
+/// [`crate::site::shape`].
 pub fn of_wanted(
     wanted: &Wanted,
     name: &str,

@@ -1,4 +1,5 @@
-//! Paths that a start can't take: the plan is JSON, which has no other text than UTF-8. They are refused by name before anything is made.
+//! Paths that a start can't take: the plan is JSON, which has no other text than UTF-8. They are refused by
+//! name before anything is made.
 
 use std::path::{Path, PathBuf};
 

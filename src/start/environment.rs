@@ -12,8 +12,8 @@ pub fn pairs(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
     given.iter().map(|text| pair(text)).collect()
 }
 
-/// The whole environment of an agent: what every sandbox has, and the given variables. A given one that can't be had
-/// (locked, preloading) is an error: it would be missed later, in silence.
+/// The whole environment of an agent: what every sandbox has, and the given variables. A given one that can't
+/// be had (locked, preloading) is an error: it would be missed later, in silence.
 pub fn build(agent: &str, given: &[(String, String)]) -> Result<Vec<Vec<u8>>, Failure> {
     if let Some((name, _)) =
         given.iter().find(|(name, value)| !agent::environment::is_well_formed(name, value))
@@ -42,7 +42,8 @@ fn locked(name: &str) -> Failure {
     ))
 }
 
-/// Adds the variables that hold placeholders of credentials. One that was given as well is an error: it may be the key itself.
+/// Adds the variables that hold placeholders of credentials. One that was given as well is an error: it may
+/// be the key itself.
 pub fn with_placeholders(
     given: Vec<(String, String)>,
     credentials: &Section,

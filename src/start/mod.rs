@@ -1,11 +1,12 @@
-//! From what was typed or written in a file to a running heart: everything that can be refused is refused here.
+//! From what was typed or written in a file to a running heart: everything that can be refused is refused
+//! here.
 //!
 //! ```text
 //! Wanted → name claimed → ids chosen ─→ init begun, in namespaces of its own ───────────┐
 //!            policy checked → credentials resolved → workspace found → sockets bound ──┴→ this process becomes the heart
 //! ```
-//! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the way (a claim, a
-//! socket, init) goes with the process.
+//! Init waits for its plan: nothing is started in the sandbox before all of it holds; what was made on the
+//! way (a claim, a socket, init) goes with the process.
 
 pub mod apart;
 pub mod cage;
@@ -196,7 +197,8 @@ fn warn_of_credentials(wanted: &Wanted, policy: &Policy) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The sandbox's first cage, what its agents must have no hand in, in any, and where they can write from now on.
+/// The sandbox's first cage, what its agents must have no hand in, in any, and where they can write from now
+/// on.
 fn cage(
     root: &Root,
     wanted: &mut Wanted,
@@ -266,8 +268,8 @@ fn another_name(mode: Mode) -> &'static str {
     }
 }
 
-/// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build never looks:
-/// what can weaken a cage must not be there for anyone to set.
+/// Controls that a test wants left out, by name and comma, to see that the proof notices. A release build
+/// never looks: what can weaken a cage must not be there for anyone to set.
 fn left_out() -> Result<Vec<Control>, Failure> {
     const SABOTAGE: &str = "COFFERDAM_SABOTAGE";
     if !cfg!(debug_assertions) {

@@ -1,5 +1,5 @@
-//! Where an agent's program is on this machine: told when it isn't found inside, since most are installed in a home, which no
-//! sandbox shows.
+//! Where an agent's program is on this machine: told when it isn't found inside, since most are installed in
+//! a home, which no sandbox shows.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,8 @@
-//! The operator's credentials on their way from where they lie to the sealed file that only the supervisor reads.
+//! The operator's credentials on their way from where they lie to the sealed file that only the supervisor
+//! reads.
 //!
-//! They are resolved by a child of ours that is gone afterwards: this process becomes the heart, which lives for months and
-//! must keep none: what its environment held is overwritten.
+//! They are resolved by a child of ours that is gone afterwards: this process becomes the heart, which lives
+//! for months and must keep none: what its environment held is overwritten.
 
 use std::os::fd::OwnedFd;
 
@@ -22,7 +23,8 @@ enum Answer {
     Refused(u8, String),
 }
 
-/// Resolves every reference that a sandbox needs, and gives the sealed [`Secrets`], and the certificates that go with some of them.
+/// Resolves every reference that a sandbox needs, and gives the sealed [`Secrets`], and the certificates that
+/// go with some of them.
 ///
 /// # Errors
 /// The first that can't be resolved or used, by name.

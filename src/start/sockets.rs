@@ -1,4 +1,5 @@
-//! What a sandbox listens on outside of itself, bound before anything of it runs: an address that is taken is a refused start.
+//! What a sandbox listens on outside of itself, bound before anything of it runs: an address that is taken is
+//! a refused start.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};

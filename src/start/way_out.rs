@@ -1,6 +1,7 @@
 //! The operator's part of the way to upstream servers, resolved and checked before anything is started.
 //!
-//! References become keys in [`Secrets`]; certificates become text of the plan. What can't be used is refused here, by name.
+//! References become keys in [`Secrets`]; certificates become text of the plan. What can't be used is refused
+//! here, by name.
 
 use proxy::tls::ClientCertificates;
 

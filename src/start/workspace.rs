@@ -20,8 +20,8 @@ use crate::state::{Claim, files};
 const NEVER: &[&str] =
     &["/", "/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"];
 
-/// Finds the named directory, through no link where agents could write `before`, or makes the sandbox's own. `paths` are the policy's:
-/// whether the agent is to write there.
+/// Finds the named directory, through no link where agents could write `before`, or makes the sandbox's own.
+/// `paths` are the policy's: whether the agent is to write there.
 pub fn locate(
     named: Option<&Path>,
     claim: &Claim,

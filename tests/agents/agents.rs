@@ -1,4 +1,5 @@
-//! What each agent needs: where its program is, how it is told of its model, how one turn is taken without a terminal.
+//! What each agent needs: where its program is, how it is told of its model, how one turn is taken without a
+//! terminal.
 
 use anyhow::Result;
 use bed::Stage;
@@ -34,7 +35,8 @@ pub fn pi(stage: &Stage) -> Result<()> {
     )
 }
 
-/// `@anthropic-ai/claude-code` (npm): nothing but the environment that cofferdam gives tells it where its model is.
+/// `@anthropic-ai/claude-code` (npm): nothing but the environment that cofferdam gives tells it where its
+/// model is.
 pub fn claude_code(stage: &Stage) -> Result<()> {
     let claude = installed("agents/claude-code/node_modules/.bin/claude")?;
     let script = format!(

@@ -1,5 +1,5 @@
-//! Two always-on agents in one sandbox, as a file describes them: asked from outside through a forward, watched, and not disturbed by
-//! the death of what supervises them.
+//! Two always-on agents in one sandbox, as a file describes them: asked from outside through a forward,
+//! watched, and not disturbed by the death of what supervises them.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! The agents that cofferdam is for, unmodified from their registries and headless: each takes turns with tool calls
-//! through `inference.local`, and what its tools must not reach is refused, on record, while it goes on ([`walk`]).
+//! The agents that cofferdam is for, unmodified from their registries and headless: each takes turns with
+//! tool calls through `inference.local`, and what its tools must not reach is refused, on record, while it
+//! goes on ([`walk`]).
 //!
 //! Two of them also stand by for months, as their users have them: [`always`].
 //!

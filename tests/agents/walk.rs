@@ -53,8 +53,8 @@ pub struct Agent {
     pub shape: Shape,
     /// Its tool that runs a command, and the arguments that this takes.
     pub tool: (&'static str, fn(&str) -> Value),
-    /// What the shell inside runs: it begins in a directory of its own below a home that may be written, and ends with the agent's own
-    /// headless turn. `$MODEL` is the model's name.
+    /// What the shell inside runs: it begins in a directory of its own below a home that may be written, and
+    /// ends with the agent's own headless turn. `$MODEL` is the model's name.
     pub script: String,
 }
 

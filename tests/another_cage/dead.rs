@@ -1,4 +1,5 @@
-//! A file system that never answers, as a network's does whose server is gone: a move that leads there comes to nothing, and holds up nobody.
+//! A file system that never answers, as a network's does whose server is gone: a move that leads there comes
+//! to nothing, and holds up nobody.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;

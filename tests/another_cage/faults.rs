@@ -44,8 +44,8 @@ pub fn a_supervisors_death_in_the_middle_takes_nothing_along(stage: &Stage) -> R
     Ok(())
 }
 
-/// Memory that runs out, say: agents that were stopped for a cage that is gone are started again where they were. A wish that comes
-/// meanwhile waits until they are.
+/// Memory that runs out, say: agents that were stopped for a cage that is gone are started again where they
+/// were. A wish that comes meanwhile waits until they are.
 pub fn the_next_cages_end_leads_back(stage: &Stage) -> Result<()> {
     let Moving { service, command, old_init } = Moving::start(stage)?;
     let inits = processes(stage, "cofferdam: init");
@@ -100,8 +100,8 @@ pub fn the_way_leads_forward_without_a_builder(stage: &Stage) -> Result<()> {
     })
 }
 
-/// At moments of chance: the sandbox goes on in one cage or the other, and what the builder had begun is gone, to the last entry in the
-/// process table.
+/// At moments of chance: the sandbox goes on in one cage or the other, and what the builder had begun is
+/// gone, to the last entry in the process table.
 pub fn a_builders_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
     let mut met = false;
     for (n, moment) in moments(stage)?.enumerate() {
@@ -182,7 +182,8 @@ pub fn a_cage_without_an_agents_program_is_the_others_too(stage: &Stage) -> Resu
     Ok(())
 }
 
-/// Two deaths in a row, before the second supervisor is ready: what was stopped for a cage that is gone starts again all the same.
+/// Two deaths in a row, before the second supervisor is ready: what was stopped for a cage that is gone
+/// starts again all the same.
 pub fn a_way_back_survives_a_death(stage: &Stage) -> Result<()> {
     let Moving { service, command, old_init } = Moving::start(stage)?;
     let old = service.process("cofferdam: sup").context("a supervisor")?;
@@ -206,7 +207,8 @@ pub fn a_way_back_survives_a_death(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A process that somebody traces, and doesn't collect, keeps its cage's init from ending: the agents move all the same.
+/// A process that somebody traces, and doesn't collect, keeps its cage's init from ending: the agents move
+/// all the same.
 pub fn a_debugger_holds_up_no_move(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     let old_init = service.process("cofferdam: init").context("init")?;
@@ -240,13 +242,15 @@ fn children(parent: i32) -> Vec<i32> {
     list.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// An init that lives and does nothing is ended, and the agents stay where they are; the next wish finds a builder that listens.
+/// An init that lives and does nothing is ended, and the agents stay where they are; the next wish finds a
+/// builder that listens.
 pub fn an_init_that_hangs_is_not_waited_for(stage: &Stage) -> Result<()> {
     let mut service = Service::start(stage, "")?;
     let heart = service.sandbox.heart().pid();
     let before = service.both().context("status")?;
     let mut known = children(heart);
-    // What is listed while processes come and go may lack one (proc_pid_children(5)), and to stop the builder is another case.
+    // What is listed while processes come and go may lack one (proc_pid_children(5)), and to stop the builder
+    // is another case.
     known.extend(
         ["cofferdam: sup", "cofferdam: bld", "cofferdam: init"].iter().flat_map(|it| processes(stage, it)),
     );
@@ -284,7 +288,8 @@ pub fn each_death_on_the_way_is_on_record_and_the_move_once(stage: &Stage) -> Re
     service.says("wide")?;
     // Another one, which tells of its predecessor's death, and nothing else once more.
     let second = service.process("cofferdam: sup").context("a supervisor")?;
-    // The log is written batch after batch: with this on record what came before is on disk, and the heart knows.
+    // The log is written batch after batch: with this on record what came before is on disk, and the heart
+    // knows.
     stage.call(&["exec", &service.sandbox.name, "--", "true"])?.expect_code(0)?;
     common::ensure_audited(stage, &service.sandbox.name, &[("kind", "operator"), ("action", "exec")])?;
     kill(Pid::from_raw(second), Signal::SIGKILL)?;
@@ -314,7 +319,8 @@ pub fn each_death_on_the_way_is_on_record_and_the_move_once(stage: &Stage) -> Re
     Ok(())
 }
 
-/// An agent that ends once, and only when it is told to: it ends while nobody is there to note it, and is started again all the same.
+/// An agent that ends once, and only when it is told to: it ends while nobody is there to note it, and is
+/// started again all the same.
 pub fn who_was_stopped_is_known_on_the_way_back(stage: &Stage) -> Result<()> {
     let gentle = "  gentle:\n    command: [sh, -c, \"trap 'echo x > told; sleep 4; exit 0' TERM; echo x >> gentle; while :; do sleep 0.1; done\"]\n    \
                   restart: { policy: never }\n";
@@ -339,8 +345,8 @@ pub fn who_was_stopped_is_known_on_the_way_back(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Killed as soon as its first records can be read, a supervisor may or may not have told the heart that they are on disk: whoever comes next
-/// finds them there.
+/// Killed as soon as its first records can be read, a supervisor may or may not have told the heart that they
+/// are on disk: whoever comes next finds them there.
 pub fn who_dies_over_the_news_has_told_them_once(stage: &Stage) -> Result<()> {
     let service = Service::start(stage, "")?;
     let log = stage.state().join(&service.sandbox.name).join("audit.jsonl");

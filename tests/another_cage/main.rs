@@ -1,5 +1,5 @@
-//! `policy set --restart-agents` with a changed static section: the agents of a service move into another cage, all of them or none,
-//! and nobody but the operator has them moved.
+//! `policy set --restart-agents` with a changed static section: the agents of a service move into another
+//! cage, all of them or none, and nobody but the operator has them moved.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -159,7 +159,8 @@ pub enum Moment {
     After(Duration),
 }
 
-/// Moments of a move, every third one its middle, the others spread over as long as a move takes here. Without end.
+/// Moments of a move, every third one its middle, the others spread over as long as a move takes here.
+/// Without end.
 pub fn moments(stage: &Stage) -> Result<impl Iterator<Item = Moment>> {
     let service = Service::start(stage, "")?;
     let begun = Instant::now();
@@ -173,7 +174,8 @@ pub fn moments(stage: &Stage) -> Result<impl Iterator<Item = Moment>> {
 }
 
 impl Moment {
-    /// Waits for it; gives whether there are two cages then. Of a move that is over before, there never will be.
+    /// Waits for it; gives whether there are two cages then. Of a move that is over before, there never will
+    /// be.
     pub fn come(&self, stage: &Stage, moving: &Running) -> Result<bool> {
         let are_two = || processes(stage, "cofferdam: init").len() > 1;
         let is_over = || !stage.cofferdam_processes().contains(&moving.pid());

@@ -74,7 +74,8 @@ pub fn a_stop_ends_a_move_too(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The agents are over, and their supervisor writes what is left: for three seconds, while somebody holds an agent's output open.
+/// The agents are over, and their supervisor writes what is left: for three seconds, while somebody holds an
+/// agent's output open.
 pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
     let lend = "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('lent'); s.listen(); c, _ = s.accept(); \
                 socket.send_fds(c, [b'x'], [1]); time.sleep(1000)";
@@ -100,7 +101,8 @@ pub fn a_stop_is_heard_among_the_last_records(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Killed or told to stop in the middle of a move, at moments of chance; each at least once while there are two cages.
+/// Killed or told to stop in the middle of a move, at moments of chance; each at least once while there are
+/// two cages.
 pub fn an_end_at_any_moment_leaves_nothing(stage: &Stage) -> Result<()> {
     let mut met = [false; 2];
     for (n, moment) in moments(stage)?.enumerate() {

@@ -1,4 +1,5 @@
-//! Whoever isn't the operator, and what comes in pieces: who may have agents moved, and what of theirs must not come along.
+//! Whoever isn't the operator, and what comes in pieces: who may have agents moved, and what of theirs must
+//! not come along.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -13,7 +14,8 @@ use nix::sys::signal::Signal;
 use crate::common::{self, policy, processes};
 use crate::service::{Service, showing};
 
-/// The socket is the operator's own: neither the gateway nor another user speaks to it, and an agent doesn't see it.
+/// The socket is the operator's own: neither the gateway nor another user speaks to it, and an agent doesn't
+/// see it.
 pub fn nobody_else_is_heard(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let service = Service::start(stage, "")?;
@@ -126,7 +128,8 @@ pub fn who_drips_holds_up_no_end(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What an agent linked to where it could write is not shown once it can write there no more: not in the next cage, not in the next run.
+/// What an agent linked to where it could write is not shown once it can write there no more: not in the next
+/// cage, not in the next run.
 pub fn a_link_from_a_cage_before_is_not_followed(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mut service = Service::start(stage, "")?;
@@ -215,7 +218,8 @@ pub fn a_place_that_the_operator_moved_stays_known(stage: &Stage) -> Result<()> 
     Ok(())
 }
 
-/// A workspace in a directory that agents may write: one that they put in its place is not followed, in a move or a start.
+/// A workspace in a directory that agents may write: one that they put in its place is not followed, in a
+/// move or a start.
 pub fn a_workspace_is_not_reopened_through_a_link(stage: &Stage) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let at = |name: &str| stage.dir().join(name);

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::rust_below;
 
-/// The manifests of this repository, by their directories. Not the fuzz targets', which take in files of other crates.
+/// The manifests of this repository, by their directories. Not the fuzz targets', which take in files of
+/// other crates.
 fn packages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let actors = fs::read_dir(root.join("actors")).unwrap().map(|entry| entry.unwrap().path());

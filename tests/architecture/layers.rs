@@ -1,12 +1,13 @@
-//! Which part of the program may import which: read out of the source, so that an arrow that points back is seen.
+//! Which part of the program may import which: read out of the source, so that an arrow that points back is
+//! seen.
 
 use std::fs;
 use std::path::Path;
 
 use super::rust_below;
 
-/// Every part of the program, each above all that it imports: a level's parts too stand in their order. `crate::` alone is what all of them
-/// share: how the program's roles are named.
+/// Every part of the program, each above all that it imports: a level's parts too stand in their order.
+/// `crate::` alone is what all of them share: how the program's roles are named.
 const ORDER: [&[&str]; 5] = [STANDS_ALONE, WHAT_IT_IS_TO_BE, PROCESSES, WHAT_IS_DONE, &["main"]];
 /// What stands by itself.
 const STANDS_ALONE: &[&str] =

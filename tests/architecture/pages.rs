@@ -1,4 +1,5 @@
-//! What the pages say of this repository is held to it: each file that they name by its path is there, and each test.
+//! What the pages say of this repository is held to it: each file that they name by its path is there, and
+//! each test.
 
 use std::fs;
 use std::path::{Path, PathBuf};

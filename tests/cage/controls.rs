@@ -1,5 +1,6 @@
-//! Controls that aren't there: left out on purpose (a debug build only), or on a machine that hasn't got them. Strict
-//! refuses and names them; best effort says so in `status`, the metrics and the audit log; `doctor` says what to do.
+//! Controls that aren't there: left out on purpose (a debug build only), or on a machine that hasn't got
+//! them. Strict refuses and names them; best effort says so in `status`, the metrics and the audit log;
+//! `doctor` says what to do.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,8 +17,8 @@ use crate::common::{START, Sandbox, program, under_filter};
 /// landlock_create_ruleset(2): one number on every processor.
 const LANDLOCK_CREATE_RULESET: i64 = 444;
 
-/// Controls that can't be left out in every mode, or only where something is asked for: `actors/agent/tests/cage/proof.rs`
-/// says which and why.
+/// Controls that can't be left out in every mode, or only where something is asked for:
+/// `actors/agent/tests/cage/proof.rs` says which and why.
 fn can_be_left_out(control: Control) -> bool {
     !matches!(control, Control::Cgroup | Control::User | Control::LandlockScopes)
 }
@@ -26,7 +27,8 @@ fn without(command: &mut Command, control: Control) {
     command.env("COFFERDAM_SABOTAGE", control.as_str());
 }
 
-/// Exit code 125 and the control's name, for each of them; and what is left out in nothing's name changes nothing.
+/// Exit code 125 and the control's name, for each of them; and what is left out in nothing's name changes
+/// nothing.
 pub fn strict_refuses_and_names_the_control(stage: &Stage) -> Result<()> {
     if !cfg!(debug_assertions) {
         bed::skip!("a release build leaves nothing out");
@@ -134,8 +136,8 @@ fn row(done: &Finished, control: &str) -> Result<Value> {
     row.ok_or_else(|| anyhow::anyhow!("no row `{control}` in {}", done.out()))
 }
 
-/// Runs a script as an ordinary user of a user namespace of its own, who may change what is to be broken there; `None`,
-/// aloud, where that can't be had.
+/// Runs a script as an ordinary user of a user namespace of its own, who may change what is to be broken
+/// there; `None`, aloud, where that can't be had.
 fn in_a_namespace(stage: &Stage, options: &[&str], script: &str) -> Result<Option<Finished>> {
     let mut command = stage.command(program("unshare")?);
     command

@@ -1,5 +1,5 @@
-//! What is started later, by `exec` and `exec -t`: under exactly the same controls, with a session and terminal of its
-//! own, its window and signals passed on, and ended when nobody watches it.
+//! What is started later, by `exec` and `exec -t`: under exactly the same controls, with a session and
+//! terminal of its own, its window and signals passed on, and ended when nobody watches it.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -128,7 +128,8 @@ pub fn a_slow_start_holds_up_nobody(stage: &Stage) -> Result<()> {
     stage.script("slow", "#!/bin/sh\necho at last\n")?;
     let mut slow = slow_to_open(stage, &python, "slow")?;
     let waits = stage.start(stage.cofferdam(["exec", &sandbox.name, "--", "/sandbox/slow"]))?;
-    // By a program that starts quickly: the slow one is waited for so long and no longer, on slow machines, too.
+    // By a program that starts quickly: the slow one is waited for so long and no longer, on slow machines,
+    // too.
     let connects = "exec 3<>/dev/tcp/127.0.0.1/3128 && echo connected";
     for _ in 0..5 {
         let done = stage.call(&["exec", &sandbox.name, "--", "bash", "-c", connects])?.expect_code(0)?;
@@ -204,8 +205,8 @@ pub fn control_c_goes_inside(stage: &Stage) -> Result<()> {
     sandbox.status().map(drop)
 }
 
-/// A shell's job control: Ctrl-C ends the job in the foreground, not the shell nor the job in the background; Ctrl-Z
-/// stops it, and it goes on.
+/// A shell's job control: Ctrl-C ends the job in the foreground, not the shell nor the job in the background;
+/// Ctrl-Z stops it, and it goes on.
 pub fn job_control_works(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     let mut console = Console::start(
@@ -216,7 +217,8 @@ pub fn job_control_works(stage: &Stage) -> Result<()> {
     console.see("here> ")?;
     console.type_in("sleep 1001 &\n")?;
     console.see("here> ")?;
-    // One program that says so and sleeps: a key that comes while the shell is between two would be the shell's.
+    // One program that says so and sleeps: a key that comes while the shell is between two would be the
+    // shell's.
     console.type_in("sh -c \"echo fore''ground; sleep 1002 | cat\"\n")?;
     console.see("foreground")?;
     console.type_in("\x03")?;
@@ -239,7 +241,8 @@ pub fn job_control_works(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Without `-t`, Ctrl-Z stops the client as any program; what it started goes on, and so does the client later.
+/// Without `-t`, Ctrl-Z stops the client as any program; what it started goes on, and so does the client
+/// later.
 pub fn a_stopped_client_goes_on(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     let script = "echo rea''dy; while ! [ -e /sandbox/go ]; do sleep 0.05; done; echo do''ne > /sandbox/went; echo do''ne";

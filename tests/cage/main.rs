@@ -1,8 +1,9 @@
 //! The cage from inside: every attack that must fail, each beside what must work.
 //!
-//! `themes` runs the scripts of `inside/` as the agent, `native` what Python can't do, `neighbours` sets agents and
-//! sandboxes on each other, `later` asks whether what `exec` starts stands under the same controls, `sessions` how such a process and its client end, `works` runs what
-//! must run, and `walls` asks the rest: paths, limits, what `doctor` proves.
+//! `themes` runs the scripts of `inside/` as the agent, `native` what Python can't do, `neighbours` sets
+//! agents and sandboxes on each other, `later` asks whether what `exec` starts stands under the same
+//! controls, `sessions` how such a process and its client end, `works` runs what must run, and `walls` asks
+//! the rest: paths, limits, what `doctor` proves.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -1,4 +1,5 @@
-//! What Python can't do, as a small C program: descriptors before any runtime, other tables of calls, threads by hand.
+//! What Python can't do, as a small C program: descriptors before any runtime, other tables of calls, threads
+//! by hand.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -147,8 +147,8 @@ pub fn no_window_between_fork_and_exec(stage: &Stage) -> Result<()> {
     WINDOW.judge(done.out().trim_start_matches("looking\n"))
 }
 
-/// An agent that reads its own output pipe from the other side: its own output ends, and the operator is told. Nothing
-/// passes raw, and nothing else notices.
+/// An agent that reads its own output pipe from the other side: its own output ends, and the operator is
+/// told. Nothing passes raw, and nothing else notices.
 pub fn an_agent_that_eats_its_own_output(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     stage.script("eats.py", EATS)?;

@@ -1,5 +1,6 @@
-//! How a session of `exec` ends when something is slow or goes wrong: a client that reads slowly, one that is killed while its process
-//! starts, one that is told to end, and what each leaves of the terminal. Never what the process may do: that is `later.rs`.
+//! How a session of `exec` ends when something is slow or goes wrong: a client that reads slowly, one that is
+//! killed while its process starts, one that is told to end, and what each leaves of the terminal. Never what
+//! the process may do: that is `later.rs`.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -14,11 +15,13 @@ use crate::common::{process, program, workspace};
 use crate::console::Console;
 use crate::later::{GONE, idle, slow_to_open};
 
-/// All that a process wrote comes out, however long the client takes to read: also what stood in its pipe when it ended.
+/// All that a process wrote comes out, however long the client takes to read: also what stood in its pipe
+/// when it ended.
 pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
     const PAUSE: Duration = Duration::from_secs(2);
     let sandbox = idle(stage)?;
-    // What lies between the process and the reader holds some half a MiB: one of these ends with its pipe full and nobody taking of it.
+    // What lies between the process and the reader holds some half a MiB: one of these ends with its pipe
+    // full and nobody taking of it.
     let sizes: Vec<usize> = (16..48).step_by(2).map(|n| n << 14).collect();
     let mut readers = Vec::new();
     for size in &sizes {
@@ -38,7 +41,8 @@ pub fn a_slow_reader_gets_everything(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A client that is killed while its process starts leaves nothing running: whoever asked is gone, not what was asked.
+/// A client that is killed while its process starts leaves nothing running: whoever asked is gone, not what
+/// was asked.
 pub fn a_client_killed_at_the_start_leaves_nothing(stage: &Stage) -> Result<()> {
     let python = program("python3")?;
     let sandbox = idle(stage)?;
@@ -71,7 +75,8 @@ fn children(pid: i32) -> usize {
     listed.split_whitespace().count()
 }
 
-/// Whatever signal ends a session, its terminal is itself again; the loss of the terminal ends it whatever the process makes of that.
+/// Whatever signal ends a session, its terminal is itself again; the loss of the terminal ends it whatever
+/// the process makes of that.
 pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     let passed = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGALRM];
@@ -106,7 +111,8 @@ pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A client that is stopped from outside leaves its terminal to the shell as it was, and takes it again, in its size of then.
+/// A client that is stopped from outside leaves its terminal to the shell as it was, and takes it again, in
+/// its size of then.
 pub fn a_stopped_client_lends_its_terminal(stage: &Stage) -> Result<()> {
     let sandbox = idle(stage)?;
     lends_its_terminal(stage, &["exec", "-it", &sandbox.name, "--", "bash", "-c", TELLS_LINES])
@@ -121,7 +127,8 @@ pub fn a_stopped_heart_lends_its_terminal(stage: &Stage) -> Result<()> {
     )
 }
 
-/// Without `-t` too, what is typed while a shell has the terminal is the shell's: who reads for the agent isn't who was stopped.
+/// Without `-t` too, what is typed while a shell has the terminal is the shell's: who reads for the agent
+/// isn't who was stopped.
 pub fn what_is_typed_for_the_shell_is_not_the_agents(stage: &Stage) -> Result<()> {
     let workspace = workspace(stage);
     let args = ["run", "--quiet", "--workspace", &workspace, "--", "bash", "-c", TELLS_LINES];
@@ -230,8 +237,9 @@ fn lends_its_terminal(stage: &Stage, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Whoever takes the terminal key by key gets every Ctrl-C, however often it is typed: a program that ends by two of them must not end its
-/// sandbox. The way out of one that is deaf leads through another terminal, and gives this one back.
+/// Whoever takes the terminal key by key gets every Ctrl-C, however often it is typed: a program that ends by
+/// two of them must not end its sandbox. The way out of one that is deaf leads through another terminal, and
+/// gives this one back.
 pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
     let (name, workspace) = (stage.name(), workspace(stage));
     let script = "trap '' INT QUIT TSTP TERM HUP; stty -icanon; echo rea''dy; while :; do read -r line && echo \"got-$line\"; done";
@@ -248,7 +256,8 @@ pub fn a_deaf_agents_terminal_is_given_back(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Of a program that reads lines Ctrl-C is the terminal's: one reaches it, and two in a row end its sandbox, whatever it makes of them.
+/// Of a program that reads lines Ctrl-C is the terminal's: one reaches it, and two in a row end its sandbox,
+/// whatever it makes of them.
 pub fn two_interrupts_end_a_deaf_agent(stage: &Stage) -> Result<()> {
     let workspace = workspace(stage);
     let script = "trap 'echo heard' INT; echo rea''dy; while :; do read -r line; done";

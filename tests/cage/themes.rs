@@ -1,4 +1,5 @@
-//! The attack suite: every script of `inside/`, run in the sandbox as the agent, with what it looks for really there.
+//! The attack suite: every script of `inside/`, run in the sandbox as the agent, with what it looks for
+//! really there.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -184,7 +185,8 @@ impl Drop for Segment {
     }
 }
 
-/// No privilege, whatever is run: the host's set-id programs, and some that the operator left in the workspace.
+/// No privilege, whatever is run: the host's set-id programs, and some that the operator left in the
+/// workspace.
 pub fn privileges(stage: &Stage) -> Result<()> {
     let mut facts = Vec::new();
     let outside = Outside::make(stage)?;
@@ -201,7 +203,8 @@ pub fn privileges(stage: &Stage) -> Result<()> {
     PRIVILEGES.run(stage, &["--policy", &policy], &facts)
 }
 
-/// A copy of a program in the workspace, root's, with this mode. The control: outside, an ordinary user gains by it.
+/// A copy of a program in the workspace, root's, with this mode. The control: outside, an ordinary user gains
+/// by it.
 fn left_behind(stage: &Stage, name: &str, of: &str, mode: u32) -> Result<Option<String>> {
     let path = stage.workspace().join(name);
     std::fs::copy(program(of)?, &path)?;

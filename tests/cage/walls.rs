@@ -64,8 +64,8 @@ pub fn the_state_is_never_shown(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Where another state directory is named, sandboxes of the usual one are the same operator's. Of root's the test makes none: what
-/// isn't there yet counts too.
+/// Where another state directory is named, sandboxes of the usual one are the same operator's. Of root's the
+/// test makes none: what isn't there yet counts too.
 pub fn the_usual_state_is_never_shown(stage: &Stage) -> Result<()> {
     let places = match stage.mode() {
         Mode::Rooted => vec!["/var/lib".to_owned()],

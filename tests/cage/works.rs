@@ -1,6 +1,7 @@
 //! What must work: real programs under the default policy, each in a sandbox of its own.
 //!
-//! A cage in which nothing runs is no achievement. Debuggers are the exception: tracing is refused on purpose.
+//! A cage in which nothing runs is no achievement. Debuggers are the exception: tracing is refused on
+//! purpose.
 
 use anyhow::{Result, ensure};
 use bed::Stage;
@@ -44,7 +45,8 @@ const SHELL: &[Job] = jobs! {
     "shared memory in files" [] "head -c 100000 /dev/zero > /dev/shm/x && stat -c %s /dev/shm/x" => "100000";
     "perl forks" ["perl"] "perl -e 'if (fork) { wait; print \"parent $?\" } else { exit 0 }'" => "parent 0";
     "checksums" ["openssl"] "printf abc | openssl dgst -sha256 | grep -c ba7816bf; openssl rand -hex 4 | wc -c" => "1\n9";
-    // Again where it hangs: on a loaded machine script(1) was seen, once, not to notice that its child had ended.
+    // Again where it hangs: on a loaded machine script(1) was seen, once, not to notice that its child had
+    // ended.
     "a terminal by script(1)" ["script"] "for n in 1 2 3; do timeout 10 script -qec 'tty; stty size' /dev/null < /dev/null && break; done" => "/dev/pts/";
 };
 

@@ -1,7 +1,8 @@
-//! One client, twice: with the environment as given, and with every proxy variable unset, when its connections are captured.
+//! One client, twice: with the environment as given, and with every proxy variable unset, when its
+//! connections are captured.
 //!
-//! A script does what must work, then what must be refused, and prints what the client told. Beside what it printed, the
-//! world's recorder and the audit log say what arrived and what was decided.
+//! A script does what must work, then what must be refused, and prints what the client told. Beside what it
+//! printed, the world's recorder and the audit log say what arrived and what was decided.
 
 use std::fmt;
 
@@ -43,8 +44,8 @@ impl fmt::Display for Road {
     }
 }
 
-/// What every client of this suite may reach: the paths below `/secret/` are nobody's, and of the chat's messages those
-/// that say `forbidden`. `evil.bed.test` is never named.
+/// What every client of this suite may reach: the paths below `/secret/` are nobody's, and of the chat's
+/// messages those that say `forbidden`. `evil.bed.test` is never named.
 const POLICY: &str = r#"  clients:
     name: clients
     endpoints:
@@ -127,8 +128,8 @@ pub fn run(stage: &Stage, road: Road, script: &str) -> Result<Finished> {
     stage.run(&options, &["bash", "-c", &script])
 }
 
-/// Runs a script for a shell on both roads; in it `MARK` is the case's word and `ROAD` the road's name. Nothing refused ever
-/// arrives, and each refusal is on record.
+/// Runs a script for a shell on both roads; in it `MARK` is the case's word and `ROAD` the road's name.
+/// Nothing refused ever arrives, and each refusal is on record.
 pub fn both(stage: &Stage, script: &str, told: &Told<'_>) -> Result<()> {
     for road in Road::BOTH {
         one(stage, road, script, told).with_context(|| format!("proxy variables {road}"))?;

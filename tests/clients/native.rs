@@ -10,7 +10,8 @@ use crate::tools::DENIED;
 const FETCHED: &[&str] =
     &["allowed 200", "allowed 200", "secret 403", DENIED, "plain secret 403", DENIED, "evil"];
 
-/// Java reads neither the variables nor a PEM bundle: it is captured, and trusts by its own store, which is shown to it.
+/// Java reads neither the variables nor a PEM bundle: it is captured, and trusts by its own store, which is
+/// shown to it.
 fn java(stage: &Stage, file: &str, text: &str) -> Result<()> {
     let java = program("java")?;
     stage.script(file, text)?;

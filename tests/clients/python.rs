@@ -7,7 +7,8 @@ use crate::client::{Evil, Told, both, installed};
 use crate::common::program;
 use crate::tools::DENIED;
 
-/// Runs a script of [`include_str!`] by a Python: it prints `allowed …`, then the refusals as the client sees them.
+/// Runs a script of [`include_str!`] by a Python: it prints `allowed …`, then the refusals as the client sees
+/// them.
 fn python(stage: &Stage, python: &str, (file, text): (&str, &str), told: (&[&str], &str)) -> Result<()> {
     let (prints, arrives) = told;
     stage.script(file, text)?;
@@ -50,7 +51,8 @@ pub fn python_aiohttp(stage: &Stage) -> Result<()> {
     python(stage, &packages()?, ("aiohttp_get.py", text), (&prints, "api.bed.test"))
 }
 
-/// A chat of the kind that Discord and Slack have; a message that the rules refuse ends it with 1008, and never arrives.
+/// A chat of the kind that Discord and Slack have; a message that the rules refuse ends it with 1008, and
+/// never arrives.
 pub fn python_websockets(stage: &Stage) -> Result<()> {
     let text = include_str!("inside/websockets_chat.py");
     let prints = [

@@ -9,7 +9,8 @@ use crate::common::program;
 /// What a refusal looks like whose body the client shows.
 pub const DENIED: &str = "\"error\":\"policy_denied\"";
 
-/// Over IPv6: to a host that has nothing else, and of one that has both where curl itself makes the connection.
+/// Over IPv6: to a host that has nothing else, and of one that has both where curl itself makes the
+/// connection.
 const SIX: &str =
     "get -f https://six.bed.test/; [ ROAD = given ] || get -f -6 https://api.bed.test:8443/echo";
 

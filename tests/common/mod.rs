@@ -1,4 +1,5 @@
-//! What the suites share: policies in the world's terms, client programs, and reading what a sandbox wrote down.
+//! What the suites share: policies in the world's terms, client programs, and reading what a sandbox wrote
+//! down.
 
 #![allow(dead_code, reason = "each suite uses its part of this")]
 
@@ -37,8 +38,8 @@ pub fn program(name: &str) -> Result<String> {
     }
 }
 
-/// Starts something from a thread whose system call of this number fails with `errno` (where one of the rules matches, if
-/// there are any); what it starts inherits that.
+/// Starts something from a thread whose system call of this number fails with `errno` (where one of the rules
+/// matches, if there are any); what it starts inherits that.
 pub fn under_filter<T: Send>(
     call: i64,
     rules: Vec<seccompiler::SeccompRule>,
@@ -65,8 +66,8 @@ pub fn under_filter<T: Send>(
 /// The default profile: its static part is what every test's policy begins with.
 const LOCKED_DOWN: &str = include_str!("../../policies/profiles/locked-down.yaml");
 
-/// A whole policy: the default profile's static part, the client programs' directory, and these `network_policies:`
-/// entries (two spaces of indent).
+/// A whole policy: the default profile's static part, the client programs' directory, and these
+/// `network_policies:` entries (two spaces of indent).
 pub fn policy(entries: &str) -> String {
     let tools = format!("    - {{ path: {}, optional: true }}\n    - /etc ", tools().display());
     let network = if entries.trim().is_empty() {

@@ -1,4 +1,5 @@
-//! A server that says guesses in pieces: what waits, or where pieces are cut, tells a few times how a value begins, and then no more.
+//! A server that says guesses in pieces: what waits, or where pieces are cut, tells a few times how a value
+//! begins, and then no more.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ const ROUNDS: usize = MAX_OF_ONE + 4;
 /// Right letters: more than are told for nothing.
 const RIGHT: usize = 14;
 
-/// In how many rounds the pieces of the right guess and of the wrong one were not alike; what was said came whole in all.
+/// In how many rounds the pieces of the right guess and of the wrong one were not alike; what was said came
+/// whole in all.
 fn told(lines: &[&str]) -> Result<usize> {
     ensure!(lines.len() == 2 * ROUNDS, "{lines:?}");
     let mut told = 0;

@@ -1,4 +1,5 @@
-//! `deploy/grafana`: what a dashboard asks for is there, by name and by label, and is a question that Prometheus understands.
+//! `deploy/grafana`: what a dashboard asks for is there, by name and by label, and is a question that
+//! Prometheus understands.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! `deploy/kubernetes`, as data, and each pod's command under what the pod gives it. No cluster is here: what Kubernetes makes of the files is
-//! not tested.
+//! `deploy/kubernetes`, as data, and each pod's command under what the pod gives it. No cluster is here: what
+//! Kubernetes makes of the files is not tested.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
-//! `cofferdam identity`: an upgraded program is denied until the operator accepts exactly what was seen, or forgets it.
+//! `cofferdam identity`: an upgraded program is denied until the operator accepts exactly what was seen, or
+//! forgets it.
 
 use std::path::PathBuf;
 
@@ -12,7 +13,8 @@ use serde_json::Value;
 use super::common::{START, Sandbox, ensure_audited};
 use super::{CLIENT, prepare};
 
-/// Uses the client, replaces it, uses it again, and goes on at the operator's sign: each use prints yes or no.
+/// Uses the client, replaces it, uses it again, and goes on at the operator's sign: each use prints yes or
+/// no.
 const UPGRADE: &str = "at() { until [ -e /sandbox/$1 ]; do sleep 0.02; done; }\nget /sandbox/client\nat upgrade\n\
                        cp /sandbox/client /sandbox/new; printf x >> /sandbox/new; mv /sandbox/new /sandbox/client\n\
                        get /sandbox/client\nat again\nget /sandbox/client\nat last\nget /sandbox/client\n\

@@ -1,5 +1,5 @@
-//! A program that nobody in the sandbox may look into, since it is somebody's who has no number there and is unreadable: what it holds is
-//! anybody's guess, and its own agent's loss.
+//! A program that nobody in the sandbox may look into, since it is somebody's who has no number there and is
+//! unreadable: what it holds is anybody's guess, and its own agent's loss.
 
 use std::os::unix::fs::PermissionsExt;
 

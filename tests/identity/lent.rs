@@ -1,4 +1,5 @@
-//! A connection that is lent in its first instant: who makes it is noted as it is made, so that no later holder counts.
+//! A connection that is lent in its first instant: who makes it is noted as it is made, so that no later
+//! holder counts.
 
 use anyhow::{Result, ensure};
 use bed::Stage;
@@ -8,8 +9,8 @@ use super::script;
 
 const LEND: &str = include_str!("lend.py");
 
-/// Runs the script's attempts by an unlisted Python; `/sandbox/client` is a copy of sleep, and `/sandbox/friend` of
-/// Python.
+/// Runs the script's attempts by an unlisted Python; `/sandbox/client` is a copy of sleep, and
+/// `/sandbox/friend` of Python.
 fn lend(stage: &Stage, name: &str, allowed: &str, python: &str, attempts: &str) -> Result<String> {
     let (sleep, own) = (program("sleep")?, program("python3")?);
     let text = format!(

@@ -6,7 +6,8 @@ use bed::stage::{PATIENCE, poll};
 
 use super::common::{Sandbox, policy_file, program, workspace};
 
-/// Maps pages of a library to be executed, so that none can be joined with its neighbour, and then asks the proxy for tunnels.
+/// Maps pages of a library to be executed, so that none can be joined with its neighbour, and then asks the
+/// proxy for tunnels.
 const SLOW: &str = r#"
 import ctypes, glob, mmap, os, sys
 library = os.open(glob.glob('/lib*/*-linux-gnu/libc.so.6')[0], os.O_RDONLY)
@@ -59,7 +60,8 @@ pub fn slow_looks_are_the_agents_own_loss(stage: &Stage) -> Result<()> {
     its_own_loss(stage, SLOW, "30000", &["too much time recently", "takes too long to look through"])
 }
 
-/// An agent that makes looks at itself last so is refused some, for one of these reasons, and another one none.
+/// An agent that makes looks at itself last so is refused some, for one of these reasons, and another one
+/// none.
 fn its_own_loss(stage: &Stage, program_text: &str, much: &str, reasons: &[&str]) -> Result<()> {
     let policy = policy_file(
         stage,

@@ -17,7 +17,8 @@ const AT_MOST: u64 = 300 << 20;
 /// Two for each, one in this process, which has the server, and what else is open.
 const DESCRIPTORS: u64 = 2 * TUNNELS + 2_000;
 
-/// Of fifty processes, which hold them and sleep: each look at who has one more goes through one table, not through all.
+/// Of fifty processes, which hold them and sleep: each look at who has one more goes through one table, not
+/// through all.
 const OPENS: &str = "import os, socket, sys, time
 ASK = b'CONNECT api.bed.test:8080 HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'
 GET = b'GET /echo HTTP/1.1\\r\\nHost: api.bed.test:8080\\r\\n\\r\\n'

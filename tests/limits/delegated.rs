@@ -1,5 +1,5 @@
-//! A control group to start a sandbox with `limits:` in. Only where memory, pids and cpu are delegated, as `.ci/kernels` sees to; few
-//! build machines do.
+//! A control group to start a sandbox with `limits:` in. Only where memory, pids and cpu are delegated, as
+//! `.ci/kernels` sees to; few build machines do.
 
 #![allow(dead_code, reason = "each suite uses its part of this")]
 
@@ -18,7 +18,8 @@ use bed::stage::{PATIENCE, poll};
 
 use crate::common::{self, Sandbox};
 
-/// A control group that is the stage's user's, as `systemd-run --scope -p Delegate=yes` makes one. Removed when dropped.
+/// A control group that is the stage's user's, as `systemd-run --scope -p Delegate=yes` makes one. Removed
+/// when dropped.
 pub struct Delegated<'a> {
     stage: &'a Stage<'a>,
     pub dir: PathBuf,
@@ -109,7 +110,8 @@ impl Drop for Delegated<'_> {
     }
 }
 
-/// A group of ours with everything handed down already: our own, or the one that it is in. None is changed for that.
+/// A group of ours with everything handed down already: our own, or the one that it is in. None is changed
+/// for that.
 fn place() -> Option<PathBuf> {
     let own = cgroup::own_directory().ok()?;
     let fits = |dir: &Path| {

@@ -1,5 +1,5 @@
-//! Control groups: what `limits:` promises holds, and none is left behind. Only where memory, pids and cpu are delegated, as
-//! `.ci/kernels` sees to; few build machines do.
+//! Control groups: what `limits:` promises holds, and none is left behind. Only where memory, pids and cpu
+//! are delegated, as `.ci/kernels` sees to; few build machines do.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! What an agent's starts leave with somebody who keeps it: each opens pipes for its output, whose other ends an agent may hand on.
+//! What an agent's starts leave with somebody who keeps it: each opens pipes for its output, whose other ends
+//! an agent may hand on.
 
 use anyhow::{Context, Result, ensure};
 use bed::Stage;

@@ -1,4 +1,5 @@
-//! The agents that `onboard` knows, each run by the file that it writes and asked something: what it is told is enough.
+//! The agents that `onboard` knows, each run by the file that it writes and asked something: what it is told
+//! is enough.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -15,7 +16,8 @@ use crate::{command, here};
 /// How long an agent may take to start, and to answer: OpenClaw takes half a minute on a good day.
 const AGENT: Duration = Duration::from_secs(400);
 
-/// An agent as its users install it below /opt, which every sandbox shows; a skip where it isn't on this machine. The mounts are this suite's world's.
+/// An agent as its users install it below /opt, which every sandbox shows; a skip where it isn't on this
+/// machine. The mounts are this suite's world's.
 fn installed(name: &str) -> Result<()> {
     let (opt, dir) = (Path::new("/opt"), if name == "claude" { "claude-code" } else { name });
     if !tools().join("agents").join(dir).exists() || !opt.is_dir() {
@@ -53,7 +55,8 @@ fn installed(name: &str) -> Result<()> {
     Ok(std::fs::set_permissions(at, std::fs::Permissions::from_mode(0o755))?)
 }
 
-/// An agent in the sandbox that `onboard` writes for it, asked something by these arguments: what it says is its model's answer.
+/// An agent in the sandbox that `onboard` writes for it, asked something by these arguments: what it says is
+/// its model's answer.
 fn is_told(stage: &Stage, name: &str, kind: &str, ask: &[&str]) -> Result<()> {
     installed(name)?;
     is_told_from(stage, name, kind, ("/opt/bin", &[]), ask)

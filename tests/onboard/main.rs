@@ -1,4 +1,5 @@
-//! `cofferdam onboard`: the file that it makes is one that `up` runs, no key is in it, and nothing is written over or left behind.
+//! `cofferdam onboard`: the file that it makes is one that `up` runs, no key is in it, and nothing is written
+//! over or left behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -155,7 +156,8 @@ fn nothing_is_written_over(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A program of this name that is a file alone, in a directory that no sandbox shows; a `PATH` with that in front.
+/// A program of this name that is a file alone, in a directory that no sandbox shows; a `PATH` with that in
+/// front.
 fn alone(stage: &Stage, name: &str) -> Result<String> {
     let bin = stage.dir().join("bin");
     std::fs::create_dir_all(&bin)?;
@@ -330,7 +332,8 @@ fn a_workspace_is_made_where_agents_may_have_it(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Answers prompts at a terminal: `PROMPT=>ANSWER`, in order; `^C` is the key. Prints all that was shown, and exits as the program does.
+/// Answers prompts at a terminal: `PROMPT=>ANSWER`, in order; `^C` is the key. Prints all that was shown, and
+/// exits as the program does.
 const AT_TERMINAL: &str = r#"
 import os, pty, select, sys
 steps, program = sys.argv[1].split("|"), sys.argv[2:]
@@ -407,7 +410,8 @@ fn a_person_sees_every_file_and_no_token(stage: &Stage) -> Result<()> {
     let path = alone(stage, "hermes")?;
     let provider = near();
     let args = ["--agent", "hermes", "--show-program", "--provider", &provider, "--model", "bed-echo"];
-    // The model was said, and isn't asked for: its prompt would be answered as the next one, and no file be named.
+    // The model was said, and isn't asked for: its prompt would be answered as the next one, and no file be
+    // named.
     let steps = [
         ("Name of the sandbox [hermes]: ", ""),
         ("Presets [none]: ", ""),

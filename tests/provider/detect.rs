@@ -1,4 +1,5 @@
-//! `cofferdam provider detect`: what is there is found, told without a value, and offered only where it is ours or the system's.
+//! `cofferdam provider detect`: what is there is found, told without a value, and offered only where it is
+//! ours or the system's.
 
 use std::io::Write;
 use std::net::TcpListener;

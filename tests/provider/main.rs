@@ -1,4 +1,5 @@
-//! `cofferdam provider …`: real requests by the gateway's road, every fault told by name, and the key in nothing that is printed.
+//! `cofferdam provider …`: real requests by the gateway's road, every fault told by name, and the key in
+//! nothing that is printed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -33,7 +33,8 @@ pub fn a_killed_unpacking_leaves_nothing_that_is_used(stage: &Stage) -> Result<(
     Ok(())
 }
 
-/// Tries until `caught` was in time: on a busy machine an image may be unpacked by the time that its beginning is seen.
+/// Tries until `caught` was in time: on a busy machine an image may be unpacked by the time that its
+/// beginning is seen.
 fn in_time(stage: &Stage, mut caught: impl FnMut() -> Result<bool>) -> Result<()> {
     for _ in 0..50 {
         if caught()? {
@@ -44,7 +45,8 @@ fn in_time(stage: &Stage, mut caught: impl FnMut() -> Result<bool>) -> Result<()
     anyhow::bail!("too late, fifty times")
 }
 
-/// Ctrl-C while an image is unpacked, and while somebody else unpacks it: at once, and as if there had been no start.
+/// Ctrl-C while an image is unpacked, and while somebody else unpacks it: at once, and as if there had been
+/// no start.
 pub fn an_interrupted_unpacking_leaves_nothing(stage: &Stage) -> Result<()> {
     let image = image(stage, Stored::Gzip, 16 << 20)?;
     let root = pinned(&image.archive, &image);

@@ -1,4 +1,5 @@
-//! A host whose mounts are shared, as systemd makes them: what a sandbox mounts, covers or unmounts stays its own.
+//! A host whose mounts are shared, as systemd makes them: what a sandbox mounts, covers or unmounts stays its
+//! own.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! Files that somebody else has written: what is in them is judged, and nothing is made of what no snapshot would be.
+//! Files that somebody else has written: what is in them is judged, and nothing is made of what no snapshot
+//! would be.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

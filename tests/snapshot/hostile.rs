@@ -1,4 +1,5 @@
-//! A hostile workspace: files that are exchanged while they are read, that are not the agent's, or where no snapshot may lie.
+//! A hostile workspace: files that are exchanged while they are read, that are not the agent's, or where no
+//! snapshot may lie.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -88,7 +89,8 @@ pub fn roots_own_files_are_not_read_for_the_agent(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// What a start makes the agent's own by an id-mapped mount, and `onboard` makes: nobody else may look into it.
+/// What a start makes the agent's own by an id-mapped mount, and `onboard` makes: nobody else may look into
+/// it.
 pub fn a_named_workspace_is_read_as_its_owner(stage: &Stage) -> Result<()> {
     const SOMEBODY: u32 = 23_456;
     for (owner, group) in [(0, 0), (SOMEBODY, SOMEBODY), (0, SOMEBODY)] {

@@ -1,4 +1,5 @@
-//! Killed in the middle, or asked to end there: nothing that anybody uses is left, and the next clears away the rest.
+//! Killed in the middle, or asked to end there: nothing that anybody uses is left, and the next clears away
+//! the rest.
 
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,8 @@ fn met(round: impl Fn(usize) -> Result<bool>) -> Result<usize> {
     bail!("not once met in the middle")
 }
 
-/// Ends it once some of it is there, which it must end of, with this code; false where it was through before that came.
+/// Ends it once some of it is there, which it must end of, with this code; false where it was through before
+/// that came.
 fn in_the_middle(
     stage: &Stage,
     args: &[&str],
@@ -57,7 +59,8 @@ fn is_through(pid: i32) -> bool {
     stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
-/// Whether it has bytes in a file that it writes into this directory, be that one without a name (open(2), O_TMPFILE).
+/// Whether it has bytes in a file that it writes into this directory, be that one without a name (open(2),
+/// O_TMPFILE).
 fn writes_into(dir: &Path, pid: i32) -> bool {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     open.flatten().any(|fd| {

@@ -1,5 +1,5 @@
-//! `cofferdam snapshot` and `cofferdam restore`: what a sandbox leaves between runs, in one file and back, against a hostile workspace and
-//! hostile files.
+//! `cofferdam snapshot` and `cofferdam restore`: what a sandbox leaves between runs, in one file and back,
+//! against a hostile workspace and hostile files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -1,4 +1,5 @@
-//! Once there and back: the tree, the approvals, the record, and what is refused without anybody being hostile.
+//! Once there and back: the tree, the approvals, the record, and what is refused without anybody being
+//! hostile.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,4 +1,5 @@
-//! The terminal UI on a terminal: what it shows of a real sandbox, what its keys do, and that the terminal is itself again afterwards.
+//! The terminal UI on a terminal: what it shows of a real sandbox, what its keys do, and that the terminal is
+//! itself again afterwards.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 
@@ -73,7 +74,8 @@ impl Term {
         self.console.type_in(keys)
     }
 
-    /// Has the question chosen whose row holds `row`, and gives it the answer of this key, once what is asked to be confirmed is that.
+    /// Has the question chosen whose row holds `row`, and gives it the answer of this key, once what is asked
+    /// to be confirmed is that.
     fn answer(&mut self, key: &str, title: &str, row: &str, path: &str) -> Result<()> {
         self.see(&[row])?;
         self.press(HOME)?;

@@ -1,4 +1,5 @@
-//! What a terminal shows that was written these bytes: as much of one as `term` uses, and a fault for everything else.
+//! What a terminal shows that was written these bytes: as much of one as `term` uses, and a fault for
+//! everything else.
 
 use anyhow::{Result, bail};
 

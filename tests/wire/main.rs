@@ -1,8 +1,9 @@
-//! Raw bytes from a hostile agent that may speak with one host: what the policy refuses never arrives there, whatever
-//! it is wrapped in. The server records every byte and judges none (`bed::raw`).
+//! Raw bytes from a hostile agent that may speak with one host: what the policy refuses never arrives there,
+//! whatever it is wrapped in. The server records every byte and judges none (`bed::raw`).
 //!
-//! Cases are data: `messages`, `paths`, `tunnels` and `h2` list them; `client.py` speaks them inside one sandbox. Each
-//! has a word of its own, so what arrived is told apart; controls that must arrive stand between the attacks.
+//! Cases are data: `messages`, `paths`, `tunnels` and `h2` list them; `client.py` speaks them inside one
+//! sandbox. Each has a word of its own, so what arrived is told apart; controls that must arrive stand
+//! between the attacks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 #![allow(clippy::indexing_slicing, reason = "a test fails by panic")]

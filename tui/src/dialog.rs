@@ -1,6 +1,7 @@
 //! What lies above the panes: the keys, the whole of a row, and an answer that is to be confirmed.
 //!
-//! A [`Confirm`] shows everything that is approved, however long an agent has made it, and takes a yes only once all of it has been drawn: no key that was typed ahead is one.
+//! A [`Confirm`] shows everything that is approved, however long an agent has made it, and takes a yes only
+//! once all of it has been drawn: no key that was typed ahead is one.
 
 use crate::Effect;
 use crate::facts::{Answer, Question};
@@ -67,7 +68,8 @@ impl Sheet {
         self.drawing = self.drawing.max(self.top.saturating_add(height));
     }
 
-    /// What was being drawn stands there; tells whether that was the last of it, so that what is said of the rest holds no more.
+    /// What was being drawn stands there; tells whether that was the last of it, so that what is said of the
+    /// rest holds no more.
     pub(crate) fn drawn(&mut self, inside: (usize, usize)) -> Option<Effect> {
         let was_read = self.is_read(inside);
         self.seen = self.drawing;

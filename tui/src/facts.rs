@@ -134,7 +134,8 @@ pub struct Question {
 }
 
 impl Question {
-    /// Whether this is what was asked there, whoever waits for it by now: what an answer to that one says is true of this.
+    /// Whether this is what was asked there, whoever waits for it by now: what an answer to that one says is
+    /// true of this.
     #[must_use]
     pub fn is_still(&self, there: &Self) -> bool {
         let of = |q: &Self| {

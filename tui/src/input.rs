@@ -1,7 +1,8 @@
 //! Keys out of the bytes that a terminal sends: those that [`crate::keys`] knows, and nothing else.
 //!
-//! crossterm has a reader of its own, which is not taken: of a key and a new size at one moment it loses the key until the next one comes, and a
-//! terminal that is gone keeps it busy for ever. What is pasted is no key, so that no paste gives an answer.
+//! crossterm has a reader of its own, which is not taken: of a key and a new size at one moment it loses the
+//! key until the next one comes, and a terminal that is gone keeps it busy for ever. What is pasted is no
+//! key, so that no paste gives an answer.
 
 use crate::keys::Press;
 

@@ -1,4 +1,5 @@
-//! Every key: one table, by which [`crate::Model::update`] reads them and the help and docs/term.md (a test compares) tell of them.
+//! Every key: one table, by which [`crate::Model::update`] reads them and the help and docs/term.md (a test
+//! compares) tell of them.
 
 use crate::facts::Answer;
 

@@ -1,8 +1,9 @@
 //! What `cofferdam term` shows, and what its keys do: a model, a pure update, and a view of the model.
 //!
-//! It knows no socket, no process and no clock. Whoever has those turns what happens into a [`Message`], gives it to [`Model::update`], does
-//! the [`Effect`] that comes back, and draws. Nothing that an agent could have chosen gets into the model but as a [`Text`], which is made
-//! harmless when it is made; so no view can forget to.
+//! It knows no socket, no process and no clock. Whoever has those turns what happens into a [`Message`],
+//! gives it to [`Model::update`], does the [`Effect`] that comes back, and draws. Nothing that an agent could
+//! have chosen gets into the model but as a [`Text`], which is made harmless when it is made; so no view can
+//! forget to.
 
 pub mod dialog;
 pub mod facts;

@@ -4,8 +4,8 @@ use crate::facts::Candidate;
 use crate::theme::Theme;
 use crate::watch::Watch;
 
-/// The largest terminal that is drawn on: what lies beyond stays empty. A size is a number that anybody on the terminal may set, and each
-/// place costs memory.
+/// The largest terminal that is drawn on: what lies beyond stays empty. A size is a number that anybody on
+/// the terminal may set, and each place costs memory.
 pub const LARGEST: (u16, u16) = (1000, 400);
 
 /// The state.

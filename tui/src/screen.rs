@@ -1,4 +1,5 @@
-//! The terminal's screen as bytes: each frame is what has to be written for the terminal to show it. Whoever has the terminal writes them.
+//! The terminal's screen as bytes: each frame is what has to be written for the terminal to show it. Whoever
+//! has the terminal writes them.
 
 use std::cell::RefCell;
 use std::io::{self, Write};

@@ -1,7 +1,8 @@
 //! Text that may have been chosen by an agent, made harmless once, when it is made.
 //!
-//! Every character of a [`Text`] takes one or two columns of its own, is seen, and stays where it was put: what could move the cursor, hide,
-//! lie on another character or turn the reading direction is shown as an escape instead. A terminal does that to no text of the view's own.
+//! Every character of a [`Text`] takes one or two columns of its own, is seen, and stays where it was put:
+//! what could move the cursor, hide, lie on another character or turn the reading direction is shown as an
+//! escape instead. A terminal does that to no text of the view's own.
 
 use std::fmt;
 
@@ -70,8 +71,8 @@ impl fmt::Display for Text {
 fn is_plain(c: char) -> bool {
     match c {
         ' '..='~' => true,
-        // Letters that are written from right to left (Unicode's Bidi_Class R and AL, by their blocks): a terminal that knows of it turns what
-        // stands beside them, too.
+        // Letters that are written from right to left (Unicode's Bidi_Class R and AL, by their blocks): a
+        // terminal that knows of it turns what stands beside them, too.
         '\u{590}'..='\u{8ff}'
         | '\u{fb1d}'..='\u{fdff}'
         | '\u{fe70}'..='\u{feff}'

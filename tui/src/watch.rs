@@ -1,4 +1,5 @@
-//! One sandbox as it is watched: what it told, and where the operator is in it. Holds a bounded part of what happens.
+//! One sandbox as it is watched: what it told, and where the operator is in it. Holds a bounded part of what
+//! happens.
 
 use std::collections::VecDeque;
 
@@ -167,7 +168,8 @@ impl Watch {
         self.move_on();
     }
 
-    /// Chooses the next question, where we have answered the chosen one and nobody waits for it any more, or where it is gone.
+    /// Chooses the next question, where we have answered the chosen one and nobody waits for it any more, or
+    /// where it is gone.
     pub(crate) fn move_on(&mut self) {
         let chosen = self.question.as_ref().and_then(|id| self.questions.iter().find(|q| q.id == *id));
         if chosen.is_none_or(|q| q.standing != Standing::Held && self.answered.as_ref() == Some(&q.id)) {

@@ -1,6 +1,8 @@
-//! Who holds a socket, among a hundred processes of thirty descriptors each: `cargo bench -p cofferdam-agent`.
+//! Who holds a socket, among a hundred processes of thirty descriptors each: `cargo bench -p
+//! cofferdam-agent`.
 //!
-//! What an identity costs that isn't cached, but for the hash of its program: where the hundred sleep, and where each runs between two looks. As root, since every process is looked at.
+//! What an identity costs that isn't cached, but for the hash of its program: where the hundred sleep, and
+//! where each runs between two looks. As root, since every process is looked at.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench fails by panic")]
 #![allow(clippy::print_stdout, reason = "it tells its figures")]

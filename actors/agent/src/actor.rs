@@ -12,8 +12,9 @@
 //! The process belongs to init, not to this actor: a panic here leaves it running, to be adopted by the next
 //! incarnation, and so does every ordered stop of the actor. Only [`Msg::Stop`] ends a process.
 //!
-//! An ended process keeps its row in init's table until another start of it is wanted. The table outlives supervisors: without
-//! the row a new one would take what is over for what was never started, and run it a second time.
+//! An ended process keeps its row in init's table until another start of it is wanted. The table outlives
+//! supervisors: without the row a new one would take what is over for what was never started, and run it a
+//! second time.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,13 +37,14 @@ const SILENT_GRACE: Duration = Duration::from_secs(10);
 /// What the actor is told. While it is down, casts are dropped and calls wait with their deadline.
 #[derive(Debug)]
 pub enum Msg {
-    /// The process ended. Sent by the actor's own watcher; a missed one is found in init's table at the next start.
+    /// The process ended. Sent by the actor's own watcher; a missed one is found in init's table at the next
+    /// start.
     Exited(ProcessId, ExitStatus),
-    /// Pass a signal to the process's group. Dropped while the actor is down: whoever sent it sees no effect, and may
-    /// send it again.
+    /// Pass a signal to the process's group. Dropped while the actor is down: whoever sent it sees no effect,
+    /// and may send it again.
     Signal(i32),
-    /// End the process: SIGTERM, and after the grace SIGKILL. The actor stays, idle, until it is stopped or restarted.
-    /// Waits with the caller's deadline while the actor is down.
+    /// End the process: SIGTERM, and after the grace SIGKILL. The actor stays, idle, until it is stopped or
+    /// restarted. Waits with the caller's deadline while the actor is down.
     Stop {
         /// Between SIGTERM and SIGKILL.
         grace: Duration,
@@ -53,13 +55,14 @@ pub enum Msg {
     },
     /// The grace of a [`Msg::Stop`] is over. Sent by the actor to itself.
     GraceOver(ProcessId),
-    /// What watching the process came to: its health is another, or it is given up, and why. Sent by the actor's own watch, which
-    /// begins anew with the actor.
+    /// What watching the process came to: its health is another, or it is given up, and why. Sent by the
+    /// actor's own watch, which begins anew with the actor.
     Pulse(ProcessId, Verdict, String),
-    /// Init has ended a process of the agent's, see [`Event::Flooded`]: its pid, and how many descriptors it had. Sent by the actor's own
-    /// watcher; a missed one is missed.
+    /// Init has ended a process of the agent's, see [`Event::Flooded`]: its pid, and how many descriptors it
+    /// had. Sent by the actor's own watcher; a missed one is missed.
     Flooded(i32, usize),
-    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
+    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
+    /// is down.
     InjectPanic,
 }
 
@@ -184,7 +187,8 @@ pub struct Arguments {
     pub watch: Option<Watch>,
 }
 
-/// The last end that any incarnation has judged in this supervisor. Found in the table again it is no news: a start is wanted.
+/// The last end that any incarnation has judged in this supervisor. Found in the table again it is no news: a
+/// start is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Judged(Arc<AtomicU64>);
 
@@ -242,7 +246,8 @@ impl Actor for AgentActor {
             EndsWithMe(tokio::spawn(watch(given.init.clone(), events, given.name.clone(), myself.clone())));
         let mut rows: Vec<ProcessRecord> =
             given.init.list().await?.into_iter().filter(|record| *record.agent == *given.name).collect();
-        // What runs counts, or else what ran last; an ended one beside it is of a start before, and was seen to.
+        // What runs counts, or else what ran last; an ended one beside it is of a start before, and was seen
+        // to.
         rows.sort_by_key(|record| (record.state == ProcessState::Running, record.process));
         let known = rows.pop();
         let mut noted = false;
@@ -331,8 +336,8 @@ impl State {
         status: ExitStatus,
     ) -> Result<(), ActorProcessingErr> {
         self.process = None;
-        // A daemon that it left behind may not hold its ports when it starts again. What this comes to init keeps: it refuses the
-        // start beside survivors, see `start`.
+        // A daemon that it left behind may not hold its ports when it starts again. What this comes to init
+        // keeps: it refuses the start beside survivors, see `start`.
         let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
         let restarts = stopped.is_none() && self.given.restart_on.wants(status.success() && !self.silent);
@@ -341,7 +346,8 @@ impl State {
             false => Told::Exited { status, stopped: stopped.is_some(), restarts },
         });
         self.given.judged.note(process);
-        // A row that can't be seen to is only found again by a new supervisor, as an end that nobody was told of.
+        // A row that can't be seen to is only found again by a new supervisor, as an end that nobody was told
+        // of.
         let _ = match &stopped {
             Some(Stopping { again: true, .. }) => self.given.init.forget(process).await,
             _ => self.given.init.note_end(process).await,
@@ -391,8 +397,8 @@ impl State {
     }
 }
 
-/// As [`spawn`]; but where processes of an earlier start are in its way, they are looked for once more. While they are there it is refused,
-/// on record, and tried again after the backoff as any start that failed.
+/// As [`spawn`]; but where processes of an earlier start are in its way, they are looked for once more. While
+/// they are there it is refused, on record, and tried again after the backoff as any start that failed.
 async fn start(given: &Arguments) -> Result<ProcessRecord, ClientError> {
     match spawn(given).await {
         Err(ClientError::Refused(Refusal::Survivors)) => {

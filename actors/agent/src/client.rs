@@ -1,9 +1,10 @@
 //! Init as the supervisor sees it: async calls, and events for whoever listens.
 //!
-//! Whoever asks sends its question itself and is entered in the table of open questions before; one task takes the answers and gives
-//! each to its asker. Of the table's lock nobody holds more than one look-up. Callers hold a cloneable [`InitClient`]. The channel
-//! outlives supervisors: replies to questions that this client never asked, or that nobody waits for any more, are dropped (their
-//! descriptors closed). When the channel ends every open question ends with [`ClientError::Closed`], and one that gets no answer in its
+//! Whoever asks sends its question itself and is entered in the table of open questions before; one task
+//! takes the answers and gives each to its asker. Of the table's lock nobody holds more than one look-up.
+//! Callers hold a cloneable [`InitClient`]. The channel outlives supervisors: replies to questions that this
+//! client never asked, or that nobody waits for any more, are dropped (their descriptors closed). When the
+//! channel ends every open question ends with [`ClientError::Closed`], and one that gets no answer in its
 //! time with [`ClientError::TimedOut`]: what it asked for may be done all the same.
 
 mod open;
@@ -91,7 +92,8 @@ impl InitClient {
         Ok(Self { line: Arc::new(line), events })
     }
 
-    /// Events from now on. A listener that lags gets an error from its receiver and must [`InitClient::list`].
+    /// Events from now on. A listener that lags gets an error from its receiver and must
+    /// [`InitClient::list`].
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
@@ -261,11 +263,12 @@ impl InitClient {
         self.descriptor(Request::Diag).await
     }
 
-    /// Every process that holds the socket with this inode, and their executables, opened: the descriptor of an
-    /// identity is `executables[identity.exe]`.
+    /// Every process that holds the socket with this inode, and their executables, opened: the descriptor of
+    /// an identity is `executables[identity.exe]`.
     ///
     /// # Errors
-    /// [`Refusal::Unreadable`], [`Refusal::TooMany`]: the caller must deny. An empty list is an answer: deny too.
+    /// [`Refusal::Unreadable`], [`Refusal::TooMany`]: the caller must deny. An empty list is an answer: deny
+    /// too.
     pub async fn holders(
         &self,
         inode: u64,
@@ -374,7 +377,8 @@ async fn serve(
 /// Where the ids of this client start: far from those of a predecessor on the same channel.
 fn first_id() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // The standard library's own randomness is enough: the other side is ours, only overlap must be improbable.
+    // The standard library's own randomness is enough: the other side is ours, only overlap must be
+    // improbable.
     std::hash::RandomState::new().build_hasher().finish()
 }
 

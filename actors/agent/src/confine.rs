@@ -1,7 +1,8 @@
-//! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be root: so it is a child in a
-//! user namespace of its own that maps one id (root's only to read a directory of root's), without network or neighbours, and by
-//! Landlock can open nothing but the directory that it reads and the one that it fills. It has no capability, or the one by which it
-//! reads all of its own user's files, whatever their modes. It dies with the command.
+//! The process that reads what may be hostile: an image, a workspace, a snapshot of one. The command may be
+//! root: so it is a child in a user namespace of its own that maps one id (root's only to read a directory of
+//! root's), without network or neighbours, and by Landlock can open nothing but the directory that it reads
+//! and the one that it fills. It has no capability, or the one by which it reads all of its own user's files,
+//! whatever their modes. It dies with the command.
 
 use crate::isolation::capabilities;
 use crate::plan::Id;
@@ -65,8 +66,8 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Failed {
     move |error| Failed::System { what, source: error.into() }
 }
 
-/// Runs `job` in the child, as this user, and gives what it said. The caller must be single-threaded, and `job` own no descriptor: what it
-/// reaches for is borrowed, and all else is closed there.
+/// Runs `job` in the child, as this user, and gives what it said. The caller must be single-threaded, and
+/// `job` own no descriptor: what it reaches for is borrowed, and all else is closed there.
 ///
 /// # Errors
 /// See [`Failed`].
@@ -102,7 +103,8 @@ pub fn run<E: std::fmt::Display>(
     }
 }
 
-/// An ordinary user's child stays in its groups: whoever may leave them could leave one that a file shuts out.
+/// An ordinary user's child stays in its groups: whoever may leave them could leave one that a file shuts
+/// out.
 fn map_user(pid: i32, (user, may_change): (Id, bool)) -> io::Result<()> {
     if !may_change {
         std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
@@ -123,8 +125,8 @@ fn listen(pipe: OwnedFd) -> Result<String, Failed> {
     }
 }
 
-/// What comes from the process that parsed something hostile is that's, and goes to a terminal: what would steer one is
-/// spelt out.
+/// What comes from the process that parsed something hostile is that's, and goes to a terminal: what would
+/// steer one is spelt out.
 fn legible(text: &[u8]) -> String {
     let spelt = |char: char| match char {
         '\n' | '"' | '\'' | '\\' => char.to_string(),
@@ -159,7 +161,8 @@ fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said:
     let mut keep = vec![go.as_raw_fd(), said.as_raw_fd(), reach.source.as_raw_fd()];
     keep.extend(reach.into.map(|fd| fd.as_raw_fd()));
     keep.extend(reach.out.map(|file| file.as_raw_fd()));
-    // SAFETY: what the child owns is kept; all else belongs to copies of the command's values, in frames to which it never returns.
+    // SAFETY: what the child owns is kept; all else belongs to copies of the command's values, in frames to
+    // which it never returns.
     unsafe { sys::fd::close_all_but(&keep) }?;
     if may_change {
         // Root's groups read what this user can't.
@@ -169,7 +172,8 @@ fn confine((user, may_change): (Id, bool), reach: Reach<'_>, go: &OwnedFd, said:
     }
     capabilities::empty_bounding()?;
     match reach.reads_all {
-        // In this namespace alone, in which no files but this user's are anybody's (capabilities(7), "Interaction with user namespaces").
+        // In this namespace alone, in which no files but this user's are anybody's (capabilities(7),
+        // "Interaction with user namespaces").
         true => capabilities::keep_only(Capability::CAP_DAC_READ_SEARCH)?,
         false => capabilities::clear_sets()?,
     }

@@ -1,8 +1,9 @@
-//! The cage's controls by name: a closed set that the proof, `doctor`, `status`, the metrics and the audit log share.
+//! The cage's controls by name: a closed set that the proof, `doctor`, `status`, the metrics and the audit
+//! log share.
 //!
-//! Each variant is one thing that can be left out on purpose (see [`CagePlan::sabotage`](crate::plan::CagePlan)), so
-//! that a test sees the proof notice. A control without a check that notices is a fault of the tests, which iterate
-//! over [`Control::ALL`].
+//! Each variant is one thing that can be left out on purpose (see
+//! [`CagePlan::sabotage`](crate::plan::CagePlan)), so that a test sees the proof notice. A control without a
+//! check that notices is a fault of the tests, which iterate over [`Control::ALL`].
 
 use serde::{Deserialize, Serialize};
 

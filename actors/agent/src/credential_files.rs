@@ -1,9 +1,11 @@
-//! Files in which known agents keep credentials, under the workspace: kept at mode 0600, at start and as they appear.
+//! Files in which known agents keep credentials, under the workspace: kept at mode 0600, at start and as they
+//! appear.
 //!
-//! Init does it from inside, once before the first process and then on a slow beat. The tree belongs to the agent and
-//! is hostile: every step is by descriptor, beneath the workspace, through no link, and only a plain file with one
-//! name is touched. Nothing is ever read or created here, and a beat does a bounded amount of work, however many files
-//! there are: the places where known agents keep keys every time, the rest of the tree a part at a time.
+//! Init does it from inside, once before the first process and then on a slow beat. The tree belongs to the
+//! agent and is hostile: every step is by descriptor, beneath the workspace, through no link, and only a
+//! plain file with one name is touched. Nothing is ever read or created here, and a beat does a bounded
+//! amount of work, however many files there are: the places where known agents keep keys every time, the rest
+//! of the tree a part at a time.
 
 use crate::sys;
 use std::collections::VecDeque;
@@ -79,10 +81,11 @@ pub const EXCEPT: &[&str] = &[
 pub const PASSED_BY: &[&str] =
     &[".git", "node_modules", "site-packages", "dist-packages", "__pycache__", "target"];
 
-/// Directory entries looked at for one `*` of [`KNOWN`]: an agent with more than this many profiles isn't one.
+/// Directory entries looked at for one `*` of [`KNOWN`]: an agent with more than this many profiles isn't
+/// one.
 const MAX_NAMES: usize = 256;
-/// Directory entries looked at in one beat, about a millisecond's work: a flood of files makes the round longer, not
-/// the beat.
+/// Directory entries looked at in one beat, about a millisecond's work: a flood of files makes the round
+/// longer, not the beat.
 const MAX_ENTRIES: usize = 2000;
 /// Directories that wait for their turn; what is beyond waits for the next round.
 const MAX_WAITING: usize = 4096;
@@ -110,8 +113,9 @@ impl Keeper {
         Ok(Self { root: std::fs::File::open(workspace)?.into(), listing: None, waiting: VecDeque::new() })
     }
 
-    /// One beat: sets mode 0600 on every credential file that others could read, among the known places and the next part
-    /// of the tree, and says how many there were. What can't be opened, or changes meanwhile, is left to the next time.
+    /// One beat: sets mode 0600 on every credential file that others could read, among the known places and
+    /// the next part of the tree, and says how many there were. What can't be opened, or changes meanwhile,
+    /// is left to the next time.
     pub fn beat(&mut self) -> usize {
         let mut changed = 0;
         for path in KNOWN {
@@ -149,7 +153,8 @@ impl Keeper {
         let Ok(entry) = entry else { return Some(false) };
         let Ok(name) = entry.file_name().to_str() else { return Some(false) };
         match entry.file_type() {
-            // A filesystem that doesn't tell, and links, are passed by: the known places are looked at all the same.
+            // A filesystem that doesn't tell, and links, are passed by: the known places are looked at all
+            // the same.
             Some(nix::dir::Type::Directory) => {
                 let passed = name == "." || name == ".." || PASSED_BY.contains(&name);
                 if !passed && self.waiting.len() < MAX_WAITING && place.components().count() < MAX_DEPTH {

@@ -1,8 +1,9 @@
-//! What this machine can enforce, each control tried for real in a throwaway sandbox, with a mend for every gap.
+//! What this machine can enforce, each control tried for real in a throwaway sandbox, with a mend for every
+//! gap.
 //!
-//! The examination is a start like any other, under best effort, with an empty directory as its workspace: what the
-//! doctor says is what a start would find. It changes nothing and leaves nothing behind. Like every start it wants a
-//! single-threaded caller.
+//! The examination is a start like any other, under best effort, with an empty directory as its workspace:
+//! what the doctor says is what a start would find. It changes nothing and leaves nothing behind. Like every
+//! start it wants a single-threaded caller.
 
 use crate::isolation::landlock;
 use crate::launch::{self, LaunchError, cgroup};

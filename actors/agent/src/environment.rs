@@ -1,7 +1,8 @@
-//! The environment of an agent: built from nothing, so that nothing of the operator's passes unless it was named.
+//! The environment of an agent: built from nothing, so that nothing of the operator's passes unless it was
+//! named.
 //!
-//! A pure function. Values of the operator's own choice never override what locks the cage: `PATH`, home, the proxies
-//! and the certificate bundle, and the variables that make programs load foreign code are dropped.
+//! A pure function. Values of the operator's own choice never override what locks the cage: `PATH`, home, the
+//! proxies and the certificate bundle, and the variables that make programs load foreign code are dropped.
 
 use crate::plan::{CA_BUNDLE, RUN_DIR, WORKSPACE};
 use std::collections::BTreeMap;
@@ -69,7 +70,8 @@ const DEFAULT: &[(&str, &str)] = &[
     ("ANTHROPIC_BASE_URL", "https://inference.local"),
     ("OPENAI_API_KEY", PLACEHOLDER_KEY),
     ("ANTHROPIC_API_KEY", PLACEHOLDER_KEY),
-    // OpenClaw's file library knows no other way than openat2(2), which isn't to be had here, unless it is told to.
+    // OpenClaw's file library knows no other way than openat2(2), which isn't to be had here, unless it is
+    // told to.
     ("FS_SAFE_NATIVE_MODE", "off"),
 ];
 

@@ -1,7 +1,9 @@
-//! Whether an agent still answers: it is asked at intervals, and after so many silences in a row its process is given up.
+//! Whether an agent still answers: it is asked at intervals, and after so many silences in a row its process
+//! is given up.
 //!
-//! A process that runs and does nothing any more looks well to whoever waits for its end. How it is asked is [`Probe`]'s; what its
-//! answers come to is [`Pulse`]'s, which knows no clock and asks nobody. Must never end anything: that is the actor's.
+//! A process that runs and does nothing any more looks well to whoever waits for its end. How it is asked is
+//! [`Probe`]'s; what its answers come to is [`Pulse`]'s, which knows no clock and asks nobody. Must never end
+//! anything: that is the actor's.
 
 use std::fmt;
 use std::sync::Arc;

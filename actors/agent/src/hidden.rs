@@ -1,7 +1,8 @@
-//! What of the host nobody in a sandbox may see: cofferdam's own state, with a socket in it that takes a user's word for the
-//! operator's.
+//! What of the host nobody in a sandbox may see: cofferdam's own state, with a socket in it that takes a
+//! user's word for the operator's.
 //!
-//! Whoever shows something of the host asks here, by its real path: the policy's paths, the workspace, another root.
+//! Whoever shows something of the host asks here, by its real path: the policy's paths, the workspace,
+//! another root.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ impl Hidden {
         self.find(|place| place.starts_with(real) || real.starts_with(place))
     }
 
-    /// As [`Hidden::seen_at`], of the one directory in such a place that is the sandbox's to show: only what lies in it counts.
+    /// As [`Hidden::seen_at`], of the one directory in such a place that is the sandbox's to show: only what
+    /// lies in it counts.
     #[must_use]
     pub fn seen_in_own(&self, real: &Path) -> Option<&Path> {
         self.find(|place| place.starts_with(real))

@@ -5,12 +5,12 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::sys;
 
-/// Takes over a descriptor that our parent left open for us at a number agreed on, close-on-exec from now on. What this process has
-/// opened itself it can't be mistaken for, and nobody gets it twice.
+/// Takes over a descriptor that our parent left open for us at a number agreed on, close-on-exec from now on.
+/// What this process has opened itself it can't be mistaken for, and nobody gets it twice.
 ///
 /// # Errors
-/// `EBADF` when nothing is open there; `EBUSY` for what was taken over before or opened here; `EINVAL` for the standard streams, which
-/// belong to the runtime.
+/// `EBADF` when nothing is open there; `EBUSY` for what was taken over before or opened here; `EINVAL` for
+/// the standard streams, which belong to the runtime.
 pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     if number < sys::fd::AFTER_STREAMS {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -1,7 +1,7 @@
 //! The trusted roots as Java's programs read them: they know no PEM bundle, only a store of their own.
 //!
-//! The format is JKS, which every Java reads whatever its default; a store of certificates alone is opened without a
-//! password, and nothing in it is secret. Holds no other kind of entry.
+//! The format is JKS, which every Java reads whatever its default; a store of certificates alone is opened
+//! without a password, and nothing in it is secret. Holds no other kind of entry.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,7 +20,8 @@ const WHITENER: &[u8] = b"Mighty Aphrodite";
 /// A store with the certificates of a PEM bundle. What is no certificate is left out.
 #[must_use]
 pub fn of_pem(bundle: &[u8]) -> Vec<u8> {
-    // Room for everything, so that it is never moved: entries have a head, and DER is shorter than its PEM by more.
+    // Room for everything, so that it is never moved: entries have a head, and DER is shorter than its PEM by
+    // more.
     let mut store = Vec::with_capacity(bundle.len() + 64);
     for word in MAGIC {
         store.extend(word.to_be_bytes());

@@ -1,10 +1,10 @@
 //! The heart's side of starting the two other processes.
 //!
-//! [`NewInit`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes our own
-//! binary as the supervisor; [`in_child`] has something done by a process that is gone afterwards, with all that it knew.
-//! All three demand a single-threaded caller and say so with an error otherwise. Nothing here waits for longer than
-//! the child needs to take its first steps, nor for one that takes none beyond [`INIT_PATIENCE`], and nothing starts a
-//! process that could outlive the heart.
+//! [`NewInit`] makes the sandbox's pid 1 by clone(2), without exec; [`exec_supervisor`] forks and executes
+//! our own binary as the supervisor; [`in_child`] has something done by a process that is gone afterwards,
+//! with all that it knew. All three demand a single-threaded caller and say so with an error otherwise.
+//! Nothing here waits for longer than the child needs to take its first steps, nor for one that takes none
+//! beyond [`INIT_PATIENCE`], and nothing starts a process that could outlive the heart.
 
 pub mod cgroup;
 mod errand;
@@ -36,8 +36,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// What an init gets to make its namespaces, and again to build its cage and prove it; a supervisor to be executed. Each
-/// takes milliseconds; one that takes longer than this is stuck.
+/// What an init gets to make its namespaces, and again to build its cage and prove it; a supervisor to be
+/// executed. Each takes milliseconds; one that takes longer than this is stuck.
 pub const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A started process; it is the caller's to wait for.
@@ -52,7 +52,8 @@ pub struct Child {
 }
 
 impl Child {
-    /// Ends it by SIGKILL; it is still the caller's to wait for. By its descriptor: a number may be another's by now.
+    /// Ends it by SIGKILL; it is still the caller's to wait for. By its descriptor: a number may be another's
+    /// by now.
     pub fn kill(&self) {
         // What fails here has ended already.
         let _ = sys::signals::send(self.pidfd.as_fd(), libc::SIGKILL);
@@ -174,8 +175,9 @@ pub fn own_executable() -> io::Result<OwnedFd> {
     Ok(std::fs::File::open("/proc/self/exe")?.into())
 }
 
-/// Closes every descriptor of this process but the standard streams and these: what a shell left open is nobody's here. Nothing else
-/// of the process may own one: its owner would be left with a number that may become another's.
+/// Closes every descriptor of this process but the standard streams and these: what a shell left open is
+/// nobody's here. Nothing else of the process may own one: its owner would be left with a number that may
+/// become another's.
 ///
 /// # Errors
 /// The system call's; that there is another thread, which may own one.
@@ -224,8 +226,8 @@ pub fn exec_supervisor(spec: &SupervisorSpec<'_>) -> Result<Child, LaunchError> 
     }
 }
 
-/// Forks a child of ours, a copy, which does this with one end of a pipe and the number of its parent, and exits with the code that it
-/// gives. The other end is the caller's.
+/// Forks a child of ours, a copy, which does this with one end of a pipe and the number of its parent, and
+/// exits with the code that it gives. The other end is the caller's.
 fn fork(child: impl FnOnce(OwnedFd, u32) -> i32) -> Result<(Child, OwnedFd), LaunchError> {
     require_single_thread()?;
     let (read, write) = sys::fd::pipe().map_err(system("pipe"))?;
@@ -265,7 +267,8 @@ fn try_become_supervisor(
     sys::signals::reset().map_err(at("signals"))?;
     let first_free = AFTER_STREAMS + spec.keep.len() as RawFd;
     let executable = sys::fd::duplicate_above(spec.executable, first_free + 1).map_err(at("descriptors"))?;
-    // SAFETY: what the child owns is kept; all else belongs to copies of the heart's values, in frames to which it never returns.
+    // SAFETY: what the child owns is kept; all else belongs to copies of the heart's values, in frames to
+    // which it never returns.
     unsafe { sys::fd::hand_on(spec.keep, &[report.as_raw_fd(), executable.as_raw_fd()]) }
         .map_err(at("descriptors"))?;
     prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;

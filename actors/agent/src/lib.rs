@@ -20,9 +20,10 @@
 //! client      init as the supervisor sees it: async calls and events
 //! actor       one actor an agent process; the only file that knows of actors
 //! ```
-//! This is the one crate with `unsafe` code: the kernel's calls, kept in `sys`. Elsewhere (`launch`, `init`, `confine`) a block is only
-//! where a fresh child, or the heart as its first act, closes by number what a shell or its parent left open. Heart and init are
-//! single-threaded: that is what makes allocating after a fork sound.
+//! This is the one crate with `unsafe` code: the kernel's calls, kept in `sys`. Elsewhere (`launch`, `init`,
+//! `confine`) a block is only where a fresh child, or the heart as its first act, closes by number what a
+//! shell or its parent left open. Heart and init are single-threaded: that is what makes allocating after a
+//! fork sound.
 
 pub mod actor;
 pub mod client;

@@ -13,8 +13,8 @@ impl Default for Looks {
 }
 
 impl Looks {
-    /// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has; their programs opened
-    /// and their memory maps looked through.
+    /// How many processes that this one sees hold the socket `inode`, which process and descriptor `at` has;
+    /// their programs opened and their memory maps looked through.
     ///
     /// # Panics
     /// When that can't be told.

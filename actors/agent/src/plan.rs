@@ -1,7 +1,7 @@
 //! The cage as data: everything that init needs to know, decided before anything is forked.
 //!
-//! A plan holds no secret, no closure and no descriptor (descriptors travel beside it); it is written once by the
-//! command line, checked by [`CagePlan::check`], and never changes while a sandbox lives.
+//! A plan holds no secret, no closure and no descriptor (descriptors travel beside it); it is written once by
+//! the command line, checked by [`CagePlan::check`], and never changes while a sandbox lives.
 
 pub use crate::control::Control;
 pub use crate::hidden::Hidden;
@@ -94,7 +94,8 @@ pub struct Limits {
     pub pids: Option<u64>,
     /// Processors, in thousandths (2000 = two of them; cgroup v2 `cpu.max`); `None` = not limited here.
     pub cpu_millis: Option<u32>,
-    /// Bytes a second read from the disk that the workspace is on (cgroup v2 `io.max`, `rbps`); `None` = not limited here.
+    /// Bytes a second read from the disk that the workspace is on (cgroup v2 `io.max`, `rbps`); `None` = not
+    /// limited here.
     pub disk_read: Option<u64>,
     /// Bytes a second written to it (`wbps`).
     pub disk_write: Option<u64>,
@@ -132,8 +133,9 @@ impl Limits {
     /// Bytes of `/dev/shm`: container engines give 64 MiB, which Chromium outgrows.
     const SHM_BYTES: u64 = 512 << 20;
 
-    /// Bytes of `/tmp`: no more than half of a memory limit. Its pages count as the sandbox's memory and stay when the
-    /// process that wrote them is killed, so a full `/tmp` must be an error of the disk, never the end of the sandbox.
+    /// Bytes of `/tmp`: no more than half of a memory limit. Its pages count as the sandbox's memory and stay
+    /// when the process that wrote them is killed, so a full `/tmp` must be an error of the disk, never the
+    /// end of the sandbox.
     #[must_use]
     pub fn tmp_size(&self) -> u64 {
         self.memory.map_or(self.tmp_bytes, |memory| self.tmp_bytes.min(memory / 2))
@@ -159,9 +161,9 @@ pub struct OtherRoot {
     pub path: PathBuf,
     /// It is an unpacked image: its files have no owners of their own.
     pub image: bool,
-    /// The sandbox's own directory for what it changes, with
-    /// [`UPPER`](crate::isolation::other_root::UPPER) and [`WORK`](crate::isolation::other_root::WORK) in it; there
-    /// must be one where the policy makes a path of the root writable.
+    /// The sandbox's own directory for what it changes, with [`UPPER`](crate::isolation::other_root::UPPER)
+    /// and [`WORK`](crate::isolation::other_root::WORK) in it; there must be one where the policy makes a
+    /// path of the root writable.
     pub overlay: Option<PathBuf>,
 }
 
@@ -178,8 +180,8 @@ pub struct CagePlan {
     pub root: Option<OtherRoot>,
     /// The policy's static part (the workspace itself included where the policy includes it).
     pub paths: Paths,
-    /// Real places of the host that agents of this sandbox could write in cages before this one: a link that lies there is as much
-    /// theirs as one where they can write now.
+    /// Real places of the host that agents of this sandbox could write in cages before this one: a link that
+    /// lies there is as much theirs as one where they can write now.
     pub written_before: BTreeSet<PathBuf>,
     /// What of the host is never shown, whatever the policy says.
     pub hidden: Hidden,
@@ -189,8 +191,9 @@ pub struct CagePlan {
     pub limits: Limits,
     /// TCP listeners wanted inside from the start. Further ones can be asked for at any time.
     pub listeners: Vec<SocketAddr>,
-    /// Whether what the gate's kernel refuses is seen ([`Request::Refusals`](crate::protocol::Request::Refusals)). The end of the
-    /// sandbox then waits some milliseconds for the kernel, which takes a packet socket away in its own time.
+    /// Whether what the gate's kernel refuses is seen
+    /// ([`Request::Refusals`](crate::protocol::Request::Refusals)). The end of the sandbox then waits some
+    /// milliseconds for the kernel, which takes a packet socket away in its own time.
     pub witness: bool,
     /// A bounding set that isn't empty refuses the start even under best effort
     /// ([`REQUIRE_CAP_DROP`](crate::isolation::capabilities::REQUIRE_CAP_DROP)).
@@ -261,8 +264,8 @@ impl CagePlan {
         }
     }
 
-    /// Whether a control is to be left out. Never in a release build: what a test needs must not be what an attacker
-    /// or a typing error can use.
+    /// Whether a control is to be left out. Never in a release build: what a test needs must not be what an
+    /// attacker or a typing error can use.
     #[must_use]
     pub fn sabotaged(&self, control: Control) -> bool {
         is_left_out(&self.sabotage, control)

@@ -1,12 +1,15 @@
-//! The proof: before the agent's first instruction the process that becomes it, under its whole confinement already, tries
-//! what must fail and what must work, and reports each answer. (Where an answer is wrong and best effort goes on all the
-//! same, it ends, and the agent is another child: what must fail and doesn't may change who tried it.)
+//! The proof: before the agent's first instruction the process that becomes it, under its whole confinement
+//! already, tries what must fail and what must work, and reports each answer. (Where an answer is wrong and
+//! best effort goes on all the same, it ends, and the agent is another child: what must fail and doesn't may
+//! change who tried it.)
 //!
-//! The checks are a list of names and closures; each stands for one control and says what answer is right. No sleeps,
-//! no files left behind, nothing outside touched: what is tried would be harmless if it worked. It runs in about a
-//! millisecond. Calls that end the process (other architectures, x32) aren't tried but judged by the loaded program.
+//! The checks are a list of names and closures; each stands for one control and says what answer is right. No
+//! sleeps, no files left behind, nothing outside touched: what is tried would be harmless if it worked. It
+//! runs in about a millisecond. Calls that end the process (other architectures, x32) aren't tried but judged
+//! by the loaded program.
 //!
-//! Every control has at least one check that notices when it is left out; `tests/cage/proof.rs` leaves out each.
+//! Every control has at least one check that notices when it is left out; `tests/cage/proof.rs` leaves out
+//! each.
 
 mod calls;
 mod files;

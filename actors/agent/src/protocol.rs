@@ -9,8 +9,8 @@
 //! heart ──ToBuilder──▶ builder          what became of it
 //! ```
 //! The channel to init outlives supervisors: a new one ignores replies to ids it never used, and asks
-//! [`Request::List`] for what runs. Every type here is bounded by [`crate::wire::MAX_BODY`]; what can be larger
-//! (argv, environment, a bundle) comes as a sealed memory file among the packet's descriptors.
+//! [`Request::List`] for what runs. Every type here is bounded by [`crate::wire::MAX_BODY`]; what can be
+//! larger (argv, environment, a bundle) comes as a sealed memory file among the packet's descriptors.
 
 mod beginning;
 mod building;
@@ -55,8 +55,9 @@ pub struct ToInit {
 pub enum Request {
     /// How the cage came out. → [`Answer::Report`], or [`Refusal::Cage`] when it could not be built.
     Report,
-    /// Starts an agent process. Descriptor 0: sealed memory file of a [`SpawnSpec`]; then, for [`Stdio::Given`], the
-    /// child's 0, 1 and 2. → [`Answer::Spawned`], with the pty's master for [`Stdio::Pty`].
+    /// Starts an agent process. Descriptor 0: sealed memory file of a [`SpawnSpec`]; then, for
+    /// [`Stdio::Given`], the child's 0, 1 and 2. → [`Answer::Spawned`], with the pty's master for
+    /// [`Stdio::Pty`].
     Spawn {
         /// Whose; one running process a name.
         agent: String,
@@ -79,26 +80,28 @@ pub enum Request {
         /// Which.
         process: ProcessId,
     },
-    /// Notes that the end of an exited process was told of; its row stays, for the next supervisor. → [`Answer::Done`].
+    /// Notes that the end of an exited process was told of; its row stays, for the next supervisor. →
+    /// [`Answer::Done`].
     NoteEnd {
         /// Which.
         process: ProcessId,
     },
-    /// Adds the end of an agent that ran in the cage before this one: it is over, and told of. Nothing where this init knows the
-    /// agent already. → [`Answer::Done`].
+    /// Adds the end of an agent that ran in the cage before this one: it is over, and told of. Nothing where
+    /// this init knows the agent already. → [`Answer::Done`].
     Remember {
         /// Whose.
         agent: String,
         /// How it ended.
         status: ExitStatus,
     },
-    /// A TCP listener inside the sandbox; the same address again gives the same listener. → [`Answer::Descriptor`].
+    /// A TCP listener inside the sandbox; the same address again gives the same listener. →
+    /// [`Answer::Descriptor`].
     ListenTcp {
         /// Where.
         address: SocketAddr,
     },
-    /// A listener for connections to any address of the world at this port; the same port again gives the same listener.
-    /// → [`Answer::Descriptor`].
+    /// A listener for connections to any address of the world at this port; the same port again gives the
+    /// same listener. → [`Answer::Descriptor`].
     Capture {
         /// Which.
         port: u16,
@@ -108,8 +111,8 @@ pub enum Request {
         /// Which stay.
         ports: Vec<u16>,
     },
-    /// A packet socket that gets what the gate's kernel refuses: RSTs to SYNs, and ICMP's "port unreachable", each from its
-    /// network header on. The same socket every time. → [`Answer::Descriptor`].
+    /// A packet socket that gets what the gate's kernel refuses: RSTs to SYNs, and ICMP's "port unreachable",
+    /// each from its network header on. The same socket every time. → [`Answer::Descriptor`].
     Refusals,
     /// A bound UDP socket inside the sandbox (for DNS); the same address again gives the same socket.
     /// → [`Answer::Descriptor`].
@@ -119,13 +122,14 @@ pub enum Request {
     },
     /// A `NETLINK_SOCK_DIAG` socket of the sandbox's network namespace. → [`Answer::Descriptor`].
     Diag,
-    /// Connects to a TCP port of the loopback inside (forwards, health checks). → [`Answer::Descriptor`], of a
-    /// non-blocking socket that may still be connecting.
+    /// Connects to a TCP port of the loopback inside (forwards, health checks). → [`Answer::Descriptor`], of
+    /// a non-blocking socket that may still be connecting.
     ConnectTcp {
         /// Where; must be a loopback address.
         address: SocketAddr,
     },
-    /// Every process that holds a socket. → [`Answer::Holders`], whose executables are the reply's descriptors.
+    /// Every process that holds a socket. → [`Answer::Holders`], whose executables are the reply's
+    /// descriptors.
     Holders {
         /// The socket's inode.
         inode: u64,
@@ -134,15 +138,17 @@ pub enum Request {
         /// Say who made the connection too. For the first look at one, within a minute of its connect(2).
         connector: bool,
     },
-    /// Opens a file of the run directory, made if it isn't there, for writing it in place. → [`Answer::Descriptor`].
+    /// Opens a file of the run directory, made if it isn't there, for writing it in place. →
+    /// [`Answer::Descriptor`].
     RunFile {
         /// A plain name.
         name: String,
     },
-    /// Kills what an ended agent left behind: processes that no longer descend from a running one of the table and were born as this
-    /// agent's, or, where init's own limits leave no room for that mark, whose environment began with its
-    /// [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is left; else, until another search has found none, each start of
-    /// this agent is refused, too: [`Refusal::Survivors`].
+    /// Kills what an ended agent left behind: processes that no longer descend from a running one of the
+    /// table and were born as this agent's, or, where init's own limits leave no room for that mark, whose
+    /// environment began with its [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is
+    /// left; else, until another search has found none, each start of this agent is refused, too:
+    /// [`Refusal::Survivors`].
     KillStrays {
         /// Whose.
         agent: String,
@@ -385,8 +391,8 @@ pub enum Event {
         /// How.
         status: ExitStatus,
     },
-    /// Init has ended a process of an agent that had so many descriptors open that nobody could be told from anybody: other agents' connections
-    /// would have been refused for it.
+    /// Init has ended a process of an agent that had so many descriptors open that nobody could be told from
+    /// anybody: other agents' connections would have been refused for it.
     Flooded {
         /// Whose; empty of one that has hidden whose it is, or is no longer remembered.
         agent: String,

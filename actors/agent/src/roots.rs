@@ -1,7 +1,8 @@
-//! The roots that programs inside trust, in the two forms in which they look for them: a PEM bundle, and Java's own store.
+//! The roots that programs inside trust, in the two forms in which they look for them: a PEM bundle, and
+//! Java's own store.
 //!
-//! Making them takes a third of a millisecond and writing them another: neither belongs on a thread that serves others. Judges no
-//! certificate.
+//! Making them takes a third of a millisecond and writing them another: neither belongs on a thread that
+//! serves others. Judges no certificate.
 
 use std::fs::File;
 use std::io;

@@ -1,7 +1,8 @@
-//! The gateway's actor: publishes routes, sweeps connections, answers for its health. The only file that names ractor.
+//! The gateway's actor: publishes routes, sweeps connections, answers for its health. The only file that
+//! names ractor.
 //!
-//! Its state is all in [`Gateway`], which lives above it: a restarted actor goes on with the table in force, the kept
-//! connections and the streams under way. No request waits for it.
+//! Its state is all in [`Gateway`], which lives above it: a restarted actor goes on with the table in force,
+//! the kept connections and the streams under way. No request waits for it.
 
 use std::time::Duration;
 

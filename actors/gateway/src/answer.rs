@@ -1,4 +1,5 @@
-//! A provider's answer made the agent's: its head judged and cut down, its error scrubbed, its body searched for the key as it passes.
+//! A provider's answer made the agent's: its head judged and cut down, its error scrubbed, its body searched
+//! for the key as it passes.
 //!
 //! Never here: whether another provider is asked instead.
 

@@ -91,9 +91,10 @@ impl BaseUrl {
 
     /// The path upstream for a request path that begins with `/v1`.
     ///
-    /// As the providers' own client libraries do it: an OpenAI base names the version (`…/v1`, `…/api/paas/v4`)
-    /// and the rest is appended to it; an Anthropic base does not (`https://api.anthropic.com`). A base without a path,
-    /// and one that ends with `/v1`, mean the same for both.
+    /// As the providers' own client libraries do it: an OpenAI base names the version (`…/v1`,
+    /// `…/api/paas/v4`) and the rest is appended to it; an Anthropic base does not
+    /// (`https://api.anthropic.com`). A base without a path, and one that ends with `/v1`, mean the same for
+    /// both.
     pub fn join(&self, request_path: &str, base_names_version: bool) -> String {
         let below = request_path.strip_prefix("/v1").filter(|rest| rest.starts_with('/'));
         match below {

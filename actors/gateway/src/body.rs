@@ -1,7 +1,8 @@
 //! The request's body: read within bounds, checked, and its model name changed without touching another byte.
 //!
-//! The body is never re-serialised: numbers keep their spelling, keys their order, and what the provider reads
-//! is what was judged. A body in which `model` appears twice is refused, since readers disagree on which one counts.
+//! The body is never re-serialised: numbers keep their spelling, keys their order, and what the provider
+//! reads is what was judged. A body in which `model` appears twice is refused, since readers disagree on
+//! which one counts.
 
 use std::{
     ops::Range,
@@ -27,8 +28,8 @@ use crate::{
 
 /// Largest request body, in bytes. Providers themselves stop at 32 MiB (images as base64).
 pub const MAX_BODY: usize = 32 * 1024 * 1024;
-/// All request bodies held at one time, in bytes, of which one agent has its share ([`policy::Shares`]): many agents with large bodies may not
-/// exhaust the supervisor.
+/// All request bodies held at one time, in bytes, of which one agent has its share ([`policy::Shares`]): many
+/// agents with large bodies may not exhaust the supervisor.
 pub const MAX_BODIES_TOTAL: usize = 192 * 1024 * 1024;
 /// How long the agent may take over its body, first byte to last.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
@@ -94,7 +95,8 @@ pub struct Asked {
     held: Held,
 }
 
-/// Bytes with what was paid for them: given back when nobody holds any of them, be it a connection that a provider doesn't read from.
+/// Bytes with what was paid for them: given back when nobody holds any of them, be it a connection that a
+/// provider doesn't read from.
 struct Paid {
     bytes: Bytes,
     _share: Arc<Share>,
@@ -122,7 +124,8 @@ impl AsRef<[u8]> for Paid {
 }
 
 impl Asked {
-    /// Reads and checks a body, which takes of its party's `share` what it needs, at the `desk` if it is long.
+    /// Reads and checks a body, which takes of its party's `share` what it needs, at the `desk` if it is
+    /// long.
     ///
     /// # Errors
     /// Every way in which it can be unfit; no part of the body is in the error.
@@ -180,7 +183,8 @@ impl Asked {
         Ok(self.seen.fits(endpoint)?)
     }
 
-    /// Whether it names what one provider keeps, so that no other has it: a response before it, a conversation, a stored prompt.
+    /// Whether it names what one provider keeps, so that no other has it: a response before it, a
+    /// conversation, a stored prompt.
     pub(crate) fn leans_on_provider(&self, endpoint: Endpoint) -> bool {
         self.seen.leans_on_provider(endpoint)
     }
@@ -205,8 +209,8 @@ impl Asked {
         endpoint == Endpoint::Responses && self.background
     }
 
-    /// The body with `name` in the place of the model's, and with `ask_usage` the question for the usage where the agent doesn't ask; every
-    /// other byte as it came.
+    /// The body with `name` in the place of the model's, and with `ask_usage` the question for the usage
+    /// where the agent doesn't ask; every other byte as it came.
     pub fn with_model(&self, name: &str, ask_usage: bool) -> Parts {
         let named =
             (name != self.model).then(|| (self.span.clone(), serde_json::Value::from(name).to_string()));

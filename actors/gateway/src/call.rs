@@ -1,7 +1,9 @@
-//! One request with its route: its targets asked in turn, each with its own provider's key, until one has an answer for the agent.
+//! One request with its route: its targets asked in turn, each with its own provider's key, until one has an
+//! answer for the agent.
 //!
-//! Every attempt is admitted and on record by itself. What goes to the agent is the answer of the last that gave one, never an invented one where
-//! a provider spoke. Never here: which failure lets another be asked ([`failover`]), and what of an answer goes on ([`answer`]).
+//! Every attempt is admitted and on record by itself. What goes to the agent is the answer of the last that
+//! gave one, never an invented one where a provider spoke. Never here: which failure lets another be asked
+//! ([`failover`]), and what of an answer goes on ([`answer`]).
 
 use std::time::Instant;
 
@@ -48,7 +50,8 @@ enum Came {
     Answer(Response<Incoming>, Lease, Option<Reservation>),
     /// An answer that says that the request was not served.
     PassedOver(Answered),
-    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room or couldn't count it.
+    /// Nothing was sent: it can't be connected to, or a budget of this provider's has no room or couldn't
+    /// count it.
     NotReached(Refusal),
     /// Nothing was sent, and nothing may be to any other.
     NoMore(Refusal),
@@ -218,8 +221,8 @@ impl Call<'_> {
         self.asked.estimate(self.endpoint)
     }
 
-    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told. What an agent wants itself is left to it, but
-    /// where a budget counts tokens.
+    /// Whether the provider is asked what the stream used, which the agent didn't ask and is not told. What
+    /// an agent wants itself is left to it, but where a budget counts tokens.
     fn asks_usage(&self, provider: &Provider, held: Option<&Reservation>) -> bool {
         let wanted = match self.asked.telling() {
             Telling::Open(_) => true,

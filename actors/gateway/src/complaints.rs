@@ -1,5 +1,5 @@
-//! How often it is told that a provider fails: at first, and once a minute with a count. How often it is asked is in the hands of agents, and
-//! each failure is on record anyway.
+//! How often it is told that a provider fails: at first, and once a minute with a count. How often it is
+//! asked is in the hands of agents, and each failure is on record anyway.
 
 use std::{
     sync::{Mutex, PoisonError},

@@ -118,8 +118,8 @@ pub enum Cost {
     None,
 }
 
-/// Whether a provider of OpenAI's protocol is asked what a stream used where the agent doesn't ask. Most know the question; some refuse
-/// a request with it (Mistral's, with 422).
+/// Whether a provider of OpenAI's protocol is asked what a stream used where the agent doesn't ask. Most know
+/// the question; some refuse a request with it (Mistral's, with 422).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamUsage {
@@ -136,7 +136,8 @@ pub enum StreamUsage {
 pub struct Route {
     /// The name that the agent may use: literal, or with `*` for any run of characters.
     pub model: String,
-    /// In order of preference; a later one is asked where an earlier one can't be connected to, or says that it doesn't serve (429, 5xx).
+    /// In order of preference; a later one is asked where an earlier one can't be connected to, or says that
+    /// it doesn't serve (429, 5xx).
     pub to: Vec<Target>,
     /// Time-outs of this route.
     #[serde(default)]
@@ -178,7 +179,8 @@ pub struct Timeouts {
 impl Timeouts {
     /// Ten seconds reach any host that is alive.
     pub const CONNECT: Duration = Duration::from_secs(10);
-    /// An unstreamed answer comes only when it is whole, and a reasoning model on one's own hardware takes minutes.
+    /// An unstreamed answer comes only when it is whole, and a reasoning model on one's own hardware takes
+    /// minutes.
     pub const FIRST_BYTE: Duration = Duration::from_secs(300);
     /// Providers send a ping every 15–30 s while a stream thinks.
     pub const IDLE: Duration = Duration::from_secs(120);

@@ -1,4 +1,5 @@
-//! The documentation has what the code does: docs/limits.md has a row for each limit of this crate that stands in no table of docs/inference.md.
+//! The documentation has what the code does: docs/limits.md has a row for each limit of this crate that
+//! stands in no table of docs/inference.md.
 
 use crate::{MAX_REST, REST, TEXT_WITHIN, budgets, probe};
 

@@ -1,8 +1,10 @@
-//! When a request goes on to its route's next target, in which order, and how long whoever failed is left alone.
+//! When a request goes on to its route's next target, in which order, and how long whoever failed is left
+//! alone.
 //!
-//! It goes on where nobody can have served it: nothing was sent, or the provider itself said that it didn't serve (429, 5xx) before a byte of an
-//! answer went to the agent. A provider that fell silent, or broke off without a word, may have served and will charge for it: that is
-//! never asked of another. Never here: sending anything.
+//! It goes on where nobody can have served it: nothing was sent, or the provider itself said that it didn't
+//! serve (429, 5xx) before a byte of an answer went to the agent. A provider that fell silent, or broke off
+//! without a word, may have served and will charge for it: that is never asked of another. Never here:
+//! sending anything.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,24 +15,27 @@ use crate::{
     routes::Target,
 };
 
-/// How long the text of an answer may take that is passed over. It is kept for the case that nobody has a better one.
+/// How long the text of an answer may take that is passed over. It is kept for the case that nobody has a
+/// better one.
 pub const TEXT_WITHIN: Duration = Duration::from_secs(2);
 
-/// The targets in the order in which they are asked: those that rest after the others, in which the file's order holds.
+/// The targets in the order in which they are asked: those that rest after the others, in which the file's
+/// order holds.
 pub(crate) fn order<'a>(targets: &[&'a Target], now: Instant) -> Vec<&'a Target> {
     let (resting, ready): (Vec<&Target>, Vec<&Target>) = targets.iter().copied().partition(|t| t.rests(now));
     ready.into_iter().chain(resting).collect()
 }
 
-/// Whether an answer says that the request was not served and that another may be asked. A provider's `x-should-retry: false` says that it is of
-/// no use; `true` on another status is meant for the same provider.
+/// Whether an answer says that the request was not served and that another may be asked. A provider's
+/// `x-should-retry: false` says that it is of no use; `true` on another status is meant for the same
+/// provider.
 pub(crate) fn is_passed_over(status: StatusCode, headers: &HeaderMap) -> bool {
     let hopeless = headers.get("x-should-retry").is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"false"));
     (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && !hopeless
 }
 
-/// How long such a target is left alone: as long as it asks for, [`MAX_REST`] at most. A plain 500 is one request's, mostly: an agent that knows how
-/// to make one is not to keep the target from all others.
+/// How long such a target is left alone: as long as it asks for, [`MAX_REST`] at most. A plain 500 is one
+/// request's, mostly: an agent that knows how to make one is not to keep the target from all others.
 pub(crate) fn rest(status: StatusCode, headers: &HeaderMap) -> Duration {
     asked_for(headers).map(|asked| asked.min(MAX_REST)).unwrap_or(match status.as_u16() {
         429 | 502 | 503 | 504 | 529 => REST,

@@ -1,7 +1,9 @@
-//! The first level of a request's body: where its model's name stands, and whether what its endpoint needs is there.
+//! The first level of a request's body: where its model's name stands, and whether what its endpoint needs is
+//! there.
 //!
-//! One pass over the text, which keeps nothing but places in it. What lies deeper is skipped unread: whether a message makes
-//! sense is for the provider to say, and what is no request at all is told here, before anybody is asked.
+//! One pass over the text, which keeps nothing but places in it. What lies deeper is skipped unread: whether
+//! a message makes sense is for the provider to say, and what is no request at all is told here, before
+//! anybody is asked.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -47,7 +49,8 @@ pub enum Lack {
     MaxTokens,
 }
 
-/// As what the members came that some endpoint needs. Of two with one name the later counts, as most parsers have it.
+/// As what the members came that some endpoint needs. Of two with one name the later counts, as most parsers
+/// have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     messages: Form,
@@ -75,13 +78,15 @@ enum Form {
 }
 
 impl Fields<'_> {
-    /// Whether the stream tells what it used, and what is to be written where in `text` for it to, behind whose `model` a member fits at `free`.
+    /// Whether the stream tells what it used, and what is to be written where in `text` for it to, behind
+    /// whose `model` a member fits at `free`.
     pub fn telling(&self, text: &str, free: usize) -> Telling {
         if self.stream { self.stream_options.telling(text, free) } else { Telling::Asked }
     }
 }
 
-/// Where a value stands in the text that it was read from: it is a slice of it, so the difference of the addresses is its place.
+/// Where a value stands in the text that it was read from: it is a slice of it, so the difference of the
+/// addresses is its place.
 pub(crate) fn place(text: &str, value: &str) -> Option<Range<usize>> {
     let start = (value.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
     let at = start..start + value.len();
@@ -173,7 +178,8 @@ impl<'de> Visitor<'de> for FirstLevel {
             match &*key {
                 "model" if model.is_none() => model = Some(members.next_value()?),
                 "stream" if stream.is_none() => stream = Some(members.next_value::<Option<bool>>()?),
-                // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers disagree.
+                // Twice, or in a spelling that somebody takes for it: which of the two counts, parsers
+                // disagree.
                 other if ["model", "stream"].into_iter().any(|name| is_taken_for(other, name)) => {
                     return Err(A::Error::custom("double"));
                 }
@@ -208,7 +214,8 @@ impl<'de> Visitor<'de> for FirstLevel {
     }
 }
 
-/// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control character.
+/// Whether some parser takes a key for `name`: one that knows no case, or that ends keys at a control
+/// character.
 pub(crate) fn is_taken_for(key: &str, name: &str) -> bool {
     key.split(char::is_control).next().is_some_and(|key| folds_to(key, name))
 }

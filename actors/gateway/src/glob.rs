@@ -43,7 +43,8 @@ impl Glob {
         let Some(mut rest) = name.strip_prefix(first) else { return false };
         let mut last = None;
         for part in parts {
-            // The part before the one in hand is taken as early as possible: what is left for the others is longest.
+            // The part before the one in hand is taken as early as possible: what is left for the others is
+            // longest.
             if let Some(before) = last.replace(part) {
                 match rest.find(before) {
                     Some(at) => rest = rest.get(at + before.len()..).unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! Which headers cross the gateway, each way. Both lists are closed: what isn't named stays behind.
 //!
-//! The caller's credentials, cookies, forwarding headers and the choice of a paying organisation never go up; cookies,
-//! hop-by-hop headers and what identifies the operator's account never come down.
+//! The caller's credentials, cookies, forwarding headers and the choice of a paying organisation never go up;
+//! cookies, hop-by-hop headers and what identifies the operator's account never come down.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,

@@ -1,8 +1,8 @@
 //! The way to one provider: a few kept connections and what is known of its health.
 //!
-//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never repeated there. A connection of
-//! HTTP/1.1 is one request's until its answer is read; one of HTTP/2 is one agent's, for its streams share room, and a number of
-//! which the provider has the say.
+//! A request is sent again only when hyper hands it back unsent: what may have reached a provider is never
+//! repeated there. A connection of HTTP/1.1 is one request's until its answer is read; one of HTTP/2 is one
+//! agent's, for its streams share room, and a number of which the provider has the say.
 
 use std::{
     fmt, io,
@@ -28,11 +28,13 @@ use crate::{
 
 /// Kept HTTP/1.1 connections of one provider.
 pub const MAX_IDLE: usize = 8;
-/// Kept HTTP/2 connections of one provider, one an agent. Beyond, the one that was longest unused ends with its last answer.
+/// Kept HTTP/2 connections of one provider, one an agent. Beyond, the one that was longest unused ends with
+/// its last answer.
 pub const MAX_SHARED: usize = 16;
 /// How long one of HTTP/1.1 is kept: shorter than the 60–75 s after which common servers close.
 pub const IDLE_LIFE: Duration = Duration::from_secs(45);
-/// From the end of an answer to the time by which its request was taken whole: a provider that takes longer doesn't want it.
+/// From the end of an answer to the time by which its request was taken whole: a provider that takes longer
+/// doesn't want it.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why no answer came.
@@ -106,8 +108,8 @@ impl Kept {
     }
 }
 
-/// The connections, shared by whoever sends and whoever gives one back. Held for a push or a pop, and never while somebody waits; whole even if
-/// poisoned.
+/// The connections, shared by whoever sends and whoever gives one back. Held for a push or a pop, and never
+/// while somebody waits; whole even if poisoned.
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<Kept>>);
 
@@ -135,7 +137,8 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// Sends for `party`, over a kept connection if one is alive. The [`Lease`] is to be dropped with the answer's body.
+    /// Sends for `party`, over a kept connection if one is alive. The [`Lease`] is to be dropped with the
+    /// answer's body.
     pub async fn send(
         &self,
         party: Party,
@@ -199,8 +202,8 @@ impl Lane {
     }
 }
 
-/// A connection for as long as an answer comes on it. Dropped, it is kept for the next request, or ends if the provider hasn't taken the whole
-/// of this one: nobody is left who waits for that.
+/// A connection for as long as an answer comes on it. Dropped, it is kept for the next request, or ends if
+/// the provider hasn't taken the whole of this one: nobody is left who waits for that.
 pub(crate) struct Lease {
     line: Option<Line>,
     /// Of the request.

@@ -8,8 +8,8 @@ use smol_str::SmolStr;
 
 use crate::{budgets::Standing, refusal::Refusal, usage::Tokens};
 
-/// One request, as far as it got. The provider's name and the route's alias come from the operator's file and may be
-/// labels; what the agent wrote (`path`, `asked`) may not.
+/// One request, as far as it got. The provider's name and the route's alias come from the operator's file and
+/// may be labels; what the agent wrote (`path`, `asked`) may not.
 #[derive(Debug, Clone)]
 pub struct Exchange {
     /// The id of the request.

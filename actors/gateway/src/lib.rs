@@ -1,8 +1,11 @@
 //! `inference.local`: model requests in, answers out, and the provider's key on neither side of it.
 //!
-//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`, a long one at a [`policy::desk`]) → [`routes`] → `call` (over the targets, as `failover` says, within the [`budgets`]) → [`ledger`]
-//! → `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys. [`probe`] asks one provider outside any sandbox.
-//! Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot whether or not the actor is up.
+//! The road of a request, a file each: [`shape`] → [`body`] (its `fields`, a long one at a [`policy::desk`])
+//! → [`routes`] → `call` (over the targets, as `failover` says, within the [`budgets`]) → [`ledger`] →
+//! `headers` → `outgoing` → `lane` (a `line`, over [`Dial`]) → `answer` → `relay` (through `withhold`) or
+//! [`upstream_error`]. [`config`] is the section of cofferdam.yaml, [`credential`] its keys. [`probe`] asks
+//! one provider outside any sandbox. Only [`actor`] knows of actors; [`Gateway::serve`] works from a snapshot
+//! whether or not the actor is up.
 //!
 //! Never here: opening sockets, resolving names, following redirects, sending anything that no route names.
 

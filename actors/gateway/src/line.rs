@@ -1,7 +1,8 @@
 //! One connection to a provider. It ends with its last user, whatever still waits on it.
 //!
-//! The HTTP library gives a connection to tasks, and these keep it, and a request's body with it, for as long as a provider takes nothing of
-//! what it is sent. Here they are one set, which ends when nobody has the connection any more. Never here: which request goes where.
+//! The HTTP library gives a connection to tasks, and these keep it, and a request's body with it, for as long
+//! as a provider takes nothing of what it is sent. Here they are one set, which ends when nobody has the
+//! connection any more. Never here: which request goes where.
 
 use std::{
     io,
@@ -25,7 +26,8 @@ use crate::{
     upstream::{Dial, Dialed, Protocol, Upstream},
 };
 
-/// What a provider may send on one stream of HTTP/2 before it is read, in bytes: some megabytes a second over a long line.
+/// What a provider may send on one stream of HTTP/2 before it is read, in bytes: some megabytes a second over
+/// a long line.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 /// On all streams of a connection: what everybody leaves unread never takes up the room of who reads.
 const CONNECTION_WINDOW: u32 = MAX_IN_FLIGHT as u32 * STREAM_WINDOW;

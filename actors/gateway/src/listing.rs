@@ -1,4 +1,5 @@
-//! What `GET /v1/models` and `GET /v1/models/{id}` say: the models of the routes, in a shape that both client libraries read.
+//! What `GET /v1/models` and `GET /v1/models/{id}` say: the models of the routes, in a shape that both client
+//! libraries read.
 //!
 //! Nobody is asked. One model is there if the list has it, and then it is the same object.
 

@@ -1,6 +1,7 @@
 //! What goes to a provider: one request, which can be begun again while nothing of it was sent.
 //!
-//! Its body is the agent's own bytes around another model's name, never a copy of them: they are long, and were paid for once.
+//! Its body is the agent's own bytes around another model's name, never a copy of them: they are long, and
+//! were paid for once.
 
 use std::{
     collections::VecDeque,

@@ -1,6 +1,7 @@
 //! How much of an answer a request asks for: what a budget holds for it.
 //!
-//! Read from the first level of a body beside what else stands there (`fields`), as whoever reads most into it would. Never here: whether it may have so much.
+//! Read from the first level of a body beside what else stands there (`fields`), as whoever reads most into
+//! it would. Never here: whether it may have so much.
 
 use serde::{
     Deserializer as _,
@@ -15,7 +16,8 @@ use crate::{fields::is_taken_for, shape::Endpoint};
 pub(crate) struct Output {
     /// What each of [`Output::MOST`] says.
     most: [Most; 3],
-    /// How many answers are made; 0 and 1 are one. Of what is said twice, or in a spelling that somebody takes for it, the most.
+    /// How many answers are made; 0 and 1 are one. Of what is said twice, or in a spelling that somebody
+    /// takes for it, the most.
     pub answers: u64,
 }
 
@@ -27,7 +29,8 @@ enum Most {
     /// `null`: clients write it for what isn't set.
     Unset,
     Said(u64),
-    /// Said twice, in a spelling that not everybody knows, or as what is no positive number: somebody takes it for none, or for as much as there is.
+    /// Said twice, in a spelling that not everybody knows, or as what is no positive number: somebody takes
+    /// it for none, or for as much as there is.
     Unclear,
 }
 
@@ -78,8 +81,8 @@ impl Output {
         }
     }
 
-    /// Tokens of each answer at most, by the names that this endpoint has: any other is passed over by providers. None where none of them says it
-    /// beyond doubt.
+    /// Tokens of each answer at most, by the names that this endpoint has: any other is passed over by
+    /// providers. None where none of them says it beyond doubt.
     pub fn most(&self, endpoint: Endpoint) -> Option<u64> {
         let [tokens, completion, output] = self.most;
         let most = match endpoint {
@@ -95,7 +98,8 @@ impl Output {
     }
 }
 
-/// How many prompts a completion's `prompt` holds, each of which is answered: texts, or lists of tokens. Counted unkept, however many they are.
+/// How many prompts a completion's `prompt` holds, each of which is answered: texts, or lists of tokens.
+/// Counted unkept, however many they are.
 pub(crate) fn texts(value: &RawValue) -> u64 {
     struct Prompts;
     impl<'de> Visitor<'de> for Prompts {

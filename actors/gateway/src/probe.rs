@@ -1,8 +1,9 @@
 //! One request to one provider, outside any sandbox: does it answer, take its key, and speak its protocol?
 //!
-//! The same connection and headers as an agent's requests have; no route, no budget, nothing on record. Whatever comes back is bounded in bytes
-//! and in time. Who was sent a key can say it in any way there is, reversed or a letter at a time, which nobody finds: no word of theirs is told,
-//! and of others scrubbed ones alone. Never here: what is to be mended, and how it is told.
+//! The same connection and headers as an agent's requests have; no route, no budget, nothing on record.
+//! Whatever comes back is bounded in bytes and in time. Who was sent a key can say it in any way there is,
+//! reversed or a letter at a time, which nobody finds: no word of theirs is told, and of others scrubbed ones
+//! alone. Never here: what is to be mended, and how it is told.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -28,7 +29,8 @@ use crate::{
     upstream_error::{Scrub, explained},
 };
 
-/// Most of an answer that is read, in bytes. The longest list of models that is known has some hundreds of KiB.
+/// Most of an answer that is read, in bytes. The longest list of models that is known has some hundreds of
+/// KiB.
 pub const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Most names that are kept of a list of models; more are counted.
 pub const MAX_NAMES: usize = 64;
@@ -72,14 +74,16 @@ pub enum Said {
     Models {
         /// How many it lists.
         count: usize,
-        /// Those of their names that can stand in a configuration, [`MAX_NAMES`] at most; none where a key was sent.
+        /// Those of their names that can stand in a configuration, [`MAX_NAMES`] at most; none where a key
+        /// was sent.
         names: Vec<SmolStr>,
     },
     /// A token, or as many as it was.
     Token,
 }
 
-/// What is wrong. None of it holds a word of a provider's that was sent a key, nor anything of another's that isn't scrubbed.
+/// What is wrong. None of it holds a word of a provider's that was sent a key, nor anything of another's that
+/// isn't scrubbed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// There is no connection.
@@ -154,7 +158,8 @@ impl Probe {
             Question::Token(model) => {
                 let body = one_token(model, "max_tokens", 1);
                 match self.ask_once(provider, question, body, until).await {
-                    // Models that think refuse `max_tokens`, and who knows no others doesn't know the other name.
+                    // Models that think refuse `max_tokens`, and who knows no others doesn't know the other
+                    // name.
                     Err(Failed { names_other_limit: true, .. }) if provider.kind == Kind::Openai => {
                         let body = one_token(model, "max_completion_tokens", THINKING);
                         self.ask_once(provider, question, body, until).await

@@ -1,6 +1,7 @@
 //! Which programs may ask the gateway, or use a route.
 //!
-//! Judged by who the proxy found at the other end of the connection ([`policy::Caller`]), as a policy's entry judges.
+//! Judged by who the proxy found at the other end of the connection ([`policy::Caller`]), as a policy's entry
+//! judges.
 
 use policy::{Binary, Caller, NamedProgram};
 

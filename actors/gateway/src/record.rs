@@ -1,8 +1,8 @@
 //! The [`Ledger`] that writes to the audit log and the metrics.
 //!
-//! Labels are the provider's name and the route's alias, both from the operator's file. A request that can't be audited
-//! is not sent. Allowed is what was to be sent to a provider, whatever became of it there; what is answered here is denied,
-//! be it for want of a route or because it was no request at all.
+//! Labels are the provider's name and the route's alias, both from the operator's file. A request that can't
+//! be audited is not sent. Allowed is what was to be sent to a provider, whatever became of it there; what is
+//! answered here is denied, be it for want of a route or because it was no request at all.
 
 use std::time::Duration;
 

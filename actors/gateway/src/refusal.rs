@@ -1,4 +1,5 @@
-//! What the agent is told when it gets no model's answer: one JSON shape for all, as on every layer of cofferdam.
+//! What the agent is told when it gets no model's answer: one JSON shape for all, as on every layer of
+//! cofferdam.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};

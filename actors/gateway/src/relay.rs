@@ -1,7 +1,8 @@
 //! The answer's body on its way to the agent: chunk by chunk, nothing gathered, within the route's time-outs.
 //!
-//! Each chunk is looked at by the token counter and searched for the key; what the agent didn't ask for is taken out in between. It holds the exchange's place among
-//! those in flight and the connection, and tells the ledger how it ended, however it ends.
+//! Each chunk is looked at by the token counter and searched for the key; what the agent didn't ask for is
+//! taken out in between. It holds the exchange's place among those in flight and the connection, and tells
+//! the ledger how it ended, however it ends.
 
 use std::{
     pin::Pin,
@@ -228,7 +229,8 @@ mod tests {
         Relay::new(Full::new(text.into()), (withhold, sieve), Tap::new(""), times, None, (share, None))
     }
 
-    /// Whatever a provider sends at once, others have their turns while it is searched; and all of it arrives.
+    /// Whatever a provider sends at once, others have their turns while it is searched; and all of it
+    /// arrives.
     #[tokio::test]
     async fn a_turn_passes_a_piece_at_most() {
         let filler = "&".repeat(PIECE - 7);

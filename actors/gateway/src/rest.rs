@@ -1,7 +1,8 @@
 //! How long whoever failed is left alone: one number, read and written without a lock.
 //!
-//! Each provider has one (it can't be connected to) and each target (that model there is overloaded, or its rate is used up), so there are never
-//! more than the configuration has targets. It lives with the routes, above the actor. Never here: what is a failure.
+//! Each provider has one (it can't be connected to) and each target (that model there is overloaded, or its
+//! rate is used up), so there are never more than the configuration has targets. It lives with the routes,
+//! above the actor. Never here: what is a failure.
 
 use std::{
     sync::{
@@ -11,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longest rest, whatever a provider asks for: so soon an outage's end, and a mistake in a header, is noticed.
+/// Longest rest, whatever a provider asks for: so soon an outage's end, and a mistake in a header, is
+/// noticed.
 pub const MAX_REST: Duration = Duration::from_secs(60);
 /// Rest of whoever names no time.
 pub const REST: Duration = Duration::from_secs(10);

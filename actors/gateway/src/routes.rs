@@ -1,7 +1,7 @@
 //! The compiled, immutable table from model names to providers.
 //!
-//! A request loads one snapshot and decides from it alone. A new table takes over the lanes (connections, health) and rests of
-//! the providers that stayed the same, so a publication costs nobody a connection.
+//! A request loads one snapshot and decides from it alone. A new table takes over the lanes (connections,
+//! health) and rests of the providers that stayed the same, so a publication costs nobody a connection.
 
 use std::{
     fmt,
@@ -171,8 +171,9 @@ impl Routes {
         literal.or_else(|| self.routes.iter().find(|r| r.alias.matches(model))).cloned()
     }
 
-    /// Names that this caller may send back and be served: literal aliases, and of a pattern the models behind it
-    /// whose own name the pattern fits, as long as another route isn't found first that isn't for it. Sorted, each once.
+    /// Names that this caller may send back and be served: literal aliases, and of a pattern the models
+    /// behind it whose own name the pattern fits, as long as another route isn't found first that isn't for
+    /// it. Sorted, each once.
     pub fn listed(&self, caller: &Caller) -> Vec<SmolStr> {
         let mut names: Vec<SmolStr> = Vec::new();
         for route in self.routes.iter().filter(|route| route.programs.admit(caller)) {

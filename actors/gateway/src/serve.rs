@@ -1,7 +1,8 @@
-//! The gateway, and the first half of a model request's road: shape → body → route; then a `call` walks over the route's targets.
+//! The gateway, and the first half of a model request's road: shape → body → route; then a `call` walks over
+//! the route's targets.
 //!
-//! A task walks it over one snapshot of the routes; no actor is asked. Nothing is sent before it is recorded, and
-//! nothing of the caller's but the body and a short list of headers is sent at all.
+//! A task walks it over one snapshot of the routes; no actor is asked. Nothing is sent before it is recorded,
+//! and nothing of the caller's but the body and a short list of headers is sent at all.
 
 use std::{sync::Arc, time::Instant};
 
@@ -30,7 +31,8 @@ use crate::{
     upstream_error::Scrub,
 };
 
-/// Model requests in flight at one time, streams included, of which one agent has its share ([`policy::Shares`]). More are answered 503.
+/// Model requests in flight at one time, streams included, of which one agent has its share
+/// ([`policy::Shares`]). More are answered 503.
 pub const MAX_IN_FLIGHT: usize = 128;
 
 /// What the gateway needs of the world.
@@ -96,8 +98,8 @@ impl Gateway {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began with. The first that has budgets
-    /// reads their counts, a small file.
+    /// Compiles a section and puts it in force in one step. Requests under way end on the table they began
+    /// with. The first that has budgets reads their counts, a small file.
     ///
     /// # Errors
     /// All faults; the table in force stays, and the budgets.
@@ -138,7 +140,8 @@ impl Gateway {
         self.inner.in_flight.taken()
     }
 
-    /// Closes kept connections that are too old, and tells how the budgets stand; gives how many are kept still.
+    /// Closes kept connections that are too old, and tells how the budgets stand; gives how many are kept
+    /// still.
     pub fn sweep(&self) -> usize {
         self.inner.budgets.tell();
         let mut kept = 0;

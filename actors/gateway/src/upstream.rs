@@ -54,6 +54,7 @@ pub struct Dialed {
 
 /// Makes connections to providers.
 pub trait Dial: Send + Sync + 'static {
-    /// Connects, with `TCP_NODELAY` (else small requests wait 40 ms for an acknowledgement). The caller bounds the time by dropping the future.
+    /// Connects, with `TCP_NODELAY` (else small requests wait 40 ms for an acknowledgement). The caller
+    /// bounds the time by dropping the future.
     fn dial<'a>(&'a self, upstream: &'a Upstream) -> BoxFuture<'a, io::Result<Dialed>>;
 }

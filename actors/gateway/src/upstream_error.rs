@@ -1,8 +1,8 @@
 //! A provider's error on its way to the agent: its shape kept, its words scrubbed.
 //!
-//! Errors are where keys leak: "Incorrect API key provided: sk-…". So an error is never streamed: it is read whole
-//! (bounded), taken apart as JSON, every string of it scrubbed in its decoded form, and put together again. What can't be
-//! treated that way is replaced.
+//! Errors are where keys leak: "Incorrect API key provided: sk-…". So an error is never streamed: it is read
+//! whole (bounded), taken apart as JSON, every string of it scrubbed in its decoded form, and put together
+//! again. What can't be treated that way is replaced.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
 //! Counts tokens from the `usage` of an answer that passes by, without keeping the answer or changing a byte.
 //!
-//! One scanner for a JSON body and for the `data:` lines of an event stream. It understands just enough JSON to find
-//! `usage` at the top, or one level down in `message` (Anthropic) and `response` (Responses API); it holds a few
-//! KiB at most, whatever the answer's size. For an answer that tells no usage it counts the text that passes.
-//! Nothing of an answer is trusted: a wrong count is the worst it can do.
+//! One scanner for a JSON body and for the `data:` lines of an event stream. It understands just enough JSON
+//! to find `usage` at the top, or one level down in `message` (Anthropic) and `response` (Responses API); it
+//! holds a few KiB at most, whatever the answer's size. For an answer that tells no usage it counts the text
+//! that passes. Nothing of an answer is trusted: a wrong count is the worst it can do.
 
 use serde::Deserialize;
 
@@ -151,8 +151,9 @@ impl Tap {
         matches!(self.framing, Framing::Events(_))
     }
 
-    /// Tokens of the answer that have passed, whatever was reported: one for [`BYTES_A_TOKEN`] bytes of its text, which is more than they are
-    /// nearly always, and one at least for each event. What a provider keeps to itself is not seen.
+    /// Tokens of the answer that have passed, whatever was reported: one for [`BYTES_A_TOKEN`] bytes of its
+    /// text, which is more than they are nearly always, and one at least for each event. What a provider
+    /// keeps to itself is not seen.
     pub fn passed(&self) -> u64 {
         self.text.saturating_add(self.json.text).div_ceil(BYTES_A_TOKEN).max(self.events)
     }

@@ -1,8 +1,10 @@
-//! Takes out of an event stream the one event that the agent didn't ask for: the last chunk, which tells only the usage.
+//! Takes out of an event stream the one event that the agent didn't ask for: the last chunk, which tells only
+//! the usage.
 //!
-//! Providers of OpenAI's protocol say what a stream used only when they are asked (`stream_options.include_usage`). Where the agent
-//! didn't ask, the gateway does, and the agent gets the stream that it would have had. Events go on one by one, whole, for
-//! a client has nothing of half an event; one that is longer than a usage can be goes on as it comes. Nothing else is changed.
+//! Providers of OpenAI's protocol say what a stream used only when they are asked
+//! (`stream_options.include_usage`). Where the agent didn't ask, the gateway does, and the agent gets the
+//! stream that it would have had. Events go on one by one, whole, for a client has nothing of half an event;
+//! one that is longer than a usage can be goes on as it comes. Nothing else is changed.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::{Deserialize, de::IgnoredAny};
@@ -75,7 +77,8 @@ impl Withhold {
             self.held.clear();
             Went::Nowhere
         } else if ends_event || self.held.starts_with(b":") {
-            // A comment before anything else is no part of the event: it keeps a connection alive, and is to come in time.
+            // A comment before anything else is no part of the event: it keeps a connection alive, and is to
+            // come in time.
             self.let_go(on);
             Went::On
         } else {

@@ -55,7 +55,8 @@ async fn is_answered(house: &House, agent: u64, provider: &Provider) {
     assert_eq!(answered, (200, Bytes::from_static(br#"{"data":[]}"#)));
 }
 
-/// Answers of embeddings have megabytes. What of them nobody reads must not take up the room of others on the connection.
+/// Answers of embeddings have megabytes. What of them nobody reads must not take up the room of others on the
+/// connection.
 async fn unread_answers_leave_room_for(agent: u64) {
     let (provider, house) = before_both(Protocol::Http2).await;
     is_answered(&house, agent, &provider).await;
@@ -98,7 +99,8 @@ async fn one_agent_does_not_use_up_the_streams_that_a_provider_takes() {
 
 type Answers = Arc<Mutex<Vec<Sender<Bytes, BoxError>>>>;
 
-/// A provider that answers each request at once and reads nothing of its body. It answers no further than the test does.
+/// A provider that answers each request at once and reads nothing of its body. It answers no further than the
+/// test does.
 async fn hasty_provider(protocol: Protocol) -> (u16, Answers) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

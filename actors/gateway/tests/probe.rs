@@ -1,4 +1,5 @@
-//! One provider asked outside any sandbox: what is well, each way of failing by its own name, and the key in none of them.
+//! One provider asked outside any sandbox: what is well, each way of failing by its own name, and the key in
+//! none of them.
 
 #![allow(
     missing_docs,

@@ -1,4 +1,5 @@
-//! What the agent must not get: the key, an unrouted model, another provider's redirect; and what it gets instead.
+//! What the agent must not get: the key, an unrouted model, another provider's redirect; and what it gets
+//! instead.
 
 #![allow(
     missing_docs,
@@ -34,7 +35,8 @@ fn assert_no_key(text: &str) {
     }
 }
 
-/// A model that repeats what it is told, too, is asked a few times only how a key begins; then its words come late, and whole.
+/// A model that repeats what it is told, too, is asked a few times only how a key begins; then its words come
+/// late, and whole.
 #[tokio::test]
 async fn a_model_that_repeats_guesses_tells_little() {
     let (provider, house) = before_both(Protocol::Http1).await;

@@ -1,6 +1,7 @@
 //! The operator's actor: serves a clone of the control socket. The only file that names ractor.
 //!
-//! Its death closes the control connections and nothing else; new ones wait in the listen queue until it is back.
+//! Its death closes the control connections and nothing else; new ones wait in the listen queue until it is
+//! back.
 
 use std::{os::unix::net::UnixListener, sync::Arc};
 
@@ -19,7 +20,8 @@ pub enum Msg {
         /// The answer.
         reply: RpcReplyPort<()>,
     },
-    /// The accept loop ended, which it never does by itself: the actor fails and is started anew. Down: dropped.
+    /// The accept loop ended, which it never does by itself: the actor fails and is started anew. Down:
+    /// dropped.
     Ended,
     /// Panic in the handler. Sent only when fault injection was enabled at the start. Down: dropped.
     InjectPanic,

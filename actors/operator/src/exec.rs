@@ -1,8 +1,8 @@
 //! The server's side of an exec session: frames on one hand, the process's queues on the other.
 //!
-//! Reading never stops: what the client may send ahead is bounded by its window, so a signal or the client's leaving is
-//! noticed while the process takes no input. The session ends with the process or with the client, whichever is first;
-//! dropping the queues tells the process's side.
+//! Reading never stops: what the client may send ahead is bounded by its window, so a signal or the client's
+//! leaving is noticed while the process takes no input. The session ends with the process or with the client,
+//! whichever is first; dropping the queues tells the process's side.
 
 use std::{
     future::pending,
@@ -39,8 +39,8 @@ pub(crate) async fn run<Io: AsyncRead + AsyncWrite + Send>(io: Io, session: Exec
     }
 }
 
-/// How far the client is ahead of what it was told that the process took: never more than [`STDIN_WINDOW`], also of a client that sends
-/// and never reads.
+/// How far the client is ahead of what it was told that the process took: never more than [`STDIN_WINDOW`],
+/// also of a client that sends and never reads.
 #[derive(Default)]
 struct Window {
     ahead: AtomicUsize,
@@ -64,8 +64,8 @@ impl Window {
         self.took.notify_one();
     }
 
-    /// Waits until something was taken, and gives all of it, to be told at once: however slowly the client reads, what it has yet to
-    /// hear is one number.
+    /// Waits until something was taken, and gives all of it, to be told at once: however slowly the client
+    /// reads, what it has yet to hear is one number.
     async fn credit(&self) -> u32 {
         loop {
             match self.taken.swap(0, Relaxed) {
@@ -105,11 +105,13 @@ async fn read<R: AsyncRead + Unpin>(
     Ok(())
 }
 
-/// Moves the input on as the process takes it. Never ends by itself: a process without input may go on for hours.
+/// Moves the input on as the process takes it. Never ends by itself: a process without input may go on for
+/// hours.
 async fn feed(mut queued: mpsc::UnboundedReceiver<Bytes>, stdin: mpsc::Sender<Bytes>, window: &Window) {
     while let Some(bytes) = queued.recv().await {
         let len = bytes.len();
-        // A process that closed its input still lets the client send: the bytes go nowhere, as in a shell's pipe.
+        // A process that closed its input still lets the client send: the bytes go nowhere, as in a shell's
+        // pipe.
         let _ = stdin.send(bytes).await;
         window.took(len);
     }

@@ -74,7 +74,8 @@ pub struct Fault {
     /// Errors of a policy, as `policy check --json` gives them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnostics: Option<Value>,
-    /// Of a method that a path doesn't take: those that it does, for the header `allow` (RFC 9110 section 15.5.6).
+    /// Of a method that a path doesn't take: those that it does, for the header `allow` (RFC 9110 section
+    /// 15.5.6).
     #[serde(skip)]
     pub allow: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! The framed protocol of an exec session, after the upgrade to [`PROTOCOL`].
 //!
-//! A frame: one byte of kind, four of length (big-endian, at most [`MAX_FRAME`]), the payload. No frame is answered;
-//! order is kept each way. Anything unknown or too long ends the session.
+//! A frame: one byte of kind, four of length (big-endian, at most [`MAX_FRAME`]), the payload. No frame is
+//! answered; order is kept each way. Anything unknown or too long ends the session.
 
 use std::io;
 
@@ -62,8 +62,9 @@ pub trait Frame: Sized + Send + 'static {
 /// From the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Up {
-    /// Bytes for the standard input. The client may be [`crate::limits::STDIN_WINDOW`] ahead of [`Down::Taken`], so that the server
-    /// never has to stop reading: a signal, or the client's leaving, is noticed however full the input is.
+    /// Bytes for the standard input. The client may be [`crate::limits::STDIN_WINDOW`] ahead of
+    /// [`Down::Taken`], so that the server never has to stop reading: a signal, or the client's leaving, is
+    /// noticed however full the input is.
     Stdin(Bytes),
     /// No more of them.
     End,

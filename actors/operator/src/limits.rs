@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// Connections at one time; a 65th gets a 503. A terminal UI uses three.
 pub const MAX_CONNECTIONS: usize = 64;
-/// Of those, what may last: exec sessions, event streams and logs. A 49th gets a 503. The rest is for calls, which end by
-/// themselves: no number of sessions keeps the operator from `stop`.
+/// Of those, what may last: exec sessions, event streams and logs. A 49th gets a 503. The rest is for calls,
+/// which end by themselves: no number of sessions keeps the operator from `stop`.
 pub const MAX_LASTING: usize = 48;
 /// Headers of a request. Our own client sends five.
 pub const MAX_HEADERS: usize = 32;
@@ -35,5 +35,6 @@ pub const EXEC_QUEUE: usize = 16;
 pub const MAX_ARGUMENTS: usize = 4096;
 /// Bytes of an answer that the client reads whole.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
-/// How long the client waits for a connection and for the head of an answer: a little more than the server's own deadline.
+/// How long the client waits for a connection and for the head of an answer: a little more than the server's
+/// own deadline.
 pub const CLIENT_DEADLINE: Duration = Duration::from_secs(65);

@@ -1,7 +1,7 @@
 //! The socket: who may connect, how many, and what becomes of a connection.
 //!
-//! The listener itself lives above: a clone of it is served here, so nothing is refused while the actor restarts. All
-//! connections belong to [`serve`]'s future; they end with it.
+//! The listener itself lives above: a clone of it is served here, so nothing is refused while the actor
+//! restarts. All connections belong to [`serve`]'s future; they end with it.
 
 use std::{
     io,
@@ -52,7 +52,8 @@ impl Owner {
         Self { uid: nix::unistd::geteuid().as_raw() }
     }
 
-    /// Root alone: of a sandbox whose supervisor is another user's than its operator, and may be in an intruder's hands.
+    /// Root alone: of a sandbox whose supervisor is another user's than its operator, and may be in an
+    /// intruder's hands.
     pub fn root() -> Self {
         Self { uid: 0 }
     }
@@ -143,7 +144,8 @@ async fn dismiss(mut stream: UnixStream, (status, body): (&str, &str)) {
         body.len()
     );
     let mut ignored = [0; 1024];
-    // An answer that is there before the request was begun is none to whoever reads it by the book (hyper gives the request up).
+    // An answer that is there before the request was begun is none to whoever reads it by the book (hyper
+    // gives the request up).
     let _begun = tokio::time::timeout(DISMISSAL, stream.read(&mut ignored)).await;
     let _ = tokio::time::timeout(DISMISSAL, async {
         stream.write_all(words.as_bytes()).await?;
@@ -156,7 +158,8 @@ async fn dismiss(mut stream: UnixStream, (status, body): (&str, &str)) {
 }
 
 async fn connection(stream: UnixStream, service: Arc<Service>, peer: Peer) {
-    // Written by the one request that upgrades, read after the last one: never contended, and whole even if poisoned.
+    // Written by the one request that upgrades, read after the last one: never contended, and whole even if
+    // poisoned.
     let pending: Arc<Mutex<Option<Pending>>> = Arc::default();
     let slot = pending.clone();
     let answering = service_fn(move |request: Request<Incoming>| {

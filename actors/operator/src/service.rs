@@ -1,4 +1,5 @@
-//! One request on the control socket: found in the table, read within bounds, asked of [`Control`] within a deadline.
+//! One request on the control socket: found in the table, read within bounds, asked of [`Control`] within a
+//! deadline.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -173,8 +174,8 @@ async fn within<T>(call: Answer<'_, T>) -> Result<T, Fault> {
     tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(late(CALL_DEADLINE)))
 }
 
-/// Does what changes something, to its end, whatever becomes of whoever asked: an answer ends when its connection does, and half a
-/// change is one that nobody asked for, or that is on no record.
+/// Does what changes something, to its end, whatever becomes of whoever asked: an answer ends when its
+/// connection does, and half a change is one that nobody asked for, or that is on no record.
 async fn carried_out<T: Send + 'static>(
     change: impl Future<Output = Result<T, Fault>> + Send + 'static,
 ) -> Result<T, Fault> {
@@ -208,7 +209,8 @@ async fn read(body: Incoming, most: usize) -> Result<Bytes, Fault> {
     }
 }
 
-/// Takes what a client sends that reads its answer afterwards: closed with something unread, the connection would be reset.
+/// Takes what a client sends that reads its answer afterwards: closed with something unread, the connection
+/// would be reset.
 async fn discard(mut body: Incoming) {
     while let Some(Ok(_)) = body.frame().await {}
 }

@@ -1,4 +1,5 @@
-//! What goes over the control socket, as types. openapi.json describes the same; a test holds the two together.
+//! What goes over the control socket, as types. openapi.json describes the same; a test holds the two
+//! together.
 //!
 //! These are the wire's own: an inner type may change without an operator's script noticing.
 
@@ -93,7 +94,8 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// Restarts since the sandbox started.
     pub restarts: u64,
-    /// Where it is asked whether it answers (`health` in the configuration) and runs: `starting` (not yet), `healthy` or `failing`.
+    /// Where it is asked whether it answers (`health` in the configuration) and runs: `starting` (not yet),
+    /// `healthy` or `failing`.
     pub health: Option<String>,
     /// Milliseconds that the present process has run.
     pub uptime_ms: Option<u64>,
@@ -283,7 +285,8 @@ pub struct Approval {
 }
 
 impl Approval {
-    /// The request, as people have it: `GET api.example.com:443/a`. Of the agent's choosing: not for a terminal as it is.
+    /// The request, as people have it: `GET api.example.com:443/a`. Of the agent's choosing: not for a
+    /// terminal as it is.
     #[must_use]
     pub fn request(&self) -> String {
         let Self { method, host, port, path, .. } = self;

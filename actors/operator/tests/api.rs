@@ -36,7 +36,8 @@ fn fault<T: std::fmt::Debug>(answer: Result<T, ClientError>) -> Fault {
     }
 }
 
-/// Sends bytes as they are; gives what comes back, as far as the first read of an answer's first line brings it.
+/// Sends bytes as they are; gives what comes back, as far as the first read of an answer's first line brings
+/// it.
 async fn raw(path: &std::path::Path, text: &[u8]) -> String {
     let mut stream = UnixStream::connect(path).await.unwrap();
     stream.write_all(text).await.unwrap();
@@ -318,7 +319,8 @@ async fn a_silent_connection_is_closed() {
     stream.read_to_end(&mut out).await.unwrap();
 }
 
-/// A change that has begun is made, and put on record by whoever makes it, though nobody waits for the answer any more.
+/// A change that has begun is made, and put on record by whoever makes it, though nobody waits for the answer
+/// any more.
 #[tokio::test]
 async fn a_change_outlives_its_client() {
     let house = house();

@@ -1,4 +1,5 @@
-//! Exec sessions end to end: input, output, signals, exits, and what happens when either side stops listening.
+//! Exec sessions end to end: input, output, signals, exits, and what happens when either side stops
+//! listening.
 
 #![allow(
     missing_docs,

@@ -1,4 +1,5 @@
-//! openapi.json against the server: every route described, every description served, every answer as described.
+//! openapi.json against the server: every route described, every description served, every answer as
+//! described.
 
 #![allow(
     missing_docs,

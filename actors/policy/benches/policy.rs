@@ -1,7 +1,9 @@
-//! How long a decision takes on a policy of a thousand entries, and what it allocates; canonicalisation; compiling.
+//! How long a decision takes on a policy of a thousand entries, and what it allocates; canonicalisation;
+//! compiling.
 //!
-//! `cargo bench -p cofferdam-policy`. The allocation columns must be empty for `connect_allowed` and `request_allowed`. Divan tells
-//! means of samples; the table before its own is of single decisions, and its 99th percentile is what the goal of 5 µs is about.
+//! `cargo bench -p cofferdam-policy`. The allocation columns must be empty for `connect_allowed` and
+//! `request_allowed`. Divan tells means of samples; the table before its own is of single decisions, and its
+//! 99th percentile is what the goal of 5 µs is about.
 
 #![expect(
     clippy::unwrap_used,

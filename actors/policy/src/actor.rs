@@ -1,7 +1,7 @@
 //! The reloader actor: watches the policy's file and takes new policies, one after the other.
 //!
-//! It holds nothing that a restart would lose: the store and what was last seen of the file are in the [`Loader`] that it is
-//! given. While it is down everything goes on with the last good generation.
+//! It holds nothing that a restart would lose: the store and what was last seen of the file are in the
+//! [`Loader`] that it is given. While it is down everything goes on with the last good generation.
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
@@ -20,8 +20,8 @@ pub enum Msg {
         /// Told what came of it.
         reply: RpcReplyPort<Result<Published, Refused>>,
     },
-    /// Put the policy in force once more with this as all that was approved beside its text. While the actor is down it waits, within
-    /// the caller's deadline.
+    /// Put the policy in force once more with this as all that was approved beside its text. While the actor
+    /// is down it waits, within the caller's deadline.
     Approve {
         /// What was approved.
         approved: Vec<Approved>,
@@ -83,7 +83,8 @@ impl Actor for PolicyActor {
                 Ok(Reloaded::Published(published)) => {
                     tracing::info!(generation = published.generation, "the policy was reloaded");
                 }
-                // An error, which is told even where nothing else is: what the operator wrote is not in force.
+                // An error, which is told even where nothing else is: what the operator wrote is not in
+                // force.
                 Err(refused) => tracing::error!("{refused}"),
             },
             #[expect(clippy::panic, reason = "fault injection: proves that a panic here costs nothing")]

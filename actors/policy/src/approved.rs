@@ -1,8 +1,9 @@
 //! What an operator approved beside the policy's own text, as entries of it.
 //!
-//! Each becomes one entry, no broader than what was asked: one host and port, one program by path *and* content (its children
-//! not), one method, one path, and no private address behind the name. The text of a policy knows nothing of it; it is composed in at every load, as a preset is.
-//! One that contradicts the policy's own entries is left out: the operator's file has the last word.
+//! Each becomes one entry, no broader than what was asked: one host and port, one program by path *and*
+//! content (its children not), one method, one path, and no private address behind the name. The text of a
+//! policy knows nothing of it; it is composed in at every load, as a preset is. One that contradicts the
+//! policy's own entries is left out: the operator's file has the last word.
 
 use serde_json::json;
 
@@ -75,7 +76,8 @@ impl Approved {
     /// Whether it can be an entry at all.
     ///
     /// # Errors
-    /// Why not. A pattern as the path is the operator's own and is taken; one that comes of a program's name is not.
+    /// Why not. A pattern as the path is the operator's own and is taken; one that comes of a program's name
+    /// is not.
     pub fn check(&self) -> Result<(), Unwritable> {
         Self::literal("the program's path", &self.binary)?;
         Self::literal("the host", &self.host)?;
@@ -110,7 +112,8 @@ impl Approved {
 }
 
 impl Candidate {
-    /// A policy with presets and what was approved. Tells which of that was left out, by its id: what contradicts the rest.
+    /// A policy with presets and what was approved. Tells which of that was left out, by its id: what
+    /// contradicts the rest.
     ///
     /// # Errors
     /// What is wrong with the policy itself.

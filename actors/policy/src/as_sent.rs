@@ -1,6 +1,8 @@
-//! A request by all that it asks for as it is sent: its own method, those that its query names, and what its head names besides.
+//! A request by all that it asks for as it is sent: its own method, those that its query names, and what its
+//! head names besides.
 //!
-//! The one judgement of whole requests: the proxy's, and `policy explain`'s. Must never be more lenient than the judgement of each part.
+//! The one judgement of whole requests: the proxy's, and `policy explain`'s. Must never be more lenient than
+//! the judgement of each part.
 
 use crate::compiled::Compiled;
 use crate::decision::{Allowed, Denial, RequestFacts};
@@ -9,12 +11,14 @@ use crate::second::Second;
 use crate::{Caller, Destination, Treatment};
 
 impl Compiled {
-    /// Whether a request on a granted connection may be sent, by whichever method a server takes it for: its own, as [`Self::request`] says,
-    /// and each that its query names; and whether the caller may do itself what it asks its server to do to `seconds`. Where the connection
-    /// is relayed the destination was all there is to say.
+    /// Whether a request on a granted connection may be sent, by whichever method a server takes it for: its
+    /// own, as [`Self::request`] says, and each that its query names; and whether the caller may do itself
+    /// what it asks its server to do to `seconds`. Where the connection is relayed the destination was all
+    /// there is to say.
     ///
     /// # Errors
-    /// The denial of the first that isn't allowed, also under `enforcement: audit` where what is named can't be judged.
+    /// The denial of the first that isn't allowed, also under `enforcement: audit` where what is named can't
+    /// be judged.
     pub fn request_as_sent(
         &self,
         (to, treatment): (&Destination, Treatment),

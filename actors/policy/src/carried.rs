@@ -1,12 +1,15 @@
-//! The IPv4 addresses that an IPv6 one carries: every way in which a translator, a relay or a tunnel on the path may read one out of it. A
-//! policy names no host so, and the SSRF guard judges each of them beside the address itself. The only place that knows these ways.
+//! The IPv4 addresses that an IPv6 one carries: every way in which a translator, a relay or a tunnel on the
+//! path may read one out of it. A policy names no host so, and the SSRF guard judges each of them beside the
+//! address itself. The only place that knows these ways.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What an IPv6 address carries, where it is another spelling of IPv4. `::` and `::1` are not: they are themselves.
+/// What an IPv6 address carries, where it is another spelling of IPv4. `::` and `::1` are not: they are
+/// themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Carried {
-    /// The addresses that can be read out of it: none of a network's own translator (RFC 8215), which alone knows where they stand.
+    /// The addresses that can be read out of it: none of a network's own translator (RFC 8215), which alone
+    /// knows where they stand.
     pub addresses: [Option<Ipv4Addr>; 2],
 }
 

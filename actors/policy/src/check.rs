@@ -81,8 +81,8 @@ fn serve_one_place(a: &Endpoint, b: &Endpoint) -> bool {
     hosts && a.ports.iter().any(|port| b.ports.contains(port))
 }
 
-/// Whether some program may use both entries by its own path. (By its ancestors almost any two could be shared; there the
-/// stricter treatment wins when it happens.)
+/// Whether some program may use both entries by its own path. (By its ancestors almost any two could be
+/// shared; there the stricter treatment wins when it happens.)
 fn share(a: &Entry, b: &Entry) -> bool {
     match (&a.binaries, &b.binaries) {
         (Some(a), Some(b)) => a.iter().any(|x| b.iter().any(|y| binaries_overlap(x, y))),

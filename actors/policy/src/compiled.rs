@@ -1,8 +1,9 @@
-//! The policy compiled: an immutable set of tables that decides without a lock, an interpreter or an allocation.
+//! The policy compiled: an immutable set of tables that decides without a lock, an interpreter or an
+//! allocation.
 //!
-//! Endpoints are found by host (exact, by the suffix behind a first-label wildcard, by every suffix for `**.x`, or none),
-//! then judged by port, program, path and rules. What several entries say is a union; a deny rule in any of them wins.
-//! Only a denial allocates: its texts. Share it by cloning (an `Arc`).
+//! Endpoints are found by host (exact, by the suffix behind a first-label wildcard, by every suffix for
+//! `**.x`, or none), then judged by port, program, path and rules. What several entries say is a union; a
+//! deny rule in any of them wins. Only a denial allocates: its texts. Share it by cloning (an `Arc`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -82,7 +83,8 @@ impl Compiled {
         &self.tables.places
     }
 
-    /// The endpoints that name `host`: those that name it exactly first, then by label, by suffix, and those without host.
+    /// The endpoints that name `host`: those that name it exactly first, then by label, by suffix, and those
+    /// without host.
     pub(crate) fn naming<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = &'a Place> {
         let tables = &*self.tables;
         let name = host.name().map(DomainName::as_str);
@@ -94,7 +96,8 @@ impl Compiled {
         indexes.filter_map(|index| tables.places.get(*index)).filter(move |place| place.names(host))
     }
 
-    /// The endpoints that let `caller` go to `host` on `port`. Those without a host only where nothing else does.
+    /// The endpoints that let `caller` go to `host` on `port`. Those without a host only where nothing else
+    /// does.
     pub(crate) fn granting<'a>(
         &'a self,
         host: &'a Host,

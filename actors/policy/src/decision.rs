@@ -1,4 +1,5 @@
-//! What a decision is asked with and what it answers: destination, caller, request; grant, permission, denial.
+//! What a decision is asked with and what it answers: destination, caller, request; grant, permission,
+//! denial.
 //!
 //! Plain values only. Nothing here decides anything.
 
@@ -42,8 +43,8 @@ pub struct Caller {
     pub executable: Executable,
     /// Its parent, grandparent and so on, nearest first.
     pub ancestors: Arc<[Executable]>,
-    /// Whether code of unknown origin is mapped in it: from a writable mount, a deleted file or a memory file. The
-    /// executable's hash says nothing of such code (`LD_PRELOAD` and its like).
+    /// Whether code of unknown origin is mapped in it: from a writable mount, a deleted file or a memory
+    /// file. The executable's hash says nothing of such code (`LD_PRELOAD` and its like).
     pub foreign_code: bool,
     /// Whose it is.
     pub party: Party,
@@ -58,8 +59,8 @@ pub struct RequestFacts<'a> {
     pub path: &'a CanonicalPath,
     /// The query that is judged, and that must be what is sent.
     pub query: &'a Query,
-    /// Whether this is a WebSocket handshake (RFC 6455): only a rule of a `websocket` endpoint, or a `rest` rule for
-    /// `GET` that covers the path, lets it through.
+    /// Whether this is a WebSocket handshake (RFC 6455): only a rule of a `websocket` endpoint, or a `rest`
+    /// rule for `GET` that covers the path, lets it through.
     pub websocket: bool,
     /// What was read behind the head: of a body where [`Grant::reads_bodies`], or a message on a WebSocket.
     pub content: Content<'a>,
@@ -76,7 +77,8 @@ pub struct Grant {
     pub treatment: Treatment,
     /// Which addresses the name may have.
     pub addresses: AddressRule,
-    /// Whether no endpoint says the name: any one is let pass whose addresses are such, which is known only once they were looked up.
+    /// Whether no endpoint says the name: any one is let pass whose addresses are such, which is known only
+    /// once they were looked up.
     pub unnamed: bool,
     /// How the paths of requests on this connection are to be canonicalised.
     pub path_options: PathOptions,
@@ -139,7 +141,8 @@ impl Protocol {
 /// What the SSRF guard must know of the entry that granted a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AddressRule {
-    /// Ranges that lift the refusal of private addresses; if not empty, every address must lie in one of them.
+    /// Ranges that lift the refusal of private addresses; if not empty, every address must lie in one of
+    /// them.
     pub allowed_ips: Arc<[IpNet]>,
     /// The policy names this very host (not by wildcard), which also lifts the refusal of private addresses.
     pub exact_host: bool,
@@ -152,7 +155,8 @@ pub struct Allowed {
     pub policy: Arc<str>,
     /// The rule that let it through, in words.
     pub rule: Arc<str>,
-    /// `enforcement: audit`: what a request would have been denied for. It is sent all the same, and recorded.
+    /// `enforcement: audit`: what a request would have been denied for. It is sent all the same, and
+    /// recorded.
     pub audit_only: Option<Box<Denial>>,
 }
 

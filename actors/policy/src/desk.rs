@@ -1,8 +1,10 @@
-//! Where long bodies are read: beside the threads that all streams share, few at a time, and one at a time of a party.
+//! Where long bodies are read: beside the threads that all streams share, few at a time, and one at a time of
+//! a party.
 //!
-//! Reading a body of megabytes is work that nothing interrupts. Each party waits behind its own bodies, then with one body in a line in which
-//! every party has one at most: whoever sends many long ones is no more in others' way than whoever sends one. A request that is gone leaves the
-//! line; what is being read for it keeps its place until that is done. What is in a body is its reader's affair.
+//! Reading a body of megabytes is work that nothing interrupts. Each party waits behind its own bodies, then
+//! with one body in a line in which every party has one at most: whoever sends many long ones is no more in
+//! others' way than whoever sends one. A request that is gone leaves the line; what is being read for it
+//! keeps its place until that is done. What is in a body is its reader's affair.
 
 use std::{
     collections::HashMap,
@@ -87,7 +89,8 @@ impl Desk {
         if let Some(turn) = turns.get(&party).and_then(Weak::upgrade) {
             return turn;
         }
-        // Those that are gone are forgotten when another comes: never more are kept than have something to read.
+        // Those that are gone are forgotten when another comes: never more are kept than have something to
+        // read.
         turns.retain(|_, turn| turn.strong_count() > 0);
         let turn = Arc::new(Semaphore::new(1));
         turns.insert(party, Arc::downgrade(&turn));

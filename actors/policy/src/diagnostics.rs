@@ -1,7 +1,8 @@
 //! What is wrong with a policy file, said so that it can be mended: all of it, each at its place.
 //!
-//! [`Diagnostics`] is a list with its source. `Display` is the plain look of a compiler's errors, [`Diagnostics::render`]
-//! can colour it, `Serialize` is for `--json`. It quotes the file: policies hold no secrets.
+//! [`Diagnostics`] is a list with its source. `Display` is the plain look of a compiler's errors,
+//! [`Diagnostics::render`] can colour it, `Serialize` is for `--json`. It quotes the file: policies hold no
+//! secrets.
 
 use std::fmt;
 use std::ops::Range;
@@ -101,7 +102,8 @@ impl Diagnostics {
         self.items.push(item);
     }
 
-    /// Adds one unless there are `limit` already (then the last one is replaced), and gives it back for completion.
+    /// Adds one unless there are `limit` already (then the last one is replaced), and gives it back for
+    /// completion.
     pub(crate) fn push_bounded(&mut self, item: Diagnostic, limit: usize) -> &mut Diagnostic {
         self.items.truncate(limit.saturating_sub(1));
         self.items.push(item);

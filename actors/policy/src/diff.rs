@@ -77,7 +77,8 @@ impl Changes {
         self.0.push(Change { section: section.to_owned(), effect, text: text.into() });
     }
 
-    /// Of the process section all that is accepted names the one user and group that there are: nothing of it differs.
+    /// Of the process section all that is accepted names the one user and group that there are: nothing of it
+    /// differs.
     fn statics(&mut self, old: &Policy, new: &Policy) {
         let section = "filesystem_policy";
         let (a, b) = (&old.filesystem, &new.filesystem);

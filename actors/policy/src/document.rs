@@ -1,7 +1,7 @@
 //! A policy back to YAML: what `policy show` prints, and what travels where a composed policy must.
 //!
-//! Reading the text again gives an equal policy (a test holds that for every built-in one). Comments and order of fields
-//! are not kept.
+//! Reading the text again gives an equal policy (a test holds that for every built-in one). Comments and
+//! order of fields are not kept.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

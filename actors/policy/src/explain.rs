@@ -1,4 +1,5 @@
-//! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and what differs.
+//! `policy explain`: one question, the verdict, the rule that made it, and for a denial the nearest rule and
+//! what differs.
 
 mod mend;
 mod odd;
@@ -141,7 +142,8 @@ pub struct Explanation {
     pub treatment: Option<Treatment>,
     /// The entry that decided.
     pub policy: Option<Arc<str>>,
-    /// The rule that decided: one that allows it, or a deny rule. None where it is refused for want of a rule.
+    /// The rule that decided: one that allows it, or a deny rule. None where it is refused for want of a
+    /// rule.
     pub rule: Option<Arc<str>>,
     /// Where that rule stands: `file:line:column`.
     pub location: Option<String>,
@@ -419,7 +421,8 @@ fn shown(near: Near<'_>) -> Nearest {
     }
 }
 
-/// Whether a pattern and a host lie in one domain (their last two labels), so that the one may have been meant.
+/// Whether a pattern and a host lie in one domain (their last two labels), so that the one may have been
+/// meant.
 fn related(pattern: &HostPattern, host: &Host) -> bool {
     let end = |text: &str| {
         let mut labels = text.rsplit('.');

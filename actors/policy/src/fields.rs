@@ -1,7 +1,7 @@
 //! The schema as data: every object, every field, its type and what it means.
 //!
-//! One table serves the reader (known and unknown fields), `policy schema` and the reference in `docs/policy.md`,
-//! so that none of them can drift from another.
+//! One table serves the reader (known and unknown fields), `policy schema` and the reference in
+//! `docs/policy.md`, so that none of them can drift from another.
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy)]

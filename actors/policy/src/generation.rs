@@ -1,7 +1,7 @@
 //! Generations: every policy that was ever in force, by number; the store that holds the one that is.
 //!
-//! The data path loads an `Arc` (no lock, no wait). Publishing swaps it in one step. The store lives above the reloader
-//! actor and outlives it.
+//! The data path loads an `Arc` (no lock, no wait). Publishing swaps it in one step. The store lives above
+//! the reloader actor and outlives it.
 
 use std::sync::Arc;
 

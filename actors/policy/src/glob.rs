@@ -1,10 +1,10 @@
 //! The one glob engine: paths, binaries, query values and host labels are all matched here.
 //!
-//! `*` matches any run of characters within a segment, `**` any run across segments, `?` one character that isn't
-//! a separator, `[a-z]` and `[!a-z]` one character of (or not of) a set. `**/` at the start of a segment also
-//! matches nothing, so `/**/x` covers `/x`. There is no escape and no brace. Matching works on bytes, allocates
-//! nothing, backtracks to at most two places and begins no `*` twice in one segment, so its time is bounded by pattern length × text
-//! length.
+//! `*` matches any run of characters within a segment, `**` any run across segments, `?` one character that
+//! isn't a separator, `[a-z]` and `[!a-z]` one character of (or not of) a set. `**/` at the start of a
+//! segment also matches nothing, so `/**/x` covers `/x`. There is no escape and no brace. Matching works on
+//! bytes, allocates nothing, backtracks to at most two places and begins no `*` twice in one segment, so its
+//! time is bounded by pattern length × text length.
 
 use std::fmt;
 
@@ -89,8 +89,8 @@ impl Glob {
         self.tokens.iter().all(|t| matches!(t, Token::Literal(_)))
     }
 
-    /// Whether some text may match both: they begin and end alike as far as both say how. Two that share no text in spite of that are
-    /// taken for overlapping.
+    /// Whether some text may match both: they begin and end alike as far as both say how. Two that share no
+    /// text in spite of that are taken for overlapping.
     #[must_use]
     pub fn may_overlap(&self, other: &Self) -> bool {
         let ends = |tokens: &[Token]| {
@@ -218,12 +218,13 @@ struct Resume<'t, 'x> {
 /// Calls `tick` at each step, for tests to count.
 fn run(tokens: &[Token], text: &[u8], separator: u8, mut tick: impl FnMut()) -> bool {
     let (mut tokens, mut text) = (tokens, text);
-    // A later `**` can absorb all that an earlier one could, and within a segment so can a later `*`: the last of
-    // each is all that ever needs to be tried again.
+    // A later `**` can absorb all that an earlier one could, and within a segment so can a later `*`: the
+    // last of each is all that ever needs to be tried again.
     let mut star: Option<Resume<'_, '_>> = None;
     let mut deep: Option<Resume<'_, '_>> = None;
-    // How much text was left at the end of the segment in which the first `*` behind the last `**` began. It tries all of the segment, so
-    // where it failed, one that begins later there fails too: without this, what few bytes bring about takes their square.
+    // How much text was left at the end of the segment in which the first `*` behind the last `**` began. It
+    // tries all of the segment, so where it failed, one that begins later there fails too: without this, what
+    // few bytes bring about takes their square.
     let mut tried: Option<usize> = None;
     loop {
         tick();
@@ -253,7 +254,8 @@ fn run(tokens: &[Token], text: &[u8], separator: u8, mut tick: impl FnMut()) -> 
                 }
             }
         }
-        // Mismatch: let the last `*` take one more byte of its segment, else the last `**` one more of anything.
+        // Mismatch: let the last `*` take one more byte of its segment, else the last `**` one more of
+        // anything.
         let next = star.take().and_then(|s| extend_star(s, separator));
         if next.is_some() {
             star = next;

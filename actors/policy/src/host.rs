@@ -1,9 +1,9 @@
 //! Host names and addresses as a destination names them: one strict type for CONNECT targets, `Host`,
 //! SNI and the policy file, so that the same bytes never mean two places.
 //!
-//! A value of [`Host`] is either a lower-case DNS name or an IP address; nothing that some resolver would read
-//! as an address in another way (octal, hex, short and dword IPv4, IPv4 hidden inside IPv6, zones) gets past
-//! [`Host::parse`]. This module never resolves and never judges whether an address may be dialled.
+//! A value of [`Host`] is either a lower-case DNS name or an IP address; nothing that some resolver would
+//! read as an address in another way (octal, hex, short and dword IPv4, IPv4 hidden inside IPv6, zones) gets
+//! past [`Host::parse`]. This module never resolves and never judges whether an address may be dialled.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,7 +14,8 @@ use smol_str::{SmolStr, ToSmolStr};
 
 use crate::carried::Carried;
 
-/// Longest DNS name in its text form without the trailing dot (RFC 1035 section 2.3.4: 255 octets on the wire).
+/// Longest DNS name in its text form without the trailing dot (RFC 1035 section 2.3.4: 255 octets on the
+/// wire).
 pub const MAX_NAME_BYTES: usize = 253;
 /// Longest label of a DNS name (RFC 1035 section 2.3.4).
 pub const MAX_LABEL_BYTES: usize = 63;
@@ -42,7 +43,8 @@ pub enum HostError {
     /// Looks like an address to some parser, but not in the one canonical form.
     #[error("an address must be written in its plain form (four decimal numbers, or IPv6 without a zone)")]
     OddAddress,
-    /// An IPv6 address that carries an IPv4 address (mapped, compatible, translated, NAT64, 6to4, Teredo, ISATAP).
+    /// An IPv6 address that carries an IPv4 address (mapped, compatible, translated, NAT64, 6to4, Teredo,
+    /// ISATAP).
     #[error("an IPv6 address that carries an IPv4 address is refused; write the IPv4 address itself")]
     EmbeddedV4,
 }
@@ -137,8 +139,8 @@ pub enum Host {
 }
 
 impl Host {
-    /// Reads a host as it stands in an authority, SNI or policy file: a name, a dotted-quad IPv4 address, or an
-    /// IPv6 address with or without its brackets.
+    /// Reads a host as it stands in an authority, SNI or policy file: a name, a dotted-quad IPv4 address, or
+    /// an IPv6 address with or without its brackets.
     ///
     /// # Errors
     /// A [`HostError`] that says which rule the text breaks.
@@ -165,7 +167,8 @@ impl Host {
         }
     }
 
-    /// The host alone, as records and answers have it beside its port: an IPv6 address without the brackets of an authority.
+    /// The host alone, as records and answers have it beside its port: an IPv6 address without the brackets
+    /// of an authority.
     #[must_use]
     pub fn bare(&self) -> SmolStr {
         match self {

@@ -1,12 +1,12 @@
 //! The policy: what an agent may reach and touch, as the operator wrote it, checked and compiled.
 //!
-//! A file becomes a [`Policy`] ([`parse`], every error at once), with presets one policy ([`compose`]), and that a
-//! [`Compiled`] matcher, which answers [`Compiled::connect`] and [`Compiled::request`] without lock or allocation and
-//! [`Compiled::explain`]s itself. A [`Store`] holds the [`Generation`] in force; a [`Loader`] replaces it; the
-//! [`actor`] calls the loader when the file changes.
+//! A file becomes a [`Policy`] ([`parse`], every error at once), with presets one policy ([`compose`]), and
+//! that a [`Compiled`] matcher, which answers [`Compiled::connect`] and [`Compiled::request`] without lock or
+//! allocation and [`Compiled::explain`]s itself. A [`Store`] holds the [`Generation`] in force; a [`Loader`]
+//! replaces it; the [`actor`] calls the loader when the file changes.
 //!
-//! The crate also holds the vocabulary of decisions ([`Host`], [`CanonicalPath`], [`Caller`], [`Denial`] …). It never
-//! opens a connection and never reads a process: it is asked, and answers.
+//! The crate also holds the vocabulary of decisions ([`Host`], [`CanonicalPath`], [`Caller`], [`Denial`] …).
+//! It never opens a connection and never reads a process: it is asked, and answers.
 
 pub mod actor;
 mod approved;

@@ -1,7 +1,7 @@
 //! The policy as checked values: what [`crate::parse`] gives and [`crate::Compiled`] is made from.
 //!
-//! Every type here is valid by construction; none of them decides. Sections are as in the file: filesystem, landlock
-//! and process are static (they bind a process for its life), the network is dynamic.
+//! Every type here is valid by construction; none of them decides. Sections are as in the file: filesystem,
+//! landlock and process are static (they bind a process for its life), the network is dynamic.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,7 +59,8 @@ impl Policy {
         &self.network
     }
 
-    /// Names of the static sections in which `self` and `other` differ; these take effect only on a restart of the agents.
+    /// Names of the static sections in which `self` and `other` differ; these take effect only on a restart
+    /// of the agents.
     #[must_use]
     pub fn static_changes(&self, other: &Self) -> Vec<&'static str> {
         let mut out = Vec::new();
@@ -245,7 +246,8 @@ pub struct Binary {
     pub sha256: Option<[u8; 32]>,
     /// Whether programs that it started, directly or not, may use the endpoints too.
     pub ancestors: bool,
-    /// Whether it may have code mapped that its hash says nothing of: a Python with packages of the agent's own.
+    /// Whether it may have code mapped that its hash says nothing of: a Python with packages of the agent's
+    /// own.
     pub allow_foreign_code: bool,
 }
 
@@ -256,7 +258,8 @@ impl Binary {
         self.path.matches(&program.path) && self.sha256.is_none_or(|wanted| wanted == program.sha256)
     }
 
-    /// Whether a caller is meant, by its own program or by one that started it, leaving aside what code is in it.
+    /// Whether a caller is meant, by its own program or by one that started it, leaving aside what code is in
+    /// it.
     #[must_use]
     pub fn names(&self, caller: &Caller) -> bool {
         self.is(&caller.executable)
@@ -270,7 +273,8 @@ impl Binary {
     }
 }
 
-/// Where something stands in a file. Two origins always compare equal: a thing is what it is wherever it stands.
+/// Where something stands in a file. Two origins always compare equal: a thing is what it is wherever it
+/// stands.
 #[derive(Debug, Clone, Eq)]
 pub struct Origin {
     /// The file's name.
@@ -290,7 +294,8 @@ impl PartialEq for Origin {
 }
 
 impl Origin {
-    /// Without the directories of the file: an agent is told where a rule stands, not where the operator keeps it.
+    /// Without the directories of the file: an agent is told where a rule stands, not where the operator
+    /// keeps it.
     pub(crate) fn for_agents(&self) -> String {
         let file = self.file.rsplit('/').next().unwrap_or_default();
         format!("{file}:{}:{}", self.line, self.column)

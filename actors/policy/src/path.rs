@@ -1,8 +1,8 @@
 //! The canonical path: the one form in which a request's path is judged, and in which it is then sent.
 //!
-//! One order, one decode: percent-decode once, refuse what two parsers could read in two ways, strip `;params`,
-//! collapse `//`, resolve dot segments, encode again with upper-case hex. The output is a fixed point:
-//! parsing it again gives itself. [`CanonicalPath::parse`] is the only maker of the type.
+//! One order, one decode: percent-decode once, refuse what two parsers could read in two ways, strip
+//! `;params`, collapse `//`, resolve dot segments, encode again with upper-case hex. The output is a fixed
+//! point: parsing it again gives itself. [`CanonicalPath::parse`] is the only maker of the type.
 
 use std::fmt;
 use std::sync::Arc;
@@ -142,9 +142,9 @@ impl CanonicalPath {
         self.slashes.is_some()
     }
 
-    /// What the most lenient server reads: `%2F` as `/`, escapes that were escaped once more, and letters in any case (small ones here).
-    /// A slash at its end is for who compares to take off.
-    /// None where that is the path itself.
+    /// What the most lenient server reads: `%2F` as `/`, escapes that were escaped once more, and letters in
+    /// any case (small ones here). A slash at its end is for who compares to take off. None where that is the
+    /// path itself.
     #[must_use]
     pub fn leniently(&self) -> Option<&str> {
         self.lenient.as_deref()
@@ -157,7 +157,8 @@ impl CanonicalPath {
         self.trimmed.as_deref()
     }
 
-    /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no empty one is in it.
+    /// What a server reads that takes `%2F` for `/`, where that makes a difference. No dot segment and no
+    /// empty one is in it.
     #[must_use]
     pub fn with_slashes(&self) -> Option<&str> {
         self.slashes.as_deref()
@@ -170,7 +171,8 @@ impl fmt::Display for CanonicalPath {
     }
 }
 
-/// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text. None where it is the same text, as of most.
+/// See [`CanonicalPath::leniently`]; of a canonical path, or of a pattern's canonical text. None where it is
+/// the same text, as of most.
 pub(crate) fn lenient(canonical: &str) -> Option<String> {
     if !canonical.contains("%2") && !canonical.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;
@@ -178,7 +180,8 @@ pub(crate) fn lenient(canonical: &str) -> Option<String> {
     let text = canonical.replace("%2F", "/");
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_str();
-    // `%2572` is `%72` undone once, and `r` undone twice. What would be a separator or a dot then is refused before.
+    // `%2572` is `%72` undone once, and `r` undone twice. What would be a separator or a dot then is refused
+    // before.
     while let Some((before, after)) = rest.split_once("%25") {
         out.push_str(before);
         let value = match after.as_bytes() {
@@ -284,7 +287,8 @@ fn check_encoded_slash(segment: &str, options: PathOptions) -> Result<(), PathEr
     Ok(())
 }
 
-/// Encodes a decoded segment: RFC 3986 `pchar` stands raw (but for `;`, which never gets here), all else as `%XX`.
+/// Encodes a decoded segment: RFC 3986 `pchar` stands raw (but for `;`, which never gets here), all else as
+/// `%XX`.
 pub(crate) fn encode(segment: &str) -> String {
     let mut out = String::with_capacity(segment.len());
     for byte in segment.bytes() {

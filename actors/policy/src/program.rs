@@ -1,6 +1,8 @@
-//! A program as a section of cofferdam.yaml names it (`credentials`, `inference`): its path, or a map with more to say.
+//! A program as a section of cofferdam.yaml names it (`credentials`, `inference`): its path, or a map with
+//! more to say.
 //!
-//! A policy file's own `binaries` are read by [`crate::parse`], with their places; what both mean is a [`Binary`].
+//! A policy file's own `binaries` are read by [`crate::parse`], with their places; what both mean is a
+//! [`Binary`].
 
 use std::fmt;
 
@@ -28,7 +30,8 @@ impl NamedProgram {
         self.ancestors
     }
 
-    /// The program that is meant; `ancestors`: whether those that it started count where nothing was said of them.
+    /// The program that is meant; `ancestors`: whether those that it started count where nothing was said of
+    /// them.
     ///
     /// # Errors
     /// What can't be a program, and the mend.

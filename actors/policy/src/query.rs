@@ -1,9 +1,10 @@
 //! The canonical query: what is judged against `query:` matchers, and what is then sent.
 //!
 //! Escapes get upper-case hex, what needs no escape loses it, `;` is escaped (so that nobody takes it for a
-//! separator). Values are compared decoded. `+` means a space to some servers and itself to others: both readings are
-//! kept, and a matcher must hold for both to allow, for either to deny. So it is with names, which some servers read in any
-//! case, without spaces around them, cut at a bracket, or with another character for it.
+//! separator). Values are compared decoded. `+` means a space to some servers and itself to others: both
+//! readings are kept, and a matcher must hold for both to allow, for either to deny. So it is with names,
+//! which some servers read in any case, without spaces around them, cut at a bracket, or with another
+//! character for it.
 
 use std::fmt;
 
@@ -110,7 +111,8 @@ impl Query {
         self.text.as_deref()
     }
 
-    /// Whether a parameter is there that some server takes for `name`, whatever its value and the case of its letters.
+    /// Whether a parameter is there that some server takes for `name`, whatever its value and the case of its
+    /// letters.
     #[must_use]
     pub fn names(&self, name: &str) -> bool {
         let is = |own: &str| is_taken_for(own, name);
@@ -150,9 +152,9 @@ impl Query {
     }
 }
 
-/// Whether some server takes a parameter that is called `own` for `name`: in any case (ASP.NET), without the spaces around it,
-/// with `_` for a dot, a space or a bracket that nothing closes (PHP), or as a list or map of that name (`name[]`), whose brackets Rack and
-/// qs also take before it (`[name]`, `[name`).
+/// Whether some server takes a parameter that is called `own` for `name`: in any case (ASP.NET), without the
+/// spaces around it, with `_` for a dot, a space or a bracket that nothing closes (PHP), or as a list or map
+/// of that name (`name[]`), whose brackets Rack and qs also take before it (`[name]`, `[name`).
 fn is_taken_for(own: &str, name: &str) -> bool {
     let folded = |text: &str, wanted: &str| {
         let fold = |c: char| match c {

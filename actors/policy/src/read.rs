@@ -1,8 +1,8 @@
 //! From a tree to a policy: every field checked, every error collected, nothing ignored.
 //!
-//! Structural errors (unknown, duplicate, missing and mistyped fields) and semantic ones (a host that names too much, a
-//! rule that never matches) come out in one list, in the order of the file. A part that can't be read is left out of
-//! the result, and the result is thrown away if there was any error.
+//! Structural errors (unknown, duplicate, missing and mistyped fields) and semantic ones (a host that names
+//! too much, a rule that never matches) come out in one list, in the order of the file. A part that can't be
+//! read is left out of the result, and the result is thrown away if there was any error.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -173,7 +173,8 @@ impl<'a> Reader<'a> {
 
     // What the sections are read with.
 
-    /// Reads a map whose fields are those of `object`; says what is unknown, doubled, missing or not there yet.
+    /// Reads a map whose fields are those of `object`; says what is unknown, doubled, missing or not there
+    /// yet.
     fn object<'n>(&mut self, node: &'n Node, object: &'static Object) -> Option<Fields<'n>> {
         let Value::Map(pairs) = &node.value else {
             self.mistyped(node, &format!("a map ({})", object.name));
@@ -338,8 +339,8 @@ impl<'a> Reader<'a> {
 
     // Saying what is wrong.
 
-    /// What stands there, in a reader's words. `0443` is eight by eight to some readers of YAML and ten by ten to others, so to ours it is no whole
-    /// number; nor is it a fraction to anyone.
+    /// What stands there, in a reader's words. `0443` is eight by eight to some readers of YAML and ten by
+    /// ten to others, so to ours it is no whole number; nor is it a fraction to anyone.
     fn kind_of(&self, node: &Node) -> &'static str {
         let written = self.source_of(node).trim_start_matches(['-', '+']);
         let whole = written.bytes().all(|byte| byte.is_ascii_digit());
@@ -371,7 +372,8 @@ impl<'a> Reader<'a> {
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
-        // Every endpoint and rule has an origin: counting lines from the top each time would make long files slow.
+        // Every endpoint and rule has an origin: counting lines from the top each time would make long files
+        // slow.
         let line = self.lines.partition_point(|start| *start <= span.start);
         let start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
         let column = self.source.get(start..span.start).map_or(1, |text| text.chars().count() + 1);

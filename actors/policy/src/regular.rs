@@ -1,4 +1,5 @@
-//! Opening a file by its name without ever waiting for somebody: a pipe in its place must not hold up who reads it.
+//! Opening a file by its name without ever waiting for somebody: a pipe in its place must not hold up who
+//! reads it.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io;

@@ -1,8 +1,9 @@
 //! Reloading: from a changed file, or a text handed in, to a published generation; or to a reason why not.
 //!
-//! A bad file changes nothing: the store keeps the last good generation. What was last seen of the file lives here, above
-//! the actor, so that a restarted actor neither publishes the same text again nor misses a change made meanwhile. Whoever keeps
-//! it beyond this process keeps the same from the next one, to which an old file would else be a new edit.
+//! A bad file changes nothing: the store keeps the last good generation. What was last seen of the file lives
+//! here, above the actor, so that a restarted actor neither publishes the same text again nor misses a change
+//! made meanwhile. Whoever keeps it beyond this process keeps the same from the next one, to which an old
+//! file would else be a new edit.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,8 +106,9 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader for `store`. `path` is the file to watch (`None`: a built-in profile, changed only by hand), `presets` are
-    /// added to every text, `seen` is what the file last held for whoever made the store's first generation.
+    /// A loader for `store`. `path` is the file to watch (`None`: a built-in profile, changed only by hand),
+    /// `presets` are added to every text, `seen` is what the file last held for whoever made the store's
+    /// first generation.
     #[must_use]
     pub fn new(
         store: Store,
@@ -144,8 +146,9 @@ impl Loader {
         self.seen.subscribe()
     }
 
-    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone, and the observer hears of that only where the
-    /// look was meant: it counts reloads, not how often the directory changes. Blocks on the disk.
+    /// Reads the file again. A file that is as it was last seen (good or bad) is left alone, and the observer
+    /// hears of that only where the look was meant: it counts reloads, not how often the directory changes.
+    /// Blocks on the disk.
     ///
     /// # Errors
     /// Why the file is not in force; told once for each state of the file.
@@ -186,7 +189,8 @@ impl Loader {
         result
     }
 
-    /// Puts the policy in force once more, with this as all that was approved beside its text, and every later one too.
+    /// Puts the policy in force once more, with this as all that was approved beside its text, and every
+    /// later one too.
     ///
     /// # Errors
     /// None that the policy in force had not.

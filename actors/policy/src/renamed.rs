@@ -1,8 +1,9 @@
 //! Query parameters by which some servers take a request for one of another method.
 //!
-//! `GET /posts/1?_method=DELETE` deletes where WordPress answers, and Salesforce, Firebase and others have words of their own. A field that
-//! does so is taken off by the proxy; a query is sent as it was judged, so such a request must be allowed by its other method as
-//! well. Must never change what is sent, nor take a parameter for a method that is none.
+//! `GET /posts/1?_method=DELETE` deletes where WordPress answers, and Salesforce, Firebase and others have
+//! words of their own. A field that does so is taken off by the proxy; a query is sent as it was judged, so
+//! such a request must be allowed by its other method as well. Must never change what is sent, nor take a
+//! parameter for a method that is none.
 
 use crate::decision::{Denial, Layer, RequestFacts};
 use crate::model::is_method;

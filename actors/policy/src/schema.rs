@@ -1,5 +1,5 @@
-//! `policy schema`: the schema as JSON Schema, for editors. Made from the field tables; it takes every file that
-//! the reader takes. Of fields that aren't supported it has those that may be there as `false`.
+//! `policy schema`: the schema as JSON Schema, for editors. Made from the field tables; it takes every file
+//! that the reader takes. Of fields that aren't supported it has those that may be there as `false`.
 
 use serde_json::{Map, Value, json};
 

@@ -1,8 +1,9 @@
 //! Fields by which a request names a second resource, which its server then reads or writes for it.
 //!
-//! `MOVE /public/a` with `Destination: /private/b` writes to `/private`, and an object store's copy reads what its field says. Whoever sends
-//! that must be allowed to do it without a server's help: such a resource is judged as a request of its own, with the method that would read or
-//! write it. What can't be read as one is refused. Must never change what is sent.
+//! `MOVE /public/a` with `Destination: /private/b` writes to `/private`, and an object store's copy reads
+//! what its field says. Whoever sends that must be allowed to do it without a server's help: such a resource
+//! is judged as a request of its own, with the method that would read or write it. What can't be read as one
+//! is refused. Must never change what is sent.
 
 use std::borrow::Cow;
 use std::str::FromStr as _;
@@ -29,7 +30,8 @@ enum Done {
 enum Form {
     /// By its path on the same server.
     Path,
-    /// `container/object`, of the account that the request's own path begins with (Swift: `/v1/ACCOUNT/container/object`).
+    /// `container/object`, of the account that the request's own path begins with (Swift:
+    /// `/v1/ACCOUNT/container/object`).
     Container,
     /// `bucket/key`: a path, or another host's where buckets are hosts.
     Bucket,
@@ -59,8 +61,8 @@ const FIELDS: [(&str, Done, Form); 16] = [
     ("x-tos-copy-source", Done::Read, Form::Bucket),
 ];
 
-/// How the fields end by which other stores do the same, each under a prefix of its own (`x-bce-copy-source`, `x-qs-move-source`,
-/// `x-oss-symlink-target`): what is named so can't be read, and is never nothing.
+/// How the fields end by which other stores do the same, each under a prefix of its own (`x-bce-copy-source`,
+/// `x-qs-move-source`, `x-oss-symlink-target`): what is named so can't be read, and is never nothing.
 const ENDS: [&str; 7] = [
     "-copy-from",
     "-copy-source",
@@ -70,7 +72,8 @@ const ENDS: [&str; 7] = [
     "-symlink-bucket",
     "-symlink-target",
 ];
-/// Where a field has this in its name, what follows is the client's own word about the object, which a store keeps and doesn't read.
+/// Where a field has this in its name, what follows is the client's own word about the object, which a store
+/// keeps and doesn't read.
 const METADATA: &str = "-meta-";
 
 /// A second resource of a request.
@@ -139,8 +142,8 @@ fn meant_by(name: &str) -> Option<(Cow<'static, str>, Done, Form)> {
     (!field.contains(METADATA)).then_some((Cow::Owned(field), Done::Likewise, Form::Unnamed))
 }
 
-/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI kind (PHP, lighttpd) take
-/// every character that is neither letter nor digit for `-`.
+/// Whether a field's name (in lower case, as the library keeps it) is `own` to somebody: servers of the CGI
+/// kind (PHP, lighttpd) take every character that is neither letter nor digit for `-`.
 #[must_use]
 pub fn is_spelled(own: &str, name: &str) -> bool {
     own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed))
@@ -163,7 +166,8 @@ impl Place {
             let at = Destination::of_authority(uri.authority()?.as_str(), Some(port)).ok()?;
             return Self::of(At::There(at), uri.path_and_query()?);
         }
-        // A name of another host's, or none of a resource at all. A fragment would be cut off here, and perhaps nowhere else.
+        // A name of another host's, or none of a resource at all. A fragment would be cut off here, and
+        // perhaps nowhere else.
         if text.starts_with("//") || text.starts_with("arn:") || text.is_empty() || text.contains('#') {
             return None;
         }
@@ -197,7 +201,8 @@ impl Place {
         Some(Self { at, path: canonical(target.path())?, query: Query::parse(target.query()).ok()? })
     }
 
-    /// Whether a query says which version is meant and no more: stores take any other `?` for a part of the object's name.
+    /// Whether a query says which version is meant and no more: stores take any other `?` for a part of the
+    /// object's name.
     fn is_one_object(&self) -> bool {
         self.query.as_str().is_none_or(|query| query.starts_with("versionId=") && !query.contains(['&', '/']))
     }
@@ -217,8 +222,8 @@ impl Place {
     }
 }
 
-/// A path that every server reads alike: this one is sent as it came. A server undoes encoded slashes, and reads another path than a rule
-/// would; what rules take off or resolve, stores take for a part of the name.
+/// A path that every server reads alike: this one is sent as it came. A server undoes encoded slashes, and
+/// reads another path than a rule would; what rules take off or resolve, stores take for a part of the name.
 fn canonical(path: &str) -> Option<CanonicalPath> {
     let segments = || path.strip_prefix('/').unwrap_or(path).split('/');
     let is_dots = |segment: &str| matches!(&*segment.replace("%2e", ".").replace("%2E", "."), "." | "..");
@@ -276,7 +281,8 @@ impl Second {
         ))
     }
 
-    /// Whether `caller` may do that itself. Gives what it should have been refused for, where that is recorded alone.
+    /// Whether `caller` may do that itself. Gives what it should have been refused for, where that is
+    /// recorded alone.
     pub(crate) fn judge(
         &self,
         compiled: &Compiled,

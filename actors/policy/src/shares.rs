@@ -1,8 +1,10 @@
-//! What all agents of a sandbox share, a share for each: places and bytes that one of them must not take all of.
+//! What all agents of a sandbox share, a share for each: places and bytes that one of them must not take all
+//! of.
 //!
-//! Beyond its first piece a party may take more as long as it then holds no more than so many times what it leaves to the
-//! others ([`TO_WHAT_IS_LEFT`], mostly). So one alone has most of everything, the next most of the rest, and parties that all take what they get end up alike. Whoever
-//! holds nothing gets the last piece. Knows no sandbox and waits for nobody: there is room, or there isn't.
+//! Beyond its first piece a party may take more as long as it then holds no more than so many times what it
+//! leaves to the others ([`TO_WHAT_IS_LEFT`], mostly). So one alone has most of everything, the next most of
+//! the rest, and parties that all take what they get end up alike. Whoever holds nothing gets the last piece.
+//! Knows no sandbox and waits for nobody: there is room, or there isn't.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// A party may hold so many times what it leaves free: two thirds of everything, if it is alone.
 pub const TO_WHAT_IS_LEFT: usize = 2;
 
-/// Whom a program belongs to, as far as shares go: an agent, or what an operator started besides, with all that descends from it. A process
-/// can't choose it, and none gets away from its own. No rule of a policy asks for it.
+/// Whom a program belongs to, as far as shares go: an agent, or what an operator started besides, with all
+/// that descends from it. A process can't choose it, and none gets away from its own. No rule of a policy
+/// asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Party(pub u64);
 
@@ -57,7 +60,8 @@ impl Shares {
         Self::leaving(total, TO_WHAT_IS_LEFT)
     }
 
-    /// The same where a party may hold so many times (at least once) what it leaves: of many pieces a small part is still some for everybody.
+    /// The same where a party may hold so many times (at least once) what it leaves: of many pieces a small
+    /// part is still some for everybody.
     #[must_use]
     pub fn leaving(total: usize, to_what_is_left: usize) -> Self {
         Self(Arc::new(Inner { total, to_what_is_left: to_what_is_left.max(1), taken: Mutex::default() }))
@@ -160,7 +164,8 @@ impl Share {
         self.held
     }
 
-    /// Gives the share of somebody unknown to the party that it turned out to be for. Whose it is once, it stays: nothing is judged again.
+    /// Gives the share of somebody unknown to the party that it turned out to be for. Whose it is once, it
+    /// stays: nothing is judged again.
     ///
     /// # Errors
     /// That party has its share already. What is here stays as it was, for whoever has it to give back.
@@ -304,8 +309,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back, the counts agree with what is held, and nobody starves who holds nothing while
-        /// no more than three are greedy.
+        /// Whatever is taken and given back, the counts agree with what is held, and nobody starves who holds
+        /// nothing while no more than three are greedy.
         #[test]
         fn counts_agree(steps in proptest::collection::vec((1u64..4, 0usize..40, any::<bool>()), 0..200)) {
             let shares = Shares::new(256);

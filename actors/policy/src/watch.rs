@@ -1,8 +1,8 @@
 //! Watching one file: tells that it may have changed, soon after it did.
 //!
-//! The *directory* is watched, for editors replace files and Kubernetes swaps a symbolic link beside them. A burst of events
-//! is told once. Where no watch can be had (or a filesystem tells nothing) the steady poll is enough: who is told reads the
-//! file and compares its hash.
+//! The *directory* is watched, for editors replace files and Kubernetes swaps a symbolic link beside them. A
+//! burst of events is told once. Where no watch can be had (or a filesystem tells nothing) the steady poll is
+//! enough: who is told reads the file and compares its hash.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -24,14 +24,15 @@ pub const POLL: Duration = Duration::from_secs(5);
 /// Why the file is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// To be sure: the watch began, time went by, or something changed beside the file, which a link of its way may be.
+    /// To be sure: the watch began, time went by, or something changed beside the file, which a link of its
+    /// way may be.
     Routine,
     /// The file itself was touched, or an operator asks for it.
     Meant,
 }
 
-/// Watches until `tell` says `false`. `tell` is called once the watch has begun (so that nothing falls between a reader and
-/// its watch), once at the start of every quiet spell, and at each poll.
+/// Watches until `tell` says `false`. `tell` is called once the watch has begun (so that nothing falls
+/// between a reader and its watch), once at the start of every quiet spell, and at each poll.
 pub async fn watch(path: PathBuf, tell: impl FnMut(Look) -> bool) {
     watch_and_poll(path, POLL, tell).await;
 }
@@ -71,8 +72,8 @@ async fn settle(events: &mut mpsc::Receiver<()>) {
     }
 }
 
-/// A watcher of the file's directory, which marks whether the file itself was `touched`; `None` where the system gives none, with the
-/// reason in the log.
+/// A watcher of the file's directory, which marks whether the file itself was `touched`; `None` where the
+/// system gives none, with the reason in the log.
 fn watcher(path: &Path, sender: mpsc::Sender<()>, touched: Arc<AtomicBool>) -> Option<RecommendedWatcher> {
     let name = path.file_name().map(OsStr::to_owned);
     let directory = match path.parent() {

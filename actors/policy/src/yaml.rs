@@ -1,8 +1,8 @@
 //! YAML text to a tree in which every node knows where it stands.
 //!
-//! The only module that names the YAML library. It refuses what a policy never needs (several documents, merge keys,
-//! deep or huge trees, YAML 1.1 booleans) and judges no field: that is the reader's work, so that all of a file's
-//! errors come out together.
+//! The only module that names the YAML library. It refuses what a policy never needs (several documents,
+//! merge keys, deep or huge trees, YAML 1.1 booleans) and judges no field: that is the reader's work, so that
+//! all of a file's errors come out together.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,7 +20,8 @@ const MAX_DEPTH: usize = 24;
 /// Most aliases: enough to share a list of binaries among entries, too few for a bomb.
 const MAX_ALIASES: usize = 1000;
 
-/// Most parser events that aliases may repeat: the shared lists of a large policy, at a hundredth of a second's work.
+/// Most parser events that aliases may repeat: the shared lists of a large policy, at a hundredth of a
+/// second's work.
 const MAX_REPEATED: usize = 20_000;
 
 /// A value and the bytes of the source it was read from.
@@ -83,7 +84,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, YamlError> {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::AsOrdinary,
         strict_booleans: true,
-        // What stands there is what counts: whoever reads the file sees no base64, and a tag that means nothing was meant to.
+        // What stands there is what counts: whoever reads the file sees no base64, and a tag that means
+        // nothing was meant to.
         ignore_binary_tag_for_string: true,
         reject_unsupported_tags: true,
         with_snippet: false,
@@ -129,7 +131,8 @@ fn above(bound: &str) -> String {
     }
 }
 
-/// The byte at which a line and column (both from 1, in characters) stand. Scanner errors know no byte offset.
+/// The byte at which a line and column (both from 1, in characters) stand. Scanner errors know no byte
+/// offset.
 fn byte_of(text: &str, line: u64, column: u64) -> Option<usize> {
     let mut rest = text;
     for _ in 1..line {

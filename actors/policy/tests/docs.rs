@@ -1,5 +1,6 @@
-//! The documentation is current: the reference is the code's, every YAML example is read, the JSON Schema is the one that
-//! the code makes. `COFFERDAM_BLESS=1 cargo test -p cofferdam-policy --test docs` writes the made parts anew.
+//! The documentation is current: the reference is the code's, every YAML example is read, the JSON Schema is
+//! the one that the code makes. `COFFERDAM_BLESS=1 cargo test -p cofferdam-policy --test docs` writes the
+//! made parts anew.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 

@@ -1,5 +1,5 @@
-//! Whole files: policies in the form that OpenShell and NemoClaw users write load unchanged and mean what they mean there, and
-//! the built-in ones let the real clients' requests through and no others.
+//! Whole files: policies in the form that OpenShell and NemoClaw users write load unchanged and mean what
+//! they mean there, and the built-in ones let the real clients' requests through and no others.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 

@@ -1,5 +1,6 @@
-//! The compiled matcher against a slow, obvious one that reads the policy's model in plain loops, on a million generated pairs
-//! of policy and request: heads, JSON-RPC and MCP calls, GraphQL operations, WebSocket messages, batches.
+//! The compiled matcher against a slow, obvious one that reads the policy's model in plain loops, on a
+//! million generated pairs of policy and request: heads, JSON-RPC and MCP calls, GraphQL operations,
+//! WebSocket messages, batches.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 

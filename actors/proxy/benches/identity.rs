@@ -1,4 +1,5 @@
-//! What identifying a caller costs: the kernel's answer alone, a whole identification with warm caches, and hashing.
+//! What identifying a caller costs: the kernel's answer alone, a whole identification with warm caches, and
+//! hashing.
 //!
 //! `cargo bench -p cofferdam-proxy --bench identity`
 #![expect(clippy::expect_used, reason = "a bench whose set-up fails has nothing to measure")]

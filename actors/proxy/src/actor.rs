@@ -1,7 +1,8 @@
-//! The proxy's actor: owns the accept tasks, those of the name server, and nothing else. The only file that names ractor.
+//! The proxy's actor: owns the accept tasks, those of the name server, and nothing else. The only file that
+//! names ractor.
 //!
-//! Listening sockets, live connections and the policy all live above it: while it is down new connections wait in the
-//! listen queue and open ones go on; a restarted actor accepts from the same queue.
+//! Listening sockets, live connections and the policy all live above it: while it is down new connections
+//! wait in the listen queue and open ones go on; a restarted actor accepts from the same queue.
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use crate::names::server::{self, Resolver, Sockets};
 /// What the proxy's actor can be told.
 #[derive(Debug)]
 pub enum Msg {
-    /// A task ended, which none does by itself: the actor fails, to be started anew. Down: dropped, since the restart it
-    /// asks for is under way.
+    /// A task ended, which none does by itself: the actor fails, to be started anew. Down: dropped, since the
+    /// restart it asks for is under way.
     TaskEnded {
         /// What it was for.
         what: String,

@@ -1,7 +1,8 @@
 //! Step six and seven of the road: from what was granted to a judged address, and a connection to it.
 //!
-//! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies on the way;
-//! here their errors become answers. Nothing else in the crate turns a destination into an address.
+//! The guard resolves and judges ([`crate::guard`]), and [`crate::route`] says whether an upstream proxy lies
+//! on the way; here their errors become answers. Nothing else in the crate turns a destination into an
+//! address.
 
 use policy::{AddressRule, Denial, Destination, Grant, Host, Layer, Party};
 use tokio::net::TcpStream;
@@ -42,7 +43,8 @@ impl Judged {
     /// Resolves the granted destination once and judges every answer.
     ///
     /// # Errors
-    /// The guard's denial; that the name has no address, or nobody knows in time; or that too many were looked up which no endpoint says.
+    /// The guard's denial; that the name has no address, or nobody knows in time; or that too many were
+    /// looked up which no endpoint says.
     pub async fn of(deps: &Deps, granted: &Granted) -> Result<Self, Refusal> {
         let destination = granted.destination().clone();
         let Some(grant) = granted.grant() else {
@@ -63,12 +65,14 @@ impl Judged {
         Ok(Self { destination, route, addresses, rule: grant.addresses.clone(), at: Instant::now() })
     }
 
-    /// Whether they may still be dialled without asking again, by who is granted the destination under `rule`.
+    /// Whether they may still be dialled without asking again, by who is granted the destination under
+    /// `rule`.
     pub fn are_good_under(&self, rule: &AddressRule) -> bool {
         self.rule == *rule && self.at.elapsed() < ADDRESSES_FRESH
     }
 
-    /// Connects to the first that answers, or through the proxy that lies on the way, on the account of `party`.
+    /// Connects to the first that answers, or through the proxy that lies on the way, on the account of
+    /// `party`.
     ///
     /// # Errors
     /// That none did, or that too many connections are open.

@@ -1,7 +1,8 @@
 //! What the agent is told when its request does not go through: one JSON shape for every cause.
 //!
-//! Holds the causes ([`Refusal`]) and what was known of the request ([`Known`]); makes the body and headers of
-//! DESIGN section 8. Must never carry an upstream's words, a secret, or anything the agent didn't itself send.
+//! Holds the causes ([`Refusal`]) and what was known of the request ([`Known`]); makes the body and headers
+//! of DESIGN section 8. Must never carry an upstream's words, a secret, or anything the agent didn't itself
+//! send.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -105,7 +106,8 @@ impl Refusal {
         }
     }
 
-    /// The entry that refused it or comes nearest to allowing it; of what no layer refused, the entry that had let it come so far.
+    /// The entry that refused it or comes nearest to allowing it; of what no layer refused, the entry that
+    /// had let it come so far.
     pub fn policy<'a>(&'a self, known: &'a Known) -> Option<&'a str> {
         match self {
             Self::Denied(denial) => denial.policy.as_deref(),
@@ -167,8 +169,8 @@ impl Refusal {
     }
 }
 
-/// Takes the body off an answer that has none (RFC 9110 sections 9.3.2, 15.3.5, 15.4.5): over HTTP/2 the library would send what
-/// it is given. The length that a HEAD asks for stays.
+/// Takes the body off an answer that has none (RFC 9110 sections 9.3.2, 15.3.5, 15.4.5): over HTTP/2 the
+/// library would send what it is given. The length that a HEAD asks for stays.
 pub(crate) fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
     let status = response.status();
     if method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
@@ -200,8 +202,8 @@ pub struct Known {
     pub caller: Option<Arc<Caller>>,
     /// Path of the program that asks, where who it is can't be established but its name is known.
     pub program: Option<Arc<str>>,
-    /// Number of the policy generation that judges it, once it came to that; of a caller that isn't who it should be, the
-    /// one in force.
+    /// Number of the policy generation that judges it, once it came to that; of a caller that isn't who it
+    /// should be, the one in force.
     pub generation: Option<u64>,
     /// The policy entry that has let it come so far.
     pub policy: Option<Arc<str>>,

@@ -4,9 +4,9 @@
 //! verdict: no entry names it ─┬─ a tunnel ── opened here, nothing resolved or dialled ── each request in it comes back here
 //!                             └─ a request ─ held ── the operator's word ── who asks, and the policy, looked at again
 //! ```
-//! Only what no entry of the policy names is asked for: whether this program may go there at all. What a rule of an entry, an
-//! identity or an address refuses stays refused, whatever anybody approves. A word is for the program and the generation that
-//! it was asked for; where either has changed meanwhile, it is asked again.
+//! Only what no entry of the policy names is asked for: whether this program may go there at all. What a rule
+//! of an entry, an identity or an address refuses stays refused, whatever anybody approves. A word is for the
+//! program and the generation that it was asked for; where either has changed meanwhile, it is asked again.
 
 use std::sync::{Arc, LazyLock};
 
@@ -65,8 +65,8 @@ pub enum Word {
     Full,
 }
 
-/// Whoever puts questions to the operator. An answer takes as long as requests are held at most; dropping it takes the
-/// question back.
+/// Whoever puts questions to the operator. An answer takes as long as requests are held at most; dropping it
+/// takes the question back.
 pub trait Operator: Send + Sync + 'static {
     /// Asks.
     fn ask(&self, question: Question) -> BoxFuture<'_, Word>;
@@ -109,9 +109,10 @@ pub(crate) enum Ruling {
     Unnamed(Denial),
 }
 
-/// The policy's word, where somebody is asked about what it doesn't name: a destination that no entry has for this program; or a
-/// request that nothing but other approvals has a rule near. Nobody is asked about what a question doesn't show: what is said on a
-/// WebSocket, a request that asks for more than its method and path say, a program with code of unknown origin in it.
+/// The policy's word, where somebody is asked about what it doesn't name: a destination that no entry has for
+/// this program; or a request that nothing but other approvals has a rule near. Nobody is asked about what a
+/// question doesn't show: what is said on a WebSocket, a request that asks for more than its method and path
+/// say, a program with code of unknown origin in it.
 ///
 /// # Errors
 /// The policy's denial, about which nobody is asked.
@@ -122,7 +123,8 @@ pub(crate) fn rule(
     caller: &Judged,
 ) -> Result<Ruling, Denial> {
     let granted = Granted::judge(generation, intent, caller);
-    // The host's own loopback is opened by an entry alone, as all that has no public name, and the gateway by none.
+    // The host's own loopback is opened by an entry alone, as all that has no public name, and the gateway by
+    // none.
     let is_private = intent.destination().host.name().is_some_and(|name| !is_public(name));
     if deps.approvals.operator.is_none() || intent.is_inference() || is_private {
         return granted.map(Ruling::Granted);
@@ -146,11 +148,13 @@ pub(crate) fn rule(
     Ok(Ruling::Granted(granted))
 }
 
-/// Whether it can be a name of the public Internet, which is all that a word of the operator's leads to. Others are probed for (`wpad`, a
-/// cloud's metadata service), by programs that would wait for an answer where there is none.
+/// Whether it can be a name of the public Internet, which is all that a word of the operator's leads to.
+/// Others are probed for (`wpad`, a cloud's metadata service), by programs that would wait for an answer
+/// where there is none.
 pub(crate) fn is_public(name: &DomainName) -> bool {
-    /// Top-level names that no public server answers for (RFC 6761, 6762, 7686, 8375, 9476, ICANN on `.internal`, `.home`, `.corp` and
-    /// `.mail`), and those that routers invent. `.test` is left for tests: nobody has one else.
+    /// Top-level names that no public server answers for (RFC 6761, 6762, 7686, 8375, 9476, ICANN on
+    /// `.internal`, `.home`, `.corp` and `.mail`), and those that routers invent. `.test` is left for tests:
+    /// nobody has one else.
     const PRIVATE: [&str; 14] = [
         "alt",
         "arpa",

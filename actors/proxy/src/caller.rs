@@ -1,11 +1,11 @@
 //! Step four of the road: who asks.
 //!
-//! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of the
-//! connection, and whether that is the process that made it. The first request asks both in one question, after its
-//! head was read; a connection that stays silent is asked about by [`Claim::watch`], so that no lender can outwait the
-//! note of its connect(2). A kept connection can change hands between two requests (fork, SCM_RIGHTS), so an answer is
-//! good for [`IDENTITY_FRESH`] only and asked for again after it. Must never fall back on an older answer when the new
-//! one is a refusal.
+//! A [`Judged`] caller is made here and nowhere else, by asking the identifier who holds the agent's end of
+//! the connection, and whether that is the process that made it. The first request asks both in one question,
+//! after its head was read; a connection that stays silent is asked about by [`Claim::watch`], so that no
+//! lender can outwait the note of its connect(2). A kept connection can change hands between two requests
+//! (fork, SCM_RIGHTS), so an answer is good for [`IDENTITY_FRESH`] only and asked for again after it. Must
+//! never fall back on an older answer when the new one is a refusal.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +24,8 @@ use crate::limits::{HOLDER_LOOK, IDENTITY_FRESH, MAKER_ASKED_WITHIN, MAX_UNTOLD_
 use crate::relay::Stop;
 use crate::tracker::{Place, TooMany};
 
-/// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits the rest.
+/// At which age an answer is asked for anew beside a request that still may use it: what a look takes fits
+/// the rest.
 const RENEWED_AFTER: Duration = Duration::from_millis(IDENTITY_FRESH.as_millis() as u64 * 3 / 4);
 
 /// Who can say which program holds a connection. [`Identities`] does; tests bring their own.
@@ -51,7 +52,8 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// `changed` is told of each binary that is not what it was at first use (audit record, event). Must not block.
+    /// `changed` is told of each binary that is not what it was at first use (audit record, event). Must not
+    /// block.
     pub fn new(identifier: Identifier, changed: impl Fn(&Changed) + Send + Sync + 'static) -> Self {
         Self { identifier, changed: Box::new(changed) }
     }
@@ -149,7 +151,8 @@ impl std::ops::Deref for Judged {
     }
 }
 
-/// One connection of the agent, as far as identity goes: its tuple, its place among all of them and the last answer.
+/// One connection of the agent, as far as identity goes: its tuple, its place among all of them and the last
+/// answer.
 pub struct Claim {
     identify: Arc<dyn Identify>,
     client: SocketAddr,
@@ -161,8 +164,8 @@ pub struct Claim {
     party: AtomicU64,
     /// Tells that it is.
     told: Notify,
-    /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was executed
-    /// anew, and clean.
+    /// Whether code of unknown origin ran in a holder at any look: it may have spoken before its program was
+    /// executed anew, and clean.
     foreign_code: AtomicBool,
     last: ArcSwapOption<(Judged, Instant)>,
     /// Whether a renewal is under way beside the requests.
@@ -215,12 +218,13 @@ impl Claim {
         self.client
     }
 
-    /// Serves the connection, and establishes meanwhile who made it: before a byte of it is read where nobody notes that
-    /// as it happens (a program could speak and then lend its words another's name), else when no request has asked
-    /// within [`MAKER_ASKED_WITHIN`].
+    /// Serves the connection, and establishes meanwhile who made it: before a byte of it is read where nobody
+    /// notes that as it happens (a program could speak and then lend its words another's name), else when no
+    /// request has asked within [`MAKER_ASKED_WITHIN`].
     ///
     /// # Errors
-    /// Its maker has too many: it is served no more, whatever was going on, so that nobody holds more places by saying nothing.
+    /// Its maker has too many: it is served no more, whatever was going on, so that nobody holds more places
+    /// by saying nothing.
     pub(crate) async fn watch(&self, serving: impl Future<Output = ()>) -> Result<(), TooMany> {
         let _place = Placed(self);
         if !self.identify.notes_makers() {
@@ -275,7 +279,8 @@ impl Claim {
     /// The caller now: the one that made the connection, still.
     ///
     /// # Errors
-    /// The identifier's denial, or that the connection has changed hands since it was made. Neither passes again.
+    /// The identifier's denial, or that the connection has changed hands since it was made. Neither passes
+    /// again.
     pub async fn judged(self: &Arc<Self>) -> Result<Judged, Unjudged> {
         let (mut asked, begun) = (false, Instant::now());
         let first = self.first.get_or_init(|| {
@@ -284,7 +289,8 @@ impl Claim {
         });
         let first = first.await.clone()?;
         if asked {
-            // Who held it as this request stood there. What was found before its head is fresh for no request.
+            // Who held it as this request stood there. What was found before its head is fresh for no
+            // request.
             self.last.store(Some(Arc::new((first.clone(), begun))));
             return Ok(first);
         }
@@ -305,10 +311,12 @@ impl Claim {
         self.identify.is_open(self.client, self.local).await
     }
 
-    /// Resolves when somebody else is seen to hold the connection while `moves` shows that something passes. For bytes that nobody
-    /// judges one by one: a look that tells nobody stops nothing, since nobody new is known to speak. Of [`MAX_UNTOLD_LOOKS`] in a row
-    /// `hold` is told, since who they are may be what somebody hides: nothing may pass until it is told of nothing more. Nor is it the end,
-    /// for looks may come to nothing by another agent's doing; but that of one that its client has left meanwhile, which nobody reads.
+    /// Resolves when somebody else is seen to hold the connection while `moves` shows that something passes.
+    /// For bytes that nobody judges one by one: a look that tells nobody stops nothing, since nobody new is
+    /// known to speak. Of [`MAX_UNTOLD_LOOKS`] in a row `hold` is told, since who they are may be what
+    /// somebody hides: nothing may pass until it is told of nothing more. Nor is it the end, for looks may
+    /// come to nothing by another agent's doing; but that of one that its client has left meanwhile, which
+    /// nobody reads.
     pub(crate) async fn changes_hands(
         self: &Arc<Self>,
         moves: impl Fn() -> u64,
@@ -350,8 +358,8 @@ impl Claim {
         }
     }
 
-    /// Asks anew before the last answer is too old for the next request, which then needn't wait. A refusal leaves no
-    /// answer: the next request asks itself.
+    /// Asks anew before the last answer is too old for the next request, which then needn't wait. A refusal
+    /// leaves no answer: the next request asks itself.
     fn renew_ahead(self: &Arc<Self>) {
         if self.renewing.swap(true, Ordering::Relaxed) {
             return;
@@ -365,7 +373,8 @@ impl Claim {
         });
     }
 
-    /// One look at a time, so that an older answer never comes after a newer one; who waited takes what was begun since.
+    /// One look at a time, so that an older answer never comes after a newer one; who waited takes what was
+    /// begun since.
     async fn renew(&self, first: &Judged) -> Result<Judged, Unjudged> {
         let since = Instant::now();
         let _turn = self.turn.lock().await;

@@ -1,4 +1,5 @@
-//! A connection made straight to some address of the world, by a program that knows no proxy: as if by CONNECT.
+//! A connection made straight to some address of the world, by a program that knows no proxy: as if by
+//! CONNECT.
 //!
 //! ```text
 //! an address of ours ─ its name ──────────────────────────────────────────┐
@@ -7,8 +8,9 @@
 //!            ├─ HTTP: the name in Host, of each request ─▶ the road, as absolute form walks it
 //!            └─ neither: the address itself, which the policy doesn't name
 //! ```
-//! A name that a client only claims (SNI, Host) is where the connection *goes*: it is resolved anew and judged, and the
-//! address that the client chose is never dialled. A refusal is told in the client's language.
+//! A name that a client only claims (SNI, Host) is where the connection *goes*: it is resolved anew and
+//! judged, and the address that the client chose is never dialled. A refusal is told in the client's
+//! language.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -77,7 +79,8 @@ async fn open(
     tunnel::prepare(deps, granted, known, started).await
 }
 
-/// HTTP in the clear to an address that says nothing: each request's own `Host` or `:authority` is its destination.
+/// HTTP in the clear to an address that says nothing: each request's own `Host` or `:authority` is its
+/// destination.
 async fn requests(deps: Arc<Deps>, claim: Arc<Claim>, stream: TcpStream, seen: BytesMut, port: u16) {
     let conn = Arc::new(Conn::new(deps, Scope::Claimed { port }, claim));
     if let Some((next, remains)) = serve::either(&conn, stream, seen).await {

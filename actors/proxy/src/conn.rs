@@ -265,8 +265,9 @@ impl Conn {
         seat.as_mut().map_or(Ok(()), |seat| seat.belongs_to(party))
     }
 
-    /// Puts the seat, and what its head pays for, on the account of whose connection it is as soon as that is known, whether or not a
-    /// request ever comes: who says nothing would hold what is nobody's. Ends if that agent has no more of either.
+    /// Puts the seat, and what its head pays for, on the account of whose connection it is as soon as that is
+    /// known, whether or not a request ever comes: who says nothing would hold what is nobody's. Ends if that
+    /// agent has no more of either.
     pub(crate) async fn overdrawn(&self, heads: Option<&Heads>) -> Refusal {
         let party = self.claim.known_party().await;
         let had = self.sits_for(party);

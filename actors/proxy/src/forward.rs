@@ -1,8 +1,8 @@
 //! Sends a permitted request to its destination and brings the answer back.
 //!
-//! What is sent is what was judged: target and `Host` are made from the canonical forms, hop-by-hop fields stay
-//! behind, the body is framed anew. Nothing is sent before the decision is on record, nothing is sent twice, and no
-//! redirect is followed.
+//! What is sent is what was judged: target and `Host` are made from the canonical forms, hop-by-hop fields
+//! stay behind, the body is framed anew. Nothing is sent before the decision is on record, nothing is sent
+//! twice, and no redirect is followed.
 
 mod connection;
 mod outgoing;
@@ -119,8 +119,9 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     Ok((incoming(response, source, ledger, guard, closes), None))
 }
 
-/// Whether what comes before an answer may be passed on. Not where other requests of the connection go elsewhere: a client that takes an
-/// interim answer for its answer would take the answer for the next one's, which is another destination's.
+/// Whether what comes before an answer may be passed on. Not where other requests of the connection go
+/// elsewhere: a client that takes an interim answer for its answer would take the answer for the next one's,
+/// which is another destination's.
 fn takes_interim_answers(conn: &Conn, parts: &Parts) -> bool {
     parts.version == Version::HTTP_11 && conn.scope.leads_to().is_some()
 }
@@ -139,8 +140,8 @@ fn answers_a_request(response: &Response<Incoming>, handshake: Option<&Handshake
     Ok(())
 }
 
-/// What to speak upstream. In the clear that is what the client spoke, which knows its server; of a request in absolute form it
-/// says only what it speaks with a proxy.
+/// What to speak upstream. In the clear that is what the client spoke, which knows its server; of a request
+/// in absolute form it says only what it speaks with a proxy.
 fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
     match (exchange.tls, exchange.websocket) {
         (true, false) => Wire::Tls,
@@ -169,7 +170,8 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Sends it once. Where a pooled connection was gone before a byte of it left, that is by a new one, which becomes `sender`.
+    /// Sends it once. Where a pooled connection was gone before a byte of it left, that is by a new one,
+    /// which becomes `sender`.
     async fn exchange(
         &self,
         sender: &mut Sender,

@@ -1,7 +1,8 @@
 //! What must hold of this crate's readers whatever the bytes: one file a property, named as its fuzz target.
 //!
-//! Each property takes raw bytes and panics where it doesn't hold. The fuzz targets (`fuzz/`) call it with new bytes on
-//! nightly, the tests below with every file of the corpus on stable. No ordinary build has this module.
+//! Each property takes raw bytes and panics where it doesn't hold. The fuzz targets (`fuzz/`) call it with
+//! new bytes on nightly, the tests below with every file of the corpus on stable. No ordinary build has this
+//! module.
 
 #![allow(
     clippy::unwrap_used,

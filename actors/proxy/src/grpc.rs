@@ -1,8 +1,8 @@
 //! Refusals as gRPC's clients read them: a status in the head and no body.
 //!
-//! A gRPC client that gets 403 with a JSON body guesses the status from 403 and never shows the body; one of them calls a body that
-//! ends its stream a broken one, and then nothing says that policy refused. Must hold nothing of an answer that is not in
-//! [`Refusal`] and [`Known`].
+//! A gRPC client that gets 403 with a JSON body guesses the status from 403 and never shows the body; one of
+//! them calls a body that ends its stream a broken one, and then nothing says that policy refused. Must hold
+//! nothing of an answer that is not in [`Refusal`] and [`Known`].
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -13,10 +13,12 @@ use crate::body::{Body, empty};
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What of `grpc-message` is percent-encoded, beside bytes that are not ASCII (gRPC over HTTP/2, "Percent-Byte").
+/// What of `grpc-message` is percent-encoded, beside bytes that are not ASCII (gRPC over HTTP/2,
+/// "Percent-Byte").
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Characters of a message at most, before they are encoded: clients take 8 KiB of fields by default, and a path may be longer.
+/// Characters of a message at most, before they are encoded: clients take 8 KiB of fields by default, and a
+/// path may be longer.
 const MESSAGE_MAX: usize = 640;
 
 /// gRPC's status codes as far as a proxy has a use for them.
@@ -30,7 +32,8 @@ enum Status {
 }
 
 impl Status {
-    /// gRPC's "HTTP to gRPC Status Code Mapping", which a client would apply itself; it has no line for 431 and 504.
+    /// gRPC's "HTTP to gRPC Status Code Mapping", which a client would apply itself; it has no line for 431
+    /// and 504.
     fn of(refusal: &Refusal) -> Self {
         match refusal.status() {
             StatusCode::FORBIDDEN => Self::PermissionDenied,
@@ -42,8 +45,9 @@ impl Status {
     }
 }
 
-/// Whether a request asks in gRPC: a POST of `application/grpc`, with or without the name of its encoding. gRPC-Web, which browsers
-/// speak over plain HTTP, is something else; and a refused CONNECT must never be answered 200, whatever it says of itself.
+/// Whether a request asks in gRPC: a POST of `application/grpc`, with or without the name of its encoding.
+/// gRPC-Web, which browsers speak over plain HTTP, is something else; and a refused CONNECT must never be
+/// answered 200, whatever it says of itself.
 pub(crate) fn asked(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::POST
         && headers.get(header::CONTENT_TYPE).is_some_and(|value| {

@@ -1,7 +1,7 @@
 //! Header hygiene between the two sides: what belongs to one connection stays there.
 //!
-//! Strips hop-by-hop fields (RFC 9110 section 7.6.1), each field that `Connection` names, and the proxy's own.
-//! Must never add anything that identifies the agent or this proxy to an upstream.
+//! Strips hop-by-hop fields (RFC 9110 section 7.6.1), each field that `Connection` names, and the proxy's
+//! own. Must never add anything that identifies the agent or this proxy to an upstream.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -38,8 +38,9 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Leaves the length of an answer to whoever frames it, where the server has framed it by chunks: `Transfer-Encoding` goes before a
-/// `Content-Length` beside it (RFC 9112 section 6.3), by which the client would cut it off.
+/// Leaves the length of an answer to whoever frames it, where the server has framed it by chunks:
+/// `Transfer-Encoding` goes before a `Content-Length` beside it (RFC 9112 section 6.3), by which the client
+/// would cut it off.
 ///
 /// # Errors
 /// Another coding than chunked: the field is taken off, and its bytes would pass for plain ones.

@@ -1,8 +1,9 @@
 //! Step three of the road: what a well-formed head asks for, in canonical form.
 //!
-//! An [`Intent`] is made here and nowhere else, from a request and the [`Scope`] it arrived in. All the names that
-//! a request carries (CONNECT target, absolute form, `Host`, `:authority`, the tunnel it travels in) must agree
-//! after canonicalisation; the intent has just one. Nothing is looked up and nothing is judged here.
+//! An [`Intent`] is made here and nowhere else, from a request and the [`Scope`] it arrived in. All the names
+//! that a request carries (CONNECT target, absolute form, `Host`, `:authority`, the tunnel it travels in)
+//! must agree after canonicalisation; the intent has just one. Nothing is looked up and nothing is judged
+//! here.
 
 use http::{Method, Version, header, request::Parts};
 use hyper::ext::Protocol;
@@ -80,7 +81,8 @@ pub struct Exchange {
     pub path: CanonicalPath,
     /// What is judged and what is sent.
     pub query: Query,
-    /// A WebSocket handshake: RFC 6455's over HTTP/1, RFC 8441's over HTTP/2. Both are a GET to the policy and to upstream.
+    /// A WebSocket handshake: RFC 6455's over HTTP/1, RFC 8441's over HTTP/2. Both are a GET to the policy
+    /// and to upstream.
     pub websocket: bool,
     /// Whether it goes on over TLS.
     pub tls: bool,
@@ -91,7 +93,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Whether it asks for more than its method and path say: another method by its query, or another resource by its head.
+    /// Whether it asks for more than its method and path say: another method by its query, or another
+    /// resource by its head.
     pub(crate) fn asks_for_more(&self) -> bool {
         !self.seconds.is_empty() || policy::names_another_method(&self.query, self.method.as_str())
     }
@@ -113,8 +116,9 @@ impl Exchange {
         }
     }
 
-    /// Asks the policy whether all of it may be done at `to`. Where no endpoint inspects, the policy lets every request through, and what
-    /// else it names isn't asked about: the destination was all there is to say.
+    /// Asks the policy whether all of it may be done at `to`. Where no endpoint inspects, the policy lets
+    /// every request through, and what else it names isn't asked about: the destination was all there is to
+    /// say.
     ///
     /// # Errors
     /// The policy's denial.
@@ -173,8 +177,8 @@ impl Intent {
         }
     }
 
-    /// Where a request leads that has no intent, as far as it says so in a form that can be read: for the answer and the record
-    /// alone.
+    /// Where a request leads that has no intent, as far as it says so in a form that can be read: for the
+    /// answer and the record alone.
     pub(crate) fn place(scope: &Scope, parts: &Parts) -> Option<Destination> {
         match scope {
             Scope::Fixed { destination, .. } => Some(destination.clone()),
@@ -278,7 +282,8 @@ fn one_host_header(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// The names in the request are those of the tunnel. A missing port means the tunnel's: it can't go elsewhere.
+/// The names in the request are those of the tunnel. A missing port means the tunnel's: it can't go
+/// elsewhere.
 fn agrees(parts: &Parts, destination: &Destination, tls: bool) -> Result<(), Refusal> {
     let host_header = match parts.headers.get(header::HOST) {
         Some(value) => match value.to_str() {
@@ -321,8 +326,8 @@ fn exchange(parts: &Parts, tls: bool) -> Result<Exchange, Refusal> {
     Ok(Exchange { method, path, query, websocket, tls, judged: None, seconds })
 }
 
-/// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): with a path, so no tunnel. WebSocket is the one
-/// that is spoken.
+/// Whether a request is HTTP/2's CONNECT for a protocol (RFC 8441 section 4): with a path, so no tunnel.
+/// WebSocket is the one that is spoken.
 fn extended(parts: &Parts) -> Result<bool, Refusal> {
     match parts.extensions.get::<Protocol>() {
         None => Ok(false),
@@ -331,7 +336,8 @@ fn extended(parts: &Parts) -> Result<bool, Refusal> {
     }
 }
 
-/// A WebSocket handshake must be a whole one; any other upgrade is an ordinary request whose fields are stripped.
+/// A WebSocket handshake must be a whole one; any other upgrade is an ordinary request whose fields are
+/// stripped.
 fn websocket(parts: &Parts) -> Result<bool, Refusal> {
     let thirteen = parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     if extended(parts)? {

@@ -1,9 +1,11 @@
-//! What a destination says of an answer before it comes: interim answers (RFC 9110 section 15.2), early hints (RFC 8297) above all.
+//! What a destination says of an answer before it comes: interim answers (RFC 9110 section 15.2), early hints
+//! (RFC 8297) above all.
 //!
-//! "A proxy MUST forward 1xx responses", and the HTTP library can't send them. So they are written beside it, into a connection of
-//! HTTP/1.1, when nothing that it has made is on its way there ([`super::strict::io`] knows), and only while the request that
-//! they belong to waits for its answer: what comes later is dropped, never written into another answer. Never here: 100, which is ours
-//! to send, 101, which is an answer, and anything for a client that speaks HTTP/1.0 (it would take it for its answer) or HTTP/2, or on a connection
+//! "A proxy MUST forward 1xx responses", and the HTTP library can't send them. So they are written beside it,
+//! into a connection of HTTP/1.1, when nothing that it has made is on its way there ([`super::strict::io`]
+//! knows), and only while the request that they belong to waits for its answer: what comes later is dropped,
+//! never written into another answer. Never here: 100, which is ours to send, 101, which is an answer, and
+//! anything for a client that speaks HTTP/1.0 (it would take it for its answer) or HTTP/2, or on a connection
 //! whose requests go to several destinations.
 
 use std::future::poll_fn;
@@ -25,7 +27,8 @@ pub(crate) struct Interim(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Whether anything waits to be written, so that nobody who writes has to take the lock to see that there isn't.
+    /// Whether anything waits to be written, so that nobody who writes has to take the lock to see that there
+    /// isn't.
     waits: AtomicBool,
     arrived: Notify,
 }
@@ -42,7 +45,8 @@ struct State {
 }
 
 impl Interim {
-    /// A request waits for its answer, and what is said of it beforehand is passed on, until what is returned is dropped.
+    /// A request waits for its answer, and what is said of it beforehand is passed on, until what is returned
+    /// is dropped.
     pub(crate) fn expect(&self) -> Expected {
         let mut state = self.0.lock();
         state.turn += 1;
@@ -90,7 +94,8 @@ impl Shared {
     }
 }
 
-/// One as it is written: what belongs to the destination's connection stays there, and it has no body to measure.
+/// One as it is written: what belongs to the destination's connection stays there, and it has no body to
+/// measure.
 fn head(status: StatusCode, headers: &HeaderMap) -> BytesMut {
     let mut headers = headers.clone();
     hop::strip(&mut headers);

@@ -9,10 +9,11 @@
 //!                                                       policy)
 //! ```
 //! [`road`](mod@road) walks it for each request; CONNECT ([`tunnel`](mod@tunnel)), connections to any address
-//! ([`capture`](mod@capture)), absolute form, requests inside a tunnel and `inference.local` differ only in how their
-//! intent is made. Where an endpoint judges bodies or messages, [`protocol`] reads them on the way; behind the verdict
-//! [`credentials`] puts values in the place of placeholders. What no entry names may wait for the operator's word ([`approval`]). Nothing is dialled
-//! before it is allowed and on record; whatever fails, fails closed.
+//! ([`capture`](mod@capture)), absolute form, requests inside a tunnel and `inference.local` differ only in
+//! how their intent is made. Where an endpoint judges bodies or messages, [`protocol`] reads them on the way;
+//! behind the verdict [`credentials`] puts values in the place of placeholders. What no entry names may wait
+//! for the operator's word ([`approval`]). Nothing is dialled before it is allowed and on record; whatever
+//! fails, fails closed.
 
 mod absence;
 pub mod actor;

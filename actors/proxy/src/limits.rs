@@ -21,29 +21,32 @@ pub const MAX_CHUNK_LINE_BYTES: usize = 18;
 pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// Bytes of one upstream response head; larger answers are refused as a broken upstream.
 pub const MAX_RESPONSE_HEAD_BYTES: usize = 256 * 1024;
-/// Header fields in one upstream response head. What the HTTP library holds without taking memory for each response; Python's own
-/// client takes no more either.
+/// Header fields in one upstream response head. What the HTTP library holds without taking memory for each
+/// response; Python's own client takes no more either.
 pub const MAX_RESPONSE_HEADERS: usize = 100;
 /// Interim answers (103 and such) that are passed on before one answer; more are dropped.
 pub const MAX_INTERIM: usize = 16;
 /// Bytes of interim answers that wait for a connection to take them; what has no room is dropped.
 pub const MAX_INTERIM_BYTES: usize = 8 * 1024;
-/// Connections of agents', and as many to servers, that may buffer as much as a fast line can fill; each later one buffers
-/// [`CROWDED_BUFFER_BYTES`]: what a crowd pins is bounded in all.
+/// Connections of agents', and as many to servers, that may buffer as much as a fast line can fill; each
+/// later one buffers [`CROWDED_BUFFER_BYTES`]: what a crowd pins is bounded in all.
 pub const SPACIOUS_CONNECTIONS: usize = 32;
-/// What a connection may buffer for each purpose when there are more than [`SPACIOUS_CONNECTIONS`], bytes: reading, writing, a stream's window.
+/// What a connection may buffer for each purpose when there are more than [`SPACIOUS_CONNECTIONS`], bytes:
+/// reading, writing, a stream's window.
 pub const CROWDED_BUFFER_BYTES: usize = 32 * 1024;
-/// Connections of agents' that HTTP is served on at a time: between two requests, too, each keeps what the largest of its buffers was.
-/// Relayed tunnels, and what has said nothing yet, keep nothing and don't count.
+/// Connections of agents' that HTTP is served on at a time: between two requests, too, each keeps what the
+/// largest of its buffers was. Relayed tunnels, and what has said nothing yet, keep nothing and don't count.
 pub const MAX_HTTP_CONNECTIONS: usize = 2048;
-/// Requests in flight at a time, on all connections of all agents: from a request's head to the end of its answer, or of its WebSocket.
+/// Requests in flight at a time, on all connections of all agents: from a request's head to the end of its
+/// answer, or of its WebSocket.
 pub const MAX_EXCHANGES: usize = 1024;
 /// Requests that wait for the operator's word at a time (`approvals: { unlisted: ask }`).
 pub const MAX_HELD: usize = 64;
-/// Bytes of a request's path and its program's together, beyond which nobody is asked about it: nobody would read it.
+/// Bytes of a request's path and its program's together, beyond which nobody is asked about it: nobody would
+/// read it.
 pub const MAX_ASKED_BYTES: usize = 2048;
-/// How often one request is asked for, where the policy changes while it waits (each answer for the run changes it); then it is
-/// refused.
+/// How often one request is asked for, where the policy changes while it waits (each answer for the run
+/// changes it); then it is refused.
 pub const MAX_TIMES_ASKED: usize = 256;
 /// Bytes of all unfinished heads together that are longer than [`FREE_HEAD_BYTES`], in one sandbox.
 pub const MAX_HEADS_BYTES: usize = 32 * 1024 * 1024;
@@ -51,14 +54,16 @@ pub const MAX_HEADS_BYTES: usize = 32 * 1024 * 1024;
 pub const FREE_HEAD_BYTES: usize = 8 * 1024;
 /// Read buffer of one HTTP/1 connection, bytes: what a body is moved in at a time.
 pub const IO_BUFFER_BYTES: usize = 64 * 1024;
-/// Bytes of a relayed tunnel that are copied at a time; where more are there at once they go by pipe, uncopied.
+/// Bytes of a relayed tunnel that are copied at a time; where more are there at once they go by pipe,
+/// uncopied.
 pub const RELAY_BUFFER_BYTES: usize = 16 * 1024;
 /// Empty pipes that a thread keeps for the next tunnel with bytes to move; two descriptors each.
 pub const MAX_IDLE_PIPES: usize = 16;
-/// Connections of the agents' at a time, and as many to servers, if there are descriptors enough: two for each, and
-/// [`RESERVED_DESCRIPTORS`].
+/// Connections of the agents' at a time, and as many to servers, if there are descriptors enough: two for
+/// each, and [`RESERVED_DESCRIPTORS`].
 pub const MAX_CONNECTIONS: usize = 12_288;
-/// What one agent may hold of the connections, in times what it leaves free ([`policy::Shares`]): what is left of so many is still hundreds.
+/// What one agent may hold of the connections, in times what it leaves free ([`policy::Shares`]): what is
+/// left of so many is still hundreds.
 pub const CONNECTIONS_TO_WHAT_IS_LEFT: usize = 19;
 /// Descriptors that are kept for what is no connection: files, listeners, pipes, further upstreams.
 pub const RESERVED_DESCRIPTORS: usize = 1024;
@@ -70,20 +75,24 @@ pub const MAX_H2_RESET_STREAMS: usize = 32;
 pub const H2_STREAM_WINDOW: u32 = 1024 * 1024;
 /// Flow-control window of one HTTP/2 connection of an upstream's, bytes.
 pub const H2_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// Flow-control window of one HTTP/2 stream of the agent's, bytes: the way to it is a loopback's, so that less keeps nobody waiting.
+/// Flow-control window of one HTTP/2 stream of the agent's, bytes: the way to it is a loopback's, so that
+/// less keeps nobody waiting.
 pub const H2_AGENT_STREAM_WINDOW: u32 = 64 * 1024;
-/// Flow-control window of one HTTP/2 connection of the agent's, bytes: sixteen streams that nobody reads leave none to the others.
+/// Flow-control window of one HTTP/2 connection of the agent's, bytes: sixteen streams that nobody reads
+/// leave none to the others.
 pub const H2_AGENT_WINDOW: u32 = 1024 * 1024;
 /// Bytes that wait to be sent on one HTTP/2 stream to a server.
 pub const H2_SEND_BYTES: usize = 256 * 1024;
-/// Bytes that wait to be sent on one HTTP/2 stream to an agent: a loopback takes them at once, or nobody reads them.
+/// Bytes that wait to be sent on one HTTP/2 stream to an agent: a loopback takes them at once, or nobody
+/// reads them.
 pub const H2_AGENT_SEND_BYTES: usize = 128 * 1024;
 /// Idle upstream connections that one agent connection may keep.
 pub const MAX_IDLE_UPSTREAM: usize = 16;
 /// Destinations that one agent connection remembers to share no connection, since they speak HTTP/1.
 pub const MAX_HTTP1_ONLY: usize = 64;
-/// Names that are looked up for one agent a minute though only an endpoint without `host` lets them pass. The agent chooses them, and whoever
-/// serves their domain reads them: at most 5 KiB a minute get out so. Few programs find more services by name in one.
+/// Names that are looked up for one agent a minute though only an endpoint without `host` lets them pass. The
+/// agent chooses them, and whoever serves their domain reads them: at most 5 KiB a minute get out so. Few
+/// programs find more services by name in one.
 pub const UNNAMED_LOOKUPS_PER_MINUTE: usize = 20;
 /// Bytes that are read and thrown away after an error answer, so that the peer can read it before a reset.
 pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
@@ -94,7 +103,8 @@ pub const MAX_PROXY_HEAD_BYTES: usize = 8 * 1024;
 pub const MAX_JUDGED_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of one body that is rewritten because a credential's placeholder may stand in it. OpenShell's bound.
 pub const MAX_REWRITTEN_BYTES: u32 = 256 * 1024;
-/// Bytes of a body that is looked at for placeholders before anything is dialled; longer ones are watched as they pass.
+/// Bytes of a body that is looked at for placeholders before anything is dialled; longer ones are watched as
+/// they pass.
 pub const MAX_AHEAD_BYTES: u32 = 64 * 1024;
 /// Placeholders that are replaced in one request or message: bounds what a short one can be blown up to.
 pub const MAX_PLACEHOLDERS: usize = 64;
@@ -103,7 +113,8 @@ pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 /// Fragments of one such message.
 pub const MAX_MESSAGE_FRAMES: usize = 1024;
 
-/// Bytes of a WebSocket server's that wait because a credential may begin in them: more than the longest value with all escapes.
+/// Bytes of a WebSocket server's that wait because a credential may begin in them: more than the longest
+/// value with all escapes.
 pub const MAX_WAITING_ANSWER_BYTES: usize = 256 * 1024;
 
 /// A body that is judged, from its first byte to its last: a slow one holds memory.
@@ -122,7 +133,8 @@ pub const HELLO_DEADLINE: Duration = Duration::from_secs(15);
 pub const REFUSED_HELLO: Duration = Duration::from_secs(3);
 /// A TLS handshake, either side.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(15);
-/// By when a server of HTTP/2 has said whether it takes WebSockets (RFC 8441 section 3): its first frame, which it sends unasked.
+/// By when a server of HTTP/2 has said whether it takes WebSockets (RFC 8441 section 3): its first frame,
+/// which it sends unasked.
 pub const SETTINGS_WITHIN: Duration = Duration::from_secs(1);
 /// How often it is looked for.
 pub const SETTINGS_LOOK: Duration = Duration::from_millis(2);
@@ -141,24 +153,25 @@ pub const CONNECTION_TOTAL: Duration = Duration::from_secs(24 * 3600);
 /// How old an identification may be before a request on a kept connection asks again who holds the socket.
 /// Small, since holders can change between two requests; not zero, so that a burst on HTTP/2 asks once.
 pub const IDENTITY_FRESH: Duration = Duration::from_millis(100);
-/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass; and whether anybody does, while its
-/// request waits for its server, or once it has said all on a relayed tunnel.
+/// How often it is asked who holds a connection whose bytes nobody judges one by one, while any pass; and
+/// whether anybody does, while its request waits for its server, or once it has said all on a relayed tunnel.
 pub const HOLDER_LOOK: Duration = Duration::from_secs(1);
-/// Looks in a row that tell nobody who holds such a connection, while bytes pass on it: long enough for a holder's fork or a moment's load.
-/// Then nothing passes until one tells.
+/// Looks in a row that tell nobody who holds such a connection, while bytes pass on it: long enough for a
+/// holder's fork or a moment's load. Then nothing passes until one tells.
 pub const MAX_UNTOLD_LOOKS: u32 = 10;
-/// How long a new connection may be silent before it is asked who made it, at the latest. Short against the minute for
-/// which its connect(2) is remembered; long enough that a request, which asks by itself, comes first.
+/// How long a new connection may be silent before it is asked who made it, at the latest. Short against the
+/// minute for which its connect(2) is remembered; long enough that a request, which asks by itself, comes
+/// first.
 pub const MAKER_ASKED_WITHIN: Duration = Duration::from_millis(250);
 /// How long judged addresses stay good between the answer to CONNECT and the dial.
 pub const ADDRESSES_FRESH: Duration = Duration::from_secs(30);
-/// How long an idle upstream connection is trusted to be still open, and one of HTTP/2 on which nothing comes to lead somewhere: it takes
-/// no further request.
+/// How long an idle upstream connection is trusted to be still open, and one of HTTP/2 on which nothing comes
+/// to lead somewhere: it takes no further request.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(30);
 /// After an error answer: how long the rest of the request is read and thrown away.
 pub const LINGER: Duration = Duration::from_secs(2);
-/// From a decision's fall to the forced end of the tunnel that rests on it. Nothing passes meanwhile; it is told (GOAWAY, a
-/// close frame, the end of TLS).
+/// From a decision's fall to the forced end of the tunnel that rests on it. Nothing passes meanwhile; it is
+/// told (GOAWAY, a close frame, the end of TLS).
 pub const REVOKED_GRACE: Duration = Duration::from_secs(5);
 /// First and longest pause after a failed accept (out of descriptors): never a spin.
 pub const ACCEPT_BACKOFF_MIN: Duration = Duration::from_millis(5);
@@ -304,8 +317,9 @@ mod tests {
             let row = format!("| `{name}` | {value} |");
             assert!(page.contains(&row), "docs/limits.md lacks a row that begins with {row}");
         }
-        // The page is shared: images, snapshots and what init bounds are the agent crate's, shares the policy's, inference the gateway's, guesses the
-        // redactor's, the terminal UI, stops and moves the command's.
+        // The page is shared: images, snapshots and what init bounds are the agent crate's, shares the
+        // policy's, inference the gateway's, guesses the redactor's, the terminal UI, stops and moves the
+        // command's.
         let others =
             ["Images", "Snapshots", "Shares", "Inference", "Guesses", "The terminal UI", "Stops and moves"];
         let ours =

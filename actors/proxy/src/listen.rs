@@ -1,7 +1,7 @@
 //! The first two steps of the road: accepting, and knowing what was accepted.
 //!
-//! Accept tasks belong to the proxy actor and die with it; the connections they hand over do not. Must never spin on
-//! a failing accept, and never hold more connections than the sandbox may have.
+//! Accept tasks belong to the proxy actor and die with it; the connections they hand over do not. Must never
+//! spin on a failing accept, and never hold more connections than the sandbox may have.
 
 use std::io;
 use std::net::SocketAddr;
@@ -58,7 +58,8 @@ pub struct Captured {
 }
 
 impl Listener {
-    /// A socket of this process's own, sharing the queue: what waits in it is not lost when one of them closes.
+    /// A socket of this process's own, sharing the queue: what waits in it is not lost when one of them
+    /// closes.
     ///
     /// # Errors
     /// Out of descriptors.
@@ -130,7 +131,8 @@ async fn connection(deps: Arc<Deps>, accepted: Accepted) {
     }
 }
 
-/// Each stage is a future of its own on the heap: what idles for long holds the memory of its own stage alone.
+/// Each stage is a future of its own on the heap: what idles for long holds the memory of its own stage
+/// alone.
 async fn serve(deps: Arc<Deps>, claim: &Arc<Claim>, stream: TcpStream, local: SocketAddr, kind: Kind) {
     let claim = Arc::clone(claim);
     match kind {

@@ -93,7 +93,8 @@ impl Drop for Ledger {
 /// Why a body ends before its end.
 const FALLEN: &str = "the policy no longer allows this request";
 
-/// A request body on its way up. It rests on its decision by itself: its answer may be whole long before it, or not be read.
+/// A request body on its way up. It rests on its decision by itself: its answer may be whole long before it,
+/// or not be read.
 pub(crate) struct Upload {
     inner: Forwarded,
     ledger: Arc<Ledger>,

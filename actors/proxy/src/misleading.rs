@@ -1,15 +1,17 @@
-//! Fields by which some servers let a request say something else than what was judged: its method, its path, its host, its framing.
+//! Fields by which some servers let a request say something else than what was judged: its method, its path,
+//! its host, its framing.
 //!
-//! What stands in the first line was judged, and is what counts; these are taken off. Servers of the CGI kind (WSGI, Rack, PHP) hand
-//! `X_Original_URL` to programs as `X-Original-URL`, and some of them `X.Original~URL`: a name is looked at with `-` for all that is neither
-//! letter nor digit. Must never take off a field that a client needs for what it says: odd characters alone are no fault.
+//! What stands in the first line was judged, and is what counts; these are taken off. Servers of the CGI kind
+//! (WSGI, Rack, PHP) hand `X_Original_URL` to programs as `X-Original-URL`, and some of them
+//! `X.Original~URL`: a name is looked at with `-` for all that is neither letter nor digit. Must never take
+//! off a field that a client needs for what it says: odd characters alone are no fault.
 
 use http::{HeaderMap, HeaderName};
 use policy::second::{self, is_spelled};
 
-/// Another method, path or host, in words that servers and the proxies before them have made up; where a program is mounted
-/// (`script-name`: gunicorn cuts it off the path) or where its files are (`x-accel-mapping`: Rack's), and, to CGI, the proxy that it is to use
-/// (`proxy`).
+/// Another method, path or host, in words that servers and the proxies before them have made up; where a
+/// program is mounted (`script-name`: gunicorn cuts it off the path) or where its files are
+/// (`x-accel-mapping`: Rack's), and, to CGI, the proxy that it is to use (`proxy`).
 const OVERRIDES: [&str; 34] = [
     "forwarded",
     "path-info",
@@ -68,7 +70,8 @@ pub(crate) fn drop_from(headers: &mut HeaderMap) {
     take_off(headers, |name| is_one(&OVERRIDES, name) || (is_odd(name) && is_one(&NAMED, name)));
 }
 
-/// Takes them off what stands behind a body, where nothing frames or routes, and nobody has judged what else it may name.
+/// Takes them off what stands behind a body, where nothing frames or routes, and nobody has judged what else
+/// it may name.
 pub(crate) fn drop_from_trailers(trailers: &mut HeaderMap) {
     take_off(trailers, |name| is_one(&OVERRIDES, name) || is_one(&NAMED, name) || second::is_named_by(name));
 }

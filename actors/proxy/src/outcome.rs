@@ -1,8 +1,9 @@
 //! The last step of the road: what is on record.
 //!
-//! Every decision is recorded before anything is dialled or sent; when the record can't be written the request is
-//! refused ([`Refusal::Unavailable`]), so that no byte leaves unrecorded. [`Journal`] is where the audit log is plugged
-//! in; the metrics are counted here. Must never be handed a query string, a header or a body.
+//! Every decision is recorded before anything is dialled or sent; when the record can't be written the
+//! request is refused ([`Refusal::Unavailable`]), so that no byte leaves unrecorded. [`Journal`] is where the
+//! audit log is plugged in; the metrics are counted here. Must never be handed a query string, a header or a
+//! body.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub enum Verdict<'a> {
         /// `enforcement: audit`: it goes on although this would have refused it.
         audit_only: Option<&'a Denial>,
     },
-    /// A tunnel to what no entry names: nothing is dialled for it, and each request in it is put to the operator.
+    /// A tunnel to what no entry names: nothing is dialled for it, and each request in it is put to the
+    /// operator.
     Ask,
     /// It is refused.
     Deny(&'a Refusal),
@@ -95,7 +97,8 @@ pub struct Finished {
     pub fault: Option<String>,
 }
 
-/// The record can't be written now: nothing may go on. Agents are told this: what of the operator's disk is at fault is the operator's to know.
+/// The record can't be written now: nothing may go on. Agents are told this: what of the operator's disk is
+/// at fault is the operator's to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JournalFull {
     /// More records wait than there is room for.
@@ -114,8 +117,8 @@ pub trait Journal: Send + Sync + 'static {
     /// Whether records of some more requests would be taken now.
     fn has_room(&self) -> bool;
 
-    /// Waits until there is room, but not for long: then what is to be recorded is refused. Requests that come faster
-    /// than the disk takes their records are slowed down by it.
+    /// Waits until there is room, but not for long: then what is to be recorded is refused. Requests that
+    /// come faster than the disk takes their records are slowed down by it.
     fn room(&self) -> BoxFuture<'_, ()>;
 
     /// A decision, before it takes effect.
@@ -127,11 +130,12 @@ pub trait Journal: Send + Sync + 'static {
     /// A name that was asked for and doesn't exist inside. It was refused already, so this can't fail.
     fn name_refused(&self, name: &str, detail: &str, generation: u64);
 
-    /// A connection or datagram to a port that nobody captures. The kernel has refused it, so this can't fail.
+    /// A connection or datagram to a port that nobody captures. The kernel has refused it, so this can't
+    /// fail.
     fn port_refused(&self, destination: &SocketAddr, detail: &str, generation: u64);
 
-    /// Whoever made this request has guessed at credentials so often that what they read comes late from now on. It does already, so this
-    /// can't fail.
+    /// Whoever made this request has guessed at credentials so often that what they read comes late from now
+    /// on. It does already, so this can't fail.
     fn guessed(&self, known: &Known);
 
     /// The end of something allowed. Nothing depends on it, so it can't fail.
@@ -147,7 +151,8 @@ pub(crate) fn reader(deps: &Deps, party: Party, known: &Known) -> Guesser {
     })
 }
 
-/// Records that a tunnel is opened: to where an entry lets it, or, where none names it, for its requests to be asked about.
+/// Records that a tunnel is opened: to where an entry lets it, or, where none names it, for its requests to
+/// be asked about.
 ///
 /// # Errors
 /// [`Refusal::Unavailable`] if it can't be recorded.

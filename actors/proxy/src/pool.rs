@@ -1,8 +1,9 @@
 //! The upstream connections of one connection of the agent.
 //!
-//! Owned by it and gone with it, and each by its caller, so that no request ever rides a connection that another identity opened; when the
-//! agent's connection changes hands (another caller is judged on it), what is pooled is dropped first. A new policy may judge
-//! addresses by another rule: what was dialled under the one before is dropped then, too.
+//! Owned by it and gone with it, and each by its caller, so that no request ever rides a connection that
+//! another identity opened; when the agent's connection changes hands (another caller is judged on it), what
+//! is pooled is dropped first. A new policy may judge addresses by another rule: what was dialled under the
+//! one before is dropped then, too.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
@@ -37,14 +38,15 @@ impl Hash for Key {
 }
 
 impl Key {
-    /// Whether a connection for `other` leads where one for this would, to an address that was judged by another rule.
+    /// Whether a connection for `other` leads where one for this would, to an address that was judged by
+    /// another rule.
     fn is_judged_otherwise(&self, other: &Self) -> bool {
         self.destination == other.destination && self.addresses != other.addresses
     }
 }
 
-/// A connection whose answer was just read to its end is ready within microseconds; one that isn't by then is busy
-/// with a request body that its upstream didn't want.
+/// A connection whose answer was just read to its end is ready within microseconds; one that isn't by then is
+/// busy with a request body that its upstream didn't want.
 const READY_WITHIN: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
@@ -62,7 +64,8 @@ pub(crate) enum Turn<'a> {
     Free,
 }
 
-/// The right to open the connection that a burst of HTTP/2 streams waits for and shares. Dropped, all of them go on at once.
+/// The right to open the connection that a burst of HTTP/2 streams waits for and shares. Dropped, all of them
+/// go on at once.
 pub(crate) struct Opening<'a> {
     pool: &'a Pool,
     key: &'a Key,
@@ -85,7 +88,8 @@ struct State {
     closed: bool,
     owner: Option<Judged>,
     idle: Vec<(Key, Sender, Instant)>,
-    /// Of each the latest first: what it was opened for, it takes. Further ones where those before take no more at a time.
+    /// Of each the latest first: what it was opened for, it takes. Further ones where those before take no
+    /// more at a time.
     shared: HashMap<Key, Vec<Sender>>,
     /// What is being opened, which says once it is open that it is shared.
     opening: HashMap<Key, watch::Sender<bool>>,
@@ -150,8 +154,8 @@ impl Pool {
         state.owner.get_or_insert_with(|| caller.clone());
     }
 
-    /// Drops everything for good: the agent's connection is over. What is still being read keeps its own connection, and whatever
-    /// keeps only this pool (a request body that its server doesn't take) ends.
+    /// Drops everything for good: the agent's connection is over. What is still being read keeps its own
+    /// connection, and whatever keeps only this pool (a request body that its server doesn't take) ends.
     pub(crate) fn close(&self) {
         *self.lock() = State { closed: true, ..State::default() };
     }
@@ -169,8 +173,8 @@ impl Pool {
         None
     }
 
-    /// Whose turn it is to open a connection for `key`: one's at a time, unless it is known that connections aren't shared. Who waited for
-    /// one that wasn't opened, or isn't shared, waits for no other.
+    /// Whose turn it is to open a connection for `key`: one's at a time, unless it is known that connections
+    /// aren't shared. Who waited for one that wasn't opened, or isn't shared, waits for no other.
     pub(crate) async fn turn<'a>(&'a self, key: &'a Key) -> Turn<'a> {
         let mut opened = match self.lock().being_opened(key) {
             BeingOpened::Alone => return Turn::Free,
@@ -303,7 +307,8 @@ mod tests {
         }
     }
 
-    /// What so many do next who all wait for one that `opens`, and is told how that went by what it does with its turn.
+    /// What so many do next who all wait for one that `opens`, and is told how that went by what it does with
+    /// its turn.
     async fn waited<'a>(pool: &'a Pool, key: &'a Key, opens: impl AsyncFnOnce(Opening<'a>)) -> Vec<Turn<'a>> {
         let Turn::First(opening) = pool.turn(key).await else { panic!("nobody opens") };
         let mut waiting = (0..30).map(|_| pool.turn(key)).collect::<FuturesUnordered<_>>();

@@ -1,8 +1,9 @@
-//! Refusals that cost nothing to provoke, folded for the record: names that don't exist inside, and ports of the world that
-//! nobody captures.
+//! Refusals that cost nothing to provoke, folded for the record: names that don't exist inside, and ports of
+//! the world that nobody captures.
 //!
-//! On record is the first of its kind, then one a minute with how often it came meanwhile. An agent can make up others
-//! without end, so the records of one minute are bounded, and the next one says how many went unrecorded.
+//! On record is the first of its kind, then one a minute with how often it came meanwhile. An agent can make
+//! up others without end, so the records of one minute are bounded, and the next one says how many went
+//! unrecorded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,7 +1,8 @@
 //! The road, walked once for each request: the one authorise for all of them.
 //!
-//! CONNECT, captured connections, absolute form, requests inside a tunnel and requests for the gateway differ only in how their
-//! [`Intent`] is made. Read top to bottom; each line's type can only be made by the line before it.
+//! CONNECT, captured connections, absolute form, requests inside a tunnel and requests for the gateway differ
+//! only in how their [`Intent`] is made. Read top to bottom; each line's type can only be made by the line
+//! before it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -81,7 +82,8 @@ fn go_on(
     Ok(response)
 }
 
-/// Whether an idle connection would keep too much memory: the library's buffer stays as large as the longest head was.
+/// Whether an idle connection would keep too much memory: the library's buffer stays as large as the longest
+/// head was.
 fn pins_memory<B>(conn: &Conn, request: &Request<B>) -> bool {
     let fields = || request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());

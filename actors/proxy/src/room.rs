@@ -1,6 +1,8 @@
-//! What all bodies (or long heads) together may hold while they are read to be judged or rewritten, and one's part of it.
+//! What all bodies (or long heads) together may hold while they are read to be judged or rewritten, and one's
+//! part of it.
 //!
-//! A part is paid for as its bytes come, never for what a head promises: who promises much and sends nothing keeps nobody out.
+//! A part is paid for as its bytes come, never for what a head promises: who promises much and sends nothing
+//! keeps nobody out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,7 +65,8 @@ impl Room {
     }
 }
 
-/// The room of a connection's long heads: its reader pays from it, and whoever learns whose the connection is says so.
+/// The room of a connection's long heads: its reader pays from it, and whoever learns whose the connection is
+/// says so.
 #[derive(Debug, Clone)]
 pub(crate) struct Heads(Arc<Mutex<Room>>);
 

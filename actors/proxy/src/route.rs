@@ -4,8 +4,8 @@
 //! destination ─┬─ loopback of the host, or in `no_proxy` ─▶ Straight: the judged address is dialled
 //!              └─ everything else ────────────────────────▶ Through: CONNECT host:port, never around it
 //! ```
-//! The proxy's own address is the operator's word and no guard's matter. A proxy that fails is told by name; nothing is ever
-//! dialled past it. Who resolves names is said by [`Resolve`].
+//! The proxy's own address is the operator's word and no guard's matter. A proxy that fails is told by name;
+//! nothing is ever dialled past it. Who resolves names is said by [`Resolve`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -35,7 +35,8 @@ pub enum Resolve {
     Local,
     /// This machine: every address is judged, and the proxy is given a judged one. Nothing is resolved twice.
     Pinned,
-    /// The proxy alone, where this machine has no DNS for names outside: only names and literal addresses are judged.
+    /// The proxy alone, where this machine has no DNS for names outside: only names and literal addresses are
+    /// judged.
     Proxy,
 }
 
@@ -308,8 +309,8 @@ const METADATA: [&str; 5] = [
 /// Judges a name whose addresses nobody here will see.
 ///
 /// # Errors
-/// A denial of the guard: it is internal by its name and no entry names it exactly, or the entry's addresses can't be
-/// compared.
+/// A denial of the guard: it is internal by its name and no entry names it exactly, or the entry's addresses
+/// can't be compared.
 pub(crate) fn judge_unresolved(name: &DomainName, rule: &AddressRule) -> Result<(), Denial> {
     let denied = |detail: String, hint: Option<&str>| {
         Err(Denial { layer: Layer::Ssrf, detail, policy: None, hint: hint.map(str::to_owned) })

@@ -1,4 +1,5 @@
-//! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it or its preface says so.
+//! HTTP on a stream of the agent: HTTP/1.1 behind the strict reader, HTTP/2 where ALPN chose it or its
+//! preface says so.
 
 mod farewell;
 mod http1;

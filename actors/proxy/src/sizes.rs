@@ -1,7 +1,9 @@
-//! How much a connection may buffer, by how many there are: the first few get what a fast line can fill, a crowd gets what moves at all.
+//! How much a connection may buffer, by how many there are: the first few get what a fast line can fill, a
+//! crowd gets what moves at all.
 //!
-//! A peer that doesn't read pins what its connection may buffer. That bound times the number of connections is what one agent can make this
-//! process hold, so the one shrinks where the other grows. Decides once, when a connection is made; must never depend on what a peer says.
+//! A peer that doesn't read pins what its connection may buffer. That bound times the number of connections
+//! is what one agent can make this process hold, so the one shrinks where the other grows. Decides once, when
+//! a connection is made; must never depend on what a peer says.
 
 use crate::limits::{
     CROWDED_BUFFER_BYTES, H2_AGENT_SEND_BYTES, H2_AGENT_STREAM_WINDOW, H2_AGENT_WINDOW, H2_CONNECTION_WINDOW,
@@ -9,7 +11,8 @@ use crate::limits::{
     SPACIOUS_CONNECTIONS,
 };
 
-/// HTTP/2's own window of a stream, and of a connection, before anybody says otherwise (RFC 9113 section 6.9.2): a connection has no less.
+/// HTTP/2's own window of a stream, and of a connection, before anybody says otherwise (RFC 9113 section
+/// 6.9.2): a connection has no less.
 const WINDOW_AT_FIRST: u32 = 65_535;
 
 /// What one connection may buffer, in bytes.

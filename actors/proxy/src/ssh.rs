@@ -1,4 +1,5 @@
-//! A refusal told in SSH's words: a disconnect before any key is exchanged (RFC 4253 section 11.1), which clients show.
+//! A refusal told in SSH's words: a disconnect before any key is exchanged (RFC 4253 section 11.1), which
+//! clients show.
 //!
 //! Nothing else of SSH is spoken here, and nothing but the client's first line is looked at.
 

@@ -1,12 +1,13 @@
 //! Bodies on streams of HTTP/2 that their receiver doesn't take.
 //!
-//! The library sends of a body what the receiver has granted room for (RFC 9113 section 5.2), so no body can time itself: of one whose
-//! receiver grants nothing, what the library was given lies there as long as its connection lives. Therefore each connection looks at
-//! its bodies from outside. What the library is given counts its own bytes as they go: any that went is a receiver that moves, however
-//! little it takes at a time, and what is left of a body whose sender is done is seen as well. It is given no more at a time than one
-//! frame holds, so that a body lasts, with all that it keeps, until its last frame. HTTP/1 has one body at a time, and times its
-//! writes ([`crate::strict::io`]).
-//! Must never count the time that a body takes to have its next frame: that is its sender's, and timed there.
+//! The library sends of a body what the receiver has granted room for (RFC 9113 section 5.2), so no body can
+//! time itself: of one whose receiver grants nothing, what the library was given lies there as long as its
+//! connection lives. Therefore each connection looks at its bodies from outside. What the library is given
+//! counts its own bytes as they go: any that went is a receiver that moves, however little it takes at a
+//! time, and what is left of a body whose sender is done is seen as well. It is given no more at a time than
+//! one frame holds, so that a body lasts, with all that it keeps, until its last frame. HTTP/1 has one body
+//! at a time, and times its writes ([`crate::strict::io`]). Must never count the time that a body takes to
+//! have its next frame: that is its sender's, and timed there.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -60,7 +61,8 @@ impl Counts {
     }
 }
 
-/// Bytes that the library is given at a time: what it sends in one frame (RFC 9113 section 4.2), so that nothing is sent in smaller ones.
+/// Bytes that the library is given at a time: what it sends in one frame (RFC 9113 section 4.2), so that
+/// nothing is sent in smaller ones.
 const PIECE: usize = 16 * 1024;
 
 /// Looks within [`WRITE_STALL`].
@@ -83,8 +85,8 @@ impl Watch {
         Row { counts, id, watch: self.clone() }
     }
 
-    /// Resolves when a receiver has taken nothing of its body for [`WRITE_STALL`] (an eighth more, at most). Must be one future for the
-    /// connection's whole life.
+    /// Resolves when a receiver has taken nothing of its body for [`WRITE_STALL`] (an eighth more, at most).
+    /// Must be one future for the connection's whole life.
     pub(crate) async fn stalled(&self) {
         loop {
             tokio::time::sleep(WRITE_STALL / LOOKS).await;
@@ -296,7 +298,8 @@ mod tests {
         assert!(watch.lock().bodies.is_empty());
     }
 
-    /// The library asks for the next piece before the one before has gone: that the sender has none yet excuses nobody.
+    /// The library asks for the next piece before the one before has gone: that the sender has none yet
+    /// excuses nobody.
     #[tokio::test(start_paused = true)]
     async fn a_silent_sender_is_no_excuse_for_what_is_not_taken() {
         let watch = Watch::default();

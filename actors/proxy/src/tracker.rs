@@ -1,9 +1,10 @@
 //! What is alive: every connection and every decision that something still rests on.
 //!
-//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit and their agent's share of it, and each live
-//! tunnel or exchange is registered with what its decision was made from. When a new policy generation is published,
-//! each is judged again, and only those that the new policy refuses are ended. Must never end anything whose decision
-//! still stands, nor keep anything whose decision doesn't.
+//! The tracker lives above the proxy actor. Connections are counted here against the sandbox's limit and
+//! their agent's share of it, and each live tunnel or exchange is registered with what its decision was made
+//! from. When a new policy generation is published, each is judged again, and only those that the new policy
+//! refuses are ended. Must never end anything whose decision still stands, nor keep anything whose decision
+//! doesn't.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,7 +40,8 @@ struct Inner {
     seats: Shares,
     /// Requests in flight.
     turns: Shares,
-    /// Bytes of all long heads that are being read. Apart from the bodies: a new connection's head is nobody's at first.
+    /// Bytes of all long heads that are being read. Apart from the bodies: a new connection's head is
+    /// nobody's at first.
     heads: Shares,
     /// Bytes of all judged bodies together.
     rooms: Shares,
@@ -98,7 +100,8 @@ impl Seat {
     /// Whose it turned out to be.
     ///
     /// # Errors
-    /// HTTP is spoken on as many connections of the party as one may have. The seat stays taken until it is dropped.
+    /// HTTP is spoken on as many connections of the party as one may have. The seat stays taken until it is
+    /// dropped.
     pub(crate) fn belongs_to(&mut self, party: Party) -> Result<(), Refusal> {
         self.0.belongs_to(party).map_err(no_seat)
     }
@@ -144,8 +147,8 @@ pub struct Live {
 }
 
 impl Tracker {
-    /// A tracker for at most `capacity` connections. Starts the task that follows the policy's generations: must be
-    /// called inside a tokio runtime, by whoever outlives the proxy actor.
+    /// A tracker for at most `capacity` connections. Starts the task that follows the policy's generations:
+    /// must be called inside a tokio runtime, by whoever outlives the proxy actor.
     pub fn new(policy: policy::Store, resolver: Resolver, capacity: usize) -> Self {
         let mut generations = policy.subscribe();
         let inner = Arc::new(Inner {
@@ -291,7 +294,8 @@ impl Inner {
 
     async fn still_stands(&self, entry: &Entry) -> bool {
         let Some(before) = entry.granted.grant() else { return true };
-        // A matcher that panics on one entry must not keep the others from being judged: it counts as a refusal.
+        // A matcher that panics on one entry must not keep the others from being judged: it counts as a
+        // refusal.
         let judged = catch_unwind(AssertUnwindSafe(|| {
             let generation = self.policy.load();
             let (destination, caller) = (entry.granted.destination(), entry.granted.caller());
@@ -308,7 +312,8 @@ impl Inner {
             Some(grant)
         }));
         let Ok(Some(now)) = judged else { return false };
-        // Bytes that nobody reads can't go on where requests, or a WebSocket's messages, are now to be judged.
+        // Bytes that nobody reads can't go on where requests, or a WebSocket's messages, are now to be
+        // judged.
         let is_stream = entry.exchange.as_ref().is_none_or(|exchange| exchange.websocket);
         if is_stream && relays(before.treatment) && !relays(now.treatment) {
             return false;

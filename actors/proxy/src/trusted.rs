@@ -1,8 +1,8 @@
 //! Connections to places that the operator named in the configuration: inference providers.
 //!
-//! Same resolver and same TLS as the agent's traffic, but no SSRF guard: a provider on the host's loopback is what
-//! self-hosted means. The way leads through the upstream proxy, where there is one. Must never be reachable with a name that
-//! an agent chose.
+//! Same resolver and same TLS as the agent's traffic, but no SSRF guard: a provider on the host's loopback is
+//! what self-hosted means. The way leads through the upstream proxy, where there is one. Must never be
+//! reachable with a name that an agent chose.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -68,8 +68,8 @@ impl Trusted {
     /// Connects, TLS handshake included.
     ///
     /// # Errors
-    /// The last address's error; that there is no address; that an upstream proxy refuses; that the handshake failed or
-    /// anything took too long.
+    /// The last address's error; that there is no address; that an upstream proxy refuses; that the handshake
+    /// failed or anything took too long.
     pub async fn dial(&self, host: &Host, port: u16, speak: Speak) -> io::Result<Opened> {
         let to = Destination { host: host.clone(), port };
         let stream = match self.route(host).await {

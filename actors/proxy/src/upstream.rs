@@ -1,7 +1,7 @@
 //! Step eight of the road: a connection that speaks HTTP to what was dialled.
 //!
-//! TLS towards the upstream is verified against the host that was judged; HTTP/1.1 or HTTP/2 is what ALPN says.
-//! Must never dial: connections come from the guard.
+//! TLS towards the upstream is verified against the host that was judged; HTTP/1.1 or HTTP/2 is what ALPN
+//! says. Must never dial: connections come from the guard.
 
 use std::collections::HashMap;
 use std::io;
@@ -132,9 +132,9 @@ impl Upstream {
         Self::lazy(ClientCertificates::default(), move || Ok(Arc::clone(&config)))
     }
 
-    /// The configuration is made at the first handshake, on a thread that may block: a system's roots take milliseconds
-    /// to read, and many an agent never needs them. One that can't be made fails that handshake, and is tried again at
-    /// the next. `certificates` are ours, for those who demand one.
+    /// The configuration is made at the first handshake, on a thread that may block: a system's roots take
+    /// milliseconds to read, and many an agent never needs them. One that can't be made fails that handshake,
+    /// and is tried again at the next. `certificates` are ours, for those who demand one.
     pub fn lazy(
         certificates: ClientCertificates,
         load: impl Fn() -> Result<Arc<ClientConfig>, UpstreamError> + Send + Sync + 'static,
@@ -310,7 +310,8 @@ impl Sender {
         self.fault.words()
     }
 
-    /// Whether it takes a WebSocket: over HTTP/2 where the server says so in its first frame (RFC 8441 section 3).
+    /// Whether it takes a WebSocket: over HTTP/2 where the server says so in its first frame (RFC 8441
+    /// section 3).
     pub(crate) async fn takes_websockets(&self) -> bool {
         match (&self.speaks, &self.websockets) {
             (Speaks::Http1(_), _) => true,
@@ -347,8 +348,8 @@ impl Sender {
         }
     }
 
-    /// Whether its server has been silent for so long that the way to it may be dead, which nobody is told of: it takes no further
-    /// request, whatever is still under way on it.
+    /// Whether its server has been silent for so long that the way to it may be dead, which nobody is told
+    /// of: it takes no further request, whatever is still under way on it.
     pub(crate) fn is_doubtful(&self) -> bool {
         self.driver.silent_for().is_some_and(|silent| silent >= UPSTREAM_IDLE)
     }
@@ -358,7 +359,8 @@ impl Sender {
         Arc::strong_count(&self.handles).saturating_sub(1)
     }
 
-    /// Whether its server takes one more request beside those of the other handles, as far as it has said: what is more waits for one of them.
+    /// Whether its server takes one more request beside those of the other handles, as far as it has said:
+    /// what is more waits for one of them.
     pub(crate) fn has_room(&self) -> bool {
         self.riders() < self.driver.most()
     }
@@ -454,7 +456,8 @@ mod tests {
         // A WebSocket's connection is another offer, and the same session.
         let plain = Upstream::new(&config);
         assert_eq!(second(&plain, server("up.test"), ("up.test", true)).await, HandshakeKind::Resumed);
-        // The session of one that showed our certificate is not that of one that didn't, though the host is the same.
+        // The session of one that showed our certificate is not that of one that didn't, though the host is
+        // the same.
         let key = rcgen::KeyPair::generate().unwrap();
         let chain =
             rcgen::CertificateParams::new(vec!["us".to_owned()]).unwrap().self_signed(&key).unwrap().pem();

@@ -1,7 +1,8 @@
 //! Step five of the road: the policy's word, from one generation.
 //!
-//! [`Granted`] (this caller may reach this destination) and [`Permitted`] (and send this request) are made here and
-//! nowhere else. Both keep what the decision was made from, so that it can be made again when the policy changes.
+//! [`Granted`] (this caller may reach this destination) and [`Permitted`] (and send this request) are made
+//! here and nowhere else. Both keep what the decision was made from, so that it can be made again when the
+//! policy changes.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use crate::intent::{Exchange, Intent, is_inference};
 /// The ports at which `inference.local` is there.
 const INFERENCE_PORTS: [u16; 2] = [80, 443];
 
-/// The port of HTTP in TLS (RFC 9110 section 4.2.2): whoever does not begin with TLS there is at the wrong door.
+/// The port of HTTP in TLS (RFC 9110 section 4.2.2): whoever does not begin with TLS there is at the wrong
+/// door.
 pub(crate) const TLS_PORT: u16 = 443;
 
 /// A destination that this caller may reach.
@@ -143,7 +145,8 @@ impl Permitted {
                 "the path has an encoded slash (%2F), which this endpoint doesn't allow".to_owned(),
             ));
         }
-        // Whatever form it is asked for in: a client that mistakes the scheme would send in clear what is meant to be seen by nobody.
+        // Whatever form it is asked for in: a client that mistakes the scheme would send in clear what is
+        // meant to be seen by nobody.
         if granted.destination.port == TLS_PORT && !exchange.tls {
             return Err(Refusal::BadRequest("plain HTTP to port 443: use https".to_owned()));
         }

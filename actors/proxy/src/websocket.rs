@@ -1,8 +1,10 @@
-//! WebSocket handshakes (RFC 6455, and RFC 8441 on HTTP/2): the one upgrade that passes, and only after a rule allowed it.
+//! WebSocket handshakes (RFC 6455, and RFC 8441 on HTTP/2): the one upgrade that passes, and only after a
+//! rule allowed it.
 //!
-//! Whichever way the agent asked, it is one request to the policy. Upstream is asked over HTTP/1.1, which nearly every server takes, and
-//! over HTTP/2 where it speaks nothing else. Its yes (a verified 101, or 200 on a stream) comes before either side becomes a byte stream; any
-//! other answer is an ordinary response. Where the handshake was judged by rules, so is each message of the client's:
+//! Whichever way the agent asked, it is one request to the policy. Upstream is asked over HTTP/1.1, which
+//! nearly every server takes, and over HTTP/2 where it speaks nothing else. Its yes (a verified 101, or 200
+//! on a stream) comes before either side becomes a byte stream; any other answer is an ordinary response.
+//! Where the handshake was judged by rules, so is each message of the client's:
 //! [`crate::protocol::websocket`].
 
 use std::sync::Arc;
@@ -49,7 +51,8 @@ impl Handshake {
         Ok(Self { key, on_stream })
     }
 
-    /// Gives the request the form that a handshake has on the connection that it is sent on. Hop-by-hop fields were taken off.
+    /// Gives the request the form that a handshake has on the connection that it is sent on. Hop-by-hop
+    /// fields were taken off.
     pub(crate) fn shape(&self, request: &mut Request<Body>, http2: bool) {
         if http2 {
             // RFC 8441 section 4.
@@ -70,7 +73,8 @@ impl Handshake {
         status == if http2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS }
     }
 
-    /// Whether the agent's connection is done when there is no yes: HTTP/1 stopped reading requests when it saw the upgrade.
+    /// Whether the agent's connection is done when there is no yes: HTTP/1 stopped reading requests when it
+    /// saw the upgrade.
     pub(crate) fn closes(&self) -> bool {
         !self.on_stream
     }
@@ -141,7 +145,8 @@ impl Handshake {
     }
 }
 
-/// Whether the client's messages are read: where rules judge them, and where a placeholder might stand in one.
+/// Whether the client's messages are read: where rules judge them, and where a placeholder might stand in
+/// one.
 pub(crate) fn is_judged(conn: &Conn, permitted: &Permitted) -> bool {
     permitted.allowed().is_some() || !conn.deps.credentials.is_empty()
 }

@@ -1,12 +1,13 @@
-//! What becomes of connections to ports of the world that nobody captures: the kernel refuses them, and here that is put on
-//! record.
+//! What becomes of connections to ports of the world that nobody captures: the kernel refuses them, and here
+//! that is put on record.
 //!
 //! ```text
 //! a refusal leaves the gate ─ RST: its source is what was asked for
 //!                           └ ICMP: the packet in it went to what was asked for
 //! ```
-//! Init's packet socket (`agent::isolation::witness`) gives the kernel's own packets, from their network header on. Who asked is
-//! not in them: the socket is gone by then. Nothing here decides anything: what isn't seen is refused all the same.
+//! Init's packet socket (`agent::isolation::witness`) gives the kernel's own packets, from their network
+//! header on. Who asked is not in them: the socket is gone by then. Nothing here decides anything: what isn't
+//! seen is refused all the same.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,5 @@
-//! Throughput of the engine on ordinary text, on text with a secret in every two hundredth line, and of the search in answers.
+//! Throughput of the engine on ordinary text, on text with a secret in every two hundredth line, and of the
+//! search in answers.
 #![allow(missing_docs, reason = "benches have no documentation")]
 #![allow(clippy::unwrap_used, reason = "a bench may stop")]
 
@@ -91,7 +92,8 @@ fn small_chunks_without_escapes(bencher: Bencher<'_, '_>, secrets: usize) {
     an_answer(bencher, secrets, &text, 100);
 }
 
-/// What costs most to read: bytes that may begin an escape, alone, mixed and nested, and a key's beginning over and over, wrapped.
+/// What costs most to read: bytes that may begin an escape, alone, mixed and nested, and a key's beginning
+/// over and over, wrapped.
 const COSTLY: [(&str, &str); 8] = [
     ("ampersands", "&"),
     ("percents", "%"),

@@ -1,5 +1,5 @@
-//! The redactor actor: owns the pumps of all streams. Streams, their journals and how far each came live above it,
-//! so its death delays output and neither loses, repeats nor shows raw any of it.
+//! The redactor actor: owns the pumps of all streams. Streams, their journals and how far each came live
+//! above it, so its death delays output and neither loses, repeats nor shows raw any of it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,9 +18,11 @@ pub struct RedactorActor;
 /// What it is told. While it is down, messages are dropped: none carries anything that matters.
 #[derive(Debug)]
 pub enum Msg {
-    /// The pumps ended, because one of them panicked. Sent by their task; dropped when the actor is down anyway.
+    /// The pumps ended, because one of them panicked. Sent by their task; dropped when the actor is down
+    /// anyway.
     PumpsEnded,
-    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
+    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
+    /// is down.
     InjectPanic,
 }
 

@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Replaces DEL and every non-ASCII character of a JSON text by its `\u` escape. Such characters stand only inside
-/// strings there, so the value stays the same.
+/// Replaces DEL and every non-ASCII character of a JSON text by its `\u` escape. Such characters stand only
+/// inside strings there, so the value stays the same.
 #[must_use]
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     if json.bytes().all(|byte| byte < 0x7f) {

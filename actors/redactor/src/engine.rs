@@ -1,6 +1,6 @@
 //! The engine: one pure function from a window of bytes to what may be shown of it. It keeps no state between
-//! calls and looks behind the window by one byte at most, so that for any split of any text the output is that of
-//! the whole text. It must never show a byte that a later byte could still make part of a secret.
+//! calls and looks behind the window by one byte at most, so that for any split of any text the output is
+//! that of the whole text. It must never show a byte that a later byte could still make part of a secret.
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,10 +39,11 @@ pub enum RedactorError {
 /// What the bytes before the window mean for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The byte just before the window. `None`, the default, is the beginning of a text; after a crash, when it
-    /// is not known, `None` masks rather too much than too little.
+    /// The byte just before the window. `None`, the default, is the beginning of a text; after a crash, when
+    /// it is not known, `None` masks rather too much than too little.
     pub before: Option<u8>,
-    /// How many bytes of the window were shown already (released after a silence) and must not be shown again.
+    /// How many bytes of the window were shown already (released after a silence) and must not be shown
+    /// again.
     pub shown: usize,
 }
 
@@ -126,7 +127,8 @@ impl Redactor {
         (Redacted::new(shown), scan.hits)
     }
 
-    /// As [`Self::redact_telling`] of a text that holds something to hide; `None` for one that is shown as it is.
+    /// As [`Self::redact_telling`] of a text that holds something to hide; `None` for one that is shown as it
+    /// is.
     #[must_use]
     pub fn redact_unless_clean(&self, text: &str) -> Option<(Redacted<String>, Vec<Hit>)> {
         let clean = Pass::new(self, Context::default(), text.as_bytes(), End::Complete).finds_nothing();
@@ -151,9 +153,10 @@ impl Redactor {
         Pass::new(self, context, window, end).run()
     }
 
-    /// What may be shown of a held tail after a silence: a tail too short to tell anything is released, though it
-    /// stays undecided: it is shown (`Scan::held` bytes of the window are, from now on) and not consumed, so that
-    /// the rest of a secret that goes on after the silence is masked all the same. `None`: it waits.
+    /// What may be shown of a held tail after a silence: a tail too short to tell anything is released,
+    /// though it stays undecided: it is shown (`Scan::held` bytes of the window are, from now on) and not
+    /// consumed, so that the rest of a secret that goes on after the silence is masked all the same. `None`:
+    /// it waits.
     #[must_use]
     pub fn release(&self, context: Context, tail: &[u8]) -> Option<Scan> {
         if tail.len() >= TAIL_MIN || tail.len() <= context.shown {

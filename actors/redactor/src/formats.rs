@@ -1,8 +1,10 @@
-//! The published token formats, as data. A format is a literal prefix that no ordinary text holds by chance, and
-//! the shape that follows. Nothing here may need to look behind its prefix by more than one byte, nor be unbounded.
+//! The published token formats, as data. A format is a literal prefix that no ordinary text holds by chance,
+//! and the shape that follows. Nothing here may need to look behind its prefix by more than one byte, nor be
+//! unbounded.
 //!
-//! Sources: GitHub "Token formats", GitLab "Token overview", AWS IAM identifiers, Slack token types, Stripe API
-//! keys, PyPI and npm token docs, RFC 7519 (JWT), RFC 7468 (PEM), RFC 6750 and 7617 (Authorization), RFC 3986.
+//! Sources: GitHub "Token formats", GitLab "Token overview", AWS IAM identifiers, Slack token types, Stripe
+//! API keys, PyPI and npm token docs, RFC 7519 (JWT), RFC 7468 (PEM), RFC 6750 and 7617 (Authorization), RFC
+//! 3986.
 
 use crate::shape::{Class, CutShort, Format, Left, Step};
 
@@ -291,7 +293,8 @@ pub(crate) static FORMATS: &[Format] = &[
         &[Step::PemBody { max: PEM_MAX }],
         Left::Any,
     ),
-    // As long as tokens are: what stands in their place in texts about them (`Bearer TOKEN`, `cofferdam:cred:NAME`) is shorter.
+    // As long as tokens are: what stands in their place in texts about them (`Bearer TOKEN`,
+    // `cofferdam:cred:NAME`) is shorter.
     value(
         "authorization",
         &[b"Authorization", b"authorization", b"AUTHORIZATION"],

@@ -1,7 +1,8 @@
-//! In which forms a program is likely to print a secret: as it is, in JSON, in a URL, in base64, in hexadecimal, in UTF-16.
+//! In which forms a program is likely to print a secret: as it is, in JSON, in a URL, in base64, in
+//! hexadecimal, in UTF-16.
 //!
-//! Where encoders differ about a character, each one's form is here: a secret is found by exact search alone. Must never give a form that
-//! doesn't depend on the secret, nor forms whose number depends on it.
+//! Where encoders differ about a character, each one's form is here: a secret is found by exact search alone.
+//! Must never give a form that doesn't depend on the secret, nor forms whose number depends on it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -70,8 +71,8 @@ pub(crate) fn forms_of(secret: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     forms
 }
 
-/// A text in every form, and from what length on each is searched for. There are always as many, in the same order; of what begins a text each
-/// is the beginning of the text's.
+/// A text in every form, and from what length on each is searched for. There are always as many, in the same
+/// order; of what begins a text each is the beginning of the text's.
 fn spellings(text: &[u8]) -> Vec<(Zeroizing<Vec<u8>>, usize)> {
     let mut forms = Vec::new();
     let mut push = |form: Vec<u8>, min: usize| forms.push((Zeroizing::new(form), min));
@@ -112,7 +113,8 @@ fn pieces(form: &[u8], told: usize, into: &mut Vec<(Zeroizing<Vec<u8>>, usize)>)
     into.push((Zeroizing::new(rest.to_vec()), told));
 }
 
-/// The inside of a JSON string: as most writers escape it, with `\/`, in pure ASCII, and fit for HTML as Go and as .NET write it.
+/// The inside of a JSON string: as most writers escape it, with `\/`, in pure ASCII, and fit for HTML as Go
+/// and as .NET write it.
 fn json_forms(secret: &[u8]) -> [Vec<u8>; 5] {
     let Ok(text) = std::str::from_utf8(secret) else { return Default::default() };
     let Ok(quoted) = serde_json::to_string(text) else { return Default::default() };
@@ -171,8 +173,9 @@ fn lower_hex(encoded: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The characters of a base64 text that depend on the secret alone, when `shift` bytes of something else stand
-/// before it in its group of three: the first characters and the last are shared with the neighbours, so left out.
+/// The characters of a base64 text that depend on the secret alone, when `shift` bytes of something else
+/// stand before it in its group of three: the first characters and the last are shared with the neighbours,
+/// so left out.
 fn base64_forms(secret: &[u8], shift: usize) -> [Vec<u8>; 2] {
     let mut padded = Zeroizing::new(vec![0u8; shift]);
     padded.extend_from_slice(secret);

@@ -1,8 +1,8 @@
-//! What must hold of redaction whatever the bytes: any split of a stream shows what the whole shows, no known secret is in
-//! it, and what isn't masked is unchanged, in order.
+//! What must hold of redaction whatever the bytes: any split of a stream shows what the whole shows, no known
+//! secret is in it, and what isn't masked is unchanged, in order.
 //!
-//! The fuzz target (`fuzz/`) calls the property with new bytes on nightly, the test below with every file of the corpus on
-//! stable. No ordinary build has this module.
+//! The fuzz target (`fuzz/`) calls the property with new bytes on nightly, the test below with every file of
+//! the corpus on stable. No ordinary build has this module.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,8 @@ use std::sync::LazyLock;
 
 use crate::{Context, End, HOLD_MAX, Redactor, Scan, Secret};
 
-/// Secrets in use: ordinary, overlapping, one that is also a published format, one of few letters, one of several lines.
+/// Secrets in use: ordinary, overlapping, one that is also a published format, one of few letters, one of
+/// several lines.
 pub const KNOWN: [(&str, &str); 5] = [
     ("A", "s3cret-value-0123"),
     ("B", "value-0123-overlaps"),

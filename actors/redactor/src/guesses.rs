@@ -1,9 +1,11 @@
-//! How often somebody may have a server say how a credential might begin, and see from what comes late whether it does.
+//! How often somebody may have a server say how a credential might begin, and see from what comes late
+//! whether it does.
 //!
-//! A look at a stream's end tells hardly more than one bit: the end waits, or it doesn't. Of what a value's first bytes are that is told for
-//! nothing ([`public`](crate::public) says how far); beyond them each such look is counted here, right or wrong, before anything of it is to be
-//! seen. Whoever has had [`MAX_OF_ONE`], or anybody beyond [`MAX_OF_ALL`], sees no more: a sieve then holds back every stream's end, whatever it is.
-//! Counts numbers: never holds a byte of a text or a secret.
+//! A look at a stream's end tells hardly more than one bit: the end waits, or it doesn't. Of what a value's
+//! first bytes are that is told for nothing ([`public`](crate::public) says how far); beyond them each such
+//! look is counted here, right or wrong, before anything of it is to be seen. Whoever has had [`MAX_OF_ONE`],
+//! or anybody beyond [`MAX_OF_ALL`], sees no more: a sieve then holds back every stream's end, whatever it
+//! is. Counts numbers: never holds a byte of a text or a secret.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// Guesses that one party sees. Honest work makes none, but for a server that says a real value in many small pieces.
+/// Guesses that one party sees. Honest work makes none, but for a server that says a real value in many small
+/// pieces.
 pub const MAX_OF_ONE: u32 = 16;
 /// Guesses that all see together, in a sandbox's whole life: whoever is started again is another party.
 pub const MAX_OF_ALL: u32 = 64;
@@ -103,7 +106,8 @@ impl Guesses {
         }))
     }
 
-    /// What is to be kept. Of parties that have seen nothing there is nothing to keep: their first guess is none once all are spent.
+    /// What is to be kept. Of parties that have seen nothing there is nothing to keep: their first guess is
+    /// none once all are spent.
     #[must_use]
     pub fn kept(&self) -> Kept {
         let parties = self.lock();

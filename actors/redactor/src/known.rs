@@ -1,6 +1,6 @@
-//! Tier 1: the secrets in use, in every form in which a program is likely to print one. An exact search: no false
-//! positives, no format needed. The needles live in wiped memory; the automaton built from them does not, so it
-//! must never outlive its use nor be printed.
+//! Tier 1: the secrets in use, in every form in which a program is likely to print one. An exact search: no
+//! false positives, no format needed. The needles live in wiped memory; the automaton built from them does
+//! not, so it must never outlive its use nor be printed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,12 +13,13 @@ use crate::forms::forms_of;
 use crate::matching::count;
 use crate::secret::Secret;
 
-/// A beginning is nearly a whole secret from so many bytes on, if fewer than [`MISSING`] are missing. Whoever can see whether it is masked
-/// must have guessed all the others first.
+/// A beginning is nearly a whole secret from so many bytes on, if fewer than [`MISSING`] are missing. Whoever
+/// can see whether it is masked must have guessed all the others first.
 const NEARLY_MIN: usize = 16;
 /// What is missing then is shorter than anything that answers are searched for.
 const MISSING: usize = crate::screen::SCREEN_MIN;
-/// All needles together, in bytes. Far above hundreds of credentials; keeps a key ring from eating the memory.
+/// All needles together, in bytes. Far above hundreds of credentials; keeps a key ring from eating the
+/// memory.
 const NEEDLES_MAX: usize = 8 * 1024 * 1024;
 /// Up to this size the automaton is a DFA (fast, some 50 bytes of table a needle byte), above it an NFA.
 const DFA_MAX: usize = 32 * 1024;
@@ -164,7 +165,8 @@ impl Known {
         self.is_nearly(&(from..from + begun), text.len())
     }
 
-    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are more of it than may be found out for nothing.
+    /// Whether `depth` bytes of one of `forms`, which are the same up to there, are more of it than may be
+    /// found out for nothing.
     pub(crate) fn is_guess(&self, forms: &Range<usize>, depth: usize) -> bool {
         let among = self.needles.get(forms.clone()).unwrap_or_default();
         depth >= self.least_told && among.iter().any(|needle| needle.told <= depth)
@@ -211,13 +213,14 @@ impl Known {
         self.needles.get(found.needle?).map(|needle| Arc::clone(&needle.kind))
     }
 
-    /// Every place near the end of the window from which the rest is the beginning, and only the beginning, of a
-    /// known secret; ascending, with the secret it would be.
+    /// Every place near the end of the window from which the rest is the beginning, and only the beginning,
+    /// of a known secret; ascending, with the secret it would be.
     pub(crate) fn tails(&self, window: &[u8]) -> Vec<Tail> {
         self.places(window).into_iter().filter_map(|at| self.tail(window, at)).collect()
     }
 
-    /// Every place so near the end of the window that a secret could be cut off by it, and where one may begin by the first two bytes.
+    /// Every place so near the end of the window that a secret could be cut off by it, and where one may
+    /// begin by the first two bytes.
     pub(crate) fn places(&self, window: &[u8]) -> Vec<usize> {
         let from = window.len().saturating_sub(self.longest.saturating_sub(1));
         let near = window.get(from..).unwrap_or_default();
@@ -232,7 +235,8 @@ impl Known {
     /// The tail at such a place, if it is one.
     pub(crate) fn tail(&self, window: &[u8], at: usize) -> Option<Tail> {
         let tail = window.get(at..).unwrap_or_default();
-        // Needles that begin with the tail sort directly after it; the tail itself, whole, is not "more to come".
+        // Needles that begin with the tail sort directly after it; the tail itself, whole, is not "more to
+        // come".
         let index = self.needles.partition_point(|needle| needle.form.as_slice() <= tail);
         let needle = self.needles.get(index).filter(|needle| needle.form.starts_with(tail))?;
         Some(Tail { at, kind: Arc::clone(&needle.kind) })

@@ -1,9 +1,12 @@
 //! Redaction: nothing that cofferdam shows, writes or forwards carries a secret.
 //!
-//! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and published token formats
-//! (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump` to the journal pipes of agents'
-//! output, `screen` (with `matching` and `spelling`, which undo escapes; `sieve` and `look` for streams, `pieces` so that none of them takes all of a thread's time, `guesses` and `public` against who learns by them) to what the world answers; `reference` is how a secret is named in
-//! files; `unlinked` opens logs for whoever reads them; `actor` owns the pumps. This crate must never log, print or serialise what it is given to hide.
+//! One engine (`engine`, `pass`) over two tiers: the secrets in use, in all their forms (`known`), and
+//! published token formats (`formats`, `shape`, `tokens`). `stream` applies it to writers and readers, `pump`
+//! to the journal pipes of agents' output, `screen` (with `matching` and `spelling`, which undo escapes;
+//! `sieve` and `look` for streams, `pieces` so that none of them takes all of a thread's time, `guesses` and
+//! `public` against who learns by them) to what the world answers; `reference` is how a secret is named in
+//! files; `unlinked` opens logs for whoever reads them; `actor` owns the pumps. This crate must never log,
+//! print or serialise what it is given to hide.
 
 pub mod actor;
 pub mod ascii;

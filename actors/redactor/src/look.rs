@@ -1,6 +1,7 @@
 //! One look at a text: what in it is to be covered, what may pass, what waits for more.
 //!
-//! A pure function, by which [`Sieve`](crate::sieve) takes a stream apart. It says too whether somebody may have guessed, and counts nothing.
+//! A pure function, by which [`Sieve`](crate::sieve) takes a stream apart. It says too whether somebody may
+//! have guessed, and counts nothing.
 
 use std::ops::Range;
 
@@ -22,7 +23,8 @@ pub(crate) struct Open {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     GoesOn,
-    /// It does, and its end waits, as long as the longest secret's longest spelling is: from that nobody learns what is in it.
+    /// It does, and its end waits, as long as the longest secret's longest spelling is: from that nobody
+    /// learns what is in it.
     Late,
     Ended,
 }
@@ -59,7 +61,8 @@ struct Text<'t> {
     known: &'t Known,
     bytes: &'t [u8],
     stage: Stage,
-    /// More than the longest form in its longest spelling is never the beginning of one: before this nothing waits.
+    /// More than the longest form in its longest spelling is never the beginning of one: before this nothing
+    /// waits.
     near: usize,
     last_line: usize,
     /// Whatever stands behind this waits.
@@ -162,7 +165,8 @@ impl<'t> Text<'t> {
     }
 }
 
-/// Looks at a text, of which so much has passed. It is decided up to the first place where a secret begins that its end cuts off.
+/// Looks at a text, of which so much has passed. It is decided up to the first place where a secret begins
+/// that its end cuts off.
 pub(crate) fn look(known: &Known, bytes: &[u8], shown: usize, open: &Open, stage: Stage) -> Look {
     let text = Text::new(known, bytes, shown, stage);
     let mut matching = Matching::new(known, bytes);

@@ -1,15 +1,17 @@
 //! Whether a known secret begins at a place of a text, in any spelling.
 //!
-//! Each character may stand there as itself or as any escape ([`spelling`](crate::spelling)), whatever stands before and behind it: the
-//! secret leads, and the text is read as it would have it. So no word that is put before a secret makes its beginning a part of another
-//! escape, and one that looks like an escape itself is found as it is.
+//! Each character may stand there as itself or as any escape ([`spelling`](crate::spelling)), whatever stands
+//! before and behind it: the secret leads, and the text is read as it would have it. So no word that is put
+//! before a secret makes its beginning a part of another escape, and one that looks like an escape itself is
+//! found as it is.
 
 use std::collections::HashMap;
 
 use crate::known::Known;
 use crate::spelling::{Reading, begins_escape, blanks, is_run, is_special, may_go_on, readings};
 
-/// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like itself has more than one.
+/// Ways to read that are tried at one place, for each byte of the longest secret. A secret that is like
+/// itself has more than one.
 const TRIES: usize = 16;
 
 /// From so many lines' ends on that are walked in a row, what came of it is kept.
@@ -75,7 +77,8 @@ pub(crate) struct Matching<'s> {
     parked: Vec<Way>,
     /// The lines' ends that this search has walked in a row.
     ends: Vec<Way>,
-    /// What came of ways behind many lines' ends: whatever begins before them comes to the same, and walks them no more.
+    /// What came of ways behind many lines' ends: whatever begins before them comes to the same, and walks
+    /// them no more.
     known_ends: HashMap<Way, Begun>,
 }
 
@@ -127,7 +130,8 @@ impl<'s> Matching<'s> {
             }
             // Lines' ends alone are no riddle, however many.
             let Some(fewer) = left.checked_sub(usize::from(!way.broken || !self.ways.is_empty())) else {
-                // Nobody knows: then it is one, as far as any way had come. The others would be too many to go on with.
+                // Nobody knows: then it is one, as far as any way had come. The others would be too many to
+                // go on with.
                 let furthest = self.ways.iter().map(|other| other.at).max();
                 begun.whole = begun.whole.max(furthest).max(Some(way.at));
                 is_one_way = false;
@@ -144,7 +148,8 @@ impl<'s> Matching<'s> {
         begun
     }
 
-    /// Notes a line's end that is walked. Those with a byte of the secret between them are no row: they cost no more than the byte does.
+    /// Notes a line's end that is walked. Those with a byte of the secret between them are no row: they cost
+    /// no more than the byte does.
     fn end(&mut self, way: &Way) {
         let goes_on = self.ends.last().is_none_or(|last| last.depth == way.depth);
         if !goes_on && self.ends.len() < MANY_ENDS {
@@ -176,7 +181,8 @@ impl<'s> Matching<'s> {
         self.may_begin(first, self.text.get(from + 1))
     }
 
-    /// The same where the first of them may begin an escape. Apart, since ordinary text is looked through byte by byte and has few of them.
+    /// The same where the first of them may begin an escape. Apart, since ordinary text is looked through
+    /// byte by byte and has few of them.
     #[cold]
     #[inline(never)]
     fn escape_may_begin_at(&self, from: usize, first: u8) -> bool {
@@ -267,7 +273,8 @@ mod tests {
     use super::*;
     use crate::secret::Secret;
 
-    /// Which of these `=` are the secret's, and which are broken lines', has more answers than there is time for.
+    /// Which of these `=` are the secret's, and which are broken lines', has more answers than there is time
+    /// for.
     #[test]
     fn a_place_that_reads_in_too_many_ways_is_left_after_so_many() {
         for key in ["key======end", "key\\\\\\\\\\\\end"] {

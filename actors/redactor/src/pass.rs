@@ -1,5 +1,5 @@
-//! One pass over one window, from left to right: decided secrets in groups, what lies between them as it is, up to
-//! the first place that only further bytes can decide. Knows nothing of streams, sinks or time.
+//! One pass over one window, from left to right: decided secrets in groups, what lies between them as it is,
+//! up to the first place that only further bytes can decide. Knows nothing of streams, sinks or time.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,7 +1,9 @@
-//! A stream taken apart for a search that is worth a pause: so much of it in one turn of its task, and then others have theirs.
+//! A stream taken apart for a search that is worth a pause: so much of it in one turn of its task, and then
+//! others have theirs.
 //!
-//! Whoever sends chooses how long a chunk is and how much work its bytes make. All streams of a sandbox share a few threads, on which nobody
-//! takes a turn away from a task that doesn't give it up: one long chunk would keep everybody waiting until it is searched.
+//! Whoever sends chooses how long a chunk is and how much work its bytes make. All streams of a sandbox share
+//! a few threads, on which nobody takes a turn away from a task that doesn't give it up: one long chunk would
+//! keep everybody waiting until it is searched.
 
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -25,7 +27,8 @@ impl Pieces {
         self.rest = chunk;
     }
 
-    /// The next piece; none where the chunk is done. Pending where this turn's part is used up: the task is woken when others had theirs.
+    /// The next piece; none where the chunk is done. Pending where this turn's part is used up: the task is
+    /// woken when others had theirs.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let length = self.rest.len().min(PIECE);
         if length == 0 {
@@ -33,7 +36,8 @@ impl Pieces {
         }
         if self.used + length > PIECE {
             self.used = 0;
-            // Not woken at once: before the threads' queues are empty, nobody looks whether something came for the others.
+            // Not woken at once: before the threads' queues are empty, nobody looks whether something came
+            // for the others.
             if pin!(tokio::task::yield_now()).poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }

@@ -1,7 +1,8 @@
 //! How much of a value's beginning is no secret, or may be found out for nothing.
 //!
-//! Every key of a provider begins alike, and a text that begins so is no guess ([`guesses`](crate::guesses)). Behind that a few bytes more
-//! stand in ordinary texts by chance, the more often the fewer they are. Says how many, and never which.
+//! Every key of a provider begins alike, and a text that begins so is no guess ([`guesses`](crate::guesses)).
+//! Behind that a few bytes more stand in ordinary texts by chance, the more often the fewer they are. Says
+//! how many, and never which.
 
 use crate::formats::FORMATS;
 
@@ -16,7 +17,8 @@ const LONGER: &[&[u8]] = &[
     b"github_pat_11",
     b"pypi-AgEIcHlwaS5vcmc",
 ];
-/// Behind it this part of a value may be found out, if it is neither less than [`LEAST`] bytes nor more than [`MOST`].
+/// Behind it this part of a value may be found out, if it is neither less than [`LEAST`] bytes nor more than
+/// [`MOST`].
 const PART: usize = 4;
 /// Fewer stand in any text.
 pub(crate) const LEAST: usize = 4;

@@ -1,8 +1,8 @@
 //! References to keys, and how one is resolved on the operator's side.
 //!
-//! The CLI resolves every reference once, before the sandbox exists; from then on the keys live as [`Secret`]s in
-//! zeroizing memory of the supervisor. A key is never an argument, never in an environment that something inherits,
-//! never in an error: errors name the reference.
+//! The CLI resolves every reference once, before the sandbox exists; from then on the keys live as
+//! [`Secret`]s in zeroizing memory of the supervisor. A key is never an argument, never in an environment
+//! that something inherits, never in an error: errors name the reference.
 
 use std::{
     fmt,

@@ -1,9 +1,10 @@
 //! Looks for known secrets in what the world answers, and masks them: an echo must not bring a key inside.
 //!
-//! Known forms only ([`known`](crate::known)), each character as it stands or in any escape ([`matching`](crate::matching)): answers are the
-//! agent's work and pass byte for byte but for the secret itself. One that is split over any number of chunks is still found: only a tail that
-//! could be the beginning of a form is held back, so a stream isn't slowed by it. A line that ends as one begins may pass all the same; it is
-//! remembered, and what makes it one is masked.
+//! Known forms only ([`known`](crate::known)), each character as it stands or in any escape
+//! ([`matching`](crate::matching)): answers are the agent's work and pass byte for byte but for the secret
+//! itself. One that is split over any number of chunks is still found: only a tail that could be the
+//! beginning of a form is held back, so a stream isn't slowed by it. A line that ends as one begins may pass
+//! all the same; it is remembered, and what makes it one is masked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,10 +19,12 @@ use crate::secret::Secret;
 use crate::sieve::Sieve;
 use crate::spelling::is_escaped;
 
-/// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not looked for.
+/// Secrets shorter than this are placeholders (`EMPTY`, `none`, `ollama`) that occur in ordinary text: not
+/// looked for.
 pub const SCREEN_MIN: usize = 8;
 
-/// Less of a secret than this before a line's end passes, so that a stream of lines isn't held up. All of a secret that it shows.
+/// Less of a secret than this before a line's end passes, so that a stream of lines isn't held up. All of a
+/// secret that it shows.
 pub(crate) const WRAPPED_MIN: usize = 4;
 
 /// What stands in the place of a secret.

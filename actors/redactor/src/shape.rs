@@ -1,6 +1,7 @@
 //! The shape of a published token format, and its three-valued verifier: `Hit`, `No`, or `More` when only
-//! further bytes can tell. A regex engine answers the first two only; the stream needs the third exactly, so that
-//! nothing is held back that can no longer become a secret. Every run is bounded, so is every verification.
+//! further bytes can tell. A regex engine answers the first two only; the stream needs the third exactly, so
+//! that nothing is held back that can no longer become a secret. Every run is bounded, so is every
+//! verification.
 
 /// A set of bytes.
 #[derive(Clone, Copy)]

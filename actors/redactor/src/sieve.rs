@@ -1,11 +1,13 @@
 //! One stream on its way through a [`Screen`]: what waits, what may pass, what is covered.
 //!
-//! Of what has passed nothing is looked at again: the ways in which it may begin a secret stay open from one chunk to the next
-//! ([`Way`]), with no more of its text than they have yet to read. Of what waits most is looked at seldom. So what a byte costs doesn't grow with what
-//! came before it, however small the chunks are in which a server sends it.
+//! Of what has passed nothing is looked at again: the ways in which it may begin a secret stay open from one
+//! chunk to the next ([`Way`]), with no more of its text than they have yet to read. Of what waits most is
+//! looked at seldom. So what a byte costs doesn't grow with what came before it, however small the chunks are
+//! in which a server sends it.
 //!
-//! What waits tells whoever chose the text that a secret begins like it. So looks that would tell it are counted ([`guesses`](crate::guesses)),
-//! and for whoever has had too many of them the end of every text waits ([`Stage::Late`]), whatever it is.
+//! What waits tells whoever chose the text that a secret begins like it. So looks that would tell it are
+//! counted ([`guesses`](crate::guesses)), and for whoever has had too many of them the end of every text
+//! waits ([`Stage::Late`]), whatever it is.
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
@@ -15,8 +17,8 @@ use crate::known::Known;
 use crate::look::{Look, Open, Stage, look};
 use crate::screen::Screen;
 
-/// From so many waiting bytes on, they are looked at again only once a [`SELDOM`]th of them is new: a look for each of many small chunks
-/// would take the square of what waits.
+/// From so many waiting bytes on, they are looked at again only once a [`SELDOM`]th of them is new: a look
+/// for each of many small chunks would take the square of what waits.
 const MANY_WAIT: usize = 256;
 const SELDOM: usize = 16;
 
@@ -45,7 +47,8 @@ impl Sieve {
         }
     }
 
-    /// Takes a chunk, gives what may pass now. Without a hit and a doubtful tail that is the chunk itself, uncopied.
+    /// Takes a chunk, gives what may pass now. Without a hit and a doubtful tail that is the chunk itself,
+    /// uncopied.
     pub fn push(&mut self, mut chunk: Bytes) -> Bytes {
         let Some(known) = self.screen.known() else { return chunk };
         if self.held() >= MANY_WAIT && self.unseen + chunk.len() < self.held() / SELDOM {
@@ -72,8 +75,9 @@ impl Sieve {
 
     /// The end of the stream: what was held is no secret, since it is not whole.
     ///
-    /// Masked where it is nearly one: an answer that ends just before a secret's end would give it away. Not where more is missing: whoever
-    /// has a server say their guesses, and sees which of them are masked, would learn a secret letter by letter.
+    /// Masked where it is nearly one: an answer that ends just before a secret's end would give it away. Not
+    /// where more is missing: whoever has a server say their guesses, and sees which of them are masked,
+    /// would learn a secret letter by letter.
     pub fn finish(&mut self) -> Bytes {
         let rest = Bytes::from(std::mem::take(&mut *self.kept));
         let (shown, open) = (std::mem::take(&mut self.shown), std::mem::take(&mut self.open));

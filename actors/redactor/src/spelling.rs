@@ -3,10 +3,11 @@
 //! ```text
 //! k%65y   k\u0065y   k\x65y   k&#101;y   k⏎ey  ─▶  key
 //! ```
-//! `known` lists the forms that usual writers give a secret; this takes any mixture of escapes by any writer, one within the
-//! other up to [`ROUNDS`]. A front may have several readings, and whoever searches tries each: a text is another's work, so that what
-//! looks like an escape may be half somebody's word and half the secret that stands behind it (`%` and `41…`). Line breaks, with the
-//! indentation behind them, may be nothing, since base64 and hexadecimal are wrapped by them. This never changes a text.
+//! `known` lists the forms that usual writers give a secret; this takes any mixture of escapes by any writer,
+//! one within the other up to [`ROUNDS`]. A front may have several readings, and whoever searches tries each:
+//! a text is another's work, so that what looks like an escape may be half somebody's word and half the
+//! secret that stands behind it (`%` and `41…`). Line breaks, with the indentation behind them, may be
+//! nothing, since base64 and hexadecimal are wrapped by them. This never changes a text.
 
 use zeroize::Zeroize as _;
 
@@ -80,8 +81,8 @@ pub(crate) fn begins_escape(byte: u8) -> bool {
     matches!(byte, b'%' | b'\\' | b'&')
 }
 
-/// Whether an escape may go on behind its first byte by this one, or by what this one stands for. By any other it is none, whatever else is
-/// undone: that other is read as itself, in every round.
+/// Whether an escape may go on behind its first byte by this one, or by what this one stands for. By any
+/// other it is none, whatever else is undone: that other is read as itself, in every round.
 pub(crate) fn may_go_on(first: u8, second: u8) -> bool {
     match first {
         _ if is_special(second) => true,
@@ -92,8 +93,8 @@ pub(crate) fn may_go_on(first: u8, second: u8) -> bool {
     }
 }
 
-/// Whether a text begins with so many of one byte that begins an escape that it reads as nothing but the same byte, in every round: `%%`, `&&`
-/// are none, and `\\\\\\\\` is `\`.
+/// Whether a text begins with so many of one byte that begins an escape that it reads as nothing but the same
+/// byte, in every round: `%%`, `&&` are none, and `\\\\\\\\` is `\`.
 pub(crate) fn is_run(text: &[u8]) -> bool {
     match text.first_chunk::<{ 1 << ROUNDS }>() {
         Some(front) => begins_escape(front[0]) && *front == [front[0]; 1 << ROUNDS],
@@ -173,8 +174,8 @@ impl Source for &[u8] {
     }
 }
 
-/// A text's front with every escape undone, and where each byte comes from: as far as somebody has read it, since mostly the first two bytes
-/// tell that it is no escape. At most so many bytes.
+/// A text's front with every escape undone, and where each byte comes from: as far as somebody has read it,
+/// since mostly the first two bytes tell that it is no escape. At most so many bytes.
 struct Undone<S: Source> {
     of: S,
     most: usize,
@@ -288,8 +289,8 @@ impl<S: Source> Drop for Undone<S> {
     }
 }
 
-/// The escape at a place, if there is one, or may be. No more is read of what stands there than tells: what a part of it is for certain, it is
-/// whatever follows.
+/// The escape at a place, if there is one, or may be. No more is read of what stands there than tells: what a
+/// part of it is for certain, it is whatever follows.
 fn escape_at(source: &mut impl Source, at: usize) -> Option<Reading> {
     let mut asked = 2;
     loop {
@@ -350,7 +351,8 @@ fn hexadecimal(text: &[u8], digits: usize) -> Read<u32> {
     Some(Some(code))
 }
 
-/// `\/`, `\x65`, `\u0065`, a pair of surrogates: JSON's (RFC 8259 section 7), and what languages add (`\145`, `\u{65}`, `\U00000065`).
+/// `\/`, `\x65`, `\u0065`, a pair of surrogates: JSON's (RFC 8259 section 7), and what languages add (`\145`,
+/// `\u{65}`, `\U00000065`).
 fn backslash(text: &[u8]) -> Read<(usize, Character)> {
     match text {
         [] => None,

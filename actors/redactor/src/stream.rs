@@ -1,5 +1,6 @@
-//! Redaction of a stream in memory: the window is kept here, not in a pipe. For `cofferdam redact`, for log writers
-//! and for any reader or writer that is not a journal. Never shows a held byte before it is decided or released.
+//! Redaction of a stream in memory: the window is kept here, not in a pipe. For `cofferdam redact`, for log
+//! writers and for any reader or writer that is not a journal. Never shows a held byte before it is decided
+//! or released.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -73,8 +74,8 @@ impl Streaming {
     }
 }
 
-/// Copies input to output, redacted, until the input ends: what `cofferdam redact` does. Bytes that stand at the
-/// input's end as the beginning of a secret are masked. Returns the bytes read.
+/// Copies input to output, redacted, until the input ends: what `cofferdam redact` does. Bytes that stand at
+/// the input's end as the beginning of a secret are masked. Returns the bytes read.
 ///
 /// # Errors
 /// When reading or writing fails.
@@ -118,8 +119,9 @@ fn readable_within(input: &impl AsFd, wait: Duration) -> io::Result<bool> {
     }
 }
 
-/// A writer for whole messages, such as log events: collects what is written and writes it redacted, at once, when
-/// dropped or flushed. For `tracing_subscriber`: `.with_writer(move || LogWriter::new(redactor.clone(), io::stderr()))`.
+/// A writer for whole messages, such as log events: collects what is written and writes it redacted, at once,
+/// when dropped or flushed. For `tracing_subscriber`: `.with_writer(move || LogWriter::new(redactor.clone(),
+/// io::stderr()))`.
 #[derive(Debug)]
 pub struct LogWriter<W: Write> {
     redactor: SharedRedactor,

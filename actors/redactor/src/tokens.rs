@@ -1,8 +1,8 @@
-//! Tier 2: candidates by literal prefix, each verified where it stands.
-//! A failed candidate costs its own bounded verification and nothing else: the search goes on one byte further.
+//! Tier 2: candidates by literal prefix, each verified where it stands. A failed candidate costs its own
+//! bounded verification and nothing else: the search goes on one byte further.
 //!
-//! What is short is searched by the pairs of bytes that a prefix can begin with, a table that the compiler makes; what is long by
-//! one automaton over all prefixes, which takes a millisecond and more to make.
+//! What is short is searched by the pairs of bytes that a prefix can begin with, a table that the compiler
+//! makes; what is long by one automaton over all prefixes, which takes a millisecond and more to make.
 
 use std::sync::LazyLock;
 
@@ -123,7 +123,8 @@ impl Table {
     }
 }
 
-/// The first place at or after `from` where a token stands or may stand. `before` is the byte before the window.
+/// The first place at or after `from` where a token stands or may stand. `before` is the byte before the
+/// window.
 pub(crate) fn find(window: &[u8], from: usize, before: Option<u8>, end: End) -> Option<Candidate> {
     // Both give the same answers.
     let next = if window.len() < LONG_MIN { next_by_pairs } else { next_by_automaton };
@@ -198,7 +199,8 @@ fn judge(window: &[u8], at: usize, standing: &[u8], before: Option<u8>, end: End
     cut
 }
 
-/// The first place at or after `from` from which the rest of the window is the beginning of a prefix, and no more.
+/// The first place at or after `from` from which the rest of the window is the beginning of a prefix, and no
+/// more.
 pub(crate) fn tail(window: &[u8], from: usize, before: Option<u8>) -> Option<usize> {
     let from = from.max(window.len().saturating_sub(TABLE.longest.saturating_sub(1)));
     (from..window.len()).find(|at| {

@@ -1,5 +1,6 @@
-//! Opening for reading what lies where somebody hostile may have a hand: logs, in directories of gateways that may be in strange hands.
-//! Whoever reads there, root among them, may read more than those who write there.
+//! Opening for reading what lies where somebody hostile may have a hand: logs, in directories of gateways
+//! that may be in strange hands. Whoever reads there, root among them, may read more than those who write
+//! there.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,4 +1,5 @@
-//! Streams whose agent is gone, while somebody else holds their other end: what is in them comes out, and they end.
+//! Streams whose agent is gone, while somebody else holds their other end: what is in them comes out, and
+//! they end.
 #![allow(clippy::unwrap_used, reason = "a test may stop")]
 
 use std::io::{PipeReader, PipeWriter, Read, Write};

@@ -1,5 +1,6 @@
-//! The telemetry actor: owns the audit writer and the metrics endpoint, and fails when one of them ends, so that its
-//! supervisor restarts both. All that matters lives above it: the log's queue and file, the recorder, the listener.
+//! The telemetry actor: owns the audit writer and the metrics endpoint, and fails when one of them ends, so
+//! that its supervisor restarts both. All that matters lives above it: the log's queue and file, the
+//! recorder, the listener.
 
 use std::sync::Arc;
 
@@ -17,9 +18,11 @@ pub struct TelemetryActor;
 /// What it is told. While it is down, messages are dropped: none carries anything that matters.
 #[derive(Debug)]
 pub enum Msg {
-    /// One of its tasks ended, which none ever should. Sent by the tasks; dropped when the actor is down anyway.
+    /// One of its tasks ended, which none ever should. Sent by the tasks; dropped when the actor is down
+    /// anyway.
     TaskEnded(&'static str),
-    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor is down.
+    /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
+    /// is down.
     InjectPanic,
 }
 

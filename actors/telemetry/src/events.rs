@@ -1,5 +1,5 @@
-//! The live feed of audit records, for whoever watches (the control socket's event stream). A slow watcher loses
-//! the oldest and is told how many; it never slows the writer.
+//! The live feed of audit records, for whoever watches (the control socket's event stream). A slow watcher
+//! loses the oldest and is told how many; it never slows the writer.
 
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ impl Feed {
         Self(broadcast::Sender::new(FEED_LENGTH))
     }
 
-    /// Every record written from now on, redacted and durable. `RecvError::Lagged(n)` says that n were missed.
+    /// Every record written from now on, redacted and durable. `RecvError::Lagged(n)` says that n were
+    /// missed.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
         self.0.subscribe()

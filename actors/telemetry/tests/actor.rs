@@ -62,7 +62,8 @@ async fn the_endpoint_serves_metrics_and_health_and_nothing_else() {
     join.await.unwrap();
 }
 
-/// A site whose name leads to this machine's loopback reads nothing there; where the operator serves the network, names are the operator's.
+/// A site whose name leads to this machine's loopback reads nothing there; where the operator serves the
+/// network, names are the operator's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_of_somebody_elses_reads_no_metrics_on_the_loopback() {
     for (listen, is_loopback) in [("127.0.0.1:0", true), ("0.0.0.0:0", false)] {

@@ -69,7 +69,8 @@ async fn pruned_files_are_on_record_and_a_deleted_one_shows() {
     assert!(matches!(troubles(state.path())[..], [(1, Trouble::Missing { from: 1, .. })]));
 }
 
-/// What stands on disk when a crash comes between the notes of a pruning and the files' removal, however far that got.
+/// What stands on disk when a crash comes between the notes of a pruning and the files' removal, however far
+/// that got.
 #[tokio::test]
 async fn a_pruning_that_a_crash_cut_short_leaves_a_whole_log() {
     let state = tempfile::tempdir().unwrap();
@@ -233,7 +234,8 @@ async fn aborted_over_and_over_the_writer_loses_and_repeats_nothing() {
     assert_eq!((report.findings.len(), report.records), (0, recorded));
 }
 
-/// Removes files under a running writer, and gives what the log then says. Every record that comes after is in it.
+/// Removes files under a running writer, and gives what the log then says. Every record that comes after is
+/// in it.
 async fn written_through_a_loss(
     options: Options,
     lose: impl Fn(&Path),
@@ -313,8 +315,8 @@ async fn a_link_in_the_logs_place_is_refused() {
     assert!(AuditLog::open(state.path(), redactor(), Options::default()).is_err());
 }
 
-/// A limit on file sizes is the full disk that any user can have; it holds for a whole process, so a process of its
-/// own runs the test below.
+/// A limit on file sizes is the full disk that any user can have; it holds for a whole process, so a process
+/// of its own runs the test below.
 #[test]
 fn a_disk_that_refuses_fails_closed_until_it_takes_records_again() {
     in_a_process_of_its_own(
@@ -381,7 +383,8 @@ async fn disk_is_taken_ahead_in_time_though_nothing_is_recorded() {
     writer.abort();
 }
 
-/// Whoever fills the disk, an agent of another sandbox say, leaves the log what it took before; also where a new file is begun meanwhile.
+/// Whoever fills the disk, an agent of another sandbox say, leaves the log what it took before; also where a
+/// new file is begun meanwhile.
 #[test]
 fn a_disk_that_others_fill_takes_records_all_the_same() {
     let works = std::process::Command::new("unshare").args(["-Urm", "true"]).status();

@@ -1,4 +1,5 @@
-//! The audit log where a crash or a hand has damaged it: what is cut off is told first, no finished file is lost, and pruning goes on.
+//! The audit log where a crash or a hand has damaged it: what is cut off is told first, no finished file is
+//! lost, and pruning goes on.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop")]
 
 mod bed;
@@ -227,7 +228,8 @@ async fn a_repair_under_a_running_writer_is_in_the_live_feed() {
     assert!(matches!(heard[1].typed(), Ok(Event::Log(Note::Damaged { .. }))));
 }
 
-/// Root reads a log that a gateway wrote, which may be in strange hands: what it left there shows nothing of the host, and keeps nobody waiting.
+/// Root reads a log that a gateway wrote, which may be in strange hands: what it left there shows nothing of
+/// the host, and keeps nobody waiting.
 #[tokio::test]
 async fn a_log_is_read_through_no_link() {
     let state = tempfile::tempdir().unwrap();

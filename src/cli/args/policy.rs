@@ -47,7 +47,8 @@ pub enum PolicyCommand {
         name: String,
         /// The policy file
         file: PathBuf,
-        /// Restart the running agents under the new policy, in a new cage if a filesystem, landlock or process section changed
+        /// Restart the running agents under the new policy, in a new cage if a filesystem, landlock or
+        /// process section changed
         #[arg(long)]
         restart_agents: bool,
         /// Print JSON
@@ -99,7 +100,8 @@ pub struct ExplainArgs {
     /// An argument for --mcp-tool or --rpc-method, read as JSON if possible, else as text (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub arg: Vec<String>,
-    /// A request header; some name a second resource, such as `Destination` or `x-amz-copy-source` (repeatable)
+    /// A request header; some name a second resource, such as `Destination` or `x-amz-copy-source`
+    /// (repeatable)
     #[arg(long, value_name = "NAME: VALUE")]
     pub header: Vec<String>,
     /// Print JSON

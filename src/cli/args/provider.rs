@@ -12,7 +12,8 @@ use crate::cli::onboard::agents;
 /// `provider …`.
 #[derive(Debug, Subcommand)]
 pub enum ProviderCommand {
-    /// List the kinds of providers, and the providers of a file with where their keys come from and whether these are available
+    /// List the kinds of providers, and the providers of a file with where their keys come from and whether
+    /// these are available
     #[command(after_help = "Example:\n  cofferdam provider list -f cofferdam.yaml")]
     List {
         /// The sandbox's file [default: cofferdam.yaml, if present]
@@ -89,13 +90,15 @@ pub struct OnboardArgs {
     /// Add a built-in preset's network entries (repeatable)
     #[arg(long, value_name = "NAME")]
     pub preset: Vec<String>,
-    /// Model providers: `detect` (the default), `none`, or a provider and the source of its key: env:NAME, file:/PATH, systemd:NAME (repeatable)
+    /// Model providers: `detect` (the default), `none`, or a provider and the source of its key: env:NAME,
+    /// file:/PATH, systemd:NAME (repeatable)
     #[arg(long, value_name = "detect|none|KIND=URL[,CREDENTIAL]")]
     pub provider: Vec<String>,
     /// The model for the agent's requests [default: the one that the agent asks for]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
-    /// Directory mounted at /sandbox, created if missing [default: the sandbox's own, under the state directory]
+    /// Directory mounted at /sandbox, created if missing [default: the sandbox's own, under the state
+    /// directory]
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
     /// The file to write

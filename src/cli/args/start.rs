@@ -62,7 +62,8 @@ pub struct RunArgs {
 /// What `run` and `up` both take.
 #[derive(Debug, Args)]
 pub struct StartArgs {
-    /// Refuse to start unless every control can be enforced (strict), or start anyway and report what is missing
+    /// Refuse to start unless every control can be enforced (strict), or start anyway and report what is
+    /// missing
     #[arg(long, value_enum)]
     pub enforcement: Option<EnforcementArg>,
     /// Print only errors

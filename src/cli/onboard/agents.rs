@@ -1,6 +1,7 @@
 //! The agents that cofferdam knows how to run, and where one is on this machine.
 //!
-//! What each must be told is what `tests/agents` proves of it (docs/agents.md). Data, and a look at the disk; nothing is started here.
+//! What each must be told is what `tests/agents` proves of it (docs/agents.md). Data, and a look at the disk;
+//! nothing is started here.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -146,7 +147,8 @@ impl Known {
         })
     }
 
-    /// Its program. One that lies outside is taken where it is a single file, and `show` says that this may be shown.
+    /// Its program. One that lies outside is taken where it is a single file, and `show` says that this may
+    /// be shown.
     ///
     /// # Errors
     /// That it can't be run, and the mend.

@@ -1,6 +1,7 @@
 //! Questions to a person at a terminal: a line asked, a line answered.
 //!
-//! Nothing is remembered and nothing is written but the questions. What is shown has been made harmless by whoever asks.
+//! Nothing is remembered and nothing is written but the questions. What is shown has been made harmless by
+//! whoever asks.
 
 use std::io::{self, BufRead, Write};
 
@@ -77,7 +78,8 @@ impl<R: BufRead, W: Write> Person<R, W> {
         self.ask(question, "1", |answer| position(answer, names))
     }
 
-    /// Any of several, in the order that they are named in, by numbers or names with commas between them; `default` as it would be typed.
+    /// Any of several, in the order that they are named in, by numbers or names with commas between them;
+    /// `default` as it would be typed.
     ///
     /// # Errors
     /// As [`Self::ask`].

@@ -1,6 +1,7 @@
 //! What was chosen, and the cofferdam.yaml that it makes.
 //!
-//! A text and no deed. It holds no key: a provider's is a reference, and the one token in it is the agent's own, made here.
+//! A text and no deed. It holds no key: a provider's is a reference, and the one token in it is the agent's
+//! own, made here.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,8 @@ impl Chosen {
         offer.models.first().map(ToString::to_string)
     }
 
-    /// The policy, where it can't be a built-in one: the default with one file more to be seen, and its name beside the file.
+    /// The policy, where it can't be a built-in one: the default with one file more to be seen, and its name
+    /// beside the file.
     pub fn policy(&self) -> Option<(String, String)> {
         let shown = self.agent.shown()?;
         let profile = policy::profile(policy::DEFAULT_PROFILE)?.text;
@@ -105,7 +107,8 @@ impl Chosen {
         self.text_with(self.policy().map(|(name, _)| name).as_deref())
     }
 
-    /// The same for a person's eyes, and whoever looks over their shoulder or reads what a terminal keeps: without the agent's token.
+    /// The same for a person's eyes, and whoever looks over their shoulder or reads what a terminal keeps:
+    /// without the agent's token.
     pub fn text_to_show(&self) -> String {
         Self { token: "…".to_owned(), ..self.clone() }.text()
     }

@@ -1,7 +1,7 @@
 //! What was made so far: taken away again unless it is kept.
 //!
-//! By the directory in which it was made and never by a path, which somebody may have led elsewhere meanwhile; and only what is new, so that of
-//! what others put beside it nothing goes.
+//! By the directory in which it was made and never by a path, which somebody may have led elsewhere
+//! meanwhile; and only what is new, so that of what others put beside it nothing goes.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -76,7 +76,8 @@ struct Planned {
     notes: Vec<String>,
     /// The workspace, as it is reached from here.
     workspace: Option<PathBuf>,
-    /// What the agent must be told, where it is one that cofferdam knows: the file, from its home, and its text.
+    /// What the agent must be told, where it is one that cofferdam knows: the file, from its home, and its
+    /// text.
     settings: Option<(&'static str, String)>,
     /// Where a policy of the sandbox's own comes, if it isn't there already.
     policy: Option<PathBuf>,

@@ -1,4 +1,5 @@
-//! Which providers a file gets: what was typed, or of what was detected as much as nobody could be surprised by.
+//! Which providers a file gets: what was typed, or of what was detected as much as nobody could be surprised
+//! by.
 //!
 //! What is typed may be a key by mistake: no message here repeats it.
 
@@ -80,8 +81,8 @@ fn name_of(provider: &Provider) -> &'static str {
     }
 }
 
-/// Of what was found the first that the agent can speak to, of each kind where that isn't known: what an agent says goes to nobody
-/// whom nobody chose, not even where the first fails.
+/// Of what was found the first that the agent can speak to, of each kind where that isn't known: what an
+/// agent says goes to nobody whom nobody chose, not even where the first fails.
 pub fn first_fit(offers: Vec<Offer>, agent: &Agent) -> (Vec<Offer>, Vec<Offer>) {
     let speaks = agent.known().map(|known| known.speaks);
     let mut seen: Vec<Kind> = Vec::new();

@@ -1,4 +1,5 @@
-//! What an agent must be told of its model, as a file in its home: written into a workspace once, and never over what is there.
+//! What an agent must be told of its model, as a file in its home: written into a workspace once, and never
+//! over what is there.
 //!
 //! An agent may have had that workspace before: nothing here goes through a link of its.
 
@@ -16,11 +17,12 @@ use super::made::Made;
 /// Where every agent's model is.
 const BASE_URL: &str = "https://inference.local/v1";
 
-/// The text of an agent's file, of its model's name and a token. That is the agent's own, for who asks it from outside: no provider's key is
-/// among what it is told.
+/// The text of an agent's file, of its model's name and a token. That is the agent's own, for who asks it
+/// from outside: no provider's key is among what it is told.
 pub type Text = fn(model: &str, token: &str) -> String;
 
-/// Claude Code's. Without it, it looks for its maker's host before the first conversation, and ends where it may not.
+/// Claude Code's. Without it, it looks for its maker's host before the first conversation, and ends where it
+/// may not.
 pub fn claude(_: &str, _: &str) -> String {
     format!("{}\n", json!({ "hasCompletedOnboarding": true }))
 }
@@ -67,7 +69,8 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-/// Puts a file there, below `home`; false where there is something already. What is made for it is in `made`, the ways to it too.
+/// Puts a file there, below `home`; false where there is something already. What is made for it is in `made`,
+/// the ways to it too.
 ///
 /// # Errors
 /// When it can't be written, or a link stands on the way.

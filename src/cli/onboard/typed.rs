@@ -125,7 +125,8 @@ pub fn from_file(file: &Path, typed: &Path) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(typed)?)
 }
 
-/// Whether a command's program can be found inside, as far as that can be seen from here: one by a path of the workspace's can't.
+/// Whether a command's program can be found inside, as far as that can be seen from here: one by a path of
+/// the workspace's can't.
 ///
 /// # Errors
 /// See [`shown`].

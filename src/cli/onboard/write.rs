@@ -1,7 +1,8 @@
 //! What was chosen becomes files: all of them, or none.
 //!
-//! Nothing is written over but the configuration, where `--force` names it. Whatever can fail comes before the first name that is taken, and the
-//! configuration takes its own last; signals wait until everything is there or gone again.
+//! Nothing is written over but the configuration, where `--force` names it. Whatever can fail comes before
+//! the first name that is taken, and the configuration takes its own last; signals wait until everything is
+//! there or gone again.
 
 use std::ffi::OsStr;
 use std::io;
@@ -238,7 +239,8 @@ mod tests {
         );
     }
 
-    /// Somebody who may write beside it puts a link in the policy's place, over and over: what it leads to stays as closed as it was.
+    /// Somebody who may write beside it puts a link in the policy's place, over and over: what it leads to
+    /// stays as closed as it was.
     #[test]
     fn no_mode_is_set_through_a_link() {
         let place = Place::new();

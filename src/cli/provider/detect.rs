@@ -1,7 +1,8 @@
-//! `cofferdam provider detect`: model servers that already answer on this machine's loopback, and keys in the environment.
+//! `cofferdam provider detect`: model servers that already answer on this machine's loopback, and keys in the
+//! environment.
 //!
-//! Whoever has an account here can listen on a port: what answers is asked for its models, without a key, and offered only where it is ours or the
-//! system's. Values of variables are looked at, and never shown.
+//! Whoever has an account here can listen on a port: what answers is asked for its models, without a key, and
+//! offered only where it is ours or the system's. Values of variables are looked at, and never shown.
 
 use std::time::Duration;
 
@@ -132,7 +133,8 @@ struct Answered {
 async fn ask(road: &Road, server: &Server) -> Result<Answered, Fault> {
     let ready = ready(&server.name.into(), &at(server), None)
         .map_err(|faults| Fault::OtherProtocol(faults.to_string()))?;
-    // A stranger may come once ours is gone, or go once it has the question: who answers was there at both ends.
+    // A stranger may come once ours is gone, or go once it has the question: who answers was there at both
+    // ends.
     let before = owner::known(server.port);
     let said = road.ask(&ready, Question::Models).await?.said;
     let owner = before.and_then(|()| owner::known(server.port));

@@ -1,6 +1,7 @@
 //! A provider as its line under `inference.providers`.
 //!
-//! What it writes is read back as the same, whatever stands in a URL or a path; a key can't stand there, since a provider's type has no place for one.
+//! What it writes is read back as the same, whatever stands in a URL or a path; a key can't stand there,
+//! since a provider's type has no place for one.
 
 use std::fmt::Write as _;
 

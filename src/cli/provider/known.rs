@@ -1,6 +1,7 @@
 //! What is known of model servers and services beforehand: ports, variables, places.
 //!
-//! Data alone. A name here is a suggestion for `inference.providers`, an address that which the service itself tells its customers.
+//! Data alone. A name here is a suggestion for `inference.providers`, an address that which the service
+//! itself tells its customers.
 
 use gateway::config::{Kind, StreamUsage};
 

@@ -1,7 +1,7 @@
 //! `cofferdam provider …`: what models are reached by, before any sandbox is there.
 //!
-//! Requests go the gateway's own road ([`gateway::probe`]) and never an agent's. A key goes to the provider that it is for and nowhere else: what
-//! is printed of it is its reference.
+//! Requests go the gateway's own road ([`gateway::probe`]) and never an agent's. A key goes to the provider
+//! that it is for and nowhere else: what is printed of it is its reference.
 
 pub mod detect;
 pub mod entry;

@@ -1,7 +1,9 @@
-//! Whose the server at a port of this machine is, by the kernel's tables: anybody who has an account can listen on one.
+//! Whose the server at a port of this machine is, by the kernel's tables: anybody who has an account can
+//! listen on one.
 //!
-//! Nothing is trusted for want of an answer: a port where nobody is seen to listen is as doubtful as a stranger's. Looked at on both sides of
-//! a question, it says who served there then, not who will: what is written of it names a port, and no user.
+//! Nothing is trusted for want of an answer: a port where nobody is seen to listen is as doubtful as a
+//! stranger's. Looked at on both sides of a question, it says who served there then, not who will: what is
+//! written of it names a port, and no user.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -38,7 +40,8 @@ struct Listener {
     is_near: bool,
 }
 
-/// Whether somebody listens at this port of `localhost`, and everybody who does at any address is us, root or one of the system's own.
+/// Whether somebody listens at this port of `localhost`, and everybody who does at any address is us, root or
+/// one of the system's own.
 ///
 /// # Errors
 /// [`Doubt`], whenever that can't be said.
@@ -96,7 +99,8 @@ fn listener(line: &str, port: u16) -> Option<Option<Listener>> {
     Some((at == port && state == LISTENING).then(|| Listener { uid, is_near: is_near(address) }))
 }
 
-/// Whether an address is one of `localhost`'s, or every one. The tables have it as the machine's own 32-bit words.
+/// Whether an address is one of `localhost`'s, or every one. The tables have it as the machine's own 32-bit
+/// words.
 fn is_near(address: &str) -> bool {
     let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
     let words = |octets: &[u8]| -> String {

@@ -1,4 +1,5 @@
-//! The road from this command to a provider: what the supervisor would go by, made once and gone with the process.
+//! The road from this command to a provider: what the supervisor would go by, made once and gone with the
+//! process.
 
 use std::sync::Arc;
 use std::time::Duration;

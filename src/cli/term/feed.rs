@@ -1,7 +1,9 @@
-//! What a sandbox tells, as messages for the model: its events as they come, everything else whenever it is looked at.
+//! What a sandbox tells, as messages for the model: its events as they come, everything else whenever it is
+//! looked at.
 //!
-//! It is looked at every [`LOOK`], and sooner where an event says that something else is to be seen. A supervisor that dies takes the
-//! connections with it and nothing else: it is asked again until it answers, or until the sandbox has ended.
+//! It is looked at every [`LOOK`], and sooner where an event says that something else is to be seen. A
+//! supervisor that dies takes the connections with it and nothing else: it is asked again until it answers,
+//! or until the sandbox has ended.
 
 use std::time::Duration;
 
@@ -144,7 +146,8 @@ async fn send(to: &mpsc::Sender<Message>, message: Message) -> Result<(), Lost> 
     to.send(message).await.map_err(|_| Lost::Ended)
 }
 
-/// Tells the operator's word, and what came of it. It is for exactly what was asked, never for a rule of another width.
+/// Tells the operator's word, and what came of it. It is for exactly what was asked, never for a rule of
+/// another width.
 pub async fn answer(client: &Client, id: &str, answer: Answer) -> Result<Text, Text> {
     let (verdict, scope) = match answer {
         Answer::Once => (ApprovalVerdict::Approve, Some(Scope::Once)),

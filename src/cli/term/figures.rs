@@ -34,7 +34,8 @@ pub fn of(metrics: &str) -> Vec<Figure> {
     .into()
 }
 
-/// All series of a name whose labels have this one. In a label's value a quote has a backslash before it, so none can pass for a label.
+/// All series of a name whose labels have this one. In a label's value a quote has a backslash before it, so
+/// none can pass for a label.
 fn sum(metrics: &str, name: &str, label: &str) -> u64 {
     let values = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;

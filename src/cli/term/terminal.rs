@@ -1,7 +1,8 @@
-//! The operator's terminal while `term` has it: raw, on its other screen; and itself again afterwards, whatever ends or stops us.
+//! The operator's terminal while `term` has it: raw, on its other screen; and itself again afterwards,
+//! whatever ends or stops us.
 //!
-//! Frames are written by a thread of their own: a terminal that takes no more bytes (a slow line, Ctrl-S) keeps no key and no signal
-//! waiting. While one is being written no other is drawn.
+//! Frames are written by a thread of their own: a terminal that takes no more bytes (a slow line, Ctrl-S)
+//! keeps no key and no signal waiting. While one is being written no other is drawn.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +27,8 @@ const LAST_FRAME: Duration = Duration::from_millis(500);
 /// Reads of keys that wait for the model: a person types no more ahead.
 const KEYS: usize = 32;
 
-/// How long after an ESC what follows it may still belong to it, in milliseconds: terminals send a sequence at once.
+/// How long after an ESC what follows it may still belong to it, in milliseconds: terminals send a sequence
+/// at once.
 const ESCAPE_MS: u8 = 50;
 
 /// What has been done to the terminal, and is to be undone: by us, or by a panic on its way.
@@ -120,7 +122,8 @@ impl Terminal {
         }
     }
 
-    /// Gives the terminal back and stops us, until somebody has us go on: then [`Self::take_again`] is due. Where nobody could, we go on.
+    /// Gives the terminal back and stops us, until somebody has us go on: then [`Self::take_again`] is due.
+    /// Where nobody could, we go on.
     pub async fn stop(&mut self) {
         if !has_a_shell() {
             return;
@@ -130,7 +133,8 @@ impl Terminal {
         let _ = raise(Signal::SIGSTOP);
     }
 
-    /// Takes the terminal again: whoever had it meanwhile may have done anything to it. In the background that waits until we aren't.
+    /// Takes the terminal again: whoever had it meanwhile may have done anything to it. In the background
+    /// that waits until we aren't.
     pub fn take_again(&mut self) {
         // Gone: then the SIGHUP is on its way.
         if self.taken.raw.take_again().is_err() {
@@ -187,15 +191,16 @@ fn read(keys: &mut Keys) -> io::Result<Vec<Press>> {
     }
 }
 
-/// What Ctrl-Z does where the terminal isn't raw: all that share it with us are told, a script that started us too.
+/// What Ctrl-Z does where the terminal isn't raw: all that share it with us are told, a script that started
+/// us too.
 pub fn stop_all() {
     if has_a_shell() {
         let _ = kill(Pid::from_raw(0), Signal::SIGTSTP);
     }
 }
 
-/// Whether somebody can have us go on: a shell that controls jobs gives each a process group. What a terminal's first process starts
-/// in its own group would stay stopped for ever.
+/// Whether somebody can have us go on: a shell that controls jobs gives each a process group. What a
+/// terminal's first process starts in its own group would stay stopped for ever.
 fn has_a_shell() -> bool {
     getsid(None).is_ok_and(|session| session != getpgrp())
 }

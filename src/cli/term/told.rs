@@ -1,4 +1,5 @@
-//! What a sandbox told, in the model's words. Every text goes through [`text`] or [`short`]: an agent may have chosen it.
+//! What a sandbox told, in the model's words. Every text goes through [`text`] or [`short`]: an agent may
+//! have chosen it.
 
 use operator::types::{AgentStatus, Approval, ApprovalState, Event, SandboxState, Scope, Status, TreeNode};
 use serde_json::{Map, Value};

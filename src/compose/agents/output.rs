@@ -1,7 +1,9 @@
-//! Where an agent's output goes, and from where its input comes: pipes or a terminal, of which the heart keeps an end.
+//! Where an agent's output goes, and from where its input comes: pipes or a terminal, of which the heart
+//! keeps an end.
 //!
-//! A start opens streams of its own, and what a supervisor before this one left in its pipes is taken up first. Must never lose a byte
-//! that the agent could write: whatever is handed to it, the heart has the other end of before.
+//! A start opens streams of its own, and what a supervisor before this one left in its pipes is taken up
+//! first. Must never lose a byte that the agent could write: whatever is handed to it, the heart has the
+//! other end of before.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +28,8 @@ const MASTER: &str = ":master";
 /// A terminal without a size.
 const USUAL_SIZE: (u16, u16) = (24, 80);
 
-/// Where an agent's output goes: into pipes that the heart keeps too, so that none of it is lost with this process.
+/// Where an agent's output goes: into pipes that the heart keeps too, so that none of it is lost with this
+/// process.
 pub(super) struct Output {
     pub(super) name: Arc<str>,
     pub(super) mode: Mode,
@@ -38,8 +41,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The slot of one stream of one start. Every start has names of its own: the end of an old stream, which a child of
-    /// the old process may hold open for long, must not release what a new one needs.
+    /// The slot of one stream of one start. Every start has names of its own: the end of an old stream, which
+    /// a child of the old process may hold open for long, must not release what a new one needs.
     fn slot(&self, stream: StreamKind) -> String {
         static STARTS: AtomicU64 = AtomicU64::new(0);
         let start = STARTS.fetch_add(1, Ordering::Relaxed);
@@ -70,7 +73,8 @@ impl Output {
         let heart = self.heart.clone();
         let slots = [slot.clone(), format!("{slot}{FEED}"), format!("{slot}{MASTER}")];
         tokio::spawn(async move {
-            // An ended stream is not handed to a successor. Where its reader went away, the agent now gets SIGPIPE.
+            // An ended stream is not handed to a successor. Where its reader went away, the agent now gets
+            // SIGPIPE.
             handle.drained().await;
             for slot in slots {
                 let _ = heart.release(&slot).await;

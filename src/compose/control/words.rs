@@ -1,4 +1,5 @@
-//! What the control API says of agents, credentials, providers and controls: the supervisor's own types in the API's words.
+//! What the control API says of agents, credentials, providers and controls: the supervisor's own types in
+//! the API's words.
 
 use agent::health::Health;
 use agent::protocol::CageReport;

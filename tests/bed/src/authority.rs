@@ -1,4 +1,5 @@
-//! The world's certificate authority: one trusted root, one that nobody trusts, one for clients, and the leaves of every host.
+//! The world's certificate authority: one trusted root, one that nobody trusts, one for clients, and the
+//! leaves of every host.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The corporate proxy: HTTP CONNECT and nothing else. What it is asked for is recorded, and its connections come from an
-//! address of its own, so that a server can tell them from direct ones.
+//! The corporate proxy: HTTP CONNECT and nothing else. What it is asked for is recorded, and its connections
+//! come from an address of its own, so that a server can tell them from direct ones.
 
 use std::net::{IpAddr, SocketAddr};
 

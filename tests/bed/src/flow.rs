@@ -1,5 +1,5 @@
-//! A body that is sent as it is made. Whatever was sent before its end arrives: `http_body_util`'s channel (0.1) loses frames that come, with
-//! the sender's end behind them, between its two looks at what there is.
+//! A body that is sent as it is made. Whatever was sent before its end arrives: `http_body_util`'s channel
+//! (0.1) loses frames that come, with the sender's end behind them, between its two looks at what there is.
 
 use std::io;
 

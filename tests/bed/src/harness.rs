@@ -1,8 +1,9 @@
-//! The runner of the black-box tests: cases × modes in a world of their own, skips said aloud, cargo's closing line.
+//! The runner of the black-box tests: cases × modes in a world of their own, skips said aloud, cargo's
+//! closing line.
 //!
-//! A test target with `harness = false` calls [`main`] first thing, while the process has one thread, so the whole
-//! target lives in one [`World`]. Cases take `&Stage` and fail by panic or error; [`skip!`](crate::skip) leaves one
-//! out with its reason, which is printed and counted, never swallowed.
+//! A test target with `harness = false` calls [`main`] first thing, while the process has one thread, so the
+//! whole target lives in one [`World`]. Cases take `&Stage` and fail by panic or error;
+//! [`skip!`](crate::skip) leaves one out with its reason, which is printed and counted, never swallowed.
 
 use std::fmt;
 use std::io::Write as _;

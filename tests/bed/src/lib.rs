@@ -1,10 +1,11 @@
 //! A small internet in a box, for the black-box tests and for `cofferdam demo`.
 //!
-//! [`world::World`] moves the calling process into network and mount namespaces of its own (and, for an ordinary
-//! user, a user namespace), gives public-looking addresses to `lo`, covers `/etc/hosts` and `/etc/resolv.conf`,
-//! and starts servers there: websites over HTTP/1.1, HTTP/2 and TLS, a git server, package indexes, and a model
-//! provider that speaks the OpenAI and Anthropic protocols. Nothing leaves the machine, no program is needed, and
-//! no privilege: whatever the process starts from then on lives in that world.
+//! [`world::World`] moves the calling process into network and mount namespaces of its own (and, for an
+//! ordinary user, a user namespace), gives public-looking addresses to `lo`, covers `/etc/hosts` and
+//! `/etc/resolv.conf`, and starts servers there: websites over HTTP/1.1, HTTP/2 and TLS, a git server,
+//! package indexes, and a model provider that speaks the OpenAI and Anthropic protocols. Nothing leaves the
+//! machine, no program is needed, and no privilege: whatever the process starts from then on lives in that
+//! world.
 //!
 //! ```text
 //! world      namespaces, then servers: World::enter(dir) -> World{ recorder, provider, ca_file … }
@@ -57,8 +58,8 @@ pub use world::World;
 /// The world of `cofferdam demo`: [`World::enter`] in `dir`, under the name by which the demo asks for it.
 ///
 /// Call it before any thread exists. Everything the demo starts afterwards lives in the same world; give it
-/// `SSL_CERT_FILE=`[`World::ca_file`] so that upstream certificates verify, and [`provider::KEY`] as credential for
-/// the provider at [`provider::BASE_URL`].
+/// `SSL_CERT_FILE=`[`World::ca_file`] so that upstream certificates verify, and [`provider::KEY`] as
+/// credential for the provider at [`provider::BASE_URL`].
 pub fn demo_world(dir: &std::path::Path) -> anyhow::Result<World> {
     World::enter(dir)
 }

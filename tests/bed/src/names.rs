@@ -1,8 +1,8 @@
 //! Who lives where in the world: the table, its `/etc/hosts`, and a DNS server that answers from it.
 //!
-//! The public-looking addresses are ordinary unicast, since a guard against server-side request forgery rightly refuses
-//! the documentation ranges. The hostile names point at what such a guard must refuse; each is alive, so that a
-//! refusal proves something.
+//! The public-looking addresses are ordinary unicast, since a guard against server-side request forgery
+//! rightly refuses the documentation ranges. The hostile names point at what such a guard must refuse; each
+//! is alive, so that a refusal proves something.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -100,7 +100,8 @@ pub fn lookup(name: &str) -> Option<&'static [IpAddr]> {
     HOSTS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, addresses)| *addresses)
 }
 
-/// Answers questions for ever. Each question's name goes to `asked`, so that a test can say which names left a sandbox.
+/// Answers questions for ever. Each question's name goes to `asked`, so that a test can say which names left
+/// a sandbox.
 pub async fn serve_dns(socket: UdpSocket, asked: impl Fn(&str)) -> Result<()> {
     let mut packet = [0u8; 1500];
     loop {

@@ -1,8 +1,9 @@
 //! The two things a new network namespace needs: `lo` up, and ranges of addresses that are its own.
 //!
-//! Speaks rtnetlink (rtnetlink(7)) by bytes, so that no program is needed. A range is made local by a route of type
-//! `local` towards `lo` rather than by addresses on it: connections to any address of it reach a listener on the
-//! wildcard, and nothing that lists the machine's own addresses sees them, as with servers elsewhere.
+//! Speaks rtnetlink (rtnetlink(7)) by bytes, so that no program is needed. A range is made local by a route
+//! of type `local` towards `lo` rather than by addresses on it: connections to any address of it reach a
+//! listener on the wildcard, and nothing that lists the machine's own addresses sees them, as with servers
+//! elsewhere.
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;

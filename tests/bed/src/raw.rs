@@ -1,7 +1,8 @@
 //! A server that records every byte and judges none: what a proxy let through shows here as it was sent.
 //!
-//! It answers `200` to whatever looks like a whole message to a *lenient* reader, since that is who gets smuggled to.
-//! It must never be strict: a request that a strict server would refuse has to leave its trace here all the same.
+//! It answers `200` to whatever looks like a whole message to a *lenient* reader, since that is who gets
+//! smuggled to. It must never be strict: a request that a strict server would refuse has to leave its trace
+//! here all the same.
 
 use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -71,8 +72,8 @@ fn message_end(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= head + length).then_some(head + length)
 }
 
-/// Where the first request of HTTP/2 ends: whoever is answered at its preface (in HTTP/1.1, as here) sends the rest or not, as it
-/// happens.
+/// Where the first request of HTTP/2 ends: whoever is answered at its preface (in HTTP/1.1, as here) sends
+/// the rest or not, as it happens.
 fn stream_end(bytes: &[u8]) -> Option<usize> {
     const FRAME_HEAD: usize = 9;
     const DATA_OR_HEADERS: [u8; 2] = [0, 1];

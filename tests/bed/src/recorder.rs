@@ -161,7 +161,8 @@ impl Recorder {
         self.kept().requests.iter().filter(|seen| seen.target.contains(marker)).cloned().collect()
     }
 
-    /// Lets streams end that were asked for with `until=MARKER`: one that must outlast something is as long as that takes.
+    /// Lets streams end that were asked for with `until=MARKER`: one that must outlast something is as long
+    /// as that takes.
     pub fn let_end(&self, marker: &str) {
         self.kept().over.insert(marker.to_owned());
     }

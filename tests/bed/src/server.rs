@@ -1,7 +1,7 @@
 //! Listeners, TLS and the HTTP engine: one road from a connection to a site.
 //!
-//! Every listener sits on the wildcard address: the world's ranges are local, so a connection to any of its addresses
-//! arrives here, and the site is found by the name the client used, as on a shared web server.
+//! Every listener sits on the wildcard address: the world's ranges are local, so a connection to any of its
+//! addresses arrives here, and the site is found by the name the client used, as on a shared web server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -132,7 +132,8 @@ async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>) {
     }
 }
 
-/// Reads until the peer is done: with bytes unread the kernel would reset, and take an alert away from who hasn't read it yet.
+/// Reads until the peer is done: with bytes unread the kernel would reset, and take an alert away from who
+/// hasn't read it yet.
 async fn linger(mut stream: tokio::net::TcpStream) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let drain = async {

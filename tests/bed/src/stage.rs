@@ -1,7 +1,8 @@
-//! One case's surroundings: whose mode it is, its own state directory and workspace, and how programs are started there.
+//! One case's surroundings: whose mode it is, its own state directory and workspace, and how programs are
+//! started there.
 //!
-//! Every wait has a deadline and polls; nothing sleeps as a way of keeping order. What a case started is ended when it
-//! ends, by the ids it kept.
+//! Every wait has a deadline and polls; nothing sleeps as a way of keeping order. What a case started is
+//! ended when it ends, by the ids it kept.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -22,10 +23,11 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::world::World;
 
-/// The ordinary user that rootless cases run as when the tests are started by root: an id that no system gives away.
+/// The ordinary user that rootless cases run as when the tests are started by root: an id that no system
+/// gives away.
 const ORDINARY: u32 = 12345;
-/// How long a command may take unless a case says otherwise: of whatever it bounds it says only that it never comes, for a slow
-/// machine's sake.
+/// How long a command may take unless a case says otherwise: of whatever it bounds it says only that it never
+/// comes, for a slow machine's sake.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a pipe may stay open after its program has ended, and after what was read of it last.
 const PIPE_END: Duration = Duration::from_secs(5);
@@ -104,7 +106,8 @@ pub struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Makes the case's directories and its own link to the program, by whose path its processes can be told apart.
+    /// Makes the case's directories and its own link to the program, by whose path its processes can be told
+    /// apart.
     pub(crate) fn new(world: &'a World, base: &Path, binary: &Path, mode: Mode) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -253,7 +256,8 @@ impl<'a> Stage<'a> {
         self.start(self.cofferdam(args))
     }
 
-    /// The processes, of any user, whose program is this case's link: the heart, init and supervisor of its sandboxes.
+    /// The processes, of any user, whose program is this case's link: the heart, init and supervisor of its
+    /// sandboxes.
     pub fn cofferdam_processes(&self) -> Vec<i32> {
         processes(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == self.binary))
     }
@@ -387,7 +391,8 @@ impl Running {
         }
     }
 
-    /// Waits until standard error holds a text. It comes by a pipe of its own: what was written on it first needn't be here first.
+    /// Waits until standard error holds a text. It comes by a pipe of its own: what was written on it first
+    /// needn't be here first.
     pub fn wait_for_err(&self, text: &str, deadline: Duration) -> Result<()> {
         poll(&format!("{text:?} on standard error"), deadline, || self.err().contains(text).then_some(()))
             .with_context(|| format!("stderr: {}", self.err()))
@@ -451,8 +456,8 @@ pub fn poll<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<
     }
 }
 
-/// A port on which nobody in the world listens and which no other case is given. It is none of those that the kernel gives to clients
-/// and to whoever asks for any, who could have it by the time that it is listened on.
+/// A port on which nobody in the world listens and which no other case is given. It is none of those that the
+/// kernel gives to clients and to whoever asks for any, who could have it by the time that it is listened on.
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {

@@ -3,8 +3,8 @@
 //! ```text
 //! unshare (user,) net, mount ─▶ lo up, ranges local ─▶ /etc/hosts, resolv.conf covered ─▶ CA written ─▶ servers
 //! ```
-//! A real root makes no user namespace, so that rooted sandboxes in it can have users of their own. An ordinary user
-//! maps its own id alone: programs it starts are as unprivileged inside as outside.
+//! A real root makes no user namespace, so that rooted sandboxes in it can have users of their own. An
+//! ordinary user maps its own id alone: programs it starts are as unprivileged inside as outside.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +35,8 @@ pub struct World {
 }
 
 impl World {
-    /// Moves this process into a new world whose files lie in `dir` (made if missing), and starts its servers.
+    /// Moves this process into a new world whose files lie in `dir` (made if missing), and starts its
+    /// servers.
     ///
     /// The process must have one thread. There is no way back: everything started later lives there too.
     pub fn enter(dir: &Path) -> Result<Self> {
@@ -151,7 +152,8 @@ fn cover(dir: &Path, name: &str, text: &str) -> Result<()> {
     fs::write(&ours, text)?;
     fs::set_permissions(&ours, fs::Permissions::from_mode(0o644))?;
     let theirs = Path::new("/etc").join(name);
-    // A link into a directory that isn't there (systemd-resolved's) can't be covered; names then come from hosts.
+    // A link into a directory that isn't there (systemd-resolved's) can't be covered; names then come from
+    // hosts.
     let Ok(theirs) = theirs.canonicalize() else { return Ok(()) };
     let nothing: Option<&str> = None;
     mount(Some(&ours), &theirs, nothing, MsFlags::MS_BIND, nothing)

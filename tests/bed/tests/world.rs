@@ -1,4 +1,5 @@
-//! The world itself, visited without any sandbox: the positive control of everything that the other tests refuse.
+//! The world itself, visited without any sandbox: the positive control of everything that the other tests
+//! refuse.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panic")]
 

@@ -135,7 +135,8 @@ fn what_an_agent_wrote_does_nothing_to_the_terminal() {
         for c in ['\x1b', '\x07', '\u{9b}', '\u{202e}', '\u{200b}', '\u{301}', '\r', '\t'] {
             assert!(!screen.contains(c), "{c:?} in\n{screen}");
         }
-        // Each line is as wide as the screen: nothing has moved what stands beside it. A wide character's second place is a blank here.
+        // Each line is as wide as the screen: nothing has moved what stands beside it. A wide character's
+        // second place is a blank here.
         for line in desk.lines() {
             let wide = line.chars().filter(|c| columns(&c.to_string()) == 2).count();
             assert_eq!(columns(&line) - wide, WIDE.0.into(), "{line:?}");

@@ -1,4 +1,5 @@
-//! The first line: which sandbox, and how it is. The last line: what came of the last key, or which keys there are.
+//! The first line: which sandbox, and how it is. The last line: what came of the last key, or which keys
+//! there are.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

@@ -1,4 +1,5 @@
-//! The model, drawn. Everything fits into whatever size there is, down to nothing; what doesn't fit is left out, from the right and the bottom.
+//! The model, drawn. Everything fits into whatever size there is, down to nothing; what doesn't fit is left
+//! out, from the right and the bottom.
 
 mod choice;
 mod dialog;

@@ -1,7 +1,7 @@
 //! The questions to init that somebody waits for.
 //!
-//! Nobody holds the lock longer than for one look-up, and nobody waits while holding it. Must never forget whom an answer is for while
-//! that one waits, nor keep a question whose asker went away.
+//! Nobody holds the lock longer than for one look-up, and nobody waits while holding it. Must never forget
+//! whom an answer is for while that one waits, nor keep a question whose asker went away.
 
 use super::ClientError;
 use crate::protocol::{Answer, RequestId};
@@ -30,7 +30,8 @@ impl Open {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a question, which leaves the table with what is returned at the latest; `None` when the channel has ended.
+    /// Enters a question, which leaves the table with what is returned at the latest; `None` when the channel
+    /// has ended.
     pub(super) fn enter(&self, id: RequestId) -> Option<(Entered<'_>, oneshot::Receiver<Answered>)> {
         let (answer, reply) = oneshot::channel();
         self.lock().as_mut()?.insert(id, answer);

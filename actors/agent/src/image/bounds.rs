@@ -4,7 +4,8 @@
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 /// Layers: Docker stops at 127.
 pub(super) const MAX_LAYERS: usize = 256;
-/// Entries of all layers together, and directories that have none: a large language toolchain has a few hundred thousand.
+/// Entries of all layers together, and directories that have none: a large language toolchain has a few
+/// hundred thousand.
 pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
 /// Bytes of one file.
 pub(crate) const MAX_FILE: u64 = 8 << 30;

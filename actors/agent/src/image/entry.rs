@@ -1,6 +1,6 @@
-//! One layer's tar archive as judged entries: names are made of plain components, sizes are bounded, long names are
-//! resolved by our own few lines (so that no second parser may see another archive), and what has no place in an image
-//! is refused here. Knows no filesystem.
+//! One layer's tar archive as judged entries: names are made of plain components, sizes are bounded, long
+//! names are resolved by our own few lines (so that no second parser may see another archive), and what has
+//! no place in an image is refused here. Knows no filesystem.
 
 use super::bounds::{MAX_DEPTH, MAX_EXTENSION, MAX_FILE, MAX_NAME, MAX_PATH};
 use super::{ImageError, refused};

@@ -1,5 +1,5 @@
-//! One layer applied to a tree (image-spec, layer.md): entries made in order, whiteouts taking away what lower layers
-//! brought and never what this one did.
+//! One layer applied to a tree (image-spec, layer.md): entries made in order, whiteouts taking away what
+//! lower layers brought and never what this one did.
 
 use super::bounds::MAX_ENTRIES;
 use super::entry::{Entry, Extended, Kind, Names, Place, judge};
@@ -48,7 +48,8 @@ enum Name {
 struct Layer {
     /// The places of what it made, which its whiteouts leave.
     made: HashSet<PathBuf>,
-    /// Its whiteouts. A second one of a place would take nothing away, and may look through as many names as there are.
+    /// Its whiteouts. A second one of a place would take nothing away, and may look through as many names as
+    /// there are.
     whiteouts: HashSet<PathBuf>,
 }
 

@@ -1,5 +1,5 @@
-//! An OCI image layout (image-spec, image-layout.md): a directory, or one tar archive of it. Blobs are found by their
-//! digest alone; what they are called elsewhere in the archive is never looked at.
+//! An OCI image layout (image-spec, image-layout.md): a directory, or one tar archive of it. Blobs are found
+//! by their digest alone; what they are called elsewhere in the archive is never looked at.
 
 use super::bounds::{MAX_DOCUMENT, MAX_MEMBERS};
 use super::verify::{Size, Verified, another_size};

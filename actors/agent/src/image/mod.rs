@@ -14,8 +14,8 @@
 //! store       in a process that can do nothing else ([`crate::confine`]), unpacked once, under a lock, renamed into place when whole
 //! whole       whether it still is, at a glance
 //! ```
-//! Nothing is fetched: cofferdam has no registry client and no registry's credentials. Files' owners, extended
-//! attributes, set-id bits and devices of an image are not kept.
+//! Nothing is fetched: cofferdam has no registry client and no registry's credentials. Files' owners,
+//! extended attributes, set-id bits and devices of an image are not kept.
 
 pub(crate) mod bounds;
 mod decode;

@@ -1,5 +1,6 @@
-//! The documents of an OCI image, as far as unpacking one reads them (image-spec v1.1: image-layout.md, image-index.md,
-//! manifest.md, config.md). Own structures instead of a crate's: eight of them, and what is not read can't mislead.
+//! The documents of an OCI image, as far as unpacking one reads them (image-spec v1.1: image-layout.md,
+//! image-index.md, manifest.md, config.md). Own structures instead of a crate's: eight of them, and what is
+//! not read can't mislead.
 
 use super::refused;
 use super::{Digest, ImageError};

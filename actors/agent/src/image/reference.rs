@@ -1,5 +1,5 @@
-//! What `--root` names. An image is named by path *and* digest: [`Reference`] has no other form, so nothing further in
-//! can meet a mutable tag.
+//! What `--root` names. An image is named by path *and* digest: [`Reference`] has no other form, so nothing
+//! further in can meet a mutable tag.
 
 use super::ImageError;
 use std::fmt;

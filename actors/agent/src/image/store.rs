@@ -5,8 +5,9 @@
 //! STATE/.images/DIGEST.partial    being unpacked; left by a killed command, it goes at the next start that wants any image
 //! STATE/.images/DIGEST.lock       held while unpacking; it has the seal of what was unpacked ([`whole`])
 //! ```
-//! Only its seal makes it an image, written after everything has been verified and is on disk: so what a killed command leaves is
-//! never used, and what a broken-off removal leaves neither. Nobody but the command's user may enter `.images`; sandboxes get mounts of what is in it.
+//! Only its seal makes it an image, written after everything has been verified and is on disk: so what a
+//! killed command leaves is never used, and what a broken-off removal leaves neither. Nobody but the
+//! command's user may enter `.images`; sandboxes get mounts of what is in it.
 
 use super::bounds::{MAX_FILE, MAX_MEMORY};
 use super::layout::{self, Layout};
@@ -52,8 +53,8 @@ impl Store {
         Self { dir: state.join(".images") }
     }
 
-    /// The image's root: there already, or unpacked now. `begin` is called before it is unpacked. The caller must be
-    /// single-threaded.
+    /// The image's root: there already, or unpacked now. `begin` is called before it is unpacked. The caller
+    /// must be single-threaded.
     ///
     /// # Errors
     /// See [`ImageError`]. Nothing half-made is left where anybody would use it.
@@ -113,8 +114,8 @@ impl Store {
         }
     }
 
-    /// Removes what killed commands were unpacking, which may be much. What somebody unpacks now is locked. That something can't be removed keeps
-    /// nobody from what is whole.
+    /// Removes what killed commands were unpacking, which may be much. What somebody unpacks now is locked.
+    /// That something can't be removed keeps nobody from what is whole.
     fn clear_left(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -130,7 +131,8 @@ impl Store {
         }
     }
 
-    /// Whether there is a store: what is in it is believed by its name alone, so nobody else may have made it.
+    /// Whether there is a store: what is in it is believed by its name alone, so nobody else may have made
+    /// it.
     fn is_ours(&self) -> io::Result<bool> {
         match fs::symlink_metadata(&self.dir) {
             Ok(meta) if meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() => Ok(true),

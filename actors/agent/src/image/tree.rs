@@ -1,6 +1,6 @@
-//! Changes beneath one directory. Every parent is opened by openat2(2) beneath that directory and through no link, and
-//! what is then done is done by its last name in that parent, which no call here follows. So an archive's links lead
-//! nowhere while it is unpacked, whatever they say.
+//! Changes beneath one directory. Every parent is opened by openat2(2) beneath that directory and through no
+//! link, and what is then done is done by its last name in that parent, which no call here follows. So an
+//! archive's links lead nowhere while it is unpacked, whatever they say.
 
 use super::entry::Place;
 use super::{ImageError, refused, system};
@@ -51,8 +51,8 @@ impl<'fd> Tree<'fd> {
         }
     }
 
-    /// The same, making the directories on the way that aren't there, as archives without entries for them need. Each is counted
-    /// before it is made: one short name can be the way to a hundred of them.
+    /// The same, making the directories on the way that aren't there, as archives without entries for them
+    /// need. Each is counted before it is made: one short name can be the way to a hundred of them.
     pub(crate) fn make_parent(
         &self,
         place: &Place,
@@ -214,7 +214,8 @@ pub(crate) fn empty(dir: BorrowedFd<'_>, path: &Path, keep: &HashSet<PathBuf>) -
     Ok(all)
 }
 
-/// Takes away what is there, all of it, whatever modes its directories have. By descriptor: no path in it is too long.
+/// Takes away what is there, all of it, whatever modes its directories have. By descriptor: no path in it is
+/// too long.
 ///
 /// # Errors
 /// What the kernel says; then part of it may be gone.

@@ -1,5 +1,5 @@
-//! A pinned image, unpacked: manifest by digest, config and layers by the manifest, each layer's plain bytes by the
-//! config. Nothing is believed that doesn't hang on the pinned digest.
+//! A pinned image, unpacked: manifest by digest, config and layers by the manifest, each layer's plain bytes
+//! by the config. Nothing is believed that doesn't hang on the pinned digest.
 
 use super::bounds::{FREE_UNPACKED, MAX_EXPANSION, MAX_LAYERS, MAX_UNPACKED};
 use super::layer::{self, Tally};

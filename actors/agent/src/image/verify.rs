@@ -1,4 +1,5 @@
-//! A reader that hashes what passes, stops at a size, and says in the end whether it was what it was named for.
+//! A reader that hashes what passes, stops at a size, and says in the end whether it was what it was named
+//! for.
 
 use super::{Digest, ImageError, refused};
 use sha2::{Digest as _, Sha256};

@@ -1,11 +1,12 @@
 //! Whether what was unpacked is all there still, told at every start without a walk through it.
 //!
-//! `rm -r` of an image, or of anything that it lies in, takes the deepest first, and in each directory what is listed first: so the
-//! first thing to go lies at the end of the *first way*, which leads from the root to its first name, to the first in that, and so on. Gone, it
-//! leaves another time on the directory that it lay in. The seal is made of the names and times along that way.
+//! `rm -r` of an image, or of anything that it lies in, takes the deepest first, and in each directory what
+//! is listed first: so the first thing to go lies at the end of the *first way*, which leads from the root to
+//! its first name, to the first in that, and so on. Gone, it leaves another time on the directory that it lay
+//! in. The seal is made of the names and times along that way.
 //!
-//! It tells a removal that was broken off. It must never be taken for proof against somebody who may write here: of a piece that is taken out of
-//! the middle it knows nothing.
+//! It tells a removal that was broken off. It must never be taken for proof against somebody who may write
+//! here: of a piece that is taken out of the middle it knows nothing.
 
 use super::tree::{self, Found};
 use nix::sys::stat::fstat;

@@ -1,18 +1,22 @@
 //! How much of init's time looks at one agent's programs may take.
 //!
-//! What a program has mapped is asked of the kernel, which answers once it has the lock of that memory: a program that keeps its own
-//! memory busy, or maps ten thousand libraries, makes looks at itself last, and init, which looks for all agents, would keep the others
-//! waiting. So what lasts is written down to the agent whose program it was, and an agent in debt is refused without a look until time
-//! has paid for it. So it is with descriptors that an agent has open when it asks itself, below what is a flood; others' looks go through them
-//! too, and are nobody's debt: to refuse their owner would make none of them shorter. An agent is known by the seccomp listener that its every process is born under, whatever it calls itself.
+//! What a program has mapped is asked of the kernel, which answers once it has the lock of that memory: a
+//! program that keeps its own memory busy, or maps ten thousand libraries, makes looks at itself last, and
+//! init, which looks for all agents, would keep the others waiting. So what lasts is written down to the
+//! agent whose program it was, and an agent in debt is refused without a look until time has paid for it. So
+//! it is with descriptors that an agent has open when it asks itself, below what is a flood; others' looks go
+//! through them too, and are nobody's debt: to refuse their owner would make none of them shorter. An agent
+//! is known by the seccomp listener that its every process is born under, whatever it calls itself.
 
 use super::connects::Origin;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A look that takes no longer is nobody's debt: one at a program with a thousand libraries takes a millisecond.
+/// A look that takes no longer is nobody's debt: one at a program with a thousand libraries takes a
+/// millisecond.
 const FREE: Duration = Duration::from_millis(2);
-/// A look through an agent's own descriptor tables that takes no longer is nobody's debt: at four hundred busy processes of thirty each.
+/// A look through an agent's own descriptor tables that takes no longer is nobody's debt: at four hundred
+/// busy processes of thirty each.
 pub(super) const TABLES: Duration = Duration::from_millis(10);
 /// Debts up to here are borne: a machine that is busy elsewhere makes looks slow that nobody meant to be.
 pub(super) const BORNE: Duration = Duration::from_millis(200);

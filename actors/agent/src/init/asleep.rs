@@ -1,16 +1,18 @@
-//! Descriptor tables of processes that have not run since each was read: what was in them then is in them now.
+//! Descriptor tables of processes that have not run since each was read: what was in them then is in them
+//! now.
 //!
-//! A table changes by calls of who has it, and of nobody else: no descriptor is put into another's (ptrace(2), pidfd_getfd(2) and a second
-//! seccomp listener are not to be had inside), and no table is shared but by the threads of one process (the list's `CLONE`). So one that
-//! was read whole while its only thread was off the processor is good for as long as the kernel has given that thread no turn. A look at a
-//! hundred sleeping processes is a hundred reads of its counts, where it was a comparison of their every descriptor.
+//! A table changes by calls of who has it, and of nobody else: no descriptor is put into another's
+//! (ptrace(2), pidfd_getfd(2) and a second seccomp listener are not to be had inside), and no table is shared
+//! but by the threads of one process (the list's `CLONE`). So one that was read whole while its only thread
+//! was off the processor is good for as long as the kernel has given that thread no turn. A look at a hundred
+//! sleeping processes is a hundred reads of its counts, where it was a comparison of their every descriptor.
 //! ```text
 //! counts the same as at the look before? ─▶ blocked now? one thread? ─▶ table read whole ─▶ counts still the same? ─▶ remembered
 //! ```
-//! The number of turns alone can be had again: a thread that executes a program takes over its process's number, and may have had fewer
-//! turns than the one that was read. To have been on a processor, and to have waited for one, to the nanosecond as long as another is not in
-//! anybody's hand.
-//! Must never take for asleep who may have run: whatever isn't told, or told by a kernel that doesn't promise it, is awake.
+//! The number of turns alone can be had again: a thread that executes a program takes over its process's
+//! number, and may have had fewer turns than the one that was read. To have been on a processor, and to have
+//! waited for one, to the nanosecond as long as another is not in anybody's hand. Must never take for asleep
+//! who may have run: whatever isn't told, or told by a kernel that doesn't promise it, is awake.
 
 use super::process::Stat;
 use super::schedstat::{Counts, Schedstat};
@@ -26,7 +28,8 @@ const MAX_KNOWN: usize = 1024;
 const MAX_SOCKETS: usize = 65_536;
 /// Tables read whole at one look: each costs more than to be looked through.
 const READ_AT_ONCE: usize = 16;
-/// Of proc_pid_wchan(5), which tells of a thread only if it is blocked "and we can keep it that way" (kernel/sched/core.c, get_wchan).
+/// Of proc_pid_wchan(5), which tells of a thread only if it is blocked "and we can keep it that way"
+/// (kernel/sched/core.c, get_wchan).
 const TELLS_WHO_IS_BLOCKED: (u32, u32) = (5, 16);
 
 /// What is known of tables, from one look to the next.
@@ -71,7 +74,8 @@ pub(super) enum Table {
 }
 
 impl Asleep {
-    /// Nothing is known yet. `shared` says that threads may have tables of their own, and processes each other's: then nothing ever is.
+    /// Nothing is known yet. `shared` says that threads may have tables of their own, and processes each
+    /// other's: then nothing ever is.
     pub(crate) fn new(shared: bool) -> Self {
         Self { known: HashMap::new(), sockets: 0, look: 0, reads: 0, told: !shared && kernel_tells() }
     }
@@ -126,7 +130,8 @@ impl Asleep {
         }
     }
 
-    /// Remembers the sockets in a table that was [`Table::Readable`] and was read whole: if its process is asleep still.
+    /// Remembers the sockets in a table that was [`Table::Readable`] and was read whole: if its process is
+    /// asleep still.
     pub(super) fn remember(&mut self, pid: i32, mut sockets: Vec<u64>) {
         let Some(known) = self.known.get_mut(&pid) else { return };
         if sockets.len() > MAX_SOCKETS.saturating_sub(self.sockets) {
@@ -152,7 +157,8 @@ impl Asleep {
     }
 }
 
-/// Whether the first thread of a process is off the processor and waits for something: where it does, has a name.
+/// Whether the first thread of a process is off the processor and waits for something: where it does, has a
+/// name.
 fn is_blocked(proc: BorrowedFd<'_>, pid: i32) -> bool {
     let mut text = [0; 64];
     let place = directory::open(proc, &format!("{pid}/wchan"), libc::O_RDONLY)
@@ -295,7 +301,8 @@ mod tests {
         busy.kill().and_then(|()| busy.wait()).unwrap();
     }
 
-    /// As where another thread has executed a program, and has had as many turns by then as the one whose number it took over.
+    /// As where another thread has executed a program, and has had as many turns by then as the one whose
+    /// number it took over.
     #[test]
     fn as_many_turns_are_not_the_same_ones() {
         let Some(mut all) = told() else { return };

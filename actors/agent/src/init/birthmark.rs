@@ -1,14 +1,17 @@
-//! Whose a process is, told by what it was born with and can't take off: two resource limits that nothing needs.
+//! Whose a process is, told by what it was born with and can't take off: two resource limits that nothing
+//! needs.
 //!
-//! Each agent has a number; its processes begin with one limit that much above a base, and another that much below a top (setrlimit(2), hard
-//! limits, which children inherit). Both can be lowered and neither be raised again, so whoever changes them is no other agent's for
-//! that: it may then be one of several, its own always among them.
+//! Each agent has a number; its processes begin with one limit that much above a base, and another that much
+//! below a top (setrlimit(2), hard limits, which children inherit). Both can be lowered and neither be raised
+//! again, so whoever changes them is no other agent's for that: it may then be one of several, its own always
+//! among them.
 //! ```text
 //! agent 3 of 9:   locks ≤ base + 3   real time ≤ base + 9 − 3      untouched: 3..=3
 //! lowered:        locks ≤ base + 1   real time ≤ base + 6          1..=3
 //! ```
-//! The two are `RLIMIT_LOCKS`, which Linux has not looked at since 2.4.25, and `RLIMIT_RTTIME`, which binds real-time scheduling alone: the
-//! filter refuses that. Must never tell that a process is *not* one of an agent's that it is.
+//! The two are `RLIMIT_LOCKS`, which Linux has not looked at since 2.4.25, and `RLIMIT_RTTIME`, which binds
+//! real-time scheduling alone: the filter refuses that. Must never tell that a process is *not* one of an
+//! agent's that it is.
 
 use super::process::{Opened, gone};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -20,7 +23,8 @@ use std::ops::RangeInclusive;
 const LAST: u64 = u32::MAX as u64;
 /// Where the numbers lie if nothing lower is given: far above what anybody would choose.
 const BASE: u64 = 1 << 62;
-/// Names that are remembered with their numbers. Of more the oldest goes that is in no use, and what it has left behind is nobody's.
+/// Names that are remembered with their numbers. Of more the oldest goes that is in no use, and what it has
+/// left behind is nobody's.
 const MAX_NAMES: usize = 4096;
 /// Bytes of proc_pid_limits(5), which has a line of 80 for each of sixteen limits.
 const MAX_LIMITS: u64 = 4096;
@@ -98,8 +102,8 @@ impl Birthmarks {
         self.base.is_some()
     }
 
-    /// What processes of this agent are to be born with. No name that `is_used` is forgotten for it: every session of an operator's is a
-    /// name of its own, and none may outlive the agents for whom all this is.
+    /// What processes of this agent are to be born with. No name that `is_used` is forgotten for it: every
+    /// session of an operator's is a name of its own, and none may outlive the agents for whom all this is.
     pub(super) fn of_agent(&mut self, agent: &str, is_used: impl Fn(&str) -> bool) -> Option<Birthmark> {
         let base = self.base?;
         let number = self.renew(agent).unwrap_or_else(|| self.add(agent, is_used));
@@ -137,12 +141,14 @@ impl Birthmarks {
         self.names.iter().find(|(_, of)| *of == number).map(|(name, _)| name.as_str())
     }
 
-    /// Whose a process may be: its agent's number is among these. `None` of one that was born without, or is gone.
+    /// Whose a process may be: its agent's number is among these. `None` of one that was born without, or is
+    /// gone.
     pub(super) fn of_process(&self, process: &Opened) -> Option<RangeInclusive<u32>> {
         self.look_at(process).ok().flatten()
     }
 
-    /// As [`Birthmarks::of_process`], for whoever must know that it could be read. Of a dead one it can, until it is reaped.
+    /// As [`Birthmarks::of_process`], for whoever must know that it could be read. Of a dead one it can,
+    /// until it is reaped.
     ///
     /// # Errors
     /// What has failed though it may be there.

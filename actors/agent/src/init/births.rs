@@ -1,8 +1,10 @@
-//! Whether a process was born meanwhile: the kernel tells the last number that it gave in this namespace (proc_loadavg(5)).
+//! Whether a process was born meanwhile: the kernel tells the last number that it gave in this namespace
+//! (proc_loadavg(5)).
 //!
-//! A list of all processes costs a third of a look at a hundred that sleep; this, a twentieth. Must never tell that nobody was born who was:
-//! where it isn't told, nothing is known. Threads are numbered with processes, so one of those counts as well; and who is given a number can't
-//! be seen yet for some microseconds, so the last ones that weren't seen are looked for again.
+//! A list of all processes costs a third of a look at a hundred that sleep; this, a twentieth. Must never
+//! tell that nobody was born who was: where it isn't told, nothing is known. Threads are numbered with
+//! processes, so one of those counts as well; and who is given a number can't be seen yet for some
+//! microseconds, so the last ones that weren't seen are looked for again.
 
 use crate::sys::directory;
 use nix::errno::Errno;

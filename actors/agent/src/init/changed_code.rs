@@ -1,9 +1,9 @@
-//! Code that a file gave and that is the file's no more: a process that writes to a page of a program or library gets a page of
-//! its own, which executes as before.
+//! Code that a file gave and that is the file's no more: a process that writes to a page of a program or
+//! library gets a page of its own, which executes as before.
 //!
-//! proc_pid_maps(5) still names the file for it, so a look at the map alone takes an intruder's code for the library's. What
-//! tells is whose the pages are: PAGEMAP_SCAN asks for those alone (Linux 6.7); before, proc_pid_smaps(5) tells of every mapping,
-//! which costs twenty times as much.
+//! proc_pid_maps(5) still names the file for it, so a look at the map alone takes an intruder's code for the
+//! library's. What tells is whose the pages are: PAGEMAP_SCAN asks for those alone (Linux 6.7); before,
+//! proc_pid_smaps(5) tells of every mapping, which costs twenty times as much.
 
 use super::foreign_code::{Fault, in_time};
 use super::mapping::Mapping;
@@ -16,10 +16,12 @@ use std::os::fd::AsFd;
 /// Bytes of one process's report that are read: some twenty thousand mappings.
 const MAX_REPORT: u64 = 16 << 20;
 
-/// Whether executable mappings of files and of the kernel (`code`: their addresses) have pages that aren't theirs.
+/// Whether executable mappings of files and of the kernel (`code`: their addresses) have pages that aren't
+/// theirs.
 ///
 /// # Errors
-/// The page map's or the report's, and `InvalidData` where that is longer than is read; [`Fault::TooLong`] once its time `is_over`.
+/// The page map's or the report's, and `InvalidData` where that is longer than is read; [`Fault::TooLong`]
+/// once its time `is_over`.
 pub(super) fn is_in(
     process: &Opened,
     code: &[Range<u64>],

@@ -1,9 +1,10 @@
 //! Init's end of the channel to the supervisor: requests in, replies out, neither without bound.
 //!
-//! It never blocks on the supervisor: what can't be sent waits in a bounded queue, and while that is full no further
-//! request is read. What the kernel refuses to send for want of memory is tried again, and holds up nobody else's reply.
-//! Requests that must wait for the proof are put aside and come first afterwards. It must never
-//! answer anything itself: that is for [`super::handouts`] before the proof, and for [`super::serve`] after it.
+//! It never blocks on the supervisor: what can't be sent waits in a bounded queue, and while that is full no
+//! further request is read. What the kernel refuses to send for want of memory is tried again, and holds up
+//! nobody else's reply. Requests that must wait for the proof are put aside and come first afterwards. It
+//! must never answer anything itself: that is for [`super::handouts`] before the proof, and for
+//! [`super::serve`] after it.
 
 use super::handouts::system;
 use crate::protocol::{Answer, Event, FromInit, Refusal, Request, RequestId, ToInit};
@@ -68,7 +69,8 @@ impl<'a> Channel<'a> {
         if self.has_room() {
             events |= libc::POLLIN;
         }
-        // There is room, as far as poll(2) knows, while the kernel hinders us: asked, it would never let us sleep.
+        // There is room, as far as poll(2) knows, while the kernel hinders us: asked, it would never let us
+        // sleep.
         if !self.hindered && (speaks || !self.waiting.is_empty()) {
             events |= libc::POLLOUT;
         }
@@ -162,7 +164,8 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// Tells of an event, if that can be done now. To be called when no reply waits: a process's start is told before its end.
+    /// Tells of an event, if that can be done now. To be called when no reply waits: a process's start is
+    /// told before its end.
     pub(super) fn tell(&mut self, event: Event) -> Result<Sent, Ended> {
         match encode(&FromInit::Event(event)) {
             Ok(bytes) => self.send(&bytes, &[]),

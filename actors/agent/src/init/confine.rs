@@ -1,8 +1,9 @@
 //! What every child does to itself between fork and exec, in this order and no other.
 //!
-//! Order is the design: init's own priority first; limits but for that of descriptors, which is last; the first capabilities, with which cages are broken, and the
-//! securebits; the user while CAP_SETUID is there, and with it every other capability; then all of that read back; then
-//! no_new_privs, Landlock, and last seccomp, which forbids most of what came before.
+//! Order is the design: init's own priority first; limits but for that of descriptors, which is last; the
+//! first capabilities, with which cages are broken, and the securebits; the user while CAP_SETUID is there,
+//! and with it every other capability; then all of that read back; then no_new_privs, Landlock, and last
+//! seccomp, which forbids most of what came before.
 
 use super::standby;
 use crate::isolation::landlock::Rules;
@@ -86,7 +87,8 @@ impl Confinement {
             prctl(Prctl::SetDumpable(false)).map_err(at("dumpable"))?;
         }
         if self.skips(Control::NoNewPrivileges) {
-            // The kernel lets nobody without it be confined by the two that follow, and loading a filter would set it.
+            // The kernel lets nobody without it be confined by the two that follow, and loading a filter
+            // would set it.
             return Ok(());
         }
         prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;

@@ -3,14 +3,15 @@
 //! ```text
 //! connect ─▶ seccomp asks ─▶ RECV ─▶ /proc/TID/fd/N → inode; process, image ─▶ CONTINUE: waited until now? ─▶ noted
 //! ```
-//! A look at who *holds* a connection comes after it was made, when it may have been lent: the process that made it
-//! executed another program, or a child holds it and the maker's own copy is in flight. So whoever is found must also
-//! be the process that is noted here, in the same execution.
+//! A look at who *holds* a connection comes after it was made, when it may have been lent: the process that
+//! made it executed another program, or a child holds it and the maker's own copy is in flight. So whoever is
+//! found must also be the process that is noted here, in the same execution.
 //!
-//! This notes and never decides, so what happens between our look and the kernel's connect can only lose a note, not
-//! make one. Another thread may put another socket at the number meanwhile (dup2): the socket that is then connected
-//! has no note, or an older one of another process, and is refused. The noted thread itself waits, so its program is
-//! the one that connects. A note is good for [`FRESH`]: no inode's number is given again within that time.
+//! This notes and never decides, so what happens between our look and the kernel's connect can only lose a
+//! note, not make one. Another thread may put another socket at the number meanwhile (dup2): the socket that
+//! is then connected has no note, or an older one of another process, and is refused. The noted thread itself
+//! waits, so its program is the one that connects. A note is good for [`FRESH`]: no inode's number is given
+//! again within that time.
 
 use super::image::{Image, Images};
 use crate::protocol::{Connector, Holder};
@@ -21,18 +22,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long after its connect(2) a connection may be asked about first: the proxy accepts in milliseconds, a supervisor
-/// that died is back within a second. Inode numbers come round after four thousand million sockets and pipes, which
-/// takes many times as long.
+/// How long after its connect(2) a connection may be asked about first: the proxy accepts in milliseconds, a
+/// supervisor that died is back within a second. Inode numbers come round after four thousand million sockets
+/// and pipes, which takes many times as long.
 const FRESH: Duration = Duration::from_secs(60);
-/// Notes kept; beyond it the oldest goes, and its connection is refused if it was not asked about yet. To push one out
-/// takes this many calls while one is accepted, each with a wait for init.
+/// Notes kept; beyond it the oldest goes, and its connection is refused if it was not asked about yet. To
+/// push one out takes this many calls while one is accepted, each with a wait for init.
 const MAX_NOTES: usize = 16_384;
 /// Listeners at once: one for each process that init started, for as long as anything below it lives.
 const MAX_LISTENERS: usize = 512;
 
-/// An agent, or what init started besides: all processes that stand under its listeners, from which none ever gets away. An agent that is
-/// started again is the same one for as long as anything lives that an earlier start has left.
+/// An agent, or what init started besides: all processes that stand under its listeners, from which none ever
+/// gets away. An agent that is started again is the same one for as long as anything lives that an earlier
+/// start has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Origin(u64);
 
@@ -127,7 +129,8 @@ impl Connects {
         })
     }
 
-    /// Serves what poll(2) found at [`Connects::polls`]: one call of each listener, since the kernel promises no more.
+    /// Serves what poll(2) found at [`Connects::polls`]: one call of each listener, since the kernel promises
+    /// no more.
     pub(crate) fn serve(&mut self, polled: &[libc::pollfd]) {
         for found in polled.iter().filter(|found| found.revents & libc::POLLIN != 0) {
             let Some(at) = self.listeners.iter().position(|l| l.fd.as_raw_fd() == found.fd) else { continue };
@@ -152,9 +155,10 @@ impl Connects {
         if let Some((_, Some(maker))) = seen {
             *last = Some(maker.pid);
         }
-        // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to refuse. That it could be let
-        // go says that it waited all the while, and that its number was given to nobody else. The note is there before anybody
-        // asks for it: questions are taken when all calls are served.
+        // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to
+        // refuse. That it could be let go says that it waited all the while, and that its number was given to
+        // nobody else. The note is there before anybody asks for it: questions are taken when all calls are
+        // served.
         let waited = sys::notify::let_go_on(listener, call.id).is_ok();
         if let (Some((inode, by)), true) = (seen, waited) {
             self.note(inode, by, Instant::now());
@@ -189,13 +193,15 @@ impl Connects {
         self.maker(inode).map(|maker| maker.pid)
     }
 
-    /// Where the socket was when it was connected: process and descriptor. Most are there still; whoever asks looks.
+    /// Where the socket was when it was connected: process and descriptor. Most are there still; whoever asks
+    /// looks.
     pub(crate) fn place(&self, inode: u64) -> Option<(i32, i32)> {
         let note = self.notes.get(&inode)?;
         Some((note.by?.pid, note.number?))
     }
 
-    /// Of whom the socket was connected last: known for as long as there is room, not only while the note is fresh.
+    /// Of whom the socket was connected last: known for as long as there is room, not only while the note is
+    /// fresh.
     pub(super) fn origin(&self, inode: u64) -> Origin {
         self.notes.get(&inode).map_or(Origin::UNKNOWN, |note| note.origin)
     }
@@ -212,7 +218,8 @@ impl Connects {
         self.listeners.iter().any(|listener| Some(listener.origin) != first)
     }
 
-    /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look shows.
+    /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look
+    /// shows.
     pub(crate) fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
         let Some(maker) = self.maker(inode) else { return Connector::Unknown };
         let holds = holders.iter().any(|holder| holder.process.pid == maker.pid);
@@ -229,8 +236,9 @@ impl Connects {
     }
 }
 
-/// What the caller is about to connect, and who it is; `None` when it is no socket. A caller that can't be read is
-/// noted as nobody, so that no older note of the socket stays. `likely` is the process that it may be of.
+/// What the caller is about to connect, and who it is; `None` when it is no socket. A caller that can't be
+/// read is noted as nobody, so that no older note of the socket stays. `likely` is the process that it may be
+/// of.
 fn look(call: Notification, likely: Option<i32>) -> Option<(u64, Option<Maker>)> {
     let link = std::fs::read_link(format!("/proc/{}/fd/{}", call.thread, call.first_argument)).ok()?;
     let inode = socket_inode(link.as_os_str().as_encoded_bytes())?;

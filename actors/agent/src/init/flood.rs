@@ -1,12 +1,15 @@
-//! Who has so many descriptors open that a look at all of them comes to nothing, and takes the network from everybody.
+//! Who has so many descriptors open that a look at all of them comes to nothing, and takes the network from
+//! everybody.
 //!
-//! What the kernel does when memory is used up: of the agent that has most, the greatest process is ended, and the next, until looks come to
-//! an end again; one that floods again and again loses all, and its supervision judges whether it is started again. An agent that is alone in
-//! its sandbox takes it from nobody but itself, and is left in peace.
+//! What the kernel does when memory is used up: of the agent that has most, the greatest process is ended,
+//! and the next, until looks come to an end again; one that floods again and again loses all, and its
+//! supervision judges whether it is started again. An agent that is alone in its sandbox takes it from nobody
+//! but itself, and is left in peace.
 //!
-//! Whose a process is, is told by [`super::birthmark`]; processes that may be several agents' have seen to that themselves, and count as one
-//! agent more. What is held against an agent is what the look went through ([`super::tally`]): what sleeping processes have open costs it
-//! nothing. Must never end a process for what another agent has open: who has no more than its share is never touched, whoever else has what.
+//! Whose a process is, is told by [`super::birthmark`]; processes that may be several agents' have seen to
+//! that themselves, and count as one agent more. What is held against an agent is what the look went through
+//! ([`super::tally`]): what sleeping processes have open costs it nothing. Must never end a process for what
+//! another agent has open: who has no more than its share is never touched, whoever else has what.
 
 use super::birthmark::Birthmarks;
 use super::process::{Opened, pids};
@@ -22,7 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Processes counted, as many as a look goes through.
 const MAX_PIDS: usize = 4096;
-/// What may be left open when one was ended: half of what a look goes through, so that the next doesn't come to nothing at once.
+/// What may be left open when one was ended: half of what a look goes through, so that the next doesn't come
+/// to nothing at once.
 const LEFT: usize = super::tables::MAX_DESCRIPTORS / 2;
 /// How long init waits until an ended process has let go of what it had.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -54,7 +58,8 @@ struct Owner {
 }
 
 impl Owner {
-    /// Of an agent's process; nothing of one that is gone, or was never marked: init, and who has yet to execute its program.
+    /// Of an agent's process; nothing of one that is gone, or was never marked: init, and who has yet to
+    /// execute its program.
     fn of(proc: &File, pid: i32, birthmarks: &Birthmarks, tally: &Tally) -> Option<Self> {
         let process = Opened::open(proc.as_fd(), pid).ok()?;
         let whose = birthmarks.of_process(&process)?;
@@ -62,8 +67,9 @@ impl Owner {
     }
 }
 
-/// Ends the greatest processes of the agent that had most open at a look that came to nothing, where there is another agent. What was ended,
-/// for another look; nothing where nobody has more than its share, or nobody can be told apart.
+/// Ends the greatest processes of the agent that had most open at a look that came to nothing, where there is
+/// another agent. What was ended, for another look; nothing where nobody has more than its share, or nobody
+/// can be told apart.
 pub(super) fn stem(
     proc: &File,
     birthmarks: &Birthmarks,
@@ -119,7 +125,8 @@ impl Guilty {
     }
 }
 
-/// Ends processes of this agent, the greatest first, until no more than this is left of what it has open, or nothing of it at all.
+/// Ends processes of this agent, the greatest first, until no more than this is left of what it has open, or
+/// nothing of it at all.
 fn end_down_to(left: Option<usize>, owners: Vec<Owner>, agent: Option<u32>) -> Vec<(i32, usize)> {
     let mut its: Vec<Owner> = owners.into_iter().filter(|owner| agent_of(&owner.whose) == agent).collect();
     let mut open: usize = its.iter().map(|owner| owner.descriptors).sum();

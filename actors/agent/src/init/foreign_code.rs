@@ -1,9 +1,10 @@
-//! Code in a process that neither its program nor the system gave it: mapped from where the agent writes, from nowhere, or
-//! written over a page of a file.
+//! Code in a process that neither its program nor the system gave it: mapped from where the agent writes,
+//! from nowhere, or written over a page of a file.
 //!
-//! Looks at what is mapped executable, which the kernel is asked for alone where it can be (Linux 6.11), else found in
-//! proc_pid_maps(5); and only where that shows nothing, at whose its pages are ([`changed_code`](super::changed_code)). Decides
-//! nothing: the policy says which programs may have such code in them.
+//! Looks at what is mapped executable, which the kernel is asked for alone where it can be (Linux 6.11), else
+//! found in proc_pid_maps(5); and only where that shows nothing, at whose its pages are
+//! ([`changed_code`](super::changed_code)). Decides nothing: the policy says which programs may have such
+//! code in them.
 
 use super::changed_code;
 use super::mapping::Mapping;
@@ -18,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
-/// Executable mappings of one process looked at, asked for one by one: some thirty milliseconds of init's time. A program with a thousand
-/// libraries has as many.
+/// Executable mappings of one process looked at, asked for one by one: some thirty milliseconds of init's
+/// time. A program with a thousand libraries has as many.
 const MAX_EXECUTABLE: usize = 32_768;
 /// Bytes of a mapping's name: the kernel gives no longer one.
 const MAX_NAME: usize = 4096;
@@ -39,8 +40,8 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash. The kernel is asked no more
-/// once its time `is_over`.
+/// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash. The
+/// kernel is asked no more once its time `is_over`.
 pub(crate) fn is_in(
     process: &Opened,
     program: &[u8],
@@ -117,8 +118,8 @@ fn is_foreign(mapping: &Mapping<'_>, program: &[u8], writable: &[PathBuf]) -> bo
         return false;
     }
     if !mapping.is_of_a_file() {
-        // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file away again.
-        // The kernel's own two pages are no such thing.
+        // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file
+        // away again. The kernel's own two pages are no such thing.
         return !mapping.is_of_others() && mapping.path != b"[vsyscall]";
     }
     let path = Path::new(OsStr::from_bytes(mapping.path));

@@ -1,8 +1,9 @@
 //! What init hands out: sockets of the sandbox's namespace, and files of the run directory.
 //!
-//! All of it may be had before the cage is proven ([`Early`]), so that the supervisor prepares while the proof runs; and that nothing runs
-//! yet is told, for which agents' actors ask before they prepare a start. Nothing here runs a program, and nothing here leads out: connections to the world are captured after the proof only,
-//! which tries that there is no way out.
+//! All of it may be had before the cage is proven ([`Early`]), so that the supervisor prepares while the
+//! proof runs; and that nothing runs yet is told, for which agents' actors ask before they prepare a start.
+//! Nothing here runs a program, and nothing here leads out: connections to the world are captured after the
+//! proof only, which tries that there is no way out.
 
 use super::channel::{Channel, Ended, Reply};
 use crate::isolation::{network, root};
@@ -79,7 +80,8 @@ fn kept(
     descriptor(Ok(copy))
 }
 
-/// The time before the cage is proven: what is handed out is answered, and who runs (nobody); all else is put aside.
+/// The time before the cage is proven: what is handed out is answered, and who runs (nobody); all else is put
+/// aside.
 pub(crate) struct Early<'c, 'w> {
     channel: &'c mut Channel<'w>,
     handouts: &'c mut Handouts,
@@ -97,8 +99,8 @@ impl<'c, 'w> Early<'c, 'w> {
         libc::pollfd { fd: if self.ended { -1 } else { poll.fd }, ..poll }
     }
 
-    /// Takes what has been asked so far. That nobody asks any more is found again by whoever serves afterwards, who also sends what the
-    /// kernel would not.
+    /// Takes what has been asked so far. That nobody asks any more is found again by whoever serves
+    /// afterwards, who also sends what the kernel would not.
     pub(crate) fn serve(&mut self) {
         self.ended = self.take_requests().is_err();
     }

@@ -1,13 +1,16 @@
-//! Who holds a socket: every process with a descriptor of it, each with its opened executable and its ancestors.
+//! Who holds a socket: every process with a descriptor of it, each with its opened executable and its
+//! ancestors.
 //!
-//! This is what identity stands on, so every doubt is a refusal: a process that can't be read, one that changed
-//! while it was looked at, more of anything than the bounds. Names are never identity; only the opened executable is.
+//! This is what identity stands on, so every doubt is a refusal: a process that can't be read, one that
+//! changed while it was looked at, more of anything than the bounds. Names are never identity; only the
+//! opened executable is.
 //! ```text
 //! every process's descriptors ─▶ holders ─▶ each and its ancestors: opened, executable, mappings ─▶ nobody born since? ─▶ all still so?
 //! ```
-//! The whole of /proc is walked, so a process costs one directory and each of its descriptors one call: everything is
-//! read by descriptor. Threads without their process's descriptor table can't exist under the seccomp list; they are
-//! looked at where that is not in force, and where the first thread has no table (any more).
+//! The whole of /proc is walked, so a process costs one directory and each of its descriptors one call:
+//! everything is read by descriptor. Threads without their process's descriptor table can't exist under the
+//! seccomp list; they are looked at where that is not in force, and where the first thread has no table (any
+//! more).
 
 use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
@@ -28,8 +31,8 @@ use std::time::Duration;
 
 /// Processes looked at for one question.
 const MAX_PIDS: usize = 4096;
-/// For how long a look is redone for those sockets whose holders change under it: programs start and end in less. This and the next without
-/// what init waits for a processor.
+/// For how long a look is redone for those sockets whose holders change under it: programs start and end in
+/// less. This and the next without what init waits for a processor.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a look at what one process has mapped may take; checked between two questions to the kernel.
 const MAPPINGS_PATIENCE: Duration = Duration::from_millis(50);
@@ -55,8 +58,8 @@ pub(crate) struct Lens<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) inode: u64,
-    /// A process and a descriptor of it where it may be: looked at first, since a process with thousands of them costs
-    /// milliseconds to look through.
+    /// A process and a descriptor of it where it may be: looked at first, since a process with thousands of
+    /// them costs milliseconds to look through.
     pub(crate) likely: Option<(i32, i32)>,
     /// The number of the agent that connected it ([`Birthmarks`]), if that is known.
     pub(crate) agent: Option<u32>,
@@ -95,7 +98,8 @@ struct Search<'a> {
     took: Vec<Duration>,
 }
 
-/// Every holder of each socket, and what it cost to look. One walk answers all: it begins after all were asked.
+/// Every holder of each socket, and what it cost to look. One walk answers all: it begins after all were
+/// asked.
 pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> (Vec<Looked>, Cost) {
     let mut tally = Tally::default();
     let started = lens.waits.stopwatch();
@@ -183,8 +187,8 @@ impl Search<'_> {
         found
     }
 
-    /// Looks at these, at whoever was born since their list began, and so on until nobody was: a holder has a child and is gone before it is
-    /// its turn.
+    /// Looks at these, at whoever was born since their list began, and so on until nobody was: a holder has a
+    /// child and is gone before it is its turn.
     fn walk_all(
         &mut self,
         (proc, births): (&File, &Births),
@@ -283,7 +287,8 @@ impl Search<'_> {
             self.took.get_mut(place.socket).into_iter().for_each(|took| *took += spent);
         }
         let foreign_code = foreign_code?;
-        // Still the one that holds them: an exec in between may have closed one, and then it was another program's.
+        // Still the one that holds them: an exec in between may have closed one, and then it was another
+        // program's.
         if !places.iter().all(|place| tables.is_at(*place)) {
             return Err(Fault::Changed);
         }
@@ -312,7 +317,8 @@ impl Search<'_> {
     }
 }
 
-/// Adds a holder to those of one socket, or says why that has none: its own holders' fault, and nobody else's who asks at the same time.
+/// Adds a holder to those of one socket, or says why that has none: its own holders' fault, and nobody else's
+/// who asks at the same time.
 fn add(of: &mut Result<Vec<Holder>, Fault>, holder: &Result<Holder, Fault>) {
     match (&mut *of, holder) {
         (Ok(holders), Ok(holder)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),

@@ -1,6 +1,8 @@
-//! Who processes are while a question is answered: opened once, one descriptor a program, and at the end all still who they were.
+//! Who processes are while a question is answered: opened once, one descriptor a program, and at the end all
+//! still who they were.
 //!
-//! Names are never identity; only the opened executable is. What a process holds is for [`super::holders`] to find.
+//! Names are never identity; only the opened executable is. What a process holds is for [`super::holders`] to
+//! find.
 
 use super::holders::Found;
 use super::process::{Opened, Stat, is_gone};
@@ -82,7 +84,8 @@ impl Identified {
         self.seen.len()
     }
 
-    /// Whether these of them are still who they were, and have the parents that they had: nothing moved while we looked.
+    /// Whether these of them are still who they were, and have the parents that they had: nothing moved while
+    /// we looked.
     pub(super) fn are_still(&self, these: Range<usize>) -> bool {
         self.seen.get(these).unwrap_or_default().iter().all(|seen| {
             let same = || -> io::Result<bool> {

@@ -1,12 +1,14 @@
-//! Which execution of a program a process is in: exec keeps the pid and its start time, but nothing of what is here.
+//! Which execution of a program a process is in: exec keeps the pid and its start time, but nothing of what
+//! is here.
 //!
-//! The kernel lays out every execution anew, its stack, program, loader and own page each by random numbers of their own, some 80
-//! bits in all, and no agent may switch that off (seccomp's personality(2)). A host may (`kernel.randomize_va_space`): there the
-//! sixteen random bytes on the stack tell executions apart (getauxval(3), `AT_RANDOM`), which a process can overwrite, but not
-//! foresee.
+//! The kernel lays out every execution anew, its stack, program, loader and own page each by random numbers
+//! of their own, some 80 bits in all, and no agent may switch that off (seccomp's personality(2)). A host may
+//! (`kernel.randomize_va_space`): there the sixteen random bytes on the stack tell executions apart
+//! (getauxval(3), `AT_RANDOM`), which a process can overwrite, but not foresee.
 //!
-//! Must read no memory of a process where it can do without: the kernel waits for its lock, which a process can keep busy for a
-//! second, and with init every connect of every agent would wait. The auxiliary vector needs none.
+//! Must read no memory of a process where it can do without: the kernel waits for its lock, which a process
+//! can keep busy for a second, and with init every connect of every agent would wait. The auxiliary vector
+//! needs none.
 
 use std::io;
 use std::os::unix::fs::FileExt;

@@ -1,7 +1,9 @@
-//! Who holds a socket, and who connected it: the proxy's questions, answered for as many as ask by one walk through the processes.
+//! Who holds a socket, and who connected it: the proxy's questions, answered for as many as ask by one walk
+//! through the processes.
 //!
-//! Which answers there are is for [`holders`] and [`super::connects`] to say; here it is seen to that an agent whose programs make looks last
-//! is refused one, and that whoever is about to execute its program is known first.
+//! Which answers there are is for [`holders`] and [`super::connects`] to say; here it is seen to that an
+//! agent whose programs make looks last is refused one, and that whoever is about to execute its program is
+//! known first.
 
 use super::allowance;
 use super::connects::Origin;
@@ -34,8 +36,8 @@ impl Loop<'_> {
         self.allowances.has_left(self.cage.connects.origin(inode), Instant::now())
     }
 
-    /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the work, and
-    /// begins after each was asked.
+    /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the
+    /// work, and begins after each was asked.
     pub(super) fn look(&mut self, looks: &[Look]) {
         if looks.is_empty() {
             return;
@@ -107,8 +109,9 @@ impl Loop<'_> {
         walked
     }
 
-    /// Writes down to each agent that has asked what of the look was one at its own tables, if others wait for it. Not what is another's: an
-    /// agent isn't refused for what it is asked about, nor for what others have open. Whose tables are whose is asked only after a long look.
+    /// Writes down to each agent that has asked what of the look was one at its own tables, if others wait
+    /// for it. Not what is another's: an agent isn't refused for what it is asked about, nor for what others
+    /// have open. Whose tables are whose is asked only after a long look.
     fn charge_tables(&mut self, looks: &[&Look], tally: &Tally, took: Duration) {
         let connects = &self.cage.connects;
         if took <= allowance::TABLES || !connects.are_several() {

@@ -1,4 +1,5 @@
-//! A process's mapping, as proc_pid_maps(5) has it on one line, and proc_pid_smaps(5) before what it tells of its pages.
+//! A process's mapping, as proc_pid_maps(5) has it on one line, and proc_pid_smaps(5) before what it tells of
+//! its pages.
 
 use std::ops::Range;
 

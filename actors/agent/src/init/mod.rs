@@ -4,11 +4,12 @@
 //! begin ─▶ tied to the heart's life, ids set, namespaces, gate ─▶ plan taken ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end,
 //!              │ fails: exit                                                      └── fails ──┴─▶ serve refusals      or SIGKILL
 //! ```
-//! What fails in the network and its gate is no exit: it is carried to the building, and told as the cage's fault.
-//! While the proof runs, sockets and run files are handed out already ([`handouts`]); all else waits for its end.
+//! What fails in the network and its gate is no exit: it is carried to the building, and told as the cage's
+//! fault. While the proof runs, sockets and run files are handed out already ([`handouts`]); all else waits
+//! for its end.
 //!
-//! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from one
-//! channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
+//! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from
+//! one channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
 
 mod allowance;
 mod asleep;
@@ -76,8 +77,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// The first instruction, called by [`crate::launch::NewInit::begin`] in the child; `sync` is its end of the handshake, `outside`
-/// the heart's namespaces, none of which may be the sandbox's.
+/// The first instruction, called by [`crate::launch::NewInit::begin`] in the child; `sync` is its end of the
+/// handshake, `outside` the heart's namespaces, none of which may be the sandbox's.
 pub(crate) fn begin(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> ! {
     let life = std::panic::AssertUnwindSafe(|| live(foundation, sync, outside));
     // A panic must not unwind into the heart's frames below us.
@@ -117,8 +118,8 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
     }
 }
 
-/// Everything until whoever made us may let go: nothing of it may outlive the heart, whose child we are also where the builder made us, or
-/// keep what was theirs.
+/// Everything until whoever made us may let go: nothing of it may outlive the heart, whose child we are also
+/// where the builder made us, or keep what was theirs.
 #[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
@@ -143,7 +144,8 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     // Again: the change of ids has cleared it. The heart is alive still, or the answer below fails.
     sys::process::die_with_parent(libc::SIGKILL)?;
     prctl(Prctl::SetDumpable(foundation.sabotaged(Control::Dumpable)))?;
-    // SAFETY: what else is open belongs to copies of the heart's values, in frames to which `begin` never returns.
+    // SAFETY: what else is open belongs to copies of the heart's values, in frames to which `begin` never
+    // returns.
     unsafe { sys::fd::close_all_but(&[sync.as_raw_fd()]) }?;
     // Standard error stays, for the last words of a panic; children get streams of their own.
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
@@ -292,14 +294,15 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     cage.gate.iter().for_each(Gate::forget_refusals);
     cage.report.steps = steps;
     cage.report.missing = missing.list;
-    // Last: what the proof tries must fail by an agent's own controls, neither by any that it would inherit from us nor by ours.
+    // Last: what the proof tries must fail by an agent's own controls, neither by any that it would inherit
+    // from us nor by ours.
     own::settle(own::Role::Init)
         .map_err(|fault| failed(Failed { step: fault.step.into(), source: fault.source, mend: None }))?;
     Ok(cage)
 }
 
-/// Runs the probe under the cage's confinement and judges its answers. Gives it back to become an agent, if all of them are right: what
-/// must fail and didn't may have changed it.
+/// Runs the probe under the cage's confinement and judges its answers. Gives it back to become an agent, if
+/// all of them are right: what must fail and didn't may have changed it.
 fn prove(
     scene: &Scene<'_>,
     connects: &mut Connects,

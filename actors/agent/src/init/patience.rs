@@ -1,5 +1,6 @@
-//! How long a look may take and has taken, without what init waited for a processor meanwhile: that a machine is busy is nobody's doing whose
-//! program is looked at. What init waits for otherwise, such as the lock of that program's memory, counts.
+//! How long a look may take and has taken, without what init waited for a processor meanwhile: that a machine
+//! is busy is nobody's doing whose program is looked at. What init waits for otherwise, such as the lock of
+//! that program's memory, counts.
 //!
 //! Must never count less than what was given: where the kernel doesn't tell of waits, all time counts.
 

@@ -63,8 +63,8 @@ impl Stat {
         self.is_over() && self.threads <= 1
     }
 
-    /// It runs no instruction of its program any more: on its way out, or a zombie. The kernel lets nobody look
-    /// into such a process, whatever their rights.
+    /// It runs no instruction of its program any more: on its way out, or a zombie. The kernel lets nobody
+    /// look into such a process, whatever their rights.
     pub(crate) fn is_ending(&self) -> bool {
         /// linux/sched.h
         const PF_EXITING: u64 = 0x4;
@@ -89,8 +89,8 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// The process that a thread belongs to: by a question whether it is its own number's, one whether it is `likely`'s, and only then by
-/// proc_pid_status(5), which costs some fifty times as much as a question.
+/// The process that a thread belongs to: by a question whether it is its own number's, one whether it is
+/// `likely`'s, and only then by proc_pid_status(5), which costs some fifty times as much as a question.
 pub(crate) fn process_of(thread: i32, likely: Option<i32>) -> io::Result<i32> {
     let candidates = [Some(thread), likely].into_iter().flatten();
     if let Some(process) = candidates.into_iter().find(|process| sys::process::is_thread_of(thread, *process))
@@ -108,13 +108,14 @@ fn number_in_status(thread: i32, name: &[u8]) -> io::Result<i32> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable status"))
 }
 
-/// How many descriptors a thread's table has room for, which is beyond the last one of them (proc_pid_status(5)); none once it is ending.
+/// How many descriptors a thread's table has room for, which is beyond the last one of them
+/// (proc_pid_status(5)); none once it is ending.
 pub(crate) fn table_size(thread: i32) -> io::Result<i32> {
     number_in_status(thread, b"FDSize:")
 }
 
-/// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it, and nobody is
-/// signalled in its place, whoever got its number.
+/// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it,
+/// and nobody is signalled in its place, whoever got its number.
 #[derive(Debug)]
 pub(crate) struct Opened {
     directory: OwnedFd,

@@ -1,7 +1,9 @@
-//! Searches for what ended agents have left behind ([`super::strays`]), and whose start is held until one has found nobody.
+//! Searches for what ended agents have left behind ([`super::strays`]), and whose start is held until one has
+//! found nobody.
 //!
-//! Each has its turn when the one before has gone through all processes once, so that an agent that can't be rid of its own keeps no other
-//! waiting. Must never forget that a search was left unmade or has found survivors, whoever asked for it and is gone since.
+//! Each has its turn when the one before has gone through all processes once, so that an agent that can't be
+//! rid of its own keeps no other waiting. Must never forget that a search was left unmade or has found
+//! survivors, whoever asked for it and is gone since.
 
 use super::birthmark::Birthmarks;
 use super::patience::Waits;
@@ -26,8 +28,8 @@ pub(super) struct Searches {
 }
 
 impl Searches {
-    /// Has one made. Who is to be told at once that theirs won't be: whoever asks a second time is answered in place of the first, who is
-    /// gone.
+    /// Has one made. Who is to be told at once that theirs won't be: whoever asks a second time is answered
+    /// in place of the first, who is gone.
     pub(super) fn begin(
         &mut self,
         id: RequestId,
@@ -45,8 +47,8 @@ impl Searches {
         None
     }
 
-    /// Goes on with the first, for as long as it may keep others waiting. Who is to be told what, if it is over. `starting` are on their
-    /// way to the table.
+    /// Goes on with the first, for as long as it may keep others waiting. Who is to be told what, if it is
+    /// over. `starting` are on their way to the table.
     pub(super) fn go_on(
         &mut self,
         table: &Table,

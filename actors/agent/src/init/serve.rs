@@ -1,6 +1,7 @@
 //! Init's loop once the cage is proven: requests in, replies and deaths out, children reaped.
 //!
-//! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens, or the kernel won't send.
+//! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens, or the
+//! kernel won't send.
 
 use super::allowance::Allowances;
 use super::asleep::Asleep;
@@ -245,7 +246,8 @@ impl Loop<'_> {
         self.channel.reply(id, reply);
     }
 
-    /// Hears what those on their way have said. Whoever has executed its program is in the table then: nobody else has run any.
+    /// Hears what those on their way have said. Whoever has executed its program is in the table then: nobody
+    /// else has run any.
     pub(super) fn settle(&mut self) {
         for awaited in std::mem::take(&mut self.starting) {
             self.hear(awaited);
@@ -299,8 +301,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Takes dead children, ours and those that we inherited. More than these wait for the next time: agents make children of ours as
-    /// fast as we take them (clone(2), `CLONE_PARENT`).
+    /// Takes dead children, ours and those that we inherited. More than these wait for the next time: agents
+    /// make children of ours as fast as we take them (clone(2), `CLONE_PARENT`).
     fn reap(&mut self) {
         for _ in 0..REAPED_AT_ONCE {
             let (pid, status) = match sys::process::reap_any() {
@@ -362,7 +364,8 @@ impl Loop<'_> {
                 descriptor(witness.ok_or_else(none)?.try_clone())
             }
             Request::ConnectTcp { address } => descriptor(network::connect_tcp(address)),
-            // Answered together, see `look`; when the process has begun, see `hear`; when the search is through, see `search`.
+            // Answered together, see `look`; when the process has begun, see `hear`; when the search is
+            // through, see `search`.
             Request::Holders { .. } | Request::Spawn { .. } | Request::KillStrays { .. } => {
                 Err(Refusal::Invalid("a look, a start or a search among other requests".into()))
             }

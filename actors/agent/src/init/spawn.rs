@@ -1,4 +1,5 @@
-//! Starting an agent process: what is to run, with which streams, and the child that runs it ([`super::standby`]).
+//! Starting an agent process: what is to run, with which streams, and the child that runs it
+//! ([`super::standby`]).
 
 use super::birthmark::Birthmark;
 use super::confine::Confinement;
@@ -30,8 +31,8 @@ impl Streams {
     }
 }
 
-/// Has a child under the confinement execute a program, without waiting until it does. `standby` is the one that stands by, if any
-/// does; `birthmark` says whose it is.
+/// Has a child under the confinement execute a program, without waiting until it does. `standby` is the one
+/// that stands by, if any does; `birthmark` says whose it is.
 pub(super) fn begin(
     confinement: &Confinement,
     standby: &mut Option<Standby>,
@@ -74,8 +75,8 @@ pub(super) fn begin(
     Ok(Starting { child, told, watched: listens || !confinement.asks(), start_time, masters })
 }
 
-/// Makes a pipe the agent's, so that it can open `/dev/stdout` again; anything else is left as it is. Only pipes that
-/// the gateway made let us.
+/// Makes a pipe the agent's, so that it can open `/dev/stdout` again; anything else is left as it is. Only
+/// pipes that the gateway made let us.
 fn give_to_agent(stream: &OwnedFd) {
     let pipe =
         nix::sys::stat::fstat(stream).is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFIFO);

@@ -1,4 +1,5 @@
-//! A child under an agent's whole confinement that has yet to be told its program. Every process that init starts begins as one.
+//! A child under an agent's whole confinement that has yet to be told its program. Every process that init
+//! starts begins as one.
 //!
 //! ```text
 //!   init                                   child
@@ -10,8 +11,9 @@
 //!         ◀──── 'n', errno: the kernel would not execute it │ and it
 //!         ◀──── 'e', errno and step: it did not get so far  │ is gone
 //! ```
-//! The first stands by from the proof until somebody wants a process, while nothing else runs in the sandbox that could touch
-//! it; each later one is told its program at once. Both end up under the very same controls: `tests/cage/later.rs` compares them.
+//! The first stands by from the proof until somebody wants a process, while nothing else runs in the sandbox
+//! that could touch it; each later one is told its program at once. Both end up under the very same controls:
+//! `tests/cage/later.rs` compares them.
 
 use super::birthmark::Birthmark;
 use super::confine::{Confinement, StepError};
@@ -35,7 +37,8 @@ const EXECUTE: u8 = b'x';
 const NOT_EXECUTED: u8 = b'n';
 const FAILED: u8 = b'e';
 
-/// What a child can do before it is told its program; the numbers are those of the descriptors that it keeps until then.
+/// What a child can do before it is told its program; the numbers are those of the descriptors that it keeps
+/// until then.
 pub(crate) type Work<'a> = &'a dyn Fn(&[i32]) -> Vec<u8>;
 
 /// What a child says.
@@ -150,7 +153,8 @@ impl Standby {
         let mut message = Vec::with_capacity(MAX_MESSAGE);
         let mut receive = || sys::socket::receive::<1>(self.line.as_fd(), &mut message);
         let received = match receive() {
-            // It ended with something unread, which is said once, and first. What it said before is still there.
+            // It ended with something unread, which is said once, and first. What it said before is still
+            // there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive()?,
             received => received?,
         };
@@ -171,7 +175,8 @@ impl Standby {
         }
     }
 
-    /// Has it execute a program; [`Said::End`] tells that it did. Whether it was told at all: one that is gone has said why.
+    /// Has it execute a program; [`Said::End`] tells that it did. Whether it was told at all: one that is
+    /// gone has said why.
     ///
     /// # Errors
     /// The kernel's.
@@ -268,7 +273,8 @@ fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepErro
     }
     drop(null);
     if !confinement.skips(Control::Descriptors) {
-        // SAFETY: what the child owns is kept; all else belongs to copies of init's values, in frames to which it never returns.
+        // SAFETY: what the child owns is kept; all else belongs to copies of init's values, in frames to
+        // which it never returns.
         unsafe { sys::fd::close_all_but(keep) }.map_err(at("descriptors"))?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));

@@ -5,11 +5,13 @@
 //!                 ├─ its end: it has executed      ─▶ the table
 //!                 └─ why it could not, or the deadline ─▶ a refusal
 //! ```
-//! To open a program may last as long as somebody else likes: a network filesystem, an automounter. While init waited, nobody's
-//! connect would be let go on; so it never waits for them: what they say is heard by the loop, between everything else.
+//! To open a program may last as long as somebody else likes: a network filesystem, an automounter. While
+//! init waited, nobody's connect would be let go on; so it never waits for them: what they say is heard by
+//! the loop, between everything else.
 //!
-//! Until the end of its line one of them is our own code with nothing but its streams open, and no process of an agent's. Must
-//! never be waited for, not even when it was killed: a process that waits for a server can't die before that answers.
+//! Until the end of its line one of them is our own code with nothing but its streams open, and no process of
+//! an agent's. Must never be waited for, not even when it was killed: a process that waits for a server can't
+//! die before that answers.
 
 use super::handouts::system;
 use super::standby::{Failed, Said, Standby};

@@ -1,11 +1,14 @@
-//! What an ended agent left behind: found by what it was born with ([`super::birthmark`]), and killed, so that the next start finds its
-//! ports free. Where nobody can be marked so, it is found by a mark in its environment, which it can take off: such a process isn't found,
-//! stays under the same cage, and ends with the sandbox.
+//! What an ended agent left behind: found by what it was born with ([`super::birthmark`]), and killed, so
+//! that the next start finds its ports free. Where nobody can be marked so, it is found by a mark in its
+//! environment, which it can take off: such a process isn't found, stays under the same cage, and ends with
+//! the sandbox.
 //!
-//! Who is killed is who was looked at: by one descriptor, never by a number, which another agent's process may have got meanwhile.
+//! Who is killed is who was looked at: by one descriptor, never by a number, which another agent's process
+//! may have got meanwhile.
 //!
-//! Nobody outruns a search by forking and exiting: whoever has no parent left is a child of init's, and keeps its number and its limits, dead
-//! or alive, until init reaps it. So of an agent that has any process there is one that is seen:
+//! Nobody outruns a search by forking and exiting: whoever has no parent left is a child of init's, and keeps
+//! its number and its limits, dead or alive, until init reaps it. So of an agent that has any process there
+//! is one that is seen:
 //! ```text
 //! a pass: nobody is reaped │ every number of /proc │ whose? ─┬─ the agent's ─────────▶ killed, and another pass
 //!                                                            └─ nobody's of its ─────▶ none was alive when the pass began
@@ -13,8 +16,9 @@
 //!                   else: the dead keep their places between passes, too, until its limit of processes lets it fork no more
 //!        ─ all  ──▶ it has survivors, and its next start is held
 //! ```
-//! To read an environment costs what its owner makes of it, and waits for the lock of that memory; so a search is made in slices, between
-//! which init serves everybody else. Must never say that nobody is left without having seen it, nor signal who descends from what runs.
+//! To read an environment costs what its owner makes of it, and waits for the lock of that memory; so a
+//! search is made in slices, between which init serves everybody else. Must never say that nobody is left
+//! without having seen it, nor signal who descends from what runs.
 
 use super::birthmark::Birthmarks;
 use super::patience::Waits;
@@ -30,10 +34,11 @@ use std::time::{Duration, Instant};
 
 /// Processes looked at in a pass. One that leaves some out is no proof of anything.
 const MAX_LISTED: usize = 16 << 10;
-/// After so many passes it may be one that forks as fast as it is killed: two see whoever doesn't dead, and a crowd that does leaves init
-/// little of the processor for more.
+/// After so many passes it may be one that forks as fast as it is killed: two see whoever doesn't dead, and a
+/// crowd that does leaves init little of the processor for more.
 const PLAIN: u32 = 2;
-/// After so many it isn't for want of places that it goes on: a process that takes long to die, as one with much memory does.
+/// After so many it isn't for want of places that it goes on: a process that takes long to die, as one with
+/// much memory does.
 const DRAINED: u32 = 128;
 /// After so many passes each waits [`PACE`].
 const HASTY: u32 = 64;
@@ -44,7 +49,8 @@ const PASSES: u32 = 512;
 const DESCENTS: usize = 3;
 /// Bytes of an environment that are read: many times what a shell has. A mark behind them was taken off.
 const MAX_ENVIRONMENT: u64 = 256 << 10;
-/// How long init is at it at a time. What it waits for a processor doesn't count: in a crowd it would be one process a turn.
+/// How long init is at it at a time. What it waits for a processor doesn't count: in a crowd it would be one
+/// process a turn.
 const SLICE: Duration = Duration::from_millis(1);
 
 /// How an agent's processes are known.
@@ -163,7 +169,8 @@ impl Search {
         Ok(Progress::UnderWay)
     }
 
-    /// Lists who is there. Whoever was alive before is on the list, or has a forefather who is (see the module).
+    /// Lists who is there. Whoever was alive before is on the list, or has a forefather who is (see the
+    /// module).
     fn begin_pass(&mut self, proc: &File, beside: &Beside) -> io::Result<()> {
         // The kernel lets no fork of theirs be between the two, and there is nobody else whom it could hit.
         if self.passes >= PLAIN && beside.running.is_empty() {
@@ -224,7 +231,8 @@ impl Search {
         Ok(true)
     }
 
-    /// Whether nobody may be reaped now: a pass rests on it, and dead ones that keep their places leave fewer to be born.
+    /// Whether nobody may be reaped now: a pass rests on it, and dead ones that keep their places leave fewer
+    /// to be born.
     pub(super) fn keeps_the_dead(&self) -> bool {
         self.left.is_some() || (PLAIN..DRAINED).contains(&self.passes)
     }
@@ -263,7 +271,8 @@ fn list(proc: BorrowedFd<'_>, limit: usize) -> io::Result<(Vec<i32>, bool)> {
     Ok((listed, is_cut))
 }
 
-/// Whether a process descends from one of these; `None` where its forefathers died faster than they could be told.
+/// Whether a process descends from one of these; `None` where its forefathers died faster than they could be
+/// told.
 fn descends(process: &Opened, pid: i32, from: &[i32]) -> Option<bool> {
     let told = (0..DESCENTS).find_map(|_| walk(pid, from));
     // Only of one that is there still it was its own number that was begun with.

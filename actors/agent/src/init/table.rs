@@ -1,5 +1,5 @@
-//! The table of agent processes: running, or ended and not yet forgotten. It outlives supervisors: it is what a new
-//! one adopts.
+//! The table of agent processes: running, or ended and not yet forgotten. It outlives supervisors: it is what
+//! a new one adopts.
 
 use crate::protocol::{Event, ExitStatus, MAX_PROCESSES, ProcessId, ProcessRecord, ProcessState, Refusal};
 use std::os::fd::OwnedFd;

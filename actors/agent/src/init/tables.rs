@@ -1,15 +1,17 @@
 //! Where sockets are: descriptor tables of processes, looked through for some of them.
 //!
-//! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the socket is known to be. One that
-//! the kernel lets nobody of this user list (proc_pid(5): its process isn't dumpable, and root doesn't exist here) is compared number by
-//! number, for which the rights suffice that init has in the sandbox's namespace ([`super::unlisted`]). Where they don't (its program is
-//! unreadable, and of somebody who has no number here), what it holds is anybody's guess, and its own agent's sockets are refused: another's
-//! gets to it only if that one sends it, as it could send whatever comes by it. A table that can't have changed since it was read isn't looked through again
-//! ([`super::asleep`]).
+//! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the
+//! socket is known to be. One that the kernel lets nobody of this user list (proc_pid(5): its process isn't
+//! dumpable, and root doesn't exist here) is compared number by number, for which the rights suffice that
+//! init has in the sandbox's namespace ([`super::unlisted`]). Where they don't (its program is unreadable,
+//! and of somebody who has no number here), what it holds is anybody's guess, and its own agent's sockets are
+//! refused: another's gets to it only if that one sends it, as it could send whatever comes by it. A table
+//! that can't have changed since it was read isn't looked through again ([`super::asleep`]).
 //!
-//! A table is its process's as long as any thread has it: one that was there no more at its list's end is looked for at the other threads
-//! ([`super::threads`]). Who holds what is found here is for [`super::holders`] to say. Must never pass over a table: what can't be looked
-//! through is a refusal, of those sockets that may be in it.
+//! A table is its process's as long as any thread has it: one that was there no more at its list's end is
+//! looked for at the other threads ([`super::threads`]). Who holds what is found here is for
+//! [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of
+//! those sockets that may be in it.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
@@ -27,9 +29,11 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and [`super::flood`] sees to it.
+/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and
+/// [`super::flood`] sees to it.
 pub(super) const MAX_DESCRIPTORS: usize = 65_536;
-/// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor is.
+/// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor
+/// is.
 const MAX_ANCHORS: usize = 3;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
 const LINK: usize = 64;
@@ -120,7 +124,8 @@ impl<'a> Tables<'a> {
         tables
     }
 
-    /// Where a process has any of the sockets, at most one place each. Of tables that can't be listed [`Tables::doubts`] tells.
+    /// Where a process has any of the sockets, at most one place each. Of tables that can't be listed
+    /// [`Tables::doubts`] tells.
     pub(super) fn places(&mut self, pid: i32) -> Result<Vec<Place>, Fault> {
         let mut found = self.where_connected(pid);
         if found.len() < self.wanted.len() {
@@ -178,7 +183,8 @@ impl<'a> Tables<'a> {
         self.look_through_threads(pid, found)
     }
 
-    /// Looks through the descriptor table of a process's thread; to its end, where all `sockets` in it are asked for.
+    /// Looks through the descriptor table of a process's thread; to its end, where all `sockets` in it are
+    /// asked for.
     pub(super) fn find(
         &mut self,
         of: Task,
@@ -192,8 +198,9 @@ impl<'a> Tables<'a> {
             match self.list(&mut listing, found, sockets.as_deref_mut())? {
                 Some(listed) => return Ok(listed),
                 None if !has_table(of.thread, listing.first) => return Ok(Listed::Ended),
-                // Its end was its end: nothing more came once it was seen to be there still. Without that it may be that there was no
-                // table for a moment, until another thread executed a program and took over this one's number with all that it had.
+                // Its end was its end: nothing more came once it was seen to be there still. Without that it
+                // may be that there was no table for a moment, until another thread executed a program and
+                // took over this one's number with all that it had.
                 None if self.looked_at == before => return Ok(Listed::Whole),
                 None => {}
             }
@@ -231,8 +238,8 @@ impl<'a> Tables<'a> {
                 if !is_gone(&error) || is_ending(thread) {
                     return Err(error);
                 }
-                // Closed between listing and reading; a process that closes it isn't its holder any more. Or there was no table for a
-                // moment, as above: then it is there again.
+                // Closed between listing and reading; a process that closes it isn't its holder any more. Or
+                // there was no table for a moment, as above: then it is there again.
                 *looked_at += AGAIN;
                 which(number).or_else(|error| if is_gone(&error) { Ok(None) } else { Err(error) })
             });
@@ -276,7 +283,8 @@ impl<'a> Tables<'a> {
         self.tally.add(pid, descriptors, (self.proc, self.lens.birthmarks));
     }
 
-    /// Notes of these processes, where a look came to nothing for all that is open, what it would have gone through.
+    /// Notes of these processes, where a look came to nothing for all that is open, what it would have gone
+    /// through.
     pub(super) fn weigh(&mut self, pids: &[i32]) {
         for pid in pids {
             let needs_none = self.where_connected(*pid).len() == self.wanted.len();
@@ -321,7 +329,8 @@ impl Sought<'_> {
             match sys::process::same_file(anchor.descriptor(), descriptor) {
                 Ok(true) => return Ok(Some(anchor.socket)),
                 Ok(false) => {}
-                // Where it is the other that isn't open any more, it is looked at the end whether the sockets were where they were.
+                // Where it is the other that isn't open any more, it is looked at the end whether the sockets
+                // were where they were.
                 Err(_) => return self.linked(table, descriptor.number),
             }
         }

@@ -1,9 +1,11 @@
-//! What one look went through in each process: what is held against its agent, where that keeps the others from the network.
+//! What one look went through in each process: what is held against its agent, where that keeps the others
+//! from the network.
 //!
-//! It is counted as the look goes on, and nothing is measured afterwards: a process that shows few descriptors to whoever counts them and
-//! many to a look (its first thread is over, it hides its table, it has closed them since) would be nobody's, and another's be the most.
-//! What a look passed over is no cost: who sleeps has no row. Must never count for a process what was asked by others: numbers that
-//! are compared with ten sockets are as many as with one.
+//! It is counted as the look goes on, and nothing is measured afterwards: a process that shows few
+//! descriptors to whoever counts them and many to a look (its first thread is over, it hides its table, it
+//! has closed them since) would be nobody's, and another's be the most. What a look passed over is no cost:
+//! who sleeps has no row. Must never count for a process what was asked by others: numbers that are compared
+//! with ten sockets are as many as with one.
 
 use super::birthmark::Birthmarks;
 use super::process::{Opened, table_size};
@@ -97,8 +99,8 @@ pub(super) fn weight(proc: &File, pid: i32) -> io::Result<usize> {
     Ok(weight)
 }
 
-/// Of a thread: the numbers that are compared where its table can't be listed; else the size of the directory, which Linux tells since 6.2,
-/// and what is in it before.
+/// Of a thread: the numbers that are compared where its table can't be listed; else the size of the
+/// directory, which Linux tells since 6.2, and what is in it before.
 fn weight_of(proc: &File, path: &str, thread: i32) -> io::Result<usize> {
     let table = match directory::open(proc.as_fd(), path, libc::O_DIRECTORY) {
         Ok(table) => File::from(table),

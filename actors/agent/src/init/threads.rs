@@ -1,8 +1,10 @@
-//! Descriptor tables of processes whose first thread has none: it is over and others are not, or each has its own.
+//! Descriptor tables of processes whose first thread has none: it is over and others are not, or each has its
+//! own.
 //!
-//! Threads end while they are looked through, and start others first, or execute a program and are the process's first from then on. So the
-//! list of them is taken again until a table was looked through to its end, or whoever is in the list has ended. Must never take a process
-//! for over whose threads are hard to meet: it is restless, which is for its own agent's sockets to bear.
+//! Threads end while they are looked through, and start others first, or execute a program and are the
+//! process's first from then on. So the list of them is taken again until a table was looked through to its
+//! end, or whoever is in the list has ended. Must never take a process for over whose threads are hard to
+//! meet: it is restless, which is for its own agent's sockets to bear.
 
 use super::identified::{Fault, unreadable};
 use super::process::is_gone;

@@ -1,8 +1,10 @@
-//! Descriptor tables that nobody may list, and what is doubtful for them or otherwise, once all others were looked through.
+//! Descriptor tables that nobody may list, and what is doubtful for them or otherwise, once all others were
+//! looked through.
 //!
-//! Their numbers are compared, one by one, with the places where others have the sockets. What such a table holds that nobody else has can't be
-//! told, and is its own agent's loss: another's socket gets to it only if that one's own program sends it. Must never pass over a table;
-//! must never doubt a socket for what another one's holders do.
+//! Their numbers are compared, one by one, with the places where others have the sockets. What such a table
+//! holds that nobody else has can't be told, and is its own agent's loss: another's socket gets to it only if
+//! that one's own program sends it. Must never pass over a table; must never doubt a socket for what another
+//! one's holders do.
 
 use super::identified::{Fault, unreadable};
 use super::process::{Opened, table_size};
@@ -21,8 +23,8 @@ pub(super) struct Unlisted {
 }
 
 impl Tables<'_> {
-    /// Once every process was looked through: for each of `wanted` why its places are not all of them, if that is so. Says it of
-    /// no socket for what another one's holders do.
+    /// Once every process was looked through: for each of `wanted` why its places are not all of them, if
+    /// that is so. Says it of no socket for what another one's holders do.
     pub(super) fn doubts(&mut self) -> Result<Vec<Option<Fault>>, Fault> {
         let mut doubts: Vec<Option<Fault>> = self.wanted.iter().map(|_| None).collect();
         let compared = self.compared || !self.unlisted.is_empty();
@@ -32,8 +34,9 @@ impl Tables<'_> {
         for pid in std::mem::take(&mut self.restless) {
             self.doubt(pid, &Fault::Changed, true, &mut doubts);
         }
-        // What was compared with was the socket: as it began and now. Whoever made the connection could put another there
-        // meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden to speak for him.
+        // What was compared with was the socket: as it began and now. Whoever made the connection could put
+        // another there meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden
+        // to speak for him.
         for (doubt, anchor) in doubts.iter_mut().zip(&self.anchors).filter(|_| compared) {
             if anchor.is_some_and(|anchor| !self.is_at(anchor)) {
                 *doubt = Some(Fault::Changed);
@@ -42,7 +45,8 @@ impl Tables<'_> {
         Ok(doubts)
     }
 
-    /// Doubts those sockets that may have come to this process without another agent's sending them; where they have a place, if that is asked.
+    /// Doubts those sockets that may have come to this process without another agent's sending them; where
+    /// they have a place, if that is asked.
     fn doubt(&self, pid: i32, why: &Fault, and_placed: bool, doubts: &mut [Option<Fault>]) {
         let process = Opened::open(self.proc.as_fd(), pid);
         let whose = process.ok().and_then(|process| self.lens.birthmarks.of_process(&process));
@@ -58,8 +62,8 @@ impl Tables<'_> {
         self.doubt(pid, &why, and_placed, doubts);
     }
 
-    /// Compares a table that can't be listed. Twice: there is none for a moment where another thread executes a program and takes over the
-    /// number of this one, and what is compared in that moment reads as closed.
+    /// Compares a table that can't be listed. Twice: there is none for a moment where another thread executes
+    /// a program and takes over the number of this one, and what is compared in that moment reads as closed.
     fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
         let Unlisted { pid, thread } = table;
         if self.anchors.iter().any(Option::is_none) {
@@ -81,7 +85,8 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// Compares each descriptor of such a table with each socket, at the places where others have them. Whether its thread has it still.
+    /// Compares each descriptor of such a table with each socket, at the places where others have them.
+    /// Whether its thread has it still.
     fn compare_once(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<bool, Fault> {
         let Unlisted { pid, thread } = table;
         let mut from = 0;
@@ -112,9 +117,11 @@ impl Tables<'_> {
                             });
                         }
                         Ok(false) => {}
-                        // It isn't open, or one of the two is gone: the anchors are looked at again, and this one is below.
+                        // It isn't open, or one of the two is gone: the anchors are looked at again, and this
+                        // one is below.
                         Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
-                        // Of the two it is the other that nobody may look into any more: it is as one that is gone.
+                        // Of the two it is the other that nobody may look into any more: it is as one that is
+                        // gone.
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) && !self.is_at(*anchor) => {}
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                             self.hide(pid, "nobody in the sandbox may look into it", true, doubts);

@@ -1,7 +1,8 @@
 //! Capabilities: none, in no set, for good, and read back to be sure (capabilities(7)).
 //!
-//! Two stages. Before the change of user those go with which cages are broken; with it the rest, the ones that the
-//! change itself needs among them. What is not there isn't dropped, so on a machine that gives little this is cheap.
+//! Two stages. Before the change of user those go with which cages are broken; with it the rest, the ones
+//! that the change itself needs among them. What is not there isn't dropped, so on a machine that gives
+//! little this is cheap.
 
 use crate::sys;
 use crate::sys::capabilities::Triple;
@@ -23,7 +24,8 @@ pub const DROPPED_AT_START: &[Capability] = &[
     Capability::CAP_NET_BIND_SERVICE,
 ];
 
-/// Dropped with the change of user, which needs some of them; every other that the kernel knows goes with them.
+/// Dropped with the change of user, which needs some of them; every other that the kernel knows goes with
+/// them.
 pub const DROPPED_WITH_USER: &[Capability] = &[
     Capability::CAP_SETUID,
     Capability::CAP_SETGID,
@@ -38,8 +40,8 @@ pub const REQUIRE_CAP_DROP: &str = "COFFERDAM_REQUIRE_CAP_DROP";
 /// The kernel keeps capabilities as bits of a 64-bit word.
 const BITS: u32 = 64;
 
-/// linux/securebits.h: each of these, locked. Root gets no capability by being root, a change of user keeps none,
-/// none can be made ambient.
+/// linux/securebits.h: each of these, locked. Root gets no capability by being root, a change of user keeps
+/// none, none can be made ambient.
 const SECUREBITS: libc::c_ulong = {
     const NOROOT: libc::c_ulong = 1 << 0 | 1 << 1;
     const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2 | 1 << 3;

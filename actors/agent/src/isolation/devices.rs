@@ -22,7 +22,8 @@ const LINKS: &[(&str, &str)] = &[
     ("pts/ptmx", "/dev/ptmx"),
 ];
 
-/// Pseudo-terminals at a time. All filesystems of them share the machine's count (`kernel.pty.max`, 4096 less a reserve).
+/// Pseudo-terminals at a time. All filesystems of them share the machine's count (`kernel.pty.max`, 4096 less
+/// a reserve).
 const MAX_TERMINALS: &CStr = c"256";
 
 /// Names in `/dev` that are neither devices, links nor mounts of ours.
@@ -64,7 +65,8 @@ impl Collected {
         for path in DEVICES {
             match sys::mount::clone_tree(Path::new(path)) {
                 Ok(mount) => {
-                    // Read-only is about the node (its mode, its times); what it does for whoever opens it stays.
+                    // Read-only is about the node (its mode, its times); what it does for whoever opens it
+                    // stays.
                     sys::mount::set_attributes(mount.as_fd(), safe.and(Attributes::READ_ONLY), false)
                         .map_err(at(*path))?;
                     devices.push((*path, mount));

@@ -1,7 +1,7 @@
 //! `/etc`: the sandbox's own users, hosts and resolver, and of the host's only what programs read to run.
 //!
-//! Nothing that holds a secret (shadow, ssh, private keys) or tells of other users is ever here, and what the policy
-//! names below `/etc` in addition is bound by name.
+//! Nothing that holds a secret (shadow, ssh, private keys) or tells of other users is ever here, and what the
+//! policy names below `/etc` in addition is bound by name.
 
 use super::links::follow;
 use super::paths::Modes;
@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Bound from the host where it has them, each with the reason: caches, tables and settings that programs read to run.
-/// What a shell runs at its start (`profile`, `bash.bashrc`) is the operator's, and isn't here.
+/// Bound from the host where it has them, each with the reason: caches, tables and settings that programs
+/// read to run. What a shell runs at its start (`profile`, `bash.bashrc`) is the operator's, and isn't here.
 pub const BOUND: &[(&str, &str)] = &[
     ("alternatives", "links from /usr to the version of a program in use (Debian, Fedora)"),
     ("ca-certificates", "where Arch keeps trusted roots"),
@@ -49,7 +49,8 @@ pub const BOUND: &[(&str, &str)] = &[
     ("terminfo", "terminals: curses"),
     ("timezone", "the time zone's name"),
 ];
-/// Bound by the beginning of their names, since versions differ: settings of runtimes that they don't start without.
+/// Bound by the beginning of their names, since versions differ: settings of runtimes that they don't start
+/// without.
 pub const BOUND_PREFIXES: &[&str] = &["java", "python", "perl"];
 
 /// Where distributions keep the bundle of trusted roots: each that exists is covered by ours.
@@ -73,7 +74,8 @@ const DEFAULT_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A bundle is at most this large; anything else isn't one.
 const MAX_BUNDLE: u64 = 8 << 20;
 
-/// What of `/etc` is bound, where it is there, with whether it is writable: what programs need, and what the policy names.
+/// What of `/etc` is bound, where it is there, with whether it is writable: what programs need, and what the
+/// policy names.
 pub(super) fn names(plan: &CagePlan) -> BTreeMap<PathBuf, bool> {
     let mut names: BTreeMap<PathBuf, bool> =
         BOUND.iter().map(|(name, _)| (Path::new("/etc").join(name), false)).collect();
@@ -123,7 +125,8 @@ impl Collected {
         {
             return;
         }
-        // A tree without a bundle: this directory is then ours, so that the bundle can be where programs look.
+        // A tree without a bundle: this directory is then ours, so that the bundle can be where programs
+        // look.
         if !self.has_bundle && Path::new(DEFAULT_BUNDLE).parent() == Some(path.as_path()) {
             return;
         }
@@ -218,7 +221,8 @@ fn own_files(plan: &CagePlan) -> Result<Vec<(&'static str, String)>, Failed> {
             ),
         ),
         ("hostname", format!("{name}\n")),
-        // Nothing but the sandbox's own resolver is reachable; where it isn't running the answer is immediate.
+        // Nothing but the sandbox's own resolver is reachable; where it isn't running the answer is
+        // immediate.
         ("resolv.conf", "nameserver 127.0.0.53\noptions timeout:5 attempts:1\n".to_owned()),
         ("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n".to_owned()),
         ("machine-id", format!("{}\n", random_id().map_err(at("drawing a machine id"))?)),
@@ -239,7 +243,8 @@ fn has_bundle() -> bool {
     })
 }
 
-/// Covers every system bundle by ours: the same inode, so that what the supervisor writes later shows everywhere.
+/// Covers every system bundle by ours: the same inode, so that what the supervisor writes later shows
+/// everywhere.
 fn show_bundle(root: BorrowedFd<'_>) -> Result<(), Failed> {
     cover_each(root, &Path::new(RUN_DIR).join(JAVA_STORE), JAVA_STORES)?;
     let ours = Path::new(RUN_DIR).join(CA_BUNDLE);
@@ -247,7 +252,8 @@ fn show_bundle(root: BorrowedFd<'_>) -> Result<(), Failed> {
     let default = Path::new(DEFAULT_BUNDLE);
     if !covered && !default.exists() {
         make_parent(default)?;
-        // Fails only where a read-only directory of the host's is in the way; the variables name the bundle anyway.
+        // Fails only where a read-only directory of the host's is in the way; the variables name the bundle
+        // anyway.
         let _ = std::os::unix::fs::symlink(&ours, default);
     }
     Ok(())

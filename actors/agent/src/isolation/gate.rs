@@ -5,16 +5,18 @@
 //!   lo        theirs alone                              lo
 //!   LINK ─ default routes ───────── veth ─────────────▶ LINK ─ `local 0.0.0.0/0`, `local ::/0`
 //! ```
-//! Whatever address an agent connects to, its packets arrive in the gate's namespace, where every address is local: a
-//! listener on `[::]:PORT` gets the connection, whose `getsockname()` is the address that was asked for. A port on
-//! which nobody listens is refused by the kernel at once; nothing is ever forwarded, since nothing is elsewhere.
+//! Whatever address an agent connects to, its packets arrive in the gate's namespace, where every address is
+//! local: a listener on `[::]:PORT` gets the connection, whose `getsockname()` is the address that was asked
+//! for. A port on which nobody listens is refused by the kernel at once; nothing is ever forwarded, since
+//! nothing is elsewhere.
 //!
-//! Why a second namespace, when the same routes on the agents' own `lo` would do: a wildcard listener there takes its port from
-//! every server of an agent, and an agent that has a port first gets what other agents meant for the world. Must never
-//! leave this process in the other namespace: what it forks would listen there.
+//! Why a second namespace, when the same routes on the agents' own `lo` would do: a wildcard listener there
+//! takes its port from every server of an agent, and an agent that has a port first gets what other agents
+//! meant for the world. Must never leave this process in the other namespace: what it forks would listen
+//! there.
 //!
-//! Init may enter no namespace once the cage is proven, but policies go on naming new ports. Sockets of the gate's namespace
-//! therefore come from sockets of it ([`Mint`]), not from being there.
+//! Init may enter no namespace once the cage is proven, but policies go on naming new ports. Sockets of the
+//! gate's namespace therefore come from sockets of it ([`Mint`]), not from being there.
 
 use super::network::{listen_anywhere, listen_tcp};
 use crate::sys;
@@ -33,7 +35,8 @@ const LO_INDEX: u32 = 1;
 const MAC: [u8; 6] = [0x02, 0x63, 0x6f, 0x66, 0x66, 0x01];
 /// As on `lo`: segments need not be small where nothing is a wire.
 const MTU: u32 = 65_535;
-/// The ends' addresses: from the shared space of RFC 6598 and a unique local prefix (RFC 4193), which no name is given.
+/// The ends' addresses: from the shared space of RFC 6598 and a unique local prefix (RFC 4193), which no name
+/// is given.
 const AGENTS_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 2);
 const GATE_V4: Ipv4Addr = Ipv4Addr::new(100, 127, 255, 1);
 const PREFIX_V4: u8 = 30;
@@ -75,8 +78,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Makes the second namespace, the link and the routes, with a witness if one is wanted. On failure this process is back where it was, and so is the
-    /// namespace.
+    /// Makes the second namespace, the link and the routes, with a witness if one is wanted. On failure this
+    /// process is back where it was, and so is the namespace.
     ///
     /// # Errors
     /// [`NoGate`]; after [`NoGate::Half`] nothing may run here.
@@ -157,9 +160,9 @@ fn near_side(ipv6: bool) -> Result<(), NoGate> {
 
 /// Sockets of a namespace that this process isn't in.
 ///
-/// One that a listener accepts belongs to the listener's namespace, and a connected socket that is disconnected
-/// (connect(2) with `AF_UNSPEC`) is as good as new: no address, no port, ready for bind(2). Both ends are here and
-/// listen on the gate's own loopback, where no agent's packet gets.
+/// One that a listener accepts belongs to the listener's namespace, and a connected socket that is
+/// disconnected (connect(2) with `AF_UNSPEC`) is as good as new: no address, no port, ready for bind(2). Both
+/// ends are here and listen on the gate's own loopback, where no agent's packet gets.
 #[derive(Debug)]
 struct Mint {
     listener: TcpListener,
@@ -333,7 +336,8 @@ struct Route {
     device: u32,
 }
 
-/// Every address is this namespace's own. In the main table, so that the link's other end (more specific) still isn't.
+/// Every address is this namespace's own. In the main table, so that the link's other end (more specific)
+/// still isn't.
 const LOCAL_HERE: Route = Route { to: &[], prefix: 0, kind: RTN_LOCAL, scope: SCOPE_HOST, device: LO_INDEX };
 /// Everything goes through the link.
 const THROUGH_LINK: Route =
@@ -392,7 +396,8 @@ impl Rtnetlink {
         sys::socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE).map(Self)
     }
 
-    /// Sends them as one, in this order. The kernel tries each, whatever became of those before it; the first failure is told.
+    /// Sends them as one, in this order. The kernel tries each, whatever became of those before it; the first
+    /// failure is told.
     fn ask(&self, requests: &[Request]) -> io::Result<()> {
         let together: Vec<&[u8]> = requests.iter().map(|Request(message)| message.as_slice()).collect();
         sys::fd::write_all(self.0.as_fd(), &together.concat())?;

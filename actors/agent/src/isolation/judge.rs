@@ -1,12 +1,13 @@
-//! What a seccomp program answers, found by running it here: for calls that can't be tried, since the right answer ends
-//! the process (and leaves a line in the host's kernel log at every start).
+//! What a seccomp program answers, found by running it here: for calls that can't be tried, since the right
+//! answer ends the process (and leaves a line in the host's kernel log at every start).
 //!
-//! It knows the instructions that our programs are made of and no other; what it doesn't know has no answer, which the
-//! proof takes for a wrong one.
+//! It knows the instructions that our programs are made of and no other; what it doesn't know has no answer,
+//! which the proof takes for a wrong one.
 
 use seccompiler::sock_filter;
 
-/// What the kernel would show a filter of one call (linux/seccomp.h, `struct seccomp_data`), the arguments left out.
+/// What the kernel would show a filter of one call (linux/seccomp.h, `struct seccomp_data`), the arguments
+/// left out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
     /// Its number.
@@ -15,8 +16,8 @@ pub(crate) struct Call {
     pub(crate) architecture: u32,
 }
 
-/// The action (`SECCOMP_RET_*` with its data) for a call with all arguments zero; `None` when the program isn't one of
-/// ours.
+/// The action (`SECCOMP_RET_*` with its data) for a call with all arguments zero; `None` when the program
+/// isn't one of ours.
 pub(crate) fn answer(program: &[sock_filter], call: Call) -> Option<u32> {
     const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;

@@ -1,10 +1,11 @@
-//! Landlock: the second wall around files (mounts are the first), and the only one around signals and abstract
-//! sockets between the agents of one sandbox.
+//! Landlock: the second wall around files (mounts are the first), and the only one around signals and
+//! abstract sockets between the agents of one sandbox.
 //!
-//! The rules are made once in init, inside the finished root, and every child restricts itself by them, each in a
-//! domain of its own. What the policy names is opened as its mounts were, through no link that agents can have put there: those of the cage
-//! before may run still, and write to what is shown. Rights: the newest the kernel knows of those listed here. What an older kernel lacks is covered
-//! elsewhere, as [`super::landlock_versions`] says, so ABI 1 is enough to start under strict enforcement; none at all
+//! The rules are made once in init, inside the finished root, and every child restricts itself by them, each
+//! in a domain of its own. What the policy names is opened as its mounts were, through no link that agents
+//! can have put there: those of the cage before may run still, and write to what is shown. Rights: the newest
+//! the kernel knows of those listed here. What an older kernel lacks is covered elsewhere, as
+//! [`super::landlock_versions`] says, so ABI 1 is enough to start under strict enforcement; none at all
 //! isn't. What the kernel knows and refuses all the same is an error, never a rule less.
 
 use super::links::{self, Astray};
@@ -86,7 +87,8 @@ impl Rules {
             ruleset = ruleset.scope(Scope::from_all(NEWEST))?;
         }
         let mut rules = Making { ruleset: ruleset.create()? };
-        // What is below is what the policy shows: that it is there is no secret, and `ls /` is what every tour begins with.
+        // What is below is what the policy shows: that it is there is no secret, and `ls /` is what every
+        // tour begins with.
         rules.allow_own("/", make_bitflags!(AccessFs::{ReadDir}))?;
         for path in ALWAYS_READABLE {
             rules.allow_own(path, readable())?;
@@ -131,8 +133,8 @@ impl Rules {
     }
 }
 
-/// The first path of the plan that isn't there and isn't optional. Asked inside the finished root, with Landlock or
-/// without.
+/// The first path of the plan that isn't there and isn't optional. Asked inside the finished root, with
+/// Landlock or without.
 #[must_use]
 pub fn missing_path(plan: &CagePlan) -> Option<PathBuf> {
     let mut rules = plan.paths.read_only.iter().chain(&plan.paths.read_write);
@@ -182,7 +184,8 @@ impl Making {
     }
 }
 
-/// What a path of the policy leads to, by its real place; a link that lies there by now was put there since that was found.
+/// What a path of the policy leads to, by its real place; a link that lies there by now was put there since
+/// that was found.
 fn open_named(path: &Path, agents: &[PathBuf]) -> Result<OwnedFd, LandlockError> {
     let redirected = || LandlockError::Redirected(path.to_owned());
     let missing = |_: io::Error| LandlockError::Missing(path.to_owned());

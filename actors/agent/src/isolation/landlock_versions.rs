@@ -1,4 +1,5 @@
-//! What each version of Landlock adds, and what holds where a kernel is older: the table of docs/cage.md, as data.
+//! What each version of Landlock adds, and what holds where a kernel is older: the table of docs/cage.md, as
+//! data.
 
 /// One ABI version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

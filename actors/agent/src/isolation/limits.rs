@@ -1,18 +1,20 @@
-//! Resource limits of every process (setrlimit(2)). `RLIMIT_AS` is never set: Node and the JVM reserve far more than
-//! they use.
+//! Resource limits of every process (setrlimit(2)). `RLIMIT_AS` is never set: Node and the JVM reserve far
+//! more than they use.
 
 use crate::plan::Limits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io;
 
-/// So many descriptors fewer than init's children are agents allowed: unix(7) bounds what a user has in flight in sockets by the
-/// limit of whoever sends, and a child sends its filter's listener. It could not, if agents could fill all of that.
+/// So many descriptors fewer than init's children are agents allowed: unix(7) bounds what a user has in
+/// flight in sockets by the limit of whoever sends, and a child sends its filter's listener. It could not, if
+/// agents could fill all of that.
 const IN_RESERVE: u64 = 512;
 
 /// The hard limit under which agents get all that they may have.
 pub(crate) const DESCRIPTORS_WANTED: u64 = crate::plan::AGENT_DESCRIPTORS + IN_RESERVE;
 
-/// Signals and timers that wait (sigqueue(3), timer_create(2)): counted for a user, who without root is the operator, too.
+/// Signals and timers that wait (sigqueue(3), timer_create(2)): counted for a user, who without root is the
+/// operator, too.
 const SIGNALS_PENDING: u64 = 4096;
 
 /// Applies those that a child can have from its first step, soft and hard, and reads them back.

@@ -19,9 +19,10 @@ pub enum Astray {
     Io(#[from] io::Error),
 }
 
-/// The real place of an absolute path, followed once and no link of `theirs`: what lies in one of these real places is judged before it
-/// is followed, so that whoever changes it meanwhile wins nothing. What the way is made of beside links may still be changed there, which
-/// whoever opens the answer must be ready for (`sys::beneath`).
+/// The real place of an absolute path, followed once and no link of `theirs`: what lies in one of these real
+/// places is judged before it is followed, so that whoever changes it meanwhile wins nothing. What the way is
+/// made of beside links may still be changed there, which whoever opens the answer must be ready for
+/// (`sys::beneath`).
 ///
 /// # Errors
 /// A link of theirs on the way; what the kernel says of a path that leads nowhere.

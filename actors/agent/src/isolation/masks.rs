@@ -64,7 +64,8 @@ pub(super) const COVERS: &[&str] = &[EMPTY_FILE, EMPTY_DIRECTORY];
 const EMPTY_FILE: &str = "/dev/.empty";
 const EMPTY_DIRECTORY: &str = "/dev/.empty.d";
 
-/// Whether everything of the lists that exists here is covered: what lies on a mount of its own isn't proc's any more.
+/// Whether everything of the lists that exists here is covered: what lies on a mount of its own isn't proc's
+/// any more.
 pub(crate) fn are_applied() -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let proc = std::fs::metadata("/proc")?.dev();

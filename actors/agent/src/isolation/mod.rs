@@ -1,7 +1,8 @@
-//! The walls, one file each. What is in `root` and its neighbours happens once, in init; the rest happens in every
-//! child between fork and exec, in the order of `init::confine`.
+//! The walls, one file each. What is in `root` and its neighbours happens once, in init; the rest happens in
+//! every child between fork and exec, in the order of `init::confine`.
 //!
-//! Nothing here decides policy: a file takes its part of the plan and makes the kernel hold it, or returns the error.
+//! Nothing here decides policy: a file takes its part of the plan and makes the kernel hold it, or returns
+//! the error.
 
 pub mod capabilities;
 pub mod devices;

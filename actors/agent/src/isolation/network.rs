@@ -1,5 +1,5 @@
-//! The sandbox's network: a namespace with the loopback and a link to the gate ([`super::gate`]), behind which is
-//! nothing. There is no way out of it but the sockets that init makes and hands to the supervisor.
+//! The sandbox's network: a namespace with the loopback and a link to the gate ([`super::gate`]), behind
+//! which is nothing. There is no way out of it but the sockets that init makes and hands to the supervisor.
 
 use crate::sys;
 use std::io;
@@ -47,7 +47,8 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Makes this unbound, non-blocking socket listen for connections to any address, of either family when it is IPv6's.
+/// Makes this unbound, non-blocking socket listen for connections to any address, of either family when it is
+/// IPv6's.
 ///
 /// # Errors
 /// The kernel's.

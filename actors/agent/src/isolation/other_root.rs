@@ -1,11 +1,12 @@
 //! `--root`: what the policy names is looked up in another tree than the host's.
 //!
-//! For the time of looking, init has that tree as its root (chroot(2)): so every path and every link of it, absolute ones
-//! too, is resolved inside it by the kernel, and what is opened there is opened by the same code as the host's would be.
-//! What is only the host's (devices, /proc, /sys, the workspace) is collected outside of that time.
+//! For the time of looking, init has that tree as its root (chroot(2)): so every path and every link of it,
+//! absolute ones too, is resolved inside it by the kernel, and what is opened there is opened by the same
+//! code as the host's would be. What is only the host's (devices, /proc, /sys, the workspace) is collected
+//! outside of that time.
 //!
-//! Where the policy makes something of the tree writable, an overlay of the sandbox's own lies over it: neither a shared
-//! image nor the operator's directory is ever written to.
+//! Where the policy makes something of the tree writable, an overlay of the sandbox's own lies over it:
+//! neither a shared image nor the operator's directory is ever written to.
 
 use super::root::{Failed, at};
 use crate::plan::OtherRoot;
@@ -16,7 +17,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Where the tree is attached while it is looked at: any directory does, since nobody else has this mount namespace.
+/// Where the tree is attached while it is looked at: any directory does, since nobody else has this mount
+/// namespace.
 const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
 /// In an overlay's directory: what was changed, and overlayfs's own.
 pub const UPPER: &str = "upper";
@@ -25,7 +27,8 @@ pub const WORK: &str = "work";
 
 const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
 
-/// Mounts of the tree and of the overlay's directory, made by root where init may not be able to walk to them.
+/// Mounts of the tree and of the overlay's directory, made by root where init may not be able to walk to
+/// them.
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
     pub(crate) tree: Option<OwnedFd>,
@@ -85,8 +88,8 @@ fn attach_all(spot: &str, tree: &OwnedFd, overlay: Option<&OwnedFd>) -> Result<S
     Ok(format!("{spot}/merged"))
 }
 
-/// A link of a /proc (`/proc/self/fd/4`) leads to what is open, whatever the root: out of the tree, had it one mounted
-/// in it and a link that goes there.
+/// A link of a /proc (`/proc/self/fd/4`) leads to what is open, whatever the root: out of the tree, had it
+/// one mounted in it and a link that goes there.
 fn refuse_proc(tree: &str) -> Result<(), Failed> {
     let mounts = std::fs::read("/proc/self/mountinfo").map_err(at("reading the mounts of the root"))?;
     match proc_below(&mounts, tree) {
@@ -99,8 +102,8 @@ fn refuse_proc(tree: &str) -> Result<(), Failed> {
     }
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 ro shared:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)): the fifth is where, the one after
-/// the dash what.
+/// `36 35 98:0 /mnt1 /mnt2 ro shared:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)): the fifth is where, the
+/// one after the dash what.
 fn proc_below(mounts: &[u8], tree: &str) -> Option<String> {
     let below = |line: &[u8]| {
         let line = String::from_utf8_lossy(line).into_owned();

@@ -1,4 +1,5 @@
-//! The policy's paths on the host: which real places are bound, which links lead to them, and which are refused.
+//! The policy's paths on the host: which real places are bound, which links lead to them, and which are
+//! refused.
 //!
 //! | the policy names | what happens |
 //! |---|---|
@@ -81,8 +82,8 @@ pub(crate) fn policy_paths(plan: &CagePlan) -> Vec<(PathBuf, bool)> {
     paths
 }
 
-/// What of the policy's paths comes from the host: real places to bind, and links that lead to them, none of which lies in a place of
-/// `agents`.
+/// What of the policy's paths comes from the host: real places to bind, and links that lead to them, none of
+/// which lies in a place of `agents`.
 pub(super) fn collect(
     plan: &CagePlan,
     modes: Modes,
@@ -178,9 +179,10 @@ fn refused(path: &Path, why: String) -> Failed {
     }
 }
 
-/// Where an agent can put a link, or could in an earlier cage: the workspace and what is writable, by their real paths, as they are to
-/// whoever looks: init does so from within another root, where there is one. A path that leads through a link of theirs leads to no place
-/// of its own, and is refused where it is asked for.
+/// Where an agent can put a link, or could in an earlier cage: the workspace and what is writable, by their
+/// real paths, as they are to whoever looks: init does so from within another root, where there is one. A
+/// path that leads through a link of theirs leads to no place of its own, and is refused where it is asked
+/// for.
 pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
     let before = plan.written_before.iter().filter(|_| plan.root.is_none()).cloned();
     let mut places: Vec<PathBuf> = before.chain([plan.workspace.clone()]).collect();
@@ -195,8 +197,9 @@ pub(super) fn agents_places(plan: &CagePlan) -> Vec<PathBuf> {
     places
 }
 
-/// Where agents write, by every name that the kernel may have for what is mapped from there: the policy's own, where links of them lead, and
-/// the workspace's on the host, which may lie in what the policy shows. Asked inside the finished root.
+/// Where agents write, by every name that the kernel may have for what is mapped from there: the policy's
+/// own, where links of them lead, and the workspace's on the host, which may lie in what the policy shows.
+/// Asked inside the finished root.
 pub(crate) fn writable_names(plan: &CagePlan) -> Vec<PathBuf> {
     let fixed = [WORKSPACE, "/tmp", "/var/tmp", "/dev"].map(PathBuf::from);
     let named = fixed.into_iter().chain(plan.paths.read_write.iter().map(|rule| rule.path.clone()));
@@ -208,8 +211,8 @@ pub(crate) fn writable_names(plan: &CagePlan) -> Vec<PathBuf> {
     named.chain(real).chain(workspace).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what surrounds
-/// them, and the workspace its own. The workspace must be attached. Says which are writable.
+/// Gives the policy's paths in the workspace the mode that they were named with, where it differs from what
+/// surrounds them, and the workspace its own. The workspace must be attached. Says which are writable.
 ///
 /// They are the agent's files: nothing is looked up through a link of theirs.
 pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Result<Vec<PathBuf>, Failed> {
@@ -222,8 +225,8 @@ pub(super) fn mount_workspace(plan: &CagePlan, workspace: BorrowedFd<'_>) -> Res
     let mut placed: Vec<(PathBuf, bool)> = vec![(WORKSPACE.into(), base)];
     let mut mounts = Vec::new();
     for (path, writable) in rules {
-        // Copied before anything is made read-only, which a copy would keep. Looked at also where the mode is that of what surrounds it:
-        // Landlock's rule will be for what it leads to.
+        // Copied before anything is made read-only, which a copy would keep. Looked at also where the mode is
+        // that of what surrounds it: Landlock's rule will be for what it leads to.
         let place = match open_in_workspace(workspace, &path) {
             Ok(place) => place,
             // Judged later, as every other missing path.

@@ -1,9 +1,10 @@
-//! Init's place on the processors: before what it watches over, where that may be had. A crowd of an agent's processes would else leave init
-//! one share among all of theirs, and with it everybody who connects or whose processes are to be ended.
+//! Init's place on the processors: before what it watches over, where that may be had. A crowd of an agent's
+//! processes would else leave init one share among all of theirs, and with it everybody who connects or whose
+//! processes are to be ended.
 //!
-//! Two ways lead there, since the kernel shares time out among sessions (sched(7), autogroups) or, in a control group, among processes. Both
-//! want CAP_SYS_NICE, which the heart has as root: an ordinary user's init has its one share. Must never be inherited: whatever init starts
-//! gives it up.
+//! Two ways lead there, since the kernel shares time out among sessions (sched(7), autogroups) or, in a
+//! control group, among processes. Both want CAP_SYS_NICE, which the heart has as root: an ordinary user's
+//! init has its one share. Must never be inherited: whatever init starts gives it up.
 
 use crate::sys;
 use std::io;

@@ -1,8 +1,10 @@
-//! The agent's root: an empty, read-only tmpfs with what the policy names bound into it, and nothing else of the host.
+//! The agent's root: an empty, read-only tmpfs with what the policy names bound into it, and nothing else of
+//! the host.
 //!
-//! Two phases, so that no step of the second can still see the host: [`Collection::collect`] opens everything that is
-//! to be shown as detached mounts, already read-only, nosuid and nodev; then the root changes and the old one is gone;
-//! then [`Collection::build`] attaches what was collected. Nothing is resolved by path on the host after that.
+//! Two phases, so that no step of the second can still see the host: [`Collection::collect`] opens everything
+//! that is to be shown as detached mounts, already read-only, nosuid and nodev; then the root changes and the
+//! old one is gone; then [`Collection::build`] attaches what was collected. Nothing is resolved by path on
+//! the host after that.
 
 use super::paths::{self, Links, Modes, Shown};
 use super::{devices, etc, masks, other_root};
@@ -21,8 +23,8 @@ const ATTACH_POINTS: &[&str] = &["/tmp", "/usr", "/var", "/etc"];
 
 const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
 const SAFE_READ_ONLY: Attributes = SAFE.and(Attributes::READ_ONLY);
-/// Everyone may read it, by its mode and by the mounts; no Landlock rule names it. So if it can be read, Landlock isn't
-/// there.
+/// Everyone may read it, by its mode and by the mounts; no Landlock rule names it. So if it can be read,
+/// Landlock isn't there.
 pub(crate) const LANDLOCK_WITNESS: &str = "/run/landlock-witness";
 
 /// A step that failed.
@@ -231,11 +233,12 @@ fn fresh_proc(plan: &CagePlan) -> Result<OwnedFd, Failed> {
     Ok(proc)
 }
 
-/// What the kernel counts for a user of the machine, or for a namespace without a bound of its own. Kernels that let nobody set
-/// one of these in a namespace leave it as it is.
+/// What the kernel counts for a user of the machine, or for a namespace without a bound of its own. Kernels
+/// that let nobody set one of these in a namespace leave it as it is.
 ///
-/// Inotify's instances and watches are the operator's too, without root: half of them stay (namespaces(7), /proc/sys/user). Shared
-/// memory of the SysV kind stays when its last user is gone, and so do semaphores and messages: they get bounds like those of `/dev/shm`.
+/// Inotify's instances and watches are the operator's too, without root: half of them stay (namespaces(7),
+/// /proc/sys/user). Shared memory of the SysV kind stays when its last user is gone, and so do semaphores and
+/// messages: they get bounds like those of `/dev/shm`.
 fn bound_what_is_counted(proc: BorrowedFd<'_>, plan: &CagePlan) {
     for (own, machines) in [
         ("user/max_inotify_instances", "fs/inotify/max_user_instances"),
@@ -286,8 +289,8 @@ fn open_root() -> io::Result<OwnedFd> {
         .into())
 }
 
-/// Attaches something of the host at its own place, which may lie in what agents write and another cage's still do: so through no link,
-/// which could lead to any other place of this root.
+/// Attaches something of the host at its own place, which may lie in what agents write and another cage's
+/// still do: so through no link, which could lead to any other place of this root.
 pub(super) fn place(
     root: BorrowedFd<'_>,
     mount: BorrowedFd<'_>,

@@ -1,6 +1,7 @@
 //! Parts of the system call filter left out on purpose, so that a test sees the proof notice.
 //!
-//! Nothing here does anything in a release build: [`CagePlan::sabotaged`] is `false` there whatever the plan says.
+//! Nothing here does anything in a release build: [`CagePlan::sabotaged`] is `false` there whatever the plan
+//! says.
 
 use super::seccomp::{AUDIT_ARCH, Filter, X32_BIT};
 use crate::plan::{CagePlan, Control};

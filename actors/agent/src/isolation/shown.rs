@@ -1,5 +1,5 @@
-//! What of the host the agents of a plan get, for whoever must know it before a cage is built: the command, which refuses to start
-//! where a file that decides about them, or a key, lies in it.
+//! What of the host the agents of a plan get, for whoever must know it before a cage is built: the command,
+//! which refuses to start where a file that decides about them, or a key, lies in it.
 
 use super::{etc, is_provided, paths};
 use crate::plan::{CagePlan, WORKSPACE};
@@ -18,8 +18,8 @@ pub struct Place {
     pub writable: bool,
 }
 
-/// Every real place of the host in which the agents can read. Of another root that is all of it, since its paths are resolved in
-/// it and not here; what they write over it lies in its overlay.
+/// Every real place of the host in which the agents can read. Of another root that is all of it, since its
+/// paths are resolved in it and not here; what they write over it lies in its overlay.
 pub fn places(plan: &CagePlan) -> Vec<Place> {
     let of_root = match &plan.root {
         None => named(plan),
@@ -37,8 +37,9 @@ pub fn places(plan: &CagePlan) -> Vec<Place> {
         .collect()
 }
 
-/// Every real place of the host that agents of a plan can write, or could in cages before: what the cages after it must know
-/// ([`CagePlan::written_before`]). In another root they write to an overlay, whose links lead nowhere but there.
+/// Every real place of the host that agents of a plan can write, or could in cages before: what the cages
+/// after it must know ([`CagePlan::written_before`]). In another root they write to an overlay, whose links
+/// lead nowhere but there.
 pub fn written(plan: &CagePlan) -> BTreeSet<PathBuf> {
     match &plan.root {
         None => paths::agents_places(plan).into_iter().collect(),
@@ -49,8 +50,9 @@ pub fn written(plan: &CagePlan) -> BTreeSet<PathBuf> {
     }
 }
 
-/// Sockets in these places on which a process of this network namespace answers. Agents that see one can speak to it, whatever namespace they
-/// are in (unix(7)): before Linux 7.1 no wall is there to keep them from it.
+/// Sockets in these places on which a process of this network namespace answers. Agents that see one can
+/// speak to it, whatever namespace they are in (unix(7)): before Linux 7.1 no wall is there to keep them from
+/// it.
 pub fn answered(places: &[Place]) -> BTreeSet<PathBuf> {
     let bound = std::fs::read("/proc/net/unix").unwrap_or_default();
     let seen = |path: &PathBuf| {
@@ -65,7 +67,8 @@ pub fn answered(places: &[Place]) -> BTreeSet<PathBuf> {
     paths_of(&bound).filter(|path| seen(path) && is_there(path)).collect()
 }
 
-/// The paths in `/proc/net/unix`, behind seven columns; those of abstract sockets, and relative ones, begin otherwise.
+/// The paths in `/proc/net/unix`, behind seven columns; those of abstract sockets, and relative ones, begin
+/// otherwise.
 fn paths_of(bound: &[u8]) -> impl Iterator<Item = PathBuf> + '_ {
     bound.split(|byte| *byte == b'\n').filter_map(|line| {
         let start = line.windows(2).position(|pair| pair == b" /")? + 1;

@@ -1,5 +1,5 @@
-//! A terminal of the sandbox's own: a pseudo-terminal of its devpts, so that nothing typed or injected there can reach
-//! the operator's (pty(7), ioctl_tty(2)).
+//! A terminal of the sandbox's own: a pseudo-terminal of its devpts, so that nothing typed or injected there
+//! can reach the operator's (pty(7), ioctl_tty(2)).
 
 use crate::plan::AGENT_ID;
 use crate::sys;

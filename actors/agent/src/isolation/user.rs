@@ -10,8 +10,9 @@ use std::io;
 /// The kernel's, or an error that names what did not take.
 pub fn become_agent(ids: Ids) -> io::Result<()> {
     if matches!(ids, Ids::Rooted { .. }) {
-        // Rootless, the kernel forbids it (setgroups is denied before a gid map may be written), and the operator's
-        // groups stay, unnamed. They open nothing: whatever is visible inside is decided by mounts and Landlock.
+        // Rootless, the kernel forbids it (setgroups is denied before a gid map may be written), and the
+        // operator's groups stay, unnamed. They open nothing: whatever is visible inside is decided by mounts
+        // and Landlock.
         sys::process::clear_groups()?;
     }
     let id = Some(AGENT_ID);

@@ -1,9 +1,10 @@
 //! A witness at the gate: what the kernel refuses there, for the record.
 //!
-//! Where nobody listens, the kernel of the gate's namespace answers a SYN by a RST with sequence number 0 (RFC 9293,
-//! 3.10.7.1), and a datagram by ICMP's "port unreachable" (RFC 792, RFC 4443). A packet socket (packet(7)) at the gate's end
-//! of the link gets a copy of these, and of nothing else: what is captured costs nothing here. It decides nothing and sends
-//! nothing. When its queue is full a refusal goes unseen, and is a refusal all the same.
+//! Where nobody listens, the kernel of the gate's namespace answers a SYN by a RST with sequence number 0
+//! (RFC 9293, 3.10.7.1), and a datagram by ICMP's "port unreachable" (RFC 792, RFC 4443). A packet socket
+//! (packet(7)) at the gate's end of the link gets a copy of these, and of nothing else: what is captured
+//! costs nothing here. It decides nothing and sends nothing. When its queue is full a refusal goes unseen,
+//! and is a refusal all the same.
 
 use crate::sys;
 use std::io;

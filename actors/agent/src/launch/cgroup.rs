@@ -1,9 +1,10 @@
 //! Limits of all agents together, by a cgroup v2 of their own, where the system delegates one to us.
 //!
-//! Demanded only when limits were asked for. Nothing is left behind: the directory goes when its owner is dropped,
-//! which must be after init was waited for. A cgroup that holds processes can't hand controllers down
-//! (cgroups(7), "no internal processes"), so a heart, which must be alone in its cgroup but for init, first moves into a leaf with it.
-//! Who is killed removes nothing: a child that stays behind does then ([`Cgroup::outlive`]).
+//! Demanded only when limits were asked for. Nothing is left behind: the directory goes when its owner is
+//! dropped, which must be after init was waited for. A cgroup that holds processes can't hand controllers
+//! down (cgroups(7), "no internal processes"), so a heart, which must be alone in its cgroup but for init,
+//! first moves into a leaf with it. Who is killed removes nothing: a child that stays behind does then
+//! ([`Cgroup::outlive`]).
 
 use crate::plan::{CagePlan, Limits};
 use crate::wire::Wire;
@@ -95,8 +96,8 @@ pub fn available() -> Result<Vec<String>, CgroupError> {
 }
 
 impl Cgroup {
-    /// Makes one with these limits; `None` when none was asked for. `init` is the one child that this process has; `workspace` lies on
-    /// the disk that is limited.
+    /// Makes one with these limits; `None` when none was asked for. `init` is the one child that this process
+    /// has; `workspace` lies on the disk that is limited.
     pub(super) fn make(plan: &CagePlan, init: i32) -> Result<Option<Self>, CgroupError> {
         let CagePlan { name, limits, workspace, .. } = plan;
         let controllers = needed(limits);
@@ -139,8 +140,9 @@ impl Cgroup {
         write(&self.path.join("cgroup.procs"), &pid.to_string())
     }
 
-    /// What a child that stayed behind does ([`super::stay_behind`]): waits until the owner is gone, by its end of `owner`, and removes what
-    /// that has left. It leaves something only if it was killed, or if the kernel couldn't end init.
+    /// What a child that stayed behind does ([`super::stay_behind`]): waits until the owner is gone, by its
+    /// end of `owner`, and removes what that has left. It leaves something only if it was killed, or if the
+    /// kernel couldn't end init.
     pub fn outlive(&self, owner: &Wire) {
         while owner.recv::<()>(None).is_ok() {}
         let until = Instant::now() + SWEPT_WITHIN;
@@ -181,8 +183,9 @@ impl Cgroup {
     }
 
     fn hand_down(&mut self, controllers: &[&str], init: i32) -> Result<(), CgroupError> {
-        // The root alone, which has no type, hands down beside processes. Of another the kernel refuses that for memory; for pids and
-        // cpu it takes it, and then nobody can be put below (cgroups(7), "thread mode").
+        // The root alone, which has no type, hands down beside processes. Of another the kernel refuses that
+        // for memory; for pids and cpu it takes it, and then nobody can be put below (cgroups(7), "thread
+        // mode").
         if self.home.join("cgroup.type").exists() {
             self.make_room(init)?;
         }
@@ -362,7 +365,8 @@ mod tests {
         }
     }
 
-    /// On a real hierarchy, with whatever controllers: this process and a child in a group of their own make room in it.
+    /// On a real hierarchy, with whatever controllers: this process and a child in a group of their own make
+    /// room in it.
     #[test]
     fn a_heart_alone_with_init_makes_room_and_leaves_none_behind() {
         let Ok(top) = own_directory() else { return eprintln!("SKIPPED: no cgroup v2 hierarchy here") };

@@ -1,4 +1,5 @@
-//! Work that a child of ours does and is gone, with all that it learnt: what it answers is all that comes back.
+//! Work that a child of ours does and is gone, with all that it learnt: what it answers is all that comes
+//! back.
 
 use super::{Child, LaunchError, end, fork, system};
 use crate::sys;
@@ -9,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Bytes of a child's answer at most.
 pub const MAX_ANSWER: u64 = 16 << 20;
 
-/// Has a child of ours, a copy, do something, and gives what it answers, of at most 16 MiB. What the child learnt on the way is
-/// gone with it. Signals that are held are not kept waiting for it.
+/// Has a child of ours, a copy, do something, and gives what it answers, of at most 16 MiB. What the child
+/// learnt on the way is gone with it. Signals that are held are not kept waiting for it.
 ///
 /// # Errors
 /// See [`LaunchError`]; an answer of no byte is [`LaunchError::Died`].
@@ -32,14 +33,16 @@ pub struct Errand {
 }
 
 impl Errand {
-    /// Begins one. The child keeps the standard streams, and nothing else that is open here: held up where nobody can end it, it holds up
-    /// nobody who waits for the end of something. `work` must own no descriptor.
+    /// Begins one. The child keeps the standard streams, and nothing else that is open here: held up where
+    /// nobody can end it, it holds up nobody who waits for the end of something. `work` must own no
+    /// descriptor.
     ///
     /// # Errors
     /// See [`LaunchError`].
     #[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
     pub fn begin(work: impl FnOnce() -> Vec<u8>) -> Result<Self, LaunchError> {
-        // SAFETY: what else is open belongs to copies of our parent's values, in frames to which the child never returns.
+        // SAFETY: what else is open belongs to copies of our parent's values, in frames to which the child
+        // never returns.
         begin(|answer| unsafe { sys::fd::close_all_but(&[answer.as_raw_fd()]) }, work)
     }
 }

@@ -1,4 +1,5 @@
-//! Signals kept waiting: from the moment that there is something to remove at the end, none of them may just end the process.
+//! Signals kept waiting: from the moment that there is something to remove at the end, none of them may just
+//! end the process.
 
 use crate::sys;
 use nix::poll::PollTimeout;
@@ -16,9 +17,9 @@ pub struct HeldSignals {
 }
 
 impl HeldSignals {
-    /// Has these signals wait, but for SIGHUP where it is ignored: who starts a program by nohup(1) doesn't want it told of a
-    /// terminal that goes. (SIGINT and SIGQUIT are taken all the same: a script's shell ignores them for everything in its
-    /// background, and whoever sends them to us on purpose means us.)
+    /// Has these signals wait, but for SIGHUP where it is ignored: who starts a program by nohup(1) doesn't
+    /// want it told of a terminal that goes. (SIGINT and SIGQUIT are taken all the same: a script's shell
+    /// ignores them for everything in its background, and whoever sends them to us on purpose means us.)
     ///
     /// SIGCHLD gets its default, whatever it was: who ignores it never hears how a child ended.
     ///

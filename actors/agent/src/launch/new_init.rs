@@ -1,8 +1,9 @@
 //! The heart's side of making the sandbox's pid 1, in two steps with time between them.
 //!
-//! [`NewInit::begin`] needs to know next to nothing: while the caller still checks what the operator wrote, init already makes
-//! its namespaces and the gate. [`NewInit::furnish`] gives it the plan, from which it builds the cage. So init is a copy of a
-//! process that has resolved nothing yet, least of all a key, and it overwrites the environment first of all.
+//! [`NewInit::begin`] needs to know next to nothing: while the caller still checks what the operator wrote,
+//! init already makes its namespaces and the gate. [`NewInit::furnish`] gives it the plan, from which it
+//! builds the cage. So init is a copy of a process that has resolved nothing yet, least of all a key, and it
+//! overwrites the environment first of all.
 //!
 //! ```text
 //!   heart                                   init
@@ -105,7 +106,8 @@ pub struct NewInit {
 }
 
 impl NewInit {
-    /// Starts init in new namespaces with its id maps written. The process dies with its parent, whatever happens.
+    /// Starts init in new namespaces with its id maps written. The process dies with its parent, whatever
+    /// happens.
     ///
     /// # Errors
     /// See [`LaunchError`]; what init itself finds is told by [`NewInit::furnish`].
@@ -113,8 +115,9 @@ impl NewInit {
         require_single_thread()?;
         let outside = Namespaces::read().map_err(system("reading /proc/self/ns"))?;
         let (ours, theirs) = sys::socket::seqpacket_pair().map_err(system("socketpair"))?;
-        // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of them. Afterwards it is as
-        // it was: whoever unpacks an image next, for instance, has to write its own.
+        // The files under /proc/PID belong to root while a process isn't dumpable, and we must write three of
+        // them. Afterwards it is as it was: whoever unpacks an image next, for instance, has to write its
+        // own.
         let dumpable = prctl(Prctl::Dumpable).map_err(system("prctl(PR_GET_DUMPABLE)"))?;
         prctl(Prctl::SetDumpable(true)).map_err(system("prctl(PR_SET_DUMPABLE)"))?;
         let cloned = {
@@ -122,7 +125,8 @@ impl NewInit {
                 AsGateway::enter(foundation.ids).map_err(system("becoming the gateway user"))?;
             let parent = if parent == Parent::Callers { libc::CLONE_PARENT } else { 0 };
             sys::process::clone(libc::CLONE_NEWUSER | libc::CLONE_NEWPID | parent)
-            // Leaving the block restores root in the parent; in the child it is a no-op, see `AsGateway::drop`.
+            // Leaving the block restores root in the parent; in the child it is a no-op, see
+            // `AsGateway::drop`.
         };
         let restore = || {
             let _ = prctl(Prctl::SetDumpable(dumpable == 1));
@@ -162,8 +166,8 @@ impl NewInit {
         self.child.as_ref().map(|child| child.pidfd.as_fd())
     }
 
-    /// Gives init its plan. `channel` is its end of a [`crate::wire::pair`]; it reports how the cage came out to the first
-    /// [`crate::protocol::Request::Report`].
+    /// Gives init its plan. `channel` is its end of a [`crate::wire::pair`]; it reports how the cage came out
+    /// to the first [`crate::protocol::Request::Report`].
     ///
     /// # Errors
     /// See [`LaunchError`]; a plan that differs from the [`Foundation`] is a fault.
@@ -173,7 +177,8 @@ impl NewInit {
         self.give(plan, channel, no_cgroup)
     }
 
-    /// The same under the limits of another cage's init, as the one that will take its place. `None` where that one has none.
+    /// The same under the limits of another cage's init, as the one that will take its place. `None` where
+    /// that one has none.
     ///
     /// # Errors
     /// As [`NewInit::furnish`].
@@ -257,8 +262,8 @@ pub fn clone_init(plan: &CagePlan, channel: OwnedFd) -> Result<Child, LaunchErro
     NewInit::begin(Foundation::of(plan), Parent::Caller)?.furnish(plan, channel)
 }
 
-/// The namespaces that init makes at once. Its user and pid namespaces it is born in, and the last it makes when it has its plan: a
-/// cgroup namespace shows the group that its maker is in.
+/// The namespaces that init makes at once. Its user and pid namespaces it is born in, and the last it makes
+/// when it has its plan: a cgroup namespace shows the group that its maker is in.
 pub(crate) const AT_ONCE: libc::c_int =
     libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
@@ -299,8 +304,8 @@ fn make_cgroup(plan: &CagePlan, init: i32) -> Result<Option<Cgroup>, CgroupError
     if plan.sabotaged(Control::Cgroup) { Err(CgroupError::NotUnified) } else { Cgroup::make(plan, init) }
 }
 
-/// For the time it lives, this root process has the gateway's effective ids, so that what it makes is the gateway's:
-/// the owner of a user namespace may look into its processes without any capability.
+/// For the time it lives, this root process has the gateway's effective ids, so that what it makes is the
+/// gateway's: the owner of a user namespace may look into its processes without any capability.
 struct AsGateway {
     restore_in: Option<u32>,
 }

@@ -1,5 +1,6 @@
-//! Rooted: another root and its overlay as detached mounts, made by root, since the gateway may not be able to walk to
-//! them. The files of an image, and of whatever an overlay lies over, are shown as the agent's own by an id-mapped mount.
+//! Rooted: another root and its overlay as detached mounts, made by root, since the gateway may not be able
+//! to walk to them. The files of an image, and of whatever an overlay lies over, are shown as the agent's own
+//! by an id-mapped mount.
 
 use super::workspace::mapping_namespace;
 use super::{LaunchError, system};

@@ -20,8 +20,8 @@ pub enum Unproven {
     Unexpected,
 }
 
-/// Waits until the cage behind this channel, a supervisor's end, is built and proven, and gives the channel back. Whoever takes it
-/// next may ask again.
+/// Waits until the cage behind this channel, a supervisor's end, is built and proven, and gives the channel
+/// back. Whoever takes it next may ask again.
 ///
 /// # Errors
 /// See [`Unproven`].

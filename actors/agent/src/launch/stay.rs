@@ -11,9 +11,10 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It keeps the standard
-/// error and these descriptors, and nothing else that is open here. It has a session of its own and hears no signal that asks it to end,
-/// which is its parent's to judge: `work` must end when the channel does.
+/// Forks a child that does `work` with its end of a new channel, and ends with the code that it gives. It
+/// keeps the standard error and these descriptors, and nothing else that is open here. It has a session of
+/// its own and hears no signal that asks it to end, which is its parent's to judge: `work` must end when the
+/// channel does.
 ///
 /// Values of the caller that `work` borrows are copies in the child, none of which is ever dropped there.
 ///
@@ -54,7 +55,8 @@ fn shut_off(name: &CStr, title: &str, keep: &[BorrowedFd<'_>], channel: &OwnedFd
     nix::unistd::setsid()?;
     own::retitle(name, title)?;
     let kept: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).chain([channel.as_raw_fd()]).collect();
-    // SAFETY: what else is open belongs to copies of our parent's values, in frames to which the child never returns.
+    // SAFETY: what else is open belongs to copies of our parent's values, in frames to which the child never
+    // returns.
     unsafe { sys::fd::close_all_but(&kept) }?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
     sys::fd::become_stream(null.as_fd(), Stream::Input)?;

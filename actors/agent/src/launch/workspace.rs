@@ -1,5 +1,5 @@
-//! Rooted: the workspace as a detached mount, made by root, since the gateway may not be able to walk to it, and
-//! since its files may belong to someone else: then an id-mapped mount shows them as the sandbox user's.
+//! Rooted: the workspace as a detached mount, made by root, since the gateway may not be able to walk to it,
+//! and since its files may belong to someone else: then an id-mapped mount shows them as the sandbox user's.
 
 use super::{LaunchError, system};
 use crate::plan::{CagePlan, Id, Ids};
@@ -28,8 +28,8 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
     if owner.uid == sandbox.uid {
         return Ok(Some(tree));
     }
-    // What the agent writes into root's own directory is root's outside, as an ordinary user's is that user's. It can't
-    // be set-uid: the seccomp list refuses those mode bits, in every call that takes a mode.
+    // What the agent writes into root's own directory is root's outside, as an ordinary user's is that
+    // user's. It can't be set-uid: the seccomp list refuses those mode bits, in every call that takes a mode.
     let mapping =
         mapping_namespace(owner, sandbox).map_err(system("making a user namespace for the workspace"))?;
     sys::mount::set_id_map(tree.as_fd(), mapping.as_fd())
@@ -37,7 +37,8 @@ pub(super) fn detached(plan: &CagePlan) -> Result<Option<OwnedFd>, LaunchError> 
     Ok(Some(tree))
 }
 
-/// A user namespace in which the owner's ids on disk are the sandbox user's (mount_setattr(2), ID-mapped mounts).
+/// A user namespace in which the owner's ids on disk are the sandbox user's (mount_setattr(2), ID-mapped
+/// mounts).
 pub(super) fn mapping_namespace(owner: Id, sandbox: Id) -> io::Result<OwnedFd> {
     let (read, write) = sys::fd::pipe()?;
     match sys::process::clone(libc::CLONE_NEWUSER)? {

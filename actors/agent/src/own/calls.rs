@@ -1,13 +1,15 @@
 //! The system calls of our own three processes: data, each difference from the agents' list with its reason.
 //!
-//! Heart and supervisor stand under allow-lists derived from the agents' own ([`table`](crate::isolation::seccomp)),
-//! which is known to carry any ordinary program: what libc, the runtime, TLS and name resolution (with the modules that
-//! nsswitch.conf names) call is on it, so the lists need no change when a library learns a new habit. What an
-//! ordinary program may do and *these* never do is taken off. Of what is off, the calls in [`DEADLY`] end the process,
-//! since no honest path leads there; the rest give EPERM, since a library may merely try.
+//! Heart and supervisor stand under allow-lists derived from the agents' own
+//! ([`table`](crate::isolation::seccomp)), which is known to carry any ordinary program: what libc, the
+//! runtime, TLS and name resolution (with the modules that nsswitch.conf names) call is on it, so the lists
+//! need no change when a library learns a new habit. What an ordinary program may do and *these* never do is
+//! taken off. Of what is off, the calls in [`DEADLY`] end the process, since no honest path leads there; the
+//! rest give EPERM, since a library may merely try.
 //!
-//! Init's filter is inherited by every agent. It is a refusal list without any look at arguments, since that is the one
-//! kind that costs them nothing (the kernel answers from a bitmap); what it refuses the agents' own list refuses too.
+//! Init's filter is inherited by every agent. It is a refusal list without any look at arguments, since that
+//! is the one kind that costs them nothing (the kernel answers from a bitmap); what it refuses the agents'
+//! own list refuses too.
 
 use crate::isolation::seccomp::conditions::{Condition, Test};
 use crate::isolation::seccomp::table::Call;
@@ -20,8 +22,8 @@ const fn all_of(argument: u8, bits: libc::c_int) -> Condition {
     Condition { argument, test: Test::Masked { mask: bits, is: bits } }
 }
 
-/// Memory that is both writable and executable, or becomes executable later: what code brought from outside needs.
-/// (Loading a library maps its code executable and never writable.)
+/// Memory that is both writable and executable, or becomes executable later: what code brought from outside
+/// needs. (Loading a library maps its code executable and never writable.)
 const MAP: &[&[Condition]] = &[&[none_of(2, libc::PROT_EXEC)], &[none_of(2, libc::PROT_WRITE)]];
 const PROTECT: &[&[Condition]] = &[&[none_of(2, libc::PROT_EXEC)]];
 const THREADS_ONLY: &[&[Condition]] =
@@ -50,8 +52,8 @@ pub(super) struct Difference {
     pub(super) deadly: &'static [&'static [i64]],
 }
 
-/// Nothing of ours shares memory by key, traces, makes devices, queues asynchronous I/O in the kernel's own way, or
-/// plays with personalities and protection keys.
+/// Nothing of ours shares memory by key, traces, makes devices, queues asynchronous I/O in the kernel's own
+/// way, or plays with personalities and protection keys.
 const NEVER_OURS: &[&str] = &[
     "shmget",
     "shmat",
@@ -103,7 +105,8 @@ const NEVER_THE_SUPERVISORS: &[&str] = &[
     "landlock_restrict_self",
 ];
 
-/// The supervisor: what an ordinary program does, in threads, from files that are open or readable, without a child.
+/// The supervisor: what an ordinary program does, in threads, from files that are open or readable, without a
+/// child.
 pub(super) const SUPERVISOR: Difference = Difference {
     without: &[NEVER_OURS, NEVER_THE_SUPERVISORS],
     with: &[

@@ -1,16 +1,19 @@
-//! What heart, init and supervisor take from themselves once they have started: each can do its work, and little else.
+//! What heart, init and supervisor take from themselves once they have started: each can do its work, and
+//! little else.
 //!
 //! ```text
 //! heart        after init has its plan          keeps what starting and ending its children needs
 //! init         after the cage was proven        keeps what forking, looking at and signalling agents needs
 //! supervisor   before its first thread          keeps nothing
 //! ```
-//! In this order: no core file, memory that nobody may look into, capabilities down to the role's, no_new_privs, no
-//! memory that is written and executed, the role's system calls ([`calls`]). Any step that fails is an error, and the
-//! caller must end: there is no half-settled process. What the kernel is too old for is named in `docs/processes.md`.
+//! In this order: no core file, memory that nobody may look into, capabilities down to the role's,
+//! no_new_privs, no memory that is written and executed, the role's system calls ([`calls`]). Any step that
+//! fails is an error, and the caller must end: there is no half-settled process. What the kernel is too old
+//! for is named in `docs/processes.md`.
 //!
-//! A violation of the calls that no honest path makes ends the process by SIGSYS. A supervisor that dies so is
-//! started again by the heart, with the signal on record in the audit log; heart or init dying ends the sandbox.
+//! A violation of the calls that no honest path makes ends the process by SIGSYS. A supervisor that dies so
+//! is started again by the heart, with the signal on record in the audit log; heart or init dying ends the
+//! sandbox.
 
 mod calls;
 
@@ -47,8 +50,9 @@ pub struct Unsettled {
     pub source: io::Error,
 }
 
-/// The heart's, started as root: it ends children of other users, becomes `gateway` to start a supervisor, empties that
-/// one's bounding set, removes a socket from a directory that isn't its own, and puts init ahead of the agents (SYS_NICE).
+/// The heart's, started as root: it ends children of other users, becomes `gateway` to start a supervisor,
+/// empties that one's bounding set, removes a socket from a directory that isn't its own, and puts init ahead
+/// of the agents (SYS_NICE).
 const HEART: &[Capability] = &[
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_KILL,
@@ -58,9 +62,10 @@ const HEART: &[Capability] = &[
     Capability::CAP_SYS_NICE,
 ];
 
-/// Init's, in the sandbox's user namespace: it gives pipes and terminals to the agent's user (CHOWN), keeps credential
-/// files at 0600 (FOWNER, DAC_OVERRIDE), signals agents (KILL), listens on 80 and 443 inside (NET_BIND_SERVICE), takes
-/// children's privileges away (SETUID, SETGID, SETPCAP), and sees who holds a socket (SYS_PTRACE).
+/// Init's, in the sandbox's user namespace: it gives pipes and terminals to the agent's user (CHOWN), keeps
+/// credential files at 0600 (FOWNER, DAC_OVERRIDE), signals agents (KILL), listens on 80 and 443 inside
+/// (NET_BIND_SERVICE), takes children's privileges away (SETUID, SETGID, SETPCAP), and sees who holds a
+/// socket (SYS_PTRACE).
 const INIT: &[Capability] = &[
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
@@ -103,7 +108,8 @@ pub fn settle(role: Role) -> Result<(), Unsettled> {
     Ok(())
 }
 
-/// What init's settling leaves to every child that it forks afterwards, for one that was forked before: its filter.
+/// What init's settling leaves to every child that it forks afterwards, for one that was forked before: its
+/// filter.
 ///
 /// # Errors
 /// The kernel's; the process must not go on.
@@ -112,8 +118,9 @@ pub(crate) fn settle_as_inits_child() -> io::Result<()> {
     filter.load().map(drop).map_err(io::Error::other)
 }
 
-/// Gives this process a name (at most 15 bytes) and a command line, and takes the rest of what it was started with out of its memory: its arguments, and the
-/// environment, where keys are. Anybody who sees a process sees its command line.
+/// Gives this process a name (at most 15 bytes) and a command line, and takes the rest of what it was started
+/// with out of its memory: its arguments, and the environment, where keys are. Anybody who sees a process
+/// sees its command line.
 ///
 /// # Errors
 /// The kernel's, or that there is more than one thread; the process must not go on.
@@ -122,8 +129,8 @@ pub fn retitle(name: &CStr, title: &str) -> io::Result<()> {
     sys::title::overwrite(title)
 }
 
-/// Whether this process can map memory that is writable and executable, and whether writable memory can become
-/// executable: each by trying.
+/// Whether this process can map memory that is writable and executable, and whether writable memory can
+/// become executable: each by trying.
 #[must_use]
 pub fn executable_memory() -> (bool, bool) {
     (sys::process::map_executable().is_ok(), sys::process::gain_execution().is_ok())
@@ -137,8 +144,8 @@ pub fn no_core_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
-/// Lets the allocator share heaps between threads and give back what a burst of connections took. To be called before there
-/// are threads.
+/// Lets the allocator share heaps between threads and give back what a burst of connections took. To be
+/// called before there are threads.
 pub fn share_heaps() {
     /// One for each of the two threads that do most.
     const HEAPS: i32 = 2;
@@ -146,8 +153,8 @@ pub fn share_heaps() {
     sys::process::limit_heaps(HEAPS, KEPT);
 }
 
-/// So many descriptors for this process, and for what it starts as many as agents may have, or as the hard limit allows, which root lifts. A
-/// limit that is higher already stays.
+/// So many descriptors for this process, and for what it starts as many as agents may have, or as the hard
+/// limit allows, which root lifts. A limit that is higher already stays.
 ///
 /// # Errors
 /// The kernel's.
@@ -196,9 +203,9 @@ fn lower_bounding(kept: &[Capability]) -> io::Result<()> {
     Ok(())
 }
 
-/// PR_SET_MDWE (Linux 6.3): memory never gains the right to be executed. The heart's holds for the supervisor as well, from
-/// that one's first instruction. Init's must not reach the agents, which compile at run time (Linux 6.6). Older kernels
-/// have the filters of heart and supervisor alone for it, and nothing for init.
+/// PR_SET_MDWE (Linux 6.3): memory never gains the right to be executed. The heart's holds for the supervisor
+/// as well, from that one's first instruction. Init's must not reach the agents, which compile at run time
+/// (Linux 6.6). Older kernels have the filters of heart and supervisor alone for it, and nothing for init.
 fn refuse_executable_memory(role: Role) -> io::Result<()> {
     const REFUSE_EXEC_GAIN: libc::c_ulong = 1;
     const NO_INHERIT: libc::c_ulong = 2;

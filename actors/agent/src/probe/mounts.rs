@@ -1,5 +1,5 @@
-//! The whole list of mounts, as the kernel gives it: each was planned, and each has the flags that it must have.
-//! Independent of what Landlock says.
+//! The whole list of mounts, as the kernel gives it: each was planned, and each has the flags that it must
+//! have. Independent of what Landlock says.
 
 use super::{Probe, Scene};
 use crate::isolation::devices::DEVICES;
@@ -24,8 +24,8 @@ impl Mount {
     }
 }
 
-/// An absolute path as the kernel writes it: every component behind one slash, and nothing for the root itself. So that some
-/// eighty mounts are compared with some fifty places by their bytes.
+/// An absolute path as the kernel writes it: every component behind one slash, and nothing for the root
+/// itself. So that some eighty mounts are compared with some fifty places by their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plain(Vec<u8>);
 
@@ -139,7 +139,8 @@ fn wanted(at: &Plain, places: &Places) -> Option<Wanted> {
         return Some(CLOSED);
     }
     if below(WORKSPACE) {
-        // The policy's own paths in it are judged by their rules, what the host mounted there by the workspace's.
+        // The policy's own paths in it are judged by their rules, what the host mounted there by the
+        // workspace's.
         let read_only = places.read_only.contains(at) || !places.is_writable(at);
         return Some(Wanted { read_only, no_dev: true, no_exec: false });
     }
@@ -152,7 +153,8 @@ fn read() -> io::Result<Vec<Mount>> {
     Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 - ext3 /dev/root rw`: the fifth and sixth, and the one after the dash.
+/// `36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 - ext3 /dev/root rw`: the fifth and sixth, and the one after
+/// the dash.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ').skip(4);
     let at = match unescape(fields.next()?) {

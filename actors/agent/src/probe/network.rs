@@ -11,7 +11,8 @@ use std::time::Duration;
 
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::Network;
-    // TEST-NET-1 and the documentation prefix: nobody is there, and a way out would give a time-out, not an error.
+    // TEST-NET-1 and the documentation prefix: nobody is there, and a way out would give a time-out, not an
+    // error.
     for (name, address) in [
         ("connect to an IPv4 address", SocketAddr::from(([192, 0, 2, 1], 80))),
         ("connect to an IPv6 address", SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80))),
@@ -26,7 +27,8 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         socket.connect("192.0.2.1:53")?;
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         socket.send(b"x")?;
-        // Behind the gate the kernel says at once that nobody is there; silence would mean that it went somewhere.
+        // Behind the gate the kernel says at once that nobody is there; silence would mean that it went
+        // somewhere.
         match socket.recv(&mut [0; 1]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             answer => answer,

@@ -11,28 +11,33 @@ pub enum Beginning {
     Sandbox,
     /// With another cage of a sandbox, in which nothing runs yet.
     Cage,
-    /// With the cage that was to be left for another one, which is gone: what was stopped for that starts again.
+    /// With the cage that was to be left for another one, which is gone: what was stopped for that starts
+    /// again.
     SameCage,
     /// With what a supervisor that died left running.
     Succession,
 }
 
-/// What has happened and may not be on record yet: whoever supervises next writes it down, and says so by [`super::ToHeart::OnRecord`].
+/// What has happened and may not be on record yet: whoever supervises next writes it down, and says so by
+/// [`super::ToHeart::OnRecord`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
-    /// How supervisors died, in their order, the last [`DEATHS_MAX`] of them. None for one that could not be started.
+    /// How supervisors died, in their order, the last [`DEATHS_MAX`] of them. None for one that could not be
+    /// started.
     pub deaths: Vec<Option<ExitStatus>>,
     /// The agents have moved to another cage, or are back in their own.
     pub moved: Option<Moved>,
 }
 
-/// Deaths of supervisors that are remembered until they are on record. Each has its number there, so that a gap shows.
+/// Deaths of supervisors that are remembered until they are on record. Each has its number there, so that a
+/// gap shows.
 pub const DEATHS_MAX: usize = 64;
 
 /// A move of the agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// The operator who wanted it, where the supervisor before did not live to finish, and may not have put it on record.
+    /// The operator who wanted it, where the supervisor before did not live to finish, and may not have put
+    /// it on record.
     pub wanted_by: Option<u32>,
 }
 

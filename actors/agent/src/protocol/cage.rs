@@ -48,8 +48,8 @@ pub struct CageReport {
     pub landlock_abi: u32,
     /// What the probe tried.
     pub proof: Vec<Check>,
-    /// Why connections to the world can't be captured, where they can't: then only programs that know a proxy have a way
-    /// out.
+    /// Why connections to the world can't be captured, where they can't: then only programs that know a proxy
+    /// have a way out.
     pub no_capture: Option<String>,
     /// Why nobody sees what the kernel refuses behind the gate, where that was wanted.
     pub no_witness: Option<String>,

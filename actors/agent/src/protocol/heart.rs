@@ -65,14 +65,14 @@ pub enum ToHeart {
     Ready,
     /// The [`News`] that it was handed are on disk.
     OnRecord,
-    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow, and a supervisor that
-    /// follows stops them too.
+    /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow,
+    /// and a supervisor that follows stops them too.
     Stopping {
         /// What they are given, in milliseconds.
         grace_ms: u64,
     },
-    /// Every agent is over and its output is out: init is killed now, while the last records are written. `Finish`
-    /// follows; should the supervisor die before it, this is how the sandbox ends.
+    /// Every agent is over and its output is out: init is killed now, while the last records are written.
+    /// `Finish` follows; should the supervisor die before it, this is how the sandbox ends.
     Over {
         /// As in `Finish`.
         exit_code: i32,

@@ -30,7 +30,8 @@ pub enum Connector {
     Holds {
         /// Its pid inside.
         pid: i32,
-        /// Whose it is: one number for an agent, whatever it starts and however often it is started; 0 of nobody known.
+        /// Whose it is: one number for an agent, whatever it starts and however often it is started; 0 of
+        /// nobody known.
         origin: u64,
     },
 }

@@ -1,5 +1,6 @@
-//! The file: a plain tar archive of a few members in a fixed order, the description last, and nothing else. There is one way to write it, and
-//! what isn't written so is refused: no second reading of it exists. What the members hold is judged elsewhere.
+//! The file: a plain tar archive of a few members in a fixed order, the description last, and nothing else.
+//! There is one way to write it, and what isn't written so is refused: no second reading of it exists. What
+//! the members hold is judged elsewhere.
 
 use super::{SnapshotError, refused, system};
 use crate::image::Digest;

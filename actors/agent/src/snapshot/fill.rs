@@ -1,6 +1,8 @@
-//! An archive of ours, judged to its end, and made again below an empty directory where one is given. Whoever made the file may be hostile:
-//! a name is used once, lies in a directory that came before it, and is beneath the one that is filled; what isn't as [`super::walk`]
-//! would have written it, header for header, is refused: so whatever else reads it finds the same names. Never replaces anything, and never follows what it has made.
+//! An archive of ours, judged to its end, and made again below an empty directory where one is given. Whoever
+//! made the file may be hostile: a name is used once, lies in a directory that came before it, and is beneath
+//! the one that is filled; what isn't as [`super::walk`] would have written it, header for header, is
+//! refused: so whatever else reads it finds the same names. Never replaces anything, and never follows what
+//! it has made.
 
 use super::press::Plain;
 use super::{Amount, Kinds, MAX_ENTRIES, Progress, Select, SnapshotError, form, refused, shown};
@@ -30,8 +32,8 @@ pub struct Seen {
     pub taken: HashMap<PathBuf, Vec<u8>>,
 }
 
-/// Reads a compressed archive to its end, and makes what it holds below `into`. `amount` is what it was said to hold, `take` the files
-/// whose bytes are wanted.
+/// Reads a compressed archive to its end, and makes what it holds below `into`. `amount` is what it was said
+/// to hold, `take` the files whose bytes are wanted.
 ///
 /// # Errors
 /// Whatever is not as it was said, or not as it should be; then part of it may have been made.
@@ -150,7 +152,8 @@ struct Filling<'a> {
     take: &'a [&'a Path],
     progress: Progress<'a>,
     made: HashMap<PathBuf, Made>,
-    /// Their modes and times come last: what is made in one changes its time, and may need more than its mode gives.
+    /// Their modes and times come last: what is made in one changes its time, and may need more than its mode
+    /// gives.
     directories: Vec<(Place, u32, (i64, u32))>,
     entries: u64,
     bytes: u64,

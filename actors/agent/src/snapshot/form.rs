@@ -1,5 +1,6 @@
-//! How an entry of an archive is written: an extended header with all of its name and time, then a header that has neither (POSIX, pax
-//! Interchange Format). There is no other way: whoever reads one writes it again, and compares.
+//! How an entry of an archive is written: an extended header with all of its name and time, then a header
+//! that has neither (POSIX, pax Interchange Format). There is no other way: whoever reads one writes it
+//! again, and compares.
 
 use super::MAX_PATH;
 use tar::{EntryType, Header};

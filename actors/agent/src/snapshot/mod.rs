@@ -1,5 +1,6 @@
-//! A directory tree in one file and back. Hostile code wrote the tree, and anybody may have written the file: both are read by a
-//! process that can do little else ([`crate::confine`]), and nothing of either is followed or believed.
+//! A directory tree in one file and back. Hostile code wrote the tree, and anybody may have written the file:
+//! both are read by a process that can do little else ([`crate::confine`]), and nothing of either is followed
+//! or believed.
 //!
 //! ```text
 //! walk        what lies below a directory, by descriptor and through no link, as members of a tar archive
@@ -8,9 +9,10 @@
 //! container   archives and a description in one plain tar file, which has one way to be written
 //! fill        an archive judged to its end, and made again below an empty directory
 //! ```
-//! Kept of a file are its bytes, its nine permission bits, its time and its name; of links where they say that they lead. Owners, set-id and
-//! sticky bits, access lists, extended attributes and file capabilities are not, and neither are devices, pipes and sockets.
-//! What is in a tree, and what it is for, is not known here.
+//! Kept of a file are its bytes, its nine permission bits, its time and its name; of links where they say
+//! that they lead. Owners, set-id and sticky bits, access lists, extended attributes and file capabilities
+//! are not, and neither are devices, pipes and sockets. What is in a tree, and what it is for, is not known
+//! here.
 
 pub mod container;
 mod fill;
@@ -119,7 +121,8 @@ pub struct LeftOut {
     pub deep: u64,
     /// What is mounted there.
     pub mounts: u64,
-    /// What changed while it was read: a file that is there, of two moments, or a name that was another's by then, and is not.
+    /// What changed while it was read: a file that is there, of two moments, or a name that was another's by
+    /// then, and is not.
     pub changed: u64,
 }
 

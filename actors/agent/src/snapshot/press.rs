@@ -1,5 +1,6 @@
-//! An archive's bytes, compressed as they come: gzip at its quickest. Of the two forms that the crates at hand can write it is the quicker by
-//! half or more, and the smaller, on text, on programs and on noise alike.
+//! An archive's bytes, compressed as they come: gzip at its quickest. Of the two forms that the crates at
+//! hand can write it is the quicker by half or more, and the smaller, on text, on programs and on noise
+//! alike.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 

@@ -1,5 +1,5 @@
-//! Trees that change while they are read, and what comes of a tree in pieces. What a file may try is tested in the whole program
-//! (`tests/snapshot`).
+//! Trees that change while they are read, and what comes of a tree in pieces. What a file may try is tested
+//! in the whole program (`tests/snapshot`).
 
 use super::*;
 use std::fs::{self, File};

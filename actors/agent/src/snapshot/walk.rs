@@ -1,6 +1,7 @@
-//! What lies below a directory, as members of a tar archive. Every name is opened by openat2(2) in the directory that it was read from,
-//! through no link and into no other mount, so an agent that exchanges a file for a link meanwhile gains nothing. No recursion: what is
-//! open on the way down is a list, and no longer than a path may be deep.
+//! What lies below a directory, as members of a tar archive. Every name is opened by openat2(2) in the
+//! directory that it was read from, through no link and into no other mount, so an agent that exchanges a
+//! file for a link meanwhile gains nothing. No recursion: what is open on the way down is a list, and no
+//! longer than a path may be deep.
 
 use super::form::{self, BLOCK};
 use super::press::Press;
@@ -72,7 +73,8 @@ impl Step {
     }
 }
 
-/// What is in a directory, sorted, so that the same tree gives the same archive; no more than is refused once it is counted.
+/// What is in a directory, sorted, so that the same tree gives the same archive; no more than is refused once
+/// it is counted.
 fn list(dir: &OwnedFd) -> nix::Result<Vec<OsString>> {
     let mut listing = nix::dir::Dir::from_fd(reopened(dir.as_fd())?)?;
     let mut names = Vec::new();

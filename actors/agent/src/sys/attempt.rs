@@ -1,8 +1,8 @@
 //! System calls that the probe tries and that no wrapper offers, since nobody who is confined may make them.
 //!
-//! Each stands here with its arguments, so that no other can be made: integers, and where the kernel looks for memory an address at which
-//! none is (0, or 1), which it refuses itself. Where one gets through, the filter being left out, it may change what this process may do
-//! or has open; never its memory.
+//! Each stands here with its arguments, so that no other can be made: integers, and where the kernel looks
+//! for memory an address at which none is (0, or 1), which it refuses itself. Where one gets through, the
+//! filter being left out, it may change what this process may do or has open; never its memory.
 
 use super::check;
 use libc::c_long;
@@ -26,7 +26,8 @@ impl Attempt {
         Self::of(libc::SYS_unshare, [libc::CLONE_NEWUSER as c_long, 0, 0, 0, 0]);
     pub(crate) const UNSHARE_DESCRIPTORS: Self =
         Self::of(libc::SYS_unshare, [libc::CLONE_FILES as c_long, 0, 0, 0, 0]);
-    /// Where it passes, the kernel finds no sense in it: without memory in common there are no common signal handlers.
+    /// Where it passes, the kernel finds no sense in it: without memory in common there are no common signal
+    /// handlers.
     pub(crate) const SHARE_DESCRIPTORS_WITH_ANOTHER_PROCESS: Self =
         Self::of(libc::SYS_clone, [(libc::CLONE_FILES | libc::CLONE_SIGHAND) as c_long, 0, 0, 0, 0]);
     pub(crate) const SETNS: Self = Self::of(libc::SYS_setns, [-1, 0, 0, 0, 0]);

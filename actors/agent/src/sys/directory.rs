@@ -47,8 +47,8 @@ fn link<'a>(at: BorrowedFd<'_>, path: &CStr, buffer: &'a mut [u8]) -> io::Result
     Ok(buffer.get(..length).unwrap_or_default())
 }
 
-/// Calls `each` for every entry whose name is a number, until it breaks: from the first one on, or from where the directory was read to
-/// before; `buffer` holds [`ENTRIES`] or more.
+/// Calls `each` for every entry whose name is a number, until it breaks: from the first one on, or from where
+/// the directory was read to before; `buffer` holds [`ENTRIES`] or more.
 pub(crate) fn numbers(
     directory: BorrowedFd<'_>,
     buffer: &mut [u8],

@@ -39,7 +39,8 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<O
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
-/// A standard stream. Nobody owns one: its number is never closed, and whoever stands there is whom all write to and read from.
+/// A standard stream. Nobody owns one: its number is never closed, and whoever stands there is whom all write
+/// to and read from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stream {
     Input,
@@ -80,11 +81,12 @@ unsafe fn place_at(fd: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     check_int(unsafe { libc::dup2(fd.as_raw_fd(), to) }).map(drop)
 }
 
-/// Puts `keep[i]` at `3 + i`, open across exec, and closes everything else but the standard streams and `spare`. For a process that is
-/// about to exec.
+/// Puts `keep[i]` at `3 + i`, open across exec, and closes everything else but the standard streams and
+/// `spare`. For a process that is about to exec.
 ///
 /// # Safety
-/// Whoever owns a descriptor but the standard streams and `spare`, `keep` included, must neither use nor drop it afterwards.
+/// Whoever owns a descriptor but the standard streams and `spare`, `keep` included, must neither use nor drop
+/// it afterwards.
 pub(crate) unsafe fn hand_on(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Result<()> {
     let first_free = AFTER_STREAMS + keep.len() as RawFd;
     // First out of the way, so that no placing overwrites one that is yet to be placed.
@@ -98,8 +100,8 @@ pub(crate) unsafe fn hand_on(keep: &[BorrowedFd<'_>], spare: &[RawFd]) -> io::Re
     unsafe { close_from(first_free, spare) }
 }
 
-/// Takes ownership of a descriptor that this process was born with. What it has opened itself, or has taken over already, is
-/// close-on-exec and has its owner; what came through the exec can't be.
+/// Takes ownership of a descriptor that this process was born with. What it has opened itself, or has taken
+/// over already, is close-on-exec and has its owner; what came through the exec can't be.
 ///
 /// # Errors
 /// `EBADF` when it isn't open; `EBUSY` when it is no such descriptor.
@@ -229,6 +231,7 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Watches a descriptor in tokio's reactor; call it inside a runtime.
 pub(crate) fn watch(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, stays the same file, and is closed by nobody but the `AsyncFd` that owns it.
+    // SAFETY: an `OwnedFd` is open, stays the same file, and is closed by nobody but the `AsyncFd` that owns
+    // it.
     Ok(unsafe { tokio::io::unix::AsyncFd::register(fd) }?)
 }

@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 
 const SEALS: i32 = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
-/// Makes a memory file of these bytes that nobody can change any more; not executable where the kernel knows how.
+/// Makes a memory file of these bytes that nobody can change any more; not executable where the kernel knows
+/// how.
 pub(crate) fn sealed(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: the name is a C string; nothing else is touched.
@@ -26,7 +27,8 @@ pub(crate) fn sealed(name: &std::ffi::CStr, bytes: &[u8]) -> io::Result<OwnedFd>
     Ok(file.into())
 }
 
-/// How long a sealed memory file of at most `limit` bytes is. One that could still change under us is refused.
+/// How long a sealed memory file of at most `limit` bytes is. One that could still change under us is
+/// refused.
 pub(crate) fn sealed_length(fd: BorrowedFd<'_>, limit: u64) -> io::Result<u64> {
     // SAFETY: integers only.
     let seals = check_int(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) })?;

@@ -1,4 +1,5 @@
-//! The system calls that have no safe interface elsewhere, each wrapped once, small, and tested through its caller.
+//! The system calls that have no safe interface elsewhere, each wrapped once, small, and tested through its
+//! caller.
 //!
 //! Nothing here decides anything: it turns integers into `io::Result` and raw descriptors into owned ones.
 

@@ -41,13 +41,15 @@ pub(crate) fn clone_tree(path: &Path) -> io::Result<OwnedFd> {
     open_tree(libc::AT_FDCWD, &c_path(path)?, libc::AT_RECURSIVE as u32)
 }
 
-/// The same of a descriptor, which must be of a mount in this namespace (before Linux 6.15 a detached one won't do).
+/// The same of a descriptor, which must be of a mount in this namespace (before Linux 6.15 a detached one
+/// won't do).
 pub(crate) fn clone_tree_at(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     open_tree(fd.as_raw_fd(), c"", (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32)
 }
 
-/// A copy has no peers: of a shared mount (systemd makes all of a host's so) it would be one, and what is mounted, covered or unmounted in
-/// the sandbox would be on the host as well, and in every other sandbox that shows the place (mount_namespaces(7)).
+/// A copy has no peers: of a shared mount (systemd makes all of a host's so) it would be one, and what is
+/// mounted, covered or unmounted in the sandbox would be on the host as well, and in every other sandbox that
+/// shows the place (mount_namespaces(7)).
 fn open_tree(dir: i32, path: &CStr, flags: u32) -> io::Result<OwnedFd> {
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags;
     // SAFETY: the path is a C string; integers else. The call makes a descriptor.
@@ -156,7 +158,8 @@ pub(crate) fn make_all_private() -> io::Result<()> {
 
 /// Makes the directory `root` (a mount) the root of this process, and drops the old one.
 pub(crate) fn enter_root(root: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: integers and C strings. The old root lands on top of the new one (pivot_root(2), NOTES) and is detached.
+    // SAFETY: integers and C strings. The old root lands on top of the new one (pivot_root(2), NOTES) and is
+    // detached.
     unsafe {
         check_int(libc::fchdir(root.as_raw_fd()))?;
         check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()))?;

@@ -1,4 +1,5 @@
-//! seccomp's user notification: a filter whose `SECCOMP_RET_USER_NOTIF` asks another process first (seccomp_unotify(2)).
+//! seccomp's user notification: a filter whose `SECCOMP_RET_USER_NOTIF` asks another process first
+//! (seccomp_unotify(2)).
 
 use super::{check, check_int};
 use std::io;
@@ -29,11 +30,12 @@ const SET_MODE_FILTER: libc::c_ulong = 1;
 const GET_NOTIF_SIZES: libc::c_ulong = 3;
 /// linux/seccomp.h: the call goes on as if it had not been asked about.
 const CONTINUE: u32 = 1;
-/// linux/seccomp.h, since 6.6: whoever is woken runs on the waker's processor, as both only wait for each other.
+/// linux/seccomp.h, since 6.6: whoever is woken runs on the waker's processor, as both only wait for each
+/// other.
 const SYNC_WAKE_UP: u64 = 1;
 
-/// The flags of a filter with a listener: once its notification was taken, only a fatal signal ends a call's wait
-/// (before Linux 5.19 any signal does, and the call is made anew).
+/// The flags of a filter with a listener: once its notification was taken, only a fatal signal ends a call's
+/// wait (before Linux 5.19 any signal does, and the call is made anew).
 fn listener_flags() -> libc::c_ulong {
     let both = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     if takes(both) { both } else { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER }
@@ -59,7 +61,8 @@ pub(crate) fn is_supported() -> bool {
         && takes(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)
 }
 
-/// Loads a program into this thread, for good, and gives its listener, close-on-exec. `no_new_privs` must be set.
+/// Loads a program into this thread, for good, and gives its listener, close-on-exec. `no_new_privs` must be
+/// set.
 pub(crate) fn load(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
@@ -77,8 +80,8 @@ pub(crate) fn prefer_quick_answers(listener: BorrowedFd<'_>) {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
 }
 
-/// Takes one notification. Only when poll(2) said that there is one, and only one for each time that it said so:
-/// the kernel would wait otherwise.
+/// Takes one notification. Only when poll(2) said that there is one, and only one for each time that it said
+/// so: the kernel would wait otherwise.
 ///
 /// # Errors
 /// `ENOENT` when its caller was killed meanwhile, and the kernel's others.
@@ -96,8 +99,8 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
     })
 }
 
-/// Lets the call go on. An error means that nobody waits for it any more; without one its caller has waited until now, and the number of
-/// its thread was given to nobody else.
+/// Lets the call go on. An error means that nobody waits for it any more; without one its caller has waited
+/// until now, and the number of its thread was given to nobody else.
 pub(crate) fn let_go_on(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> {
     let mut room = Room { bytes: [0; ROOM] };
     room.response = libc::seccomp_notif_resp { id, val: 0, error: 0, flags: CONTINUE };

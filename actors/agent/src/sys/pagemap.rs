@@ -1,5 +1,5 @@
-//! Which pages of a process are its own: the PAGEMAP_SCAN ioctl of `/proc/PID/pagemap` (Documentation/admin-guide/mm/pagemap.rst,
-//! Linux 6.7), which walks page tables and prints nothing.
+//! Which pages of a process are its own: the PAGEMAP_SCAN ioctl of `/proc/PID/pagemap`
+//! (Documentation/admin-guide/mm/pagemap.rst, Linux 6.7), which walks page tables and prints nothing.
 
 use super::check_int;
 use std::io;
@@ -41,7 +41,8 @@ struct Scan {
     returned: u64,
 }
 
-/// Whether a range of addresses (of whole pages) has a page, in memory or swapped out, that is no file's. Stops at the first.
+/// Whether a range of addresses (of whole pages) has a page, in memory or swapped out, that is no file's.
+/// Stops at the first.
 ///
 /// # Errors
 /// `ENOTTY` where the kernel doesn't know the question.
@@ -60,7 +61,8 @@ pub(crate) fn has_own_page(pagemap: BorrowedFd<'_>, range: &Range<u64>) -> io::R
         returned: PAGE_IS_PRESENT,
         ..Scan::default()
     };
-    // SAFETY: the kernel reads and writes one `Scan`, and at most one `Region` at the address in it; both live through the call.
+    // SAFETY: the kernel reads and writes one `Scan`, and at most one `Region` at the address in it; both
+    // live through the call.
     let regions = check_int(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) })?;
     Ok(regions > 0)
 }

@@ -25,7 +25,8 @@ pub(crate) enum Prctl {
     /// See prctl(2), `PR_SET_MDWE` (Linux 6.3).
     Mdwe,
     SetMdwe(libc::c_ulong),
-    /// The signal this process gets when its parent dies. Cleared by the kernel at every change of credentials.
+    /// The signal this process gets when its parent dies. Cleared by the kernel at every change of
+    /// credentials.
     DieWithParent(libc::c_int),
 }
 

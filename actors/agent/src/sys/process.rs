@@ -1,4 +1,5 @@
-//! Processes: clone, credentials, prctl, exec. Only ever called by single-threaded processes or fresh children.
+//! Processes: clone, credentials, prctl, exec. Only ever called by single-threaded processes or fresh
+//! children.
 
 use super::prctl::{Prctl, prctl};
 use super::{check, check_int};
@@ -29,8 +30,9 @@ pub(crate) fn clone(namespaces: libc::c_int) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let flags = (namespaces | libc::CLONE_PIDFD | libc::SIGCHLD) as libc::c_ulong;
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: single-threaded, so every lock is free in the copy; a null stack means copy-on-write of ours; the kernel writes the pidfd to the third argument, the same
-    // place on x86_64 and aarch64 (the order of the last two differs, and both are null).
+    // SAFETY: single-threaded, so every lock is free in the copy; a null stack means copy-on-write of ours;
+    // the kernel writes the pidfd to the third argument, the same place on x86_64 and aarch64 (the order of
+    // the last two differs, and both are null).
     let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none) })?;
     if pid == 0 {
         return Ok(Cloned::Child);
@@ -52,8 +54,8 @@ pub(crate) fn require_one_thread(what: &str) -> io::Result<()> {
     }
 }
 
-/// Takes the next child that has ended, whichever it is (waitpid(2)); none while all live. Every signal is told, real-time ones
-/// too, whose deaths `nix` takes from the kernel and then has no name for.
+/// Takes the next child that has ended, whichever it is (waitpid(2)); none while all live. Every signal is
+/// told, real-time ones too, whose deaths `nix` takes from the kernel and then has no name for.
 ///
 /// # Errors
 /// The kernel's: `ECHILD` where there is no child, `EINTR`.
@@ -81,7 +83,8 @@ pub(crate) fn die_with_parent(signo: libc::c_int) -> io::Result<()> {
     prctl(Prctl::DieWithParent(signo)).map(drop)
 }
 
-/// Sets real, effective and saved ids (`None` = leave). Raw calls: libc's would touch every thread, we have one.
+/// Sets real, effective and saved ids (`None` = leave). Raw calls: libc's would touch every thread, we have
+/// one.
 pub(crate) fn set_uids(real: Option<u32>, effective: Option<u32>, saved: Option<u32>) -> io::Result<()> {
     let [r, e, s] = [real, effective, saved].map(|id| id.unwrap_or(u32::MAX));
     // SAFETY: integers only.
@@ -188,10 +191,12 @@ pub(crate) struct Descriptor {
     pub(crate) number: i32,
 }
 
-/// Whether two descriptors are of one open file description (kcmp(2)): a fifth of what reading a link in `/proc` costs.
+/// Whether two descriptors are of one open file description (kcmp(2)): a fifth of what reading a link in
+/// `/proc` costs.
 ///
 /// # Errors
-/// `EBADF` where one isn't open, `ESRCH` where a task is gone, `ENOSYS` or `EPERM` where the kernel doesn't tell.
+/// `EBADF` where one isn't open, `ESRCH` where a task is gone, `ENOSYS` or `EPERM` where the kernel doesn't
+/// tell.
 pub(crate) fn same_file(one: Descriptor, other: Descriptor) -> io::Result<bool> {
     const KCMP_FILE: libc::c_int = 0;
     // SAFETY: integers only.
@@ -201,9 +206,11 @@ pub(crate) fn same_file(one: Descriptor, other: Descriptor) -> io::Result<bool> 
     Ok(order == 0)
 }
 
-/// Whether a thread is one of this process (its first has the process's number). False where that can't be told.
+/// Whether a thread is one of this process (its first has the process's number). False where that can't be
+/// told.
 pub(crate) fn is_thread_of(thread: i32, process: i32) -> bool {
-    // SAFETY: integers only. Signal 0 is none: the kernel looks for the thread in the process of that number, and that is all.
+    // SAFETY: integers only. Signal 0 is none: the kernel looks for the thread in the process of that number,
+    // and that is all.
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) == 0 }
 }
 
@@ -242,7 +249,8 @@ pub(crate) fn landlock_restrict(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
 }
 
-/// Maps a writable page and asks for it to become executable, as code brought from outside would; unmapped at once.
+/// Maps a writable page and asks for it to become executable, as code brought from outside would; unmapped at
+/// once.
 pub(crate) fn gain_execution() -> io::Result<()> {
     // SAFETY: a fresh anonymous page at a place of the kernel's choice, never jumped to, unmapped at once.
     unsafe {
@@ -266,7 +274,8 @@ pub(crate) fn gain_execution() -> io::Result<()> {
 /// At most so many heaps for all threads, and little kept of what was freed (mallopt(3)).
 pub(crate) fn limit_heaps(heaps: libc::c_int, kept_bytes: libc::c_int) {
     #[cfg(target_env = "gnu")]
-    // SAFETY: two integers, before there are threads; the call only fails for parameters that it doesn't know.
+    // SAFETY: two integers, before there are threads; the call only fails for parameters that it doesn't
+    // know.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, heaps);
         libc::mallopt(libc::M_TRIM_THRESHOLD, kept_bytes);

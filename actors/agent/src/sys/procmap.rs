@@ -1,5 +1,5 @@
-//! A process's mappings one by one: the PROCMAP_QUERY ioctl of `/proc/PID/maps` (linux/fs.h, Linux 6.11), which finds the executable
-//! ones and prints none.
+//! A process's mappings one by one: the PROCMAP_QUERY ioctl of `/proc/PID/maps` (linux/fs.h, Linux 6.11),
+//! which finds the executable ones and prints none.
 
 use super::check_int;
 use std::io;
@@ -33,11 +33,12 @@ struct Query {
     build_id: u64,
 }
 
-/// The first executable mapping that ends behind an address: its range, and its name as proc_pid_maps(5) has it, but for
-/// escapes. `None` behind the last. Of `name` the kernel uses no more than 4,096 bytes.
+/// The first executable mapping that ends behind an address: its range, and its name as proc_pid_maps(5) has
+/// it, but for escapes. `None` behind the last. Of `name` the kernel uses no more than 4,096 bytes.
 ///
 /// # Errors
-/// `ENOTTY` where the kernel doesn't know the question, `ENAMETOOLONG` for a name that doesn't fit, `ESRCH` of a process without memory.
+/// `ENOTTY` where the kernel doesn't know the question, `ENAMETOOLONG` for a name that doesn't fit, `ESRCH`
+/// of a process without memory.
 pub(crate) fn next_executable<'n>(
     maps: BorrowedFd<'_>,
     from: u64,
@@ -51,8 +52,8 @@ pub(crate) fn next_executable<'n>(
         name: name.as_mut_ptr().expose_provenance() as u64,
         ..Query::default()
     };
-    // SAFETY: the kernel reads and writes one `Query`, and at most `name_size` bytes at `name`, which is the caller's slice, borrowed
-    // for writing until the result is dropped.
+    // SAFETY: the kernel reads and writes one `Query`, and at most `name_size` bytes at `name`, which is the
+    // caller's slice, borrowed for writing until the result is dropped.
     let asked = check_int(unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &raw mut query) });
     match asked {
         Ok(_) => {}

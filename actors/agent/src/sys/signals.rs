@@ -1,5 +1,5 @@
-//! Signals: what is done about them, which of them wait, and sending them. Only ever called by single-threaded processes or
-//! fresh children.
+//! Signals: what is done about them, which of them wait, and sending them. Only ever called by
+//! single-threaded processes or fresh children.
 
 use super::{check, check_int};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,14 +13,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const ENDING: [Signal; 6] =
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// Every signal to its default, none blocked: what a freshly executed program expects. Those too that libc keeps for itself, which
-/// posix_spawn(3) leaves ignored; for a process that makes no thread from now on.
+/// Every signal to its default, none blocked: what a freshly executed program expects. Those too that libc
+/// keeps for itself, which posix_spawn(3) leaves ignored; for a process that makes no thread from now on.
 pub(crate) fn reset() -> io::Result<()> {
     /// The kernel's `struct sigaction` on every architecture, all zero: SIG_DFL, no flags, an empty mask.
     const DEFAULT: [u64; 4] = [0; 4];
     for signo in (1..=64).filter(|signo| ![libc::SIGKILL, libc::SIGSTOP].contains(signo)) {
         let before = std::ptr::null_mut::<u64>();
-        // SAFETY: SIG_DFL runs no code of ours; the kernel reads no more than four words, with a mask of eight bytes.
+        // SAFETY: SIG_DFL runs no code of ours; the kernel reads no more than four words, with a mask of
+        // eight bytes.
         check(unsafe {
             libc::syscall(libc::SYS_rt_sigaction, signo, DEFAULT.as_ptr(), before, size_of::<u64>())
         })?;
@@ -54,7 +55,8 @@ pub(crate) fn ignore_broken_pipes() {
     ignore(libc::SIGPIPE);
 }
 
-/// Makes a write beyond the limit on a file's size (RLIMIT_FSIZE) an error instead of a signal: it is a full disk like any other.
+/// Makes a write beyond the limit on a file's size (RLIMIT_FSIZE) an error instead of a signal: it is a full
+/// disk like any other.
 pub(crate) fn ignore_full_files() {
     ignore(libc::SIGXFSZ);
 }
@@ -88,7 +90,8 @@ pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
     check_int(unsafe { libc::kill(if group { -pid } else { pid }, signo) }).map(drop)
 }
 
-/// Kills every other process of the pid namespace that this one is the first of, in one step that no fork escapes.
+/// Kills every other process of the pid namespace that this one is the first of, in one step that no fork
+/// escapes.
 ///
 /// # Errors
 /// `EPERM` for anybody else, who would hit the host's; the kernel's, but for `ESRCH`: nobody was there.
@@ -139,7 +142,8 @@ impl Requests {
     }
 }
 
-/// All that a child says until it closes its end, `most` bytes of it; but a request to end isn't kept waiting.
+/// All that a child says until it closes its end, `most` bytes of it; but a request to end isn't kept
+/// waiting.
 ///
 /// # Errors
 /// [`io::ErrorKind::Interrupted`], see [`Requests::or`]; what reading gives.

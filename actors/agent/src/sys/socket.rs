@@ -52,8 +52,8 @@ pub(crate) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]
         header.msg_control = control.as_mut_ptr().cast();
         // SAFETY: arithmetic only.
         header.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as _;
-        // SAFETY: the control buffer is zeroed, aligned and exactly CMSG_SPACE(bytes) long or longer, so the first
-        // header and its data lie inside it.
+        // SAFETY: the control buffer is zeroed, aligned and exactly CMSG_SPACE(bytes) long or longer, so the
+        // first header and its data lie inside it.
         unsafe {
             let first = libc::CMSG_FIRSTHDR(&raw const header);
             (*first).cmsg_level = libc::SOL_SOCKET;
@@ -80,9 +80,10 @@ pub(crate) fn send(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]
     }
 }
 
-/// Receives one packet, as much of it as `buffer` has capacity for, with at most `FDS` descriptors; every descriptor that arrived is owned,
-/// even when the packet is then refused, so that none leaks. Nothing is cleared beforehand: of a large buffer only those pages are
-/// touched that the packet fills, which a start's dozen of small packets has to thank for.
+/// Receives one packet, as much of it as `buffer` has capacity for, with at most `FDS` descriptors; every
+/// descriptor that arrived is owned, even when the packet is then refused, so that none leaks. Nothing is
+/// cleared beforehand: of a large buffer only those pages are touched that the packet fills, which a start's
+/// dozen of small packets has to thank for.
 pub(crate) fn receive<const FDS: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut Vec<u8>,
@@ -112,11 +113,13 @@ pub(crate) fn receive<const FDS: usize>(
             }
         }
     };
-    // SAFETY: the kernel wrote that many bytes into the capacity, and no more than there is (MSG_TRUNC, which tells of more, isn't asked for).
+    // SAFETY: the kernel wrote that many bytes into the capacity, and no more than there is (MSG_TRUNC, which
+    // tells of more, isn't asked for).
     unsafe { buffer.set_len(length.min(buffer.capacity())) };
     let mut fds = Vec::new();
-    // SAFETY: the kernel wrote well-formed control messages of msg_controllen bytes into our buffer; CMSG_* walk
-    // within it; each SCM_RIGHTS integer is a descriptor installed for this process and owned by nobody yet.
+    // SAFETY: the kernel wrote well-formed control messages of msg_controllen bytes into our buffer; CMSG_*
+    // walk within it; each SCM_RIGHTS integer is a descriptor installed for this process and owned by nobody
+    // yet.
     unsafe {
         let mut message = libc::CMSG_FIRSTHDR(&raw const header);
         while !message.is_null() {

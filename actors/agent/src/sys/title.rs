@@ -1,13 +1,15 @@
-//! The strings that a process was started with: its arguments, and the environment behind them (proc_pid_cmdline(5)).
+//! The strings that a process was started with: its arguments, and the environment behind them
+//! (proc_pid_cmdline(5)).
 
 use std::io;
 
-/// Overwrites this process's arguments and environment, every byte, with `title` as its whole command line; from now on it has no
-/// environment. What was copied from either stays the caller's. Not even the arguments' length can be seen afterwards.
+/// Overwrites this process's arguments and environment, every byte, with `title` as its whole command line;
+/// from now on it has no environment. What was copied from either stays the caller's. Not even the arguments'
+/// length can be seen afterwards.
 ///
 /// # Errors
-/// When the process has more than one thread: another might be reading them. Without a readable `/proc`, or when it tells of no such
-/// strings.
+/// When the process has more than one thread: another might be reading them. Without a readable `/proc`, or
+/// when it tells of no such strings.
 pub(crate) fn overwrite(title: &str) -> io::Result<()> {
     super::process::require_one_thread("overwrite its own title")?;
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/self/stat");
@@ -18,7 +20,8 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     let last = place.end - 1;
-    // Where the last byte of the arguments isn't zero, /proc shows one string (setproctitle(3bsd)): the title without padding.
+    // Where the last byte of the arguments isn't zero, /proc shows one string (setproctitle(3bsd)): the title
+    // without padding.
     let mark = place.arguments_end - 1;
     for (n, address) in (place.first..place.end).enumerate() {
         let byte = match title.as_bytes().get(n) {
@@ -28,8 +31,9 @@ pub(crate) fn overwrite(title: &str) -> io::Result<()> {
             None if address == mark && n > title.len() => b'.',
             None => 0,
         };
-        // SAFETY: the kernel says that this range holds our own strings: it lies in the writable mapping of the first stack,
-        // above every frame; nobody else runs, and nobody keeps a reference into it, since `std::env` gives copies.
+        // SAFETY: the kernel says that this range holds our own strings: it lies in the writable mapping of
+        // the first stack, above every frame; nobody else runs, and nobody keeps a reference into it, since
+        // `std::env` gives copies.
         unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address).write_volatile(byte) };
     }
     Ok(())

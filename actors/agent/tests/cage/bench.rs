@@ -9,8 +9,8 @@ pub const CASES: &[crate::Case] = &[
     ("what_it_costs_to_be_asked_at_connect", what_it_costs_to_be_asked_at_connect),
 ];
 
-/// The least of many rounds, in microseconds a call: on a datagram socket, where connect itself is next to nothing,
-/// and whole TCP connections to a listener of its own.
+/// The least of many rounds, in microseconds a call: on a datagram socket, where connect itself is next to
+/// nothing, and whole TCP connections to a listener of its own.
 const CONNECTS: &str = "
 import socket, time
 def least(rounds, times, work):

@@ -1,5 +1,5 @@
-//! Connections to the world arrive at the gate's listeners, with the address that was asked for; agents' own servers
-//! never stand in the way, nor get what was meant for the world.
+//! Connections to the world arrive at the gate's listeners, with the address that was asked for; agents' own
+//! servers never stand in the way, nor get what was meant for the world.
 
 use crate::Case;
 use crate::bed::{Cage, Mode};

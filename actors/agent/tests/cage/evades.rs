@@ -1,4 +1,5 @@
-//! Whoever holds a socket is found however it moves while it is looked for: an answer that leaves it out is none that may be given.
+//! Whoever holds a socket is found however it moves while it is looked for: an answer that leaves it out is
+//! none that may be given.
 
 use crate::bed::{Cage, Mode};
 use crate::holders::{Connects, python};
@@ -32,7 +33,8 @@ def tell():
 s = socket.create_connection(("127.0.0.1", 3128))
 "#;
 
-/// It ends at some moment or other of the look, which has not come to the socket yet. What it had is the other thread's.
+/// It ends at some moment or other of the look, which has not come to the socket yet. What it had is the
+/// other thread's.
 fn a_table_outlives_the_thread_that_stands_for_it(mode: Mode) {
     const ENDS: &str = r#"
 tell()
@@ -86,7 +88,8 @@ if os.fork() == 0:
             time.sleep(0.001)
 "#;
 
-/// One that is looked at earlier lasts; by its own turn the holder has gone, and has left a child that wasn't there when all were listed.
+/// One that is looked at earlier lasts; by its own turn the holder has gone, and has left a child that wasn't
+/// there when all were listed.
 fn who_is_born_behind_the_list_is_looked_at(mode: Mode) {
     const LEAVES: &str = r#"
 ready, told = os.pipe()

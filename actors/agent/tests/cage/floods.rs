@@ -1,4 +1,5 @@
-//! More descriptors than a look goes through: whose they are loses them, however they are kept from being counted, and nobody else.
+//! More descriptors than a look goes through: whose they are loses them, however they are kept from being
+//! counted, and nobody else.
 
 use crate::bed::{Cage, Mode};
 use crate::holders::{Connects, connected, connected_by, holders, python};
@@ -18,7 +19,8 @@ pub const CASES: &[crate::Case] = &[
     ),
 ];
 
-/// `hoard(full)` starts a process with descriptors, which never sleeps long; so many `children` have more than is looked through.
+/// `hoard(full)` starts a process with descriptors, which never sleeps long; so many `children` have more
+/// than is looked through.
 const HOARD: &str = r#"
 import os, resource, time
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -35,7 +37,8 @@ def hoard(full):
             time.sleep(0.0005)
 "#;
 
-/// More is open than is looked through. An agent that is alone bears it itself; where there is another, it loses what it has most in.
+/// More is open than is looked through. An agent that is alone bears it itself; where there is another, it
+/// loses what it has most in.
 fn who_floods_keeps_only_itself_from_the_network(mode: Mode) {
     const FLOODS: &str = r#"
 read, write = os.pipe()
@@ -59,7 +62,8 @@ def full():
     assert!(cage.ask(Request::Signal { process: hog, signo: 0, group: false }).is_ok());
 }
 
-/// What it loses it makes anew, as fast as it can. Whoever else asks is told all the same, until its first process is gone with the rest.
+/// What it loses it makes anew, as fast as it can. Whoever else asks is told all the same, until its first
+/// process is gone with the rest.
 fn who_floods_again_and_again_is_ended(mode: Mode) {
     const FLOODS: &str = r#"
 while True:
@@ -79,7 +83,8 @@ while True:
         assert!(std::time::Instant::now() < deadline, "{:?}", cage.floods());
         let list = match holders(&cage, inode) {
             Ok((list, ..)) => list,
-            // On a slow machine it may have made as much again before the look that follows its loss; but not each time.
+            // On a slow machine it may have made as much again before the look that follows its loss; but not
+            // each time.
             Err(Refusal::Flooded { .. }) if refused < 3 => {
                 refused += 1;
                 continue;
@@ -144,7 +149,8 @@ full = headless
     is_its_own(&cage, bystander, its);
 }
 
-/// A table that nobody may list is compared number by number, up to the last that was ever open; to whoever counts it tells nothing.
+/// A table that nobody may list is compared number by number, up to the last that was ever open; to whoever
+/// counts it tells nothing.
 fn a_flood_of_hidden_tables_is_its_own(mode: Mode) {
     const FLOODS: &str = r#"
 import ctypes

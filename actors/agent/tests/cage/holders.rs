@@ -118,7 +118,8 @@ fn a_shared_socket_has_two_holders(mode: Mode) {
     assert_eq!(fds.len(), 2);
 }
 
-/// Many sleep, and are not looked through again; of one of them the kernel's queue has the socket, and then it takes it.
+/// Many sleep, and are not looked through again; of one of them the kernel's queue has the socket, and then
+/// it takes it.
 fn who_gets_a_socket_after_long_sleep_is_found(mode: Mode) {
     const LENDS: &str = r#"
 import os, socket, time
@@ -153,7 +154,8 @@ time.sleep(1000)
     }
 }
 
-/// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its process is over.
+/// Both are asked for at once; of the one no look ever comes to an end, since the thread that stands for its
+/// process is over.
 fn who_never_keeps_still_is_nobody_elses_loss(mode: Mode) {
     const ENDS_ITS_FIRST_THREAD: &str = r#"
 import ctypes, os, socket, threading, time
@@ -182,7 +184,8 @@ ctypes.CDLL(None).pthread_exit(None)
     }
 }
 
-/// What makes a program of its own: the owner may not read it, so the kernel lets nobody of its user look into it.
+/// What makes a program of its own: the owner may not read it, so the kernel lets nobody of its user look
+/// into it.
 const HIDDEN: &str = "cp /bin/sleep /sandbox/hidden; chmod 0111 /sandbox/hidden";
 
 /// Of another agent, which is as far as it can be from having the socket.
@@ -287,8 +290,8 @@ fn an_agent_is_one_whatever_it_leaves_behind(mode: Mode) {
     assert_ne!(origin(left_behind), origin(anothers));
 }
 
-/// A writable place that the policy names by a link, and the workspace by its path on the host: what is mapped from there is mapped by
-/// the place's own name, which the policy doesn't say is writable.
+/// A writable place that the policy names by a link, and the workspace by its path on the host: what is
+/// mapped from there is mapped by the place's own name, which the policy doesn't say is writable.
 fn what_an_agent_can_write_is_foreign_by_every_name(mode: Mode) {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     // Not below /tmp, whose name is that of a place of the sandbox's own.

@@ -11,9 +11,11 @@ pub const CASES: &[crate::Case] = &[
     ("hoppers_cost_no_other_agent_anything", hoppers_cost_no_other_agent_anything),
 ];
 
-/// At once; after a millisecond each; in a session of their own each; with limits lowered; with a first thread that has ended; two for each.
+/// At once; after a millisecond each; in a session of their own each; with limits lowered; with a first
+/// thread that has ended; two for each.
 const KINDS: [&str; 6] = ["h", "n", "s", "m", "l", "b"];
-/// So long may a crowd keep an init from the processors that is an ordinary user's, and has its one share of them.
+/// So long may a crowd keep an init from the processors that is an ordinary user's, and has its one share of
+/// them.
 const STARVED: Duration = Duration::from_secs(600);
 const MANY: &str = "20";
 
@@ -21,7 +23,8 @@ fn hoppers_are_gone_when_they_are_said_to_be(mode: Mode) {
     attack(mode, |_| {}, |_| {});
 }
 
-/// Another one runs, so that not everybody can be killed; it has processes that descend from it, and one that is a child of init's.
+/// Another one runs, so that not everybody can be killed; it has processes that descend from it, and one that
+/// is a child of init's.
 fn hoppers_cost_no_other_agent_anything(mode: Mode) {
     let others = "setsid sleep 2001 & (sleep 2002 & exit 0); sleep 2003; true";
     let run = |cage: &Cage| cage.sh("grep -lzx '200[123]' /proc/[0-9]*/cmdline 2>/dev/null | wc -l");
@@ -51,7 +54,8 @@ fn attack(mode: Mode, before: impl Fn(&Cage), after: impl Fn(&Cage)) {
     assert!(built.success());
     for kind in KINDS {
         let mut plan = plan(mode, dir.path());
-        // A crowd that fills it leaves init its share of the processor and no more, which for five hundred on two lasts.
+        // A crowd that fills it leaves init its share of the processor and no more, which for five hundred on
+        // two lasts.
         plan.limits.nproc = 128;
         let cage = Cage::with(&plan);
         before(&cage);

@@ -1,4 +1,5 @@
-//! Starting init and the supervisor, and leaving the command behind, as the heart does: this test's own binary plays the part.
+//! Starting init and the supervisor, and leaving the command behind, as the heart does: this test's own
+//! binary plays the part.
 
 use crate::bed::{GATEWAY, Mode};
 use agent::launch::{self, LaunchError, SupervisorSpec};
@@ -23,7 +24,8 @@ pub const CASES: &[crate::Case] = &[
 /// The argument that makes this binary play the supervisor.
 pub const PART: &str = "as-supervisor";
 
-/// Reports to descriptor 3 what it sees, and stays while descriptor 4, if there is one, is open at its other end.
+/// Reports to descriptor 3 what it sees, and stays while descriptor 4, if there is one, is open at its other
+/// end.
 pub fn play() -> ! {
     let mut out = std::fs::File::from(agent::inherit(3).expect("descriptor 3"));
     let status = std::fs::read_to_string("/proc/self/status").expect("status");

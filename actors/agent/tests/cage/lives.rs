@@ -33,8 +33,8 @@ fn records(cage: &Cage) -> Vec<agent::protocol::ProcessRecord> {
     }
 }
 
-/// Where Landlock scopes no signals (before Linux 6.12) an agent may stop a child of init's that is its user already and has not
-/// executed its program yet. Init must go on.
+/// Where Landlock scopes no signals (before Linux 6.12) an agent may stop a child of init's that is its user
+/// already and has not executed its program yet. Init must go on.
 fn a_stopped_child_stops_nobody_else(mode: Mode) {
     use agent::plan::{Control, Enforcement};
     let workspace = workspace(mode);
@@ -141,7 +141,8 @@ fn who_is_not_marked_is_known_by_the_environment(mode: Mode) {
 fn strays_are_killed_and_others_spared(mode: Mode) {
     let cage = Cage::start(mode);
     let other = cage.spawn_silent("other", &["sh", "-c", "sleep 1002; true"]).expect("spawn");
-    // One goes as it was begun, one without its environment, one behind a longer one than anybody reads, two with limits lowered.
+    // One goes as it was begun, one without its environment, one behind a longer one than anybody reads, two
+    // with limits lowered.
     let leaves = "setsid sleep 1001 & env -i /usr/bin/setsid /bin/sleep 1003 & \
                   (for n in 1 2 3; do export A$n=$(printf %0100000d 0); done; exec setsid sleep 1004) & \
                   (ulimit -x 5; exec setsid sleep 1005) & (ulimit -R 6; ulimit -x 7; exec env -i /usr/bin/setsid /bin/sleep 1006) & \
@@ -167,7 +168,8 @@ fn strays_are_killed_and_others_spared(mode: Mode) {
     assert_eq!(records(&cage).iter().filter(|r| r.process == other.process).count(), 1);
 }
 
-/// A crowd with environments of megabytes, which an agent can leave behind at will, costs seconds to search through.
+/// A crowd with environments of megabytes, which an agent can leave behind at will, costs seconds to search
+/// through.
 fn nobody_waits_for_a_search_for_strays(mode: Mode) {
     let cage = Cage::start(mode);
     let script = "ulimit -s unlimited; mkfifo /tmp/crowd; for n in $(seq 40); do export X$n=$(printf %0131000d 0); done; \

@@ -1,8 +1,8 @@
 //! The cage for real: init is cloned without a heart, programs and attacks run inside, rootless and rooted.
 //!
-//! Own harness: cloning wants a single-threaded process. Run as root, every case runs twice: as root, and in a child
-//! of an ordinary user; run as an ordinary user, once. A case that needs what the machine lacks says `SKIPPED`.
-//! Arguments: an optional part of a case's name.
+//! Own harness: cloning wants a single-threaded process. Run as root, every case runs twice: as root, and in
+//! a child of an ordinary user; run as an ordinary user, once. A case that needs what the machine lacks says
+//! `SKIPPED`. Arguments: an optional part of a case's name.
 
 #![expect(
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! What our own processes took from themselves, tried in their place: this test's own binary settles as each of them.
+//! What our own processes took from themselves, tried in their place: this test's own binary settles as each
+//! of them.
 
 use crate::bed::Mode;
 use agent::own::{self, Role};

@@ -1,4 +1,5 @@
-//! Every kind of path that a policy can name, and what comes of it: the table in `isolation/paths.rs`, row by row.
+//! Every kind of path that a policy can name, and what comes of it: the table in `isolation/paths.rs`, row by
+//! row.
 
 use crate::bed::{Cage, Mode, SANDBOX, plan, rules, workspace};
 use agent::plan::{CagePlan, Hidden, PathRule};
@@ -25,8 +26,8 @@ pub const CASES: &[crate::Case] = &[
     ("what_tells_of_the_machine_is_covered", what_tells_of_the_machine_is_covered),
 ];
 
-/// A directory of the host that both users can walk to, with what the cases need. Below `/tmp`, of which the sandbox has its
-/// own: what the policy names there is shown in it all the same.
+/// A directory of the host that both users can walk to, with what the cases need. Below `/tmp`, of which the
+/// sandbox has its own: what the policy names there is shown in it all the same.
 struct Host {
     dir: tempfile::TempDir,
 }

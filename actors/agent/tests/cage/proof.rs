@@ -15,7 +15,8 @@ pub const CASES: &[crate::Case] = &[
 enum Witness {
     /// These checks answer wrongly, at least.
     Checks(&'static [&'static str]),
-    /// The start itself refuses, before there is anything to prove: [`a_limit_that_cannot_be_had_is_no_quiet_matter`].
+    /// The start itself refuses, before there is anything to prove:
+    /// [`a_limit_that_cannot_be_had_is_no_quiet_matter`].
     Start,
     /// There is nothing to leave out here, for this reason.
     Nothing(&'static str),

@@ -1,7 +1,8 @@
-//! What a request may use at most, told from what it says of itself, and what it has used once its answer is over.
+//! What a request may use at most, told from what it says of itself, and what it has used once its answer is
+//! over.
 //!
-//! An estimate is what is held of a budget while nobody knows better. It errs towards too much: a token of text has more than two bytes nearly always,
-//! and of what may be answered all is taken that is asked for.
+//! An estimate is what is held of a budget while nobody knows better. It errs towards too much: a token of
+//! text has more than two bytes nearly always, and of what may be answered all is taken that is asked for.
 
 use crate::{config::Kind, output::Output, shape::Endpoint, usage::Tokens};
 
@@ -12,7 +13,8 @@ pub const UNTOLD_OUTPUT: u64 = 8192;
 /// Tokens that such an answer may come to: no more than what any provider's model makes in one.
 pub const UNTOLD_MOST: u64 = 131_072;
 
-/// Tokens that are taken for what a request only names, and its provider has: a response before it, a conversation, a stored prompt.
+/// Tokens that are taken for what a request only names, and its provider has: a response before it, a
+/// conversation, a stored prompt.
 pub const UNTOLD_INPUT: u64 = 131_072;
 
 /// Tokens, at most.
@@ -22,8 +24,9 @@ pub struct Estimate {
     pub input: u64,
     /// Of the answer.
     pub output: u64,
-    /// What the answer may have beyond that, where its request names no most. It is kept free for as long as others are in flight, and counts only
-    /// once it is used: an answer has as much once in a long while, and many are broken off.
+    /// What the answer may have beyond that, where its request names no most. It is kept free for as long as
+    /// others are in flight, and counts only once it is used: an answer has as much once in a long while, and
+    /// many are broken off.
     pub beyond: u64,
 }
 
@@ -56,8 +59,9 @@ impl Estimate {
         self.total().saturating_add(self.beyond)
     }
 
-    /// What was used, by an answer that came with this status and to its end or not. Of what isn't told the estimate stands, or what
-    /// was seen of the answer where that is more: an agent can name a small maximum or none, and leave before it is told.
+    /// What was used, by an answer that came with this status and to its end or not. Of what isn't told the
+    /// estimate stands, or what was seen of the answer where that is more: an agent can name a small maximum
+    /// or none, and leave before it is told.
     pub(crate) fn used(self, kind: Kind, told: &Tokens, seen: u64, code: u16, complete: bool) -> u64 {
         // Anthropic counts what it keeps of a prompt beside it, OpenAI within it.
         let cached = match kind {

@@ -1,6 +1,7 @@
 //! Counts as they lie on disk: one small JSON text with a version, whole or refused.
 //!
-//! What can't be read with certainty is an error and never a count of nothing. Never here: where it lies and how it is written there ([`Shelf`]).
+//! What can't be read with certainty is an error and never a count of nothing. Never here: where it lies and
+//! how it is written there ([`Shelf`]).
 
 use std::io;
 

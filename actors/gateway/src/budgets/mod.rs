@@ -1,9 +1,11 @@
-//! Budgets: how many tokens and requests may go to providers in a minute, hour or day, kept however often anything is killed.
+//! Budgets: how many tokens and requests may go to providers in a minute, hour or day, kept however often
+//! anything is killed.
 //!
-//! A request is admitted against all budgets that it counts in, at one moment, with what it may use at most ([`Estimate`]); that is on disk before
-//! anything of it is sent. Where that says too little, room is kept for the rest. When its answer is over the count takes the estimate's place. So
-//! requests side by side never pass a limit together, and whoever is killed has used what was held. It lives above the actor. Never here: which
-//! provider is asked, and what an agent is told.
+//! A request is admitted against all budgets that it counts in, at one moment, with what it may use at most
+//! ([`Estimate`]); that is on disk before anything of it is sent. Where that says too little, room is kept
+//! for the rest. When its answer is over the count takes the estimate's place. So requests side by side never
+//! pass a limit together, and whoever is killed has used what was held. It lives above the actor. Never here:
+//! which provider is asked, and what an agent is told.
 
 mod estimate;
 mod kept;
@@ -80,7 +82,8 @@ impl Budgets {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Puts these in force, each with the count that it has. Reads the shelf, the first time that there are any.
+    /// Puts these in force, each with the count that it has. Reads the shelf, the first time that there are
+    /// any.
     pub(crate) fn configure(&self, budgets: Vec<(Which, Limits)>) {
         if !budgets.is_empty() {
             self.inner.restore();
@@ -101,7 +104,8 @@ impl Budgets {
         (self.inner.told)(&self.standing().0);
     }
 
-    /// Holds what a request may use of every budget that it counts in; on disk once this returns. None where it counts in none.
+    /// Holds what a request may use of every budget that it counts in; on disk once this returns. None where
+    /// it counts in none.
     ///
     /// # Errors
     /// It may not go, or it can't be said that it may.
@@ -187,7 +191,8 @@ impl Inner {
         }
     }
 
-    /// Has everything up to `change` on disk. Whoever comes while another writes is written by the next, with all that came meanwhile.
+    /// Has everything up to `change` on disk. Whoever comes while another writes is written by the next, with
+    /// all that came meanwhile.
     async fn write(self: &Arc<Self>, change: u64) -> Result<(), String> {
         let mut on_disk = Arc::clone(&self.on_disk).lock_owned().await;
         if *on_disk >= change {
@@ -215,7 +220,8 @@ impl Inner {
             .inspect_err(|fault| tracing::warn!(%fault, "the counts of the budgets were not written"))
     }
 
-    /// Writes soon, for nobody who waits: what is on disk is more than what was used, and so does no harm meanwhile.
+    /// Writes soon, for nobody who waits: what is on disk is more than what was used, and so does no harm
+    /// meanwhile.
     fn write_soon(self: &Arc<Self>) {
         let Ok(runtime) = Handle::try_current() else { return };
         if std::mem::replace(&mut self.lock().writing, true) {

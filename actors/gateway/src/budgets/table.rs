@@ -1,7 +1,7 @@
 //! The counts of all budgets: what is used, what is held for requests in flight, and whether one more may go.
 //!
-//! Pure numbers: no clock, no file, no lock. `now` is always the wall clock in seconds since the epoch. A window only ever gives way to a later one,
-//! so a clock that is set back opens none anew.
+//! Pure numbers: no clock, no file, no lock. `now` is always the wall clock in seconds since the epoch. A
+//! window only ever gives way to a later one, so a clock that is set back opens none anew.
 
 use smol_str::SmolStr;
 
@@ -43,7 +43,8 @@ pub(crate) struct Count {
 #[derive(Debug)]
 struct Row {
     count: Count,
-    /// None of one that is in the configuration no more: kept until its window is over, in case it comes back.
+    /// None of one that is in the configuration no more: kept until its window is over, in case it comes
+    /// back.
     limits: Option<Limits>,
     /// Tokens for requests in flight, and how many these are.
     held: u64,
@@ -244,7 +245,8 @@ impl Row {
         self.count.window.saturating_add(self.count.which.per.seconds())
     }
 
-    /// Whether one more may go that may use so many tokens. Alone it may have whatever is left, however little.
+    /// Whether one more may go that may use so many tokens. Alone it may have whatever is left, however
+    /// little.
     fn has_room(&self, tokens: u64) -> Result<(), Spent> {
         let Some(limits) = &self.limits else { return Ok(()) };
         let spent = |limit, counts, crowded| {

@@ -1,4 +1,5 @@
-//! The windows of budgets: each minute, hour or day of UTC, of the wall clock, since that is what bills and people go by.
+//! The windows of budgets: each minute, hour or day of UTC, of the wall clock, since that is what bills and
+//! people go by.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -261,7 +261,8 @@ pub fn house_with(protocol: Protocol, section: &str, shelf: Option<Arc<dyn Shelf
     House { gateway, book, dialed }
 }
 
-/// One OpenAI-shaped and one Anthropic-shaped provider on the same port, with the aliases `small` and `claude-*`.
+/// One OpenAI-shaped and one Anthropic-shaped provider on the same port, with the aliases `small` and
+/// `claude-*`.
 pub fn both(port: u16) -> String {
     format!(
         r#"{{"providers":{{

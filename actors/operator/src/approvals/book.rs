@@ -181,8 +181,9 @@ impl Book {
         self.last_id
     }
 
-    /// What was approved is never forgotten for a question's sake, and a refusal only where nothing is left that nobody answered: the one
-    /// that was asked for longest ago, which is asked about when it comes again.
+    /// What was approved is never forgotten for a question's sake, and a refusal only where nothing is left
+    /// that nobody answered: the one that was asked for longest ago, which is asked about when it comes
+    /// again.
     fn room_for_one_more(&mut self) -> bool {
         if self.questions.len() < MAX_QUESTIONS {
             return true;

@@ -1,4 +1,5 @@
-//! What of the questions is on disk: a supervisor that dies takes the held requests along, but no question and no answer.
+//! What of the questions is on disk: a supervisor that dies takes the held requests along, but no question
+//! and no answer.
 
 use std::collections::BTreeMap;
 

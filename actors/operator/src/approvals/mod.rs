@@ -1,10 +1,10 @@
 //! Requests that no policy entry names, held for the operator's word.
 //!
-//! [`Approvals`] lives above every actor: what is held stays held when the operator's actor dies. A request is asked for by
-//! [`Approvals::ask`], which waits; the operator's word comes by [`Approvals::approve_once`], [`Approvals::settle`] and
-//! [`Approvals::deny`]. What is asked twice is one question that counts. Bounded in questions and in waiting; it decides nothing by
-//! itself, dials nothing, and knows no policy: what lets more than one request through becomes an entry of the policy elsewhere
-//! ([`Approvals::approved`] lists it).
+//! [`Approvals`] lives above every actor: what is held stays held when the operator's actor dies. A request
+//! is asked for by [`Approvals::ask`], which waits; the operator's word comes by [`Approvals::approve_once`],
+//! [`Approvals::settle`] and [`Approvals::deny`]. What is asked twice is one question that counts. Bounded in
+//! questions and in waiting; it decides nothing by itself, dials nothing, and knows no policy: what lets more
+//! than one request through becomes an entry of the policy elsewhere ([`Approvals::approved`] lists it).
 
 mod book;
 mod kept;
@@ -22,8 +22,8 @@ pub use kept::Kept;
 
 use crate::types::{Approval, Scope};
 
-/// Questions that are remembered, answered ones included; beyond it the oldest that nobody waits for and nobody answered goes, or else the
-/// refused one that was asked for longest ago.
+/// Questions that are remembered, answered ones included; beyond it the oldest that nobody waits for and
+/// nobody answered goes, or else the refused one that was asked for longest ago.
 pub const MAX_QUESTIONS: usize = 256;
 
 /// What is asked for: two requests that agree in all of it are one question.
@@ -79,8 +79,9 @@ impl Approvals {
         Self(Arc::new(Inner { sandbox: sandbox.to_owned(), hold, book: Mutex::new(Book::of(kept)), changes }))
     }
 
-    /// Asks for a request that comes under this generation of the policy (`again` if it did under another), and waits for the answer, at most as long as requests are
-    /// held; `waits` is shown the question where it does. Dropping it takes the request back.
+    /// Asks for a request that comes under this generation of the policy (`again` if it did under another),
+    /// and waits for the answer, at most as long as requests are held; `waits` is shown the question where it
+    /// does. Dropping it takes the request back.
     pub async fn ask(
         &self,
         asked: Asked,
@@ -111,7 +112,8 @@ impl Approvals {
         self.lock().list(&self.0.sandbox)
     }
 
-    /// What an id asks for, under which generation it was asked last, and whether it may be approved for more than once.
+    /// What an id asks for, under which generation it was asked last, and whether it may be approved for more
+    /// than once.
     ///
     /// # Errors
     /// No such question.
@@ -155,7 +157,8 @@ impl Approvals {
         Ok(before)
     }
 
-    /// What is to be part of the policy: id, what was asked, and the rule where the operator wrote another one.
+    /// What is to be part of the policy: id, what was asked, and the rule where the operator wrote another
+    /// one.
     #[must_use]
     pub fn approved(&self) -> Vec<(u64, Asked, Rule)> {
         self.lock().approved()

@@ -164,7 +164,8 @@ async fn the_book_is_bounded_and_no_answer_is_forgotten_for_a_question() {
     held.abort();
 }
 
-/// An operator who refuses everything is asked about what comes next all the same, and the refusal goes that nobody runs into.
+/// An operator who refuses everything is asked about what comes next all the same, and the refusal goes that
+/// nobody runs into.
 #[tokio::test]
 async fn a_book_full_of_refusals_has_room_for_a_question() {
     let book = book(Duration::from_millis(1));

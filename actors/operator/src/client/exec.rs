@@ -39,14 +39,15 @@ impl ExecClient {
         Self { io: TokioIo::new(io) }
     }
 
-    /// Connects the process until it ends. `controls` carries resizes and signals; its end is no end of the session.
+    /// Connects the process until it ends. `controls` carries resizes and signals; its end is no end of the
+    /// session.
     ///
-    /// Dropping the future leaves the session, and the process is hung up. With `tokio::io::stdin()` the runtime waits
-    /// for a blocked read at its end: leave by `shutdown_background` or `process::exit`.
+    /// Dropping the future leaves the session, and the process is hung up. With `tokio::io::stdin()` the
+    /// runtime waits for a blocked read at its end: leave by `shutdown_background` or `process::exit`.
     ///
     /// # Errors
-    /// [`ClientError::Lost`] when the connection broke, [`ClientError::Fault`] when the sandbox lost the process,
-    /// [`ClientError::Local`] when the local output can't be written (a closed pipe).
+    /// [`ClientError::Lost`] when the connection broke, [`ClientError::Fault`] when the sandbox lost the
+    /// process, [`ClientError::Local`] when the local output can't be written (a closed pipe).
     pub async fn drive<I, O, E>(
         self,
         stdio: Stdio<I, O, E>,
@@ -62,7 +63,8 @@ impl ExecClient {
         let mut receiving = std::pin::pin!(receive(from, stdio.stdout, stdio.stderr, credit));
         tokio::select! {
             exit = &mut receiving => exit,
-            // A process that ends at once closes the session before our first frame is written: its exit code waits.
+            // A process that ends at once closes the session before our first frame is written: its exit code
+            // waits.
             lost = send(to, stdio.stdin, controls, credits) => match receiving.await {
                 Err(ClientError::Lost(_)) => Err(lost),
                 told => told,

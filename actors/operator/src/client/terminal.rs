@@ -1,4 +1,5 @@
-//! The local terminal while an exec session has it: raw, and itself again afterwards, however the session ends.
+//! The local terminal while an exec session has it: raw, and itself again afterwards, however the session
+//! ends.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -11,7 +12,8 @@ use crate::types::Window;
 
 /// A terminal in raw mode; dropped, it is as before.
 ///
-/// Each change is made at once (`TCSANOW`): to wait until all output is out (`TCSADRAIN`) would wait for ever where somebody has stopped it (Ctrl-S).
+/// Each change is made at once (`TCSANOW`): to wait until all output is out (`TCSADRAIN`) would wait for ever
+/// where somebody has stopped it (Ctrl-S).
 pub struct RawTerminal {
     terminal: OwnedFd,
     before: Termios,
@@ -39,7 +41,8 @@ impl RawTerminal {
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 
-    /// Makes it raw again. In the background that waits, stopped, until the owner is in the foreground again (termios(3), SIGTTOU).
+    /// Makes it raw again. In the background that waits, stopped, until the owner is in the foreground again
+    /// (termios(3), SIGTTOU).
     ///
     /// # Errors
     /// When the terminal is gone.

@@ -243,7 +243,8 @@ impl Control for Fake {
     }
 }
 
-/// A process in words: `cat` repeats its input, `deaf` takes none and ends on a signal, `flood N` writes N bytes.
+/// A process in words: `cat` repeats its input, `deaf` takes none and ends on a signal, `flood N` writes N
+/// bytes.
 async fn process(command: Vec<String>, ends: ExecEnds, done: Done) {
     let ExecEnds { mut stdin, mut control, output } = ends;
     let exit = match command[0].as_str() {

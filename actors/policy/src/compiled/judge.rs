@@ -13,8 +13,8 @@ use crate::{
 impl Compiled {
     /// Whether `caller` may connect to `to`, and how the connection is then treated.
     ///
-    /// Of several endpoints that let it, an inspected one decides over one that relays, and among these the one that names
-    /// the host most exactly, then the first in the file.
+    /// Of several endpoints that let it, an inspected one decides over one that relays, and among these the
+    /// one that names the host most exactly, then the first in the file.
     ///
     /// # Errors
     /// A [`Denial`] that names the nearest entry and what differs.
@@ -45,17 +45,19 @@ impl Compiled {
         })
     }
 
-    /// Whether `caller` may connect to `to` by what an operator approved and by no entry of the policy: what its rules don't cover
-    /// was not refused by anybody.
+    /// Whether `caller` may connect to `to` by what an operator approved and by no entry of the policy: what
+    /// its rules don't cover was not refused by anybody.
     #[must_use]
     pub fn grants_by_approval_alone(&self, to: &Destination, caller: &Caller) -> bool {
         let mut granting = self.granting(&to.host, to.port, caller).peekable();
         granting.peek().is_some() && granting.all(|place| place.approved)
     }
 
-    /// What the body of a request is to be read as, and how long it may be: asked where [`Grant::reads_bodies`].
+    /// What the body of a request is to be read as, and how long it may be: asked where
+    /// [`Grant::reads_bodies`].
     ///
-    /// None where no endpoint that the path concerns judges bodies, or where they disagree (the request is then refused).
+    /// None where no endpoint that the path concerns judges bodies, or where they disagree (the request is
+    /// then refused).
     #[must_use]
     pub fn body_of(
         &self,
@@ -79,8 +81,8 @@ impl Compiled {
         found
     }
 
-    /// Where a request's placeholders of credentials are replaced, other than in its head: where some endpoint says so that
-    /// grants the connection and serves the path.
+    /// Where a request's placeholders of credentials are replaced, other than in its head: where some
+    /// endpoint says so that grants the connection and serves the path.
     #[must_use]
     pub fn rewrites(&self, to: &Destination, caller: &Caller, path: &CanonicalPath) -> Rewrites {
         let serving = self.granting(&to.host, to.port, caller).filter(|place| place.serves(path));
@@ -108,12 +110,13 @@ impl Compiled {
 
     /// Whether a request on a granted connection may be sent.
     ///
-    /// Every endpoint that grants the connection and serves the path has its say: a deny rule of any of them refuses, an
-    /// allow rule of any of them lets through, else it is refused. One that doesn't take an encoded slash still refuses by what
-    /// the path is to servers that read it as one. Where one of them judges bodies, only those that read
-    /// them alike may let through. Of a batch every member is judged, and one that is refused refuses the whole. With
-    /// `enforcement: audit` it is let through and [`Allowed::audit_only`] says what it would have been refused for. Where
-    /// no endpoint inspects, everything is let through.
+    /// Every endpoint that grants the connection and serves the path has its say: a deny rule of any of them
+    /// refuses, an allow rule of any of them lets through, else it is refused. One that doesn't take an
+    /// encoded slash still refuses by what the path is to servers that read it as one. Where one of them
+    /// judges bodies, only those that read them alike may let through. Of a batch every member is judged, and
+    /// one that is refused refuses the whole. With `enforcement: audit` it is let through and
+    /// [`Allowed::audit_only`] says what it would have been refused for. Where no endpoint inspects,
+    /// everything is let through.
     ///
     /// # Errors
     /// A [`Denial`] that names the rule that refused it, or the nearest one and what differs.
@@ -144,8 +147,8 @@ impl Compiled {
         self.nearest_request(to, caller, facts, self.refused_part(to, caller, facts)?)
     }
 
-    /// The deny rule that refuses the first part that is refused, or would be; none where it is refused because no rule
-    /// allows it.
+    /// The deny rule that refuses the first part that is refused, or would be; none where it is refused
+    /// because no rule allows it.
     pub(crate) fn refusing<'p>(
         &'p self,
         to: &'p Destination,
@@ -324,7 +327,8 @@ impl<'p> Votes<'p> {
             let slot = if place.audit { &mut self.would_refuse } else { &mut self.refused };
             slot.get_or_insert((place, clause));
         }
-        // A handshake is judged by `websocket` endpoints, every other request by the others; deny rules by all.
+        // A handshake is judged by `websocket` endpoints, every other request by the others; deny rules by
+        // all.
         if (protocol == Protocol::Websocket) != facts.websocket {
             return;
         }

@@ -68,7 +68,8 @@ impl Clause {
             (Test::Rule(Rule::Http(rule)), Part::Binary) => {
                 !rule.reads_messages() && rule.allows(method, path, query)
             }
-            // MCP's stream of what the server says, and the end of a session: they hold no message of the client's.
+            // MCP's stream of what the server says, and the end of a session: they hold no message of the
+            // client's.
             (Test::Rule(Rule::Rpc(_)), Part::Head) => matches!(method, "GET" | "DELETE"),
             (Test::Rule(Rule::Rpc(rule)), Part::Rpc(message)) => {
                 let odd_tool = |name: &str| bodies.strict_tool_names && !is_plain_tool(name);

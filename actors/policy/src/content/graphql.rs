@@ -1,7 +1,9 @@
-//! GraphQL over HTTP (<https://graphql.github.io/graphql-over-http/>): which operation of which kind asks for which fields.
+//! GraphQL over HTTP (<https://graphql.github.io/graphql-over-http/>): which operation of which kind asks for
+//! which fields.
 //!
-//! The operation that `operationName` chooses is the one that is judged, by the real names of its root fields: aliases don't
-//! count, fragments are followed. A request that names its document by hash or id alone is known by that id only.
+//! The operation that `operationName` chooses is the one that is judged, by the real names of its root
+//! fields: aliases don't count, fragments are followed. A request that names its document by hash or id alone
+//! is known by that id only.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

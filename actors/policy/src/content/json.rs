@@ -1,18 +1,21 @@
 //! Strict JSON (RFC 8259), read the one way that every parser reads it, or refused.
 //!
-//! Parsers disagree on keys that stand twice or hold a NUL, on numbers out of range, on halves of surrogate pairs, on bytes behind the
-//! value: all of these are refused. Nothing is kept that isn't in the text, and strings without escapes are borrowed from it.
-//! Must never be more lenient than a server's parser could be strict.
+//! Parsers disagree on keys that stand twice or hold a NUL, on numbers out of range, on halves of surrogate
+//! pairs, on bytes behind the value: all of these are refused. Nothing is kept that isn't in the text, and
+//! strings without escapes are borrowed from it. Must never be more lenient than a server's parser could be
+//! strict.
 
 use std::borrow::Cow;
 
 use super::Unreadable;
 
-/// Deepest nesting of lists and objects. Real messages stay below ten; parsers' own limits begin at about a hundred.
+/// Deepest nesting of lists and objects. Real messages stay below ten; parsers' own limits begin at about a
+/// hundred.
 pub const MAX_JSON_DEPTH: usize = 64;
 /// Most values and keys of one text: bounds what a long body can make of our memory (some 40 bytes each).
 pub const MAX_JSON_VALUES: usize = 65_536;
-/// The largest number. Near the end of a double's range and beyond it parsers disagree: infinity, an error, the largest.
+/// The largest number. Near the end of a double's range and beyond it parsers disagree: infinity, an error,
+/// the largest.
 const MAX_JSON_NUMBER: f64 = 1e308;
 
 /// A value.
@@ -48,7 +51,8 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// A member that the protocol names. Keys that differ from it in case alone are refused: some parsers take them for it.
+    /// A member that the protocol names. Keys that differ from it in case alone are refused: some parsers
+    /// take them for it.
     pub(crate) fn member(&self, name: &str) -> Result<Option<&Self>, Unreadable> {
         let Self::Map(members) = self else { return Ok(None) };
         let mut found = None;
@@ -71,8 +75,8 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Whether a case-insensitive parser (Go's, for one) takes `key` for `name`. Simple case folding: beyond ASCII there are two
-/// letters that fold into it.
+/// Whether a case-insensitive parser (Go's, for one) takes `key` for `name`. Simple case folding: beyond
+/// ASCII there are two letters that fold into it.
 #[must_use]
 pub fn folds_to(key: &str, name: &str) -> bool {
     // Beyond ASCII our names are compared as they stand.
@@ -188,7 +192,8 @@ impl<'a> Reader<'a> {
             }
             self.count()?;
             let key = self.string()?;
-            // To a parser in C a key ends at a NUL; no other control character has anything to do in one either.
+            // To a parser in C a key ends at a NUL; no other control character has anything to do in one
+            // either.
             if key.chars().any(char::is_control) {
                 return Err(Unreadable::Key);
             }

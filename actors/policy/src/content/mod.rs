@@ -1,7 +1,7 @@
 //! What is read of a request beyond its head: the vocabulary of body-judging protocols.
 //!
-//! Bytes become a [`Reading`] here ([`Reading::of`]), strictly or not at all, and the matcher judges what was read. Whoever
-//! sends must send exactly the bytes that were read. Nothing here does I/O or keeps anything.
+//! Bytes become a [`Reading`] here ([`Reading::of`]), strictly or not at all, and the matcher judges what was
+//! read. Whoever sends must send exactly the bytes that were read. Nothing here does I/O or keeps anything.
 
 use serde::Serialize;
 
@@ -21,7 +21,8 @@ pub use socket::SocketMessage;
 pub const MAX_BATCH: usize = 100;
 /// Bytes of a body that are held and judged where the policy says nothing: OpenShell's default.
 pub const DEFAULT_BODY_BYTES: u32 = 64 * 1024;
-/// The most that a policy may ask to be held of one body, bytes: ten times the largest tool call that one sees.
+/// The most that a policy may ask to be held of one body, bytes: ten times the largest tool call that one
+/// sees.
 pub const MAX_BODY_BYTES: u32 = 8 * 1024 * 1024;
 
 /// Why what was sent can't be judged, and so isn't sent.

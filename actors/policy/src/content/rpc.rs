@@ -1,4 +1,5 @@
-//! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>) and MCP's use of it: calls, notifications, answers, batches.
+//! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>) and MCP's use of it: calls, notifications, answers,
+//! batches.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,9 @@
 //! GraphQL over WebSocket: what a message of the client's asks for.
 //!
 //! Two protocols are in use, and differ in two words: `graphql-transport-ws`
-//! (<https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md>: `subscribe`, `complete`) and the older `graphql-ws` of
-//! subscriptions-transport-ws (`start`, `stop`). Which of them a connection speaks need not be known: a message means the same in both, or
-//! nothing.
+//! (<https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md>: `subscribe`, `complete`) and the older
+//! `graphql-ws` of subscriptions-transport-ws (`start`, `stop`). Which of them a connection speaks need not
+//! be known: a message means the same in both, or nothing.
 
 use super::graphql::{self, Operation};
 use super::json::Json;

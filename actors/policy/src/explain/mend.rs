@@ -1,7 +1,7 @@
 //! What would allow a refused request: the least entry that does, ready to be put under `network_policies`.
 //!
-//! A proposal for a person to read, never applied by itself. It is tried before it is told: one that doesn't allow the
-//! request is none.
+//! A proposal for a person to read, never applied by itself. It is tried before it is told: one that doesn't
+//! allow the request is none.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,8 +12,8 @@ use crate::{Compiled, Host, WEBSOCKET_TEXT};
 /// What makes a pattern of a text.
 const PATTERN: [char; 6] = ['*', '?', '[', ']', '{', '}'];
 
-/// The least entry that allows this, as YAML; none where no entry could. Of an address the guard has a say as well, whom whoever asks
-/// has to ask too.
+/// The least entry that allows this, as YAML; none where no entry could. Of an address the guard has a say as
+/// well, whom whoever asks has to ask too.
 pub(super) fn entry(question: &Question) -> Option<String> {
     let name = match &question.destination.host {
         Host::Addr(addr) if is_never_reached(*addr) => return None,

@@ -1,4 +1,5 @@
-//! Hosts that are written in another way than the one that is taken: no rule is asked about them, and what helps is the plain spelling.
+//! Hosts that are written in another way than the one that is taken: no rule is asked about them, and what
+//! helps is the plain spelling.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,8 +7,8 @@ use super::{Compiled, Explanation, Question, QuestionError, Verdict, words};
 use crate::{Host, HostError};
 
 impl Compiled {
-    /// The answer about a host that has no one reading: the proxy refuses it before any rule. With it the question that was meant, where
-    /// that can be told; what comes nearest, and what would help, are of that.
+    /// The answer about a host that has no one reading: the proxy refuses it before any rule. With it the
+    /// question that was meant, where that can be told; what comes nearest, and what would help, are of that.
     ///
     /// None where the question makes no sense at all.
     #[must_use]

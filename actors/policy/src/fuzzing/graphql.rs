@@ -1,6 +1,6 @@
-//! Whatever documents ours accepts, apollo-parser accepts too: the same operations and fragments with the same root fields,
-//! and an operation that is chosen asks for the fields that its fragments lead to. In a message on a WebSocket a document means what
-//! it means in a body.
+//! Whatever documents ours accepts, apollo-parser accepts too: the same operations and fragments with the
+//! same root fields, and an operation that is chosen asks for the fields that its fragments lead to. In a
+//! message on a WebSocket a document means what it means in a body.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use crate::content::graphql::document::{Document, Root};
 use crate::content::graphql::select;
 use crate::content::{Operation, SocketMessage, socket};
 
-/// An operation (`query`, …) or a `fragment`, its name, and what stands at its root; a spread has dots before its name.
+/// An operation (`query`, …) or a `fragment`, its name, and what stands at its root; a spread has dots before
+/// its name.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Definition {
     head: String,
@@ -89,8 +90,8 @@ fn roots(set: &SelectionSet, out: &mut Vec<String>) -> Option<()> {
     Some(())
 }
 
-/// Another parser's reading. It doesn't skip commas everywhere, as the specification (section 2.1.7) has it: they are taken
-/// out for it, those in strings as well, which nothing here compares.
+/// Another parser's reading. It doesn't skip commas everywhere, as the specification (section 2.1.7) has it:
+/// they are taken out for it, those in strings as well, which nothing here compares.
 pub(crate) fn theirs(text: &str) -> Option<Vec<Definition>> {
     let tree = apollo_parser::Parser::new(&text.replace(',', " ")).parse();
     if tree.errors().len() > 0 {

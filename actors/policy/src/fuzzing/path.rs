@@ -1,9 +1,10 @@
-//! A canonical path or query is a fixed point, holds nothing that two servers could read differently, and means to a server
-//! what the original meant.
+//! A canonical path or query is a fixed point, holds nothing that two servers could read differently, and
+//! means to a server what the original meant.
 
 use crate::{CanonicalPath, PathOptions, Query};
 
-/// The property. The first byte's lowest bit is `allow_encoded_slash`; the rest is what stands in a request line.
+/// The property. The first byte's lowest bit is `allow_encoded_slash`; the rest is what stands in a request
+/// line.
 pub fn holds(bytes: &[u8]) {
     let Some((choice, raw)) = bytes.split_first() else { return };
     let Ok(target) = std::str::from_utf8(raw) else { return };
@@ -57,8 +58,8 @@ fn escapes_are_canonical(text: &str) {
     }
 }
 
-/// The segments that a plain server sees: parameters off, decoded once, dots resolved, empty ones dropped; last of all
-/// whether a slash ends it.
+/// The segments that a plain server sees: parameters off, decoded once, dots resolved, empty ones dropped;
+/// last of all whether a slash ends it.
 fn served(path: &str) -> (Vec<Vec<u8>>, bool) {
     let (mut kept, mut open) = (Vec::new(), true);
     for piece in path.split('/') {

@@ -1,7 +1,7 @@
 //! Matchers over JSON: a place in a value, and what may stand there.
 //!
-//! To allow, what stands there must be of the pattern's own type, for a server that reads `"false"` may take it for true; to
-//! deny, one reading that matches is enough, whatever its type.
+//! To allow, what stands there must be of the pattern's own type, for a server that reads `"false"` may take
+//! it for true; to deny, one reading that matches is enough, whatever its type.
 
 use std::fmt;
 
@@ -185,7 +185,8 @@ pub struct JsonMatcher {
 }
 
 impl JsonMatcher {
-    /// Whether what stands there is one of these; of a list, each member. Objects are never matched: name what is in them.
+    /// Whether what stands there is one of these; of a list, each member. Objects are never matched: name
+    /// what is in them.
     #[must_use]
     pub fn allows(&self, value: &Json<'_>) -> bool {
         match self.at.certain(value) {

@@ -139,7 +139,8 @@ impl GraphqlRule {
                     .is_some_and(|fields| fields.iter().all(|field| self.field_matches(field))))
     }
 
-    /// Whether the rule, as a deny rule, hits an operation: one root field is enough, and fields that nobody knows count.
+    /// Whether the rule, as a deny rule, hits an operation: one root field is enough, and fields that nobody
+    /// knows count.
     #[must_use]
     pub fn denies(&self, operation: &Selected) -> bool {
         self.head_matches(operation)

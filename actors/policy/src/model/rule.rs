@@ -1,4 +1,5 @@
-//! One rule about requests: methods, path, query, and a WebSocket's messages. And the presets that stand for several.
+//! One rule about requests: methods, path, query, and a WebSocket's messages. And the presets that stand for
+//! several.
 
 use std::fmt;
 
@@ -84,8 +85,8 @@ impl Method {
         }
     }
 
-    /// Whether the rule, as a deny rule, is about `method`: methods keep their case (RFC 9110 section 9.1), but many a server
-    /// reads them in any.
+    /// Whether the rule, as a deny rule, is about `method`: methods keep their case (RFC 9110 section 9.1),
+    /// but many a server reads them in any.
     #[must_use]
     pub fn hits(&self, method: &str) -> bool {
         match self {
@@ -179,8 +180,9 @@ impl PathPattern {
         self.glob.matches(path.as_str())
     }
 
-    /// Whether it matches one of the readings that servers have of a canonical path: `%2F` as `/`, an escape undone twice, letters in
-    /// another case, a slash more or less at the end, dots and spaces more at the end of a name.
+    /// Whether it matches one of the readings that servers have of a canonical path: `%2F` as `/`, an escape
+    /// undone twice, letters in another case, a slash more or less at the end, dots and spaces more at the
+    /// end of a name.
     #[must_use]
     pub fn may_match(&self, path: &CanonicalPath) -> bool {
         let with_or_without_end =
@@ -316,8 +318,8 @@ impl HttpRule {
         self.method.covers(method) && self.path.matches(path) && self.query.iter().all(|m| m.allows(query))
     }
 
-    /// Whether the rule, as a deny rule, hits a request: one reading of method and path, and one value of each named parameter,
-    /// is enough.
+    /// Whether the rule, as a deny rule, hits a request: one reading of method and path, and one value of
+    /// each named parameter, is enough.
     #[must_use]
     pub fn denies(&self, method: &str, path: &CanonicalPath, query: &Query) -> bool {
         self.method.hits(method)
@@ -339,7 +341,8 @@ impl HttpRule {
                 || message.json.is_some_and(|value| self.json.iter().all(|matcher| matcher.allows(value))))
     }
 
-    /// Whether the rule, as a deny rule, hits a text message. One that we can't read as JSON could be anything to others.
+    /// Whether the rule, as a deny rule, hits a text message. One that we can't read as JSON could be
+    /// anything to others.
     #[must_use]
     pub fn denies_text(&self, message: &Text<'_>) -> bool {
         (self.text.is_empty() || self.text.iter().any(|glob| glob.matches(message.text)))

@@ -229,7 +229,8 @@ impl Reader<'_> {
         out
     }
 
-    /// What rules about a WebSocket's messages must agree on: one that lets them through unread would make the others moot.
+    /// What rules about a WebSocket's messages must agree on: one that lets them through unread would make
+    /// the others moot.
     pub(super) fn check_messages(&mut self, node: &Node, fields: &Fields<'_>, endpoint: &Endpoint) {
         let operations = |it: &Written| matches!(&it.rule, Rule::Graphql(_));
         let raw = |it: &Written| matches!(&it.rule, Rule::Http(rule) if rule.method.covers(WEBSOCKET_TEXT));

@@ -15,8 +15,8 @@ use crate::{Host, HostError, Protocol};
 /// Ports on which HTTP is what one expects.
 const HTTP_PORTS: [u16; 4] = [80, 443, 8080, 8443];
 
-/// Hosts of inference providers: traffic to them belongs through `inference.local`, which holds the keys. One that gives each customer a
-/// host has a wildcard.
+/// Hosts of inference providers: traffic to them belongs through `inference.local`, which holds the keys. One
+/// that gives each customer a host has a wildcard.
 const PROVIDER_HOSTS: [&str; 17] = [
     "api.openai.com",
     "api.anthropic.com",
@@ -446,7 +446,8 @@ fn has_port(text: &str) -> bool {
     })
 }
 
-/// Addresses of one link or of many machines, metadata services among them, which are no destination of a connection.
+/// Addresses of one link or of many machines, metadata services among them, which are no destination of a
+/// connection.
 fn is_of_the_link(addr: IpAddr) -> bool {
     match addr.to_canonical() {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
@@ -454,7 +455,8 @@ fn is_of_the_link(addr: IpAddr) -> bool {
     }
 }
 
-/// Whether a range is of IPv4 addresses in another spelling. A shorter prefix than those spellings have holds other addresses as well.
+/// Whether a range is of IPv4 addresses in another spelling. A shorter prefix than those spellings have holds
+/// other addresses as well.
 fn carries_v4(net: &IpNet) -> bool {
     let IpNet::V6(net) = net else { return false };
     net.prefix_len() >= SPELT_PREFIX && Carried::of(net.addr()).is_some()

@@ -147,7 +147,8 @@ impl Reader<'_> {
         out
     }
 
-    /// A pattern, or `{ any: [patterns] }`. None if it is there and can't be read: a matcher must not become none.
+    /// A pattern, or `{ any: [patterns] }`. None if it is there and can't be read: a matcher must not become
+    /// none.
     pub(super) fn patterns(&mut self, node: Option<&Node>) -> Option<Vec<Glob>> {
         let Some(node) = node else { return Some(Vec::new()) };
         let any = match &node.value {

@@ -132,7 +132,8 @@ impl Reader<'_> {
     }
 }
 
-/// What a policy has that says nothing of files: as the default profile. With nothing at all, no program could run.
+/// What a policy has that says nothing of files: as the default profile. With nothing at all, no program
+/// could run.
 fn default_filesystem() -> Filesystem {
     let profile = builtin::profile(builtin::DEFAULT_PROFILE).map(builtin::Builtin::policy);
     // A test reads every built-in file; without it there would be no file at all, and no program.

@@ -44,7 +44,8 @@ fn paths_and_urls_are_read_and_nothing_else() {
     }
 }
 
-/// It is sent as it came, so what a rule would see another path in than a server might is nothing that can be judged.
+/// It is sent as it came, so what a rule would see another path in than a server might is nothing that can be
+/// judged.
 #[test]
 fn what_a_rule_would_read_otherwise_than_a_server_is_refused() {
     for value in [

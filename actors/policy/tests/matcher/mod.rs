@@ -1,5 +1,5 @@
-//! The compiled matcher against the slow one: one question to both. Also what the fuzz target `matcher` runs, which includes
-//! this by its path.
+//! The compiled matcher against the slow one: one question to both. Also what the fuzz target `matcher` runs,
+//! which includes this by its path.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may stop")]
 
@@ -19,8 +19,8 @@ use slow::{Answer, Asked, Part, granting, slow};
 /// Questions of one throw of bytes.
 const QUESTIONS: usize = 16;
 
-/// The property: bytes are dice, which throw a policy and questions to it, and both matchers answer the same. A policy is
-/// also the same when it is written out and read back.
+/// The property: bytes are dice, which throw a policy and questions to it, and both matchers answer the same.
+/// A policy is also the same when it is written out and read back.
 pub fn holds(bytes: &[u8]) {
     let mut dice = Dice::loaded(bytes);
     let text = dice.policy();

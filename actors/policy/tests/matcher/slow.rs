@@ -1,4 +1,5 @@
-//! The slow matcher: the policy's model read in plain loops, obvious rather than quick. It shares no code with the compiled one.
+//! The slow matcher: the policy's model read in plain loops, obvious rather than quick. It shares no code
+//! with the compiled one.
 
 use cofferdam_policy as policy;
 use cofferdam_policy::{
@@ -136,8 +137,8 @@ fn method_matches(rule: &str, method: &str) -> bool {
     rule == "*" || rule == method || (rule == "GET" && method == "HEAD")
 }
 
-/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, a slash more or less at the end, and
-/// names without the dots and spaces at their end.
+/// Every text that some server takes a path for: `%2F` as a slash, escapes undone twice, any case, a slash
+/// more or less at the end, and names without the dots and spaces at their end.
 fn readings(path: &str) -> Vec<String> {
     let mut all = vec![path.to_owned(), path.replace("%2F", "/")];
     let twice =
@@ -166,7 +167,8 @@ fn may_match(pattern: &str, path: &str) -> bool {
     })
 }
 
-/// Some servers read a method in any case, a path in other readings, and a parameter's name in other spellings.
+/// Some servers read a method in any case, a path in other readings, and a parameter's name in other
+/// spellings.
 fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: bool) -> bool {
     let method = if deny { asked.method.to_uppercase() } else { asked.method.to_owned() };
     let path = path_matches(rule.path.as_str(), asked.path.as_str())
@@ -175,7 +177,8 @@ fn http_matches(rule: &policy::HttpRule, asked: &Asked<'_>, part: &Part, deny: b
         && path
         && rule.query.iter().all(|matcher| {
             let own: &str = &matcher.name;
-            // PHP's name, with `_` for what it takes for none of a name; and Rack's and qs', between the first brackets.
+            // PHP's name, with `_` for what it takes for none of a name; and Rack's and qs', between the
+            // first brackets.
             let php = |name: &str| name.trim().to_lowercase().replace(['.', ' ', '['], "_");
             let between = |name: &str| {
                 let name = name.trim_start().trim_start_matches(['[', ']']).to_owned();

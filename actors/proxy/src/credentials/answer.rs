@@ -1,7 +1,8 @@
 //! Answers of places that may be told a credential: searched for it, so that an echo doesn't bring it inside.
 //!
-//! A value in them becomes as many `*`: lengths and framing stay true. For that they must come in clear and in order, so
-//! compression, ranges and character sets aren't asked for. Other places' answers never come here.
+//! A value in them becomes as many `*`: lengths and framing stay true. For that they must come in clear and
+//! in order, so compression, ranges and character sets aren't asked for. Other places' answers never come
+//! here.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,8 +18,8 @@ use crate::body::BoxError;
 
 /// How a whole answer, gRPC and Connect say that bytes are compressed, besides the way they are sent in.
 const ENCODINGS: [&str; 3] = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
-/// What asks for pieces, differences, compressed messages or other characters: a value in them is one that nobody finds. A server may always
-/// answer with the whole (RFC 9110 section 14.2).
+/// What asks for pieces, differences, compressed messages or other characters: a value in them is one that
+/// nobody finds. A server may always answer with the whole (RFC 9110 section 14.2).
 const UNSEARCHABLE: [&str; 9] = [
     "accept-charset",
     "accept-encoding",
@@ -73,7 +74,8 @@ impl Guard {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 
-    /// Whether an answer came in clear, in characters that are searched, and is no piece or difference: what wasn't asked for.
+    /// Whether an answer came in clear, in characters that are searched, and is no piece or difference: what
+    /// wasn't asked for.
     pub(crate) fn is_clear(status: StatusCode, headers: &HeaderMap) -> bool {
         let all = |name: &str, clear: &[u8]| {
             headers.get_all(name).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(clear))
@@ -221,7 +223,8 @@ mod tests {
 
     const KEY: &str = "ghp_0123456789abcdefgh";
 
-    /// Whatever a server sends at once, others have their turns while it is searched; and all of it arrives, as long as it says.
+    /// Whatever a server sends at once, others have their turns while it is searched; and all of it arrives,
+    /// as long as it says.
     #[tokio::test]
     async fn a_turn_passes_a_piece_at_most() {
         let guard = Guard::for_tests(&[Secret::from(KEY)], Guesses::default().of(1, || {}));

@@ -1,7 +1,7 @@
 //! Placeholders in bodies and messages that are whole: JSON, forms, text.
 //!
-//! Pure functions: exactly the strings that hold a placeholder are written anew, every other byte stays. A body that can't
-//! be read strictly is refused if it might hold one.
+//! Pure functions: exactly the strings that hold a placeholder are written anew, every other byte stays. A
+//! body that can't be read strictly is refused if it might hold one.
 
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode;
@@ -50,7 +50,8 @@ pub(super) fn rewrite(kind: Kind, body: &[u8], wallet: &mut Wallet<'_>) -> Resul
     }
 }
 
-/// The name of the first placeholder in a body that nothing is replaced in; in JSON and forms also under escapes.
+/// The name of the first placeholder in a body that nothing is replaced in; in JSON and forms also under
+/// escapes.
 pub(super) fn name_in(kind: Option<Kind>, body: &[u8]) -> Option<String> {
     let mut name = find(body, 0).map(|place| place.name.to_owned());
     let mut look = |text: &[u8]| {
@@ -76,8 +77,8 @@ pub(super) fn name_in(kind: Option<Kind>, body: &[u8]) -> Option<String> {
     name
 }
 
-/// A WebSocket message with values for its placeholders, where it may be `rewritten`: JSON where it is that, else text. With the names of
-/// the credentials that it carries then.
+/// A WebSocket message with values for its placeholders, where it may be `rewritten`: JSON where it is that,
+/// else text. With the names of the credentials that it carries then.
 pub(crate) fn in_message(
     credentials: &Credentials,
     request: Request<'_>,

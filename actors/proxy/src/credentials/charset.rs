@@ -1,13 +1,15 @@
-//! In which character sets an answer can be searched: those that write ASCII as ASCII, and UTF-16, which the search knows.
+//! In which character sets an answer can be searched: those that write ASCII as ASCII, and UTF-16, which the
+//! search knows.
 //!
-//! In UTF-7, UTF-32 or EBCDIC a value is other bytes, and some servers write in whatever they are asked for. Nothing here converts anything, or
-//! guesses at the set of an answer that doesn't name one.
+//! In UTF-7, UTF-32 or EBCDIC a value is other bytes, and some servers write in whatever they are asked for.
+//! Nothing here converts anything, or guesses at the set of an answer that doesn't name one.
 
 use http::{HeaderMap, HeaderValue, header};
 
 /// What names a character set, in `Accept` and in `Content-Type`.
 const PARAMETER: &[u8] = b"charset";
-/// Sets by name. Those of East Asia write ASCII as it is, and what stands behind the first byte of another character is found all the more.
+/// Sets by name. Those of East Asia write ASCII as it is, and what stands behind the first byte of another
+/// character is found all the more.
 const CLEAR: [&str; 32] = [
     "ascii",
     "ansi_x3.4-1968",
@@ -45,7 +47,8 @@ const CLEAR: [&str; 32] = [
 /// Families of sets, by how their names begin; a number follows.
 const FAMILIES: [&str; 6] = ["cp125", "iso-8859-", "iso8859-", "iso_8859-", "windows-125", "x-cp125"];
 
-/// Takes off what `Accept` says of character sets: all of a parameter that names one in any way, since readers differ on quotes.
+/// Takes off what `Accept` says of character sets: all of a parameter that names one in any way, since
+/// readers differ on quotes.
 pub(super) fn ask_for_none(headers: &mut HeaderMap) {
     let header::Entry::Occupied(mut accept) = headers.entry(header::ACCEPT) else { return };
     if !accept.iter().any(|value| names_one(value.as_bytes())) {
@@ -92,7 +95,8 @@ fn names_one(text: &[u8]) -> bool {
     text.windows(PARAMETER.len()).any(|word| word.eq_ignore_ascii_case(PARAMETER))
 }
 
-/// Every set that some reader of a `Content-Type` finds in it, without quotes. `charset*` (RFC 8187) is one, too.
+/// Every set that some reader of a `Content-Type` finds in it, without quotes. `charset*` (RFC 8187) is one,
+/// too.
 fn named_in(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let starts = value.windows(PARAMETER.len()).enumerate();
     let starts = starts.filter(|(_, word)| word.eq_ignore_ascii_case(PARAMETER));

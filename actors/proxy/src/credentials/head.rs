@@ -1,7 +1,7 @@
 //! Placeholders in a request's head: header values, the two halves of Basic, values of the query.
 //!
-//! What was judged stays as it is; only what is sent has a value in it. In the path, in names of headers and parameters, and
-//! spelled with one escape over another, a placeholder is refused.
+//! What was judged stays as it is; only what is sent has a value in it. In the path, in names of headers and
+//! parameters, and spelled with one escape over another, a placeholder is refused.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -96,7 +96,8 @@ pub(super) fn headers(headers: &mut HeaderMap, wallet: &mut Wallet<'_>) -> Resul
     Ok(())
 }
 
-/// A name has no colon, so a placeholder in its place is read as the field `cofferdam` with the rest as its value.
+/// A name has no colon, so a placeholder in its place is read as the field `cofferdam` with the rest as its
+/// value.
 fn in_name(name: &HeaderName, value: &HeaderValue) -> Result<(), Denial> {
     let (word, rest) = placeholder::PREFIX.split_once(':').unwrap_or_default();
     match name.as_str() == word && value.as_bytes().trim_ascii_start().starts_with(rest.as_bytes()) {
@@ -105,7 +106,8 @@ fn in_name(name: &HeaderName, value: &HeaderValue) -> Result<(), Denial> {
     }
 }
 
-/// User and password of HTTP Basic (RFC 7617), with values for their placeholders; none if there is none in them.
+/// User and password of HTTP Basic (RFC 7617), with values for their placeholders; none if there is none in
+/// them.
 fn basic(value: &[u8], wallet: &mut Wallet<'_>) -> Result<Option<Filled>, Denial> {
     let Some((scheme, rest)) = value.split_at_checked(b"Basic ".len()) else { return Ok(None) };
     if !scheme.eq_ignore_ascii_case(b"Basic ") {

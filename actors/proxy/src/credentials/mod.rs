@@ -1,13 +1,14 @@
-//! Credentials by placeholder: the agent says `cofferdam:cred:NAME`, and what it stands for is put in here, on the way out.
+//! Credentials by placeholder: the agent says `cofferdam:cred:NAME`, and what it stands for is put in here,
+//! on the way out.
 //!
 //! ```text
 //! section ─ Credentials ─ head (headers, Basic, query) ─ upload (bodies, by body) ─ … ─ answer (screened)
 //!           (who, where)   └──────── after the verdict, before anything is dialled ───┘
 //! ```
-//! A credential goes with a request whose host, port, path *and* judged program are all in one entry of its `use`; any other
-//! placeholder is refused, so that none leaves unresolved. Here are the credentials themselves and that decision; the other
-//! files say where placeholders stand and how a value is written there. Must never put a value into an error, a record or
-//! anything that prints.
+//! A credential goes with a request whose host, port, path *and* judged program are all in one entry of its
+//! `use`; any other placeholder is refused, so that none leaves unresolved. Here are the credentials
+//! themselves and that decision; the other files say where placeholders stand and how a value is written
+//! there. Must never put a value into an error, a record or anything that prints.
 
 mod answer;
 mod body;
@@ -108,8 +109,8 @@ impl Credentials {
         self.book.is_empty()
     }
 
-    /// What keeps the values out of answers, where `to` is a place that may be told one. A value that was left with a server
-    /// comes back in answers to other requests, so the place counts and not the request.
+    /// What keeps the values out of answers, where `to` is a place that may be told one. A value that was
+    /// left with a server comes back in answers to other requests, so the place counts and not the request.
     pub(crate) fn guard(&self, to: &Destination, reader: impl FnOnce() -> Guesser) -> Option<Guard> {
         let told = |held: &Held| held.uses.iter().any(|place| place.is_at(to));
         let values = self.values.as_ref().filter(|_| self.book.values().any(told))?;

@@ -1,7 +1,8 @@
 //! What a placeholder looks like, and where one stands in bytes.
 //!
-//! `cofferdam:cred:NAME`, with NAME as long as it goes. The colons may be spelled as percent-encoding and JSON spell them:
-//! such a spelling is never replaced, but it is noticed, so that it can be refused. Pure functions over bytes.
+//! `cofferdam:cred:NAME`, with NAME as long as it goes. The colons may be spelled as percent-encoding and
+//! JSON spell them: such a spelling is never replaced, but it is noticed, so that it can be refused. Pure
+//! functions over bytes.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -90,8 +91,8 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// The name in the placeholder that `chunk` holds or completes, as far as the chunk goes. The bytes before it may be
-    /// gone already; without this chunk they are no placeholder.
+    /// The name in the placeholder that `chunk` holds or completes, as far as the chunk goes. The bytes
+    /// before it may be gone already; without this chunk they are no placeholder.
     pub(crate) fn finds(&mut self, chunk: &[u8]) -> Option<String> {
         let head = chunk.get(..chunk.len().min(LONGEST + MAX_NAME_BYTES)).unwrap_or_default();
         let seam = [&self.tail, head].concat();

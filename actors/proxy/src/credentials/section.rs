@@ -1,8 +1,8 @@
 //! The `credentials:` section of cofferdam.yaml as data, and its check.
 //!
-//! Reading is serde's work; judging is [`Section::check`], which reports *every* fault at once. Hosts, paths and programs are
-//! the policy's own patterns. A literal key never leaves its field: it is dropped while it is read. Nothing here opens a file
-//! or an environment variable.
+//! Reading is serde's work; judging is [`Section::check`], which reports *every* fault at once. Hosts, paths
+//! and programs are the policy's own patterns. A literal key never leaves its field: it is dropped while it
+//! is read. Nothing here opens a file or an environment variable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -158,7 +158,8 @@ impl Section {
         Ok(self.checked()?.into_iter().map(told).collect())
     }
 
-    /// What of it can't work under `policy`, as warnings: a placeholder in bytes that are relayed is never seen.
+    /// What of it can't work under `policy`, as warnings: a placeholder in bytes that are relayed is never
+    /// seen.
     ///
     /// # Errors
     /// As [`Self::check`].

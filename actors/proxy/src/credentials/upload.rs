@@ -1,7 +1,7 @@
 //! What of a permitted request is sent: its head and body with values for their placeholders, or a refusal.
 //!
-//! Nothing is dialled before this. A body is read whole where it is rewritten, and where it is short; a longer one is watched
-//! as it passes, and broken off before the chunk that would complete a placeholder.
+//! Nothing is dialled before this. A body is read whole where it is rewritten, and where it is short; a
+//! longer one is watched as it passes, and broken off before the chunk that would complete a placeholder.
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -42,7 +42,8 @@ pub(crate) async fn apply(
     parts: &mut Parts,
     body: Forwarded,
 ) -> Result<Sent, Refusal> {
-    // The gateway adds its own keys and takes the caller's off; what a model is told of placeholders asks for none.
+    // The gateway adds its own keys and takes the caller's off; what a model is told of placeholders asks for
+    // none.
     if permitted.granted().grant().is_none() {
         return Ok(Sent { query: None, body, carried: Vec::new() });
     }
@@ -104,7 +105,8 @@ async fn rewritten(
     Ok(with_trailers(body.replaced(Bytes::from_owner(filled))))
 }
 
-/// A body that goes on as it is, so that no placeholder may be in it. A short one is looked at before anything is dialled.
+/// A body that goes on as it is, so that no placeholder may be in it. A short one is looked at before
+/// anything is dialled.
 async fn unchanged(
     conn: &Conn,
     headers: &HeaderMap,

@@ -1,5 +1,5 @@
-//! An open connection for a permitted request: a pooled one, or a new one to an address judged now. The decision is on record before either
-//! is handed out.
+//! An open connection for a permitted request: a pooled one, or a new one to an address judged now. The
+//! decision is on record before either is handed out.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -76,7 +76,8 @@ pub(super) async fn dial(conn: &Conn, key: &Key, permitted: &Permitted) -> Resul
     open(conn, key, permitted, &address::Judged::of(&conn.deps, permitted.granted()).await?).await
 }
 
-/// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the first.
+/// Dials what was judged a moment ago. A WebSocket has a second way, where the server doesn't speak the
+/// first.
 async fn open(
     conn: &Conn,
     key: &Key,

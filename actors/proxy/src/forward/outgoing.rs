@@ -1,5 +1,6 @@
-//! The request as it goes out: target and `Host` are made from the canonical forms that were judged, in the form of its connection's protocol;
-//! hop-by-hop fields stay behind, the body is framed anew. Never sends anything.
+//! The request as it goes out: target and `Host` are made from the canonical forms that were judged, in the
+//! form of its connection's protocol; hop-by-hop fields stay behind, the body is framed anew. Never sends
+//! anything.
 
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ pub(crate) fn clean(headers: &mut HeaderMap) {
     join_cookies(headers);
 }
 
-/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3). What one piece of it hides, the whole does.
+/// HTTP/2 may split `Cookie`; servers of HTTP/1 read only one (RFC 9113 section 8.2.3). What one piece of it
+/// hides, the whole does.
 fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     let hides = headers.get_all(header::COOKIE).iter().any(HeaderValue::is_sensitive);
@@ -105,8 +107,8 @@ pub(super) fn reshape(
     Ok(request)
 }
 
-/// Whether it is of a method that expects a body, and has none: on HTTP/2 that needs no word, and servers of HTTP/1 ask for the length (RFC
-/// 9110 section 8.6).
+/// Whether it is of a method that expects a body, and has none: on HTTP/2 that needs no word, and servers of
+/// HTTP/1 ask for the length (RFC 9110 section 8.6).
 fn lacks_length(request: &Request<Body>) -> bool {
     request.body().is_end_stream()
         && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)

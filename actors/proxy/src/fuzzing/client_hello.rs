@@ -1,5 +1,5 @@
-//! A ClientHello is read the same however it is cut into records, an early look never says what a later one takes back, and
-//! rustls reads the same name and protocols wherever both accept.
+//! A ClientHello is read the same however it is cut into records, an early look never says what a later one
+//! takes back, and rustls reads the same name and protocols wherever both accept.
 
 use rustls::server::Acceptor;
 

@@ -1,4 +1,5 @@
-//! A packet that we take for a question is read the same by hickory, and hickory reads each of our answers as an answer to it.
+//! A packet that we take for a question is read the same by hickory, and hickory reads each of our answers as
+//! an answer to it.
 
 use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
 

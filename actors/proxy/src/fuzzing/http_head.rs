@@ -1,4 +1,5 @@
-//! Whatever the strict reader accepts, httparse and hyper read the same way: method, target, fields, and where each body ends.
+//! Whatever the strict reader accepts, httparse and hyper read the same way: method, target, fields, and
+//! where each body ends.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

@@ -1,5 +1,5 @@
-//! A client's frames give the same messages however they arrive, every byte that goes on is one that came, and tungstenite
-//! reads the same messages from what goes on.
+//! A client's frames give the same messages however they arrive, every byte that goes on is one that came,
+//! and tungstenite reads the same messages from what goes on.
 
 use std::io::{self, Cursor, Read, Write};
 

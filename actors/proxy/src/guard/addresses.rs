@@ -1,7 +1,9 @@
-//! The host's own addresses, so that the agent can't reach the host's services by the address of its network card.
+//! The host's own addresses, so that the agent can't reach the host's services by the address of its network
+//! card.
 //!
-//! Addresses on loopback interfaces are left out: 127.0.0.0/8 and ::1 are refused by the table anyhow, and what an
-//! operator puts on `lo` besides (anycast service addresses, a test bed's upstreams) is a deliberate destination.
+//! Addresses on loopback interfaces are left out: 127.0.0.0/8 and ::1 are refused by the table anyhow, and
+//! what an operator puts on `lo` besides (anycast service addresses, a test bed's upstreams) is a deliberate
+//! destination.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,8 +16,8 @@ use arc_swap::ArcSwap;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// How old the list may be before it is read anew: addresses change when a laptop roams or a VPN comes up, and
-/// reading them costs some tens of microseconds.
+/// How old the list may be before it is read anew: addresses change when a laptop roams or a VPN comes up,
+/// and reading them costs some tens of microseconds.
 pub const OWN_ADDRESSES_MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The host's own addresses. Clones share one list.
@@ -36,8 +38,8 @@ impl OwnAddresses {
     /// Reads the addresses of the host's interfaces, and will again as they age.
     ///
     /// # Errors
-    /// When the interfaces can't be listed (`getifaddrs(3)`): without the list the guard would let through what it
-    /// must refuse.
+    /// When the interfaces can't be listed (`getifaddrs(3)`): without the list the guard would let through
+    /// what it must refuse.
     pub fn system() -> io::Result<Self> {
         let set = read()?;
         Ok(Self::from(set, true))
@@ -75,8 +77,8 @@ impl OwnAddresses {
         Ok(())
     }
 
-    /// Reads the addresses anew if they are older than [`OWN_ADDRESSES_MAX_AGE`]; the old list stays in force if
-    /// that fails.
+    /// Reads the addresses anew if they are older than [`OWN_ADDRESSES_MAX_AGE`]; the old list stays in force
+    /// if that fails.
     pub fn refresh_if_old(&self) {
         let now = u64::try_from(self.0.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let read_at = self.0.read_at.load(Ordering::Relaxed);

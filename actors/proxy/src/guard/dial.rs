@@ -1,7 +1,8 @@
-//! Connects to judged addresses: staggered tries, first one wins ("happy eyeballs", RFC 8305, the simple half).
+//! Connects to judged addresses: staggered tries, first one wins ("happy eyeballs", RFC 8305, the simple
+//! half).
 //!
-//! Takes nothing but [`JudgedAddr`]s and compares the peer's address with the one dialled, so that what the policy
-//! judged is what the bytes go to.
+//! Takes nothing but [`JudgedAddr`]s and compares the peer's address with the one dialled, so that what the
+//! policy judged is what the bytes go to.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +17,8 @@ use super::judge::JudgedAddr;
 
 /// Head start of one try before the next begins (RFC 8305 section 5 recommends 250 ms).
 pub const STAGGER: Duration = Duration::from_millis(250);
-/// Most addresses tried of one name: enough for any real service, and a bound on what one request can set off.
+/// Most addresses tried of one name: enough for any real service, and a bound on what one request can set
+/// off.
 pub const MAX_ATTEMPTS: usize = 8;
 
 /// An open connection to what was judged.
@@ -150,7 +152,8 @@ mod tests {
         let dead_addr = judged(dead.local_addr().unwrap());
         let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live_addr = judged(live.local_addr().unwrap());
-        // The least of many: a busy machine may take its time once, but who waits for the next turn does so always.
+        // The least of many: a busy machine may take its time once, but who waits for the next turn does so
+        // always.
         let mut least = Duration::MAX;
         for _ in 0..20 {
             let started = Instant::now();

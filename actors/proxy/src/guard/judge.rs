@@ -122,8 +122,8 @@ pub fn judge(addr: IpAddr, port: u16, rule: &AddressRule, own: &OwnAddresses) ->
     }
 }
 
-/// Whether the rule allows this one address of a local range. A list of addresses is exhaustive: beside it the
-/// exact host says nothing.
+/// Whether the rule allows this one address of a local range. A list of addresses is exhaustive: beside it
+/// the exact host says nothing.
 fn lifts(rule: &AddressRule, addr: IpAddr) -> bool {
     if rule.allowed_ips.is_empty() { rule.exact_host } else { contains(rule, addr) }
 }

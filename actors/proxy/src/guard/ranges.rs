@@ -1,7 +1,7 @@
 //! The table of address ranges that are not plain public unicast, each with its reason.
 //!
-//! Sources: IANA IPv4 and IPv6 special-purpose address registries, and what the cloud providers document of their
-//! metadata services. Pure data and arithmetic: nothing here knows a policy.
+//! Sources: IANA IPv4 and IPv6 special-purpose address registries, and what the cloud providers document of
+//! their metadata services. Pure data and arithmetic: nothing here knows a policy.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -103,8 +103,8 @@ const V6: &[Row<u128>] = &[
 
 /// The one range from which public IPv6 addresses are handed out (2000::/3, RFC 4291).
 const GLOBAL_UNICAST: Row<u128> = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3, Class::Public);
-/// Well-known NAT64 prefix: networks with IPv6 alone reach IPv4 through it, so it is judged by what it carries
-/// (RFC 6052).
+/// Well-known NAT64 prefix: networks with IPv6 alone reach IPv4 through it, so it is judged by what it
+/// carries (RFC 6052).
 const NAT64: Row<u128> = v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, Class::Public);
 /// What is neither of these two, nor a row of the table.
 const NOT_GLOBAL: Class = Class::Never("outside 2000::/3, where no public address is (RFC 4291)");
@@ -154,8 +154,8 @@ pub(super) fn class_of(addr: IpAddr) -> Class {
     }
 }
 
-/// The address in the form in which it is dialled, then every IPv4 address that a translator, a relay or a tunnel
-/// on the way might read out of it.
+/// The address in the form in which it is dialled, then every IPv4 address that a translator, a relay or a
+/// tunnel on the way might read out of it.
 pub(super) fn spellings(addr: IpAddr) -> impl Iterator<Item = IpAddr> {
     let canonical = addr.to_canonical();
     let carried = match canonical {

@@ -18,8 +18,8 @@ use super::unnamed::Unnamed;
 pub const HOST_NAME: &str = "host.cofferdam.internal";
 /// The name that the inference gateway answers to; no address stands behind it.
 pub const INFERENCE_NAME: &str = "inference.local";
-/// Most addresses a name may have. Real services have up to some twenty; what has more is refused rather than cut,
-/// since every answer has to be judged.
+/// Most addresses a name may have. Real services have up to some twenty; what has more is refused rather than
+/// cut, since every answer has to be judged.
 pub const MAX_ANSWERS: usize = 64;
 /// How long one resolution may take in all: two servers, two tries of a second each, and some.
 pub const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
@@ -92,7 +92,8 @@ impl Resolver {
         }
     }
 
-    /// Lets names resolve to loopback addresses, so that this crate's tests can run upstreams there. In no program.
+    /// Lets names resolve to loopback addresses, so that this crate's tests can run upstreams there. In no
+    /// program.
     #[cfg(test)]
     pub fn permitting_loopback_for_tests(mut self) -> Self {
         self.permit_loopback = true;
@@ -165,7 +166,8 @@ impl Resolver {
     }
 }
 
-/// The host's loopback, if an entry names it exactly: a wildcard that happens to cover the name is no consent.
+/// The host's loopback, if an entry names it exactly: a wildcard that happens to cover the name is no
+/// consent.
 fn host_loopback(port: u16, rule: &AddressRule) -> Result<Vec<JudgedAddr>, ResolveError> {
     if rule.exact_host {
         return Ok(JudgedAddr::host_loopback(port).to_vec());

@@ -35,7 +35,8 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 const RETRIES: usize = 1;
 /// Names kept with their answers, each for its TTL.
 const CACHED_NAMES: u64 = 1024;
-/// Longest that an answer is kept: what moves within a day is found within five minutes even if its TTL is a day.
+/// Longest that an answer is kept: what moves within a day is found within five minutes even if its TTL is a
+/// day.
 const MAX_TTL: Duration = Duration::from_secs(300);
 /// Longest that a "no such name" is kept.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
@@ -186,7 +187,8 @@ async fn ask(servers: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, LookupE
 
 type Answers = Result<Vec<IpAddr>, LookupError>;
 
-/// With one family's answer in hand, the other's: at leisure if the first has no address, else within the grace.
+/// With one family's answer in hand, the other's: at leisure if the first has no address, else within the
+/// grace.
 async fn settle(first: Answers, other: impl Future<Output = Answers>) -> (Answers, Option<Answers>) {
     let second = match &first {
         Ok(found) if !found.is_empty() => tokio::time::timeout(OTHER_FAMILY_GRACE, other).await.ok(),
@@ -278,7 +280,8 @@ mod tests {
         }
         let servers = resolver(ResolverConfig::from_parts(None, vec![], vec![server])).unwrap();
         let absolute = |text: &str| Name::from_ascii(text).unwrap();
-        // The least of some: a busy machine may take its time once, but who waits for the dead family does so always.
+        // The least of some: a busy machine may take its time once, but who waits for the dead family does so
+        // always.
         let mut least = Duration::MAX;
         for number in 0..5 {
             let started = Instant::now();

@@ -1,8 +1,9 @@
-//! Names that are looked up although no entry says them: an endpoint without `host` lets any name pass whose addresses are in its ranges, and
-//! what those are is only known once somebody outside was asked.
+//! Names that are looked up although no entry says them: an endpoint without `host` lets any name pass whose
+//! addresses are in its ranges, and what those are is only known once somebody outside was asked.
 //!
-//! Whoever asks chooses the name, and the server of its domain reads it: bytes go out by that. So many names a minute are looked up for each
-//! party, and no more; one that was, in that minute, is free. Knows no policy and looks nothing up.
+//! Whoever asks chooses the name, and the server of its domain reads it: bytes go out by that. So many names
+//! a minute are looked up for each party, and no more; one that was, in that minute, is free. Knows no policy
+//! and looks nothing up.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};

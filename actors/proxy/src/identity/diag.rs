@@ -1,8 +1,9 @@
 //! From a connection's tuple to the inode of the client's socket: one exact `sock_diag(7)` query.
 //!
-//! The netlink socket was made inside the sandbox's network namespace and asks there, whoever holds it. Callers take
-//! turns at it and ask themselves: the kernel answers within the call that asks, sooner than another task would wake.
-//! The exact query costs microseconds, where reading `/proc/net/tcp` walks the kernel's whole hash table.
+//! The netlink socket was made inside the sandbox's network namespace and asks there, whoever holds it.
+//! Callers take turns at it and ask themselves: the kernel answers within the call that asks, sooner than
+//! another task would wake. The exact query costs microseconds, where reading `/proc/net/tcp` walks the
+//! kernel's whole hash table.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -23,8 +24,8 @@ use wire::Reply;
 
 mod wire;
 
-/// How long one query may take, waiting included. The kernel answers within the send call; this bounds a socket gone
-/// wrong.
+/// How long one query may take, waiting included. The kernel answers within the send call; this bounds a
+/// socket gone wrong.
 pub const DIAG_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a socket could not be looked up.
@@ -69,8 +70,8 @@ struct Tuple {
 }
 
 impl Tuple {
-    /// IPv4-mapped addresses are IPv4: the kernel keeps such connections in its IPv4 table, whichever family the
-    /// sockets were made with.
+    /// IPv4-mapped addresses are IPv4: the kernel keeps such connections in its IPv4 table, whichever family
+    /// the sockets were made with.
     fn new(source: SocketAddr, destination: SocketAddr) -> Result<Self, DiagError> {
         let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
         let tuple = Self { source: canonical(source), destination: canonical(destination) };
@@ -91,15 +92,16 @@ impl Diag {
         fcntl(&socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         #[expect(deprecated, reason = "sound for an OwnedFd, and its successor needs unsafe code")]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
-        // The descriptor's duplicate goes to the next supervisor of connections, and a caller may leave in the middle of a
-        // question: late answers may lie in it, so begin where their numbers are unlikely to have been.
+        // The descriptor's duplicate goes to the next supervisor of connections, and a caller may leave in
+        // the middle of a question: late answers may lie in it, so begin where their numbers are unlikely to
+        // have been.
         #[expect(clippy::cast_possible_truncation, reason = "any 32 bits will do")]
         let sequence = RandomState::new().hash_one(0u8) as u32;
         Ok(Self { turn: Arc::new(Mutex::new(Asking { socket, sequence })) })
     }
 
-    /// The inode of the socket whose own end is `client` and whose other end is `local`, if there is one. Never that
-    /// of a listener, nor of a connection that no process holds.
+    /// The inode of the socket whose own end is `client` and whose other end is `local`, if there is one.
+    /// Never that of a listener, nor of a connection that no process holds.
     ///
     /// # Errors
     /// [`DiagError`], if the kernel could not be asked.
@@ -136,8 +138,8 @@ async fn ask(socket: &AsyncFd<OwnedFd>, tuple: Tuple, sequence: u32) -> Result<O
             Err(Errno::EAGAIN) => {
                 let mut ready = socket.readable().await.map_err(|_| DiagError::Stopped)?;
                 ready.clear_ready();
-                // Between the attempt and the clearing an answer may have come: the next turn tries again, and only
-                // an empty socket leads back here.
+                // Between the attempt and the clearing an answer may have come: the next turn tries again,
+                // and only an empty socket leads back here.
             }
             Err(errno) => return Err(DiagError::Kernel(errno)),
         }

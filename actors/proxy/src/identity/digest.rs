@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 /// A SHA-256 hash.
 pub type Sha256Hash = [u8; 32];
 
-/// Largest executable that is hashed: the biggest agents' single-file programs have some 250 MB, and reading a
-/// gigabyte takes about the second that a caller may be kept waiting.
+/// Largest executable that is hashed: the biggest agents' single-file programs have some 250 MB, and reading
+/// a gigabyte takes about the second that a caller may be kept waiting.
 pub const MAX_EXECUTABLE_BYTES: u64 = 1 << 30;
 /// Files remembered.
 const CACHED_FILES: u64 = 4096;
@@ -23,8 +23,8 @@ const CACHED_FILES: u64 = 4096;
 const CONCURRENT: usize = 2;
 /// Bytes read at a time.
 const CHUNK: usize = 256 * 1024;
-/// A hash is not remembered if the file changed this shortly before: within one tick of the kernel's coarse clock
-/// (10 ms at 100 Hz) a second change can leave all times as they are.
+/// A hash is not remembered if the file changed this shortly before: within one tick of the kernel's coarse
+/// clock (10 ms at 100 Hz) a second change can leave all times as they are.
 const RACY: Duration = Duration::from_millis(100);
 
 /// Tells one content of one file from any other, as far as the kernel can.
@@ -43,7 +43,8 @@ impl Stamp {
         Self::look(file, AtFlags::STATX_FORCE_SYNC)
     }
 
-    /// As this kernel knows: what it would execute of the file. Nobody else is asked (statx(2)), so it doesn't wait.
+    /// As this kernel knows: what it would execute of the file. Nobody else is asked (statx(2)), so it
+    /// doesn't wait.
     fn known(file: &File) -> Result<Self, HashError> {
         Self::look(file, AtFlags::STATX_DONT_SYNC)
     }

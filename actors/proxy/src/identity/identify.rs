@@ -70,8 +70,8 @@ impl Identifier {
         self.notes_makers.load(Ordering::Relaxed)
     }
 
-    /// With what was first used until now: give every identifier of a sandbox the same pins, and keep them above the
-    /// actor, so that a restart is no amnesty.
+    /// With what was first used until now: give every identifier of a sandbox the same pins, and keep them
+    /// above the actor, so that a restart is no amnesty.
     #[must_use]
     pub fn with_pins(mut self, pins: Pins) -> Self {
         self.pins = pins;
@@ -91,9 +91,10 @@ impl Identifier {
         &self.pins
     }
 
-    /// Identifies who holds the client's end of an accepted connection: `client` is the peer's address, `local` the
-    /// accepted socket's own. Ask anew for every request on a kept-alive connection: the socket may have changed
-    /// hands. Whose it is, only a [`Look::First`] finds. Whether code of unknown origin may be in the caller is the policy's to say.
+    /// Identifies who holds the client's end of an accepted connection: `client` is the peer's address,
+    /// `local` the accepted socket's own. Ask anew for every request on a kept-alive connection: the socket
+    /// may have changed hands. Whose it is, only a [`Look::First`] finds. Whether code of unknown origin may
+    /// be in the caller is the policy's to say.
     ///
     /// # Errors
     /// Why the caller is not identified; [`Unidentified::Changed`] deserves an event of its own.
@@ -108,7 +109,8 @@ impl Identifier {
             .unwrap_or(Err(Unidentified::TimedOut))
     }
 
-    /// Whether anybody has the client's end open still, a process or a message not yet received; also where that can't be told.
+    /// Whether anybody has the client's end open still, a process or a message not yet received; also where
+    /// that can't be told.
     pub async fn is_open(&self, client: SocketAddr, local: SocketAddr) -> bool {
         !matches!(self.diag.inode(client, local).await, Ok(None))
     }
@@ -127,8 +129,8 @@ impl Identifier {
             if measured.iter().all(|m| m.known) {
                 return self.conclude(&measured, party);
             }
-            // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only what
-            // looks the same afterwards was what we measured.
+            // exec keeps pid and start time, a pid can be used anew, a socket handed on while we hash: only
+            // what looks the same afterwards was what we measured.
             let (second, _) = self.look(inode, Look::Again).await?;
             if shapes(second)? == measured.iter().map(|m| m.shape.clone()).collect::<Vec<_>>() {
                 return self.conclude(&measured, party);
@@ -137,7 +139,8 @@ impl Identifier {
         Err(Unidentified::Unsettled)
     }
 
-    /// The holders of a socket, oldest first, none of them beyond trust at first sight; and whose its maker is, of the first look.
+    /// The holders of a socket, oldest first, none of them beyond trust at first sight; and whose its maker
+    /// is, of the first look.
     async fn look(&self, inode: u64, look: Look) -> Result<(Vec<Holder>, Party), Unidentified> {
         let (mut holders, maker) = match look {
             Look::First => {
@@ -245,9 +248,9 @@ struct Measured {
 impl Measured {
     /// What must be the same in all holders: the program, and the programs it descends from.
     ///
-    /// The latter as a set that holds the program itself, since of a program that forks the parent's ancestors lack
-    /// it and the child's begin with it; no rule can tell the two apart, as every rule that holds for an ancestor
-    /// holds for the program itself.
+    /// The latter as a set that holds the program itself, since of a program that forks the parent's
+    /// ancestors lack it and the child's begin with it; no rule can tell the two apart, as every rule that
+    /// holds for an ancestor holds for the program itself.
     fn identity(&self) -> (&Sha256Hash, &str, Vec<(&str, &Sha256Hash)>) {
         let mut line: Vec<_> = std::iter::once(&self.exe)
             .chain(&self.ancestors)
@@ -284,8 +287,8 @@ fn shapes(holders: Vec<Holder>) -> Result<Vec<Shape>, Unidentified> {
         .collect()
 }
 
-/// What the link itself tells. `(deleted)` at the end is the kernel's mark, and a file that really has such a name is
-/// no loss.
+/// What the link itself tells. `(deleted)` at the end is the kernel's mark, and a file that really has such a
+/// name is no loss.
 fn presentable(exe: &ExecutableFile) -> Result<(), Unidentified> {
     let path = exe.path.as_str();
     if exe.deleted || !path.starts_with('/') || path.starts_with("/memfd:") || path.ends_with(" (deleted)") {

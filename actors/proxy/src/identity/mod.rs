@@ -5,10 +5,11 @@
 //!    the tuple      sock_diag                  /proc/PID/exe, opened          SHA-256        first use
 //!                                             └────────── looked at again afterwards ──────────┘
 //! ```
-//! The identity of a process is the content and path of its executable and of its ancestors': never a command line,
-//! a name or a process id (those the agent writes as it likes). Whatever can't be told for certain is denied:
-//! no holder, several that differ, one that did not make the connection itself, one that changes while it is looked
-//! at, a file that is deleted, replaced or lives in memory alone. This module decides nothing about destinations.
+//! The identity of a process is the content and path of its executable and of its ancestors': never a command
+//! line, a name or a process id (those the agent writes as it likes). Whatever can't be told for certain is
+//! denied: no holder, several that differ, one that did not make the connection itself, one that changes
+//! while it is looked at, a file that is deleted, replaced or lives in memory alone. This module decides
+//! nothing about destinations.
 
 mod diag;
 mod digest;

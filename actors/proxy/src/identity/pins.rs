@@ -1,7 +1,7 @@
 //! What each executable contained when it was first used ("trust on first use").
 //!
-//! The pins outlive the proxy's actor: make one [`Pins`] above it and give clones away. Nothing is evicted to make
-//! room, since that would let an agent wash out the pin of a program that it then replaces.
+//! The pins outlive the proxy's actor: make one [`Pins`] above it and give clones away. Nothing is evicted to
+//! make room, since that would let an agent wash out the pin of a program that it then replaces.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use tokio::sync::watch;
 
 use super::digest::Sha256Hash;
 
-/// Most paths remembered. Beyond it new paths are refused, but for programs that the policy names by their whole path; what started them
-/// must be remembered, too. The programs of a whole distribution fit.
+/// Most paths remembered. Beyond it new paths are refused, but for programs that the policy names by their
+/// whole path; what started them must be remembered, too. The programs of a whole distribution fit.
 pub const MAX_PINS: usize = 16_384;
 /// Room beyond it for those. More are refused as the others are.
 const NAMED_PINS: usize = 4096;
-/// Most bytes of all remembered paths together, as JSON has them: agents choose how long a path is, and all of it is handed from one
-/// supervisor to the next.
+/// Most bytes of all remembered paths together, as JSON has them: agents choose how long a path is, and all
+/// of it is handed from one supervisor to the next.
 pub const MAX_PINNED_BYTES: usize = 2 << 20;
 /// Room beyond it for programs that the policy names.
 const NAMED_BYTES: usize = 512 << 10;
@@ -165,8 +165,8 @@ impl Pins {
         Self(Arc::new(table))
     }
 
-    /// Every pin, by path: to be listed, and to be kept for a supervisor after this one, whose beginning must not make
-    /// anyone's next use a first one.
+    /// Every pin, by path: to be listed, and to be kept for a supervisor after this one, whose beginning must
+    /// not make anyone's next use a first one.
     #[must_use]
     pub fn kept(&self) -> Vec<Pinned> {
         let mut all: Vec<_> = self.0.pins.load().pins.values().map(Pin::shown).collect();
@@ -184,8 +184,8 @@ impl Pins {
         self.0.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    /// Compares with the first use, or makes this the first use. Returns the path, shared. `named` is asked where there is no room else:
-    /// whether the policy names the program.
+    /// Compares with the first use, or makes this the first use. Returns the path, shared. `named` is asked
+    /// where there is no room else: whether the policy names the program.
     pub(super) fn check(
         &self,
         path: &str,
@@ -242,8 +242,8 @@ impl Pins {
         self.changed();
     }
 
-    /// Trusts from now on what was last seen at the path, if that is `expected`: the operator accepts what they looked
-    /// at and not what came after.
+    /// Trusts from now on what was last seen at the path, if that is `expected`: the operator accepts what
+    /// they looked at and not what came after.
     ///
     /// # Errors
     /// [`AcceptError`], if there is nothing to accept or it is something else.

@@ -11,12 +11,12 @@ use policy::Party;
 pub trait Processes: Send + Sync {
     /// Every process with an open descriptor of the socket with this inode, at this moment.
     ///
-    /// Anything that can't be read must be an error or be reported as such in the [`Holder`], never be left out:
-    /// a holder that is not told of is a holder that is not judged.
+    /// Anything that can't be read must be an error or be reported as such in the [`Holder`], never be left
+    /// out: a holder that is not told of is a holder that is not judged.
     fn holders(&self, socket_inode: u64) -> BoxFuture<'_, Result<Vec<Holder>, HoldersError>>;
 
-    /// The same, and whether one of them made the connection. For the first look at a connection, soon after it was
-    /// made.
+    /// The same, and whether one of them made the connection. For the first look at a connection, soon after
+    /// it was made.
     fn holders_and_maker(
         &self,
         socket_inode: u64,
@@ -41,16 +41,16 @@ pub enum Maker {
 pub struct Holder {
     /// Process id inside the sandbox.
     pub pid: i32,
-    /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`, proc_pid_stat(5)): with the pid it tells
-    /// one process from a later one that got the same pid.
+    /// Start time in clock ticks since boot (field 22 of `/proc/PID/stat`, proc_pid_stat(5)): with the pid it
+    /// tells one process from a later one that got the same pid.
     pub start_time: u64,
     /// What it runs.
     pub exe: ExecutableFile,
-    /// Whether an executable mapping other than `exe` lies on a writable mount, is deleted or is a memfd: code that
-    /// the executable's hash says nothing of (`LD_PRELOAD` and its like).
+    /// Whether an executable mapping other than `exe` lies on a writable mount, is deleted or is a memfd:
+    /// code that the executable's hash says nothing of (`LD_PRELOAD` and its like).
     pub foreign_code: bool,
-    /// The executables of its parent, grandparent and so on, nearest first, ending below the sandbox's init. All of them: a part of
-    /// the line is an error.
+    /// The executables of its parent, grandparent and so on, nearest first, ending below the sandbox's init.
+    /// All of them: a part of the line is an error.
     pub ancestors: Vec<ExecutableFile>,
 }
 
@@ -61,8 +61,8 @@ pub struct ExecutableFile {
     pub path: String,
     /// The very file that runs, opened for reading through the link (never by path).
     pub file: OwnedFd,
-    /// Whether the path no longer leads to this file: deleted, replaced by another inode, or a memfd, which never
-    /// had a path.
+    /// Whether the path no longer leads to this file: deleted, replaced by another inode, or a memfd, which
+    /// never had a path.
     pub deleted: bool,
 }
 

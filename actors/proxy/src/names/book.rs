@@ -3,15 +3,16 @@
 //! ```text
 //! index = generation × MAX_NAMES + slot      198.18.0.0 + index      fd63:6f66:0:2:: + index
 //! ```
-//! A name gets a slot, and with it one address of each family. When all slots are taken the least used name loses
-//! its own, of the half that was bound longest ago, and whoever comes next gets the slot's next generation. So an address comes back only
-//! after its slot has had [`GENERATIONS`] names, and all slots together [`RESTS`] for each of them, whatever an agent keeps in use: the
-//! limit on new names stretches that over hours. Until then it leads nowhere. Bindings
-//! are written to a memory file before they are told to anyone, so that a supervisor's death changes none. How long a slot has rested isn't
-//! written: a successor takes none from a name before nobody may remember its address any more.
+//! A name gets a slot, and with it one address of each family. When all slots are taken the least used name
+//! loses its own, of the half that was bound longest ago, and whoever comes next gets the slot's next
+//! generation. So an address comes back only after its slot has had [`GENERATIONS`] names, and all slots
+//! together [`RESTS`] for each of them, whatever an agent keeps in use: the limit on new names stretches that
+//! over hours. Until then it leads nowhere. Bindings are written to a memory file before they are told to
+//! anyone, so that a supervisor's death changes none. How long a slot has rested isn't written: a successor
+//! takes none from a name before nobody may remember its address any more.
 //!
-//! Reading (each captured connection) takes no lock. 198.18.0.0/15 is the benchmark range of RFC 2544, which no client
-//! treats as its own network and the guard never dials.
+//! Reading (each captured connection) takes no lock. 198.18.0.0/15 is the benchmark range of RFC 2544, which
+//! no client treats as its own network and the guard never dials.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -37,8 +38,8 @@ pub const GENERATIONS: u32 = ADDRESSES / MAX_NAMES as u32;
 const RESTS: u64 = MAX_NAMES as u64 / 2;
 const V4: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd63, 0x6f66, 0, 2, 0, 0, 0, 0);
-/// One record of the file: generation and one, length, name. A power of two, so that none crosses a page: then the
-/// kernel writes it whole or not at all.
+/// One record of the file: generation and one, length, name. A power of two, so that none crosses a page:
+/// then the kernel writes it whole or not at all.
 const RECORD: usize = 256;
 const NAME_AT: usize = 3;
 
@@ -187,7 +188,8 @@ impl Book {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that was never used, or the least used of those that have rested: half of them have, but for a while after a predecessor's death.
+    /// One that was never used, or the least used of those that have rested: half of them have, but for a
+    /// while after a predecessor's death.
     fn free_slot(&self, writer: &Writer) -> Option<usize> {
         let taken = writer.slots.len();
         let never = self.slots.get(taken..).and_then(|rest| rest.iter().position(Slot::is_free));

@@ -1,8 +1,8 @@
 //! A question of RFC 1035, read strictly, and its answer.
 //!
-//! Exactly one question, without compression, nothing behind it but an OPT record (RFC 6891). The answer repeats the
-//! question's own bytes, so that resolvers that mix cases (0x20) know it again. Nothing here allocates by a number
-//! from the packet, and nothing decides.
+//! Exactly one question, without compression, nothing behind it but an OPT record (RFC 6891). The answer
+//! repeats the question's own bytes, so that resolvers that mix cases (0x20) know it again. Nothing here
+//! allocates by a number from the packet, and nothing decides.
 
 use std::net::IpAddr;
 
@@ -125,7 +125,8 @@ fn opt(rest: &[u8]) -> Option<u8> {
 }
 
 impl Question<'_> {
-    /// The name as text, if it is of letters, digits, `-` and `_` in labels; whether it is a host's is for others to say.
+    /// The name as text, if it is of letters, digits, `-` and `_` in labels; whether it is a host's is for
+    /// others to say.
     pub(crate) fn text(&self) -> Option<String> {
         let mut text = String::with_capacity(self.name.len());
         let mut rest = self.name;

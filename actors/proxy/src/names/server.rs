@@ -1,8 +1,8 @@
 //! The name server at 127.0.0.53, by UDP and TCP.
 //!
-//! It decides from the policy's snapshot and the book alone: nothing here can ask anyone outside. Its tasks belong to
-//! the proxy actor; sockets, book and counters live above it, so questions that come while it is down wait in the
-//! socket. Bounded by queries and by new names a minute, for the whole sandbox.
+//! It decides from the policy's snapshot and the book alone: nothing here can ask anyone outside. Its tasks
+//! belong to the proxy actor; sockets, book and counters live above it, so questions that come while it is
+//! down wait in the socket. Bounded by queries and by new names a minute, for the whole sandbox.
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,17 +28,19 @@ use crate::limits::{ACCEPT_BACKOFF_MAX, ACCEPT_BACKOFF_MIN};
 use crate::outcome::Journal;
 use crate::repeats::Repeats;
 
-/// How long an answer may be kept, seconds. The binding lasts far longer; a short life lets a reload show soon.
+/// How long an answer may be kept, seconds. The binding lasts far longer; a short life lets a reload show
+/// soon.
 pub const TTL: u32 = 60;
 /// Questions of one sandbox a minute. A busy build asks some hundred.
 pub const QUERIES_PER_MINUTE: u32 = 6000;
 /// Names that get an address a minute: bounds how soon addresses come back (hours).
 pub const NEW_NAMES_PER_MINUTE: u32 = 600;
-/// Names that no entry has, and get an address a minute since the operator is asked about what is sent there: each is a question, and nobody
-/// answers more. So many take no address from a name that the policy has: what is used little goes first, and it takes an hour to go round.
+/// Names that no entry has, and get an address a minute since the operator is asked about what is sent there:
+/// each is a question, and nobody answers more. So many take no address from a name that the policy has: what
+/// is used little goes first, and it takes an hour to go round.
 pub const ASKED_NAMES_PER_MINUTE: u32 = 60;
-/// TCP connections to the name server at a time. One more takes the place of the oldest, which had its turn (RFC 7766 section 6.2.3): whoever
-/// keeps them all, asking now and then, keeps nobody out.
+/// TCP connections to the name server at a time. One more takes the place of the oldest, which had its turn
+/// (RFC 7766 section 6.2.3): whoever keeps them all, asking now and then, keeps nobody out.
 pub const MAX_TCP_CLIENTS: usize = 32;
 /// A TCP connection without a whole question for so long is closed.
 pub const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -87,7 +89,8 @@ impl Resolver {
         }
     }
 
-    /// Names that no entry has get addresses, too: whoever uses one is asked about before anything is looked up outside.
+    /// Names that no entry has get addresses, too: whoever uses one is asked about before anything is looked
+    /// up outside.
     #[must_use]
     pub fn where_the_operator_is_asked(self) -> Self {
         Self { asks: true, ..self }
@@ -174,8 +177,8 @@ impl Resolver {
     }
 }
 
-/// Whether it is the reverse name of one of our addresses (RFC 1035 section 3.5, RFC 3596 section 2.5): no secret, and no name
-/// either.
+/// Whether it is the reverse name of one of our addresses (RFC 1035 section 3.5, RFC 3596 section 2.5): no
+/// secret, and no name either.
 fn is_ours_reversed(name: &str) -> bool {
     [".18.198.in-addr.arpa", ".19.198.in-addr.arpa", ".2.0.0.0.0.0.0.0.6.6.f.6.3.6.d.f.ip6.arpa"]
         .iter()

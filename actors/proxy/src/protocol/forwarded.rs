@@ -1,6 +1,7 @@
 //! A request's body on its way up: what was read of it, and what wasn't.
 //!
-//! Where it is watched, it ends in an error before the chunk that would complete a placeholder of a credential.
+//! Where it is watched, it ends in an error before the chunk that would complete a placeholder of a
+//! credential.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};

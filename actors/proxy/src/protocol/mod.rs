@@ -1,11 +1,13 @@
 //! Step five and a half of the road: what is judged behind a request's head.
 //!
-//! Where an endpoint judges bodies, the body is read here, whole and bounded, and *those bytes* are what goes on; nothing of
-//! them is changed. A body that can't be judged is refused by the policy like any other (and under `enforcement: audit` sent
-//! on as it stands). Requests of other endpoints pass without a look. [`websocket`] judges messages after the handshake.
+//! Where an endpoint judges bodies, the body is read here, whole and bounded, and *those bytes* are what goes
+//! on; nothing of them is changed. A body that can't be judged is refused by the policy like any other (and
+//! under `enforcement: audit` sent on as it stands). Requests of other endpoints pass without a look.
+//! [`websocket`] judges messages after the handshake.
 //!
-//! A long GraphQL body is read once, at the `desk`, beside the threads that all exchanges share; what it asks for is kept for each time that it
-//! is judged. A long JSON-RPC body, which is bounded by its values, is read where it is judged, with the thread's other work given away.
+//! A long GraphQL body is read once, at the `desk`, beside the threads that all exchanges share; what it asks
+//! for is kept for each time that it is judged. A long JSON-RPC body, which is bounded by its values, is read
+//! where it is judged, with the thread's other work given away.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
 //! A WebSocket's messages (RFC 6455): each one of the client's is judged before a byte of it goes on.
 //!
-//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is taken off. A message is held
-//! until it is whole and judged, up to [`MAX_MESSAGE_BYTES`]; then its frames go on as they came, or with values in the place of
-//! placeholders. What the server says passes unread, but for the search for credentials ([`answers`]). What the client says where
-//! only the handshake was to be judged passes unread as well. A refused message, or a policy that no longer allows the connection,
-//! ends it with 1008 on both sides, between two frames.
+//! Frames are read strictly ([`frames`]); no extension is agreed, since the handshake's offer is taken off. A
+//! message is held until it is whole and judged, up to [`MAX_MESSAGE_BYTES`]; then its frames go on as they
+//! came, or with values in the place of placeholders. What the server says passes unread, but for the search
+//! for credentials ([`answers`]). What the client says where only the handshake was to be judged passes
+//! unread as well. A refused message, or a policy that no longer allows the connection, ends it with 1008 on
+//! both sides, between two frames.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -93,8 +94,8 @@ impl From<Wrong> for Stop {
 }
 
 impl Talk<'_> {
-    /// Judges one whole message by who holds the connection now, and by the policy now in force. Gives what is sent in its place, if
-    /// that is something else.
+    /// Judges one whole message by who holds the connection now, and by the policy now in force. Gives what
+    /// is sent in its place, if that is something else.
     async fn message(&self, inbox: &Inbox, text: bool) -> Result<Option<Vec<u8>>, Stop> {
         let started = Instant::now();
         let Self { deps, judge, .. } = *self;
@@ -141,7 +142,8 @@ impl Talk<'_> {
             known.credentials = carried;
             inbox.frame(&filled)
         });
-        // Each message that passes isn't worth a record; one that should not have is, and one that carries a credential.
+        // Each message that passes isn't worth a record; one that should not have is, and one that carries a
+        // credential.
         if allowed.audit_only.is_some() || !known.credentials.is_empty() {
             let permitted = Permitted::message(judge.granted.clone(), judge.exchange.clone(), allowed);
             outcome::request_allowed(&*deps.journal, &known, &permitted, started.elapsed())
@@ -249,8 +251,8 @@ async fn upward(
         };
         let Ok(read @ 1..) = read else { return Stop::Gone };
         inbox.raw.extend_from_slice(buffer.get(..read).unwrap_or_default());
-        // What one read brings is the connection's own; a message that is longer takes its share of what all may hold, for as long as a
-        // body may.
+        // What one read brings is the connection's own; a message that is longer takes its share of what all
+        // may hold, for as long as a body may.
         if inbox.holds() > READ_BYTES {
             let begin = || {
                 (

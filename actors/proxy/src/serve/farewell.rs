@@ -25,7 +25,8 @@ pub(crate) async fn farewell<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T, 
     }
 }
 
-/// Closes, but lets the peer read what was written: with unread bytes in the queue the kernel would reset instead.
+/// Closes, but lets the peer read what was written: with unread bytes in the queue the kernel would reset
+/// instead.
 pub(super) async fn linger<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) {
     let drain = async {
         if stream.shutdown().await.is_err() {

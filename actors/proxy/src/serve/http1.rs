@@ -25,7 +25,8 @@ use crate::road;
 use crate::room::Heads;
 use crate::strict::io::{Remains, StrictIo};
 
-/// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it comes back.
+/// Serves HTTP/1.1 until the connection is done, or is to become something else: then what is left of it
+/// comes back.
 pub(super) async fn http1<T>(conn: &Arc<Conn>, mut stream: T, surplus: BytesMut) -> Option<(Next, Remains<T>)>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin,
@@ -53,8 +54,9 @@ where
     let mut connection = http1::Builder::new()
         .half_close(true)
         .auto_date_header(false)
-        // The strict reader counts and times heads; the library's own limits only have to be no tighter. Its default for the
-        // number of fields is as many as the strict reader lets pass, and takes no memory of the heap.
+        // The strict reader counts and times heads; the library's own limits only have to be no tighter. Its
+        // default for the number of fields is as many as the strict reader lets pass, and takes no memory of
+        // the heap.
         .max_buf_size(sizes.buffer)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(strict), service);
@@ -138,7 +140,8 @@ async fn close<T>(conn: &Conn, mut strict: StrictIo<T>, answered: u64) -> Option
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    // A body that broke before its request had an answer took the request with it: nothing of one was written.
+    // A body that broke before its request had an answer took the request with it: nothing of one was
+    // written.
     let abandoned = strict.heads() > answered;
     let unanswered = strict.unanswered().or(conn.violation().filter(|_| abandoned));
     let named = strict.take_named();

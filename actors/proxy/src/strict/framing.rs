@@ -1,8 +1,8 @@
 //! Where a request body ends.
 //!
 //! Follows a body as its bytes pass, by length or by strict chunks, so that the byte after it is always known
-//! to begin the next head. Accepts no chunk extension, no leading zeros beyond one digit, no bare LF, and no trailer
-//! that could change how a message is read. Must never buffer a body.
+//! to begin the next head. Accepts no chunk extension, no leading zeros beyond one digit, no bare LF, and no
+//! trailer that could change how a message is read. Must never buffer a body.
 
 use super::{Violation, head};
 use crate::limits::{MAX_CHUNK_LINE_BYTES, MAX_HEADERS, MAX_TRAILER_BYTES};

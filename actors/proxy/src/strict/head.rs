@@ -177,8 +177,8 @@ fn is_authority(bytes: &[u8]) -> bool {
 enum Upgrade {
     #[default]
     None,
-    /// HTTP/2 in the clear, which Java's client and curl's `--http2` ask for with every first request. It isn't taken: the
-    /// request is an ordinary one, and goes on without these fields (RFC 9110 section 7.8).
+    /// HTTP/2 in the clear, which Java's client and curl's `--http2` ask for with every first request. It
+    /// isn't taken: the request is an ordinary one, and goes on without these fields (RFC 9110 section 7.8).
     Http2,
     WebSocket,
     Other,

@@ -1,10 +1,11 @@
 //! The adapter between a byte stream and hyper's HTTP/1 server.
 //!
-//! `StrictIo` reads from the stream into its own bounded buffer, judges each head whole before a byte of it is
-//! passed on, follows the body's framing, and so always knows where the next head begins. On a violation it
-//! presents end-of-file (hyper finishes what is in flight) and keeps the reason for the connection's task, which
-//! writes the answer itself. After CONNECT or an upgrade it passes nothing more: what follows belongs to whoever
-//! takes the stream back. It must never pass a byte that was not judged, nor let a peer wait for ever.
+//! `StrictIo` reads from the stream into its own bounded buffer, judges each head whole before a byte of it
+//! is passed on, follows the body's framing, and so always knows where the next head begins. On a violation
+//! it presents end-of-file (hyper finishes what is in flight) and keeps the reason for the connection's task,
+//! which writes the answer itself. After CONNECT or an upgrade it passes nothing more: what follows belongs
+//! to whoever takes the stream back. It must never pass a byte that was not judged, nor let a peer wait for
+//! ever.
 
 use std::io;
 use std::pin::Pin;
@@ -80,7 +81,8 @@ pub struct Remains<T> {
 }
 
 impl<T> StrictIo<T> {
-    /// Wraps `stream`; `surplus` is what was already read from it. Heads longer than [`FREE_HEAD_BYTES`] are paid for from `room`.
+    /// Wraps `stream`; `surplus` is what was already read from it. Heads longer than [`FREE_HEAD_BYTES`] are
+    /// paid for from `room`.
     pub(crate) fn new(stream: T, surplus: BytesMut, room: Heads) -> Self {
         Self {
             stream,
@@ -389,8 +391,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StrictIo<T> {
         self.stream.is_write_vectored()
     }
 
-    /// The library comes here whenever it has looked for something to do, and only once all that it made is written: between two
-    /// answers, or while one is waited for.
+    /// The library comes here whenever it has looked for something to do, and only once all that it made is
+    /// written: between two answers, or while one is waited for.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.leaving.is_empty()
             && let Some(interim) = self.interim.take()

@@ -1,4 +1,5 @@
-//! Placeholders on the road: filled where they are bound, refused before anything is dialled elsewhere, and echoes masked.
+//! Placeholders on the road: filled where they are bound, refused before anything is dialled elsewhere, and
+//! echoes masked.
 
 use std::sync::atomic::Ordering;
 

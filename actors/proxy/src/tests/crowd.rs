@@ -1,4 +1,5 @@
-//! What all connections together may hold: requests in flight, connections with HTTP on them, long heads, and buffers in a crowd.
+//! What all connections together may hold: requests in flight, connections with HTTP on them, long heads, and
+//! buffers in a crowd.
 
 use policy::Party;
 use tokio::io::AsyncWriteExt;
@@ -188,7 +189,8 @@ async fn one_agent_leaves_others_some_of_each() {
     let _open = only_the_other_is_served().await;
 }
 
-/// Who begins a request and never ends it is asked about all the same, and what it holds is its agent's from then on.
+/// Who begins a request and never ends it is asked about all the same, and what it holds is its agent's from
+/// then on.
 #[tokio::test]
 async fn what_is_begun_and_not_ended_is_its_agents_too() {
     let up = Raw::ok().await;
@@ -233,7 +235,8 @@ async fn read_soon(stream: &mut tokio::net::TcpStream) -> Option<u8> {
     tokio::time::timeout(2 * crate::limits::MAKER_ASKED_WITHIN, read).await.ok()?.ok()
 }
 
-/// Once it is known whose a connection is, its requests are that agent's from the first moment, also while it is asked who sends them.
+/// Once it is known whose a connection is, its requests are that agent's from the first moment, also while it
+/// is asked who sends them.
 #[tokio::test]
 async fn a_request_is_its_agents_while_its_caller_is_judged() {
     let up = Raw::ok().await;

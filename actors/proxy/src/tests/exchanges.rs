@@ -170,7 +170,8 @@ async fn intercepted_http2_with_trailers_and_many_streams() {
     assert_eq!(sender.send_request(other).await.unwrap().status(), 400);
 }
 
-/// Without TLS a client that begins with HTTP/2 knows that its server speaks it (RFC 9113 section 3.3): so do we then.
+/// Without TLS a client that begins with HTTP/2 knows that its server speaks it (RFC 9113 section 3.3): so do
+/// we then.
 #[tokio::test]
 async fn http2_in_the_clear_is_judged_stream_by_stream() {
     let (bed, target, connections) = bed_in_the_clear().await;
@@ -384,8 +385,9 @@ async fn the_gateway_answers_by_every_road() {
     assert_eq!(json(&answer)["layer"], "identity");
 }
 
-/// The ancestors of a kept connection's holder may end, so its identity may become another without its program doing so;
-/// and two connections of two programs may go to one place. Neither shares what the other opened.
+/// The ancestors of a kept connection's holder may end, so its identity may become another without its
+/// program doing so; and two connections of two programs may go to one place. Neither shares what the other
+/// opened.
 #[tokio::test]
 async fn no_request_rides_a_connection_that_another_identity_opened() {
     for (alpn, down) in [(Alpn::Http1, b"http/1.1".as_slice()), (Alpn::H2OrHttp1, b"h2")] {

@@ -128,7 +128,8 @@ async fn a_client_that_only_sends_no_more_gets_its_answer() {
     assert_eq!(up.left.load(Ordering::Relaxed), 0);
 }
 
-/// A server of no protocol that keeps what it has open, whatever its client does, and says `words` when it is told to.
+/// A server of no protocol that keeps what it has open, whatever its client does, and says `words` when it is
+/// told to.
 async fn raw(words: &'static [u8]) -> (u16, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

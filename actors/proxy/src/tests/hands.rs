@@ -1,4 +1,5 @@
-//! Connections that another program speaks on after their decision: on bytes that nobody judges, and on messages.
+//! Connections that another program speaks on after their decision: on bytes that nobody judges, and on
+//! messages.
 
 use std::sync::atomic::Ordering;
 
@@ -111,7 +112,8 @@ async fn looked_twice(bed: &Bed) {
     }
 }
 
-/// What nobody can tell the holder of may be so by another agent's doing: it is held, and goes on when that is over.
+/// What nobody can tell the holder of may be so by another agent's doing: it is held, and goes on when that
+/// is over.
 #[tokio::test]
 async fn a_relayed_tunnel_that_nobody_is_known_to_hold_waits() {
     let port = echo().await;

@@ -24,8 +24,8 @@ fn hinted(what: &str) -> String {
     format!("HTTP/1.1 103 Early Hints\r\nlink: <{what}>; rel=preload\r\n\r\n")
 }
 
-/// Says what each path asks for: `together` a hint and the answer at once, `first` the answer only when told to, `late` a hint behind
-/// its answer, `many` more hints than anybody wants.
+/// Says what each path asks for: `together` a hint and the answer at once, `first` the answer only when told
+/// to, `late` a hint behind its answer, `many` more hints than anybody wants.
 async fn upstream<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, go_on: &Semaphore) {
     loop {
         let head = read_head(&mut stream).await;
@@ -89,7 +89,8 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> String {
     head
 }
 
-/// One that comes long before its answer is passed on at once, one that comes with it goes first, and each belongs to its own request.
+/// One that comes long before its answer is passed on at once, one that comes with it goes first, and each
+/// belongs to its own request.
 async fn hints_on<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     target: &str,
@@ -167,8 +168,8 @@ async fn who_takes_none_gets_none() {
     }
 }
 
-/// Python's own client, for one, takes a hint for its answer, and its next question's answer for what comes behind: that must not be another
-/// destination's.
+/// Python's own client, for one, takes a hint for its answer, and its next question's answer for what comes
+/// behind: that must not be another destination's.
 #[tokio::test]
 async fn where_requests_go_elsewhere_none_comes() {
     let (bed, target, _) = bed(false).await;

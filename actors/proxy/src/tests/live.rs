@@ -89,7 +89,8 @@ async fn a_reload_ends_only_what_it_refuses() {
     assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
 }
 
-/// What a kept connection reaches is judged by the policy of each request, not by that under which it was dialled.
+/// What a kept connection reaches is judged by the policy of each request, not by that under which it was
+/// dialled.
 #[tokio::test]
 async fn a_new_rule_for_addresses_holds_on_kept_connections() {
     let up = super::bed::Raw::ok().await;

@@ -76,7 +76,8 @@ async fn an_answer_that_is_read_slowly_goes_on() {
     let mut slow = get(&mut sender, ENDLESS).await.into_body();
     for _ in 0..8 {
         tokio::time::sleep(WRITE_STALL / 2).await;
-        // As much as a window: less of it grants no room at all (the library's receivers wait for half of one).
+        // As much as a window: less of it grants no room at all (the library's receivers wait for half of
+        // one).
         let mut read = 0;
         while read < 4 * 1024 * 1024 {
             let frame = http_body_util::BodyExt::frame(&mut slow).await.unwrap().unwrap();
@@ -105,7 +106,8 @@ async fn a_large_chunk_that_is_taken_slowly_goes_on() {
     assert_eq!(read, 2 * LARGE_BYTES);
 }
 
-/// So does one that takes less than a frame in all that time, whether or not the answer is over for its sender.
+/// So does one that takes less than a frame in all that time, whether or not the answer is over for its
+/// sender.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_taken_by_the_kilobyte_goes_on() {
     const LITTLE: usize = 1024;

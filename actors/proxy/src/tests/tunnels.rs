@@ -78,7 +78,8 @@ async fn a_server_may_speak_first() {
     assert_eq!(read_to_close(&mut stream).await, "SSH!");
 }
 
-/// A tunnel may end before its client has said what could be judged: what its server said has gone on all the same.
+/// A tunnel may end before its client has said what could be judged: what its server said has gone on all the
+/// same.
 #[tokio::test]
 async fn what_a_server_said_first_is_on_record_however_the_tunnel_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -182,7 +183,8 @@ fn hello(bed: &Bed, name: &'static str) -> Vec<u8> {
     bytes
 }
 
-/// A HelloRetryRequest, as far as anybody reads who doesn't answer it, and a record of compatibility behind it.
+/// A HelloRetryRequest, as far as anybody reads who doesn't answer it, and a record of compatibility behind
+/// it.
 fn retry() -> Vec<u8> {
     let random = b"\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
     [
@@ -194,7 +196,8 @@ fn retry() -> Vec<u8> {
     .concat()
 }
 
-/// What stands between the two hellos of one connection: nothing, a record of compatibility, data that was sent too early, an alert.
+/// What stands between the two hellos of one connection: nothing, a record of compatibility, data that was
+/// sent too early, an alert.
 const BETWEEN: [&[u8]; 4] =
     [b"", b"\x14\x03\x03\x00\x01\x01", b"\x17\x03\x03\x00\x03abc", b"\x15\x03\x03\x00\x02\x01\x5a"];
 
@@ -319,7 +322,8 @@ async fn what_no_endpoint_says_is_looked_up_so_many_times_a_minute() {
         let answer = bed.talk(connect(format!("bytes-{n}.evil"))).await;
         assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("is not looked up"), "{answer}");
     }
-    // One that they have heard already tells nothing, an address is none, and what an endpoint says isn't counted.
+    // One that they have heard already tells nothing, an address is none, and what an endpoint says isn't
+    // counted.
     assert!(bed.talk(connect("bytes-0.evil".into())).await.starts_with("HTTP/1.1 502 "));
     let address = bed.talk(connect("127.0.0.1".into())).await;
     assert!(address.starts_with("HTTP/1.1 403 ") && !address.contains("is not looked up"), "{address}");

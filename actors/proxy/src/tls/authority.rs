@@ -1,11 +1,11 @@
 //! The sandbox's certificate authority: an ECDSA P-256 key and its self-signed certificate.
 //!
-//! Made once per sandbox and kept by the heart in sealed memory, so that a restarted supervisor serves under the
-//! authority that the agents already trust. The key never enters the sandbox and never touches a disk.
+//! Made once per sandbox and kept by the heart in sealed memory, so that a restarted supervisor serves under
+//! the authority that the agents already trust. The key never enters the sandbox and never touches a disk.
 //!
-//! The certificate carries no name constraints. What it could be constrained to is the set of hosts that the policy
-//! allows, and that changes while the agents run; nobody but the sandbox trusts it, and what it vouches for there has
-//! passed the policy already. It may sign leaves alone (path length 0).
+//! The certificate carries no name constraints. What it could be constrained to is the set of hosts that the
+//! policy allows, and that changes while the agents run; nobody but the sandbox trusts it, and what it
+//! vouches for there has passed the policy already. It may sign leaves alone (path length 0).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,14 +21,15 @@ use zeroize::Zeroizing;
 use super::leaf::Leaves;
 use super::provider;
 
-/// How long the authority is valid: longer than any sandbox runs without a restart of its heart, short enough that a
-/// forgotten copy in some trust store ends by itself.
+/// How long the authority is valid: longer than any sandbox runs without a restart of its heart, short enough
+/// that a forgotten copy in some trust store ends by itself.
 pub const CA_LIFETIME: Duration = Duration::from_secs(2 * 365 * 86_400);
 /// The certificate is valid from this long ago, for clocks that are set back after a start.
 const BACKDATED: Duration = Duration::from_secs(86_400);
 /// Marks the layout of the sealed bytes.
 const SEALED_VERSION: u8 = 1;
-/// Bytes of a serial number: 128 bits, where RFC 5280 allows 20 bytes and the CA/Browser Forum asks for 64 random bits.
+/// Bytes of a serial number: 128 bits, where RFC 5280 allows 20 bytes and the CA/Browser Forum asks for 64
+/// random bits.
 const SERIAL_BYTES: usize = 16;
 /// Most bytes of the key or the certificate in the sealed form; both have some hundreds.
 const MAX_PART: usize = 4096;
@@ -162,8 +163,8 @@ impl Authority {
     }
 }
 
-/// The same parameters for the same inputs: the issuer of the leaves is rebuilt from them, without parsing the
-/// certificate.
+/// The same parameters for the same inputs: the issuer of the leaves is rebuilt from them, without parsing
+/// the certificate.
 fn params(not_before: u64, serial: [u8; SERIAL_BYTES]) -> CertificateParams {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "cofferdam");

@@ -1,7 +1,8 @@
 //! Certificates of ours for upstream servers that demand one, each bound to one destination.
 //!
-//! A destination with a certificate has a configuration and a session store of its own, so that neither the certificate
-//! nor a session that was opened with it is ever shown to another. The keys live in this process alone.
+//! A destination with a certificate has a configuration and a session store of its own, so that neither the
+//! certificate nor a session that was opened with it is ever shown to another. The keys live in this process
+//! alone.
 
 use std::collections::HashMap;
 use std::sync::Arc;

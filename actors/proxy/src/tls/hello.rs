@@ -1,8 +1,9 @@
 //! A strict look at a TLS ClientHello before anything answers it: which name does the client ask for?
 //!
-//! Follows RFC 8446 sections 4.1.2 and 5.1 (TLS 1.2 has the same layout), RFC 6066 section 3 (SNI), RFC 7301 (ALPN). What is
-//! judged here is relayed byte for byte, so everything that two parsers could read differently is refused: duplicate
-//! extensions, lengths that don't add up, several names, odd names. Nothing here answers or decrypts.
+//! Follows RFC 8446 sections 4.1.2 and 5.1 (TLS 1.2 has the same layout), RFC 6066 section 3 (SNI), RFC 7301
+//! (ALPN). What is judged here is relayed byte for byte, so everything that two parsers could read
+//! differently is refused: duplicate extensions, lengths that don't add up, several names, odd names. Nothing
+//! here answers or decrypts.
 
 use std::io;
 use std::time::Duration;
@@ -18,8 +19,8 @@ mod retry;
 
 pub(crate) use retry::{Next, asks_again, first_hello_ends, next};
 
-/// Most bytes of a ClientHello with its record headers. Post-quantum key shares and session tickets make some 2 to 4
-/// KiB; a client that needs more is none that we know.
+/// Most bytes of a ClientHello with its record headers. Post-quantum key shares and session tickets make some
+/// 2 to 4 KiB; a client that needs more is none that we know.
 pub const MAX_HELLO_BYTES: usize = 16 * 1024;
 /// Bytes read at a time.
 const READ: usize = 4096;
@@ -109,8 +110,8 @@ pub enum Mismatch {
 }
 
 impl Hello {
-    /// Whether the hello asks for the host that the connection was opened to. When its bytes will be `relayed`
-    /// unread, it must say so beyond doubt: by SNI, and without an encrypted inner hello.
+    /// Whether the hello asks for the host that the connection was opened to. When its bytes will be
+    /// `relayed` unread, it must say so beyond doubt: by SNI, and without an encrypted inner hello.
     ///
     /// # Errors
     /// The [`Mismatch`].
@@ -129,8 +130,8 @@ impl Hello {
     }
 }
 
-/// Reads the beginning of a stream. Asked again with more bytes it answers anew from the start; the cost is bounded by
-/// [`MAX_HELLO_BYTES`].
+/// Reads the beginning of a stream. Asked again with more bytes it answers anew from the start; the cost is
+/// bounded by [`MAX_HELLO_BYTES`].
 #[must_use]
 pub fn parse_hello(bytes: &[u8]) -> Parsed {
     // How much of it came at a time must not matter: what stands behind the limit is never looked at.
@@ -147,8 +148,9 @@ pub fn parse_hello(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Of a stream that begins with no handshake record: records that some servers pass over before the hello are TLS too, and hide a name
-/// behind them. Whole ones of their kind alone, since other protocols begin with the same bytes.
+/// Of a stream that begins with no handshake record: records that some servers pass over before the hello are
+/// TLS too, and hide a name behind them. Whole ones of their kind alone, since other protocols begin with the
+/// same bytes.
 fn not_a_handshake(bytes: &[u8]) -> Parsed {
     // change_cipher_spec, and an alert of either level; of a heartbeat any request.
     let (version, ends): (&[u8], &[&[u8]]) = match bytes {
@@ -178,7 +180,8 @@ fn reassemble(mut bytes: &[u8]) -> Result<Option<Reassembled<'_>>, BadHello> {
     }
     let mut message = Vec::new();
     loop {
-        // What can be told wrong of a header is told at its first byte: a client that stops there must not make us wait.
+        // What can be told wrong of a header is told at its first byte: a client that stops there must not
+        // make us wait.
         match bytes {
             [] | [HANDSHAKE_RECORD] | [HANDSHAKE_RECORD, 3, ..] => {}
             _ => return Err(BadHello::Record),

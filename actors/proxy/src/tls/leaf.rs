@@ -1,7 +1,9 @@
-//! Certificates for the hosts that the agent talks to, minted at the first connection and kept while they last.
+//! Certificates for the hosts that the agent talks to, minted at the first connection and kept while they
+//! last.
 //!
-//! All leaves share one key that lives as long as this process: it never leaves it, and a fresh one for each would
-//! double the price. Minting costs some 20 µs, less than the handshake that follows, so nothing is made ahead or stored.
+//! All leaves share one key that lives as long as this process: it never leaves it, and a fresh one for each
+//! would double the price. Minting costs some 20 µs, less than the handshake that follows, so nothing is made
+//! ahead or stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +27,13 @@ use super::{Alpn, provider};
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(14 * 86_400);
 /// A leaf with less than this left is minted anew: a connection set up with it may last for days.
 pub const LEAF_RENEWAL: Duration = Duration::from_secs(4 * 86_400);
-/// Leaves kept. The hosts that one policy allows are fewer; wildcards can name more, which are then minted again.
+/// Leaves kept. The hosts that one policy allows are fewer; wildcards can name more, which are then minted
+/// again.
 pub const MAX_LEAVES: u64 = 1024;
 /// A leaf is valid from this long ago, for a clock set back meanwhile.
 const BACKDATED: Duration = Duration::from_secs(3600);
-/// Longest common name (RFC 5280 appendix A.1, ub-common-name). Longer names stand in the alternative name alone.
+/// Longest common name (RFC 5280 appendix A.1, ub-common-name). Longer names stand in the alternative name
+/// alone.
 const MAX_COMMON_NAME: usize = 64;
 /// Tickets sent per TLS 1.3 handshake: one resumption is enough for clients that keep connections alive.
 const TICKETS: usize = 1;
@@ -56,8 +60,8 @@ impl Leaves {
 }
 
 impl Authority {
-    /// A server's side for connections that the agent believes to be with `host`: a leaf for it, TLS 1.2 and 1.3,
-    /// resumption by tickets. A client that asks for another name by SNI is refused.
+    /// A server's side for connections that the agent believes to be with `host`: a leaf for it, TLS 1.2 and
+    /// 1.3, resumption by tickets. A client that asks for another name by SNI is refused.
     ///
     /// # Errors
     /// When a leaf can't be made, or the authority has expired.
@@ -99,8 +103,8 @@ impl Authority {
             .with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = alpn.protocols();
         config.ignore_client_order = true;
-        // Tickets of its own: with shared ones a session with one address could be resumed as one with another, since
-        // without SNI nothing in the ticket tells them apart.
+        // Tickets of its own: with shared ones a session with one address could be resumed as one with
+        // another, since without SNI nothing in the ticket tells them apart.
         config.ticketer = Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = TICKETS;

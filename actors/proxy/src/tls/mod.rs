@@ -1,5 +1,5 @@
-//! TLS on both sides: the sandbox's own authority and its leaves towards the agent, verified connections towards
-//! upstream, and a look at a ClientHello before anything answers it.
+//! TLS on both sides: the sandbox's own authority and its leaves towards the agent, verified connections
+//! towards upstream, and a look at a ClientHello before anything answers it.
 //!
 //! The provider is always named (`ring`), never looked up in the process: a second provider somewhere in the
 //! dependency tree would otherwise make rustls panic. Nothing here decides who may talk to whom.
@@ -52,8 +52,8 @@ impl Alpn {
     }
 }
 
-/// The one provider of this crate. AES-128 comes first: its SHA-256 is in the processor, where the SHA-384 of AES-256 costs a
-/// tenth of a handshake.
+/// The one provider of this crate. AES-128 comes first: its SHA-256 is in the processor, where the SHA-384 of
+/// AES-256 costs a tenth of a handshake.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider = rustls::crypto::ring::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);

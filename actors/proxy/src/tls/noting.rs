@@ -1,7 +1,7 @@
 //! A TLS stream whose first fault is kept in words.
 //!
-//! In TLS 1.3 a server says what it thinks of our certificate after the handshake, when HTTP is spoken already; the HTTP
-//! libraries pass on that the connection failed, and not why.
+//! In TLS 1.3 a server says what it thinks of our certificate after the handshake, when HTTP is spoken
+//! already; the HTTP libraries pass on that the connection failed, and not why.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! The client's side towards the world: roots, protocols, resumption.
 //!
-//! One configuration per set of roots, shared by all connections, since the session store in it is what makes the
-//! second handshake with a host cost a third of the first.
+//! One configuration per set of roots, shared by all connections, since the session store in it is what makes
+//! the second handshake with a host cost a third of the first.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ const ROOT_VARIABLES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// Why upstream can't be verified. There is no way on without.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// The operator named roots of their own, and there is none. Falling back to others would trust whom they left out.
+    /// The operator named roots of their own, and there is none. Falling back to others would trust whom they
+    /// left out.
     #[error("{variables} is set, but no certificate can be read there: {why}")]
     NamedRoots {
         /// The variables that are set.
@@ -46,8 +47,8 @@ pub enum UpstreamError {
     Tls(#[from] rustls::Error),
 }
 
-/// The system's roots, or those that `SSL_CERT_FILE` or `SSL_CERT_DIR` of this process's environment name. Empty if the
-/// system has none.
+/// The system's roots, or those that `SSL_CERT_FILE` or `SSL_CERT_DIR` of this process's environment name.
+/// Empty if the system has none.
 ///
 /// # Errors
 /// [`UpstreamError::NamedRoots`], if the environment names roots and none can be read.
@@ -57,8 +58,8 @@ pub fn system_roots() -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
     check_named(found.certs, &named, found.errors.first().map(ToString::to_string))
 }
 
-/// Whether the roots that the operator named by `SSL_CERT_FILE` can be read, by their first certificate: a cheap look at
-/// start, so that a wrong name is told then and not at the first connection.
+/// Whether the roots that the operator named by `SSL_CERT_FILE` can be read, by their first certificate: a
+/// cheap look at start, so that a wrong name is told then and not at the first connection.
 ///
 /// # Errors
 /// [`UpstreamError::NamedRoots`].
@@ -101,8 +102,8 @@ fn check_named(
     Ok(certs)
 }
 
-/// Verifies upstream by [`system_roots`] (Mozilla's, as built in, if the system has none) and these in addition.
-/// HTTP/2 preferred; see [`http1_only`].
+/// Verifies upstream by [`system_roots`] (Mozilla's, as built in, if the system has none) and these in
+/// addition. HTTP/2 preferred; see [`http1_only`].
 ///
 /// # Errors
 /// [`UpstreamError`].
@@ -157,7 +158,8 @@ fn finish(
     Ok(Arc::new(config))
 }
 
-/// The same, offering HTTP/1.1 alone (for an Upgrade, which HTTP/2 doesn't have). Sessions are shared with the first.
+/// The same, offering HTTP/1.1 alone (for an Upgrade, which HTTP/2 doesn't have). Sessions are shared with
+/// the first.
 #[must_use]
 pub fn http1_only(config: &ClientConfig) -> Arc<ClientConfig> {
     let mut config = config.clone();

@@ -1,7 +1,7 @@
 //! Who an upstream is: the usual verification against roots, and plain words for what fails.
 //!
-//! The verifier decides nothing that webpki doesn't; it only looks closer at a certificate that was refused, since "unknown
-//! issuer" and "signed by itself" are mended in different ways.
+//! The verifier decides nothing that webpki doesn't; it only looks closer at a certificate that was refused,
+//! since "unknown issuer" and "signed by itself" are mended in different ways.
 
 use std::error::Error;
 use std::sync::Arc;

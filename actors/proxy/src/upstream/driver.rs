@@ -43,7 +43,8 @@ impl Driver {
         Self { task, ends: Ends::Http1(way) }
     }
 
-    /// `tell` is told whether the server takes WebSockets. The connection ends where one of the bodies in `uploads` stalls.
+    /// `tell` is told whether the server takes WebSockets. The connection ends where one of the bodies in
+    /// `uploads` stalls.
     pub(super) fn http2<T>(
         connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
         leash: Leash,
@@ -81,7 +82,8 @@ impl Driver {
         }
     }
 
-    /// How many requests its server takes at a time, by the time of the last one: before its first word what the library takes that to be.
+    /// How many requests its server takes at a time, by the time of the last one: before its first word what
+    /// the library takes that to be.
     pub(super) fn most(&self) -> usize {
         match &self.ends {
             Ends::Http1(_) => 1,
@@ -102,8 +104,8 @@ fn told(ended: hyper::Result<()>) {
     }
 }
 
-/// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants to know: the library has the
-/// server's settings some time, and tells nobody when.
+/// Moves a connection's bytes, and looks meanwhile whether WebSockets are taken on it, where somebody wants
+/// to know: the library has the server's settings some time, and tells nobody when.
 async fn drive<T>(
     mut connection: http2::Connection<TokioIo<T>, Watched<Body>, TokioExecutor>,
     tell: Option<watch::Sender<bool>>,
@@ -162,7 +164,8 @@ mod tests {
     use super::*;
     use crate::body::full;
 
-    /// A sandbox with room for one connection, and that one: to a server that answers early, and reads nothing of what it is sent.
+    /// A sandbox with room for one connection, and that one: to a server that answers early, and reads
+    /// nothing of what it is sent.
     async fn only_one() -> (Bed, Sender) {
         let bed = Bed::with_capacity(&rest("up.test", 1), 1).await;
         let (ours, theirs) = duplex(64 * 1024);

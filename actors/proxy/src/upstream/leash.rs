@@ -1,8 +1,9 @@
 //! A stream to a server that ends when its leash is let go, whoever holds it then.
 //!
-//! The library of HTTP/2 gives a connection's stream to tasks of its own, and they keep it as long as a request body waits for
-//! a server that takes nothing. Whoever owns the connection ends it from here, and sees here how long its server has been silent. The
-//! connection counts among the sandbox's for as long as the stream is there, not its users.
+//! The library of HTTP/2 gives a connection's stream to tasks of its own, and they keep it as long as a
+//! request body waits for a server that takes nothing. Whoever owns the connection ends it from here, and
+//! sees here how long its server has been silent. The connection counts among the sandbox's for as long as
+//! the stream is there, not its users.
 
 use std::io;
 use std::pin::Pin;

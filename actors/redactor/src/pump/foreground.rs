@@ -1,6 +1,7 @@
-//! The foreground sink: cofferdam's own stdout or stderr, whatever that is. A pipe or terminal is opened anew, so
-//! that it can be written without blocking and without changing the flags of a description that the operator's shell
-//! shares; anything else is written by a blocking thread. A write under way survives the task that began it.
+//! The foreground sink: cofferdam's own stdout or stderr, whatever that is. A pipe or terminal is opened
+//! anew, so that it can be written without blocking and without changing the flags of a description that the
+//! operator's shell shares; anything else is written by a blocking thread. A write under way survives the
+//! task that began it.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -91,8 +92,8 @@ fn wait_writable(fd: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// A description of our own for a pipe or terminal. Regular files are never opened anew: position and append mode
-/// belong to the description.
+/// A description of our own for a pipe or terminal. Regular files are never opened anew: position and append
+/// mode belong to the description.
 fn reopen(fd: &OwnedFd) -> Option<OwnedFd> {
     let kind = SFlag::from_bits_truncate(fstat(fd).ok()?.st_mode) & SFlag::S_IFMT;
     if kind != SFlag::S_IFIFO && kind != SFlag::S_IFCHR {

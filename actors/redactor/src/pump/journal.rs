@@ -1,6 +1,6 @@
-//! The journal: an agent's output pipe, looked into with tee(2) and consumed only on order. For a terminal agent the
-//! pseudo-terminal's master is spliced into such a pipe first, inside the kernel, so that its bytes too are in a pipe
-//! that outlives this process. Never takes a byte out of the pipe before `consume`.
+//! The journal: an agent's output pipe, looked into with tee(2) and consumed only on order. For a terminal
+//! agent the pseudo-terminal's master is spliced into such a pipe first, inside the kernel, so that its bytes
+//! too are in a pipe that outlives this process. Never takes a byte out of the pipe before `consume`.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -122,7 +122,8 @@ impl Journal {
             .unwrap_or(0)
     }
 
-    /// Pieces that don't merge fill a pipe when half its bytes are used; then waiting for more could be for ever.
+    /// Pieces that don't merge fill a pipe when half its bytes are used; then waiting for more could be for
+    /// ever.
     fn full(&self, seen: usize) -> bool {
         let stuck = self.terminal.as_ref().is_some_and(|terminal| terminal.stuck);
         stuck || seen >= self.capacity().min(WINDOW_MAX) / 2

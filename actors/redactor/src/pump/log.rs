@@ -1,6 +1,6 @@
-//! An agent's log: `STATE/NAME/logs/AGENT.log`, JSON lines, rotated and bounded. Shared by the agent's streams.
-//! The text of all lines of a stream, put together, is what the foreground showed. A disk that refuses loses lines
-//! of the log, counted and noted in it, and never stops the agent.
+//! An agent's log: `STATE/NAME/logs/AGENT.log`, JSON lines, rotated and bounded. Shared by the agent's
+//! streams. The text of all lines of a stream, put together, is what the foreground showed. A disk that
+//! refuses loses lines of the log, counted and noted in it, and never stops the agent.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

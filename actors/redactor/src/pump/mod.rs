@@ -1,8 +1,8 @@
-//! Pumps: each moves one agent stream from its journal pipe, redacted, to its sinks. The pipe is the journal: bytes
-//! are consumed only after the sinks took what became of them, so whoever dies, nothing is lost.
+//! Pumps: each moves one agent stream from its journal pipe, redacted, to its sinks. The pipe is the journal:
+//! bytes are consumed only after the sinks took what became of them, so whoever dies, nothing is lost.
 //!
-//! `journal` looks into the pipe without taking, `foreground` and `log` are the sinks, `task` is the pump itself,
-//! `streams` the registry above the actor. Never writes raw bytes anywhere.
+//! `journal` looks into the pipe without taking, `foreground` and `log` are the sinks, `task` is the pump
+//! itself, `streams` the registry above the actor. Never writes raw bytes anywhere.
 
 mod foreground;
 mod journal;
@@ -24,7 +24,8 @@ pub use task::run;
 pub trait Observer: Send + Sync {
     /// Secrets of this kind were masked.
     fn on_hits(&self, kind: &str, count: u64);
-    /// Bytes of an agent's log could not be written (a full disk) and are gone from the log, not from the foreground.
+    /// Bytes of an agent's log could not be written (a full disk) and are gone from the log, not from the
+    /// foreground.
     fn on_log_lost(&self, _agent: &str, _bytes: u64) {}
 }
 

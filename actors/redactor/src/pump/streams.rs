@@ -1,6 +1,6 @@
-//! The registry of all streams, above the actor: what has to be pumped, how far each pump came, and how it ended.
-//! A pump takes its stream's turn by a lock that no panic poisons, so two never work on one stream, and the next
-//! finds there what the one before left.
+//! The registry of all streams, above the actor: what has to be pumped, how far each pump came, and how it
+//! ended. A pump takes its stream's turn by a lock that no panic poisons, so two never work on one stream,
+//! and the next finds there what the one before left.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -64,8 +64,8 @@ pub struct StreamSpec {
 pub enum StreamEnd {
     /// Everything is out.
     Drained,
-    /// Nobody reads the foreground any more (EPIPE). Our end of the journal is closed; when the heart closes its
-    /// own too, the agent gets SIGPIPE.
+    /// Nobody reads the foreground any more (EPIPE). Our end of the journal is closed; when the heart closes
+    /// its own too, the agent gets SIGPIPE.
     SinkClosed,
     /// The journal or the foreground failed for good.
     Failed(String),
@@ -184,8 +184,8 @@ impl Streams {
         self.0.changed.subscribe()
     }
 
-    /// The process that an agent's streams were made for is gone, and whoever writes to them still isn't its: what is in them comes out, and
-    /// then they end, whoever holds their other end.
+    /// The process that an agent's streams were made for is gone, and whoever writes to them still isn't its:
+    /// what is in them comes out, and then they end, whoever holds their other end.
     pub fn leave(&self, agent: &str) {
         for stream in self.all().iter().filter(|stream| &*stream.agent == agent) {
             stream.left.send_if_modified(|left| {

@@ -1,6 +1,6 @@
-//! The pump: looks at the journal, redacts, hands the result to the sinks, and only then consumes. Everything that a
-//! successor needs is in the `Turn`, changed only between awaits, so that an abort or a panic at any point neither
-//! loses a byte nor writes one twice.
+//! The pump: looks at the journal, redacts, hands the result to the sinks, and only then consumes. Everything
+//! that a successor needs is in the `Turn`, changed only between awaits, so that an abort or a panic at any
+//! point neither loses a byte nor writes one twice.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,14 +20,16 @@ use crate::shared::SharedRedactor;
 use crate::stream::SILENCE;
 use crate::tokens::{End, TAIL_MIN};
 
-/// While a tail is held the pipe is looked at this often even if the kernel says nothing: before 5.14 it told of
-/// the first bytes in a pipe only.
+/// While a tail is held the pipe is looked at this often even if the kernel says nothing: before 5.14 it told
+/// of the first bytes in a pipe only.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// What is waited for more output of an agent that is gone: a child of its own may hold the pipe open for ever, or hand it to somebody else.
+/// What is waited for more output of an agent that is gone: a child of its own may hold the pipe open for
+/// ever, or hand it to somebody else.
 const LEFT_SILENCE: Duration = Duration::from_millis(500);
 /// However much more comes, it is over after so long,
 const LEFT_MOST: Duration = Duration::from_secs(5);
-/// and after so many bytes: what a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of that may have been written before.
+/// and after so many bytes: what a pipe can hold (`fs.pipe-max-size`, pipe(7)), since all of that may have
+/// been written before.
 const LEFT_BYTES: usize = 1 << 20;
 /// After this many panics on the same bytes they are masked unread: one bad stream must not stop the others.
 const PANICS_MAX: u32 = 3;

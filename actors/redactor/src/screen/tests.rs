@@ -195,8 +195,8 @@ fn a_stream_that_ends_inside_the_key_does_not_give_it_away() {
     assert_eq!(out, b"x *****************");
 }
 
-/// Whoever has a server say guesses must not see in the answers how a secret begins: neither plain nor, where a step is the sixteenth
-/// part of a byte, in hexadecimal.
+/// Whoever has a server say guesses must not see in the answers how a secret begins: neither plain nor, where
+/// a step is the sixteenth part of a byte, in hexadecimal.
 #[test]
 fn what_is_masked_tells_nobody_how_a_key_begins() {
     let key = "ghp_0123456789abcdefghijklmnopqrstuvwxyz";

@@ -73,8 +73,8 @@ fn seen(screen: &Screen, guesser: &Guesser, chunks: &[&str]) -> Vec<Bytes> {
     chunks.iter().map(|chunk| sieve.push(Bytes::copy_from_slice(chunk.as_bytes()))).collect()
 }
 
-/// Says each beginning of the key, and the same with a wrong end, until both look alike. Streams are left where they are, as an agent
-/// would that has seen enough.
+/// Says each beginning of the key, and the same with a wrong end, until both look alike. Streams are left
+/// where they are, as an agent would that has seen enough.
 #[test]
 fn so_many_guesses_are_told_and_no_more() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -120,7 +120,8 @@ fn each_look_is_a_guess_right_or_wrong() {
     }
 }
 
-/// What isn't told for nothing isn't told by when the last guess was counted either: a right one costs what a wrong one does.
+/// What isn't told for nothing isn't told by when the last guess was counted either: a right one costs what a
+/// wrong one does.
 #[test]
 fn a_right_guess_costs_what_a_wrong_one_does() {
     let screen = screen(GUESSED, Mask::Stars);
@@ -244,7 +245,8 @@ fn each_byte_costs_a_bounded_number_of_steps() {
     }
 }
 
-/// The obvious sieve: keeps the whole text, and looks at all of it with each chunk, as far back as a secret can begin in it.
+/// The obvious sieve: keeps the whole text, and looks at all of it with each chunk, as far back as a secret
+/// can begin in it.
 fn obvious(screen: &Screen, chunks: &[&[u8]]) -> Vec<u8> {
     let known = screen.known().unwrap();
     let (mut text, mut shown, mut out) = (Vec::new(), 0, Vec::new());

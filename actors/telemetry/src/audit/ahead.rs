@@ -1,8 +1,8 @@
 //! Disk that is taken before records need it: what lies beyond the log's end, allocated and not yet written
 //! (fallocate(2) with `FALLOC_FL_KEEP_SIZE`).
 //!
-//! Whoever fills the disk, another sandbox's agent say, leaves the log what it has. A filesystem that can't do this leaves it nothing,
-//! as before; that is never an error.
+//! Whoever fills the disk, another sandbox's agent say, leaves the log what it has. A filesystem that can't
+//! do this leaves it nothing, as before; that is never an error.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc::off_t;
 
-/// Bytes beyond the log's end that are taken at a time: some thirty thousand records. Half of it is there always.
+/// Bytes beyond the log's end that are taken at a time: some thirty thousand records. Half of it is there
+/// always.
 pub(super) const AHEAD: u64 = 16 << 20;
 
 /// What one file has taken.

@@ -1,5 +1,5 @@
-//! What is recorded. Plain data: every text field may hold hostile bytes and is redacted, bounded and escaped on
-//! its way into the log, never before.
+//! What is recorded. Plain data: every text field may hold hostile bytes and is redacted, bounded and escaped
+//! on its way into the log, never before.
 
 use serde::{Deserialize, Serialize};
 
@@ -117,13 +117,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether another record follows at once, mostly: where an agent ended, the sandbox ends or the agent's next start comes.
+    /// Whether another record follows at once, mostly: where an agent ended, the sandbox ends or the agent's
+    /// next start comes.
     pub(crate) fn is_followed(&self) -> bool {
         matches!(self, Self::Agent { change: AgentChange::Exited | AgentChange::Stopped, .. })
     }
 
-    /// Shows every text of the event to `visit`, which may change it. Every field of every kind is named here: one that is added does
-    /// not compile until it is.
+    /// Shows every text of the event to `visit`, which may change it. Every field of every kind is named
+    /// here: one that is added does not compile until it is.
     pub(crate) fn each_text(&mut self, visit: &mut dyn FnMut(&mut Text)) {
         match self {
             Self::Egress(egress) => egress.each_text(visit),
@@ -324,7 +325,8 @@ pub enum Verdict {
     Denied,
     /// Let through although a rule refuses it, because the endpoint says `enforcement: audit`.
     Audited,
-    /// Opened inside, where nothing is resolved or dialled, so that the operator can be asked about each request in it.
+    /// Opened inside, where nothing is resolved or dialled, so that the operator can be asked about each
+    /// request in it.
     Asked,
 }
 

@@ -1,7 +1,7 @@
-//! The log as it is written: opening with explicit repair, appending a batch with one `fdatasync`, rotation with the chain
-//! carried across, and the head file that makes a cut tail show. All blocking. Never shortens the log but for the
-//! unfinished bytes of its own failed write or of a crash, and the latter only once they are on record; never removes a file before it is on
-//! record, nor replaces a finished one.
+//! The log as it is written: opening with explicit repair, appending a batch with one `fdatasync`, rotation
+//! with the chain carried across, and the head file that makes a cut tail show. All blocking. Never shortens
+//! the log but for the unfinished bytes of its own failed write or of a crash, and the latter only once they
+//! are on record; never removes a file before it is on record, nor replaces a finished one.
 
 use std::fs::File;
 use std::io::Write;
@@ -163,8 +163,8 @@ impl AuditFile {
         Ok(log)
     }
 
-    /// Cuts off an unfinished end, once the notes are on disk: they are written over it. Whenever a crash comes, there is an unfinished end still, or
-    /// a note of it.
+    /// Cuts off an unfinished end, once the notes are on disk: they are written over it. Whenever a crash
+    /// comes, there is an unfinished end still, or a note of it.
     fn cut_off(&mut self, redactor: &Redactor) -> Result<(), AuditError> {
         let path = self.path();
         let (lines, tip) = self.draw_up(&mut [], redactor)?;
@@ -175,8 +175,8 @@ impl AuditFile {
         self.file.set_len(self.length).map_err(io("truncating", &path))
     }
 
-    /// Notices that a file was removed or renamed: what is written to it would be found by nobody. Two looks a batch are
-    /// nothing beside its `fdatasync`.
+    /// Notices that a file was removed or renamed: what is written to it would be found by nobody. Two looks
+    /// a batch are nothing beside its `fdatasync`.
     fn find_loss(&mut self) {
         for (file, name) in [(&self.file, LOG_NAME), (&self.head, HEAD_NAME)] {
             let path = self.directory.join(name);
@@ -187,7 +187,8 @@ impl AuditFile {
         }
     }
 
-    /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are redacted afterwards.
+    /// Writes all of the batch that isn't written yet, durably, or nothing. The texts of what it tried are
+    /// redacted afterwards.
     pub(crate) fn append(&mut self, batch: &mut [Draft], redactor: &Redactor) -> Result<(), AuditError> {
         self.rotate()?;
         if self.keeps_ahead {
@@ -278,7 +279,8 @@ impl AuditFile {
         self.head.write_all_at(text.as_bytes(), 0).map_err(io("writing", &self.directory.join(HEAD_NAME)))
     }
 
-    /// Begins a new file when this one is long enough. Where none can be begun, a full disk say, this one goes on.
+    /// Begins a new file when this one is long enough. Where none can be begun, a full disk say, this one
+    /// goes on.
     fn rotate(&mut self) -> Result<(), AuditError> {
         if self.length < self.rotate_at {
             return Ok(());
@@ -318,7 +320,8 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Gives the file the name of a finished one: that of its first record, or of a later one of its own where somebody has put something there.
+    /// Gives the file the name of a finished one: that of its first record, or of a later one of its own
+    /// where somebody has put something there.
     fn finish(&self) -> std::io::Result<()> {
         for number in self.first..=self.tip.seq {
             match rename_anew(&self.path(), &self.directory.join(old_name(number))) {
@@ -344,8 +347,8 @@ impl AuditFile {
         Ok((file, ahead))
     }
 
-    /// Notes which files are to go. They go when the notes are on disk: one for each, so that no crash leaves a log that begins late without
-    /// a word.
+    /// Notes which files are to go. They go when the notes are on disk: one for each, so that no crash leaves
+    /// a log that begins late without a word.
     fn plan_pruning(&mut self) -> Result<(), AuditError> {
         let old = old_files(&self.directory)?;
         let surplus = old.len().saturating_sub(self.rotation.keep.max(1));
@@ -365,8 +368,8 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Removes the files whose notes are on disk, the oldest first. One that can't be removed stays, and is noted again when the next file
-    /// is begun.
+    /// Removes the files whose notes are on disk, the oldest first. One that can't be removed stays, and is
+    /// noted again when the next file is begun.
     fn prune(&mut self) {
         for path in self.surplus.drain(..) {
             if let Err(error) = std::fs::remove_file(&path) {

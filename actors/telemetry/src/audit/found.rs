@@ -1,5 +1,5 @@
-//! The log's files as they are found: their names and order, opening them, what stands at their beginnings and ends,
-//! and why one can't be used. All blocking. Never changes what a file holds.
+//! The log's files as they are found: their names and order, opening them, what stands at their beginnings
+//! and ends, and why one can't be used. All blocking. Never changes what a file holds.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
@@ -188,11 +188,12 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
     Ok(files)
 }
 
-/// All files of the log in `directory` as they were at one moment, open, in the order of their records: also beside a writer that begins new
-/// ones and deletes old ones.
+/// All files of the log in `directory` as they were at one moment, open, in the order of their records: also
+/// beside a writer that begins new ones and deletes old ones.
 ///
 /// # Errors
-/// When the directory or a file can't be read or is no file; when the files change faster than they can be opened.
+/// When the directory or a file can't be read or is no file; when the files change faster than they can be
+/// opened.
 pub fn open_all(directory: &Path) -> Result<Vec<(PathBuf, File)>, AuditError> {
     let mut named = files(directory)?;
     for _ in 0..LOOKS {

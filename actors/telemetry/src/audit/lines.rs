@@ -1,5 +1,5 @@
-//! A log's file line by line, each line once it is whole: for the proof, for whoever shows a log, and for the repair. Holds one line at a time,
-//! and no more of it than a record may have. Only reads.
+//! A log's file line by line, each line once it is whole: for the proof, for whoever shows a log, and for the
+//! repair. Holds one line at a time, and no more of it than a record may have. Only reads.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Result};
@@ -15,7 +15,8 @@ const OF_LATE: usize = 2;
 const NAME_KEY: &[u8] = b"\"id\":\"";
 const NAME_WITHIN: usize = 128;
 
-/// Which of these records the end of the log in `directory` has. All of its last files are read: for the rare case.
+/// Which of these records the end of the log in `directory` has. All of its last files are read: for the rare
+/// case.
 ///
 /// # Errors
 /// When they can't be.

@@ -1,6 +1,7 @@
-//! The log above the actor: its queue, its health, and the writer's turn. Whoever runs the writer (one incarnation
-//! of the telemetry actor after the other) takes the turn by a lock that no panic poisons, and finds there all that
-//! the one before left: records taken from the queue but not yet written, a write still under way.
+//! The log above the actor: its queue, its health, and the writer's turn. Whoever runs the writer (one
+//! incarnation of the telemetry actor after the other) takes the turn by a lock that no panic poisons, and
+//! finds there all that the one before left: records taken from the queue but not yet written, a write still
+//! under way.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +29,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How long a record that mostly has company waits for it: one `fdatasync` then does for both.
 const COMPANY: Duration = Duration::from_millis(3);
 
-/// Disk is taken ahead of records from here on: to take and give back sixteen MiB is a good part of a short run.
+/// Disk is taken ahead of records from here on: to take and give back sixteen MiB is a good part of a short
+/// run.
 const AHEAD_AFTER: Duration = Duration::from_millis(250);
 
 /// How the log is kept.
@@ -129,8 +131,8 @@ fn lock(batch: &std::sync::Mutex<Vec<Draft>>) -> std::sync::MutexGuard<'_, Vec<D
 }
 
 impl AuditLog {
-    /// Opens the log in the sandbox's state directory, repairs (on record) what a crash left, and continues its
-    /// chain. Blocking; done once at start.
+    /// Opens the log in the sandbox's state directory, repairs (on record) what a crash left, and continues
+    /// its chain. Blocking; done once at start.
     ///
     /// # Errors
     /// When the log can't be opened, locked, read or written.
@@ -200,7 +202,8 @@ impl AuditLog {
         matches!(tokio::time::timeout(deadline, done).await, Ok(Ok(_)))
     }
 
-    /// The writer. Runs until aborted; a second one waits for its turn. Nothing is lost by an abort at any point.
+    /// The writer. Runs until aborted; a second one waits for its turn. Nothing is lost by an abort at any
+    /// point.
     pub async fn write(&self) {
         let mut turn = self.turn.lock().await;
         let mut retry = RETRY_MIN;
@@ -224,7 +227,8 @@ impl AuditLog {
         }
     }
 
-    /// Takes what waits in the queue; nothing, where it is time to take disk ahead. `false` when nobody can queue any more.
+    /// Takes what waits in the queue; nothing, where it is time to take disk ahead. `false` when nobody can
+    /// queue any more.
     async fn take(&self, turn: &mut Turn) -> bool {
         let mut batch = Vec::new();
         // Cancel safe: either it waits and has taken nothing, or it returns at once with what it took.

@@ -1,9 +1,9 @@
 //! The audit log: `STATE/NAME/audit.jsonl`, one record a line, each holding the hash of the one before.
 //!
-//! `event` says what is recorded, `record` how a line is made and checked, `sink` is what the rest of cofferdam
-//! holds, `log` the queue and its writer's turn-taking, `file` what is written to, `ahead` the disk that it has taken, `found` the files as they
-//! are found, `verify` the proof.
-//! A record is redacted before it is written; one that cannot be written makes its caller refuse (fail closed).
+//! `event` says what is recorded, `record` how a line is made and checked, `sink` is what the rest of
+//! cofferdam holds, `log` the queue and its writer's turn-taking, `file` what is written to, `ahead` the disk
+//! that it has taken, `found` the files as they are found, `verify` the proof. A record is redacted before it
+//! is written; one that cannot be written makes its caller refuse (fail closed).
 
 mod ahead;
 mod approval;

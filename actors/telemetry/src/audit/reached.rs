@@ -1,5 +1,6 @@
-//! How far a log went: as its end and its head file say, and where neither does, as can be told from the records that can be read and from the
-//! names of finished files. All blocking; whole files are read only where there is damage. Only reads.
+//! How far a log went: as its end and its head file say, and where neither does, as can be told from the
+//! records that can be read and from the names of finished files. All blocking; whole files are read only
+//! where there is damage. Only reads.
 
 use std::path::Path;
 
@@ -32,7 +33,8 @@ impl From<Head> for Tip {
     }
 }
 
-/// Which record the chain of the log in `directory` continues from, and what is wrong with its end. `finished`: the newest finished file begins with this record.
+/// Which record the chain of the log in `directory` continues from, and what is wrong with its end.
+/// `finished`: the newest finished file begins with this record.
 pub(super) fn settle(
     last: Option<Result<Record, ()>>,
     head: Option<Head>,
@@ -60,8 +62,8 @@ pub(super) fn settle(
     })
 }
 
-/// The last record of which anything is left, by its number and, as far as one can be read, by its hash: each line that can't be read stands in
-/// one record's place.
+/// The last record of which anything is left, by its number and, as far as one can be read, by its hash: each
+/// line that can't be read stands in one record's place.
 fn reached(directory: &Path) -> Result<Head, AuditError> {
     let mut reached = Head { seq: 0, hash: GENESIS.to_owned() };
     let current = directory.join(LOG_NAME);

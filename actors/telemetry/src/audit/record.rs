@@ -1,5 +1,5 @@
-//! One line of the log: made, parsed and checked. The hash is over the line's own bytes, so that anyone can check
-//! it with `sha256sum`: no canonical form of JSON is involved.
+//! One line of the log: made, parsed and checked. The hash is over the line's own bytes, so that anyone can
+//! check it with `sha256sum`: no canonical form of JSON is involved.
 
 use std::fmt;
 
@@ -98,8 +98,8 @@ impl Draft {
         Self { id, t: Timestamp::now(), event }
     }
 
-    /// Makes every text of the event safe, appends the finished line, newline included, and gives its hash. Doing it again makes
-    /// the same line, since what is safe stays as it is.
+    /// Makes every text of the event safe, appends the finished line, newline included, and gives its hash.
+    /// Doing it again makes the same line, since what is safe stays as it is.
     pub(crate) fn finish(
         &mut self,
         seq: u64,

@@ -1,5 +1,5 @@
-//! What the rest of cofferdam holds of the audit log: a bounded queue's sending end. Recording never blocks and
-//! never waits for the disk; when it fails, the caller must refuse what it was about to allow.
+//! What the rest of cofferdam holds of the audit log: a bounded queue's sending end. Recording never blocks
+//! and never waits for the disk; when it fails, the caller must refuse what it was about to allow.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,8 +48,8 @@ impl Sink {
         recorded
     }
 
-    /// Queues a record of what has happened already, so that nothing can be refused for it: also while the disk refuses records, for when it
-    /// takes them again.
+    /// Queues a record of what has happened already, so that nothing can be refused for it: also while the
+    /// disk refuses records, for when it takes them again.
     ///
     /// # Errors
     /// When as many wait as there are places, or the log is closed: then it is on no record.
@@ -57,7 +57,8 @@ impl Sink {
         self.place(Draft::new(event))
     }
 
-    /// As [`Self::note`], by a name that was chosen before: whoever looks for it finds whether it is on record ([`super::on_record`]).
+    /// As [`Self::note`], by a name that was chosen before: whoever looks for it finds whether it is on
+    /// record ([`super::on_record`]).
     ///
     /// # Errors
     /// As [`Self::note`].
@@ -65,7 +66,8 @@ impl Sink {
         self.place(Draft::named(id, event))
     }
 
-    /// Whether the records of some more requests would be taken now, or refused at once because the disk fails.
+    /// Whether the records of some more requests would be taken now, or refused at once because the disk
+    /// fails.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.0.queue.capacity() >= self.headroom() || *self.0.health.borrow() != Health::Good

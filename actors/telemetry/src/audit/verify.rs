@@ -1,5 +1,5 @@
-//! The proof: reads every file of a log in order and reports each record that was changed, is missing, stands out
-//! of order or was cut off, by file and line. Only reads, and is right beside a writer too.
+//! The proof: reads every file of a log in order and reports each record that was changed, is missing, stands
+//! out of order or was cut off, by file and line. Only reads, and is right beside a writer too.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -44,8 +44,8 @@ pub enum Trouble {
     },
     /// The last record is not the one that the head file names.
     NotTheHead,
-    /// Here the log says that records up to this one were deleted though the record behind them couldn't be read: whether it was the one that was
-    /// written behind them can't be told any more.
+    /// Here the log says that records up to this one were deleted though the record behind them couldn't be
+    /// read: whether it was the one that was written behind them can't be told any more.
     PrunedUnread {
         /// The last record that is gone, as far as a file's name tells.
         through: u64,
@@ -79,7 +79,8 @@ pub struct Report {
     pub last_seq: u64,
     /// The hash of the last record, in hex: noted elsewhere, it proves the log up to here.
     pub last_hash: String,
-    /// Bytes of a line not finished (yet): being written, or left by a crash and to be noted at the next start.
+    /// Bytes of a line not finished (yet): being written, or left by a crash and to be noted at the next
+    /// start.
     pub unfinished: u64,
     /// What the log says about itself: repairs and pruning, by record number.
     pub notes: Vec<(u64, Note)>,

@@ -1,6 +1,6 @@
-//! The metrics: every name, its help text and its labels in one table (`names`), a typed function for each, and the
-//! recorder, which lives above every actor and is installed once a process. No label value may come from an agent:
-//! names come from the configuration, the policy or closed sets.
+//! The metrics: every name, its help text and its labels in one table (`names`), a typed function for each,
+//! and the recorder, which lives above every actor and is installed once a process. No label value may come
+//! from an agent: names come from the configuration, the policy or closed sets.
 
 mod asked;
 mod names;
@@ -110,8 +110,8 @@ pub fn agent_restarted(agent: &str) {
     counter!(names::AGENT_RESTARTS, "agent" => agent.to_owned()).increment(1);
 }
 
-/// How often the heart has restarted the supervisor process: told once, at start, since counters begin anew with
-/// the process while the heart keeps the number.
+/// How often the heart has restarted the supervisor process: told once, at start, since counters begin anew
+/// with the process while the heart keeps the number.
 pub fn supervisor_restarts(total: u64) {
     counter!(names::SUPERVISOR_RESTARTS).absolute(total);
 }
@@ -186,7 +186,8 @@ pub fn inference_tokens(provider: &str, model: &str, kind: TokenKind, tokens: u6
     .increment(tokens);
 }
 
-/// What of a budget is used: of one in these windows, of this provider's requests for these models, as the configuration names them or `*`.
+/// What of a budget is used: of one in these windows, of this provider's requests for these models, as the
+/// configuration names them or `*`.
 pub fn inference_budget(
     (per, provider, model): (&'static str, &str, &str),
     counts: BudgetCounts,

@@ -1,4 +1,5 @@
-//! The recorder: where all metrics are kept. One a process, made before the actors and living longer than any.
+//! The recorder: where all metrics are kept. One a process, made before the actors and living longer than
+//! any.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 

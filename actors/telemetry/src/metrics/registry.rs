@@ -1,9 +1,10 @@
 //! Where the values are: one cell a series, found by name and labels, and the page made of them.
 //!
-//! Written here rather than taken from an exporter, since those bring a clock that calibrates itself for milliseconds
-//! at the start of every supervisor, and keep each sample of a histogram until somebody collects them. A series, once
-//! made, stays. Reading and counting take no lock: the table is replaced as a whole when a series is new, and series
-//! are few (their labels come from the configuration, the policy and closed sets).
+//! Written here rather than taken from an exporter, since those bring a clock that calibrates itself for
+//! milliseconds at the start of every supervisor, and keep each sample of a histogram until somebody collects
+//! them. A series, once made, stays. Reading and counting take no lock: the table is replaced as a whole when
+//! a series is new, and series are few (their labels come from the configuration, the policy and closed
+//! sets).
 
 use std::collections::HashMap;
 use std::fmt::Write;

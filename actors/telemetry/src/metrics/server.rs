@@ -1,5 +1,6 @@
-//! The metrics endpoint: `GET /metrics` and `GET /healthz` over HTTP/1.1 on a listener that lives above the actor.
-//! Serves nothing else, keeps few connections, and gives a slow client a deadline. On the loopback it is asked by this machine's names.
+//! The metrics endpoint: `GET /metrics` and `GET /healthz` over HTTP/1.1 on a listener that lives above the
+//! actor. Serves nothing else, keeps few connections, and gives a slow client a deadline. On the loopback it
+//! is asked by this machine's names.
 
 use std::convert::Infallible;
 use std::sync::Arc;

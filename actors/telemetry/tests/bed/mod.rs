@@ -1,4 +1,5 @@
-//! What the tests of the audit log share: logs written, files looked at, limits that only a process of its own can have.
+//! What the tests of the audit log share: logs written, files looked at, limits that only a process of its
+//! own can have.
 #![allow(clippy::unwrap_used, dead_code, reason = "a test may stop, and each uses a part")]
 
 use std::fs;

@@ -1,8 +1,9 @@
-//! A model provider that speaks the real protocols: OpenAI's chat completions, completions, responses, embeddings and
-//! models, and Anthropic's messages; whole and streamed, with tools and usage; the key checked on every request.
+//! A model provider that speaks the real protocols: OpenAI's chat completions, completions, responses,
+//! embeddings and models, and Anthropic's messages; whole and streamed, with tools and usage; the key checked
+//! on every request.
 //!
-//! What it says is decided by the model's name and, for a script, by how many turns the assistant has already taken in
-//! the conversation, so that retries and side requests change nothing.
+//! What it says is decided by the model's name and, for a script, by how many turns the assistant has already
+//! taken in the conversation, so that retries and side requests change nothing.
 //!
 //! | model | says |
 //! |---|---|
@@ -81,7 +82,8 @@ pub(crate) enum Reply {
 }
 
 impl Provider {
-    /// Gives a model its lines: the first when the assistant has not spoken yet, and so on; the last goes on for ever.
+    /// Gives a model its lines: the first when the assistant has not spoken yet, and so on; the last goes on
+    /// for ever.
     pub fn script(&self, model: impl Into<String>, turns: Vec<Turn>) {
         self.scripts.lock().unwrap_or_else(PoisonError::into_inner).insert(model.into(), turns);
     }

@@ -1,4 +1,5 @@
-//! A flat apt repository (sources.list(5)) with one package, `bedpkg` 1.0.0: unsigned, so its source says `[trusted=yes]`.
+//! A flat apt repository (sources.list(5)) with one package, `bedpkg` 1.0.0: unsigned, so its source says
+//! `[trusted=yes]`.
 
 use std::sync::LazyLock;
 

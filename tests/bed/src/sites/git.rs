@@ -1,7 +1,7 @@
 //! A git server that speaks the smart protocol, by git's own `http-backend` as a CGI program (RFC 3875).
 //!
-//! `https://git.bed.test/demo.git` has one commit on `main` with `README.md`. Made on first use; a machine without git
-//! gets 501.
+//! `https://git.bed.test/demo.git` has one commit on `main` with `README.md`. Made on first use; a machine
+//! without git gets 501.
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! A Python package index (PEP 503) with one package, `bedpkg` 1.0.0, and an npm registry with that and some more.
+//! A Python package index (PEP 503) with one package, `bedpkg` 1.0.0, and an npm registry with that and some
+//! more.
 
 use std::sync::LazyLock;
 

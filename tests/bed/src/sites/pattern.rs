@@ -1,5 +1,5 @@
-//! Big bodies that cost nothing to make or check: a fixed pattern repeated, whose period divides no buffer size, so a
-//! lost, doubled or swapped piece shows.
+//! Big bodies that cost nothing to make or check: a fixed pattern repeated, whose period divides no buffer
+//! size, so a lost, doubled or swapped piece shows.
 
 use std::sync::LazyLock;
 

@@ -1,4 +1,5 @@
-//! A server that speaks as much RESP as redis-cli needs: PING, ECHO, SET and GET, its keys gone with the connection.
+//! A server that speaks as much RESP as redis-cli needs: PING, ECHO, SET and GET, its keys gone with the
+//! connection.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! As much of an SSH server as says that it was reached: its name, then a goodbye (RFC 4253 section 11.1) that clients show.
+//! As much of an SSH server as says that it was reached: its name, then a goodbye (RFC 4253 section 11.1)
+//! that clients show.
 
 use anyhow::Result;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};

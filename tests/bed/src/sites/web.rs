@@ -147,7 +147,8 @@ fn bytes(length: u64) -> Response<Body> {
     })
 }
 
-/// A file of the pattern: one range of it, none of it if the client has it, or all (RFC 9110 sections 13 and 14).
+/// A file of the pattern: one range of it, none of it if the client has it, or all (RFC 9110 sections 13 and
+/// 14).
 fn file(asked: &HeaderMap, length: u64) -> Response<Body> {
     const TAG: &str = "\"bed\"";
     let text = |name: header::HeaderName| asked.get(name).and_then(|value| value.to_str().ok());

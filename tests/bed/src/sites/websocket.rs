@@ -1,7 +1,7 @@
 //! WebSocket: an echo, a clock that ticks by itself, and a chat of the kind that Discord and Slack have.
 //!
-//! Over HTTP/1.1 by an upgrade (RFC 6455), over HTTP/2 by an extended CONNECT (RFC 8441). How the client ends an echo or a clock
-//! is noted as the request's body.
+//! Over HTTP/1.1 by an upgrade (RFC 6455), over HTTP/2 by an extended CONNECT (RFC 8441). How the client ends
+//! an echo or a clock is noted as the request's body.
 
 use std::time::Duration;
 
@@ -104,8 +104,8 @@ async fn tick(mut socket: Socket, every: Duration) -> Option<CloseFrame> {
     }
 }
 
-/// Hello (10), then identify (2) → ready, heartbeat (1) → acknowledged (11), say (3) → said. The recorder has every
-/// message that arrived as the request's body.
+/// Hello (10), then identify (2) → ready, heartbeat (1) → acknowledged (11), say (3) → said. The recorder has
+/// every message that arrived as the request's body.
 async fn chat(mut socket: Socket, recorder: &Recorder, number: u64) {
     let hello = json!({ "op": 10, "d": { "heartbeat_interval": 40 } });
     if socket.send(Message::text(hello.to_string())).await.is_err() {

@@ -1,5 +1,5 @@
-//! Images built by hand, ordinary and hostile, unpacked by the mechanism itself (the process around it is tested with
-//! the whole program).
+//! Images built by hand, ordinary and hostile, unpacked by the mechanism itself (the process around it is
+//! tested with the whole program).
 
 mod build;
 mod documents;

@@ -1,10 +1,12 @@
-//! Searches over processes of our own, shown to them as all that there are. Must never show them the machine's: they kill.
+//! Searches over processes of our own, shown to them as all that there are. Must never show them the
+//! machine's: they kill.
 
 use super::*;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
-/// Marked, and in its program already: it has the environment that it was given. It waits for what is never written.
+/// Marked, and in its program already: it has the environment that it was given. It waits for what is never
+/// written.
 fn marked() -> (Child, i32) {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "echo; read -r line"]).env("MARK", "it");
@@ -77,7 +79,8 @@ fn passes_used_up_are_no_end() {
         return eprintln!("SKIPPED: limits too low, or no prlimit(1)");
     };
     let (_dir, proc) = proc_of(&[pid]);
-    // It is killed at once; but as long as we don't reap it, it is a child of somebody who isn't init, and may be anybody's.
+    // It is killed at once; but as long as we don't reap it, it is a child of somebody who isn't init, and
+    // may be anybody's.
     let mut sought = search(Known::ByBirth(Some(number)));
     assert_eq!(run(&mut sought, &proc, &alone(), &birthmarks), Progress::Survivors);
     assert_eq!(sought.passes, PASSES);

@@ -1,6 +1,7 @@
 //! What the list asks of arguments: data, each with its reason.
 //!
-//! Conditions judge the lower 32 bits of an argument, as the kernel does for an int; a pointed-to structure can't be judged at all.
+//! Conditions judge the lower 32 bits of an argument, as the kernel does for an int; a pointed-to structure
+//! can't be judged at all.
 
 /// One condition on one argument.
 #[derive(Debug, Clone, Copy)]
@@ -51,15 +52,16 @@ const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | 0x80; // CLONE_NEWTIME, of clone3 and unshare only: costs nothing to refuse
 const THREAD: u32 = libc::CLONE_THREAD as u32;
 const FILES: u32 = libc::CLONE_FILES as u32;
-/// A new process without namespaces and with descriptors of its own; or a thread that shares its process's. So the holders of a socket can
-/// be found by looking at processes, and a table changes only while a thread of its one process runs.
+/// A new process without namespaces and with descriptors of its own; or a thread that shares its process's.
+/// So the holders of a socket can be found by looking at processes, and a table changes only while a thread
+/// of its one process runs.
 pub(super) const CLONE: &[&[Condition]] =
     &[&[none_of(0, NAMESPACES | THREAD | FILES)], &[bits(0, NAMESPACES | THREAD | FILES, THREAD | FILES)]];
 
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
 const CREATES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32;
-/// No file may be made set-user-id or set-group-id: inside it is inert (no_new_privs, nosuid), but the workspace
-/// exists outside as well, where somebody could run it.
+/// No file may be made set-user-id or set-group-id: inside it is inert (no_new_privs, nosuid), but the
+/// workspace exists outside as well, where somebody could run it.
 const fn no_set_id(argument: u8) -> [Condition; 1] {
     [none_of(argument, SET_ID_BITS)]
 }
@@ -94,8 +96,8 @@ const INET: u32 = libc::AF_INET as u32;
 const INET6: u32 = libc::AF_INET6 as u32;
 const TCP: u32 = libc::IPPROTO_TCP as u32;
 const UDP: u32 = libc::IPPROTO_UDP as u32;
-/// Unix sockets; TCP and UDP over IP (no raw, ICMP, SCTP or multipath TCP, which no wall of ours knows); of netlink
-/// only the family that lists interfaces and routes.
+/// Unix sockets; TCP and UDP over IP (no raw, ICMP, SCTP or multipath TCP, which no wall of ours knows); of
+/// netlink only the family that lists interfaces and routes.
 pub(super) const SOCKET: &[&[Condition]] = &[
     &[is(0, UNIX)],
     &[is(0, INET), bits(1, SOCKET_TYPE, STREAM), is(2, 0)],
@@ -111,8 +113,9 @@ pub(super) const SOCKET: &[&[Condition]] = &[
 pub(super) const SOCKETPAIR: &[&[Condition]] = &[&[is(0, UNIX)]];
 
 const SOL_SOCKET: u32 = libc::SOL_SOCKET as u32;
-/// Any option but a filter for a socket: its code lies in memory of the kernel's that the whole machine shares (`net.core.bpf_jit_limit`),
-/// and once that is full nobody without privileges gets a seccomp filter any more.
+/// Any option but a filter for a socket: its code lies in memory of the kernel's that the whole machine
+/// shares (`net.core.bpf_jit_limit`), and once that is full nobody without privileges gets a seccomp filter
+/// any more.
 pub(super) const SETSOCKOPT: &[&[Condition]] = &[
     &[is_not(1, SOL_SOCKET)],
     &[
@@ -124,8 +127,9 @@ pub(super) const SETSOCKOPT: &[&[Condition]] = &[
     ],
 ];
 
-/// Any request but those that type into a terminal, take its console, or load a line discipline; and but those that have btrfs copy all
-/// that lies on a subvolume: from a file of its own an agent got a copy of what is beside its workspace (before Linux 6.8).
+/// Any request but those that type into a terminal, take its console, or load a line discipline; and but
+/// those that have btrfs copy all that lies on a subvolume: from a file of its own an agent got a copy of
+/// what is beside its workspace (before Linux 6.8).
 pub(super) const IOCTL: &[&[Condition]] = &[&[
     is_not(1, libc::TIOCSTI as u32),
     is_not(1, 0x541C), // TIOCLINUX
@@ -135,8 +139,9 @@ pub(super) const IOCTL: &[&[Condition]] = &[&[
     is_not(1, 0x5000_9417), // BTRFS_IOC_SNAP_CREATE_V2
 ]];
 
-/// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): who opens a file under a lease waits for its
-/// holder, up to 45 seconds. In the workspace that is an operator's editor, and init's child that is to execute a program of it.
+/// The commands of fcntl(2), without `F_SETLEASE` (1024) and `F_SETDELEG` (1040): who opens a file under a
+/// lease waits for its holder, up to 45 seconds. In the workspace that is an operator's editor, and init's
+/// child that is to execute a program of it.
 pub(super) const FCNTL: &[&[Condition]] = &[
     &[none_of(1, !15)],   // descriptors, flags, locks, owner and signal
     &[bits(1, !1, 16)],   // F_GETOWN_EX, F_GETOWNER_UIDS
@@ -181,11 +186,12 @@ pub(super) const PRCTL: &[&[Condition]] = &[
     &[is(0, libc::PR_CAP_AMBIENT as u32), is(1, libc::PR_CAP_AMBIENT_IS_SET as u32)],
 ];
 
-/// The ordinary personality, and the question. Never without address randomisation: by it executions are told apart
-/// (`init::image`), and debuggers, which ask for it, go on when they don't get it.
+/// The ordinary personality, and the question. Never without address randomisation: by it executions are told
+/// apart (`init::image`), and debuggers, which ask for it, go on when they don't get it.
 pub(super) const PERSONALITY: &[&[Condition]] = &[&[is(0, 0)], &[is(0, u32::MAX)]];
 
-/// Programs may shut themselves in further; a listener would let one play kernel to a program that policy trusts.
+/// Programs may shut themselves in further; a listener would let one play kernel to a program that policy
+/// trusts.
 pub(super) const SECCOMP: &[&[Condition]] = &[
     &[is(0, 1), none_of(1, 1 << 3)], // SECCOMP_SET_MODE_FILTER without NEW_LISTENER
     &[is(0, 2)],                     // SECCOMP_GET_ACTION_AVAIL

@@ -1,10 +1,10 @@
 //! seccomp: an allow-list of system calls, compiled once in init and loaded by every child just before exec.
 //!
-//! The list is data, in [`table`]; this file turns it into BPF with `seccompiler`. In front of its program stand a few
-//! instructions of our own, which it cannot express: other architectures and x32 end the process (a second table of
-//! numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give ENOSYS, as an older kernel
-//! would; and calls without a condition are found by a search tree. All other calls that aren't listed give EPERM:
-//! killing would end Node, which tries io_uring at start.
+//! The list is data, in [`table`]; this file turns it into BPF with `seccompiler`. In front of its program
+//! stand a few instructions of our own, which it cannot express: other architectures and x32 end the process
+//! (a second table of numbers means an attack); [`table::UNKNOWN`] and every call newer than the list give
+//! ENOSYS, as an older kernel would; and calls without a condition are found by a search tree. All other
+//! calls that aren't listed give EPERM: killing would end Node, which tries io_uring at start.
 
 pub mod conditions;
 mod number;
@@ -59,8 +59,8 @@ fn mend(error: &io::Error) -> &'static str {
 pub(crate) use prologue::{AUDIT_ARCH, X32_BIT};
 
 impl Filter {
-    /// Compiles the agents' list for this processor. With `asks`, connect(2) waits until the listener's owner has
-    /// answered.
+    /// Compiles the agents' list for this processor. With `asks`, connect(2) waits until the listener's owner
+    /// has answered.
     ///
     /// # Errors
     /// See [`FilterError`].
@@ -105,8 +105,8 @@ impl Filter {
         Ok(Self { program, asks: false })
     }
 
-    /// The other kind: these calls give EPERM, all others are allowed. By number alone, so that the kernel judges an
-    /// allowed call from a bitmap and never runs the program for it.
+    /// The other kind: these calls give EPERM, all others are allowed. By number alone, so that the kernel
+    /// judges an allowed call from a bitmap and never runs the program for it.
     pub(crate) fn refusing(refused: &[i64]) -> Self {
         let mut program = prologue::tables();
         program.extend(tree::answer(numbers(refused.iter()), SeccompAction::Errno(libc::EPERM as u32)));

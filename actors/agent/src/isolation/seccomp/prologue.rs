@@ -4,7 +4,8 @@
 //! another architecture, x32 ─▶ the process ends      connect ─▶ init is asked (it notes who connects; see init/connects.rs)
 //! newer than the list, UNKNOWN ─▶ ENOSYS             a send that also connects (TCP Fast Open) ─▶ EOPNOTSUPP
 //! ```
-//! It must never end with anything but the call's number in the accumulator: the tree behind it reads it there.
+//! It must never end with anything but the call's number in the accumulator: the tree behind it reads it
+//! there.
 
 use super::table;
 use seccompiler::{BpfProgram, SeccompAction, sock_filter};
@@ -29,7 +30,8 @@ pub(super) const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 /// Offsets in `seccomp_data`, linux/seccomp.h.
 const NUMBER_AT: u32 = 0;
 const ARCHITECTURE_AT: u32 = 4;
-/// The lower half of the first argument (both processors are little-endian); eight bytes for each further one.
+/// The lower half of the first argument (both processors are little-endian); eight bytes for each further
+/// one.
 const ARGUMENTS_AT: u32 = 16;
 
 /// The calls that can open a connection by a flag, and which argument that is in.

@@ -1,7 +1,8 @@
 //! The system calls an agent may make: data, each group with its reason. What isn't here is refused.
 //!
-//! A call with conditions ([`super::conditions`]) is allowed when every condition of *one* of its alternatives holds. What a pointer leads
-//! to can't be judged at all, which is why `clone3` and `openat2` are absent.
+//! A call with conditions ([`super::conditions`]) is allowed when every condition of *one* of its
+//! alternatives holds. What a pointer leads to can't be judged at all, which is why `clone3` and `openat2`
+//! are absent.
 
 use super::conditions::*;
 use super::number;
@@ -31,9 +32,9 @@ pub fn calls() -> impl Iterator<Item = &'static Call> {
     GROUPS.iter().flat_map(|group| group.calls)
 }
 
-/// Calls whose arguments lie in memory, where no filter can judge them: `clone3` (flags) and `openat2` (mode). They
-/// give ENOSYS, as on an older kernel: programs then go the older way (the one that is known not to is told to, see
-/// [`crate::environment`]). Calls this new have one number on every architecture.
+/// Calls whose arguments lie in memory, where no filter can judge them: `clone3` (flags) and `openat2`
+/// (mode). They give ENOSYS, as on an older kernel: programs then go the older way (the one that is known not
+/// to is told to, see [`crate::environment`]). Calls this new have one number on every architecture.
 pub const UNKNOWN: &[u32] = &[435, 437];
 /// `file_setattr` of Linux 6.17: what is newer was never looked at, and gives ENOSYS.
 pub const NEWEST: u32 = 469;

@@ -1,9 +1,9 @@
 //! The quick way in: a binary search over the calls that have one answer whatever their arguments.
 //!
-//! `seccompiler` compares call numbers one after the other; with three hundred of them the kernel takes over a
-//! millisecond to load the program at every start of a process, and every `open` walks most of it. Numbers lie in a
-//! few dozen ranges, so a tree of comparisons finds an unconditional call in six steps. What it doesn't find falls
-//! through to the program behind it.
+//! `seccompiler` compares call numbers one after the other; with three hundred of them the kernel takes over
+//! a millisecond to load the program at every start of a process, and every `open` walks most of it. Numbers
+//! lie in a few dozen ranges, so a tree of comparisons finds an unconditional call in six steps. What it
+//! doesn't find falls through to the program behind it.
 
 use seccompiler::{BpfProgram, SeccompAction, sock_filter};
 
@@ -20,8 +20,8 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 /// Stands for "to the end of the tree" until the end is known; no true jump is that long.
 const TO_THE_END: u32 = u32::MAX;
 
-/// A program that expects the call's number in the accumulator, leaves it there, and either answers for the given
-/// numbers or falls through.
+/// A program that expects the call's number in the accumulator, leaves it there, and either answers for the
+/// given numbers or falls through.
 pub(super) fn answer(numbers: impl IntoIterator<Item = u32>, action: SeccompAction) -> BpfProgram {
     let mut program = emit(&segments(numbers), u32::from(action));
     let length = program.len();

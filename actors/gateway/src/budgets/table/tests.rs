@@ -161,7 +161,8 @@ fn what_was_held_when_it_was_killed_is_used() {
 }
 
 proptest! {
-    /// Whatever comes and goes, what is used and held passes a limit by one request's at most, which was alone.
+    /// Whatever comes and goes, what is used and held passes a limit by one request's at most, which was
+    /// alone.
     #[test]
     fn limits_hold(steps in proptest::collection::vec((0u8..4, 1u64..400), 1..200)) {
         let mut table = day(1000);

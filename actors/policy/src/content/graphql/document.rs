@@ -1,7 +1,9 @@
-//! Executable GraphQL documents (<https://spec.graphql.org/October2021/>), read strictly: operations, fragments, root fields.
+//! Executable GraphQL documents (<https://spec.graphql.org/October2021/>), read strictly: operations,
+//! fragments, root fields.
 //!
-//! What is below the root is checked for form and forgotten. Type definitions, descriptions, byte order marks and the odd line
-//! separators that some parsers take for line ends are refused. Tokens and depth are bounded.
+//! What is below the root is checked for form and forgotten. Type definitions, descriptions, byte order marks
+//! and the odd line separators that some parsers take for line ends are refused. Tokens and depth are
+//! bounded.
 
 use super::OperationKind;
 use crate::content::Unreadable;

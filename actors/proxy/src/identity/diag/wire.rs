@@ -1,5 +1,5 @@
-//! The bytes of a `sock_diag` query and its answer (sock_diag(7), `linux/inet_diag.h`), in the machine's byte order
-//! where the kernel says so and in the network's for addresses and ports.
+//! The bytes of a `sock_diag` query and its answer (sock_diag(7), `linux/inet_diag.h`), in the machine's byte
+//! order where the kernel says so and in the network's for addresses and ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -12,12 +12,13 @@ pub(super) const MAX_REPLY_BYTES: usize = 4096;
 
 /// `struct nlmsghdr`: u32 length, u16 type, u16 flags, u32 sequence, u32 port.
 const HEADER: usize = 16;
-/// `struct inet_diag_req_v2`: u8 family, u8 protocol, u8 extensions, u8 padding, u32 states, then the socket id.
+/// `struct inet_diag_req_v2`: u8 family, u8 protocol, u8 extensions, u8 padding, u32 states, then the socket
+/// id.
 const REQUEST: usize = HEADER + 8 + SOCKET_ID;
 /// `struct inet_diag_sockid`: be16 ports, be32[4] addresses (twice each), u32 interface, u32[2] cookie.
 const SOCKET_ID: usize = 48;
-/// `struct inet_diag_msg`: u8 family, u8 state, u8 timer, u8 retransmissions, the socket id, then u32 expiry, receive
-/// queue, send queue, user, inode.
+/// `struct inet_diag_msg`: u8 family, u8 state, u8 timer, u8 retransmissions, the socket id, then u32 expiry,
+/// receive queue, send queue, user, inode.
 const INODE_AT: usize = HEADER + 4 + SOCKET_ID + 16;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -28,7 +29,8 @@ const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 const ALL_STATES: u32 = u32::MAX;
 const NO_COOKIE: u64 = u64::MAX;
-/// `TCP_LISTEN` of `net/tcp_states.h`: the kernel falls back to a listener on the port when there is no connection.
+/// `TCP_LISTEN` of `net/tcp_states.h`: the kernel falls back to a listener on the port when there is no
+/// connection.
 const LISTEN: u8 = 10;
 
 /// What an answer says.

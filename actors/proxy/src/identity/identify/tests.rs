@@ -1,4 +1,5 @@
-//! Every way in which a caller can be other than it seems, over real sockets and files with scripted processes.
+//! Every way in which a caller can be other than it seems, over real sockets and files with scripted
+//! processes.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -1,8 +1,10 @@
-//! What the server of a WebSocket says: passed as it comes, and where a credential might be echoed, searched for it.
+//! What the server of a WebSocket says: passed as it comes, and where a credential might be echoed, searched
+//! for it.
 //!
-//! A value becomes as many `*`, so frames stay as they were cut. It is found over fragments, and over control frames between
-//! them: only what may be the beginning of one waits, and never beyond the end of its message. What a byte costs doesn't grow with what
-//! came before it, however small the pieces are in which a server sends it.
+//! A value becomes as many `*`, so frames stay as they were cut. It is found over fragments, and over control
+//! frames between them: only what may be the beginning of one waits, and never beyond the end of its message.
+//! What a byte costs doesn't grow with what came before it, however small the pieces are in which a server
+//! sends it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,8 +29,8 @@ pub(super) struct Passing<'a> {
     pub(super) first_end: Option<usize>,
 }
 
-/// The server's frames are masked, have reserved bits or are such control frames as there are none, so that nobody can search them; or
-/// more would have to wait than can be the beginning of a value.
+/// The server's frames are masked, have reserved bits or are such control frames as there are none, so that
+/// nobody can search them; or more would have to wait than can be the beginning of a value.
 #[derive(Debug)]
 pub(super) struct Unsearchable;
 
@@ -62,7 +64,8 @@ impl Answers {
     }
 }
 
-/// What waits of the server's bytes. Places are counted from the connection's first byte, so that none moves when others go on.
+/// What waits of the server's bytes. Places are counted from the connection's first byte, so that none moves
+/// when others go on.
 #[derive(Default)]
 struct Raw {
     bytes: BytesMut,
@@ -234,7 +237,8 @@ impl Head {
         self.0[0] & 0x80 != 0
     }
 
-    /// Neither masked nor with reserved bits; a control frame whole and short (RFC 6455 section 5.5), since what it is waits for its end.
+    /// Neither masked nor with reserved bits; a control frame whole and short (RFC 6455 section 5.5), since
+    /// what it is waits for its end.
     fn is_searchable(self) -> bool {
         let is_clear = self.0[0] & 0x70 == 0 && self.0[1] & 0x80 == 0;
         is_clear && (!self.is_control() || self.is_last() && u64::from(self.0[1] & 0x7f) <= MAX_CONTROL_BYTES)

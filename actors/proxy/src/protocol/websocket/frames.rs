@@ -1,8 +1,8 @@
 //! A client's WebSocket frames (RFC 6455 section 5), read strictly and put together to messages.
 //!
-//! Masked, no reserved bits (no extension was agreed), known opcodes, control frames whole and short, fragments in order, lengths
-//! in their shortest form. Bounded in bytes and fragments. This keeps the frames as they came, and never says whether a message
-//! may go on.
+//! Masked, no reserved bits (no extension was agreed), known opcodes, control frames whole and short,
+//! fragments in order, lengths in their shortest form. Bounded in bytes and fragments. This keeps the frames
+//! as they came, and never says whether a message may go on.
 
 use crate::limits::{MAX_MESSAGE_BYTES, MAX_MESSAGE_FRAMES};
 

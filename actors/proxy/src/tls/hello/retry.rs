@@ -1,5 +1,5 @@
-//! What may follow a first ClientHello where its bytes are relayed: a server that wants another key has the client say its hello again
-//! (RFC 8446 section 4.1.4), and servers go by the name in the second.
+//! What may follow a first ClientHello where its bytes are relayed: a server that wants another key has the
+//! client say its hello again (RFC 8446 section 4.1.4), and servers go by the name in the second.
 
 use super::{HANDSHAKE_RECORD, MAX_RECORD, RECORD_HEADER, reassemble};
 
@@ -23,8 +23,8 @@ pub(crate) fn first_hello_ends(bytes: &[u8]) -> usize {
     }
 }
 
-/// Whether a server that begins its answer so asks for another hello; none while that can't be told. One whose first record doesn't hold as
-/// much as tells it may ask.
+/// Whether a server that begins its answer so asks for another hello; none while that can't be told. One
+/// whose first record doesn't hold as much as tells it may ask.
 #[must_use]
 pub(crate) fn asks_again(answer: &[u8]) -> Option<bool> {
     if answer.first().is_some_and(|kind| *kind != HANDSHAKE_RECORD) {
@@ -45,7 +45,8 @@ pub(crate) fn asks_again(answer: &[u8]) -> Option<bool> {
 pub(crate) enum Next {
     /// Too little to tell.
     More,
-    /// A record of so many bytes that servers pass over before the hello: of compatibility, of data that was sent too early, an alert.
+    /// A record of so many bytes that servers pass over before the hello: of compatibility, of data that was
+    /// sent too early, an alert.
     Passed(usize),
     /// What is to be that hello, whole or not.
     Hello,

@@ -1,4 +1,5 @@
-//! Handshakes in memory: our server's side against our upstream side, which verifies as strictly as any client.
+//! Handshakes in memory: our server's side against our upstream side, which verifies as strictly as any
+//! client.
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};

@@ -108,7 +108,8 @@ fn a_value_is_found_over_lines_that_went_on() {
     }
 }
 
-/// In fragments, in control frames between them, on one connection or on many: what waits tells a few times how a value begins.
+/// In fragments, in control frames between them, on one connection or on many: what waits tells a few times
+/// how a value begins.
 #[test]
 fn fragments_tell_little_of_how_a_value_begins() {
     let guesses = Guesses::default();
@@ -161,7 +162,8 @@ fn what_waits_is_bounded() {
     }
 }
 
-/// What a byte costs doesn't grow with what came before it, whatever that is, a byte at a time: what waits isn't walked over either.
+/// What a byte costs doesn't grow with what came before it, whatever that is, a byte at a time: what waits
+/// isn't walked over either.
 #[test]
 fn each_byte_costs_a_bounded_number_of_steps() {
     let fragments = |bytes: &[u8]| -> Vec<u8> { bytes.iter().flat_map(|byte| [0, 1, *byte]).collect() };
