@@ -1,5 +1,6 @@
-//! A stream of HTTP/2 that is lent to whoever relays it, and comes back when that one is done: what was written to it may lie in the library
-//! still, with a client that takes nothing, and its place is free only when that is gone.
+//! A stream of HTTP/2 that is lent to whoever relays it, and comes back when that one is done: what was
+//! written to it may lie in the library still, with a client that takes nothing, and its place is free only
+//! when that is gone.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use crate::relay::{Meter, Relayed, Side, Stop, relay};
+use crate::relay::{End, Meter, Side, Stop, relay};
 
 /// See the module.
 pub(crate) struct Lent {
@@ -73,12 +74,15 @@ impl AsyncWrite for Lent {
 }
 
 impl Side for Lent {
+    /// The library ends a stream of its own accord only, and well.
+    fn cut(&self) {}
+
     async fn relay_to(
-        self,
-        upstream: TcpStream,
+        &mut self,
+        upstream: &mut TcpStream,
         meter: &Meter,
         stop: impl Future<Output = Stop> + Send,
-    ) -> Relayed {
+    ) -> End {
         relay(self, upstream, meter, stop).await
     }
 }

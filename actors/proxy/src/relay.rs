@@ -1,7 +1,7 @@
 //! Bytes between two streams, until both are done, one stalls, or the decision falls.
 //!
-//! For streams that aren't sockets, or that are no longer (TLS); [`crate::splice`] has the others. Holds no HTTP and no
-//! policy. Each direction ends on its own (half-close), so that a client may finish sending and
+//! For streams that aren't sockets, or that are no longer (TLS); [`crate::splice`] has the others. Holds no
+//! HTTP and no policy. Each direction ends on its own (half-close), so that a client may finish sending and
 //! still read its answer.
 
 use std::future::poll_fn;
@@ -29,6 +29,9 @@ pub struct Meter {
     pub hushed: Notify,
     /// Whether nothing may pass for now. Who lets go of it has whatever is held polled again.
     pub held: AtomicBool,
+    /// Whether a side that something was written to turned out to be reset. The kernel says so once, to the
+    /// writer: who reads from that side next finds an end like any other.
+    reset: AtomicBool,
 }
 
 impl Meter {
@@ -47,16 +50,43 @@ impl Meter {
         .await
     }
 
-    /// One direction, the agent's, until it ended and the server was told.
-    pub(crate) async fn hushed_by(&self, said: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-        said.await?;
-        self.hushed.notify_one();
+    /// Passes on that a direction's source has ended, unless it was cut off.
+    pub(crate) async fn pass_end(&self, to: &mut (impl AsyncWrite + Unpin)) -> Result<(), Broken> {
+        if self.reset.load(Ordering::Relaxed) {
+            return Err(Broken::Source(io::ErrorKind::ConnectionReset.into()));
+        }
+        // The peer may be gone already: the direction is done either way.
+        let _gone = to.shutdown().await;
         Ok(())
+    }
+
+    /// A direction to its end. That its sink takes no more is one: the other direction reads from that very
+    /// side, and what it said is still passed on.
+    async fn direction(&self, passing: impl Future<Output = Result<(), Broken>>) -> io::Result<()> {
+        match passing.await {
+            Ok(()) => Ok(()),
+            Err(Broken::Source(error)) => Err(error),
+            Err(Broken::Sink(error)) => {
+                // EPIPE is what the kernel says of a side that had ended before.
+                let ended = error.kind() == io::ErrorKind::BrokenPipe;
+                self.reset.fetch_or(!ended, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn ended(&self, end: End) -> Relayed {
         Relayed { up: self.up.load(Ordering::Relaxed), down: self.down.load(Ordering::Relaxed), end }
     }
+}
+
+/// What broke a direction.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// It can't be read to its end.
+    Source(io::Error),
+    /// It takes no more.
+    Sink(io::Error),
 }
 
 /// How a relay ended and what it moved.
@@ -73,8 +103,10 @@ pub struct Relayed {
 /// Why a relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Both sides were done, or one broke off.
+    /// Both sides were done.
     Done,
+    /// One broke off.
+    Broken,
     /// Nothing moved for too long.
     Idle,
     /// It was told to stop.
@@ -104,53 +136,65 @@ impl From<Stop> for End {
 
 /// The agent's side of a tunnel, and how its bytes go to a socket and back.
 pub(crate) trait Side: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Makes its end one that nobody takes for the end of what was said, where this kind of stream has such.
+    fn cut(&self);
+
     /// As [`relay`], by the way that is cheapest for this kind of stream.
     fn relay_to(
-        self,
-        upstream: TcpStream,
+        &mut self,
+        upstream: &mut TcpStream,
         meter: &Meter,
         stop: impl Future<Output = Stop> + Send,
-    ) -> impl Future<Output = Relayed> + Send;
+    ) -> impl Future<Output = End> + Send;
 }
 
 /// Relays between the agent's stream and the upstream's. `stop` ends it at once.
-pub async fn relay<A, B>(agent: A, upstream: B, meter: &Meter, stop: impl Future<Output = Stop>) -> Relayed
+pub(crate) async fn relay<A, B>(agent: A, upstream: B, meter: &Meter, stop: impl Future<Output = Stop>) -> End
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (agent_read, agent_write) = tokio::io::split(agent);
     let (upstream_read, upstream_write) = tokio::io::split(upstream);
-    let both = async {
-        // A direction that breaks takes the other with it; one that merely ends doesn't.
-        tokio::try_join!(
-            meter.hushed_by(copy(agent_read, upstream_write, &meter.up)),
-            copy(upstream_read, agent_write, &meter.down)
-        )
+    let up = copy(agent_read, upstream_write, meter, &meter.up);
+    let down = copy(upstream_read, agent_write, meter, &meter.down);
+    both(meter, up, down, stop).await
+}
+
+/// Both directions, until each is done, one's source breaks, nothing moves, or `stop`.
+pub(crate) async fn both(
+    meter: &Meter,
+    up: impl Future<Output = Result<(), Broken>>,
+    down: impl Future<Output = Result<(), Broken>>,
+    stop: impl Future<Output = Stop>,
+) -> End {
+    let up = async {
+        meter.direction(up).await?;
+        meter.hushed.notify_one();
+        Ok(())
     };
-    let end = tokio::select! {
-        _ = meter.unless_held(both) => End::Done,
+    let both = async { tokio::try_join!(up, meter.direction(down)) };
+    tokio::select! {
+        ended = meter.unless_held(both) => if ended.is_ok() { End::Done } else { End::Broken },
         () = quiet(meter, TUNNEL_IDLE) => End::Idle,
         why = stop => why.into(),
-    };
-    meter.ended(end)
+    }
 }
 
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    meter: &Meter,
     moved: &AtomicU64,
-) -> io::Result<()> {
+) -> Result<(), Broken> {
     loop {
-        let bytes = poll_fn(|cx| take(&mut from, cx)).await?;
+        let bytes = poll_fn(|cx| take(&mut from, cx)).await.map_err(Broken::Source)?;
         if bytes.is_empty() {
-            // The peer may be gone already: the direction is done either way.
-            let _gone = to.shutdown().await;
-            return Ok(());
+            return meter.pass_end(&mut to).await;
         }
-        to.write_all(&bytes).await?;
+        to.write_all(&bytes).await.map_err(Broken::Sink)?;
         // TLS keeps what it was given until it is flushed; a socket's flush costs nothing.
-        to.flush().await?;
+        to.flush().await.map_err(Broken::Sink)?;
         moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
 }
@@ -198,7 +242,7 @@ mod tests {
             agent.read_to_end(&mut got).await.unwrap();
             assert_eq!(got.len(), 100);
         });
-        assert_eq!(relayed, Relayed { up: 8, down: 100, end: End::Done });
+        assert_eq!(meter.ended(relayed), Relayed { up: 8, down: 100, end: End::Done });
     }
 
     #[tokio::test(start_paused = true)]
@@ -206,7 +250,7 @@ mod tests {
         let (_agent, ours) = duplex(64);
         let (_upstream, theirs) = duplex(64);
         let relayed = relay(ours, theirs, &Meter::default(), std::future::pending()).await;
-        assert_eq!(relayed.end, End::Idle);
+        assert_eq!(relayed, End::Idle);
         let (_agent, ours) = duplex(64);
         let (_upstream, theirs) = duplex(64);
         let stop = async {
@@ -214,6 +258,6 @@ mod tests {
             Stop::Hands
         };
         let relayed = relay(ours, theirs, &Meter::default(), stop).await;
-        assert_eq!(relayed.end, End::Stopped(Stop::Hands));
+        assert_eq!(relayed, End::Stopped(Stop::Hands));
     }
 }

@@ -1,8 +1,8 @@
 //! Bytes from one socket to another that never enter this process: splice(2) through a pipe.
 //!
-//! Little is copied, by way of the stack; as soon as a read is full the rest goes by pipe. A pipe is taken when bytes
-//! are there and given back when they are gone, so that an idle tunnel holds none. Must never give back a pipe in which
-//! bytes of a connection are left: it is closed, and with it they are gone.
+//! Little is copied, by way of the stack; as soon as a read is full the rest goes by pipe. A pipe is taken
+//! when bytes are there and given back when they are gone, so that an idle tunnel holds none. Must never give
+//! back a pipe in which bytes of a connection are left: it is closed, and with it they are gone.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES, TUNNEL_IDLE};
-use crate::relay::{End, Meter, Relayed, Side, Stop, quiet};
+use crate::limits::{MAX_IDLE_PIPES, RELAY_BUFFER_BYTES};
+use crate::relay::{Broken, End, Meter, Side, Stop, both};
 
 /// What one splice(2) may move: more than a pipe takes, so the pipe is the bound.
 const AT_ONCE: usize = 1 << 20;
@@ -96,47 +96,39 @@ fn flags() -> SpliceFFlags {
 }
 
 impl Side for TcpStream {
+    fn cut(&self) {
+        // A socket that is gone already needs none.
+        let _gone = self.set_zero_linger();
+    }
+
     async fn relay_to(
-        mut self,
-        mut upstream: TcpStream,
+        &mut self,
+        upstream: &mut TcpStream,
         meter: &Meter,
         stop: impl Future<Output = Stop> + Send,
-    ) -> Relayed {
-        let end = {
-            let (agent_reads, agent_writes) = self.split();
-            let (upstream_reads, upstream_writes) = upstream.split();
-            let both = async {
-                // A direction that breaks takes the other with it; one that merely ends doesn't.
-                tokio::try_join!(
-                    meter.hushed_by(pump(agent_reads, upstream_writes, &meter.up)),
-                    pump(upstream_reads, agent_writes, &meter.down)
-                )
-            };
-            tokio::select! {
-                _ = meter.unless_held(both) => End::Done,
-                () = quiet(meter, TUNNEL_IDLE) => End::Idle,
-                why = stop => why.into(),
-            }
-        };
-        if matches!(end, End::Stopped(_)) {
-            // Nobody may take a stream that was cut off for one that is whole.
-            let _gone = (self.set_zero_linger(), upstream.set_zero_linger());
-        }
-        meter.ended(end)
+    ) -> End {
+        let (agent_reads, agent_writes) = self.split();
+        let (upstream_reads, upstream_writes) = upstream.split();
+        let up = pump(agent_reads, upstream_writes, meter, &meter.up);
+        let down = pump(upstream_reads, agent_writes, meter, &meter.down);
+        both(meter, up, down, stop).await
     }
 }
 
 /// Passes one direction on until its end, and that too; counts what went.
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, moved: &AtomicU64) -> io::Result<()> {
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    meter: &Meter,
+    moved: &AtomicU64,
+) -> Result<(), Broken> {
     loop {
         let Passed { read, rest } = std::future::poll_fn(|cx| pass(&mut from, &to, cx)).await?;
         if read == 0 {
-            // The peer may be gone already: the direction is done either way.
-            let _gone = to.shutdown().await;
-            return Ok(());
+            return meter.pass_end(&mut to).await;
         }
         if !rest.is_empty() {
-            to.write_all(&rest).await?;
+            to.write_all(&rest).await.map_err(Broken::Sink)?;
         }
         moved.fetch_add(read as u64, Ordering::Relaxed);
         if read >= RELAY_BUFFER_BYTES {
@@ -152,17 +144,17 @@ struct Passed {
 }
 
 /// Copies what is there, as far as it fits the stack.
-fn pass(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<Passed>> {
+fn pass(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<Result<Passed, Broken>> {
     let mut chunk = [MaybeUninit::uninit(); RELAY_BUFFER_BYTES];
     let mut buffer = ReadBuf::uninit(&mut chunk);
-    ready!(Pin::new(from).poll_read(cx, &mut buffer))?;
+    ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Broken::Source)?;
     let read = buffer.filled();
     let written = match read.is_empty() {
         true => 0,
         false => match to.try_write(read) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Poll::Ready(Err(error)),
+            Err(error) => return Poll::Ready(Err(Broken::Sink(error))),
         },
     };
     let rest = read.get(written..).unwrap_or_default().to_vec();
@@ -170,18 +162,18 @@ fn pass(from: &mut ReadHalf<'_>, to: &WriteHalf<'_>, cx: &mut Context<'_>) -> Po
 }
 
 /// Pours by pipe until the source is empty for now, or for good, which is then found by the next read.
-async fn pour(from: &TcpStream, to: &TcpStream, moved: &AtomicU64) -> io::Result<()> {
+async fn pour(from: &TcpStream, to: &TcpStream, moved: &AtomicU64) -> Result<(), Broken> {
     // Out of descriptors, or of what a user may have in pipes: the copy goes on.
     let Ok(mut pipe) = Pipe::take() else { return Ok(()) };
     loop {
         match from.try_io(Interest::READABLE, || pipe.fill(from)) {
             Ok(0) => return Ok(()),
             Ok(filled) => {
-                pipe.drain(to).await?;
+                pipe.drain(to).await.map_err(Broken::Sink)?;
                 moved.fetch_add(filled as u64, Ordering::Relaxed);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(Broken::Source(error)),
         }
     }
 }
@@ -211,23 +203,23 @@ mod tests {
             source.write_all(&sent).await.unwrap();
             source.shutdown().await.unwrap();
         });
-        let moved = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&moved);
+        let meter = Arc::new(Meter::default());
+        let counted = Arc::clone(&meter);
         let pumping = tokio::spawn(async move {
             let ((from, _), (_, to)) = (from.split(), to.split());
-            pump(from, to, &counted).await.unwrap();
+            pump(from, to, &counted, &counted.up).await.unwrap();
         });
         // Until nothing moves any more: every buffer on the way is full, or all of it is through.
         let mut before = u64::MAX;
-        while before != moved.load(Ordering::Relaxed) {
-            before = moved.load(Ordering::Relaxed);
+        while before != meter.up.load(Ordering::Relaxed) {
+            before = meter.up.load(Ordering::Relaxed);
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         let mut got = Vec::new();
         sink.read_to_end(&mut got).await.unwrap();
         sending.await.unwrap();
         pumping.await.unwrap();
-        assert_eq!(moved.load(Ordering::Relaxed), length as u64);
+        assert_eq!(meter.up.load(Ordering::Relaxed), length as u64);
         assert!(got == bytes, "{length}");
         got
     }

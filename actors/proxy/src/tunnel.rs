@@ -4,8 +4,9 @@
 //! open: granted ─ addresses judged ─ recorded ─┬─ Relay:   dialled ── 200 ── first bytes judged ── bytes relayed
 //!                                              └─ Inspect:            200 ── TLS ends here ── each request judged
 //! ```
-//! A tunnel's first bytes are always looked at: a ClientHello must name the host that CONNECT named, plain HTTP has
-//! no business at 443, and what is not HTTP is never spliced through where requests are to be judged.
+//! A tunnel's first bytes are always looked at: a ClientHello must name the host that CONNECT named, plain
+//! HTTP has no business at 443, and what is not HTTP is never spliced through where requests are to be
+//! judged.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -46,7 +47,8 @@ use crate::tracker::{Live, Place};
 use crate::verdict::{Granted, TLS_PORT};
 use crate::{outcome, serve, ssh};
 
-/// Answers a granted CONNECT. A destination whose bytes are relayed is dialled first, so that a failure is an answer.
+/// Answers a granted CONNECT. A destination whose bytes are relayed is dialled first, so that a failure is an
+/// answer.
 pub(crate) async fn open(
     conn: &Arc<Conn>,
     granted: Granted,
@@ -89,7 +91,8 @@ pub(crate) async fn prepare(
     })
 }
 
-/// Goes on with one stream of HTTP/2 after its 200. Boxed, since a tunnel in a stream may lead to streams again.
+/// Goes on with one stream of HTTP/2 after its 200. Boxed, since a tunnel in a stream may lead to streams
+/// again.
 pub(crate) fn on_stream(
     conn: Arc<Conn>,
     next: Next,
@@ -102,7 +105,8 @@ pub(crate) fn on_stream(
         let (stream, back) = Lent::of(TokioIo::new(stream));
         run(&conn, next, Remains { stream, surplus: BytesMut::new() }).await;
         let Ok(mut stream) = back.await else { return };
-        // A client that takes nothing has its connection ended: the library would hold what it was given for as long as that lasts.
+        // A client that takes nothing has its connection ended: the library would hold what it was given for
+        // as long as that lasts.
         if timeout(WRITE_STALL, stream.shutdown()).await.is_err() {
             conn.end();
         }
@@ -148,8 +152,9 @@ async fn messages<T: AsyncRead + AsyncWrite + Unpin>(conn: &Conn, next: Next, re
     ended(conn, known, relayed, fault, started);
 }
 
-/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end, which is put on record; or nobody is
-/// there any more to whom they could. While nobody can tell for long which program holds it, nothing passes; that is on record, too.
+/// Resolves when bytes may pass no longer: their decision fell; or another program holds the agent's end,
+/// which is put on record; or nobody is there any more to whom they could. While nobody can tell for long
+/// which program holds it, nothing passes; that is on record, too.
 async fn stop(conn: &Conn, known: &Known, live: &Live, meter: &Meter) -> Stop {
     let refused = |denial| {
         outcome::refused(&*conn.deps.journal, known, Refusal::Denied(denial), Duration::ZERO);
@@ -183,6 +188,7 @@ fn ended(conn: &Conn, known: Known, relayed: Relayed, fault: Option<String>, sta
     metrics::proxy_bytes(Direction::Down, relayed.down);
     let fault = match relayed.end {
         End::Done => fault,
+        End::Broken => fault.or_else(|| Some("one side broke off".to_owned())),
         End::Idle => Some("nothing moved for too long".to_owned()),
         End::Stopped(why) => Some(why.to_string()),
     };
@@ -210,48 +216,51 @@ async fn relayed<T: Side>(
     let Dialled { stream: upstream, reached, way: _way } = upstream;
     let live = conn.deps.tracker.track(granted, None, Some(reached)).await;
     let meter = Meter::default();
-    let relayed = {
+    let mut ends = Ends { agent: stream, upstream, meter: &meter };
+    let end = {
         // From the beginning: a server may speak first, and for long, to whoever listens.
         let mut stop = pin!(stop(conn, &known, &live, &meter));
         let begun = tokio::select! {
-            begun = meter.unless_held(begin(stream, surplus, upstream, &ground.destination, &meter)) => begun,
+            begun = meter.unless_held(begin(&mut ends, surplus, &ground.destination)) => begun,
             why = &mut stop => Err(Over::Ended(why.into())),
             () = tokio::time::sleep(TUNNEL_IDLE) => Err(Over::Ended(End::Idle)),
         };
         match begun {
-            Ok(Begun { agent, upstream }) => agent.relay_to(upstream, &meter, stop).await,
+            Ok(()) => ends.agent.relay_to(&mut ends.upstream, &meter, stop).await,
             Err(Over::Refused(denial)) => {
                 return drop(refused(&conn.deps, &conn.claim, ground, denial));
             }
-            Err(Over::Ended(end)) => meter.ended(end),
+            Err(Over::Ended(end)) => end,
+            Err(Over::Hushed) => End::Done,
         }
     };
-    finished(conn, known, relayed, started);
+    if end != End::Done {
+        // Nobody may take a stream that was cut off for one that is whole.
+        ends.agent.cut();
+        ends.upstream.cut();
+    }
+    drop(ends);
+    finished(conn, known, meter.ended(end), started);
 }
 
 /// Why a relayed tunnel was over before it began.
 enum Over {
     /// A side went away, or it was ended by us.
     Ended(End),
+    /// The agent has said all, which wasn't enough to be judged.
+    Hushed,
     /// Its first bytes are not what they should be.
     Refused(Denial),
 }
 
-struct Begun<T> {
-    agent: T,
-    upstream: TcpStream,
-}
-
-/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. A server may have a ClientHello said
-/// again, and goes by the second: that is judged, too. Whatever goes on is counted as it goes, however this ends. Who waits holds no buffer.
+/// Waits for the agent's first bytes and judges them; meanwhile what a server says first is passed on. A
+/// server may have a ClientHello said again, and goes by the second: that is judged, too. Whatever goes on is
+/// counted as it goes, however this ends. Who waits holds no buffer.
 async fn begin<T: Side>(
-    agent: T,
+    ends: &mut Ends<'_, T>,
     mut seen: BytesMut,
-    upstream: TcpStream,
     destination: &Destination,
-    meter: &Meter,
-) -> Result<Begun<T>, Over> {
-    let mut ends = Ends { agent, upstream, meter };
+) -> Result<(), Over> {
     let first = ends.first(&mut seen).await?;
     judge_first(&first, destination, true).map_err(Over::Refused)?;
     if matches!(first, First::Tls(_)) {
@@ -262,18 +271,17 @@ async fn begin<T: Side>(
             judge_first(&again, destination, true).map_err(Over::Refused)?;
         }
     }
-    ends.up(&seen).await?;
-    Ok(Begun { agent: ends.agent, upstream: ends.upstream })
+    ends.up(&seen).await
 }
 
-/// Both sides of a tunnel that has not begun.
+/// Both sides of a relayed tunnel.
 struct Ends<'a, T> {
     agent: T,
     upstream: TcpStream,
     meter: &'a Meter,
 }
 
-/// Bytes from one of them.
+/// Bytes from one of them; never none.
 enum Said {
     Agent(Vec<u8>),
     Server(Vec<u8>),
@@ -283,8 +291,8 @@ impl<T: Side> Ends<'_, T> {
     /// Whoever speaks next. That one goes away is the end.
     async fn hear(&mut self) -> Result<Said, Over> {
         tokio::select! {
-            asked = poll_fn(|cx| take(&mut self.agent, cx)) => some(asked).map(Said::Agent),
-            said = poll_fn(|cx| take(&mut self.upstream, cx)) => some(said).map(Said::Server),
+            asked = some(&mut self.agent) => asked?.map(Said::Agent).ok_or(Over::Hushed),
+            said = some(&mut self.upstream) => said?.map(Said::Server).ok_or(Over::Ended(End::Done)),
         }
     }
 
@@ -314,18 +322,22 @@ impl<T: Side> Ends<'_, T> {
         Ok(())
     }
 
-    /// The agent's first bytes, once they tell what this is.
+    /// The agent's first bytes, once they tell what this is. Who says nothing, and that at once, listens: to a
+    /// server that speaks first.
     async fn first(&mut self, seen: &mut BytesMut) -> Result<First, Over> {
         loop {
             match first_bytes(seen) {
-                First::More => self.hear_agent(seen).await?,
+                First::More => match self.hear_agent(seen).await {
+                    Err(Over::Hushed) if seen.is_empty() => return Ok(First::Opaque),
+                    heard => heard?,
+                },
                 first => return Ok(first),
             }
         }
     }
 
-    /// Whether the server wants another hello. What the agent says before that is told waits, since it may be one; a little of it, so that
-    /// its leaving is noticed.
+    /// Whether the server wants another hello. What the agent says before that is told waits, since it may be
+    /// one; a little of it, so that its leaving is noticed.
     async fn asks_again(&mut self, seen: &mut BytesMut) -> Result<bool, Over> {
         let mut answer = Vec::new();
         loop {
@@ -334,7 +346,7 @@ impl<T: Side> Ends<'_, T> {
             }
             let said = match seen.len() < tls::MAX_HELLO_BYTES {
                 true => self.hear().await?,
-                false => Said::Server(some(poll_fn(|cx| take(&mut self.upstream, cx)).await)?),
+                false => some(&mut self.upstream).await?.map(Said::Server).ok_or(Over::Ended(End::Done))?,
             };
             match said {
                 Said::Agent(bytes) => seen.extend_from_slice(&bytes),
@@ -363,12 +375,13 @@ impl<T: Side> Ends<'_, T> {
 }
 
 fn gone(_: std::io::Error) -> Over {
-    Over::Ended(End::Done)
+    Over::Ended(End::Broken)
 }
 
-/// What was read, unless that is the end.
-fn some(read: std::io::Result<Vec<u8>>) -> Result<Vec<u8>, Over> {
-    read.ok().filter(|bytes| !bytes.is_empty()).ok_or(Over::Ended(End::Done))
+/// What a side says next; nothing once it has ended.
+async fn some(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, Over> {
+    let bytes = poll_fn(|cx| take(from, cx)).await.map_err(gone)?;
+    Ok((!bytes.is_empty()).then_some(bytes))
 }
 
 /// A tunnel whose requests are read and judged one by one.
@@ -441,7 +454,8 @@ where
     }
 }
 
-/// Requests by whichever HTTP the client begins with; only it knows which one its server speaks where there is no ALPN.
+/// Requests by whichever HTTP the client begins with; only it knows which one its server speaks where there
+/// is no ALPN.
 async fn requests<T>(conn: &Arc<Conn>, stream: T, seen: BytesMut)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,

@@ -412,7 +412,11 @@ impl Journal for Recorded {
     }
 
     fn finished(&self, finished: &Finished) {
-        let line = format!("end {:?} up {} down {}", finished.status, finished.up, finished.down);
+        let mut line = format!("end {:?} up {} down {}", finished.status, finished.up, finished.down);
+        if let Some(fault) = &finished.fault {
+            line.push_str(": ");
+            line.push_str(fault);
+        }
         self.lines.lock().unwrap().push(line);
     }
 }

@@ -1,5 +1,6 @@
-//! The engine as a whole, over real sockets on the loopback: a proxy, upstreams that record what reaches them, and
-//! clients that are hostile, ordinary or slow. Every refusal stands beside a living positive control.
+//! The engine as a whole, over real sockets on the loopback: a proxy, upstreams that record what reaches
+//! them, and clients that are hostile, ordinary or slow. Every refusal stands beside a living positive
+//! control.
 
 mod approvals;
 mod attacks;
@@ -8,6 +9,7 @@ mod bodies;
 mod captured;
 mod credentials;
 mod crowd;
+mod ends;
 mod exchanges;
 mod gone;
 mod hands;
