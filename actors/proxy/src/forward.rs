@@ -2,7 +2,7 @@
 //!
 //! What is sent is what was judged: target and `Host` are made from the canonical forms, hop-by-hop fields
 //! stay behind, the body is framed anew. Nothing is sent before the decision is on record, nothing is sent
-//! twice, and no redirect is followed.
+//! again that a server may have looked at, and no redirect is followed.
 
 mod connection;
 mod outgoing;
@@ -12,22 +12,23 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use policy::{Denial, Layer};
 
 use crate::answer::{Known, Refusal};
-use crate::body::Body;
+use crate::body::{Body, empty};
 use crate::conn::Conn;
 use crate::credentials::{Guard, Sent};
 use crate::intent::{Exchange, Scope};
 use crate::interim::{Expected, Interim};
 use crate::limits::FIRST_BYTE_DEADLINE;
-use crate::message::{Download, Ledger, Source};
+use crate::message::{Download, Ledger, Source, Upload};
 use crate::pool::Key;
 use crate::road::Answer;
 use crate::tracker::{InTurn, Live};
-use crate::upstream::{Sender, Unsent, Wire};
+use crate::upstream::{Sender, Unanswered, Wire};
 use crate::verdict::Permitted;
 use crate::websocket::{self, Handshake};
 use crate::{hop, outcome};
@@ -81,7 +82,18 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
     let tripped = sent.body.tripped();
     let hears = guard.is_none() && handshake.is_none() && takes_interim_answers(conn, &parts);
     let expected = conn.interim().filter(|_| hears).map(Interim::expect);
-    let request = outgoing::outgoing(&parts, &permitted, sent, (&ledger, &live))?;
+    let Sent { query, body, .. } = sent;
+    let query = query.as_ref().map(|query| query.as_str());
+    let has_body = !body.is_end_stream();
+    let body = match has_body {
+        false => empty(),
+        true => Upload::new(body, Arc::clone(&ledger), Some(Arc::clone(&live))).boxed_unsync(),
+    };
+    let request = outgoing::outgoing(&parts, &permitted, query, body)?;
+    let again = || match has_body {
+        false => outgoing::outgoing(&parts, &permitted, query, empty()),
+        true => Err(Refusal::Unreachable("the destination did not take the request; try again".to_owned())),
+    };
     let sending = Sending {
         conn,
         key: &key,
@@ -91,7 +103,7 @@ pub(crate) async fn forward(conn: &Arc<Conn>, asked: Asked<'_>) -> Result<Answer
         ledger: &ledger,
         expected: expected.as_ref(),
     };
-    let mut response = sending.exchange(&mut sender, request).await.map_err(|refusal| {
+    let mut response = sending.exchange(&mut sender, request, again).await.map_err(|refusal| {
         let refusal = tripped.denial().map_or(refusal, |denial| permitted.but(denial.clone()));
         ledger.fault(refusal.detail());
         refusal
@@ -154,6 +166,8 @@ fn wire(scope: &Scope, exchange: &Exchange, version: Version) -> Wire {
 enum Failed {
     /// Not a byte was sent.
     Unsent(Box<Request<Body>>),
+    /// Its server hasn't looked at it.
+    Untouched,
     Refused(Refusal),
 }
 
@@ -170,17 +184,20 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Sends it once. Where a pooled connection was gone before a byte of it left, that is by a new one,
-    /// which becomes `sender`.
+    /// Sends it. Where a pooled connection was gone before a byte of it left, or its server says that it
+    /// takes no more, that is once more and by a new one, which becomes `sender`. `again` makes the request
+    /// anew.
     async fn exchange(
         &self,
         sender: &mut Sender,
         request: Request<Body>,
+        again: impl Fn() -> Result<Request<Body>, Refusal>,
     ) -> Result<Response<Incoming>, Refusal> {
         let request = match self.send(sender, request).await {
             Ok(response) => return Ok(response),
             Err(Failed::Refused(refusal)) => return Err(refusal),
             Err(Failed::Unsent(request)) => *request,
+            Err(Failed::Untouched) => again()?,
         };
         *sender = connection::dial(self.conn, self.key, self.permitted).await?;
         self.live.leads_to(sender.reached()).await;
@@ -189,7 +206,7 @@ impl Sending<'_> {
         }
         self.send(sender, request).await.map_err(|failed| match failed {
             Failed::Refused(refusal) => refusal,
-            Failed::Unsent(_) => {
+            Failed::Unsent(_) | Failed::Untouched => {
                 let why = "the destination closes every connection".to_owned();
                 Refusal::Unreachable(sender.fault().unwrap_or(why))
             }
@@ -199,7 +216,7 @@ impl Sending<'_> {
     async fn send(&self, sender: &mut Sender, request: Request<Body>) -> Result<Response<Incoming>, Failed> {
         let request = self.shape(request, sender).map_err(Failed::Refused)?;
         let result = self.answered(sender.send(request)).await.map_err(Failed::Refused)?;
-        result.map_err(|unsent| self.failed(sender, unsent))
+        result.map_err(|unanswered| self.failed(sender, unanswered))
     }
 
     fn shape(&self, request: Request<Body>, sender: &Sender) -> Result<Request<Body>, Refusal> {
@@ -237,14 +254,15 @@ impl Sending<'_> {
         }
     }
 
-    fn failed(&self, sender: &Sender, unsent: Unsent) -> Failed {
+    fn failed(&self, sender: &Sender, unanswered: Unanswered) -> Failed {
         if let Some(violation) = self.conn.violation() {
             return Failed::Refused(Refusal::Malformed(violation));
         }
-        match unsent.request {
-            Some(request) => Failed::Unsent(request),
-            None => {
-                tracing::debug!(error = %unsent.error, "upstream gave no answer");
+        match unanswered {
+            Unanswered::Unsent(request) => Failed::Unsent(request),
+            Unanswered::Untouched => Failed::Untouched,
+            Unanswered::Lost(error) => {
+                tracing::debug!(%error, "upstream gave no answer");
                 let why = "the destination broke off or did not answer in HTTP".to_owned();
                 Failed::Refused(Refusal::Unreachable(sender.fault().unwrap_or(why)))
             }

@@ -248,11 +248,13 @@ enum Speaks {
 }
 
 /// A request that was not answered.
-pub(crate) struct Unsent {
-    /// What went wrong.
-    pub(crate) error: hyper::Error,
-    /// The request, if not a byte of it was sent.
-    pub(crate) request: Option<Box<Request<Body>>>,
+pub(crate) enum Unanswered {
+    /// Not a byte of it was sent.
+    Unsent(Box<Request<Body>>),
+    /// Its server says that it has not looked at it, so that it may be sent again (RFC 9113 section 8.7).
+    Untouched,
+    /// What became of it isn't known.
+    Lost(hyper::Error),
 }
 
 impl Sender {
@@ -373,23 +375,32 @@ impl Sender {
         }
     }
 
-    /// Sends one request and waits for the head of its answer. Nothing is ever sent twice.
-    pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unsent> {
+    /// Sends one request, once, and waits for the head of its answer.
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unanswered> {
         match &mut self.speaks {
             Speaks::Http1(sender) => {
-                sender.try_send_request(request).await.map_err(|error| unsent(error, |body| body))
+                sender.try_send_request(request).await.map_err(|error| unanswered(error, |body| body))
             }
             Speaks::Http2(sender, uploads) => {
                 let sent = sender.try_send_request(request.map(|body| uploads.over(body))).await;
-                sent.map_err(|error| unsent(error, Watched::unasked))
+                sent.map_err(|error| unanswered(error, Watched::unasked))
             }
         }
     }
 }
 
-fn unsent<B>(mut error: TrySendError<Request<B>>, body: impl FnOnce(B) -> Body) -> Unsent {
-    let request = error.take_message().map(|request| Box::new(request.map(body)));
-    Unsent { request, error: error.into_error() }
+fn unanswered<B>(mut error: TrySendError<Request<B>>, body: impl FnOnce(B) -> Body) -> Unanswered {
+    if let Some(request) = error.take_message() {
+        return Unanswered::Unsent(Box::new(request.map(body)));
+    }
+    let error = error.into_error();
+    let stream = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
+    // A GOAWAY fails those streams alone that came after the last one that the server looked at.
+    let is_untouched = |stream: &h2::Error| {
+        let is_refused = stream.is_reset() && stream.reason() == Some(h2::Reason::REFUSED_STREAM);
+        stream.is_remote() && (stream.is_go_away() || is_refused)
+    };
+    if stream.is_some_and(is_untouched) { Unanswered::Untouched } else { Unanswered::Lost(error) }
 }
 
 #[cfg(test)]

@@ -2,19 +2,13 @@
 //! form of its connection's protocol; hop-by-hop fields stay behind, the body is framed anew. Never sends
 //! anything.
 
-use std::sync::Arc;
-
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use http_body::Body as _;
-use http_body_util::BodyExt;
 use policy::Destination;
 
 use crate::answer::Refusal;
-use crate::body::{Body, empty};
-use crate::credentials::Sent;
-use crate::message::{Ledger, Upload};
-use crate::tracker::Live;
+use crate::body::Body;
 use crate::upstream::Sender;
 use crate::verdict::Permitted;
 use crate::websocket::Handshake;
@@ -42,23 +36,20 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// The request with its body, in the form that both protocols have in common; `query` stands for the judged
+/// one where it is sent in another form.
 pub(super) fn outgoing(
     parts: &Parts,
     permitted: &Permitted,
-    sent: Sent,
-    (ledger, live): (&Arc<Ledger>, &Arc<Live>),
+    query: Option<&str>,
+    body: Body,
 ) -> Result<Request<Body>, Refusal> {
-    let Sent { query, body, .. } = sent;
     let exchange = permitted.exchange();
     let unsized_body = !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
-    let body = match body.is_end_stream() {
-        true => empty(),
-        false => Upload::new(body, Arc::clone(ledger), Some(Arc::clone(live))).boxed_unsync(),
-    };
     let mut request = Request::new(body);
     *request.method_mut() = exchange.method.clone();
     *request.headers_mut() = parts.headers.clone();
-    let target = match query.as_ref().map(|query| query.as_str()).or(exchange.query.as_str()) {
+    let target = match query.or(exchange.query.as_str()) {
         Some(query) => format!("{}?{query}", exchange.path.as_str()),
         None => exchange.path.as_str().to_owned(),
     };

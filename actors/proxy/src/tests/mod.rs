@@ -18,4 +18,5 @@ mod live;
 mod protocols;
 mod stalls;
 mod tunnels;
+mod turned_away;
 mod websockets;
