@@ -41,12 +41,12 @@ pub fn say(message: &str) {
     tell(Level::INFO, message);
 }
 
-/// As [`say`], of what goes on all the same, and should be known.
+/// As [`say`], at level WARN: the operation continues, and the operator should know.
 pub fn warn(message: &str) {
     tell(Level::WARN, message);
 }
 
-/// As [`say`], of what doesn't go on.
+/// As [`say`], at level ERROR: the operation failed or was refused.
 pub fn fault(message: &str) {
     tell(Level::ERROR, message);
 }

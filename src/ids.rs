@@ -34,7 +34,8 @@ pub fn choose_in(claim: &Claim, state: &Path) -> Result<Ids, Failure> {
     choose_with(|| dynamic_beside(claim, &[Root::locate(None)?.dir(), state]))
 }
 
-/// Has its directory come to its place, which must be free, and its ids go with it: nobody chooses meanwhile.
+/// Has its directory come to its place `to`, which must be free, and its ids go with it: nobody chooses
+/// meanwhile. Where that fails nothing is there.
 ///
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] where something is there; else the kernel's.
@@ -49,8 +50,10 @@ pub fn moved(claim: &Claim, ids: Ids, state: &Path, to: &Path) -> io::Result<()>
         (Ids::Rooted { .. }, Some(first)) => {
             let usual = Root::locate(None).map_err(|failure| io::Error::other(failure.message))?;
             let pairs = Pairs::locked(&[usual.dir(), state])?;
-            rename()?;
-            pairs.record(first, &fs::canonicalize(to)?)
+            // Before it is there: a record of what isn't holds nobody up, and where none can be made nothing
+            // has come to its place.
+            pairs.record(first, &fs::canonicalize(state)?.join(to.file_name().unwrap_or_default()))?;
+            rename()
         }
         _ => rename(),
     }
@@ -198,9 +201,9 @@ pub fn give(path: &Path, to: Id) -> io::Result<()> {
     std::os::unix::fs::lchown(path, Some(to.uid), Some(to.gid))
 }
 
-/// Sandboxes that start at one moment choose one after the other, each knowing what those before it chose,
-/// wherever their state is. A pair that was chosen is confirmed: the directory may have been there before
-/// another sandbox got it, in a place that nobody knew of then.
+/// Chooses under a lock of the whole machine, so that sandboxes that start at the same time never get the
+/// same pair, wherever their state is. A pair chosen earlier is checked again: another sandbox may have got
+/// it since, from a state directory that was not known then.
 fn dynamic_beside(claim: &Claim, places: &[&Path]) -> Result<(Id, Id), Failure> {
     let told = |e: io::Error| Failure::refused(format!("can't choose user ids: {e}"));
     let pairs = Pairs::locked(places).map_err(told)?;

@@ -59,8 +59,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Writes one. It has its mode before it has a name that anybody knows: nothing is done by that name
-    /// afterwards, which may then lead elsewhere.
+    /// Writes one. The mode is set through the descriptor, under a random name; nothing is done by the final
+    /// path afterwards, since that may lead elsewhere by then.
     ///
     /// # Errors
     /// As [`write`].

@@ -48,8 +48,8 @@ fn directory(place: &Place, name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Whether anything of a log is there. A head alone is left of one that was taken away, which `verify` tells,
-/// as it does why one that is there can't be read.
+/// Whether any file of an audit log is there. If only the head file is left, the log was removed: `verify`
+/// reports that, and also why an existing log can't be read.
 fn holds_a_log(dir: &Path) -> bool {
     dir.join(HEAD_NAME).exists() || open_all(dir).map_or(dir.is_dir(), |files| !files.is_empty())
 }

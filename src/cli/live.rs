@@ -213,8 +213,8 @@ fn is_gone_soon(root: &Root, name: &Name) -> bool {
     true
 }
 
-/// Whether it was whoever supervises who said that, and not only whoever is in the way: one that lacks a part
-/// or a place says it can't hear.
+/// Whether the supervisor itself has answered. A lost connection, a timeout and `Unavailable` (an actor is
+/// down, or all places are taken) don't count.
 fn has_answered(error: &ClientError) -> bool {
     match error {
         ClientError::Lost(_) | ClientError::Timeout => false,

@@ -1,4 +1,5 @@
-//! The command line: parse, dispatch, turn the outcome into an exit code. One file a command.
+//! The command line: parse, dispatch, turn the outcome into an exit code. One file a command, or a group of
+//! small ones (`live`, `snapshot`).
 
 mod approvals;
 pub mod args;

@@ -40,7 +40,7 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// How long a client waits for the end of what its session left behind. One that the kernel can't end holds
 /// up nobody.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
-/// Then it is looked for again after so long.
+/// How long to wait before the next search for what could not be ended.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Sessions for which that is looked for at a time: init takes searches for agents beside them.
 static SEARCHES: Semaphore = Semaphore::const_new(16);
@@ -235,7 +235,7 @@ impl Exec {
         }
     }
 
-    /// Ends it. Waits for its end, before which init would not forget it.
+    /// Sends SIGHUP, then SIGKILL, and waits for the end after each, since init forgets no running process.
     async fn hang_up(&self, process: ProcessId) {
         for signo in [libc::SIGHUP, libc::SIGKILL] {
             let events = self.init.events();

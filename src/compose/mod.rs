@@ -67,8 +67,8 @@ use stores::{Refused, Stores};
 /// Threads of the runtime: the data path is light, and a sandbox must not take a whole machine.
 const THREADS_MAX: usize = 4;
 
-/// What the first records get to be on disk. One that takes longer is told of, and whoever comes next looks
-/// for them.
+/// How long the first records may take to reach the disk. Beyond that a warning says so, and the next
+/// supervisor looks for them.
 const RECORDED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the last messages get to be out.

@@ -1,5 +1,5 @@
-//! What has happened that may not be on record yet, put there once: a supervisor that dies over it may have
-//! written it or not, and whoever comes next looks.
+//! Events that may not be on record yet (deaths of supervisors, moves between cages), recorded once: a
+//! supervisor that died while it wrote them may have written them or not, so the next one looks first.
 //!
 //! Each record has its name before it is written, and the heart keeps the names until it hears that all are
 //! on disk. Must never leave out what isn't there: where that can't be told, it is written, a second time at
@@ -70,7 +70,8 @@ fn events(plan: &Plan, stores: &Stores, handover: &Handover) -> Vec<Event> {
     moved.flatten().chain(records::deaths(&news.deaths, handover.restarts)).collect()
 }
 
-/// All that is to be on record, and of which of it a supervisor before has said that it would put it there.
+/// All events to be recorded, and the record ids of those that an earlier supervisor announced and may have
+/// written.
 #[derive(Debug, PartialEq)]
 struct AllNews {
     named: Vec<Named>,

@@ -35,7 +35,8 @@ fn told(error: &Error, key: Option<&str>) -> String {
     [place.as_deref(), key.as_deref(), Some(message), near.as_deref()].into_iter().flatten().collect()
 }
 
-/// What the library says in its own words, as what is wanted there. It never repeats what stands there.
+/// Rewords a message of the YAML library as what is expected in that place. Never repeats the value that was
+/// found there: it may be a secret.
 fn plain(message: &str) -> &str {
     match message {
         "expected sequence start" => "a list is wanted, as `[one, two]`",

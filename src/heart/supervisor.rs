@@ -98,7 +98,7 @@ impl Heart {
                         && !std::mem::replace(&mut self.dropped, true)
                     {
                         warn(
-                            "more output to keep than the heart takes: what agents write would be lost with the supervisor",
+                            "too many output pipes for the heart to keep: what is in the newest ones is lost if the supervisor dies",
                         );
                     }
                 }

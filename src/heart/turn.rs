@@ -63,7 +63,7 @@ pub enum Turn {
     },
 }
 
-/// What an old supervisor is given whose cage is gone.
+/// How long the old supervisor may take to finish once its cage is gone.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// What the operator is told of agents that are back.
 const BACK: &str = "the other cage's init ended before the agents were there (of memory or process limits?): they were started again where \
@@ -130,7 +130,7 @@ impl Heart {
                         ending::remove(&self.slots, BUILD_SOCKET);
                     }
                     warn(&format!(
-                        "the builder is gone ({error}): what needs another cage needs another start now"
+                        "the builder is gone ({error}): to change a static section of the policy, the sandbox must now be stopped and started"
                     ));
                 }
             }

@@ -62,8 +62,8 @@ pub fn lasting(path: &Path) -> Result<PathBuf, Failure> {
     Ok(std::path::absolute(path)?)
 }
 
-/// Puts in what a policy says: its `paths`, in the root that was `named` where one was, with a place for what
-/// it lets agents change there.
+/// Sets the policy's `paths` in the plan and, if another root is `named`, that root and the directory that
+/// keeps agents' changes to it.
 ///
 /// # Errors
 /// A root that can't be one.

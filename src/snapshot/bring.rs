@@ -50,8 +50,9 @@ pub struct Brought {
 /// Makes the sandbox `name` of a file that was looked at; `approvals`: with those that are in it.
 ///
 /// # Errors
-/// There is one of that name; the file isn't what it was; no space. Then there is nothing. That it is there,
-/// and nobody knows whether it outlives a power failure.
+/// A sandbox of that name exists, the file changed since it was checked, or there is no space: then nothing
+/// is left behind. One error comes after success: the sandbox exists, but could not be synced to disk and may
+/// not survive a power failure.
 pub fn bring(
     root: &Root,
     name: &Name,

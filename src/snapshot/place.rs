@@ -66,8 +66,8 @@ impl Place {
     /// Gives it its name, which nobody else may have taken meanwhile.
     ///
     /// # Errors
-    /// Somebody has; what the kernel says. That it is there, and nobody knows whether it outlives a power
-    /// failure.
+    /// Another process took the name, or the rename failed. Or the file exists but could not be synced, so
+    /// that it may not survive a power failure.
     pub fn publish(mut self) -> Result<PathBuf, Failure> {
         let named = match &self.hidden {
             Some(hidden) => {

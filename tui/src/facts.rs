@@ -134,8 +134,8 @@ pub struct Question {
 }
 
 impl Question {
-    /// Whether this is what was asked there, whoever waits for it by now: what an answer to that one says is
-    /// true of this.
+    /// Whether both are the same question, however many requests wait for it by now: then an answer to one is
+    /// an answer to the other.
     #[must_use]
     pub fn is_still(&self, there: &Self) -> bool {
         let of = |q: &Self| {

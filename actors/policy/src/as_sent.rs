@@ -1,5 +1,5 @@
-//! A request by all that it asks for as it is sent: its own method, those that its query names, and what its
-//! head names besides.
+//! Judges a whole request as it is sent: its own method, the methods that its query names, and further
+//! resources that its headers name.
 //!
 //! The one judgement of whole requests: the proxy's, and `policy explain`'s. Must never be more lenient than
 //! the judgement of each part.

@@ -193,7 +193,7 @@ impl Loader {
     /// later one too.
     ///
     /// # Errors
-    /// None that the policy in force had not.
+    /// As [`Self::set`]; not to be expected, since the text is the one in force.
     pub fn approve(&self, approved: Vec<Approved>) -> Result<Published, Refused> {
         let source = self.store.load().source.clone();
         let before = self.approve_from_now_on(approved);

@@ -202,8 +202,8 @@ pub struct Known {
     pub caller: Option<Arc<Caller>>,
     /// Path of the program that asks, where who it is can't be established but its name is known.
     pub program: Option<Arc<str>>,
-    /// Number of the policy generation that judges it, once it came to that; of a caller that isn't who it
-    /// should be, the one in force.
+    /// Number of the policy generation that judged the request, if it came that far; if the caller could not
+    /// be identified, of the generation in force.
     pub generation: Option<u64>,
     /// The policy entry that has let it come so far.
     pub policy: Option<Arc<str>>,

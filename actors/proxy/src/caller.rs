@@ -102,7 +102,7 @@ pub enum Unjudged {
     },
     /// Nobody knows who does: nobody at all, or who can't be told in time.
     Untold(Denial),
-    /// Whose it is has no more room for it.
+    /// The agent that the connection belongs to has too many connections open.
     TooMany(TooMany),
 }
 
@@ -311,12 +311,11 @@ impl Claim {
         self.identify.is_open(self.client, self.local).await
     }
 
-    /// Resolves when somebody else is seen to hold the connection while `moves` shows that something passes.
-    /// For bytes that nobody judges one by one: a look that tells nobody stops nothing, since nobody new is
-    /// known to speak. Of [`MAX_UNTOLD_LOOKS`] in a row `hold` is told, since who they are may be what
-    /// somebody hides: nothing may pass until it is told of nothing more. Nor is it the end, for looks may
-    /// come to nothing by another agent's doing; but that of one that its client has left meanwhile, which
-    /// nobody reads.
+    /// Resolves when another program is seen to hold the connection while bytes pass (`moves` changes); for
+    /// bytes that nobody judges one by one. One look that can't find the holder stops nothing, since another
+    /// agent may have caused that. After [`MAX_UNTOLD_LOOKS`] of them in a row `hold(Some(denial))` stops all
+    /// bytes, until a look succeeds and `hold(None)` is called. Also resolves when the client closes its end
+    /// while bytes are held.
     pub(crate) async fn changes_hands(
         self: &Arc<Self>,
         moves: impl Fn() -> u64,

@@ -1,6 +1,6 @@
-//! A stream of HTTP/2 that is lent to whoever relays it, and comes back when that one is done: what was
-//! written to it may lie in the library still, with a client that takes nothing, and its place is free only
-//! when that is gone.
+//! An HTTP/2 stream that is lent to a relay and handed back when the relay ends. What was written to it may
+//! still be queued in hyper, for a client that doesn't read; the stream's place stays taken until that is
+//! gone.
 
 use std::io;
 use std::pin::Pin;

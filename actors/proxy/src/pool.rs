@@ -195,7 +195,8 @@ impl Pool {
         }
         match sender.another() {
             Some(another) => {
-                // What is over is asked for by nobody who goes elsewhere, and there is no end of elsewheres.
+                // Closed connections to other destinations are never looked up again, and there may be any
+                // number of destinations: drop them here.
                 state.drop_shared(|_, sender| sender.is_closed());
                 let shared = state.shared.entry(key.clone()).or_default();
                 shared.insert(0, another);
@@ -307,8 +308,8 @@ mod tests {
         }
     }
 
-    /// What so many do next who all wait for one that `opens`, and is told how that went by what it does with
-    /// its turn.
+    /// Lets thirty callers wait while one opens a connection by `opens`, and gives the turn that each of them
+    /// gets afterwards.
     async fn waited<'a>(pool: &'a Pool, key: &'a Key, opens: impl AsyncFnOnce(Opening<'a>)) -> Vec<Turn<'a>> {
         let Turn::First(opening) = pool.turn(key).await else { panic!("nobody opens") };
         let mut waiting = (0..30).map(|_| pool.turn(key)).collect::<FuturesUnordered<_>>();

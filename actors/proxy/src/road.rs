@@ -153,7 +153,7 @@ pub(crate) async fn authorise(
     Ok(judged)
 }
 
-/// Who asks. What was known of the tunnel that this came by is no longer told of it.
+/// Identifies the caller of this request. What `known` says of the tunnel's entry and caller is replaced.
 pub(crate) async fn identified(
     deps: &Deps,
     claim: &Arc<Claim>,

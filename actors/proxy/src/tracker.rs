@@ -54,7 +54,8 @@ struct Inner {
 struct Entry {
     granted: Granted,
     exchange: Option<Exchange>,
-    /// Of a request that found its connection closed, what the next one leads to.
+    /// The address that was dialled (or the name given to the upstream proxy); replaced where the request had
+    /// to be sent on a new connection.
     reached: Mutex<Option<Reached>>,
     revoked: CancellationToken,
 }
@@ -175,7 +176,8 @@ impl Tracker {
         Self(inner)
     }
 
-    /// A place for one more connection, of which nobody knows yet whose it is; if there is one.
+    /// Takes a place for one more connection, if there is one. Its agent is not known yet: see
+    /// [`Place::belongs_to`].
     pub fn admit(&self) -> Option<Place> {
         self.0.places.take(Party::UNKNOWN, 1).ok().map(Place)
     }
@@ -344,7 +346,8 @@ fn relays(treatment: Treatment) -> bool {
 }
 
 impl Live {
-    /// What it rests on leads elsewhere from now on. Judged again if the policy changed meanwhile.
+    /// Notes that the request now goes to another upstream address. Judged again if the policy changed
+    /// meanwhile.
     pub(crate) async fn leads_to(&self, reached: Reached) {
         let entry = self.inner.lock().get(&self.id).cloned();
         let Some(entry) = entry else { return };

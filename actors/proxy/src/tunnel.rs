@@ -322,8 +322,8 @@ impl<T: Side> Ends<'_, T> {
         Ok(())
     }
 
-    /// The agent's first bytes, once they tell what this is. Who says nothing, and that at once, listens: to a
-    /// server that speaks first.
+    /// The agent's first bytes, once they tell what this is. Who says nothing, and that at once, listens: to
+    /// a server that speaks first.
     async fn first(&mut self, seen: &mut BytesMut) -> Result<First, Over> {
         loop {
             match first_bytes(seen) {
@@ -336,8 +336,9 @@ impl<T: Side> Ends<'_, T> {
         }
     }
 
-    /// Whether the server wants another hello. What the agent says before that is told waits, since it may be
-    /// one; a little of it, so that its leaving is noticed.
+    /// Whether the server asks for a second ClientHello (HelloRetryRequest, RFC 8446 section 4.1.4). What the
+    /// agent sends before that is known is kept, up to [`tls::MAX_HELLO_BYTES`], since it may be that hello;
+    /// it is read at all so that the agent's leaving is noticed.
     async fn asks_again(&mut self, seen: &mut BytesMut) -> Result<bool, Over> {
         let mut answer = Vec::new();
         loop {

@@ -289,8 +289,8 @@ impl<S: Source> Drop for Undone<S> {
     }
 }
 
-/// The escape at a place, if there is one, or may be. No more is read of what stands there than tells: what a
-/// part of it is for certain, it is whatever follows.
+/// The escape that begins at `at`, if there is or may be one. Reads no more of the source than it takes to
+/// decide: once a prefix decides it, what follows doesn't matter.
 fn escape_at(source: &mut impl Source, at: usize) -> Option<Reading> {
     let mut asked = 2;
     loop {

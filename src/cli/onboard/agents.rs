@@ -176,7 +176,8 @@ impl Known {
     }
 }
 
-/// The file that a program is, where it is that one alone: a script needs its interpreter, and what it loads.
+/// The real path of a program that is one file by itself (ELF). `None` for a script, which needs its
+/// interpreter and what it loads.
 pub fn alone(program: &Path) -> Option<PathBuf> {
     let real = program.canonicalize().ok()?;
     real.to_str()?;

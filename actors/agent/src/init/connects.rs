@@ -39,7 +39,7 @@ const MAX_LISTENERS: usize = 512;
 pub(crate) struct Origin(u64);
 
 impl Origin {
-    /// Of nobody who is known: its connect(2) was not seen, or is too long ago.
+    /// Unknown: the connect(2) was not seen, or its note was dropped for want of room.
     pub(super) const UNKNOWN: Self = Self(0);
 
     #[cfg(test)]

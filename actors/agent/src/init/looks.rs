@@ -109,9 +109,9 @@ impl Loop<'_> {
         walked
     }
 
-    /// Writes down to each agent that has asked what of the look was one at its own tables, if others wait
-    /// for it. Not what is another's: an agent isn't refused for what it is asked about, nor for what others
-    /// have open. Whose tables are whose is asked only after a long look.
+    /// Charges each agent that asked for the part of the look that was spent on its own descriptor tables, if
+    /// other agents were kept waiting. Not for what others have open, nor for looks that others asked for.
+    /// Which table belongs to whom is found out only after a long look.
     fn charge_tables(&mut self, looks: &[&Look], tally: &Tally, took: Duration) {
         let connects = &self.cage.connects;
         if took <= allowance::TABLES || !connects.are_several() {

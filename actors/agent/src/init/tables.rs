@@ -198,9 +198,9 @@ impl<'a> Tables<'a> {
             match self.list(&mut listing, found, sockets.as_deref_mut())? {
                 Some(listed) => return Ok(listed),
                 None if !has_table(of.thread, listing.first) => return Ok(Listed::Ended),
-                // Its end was its end: nothing more came once it was seen to be there still. Without that it
-                // may be that there was no table for a moment, until another thread executed a program and
-                // took over this one's number with all that it had.
+                // The list is complete: the table was seen to exist still, and a further pass found nothing
+                // new. One pass alone proves nothing: the table may have been absent for a moment, while
+                // another thread executed a program and took over this thread's id and descriptors.
                 None if self.looked_at == before => return Ok(Listed::Whole),
                 None => {}
             }

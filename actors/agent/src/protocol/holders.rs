@@ -30,8 +30,8 @@ pub enum Connector {
     Holds {
         /// Its pid inside.
         pid: i32,
-        /// Whose it is: one number for an agent, whatever it starts and however often it is started; 0 of
-        /// nobody known.
+        /// Number of the agent that it belongs to: the same for all processes and restarts of that agent. 0:
+        /// unknown.
         origin: u64,
     },
 }

@@ -40,8 +40,8 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<Own
     open(directory, name.as_bytes(), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW)
 }
 
-/// What a real path leads to now, as a detached, recursive copy of what is mounted there, and what it is:
-/// through no link, since one that stands there by now was put there since the path was resolved.
+/// Opens what a resolved path names now and returns a detached, recursive clone of the mounts there, with its
+/// metadata. Follows no link: one that is there now was put there after the path was resolved.
 pub(crate) fn clone_real(path: &Path) -> io::Result<(OwnedFd, std::fs::Metadata)> {
     let root = std::fs::File::open("/")?;
     let place = std::fs::File::from(open_place(root.as_fd(), path.strip_prefix("/").unwrap_or(path))?);

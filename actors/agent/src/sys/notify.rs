@@ -80,8 +80,8 @@ pub(crate) fn prefer_quick_answers(listener: BorrowedFd<'_>) {
     unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
 }
 
-/// Takes one notification. Only when poll(2) said that there is one, and only one for each time that it said
-/// so: the kernel would wait otherwise.
+/// Takes one notification. Call it exactly once for each time that poll(2) reported one: otherwise the ioctl
+/// blocks.
 ///
 /// # Errors
 /// `ENOENT` when its caller was killed meanwhile, and the kernel's others.

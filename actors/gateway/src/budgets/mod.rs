@@ -191,8 +191,8 @@ impl Inner {
         }
     }
 
-    /// Has everything up to `change` on disk. Whoever comes while another writes is written by the next, with
-    /// all that came meanwhile.
+    /// Writes the counts to disk, unless `change` is there already. Callers that arrive during a write share
+    /// the next one (group commit).
     async fn write(self: &Arc<Self>, change: u64) -> Result<(), String> {
         let mut on_disk = Arc::clone(&self.on_disk).lock_owned().await;
         if *on_disk >= change {

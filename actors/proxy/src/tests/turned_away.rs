@@ -1,4 +1,5 @@
-//! Servers of HTTP/2 that don't take a request, and say that they have not looked at it (RFC 9113 section 8.7).
+//! Servers of HTTP/2 that don't take a request, and say that they have not looked at it (RFC 9113 section
+//! 8.7).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

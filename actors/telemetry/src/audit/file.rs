@@ -320,8 +320,8 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Gives the file the name of a finished one: that of its first record, or of a later one of its own
-    /// where somebody has put something there.
+    /// Renames the current file to a finished file's name: the number of its first record or, where that name
+    /// is taken, of a later record in it.
     fn finish(&self) -> std::io::Result<()> {
         for number in self.first..=self.tip.seq {
             match rename_anew(&self.path(), &self.directory.join(old_name(number))) {

@@ -26,7 +26,8 @@ const BATCH_MAX: usize = 4096;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// How long a record that mostly has company waits for it: one `fdatasync` then does for both.
+/// How long the writer waits for further records behind one that is usually followed by others, so that one
+/// `fdatasync` commits all of them.
 const COMPANY: Duration = Duration::from_millis(3);
 
 /// Disk is taken ahead of records from here on: to take and give back sixteen MiB is a good part of a short
@@ -125,7 +126,8 @@ impl Turn {
     }
 }
 
-/// A write that panicked has made safe a part of it, which is as good as none.
+/// Ignores poisoning: a write that panicked may have redacted a part of the batch, and redacting it again
+/// does no harm.
 fn lock(batch: &std::sync::Mutex<Vec<Draft>>) -> std::sync::MutexGuard<'_, Vec<Draft>> {
     batch.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
