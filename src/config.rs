@@ -18,6 +18,7 @@ use upstream::{ClientCert, UpstreamProxy};
 
 mod approvals;
 mod health;
+mod literal;
 mod reading;
 pub mod upstream;
 
@@ -271,6 +272,7 @@ impl Config {
         let options = serde_yaml::options!(strict_booleans: true, budget: budget);
         let config: Self = reading::read(text, options)?;
         config.check()?;
+        literal::none_in(text)?;
         Ok(config)
     }
 

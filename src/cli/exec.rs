@@ -89,8 +89,18 @@ fn heard(tty: bool) -> io::Result<Signals> {
 /// gone silent.
 async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Option<&RawTerminal>) -> i32 {
     let mut told_to_end: Option<Instant> = None;
+    let mut resize: Option<Window> = None;
     loop {
-        let message = match (signals.next().await, raw) {
+        let signo = tokio::select! {
+            signo = signals.next() => signo,
+            Ok(room) = controls.reserve(), if resize.is_some() => {
+                if let Some(window) = resize.take() {
+                    room.send(ExecControl::Resize(window));
+                }
+                continue;
+            }
+        };
+        let message = match (signo, raw) {
             (SIGTSTP, Some(raw)) => {
                 raw.give_back();
                 // What was meant for us: of the keys Ctrl-Z goes inside. What comes next is the SIGCONT.
@@ -102,10 +112,9 @@ async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Op
                     // Gone: then the SIGHUP is on its way.
                     let _ = raw.take_again();
                 }
-                match window_of(io::stdin()) {
-                    Some(window) => ExecControl::Resize(window),
-                    None => continue,
-                }
+                // Of sizes that nobody has taken yet the last one counts.
+                resize = window_of(io::stdin()).or(resize);
+                continue;
             }
             (SIGWINCH | SIGCONT | SIGTSTP, None) => continue,
             (SIGHUP, Some(_)) => return SIGHUP,
@@ -115,7 +124,7 @@ async fn pass(mut signals: Signals, controls: mpsc::Sender<ExecControl>, raw: Op
         if message == ExecControl::Signal(SIGTERM) {
             told_to_end = Some(Instant::now());
         }
-        // Full: whoever doesn't take them has to hear of no more.
+        // Where there is no room it is lost, as the kernel loses a signal that is pending already.
         let _ = controls.try_send(message);
     }
 }

@@ -18,7 +18,7 @@ use operator::types::{
     LogQuery, PolicyChange, PolicyStatus, PolicyView, SandboxState, Status, Stop, TreeNode,
 };
 use operator::{Answer, Code, Control, ExecSession, Fault, Peer};
-use supervision::{State, Supervisor};
+use supervision::{CallError, State, Supervisor};
 use telemetry::audit;
 use tokio::sync::{Mutex, OnceCell, mpsc, watch};
 use tokio::time::timeout;
@@ -42,6 +42,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const OPERATOR: &str = "operator";
 /// By when an answer has gone out.
 const ANSWERED: Duration = Duration::from_millis(100);
+
+/// What is said of a change that the heart hasn't taken in time.
+const NOT_KEPT: &str =
+    "it is in force, but not kept yet: a supervisor that is restarted now would begin with the policy before";
 
 /// Everything in hand.
 pub struct Desk {
@@ -196,7 +200,12 @@ impl Desk {
             })?;
         // Whoever reads that it is in force may rely on it, whatever dies next.
         let mut kept = self.policy_kept.clone();
-        let _ = timeout(DEADLINE, kept.wait_for(|number| *number >= published.generation)).await;
+        let keeping = timeout(DEADLINE, kept.wait_for(|number| *number >= published.generation));
+        let is_kept = matches!(keeping.await, Ok(Ok(_)));
+        let mut warnings = words::warnings(&self.plan.name, &published);
+        if !is_kept {
+            warnings.push(NOT_KEPT.to_owned());
+        }
         self.done(by, "policy set", format!("generation {}", published.generation));
         let running = |agent: &&Agent| restart_agents && agent.condition.borrow().pid.is_some();
         let running = self.agents.iter().filter(running).cloned().collect();
@@ -204,12 +213,7 @@ impl Desk {
             let detail = format!("generation {} is in force, but {}", published.generation, fault.detail);
             Fault { detail, ..fault }
         })?;
-        Ok(PolicyChange {
-            generation: published.generation,
-            unchanged: false,
-            warnings: words::warnings(&self.plan.name, &published),
-            restarted,
-        })
+        Ok(PolicyChange { generation: published.generation, unchanged: false, warnings, restarted })
     }
 
     /// Ends agents, side by side, and has them started again, also when whoever asked has left meanwhile:
@@ -345,7 +349,11 @@ async fn restart_agent(agent: &Agent, tree: &Supervisor, stopping: &AtomicBool) 
             |reply| agent::actor::Msg::Stop { grace: STOP_GRACE, again: true, reply },
             STOP_GRACE + DEADLINE,
         );
-        let _ = stop.await;
+        if let Err(late @ CallError::TimedOut { .. }) = stop.await {
+            // Started again its actor would adopt the very process that is to end.
+            let detail = format!("agent '{}' has not ended, and was not started again: {late}", agent.name);
+            return Err(Fault::new(Code::Conflict, detail));
+        }
     }
     if stopping.load(Ordering::Relaxed) {
         return Err(Fault::new(Code::Conflict, "the sandbox is being stopped"));

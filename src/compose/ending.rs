@@ -127,7 +127,7 @@ pub async fn close(
     }
     // Side by side: what a stray holds open takes its time once, not for each agent.
     let drains = desk.agents.iter().map(|agent| desk.stores.streams.agent_drained(&agent.name, LAST_WORK));
-    futures_util::future::join_all(drains).await;
+    tokio::join!(futures_util::future::join_all(drains), desk.exec.end(LAST_WORK));
     heart.steps.done("supervisor: output out");
     heart.over(code, message.clone()).await.inspect_err(|_| clean_up())?;
     desk.stores.audit.ends();

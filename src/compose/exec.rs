@@ -26,6 +26,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::agents::mend;
 use super::terminal::Terminal;
@@ -51,12 +53,16 @@ const LAST_BYTES: usize = 1 << 20;
 /// Starts exec sessions.
 #[derive(Clone)]
 pub struct Exec {
-    /// Init.
-    pub init: InitClient,
-    /// The redactor in force.
-    pub redactor: SharedRedactor,
+    /// Number of the supervisor in its heart's life: no two of them give their sessions one name.
+    supervisor: u32,
+    init: InitClient,
+    redactor: SharedRedactor,
     /// Variables that hold placeholders of credentials.
-    pub placeholders: Vec<(String, String)>,
+    placeholders: Vec<(String, String)>,
+    /// Those that are under way.
+    sessions: TaskTracker,
+    /// The sandbox is over, and its sessions with it.
+    over: CancellationToken,
 }
 
 /// A started process and our ends of its streams.
@@ -72,13 +78,31 @@ enum Streams {
 }
 
 impl Exec {
+    /// For the `supervisor`th supervisor of a heart.
+    pub fn new(
+        supervisor: u32,
+        init: InitClient,
+        redactor: SharedRedactor,
+        placeholders: Vec<(String, String)>,
+    ) -> Self {
+        let (sessions, over) = (TaskTracker::new(), CancellationToken::new());
+        Self { supervisor, init, redactor, placeholders, sessions, over }
+    }
+
+    /// Ends all sessions and waits until each client has its exit code, but no longer than `patience`.
+    pub async fn end(&self, patience: Duration) {
+        self.over.cancel();
+        self.sessions.close();
+        let _ = timeout(patience, self.sessions.wait()).await;
+    }
+
     /// Starts a process; answers when it runs. Where nobody waits for the answer any more (the client left,
     /// its time was up, the operator actor died), the process is hung up as soon as it runs: so none of this
     /// happens in the caller's own future, which may end at any time.
     pub async fn start(&self, request: ExecRequest) -> Result<ExecSession, Fault> {
         let (answer, answered) = oneshot::channel();
         let exec = self.clone();
-        tokio::spawn(async move {
+        self.sessions.spawn(async move {
             match exec.spawn(&request).await {
                 Ok(started) => {
                     let (session, ends) = ExecSession::pair();
@@ -95,9 +119,18 @@ impl Exec {
     /// Hangs up what the clients of supervisors before this one left, and has init forget it: its table has
     /// an end. What is an agent's stays.
     pub async fn clear_away(self, agents: Vec<Arc<str>>) {
-        let Ok(records) = self.init.list().await else { return };
+        let records = loop {
+            match self.init.list().await {
+                Ok(records) => break records,
+                Err(ClientError::Closed) => return,
+                Err(why) => {
+                    tracing::warn!(%why, "exec sessions of an earlier supervisor may run on; they are looked for again");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+        };
         let left = records.into_iter().filter(|record| {
-            !record.agent.starts_with(&own_prefix()) && agents.iter().all(|name| **name != *record.agent)
+            !record.agent.starts_with(&self.prefix()) && agents.iter().all(|name| **name != *record.agent)
         });
         join_all(left.map(async |record| {
             if record.state == ProcessState::Running {
@@ -108,9 +141,14 @@ impl Exec {
         .await;
     }
 
+    /// What the names of this supervisor's sessions begin with in init's table.
+    fn prefix(&self) -> String {
+        format!("exec-{}-", self.supervisor)
+    }
+
     async fn spawn(&self, request: &ExecRequest) -> Result<Started, Fault> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
-        let name = format!("{}{}", own_prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}", self.prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
         let spec = spec(&name, request, &self.placeholders)?;
         // Before the start, so that the end of a short process is not missed.
         let events = self.init.events();
@@ -159,8 +197,10 @@ impl Exec {
                 Some(terminal)
             }
         };
+        let first = if window.is_some() { libc::SIGHUP } else { libc::SIGTERM };
         let ended = tokio::select! {
             status = self.ended(process, events) => status,
+            () = self.end_with_sandbox(process, first) => None,
             () = self.obey(process, control, window) => {
                 // The client left.
                 self.hang_up(process).await;
@@ -178,6 +218,18 @@ impl Exec {
             None => ExecOutput::Failed(Fault::new(Code::Internal, "the process was lost")),
         };
         let _ = output.send(last).await;
+        // Taken to the client, or the client has left.
+        output.closed().await;
+    }
+
+    /// Once the sandbox is over has the process end, by a signal first that it may mind. Its end is then seen
+    /// where it always is.
+    async fn end_with_sandbox(&self, process: ProcessId, first: i32) {
+        self.over.cancelled().await;
+        for signo in [first, libc::SIGKILL] {
+            let _ = self.init.signal(process, signo).await;
+            tokio::time::sleep(HANG_UP_GRACE).await;
+        }
     }
 
     /// Ends what a session has left behind, and has init forget it. The first try comes before that: as long
@@ -225,7 +277,7 @@ impl Exec {
     ) {
         while let Some(message) = control.recv().await {
             match message {
-                ExecControl::Signal(signo) => drop(self.init.signal(process, signo, true).await),
+                ExecControl::Signal(signo) => drop(self.init.signal(process, signo).await),
                 ExecControl::Resize(size) => {
                     if let Some(terminal) = &window {
                         terminal.resize(size.rows, size.cols);
@@ -239,7 +291,7 @@ impl Exec {
     async fn hang_up(&self, process: ProcessId) {
         for signo in [libc::SIGHUP, libc::SIGKILL] {
             let events = self.init.events();
-            let _ = self.init.signal(process, signo, true).await;
+            let _ = self.init.signal(process, signo).await;
             if timeout(HANG_UP_GRACE, self.ended(process, events)).await.is_ok() {
                 return;
             }
@@ -253,11 +305,6 @@ pub(super) fn exit(status: ExitStatus) -> Exit {
         ExitStatus::Code(code) => Exit { code: Some(code), signal: None },
         ExitStatus::Signal(signal) => Exit { code: None, signal: Some(signal) },
     }
-}
-
-/// What the names of this supervisor's sessions begin with in init's table.
-fn own_prefix() -> String {
-    format!("exec-{}-", std::process::id())
 }
 
 fn spec(name: &str, request: &ExecRequest, placeholders: &[(String, String)]) -> Result<SpawnSpec, Fault> {

@@ -53,11 +53,13 @@ pub struct Forwarded {
 
 /// The planned forwards whose listeners the heart keeps.
 pub fn handed_over(planned: &[Forward], handover: &mut Handover) -> io::Result<Vec<Forwarded>> {
-    let listeners = planned
-        .iter()
-        .enumerate()
-        .filter_map(|(n, forward)| Some((handover.take(&format!("{}{n}", slot::FORWARD))?, forward.to)));
-    listeners.map(|(fd, to)| Ok(Forwarded { listener: Arc::new(tcp_listener(fd)?), to })).collect()
+    let forwards = planned.iter().enumerate();
+    let forwards = forwards.map(|(n, forward)| {
+        let missing = || io::Error::other(format!("the heart handed over no socket for {}", forward.listen));
+        let fd = handover.take(&format!("{}{n}", slot::FORWARD)).ok_or_else(missing)?;
+        Ok(Forwarded { listener: Arc::new(tcp_listener(fd)?), to: forward.to })
+    });
+    forwards.collect()
 }
 
 /// What the actor is started with.

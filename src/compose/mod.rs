@@ -235,11 +235,12 @@ async fn build(
         addresses: tree::Addresses::new(),
         agents: Agents::new(&plan, agents),
         cage: OnceCell::new(),
-        exec: exec::Exec {
-            init: init.clone(),
-            redactor: stores.redactor.clone(),
-            placeholders: plan.credentials.environment().collect(),
-        },
+        exec: exec::Exec::new(
+            handover.restarts,
+            init.clone(),
+            stores.redactor.clone(),
+            plan.credentials.environment().collect(),
+        ),
         tree: OnceCell::new(),
         heart: heart.clone(),
         ending,

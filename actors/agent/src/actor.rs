@@ -223,7 +223,8 @@ pub struct State {
 /// A [`Msg::Stop`] under way.
 struct Stopping {
     again: bool,
-    reply: RpcReplyPort<Option<ExitStatus>>,
+    /// Of all who have asked for it by now.
+    replies: Vec<RpcReplyPort<Option<ExitStatus>>>,
 }
 
 struct EndsWithMe(JoinHandle<()>);
@@ -302,7 +303,7 @@ impl Actor for AgentActor {
                 Ok(())
             }
             Msg::Stop { grace, again, reply } => {
-                state.stop(&myself, grace, Stopping { again, reply }).await;
+                state.stop(&myself, grace, Stopping { again, replies: vec![reply] }).await;
                 Ok(())
             }
             Msg::Flooded(pid, descriptors) => {
@@ -352,9 +353,9 @@ impl State {
             Some(Stopping { again: true, .. }) => self.given.init.forget(process).await,
             _ => self.given.init.note_end(process).await,
         };
-        if let Some(Stopping { reply, .. }) = stopped {
+        if let Some(Stopping { replies, .. }) = stopped {
             // A caller that gave up is no fault of ours.
-            let _ = reply.send(Some(status));
+            replies.into_iter().for_each(|reply| drop(reply.send(Some(status))));
             return Ok(());
         }
         if restarts {
@@ -377,21 +378,20 @@ impl State {
         }
     }
 
-    async fn stop(&mut self, myself: &ActorRef<Msg>, grace: Duration, stopping: Stopping) {
+    async fn stop(&mut self, myself: &ActorRef<Msg>, grace: Duration, mut stopping: Stopping) {
         let Some(process) = self.process else {
-            let _ = stopping.reply.send(None);
+            stopping.replies.into_iter().for_each(|reply| drop(reply.send(None)));
             return;
         };
         self.signal(process, libc::SIGTERM).await;
-        if let Some(earlier) = self.stopping.replace(stopping) {
-            let _ = earlier.reply.send(None);
-        }
+        stopping.replies.extend(self.stopping.take().into_iter().flat_map(|earlier| earlier.replies));
+        self.stopping = Some(stopping);
         myself.send_after(grace, move || Msg::GraceOver(process));
     }
 
     /// A process that has just ended takes no signal, and needs none.
     async fn signal(&self, process: ProcessId, signo: i32) {
-        if let Err(error) = self.given.init.signal(process, signo, true).await {
+        if let Err(error) = self.given.init.signal(process, signo).await {
             tracing::debug!(agent = %self.given.name, %error, "a signal was not delivered");
         }
     }

@@ -157,12 +157,12 @@ impl InitClient {
         }
     }
 
-    /// Sends a signal to a process, or to its whole group.
+    /// Sends a signal to a process and all others of its group.
     ///
     /// # Errors
     /// [`Refusal::UnknownProcess`].
-    pub async fn signal(&self, process: ProcessId, signo: i32, group: bool) -> Result<(), ClientError> {
-        self.done(Request::Signal { process, signo, group }, vec![]).await
+    pub async fn signal(&self, process: ProcessId, signo: i32) -> Result<(), ClientError> {
+        self.done(Request::Signal { process, signo }, vec![]).await
     }
 
     /// All processes of the table.

@@ -9,7 +9,6 @@ use crate::isolation::landlock;
 use crate::launch::{self, LaunchError, cgroup};
 use crate::plan::{CagePlan, Control, Enforcement, Ids, PathRule};
 use crate::protocol::{Answer, CageFailure, CageReport, FromInit, Refusal, Request, RequestId, ToInit};
-use crate::sys;
 use crate::wire::{self, Wire};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -223,7 +222,7 @@ struct EndsInit(i32);
 
 impl Drop for EndsInit {
     fn drop(&mut self) {
-        let _ = sys::signals::kill(self.0, false, libc::SIGKILL);
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::Signal::SIGKILL);
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(self.0), None);
     }
 }

@@ -64,14 +64,12 @@ pub enum Request {
         /// Its standard streams.
         stdio: Stdio,
     },
-    /// Sends a signal. → [`Answer::Done`] (also when it has just exited).
+    /// Sends a signal to a whole process group. → [`Answer::Done`] (also when its leader has just exited).
     Signal {
-        /// Which.
+        /// The process that leads the group.
         process: ProcessId,
         /// The signal's number.
         signo: i32,
-        /// To its whole process group, not it alone.
-        group: bool,
     },
     /// Every process of the table. → [`Answer::Processes`].
     List,

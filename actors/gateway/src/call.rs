@@ -117,10 +117,9 @@ impl Call<'_> {
         if let Some(refusal) = self.untold(provider, held.as_ref()) {
             return Ok(Came::NotReached(refusal));
         }
-        self.deps
-            .ledger
-            .admit(&stage.exchange)
-            .map_err(|_| Refusal::unavailable("the audit log can't take a record, so nothing is sent"))?;
+        self.deps.ledger.admit(&stage.exchange).map_err(|why| {
+            Refusal::unavailable(format!("the audit log can't take a record ({why}), so nothing is sent"))
+        })?;
         let outgoing = self.outgoing(target, held.as_ref())?;
         let upstream = Upstream::of(&provider.base);
         held.iter_mut().for_each(Reservation::sent);

@@ -98,8 +98,8 @@ async fn read<R: AsyncRead + Unpin>(
                 }
             }
             Up::End => queue = None,
-            // A client that resizes faster than the process can hear of it loses the sizes in between.
-            Up::Control(message) => drop(control.try_send(message)),
+            // Where the process hears of nothing for now, its client waits.
+            Up::Control(message) => drop(control.send(message).await),
         }
     }
     Ok(())

@@ -66,30 +66,23 @@ pub enum Refused {
     },
 }
 
-impl Refused {
-    /// One word, for a metric label.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => "unreadable",
-            Self::Rejected(_) => "rejected",
-            Self::StaticChanged { .. } => "needs_restart",
-        }
-    }
-}
-
 /// Called with what came of every reload. Must not block.
 pub type Observer = Arc<dyn Fn(&Result<Reloaded, Refused>) + Send + Sync>;
 
-/// What a file held when it was last read, good or bad: its SHA-256; of an unreadable one, of nothing.
+/// What a file held when it was last read, good or bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen([u8; 32]);
+pub enum Seen {
+    /// A text, by its SHA-256.
+    Text([u8; 32]),
+    /// It could not be read.
+    Unreadable,
+}
 
 impl Seen {
     /// Of a file's text.
     #[must_use]
     pub fn of(text: &str) -> Self {
-        Self(Sha256::digest(text.as_bytes()).into())
+        Self::Text(Sha256::digest(text.as_bytes()).into())
     }
 }
 
@@ -164,7 +157,7 @@ impl Loader {
     fn reloaded(&self) -> Result<Reloaded, Refused> {
         let Some(path) = &self.path else { return Ok(Reloaded::Unchanged) };
         let text = read(path);
-        let seen = Seen::of(text.as_deref().unwrap_or_default());
+        let seen = text.as_deref().map_or(Seen::Unreadable, Seen::of);
         if *self.seen.borrow() == seen {
             return Ok(Reloaded::Unchanged);
         }
@@ -247,6 +240,14 @@ mod tests {
 
     const GOOD: &str = "version: 1\nnetwork_policies: { a: { endpoints: [ { host: a.example.com, port: 22 } ], binaries: [ { path: /usr/bin/ssh } ] } }\n";
 
+    fn word(refused: &Refused) -> &'static str {
+        match refused {
+            Refused::Unreadable { .. } => "unreadable",
+            Refused::Rejected(_) => "rejected",
+            Refused::StaticChanged { .. } => "static",
+        }
+    }
+
     fn loader(path: &Path, text: &str) -> (Loader, Arc<Mutex<Vec<String>>>) {
         std::fs::write(path, text).unwrap();
         let store = Store::new(Candidate::new("p", text, &[]).unwrap());
@@ -256,7 +257,7 @@ mod tests {
             let word = match result {
                 Ok(Reloaded::Published(published)) => published.generation.to_string(),
                 Ok(Reloaded::Unchanged) => "unchanged".to_owned(),
-                Err(refused) => refused.as_str().to_owned(),
+                Err(refused) => word(refused).to_owned(),
             };
             tell.lock().unwrap().push(word);
         });
@@ -270,16 +271,16 @@ mod tests {
         let (loader, told) = loader(&path, "version: 1\n");
         assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)));
         told.lock().unwrap().clear();
-        for (text, word) in [("version: 2\n", "rejected"), ("{", "rejected")] {
+        for text in ["version: 2\n", "{"] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(loader.reload(Look::Meant).unwrap_err().as_str(), word);
+            assert_eq!(word(&loader.reload(Look::Meant).unwrap_err()), "rejected");
             assert!(matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)), "said once");
-            assert_eq!(*told.lock().unwrap(), [word, "unchanged"]);
+            assert_eq!(*told.lock().unwrap(), ["rejected", "unchanged"]);
             told.lock().unwrap().clear();
             assert_eq!(loader.store().load().number, 1);
         }
         std::fs::write(&path, b"\xff").unwrap();
-        assert_eq!(loader.reload(Look::Meant).unwrap_err().as_str(), "unreadable");
+        assert_eq!(word(&loader.reload(Look::Meant).unwrap_err()), "unreadable");
         std::fs::write(&path, vec![b'#'; MAX_POLICY_BYTES + 1]).unwrap();
         let _ = loader.reload(Look::Meant);
         std::fs::remove_file(&path).unwrap();
@@ -288,6 +289,13 @@ mod tests {
         assert!(
             matches!(loader.reload(Look::Meant), Ok(Reloaded::Unchanged)),
             "unreadable as before, which was said"
+        );
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(
+            word(&loader.reload(Look::Meant).unwrap_err()),
+            "rejected",
+            "it can be read, and is empty"
         );
         std::fs::remove_file(&path).unwrap();
         let _ = loader.reload(Look::Meant);

@@ -288,7 +288,9 @@ impl Inner {
     }
 
     async fn judge_again(&self, entry: &Entry) {
-        if !entry.revoked.is_cancelled() && !self.still_stands(entry).await {
+        // Looked at twice: it may have been judged elsewhere meanwhile.
+        let is_over = || entry.revoked.is_cancelled();
+        if !is_over() && !self.still_stands(entry).await && !is_over() {
             self.revoked.fetch_add(1, Ordering::Relaxed);
             entry.revoked.cancel();
         }

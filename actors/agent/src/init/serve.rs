@@ -329,11 +329,11 @@ impl Loop<'_> {
         let done = Ok((Answer::Done, Vec::new()));
         match request {
             Request::Report => Ok((Answer::Report(self.cage.report.clone()), Vec::new())),
-            Request::Signal { process, signo, group } => {
+            Request::Signal { process, signo } => {
                 let entry = self.table.find(process)?;
                 // Between its death and our reaping the pid is still its own: nobody else can be hit.
                 if entry.is_running() {
-                    sys::signals::kill(entry.record.pid, group, signo).or_else(|error| {
+                    sys::signals::kill_group(entry.record.pid, signo).or_else(|error| {
                         if error.raw_os_error() == Some(libc::ESRCH) {
                             Ok(())
                         } else {

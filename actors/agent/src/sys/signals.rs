@@ -81,13 +81,13 @@ pub(crate) fn fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     }
 }
 
-/// Signals a process, or the group it leads.
-pub(crate) fn kill(pid: i32, group: bool, signo: i32) -> io::Result<()> {
+/// Signals the process group that a process leads.
+pub(crate) fn kill_group(pid: i32, signo: i32) -> io::Result<()> {
     if pid <= 1 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     // SAFETY: integers only; pid is above 1, so neither "everyone" nor our own group.
-    check_int(unsafe { libc::kill(if group { -pid } else { pid }, signo) }).map(drop)
+    check_int(unsafe { libc::kill(-pid, signo) }).map(drop)
 }
 
 /// Kills every other process of the pid namespace that this one is the first of, in one step that no fork

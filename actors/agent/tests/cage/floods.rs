@@ -59,7 +59,7 @@ def full():
     assert!(floods.iter().all(|(agent, open)| agent == "hog" && *open > 1000), "{floods:?}");
     // As much as was needed, and from the greatest on: its first process has few.
     assert_eq!(holders(&cage, its).expect("it is told again, too").0.len(), 1);
-    assert!(cage.ask(Request::Signal { process: hog, signo: 0, group: false }).is_ok());
+    assert!(cage.ask(Request::Signal { process: hog, signo: 0 }).is_ok());
 }
 
 /// What it loses it makes anew, as fast as it can. Whoever else asks is told all the same, until its first

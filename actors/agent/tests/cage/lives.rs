@@ -51,7 +51,7 @@ fn a_stopped_child_stops_nobody_else(mode: Mode) {
     };
     assert!(matches!(&told, Refusal::BeforeExec { errno: nix::libc::ETIMEDOUT, .. }), "{told:?}");
     // It serves on, and reaps.
-    cage.ask(Request::Signal { process: stopper.process, signo: 9, group: true }).expect("signal");
+    cage.ask(Request::Signal { process: stopper.process, signo: 9 }).expect("signal");
     assert_eq!(cage.wait(stopper.process), ExitStatus::Signal(9));
     let after = cage.spawn_silent("after", &["true"]).expect("spawn");
     assert_eq!(cage.wait(after.process), ExitStatus::Code(0));
@@ -93,10 +93,9 @@ fn init_goes_first_where_it_may_and_nobody_else_does(mode: Mode) {
 fn signals_reach_one_or_the_group(mode: Mode) {
     let cage = Cage::start(mode);
     let record = cage.spawn_silent("a", &["sh", "-c", "sleep 1000; exit 3"]).expect("spawn");
-    cage.ask(Request::Signal { process: record.process, signo: 15, group: true }).expect("signal");
+    cage.ask(Request::Signal { process: record.process, signo: 15 }).expect("signal");
     assert_eq!(cage.wait(record.process), ExitStatus::Signal(15));
-    cage.ask(Request::Signal { process: record.process, signo: 9, group: false })
-        .expect("a late signal is no error");
+    cage.ask(Request::Signal { process: record.process, signo: 9 }).expect("a late signal is no error");
 }
 
 fn a_terminal_of_the_sandboxs_own(mode: Mode) {

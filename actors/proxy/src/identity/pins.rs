@@ -202,15 +202,19 @@ impl Pins {
         }
         let is_named = !self.0.pins.load().has_room(path, false) && named(path);
         let shared: Arc<str> = Arc::from(path);
+        let mut is_added = false;
         self.0.pins.rcu(|known| {
-            if known.pins.contains_key(path) || !known.has_room(path, is_named) {
+            is_added = !known.pins.contains_key(path) && known.has_room(path, is_named);
+            if !is_added {
                 return known.clone();
             }
             let mut known = Known::clone(known);
             known.add(Pin { path: shared.clone(), sha256: *sha256, pending: None });
             Arc::new(known)
         });
-        self.changed();
+        if is_added {
+            self.changed();
+        }
         // Another task may have been first, with other content.
         match self.compare(path, sha256) {
             Some(verdict) => verdict.map_err(PinError::Changed),

@@ -4,9 +4,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -68,8 +67,16 @@ pub struct AgentLog {
     path: PathBuf,
     limits: LogLimits,
     /// Not poisoned by a panic, unlike the standard one.
-    open: Mutex<Option<(File, u64)>>,
-    lost: AtomicU64,
+    open: Mutex<Open>,
+}
+
+/// What the streams of an agent share.
+#[derive(Debug)]
+struct Open {
+    /// The file and its length in bytes; none where the last write couldn't leave it at the end of a line.
+    file: Option<(File, u64)>,
+    /// Bytes that the disk refused, and that no line notes yet.
+    lost: u64,
 }
 
 impl AgentLog {
@@ -84,8 +91,8 @@ impl AgentLog {
         }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(format!("{agent}.log"));
-        let open = Some(open_file(&path)?);
-        Ok(Self { path, limits, open: Mutex::new(open), lost: AtomicU64::new(0) })
+        let open = Open { file: Some(open_file(&path)?), lost: 0 };
+        Ok(Self { path, limits, open: Mutex::new(open) })
     }
 
     /// Where it is.
@@ -94,43 +101,39 @@ impl AgentLog {
         &self.path
     }
 
-    /// Bytes lost so far because the disk refused them, and not yet noted in the log.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
-    }
-
-    /// Appends output. Blocking. Returns the bytes lost by it.
+    /// Appends output. Blocking. Returns how many bytes of it were lost.
     pub(crate) fn append(&self, agent: &str, stream: StreamKind, text: &str, repeated: bool) -> u64 {
+        if text.is_empty() {
+            return 0;
+        }
+        let mut open = self.open.blocking_lock();
         let t = Timestamp::now();
         let mut lines = String::new();
         for text in text.split_inclusive('\n').flat_map(|line| pieces(line, TEXT_MAX)) {
-            let lost = if lines.is_empty() { self.lost.load(Ordering::Relaxed) } else { 0 };
+            let lost = if lines.is_empty() { open.lost } else { 0 };
             let line = LogLine { t, agent: agent.to_owned(), stream, text: text.to_owned(), repeated, lost };
             if let Ok(json) = serde_json::to_string(&line) {
                 lines.push_str(&crate::ascii::escape_json(&json));
                 lines.push('\n');
             }
         }
-        let noted = self.lost.load(Ordering::Relaxed);
-        match self.write(lines.as_bytes()) {
+        match self.write(&mut open.file, lines.as_bytes()) {
             Ok(()) => {
-                self.lost.fetch_sub(noted, Ordering::Relaxed);
+                open.lost = 0;
                 0
             }
             Err(error) => {
                 let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
-                if noted == 0 {
+                if open.lost == 0 {
                     tracing::warn!(path = %self.path.display(), %error, "the agent's log cannot be written");
                 }
-                self.lost.fetch_add(bytes, Ordering::Relaxed);
+                open.lost = open.lost.saturating_add(bytes);
                 bytes
             }
         }
     }
 
-    fn write(&self, lines: &[u8]) -> io::Result<()> {
-        let mut open = self.open.blocking_lock();
+    fn write(&self, open: &mut Option<(File, u64)>, lines: &[u8]) -> io::Result<()> {
         let (mut file, length) = match open.take() {
             Some((_, length)) if length >= self.limits.bytes => {
                 self.rotate()?;
@@ -140,9 +143,10 @@ impl AgentLog {
             None => open_file(&self.path)?,
         };
         if let Err(error) = file.write_all(lines) {
-            // No half line is left behind for the next to be glued to.
-            file.set_len(length)?;
-            *open = Some((file, length));
+            // No half line is left behind for the next to be glued to; if it is, opening it anew ends it.
+            if file.set_len(length).is_ok() {
+                *open = Some((file, length));
+            }
             return Err(error);
         }
         *open = Some((file, length + u64::try_from(lines.len()).unwrap_or(u64::MAX)));
@@ -175,14 +179,24 @@ fn is_file_name(agent: &str) -> bool {
     !agent.is_empty() && !agent.starts_with('.') && agent.bytes().all(plain)
 }
 
+/// Opens the file at the end of a line: whoever was killed while it wrote may have left half a one.
 fn open_file(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .append(true)
+        .read(true)
         .create(true)
         .mode(0o600)
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
         .open(path)?;
-    let length = file.metadata()?.len();
+    let mut length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+        length += 1;
+    }
     Ok((file, length))
 }
 
@@ -261,6 +275,47 @@ mod tests {
             assert!(directory.path().join(name).is_file(), "{name}");
         }
         assert!(AgentLog::open(directory.path(), "../a", LogLimits::default()).is_err());
+    }
+
+    fn lines(path: &Path) -> Vec<LogLine> {
+        let content = std::fs::read_to_string(path).unwrap();
+        content.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    #[test]
+    fn what_the_disk_refused_is_noted_once_by_what_is_written_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = AgentLog::open(directory.path(), "a", LogLimits::default()).unwrap();
+        let full = || (OpenOptions::new().write(true).open("/dev/full").unwrap(), 0);
+        log.open.blocking_lock().file = Some(full());
+        assert_eq!(log.append("a", StreamKind::Stdout, "refused\n", false), 8);
+        assert_eq!(log.append("a", StreamKind::Stderr, "", false), 0, "half a character is no line");
+        assert_eq!(log.open.blocking_lock().lost, 8);
+        log.open.blocking_lock().file = None;
+        std::thread::scope(|scope| {
+            for stream in [StreamKind::Stdout, StreamKind::Stderr] {
+                let log = &log;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        assert_eq!(log.append("a", stream, "line\n", false), 0);
+                    }
+                });
+            }
+        });
+        let lines = lines(log.path());
+        assert_eq!(lines.len(), 100);
+        assert_eq!(lines.iter().map(|line| line.lost).collect::<Vec<_>>()[..2], [8, 0]);
+        assert_eq!(lines.iter().map(|line| line.lost).sum::<u64>(), 8);
+    }
+
+    #[test]
+    fn half_a_line_that_a_killed_writer_left_spoils_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.log");
+        std::fs::write(&path, "{\"t\":\"20").unwrap();
+        let log = AgentLog::open(directory.path(), "a", LogLimits::default()).unwrap();
+        log.append("a", StreamKind::Stdout, "whole\n", false);
+        assert_eq!(lines(&path).into_iter().map(|line| line.text).collect::<Vec<_>>(), ["whole\n"]);
     }
 
     #[test]

@@ -285,9 +285,12 @@ async fn deliver(turn: &mut Turn, stream: &Stream, observer: &SharedObserver) ->
         }
         if let LogStep::UnderWay(writing) = &mut pending.log {
             // Awaited in place: after an abort the next pump waits for the same write.
-            let lost = writing.await;
+            let lost = writing.await.unwrap_or_else(|panicked| {
+                tracing::error!(agent = %stream.agent, %panicked, "writing an agent's log failed");
+                u64::try_from(pending.out.len()).unwrap_or(u64::MAX)
+            });
             pending.log = LogStep::Done;
-            if let Ok(lost @ 1..) = lost {
+            if lost > 0 {
                 observer.on_log_lost(&stream.agent, lost);
             }
         }
