@@ -267,6 +267,12 @@ impl Second {
         &self.field
     }
 
+    /// Where it is and under which path, for a request that goes `here`. None where it can't be read.
+    #[must_use]
+    pub fn place<'a>(&'a self, here: &'a Destination) -> Option<(Cow<'a, Destination>, &'a CanonicalPath)> {
+        self.place.as_ref()?.found(here)
+    }
+
     /// What it comes to as a request of its own, for one that goes `here`. None where it can't be read.
     pub(crate) fn asks<'a>(
         &'a self,

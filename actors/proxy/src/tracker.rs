@@ -281,9 +281,13 @@ impl Inner {
     }
 
     async fn judge_all_again(&self) {
-        let entries: Vec<_> = self.lock().values().cloned().collect();
+        let mut entries: Vec<_> = self.lock().values().cloned().collect();
+        // What is judged by its destination alone takes no time: no request, however long its judging takes,
+        // keeps a tunnel open. Others have their turn between any two.
+        entries.sort_by_key(|entry| entry.exchange.is_some());
         for entry in entries {
             self.judge_again(&entry).await;
+            tokio::task::yield_now().await;
         }
     }
 

@@ -8,7 +8,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
-use policy::{CanonicalPath, Denial, Query};
+use policy::{CanonicalPath, Denial, Query, second};
 use zeroize::Zeroizing;
 
 use super::placeholder::{self, find};
@@ -72,6 +72,12 @@ pub(super) fn path(path: &CanonicalPath) -> Result<(), Denial> {
 pub(super) fn headers(headers: &mut HeaderMap, wallet: &mut Wallet<'_>) -> Result<(), Denial> {
     for (name, value) in headers.iter_mut() {
         in_name(name, value)?;
+        if second::is_named_by(name.as_str())
+            && let Some(place) = find(value.as_bytes(), 0)
+        {
+            // It was judged as it stands, and names what its server acts on.
+            return Err(misplaced(place.name, "stand in a field that names a second resource"));
+        }
         if name == header::SEC_WEBSOCKET_KEY
             && let Some(place) = find(value.as_bytes(), 0)
         {

@@ -21,6 +21,7 @@ mod upload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use policy::second::Second;
 use policy::{Binary, Caller, CanonicalPath, Denial, Destination, HostPattern, Layer, PathPattern};
 use redactor::{Guesser, RedactorError, Reference, SCREEN_MIN, Secret};
 use smol_str::SmolStr;
@@ -109,10 +110,11 @@ impl Credentials {
         self.book.is_empty()
     }
 
-    /// What keeps the values out of answers, where `to` is a place that may be told one. A value that was
-    /// left with a server comes back in answers to other requests, so the place counts and not the request.
+    /// What keeps the values out of answers, where `to` is a host that may be told one. A value that was left
+    /// with a server comes back in answers to other requests, at whichever of its ports, so the host counts
+    /// and not the request.
     pub(crate) fn guard(&self, to: &Destination, reader: impl FnOnce() -> Guesser) -> Option<Guard> {
-        let told = |held: &Held| held.uses.iter().any(|place| place.is_at(to));
+        let told = |held: &Held| held.uses.iter().any(|place| place.host.matches(&to.host));
         let values = self.values.as_ref().filter(|_| self.book.values().any(told))?;
         Some(values.kept_from(reader()))
     }
@@ -149,14 +151,25 @@ impl std::fmt::Debug for Credentials {
 pub(crate) struct Request<'a> {
     pub(crate) to: &'a Destination,
     pub(crate) path: &'a CanonicalPath,
+    /// What its fields name besides, which its server reads or writes by the same authority.
+    pub(crate) seconds: &'a [Second],
     pub(crate) caller: &'a Caller,
     pub(crate) tls: bool,
+    /// It passes because its refusal is only recorded (`enforcement: audit`).
+    pub(crate) is_only_recorded: bool,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn of(permitted: &'a Permitted) -> Self {
         let (granted, exchange) = (permitted.granted(), permitted.exchange());
-        Self { to: granted.destination(), path: &exchange.path, caller: granted.caller(), tls: exchange.tls }
+        Self {
+            to: granted.destination(),
+            path: &exchange.path,
+            seconds: &exchange.seconds,
+            caller: granted.caller(),
+            tls: exchange.tls,
+            is_only_recorded: permitted.allowed().is_some_and(|allowed| allowed.audit_only.is_some()),
+        }
     }
 }
 
@@ -166,8 +179,10 @@ enum Miss {
     Host,
     Plain,
     Path,
+    Second,
     Program,
     ForeignCode,
+    Recorded,
 }
 
 impl Miss {
@@ -177,8 +192,13 @@ impl Miss {
             Self::Host => format!("is not for {}", request.to),
             Self::Plain => format!("goes by TLS only, and this request to {} does not", request.to),
             Self::Path => format!("is not for the path {} of {}", request.path.as_str(), request.to),
+            Self::Second => format!("is not for all that this request to {} names", request.to),
             Self::Program => format!("is not for {program}"),
             Self::ForeignCode => format!("is not for {program} with code of unknown origin in it"),
+            Self::Recorded => {
+                "goes with no request that passes only because its endpoint's refusals are recorded and not enforced"
+                    .to_owned()
+            }
         }
     }
 }
@@ -186,6 +206,11 @@ impl Miss {
 impl Use {
     fn is_at(&self, to: &Destination) -> bool {
         self.ports.contains(&to.port) && self.host.matches(&to.host)
+    }
+
+    /// Whether a second resource of a request lies where this use leads, too.
+    fn covers(&self, second: &Second, here: &Destination) -> bool {
+        second.place(here).is_some_and(|(to, path)| self.is_at(&to) && self.path.matches(path))
     }
 
     fn miss(&self, request: &Request<'_>) -> Option<Miss> {
@@ -196,12 +221,16 @@ impl Use {
             Some(Miss::Plain)
         } else if !self.path.matches(request.path) {
             Some(Miss::Path)
+        } else if !request.seconds.iter().all(|second| self.covers(second, request.to)) {
+            Some(Miss::Second)
         } else if !self.binaries.iter().any(|binary| program(&binary)) {
             Some(Miss::Program)
         } else if request.caller.foreign_code
             && !self.binaries.iter().filter(program).any(|binary| binary.allow_foreign_code)
         {
             Some(Miss::ForeignCode)
+        } else if request.is_only_recorded {
+            Some(Miss::Recorded)
         } else {
             None
         }

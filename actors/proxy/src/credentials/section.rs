@@ -167,10 +167,17 @@ impl Section {
         let mut out = Vec::new();
         for (name, _, uses) in self.checked()? {
             for place in uses {
-                let inspected = place.leads_to(policy, |protocol| protocol.is_some());
-                let relayed = place.leads_to(policy, |protocol| protocol.is_none());
+                let has_port = |ports: &[u16]| ports.iter().any(|port| place.ports.contains(port));
+                let inspected =
+                    place.leads_to(policy, |ports, protocol| has_port(ports) && protocol.is_some());
+                let relayed = place.leads_to(policy, |ports, protocol| has_port(ports) && protocol.is_none());
+                let beside = place.leads_to(policy, |_, protocol| protocol.is_none());
                 let why = match (inspected, relayed) {
-                    (true, _) => continue,
+                    (true, _) if !beside => continue,
+                    (true, _) => {
+                        "is reached by a relayed entry, too, whose answers nobody searches: what one program has left \
+                         there another reads in clear; give that entry a `protocol`"
+                    }
                     (false, true) => {
                         "is reached by a relayed entry only, whose bytes nobody reads: its placeholder would leave as it \
                          stands; give the entry a `protocol`"
@@ -235,12 +242,11 @@ fn sender(said: &NamedProgram) -> Result<Binary, String> {
 }
 
 impl Use {
-    /// Whether some endpoint of `policy` that leads there is of a kind.
-    fn leads_to(&self, policy: &Policy, kind: impl Fn(Option<Protocol>) -> bool) -> bool {
+    /// Whether some endpoint of `policy` that leads to the host is of a kind, by its ports and its protocol.
+    fn leads_to(&self, policy: &Policy, kind: impl Fn(&[u16], Option<Protocol>) -> bool) -> bool {
         policy.network().iter().flat_map(|entry| &entry.endpoints).any(|endpoint| {
             endpoint.host.as_ref().is_some_and(|host| host.overlaps(&self.host))
-                && endpoint.ports.iter().any(|port| self.ports.contains(port))
-                && kind(endpoint.protocol)
+                && kind(&endpoint.ports, endpoint.protocol)
         })
     }
 }

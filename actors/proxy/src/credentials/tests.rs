@@ -35,8 +35,10 @@ static BOUND: LazyLock<Credentials> = LazyLock::new(|| {
 struct Asked {
     to: Destination,
     path: CanonicalPath,
+    seconds: Box<[Second]>,
     caller: Caller,
     tls: bool,
+    is_only_recorded: bool,
 }
 
 impl Asked {
@@ -50,8 +52,18 @@ impl Asked {
                 foreign_code: false,
                 party: policy::Party::UNKNOWN,
             },
+            seconds: Box::new([]),
             tls: port != 80,
+            is_only_recorded: false,
         }
+    }
+
+    /// With a field that names something else besides.
+    fn naming(field: &'static str, value: &str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_static(field), HeaderValue::from_str(value).unwrap());
+        let good = Self::good();
+        Self { seconds: policy::second::named_in(&headers, "MOVE", &good.path), ..good }
     }
 
     fn good() -> Self {
@@ -59,7 +71,14 @@ impl Asked {
     }
 
     fn request(&self) -> Request<'_> {
-        Request { to: &self.to, path: &self.path, caller: &self.caller, tls: self.tls }
+        Request {
+            to: &self.to,
+            path: &self.path,
+            seconds: &self.seconds,
+            caller: &self.caller,
+            tls: self.tls,
+            is_only_recorded: self.is_only_recorded,
+        }
     }
 
     fn why(&self, name: &str) -> Option<String> {
@@ -72,6 +91,8 @@ fn host_port_path_and_program_must_match_in_one_use() {
     assert_eq!(Asked::good().why("github"), None);
     assert_eq!(Asked::new("a.up.test", 8443, "/x", "/usr/bin/python3").why("github"), None);
     assert_eq!(Asked::new("plain.test", 80, "/x", "/usr/bin/gh").why("github"), None);
+    assert_eq!(Asked::naming("destination", "/repos/b").why("github"), None);
+    assert_eq!(Asked::naming("destination", "https://api.test/repos/b").why("github"), None);
     let plain = Asked { tls: false, ..Asked::good() };
     let foreign = |mut asked: Asked| {
         asked.caller.foreign_code = true;
@@ -87,6 +108,11 @@ fn host_port_path_and_program_must_match_in_one_use() {
         // Host and path of one use, the program of another.
         (Asked::new("api.test", 443, "/repos/a", "/usr/bin/python3"), "is not for /usr/bin/python3"),
         (plain, "goes by TLS only"),
+        (Asked::naming("destination", "/admin/b"), "is not for all that"),
+        (Asked::naming("destination", "https://evil.test/repos/b"), "is not for all that"),
+        (Asked::naming("destination", "/repos/b#c"), "is not for all that"),
+        (Asked::naming("x-amz-copy-source", "/admin/secret"), "is not for all that"),
+        (Asked { is_only_recorded: true, ..Asked::good() }, "recorded and not enforced"),
         (foreign(Asked::good()), "code of unknown origin"),
     ] {
         let why = asked.why("github").unwrap();
@@ -99,6 +125,13 @@ fn host_port_path_and_program_must_match_in_one_use() {
     let denial = BOUND.value("github", &Asked::new("evil.test", 443, "/", "/x").request()).unwrap_err();
     assert_eq!(denial.layer, Layer::L7);
     assert!(denial.hint.unwrap().contains("api.test:443 /repos/** by /usr/bin/gh"));
+    // What one port was told may come back from another.
+    for port in [80, 8443] {
+        let beside = Destination { port, ..Asked::good().to };
+        assert!(BOUND.guard(&beside, || redactor::Guesses::default().of(0, || {})).is_some());
+    }
+    let elsewhere = Asked::new("evil.test", 443, "/", "/x").to;
+    assert!(BOUND.guard(&elsewhere, || redactor::Guesses::default().of(0, || {})).is_none());
     let shown = format!(
         "{:?} {:?}",
         *BOUND,
@@ -317,6 +350,14 @@ fn what_cant_work_under_a_policy_is_told() {
     let warnings = |endpoint: &str| section.warnings(&policy(endpoint)).unwrap().join("\n");
     assert_eq!(warnings("{ host: api.test, port: 443, protocol: rest, access: full }"), "");
     assert!(warnings("{ host: api.test, port: 443, tls: skip }").contains("relayed entry only"));
+    // One program's requests are inspected, another's bytes are relayed: at whichever port.
+    for beside in ["443, tls: skip", "8443"] {
+        let both = format!(
+            "{{ host: api.test, port: 443, protocol: rest, access: full }} ], binaries: [ {{ path: /y }} ] }}, \
+             b: {{ endpoints: [ {{ host: api.test, port: {beside} }}"
+        );
+        assert!(warnings(&both).contains("by a relayed entry, too"), "{beside}");
+    }
     assert!(warnings("{ host: api.test, port: 80, protocol: rest, access: full }").contains("by no entry"));
 }
 

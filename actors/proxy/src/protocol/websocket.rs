@@ -130,7 +130,14 @@ impl Talk<'_> {
             .map_err(|denial| refuse(&known, Refusal::Denied(denial)))?;
         let policy = allowed.policy.clone();
         let rewrites = || generation.compiled.rewrites(to, caller, path).messages;
-        let request = credentials::Request { to, path, caller, tls: judge.exchange.tls };
+        let request = credentials::Request {
+            to,
+            path,
+            seconds: &[],
+            caller,
+            tls: judge.exchange.tls,
+            is_only_recorded: allowed.audit_only.is_some(),
+        };
         let filled = credentials::in_message(
             &deps.credentials,
             request,
@@ -332,6 +339,8 @@ async fn pass(
             Ready::Control(frame) => frame,
             Ready::Text | Ready::Binary => {
                 let filled = talk.message(inbox, ready == Ready::Text).await?;
+                // A read may hold thousands of messages, and each is judged: others have their turn between.
+                tokio::task::yield_now().await;
                 let frames = inbox.take();
                 filled.unwrap_or(frames)
             }
