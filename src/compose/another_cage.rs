@@ -71,7 +71,7 @@ pub async fn note(desk: &Arc<Desk>, heart: &HeartLine, uid: u32) {
 /// Has the heart keep who is about to be stopped.
 async fn keep_who_runs(desk: &Desk, heart: &HeartLine) {
     // None where init is gone: there is no way back.
-    let Ok(rows) = desk.exec.init.list().await else { return };
+    let Ok(rows) = desk.init.list().await else { return };
     if let Ok(fd) = sealed::seal_json(STOPPED_FILE, &Stopped::of(&rows)) {
         let _ = heart.keep(slot::STOPPED, fd.as_fd()).await;
     }
@@ -119,7 +119,7 @@ async fn keep(desk: &Desk, heart: &HeartLine) -> bool {
 /// None where init is gone: everything ended.
 async fn who_is_over(desk: &Desk) -> Option<Over> {
     let is_over = |name: &str| desk.agents.find(name).is_some_and(|agent| agent.condition.borrow().over);
-    let rows = desk.exec.init.list().await.ok()?.into_iter();
+    let rows = desk.init.list().await.ok()?.into_iter();
     Some(
         rows.filter_map(|row| match row.state {
             ProcessState::Exited(status) if is_over(&row.agent) => Some((row.agent, status)),

@@ -44,7 +44,7 @@ impl BehindTheProof {
             note_controls(stores, &cage);
             Ok::<_, Refused>(cage)
         };
-        let ports = capture::follow(&desk.exec.init, stores, captured);
+        let ports = capture::follow(&desk.init, stores, captured);
         // A mistyped program is told at the start of a sandbox. Later one agent's is no reason for the others
         // not to run.
         let first_start = match beginning {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use agent::InitClient;
 use agent::protocol::{Beginning, CageReport};
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -61,6 +62,8 @@ pub struct Desk {
     pub cage: OnceCell<CageReport>,
     /// Exec sessions.
     pub exec: Exec,
+    /// Init.
+    pub init: InitClient,
     /// The tree, once it is up.
     pub tree: OnceCell<Supervisor>,
     /// The heart.

@@ -235,6 +235,7 @@ async fn build(
         addresses: tree::Addresses::new(),
         agents: Agents::new(&plan, agents),
         cage: OnceCell::new(),
+        init: init.clone(),
         exec: exec::Exec::new(
             handover.restarts,
             init.clone(),

@@ -39,9 +39,9 @@ use neighbours::{
 use sessions::{
     a_client_killed_at_the_start_leaves_nothing, a_deaf_agents_terminal_is_given_back,
     a_job_in_the_background_is_stopped, a_job_in_the_background_reads_nothing,
-    a_silent_sandbox_holds_no_terminal, a_slow_reader_gets_everything, a_stopped_client_lends_its_terminal,
-    a_stopped_heart_lends_its_terminal, the_terminal_is_itself_again, two_interrupts_end_a_deaf_agent,
-    what_is_typed_for_the_shell_is_not_the_agents,
+    a_session_ends_with_its_sandbox, a_silent_sandbox_holds_no_terminal, a_slow_reader_gets_everything,
+    a_stopped_client_lends_its_terminal, a_stopped_heart_lends_its_terminal, the_terminal_is_itself_again,
+    two_interrupts_end_a_deaf_agent, what_is_typed_for_the_shell_is_not_the_agents,
 };
 use themes::{files, kernel, privileges, processes, sockets, terminals, the_attacks_guard_themselves};
 use walls::{
@@ -78,6 +78,7 @@ fn main() -> ExitCode {
             a_slow_start_holds_up_nobody,
             a_slow_reader_gets_everything,
             a_client_killed_at_the_start_leaves_nothing,
+            a_session_ends_with_its_sandbox,
             the_terminal_is_itself_again,
             a_stopped_client_lends_its_terminal,
             a_stopped_heart_lends_its_terminal,

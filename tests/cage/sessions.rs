@@ -75,6 +75,37 @@ fn children(pid: i32) -> usize {
     listed.split_whitespace().count()
 }
 
+/// A session ends with its sandbox, whoever ends that, and its client has the exit code of its process: by the
+/// signal that ended it.
+pub fn a_session_ends_with_its_sandbox(stage: &Stage) -> Result<()> {
+    const SIGHUP: i32 = 129;
+    const SIGKILL: i32 = 137;
+    const SIGTERM: i32 = 143;
+    let sandbox = idle(stage)?;
+    let exec = |script: &str| -> Result<_> {
+        let args = ["exec", &sandbox.name, "--", "sh", "-c", script];
+        let mut client = stage.cofferdam(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        // It has begun, and what it minds is in place.
+        client.stdout.as_mut().context("its output")?.read_exact(&mut [0; 6])?;
+        Ok(client)
+    };
+    let mut ends = exec("echo ready; exec sleep 1000")?;
+    let mut minds = exec("trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done")?;
+    let mut stays = exec("trap '' TERM; echo ready; while :; do sleep 0.1; done")?;
+    let script = "echo rea''dy; exec sleep 1000";
+    let args = ["exec", "-it", &sandbox.name, "--", "sh", "-c", script];
+    let mut console = Console::start(stage, (24, 80), &args)?;
+    console.see("ready")?;
+    stage.call(&["stop", &sandbox.name])?.expect_code(0)?;
+    for (client, code) in [(&mut ends, SIGTERM), (&mut minds, 7), (&mut stays, SIGKILL)] {
+        let found = client.wait()?.code();
+        ensure!(found == Some(code), "{found:?} for {code}");
+    }
+    let found = console.end()?.code();
+    ensure!(found == Some(SIGHUP), "{found:?} on a terminal: {}", console.screen());
+    Ok(())
+}
+
 /// Whatever signal ends a session, its terminal is itself again; the loss of the terminal ends it whatever
 /// the process makes of that.
 pub fn the_terminal_is_itself_again(stage: &Stage) -> Result<()> {
