@@ -1,4 +1,4 @@
-//! One actor an agent process. The only file of this crate that names ractor.
+//! One actor per agent process. The only file of this crate that names ractor.
 //!
 //! ```text
 //! pre_start: ask init's table ─┬─ it runs already ────▶ adopt it
@@ -13,8 +13,8 @@
 //! incarnation, and so does every ordered stop of the actor. Only [`Msg::Stop`] ends a process.
 //!
 //! An ended process keeps its row in init's table until another start of it is wanted. The table outlives
-//! supervisors: without the row a new one would take what is over for what was never started, and run it a
-//! second time.
+//! supervisors: without the row a new supervisor would take an ended process for one that was never started,
+//! and run it a second time.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,32 +34,33 @@ use crate::protocol::{Event, ExitStatus, ProcessId, ProcessRecord, ProcessState,
 /// Between SIGTERM and SIGKILL for a process that doesn't answer any more.
 const SILENT_GRACE: Duration = Duration::from_secs(10);
 
-/// What the actor is told. While it is down, casts are dropped and calls wait with their deadline.
+/// Messages to the actor. While it is down, casts are dropped and calls wait with their deadline.
 #[derive(Debug)]
 pub enum Msg {
     /// The process ended. Sent by the actor's own watcher; a missed one is found in init's table at the next
     /// start.
     Exited(ProcessId, ExitStatus),
-    /// Pass a signal to the process's group. Dropped while the actor is down: whoever sent it sees no effect,
-    /// and may send it again.
+    /// Pass a signal to the process's group. Dropped while the actor is down: the sender sees no effect, and
+    /// may send it again.
     Signal(i32),
     /// End the process: SIGTERM, and after the grace SIGKILL. The actor stays, idle, until it is stopped or
     /// restarted. Waits with the caller's deadline while the actor is down.
     Stop {
         /// Between SIGTERM and SIGKILL.
         grace: Duration,
-        /// Whether a start follows. It is wanted then whoever is there to make it: also the next supervisor.
+        /// Whether a start follows. If it does, the start stays wanted even if it is left to the next
+        /// supervisor.
         again: bool,
         /// How it ended; `None` when there was nothing to end.
         reply: RpcReplyPort<Option<ExitStatus>>,
     },
     /// The grace of a [`Msg::Stop`] is over. Sent by the actor to itself.
     GraceOver(ProcessId),
-    /// What watching the process came to: its health is another, or it is given up, and why. Sent by the
+    /// Result of watching the process: its health has changed, or it is given up, and why. Sent by the
     /// actor's own watch, which begins anew with the actor.
     Pulse(ProcessId, Verdict, String),
     /// Init has ended a process of the agent's, see [`Event::Flooded`]: its pid, and how many descriptors it
-    /// had. Sent by the actor's own watcher; a missed one is missed.
+    /// had. Sent by the actor's own watcher; a missed one is not made up for.
     Flooded(i32, usize),
     /// Fault injection: the handler panics. Sent only where the operator enabled it; dropped while the actor
     /// is down.
@@ -69,11 +70,11 @@ pub enum Msg {
 /// Which ends are followed by a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartOn {
-    /// None.
+    /// No end.
     Never,
     /// Any but exit code 0.
     Failure,
-    /// Every one.
+    /// Every end.
     Always,
 }
 
@@ -94,7 +95,8 @@ pub trait Streams: Send + Sync {
     /// # Errors
     /// Out of descriptors.
     fn open(&self) -> BoxFuture<'_, io::Result<Opened>>;
-    /// The terminal that was made for a start that asked for one; the process runs already.
+    /// Takes the master of the terminal that was made for a start that asked for one; the process runs
+    /// already.
     fn terminal(&self, master: OwnedFd) -> BoxFuture<'_, io::Result<()>>;
 }
 
@@ -120,44 +122,44 @@ pub enum Told {
         /// Its pid inside.
         pid: i32,
     },
-    /// It ran already when this incarnation came.
+    /// It was already running when this incarnation of the actor started.
     Adopted {
         /// Its pid inside.
         pid: i32,
     },
     /// It ended.
     Exited {
-        /// How.
+        /// How it ended.
         status: ExitStatus,
         /// Whether it was stopped on purpose.
         stopped: bool,
         /// Whether a start follows, as far as the supervisor's limit allows.
         restarts: bool,
     },
-    /// It had ended, and was told of, before this supervisor came.
+    /// It had ended, and its end was reported, before this supervisor started.
     WasOver {
-        /// How.
+        /// How it ended.
         status: ExitStatus,
         /// As for [`Told::Exited`].
         restarts: bool,
     },
-    /// It answers, or doesn't.
+    /// Its health has changed: it answers, or doesn't.
     Health(Health),
-    /// It has not answered too often, and is being ended.
+    /// It has failed to answer too often, and is being ended.
     Silent {
-        /// What came instead of its last answer.
+        /// What came instead of its last expected answer.
         why: String,
     },
-    /// One of its processes was ended, since its agent kept others from the network.
+    /// One of the agent's processes was ended, since the agent kept others from the network.
     Curbed {
         /// The process, by its pid inside.
         pid: i32,
-        /// For what.
+        /// The reason.
         why: String,
     },
     /// It could not be started.
     Refused {
-        /// Why.
+        /// Why it could not.
         why: String,
         /// 127, 126 or 125.
         code: i32,
@@ -166,7 +168,7 @@ pub enum Told {
     },
 }
 
-/// What the actor is started with, each time the same.
+/// What the actor is started with, the same each time.
 #[derive(Clone)]
 pub struct Arguments {
     /// The agent's name.
@@ -181,19 +183,19 @@ pub struct Arguments {
     pub restart_on: RestartOn,
     /// Hears what becomes of the process. Must not block.
     pub told: Arc<dyn Fn(&Told) + Send + Sync>,
-    /// The last end that was judged.
+    /// The last end that was dealt with, see [`Judged`].
     pub judged: Judged,
     /// How it is watched, if it is.
     pub watch: Option<Watch>,
 }
 
-/// The last end that any incarnation has judged in this supervisor. Found in the table again it is no news: a
-/// start is wanted.
+/// The last end that any incarnation of the actor has judged in this supervisor. If an incarnation finds this
+/// end in the table again, it is no news: a start is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Judged(Arc<AtomicU64>);
 
 impl Judged {
-    /// Init counts from 1, so that a new one has judged none.
+    /// Init numbers processes from 1, so the default, 0, is no process.
     fn has(&self, process: ProcessId) -> bool {
         self.0.load(Ordering::Relaxed) == process.0
     }
@@ -203,7 +205,7 @@ impl Judged {
     }
 }
 
-/// See the module.
+/// The actor of an agent process; see the module.
 #[derive(Debug, Default)]
 pub struct AgentActor;
 
@@ -211,10 +213,10 @@ pub struct AgentActor;
 pub struct State {
     given: Arguments,
     process: Option<ProcessId>,
-    /// Its end was told of before this supervisor came.
+    /// Its end was reported before this supervisor started.
     noted: bool,
     stopping: Option<Stopping>,
-    /// It was given up for its silence: its end is a failure, whatever it says of itself.
+    /// It was given up for its silence: its end counts as a failure, whatever its exit status.
     silent: bool,
     _watcher: EndsWithMe,
     _pulse: Option<EndsWithMe>,
@@ -241,14 +243,14 @@ impl Actor for AgentActor {
     type Arguments = Arguments;
 
     async fn pre_start(&self, myself: ActorRef<Msg>, given: Arguments) -> Result<State, ActorProcessingErr> {
-        // Before the table is read, so that no end falls between the two.
+        // Subscribed before the table is read, so that no end falls between the two.
         let events = given.init.events();
         let watcher =
             EndsWithMe(tokio::spawn(watch(given.init.clone(), events, given.name.clone(), myself.clone())));
         let mut rows: Vec<ProcessRecord> =
             given.init.list().await?.into_iter().filter(|record| *record.agent == *given.name).collect();
-        // What runs counts, or else what ran last; an ended one beside it is of a start before, and was seen
-        // to.
+        // The running process counts, else the one that ran last. An ended one besides it is from an earlier
+        // start, and was dealt with.
         rows.sort_by_key(|record| (record.state == ProcessState::Running, record.process));
         let known = rows.pop();
         let mut noted = false;
@@ -265,7 +267,7 @@ impl Actor for AgentActor {
                 Some(process)
             }
             judged => {
-                // Now that a start is wanted the rows have done their work.
+                // A start is wanted, so the rows have done their work.
                 for record in rows.into_iter().chain(judged) {
                     let _ = given.init.forget(record.process).await;
                 }
@@ -294,7 +296,7 @@ impl Actor for AgentActor {
             Msg::Exited(process, status) if state.process == Some(process) => {
                 state.exited(&myself, process, status).await
             }
-            // Of an incarnation before this one.
+            // From an earlier incarnation of the actor.
             Msg::Exited(..) => Ok(()),
             Msg::Signal(signo) => {
                 if let Some(process) = state.process {
@@ -337,8 +339,8 @@ impl State {
         status: ExitStatus,
     ) -> Result<(), ActorProcessingErr> {
         self.process = None;
-        // A daemon that it left behind may not hold its ports when it starts again. What this comes to init
-        // keeps: it refuses the start beside survivors, see `start`.
+        // A daemon that the process left behind must not hold its ports when it starts again. Init remembers
+        // the outcome: it refuses a start while there are survivors, see `start`.
         let _ = self.given.init.kill_strays(&self.given.name).await;
         let stopped = self.stopping.take();
         let restarts = stopped.is_none() && self.given.restart_on.wants(status.success() && !self.silent);
@@ -347,8 +349,8 @@ impl State {
             false => Told::Exited { status, stopped: stopped.is_some(), restarts },
         });
         self.given.judged.note(process);
-        // A row that can't be seen to is only found again by a new supervisor, as an end that nobody was told
-        // of.
+        // If this fails, the only effect is that a new supervisor finds the row again, as an end that was not
+        // reported.
         let _ = match &stopped {
             Some(Stopping { again: true, .. }) => self.given.init.forget(process).await,
             _ => self.given.init.note_end(process).await,
@@ -397,8 +399,9 @@ impl State {
     }
 }
 
-/// As [`spawn`]; but where processes of an earlier start are in its way, they are looked for once more. While
-/// they are there it is refused, on record, and tried again after the backoff as any start that failed.
+/// As [`spawn`]; but where processes of an earlier start stand in the way, a search for them is made once
+/// more. While they are still there the start is refused, on record, and tried again after the backoff, like
+/// any start that failed.
 async fn start(given: &Arguments) -> Result<ProcessRecord, ClientError> {
     match spawn(given).await {
         Err(ClientError::Refused(Refusal::Survivors)) => {
@@ -423,7 +426,8 @@ async fn spawn(given: &Arguments) -> Result<ProcessRecord, ClientError> {
     }
 }
 
-/// A start that failed: tried again after the backoff where restarts are wanted, else the end of this actor.
+/// Handles a start that failed: it is tried again after the backoff where restarts are wanted; else the actor
+/// ends.
 fn refused(
     given: &Arguments,
     myself: &ActorRef<Msg>,

@@ -1,11 +1,11 @@
-//! Init as the supervisor sees it: async calls, and events for whoever listens.
+//! Init as the supervisor sees it: async calls, and events for all that listen.
 //!
-//! Whoever asks sends its question itself and is entered in the table of open questions before; one task
-//! takes the answers and gives each to its asker. Of the table's lock nobody holds more than one look-up.
-//! Callers hold a cloneable [`InitClient`]. The channel outlives supervisors: replies to questions that this
-//! client never asked, or that nobody waits for any more, are dropped (their descriptors closed). When the
-//! channel ends every open question ends with [`ClientError::Closed`], and one that gets no answer in its
-//! time with [`ClientError::TimedOut`]: what it asked for may be done all the same.
+//! Each caller enters its question in the table of open questions, then sends it itself; one task takes the
+//! answers and gives each to its caller. The table's lock is never held for longer than one look-up. Callers
+//! hold a cloneable [`InitClient`]. The channel outlives supervisors: replies to questions that this client
+//! never asked, or that nobody waits for any more, are dropped (their descriptors closed). When the channel
+//! ends, every open question ends with [`ClientError::Closed`]. One that gets no answer in its time ends with
+//! [`ClientError::TimedOut`]: what it asked for may be done all the same.
 
 mod open;
 mod patience;
@@ -38,7 +38,7 @@ pub enum ClientError {
     /// The channel is gone; so is the sandbox.
     #[error("the sandbox's init is gone")]
     Closed,
-    /// Init did not answer in time. It may still do, or have done, what was asked; its answer is dropped.
+    /// Init did not answer in time. It may have done what was asked, or do it yet; its answer is dropped.
     #[error("the sandbox's init does not answer")]
     TimedOut,
     /// Init answered something else than was asked (a fault in cofferdam).
@@ -65,7 +65,7 @@ struct Line {
     wire: Arc<AsyncWire>,
     open: Open,
     next: AtomicU64,
-    /// Its drop, with the last clone, ends the task that takes the answers.
+    /// Dropped with the last clone, which ends the task that takes the answers.
     _in_use: oneshot::Sender<()>,
 }
 
@@ -99,7 +99,7 @@ impl InitClient {
         self.events.subscribe()
     }
 
-    /// How the cage came out; waits until it is built and proven.
+    /// Returns how the cage came out; waits until it is built and proven.
     ///
     /// # Errors
     /// [`Refusal::Cage`] when it could not be.
@@ -184,7 +184,7 @@ impl InitClient {
         self.done(Request::Forget { process }, vec![]).await
     }
 
-    /// Notes that the end of an exited process was told of; its row stays.
+    /// Notes that the end of an exited process was reported; its row stays.
     ///
     /// # Errors
     /// [`Refusal::StillRunning`], [`Refusal::UnknownProcess`].
@@ -216,7 +216,7 @@ impl InitClient {
         self.descriptor(Request::Capture { port }).await
     }
 
-    /// Lets go of all such listeners but those of these ports.
+    /// Closes all listeners of [`InitClient::capture`] except those of these ports.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -224,7 +224,7 @@ impl InitClient {
         self.done(Request::CaptureOnly { ports: ports.to_vec() }, vec![]).await
     }
 
-    /// The packet socket that gets what is refused at the gate, see [`Request::Refusals`].
+    /// Returns the packet socket that receives the refusals sent at the gate, see [`Request::Refusals`].
     ///
     /// # Errors
     /// [`Refusal::Invalid`] where there is none.
@@ -240,14 +240,14 @@ impl InitClient {
         self.descriptor(Request::BindUdp { address }).await
     }
 
-    /// A connection to the loopback inside.
+    /// Connects to the loopback inside.
     ///
     /// # Errors
-    /// See [`ClientError`]; among them that nobody listens there.
+    /// See [`ClientError`]; among them a refused connection, where nobody listens there.
     pub async fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream, ClientError> {
         let socket = self.descriptor(Request::ConnectTcp { address }).await?;
         let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-        // It may be connecting still; a refused one shows here.
+        // It may still be connecting; a refusal shows here.
         stream.writable().await?;
         match stream.take_error()? {
             Some(error) => Err(error.into()),
@@ -263,8 +263,9 @@ impl InitClient {
         self.descriptor(Request::Diag).await
     }
 
-    /// Every process that holds the socket with this inode, and their executables, opened: the descriptor of
-    /// an identity is `executables[identity.exe]`.
+    /// Returns every process that holds the socket with this inode, who made the connection if `connector`
+    /// asks for that, and the opened executables: the descriptor of an identity is
+    /// `executables[identity.exe]`.
     ///
     /// # Errors
     /// [`Refusal::Unreadable`], [`Refusal::TooMany`]: the caller must deny. An empty list is an answer: deny
@@ -290,7 +291,7 @@ impl InitClient {
         }
     }
 
-    /// The files in which programs inside look for their roots.
+    /// Opens the files in which programs inside look for their trusted roots.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -329,18 +330,18 @@ impl InitClient {
             .map_err(|_| ClientError::TimedOut)?
     }
 
-    /// The question leaves the table of open ones when this is dropped.
+    /// Sends a question and waits for its answer. When this future is dropped, the question leaves the table.
     async fn ask_and_wait(&self, request: Request, fds: Vec<OwnedFd>) -> Answered {
         let Line { wire, open, next, .. } = &*self.line;
         let id = RequestId(next.fetch_add(1, Ordering::Relaxed));
-        // Before it is sent: the answer may be there before the sending returns.
+        // Entered before it is sent: the answer may come before the sending returns.
         let (_entered, reply) = open.enter(id).ok_or(ClientError::Closed)?;
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         wire.send(&ToInit { id, request }, &borrowed).await.map_err(|error| match error {
             WireError::Closed => ClientError::Closed,
             error => error.into(),
         })?;
-        // Init has copies of its own: no pipe may stay open here for as long as it thinks.
+        // Init has copies of its own: no pipe may be kept open here while init works.
         drop(fds);
         reply.await.map_err(|_| ClientError::Closed)?
     }
@@ -364,21 +365,21 @@ async fn serve(
                     drop(waiting.send(result.map(|answer| (answer, fds)).map_err(ClientError::from)));
                 }
             }
-            // Nobody listening is no fault: the table is the truth.
+            // It is no fault that nobody listens: the table is what counts.
             Ok(Packet { body: FromInit::Event(event), .. }) => drop(events.send(event)),
             Err(WireError::Closed | WireError::Io(_)) => return,
-            // Init is ours: a packet that can't be read is a fault of this program. Go on: the question it
-            // answered stays open until its time is up, and nothing is let through meanwhile.
+            // Init is our own program: a packet that can't be read is a fault of ours. Go on: the question
+            // that it answered stays open until its time is up, and nothing is let through meanwhile.
             Err(error) => tracing::error!(%error, "a packet from init could not be read"),
         }
     }
 }
 
-/// Where the ids of this client start: far from those of a predecessor on the same channel.
+/// Returns the id that this client starts at: far from those of a predecessor on the same channel.
 fn first_id() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    // The standard library's own randomness is enough: the other side is ours, only overlap must be
-    // improbable.
+    // The standard library's randomness is enough: the other side is our own program, so an overlap need only
+    // be improbable.
     std::hash::RandomState::new().build_hasher().finish()
 }
 
@@ -387,12 +388,12 @@ mod tests {
     use super::*;
     use crate::wire;
 
-    /// The question that was asked next.
+    /// Receives the next question, and returns its id.
     async fn heard(init: &AsyncWire) -> RequestId {
         init.recv::<ToInit>().await.unwrap().body.id
     }
 
-    /// Whether the other end of a pipe has been closed, and all its copies.
+    /// Whether the other end of a pipe has been closed, with all its copies.
     async fn is_over(read: OwnedFd) -> bool {
         let mut end = tokio::net::unix::pipe::Receiver::from_owned_fd(read).unwrap();
         tokio::io::AsyncReadExt::read(&mut end, &mut [0]).await.unwrap() == 0
@@ -403,7 +404,7 @@ mod tests {
         let (ours, theirs) = wire::pair().unwrap();
         let client = InitClient::new(ours).unwrap();
         let init = AsyncWire::new(theirs).unwrap();
-        // The clock runs ahead while everybody waits.
+        // The paused clock jumps ahead while every task waits.
         assert!(matches!(client.diag().await, Err(ClientError::TimedOut)));
         let late = heard(&init).await;
         assert!(client.line.open.take(late).is_none(), "nobody waits for it any more");

@@ -2,8 +2,8 @@
 //! log share.
 //!
 //! Each variant is one thing that can be left out on purpose (see
-//! [`CagePlan::sabotage`](crate::plan::CagePlan)), so that a test sees the proof notice. A control without a
-//! check that notices is a fault of the tests, which iterate over [`Control::ALL`].
+//! [`CagePlan::sabotage`](crate::plan::CagePlan)), so that a test sees the proof notice. A control whose
+//! absence no check notices fails the tests, which iterate over [`Control::ALL`].
 
 use serde::{Deserialize, Serialize};
 

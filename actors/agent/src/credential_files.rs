@@ -1,11 +1,11 @@
-//! Files in which known agents keep credentials, under the workspace: kept at mode 0600, at start and as they
+//! Sets mode 0600 on files below the workspace in which known agents keep credentials, at start and as they
 //! appear.
 //!
-//! Init does it from inside, once before the first process and then on a slow beat. The tree belongs to the
-//! agent and is hostile: every step is by descriptor, beneath the workspace, through no link, and only a
-//! plain file with one name is touched. Nothing is ever read or created here, and a beat does a bounded
-//! amount of work, however many files there are: the places where known agents keep keys every time, the rest
-//! of the tree a part at a time.
+//! Init does it from inside, once before the first process and then at slow intervals, called beats. The tree
+//! belongs to the agent and is hostile: every step is by descriptor, beneath the workspace, through no link,
+//! and only a plain file with one name is touched. No file is ever read or created here, and a beat does a
+//! bounded amount of work, however many files there are: it looks at the places where known agents keep keys
+//! every time, and at the rest of the tree a part at a time.
 
 use crate::sys;
 use std::collections::VecDeque;
@@ -45,7 +45,7 @@ pub const KNOWN: &[&str] = &[
     ".ssh/id_rsa",
 ];
 
-/// Names that hold credentials wherever they are; one `*` stands for anything.
+/// Names of files that hold credentials wherever they are; one `*` stands for anything.
 pub const NAMES: &[&str] = &[
     "*.pem",
     ".env",
@@ -57,7 +57,7 @@ pub const NAMES: &[&str] = &[
     "credentials.*",
     "id_*",
 ];
-/// Endings of what has such a name and isn't one: public halves, examples, programs.
+/// Endings of files that have such a name but hold no credentials: public halves, examples, programs.
 pub const EXCEPT: &[&str] = &[
     ".c",
     ".dist",
@@ -77,24 +77,23 @@ pub const EXCEPT: &[&str] = &[
     ".template",
     ".ts",
 ];
-/// Directories that are passed by: what package managers and git put there is public, and much.
+/// Directories that are skipped: what package managers and git put there is public, and a lot.
 pub const PASSED_BY: &[&str] =
     &[".git", "node_modules", "site-packages", "dist-packages", "__pycache__", "target"];
 
-/// Directory entries looked at for one `*` of [`KNOWN`]: an agent with more than this many profiles isn't
-/// one.
+/// Directory entries looked at for one `*` of [`KNOWN`]: no agent has more profiles than this.
 const MAX_NAMES: usize = 256;
 /// Directory entries looked at in one beat, about a millisecond's work: a flood of files makes the round
 /// longer, not the beat.
 const MAX_ENTRIES: usize = 2000;
-/// Directories that wait for their turn; what is beyond waits for the next round.
+/// Directories that may wait for their turn; further ones wait for the next round.
 const MAX_WAITING: usize = 4096;
 /// How deep below the workspace a file may lie.
 const MAX_DEPTH: usize = 8;
-/// What others may not have.
+/// The mode bits that give group and others access.
 const OTHERS: u32 = 0o077;
 
-/// The state of the rounds through one workspace.
+/// The state of the rounds through one workspace; a round lists the whole tree, over many beats.
 #[derive(Debug)]
 pub struct Keeper {
     root: OwnedFd,
@@ -113,9 +112,9 @@ impl Keeper {
         Ok(Self { root: std::fs::File::open(workspace)?.into(), listing: None, waiting: VecDeque::new() })
     }
 
-    /// One beat: sets mode 0600 on every credential file that others could read, among the known places and
-    /// the next part of the tree, and says how many there were. What can't be opened, or changes meanwhile,
-    /// is left to the next time.
+    /// Does one beat: sets mode 0600 on every credential file to which others had access, among the known
+    /// places and the next part of the tree, and returns how many there were. A file that can't be opened, or
+    /// changes meanwhile, is left to the next time.
     pub fn beat(&mut self) -> usize {
         let mut changed = 0;
         for path in KNOWN {
@@ -135,7 +134,8 @@ impl Keeper {
         changed
     }
 
-    /// Looks at one more entry: whether a file was closed; `None` at the end of the round.
+    /// Looks at one more entry, and returns whether it was a file whose mode was changed; `None` at the end
+    /// of the round.
     fn next_entry(&mut self) -> Option<bool> {
         let (place, listing) = match self.listing.as_mut() {
             Some((place, listing)) => (place, listing),
@@ -153,8 +153,8 @@ impl Keeper {
         let Ok(entry) = entry else { return Some(false) };
         let Ok(name) = entry.file_name().to_str() else { return Some(false) };
         match entry.file_type() {
-            // A filesystem that doesn't tell, and links, are passed by: the known places are looked at all
-            // the same.
+            // Links are skipped, and entries whose filesystem doesn't tell their type: the known places are
+            // looked at all the same.
             Some(nix::dir::Type::Directory) => {
                 let passed = name == "." || name == ".." || PASSED_BY.contains(&name);
                 if !passed && self.waiting.len() < MAX_WAITING && place.components().count() < MAX_DEPTH {
@@ -177,7 +177,7 @@ impl Keeper {
     }
 }
 
-/// Opened anew each time, since the agent may have put something else there.
+/// Opens a directory below the workspace; anew each time, since the agent may have put something else there.
 fn directory_at(root: BorrowedFd<'_>, place: &Path) -> io::Result<OwnedFd> {
     if place.as_os_str().is_empty() {
         return sys::beneath::open_directory(root, Path::new("."));
@@ -185,7 +185,7 @@ fn directory_at(root: BorrowedFd<'_>, place: &Path) -> io::Result<OwnedFd> {
     sys::beneath::open_directory(root, place)
 }
 
-/// Whether a name alone says that this holds credentials.
+/// Whether a name alone says that a file holds credentials.
 fn is_credential(name: &str) -> bool {
     let matches = |pattern: &str| match pattern.split_once('*') {
         None => name == pattern,
@@ -221,7 +221,7 @@ fn secure_file(directory: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     let file = sys::beneath::open_file(directory, name)?;
     let status = fstat(&file)?;
     let plain = SFlag::from_bits_truncate(status.st_mode & libc::S_IFMT) == SFlag::S_IFREG;
-    // Another name of it may lie elsewhere, where this mode would be wrong.
+    // A second name of the file may lie elsewhere, where this mode would be wrong.
     if !plain || status.st_nlink != 1 || status.st_mode & OTHERS == 0 {
         return Ok(false);
     }
@@ -234,7 +234,7 @@ fn names(directory: BorrowedFd<'_>) -> Vec<String> {
     let Ok(mut listing) = nix::dir::Dir::from_fd(copy) else { return Vec::new() };
     listing
         .iter()
-        // Before anything is left out: an agent can make a million names that no filter lets through.
+        // Before the filters: an agent can make a million names that no filter lets through.
         .take(MAX_NAMES)
         .flatten()
         .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
@@ -346,7 +346,7 @@ mod tests {
             std::fs::write(flood.join(format!("{n}")), "").unwrap();
         }
         put(root, "flood/zz/.env", 0o644);
-        // The known places don't wait for it.
+        // The known places don't wait for the round.
         put(root, ".codex/auth.json", 0o644);
         let mut keeper = Keeper::open(root).unwrap();
         keeper.beat();
@@ -362,7 +362,7 @@ mod tests {
         use std::ffi::OsStr;
         use std::os::unix::ffi::OsStrExt;
         let dir = tempfile::tempdir().unwrap();
-        // As many of one kind as of the other.
+        // As many names that are text as names that aren't.
         for n in 0..3 * MAX_NAMES {
             std::fs::write(dir.path().join(n.to_string()), "").unwrap();
             let no_text = [&[0xff][..], n.to_string().as_bytes()].concat();
@@ -401,7 +401,7 @@ mod tests {
             done.store(true, Ordering::Relaxed);
         });
         assert_eq!(mode(outside.path(), "victim/.env"), 0o644);
-        // Whichever name the own one has now, it was closed.
+        // Whichever name the agent's own file has now, its mode was changed.
         let own = if mine.is_symlink() { "spare/.env" } else { "own/.env" };
         assert_eq!(mode(root, own), 0o600);
     }

@@ -1,8 +1,8 @@
-//! The environment of an agent: built from nothing, so that nothing of the operator's passes unless it was
-//! named.
+//! The environment of an agent: built from scratch, so that no variable of the operator's passes unless it
+//! was named.
 //!
-//! A pure function. Values of the operator's own choice never override what locks the cage: `PATH`, home, the
-//! proxies and the certificate bundle, and the variables that make programs load foreign code are dropped.
+//! A pure function. Values of the operator's choice never override what the cage depends on: `PATH`, home,
+//! the proxies and the certificate bundle. Variables that make programs load foreign code are dropped.
 
 use crate::plan::{CA_BUNDLE, RUN_DIR, WORKSPACE};
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 pub const AGENT_VARIABLE: &str = "COFFERDAM_AGENT";
 /// The only `PATH`.
 pub const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
-/// What stands where a key is expected: the gateway puts the true one in, outside.
+/// Stands in for a key where one is expected: the gateway puts the true one in, outside.
 pub const PLACEHOLDER_KEY: &str = "cofferdam-placeholder-key";
 /// The explicit proxy inside.
 pub const PROXY: &str = "http://127.0.0.1:3128";
 
-/// Variables by which a loader or runtime executes code of somebody's choice in every program started.
+/// Variables that make a loader or runtime execute arbitrary code in every program started.
 const PRELOAD: &[&str] = &[
     "LD_PRELOAD",
     "LD_AUDIT",
@@ -70,12 +70,11 @@ const DEFAULT: &[(&str, &str)] = &[
     ("ANTHROPIC_BASE_URL", "https://inference.local"),
     ("OPENAI_API_KEY", PLACEHOLDER_KEY),
     ("ANTHROPIC_API_KEY", PLACEHOLDER_KEY),
-    // OpenClaw's file library knows no other way than openat2(2), which isn't to be had here, unless it is
-    // told to.
+    // OpenClaw's file library uses only openat2(2), which isn't available here, unless it is told otherwise.
     ("FS_SAFE_NATIVE_MODE", "off"),
 ];
 
-/// Every program's own name for the bundle of trusted roots; no single one serves all.
+/// The variables in which programs look for the bundle of trusted roots; no single one serves all.
 const BUNDLE: &[&str] = &[
     "NODE_EXTRA_CA_CERTS",
     "SSL_CERT_FILE",
@@ -87,11 +86,11 @@ const BUNDLE: &[&str] = &[
     "DENO_CERT",
     "AWS_CA_BUNDLE",
     "CARGO_HTTP_CAINFO",
-    // gRPC's libraries bring roots of their own, and read no other's.
+    // gRPC's libraries bring roots of their own, and read no other variable.
     "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
 ];
 
-/// The environment, and the names of what was asked for and not taken.
+/// The environment, and the names of the extras that were not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     /// `NAME=value`, sorted, for [`crate::protocol::SpawnSpec`].

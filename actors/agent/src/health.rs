@@ -1,9 +1,9 @@
-//! Whether an agent still answers: it is asked at intervals, and after so many silences in a row its process
-//! is given up.
+//! Watches whether an agent still answers: it is asked at intervals, and after so many silences in a row its
+//! process is given up.
 //!
-//! A process that runs and does nothing any more looks well to whoever waits for its end. How it is asked is
-//! [`Probe`]'s; what its answers come to is [`Pulse`]'s, which knows no clock and asks nobody. Must never end
-//! anything: that is the actor's.
+//! A process that runs but does nothing any more looks well to code that only waits for its end. [`Probe`]
+//! asks the agent; [`Pulse`] judges the answers, knows no clock and asks nobody. Must never end a process:
+//! that is left to the actor.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// Asks an agent once.
+/// A way to ask an agent whether it is well.
 pub trait Probe: Send + Sync {
-    /// Waits for its answer, but not for ever; `Err` says what came instead of a good one.
+    /// Asks once and waits for the answer, but not for ever; `Err` says what came instead of a good one.
     fn ask(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
@@ -23,11 +23,12 @@ pub trait Probe: Send + Sync {
 pub struct Watch {
     /// Asks it.
     pub probe: Arc<dyn Probe>,
-    /// From one question to the next.
+    /// Time from one question to the next.
     pub every: Duration,
-    /// So many silences in a row, and it is given up. At least 1.
+    /// Silences in a row after which it is given up. At least 1.
     pub failures: u32,
-    /// Until it has answered once, silence counts only after this time: some take a minute to start.
+    /// Time from its start during which silence doesn't count, until it has answered once: some take a minute
+    /// to start.
     pub start: Duration,
 }
 
@@ -42,7 +43,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// How an agent is that is watched.
+/// The health of a watched agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Health {
     /// It has not answered yet.
@@ -54,12 +55,12 @@ pub enum Health {
     Failing,
 }
 
-/// What one answer, or its lack, comes to.
+/// What follows from one answer, or its lack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing new.
     Same,
-    /// Its health is another one.
+    /// Its health has changed to this.
     Now(Health),
     /// It is given up.
     GivenUp,
@@ -73,7 +74,7 @@ struct Pulse {
 }
 
 impl Pulse {
-    /// `age`: since the process was started or found.
+    /// Judges an answer or its lack. `age` is the time since the process was started or found.
     fn heard(&mut self, answered: bool, age: Duration, watch: &Watch) -> Verdict {
         let health = match (answered, self.health) {
             (true, _) => Health::Healthy,
@@ -90,7 +91,8 @@ impl Pulse {
     }
 }
 
-/// Asks until the process is given up, and tells each change and, last, why.
+/// Asks until the process is given up. Tells each change, with what came instead of a good answer, and the
+/// giving up last.
 pub(crate) async fn watch(watch: Watch, told: impl Fn(Verdict, String)) {
     let (begun, mut pulse) = (Instant::now(), Pulse::default());
     let mut ticks = tokio::time::interval(watch.every);
@@ -126,7 +128,7 @@ mod tests {
         }
     }
 
-    /// What is told, at which second.
+    /// Watches an agent that gives these answers; returns what is told, each with the second at which it is.
     async fn told(answers: &[bool], failures: u32, start: u64) -> Vec<(u64, Verdict, String)> {
         let (probe, all, begun) =
             (Script(answers.to_vec(), AtomicU32::new(0)), Mutex::new(Vec::new()), Instant::now());

@@ -1,30 +1,30 @@
-//! What of the host nobody in a sandbox may see: cofferdam's own state, with a socket in it that takes a
-//! user's word for the operator's.
+//! Places of the host that no sandbox may see: cofferdam's own state, with a socket in it that takes its
+//! peer's user id as proof of being the operator.
 //!
-//! Whoever shows something of the host asks here, by its real path: the policy's paths, the workspace,
-//! another root.
+//! Code that shows a place of the host (the policy's paths, the workspace, another root) checks its real path
+//! here.
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Real places of the host of which nothing is shown.
+/// Real paths on the host of which nothing is shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hidden(Vec<PathBuf>);
 
 impl Hidden {
-    /// These places, by their real paths.
+    /// Hides these places, given by their real paths.
     pub fn new(places: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(places.into_iter().collect())
     }
 
-    /// The place that would be seen where this real one is shown: it lies in it, or this one lies in that.
+    /// Returns a hidden place that would be seen if `real` were shown: one of the two lies in the other.
     #[must_use]
     pub fn seen_at(&self, real: &Path) -> Option<&Path> {
         self.find(|place| place.starts_with(real) || real.starts_with(place))
     }
 
-    /// As [`Hidden::seen_at`], of the one directory in such a place that is the sandbox's to show: only what
-    /// lies in it counts.
+    /// As [`Hidden::seen_at`], for a directory inside a hidden place that the sandbox may show: only hidden
+    /// places that lie in the directory count.
     #[must_use]
     pub fn seen_in_own(&self, real: &Path) -> Option<&Path> {
         self.find(|place| place.starts_with(real))

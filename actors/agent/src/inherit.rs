@@ -1,12 +1,12 @@
-//! Descriptors that a process was born with.
+//! Descriptors that a process inherits from its parent.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
 use crate::sys;
 
-/// Takes over a descriptor that our parent left open for us at a number agreed on, close-on-exec from now on.
-/// What this process has opened itself it can't be mistaken for, and nobody gets it twice.
+/// Takes over a descriptor that our parent left open for us at an agreed number, and makes it close-on-exec.
+/// It can't be mistaken for one that this process has opened itself, and can't be taken twice.
 ///
 /// # Errors
 /// `EBADF` when nothing is open there; `EBUSY` for what was taken over before or opened here; `EINVAL` for
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn what_was_inherited_is_handed_out_once() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        // As an exec would leave it: open, and nobody's.
+        // As an exec would leave it: open, without an owner.
         sys::fd::set_cloexec(file.as_fd(), false).unwrap();
         let number = file.into_raw_fd();
         let taken = inherit(number).unwrap();

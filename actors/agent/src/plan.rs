@@ -1,4 +1,4 @@
-//! The cage as data: everything that init needs to know, decided before anything is forked.
+//! The cage as data: everything that init needs to know, decided before the first fork.
 //!
 //! A plan holds no secret, no closure and no descriptor (descriptors travel beside it); it is written once by
 //! the command line, checked by [`CagePlan::check`], and never changes while a sandbox lives.
@@ -18,7 +18,7 @@ pub const WORKSPACE: &str = "/sandbox";
 pub const RUN_DIR: &str = "/run/cofferdam";
 /// Name, in [`RUN_DIR`], of the bundle that is also shown as the system's certificate store.
 pub const CA_BUNDLE: &str = "ca-bundle.pem";
-/// The same roots as Java reads them, see [`crate::java_store`].
+/// Name, in [`RUN_DIR`], of the same roots in the form that Java reads, see [`crate::java_store`].
 pub const JAVA_STORE: &str = "java-cacerts";
 /// The address that `inference.local` has inside.
 pub const INFERENCE_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 77);
@@ -32,7 +32,7 @@ pub struct Id {
     pub gid: u32,
 }
 
-/// Who is who, by the host's numbers.
+/// The users and groups of a sandbox, by the host's ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ids {
     /// Started by an ordinary user: one id, `1000` inside is the operator outside; uid 0 isn't mapped.
@@ -49,7 +49,7 @@ pub enum Ids {
     },
 }
 
-/// What happens when the kernel lacks a control.
+/// What to do when the kernel lacks a control.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Enforcement {
     /// It is an error at start.
@@ -62,9 +62,9 @@ pub enum Enforcement {
 /// One path of the policy's static part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathRule {
-    /// Absolute.
+    /// The path; absolute.
     pub path: PathBuf,
-    /// A missing one is skipped only when this says so.
+    /// Whether it is skipped where it is missing; else a missing path is an error.
     pub optional: bool,
 }
 
@@ -78,7 +78,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// What of the root itself is to be writable, as opposed to what the cage has of its own.
+    /// Returns the paths of the root itself that are to be writable, without those that the cage provides and
+    /// those in the workspace.
     pub fn writable_in_root(&self) -> impl Iterator<Item = &Path> {
         let paths = self.read_write.iter().map(|rule| rule.path.as_path());
         paths.filter(|path| !crate::isolation::is_provided(path) && !path.starts_with(WORKSPACE))
@@ -101,7 +102,7 @@ pub struct Limits {
     pub disk_write: Option<u64>,
     /// Bytes of the private `/tmp` at most, see [`Limits::tmp_size`].
     pub tmp_bytes: u64,
-    /// `RLIMIT_NPROC`: counts a user over the whole host, hence generous.
+    /// `RLIMIT_NPROC`: counts a user's processes on the whole host, hence generous.
     pub nproc: u64,
     /// `RLIMIT_NOFILE`: lowered to the hard limit where that is below.
     pub nofile: u64,
@@ -133,9 +134,9 @@ impl Limits {
     /// Bytes of `/dev/shm`: container engines give 64 MiB, which Chromium outgrows.
     const SHM_BYTES: u64 = 512 << 20;
 
-    /// Bytes of `/tmp`: no more than half of a memory limit. Its pages count as the sandbox's memory and stay
-    /// when the process that wrote them is killed, so a full `/tmp` must be an error of the disk, never the
-    /// end of the sandbox.
+    /// Returns the bytes of `/tmp`: no more than half of a memory limit. Its pages count as the sandbox's
+    /// memory and stay when the process that wrote them is killed. So a full `/tmp` must show as a full disk,
+    /// and never end the sandbox.
     #[must_use]
     pub fn tmp_size(&self) -> u64 {
         self.memory.map_or(self.tmp_bytes, |memory| self.tmp_bytes.min(memory / 2))
@@ -157,9 +158,9 @@ impl Limits {
 /// Another root than the host's: where the policy's paths are looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherRoot {
-    /// On the host.
+    /// Its path on the host.
     pub path: PathBuf,
-    /// It is an unpacked image: its files have no owners of their own.
+    /// Whether it is an unpacked image: its files have no owners of their own.
     pub image: bool,
     /// The sandbox's own directory for what it changes, with [`UPPER`](crate::isolation::other_root::UPPER)
     /// and [`WORK`](crate::isolation::other_root::WORK) in it; there must be one where the policy makes a
@@ -172,7 +173,7 @@ pub struct OtherRoot {
 pub struct CagePlan {
     /// The sandbox's name: its host name inside.
     pub name: String,
-    /// Who is who.
+    /// The ids of operator, gateway and agent.
     pub ids: Ids,
     /// The host directory shown as [`WORKSPACE`]; it must exist.
     pub workspace: PathBuf,
@@ -180,25 +181,25 @@ pub struct CagePlan {
     pub root: Option<OtherRoot>,
     /// The policy's static part (the workspace itself included where the policy includes it).
     pub paths: Paths,
-    /// Real places of the host that agents of this sandbox could write in cages before this one: a link that
-    /// lies there is as much theirs as one where they can write now.
+    /// Real paths on the host that agents of this sandbox could write in cages before this one: a link that
+    /// lies there may be theirs, as one may where they can write now.
     pub written_before: BTreeSet<PathBuf>,
-    /// What of the host is never shown, whatever the policy says.
+    /// Places of the host that are never shown, whatever the policy says.
     pub hidden: Hidden,
     /// Strict or best effort.
     pub enforcement: Enforcement,
-    /// Bounds.
+    /// Bounds on what the agents may use up.
     pub limits: Limits,
     /// TCP listeners wanted inside from the start. Further ones can be asked for at any time.
     pub listeners: Vec<SocketAddr>,
-    /// Whether what the gate's kernel refuses is seen
-    /// ([`Request::Refusals`](crate::protocol::Request::Refusals)). The end of the sandbox then waits some
-    /// milliseconds for the kernel, which takes a packet socket away in its own time.
+    /// Whether to observe what the kernel refuses behind the gate
+    /// ([`Request::Refusals`](crate::protocol::Request::Refusals)). If so, the end of the sandbox takes some
+    /// milliseconds longer, since the kernel takes its time to close a packet socket.
     pub witness: bool,
-    /// A bounding set that isn't empty refuses the start even under best effort
+    /// Whether a bounding set that isn't empty refuses the start even under best effort
     /// ([`REQUIRE_CAP_DROP`](crate::isolation::capabilities::REQUIRE_CAP_DROP)).
     pub require_cap_drop: bool,
-    /// Controls left out on purpose, so that a test sees the proof notice. A release build ignores it: see
+    /// Controls left out on purpose, so that a test sees the proof notice. A release build ignores this: see
     /// [`CagePlan::sabotaged`].
     pub sabotage: Vec<Control>,
 }
@@ -206,22 +207,22 @@ pub struct CagePlan {
 /// A plan that cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum PlanError {
-    /// See the text.
+    /// The sandbox's name isn't a host name.
     #[error("sandbox name `{0}` isn't a host name: 1 to 63 letters, digits and inner hyphens")]
     Name(String),
-    /// See the text.
+    /// A path of the plan isn't absolute and plain.
     #[error("{0}: a path of the plan must be absolute, without `.` or `..`")]
     Path(PathBuf),
-    /// See the text.
+    /// A path that no policy may show.
     #[error("{0} can't be shown to an agent: name the directory or file that it needs instead")]
     Forbidden(PathBuf),
-    /// See the text.
+    /// A path that would be written in the root itself, since there is no overlay.
     #[error("{0} would be written in the root itself (a fault in cofferdam: it made no overlay)")]
     WriteThrough(PathBuf),
-    /// See the text.
+    /// The agent's user or group on the host is one that it must not be.
     #[error("the agent's user on the host must not be {0}: choose an unprivileged user of its own")]
     User(String),
-    /// See the text.
+    /// A name that isn't a plain file name.
     #[error("`{0}` isn't a plain file name")]
     FileName(String),
 }
@@ -231,13 +232,13 @@ pub(crate) fn is_left_out(sabotage: &[Control], control: Control) -> bool {
     cfg!(debug_assertions) && sabotage.contains(&control)
 }
 
-/// Whole trees that no policy may show: they hold other processes, devices or everything.
+/// Directories that no policy may show whole: they hold other processes, devices or everything.
 const NEVER_SHOWN: &[&str] = &["/", "/proc", "/sys", "/dev", "/run", "/boot"];
-/// Files that no policy may show.
+/// Files and directories that no policy may show, nor anything in them.
 const NEVER_SHOWN_BELOW: &[&str] =
     &["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"];
 
-/// Whether a real place is one of those that no policy may show.
+/// Whether a real path is one of those that no policy may show.
 pub(crate) fn is_never_shown(real: &Path) -> bool {
     NEVER_SHOWN.iter().any(|never| real == Path::new(never))
         || NEVER_SHOWN_BELOW.iter().any(|never| real.starts_with(never))
@@ -264,8 +265,8 @@ impl CagePlan {
         }
     }
 
-    /// Whether a control is to be left out. Never in a release build: what a test needs must not be what an
-    /// attacker or a typing error can use.
+    /// Whether a control is to be left out. Never in a release build: an attacker or a typing error must not
+    /// be able to use what only tests need.
     #[must_use]
     pub fn sabotaged(&self, control: Control) -> bool {
         is_left_out(&self.sabotage, control)

@@ -1,15 +1,15 @@
-//! The proof: before the agent's first instruction the process that becomes it, under its whole confinement
-//! already, tries what must fail and what must work, and reports each answer. (Where an answer is wrong and
-//! best effort goes on all the same, it ends, and the agent is another child: what must fail and doesn't may
-//! change who tried it.)
+//! The proof: before the agent's first instruction, the process that will become the agent, already under its
+//! whole confinement, tries what must fail and what must work, and reports each answer. (Where an answer is
+//! wrong and best effort goes on all the same, this process ends, and another child becomes the agent: an
+//! attempt that must fail and doesn't may change the process that made it.)
 //!
-//! The checks are a list of names and closures; each stands for one control and says what answer is right. No
-//! sleeps, no files left behind, nothing outside touched: what is tried would be harmless if it worked. It
-//! runs in about a millisecond. Calls that end the process (other architectures, x32) aren't tried but judged
-//! by the loaded program.
+//! The checks are a list of names and closures; each belongs to one control and says which answer is right.
+//! No check sleeps, leaves files behind or touches anything outside: each attempt would be harmless if it
+//! worked. The proof runs in about a millisecond. Calls that would end the process (other architectures, x32)
+//! aren't tried; instead the loaded filter program is evaluated.
 //!
-//! Every control has at least one check that notices when it is left out; `tests/cage/proof.rs` leaves out
-//! each.
+//! Every control has at least one check that notices when the control is left out; `tests/cage/proof.rs`
+//! leaves out each in turn.
 
 mod calls;
 mod files;
@@ -27,24 +27,24 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A probe that takes longer hangs, and the cage isn't proven.
+/// A probe that takes longer counts as hanging, and the cage as not proven.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What answer is right.
+/// Which answer is right.
 #[derive(Clone, Copy)]
 enum Expect {
     /// Any error.
     Fails,
-    /// This very error, where another one would mean that something else said no.
+    /// This very error, where another error would mean that a different control refused.
     FailsWith(i32),
     /// No error.
     Works,
 }
 
-/// Collects answers.
+/// Collects the answers.
 struct Probe {
     checks: Vec<Check>,
-    /// The inode of a socket that it connected, for init to say whether it was told.
+    /// The inode of a socket that the probe connected, for init to say whether it was told of that.
     connected: u64,
 }
 
@@ -92,16 +92,16 @@ pub fn sentence(check: &Check) -> String {
     }
 }
 
-/// What the probe has to know to tell right from wrong.
+/// What the probe has to know to judge the answers.
 #[derive(Debug)]
 pub(crate) struct Scene<'a> {
     pub(crate) plan: &'a CagePlan,
     pub(crate) confinement: &'a Confinement,
-    /// Where something of the host is bound.
+    /// Where paths of the host are bind-mounted.
     pub(crate) shown: &'a [PathBuf],
-    /// What of it, of the workspace and of `/etc` is writable.
+    /// What is writable of these, of the workspace and of `/etc`.
     pub(crate) writable: &'a [PathBuf],
-    /// The heart's.
+    /// The heart's namespaces.
     pub(crate) outside: &'a Namespaces,
 }
 
@@ -120,13 +120,15 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// A name that only the probe looks for; nobody who is in a domain of ours reaches it.
+/// Name of an abstract socket that only the probe looks for; no process in one of our Landlock domains can
+/// reach it.
 const ABSTRACT_WITNESS: &str = "cofferdam-landlock-witness";
 
 /// A probe at work; killed and reaped when dropped.
 pub(crate) struct Running {
     child: Standby,
-    /// The abstract socket that it must not reach; gone with the proof, so that agents find nothing there.
+    /// The abstract socket that the probe must not reach. Closed with the proof, so that agents find nothing
+    /// there.
     _witness: UnixListener,
 }
 
@@ -143,7 +145,7 @@ pub(crate) fn start(scene: &Scene<'_>) -> io::Result<Running> {
 }
 
 impl Running {
-    /// Waits for its answers; its connects and the supervisor are served meanwhile.
+    /// Waits for the probe's answers, and serves its connects and the supervisor meanwhile.
     ///
     /// # Errors
     /// See [`Fault`].
@@ -173,7 +175,7 @@ impl Running {
                 Said::Listener(listener) => connects.listen(listener, None),
                 Said::Work(work) => break work,
                 Said::Failed(failed) => return Err(Fault::Unconfined(sentence_of(&failed))),
-                // It has been told no program yet.
+                // The probe was told no program yet, so it can't have executed one.
                 Said::End | Said::NotExecuted(_) => {
                     return Err(io::Error::other("the probe died over its work").into());
                 }
@@ -193,7 +195,7 @@ fn sentence_of(FailedStep { step, errno }: &FailedStep) -> String {
     }
 }
 
-/// The one check whose answer init itself has.
+/// Returns the one check whose answer init itself knows.
 fn told_of_connects(told: bool) -> Check {
     Check {
         name: "init is told who connects".to_owned(),

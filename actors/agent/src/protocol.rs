@@ -1,4 +1,4 @@
-//! What cofferdam's processes say to each other, and nothing else.
+//! The messages between cofferdam's processes, and nothing else.
 //!
 //! ```text
 //! supervisor ──ToInit──▶ init      requests with an id; one FromInit::Reply each
@@ -50,16 +50,16 @@ pub struct ToInit {
     pub request: Request,
 }
 
-/// What init can be asked.
+/// A request to init.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
-    /// How the cage came out. → [`Answer::Report`], or [`Refusal::Cage`] when it could not be built.
+    /// Asks how the cage came out. → [`Answer::Report`], or [`Refusal::Cage`] when it could not be built.
     Report,
     /// Starts an agent process. Descriptor 0: sealed memory file of a [`SpawnSpec`]; then, for
     /// [`Stdio::Given`], the child's 0, 1 and 2. → [`Answer::Spawned`], with the pty's master for
     /// [`Stdio::Pty`].
     Spawn {
-        /// Whose; one running process a name.
+        /// The agent's name; each may have one running process.
         agent: String,
         /// Its standard streams.
         stdio: Stdio,
@@ -75,19 +75,19 @@ pub enum Request {
     List,
     /// Drops an exited process from the table. → [`Answer::Done`].
     Forget {
-        /// Which.
+        /// The process.
         process: ProcessId,
     },
-    /// Notes that the end of an exited process was told of; its row stays, for the next supervisor. →
+    /// Notes that the end of an exited process was reported; its row stays, for the next supervisor. →
     /// [`Answer::Done`].
     NoteEnd {
-        /// Which.
+        /// The process.
         process: ProcessId,
     },
-    /// Adds the end of an agent that ran in the cage before this one: it is over, and told of. Nothing where
-    /// this init knows the agent already. → [`Answer::Done`].
+    /// Adds a row for an agent that ran, and ended, in the cage before this one; its end counts as reported.
+    /// Does nothing where this init knows the agent already. → [`Answer::Done`].
     Remember {
-        /// Whose.
+        /// The agent's name.
         agent: String,
         /// How it ended.
         status: ExitStatus,
@@ -95,27 +95,27 @@ pub enum Request {
     /// A TCP listener inside the sandbox; the same address again gives the same listener. →
     /// [`Answer::Descriptor`].
     ListenTcp {
-        /// Where.
+        /// The address to listen at.
         address: SocketAddr,
     },
     /// A listener for connections to any address of the world at this port; the same port again gives the
     /// same listener. → [`Answer::Descriptor`].
     Capture {
-        /// Which.
+        /// The port.
         port: u16,
     },
     /// Closes all such listeners but these: connections to other ports are refused again. → [`Answer::Done`].
     CaptureOnly {
-        /// Which stay.
+        /// The ports whose listeners stay.
         ports: Vec<u16>,
     },
-    /// A packet socket that gets what the gate's kernel refuses: RSTs to SYNs, and ICMP's "port unreachable",
-    /// each from its network header on. The same socket every time. → [`Answer::Descriptor`].
+    /// A packet socket that receives what the kernel refuses behind the gate: RSTs to SYNs, and ICMP's "port
+    /// unreachable", each from its network header on. The same socket every time. → [`Answer::Descriptor`].
     Refusals,
     /// A bound UDP socket inside the sandbox (for DNS); the same address again gives the same socket.
     /// → [`Answer::Descriptor`].
     BindUdp {
-        /// Where.
+        /// The address to bind.
         address: SocketAddr,
     },
     /// A `NETLINK_SOCK_DIAG` socket of the sandbox's network namespace. → [`Answer::Descriptor`].
@@ -123,7 +123,7 @@ pub enum Request {
     /// Connects to a TCP port of the loopback inside (forwards, health checks). → [`Answer::Descriptor`], of
     /// a non-blocking socket that may still be connecting.
     ConnectTcp {
-        /// Where; must be a loopback address.
+        /// The address; must be a loopback address.
         address: SocketAddr,
     },
     /// Every process that holds a socket. → [`Answer::Holders`], whose executables are the reply's
@@ -133,10 +133,11 @@ pub enum Request {
         inode: u64,
         /// Look through their memory maps too (costs tens of microseconds more).
         mappings: bool,
-        /// Say who made the connection too. For the first look at one, within a minute of its connect(2).
+        /// Say who made the connection too. For the first look at a connection, within a minute of its
+        /// connect(2).
         connector: bool,
     },
-    /// Opens a file of the run directory, made if it isn't there, for writing it in place. →
+    /// Opens a file of the run directory for writing in place; makes it if it isn't there. →
     /// [`Answer::Descriptor`].
     RunFile {
         /// A plain name.
@@ -144,11 +145,11 @@ pub enum Request {
     },
     /// Kills what an ended agent left behind: processes that no longer descend from a running one of the
     /// table and were born as this agent's, or, where init's own limits leave no room for that mark, whose
-    /// environment began with its [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is
-    /// left; else, until another search has found none, each start of this agent is refused, too:
+    /// environment holds its [`crate::environment::AGENT_VARIABLE`]. → [`Answer::Done`] when none is left;
+    /// else, until another search has found none, each start of this agent is refused, too:
     /// [`Refusal::Survivors`].
     KillStrays {
-        /// Whose.
+        /// The agent's name.
         agent: String,
     },
 }
@@ -167,7 +168,7 @@ pub enum Stdio {
     },
 }
 
-/// What to run; too large for a packet at times, hence in a memory file.
+/// What to run. At times too large for a packet, so it is sent in a memory file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnSpec {
     /// The program and its arguments; the program is looked up in `PATH` unless it holds a slash.
@@ -178,7 +179,8 @@ pub struct SpawnSpec {
     pub cwd: Vec<u8>,
 }
 
-/// Bytes of an encoded [`SpawnSpec`]: what Linux itself takes for arguments and environment by default.
+/// Most bytes of an encoded [`SpawnSpec`]: as many as Linux itself accepts for arguments and environment by
+/// default.
 pub const MAX_SPAWN_SPEC: u64 = 2 << 20;
 /// Processes in the table, running or exited and not yet forgotten.
 pub const MAX_PROCESSES: usize = 128;
@@ -202,7 +204,7 @@ pub enum FromInit {
 /// A fulfilled request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
-    /// It is done.
+    /// The request was carried out; there is nothing else to say.
     Done,
     /// See [`Request::Report`].
     Report(CageReport),
@@ -227,7 +229,7 @@ pub enum Refusal {
     /// The cage could not be built, so nothing ever runs in it.
     #[error("{0}")]
     Cage(CageFailure),
-    /// The program could not be executed: the kernel would not, which says something of the program.
+    /// The kernel refused to execute the program: the reason lies in the program.
     #[error("can't run the program: exec: {}", errno_text(*errno))]
     Exec {
         /// The kernel's reason.
@@ -236,7 +238,7 @@ pub enum Refusal {
     /// A step on the way to its execution failed.
     #[error("can't run the program: {step}: {}", errno_text(*errno))]
     BeforeExec {
-        /// Which, in words: `chdir`, `landlock`, …
+        /// The step in words: `chdir`, `landlock`, …
         step: String,
         /// The kernel's reason.
         errno: i32,
@@ -253,16 +255,16 @@ pub enum Refusal {
     /// The table, or a bound of a look-up, is full.
     #[error("too many {0}")]
     TooMany(String),
-    /// All processes together have more descriptors open than are looked through for one question.
+    /// All processes together have more descriptors open than one look goes through.
     #[error("more than {descriptors} descriptors are open in the sandbox, too many to look through")]
     Flooded {
-        /// So many are.
+        /// The limit that was exceeded.
         descriptors: usize,
     },
-    /// Looks at what an agent's programs have mapped took so long that others would wait for the next.
+    /// Looks at this agent's programs have taken so long that others would have to wait for another.
     #[error("identifying this agent's programs has taken too much time recently")]
     Indebted,
-    /// A process that had to be looked at could not be.
+    /// A process that had to be looked at could not be read.
     #[error("process {pid} can't be identified: {why}")]
     Unreadable {
         /// Its pid inside.
@@ -270,7 +272,8 @@ pub enum Refusal {
         /// What failed.
         why: String,
     },
-    /// Processes of an earlier start are there, or may be: a search is under way, or has left some behind.
+    /// There are processes of an earlier start, or there may be: a search is under way, or has left some
+    /// behind.
     #[error("processes that an earlier start left behind could not all be ended")]
     Survivors,
     /// The request makes no sense (a fault of the asker).
@@ -309,9 +312,9 @@ impl Refusal {
 /// A row of init's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRecord {
-    /// Which.
+    /// The process's number in init's table.
     pub process: ProcessId,
-    /// Whose.
+    /// The agent's name.
     pub agent: String,
     /// Its pid inside the sandbox.
     pub pid: i32,
@@ -321,7 +324,7 @@ pub struct ProcessRecord {
     pub pty: bool,
     /// Running, or how it ended.
     pub state: ProcessState,
-    /// Whether its end was told of: a supervisor that finds it so tells nobody again.
+    /// Whether its end was reported: a supervisor that finds this set doesn't report it again.
     pub noted: bool,
 }
 
@@ -330,7 +333,7 @@ pub struct ProcessRecord {
 pub enum ProcessState {
     /// It runs.
     Running,
-    /// It ended, and its row stays until its agent is started again, or nobody needs it.
+    /// It ended. Its row stays until its agent is started again, or the row is not needed any more.
     Exited(ExitStatus),
 }
 
@@ -363,7 +366,7 @@ impl ExitStatus {
 impl From<std::process::ExitStatus> for ExitStatus {
     fn from(status: std::process::ExitStatus) -> Self {
         use std::os::unix::process::ExitStatusExt;
-        // Of a child that has ended there is the one or the other.
+        // A child that has ended has either a code or a signal.
         status.code().map_or_else(|| Self::Signal(status.signal().unwrap_or_default()), Self::Code)
     }
 }
@@ -380,19 +383,19 @@ impl std::fmt::Display for ExitStatus {
 /// Something that happened inside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// A process ended. Sent to the supervisor of the moment; a later one sees it in [`Request::List`].
+    /// A process ended. Sent to the present supervisor; a later one sees it in [`Request::List`].
     Exited {
-        /// Which.
+        /// The process.
         process: ProcessId,
-        /// Whose.
+        /// The agent's name.
         agent: String,
-        /// How.
+        /// How it ended.
         status: ExitStatus,
     },
-    /// Init has ended a process of an agent that had so many descriptors open that nobody could be told from
-    /// anybody: other agents' connections would have been refused for it.
+    /// Init has ended a process of an agent that had so many descriptors open that no connection could be
+    /// attributed any more: other agents' connections would have been refused for it.
     Flooded {
-        /// Whose; empty of one that has hidden whose it is, or is no longer remembered.
+        /// Its agent; empty where the process has hidden that, or the agent is no longer remembered.
         agent: String,
         /// Its pid inside.
         pid: i32,
@@ -401,7 +404,7 @@ pub enum Event {
     },
 }
 
-/// The kernel's reason as the end of a sentence.
+/// Returns the kernel's reason as the end of a sentence.
 fn because(errno: i32) -> String {
     if errno == 0 { String::new() } else { format!(": {}", errno_text(errno)) }
 }

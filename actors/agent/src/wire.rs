@@ -1,10 +1,10 @@
-//! The wire between cofferdam's processes: one message a packet over `SOCK_SEQPACKET` pairs.
+//! The wire between cofferdam's processes: one message per packet over `SOCK_SEQPACKET` pairs.
 //!
 //! A packet is a two-byte version, then a postcard body of at most [`MAX_BODY`] bytes, then at most
 //! [`MAX_FDS`] descriptors in `SCM_RIGHTS`. The kernel keeps packets whole, so there is no framing to get
-//! wrong. Whatever is truncated, oversize, of another version or has bytes left over is an error, and its
-//! descriptors are closed. This file must never block on a peer without a deadline the caller chose, nor let
-//! a received descriptor survive an exec (`MSG_CMSG_CLOEXEC` always).
+//! wrong. A packet that is truncated, oversize, of another version or has bytes left over is an error, and
+//! its descriptors are closed. This file must never block on a peer without a deadline the caller chose, nor
+//! let a received descriptor survive an exec (`MSG_CMSG_CLOEXEC` always).
 
 use crate::sys;
 use serde::{Serialize, de::DeserializeOwned};
@@ -247,8 +247,8 @@ fn send_packet(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) ->
 
 fn recv_packet<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<Packet<T>, WireError> {
     thread_local! {
-        // One byte more than any lawful packet, so that an oversize one shows as truncated, not as a shorter
-        // one. Made once a thread.
+        // One byte more than any valid packet, so that an oversize one shows as truncated, not as a shorter
+        // one. Made once per thread.
         static BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(MAX_PACKET + 1));
     }
     BUFFER.with_borrow_mut(|buffer| recv_into(socket, buffer))

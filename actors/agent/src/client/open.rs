@@ -1,7 +1,7 @@
-//! The questions to init that somebody waits for.
+//! The table of questions to init whose answers are awaited.
 //!
-//! Nobody holds the lock longer than for one look-up, and nobody waits while holding it. Must never forget
-//! whom an answer is for while that one waits, nor keep a question whose asker went away.
+//! The lock is never held for longer than one look-up, nor while waiting. Must never forget a question while
+//! its asker waits, nor keep one whose asker went away.
 
 use super::ClientError;
 use crate::protocol::{Answer, RequestId};
@@ -10,10 +10,10 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-/// What comes of a question.
+/// The result of a question.
 pub(super) type Answered = Result<(Answer, Vec<OwnedFd>), ClientError>;
 
-/// Who waits for which answer.
+/// The askers that wait, by their question's id.
 type Waiting = HashMap<RequestId, oneshot::Sender<Answered>>;
 
 /// The open questions; `None` when the channel has ended.
@@ -25,13 +25,13 @@ impl Open {
         Self(Arc::new(Mutex::new(Some(HashMap::new()))))
     }
 
-    /// The map is left whole by every critical section, so a poisoned lock still guards a good map.
+    /// Every critical section leaves the map consistent, so a poisoned lock still guards a good map.
     fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters a question, which leaves the table with what is returned at the latest; `None` when the channel
-    /// has ended.
+    /// Enters a question, which leaves the table at the latest when the returned [`Entered`] is dropped;
+    /// `None` when the channel has ended.
     pub(super) fn enter(&self, id: RequestId) -> Option<(Entered<'_>, oneshot::Receiver<Answered>)> {
         let (answer, reply) = oneshot::channel();
         self.lock().as_mut()?.insert(id, answer);
@@ -42,13 +42,13 @@ impl Open {
         self.lock().as_mut()?.remove(&id)
     }
 
-    /// Ends every open question, and lets none be entered any more.
+    /// Ends every open question, and refuses further ones.
     fn end(&self) {
         let _dropped_without_the_lock = self.lock().take();
     }
 }
 
-/// Ends the questions with the task that takes their answers, however that one ends.
+/// Held by the task that takes the answers: when the task ends, however it does, all questions end.
 pub(super) struct Taking(pub(super) Open);
 
 impl Drop for Taking {
@@ -57,7 +57,7 @@ impl Drop for Taking {
     }
 }
 
-/// A question that somebody waits for.
+/// A question in the table. It leaves the table when this is dropped.
 pub(super) struct Entered<'a> {
     open: &'a Open,
     id: RequestId,

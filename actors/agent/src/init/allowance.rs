@@ -1,26 +1,28 @@
-//! How much of init's time looks at one agent's programs may take.
+//! Limits how much of init's time may go into looks at one agent's programs.
 //!
-//! What a program has mapped is asked of the kernel, which answers once it has the lock of that memory: a
-//! program that keeps its own memory busy, or maps ten thousand libraries, makes looks at itself last, and
-//! init, which looks for all agents, would keep the others waiting. So what lasts is written down to the
-//! agent whose program it was, and an agent in debt is refused without a look until time has paid for it. So
-//! it is with descriptors that an agent has open when it asks itself, below what is a flood; others' looks go
-//! through them too, and are nobody's debt: to refuse their owner would make none of them shorter. An agent
-//! is known by the seccomp listener that its every process is born under, whatever it calls itself.
+//! Init asks the kernel what a program has mapped, and the kernel answers once it has the lock of that
+//! memory. A program that keeps its own memory busy, or maps ten thousand libraries, makes looks at itself
+//! slow; and since init looks for all agents, the others would wait too. So slow looks are charged to the
+//! agent whose program it was, and an agent in debt is refused without a look until enough time has passed.
+//! Descriptors that an agent has open, too few to be a flood, are charged in the same way when the agent
+//! itself asks. Looks for other agents go through them too, but are nobody's debt: refusing the owner would
+//! make none of them shorter. An agent is known by the seccomp listener that its every process is born under,
+//! whatever it calls itself.
 
 use super::connects::Origin;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A look that takes no longer is nobody's debt: one at a program with a thousand libraries takes a
-/// millisecond.
+/// Looks up to this long are free, and of longer ones this much: a look at a program with a thousand
+/// libraries takes a millisecond.
 const FREE: Duration = Duration::from_millis(2);
-/// A look through an agent's own descriptor tables that takes no longer is nobody's debt: at four hundred
-/// busy processes of thirty each.
+/// Looks through an agent's own descriptor tables up to this long are free: enough for four hundred busy
+/// processes with thirty descriptors each.
 pub(super) const TABLES: Duration = Duration::from_millis(10);
-/// Debts up to here are borne: a machine that is busy elsewhere makes looks slow that nobody meant to be.
+/// Debt that is tolerated: on a machine that is busy elsewhere, looks are slow without anybody's intent.
 pub(super) const BORNE: Duration = Duration::from_millis(200);
-/// In so many parts of time one part of debt is paid: what an agent can have of init's time for long.
+/// One part in so many of the time that passes pays off debt: the share of init's time that an agent can have
+/// in the long run.
 const SHARE: u32 = 10;
 
 /// Every agent's debt.
@@ -45,19 +47,19 @@ impl Allowances {
         self.0.get(&agent).is_none_or(|debt| debt.now(now) <= BORNE)
     }
 
-    /// Writes a look at its descriptor tables down.
+    /// Charges an agent for a look at its own descriptor tables.
     pub(super) fn charge_tables(&mut self, agent: Origin, took: Duration, now: Instant) {
         if took > TABLES {
             self.charge(agent, took, now);
         }
     }
 
-    /// Writes a look down that took so long.
+    /// Charges an agent for a look that took this long.
     pub(super) fn charge(&mut self, agent: Origin, took: Duration, now: Instant) {
         if took <= FREE {
             return;
         }
-        // Paid ones are no use any more: agents come and go for months.
+        // Drop debts that are paid off: agents come and go for months.
         self.0.retain(|_, debt| !debt.now(now).is_zero());
         let owed = self.0.get(&agent).map_or(Duration::ZERO, |debt| debt.now(now));
         self.0.insert(agent, Debt { owed: owed + (took - FREE), at: now });
@@ -83,7 +85,7 @@ mod tests {
         all.charge(ONE, FREE * 2, start);
         assert!(!all.has_left(ONE, start) && all.has_left(OTHER, start), "it is the one's debt");
         assert!(all.has_left(ONE, start + FREE * SHARE));
-        // Nor does it pile up good.
+        // Nor does credit build up.
         let later = start + BORNE * SHARE * 100;
         all.charge(ONE, BORNE + FREE * 2, later);
         assert!(!all.has_left(ONE, later));

@@ -1,18 +1,20 @@
-//! Descriptor tables of processes that have not run since each was read: what was in them then is in them
-//! now.
+//! Remembers the descriptor tables of processes that have not run since the table was read: what was in it
+//! then is in it now.
 //!
-//! A table changes by calls of who has it, and of nobody else: no descriptor is put into another's
-//! (ptrace(2), pidfd_getfd(2) and a second seccomp listener are not to be had inside), and no table is shared
-//! but by the threads of one process (the list's `CLONE`). So one that was read whole while its only thread
-//! was off the processor is good for as long as the kernel has given that thread no turn. A look at a hundred
-//! sleeping processes is a hundred reads of its counts, where it was a comparison of their every descriptor.
+//! Only calls of the process that owns a table change it: no process can put a descriptor into another's
+//! table (ptrace(2), pidfd_getfd(2) and a second seccomp listener are not available inside), and only the
+//! threads of one process share a table (the seccomp list's `CLONE`). So a table that was read whole while
+//! its only thread was off the processor stays valid as long as the kernel has given that thread no turn. A
+//! look at a hundred sleeping processes is then a hundred reads of their scheduler counts, instead of a
+//! comparison of every descriptor.
 //! ```text
 //! counts the same as at the look before? ─▶ blocked now? one thread? ─▶ table read whole ─▶ counts still the same? ─▶ remembered
 //! ```
-//! The number of turns alone can be had again: a thread that executes a program takes over its process's
-//! number, and may have had fewer turns than the one that was read. To have been on a processor, and to have
-//! waited for one, to the nanosecond as long as another is not in anybody's hand. Must never take for asleep
-//! who may have run: whatever isn't told, or told by a kernel that doesn't promise it, is awake.
+//! An equal number of turns alone proves nothing: a thread that executes a program takes over its process's
+//! pid, and may have had fewer turns than the thread that was read. But no thread can arrange to have run,
+//! and to have waited for a processor, exactly as long as another to the nanosecond. Must never take a
+//! process for asleep that may have run: where the kernel doesn't tell, or doesn't guarantee what it tells,
+//! the process counts as awake.
 
 use super::process::Stat;
 use super::schedstat::{Counts, Schedstat};
@@ -22,37 +24,39 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
-/// Processes that are known; each keeps a descriptor of init's, and a page of the kernel's.
+/// Processes that are remembered; each costs init a descriptor, and the kernel a page.
 const MAX_KNOWN: usize = 1024;
-/// Sockets in all tables that are remembered: half a mebibyte. Who has more is looked through.
+/// Sockets in all remembered tables together: half a mebibyte. A table that would exceed it is looked through
+/// each time.
 const MAX_SOCKETS: usize = 65_536;
-/// Tables read whole at one look: each costs more than to be looked through.
+/// Tables read whole in one look: each costs more than looking it through.
 const READ_AT_ONCE: usize = 16;
-/// Of proc_pid_wchan(5), which tells of a thread only if it is blocked "and we can keep it that way"
-/// (kernel/sched/core.c, get_wchan).
+/// The first kernel version whose proc_pid_wchan(5) tells of a thread only if it is blocked "and we can keep
+/// it that way" (kernel/sched/core.c, get_wchan).
 const TELLS_WHO_IS_BLOCKED: (u32, u32) = (5, 16);
 
 /// What is known of tables, from one look to the next.
 #[derive(Debug)]
 pub(crate) struct Asleep {
     known: HashMap<i32, Known>,
-    /// Remembered in all.
+    /// Number of sockets remembered in all tables.
     sockets: usize,
     look: u64,
-    /// Tables that may still be read at this look.
+    /// Tables that may still be read whole in this look.
     reads: usize,
-    /// Whether this kernel tells who is blocked.
+    /// Whether anything can be remembered: no table is shared, and this kernel tells which threads are
+    /// blocked.
     told: bool,
 }
 
 #[derive(Debug)]
 struct Known {
     schedstat: Schedstat,
-    /// When its table was read, or it was met.
+    /// The scheduler's counts as read last; `sockets` was read under the same ones.
     counts: Counts,
     /// The inodes of all sockets in its table, sorted, if that was read.
     sockets: Option<Box<[u64]>>,
-    /// The look at which it was there last.
+    /// Number of the last look that asked about it.
     look: u64,
 }
 
@@ -67,26 +71,27 @@ impl Known {
 pub(super) enum Table {
     /// It has to be looked through.
     Unknown,
-    /// It has to be, and may be read whole meanwhile, since its process is asleep: see [`Asleep::remember`].
+    /// It has to be looked through, and may be read whole in doing so, since its process is asleep: see
+    /// [`Asleep::remember`].
     Readable,
-    /// None of the sockets is in it.
+    /// None of the wanted sockets is in it.
     HoldsNone,
 }
 
 impl Asleep {
-    /// Nothing is known yet. `shared` says that threads may have tables of their own, and processes each
-    /// other's: then nothing ever is.
+    /// Begins with nothing known. `shared` says that threads may have tables of their own, and processes may
+    /// share tables: then nothing is ever remembered.
     pub(crate) fn new(shared: bool) -> Self {
         Self { known: HashMap::new(), sockets: 0, look: 0, reads: 0, told: !shared && kernel_tells() }
     }
 
-    /// A look begins.
+    /// Begins a look.
     pub(super) fn begin(&mut self) {
         self.look += 1;
         self.reads = READ_AT_ONCE;
     }
 
-    /// It is over, however it ended: who was not asked about is forgotten.
+    /// Ends a look, however it went: processes that it didn't ask about are forgotten.
     pub(super) fn end(&mut self) {
         let look = self.look;
         self.known.retain(|_, known| known.look == look);
@@ -94,7 +99,7 @@ impl Asleep {
             self.known.values().filter_map(|known| known.sockets.as_deref()).map(<[u64]>::len).sum();
     }
 
-    /// What is known of a process's table, of the sockets with these inodes.
+    /// Returns what is known of a process's table with regard to the sockets with the `wanted` inodes.
     pub(super) fn table_of(
         &mut self,
         proc: BorrowedFd<'_>,
@@ -109,7 +114,7 @@ impl Asleep {
             return Table::Unknown;
         };
         let Ok(counts) = known.schedstat.read() else {
-            // It has ended; its number may be another's.
+            // The process has ended; its pid may be another's by now.
             self.known.remove(&pid);
             self.meet(proc, pid);
             return Table::Unknown;
@@ -130,8 +135,8 @@ impl Asleep {
         }
     }
 
-    /// Remembers the sockets in a table that was [`Table::Readable`] and was read whole: if its process is
-    /// asleep still.
+    /// Remembers the sockets of a table that was [`Table::Readable`] and has been read whole, if its process
+    /// is still asleep.
     pub(super) fn remember(&mut self, pid: i32, mut sockets: Vec<u64>) {
         let Some(known) = self.known.get_mut(&pid) else { return };
         if sockets.len() > MAX_SOCKETS.saturating_sub(self.sockets) {
@@ -149,7 +154,8 @@ impl Asleep {
             return;
         }
         let Ok(schedstat) = Schedstat::open(proc, pid) else { return };
-        // A kernel that counts none has counted none so far: whoever is asked about has had one.
+        // No turns so far means that the kernel doesn't count them: every process that is asked about has had
+        // one.
         let counted = schedstat.read().ok().filter(|counts| counts.turns > 0);
         if let Some(counts) = counted {
             self.known.insert(pid, Known { schedstat, counts, sockets: None, look: self.look });
@@ -157,8 +163,8 @@ impl Asleep {
     }
 }
 
-/// Whether the first thread of a process is off the processor and waits for something: where it does, has a
-/// name.
+/// Whether the first thread of a process is off the processor and waits for something: the place where it
+/// waits then has a name.
 fn is_blocked(proc: BorrowedFd<'_>, pid: i32) -> bool {
     let mut text = [0; 64];
     let place = directory::open(proc, &format!("{pid}/wchan"), libc::O_RDONLY)
@@ -180,7 +186,7 @@ fn kernel_tells() -> bool {
     nix::sys::utsname::uname().ok().and_then(release).is_some_and(|version| version >= TELLS_WHO_IS_BLOCKED)
 }
 
-/// Of a kernel's release: `6.18.1-name`.
+/// Parses a kernel's release: `6.18.1-name`.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
@@ -194,7 +200,7 @@ mod tests {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
-    /// It answers each line with one, and waits for the next.
+    /// Starts a process that answers each line with a line, and waits for the next.
     fn listener() -> Child {
         let script = "while read -r line; do echo \"$line\"; done";
         Command::new("/bin/sh")
@@ -221,7 +227,7 @@ mod tests {
         table
     }
 
-    /// Has these sockets remembered of it: a process takes a while to come to rest.
+    /// Tries until these sockets are remembered for a process, which takes a while to come to rest.
     fn remembered(all: &mut Asleep, pid: i32, sockets: &[u64]) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while ask(all, pid, u64::MAX) != Table::HoldsNone {
@@ -232,7 +238,7 @@ mod tests {
         }
     }
 
-    /// None where this kernel doesn't tell, which is said.
+    /// Returns `None`, and says so, where this kernel doesn't tell.
     fn told() -> Option<Asleep> {
         let all = Asleep::new(false);
         let counted = Schedstat::open(proc().as_fd(), std::process::id() as i32).and_then(|own| own.read());
@@ -266,7 +272,7 @@ mod tests {
         }
         wake(&mut child);
         assert_ne!(ask(&mut all, pid, 6), Table::HoldsNone, "it has run");
-        // Whoever runs while its table is read is not remembered.
+        // A process that runs while its table is read is not remembered.
         let deadline = Instant::now() + Duration::from_secs(60);
         while ask(&mut all, pid, 6) != Table::Readable {
             assert!(Instant::now() < deadline, "it never rests");
@@ -301,8 +307,8 @@ mod tests {
         busy.kill().and_then(|()| busy.wait()).unwrap();
     }
 
-    /// As where another thread has executed a program, and has had as many turns by then as the one whose
-    /// number it took over.
+    /// The case of a thread that has executed a program, and has had as many turns by then as the thread
+    /// whose pid it took over.
     #[test]
     fn as_many_turns_are_not_the_same_ones() {
         let Some(mut all) = told() else { return };
@@ -347,7 +353,7 @@ mod tests {
         };
         let deadline = Instant::now() + Duration::from_secs(60);
         let known = |tables: &[Table]| tables.iter().filter(|table| **table == Table::HoldsNone).count();
-        // Two have room.
+        // There is room for the sockets of two.
         let tables = loop {
             let tables = rest(&mut all);
             assert!(known(&tables) <= 2, "{tables:?}");

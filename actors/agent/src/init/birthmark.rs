@@ -1,17 +1,17 @@
-//! Whose a process is, told by what it was born with and can't take off: two resource limits that nothing
-//! needs.
+//! Tells which agent a process belongs to by what it was born with and can't take off: two resource limits
+//! that nothing needs.
 //!
-//! Each agent has a number; its processes begin with one limit that much above a base, and another that much
-//! below a top (setrlimit(2), hard limits, which children inherit). Both can be lowered and neither be raised
-//! again, so whoever changes them is no other agent's for that: it may then be one of several, its own always
-//! among them.
+//! Each agent has a number. Its processes begin with one limit that much above a base, and another that much
+//! below a top (setrlimit(2), hard limits, which children inherit). Both can be lowered, but neither raised
+//! again. So a process that changes them can't pass for another agent's: it may then belong to one of several
+//! agents, its own always among them.
 //! ```text
 //! agent 3 of 9:   locks ≤ base + 3   real time ≤ base + 9 − 3      untouched: 3..=3
 //! lowered:        locks ≤ base + 1   real time ≤ base + 6          1..=3
 //! ```
-//! The two are `RLIMIT_LOCKS`, which Linux has not looked at since 2.4.25, and `RLIMIT_RTTIME`, which binds
-//! real-time scheduling alone: the filter refuses that. Must never tell that a process is *not* one of an
-//! agent's that it is.
+//! The two are `RLIMIT_LOCKS`, which Linux has ignored since 2.4.25, and `RLIMIT_RTTIME`, which limits only
+//! real-time scheduling, and that the filter refuses. Must never say that a process is *not* an agent's when
+//! it is.
 
 use super::process::{Opened, gone};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -19,16 +19,16 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::RangeInclusive;
 
-/// The highest number; after it everybody new is the last one.
+/// The highest number; once it is reached, all further agents share it.
 const LAST: u64 = u32::MAX as u64;
-/// Where the numbers lie if nothing lower is given: far above what anybody would choose.
+/// The base where init's own limits are unlimited: far above what anybody would choose.
 const BASE: u64 = 1 << 62;
-/// Names that are remembered with their numbers. Of more the oldest goes that is in no use, and what it has
-/// left behind is nobody's.
+/// Agents' names that are remembered with their numbers. Beyond it the oldest name that isn't in use is
+/// forgotten, and processes that it has left behind are nobody's.
 const MAX_NAMES: usize = 4096;
 /// Bytes of proc_pid_limits(5), which has a line of 80 for each of sixteen limits.
 const MAX_LIMITS: u64 = 4096;
-/// What the two are called there.
+/// The names of the two limits there.
 const LOCKS: &str = "Max file locks";
 const REAL_TIME: &str = "Max realtime timeout";
 
@@ -60,7 +60,7 @@ impl Birthmark {
         [self.locks, self.real_time]
     }
 
-    /// Gives it to this process and all that it will start.
+    /// Sets the limits for this process and all that it will start.
     ///
     /// # Errors
     /// The kernel's.
@@ -79,13 +79,13 @@ impl Birthmark {
 pub(crate) struct Birthmarks {
     /// `None` where init itself was given limits too low for this.
     base: Option<u64>,
-    /// Those that were last begun, or searched for, at the end.
+    /// Agents and their numbers, the most recently started or searched for last.
     names: VecDeque<(String, u32)>,
     next: u32,
 }
 
 impl Birthmarks {
-    /// Nobody has a number yet.
+    /// Begins with no agent numbered. The base depends on this process's own limits.
     pub(crate) fn new() -> Self {
         let hard = |resource| getrlimit(resource).map_or(0, |(_, hard)| hard);
         let lowest = hard(Resource::RLIMIT_LOCKS).min(hard(Resource::RLIMIT_RTTIME));
@@ -97,13 +97,14 @@ impl Birthmarks {
         Self { base: base.filter(|base| *base > 0), names: VecDeque::new(), next: 0 }
     }
 
-    /// Whether anybody can be marked.
+    /// Whether processes can be marked at all.
     pub(super) fn are_told(&self) -> bool {
         self.base.is_some()
     }
 
-    /// What processes of this agent are to be born with. No name that `is_used` is forgotten for it: every
-    /// session of an operator's is a name of its own, and none may outlive the agents for whom all this is.
+    /// Returns what processes of this agent are to be born with. No name that `is_used` is forgotten to make
+    /// room: each of an operator's sessions has a name of its own, and these must not displace the agents
+    /// that the marks are for.
     pub(super) fn of_agent(&mut self, agent: &str, is_used: impl Fn(&str) -> bool) -> Option<Birthmark> {
         let base = self.base?;
         let number = self.renew(agent).unwrap_or_else(|| self.add(agent, is_used));
@@ -122,7 +123,7 @@ impl Birthmarks {
         number
     }
 
-    /// The number of an agent that has started anything; its name is the last to be forgotten from here on.
+    /// Returns the number of an agent that has started anything, and makes its name the last to be forgotten.
     pub(super) fn renew(&mut self, agent: &str) -> Option<u32> {
         let at = self.names.iter().position(|(name, _)| name == agent)?;
         let known = self.names.remove(at)?;
@@ -141,17 +142,17 @@ impl Birthmarks {
         self.names.iter().find(|(_, of)| *of == number).map(|(name, _)| name.as_str())
     }
 
-    /// Whose a process may be: its agent's number is among these. `None` of one that was born without, or is
-    /// gone.
+    /// Returns the numbers of the agents that a process may belong to; its own agent's is among them. `None`
+    /// if it was born without a mark, is gone or can't be read.
     pub(super) fn of_process(&self, process: &Opened) -> Option<RangeInclusive<u32>> {
         self.look_at(process).ok().flatten()
     }
 
-    /// As [`Birthmarks::of_process`], for whoever must know that it could be read. Of a dead one it can,
+    /// As [`Birthmarks::of_process`], but reports a failure to read as an error. A dead process can be read
     /// until it is reaped.
     ///
     /// # Errors
-    /// What has failed though it may be there.
+    /// Reading failed, though the process may still exist.
     pub(super) fn look_at(&self, process: &Opened) -> io::Result<Option<RangeInclusive<u32>>> {
         let mut text = String::new();
         let read = |file: std::fs::File| file.take(MAX_LIMITS).read_to_string(&mut text);
@@ -163,7 +164,7 @@ impl Birthmarks {
         let base = self.base?;
         let locks = hard_limit(limits, LOCKS)?.saturating_sub(base);
         let real_time = hard_limit(limits, REAL_TIME)?.saturating_sub(base);
-        // Above all marks: never given any.
+        // Above all marks: the process was never given one.
         let last = LAST.checked_sub(real_time)?;
         let within = |number: u64| u32::try_from(number).ok();
         let (first, last) = (within(locks)?, within(last)?);
@@ -171,7 +172,8 @@ impl Birthmarks {
     }
 }
 
-/// Of proc_pid_limits(5): a name, the soft limit, the hard one, the unit.
+/// Finds a hard limit in proc_pid_limits(5), whose lines hold a name, the soft limit, the hard one and the
+/// unit.
 fn hard_limit(limits: &str, name: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     match line.split_ascii_whitespace().nth(1)? {
@@ -266,7 +268,7 @@ mod tests {
             all.of_agent(agent, |_| false);
         }
         for n in 0..MAX_NAMES * 2 {
-            // Its row goes a moment before it is started again.
+            // An agent's row is dropped a moment before the agent is started again.
             all.of_agent(&n.to_string(), |name| name == "runs");
             if n % 1000 == 0 {
                 assert_eq!(all.renew("is sought"), Some(1));

@@ -1,10 +1,10 @@
-//! Whether a process was born meanwhile: the kernel tells the last number that it gave in this namespace
+//! Tells whether a process was born meanwhile, by the last pid that the kernel gave in this namespace
 //! (proc_loadavg(5)).
 //!
-//! A list of all processes costs a third of a look at a hundred that sleep; this, a twentieth. Must never
-//! tell that nobody was born who was: where it isn't told, nothing is known. Threads are numbered with
-//! processes, so one of those counts as well; and who is given a number can't be seen yet for some
-//! microseconds, so the last ones that weren't seen are looked for again.
+//! Listing all processes costs a third of a look at a hundred sleeping ones; this costs a twentieth. Must
+//! never say that no process was born when one was: where the kernel doesn't tell, nothing is known. Threads
+//! get their ids from the same sequence, so a new thread counts as well. A process stays invisible for some
+//! microseconds after it was given its pid, so the last pids that weren't seen are looked for again.
 
 use crate::sys::directory;
 use nix::errno::Errno;
@@ -16,10 +16,10 @@ use std::os::unix::fs::FileExt;
 
 /// Bytes of the file: three averages, two counts, one number.
 const MAX: usize = 128;
-/// Numbers that may be given and not seen yet at one moment: as many as processors are at it.
+/// Pids that may be given and not yet visible at one moment: one for each processor that forks just then.
 const ON_THE_WAY: u64 = 32;
 
-/// Where it is told.
+/// The open `/proc/loadavg`; `None` where it can't be opened.
 #[derive(Debug)]
 pub(super) struct Births(Option<File>);
 
@@ -28,7 +28,7 @@ impl Births {
         Self(directory::open(proc.as_fd(), "loadavg", libc::O_RDONLY).ok().map(File::from))
     }
 
-    /// The number that was given last: as long as it is the same, nobody is born.
+    /// Returns the pid that was given last: as long as it stays the same, no process is born.
     pub(super) fn last(&self) -> Option<u64> {
         let mut text = [0; MAX];
         let length = self.0.as_ref()?.read_at(&mut text, 0).ok()?;
@@ -36,7 +36,8 @@ impl Births {
     }
 }
 
-/// Whether any of the processes or threads whose numbers were given just before is there, and none of these.
+/// Whether a process or thread exists whose id is one of the last up to `last`, and isn't in the sorted list
+/// `seen`.
 pub(super) fn came_late(last: u64, seen: &[i32]) -> bool {
     let mut numbers =
         (last.saturating_sub(ON_THE_WAY)..=last).filter_map(|number| i32::try_from(number).ok());
@@ -46,7 +47,7 @@ pub(super) fn came_late(last: u64, seen: &[i32]) -> bool {
     })
 }
 
-/// Of five words: `0.20 0.18 0.12 1/80 11206`.
+/// Returns the last of five words: `0.20 0.18 0.12 1/80 11206`.
 fn last_number(text: &[u8]) -> Option<u64> {
     let mut words = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.split(' ');
     let last = words.nth(4)?.parse().ok()?;

@@ -1,9 +1,9 @@
-//! Code that a file gave and that is the file's no more: a process that writes to a page of a program or
-//! library gets a page of its own, which executes as before.
+//! Finds code that was mapped from a file and changed since: a process that writes to a page of a program or
+//! library gets a private copy of the page, which executes as before.
 //!
-//! proc_pid_maps(5) still names the file for it, so a look at the map alone takes an intruder's code for the
-//! library's. What tells is whose the pages are: PAGEMAP_SCAN asks for those alone (Linux 6.7); before,
-//! proc_pid_smaps(5) tells of every mapping, which costs twenty times as much.
+//! proc_pid_maps(5) still names the file for such a page, so the map alone makes an intruder's code look like
+//! the library's. Only the pages themselves give it away: PAGEMAP_SCAN asks for just the private ones (Linux
+//! 6.7); on older kernels proc_pid_smaps(5) reports on every mapping, which costs twenty times as much.
 
 use super::foreign_code::{Fault, in_time};
 use super::mapping::Mapping;
@@ -16,19 +16,19 @@ use std::os::fd::AsFd;
 /// Bytes of one process's report that are read: some twenty thousand mappings.
 const MAX_REPORT: u64 = 16 << 20;
 
-/// Whether executable mappings of files and of the kernel (`code`: their addresses) have pages that aren't
-/// theirs.
+/// Whether executable mappings of files and of the kernel, at the addresses in `code`, have pages private to
+/// the process.
 ///
 /// # Errors
-/// The page map's or the report's, and `InvalidData` where that is longer than is read; [`Fault::TooLong`]
-/// once its time `is_over`.
+/// Reading the page map or the report failed; `InvalidData` where the report is longer than is read;
+/// [`Fault::TooLong`] once the time `is_over`.
 pub(super) fn is_in(
     process: &Opened,
     code: &[Range<u64>],
     is_over: &dyn Fn() -> bool,
 ) -> Result<bool, Fault> {
     match scan(process, code, is_over) {
-        // A kernel that doesn't know the question.
+        // This kernel has no PAGEMAP_SCAN.
         Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => {
             Ok(report(process.open_page_report()?)?)
         }
@@ -47,7 +47,7 @@ fn scan(process: &Opened, code: &[Range<u64>], is_over: &dyn Fn() -> bool) -> Re
     Ok(false)
 }
 
-/// The same by the long report.
+/// Answers the same from the long report, proc_pid_smaps(5).
 fn report(report: impl io::Read) -> io::Result<bool> {
     let mut lines = io::BufReader::with_capacity(32 << 10, report.take(MAX_REPORT));
     let (mut line, mut executable, mut read) = (Vec::new(), false, 0);

@@ -1,9 +1,9 @@
-//! Init's end of the channel to the supervisor: requests in, replies out, neither without bound.
+//! Init's end of the channel to the supervisor: requests in, replies out, both bounded.
 //!
 //! It never blocks on the supervisor: what can't be sent waits in a bounded queue, and while that is full no
-//! further request is read. What the kernel refuses to send for want of memory is tried again, and holds up
-//! nobody else's reply. Requests that must wait for the proof are put aside and come first afterwards. It
-//! must never answer anything itself: that is for [`super::handouts`] before the proof, and for
+//! further request is read. A reply that the kernel refuses to send for want of memory is tried again, and
+//! doesn't hold up the others. Requests that must wait for the proof are put aside and come first afterwards.
+//! It must never answer anything itself: that is for [`super::handouts`] before the proof, and for
 //! [`super::serve`] after it.
 
 use super::handouts::system;
@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 
 /// Replies that may wait to be sent, and requests that may be put aside.
 const MAX_WAITING: usize = 64;
-/// How soon what the kernel would not send is tried again, in milliseconds: no poll(2) tells when it would.
+/// Interval of further attempts after the kernel refused to send, in milliseconds: poll(2) doesn't tell when
+/// one would succeed.
 const RETRY_MILLISECONDS: i32 = 50;
-/// After so long a reply that the kernel still won't send is refused instead: its descriptors may be why.
+/// How long a reply is retried before a refusal is sent in its place: the kernel may be refusing its
+/// descriptors.
 const SENDING: Duration = Duration::from_secs(2);
 
 /// An answer with its descriptors, or why there is none.
@@ -27,14 +29,14 @@ pub(super) type Reply = Result<(Answer, Vec<OwnedFd>), Refusal>;
 /// The channel is gone.
 pub(super) struct Ended;
 
-/// What came of an attempt to send a packet to a supervisor that is there.
+/// The result of an attempt to send a packet while the supervisor is connected.
 #[derive(Debug)]
 pub(super) enum Sent {
-    /// It is on its way.
+    /// The packet is on its way.
     Gone,
     /// The supervisor has not read what was sent before: poll(2) tells when there is room.
     NoRoom,
-    /// The kernel would not, this time: it is worth another attempt, a little later.
+    /// The kernel refused this time: another attempt a little later may succeed.
     Later(io::Error),
     /// No attempt will ever succeed with this very packet.
     Never,
@@ -45,16 +47,16 @@ struct Waiting {
     to: RequestId,
     bytes: Vec<u8>,
     fds: Vec<OwnedFd>,
-    /// When it was first tried in vain.
+    /// When sending it first failed.
     tried: Option<Instant>,
 }
 
-/// See the module.
+/// Requests and replies that wait, and the wire; see the module.
 pub(crate) struct Channel<'a> {
     wire: &'a Wire,
     waiting: VecDeque<Waiting>,
     aside: VecDeque<Packet<ToInit>>,
-    /// The last attempts ended with [`Sent::Later`]: the next one is for the clock, not for poll(2).
+    /// An attempt ended with [`Sent::Later`]: the next one is timed by the clock, not by poll(2).
     hindered: bool,
 }
 
@@ -63,21 +65,21 @@ impl<'a> Channel<'a> {
         Self { wire, waiting: VecDeque::new(), aside: VecDeque::new(), hindered: false }
     }
 
-    /// What to poll for; `speaks` when there is more to send than what waits here.
+    /// Returns what to poll for. `speaks` says that there is more to send than the replies waiting here.
     pub(super) fn poll(&self, speaks: bool) -> libc::pollfd {
         let mut events = 0;
         if self.has_room() {
             events |= libc::POLLIN;
         }
-        // There is room, as far as poll(2) knows, while the kernel hinders us: asked, it would never let us
-        // sleep.
+        // While the kernel refuses to send, poll(2) still reports room: polling for it would spin.
         if !self.hindered && (speaks || !self.waiting.is_empty()) {
             events |= libc::POLLOUT;
         }
         libc::pollfd { fd: self.wire.as_fd().as_raw_fd(), events, revents: 0 }
     }
 
-    /// How long the loop may sleep that would sleep so many milliseconds, -1 = until something happens.
+    /// Returns how long the loop may sleep that would otherwise sleep for `milliseconds`; -1 = until
+    /// something happens.
     pub(super) fn sleep(&self, milliseconds: i32) -> i32 {
         match self.hindered {
             true if milliseconds < 0 => RETRY_MILLISECONDS,
@@ -90,14 +92,15 @@ impl<'a> Channel<'a> {
         self.waiting.len() < MAX_WAITING && self.aside.len() < MAX_WAITING
     }
 
-    /// The next request, if one is there and its reply has room.
+    /// Returns the next request, if there is one and the queue has room for its reply.
     pub(super) fn receive(&mut self) -> Result<Option<Packet<ToInit>>, Ended> {
         while self.has_room() {
             match self.wire.try_recv::<ToInit>() {
                 Ok(packet) => return Ok(Some(packet)),
                 Err(WireError::NotReady) => break,
                 Err(WireError::Closed | WireError::Io(_)) => return Err(Ended),
-                // The supervisor is ours: an unreadable packet is a fault there, answered to nobody.
+                // The supervisor is our own program: an unreadable packet is a fault there, and is dropped
+                // without a reply.
                 Err(_) => {}
             }
         }
@@ -126,17 +129,18 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// Queues a refusal in place of a reply that can't be sent. One of ours is short, and always encoded.
+    /// Queues a refusal in place of a reply that can't be sent. These refusals are short, so encoding them
+    /// never fails.
     fn refuse(&mut self, to: RequestId, refusal: Refusal) {
         if let Ok(bytes) = encode(&FromInit::Reply { to, result: Err(refusal) }) {
             self.waiting.push_back(Waiting { to, bytes, fds: Vec::new(), tried: None });
         }
     }
 
-    /// Sends the replies that can be sent now; whether that was all of them.
+    /// Sends the replies that can be sent now, and returns whether that was all of them.
     pub(super) fn flush(&mut self) -> Result<bool, Ended> {
         self.hindered = false;
-        // Each once: what can't go now, or is refused instead, is behind the others afterwards.
+        // Each is tried once: a reply that is put off, or replaced by a refusal, goes behind the others.
         for _ in 0..self.waiting.len() {
             let Some(reply) = self.waiting.pop_front() else { break };
             match self.send(&reply.bytes, &reply.fds)? {
@@ -155,7 +159,7 @@ impl<'a> Channel<'a> {
         Ok(self.waiting.is_empty())
     }
 
-    /// Keeps a reply for the next attempt, or a refusal in its place once it has had its time.
+    /// Keeps a reply for the next attempt, or a refusal in its place once its time is up.
     fn put_off(&mut self, mut reply: Waiting, error: io::Error) {
         let tried = *reply.tried.get_or_insert_with(Instant::now);
         match tried.elapsed() < SENDING {
@@ -164,8 +168,8 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// Tells of an event, if that can be done now. To be called when no reply waits: a process's start is
-    /// told before its end.
+    /// Sends an event, if that can be done now. Must be called only while no reply waits, so that a process's
+    /// start is told before its end.
     pub(super) fn tell(&mut self, event: Event) -> Result<Sent, Ended> {
         match encode(&FromInit::Event(event)) {
             Ok(bytes) => self.send(&bytes, &[]),
@@ -196,7 +200,7 @@ mod tests {
     use crate::protocol::{ExitStatus, ProcessId};
     use std::os::unix::net::UnixDatagram;
 
-    /// Both ends, not connected: the kernel won't send until [`UnixDatagram::connect`].
+    /// Both ends of a channel, not connected yet: the kernel refuses to send until [`UnixDatagram::connect`].
     struct Ends {
         init: Wire,
         connects: UnixDatagram,

@@ -1,9 +1,10 @@
 //! What every child does to itself between fork and exec, in this order and no other.
 //!
-//! Order is the design: init's own priority first; limits but for that of descriptors, which is last; the
-//! first capabilities, with which cages are broken, and the securebits; the user while CAP_SETUID is there,
-//! and with it every other capability; then all of that read back; then no_new_privs, Landlock, and last
-//! seccomp, which forbids most of what came before.
+//! The order matters. First init's raised priority is given up; then come the limits, except that of
+//! descriptors, which is set last of all; then the capabilities with which cages are broken, and the
+//! securebits; then the change of user, while CAP_SETUID is there, and with it every other capability; then
+//! all of that is read back; then no_new_privs, Landlock, and seccomp, which forbids most of the earlier
+//! steps.
 
 use super::standby;
 use crate::isolation::landlock::Rules;
@@ -57,12 +58,12 @@ impl Confinement {
         self.rules.as_ref().map(Rules::descriptor)
     }
 
-    /// Whether children stand under the list of system calls.
+    /// Whether children run under the seccomp filter.
     pub(crate) fn filters(&self) -> bool {
         self.filter.is_some() && !self.skips(Control::NoNewPrivileges)
     }
 
-    /// Whether children's connects are put before init, see [`super::connects`].
+    /// Whether init is asked about children's connects, see [`super::connects`].
     pub(crate) fn asks(&self) -> bool {
         self.filter.as_ref().is_some_and(Filter::asks) && !self.skips(Control::NoNewPrivileges)
     }
@@ -87,8 +88,7 @@ impl Confinement {
             prctl(Prctl::SetDumpable(false)).map_err(at("dumpable"))?;
         }
         if self.skips(Control::NoNewPrivileges) {
-            // The kernel lets nobody without it be confined by the two that follow, and loading a filter
-            // would set it.
+            // Without it the kernel allows neither of the two that follow, and loading a filter would set it.
             return Ok(());
         }
         prctl(Prctl::SetNoNewPrivileges).map_err(at("no_new_privs"))?;
@@ -110,7 +110,7 @@ impl Confinement {
             capabilities::drop_at_start().map_err(at("bounding_set"))?;
         }
         if self.skips(Control::Securebits) {
-            // Without them the change of user takes CAP_SETPCAP away.
+            // Without securebits, the change of user takes CAP_SETPCAP away.
             capabilities::drop_with_user().map_err(at("bounding_set"))?;
         } else {
             capabilities::lock_securebits().map_err(at("securebits"))?;

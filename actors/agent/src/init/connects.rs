@@ -1,17 +1,18 @@
-//! Who connects: at every connect(2) inside, the caller waits while init notes its socket and its program.
+//! Notes who connects: at every connect(2) inside, the caller waits while init notes its socket and its
+//! program.
 //!
 //! ```text
 //! connect ─▶ seccomp asks ─▶ RECV ─▶ /proc/TID/fd/N → inode; process, image ─▶ CONTINUE: waited until now? ─▶ noted
 //! ```
-//! A look at who *holds* a connection comes after it was made, when it may have been lent: the process that
-//! made it executed another program, or a child holds it and the maker's own copy is in flight. So whoever is
-//! found must also be the process that is noted here, in the same execution.
+//! A look at who *holds* a connection comes after it was made, when it may have changed hands: its maker may
+//! have executed another program, or a child may hold it while the maker's own copy is in flight. So the
+//! holder that is found must also be the process that was noted here, in the same execution of its program.
 //!
-//! This notes and never decides, so what happens between our look and the kernel's connect can only lose a
-//! note, not make one. Another thread may put another socket at the number meanwhile (dup2): the socket that
-//! is then connected has no note, or an older one of another process, and is refused. The noted thread itself
-//! waits, so its program is the one that connects. A note is good for [`FRESH`]: no inode's number is given
-//! again within that time.
+//! This module notes and never decides, so a race between our look and the kernel's connect can only lose a
+//! note, not forge one. Another thread may put another socket at the descriptor's number meanwhile (dup2):
+//! the socket that is then connected has no note, or an older one of another process, and is refused. The
+//! noted thread itself waits, so its program is the one that connects. A note is valid for [`FRESH`]: no
+//! inode number is reused within that time.
 
 use super::image::{Image, Images};
 use crate::protocol::{Connector, Holder};
@@ -22,19 +23,19 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long after its connect(2) a connection may be asked about first: the proxy accepts in milliseconds, a
-/// supervisor that died is back within a second. Inode numbers come round after four thousand million sockets
-/// and pipes, which takes many times as long.
+/// How long after its connect(2) a connection may be asked about: the proxy accepts within milliseconds, and
+/// a supervisor that died is back within a second. Inode numbers wrap around after four thousand million
+/// sockets and pipes, which takes many times as long.
 const FRESH: Duration = Duration::from_secs(60);
-/// Notes kept; beyond it the oldest goes, and its connection is refused if it was not asked about yet. To
-/// push one out takes this many calls while one is accepted, each with a wait for init.
+/// Notes kept; beyond it the oldest is dropped, and its connection is refused if it was not asked about yet.
+/// To push a note out takes this many calls while its connection is accepted, each with a wait for init.
 const MAX_NOTES: usize = 16_384;
 /// Listeners at once: one for each process that init started, for as long as anything below it lives.
 const MAX_LISTENERS: usize = 512;
 
-/// An agent, or what init started besides: all processes that stand under its listeners, from which none ever
-/// gets away. An agent that is started again is the same one for as long as anything lives that an earlier
-/// start has left.
+/// An agent, or another process that init started: it stands for all processes under its listeners, which
+/// none of them can escape. A restarted agent keeps its origin as long as any process from an earlier start
+/// lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Origin(u64);
 
@@ -47,7 +48,7 @@ impl Origin {
         Self(number)
     }
 
-    /// For whoever is told of it: never used twice by one init; 0 of nobody known.
+    /// Returns the number that is reported outside: never used twice by one init; 0: unknown.
     pub(super) const fn number(self) -> u64 {
         self.0
     }
@@ -56,7 +57,8 @@ impl Origin {
 struct Listener {
     fd: OwnedFd,
     origin: Origin,
-    /// Whose it is; none of the process that proves the cage, until it becomes an agent.
+    /// The agent that it belongs to; `None` for the process that proves the cage, until that becomes an
+    /// agent.
     agent: Option<String>,
     /// The process that called last: most likely the one that calls next.
     last: Option<i32>,
@@ -68,7 +70,8 @@ pub(crate) struct Connects {
     listeners: Vec<Listener>,
     origins: u64,
     notes: HashMap<u64, Note>,
-    /// Oldest first; an entry whose serial number isn't its note's any more is void.
+    /// Inode and serial number of each note, oldest first; an entry whose serial number isn't its note's any
+    /// more is void.
     order: VecDeque<(u64, u64)>,
     serial: u64,
 }
@@ -77,9 +80,9 @@ pub(crate) struct Connects {
 #[derive(Debug, Clone, Copy)]
 struct Note {
     by: Option<Maker>,
-    /// Whose descendant it is.
+    /// The agent that the connecting process descends from.
     origin: Origin,
-    /// The descriptor that it used.
+    /// The descriptor's number in the connecting process.
     number: Option<i32>,
     at: Instant,
     serial: u64,
@@ -92,7 +95,7 @@ struct Maker {
 }
 
 impl Connects {
-    /// Room for one more?
+    /// Whether there is no room for another listener.
     pub(crate) fn is_full(&self) -> bool {
         self.listeners.len() >= MAX_LISTENERS
     }
@@ -104,7 +107,7 @@ impl Connects {
         self.listeners.push(Listener { fd: listener, origin, agent: agent.map(str::to_owned), last: None });
     }
 
-    /// The process that proved the cage is this agent's now.
+    /// Makes the process that proved the cage this agent's.
     pub(super) fn prover_becomes(&mut self, agent: &str) {
         if let Some(prover) = self.listeners.iter_mut().find(|listener| listener.agent.is_none()) {
             prover.agent = Some(agent.to_owned());
@@ -120,7 +123,7 @@ impl Connects {
         Origin(self.origins)
     }
 
-    /// What to wait for.
+    /// Returns what to poll for: each listener.
     pub(crate) fn polls(&self) -> impl Iterator<Item = libc::pollfd> + '_ {
         self.listeners.iter().map(|listener| libc::pollfd {
             fd: listener.fd.as_raw_fd(),
@@ -136,7 +139,7 @@ impl Connects {
             let Some(at) = self.listeners.iter().position(|l| l.fd.as_raw_fd() == found.fd) else { continue };
             self.serve_one(at);
         }
-        // Nothing lives below the filter any more.
+        // No process is left under that filter.
         let over = |found: &&libc::pollfd| {
             found.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0
                 && found.revents & libc::POLLIN == 0
@@ -149,16 +152,16 @@ impl Connects {
     fn serve_one(&mut self, at: usize) {
         let Some(Listener { fd, origin, last, .. }) = self.listeners.get_mut(at) else { return };
         let (listener, origin) = (fd.as_fd(), *origin);
-        // Killed between poll and here, mostly.
+        // Fails mostly because the caller was killed since poll(2).
         let Ok(call) = sys::notify::receive(listener) else { return };
         let seen = look(call, *last);
         if let Some((_, Some(maker))) = seen {
             *last = Some(maker.pid);
         }
-        // Whoever could not be noted goes on too: its connection is nobody's, which is for the proxy to
-        // refuse. That it could be let go says that it waited all the while, and that its number was given to
-        // nobody else. The note is there before anybody asks for it: questions are taken when all calls are
-        // served.
+        // A caller that could not be noted goes on too: its connection is nobody's, and it is up to the proxy
+        // to refuse that. If the caller could be let go, it has waited all the while, and its thread id was
+        // given to nobody else. The note is there before anybody asks for it: questions are taken when all
+        // calls are served.
         let waited = sys::notify::let_go_on(listener, call.id).is_ok();
         if let (Some((inode, by)), true) = (seen, waited) {
             self.note(inode, by, Instant::now());
@@ -170,7 +173,8 @@ impl Connects {
 
     fn note(&mut self, inode: u64, by: Option<Maker>, at: Instant) {
         self.make_room();
-        // Two processes that connect one socket within its note's life: neither has made it alone.
+        // Two processes have connected one socket while its note was fresh: neither made the connection
+        // alone.
         let is_fresh = |old: &&Note| at.saturating_duration_since(old.at) <= FRESH;
         let disputed = self.notes.get(&inode).filter(is_fresh).is_some_and(|old| old.by != by);
         self.serial += 1;
@@ -188,20 +192,20 @@ impl Connects {
         }
     }
 
-    /// Who has connected the socket.
+    /// Returns the process that connected the socket.
     pub(crate) fn process(&self, inode: u64) -> Option<i32> {
         self.maker(inode).map(|maker| maker.pid)
     }
 
-    /// Where the socket was when it was connected: process and descriptor. Most are there still; whoever asks
-    /// looks.
+    /// Returns the process and descriptor at which the socket was connected. It is mostly still there; the
+    /// caller must check.
     pub(crate) fn place(&self, inode: u64) -> Option<(i32, i32)> {
         let note = self.notes.get(&inode)?;
         Some((note.by?.pid, note.number?))
     }
 
-    /// Of whom the socket was connected last: known for as long as there is room, not only while the note is
-    /// fresh.
+    /// Returns who connected the socket last. It is known for as long as there is room for the note, not only
+    /// while that is fresh.
     pub(super) fn origin(&self, inode: u64) -> Origin {
         self.notes.get(&inode).map_or(Origin::UNKNOWN, |note| note.origin)
     }
@@ -212,14 +216,14 @@ impl Connects {
         self.listeners.iter().find(|listener| listener.origin == origin)?.agent.as_deref()
     }
 
-    /// Whether there are several agents, or what is left of them.
+    /// Whether processes of several agents live, counting what ended agents have left behind.
     pub(super) fn are_several(&self) -> bool {
         let first = self.listeners.first().map(|listener| listener.origin);
         self.listeners.iter().any(|listener| Some(listener.origin) != first)
     }
 
-    /// Who of these made the connection. Asked *after* they were looked at: an exec before or during the look
-    /// shows.
+    /// Returns which of these holders made the connection. Must be called *after* they were looked at, so
+    /// that an exec before or during the look shows.
     pub(crate) fn connector(&self, inode: u64, holders: &[Holder], now: &mut Images) -> Connector {
         let Some(maker) = self.maker(inode) else { return Connector::Unknown };
         let holds = holders.iter().any(|holder| holder.process.pid == maker.pid);
@@ -236,9 +240,9 @@ impl Connects {
     }
 }
 
-/// What the caller is about to connect, and who it is; `None` when it is no socket. A caller that can't be
-/// read is noted as nobody, so that no older note of the socket stays. `likely` is the process that it may be
-/// of.
+/// Returns the inode that the caller is about to connect, and the caller's identity; `None` when it is no
+/// socket. A caller that can't be read is noted as nobody, so that no older note of the socket stays.
+/// `likely` is the process that the calling thread may belong to.
 fn look(call: Notification, likely: Option<i32>) -> Option<(u64, Option<Maker>)> {
     let link = std::fs::read_link(format!("/proc/{}/fd/{}", call.thread, call.first_argument)).ok()?;
     let inode = socket_inode(link.as_os_str().as_encoded_bytes())?;
@@ -315,7 +319,7 @@ mod tests {
         let origins: Vec<u64> = all.listeners.iter().map(|listener| listener.origin.number()).collect();
         assert_eq!(origins, [1, 2, 1, 2]);
         assert!(all.are_several());
-        // Of its first start nothing lives any more, of a later one something does.
+        // Nothing of its first start lives any more, but something of a later one does.
         all.listeners.remove(0);
         all.listen(listener(), Some("first"));
         assert_eq!(all.listeners.last().unwrap().origin, Origin::of(1));

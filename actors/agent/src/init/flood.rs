@@ -1,15 +1,16 @@
-//! Who has so many descriptors open that a look at all of them comes to nothing, and takes the network from
-//! everybody.
+//! Ends processes that have so many descriptors open that a look through all of them fails, which takes the
+//! network from everybody.
 //!
-//! What the kernel does when memory is used up: of the agent that has most, the greatest process is ended,
-//! and the next, until looks come to an end again; one that floods again and again loses all, and its
-//! supervision judges whether it is started again. An agent that is alone in its sandbox takes it from nobody
-//! but itself, and is left in peace.
+//! This is what the kernel does when memory is used up: of the agent that has the most descriptors, the
+//! process with the most is ended, then the next, until looks succeed again. An agent that floods again and
+//! again loses all its processes, and its supervision judges whether it is started again. An agent that is
+//! alone in its sandbox takes the network from nobody but itself, and is left in peace.
 //!
-//! Whose a process is, is told by [`super::birthmark`]; processes that may be several agents' have seen to
-//! that themselves, and count as one agent more. What is held against an agent is what the look went through
-//! ([`super::tally`]): what sleeping processes have open costs it nothing. Must never end a process for what
-//! another agent has open: who has no more than its share is never touched, whoever else has what.
+//! [`super::birthmark`] tells which agent a process belongs to. Processes that may belong to several have
+//! brought that about themselves, and together count as one agent more. An agent is charged with what the
+//! look went through ([`super::tally`]): descriptors of sleeping processes cost it nothing. Must never end a
+//! process for what another agent has open: an agent with no more than its share is never touched, whatever
+//! the others have.
 
 use super::birthmark::Birthmarks;
 use super::process::{Opened, pids};
@@ -25,23 +26,23 @@ use std::time::{Duration, Instant};
 
 /// Processes counted, as many as a look goes through.
 const MAX_PIDS: usize = 4096;
-/// What may be left open when one was ended: half of what a look goes through, so that the next doesn't come
-/// to nothing at once.
+/// Descriptors that may be left open once processes were ended: half of what a look goes through, so that the
+/// next look doesn't fail at once.
 const LEFT: usize = super::tables::MAX_DESCRIPTORS / 2;
-/// How long init waits until an ended process has let go of what it had.
+/// How long init waits for ended processes to release what they had.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Floods of one agent within [`AGAIN`] that cost it its greatest processes alone.
+/// Floods of one agent within [`AGAIN`] that cost it only its greatest processes; one more costs it all.
 const BORNE: usize = 3;
 /// How long a flood is remembered.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// What was stemmed of late.
+/// The recent floods: each with its agent and its time.
 #[derive(Debug, Default)]
 pub(super) struct Floods(Vec<(Option<u32>, Instant)>);
 
 impl Floods {
-    /// Notes one of this agent's. Whether it is one too many.
+    /// Notes a flood of this agent's, and returns whether it is one too many.
     fn is_too_many(&mut self, agent: Option<u32>, now: Instant) -> bool {
         self.0.retain(|(_, at)| now.saturating_duration_since(*at) < AGAIN);
         self.0.push((agent, now));
@@ -58,8 +59,8 @@ struct Owner {
 }
 
 impl Owner {
-    /// Of an agent's process; nothing of one that is gone, or was never marked: init, and who has yet to
-    /// execute its program.
+    /// Returns an agent's process. `None` if it is gone, or was never marked: init, and a child that has yet
+    /// to execute its program.
     fn of(proc: &File, pid: i32, birthmarks: &Birthmarks, tally: &Tally) -> Option<Self> {
         let process = Opened::open(proc.as_fd(), pid).ok()?;
         let whose = birthmarks.of_process(&process)?;
@@ -67,9 +68,9 @@ impl Owner {
     }
 }
 
-/// Ends the greatest processes of the agent that had most open at a look that came to nothing, where there is
-/// another agent. What was ended, for another look; nothing where nobody has more than its share, or nobody
-/// can be told apart.
+/// After a look that failed, ends the greatest processes of the agent that had most open, where there is
+/// another agent. Returns what was ended, so that the look can be made again; `None` where no agent has more
+/// than its share, or agents can't be told apart.
 pub(super) fn stem(
     proc: &File,
     birthmarks: &Birthmarks,
@@ -83,7 +84,7 @@ pub(super) fn stem(
     let Some(guilty) = Guilty::among(&by_agent) else { return Ok(None) };
     let left = match floods.is_too_many(guilty.agent, Instant::now()) {
         true => None,
-        // Its share it keeps, whatever the others have.
+        // The agent keeps its share, whatever the others have.
         false => Some(LEFT.saturating_sub(guilty.others).max(guilty.share)),
     };
     let ended = end_down_to(left, owners, guilty.agent);
@@ -92,7 +93,8 @@ pub(super) fn stem(
     Ok(Some(ended.into_iter().map(event).collect()))
 }
 
-/// What each agent had open; of processes that are gone too, if they had many.
+/// Returns how many descriptors each agent had open, including those of processes that are gone, if they had
+/// many.
 fn by_agent(owners: &[Owner], tally: &Tally) -> BTreeMap<Option<u32>, usize> {
     let mut sums: BTreeMap<Option<u32>, usize> =
         owners.iter().map(|owner| (agent_of(&owner.whose), 0)).collect();
@@ -106,17 +108,17 @@ fn by_agent(owners: &[Owner], tally: &Tally) -> BTreeMap<Option<u32>, usize> {
     sums
 }
 
-/// Whose flood it is.
+/// The agent whose flood it is.
 #[derive(Debug, PartialEq, Eq)]
 struct Guilty {
     agent: Option<u32>,
-    /// What all others have open.
+    /// Descriptors that all others have open.
     others: usize,
     share: usize,
 }
 
 impl Guilty {
-    /// The one with most, if there are several and it has more than its share.
+    /// Returns the agent with most descriptors, if there are several agents and it has more than its share.
     fn among(by_agent: &BTreeMap<Option<u32>, usize>) -> Option<Self> {
         let share = LEFT.checked_div(by_agent.len()).filter(|_| by_agent.len() > 1)?;
         let (agent, most) = by_agent.iter().max_by_key(|(_, descriptors)| **descriptors)?;
@@ -125,8 +127,8 @@ impl Guilty {
     }
 }
 
-/// Ends processes of this agent, the greatest first, until no more than this is left of what it has open, or
-/// nothing of it at all.
+/// Ends processes of this agent, the greatest first, until no more than `left` of its descriptors are open;
+/// all processes for `None`. Returns the pid and the descriptors of each.
 fn end_down_to(left: Option<usize>, owners: Vec<Owner>, agent: Option<u32>) -> Vec<(i32, usize)> {
     let mut its: Vec<Owner> = owners.into_iter().filter(|owner| agent_of(&owner.whose) == agent).collect();
     let mut open: usize = its.iter().map(|owner| owner.descriptors).sum();

@@ -1,10 +1,10 @@
-//! Code in a process that neither its program nor the system gave it: mapped from where the agent writes,
-//! from nowhere, or written over a page of a file.
+//! Finds code in a process that comes neither from its program nor from the system: mapped from where the
+//! agent can write, from no file, or written over a page of a file.
 //!
-//! Looks at what is mapped executable, which the kernel is asked for alone where it can be (Linux 6.11), else
-//! found in proc_pid_maps(5); and only where that shows nothing, at whose its pages are
-//! ([`changed_code`](super::changed_code)). Decides nothing: the policy says which programs may have such
-//! code in them.
+//! Looks at the executable mappings, which the kernel is asked for directly where it can be (Linux 6.11), and
+//! which are else found in proc_pid_maps(5). Only where these show nothing, it looks whether their pages were
+//! changed ([`changed_code`](super::changed_code)). Decides nothing: the policy says which programs may have
+//! such code in them.
 
 use super::changed_code;
 use super::mapping::Mapping;
@@ -19,17 +19,17 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of one process's memory map read.
 const MAX_MAPS: u64 = 4 << 20;
-/// Executable mappings of one process looked at, asked for one by one: some thirty milliseconds of init's
-/// time. A program with a thousand libraries has as many.
+/// Executable mappings of one process that are asked for, one by one: some thirty milliseconds of init's
+/// time. A program with a thousand libraries has a thousand.
 const MAX_EXECUTABLE: usize = 32_768;
 /// Bytes of a mapping's name: the kernel gives no longer one.
 const MAX_NAME: usize = 4096;
 
-/// Why a look came to nothing.
+/// Why a look failed.
 pub(crate) enum Fault {
     /// The map is longer than is read.
     TooMany,
-    /// It is not through by the time that it had.
+    /// The look was not through when its time was up.
     TooLong,
     Io(io::Error),
 }
@@ -40,8 +40,8 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Whether a process has foreign code; `program` is the path of its own, which is judged by its hash. The
-/// kernel is asked no more once its time `is_over`.
+/// Whether a process has foreign code. `program` is the path of the process's own program, which is judged by
+/// its hash instead. The kernel is asked no more once the time `is_over`.
 pub(crate) fn is_in(
     process: &Opened,
     program: &[u8],
@@ -58,14 +58,14 @@ pub(crate) fn is_in(
     Ok(foreign || changed_code::is_in(process, &code, is_over)?)
 }
 
-/// Shows every executable mapping to `is_wanted` until one is: whether one was.
+/// Shows the executable mappings to `is_wanted` until it accepts one, and returns whether it did.
 fn executable_mappings(
     maps: &File,
     is_over: &dyn Fn() -> bool,
     mut is_wanted: impl FnMut(&Mapping<'_>) -> bool,
 ) -> Result<bool, Fault> {
     match asked(maps, is_over, &mut is_wanted) {
-        // A kernel that doesn't know the question.
+        // This kernel has no PROCMAP_QUERY.
         Err(Fault::Io(error)) if error.raw_os_error() == Some(libc::ENOTTY) => read(maps, &mut is_wanted),
         answer => answer,
     }
@@ -112,14 +112,14 @@ fn read(maps: &File, is_wanted: &mut impl FnMut(&Mapping<'_>) -> bool) -> Result
     Ok(false)
 }
 
-/// `program` is the path of the process's own.
+/// Whether a mapping is foreign code. `program` is the path of the process's own program.
 fn is_foreign(mapping: &Mapping<'_>, program: &[u8], writable: &[PathBuf]) -> bool {
     if mapping.path == program {
         return false;
     }
     if !mapping.is_of_a_file() {
         // Code that was written at run time: a just-in-time compiler's, or an intruder's that took its file
-        // away again. The kernel's own two pages are no such thing.
+        // away again. The kernel's own two pages are exempt.
         return !mapping.is_of_others() && mapping.path != b"[vsyscall]";
     }
     let path = Path::new(OsStr::from_bytes(mapping.path));
@@ -164,7 +164,7 @@ mod tests {
         use std::io::Write;
         use std::process::{Command, Stdio};
         let mut other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // Its libraries are there once it runs.
+        // Its libraries are mapped once it runs.
         other.stdin.as_mut().unwrap().write_all(b"x").unwrap();
         other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let maps = || File::open(format!("/proc/{}/maps", other.id())).unwrap();
@@ -175,7 +175,7 @@ mod tests {
             false
         });
         let text = read(&maps(), &mut |mapping| {
-            // Not of the process, and in no list of its mappings but the printed one.
+            // Not a mapping of the process's own: only the printed list has it.
             if mapping.path != b"[vsyscall]" {
                 printed.push(of(mapping));
             }

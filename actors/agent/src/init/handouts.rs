@@ -1,9 +1,9 @@
 //! What init hands out: sockets of the sandbox's namespace, and files of the run directory.
 //!
-//! All of it may be had before the cage is proven ([`Early`]), so that the supervisor prepares while the
-//! proof runs; and that nothing runs yet is told, for which agents' actors ask before they prepare a start.
-//! Nothing here runs a program, and nothing here leads out: connections to the world are captured after the
-//! proof only, which tries that there is no way out.
+//! All of it is available before the cage is proven ([`Early`]), so that the supervisor can prepare while the
+//! proof runs. So is the list of processes, still empty: agents' actors ask for it before they prepare a
+//! start. Nothing here runs a program, and nothing here leads out: connections to the world are captured only
+//! after the proof, which tests that there is no way out.
 
 use super::channel::{Channel, Ended, Reply};
 use crate::isolation::{network, root};
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, OwnedFd};
 /// Sockets kept for repeated requests.
 const MAX_SOCKETS: usize = 256;
 
-/// See the module.
+/// What there is to hand out; see the module.
 #[derive(Debug)]
 pub(crate) struct Handouts {
     /// The run directory, writable.
@@ -32,7 +32,7 @@ impl Handouts {
         Self { run, listeners, datagrams: BTreeMap::new() }
     }
 
-    /// Answers a request for one of these; any other comes back.
+    /// Answers a request for one of these, and gives any other request back.
     pub(super) fn answer(
         &mut self,
         request: Request,
@@ -62,7 +62,7 @@ pub(super) fn descriptor(made: io::Result<OwnedFd>) -> Reply {
     made.map(|fd| (Answer::Descriptor, vec![fd])).map_err(system("making a descriptor"))
 }
 
-/// A socket by its address.
+/// Returns a copy of the socket with this address, which is made at the first request.
 fn kept(
     sockets: &mut BTreeMap<SocketAddr, OwnedFd>,
     address: SocketAddr,
@@ -80,8 +80,8 @@ fn kept(
     descriptor(Ok(copy))
 }
 
-/// The time before the cage is proven: what is handed out is answered, and who runs (nobody); all else is put
-/// aside.
+/// Serves the time before the cage is proven: requests for handouts are answered, and the one for the list of
+/// processes (there are none); all others are put aside.
 pub(crate) struct Early<'c, 'w> {
     channel: &'c mut Channel<'w>,
     handouts: &'c mut Handouts,
@@ -93,14 +93,14 @@ impl<'c, 'w> Early<'c, 'w> {
         Self { channel, handouts, ended: false }
     }
 
-    /// What to poll for until [`Early::serve`]; nothing once the supervisor is gone.
+    /// Returns what to poll for before [`Early::serve`]; nothing once the supervisor is gone.
     pub(crate) fn poll(&self) -> libc::pollfd {
         let poll = self.channel.poll(false);
         libc::pollfd { fd: if self.ended { -1 } else { poll.fd }, ..poll }
     }
 
-    /// Takes what has been asked so far. That nobody asks any more is found again by whoever serves
-    /// afterwards, who also sends what the kernel would not.
+    /// Takes the requests made so far. If the supervisor is gone, the loop that serves afterwards finds that
+    /// out again; it also sends what the kernel refused to send here.
     pub(crate) fn serve(&mut self) {
         self.ended = self.take_requests().is_err();
     }

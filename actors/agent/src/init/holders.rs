@@ -1,16 +1,16 @@
 //! Who holds a socket: every process with a descriptor of it, each with its opened executable and its
 //! ancestors.
 //!
-//! This is what identity stands on, so every doubt is a refusal: a process that can't be read, one that
-//! changed while it was looked at, more of anything than the bounds. Names are never identity; only the
-//! opened executable is.
+//! Identity rests on this, so every doubt is a refusal: a process that can't be read, one that changed while
+//! it was looked at, more of anything than its bound. Names are never identity; only the opened executable
+//! is.
 //! ```text
 //! every process's descriptors ─▶ holders ─▶ each and its ancestors: opened, executable, mappings ─▶ nobody born since? ─▶ all still so?
 //! ```
-//! The whole of /proc is walked, so a process costs one directory and each of its descriptors one call:
-//! everything is read by descriptor. Threads without their process's descriptor table can't exist under the
-//! seccomp list; they are looked at where that is not in force, and where the first thread has no table (any
-//! more).
+//! The whole of /proc is walked, so everything is read relative to open directories: a process costs one
+//! directory, and each of its descriptors one call. Threads with a descriptor table other than their
+//! process's can't exist under the seccomp list. Threads are looked at where that is not in force, and where
+//! the first thread has no table (any more).
 
 use super::asleep::Asleep;
 use super::birthmark::Birthmarks;
@@ -31,16 +31,16 @@ use std::time::Duration;
 
 /// Processes looked at for one question.
 const MAX_PIDS: usize = 4096;
-/// For how long a look is redone for those sockets whose holders change under it: programs start and end in
-/// less. This and the next without what init waits for a processor.
+/// How long a look is repeated for sockets whose holders change during it: programs start and end in less.
+/// Here and in the next, time that init waits for a processor doesn't count.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long a look at what one process has mapped may take; checked between two questions to the kernel.
 const MAPPINGS_PATIENCE: Duration = Duration::from_millis(50);
 
-/// What holders are looked for with.
+/// How a look for holders is made.
 #[derive(Clone, Copy)]
 pub(crate) struct Lens<'a> {
-    /// Look through their memory maps too.
+    /// Whether to look through the holders' memory maps too.
     pub(crate) mappings: bool,
     /// Where the agent can write: an executable mapping from there is foreign code.
     pub(crate) writable: &'a [PathBuf],
@@ -48,9 +48,9 @@ pub(crate) struct Lens<'a> {
     pub(crate) threads: bool,
     /// Processes that have yet to execute their program: our own code, which holds nobody's sockets.
     pub(crate) starting: &'a [i32],
-    /// What of a look's time is nobody's.
+    /// Tells how much of a look's time init waited for a processor.
     pub(crate) waits: &'a Waits,
-    /// Whose processes are whose.
+    /// Tells which agent a process belongs to.
     pub(crate) birthmarks: &'a Birthmarks,
 }
 
@@ -58,25 +58,25 @@ pub(crate) struct Lens<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
     pub(crate) inode: u64,
-    /// A process and a descriptor of it where it may be: looked at first, since a process with thousands of
-    /// them costs milliseconds to look through.
+    /// A process and a descriptor of it where the socket may be. It is looked at first, since a process with
+    /// thousands of descriptors takes milliseconds to look through.
     pub(crate) likely: Option<(i32, i32)>,
     /// The number of the agent that connected it ([`Birthmarks`]), if that is known.
     pub(crate) agent: Option<u32>,
 }
 
-/// What came of a look for one socket.
+/// The result of a look for one socket.
 #[derive(Debug)]
 pub(crate) struct Looked {
     pub(crate) result: Result<Found, Refusal>,
-    /// How long the memory maps of its holders took.
+    /// How long looking through the memory maps of its holders took.
     pub(crate) took: Duration,
 }
 
 /// What a look for all sockets cost.
 #[derive(Debug, Default)]
 pub(crate) struct Cost {
-    /// What was gone through, of the last time where it was made several times.
+    /// What the look went through; of a repeated look, the last time.
     pub(crate) tally: Tally,
     /// How long it took.
     pub(crate) took: Duration,
@@ -89,24 +89,25 @@ pub(crate) struct Found {
     pub(crate) executables: Vec<OwnedFd>,
 }
 
-/// What is under way for some questions.
+/// One attempt at a look, for some sockets.
 struct Search<'a> {
     lens: Lens<'a>,
     wanted: &'a [Wanted],
     identified: Identified,
-    /// For each of `wanted`.
+    /// For each of `wanted`, how long looking through memory maps took.
     took: Vec<Duration>,
 }
 
-/// Every holder of each socket, and what it cost to look. One walk answers all: it begins after all were
-/// asked.
+/// Returns every holder of each socket, and what the look cost. One walk answers all questions, since it
+/// begins after all were asked.
 pub(crate) fn holders(wanted: &[Wanted], lens: Lens<'_>, asleep: &mut Asleep) -> (Vec<Looked>, Cost) {
     let mut tally = Tally::default();
     let started = lens.waits.stopwatch();
     let mut open: Vec<Open> =
         wanted.iter().map(|wanted| Open { wanted: *wanted, answer: None, took: Duration::ZERO }).collect();
     while open.iter().any(|one| one.answer.is_none()) && !started.is_past(PATIENCE) {
-        // What is settled stays so: whoever's processes never keep still are not to undo the others' answers.
+        // Sockets that have an answer keep it: processes that never keep still must not undo the answers
+        // about others.
         let mut unsettled: Vec<&mut Open> = open.iter_mut().filter(|one| one.answer.is_none()).collect();
         let wanted: Vec<Wanted> = unsettled.iter().map(|one| one.wanted).collect();
         let took = vec![Duration::ZERO; wanted.len()];
@@ -139,14 +140,15 @@ impl Open {
     }
 }
 
-/// For each socket its holders, whose executables are numbered by [`Identified`]; or why not, of all.
+/// For each socket its holders, whose executables are numbered by [`Identified`], or why it has no answer; or
+/// why none has.
 type Holders = Result<Vec<Result<Vec<Holder>, Fault>>, Fault>;
 
-/// What a walk has come to so far.
+/// What a walk has found so far.
 struct Walked {
     /// For each of the sockets.
     found: Vec<Result<Vec<Holder>, Fault>>,
-    /// Whose places were found, as numbered by [`Identified`].
+    /// For each holder the processes identified for it, as numbered by [`Identified`], and its places.
     holders: Vec<(Range<usize>, Vec<Place>)>,
 }
 
@@ -157,7 +159,7 @@ impl Walked {
 }
 
 impl Search<'_> {
-    /// What was found of one socket; nothing if that changed meanwhile.
+    /// Returns what was found for one socket; `None` if that changed meanwhile.
     fn answer(&self, inode: u64, found: &Holders) -> Option<Result<Found, Refusal>> {
         // A socket that is asked about twice was found once.
         let first = self.wanted.iter().position(|wanted| wanted.inode == inode);
@@ -187,8 +189,8 @@ impl Search<'_> {
         found
     }
 
-    /// Looks at these, at whoever was born since their list began, and so on until nobody was: a holder has a
-    /// child and is gone before it is its turn.
+    /// Looks at these processes, then at those born since their list began, and so on until none was: a
+    /// holder may have a child and be gone before its turn.
     fn walk_all(
         &mut self,
         (proc, births): (&File, &Births),
@@ -226,9 +228,9 @@ impl Search<'_> {
         Ok(self.still(walked))
     }
 
-    /// All that may hold a socket. Init itself does so only to give it away.
+    /// Returns all processes that may hold a socket, without init, which holds one only to give it away.
     fn processes(&self, proc: &File) -> Result<Vec<i32>, Fault> {
-        // A descriptor of its own: a list goes on where it was read to.
+        // Opened anew: reading a directory goes on where it stopped before.
         let mut all = directory::open(proc.as_fd(), ".", libc::O_DIRECTORY)
             .and_then(|list| pids(list.as_fd(), &mut vec![0; ENTRIES], MAX_PIDS))
             .map_err(|error| unreadable(0, &error))?
@@ -259,7 +261,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// What was found, where all who were identified for it are still who they were.
+    /// Returns what was found, and [`Fault::Changed`] for the sockets of holders for which not all identified
+    /// processes are still the same.
     fn still(&self, Walked { mut found, holders }: Walked) -> Vec<Result<Vec<Holder>, Fault>> {
         for (who, places) in holders {
             if !self.identified.are_still(who) {
@@ -287,8 +290,8 @@ impl Search<'_> {
             self.took.get_mut(place.socket).into_iter().for_each(|took| *took += spent);
         }
         let foreign_code = foreign_code?;
-        // Still the one that holds them: an exec in between may have closed one, and then it was another
-        // program's.
+        // Check that the process still holds the sockets: an exec since then may have closed one, and then
+        // another program held it.
         if !places.iter().all(|place| tables.is_at(*place)) {
             return Err(Fault::Changed);
         }
@@ -317,8 +320,8 @@ impl Search<'_> {
     }
 }
 
-/// Adds a holder to those of one socket, or says why that has none: its own holders' fault, and nobody else's
-/// who asks at the same time.
+/// Adds a holder to those of one socket, or records why that socket has no answer: a fault of its own holders
+/// must not affect the other sockets that are asked about.
 fn add(of: &mut Result<Vec<Holder>, Fault>, holder: &Result<Holder, Fault>) {
     match (&mut *of, holder) {
         (Ok(holders), Ok(holder)) if holders.len() < MAX_HOLDERS => holders.push(holder.clone()),

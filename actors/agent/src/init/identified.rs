@@ -1,5 +1,5 @@
-//! Who processes are while a question is answered: opened once, one descriptor a program, and at the end all
-//! still who they were.
+//! Identifies processes while a question is answered: each is opened, with one descriptor per program, and at
+//! the end all are checked to be still who they were.
 //!
 //! Names are never identity; only the opened executable is. What a process holds is for [`super::holders`] to
 //! find.
@@ -14,14 +14,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-/// Everybody who was identified for some questions.
+/// All processes that were identified for some questions.
 #[derive(Default)]
 pub(super) struct Identified {
     executables: Executables,
     seen: Vec<Seen>,
 }
 
-/// A process as it was found, to be found the same at the end.
+/// A process as it was found, to be compared at the end.
 struct Seen {
     process: Opened,
     before: Stat,
@@ -35,7 +35,7 @@ struct Executables {
     fds: Vec<OwnedFd>,
 }
 
-/// Why a look came to nothing.
+/// Why a look failed.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
     /// A process ended or executed another program meanwhile.
@@ -50,12 +50,14 @@ impl From<Refusal> for Fault {
 }
 
 impl Identified {
-    /// Who a process is, and its parent. What is read here is compared by [`Identified::are_still`].
+    /// Returns who a process is, and its parent's pid. What is read here is compared by
+    /// [`Identified::are_still`].
     pub(super) fn identity(&mut self, proc: &File, pid: i32) -> Result<(Identity, i32), Fault> {
         let process = Opened::open(proc.as_fd(), pid).map_err(|_| Fault::Changed)?;
         let before = process.stat().map_err(|_| Fault::Changed)?;
         if before.is_ending() {
-            // A holder on its way out is none in a moment; an ancestor's children get another parent.
+            // An exiting holder will hold nothing in a moment; the children of an exiting ancestor get
+            // another parent.
             return Err(Fault::Changed);
         }
         let read = |error: io::Error| gone_or_unreadable(pid, &error);
@@ -84,8 +86,7 @@ impl Identified {
         self.seen.len()
     }
 
-    /// Whether these of them are still who they were, and have the parents that they had: nothing moved while
-    /// we looked.
+    /// Whether these processes are still who they were, with the same parents: nothing moved while we looked.
     pub(super) fn are_still(&self, these: Range<usize>) -> bool {
         self.seen.get(these).unwrap_or_default().iter().all(|seen| {
             let same = || -> io::Result<bool> {
@@ -102,7 +103,7 @@ impl Identified {
         self.seen.last().map(|seen| &seen.process)
     }
 
-    /// The answer by itself, with descriptors of its own.
+    /// Returns the answer for one socket, with descriptors of its own.
     pub(super) fn answer(&self, mut holders: Vec<Holder>) -> Result<Found, Refusal> {
         let mut own = Executables::default();
         for identity in
@@ -122,7 +123,7 @@ impl Identified {
 }
 
 impl Executables {
-    /// The index of an opened file, which is kept once; at most `limit` of them.
+    /// Returns the index of an opened file. Each file is kept once, at most `limit` of them.
     fn add(
         &mut self,
         key: (u64, u64),
@@ -148,7 +149,7 @@ pub(super) fn unreadable(pid: i32, error: &io::Error) -> Refusal {
     Refusal::Unreadable { pid, why: error.to_string() }
 }
 
-/// What an error means of a process that was there a moment ago.
+/// Returns what an error means for a process that was there a moment ago.
 pub(super) fn gone_or_unreadable(pid: i32, error: &io::Error) -> Fault {
     if is_gone(error) { Fault::Changed } else { unreadable(pid, error).into() }
 }

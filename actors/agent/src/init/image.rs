@@ -1,14 +1,15 @@
-//! Which execution of a program a process is in: exec keeps the pid and its start time, but nothing of what
-//! is here.
+//! Tells which execution of a program a process is in: exec keeps the pid and its start time, but nothing of
+//! what is read here.
 //!
-//! The kernel lays out every execution anew, its stack, program, loader and own page each by random numbers
-//! of their own, some 80 bits in all, and no agent may switch that off (seccomp's personality(2)). A host may
-//! (`kernel.randomize_va_space`): there the sixteen random bytes on the stack tell executions apart
-//! (getauxval(3), `AT_RANDOM`), which a process can overwrite, but not foresee.
+//! The kernel lays out every execution anew: the stack, the program, the loader and the kernel's own page are
+//! each placed at random, with some 80 random bits in all. No agent may switch that off (seccomp's
+//! personality(2)), but a host may (`kernel.randomize_va_space`). There executions are told apart by the
+//! sixteen random bytes on the stack (getauxval(3), `AT_RANDOM`), which a process can overwrite, but not
+//! foresee.
 //!
-//! Must read no memory of a process where it can do without: the kernel waits for its lock, which a process
-//! can keep busy for a second, and with init every connect of every agent would wait. The auxiliary vector
-//! needs none.
+//! Must not read a process's memory where it can do without: the kernel waits for that memory's lock, which a
+//! process can keep busy for a second, and every connect of every agent would wait with init. Reading the
+//! auxiliary vector needs no such lock.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -21,12 +22,12 @@ pub(crate) struct Image {
     random: Option<[u8; 16]>,
 }
 
-/// Executions that are read once each, for questions that were all asked before the first was read.
+/// A cache of executions, each read once. For questions that were all asked before the first was read.
 #[derive(Debug, Default)]
 pub(crate) struct Images(Vec<(i32, Option<Image>)>);
 
 impl Images {
-    /// Of a process; `None` where it can't be read.
+    /// Returns the execution of a process; `None` where it can't be read.
     pub(crate) fn of(&mut self, pid: i32) -> Option<Image> {
         if let Some((_, known)) = self.0.iter().find(|(of, _)| *of == pid) {
             return *known;
@@ -44,7 +45,7 @@ const AT_RANDOM: u64 = libc::AT_RANDOM;
 const MAX_VECTOR: usize = 1024;
 
 impl Image {
-    /// Of a process, or of the process of a thread.
+    /// Reads the execution of a process, or of the process of a thread.
     pub(crate) fn read(pid: i32) -> io::Result<Self> {
         let mut vector = [0_u8; MAX_VECTOR];
         let length = std::fs::File::open(format!("/proc/{pid}/auxv"))?.read_at(&mut vector, 0)?;
@@ -96,7 +97,7 @@ mod tests {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        // It has no vector before its exec is complete.
+        // The child has no vector before its exec is complete.
         other.stdin.as_mut().unwrap().write_all(b"x").unwrap();
         other.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let image = Image::read(other.id() as i32);

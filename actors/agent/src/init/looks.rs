@@ -1,8 +1,8 @@
-//! Who holds a socket, and who connected it: the proxy's questions, answered for as many as ask by one walk
-//! through the processes.
+//! Answers the proxy's questions: who holds a socket, and who connected it. One walk through the processes
+//! answers all questions of a kind.
 //!
-//! Which answers there are is for [`holders`] and [`super::connects`] to say; here it is seen to that an
-//! agent whose programs make looks last is refused one, and that whoever is about to execute its program is
+//! The answers themselves come from [`holders`] and [`super::connects`]. This module refuses looks to an
+//! agent whose programs make them slow, and makes sure that processes about to execute their program are
 //! known first.
 
 use super::allowance;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-/// How often a look that came to nothing for a flood of descriptors is made again.
+/// How often a look that failed for a flood of descriptors is made again.
 const RELIEFS: usize = 3;
 
 /// A [`Request::Holders`](crate::protocol::Request::Holders).
@@ -36,16 +36,18 @@ impl Loop<'_> {
         self.allowances.has_left(self.cage.connects.origin(inode), Instant::now())
     }
 
-    /// Answers all who ask for the holders of a socket by one walk through the processes: it is most of the
-    /// work, and begins after each was asked.
+    /// Answers all these questions for the holders of a socket. All that want the same looked at share one
+    /// walk through the processes: it is most of the work, and begins after each was asked.
     pub(super) fn look(&mut self, looks: &[Look]) {
         if looks.is_empty() {
             return;
         }
-        // Whoever made one of these sockets has executed its program, and is looked at.
+        // After this, a process that made one of these sockets is known to have executed its program, and is
+        // looked at.
         self.settle();
         if self.cage.standby.is_some() {
-            // The first process takes it: nobody has run yet, so nobody holds anything.
+            // The first process to be started takes the standby: while it is there, nobody has run yet, so
+            // nobody holds anything.
             for look in looks {
                 let connector = look.connector.then_some(Connector::Unknown);
                 self.channel
@@ -66,12 +68,13 @@ impl Loop<'_> {
         }
     }
 
-    /// One walk for all who want the same looked at.
+    /// Answers questions that all want the same looked at by one walk.
     fn look_alike(&mut self, looks: &[&Look], mappings: bool) {
         let (looked, cost) = self.walk(looks, mappings);
         let mapped = looked.iter().map(|looked| looked.took).sum();
         self.charge_tables(looks, &cost.tally, cost.took.saturating_sub(mapped));
-        // All of them were looked at by now, so one look at what each maker executes is late enough for all.
+        // All sockets were looked at by now, so it is late enough for all to read once what each maker
+        // executes.
         let mut images = Images::default();
         for (look, Looked { result, took }) in looks.iter().zip(looked) {
             self.allowances.charge(self.cage.connects.origin(look.inode), took, Instant::now());
@@ -83,7 +86,7 @@ impl Loop<'_> {
         }
     }
 
-    /// Walks through the processes; again without those that flood, a few times at most.
+    /// Walks through the processes. On a flood, ends those that flood and walks again, a few times at most.
     fn walk(&mut self, looks: &[&Look], mappings: bool) -> (Vec<Looked>, Cost) {
         let wanted: Vec<Wanted> = looks.iter().map(|look| self.wanted(look.inode)).collect();
         let starting: Vec<i32> = self.starting.iter().map(Awaited::pid).collect();

@@ -1,5 +1,5 @@
-//! A process's mapping, as proc_pid_maps(5) has it on one line, and proc_pid_smaps(5) before what it tells of
-//! its pages.
+//! A memory mapping of a process, as on a line of proc_pid_maps(5), and in proc_pid_smaps(5) on the line
+//! before the report on its pages.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ pub(crate) struct Mapping<'m> {
 }
 
 impl<'m> Mapping<'m> {
-    /// `None` for what is no such line.
+    /// Parses such a line; `None` for anything else.
     pub(crate) fn read(line: &'m [u8]) -> Option<Self> {
         let mut words = line.splitn(6, |byte| *byte == b' ');
         let (range, permissions) = (std::str::from_utf8(words.next()?).ok()?, words.next()?);
@@ -25,7 +25,8 @@ impl<'m> Mapping<'m> {
         self.path.starts_with(b"/")
     }
 
-    /// Whether its pages are a file's or the kernel's: one of the process's own was written to.
+    /// Whether its pages are a file's or the kernel's: a page among them that is the process's own was
+    /// written to.
     pub(crate) fn is_of_others(&self) -> bool {
         self.is_of_a_file() || self.path == b"[vdso]"
     }

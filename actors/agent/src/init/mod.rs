@@ -1,15 +1,15 @@
-//! Pid 1 of the sandbox: the forked heart, single-threaded, never executing another program itself.
+//! Pid 1 of the sandbox: a fork of the heart, single-threaded, that never executes another program itself.
 //!
 //! ```text
 //! begin ─▶ tied to the heart's life, ids set, namespaces, gate ─▶ plan taken ─▶ cage built ─▶ proven ─▶ serve ─▶ the channel's end,
 //!              │ fails: exit                                                      └── fails ──┴─▶ serve refusals      or SIGKILL
 //! ```
-//! What fails in the network and its gate is no exit: it is carried to the building, and told as the cage's
-//! fault. While the proof runs, sockets and run files are handed out already ([`handouts`]); all else waits
-//! for its end.
+//! A failure in the network or its gate doesn't end init: it is kept until the cage is built, and reported as
+//! the cage's fault. Sockets and run files are handed out while the proof still runs ([`handouts`]); all
+//! other requests wait for its end.
 //!
-//! It holds nothing secret, reads no file that an agent could have written but `/proc`, and takes orders from
-//! one channel only. Its end is the end of every process of the sandbox: the kernel sees to that.
+//! It holds no secrets, reads no file that an agent could have written except in `/proc`, and takes requests
+//! from one channel only. When it ends, the kernel ends every process of the sandbox.
 
 mod allowance;
 mod asleep;
@@ -77,8 +77,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// The first instruction, called by [`crate::launch::NewInit::begin`] in the child; `sync` is its end of the
-/// handshake, `outside` the heart's namespaces, none of which may be the sandbox's.
+/// Init's entry point, called by [`crate::launch::NewInit::begin`] in the child. `sync` is init's end of the
+/// handshake; `outside` are the heart's namespaces, none of which may be the sandbox's.
 pub(crate) fn begin(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> ! {
     let life = std::panic::AssertUnwindSafe(|| live(foundation, sync, outside));
     // A panic must not unwind into the heart's frames below us.
@@ -95,7 +95,7 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
         let _ = sys::socket::send(sync.as_fd(), format!("init: {error}").as_bytes(), &[]);
         return Err(());
     }
-    // Before the heart hears of us, and puts us ahead.
+    // Read before the heart hears of us and raises our priority.
     let usual = priority::Usual::now();
     if let Err(error) = sys::process::unshare(launch::AT_ONCE) {
         let errno = error.raw_os_error().unwrap_or_default().to_le_bytes();
@@ -118,8 +118,8 @@ fn live(foundation: &Foundation, sync: OwnedFd, outside: Namespaces) -> Result<(
     }
 }
 
-/// Everything until whoever made us may let go: nothing of it may outlive the heart, whose child we are also
-/// where the builder made us, or keep what was theirs.
+/// Does everything that must be done before the process that made us may let go of us: we must not outlive
+/// the heart, whose child we are even where the builder made us, and must keep nothing that was theirs.
 #[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     sys::process::die_with_parent(libc::SIGKILL)?;
@@ -130,9 +130,9 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
     // Agents can read the command line of process 1, and the environment was the operator's.
     own::retitle(c"cofferdam: init", "cofferdam: init")?;
     sys::signals::reset()?;
-    // Neither a terminal's signals nor a terminal's other programs are init's.
+    // Init must not share a session with a terminal's other programs, nor get the terminal's signals.
     nix::unistd::setsid()?;
-    // Whatever the operator's shell runs under: see `image`.
+    // Drops whatever personality the operator's shell runs under: see `image`.
     nix::sys::personality::set(nix::sys::personality::Persona::empty())?;
     // A peer that went away is an error value here, never a signal.
     sys::signals::ignore_broken_pipes();
@@ -141,7 +141,8 @@ fn tie_to_heart(foundation: &Foundation, sync: &OwnedFd) -> io::Result<()> {
         sys::process::set_gids(Some(0), Some(0), Some(0))?;
         sys::process::set_uids(Some(0), Some(0), Some(0))?;
     }
-    // Again: the change of ids has cleared it. The heart is alive still, or the answer below fails.
+    // Set again, since the change of ids has cleared it. If the heart died meanwhile, the answer sent to it
+    // next fails.
     sys::process::die_with_parent(libc::SIGKILL)?;
     prctl(Prctl::SetDumpable(foundation.sabotaged(Control::Dumpable)))?;
     // SAFETY: what else is open belongs to copies of the heart's values, in frames to which `begin` never
@@ -176,7 +177,7 @@ fn take_furniture(sync: OwnedFd) -> io::Result<(Furniture, OwnedFd, Handed)> {
     Ok((furniture, channel, handed))
 }
 
-/// What was made before there was a plan: the loopback is up, and the gate made.
+/// The part of the network that is made before the plan arrives: the loopback is up, and the gate made.
 struct Network {
     gate: Option<Gate>,
     no_capture: Option<String>,
@@ -193,13 +194,13 @@ impl Network {
             Err(error @ NoGate::Half(_)) => {
                 Err(at_step("making the gate")(io::Error::other(error.to_string())))
             }
-            // No control depends on it: what isn't captured has no way out at all.
+            // No control depends on the gate: a connection that isn't captured has no way out at all.
             Err(error) => Ok(Self { gate: None, no_capture: Some(error.to_string()) }),
         }
     }
 }
 
-/// Everything that a cage is built from beside its plan.
+/// Everything that a cage is built from besides its plan.
 struct Ground {
     network: Result<Network, CageFailure>,
     /// Mounts that root opened.
@@ -208,7 +209,7 @@ struct Ground {
     no_cgroup: Option<String>,
     /// The heart's namespaces.
     outside: Namespaces,
-    /// Of everybody but init.
+    /// The priority of every process but init.
     usual: priority::Usual,
     started: Instant,
     steps: Vec<(String, u64)>,
@@ -224,9 +225,9 @@ pub(crate) struct Cage {
     pub(crate) captured: BTreeMap<u16, OwnedFd>,
     /// Where the agent can write, for judging executable mappings.
     pub(crate) writable: Vec<PathBuf>,
-    /// Who made which connection.
+    /// Which process made which connection.
     pub(crate) connects: Connects,
-    /// Who has proven it, and becomes the first agent.
+    /// The process that proved the cage, and becomes the first agent.
     pub(crate) standby: Option<Standby>,
 }
 
@@ -278,7 +279,7 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
         connects: Connects::default(),
         standby: None,
     };
-    // Nothing runs yet; what can't be secured now is seen again on the beat.
+    // Nothing runs yet. A credential file that can't be secured now is tried again on the beat.
     let _ = Keeper::open(crate::plan::WORKSPACE.as_ref()).map(|mut keeper| keeper.beat());
     cage.report.build_micros = micros(started);
     let scene = Scene {
@@ -294,15 +295,15 @@ fn build(plan: &CagePlan, ground: Ground, channel: &mut Channel<'_>) -> Result<C
     cage.gate.iter().for_each(Gate::forget_refusals);
     cage.report.steps = steps;
     cage.report.missing = missing.list;
-    // Last: what the proof tries must fail by an agent's own controls, neither by any that it would inherit
-    // from us nor by ours.
+    // Comes last: what the proof tries must fail by the agent's own controls, not by ours, nor by any that
+    // the probe would inherit from us.
     own::settle(own::Role::Init)
         .map_err(|fault| failed(Failed { step: fault.step.into(), source: fault.source, mend: None }))?;
     Ok(cage)
 }
 
-/// Runs the probe under the cage's confinement and judges its answers. Gives it back to become an agent, if
-/// all of them are right: what must fail and didn't may have changed it.
+/// Runs the probe under the cage's confinement and judges its answers. Returns the probe's process, to become
+/// an agent, only if all are right: an attempt that must fail and didn't may have changed the process.
 fn prove(
     scene: &Scene<'_>,
     connects: &mut Connects,
@@ -332,7 +333,8 @@ fn prove(
 }
 
 fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, CageFailure> {
-    // Asked by itself: what the policy names must be there even where there is no Landlock to say so.
+    // Checked separately: the paths that the policy names must exist even where there is no Landlock to
+    // report them missing.
     if let Some(path) = landlock::missing_path(plan) {
         return Err(CageFailure::MissingPath(path.display().to_string()));
     }
@@ -342,7 +344,7 @@ fn make_rules(plan: &CagePlan, missing: &mut Missed) -> Result<Option<Rules>, Ca
     match Rules::make(plan) {
         Ok(rules) => Ok(Some(rules)),
         Err(LandlockError::Missing(path)) => Err(CageFailure::MissingPath(path.display().to_string())),
-        // Whatever the enforcement: else an agent could have the next cage built without this wall.
+        // An error under best effort too: else an agent could have the next cage built without Landlock.
         Err(error @ LandlockError::Redirected(_)) => {
             Err(at_step("making Landlock's rules")(io::Error::other(error.to_string())))
         }
@@ -386,7 +388,8 @@ struct Missed {
 }
 
 impl Missed {
-    /// One entry a control: what else is found wrong with it is added to the reason.
+    /// Records a missing control, one entry each: a further fault of the same control is appended to its
+    /// reason.
     fn note(&mut self, control: Control, why: String) -> Result<(), CageFailure> {
         if self.strict {
             return Err(CageFailure::Missing { control, why });

@@ -1,8 +1,9 @@
-//! How long a look may take and has taken, without what init waited for a processor meanwhile: that a machine
-//! is busy is nobody's doing whose program is looked at. What init waits for otherwise, such as the lock of
-//! that program's memory, counts.
+//! Measures how long a look takes, without the time that init waits for a processor: a busy machine is not
+//! the fault of the agent whose program is looked at. Other waits, such as for the lock of that program's
+//! memory, count.
 //!
-//! Must never count less than what was given: where the kernel doesn't tell of waits, all time counts.
+//! Must never count less than the time that init was given: where the kernel doesn't tell of waits, all time
+//! counts.
 
 use super::schedstat::Schedstat;
 use std::time::{Duration, Instant};
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 /// Less than any bound that is measured by this.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// Where the kernel tells how long init has waited for a processor.
+/// The kernel's account of how long init has waited for a processor.
 #[derive(Debug, Default)]
 pub(crate) struct Waits(Option<Schedstat>);
 
 impl Waits {
-    /// This process's, which must have one thread. Where the kernel keeps no such account, none are known.
+    /// Opens the account of this process, which must have one thread. Where the kernel keeps none, no waits
+    /// are known.
     pub(crate) fn of_this_process() -> Self {
         Self(Schedstat::of_this_process().ok())
     }
@@ -32,7 +34,7 @@ impl Waits {
     }
 }
 
-/// Counts from its beginning.
+/// Counts the time since it was started.
 #[derive(Clone, Copy)]
 pub(crate) struct Stopwatch<'a> {
     waits: &'a Waits,
@@ -41,7 +43,8 @@ pub(crate) struct Stopwatch<'a> {
 }
 
 impl Stopwatch<'_> {
-    /// What was given since. Of a moment all counts, and the kernel isn't asked: nobody owes so little.
+    /// Returns the time since the start without waits for a processor. Of less than a [`MOMENT`] all counts,
+    /// and the kernel isn't asked: nobody owes so little.
     pub(crate) fn elapsed(&self) -> Duration {
         let elapsed = self.begun.elapsed();
         if elapsed < MOMENT {
@@ -75,7 +78,7 @@ mod tests {
         says(3 * HOUR);
         assert!(watch.elapsed() >= HOUR && watch.elapsed() < 2 * HOUR);
         assert!(watch.is_past(HOUR / 2) && !watch.is_past(2 * HOUR) && !watch.is_past(4 * HOUR));
-        // Nobody tells: then it is the clock.
+        // Where the kernel doesn't tell, the clock alone counts.
         std::fs::write(account.path(), "").unwrap();
         assert!(watch.elapsed() >= 3 * HOUR);
         let untold = Waits::default();

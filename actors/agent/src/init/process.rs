@@ -19,7 +19,7 @@ pub(crate) struct Stat {
     pub(crate) parent: i32,
     /// The kernel's `PF_` flags.
     flags: u64,
-    /// How many it has, the first among them.
+    /// Number of its threads, including the first.
     pub(crate) threads: u32,
     /// Clock ticks after boot.
     pub(crate) start_time: u64,
@@ -32,7 +32,7 @@ impl Stat {
 
     fn of(file: &File) -> io::Result<Self> {
         let mut text = [0; MAX_STAT];
-        // The kernel makes it anew, whole, for whoever reads from its beginning.
+        // A read from the beginning makes the kernel write the whole text anew.
         let length = file.read_at(&mut text, 0)?;
         Self::parse(text.get(..length).unwrap_or_default())
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable stat"))
@@ -42,7 +42,7 @@ impl Stat {
     fn parse(text: &[u8]) -> Option<Self> {
         let after = text.iter().rposition(|byte| *byte == b')')?;
         let mut fields = std::str::from_utf8(text.get(after + 1..)?).ok()?.split_ascii_whitespace();
-        // Counted from where the one before stood.
+        // Each is counted from the field after the one before.
         Some(Self {
             state: *fields.next()?.as_bytes().first()?,
             parent: fields.next()?.parse().ok()?,
@@ -52,19 +52,19 @@ impl Stat {
         })
     }
 
-    /// It has let go of all that it had: dead, and unreaped.
+    /// Whether it has released all that it had: dead, and unreaped.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, b'Z' | b'X')
     }
 
-    /// It runs nothing any more, and never will: dead, with all its threads, and unreaped.
+    /// Whether it will never run anything again: dead with all its threads, and unreaped.
     pub(crate) fn is_dead(&self) -> bool {
-        // Where the first thread alone has ended, the process looks as if it were over.
+        // If only the first thread has ended, the process looks as if it were over.
         self.is_over() && self.threads <= 1
     }
 
-    /// It runs no instruction of its program any more: on its way out, or a zombie. The kernel lets nobody
-    /// look into such a process, whatever their rights.
+    /// Whether it runs no instruction of its program any more: it is exiting, or a zombie. The kernel lets
+    /// nobody look into such a process, whatever their rights.
     pub(crate) fn is_ending(&self) -> bool {
         /// linux/sched.h
         const PF_EXITING: u64 = 0x4;
@@ -72,10 +72,10 @@ impl Stat {
     }
 }
 
-/// What was read of a process; nothing of one that is gone.
+/// Returns what was read of a process; `None` if the process is gone.
 ///
 /// # Errors
-/// What has failed though it may be there.
+/// Any other error: the process may still be there.
 pub(crate) fn gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Ok(found) => Ok(Some(found)),
@@ -84,13 +84,14 @@ pub(crate) fn gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Whether what failed says that a process is gone.
+/// Whether an error says that a process is gone.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// The process that a thread belongs to: by a question whether it is its own number's, one whether it is
-/// `likely`'s, and only then by proc_pid_status(5), which costs some fifty times as much as a question.
+/// Returns the process that a thread belongs to. Asks the kernel whether the thread belongs to the process of
+/// its own number, then whether to `likely`, and only then reads proc_pid_status(5), which costs some fifty
+/// times as much as a question.
 pub(crate) fn process_of(thread: i32, likely: Option<i32>) -> io::Result<i32> {
     let candidates = [Some(thread), likely].into_iter().flatten();
     if let Some(process) = candidates.into_iter().find(|process| sys::process::is_thread_of(thread, *process))
@@ -102,20 +103,20 @@ pub(crate) fn process_of(thread: i32, likely: Option<i32>) -> io::Result<i32> {
 
 fn number_in_status(thread: i32, name: &[u8]) -> io::Result<i32> {
     let status = std::fs::read(format!("/proc/{thread}/status"))?;
-    // The name, on the first line, is escaped: a line that begins so is the kernel's.
+    // The command's name, on the first line, is escaped: a line that begins like this is the kernel's own.
     let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(name));
     line.and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable status"))
 }
 
-/// How many descriptors a thread's table has room for, which is beyond the last one of them
-/// (proc_pid_status(5)); none once it is ending.
+/// Returns how many descriptors a thread's table has room for, which is beyond the last one in use
+/// (proc_pid_status(5)); 0 once the thread is ending.
 pub(crate) fn table_size(thread: i32) -> io::Result<i32> {
     number_in_status(thread, b"FDSize:")
 }
 
-/// A process by its directory in `/proc`, which stays its own: where it ended, nothing more is read of it,
-/// and nobody is signalled in its place, whoever got its number.
+/// A process, held by its directory in `/proc`, which stays that process's own. Once it has ended, nothing
+/// more is read of it, and no process that got its pid is signalled in its place.
 #[derive(Debug)]
 pub(crate) struct Opened {
     directory: OwnedFd,
@@ -130,12 +131,12 @@ impl Opened {
         Ok(Self { directory, stat })
     }
 
-    /// As it is now.
+    /// Reads its `stat` as of now.
     pub(crate) fn stat(&self) -> io::Result<Stat> {
         Stat::of(&self.stat)
     }
 
-    /// Where the program lies, as the link says.
+    /// Returns the path of its program, as the link says.
     pub(crate) fn executable_path(&self) -> io::Result<Vec<u8>> {
         let mut text = [0; MAX_PATH];
         directory::read_link(self.directory.as_fd(), "exe", &mut text).map(<[u8]>::to_vec)
@@ -146,7 +147,7 @@ impl Opened {
         sys::signals::send(self.directory.as_fd(), signo)
     }
 
-    /// The program itself.
+    /// Opens its program.
     pub(crate) fn open_executable(&self) -> io::Result<File> {
         self.read("exe")
     }
@@ -157,12 +158,12 @@ impl Opened {
         Ok((found.st_dev, found.st_ino))
     }
 
-    /// What it was executed with, as far as it hasn't written over that.
+    /// Opens the environment that it was executed with, unless it has overwritten that.
     pub(crate) fn open_environment(&self) -> io::Result<File> {
         self.read("environ")
     }
 
-    /// Its resource limits, which everybody may read.
+    /// Opens its resource limits, which everybody may read.
     pub(crate) fn open_limits(&self) -> io::Result<File> {
         self.read("limits")
     }
@@ -171,12 +172,12 @@ impl Opened {
         self.read("maps")
     }
 
-    /// What stands behind each page.
+    /// Opens the page map, which tells what backs each page.
     pub(crate) fn open_page_map(&self) -> io::Result<File> {
         self.read("pagemap")
     }
 
-    /// The maps with what of their pages is whose (proc_pid_smaps(5)).
+    /// Opens the maps with a report on the pages of each (proc_pid_smaps(5)).
     pub(crate) fn open_page_report(&self) -> io::Result<File> {
         self.read("smaps")
     }
@@ -219,7 +220,7 @@ mod tests {
             assert_ne!(own, process);
             assert!(!sys::process::is_thread_of(own, own));
             assert!(sys::process::is_thread_of(own, process));
-            // Whatever was taken for likely, it is the kernel that tells.
+            // Whatever `likely` is, the kernel has the say.
             for likely in [None, Some(process), Some(own), Some(1), Some(0), Some(-1), Some(i32::MAX)] {
                 assert_eq!(process_of(own, likely).unwrap(), process, "{likely:?}");
             }

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// Where it is told, of the process that was opened, whoever gets its number.
+/// The open file that holds the counts. It stays that of the process that was opened, whoever gets its pid.
 #[derive(Debug)]
 pub(super) struct Schedstat(File);
 
@@ -18,7 +18,7 @@ pub(super) struct Counts {
     ran: Duration,
     /// For how long it waited for a processor.
     pub(super) waited: Duration,
-    /// How many times it was given one.
+    /// How many times it was given a processor.
     pub(super) turns: u64,
 }
 

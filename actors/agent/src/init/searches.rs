@@ -1,9 +1,9 @@
-//! Searches for what ended agents have left behind ([`super::strays`]), and whose start is held until one has
-//! found nobody.
+//! Searches for processes that ended agents have left behind ([`super::strays`]), and the agents whose start
+//! is held until a search has found none.
 //!
-//! Each has its turn when the one before has gone through all processes once, so that an agent that can't be
-//! rid of its own keeps no other waiting. Must never forget that a search was left unmade or has found
-//! survivors, whoever asked for it and is gone since.
+//! Each search has its turn when the one before has gone through all processes once, so that an agent whose
+//! processes can't be ended keeps no other waiting. Must never forget that a search was not made or has found
+//! survivors, even where its asker is gone since.
 
 use super::birthmark::Birthmarks;
 use super::patience::Waits;
@@ -16,20 +16,20 @@ use std::io;
 
 /// Searches that may wait.
 const MAX_SEARCHES: usize = 64;
-/// Agents whose start may be held at a time; beyond it all are.
+/// Agents whose start may be held at a time; beyond it every agent's start is.
 const MAX_HELD: usize = 4096;
 
-/// See the module.
+/// Searches that wait for their turn, and agents that are held; see the module.
 #[derive(Default)]
 pub(super) struct Searches {
     queue: VecDeque<Search>,
-    /// Agents of which a search has left somebody behind, or was not made.
+    /// Agents for which a search has found survivors, or was not made.
     held: BTreeSet<String>,
 }
 
 impl Searches {
-    /// Has one made. Who is to be told at once that theirs won't be: whoever asks a second time is answered
-    /// in place of the first, who is gone.
+    /// Queues a search. Returns the request to refuse at once, if any: this one, where too many wait; or an
+    /// earlier one for the same agent, whose asker is gone and whose search now answers this one.
     pub(super) fn begin(
         &mut self,
         id: RequestId,
@@ -47,8 +47,8 @@ impl Searches {
         None
     }
 
-    /// Goes on with the first, for as long as it may keep others waiting. Who is to be told what, if it is
-    /// over. `starting` are on their way to the table.
+    /// Goes on with the first search, for as long as it may keep others waiting. Returns the request to
+    /// answer and the result, if the search is over. `starting` are processes that are not in the table yet.
     pub(super) fn go_on(
         &mut self,
         table: &Table,
@@ -97,7 +97,7 @@ impl Searches {
         self.queue.iter_mut().for_each(|search| search.note_reaped(pid));
     }
 
-    /// How long init may sleep before one goes on, in milliseconds; for ever where there is none.
+    /// Returns how long init may sleep before a search goes on, in milliseconds; `None` where there is none.
     pub(super) fn sleep(&self) -> Option<i32> {
         self.queue.iter().map(Search::sleep).min()
     }
@@ -115,7 +115,7 @@ mod tests {
         }
         searches.hold("a".into());
         assert!(searches.hold_back("a") && !searches.hold_back("b"));
-        // It has never run: a search for it is over at once.
+        // The agent has never run: a search for it is over at once.
         assert!(searches.begin(RequestId(1), "a".into(), &mut birthmarks).is_none());
         let over = searches.go_on(&Table::default(), std::iter::empty(), &birthmarks, &Waits::default());
         assert!(matches!(over, Some((RequestId(1), Ok(Progress::Clean)))));

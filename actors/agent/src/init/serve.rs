@@ -1,7 +1,7 @@
 //! Init's loop once the cage is proven: requests in, replies and deaths out, children reaped.
 //!
-//! Deaths wait in the table, not in the channel's queue, so none is lost however long nobody listens, or the
-//! kernel won't send.
+//! Deaths wait in the table, not in the channel's queue, so none is lost however long no supervisor listens,
+//! or the kernel refuses to send.
 
 use super::allowance::Allowances;
 use super::asleep::Asleep;
@@ -29,38 +29,39 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long a credential file of the known ones may stand open: a look costs a few dozen system calls.
+/// Interval of the looks at credential files, and so how long a known one may stay open to others: a look
+/// costs a few dozen system calls.
 const BEAT: Duration = Duration::from_millis(BEAT_MILLISECONDS as u64);
 const BEAT_MILLISECONDS: i32 = 1000;
 /// Requests served before children are reaped again.
 const BURST: usize = 16;
-/// Children reaped before somebody else has a turn.
+/// Children reaped at a time, before other work has a turn.
 const REAPED_AT_ONCE: usize = 256;
-/// News that wait; beyond it the oldest are lost.
+/// Events that may wait in `news`; beyond it the oldest are lost.
 const MAX_NEWS: usize = 64;
-/// Ports captured at a time: a policy that names more is none that we know.
+/// Ports captured at a time: no known policy names more.
 const MAX_CAPTURED: usize = 1024;
 
 pub(super) struct Loop<'a> {
     pub(super) channel: Channel<'a>,
     pub(super) cage: Cage,
     table: Table,
-    /// On their way to their programs, and not in the table yet.
+    /// Children that have yet to execute their programs, and are not in the table yet.
     pub(super) starting: Vec<Awaited>,
-    /// Children may have died that nothing tells of any more.
+    /// Dead children may be left whose SIGCHLD was taken already.
     more_are_dead: bool,
     /// What looks at each agent's programs have cost.
     pub(super) allowances: Allowances,
-    /// What of that was spent waiting for a processor.
+    /// How much time init has spent waiting for a processor.
     pub(super) waits: Waits,
-    /// Whom looks need not look through.
+    /// Processes that looks need not look through.
     pub(super) asleep: Asleep,
     pub(super) floods: Floods,
-    /// To be told, when somebody hears it; see [`MAX_NEWS`].
+    /// Events to be sent when the supervisor has room for them; see [`MAX_NEWS`].
     pub(super) news: VecDeque<Event>,
-    /// Whose processes are whose.
+    /// Tells which agent a process belongs to.
     pub(super) birthmarks: Birthmarks,
-    /// For what ended agents have left behind.
+    /// Searches for what ended agents have left behind.
     searches: Searches,
 }
 
@@ -98,12 +99,12 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return Err(()),
         };
-        // By the clock, not by the silence: an agent that keeps us busy doesn't put it off.
+        // By the clock, not when idle: an agent that keeps us busy must not put it off.
         if last_beat.elapsed() >= BEAT {
             last_beat = Instant::now();
             keeper.as_mut().map(Keeper::beat);
         }
-        // First: somebody waits in every one of them.
+        // Served first: a process waits in each of these calls.
         this.cage.connects.serve(woken.calls());
         this.settle();
         if woken.by_deaths() || std::mem::take(&mut this.more_are_dead) {
@@ -119,10 +120,10 @@ pub(super) fn serve(channel: Channel<'_>, cage: Cage) -> Result<(), ()> {
     }
 }
 
-/// What poll(2) saw: the channel, deaths, the starting, and the calls of agents that wait.
+/// What poll(2) saw, in this order: the channel, deaths, starting children, and agents' calls that wait.
 struct Woken {
     polled: Vec<libc::pollfd>,
-    /// How many of these are no agent's calls.
+    /// How many of `polled` come before the agents' calls.
     ours: usize,
 }
 
@@ -182,7 +183,7 @@ impl Loop<'_> {
         polled.extend(self.starting.iter().map(Awaited::poll));
         let ours = polled.len();
         polled.extend(self.cage.connects.polls());
-        // While nothing runs nothing appears, and nobody's time is up.
+        // While nothing runs, no file appears and no deadline ends.
         let idle = self.table.running().is_empty() && self.starting.is_empty();
         let patience = match (self.searches.sleep(), self.more_are_dead, idle) {
             (Some(milliseconds), ..) => milliseconds,
@@ -246,15 +247,16 @@ impl Loop<'_> {
         self.channel.reply(id, reply);
     }
 
-    /// Hears what those on their way have said. Whoever has executed its program is in the table then: nobody
-    /// else has run any.
+    /// Hears what starting children have said. Afterwards every child that has executed its program is in the
+    /// table, and those that are still on the list have executed none.
     pub(super) fn settle(&mut self) {
         for awaited in std::mem::take(&mut self.starting) {
             self.hear(awaited);
         }
     }
 
-    /// All that one has said, and its asker answered; it is on the list again while it is on its way.
+    /// Takes all that a starting child has said, and answers its asker. A child that is still starting goes
+    /// back on the list.
     fn hear(&mut self, mut awaited: Awaited) {
         loop {
             match awaited.hear() {
@@ -301,8 +303,8 @@ impl Loop<'_> {
         Ok(())
     }
 
-    /// Takes dead children, ours and those that we inherited. More than these wait for the next time: agents
-    /// make children of ours as fast as we take them (clone(2), `CLONE_PARENT`).
+    /// Reaps dead children, our own and those that we inherited, at most [`REAPED_AT_ONCE`]. More wait for
+    /// the next time: agents can make children of ours as fast as we reap them (clone(2), `CLONE_PARENT`).
     fn reap(&mut self) {
         for _ in 0..REAPED_AT_ONCE {
             let (pid, status) = match sys::process::reap_any() {
@@ -313,7 +315,7 @@ impl Loop<'_> {
             if let Some(mut standby) = self.cage.standby.take_if(|standby| standby.pid() == pid) {
                 standby.note_reaped();
             }
-            // It may have executed its program since it was last heard.
+            // The child may have executed its program since it was last heard.
             if let Some(at) = self.starting.iter().position(|awaited| awaited.pid() == pid) {
                 let mut awaited = self.starting.swap_remove(at);
                 awaited.note_reaped();
@@ -399,7 +401,7 @@ impl Loop<'_> {
         // A death not yet reaped must not stand in the way of the restart that it causes.
         self.reap();
         self.settle();
-        // Who asked before is gone, a supervisor that died or an actor that did: nobody asks twice.
+        // The earlier asker is gone, a supervisor or an actor that died: nobody asks twice.
         for awaited in self.starting.extract_if(.., |awaited| awaited.agent == agent) {
             awaited.give_up();
         }

@@ -31,8 +31,8 @@ impl Streams {
     }
 }
 
-/// Has a child under the confinement execute a program, without waiting until it does. `standby` is the one
-/// that stands by, if any does; `birthmark` says whose it is.
+/// Makes a confined child execute a program, without waiting until it does. The child is `standby`, if one
+/// stands by, else a fresh one; `birthmark` marks it as its agent's.
 pub(super) fn begin(
     confinement: &Confinement,
     standby: &mut Option<Standby>,
@@ -41,7 +41,8 @@ pub(super) fn begin(
 ) -> Result<Starting, Refusal> {
     let mut fds = fds.into_iter();
     let program = fds.next().ok_or_else(|| Refusal::Invalid("a spawn without its program".into()))?;
-    // The child reads it again, for itself; what it can't read is told here, before there is one.
+    // The child reads the program again, for itself. One that can't be read is reported here, before there is
+    // a child.
     Program::read(program.as_fd()).map_err(Refusal::Invalid)?;
     let streams = match stdio {
         Stdio::Given => match (fds.next(), fds.next(), fds.next()) {
@@ -56,12 +57,12 @@ pub(super) fn begin(
             Streams::Terminal(terminal::make(rows, columns).map_err(system("making a terminal"))?)
         }
     };
-    // Of the one that stood by, the listener is served already.
+    // The listener of a child that stood by is served already.
     let (child, listens) = match standby.take() {
         Some(ready) if ready.is_there() => (ready, true),
         _ => (Standby::start(confinement, None).map_err(system("fork"))?, false),
     };
-    // Execution doesn't change it.
+    // exec doesn't change the start time.
     let start_time = super::process::Stat::read(child.pid()).map(|stat| stat.start_time).unwrap_or(0);
     let part = Part { birthmark, program: program.as_fd(), streams: streams.descriptors() };
     let told = child.tell(&part).map_err(system("giving a child its program"))?;
@@ -75,8 +76,8 @@ pub(super) fn begin(
     Ok(Starting { child, told, watched: listens || !confinement.asks(), start_time, masters })
 }
 
-/// Makes a pipe the agent's, so that it can open `/dev/stdout` again; anything else is left as it is. Only
-/// pipes that the gateway made let us.
+/// Makes the agent the owner of a pipe, so that it can open `/dev/stdout` again; anything else is left as it
+/// is. This works only on pipes that the gateway made.
 fn give_to_agent(stream: &OwnedFd) {
     let pipe =
         nix::sys::stat::fstat(stream).is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFIFO);
@@ -94,7 +95,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Of the sealed file in which the supervisor has written it; or why it is none.
+    /// Reads and checks the sealed file that the supervisor has written; the error says what is wrong with
+    /// it.
     pub(super) fn read(spec: BorrowedFd<'_>) -> Result<Self, String> {
         let bytes = sys::memfd::read_sealed(spec, MAX_SPAWN_SPEC).map_err(|e| e.to_string())?;
         let spec: SpawnSpec = postcard::from_bytes(&bytes).map_err(|e| e.to_string())?;
@@ -110,7 +112,7 @@ impl Program {
         Ok(Self { argv, env: strings(spec.env)?, cwd: Path::new(OsStr::from_bytes(&spec.cwd)).to_owned() })
     }
 
-    /// Where it is to run.
+    /// Returns the directory that it is to run in.
     pub(super) fn cwd(&self) -> &Path {
         &self.cwd
     }

@@ -37,15 +37,15 @@ const EXECUTE: u8 = b'x';
 const NOT_EXECUTED: u8 = b'n';
 const FAILED: u8 = b'e';
 
-/// What a child can do before it is told its program; the numbers are those of the descriptors that it keeps
-/// until then.
+/// Work that a child does before it is told its program. Its argument: the descriptors, by number, that the
+/// child keeps until then.
 pub(crate) type Work<'a> = &'a dyn Fn(&[i32]) -> Vec<u8>;
 
-/// What a child says.
+/// A message from a child.
 pub(crate) enum Said {
     /// Its filter's listener.
     Listener(OwnedFd),
-    /// What its work came to.
+    /// The result of its work.
     Work(Vec<u8>),
     /// Why it could not get to its program. It is gone.
     Failed(Failed),
@@ -72,20 +72,21 @@ impl From<StepError> for Stuck {
 /// A step that failed in the child.
 pub(crate) struct Failed {
     pub(crate) step: String,
-    /// 0 where it was no system call.
+    /// 0 if it was no system call.
     pub(crate) errno: i32,
 }
 
-/// Killed and reaped when dropped.
+/// A child that stands by. It is killed and reaped when dropped.
 pub(crate) struct Standby {
     pid: i32,
     pidfd: OwnedFd,
     line: OwnedFd,
-    /// Not reaped yet, and nobody else's to reap.
+    /// Whether the child is ours to kill and reap: it is not reaped yet, and nobody else will do it.
     ours: bool,
 }
 
-/// Whose it is to be, if that can be marked; a program and its streams: three, or a terminal in place of all.
+/// What a child is told: its agent's birthmark, if processes can be marked; its program; and its streams,
+/// three or a terminal in place of all.
 pub(crate) struct Part<'a> {
     pub(crate) birthmark: Option<Birthmark>,
     pub(crate) program: BorrowedFd<'a>,
@@ -117,21 +118,21 @@ impl Standby {
         self.pid
     }
 
-    /// Whether it still waits: it has nothing to say while it does.
+    /// Whether the child still waits: it says nothing while it does.
     pub(crate) fn is_there(&self) -> bool {
         sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, Some(Duration::ZERO))
             .is_ok_and(|said| !said)
     }
 
-    /// What to poll for [`Standby::hear`].
+    /// Returns what to poll for before [`Standby::hear`].
     pub(crate) fn poll(&self) -> libc::pollfd {
         libc::pollfd { fd: self.line.as_raw_fd(), events: libc::POLLIN, revents: 0 }
     }
 
-    /// Waits for what it says next, but not beyond this time.
+    /// Waits for the child's next message, but not beyond `until`.
     ///
     /// # Errors
-    /// The kernel's; a message that is none of these is `EBADMSG`, and silence `ETIMEDOUT`.
+    /// The kernel's; `EBADMSG` for an unknown message, and `ETIMEDOUT` for silence.
     pub(crate) fn hear(&self, until: Instant) -> io::Result<Said> {
         let left = until.saturating_duration_since(Instant::now());
         if !sys::fd::wait(self.line.as_fd(), sys::fd::Ready::Readable, Some(left))? {
@@ -140,7 +141,7 @@ impl Standby {
         self.next()
     }
 
-    /// What it has said next, if it has.
+    /// Returns the child's next message, if there is one already.
     ///
     /// # Errors
     /// As [`Standby::hear`].
@@ -153,8 +154,8 @@ impl Standby {
         let mut message = Vec::with_capacity(MAX_MESSAGE);
         let mut receive = || sys::socket::receive::<1>(self.line.as_fd(), &mut message);
         let received = match receive() {
-            // It ended with something unread, which is said once, and first. What it said before is still
-            // there.
+            // The child ended without reading all that it was sent, which the kernel reports once, and first.
+            // What the child said before is still there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive()?,
             received => received?,
         };
@@ -175,8 +176,8 @@ impl Standby {
         }
     }
 
-    /// Has it execute a program; [`Said::End`] tells that it did. Whether it was told at all: one that is
-    /// gone has said why.
+    /// Tells the child to execute a program; [`Said::End`] tells that it did. Returns whether it could be
+    /// told: a child that is gone has said why.
     ///
     /// # Errors
     /// The kernel's.
@@ -190,20 +191,20 @@ impl Standby {
         }
     }
 
-    /// It executes its program, and is the caller's to reap.
+    /// Returns the pid of a child that executes its program, and leaves reaping it to the caller.
     pub(crate) fn into_pid(mut self) -> i32 {
         self.ours = false;
         self.pid
     }
 
-    /// Kills it without waiting for its death, which is the caller's to reap.
+    /// Kills the child without waiting for its death, and leaves reaping it to the caller.
     pub(crate) fn give_up(mut self) {
         if std::mem::take(&mut self.ours) {
             let _ = sys::signals::send(self.pidfd.as_fd(), libc::SIGKILL);
         }
     }
 
-    /// Somebody else has reaped it.
+    /// Notes that the child was reaped elsewhere.
     pub(crate) fn note_reaped(&mut self) {
         self.ours = false;
     }
@@ -218,7 +219,7 @@ impl Drop for Standby {
     }
 }
 
-/// Tells init over `line` of the listener that a confined child's filter has.
+/// Sends init, over `line`, the listener of a confined child's filter.
 pub(super) fn hand_listener(line: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> io::Result<()> {
     sys::socket::send(line, &[LISTENER], &[listener])
 }
@@ -247,7 +248,7 @@ fn live(
     if let Some(work) = work {
         let message = [&[WORK], &work(&kept)[..]].concat();
         sys::socket::send(line, &message, &[]).map_err(|e| ("telling of the work", e))?;
-        // Not before: what the proof tries must fail by the agent's own controls.
+        // Not before the work: what the proof tries must fail by the agent's own controls.
         own::settle_as_inits_child().map_err(|e| ("init's own filter", e))?;
     }
     let program = take_part(line)?;
@@ -255,7 +256,8 @@ fn live(
     Err(Stuck::Exec(program.execute()))
 }
 
-/// A session of its own, no signal blocked or ignored, no stream yet and nothing else open.
+/// Enters a session of its own, resets signals, points the streams to `/dev/null`, and closes everything else
+/// but `keep`.
 #[expect(unsafe_code, reason = "a fresh child closes what isn't its own")]
 fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
@@ -281,7 +283,7 @@ fn enter_session(confinement: &Confinement, keep: &[i32]) -> Result<(), StepErro
     Ok(())
 }
 
-/// Waits for the program, takes on whose it is, and puts its streams in place.
+/// Waits for the program, puts on its agent's birthmark, and puts its streams in place.
 fn take_part(line: BorrowedFd<'_>) -> Result<Program, StepError> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     sys::fd::wait(line, sys::fd::Ready::Readable, None).map_err(at("waiting for a program"))?;

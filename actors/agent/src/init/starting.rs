@@ -5,13 +5,13 @@
 //!                 ├─ its end: it has executed      ─▶ the table
 //!                 └─ why it could not, or the deadline ─▶ a refusal
 //! ```
-//! To open a program may last as long as somebody else likes: a network filesystem, an automounter. While
-//! init waited, nobody's connect would be let go on; so it never waits for them: what they say is heard by
-//! the loop, between everything else.
+//! Opening a program may last as long as a network filesystem or an automounter likes. While init waited, no
+//! connect of any process would be let go on. So init never waits for these children: the loop hears what
+//! they say, between everything else.
 //!
-//! Until the end of its line one of them is our own code with nothing but its streams open, and no process of
-//! an agent's. Must never be waited for, not even when it was killed: a process that waits for a server can't
-//! die before that answers.
+//! Until its line ends, such a child is our own code with nothing but its streams open, and no process of an
+//! agent's. Must never be waited for, not even when it was killed: a process that waits for a server can't
+//! die before the server answers.
 
 use super::handouts::system;
 use super::standby::{Failed, Said, Standby};
@@ -26,16 +26,16 @@ pub(crate) const STARTED_WITHIN: Duration = Duration::from_secs(10);
 /// A child on its way to its program.
 pub(super) struct Starting {
     pub(super) child: Standby,
-    /// Whether it has heard of its program.
+    /// Whether it was told its program.
     pub(super) told: bool,
-    /// Whether its connects are listened to, where they must be.
+    /// Whether its filter's listener is served, or none is needed.
     pub(super) watched: bool,
     pub(super) start_time: u64,
-    /// The terminal's master, for the table, and the same for whoever asked.
+    /// The terminal's master, for the table, and a copy for the asker.
     pub(super) masters: Option<[OwnedFd; 2]>,
 }
 
-/// One that somebody waits for.
+/// A child on its way, and the request that waits for it.
 pub(super) struct Awaited {
     pub(super) id: RequestId,
     pub(super) agent: String,
@@ -43,7 +43,7 @@ pub(super) struct Awaited {
     until: Instant,
 }
 
-/// What is new of one.
+/// What has happened to such a child.
 pub(super) enum News {
     /// Its filter's listener, to be served before it can connect.
     Listener(OwnedFd),
@@ -62,12 +62,12 @@ impl Awaited {
         self.starting.child.pid()
     }
 
-    /// What to poll for [`Awaited::hear`].
+    /// Returns what to poll for before [`Awaited::hear`].
     pub(super) fn poll(&self) -> libc::pollfd {
         self.starting.child.poll()
     }
 
-    /// The next thing that it has said; none while it is silent and has time left. Never waits.
+    /// Returns the child's next news; `None` while it is silent and has time left. Never waits.
     pub(super) fn hear(&mut self) -> Option<News> {
         loop {
             return match self.starting.child.hear_now() {
@@ -100,17 +100,18 @@ impl Awaited {
         News::Executed
     }
 
-    /// Somebody has reaped it.
+    /// Notes that the child was reaped.
     pub(super) fn note_reaped(&mut self) {
         self.starting.child.note_reaped();
     }
 
-    /// Kills it and goes on; whoever reaps children takes it some day.
+    /// Kills the child without waiting; it is reaped like any other once it dies.
     pub(super) fn give_up(self) {
         self.starting.child.give_up();
     }
 
-    /// The caller's to reap: who asked, for which agent, and what goes into the table.
+    /// Returns the request, its agent, and what goes into the table; leaves reaping the process to the
+    /// caller.
     pub(super) fn into_process(self) -> (RequestId, String, Process) {
         let Starting { child, start_time, masters, .. } = self.starting;
         (self.id, self.agent, Process { pid: child.into_pid(), start_time, masters })

@@ -1,14 +1,13 @@
-//! What an ended agent left behind: found by what it was born with ([`super::birthmark`]), and killed, so
-//! that the next start finds its ports free. Where nobody can be marked so, it is found by a mark in its
-//! environment, which it can take off: such a process isn't found, stays under the same cage, and ends with
-//! the sandbox.
+//! Finds processes that an ended agent left behind, by what they were born with ([`super::birthmark`]), and
+//! kills them, so that the next start finds its ports free. Where processes can't be marked so, they are
+//! found by a mark in their environment, which they can take off: such a process isn't found, stays in the
+//! same cage, and ends with the sandbox.
 //!
-//! Who is killed is who was looked at: by one descriptor, never by a number, which another agent's process
-//! may have got meanwhile.
+//! The process that is killed is the one that was looked at: both go by one descriptor, never by a pid, which
+//! another agent's process may have got meanwhile.
 //!
-//! Nobody outruns a search by forking and exiting: whoever has no parent left is a child of init's, and keeps
-//! its number and its limits, dead or alive, until init reaps it. So of an agent that has any process there
-//! is one that is seen:
+//! No process outruns a search by forking and exiting: an orphan becomes a child of init's, and keeps its pid
+//! and its limits, dead or alive, until init reaps it. So if an agent has any process, at least one is seen:
 //! ```text
 //! a pass: nobody is reaped │ every number of /proc │ whose? ─┬─ the agent's ─────────▶ killed, and another pass
 //!                                                            └─ nobody's of its ─────▶ none was alive when the pass began
@@ -16,9 +15,9 @@
 //!                   else: the dead keep their places between passes, too, until its limit of processes lets it fork no more
 //!        ─ all  ──▶ it has survivors, and its next start is held
 //! ```
-//! To read an environment costs what its owner makes of it, and waits for the lock of that memory; so a
-//! search is made in slices, between which init serves everybody else. Must never say that nobody is left
-//! without having seen it, nor signal who descends from what runs.
+//! Reading an environment takes as long as its owner makes it, and waits for the lock of that memory. So a
+//! search is made in slices, between which init serves everybody else. Must never say that no process is left
+//! without having seen it, nor signal a descendant of a running process of the table.
 
 use super::birthmark::Birthmarks;
 use super::patience::Waits;
@@ -32,30 +31,31 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// Processes looked at in a pass. One that leaves some out is no proof of anything.
+/// Processes looked at in a pass. A pass that leaves some out proves nothing.
 const MAX_LISTED: usize = 16 << 10;
-/// After so many passes it may be one that forks as fast as it is killed: two see whoever doesn't dead, and a
-/// crowd that does leaves init little of the processor for more.
+/// Passes after which the agent is taken for one that forks as fast as it is killed: two passes see any other
+/// dead, and a crowd that forks leaves init little of the processor for more.
 const PLAIN: u32 = 2;
-/// After so many it isn't for want of places that it goes on: a process that takes long to die, as one with
-/// much memory does.
+/// Passes after which the dead are reaped again: by then the search no longer goes on because processes fork,
+/// but because one takes long to die, as one with much memory does.
 const DRAINED: u32 = 128;
-/// After so many passes each waits [`PACE`].
+/// Passes that follow each other at once; before each later one the search waits [`PACE`].
 const HASTY: u32 = 64;
 const PACE: Duration = Duration::from_millis(5);
-/// After so many, which is more than two seconds, there are survivors.
+/// Passes, which take more than two seconds, after which what is left counts as survivors.
 const PASSES: u32 = 512;
-/// How often a descent is looked at anew that changed on the way.
+/// How often a line of ancestors is read that changes while it is read.
 const DESCENTS: usize = 3;
-/// Bytes of an environment that are read: many times what a shell has. A mark behind them was taken off.
+/// Bytes of an environment that are read: many times what a shell has. A mark beyond them counts as taken
+/// off.
 const MAX_ENVIRONMENT: u64 = 256 << 10;
-/// How long init is at it at a time. What it waits for a processor doesn't count: in a crowd it would be one
-/// process a turn.
+/// How long init searches at a time. Time that it waits for a processor doesn't count: in a crowd a slice
+/// would else be one process.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// How an agent's processes are known.
+/// How an agent's processes are recognised.
 enum Known {
-    /// They were born as those of this number; of none, where it has started nothing.
+    /// By the number that they were born with; `None` where the agent has started nothing.
     ByBirth(Option<u32>),
     /// By a variable of their environment.
     ByEnvironment(Vec<u8>),
@@ -66,14 +66,14 @@ enum Known {
 enum Its {
     /// It is.
     Surely,
-    /// It may be another's, too, and has seen to that itself.
+    /// It may be another's, too, and has brought that about itself.
     Perhaps,
     Not,
 }
 
 impl Known {
     /// # Errors
-    /// That it can't be told, of one that is there.
+    /// The process is there, but can't be read.
     fn tell(&self, process: &Opened, birthmarks: &Birthmarks) -> io::Result<Its> {
         match self {
             Self::ByBirth(None) => Ok(Its::Not),
@@ -88,11 +88,11 @@ impl Known {
     }
 }
 
-/// What runs beside the search.
+/// What else runs during a search.
 pub(super) struct Beside {
-    /// Processes of the table, and those on their way there: nobody who descends from them is a stray.
+    /// Running processes of the table, and those on their way there: none that descends from them is a stray.
     pub(super) running: Vec<i32>,
-    /// Whether one of them is this very agent's.
+    /// Whether a process of this very agent runs, by the table.
     pub(super) is_its: bool,
 }
 
@@ -100,15 +100,15 @@ pub(super) struct Beside {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     UnderWay,
-    /// Nobody is left.
+    /// No process of the agent's is left.
     Clean,
-    /// Somebody is, whatever was done.
+    /// Some are left, whatever was done.
     Survivors,
 }
 
 /// Kills processes of an agent's that descend from no running process of the table, until none is left.
 pub(super) struct Search {
-    /// Of whoever waits for its end.
+    /// The request that waits for its end.
     pub(super) id: RequestId,
     pub(super) agent: String,
     known: Known,
@@ -116,7 +116,7 @@ pub(super) struct Search {
     left: Option<Vec<i32>>,
     /// What this pass has come to so far: whether one of the agent's was there, or may have been.
     found: bool,
-    /// Children of init's that were dead before this pass began and that nobody has reaped.
+    /// Children of init's that are known to be dead and that nobody has reaped.
     dead: BTreeSet<i32>,
     passes: u32,
     /// When the next pass may begin.
@@ -142,7 +142,7 @@ impl Search {
     /// Goes on for a slice.
     ///
     /// # Errors
-    /// What keeps it from seeing who is there.
+    /// What keeps the search from seeing which processes there are.
     pub(super) fn go_on(
         &mut self,
         proc: &File,
@@ -161,7 +161,7 @@ impl Search {
         while !slice.is_past(SLICE) {
             match self.left.as_mut().map(Vec::pop) {
                 None => self.begin_pass(proc, beside)?,
-                // The newest first: who forks and exits is among them.
+                // The newest first: processes that fork and exit are among them.
                 Some(Some(pid)) => self.found |= self.judge(proc.as_fd(), pid, beside, birthmarks)?,
                 Some(None) => return Ok(self.end_pass()),
             }
@@ -169,12 +169,12 @@ impl Search {
         Ok(Progress::UnderWay)
     }
 
-    /// Lists who is there. Whoever was alive before is on the list, or has a forefather who is (see the
-    /// module).
+    /// Begins a pass by listing the processes. Each that was alive before is on the list, or has an ancestor
+    /// that is (see the module).
     fn begin_pass(&mut self, proc: &File, beside: &Beside) -> io::Result<()> {
-        // The kernel lets no fork of theirs be between the two, and there is nobody else whom it could hit.
+        // No fork escapes this signal, and there is nobody else whom it could hit.
         if self.passes >= PLAIN && beside.running.is_empty() {
-            // What it came to is seen.
+            // The pass shows what it came to.
             let _ = signals::kill_all();
         }
         let (listed, is_cut) = list(proc.as_fd(), MAX_LISTED)?;
@@ -183,7 +183,8 @@ impl Search {
         Ok(())
     }
 
-    /// Another pass sees whether those that were killed are gone. Init has a turn before it, to reap them.
+    /// Ends a pass. If it found anything, another pass sees whether those that were killed are gone; init has
+    /// a turn before that, to reap them.
     fn end_pass(&mut self) -> Progress {
         self.left = None;
         if !self.found {
@@ -196,7 +197,8 @@ impl Search {
         if self.passes >= PASSES { Progress::Survivors } else { Progress::UnderWay }
     }
 
-    /// Kills a process if it is the agent's, and a stray. Whether it is, and wasn't known to be dead.
+    /// Kills a process if it is the agent's, and a stray. Returns whether it is or may be one, and wasn't
+    /// known to be dead.
     fn judge(
         &mut self,
         proc: BorrowedFd<'_>,
@@ -207,7 +209,7 @@ impl Search {
         if pid == 1 || self.dead.contains(&pid) {
             return Ok(false);
         }
-        // Who is gone had a parent, who is there, or whose forefather is.
+        // A process that is gone had a parent that is there, or whose ancestor is.
         let Some(process) = gone(Opened::open(proc, pid))? else { return Ok(false) };
         let is_running = match self.known.tell(&process, birthmarks)? {
             Its::Not => return Ok(false),
@@ -220,30 +222,31 @@ impl Search {
             None => return Ok(true),
         }
         match gone(process.stat())? {
-            // Nobody else reaps a child of init's, so that the number is its own for as long.
+            // Nobody else reaps a child of init's, so that the pid stays its own until init does.
             Some(stat) if stat.is_dead() && stat.parent == 1 => {
                 self.dead.insert(pid);
             }
-            // One that can't be killed is found again.
+            // A process that can't be killed is found again.
             Some(_) => drop(process.signal(libc::SIGKILL)),
             None => {}
         }
         Ok(true)
     }
 
-    /// Whether nobody may be reaped now: a pass rests on it, and dead ones that keep their places leave fewer
-    /// to be born.
+    /// Whether nothing may be reaped now: a pass relies on that, and the dead that keep their places leave
+    /// room for fewer births.
     pub(super) fn keeps_the_dead(&self) -> bool {
         self.left.is_some() || (PLAIN..DRAINED).contains(&self.passes)
     }
 
-    /// Somebody was reaped all the same: the number may be another's, and a pass under way proves nothing.
+    /// Notes that a process was reaped all the same: its pid may be another's, and a pass under way proves
+    /// nothing.
     pub(super) fn note_reaped(&mut self, pid: i32) {
         self.dead.remove(&pid);
         self.found |= self.left.is_some();
     }
 
-    /// Whether it is amidst all processes.
+    /// Whether a pass is under way.
     pub(super) fn is_in_a_pass(&self) -> bool {
         self.left.is_some()
     }
@@ -255,9 +258,9 @@ impl Search {
     }
 }
 
-/// Every process, at most this many, and whether there are more.
+/// Returns the processes, at most `limit`, and whether there are more.
 fn list(proc: BorrowedFd<'_>, limit: usize) -> io::Result<(Vec<i32>, bool)> {
-    // Opened anew: a directory is listed once.
+    // Opened anew: reading a directory goes on where it stopped before.
     let list = directory::open(proc, ".", libc::O_RDONLY | libc::O_DIRECTORY)?;
     let (mut listed, mut is_cut) = (Vec::new(), false);
     directory::numbers(list.as_fd(), &mut vec![0; directory::ENTRIES], |pid| {
@@ -271,15 +274,15 @@ fn list(proc: BorrowedFd<'_>, limit: usize) -> io::Result<(Vec<i32>, bool)> {
     Ok((listed, is_cut))
 }
 
-/// Whether a process descends from one of these; `None` where its forefathers died faster than they could be
-/// told.
+/// Whether a process descends from one of these; `None` where its ancestors died faster than they could be
+/// read.
 fn descends(process: &Opened, pid: i32, from: &[i32]) -> Option<bool> {
     let told = (0..DESCENTS).find_map(|_| walk(pid, from));
-    // Only of one that is there still it was its own number that was begun with.
+    // Only if the process is still there was the pid that the walk began with its own.
     told.filter(|_| process.stat().is_ok())
 }
 
-/// From child to parent up to init.
+/// Walks from child to parent, up to init.
 fn walk(pid: i32, from: &[i32]) -> Option<bool> {
     let mut at = pid;
     // A chain longer than there are processes would be a loop, made of reads at different moments.
@@ -302,7 +305,7 @@ fn is_marked(process: &Opened, marker: &[u8]) -> bool {
     process
         .open_environment()
         .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment))
-        // By their ends: of one that is cut off nobody knows what it is.
+        // Variables are told by their ends: one that is cut off could be any.
         .is_ok_and(|_| {
             environment
                 .split_inclusive(|byte| *byte == 0)

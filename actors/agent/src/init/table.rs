@@ -21,7 +21,8 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Checks that another process of this agent may start, beside so many that are on their way.
+    /// Checks that a process of this agent may start, besides the `starting` ones that are not in the table
+    /// yet.
     pub(crate) fn admit(&self, agent: &str, starting: usize) -> Result<(), Refusal> {
         let running = self.entries.iter().find(|e| e.record.agent == agent && e.is_running());
         if let Some(entry) = running {
@@ -33,13 +34,14 @@ impl Table {
         Ok(())
     }
 
-    /// Adds the end of one that ran in the cage before this one, as long as nothing is known of its agent.
+    /// Adds the end of a process that ran in the cage before this one, as long as the table knows nothing of
+    /// its agent.
     pub(crate) fn remember(&mut self, agent: &str, status: ExitStatus) -> Result<(), Refusal> {
         if self.entries.iter().any(|e| e.record.agent == agent) {
             return Ok(());
         }
         self.admit(agent, 0)?;
-        // No process of this pid namespace ever has this number.
+        // No process of this pid namespace ever has pid 0.
         let record = self.add(agent, 0, 0, None);
         if let Some(entry) = self.entries.iter_mut().find(|e| e.record.process == record.process) {
             entry.record.state = ProcessState::Exited(status);
@@ -94,7 +96,7 @@ impl Table {
         Ok(())
     }
 
-    /// Notes that an end was told of. Nobody needs its terminal any more.
+    /// Notes that the supervisor has reported a process's end. Nobody needs its terminal any more.
     pub(crate) fn note_end(&mut self, process: ProcessId) -> Result<(), Refusal> {
         let known = self.entries.iter_mut().find(|e| e.record.process == process);
         let entry = known.ok_or(Refusal::UnknownProcess(process))?;
@@ -115,7 +117,7 @@ impl Table {
         self.entries.iter().any(|e| e.record.agent == agent)
     }
 
-    /// Whether one of an agent's runs.
+    /// Whether a process of an agent's runs.
     pub(crate) fn runs(&self, agent: &str) -> bool {
         self.entries.iter().any(|e| e.record.agent == agent && e.is_running())
     }
@@ -125,7 +127,7 @@ impl Table {
         self.entries.iter().filter(|e| e.is_running()).map(|e| e.record.pid).collect()
     }
 
-    /// The next death that nobody was told of, and a way to note that it was told.
+    /// Returns the next death that was not announced, and the flag to set once it was.
     pub(crate) fn unannounced(&mut self) -> Option<(Event, &mut bool)> {
         self.entries.iter_mut().find_map(|entry| match entry.record.state {
             ProcessState::Exited(status) if !entry.announced => {
@@ -205,7 +207,7 @@ mod tests {
         let found = table.records().remove(0);
         assert_eq!((found.state, found.noted), (ProcessState::Exited(ExitStatus::Code(3)), true));
         assert!(table.unannounced().is_none() && table.running().is_empty());
-        // A supervisor that died over it tells its successor, who says it again.
+        // The successor of a supervisor that died over it says it again.
         table.remember("a", ExitStatus::Code(3)).unwrap();
         assert_eq!(table.records().len(), 1);
         table.forget(found.process).unwrap();

@@ -1,17 +1,18 @@
-//! Where sockets are: descriptor tables of processes, looked through for some of them.
+//! Looks through the descriptor tables of processes for some sockets.
 //!
 //! A table is listed in `/proc` and each descriptor read there, or compared (kcmp(2)) with a place where the
-//! socket is known to be. One that the kernel lets nobody of this user list (proc_pid(5): its process isn't
-//! dumpable, and root doesn't exist here) is compared number by number, for which the rights suffice that
-//! init has in the sandbox's namespace ([`super::unlisted`]). Where they don't (its program is unreadable,
-//! and of somebody who has no number here), what it holds is anybody's guess, and its own agent's sockets are
-//! refused: another's gets to it only if that one sends it, as it could send whatever comes by it. A table
-//! that can't have changed since it was read isn't looked through again ([`super::asleep`]).
+//! socket is known to be. A table that the kernel lets nobody of this user list (proc_pid(5): its process
+//! isn't dumpable, and root doesn't exist here) is compared number by number, for which init's rights in the
+//! sandbox's namespace suffice ([`super::unlisted`]). Where they don't (the process's program is unreadable,
+//! and owned by a user who has no id here), what the table holds is unknown, and sockets of its own agent are
+//! refused. Another agent's socket gets there only if that agent sends it, and it could as well send on what
+//! comes in by the socket. A table that can't have changed since it was read isn't looked through again
+//! ([`super::asleep`]).
 //!
-//! A table is its process's as long as any thread has it: one that was there no more at its list's end is
-//! looked for at the other threads ([`super::threads`]). Who holds what is found here is for
-//! [`super::holders`] to say. Must never pass over a table: what can't be looked through is a refusal, of
-//! those sockets that may be in it.
+//! A process keeps its table as long as any of its threads does: one that was gone at the end of its list is
+//! looked for at the other threads ([`super::threads`]). [`super::holders`] says who holds what is found
+//! here. Must never pass over a table: if one can't be looked through, the sockets that may be in it are
+//! refused.
 
 use super::asleep::{Asleep, Table};
 use super::connects::socket_inode;
@@ -29,8 +30,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Descriptors looked at for one question: a hostile flood of them costs init a tenth of a second, and
-/// [`super::flood`] sees to it.
+/// Descriptors looked at in one look. A hostile flood of them costs init a tenth of a second, and
+/// [`super::flood`] ends it.
 pub(super) const MAX_DESCRIPTORS: usize = 65_536;
 /// Sockets that descriptors are compared with; for more at once it is cheaper to read what each descriptor
 /// is.
@@ -38,15 +39,16 @@ const MAX_ANCHORS: usize = 3;
 /// Bytes of a link that are looked at where only `socket:[INODE]` is of interest.
 const LINK: usize = 64;
 
-/// What a descriptor costs that has to be read again.
+/// What reading a descriptor again costs, in descriptors.
 const AGAIN: usize = 8;
 
-/// How the list of a table ended.
+/// How the listing of a table ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
-    /// With all that was asked for; or with its last descriptor, and then it was there still.
+    /// Everything that was asked for was found; or the last descriptor was reached, and the table still
+    /// existed then.
     Whole,
-    /// With its thread, whose descriptors read as closed from some one on. Another thread may have them.
+    /// The thread ended, and its descriptors read as closed from some point on. Another thread may have them.
     Ended,
 }
 
@@ -58,15 +60,15 @@ pub(super) struct Task {
     pub(super) thread: i32,
 }
 
-/// A table on its way to its list's end.
+/// A table that is being listed.
 struct Listing<'t> {
     of: Task,
     table: &'t OwnedFd,
-    /// The first descriptor that was in it.
+    /// The first descriptor that was listed.
     first: Option<i32>,
 }
 
-/// A place in the descriptor tables of a process where a socket is: the index of its inode, and where.
+/// A place in the descriptor tables of a process where a socket is. `socket` is the index of its inode.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) socket: usize,
@@ -88,11 +90,12 @@ pub(super) struct Tables<'a> {
     pub(super) lens: Lens<'a>,
     /// For each of `wanted` a place where it was as the look began, or where it was found first.
     pub(super) anchors: Vec<Option<Place>>,
-    /// Whether descriptors are compared with those from the beginning: each has one, and they are few.
+    /// Whether descriptors are compared with the anchors from the beginning: each socket has one, and they
+    /// are few.
     pub(super) compared: bool,
     asleep: &'a mut Asleep,
     pub(super) unlisted: Vec<Unlisted>,
-    /// Processes of which it can't be told what they hold, since they never keep still.
+    /// Processes that never keep still, so that it can't be told what they hold.
     pub(super) restless: Vec<i32>,
     pub(super) looked_at: usize,
     tally: Tally,
@@ -124,8 +127,8 @@ impl<'a> Tables<'a> {
         tables
     }
 
-    /// Where a process has any of the sockets, at most one place each. Of tables that can't be listed
-    /// [`Tables::doubts`] tells.
+    /// Returns where a process has any of the sockets, at most one place each. [`Tables::doubts`] tells of
+    /// tables that can't be listed.
     pub(super) fn places(&mut self, pid: i32) -> Result<Vec<Place>, Fault> {
         let mut found = self.where_connected(pid);
         if found.len() < self.wanted.len() {
@@ -152,7 +155,7 @@ impl<'a> Tables<'a> {
         self.asleep.table_of(self.proc.as_fd(), pid, inodes)
     }
 
-    /// Looks through a process's table; all of it, where the sockets in it are asked for.
+    /// Looks through a process's table; all of it, where `sockets` is there to collect what is in it.
     fn look_through(
         &mut self,
         pid: i32,
@@ -164,7 +167,7 @@ impl<'a> Tables<'a> {
                 let before = self.looked_at;
                 let whole =
                     self.find(Task { pid, thread: pid }, &table, found, sockets.as_mut())? == Listed::Whole;
-                // An empty table is one that the first thread took down as it ended before the others.
+                // A table reads as empty where the first thread ended before the others.
                 if whole && !self.lens.threads && self.looked_at > before {
                     sockets.into_iter().for_each(|sockets| self.asleep.remember(pid, sockets));
                     return Ok(());
@@ -207,7 +210,7 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// Goes on with a table's list. `None` where that came to an end.
+    /// Goes on listing a table. Returns `None` where the list came to its end.
     fn list(
         &mut self,
         Listing { of: Task { pid, thread }, table, first }: &mut Listing<'_>,
@@ -238,8 +241,8 @@ impl<'a> Tables<'a> {
                 if !is_gone(&error) || is_ending(thread) {
                     return Err(error);
                 }
-                // Closed between listing and reading; a process that closes it isn't its holder any more. Or
-                // there was no table for a moment, as above: then it is there again.
+                // Closed between listing and reading: a process that closes a socket isn't its holder any
+                // more. Or the table was absent for a moment, as above: then it is there again.
                 *looked_at += AGAIN;
                 which(number).or_else(|error| if is_gone(&error) { Ok(None) } else { Err(error) })
             });
@@ -265,7 +268,7 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// The places where the process connected the sockets, as far as they are there still.
+    /// Returns the places where the process connected the sockets, if they are still there.
     fn where_connected(&self, pid: i32) -> Vec<Place> {
         let mut found = Vec::new();
         for (socket, wanted) in self.wanted.iter().enumerate() {
@@ -283,7 +286,7 @@ impl<'a> Tables<'a> {
         self.tally.add(pid, descriptors, (self.proc, self.lens.birthmarks));
     }
 
-    /// Notes of these processes, where a look came to nothing for all that is open, what it would have gone
+    /// After a look that failed on too many descriptors, notes for these processes what it would have gone
     /// through.
     pub(super) fn weigh(&mut self, pids: &[i32]) {
         for pid in pids {
@@ -296,7 +299,7 @@ impl<'a> Tables<'a> {
         }
     }
 
-    /// The look is over: what it went through.
+    /// Ends the look, and returns what it went through.
     pub(super) fn end(self) -> Tally {
         self.asleep.end();
         self.tally
@@ -323,14 +326,15 @@ struct Sought<'a> {
 }
 
 impl Sought<'_> {
-    /// Which of them a descriptor is: by comparing it where that is the way; else by its link.
+    /// Returns which of the sockets a descriptor is: by comparing it where there are anchors, else by its
+    /// link.
     fn at(&self, table: &OwnedFd, descriptor: Descriptor) -> io::Result<Option<usize>> {
         for anchor in self.anchors.iter().flatten() {
             match sys::process::same_file(anchor.descriptor(), descriptor) {
                 Ok(true) => return Ok(Some(anchor.socket)),
                 Ok(false) => {}
-                // Where it is the other that isn't open any more, it is looked at the end whether the sockets
-                // were where they were.
+                // If it is the anchor that isn't open any more, that is noticed at the end, when all anchors
+                // are looked at again.
                 Err(_) => return self.linked(table, descriptor.number),
             }
         }
@@ -357,7 +361,7 @@ pub(super) fn is_forbidden(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EACCES)
 }
 
-/// Whether a thread has its table still: one descriptor of it is what it is, or it doesn't end.
+/// Whether a thread still has its table: its first descriptor is still open, or the thread isn't ending.
 fn has_table(thread: i32, first: Option<i32>) -> bool {
     let is_there = |number| {
         let descriptor = Descriptor { task: thread, number };
@@ -366,7 +370,7 @@ fn has_table(thread: i32, first: Option<i32>) -> bool {
     first.is_some_and(is_there) || !is_ending(thread)
 }
 
-/// Gone, or on its way out: nothing of its program runs any more.
+/// Whether a thread is gone or exiting: nothing of its program runs any more.
 pub(super) fn is_ending(thread: i32) -> bool {
     Stat::read(thread).map_or(true, |stat| stat.is_ending())
 }

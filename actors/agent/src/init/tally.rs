@@ -1,11 +1,11 @@
-//! What one look went through in each process: what is held against its agent, where that keeps the others
-//! from the network.
+//! Counts what one look went through in each process. It is charged to the process's agent where it keeps the
+//! others from the network.
 //!
-//! It is counted as the look goes on, and nothing is measured afterwards: a process that shows few
-//! descriptors to whoever counts them and many to a look (its first thread is over, it hides its table, it
-//! has closed them since) would be nobody's, and another's be the most. What a look passed over is no cost:
-//! who sleeps has no row. Must never count for a process what was asked by others: numbers that are compared
-//! with ten sockets are as many as with one.
+//! It is counted as the look goes on, not measured afterwards; what is measured after a flood only raises it.
+//! Else a process that shows few descriptors when they are counted and many to a look (its first thread is
+//! over, it hides its table, it has closed them since) would get away, and another seem to have most. What a
+//! look passed over is no cost: a sleeping process has no row. Must never charge a process for how much
+//! others ask: numbers that are compared with ten sockets count as with one.
 
 use super::birthmark::Birthmarks;
 use super::process::{Opened, table_size};
@@ -18,13 +18,14 @@ use std::ops::{ControlFlow, RangeInclusive};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
-/// Descriptors from which on it is noted at once whose a process is: it may be gone when somebody asks.
+/// From so many descriptors on, it is noted at once which agent a process belongs to: the process may be gone
+/// when that is asked.
 const MANY: usize = 512;
 
-/// What a process costs a look beside its descriptors, as so many of them.
+/// What a process costs a look besides its descriptors, counted in descriptors.
 const PROCESS: usize = 16;
 
-/// Of one look.
+/// What one look went through, by pid.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(BTreeMap<i32, Row>);
 
@@ -35,14 +36,14 @@ struct Row {
 }
 
 impl Tally {
-    /// So many more of a process's descriptors were looked at.
+    /// Notes that so many more of a process's descriptors were looked at.
     pub(super) fn add(&mut self, pid: i32, descriptors: usize, (proc, birthmarks): (&File, &Birthmarks)) {
         let row = self.0.entry(pid).or_default();
         row.descriptors += descriptors;
         row.note(pid, (proc, birthmarks));
     }
 
-    /// A look would go through so many of a process's descriptors, if it came to that.
+    /// Notes that a look would go through so many of a process's descriptors, if it got that far.
     pub(super) fn raise(&mut self, pid: i32, descriptors: usize, (proc, birthmarks): (&File, &Birthmarks)) {
         let row = self.0.entry(pid).or_default();
         row.descriptors = row.descriptors.max(descriptors);
@@ -53,7 +54,7 @@ impl Tally {
         self.0.get(&pid).map_or(0, |row| row.descriptors)
     }
 
-    /// How much of what was gone through was certainly this agent's: so much, of so much.
+    /// Returns how much of what was gone through was certainly this agent's, and how much it was in all.
     pub(super) fn part(&self, agent: u32, at: (&File, &Birthmarks)) -> (u32, u32) {
         let own = |pid: i32, row: &Row| match &row.whose {
             Some(whose) => *whose == (agent..=agent),
@@ -65,7 +66,7 @@ impl Tally {
         (own.fold(0, u32::saturating_add), all)
     }
 
-    /// Every process that was looked through, with what was, and whose it is where that was noted.
+    /// Returns every process that was looked through, its descriptors, and its agent where that was noted.
     pub(super) fn rows(&self) -> impl Iterator<Item = (i32, usize, Option<&RangeInclusive<u32>>)> {
         self.0.iter().map(|(pid, row)| (*pid, row.descriptors, row.whose.as_ref()))
     }
@@ -89,7 +90,7 @@ pub(super) fn weight(proc: &File, pid: i32) -> io::Result<usize> {
     if first > 0 {
         return Ok(first);
     }
-    // The first thread is over, maybe, and another has it.
+    // The first thread may be over, and another have the table.
     let tasks = directory::open(proc.as_fd(), &format!("{pid}/task"), libc::O_DIRECTORY)?;
     let mut weight = 0;
     directory::numbers(tasks.as_fd(), &mut vec![0; ENTRIES], |thread| {
@@ -99,8 +100,8 @@ pub(super) fn weight(proc: &File, pid: i32) -> io::Result<usize> {
     Ok(weight)
 }
 
-/// Of a thread: the numbers that are compared where its table can't be listed; else the size of the
-/// directory, which Linux tells since 6.2, and what is in it before.
+/// As [`weight`], for a thread: where its table can't be listed, the numbers that are compared; else the size
+/// of the directory, which Linux tells since 6.2, and before that a count of what is in it.
 fn weight_of(proc: &File, path: &str, thread: i32) -> io::Result<usize> {
     let table = match directory::open(proc.as_fd(), path, libc::O_DIRECTORY) {
         Ok(table) => File::from(table),
@@ -147,7 +148,7 @@ mod tests {
         let own = std::process::id() as i32;
         let before = weight(&proc, own).unwrap();
         let more: Vec<File> = (0..1000).map(|_| proc.try_clone().unwrap()).collect();
-        // Other tests open and close as well.
+        // Other tests of this process open and close descriptors as well.
         assert!(weight(&proc, own).unwrap() > before.max(more.len()) - 100);
         assert!(weight(&proc, -1).is_err());
     }

@@ -1,10 +1,10 @@
-//! Descriptor tables of processes whose first thread has none: it is over and others are not, or each has its
-//! own.
+//! Looks through the descriptor tables of processes thread by thread: where the first thread has none, since
+//! it is over and others are not, or where each thread may have its own.
 //!
-//! Threads end while they are looked through, and start others first, or execute a program and are the
-//! process's first from then on. So the list of them is taken again until a table was looked through to its
-//! end, or whoever is in the list has ended. Must never take a process for over whose threads are hard to
-//! meet: it is restless, which is for its own agent's sockets to bear.
+//! Threads may end while they are looked through, after starting others, or execute a program and be the
+//! process's first from then on. So they are listed again until a table was looked through to its end, or all
+//! in the list have ended. Must never take a process for ended because its threads are hard to catch: it is
+//! restless, which only its own agent's sockets suffer for.
 
 use super::identified::{Fault, unreadable};
 use super::process::is_gone;
@@ -15,19 +15,19 @@ use crate::sys::directory;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// Lists of one process's threads at one look.
+/// How often one process's threads are listed in one look.
 const LISTS: usize = 8;
 
 /// What is known of a process's threads.
 #[derive(Default)]
 struct Seen {
-    /// Whose table was looked through, or is to be compared.
+    /// Threads whose table was looked through, or is to be compared.
     whole: Vec<i32>,
     ended: Vec<i32>,
 }
 
 impl Seen {
-    /// Whether a thread has yet to be looked at: it is new, or another has its number now.
+    /// Whether a thread has yet to be looked at: it is new, or another thread has its id now.
     fn lacks(&self, thread: i32) -> bool {
         !self.whole.contains(&thread) && (!self.ended.contains(&thread) || !is_ending(thread))
     }
@@ -45,7 +45,7 @@ impl Tables<'_> {
             }
             for thread in new {
                 self.look_through_thread(Task { pid, thread }, &tasks, found, &mut seen)?;
-                // The others have the same.
+                // The other threads have the same table.
                 if !self.lens.threads && !seen.whole.is_empty() {
                     return Ok(());
                 }
@@ -85,7 +85,7 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// The directory of a process's threads, and their numbers; nothing of one that is gone.
+    /// Returns the directory of a process's threads, and their ids; `None` if the process is gone.
     fn threads(&mut self, pid: i32) -> Result<Option<(OwnedFd, Vec<i32>)>, Fault> {
         let tasks = match directory::open(self.proc.as_fd(), &format!("{pid}/task"), libc::O_DIRECTORY) {
             Ok(tasks) => tasks,

@@ -1,10 +1,10 @@
-//! Descriptor tables that nobody may list, and what is doubtful for them or otherwise, once all others were
-//! looked through.
+//! Handles descriptor tables that nobody may list, and says which answers are in doubt, because of them or
+//! otherwise, once all other tables were looked through.
 //!
-//! Their numbers are compared, one by one, with the places where others have the sockets. What such a table
-//! holds that nobody else has can't be told, and is its own agent's loss: another's socket gets to it only if
-//! that one's own program sends it. Must never pass over a table; must never doubt a socket for what another
-//! one's holders do.
+//! Their descriptor numbers are compared, one by one, with the places where other processes have the sockets.
+//! A socket that only such a table holds can't be found, which is its own agent's loss: another agent's
+//! socket gets there only if that agent's own program sends it. Must never pass over a table; must never
+//! doubt a socket for what another socket's holders do.
 
 use super::identified::{Fault, unreadable};
 use super::process::{Opened, table_size};
@@ -23,8 +23,8 @@ pub(super) struct Unlisted {
 }
 
 impl Tables<'_> {
-    /// Once every process was looked through: for each of `wanted` why its places are not all of them, if
-    /// that is so. Says it of no socket for what another one's holders do.
+    /// Returns, once every process was looked through, for each of `wanted` why the places found may not be
+    /// all, if so. Never doubts a socket for what another socket's holders do.
     pub(super) fn doubts(&mut self) -> Result<Vec<Option<Fault>>, Fault> {
         let mut doubts: Vec<Option<Fault>> = self.wanted.iter().map(|_| None).collect();
         let compared = self.compared || !self.unlisted.is_empty();
@@ -34,9 +34,9 @@ impl Tables<'_> {
         for pid in std::mem::take(&mut self.restless) {
             self.doubt(pid, &Fault::Changed, true, &mut doubts);
         }
-        // What was compared with was the socket: as it began and now. Whoever made the connection could put
-        // another there meanwhile, so as to hide who else holds it; but whoever may speak needs nobody hidden
-        // to speak for him.
+        // Check that what was compared with is the socket now, as it was at the beginning. In between, the
+        // maker of the connection could put another there, to hide who else holds it; but a process that may
+        // speak itself gains nothing by a hidden one that speaks for it.
         for (doubt, anchor) in doubts.iter_mut().zip(&self.anchors).filter(|_| compared) {
             if anchor.is_some_and(|anchor| !self.is_at(anchor)) {
                 *doubt = Some(Fault::Changed);
@@ -45,8 +45,8 @@ impl Tables<'_> {
         Ok(doubts)
     }
 
-    /// Doubts those sockets that may have come to this process without another agent's sending them; where
-    /// they have a place, if that is asked.
+    /// Doubts the sockets that may have come to this process without another agent's sending them: those
+    /// without a place, and with `and_placed` the others too.
     fn doubt(&self, pid: i32, why: &Fault, and_placed: bool, doubts: &mut [Option<Fault>]) {
         let process = Opened::open(self.proc.as_fd(), pid);
         let whose = process.ok().and_then(|process| self.lens.birthmarks.of_process(&process));
@@ -62,8 +62,8 @@ impl Tables<'_> {
         self.doubt(pid, &why, and_placed, doubts);
     }
 
-    /// Compares a table that can't be listed. Twice: there is none for a moment where another thread executes
-    /// a program and takes over the number of this one, and what is compared in that moment reads as closed.
+    /// Compares a table that can't be listed. Twice: while another thread executes a program and takes over
+    /// this one's id, there is no table for a moment, and what is compared in that moment reads as closed.
     fn compare(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<(), Fault> {
         let Unlisted { pid, thread } = table;
         if self.anchors.iter().any(Option::is_none) {
@@ -72,7 +72,7 @@ impl Tables<'_> {
         if self.compare_once(table, doubts)? && self.compare_once(table, doubts)? {
             return Ok(());
         }
-        // Its table may go on under its other threads.
+        // Its table may live on in its other threads.
         if thread != pid {
             self.restless.push(pid);
             return Ok(());
@@ -86,7 +86,7 @@ impl Tables<'_> {
     }
 
     /// Compares each descriptor of such a table with each socket, at the places where others have them.
-    /// Whether its thread has it still.
+    /// Returns whether its thread still has the table.
     fn compare_once(&mut self, table: Unlisted, doubts: &mut [Option<Fault>]) -> Result<bool, Fault> {
         let Unlisted { pid, thread } = table;
         let mut from = 0;
@@ -117,11 +117,10 @@ impl Tables<'_> {
                             });
                         }
                         Ok(false) => {}
-                        // It isn't open, or one of the two is gone: the anchors are looked at again, and this
-                        // one is below.
+                        // The descriptor isn't open, or one of the two processes is gone: the anchors are
+                        // looked at again later, and this process below.
                         Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
-                        // Of the two it is the other that nobody may look into any more: it is as one that is
-                        // gone.
+                        // It is the anchor's process that nobody may look into any more: it counts as gone.
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) && !self.is_at(*anchor) => {}
                         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                             self.hide(pid, "nobody in the sandbox may look into it", true, doubts);
@@ -137,7 +136,7 @@ impl Tables<'_> {
     }
 }
 
-/// Whether a process may be of this agent's. Who can't be told may be anybody.
+/// Whether a process may be this agent's. One that is unknown may be anybody's.
 fn may_be_of(whose: Option<&RangeInclusive<u32>>, agent: Option<u32>) -> bool {
     whose.zip(agent).is_none_or(|(whose, agent)| whose.contains(&agent))
 }

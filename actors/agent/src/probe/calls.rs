@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::{NamespaceCalls, Seccomp, SocketFamilies, TerminalInjection};
     if scene.confinement.filter.is_none() && !scene.plan.sabotaged(Seccomp) {
-        // Missing, and said so by whoever compiled it.
+        // The filter is missing, which was reported when it was compiled.
         return;
     }
     let refused: &[(&str, Control, Attempt)] = &[
@@ -74,7 +74,8 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     foreign_tables(probe, scene);
 }
 
-/// Not tried, since the right answer is death, but judged by the very program that this process has loaded.
+/// Checks calls of other tables. They aren't tried, since the right answer is death: the very program that
+/// this process has loaded is evaluated instead.
 fn foreign_tables(probe: &mut Probe, scene: &Scene<'_>) {
     /// linux/audit.h: `AUDIT_ARCH_I386`, `AUDIT_ARCH_ARM`.
     const SMALL: u32 = if cfg!(target_arch = "x86_64") { 0x4000_0003 } else { 0x4000_0028 };

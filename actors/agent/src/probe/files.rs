@@ -1,4 +1,4 @@
-//! Which files there are, and which can be read and written.
+//! Checks which files there are, and which can be read and written.
 
 use super::{Expect, Probe, Scene};
 use crate::isolation::{devices, etc, landlock, masks, root};
@@ -10,9 +10,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Of the host, and not there unless the policy shows something below.
+/// Paths of the host that must not exist, unless the policy shows something below.
 const ABSENT: &[&str] = &["/root", "/home", "/boot", "/mnt", "/media", "/srv", "/old_root", "/lost+found"];
-/// Not there, or nobody's to open.
+/// Paths that must not exist, or that nobody may open.
 const CLOSED: &[&str] = &["/dev/mem", "/dev/kmsg", "/dev/sda", "/dev/vda", "/run/dbus"];
 
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
@@ -29,7 +29,7 @@ fn the_hosts(probe: &mut Probe, plan: &CagePlan) {
         plan.paths.read_only.iter().chain(&plan.paths.read_write).map(|rule| &rule.path).collect();
     let hidden = |path: &&&str| !shown.iter().any(|shown| shown.starts_with(path));
     for path in ABSENT.iter().filter(hidden) {
-        // stat, which Landlock doesn't judge.
+        // By stat(2), which Landlock doesn't restrict.
         probe.try_it(&format!("find {path}"), Root, Expect::FailsWith(libc::ENOENT), || {
             std::fs::symlink_metadata(path)
         });
@@ -39,7 +39,7 @@ fn the_hosts(probe: &mut Probe, plan: &CagePlan) {
         probe.try_it(&format!("open {path}"), control, Expect::Fails, || File::open(path));
     }
     probe.try_it("open the workspace's host path", Root, Expect::Fails, || {
-        // Where the policy shows that very place, there is nothing to tell.
+        // Where the policy shows that very place, there is nothing to check.
         let visible = shown.iter().any(|path| plan.workspace.starts_with(path));
         if visible { Err(io::ErrorKind::NotFound.into()) } else { File::open(&plan.workspace) }
     });
@@ -54,7 +54,7 @@ fn writes(probe: &mut Probe, scene: &Scene<'_>) {
             std::fs::OpenOptions::new().write(true).open(path)
         });
     }
-    // What the policy makes writable in a root with an overlay.
+    // Leaves out what the policy makes writable in a root with an overlay.
     let writable = |path: &str| scene.writable.iter().any(|place| Path::new(path).starts_with(place));
     for path in ["/usr", "/etc", "/", RUN_DIR].into_iter().filter(|path| !writable(path)) {
         probe.try_it(&format!("make a file in {path}"), ReadOnlyMounts, Expect::Fails, || {
@@ -75,12 +75,12 @@ fn proc(probe: &mut Probe) {
     probe.holds("/proc tells nothing of the machine", MaskedProc, masks::are_applied);
 }
 
-/// What Landlock alone refuses: mode and mounts would let it pass.
+/// Checks what Landlock alone refuses: file mode and mounts would allow it.
 fn second_wall(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::{Landlock, LandlockScopes};
     let (plan, version) = (scene.plan, landlock::abi_version());
     if scene.confinement.rules.is_none() && !plan.sabotaged(Landlock) {
-        // Missing, and said so by whoever made the rules.
+        // The rules are missing, which was reported when they were made.
         return;
     }
     probe.try_it("read what no rule names", Landlock, Expect::FailsWith(libc::EACCES), || {

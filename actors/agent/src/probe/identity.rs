@@ -1,4 +1,5 @@
-//! Who the process is, and what it may: ids, capabilities, limits, session, descriptors, namespaces.
+//! Checks who the process is, and what it may do: ids, capabilities, limits, session, descriptors,
+//! namespaces.
 
 use super::{Expect, Probe, Scene};
 use crate::isolation::capabilities::Sets;
@@ -19,7 +20,7 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>, kept: &[i32]) {
 
 fn capabilities(probe: &mut Probe) {
     use Control::{BoundingSet, Capabilities, NoNewPrivileges, Securebits};
-    // An answer that can't be had is as bad as a wrong one.
+    // Sets that can't be read count as wrong.
     let sets = Sets::read().unwrap_or(Sets { effective: u64::MAX, bounding: u64::MAX, ..Sets::default() });
     probe.holds("no capability left", Capabilities, || Ok(sets.is_empty()));
     probe.holds("no capability left in the bounding set", BoundingSet, || Ok(sets.bounding == 0));
@@ -50,7 +51,7 @@ fn surroundings(probe: &mut Probe, scene: &Scene<'_>, kept: &[i32]) {
     });
     probe.try_it("open the controlling terminal", Session, Expect::Fails, || std::fs::File::open("/dev/tty"));
     probe.holds("only standard streams are open", Descriptors, || {
-        // What exec closes, and the directory that is being read.
+        // Allowed are `kept`, which exec closes, and the directory that is being read.
         let mut strangers = std::fs::read_dir("/proc/self/fd")?
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
@@ -65,7 +66,7 @@ fn surroundings(probe: &mut Probe, scene: &Scene<'_>, kept: &[i32]) {
     });
 }
 
-/// Whether others can look into this process, and it into pid 1.
+/// Checks whether others can look into this process, and this process into pid 1.
 fn looked_into(probe: &mut Probe) {
     use Control::Dumpable;
     probe.holds("not dumpable until exec", Dumpable, || Ok(prctl(Prctl::Dumpable)? == 0));

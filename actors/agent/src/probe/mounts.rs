@@ -1,5 +1,5 @@
-//! The whole list of mounts, as the kernel gives it: each was planned, and each has the flags that it must
-//! have. Independent of what Landlock says.
+//! Checks the whole list of mounts, as the kernel gives it: each must have been planned, and have the flags
+//! that it must have. Independent of what Landlock says.
 
 use super::{Probe, Scene};
 use crate::isolation::devices::DEVICES;
@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 struct Mount {
     at: Plain,
     flags: Vec<String>,
-    /// It has peers, or a master: what is mounted below one is mounted below the others.
+    /// Whether it has peers, or a master: what is mounted below one of them is mounted below the others.
     propagates: bool,
     kind: String,
 }
@@ -25,7 +25,7 @@ impl Mount {
 }
 
 /// An absolute path as the kernel writes it: every component behind one slash, and nothing for the root
-/// itself. So that some eighty mounts are compared with some fifty places by their bytes.
+/// itself. This way some eighty mounts can be compared with some fifty places by their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plain(Vec<u8>);
 
@@ -38,13 +38,13 @@ impl Plain {
         Self(names.flat_map(|name| [b"/", name]).flatten().copied().collect())
     }
 
-    /// Whether it is the other, or lies in it.
+    /// Whether this path is `above`, or lies in it.
     fn is_below(&self, above: &[u8]) -> bool {
         self.0.strip_prefix(above).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     }
 }
 
-/// Where something of the host is, and what of it may be written.
+/// Where paths of the host are shown, and which of them are writable.
 struct Places {
     shown: Vec<Plain>,
     writable: Vec<Plain>,
@@ -62,7 +62,8 @@ impl Places {
         }
     }
 
-    /// Where the nearest path that the policy names is writable, so is what the host has mounted below it.
+    /// Whether a mount may be writable: what the host has mounted below a path of the policy is writable
+    /// where the nearest such path is.
     fn is_writable(&self, at: &Plain) -> bool {
         let nearest =
             |list: &[Plain]| list.iter().filter(|path| at.is_below(&path.0)).map(|path| path.0.len()).max();
@@ -71,7 +72,7 @@ impl Places {
     }
 }
 
-/// What a mount must be.
+/// The flags that a mount must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wanted {
     read_only: bool,
@@ -117,7 +118,7 @@ fn judged(mount: Mount, places: &Places) -> (Mount, Option<Wanted>) {
     (mount, wanted)
 }
 
-/// What must hold at a mount point; `None` when nothing was to be mounted there.
+/// Returns the flags wanted at a mount point; `None` when nothing was to be mounted there.
 fn wanted(at: &Plain, places: &Places) -> Option<Wanted> {
     const CLOSED: Wanted = Wanted { read_only: true, no_dev: true, no_exec: true };
     let below = |above: &str| at.is_below(above.as_bytes());
@@ -125,7 +126,7 @@ fn wanted(at: &Plain, places: &Places) -> Option<Wanted> {
         return Some(Wanted { no_dev: false, ..CLOSED });
     }
     match std::str::from_utf8(&at.0) {
-        // The first is the root.
+        // The empty path is the root.
         Ok("" | RUN_DIR | "/proc") => return Some(CLOSED),
         Ok("/dev/pts") => return Some(Wanted { read_only: false, no_dev: false, no_exec: true }),
         Ok("/dev/shm") => return Some(Wanted { read_only: false, ..CLOSED }),
@@ -139,8 +140,8 @@ fn wanted(at: &Plain, places: &Places) -> Option<Wanted> {
         return Some(CLOSED);
     }
     if below(WORKSPACE) {
-        // The policy's own paths in it are judged by their rules, what the host mounted there by the
-        // workspace's.
+        // The policy's own paths in the workspace are judged by their rules, what the host mounted there by
+        // the workspace's.
         let read_only = places.read_only.contains(at) || !places.is_writable(at);
         return Some(Wanted { read_only, no_dev: true, no_exec: false });
     }
@@ -153,8 +154,8 @@ fn read() -> io::Result<Vec<Mount>> {
     Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 - ext3 /dev/root rw`: the fifth and sixth, and the one after
-/// the dash.
+/// Parses `36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 - ext3 /dev/root rw`: the fifth and sixth fields,
+/// whether one of the optional ones says that it propagates, and the one after the dash.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ').skip(4);
     let at = match unescape(fields.next()?) {
@@ -170,7 +171,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     Some(Mount { at, flags, propagates, kind })
 }
 
-/// Space, tab, newline and backslash are written as three octal digits.
+/// Decodes a field: space, tab, newline and backslash are written as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,4 +1,4 @@
-//! No way out, and a loopback that works.
+//! Checks that there is no way out, and that the loopback works.
 
 use super::{Expect, Probe, Scene};
 use crate::isolation::gate::LINK;
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     use Control::Network;
-    // TEST-NET-1 and the documentation prefix: nobody is there, and a way out would give a time-out, not an
-    // error.
+    // TEST-NET-1 and the documentation prefix: no host has these addresses. With a way out, connecting would
+    // time out, instead of being refused at once.
     for (name, address) in [
         ("connect to an IPv4 address", SocketAddr::from(([192, 0, 2, 1], 80))),
         ("connect to an IPv6 address", SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80))),
@@ -27,8 +27,7 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         socket.connect("192.0.2.1:53")?;
         socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         socket.send(b"x")?;
-        // Behind the gate the kernel says at once that nobody is there; silence would mean that it went
-        // somewhere.
+        // Behind the gate the kernel refuses the datagram at once; silence would mean that it went somewhere.
         match socket.recv(&mut [0; 1]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             answer => answer,
@@ -38,7 +37,7 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
         let ours = |name: &String| name == "lo" || name == LINK || is_inert(name);
         Ok(crate::isolation::network::interfaces()?.iter().all(ours))
     });
-    // The other way to connect, of which init would not be told.
+    // The other way to connect, which init would not be told of.
     if scene.confinement.filter.is_some() || scene.plan.sabotaged(Control::Seccomp) {
         probe.try_it("connect by sending", Control::Seccomp, Expect::FailsWith(libc::EOPNOTSUPP), || {
             Attempt::CONNECT_BY_SENDING.make()
@@ -51,13 +50,14 @@ pub(super) fn check(probe: &mut Probe, scene: &Scene<'_>) {
     });
 }
 
-/// Connects a socket, for init to say whether it was told; a datagram's, which no rule on TCP ports forbids.
+/// Connects a socket, for init to say whether it was told, and returns its inode. It is a datagram socket,
+/// which no rule on TCP ports forbids.
 fn connect_for_init() -> io::Result<u64> {
     let before = prctl(Prctl::Dumpable)?;
-    // As an executed program is: without root init can't read other ones.
+    // As an executed program is: without root, init can't read a process that isn't dumpable.
     prctl(Prctl::SetDumpable(true))?;
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // Whatever comes of it, init was asked before.
+    // Whatever the result, init was asked before.
     let _ = socket.connect("127.0.0.1:9");
     prctl(Prctl::SetDumpable(before == 1))?;
     Ok(nix::sys::stat::fstat(&socket)?.st_ino)

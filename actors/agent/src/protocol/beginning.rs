@@ -1,48 +1,48 @@
-//! With what the heart has a supervisor begin, and what that one is to put on record.
+//! What the heart tells a supervisor to begin with, and what the supervisor is to put on record.
 
 use serde::{Deserialize, Serialize};
 
 use super::ExitStatus;
 
-/// With what a supervisor begins.
+/// What a supervisor begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Beginning {
     /// With a new sandbox.
     Sandbox,
     /// With another cage of a sandbox, in which nothing runs yet.
     Cage,
-    /// With the cage that was to be left for another one, which is gone: what was stopped for that starts
-    /// again.
+    /// With the cage that was to be left for another. The other is gone, so the agents that were stopped for
+    /// it start again.
     SameCage,
     /// With what a supervisor that died left running.
     Succession,
 }
 
-/// What has happened and may not be on record yet: whoever supervises next writes it down, and says so by
+/// Events that may not be on record yet: the next supervisor writes them down, and says so by
 /// [`super::ToHeart::OnRecord`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
-    /// How supervisors died, in their order, the last [`DEATHS_MAX`] of them. None for one that could not be
+    /// How supervisors died, oldest first, the last [`DEATHS_MAX`] of them. `None` for one that could not be
     /// started.
     pub deaths: Vec<Option<ExitStatus>>,
     /// The agents have moved to another cage, or are back in their own.
     pub moved: Option<Moved>,
 }
 
-/// Deaths of supervisors that are remembered until they are on record. Each has its number there, so that a
-/// gap shows.
+/// Deaths of supervisors that are remembered until they are on record. Each is numbered there, so that a gap
+/// shows.
 pub const DEATHS_MAX: usize = 64;
 
 /// A move of the agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// The operator who wanted it, where the supervisor before did not live to finish, and may not have put
+    /// The operator who wanted it, where the supervisor before died before it finished, and may not have put
     /// it on record.
     pub wanted_by: Option<u32>,
 }
 
 impl News {
-    /// A supervisor died.
+    /// Notes that a supervisor died.
     pub fn died(&mut self, how: Option<ExitStatus>) {
         if self.deaths.len() >= DEATHS_MAX {
             self.deaths.remove(0);

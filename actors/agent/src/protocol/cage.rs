@@ -1,4 +1,4 @@
-//! What init tells of a cage: how it came out, what was tried, and why it could not be built.
+//! What init reports of a cage: how it came out, what was tried, and why it could not be built.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ pub enum CageFailure {
     /// A step failed.
     #[error("{step}{}{}", because(*errno), mend.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
     Step {
-        /// Which, and of what.
+        /// What the step was.
         step: String,
         /// The kernel's reason; 0 when the step's own text says it.
         errno: i32,
@@ -26,15 +26,15 @@ pub enum CageFailure {
         "{control} can't be enforced: {why}; run `cofferdam doctor`, or choose `--enforcement best-effort`"
     )]
     Missing {
-        /// Which.
+        /// The control.
         control: Control,
-        /// Why.
+        /// Why it is missing.
         why: String,
     },
     /// The proof found a hole.
     #[error("the cage doesn't hold: {}", .0.join("; "))]
     Unproven(Vec<String>),
-    /// The plan is wrong in itself.
+    /// The plan itself is invalid.
     #[error("{0}")]
     Plan(PlanError),
 }
@@ -51,22 +51,22 @@ pub struct CageReport {
     /// Why connections to the world can't be captured, where they can't: then only programs that know a proxy
     /// have a way out.
     pub no_capture: Option<String>,
-    /// Why nobody sees what the kernel refuses behind the gate, where that was wanted.
+    /// Why refusals by the kernel behind the gate aren't seen, where that was wanted.
     pub no_witness: Option<String>,
     /// Microseconds from init's first instruction to a built cage.
     pub build_micros: u64,
     /// Microseconds of the proof.
     pub proof_micros: u64,
-    /// What was done on the way, and when (CLOCK_MONOTONIC in nanoseconds).
+    /// The steps on the way, and when each was done (CLOCK_MONOTONIC in nanoseconds).
     pub steps: Vec<(String, u64)>,
 }
 
 /// A control that isn't enforced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Missing {
-    /// Which.
+    /// The control.
     pub control: Control,
-    /// Why.
+    /// Why it isn't enforced.
     pub why: String,
 }
 
@@ -81,6 +81,6 @@ pub struct Check {
     pub must_fail: bool,
     /// 0 when it worked, else errno.
     pub errno: i32,
-    /// Whether that is right.
+    /// Whether that result is right.
     pub right: bool,
 }

@@ -1,4 +1,4 @@
-//! What heart and supervisor say to each other: descriptors to keep, signals to pass on, readiness, the end.
+//! The messages between heart and supervisor: descriptors to keep, signals to pass on, readiness, the end.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{Beginning, News};
 pub struct Slot(pub String);
 
 impl Slot {
-    /// From any text; the heart keeps nothing under one that is longer than [`MAX_SLOT_NAME`].
+    /// Takes any text as a name; the heart keeps nothing under a name longer than [`MAX_SLOT_NAME`].
     pub fn new(name: impl Into<String>) -> Self {
         Self(name.into())
     }
@@ -25,19 +25,20 @@ pub const MAX_SLOTS: usize = 512;
 pub enum ToSupervisor {
     /// A kept descriptor (descriptor 0), sent at the start of every supervisor.
     Handover {
-        /// Its name.
+        /// The descriptor's name.
         slot: Slot,
     },
     /// All kept descriptors have been sent.
     HandoverEnd {
         /// How often a supervisor died before this one.
         supervisor_restarts: u32,
-        /// What of that, and of moves, may not be on record yet.
+        /// Deaths and moves that may not be on record yet.
         news: News,
         /// What it begins with.
         beginning: Beginning,
     },
-    /// Another cage stands: stop the agents in order and finish. The next supervisor starts them in it.
+    /// Another cage is ready: stop the agents in order and finish. The next supervisor starts them in that
+    /// cage.
     Turn {
         /// The operator who wants it.
         uid: u32,
@@ -53,37 +54,37 @@ pub enum ToSupervisor {
 pub enum ToHeart {
     /// Keep this descriptor (descriptor 0) under this name; an older one of the name is closed.
     Keep {
-        /// Its name.
+        /// The descriptor's name.
         slot: Slot,
     },
-    /// Close the one of this name.
+    /// Close the descriptor of this name.
     Release {
-        /// Its name.
+        /// The descriptor's name.
         slot: Slot,
     },
-    /// The tree is up.
+    /// The supervision tree is up.
     Ready,
     /// The [`News`] that it was handed are on disk.
     OnRecord,
     /// An operator wants the sandbox to end, and agents are being stopped for that: no other cage may follow,
     /// and a supervisor that follows stops them too.
     Stopping {
-        /// What they are given, in milliseconds.
+        /// How long they are given, in milliseconds.
         grace_ms: u64,
     },
-    /// Every agent is over and its output is out: init is killed now, while the last records are written.
-    /// `Finish` follows; should the supervisor die before it, this is how the sandbox ends.
+    /// Every agent has ended and its output is written: init is killed now, while the last records are
+    /// written. `Finish` follows; if the supervisor dies before that, the sandbox ends as said here.
     Over {
         /// As in `Finish`.
         exit_code: i32,
         /// As in `Finish`.
         message: Option<String>,
     },
-    /// What was done when, for `run --timings`: name and CLOCK_MONOTONIC in nanoseconds.
+    /// The steps and when each was done, for `run --timings`: name and CLOCK_MONOTONIC in nanoseconds.
     Steps(Vec<(String, u64)>),
     /// End the sandbox: init is killed, the heart exits.
     Finish {
-        /// The exit code of the whole.
+        /// The exit code of the whole sandbox.
         exit_code: i32,
         /// What agents were refused, for the operator.
         refused: Option<String>,

@@ -1,4 +1,4 @@
-//! Who holds a socket, and who connected it: what the proxy's identity stands on.
+//! Who holds a socket, and who connected it: the basis on which the proxy identifies programs.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,19 +7,22 @@ use serde::{Deserialize, Serialize};
 pub struct Holder {
     /// The process itself.
     pub process: Identity,
-    /// An executable mapping other than the program itself is deleted, a memory file or on a writable mount
-    /// (something was preloaded or injected). False when not asked for.
+    /// Whether it has code that is neither its program's nor the system's (something was preloaded or
+    /// injected): an executable mapping, other than the program itself, that is deleted, a memory file, on a
+    /// writable mount or of no file; or a page of a file's code that was written over. False when not asked
+    /// for.
     pub foreign_code: bool,
-    /// Parent first, up to but without init.
+    /// Its ancestors, parent first, up to init, which is left out.
     pub ancestors: Vec<Identity>,
 }
 
 /// Who made a connection, as noted at its connect(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Connector {
-    /// Nobody notes connects here: the control is missing ([`Control::ConnectNotify`], best effort only).
+    /// Connects are not noted here: the control is missing ([`Control::ConnectNotify`], best effort only).
     Unwatched,
-    /// No note: it was made in no way that init knows, or by two processes, or over a minute ago.
+    /// No note: the connection was made in a way that init doesn't see, or by two processes, or over a minute
+    /// ago.
     Unknown,
     /// This process, which isn't among the holders, or has executed a program since.
     Another {
@@ -36,14 +39,14 @@ pub enum Connector {
     },
 }
 
-/// Who a process is, as init saw it twice the same.
+/// Who a process is: read twice by init, with the same result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its pid inside.
     pub pid: i32,
     /// Clock ticks after boot (with the pid: never the same twice).
     pub start_time: u64,
-    /// `/proc/PID/exe` as a link, as seen inside. Untrusted when `deleted` or `memory`.
+    /// The target of the link `/proc/PID/exe`, as seen inside. Untrusted when `deleted` or `memory`.
     pub exe_path: String,
     /// Which of the reply's descriptors is the opened executable.
     pub exe: u8,

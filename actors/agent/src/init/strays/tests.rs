@@ -5,8 +5,8 @@ use super::*;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
-/// Marked, and in its program already: it has the environment that it was given. It waits for what is never
-/// written.
+/// Starts a marked process that has executed its program already, so that it has the environment that it was
+/// given. It waits for what is never written.
 fn marked() -> (Child, i32) {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "echo; read -r line"]).env("MARK", "it");
@@ -40,7 +40,8 @@ fn run(search: &mut Search, proc: &File, beside: &Beside, birthmarks: &Birthmark
 }
 
 fn alone() -> Beside {
-    // Its own process: whoever runs these tests is not to be taken for nobody.
+    // A pid that no process has. Were the list empty, a search would take it that nobody else runs, and
+    // signal all at once.
     Beside { running: vec![std::process::id() as i32 + (1 << 30)], is_its: false }
 }
 
@@ -59,7 +60,8 @@ fn who_is_another_or_descends_from_what_runs_is_spared() {
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
 }
 
-/// Born as one of this number, if that can be.
+/// Starts a process that is born with an agent's mark, if that can be; returns it with its pid and the
+/// agent's number.
 fn born(birthmarks: &mut Birthmarks) -> Option<(Child, i32, u32)> {
     let mark = birthmarks.of_agent("a", |_| false)?;
     let [locks, real_time] = mark.limits();
@@ -79,8 +81,8 @@ fn passes_used_up_are_no_end() {
         return eprintln!("SKIPPED: limits too low, or no prlimit(1)");
     };
     let (_dir, proc) = proc_of(&[pid]);
-    // It is killed at once; but as long as we don't reap it, it is a child of somebody who isn't init, and
-    // may be anybody's.
+    // The process is killed at once. But until we reap it, it is a dead child of a parent that isn't init,
+    // and a search can't know that its pid stays its own.
     let mut sought = search(Known::ByBirth(Some(number)));
     assert_eq!(run(&mut sought, &proc, &alone(), &birthmarks), Progress::Survivors);
     assert_eq!(sought.passes, PASSES);
@@ -148,6 +150,6 @@ fn a_signal_reaches_the_process_that_was_opened_or_nobody() {
     let process = Opened::open(proc.as_fd(), pid).unwrap();
     process.signal(libc::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
-    // Its number is free from here on, and may be anybody's.
+    // Its pid is free from here on, and may be any process's.
     assert_eq!(process.signal(libc::SIGTERM).unwrap_err().raw_os_error(), Some(libc::ESRCH));
 }
